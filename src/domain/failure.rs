@@ -1,0 +1,95 @@
+//! What can go wrong with a CRM, in the eight classes that decide what happens next.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::words::words;
+
+words! {
+    /// The class of an error: the only thing the engine looks at when it decides what to do.
+    ErrorClass: "error class" {
+        /// Timeout, reset, 5xx, row lock: worth trying again.
+        Transient = "transient",
+        /// The vendor asks to wait: costs no attempt.
+        RateLimited = "rate_limited",
+        /// Token expired or revoked, rights missing: one refresh, then the connection waits for a person.
+        Auth = "auth",
+        /// The CRM's own rule refused the value: terminal for that payload.
+        Validation = "validation",
+        /// Unknown field, wrong type, missing required field, failing transform: terminal.
+        Mapping = "mapping",
+        /// The CRM holds something newer, or another record holds the key.
+        Conflict = "conflict",
+        /// The record is not (or no longer) in the CRM.
+        NotFound = "not_found",
+        /// Our own fault: an answer that cannot be read.
+        Internal = "internal",
+    }
+}
+
+/// Whom a failure speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The records that were sent.
+    Records,
+    /// The CRM or the way to it (unreachable, overloaded, over budget): the records are innocent,
+    /// so no attempt is charged to them and the connection waits.
+    Connection,
+}
+
+/// A failed request or a failed record, as the vendor told it, with the class that we gave it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub class: ErrorClass,
+    pub scope: Scope,
+    /// The vendor's own code (`UNABLE_TO_LOCK_ROW`, `VALIDATION_ERROR`, …), or ours (`timeout`).
+    pub code: String,
+    /// The vendor's message, bounded in length, free of secrets and of our payload.
+    pub message: String,
+    /// How long the vendor asks to wait.
+    pub retry_after: Option<Duration>,
+}
+
+impl Failure {
+    /// Longest message kept, in bytes: enough for every vendor's sentence, too short for a page of HTML.
+    pub const MESSAGE_BYTES: usize = 1000;
+
+    pub fn record(class: ErrorClass, code: impl Into<String>, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        if message.len() > Self::MESSAGE_BYTES {
+            let end = (0..=Self::MESSAGE_BYTES)
+                .rev()
+                .find(|&i| message.is_char_boundary(i));
+            message.truncate(end.unwrap_or(0));
+        }
+        Failure {
+            class,
+            scope: Scope::Records,
+            code: code.into(),
+            message,
+            retry_after: None,
+        }
+    }
+
+    pub fn connection(
+        class: ErrorClass,
+        code: impl Into<String>,
+        message: impl Into<String>,
+    ) -> Self {
+        Failure {
+            scope: Scope::Connection,
+            ..Failure::record(class, code, message)
+        }
+    }
+
+    pub fn after(mut self, wait: Option<Duration>) -> Self {
+        self.retry_after = wait;
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} ({})", self.class, self.message, self.code)
+    }
+}

@@ -1,0 +1,22 @@
+//! The rules of pg_crm, free of Postgres and of I/O.
+//!
+//! What a value is and when two are equal ([`value`], [`canonical`]), what an admin may map and
+//! demand ([`mapping`], [`validation`]), which cells of a record are meant ([`cells`]), and what
+//! follows from a failure ([`failure`], [`retry`]).
+//! Everything here is a pure function of its arguments, so that plain `cargo test` covers it.
+
+pub mod canonical;
+pub mod cells;
+pub mod data_type;
+pub mod failure;
+pub mod mapping;
+pub mod retry;
+pub mod validation;
+pub mod value;
+mod words;
+
+pub use cells::{CellHashes, Cells};
+pub use data_type::DataType;
+pub use failure::{ErrorClass, Failure};
+pub use value::{Number, Value, ValueError};
+pub use words::UnknownWord;
