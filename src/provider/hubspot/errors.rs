@@ -1,0 +1,138 @@
+//! HubSpot's errors: one table for its categories, the codes within them, and its rate limit's
+//! policies; and the several bodies in which they come.
+
+use crm_domain::{ErrorClass, Failure};
+use serde_json::Value as Json;
+
+use crate::Response;
+use crate::errors::{self, Complaint, Rule};
+
+use ErrorClass::{Auth, Conflict, Mapping, NotFound, RateLimited, Transient, Validation};
+
+/// The more telling codes come first: `VALIDATION_ERROR` alone says little of what is wrong.
+pub(crate) const TABLE: &[Rule] = &[
+    // Codes of one property, inside a VALIDATION_ERROR or inside its message.
+    Rule::new(Mapping, "PROPERTY_DOESNT_EXIST"),
+    Rule::new(Mapping, "READ_ONLY_VALUE"),
+    Rule::new(Mapping, "REQUIRED_FIELD"),
+    Rule::new(Mapping, "MISSING_REQUIRED_PROPERTY"),
+    Rule::new(Conflict, "CONFLICTING_UNIQUE_VALUE"),
+    Rule::new(Validation, "INVALID_OPTION"),
+    Rule::new(Validation, "INVALID_EMAIL"),
+    Rule::new(Validation, "INVALID_INTEGER"),
+    Rule::new(Validation, "INVALID_LONG"),
+    Rule::new(Validation, "INVALID_DOUBLE"),
+    Rule::new(Validation, "INVALID_NUMBER"),
+    Rule::new(Validation, "INVALID_BOOLEAN"),
+    Rule::new(Validation, "INVALID_DATE"),
+    Rule::new(Validation, "INVALID_DATETIME"),
+    Rule::new(Validation, "INVALID_PHONE_NUMBER"),
+    Rule::new(Validation, "INVALID_URL"),
+    Rule::new(Validation, "VALUE_TOO_LONG"),
+    Rule::new(Validation, "NUMBER_OUT_OF_RANGE"),
+    // Policies of the rate limit. The day's budget comes back at the portal's midnight: ask again
+    // each quarter of an hour.
+    Rule::new(RateLimited, "DAILY").connection().wait(15 * 60),
+    Rule::new(RateLimited, "TEN_SECONDLY_ROLLING")
+        .connection()
+        .wait(10),
+    Rule::new(RateLimited, "SECONDLY").connection().wait(1),
+    Rule::new(RateLimited, "RATE_LIMIT").connection().wait(10),
+    Rule::new(RateLimited, "RATE_LIMITS").connection().wait(10),
+    // The token and its rights.
+    Rule::new(Auth, "EXPIRED_AUTHENTICATION").connection(),
+    Rule::new(Auth, "INVALID_AUTHENTICATION").connection(),
+    Rule::new(Auth, "MISSING_SCOPES").connection(),
+    Rule::new(Auth, "MISSING_PERMISSIONS").connection(),
+    // A high volume of one account's changes; wait for 2 seconds at least.
+    Rule::new(Transient, "LOCKED").connection().wait(2),
+    Rule::new(Transient, "MIGRATION_IN_PROGRESS").connection(),
+    Rule::new(NotFound, "OBJECT_NOT_FOUND"),
+    Rule::new(Conflict, "CONFLICT"),
+    Rule::new(Conflict, "OBJECT_ALREADY_EXISTS"),
+    Rule::new(Conflict, "VALIDATION_ERROR").says("already has that value"),
+    Rule::new(Conflict, "VALIDATION_ERROR").says("already exists"),
+    Rule::new(Mapping, "VALIDATION_ERROR").says("infer object type"),
+    Rule::new(Mapping, "VALIDATION_ERROR").says("does not exist"),
+    Rule::new(Mapping, "VALIDATION_ERROR").says("Invalid input JSON"),
+    Rule::new(Validation, "VALIDATION_ERROR"),
+];
+
+/// The failure of a request as a whole.
+pub(crate) fn of_response(response: &Response) -> Option<Failure> {
+    if response.is_success() {
+        return None;
+    }
+    let body = match response.json() {
+        // A gateway before the API answers an expired token with a list of one error.
+        Some(Json::Array(items)) => items.into_iter().next(),
+        body => body,
+    };
+    let complaint = body
+        .filter(Json::is_object)
+        .map(|body| complaint(&body))
+        .unwrap_or_default();
+    if complaint.codes.is_empty() && complaint.message.is_empty() {
+        return Some(defaults(response.status, errors::foreign(response)));
+    }
+    Some(defaults(
+        response.status,
+        errors::classify_response(TABLE, &complaint, response),
+    ))
+}
+
+/// 423 asks for 2 seconds at least, whatever its body.
+fn defaults(status: u16, failure: Failure) -> Failure {
+    match (status, failure.retry_after) {
+        (423, None) => failure.after(Some(std::time::Duration::from_secs(2))),
+        _ => failure,
+    }
+}
+
+/// The failure that an error inside a batch's answer states, of the records it names.
+pub(crate) fn of_records(error: &Json) -> Failure {
+    errors::classify(TABLE, &complaint(error), 400)
+}
+
+/// Everything in an error that may be a code: of its inner errors, of those that its message quotes,
+/// and its own, the inmost first.
+fn complaint(error: &Json) -> Complaint {
+    let message = error["message"].as_str().unwrap_or_default();
+    let quoted = quoted_errors(message);
+    let inner = error["errors"].as_array().into_iter().flatten();
+    let inner = inner.flat_map(|e| [&e["code"], &e["subCategory"]]);
+    let in_message = quoted.iter().flat_map(|e| [&e["error"], &e["code"]]);
+    let own = ["subCategory", "policyName", "category", "errorType", "code"].map(|key| &error[key]);
+    let codes = inner
+        .chain(in_message)
+        .chain(own)
+        .filter_map(Json::as_str)
+        .filter(|code| !code.is_empty());
+    Complaint {
+        codes: codes.map(str::to_owned).collect(),
+        message: in_words(message, &quoted),
+        names_field: false,
+    }
+}
+
+/// A message with what it quotes put into words: `Property values were not valid: email: no address`.
+fn in_words(message: &str, quoted: &[Json]) -> String {
+    let Some((sentence, _)) = message.split_once("[{").filter(|_| !quoted.is_empty()) else {
+        return message.to_owned();
+    };
+    let text = |json: &Json| json.as_str().unwrap_or("?").to_owned();
+    let details: Vec<String> = quoted
+        .iter()
+        .map(|error| format!("{}: {}", text(&error["name"]), text(&error["message"])))
+        .collect();
+    format!("{sentence}{}", details.join("; "))
+}
+
+/// `Property values were not valid: [{"isValid":false,"error":"PROPERTY_DOESNT_EXIST",…}]`
+fn quoted_errors(message: &str) -> Vec<Json> {
+    let Some(at) = message.find("[{") else {
+        return Vec::new();
+    };
+    let mut quoted = serde_json::Deserializer::from_str(&message[at..]).into_iter();
+    quoted.next().and_then(Result::ok).unwrap_or_default()
+}

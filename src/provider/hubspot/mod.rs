@@ -1,0 +1,150 @@
+//! HubSpot: CRM objects v3, single and in batches of 100.
+
+mod batches;
+mod errors;
+mod oauth;
+mod reads;
+mod rows;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crm_domain::{DataType, Failure, Value, ValueError};
+use serde_json::Value as Json;
+
+use crate::calls::{Calls, Outcome, Slots, rounds};
+use crate::operation::Exchange;
+use crate::request::encode;
+use crate::{
+    Credentials, CrmObject, Grant, Method, Operation, Provider, ReadBatch, Request, Response,
+    Settings, Usage, WriteBatch, WriteKind, wire,
+};
+
+use batches::Batch;
+use rows::Row;
+
+pub struct HubSpot;
+
+fn object_path(object: &str) -> String {
+    format!("/crm/v3/objects/{}", encode(object))
+}
+
+impl Provider for HubSpot {
+    fn name(&self) -> &'static str {
+        "hubspot"
+    }
+
+    fn default_base_url(&self) -> Option<&'static str> {
+        Some("https://api.hubapi.com")
+    }
+
+    fn option_keys(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn credential_keys(&self) -> &'static [&'static str] {
+        &[
+            "access_token",
+            "client_id",
+            "client_secret",
+            "refresh_token",
+        ]
+    }
+
+    fn write_size(&self, _settings: &Settings, _kind: WriteKind, _count: usize) -> usize {
+        batches::LIMIT
+    }
+
+    fn write(
+        &self,
+        _settings: &Settings,
+        batch: Arc<WriteBatch>,
+    ) -> Box<dyn Operation<Vec<Outcome>>> {
+        let mut slots = Slots::new(&batch);
+        let rounds = rounds(&batch, &mut slots, |key| key);
+        match (&batch.records[..], batch.kind) {
+            // A single upsert has no path of its own.
+            ([_], WriteKind::Update | WriteKind::Delete) => {
+                Box::new(Calls::new(Row { batch }, &rounds, 1, slots))
+            }
+            _ => Box::new(Calls::new(Batch { batch }, &rounds, batches::LIMIT, slots)),
+        }
+    }
+
+    fn read_size(&self) -> usize {
+        reads::LIMIT
+    }
+
+    fn read(
+        &self,
+        _settings: &Settings,
+        batch: Arc<ReadBatch>,
+    ) -> Box<dyn Operation<Vec<Option<CrmObject>>>> {
+        reads::read(batch)
+    }
+
+    fn ping(&self, _settings: &Settings) -> Box<dyn Operation<String>> {
+        let request = Request::new(Method::Get, "/crm/v3/objects/contacts?limit=1");
+        Box::new(Exchange::new(
+            request,
+            |response| match errors::of_response(&response) {
+                None => Ok("HubSpot answers".to_owned()),
+                // The token is good, for other objects than this one.
+                Some(failure) if failure.code == "MISSING_SCOPES" => {
+                    Ok("HubSpot answers; the token may not read contacts".to_owned())
+                }
+                Some(failure) => Err(failure),
+            },
+        ))
+    }
+
+    fn authorise(
+        &self,
+        base_url: &str,
+        credentials: &Credentials,
+    ) -> Option<Box<dyn Operation<Grant>>> {
+        oauth::authorise(base_url, credentials)
+    }
+
+    fn sign(&self, request: &mut Request, access_token: &str) {
+        request
+            .headers
+            .push(("authorization", format!("Bearer {access_token}")));
+    }
+
+    fn failure(&self, response: &Response) -> Option<Failure> {
+        errors::of_response(response)
+    }
+
+    /// The window is that of `X-HubSpot-RateLimit-Interval-Milliseconds`; older answers have a
+    /// second's instead.
+    fn usage(&self, response: &Response) -> Usage {
+        let number = |name: &str| response.header(name)?.trim().parse::<u64>().ok();
+        let interval = number("x-hubspot-ratelimit-remaining")
+            .zip(number("x-hubspot-ratelimit-interval-milliseconds").map(Duration::from_millis));
+        let second = || {
+            Some((
+                number("x-hubspot-ratelimit-secondly-remaining")?,
+                Duration::from_secs(1),
+            ))
+        };
+        let window = interval.or_else(second);
+        Usage {
+            daily_limit: number("x-hubspot-ratelimit-daily"),
+            daily_remaining: number("x-hubspot-ratelimit-daily-remaining"),
+            window_remaining: window.map(|(remaining, _)| remaining),
+            window: window.map(|(_, window)| window),
+        }
+    }
+
+    fn to_wire(&self, _data_type: DataType, value: &Value) -> Json {
+        values::form(value).into()
+    }
+
+    fn from_wire(&self, data_type: DataType, wire: &Json) -> Result<Value, ValueError> {
+        wire::read(data_type, wire)
+    }
+}

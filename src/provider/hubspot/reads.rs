@@ -1,0 +1,90 @@
+//! Reading records by id, 100 in one request.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crm_domain::{ErrorClass, Failure};
+use serde_json::{Map, Value as Json, json};
+
+use super::{errors, object_path};
+use crate::errors::{refused, unreadable};
+use crate::operation::Exchange;
+use crate::{CrmObject, Method, Operation, ReadBatch, Request, Response, wire};
+
+/// Inputs in one batch request.
+pub(super) const LIMIT: usize = 100;
+
+/// The property that says when a record was last modified: contacts have a name of their own for it.
+fn modified_property(object: &str) -> &'static str {
+    match object.to_ascii_lowercase().as_str() {
+        "contacts" | "contact" | "0-1" => "lastmodifieddate",
+        _ => "hs_lastmodifieddate",
+    }
+}
+
+pub(super) fn read(batch: Arc<ReadBatch>) -> Box<dyn Operation<Vec<Option<CrmObject>>>> {
+    let ids: BTreeSet<&String> = batch.ids.iter().collect();
+    let inputs: Vec<Json> = ids.into_iter().map(|id| json!({ "id": id })).collect();
+    let mut properties: BTreeSet<&str> = batch
+        .fields
+        .iter()
+        .map(|field| field.name.as_str())
+        .collect();
+    properties.insert(modified_property(&batch.object));
+    let request = Request::new(
+        Method::Post,
+        format!("{}/batch/read", object_path(&batch.object)),
+    )
+    .json(&json!({ "inputs": inputs, "properties": properties, "propertiesWithHistory": [] }))
+    .repeatable();
+    Box::new(Exchange::new(request, move |response| {
+        objects(&batch, &response)
+    }))
+}
+
+fn objects(batch: &ReadBatch, response: &Response) -> Result<Vec<Option<CrmObject>>, Failure> {
+    if let Some(failure) = errors::of_response(response) {
+        return Err(refused(failure));
+    }
+    let mut answer = response.json().unwrap_or_default();
+    let Json::Array(results) = answer["results"].take() else {
+        return Err(unreadable(response));
+    };
+    for error in answer["errors"].as_array().into_iter().flatten() {
+        let failure = errors::of_records(error);
+        // Not found is an answer. Anything else leaves open whether the record is there.
+        if failure.class != ErrorClass::NotFound {
+            return Err(failure);
+        }
+    }
+    let mut found = HashMap::with_capacity(results.len());
+    for result in results {
+        let object = object(batch, result).ok_or_else(|| unreadable(response))?;
+        found.insert(object.crm_id.clone(), object);
+    }
+    Ok(batch.ids.iter().map(|id| found.get(id).cloned()).collect())
+}
+
+fn object(batch: &ReadBatch, mut result: Json) -> Option<CrmObject> {
+    let crm_id = result["id"].as_str()?.to_owned();
+    let Json::Object(mut properties) = result["properties"].take() else {
+        return None;
+    };
+    let modified = properties
+        .get(modified_property(&batch.object))
+        .filter(|at| !at.is_null());
+    let modified = modified.or(result.get("updatedAt"));
+    let modified_at = modified.and_then(wire::moment);
+    let asked = batch
+        .fields
+        .iter()
+        .filter_map(|field| properties.remove_entry(&field.name));
+    let fields: Map<String, Json> = asked.collect();
+    // HubSpot has no conditional writes, so nothing that one would need.
+    Some(CrmObject {
+        crm_id,
+        fields,
+        modified_at,
+        version: None,
+    })
+}

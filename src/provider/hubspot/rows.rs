@@ -1,0 +1,67 @@
+//! One record by one request: update and archive by id.
+
+use std::sync::Arc;
+
+use crm_domain::Failure;
+
+use super::{errors, object_path, values};
+use crate::calls::{Call, Slots};
+use crate::errors::unreadable;
+use crate::request::encode;
+use crate::wire::Fields;
+use crate::{Method, Request, Response, WriteBatch, WriteKind, Written};
+use serde::Serialize;
+
+pub(super) struct Row {
+    pub batch: Arc<WriteBatch>,
+}
+
+#[derive(Serialize)]
+struct Properties<'a> {
+    properties: Fields<'a>,
+}
+
+impl Call for Row {
+    fn request(&self, records: &[usize]) -> Request {
+        let batch = &*self.batch;
+        let path = format!(
+            "{}/{}",
+            object_path(&batch.object),
+            encode(batch.key(records[0]))
+        );
+        if batch.kind == WriteKind::Delete {
+            return Request::new(Method::Delete, path);
+        }
+        let properties = Fields {
+            record: &batch.records[records[0]],
+            key_field: None,
+            form: values::form,
+        };
+        Request::new(Method::Patch, path).json(&Properties { properties })
+    }
+
+    fn settle(
+        &self,
+        records: &[usize],
+        response: &Response,
+        slots: &mut Slots,
+    ) -> Result<(), Failure> {
+        if let Some(failure) = errors::of_response(response) {
+            return Err(failure);
+        }
+        // The object comes back, or 204 for an archived one; a page of some proxy is neither.
+        let is_object = || response.json().is_some_and(|json| json["id"].is_string());
+        if response.status != 204 && !is_object() {
+            return Err(unreadable(response));
+        }
+        let crm_id = self.batch.key(records[0]).to_owned();
+        slots.settle(
+            records[0],
+            Ok(Written {
+                crm_id,
+                created: false,
+            }),
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,7 @@
+//! HubSpot as the simulator and the documents say it behaves.
+
+mod batches;
+mod errors;
+mod reads;
+mod service;
+mod values;

@@ -1,0 +1,118 @@
+//! The CRMs as pg_crm sees them.
+//!
+//! A [`Provider`] is a value that turns an operation into HTTP requests and HTTP responses into
+//! outcomes. It does no I/O: an [`Operation`] is stepped by the engine, which sends what it asks for
+//! and hands back the answer. So retries, budgets, token refresh, audit and splitting exist once, in
+//! the engine, and a vendor's peculiarities exist once, here.
+
+mod calls;
+mod errors;
+pub mod hubspot;
+mod oauth;
+pub mod operation;
+pub mod outcome;
+pub mod record;
+pub mod request;
+pub mod salesforce;
+#[cfg(test)]
+mod script;
+pub mod stub;
+mod wire;
+
+pub use operation::{Operation, Step};
+pub use outcome::{Grant, Usage, Written};
+pub use record::{CrmObject, ReadBatch, WriteBatch, WriteKind, WriteRecord};
+pub use request::{Credentials, Method, Request, Response, Target};
+
+use crm_domain::{DataType, Failure, Value};
+use std::sync::Arc;
+
+/// Fixed facts of one connection that requests depend on (never a secret).
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// `api_version` and whatever else `connections.options` holds for this provider.
+    pub options: serde_json::Map<String, serde_json::Value>,
+    /// Records above which an asynchronous bulk job is used (`pg_crm.bulk_threshold`).
+    pub bulk_threshold: usize,
+}
+
+/// One CRM product: its requests, its answers, its errors, its value forms.
+pub trait Provider: Send + Sync {
+    /// The name users write in `create_connection(provider => …)`.
+    fn name(&self) -> &'static str;
+
+    /// The base URL when the connection names none; `None` if it must name one.
+    fn default_base_url(&self) -> Option<&'static str>;
+
+    /// Keys that `options` may hold for this provider beside those that every connection has.
+    fn option_keys(&self) -> &'static [&'static str];
+
+    /// Keys that credentials may hold.
+    fn credential_keys(&self) -> &'static [&'static str];
+
+    /// How many of `count` records one [`Provider::write`] should carry: the provider picks the
+    /// endpoint (single, collection, bulk job) by the size of the batch it is given.
+    fn write_size(&self, settings: &Settings, kind: WriteKind, count: usize) -> usize;
+
+    /// Writes a batch. The result has one entry per record of the batch, in the batch's order; an
+    /// `Err` of the operation means that the whole batch was refused and nothing was written.
+    fn write(
+        &self,
+        settings: &Settings,
+        batch: Arc<WriteBatch>,
+    ) -> Box<dyn Operation<Vec<Result<Written, Failure>>>>;
+
+    /// How many ids one [`Provider::read`] may carry.
+    fn read_size(&self) -> usize;
+
+    /// Reads records by id: one entry per id, in order; `None` where the CRM has no such record.
+    fn read(
+        &self,
+        settings: &Settings,
+        batch: Arc<ReadBatch>,
+    ) -> Box<dyn Operation<Vec<Option<CrmObject>>>>;
+
+    /// A cheap call that proves that the CRM answers and the credentials work; says what it saw.
+    fn ping(&self, settings: &Settings) -> Box<dyn Operation<String>>;
+
+    /// Obtains an access token from credentials; `None` if these credentials are a token already
+    /// and nothing can be refreshed.
+    fn authorise(
+        &self,
+        base_url: &str,
+        credentials: &Credentials,
+    ) -> Option<Box<dyn Operation<Grant>>>;
+
+    /// Adds the authorisation to a request that goes to the CRM's API.
+    fn sign(&self, request: &mut Request, access_token: &str);
+
+    /// The failure that a response states for the request as a whole, if it states one.
+    fn failure(&self, response: &Response) -> Option<Failure>;
+
+    /// What a response tells about the request budget.
+    fn usage(&self, response: &Response) -> Usage;
+
+    /// A canonical value in the form this vendor is sent.
+    fn to_wire(&self, data_type: DataType, value: &Value) -> serde_json::Value;
+
+    /// A value in the form this vendor answers, made canonical.
+    #[expect(
+        clippy::wrong_self_convention,
+        reason = "it reads the wire, for this provider"
+    )]
+    fn from_wire(
+        &self,
+        data_type: DataType,
+        wire: &serde_json::Value,
+    ) -> Result<Value, crm_domain::ValueError>;
+}
+
+/// Every provider by name.
+pub fn providers() -> &'static [&'static dyn Provider] {
+    &[&stub::Stub, &salesforce::Salesforce, &hubspot::HubSpot]
+}
+
+/// The provider of that name.
+pub fn provider(name: &str) -> Option<&'static dyn Provider> {
+    providers().iter().copied().find(|p| p.name() == name)
+}

@@ -1,0 +1,40 @@
+//! What an operation ends in.
+
+use std::time::Duration;
+
+/// A record that the CRM took.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    pub crm_id: String,
+    pub created: bool,
+}
+
+/// An access token, as a token endpoint granted it.
+#[derive(Clone)]
+pub struct Grant {
+    pub access_token: String,
+    /// Where the API lives from now on, if the vendor says so (Salesforce `instance_url`).
+    pub base_url: Option<String>,
+    /// A new refresh token, if the vendor rotates them.
+    pub refresh_token: Option<String>,
+    pub expires_in: Option<Duration>,
+}
+
+impl std::fmt::Debug for Grant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Grant")
+            .field("base_url", &self.base_url)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The request budget as the last response told it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Requests allowed in the vendor's day.
+    pub daily_limit: Option<u64>,
+    pub daily_remaining: Option<u64>,
+    /// Requests left in the short window, and how long that window is.
+    pub window_remaining: Option<u64>,
+    pub window: Option<Duration>,
+}

@@ -1,0 +1,145 @@
+//! HTTP as values: what a provider asks for and what it is answered.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
+use serde::Serialize;
+
+/// Everything but the unreserved characters of RFC 3986, so that a text stays one path segment, one
+/// query value, one form value.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~');
+
+/// A text percent-encoded as part of a path, a query or a form.
+pub(crate) fn encode(text: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(text, RESERVED)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    Get,
+    Post,
+    Put,
+    Patch,
+    Delete,
+}
+
+impl Method {
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Get => "GET",
+            Method::Post => "POST",
+            Method::Put => "PUT",
+            Method::Patch => "PATCH",
+            Method::Delete => "DELETE",
+        }
+    }
+}
+
+/// Where a request goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Path and query under the connection's current base URL (which a token grant may move);
+    /// the engine signs it.
+    Api(String),
+    /// An absolute URL (a token endpoint): sent as it is, unsigned.
+    Url(String),
+}
+
+/// One HTTP request. The body is complete: bounded by the slice it was made from.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub method: Method,
+    pub target: Target,
+    pub headers: Vec<(&'static str, String)>,
+    pub body: Vec<u8>,
+    /// Whether sending it twice does no harm, so that the engine may repeat it at once when the
+    /// transport fails (reads, polls).
+    pub repeatable: bool,
+}
+
+impl Request {
+    pub fn new(method: Method, path: impl Into<String>) -> Self {
+        Request {
+            method,
+            target: Target::Api(path.into()),
+            headers: Vec::new(),
+            body: Vec::new(),
+            repeatable: method == Method::Get,
+        }
+    }
+
+    pub fn url(method: Method, url: impl Into<String>) -> Self {
+        Request {
+            target: Target::Url(url.into()),
+            ..Request::new(method, "")
+        }
+    }
+
+    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    pub fn json<T: Serialize + ?Sized>(self, body: &T) -> Self {
+        let body = serde_json::to_vec(body).expect("what providers send has text keys and no I/O");
+        self.body("application/json", body)
+    }
+
+    pub fn body(mut self, content_type: &str, body: Vec<u8>) -> Self {
+        self.headers.push(("content-type", content_type.to_owned()));
+        self.body = body;
+        self
+    }
+
+    pub fn repeatable(mut self) -> Self {
+        self.repeatable = true;
+        self
+    }
+}
+
+/// One HTTP response, read whole up to `pg_crm.max_response_bytes`.
+#[derive(Clone, Debug, Default)]
+pub struct Response {
+    pub status: u16,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, v)| v.as_str())
+    }
+
+    pub fn json(&self) -> Option<serde_json::Value> {
+        serde_json::from_slice(&self.body).ok()
+    }
+
+    pub fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+}
+
+/// Credentials with their references resolved. Never printed: `Debug` shows the keys alone.
+#[derive(Clone, Default)]
+pub struct Credentials(pub BTreeMap<String, String>);
+
+impl Credentials {
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(String::as_str)
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}

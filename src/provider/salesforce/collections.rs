@@ -1,0 +1,255 @@
+//! sObject Collections: up to 200 records in one request, each with an outcome of its own, answered
+//! in the order of the request.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crm_domain::{ErrorClass, Failure};
+use serde::ser::{SerializeMap, Serializer};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json, json};
+
+use super::api::{Api, id_form};
+use super::{errors, values};
+use crate::calls::{Call, Outcome, Slots};
+use crate::errors::{refused, unreadable};
+use crate::operation::Exchange;
+use crate::request::encode;
+use crate::wire::{self, Fields, List};
+use crate::{
+    CrmObject, Method, Operation, ReadBatch, Request, Response, WriteBatch, WriteKind, Written,
+};
+
+/// Records in one writing request (REST API Developer Guide, "sObject Collections").
+pub(super) const WRITE_LIMIT: usize = 200;
+/// Ids in one retrieve by POST (the same).
+pub(super) const READ_LIMIT: usize = 2000;
+
+pub(super) struct Collection {
+    pub api: Api,
+    pub batch: Arc<WriteBatch>,
+}
+
+impl Call for Collection {
+    fn request(&self, records: &[usize]) -> Request {
+        let batch = &*self.batch;
+        if batch.kind == WriteKind::Delete {
+            let ids: Vec<String> = records
+                .iter()
+                .map(|&i| encode(batch.key(i)).to_string())
+                .collect();
+            let path = format_args!("/composite/sobjects?ids={}&allOrNone=false", ids.join(","));
+            return self.api.request(Method::Delete, path);
+        }
+        let request = match batch.kind {
+            WriteKind::Upsert => {
+                let (object, field) = (encode(&batch.object), encode(batch.key_field()));
+                self.api.request(
+                    Method::Patch,
+                    format_args!("/composite/sobjects/{object}/{field}"),
+                )
+            }
+            _ => self.api.request(Method::Patch, "/composite/sobjects"),
+        };
+        let item = |batch, index| Record { batch, index };
+        request.json(&Body {
+            all_or_none: false,
+            records: List {
+                batch,
+                records,
+                item,
+            },
+        })
+    }
+
+    fn settle(
+        &self,
+        records: &[usize],
+        response: &Response,
+        slots: &mut Slots,
+    ) -> Result<(), Failure> {
+        if let Some(failure) = errors::of_response(response) {
+            return Err(refused(failure));
+        }
+        let answers: Vec<Option<Saved>> =
+            serde_json::from_slice(&response.body).map_err(|_| unreadable(response))?;
+        for (&index, saved) in records.iter().zip(answers) {
+            // Null and missing alike: nothing is known of the record.
+            let Some(saved) = saved else { continue };
+            slots.settle(index, saved.outcome_for(&self.batch, index));
+        }
+        Ok(())
+    }
+}
+
+/// The body of an update or upsert, written straight from the batch.
+#[derive(Serialize)]
+struct Body<'a> {
+    #[serde(rename = "allOrNone")]
+    all_or_none: bool,
+    records: List<'a, Record<'a>>,
+}
+
+struct Record<'a> {
+    batch: &'a WriteBatch,
+    index: usize,
+}
+
+impl Serialize for Record<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Record { batch, index } = *self;
+        let key_field = match batch.kind {
+            WriteKind::Upsert => batch.key_field(),
+            WriteKind::Update | WriteKind::Delete => "id",
+        };
+        let fields = Fields {
+            record: &batch.records[index],
+            key_field: Some(key_field),
+            form: values::form,
+        };
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry(
+            "attributes",
+            &Attributes {
+                object: &batch.object,
+            },
+        )?;
+        map.serialize_entry(key_field, batch.key(index))?;
+        fields.write_into(&mut map)?;
+        map.end()
+    }
+}
+
+#[derive(Serialize)]
+struct Attributes<'a> {
+    #[serde(rename = "type")]
+    object: &'a str,
+}
+
+/// What Salesforce says of one saved record.
+#[derive(Deserialize)]
+pub(super) struct Saved {
+    #[serde(default)]
+    id: Option<String>,
+    #[serde(default)]
+    success: bool,
+    #[serde(default)]
+    created: bool,
+    #[serde(default)]
+    errors: Vec<errors::ErrorItem>,
+}
+
+impl Saved {
+    pub fn outcome(self) -> Outcome {
+        match self.id {
+            Some(crm_id) if self.success => Ok(Written {
+                crm_id,
+                created: self.created,
+            }),
+            None if self.success => Err(Failure::record(
+                ErrorClass::Internal,
+                "missing_id",
+                "the CRM saved the record and did not say its id",
+            )),
+            _ => Err(errors::of_record(self.errors)),
+        }
+    }
+
+    /// The outcome of the record that is expected at this place of the answer. A success that names
+    /// another record is not believed.
+    fn outcome_for(self, batch: &WriteBatch, index: usize) -> Outcome {
+        if batch.kind == WriteKind::Upsert || !self.success {
+            return self.outcome();
+        }
+        let key = batch.key(index);
+        match &self.id {
+            Some(id) if id_form(id) != id_form(key) => {
+                let message = "the CRM's answer names another record at this record's place";
+                Err(Failure::record(
+                    ErrorClass::Transient,
+                    "mismatched_result",
+                    message,
+                ))
+            }
+            _ => Ok(Written {
+                crm_id: key.to_owned(),
+                created: false,
+            }),
+        }
+    }
+}
+
+/// Salesforce's own field for when a person or a program last changed a record. `SystemModstamp`
+/// would move with the system's own recalculations too.
+const MODIFIED: &str = "LastModifiedDate";
+
+/// Reads records by id. Records are told by their ids and not by their places, since it is not
+/// promised whether a missing one leaves a null or nothing.
+pub(super) fn read(api: &Api, batch: Arc<ReadBatch>) -> Box<dyn Operation<Vec<Option<CrmObject>>>> {
+    let mut fields: Vec<&str> = vec!["Id", MODIFIED];
+    for field in &batch.fields {
+        if !fields.iter().any(|f| f.eq_ignore_ascii_case(&field.name)) {
+            fields.push(&field.name);
+        }
+    }
+    let request = api
+        .request(
+            Method::Post,
+            format_args!("/composite/sobjects/{}", encode(&batch.object)),
+        )
+        .json(&json!({ "ids": batch.ids, "fields": fields }))
+        .repeatable();
+    Box::new(Exchange::new(request, move |response| {
+        objects(&batch, &response)
+    }))
+}
+
+fn objects(batch: &ReadBatch, response: &Response) -> Result<Vec<Option<CrmObject>>, Failure> {
+    if let Some(failure) = errors::of_response(response) {
+        // A missing record is a null in the answer; a retrieve that is not found at all names an
+        // object that does not exist.
+        return Err(refused(failure));
+    }
+    let records: Vec<Option<Map<String, Json>>> =
+        serde_json::from_slice(&response.body).map_err(|_| unreadable(response))?;
+    let mut found: HashMap<String, CrmObject> = HashMap::with_capacity(records.len());
+    for mut record in records.into_iter().flatten() {
+        let Some(crm_id) = take(&mut record, "Id").and_then(|id| id.as_str().map(str::to_owned))
+        else {
+            return Err(unreadable(response));
+        };
+        let modified = record.get(MODIFIED);
+        let modified_at = modified.and_then(wire::moment);
+        let version = modified.and_then(Json::as_str).map(str::to_owned);
+        let asked = batch
+            .fields
+            .iter()
+            .filter_map(|f| Some((f.name.clone(), take(&mut record, &f.name)?)));
+        let fields = asked.collect();
+        found.insert(
+            id_form(&crm_id).to_owned(),
+            CrmObject {
+                crm_id,
+                fields,
+                modified_at,
+                version,
+            },
+        );
+    }
+    Ok(batch
+        .ids
+        .iter()
+        .map(|id| found.get(id_form(id)).cloned())
+        .collect())
+}
+
+/// Salesforce answers in its own spelling of a field's name, whatever the case it was asked in.
+fn take(record: &mut Map<String, Json>, name: &str) -> Option<Json> {
+    record.remove(name).or_else(|| {
+        let spelt = record
+            .keys()
+            .find(|key| key.eq_ignore_ascii_case(name))?
+            .clone();
+        record.remove(&spelt)
+    })
+}

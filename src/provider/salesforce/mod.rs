@@ -1,0 +1,175 @@
+//! Salesforce: REST rows, sObject Collections and Bulk API 2.0.
+//!
+//! The endpoint follows from the number of records: one goes by a row's own path, up to
+//! `pg_crm.bulk_threshold` by collections of 200, more by a bulk job. All three end in the same
+//! outcomes and errors.
+
+mod api;
+mod bulk;
+mod collections;
+mod csv_rows;
+mod errors;
+mod oauth;
+mod results;
+mod rows;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::sync::Arc;
+
+use crm_domain::{DataType, Failure, Value, ValueError};
+use serde_json::Value as Json;
+
+use crate::calls::{Calls, Outcome, Slots, rounds};
+use crate::operation::Exchange;
+use crate::{
+    Credentials, CrmObject, Grant, Method, Operation, Provider, ReadBatch, Request, Response,
+    Settings, Usage, WriteBatch, WriteKind, wire,
+};
+
+use api::Api;
+use collections::Collection;
+use rows::Single;
+
+pub struct Salesforce;
+
+impl Provider for Salesforce {
+    fn name(&self) -> &'static str {
+        "salesforce"
+    }
+
+    /// Every org has a host of its own.
+    fn default_base_url(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn option_keys(&self) -> &'static [&'static str] {
+        &["api_version"]
+    }
+
+    fn credential_keys(&self) -> &'static [&'static str] {
+        &[
+            "access_token",
+            "client_id",
+            "client_secret",
+            "refresh_token",
+            "login_url",
+        ]
+    }
+
+    fn write_size(&self, settings: &Settings, _kind: WriteKind, count: usize) -> usize {
+        if count > settings.bulk_threshold {
+            count
+        } else {
+            collections::WRITE_LIMIT
+        }
+    }
+
+    fn write(
+        &self,
+        settings: &Settings,
+        batch: Arc<WriteBatch>,
+    ) -> Box<dyn Operation<Vec<Outcome>>> {
+        let api = Api::new(settings);
+        let mut slots = Slots::new(&batch);
+        let key_form = match batch.kind {
+            WriteKind::Upsert => api::whole_key,
+            WriteKind::Update | WriteKind::Delete => api::id_form,
+        };
+        let rounds = rounds(&batch, &mut slots, key_form);
+        match &batch.records[..] {
+            [_] if batch.kind != WriteKind::Upsert || rows::is_path_safe(batch.key(0)) => {
+                Box::new(Single::new(api, batch, &rounds, slots))
+            }
+            records if records.len() > settings.bulk_threshold.max(1) => {
+                bulk::write(api, batch, rounds, slots)
+            }
+            _ => Box::new(Calls::new(
+                Collection { api, batch },
+                &rounds,
+                collections::WRITE_LIMIT,
+                slots,
+            )),
+        }
+    }
+
+    fn read_size(&self) -> usize {
+        collections::READ_LIMIT
+    }
+
+    fn read(
+        &self,
+        settings: &Settings,
+        batch: Arc<ReadBatch>,
+    ) -> Box<dyn Operation<Vec<Option<CrmObject>>>> {
+        collections::read(&Api::new(settings), batch)
+    }
+
+    /// The limits need no right on any object, and say something worth knowing.
+    fn ping(&self, settings: &Settings) -> Box<dyn Operation<String>> {
+        let request = Api::new(settings).request(Method::Get, "/limits");
+        Box::new(Exchange::new(
+            request,
+            |response| match errors::of_response(&response) {
+                Some(failure) => Err(failure),
+                None => Ok(describe(&response)),
+            },
+        ))
+    }
+
+    fn authorise(
+        &self,
+        base_url: &str,
+        credentials: &Credentials,
+    ) -> Option<Box<dyn Operation<Grant>>> {
+        oauth::authorise(base_url, credentials)
+    }
+
+    fn sign(&self, request: &mut Request, access_token: &str) {
+        request
+            .headers
+            .push(("authorization", format!("Bearer {access_token}")));
+    }
+
+    fn failure(&self, response: &Response) -> Option<Failure> {
+        errors::of_response(response)
+    }
+
+    /// `Sforce-Limit-Info: api-usage=18/5000; per-app-api-usage=17/250(appName=x)`: by key, not by place.
+    fn usage(&self, response: &Response) -> Usage {
+        let info = response.header("sforce-limit-info").unwrap_or_default();
+        let counts = info.split([';', ',']).find_map(|part| {
+            let (used, limit) = part.trim().strip_prefix("api-usage=")?.split_once('/')?;
+            Some((
+                used.trim().parse::<u64>().ok()?,
+                limit.trim().parse::<u64>().ok()?,
+            ))
+        });
+        Usage {
+            daily_limit: counts.map(|(_, limit)| limit),
+            daily_remaining: counts.map(|(used, limit)| limit.saturating_sub(used)),
+            ..Usage::default()
+        }
+    }
+
+    fn to_wire(&self, _data_type: DataType, value: &Value) -> Json {
+        values::form(value).into()
+    }
+
+    fn from_wire(&self, data_type: DataType, wire: &Json) -> Result<Value, ValueError> {
+        wire::read(data_type, wire)
+    }
+}
+
+/// What `test_connection` shows of an answer of `/limits`.
+fn describe(response: &Response) -> String {
+    let limits = response.json().unwrap_or_default();
+    let requests = &limits["DailyApiRequests"];
+    match (requests["Remaining"].as_u64(), requests["Max"].as_u64()) {
+        (Some(left), Some(max)) => {
+            format!("Salesforce answers: {left} of {max} API requests left for today")
+        }
+        _ => "Salesforce answers".to_owned(),
+    }
+}

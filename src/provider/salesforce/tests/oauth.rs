@@ -1,0 +1,140 @@
+//! Token flows.
+
+use std::time::Duration;
+
+use crm_domain::failure::Scope;
+use crm_domain::{ErrorClass, Failure};
+use serde_json::json;
+
+use super::super::Salesforce;
+use crate::script::{answer, drive, line, page};
+use crate::{Credentials, Grant, Provider, Request, Response};
+
+fn credentials(pairs: &[(&str, &str)]) -> Credentials {
+    Credentials(
+        pairs
+            .iter()
+            .map(|(k, v)| (k.to_string(), v.to_string()))
+            .collect(),
+    )
+}
+
+fn ask(pairs: &[(&str, &str)], response: Response) -> (Result<Grant, Failure>, Request) {
+    let operation = Salesforce
+        .authorise("https://acme.my.salesforce.com/", &credentials(pairs))
+        .unwrap();
+    let (result, mut log) = drive(operation, |_, _| response.clone());
+    (result, log.requests.remove(0))
+}
+
+fn form(request: &Request) -> &str {
+    str::from_utf8(&request.body).unwrap()
+}
+
+#[test]
+fn a_given_token_cannot_be_refreshed() {
+    for pairs in [
+        &[("access_token", "t")][..],
+        &[],
+        &[("client_id", "c")],
+        &[("refresh_token", "r")],
+    ] {
+        assert!(
+            Salesforce
+                .authorise("https://x", &credentials(pairs))
+                .is_none()
+        );
+    }
+}
+
+#[test]
+fn client_credentials_are_asked_at_the_orgs_own_host() {
+    let granted = json!({
+        "access_token": "00Dx!new", "instance_url": "https://acme-2.my.salesforce.com/",
+        "token_type": "Bearer", "issued_at": "1700000000000",
+    });
+    let (result, request) = ask(
+        &[("client_id", "id"), ("client_secret", "s&cret=")],
+        answer(200, &granted),
+    );
+    assert_eq!(
+        line(&request),
+        "POST https://acme.my.salesforce.com/services/oauth2/token"
+    );
+    assert_eq!(
+        form(&request),
+        "grant_type=client_credentials&client_id=id&client_secret=s%26cret%3D"
+    );
+    let grant = result.unwrap();
+    assert_eq!(grant.access_token, "00Dx!new");
+    assert_eq!(
+        grant.base_url.as_deref(),
+        Some("https://acme-2.my.salesforce.com")
+    );
+    assert_eq!((grant.refresh_token, grant.expires_in), (None, None));
+}
+
+#[test]
+fn a_refresh_token_is_asked_at_the_login_host() {
+    let granted = json!({ "access_token": "t", "refresh_token": "r2", "expires_in": "7200" });
+    let pairs = [("client_id", "id"), ("refresh_token", "r1")];
+    let (result, request) = ask(&pairs, answer(200, &granted));
+    assert_eq!(
+        line(&request),
+        "POST https://login.salesforce.com/services/oauth2/token"
+    );
+    assert_eq!(
+        form(&request),
+        "grant_type=refresh_token&refresh_token=r1&client_id=id"
+    );
+    let grant = result.unwrap();
+    assert_eq!(grant.refresh_token.as_deref(), Some("r2"));
+    assert_eq!(grant.expires_in, Some(Duration::from_secs(7200)));
+
+    let sandbox = [&pairs[..], &[("login_url", "https://test.salesforce.com/")]].concat();
+    let (_, request) = ask(&sandbox, answer(200, &granted));
+    assert_eq!(
+        line(&request),
+        "POST https://test.salesforce.com/services/oauth2/token"
+    );
+}
+
+#[test]
+fn a_refusal_speaks_of_the_connection_and_tells_no_secret() {
+    let pairs = [
+        ("client_id", "id"),
+        ("client_secret", "hunter2"),
+        ("refresh_token", "5Aep861"),
+    ];
+    for (status, code, class) in [
+        (400, "invalid_grant", ErrorClass::Auth),
+        (401, "invalid_client", ErrorClass::Auth),
+        (400, "inactive_user", ErrorClass::Auth),
+        (400, "invalid_app_access", ErrorClass::Auth),
+        (400, "unsupported_grant_type", ErrorClass::Auth),
+        (400, "something_new", ErrorClass::Auth),
+        (400, "rate_limit_exceeded", ErrorClass::RateLimited),
+    ] {
+        let body =
+            json!({ "error": code, "error_description": "token 5Aep861 of hunter2 is no good" });
+        let failure = ask(&pairs, answer(status, &body)).0.unwrap_err();
+        assert_eq!(
+            (failure.class, failure.scope, failure.code.as_str()),
+            (class, Scope::Connection, code)
+        );
+        assert_eq!(failure.message, "token … of … is no good");
+    }
+    for (status, class) in [
+        (503, ErrorClass::Transient),
+        (500, ErrorClass::Transient),
+        (404, ErrorClass::Auth),
+        (200, ErrorClass::Auth),
+    ] {
+        let failure = ask(&pairs, page(status)).0.unwrap_err();
+        assert_eq!(
+            (failure.class, failure.scope),
+            (class, Scope::Connection),
+            "{status}"
+        );
+    }
+}

@@ -1,0 +1,318 @@
+//! The embedded stand-in for a CRM: tables in schema `crm_stub`, behind a SQL function that the engine
+//! calls with these requests instead of sending them.
+//!
+//! Its protocol is small and says everything in the engine's own words: `POST /write`, `POST /read`
+//! and `GET /ping`, canonical values, results in the order of the request, errors with their class.
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use crm_domain::{DataType, ErrorClass, Failure, Value, ValueError};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json, json};
+
+use crate::calls::{Call, Calls, Outcome, Slots, rounds};
+use crate::errors::{self, Complaint, Rule, unreadable};
+use crate::operation::Exchange;
+use crate::wire::{self, List};
+use crate::{
+    Credentials, CrmObject, Grant, Method, Operation, Provider, ReadBatch, Request, Response,
+    Settings, Usage, WriteBatch, WriteKind, Written,
+};
+
+/// Records in one request, as many as Salesforce's collections take, so that the stub exercises
+/// batches of the same size.
+const LIMIT: usize = 200;
+
+pub struct Stub;
+
+impl Provider for Stub {
+    fn name(&self) -> &'static str {
+        "stub"
+    }
+
+    /// Names the place for those who look; nothing is ever sent there.
+    fn default_base_url(&self) -> Option<&'static str> {
+        Some("stub:")
+    }
+
+    fn option_keys(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn credential_keys(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn write_size(&self, _settings: &Settings, _kind: WriteKind, _count: usize) -> usize {
+        LIMIT
+    }
+
+    fn write(
+        &self,
+        _settings: &Settings,
+        batch: Arc<WriteBatch>,
+    ) -> Box<dyn Operation<Vec<Outcome>>> {
+        let mut slots = Slots::new(&batch);
+        let rounds = rounds(&batch, &mut slots, |key| key);
+        Box::new(Calls::new(Write { batch }, &rounds, LIMIT, slots))
+    }
+
+    fn read_size(&self) -> usize {
+        LIMIT
+    }
+
+    fn read(
+        &self,
+        _settings: &Settings,
+        batch: Arc<ReadBatch>,
+    ) -> Box<dyn Operation<Vec<Option<CrmObject>>>> {
+        let fields: Vec<&str> = batch
+            .fields
+            .iter()
+            .map(|field| field.name.as_str())
+            .collect();
+        let request = Request::new(Method::Post, "/read")
+            .json(&json!({ "object": batch.object, "ids": batch.ids, "fields": fields }))
+            .repeatable();
+        Box::new(Exchange::new(request, move |response| {
+            objects(&batch, &response)
+        }))
+    }
+
+    fn ping(&self, _settings: &Settings) -> Box<dyn Operation<String>> {
+        Box::new(Exchange::new(
+            Request::new(Method::Get, "/ping"),
+            |response| match failure(&response) {
+                Some(failure) => Err(failure),
+                None => {
+                    let body = response.json().unwrap_or_default();
+                    Ok(body["detail"]
+                        .as_str()
+                        .unwrap_or("the stub answers")
+                        .to_owned())
+                }
+            },
+        ))
+    }
+
+    fn authorise(
+        &self,
+        _base_url: &str,
+        _credentials: &Credentials,
+    ) -> Option<Box<dyn Operation<Grant>>> {
+        None
+    }
+
+    fn sign(&self, _request: &mut Request, _access_token: &str) {}
+
+    fn failure(&self, response: &Response) -> Option<Failure> {
+        failure(response)
+    }
+
+    fn usage(&self, _response: &Response) -> Usage {
+        Usage::default()
+    }
+
+    fn to_wire(&self, _data_type: DataType, value: &Value) -> Json {
+        value.to_json()
+    }
+
+    fn from_wire(&self, data_type: DataType, wire: &Json) -> Result<Value, ValueError> {
+        Value::from_json(data_type, wire)
+    }
+}
+
+/// The stub names classes, not codes. For a whole request those that refuse service speak of the
+/// connection, as they would from a vendor.
+const TABLE: &[Rule] = &[
+    Rule::new(ErrorClass::Transient, "transient").connection(),
+    Rule::new(ErrorClass::RateLimited, "rate_limited").connection(),
+    Rule::new(ErrorClass::Auth, "auth").connection(),
+    Rule::new(ErrorClass::Validation, "validation"),
+    Rule::new(ErrorClass::Mapping, "mapping"),
+    Rule::new(ErrorClass::Conflict, "conflict"),
+    Rule::new(ErrorClass::NotFound, "not_found"),
+    Rule::new(ErrorClass::Internal, "internal"),
+];
+
+#[derive(Deserialize)]
+struct Error {
+    class: String,
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    error: Error,
+}
+
+fn failure(response: &Response) -> Option<Failure> {
+    if response.is_success() {
+        return None;
+    }
+    let Ok(Refusal { error }) = serde_json::from_slice(&response.body) else {
+        return Some(errors::foreign(response));
+    };
+    let complaint = Complaint {
+        codes: vec![error.class],
+        message: error.message,
+        names_field: false,
+    };
+    let failure = errors::classify_response(TABLE, &complaint, response);
+    Some(Failure {
+        code: if error.code.is_empty() {
+            failure.code
+        } else {
+            error.code
+        },
+        ..failure
+    })
+}
+
+struct Write {
+    batch: Arc<WriteBatch>,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    id: Option<String>,
+    #[serde(default)]
+    created: bool,
+    error: Option<Error>,
+}
+
+#[derive(Deserialize)]
+struct Results<T> {
+    results: Vec<T>,
+}
+
+impl Call for Write {
+    fn request(&self, records: &[usize]) -> Request {
+        let batch = &*self.batch;
+        Request::new(Method::Post, "/write").json(&Body {
+            object: &batch.object,
+            kind: batch.kind.name(),
+            external_id_field: batch.external_id_field.as_deref(),
+            records: List {
+                batch,
+                records,
+                item: record,
+            },
+        })
+    }
+
+    fn settle(
+        &self,
+        records: &[usize],
+        response: &Response,
+        slots: &mut Slots,
+    ) -> Result<(), Failure> {
+        if let Some(failure) = failure(response) {
+            return Err(failure);
+        }
+        let answers: Results<Answer> =
+            serde_json::from_slice(&response.body).map_err(|_| unreadable(response))?;
+        for (&index, answer) in records.iter().zip(answers.results) {
+            match answer {
+                Answer {
+                    error: Some(error), ..
+                } => {
+                    let class = error.class.parse().unwrap_or(ErrorClass::Internal);
+                    let code = if error.code.is_empty() {
+                        error.class
+                    } else {
+                        error.code
+                    };
+                    slots.settle(
+                        index,
+                        Err(Failure::record(class, code, errors::clean(&error.message))),
+                    );
+                }
+                Answer {
+                    id: Some(crm_id),
+                    created,
+                    ..
+                } => slots.settle(index, Ok(Written { crm_id, created })),
+                Answer { .. } => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    object: &'a str,
+    kind: &'static str,
+    external_id_field: Option<&'a str>,
+    records: List<'a, Record<'a>>,
+}
+
+#[derive(Serialize)]
+struct Record<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    external_id: Option<&'a str>,
+    fields: Map<String, Json>,
+}
+
+fn record(batch: &WriteBatch, index: usize) -> Record<'_> {
+    let record = &batch.records[index];
+    Record {
+        id: record.crm_id.as_deref(),
+        external_id: record.external_id.as_deref(),
+        fields: record
+            .fields
+            .iter()
+            .map(|(field, value)| (field.name.clone(), value.to_json()))
+            .collect(),
+    }
+}
+
+#[derive(Deserialize)]
+struct Found {
+    id: String,
+    #[serde(default)]
+    fields: Map<String, Json>,
+    #[serde(default)]
+    modified_at: Json,
+    #[serde(default)]
+    version: Json,
+}
+
+fn objects(batch: &ReadBatch, response: &Response) -> Result<Vec<Option<CrmObject>>, Failure> {
+    if let Some(failure) = failure(response) {
+        return Err(failure);
+    }
+    let found: Results<Option<Found>> =
+        serde_json::from_slice(&response.body).map_err(|_| unreadable(response))?;
+    if found.results.len() != batch.ids.len() {
+        return Err(unreadable(response));
+    }
+    Ok(found
+        .results
+        .into_iter()
+        .map(|found| found.map(object))
+        .collect())
+}
+
+fn object(found: Found) -> CrmObject {
+    let version = match found.version {
+        Json::Null => None,
+        Json::String(version) => Some(version),
+        version => Some(version.to_string()),
+    };
+    CrmObject {
+        crm_id: found.id,
+        fields: found.fields,
+        modified_at: wire::moment(&found.modified_at),
+        version,
+    }
+}

@@ -1,0 +1,167 @@
+//! The stub's protocol, its errors and its values.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crm_domain::failure::Scope;
+use crm_domain::{DataType, ErrorClass, Value};
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::Stub;
+use crate::script::values::any_value;
+use crate::script::{answer, batch, body, drive, field, line, page, settings, told, with_header};
+use crate::{Credentials, Provider, ReadBatch, WriteKind};
+
+#[test]
+fn a_write_is_answered_record_by_record() {
+    let mut batch = batch(
+        "contact",
+        WriteKind::Update,
+        "x_note",
+        &[
+            ("1", Value::text("a")),
+            ("2", Value::Null),
+            ("3", Value::text("c")),
+            ("4", Value::text("d")),
+        ],
+    );
+    batch.records[0].fields.push((
+        field("x_n", DataType::Number),
+        Value::number("1.50").unwrap(),
+    ));
+    let results = json!({ "results": [
+        { "id": "1", "created": false },
+        { "error": { "class": "validation", "code": "too_long", "message": "no" } },
+        { "error": { "class": "odd", "message": "no" } },
+    ] });
+    let (result, log) = drive(Stub.write(&settings(1), Arc::new(batch)), |_, _| {
+        answer(200, &results)
+    });
+    assert_eq!(
+        told(&result.unwrap()),
+        [
+            "updated 1",
+            "validation too_long",
+            "internal odd",
+            "transient missing_result"
+        ]
+    );
+    assert_eq!(line(&log.requests[0]), "POST /write");
+    let sent = body(&log.requests[0]);
+    assert_eq!(
+        (&sent["object"], &sent["kind"], &sent["external_id_field"]),
+        (&json!("contact"), &json!("update"), &json!(null))
+    );
+    assert_eq!(
+        sent["records"][0],
+        json!({ "id": "1", "fields": { "x_note": "a", "x_n": 1.5 } })
+    );
+    assert_eq!(
+        sent["records"][1],
+        json!({ "id": "2", "fields": { "x_note": null } })
+    );
+}
+
+#[test]
+fn an_upsert_names_the_external_id() {
+    let batch = batch(
+        "contact",
+        WriteKind::Upsert,
+        "x_note",
+        &[("k", Value::text("a"))],
+    );
+    let results = json!({ "results": [{ "id": "9", "created": true }] });
+    let (result, log) = drive(Stub.write(&settings(1), Arc::new(batch)), |_, _| {
+        answer(200, &results)
+    });
+    assert_eq!(told(&result.unwrap()), ["created 9"]);
+    let sent = body(&log.requests[0]);
+    assert_eq!(
+        (&sent["kind"], &sent["external_id_field"]),
+        (&json!("upsert"), &json!("Ext__c"))
+    );
+    assert_eq!(
+        sent["records"],
+        json!([{ "external_id": "k", "fields": { "x_note": "a" } }])
+    );
+}
+
+#[test]
+fn a_failure_of_the_whole_request_keeps_its_class() {
+    for (status, class) in [
+        (503, ErrorClass::Transient),
+        (429, ErrorClass::RateLimited),
+        (401, ErrorClass::Auth),
+        (422, ErrorClass::Validation),
+        (400, ErrorClass::Mapping),
+        (412, ErrorClass::Conflict),
+        (404, ErrorClass::NotFound),
+        (500, ErrorClass::Internal),
+    ] {
+        let body = json!({ "error": { "class": class.name(), "code": "injected", "message": "as asked" } });
+        let response = with_header(answer(status, &body), "retry-after", "3");
+        let failure = Stub.failure(&response).unwrap();
+        assert_eq!((failure.class, failure.code.as_str()), (class, "injected"));
+        let refused_service = matches!(
+            class,
+            ErrorClass::Transient | ErrorClass::RateLimited | ErrorClass::Auth
+        );
+        assert_eq!(failure.scope == Scope::Connection, refused_service);
+        let waits = matches!(class, ErrorClass::Transient | ErrorClass::RateLimited);
+        assert_eq!(failure.retry_after, waits.then_some(Duration::from_secs(3)));
+    }
+    assert_eq!(
+        Stub.failure(&page(503)).unwrap().class,
+        ErrorClass::Transient
+    );
+}
+
+#[test]
+fn a_read_answers_in_the_order_of_the_ids() {
+    let batch = Arc::new(ReadBatch {
+        object: "contact".to_owned(),
+        ids: ["1", "2"].map(str::to_owned).to_vec(),
+        fields: vec![field("email", DataType::Text)],
+    });
+    let found = json!({ "id": "2", "fields": { "email": "a@x.test" }, "modified_at": "2026-01-02T03:04:05.678Z", "version": 7 });
+    let results = json!({ "results": [null, found] });
+    let (result, log) = drive(Stub.read(&settings(1), batch.clone()), |_, _| {
+        answer(200, &results)
+    });
+    assert_eq!(
+        body(&log.requests[0]),
+        json!({ "object": "contact", "ids": ["1", "2"], "fields": ["email"] })
+    );
+    let found = result.unwrap();
+    assert!(found[0].is_none());
+    let object = found[1].as_ref().unwrap();
+    assert_eq!(
+        (object.modified_at, object.version.as_deref()),
+        (Some(1_767_323_045_678), Some("7"))
+    );
+    let (result, _) = drive(Stub.read(&settings(1), batch), |_, _| {
+        answer(200, &json!({ "results": [null] }))
+    });
+    assert_eq!(result.unwrap_err().class, ErrorClass::Internal);
+}
+
+#[test]
+fn the_stub_needs_no_credentials_and_answers_a_ping() {
+    assert!(Stub.authorise("", &Credentials::default()).is_none());
+    let (result, log) = drive(Stub.ping(&settings(1)), |_, _| {
+        answer(200, &json!({ "ok": true, "detail": "12 records" }))
+    });
+    assert_eq!(
+        (result.unwrap().as_str(), line(&log.requests[0]).as_str()),
+        ("12 records", "GET /ping")
+    );
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read_back((data_type, value) in any_value()) {
+        let wire = Stub.to_wire(data_type, &value);
+        prop_assert_eq!(Stub.from_wire(data_type, &wire).unwrap(), value);
+    }
+}
