@@ -1,0 +1,583 @@
+-- Set-up: connections, mappings, access. Everything is checked when it is stated, so that the worker
+-- never has to guess.
+
+CREATE FUNCTION crm.caller() RETURNS name
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role')::name END
+$$;
+COMMENT ON FUNCTION crm.caller() IS 'who called, seen from inside a SECURITY DEFINER function';
+
+CREATE FUNCTION crm.connection_named(name text) RETURNS crm.connection
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    c crm.connection;
+BEGIN
+    SELECT * INTO c FROM crm.connection k WHERE k.name = connection_named.name;
+    IF NOT FOUND THEN
+        RAISE undefined_object USING
+            MESSAGE = format('connection "%s" does not exist', name),
+            DETAIL = coalesce('Connections: ' || (SELECT string_agg(k.name, ', ' ORDER BY k.name) FROM crm.connection k) || '.',
+                              'There is no connection yet.'),
+            HINT = 'Make it with crm.create_connection().';
+    END IF;
+    RETURN c;
+END $$;
+COMMENT ON FUNCTION crm.connection_named(text) IS 'the connection of that name; raises undefined_object (42704)';
+
+CREATE FUNCTION crm.map_of(map_id int) RETURNS crm.object_map
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    m crm.object_map;
+BEGIN
+    SELECT * INTO m FROM crm.object_map o WHERE o.map_id = map_of.map_id;
+    IF NOT FOUND THEN
+        RAISE undefined_object USING
+            MESSAGE = format('map %s does not exist', coalesce(map_id::text, 'NULL')),
+            DETAIL = coalesce('Maps: ' || (SELECT string_agg(format('%s (%s)', o.map_id, o.relation), ', ' ORDER BY o.map_id)
+                                           FROM crm.object_map o) || '.', 'There is no map yet.'),
+            HINT = 'Make it with crm.map_object().';
+    END IF;
+    RETURN m;
+END $$;
+COMMENT ON FUNCTION crm.map_of(int) IS 'the map of that id; raises undefined_object (42704)';
+
+CREATE FUNCTION crm.require_owner(relation regclass) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT pg_has_role(crm.caller(), (SELECT relowner FROM pg_class WHERE oid = relation), 'USAGE') THEN
+        RAISE insufficient_privilege USING
+            MESSAGE = format('must be owner of table "%s" to map it', relation),
+            HINT = 'pg_crm reads and writes a mapped table as its owner; let the owner map it.';
+    END IF;
+END $$;
+COMMENT ON FUNCTION crm.require_owner(regclass) IS 'raises unless the caller owns the table';
+
+CREATE FUNCTION crm.require_references(credentials jsonb) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF EXISTS (SELECT FROM jsonb_each(credentials) c WHERE jsonb_typeof(c.value) = 'object')
+       AND NOT pg_has_role(crm.caller(), 'pg_read_server_files', 'USAGE') THEN
+        RAISE insufficient_privilege USING
+            MESSAGE = 'credentials by reference need the rights of role pg_read_server_files',
+            DETAIL = 'The worker reads the file or the environment of the server and sends it to the connection''s base_url.',
+            HINT = 'Give the credentials themselves, or let a member of pg_read_server_files call this.';
+    END IF;
+END $$;
+COMMENT ON FUNCTION crm.require_references(jsonb) IS 'raises unless the caller may let the worker read files and environment variables';
+
+CREATE FUNCTION crm.create_connection(name text, provider text, base_url text DEFAULT NULL,
+                                      options jsonb DEFAULT '{}', credentials jsonb DEFAULT '{}') RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    id int;
+BEGIN
+    IF coalesce(name, '') = '' THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'a connection needs a name', HINT = 'For example: crm.create_connection(''acme'', ''hubspot'', …).';
+    END IF;
+    IF EXISTS (SELECT FROM crm.connection k WHERE k.name = create_connection.name) THEN
+        RAISE duplicate_object USING MESSAGE = format('connection "%s" exists already', name),
+            HINT = 'crm.set_credentials() changes its credentials; crm.drop_connection() removes it.';
+    END IF;
+    PERFORM crm.check_connection(provider, base_url, coalesce(options, '{}'));
+    PERFORM crm.check_credentials(provider, coalesce(credentials, '{}'));
+    PERFORM crm.require_references(coalesce(credentials, '{}'));
+    INSERT INTO crm.connection (name, provider, base_url, options)
+    VALUES (name, provider, rtrim(base_url, '/'), coalesce(options, '{}')) RETURNING connection_id INTO id;
+    INSERT INTO crm.credential (connection_id, secret) VALUES (id, coalesce(credentials, '{}'));
+    INSERT INTO crm.connection_state (connection_id) VALUES (id);
+    PERFORM crm.notify_worker(false);
+    RETURN id;
+END $$;
+COMMENT ON FUNCTION crm.create_connection(text, text, text, jsonb, jsonb) IS
+    'names a CRM org. provider: stub, salesforce or hubspot. options: max_in_flight (1..64), and the provider''s own. '
+    'credentials: strings, or references that the worker resolves, {"file": "/run/secrets/x"} or {"env": "NAME"}. Returns connection_id';
+
+CREATE FUNCTION crm.set_credentials(connection text, credentials jsonb) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    c crm.connection := crm.connection_named(connection);
+BEGIN
+    PERFORM crm.check_credentials(c.provider, coalesce(credentials, '{}'));
+    PERFORM crm.require_references(coalesce(credentials, '{}'));
+    INSERT INTO crm.credential (connection_id, secret) VALUES (c.connection_id, coalesce(credentials, '{}'))
+    ON CONFLICT (connection_id) DO UPDATE SET secret = excluded.secret, version = credential.version + 1, updated_at = now();
+    INSERT INTO crm.connection_state (connection_id) VALUES (c.connection_id)
+    ON CONFLICT (connection_id) DO UPDATE
+    SET state = 'ok', failures = 0, blocked_until = '-infinity', error_class = NULL, last_error = NULL, changed_at = now();
+    PERFORM crm.notify_worker(false);
+END $$;
+COMMENT ON FUNCTION crm.set_credentials(text, jsonb) IS
+    'replaces a connection''s credentials and revives it from state error; its waiting work goes on';
+
+CREATE FUNCTION crm.pause(connection text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    c crm.connection := crm.connection_named(connection);
+BEGIN
+    UPDATE crm.connection k SET paused = true WHERE k.connection_id = c.connection_id;
+    PERFORM crm.notify_worker(false);
+END $$;
+COMMENT ON FUNCTION crm.pause(text) IS 'stops sending over a connection; edits go on being captured and wait';
+
+CREATE FUNCTION crm.resume(connection text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    c crm.connection := crm.connection_named(connection);
+BEGIN
+    UPDATE crm.connection k SET paused = false WHERE k.connection_id = c.connection_id;
+    UPDATE crm.connection_state s SET blocked_until = '-infinity', failures = 0
+    WHERE s.connection_id = c.connection_id AND s.state = 'ok';
+    PERFORM crm.notify_worker(false);
+END $$;
+COMMENT ON FUNCTION crm.resume(text) IS 'ends crm.pause(), and the wait of a connection that an outage or a rate limit holds up';
+
+CREATE FUNCTION crm.drop_connection(name text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    c crm.connection := crm.connection_named(name);
+BEGIN
+    IF EXISTS (SELECT FROM crm.object_map o WHERE o.connection_id = c.connection_id) THEN
+        RAISE dependent_objects_still_exist USING
+            MESSAGE = format('connection "%s" still has mapped tables', name),
+            DETAIL = (SELECT string_agg(format('map %s: %s', o.map_id, o.relation), E'\n' ORDER BY o.map_id)
+                      FROM crm.object_map o WHERE o.connection_id = c.connection_id),
+            HINT = 'crm.unmap_object() them first.';
+    END IF;
+    DELETE FROM crm.connection k WHERE k.connection_id = c.connection_id;
+    PERFORM crm.notify_worker(false);
+END $$;
+COMMENT ON FUNCTION crm.drop_connection(text) IS 'removes a connection and its credentials; refused while tables are mapped over it';
+
+CREATE FUNCTION crm.map_object(connection text, relation regclass, crm_object text,
+                               key_column name DEFAULT NULL, shard_column name DEFAULT NULL,
+                               external_id_field text DEFAULT NULL,
+                               on_insert text DEFAULT 'ignore', on_delete text DEFAULT 'ignore',
+                               on_crm_insert text DEFAULT 'ignore', on_crm_delete text DEFAULT 'unlink',
+                               conflict_scope text DEFAULT 'record',
+                               write_interval interval DEFAULT '15 minutes',
+                               ingest_interval interval DEFAULT '1 minute') RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    c crm.connection := crm.connection_named(connection);
+    kind "char";
+    primary_key name[];
+    key_type oid;
+    id int;
+BEGIN
+    PERFORM crm.check_word('on_insert', on_insert, '{ignore,create}');
+    PERFORM crm.check_word('on_delete', on_delete, '{ignore,unlink,delete}');
+    PERFORM crm.check_word('on_crm_insert', on_crm_insert, '{ignore,insert}');
+    PERFORM crm.check_word('on_crm_delete', on_crm_delete, '{ignore,unlink,delete}');
+    PERFORM crm.check_word('conflict_scope', conflict_scope, '{record,fields}');
+    PERFORM crm.check_interval('write_interval', write_interval);
+    PERFORM crm.check_interval('ingest_interval', ingest_interval);
+    IF coalesce(crm_object, '') = '' THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'crm_object must name the CRM''s object', HINT = 'For example Contact (Salesforce) or contacts (HubSpot).';
+    END IF;
+    SELECT relkind INTO kind FROM pg_class WHERE oid = relation;
+    IF kind IS NULL OR kind NOT IN ('r', 'p') THEN
+        RAISE wrong_object_type USING MESSAGE = format('"%s" is not a table', relation), HINT = 'Only tables and partitioned tables can be mapped.';
+    END IF;
+    IF kind = 'r' AND EXISTS (SELECT FROM pg_class WHERE oid = relation AND relispartition) THEN
+        RAISE wrong_object_type USING MESSAGE = format('"%s" is a partition', relation), HINT = 'Map the partitioned table that it belongs to.';
+    END IF;
+    IF (SELECT relpersistence FROM pg_class WHERE oid = relation) = 't' THEN
+        RAISE wrong_object_type USING MESSAGE = format('"%s" is a temporary table', relation), HINT = 'Only this session sees it; the worker could not.';
+    END IF;
+    IF kind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = relation) THEN
+        RAISE wrong_object_type USING
+            MESSAGE = format('tables inherit from "%s"', relation),
+            DETAIL = 'A statement on one of them alone would escape validation and change capture.',
+            HINT = 'Map those tables, or make it a partitioned table.';
+    END IF;
+    PERFORM crm.require_owner(relation);
+    IF on_insert = 'create' AND external_id_field IS NULL THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = 'on_insert => ''create'' needs an external_id_field',
+            DETAIL = 'A created record is upserted by a CRM field that holds our key, so that a repeated creation cannot make a twin.',
+            HINT = 'Name a unique field of the CRM object, such as External_Key__c, in external_id_field.';
+    END IF;
+
+    SELECT array_agg(a.attname ORDER BY k.i) INTO primary_key
+    FROM pg_index x, unnest(x.indkey) WITH ORDINALITY AS k (attnum, i), pg_attribute a
+    WHERE x.indrelid = relation AND x.indisprimary AND a.attrelid = relation AND a.attnum = k.attnum
+      AND a.attname IS DISTINCT FROM shard_column;
+    IF key_column IS NULL THEN
+        IF primary_key IS NULL OR cardinality(primary_key) <> 1 THEN
+            RAISE invalid_parameter_value USING
+                MESSAGE = format('cannot tell the key column of "%s"', relation),
+                DETAIL = CASE WHEN primary_key IS NULL THEN 'It has no primary key.'
+                              ELSE format('Its primary key has several columns: %s.', array_to_string(primary_key, ', ')) END,
+                HINT = 'Name a unique column in key_column (and the distribution column in shard_column).';
+        END IF;
+        key_column := primary_key[1];
+    END IF;
+    SELECT crm.base_type(a.atttypid) INTO key_type FROM pg_attribute a
+    WHERE a.attrelid = relation AND a.attname = key_column AND a.attnum > 0 AND NOT a.attisdropped;
+    IF key_type IS NULL THEN
+        RAISE undefined_column USING MESSAGE = format('column "%s" of "%s" does not exist', key_column, relation), HINT = 'key_column names the column that identifies a row.';
+    END IF;
+    IF key_type <> ALL ('{smallint,integer,bigint,numeric,uuid,text,varchar,bpchar}'::regtype[]) THEN
+        RAISE datatype_mismatch USING
+            MESSAGE = format('column "%s" of type %s cannot be a key', key_column, format_type(key_type, NULL)),
+            HINT = 'A key is an integer, a numeric, a uuid or a text.';
+    END IF;
+    IF NOT (SELECT attnotnull FROM pg_attribute WHERE attrelid = relation AND attname = key_column) THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('column "%s" of "%s" may be null', key_column, relation),
+            HINT = format('A key identifies every row: ALTER TABLE %s ALTER %I SET NOT NULL.', relation, key_column);
+    END IF;
+    IF shard_column IS NOT NULL AND NOT EXISTS (
+        SELECT FROM pg_attribute WHERE attrelid = relation AND attname = shard_column AND attnum > 0 AND NOT attisdropped) THEN
+        RAISE undefined_column USING MESSAGE = format('column "%s" of "%s" does not exist', shard_column, relation), HINT = 'shard_column names the distribution column.';
+    END IF;
+    IF NOT EXISTS (
+        SELECT FROM pg_index x
+        WHERE x.indrelid = relation AND x.indisunique AND x.indpred IS NULL AND x.indexprs IS NULL AND x.indisvalid
+          AND (SELECT array_agg(a.attname ORDER BY a.attname)
+               FROM unnest(x.indkey[0:x.indnkeyatts - 1]) AS k (attnum) JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = k.attnum)
+              IN (ARRAY[key_column], (SELECT array_agg(n ORDER BY n) FROM unnest(ARRAY[key_column, shard_column]) AS n))) THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('column "%s" of "%s" is not unique', key_column, relation),
+            HINT = 'A key needs a unique index or a primary key on it (together with shard_column if there is one).';
+    END IF;
+    -- The external id is the record_key alone, so two shards' rows of one key would be one CRM record.
+    IF external_id_field IS NOT NULL AND shard_column IS NOT NULL AND key_type <> 'uuid'::regtype AND NOT EXISTS (
+        SELECT FROM pg_index x JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = x.indkey[0]
+        WHERE x.indrelid = relation AND x.indisunique AND x.indpred IS NULL AND x.indexprs IS NULL AND x.indisvalid
+          AND x.indnkeyatts = 1 AND a.attname = key_column) THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('column "%s" of "%s" is unique only together with "%s"', key_column, relation, shard_column),
+            DETAIL = 'external_id_field holds the record_key alone, so rows of different shards could become one CRM record.',
+            HINT = 'Use a key that is unique by itself (a uuid, for example), or no external_id_field.';
+    END IF;
+    IF EXISTS (SELECT FROM crm.object_map o WHERE o.connection_id = c.connection_id AND o.relation = map_object.relation
+               AND o.crm_object = map_object.crm_object) THEN
+        RAISE duplicate_object USING
+            MESSAGE = format('"%s" is mapped to %s on connection "%s" already', relation, crm_object, connection),
+            HINT = 'crm.map_field() adds columns to it; crm.unmap_object() removes it.';
+    END IF;
+
+    INSERT INTO crm.object_map (connection_id, relation, crm_object, key_column, shard_column, external_id_field,
+                                on_insert, on_delete, on_crm_insert, on_crm_delete, conflict_scope, write_interval, ingest_interval)
+    VALUES (c.connection_id, relation, crm_object, key_column, shard_column, external_id_field,
+            on_insert, on_delete, on_crm_insert, on_crm_delete, conflict_scope, write_interval, ingest_interval)
+    RETURNING object_map.map_id INTO id;
+    PERFORM crm.bind_map(id);
+    PERFORM crm.install_capture(id);
+    PERFORM crm.notify_worker(false);
+    RETURN id;
+END $$;
+COMMENT ON FUNCTION crm.map_object(text, regclass, text, name, name, text, text, text, text, text, text, interval, interval) IS
+    'maps a table to a CRM object; the caller must own the table. on_insert: ignore | create (upsert by external_id_field). '
+    'on_delete: ignore | unlink | delete. write_interval: 1 minute .. 24 hours. Returns map_id, for crm.map_field()';
+
+CREATE FUNCTION crm.check_word(argument text, word text, known text[]) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF word IS NULL OR word <> ALL (known) THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('%s cannot be "%s"', argument, coalesce(word, 'NULL')),
+            HINT = format('Known words: %s.', array_to_string(known, ', '));
+    END IF;
+END $$;
+COMMENT ON FUNCTION crm.check_word(text, text, text[]) IS 'raises unless the word is known, and lists the known ones';
+
+CREATE FUNCTION crm.check_interval(argument text, value interval) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF value IS NULL OR value < interval '1 minute' OR value > interval '24 hours' THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('%s cannot be %s', argument, coalesce(value::text, 'NULL')),
+            HINT = 'It lies between 1 minute and 24 hours; crm.flush() runs a write-back at once.';
+    END IF;
+END $$;
+COMMENT ON FUNCTION crm.check_interval(text, interval) IS 'raises unless the interval lies between 1 minute and 24 hours';
+
+CREATE FUNCTION crm.default_data_type(type_id oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE
+        WHEN e.typcategory = 'A' AND el.typcategory IN ('S', 'E') THEN 'multi_choice'
+        WHEN e.oid IN ('json'::regtype, 'jsonb'::regtype) OR e.typcategory = 'C' THEN 'json'
+        WHEN e.typcategory = 'N' AND e.oid <> ALL ('{money,oid,regclass,regproc,regtype}'::regtype[]) THEN 'number'
+        WHEN e.typcategory = 'B' THEN 'boolean'
+        WHEN e.oid = 'date'::regtype THEN 'date'
+        WHEN e.oid IN ('timestamptz'::regtype, 'timestamp'::regtype) THEN 'timestamp'
+        WHEN e.typcategory = 'E' THEN 'choice'
+        WHEN e.typcategory = 'S' OR e.oid = 'uuid'::regtype THEN 'text'
+        END
+    FROM pg_type t JOIN pg_type e ON e.oid = crm.base_type(t.oid)
+         LEFT JOIN pg_type el ON el.oid = e.typelem
+    WHERE t.oid = type_id
+$$;
+COMMENT ON FUNCTION crm.default_data_type(oid) IS 'the data_type that a column''s type suggests; NULL: none';
+
+CREATE FUNCTION crm.type_fits(type_id oid, data_type text) RETURNS bool
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT (data_type = suggested OR data_type = 'text'
+            OR (suggested = 'text' AND data_type IN ('choice', 'multi_choice', 'reference'))
+            OR (suggested = 'choice' AND data_type = 'reference')
+            OR (suggested = 'timestamp' AND data_type = 'date') OR (suggested = 'date' AND data_type = 'timestamp')
+            OR (suggested = 'multi_choice' AND data_type = 'json')) IS TRUE
+    FROM crm.default_data_type(type_id) AS suggested
+$$;
+COMMENT ON FUNCTION crm.type_fits(oid, text) IS 'whether columns of a type can be that data_type without a transform';
+
+CREATE FUNCTION crm.check_transform(argument text, f regprocedure) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF f IS NOT NULL AND NOT EXISTS (
+        SELECT FROM pg_proc p WHERE p.oid = f AND p.prorettype = 'jsonb'::regtype AND NOT p.proretset AND p.prokind = 'f'
+          AND p.pronargs = 1 AND p.proargtypes[0] = 'jsonb'::regtype) THEN
+        RAISE invalid_function_definition USING
+            MESSAGE = format('%s %s is not a function f(jsonb) that returns jsonb', argument, f),
+            HINT = 'It gets the column as to_jsonb() gives it, and returns the value for the CRM.';
+    END IF;
+END $$;
+COMMENT ON FUNCTION crm.check_transform(text, regprocedure) IS 'raises unless the function takes and returns one jsonb';
+
+CREATE FUNCTION crm.map_field(map_id int, column_name name, crm_field text, direction text DEFAULT 'bidirectional',
+                              data_type text DEFAULT NULL, validation jsonb DEFAULT '{}', on_conflict text DEFAULT 'crm_wins',
+                              transform_out regprocedure DEFAULT NULL, transform_in regprocedure DEFAULT NULL,
+                              materialize bool DEFAULT true) RETURNS smallint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    m crm.object_map := crm.map_of(map_id);
+    type_id oid;
+    suggested text;
+    other name;
+    id smallint;
+BEGIN
+    PERFORM crm.require_owner(m.relation);
+    PERFORM crm.check_word('direction', direction, '{outbound,bidirectional,inbound}');
+    PERFORM crm.check_word('on_conflict', on_conflict,
+        '{crm_wins,local_wins,merge_with_audit,manual_review,immutable_after_bind,last_writer_wins}');
+    IF coalesce(crm_field, '') = '' THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'crm_field must name a field of the CRM object',
+            HINT = 'It is the API name, such as Title (Salesforce) or jobtitle (HubSpot).';
+    END IF;
+    SELECT a.atttypid INTO type_id FROM pg_attribute a
+    WHERE a.attrelid = m.relation AND a.attname = map_field.column_name AND a.attnum > 0 AND NOT a.attisdropped;
+    IF NOT FOUND THEN
+        RAISE undefined_column USING
+            MESSAGE = format('column "%s" of "%s" does not exist', column_name, m.relation),
+            DETAIL = 'Columns: ' || (SELECT string_agg(attname, ', ' ORDER BY attnum) FROM pg_attribute
+                                     WHERE attrelid = m.relation AND attnum > 0 AND NOT attisdropped) || '.',
+            HINT = 'Map one of its columns.';
+    END IF;
+    IF column_name = m.key_column AND direction <> 'outbound' THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('the key column "%s" can only be mapped outbound', column_name),
+            HINT = 'The key identifies the row; it never changes. external_id_field writes it into the CRM.';
+    END IF;
+    suggested := crm.default_data_type(type_id);
+    IF data_type IS NULL AND suggested IS NULL THEN
+        RAISE datatype_mismatch USING
+            MESSAGE = format('column "%s" has type %s, which suggests no data_type', column_name, format_type(type_id, NULL)),
+            HINT = 'Give data_type and a transform_out that turns the column into it.';
+    END IF;
+    data_type := coalesce(data_type, suggested);
+    PERFORM crm.check_word('data_type', data_type, '{text,number,boolean,date,timestamp,choice,multi_choice,reference,json}');
+    IF transform_out IS NULL AND NOT crm.type_fits(type_id, data_type) THEN
+        RAISE datatype_mismatch USING
+            MESSAGE = format('column "%s" of type %s cannot be a %s', column_name, format_type(type_id, NULL), data_type),
+            HINT = format('Use data_type => ''%s'', or give a transform_out.', coalesce(suggested, 'text'));
+    END IF;
+    PERFORM crm.check_transform('transform_out', transform_out);
+    PERFORM crm.check_transform('transform_in', transform_in);
+    PERFORM crm.check_rules(coalesce(validation, '{}'), data_type);
+    IF data_type IN ('number', 'date', 'timestamp') AND validation ?| '{min,max,choices}' AND NOT crm.type_fits(type_id, data_type) THEN
+        RAISE datatype_mismatch USING
+            MESSAGE = format('column "%s" of type %s cannot be compared as a %s', column_name, format_type(type_id, NULL), data_type),
+            DETAIL = 'Rules judge the column, before its transform_out.',
+            HINT = 'Leave out min, max and choices, and let a CHECK constraint of the table or the transform refuse bad values.';
+    END IF;
+    BEGIN
+        PERFORM '' ~ (validation ->> 'pattern');
+    EXCEPTION WHEN invalid_regular_expression THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('pattern is not a regular expression: %s', sqlerrm),
+            HINT = 'Patterns are POSIX regular expressions, as the operator ~ takes them.';
+    END;
+    IF crm_field = m.external_id_field AND column_name <> m.key_column THEN
+        RAISE duplicate_object USING MESSAGE = format('CRM field "%s" is written with the record''s key already', crm_field),
+            HINT = 'It is the map''s external_id_field.';
+    END IF;
+    SELECT f.column_name INTO other FROM crm.field_map f
+    WHERE f.map_id = m.map_id AND f.crm_field = map_field.crm_field AND f.column_name <> map_field.column_name;
+    IF FOUND THEN
+        RAISE duplicate_object USING MESSAGE = format('CRM field "%s" is mapped to column "%s" already', crm_field, other),
+            HINT = 'Two columns cannot write one CRM field; crm.unmap_field() the other first.';
+    END IF;
+    SELECT f.map_id INTO id FROM crm.field_map f JOIN crm.object_map o USING (map_id)
+    WHERE o.connection_id = m.connection_id AND o.relation = m.relation AND o.crm_object = m.crm_object AND o.map_id <> m.map_id
+      AND f.crm_field = map_field.crm_field;
+    IF FOUND THEN
+        RAISE duplicate_object USING MESSAGE = format('CRM field "%s" is mapped by map %s already', crm_field, id);
+    END IF;
+
+    SELECT f.field_id INTO id FROM crm.field_map f WHERE f.map_id = m.map_id AND f.column_name = map_field.column_name;
+    IF NOT FOUND THEN
+        UPDATE crm.object_map o SET next_field_id = next_field_id + 1 WHERE o.map_id = m.map_id RETURNING next_field_id - 1 INTO id;
+    END IF;
+    INSERT INTO crm.field_map AS f (map_id, field_id, column_name, crm_field, direction, data_type, validation, on_conflict,
+                                    transform_out, transform_in, materialize)
+    VALUES (m.map_id, id, column_name, crm_field, direction, data_type, coalesce(validation, '{}'), on_conflict,
+            transform_out, transform_in, materialize)
+    ON CONFLICT ON CONSTRAINT field_map_pkey DO UPDATE
+    SET crm_field = excluded.crm_field, direction = excluded.direction, data_type = excluded.data_type,
+        validation = excluded.validation, on_conflict = excluded.on_conflict, transform_out = excluded.transform_out,
+        transform_in = excluded.transform_in, materialize = excluded.materialize;
+    PERFORM crm.bind_map(m.map_id);
+    PERFORM crm.install_capture(m.map_id);
+    PERFORM crm.notify_worker(false);
+    RETURN id;
+END $$;
+COMMENT ON FUNCTION crm.map_field(int, name, text, text, text, jsonb, text, regprocedure, regprocedure, bool) IS
+    'maps a column to a CRM field; again for the same column: changes the mapping. direction: outbound | bidirectional | inbound. '
+    'validation: {"min", "max", "max_length", "nullable", "pattern", "choices"}. Returns field_id';
+
+CREATE FUNCTION crm.unmap_field(map_id int, column_name name) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    m crm.object_map := crm.map_of(map_id);
+BEGIN
+    IF EXISTS (SELECT FROM pg_class WHERE oid = m.relation) THEN
+        PERFORM crm.require_owner(m.relation);
+    END IF;
+    DELETE FROM crm.field_map f WHERE f.map_id = m.map_id AND f.column_name = unmap_field.column_name;
+    IF NOT FOUND THEN
+        RAISE undefined_object USING
+            MESSAGE = format('column "%s" is not mapped by map %s', column_name, map_id),
+            DETAIL = coalesce('Mapped: ' || (SELECT string_agg(f.column_name, ', ' ORDER BY f.field_id) FROM crm.field_map f
+                                             WHERE f.map_id = m.map_id) || '.', 'No column is.'),
+            HINT = 'crm.field_map shows what is mapped.';
+    END IF;
+    PERFORM crm.bind_map(m.map_id);
+    PERFORM crm.install_capture(m.map_id);
+    PERFORM crm.notify_worker(false);
+END $$;
+COMMENT ON FUNCTION crm.unmap_field(int, name) IS 'removes a column from a map; what it still had to write is dropped';
+
+CREATE FUNCTION crm.unmap_object(map_id int) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    m crm.object_map := crm.map_of(map_id);
+BEGIN
+    IF EXISTS (SELECT FROM pg_class WHERE oid = m.relation) THEN
+        PERFORM crm.require_owner(m.relation);
+    END IF;
+    PERFORM crm.remove_capture(m.map_id);
+    DELETE FROM crm.change x WHERE x.map_id = m.map_id;
+    DELETE FROM crm.claim x WHERE x.map_id = m.map_id;
+    DELETE FROM crm.dead_letter x WHERE x.map_id = m.map_id;
+    DELETE FROM crm.ledger x WHERE x.map_id = m.map_id;
+    DELETE FROM crm.object_map x WHERE x.map_id = m.map_id;
+    PERFORM crm.notify_worker(false);
+END $$;
+COMMENT ON FUNCTION crm.unmap_object(int) IS 'removes a map, its links and what waited; neither the table nor the CRM is touched, the audit stays';
+
+CREATE FUNCTION crm.link(map_id int, record_key text, crm_id text, shard_key text DEFAULT '') RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    m crm.object_map := crm.map_of(map_id);
+    other text;
+BEGIN
+    PERFORM crm.require_owner(m.relation);
+    IF coalesce(record_key, '') = '' OR coalesce(crm_id, '') = '' THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'a link needs a record_key and a crm_id', HINT = 'record_key is the text of the row''s key column.';
+    END IF;
+    SELECT l.record_key INTO other FROM crm.ledger l
+    WHERE l.shard_key = link.shard_key AND l.map_id = m.map_id AND l.crm_id = link.crm_id AND l.record_key <> link.record_key;
+    IF FOUND THEN
+        RAISE unique_violation USING MESSAGE = format('CRM record "%s" is linked to record "%s" already', crm_id, other),
+            HINT = 'A CRM record goes with one row.';
+    END IF;
+    INSERT INTO crm.ledger AS l (shard_key, map_id, record_key, crm_id) VALUES (shard_key, m.map_id, record_key, crm_id)
+    ON CONFLICT ON CONSTRAINT ledger_pkey DO UPDATE
+    SET crm_id = excluded.crm_id, detached = false, revision = l.revision + 1,
+        op = CASE WHEN l.state IN ('unlinked', 'queued', 'dead') THEN 'u'::"char" END,
+        state = CASE WHEN l.state = 'unlinked' THEN CASE WHEN l.cells IS NULL THEN 'synced' ELSE 'queued' END ELSE l.state END,
+        hashes = CASE WHEN l.crm_id IS DISTINCT FROM excluded.crm_id THEN NULL ELSE l.hashes END,
+        next_attempt_at = CASE WHEN l.state = 'unlinked' THEN '-infinity' ELSE l.next_attempt_at END;
+    PERFORM crm.notify_worker(false);
+END $$;
+COMMENT ON FUNCTION crm.link(int, text, text, text) IS 'states that a row and a CRM record are one; edits that waited for the link are queued';
+
+CREATE FUNCTION crm.requeue(dead crm.dead_letter[]) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    n bigint;
+BEGIN
+    UPDATE crm.ledger l
+    SET state = 'queued', attempts = 0, next_attempt_at = now(), error_class = NULL, last_error = NULL, revision = l.revision + 1,
+        -- A record that the CRM does not have yet takes every field, those mapped since then too.
+        cells = CASE WHEN l.op = 'c' THEN coalesce(crm.map_cells(l.map_id), l.cells) ELSE l.cells END
+    FROM unnest(dead) d
+    WHERE l.shard_key = d.shard_key AND l.map_id = d.map_id AND l.record_key = d.record_key AND l.state = 'dead';
+    DELETE FROM crm.dead_letter x USING unnest(dead) d WHERE x.shard_key = d.shard_key AND x.dead_letter_id = d.dead_letter_id;
+    GET DIAGNOSTICS n = ROW_COUNT;
+    PERFORM crm.notify_worker(true);
+    RETURN n;
+END $$;
+COMMENT ON FUNCTION crm.requeue(crm.dead_letter[]) IS 'queues dead records again, with fresh attempts';
+
+CREATE FUNCTION crm.replay(dead_letter_id bigint) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    dead crm.dead_letter[];
+BEGIN
+    SELECT array_agg(d) INTO dead FROM crm.dead_letter d WHERE d.dead_letter_id = replay.dead_letter_id;
+    IF dead IS NULL THEN
+        RAISE undefined_object USING MESSAGE = format('dead letter %s does not exist', coalesce(dead_letter_id::text, 'NULL')),
+            HINT = 'crm.dead_letters lists them; one is gone once it was replayed or its record was edited again.';
+    END IF;
+    RETURN crm.requeue(dead);
+END $$;
+COMMENT ON FUNCTION crm.replay(bigint) IS 'queues a dead letter''s record again with its row''s current values; returns 1';
+
+CREATE FUNCTION crm.replay_all(connection text DEFAULT NULL) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    c crm.connection;
+    dead crm.dead_letter[];
+BEGIN
+    IF connection IS NOT NULL THEN
+        c := crm.connection_named(connection);
+    END IF;
+    SELECT array_agg(d) INTO dead FROM crm.dead_letter d JOIN crm.object_map m USING (map_id)
+    WHERE connection IS NULL OR m.connection_id = c.connection_id;
+    RETURN crm.requeue(coalesce(dead, '{}'));
+END $$;
+COMMENT ON FUNCTION crm.replay_all(text) IS 'queues every dead letter again, of one connection or of all; returns how many';
+
+CREATE FUNCTION crm.grant_access(role regrole, level text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    levels CONSTANT text[] := '{reader,writer,operator,admin}';
+    f record;
+BEGIN
+    PERFORM crm.check_word('level', level, levels);
+    IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = crm.caller()) THEN
+        RAISE insufficient_privilege USING MESSAGE = 'only a superuser grants access to pg_crm', HINT = 'Ask one to call crm.grant_access().';
+    END IF;
+    EXECUTE format('GRANT USAGE ON SCHEMA crm TO %s', role);
+    EXECUTE format('GRANT SELECT ON crm.status, crm.cell_status, crm.dead_letters, crm.progress, crm.audit_log, '
+                   'crm.connection, crm.object_map, crm.field_map TO %s', role);
+    FOR f IN SELECT p.oid::regprocedure AS signature FROM crm.function_access a JOIN pg_proc p ON p.proname = a.name
+             WHERE p.pronamespace = 'crm'::regnamespace AND array_position(levels, a.level) <= array_position(levels, grant_access.level)
+    LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', f.signature, role);
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION crm.grant_access(regrole, text) IS
+    'lets a role use pg_crm. reader: views, audit, hashes; writer: + flush; operator: + pause, resume, replay, test_connection; admin: + mapping';
+
+CREATE TABLE crm.function_access (name name PRIMARY KEY, level text NOT NULL);
+COMMENT ON TABLE crm.function_access IS 'the level at which crm.grant_access() grants each function';
+INSERT INTO crm.function_access VALUES
+    ('hash', 'reader'), ('snapshot', 'reader'), ('snapshot_hash', 'reader'), ('check', 'reader'), ('worker_state', 'reader'),
+    -- What the views call: PostgreSQL asks the reader for the right to.
+    ('cells_has', 'reader'), ('cells_count', 'reader'), ('cells_union', 'reader'),
+    ('flush', 'writer'),
+    ('pause', 'operator'), ('resume', 'operator'), ('replay', 'operator'), ('replay_all', 'operator'), ('test_connection', 'operator'),
+    ('create_connection', 'admin'), ('set_credentials', 'admin'), ('drop_connection', 'admin'), ('map_object', 'admin'),
+    ('map_field', 'admin'), ('unmap_field', 'admin'), ('unmap_object', 'admin'), ('link', 'admin');

@@ -1,0 +1,497 @@
+-- Validation and change capture: one statement-level trigger per event on each mapped table, all three
+-- calling one function that is generated per map (read it with \sf crm.capture_<map_id>).
+--
+-- Each statement is validated and recorded in one set-based pass over its transition tables. The
+-- function appends to crm.change and touches nothing that the worker locks.
+
+-- Where a statement's changes are appended. The one place that decides it: in a sharded deployment the
+-- answer is the shard that lies beside the shard being written.
+CREATE FUNCTION crm.change_target() RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT 'crm.change' $$;
+COMMENT ON FUNCTION crm.change_target() IS 'the table to which capture appends';
+
+CREATE FUNCTION crm.refuse_violations(relation regclass, violations text[]) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE check_violation USING
+        MESSAGE = format('new values of relation "%s" break the rules of its CRM mapping', relation),
+        DETAIL = array_to_string(violations[1:5], E'\n')
+                 || CASE WHEN cardinality(violations) > 5 THEN E'\n…' ELSE '' END,
+        HINT = 'The rules are in crm.field_map.validation; crm.map_field() changes them.',
+        SCHEMA = (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation),
+        TABLE = (SELECT c.relname FROM pg_class c WHERE c.oid = relation);
+END $$;
+COMMENT ON FUNCTION crm.refuse_violations(regclass, text[]) IS 'raises check_violation with the first five broken rules';
+
+CREATE FUNCTION crm.refuse_key_change(relation regclass, record_key text) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE feature_not_supported USING
+        MESSAGE = format('the key of a mapped row of "%s" cannot be changed', relation),
+        DETAIL = format('The row with record_key "%s" would get another key, and its CRM record would lose its row.', record_key),
+        HINT = 'Insert a row with the new key and delete the old one, or crm.unmap_object() first.';
+END $$;
+COMMENT ON FUNCTION crm.refuse_key_change(regclass, text) IS 'raises: the key of a mapped row is its identity';
+
+CREATE FUNCTION crm.refuse_truncate() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE feature_not_supported USING
+        MESSAGE = format('cannot truncate "%s": it is mapped to a CRM and its deletes are followed', TG_RELID::regclass),
+        HINT = 'Use DELETE, or map it with on_delete => ''ignore''.';
+END $$;
+COMMENT ON FUNCTION crm.refuse_truncate() IS 'trigger: TRUNCATE tells no rows, so on_delete could not be followed';
+
+CREATE FUNCTION crm.refuse_leaf_write() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE feature_not_supported USING
+        MESSAGE = format('cannot write to partition "%s" directly: its parent is mapped to a CRM', TG_RELID::regclass),
+        DETAIL = 'A statement on the partition alone would escape validation and change capture.',
+        HINT = 'Write through the partitioned table.';
+END $$;
+COMMENT ON FUNCTION crm.refuse_leaf_write() IS 'trigger: statements on a partition alone would not be captured';
+
+-- The type beneath domains.
+CREATE FUNCTION crm.base_type(type_id oid) RETURNS oid
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE layers AS (
+        SELECT oid, typbasetype FROM pg_type WHERE oid = type_id
+        UNION ALL
+        SELECT t.oid, t.typbasetype FROM layers l JOIN pg_type t ON t.oid = l.typbasetype)
+    SELECT oid FROM layers WHERE typbasetype = 0
+$$;
+COMMENT ON FUNCTION crm.base_type(oid) IS 'the type beneath a domain, or the type itself';
+
+CREATE FUNCTION crm.is_builtin(type_id oid) RETURNS bool
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT typnamespace = 'pg_catalog'::regnamespace FROM pg_type WHERE oid = crm.base_type(type_id)
+$$;
+COMMENT ON FUNCTION crm.is_builtin(oid) IS 'whether a type is PostgreSQL''s own, or a domain over one';
+
+-- A column for the expressions of a capture function. That function has a superuser's rights, and the casts
+-- and operators of a user's type may be functions of that user: such a type is taken by its output alone.
+CREATE FUNCTION crm.safe_column(alias text, column_name name, type_id oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format(CASE WHEN crm.is_builtin(type_id) THEN '%1$s.%2$I'
+                       ELSE 'CASE WHEN %1$s.%2$I IS DISTINCT FROM NULL THEN pg_catalog.format(''%%s'', %1$s.%2$I) END' END,
+                  alias, column_name)
+$$;
+COMMENT ON FUNCTION crm.safe_column(text, name, oid) IS 'an expression for a column that calls no function of a user';
+
+-- The column expression whose change counts. Types without an equality of PostgreSQL's own are compared as
+-- text, and text byte by byte: a collation may call different texts equal.
+CREATE FUNCTION crm.comparable(alias text, column_name name, type_id oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN e.typtype <> 'e' AND NOT EXISTS (
+                    SELECT FROM pg_opclass o JOIN pg_am a ON a.oid = o.opcmethod
+                    WHERE o.opcdefault AND a.amname IN ('btree', 'hash') AND o.opcnamespace = 'pg_catalog'::regnamespace
+                      AND (o.opcintype = e.oid OR (o.opcintype = 'text'::regtype AND e.oid = 'varchar'::regtype)))
+                THEN format('(%s)::pg_catalog.text COLLATE pg_catalog."C"', crm.safe_column(alias, column_name, type_id))
+                ELSE format('%s.%I%s', alias, column_name, CASE WHEN e.typcollation <> 0 THEN ' COLLATE pg_catalog."C"' END) END
+    FROM pg_type t JOIN pg_type e ON e.oid = crm.base_type(CASE WHEN t.typcategory = 'A' AND t.typelem <> 0 THEN t.typelem ELSE t.oid END)
+    WHERE t.oid = crm.base_type(type_id)
+$$;
+COMMENT ON FUNCTION crm.comparable(text, name, oid) IS 'the expression whose change makes a cell changed';
+
+-- A bound of a rule as a literal. Without a zone a moment is UTC; digits alone are epoch milliseconds.
+CREATE FUNCTION crm.bound(value text, data_type text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO' AS $$
+    SELECT CASE data_type
+           WHEN 'number' THEN format('%L::numeric', value)
+           WHEN 'date' THEN format('%L::date', moment::date)
+           ELSE format('%L::timestamptz', moment) END
+    FROM (SELECT CASE WHEN data_type = 'number' THEN NULL
+                      WHEN value ~ '^-?\d+(\.\d+)?$' THEN to_timestamp(value::numeric / 1000)
+                      ELSE value::timestamptz END AS moment) m
+$$;
+COMMENT ON FUNCTION crm.bound(text, text) IS 'the min or max of a rule as an SQL literal that means the same in every session';
+
+-- One SQL condition per broken rule of a field, with the words that describe it.
+CREATE FUNCTION crm.rule_conditions(f crm.field_map, type_id oid, alias text)
+RETURNS TABLE (rule text, condition text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v text := format('(%s)', crm.safe_column(alias, f.column_name, type_id));
+    base regtype := crm.base_type(type_id);
+    is_array bool := (SELECT typcategory = 'A' FROM pg_type WHERE oid = type_id);
+    -- What is blank is null for a CRM, so `nullable` alone decides on it.
+    filled text := format($f$nullif(btrim(%s::text, E' \t\n\r\f\v'), '')$f$, v);
+    ordered text := CASE f.data_type
+        WHEN 'number' THEN format('%s::numeric', v)
+        WHEN 'date' THEN format(CASE WHEN base = 'timestamptz'::regtype THEN '(%s AT TIME ZONE ''UTC'')::date' ELSE '%s::date' END, v)
+        ELSE format(CASE WHEN base IN ('date'::regtype, 'timestamp'::regtype) THEN '(%s::timestamp AT TIME ZONE ''UTC'')'
+                         ELSE '%s::timestamptz' END, v) END;
+BEGIN
+    IF f.validation -> 'nullable' = 'false' THEN
+        RETURN QUERY SELECT 'nullable: false', CASE
+            WHEN is_array THEN format('coalesce(%s::text, ''{}'') = ''{}''', v)
+            WHEN f.data_type IN ('text', 'choice', 'multi_choice', 'reference') THEN format('%s IS NULL', filled)
+            ELSE format('%s IS NULL', v) END;
+    END IF;
+    IF f.validation ? 'min' THEN
+        RETURN QUERY SELECT 'min: ' || (f.validation ->> 'min'),
+            format('%s < %s', ordered, crm.bound(f.validation ->> 'min', f.data_type));
+    END IF;
+    IF f.validation ? 'max' THEN
+        RETURN QUERY SELECT 'max: ' || (f.validation ->> 'max'),
+            format('%s > %s', ordered, crm.bound(f.validation ->> 'max', f.data_type));
+    END IF;
+    IF f.validation ? 'max_length' THEN
+        -- No text has more UTF-16 units than bytes, so most rows need no counting.
+        RETURN QUERY SELECT 'max_length: ' || (f.validation ->> 'max_length'),
+            format('octet_length(%1$s::text) > %3$s AND crm.text_length(%2$s) > %3$s',
+                   v, filled, (f.validation ->> 'max_length')::bigint);
+    END IF;
+    IF f.validation ? 'pattern' THEN
+        RETURN QUERY SELECT 'pattern: ' || (f.validation ->> 'pattern'),
+            format('%s !~ %L', filled, f.validation ->> 'pattern');
+    END IF;
+    IF f.validation ? 'choices' THEN
+        RETURN QUERY SELECT 'choices: ' || array_to_string(ARRAY(SELECT jsonb_array_elements_text(f.validation -> 'choices')), ', '),
+            CASE WHEN is_array THEN
+                format('NOT (%s::text[] <@ %L::text[])', v, ARRAY(SELECT jsonb_array_elements_text(f.validation -> 'choices')))
+            WHEN f.data_type = 'multi_choice' THEN
+                format('NOT (regexp_split_to_array(%s, ''\s*;\s*'') <@ %L::text[])', filled,
+                       ARRAY(SELECT jsonb_array_elements_text(f.validation -> 'choices')))
+            WHEN f.data_type = 'number' THEN
+                format('%s::numeric <> ALL (%L::numeric[])', v, ARRAY(SELECT jsonb_array_elements_text(f.validation -> 'choices')))
+            ELSE
+                format('%s <> ALL (%L::text[])', filled, ARRAY(SELECT jsonb_array_elements_text(f.validation -> 'choices')))
+            END;
+    END IF;
+END $$;
+COMMENT ON FUNCTION crm.rule_conditions(crm.field_map, oid, text) IS 'per rule of a field the condition that breaks it';
+
+-- The cell mask of a set of fields, as an expression over boolean conditions.
+CREATE FUNCTION crm.mask_expression(field_ids smallint[], conditions text[]) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT string_agg(format('int8send((%s)::bigint)', coalesce(bits, '0')), ' || ' ORDER BY w)
+    FROM (SELECT w, string_agg(CASE WHEN condition = 'true' THEN format('(1::bigint << %s)', id % 64)
+                                    ELSE format('CASE WHEN %s THEN (1::bigint << %s) ELSE 0 END', condition, id % 64) END,
+                               ' | ' ORDER BY id) AS bits
+          FROM generate_series(0, (SELECT max(id) / 64 FROM unnest(field_ids) AS id)) AS w
+          LEFT JOIN unnest(field_ids, conditions) AS c (id, condition) ON id / 64 = w
+          GROUP BY w) words
+$$;
+COMMENT ON FUNCTION crm.mask_expression(smallint[], text[]) IS 'an expression for the mask of the cells whose conditions hold';
+
+CREATE FUNCTION crm.install_capture(map_id int) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    m crm.object_map;
+    fn text := format('crm.capture_%s', map_id);
+    written smallint[];
+    changed text[];
+    body text;
+    key_type regtype;
+    n_shard text;
+    o_shard text;
+    join_on text;
+    checks_insert text := '';
+    checks_update text := '';
+    union_insert text;
+    union_update text;
+    quick text;
+    all_cells text;
+    changed_cells text;
+    realtime bool;
+    event record;
+BEGIN
+    SELECT * INTO STRICT m FROM crm.object_map o WHERE o.map_id = install_capture.map_id;
+    PERFORM crm.remove_capture(m.map_id);
+    IF NOT EXISTS (SELECT FROM pg_class WHERE oid = m.relation) THEN
+        RETURN;
+    END IF;
+
+    SELECT format('coalesce((%s)::text, '''')', crm.safe_column('n', m.shard_column, b.type_id)),
+           format('coalesce((%s)::text, '''')', crm.safe_column('o', m.shard_column, b.type_id))
+    INTO n_shard, o_shard
+    FROM crm.bound_column b WHERE b.map_id = m.map_id AND b.column_name = m.shard_column;
+    -- Said thrice, for the planner: it knows nothing of transition tables and takes 1 in 200 pairs of rows for a match. Thinking of
+    -- 50 million rows where there are 100,000, it would compile the statement just in time.
+    join_on := format('n.%1$I = o.%1$I AND n.%1$I = o.%1$I AND n.%1$I = o.%1$I', m.key_column)
+               || coalesce(' AND ' || n_shard || ' = ' || o_shard, '');
+    n_shard := coalesce(n_shard, '''''');
+    o_shard := coalesce(o_shard, '''''');
+
+    SELECT array_agg(f.field_id ORDER BY f.field_id),
+           array_agg(format('%s IS DISTINCT FROM %s', crm.comparable('n', f.column_name, b.type_id),
+                            crm.comparable('o', f.column_name, b.type_id)) ORDER BY f.field_id),
+           bool_or(f.direction = 'bidirectional')
+    INTO written, changed, realtime
+    FROM crm.field_map f JOIN crm.bound_column b USING (map_id, column_name)
+    WHERE f.map_id = m.map_id AND f.direction <> 'inbound' AND f.materialize;
+
+    -- Rules bind the cells that a statement sets: all of a new row, the changed ones of an old row.
+    SELECT string_agg(format('SELECT %L || n.%I::text AS at, %s', format('column "%s", rule %s, record_key ', f.column_name, r.rule),
+                             m.key_column, format('n."pg_crm.ord" AS ord, %s AS place FROM numbered n WHERE %s', f.field_id * 8 + r.place, r.condition)), E'\n            UNION ALL '),
+           string_agg(format('SELECT %L || n.%I::text AS at, n."pg_crm.ord" AS ord, %s AS place FROM numbered n JOIN old_rows o ON %s WHERE (%s) AND %s IS DISTINCT FROM %s',
+                             format('column "%s", rule %s, record_key ', f.column_name, r.rule), m.key_column, f.field_id * 8 + r.place, join_on, r.condition,
+                             crm.comparable('n', f.column_name, b.type_id), crm.comparable('o', f.column_name, b.type_id)),
+                      E'\n            UNION ALL '),
+           string_agg(format('(%s)', r.condition), ' OR ')
+    INTO union_insert, union_update, quick
+    FROM crm.field_map f JOIN crm.bound_column b USING (map_id, column_name),
+         LATERAL crm.rule_conditions(f, b.type_id, 'n') WITH ORDINALITY AS r (rule, condition, place)
+    WHERE f.map_id = m.map_id AND f.direction <> 'inbound';
+
+    IF quick IS NOT NULL THEN
+        checks_insert := format($t$
+        IF EXISTS (SELECT FROM new_rows n WHERE %s) THEN
+            WITH numbered AS (SELECT *, row_number() OVER () AS "pg_crm.ord" FROM new_rows)
+            SELECT array_agg(at ORDER BY ord, place) INTO violations FROM (SELECT * FROM (
+            %s) broken ORDER BY ord, place LIMIT 6) first_broken;
+            PERFORM crm.refuse_violations(TG_RELID, violations);
+        END IF;$t$, quick, union_insert);
+        checks_update := format($t$
+        IF EXISTS (SELECT FROM new_rows n WHERE %s) THEN
+            WITH numbered AS (SELECT *, row_number() OVER () AS "pg_crm.ord" FROM new_rows)
+            SELECT array_agg(at ORDER BY ord, place) INTO violations FROM (SELECT * FROM (
+            %s) broken ORDER BY ord, place LIMIT 6) first_broken;
+            IF violations IS NOT NULL THEN
+                PERFORM crm.refuse_violations(TG_RELID, violations);
+            END IF;
+        END IF;$t$, quick, union_update);
+    END IF;
+
+    all_cells := coalesce(crm.mask_expression(written, array_fill('true'::text, ARRAY[coalesce(cardinality(written), 0)])), '''\x0000000000000000''::bytea');
+    changed_cells := coalesce(crm.mask_expression(written, changed), '''\x0000000000000000''::bytea');
+
+    body := format($f$
+-- Generated by crm.install_capture(%1$s) from the mapping of %2$s; regenerated when the mapping changes.
+#variable_conflict use_variable
+DECLARE
+    violations text[];
+    actor text := session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), '');
+BEGIN
+    IF TG_OP = 'UPDATE' THEN%3$s
+        INSERT INTO %4$s (shard_key, map_id, record_key, op, cells, actor)
+        SELECT c.shard_key, %1$s, c.record_key, 'u', c.cells, actor
+        FROM (SELECT %5$s AS shard_key,
+                     CASE WHEN o.%7$I IS NULL OR n.%7$I IS NULL
+                          THEN crm.refuse_key_change(TG_RELID, coalesce(o.%7$I, n.%7$I)::text)
+                          ELSE n.%7$I::text END AS record_key,
+                     %9$s AS cells
+              FROM old_rows o FULL JOIN new_rows n ON %10$s
+              OFFSET 0) c
+        WHERE c.cells <> %11$L::bytea;
+    ELSIF TG_OP = 'INSERT' THEN%12$s
+        INSERT INTO %4$s (shard_key, map_id, record_key, op, cells, actor)
+        SELECT %5$s, %1$s, n.%7$I::text, 'i', %13$s, actor
+        FROM new_rows n%14$s;
+    ELSE
+        INSERT INTO %4$s (shard_key, map_id, record_key, op, cells, actor)
+        SELECT %6$s, %1$s, o.%7$I::text, 'd', '\x0000000000000000', actor
+        FROM old_rows o;
+    END IF;
+    IF FOUND THEN
+        PERFORM crm.note_change(%15$s);
+    END IF;
+    RETURN NULL;
+END
+$f$, m.map_id, translate(m.relation::text, E'\n\r', '  '), checks_update, crm.change_target(), n_shard, o_shard, m.key_column, m.relation::oid,
+     changed_cells, join_on, '\x' || repeat('00', 8 * (1 + coalesce((SELECT max(i) FROM unnest(written) i), 0) / 64)),
+     checks_insert, all_cells,
+     CASE m.on_insert WHEN 'create' THEN '' ELSE format($w$
+        WHERE EXISTS (SELECT FROM crm.ledger l
+                      WHERE l.shard_key = %s AND l.map_id = %s AND l.record_key = n.%I::text)$w$,
+            n_shard, m.map_id, m.key_column) END,
+     CASE WHEN realtime THEN 'true' ELSE 'false' END);
+
+    EXECUTE format('CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER '
+                   'SET search_path = pg_catalog, pg_temp AS %L', fn, body);
+    EXECUTE format('REVOKE ALL ON FUNCTION %s() FROM PUBLIC', fn);
+    EXECUTE format('COMMENT ON FUNCTION %s() IS %L', fn, format('validation and change capture of %s for map %s', m.relation, m.map_id));
+    EXECUTE format('ALTER FUNCTION %s() DEPENDS ON EXTENSION pg_crm', fn);
+
+    FOR event IN
+        SELECT * FROM (VALUES
+            ('insert', 'AFTER INSERT', 'REFERENCING NEW TABLE AS new_rows', fn, true),
+            ('update', 'AFTER UPDATE', 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows', fn, true),
+            ('delete', 'AFTER DELETE', 'REFERENCING OLD TABLE AS old_rows', fn, m.on_delete <> 'ignore'),
+            ('truncate', 'BEFORE TRUNCATE', '', 'crm.refuse_truncate', m.on_delete <> 'ignore')) AS t (name, event, tables, fn, wanted)
+        WHERE wanted
+    LOOP
+        EXECUTE format('CREATE TRIGGER pg_crm_%s_%s %s ON %s %s FOR EACH STATEMENT EXECUTE FUNCTION %s()',
+                       m.map_id, event.name, event.event, m.relation, event.tables, event.fn);
+        EXECUTE format('ALTER TRIGGER pg_crm_%s_%s ON %s DEPENDS ON EXTENSION pg_crm', m.map_id, event.name, m.relation);
+    END LOOP;
+    PERFORM crm.guard_partitions(m.map_id);
+END $$;
+COMMENT ON FUNCTION crm.install_capture(int) IS 'makes or remakes the triggers of a map';
+
+CREATE FUNCTION crm.guard_partitions(map_id int) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    leaf regclass;
+BEGIN
+    FOR leaf IN
+        SELECT g.tgrelid FROM pg_trigger g, crm.object_map m
+        WHERE m.map_id = guard_partitions.map_id AND g.tgname = format('pg_crm_%s_leaf', m.map_id)
+          AND g.tgrelid NOT IN (SELECT t.relid FROM pg_partition_tree(m.relation) t)
+    LOOP
+        EXECUTE format('DROP TRIGGER pg_crm_%s_leaf ON %s', map_id, leaf);
+    END LOOP;
+    FOR leaf IN
+        SELECT t.relid FROM crm.object_map m, pg_partition_tree(m.relation) t
+        WHERE m.map_id = guard_partitions.map_id AND t.level > 0
+          AND NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = t.relid AND g.tgname = format('pg_crm_%s_leaf', m.map_id))
+    LOOP
+        EXECUTE format('CREATE TRIGGER pg_crm_%s_leaf BEFORE INSERT OR UPDATE OR DELETE ON %s '
+                       'FOR EACH STATEMENT EXECUTE FUNCTION crm.refuse_leaf_write()', map_id, leaf);
+        EXECUTE format('ALTER TRIGGER pg_crm_%s_leaf ON %s DEPENDS ON EXTENSION pg_crm', map_id, leaf);
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION crm.guard_partitions(int) IS 'puts the guard against direct writes on every partition that lacks it, takes it off tables that were detached';
+
+CREATE FUNCTION crm.remove_capture(map_id int) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    t record;
+BEGIN
+    FOR t IN
+        SELECT g.tgname, g.tgrelid::regclass AS relation FROM pg_trigger g
+        WHERE g.tgname ~ format('^pg_crm_%s_(insert|update|delete|truncate|leaf)$', map_id) AND g.tgparentid = 0
+    LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', t.tgname, t.relation);
+    END LOOP;
+    IF to_regprocedure(format('crm.capture_%s()', map_id)) IS NOT NULL THEN
+        EXECUTE format('DROP FUNCTION crm.capture_%s()', map_id);
+    END IF;
+END $$;
+COMMENT ON FUNCTION crm.remove_capture(int) IS 'removes the triggers of a map and their function';
+
+CREATE FUNCTION crm.lost_transform(map_id int) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('a transform of column "%s" was dropped', f.column_name)
+    FROM crm.field_map f, unnest(ARRAY[f.transform_out, f.transform_in]) AS t (oid)
+    WHERE f.map_id = lost_transform.map_id AND t.oid IS NOT NULL AND NOT EXISTS (SELECT FROM pg_proc p WHERE p.oid = t.oid)
+    ORDER BY f.field_id LIMIT 1
+$$;
+COMMENT ON FUNCTION crm.lost_transform(int) IS 'says which column of a map lost a transform; NULL: none';
+
+-- Ties a map to its table as the catalog now has it, and says whether it can work.
+CREATE FUNCTION crm.bind_map(map_id int) RETURNS text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    m crm.object_map;
+    reason text;
+BEGIN
+    SELECT * INTO STRICT m FROM crm.object_map o WHERE o.map_id = bind_map.map_id;
+    DELETE FROM crm.bound_column b WHERE b.map_id = m.map_id;
+    INSERT INTO crm.bound_column (map_id, column_name, attnum, type_id)
+    SELECT m.map_id, a.attname, a.attnum, a.atttypid
+    FROM pg_attribute a
+    WHERE a.attrelid = m.relation AND a.attnum > 0 AND NOT a.attisdropped
+      AND a.attname IN (SELECT f.column_name FROM crm.field_map f WHERE f.map_id = m.map_id
+                        UNION ALL SELECT m.key_column UNION ALL SELECT m.shard_column);
+    SELECT CASE
+        WHEN NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = m.relation) THEN 'the mapped table was dropped'
+        ELSE coalesce((SELECT format('column "%s" was dropped', wanted.column_name)
+              FROM (SELECT m.key_column AS column_name
+                    UNION ALL SELECT m.shard_column WHERE m.shard_column IS NOT NULL
+                    UNION ALL SELECT f.column_name FROM crm.field_map f WHERE f.map_id = m.map_id) wanted
+              WHERE NOT EXISTS (SELECT FROM crm.bound_column b
+                                WHERE b.map_id = m.map_id AND b.column_name = wanted.column_name)
+              LIMIT 1),
+             (SELECT format('column "%s" of type %s cannot be a %s', f.column_name, format_type(b.type_id, NULL), f.data_type)
+              FROM crm.field_map f JOIN crm.bound_column b USING (map_id, column_name)
+              WHERE f.map_id = m.map_id AND f.transform_out IS NULL AND NOT crm.type_fits(b.type_id, f.data_type)
+              ORDER BY f.field_id LIMIT 1), crm.lost_transform(m.map_id))
+        END INTO reason;
+    INSERT INTO crm.map_state (map_id, state, reason)
+    VALUES (m.map_id, CASE WHEN reason IS NULL THEN 'idle' ELSE 'error' END, reason)
+    ON CONFLICT (map_id) DO UPDATE SET state = excluded.state, reason = excluded.reason;
+    RETURN reason;
+END $$;
+COMMENT ON FUNCTION crm.bind_map(int) IS 'binds a map to its table''s columns; returns why the map cannot work, or NULL';
+
+-- ALTER TABLE on a mapped table: follow renames; a dropped or retyped column stops the map.
+CREATE FUNCTION crm.follow_ddl() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    m record;
+    c record;
+    changed bool;
+    trouble text;
+BEGIN
+    FOR m IN SELECT o.map_id, o.relation, o.key_column, o.shard_column FROM crm.object_map o
+             WHERE EXISTS (SELECT FROM crm.bound_column b WHERE b.map_id = o.map_id)
+    LOOP
+        changed := false;
+        trouble := crm.lost_transform(m.map_id);
+        FOR c IN
+            SELECT b.column_name, a.attname AS current_name, b.type_id, a.atttypid
+            FROM crm.bound_column b
+            LEFT JOIN pg_attribute a ON a.attrelid = m.relation AND a.attnum = b.attnum AND NOT a.attisdropped
+            WHERE b.map_id = m.map_id
+              AND (a.attname IS DISTINCT FROM b.column_name OR a.atttypid IS DISTINCT FROM b.type_id)
+        LOOP
+            changed := true;
+            IF c.current_name IS NULL THEN
+                DELETE FROM crm.bound_column b WHERE b.map_id = m.map_id AND b.column_name = c.column_name;
+                trouble := format('column "%s" was dropped', c.column_name);
+            ELSIF c.atttypid <> c.type_id THEN
+                UPDATE crm.bound_column b SET type_id = c.atttypid WHERE b.map_id = m.map_id AND b.column_name = c.column_name;
+                trouble := format('column "%s" changed its type to %s', c.column_name, format_type(c.atttypid, NULL));
+            END IF;
+        END LOOP;
+        IF changed THEN
+            -- Renames last and at once, so that two columns may swap their names.
+            UPDATE crm.field_map f SET column_name = a.attname
+            FROM crm.bound_column b JOIN pg_attribute a ON a.attrelid = m.relation AND a.attnum = b.attnum
+            WHERE b.map_id = m.map_id AND f.map_id = m.map_id AND f.column_name = b.column_name AND a.attname <> b.column_name;
+            UPDATE crm.object_map o
+            SET key_column = coalesce((SELECT a.attname FROM crm.bound_column b JOIN pg_attribute a ON a.attrelid = m.relation AND a.attnum = b.attnum
+                                       WHERE b.map_id = m.map_id AND b.column_name = o.key_column), o.key_column),
+                shard_column = coalesce((SELECT a.attname FROM crm.bound_column b JOIN pg_attribute a ON a.attrelid = m.relation AND a.attnum = b.attnum
+                                         WHERE b.map_id = m.map_id AND b.column_name = o.shard_column), o.shard_column)
+            WHERE o.map_id = m.map_id;
+            UPDATE crm.bound_column b SET column_name = a.attname
+            FROM pg_attribute a
+            WHERE b.map_id = m.map_id AND a.attrelid = m.relation AND a.attnum = b.attnum AND a.attname <> b.column_name;
+            -- Without its key column the map captures nothing; with it, what is left goes on being captured.
+            IF EXISTS (SELECT FROM crm.bound_column b JOIN crm.object_map o USING (map_id)
+                       WHERE b.map_id = m.map_id AND b.column_name = o.key_column) THEN
+                PERFORM crm.install_capture(m.map_id);
+            ELSE
+                PERFORM crm.remove_capture(m.map_id);
+            END IF;
+            PERFORM crm.notify_worker(false);
+        ELSE
+            PERFORM crm.guard_partitions(m.map_id)
+            FROM pg_class k WHERE k.oid = m.relation AND k.relkind = 'p' AND to_regprocedure(format('crm.capture_%s()', m.map_id)) IS NOT NULL;
+        END IF;
+        IF trouble IS NOT NULL THEN
+            UPDATE crm.map_state s SET state = 'error', reason = trouble || '; crm.map_field() or crm.unmap_field() mends it'
+            WHERE s.map_id = m.map_id AND s.state <> 'error';
+        END IF;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION crm.follow_ddl() IS 'event trigger: follows renamed columns, stops maps whose columns were dropped or retyped or whose transforms are gone';
+
+CREATE FUNCTION crm.follow_drop() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    -- While the extension itself is being dropped its tables are gone already.
+    IF to_regclass('crm.map_state') IS NULL OR to_regclass('crm.object_map') IS NULL THEN
+        RETURN;
+    END IF;
+    UPDATE crm.map_state s
+    SET state = 'error', reason = format('the mapped table "%s" was dropped; crm.unmap_object() mends it', d.object_identity)
+    FROM pg_event_trigger_dropped_objects() d, crm.object_map m
+    WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND m.relation = d.objid AND s.map_id = m.map_id;
+    DELETE FROM crm.bound_column b USING crm.object_map m, pg_event_trigger_dropped_objects() d
+    WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND m.relation = d.objid AND b.map_id = m.map_id;
+END $$;
+COMMENT ON FUNCTION crm.follow_drop() IS 'event trigger: stops maps whose table was dropped';
+
+CREATE FUNCTION crm.map_cells(map_id int) RETURNS bytea
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT crm.cells_union(CASE WHEN f.field_id < 64 THEN int8send(1::bigint << f.field_id)
+                                ELSE decode(repeat('00', 8 * (f.field_id / 64)), 'hex') || int8send(1::bigint << (f.field_id % 64)) END)
+    FROM crm.field_map f WHERE f.map_id = map_cells.map_id AND f.direction <> 'inbound' AND f.materialize
+$$;
+COMMENT ON FUNCTION crm.map_cells(int) IS 'the mask of every cell that a map writes';

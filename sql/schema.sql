@@ -1,0 +1,265 @@
+-- The tables of pg_crm: configuration, then the state of each record, then the worker's own.
+--
+-- Per-record tables begin their primary key with shard_key, so that a sharded deployment can co-locate
+-- them with the mapped table; configuration tables are small enough to be copied to every node.
+-- No foreign key joins the two kinds: unmap_object() removes what belongs to a map.
+
+CREATE SCHEMA crm;
+CREATE SCHEMA crm_stub;
+
+COMMENT ON SCHEMA crm IS 'pg_crm: keeps tables and CRMs in step';
+COMMENT ON SCHEMA crm_stub IS 'pg_crm: the embedded CRM behind provider ''stub''';
+
+-- Configuration ---------------------------------------------------------------------------------------
+
+CREATE TABLE crm.connection (
+    connection_id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name          text NOT NULL UNIQUE CHECK (name <> ''),
+    provider      text NOT NULL,
+    base_url      text,
+    options       jsonb NOT NULL DEFAULT '{}',
+    paused        bool NOT NULL DEFAULT false,
+    created_at    timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE crm.connection IS 'CRM orgs, each reached with one set of credentials; made by crm.create_connection()';
+COMMENT ON COLUMN crm.connection.base_url IS 'where the API lives; NULL: the provider''s own default';
+COMMENT ON COLUMN crm.connection.options IS 'max_in_flight (requests at once, default 4), api_version and other keys of the provider';
+COMMENT ON COLUMN crm.connection.paused IS 'true: nothing is sent, work waits (crm.pause(), crm.resume())';
+
+CREATE TABLE crm.credential (
+    connection_id int PRIMARY KEY REFERENCES crm.connection ON DELETE CASCADE,
+    secret        jsonb NOT NULL DEFAULT '{}',
+    version       int NOT NULL DEFAULT 1,
+    updated_at    timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE crm.credential IS 'secrets of connections, or references to them ({"file": …}, {"env": …}); superusers only, never dumped';
+
+CREATE TABLE crm.connection_state (
+    connection_id int PRIMARY KEY REFERENCES crm.connection ON DELETE CASCADE,
+    state         text NOT NULL DEFAULT 'ok' CHECK (state IN ('ok', 'error')),
+    failures      int NOT NULL DEFAULT 0,
+    blocked_until timestamptz NOT NULL DEFAULT '-infinity',
+    error_class   text,
+    last_error    text,
+    usage         jsonb NOT NULL DEFAULT '{}',
+    changed_at    timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE crm.connection_state IS 'health of connections, kept by the worker';
+COMMENT ON COLUMN crm.connection_state.state IS 'error: the credentials are refused; work waits for crm.set_credentials()';
+COMMENT ON COLUMN crm.connection_state.failures IS 'times in a row that the CRM could not be reached or asked to wait';
+COMMENT ON COLUMN crm.connection_state.blocked_until IS 'nothing is sent before this time (outage, rate limit)';
+COMMENT ON COLUMN crm.connection_state.usage IS 'the request budget as the CRM last told it';
+
+CREATE TABLE crm.object_map (
+    map_id            int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    connection_id     int NOT NULL REFERENCES crm.connection,
+    relation          regclass NOT NULL,
+    crm_object        text NOT NULL CHECK (crm_object <> ''),
+    key_column        name NOT NULL,
+    shard_column      name,
+    external_id_field text,
+    on_insert         text NOT NULL DEFAULT 'ignore' CHECK (on_insert IN ('ignore', 'create')),
+    on_delete         text NOT NULL DEFAULT 'ignore' CHECK (on_delete IN ('ignore', 'unlink', 'delete')),
+    on_crm_insert     text NOT NULL DEFAULT 'ignore' CHECK (on_crm_insert IN ('ignore', 'insert')),
+    on_crm_delete     text NOT NULL DEFAULT 'unlink' CHECK (on_crm_delete IN ('ignore', 'unlink', 'delete')),
+    conflict_scope    text NOT NULL DEFAULT 'record' CHECK (conflict_scope IN ('record', 'fields')),
+    write_interval    interval NOT NULL DEFAULT '15 minutes'
+                      CHECK (write_interval BETWEEN interval '1 minute' AND interval '24 hours'),
+    ingest_interval   interval NOT NULL DEFAULT '1 minute'
+                      CHECK (ingest_interval BETWEEN interval '1 minute' AND interval '24 hours'),
+    next_field_id     smallint NOT NULL DEFAULT 0,
+    UNIQUE (connection_id, relation, crm_object)
+);
+COMMENT ON TABLE crm.object_map IS 'which table goes with which CRM object; made by crm.map_object()';
+COMMENT ON COLUMN crm.object_map.key_column IS 'identifies a row; its text is the record_key';
+COMMENT ON COLUMN crm.object_map.external_id_field IS 'CRM field that holds our record_key; created records are upserted by it';
+COMMENT ON COLUMN crm.object_map.write_interval IS 'how often changed outbound cells are written back, 1 minute .. 24 hours';
+
+CREATE TABLE crm.field_map (
+    map_id        int NOT NULL REFERENCES crm.object_map ON DELETE CASCADE,
+    field_id      smallint NOT NULL,
+    column_name   name NOT NULL,
+    crm_field     text NOT NULL CHECK (crm_field <> ''),
+    direction     text NOT NULL DEFAULT 'bidirectional'
+                  CHECK (direction IN ('outbound', 'bidirectional', 'inbound')),
+    data_type     text NOT NULL,
+    validation    jsonb NOT NULL DEFAULT '{}',
+    on_conflict   text NOT NULL DEFAULT 'crm_wins'
+                  CHECK (on_conflict IN ('crm_wins', 'local_wins', 'merge_with_audit', 'manual_review',
+                                         'immutable_after_bind', 'last_writer_wins')),
+    transform_out regprocedure,
+    transform_in  regprocedure,
+    materialize   bool NOT NULL DEFAULT true,
+    PRIMARY KEY (map_id, field_id),
+    UNIQUE (map_id, column_name),
+    UNIQUE (map_id, crm_field)
+);
+COMMENT ON TABLE crm.field_map IS 'which column goes with which CRM field, and how; made by crm.map_field()';
+COMMENT ON COLUMN crm.field_map.field_id IS 'the cell''s place in the ledger''s arrays; never used again for another column';
+COMMENT ON COLUMN crm.field_map.materialize IS 'false: mapped and validated, but not written back';
+
+CREATE TABLE crm.map_state (
+    map_id        int PRIMARY KEY REFERENCES crm.object_map ON DELETE CASCADE,
+    state         text NOT NULL DEFAULT 'idle' CHECK (state IN ('idle', 'syncing', 'error')),
+    reason        text,
+    last_error    text,
+    last_error_at timestamptz,
+    last_success  timestamptz,
+    next_write_at timestamptz NOT NULL DEFAULT now(),
+    round_start   timestamptz,
+    round_total   bigint NOT NULL DEFAULT 0,
+    round_done    bigint NOT NULL DEFAULT 0
+);
+COMMENT ON TABLE crm.map_state IS 'what each map is doing; kept by the worker, not dumped';
+COMMENT ON COLUMN crm.map_state.reason IS 'why the map stands still (state error)';
+
+CREATE TABLE crm.bound_column (
+    map_id      int NOT NULL REFERENCES crm.object_map ON DELETE CASCADE,
+    column_name name NOT NULL,
+    attnum      smallint NOT NULL,
+    type_id     oid NOT NULL,
+    PRIMARY KEY (map_id, column_name)
+);
+COMMENT ON TABLE crm.bound_column IS
+    'the mapped columns as the catalog numbers them, to tell a rename from a drop; not dumped, made anew by crm.bind_map()';
+
+-- Per-record state ------------------------------------------------------------------------------------
+
+CREATE TABLE crm.change (
+    shard_key  text NOT NULL DEFAULT '',
+    change_id  bigint GENERATED ALWAYS AS IDENTITY,
+    map_id     int NOT NULL,
+    record_key text NOT NULL,
+    op         "char" NOT NULL,
+    cells      bytea NOT NULL,
+    base       jsonb,
+    changed_at timestamptz NOT NULL DEFAULT now(),
+    actor      text NOT NULL,
+    PRIMARY KEY (shard_key, change_id)
+);
+ALTER TABLE crm.change SET (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 50000,
+                            autovacuum_vacuum_insert_threshold = -1);
+COMMENT ON TABLE crm.change IS
+    'append-only: which cells of a record a committed statement changed; the worker folds it into crm.ledger';
+COMMENT ON COLUMN crm.change.op IS 'i: inserted, u: updated, d: deleted';
+COMMENT ON COLUMN crm.change.cells IS 'bit mask of field_id: 64-bit words, big-endian';
+COMMENT ON COLUMN crm.change.base IS 'what the cells held before, where an edit is checked against the CRM';
+COMMENT ON COLUMN crm.change.actor IS 'session_user, and pg_crm.actor after a slash if set';
+
+CREATE TABLE crm.ledger (
+    shard_key       text NOT NULL DEFAULT '',
+    map_id          int NOT NULL,
+    record_key      text NOT NULL,
+    crm_id          text,
+    state           text NOT NULL DEFAULT 'synced' CHECK (state IN ('synced', 'queued', 'unlinked', 'dead')),
+    op              "char",
+    cells           bytea,
+    changed_at      timestamptz[],
+    synced_at       timestamptz[],
+    hashes          bytea,
+    revision        bigint NOT NULL DEFAULT 0,
+    attempts        smallint NOT NULL DEFAULT 0,
+    next_attempt_at timestamptz NOT NULL DEFAULT '-infinity',
+    detached        bool NOT NULL DEFAULT false,
+    error_class     text,
+    last_error      text,
+    actor           text,
+    PRIMARY KEY (shard_key, map_id, record_key)
+) WITH (fillfactor = 70);
+ALTER TABLE crm.ledger SET (autovacuum_vacuum_scale_factor = 0.05);
+CREATE INDEX ledger_due ON crm.ledger (map_id, next_attempt_at, shard_key, record_key) WHERE state = 'queued';
+CREATE INDEX ledger_waiting ON crm.ledger (map_id, state) WHERE state IN ('unlinked', 'dead');
+CREATE UNIQUE INDEX ledger_crm_id ON crm.ledger (shard_key, map_id, crm_id) WHERE crm_id IS NOT NULL;
+COMMENT ON TABLE crm.ledger IS 'one row per record: its CRM id and, per cell, when it changed, when it was last synced, what the CRM last held';
+COMMENT ON COLUMN crm.ledger.state IS
+    'synced: nothing to do; queued: cells wait to be written; unlinked: cells wait for a CRM id; dead: see crm.dead_letters';
+COMMENT ON COLUMN crm.ledger.op IS 'what is queued: u update, c create (upsert), d delete';
+COMMENT ON COLUMN crm.ledger.cells IS 'the cells that wait, as in crm.change; NULL: none';
+COMMENT ON COLUMN crm.ledger.hashes IS '16 bytes per field_id: BLAKE3 of the value that the CRM last held; zeros: not known';
+COMMENT ON COLUMN crm.ledger.revision IS 'counts the folds, so that an edit during a write is seen';
+COMMENT ON COLUMN crm.ledger.next_attempt_at IS '-infinity: with the map''s next round; else the time of the retry';
+COMMENT ON COLUMN crm.ledger.detached IS 'the CRM deleted the record: it is not created again, only crm.link() joins it anew';
+
+CREATE TABLE crm.dead_letter (
+    shard_key      text NOT NULL DEFAULT '',
+    dead_letter_id bigint GENERATED ALWAYS AS IDENTITY,
+    map_id         int NOT NULL,
+    record_key     text NOT NULL,
+    crm_id         text,
+    operation      text NOT NULL,
+    fields         jsonb NOT NULL DEFAULT '{}',
+    error_class    text NOT NULL,
+    vendor_code    text,
+    error          text,
+    attempts       int NOT NULL,
+    died_at        timestamptz NOT NULL DEFAULT now(),
+    actor          text,
+    PRIMARY KEY (shard_key, dead_letter_id)
+);
+CREATE UNIQUE INDEX dead_letter_record ON crm.dead_letter (shard_key, map_id, record_key);
+COMMENT ON TABLE crm.dead_letter IS
+    'records whose write-back stopped; their cells stay in crm.ledger until crm.replay() or the next edit of the record';
+
+CREATE TABLE crm.audit_log (
+    shard_key      text NOT NULL DEFAULT '',
+    audit_id       bigint GENERATED BY DEFAULT AS IDENTITY,
+    at             timestamptz NOT NULL DEFAULT now(),
+    map_id         int,
+    connection     text NOT NULL,
+    provider       text NOT NULL,
+    relation       text,
+    record_key     text,
+    crm_id         text,
+    path           text NOT NULL,
+    operation      text NOT NULL,
+    fields         jsonb NOT NULL DEFAULT '{}',
+    result         text NOT NULL,
+    attempt        int NOT NULL DEFAULT 1,
+    error_class    text,
+    vendor_code    text,
+    error          text,
+    request_id     text,
+    correlation_id text,
+    actor          text
+) PARTITION BY RANGE (at);
+-- Keys and indexes belong to the partitions: pg_dump takes those along that the worker makes, and a key that came from
+-- this table, a member of the extension, would be made twice by a restore.
+CREATE TABLE crm.audit_log_default PARTITION OF crm.audit_log DEFAULT;
+ALTER TABLE crm.audit_log_default ADD PRIMARY KEY (shard_key, audit_id);
+CREATE INDEX audit_log_default_record ON crm.audit_log_default (map_id, record_key);
+COMMENT ON TABLE crm.audit_log IS 'every attempt to change something, committed with its effect; UPDATE and DELETE are refused';
+COMMENT ON TABLE crm.audit_log_default IS 'audit rows of months for which no partition was made ahead';
+COMMENT ON COLUMN crm.audit_log.path IS 'batch, realtime, reconcile, ingest, compensate or operator';
+COMMENT ON COLUMN crm.audit_log.operation IS 'create, update, delete, …';
+COMMENT ON COLUMN crm.audit_log.fields IS
+    'CRM field -> {"new": value sent, "old": value before where it is known, "old_hash": BLAKE3 of it where only that is}';
+COMMENT ON COLUMN crm.audit_log.result IS 'applied, retry (will be tried again), dead (see crm.dead_letters), superseded';
+COMMENT ON COLUMN crm.audit_log.request_id IS 'ties together the records of one request to the CRM';
+
+-- The worker's own ------------------------------------------------------------------------------------
+
+CREATE TABLE crm.claim (
+    claim_id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    map_id       int NOT NULL,
+    worker_pid   int NOT NULL DEFAULT pg_backend_pid(),
+    claimed_at   timestamptz NOT NULL DEFAULT now(),
+    leased_until timestamptz NOT NULL,
+    shard_keys   text[] NOT NULL,
+    record_keys  text[] NOT NULL
+);
+COMMENT ON TABLE crm.claim IS
+    'slices of records that are on their way to a CRM; one that outlives its worker is released, with an attempt charged';
+
+-- What pg_dump takes along: the mapping and every record's state, never a credential.
+DO $$
+DECLARE
+    t text;
+BEGIN
+    FOREACH t IN ARRAY ARRAY['crm.connection', 'crm.object_map', 'crm.field_map', 'crm.change', 'crm.ledger',
+                             'crm.dead_letter', 'crm.audit_log_default',
+                             'crm.connection_connection_id_seq', 'crm.object_map_map_id_seq', 'crm.change_change_id_seq',
+                             'crm.dead_letter_dead_letter_id_seq', 'crm.audit_log_audit_id_seq']
+    LOOP
+        PERFORM pg_catalog.pg_extension_config_dump(t, '');
+    END LOOP;
+END $$;

@@ -1,0 +1,229 @@
+-- What operators and readers see.
+
+CREATE FUNCTION crm.refuse_audit_change() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE insufficient_privilege USING MESSAGE = 'crm.audit_log is append-only',
+        HINT = 'Old months go with pg_crm.audit_retention.';
+END $$;
+COMMENT ON FUNCTION crm.refuse_audit_change() IS 'trigger: the audit is not rewritten';
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON crm.audit_log FOR EACH ROW EXECUTE FUNCTION crm.refuse_audit_change();
+CREATE TRIGGER never_emptied BEFORE TRUNCATE ON crm.audit_log FOR EACH STATEMENT EXECUTE FUNCTION crm.refuse_audit_change();
+CREATE TRIGGER never_emptied BEFORE TRUNCATE ON crm.audit_log_default FOR EACH STATEMENT EXECUTE FUNCTION crm.refuse_audit_change();
+
+CREATE VIEW crm.status AS
+SELECT m.map_id, c.name AS connection, c.provider, m.relation, m.crm_object,
+       CASE WHEN s.state = 'error' OR cs.state = 'error' THEN 'error'
+            WHEN EXISTS (SELECT FROM crm.claim x WHERE x.map_id = m.map_id) THEN 'syncing'
+            ELSE 'idle' END AS state,
+       CASE WHEN s.state = 'error' THEN s.reason
+            WHEN cs.state = 'error' THEN 'credentials refused: ' || cs.last_error
+            WHEN c.paused THEN 'connection paused'
+            WHEN crm.worker_state() <> 'running' THEN 'worker ' || crm.worker_state()
+            WHEN cs.blocked_until > now() THEN format('waiting for the CRM until %s: %s', cs.blocked_until, cs.last_error)
+            END AS reason,
+       q.dirty_cells, q.queued, u.unlinked, 0::bigint AS pending, 0::bigint AS conflicts, d.dead,
+       s.last_success, s.next_write_at,
+       (SELECT now() - min(x.changed_at) FROM crm.change x WHERE x.map_id = m.map_id) AS lag,
+       s.last_error, s.last_error_at, crm.worker_state() AS worker
+FROM crm.object_map m
+JOIN crm.connection c USING (connection_id)
+LEFT JOIN crm.map_state s USING (map_id)
+LEFT JOIN crm.connection_state cs USING (connection_id)
+CROSS JOIN LATERAL (SELECT coalesce(sum(crm.cells_count(w.cells)), 0)::bigint AS dirty_cells, count(*) AS queued
+                    FROM (SELECT crm.cells_union(x.cells) AS cells
+                          FROM (SELECT l.shard_key, l.record_key, l.cells FROM crm.ledger l
+                                WHERE l.map_id = m.map_id AND l.state = 'queued'
+                                UNION ALL
+                                SELECT h.shard_key, h.record_key, h.cells FROM crm.change h WHERE h.map_id = m.map_id) x
+                          GROUP BY x.shard_key, x.record_key) w) q
+CROSS JOIN LATERAL (SELECT count(*) AS unlinked FROM crm.ledger l WHERE l.map_id = m.map_id AND l.state = 'unlinked') u
+CROSS JOIN LATERAL (SELECT count(*) AS dead FROM crm.dead_letter l WHERE l.map_id = m.map_id) d;
+COMMENT ON VIEW crm.status IS 'one row per map: what it is doing, what waits, what went wrong';
+COMMENT ON COLUMN crm.status.state IS 'idle, syncing or error';
+COMMENT ON COLUMN crm.status.reason IS 'why nothing is sent, if nothing is';
+COMMENT ON COLUMN crm.status.dirty_cells IS 'cells that wait to be written, folded or not';
+COMMENT ON COLUMN crm.status.unlinked IS 'records whose edits wait for a CRM id (crm.link())';
+COMMENT ON COLUMN crm.status.lag IS 'age of the oldest change that the worker has not taken up';
+COMMENT ON COLUMN crm.status.worker IS 'running, starting, no free slot, or stopped';
+
+CREATE VIEW crm.cell_status AS
+SELECT m.map_id, r.shard_key, r.record_key, f.column_name, f.crm_field, r.crm_id,
+       greatest(r.changed_at[f.field_id + 1], CASE WHEN crm.cells_has(w.cells, f.field_id) THEN w.changed_at END) AS changed_at,
+       r.synced_at[f.field_id + 1] AS synced_at,
+       r.synced_at[f.field_id + 1] AS last_synced_at,
+       CASE WHEN crm.cells_has(w.cells, f.field_id) THEN 'changed'
+            WHEN r.cells IS NULL OR NOT crm.cells_has(r.cells, f.field_id) THEN
+                CASE WHEN r.detached THEN 'detached' WHEN r.synced_at[f.field_id + 1] IS NULL THEN 'never synced' ELSE 'synced' END
+            WHEN r.state = 'queued' AND k.claim_id IS NOT NULL THEN 'sending'
+            WHEN r.state = 'queued' AND r.attempts > 0 THEN 'retrying'
+            ELSE r.state END AS state,
+       r.attempts, CASE WHEN r.attempts > 0 AND r.state = 'queued' THEN r.next_attempt_at END AS next_attempt_at,
+       r.error_class, r.last_error
+FROM crm.object_map m
+JOIN crm.field_map f USING (map_id)
+JOIN (SELECT l.shard_key, l.map_id, l.record_key, l.crm_id, l.state, l.cells, l.changed_at, l.synced_at, l.attempts,
+             l.next_attempt_at, l.error_class, l.last_error, l.detached
+      FROM crm.ledger l
+      UNION ALL
+      SELECT DISTINCT h.shard_key, h.map_id, h.record_key, NULL, 'queued', NULL::bytea, NULL::timestamptz[], NULL::timestamptz[],
+             0::smallint, NULL::timestamptz, NULL, NULL, false
+      FROM crm.change h
+      WHERE NOT EXISTS (SELECT FROM crm.ledger l WHERE l.shard_key = h.shard_key AND l.map_id = h.map_id AND l.record_key = h.record_key)
+     ) r USING (map_id)
+LEFT JOIN (SELECT h.shard_key, h.map_id, h.record_key, crm.cells_union(h.cells) AS cells, max(h.changed_at) AS changed_at
+           FROM crm.change h GROUP BY h.shard_key, h.map_id, h.record_key) w USING (shard_key, map_id, record_key)
+LEFT JOIN (SELECT c.map_id, u.shard_key, u.record_key, c.claim_id
+           FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS u (shard_key, record_key)) k USING (shard_key, map_id, record_key)
+WHERE f.direction <> 'inbound' OR r.synced_at[f.field_id + 1] IS NOT NULL;
+COMMENT ON VIEW crm.cell_status IS 'one row per cell of each known record: when it changed, when it was last synced, what it waits for';
+COMMENT ON COLUMN crm.cell_status.state IS
+    'never synced, synced, changed (not taken up yet), queued, sending, retrying, unlinked (waits for a CRM id), dead (see crm.dead_letters), detached (the CRM deleted the record)';
+
+CREATE VIEW crm.dead_letters AS
+SELECT d.dead_letter_id, d.map_id, c.name AS connection, m.relation, d.shard_key, d.record_key, d.crm_id, d.operation, d.fields,
+       d.error_class, d.vendor_code, d.error, d.attempts, d.died_at, d.actor
+FROM crm.dead_letter d JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id);
+COMMENT ON VIEW crm.dead_letters IS 'records whose write-back stopped, and why; crm.replay() queues one again, an edit of the record does too';
+
+CREATE VIEW crm.progress AS
+SELECT s.map_id, c.name AS connection, m.relation, 'write-back'::text AS phase, s.round_start AS started_at,
+       s.round_total AS records_total, s.round_done AS records_done,
+       round((s.round_done / nullif(extract(epoch FROM now() - s.round_start), 0))::numeric, 1) AS records_per_second,
+       CASE WHEN s.round_done > 0 THEN
+           (now() - s.round_start) * (greatest(s.round_total - s.round_done, 0)::float8 / s.round_done) END AS eta,
+       (SELECT coalesce(sum(cardinality(k.record_keys)), 0) FROM crm.claim k WHERE k.map_id = s.map_id) AS records_in_flight
+FROM crm.map_state s JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
+WHERE s.round_start IS NOT NULL;
+COMMENT ON VIEW crm.progress IS 'one row per write-back that is running, like pg_stat_progress_*';
+COMMENT ON COLUMN crm.progress.records_total IS 'records taken up so far in this round, done or not';
+
+CREATE FUNCTION crm.check() RETURNS TABLE (rule text, detail text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT 'no edit is lost', format('record %s of map %s is queued but has nothing to write', l.record_key, l.map_id)
+    FROM crm.ledger l WHERE l.state = 'queued' AND (l.op IS NULL OR (l.cells IS NULL AND l.op <> 'd'))
+    UNION ALL
+    SELECT 'no edit is lost', format('record %s of map %s has cells to write but is %s', l.record_key, l.map_id, l.state)
+    FROM crm.ledger l WHERE l.cells IS NOT NULL AND l.state = 'synced'
+    UNION ALL
+    SELECT 'no edit is lost', format('record %s of map %s is dead but has no dead letter', l.record_key, l.map_id)
+    FROM crm.ledger l WHERE l.state = 'dead' AND NOT EXISTS (
+        SELECT FROM crm.dead_letter d WHERE d.shard_key = l.shard_key AND d.map_id = l.map_id AND d.record_key = l.record_key)
+    UNION ALL
+    SELECT 'no edit is lost', format('dead letter %s speaks of record %s of map %s, which is not dead', d.dead_letter_id, d.record_key, d.map_id)
+    FROM crm.dead_letter d WHERE NOT EXISTS (
+        SELECT FROM crm.ledger l WHERE l.shard_key = d.shard_key AND l.map_id = d.map_id AND l.record_key = d.record_key AND l.state = 'dead')
+    UNION ALL
+    SELECT 'no edit is lost', format('record %s of map %s waits for a CRM id that it has', l.record_key, l.map_id)
+    FROM crm.ledger l WHERE l.state = 'unlinked' AND l.crm_id IS NOT NULL
+    UNION ALL
+    SELECT 'no edit is lost', format('record %s of map %s is synced, but its column %s changed at %s and was synced %s',
+                                     l.record_key, l.map_id, f.column_name, l.changed_at[f.field_id + 1],
+                                     coalesce('at ' || l.synced_at[f.field_id + 1], 'never'))
+    FROM crm.ledger l JOIN crm.field_map f USING (map_id)
+    WHERE l.state = 'synced' AND NOT l.detached AND f.direction <> 'inbound' AND f.materialize
+      AND l.changed_at[f.field_id + 1] > coalesce(l.synced_at[f.field_id + 1], '-infinity')
+    UNION ALL
+    SELECT 'no edit is lost', format('%s of map %s, which does not exist', x.what, x.map_id)
+    FROM (SELECT DISTINCT 'changes' AS what, h.map_id FROM crm.change h UNION SELECT DISTINCT 'records', l.map_id FROM crm.ledger l) x
+    WHERE NOT EXISTS (SELECT FROM crm.object_map m WHERE m.map_id = x.map_id)
+    UNION ALL
+    SELECT 'no twin', format('CRM record %s of %s is linked %s times', l.crm_id, m.crm_object, count(*))
+    FROM crm.ledger l JOIN crm.object_map m USING (map_id) WHERE l.crm_id IS NOT NULL
+    GROUP BY m.connection_id, m.relation, m.crm_object, l.crm_id HAVING count(*) > 1
+    UNION ALL
+    SELECT 'every attempt is audited', format('record %s of map %s was synced at %s, of which the audit knows nothing',
+                                              l.record_key, l.map_id, (SELECT max(t) FROM unnest(l.synced_at) t))
+    FROM crm.ledger l WHERE l.synced_at IS NOT NULL AND NOT EXISTS (
+        SELECT FROM crm.audit_log a WHERE a.map_id = l.map_id AND a.record_key = l.record_key AND a.result = 'applied')
+      AND NOT EXISTS (SELECT FROM crm.audit_log_retired r WHERE r.until > (SELECT max(t) FROM unnest(l.synced_at) t))
+    UNION ALL
+    SELECT 'claims end', format('claim %s of map %s outlived its lease (%s)', k.claim_id, k.map_id, k.leased_until)
+    FROM crm.claim k WHERE k.leased_until < now() - interval '1 minute'
+    UNION ALL
+    SELECT 'secrets stay secret', format('connection %s shows a secret in its options', c.name)
+    FROM crm.connection c, crm.credential s, jsonb_each_text(s.secret) e
+    WHERE s.connection_id = c.connection_id AND length(e.value) > 5 AND position(e.value IN c.options::text) > 0
+$$;
+COMMENT ON FUNCTION crm.check() IS 'the invariants of pg_crm: one row per breach, none when all hold';
+
+CREATE TABLE crm.audit_log_retired (until timestamptz PRIMARY KEY, retired_at timestamptz NOT NULL DEFAULT now());
+COMMENT ON TABLE crm.audit_log_retired IS 'which part of the audit went with pg_crm.audit_retention';
+
+CREATE FUNCTION crm.maintain_audit(retention interval) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    month timestamptz;
+    p record;
+BEGIN
+    -- Months in UTC, so that the bounds do not depend on who runs this.
+    FOR month IN SELECT date_trunc('month', now() AT TIME ZONE 'UTC') + i * interval '1 month' FROM generate_series(0, 2) i LOOP
+        IF to_regclass(format('crm.audit_log_%s', to_char(month, 'YYYY_MM'))) IS NULL
+           AND NOT EXISTS (SELECT FROM ONLY crm.audit_log_default d WHERE d.at >= month AND d.at < month + interval '1 month') THEN
+            EXECUTE format('CREATE TABLE crm.%I (LIKE crm.audit_log_default INCLUDING ALL)', 'audit_log_' || to_char(month, 'YYYY_MM'));
+            EXECUTE format('CREATE TRIGGER never_emptied BEFORE TRUNCATE ON crm.%I FOR EACH STATEMENT '
+                           'EXECUTE FUNCTION crm.refuse_audit_change()', 'audit_log_' || to_char(month, 'YYYY_MM'));
+            EXECUTE format('ALTER TABLE crm.audit_log ATTACH PARTITION crm.%I FOR VALUES FROM (%L) TO (%L)',
+                           'audit_log_' || to_char(month, 'YYYY_MM'), month, month + interval '1 month');
+        END IF;
+    END LOOP;
+    IF retention > interval '0' THEN
+        FOR p IN
+            SELECT c.relname, to_timestamp(substr(c.relname, 11), 'YYYY_MM') + interval '1 month' AS until
+            FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+            WHERE i.inhparent = 'crm.audit_log'::regclass AND c.relname ~ '^audit_log_\d{4}_\d{2}$'
+        LOOP
+            IF p.until < now() - retention THEN
+                EXECUTE format('DROP TABLE crm.%I', p.relname);
+                INSERT INTO crm.audit_log_retired (until) VALUES (p.until) ON CONFLICT DO NOTHING;
+            END IF;
+        END LOOP;
+    END IF;
+END $$;
+COMMENT ON FUNCTION crm.maintain_audit(interval) IS 'makes the partitions of this and the next two months, drops those past the retention (0: none)';
+
+CREATE FUNCTION crm.flush(map_id int DEFAULT NULL, timeout interval DEFAULT '1 minute') RETURNS bool
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF map_id IS NOT NULL THEN
+        PERFORM crm.map_of(map_id);
+    END IF;
+    IF timeout IS NULL OR timeout < interval '0' THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'timeout must not be negative', HINT = 'For example interval ''1 minute''.';
+    END IF;
+    RETURN coalesce((crm.ask_worker(jsonb_build_object('op', 'flush', 'map_id', map_id),
+                                    (extract(epoch FROM timeout) * 1000)::bigint) ->> 'done')::bool, false);
+END $$;
+COMMENT ON FUNCTION crm.flush(int, interval) IS
+    'writes committed edits back now, of one map or of all, and waits until nothing is due. '
+    'false: at the timeout, or when a connection is paused or in error. Cancellable';
+
+CREATE FUNCTION crm.test_connection(connection text) RETURNS TABLE (ok bool, detail text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    c crm.connection := crm.connection_named(connection);
+    answer jsonb;
+BEGIN
+    answer := crm.ask_worker(jsonb_build_object('op', 'test', 'connection_id', c.connection_id), 60000);
+    ok := coalesce((answer ->> 'ok')::bool, false);
+    detail := coalesce(answer ->> 'detail', 'no answer within a minute');
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION crm.test_connection(text) IS 'one real call to the CRM with the connection''s credentials; says what came of it';
+
+CREATE FUNCTION crm.snapshot(map_id int, crm_object jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    m crm.object_map := crm.map_of(map_id);
+BEGIN
+    RETURN crm.canonical_object(crm_object,
+        (SELECT k.provider FROM crm.connection k WHERE k.connection_id = m.connection_id),
+        coalesce((SELECT array_agg(f.crm_field ORDER BY f.field_id) FROM crm.field_map f WHERE f.map_id = m.map_id), '{}'),
+        coalesce((SELECT array_agg(f.data_type ORDER BY f.field_id) FROM crm.field_map f WHERE f.map_id = m.map_id), '{}'));
+END $$;
+COMMENT ON FUNCTION crm.snapshot(int, jsonb) IS
+    'the mapped fields of a CRM object, given in the vendor''s form (a JSON object of field -> value), as canonical values';
+
+CREATE FUNCTION crm.snapshot_hash(map_id int, crm_object jsonb) RETURNS bytea
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$ SELECT crm.hash(crm.snapshot(map_id, crm_object)) $$;
+COMMENT ON FUNCTION crm.snapshot_hash(int, jsonb) IS 'BLAKE3 of crm.snapshot(): 32 bytes';
