@@ -1,0 +1,171 @@
+//! Slices of queued records on their way to a CRM.
+//!
+//! A claim is one row of `crm.claim` that names its records. It is committed before anything is sent; one that a dead
+//! worker left behind is released by the next, with an attempt charged to its records, so that work which kills the
+//! worker ends as dead letters and not in a crash loop.
+
+use crm_domain::Cells;
+use pgrx::spi::SpiClient;
+
+use super::StoreError;
+use super::config::Map;
+
+/// A queued record, as claimed.
+#[derive(Debug)]
+pub struct Claimed {
+    pub shard_key: String,
+    pub record_key: String,
+    pub crm_id: Option<String>,
+    /// `u`, `c` or `d`.
+    pub op: u8,
+    pub cells: Cells,
+    pub revision: i64,
+    pub attempts: u32,
+    pub hashes: Vec<u8>,
+    pub actor: Option<String>,
+}
+
+/// How long a slice may be on its way before it counts as left behind.
+const LEASE: &str = "1 hour";
+
+/// Whether the connection may be sent over, now and until this transaction ends: a `crm.pause()` that commits in between
+/// waits for us, so that nothing is claimed once it has returned. One that is being changed right now may not.
+pub fn may_send(client: &mut SpiClient, connection_id: i32) -> Result<bool, StoreError> {
+    let rows = client.update(
+        "SELECT FROM crm.connection c
+         WHERE c.connection_id = $1 AND NOT c.paused AND NOT EXISTS (
+             SELECT FROM crm.connection_state s WHERE s.connection_id = c.connection_id AND s.state = 'error')
+         FOR SHARE OF c SKIP LOCKED",
+        None,
+        &[connection_id.into()],
+    )?;
+    Ok(!rows.is_empty())
+}
+
+/// Locks up to `rows` records of the map that are due and in no other claim. `whole`: the map's round is on, so that
+/// fresh edits are due too; else only retries whose time has come.
+pub fn due(
+    client: &mut SpiClient,
+    map: &Map,
+    rows: usize,
+    whole: bool,
+) -> Result<Vec<Claimed>, StoreError> {
+    let result = client.update(
+        "SELECT l.shard_key, l.record_key, l.crm_id, l.op::text, l.cells, l.revision, l.attempts, l.hashes, l.actor
+         FROM crm.ledger l
+         WHERE l.map_id = $1 AND l.state = 'queued' AND l.next_attempt_at <= now()
+           AND (l.next_attempt_at > '-infinity' OR $3)
+           AND (l.shard_key, l.record_key) NOT IN (
+               SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r) WHERE c.map_id = $1)
+         ORDER BY l.next_attempt_at, l.shard_key, l.record_key
+         LIMIT $2 FOR UPDATE SKIP LOCKED",
+        None,
+        &[map.id.into(), (rows as i64).into(), whole.into()],
+    )?;
+    let mut claimed = Vec::with_capacity(result.len());
+    for row in result {
+        claimed.push(Claimed {
+            shard_key: row.get(1)?.unwrap_or_default(),
+            record_key: row.get(2)?.unwrap_or_default(),
+            crm_id: row.get(3)?,
+            op: row
+                .get::<String>(4)?
+                .and_then(|op| op.bytes().next())
+                .unwrap_or(b'u'),
+            cells: Cells::from_bytes(&row.get::<Vec<u8>>(5)?.unwrap_or_default()),
+            revision: row.get(6)?.unwrap_or_default(),
+            attempts: row.get::<i16>(7)?.unwrap_or_default() as u32,
+            hashes: row.get::<Vec<u8>>(8)?.unwrap_or_default(),
+            actor: row.get(9)?,
+        });
+    }
+    Ok(claimed)
+}
+
+/// Writes the claim; from the commit on, the records are on their way.
+pub fn claim(
+    client: &mut SpiClient,
+    map: &Map,
+    shard_keys: Vec<&str>,
+    record_keys: Vec<&str>,
+) -> Result<i64, StoreError> {
+    let rows = client.update(
+        &format!(
+            "INSERT INTO crm.claim (map_id, shard_keys, record_keys, leased_until)
+             VALUES ($1, $2, $3, now() + interval '{LEASE}') RETURNING claim_id"
+        ),
+        None,
+        &[map.id.into(), shard_keys.into(), record_keys.into()],
+    )?;
+    let mut id = 0;
+    for row in rows {
+        id = row.get(1)?.unwrap_or_default();
+    }
+    Ok(id)
+}
+
+pub fn release(client: &mut SpiClient, claim_id: i64) -> Result<(), StoreError> {
+    client.update(
+        "DELETE FROM crm.claim WHERE claim_id = $1",
+        None,
+        &[claim_id.into()],
+    )?;
+    Ok(())
+}
+
+/// A slice that is still on its way keeps its lease.
+pub fn renew(client: &mut SpiClient) -> Result<(), StoreError> {
+    client.update(
+        &format!(
+            "UPDATE crm.claim SET leased_until = now() + interval '{LEASE}'
+             WHERE worker_pid = pg_backend_pid() AND leased_until < now() + interval '{LEASE}' / 2"
+        ),
+        None,
+        &[],
+    )?;
+    Ok(())
+}
+
+/// Releases what a worker that is gone had on its way. Only one worker runs in a database, so every claim but ours is.
+pub fn release_abandoned(client: &mut SpiClient) -> Result<u64, StoreError> {
+    let rows = client.update(
+        "WITH left_behind AS (
+             DELETE FROM crm.claim RETURNING map_id, shard_keys, record_keys
+         ), record AS (
+             SELECT map_id, k.s, k.r FROM left_behind, unnest(shard_keys, record_keys) AS k (s, r)
+         ), locked AS (
+             SELECT l.shard_key, l.map_id, l.record_key FROM crm.ledger l
+             JOIN record ON l.shard_key = s AND l.map_id = record.map_id AND l.record_key = r
+             WHERE l.state = 'queued' ORDER BY 1, 2, 3 FOR UPDATE OF l SKIP LOCKED
+         )
+         UPDATE crm.ledger l SET attempts = l.attempts + 1, next_attempt_at = now()
+         FROM locked k WHERE l.shard_key = k.shard_key AND l.map_id = k.map_id AND l.record_key = k.record_key",
+        None,
+        &[],
+    )?;
+    Ok(rows.len() as u64)
+}
+
+/// Milliseconds until the map's next retry; `None` when none waits.
+pub fn next_retry_ms(client: &SpiClient, map_id: i32) -> Result<Option<i64>, StoreError> {
+    let mut rows = client.select(
+        "SELECT (extract(epoch FROM next_attempt_at - now()) * 1000)::bigint FROM crm.ledger
+         WHERE map_id = $1 AND state = 'queued' AND next_attempt_at > '-infinity' ORDER BY next_attempt_at LIMIT 1",
+        None,
+        &[map_id.into()],
+    )?;
+    rows.next().map_or(Ok(None), |row| Ok(row.get(1)?))
+}
+
+/// Whether anything of these maps still waits to be written, folded or not.
+pub fn outstanding(client: &SpiClient, map_ids: &[i32]) -> Result<bool, StoreError> {
+    let mut rows = client.select(
+        "SELECT EXISTS (SELECT FROM crm.change WHERE map_id = ANY ($1))
+             OR EXISTS (SELECT FROM crm.ledger WHERE map_id = ANY ($1) AND state = 'queued')
+             OR EXISTS (SELECT FROM crm.claim WHERE map_id = ANY ($1))",
+        None,
+        &[map_ids.to_vec().into()],
+    )?;
+    rows.next()
+        .map_or(Ok(false), |row| Ok(row.get(1)?.unwrap_or_default()))
+}

@@ -1,0 +1,215 @@
+//! The mapping as the worker uses it, read anew each time it looks for work.
+
+use std::sync::Arc;
+
+use crm_domain::DataType;
+use crm_provider::record::Field;
+use pgrx::prelude::*;
+use pgrx::spi::SpiClient;
+use serde_json::Value as Json;
+
+use super::StoreError;
+
+/// A connection as configured, with how it is doing.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    pub id: i32,
+    pub name: String,
+    pub provider: String,
+    pub base_url: Option<String>,
+    pub options: Json,
+    pub paused: bool,
+    /// The credentials were refused; work waits.
+    pub in_error: bool,
+    pub failures: u32,
+    /// Milliseconds from now until something may be sent again.
+    pub blocked_ms: i64,
+    /// Changes with each set_credentials().
+    pub version: i32,
+}
+
+/// An object map with what its table is like.
+#[derive(Debug)]
+pub struct Map {
+    pub id: i32,
+    pub connection_id: i32,
+    /// Schema-qualified and quoted.
+    pub relation: String,
+    pub owner: pg_sys::Oid,
+    pub crm_object: String,
+    pub key_column: String,
+    pub key_type: String,
+    pub shard_column: Option<String>,
+    pub external_id_field: Option<String>,
+    pub on_crm_delete: String,
+    pub in_error: bool,
+    /// Row security binds even the owner, so a row that is not seen need not be gone.
+    pub hides_rows: bool,
+    /// It has bidirectional cells, whose edits are sent at once.
+    pub realtime: bool,
+    /// Milliseconds from now until the next round; not positive: it is due.
+    pub next_write_ms: i64,
+    pub fields: Vec<MappedField>,
+}
+
+#[derive(Debug)]
+pub struct MappedField {
+    pub id: u16,
+    pub column: String,
+    pub field: Arc<Field>,
+    /// Schema-qualified and quoted.
+    pub transform_out: Option<String>,
+    /// Arrays and composites are read as JSON.
+    pub as_json: bool,
+}
+
+pub fn connections(client: &SpiClient) -> Result<Vec<Connection>, StoreError> {
+    let rows = client.select(
+        "SELECT c.connection_id, c.name, c.provider, c.base_url, c.options::text, c.paused,
+                coalesce(s.state = 'error', false), coalesce(s.failures, 0),
+                (extract(epoch FROM greatest(coalesce(s.blocked_until, '-infinity'), now() - interval '1 day') - now()) * 1000)::bigint,
+                coalesce(k.version, 0)
+         FROM crm.connection c
+         LEFT JOIN crm.connection_state s USING (connection_id)
+         LEFT JOIN crm.credential k USING (connection_id)
+         ORDER BY c.connection_id",
+        None,
+        &[],
+    )?;
+    let mut connections = Vec::new();
+    for row in rows {
+        connections.push(Connection {
+            id: row.get(1)?.unwrap_or_default(),
+            name: row.get(2)?.unwrap_or_default(),
+            provider: row.get(3)?.unwrap_or_default(),
+            base_url: row.get(4)?,
+            options: serde_json::from_str(&row.get::<String>(5)?.unwrap_or_default())
+                .unwrap_or_default(),
+            paused: row.get(6)?.unwrap_or_default(),
+            in_error: row.get(7)?.unwrap_or_default(),
+            failures: row.get::<i32>(8)?.unwrap_or_default() as u32,
+            blocked_ms: row.get(9)?.unwrap_or_default(),
+            version: row.get(10)?.unwrap_or_default(),
+        });
+    }
+    Ok(connections)
+}
+
+/// The secret of a connection, as given.
+pub fn secret(client: &SpiClient, connection_id: i32) -> Result<Json, StoreError> {
+    let mut rows = client.select(
+        "SELECT secret::text FROM crm.credential WHERE connection_id = $1",
+        None,
+        &[connection_id.into()],
+    )?;
+    let text = rows.next().map_or(Ok(None), |row| row.get::<String>(1))?;
+    Ok(text
+        .and_then(|text| serde_json::from_str(&text).ok())
+        .unwrap_or_else(|| Json::Object(Default::default())))
+}
+
+pub fn maps(client: &mut SpiClient) -> Result<Vec<Arc<Map>>, StoreError> {
+    // After a restore the catalog's numbers are new: bind what is not bound yet.
+    let unbound = client.select(
+        "SELECT m.map_id FROM crm.object_map m WHERE NOT EXISTS (SELECT FROM crm.map_state s WHERE s.map_id = m.map_id)",
+        None,
+        &[],
+    )?;
+    let unbound: Vec<i32> = unbound
+        .filter_map(|row| row.get(1).ok().flatten())
+        .collect();
+    for id in unbound {
+        client.update("SELECT crm.bind_map($1)", None, &[id.into()])?;
+    }
+    let mut maps: Vec<Map> = Vec::new();
+    let mut broken = Vec::new();
+    let rows = client.select(
+        "SELECT m.map_id, m.connection_id, CASE WHEN c.oid IS NOT NULL THEN format('%I.%I', n.nspname, c.relname) END, c.relowner, m.crm_object,
+                m.key_column::text, format_type(a.atttypid, a.atttypmod), m.shard_column::text, m.external_id_field,
+                m.on_crm_delete, s.state = 'error' OR c.oid IS NULL OR a.attnum IS NULL,
+                (extract(epoch FROM greatest(s.next_write_at, now() - interval '1 day') - now()) * 1000)::bigint,
+                EXISTS (SELECT FROM crm.field_map f WHERE f.map_id = m.map_id AND f.direction = 'bidirectional'),
+                coalesce(c.relrowsecurity AND c.relforcerowsecurity
+                         AND NOT (SELECT r.rolsuper OR r.rolbypassrls FROM pg_roles r WHERE r.oid = c.relowner), false)
+         FROM crm.object_map m
+         JOIN crm.map_state s USING (map_id)
+         LEFT JOIN pg_class c ON c.oid = m.relation
+         LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
+         LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = m.key_column AND NOT a.attisdropped
+         ORDER BY m.map_id",
+        None,
+        &[],
+    )?;
+    for row in rows {
+        maps.push(Map {
+            id: row.get(1)?.unwrap_or_default(),
+            connection_id: row.get(2)?.unwrap_or_default(),
+            relation: row.get(3)?.unwrap_or_default(),
+            owner: row.get(4)?.unwrap_or(pg_sys::InvalidOid),
+            crm_object: row.get(5)?.unwrap_or_default(),
+            key_column: row.get(6)?.unwrap_or_default(),
+            key_type: row.get(7)?.unwrap_or_default(),
+            shard_column: row.get(8)?,
+            external_id_field: row.get(9)?,
+            on_crm_delete: row.get(10)?.unwrap_or_default(),
+            in_error: row.get(11)?.unwrap_or(true),
+            next_write_ms: row.get(12)?.unwrap_or_default(),
+            realtime: row.get(13)?.unwrap_or_default(),
+            hides_rows: row.get(14)?.unwrap_or_default(),
+            fields: Vec::new(),
+        });
+    }
+    let rows = client.select(
+        "SELECT f.map_id, f.field_id, f.column_name::text, f.crm_field, f.data_type,
+                (SELECT format('%I.%I', n.nspname, p.proname) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+                 WHERE p.oid = f.transform_out), t.typcategory IN ('A', 'C'), f.transform_out IS NOT NULL
+         FROM crm.field_map f JOIN crm.bound_column b USING (map_id, column_name) JOIN pg_type t ON t.oid = b.type_id
+         WHERE f.direction <> 'inbound' AND f.materialize
+         ORDER BY f.map_id, f.field_id",
+        None,
+        &[],
+    )?;
+    for row in rows {
+        let map_id: i32 = row.get(1)?.unwrap_or_default();
+        let Some(map) = maps.iter_mut().find(|m| m.id == map_id) else {
+            continue;
+        };
+        let transform: Option<String> = row.get(6)?;
+        // A transform that was dropped must not let the raw value through.
+        if transform.is_none() && row.get::<bool>(8)?.unwrap_or_default() {
+            map.in_error = true;
+            broken.push((map_id, row.get::<String>(3)?.unwrap_or_default()));
+        }
+        map.fields.push(MappedField {
+            id: row.get::<i16>(2)?.unwrap_or_default() as u16,
+            column: row.get(3)?.unwrap_or_default(),
+            field: Arc::new(Field {
+                name: row.get(4)?.unwrap_or_default(),
+                data_type: row
+                    .get::<String>(5)?
+                    .unwrap_or_default()
+                    .parse()
+                    .unwrap_or(DataType::Text),
+            }),
+            transform_out: transform,
+            as_json: row.get(7)?.unwrap_or_default(),
+        });
+    }
+    for (map_id, column) in broken {
+        let reason = format!(
+            "the transform_out of column \"{column}\" was dropped; crm.map_field() mends it"
+        );
+        client.update(
+            "UPDATE crm.map_state SET state = 'error', reason = $2 WHERE map_id = $1 AND state <> 'error'",
+            None,
+            &[map_id.into(), reason.into()],
+        )?;
+    }
+    Ok(maps.into_iter().map(Arc::new).collect())
+}
+
+/// Whether the extension is here and the schema can be used.
+pub fn extension_exists() -> bool {
+    // SAFETY: a syscache look-up inside a transaction.
+    unsafe { pg_sys::get_extension_oid(c"pg_crm".as_ptr(), true) != pg_sys::InvalidOid }
+}

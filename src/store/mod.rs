@@ -1,0 +1,18 @@
+//! Every SQL statement of the engine, and the transactions that they run in.
+//!
+//! Functions take an open SPI client and are called inside [`transaction`]; they never wait for a lock that an
+//! application may hold (rows by SKIP LOCKED, the rest bounded by `lock_timeout`), and touch a mapped table only as its
+//! owner ([`as_owner`]).
+
+pub mod audit;
+pub mod claims;
+pub mod config;
+pub mod connections;
+pub mod fold;
+pub mod rounds;
+pub mod settle;
+pub mod stub;
+pub mod transaction;
+pub mod values;
+
+pub use transaction::{StoreError, as_owner, subtransaction, transaction};

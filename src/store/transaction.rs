@@ -1,0 +1,160 @@
+//! Short transactions of the worker, aborted properly when anything in them raises an error.
+
+use std::panic::AssertUnwindSafe;
+
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::prelude::*;
+use pgrx::spi::SpiClient;
+use pgrx::{PgSqlErrorCode, PgTryBuilder};
+
+/// Why a transaction came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("{message} (SQLSTATE {code:?})")]
+    Postgres {
+        code: PgSqlErrorCode,
+        message: String,
+    },
+    #[error("{0}")]
+    Spi(#[from] pgrx::spi::Error),
+}
+
+impl StoreError {
+    pub fn code(&self) -> Option<PgSqlErrorCode> {
+        match self {
+            StoreError::Postgres { code, .. } => Some(*code),
+            StoreError::Spi(_) => None,
+        }
+    }
+
+    /// The message without the SQLSTATE, for people.
+    pub fn message(&self) -> String {
+        match self {
+            StoreError::Postgres { message, .. } => message.clone(),
+            StoreError::Spi(error) => error.to_string(),
+        }
+    }
+
+    /// A lock that somebody holds, a cancelled statement, a deadlock: worth trying again soon.
+    pub fn is_transient(&self) -> bool {
+        use PgSqlErrorCode::*;
+        matches!(
+            self.code(),
+            Some(
+                ERRCODE_LOCK_NOT_AVAILABLE
+                    | ERRCODE_QUERY_CANCELED
+                    | ERRCODE_T_R_DEADLOCK_DETECTED
+                    | ERRCODE_T_R_SERIALIZATION_FAILURE
+            )
+        )
+    }
+
+    /// Something that the statement names does not exist (any more).
+    pub fn is_undefined(&self) -> bool {
+        use PgSqlErrorCode::*;
+        matches!(
+            self.code(),
+            Some(
+                ERRCODE_UNDEFINED_TABLE
+                    | ERRCODE_UNDEFINED_COLUMN
+                    | ERRCODE_UNDEFINED_FUNCTION
+                    | ERRCODE_INVALID_SCHEMA_NAME
+            )
+        )
+    }
+}
+
+impl From<CaughtError> for StoreError {
+    fn from(error: CaughtError) -> Self {
+        let (CaughtError::PostgresError(report)
+        | CaughtError::ErrorReport(report)
+        | CaughtError::RustPanic {
+            ereport: report, ..
+        }) = error;
+        StoreError::Postgres {
+            code: report.sql_error_code(),
+            message: report.message().to_owned(),
+        }
+    }
+}
+
+/// Runs `work` in a transaction of its own: committed when it returns `Ok`, aborted when it returns `Err` or raises.
+pub fn transaction<T>(
+    work: impl FnOnce(&mut SpiClient) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    // SAFETY: called by a worker outside any transaction; every path ends in commit or abort.
+    unsafe {
+        pg_sys::SetCurrentStatementStartTimestamp();
+        pg_sys::StartTransactionCommand();
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+    }
+    let work = AssertUnwindSafe(work);
+    let result = PgTryBuilder::new(AssertUnwindSafe(move || {
+        let value = Spi::connect_mut(|client| (work.0)(client))?;
+        // SAFETY: the snapshot pushed above is the active one; a commit that fails raises and is caught here.
+        unsafe {
+            pg_sys::PopActiveSnapshot();
+            pg_sys::CommitTransactionCommand();
+        }
+        Ok(value)
+    }))
+    .catch_others(|error| Err(StoreError::from(error)))
+    .catch_rust_panic(|error| Err(StoreError::from(error)))
+    .execute();
+    // SAFETY: the transaction is open if and only if it was not committed.
+    unsafe {
+        if result.is_err() {
+            pg_sys::AbortCurrentTransaction();
+        }
+        pg_sys::pgstat_report_stat(false);
+    }
+    result
+}
+
+/// Runs `work` in a subtransaction, so that an error in it undoes it alone.
+pub fn subtransaction<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    // SAFETY: as PL/pgSQL does for a block with EXCEPTION: memory context and resource owner are put back on both paths.
+    unsafe {
+        let context = pg_sys::CurrentMemoryContext;
+        let owner = pg_sys::CurrentResourceOwner;
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(context);
+        let work = AssertUnwindSafe(work);
+        let result = PgTryBuilder::new(AssertUnwindSafe(move || (work.0)()))
+            .catch_others(|error| Err(StoreError::from(error)))
+            .catch_rust_panic(|error| Err(StoreError::from(error)))
+            .execute();
+        if result.is_ok() {
+            pg_sys::ReleaseCurrentSubTransaction();
+        } else {
+            pg_sys::MemoryContextSwitchTo(context);
+            pg_sys::RollbackAndReleaseCurrentSubTransaction();
+        }
+        pg_sys::MemoryContextSwitchTo(context);
+        pg_sys::CurrentResourceOwner = owner;
+        result
+    }
+}
+
+/// Runs `work` as a table's owner with restricted rights, as autovacuum and REFRESH MATERIALIZED VIEW do: code that the
+/// owner attached to the table (transforms, views, triggers) must not run as the worker's superuser.
+pub fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
+    struct Restore(pg_sys::Oid, i32);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            // SAFETY: puts back what GetUserIdAndSecContext gave.
+            unsafe { pg_sys::SetUserIdAndSecContext(self.0, self.1) }
+        }
+    }
+    let mut restore = Restore(pg_sys::InvalidOid, 0);
+    // SAFETY: an aborted transaction puts the user back too, so no path leaves the owner's identity behind.
+    unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut restore.0, &mut restore.1);
+        let context = restore.1
+            | (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION) as i32;
+        pg_sys::SetUserIdAndSecContext(owner, context);
+    }
+    let result = work();
+    drop(restore);
+    result
+}
