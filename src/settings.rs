@@ -1,0 +1,169 @@
+//! The settings (`pg_crm.*`) and an owned copy of them that threads may hold.
+
+use std::ffi::CString;
+use std::time::Duration;
+
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+
+/// Records in one slice of work.
+pub static BATCH_ROWS: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+/// Bytes of values in one slice of work, in kB.
+pub static BATCH_BYTES: GucSetting<i32> = GucSetting::<i32>::new(8 * 1024);
+/// Records above which an asynchronous bulk job is used. Salesforce advises bulk above 2,000.
+pub static BULK_THRESHOLD: GucSetting<i32> = GucSetting::<i32>::new(2_000);
+/// Attempts before a record becomes a dead letter.
+pub static MAX_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(10);
+/// Months of audit older than this are dropped, in minutes; 0 keeps them.
+pub static AUDIT_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(0);
+/// How long one HTTP request may take, in ms.
+pub static REQUEST_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(30_000);
+/// Longest response that is read, in kB.
+pub static MAX_RESPONSE: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024);
+/// Hosts that base URLs may name; empty: any.
+pub static ALLOWED_HOSTS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+/// The application's own user, for the audit.
+pub static ACTOR: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+#[cfg(feature = "failpoints")]
+pub static FAILPOINTS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+
+pub fn define() {
+    let none = GucFlags::default();
+    let int = |name, short, long, setting, min, max, flags| {
+        GucRegistry::define_int_guc(
+            name,
+            short,
+            long,
+            setting,
+            min,
+            max,
+            GucContext::Sighup,
+            flags,
+        );
+    };
+    int(
+        c"pg_crm.batch_rows",
+        c"Records that one slice of write-back holds at most.",
+        c"",
+        &BATCH_ROWS,
+        1,
+        100_000,
+        none,
+    );
+    int(
+        c"pg_crm.batch_bytes",
+        c"Bytes of values that one slice of write-back holds at most.",
+        c"Bounds the worker's memory, together with the number of slices in flight.",
+        &BATCH_BYTES,
+        64,
+        1024 * 1024,
+        GucFlags::UNIT_KB,
+    );
+    int(
+        c"pg_crm.bulk_threshold",
+        c"Records above which a CRM's asynchronous bulk job is used.",
+        c"",
+        &BULK_THRESHOLD,
+        1,
+        i32::MAX,
+        none,
+    );
+    int(
+        c"pg_crm.max_attempts",
+        c"Failed attempts after which a record becomes a dead letter.",
+        c"Outages and rate limits of a CRM cost no attempt.",
+        &MAX_ATTEMPTS,
+        1,
+        1000,
+        none,
+    );
+    int(
+        c"pg_crm.audit_retention",
+        c"Age at which months of crm.audit_log are dropped.",
+        c"0 keeps the audit for ever.",
+        &AUDIT_RETENTION,
+        0,
+        i32::MAX,
+        GucFlags::UNIT_MIN,
+    );
+    int(
+        c"pg_crm.request_timeout",
+        c"How long one HTTP request to a CRM may take.",
+        c"",
+        &REQUEST_TIMEOUT,
+        100,
+        600_000,
+        GucFlags::UNIT_MS,
+    );
+    int(
+        c"pg_crm.max_response_bytes",
+        c"Longest response of a CRM that is read.",
+        c"",
+        &MAX_RESPONSE,
+        64,
+        1024 * 1024,
+        GucFlags::UNIT_KB,
+    );
+    GucRegistry::define_string_guc(
+        c"pg_crm.allowed_hosts",
+        c"Hosts that base URLs of connections may name, separated by commas; *.example.com allows subdomains.",
+        c"Empty allows every host over https. Plain http is allowed to loopback addresses only.",
+        &ALLOWED_HOSTS,
+        GucContext::Sighup,
+        none,
+    );
+    GucRegistry::define_string_guc(
+        c"pg_crm.actor",
+        c"The application's own user, recorded with each edit.",
+        c"Set it with SET LOCAL in the transaction that edits.",
+        &ACTOR,
+        GucContext::Userset,
+        none,
+    );
+    #[cfg(feature = "failpoints")]
+    GucRegistry::define_string_guc(
+        c"pg_crm.failpoints",
+        c"Points at which the worker kills itself, once per data directory.",
+        c"",
+        &FAILPOINTS,
+        GucContext::Sighup,
+        none,
+    );
+}
+
+/// The settings as they are now, for code that may not ask Postgres.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub batch_rows: usize,
+    pub batch_bytes: usize,
+    pub bulk_threshold: usize,
+    pub max_attempts: u32,
+    pub audit_retention_minutes: i32,
+    pub request_timeout: Duration,
+    pub max_response: u64,
+    pub allowed_hosts: Vec<String>,
+}
+
+impl Settings {
+    pub fn current() -> Self {
+        Settings {
+            batch_rows: BATCH_ROWS.get() as usize,
+            batch_bytes: BATCH_BYTES.get() as usize * 1024,
+            bulk_threshold: BULK_THRESHOLD.get() as usize,
+            max_attempts: MAX_ATTEMPTS.get() as u32,
+            audit_retention_minutes: AUDIT_RETENTION.get(),
+            request_timeout: Duration::from_millis(REQUEST_TIMEOUT.get() as u64),
+            max_response: MAX_RESPONSE.get() as u64 * 1024,
+            allowed_hosts: ALLOWED_HOSTS
+                .get()
+                .map(|hosts| {
+                    hosts
+                        .to_string_lossy()
+                        .split(',')
+                        .map(|host| host.trim().to_ascii_lowercase())
+                        .filter(|host| !host.is_empty())
+                        .collect()
+                })
+                .unwrap_or_default(),
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! What backends, the launcher and the workers tell each other through shared memory.
+//!
+//! Atomics only: nothing here can be left locked, and no pointer to a process can dangle. A process is woken through
+//! its PGPROC, found by pid at that moment; should the pid be another's by then, that one wakes up for nothing.
+
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU8, AtomicU32, Ordering::SeqCst};
+use std::time::Duration;
+
+use pgrx::prelude::*;
+use pgrx::{PGRXSharedMemory, PgAtomic, pg_shmem_init};
+
+/// Databases with a worker at once. A database beyond it waits until another is dropped.
+const SLOTS: usize = 256;
+
+/// What is known of a database's worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    /// The launcher should start one.
+    Wanted = 0,
+    Starting = 1,
+    Running = 2,
+    /// `max_worker_processes` is used up.
+    NoFreeSlot = 3,
+    /// The database does not have the extension.
+    Absent = 4,
+    /// It ended and will be started again.
+    Ended = 5,
+}
+
+impl State {
+    fn from_u8(n: u8) -> State {
+        [
+            State::Wanted,
+            State::Starting,
+            State::Running,
+            State::NoFreeSlot,
+            State::Absent,
+            State::Ended,
+        ][n.min(5) as usize]
+    }
+
+    /// As `crm.status.worker` shows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Wanted | State::Starting => "starting",
+            State::Running => "running",
+            State::NoFreeSlot => "waiting for a free worker slot (max_worker_processes)",
+            State::Absent | State::Ended => "stopped",
+        }
+    }
+}
+
+#[derive(Default)]
+pub struct Slot {
+    database: AtomicU32,
+    pid: AtomicI32,
+    state: AtomicU8,
+    /// Set by a commit, cleared by the worker before it looks for work.
+    woken: AtomicBool,
+    /// A commit whose edits go to the CRM at once.
+    urgent: AtomicBool,
+    /// No worker may run in the database before this time (DROP DATABASE is under way), in ms.
+    held_until: AtomicI64,
+}
+
+pub struct Registry {
+    launcher: AtomicI32,
+    slots: [Slot; SLOTS],
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Registry {
+            launcher: AtomicI32::new(0),
+            slots: std::array::from_fn(|_| Slot::default()),
+        }
+    }
+}
+
+// SAFETY: made of atomics alone; no pointer, nothing to drop.
+unsafe impl PGRXSharedMemory for Registry {}
+
+// SAFETY: the name is unique to this extension.
+static REGISTRY: PgAtomic<Registry> = unsafe { PgAtomic::new(c"pg_crm registry") };
+
+pub fn request() {
+    pg_shmem_init!(REGISTRY);
+}
+
+/// Whether the library was preloaded, so that there is shared memory to look at.
+pub fn available() -> bool {
+    // SAFETY: a plain read; set from postgresql.conf before any backend starts.
+    let preloaded = unsafe { std::ffi::CStr::from_ptr(pg_sys::shared_preload_libraries_string) };
+    preloaded.to_string_lossy().split(',').any(|l| {
+        let l = l.trim().trim_matches('"');
+        l == "pg_crm" || l.ends_with("/pg_crm") || l.ends_with("/pg_crm.so")
+    })
+}
+
+pub fn now_ms() -> i64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |d| d.as_millis() as i64)
+}
+
+/// Sets the latch of a process, if there is one of that pid.
+fn set_latch(pid: i32) {
+    if pid == 0 {
+        return;
+    }
+    // SAFETY: BackendPidGetProc takes its lock itself; a PGPROC lies in shared memory and is never freed.
+    unsafe {
+        let proc = pg_sys::BackendPidGetProc(pid);
+        if !proc.is_null() {
+            pg_sys::SetLatch(&raw mut (*proc).procLatch);
+        }
+    }
+}
+
+/// Whether a server process of that pid is connected to the database.
+pub fn is_connected(pid: i32, database: pg_sys::Oid) -> bool {
+    // SAFETY: as in set_latch; databaseId is a plain value.
+    pid != 0
+        && unsafe {
+            let proc = pg_sys::BackendPidGetProc(pid);
+            !proc.is_null() && (*proc).databaseId == database
+        }
+}
+
+impl Slot {
+    pub fn database(&self) -> pg_sys::Oid {
+        pg_sys::Oid::from(self.database.load(SeqCst))
+    }
+    pub fn pid(&self) -> i32 {
+        self.pid.load(SeqCst)
+    }
+    pub fn state(&self) -> State {
+        State::from_u8(self.state.load(SeqCst))
+    }
+    pub fn set_state(&self, state: State) {
+        self.state.store(state as u8, SeqCst);
+    }
+    pub fn is_held(&self) -> bool {
+        self.held_until.load(SeqCst) > now_ms()
+    }
+    pub fn held_for(&self) -> Duration {
+        Duration::from_millis((self.held_until.load(SeqCst) - now_ms()).max(0) as u64)
+    }
+    pub fn hold(&self, time: Duration) {
+        self.held_until
+            .store(now_ms() + time.as_millis() as i64, SeqCst);
+    }
+    pub fn free(&self) {
+        self.pid.store(0, SeqCst);
+        self.held_until.store(0, SeqCst);
+        self.set_state(State::Wanted);
+        self.database.store(0, SeqCst);
+    }
+    /// The worker enters; it is found by pid from now on. `false` when another is there already.
+    pub fn enter(&self, pid: i32) -> bool {
+        let before = self.pid();
+        if before != pid && is_connected(before, self.database()) {
+            return false;
+        }
+        self.pid.store(pid, SeqCst);
+        self.set_state(State::Running);
+        true
+    }
+    pub fn leave(&self, state: State) {
+        self.pid.store(0, SeqCst);
+        self.set_state(state);
+        wake_launcher();
+    }
+    /// Whether a commit asked for attention since the last call, and whether urgently.
+    pub fn take_wake(&self) -> (bool, bool) {
+        (
+            self.woken.swap(false, SeqCst),
+            self.urgent.swap(false, SeqCst),
+        )
+    }
+}
+
+pub fn slots() -> impl Iterator<Item = &'static Slot> {
+    REGISTRY
+        .get()
+        .slots
+        .iter()
+        .filter(|s| s.database.load(SeqCst) != 0)
+}
+
+pub fn slot(database: pg_sys::Oid) -> Option<&'static Slot> {
+    slots().find(|s| s.database() == database)
+}
+
+/// The database's slot, taken anew if it has none; `None` when all are in use.
+pub fn slot_or_new(database: pg_sys::Oid) -> Option<&'static Slot> {
+    slot(database).or_else(|| {
+        REGISTRY.get().slots.iter().find(|s| {
+            s.database
+                .compare_exchange(0, database.to_u32(), SeqCst, SeqCst)
+                .is_ok()
+        })
+    })
+}
+
+pub fn launcher_started(pid: i32) {
+    REGISTRY.get().launcher.store(pid, SeqCst);
+}
+
+pub fn launcher_pid() -> i32 {
+    REGISTRY.get().launcher.load(SeqCst)
+}
+
+pub fn wake_launcher() {
+    set_latch(launcher_pid());
+}
+
+/// Wakes this database's worker; called right after a commit.
+pub fn wake_worker(urgent: bool) {
+    // SAFETY: a plain read of this backend's own database.
+    let database = unsafe { pg_sys::MyDatabaseId };
+    if let Some(slot) = slot(database) {
+        if urgent {
+            slot.urgent.store(true, SeqCst);
+        }
+        // Only the first of many commits pays for the signal.
+        if !slot.woken.swap(true, SeqCst) || urgent {
+            set_latch(slot.pid());
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What the threads hand to the main thread, and the bell that wakes it.
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use crm_domain::Failure;
+use crm_provider::{Request, Response, Usage};
+use serde_json::Value as Json;
+use tokio::sync::oneshot;
+
+use super::slice::Sent;
+
+pub enum Event {
+    /// A slice came back from its CRM.
+    Done {
+        claim_id: i64,
+        sent: Vec<Sent>,
+        usage: Usage,
+        trouble: Option<Failure>,
+    },
+    /// The stub CRM is asked; it lives in this database.
+    Stub {
+        connection: String,
+        request: Request,
+        reply: oneshot::Sender<Result<Response, Failure>>,
+    },
+    /// A refresh token was replaced and must be durable before the new access token is used.
+    Rotated {
+        connection_id: i32,
+        refresh_token: String,
+        reply: oneshot::Sender<bool>,
+    },
+    /// A backend asks over the local socket.
+    Asked {
+        request: Json,
+        reply: oneshot::Sender<Json>,
+    },
+}
+
+/// The threads' end of the channel: sending rings the bell.
+#[derive(Clone)]
+pub struct Outbox {
+    sender: mpsc::Sender<Event>,
+    bell: Arc<OwnedFd>,
+}
+
+impl Outbox {
+    pub fn send(&self, event: Event) {
+        if self.sender.send(event).is_ok() {
+            let one = 1u64.to_ne_bytes();
+            // SAFETY: writes eight bytes to an eventfd that lives as long as this value.
+            unsafe { libc::write(self.bell.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+        }
+    }
+}
+
+/// The main thread's end.
+pub struct Inbox {
+    receiver: mpsc::Receiver<Event>,
+    bell: Arc<OwnedFd>,
+}
+
+impl Inbox {
+    pub fn fd(&self) -> RawFd {
+        self.bell.as_raw_fd()
+    }
+
+    /// The next event if there is one; silences the bell first, so that none is missed.
+    pub fn drain(&self) -> Vec<Event> {
+        let mut count = [0u8; 8];
+        // SAFETY: reads eight bytes from a non-blocking eventfd.
+        unsafe {
+            libc::read(
+                self.bell.as_raw_fd(),
+                count.as_mut_ptr().cast(),
+                count.len(),
+            )
+        };
+        self.receiver.try_iter().collect()
+    }
+}
+
+pub fn channel() -> std::io::Result<(Outbox, Inbox)> {
+    // SAFETY: a new descriptor that nobody else owns.
+    let bell = unsafe {
+        let fd = libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
+        if fd < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        Arc::new(OwnedFd::from_raw_fd(fd))
+    };
+    let (sender, receiver) = mpsc::channel();
+    Ok((
+        Outbox {
+            sender,
+            bell: bell.clone(),
+        },
+        Inbox { receiver, bell },
+    ))
+}

@@ -1,0 +1,56 @@
+//! Backends that wait in `crm.flush()`.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value as Json, json};
+use tokio::sync::oneshot;
+
+use crate::store::config::{Connection, Map};
+
+/// A backend that waits until nothing of a map, or of any, is due.
+pub struct Flush {
+    map_id: Option<i32>,
+    deadline: Instant,
+    reply: oneshot::Sender<Json>,
+}
+
+impl Flush {
+    pub fn new(request: &Json, reply: oneshot::Sender<Json>) -> Self {
+        let timeout = Duration::from_millis(
+            request["timeout_ms"]
+                .as_u64()
+                .unwrap_or(60_000)
+                .min(86_400_000),
+        );
+        Flush {
+            map_id: request["map_id"].as_i64().map(|id| id as i32),
+            deadline: Instant::now() + timeout,
+            reply,
+        }
+    }
+
+    pub fn covers(&self, map_id: i32) -> bool {
+        self.map_id.is_none_or(|id| id == map_id)
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.reply.is_closed() || Instant::now() >= self.deadline
+    }
+
+    pub fn time_left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    pub fn answer(self, done: bool) {
+        let _ = self.reply.send(json!({ "done": done }));
+    }
+}
+
+/// Whether a map's work waits for a person rather than for time.
+pub fn stands_still(map: &Map, connections: &[Connection]) -> bool {
+    map.in_error
+        || connections
+            .iter()
+            .find(|c| c.id == map.connection_id)
+            .is_none_or(|c| c.paused || c.in_error)
+}

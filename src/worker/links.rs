@@ -1,0 +1,99 @@
+//! One link per connection, made anew when its configuration changed.
+
+use std::sync::Arc;
+
+use crm_domain::{ErrorClass, Failure};
+use serde_json::json;
+
+use super::http::Http;
+use super::link::{Link, Transport};
+use super::main_loop::Worker;
+use super::secrets;
+use crate::store::config::{self, Connection};
+use crate::store::{StoreError, connections, transaction};
+
+impl Worker {
+    /// Keeps one link per connection, made anew when its configuration changed.
+    pub(super) fn connect(&mut self, connections: &[Connection]) -> Result<(), StoreError> {
+        self.links.retain(|id, link| {
+            connections
+                .iter()
+                .any(|c| c.id == *id && c.version == link.version)
+        });
+        for connection in connections {
+            if self.links.contains_key(&connection.id) {
+                continue;
+            }
+            let Some(provider) = crm_provider::provider(&connection.provider) else {
+                continue;
+            };
+            let secret = transaction(|client| config::secret(client, connection.id))?;
+            let credentials = match secrets::resolve(&secret) {
+                Ok(credentials) => credentials,
+                Err(reason) => {
+                    let failure = Failure::connection(ErrorClass::Auth, "credentials", reason);
+                    if !connection.in_error {
+                        transaction(|client| {
+                            connections::troubled(
+                                client,
+                                connection.id,
+                                &failure,
+                                0,
+                                connection.version,
+                            )
+                        })?;
+                    }
+                    continue;
+                }
+            };
+            let settings = crm_provider::Settings {
+                options: connection.options.as_object().cloned().unwrap_or_default(),
+                bulk_threshold: self.settings.bulk_threshold,
+            };
+            let transport = match provider.name() {
+                "stub" => Transport::Stub,
+                _ => Transport::Http(Http::new(
+                    self.settings.request_timeout,
+                    self.settings.max_response,
+                )),
+            };
+            let hosts = self.settings.allowed_hosts.clone();
+            let link = Link::new(
+                connection,
+                provider,
+                settings,
+                credentials,
+                transport,
+                hosts,
+                self.outbox.clone(),
+            );
+            self.links.insert(connection.id, Arc::new(link));
+        }
+        Ok(())
+    }
+
+    /// Real calls for those who asked `crm.test_connection()`.
+    pub(super) fn test(&mut self, connections: &[Connection]) {
+        for (id, reply) in std::mem::take(&mut self.tests) {
+            let Some(link) = self.links.get(&id).cloned() else {
+                let known = connections.iter().find(|c| c.id == id);
+                let detail = match known {
+                    Some(_) => {
+                        "the credentials cannot be resolved; see crm.status and crm.connection_state"
+                    }
+                    None => "the worker does not know this connection: it is not committed yet",
+                };
+                let _ = reply.send(json!({"ok": false, "detail": detail}));
+                continue;
+            };
+            self.runtime.spawn(async move {
+                let answer = match link.run(link.provider.ping(&link.settings)).await {
+                    Ok(detail) => json!({"ok": true, "detail": detail}),
+                    Err(failure) => json!({"ok": false, "detail": failure.to_string()}),
+                };
+                link.take_trouble();
+                let _ = reply.send(answer);
+            });
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! The worker's main thread: it alone touches Postgres, in short transactions, and never waits for a CRM.
+//!
+//! A turn: take what the threads brought and settle it ([`super::settlement`]); fold and send what is due
+//! ([`super::write_back`]); answer those who wait. Then sleep until the next due time, a commit, an event or a signal.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crm_domain::{ErrorClass, Failure};
+use pgrx::prelude::*;
+use serde_json::{Value as Json, json};
+
+use super::event::{Event, Inbox, Outbox};
+use super::flush::Flush;
+use super::link::SharedLink;
+use super::session::{set_up_session, start_threads};
+use super::write_back::Flight;
+use super::{reload_if_asked, report, socket};
+use crate::settings::Settings;
+use crate::shared::{Slot, State};
+use crate::store::config::{Connection, Map};
+use crate::store::settle::Settled;
+use crate::store::{self, StoreError, audit, claims, config, connections, transaction};
+
+/// How soon to look again for rows that somebody held.
+pub(super) const HELD_AGAIN: Duration = Duration::from_millis(200);
+const MAINTENANCE: Duration = Duration::from_secs(1200);
+
+pub(super) struct Worker {
+    pub(super) slot: &'static Slot,
+    pub(super) settings: Settings,
+    pub(super) runtime: tokio::runtime::Runtime,
+    pub(super) outbox: Outbox,
+    pub(super) inbox: Inbox,
+    pub(super) links: HashMap<i32, SharedLink>,
+    pub(super) flights: HashMap<i64, Flight>,
+    /// Results whose ledger rows somebody holds.
+    pub(super) held: Vec<(Arc<Map>, Connection, Vec<Settled>)>,
+    pub(super) flushes: Vec<Flush>,
+    pub(super) tests: Vec<(i32, tokio::sync::oneshot::Sender<Json>)>,
+    /// Maps whose round is on.
+    pub(super) rounds: HashSet<i32>,
+    /// Maps that rest until then, so that one table in trouble does not hold up the others.
+    pub(super) resting: HashMap<i32, Instant>,
+    pub(super) urgent: bool,
+    maps_known: usize,
+    pub(super) maintenance_at: Instant,
+}
+
+pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
+    set_up_session();
+    match transaction(|_| Ok(config::extension_exists())) {
+        Ok(true) => {}
+        _ => {
+            slot.set_state(State::Absent);
+            return;
+        }
+    }
+    let (outbox, inbox) =
+        super::event::channel().unwrap_or_else(|e| error!("pg_crm cannot make an eventfd: {e}"));
+    let runtime = start_threads();
+    match socket::bind(database) {
+        Ok(listener) => {
+            runtime.spawn(socket::listen(listener, outbox.clone()));
+        }
+        Err(e) => error!(
+            "pg_crm cannot open its socket {}: {e}",
+            socket::path(database).display()
+        ),
+    }
+    let mut worker = Worker {
+        slot,
+        settings: Settings::current(),
+        runtime,
+        outbox,
+        inbox,
+        links: HashMap::new(),
+        flights: HashMap::new(),
+        held: Vec::new(),
+        flushes: Vec::new(),
+        tests: Vec::new(),
+        rounds: HashSet::new(),
+        resting: HashMap::new(),
+        urgent: false,
+        maps_known: 0,
+        maintenance_at: Instant::now(),
+    };
+    match transaction(claims::release_abandoned) {
+        Ok(0) => {}
+        Ok(n) => log!("pg_crm released {n} records that an earlier worker had on their way"),
+        // Dropped again already; the first turn notices.
+        Err(e) if e.is_undefined() => {}
+        Err(e) => log!("pg_crm could not release abandoned claims: {e}"),
+    }
+    worker.work();
+    worker.runtime.shutdown_background();
+}
+
+impl Worker {
+    /// Turns until the extension is dropped; everything else ends the process.
+    fn work(&mut self) {
+        loop {
+            pgrx::check_for_interrupts!();
+            if reload_if_asked() {
+                // Timeouts, limits and allowed hosts are built into the links.
+                self.links.clear();
+            }
+            self.settings = Settings::current();
+            let (_, urgent) = self.slot.take_wake();
+            self.urgent |= urgent;
+            let next = match self.turn() {
+                Ok(Some(next)) => next,
+                Ok(None) => return,
+                Err(error) if error.is_transient() => HELD_AGAIN,
+                Err(error) => {
+                    log!("pg_crm worker: {error}");
+                    Duration::from_secs(1)
+                }
+            };
+            for flush in self.flushes.extract_if(.., |f| f.is_over()) {
+                flush.answer(false);
+            }
+            report("");
+            self.wait(next);
+        }
+    }
+
+    /// One turn; returns how long to sleep, or `None` when the extension is gone.
+    fn turn(&mut self) -> Result<Option<Duration>, StoreError> {
+        for event in self.inbox.drain() {
+            self.handle(event);
+        }
+        let read = transaction(|client| {
+            if !config::extension_exists() {
+                return Ok(None);
+            }
+            Ok(Some((config::connections(client)?, config::maps(client)?)))
+        });
+        let (connections, maps) = match read {
+            Ok(Some(read)) => read,
+            Ok(None) => {
+                self.slot.set_state(State::Absent);
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        if self.maps_known != maps.len() {
+            // The first map brings the audit's partitions with it.
+            self.maps_known = maps.len();
+            self.maintenance_at = Instant::now();
+        }
+        self.settle_held()?;
+        self.maintain()?;
+        self.connect(&connections)?;
+        self.test(&connections);
+        let next = self.write_back(&connections, &maps)?;
+        self.answer_flushes(&connections, &maps)?;
+        Ok(Some(
+            next.min(
+                self.flushes
+                    .iter()
+                    .map(Flush::time_left)
+                    .min()
+                    .unwrap_or(next),
+            ),
+        ))
+    }
+
+    fn wait(&mut self, time: Duration) {
+        let events = pg_sys::WL_LATCH_SET
+            | pg_sys::WL_SOCKET_READABLE
+            | pg_sys::WL_TIMEOUT
+            | pg_sys::WL_EXIT_ON_PM_DEATH;
+        // SAFETY: waits on this process's own latch and on the eventfd, which lives as long as the worker.
+        unsafe {
+            let ms = time.as_millis().clamp(0, 86_400_000) as i64;
+            pg_sys::WaitLatchOrSocket(
+                pg_sys::MyLatch,
+                events as i32,
+                self.inbox.fd(),
+                ms,
+                pg_sys::PG_WAIT_EXTENSION,
+            );
+            pg_sys::ResetLatch(pg_sys::MyLatch);
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Done {
+                claim_id,
+                sent,
+                usage,
+                trouble,
+            } => self.done(claim_id, sent, usage, trouble),
+            Event::Stub {
+                connection,
+                request,
+                reply,
+            } => {
+                let lost = || {
+                    Failure::connection(
+                        ErrorClass::Transient,
+                        "no_answer",
+                        "the stub CRM's answer was lost",
+                    )
+                };
+                let answer = match transaction(|client| {
+                    store::stub::handle(client, &connection, &request)
+                }) {
+                    Ok(Some(response)) => Ok(response),
+                    Ok(None) => Err(lost()),
+                    Err(error) => Err(Failure::connection(
+                        ErrorClass::Transient,
+                        "stub",
+                        error.message(),
+                    )),
+                };
+                let _ = reply.send(answer);
+            }
+            Event::Rotated {
+                connection_id,
+                refresh_token,
+                reply,
+            } => {
+                let kept = transaction(|client| {
+                    connections::rotate(client, connection_id, &refresh_token)
+                });
+                let _ = reply.send(kept.is_ok());
+            }
+            Event::Asked { request, reply } => match request["op"].as_str() {
+                Some("flush") => self.flushes.push(Flush::new(&request, reply)),
+                Some("test") => self.tests.push((
+                    request["connection_id"].as_i64().unwrap_or_default() as i32,
+                    reply,
+                )),
+                _ => {
+                    let _ = reply.send(json!({"error": "unknown request"}));
+                }
+            },
+        }
+    }
+
+    fn maintain(&mut self) -> Result<(), StoreError> {
+        if Instant::now() < self.maintenance_at {
+            return Ok(());
+        }
+        self.maintenance_at = Instant::now() + MAINTENANCE;
+        let retention = self.settings.audit_retention_minutes;
+        if let Err(error) = transaction(|client| {
+            claims::renew(client)?;
+            audit::maintain(client, retention)
+        }) {
+            // Somebody may hold the audit: soon again.
+            self.maintenance_at = Instant::now() + Duration::from_secs(60);
+            log!("pg_crm could not maintain the audit's partitions: {error}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,55 @@
+//! What a worker's process is made of: a session that depends on nobody's configuration, and its threads.
+
+use pgrx::prelude::*;
+
+/// A session whose output forms and limits do not depend on anybody's configuration.
+pub(super) fn set_up_session() {
+    for (name, value) in [
+        (c"search_path", c"pg_catalog, pg_temp"),
+        (c"datestyle", c"ISO"),
+        (c"timezone", c"UTC"),
+        (c"intervalstyle", c"postgres"),
+        (c"extra_float_digits", c"1"),
+        (c"bytea_output", c"hex"),
+        (c"lock_timeout", c"500ms"),
+        (c"statement_timeout", c"0"),
+        (c"idle_in_transaction_session_timeout", c"0"),
+        (c"default_transaction_isolation", c"read committed"),
+        (c"default_transaction_read_only", c"off"),
+        (c"session_replication_role", c"origin"),
+        (c"plan_cache_mode", c"force_custom_plan"),
+        (c"jit", c"off"),
+        (c"application_name", c"pg_crm worker"),
+    ] {
+        // SAFETY: constant, valid settings of this session.
+        unsafe {
+            pg_sys::SetConfigOption(
+                name.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_SUSET,
+                pg_sys::GucSource::PGC_S_OVERRIDE,
+            );
+        }
+    }
+}
+
+/// Threads start with every signal blocked: a handler that ran on one of them would touch Postgres from there.
+pub(super) fn start_threads() -> tokio::runtime::Runtime {
+    // SAFETY: saves, replaces and restores this thread's signal mask.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        let mut before: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+        // Two arenas are enough for so few threads, and each keeps what a burst left it.
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .max_blocking_threads(64)
+            .thread_name("pg_crm io")
+            .enable_all()
+            .build();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
+        runtime.unwrap_or_else(|e| error!("pg_crm cannot start its threads: {e}"))
+    }
+}

@@ -1,0 +1,331 @@
+//! What came back from a CRM, judged and settled.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crm_domain::cells::{self, CellHashes, HASH_BYTES};
+use crm_domain::failure::Scope;
+use crm_domain::{Cells, ErrorClass, Failure, Value};
+use crm_provider::record::Field;
+use pgrx::prelude::*;
+use serde_json::{Map as JsonMap, Value as Json};
+
+use super::main_loop::Worker;
+use super::slice::Sent;
+use super::{failpoint, report, verdict};
+use crate::store::claims::Claimed;
+use crate::store::config::{Connection, Map};
+use crate::store::settle::{Settled, Verdict};
+use crate::store::{StoreError, claims, connections, rounds, settle, transaction, values};
+
+/// A map stops when at least so many records fail for the mapping's sake and none succeeds.
+const STOP_AFTER: usize = 5;
+
+/// A claimed record with the values that were sent.
+pub(super) struct InFlight {
+    pub claimed: Claimed,
+    pub fields: Vec<(u16, Arc<Field>, Value)>,
+}
+
+impl Worker {
+    /// Settles what came back.
+    pub(super) fn done(
+        &mut self,
+        claim_id: i64,
+        sent: Vec<Sent>,
+        usage: crm_provider::Usage,
+        trouble: Option<Failure>,
+    ) {
+        failpoint::reach("send::after");
+        let Some(flight) = self.flights.remove(&claim_id) else {
+            return;
+        };
+        report(&format!(
+            "settling {} records of {}",
+            flight.records.len(),
+            flight.map.relation
+        ));
+        let (map, connection) = (flight.map, flight.connection);
+        let settled = self.judge(&map, flight.records, sent);
+        let trouble = trouble.or_else(|| connection_trouble(&settled.1));
+        let settled = settled.0;
+        let applied = settled.iter().any(|s| s.verdict == Verdict::Applied);
+        let error = settled.iter().find_map(|s| match &s.verdict {
+            Verdict::Dead { error, code, .. }
+            | Verdict::Retry { error, code, .. }
+            | Verdict::Unlinked { error, code } => Some(format!("{error} ({code})")),
+            _ => None,
+        });
+        let stop = stop_reason(&settled);
+        let result = transaction(|client| {
+            let held = settle::settle(
+                client,
+                &connection,
+                &map,
+                &settled.iter().collect::<Vec<_>>(),
+            )?;
+            for s in &settled {
+                if matches!(s.verdict, Verdict::Unlinked { .. })
+                    && map.on_crm_delete == "delete"
+                    && s.operation != "delete"
+                    && let Err(e) = values::delete_row(&map, &s.shard_key, &s.record_key)
+                {
+                    // The row stays, without a link; its status says why.
+                    let reason = format!(
+                        "the CRM deleted record {}, but its row cannot be deleted: {}",
+                        s.record_key,
+                        e.message()
+                    );
+                    log!("pg_crm, {}: {reason}", map.relation);
+                    rounds::did(client, map.id, 0, false, Some(&reason))?;
+                }
+            }
+            claims::release(client, claim_id)?;
+            rounds::did(
+                client,
+                map.id,
+                settled.len() - held.len(),
+                applied,
+                error.as_deref(),
+            )?;
+            match &trouble {
+                Some(failure) => {
+                    let wait = verdict::pause(failure, connection.failures, draw());
+                    connections::troubled(
+                        client,
+                        connection.id,
+                        failure,
+                        wait.as_millis() as i64,
+                        connection.version,
+                    )?;
+                }
+                None => connections::healthy(client, connection.id, usage)?,
+            }
+            if let Some(reason) = &stop {
+                rounds::stop(client, map.id, reason)?;
+            }
+            failpoint::reach("settle::before_commit");
+            Ok(held)
+        });
+        failpoint::reach("settle::after_commit");
+        match result {
+            Ok(held) if held.is_empty() => {}
+            Ok(held) => {
+                let settled = keep_only(settled, &held);
+                self.held.push((map, connection, settled));
+            }
+            // The extension was dropped meanwhile; the next turn notices.
+            Err(error) if error.is_undefined() => {}
+            Err(error) => {
+                if !error.is_transient() {
+                    log!("pg_crm settles a slice record by record: {error}");
+                }
+                if let Err(e) = transaction(|client| claims::release(client, claim_id)) {
+                    log!("pg_crm could not release a claim: {e}");
+                }
+                self.settle_parts(map, connection, settled);
+            }
+        }
+    }
+
+    /// Settles in parts, so that one result that cannot be written down does not keep the others from it.
+    fn settle_parts(&mut self, map: Arc<Map>, connection: Connection, settled: Vec<Settled>) {
+        let result = transaction(|client| {
+            settle::settle(
+                client,
+                &connection,
+                &map,
+                &settled.iter().collect::<Vec<_>>(),
+            )
+        });
+        match result {
+            Ok(held) if held.is_empty() => {}
+            Ok(held) => self.held.push((map, connection, keep_only(settled, &held))),
+            Err(error) if error.is_transient() => self.held.push((map, connection, settled)),
+            Err(error) if settled.len() == 1 => {
+                let mut settled = settled;
+                let record = &mut settled[0];
+                if matches!(record.verdict, Verdict::Dead { .. }) {
+                    log!(
+                        "pg_crm cannot write down what became of record {} of {}: {error}",
+                        record.record_key,
+                        map.relation
+                    );
+                    return;
+                }
+                let twin = error.code() == Some(PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION);
+                record.verdict = Verdict::Dead {
+                    class: if twin {
+                        ErrorClass::Conflict
+                    } else {
+                        ErrorClass::Internal
+                    },
+                    code: if twin { "duplicate_identity" } else { "settle" }.to_owned(),
+                    error: match &record.crm_id {
+                        Some(id) if twin => format!(
+                            "the CRM says its record {id} is this one, but that is linked to another row"
+                        ),
+                        _ => error.message(),
+                    },
+                };
+                self.settle_parts(map, connection, settled);
+            }
+            Err(_) => {
+                let mut left = settled;
+                let right = left.split_off(left.len() / 2);
+                self.settle_parts(map.clone(), connection.clone(), left);
+                self.settle_parts(map, connection, right);
+            }
+        }
+    }
+
+    pub(super) fn settle_held(&mut self) -> Result<(), StoreError> {
+        for (map, connection, settled) in std::mem::take(&mut self.held) {
+            self.settle_parts(map, connection, settled);
+        }
+        Ok(())
+    }
+
+    /// From the CRM's answers to verdicts, and the failures among them.
+    fn judge(
+        &self,
+        map: &Map,
+        records: Vec<InFlight>,
+        sent: Vec<Sent>,
+    ) -> (Vec<Settled>, Vec<Failure>) {
+        let mut failures = Vec::new();
+        let mut answers: HashMap<usize, Sent> = sent.into_iter().map(|s| (s.index, s)).collect();
+        let settled = records
+            .into_iter()
+            .enumerate()
+            .map(|(index, record)| {
+                let answer = answers.remove(&index);
+                let (request_id, result) = match answer {
+                    Some(sent) => (Some(sent.request_id), sent.result),
+                    None => (
+                        None,
+                        Err(Failure::record(
+                            ErrorClass::Transient,
+                            "no_result",
+                            "nothing came back for this record",
+                        )),
+                    ),
+                };
+                let (crm_id, verdict, created) = match result {
+                    Ok(written) => (
+                        Some(written.crm_id).filter(|id| !id.is_empty()),
+                        Verdict::Applied,
+                        written.created,
+                    ),
+                    Err(failure) => {
+                        // Deleting what is gone already is done.
+                        let gone =
+                            record.claimed.op == b'd' && failure.class == ErrorClass::NotFound;
+                        let verdict = if gone {
+                            Verdict::Applied
+                        } else {
+                            verdict::of(
+                                &failure,
+                                record.claimed.attempts,
+                                self.settings.max_attempts,
+                                &map.on_crm_delete,
+                                draw(),
+                            )
+                        };
+                        if !gone {
+                            failures.push(failure);
+                        }
+                        (None, verdict, record.claimed.op == b'c')
+                    }
+                };
+                settled_record(record, crm_id, verdict, created, request_id)
+            })
+            .collect();
+        (settled, failures)
+    }
+}
+
+pub(super) fn settled_record(
+    record: InFlight,
+    crm_id: Option<String>,
+    verdict: Verdict,
+    created: bool,
+    request_id: Option<String>,
+) -> Settled {
+    let InFlight { claimed, fields } = record;
+    let mut sent = Cells::new();
+    let mut hashes = Vec::with_capacity(fields.len() * HASH_BYTES);
+    let mut audit = JsonMap::with_capacity(fields.len());
+    // Fields come in the order of their cells, as the packed hashes need it.
+    for (id, field, value) in &fields {
+        sent.insert(*id);
+        hashes.extend(cells::short(&value.hash()));
+        let mut entry = JsonMap::new();
+        entry.insert("new".into(), value.to_json());
+        if let Some(old) = CellHashes(&claimed.hashes).get(*id) {
+            let hex: String = old.iter().map(|byte| format!("{byte:02x}")).collect();
+            entry.insert("old_hash".into(), Json::String(hex));
+        }
+        audit.insert(field.name.clone(), Json::Object(entry));
+    }
+    Settled {
+        operation: match claimed.op {
+            b'd' => "delete",
+            _ if created => "create",
+            _ => "update",
+        },
+        crm_id: crm_id.or(claimed.crm_id),
+        shard_key: claimed.shard_key,
+        record_key: claimed.record_key,
+        cells: sent,
+        hashes,
+        revision: claimed.revision,
+        attempt: claimed.attempts + 1,
+        fields: audit,
+        actor: claimed.actor,
+        request_id,
+        verdict,
+    }
+}
+
+fn connection_trouble(failures: &[Failure]) -> Option<Failure> {
+    failures
+        .iter()
+        .find(|f| f.scope == Scope::Connection)
+        .cloned()
+}
+
+/// A map whose every record fails for the mapping's sake stops, instead of making a dead letter of each.
+fn stop_reason(settled: &[Settled]) -> Option<String> {
+    let errors: Vec<&str> = settled
+        .iter()
+        .filter_map(|s| match &s.verdict {
+            Verdict::Dead {
+                class: ErrorClass::Mapping,
+                error,
+                ..
+            } => Some(error.as_str()),
+            _ => None,
+        })
+        .collect();
+    (errors.len() >= STOP_AFTER && errors.len() == settled.len()).then(|| {
+        format!(
+            "every record fails: {}; mend the mapping, then crm.replay_all()",
+            errors[0]
+        )
+    })
+}
+
+fn keep_only(settled: Vec<Settled>, indexes: &[usize]) -> Vec<Settled> {
+    settled
+        .into_iter()
+        .enumerate()
+        .filter(|(i, _)| indexes.contains(i))
+        .map(|(_, s)| s)
+        .collect()
+}
+
+/// A uniform draw from 0.0..1.0, for jitter.
+fn draw() -> f64 {
+    fastrand::f64()
+}

@@ -1,0 +1,164 @@
+//! A slice on its way: grouped by kind, cut to the CRM's sizes, sent, split where a whole batch was refused, and each
+//! record's result brought back to that record.
+
+use std::sync::Arc;
+
+use crm_domain::failure::Scope;
+use crm_domain::{ErrorClass, Failure, Value};
+use crm_provider::record::Field;
+use crm_provider::{WriteBatch, WriteKind, WriteRecord, Written};
+use futures_util::future::{BoxFuture, FutureExt, join_all};
+
+use super::link::Link;
+
+/// A record to send; `index` is its place in the slice.
+pub struct Outgoing {
+    pub index: usize,
+    pub kind: WriteKind,
+    pub crm_id: Option<String>,
+    pub record_key: String,
+    pub attempts: u32,
+    pub fields: Vec<(Arc<Field>, Value)>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Sent {
+    pub index: usize,
+    pub request_id: String,
+    pub result: Result<Written, Failure>,
+}
+
+/// What a slice's records have in common.
+pub struct Destination {
+    pub claim_id: i64,
+    pub object: String,
+    pub external_id_field: Option<String>,
+}
+
+/// Failures after which a record that keeps failing with its neighbours is sent by itself.
+const ALONE_AFTER: u32 = 3;
+
+/// Sends a slice. Deletes go before updates before upserts, so that a key that moves between records is free.
+pub async fn send(link: &Link, destination: &Destination, records: Vec<Outgoing>) -> Vec<Sent> {
+    let mut sent = Vec::with_capacity(records.len());
+    let mut batch_no = 0;
+    let mut rest = records;
+    for kind in [WriteKind::Delete, WriteKind::Update, WriteKind::Upsert] {
+        let (mut records, others): (Vec<_>, Vec<_>) =
+            rest.into_iter().partition(|r| r.kind == kind);
+        rest = others;
+        if records.is_empty() {
+            continue;
+        }
+        let size = link
+            .provider
+            .write_size(&link.settings, kind, records.len())
+            .max(1);
+        let mut batches = Vec::new();
+        while !records.is_empty() {
+            let tail = records.split_off(size.min(records.len()));
+            batch_no += 1;
+            let request_id = format!("{}.{batch_no}", destination.claim_id);
+            batches.push(send_batch(
+                link,
+                destination,
+                kind,
+                std::mem::replace(&mut records, tail),
+                request_id,
+            ));
+        }
+        for outcome in join_all(batches).await {
+            sent.extend(outcome);
+        }
+    }
+    sent
+}
+
+fn send_batch<'a>(
+    link: &'a Link,
+    destination: &'a Destination,
+    kind: WriteKind,
+    records: Vec<Outgoing>,
+    request_id: String,
+) -> BoxFuture<'a, Vec<Sent>> {
+    async move {
+        let poison = records.iter().any(|r| r.attempts >= ALONE_AFTER);
+        let batch = WriteBatch {
+            object: destination.object.clone(),
+            kind,
+            external_id_field: destination
+                .external_id_field
+                .clone()
+                .filter(|_| kind == WriteKind::Upsert),
+            records: records
+                .iter()
+                .map(|r| write_record(r, destination))
+                .collect(),
+        };
+        let result = link
+            .run(link.provider.write(&link.settings, Arc::new(batch)))
+            .await;
+        match result {
+            Ok(results) => {
+                let mut results = results.into_iter();
+                records
+                    .iter()
+                    .map(|r| Sent {
+                        index: r.index,
+                        request_id: request_id.clone(),
+                        result: results.next().unwrap_or_else(|| {
+                            Err(Failure::record(
+                                ErrorClass::Internal,
+                                "no_result",
+                                "the answer does not speak of this record",
+                            ))
+                        }),
+                    })
+                    .collect()
+            }
+            Err(failure) if records.len() > 1 && splits(&failure, poison) => {
+                let mut left = records;
+                let right = left.split_off(left.len() / 2);
+                let (mut a, b) = futures_util::future::join(
+                    send_batch(link, destination, kind, left, format!("{request_id}a")),
+                    send_batch(link, destination, kind, right, format!("{request_id}b")),
+                )
+                .await;
+                a.extend(b);
+                a
+            }
+            Err(failure) => records
+                .iter()
+                .map(|r| Sent {
+                    index: r.index,
+                    request_id: request_id.clone(),
+                    result: Err(failure.clone()),
+                })
+                .collect(),
+        }
+    }
+    .boxed()
+}
+
+/// Whether a refused batch is worth sending in halves: when one record may be at fault for all.
+fn splits(failure: &Failure, poison: bool) -> bool {
+    failure.scope == Scope::Records && (failure.class != ErrorClass::Transient || poison)
+}
+
+fn write_record(record: &Outgoing, destination: &Destination) -> WriteRecord {
+    let upsert = record.kind == WriteKind::Upsert;
+    WriteRecord {
+        crm_id: record.crm_id.clone().filter(|_| !upsert),
+        external_id: upsert.then(|| record.record_key.clone()),
+        // The key of an upsert travels by itself.
+        fields: record
+            .fields
+            .iter()
+            .filter(|(field, _)| {
+                !(upsert && destination.external_id_field.as_ref() == Some(&field.name))
+            })
+            .cloned()
+            .collect(),
+    }
+}

@@ -1,0 +1,133 @@
+//! From a failure to what happens next (DESIGN: errors), the one place that decides it.
+
+use crm_domain::failure::Scope;
+use crm_domain::retry::Backoff;
+use crm_domain::{ErrorClass, Failure};
+
+use crate::store::settle::Verdict;
+
+/// What a record's failure leads to. `attempts`: failures charged to it before this one.
+pub fn of(
+    failure: &Failure,
+    attempts: u32,
+    max_attempts: u32,
+    on_crm_delete: &str,
+    draw: f64,
+) -> Verdict {
+    let code = failure.code.clone();
+    let error = failure.message.clone();
+    let class = failure.class;
+    let dead = |code: String, error: String| Verdict::Dead { class, code, error };
+    match class {
+        // The connection's trouble costs no attempt, and neither does being asked to wait.
+        _ if failure.scope == Scope::Connection => Verdict::Retry {
+            delay_ms: 0,
+            charged: false,
+            class,
+            code,
+            error,
+        },
+        ErrorClass::RateLimited | ErrorClass::Auth => Verdict::Retry {
+            delay_ms: 1000,
+            charged: false,
+            class,
+            code,
+            error,
+        },
+        ErrorClass::Transient if attempts + 1 < max_attempts => {
+            let delay = failure
+                .retry_after
+                .unwrap_or_else(|| Backoff::RECORD.delay(attempts + 1, draw));
+            Verdict::Retry {
+                delay_ms: delay.as_millis() as i64,
+                charged: true,
+                class,
+                code,
+                error,
+            }
+        }
+        ErrorClass::NotFound if on_crm_delete != "ignore" => Verdict::Unlinked { code, error },
+        _ => dead(code, error),
+    }
+}
+
+/// How long a connection in trouble waits. `failures`: in a row before this one.
+pub fn pause(failure: &Failure, failures: u32, draw: f64) -> std::time::Duration {
+    failure.retry_after.unwrap_or_else(|| {
+        // Half fixed, half jitter: an outage is probed at a steady pace, without many databases probing together.
+        let bound = Backoff::CONNECTION.bound(failures + 1);
+        bound / 2 + (bound / 2).mul_f64(draw.clamp(0.0, 1.0))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(class: ErrorClass, attempts: u32) -> Verdict {
+        of(
+            &Failure::record(class, "X", "x"),
+            attempts,
+            3,
+            "unlink",
+            0.5,
+        )
+    }
+
+    #[test]
+    fn transient_failures_are_tried_a_bounded_number_of_times() {
+        assert!(matches!(
+            verdict(ErrorClass::Transient, 0),
+            Verdict::Retry { charged: true, .. }
+        ));
+        assert!(matches!(
+            verdict(ErrorClass::Transient, 1),
+            Verdict::Retry { charged: true, .. }
+        ));
+        assert!(matches!(
+            verdict(ErrorClass::Transient, 2),
+            Verdict::Dead { .. }
+        ));
+    }
+
+    #[test]
+    fn a_failing_connection_costs_no_attempt() {
+        let failure = Failure::connection(ErrorClass::Transient, "unreachable", "x");
+        assert!(matches!(
+            of(&failure, 100, 3, "unlink", 0.5),
+            Verdict::Retry { charged: false, .. }
+        ));
+    }
+
+    #[test]
+    fn what_no_retry_can_mend_is_dead_at_once() {
+        for class in [
+            ErrorClass::Validation,
+            ErrorClass::Mapping,
+            ErrorClass::Internal,
+            ErrorClass::Conflict,
+        ] {
+            assert!(matches!(verdict(class, 0), Verdict::Dead { .. }), "{class}");
+        }
+    }
+
+    #[test]
+    fn a_record_the_crm_deleted_is_not_written_again() {
+        assert!(matches!(
+            verdict(ErrorClass::NotFound, 0),
+            Verdict::Unlinked { .. }
+        ));
+        let failure = Failure::record(ErrorClass::NotFound, "X", "x");
+        assert!(matches!(
+            of(&failure, 0, 3, "ignore", 0.5),
+            Verdict::Dead { .. }
+        ));
+    }
+
+    #[test]
+    fn waits_as_told() {
+        let told = Failure::connection(ErrorClass::RateLimited, "X", "x")
+            .after(Some(std::time::Duration::from_secs(7)));
+        assert_eq!(pause(&told, 9, 0.1).as_secs(), 7);
+    }
+}

@@ -1,0 +1,290 @@
+//! The write-back: rounds open, changes are folded, and slices of what is due are claimed, read and sent.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::event::Event;
+use super::flush::stands_still;
+use super::intake::{kind_of, read_slice};
+use super::link::SharedLink;
+use super::main_loop::{HELD_AGAIN, Worker};
+use super::settlement::InFlight;
+use super::slice::{self, Destination, Outgoing};
+use super::{failpoint, report};
+use crate::store::config::{self, Connection, Map};
+use crate::store::settle::Verdict;
+use crate::store::{StoreError, claims, fold, rounds, settle, transaction};
+
+/// Slices of one connection that are on their way at once: one being sent while the next is prepared.
+const SLICES_IN_FLIGHT: usize = 2;
+/// How long a map rests whose table could not be read (somebody holds it, for example).
+const REST: Duration = Duration::from_secs(2);
+
+/// A slice on its way to a CRM.
+pub(super) struct Flight {
+    pub map: Arc<Map>,
+    pub connection: Connection,
+    pub records: Vec<InFlight>,
+}
+
+impl Worker {
+    /// Folds and sends; returns when something will be due next.
+    pub(super) fn write_back(
+        &mut self,
+        connections: &[Connection],
+        maps: &[Arc<Map>],
+    ) -> Result<Duration, StoreError> {
+        let mut next = self
+            .maintenance_at
+            .saturating_duration_since(Instant::now());
+        self.rounds.retain(|id| maps.iter().any(|m| m.id == *id));
+        for map in maps {
+            let due = map.next_write_ms <= 0
+                || (self.urgent && map.realtime)
+                || self.flushes.iter().any(|f| f.covers(map.id));
+            if due && !stands_still(map, connections) && self.rounds.insert(map.id) {
+                transaction(|client| rounds::begin(client, map.id))?;
+            }
+        }
+        self.urgent = false;
+        let mut folded = 0;
+        if !self.rounds.is_empty() {
+            report("folding changes into the ledger");
+            let rows = self.settings.batch_rows;
+            folded = transaction(|client| {
+                let folded = fold::fold(client, rows)?;
+                failpoint::reach("fold::before_commit");
+                Ok(folded)
+            })?;
+            failpoint::reach("fold::after_commit");
+        }
+        for map in maps {
+            let Some(connection) = connections.iter().find(|c| c.id == map.connection_id) else {
+                continue;
+            };
+            let Some(link) = self.links.get(&connection.id).cloned() else {
+                continue;
+            };
+            if stands_still(map, connections) {
+                self.rounds.remove(&map.id);
+                continue;
+            }
+            if connection.blocked_ms > 0 {
+                next = next.min(Duration::from_millis(connection.blocked_ms as u64 + 1));
+                continue;
+            }
+            let whole = self.rounds.contains(&map.id);
+            if let Some(until) = self.resting.get(&map.id) {
+                if let Some(left) = until.checked_duration_since(Instant::now()) {
+                    next = next.min(left);
+                    continue;
+                }
+                self.resting.remove(&map.id);
+            }
+            let mut idle = false;
+            while self
+                .flights
+                .values()
+                .filter(|f| f.connection.id == connection.id)
+                .count()
+                < SLICES_IN_FLIGHT
+            {
+                match self.dispatch(connection, map, &link, whole) {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        idle = true;
+                        break;
+                    }
+                    Err(error) => {
+                        self.rest(map, &error, &mut next)?;
+                        break;
+                    }
+                }
+            }
+            if whole && idle && folded == 0 && !self.flights.values().any(|f| f.map.id == map.id) {
+                // What somebody holds keeps the round open for those who wait for it.
+                if !self.flushes.iter().any(|f| f.covers(map.id)) {
+                    transaction(|client| rounds::end(client, map.id))?;
+                    self.rounds.remove(&map.id);
+                    next = Duration::ZERO;
+                }
+            } else if !whole && map.next_write_ms > 0 {
+                next = next.min(Duration::from_millis(map.next_write_ms as u64 + 1));
+            }
+            if idle && let Some(ms) = transaction(|client| claims::next_retry_ms(client, map.id))? {
+                // One that is due but was not claimed is in flight or held by somebody.
+                let wait = if ms > 0 {
+                    Duration::from_millis(ms as u64 + 1)
+                } else {
+                    HELD_AGAIN
+                };
+                next = next.min(wait);
+            }
+        }
+        if folded > 0 {
+            next = Duration::ZERO;
+        }
+        if !self.flushes.is_empty() || !self.held.is_empty() {
+            next = next.min(HELD_AGAIN);
+        }
+        Ok(next)
+    }
+
+    /// Lets a map rest whose slice could not be read, and says why in its status.
+    fn rest(
+        &mut self,
+        map: &Map,
+        error: &StoreError,
+        next: &mut Duration,
+    ) -> Result<(), StoreError> {
+        self.resting.insert(map.id, Instant::now() + REST);
+        *next = REST.min(*next);
+        if !error.is_transient() {
+            pgrx::log!("pg_crm cannot read {}: {error}", map.relation);
+        }
+        let reason = format!("cannot read {}: {}", map.relation, error.message());
+        transaction(|client| rounds::did(client, map.id, 0, false, Some(&reason)))
+    }
+
+    /// Claims a slice and sends it; `false` when nothing is due.
+    fn dispatch(
+        &mut self,
+        connection: &Connection,
+        map: &Arc<Map>,
+        link: &SharedLink,
+        whole: bool,
+    ) -> Result<bool, StoreError> {
+        let settings = &self.settings;
+        let claimed = transaction(|client| {
+            if !claims::may_send(client, connection.id)? {
+                return Ok(None);
+            }
+            // The mapping as it is now: what was folded may speak of fields that were mapped since this turn began.
+            let Some(map) = config::maps(client)?
+                .into_iter()
+                .find(|m| m.id == map.id && !m.in_error)
+            else {
+                return Ok(None);
+            };
+            let due = claims::due(client, &map, settings.batch_rows, whole)?;
+            if due.is_empty() {
+                return Ok(None);
+            }
+            report(&format!(
+                "reading {} records of {}",
+                due.len(),
+                map.relation
+            ));
+            let (records, settled) = read_slice(&map, due, settings)?;
+            let claim_id = if records.is_empty() {
+                0
+            } else {
+                let shard_keys = records
+                    .iter()
+                    .map(|r| r.claimed.shard_key.as_str())
+                    .collect();
+                let record_keys = records
+                    .iter()
+                    .map(|r| r.claimed.record_key.as_str())
+                    .collect();
+                claims::claim(client, &map, shard_keys, record_keys)?
+            };
+            rounds::took_up(client, map.id, records.len() + settled.len())?;
+            if !settled.is_empty() {
+                settle::settle(
+                    client,
+                    connection,
+                    &map,
+                    &settled.iter().collect::<Vec<_>>(),
+                )?;
+                let dead = settled.iter().find_map(|s| match &s.verdict {
+                    Verdict::Dead { error, .. } => Some(error.as_str()),
+                    _ => None,
+                });
+                rounds::did(client, map.id, settled.len(), false, dead)?;
+            }
+            failpoint::reach("claim::before_commit");
+            Ok(Some((claim_id, records, map)))
+        })?;
+        let Some((claim_id, records, map)) = claimed else {
+            return Ok(false);
+        };
+        failpoint::reach("claim::after_commit");
+        if records.is_empty() {
+            return Ok(true);
+        }
+        let outgoing = records
+            .iter()
+            .enumerate()
+            .map(|(index, r)| Outgoing {
+                index,
+                kind: kind_of(&r.claimed),
+                crm_id: r.claimed.crm_id.clone(),
+                record_key: r.claimed.record_key.clone(),
+                attempts: r.claimed.attempts,
+                fields: r
+                    .fields
+                    .iter()
+                    .map(|(_, field, value)| (field.clone(), value.clone()))
+                    .collect(),
+            })
+            .collect();
+        let destination = Destination {
+            claim_id,
+            object: map.crm_object.clone(),
+            external_id_field: map.external_id_field.clone(),
+        };
+        self.flights.insert(
+            claim_id,
+            Flight {
+                map: map.clone(),
+                connection: connection.clone(),
+                records,
+            },
+        );
+        failpoint::reach("send::before");
+        let (link, outbox) = (link.clone(), self.outbox.clone());
+        self.runtime.spawn(async move {
+            let sent = slice::send(&link, &destination, outgoing).await;
+            let trouble = link.take_trouble();
+            outbox.send(Event::Done {
+                claim_id,
+                sent,
+                usage: link.usage(),
+                trouble,
+            });
+        });
+        Ok(true)
+    }
+
+    pub(super) fn answer_flushes(
+        &mut self,
+        connections: &[Connection],
+        maps: &[Arc<Map>],
+    ) -> Result<(), StoreError> {
+        for flush in std::mem::take(&mut self.flushes) {
+            let covered: Vec<&Arc<Map>> = maps.iter().filter(|m| flush.covers(m.id)).collect();
+            let working: Vec<i32> = covered
+                .iter()
+                .filter(|m| !stands_still(m, connections))
+                .map(|m| m.id)
+                .collect();
+            let all_work = working.len() == covered.len();
+            // What is on its way is outstanding; asking the tables as well would cost a scan each turn.
+            let flying = self.flights.values().any(|f| flush.covers(f.map.id));
+            if flying
+                || !self.held.is_empty()
+                || transaction(|client| claims::outstanding(client, &working))?
+            {
+                if flush.is_over() {
+                    flush.answer(false)
+                } else {
+                    self.flushes.push(flush)
+                }
+            } else {
+                flush.answer(all_work);
+            }
+        }
+        Ok(())
+    }
+}
