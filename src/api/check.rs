@@ -1,0 +1,146 @@
+//! Checks of what admins state, where the rules live in the domain and in the providers.
+
+use crm_domain::DataType;
+use crm_domain::validation::Rules;
+use crm_provider::Provider;
+use pgrx::prelude::*;
+use pgrx::{JsonB, PgSqlErrorCode};
+use serde_json::Value as Json;
+
+use super::raise;
+use crate::worker::target;
+
+const INVALID: PgSqlErrorCode = PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE;
+
+pub fn known_providers() -> &'static str {
+    "Known providers: stub, salesforce, hubspot."
+}
+
+fn provider(name: &str) -> &'static dyn Provider {
+    crm_provider::provider(name).unwrap_or_else(|| {
+        raise(
+            INVALID,
+            format!("provider \"{name}\" is not known"),
+            None,
+            known_providers(),
+        )
+    })
+}
+
+/// The members of a JSON object whose keys are all known, or an error that lists the known ones.
+fn members<'a>(what: &str, json: &'a Json, known: &[&str]) -> &'a serde_json::Map<String, Json> {
+    let list = if known.is_empty() {
+        "none".to_owned()
+    } else {
+        known.join(", ")
+    };
+    let Some(object) = json.as_object() else {
+        raise(
+            INVALID,
+            format!("{what} must be a JSON object"),
+            None,
+            &format!("Known keys: {list}."),
+        )
+    };
+    if let Some(key) = object.keys().find(|key| !known.contains(&key.as_str())) {
+        raise(
+            INVALID,
+            format!("{what} does not know the key \"{key}\""),
+            None,
+            &format!("Known keys: {list}."),
+        )
+    }
+    object
+}
+
+/// Raises unless the provider, its URL and its options make sense. Stable: it asks `pg_crm.allowed_hosts`.
+#[pg_extern(stable, parallel_safe, schema = "crm")]
+fn check_connection(provider_name: &str, base_url: Option<&str>, options: JsonB) {
+    let provider = provider(provider_name);
+    let known: Vec<&str> = ["max_in_flight"]
+        .into_iter()
+        .chain(provider.option_keys().iter().copied())
+        .collect();
+    let options = members("options", &options.0, &known);
+    if let Some(n) = options.get("max_in_flight")
+        && !n.as_u64().is_some_and(|n| (1..=64).contains(&n))
+    {
+        raise(
+            INVALID,
+            format!("max_in_flight cannot be {n}"),
+            None,
+            "It is the number of requests at once, 1 to 64.",
+        );
+    }
+    if provider.name() == "stub" {
+        return;
+    }
+    match base_url.or(provider.default_base_url()) {
+        None => raise(
+            INVALID,
+            format!("a {provider_name} connection needs a base_url"),
+            None,
+            "It is the org's own address, such as https://acme.my.salesforce.com.",
+        ),
+        Some(url) => {
+            if let Err(reason) =
+                target::check(url, &crate::settings::Settings::current().allowed_hosts)
+            {
+                raise(
+                    INVALID,
+                    format!("base_url \"{}\" is not allowed", target::without_user(url)),
+                    Some(reason),
+                    "Use https; plain http goes to loopback only; pg_crm.allowed_hosts bounds the hosts.",
+                )
+            }
+        }
+    }
+}
+
+/// Raises unless the keys are the provider's and each value is a string or a reference.
+#[pg_extern(immutable, parallel_safe, schema = "crm")]
+fn check_credentials(provider_name: &str, credentials: JsonB) {
+    let provider = provider(provider_name);
+    for (key, value) in members("credentials", &credentials.0, provider.credential_keys()) {
+        let reference = value.as_object().is_some_and(|o| {
+            o.len() == 1
+                && ["file", "env"]
+                    .iter()
+                    .any(|k| o.get(*k).is_some_and(Json::is_string))
+        });
+        if !value.is_string() && !reference {
+            raise(
+                INVALID,
+                format!("credential \"{key}\" is neither a string nor a reference"),
+                None,
+                "References are {\"file\": \"/path\"} and {\"env\": \"NAME\"}; the worker resolves them.",
+            )
+        }
+    }
+}
+
+/// Raises unless the validation rules are known and fit the type.
+#[pg_extern(immutable, parallel_safe, schema = "crm")]
+pub fn check_rules(validation: JsonB, data_type: &str) {
+    let data_type: DataType = data_type.parse().unwrap_or_else(|_| {
+        raise(
+            INVALID,
+            format!("data_type \"{data_type}\" is not known"),
+            None,
+            "",
+        )
+    });
+    if let Err(error) = Rules::parse(&validation.0, data_type) {
+        raise(INVALID, error.to_string(), None, &error.hint())
+    }
+}
+
+extension_sql!(
+    r#"
+COMMENT ON FUNCTION crm.check_connection(text, text, jsonb) IS 'raises unless provider, base URL and options make sense';
+COMMENT ON FUNCTION crm.check_credentials(text, jsonb) IS 'raises unless the keys are the provider''s; never shows a value';
+COMMENT ON FUNCTION crm.check_rules(jsonb, text) IS 'raises unless the validation rules are known and fit the data type';
+"#,
+    name = "check_comments",
+    requires = [check_connection, check_credentials, check_rules]
+);

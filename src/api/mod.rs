@@ -1,0 +1,25 @@
+//! The functions that SQL calls into Rust, all in schema `crm`. What they need from Postgres they get as arguments;
+//! what they decide, the domain and the providers decide.
+
+mod ask;
+mod cells;
+mod check;
+mod values;
+mod wake;
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, PgSqlErrorCode};
+
+/// Raises an error as Postgres's own do: what, why, and what to do about it.
+pub fn raise(code: PgSqlErrorCode, message: String, detail: Option<String>, hint: &str) -> ! {
+    let mut report = ErrorReport::new(code, message, "pg_crm").set_hint(hint);
+    if let Some(detail) = detail {
+        report = report.set_detail(detail);
+    }
+    report.report(PgLogLevel::ERROR);
+    unreachable!("an error was raised")
+}
+
+/// The schema that the functions name; `sql/schema.sql` has made it by then.
+#[pgrx::pg_schema]
+mod crm {}

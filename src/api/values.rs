@@ -1,0 +1,75 @@
+//! Canonical values and their hashes, for SQL.
+
+use std::collections::BTreeMap;
+
+use crm_domain::{DataType, canonical, validation};
+use pgrx::prelude::*;
+use pgrx::{JsonB, PgSqlErrorCode};
+
+use super::raise;
+
+/// BLAKE3 of the canonical form of a JSON value.
+#[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
+pub fn hash(value: JsonB) -> Vec<u8> {
+    canonical::hash(&value.0).as_bytes().to_vec()
+}
+
+/// Characters as CRMs count them.
+#[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
+fn text_length(text: &str) -> i32 {
+    validation::utf16_length(text) as i32
+}
+
+/// The named fields of a CRM object in a provider's form, as canonical values.
+#[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
+fn canonical_object(
+    object: JsonB,
+    provider: &str,
+    fields: Vec<String>,
+    data_types: Vec<String>,
+) -> JsonB {
+    let Some(provider) = crm_provider::provider(provider) else {
+        raise(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("provider \"{provider}\" is not known"),
+            None,
+            super::check::known_providers(),
+        )
+    };
+    let Some(object) = object.0.as_object() else {
+        raise(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "a CRM object is a JSON object of field -> value".to_owned(),
+            None,
+            "For HubSpot pass what stands under \"properties\".",
+        )
+    };
+    let mut snapshot = BTreeMap::new();
+    for (field, data_type) in fields.into_iter().zip(data_types) {
+        let data_type: DataType = data_type.parse().unwrap_or(DataType::Text);
+        match provider.from_wire(
+            data_type,
+            object.get(&field).unwrap_or(&serde_json::Value::Null),
+        ) {
+            Ok(value) => snapshot.insert(field, value),
+            Err(error) => raise(
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                format!("field \"{field}\" does not hold a {data_type}"),
+                Some(error.to_string()),
+                "The field's data_type in crm.field_map must match the CRM's.",
+            ),
+        };
+    }
+    JsonB(canonical::snapshot(&snapshot))
+}
+
+extension_sql!(
+    r#"
+COMMENT ON FUNCTION crm.hash(jsonb) IS
+    'BLAKE3 (32 bytes) of the canonical form: keys sorted, numbers by value, so that 100, 100.0 and 1e2 hash alike';
+COMMENT ON FUNCTION crm.text_length(text) IS 'characters as CRMs count them: UTF-16 code units';
+COMMENT ON FUNCTION crm.canonical_object(jsonb, text, text[], text[]) IS 'fields of a CRM object in a provider''s form, as canonical values';
+"#,
+    name = "values_comments",
+    requires = [hash, text_length, canonical_object]
+);

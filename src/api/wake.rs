@@ -1,0 +1,105 @@
+//! Telling the worker, and being told of it.
+
+use std::cell::Cell;
+
+use pgrx::prelude::*;
+use pgrx::{PgSqlErrorCode, PgXactCallbackEvent, register_xact_callback};
+
+use super::raise;
+use crate::shared::{self, State};
+
+/// What a commit does to the worker, from least to most.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Wake {
+    /// Its changes wait for the map's next round: nothing to wake for.
+    Not,
+    Soon,
+    /// Edits that go to the CRM at once.
+    Urgently,
+}
+
+thread_local! {
+    /// What this transaction does when it commits; `None`: it changed nothing of ours.
+    static AT_COMMIT: Cell<Option<Wake>> = const { Cell::new(None) };
+}
+
+/// Whether this transaction holds edits that nobody else sees yet.
+pub fn has_uncommitted_changes() -> bool {
+    AT_COMMIT.get().is_some()
+}
+
+fn at_commit(wake: Wake) {
+    if !shared::available() {
+        return;
+    }
+    let before = AT_COMMIT.get();
+    AT_COMMIT.set(before.max(Some(wake)));
+    if before.is_none() {
+        register_xact_callback(PgXactCallbackEvent::Commit, || match AT_COMMIT.take() {
+            Some(Wake::Soon) => shared::wake_worker(false),
+            Some(Wake::Urgently) => shared::wake_worker(true),
+            Some(Wake::Not) | None => {}
+        });
+        register_xact_callback(PgXactCallbackEvent::Abort, || AT_COMMIT.set(None));
+        register_xact_callback(PgXactCallbackEvent::Prepare, || AT_COMMIT.set(None));
+    }
+}
+
+/// Says that mapped cells changed. The worker is woken at commit if they go to the CRM at once.
+#[pg_extern(volatile, parallel_unsafe, schema = "crm")]
+pub fn note_change(urgent: bool) {
+    at_commit(if urgent { Wake::Urgently } else { Wake::Not });
+}
+
+/// Wakes the worker when the transaction commits; cheap when called again.
+#[pg_extern(volatile, parallel_unsafe, schema = "crm")]
+pub fn notify_worker(urgent: bool) {
+    at_commit(if urgent { Wake::Urgently } else { Wake::Soon });
+}
+
+/// Asks the launcher for a worker in this database, at commit.
+#[pg_extern(volatile, parallel_unsafe, schema = "crm")]
+fn start_worker() {
+    if !shared::available() {
+        raise(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "pg_crm must be loaded when the server starts".to_owned(),
+            Some(
+                "Its background workers and their shared memory are set up by the postmaster."
+                    .to_owned(),
+            ),
+            "Add pg_crm to shared_preload_libraries in postgresql.conf and restart the server.",
+        )
+    }
+    // SAFETY: a plain read of this backend's own database.
+    let database = unsafe { pg_sys::MyDatabaseId };
+    register_xact_callback(PgXactCallbackEvent::Commit, move || {
+        if let Some(slot) = shared::slot(database)
+            && slot.state() == State::Absent
+        {
+            slot.set_state(State::Wanted);
+        }
+        shared::wake_launcher();
+    });
+}
+
+/// What the worker of this database is doing.
+#[pg_extern(volatile, parallel_safe, schema = "crm")]
+pub fn worker_state() -> &'static str {
+    if !shared::available() {
+        return "not preloaded";
+    }
+    // SAFETY: a plain read of this backend's own database.
+    shared::slot(unsafe { pg_sys::MyDatabaseId }).map_or("stopped", |slot| slot.state().name())
+}
+
+extension_sql!(
+    r#"
+COMMENT ON FUNCTION crm.note_change(bool) IS 'says that mapped cells changed; wakes the worker at commit if they go to the CRM at once';
+COMMENT ON FUNCTION crm.notify_worker(bool) IS 'wakes the worker when the transaction commits';
+COMMENT ON FUNCTION crm.start_worker() IS 'asks for a worker in this database; CREATE EXTENSION calls it';
+COMMENT ON FUNCTION crm.worker_state() IS 'running, starting, waiting for a free worker slot, stopped, or not preloaded';
+"#,
+    name = "wake_comments",
+    requires = [note_change, notify_worker, start_worker, worker_state]
+);
