@@ -1,0 +1,108 @@
+//! Laws over everything that pg_crm puts into the catalog.
+
+#[pgrx::pg_schema]
+mod tests {
+    use pgrx::prelude::*;
+
+    use super::super::fixture::*;
+
+    const NOTHING: [&str; 0] = [];
+    /// What belongs to the extension in its two schemas.
+    const FUNCTIONS: &str =
+        "pg_proc p WHERE p.pronamespace IN ('crm'::regnamespace, 'crm_stub'::regnamespace)";
+    const RELATIONS: &str =
+        "pg_class c WHERE c.relnamespace IN ('crm'::regnamespace, 'crm_stub'::regnamespace)";
+
+    #[pg_test]
+    fn whatever_runs_as_its_owner_pins_search_path() {
+        let map = mapped("t", &["a text"]);
+        assert_eq!(
+            rows(&format!(
+                "SELECT p.oid::regprocedure FROM {FUNCTIONS} AND p.prosecdef
+                 AND NOT EXISTS (SELECT FROM unnest(p.proconfig) s WHERE s IN ('search_path=pg_catalog, pg_temp', 'search_path=pg_catalog, crm_stub, pg_temp'))"
+            )),
+            NOTHING
+        );
+        assert_eq!(
+            value(&format!(
+                "SELECT prosecdef FROM pg_proc WHERE oid = 'crm.capture_{map}()'::regprocedure"
+            )),
+            "true"
+        );
+    }
+
+    #[pg_test]
+    fn everything_has_a_comment() {
+        mapped("t", &["a text"]);
+        assert_eq!(
+            rows(&format!(
+                "SELECT p.oid::regprocedure::text FROM {FUNCTIONS} AND obj_description(p.oid, 'pg_proc') IS NULL
+                 UNION ALL
+                 SELECT c.oid::regclass::text FROM {RELATIONS} AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition
+                 AND obj_description(c.oid, 'pg_class') IS NULL
+                 UNION ALL
+                 SELECT n.nspname FROM pg_namespace n WHERE n.nspname IN ('crm', 'crm_stub') AND obj_description(n.oid, 'pg_namespace') IS NULL"
+            )),
+            NOTHING
+        );
+    }
+
+    #[pg_test]
+    fn functions_promise_no_more_than_they_keep() {
+        // These are computed from their arguments alone.
+        assert_eq!(
+            rows("SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'crm'::regnamespace AND p.provolatile = 'i'
+                  AND p.proname <> ALL ('{hash,text_length,canonical_object,cells_or,cells_union,cells_has,cells_count,cells_stamp,
+                                         cells_merge,cells_hash,change_target,check_word,check_interval,check_rules,mask_expression,
+                                         check_credentials,check_connection}')"),
+            NOTHING
+        );
+        // Whatever changes something is volatile.
+        assert_eq!(
+            rows("SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'crm'::regnamespace AND p.provolatile <> 'v'
+                  AND p.proname = ANY ('{create_connection,set_credentials,test_connection,map_object,map_field,unmap_field,
+                       unmap_object,drop_connection,link,flush,pause,resume,replay,replay_all,grant_access,install_capture,bind_map}')"),
+            NOTHING
+        );
+        // Whatever depends on nothing but its arguments may run in parallel, and what talks to the worker may not.
+        assert_eq!(
+            rows("SELECT format('%s %s%s', proname, provolatile, proparallel) FROM pg_proc
+                  WHERE pronamespace = 'crm'::regnamespace AND proname = ANY ('{hash,snapshot,check,ask_worker}') ORDER BY 1"),
+            ["ask_worker vu", "check su", "hash is", "snapshot su"]
+        );
+    }
+
+    #[pg_test]
+    fn a_dump_takes_the_mapping_and_the_state_but_no_secret() {
+        assert_eq!(
+            rows(
+                "SELECT c.oid::regclass FROM pg_extension e, unnest(e.extconfig) t, pg_class c
+                  WHERE e.extname = 'pg_crm' AND c.oid = t ORDER BY c.relkind DESC, c.relname"
+            ),
+            [
+                "crm.audit_log_default",
+                "crm.change",
+                "crm.connection",
+                "crm.dead_letter",
+                "crm.field_map",
+                "crm.ledger",
+                "crm.object_map",
+                "crm.audit_log_audit_id_seq",
+                "crm.change_change_id_seq",
+                "crm.connection_connection_id_seq",
+                "crm.dead_letter_dead_letter_id_seq",
+                "crm.object_map_map_id_seq",
+            ]
+        );
+    }
+
+    #[pg_test]
+    fn the_primary_keys_of_records_begin_with_the_shard() {
+        assert_eq!(
+            rows("SELECT c.relname FROM pg_attribute k JOIN pg_class c ON c.oid = k.attrelid JOIN pg_index i ON i.indrelid = c.oid
+                  WHERE c.relnamespace = 'crm'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+                    AND k.attname = 'shard_key' AND i.indisprimary AND i.indkey[0] <> k.attnum"),
+            NOTHING
+        );
+    }
+}

@@ -1,0 +1,62 @@
+//! `crm.link`: one row, one CRM record.
+
+#[pgrx::pg_schema]
+mod tests {
+    use pgrx::prelude::*;
+
+    use super::super::fixture::*;
+
+    #[pg_test]
+    fn a_crm_record_goes_with_one_row() {
+        let map = mapped("t", &["a text"]);
+        run(&format!("SELECT crm.link({map}, '1', 'account-1')"));
+        refuses(
+            &format!("SELECT crm.link({map}, '2', 'account-1')"),
+            &[
+                "23505",
+                "CRM record \"account-1\" is linked to record \"1\" already",
+            ],
+        );
+        accepts(&format!("SELECT crm.link({map}, '1', 'account-1')"));
+        accepts(&format!("SELECT crm.link({map}, '1', 'account-9')"));
+        accepts(&format!("SELECT crm.link({map}, '2', 'account-1')"));
+        assert_eq!(
+            rows(&format!(
+                "SELECT format('%s %s %s', record_key, crm_id, state) FROM crm.ledger WHERE map_id = {map} ORDER BY 1"
+            )),
+            ["1 account-9 synced", "2 account-1 synced"]
+        );
+    }
+
+    #[pg_test]
+    fn a_link_names_both_sides() {
+        let map = mapped("t", &["a text"]);
+        for (key, id) in [
+            ("''", "'x'"),
+            ("'1'", "''"),
+            ("NULL", "'x'"),
+            ("'1'", "NULL"),
+        ] {
+            refuses(
+                &format!("SELECT crm.link({map}, {key}, {id})"),
+                &["22023", "record_key and a crm_id"],
+            );
+        }
+        refuses("SELECT crm.link(-1, '1', 'x')", &["42704"]);
+    }
+
+    #[pg_test]
+    fn a_link_in_another_map_is_another_link() {
+        let first = mapped("t", &["a text"]);
+        let second = mapped("u", &["a text"]);
+        run(&format!(
+            "SELECT crm.link({first}, '1', 'account-1'), crm.link({second}, '1', 'account-1')"
+        ));
+        assert_eq!(
+            value(&format!(
+                "SELECT count(*) FROM crm.ledger WHERE map_id IN ({first}, {second})"
+            )),
+            "2"
+        );
+    }
+}
