@@ -1,0 +1,146 @@
+//! `/tokens`, `/clock`, `/config`: the knobs.
+//!
+//! Guarantees: a request that is refused has changed nothing; `GET` shows what is in force.
+
+use super::{AdminError, Answer, body, no_route, ok, vendor_of};
+use crate::http::Request;
+use crate::vendor::{Sim, Vendor};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenOrder {
+    vendor: String,
+    /// Makes this access token valid.
+    issue: Option<String>,
+    /// With `issue`: for how long. Alone: lifetime of tokens given out from now on; `null` is for ever.
+    #[serde(default, deserialize_with = "given")]
+    lifetime_s: Option<Option<i64>>,
+    issue_refresh: Option<String>,
+    /// An access token, or "all": expired from now on.
+    expire: Option<String>,
+    /// An access or refresh token, or "all": unknown from now on.
+    revoke: Option<String>,
+    rotate_refresh: Option<bool>,
+}
+
+/// Tells `null` from absent.
+fn given<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Option<i64>>, D::Error> {
+    Option::<i64>::deserialize(input).map(Some)
+}
+
+pub fn tokens(sim: &Sim, request: &Request) -> Answer {
+    match request.method.as_str() {
+        "GET" => ok(&per_vendor(sim, |vendor| {
+            json!(vendor.services().tokens.state())
+        })),
+        "POST" => {
+            let order: TokenOrder = body(request)?;
+            let services = vendor_of(sim, &order.vendor)?.services();
+            let (tokens, now) = (&services.tokens, sim.clock.now());
+            let one = |name: &String| (name != "all").then(|| name.clone());
+            if let Some(name) = &order.expire {
+                tokens.expire(one(name).as_deref(), now);
+            }
+            if let Some(name) = &order.revoke {
+                tokens.revoke(one(name).as_deref());
+            }
+            if let Some(name) = &order.issue {
+                tokens.admit(name, order.lifetime_s.flatten(), now);
+            } else if let Some(lifetime) = order.lifetime_s {
+                tokens.set_lifetime(lifetime);
+            }
+            if let Some(name) = &order.issue_refresh {
+                tokens.admit_refresh(name);
+            }
+            if let Some(on) = order.rotate_refresh {
+                tokens.set_rotation(on);
+            }
+            ok(&tokens.state())
+        }
+        _ => Err(no_route(request)),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ClockOrder {
+    skew_s: f64,
+}
+
+pub fn clock(sim: &Sim, request: &Request) -> Answer {
+    match request.method.as_str() {
+        "GET" => {}
+        "POST" => {
+            let order: ClockOrder = body(request)?;
+            sim.clock.set_skew_ms((order.skew_s * 1000.0) as i64);
+        }
+        _ => return Err(no_route(request)),
+    }
+    let skew_s = sim.clock.skew_ms() as f64 / 1000.0;
+    ok(&json!({"skew_s": skew_s, "now": crate::clock::iso(sim.clock.now())}))
+}
+
+#[derive(Debug, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct ConfigOrder {
+    /// All vendors, if absent.
+    vendor: Option<String>,
+    latency_ms: Option<u64>,
+    bulk_latency_ms: Option<u64>,
+    gzip: Option<bool>,
+    search_lag_ms: Option<i64>,
+    daily_limit: Option<u64>,
+    daily_used: Option<u64>,
+    interval_limit: Option<u64>,
+    interval_ms: Option<i64>,
+}
+
+pub fn config(sim: &Sim, request: &Request) -> Answer {
+    match request.method.as_str() {
+        "GET" => {}
+        "POST" => {
+            let order: ConfigOrder = body(request)?;
+            if order.interval_ms.is_some_and(|ms| ms < 1) {
+                return Err(AdminError::Input("interval_ms must be at least 1".into()));
+            }
+            match &order.vendor {
+                Some(name) => configure(vendor_of(sim, name)?, &order),
+                None => (sim.vendors.iter()).for_each(|vendor| configure(vendor, &order)),
+            }
+        }
+        _ => return Err(no_route(request)),
+    }
+    ok(&per_vendor(sim, |vendor| {
+        let services = vendor.services();
+        json!({"settings": *services.settings.read(), "budget": services.budget.meter()})
+    }))
+}
+
+fn configure(vendor: &Arc<dyn Vendor>, order: &ConfigOrder) {
+    let services = vendor.services();
+    let mut settings = services.settings.write();
+    set(&mut settings.latency_ms, order.latency_ms);
+    set(&mut settings.bulk_latency_ms, order.bulk_latency_ms);
+    set(&mut settings.gzip, order.gzip);
+    set(&mut settings.search_lag_ms, order.search_lag_ms);
+    services.budget.set(|meter| {
+        set(&mut meter.daily_limit, order.daily_limit);
+        set(&mut meter.daily_used, order.daily_used);
+        set(&mut meter.interval_limit, order.interval_limit);
+        set(&mut meter.interval_ms, order.interval_ms);
+    });
+}
+
+fn set<T>(place: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *place = value;
+    }
+}
+
+fn per_vendor(sim: &Sim, show: impl Fn(&Arc<dyn Vendor>) -> Value) -> Map<String, Value> {
+    let entries = sim.vendors.iter();
+    entries.map(|v| (v.name().to_owned(), show(v))).collect()
+}

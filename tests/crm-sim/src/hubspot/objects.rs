@@ -1,0 +1,141 @@
+//! `/crm/v3/objects/{type}`: one record per request, and lists.
+
+use super::error::HsError;
+use super::portal::{self, View};
+use super::save::{self, Target, Writer};
+use crate::http::{Request, Response};
+use crate::store::{Life, Object};
+use serde_json::{Map, Value as Json, json};
+
+const MAX_LIST: usize = 100;
+
+pub type Answer = Result<Response, HsError>;
+
+pub fn create(object: &mut Object, request: &Request, writer: &Writer<'_>) -> Answer {
+    let body = body(request)?;
+    let change = save::change_of(object, properties(&body)?)?;
+    save::strike(object, Target::New, &change, writer)?;
+    let slot = save::save(object, Target::New, change, writer)?;
+    Ok(Response::json(201, &written(object, slot, &body)))
+}
+
+pub fn update(object: &mut Object, request: &Request, id: &str, writer: &Writer<'_>) -> Answer {
+    let body = body(request)?;
+    let slot = located(object, request, id)?;
+    let change = save::change_of(object, properties(&body)?)?;
+    if change.is_empty() {
+        let message = "No properties found to update, please provide at least one.";
+        return Err(HsError::validation(message));
+    }
+    save::strike(object, Target::Slot(slot), &change, writer)?;
+    save::save(object, Target::Slot(slot), change, writer)?;
+    Ok(Response::json(200, &written(object, slot, &body)))
+}
+
+pub fn read(object: &Object, request: &Request, id: &str) -> Answer {
+    let archived = request.param("archived").as_deref() == Some("true");
+    let slot = match archived {
+        true => portal::slot(object, id)
+            .filter(|slot| object.live(*slot).is_none())
+            .ok_or_else(|| HsError::not_found(id))?,
+        false => located(object, request, id)?,
+    };
+    let view = View {
+        properties: request.list("properties"),
+        history: request.list("propertiesWithHistory"),
+    };
+    Ok(Response::json(200, &portal::show(object, slot, &view)))
+}
+
+pub fn archive(object: &mut Object, request: &Request, id: &str, writer: &Writer<'_>) -> Answer {
+    if let Ok(slot) = located(object, request, id) {
+        save::strike(object, Target::Slot(slot), &Vec::new(), writer)?;
+        // Archiving frees values; it cannot collide.
+        let _ = object.set_life(slot, Life::Deleted, writer.stamp);
+    }
+    // Gone is gone: archiving twice is no error.
+    Ok(Response::empty(204))
+}
+
+pub fn list(object: &Object, request: &Request) -> Answer {
+    let archived = request.param("archived").as_deref() == Some("true");
+    let limit = request.param("limit").map_or(Ok(10), |text| {
+        let limit = text
+            .parse()
+            .ok()
+            .filter(|limit| (1..=MAX_LIST).contains(limit));
+        limit.ok_or_else(|| HsError::validation(format!("limit must be from 1 to {MAX_LIST}")))
+    })?;
+    let after = request.param("after").unwrap_or_default();
+    let start = match after.as_str() {
+        "" => 0,
+        id => portal::slot(object, id)
+            .map(|slot| slot + 1)
+            .ok_or_else(|| HsError::validation("after is not a valid cursor"))?,
+    };
+    let view = View {
+        properties: request.list("properties"),
+        history: request.list("propertiesWithHistory"),
+    };
+    let slots: Vec<u32> = (start..object.records.len() as u32)
+        .filter(|slot| {
+            object
+                .record(*slot)
+                .is_some_and(|record| record.live() != archived)
+        })
+        .take(limit + 1)
+        .collect();
+    let more = slots.len() > limit;
+    let slots = &slots[..slots.len().min(limit)];
+    let results: Vec<_> = slots
+        .iter()
+        .map(|slot| portal::show(object, *slot, &view))
+        .collect();
+    let mut body = json!({"results": results});
+    if let (true, Some(last)) = (more, slots.last()) {
+        body["paging"] = json!({"next": {"after": portal::record_id(object, *last)}});
+    }
+    Ok(Response::json(200, &body))
+}
+
+fn located(object: &Object, request: &Request, id: &str) -> Result<u32, HsError> {
+    let key = request.param("idProperty");
+    save::find(object, id, key.as_deref())?.ok_or_else(|| HsError::not_found(id))
+}
+
+/// What a write answers: the usual properties and those that were written.
+pub fn written(object: &Object, slot: u32, body: &Map<String, Json>) -> Json {
+    let sent = body.get("properties").and_then(Json::as_object);
+    let view = View {
+        properties: sent
+            .into_iter()
+            .flat_map(|sent| sent.keys().cloned())
+            .collect(),
+        history: Vec::new(),
+    };
+    let mut shown = portal::show(object, slot, &view);
+    if let Some(trace) = body.get("objectWriteTraceId") {
+        shown["objectWriteTraceId"] = trace.clone();
+    }
+    shown
+}
+
+pub fn properties(body: &Map<String, Json>) -> Result<&Map<String, Json>, HsError> {
+    body.get("properties")
+        .and_then(Json::as_object)
+        .ok_or_else(|| HsError::validation("Invalid input JSON: properties must be an object"))
+}
+
+pub fn body(request: &Request) -> Result<Map<String, Json>, HsError> {
+    match serde_json::from_slice(&request.body) {
+        Ok(Json::Object(map)) => Ok(map),
+        Ok(_) => Err(HsError::validation(
+            "Invalid input JSON: an object is expected",
+        )),
+        Err(error) => Err(HsError::validation(format!(
+            "Invalid input JSON on line {}, column {}: {error}",
+            error.line(),
+            error.column()
+        ))),
+    }
+}

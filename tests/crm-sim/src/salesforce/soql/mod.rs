@@ -1,0 +1,220 @@
+//! The part of SOQL that integrations use.
+//!
+//! Guarantees: what is not understood is refused with the vendor's error code, never ignored;
+//! times compare at whole seconds, texts without case.
+
+mod filter;
+mod parse;
+mod token;
+
+use super::error::SfError;
+use super::org;
+use crate::schema::Source;
+use crate::store::{Object, Store};
+use crate::value::{Kind, Value};
+use filter::Filter;
+use parse::{Select, Statement};
+use std::borrow::Cow;
+use std::cmp::Ordering;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Columns {
+    Count,
+    Fields(Vec<u16>),
+}
+
+/// The records a statement finds, in its order.
+#[derive(Debug, Clone)]
+pub struct Found {
+    pub columns: Columns,
+    pub slots: Vec<u32>,
+}
+
+/// Runs a statement; `all` includes deleted records. Returns the object's position too.
+pub fn run(store: &Store, text: &str, all: bool, now: i64) -> Result<(usize, Found), SfError> {
+    let statement = parse::parse(text).map_err(|why| SfError::new(400, "MALFORMED_QUERY", why))?;
+    let at = store.position(&statement.object).ok_or_else(|| {
+        let message = format!(
+            "sObject type '{}' is not supported. If you are attempting to use a custom object, be \
+             sure to append the '__c' after the entity name.",
+            statement.object
+        );
+        SfError::new(400, "INVALID_TYPE", message)
+    })?;
+    let object = &store.objects[at];
+    let columns = columns(object, &statement)?;
+    let filter = match &statement.filter {
+        Some(condition) => Filter::new(object, condition, now)?,
+        None => Filter::everything(),
+    };
+    let mut order = Vec::new();
+    for key in &statement.order {
+        order.push((field(object, &key.field)?, key));
+    }
+    let wanted = statement.limit.map(|limit| limit + statement.offset);
+    let mut slots = matches(object, &filter, &order, all, wanted);
+    arrange(object, &mut slots, &order);
+    let limit = statement.limit.unwrap_or(usize::MAX);
+    let slots = slots.into_iter().skip(statement.offset).take(limit);
+    let slots = slots.collect();
+    Ok((at, Found { columns, slots }))
+}
+
+/// Everything the filter takes, or at least the first `wanted` in the order asked for.
+fn matches(
+    object: &Object,
+    filter: &Filter,
+    order: &[Key<'_>],
+    all: bool,
+    wanted: Option<usize>,
+) -> Vec<u32> {
+    let takes = |slot: &u32| {
+        let record = object.record(*slot);
+        record.is_some_and(|record| all || record.live()) && filter.takes(object, *slot)
+    };
+    if let Some(slots) = filter.by_key(object) {
+        return slots.into_iter().filter(takes).collect();
+    }
+    let Some(since) = filter.since(object) else {
+        return (0..object.records.len() as u32).filter(takes).collect();
+    };
+    // Polling walks the records in the order of their modified time; a LIMIT ends the walk early, but
+    // only after the second it falls into, because times are told apart by whole seconds.
+    let in_order = order.first().is_some_and(|(field, key)| {
+        key.ascending && object.def.fields[*field as usize].source == Source::Modified
+    });
+    let wanted = wanted.filter(|_| in_order).unwrap_or(usize::MAX);
+    let mut slots = Vec::new();
+    let mut last = i64::MIN;
+    for (at, slot) in timeline(object, since, all) {
+        let second = at.div_euclid(1000);
+        if slots.len() >= wanted && second != last {
+            break;
+        }
+        last = second;
+        if takes(&slot) {
+            slots.push(slot);
+        }
+    }
+    slots
+}
+
+/// Records by modified time, deleted ones among them if `all`.
+fn timeline(object: &Object, since: i64, all: bool) -> impl Iterator<Item = (i64, u32)> {
+    let mut live = object.live_since(since).peekable();
+    let mut deleted = object
+        .deleted_since(if all { since } else { i64::MAX })
+        .peekable();
+    std::iter::from_fn(move || match (live.peek(), deleted.peek()) {
+        (Some(a), Some(b)) if b < a => deleted.next(),
+        (Some(_), _) => live.next(),
+        (None, _) => deleted.next(),
+    })
+}
+
+type Key<'a> = (u16, &'a parse::OrderKey);
+
+fn arrange(object: &Object, slots: &mut Vec<u32>, order: &[Key<'_>]) {
+    if order.is_empty() {
+        return;
+    }
+    // An id sorts as its number, which is the order of its digits too.
+    let key = |slot: u32, field: u16| match object.def.fields[field as usize].source {
+        Source::Id => Some(Cow::Owned(Value::Number(f64::from(slot)))),
+        _ => org::read(object, slot, field),
+    };
+    let keys = |slot: u32| {
+        order
+            .iter()
+            .map(|(at, _)| key(slot, *at))
+            .collect::<Vec<_>>()
+    };
+    let mut keyed: Vec<_> = slots.iter().map(|slot| (keys(*slot), *slot)).collect();
+    keyed.sort_by(|(a, _), (b, _)| {
+        let pairs = a.iter().zip(b).zip(order);
+        let mut orders = pairs.map(|((a, b), (_, key))| key.arrange(a.as_deref(), b.as_deref()));
+        orders
+            .find(|order| order.is_ne())
+            .unwrap_or(Ordering::Equal)
+    });
+    *slots = keyed.into_iter().map(|(_, slot)| slot).collect();
+}
+
+fn columns(object: &Object, statement: &Statement) -> Result<Columns, SfError> {
+    let names = match &statement.select {
+        Select::Count => return Ok(Columns::Count),
+        Select::All if statement.limit.is_some_and(|limit| limit <= 200) => &Vec::new(),
+        Select::All => {
+            let message = "The SOQL FIELDS function must have a LIMIT of at most 200";
+            return Err(SfError::new(400, "MALFORMED_QUERY", message));
+        }
+        Select::Fields(names) => names,
+    };
+    match org::select(&object.def, names) {
+        Ok(fields) => Ok(Columns::Fields(fields)),
+        Err(name) => Err(unknown(object, &name)),
+    }
+}
+
+fn field(object: &Object, name: &str) -> Result<u16, SfError> {
+    let found = object.def.field(name).map(|(at, _)| at);
+    found.ok_or_else(|| unknown(object, name))
+}
+
+fn unknown(object: &Object, name: &str) -> SfError {
+    let message = match name.split_once('.') {
+        Some((relation, _)) => {
+            format!("Didn't understand relationship '{relation}' in field path.")
+        }
+        None => format!(
+            "No such column '{name}' on entity '{}'. If you are attempting to use a custom field, be \
+             sure to append the '__c' after the custom field name. Please reference your WSDL or the \
+             describe call for the appropriate names.",
+            object.def.name
+        ),
+    };
+    SfError::new(400, "INVALID_FIELD", message)
+}
+
+/// Compares as SOQL does: texts without case.
+fn compare(a: &Value, b: &Value) -> Ordering {
+    match (a, b) {
+        (Value::Text(a), Value::Text(b)) => match a.is_ascii() && b.is_ascii() {
+            true => {
+                let lower = |byte: u8| byte.to_ascii_lowercase();
+                a.bytes().map(lower).cmp(b.bytes().map(lower))
+            }
+            false => a.to_lowercase().cmp(&b.to_lowercase()),
+        },
+        (Value::Number(a), Value::Number(b)) => a.total_cmp(b),
+        (Value::Bool(a), Value::Bool(b)) => a.cmp(b),
+        (Value::Date(a), Value::Date(b)) => a.cmp(b),
+        (Value::Time(a), Value::Time(b)) => a.cmp(b),
+        _ => Ordering::Equal,
+    }
+}
+
+impl parse::OrderKey {
+    fn arrange(&self, a: Option<&Value>, b: Option<&Value>) -> Ordering {
+        let nulls = if self.nulls_first {
+            Ordering::Less
+        } else {
+            Ordering::Greater
+        };
+        match (a, b) {
+            (None, None) => Ordering::Equal,
+            (None, Some(_)) => nulls,
+            (Some(_), None) => nulls.reverse(),
+            (Some(a), Some(b)) if self.ascending => compare(a, b),
+            (Some(a), Some(b)) => compare(b, a),
+        }
+    }
+}
+
+/// Ids compare by case where everything else does not.
+fn equal(kind: Kind, a: &Value, b: &Value) -> bool {
+    match (kind, a, b) {
+        (Kind::Id | Kind::Reference, Value::Text(a), Value::Text(b)) => a == b,
+        _ => compare(a, b).is_eq(),
+    }
+}

@@ -1,0 +1,302 @@
+//! From text to a statement.
+//!
+//! Guarantees: pure, and total: any text gives a statement or a message with the place of trouble.
+
+use super::token::{Token, tokens};
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Statement {
+    pub select: Select,
+    pub object: String,
+    pub filter: Option<Condition>,
+    pub order: Vec<OrderKey>,
+    pub limit: Option<usize>,
+    pub offset: usize,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Select {
+    Count,
+    All,
+    Fields(Vec<String>),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct OrderKey {
+    pub field: String,
+    pub ascending: bool,
+    pub nulls_first: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Condition {
+    And(Vec<Condition>),
+    Or(Vec<Condition>),
+    Not(Box<Condition>),
+    Test {
+        field: String,
+        op: Op,
+        values: Vec<Literal>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    Eq,
+    Ne,
+    Lt,
+    Gt,
+    Le,
+    Ge,
+    In,
+    NotIn,
+    Like,
+    Includes,
+    Excludes,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Literal {
+    Text(String),
+    /// A number, a date, a time, or a word such as `true`, `null`, `TODAY`, `LAST_N_DAYS:3`.
+    Bare(String),
+}
+
+pub fn parse(text: &str) -> Result<Statement, String> {
+    let mut parser = Parser {
+        tokens: tokens(text)?,
+        at: 0,
+    };
+    let statement = parser.statement()?;
+    match parser.tokens.get(parser.at) {
+        None => Ok(statement),
+        Some(token) => Err(format!("unexpected token: '{}'", token.shown())),
+    }
+}
+
+struct Parser {
+    tokens: Vec<Token>,
+    at: usize,
+}
+
+impl Parser {
+    fn statement(&mut self) -> Result<Statement, String> {
+        self.expect_word("SELECT")?;
+        let select = self.select()?;
+        self.expect_word("FROM")?;
+        let object = self.name()?;
+        let filter = match self.word("WHERE") {
+            true => Some(self.condition()?),
+            false => None,
+        };
+        let mut order = Vec::new();
+        if self.word("ORDER") {
+            self.expect_word("BY")?;
+            loop {
+                order.push(self.order_key()?);
+                if !self.mark(",") {
+                    break;
+                }
+            }
+        }
+        let limit = match self.word("LIMIT") {
+            true => Some(self.number()?),
+            false => None,
+        };
+        let offset = match self.word("OFFSET") {
+            true => self.number()?,
+            false => 0,
+        };
+        Ok(Statement {
+            select,
+            object,
+            filter,
+            order,
+            limit,
+            offset,
+        })
+    }
+
+    fn select(&mut self) -> Result<Select, String> {
+        let first = self.name()?;
+        if self.mark("(") {
+            let argument = (!self.peek_mark(")")).then(|| self.name()).transpose()?;
+            self.expect_mark(")")?;
+            return match (first.to_ascii_uppercase().as_str(), argument) {
+                ("COUNT", None) => Ok(Select::Count),
+                ("FIELDS", Some(_)) => Ok(Select::All),
+                _ => Err(format!("the simulator does not know {first}(...)")),
+            };
+        }
+        let mut fields = vec![first];
+        while self.mark(",") {
+            fields.push(self.name()?);
+        }
+        Ok(Select::Fields(fields))
+    }
+
+    fn order_key(&mut self) -> Result<OrderKey, String> {
+        let field = self.name()?;
+        let descending = self.word("DESC");
+        if !descending {
+            self.word("ASC");
+        }
+        let mut nulls_first = true;
+        if self.word("NULLS") {
+            nulls_first = !self.word("LAST");
+            if nulls_first {
+                self.expect_word("FIRST")?;
+            }
+        }
+        Ok(OrderKey {
+            field,
+            ascending: !descending,
+            nulls_first,
+        })
+    }
+
+    /// SOQL refuses AND beside OR without parentheses, and so do we.
+    fn condition(&mut self) -> Result<Condition, String> {
+        let first = self.factor()?;
+        let (word, other) = match self.peek_word("AND") {
+            true => ("AND", "OR"),
+            false => ("OR", "AND"),
+        };
+        let mut parts = vec![first];
+        while self.word(word) {
+            parts.push(self.factor()?);
+        }
+        if self.peek_word(other) {
+            return Err(format!("unexpected token: '{other}'"));
+        }
+        Ok(match (parts.len(), word) {
+            (1, _) => parts.remove(0),
+            (_, "AND") => Condition::And(parts),
+            _ => Condition::Or(parts),
+        })
+    }
+
+    fn factor(&mut self) -> Result<Condition, String> {
+        if self.word("NOT") {
+            return Ok(Condition::Not(Box::new(self.factor()?)));
+        }
+        if self.mark("(") {
+            let inner = self.condition()?;
+            self.expect_mark(")")?;
+            return Ok(inner);
+        }
+        let field = self.name()?;
+        let op = self.op()?;
+        let values = match op {
+            Op::In | Op::NotIn | Op::Includes | Op::Excludes => {
+                self.expect_mark("(")?;
+                let mut values = vec![self.literal()?];
+                while self.mark(",") {
+                    values.push(self.literal()?);
+                }
+                self.expect_mark(")")?;
+                values
+            }
+            _ => vec![self.literal()?],
+        };
+        Ok(Condition::Test { field, op, values })
+    }
+
+    fn op(&mut self) -> Result<Op, String> {
+        let marks = [
+            ("=", Op::Eq),
+            ("!=", Op::Ne),
+            ("<>", Op::Ne),
+            ("<=", Op::Le),
+            (">=", Op::Ge),
+            ("<", Op::Lt),
+            (">", Op::Gt),
+        ];
+        for (mark, op) in marks {
+            if self.mark(mark) {
+                return Ok(op);
+            }
+        }
+        let words = [
+            ("LIKE", Op::Like),
+            ("IN", Op::In),
+            ("INCLUDES", Op::Includes),
+            ("EXCLUDES", Op::Excludes),
+        ];
+        for (word, op) in words {
+            if self.word(word) {
+                return Ok(op);
+            }
+        }
+        if self.word("NOT") {
+            self.expect_word("IN")?;
+            return Ok(Op::NotIn);
+        }
+        Err(self.unexpected())
+    }
+
+    fn literal(&mut self) -> Result<Literal, String> {
+        let literal = match self.tokens.get(self.at) {
+            Some(Token::Text(text)) => Literal::Text(text.clone()),
+            Some(Token::Word(word)) => Literal::Bare(word.clone()),
+            _ => return Err(self.unexpected()),
+        };
+        self.at += 1;
+        Ok(literal)
+    }
+
+    fn name(&mut self) -> Result<String, String> {
+        match self.tokens.get(self.at) {
+            Some(Token::Word(word)) => {
+                self.at += 1;
+                Ok(word.clone())
+            }
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    fn number(&mut self) -> Result<usize, String> {
+        let word = self.name()?;
+        word.parse()
+            .map_err(|_| format!("'{word}' is not a number"))
+    }
+
+    fn peek_word(&self, word: &str) -> bool {
+        matches!(self.tokens.get(self.at), Some(Token::Word(held)) if held.eq_ignore_ascii_case(word))
+    }
+
+    fn peek_mark(&self, mark: &str) -> bool {
+        matches!(self.tokens.get(self.at), Some(Token::Mark(held)) if *held == mark)
+    }
+
+    fn word(&mut self, word: &str) -> bool {
+        let found = self.peek_word(word);
+        self.at += usize::from(found);
+        found
+    }
+
+    fn mark(&mut self, mark: &str) -> bool {
+        let found = self.peek_mark(mark);
+        self.at += usize::from(found);
+        found
+    }
+
+    fn expect_word(&mut self, word: &str) -> Result<(), String> {
+        self.word(word)
+            .then_some(())
+            .ok_or_else(|| self.unexpected())
+    }
+
+    fn expect_mark(&mut self, mark: &str) -> Result<(), String> {
+        self.mark(mark)
+            .then_some(())
+            .ok_or_else(|| self.unexpected())
+    }
+
+    fn unexpected(&self) -> String {
+        match self.tokens.get(self.at) {
+            Some(token) => format!("unexpected token: '{}'", token.shown()),
+            None => "unexpected end of the query".into(),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! A simulator in this process on free ports, and a client that keeps its connection.
+
+#![allow(dead_code)]
+
+use crm_sim::Sim;
+use crm_sim::server::{Desk, listen};
+use serde_json::Value;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::runtime::Runtime;
+
+pub struct World {
+    agent: ureq::Agent,
+    pub salesforce: SocketAddr,
+    pub hubspot: SocketAddr,
+    pub admin: SocketAddr,
+    _runtime: Runtime,
+}
+
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: ureq::http::HeaderMap,
+    pub text: String,
+}
+
+impl Reply {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or(Value::Null)
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        let value = self.headers.get(name);
+        value
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+    }
+}
+
+pub const VERSION: &str = "/services/data/v66.0";
+
+impl World {
+    pub fn new() -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let sim = Arc::new(Sim::default());
+        let bind = |desk| {
+            let bound = listen(sim.clone(), desk, "127.0.0.1:0");
+            runtime.block_on(bound).unwrap()
+        };
+        let vendor = |name| Desk::Vendor(sim.vendor(name).unwrap().clone());
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            // Salesforce's 300 leads nowhere.
+            .max_redirects(0);
+        Self {
+            agent: config.build().new_agent(),
+            salesforce: bind(vendor("salesforce")),
+            hubspot: bind(vendor("hubspot")),
+            admin: bind(Desk::Admin),
+            _runtime: runtime,
+        }
+    }
+
+    pub fn call(
+        &self,
+        address: SocketAddr,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl AsRef<[u8]>,
+    ) -> Result<Reply, ureq::Error> {
+        let mut request = ureq::http::Request::builder()
+            .method(method)
+            .uri(format!("http://{address}{path}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(body.as_ref().to_vec()).unwrap();
+        let mut response = self.agent.run(request)?;
+        let text = response.body_mut().read_to_string()?;
+        Ok(Reply {
+            status: response.status().as_u16(),
+            headers: response.headers().clone(),
+            text,
+        })
+    }
+
+    /// A Salesforce call with the default token; the path follows the version.
+    pub fn sf(&self, method: &str, path: &str, body: Value) -> Reply {
+        self.sf_with(method, path, &[], body)
+    }
+
+    pub fn sf_with(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Value,
+    ) -> Reply {
+        let mut all = vec![
+            ("Authorization", "Bearer sf-token"),
+            ("Content-Type", "application/json"),
+        ];
+        all.extend(headers);
+        let path = format!("{VERSION}{path}");
+        self.call(self.salesforce, method, &path, &all, text(&body))
+            .unwrap()
+    }
+
+    /// A HubSpot call with the default token; the path follows `/crm/v3`.
+    pub fn hs(&self, method: &str, path: &str, body: Value) -> Reply {
+        let headers = [
+            ("Authorization", "Bearer hs-token"),
+            ("Content-Type", "application/json"),
+        ];
+        let path = format!("/crm/v3{path}");
+        self.call(self.hubspot, method, &path, &headers, text(&body))
+            .unwrap()
+    }
+
+    pub fn admin(&self, method: &str, path: &str, body: Value) -> Value {
+        let reply = self
+            .call(self.admin, method, path, &[], text(&body))
+            .unwrap();
+        assert!(reply.status < 300, "{method} {path}: {}", reply.text);
+        reply.json()
+    }
+
+    /// How many live records of an object there are.
+    pub fn count(&self, vendor: &str, object: &str) -> u64 {
+        let path = format!("/objects/{vendor}/{object}?limit=0");
+        self.admin("GET", &path, Value::Null)["total"]
+            .as_u64()
+            .unwrap()
+    }
+}
+
+fn text(body: &Value) -> String {
+    match body {
+        Value::Null => String::new(),
+        body => body.to_string(),
+    }
+}
