@@ -1,0 +1,299 @@
+//! A PostgreSQL cluster of its own: started, stopped, crashed, reloaded, cloned into a standby.
+//!
+//! It listens on a socket in its own directory only. `PG_CONFIG` names the installation; `PG_CRM_LIBRARY_PATH`, if set, a
+//! directory where the server looks for pg_crm's library first.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use crate::database::Database;
+use crate::eventually::spin;
+use crate::process;
+
+static BIN: LazyLock<PathBuf> = LazyLock::new(|| {
+    let config =
+        std::env::var_os("PG_CONFIG").unwrap_or("/usr/lib/postgresql/15/bin/pg_config".into());
+    let output = process::run(Command::new(config).arg("--bindir"));
+    PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
+});
+
+/// One of PostgreSQL's programs, run as the server's user.
+pub fn program(name: &str) -> Command {
+    let mut command = Command::new(BIN.join(name));
+    process::as_server_user(&mut command);
+    command
+}
+
+/// Where extensions' scripts live in this installation.
+pub fn extension_directory() -> PathBuf {
+    let output = process::run(program("pg_config").arg("--sharedir"));
+    Path::new(String::from_utf8_lossy(&output.stdout).trim()).join("extension")
+}
+
+pub struct Cluster {
+    directory: Option<TempDir>,
+    postmaster: Mutex<Option<Child>>,
+    databases: AtomicU32,
+    /// Held by a `static`, which is never dropped.
+    shared: bool,
+}
+
+impl Cluster {
+    /// A running cluster.
+    pub fn start() -> Cluster {
+        Cluster::with(&[])
+    }
+
+    /// A running cluster for a `static` that several tests share.
+    pub fn shared() -> Cluster {
+        Cluster::made(&[], true)
+    }
+
+    /// A running cluster with these settings on top.
+    pub fn with(settings: &[(&str, &str)]) -> Cluster {
+        Cluster::made(settings, false)
+    }
+
+    fn made(settings: &[(&str, &str)], shared: bool) -> Cluster {
+        let cluster = Cluster::empty(shared);
+        let mut initdb = program("initdb");
+        initdb
+            .args([
+                "--username=postgres",
+                "--auth=trust",
+                "--encoding=UTF8",
+                "--locale=C.UTF-8",
+            ])
+            .args(["--no-sync", "--no-instructions", "-D"])
+            .arg(cluster.data());
+        process::run(&mut initdb);
+        let socket = cluster.path().display().to_string();
+        cluster.configure(&[
+            ("listen_addresses", ""),
+            ("unix_socket_directories", &socket),
+            ("shared_preload_libraries", "pg_crm"),
+            ("fsync", "off"),
+            ("max_connections", "200"),
+            ("max_worker_processes", "100"),
+            ("log_line_prefix", "%m [%p] %b %d: "),
+        ]);
+        if let Ok(path) = std::env::var("PG_CRM_LIBRARY_PATH") {
+            cluster.configure(&[("dynamic_library_path", &format!("{path}:$libdir"))]);
+        }
+        cluster.configure(settings);
+        cluster.boot();
+        cluster
+    }
+
+    fn empty(shared: bool) -> Cluster {
+        let directory = tempfile::Builder::new()
+            .prefix("pg_crm-")
+            .tempdir()
+            .expect("a temporary directory");
+        if let Some(user) = process::server_user() {
+            let owner = (Some(user.uid.as_raw()), Some(user.gid.as_raw()));
+            std::os::unix::fs::chown(directory.path(), owner.0, owner.1).expect("chown");
+        }
+        let (postmaster, databases) = (Mutex::new(None), AtomicU32::new(0));
+        Cluster {
+            directory: Some(directory),
+            postmaster,
+            databases,
+            shared,
+        }
+    }
+
+    /// A standby that follows this cluster.
+    pub fn standby(&self) -> Cluster {
+        let standby = Cluster::empty(false);
+        let mut backup = program("pg_basebackup");
+        backup.arg("-h").arg(self.path()).args([
+            "-U",
+            "postgres",
+            "-c",
+            "fast",
+            "--no-sync",
+            "-R",
+            "-D",
+        ]);
+        process::run(backup.arg(standby.data()));
+        let socket = standby.path().display().to_string();
+        standby.configure(&[("unix_socket_directories", &socket)]);
+        standby.boot();
+        standby
+    }
+
+    pub fn path(&self) -> &Path {
+        self.directory.as_ref().expect("taken only by drop").path()
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.path().join("data")
+    }
+
+    /// Settings for the next start or reload; later ones win.
+    pub fn configure(&self, settings: &[(&str, &str)]) {
+        let file = self.data().join("postgresql.conf");
+        let mut text = std::fs::read_to_string(&file).expect("postgresql.conf");
+        for (name, value) in settings {
+            let _ = writeln!(text, "{name} = '{}'", value.replace('\'', "''"));
+        }
+        std::fs::write(file, text).expect("postgresql.conf");
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Child>> {
+        self.postmaster
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub fn postmaster(&self) -> i32 {
+        self.lock().as_ref().expect("the server runs").id() as i32
+    }
+
+    /// Starts the server and waits until it takes connections.
+    pub fn boot(&self) {
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_file())
+            .expect("the log");
+        let mut command = program("postgres");
+        command.arg("-D").arg(self.data()).stdin(Stdio::null());
+        command
+            .stdout(log.try_clone().expect("the log"))
+            .stderr(log);
+        let mut child = process::spawn(command, Signal::SIGQUIT);
+        if self.shared {
+            process::clean_up_at_exit(child.id(), self.path().to_owned());
+        }
+        let pid = child.id().to_string();
+        spin(
+            Duration::from_secs(60),
+            "the server takes connections",
+            || {
+                if let Ok(Some(status)) = child.try_wait() {
+                    panic!("the server did not start: {status}\n{}", self.log_tail());
+                }
+                let state = std::fs::read_to_string(self.data().join("postmaster.pid")).ok()?;
+                let lines: Vec<&str> = state.lines().map(str::trim).collect();
+                let ready = matches!(lines.get(7), Some(&("ready" | "standby")));
+                (lines.first() == Some(&pid.as_str()) && ready).then_some(())
+            },
+        );
+        *self.lock() = Some(child);
+    }
+
+    /// Stops the server and says how long that took. Fast is SIGINT, immediate SIGQUIT.
+    pub fn stop(&self, how: Signal) -> Duration {
+        let start = Instant::now();
+        let Some(mut child) = self.lock().take() else {
+            return Duration::ZERO;
+        };
+        process::signal(child.id() as i32, how);
+        let ended = || child.try_wait().ok().flatten();
+        let status = spin(Duration::from_secs(60), "the server stops", ended);
+        // With SIGKILL nobody tells the others; they see it by themselves, and hold the data directory until then.
+        assert!(
+            how == Signal::SIGKILL || status.code().is_some(),
+            "the postmaster ended with {status}"
+        );
+        start.elapsed()
+    }
+
+    pub fn restart(&self) {
+        self.stop(Signal::SIGINT);
+        self.boot();
+    }
+
+    /// What a power cut leaves: every process killed at once. The server does not run afterwards.
+    pub fn crash(&self) {
+        let postmaster = self.postmaster();
+        let children = process::children(postmaster);
+        // Stopped first, it can neither react to the death of a child nor start another.
+        process::signal(postmaster, Signal::SIGSTOP);
+        children
+            .iter()
+            .for_each(|&pid| process::signal(pid, Signal::SIGKILL));
+        self.stop(Signal::SIGKILL);
+        spin(Duration::from_secs(10), "all processes are gone", || {
+            children
+                .iter()
+                .all(|&pid| !process::is_running(pid))
+                .then_some(())
+        });
+    }
+
+    /// Has the server read its configuration again.
+    pub fn reload(&self) {
+        process::signal(self.postmaster(), Signal::SIGHUP);
+    }
+
+    /// Ends recovery of a standby.
+    pub fn promote(&self) {
+        process::run(
+            program("pg_ctl")
+                .args(["promote", "-w", "-D"])
+                .arg(self.data()),
+        );
+    }
+
+    /// A new database with the extension, and its worker at work.
+    pub async fn database(&self) -> Database {
+        let database = self.bare_database().await;
+        database.execute("CREATE EXTENSION pg_crm").await;
+        database.worker().await;
+        database
+    }
+
+    /// A new database without the extension.
+    pub async fn bare_database(&self) -> Database {
+        let name = format!("db{}", self.databases.fetch_add(1, Ordering::Relaxed) + 1);
+        let admin = Database::open(self, "postgres").await;
+        admin.execute(&format!("CREATE DATABASE {name}")).await;
+        let mut database = Database::open(self, &name).await;
+        database.temporary = self.shared;
+        database
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.path().join("log")
+    }
+
+    /// The server's log so far.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.log_file()).unwrap_or_default()).into_owned()
+    }
+
+    /// The last lines of the log, for whoever looks into a failure.
+    pub fn log_tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("-- the server's log, its end:\n{}", self.log_tail());
+        }
+        let Some(mut child) = self.lock().take() else {
+            return;
+        };
+        process::signal(child.id() as i32, Signal::SIGQUIT);
+        let _ = child.wait();
+        if std::env::var_os("KEEP").is_some() {
+            let kept = self.directory.take().map(TempDir::keep);
+            eprintln!("kept: {}", kept.unwrap_or_default().display());
+        }
+    }
+}

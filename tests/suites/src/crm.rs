@@ -1,0 +1,193 @@
+//! The three CRMs behind one face: the same fields by the vendors' names, records as a person of the CRM sees them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use crate::database::Database;
+use crate::sim::Sim;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vendor {
+    Stub,
+    Salesforce,
+    HubSpot,
+}
+
+/// Columns of the table of people, and their fields: stub, Salesforce, HubSpot.
+const FIELDS: &[(&str, [&str; 3])] = &[
+    ("id", ["external_key", "External_Key__c", "external_key"]),
+    ("first_name", ["first_name", "FirstName", "firstname"]),
+    ("last_name", ["last_name", "LastName", "lastname"]),
+    ("email", ["email", "Email", "email"]),
+    ("phone", ["phone", "Phone", "phone"]),
+    ("title", ["x_title", "Title", "jobtitle"]),
+    ("score", ["x_score", "Score__c", "score"]),
+    ("born", ["x_born", "Birthdate", "birth_date"]),
+    ("seen", ["x_seen", "Last_Seen__c", "last_seen"]),
+    (
+        "opted_out",
+        ["x_opted_out", "HasOptedOutOfEmail", "newsletter"],
+    ),
+    ("interests", ["x_interests", "Interests__c", "interests"]),
+    ("source", ["x_source", "LeadSource", "hs_lead_status"]),
+    ("extra", ["x_extra", "Description", "message"]),
+];
+
+impl Vendor {
+    pub const ALL: [Vendor; 3] = [Vendor::Stub, Vendor::Salesforce, Vendor::HubSpot];
+    /// Those that are spoken to over HTTP.
+    pub const REMOTE: [Vendor; 2] = [Vendor::Salesforce, Vendor::HubSpot];
+
+    /// As `create_connection(provider => ...)` and the simulator call it.
+    pub fn name(self) -> &'static str {
+        ["stub", "salesforce", "hubspot"][self as usize]
+    }
+
+    /// The object that people are.
+    pub fn people(self) -> &'static str {
+        ["contact", "Contact", "contacts"][self as usize]
+    }
+
+    /// The field that a column of the table of people is mapped to.
+    pub fn field(self, column: &str) -> &'static str {
+        let known = FIELDS.iter().find(|(name, _)| *name == column);
+        known.unwrap_or_else(|| panic!("no field for {column}")).1[self as usize]
+    }
+
+    pub fn credentials(self) -> &'static str {
+        [
+            "{}",
+            r#"{"access_token": "sf-token"}"#,
+            r#"{"access_token": "hs-token"}"#,
+        ][self as usize]
+    }
+}
+
+/// A connection of a database, and the CRM behind it. The connection has the vendor's name.
+pub struct Crm {
+    pub vendor: Vendor,
+    sim: Option<Arc<Sim>>,
+}
+
+impl Crm {
+    /// Connects to a CRM of one's own.
+    pub async fn connect(db: &Database, vendor: Vendor) -> Crm {
+        let sim = (vendor != Vendor::Stub).then(|| Arc::new(Sim::start()));
+        Crm::connect_to(db, vendor, sim, "{}").await
+    }
+
+    /// Connects to the other CRM of the same simulator.
+    pub async fn connect_beside(&self, db: &Database, vendor: Vendor) -> Crm {
+        Crm::connect_to(db, vendor, self.sim.clone(), "{}").await
+    }
+
+    /// Connects with options of the connection.
+    pub async fn connect_with(db: &Database, vendor: Vendor, options: &str) -> Crm {
+        let sim = (vendor != Vendor::Stub).then(|| Arc::new(Sim::start()));
+        Crm::connect_to(db, vendor, sim, options).await
+    }
+
+    async fn connect_to(
+        db: &Database,
+        vendor: Vendor,
+        sim: Option<Arc<Sim>>,
+        options: &str,
+    ) -> Crm {
+        let crm = Crm { vendor, sim };
+        let (name, credentials) = (vendor.name(), vendor.credentials());
+        let url = crm
+            .url()
+            .map_or("NULL".to_owned(), |url| format!("'{url}'"));
+        let sql = format!(
+            "SELECT crm.create_connection(name => '{name}', provider => '{name}', base_url => {url},
+                                          options => '{options}', credentials => '{credentials}')"
+        );
+        db.execute(&sql).await;
+        crm
+    }
+
+    pub fn url(&self) -> Option<&str> {
+        let sim = self.sim.as_deref()?;
+        Some(if self.vendor == Vendor::Salesforce {
+            &sim.salesforce
+        } else {
+            &sim.hubspot
+        })
+    }
+
+    pub fn sim(&self) -> &Sim {
+        self.sim.as_deref().expect("this CRM is simulated")
+    }
+
+    /// Registers a fault of this vendor.
+    pub fn fault(&self, mut fault: Value) {
+        fault["vendor"] = self.vendor.name().into();
+        self.sim().fault(fault);
+    }
+
+    /// Creates records as a person would; fields are keyed by column. Their ids.
+    pub async fn create(
+        &self,
+        db: &Database,
+        object: &str,
+        records: &[Map<String, Value>],
+    ) -> Vec<String> {
+        let named = |record: &Map<String, Value>| -> Map<String, Value> {
+            let fields = record.iter().filter(|(_, value)| !value.is_null());
+            fields
+                .map(|(column, value)| (self.vendor.field(column).to_owned(), value.clone()))
+                .collect()
+        };
+        let records: Vec<Map<String, Value>> = records.iter().map(named).collect();
+        if let Some(sim) = &self.sim {
+            return sim.create(self.vendor.name(), object, &records);
+        }
+        let sql = "INSERT INTO crm_stub.records (connection, crm_object, fields)
+                   SELECT 'stub', $1, fields FROM ROWS FROM (jsonb_array_elements($2))
+                   WITH ORDINALITY AS given (fields, n) ORDER BY n
+                   RETURNING crm_id";
+        db.all(sql, &[&object, &json!(records)]).await
+    }
+
+    /// Every record of an object that is not deleted: its fields by its id.
+    pub async fn records(
+        &self,
+        db: &Database,
+        object: &str,
+    ) -> BTreeMap<String, Map<String, Value>> {
+        if let Some(sim) = &self.sim {
+            let records = sim.records(self.vendor.name(), object).into_iter();
+            return records
+                .map(|mut record| {
+                    let id = record["id"].as_str().expect("an id").to_owned();
+                    (
+                        id,
+                        serde_json::from_value(record["fields"].take()).expect("fields"),
+                    )
+                })
+                .collect();
+        }
+        let sql =
+            "SELECT crm_id, fields FROM crm_stub.records WHERE crm_object = $1 AND NOT deleted";
+        let rows = db.rows(sql, &[&object]).await.into_iter();
+        rows.map(|row| {
+            (
+                row.get(0),
+                serde_json::from_value(row.get(1)).expect("fields"),
+            )
+        })
+        .collect()
+    }
+
+    /// The fields of one record, `None` if it is not there or deleted.
+    pub async fn record(
+        &self,
+        db: &Database,
+        object: &str,
+        id: &str,
+    ) -> Option<Map<String, Value>> {
+        self.records(db, object).await.remove(id)
+    }
+}

@@ -1,0 +1,304 @@
+//! One database of a cluster, and sessions in it.
+
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::task::JoinHandle;
+use tokio_postgres::error::DbError;
+use tokio_postgres::types::{FromSqlOwned, ToSql};
+use tokio_postgres::{Client, Config, NoTls, Row, SimpleQueryMessage};
+
+use crate::cluster::{self, Cluster};
+use crate::eventually::{PATIENCE, eventually, within};
+use crate::process;
+use crate::vitals::Vitals;
+
+pub type Args<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// A session as superuser. Its methods panic with the statement when it fails.
+pub struct Session {
+    client: Client,
+    connection: JoinHandle<()>,
+}
+
+impl Session {
+    /// Connects; waits while the server is coming up, as it is after a crash.
+    pub async fn open(socket: &Path, database: &str) -> Session {
+        let mut last = String::new();
+        let client = within(PATIENCE, "a connection", async || match Session::try_open(
+            socket, database,
+        )
+        .await
+        {
+            Ok(client) => Some(client),
+            Err(error) => {
+                last = format!("{error:?}");
+                None
+            }
+        });
+        let (client, connection) = client.await;
+        Session { client, connection }
+    }
+
+    async fn try_open(
+        socket: &Path,
+        database: &str,
+    ) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
+        let mut config = Config::new();
+        config
+            .host_path(socket)
+            .port(5432)
+            .user("postgres")
+            .dbname(database)
+            .application_name("suite");
+        let (client, connection) = config.connect(NoTls).await?;
+        let connection = tokio::spawn(async move {
+            // Ends with the session, or with the server, which some tests kill.
+            let _ = connection.await;
+        });
+        Ok((client, connection))
+    }
+
+    /// Ends the session and waits until it has ended.
+    pub async fn close(self) {
+        drop(self.client);
+        let _ = self.connection.await;
+    }
+
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// One or several statements.
+    pub async fn execute(&self, sql: &str) {
+        if let Err(error) = self.client.batch_execute(sql).await {
+            panic!("{sql}\n{}", told(&error));
+        }
+    }
+
+    /// The error that these statements must end in.
+    pub async fn error(&self, sql: &str) -> DbError {
+        match self.client.batch_execute(sql).await {
+            Ok(()) => panic!("no error: {sql}"),
+            Err(error) => error
+                .as_db_error()
+                .unwrap_or_else(|| panic!("{sql}\n{error:?}"))
+                .clone(),
+        }
+    }
+
+    pub async fn rows(&self, sql: &str, args: Args<'_>) -> Vec<Row> {
+        self.client
+            .query(sql, args)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}\n{}", told(&error)))
+    }
+
+    /// The one value of the one row.
+    pub async fn one<T: FromSqlOwned>(&self, sql: &str, args: Args<'_>) -> T {
+        let rows = self.rows(sql, args).await;
+        assert_eq!(rows.len(), 1, "rows of {sql}");
+        rows[0]
+            .try_get(0)
+            .unwrap_or_else(|error| panic!("{sql}\n{error}"))
+    }
+
+    /// The values of the first column.
+    pub async fn all<T: FromSqlOwned>(&self, sql: &str, args: Args<'_>) -> Vec<T> {
+        let rows = self.rows(sql, args).await;
+        rows.iter()
+            .map(|row| {
+                row.try_get(0)
+                    .unwrap_or_else(|error| panic!("{sql}\n{error}"))
+            })
+            .collect()
+    }
+
+    pub async fn count(&self, sql: &str) -> i64 {
+        self.one(&format!("SELECT count(*) FROM {sql}"), &[]).await
+    }
+
+    /// A result as text, a line per row, for messages and comparisons.
+    pub async fn text(&self, sql: &str) -> String {
+        let messages = self.client.simple_query(sql).await;
+        let messages = messages.unwrap_or_else(|error| panic!("{sql}\n{}", told(&error)));
+        let mut lines = Vec::new();
+        for message in messages {
+            if let SimpleQueryMessage::Row(row) = message {
+                let cells = (0..row.len()).map(|i| row.get(i).unwrap_or("(null)"));
+                lines.push(cells.collect::<Vec<_>>().join(" | "));
+            }
+        }
+        lines.join("\n")
+    }
+}
+
+/// All that the server said, not only its first line.
+fn told(error: &tokio_postgres::Error) -> String {
+    let Some(error) = error.as_db_error() else {
+        return format!("{error:?}");
+    };
+    let more = [error.detail(), error.hint(), error.where_()];
+    let more: Vec<&str> = more.into_iter().flatten().collect();
+    format!(
+        "{}: {}\n{}",
+        error.code().code(),
+        error.message(),
+        more.join("\n")
+    )
+}
+
+/// A database and a session in it.
+pub struct Database {
+    pub name: String,
+    socket: PathBuf,
+    log: PathBuf,
+    session: Session,
+    /// Dropped with this value, so that a server that many tests share does not fill with workers.
+    pub(crate) temporary: bool,
+}
+
+impl Deref for Database {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.session
+    }
+}
+
+impl Database {
+    pub async fn open(cluster: &Cluster, name: &str) -> Database {
+        let session = Session::open(cluster.path(), name).await;
+        let (socket, log) = (cluster.path().to_owned(), cluster.path().join("log"));
+        Database {
+            name: name.to_owned(),
+            socket,
+            log,
+            session,
+            temporary: false,
+        }
+    }
+
+    /// Another session in the same database.
+    pub async fn session(&self) -> Session {
+        Session::open(&self.socket, &self.name).await
+    }
+
+    /// Leaves the database where it is at the end.
+    pub fn keep(&mut self) {
+        self.temporary = false;
+    }
+
+    /// A new session in place of one that a crash cuts off, once it has.
+    pub async fn reconnect(&mut self) {
+        let cut_off = async || self.client().is_closed().then_some(());
+        eventually("the crash cuts the session off", cut_off).await;
+        self.session = self.session().await;
+    }
+
+    /// The process id of this database's worker, if it has one.
+    pub async fn worker_now(&self) -> Option<i32> {
+        let sql = "SELECT pid FROM pg_stat_activity
+                   WHERE backend_type = 'pg_crm worker' AND datname = current_database()";
+        self.all(sql, &[]).await.pop()
+    }
+
+    /// The process id of this database's worker, once it has one.
+    pub async fn worker(&self) -> i32 {
+        eventually("the database has a worker", async || {
+            self.worker_now().await
+        })
+        .await
+    }
+
+    /// The process id of a worker that is not `old`.
+    pub async fn worker_after(&self, old: i32) -> i32 {
+        let another = async || self.worker_now().await.filter(|&pid| pid != old);
+        eventually("the database has a new worker", another).await
+    }
+
+    pub async fn vitals(&self) -> Vitals {
+        Vitals::of(self.worker().await)
+    }
+
+    pub async fn kill_worker(&self) -> i32 {
+        let pid = self.worker().await;
+        process::signal(pid, Signal::SIGKILL);
+        pid
+    }
+
+    /// Writes back what is due; whether all of it went.
+    pub async fn flush(&self) -> bool {
+        let done: bool = self.one("SELECT crm.flush(timeout => '30 s')", &[]).await;
+        if !done {
+            let status = self.text("SELECT to_jsonb(s) FROM crm.status s").await;
+            eprintln!("-- a flush came to nothing:\n{status}");
+        }
+        done
+    }
+
+    /// Flushes until nothing waits any more: through whatever the CRM does in the meantime.
+    pub async fn drain(&self) {
+        let limit = Duration::from_secs(60);
+        let drained = tokio::time::timeout(limit, async {
+            loop {
+                let _: Option<bool> = self.one("SELECT crm.flush(timeout => '1 s')", &[]).await;
+                let waiting = "SELECT coalesce(sum(queued), 0)::bigint FROM crm.status";
+                if self.one::<i64>(waiting, &[]).await == 0 && self.dirty().await == 0 {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        if drained.await.is_err() {
+            let status = self.text("SELECT to_jsonb(s) FROM crm.status s").await;
+            let cells = self
+                .text("SELECT to_jsonb(c) FROM crm.cell_status c WHERE state <> 'synced' LIMIT 5")
+                .await;
+            panic!("cells still wait after {limit:?}\n{status}\n{cells}");
+        }
+    }
+
+    /// How many cells the CRM does not have yet, and may get.
+    pub async fn dirty(&self) -> i64 {
+        self.count("crm.cell_status WHERE state NOT IN ('synced', 'never synced')")
+            .await
+    }
+
+    /// `crm.check()` finds nothing.
+    pub async fn assert_checked(&self) {
+        let breaches = self.text("SELECT * FROM crm.check()").await;
+        assert!(breaches.is_empty(), "crm.check():\n{breaches}");
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log =
+                String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned();
+            let ours = |line: &&str| {
+                line.contains(&format!(" {}: ", self.name)) || line.contains("postmaster")
+            };
+            let lines: Vec<&str> = log.lines().filter(ours).collect();
+            let end = lines[lines.len().saturating_sub(40)..].join("\n");
+            eprintln!("-- the server's log about {}, its end:\n{end}", self.name);
+        }
+        if self.temporary {
+            let mut psql = cluster::program("psql");
+            psql.arg("-h")
+                .arg(&self.socket)
+                .args(["-X", "-q", "-U", "postgres", "-c"]);
+            psql.arg(format!("DROP DATABASE {} WITH (FORCE)", self.name));
+            psql.env(
+                "PGOPTIONS",
+                "-c statement_timeout=10s -c client_min_messages=error",
+            );
+            // Tests of their own see to it that this works.
+            let _ = psql.stderr(Stdio::null()).status();
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! The harness of the suites: real PostgreSQL clusters with pg_crm preloaded, and the simulated CRMs.
+//!
+//! Every helper panics with the SQL, the request or the condition that failed, so that scenarios read as the story they
+//! tell. Nothing outlives the process: servers and simulators die with it, whatever way it ends.
+
+pub mod cluster;
+pub mod crm;
+pub mod database;
+pub mod desk;
+pub mod eventually;
+pub mod process;
+pub mod sim;
+pub mod vitals;
+
+pub use cluster::Cluster;
+pub use crm::{Crm, Vendor};
+pub use database::{Database, Session};
+pub use desk::Desk;
+pub use eventually::{eventually, within};
+pub use serde_json::{Value as Json, json};
+pub use sim::Sim;
+pub use vitals::Vitals;
+
+/// Makes a test of each scenario for each CRM: `stub::name`, `salesforce::name`, `hubspot::name`.
+#[macro_export]
+macro_rules! with_every_crm {
+    ($($scenario:ident),+ $(,)?) => {
+        mod stub {
+            $(#[tokio::test] async fn $scenario() { super::$scenario($crate::Vendor::Stub).await })+
+        }
+        $crate::with_remote_crms!($($scenario),+);
+    };
+}
+
+/// The same for those that are spoken to over HTTP.
+#[macro_export]
+macro_rules! with_remote_crms {
+    ($($scenario:ident),+ $(,)?) => {
+        mod salesforce {
+            $(#[tokio::test] async fn $scenario() { super::$scenario($crate::Vendor::Salesforce).await })+
+        }
+        mod hubspot {
+            $(#[tokio::test] async fn $scenario() { super::$scenario($crate::Vendor::HubSpot).await })+
+        }
+    };
+}

@@ -1,0 +1,211 @@
+//! A simulator of one's own, and its admin address: what the CRMs' users see and do.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::{Map, Value, json};
+use ureq::Agent;
+
+use crate::process;
+
+pub struct Sim {
+    pub salesforce: String,
+    pub hubspot: String,
+    admin: String,
+    agent: Agent,
+    child: Child,
+}
+
+/// `CRM_SIM` if it is set; otherwise the one that cargo builds beside the tests.
+fn program() -> &'static PathBuf {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        if let Some(path) = std::env::var_os("CRM_SIM") {
+            return path.into();
+        }
+        process::run(Command::new(env!("CARGO")).args(["build", "--quiet", "-p", "crm-sim"]));
+        let test = std::env::current_exe().expect("a test has a path");
+        test.ancestors()
+            .nth(2)
+            .expect("target/debug/deps/test")
+            .join("crm-sim")
+    })
+}
+
+impl Sim {
+    pub fn start() -> Sim {
+        let mut command = Command::new(program());
+        for desk in ["--salesforce", "--hubspot", "--admin"] {
+            command.args([desk, "127.0.0.1:0"]);
+        }
+        command.stdout(Stdio::piped());
+        let mut child = process::spawn(command, Signal::SIGKILL);
+        let output = BufReader::new(child.stdout.take().expect("piped"));
+        let said: Vec<String> = output
+            .lines()
+            .map_while(Result::ok)
+            .take_while(|line| line != "ready")
+            .collect();
+        let address = |name: &str| {
+            let found = said
+                .iter()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            found
+                .unwrap_or_else(|| panic!("crm-sim gave no address of {name}: {said:?}"))
+                .to_owned()
+        };
+        let config = Agent::config_builder().timeout_global(Some(Duration::from_secs(30)));
+        let agent = config.http_status_as_error(false).build().into();
+        let (salesforce, hubspot, admin) =
+            (address("salesforce"), address("hubspot"), address("admin"));
+        Sim {
+            salesforce,
+            hubspot,
+            admin,
+            agent,
+            child,
+        }
+    }
+
+    fn answer(what: &str, answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Value {
+        let mut response = answer.unwrap_or_else(|error| panic!("{what}: {error}"));
+        let body = response
+            .body_mut()
+            .with_config()
+            .limit(1 << 30)
+            .read_to_string();
+        let body = body.unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert!(
+            response.status().is_success(),
+            "{what}: {} {body}",
+            response.status()
+        );
+        if body.is_empty() {
+            Value::Null
+        } else {
+            body.parse().expect("JSON")
+        }
+    }
+
+    pub fn get(&self, path: &str) -> Value {
+        let url = format!("{}/{path}", self.admin);
+        Sim::answer(path, self.agent.get(url).call())
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Value {
+        let request = self.agent.post(format!("{}/{path}", self.admin));
+        Sim::answer(
+            path,
+            request
+                .header("content-type", "application/json")
+                .send(body.to_string()),
+        )
+    }
+
+    pub fn patch(&self, path: &str, body: &Value) -> Value {
+        let request = self.agent.patch(format!("{}/{path}", self.admin));
+        Sim::answer(
+            path,
+            request
+                .header("content-type", "application/json")
+                .send(body.to_string()),
+        )
+    }
+
+    pub fn delete(&self, path: &str) -> Value {
+        Sim::answer(
+            path,
+            self.agent.delete(format!("{}/{path}", self.admin)).call(),
+        )
+    }
+
+    /// Registers a fault; `crm-sim --help` tells what it may hold.
+    pub fn fault(&self, fault: Value) {
+        self.post("faults", &fault);
+    }
+
+    /// Faults that can still strike.
+    pub fn faults_left(&self) -> usize {
+        self.get("faults")["faults"].as_array().map_or(0, Vec::len)
+    }
+
+    pub fn end_faults(&self) {
+        self.delete("faults");
+    }
+
+    /// What was asked of the CRMs, in order; only requests whose path holds `path`.
+    pub fn requests(&self, path: &str) -> Vec<Value> {
+        match self.get(&format!("requests?path={path}"))["requests"].take() {
+            Value::Array(requests) => requests,
+            other => panic!("requests: {other}"),
+        }
+    }
+
+    pub fn forget_requests(&self) {
+        self.delete("requests");
+    }
+
+    /// Creates records as a person would; their ids.
+    pub fn create(
+        &self,
+        vendor: &str,
+        object: &str,
+        records: &[Map<String, Value>],
+    ) -> Vec<String> {
+        let edits: Vec<Value> = records
+            .iter()
+            .map(|fields| json!({ "fields": fields }))
+            .collect();
+        let made = self.post(&format!("objects/{vendor}/{object}"), &Value::Array(edits));
+        serde_json::from_value(made["ids"].clone()).expect("ids")
+    }
+
+    /// The records of an object.
+    pub fn records(&self, vendor: &str, object: &str) -> Vec<Value> {
+        match self.get(&format!("objects/{vendor}/{object}"))["records"].take() {
+            Value::Array(records) => records,
+            other => panic!("records: {other}"),
+        }
+    }
+}
+
+impl Sim {
+    /// Prints the last requests; must not panic, a test is doing so already.
+    fn tell(&self) {
+        let answer = self.agent.get(format!("{}/requests", self.admin)).call();
+        let body = answer
+            .ok()
+            .and_then(|mut answer| answer.body_mut().read_to_string().ok());
+        let log: Value = body.and_then(|body| body.parse().ok()).unwrap_or_default();
+        let last = log["requests"].as_array().map_or(&[][..], Vec::as_slice);
+        eprintln!("-- the last requests to the CRMs:");
+        for request in &last[last.len().saturating_sub(8)..] {
+            let word = |name: &str| request[name].as_str().unwrap_or_default();
+            let (body, response) = (shortened(word("body")), shortened(word("response")));
+            eprintln!(
+                "{} {} {body} -> {} {response}",
+                word("method"),
+                word("path"),
+                request["status"]
+            );
+        }
+    }
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(600).collect()
+}
+
+impl Drop for Sim {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.tell();
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

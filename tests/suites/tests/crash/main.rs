@@ -1,0 +1,4 @@
+//! Whatever is killed, at whatever step: every edit arrives, nothing arrives twice in effect, nothing is made up.
+
+mod fail_points;
+mod power_cut;

@@ -1,0 +1,23 @@
+//! Changed cells reach the CRM, once, whatever the statement that changed them and whatever the CRM answers.
+
+mod basics;
+mod batches;
+mod credentials;
+mod dead_letters;
+mod outages;
+mod queue;
+mod rights;
+mod schema_changes;
+mod statements;
+mod tables;
+mod tight_limits;
+mod transforms;
+mod validation;
+mod values;
+
+use std::sync::LazyLock;
+
+use crm_suites::Cluster;
+
+/// One server for all of these; each scenario has a database, and so a worker, of its own.
+static CLUSTER: LazyLock<Cluster> = LazyLock::new(Cluster::shared);

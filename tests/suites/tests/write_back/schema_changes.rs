@@ -1,0 +1,130 @@
+//! A mapped table is altered: renames are followed, what cannot be followed stops the map and says why.
+
+use crm_suites::{Desk, Vendor, eventually};
+
+use crate::CLUSTER;
+
+async fn desk() -> Desk {
+    let desk = Desk::open(&CLUSTER, Vendor::Stub).await;
+    desk.link(2).await;
+    desk
+}
+
+/// Waits for the map to stop and answers why.
+async fn stopped(desk: &Desk) -> String {
+    eventually("the map is in error", async || {
+        let _: Option<bool> = desk.db.one("SELECT crm.flush(timeout => '1 s')", &[]).await;
+        (desk.state().await == "error").then_some(())
+    })
+    .await;
+    desk.db
+        .one(
+            "SELECT to_jsonb(s)::text FROM crm.status s WHERE map_id = $1",
+            &[&desk.map],
+        )
+        .await
+}
+
+#[tokio::test]
+async fn a_renamed_column_is_followed() {
+    let desk = desk().await;
+    desk.db
+        .execute("UPDATE people SET phone = 'before' WHERE id = 'p1'")
+        .await;
+    desk.db
+        .execute("ALTER TABLE people RENAME COLUMN phone TO telephone")
+        .await;
+    desk.db
+        .execute("UPDATE people SET telephone = 'after' WHERE id = 'p2'")
+        .await;
+    desk.db.drain().await;
+    assert_eq!(desk.field("p1", "phone").await, "before");
+    assert_eq!(desk.field("p2", "phone").await, "after");
+    let names =
+        "SELECT DISTINCT column_name::text FROM crm.cell_status WHERE map_id = $1 ORDER BY 1";
+    let names: Vec<String> = desk.db.all(names, &[&desk.map]).await;
+    assert!(!names.contains(&"phone".to_owned()), "{names:?}");
+    desk.db.assert_checked().await;
+}
+
+#[tokio::test]
+async fn a_renamed_table_is_followed() {
+    let desk = desk().await;
+    desk.db.execute("ALTER TABLE people RENAME TO persons; CREATE SCHEMA hr; ALTER TABLE persons SET SCHEMA hr").await;
+    desk.db
+        .execute("UPDATE hr.persons SET phone = 'after' WHERE id = 'p2'")
+        .await;
+    desk.db.drain().await;
+    assert_eq!(desk.field("p2", "phone").await, "after");
+    desk.db.assert_checked().await;
+}
+
+#[tokio::test]
+async fn a_dropped_column_stops_the_map_and_says_why() {
+    let desk = desk().await;
+    desk.db
+        .execute("ALTER TABLE people DROP COLUMN phone")
+        .await;
+    // The application goes on.
+    desk.db
+        .execute("UPDATE people SET last_name = 'Still editable'")
+        .await;
+    let why = stopped(&desk).await;
+    assert!(why.contains("phone") || why.contains("dropped"), "{why}");
+    desk.db
+        .execute(&format!("SELECT crm.unmap_field({}, 'phone')", desk.map))
+        .await;
+    desk.db.drain().await;
+    assert_eq!(desk.field("p1", "last_name").await, "Still editable");
+    desk.db.assert_checked().await;
+}
+
+#[tokio::test]
+async fn a_retyped_column_stops_the_map_and_says_why() {
+    let desk = desk().await;
+    desk.map_field("score", "").await;
+    desk.db
+        .execute("ALTER TABLE people ALTER COLUMN score TYPE bytea USING NULL")
+        .await;
+    desk.db
+        .execute("UPDATE people SET last_name = 'Still editable'")
+        .await;
+    let why = stopped(&desk).await;
+    assert!(why.contains("score"), "{why}");
+}
+
+#[tokio::test]
+async fn a_dropped_table_disturbs_nobody() {
+    let desk = desk().await;
+    desk.db
+        .execute("CREATE TABLE others (id text PRIMARY KEY, name text)")
+        .await;
+    let sql =
+        "SELECT crm.map_object('stub', 'others', 'account', external_id_field => 'external_key',
+                                     on_insert => 'create')";
+    let map: i32 = desk.db.one(sql, &[]).await;
+    desk.db
+        .execute(&format!(
+            "SELECT crm.map_field({map}, 'name', 'name', direction => 'outbound')"
+        ))
+        .await;
+    desk.db
+        .execute("UPDATE people SET phone = '1'; DROP TABLE people")
+        .await;
+    desk.db
+        .execute("INSERT INTO others VALUES ('o1', 'Other')")
+        .await;
+    eventually("the other table goes on", async || {
+        let _: Option<bool> = desk
+            .db
+            .one("SELECT crm.flush($1, timeout => '1 s')", &[&map])
+            .await;
+        (desk.crm.records(&desk.db, "account").await.len() == 1).then_some(())
+    })
+    .await;
+    desk.db
+        .execute(&format!("SELECT crm.unmap_object({})", desk.map))
+        .await;
+    assert!(desk.db.flush().await);
+    desk.db.assert_checked().await;
+}
