@@ -1,0 +1,114 @@
+# Every routine of pg_crm. `make` alone lists them.
+#
+# Only `make install` touches the PostgreSQL that the system runs. Everything else installs its builds into private copies
+# of it (tests/bin/private-postgres) and starts clusters of its own from there.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+PG_HOME ?= /usr/lib/postgresql/15
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+
+# As root the server runs as the user postgres, who may not be allowed to look into this tree.
+ifeq ($(shell id -u),0)
+PRIVATE := /var/tmp/pg_crm-$(shell echo $(TARGET) | cksum | cut -d' ' -f1)
+else
+PRIVATE := $(TARGET)/postgres
+sudo := --sudo
+endif
+
+export PG_HOME
+export CARGO_TARGET_DIR := $(TARGET)
+export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
+# The framework of the #[pg_test]s cannot do without.
+export USER ?= $(shell id -un)
+
+parts := lint unit pg_test regress suites clients
+clusters := regress suites clients demo soak
+
+# pgrx is compiled once for the tests and the library alike: with the same rustflags (build.rs says more), and with the
+# features that dev-dependencies ask for (--examples brings them in; there are no examples).
+export CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND := 1
+build pg_test $(clusters): export PGRX_BUILD_FLAGS := --examples
+
+# The crates without PostgreSQL; the simulator is always built along with them, so that features resolve one way.
+plain := -p crm-domain -p crm-provider -p crm-sim
+
+# What the scripts under tests/ and benches/ run on.
+build $(clusters): export PG_CONFIG := $(PRIVATE)/dev/lib/postgresql/15/bin/pg_config
+build $(clusters): export CRM_SIM := $(TARGET)/debug/crm-sim
+bench: export PG_CONFIG := $(PRIVATE)/release/lib/postgresql/15/bin/pg_config
+bench: export CRM_SIM := $(TARGET)/release/crm-sim
+
+.PHONY: help setup build install test $(parts) $(clusters) bench sim clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z_]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what is missing: Debian's packages, cargo-pgrx
+	@.ci/setup
+
+build: setup ## build the extension with fail points, and the simulator, for the tests and the demo
+	@tests/bin/private-postgres $(PRIVATE)/dev
+	@cargo build $(plain) --bins --examples
+	@cargo pgrx install --features failpoints --pg-config $(PG_CONFIG)
+
+install: setup ## build for release and install into the system's PostgreSQL 15
+	@$(MAKE) $(PG_HOME)/lib/pg_crm.so
+
+sources := $(wildcard Cargo.toml Cargo.lock rust-toolchain.toml build.rs pg_crm.control) $(shell find src sql -type f)
+
+$(PG_HOME)/lib/pg_crm.so: $(sources)
+	cargo pgrx install --release $(sudo) --pg-config $(PG_HOME)/bin/pg_config
+
+demo: build ## the main job on real data, from a table to the CRMs (KEEP=1 leaves the cluster running)
+	@tests/demo/run
+
+test: setup ## run all of lint unit pg_test regress suites clients, with one summary
+	@.ci/test $(parts)
+
+lint: setup ## rustfmt, clippy for every set of features, shellcheck
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --workspace --all-targets --features failpoints -- -D warnings
+	cargo clippy --workspace --all-targets --features pg_test -- -D warnings
+	grep -rlI --exclude-dir=target --exclude-dir=.venv '^#!.*bash' .ci tests $(wildcard benches) | xargs shellcheck
+
+unit: setup ## tests of the domain, the providers and the simulator, without PostgreSQL
+	cargo test $(plain)
+
+pg_test: setup ## tests inside a PostgreSQL backend (TEST=name for some of them)
+	.ci/pg_test $(PRIVATE)/pg_test $(TEST)
+
+regress: build ## SQL tests, output compared with tests/regress/expected (TEST=name for some of them)
+	tests/regress/run $(TEST)
+
+suites: build ## suites against real clusters and the simulator (TEST=name for some of them)
+	cargo test -p crm-suites $(if $(TEST),-- $(TEST))
+
+clients: build ## the vendors' own client libraries against the simulator
+	tests/clients/run
+
+bench: setup ## measure, in ratios; not part of test
+	tests/bin/private-postgres $(PRIVATE)/release
+	cargo build --release -p crm-sim
+	cargo pgrx install --release --pg-config $(PG_CONFIG)
+	benches/run
+
+sim: setup ## run the simulated CRMs on ports 4101 to 4103 until interrupted
+	@cargo build --quiet $(plain) --bins --examples
+	@echo 'Salesforce  http://127.0.0.1:4101'
+	@echo 'HubSpot     http://127.0.0.1:4102'
+	@echo 'admin       http://127.0.0.1:4103   (GET /requests, GET /objects/salesforce/Account, POST /faults, ...)'
+	@echo 'More: $(TARGET)/debug/crm-sim --help. Ctrl-C ends it.'
+	@exec $(TARGET)/debug/crm-sim --salesforce 127.0.0.1:4101 --hubspot 127.0.0.1:4102 --admin 127.0.0.1:4103
+
+soak: build ## the long-running suites that test leaves out
+	cargo test -p crm-suites -- --ignored --nocapture --test-threads=1 $(TEST)
+
+clean: ## remove what was built, here and in the private copies of PostgreSQL
+	cargo clean
+	rm -rf $(PRIVATE)
