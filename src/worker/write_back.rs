@@ -270,8 +270,9 @@ impl Worker {
                 .map(|m| m.id)
                 .collect();
             let all_work = working.len() == covered.len();
-            // What is on its way is outstanding; asking the tables as well would cost a scan each turn.
-            let flying = self.flights.values().any(|f| flush.covers(f.map.id));
+            // What is on its way is outstanding; asking the tables as well would cost a scan each turn. What is on its way
+            // for a map that is gone or stands still is nobody's work any more.
+            let flying = self.flights.values().any(|f| working.contains(&f.map.id));
             if flying
                 || !self.held.is_empty()
                 || transaction(|client| claims::outstanding(client, &working))?
