@@ -7,6 +7,7 @@
 
 pub mod canonical;
 pub mod cells;
+pub mod conflict;
 pub mod data_type;
 pub mod failure;
 pub mod mapping;

@@ -1,0 +1,138 @@
+//! What becomes of a field of which both sides may have changed.
+//!
+//! Decided from values alone: what the edit was based on, what the row holds, what the CRM holds. Clocks count for
+//! nothing but the policy that asks for them.
+
+use crate::Value;
+use crate::cells::{HASH_BYTES, short};
+use crate::mapping::ConflictPolicy;
+
+/// A value as the ledger remembers it.
+pub type ShortHash = [u8; HASH_BYTES];
+
+/// The hash by which values are compared.
+pub fn hash(value: &Value) -> ShortHash {
+    short(&value.hash())
+}
+
+/// The two sides of a field, and what they had in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Sides<'a> {
+    /// What the CRM held when the edit was formed; `None`: nobody knows.
+    pub base: Option<ShortHash>,
+    pub local: &'a Value,
+    pub crm: &'a Value,
+    /// When each side changed, in UTC milliseconds by the database's clock.
+    pub local_changed_at: Option<i64>,
+    pub crm_changed_at: Option<i64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// The CRM holds the row's value already.
+    Landed,
+    /// The row's value goes to the CRM.
+    Write,
+    /// The row takes the CRM's value.
+    Take,
+    /// A person decides; neither side is touched.
+    Review,
+}
+
+impl Sides<'_> {
+    /// Whether the CRM holds something that the edit was not based on. An empty field that nobody knew of is no news:
+    /// nothing is lost by filling it.
+    pub fn crm_moved(&self) -> bool {
+        match self.base {
+            Some(base) => base != hash(self.crm),
+            None => !self.crm.is_null(),
+        }
+    }
+}
+
+/// Settles a field that was changed in Postgres.
+pub fn settle(policy: ConflictPolicy, sides: &Sides) -> Decision {
+    if sides.local == sides.crm {
+        return Decision::Landed;
+    }
+    if !sides.crm_moved() {
+        return Decision::Write;
+    }
+    match policy {
+        ConflictPolicy::CrmWins | ConflictPolicy::MergeWithAudit => Decision::Take,
+        ConflictPolicy::LocalWins => Decision::Write,
+        ConflictPolicy::ManualReview | ConflictPolicy::ImmutableAfterBind => Decision::Review,
+        ConflictPolicy::LastWriterWins => match (sides.local_changed_at, sides.crm_changed_at) {
+            (Some(local), Some(crm)) if local > crm => Decision::Write,
+            _ => Decision::Take,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(text: &str) -> Value {
+        Value::text(text)
+    }
+
+    fn decide(policy: ConflictPolicy, base: Option<&str>, local: &str, crm: &str) -> Decision {
+        settle(
+            policy,
+            &Sides {
+                base: base.map(|base| hash(&text(base))),
+                local: &text(local),
+                crm: &text(crm),
+                local_changed_at: Some(2),
+                crm_changed_at: Some(1),
+            },
+        )
+    }
+
+    #[test]
+    fn one_side_changed_is_no_conflict_whatever_the_policy() {
+        for policy in ConflictPolicy::ALL {
+            assert_eq!(decide(policy, Some("a"), "b", "a"), Decision::Write, "{policy}");
+            assert_eq!(decide(policy, Some("a"), "b", "b"), Decision::Landed, "{policy}");
+            assert_eq!(decide(policy, None, "b", "b"), Decision::Landed, "{policy}");
+        }
+    }
+
+    #[test]
+    fn both_sides_changed_is_the_policys_affair() {
+        use ConflictPolicy::*;
+        for (policy, decision) in [
+            (CrmWins, Decision::Take),
+            (LocalWins, Decision::Write),
+            (MergeWithAudit, Decision::Take),
+            (ManualReview, Decision::Review),
+            (ImmutableAfterBind, Decision::Review),
+            (LastWriterWins, Decision::Write),
+        ] {
+            assert_eq!(decide(policy, Some("a"), "b", "c"), decision, "{policy}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_knew_is_not_overwritten_but_an_empty_field_may_be_filled() {
+        assert_eq!(decide(ConflictPolicy::CrmWins, None, "b", "c"), Decision::Take);
+        assert_eq!(decide(ConflictPolicy::CrmWins, None, "b", ""), Decision::Write);
+        // A field that somebody emptied since is news.
+        assert_eq!(decide(ConflictPolicy::CrmWins, Some("a"), "b", ""), Decision::Take);
+    }
+
+    #[test]
+    fn without_both_times_the_crm_wins() {
+        let sides = Sides {
+            base: None,
+            local: &text("b"),
+            crm: &text("c"),
+            local_changed_at: Some(2),
+            crm_changed_at: None,
+        };
+        assert_eq!(settle(ConflictPolicy::LastWriterWins, &sides), Decision::Take);
+        let later = Sides { crm_changed_at: Some(3), ..sides };
+        assert_eq!(settle(ConflictPolicy::LastWriterWins, &later), Decision::Take);
+    }
+}
