@@ -559,10 +559,11 @@ BEGIN
                CASE kind WHEN 'upsert' THEN nullif(btrim(i.record ->> 'external_id', E' \t\n\r\v\f'), '')
                          WHEN 'create' THEN NULL
                          ELSE nullif(i.record ->> 'id', '') END AS key,
-               CASE WHEN kind = 'delete' THEN '{}' ELSE i.record -> 'fields' END AS fields
+               CASE WHEN kind = 'delete' THEN '{}' ELSE i.record -> 'fields' END AS fields,
+               i.record ->> 'version' AS based_on
         FROM jsonb_array_elements(body -> 'records') WITH ORDINALITY AS i (record, ord)
     ), checked AS MATERIALIZED (
-        SELECT i.ord, i.key, i.fields, c.sent, c.cleared, c.error,
+        SELECT i.ord, i.key, i.fields, i.based_on, c.sent, c.cleared, c.error,
                row_number() OVER (PARTITION BY CASE kind WHEN 'upsert' THEN c.sent ->> 'external_key' ELSE i.key END
                                   ORDER BY i.ord) AS occurrence,
                CASE kind
@@ -581,11 +582,11 @@ BEGIN
     ), merged AS MATERIALIZED (
         SELECT c.*,
                kind = 'create' OR kind = 'upsert' AND c.target IS NULL AS is_new,
-               now.fields AS old,
+               now.fields AS old, now.version,
                (coalesce(now.fields, '{}') || c.sent) - c.cleared AS new
         FROM checked c
         LEFT JOIN LATERAL (
-            SELECT r.fields FROM crm_stub.records r
+            SELECT r.fields, r.version FROM crm_stub.records r
             WHERE r.connection = write.connection AND r.crm_object = object AND r.crm_id = c.target AND NOT r.deleted
             FOR UPDATE SKIP LOCKED) AS now ON true
     ), judged AS MATERIALIZED (
@@ -610,6 +611,10 @@ BEGIN
                        crm_stub.error('transient', 'record_locked', 'somebody is changing this record')
                    WHEN NOT m.is_new AND m.old IS NULL THEN
                        crm_stub.error('not_found', 'not_found', format('there is no %s with this id', object))
+                   -- Compared under the record's lock, so that nothing comes between this and the write. What is to
+                   -- be new is no version of anything.
+                   WHEN m.based_on IS NOT NULL AND m.based_on IS DISTINCT FROM m.version::text THEN
+                       crm_stub.error('conflict', 'stale', format('the %s is not at version %s', object, m.based_on))
                    WHEN kind <> 'delete' AND NOT m.new ?& needed THEN crm_stub.missing(object, m.new)
                END AS error
         FROM merged m
@@ -651,7 +656,7 @@ END
 $$;
 
 COMMENT ON FUNCTION crm_stub.write(text, jsonb, jsonb) IS
-    'Answers POST /write: {object, kind: create | update | upsert | delete, external_id_field, records: [{id | external_id, fields}]}; refused holds injected errors by key';
+    'Answers POST /write: {object, kind: create | update | upsert | delete, external_id_field, records: [{id | external_id, version, fields}]}; a record that names a version is written only if it is still that; refused holds injected errors by key';
 
 CREATE FUNCTION crm_stub.read(connection text, body jsonb, refused jsonb) RETURNS jsonb
     LANGUAGE plpgsql VOLATILE

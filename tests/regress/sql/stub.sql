@@ -97,6 +97,18 @@ SELECT * FROM pg_temp.ask('acme', '/write', '{"object": "contact", "kind": "upda
     {"id": "contact-000011", "fields": "x"},
     {"id": "contact-000004", "fields": {"last_name": "O''Hara", "x_score": 1.50}}]}');
 SELECT * FROM shown WHERE crm_id ~ 'contact-00000[14]';
+-- Versions: a record is only written if it is still what the write is based on.
+SELECT * FROM pg_temp.ask('acme', '/write', format('{"object": "contact", "kind": "update", "records": [
+    {"id": "contact-000001", "version": "%s", "fields": {"phone": "4"}},
+    {"id": "contact-000002", "version": "99", "fields": {"phone": "5"}},
+    {"id": "contact-000003", "version": %s, "fields": {"phone": "6"}},
+    {"id": "contact-000004", "version": "x", "fields": {"phone": "7"}},
+    {"id": "contact-000009", "version": "1", "fields": {"phone": "8"}}]}',
+    (SELECT version FROM crm_stub.records WHERE crm_id = 'contact-000001'), (SELECT version FROM crm_stub.records WHERE crm_id = 'contact-000003')));
+SELECT crm_id, fields ->> 'phone' AS phone FROM crm_stub.records WHERE crm_id ~ 'contact-00000[1234]' ORDER BY crm_id;
+SELECT * FROM pg_temp.ask('acme', '/write', '{"object": "contact", "kind": "delete", "records": [{"id": "contact-000003", "version": "1"}]}');
+SELECT * FROM pg_temp.ask('acme', '/write', '{"object": "account", "kind": "upsert", "external_id_field": "external_key", "records": [
+    {"external_id": "A1", "version": "99", "fields": {"phone": "9"}}, {"external_id": "A99", "version": "1", "fields": {"name": "was there"}}]}');
 -- Keys: one that is taken, one that two want, one that its own record has.
 SELECT * FROM pg_temp.ask('acme', '/write', '{"object": "deal", "kind": "update", "records": [
     {"id": "deal-000001", "fields": {"external_key": "D2"}},
