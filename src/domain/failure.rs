@@ -54,6 +54,10 @@ impl Failure {
     /// Longest message kept, in bytes: enough for every vendor's sentence, too short for a page of HTML.
     pub const MESSAGE_BYTES: usize = 1000;
 
+    /// The code of a conflict that says: the record is no longer what the write was based on, and was
+    /// not written. Read it again. Other conflicts have the vendor's codes.
+    pub const STALE: &str = "stale";
+
     pub fn record(class: ErrorClass, code: impl Into<String>, message: impl Into<String>) -> Self {
         let mut message = message.into();
         if message.len() > Self::MESSAGE_BYTES {
@@ -80,6 +84,16 @@ impl Failure {
             scope: Scope::Connection,
             ..Failure::record(class, code, message)
         }
+    }
+
+    /// A write that was refused because the record is no longer what it was based on.
+    pub fn stale(message: impl Into<String>) -> Self {
+        Failure::record(ErrorClass::Conflict, Self::STALE, message)
+    }
+
+    /// Whether the CRM refused the write because somebody else changed the record since it was read.
+    pub fn is_stale(&self) -> bool {
+        self.class == ErrorClass::Conflict && self.code == Self::STALE
     }
 
     pub fn after(mut self, wait: Option<Duration>) -> Self {

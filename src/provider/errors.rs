@@ -133,6 +133,9 @@ pub(crate) fn classify_response(
     response: &Response,
 ) -> Failure {
     let failure = classify(table, complaint, response.status);
+    if is_precondition(response.status) {
+        return Failure::stale(failure.message);
+    }
     let told = told_wait(response, &failure);
     Failure {
         retry_after: told.or(failure.retry_after),
@@ -140,9 +143,18 @@ pub(crate) fn classify_response(
     }
 }
 
+/// Whether a status says that a condition was not met (412) or is asked for (428), whatever words the
+/// body has for it: either way, the record is to be read before it is written.
+fn is_precondition(status: u16) -> bool {
+    matches!(status, 412 | 428)
+}
+
 /// The failure of a response whose body is not of the vendor's making: a proxy's page, an outage.
 pub(crate) fn foreign(response: &Response) -> Failure {
     let status = response.status;
+    if is_precondition(status) {
+        return Failure::stale(format!("HTTP {status}: the record was changed meanwhile"));
+    }
     let (class, scope) = by_status(status);
     let message = format!("HTTP {status}, with a body that is no answer of the CRM's API");
     let failure = Failure {
@@ -194,6 +206,7 @@ const STATUSES: &[(RangeInclusive<u16>, ErrorClass, Scope)] = &[
     (420..=420, ErrorClass::Transient, Scope::Connection),
     (422..=422, ErrorClass::Validation, Scope::Records),
     (423..=425, ErrorClass::Transient, Scope::Connection),
+    (428..=428, ErrorClass::Conflict, Scope::Records),
     (429..=429, ErrorClass::RateLimited, Scope::Connection),
     (431..=431, ErrorClass::Validation, Scope::Records),
     (477..=477, ErrorClass::Transient, Scope::Connection),

@@ -21,7 +21,10 @@ mod wire;
 
 pub use operation::{Operation, Step};
 pub use outcome::{Grant, Usage, Written};
-pub use record::{CrmObject, ReadBatch, WriteBatch, WriteKind, WriteRecord};
+pub use record::{
+    CrmObject, DoneBatch, DoneField, DoneRecord, Guard, Overwritten, ReadBatch, WriteBatch,
+    WriteKind, WriteRecord,
+};
 pub use request::{Credentials, Method, Request, Response, Target};
 
 use crm_domain::{DataType, Failure, Value};
@@ -54,6 +57,11 @@ pub trait Provider: Send + Sync {
     /// endpoint (single, collection, bulk job) by the size of the batch it is given.
     fn write_size(&self, settings: &Settings, kind: WriteKind, count: usize) -> usize;
 
+    /// What protects a write of `count` records in one batch. It may depend on `count`, because
+    /// endpoints for many records may have no conditions: a caller who needs protection more than
+    /// speed writes as many records at once as are guarded.
+    fn guard(&self, kind: WriteKind, count: usize) -> Guard;
+
     /// Writes a batch. The result has one entry per record of the batch, in the batch's order; an
     /// `Err` of the operation means that the whole batch was refused and nothing was written.
     fn write(
@@ -71,6 +79,16 @@ pub trait Provider: Send + Sync {
         settings: &Settings,
         batch: Arc<ReadBatch>,
     ) -> Box<dyn Operation<Vec<Option<CrmObject>>>>;
+
+    /// Looks back at writes that were not conditional ([`Guard::Afterwards`]): one entry per record,
+    /// in order, of the foreign values that these writes replaced and that nobody had read. An empty
+    /// entry means that none is known of. What was changed after our write is no concern of it.
+    /// `None`: the CRM keeps nothing to look at.
+    fn overwritten(
+        &self,
+        settings: &Settings,
+        batch: Arc<DoneBatch>,
+    ) -> Option<Box<dyn Operation<Vec<Vec<Overwritten>>>>>;
 
     /// A cheap call that proves that the CRM answers and the credentials work; says what it saw.
     fn ping(&self, settings: &Settings) -> Box<dyn Operation<String>>;

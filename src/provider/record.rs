@@ -32,7 +32,21 @@ pub struct Field {
     pub data_type: DataType,
 }
 
-#[derive(Clone, Debug)]
+/// What keeps a write from overwriting a change that nobody read: the answer of
+/// [`crate::Provider::guard`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guard {
+    /// The CRM itself compares [`WriteRecord::unless_changed`] as it writes. A record that was changed
+    /// is not written and fails as [`crm_domain::Failure::is_stale`].
+    Atomic,
+    /// The CRM writes whatever it holds, but keeps a history: ask [`crate::Provider::overwritten`]
+    /// after the write.
+    Afterwards,
+    /// Neither. To read shortly before writing is all that can be done.
+    None,
+}
+
+#[derive(Clone, Debug, Default)]
 pub struct WriteRecord {
     /// Set for `Update` and `Delete`.
     pub crm_id: Option<String>,
@@ -40,6 +54,10 @@ pub struct WriteRecord {
     pub external_id: Option<String>,
     /// Only what changed; canonical values.
     pub fields: Vec<(Arc<Field>, Value)>,
+    /// The [`CrmObject::version`] of the read that this write is based on: write only if the record
+    /// is still that. Honoured where [`crate::Provider::guard`] says [`Guard::Atomic`], ignored
+    /// elsewhere; `None` writes whatever the CRM holds.
+    pub unless_changed: Option<String>,
 }
 
 impl WriteRecord {
@@ -62,11 +80,15 @@ pub struct WriteBatch {
     pub records: Vec<WriteRecord>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ReadBatch {
     pub object: String,
     pub ids: Vec<String>,
     pub fields: Vec<Arc<Field>>,
+    /// Whether writes will be based on this read. It then takes as long as a version needs that
+    /// protects: where the CRM tells times in seconds, a record that was changed in the very second
+    /// of the read is read again in the next one.
+    pub for_write: bool,
 }
 
 /// A CRM record as read: the asked fields in the vendor's own form.
@@ -76,8 +98,45 @@ pub struct CrmObject {
     pub fields: serde_json::Map<String, serde_json::Value>,
     /// When the CRM says it was last modified, UTC milliseconds, if it says so.
     pub modified_at: Option<i64>,
-    /// What a conditional write needs (ETag, modification time), if the vendor has one.
+    /// What [`WriteRecord::unless_changed`] takes; opaque. It is only ever given if it protects. So
+    /// where the provider guards at all and the read was [`ReadBatch::for_write`], `None` means that
+    /// the record kept changing while it was read: try later.
     pub version: Option<String>,
+}
+
+/// Writes that were done without [`Guard::Atomic`], to be looked at afterwards.
+#[derive(Clone, Debug)]
+pub struct DoneBatch {
+    pub object: String,
+    pub records: Vec<DoneRecord>,
+}
+
+#[derive(Clone, Debug)]
+pub struct DoneRecord {
+    pub crm_id: String,
+    /// [`CrmObject::modified_at`] of the read that the write was based on.
+    pub modified_at: Option<i64>,
+    pub fields: Vec<DoneField>,
+}
+
+#[derive(Clone, Debug)]
+pub struct DoneField {
+    pub field: Arc<Field>,
+    /// What the CRM held when it was read.
+    pub read: Value,
+    pub written: Value,
+}
+
+/// A value that somebody else set between our read and our write, and that our write replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overwritten {
+    pub field: Arc<Field>,
+    /// In the vendor's own form, like [`CrmObject::fields`].
+    pub value: serde_json::Value,
+    /// When it was set by the CRM's clock, UTC milliseconds.
+    pub modified_at: Option<i64>,
+    /// Who or what set it, in the vendor's words (`CRM_UI userId:98`).
+    pub source: Option<String>,
 }
 
 impl WriteBatch {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::UNIX_EPOCH;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use serde::Serialize;
@@ -119,6 +120,19 @@ impl Response {
             .map(|(_, v)| v.as_str())
     }
 
+    /// A header that holds an HTTP date, as UTC milliseconds (of a whole second).
+    pub fn moment(&self, name: &str) -> Option<i64> {
+        let moment = httpdate::parse_http_date(self.header(name)?.trim()).ok()?;
+        let since = moment.duration_since(UNIX_EPOCH).ok()?;
+        i64::try_from(since.as_millis()).ok()
+    }
+
+    /// When this was answered by the CRM's own clock, UTC milliseconds: the second that had begun, so
+    /// that the true time is up to a second later.
+    pub fn date(&self) -> Option<i64> {
+        self.moment("date")
+    }
+
     pub fn json(&self) -> Option<serde_json::Value> {
         serde_json::from_slice(&self.body).ok()
     }
@@ -141,5 +155,30 @@ impl Credentials {
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_crms_clock_is_read_in_every_form_of_an_http_date() {
+        for (text, expected) in [
+            ("Fri, 02 Jan 2026 03:04:05 GMT", Some(1_767_323_045_000)),
+            (" Friday, 02-Jan-26 03:04:05 GMT", Some(1_767_323_045_000)),
+            ("Fri Jan  2 03:04:05 2026", Some(1_767_323_045_000)),
+            ("2026-01-02T03:04:05Z", None),
+            ("Fri, 32 Jan 2026 03:04:05 GMT", None),
+            ("", None),
+        ] {
+            let headers = vec![("date".to_owned(), text.to_owned())];
+            let response = Response {
+                headers,
+                ..Response::default()
+            };
+            assert_eq!(response.date(), expected, "{text}");
+        }
+        assert_eq!(Response::default().date(), None);
     }
 }

@@ -131,6 +131,7 @@ pub(crate) fn batch(
             WriteKind::Delete => Vec::new(),
             _ => vec![(field.clone(), value.clone())],
         },
+        unless_changed: None,
     });
     WriteBatch {
         object: object.to_owned(),

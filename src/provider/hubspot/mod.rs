@@ -2,6 +2,7 @@
 
 mod batches;
 mod errors;
+mod history;
 mod oauth;
 mod reads;
 mod rows;
@@ -19,11 +20,12 @@ use crate::calls::{Calls, Outcome, Slots, rounds};
 use crate::operation::Exchange;
 use crate::request::encode;
 use crate::{
-    Credentials, CrmObject, Grant, Method, Operation, Provider, ReadBatch, Request, Response,
-    Settings, Usage, WriteBatch, WriteKind, wire,
+    Credentials, CrmObject, DoneBatch, Grant, Guard, Method, Operation, Overwritten, Provider,
+    ReadBatch, Request, Response, Settings, Usage, WriteBatch, WriteKind, wire,
 };
 
 use batches::Batch;
+use history::LookBack;
 use rows::Row;
 
 pub struct HubSpot;
@@ -58,6 +60,15 @@ impl Provider for HubSpot {
         batches::LIMIT
     }
 
+    /// HubSpot has no conditional writes, but a history of every property. An upsert is not based on
+    /// a read, and of a deleted record no history can be asked.
+    fn guard(&self, kind: WriteKind, _count: usize) -> Guard {
+        match kind {
+            WriteKind::Update => Guard::Afterwards,
+            WriteKind::Upsert | WriteKind::Delete => Guard::None,
+        }
+    }
+
     fn write(
         &self,
         _settings: &Settings,
@@ -84,6 +95,14 @@ impl Provider for HubSpot {
         batch: Arc<ReadBatch>,
     ) -> Box<dyn Operation<Vec<Option<CrmObject>>>> {
         reads::read(batch)
+    }
+
+    fn overwritten(
+        &self,
+        _settings: &Settings,
+        batch: Arc<DoneBatch>,
+    ) -> Option<Box<dyn Operation<Vec<Vec<Overwritten>>>>> {
+        Some(Box::new(LookBack::new(batch)))
     }
 
     fn ping(&self, _settings: &Settings) -> Box<dyn Operation<String>> {

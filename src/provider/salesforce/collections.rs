@@ -1,29 +1,22 @@
 //! sObject Collections: up to 200 records in one request, each with an outcome of its own, answered
 //! in the order of the request.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use crm_domain::{ErrorClass, Failure};
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value as Json, json};
 
 use super::api::{Api, id_form};
 use super::{errors, values};
 use crate::calls::{Call, Outcome, Slots};
 use crate::errors::{refused, unreadable};
-use crate::operation::Exchange;
 use crate::request::encode;
-use crate::wire::{self, Fields, List};
-use crate::{
-    CrmObject, Method, Operation, ReadBatch, Request, Response, WriteBatch, WriteKind, Written,
-};
+use crate::wire::{Fields, List};
+use crate::{Method, Request, Response, WriteBatch, WriteKind, Written};
 
 /// Records in one writing request (REST API Developer Guide, "sObject Collections").
 pub(super) const WRITE_LIMIT: usize = 200;
-/// Ids in one retrieve by POST (the same).
-pub(super) const READ_LIMIT: usize = 2000;
 
 pub(super) struct Collection {
     pub api: Api,
@@ -177,79 +170,4 @@ impl Saved {
             }),
         }
     }
-}
-
-/// Salesforce's own field for when a person or a program last changed a record. `SystemModstamp`
-/// would move with the system's own recalculations too.
-const MODIFIED: &str = "LastModifiedDate";
-
-/// Reads records by id. Records are told by their ids and not by their places, since it is not
-/// promised whether a missing one leaves a null or nothing.
-pub(super) fn read(api: &Api, batch: Arc<ReadBatch>) -> Box<dyn Operation<Vec<Option<CrmObject>>>> {
-    let mut fields: Vec<&str> = vec!["Id", MODIFIED];
-    for field in &batch.fields {
-        if !fields.iter().any(|f| f.eq_ignore_ascii_case(&field.name)) {
-            fields.push(&field.name);
-        }
-    }
-    let request = api
-        .request(
-            Method::Post,
-            format_args!("/composite/sobjects/{}", encode(&batch.object)),
-        )
-        .json(&json!({ "ids": batch.ids, "fields": fields }))
-        .repeatable();
-    Box::new(Exchange::new(request, move |response| {
-        objects(&batch, &response)
-    }))
-}
-
-fn objects(batch: &ReadBatch, response: &Response) -> Result<Vec<Option<CrmObject>>, Failure> {
-    if let Some(failure) = errors::of_response(response) {
-        // A missing record is a null in the answer; a retrieve that is not found at all names an
-        // object that does not exist.
-        return Err(refused(failure));
-    }
-    let records: Vec<Option<Map<String, Json>>> =
-        serde_json::from_slice(&response.body).map_err(|_| unreadable(response))?;
-    let mut found: HashMap<String, CrmObject> = HashMap::with_capacity(records.len());
-    for mut record in records.into_iter().flatten() {
-        let Some(crm_id) = take(&mut record, "Id").and_then(|id| id.as_str().map(str::to_owned))
-        else {
-            return Err(unreadable(response));
-        };
-        let modified = record.get(MODIFIED);
-        let modified_at = modified.and_then(wire::moment);
-        let version = modified.and_then(Json::as_str).map(str::to_owned);
-        let asked = batch
-            .fields
-            .iter()
-            .filter_map(|f| Some((f.name.clone(), take(&mut record, &f.name)?)));
-        let fields = asked.collect();
-        found.insert(
-            id_form(&crm_id).to_owned(),
-            CrmObject {
-                crm_id,
-                fields,
-                modified_at,
-                version,
-            },
-        );
-    }
-    Ok(batch
-        .ids
-        .iter()
-        .map(|id| found.get(id_form(id)).cloned())
-        .collect())
-}
-
-/// Salesforce answers in its own spelling of a field's name, whatever the case it was asked in.
-fn take(record: &mut Map<String, Json>, name: &str) -> Option<Json> {
-    record.remove(name).or_else(|| {
-        let spelt = record
-            .keys()
-            .find(|key| key.eq_ignore_ascii_case(name))?
-            .clone();
-        record.remove(&spelt)
-    })
 }

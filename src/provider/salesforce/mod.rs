@@ -10,11 +10,13 @@ mod collections;
 mod csv_rows;
 mod errors;
 mod oauth;
+mod reads;
 mod results;
 mod rows;
 #[cfg(test)]
 mod tests;
 mod values;
+mod version;
 
 use std::sync::Arc;
 
@@ -24,12 +26,13 @@ use serde_json::Value as Json;
 use crate::calls::{Calls, Outcome, Slots, rounds};
 use crate::operation::Exchange;
 use crate::{
-    Credentials, CrmObject, Grant, Method, Operation, Provider, ReadBatch, Request, Response,
-    Settings, Usage, WriteBatch, WriteKind, wire,
+    Credentials, CrmObject, DoneBatch, Grant, Guard, Method, Operation, Overwritten, Provider,
+    ReadBatch, Request, Response, Settings, Usage, WriteBatch, WriteKind, wire,
 };
 
 use api::Api;
 use collections::Collection;
+use reads::Reading;
 use rows::Single;
 
 pub struct Salesforce;
@@ -66,6 +69,15 @@ impl Provider for Salesforce {
         }
     }
 
+    /// Rows take conditions, collections and jobs do not. A delete takes none anywhere ("DELETE
+    /// requests aren't supported"), and an upsert has no read that it is based on.
+    fn guard(&self, kind: WriteKind, count: usize) -> Guard {
+        match (kind, count) {
+            (WriteKind::Update, 0 | 1) => Guard::Atomic,
+            _ => Guard::None,
+        }
+    }
+
     fn write(
         &self,
         settings: &Settings,
@@ -80,7 +92,7 @@ impl Provider for Salesforce {
         let rounds = rounds(&batch, &mut slots, key_form);
         match &batch.records[..] {
             [_] if batch.kind != WriteKind::Upsert || rows::is_path_safe(batch.key(0)) => {
-                Box::new(Single::new(api, batch, &rounds, slots))
+                Box::new(Single::new(api, batch, rounds, slots))
             }
             records if records.len() > settings.bulk_threshold.max(1) => {
                 bulk::write(api, batch, rounds, slots)
@@ -95,7 +107,7 @@ impl Provider for Salesforce {
     }
 
     fn read_size(&self) -> usize {
-        collections::READ_LIMIT
+        reads::LIMIT
     }
 
     fn read(
@@ -103,7 +115,16 @@ impl Provider for Salesforce {
         settings: &Settings,
         batch: Arc<ReadBatch>,
     ) -> Box<dyn Operation<Vec<Option<CrmObject>>>> {
-        collections::read(&Api::new(settings), batch)
+        Box::new(Reading::new(Api::new(settings), batch))
+    }
+
+    /// Salesforce keeps a history only of the few fields that an administrator chooses.
+    fn overwritten(
+        &self,
+        _settings: &Settings,
+        _batch: Arc<DoneBatch>,
+    ) -> Option<Box<dyn Operation<Vec<Vec<Overwritten>>>>> {
+        None
     }
 
     /// The limits need no right on any object, and say something worth knowing.

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
+use crm_domain::failure::Scope;
 use crm_domain::{ErrorClass, Failure};
+use serde::de::IgnoredAny;
 
 use super::api::{Api, named};
 use super::collections::{Collection, Saved};
-use super::{errors, values};
+use super::version::Version;
+use super::{errors, reads, values};
 use crate::calls::{Call, Calls, Outcome, Slots};
-use crate::errors::unreadable;
+use crate::errors::{refused, unreadable};
 use crate::request::encode;
 use crate::wire::Fields;
 use crate::{Method, Operation, Request, Response, Step, WriteBatch, WriteKind, Written};
@@ -16,61 +19,165 @@ use crate::{Method, Operation, Request, Response, Step, WriteBatch, WriteKind, W
 struct Row {
     api: Api,
     batch: Arc<WriteBatch>,
+    /// What the row must still be.
+    unless_changed: Option<Version>,
 }
 
 /// A write of a single record.
 ///
-/// A path that is not found may name a record that is gone or an object that never was, and the first
-/// may delete a row of the user's. So the same write goes again by a collection, which knows the two
-/// apart.
+/// Two refusals are not taken at their word. A path that is not found may name a record that is gone
+/// or an object that never was, and the first may delete a row of the user's; a collection knows the
+/// two apart. And a tag that does not match may be one that cannot.
 pub(super) struct Single {
     row: Calls<Row>,
-    again: Option<Calls<Collection>>,
+    doubt: Option<Doubt>,
     api: Api,
     batch: Arc<WriteBatch>,
+    unless_changed: Option<Version>,
+}
+
+/// What is being asked about a refusal.
+enum Doubt {
+    /// The path was not found: the same write goes again by a collection.
+    Again(Calls<Collection>),
+    /// The path was not found, and the write is conditional. A collection has no conditions, so
+    /// nothing is written by it: it is asked whether the record is there.
+    Missing(Failure),
+    /// The tag did not match. If the row still shows the very tag that we hold, nothing has changed
+    /// and tags of such reads are none that a write can be given; the date then protects alone.
+    Tag(Response),
 }
 
 impl Single {
-    pub fn new(api: Api, batch: Arc<WriteBatch>, rounds: &[Vec<usize>], slots: Slots) -> Self {
-        let row = Row {
-            api: api.clone(),
-            batch: batch.clone(),
-        };
+    pub fn new(
+        api: Api,
+        batch: Arc<WriteBatch>,
+        rounds: Vec<Vec<usize>>,
+        mut slots: Slots,
+    ) -> Self {
+        let based_on = batch.records[0].unless_changed.as_deref();
+        let based_on = based_on.filter(|_| batch.kind == WriteKind::Update);
+        let unless_changed = based_on.and_then(Version::from_text);
+        if based_on.is_some() && unless_changed.is_none() {
+            let message = "the version that the write is based on is none of Salesforce's";
+            slots.settle(0, Err(Failure::stale(message)));
+        }
+        let rounds: Vec<Vec<usize>> = rounds.iter().map(|round| slots.unsettled(round)).collect();
         Single {
-            row: Calls::new(row, rounds, 1, slots),
-            again: None,
+            row: Calls::new(
+                Row {
+                    api: api.clone(),
+                    batch: batch.clone(),
+                    unless_changed: unless_changed.clone(),
+                },
+                &rounds,
+                1,
+                slots,
+            ),
+            doubt: None,
             api,
             batch,
+            unless_changed,
         }
     }
 
-    fn is_doubtful(&self, response: &Response) -> bool {
-        let is_missing =
-            |failure: Failure| failure.class == ErrorClass::NotFound && failure.code == "NOT_FOUND";
-        self.batch.kind != WriteKind::Upsert
-            && errors::of_response(response).is_some_and(is_missing)
-    }
-}
-
-impl Operation<Vec<Outcome>> for Single {
-    fn step(&mut self, answer: Option<Response>) -> Step<Vec<Outcome>> {
-        if let Some(again) = &mut self.again {
-            return again.step(answer);
-        }
-        if !answer
-            .as_ref()
-            .is_some_and(|response| self.is_doubtful(response))
+    fn judge(&mut self, response: Response) -> Step<Vec<Outcome>> {
+        let refusal = errors::of_response(&response);
+        let is_missing = |failure: &Failure| {
+            failure.class == ErrorClass::NotFound && failure.code == "NOT_FOUND"
+        };
+        if let Some(failure) = refusal.as_ref().filter(|failure| is_missing(failure))
+            && self.batch.kind != WriteKind::Upsert
         {
-            return self.row.step(answer);
+            return self.missing(failure.clone());
+        }
+        if let Some(Version {
+            tag: Some(tag),
+            date: Some(_),
+        }) = &self.unless_changed
+            && refusal.is_some_and(|failure| failure.is_stale())
+        {
+            let request = reads::row(
+                &self.api,
+                &self.batch.object,
+                self.batch.key(0),
+                &tag.fields,
+            );
+            self.doubt = Some(Doubt::Tag(response));
+            return Step::Send(request);
+        }
+        self.row.step(Some(response))
+    }
+
+    fn missing(&mut self, failure: Failure) -> Step<Vec<Outcome>> {
+        if self.unless_changed.is_some() {
+            let ids = [self.batch.key(0).to_owned()];
+            let request = reads::collection(&self.api, &self.batch.object, &ids, "Id");
+            self.doubt = Some(Doubt::Missing(failure));
+            return Step::Send(request);
         }
         let collection = Collection {
             api: self.api.clone(),
             batch: self.batch.clone(),
         };
-        let slots = Slots::new(&self.batch);
-        self.again
-            .insert(Calls::new(collection, &[vec![0]], 1, slots))
-            .step(None)
+        let mut calls = Calls::new(collection, &[vec![0]], 1, Slots::new(&self.batch));
+        let step = calls.step(None);
+        self.doubt = Some(Doubt::Again(calls));
+        step
+    }
+
+    /// The tag is compared; `refusal` is what the write was answered.
+    fn compared(&mut self, refusal: Response, response: &Response) -> Step<Vec<Outcome>> {
+        let held = self
+            .unless_changed
+            .as_mut()
+            .and_then(|held| held.tag.take());
+        let is_same = held.is_some_and(|held| response.header("etag") == Some(&held.etag));
+        if !response.is_success() || !is_same {
+            return self.row.step(Some(refusal));
+        }
+        let row = Row {
+            api: self.api.clone(),
+            batch: self.batch.clone(),
+            unless_changed: self.unless_changed.clone(),
+        };
+        self.row = Calls::new(row, &[vec![0]], 1, Slots::new(&self.batch));
+        self.row.step(None)
+    }
+}
+
+/// What a collection knows of a record whose row was not found.
+fn sought(missing: Failure, response: &Response) -> Result<Vec<Outcome>, Failure> {
+    let records: Vec<Option<IgnoredAny>> = match errors::of_response(response).map(refused) {
+        Some(failure) if failure.scope == Scope::Connection => return Err(failure),
+        Some(failure) => return Ok(vec![Err(failure)]),
+        None => serde_json::from_slice(&response.body).map_err(|_| unreadable(response))?,
+    };
+    // There after all: the condition still stands, so the same write may be tried again.
+    let is_there = records.iter().any(Option::is_some);
+    let class = if is_there {
+        ErrorClass::Transient
+    } else {
+        missing.class
+    };
+    Ok(vec![Err(Failure { class, ..missing })])
+}
+
+impl Operation<Vec<Outcome>> for Single {
+    fn step(&mut self, answer: Option<Response>) -> Step<Vec<Outcome>> {
+        match (self.doubt.take(), answer) {
+            (Some(Doubt::Again(mut calls)), answer) => {
+                let step = calls.step(answer);
+                self.doubt = Some(Doubt::Again(calls));
+                step
+            }
+            (Some(Doubt::Missing(failure)), Some(response)) => {
+                Step::Done(sought(failure, &response))
+            }
+            (Some(Doubt::Tag(refusal)), Some(response)) => self.compared(refusal, &response),
+            (None, Some(response)) => self.judge(response),
+            (_, None) => self.row.step(None),
+        }
     }
 }
 
@@ -97,9 +204,12 @@ impl Call for Row {
                     key_field: None,
                     ..fields
                 };
-                self.api
-                    .request(Method::Patch, format_args!("/sobjects/{object}/{key}"))
-                    .json(&fields)
+                let path = format_args!("/sobjects/{object}/{key}");
+                let request = self.api.request(Method::Patch, path).json(&fields);
+                match &self.unless_changed {
+                    Some(version) => version.condition(request),
+                    None => request,
+                }
             }
             WriteKind::Upsert => {
                 let path = format_args!("/sobjects/{object}/{}/{key}", encode(batch.key_field()));

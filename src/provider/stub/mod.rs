@@ -18,8 +18,8 @@ use crate::errors::{self, Complaint, Rule, unreadable};
 use crate::operation::Exchange;
 use crate::wire::{self, List};
 use crate::{
-    Credentials, CrmObject, Grant, Method, Operation, Provider, ReadBatch, Request, Response,
-    Settings, Usage, WriteBatch, WriteKind, Written,
+    Credentials, CrmObject, DoneBatch, Grant, Guard, Method, Operation, Overwritten, Provider,
+    ReadBatch, Request, Response, Settings, Usage, WriteBatch, WriteKind, Written,
 };
 
 /// Records in one request, as many as Salesforce's collections take, so that the stub exercises
@@ -48,6 +48,10 @@ impl Provider for Stub {
 
     fn write_size(&self, _settings: &Settings, _kind: WriteKind, _count: usize) -> usize {
         LIMIT
+    }
+
+    fn guard(&self, _kind: WriteKind, _count: usize) -> Guard {
+        Guard::Atomic
     }
 
     fn write(
@@ -80,6 +84,15 @@ impl Provider for Stub {
         Box::new(Exchange::new(request, move |response| {
             objects(&batch, &response)
         }))
+    }
+
+    /// Every write can be conditional.
+    fn overwritten(
+        &self,
+        _settings: &Settings,
+        _batch: Arc<DoneBatch>,
+    ) -> Option<Box<dyn Operation<Vec<Vec<Overwritten>>>>> {
+        None
     }
 
     fn ping(&self, _settings: &Settings) -> Box<dyn Operation<String>> {
@@ -260,6 +273,8 @@ struct Record<'a> {
     id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     external_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
     fields: Map<String, Json>,
 }
 
@@ -268,6 +283,7 @@ fn record(batch: &WriteBatch, index: usize) -> Record<'_> {
     Record {
         id: record.crm_id.as_deref(),
         external_id: record.external_id.as_deref(),
+        version: record.unless_changed.as_deref(),
         fields: record
             .fields
             .iter()

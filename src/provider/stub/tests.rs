@@ -11,7 +11,7 @@ use serde_json::json;
 use super::Stub;
 use crate::script::values::any_value;
 use crate::script::{answer, batch, body, drive, field, line, page, settings, told, with_header};
-use crate::{Credentials, Provider, ReadBatch, WriteKind};
+use crate::{Credentials, Guard, Provider, ReadBatch, WriteKind};
 
 #[test]
 fn a_write_is_answered_record_by_record() {
@@ -118,11 +118,35 @@ fn a_failure_of_the_whole_request_keeps_its_class() {
 }
 
 #[test]
+fn each_record_names_the_version_it_is_based_on() {
+    let records = [("1", Value::text("a")), ("2", Value::text("b"))];
+    let mut batch = batch("contact", WriteKind::Update, "x_note", &records);
+    batch.records[0].unless_changed = Some("7".to_owned());
+    let stale = json!({ "error": { "class": "conflict", "code": "stale", "message": "changed" } });
+    let results = json!({ "results": [stale, { "id": "2", "created": false }] });
+    let (result, log) = drive(Stub.write(&settings(1), Arc::new(batch)), |_, _| {
+        answer(200, &results)
+    });
+    let outcomes = result.unwrap();
+    assert_eq!(told(&outcomes), ["conflict stale", "updated 2"]);
+    assert!(outcomes[0].as_ref().unwrap_err().is_stale());
+    let sent = &body(&log.requests[0])["records"];
+    assert_eq!(
+        (&sent[0]["version"], sent[1].get("version")),
+        (&json!("7"), None)
+    );
+    for kind in [WriteKind::Update, WriteKind::Upsert, WriteKind::Delete] {
+        assert_eq!(Stub.guard(kind, 200), Guard::Atomic);
+    }
+}
+
+#[test]
 fn a_read_answers_in_the_order_of_the_ids() {
     let batch = Arc::new(ReadBatch {
         object: "contact".to_owned(),
         ids: ["1", "2"].map(str::to_owned).to_vec(),
         fields: vec![field("email", DataType::Text)],
+        ..ReadBatch::default()
     });
     let found = json!({ "id": "2", "fields": { "email": "a@x.test" }, "modified_at": "2026-01-02T03:04:05.678Z", "version": 7 });
     let results = json!({ "results": [null, found] });

@@ -2,6 +2,7 @@
 
 mod batches;
 mod errors;
+mod history;
 mod reads;
 mod service;
 mod values;

@@ -17,6 +17,7 @@ fn read(object: &str, response: Response) -> (Result<Vec<Option<CrmObject>>, Fai
             field("email", DataType::Text),
             field("amount", DataType::Number),
         ],
+        ..ReadBatch::default()
     };
     let operation = HubSpot.read(&settings(1), Arc::new(batch));
     let (result, mut log) = drive(operation, |_, _| response.clone());

@@ -232,6 +232,7 @@ fn reads_tell_records_by_id_and_missing_ones_apart() {
             field("LastName", DataType::Text),
             field("AMOUNT__c", DataType::Number),
         ],
+        ..ReadBatch::default()
     };
     let record = |id: &str, amount: Json| {
         json!({

@@ -111,7 +111,7 @@ fn unknown_codes_fall_into_the_class_of_their_status() {
         (401, Auth),
         (403, Auth),
         (404, Mapping),
-        (412, Conflict),
+        (409, Conflict),
         (420, Transient),
         (429, RateLimited),
         (500, Transient),

@@ -4,6 +4,7 @@ mod bulk;
 mod collections;
 mod errors;
 mod oauth;
+mod reads;
 mod rows;
 mod service;
 mod values;
