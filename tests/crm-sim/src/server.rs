@@ -3,8 +3,9 @@
 //! Guarantees: connections are kept alive; a dropped connection sends nothing (or half) and closes;
 //! each request is in the log before its answer leaves, so a test that got an answer finds it there.
 
+use crate::admin;
 use crate::clock;
-use crate::faults::{Drop, Plan};
+use crate::faults::{Drop, EditSpec, Plan, When};
 use crate::http::{Request, Response};
 use crate::log::{self, Entry};
 use crate::vendor::{Call, Sim, Vendor};
@@ -182,7 +183,10 @@ fn respond(vendor: &dyn Vendor, bound: SocketAddr, request: &Request, plan: Plan
         origin: &origin,
         records: &plan.records,
     };
-    match plan.answer {
+    if let Err(refusal) = intrude(vendor, &plan.edits, When::Before) {
+        return refusal;
+    }
+    let response = match plan.answer {
         None => vendor.answer(&call),
         Some(answer) => {
             if plan.applied {
@@ -190,7 +194,23 @@ fn respond(vendor: &dyn Vendor, bound: SocketAddr, request: &Request, plan: Plan
             }
             answer.spell(|status| vendor.failure(status))
         }
+    };
+    match intrude(vendor, &plan.edits, When::After) {
+        Ok(()) => response,
+        Err(refusal) => refusal,
     }
+}
+
+/// Edits records as somebody else. A test whose edit is refused must notice: the request fails.
+fn intrude(vendor: &dyn Vendor, edits: &[EditSpec], when: When) -> Result<(), Response> {
+    let due = edits.iter().filter(|edit| edit.when == when);
+    for edit in due {
+        admin::intrude(vendor, edit).map_err(|error| {
+            let text = format!("crm-sim: the edit of a fault failed: {error}");
+            Response::bytes(500, "text/plain", text)
+        })?;
+    }
+    Ok(())
 }
 
 async fn read(incoming: hyper::Request<Incoming>) -> Result<Request, u16> {

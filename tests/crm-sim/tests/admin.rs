@@ -331,3 +331,121 @@ fn compressed_requests_are_understood() {
     assert_eq!(made.status, 201, "{}", made.text);
     assert_eq!(world.count("salesforce", "Account"), 1);
 }
+
+/// The name of an account, and the status of an update of it.
+fn rename(world: &World, id: &str, headers: &[(&str, &str)], name: &str) -> u16 {
+    let path = format!("/sobjects/Account/{id}");
+    let reply = world.sf_with("PATCH", &path, headers, json!({"Name": name}));
+    reply.status
+}
+
+fn account(world: &World) -> String {
+    let made = world.sf(
+        "POST",
+        "/sobjects/Account",
+        json!({"Name": "x", "Phone": "1"}),
+    );
+    made.json()["id"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn somebody_edits_right_before_or_after_a_request() {
+    let world = World::new();
+    let id = account(&world);
+    let path = format!("/sobjects/Account/{id}");
+    let record = format!("/objects/salesforce/Account/{id}");
+    let held = || world.admin("GET", &record, Value::Null);
+    let intrusion = |when: &str, fields: Value| {
+        json!({"vendor": "salesforce", "method": "PATCH", "path": "/sobjects/Account/", "times": 2,
+            "edit": {"object": "Account", "id": id, "fields": fields, "when": when}})
+    };
+    // Before: the request still overwrites what it names, and knows nothing of the rest.
+    world.admin(
+        "POST",
+        "/faults",
+        intrusion("before", json!({"Name": "theirs", "Phone": "2"})),
+    );
+    assert_eq!(rename(&world, &id, &[], "ours"), 204);
+    let fields = &held()["fields"];
+    assert_eq!(
+        (&fields["Name"], &fields["Phone"]),
+        (&json!("ours"), &json!("2"))
+    );
+    // ... unless it is conditional.
+    let tag = world
+        .sf("GET", &path, Value::Null)
+        .header("etag")
+        .to_owned();
+    assert_eq!(
+        rename(&world, &id, &[("If-Match", &tag)], "ours again"),
+        412
+    );
+    assert_eq!(held()["fields"]["Name"], "theirs");
+    assert_eq!(held()["modified_by"], "human");
+    // Used up: nobody comes between.
+    assert_eq!(rename(&world, &id, &[], "ours"), 204);
+    assert_eq!(held()["fields"]["Name"], "ours");
+    // After: the last word is theirs, and a second request meets it.
+    let fault = world.admin(
+        "POST",
+        "/faults",
+        intrusion("after", json!({"Name": "later"})),
+    );
+    let tag = world
+        .sf("GET", &path, Value::Null)
+        .header("etag")
+        .to_owned();
+    assert_eq!(rename(&world, &id, &[("If-Match", &tag)], "ours"), 204);
+    assert_eq!(held()["fields"]["Name"], "later");
+    let log = world.admin("GET", "/requests?method=PATCH", Value::Null);
+    let entries = log["requests"].as_array().unwrap();
+    assert_eq!(entries.last().unwrap()["faults"], json!([fault["id"]]));
+    // A deletion, and the edit of an app.
+    let gone = json!({"vendor": "salesforce", "method": "PATCH", "edit":
+        {"object": "Account", "id": id, "when": "before", "deleted": true, "by": "integration"}});
+    world.admin("DELETE", "/faults", Value::Null);
+    world.admin("POST", "/faults", gone);
+    assert_eq!(rename(&world, &id, &[], "ours"), 404);
+    assert_eq!(
+        (&held()["deleted"], &held()["modified_by"]),
+        (&json!(true), &json!("integration"))
+    );
+}
+
+#[test]
+fn an_edit_that_cannot_be_is_told() {
+    let world = World::new();
+    let id = account(&world);
+    let edit = |object: &str, id: &str, fields: Value| json!({"object": object, "id": id, "fields": fields, "when": "before"});
+    let fine = edit("Account", &id, json!({"Name": "y"}));
+    for refused in [
+        json!({"edit": fine}),
+        json!({"vendor": "salesforce", "edit": edit("Nothing", &id, json!({}))}),
+        json!({"vendor": "salesforce", "edit": {"object": "Account", "id": id}}),
+        json!({"vendor": "salesforce", "edit": fine, "fail_records": {"code": "X"}}),
+    ] {
+        let body = refused.to_string();
+        let reply = world
+            .call(world.admin, "POST", "/faults", &[], body)
+            .unwrap();
+        assert!(
+            [400, 404].contains(&reply.status),
+            "{refused}: {}",
+            reply.text
+        );
+    }
+    for (id, fields) in [
+        (id.as_str(), json!({"Nothing__c": 1})),
+        ("001zzzzzzzzzzzz", json!({})),
+    ] {
+        let fault = json!({"vendor": "salesforce", "edit": edit("Account", id, fields)});
+        world.admin("POST", "/faults", fault);
+        let reply = world.sf("GET", "/limits", Value::Null);
+        assert_eq!(reply.status, 500);
+        assert!(
+            reply.text.contains("edit of a fault failed"),
+            "{}",
+            reply.text
+        );
+    }
+}

@@ -361,3 +361,57 @@ fn expired_and_unknown_tokens_differ() {
     assert_ne!(issued["refresh_token"], "hs-refresh");
     assert_eq!(refresh().json()["status"], "BAD_REFRESH_TOKEN");
 }
+
+#[test]
+fn a_history_tells_what_came_between_and_who_it_was() {
+    let world = World::new();
+    let made = create(&world, json!({"email": "a@x.test", "city": "Rome"}));
+    let id = made["id"].as_str().unwrap();
+    let fault = json!({"vendor": "hubspot", "method": "PATCH", "path": "/contacts/", "edit":
+        {"object": "contacts", "id": id, "fields": {"city": "Oslo"}, "when": "before"}});
+    world.admin("POST", "/faults", fault);
+    let path = format!("/objects/contacts/{id}");
+    for _ in 0..2 {
+        // The second one changes nothing and so leaves no trace.
+        let reply = world.hs("PATCH", &path, json!({"properties": {"city": "Bern"}}));
+        assert_eq!(reply.status, 200);
+    }
+    let read = |ids: Vec<String>| {
+        let inputs: Vec<Value> = ids.iter().map(|id| json!({"id": id})).collect();
+        let body = json!({"inputs": inputs, "properties": [], "propertiesWithHistory": ["city"]});
+        world.hs("POST", "/objects/contacts/batch/read", body)
+    };
+    let found = read(vec![id.to_owned()]).json();
+    let history = found["results"][0]["propertiesWithHistory"]["city"]
+        .as_array()
+        .unwrap();
+    let told: Vec<_> = history
+        .iter()
+        .map(|entry| ["value", "sourceType", "sourceId"].map(|key| entry[key].as_str().unwrap()))
+        .collect();
+    let app = told[0][2];
+    assert_eq!(
+        told,
+        [
+            ["Bern", "INTEGRATION", app],
+            ["Oslo", "CRM_UI", "userId:98"],
+            ["Rome", "INTEGRATION", app]
+        ]
+    );
+    // Half as many inputs as without histories.
+    let many = |count: usize| (0..count).map(|n| n.to_string()).collect();
+    assert_eq!(read(many(50)).status, 207);
+    let refused = read(many(51));
+    assert_eq!(
+        (refused.status, &refused.json()["category"]),
+        (400, &json!("VALIDATION_ERROR"))
+    );
+    let listed = |limit| {
+        world.hs(
+            "GET",
+            &format!("/objects/contacts?propertiesWithHistory=city&limit={limit}"),
+            Value::Null,
+        )
+    };
+    assert_eq!((listed(50).status, listed(51).status), (200, 400));
+}

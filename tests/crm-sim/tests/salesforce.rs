@@ -412,3 +412,83 @@ fn tokens_expire_and_are_given_out_anew() {
         (403, Some("REQUEST_LIMIT_EXCEEDED"))
     );
 }
+
+#[test]
+fn dates_compare_to_the_second_and_the_answer_tells_the_crms_time() {
+    let world = World::new();
+    world.admin("POST", "/clock", json!({"skew_s": 86400 * 365}));
+    let made = world
+        .sf("POST", "/sobjects/Contact", json!({"LastName": "x"}))
+        .json();
+    let id = made["id"].as_str().unwrap();
+    let path = format!("/sobjects/Contact/{id}");
+    let edit = |at: &str| {
+        let body = json!({"fields": {"Title": at}, "modified_at": at});
+        world.admin("PATCH", &format!("/objects/salesforce/Contact/{id}"), body);
+    };
+    edit("2026-01-02T03:04:05.100Z");
+    let read = world.sf("GET", &path, Value::Null);
+    assert_eq!(
+        read.header("last-modified"),
+        "Fri, 02 Jan 2026 03:04:05 GMT"
+    );
+    assert_eq!(
+        read.json()["LastModifiedDate"],
+        "2026-01-02T03:04:05.000+0000"
+    );
+    assert_eq!(read.header("etag"), "");
+    // The skew of the clock shows in the Date header, a year ahead of ours.
+    let here = world
+        .call(world.admin, "GET", "/clock", &[], "")
+        .unwrap()
+        .json();
+    let year = here["now"].as_str().unwrap()[..4].to_owned();
+    assert!(
+        read.header("date").contains(&year),
+        "{}",
+        read.header("date")
+    );
+    let write = |headers: &[(&str, &str)]| {
+        world
+            .sf_with("PATCH", &path, headers, json!({"Department": "d"}))
+            .status
+    };
+    let since = ("If-Unmodified-Since", "Fri, 02 Jan 2026 03:04:05 GMT");
+    // Within the second nothing is noticed, in the next one it is.
+    edit("2026-01-02T03:04:05.900Z");
+    assert_eq!(write(&[since]), 204);
+    edit("2026-01-02T03:04:06.000Z");
+    let refused = world.sf_with("PATCH", &path, &[since], json!({"Department": "d"}));
+    assert_eq!(refused.status, 412);
+    assert_eq!(refused.json()[0]["errorCode"], "PRECONDITION_FAILED");
+    // An invalid condition is refused, but not on a delete, which has none.
+    assert_eq!(write(&[("If-Unmodified-Since", "yesterday")]), 400);
+    assert_eq!(
+        world.sf_with("DELETE", &path, &[since], Value::Null).status,
+        204
+    );
+}
+
+#[test]
+fn tags_are_accounts_alone() {
+    let world = World::new();
+    let made = world
+        .sf("POST", "/sobjects/Account", json!({"Name": "x"}))
+        .json();
+    let path = format!("/sobjects/Account/{}", made["id"].as_str().unwrap());
+    let tag = world
+        .sf("GET", &path, Value::Null)
+        .header("etag")
+        .to_owned();
+    for (headers, status) in [
+        ([("If-Match", "unquoted")], 400),
+        ([("If-Match", "\"other\"")], 412),
+        ([("If-None-Match", tag.as_str())], 412),
+        ([("If-Match", tag.as_str())], 204),
+        ([("If-Match", tag.as_str())], 412),
+        ([("If-Match", "*")], 204),
+    ] {
+        let answer = world.sf_with("PATCH", &path, &headers, json!({"Name": "y"}));
+        assert_eq!(answer.status, status, "{headers:?}: {}", answer.text);
+    }
+}

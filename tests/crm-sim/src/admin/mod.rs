@@ -6,6 +6,8 @@
 mod controls;
 mod objects;
 
+pub use objects::{By, intrude};
+
 use crate::faults::FaultSpec;
 use crate::http::{Request, Response};
 use crate::log::Filter;
@@ -83,8 +85,12 @@ fn route(sim: &Sim, request: &Request, parts: &[&str]) -> Answer {
         ("GET", ["faults"]) => ok(&json!({"faults": sim.faults.list()})),
         ("POST", ["faults"]) => {
             let spec: FaultSpec = body(request)?;
-            if let Some(vendor) = &spec.vendor {
-                vendor_of(sim, vendor)?;
+            if let Some(name) = &spec.vendor {
+                let vendor = vendor_of(sim, name)?.as_ref();
+                // The record may come to be later; its object is there from the start.
+                if let Some(edit) = &spec.edit {
+                    object_of(vendor, &vendor.store().lock(), &edit.object)?;
+                }
             }
             ok(&sim.faults.add(spec)?)
         }

@@ -5,10 +5,11 @@
 
 use super::{AdminError, Answer, body, input, no_route, object_of, ok, shown};
 use crate::clock;
+use crate::faults::EditSpec;
 use crate::http::{Request, Response, pairs};
 use crate::store::{Actor, Life, Object, Record, Stamp};
 use crate::vendor::Vendor;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 #[derive(Debug, Deserialize, Default)]
@@ -17,15 +18,16 @@ struct Edit {
     /// Only in a list of edits.
     id: Option<String>,
     fields: Map<String, Value>,
-    by: Option<By>,
+    by: By,
     /// ISO 8601; default now.
     modified_at: Option<String>,
     deleted: Option<bool>,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum By {
+pub enum By {
+    #[default]
     Human,
     Integration,
 }
@@ -69,6 +71,28 @@ pub fn answer(vendor: &dyn Vendor, object: &str, id: Option<&str>, request: &Req
         }
         _ => Err(no_route(request)),
     }
+}
+
+/// Applies the edit of a fault.
+pub fn intrude(vendor: &dyn Vendor, spec: &EditSpec) -> Result<(), AdminError> {
+    let mut store = vendor.store().lock();
+    let at = object_of(vendor, &store, &spec.object)?;
+    let object = &mut store.objects[at];
+    let target = Target::Slot(slot_of(vendor, object, &spec.id)?);
+    let edit = Edit {
+        fields: spec.fields.clone(),
+        by: spec.by,
+        deleted: spec.deleted,
+        ..Edit::default()
+    };
+    let mut undo = Vec::new();
+    let applied = apply(vendor, object, edit, &target, &mut undo);
+    if applied.is_err() {
+        for (slot, before) in undo.into_iter().rev() {
+            object.restore(slot, before);
+        }
+    }
+    applied.map(|_| ())
 }
 
 /// Parameters: `limit`, `offset`, `deleted` (`true` for deleted ones too), else a field to compare.
@@ -178,8 +202,8 @@ fn apply(
             .ok_or_else(|| input("modified_at must be a time such as 2026-01-02T03:04:05.678Z"))?,
     };
     let by = match edit.by {
-        Some(By::Integration) => Actor::Integration,
-        _ => Actor::Human,
+        By::Integration => Actor::Integration,
+        By::Human => Actor::Human,
     };
     let stamp = Stamp { at, by };
     let slot = match (target, &edit.id) {

@@ -9,7 +9,7 @@ mod spec;
 use crate::http::{Request, Response};
 use parking_lot::Mutex;
 use regex::Regex;
-pub use spec::{Drop, FaultError, FaultSpec};
+pub use spec::{Drop, EditSpec, FaultError, FaultSpec, When};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -115,6 +115,7 @@ pub struct Plan {
     pub answer: Option<Answer>,
     pub applied: bool,
     pub records: RecordFaults,
+    pub edits: Vec<EditSpec>,
 }
 
 #[derive(Debug, Default)]
@@ -175,6 +176,7 @@ impl Faults {
             plan.delay_after_ms += fault.spec.delay_after_ms.unwrap_or(0);
             plan.expire_tokens |= fault.spec.expire_tokens;
             plan.drop = plan.drop.or(fault.spec.drop);
+            plan.edits.extend(fault.spec.edit.clone());
             if let Some(status) = fault.spec.status {
                 plan.applied = fault.spec.applied;
                 plan.answer = Some(Answer {

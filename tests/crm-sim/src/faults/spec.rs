@@ -1,5 +1,6 @@
 //! Faults as `POST /faults` takes them.
 
+use crate::admin::By;
 use hyper::header::{HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -64,6 +65,31 @@ pub struct FaultSpec {
     pub expire_tokens: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fail_records: Option<RecordSpec>,
+    /// Somebody edits a record just then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub edit: Option<EditSpec>,
+}
+
+/// An edit that comes right before or right after a request is handled.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct EditSpec {
+    pub object: String,
+    pub id: String,
+    #[serde(default)]
+    pub fields: serde_json::Map<String, serde_json::Value>,
+    pub when: When,
+    #[serde(default)]
+    pub by: By,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted: Option<bool>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum When {
+    Before,
+    After,
 }
 
 /// Records that fail, by CRM id or by the value of any unique field; none named means all.
@@ -80,7 +106,7 @@ pub struct RecordSpec {
 #[derive(Debug, Error)]
 pub enum FaultError {
     #[error(
-        "a fault must do something: status, delay_ms, delay_after_ms, drop, expire_tokens or fail_records"
+        "a fault must do something: status, delay_ms, delay_after_ms, drop, expire_tokens, fail_records or edit"
     )]
     Idle,
     #[error("times must be a whole number or \"unlimited\", not \"{0}\"")]
@@ -91,6 +117,10 @@ pub enum FaultError {
     Status,
     #[error("fail_records needs a code")]
     Codeless,
+    #[error("edit needs a \"vendor\" to match, since objects are a vendor's")]
+    Vendorless,
+    #[error("a fault has fail_records or edit, not both: each counts its times in its own way")]
+    Both,
     #[error("chance must be from 0 to 1")]
     Chance,
     #[error("header {0} is not a valid header")]
@@ -103,9 +133,16 @@ pub fn check(spec: &FaultSpec) -> Result<(), FaultError> {
         && spec.delay_after_ms.is_none()
         && spec.drop.is_none()
         && !spec.expire_tokens
-        && spec.fail_records.is_none();
+        && spec.fail_records.is_none()
+        && spec.edit.is_none();
     if idle {
         return Err(FaultError::Idle);
+    }
+    if spec.edit.is_some() && spec.vendor.is_none() {
+        return Err(FaultError::Vendorless);
+    }
+    if spec.edit.is_some() && spec.fail_records.is_some() {
+        return Err(FaultError::Both);
     }
     if spec.status.is_some_and(|s| !(200..600).contains(&s)) {
         return Err(FaultError::Status);

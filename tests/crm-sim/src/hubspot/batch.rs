@@ -14,6 +14,8 @@ use serde_json::{Map, Value as Json, json};
 use std::collections::HashSet;
 
 const MAX_INPUTS: usize = 100;
+/// Inputs of a read that asks for histories.
+const MAX_WITH_HISTORY: usize = 50;
 
 type Input = Map<String, Json>;
 
@@ -120,6 +122,14 @@ impl Batch<'_> {
             properties: list("properties"),
             history: list("propertiesWithHistory"),
         };
+        if !view.history.is_empty() && inputs.len() > MAX_WITH_HISTORY {
+            let message = format!(
+                "The number of inputs {} exceeds the limit of {MAX_WITH_HISTORY} per request with \
+                 propertiesWithHistory",
+                inputs.len()
+            );
+            return Err(HsError::validation(message));
+        }
         let key = body.get("idProperty").and_then(Json::as_str);
         let archived = self.request.param("archived").as_deref() == Some("true");
         let (mut results, mut failures) = (Vec::new(), Vec::new());

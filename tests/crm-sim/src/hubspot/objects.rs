@@ -8,6 +8,7 @@ use crate::store::{Life, Object};
 use serde_json::{Map, Value as Json, json};
 
 const MAX_LIST: usize = 100;
+const MAX_LIST_WITH_HISTORY: usize = 50;
 
 pub type Answer = Result<Response, HsError>;
 
@@ -59,12 +60,13 @@ pub fn archive(object: &mut Object, request: &Request, id: &str, writer: &Writer
 
 pub fn list(object: &Object, request: &Request) -> Answer {
     let archived = request.param("archived").as_deref() == Some("true");
+    let most = match request.list("propertiesWithHistory")[..] {
+        [] => MAX_LIST,
+        _ => MAX_LIST_WITH_HISTORY,
+    };
     let limit = request.param("limit").map_or(Ok(10), |text| {
-        let limit = text
-            .parse()
-            .ok()
-            .filter(|limit| (1..=MAX_LIST).contains(limit));
-        limit.ok_or_else(|| HsError::validation(format!("limit must be from 1 to {MAX_LIST}")))
+        let limit = text.parse().ok().filter(|limit| (1..=most).contains(limit));
+        limit.ok_or_else(|| HsError::validation(format!("limit must be from 1 to {most}")))
     })?;
     let after = request.param("after").unwrap_or_default();
     let start = match after.as_str() {

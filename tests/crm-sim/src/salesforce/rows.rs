@@ -156,29 +156,39 @@ impl Rows<'_> {
         })
     }
 
-    /// 412 when the caller's picture of the record is stale.
+    /// 412 when the caller's picture of the record is stale. Only writes mind an invalid condition.
     fn guard(&self, object: &Object, slot: u32) -> Result<(), SfError> {
-        let failed = || {
-            let message = "The precondition failed: the record has changed";
-            SfError::new(412, "PRECONDITION_FAILED", message)
-        };
+        let writes = matches!(self.request.method.as_str(), "PATCH" | "POST");
         let modified = object.records[slot as usize].modified;
-        if let Some(list) = self.request.header("if-match")
-            && object.def.name == "Account"
-            && !tag_listed(list, &etag(object, slot))
-        {
-            return Err(failed());
-        }
-        if let Some(text) = self.request.header("if-unmodified-since") {
-            let since = clock::parse_http_date(text).ok_or_else(|| {
-                let message = format!("Invalid value for header If-Unmodified-Since: {text}");
-                SfError::new(400, "INVALID_HEADER_VALUE", message)
-            })?;
-            if modified.div_euclid(1000) > since.div_euclid(1000) {
-                return Err(failed());
+        let account = object.def.name == "Account";
+        let tags = |name| self.request.header(name).filter(|_| account);
+        if let Some(list) = tags("if-match") {
+            check_tags(list, "If-Match", writes)?;
+            if !tag_listed(list, &etag(object, slot)) {
+                return Err(stale());
             }
         }
-        Ok(())
+        if let Some(list) = tags("if-none-match").filter(|_| writes) {
+            check_tags(list, "If-None-Match", writes)?;
+            if tag_listed(list, &etag(object, slot)) {
+                return Err(stale());
+            }
+        }
+        match self.date("if-unmodified-since", writes)? {
+            Some(since) if modified.div_euclid(1000) > since.div_euclid(1000) => Err(stale()),
+            _ => Ok(()),
+        }
+    }
+
+    /// A date among the conditions, to the second.
+    fn date(&self, name: &str, strict: bool) -> Result<Option<i64>, SfError> {
+        let Some(text) = self.request.header(name) else {
+            return Ok(None);
+        };
+        match clock::parse_http_date(text) {
+            None if strict => Err(invalid_condition(name, text)),
+            date => Ok(date),
+        }
     }
 
     /// HTTP 300: where the records are that an external id matches.
@@ -223,6 +233,28 @@ fn tag_listed(list: &str, tag: &str) -> bool {
     list.split(',')
         .map(str::trim)
         .any(|held| held == tag || held == "*")
+}
+
+fn check_tags(list: &str, name: &str, strict: bool) -> Result<(), SfError> {
+    let quoted = |tag: &str| tag.len() > 1 && tag.starts_with('"') && tag.ends_with('"');
+    let sound = list
+        .split(',')
+        .map(str::trim)
+        .all(|tag| tag == "*" || quoted(tag));
+    match sound || !strict {
+        true => Ok(()),
+        false => Err(invalid_condition(name, list)),
+    }
+}
+
+fn stale() -> SfError {
+    let message = "The precondition failed: the record has changed";
+    SfError::new(412, "PRECONDITION_FAILED", message)
+}
+
+fn invalid_condition(name: &str, text: &str) -> SfError {
+    let message = format!("Invalid value for header {name}: {text}");
+    SfError::new(400, "INVALID_HEADER_VALUE", message)
 }
 
 pub fn body_map(request: &Request) -> Result<Map<String, Json>, SfError> {
