@@ -29,7 +29,7 @@ pub(super) struct LookBack {
 }
 
 /// The histories of one record, by property; newest first.
-type Histories = HashMap<String, Vec<Entry>>;
+type Histories = HashMap<String, Option<Vec<Entry>>>;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -48,15 +48,13 @@ struct Entry {
 #[serde(rename_all = "camelCase")]
 struct Found {
     id: String,
-    #[serde(default)]
-    properties_with_history: Histories,
+    properties_with_history: Option<Histories>,
 }
 
 #[derive(Deserialize)]
 struct Answer {
     results: Vec<Found>,
-    #[serde(default)]
-    errors: Vec<Json>,
+    errors: Option<Vec<Json>>,
 }
 
 impl LookBack {
@@ -102,7 +100,7 @@ impl LookBack {
         let answer: Answer =
             serde_json::from_slice(&response.body).map_err(|_| unreadable(response))?;
         // A record that is gone has lost more than a value, and another path tells that.
-        let failures = answer.errors.iter().map(errors::of_records);
+        let failures = answer.errors.iter().flatten().map(errors::of_records);
         if let Some(failure) = failures
             .into_iter()
             .find(|failure| failure.class != ErrorClass::NotFound)
@@ -112,7 +110,7 @@ impl LookBack {
         let histories: HashMap<String, Histories> = answer
             .results
             .into_iter()
-            .map(|found| (found.id, found.properties_with_history))
+            .filter_map(|found| Some((found.id, found.properties_with_history?)))
             .collect();
         let records = self.slice();
         let found: Vec<Vec<Overwritten>> = records
@@ -139,7 +137,11 @@ impl Operation<Vec<Vec<Overwritten>>> for LookBack {
 
 fn of_record(record: &DoneRecord, histories: &Histories) -> Vec<Overwritten> {
     let of_field = |done: &DoneField| {
-        let entry = replaced(done, record.modified_at, histories.get(&done.field.name)?)?;
+        let entry = replaced(
+            done,
+            record.modified_at,
+            histories.get(&done.field.name)?.as_ref()?,
+        )?;
         Some(Overwritten {
             field: done.field.clone(),
             value: entry.value.clone(),

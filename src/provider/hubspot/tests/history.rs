@@ -316,3 +316,19 @@ fn updates_alone_have_something_to_look_back_at() {
         );
     }
 }
+
+#[test]
+fn what_is_not_told_is_not_guessed() {
+    let nothing = [
+        json!({ "results": [{ "id": "1" }], "errors": null }),
+        json!({ "results": [{ "id": "1", "propertiesWithHistory": null }] }),
+        json!({ "results": [{ "id": "1", "propertiesWithHistory": { "city": null } }] }),
+        json!({ "results": [{ "id": "1", "propertiesWithHistory": { "city": [{}] } }] }),
+        json!({ "results": [] }),
+    ];
+    for told in nothing {
+        let record = done("1", Value::text("R"), Value::text("W"));
+        let (result, _) = look_back(vec![record], |_, _| answer(200, &told));
+        assert_eq!(result.unwrap(), [vec![]], "{told}");
+    }
+}
