@@ -196,6 +196,8 @@ DECLARE
     all_cells text;
     changed_cells text;
     realtime bool;
+    old_values text;
+    immutable text;
     event record;
 BEGIN
     SELECT * INTO STRICT m FROM crm.object_map o WHERE o.map_id = install_capture.map_id;
@@ -218,8 +220,12 @@ BEGIN
     SELECT array_agg(f.field_id ORDER BY f.field_id),
            array_agg(format('%s IS DISTINCT FROM %s', crm.comparable('n', f.column_name, b.type_id),
                             crm.comparable('o', f.column_name, b.type_id)) ORDER BY f.field_id),
-           bool_or(f.direction = 'bidirectional')
-    INTO written, changed, realtime
+           bool_or(f.direction = 'bidirectional'),
+           string_agg(format('CASE WHEN %s IS DISTINCT FROM %s THEN jsonb_build_object(%L, jsonb_build_object(''v'', to_jsonb(%s))) ELSE ''{}'' END',
+                             crm.comparable('n', f.column_name, b.type_id), crm.comparable('o', f.column_name, b.type_id),
+                             f.field_id, crm.safe_column('o', f.column_name, b.type_id)),
+                      E'\n                     || ' ORDER BY f.field_id) FILTER (WHERE f.direction = 'bidirectional')
+    INTO written, changed, realtime, old_values
     FROM crm.field_map f JOIN crm.bound_column b USING (map_id, column_name)
     WHERE f.map_id = m.map_id AND f.direction <> 'inbound' AND f.materialize;
 
@@ -235,6 +241,20 @@ BEGIN
     FROM crm.field_map f JOIN crm.bound_column b USING (map_id, column_name),
          LATERAL crm.rule_conditions(f, b.type_id, 'n') WITH ORDINALITY AS r (rule, condition, place)
     WHERE f.map_id = m.map_id AND f.direction <> 'inbound';
+
+    -- A field that may not change once it is set on both sides: the ledger knows whether the CRM has a value.
+    SELECT string_agg(format(
+               $t$
+            SELECT %1$L || n.%2$I::text FROM new_rows n JOIN old_rows o ON %3$s
+            WHERE %4$s IS DISTINCT FROM %5$s AND o.%6$I IS NOT NULL AND EXISTS (
+                SELECT FROM crm.ledger l WHERE l.shard_key = %7$s COLLATE "C" AND l.map_id = %8$s AND l.record_key = n.%2$I::text COLLATE "C"
+                  AND crm.cell_is_set(l.hashes, %9$s))$t$,
+               format('column "%s", immutable once bound, record_key ', f.column_name), m.key_column, join_on, crm.comparable('n', f.column_name, b.type_id),
+               crm.comparable('o', f.column_name, b.type_id), f.column_name, n_shard, m.map_id, f.field_id),
+               E'\n            UNION ALL')
+    INTO immutable
+    FROM crm.field_map f JOIN crm.bound_column b USING (map_id, column_name)
+    WHERE f.map_id = m.map_id AND f.direction = 'bidirectional' AND f.on_conflict = 'immutable_after_bind';
 
     IF quick IS NOT NULL THEN
         checks_insert := format($t$
@@ -254,6 +274,15 @@ BEGIN
             END IF;
         END IF;$t$, quick, union_update);
     END IF;
+    IF immutable IS NOT NULL THEN
+        checks_update := checks_update || format($t$
+        IF ours IS NULL THEN
+            SELECT array_agg(broken) INTO violations FROM (SELECT * FROM (%s) AS u (broken) LIMIT 6) v;
+            IF violations IS NOT NULL THEN
+                PERFORM crm.refuse_violations(TG_RELID, violations);
+            END IF;
+        END IF;$t$, immutable);
+    END IF;
 
     all_cells := coalesce(crm.mask_expression(written, array_fill('true'::text, ARRAY[coalesce(cardinality(written), 0)])), '''\x0000000000000000''::bytea');
     changed_cells := coalesce(crm.mask_expression(written, changed), '''\x0000000000000000''::bytea');
@@ -264,15 +293,22 @@ BEGIN
 DECLARE
     violations text[];
     actor text := session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), '');
+    -- The cells that pg_crm itself is setting, and knows of.
+    ours bytea := crm.applying(%1$s);
+    our_records text[];
 BEGIN
     IF TG_OP = 'UPDATE' THEN%3$s
-        INSERT INTO %4$s (shard_key, map_id, record_key, op, cells, actor)
-        SELECT c.shard_key, %1$s, c.record_key, 'u', c.cells, actor
+        IF ours IS NOT NULL THEN
+            our_records := crm.applying_to(%1$s);
+        END IF;
+        INSERT INTO %4$s (shard_key, map_id, record_key, op, cells, actor%16$s)
+        SELECT c.shard_key, %1$s, c.record_key, 'u', c.cells, actor%17$s
         FROM (SELECT %5$s AS shard_key,
                      CASE WHEN o.%7$I IS NULL OR n.%7$I IS NULL
                           THEN crm.refuse_key_change(TG_RELID, coalesce(o.%7$I, n.%7$I)::text)
                           ELSE n.%7$I::text END AS record_key,
-                     %9$s AS cells
+                     CASE WHEN ours IS NULL OR %5$s || '/' || n.%7$I::text <> ALL (our_records) THEN %9$s
+                          ELSE crm.cells_minus(%9$s, ours) END AS cells%18$s
               FROM old_rows o FULL JOIN new_rows n ON %10$s
               OFFSET 0) c
         WHERE c.cells <> %11$L::bytea;
@@ -297,7 +333,10 @@ $f$, m.map_id, translate(m.relation::text, E'\n\r', '  '), checks_update, crm.ch
         WHERE EXISTS (SELECT FROM crm.ledger l
                       WHERE l.shard_key = %s AND l.map_id = %s AND l.record_key = n.%I::text)$w$,
             n_shard, m.map_id, m.key_column) END,
-     CASE WHEN realtime THEN 'true' ELSE 'false' END);
+     CASE WHEN realtime THEN 'true' ELSE 'false' END,
+     CASE WHEN realtime THEN ', base, correlation_id' ELSE '' END,
+     CASE WHEN realtime THEN $w$, nullif(c.base, '{}'), nullif(current_setting('pg_crm.correlation_id', true), '')$w$ ELSE '' END,
+     CASE WHEN realtime THEN E',\n                     ' || old_values || ' AS base' ELSE '' END);
 
     EXECUTE format('CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER '
                    'SET search_path = pg_catalog, pg_temp AS %L', fn, body);
@@ -495,3 +534,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM crm.field_map f WHERE f.map_id = map_cells.map_id AND f.direction <> 'inbound' AND f.materialize
 $$;
 COMMENT ON FUNCTION crm.map_cells(int) IS 'the mask of every cell that a map writes';
+
+CREATE FUNCTION crm.checked_cells(map_id int) RETURNS bytea
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT crm.cells_union(CASE WHEN f.field_id < 64 THEN int8send(1::bigint << f.field_id)
+                                ELSE decode(repeat('00', 8 * (f.field_id / 64)), 'hex') || int8send(1::bigint << (f.field_id % 64)) END)
+    FROM crm.field_map f WHERE f.map_id = checked_cells.map_id AND f.direction = 'bidirectional' AND f.materialize
+$$;
+COMMENT ON FUNCTION crm.checked_cells(int) IS 'the mask of the cells whose edits are checked against the CRM before they are written; NULL: none';

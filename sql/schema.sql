@@ -133,8 +133,10 @@ CREATE TABLE crm.change (
     op         "char" NOT NULL,
     cells      bytea NOT NULL,
     base       jsonb,
+    write_id   uuid,
     changed_at timestamptz NOT NULL DEFAULT now(),
     actor      text NOT NULL,
+    correlation_id text,
     PRIMARY KEY (shard_key, change_id)
 );
 ALTER TABLE crm.change SET (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 50000,
@@ -143,7 +145,9 @@ COMMENT ON TABLE crm.change IS
     'append-only: which cells of a record a committed statement changed; the worker folds it into crm.ledger';
 COMMENT ON COLUMN crm.change.op IS 'i: inserted, u: updated, d: deleted';
 COMMENT ON COLUMN crm.change.cells IS 'bit mask of field_id: 64-bit words, big-endian';
-COMMENT ON COLUMN crm.change.base IS 'what the cells held before, where an edit is checked against the CRM';
+COMMENT ON COLUMN crm.change.base IS
+    'what an edit of bidirectional cells was based on: field_id -> {"v": what the column held} or {"h": hash of what the CRM held}';
+COMMENT ON COLUMN crm.change.write_id IS 'crm.write(): the id that it returned';
 COMMENT ON COLUMN crm.change.actor IS 'session_user, and pg_crm.actor after a slash if set';
 
 CREATE TABLE crm.ledger (
@@ -180,11 +184,79 @@ COMMENT ON COLUMN crm.ledger.revision IS 'counts the folds, so that an edit duri
 COMMENT ON COLUMN crm.ledger.next_attempt_at IS '-infinity: with the map''s next round; else the time of the retry';
 COMMENT ON COLUMN crm.ledger.detached IS 'the CRM deleted the record: it is not created again, only crm.link() joins it anew';
 
+CREATE TABLE crm.pending_write (
+    shard_key       text NOT NULL DEFAULT '',
+    write_id        uuid NOT NULL DEFAULT gen_random_uuid(),
+    map_id          int NOT NULL,
+    record_key      text NOT NULL,
+    state           text NOT NULL CHECK (state IN ('sending', 'landed', 'failed', 'queued', 'dead')),
+    cells           bytea NOT NULL,
+    take            bytea,
+    base            jsonb NOT NULL DEFAULT '{}',
+    intended        jsonb,
+    snapshot        jsonb,
+    snapshot_hash   bytea,
+    folded          uuid[],
+    revision        bigint NOT NULL DEFAULT 0,
+    attempts        smallint NOT NULL DEFAULT 0,
+    next_attempt_at timestamptz NOT NULL DEFAULT '-infinity',
+    error_class     text,
+    last_error      text,
+    changed_at      timestamptz NOT NULL DEFAULT now(),
+    created_at      timestamptz NOT NULL DEFAULT now(),
+    actor           text,
+    correlation_id  text,
+    backend_pid     int,
+    PRIMARY KEY (shard_key, write_id)
+);
+CREATE UNIQUE INDEX pending_write_record ON crm.pending_write (shard_key, map_id, record_key) WHERE state IN ('queued', 'dead');
+CREATE INDEX pending_write_due ON crm.pending_write (map_id, next_attempt_at) WHERE state = 'queued';
+CREATE INDEX pending_write_intent ON crm.pending_write (map_id) WHERE state IN ('sending', 'landed', 'failed');
+COMMENT ON TABLE crm.pending_write IS 'edits of bidirectional cells whose outcome is not final: at most one queued row per record, into which later edits fold';
+COMMENT ON COLUMN crm.pending_write.state IS
+    'sending, landed, failed: an intent of crm.write(), which its caller''s transaction removes (sent; the CRM took it; it did not); '
+    'queued: for the reconciler; dead: see crm.dead_letters';
+COMMENT ON COLUMN crm.pending_write.cells IS 'the cells to write, as in crm.change';
+COMMENT ON COLUMN crm.pending_write.take IS 'the cells in which the row takes what the CRM holds (compensation, crm.resolve_conflict())';
+COMMENT ON COLUMN crm.pending_write.base IS 'what the oldest of the edits was based on, as in crm.change';
+COMMENT ON COLUMN crm.pending_write.intended IS 'CRM field -> value, as crm.write() was given it; for people: what is sent is what the row holds';
+COMMENT ON COLUMN crm.pending_write.snapshot IS 'the mapped fields of the CRM object as they were last read, canonical';
+COMMENT ON COLUMN crm.pending_write.snapshot_hash IS 'BLAKE3 of the snapshot';
+COMMENT ON COLUMN crm.pending_write.folded IS 'ids of later calls of crm.write() that were folded into this row';
+COMMENT ON COLUMN crm.pending_write.revision IS 'counts the folds, so that an edit during a write is seen';
+
+CREATE TABLE crm.conflict (
+    shard_key      text NOT NULL DEFAULT '',
+    conflict_id    bigint GENERATED ALWAYS AS IDENTITY,
+    map_id         int NOT NULL,
+    record_key     text NOT NULL,
+    field_id       smallint NOT NULL,
+    crm_id         text,
+    conflict_type  text NOT NULL,
+    local_value    jsonb,
+    crm_value      jsonb,
+    base           jsonb,
+    policy         text NOT NULL,
+    first_seen     timestamptz NOT NULL DEFAULT now(),
+    last_attempt   timestamptz NOT NULL DEFAULT now(),
+    write_id       uuid,
+    actor          text,
+    correlation_id text,
+    PRIMARY KEY (shard_key, conflict_id)
+);
+CREATE UNIQUE INDEX conflict_cell ON crm.conflict (shard_key, map_id, record_key, field_id);
+COMMENT ON TABLE crm.conflict IS 'cells that both sides changed and no policy decides: they wait for crm.resolve_conflict()';
+COMMENT ON COLUMN crm.conflict.conflict_type IS 'stale_write: the CRM holds what the edit was not based on; immutable: the field may not change once bound';
+COMMENT ON COLUMN crm.conflict.local_value IS 'what the row held, canonical';
+COMMENT ON COLUMN crm.conflict.crm_value IS 'what the CRM held, canonical';
+COMMENT ON COLUMN crm.conflict.base IS 'what the column held before the edit, where it is known';
+
 CREATE TABLE crm.dead_letter (
     shard_key      text NOT NULL DEFAULT '',
     dead_letter_id bigint GENERATED ALWAYS AS IDENTITY,
     map_id         int NOT NULL,
     record_key     text NOT NULL,
+    path           text NOT NULL DEFAULT 'batch' CHECK (path IN ('batch', 'reconcile')),
     crm_id         text,
     operation      text NOT NULL,
     fields         jsonb NOT NULL DEFAULT '{}',
@@ -196,7 +268,7 @@ CREATE TABLE crm.dead_letter (
     actor          text,
     PRIMARY KEY (shard_key, dead_letter_id)
 );
-CREATE UNIQUE INDEX dead_letter_record ON crm.dead_letter (shard_key, map_id, record_key);
+CREATE UNIQUE INDEX dead_letter_record ON crm.dead_letter (shard_key, map_id, record_key, path);
 COMMENT ON TABLE crm.dead_letter IS
     'records whose write-back stopped; their cells stay in crm.ledger until crm.replay() or the next edit of the record';
 
@@ -220,20 +292,24 @@ CREATE TABLE crm.audit_log (
     error          text,
     request_id     text,
     correlation_id text,
-    actor          text
+    actor          text,
+    write_id       uuid
 ) PARTITION BY RANGE (at);
 -- Keys and indexes belong to the partitions: pg_dump takes those along that the worker makes, and a key that came from
 -- this table, a member of the extension, would be made twice by a restore.
 CREATE TABLE crm.audit_log_default PARTITION OF crm.audit_log DEFAULT;
 ALTER TABLE crm.audit_log_default ADD PRIMARY KEY (shard_key, audit_id);
 CREATE INDEX audit_log_default_record ON crm.audit_log_default (map_id, record_key);
+CREATE INDEX audit_log_default_write ON crm.audit_log_default (write_id) WHERE write_id IS NOT NULL;
 COMMENT ON TABLE crm.audit_log IS 'every attempt to change something, committed with its effect; UPDATE and DELETE are refused';
 COMMENT ON TABLE crm.audit_log_default IS 'audit rows of months for which no partition was made ahead';
 COMMENT ON COLUMN crm.audit_log.path IS 'batch, realtime, reconcile, ingest, compensate or operator';
 COMMENT ON COLUMN crm.audit_log.operation IS 'create, update, delete, …';
 COMMENT ON COLUMN crm.audit_log.fields IS
     'CRM field -> {"new": value sent, "old": value before where it is known, "old_hash": BLAKE3 of it where only that is}';
-COMMENT ON COLUMN crm.audit_log.result IS 'applied, retry (will be tried again), dead (see crm.dead_letters), superseded';
+COMMENT ON COLUMN crm.audit_log.result IS
+    'applied; retry (will be tried again); dead (see crm.dead_letters); superseded (the CRM''s value stands); conflict (nothing was written); '
+    'raced (applied, but over a CRM edit that came between our read and our write)';
 COMMENT ON COLUMN crm.audit_log.request_id IS 'ties together the records of one request to the CRM';
 
 -- The worker's own ------------------------------------------------------------------------------------
@@ -241,6 +317,7 @@ COMMENT ON COLUMN crm.audit_log.request_id IS 'ties together the records of one 
 CREATE TABLE crm.claim (
     claim_id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     map_id       int NOT NULL,
+    path         text NOT NULL DEFAULT 'batch' CHECK (path IN ('batch', 'reconcile')),
     worker_pid   int NOT NULL DEFAULT pg_backend_pid(),
     claimed_at   timestamptz NOT NULL DEFAULT now(),
     leased_until timestamptz NOT NULL,
@@ -256,9 +333,9 @@ DECLARE
     t text;
 BEGIN
     FOREACH t IN ARRAY ARRAY['crm.connection', 'crm.object_map', 'crm.field_map', 'crm.change', 'crm.ledger',
-                             'crm.dead_letter', 'crm.audit_log_default',
+                             'crm.pending_write', 'crm.conflict', 'crm.dead_letter', 'crm.audit_log_default',
                              'crm.connection_connection_id_seq', 'crm.object_map_map_id_seq', 'crm.change_change_id_seq',
-                             'crm.dead_letter_dead_letter_id_seq', 'crm.audit_log_audit_id_seq']
+                             'crm.conflict_conflict_id_seq', 'crm.dead_letter_dead_letter_id_seq', 'crm.audit_log_audit_id_seq']
     LOOP
         PERFORM pg_catalog.pg_extension_config_dump(t, '');
     END LOOP;

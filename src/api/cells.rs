@@ -1,8 +1,10 @@
 //! Cell masks and per-cell arrays of the ledger, as SQL uses them in set-based statements.
 
-use crm_domain::Cells;
 use crm_domain::cells::{self, CellHashes};
+use crm_domain::{Cells, Value, conflict};
 use pgrx::prelude::*;
+
+use crate::store::apply;
 
 /// The cells of either mask.
 #[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
@@ -11,6 +13,46 @@ fn cells_or(a: &[u8], b: &[u8]) -> Vec<u8> {
         return a.to_vec();
     }
     Cells::from_bytes(a).union(&Cells::from_bytes(b)).to_bytes()
+}
+
+/// The cells of both masks.
+#[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
+fn cells_and(a: &[u8], b: &[u8]) -> Vec<u8> {
+    Cells::from_bytes(a)
+        .intersection(&Cells::from_bytes(b))
+        .to_bytes()
+}
+
+/// The cells of the first mask that the second has not.
+#[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
+fn cells_minus(a: &[u8], b: &[u8]) -> Vec<u8> {
+    let mut rest = Cells::from_bytes(a)
+        .difference(&Cells::from_bytes(b))
+        .to_bytes();
+    // As long as it was, so that masks of one map compare byte by byte.
+    rest.resize(rest.len().max(a.len()), 0);
+    rest
+}
+
+/// Whether the hashes know the cell of that field_id to hold something.
+#[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
+fn cell_is_set(hashes: &[u8], field_id: i32) -> bool {
+    u16::try_from(field_id)
+        .ok()
+        .and_then(|id| CellHashes(hashes).get(id))
+        .is_some_and(|hash| hash != conflict::hash(&Value::Null))
+}
+
+/// The cells of a map that pg_crm itself is setting in this session right now; NULL: none.
+#[pg_extern(volatile, parallel_unsafe, schema = "crm")]
+fn applying(map_id: i32) -> Option<Vec<u8>> {
+    apply::applying(map_id)
+}
+
+/// The records whose cells `applying()` speaks of: shard_key, a slash, record_key.
+#[pg_extern(volatile, parallel_unsafe, schema = "crm")]
+fn applying_to(map_id: i32) -> Option<Vec<String>> {
+    apply::applying_to(map_id)
 }
 
 /// Whether the mask has the cell of that field_id.
@@ -69,6 +111,11 @@ extension_sql!(
 CREATE AGGREGATE crm.cells_union(bytea) (SFUNC = crm.cells_or, STYPE = bytea, COMBINEFUNC = crm.cells_or, PARALLEL = SAFE);
 COMMENT ON AGGREGATE crm.cells_union(bytea) IS 'the cells of any of the masks';
 COMMENT ON FUNCTION crm.cells_or(bytea, bytea) IS 'the cells of either mask';
+COMMENT ON FUNCTION crm.cells_and(bytea, bytea) IS 'the cells of both masks';
+COMMENT ON FUNCTION crm.cells_minus(bytea, bytea) IS 'the cells of the first mask that the second has not';
+COMMENT ON FUNCTION crm.cell_is_set(bytea, int) IS 'whether the CRM is known to hold a value in the cell of that field_id';
+COMMENT ON FUNCTION crm.applying(int) IS 'the cells of a map that pg_crm itself is setting in this session; asked by the capture triggers';
+COMMENT ON FUNCTION crm.applying_to(int) IS 'the records whose cells crm.applying() speaks of: shard_key, a slash, record_key';
 COMMENT ON FUNCTION crm.cells_has(bytea, int) IS 'whether a cell mask has the cell of that field_id';
 COMMENT ON FUNCTION crm.cells_count(bytea) IS 'how many cells a mask has';
 COMMENT ON FUNCTION crm.cells_stamp(timestamptz[], bytea, timestamptz) IS 'times per field_id, with those of the mask''s cells set';
@@ -78,6 +125,11 @@ COMMENT ON FUNCTION crm.cells_hash(bytea, bytea, bytea) IS 'hashes per field_id 
     name = "cells_union",
     requires = [
         cells_or,
+        cells_and,
+        cells_minus,
+        cell_is_set,
+        applying,
+        applying_to,
         cells_has,
         cells_count,
         cells_stamp,

@@ -4,15 +4,19 @@
 //! application may hold (rows by SKIP LOCKED, the rest bounded by `lock_timeout`), and touch a mapped table only as its
 //! owner ([`as_owner`]).
 
+pub mod apply;
 pub mod audit;
 pub mod claims;
 pub mod config;
 pub mod connections;
+pub mod edits;
 pub mod fold;
+pub mod pending;
+pub mod reconcile;
 pub mod rounds;
 pub mod settle;
 pub mod stub;
 pub mod transaction;
 pub mod values;
 
-pub use transaction::{StoreError, as_owner, subtransaction, transaction};
+pub use transaction::{StoreError, as_owner, nested, subtransaction, transaction};

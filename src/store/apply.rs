@@ -1,0 +1,184 @@
+//! Setting cells of users' rows, so that their triggers fire and our own know whose doing it is.
+
+use std::cell::RefCell;
+
+use pgrx::prelude::*;
+use pgrx::spi::{SpiClient, quote_identifier};
+
+use super::StoreError;
+use super::config::Map;
+
+/// Cells of a map's records that are being set right now.
+struct Applying {
+    map_id: i32,
+    cells: Vec<u8>,
+    /// As [`record_name`] makes them.
+    records: Vec<String>,
+}
+
+thread_local! {
+    static OURS: RefCell<Vec<Applying>> = const { RefCell::new(Vec::new()) };
+}
+
+/// While it lives, the capture triggers of the map leave these cells of these records alone: whoever holds it knows of
+/// the change. What users' own triggers change on the way is captured as ever.
+pub struct Ours;
+
+impl Ours {
+    pub fn set(map_id: i32, cells: Vec<u8>, rows: &[Row]) -> Ours {
+        let records = rows
+            .iter()
+            .map(|r| record_name(&r.shard_key, &r.record_key))
+            .collect();
+        let applying = Applying {
+            map_id,
+            cells,
+            records,
+        };
+        OURS.with_borrow_mut(|ours| ours.push(applying));
+        Ours
+    }
+}
+
+/// One text for both keys of a record, as the triggers make it.
+fn record_name(shard_key: &str, record_key: &str) -> String {
+    format!("{shard_key}/{record_key}")
+}
+
+impl Drop for Ours {
+    fn drop(&mut self) {
+        OURS.with_borrow_mut(|ours| ours.pop());
+    }
+}
+
+pub fn applying(map_id: i32) -> Option<Vec<u8>> {
+    OURS.with_borrow(|ours| {
+        let last = ours.last()?;
+        (last.map_id == map_id).then(|| last.cells.clone())
+    })
+}
+
+pub fn applying_to(map_id: i32) -> Option<Vec<String>> {
+    OURS.with_borrow(|ours| {
+        let last = ours.last()?;
+        (last.map_id == map_id).then(|| last.records.clone())
+    })
+}
+
+/// A row to change: its keys, and column -> value as a JSON object.
+pub struct Row {
+    pub shard_key: String,
+    pub record_key: String,
+    pub values: String,
+}
+
+/// Sets these columns of rows; returns the keys of the rows that were there. Runs as the current user.
+pub fn update(
+    client: &mut SpiClient,
+    map: &Map,
+    columns: &[&str],
+    rows: &[Row],
+) -> Result<Vec<String>, StoreError> {
+    let set: Vec<String> = columns
+        .iter()
+        .map(|column| format!("{0} = r.{0}", quote_identifier(column)))
+        .collect();
+    let statement = format!(
+        "UPDATE {relation} AS t SET {set}
+         FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[]), pg_catalog.unnest($3::pg_catalog.text[]))
+                  AS k (shard_key, record_key, changes),
+              LATERAL pg_catalog.jsonb_populate_record(NULL::{relation}, k.changes::pg_catalog.jsonb) AS r
+         WHERE t.{key} = k.record_key::{key_type}{shard} RETURNING k.record_key",
+        relation = map.relation,
+        set = set.join(", "),
+        key = quote_identifier(&map.key_column),
+        key_type = map.key_type,
+        shard = shard_condition(map),
+    );
+    let result = client.update(
+        &statement,
+        None,
+        &[
+            rows.iter()
+                .map(|r| r.shard_key.as_str())
+                .collect::<Vec<_>>()
+                .into(),
+            rows.iter()
+                .map(|r| r.record_key.as_str())
+                .collect::<Vec<_>>()
+                .into(),
+            rows.iter()
+                .map(|r| r.values.as_str())
+                .collect::<Vec<_>>()
+                .into(),
+        ],
+    )?;
+    let mut found = Vec::with_capacity(result.len());
+    for row in result {
+        found.push(row.get::<String>(1)?.unwrap_or_default());
+    }
+    Ok(found)
+}
+
+/// Locks rows that nobody else holds; returns the keys of those that it got.
+pub fn lock_free(
+    client: &mut SpiClient,
+    map: &Map,
+    keys: &[(&str, &str)],
+) -> Result<Vec<String>, StoreError> {
+    let statement = format!(
+        "SELECT k.record_key FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) AS k (shard_key, record_key)
+         JOIN {relation} AS t ON t.{key} = k.record_key::{key_type}{shard} FOR NO KEY UPDATE OF t SKIP LOCKED",
+        relation = map.relation,
+        key = quote_identifier(&map.key_column),
+        key_type = map.key_type,
+        shard = shard_condition(map),
+    );
+    let result = client.update(
+        &statement,
+        None,
+        &[
+            keys.iter()
+                .map(|(shard, _)| *shard)
+                .collect::<Vec<_>>()
+                .into(),
+            keys.iter().map(|(_, key)| *key).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    let mut found = Vec::with_capacity(result.len());
+    for row in result {
+        found.push(row.get::<String>(1)?.unwrap_or_default());
+    }
+    Ok(found)
+}
+
+/// Whether the current user sees the row.
+pub fn is_visible(map: &Map, shard_key: &str, record_key: &str) -> Result<bool, StoreError> {
+    let statement = format!(
+        "SELECT 1 FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) AS k (shard_key, record_key)
+         JOIN {relation} AS t ON t.{key} = k.record_key::{key_type}{shard}",
+        relation = map.relation,
+        key = quote_identifier(&map.key_column),
+        key_type = map.key_type,
+        shard = shard_condition(map),
+    );
+    Spi::connect_mut(|client| {
+        let rows = client.update(
+            &statement,
+            None,
+            &[vec![shard_key].into(), vec![record_key].into()],
+        )?;
+        Ok(!rows.is_empty())
+    })
+}
+
+fn shard_condition(map: &Map) -> String {
+    map.shard_column
+        .as_ref()
+        .map_or_else(String::new, |column| {
+            format!(
+                " AND t.{}::pg_catalog.text = k.shard_key",
+                quote_identifier(column)
+            )
+        })
+}
