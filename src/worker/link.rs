@@ -4,6 +4,7 @@
 //! requests in flight, and remembers trouble, so that what is queued behind a failing request fails at once instead of
 //! knocking on a closed door.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,16 @@ pub enum Transport {
     /// The embedded CRM, asked through the main thread.
     Stub,
 }
+
+/// Whose requests wait for whom: those that a person waits for are not queued behind those of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    RealTime,
+    Batch,
+}
+
+/// Requests of callers who wait, at once. Vendors bound rates and long requests, not short ones at once.
+pub const REAL_TIME_IN_FLIGHT: usize = 400;
 
 #[derive(Clone, Default)]
 struct Token {
@@ -43,11 +54,14 @@ pub struct Link {
     credentials: Mutex<Credentials>,
     token: AsyncMutex<Token>,
     permits: Semaphore,
+    real_time_permits: Semaphore,
     transport: Transport,
     allowed_hosts: Vec<String>,
     outbox: Outbox,
     trouble: Mutex<Option<Failure>>,
     usage: Mutex<Usage>,
+    /// How far the CRM's clock is ahead of ours, in ms, as its last answer told.
+    clock_offset_ms: AtomicI64,
 }
 
 /// A token that expires within this time is not used any more.
@@ -86,11 +100,27 @@ impl Link {
             credentials: Mutex::new(credentials),
             token: AsyncMutex::new(Token::default()),
             permits: Semaphore::new(permits as usize),
+            real_time_permits: Semaphore::new(REAL_TIME_IN_FLIGHT),
             transport,
             allowed_hosts,
             outbox,
             trouble: Mutex::new(None),
             usage: Mutex::new(Usage::default()),
+            clock_offset_ms: AtomicI64::new(0),
+        }
+    }
+
+    pub fn clock_offset_ms(&self) -> i64 {
+        self.clock_offset_ms.load(Ordering::Relaxed)
+    }
+
+    /// An answer tells the CRM's time, in whole seconds.
+    fn note_clock(&self, response: &Response) {
+        if let Some(theirs) = response.date() {
+            let offset = theirs + 500 - crate::shared::now_ms();
+            // Less than the second that the header cuts off is no offset.
+            let offset = if offset.abs() <= 1500 { 0 } else { offset };
+            self.clock_offset_ms.store(offset, Ordering::Relaxed);
         }
     }
 
@@ -114,7 +144,11 @@ impl Link {
     }
 
     /// Drives an operation to its end.
-    pub async fn run<T>(&self, mut operation: Box<dyn Operation<T>>) -> Result<T, Failure> {
+    pub async fn run<T>(
+        &self,
+        lane: Lane,
+        mut operation: Box<dyn Operation<T>>,
+    ) -> Result<T, Failure> {
         let mut step = operation.step(None);
         loop {
             step = match step {
@@ -123,7 +157,7 @@ impl Link {
                     tokio::time::sleep(time).await;
                     operation.step(None)
                 }
-                Step::Send(request) => match self.send(request).await {
+                Step::Send(request) => match self.send(lane, request).await {
                     Ok(response) => operation.step(Some(response)),
                     Err(failure) => operation.interrupted(failure),
                 },
@@ -132,9 +166,12 @@ impl Link {
     }
 
     /// Sends a request: signed, repeated where that is harmless, with a fresh token if the old one expired.
-    async fn send(&self, request: Request) -> Result<Response, Failure> {
-        let _permit = self
-            .permits
+    async fn send(&self, lane: Lane, request: Request) -> Result<Response, Failure> {
+        let permits = match lane {
+            Lane::RealTime => &self.real_time_permits,
+            Lane::Batch => &self.permits,
+        };
+        let _permit = permits
             .acquire()
             .await
             .expect("the semaphore is never closed");
@@ -157,6 +194,7 @@ impl Link {
                 Err(failure) => return Err(self.note(failure)),
                 Ok(response) => {
                     self.note_usage(self.provider.usage(&response));
+                    self.note_clock(&response);
                     let failure = self.provider.failure(&response);
                     let expired = failure
                         .as_ref()

@@ -6,7 +6,7 @@ use crm_domain::{ErrorClass, Failure};
 use serde_json::json;
 
 use super::http::Http;
-use super::link::{Link, Transport};
+use super::link::{Lane, Link, Transport};
 use super::main_loop::Worker;
 use super::secrets;
 use crate::store::config::{self, Connection};
@@ -87,7 +87,10 @@ impl Worker {
                 continue;
             };
             self.runtime.spawn(async move {
-                let answer = match link.run(link.provider.ping(&link.settings)).await {
+                let answer = match link
+                    .run(Lane::RealTime, link.provider.ping(&link.settings))
+                    .await
+                {
                     Ok(detail) => json!({"ok": true, "detail": detail}),
                     Err(failure) => json!({"ok": false, "detail": failure.to_string()}),
                 };

@@ -45,7 +45,7 @@ pub(super) fn start_threads() -> tokio::runtime::Runtime {
         libc::mallopt(libc::M_ARENA_MAX, 2);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
-            .max_blocking_threads(64)
+            .max_blocking_threads(512)
             .thread_name("pg_crm io")
             .enable_all()
             .build();

@@ -9,7 +9,7 @@ use crm_provider::record::Field;
 use crm_provider::{WriteBatch, WriteKind, WriteRecord, Written};
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 
-use super::link::Link;
+use super::link::{Lane, Link};
 
 /// A record to send; `index` is its place in the slice.
 pub struct Outgoing {
@@ -19,6 +19,8 @@ pub struct Outgoing {
     pub record_key: String,
     pub attempts: u32,
     pub fields: Vec<(Arc<Field>, Value)>,
+    /// See [`WriteRecord::unless_changed`].
+    pub unless_changed: Option<String>,
 }
 
 /// What came of it.
@@ -31,9 +33,13 @@ pub struct Sent {
 
 /// What a slice's records have in common.
 pub struct Destination {
-    pub claim_id: i64,
+    /// What the audit calls the requests: this, and a number.
+    pub request_id: String,
     pub object: String,
     pub external_id_field: Option<String>,
+    pub lane: Lane,
+    /// At most so many records in one request.
+    pub at_once: usize,
 }
 
 /// Failures after which a record that keeps failing with its neighbours is sent by itself.
@@ -54,12 +60,13 @@ pub async fn send(link: &Link, destination: &Destination, records: Vec<Outgoing>
         let size = link
             .provider
             .write_size(&link.settings, kind, records.len())
+            .min(destination.at_once)
             .max(1);
         let mut batches = Vec::new();
         while !records.is_empty() {
             let tail = records.split_off(size.min(records.len()));
             batch_no += 1;
-            let request_id = format!("{}.{batch_no}", destination.claim_id);
+            let request_id = format!("{}.{batch_no}", destination.request_id);
             batches.push(send_batch(
                 link,
                 destination,
@@ -97,7 +104,10 @@ fn send_batch<'a>(
                 .collect(),
         };
         let result = link
-            .run(link.provider.write(&link.settings, Arc::new(batch)))
+            .run(
+                destination.lane,
+                link.provider.write(&link.settings, Arc::new(batch)),
+            )
             .await;
         match result {
             Ok(results) => {
@@ -160,5 +170,6 @@ fn write_record(record: &Outgoing, destination: &Destination) -> WriteRecord {
             })
             .cloned()
             .collect(),
+        unless_changed: record.unless_changed.clone(),
     }
 }

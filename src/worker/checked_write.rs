@@ -1,0 +1,447 @@
+//! Read, compare, write: edits on their way to a CRM, never over a value that nobody had seen.
+//!
+//! The same steps serve one edit that a caller waits for and thousands that do not. Where the CRM can refuse a write
+//! whose record moved since it was read, it is asked to, and the edit is judged again by what the record holds then. Where
+//! it cannot, its history is looked at afterwards.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crm_domain::conflict::{self, Decision, ShortHash, Sides};
+use crm_domain::mapping::ConflictPolicy;
+use crm_domain::{ErrorClass, Failure, Value};
+use crm_provider::record::{DoneBatch, DoneField, DoneRecord, Field, Guard};
+use crm_provider::{CrmObject, ReadBatch, WriteKind};
+use futures_util::future::join_all;
+
+use super::link::{Lane, Link};
+use super::slice::{self, Destination, Outgoing};
+
+/// How often an edit is judged anew because its record moved while we looked.
+const ATTEMPTS: usize = 4;
+/// Up to so many records of one batch are written one by one where only that is guarded.
+const ONE_BY_ONE: usize = 25;
+
+/// An edit of one record.
+pub struct Edit {
+    pub crm_id: String,
+    pub record_key: String,
+    pub attempts: u32,
+    pub fields: Vec<EditField>,
+    /// A caller waits: any difference to the base is a conflict, and a failed read does not keep it from being written.
+    pub strict: bool,
+    /// When the row was changed, UTC milliseconds.
+    pub changed_at: Option<i64>,
+}
+
+pub struct EditField {
+    pub id: u16,
+    pub field: Arc<Field>,
+    /// What the CRM should hold; `None`: the edit does not change it.
+    pub local: Option<Value>,
+    pub base: Option<ShortHash>,
+    /// Whether a difference between base and CRM counts.
+    pub compared: bool,
+    pub policy: ConflictPolicy,
+    /// The row takes what the CRM holds (if it still holds the base, where one is given).
+    pub take: bool,
+}
+
+/// What came of an edit.
+#[derive(Debug)]
+pub struct Checked {
+    pub request_id: String,
+    /// What the CRM held when it was read; `None`: it could not be read.
+    pub read: Option<BTreeMap<u16, Value>>,
+    pub outcome: Outcome,
+    /// Values of others that the write replaced, of which nobody knew.
+    pub raced: Vec<(u16, Value)>,
+}
+
+#[derive(Debug)]
+pub enum Outcome {
+    /// Every cell of the edit is decided, and what was to be written is.
+    Done(Vec<(u16, Decision)>),
+    /// A strict edit met a difference: nothing was written.
+    Conflict,
+    Failed(Failure),
+}
+
+impl Checked {
+    fn failed(failure: Failure) -> Checked {
+        Checked {
+            request_id: String::new(),
+            read: None,
+            outcome: Outcome::Failed(failure),
+            raced: Vec::new(),
+        }
+    }
+}
+
+/// Sends edits, each of another record; one result for each, in order.
+pub async fn run(
+    link: &Link,
+    lane: Lane,
+    claim_id: &str,
+    object: &str,
+    edits: &[Edit],
+) -> Vec<Checked> {
+    let mut results: Vec<Option<Checked>> = edits.iter().map(|_| None).collect();
+    let mut open: Vec<usize> = (0..edits.len()).collect();
+    for attempt in 1..=ATTEMPTS {
+        let request_id = match attempt {
+            1 => claim_id.to_owned(),
+            n => format!("{claim_id}~{n}"),
+        };
+        let round = round(link, lane, &request_id, object, edits, &open).await;
+        let mut again = Vec::new();
+        for (index, checked) in round {
+            let stale = matches!(&checked.outcome, Outcome::Failed(f) if f.is_stale());
+            if stale && attempt < ATTEMPTS {
+                again.push(index);
+            } else {
+                results[index] = Some(checked);
+            }
+        }
+        open = again;
+        if open.is_empty() {
+            break;
+        }
+    }
+    let lost = || {
+        Checked::failed(Failure::record(
+            ErrorClass::Transient,
+            "no_result",
+            "nothing came back for this record",
+        ))
+    };
+    results
+        .into_iter()
+        .map(|result| result.unwrap_or_else(lost))
+        .collect()
+}
+
+/// A record as read, on its way to be written.
+struct Judged {
+    index: usize,
+    read: Option<BTreeMap<u16, Value>>,
+    version: Option<String>,
+    modified_at: Option<i64>,
+    decisions: Vec<(u16, Decision)>,
+}
+
+async fn round(
+    link: &Link,
+    lane: Lane,
+    request_id: &str,
+    object: &str,
+    edits: &[Edit],
+    open: &[usize],
+) -> Vec<(usize, Checked)> {
+    let mut done = Vec::with_capacity(open.len());
+    let mut to_write = Vec::new();
+    for (index, read) in read(link, lane, object, edits, open).await {
+        match judge(link, &edits[index], index, read) {
+            Ok(judged) if judged.decisions.iter().any(|(_, d)| *d == Decision::Write) => {
+                to_write.push(judged);
+            }
+            Ok(judged) => done.push((
+                index,
+                Checked {
+                    request_id: request_id.to_owned(),
+                    read: judged.read,
+                    outcome: Outcome::Done(judged.decisions),
+                    raced: Vec::new(),
+                },
+            )),
+            Err(checked) => done.push((index, checked)),
+        }
+    }
+    if !to_write.is_empty() {
+        done.extend(write(link, lane, request_id, object, edits, to_write).await);
+    }
+    done
+}
+
+type Read = Result<Option<CrmObject>, Failure>;
+
+/// Reads records in as few requests as it takes.
+async fn read(
+    link: &Link,
+    lane: Lane,
+    object: &str,
+    edits: &[Edit],
+    open: &[usize],
+) -> Vec<(usize, Read)> {
+    let chunks = open.chunks(link.provider.read_size().max(1));
+    let requests = chunks.map(|chunk| async move {
+        let batch = ReadBatch {
+            object: object.to_owned(),
+            ids: chunk.iter().map(|&i| edits[i].crm_id.clone()).collect(),
+            fields: edits[chunk[0]]
+                .fields
+                .iter()
+                .map(|f| f.field.clone())
+                .collect(),
+            for_write: true,
+        };
+        let read = link
+            .run(lane, link.provider.read(&link.settings, Arc::new(batch)))
+            .await;
+        match read {
+            Ok(objects) => {
+                let mut objects = objects.into_iter();
+                chunk
+                    .iter()
+                    .map(|&i| (i, Ok(objects.next().flatten())))
+                    .collect::<Vec<_>>()
+            }
+            Err(failure) => chunk.iter().map(|&i| (i, Err(failure.clone()))).collect(),
+        }
+    });
+    join_all(requests).await.into_iter().flatten().collect()
+}
+
+/// What an object holds, as canonical values by field_id.
+pub fn values(
+    link: &Link,
+    fields: impl Iterator<Item = (u16, Arc<Field>)>,
+    object: &CrmObject,
+) -> Result<BTreeMap<u16, Value>, Failure> {
+    fields
+        .map(|(id, field)| {
+            let wire = object
+                .fields
+                .get(&field.name)
+                .unwrap_or(&serde_json::Value::Null);
+            match link.provider.from_wire(field.data_type, wire) {
+                Ok(value) => Ok((id, value)),
+                Err(error) => Err(Failure::record(
+                    ErrorClass::Mapping,
+                    "unreadable_value",
+                    format!("field \"{}\": {error}", field.name),
+                )),
+            }
+        })
+        .collect()
+}
+
+/// Decides on each cell of an edit. `Err`: nothing is to be written.
+fn judge(link: &Link, edit: &Edit, index: usize, read: Read) -> Result<Judged, Checked> {
+    let object = match read {
+        Ok(Some(object)) => object,
+        Ok(None) => {
+            return Err(Checked::failed(Failure::record(
+                ErrorClass::NotFound,
+                "not_found",
+                "the CRM has no such record any more",
+            )));
+        }
+        // Somebody waits: what cannot be compared is written all the same, on what the ledger knows.
+        Err(failure) if edit.strict && failure.class != ErrorClass::NotFound => {
+            link.take_trouble();
+            let cells = edit.fields.iter().filter(|f| f.local.is_some());
+            return Ok(Judged {
+                index,
+                read: None,
+                version: None,
+                modified_at: None,
+                decisions: cells.map(|f| (f.id, Decision::Write)).collect(),
+            });
+        }
+        Err(failure) => return Err(Checked::failed(failure)),
+    };
+    let fields = edit.fields.iter().map(|f| (f.id, f.field.clone()));
+    let read = values(link, fields, &object).map_err(Checked::failed)?;
+    let mut decisions = Vec::new();
+    let mut differs = false;
+    for f in &edit.fields {
+        let crm = &read[&f.id];
+        let moved = f.base.is_some_and(|base| base != conflict::hash(crm));
+        differs |= edit.strict && f.compared && moved;
+        let sides = |local| Sides {
+            base: f.base,
+            local,
+            crm,
+            local_changed_at: edit.changed_at,
+            crm_changed_at: object.modified_at.map(|at| at - link.clock_offset_ms()),
+        };
+        match &f.local {
+            _ if f.take && moved => decisions.push((f.id, Decision::Review)),
+            _ if f.take => decisions.push((f.id, Decision::Take)),
+            None => {}
+            Some(local) if local == crm => decisions.push((f.id, Decision::Landed)),
+            Some(_) if edit.strict => decisions.push((f.id, Decision::Write)),
+            Some(local) => decisions.push((f.id, conflict::settle(f.policy, &sides(local)))),
+        }
+    }
+    if differs {
+        // What is there already needs no second writer.
+        return Err(Checked {
+            request_id: String::new(),
+            read: Some(read),
+            outcome: Outcome::Conflict,
+            raced: Vec::new(),
+        });
+    }
+    Ok(Judged {
+        index,
+        read: Some(read),
+        version: object.version,
+        modified_at: object.modified_at,
+        decisions,
+    })
+}
+
+async fn write(
+    link: &Link,
+    lane: Lane,
+    request_id: &str,
+    object: &str,
+    edits: &[Edit],
+    judged: Vec<Judged>,
+) -> Vec<(usize, Checked)> {
+    let guard = |count| link.provider.guard(WriteKind::Update, count);
+    let alone = guard(judged.len()) != Guard::Atomic
+        && guard(1) == Guard::Atomic
+        && judged.len() <= ONE_BY_ONE;
+    let outgoing: Vec<Outgoing> = judged
+        .iter()
+        .enumerate()
+        .map(|(place, j)| {
+            let edit = &edits[j.index];
+            let written = |f: &&EditField| j.decisions.contains(&(f.id, Decision::Write));
+            Outgoing {
+                index: place,
+                kind: WriteKind::Update,
+                crm_id: Some(edit.crm_id.clone()),
+                record_key: edit.record_key.clone(),
+                attempts: edit.attempts,
+                fields: edit
+                    .fields
+                    .iter()
+                    .filter(written)
+                    .filter_map(|f| Some((f.field.clone(), f.local.clone()?)))
+                    .collect(),
+                unless_changed: j.version.clone(),
+            }
+        })
+        .collect();
+    let destination = Destination {
+        request_id: request_id.to_owned(),
+        object: object.to_owned(),
+        external_id_field: None,
+        lane,
+        at_once: if alone { 1 } else { usize::MAX },
+    };
+    let sent = slice::send(link, &destination, outgoing).await;
+    let mut results: Vec<Option<slice::Sent>> = judged.iter().map(|_| None).collect();
+    for one in sent {
+        let place = one.index;
+        results[place] = Some(one);
+    }
+    let afterwards = guard(if alone { 1 } else { judged.len() }) == Guard::Afterwards;
+    let raced = if afterwards {
+        overwritten(link, lane, object, edits, &judged, &results).await
+    } else {
+        BTreeMap::new()
+    };
+    judged
+        .into_iter()
+        .zip(results)
+        .enumerate()
+        .map(|(place, (j, sent))| {
+            let (request_id, outcome) = match sent {
+                Some(slice::Sent {
+                    request_id,
+                    result: Ok(_),
+                    ..
+                }) => (request_id, Outcome::Done(j.decisions)),
+                Some(slice::Sent {
+                    request_id,
+                    result: Err(failure),
+                    ..
+                }) => (request_id, Outcome::Failed(failure)),
+                None => (
+                    request_id.to_owned(),
+                    Outcome::Failed(Failure::record(
+                        ErrorClass::Transient,
+                        "no_result",
+                        "nothing came back for this record",
+                    )),
+                ),
+            };
+            let checked = Checked {
+                request_id,
+                read: j.read,
+                outcome,
+                raced: raced.get(&place).cloned().unwrap_or_default(),
+            };
+            (j.index, checked)
+        })
+        .collect()
+}
+
+/// What our writes replaced without our knowing, by place among the written. A look that fails is no reason to doubt
+/// the writes.
+async fn overwritten(
+    link: &Link,
+    lane: Lane,
+    object: &str,
+    edits: &[Edit],
+    judged: &[Judged],
+    results: &[Option<slice::Sent>],
+) -> BTreeMap<usize, Vec<(u16, Value)>> {
+    let mut places = Vec::new();
+    let mut records = Vec::new();
+    for (place, j) in judged.iter().enumerate() {
+        let landed = results[place]
+            .as_ref()
+            .is_some_and(|sent| sent.result.is_ok());
+        let (Some(read), true) = (&j.read, landed) else {
+            continue;
+        };
+        let fields = edits[j.index].fields.iter().filter_map(|f| {
+            j.decisions
+                .contains(&(f.id, Decision::Write))
+                .then_some(())?;
+            Some(DoneField {
+                field: f.field.clone(),
+                read: read.get(&f.id)?.clone(),
+                written: f.local.clone()?,
+            })
+        });
+        places.push(place);
+        records.push(DoneRecord {
+            crm_id: edits[j.index].crm_id.clone(),
+            modified_at: j.modified_at,
+            fields: fields.collect(),
+        });
+    }
+    let batch = DoneBatch {
+        object: object.to_owned(),
+        records,
+    };
+    let mut raced = BTreeMap::new();
+    let Some(look) = link.provider.overwritten(&link.settings, Arc::new(batch)) else {
+        return raced;
+    };
+    let Ok(found) = link.run(lane, look).await else {
+        return raced;
+    };
+    for (place, values) in places.into_iter().zip(found) {
+        let fields = &edits[judged[place].index].fields;
+        let values: Vec<(u16, Value)> = values
+            .into_iter()
+            .filter_map(|o| {
+                let f = fields.iter().find(|f| f.field.name == o.field.name)?;
+                let value = link.provider.from_wire(f.field.data_type, &o.value).ok()?;
+                Some((f.id, value))
+            })
+            .collect();
+        if !values.is_empty() {
+            raced.insert(place, values);
+        }
+    }
+    raced
+}
