@@ -35,7 +35,12 @@ extension_sql_file!(
     name = "views",
     requires = ["admin", "ask_comments"]
 );
-extension_sql_file!("../sql/stub.sql", name = "stub", requires = ["views"]);
+extension_sql_file!(
+    "../sql/real_time.sql",
+    name = "real_time",
+    requires = ["views", "write_comments"]
+);
+extension_sql_file!("../sql/stub.sql", name = "stub", requires = ["real_time"]);
 extension_sql_file!("../sql/final.sql", name = "final", finalize);
 
 #[pg_guard]

@@ -1,6 +1,7 @@
 //! A question to the worker over its local socket, and the wait for the answer: cancellable, bounded, and never in the
 //! way of the postmaster.
 
+use std::cell::RefCell;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -38,19 +39,50 @@ fn ask_worker(request: JsonB, timeout_ms: i64) -> JsonB {
         )
         .report(PgLogLevel::NOTICE);
     }
-    let deadline = Instant::now() + Duration::from_millis(timeout_ms.max(0) as u64);
-    request.insert("v".into(), json!(socket::VERSION));
+    let timeout = Duration::from_millis(timeout_ms.max(0) as u64);
     request.insert("timeout_ms".into(), json!(timeout_ms.max(0)));
-    let mut stream = connect(deadline);
+    JsonB(ask(request, timeout).unwrap_or_else(|| json!({})))
+}
+
+thread_local! {
+    /// The connection of this backend's last question, for the next one.
+    static STREAM: RefCell<Option<UnixStream>> = const { RefCell::new(None) };
+}
+
+/// Raises unless there is a worker to ask.
+pub fn require_worker() {
+    let stream = connected(Instant::now() + Duration::from_secs(5));
+    STREAM.set(Some(stream));
+}
+
+/// Asks the worker; `None` at the timeout. An error, a cancel for instance, ends the connection, and so tells the worker.
+pub fn ask(mut request: serde_json::Map<String, Json>, timeout: Duration) -> Option<Json> {
+    let deadline = Instant::now() + timeout;
+    request.insert("v".into(), json!(socket::VERSION));
+    let mut stream = connected(deadline);
     let frame = socket::frame(&Json::Object(request));
     if let Err(error) = exchange(&mut stream, &frame, deadline) {
         no_worker(&error.to_string())
     }
     match read_answer(&mut stream, deadline) {
-        Ok(Some(answer)) => JsonB(answer),
-        Ok(None) => JsonB(json!({})),
+        Ok(Some(answer)) => {
+            STREAM.set(Some(stream));
+            Some(answer)
+        }
+        Ok(None) => None,
         Err(error) => no_worker(&error.to_string()),
     }
+}
+
+/// The connection that is left from the last question if it still stands, else a new one.
+fn connected(deadline: Instant) -> UnixStream {
+    if let Some(mut stream) = STREAM.take()
+        && let Err(error) = stream.read(&mut [0u8; 1])
+        && error.kind() == io::ErrorKind::WouldBlock
+    {
+        return stream;
+    }
+    connect(deadline)
 }
 
 /// Connects, waiting a little for a worker that is just starting.
@@ -94,7 +126,7 @@ fn no_worker(why: &str) -> ! {
             "The worker is {}: {why}.",
             super::wake::worker_state()
         )),
-        "Edits are captured all the same and are sent when it runs again; see crm.status and the server log.",
+        "Plain UPDATEs are captured all the same and are sent when it runs again; see crm.status and the server log.",
     )
 }
 

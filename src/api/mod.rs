@@ -6,6 +6,8 @@ mod cells;
 mod check;
 mod values;
 mod wake;
+mod write;
+mod write_target;
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode};

@@ -45,6 +45,14 @@ fn at_commit(wake: Wake) {
     }
 }
 
+/// Wakes the worker when the transaction comes to nothing, and at its commit if something waits then.
+pub fn at_end(waits: bool) {
+    if waits {
+        at_commit(Wake::Urgently);
+    }
+    register_xact_callback(PgXactCallbackEvent::Abort, || shared::wake_worker(true));
+}
+
 /// Says that mapped cells changed. The worker is woken at commit if they go to the CRM at once.
 #[pg_extern(volatile, parallel_unsafe, schema = "crm")]
 pub fn note_change(urgent: bool) {

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crm_domain::DataType;
+use crm_domain::mapping::{ConflictPolicy, Direction};
+use crm_domain::{DataType, Value};
 use crm_provider::record::Field;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
@@ -47,6 +48,8 @@ pub struct Map {
     pub hides_rows: bool,
     /// It has bidirectional cells, whose edits are sent at once.
     pub realtime: bool,
+    /// crm.write() compares every field that flows from the CRM, not only those it changes.
+    pub compares_record: bool,
     /// Milliseconds from now until the next round; not positive: it is due.
     pub next_write_ms: i64,
     pub fields: Vec<MappedField>,
@@ -59,8 +62,42 @@ pub struct MappedField {
     pub field: Arc<Field>,
     /// Schema-qualified and quoted.
     pub transform_out: Option<String>,
+    pub transform_in: Option<String>,
     /// Arrays and composites are read as JSON.
     pub as_json: bool,
+    /// The column is of type json or jsonb.
+    pub is_json_column: bool,
+    pub direction: Direction,
+    pub policy: ConflictPolicy,
+    /// What changes in Postgres is written to the CRM.
+    pub written: bool,
+}
+
+impl MappedField {
+    /// Edits of its cells are checked against the CRM before they are written.
+    pub fn is_checked(&self) -> bool {
+        self.written && self.direction == Direction::Bidirectional
+    }
+
+    /// A canonical JSON value in the form that the column's own type reads.
+    pub fn column_json(&self, canonical: &Json) -> Json {
+        match canonical {
+            Json::Array(_) | Json::Object(_) if self.as_json || self.is_json_column => {
+                canonical.clone()
+            }
+            Json::Array(_) | Json::Object(_) => Value::from_json(self.field.data_type, canonical)
+                .ok()
+                .and_then(|value| value.to_text().map(|text| Json::String(text.into_owned())))
+                .unwrap_or(Json::Null),
+            scalar => scalar.clone(),
+        }
+    }
+}
+
+impl Map {
+    pub fn field(&self, id: u16) -> Option<&MappedField> {
+        self.fields.iter().find(|f| f.id == id)
+    }
 }
 
 pub fn connections(client: &SpiClient) -> Result<Vec<Connection>, StoreError> {
@@ -109,6 +146,14 @@ pub fn secret(client: &SpiClient, connection_id: i32) -> Result<Json, StoreError
 }
 
 pub fn maps(client: &mut SpiClient) -> Result<Vec<Arc<Map>>, StoreError> {
+    maps_of(client, None)
+}
+
+/// The maps of one table, or of all.
+pub fn maps_of(
+    client: &mut SpiClient,
+    relation: Option<pg_sys::Oid>,
+) -> Result<Vec<Arc<Map>>, StoreError> {
     // After a restore the catalog's numbers are new: bind what is not bound yet.
     let unbound = client.select(
         "SELECT m.map_id FROM crm.object_map m WHERE NOT EXISTS (SELECT FROM crm.map_state s WHERE s.map_id = m.map_id)",
@@ -130,15 +175,17 @@ pub fn maps(client: &mut SpiClient) -> Result<Vec<Arc<Map>>, StoreError> {
                 (extract(epoch FROM greatest(s.next_write_at, now() - interval '1 day') - now()) * 1000)::bigint,
                 EXISTS (SELECT FROM crm.field_map f WHERE f.map_id = m.map_id AND f.direction = 'bidirectional'),
                 coalesce(c.relrowsecurity AND c.relforcerowsecurity
-                         AND NOT (SELECT r.rolsuper OR r.rolbypassrls FROM pg_roles r WHERE r.oid = c.relowner), false)
+                         AND NOT (SELECT r.rolsuper OR r.rolbypassrls FROM pg_roles r WHERE r.oid = c.relowner), false),
+                m.conflict_scope = 'record'
          FROM crm.object_map m
          JOIN crm.map_state s USING (map_id)
          LEFT JOIN pg_class c ON c.oid = m.relation
          LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
          LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = m.key_column AND NOT a.attisdropped
+         WHERE $1 IS NULL OR m.relation = $1
          ORDER BY m.map_id",
         None,
-        &[],
+        &[relation.into()],
     )?;
     for row in rows {
         maps.push(Map {
@@ -156,18 +203,23 @@ pub fn maps(client: &mut SpiClient) -> Result<Vec<Arc<Map>>, StoreError> {
             next_write_ms: row.get(12)?.unwrap_or_default(),
             realtime: row.get(13)?.unwrap_or_default(),
             hides_rows: row.get(14)?.unwrap_or_default(),
+            compares_record: row.get(15)?.unwrap_or(true),
             fields: Vec::new(),
         });
     }
     let rows = client.select(
         "SELECT f.map_id, f.field_id, f.column_name::text, f.crm_field, f.data_type,
                 (SELECT format('%I.%I', n.nspname, p.proname) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-                 WHERE p.oid = f.transform_out), t.typcategory IN ('A', 'C'), f.transform_out IS NOT NULL
-         FROM crm.field_map f JOIN crm.bound_column b USING (map_id, column_name) JOIN pg_type t ON t.oid = b.type_id
-         WHERE f.direction <> 'inbound' AND f.materialize
+                 WHERE p.oid = f.transform_out), t.typcategory IN ('A', 'C'), f.transform_out IS NOT NULL,
+                f.direction, f.on_conflict, f.direction <> 'inbound' AND f.materialize,
+                (SELECT format('%I.%I', n.nspname, p.proname) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+                 WHERE p.oid = f.transform_in), t.oid IN ('json'::regtype, 'jsonb'::regtype)
+         FROM crm.field_map f JOIN crm.object_map m USING (map_id)
+         JOIN crm.bound_column b USING (map_id, column_name) JOIN pg_type t ON t.oid = b.type_id
+         WHERE $1 IS NULL OR m.relation = $1
          ORDER BY f.map_id, f.field_id",
         None,
-        &[],
+        &[relation.into()],
     )?;
     for row in rows {
         let map_id: i32 = row.get(1)?.unwrap_or_default();
@@ -192,7 +244,12 @@ pub fn maps(client: &mut SpiClient) -> Result<Vec<Arc<Map>>, StoreError> {
                     .unwrap_or(DataType::Text),
             }),
             transform_out: transform,
+            transform_in: row.get(12)?,
             as_json: row.get(7)?.unwrap_or_default(),
+            is_json_column: row.get(13)?.unwrap_or_default(),
+            direction: word(row.get::<String>(9)?, Direction::Outbound),
+            policy: word(row.get::<String>(10)?, ConflictPolicy::CrmWins),
+            written: row.get(11)?.unwrap_or_default(),
         });
     }
     for (map_id, column) in broken {
@@ -206,6 +263,11 @@ pub fn maps(client: &mut SpiClient) -> Result<Vec<Arc<Map>>, StoreError> {
         )?;
     }
     Ok(maps.into_iter().map(Arc::new).collect())
+}
+
+/// A word that the table's own CHECK has made sure of.
+fn word<T: std::str::FromStr>(text: Option<String>, otherwise: T) -> T {
+    text.and_then(|text| text.parse().ok()).unwrap_or(otherwise)
 }
 
 /// Whether the extension is here and the schema can be used.

@@ -136,6 +136,41 @@ pub fn subtransaction<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result
     }
 }
 
+/// Runs `work` in a subtransaction that is undone when it says `false`. An error undoes it too, and goes on as it is.
+pub fn nested(work: impl FnOnce() -> bool) {
+    // SAFETY: as PL/pgSQL does for a block with EXCEPTION: memory context and resource owner are put back on all paths.
+    unsafe {
+        let context = pg_sys::CurrentMemoryContext;
+        let owner = pg_sys::CurrentResourceOwner;
+        let undo = move || {
+            pg_sys::MemoryContextSwitchTo(context);
+            pg_sys::RollbackAndReleaseCurrentSubTransaction();
+            pg_sys::MemoryContextSwitchTo(context);
+            pg_sys::CurrentResourceOwner = owner;
+        };
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(context);
+        let work = AssertUnwindSafe(work);
+        let keep = PgTryBuilder::new(AssertUnwindSafe(move || (work.0)()))
+            .catch_others(|error| {
+                undo();
+                error.rethrow()
+            })
+            .catch_rust_panic(|error| {
+                undo();
+                error.rethrow()
+            })
+            .execute();
+        if keep {
+            pg_sys::ReleaseCurrentSubTransaction();
+            pg_sys::MemoryContextSwitchTo(context);
+            pg_sys::CurrentResourceOwner = owner;
+        } else {
+            undo();
+        }
+    }
+}
+
 /// Runs `work` as a table's owner with restricted rights, as autovacuum and REFRESH MATERIALIZED VIEW do: code that the
 /// owner attached to the table (transforms, views, triggers) must not run as the worker's superuser.
 pub fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {

@@ -8,10 +8,12 @@ use std::sync::Arc;
 
 use crm_domain::{Cells, DataType, ErrorClass, Failure, Value};
 use crm_provider::record::Field;
+use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, quote_identifier};
+use serde_json::Value as Json;
 
-use super::config::Map;
+use super::config::{Map, MappedField};
 use super::{StoreError, as_owner, subtransaction};
 
 /// What became of one record's row.
@@ -86,21 +88,64 @@ fn read_part(
     }
 }
 
+/// A mapped column of `t` as text, through its transform.
+fn column_text(f: &MappedField) -> String {
+    let column = format!("t.{}", quote_identifier(&f.column));
+    match &f.transform_out {
+        Some(transform) => format!("{transform}(pg_catalog.to_jsonb({column}))::text"),
+        None if f.as_json => format!("pg_catalog.to_jsonb({column})::text"),
+        None => format!("{column}::text"),
+    }
+}
+
+fn value_of(f: &MappedField, text: Option<&str>) -> Result<Value, String> {
+    match (&f.transform_out, text) {
+        (Some(_), Some(json)) => from_json_text(f.field.data_type, json),
+        _ => Value::from_postgres(f.field.data_type, text).map_err(|e| e.to_string()),
+    }
+}
+
+/// What columns would be sent as if the row held what a JSON object says, in the table's own types.
+pub fn of_object(
+    map: &Map,
+    fields: &[&MappedField],
+    object: &Json,
+) -> Result<Vec<(u16, Value)>, StoreError> {
+    let columns: Vec<String> = fields.iter().map(|f| column_text(f)).collect();
+    let statement = format!(
+        "SELECT {} FROM pg_catalog.jsonb_populate_record(NULL::{}, $1::pg_catalog.jsonb) AS t",
+        columns.join(", "),
+        map.relation
+    );
+    as_owner(map.owner, || {
+        Spi::connect_mut(|client| {
+            let mut values = Vec::with_capacity(fields.len());
+            for row in client.update(&statement, None, &[object.to_string().into()])? {
+                for (i, field) in fields.iter().enumerate() {
+                    let value = value_of(field, row.get::<&str>(i + 1)?).map_err(|message| {
+                        StoreError::Postgres {
+                            code: PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                            message: format!("column \"{}\": {message}", field.column),
+                        }
+                    })?;
+                    values.push((field.id, value));
+                }
+            }
+            Ok(values)
+        })
+    })
+}
+
 /// The statement that reads a map's columns: one text per mapped column, NULL where the cell is not wanted.
 fn statement(map: &Map) -> String {
     let columns: String = map
         .fields
         .iter()
         .map(|f| {
-            let column = format!("t.{}", quote_identifier(&f.column));
-            let text = match &f.transform_out {
-                Some(transform) => format!("{transform}(pg_catalog.to_jsonb({column}))::text"),
-                None if f.as_json => format!("pg_catalog.to_jsonb({column})::text"),
-                None => format!("{column}::text"),
-            };
             format!(
-                ", CASE WHEN pg_catalog.get_bit(k.cells, {}) = 1 THEN {text} END",
-                sql_bit(f.id)
+                ", CASE WHEN pg_catalog.get_bit(k.cells, {}) = 1 THEN {} END",
+                sql_bit(f.id),
+                column_text(f)
             )
         })
         .collect();
@@ -150,14 +195,15 @@ fn fetch(
     let ords: Vec<i32> = part.iter().map(|&i| i as i32).collect();
     let mut found = HashMap::with_capacity(part.len());
     let mut used = 0;
-    let exhausted = Spi::connect(|client: &SpiClient| -> Result<bool, StoreError> {
+    let exhausted = Spi::connect_mut(|client: &mut SpiClient| -> Result<bool, StoreError> {
         let args = [
             shard_keys.into(),
             record_keys.into(),
             masks.into(),
             ords.into(),
         ];
-        let mut cursor = client.open_cursor(&statement(map), &args);
+        // Not read-only, so that it sees what this transaction has just changed.
+        let mut cursor = client.open_cursor_mut(&statement(map), &args);
         let mut fetch = FIRST_FETCH;
         loop {
             let rows = cursor.fetch(fetch as _)?;
@@ -177,12 +223,7 @@ fn fetch(
                 {
                     let text = row.get::<&str>(i + 2)?;
                     used += text.map_or(0, str::len) + 16;
-                    let data_type = field.field.data_type;
-                    let value = match (&field.transform_out, text) {
-                        (Some(_), Some(json)) => from_json_text(data_type, json),
-                        _ => Value::from_postgres(data_type, text).map_err(|e| e.to_string()),
-                    };
-                    match value {
+                    match value_of(field, text) {
                         Ok(value) => values.push((field.id, field.field.clone(), value)),
                         Err(error) => {
                             let message = format!("column \"{}\": {error}", field.column);

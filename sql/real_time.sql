@@ -1,0 +1,164 @@
+-- Real time: crm.write() for applications; pending writes and conflicts for operators.
+
+CREATE TYPE crm.write_result AS (
+    write_id      uuid,
+    outcome       text,
+    crm_values    jsonb,
+    snapshot_hash bytea,
+    error_class   text,
+    error         text
+);
+COMMENT ON TYPE crm.write_result IS 'what came of crm.write()';
+COMMENT ON COLUMN crm.write_result.outcome IS
+    'committed: both sides hold it; conflict: the CRM holds something else than the base, nothing was written anywhere; '
+    'pending: the row holds it, the CRM gets it from the reconciler';
+COMMENT ON COLUMN crm.write_result.crm_values IS 'what the CRM holds in the mapped fields, by column in the table''s types; NULL: it could not be read';
+COMMENT ON COLUMN crm.write_result.snapshot_hash IS 'crm.snapshot_hash() of what the CRM holds';
+
+-- No SET here: triggers of the caller''s table run with the caller''s settings.
+CREATE FUNCTION crm.write(relation regclass, record_key text, changes jsonb, base jsonb DEFAULT NULL, force bool DEFAULT false,
+                          connection text DEFAULT NULL, shard_key text DEFAULT '', correlation_id text DEFAULT NULL)
+RETURNS crm.write_result
+LANGUAGE sql VOLATILE PARALLEL UNSAFE AS $$
+    SELECT pg_catalog.jsonb_populate_record(NULL::crm.write_result,
+        crm.perform_write(relation::pg_catalog.oid, record_key, changes, base, force, connection, shard_key, correlation_id))
+$$;
+COMMENT ON FUNCTION crm.write(regclass, text, jsonb, jsonb, bool, text, text, text) IS
+    'changes a row and its CRM record while the caller waits: reads the record, compares it with base (column -> value; default: what the '
+    'CRM last held), writes it, changes the row. changes: column -> value of bidirectional columns. force: whatever the CRM holds is '
+    'overwritten. connection: needed if the table is mapped more than once. Cancellable. Errors: 22023 bad argument, 23514 a rule is '
+    'broken, P0002 no such row, 55000 no worker';
+
+CREATE FUNCTION crm.read_live(relation regclass, record_key text, connection text DEFAULT NULL, shard_key text DEFAULT '') RETURNS jsonb
+LANGUAGE sql VOLATILE PARALLEL UNSAFE AS $$
+    SELECT crm.perform_read(relation::pg_catalog.oid, record_key, connection, shard_key)
+$$;
+COMMENT ON FUNCTION crm.read_live(regclass, text, text, text) IS
+    'asks the CRM what it holds now in the mapped fields of a row''s record, by column in the table''s types; the caller must see the row. '
+    'Cancellable. Errors: 55000 the record is not linked, or no worker; 08006 the CRM could not be read';
+
+CREATE VIEW crm.pending_writes AS
+SELECT p.write_id, p.map_id, c.name AS connection, m.relation, p.shard_key, p.record_key, l.crm_id,
+       CASE WHEN p.state = 'queued' AND l.crm_id IS NULL THEN 'unlinked' ELSE p.state END AS state,
+       CASE WHEN p.intended IS NULL THEN 'update' WHEN p.take IS NULL THEN 'write' ELSE 'compensate' END AS origin,
+       ARRAY(SELECT f.column_name::text FROM crm.field_map f
+             WHERE f.map_id = p.map_id AND (crm.cells_has(p.cells, f.field_id) OR crm.cells_has(p.take, f.field_id))
+             ORDER BY f.field_id) AS columns,
+       p.intended, p.base, p.snapshot, p.snapshot_hash, now() - p.created_at AS age, p.created_at, p.changed_at, p.attempts,
+       CASE WHEN p.state = 'queued' THEN greatest(nullif(p.next_attempt_at, '-infinity'), now()) END AS next_attempt_at,
+       p.error_class, p.last_error, p.actor, p.correlation_id, p.folded
+FROM crm.pending_write p
+JOIN crm.object_map m USING (map_id)
+JOIN crm.connection c USING (connection_id)
+LEFT JOIN crm.ledger l ON l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key
+UNION ALL
+SELECT h.write_id, h.map_id, c.name, m.relation, h.shard_key, h.record_key, l.crm_id, 'captured',
+       CASE WHEN h.write_id IS NULL THEN 'update' ELSE 'write' END,
+       ARRAY(SELECT f.column_name::text FROM crm.field_map f
+             WHERE f.map_id = h.map_id AND f.direction = 'bidirectional' AND crm.cells_has(h.cells, f.field_id) ORDER BY f.field_id),
+       NULL, h.base, NULL, NULL, now() - h.changed_at, h.changed_at, h.changed_at, 0, now(), NULL, NULL, h.actor, h.correlation_id, NULL
+FROM crm.change h
+JOIN crm.object_map m USING (map_id)
+JOIN crm.connection c USING (connection_id)
+LEFT JOIN crm.ledger l ON l.shard_key = h.shard_key AND l.map_id = h.map_id AND l.record_key = h.record_key
+WHERE h.base IS NOT NULL OR h.write_id IS NOT NULL;
+COMMENT ON VIEW crm.pending_writes IS 'edits of bidirectional cells whose outcome is not final: on their way, or waiting for the reconciler';
+COMMENT ON COLUMN crm.pending_writes.state IS
+    'sending, landed, failed (calls of crm.write() under way), captured (committed, the worker has not taken it up yet), queued, unlinked (waits for a CRM id), dead (see crm.dead_letters)';
+COMMENT ON COLUMN crm.pending_writes.folded IS 'ids of calls of crm.write() that this one stands for';
+
+CREATE VIEW crm.conflicts AS
+SELECT x.conflict_id, x.map_id, c.name AS connection, m.relation AS entity_type, x.shard_key, x.record_key, x.crm_id, f.column_name,
+       f.crm_field, x.conflict_type, x.local_value, x.crm_value, x.base, x.policy, x.first_seen, x.last_attempt, x.write_id, x.actor,
+       x.correlation_id
+FROM crm.conflict x
+JOIN crm.object_map m USING (map_id)
+JOIN crm.connection c USING (connection_id)
+LEFT JOIN crm.field_map f USING (map_id, field_id);
+COMMENT ON VIEW crm.conflicts IS 'cells that both sides changed and no policy decides; crm.resolve_conflict() does';
+COMMENT ON COLUMN crm.conflicts.conflict_type IS
+    'stale_write: the CRM holds what the edit was not based on; immutable: the field may not change once bound; '
+    'mapping_mismatch: the table refuses what the CRM holds';
+
+CREATE FUNCTION crm.write_status(write_id uuid)
+RETURNS TABLE (write_id uuid, state text, map_id int, relation regclass, shard_key text, record_key text, attempts int,
+               next_attempt_at timestamptz, error_class text, error text, at timestamptz, correlation_id text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    WITH waiting AS (
+        SELECT write_status.write_id, p.state, p.map_id, p.relation, p.shard_key, p.record_key, p.attempts::int, p.next_attempt_at,
+               p.error_class, p.last_error, p.created_at, p.correlation_id
+        FROM crm.pending_writes p
+        WHERE p.write_id = write_status.write_id OR write_status.write_id = ANY (p.folded)
+        ORDER BY p.state IN ('captured', 'queued', 'unlinked', 'dead') DESC LIMIT 1
+    ), conflicting AS (
+        SELECT write_status.write_id, 'conflict', c.map_id, c.entity_type, c.shard_key, c.record_key, NULL::int, NULL::timestamptz,
+               'conflict', 'waits for crm.resolve_conflict(' || c.conflict_id || ')', c.last_attempt, c.correlation_id
+        FROM crm.conflicts c WHERE c.write_id = write_status.write_id LIMIT 1
+    ), ended AS (
+        SELECT write_status.write_id, CASE WHEN a.result IN ('applied', 'raced') THEN 'committed' ELSE a.result END, a.map_id,
+               to_regclass(a.relation), a.shard_key, a.record_key, a.attempt, NULL::timestamptz, a.error_class, a.error, a.at,
+               a.correlation_id
+        FROM crm.audit_log a WHERE a.write_id = write_status.write_id ORDER BY a.at DESC, a.audit_id DESC LIMIT 1
+    )
+    SELECT * FROM (SELECT * FROM waiting UNION ALL SELECT * FROM conflicting UNION ALL SELECT * FROM ended) s
+    LIMIT 1
+$$;
+COMMENT ON FUNCTION crm.write_status(uuid) IS
+    'where a call of crm.write() stands. state: as in crm.pending_writes, or conflict; when it is over committed, '
+    'superseded or conflict. No row: there is no such write, or its audit is gone';
+
+CREATE FUNCTION crm.resolve_conflict(conflict_id bigint, winner text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    x crm.conflict;
+    cell bytea;
+BEGIN
+    PERFORM crm.check_word('winner', winner, '{crm,local}');
+    SELECT * INTO x FROM crm.conflict c WHERE c.conflict_id = resolve_conflict.conflict_id FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE undefined_object USING MESSAGE = format('conflict %s does not exist', coalesce(conflict_id::text, 'NULL')),
+            HINT = 'crm.conflicts lists them; one is gone once it is settled.';
+    END IF;
+    cell := CASE WHEN x.field_id < 64 THEN int8send(1::bigint << x.field_id)
+                 ELSE decode(repeat('00', 8 * (x.field_id / 64)), 'hex') || int8send(1::bigint << (x.field_id % 64)) END;
+    -- Based on what the person saw: a CRM value that moved since reopens the conflict.
+    INSERT INTO crm.pending_write AS p (shard_key, map_id, record_key, state, cells, take, base, actor, correlation_id)
+    VALUES (x.shard_key, x.map_id, x.record_key, 'queued',
+            CASE winner WHEN 'local' THEN cell ELSE '\x0000000000000000' END, CASE winner WHEN 'crm' THEN cell END,
+            jsonb_build_object(x.field_id, jsonb_build_object('h', encode(substr(crm.hash(x.crm_value), 1, 16), 'hex'))),
+            session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), ''), x.correlation_id)
+    ON CONFLICT (shard_key, map_id, record_key) WHERE state IN ('queued', 'dead') DO UPDATE
+    SET cells = CASE winner WHEN 'local' THEN crm.cells_or(p.cells, excluded.cells) ELSE crm.cells_minus(p.cells, excluded.take) END,
+        take = CASE winner WHEN 'crm' THEN crm.cells_or(coalesce(p.take, excluded.take), excluded.take)
+                    ELSE crm.cells_minus(p.take, excluded.cells) END,
+        base = p.base || excluded.base, revision = p.revision + 1, state = 'queued', attempts = 0, next_attempt_at = '-infinity';
+    DELETE FROM crm.dead_letter d
+    WHERE d.path = 'reconcile' AND d.shard_key = x.shard_key AND d.map_id = x.map_id AND d.record_key = x.record_key;
+    DELETE FROM crm.conflict c WHERE c.shard_key = x.shard_key AND c.conflict_id = x.conflict_id;
+    PERFORM crm.notify_worker(true);
+END $$;
+COMMENT ON FUNCTION crm.resolve_conflict(bigint, text) IS
+    'decides a conflict: the row takes the CRM''s value (crm), or the CRM gets the row''s (local), by the same read-check-write as any edit. '
+    'Should the CRM''s value have moved meanwhile, the conflict is opened again with the new one';
+
+CREATE FUNCTION crm.cancel_write(write_id uuid) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    p crm.pending_write;
+BEGIN
+    SELECT * INTO p FROM crm.pending_write w
+    WHERE (w.write_id = cancel_write.write_id OR cancel_write.write_id = ANY (w.folded)) AND w.state IN ('queued', 'dead') FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE undefined_object USING MESSAGE = format('no pending write %s waits', coalesce(write_id::text, 'NULL')),
+            HINT = 'crm.pending_writes lists them; one that is being sent cannot be cancelled.';
+    END IF;
+    -- The edit stays out of the CRM; the row takes what the CRM holds, so that both sides agree again.
+    UPDATE crm.pending_write w
+    SET state = 'queued', cells = '\x0000000000000000', take = crm.cells_or(w.cells, coalesce(w.take, w.cells)), base = '{}',
+        revision = w.revision + 1, attempts = 0, next_attempt_at = '-infinity', error_class = NULL, last_error = NULL
+    WHERE w.shard_key = p.shard_key AND w.write_id = p.write_id;
+    DELETE FROM crm.dead_letter d
+    WHERE d.path = 'reconcile' AND d.shard_key = p.shard_key AND d.map_id = p.map_id AND d.record_key = p.record_key;
+    PERFORM crm.notify_worker(true);
+END $$;
+COMMENT ON FUNCTION crm.cancel_write(uuid) IS 'gives up an edit that waits: the row takes back what the CRM holds, the edit stays in the audit';

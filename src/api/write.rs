@@ -1,0 +1,439 @@
+//! `crm.write()` and `crm.read_live()`: a user's edit goes to the CRM while they wait.
+//!
+//! The row is changed first, in a subtransaction and as the caller, so that every rule of the table and of the mapping has
+//! spoken before the CRM is touched, and what is sent is what the row holds. Then the worker reads, compares and writes. A
+//! conflict undoes the subtransaction. Whatever else happens, the edit stays in the row and is with the CRM, or on its way.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crm_domain::cells::CellHashes;
+use crm_domain::{Cells, ErrorClass, Value, canonical, conflict};
+use pgrx::prelude::*;
+use pgrx::{JsonB, PgSqlErrorCode};
+use serde_json::{Map as JsonMap, Value as Json, json};
+
+use super::write_target::{Target, choose};
+use super::{ask, raise, wake};
+use crate::store::config::{Map, MappedField};
+use crate::store::edits::{self, Record};
+use crate::store::values::{self, RowValues, Wanted};
+use crate::store::{StoreError, apply, nested};
+use crate::worker::protocol::{Answer, Intent, IntentField, Question, to_hex};
+
+const INVALID: PgSqlErrorCode = PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE;
+/// The worker bounds its requests itself; this is for one that hangs.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// `crm.write()` as one JSON object.
+#[pg_extern(volatile, parallel_unsafe, schema = "crm")]
+#[allow(clippy::too_many_arguments)]
+fn perform_write(
+    relation: Option<pg_sys::Oid>,
+    record_key: Option<&str>,
+    changes: Option<JsonB>,
+    base: Option<JsonB>,
+    force: Option<bool>,
+    connection: Option<&str>,
+    shard_key: Option<&str>,
+    correlation_id: Option<&str>,
+) -> JsonB {
+    let target = choose(relation, record_key, connection, shard_key);
+    let changes = object("changes", changes);
+    if changes.is_empty() {
+        raise(
+            INVALID,
+            "changes names no column".to_owned(),
+            None,
+            "Give what is to change, such as '{\"phone\": \"+49 30 1\"}'; crm.read_live() only reads.",
+        )
+    }
+    let changed = target.columns("changes", &changes, "written", |f| f.is_checked());
+    let base = base.map(|base| object("base", Some(base)));
+    let based = base
+        .as_ref()
+        .map(|base| target.columns("base", base, "compared", |f| f.direction.reads_crm()));
+    let cells: Cells = changed.iter().map(|f| f.id).collect();
+
+    let record = or_raise(edits::record(
+        &target.map,
+        &target.shard_key,
+        &target.record_key,
+        true,
+    ));
+    let (write_id, actor) = or_raise(edits::identity());
+    let edit = Edit {
+        bases: bases(&target, record.as_ref(), &changed, based.zip(base.as_ref())),
+        cells,
+        force: force.unwrap_or(false),
+        compares_base: base.is_some(),
+        write_id: &write_id,
+        actor: &actor,
+        correlation_id,
+    };
+    let mut answer = Answer::default();
+    let mut intended = Vec::new();
+    nested(|| {
+        intended = change_row(&target, &changes, &edit);
+        answer = match record.as_ref().and_then(|r| r.crm_id.as_deref()) {
+            Some(crm_id) => ask_to_write(&target, &edit, crm_id, &intended),
+            None => Answer::failed(
+                "pending",
+                ErrorClass::NotFound.name(),
+                "the record is not linked to a CRM record yet",
+            ),
+        };
+        answer.outcome != "conflict"
+    });
+    crate::worker::failpoint::reach("caller::answered");
+    match answer.outcome.as_str() {
+        "conflict" => {}
+        "committed" => settle(&target, &edit, &intended),
+        _ => queue(&target, &edit, &answer),
+    }
+    crate::worker::failpoint::reach("caller::settled");
+    // What waits is taken up at COMMIT; what the CRM took is put right should it come to nothing.
+    wake::at_end(answer.outcome == "pending");
+    JsonB(json!({
+        "write_id": write_id,
+        "outcome": answer.outcome,
+        "crm_values": answer.values.as_ref().map(|v| in_columns(&target.map, v)),
+        "snapshot_hash": answer.values.as_ref().map(|v| snapshot_hash(&target.map, v)),
+        "error_class": answer.error_class,
+        "error": answer.error,
+    }))
+}
+
+/// What the CRM holds now, by column.
+#[pg_extern(volatile, parallel_unsafe, schema = "crm")]
+fn perform_read(
+    relation: Option<pg_sys::Oid>,
+    record_key: Option<&str>,
+    connection: Option<&str>,
+    shard_key: Option<&str>,
+) -> JsonB {
+    let target = choose(relation, record_key, connection, shard_key);
+    if !or_raise(apply::is_visible(
+        &target.map,
+        &target.shard_key,
+        &target.record_key,
+    )) {
+        no_row(&target)
+    }
+    let record = or_raise(edits::record(
+        &target.map,
+        &target.shard_key,
+        &target.record_key,
+        false,
+    ));
+    let Some(crm_id) = record.and_then(|r| r.crm_id) else {
+        raise(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!(
+                "record \"{}\" is not linked to a CRM record yet",
+                target.record_key
+            ),
+            None,
+            "crm.link() states a known pair of ids; records that pg_crm creates are linked by themselves.",
+        )
+    };
+    let question = Question {
+        connection_id: target.connection.id,
+        crm_id,
+        object: target.map.crm_object.clone(),
+        fields: target
+            .map
+            .fields
+            .iter()
+            .map(|f| intent_field(f, None, None, false))
+            .collect(),
+    };
+    let answer = ask_worker("read", &question);
+    match answer.values {
+        Some(values) => JsonB(Json::Object(in_columns(&target.map, &values))),
+        None => raise(
+            PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
+            format!(
+                "the CRM could not be read: {}",
+                answer.error.as_deref().unwrap_or("no answer")
+            ),
+            answer
+                .error_class
+                .map(|class| format!("Error class: {class}.")),
+            "crm.status shows how the connection is doing.",
+        ),
+    }
+}
+
+/// An edit that is being made.
+struct Edit<'a> {
+    cells: Cells,
+    /// Per field the hash of what the CRM held when the edit was formed.
+    bases: BTreeMap<u16, conflict::ShortHash>,
+    force: bool,
+    /// The caller said what is to be compared.
+    compares_base: bool,
+    write_id: &'a str,
+    actor: &'a str,
+    correlation_id: Option<&'a str>,
+}
+
+/// What the edit is based on: what the caller saw; else what the CRM last held; else, for a field of which nobody knows
+/// that, what the row holds.
+fn bases(
+    target: &Target,
+    record: Option<&Record>,
+    changed: &[&MappedField],
+    given: Option<(Vec<&MappedField>, &JsonMap<String, Json>)>,
+) -> BTreeMap<u16, conflict::ShortHash> {
+    if let Some((fields, base)) = given {
+        let base = Json::Object(base.clone());
+        let values = or_raise(edits::pinned(|| {
+            values::of_object(&target.map, &fields, &base)
+        }));
+        return values
+            .into_iter()
+            .map(|(id, value)| (id, conflict::hash(&value)))
+            .collect();
+    }
+    let hashes = CellHashes(record.map_or(&[][..], |r| &r.hashes));
+    let mut bases = BTreeMap::new();
+    for field in &target.map.fields {
+        if let Some(hash) = hashes.get(field.id).and_then(|hash| hash.try_into().ok()) {
+            bases.insert(field.id, hash);
+        }
+    }
+    let unknown: Cells = changed
+        .iter()
+        .map(|f| f.id)
+        .filter(|id| !bases.contains_key(id))
+        .collect();
+    if !unknown.is_empty() {
+        for (id, value) in row_values(target, &unknown) {
+            bases.insert(id, conflict::hash(&value));
+        }
+    }
+    bases
+}
+
+/// Changes the row as the caller, and returns what it then holds in the changed cells.
+fn change_row(target: &Target, changes: &JsonMap<String, Json>, edit: &Edit) -> Vec<(u16, Value)> {
+    let columns: Vec<&str> = changes.keys().map(String::as_str).collect();
+    let rows = [apply::Row {
+        shard_key: target.shard_key.clone(),
+        record_key: target.record_key.clone(),
+        values: Json::Object(changes.clone()).to_string(),
+    }];
+    let ours = apply::Ours::set(target.map.id, edit.cells.to_bytes(), &rows);
+    let found = Spi::connect_mut(|client| apply::update(client, &target.map, &columns, &rows));
+    drop(ours);
+    if or_raise(found).is_empty() {
+        no_row(target)
+    }
+    row_values(target, &edit.cells)
+}
+
+/// What the row holds, as it would be sent.
+fn row_values(target: &Target, cells: &Cells) -> Vec<(u16, Value)> {
+    let wanted = [Wanted {
+        shard_key: &target.shard_key,
+        record_key: &target.record_key,
+        cells,
+    }];
+    let read = edits::pinned(|| values::read(&target.map, &wanted, usize::MAX));
+    match or_raise(read).remove(&0) {
+        Some(RowValues::Found(fields)) => fields
+            .into_iter()
+            .map(|(id, _, value)| (id, value))
+            .collect(),
+        Some(RowValues::Unreadable(failure)) => raise(
+            PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
+            format!("record \"{}\" cannot be sent", target.record_key),
+            Some(failure.message),
+            "The column's value or its transform_out is at fault.",
+        ),
+        Some(RowValues::Missing) | None => no_row(target),
+    }
+}
+
+fn ask_to_write(target: &Target, edit: &Edit, crm_id: &str, intended: &[(u16, Value)]) -> Answer {
+    let field = |f: &MappedField| {
+        let value = intended.iter().find(|(id, _)| *id == f.id);
+        let compared = f.direction.reads_crm()
+            && edit.bases.contains_key(&f.id)
+            && !edit.force
+            && (edit.compares_base || target.map.compares_record || edit.cells.contains(f.id));
+        let base = edit.bases.get(&f.id).filter(|_| !edit.force);
+        intent_field(f, value.map(|(_, value)| value), base, compared)
+    };
+    let intent = Intent {
+        write_id: edit.write_id.to_owned(),
+        connection_id: target.connection.id,
+        map_id: target.map.id,
+        shard_key: target.shard_key.clone(),
+        record_key: target.record_key.clone(),
+        crm_id: crm_id.to_owned(),
+        relation: target.map.relation.clone(),
+        connection: target.connection.name.clone(),
+        provider: target.connection.provider.clone(),
+        object: target.map.crm_object.clone(),
+        force: edit.force,
+        fields: target.map.fields.iter().map(field).collect(),
+        actor: edit.actor.to_owned(),
+        correlation_id: edit.correlation_id.map(str::to_owned),
+        backend_pid: std::process::id() as i32,
+    };
+    crate::worker::failpoint::reach("caller::asks");
+    ask_worker("write", &intent)
+}
+
+fn intent_field(
+    f: &MappedField,
+    value: Option<&Value>,
+    base: Option<&conflict::ShortHash>,
+    compared: bool,
+) -> IntentField {
+    IntentField {
+        id: f.id,
+        name: f.field.name.clone(),
+        data_type: f.field.data_type.name().to_owned(),
+        value: value.map(Value::to_json),
+        base: base.map(|hash| to_hex(hash)),
+        compared,
+    }
+}
+
+fn ask_worker(op: &str, question: &impl serde::Serialize) -> Answer {
+    let mut request = match serde_json::to_value(question) {
+        Ok(Json::Object(request)) => request,
+        _ => unreachable!("a struct is a JSON object"),
+    };
+    request.insert("op".into(), json!(op));
+    let answer = ask::ask(request, PATIENCE).and_then(|a| serde_json::from_value(a).ok());
+    answer.unwrap_or_else(|| {
+        raise(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "the pg_crm worker did not answer as it should".to_owned(),
+            None,
+            "Nothing is changed; should the CRM have taken the write, the row will be made to agree. See the server log.",
+        )
+    })
+}
+
+/// The CRM has it: the ledger knows.
+fn settle(target: &Target, edit: &Edit, intended: &[(u16, Value)]) {
+    let hashes: Vec<u8> = intended
+        .iter()
+        .flat_map(|(_, value)| conflict::hash(value))
+        .collect();
+    or_raise(edits::committed(
+        &target.map,
+        &target.shard_key,
+        &target.record_key,
+        edit.write_id,
+        &edit.cells,
+        &hashes,
+    ));
+}
+
+/// The CRM does not have it: it waits for the reconciler, with what it was based on. A forced edit is based on what was
+/// read.
+fn queue(target: &Target, edit: &Edit, answer: &Answer) {
+    let base: JsonMap<String, Json> = edit
+        .cells
+        .iter()
+        .filter_map(|id| {
+            let read = answer.values.as_ref().and_then(|v| {
+                let field = target.map.field(id)?;
+                let value =
+                    Value::from_json(field.field.data_type, v.get(&id.to_string())?).ok()?;
+                Some(conflict::hash(&value))
+            });
+            let base = read.or(edit.bases.get(&id).copied())?;
+            Some((id.to_string(), json!({"h": to_hex(&base)})))
+        })
+        .collect();
+    or_raise(edits::queue(
+        &target.map,
+        &edits::Edit {
+            shard_key: &target.shard_key,
+            record_key: &target.record_key,
+            write_id: edit.write_id,
+            cells: &edit.cells,
+            base: Json::Object(base),
+            actor: edit.actor,
+            correlation_id: edit.correlation_id,
+        },
+    ));
+}
+
+/// Canonical values by field_id as the table's own types write them, by column.
+fn in_columns(map: &Map, values: &JsonMap<String, Json>) -> JsonMap<String, Json> {
+    map.fields
+        .iter()
+        .filter_map(|f| {
+            let canonical = values.get(&f.id.to_string())?;
+            let value = match &f.transform_in {
+                Some(transform) => or_raise(edits::transformed(map, transform, canonical)),
+                None => f.column_json(canonical),
+            };
+            Some((f.column.clone(), value))
+        })
+        .collect()
+}
+
+/// As `crm.snapshot_hash()` makes it, in bytea's hex form.
+fn snapshot_hash(map: &Map, values: &JsonMap<String, Json>) -> String {
+    let snapshot: BTreeMap<String, Value> = map
+        .fields
+        .iter()
+        .filter_map(|f| {
+            let value = Value::from_json(f.field.data_type, values.get(&f.id.to_string())?).ok()?;
+            Some((f.field.name.clone(), value))
+        })
+        .collect();
+    format!("\\x{}", canonical::snapshot_hash(&snapshot).to_hex())
+}
+
+fn object(what: &str, json: Option<JsonB>) -> JsonMap<String, Json> {
+    match json {
+        Some(JsonB(Json::Object(object))) => object,
+        _ => raise(
+            INVALID,
+            format!("{what} must be a JSON object of column -> value"),
+            None,
+            "For example '{\"phone\": \"+49 30 1\"}'.",
+        ),
+    }
+}
+
+fn no_row(target: &Target) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_NO_DATA_FOUND,
+        format!(
+            "table {} has no row with record_key \"{}\" that you may change",
+            target.map.relation, target.record_key
+        ),
+        (!target.shard_key.is_empty())
+            .then(|| format!("Its shard_key is \"{}\".", target.shard_key)),
+        "record_key is the text of the key column; row security may hide a row.",
+    )
+}
+
+fn or_raise<T>(result: Result<T, StoreError>) -> T {
+    result.unwrap_or_else(|error| {
+        let code = error
+            .code()
+            .unwrap_or(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR);
+        raise(code, error.message(), None, "")
+    })
+}
+
+extension_sql!(
+    r#"
+COMMENT ON FUNCTION crm.perform_write(oid, text, jsonb, jsonb, bool, text, text, text) IS 'crm.write() as one JSON object';
+COMMENT ON FUNCTION crm.perform_read(oid, text, text, text) IS 'what crm.read_live() does';
+"#,
+    name = "write_comments",
+    requires = [perform_write, perform_read]
+);

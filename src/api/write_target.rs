@@ -1,0 +1,130 @@
+//! Which record of which map a call means, said clearly when it means none or several.
+
+use std::sync::Arc;
+
+use pgrx::PgSqlErrorCode;
+use pgrx::prelude::*;
+use serde_json::{Map as JsonMap, Value as Json};
+
+use super::{ask, raise};
+use crate::store::config::{Connection, Map, MappedField};
+use crate::store::edits;
+
+pub struct Target {
+    pub map: Arc<Map>,
+    pub connection: Connection,
+    pub shard_key: String,
+    pub record_key: String,
+}
+
+/// Raises unless the arguments name one map that works, and unless there is a worker.
+pub fn choose(
+    relation: Option<pg_sys::Oid>,
+    record_key: Option<&str>,
+    connection: Option<&str>,
+    shard_key: Option<&str>,
+) -> Target {
+    let (Some(relation), Some(record_key)) = (relation, record_key) else {
+        raise(
+            PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            "relation and record_key must not be NULL".to_owned(),
+            None,
+            "record_key is the text of the row's key column.",
+        )
+    };
+    let maps = edits::targets(relation).unwrap_or_else(|error| {
+        raise(
+            error
+                .code()
+                .unwrap_or(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR),
+            error.message(),
+            None,
+            "",
+        )
+    });
+    let named: Vec<_> = maps
+        .iter()
+        .filter(|(_, c)| connection.is_none_or(|name| c.name == name))
+        .collect();
+    let known = || {
+        let list: Vec<String> = maps
+            .iter()
+            .map(|(m, c)| format!("map {} to {} on connection {}", m.id, m.crm_object, c.name))
+            .collect();
+        (!list.is_empty()).then(|| format!("It has: {}.", list.join("; ")))
+    };
+    let (map, connection) = match named[..] {
+        [one] => one,
+        [] => raise(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+            match connection {
+                Some(name) => format!("the table is not mapped on connection \"{name}\""),
+                None => "the table is not mapped to a CRM".to_owned(),
+            },
+            known(),
+            "crm.map_object() maps a table.",
+        ),
+        _ => raise(
+            PgSqlErrorCode::ERRCODE_AMBIGUOUS_PARAMETER,
+            "the table is mapped more than once".to_owned(),
+            known(),
+            "Name the connection; the other CRMs get the edit as they get any other.",
+        ),
+    };
+    if map.in_error {
+        raise(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("map {} of {} is in state error", map.id, map.relation),
+            None,
+            "crm.status.reason says why, and what mends it.",
+        )
+    }
+    ask::require_worker();
+    Target {
+        map: map.clone(),
+        connection: connection.clone(),
+        shard_key: shard_key.unwrap_or_default().to_owned(),
+        record_key: record_key.to_owned(),
+    }
+}
+
+impl Target {
+    /// The mapped fields of an object's keys, or an error that lists the columns that may be there.
+    pub fn columns(
+        &self,
+        what: &str,
+        object: &JsonMap<String, Json>,
+        may_be: &str,
+        admits: fn(&MappedField) -> bool,
+    ) -> Vec<&MappedField> {
+        let field = |column: &String| self.map.fields.iter().find(|f| f.column == *column);
+        object
+            .keys()
+            .map(|column| {
+                let why = match field(column) {
+                    Some(f) if admits(f) => return f,
+                    Some(f) if f.direction.reads_crm() && f.written => "is not mapped so".to_owned(),
+                    Some(f) => format!("is mapped {}{}", f.direction, if f.written { "" } else { ", not written back" }),
+                    None => "is not mapped".to_owned(),
+                };
+                let list: Vec<&str> = self
+                    .map
+                    .fields
+                    .iter()
+                    .filter(|f| admits(f))
+                    .map(|f| f.column.as_str())
+                    .collect();
+                raise(
+                    PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                    format!("{what}: column \"{column}\" of {} {why}", self.map.relation),
+                    Some(if list.is_empty() {
+                        format!("No column can be {may_be}: none is mapped bidirectional.")
+                    } else {
+                        format!("Columns that can be {may_be}: {}.", list.join(", "))
+                    }),
+                    "Other columns are changed by UPDATE; outbound ones are written back with the map's next round.",
+                )
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,222 @@
+//! What `crm.write()` and `crm.read_live()` read and write in their caller's transaction.
+//!
+//! The caller needs no right on pg_crm's own tables: these statements run as a superuser with a pinned search_path, and
+//! none of them holds anything that a caller wrote but as a parameter. The caller's own row is theirs to change: see
+//! [`super::apply`].
+
+use std::sync::Arc;
+
+use crm_domain::Cells;
+use pgrx::prelude::*;
+use pgrx::spi::SpiClient;
+use serde_json::Value as Json;
+
+use super::StoreError;
+use super::config::{self, Connection, Map};
+
+/// Runs `work` with a search_path that no caller decides. An error leaves it to the end of the (sub)transaction to put
+/// it back, as Postgres itself does.
+pub fn pinned<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: as for a function with a SET clause; what is begun here is ended below.
+    let level = unsafe {
+        let level = pg_sys::NewGUCNestLevel();
+        pg_sys::set_config_option(
+            c"search_path".as_ptr(),
+            c"pg_catalog, pg_temp".as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+        level
+    };
+    let result = work();
+    // SAFETY: see above.
+    unsafe { pg_sys::AtEOXact_GUC(true, level) };
+    result
+}
+
+/// Runs `work` as a superuser, pinned.
+fn as_superuser<T>(work: impl FnOnce() -> T) -> T {
+    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+    // SAFETY: as foreign keys' triggers do; an error leaves it to the (sub)transaction's end to put the user back.
+    unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        pg_sys::SetUserIdAndSecContext(
+            pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID),
+            context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32,
+        );
+    }
+    let result = pinned(work);
+    // SAFETY: see above.
+    unsafe { pg_sys::SetUserIdAndSecContext(user, context) };
+    result
+}
+
+/// The maps of a table, each with its connection.
+pub fn targets(relation: pg_sys::Oid) -> Result<Vec<(Arc<Map>, Connection)>, StoreError> {
+    as_superuser(|| {
+        Spi::connect_mut(|client| {
+            let connections = config::connections(client)?;
+            let maps = config::maps_of(client, Some(relation))?;
+            Ok(maps
+                .into_iter()
+                .filter_map(|map| {
+                    let connection = connections.iter().find(|c| c.id == map.connection_id)?;
+                    Some((map, connection.clone()))
+                })
+                .collect())
+        })
+    })
+}
+
+/// A record as the ledger knows it.
+pub struct Record {
+    pub crm_id: Option<String>,
+    pub hashes: Vec<u8>,
+}
+
+/// The record's ledger row; `lock`: until the transaction ends, so that nobody else writes the record.
+pub fn record(
+    map: &Map,
+    shard_key: &str,
+    record_key: &str,
+    lock: bool,
+) -> Result<Option<Record>, StoreError> {
+    let statement = format!(
+        "SELECT l.crm_id, l.hashes FROM crm.ledger l
+         WHERE l.shard_key = $1 AND l.map_id = $2 AND l.record_key = $3{}",
+        if lock { " FOR UPDATE" } else { "" }
+    );
+    as_superuser(|| {
+        Spi::connect_mut(|client| {
+            let rows = client.update(
+                &statement,
+                None,
+                &[shard_key.into(), map.id.into(), record_key.into()],
+            )?;
+            let mut record = None;
+            for row in rows {
+                record = Some(Record {
+                    crm_id: row.get(1)?,
+                    hashes: row.get::<Vec<u8>>(2)?.unwrap_or_default(),
+                });
+            }
+            Ok(record)
+        })
+    })
+}
+
+/// A new id for a write, and who makes it.
+pub fn identity() -> Result<(String, String), StoreError> {
+    as_superuser(|| {
+        Spi::connect(|client| {
+            let mut rows = client.select(
+                "SELECT gen_random_uuid()::text, session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), '')",
+                None,
+                &[],
+            )?;
+            let row = rows.next().ok_or(pgrx::spi::Error::InvalidPosition)?;
+            Ok((
+                row.get(1)?.unwrap_or_default(),
+                row.get(2)?.unwrap_or_default(),
+            ))
+        })
+    })
+}
+
+/// The CRM took the edit: the ledger knows it, the intent is done.
+pub fn committed(
+    map: &Map,
+    shard_key: &str,
+    record_key: &str,
+    write_id: &str,
+    cells: &Cells,
+    hashes: &[u8],
+) -> Result<(), StoreError> {
+    as_superuser(|| {
+        Spi::connect_mut(|client| {
+            client.update(
+                "UPDATE crm.ledger l
+                 SET hashes = crm.cells_hash(l.hashes, $4, $5), synced_at = crm.cells_stamp(l.synced_at, $4, clock_timestamp()),
+                     changed_at = crm.cells_stamp(l.changed_at, $4, now())
+                 WHERE l.shard_key = $1 AND l.map_id = $2 AND l.record_key = $3",
+                None,
+                &[
+                    shard_key.into(),
+                    map.id.into(),
+                    record_key.into(),
+                    cells.to_bytes().into(),
+                    hashes.into(),
+                ],
+            )?;
+            close(client, shard_key, write_id)
+        })
+    })
+}
+
+/// What an edit of a row is queued with.
+pub struct Edit<'a> {
+    pub shard_key: &'a str,
+    pub record_key: &'a str,
+    pub write_id: &'a str,
+    pub cells: &'a Cells,
+    pub base: Json,
+    pub actor: &'a str,
+    pub correlation_id: Option<&'a str>,
+}
+
+/// The CRM does not have the edit: it waits for the reconciler from the caller's COMMIT on.
+pub fn queue(map: &Map, edit: &Edit) -> Result<(), StoreError> {
+    as_superuser(|| {
+        Spi::connect_mut(|client| {
+            client.update(
+                "INSERT INTO crm.change (shard_key, map_id, record_key, op, cells, base, write_id, actor, correlation_id)
+                 VALUES ($1, $2, $3, 'u', $4, $5::jsonb, $6::uuid, $7, $8)",
+                None,
+                &[
+                    edit.shard_key.into(),
+                    map.id.into(),
+                    edit.record_key.into(),
+                    edit.cells.to_bytes().into(),
+                    edit.base.to_string().into(),
+                    edit.write_id.into(),
+                    edit.actor.into(),
+                    edit.correlation_id.into(),
+                ],
+            )?;
+            close(client, edit.shard_key, edit.write_id)
+        })
+    })
+}
+
+/// Removes an intent. What a transaction's snapshot is too old to see stays, and the reconciler finds nothing to do.
+fn close(client: &mut SpiClient, shard_key: &str, write_id: &str) -> Result<(), StoreError> {
+    client.update(
+        "DELETE FROM crm.pending_write WHERE shard_key = $1 AND write_id = $2::uuid AND state IN ('sending', 'landed', 'failed')",
+        None,
+        &[shard_key.into(), write_id.into()],
+    )?;
+    Ok(())
+}
+
+/// JSON values through a column's transform_in, as the table's owner.
+pub fn transformed(map: &Map, transform: &str, value: &Json) -> Result<Json, StoreError> {
+    pinned(|| {
+        super::as_owner(map.owner, || {
+            Spi::connect_mut(|client| {
+                let mut rows = client.update(
+                    &format!("SELECT {transform}($1::pg_catalog.jsonb)::pg_catalog.text"),
+                    None,
+                    &[value.to_string().into()],
+                )?;
+                let text = rows.next().map_or(Ok(None), |row| row.get::<String>(1))?;
+                Ok(text
+                    .and_then(|text| serde_json::from_str(&text).ok())
+                    .unwrap_or(Json::Null))
+            })
+        })
+    })
+}

@@ -1,0 +1,104 @@
+//! What a backend asks of the worker over the local socket, and what it is answered, beside `flush` and `test`.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+
+/// A user's edit on its way to the CRM: `{"op": "write", ...}`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Intent {
+    pub write_id: String,
+    pub connection_id: i32,
+    pub map_id: i32,
+    pub shard_key: String,
+    pub record_key: String,
+    pub crm_id: String,
+    pub relation: String,
+    pub connection: String,
+    pub provider: String,
+    pub object: String,
+    /// The freshly read state is the base.
+    pub force: bool,
+    /// What is compared and what is written.
+    pub fields: Vec<IntentField>,
+    pub actor: String,
+    pub correlation_id: Option<String>,
+    pub backend_pid: i32,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct IntentField {
+    pub id: u16,
+    pub name: String,
+    pub data_type: String,
+    /// What the user wants it to hold, canonical; absent: it is only compared, or only read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<Json>,
+    /// Hash of what the CRM held when the edit was formed, in hex; absent: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
+    /// Whether a difference is a conflict.
+    pub compared: bool,
+}
+
+/// A question for what the CRM holds: `{"op": "read", ...}`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Question {
+    pub connection_id: i32,
+    pub crm_id: String,
+    pub object: String,
+    pub fields: Vec<IntentField>,
+}
+
+/// What came of an intent or a question.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Answer {
+    /// committed, conflict or pending; read: what was asked for is in `values`.
+    pub outcome: String,
+    /// What the CRM holds, canonical, by field_id; absent: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub values: Option<serde_json::Map<String, Json>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_class: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl Answer {
+    pub fn failed(outcome: &str, class: &str, error: impl Into<String>) -> Answer {
+        Answer {
+            outcome: outcome.to_owned(),
+            error_class: Some(class.to_owned()),
+            error: Some(error.into()),
+            ..Answer::default()
+        }
+    }
+}
+
+pub fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The bytes of a hash in hex; `None` if it is none.
+pub fn from_hex<const N: usize>(hex: &str) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    if hex.len() != 2 * N || !hex.is_ascii() {
+        return None;
+    }
+    for (byte, digits) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hex_there_and_back() {
+        assert_eq!(from_hex::<3>(&to_hex(&[0, 255, 16])), Some([0, 255, 16]));
+        for wrong in ["00", "0000zz", "00000000", "0000é"] {
+            assert_eq!(from_hex::<3>(wrong), None, "{wrong}");
+        }
+    }
+}
