@@ -19,12 +19,37 @@ pub struct Entry<'a> {
     pub error: Option<&'a str>,
     pub request_id: Option<&'a str>,
     pub actor: Option<&'a str>,
+    pub correlation_id: Option<&'a str>,
+    pub write_id: Option<&'a str>,
+}
+
+/// What entries have in common.
+pub struct About<'a> {
+    pub map_id: i32,
+    pub connection: &'a str,
+    pub provider: &'a str,
+    pub relation: &'a str,
 }
 
 pub fn write(
     client: &mut SpiClient,
     connection: &Connection,
     map: &Map,
+    path: &str,
+    entries: &[Entry],
+) -> Result<(), StoreError> {
+    let about = About {
+        map_id: map.id,
+        connection: &connection.name,
+        provider: &connection.provider,
+        relation: &map.relation,
+    };
+    write_about(client, &about, path, entries)
+}
+
+pub fn write_about(
+    client: &mut SpiClient,
+    about: &About,
     path: &str,
     entries: &[Entry],
 ) -> Result<(), StoreError> {
@@ -38,18 +63,19 @@ pub fn write(
         .collect();
     client.update(
         "INSERT INTO crm.audit_log (shard_key, map_id, connection, provider, relation, record_key, crm_id, path, operation, fields,
-                                    result, attempt, error_class, vendor_code, error, request_id, actor)
+                                    result, attempt, error_class, vendor_code, error, request_id, actor, correlation_id, write_id)
          SELECT e.shard_key, $1, $2, $3, $4, e.record_key, e.crm_id, $5, e.operation, e.fields::jsonb,
-                e.result, e.attempt, e.error_class, e.vendor_code, e.error, e.request_id, e.actor
+                e.result, e.attempt, e.error_class, e.vendor_code, e.error, e.request_id, e.actor, e.correlation_id, e.write_id::uuid
          FROM unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::int[], $13::text[], $14::text[],
-                     $15::text[], $16::text[], $17::text[])
-              AS e (shard_key, record_key, crm_id, operation, fields, result, attempt, error_class, vendor_code, error, request_id, actor)",
+                     $15::text[], $16::text[], $17::text[], $18::text[], $19::text[])
+              AS e (shard_key, record_key, crm_id, operation, fields, result, attempt, error_class, vendor_code, error, request_id, actor,
+                    correlation_id, write_id)",
         None,
         &[
-            map.id.into(),
-            connection.name.as_str().into(),
-            connection.provider.as_str().into(),
-            map.relation.as_str().into(),
+            about.map_id.into(),
+            about.connection.into(),
+            about.provider.into(),
+            about.relation.into(),
             path.into(),
             entries.iter().map(|e| e.shard_key).collect::<Vec<_>>().into(),
             entries.iter().map(|e| e.record_key).collect::<Vec<_>>().into(),
@@ -63,6 +89,8 @@ pub fn write(
             column(|e| e.error.map(str::to_owned)).into(),
             entries.iter().map(|e| e.request_id).collect::<Vec<_>>().into(),
             entries.iter().map(|e| e.actor).collect::<Vec<_>>().into(),
+            entries.iter().map(|e| e.correlation_id).collect::<Vec<_>>().into(),
+            entries.iter().map(|e| e.write_id).collect::<Vec<_>>().into(),
         ],
     )?;
     Ok(())

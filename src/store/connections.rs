@@ -24,6 +24,18 @@ pub fn healthy(client: &mut SpiClient, connection_id: i32, usage: Usage) -> Resu
     Ok(())
 }
 
+/// The CRM answers again; what is known of the budget stays.
+pub fn recovered(client: &mut SpiClient, connection_id: i32) -> Result<(), StoreError> {
+    client.update(
+        "UPDATE crm.connection_state
+         SET failures = 0, blocked_until = '-infinity', error_class = NULL, last_error = NULL, changed_at = now()
+         WHERE connection_id = $1 AND state = 'ok' AND failures > 0",
+        None,
+        &[connection_id.into()],
+    )?;
+    Ok(())
+}
+
 /// The CRM, or the way to it, is in trouble: wait. Refused credentials stop the connection until set_credentials().
 pub fn troubled(
     client: &mut SpiClient,

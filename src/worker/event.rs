@@ -9,6 +9,7 @@ use crm_provider::{Request, Response, Usage};
 use serde_json::Value as Json;
 use tokio::sync::oneshot;
 
+use super::checked_write::Checked;
 use super::slice::Sent;
 
 pub enum Event {
@@ -17,6 +18,14 @@ pub enum Event {
         claim_id: i64,
         sent: Vec<Sent>,
         usage: Usage,
+        trouble: Option<Failure>,
+    },
+    /// A caller's edit came back from its CRM.
+    Wrote { write_id: String, checked: Checked },
+    /// Pending writes came back from their CRM.
+    Reconciled {
+        claim_id: i64,
+        checked: Vec<Checked>,
         trouble: Option<Failure>,
     },
     /// The stub CRM is asked; it lives in this database.
@@ -36,6 +45,19 @@ pub enum Event {
         request: Json,
         reply: oneshot::Sender<Json>,
     },
+}
+
+impl Event {
+    /// Whether it concerns nobody but a caller who waits, so that no whole turn is due.
+    pub fn is_of_a_call(&self) -> bool {
+        match self {
+            Event::Wrote { .. } | Event::Stub { .. } => true,
+            Event::Asked { request, .. } => {
+                matches!(request["op"].as_str(), Some("write" | "read"))
+            }
+            _ => false,
+        }
+    }
 }
 
 /// The threads' end of the channel: sending rings the bell.

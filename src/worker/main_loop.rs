@@ -14,9 +14,11 @@ use serde_json::{Value as Json, json};
 use super::event::{Event, Inbox, Outbox};
 use super::flush::Flush;
 use super::link::SharedLink;
+use super::real_time::RealTime;
+use super::reconcile::{self, Reconciling};
 use super::session::{set_up_session, start_threads};
 use super::write_back::Flight;
-use super::{reload_if_asked, report, socket};
+use super::{failpoint, reload_if_asked, report, socket};
 use crate::settings::Settings;
 use crate::shared::{Slot, State};
 use crate::store::config::{Connection, Map};
@@ -37,6 +39,13 @@ pub(super) struct Worker {
     pub(super) flights: HashMap<i64, Flight>,
     /// Results whose ledger rows somebody holds.
     pub(super) held: Vec<(Arc<Map>, Connection, Vec<Settled>)>,
+    pub(super) reconciling: HashMap<i64, Reconciling>,
+    pub(super) held_pending: Vec<reconcile::Held>,
+    pub(super) real_time: RealTime,
+    /// As they were at the last turn.
+    pub(super) connections: Vec<Connection>,
+    /// Changes that the last fold took; 0: nothing more can be had now.
+    pub(super) folded: usize,
     pub(super) flushes: Vec<Flush>,
     pub(super) tests: Vec<(i32, tokio::sync::oneshot::Sender<Json>)>,
     /// Maps whose round is on.
@@ -78,6 +87,11 @@ pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
         links: HashMap::new(),
         flights: HashMap::new(),
         held: Vec::new(),
+        reconciling: HashMap::new(),
+        held_pending: Vec::new(),
+        real_time: RealTime::default(),
+        connections: Vec::new(),
+        folded: 0,
         flushes: Vec::new(),
         tests: Vec::new(),
         rounds: HashSet::new(),
@@ -100,6 +114,7 @@ pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
 impl Worker {
     /// Turns until the extension is dropped; everything else ends the process.
     fn work(&mut self) {
+        let mut due = Instant::now();
         loop {
             pgrx::check_for_interrupts!();
             if reload_if_asked() {
@@ -107,8 +122,24 @@ impl Worker {
                 self.links.clear();
             }
             self.settings = Settings::current();
-            let (_, urgent) = self.slot.take_wake();
+            let (woken, urgent) = self.slot.take_wake();
             self.urgent |= urgent;
+            let mut whole = woken || urgent || Instant::now() >= due;
+            for event in self.inbox.drain() {
+                whole |= !event.is_of_a_call();
+                self.handle(event);
+            }
+            // Callers wait: what they need is known from the last turn, unless they speak of a new connection.
+            if !self.real_time.misses(&self.links) {
+                self.real_time();
+            } else {
+                whole = true;
+            }
+            if !whole {
+                report("");
+                self.wait(due.saturating_duration_since(Instant::now()));
+                continue;
+            }
             let next = match self.turn() {
                 Ok(Some(next)) => next,
                 Ok(None) => return,
@@ -122,15 +153,13 @@ impl Worker {
                 flush.answer(false);
             }
             report("");
+            due = Instant::now() + next;
             self.wait(next);
         }
     }
 
     /// One turn; returns how long to sleep, or `None` when the extension is gone.
     fn turn(&mut self) -> Result<Option<Duration>, StoreError> {
-        for event in self.inbox.drain() {
-            self.handle(event);
-        }
         let read = transaction(|client| {
             if !config::extension_exists() {
                 return Ok(None);
@@ -150,11 +179,16 @@ impl Worker {
             self.maps_known = maps.len();
             self.maintenance_at = Instant::now();
         }
+        self.connections = connections.clone();
         self.settle_held()?;
+        self.settle_held_pending();
         self.maintain()?;
         self.connect(&connections)?;
         self.test(&connections);
-        let next = self.write_back(&connections, &maps)?;
+        self.real_time();
+        let mut next = self.write_back(&connections, &maps)?;
+        let connections = self.connections.clone();
+        next = next.min(self.reconcile(&connections, &maps)?);
         self.answer_flushes(&connections, &maps)?;
         Ok(Some(
             next.min(
@@ -194,6 +228,15 @@ impl Worker {
                 usage,
                 trouble,
             } => self.done(claim_id, sent, usage, trouble),
+            Event::Wrote { write_id, checked } => {
+                failpoint::reach("request::after");
+                self.real_time.came_back(&write_id, checked);
+            }
+            Event::Reconciled {
+                claim_id,
+                checked,
+                trouble,
+            } => self.reconciled(claim_id, checked, trouble),
             Event::Stub {
                 connection,
                 request,
@@ -231,6 +274,7 @@ impl Worker {
             }
             Event::Asked { request, reply } => match request["op"].as_str() {
                 Some("flush") => self.flushes.push(Flush::new(&request, reply)),
+                Some("write" | "read") => self.real_time.ask(request, reply),
                 Some("test") => self.tests.push((
                     request["connection_id"].as_i64().unwrap_or_default() as i32,
                     reply,

@@ -4,8 +4,10 @@
 //! on an eventfd. Threads of a small runtime talk to the CRMs ([`link`]) and to backends ([`socket`]); they never touch
 //! Postgres and hand everything to the main thread as an [`event::Event`].
 
+mod checked_write;
 mod event;
-mod failpoint;
+mod events;
+pub mod failpoint;
 mod flush;
 mod http;
 mod intake;
@@ -13,6 +15,9 @@ pub mod launcher;
 mod link;
 mod links;
 mod main_loop;
+pub mod protocol;
+mod real_time;
+mod reconcile;
 mod secrets;
 mod session;
 mod settlement;

@@ -1,0 +1,239 @@
+//! Pending writes: intents of `crm.write()` from their first commit to their caller's, and edits that wait for the
+//! reconciler.
+//!
+//! An intent is committed before anything is sent, so whatever dies, there is a row that says what may have been written.
+//! Its caller's transaction removes it. One that is left over when the record's lock is free belongs to a transaction that
+//! came to nothing: the row then takes what the CRM holds.
+
+use crm_domain::Cells;
+use pgrx::spi::SpiClient;
+use serde_json::{Value as Json, json};
+
+use super::StoreError;
+use super::config::Map;
+use crate::worker::protocol::Intent;
+
+/// Commits intents. Returns the ids of those that were opened: a record with an edit that waits already is not written
+/// past it.
+pub fn open(client: &mut SpiClient, intents: &[&Intent]) -> Result<Vec<String>, StoreError> {
+    let text = |f: fn(&Intent) -> String| intents.iter().map(|i| f(i)).collect::<Vec<_>>();
+    let cells: Vec<Vec<u8>> = intents.iter().map(|i| written(i).to_bytes()).collect();
+    let rows = client.update(
+        "INSERT INTO crm.pending_write (shard_key, write_id, map_id, record_key, state, cells, intended, actor, correlation_id, backend_pid)
+         SELECT i.shard_key, i.write_id::uuid, i.map_id, i.record_key, 'sending', i.cells, i.intended::jsonb, i.actor, i.correlation_id,
+                i.backend_pid
+         FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::bytea[], $6::text[], $7::text[], $8::text[], $9::int[])
+              AS i (shard_key, write_id, map_id, record_key, cells, intended, actor, correlation_id, backend_pid)
+         WHERE NOT EXISTS (SELECT FROM crm.pending_write p
+                           WHERE p.shard_key = i.shard_key AND p.map_id = i.map_id AND p.record_key = i.record_key
+                             AND p.state IN ('queued', 'dead'))
+         RETURNING write_id::text",
+        None,
+        &[
+            text(|i| i.shard_key.clone()).into(),
+            text(|i| i.write_id.clone()).into(),
+            intents.iter().map(|i| i.map_id).collect::<Vec<_>>().into(),
+            text(|i| i.record_key.clone()).into(),
+            cells.into(),
+            text(|i| intended(i).to_string()).into(),
+            text(|i| i.actor.clone()).into(),
+            intents
+                .iter()
+                .map(|i| i.correlation_id.clone())
+                .collect::<Vec<_>>()
+                .into(),
+            intents.iter().map(|i| i.backend_pid).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    let mut opened = Vec::with_capacity(rows.len());
+    for row in rows {
+        opened.push(row.get::<String>(1)?.unwrap_or_default());
+    }
+    Ok(opened)
+}
+
+/// The cells that an intent writes.
+pub fn written(intent: &Intent) -> Cells {
+    let fields = intent.fields.iter().filter(|f| f.value.is_some());
+    fields.map(|f| f.id).collect()
+}
+
+fn intended(intent: &Intent) -> Json {
+    let fields = intent.fields.iter();
+    fields
+        .filter_map(|f| Some((f.name.clone(), f.value.clone()?)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
+/// How an intent ended; its caller's transaction has the next word.
+pub struct Ended<'a> {
+    pub intent: &'a Intent,
+    /// landed, failed, or nothing: it is closed.
+    pub state: Option<&'static str>,
+    pub error_class: Option<&'a str>,
+    pub error: Option<&'a str>,
+}
+
+pub fn end(client: &mut SpiClient, ended: &[Ended]) -> Result<(), StoreError> {
+    if ended.is_empty() {
+        return Ok(());
+    }
+    client.update(
+        "WITH ended AS MATERIALIZED (
+             SELECT e.shard_key, e.write_id::uuid AS write_id, e.state, e.error_class, e.error
+             FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) AS e (shard_key, write_id, state, error_class, error)
+         ), closed AS (
+             DELETE FROM crm.pending_write p USING ended e
+             WHERE e.state IS NULL AND p.shard_key = e.shard_key AND p.write_id = e.write_id AND p.state = 'sending'
+         )
+         UPDATE crm.pending_write p SET state = e.state, error_class = e.error_class, last_error = e.error
+         FROM ended e WHERE e.state IS NOT NULL AND p.shard_key = e.shard_key AND p.write_id = e.write_id AND p.state = 'sending'",
+        None,
+        &[
+            ended.iter().map(|e| e.intent.shard_key.as_str()).collect::<Vec<_>>().into(),
+            ended.iter().map(|e| e.intent.write_id.as_str()).collect::<Vec<_>>().into(),
+            ended.iter().map(|e| e.state).collect::<Vec<_>>().into(),
+            ended.iter().map(|e| e.error_class).collect::<Vec<_>>().into(),
+            ended.iter().map(|e| e.error).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    Ok(())
+}
+
+/// Whether intents wait for the end of their callers' transactions, beside those that are being sent.
+pub fn intents_wait(client: &SpiClient) -> Result<bool, StoreError> {
+    let mut rows = client.select(
+        "SELECT EXISTS (SELECT FROM crm.pending_write WHERE state IN ('sending', 'landed', 'failed'))",
+        None,
+        &[],
+    )?;
+    rows.next()
+        .map_or(Ok(false), |row| Ok(row.get(1)?.unwrap_or_default()))
+}
+
+/// Turns intents whose transaction came to nothing into work for the reconciler: the row takes what the CRM holds. An
+/// edit of the same cells that waits already comes first. `active`: those that are being sent.
+pub fn adopt_orphans(client: &mut SpiClient, active: Vec<&str>) -> Result<u64, StoreError> {
+    let rows = client.update(
+        "WITH orphan AS MATERIALIZED (
+             SELECT p.shard_key, p.write_id FROM crm.pending_write p, LATERAL (
+                 SELECT FROM crm.ledger l WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key
+                 FOR UPDATE SKIP LOCKED) l
+             WHERE p.state IN ('sending', 'landed', 'failed') AND p.write_id <> ALL ($1::text[]::uuid[])
+               AND NOT EXISTS (SELECT FROM crm.change c
+                               WHERE c.shard_key = p.shard_key AND c.map_id = p.map_id AND c.record_key = p.record_key)
+         ), gone AS (
+             DELETE FROM crm.pending_write p
+             WHERE p.state IN ('sending', 'landed', 'failed') AND p.write_id <> ALL ($1::text[]::uuid[])
+               AND NOT EXISTS (SELECT FROM crm.ledger l
+                               WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key)
+         ), adopted AS (
+             DELETE FROM crm.pending_write p USING orphan o WHERE p.shard_key = o.shard_key AND p.write_id = o.write_id
+             RETURNING p.*
+         )
+         INSERT INTO crm.pending_write AS p (shard_key, map_id, record_key, state, cells, take, intended, folded, actor, correlation_id,
+                                             error_class, last_error, created_at)
+         SELECT shard_key, map_id, record_key, 'queued', '\\x0000000000000000', crm.cells_union(cells),
+                (array_agg(intended))[1], array_agg(write_id), max(actor), max(correlation_id), max(error_class), max(last_error),
+                min(created_at)
+         FROM adopted GROUP BY shard_key, map_id, record_key
+         ON CONFLICT (shard_key, map_id, record_key) WHERE state IN ('queued', 'dead') DO UPDATE
+         SET take = crm.cells_minus(crm.cells_or(coalesce(p.take, '\\x0000000000000000'), excluded.take), p.cells),
+             folded = coalesce(p.folded, '{}') || excluded.folded, revision = p.revision + 1",
+        None,
+        &[active.into()],
+    )?;
+    Ok(rows.len() as u64)
+}
+
+/// A pending write, as claimed.
+#[derive(Clone, Debug)]
+pub struct Pending {
+    pub shard_key: String,
+    pub record_key: String,
+    pub write_id: String,
+    pub crm_id: String,
+    pub cells: Cells,
+    pub take: Cells,
+    pub base: Json,
+    pub revision: i64,
+    pub attempts: u32,
+    /// Of the ledger.
+    pub hashes: Vec<u8>,
+    pub changed_at_ms: i64,
+    pub actor: Option<String>,
+    pub correlation_id: Option<String>,
+    /// It stems from a call of `crm.write()` that came to nothing.
+    pub compensates: bool,
+}
+
+/// Locks up to `rows` pending writes of the map that are due and in no other claim.
+pub fn due(client: &mut SpiClient, map: &Map, rows: usize) -> Result<Vec<Pending>, StoreError> {
+    let result = client.update(
+        "SELECT p.shard_key, p.record_key, p.write_id::text, l.crm_id, p.cells, p.take, p.base::text, p.revision, p.attempts, l.hashes,
+                (extract(epoch FROM p.changed_at) * 1000)::bigint, p.actor, p.correlation_id, p.intended IS NOT NULL
+         FROM crm.pending_write p, LATERAL (
+             SELECT l.crm_id, l.hashes FROM crm.ledger l
+             WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key AND l.crm_id IS NOT NULL
+             FOR UPDATE SKIP LOCKED) l
+         WHERE p.map_id = $1 AND p.state = 'queued' AND p.next_attempt_at <= now()
+           AND (p.shard_key, p.record_key) NOT IN (
+               SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r)
+               WHERE c.map_id = $1 AND c.path = 'reconcile')
+         ORDER BY p.next_attempt_at, p.shard_key, p.record_key
+         LIMIT $2 FOR UPDATE OF p SKIP LOCKED",
+        None,
+        &[map.id.into(), (rows as i64).into()],
+    )?;
+    let mut pending = Vec::with_capacity(result.len());
+    for row in result {
+        pending.push(Pending {
+            shard_key: row.get(1)?.unwrap_or_default(),
+            record_key: row.get(2)?.unwrap_or_default(),
+            write_id: row.get(3)?.unwrap_or_default(),
+            crm_id: row.get(4)?.unwrap_or_default(),
+            cells: Cells::from_bytes(&row.get::<Vec<u8>>(5)?.unwrap_or_default()),
+            take: Cells::from_bytes(&row.get::<Vec<u8>>(6)?.unwrap_or_default()),
+            base: row
+                .get::<String>(7)?
+                .and_then(|text| serde_json::from_str(&text).ok())
+                .unwrap_or_else(|| json!({})),
+            revision: row.get(8)?.unwrap_or_default(),
+            attempts: row.get::<i16>(9)?.unwrap_or_default() as u32,
+            hashes: row.get::<Vec<u8>>(10)?.unwrap_or_default(),
+            changed_at_ms: row.get(11)?.unwrap_or_default(),
+            actor: row.get(12)?,
+            correlation_id: row.get(13)?,
+            compensates: row.get(14)?.unwrap_or_default(),
+        });
+    }
+    Ok(pending)
+}
+
+/// Milliseconds until the next pending write of a map that can be written; `None` when none waits.
+pub fn next_ms(client: &SpiClient, map_id: i32) -> Result<Option<i64>, StoreError> {
+    let mut rows = client.select(
+        "SELECT (extract(epoch FROM greatest(p.next_attempt_at, now() - interval '1 day') - now()) * 1000)::bigint
+         FROM crm.pending_write p
+         WHERE p.map_id = $1 AND p.state = 'queued' AND EXISTS (
+             SELECT FROM crm.ledger l
+             WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key AND l.crm_id IS NOT NULL)
+         ORDER BY p.next_attempt_at LIMIT 1",
+        None,
+        &[map_id.into()],
+    )?;
+    rows.next().map_or(Ok(None), |row| Ok(row.get(1)?))
+}
+
+/// Tells those who LISTEN to channel crm.
+pub fn notify(client: &mut SpiClient, events: Vec<String>) -> Result<(), StoreError> {
+    if !events.is_empty() {
+        client.update(
+            "SELECT pg_notify('crm', e) FROM unnest($1::text[]) AS e",
+            None,
+            &[events.into()],
+        )?;
+    }
+    Ok(())
+}

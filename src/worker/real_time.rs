@@ -1,0 +1,529 @@
+//! Callers who wait in `crm.write()` and `crm.read_live()`.
+//!
+//! Intents and outcomes of all who call at once share transactions: one commit before anything of theirs is sent, one
+//! before any of them is answered.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crm_domain::conflict::{Decision, ShortHash};
+use crm_domain::failure::Scope;
+use crm_domain::mapping::ConflictPolicy;
+use crm_domain::{DataType, Failure, Value};
+use crm_provider::ReadBatch;
+use crm_provider::record::Field;
+use pgrx::prelude::*;
+use serde_json::{Map as JsonMap, Value as Json, json};
+use tokio::sync::oneshot;
+
+use super::checked_write::{self, Checked, Edit, EditField, Outcome};
+use super::event::Event;
+use super::link::{Lane, REAL_TIME_IN_FLIGHT, SharedLink};
+use super::main_loop::Worker;
+use super::protocol::{Answer, Intent, IntentField, Question, from_hex};
+use super::{failpoint, verdict};
+use crate::store::config::Connection;
+use crate::store::{audit, connections, pending, transaction};
+
+/// Calls that are on their way at once; beyond it an edit is accepted as pending.
+const ON_THEIR_WAY: usize = 2 * REAL_TIME_IN_FLIGHT;
+
+type Reply = oneshot::Sender<Json>;
+
+/// A call that is being sent.
+pub(super) struct Call {
+    pub intent: Intent,
+    reply: Reply,
+}
+
+#[derive(Default)]
+pub(super) struct RealTime {
+    /// New since the last turn.
+    fresh: Vec<(Intent, Reply)>,
+    questions: Vec<(Question, Reply)>,
+    /// By write_id.
+    pub sending: HashMap<String, Call>,
+    /// Back from the CRM, not written down yet.
+    back: Vec<(Call, Checked)>,
+}
+
+impl RealTime {
+    pub fn ask(&mut self, request: Json, reply: Reply) {
+        let op = request["op"].as_str().unwrap_or_default().to_owned();
+        let understood = match op.as_str() {
+            "write" => serde_json::from_value(request).map(|i| self.fresh.push((i, reply))),
+            _ => serde_json::from_value(request).map(|q| self.questions.push((q, reply))),
+        };
+        if let Err(error) = understood {
+            // The reply is dropped: the caller hears that it was not understood.
+            log!("pg_crm does not understand a request to {op}: {error}");
+        }
+    }
+
+    pub fn came_back(&mut self, write_id: &str, checked: Checked) {
+        if let Some(call) = self.sending.remove(write_id) {
+            self.back.push((call, checked));
+        }
+    }
+
+    pub fn has_work(&self) -> bool {
+        !(self.fresh.is_empty() && self.back.is_empty() && self.questions.is_empty())
+    }
+
+    /// Whether a connection is asked for that the worker has no link to yet.
+    pub fn misses(&self, links: &HashMap<i32, SharedLink>) -> bool {
+        let writes = self.fresh.iter().map(|(i, _)| i.connection_id);
+        let reads = self.questions.iter().map(|(q, _)| q.connection_id);
+        writes.chain(reads).any(|id| !links.contains_key(&id))
+    }
+}
+
+impl Worker {
+    /// Writes down what is new and what came back, in one transaction; then sends the one and answers the other.
+    pub(super) fn real_time(&mut self) {
+        if !self.real_time.has_work() {
+            return;
+        }
+        for (question, reply) in std::mem::take(&mut self.real_time.questions) {
+            self.read_live(question, reply);
+        }
+        let mut fresh = Vec::new();
+        for (intent, reply) in std::mem::take(&mut self.real_time.fresh) {
+            match self.obstacle(&intent) {
+                Some(answer) => send_answer(reply, &answer),
+                None => fresh.push(Call { intent, reply }),
+            }
+        }
+        let back = std::mem::take(&mut self.real_time.back);
+        if fresh.is_empty() && back.is_empty() {
+            return;
+        }
+        let intents: Vec<&Intent> = fresh.iter().map(|c| &c.intent).collect();
+        let written = transaction(|client| {
+            let opened = if intents.is_empty() {
+                Vec::new()
+            } else {
+                pending::open(client, &intents)?
+            };
+            write_down(client, &back)?;
+            let started = intents
+                .iter()
+                .map(|i| event("sync_started", i, None))
+                .collect();
+            pending::notify(client, started)?;
+            if !intents.is_empty() {
+                failpoint::reach("intent::before_commit");
+            }
+            if !back.is_empty() {
+                failpoint::reach("outcome::before_commit");
+            }
+            Ok(opened)
+        });
+        match written {
+            Ok(opened) => {
+                if !intents.is_empty() {
+                    failpoint::reach("intent::after_commit");
+                }
+                if !back.is_empty() {
+                    failpoint::reach("outcome::after_commit");
+                }
+                self.note_health(&back);
+                for (call, checked) in back {
+                    let answer = answer(&call.intent, &checked);
+                    send_answer(call.reply, &answer);
+                }
+                for call in fresh {
+                    if opened.contains(&call.intent.write_id) {
+                        self.send_intent(call);
+                    } else {
+                        let why = "an earlier edit of this record waits; this one follows it";
+                        send_answer(call.reply, &Answer::failed("pending", "transient", why));
+                    }
+                }
+            }
+            // Somebody holds what is needed: once more, with all that has come until then.
+            Err(error) if error.is_transient() => {
+                self.real_time.back = back;
+                self.real_time.fresh = fresh.into_iter().map(|c| (c.intent, c.reply)).collect();
+            }
+            // The callers hear that the worker did not answer; what was sent is found by the reconciler.
+            Err(error) => log!("pg_crm cannot write down edits that callers wait for: {error}"),
+        }
+    }
+
+    /// Why an edit cannot be sent right now, as the answer to its caller.
+    fn obstacle(&self, intent: &Intent) -> Option<Answer> {
+        let pending = |class: &str, why: String| Some(Answer::failed("pending", class, why));
+        let Some(connection) = self
+            .connections
+            .iter()
+            .find(|c| c.id == intent.connection_id)
+        else {
+            return pending(
+                "internal",
+                "the worker does not know the connection yet".to_owned(),
+            );
+        };
+        if connection.paused {
+            return pending(
+                "transient",
+                format!("connection \"{}\" is paused", connection.name),
+            );
+        }
+        if connection.in_error || !self.links.contains_key(&connection.id) {
+            let why = format!(
+                "the credentials of connection \"{}\" are refused",
+                connection.name
+            );
+            return pending("auth", why);
+        }
+        if connection.blocked_ms > 0 {
+            let why = format!(
+                "connection \"{}\" waits for the CRM; see crm.status",
+                connection.name
+            );
+            return pending("transient", why);
+        }
+        if self.real_time.sending.len() >= ON_THEIR_WAY {
+            return pending(
+                "transient",
+                "too many edits are on their way at once".to_owned(),
+            );
+        }
+        None
+    }
+
+    fn send_intent(&mut self, call: Call) {
+        let Some(link) = self.links.get(&call.intent.connection_id).cloned() else {
+            return;
+        };
+        failpoint::reach("request::before");
+        let write_id = call.intent.write_id.clone();
+        let (object, edit) = (call.intent.object.clone(), edit(&call.intent));
+        let outbox = self.outbox.clone();
+        self.real_time.sending.insert(write_id.clone(), call);
+        self.runtime.spawn(async move {
+            let edits = [edit];
+            let mut checked =
+                checked_write::run(&link, Lane::RealTime, &write_id, &object, &edits).await;
+            if let Some(checked) = checked.pop() {
+                outbox.send(Event::Wrote { write_id, checked });
+            }
+        });
+    }
+
+    fn read_live(&mut self, question: Question, reply: Reply) {
+        let Some(link) = self.links.get(&question.connection_id).cloned() else {
+            let why = "the connection's credentials are refused; see crm.status";
+            send_answer(reply, &Answer::failed("read", "auth", why));
+            return;
+        };
+        self.runtime.spawn(async move {
+            let answer = read(&link, &question).await;
+            send_answer(reply, &answer);
+        });
+    }
+
+    /// What calls tell of their connections' health.
+    fn note_health(&mut self, back: &[(Call, Checked)]) {
+        for (call, checked) in back {
+            let Some(connection) = self
+                .connections
+                .iter_mut()
+                .find(|c| c.id == call.intent.connection_id)
+            else {
+                continue;
+            };
+            let trouble = match &checked.outcome {
+                Outcome::Failed(failure) if failure.scope == Scope::Connection => Some(failure),
+                _ => None,
+            };
+            if let Some(link) = self.links.get(&connection.id) {
+                link.take_trouble();
+            }
+            note_health(connection, trouble);
+        }
+    }
+}
+
+/// Writes down how a connection is doing, if that is news.
+pub(super) fn note_health(connection: &mut Connection, trouble: Option<&Failure>) {
+    let result = match trouble {
+        Some(failure) => {
+            let wait =
+                verdict::pause(failure, connection.failures, fastrand::f64()).as_millis() as i64;
+            let (id, version) = (connection.id, connection.version);
+            connection.failures += 1;
+            connection.blocked_ms = wait;
+            connection.in_error |= failure.class == crm_domain::ErrorClass::Auth;
+            transaction(|client| connections::troubled(client, id, failure, wait, version))
+        }
+        None if connection.failures > 0 => {
+            connection.failures = 0;
+            let id = connection.id;
+            transaction(|client| connections::recovered(client, id))
+        }
+        None => Ok(()),
+    };
+    if let Err(error) = result {
+        log!(
+            "pg_crm cannot write down how connection {} is doing: {error}",
+            connection.name
+        );
+    }
+}
+
+/// Audit, intents and events of calls that came back.
+fn write_down(
+    client: &mut pgrx::spi::SpiClient,
+    back: &[(Call, Checked)],
+) -> Result<(), crate::store::StoreError> {
+    let fields: Vec<JsonMap<String, Json>> = back
+        .iter()
+        .map(|(call, checked)| audited(&call.intent, checked))
+        .collect();
+    let mut by_map: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
+    for (n, (call, _)) in back.iter().enumerate() {
+        by_map.entry(call.intent.map_id).or_default().push(n);
+    }
+    for places in by_map.values() {
+        let entries: Vec<audit::Entry> = places
+            .iter()
+            .map(|&n| {
+                let (Call { intent, .. }, checked) = &back[n];
+                let failure = match &checked.outcome {
+                    Outcome::Failed(failure) => Some(failure),
+                    _ => None,
+                };
+                audit::Entry {
+                    shard_key: &intent.shard_key,
+                    record_key: &intent.record_key,
+                    crm_id: Some(&intent.crm_id),
+                    operation: if intent.force { "force" } else { "update" },
+                    fields: &fields[n],
+                    result: result(checked),
+                    attempt: 1,
+                    error_class: failure.map(|f| f.class.name()),
+                    vendor_code: failure.map(|f| f.code.as_str()),
+                    error: failure.map(|f| f.message.as_str()),
+                    request_id: Some(checked.request_id.as_str()).filter(|id| !id.is_empty()),
+                    actor: Some(&intent.actor),
+                    correlation_id: intent.correlation_id.as_deref(),
+                    write_id: Some(&intent.write_id),
+                }
+            })
+            .collect();
+        let intent = &back[places[0]].0.intent;
+        let about = audit::About {
+            map_id: intent.map_id,
+            connection: &intent.connection,
+            provider: &intent.provider,
+            relation: &intent.relation,
+        };
+        audit::write_about(client, &about, "realtime", &entries)?;
+    }
+    let ended: Vec<pending::Ended> = back
+        .iter()
+        .map(|(call, checked)| {
+            let (state, failure) = match &checked.outcome {
+                Outcome::Done(_) => (Some("landed"), None),
+                Outcome::Conflict => (None, None),
+                Outcome::Failed(failure) => (Some("failed"), Some(failure)),
+            };
+            pending::Ended {
+                intent: &call.intent,
+                state,
+                error_class: failure.map(|f| f.class.name()),
+                error: failure.map(|f| f.message.as_str()),
+            }
+        })
+        .collect();
+    pending::end(client, &ended)?;
+    let events = back
+        .iter()
+        .map(|(call, checked)| {
+            let (name, error) = match &checked.outcome {
+                Outcome::Done(_) => ("sync_completed", None),
+                Outcome::Conflict => ("conflict", None),
+                Outcome::Failed(failure) => ("sync_failed", Some(failure.to_string())),
+            };
+            event(name, &call.intent, error)
+        })
+        .collect();
+    pending::notify(client, events)
+}
+
+fn event(name: &str, intent: &Intent, error: Option<String>) -> String {
+    super::events::payload(
+        name,
+        &super::events::Subject {
+            connection: &intent.connection,
+            map_id: intent.map_id,
+            relation: &intent.relation,
+            shard_key: &intent.shard_key,
+            record_key: &intent.record_key,
+            write_id: Some(&intent.write_id),
+            correlation_id: intent.correlation_id.as_deref(),
+        },
+        error.as_deref(),
+    )
+}
+
+fn result(checked: &Checked) -> &'static str {
+    match &checked.outcome {
+        Outcome::Done(_) if !checked.raced.is_empty() => "raced",
+        Outcome::Done(_) => "applied",
+        Outcome::Conflict => "conflict",
+        Outcome::Failed(_) => "retry",
+    }
+}
+
+/// What the audit tells of the fields: those written, and of a conflict those that differ.
+fn audited(intent: &Intent, checked: &Checked) -> JsonMap<String, Json> {
+    let mut fields = JsonMap::new();
+    for f in &intent.fields {
+        let read = checked.read.as_ref().and_then(|read| read.get(&f.id));
+        let mut entry = JsonMap::new();
+        if let Some(value) = &f.value {
+            entry.insert("new".into(), value.clone());
+        }
+        if let Some(read) = read.filter(|read| f.value.is_some() || differs(f, read)) {
+            entry.insert("old".into(), read.to_json());
+        }
+        if let Some((_, value)) = checked.raced.iter().find(|(id, _)| *id == f.id) {
+            entry.insert("raced".into(), value.to_json());
+        }
+        if !entry.is_empty() {
+            fields.insert(f.name.clone(), Json::Object(entry));
+        }
+    }
+    fields
+}
+
+fn differs(f: &IntentField, read: &Value) -> bool {
+    f.compared && base_of(f).is_some_and(|base| base != crm_domain::conflict::hash(read))
+}
+
+fn base_of(f: &IntentField) -> Option<ShortHash> {
+    f.base.as_deref().and_then(from_hex)
+}
+
+fn field_of(f: &IntentField) -> (Arc<Field>, DataType) {
+    let data_type = f.data_type.parse().unwrap_or(DataType::Text);
+    let field = Field {
+        name: f.name.clone(),
+        data_type,
+    };
+    (Arc::new(field), data_type)
+}
+
+fn edit(intent: &Intent) -> Edit {
+    let fields = intent.fields.iter().map(|f| {
+        let (field, data_type) = field_of(f);
+        EditField {
+            id: f.id,
+            field,
+            local: f
+                .value
+                .as_ref()
+                .and_then(|v| Value::from_json(data_type, v).ok()),
+            base: base_of(f),
+            compared: f.compared,
+            policy: ConflictPolicy::CrmWins,
+            take: false,
+        }
+    });
+    Edit {
+        crm_id: intent.crm_id.clone(),
+        record_key: intent.record_key.clone(),
+        attempts: 0,
+        fields: fields.collect(),
+        strict: true,
+        changed_at: None,
+    }
+}
+
+async fn read(link: &SharedLink, question: &Question) -> Answer {
+    let fields: Vec<(u16, Arc<Field>)> = question
+        .fields
+        .iter()
+        .map(|f| (f.id, field_of(f).0))
+        .collect();
+    let batch = ReadBatch {
+        object: question.object.clone(),
+        ids: vec![question.crm_id.clone()],
+        fields: fields.iter().map(|(_, field)| field.clone()).collect(),
+        for_write: false,
+    };
+    let object = link
+        .run(
+            Lane::RealTime,
+            link.provider.read(&link.settings, Arc::new(batch)),
+        )
+        .await
+        .map(|mut objects| objects.pop().flatten());
+    link.take_trouble();
+    let values = match object {
+        Ok(Some(object)) => checked_write::values(link, fields.into_iter(), &object),
+        Ok(None) => {
+            let why = "the CRM has no such record any more";
+            return Answer::failed("read", "not_found", why);
+        }
+        Err(failure) => Err(failure),
+    };
+    match values {
+        Ok(values) => Answer {
+            outcome: "read".to_owned(),
+            values: Some(by_id(values.iter())),
+            ..Answer::default()
+        },
+        Err(failure) => Answer::failed("read", failure.class.name(), failure.to_string()),
+    }
+}
+
+fn by_id<'a>(values: impl Iterator<Item = (&'a u16, &'a Value)>) -> JsonMap<String, Json> {
+    values
+        .map(|(id, value)| (id.to_string(), value.to_json()))
+        .collect()
+}
+
+/// What the caller hears.
+fn answer(intent: &Intent, checked: &Checked) -> Answer {
+    let mut values = checked.read.as_ref().map(|read| by_id(read.iter()));
+    match &checked.outcome {
+        Outcome::Conflict => Answer {
+            outcome: "conflict".to_owned(),
+            values,
+            error_class: Some("conflict".to_owned()),
+            error: Some("the CRM holds something that the edit was not based on".to_owned()),
+        },
+        Outcome::Failed(failure) => Answer {
+            outcome: "pending".to_owned(),
+            values,
+            error_class: Some(failure.class.name().to_owned()),
+            error: Some(format!("{} ({})", failure.message, failure.code)),
+        },
+        Outcome::Done(decisions) => {
+            let written = intent.fields.iter().filter_map(|f| {
+                let now = matches!(
+                    decisions.iter().find(|(id, _)| *id == f.id)?.1,
+                    Decision::Write | Decision::Landed
+                );
+                now.then_some((f.id.to_string(), f.value.clone()?))
+            });
+            if let Some(values) = &mut values {
+                values.extend(written);
+            }
+            Answer {
+                outcome: "committed".to_owned(),
+                values,
+                ..Answer::default()
+            }
+        }
+    }
+}
+
+fn send_answer(reply: Reply, answer: &Answer) {
+    let _ = reply
+        .send(serde_json::to_value(answer).unwrap_or_else(|e| json!({"error": e.to_string()})));
+}
