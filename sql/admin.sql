@@ -469,6 +469,8 @@ BEGIN
     DELETE FROM crm.change x WHERE x.map_id = m.map_id;
     DELETE FROM crm.claim x WHERE x.map_id = m.map_id;
     DELETE FROM crm.dead_letter x WHERE x.map_id = m.map_id;
+    DELETE FROM crm.pending_write x WHERE x.map_id = m.map_id;
+    DELETE FROM crm.conflict x WHERE x.map_id = m.map_id;
     DELETE FROM crm.ledger x WHERE x.map_id = m.map_id;
     DELETE FROM crm.object_map x WHERE x.map_id = m.map_id;
     PERFORM crm.notify_worker(false);
@@ -512,7 +514,11 @@ BEGIN
         -- A record that the CRM does not have yet takes every field, those mapped since then too.
         cells = CASE WHEN l.op = 'c' THEN coalesce(crm.map_cells(l.map_id), l.cells) ELSE l.cells END
     FROM unnest(dead) d
-    WHERE l.shard_key = d.shard_key AND l.map_id = d.map_id AND l.record_key = d.record_key AND l.state = 'dead';
+    WHERE d.path = 'batch' AND l.shard_key = d.shard_key AND l.map_id = d.map_id AND l.record_key = d.record_key AND l.state = 'dead';
+    UPDATE crm.pending_write p
+    SET state = 'queued', attempts = 0, next_attempt_at = now(), error_class = NULL, last_error = NULL, revision = p.revision + 1
+    FROM unnest(dead) d
+    WHERE d.path = 'reconcile' AND p.shard_key = d.shard_key AND p.map_id = d.map_id AND p.record_key = d.record_key AND p.state = 'dead';
     DELETE FROM crm.dead_letter x USING unnest(dead) d WHERE x.shard_key = d.shard_key AND x.dead_letter_id = d.dead_letter_id;
     GET DIAGNOSTICS n = ROW_COUNT;
     PERFORM crm.notify_worker(true);
@@ -560,7 +566,8 @@ BEGIN
         RAISE insufficient_privilege USING MESSAGE = 'only a superuser grants access to pg_crm', HINT = 'Ask one to call crm.grant_access().';
     END IF;
     EXECUTE format('GRANT USAGE ON SCHEMA crm TO %s', role);
-    EXECUTE format('GRANT SELECT ON crm.status, crm.cell_status, crm.dead_letters, crm.progress, crm.audit_log, '
+    EXECUTE format('GRANT SELECT ON crm.status, crm.cell_status, crm.dead_letters, crm.pending_writes, crm.conflicts, crm.progress, '
+                   'crm.audit_log, '
                    'crm.connection, crm.object_map, crm.field_map TO %s', role);
     FOR f IN SELECT p.oid::regprocedure AS signature FROM crm.function_access a JOIN pg_proc p ON p.proname = a.name
              WHERE p.pronamespace = 'crm'::regnamespace AND array_position(levels, a.level) <= array_position(levels, grant_access.level)
@@ -569,7 +576,8 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON FUNCTION crm.grant_access(regrole, text) IS
-    'lets a role use pg_crm. reader: views, audit, hashes; writer: + flush; operator: + pause, resume, replay, test_connection; admin: + mapping';
+    'lets a role use pg_crm. reader: views, audit, hashes; writer: + write, read_live, flush; '
+    'operator: + pause, resume, replay, resolve_conflict, cancel_write, test_connection; admin: + mapping';
 
 CREATE TABLE crm.function_access (name name PRIMARY KEY, level text NOT NULL);
 COMMENT ON TABLE crm.function_access IS 'the level at which crm.grant_access() grants each function';
@@ -577,7 +585,8 @@ INSERT INTO crm.function_access VALUES
     ('hash', 'reader'), ('snapshot', 'reader'), ('snapshot_hash', 'reader'), ('check', 'reader'), ('worker_state', 'reader'),
     -- What the views call: PostgreSQL asks the reader for the right to.
     ('cells_has', 'reader'), ('cells_count', 'reader'), ('cells_union', 'reader'),
-    ('flush', 'writer'),
+    ('flush', 'writer'), ('write', 'writer'), ('perform_write', 'writer'), ('read_live', 'writer'), ('perform_read', 'writer'), ('write_status', 'writer'),
+    ('resolve_conflict', 'operator'), ('cancel_write', 'operator'),
     ('pause', 'operator'), ('resume', 'operator'), ('replay', 'operator'), ('replay_all', 'operator'), ('test_connection', 'operator'),
     ('create_connection', 'admin'), ('set_credentials', 'admin'), ('drop_connection', 'admin'), ('map_object', 'admin'),
     ('map_field', 'admin'), ('unmap_field', 'admin'), ('unmap_object', 'admin'), ('link', 'admin');

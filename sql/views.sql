@@ -22,7 +22,7 @@ SELECT m.map_id, c.name AS connection, c.provider, m.relation, m.crm_object,
             WHEN crm.worker_state() <> 'running' THEN 'worker ' || crm.worker_state()
             WHEN cs.blocked_until > now() THEN format('waiting for the CRM until %s: %s', cs.blocked_until, cs.last_error)
             END AS reason,
-       q.dirty_cells, q.queued, u.unlinked, 0::bigint AS pending, 0::bigint AS conflicts, d.dead,
+       q.dirty_cells, q.queued, u.unlinked, p.pending, k.conflicts, d.dead,
        s.last_success, s.next_write_at,
        (SELECT now() - min(x.changed_at) FROM crm.change x WHERE x.map_id = m.map_id) AS lag,
        s.last_error, s.last_error_at, crm.worker_state() AS worker
@@ -38,12 +38,16 @@ CROSS JOIN LATERAL (SELECT coalesce(sum(crm.cells_count(w.cells)), 0)::bigint AS
                                 SELECT h.shard_key, h.record_key, h.cells FROM crm.change h WHERE h.map_id = m.map_id) x
                           GROUP BY x.shard_key, x.record_key) w) q
 CROSS JOIN LATERAL (SELECT count(*) AS unlinked FROM crm.ledger l WHERE l.map_id = m.map_id AND l.state = 'unlinked') u
+CROSS JOIN LATERAL (SELECT count(*) AS pending FROM crm.pending_write l WHERE l.map_id = m.map_id AND l.state <> 'dead') p
+CROSS JOIN LATERAL (SELECT count(*) AS conflicts FROM crm.conflict l WHERE l.map_id = m.map_id) k
 CROSS JOIN LATERAL (SELECT count(*) AS dead FROM crm.dead_letter l WHERE l.map_id = m.map_id) d;
 COMMENT ON VIEW crm.status IS 'one row per map: what it is doing, what waits, what went wrong';
 COMMENT ON COLUMN crm.status.state IS 'idle, syncing or error';
 COMMENT ON COLUMN crm.status.reason IS 'why nothing is sent, if nothing is';
 COMMENT ON COLUMN crm.status.dirty_cells IS 'cells that wait to be written, folded or not';
 COMMENT ON COLUMN crm.status.unlinked IS 'records whose edits wait for a CRM id (crm.link())';
+COMMENT ON COLUMN crm.status.pending IS 'edits of bidirectional cells whose outcome is not final (crm.pending_writes)';
+COMMENT ON COLUMN crm.status.conflicts IS 'cells that wait for crm.resolve_conflict() (crm.conflicts)';
 COMMENT ON COLUMN crm.status.lag IS 'age of the oldest change that the worker has not taken up';
 COMMENT ON COLUMN crm.status.worker IS 'running, starting, no free slot, or stopped';
 
@@ -53,6 +57,9 @@ SELECT m.map_id, r.shard_key, r.record_key, f.column_name, f.crm_field, r.crm_id
        r.synced_at[f.field_id + 1] AS synced_at,
        r.synced_at[f.field_id + 1] AS last_synced_at,
        CASE WHEN crm.cells_has(w.cells, f.field_id) THEN 'changed'
+            WHEN crm.cells_has(p.cells, f.field_id) OR crm.cells_has(p.take, f.field_id) THEN
+                CASE p.state WHEN 'dead' THEN 'dead' ELSE 'pending' END
+            WHEN x.conflict_id IS NOT NULL THEN 'conflict'
             WHEN r.cells IS NULL OR NOT crm.cells_has(r.cells, f.field_id) THEN
                 CASE WHEN r.detached THEN 'detached' WHEN r.synced_at[f.field_id + 1] IS NULL THEN 'never synced' ELSE 'synced' END
             WHEN r.state = 'queued' AND k.claim_id IS NOT NULL THEN 'sending'
@@ -75,13 +82,18 @@ LEFT JOIN (SELECT h.shard_key, h.map_id, h.record_key, crm.cells_union(h.cells) 
            FROM crm.change h GROUP BY h.shard_key, h.map_id, h.record_key) w USING (shard_key, map_id, record_key)
 LEFT JOIN (SELECT c.map_id, u.shard_key, u.record_key, c.claim_id
            FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS u (shard_key, record_key)) k USING (shard_key, map_id, record_key)
-WHERE f.direction <> 'inbound' OR r.synced_at[f.field_id + 1] IS NOT NULL;
+LEFT JOIN LATERAL (SELECT p.state, crm.cells_union(p.cells) AS cells, crm.cells_union(p.take) AS take
+                   FROM crm.pending_write p
+                   WHERE p.shard_key = r.shard_key AND p.map_id = r.map_id AND p.record_key = r.record_key
+                   GROUP BY p.state ORDER BY p.state = 'dead' LIMIT 1) p ON true
+LEFT JOIN crm.conflict x ON x.shard_key = r.shard_key AND x.map_id = r.map_id AND x.record_key = r.record_key AND x.field_id = f.field_id
+WHERE f.direction <> 'inbound' OR r.synced_at[f.field_id + 1] IS NOT NULL OR x.conflict_id IS NOT NULL;
 COMMENT ON VIEW crm.cell_status IS 'one row per cell of each known record: when it changed, when it was last synced, what it waits for';
 COMMENT ON COLUMN crm.cell_status.state IS
-    'never synced, synced, changed (not taken up yet), queued, sending, retrying, unlinked (waits for a CRM id), dead (see crm.dead_letters), detached (the CRM deleted the record)';
+    'never synced, synced, changed (not taken up yet), queued, sending, retrying, unlinked (waits for a CRM id), pending (see crm.pending_writes), conflict (see crm.conflicts), dead (see crm.dead_letters), detached (the CRM deleted the record)';
 
 CREATE VIEW crm.dead_letters AS
-SELECT d.dead_letter_id, d.map_id, c.name AS connection, m.relation, d.shard_key, d.record_key, d.crm_id, d.operation, d.fields,
+SELECT d.dead_letter_id, d.map_id, c.name AS connection, m.relation, d.shard_key, d.record_key, d.crm_id, d.path, d.operation, d.fields,
        d.error_class, d.vendor_code, d.error, d.attempts, d.died_at, d.actor
 FROM crm.dead_letter d JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id);
 COMMENT ON VIEW crm.dead_letters IS 'records whose write-back stopped, and why; crm.replay() queues one again, an edit of the record does too';
@@ -108,10 +120,10 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     UNION ALL
     SELECT 'no edit is lost', format('record %s of map %s is dead but has no dead letter', l.record_key, l.map_id)
     FROM crm.ledger l WHERE l.state = 'dead' AND NOT EXISTS (
-        SELECT FROM crm.dead_letter d WHERE d.shard_key = l.shard_key AND d.map_id = l.map_id AND d.record_key = l.record_key)
+        SELECT FROM crm.dead_letter d WHERE d.shard_key = l.shard_key AND d.map_id = l.map_id AND d.record_key = l.record_key AND d.path = 'batch')
     UNION ALL
     SELECT 'no edit is lost', format('dead letter %s speaks of record %s of map %s, which is not dead', d.dead_letter_id, d.record_key, d.map_id)
-    FROM crm.dead_letter d WHERE NOT EXISTS (
+    FROM crm.dead_letter d WHERE d.path = 'batch' AND NOT EXISTS (
         SELECT FROM crm.ledger l WHERE l.shard_key = d.shard_key AND l.map_id = d.map_id AND l.record_key = d.record_key AND l.state = 'dead')
     UNION ALL
     SELECT 'no edit is lost', format('record %s of map %s waits for a CRM id that it has', l.record_key, l.map_id)
@@ -135,8 +147,36 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'every attempt is audited', format('record %s of map %s was synced at %s, of which the audit knows nothing',
                                               l.record_key, l.map_id, (SELECT max(t) FROM unnest(l.synced_at) t))
     FROM crm.ledger l WHERE l.synced_at IS NOT NULL AND NOT EXISTS (
-        SELECT FROM crm.audit_log a WHERE a.map_id = l.map_id AND a.record_key = l.record_key AND a.result = 'applied')
+        SELECT FROM crm.audit_log a WHERE a.map_id = l.map_id AND a.record_key = l.record_key
+          AND a.result IN ('applied', 'raced', 'superseded'))
       AND NOT EXISTS (SELECT FROM crm.audit_log_retired r WHERE r.until > (SELECT max(t) FROM unnest(l.synced_at) t))
+    UNION ALL
+    SELECT 'no edit is lost', format('pending write %s of record %s of map %s has nothing to do', p.write_id, p.record_key, p.map_id)
+    FROM crm.pending_write p
+    WHERE p.state = 'queued' AND crm.cells_count(p.cells) = 0 AND coalesce(crm.cells_count(p.take), 0) = 0
+    UNION ALL
+    SELECT 'no edit is lost', format('pending write %s of record %s of map %s is %s', p.write_id, p.record_key, p.map_id,
+                                     CASE WHEN p.state = 'dead' THEN 'dead but has no dead letter' ELSE 'not dead but has a dead letter' END)
+    FROM crm.pending_write p
+    WHERE p.state IN ('queued', 'dead') AND (p.state = 'dead') <> EXISTS (
+        SELECT FROM crm.dead_letter d
+        WHERE d.path = 'reconcile' AND d.shard_key = p.shard_key AND d.map_id = p.map_id AND d.record_key = p.record_key)
+    UNION ALL
+    SELECT 'no edit is lost', format('dead letter %s speaks of a pending write of record %s of map %s that is not there', d.dead_letter_id,
+                                     d.record_key, d.map_id)
+    FROM crm.dead_letter d WHERE d.path = 'reconcile' AND NOT EXISTS (
+        SELECT FROM crm.pending_write p
+        WHERE p.state = 'dead' AND p.shard_key = d.shard_key AND p.map_id = d.map_id AND p.record_key = d.record_key)
+    UNION ALL
+    SELECT 'no edit is lost', format('%s of record %s of map %s, which the ledger does not know', x.what, x.record_key, x.map_id)
+    FROM (SELECT 'a pending write' AS what, p.shard_key, p.map_id, p.record_key FROM crm.pending_write p WHERE p.state IN ('queued', 'dead')
+          UNION ALL SELECT 'a conflict', c.shard_key, c.map_id, c.record_key FROM crm.conflict c) x
+    WHERE NOT EXISTS (SELECT FROM crm.ledger l WHERE l.shard_key = x.shard_key AND l.map_id = x.map_id AND l.record_key = x.record_key)
+    UNION ALL
+    SELECT 'intents end', format('intent %s of record %s of map %s outlived its caller', p.write_id, p.record_key, p.map_id)
+    FROM crm.pending_write p
+    WHERE p.state IN ('sending', 'landed', 'failed') AND p.created_at < now() - interval '1 minute'
+      AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = p.backend_pid AND a.backend_start < p.created_at)
     UNION ALL
     SELECT 'claims end', format('claim %s of map %s outlived its lease (%s)', k.claim_id, k.map_id, k.leased_until)
     FROM crm.claim k WHERE k.leased_until < now() - interval '1 minute'

@@ -23,6 +23,8 @@ pub static MAX_RESPONSE: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024);
 pub static ALLOWED_HOSTS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 /// The application's own user, for the audit.
 pub static ACTOR: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+/// The application's own id of what it is doing, for the audit and for events.
+pub static CORRELATION_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 #[cfg(feature = "failpoints")]
 pub static FAILPOINTS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
@@ -116,6 +118,14 @@ pub fn define() {
         c"The application's own user, recorded with each edit.",
         c"Set it with SET LOCAL in the transaction that edits.",
         &ACTOR,
+        GucContext::Userset,
+        none,
+    );
+    GucRegistry::define_string_guc(
+        c"pg_crm.correlation_id",
+        c"The application's own id of what it is doing, recorded with edits of bidirectional cells.",
+        c"Set it with SET LOCAL in the transaction that edits; crm.write() takes it as an argument.",
+        &CORRELATION_ID,
         GucContext::Userset,
         none,
     );

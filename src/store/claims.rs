@@ -56,7 +56,8 @@ pub fn due(
          WHERE l.map_id = $1 AND l.state = 'queued' AND l.next_attempt_at <= now()
            AND (l.next_attempt_at > '-infinity' OR $3)
            AND (l.shard_key, l.record_key) NOT IN (
-               SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r) WHERE c.map_id = $1)
+               SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r)
+               WHERE c.map_id = $1 AND c.path = 'batch')
          ORDER BY l.next_attempt_at, l.shard_key, l.record_key
          LIMIT $2 FOR UPDATE SKIP LOCKED",
         None,
@@ -86,16 +87,22 @@ pub fn due(
 pub fn claim(
     client: &mut SpiClient,
     map: &Map,
+    path: &str,
     shard_keys: Vec<&str>,
     record_keys: Vec<&str>,
 ) -> Result<i64, StoreError> {
     let rows = client.update(
         &format!(
-            "INSERT INTO crm.claim (map_id, shard_keys, record_keys, leased_until)
-             VALUES ($1, $2, $3, now() + interval '{LEASE}') RETURNING claim_id"
+            "INSERT INTO crm.claim (map_id, path, shard_keys, record_keys, leased_until)
+             VALUES ($1, $2, $3, $4, now() + interval '{LEASE}') RETURNING claim_id"
         ),
         None,
-        &[map.id.into(), shard_keys.into(), record_keys.into()],
+        &[
+            map.id.into(),
+            path.into(),
+            shard_keys.into(),
+            record_keys.into(),
+        ],
     )?;
     let mut id = 0;
     for row in rows {
@@ -130,13 +137,17 @@ pub fn renew(client: &mut SpiClient) -> Result<(), StoreError> {
 pub fn release_abandoned(client: &mut SpiClient) -> Result<u64, StoreError> {
     let rows = client.update(
         "WITH left_behind AS (
-             DELETE FROM crm.claim RETURNING map_id, shard_keys, record_keys
+             DELETE FROM crm.claim RETURNING map_id, path, shard_keys, record_keys
          ), record AS (
-             SELECT map_id, k.s, k.r FROM left_behind, unnest(shard_keys, record_keys) AS k (s, r)
+             SELECT map_id, path, k.s, k.r FROM left_behind, unnest(shard_keys, record_keys) AS k (s, r)
+         ), edits AS (
+             UPDATE crm.pending_write p SET attempts = p.attempts + 1, next_attempt_at = now()
+             FROM record WHERE path = 'reconcile' AND p.shard_key = s AND p.map_id = record.map_id AND p.record_key = r
+                           AND p.state = 'queued'
          ), locked AS (
              SELECT l.shard_key, l.map_id, l.record_key FROM crm.ledger l
              JOIN record ON l.shard_key = s AND l.map_id = record.map_id AND l.record_key = r
-             WHERE l.state = 'queued' ORDER BY 1, 2, 3 FOR UPDATE OF l SKIP LOCKED
+             WHERE path = 'batch' AND l.state = 'queued' ORDER BY 1, 2, 3 FOR UPDATE OF l SKIP LOCKED
          )
          UPDATE crm.ledger l SET attempts = l.attempts + 1, next_attempt_at = now()
          FROM locked k WHERE l.shard_key = k.shard_key AND l.map_id = k.map_id AND l.record_key = k.record_key",
@@ -162,7 +173,11 @@ pub fn outstanding(client: &SpiClient, map_ids: &[i32]) -> Result<bool, StoreErr
     let mut rows = client.select(
         "SELECT EXISTS (SELECT FROM crm.change WHERE map_id = ANY ($1))
              OR EXISTS (SELECT FROM crm.ledger WHERE map_id = ANY ($1) AND state = 'queued')
-             OR EXISTS (SELECT FROM crm.claim WHERE map_id = ANY ($1))",
+             OR EXISTS (SELECT FROM crm.claim WHERE map_id = ANY ($1))
+             OR EXISTS (SELECT FROM crm.pending_write p WHERE p.map_id = ANY ($1) AND p.state = 'queued' AND EXISTS (
+                            SELECT FROM crm.ledger l
+                            WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key
+                              AND l.crm_id IS NOT NULL))",
         None,
         &[map_ids.to_vec().into()],
     )?;

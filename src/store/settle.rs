@@ -123,6 +123,8 @@ pub fn settle(
                 error,
                 request_id: r.request_id.as_deref(),
                 actor: r.actor.as_deref(),
+                correlation_id: None,
+                write_id: None,
             }
         })
         .collect();
@@ -132,8 +134,21 @@ pub fn settle(
 
 /// Locks the records' ledger rows; the answer names those that somebody else holds.
 fn held(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<Vec<usize>, StoreError> {
-    let shard_keys: Vec<&str> = records.iter().map(|r| r.shard_key.as_str()).collect();
-    let record_keys: Vec<&str> = records.iter().map(|r| r.record_key.as_str()).collect();
+    let keys: Vec<(&str, &str)> = records
+        .iter()
+        .map(|r| (r.shard_key.as_str(), r.record_key.as_str()))
+        .collect();
+    held_records(client, map, &keys)
+}
+
+/// The same for records by their keys.
+pub fn held_records(
+    client: &mut SpiClient,
+    map: &Map,
+    keys: &[(&str, &str)],
+) -> Result<Vec<usize>, StoreError> {
+    let shard_keys: Vec<&str> = keys.iter().map(|(shard_key, _)| *shard_key).collect();
+    let record_keys: Vec<&str> = keys.iter().map(|(_, record_key)| *record_key).collect();
     let rows = client.update(
         "WITH wanted AS MATERIALIZED (
              SELECT r.* FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS r (shard_key, record_key, ord)
@@ -281,7 +296,7 @@ fn dead_letters(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Resu
                                                error, attempts, actor)
              SELECT $1, $2, $3, $4, $5, $6::jsonb, $7, $8, $9, $10, $11
              WHERE EXISTS (SELECT FROM crm.ledger l WHERE l.shard_key = $1 AND l.map_id = $2 AND l.record_key = $3 AND l.state = 'dead')
-             ON CONFLICT (shard_key, map_id, record_key) DO UPDATE
+             ON CONFLICT (shard_key, map_id, record_key, path) DO UPDATE
              SET operation = excluded.operation, fields = excluded.fields, error_class = excluded.error_class,
                  vendor_code = excluded.vendor_code, error = excluded.error, attempts = excluded.attempts, died_at = now()",
             None,

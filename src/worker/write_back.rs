@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::event::Event;
 use super::flush::stands_still;
 use super::intake::{kind_of, read_slice};
-use super::link::SharedLink;
+use super::link::{Lane, SharedLink};
 use super::main_loop::{HELD_AGAIN, Worker};
 use super::settlement::InFlight;
 use super::slice::{self, Destination, Outgoing};
@@ -58,6 +58,7 @@ impl Worker {
             })?;
             failpoint::reach("fold::after_commit");
         }
+        self.folded = folded;
         for map in maps {
             let Some(connection) = connections.iter().find(|c| c.id == map.connection_id) else {
                 continue;
@@ -187,7 +188,7 @@ impl Worker {
                     .iter()
                     .map(|r| r.claimed.record_key.as_str())
                     .collect();
-                claims::claim(client, &map, shard_keys, record_keys)?
+                claims::claim(client, &map, "batch", shard_keys, record_keys)?
             };
             rounds::took_up(client, map.id, records.len() + settled.len())?;
             if !settled.is_empty() {
@@ -227,12 +228,15 @@ impl Worker {
                     .iter()
                     .map(|(_, field, value)| (field.clone(), value.clone()))
                     .collect(),
+                unless_changed: None,
             })
             .collect();
         let destination = Destination {
-            claim_id,
+            request_id: claim_id.to_string(),
             object: map.crm_object.clone(),
             external_id_field: map.external_id_field.clone(),
+            lane: Lane::Batch,
+            at_once: usize::MAX,
         };
         self.flights.insert(
             claim_id,
@@ -272,9 +276,14 @@ impl Worker {
             let all_work = working.len() == covered.len();
             // What is on its way is outstanding; asking the tables as well would cost a scan each turn. What is on its way
             // for a map that is gone or stands still is nobody's work any more.
-            let flying = self.flights.values().any(|f| working.contains(&f.map.id));
+            let flying = self.flights.values().any(|f| working.contains(&f.map.id))
+                || self
+                    .reconciling
+                    .values()
+                    .any(|r| working.contains(&r.map.id));
             if flying
                 || !self.held.is_empty()
+                || !self.held_pending.is_empty()
                 || transaction(|client| claims::outstanding(client, &working))?
             {
                 if flush.is_over() {
