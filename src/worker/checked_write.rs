@@ -154,7 +154,7 @@ async fn round(
                     raced: Vec::new(),
                 },
             )),
-            Err(checked) => done.push((index, checked)),
+            Err(checked) => done.push((index, *checked)),
         }
     }
     if !to_write.is_empty() {
@@ -227,15 +227,15 @@ pub fn values(
 }
 
 /// Decides on each cell of an edit. `Err`: nothing is to be written.
-fn judge(link: &Link, edit: &Edit, index: usize, read: Read) -> Result<Judged, Checked> {
+fn judge(link: &Link, edit: &Edit, index: usize, read: Read) -> Result<Judged, Box<Checked>> {
     let object = match read {
         Ok(Some(object)) => object,
         Ok(None) => {
-            return Err(Checked::failed(Failure::record(
+            return Err(Box::new(Checked::failed(Failure::record(
                 ErrorClass::NotFound,
                 "not_found",
                 "the CRM has no such record any more",
-            )));
+            ))));
         }
         // Somebody waits: what cannot be compared is written all the same, on what the ledger knows.
         Err(failure) if edit.strict && failure.class != ErrorClass::NotFound => {
@@ -249,10 +249,10 @@ fn judge(link: &Link, edit: &Edit, index: usize, read: Read) -> Result<Judged, C
                 decisions: cells.map(|f| (f.id, Decision::Write)).collect(),
             });
         }
-        Err(failure) => return Err(Checked::failed(failure)),
+        Err(failure) => return Err(Box::new(Checked::failed(failure))),
     };
     let fields = edit.fields.iter().map(|f| (f.id, f.field.clone()));
-    let read = values(link, fields, &object).map_err(Checked::failed)?;
+    let read = values(link, fields, &object).map_err(|f| Box::new(Checked::failed(f)))?;
     let mut decisions = Vec::new();
     let mut differs = false;
     for f in &edit.fields {
@@ -277,12 +277,12 @@ fn judge(link: &Link, edit: &Edit, index: usize, read: Read) -> Result<Judged, C
     }
     if differs {
         // What is there already needs no second writer.
-        return Err(Checked {
+        return Err(Box::new(Checked {
             request_id: String::new(),
             read: Some(read),
             outcome: Outcome::Conflict,
             raced: Vec::new(),
-        });
+        }));
     }
     Ok(Judged {
         index,

@@ -113,8 +113,8 @@ SELECT crm.flush();
 :hide
 
 \echo
-\echo '== 3.7 Salesforce drops a connection after applying the request, HubSpot says 429: the worker mends it by itself'
-\set fault `curl -fsS "$ADMIN_URL/faults" -d '{"vendor": "salesforce", "drop": "after"}' | cut -c 1-60`
+\echo '== 3.7 Salesforce is unavailable for a moment, HubSpot says 429: the worker mends it by itself'
+\set fault `curl -fsS "$ADMIN_URL/faults" -d '{"vendor": "salesforce", "method": "PATCH", "status": 503}' | cut -c 1-60`
 \set fault `curl -fsS "$ADMIN_URL/faults" -d '{"vendor": "hubspot", "status": 429, "headers": {"Retry-After": "1"}}' | cut -c 1-60`
 :show
 UPDATE customers SET phone = replace(phone, '.', ' ') WHERE country = 'France';
