@@ -29,11 +29,13 @@ mod tests {
         "cells_has",
         "cells_union",
         "check",
+        "conflicts",
         "connection",
         "dead_letters",
         "field_map",
         "hash",
         "object_map",
+        "pending_writes",
         "progress",
         "snapshot",
         "snapshot_hash",
@@ -59,9 +61,25 @@ mod tests {
         );
     }
 
+    const WRITER: &[&str] = &[
+        "flush",
+        "perform_read",
+        "perform_write",
+        "read_live",
+        "write",
+        "write_status",
+    ];
+
     const OPERATOR: &[&str] = &[
+        "cancel_write",
         "flush",
         "pause",
+        "perform_read",
+        "perform_write",
+        "read_live",
+        "resolve_conflict",
+        "write",
+        "write_status",
         "resume",
         "replay",
         "replay_all",
@@ -89,8 +107,8 @@ mod tests {
     }
 
     #[pg_test]
-    fn a_writer_flushes() {
-        level("writer", &["flush"]);
+    fn a_writer_writes_and_flushes() {
+        level("writer", WRITER);
     }
 
     #[pg_test]

@@ -52,7 +52,7 @@ mod tests {
         // These are computed from their arguments alone.
         assert_eq!(
             rows("SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'crm'::regnamespace AND p.provolatile = 'i'
-                  AND p.proname <> ALL ('{hash,text_length,canonical_object,cells_or,cells_union,cells_has,cells_count,cells_stamp,
+                  AND p.proname <> ALL ('{hash,text_length,canonical_object,cell_is_set,cells_and,cells_minus,cells_or,cells_union,cells_has,cells_count,cells_stamp,
                                          cells_merge,cells_hash,change_target,check_word,check_interval,check_rules,mask_expression,
                                          check_credentials,check_connection}')"),
             NOTHING
@@ -61,7 +61,7 @@ mod tests {
         assert_eq!(
             rows("SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'crm'::regnamespace AND p.provolatile <> 'v'
                   AND p.proname = ANY ('{create_connection,set_credentials,test_connection,map_object,map_field,unmap_field,
-                       unmap_object,drop_connection,link,flush,pause,resume,replay,replay_all,grant_access,install_capture,bind_map}')"),
+                       unmap_object,drop_connection,link,flush,write,read_live,resolve_conflict,cancel_write,pause,resume,replay,replay_all,grant_access,install_capture,bind_map}')"),
             NOTHING
         );
         // Whatever depends on nothing but its arguments may run in parallel, and what talks to the worker may not.
@@ -82,13 +82,16 @@ mod tests {
             [
                 "crm.audit_log_default",
                 "crm.change",
+                "crm.conflict",
                 "crm.connection",
                 "crm.dead_letter",
                 "crm.field_map",
                 "crm.ledger",
                 "crm.object_map",
+                "crm.pending_write",
                 "crm.audit_log_audit_id_seq",
                 "crm.change_change_id_seq",
+                "crm.conflict_conflict_id_seq",
                 "crm.connection_connection_id_seq",
                 "crm.dead_letter_dead_letter_id_seq",
                 "crm.object_map_map_id_seq",
