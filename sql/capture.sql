@@ -447,6 +447,15 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION crm.bind_map(int) IS 'binds a map to its table''s columns; returns why the map cannot work, or NULL';
 
+-- A database that was just restored has maps that nobody bound yet; after a rename it would be too late.
+CREATE FUNCTION crm.bind_restored() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM crm.bind_map(m.map_id) FROM crm.object_map m
+    WHERE NOT EXISTS (SELECT FROM crm.map_state s WHERE s.map_id = m.map_id);
+END $$;
+COMMENT ON FUNCTION crm.bind_restored() IS 'event trigger: binds maps that a restore brought, before a table of theirs is altered';
+
 -- ALTER TABLE on a mapped table: follow renames; a dropped or retyped column stops the map.
 CREATE FUNCTION crm.follow_ddl() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -124,6 +124,24 @@ impl Link {
         }
     }
 
+    /// Whether it is still the way to this connection. Numbers alone do not tell: those of an extension that was made
+    /// again begin anew.
+    pub fn leads_to(&self, connection: &crate::store::config::Connection) -> bool {
+        let base_url = connection.base_url.as_deref();
+        self.connection_id == connection.id
+            && self.version == connection.version
+            && self.name == connection.name
+            && self.provider.name() == connection.provider
+            && base_url
+                .or(self.provider.default_base_url())
+                .unwrap_or_default()
+                == self.base_url
+            && connection
+                .options
+                .as_object()
+                .is_some_and(|o| *o == self.settings.options)
+    }
+
     /// The trouble met since the last call; knocking is allowed again.
     pub fn take_trouble(&self) -> Option<Failure> {
         self.trouble

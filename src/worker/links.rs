@@ -15,11 +15,8 @@ use crate::store::{StoreError, connections, transaction};
 impl Worker {
     /// Keeps one link per connection, made anew when its configuration changed.
     pub(super) fn connect(&mut self, connections: &[Connection]) -> Result<(), StoreError> {
-        self.links.retain(|id, link| {
-            connections
-                .iter()
-                .any(|c| c.id == *id && c.version == link.version)
-        });
+        self.links
+            .retain(|_, link| connections.iter().any(|c| link.leads_to(c)));
         for connection in connections {
             if self.links.contains_key(&connection.id) {
                 continue;

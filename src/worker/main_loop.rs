@@ -124,8 +124,10 @@ impl Worker {
             self.settings = Settings::current();
             let (woken, urgent) = self.slot.take_wake();
             self.urgent |= urgent;
-            let mut whole = woken || urgent || Instant::now() >= due;
-            for event in self.inbox.drain() {
+            let events = self.inbox.drain();
+            // A wake without an event is somebody's latch: an extension dropped, a setting changed.
+            let mut whole = woken || urgent || events.is_empty() || Instant::now() >= due;
+            for event in events {
                 whole |= !event.is_of_a_call();
                 self.handle(event);
             }
