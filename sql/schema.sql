@@ -125,67 +125,89 @@ COMMENT ON TABLE crm.bound_column IS
 
 -- Per-record state ------------------------------------------------------------------------------------
 
+-- Keys are compared as bytes in these tables: an index of them costs half of what a language's order costs.
+
 CREATE TABLE crm.change (
-    shard_key  text NOT NULL DEFAULT '',
-    change_id  bigint GENERATED ALWAYS AS IDENTITY,
-    map_id     int NOT NULL,
-    record_key text NOT NULL,
-    op         "char" NOT NULL,
-    cells      bytea NOT NULL,
-    base       jsonb,
-    changed_at timestamptz NOT NULL DEFAULT now(),
-    actor      text NOT NULL,
+    shard_key   text COLLATE "C" NOT NULL DEFAULT '',
+    change_id   bigint GENERATED ALWAYS AS IDENTITY,
+    map_id      int NOT NULL,
+    op          "char" NOT NULL,
+    cells       bytea NOT NULL,
+    record_keys text[] COLLATE "C" NOT NULL,
+    base        jsonb,
+    changed_at  timestamptz NOT NULL DEFAULT now(),
+    actor       text NOT NULL,
     PRIMARY KEY (shard_key, change_id)
 );
-ALTER TABLE crm.change SET (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 50000,
+-- Keys stay in the row, and as they are, while they fit into a page.
+ALTER TABLE crm.change ALTER record_keys SET STORAGE EXTERNAL;
+ALTER TABLE crm.change SET (toast_tuple_target = 8160,
+                            autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 5000,
                             autovacuum_vacuum_insert_threshold = -1);
 COMMENT ON TABLE crm.change IS
-    'append-only: which cells of a record a committed statement changed; the worker folds it into crm.ledger';
+    'append-only: which cells of which records a committed statement changed; the worker folds it into crm.queue';
 COMMENT ON COLUMN crm.change.op IS 'i: inserted, u: updated, d: deleted';
-COMMENT ON COLUMN crm.change.cells IS 'bit mask of field_id: 64-bit words, big-endian';
-COMMENT ON COLUMN crm.change.base IS 'what the cells held before, where an edit is checked against the CRM';
+COMMENT ON COLUMN crm.change.cells IS 'bit mask of field_id, the same for all of the records: 64-bit words, big-endian';
+COMMENT ON COLUMN crm.change.record_keys IS 'records of which the statement changed these cells, a few hundred at most; each once';
+COMMENT ON COLUMN crm.change.base IS 'of a row with one record: what the cells held before, where an edit is checked against the CRM';
 COMMENT ON COLUMN crm.change.actor IS 'session_user, and pg_crm.actor after a slash if set';
 
 CREATE TABLE crm.ledger (
-    shard_key       text NOT NULL DEFAULT '',
-    map_id          int NOT NULL,
-    record_key      text NOT NULL,
-    crm_id          text,
-    state           text NOT NULL DEFAULT 'synced' CHECK (state IN ('synced', 'queued', 'unlinked', 'dead')),
-    op              "char",
-    cells           bytea,
-    changed_at      timestamptz[],
-    synced_at       timestamptz[],
-    hashes          bytea,
-    revision        bigint NOT NULL DEFAULT 0,
-    attempts        smallint NOT NULL DEFAULT 0,
-    next_attempt_at timestamptz NOT NULL DEFAULT '-infinity',
-    detached        bool NOT NULL DEFAULT false,
-    error_class     text,
-    last_error      text,
-    actor           text,
+    shard_key  text COLLATE "C" NOT NULL DEFAULT '',
+    map_id     int NOT NULL,
+    record_key text COLLATE "C" NOT NULL,
+    crm_id     text COLLATE "C",
+    detached   bool NOT NULL DEFAULT false,
+    changed_at timestamptz[],
+    synced_at  timestamptz[],
+    hashes     bytea,
     PRIMARY KEY (shard_key, map_id, record_key)
-) WITH (fillfactor = 70);
+-- No index speaks of what a write-back changes, and each page has room for its rows once more: UPDATEs stay on their page.
+) WITH (fillfactor = 45);
 ALTER TABLE crm.ledger SET (autovacuum_vacuum_scale_factor = 0.05);
-CREATE INDEX ledger_due ON crm.ledger (map_id, next_attempt_at, shard_key, record_key) WHERE state = 'queued';
-CREATE INDEX ledger_waiting ON crm.ledger (map_id, state) WHERE state IN ('unlinked', 'dead');
 CREATE UNIQUE INDEX ledger_crm_id ON crm.ledger (shard_key, map_id, crm_id) WHERE crm_id IS NOT NULL;
-COMMENT ON TABLE crm.ledger IS 'one row per record: its CRM id and, per cell, when it changed, when it was last synced, what the CRM last held';
-COMMENT ON COLUMN crm.ledger.state IS
-    'synced: nothing to do; queued: cells wait to be written; unlinked: cells wait for a CRM id; dead: see crm.dead_letters';
-COMMENT ON COLUMN crm.ledger.op IS 'what is queued: u update, c create (upsert), d delete';
-COMMENT ON COLUMN crm.ledger.cells IS 'the cells that wait, as in crm.change; NULL: none';
+COMMENT ON TABLE crm.ledger IS
+    'one row per record that is linked or queued: its CRM id and, per cell, when it changed, when it was last synced, what the CRM last held. '
+    'Its row lock is the lock of the record';
+COMMENT ON COLUMN crm.ledger.changed_at IS 'by field_id; later changes that still wait are in crm.queue';
 COMMENT ON COLUMN crm.ledger.hashes IS '16 bytes per field_id: BLAKE3 of the value that the CRM last held; zeros: not known';
-COMMENT ON COLUMN crm.ledger.revision IS 'counts the folds, so that an edit during a write is seen';
-COMMENT ON COLUMN crm.ledger.next_attempt_at IS '-infinity: with the map''s next round; else the time of the retry';
 COMMENT ON COLUMN crm.ledger.detached IS 'the CRM deleted the record: it is not created again, only crm.link() joins it anew';
 
+CREATE TABLE crm.queue (
+    shard_key       text COLLATE "C" NOT NULL DEFAULT '',
+    map_id          int NOT NULL,
+    record_key      text COLLATE "C" NOT NULL,
+    op              "char" NOT NULL,
+    state           text NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'unlinked', 'dead')),
+    revision        bigint GENERATED BY DEFAULT AS IDENTITY,
+    next_attempt_at timestamptz NOT NULL DEFAULT '-infinity',
+    attempts        smallint NOT NULL DEFAULT 0,
+    cells           bytea,
+    changed_at      timestamptz[],
+    actor           text,
+    error_class     text,
+    last_error      text,
+    PRIMARY KEY (shard_key, map_id, record_key)
+);
+ALTER TABLE crm.queue SET (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 50000,
+                           autovacuum_vacuum_insert_threshold = -1);
+CREATE INDEX queue_due ON crm.queue (map_id, next_attempt_at) WHERE state = 'queued';
+CREATE INDEX queue_waiting ON crm.queue (map_id, state) WHERE state <> 'queued';
+COMMENT ON TABLE crm.queue IS
+    'what waits to be written, a row per record, each with a row in crm.ledger that is locked before this one is touched; gone once the CRM took it';
+COMMENT ON COLUMN crm.queue.op IS 'u update, c create (upsert), d delete';
+COMMENT ON COLUMN crm.queue.state IS 'queued: to be written; unlinked: waits for a CRM id; dead: see crm.dead_letters';
+COMMENT ON COLUMN crm.queue.revision IS 'another with each fold, so that an edit during a write is seen';
+COMMENT ON COLUMN crm.queue.next_attempt_at IS '-infinity: with the map''s next round; else the time of the retry';
+COMMENT ON COLUMN crm.queue.cells IS 'the cells that wait, as in crm.change; NULL: none, a delete';
+COMMENT ON COLUMN crm.queue.changed_at IS 'when the cells that wait were changed, by field_id';
+
 CREATE TABLE crm.dead_letter (
-    shard_key      text NOT NULL DEFAULT '',
+    shard_key      text COLLATE "C" NOT NULL DEFAULT '',
     dead_letter_id bigint GENERATED ALWAYS AS IDENTITY,
     map_id         int NOT NULL,
-    record_key     text NOT NULL,
-    crm_id         text,
+    record_key     text COLLATE "C" NOT NULL,
+    crm_id         text COLLATE "C",
     operation      text NOT NULL,
     fields         jsonb NOT NULL DEFAULT '{}',
     error_class    text NOT NULL,
@@ -198,18 +220,18 @@ CREATE TABLE crm.dead_letter (
 );
 CREATE UNIQUE INDEX dead_letter_record ON crm.dead_letter (shard_key, map_id, record_key);
 COMMENT ON TABLE crm.dead_letter IS
-    'records whose write-back stopped; their cells stay in crm.ledger until crm.replay() or the next edit of the record';
+    'records whose write-back stopped; their cells stay in crm.queue until crm.replay() or the next edit of the record';
 
 CREATE TABLE crm.audit_log (
-    shard_key      text NOT NULL DEFAULT '',
+    shard_key      text COLLATE "C" NOT NULL DEFAULT '',
     audit_id       bigint GENERATED BY DEFAULT AS IDENTITY,
     at             timestamptz NOT NULL DEFAULT now(),
     map_id         int,
     connection     text NOT NULL,
     provider       text NOT NULL,
     relation       text,
-    record_key     text,
-    crm_id         text,
+    record_key     text COLLATE "C",
+    crm_id         text COLLATE "C",
     path           text NOT NULL,
     operation      text NOT NULL,
     fields         jsonb NOT NULL DEFAULT '{}',
@@ -244,9 +266,10 @@ CREATE TABLE crm.claim (
     worker_pid   int NOT NULL DEFAULT pg_backend_pid(),
     claimed_at   timestamptz NOT NULL DEFAULT now(),
     leased_until timestamptz NOT NULL,
-    shard_keys   text[] NOT NULL,
-    record_keys  text[] NOT NULL
+    shard_keys   text[] COLLATE "C" NOT NULL,
+    record_keys  text[] COLLATE "C" NOT NULL
 );
+ALTER TABLE crm.claim ALTER shard_keys SET STORAGE EXTERNAL, ALTER record_keys SET STORAGE EXTERNAL;
 COMMENT ON TABLE crm.claim IS
     'slices of records that are on their way to a CRM; one that outlives its worker is released, with an attempt charged';
 
@@ -255,9 +278,9 @@ DO $$
 DECLARE
     t text;
 BEGIN
-    FOREACH t IN ARRAY ARRAY['crm.connection', 'crm.object_map', 'crm.field_map', 'crm.change', 'crm.ledger',
+    FOREACH t IN ARRAY ARRAY['crm.connection', 'crm.object_map', 'crm.field_map', 'crm.change', 'crm.ledger', 'crm.queue',
                              'crm.dead_letter', 'crm.audit_log_default',
-                             'crm.connection_connection_id_seq', 'crm.object_map_map_id_seq', 'crm.change_change_id_seq',
+                             'crm.connection_connection_id_seq', 'crm.object_map_map_id_seq', 'crm.change_change_id_seq', 'crm.queue_revision_seq',
                              'crm.dead_letter_dead_letter_id_seq', 'crm.audit_log_audit_id_seq']
     LOOP
         PERFORM pg_catalog.pg_extension_config_dump(t, '');

@@ -1,4 +1,4 @@
-//! What the CRM answered, written down: ledger, dead letters, audit and claim in one transaction.
+//! What the CRM answered, written down: queue, ledger, dead letters, audit and claim in one transaction.
 
 use crm_domain::{Cells, ErrorClass};
 use pgrx::spi::SpiClient;
@@ -102,7 +102,8 @@ pub fn settle(
     if records.is_empty() {
         return Ok(held);
     }
-    ledger(client, map, &records)?;
+    let rest = applied(client, map, &records)?;
+    others(client, map, &rest)?;
     delete_gone(client, map, &records)?;
     dead_letters(client, map, &records)?;
     let entries: Vec<audit::Entry> = records
@@ -157,81 +158,134 @@ fn held(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<Vec<u
     Ok(held)
 }
 
-/// An edit folded since the claim (another revision) keeps all waiting cells waiting: sent once more, they do no harm.
-fn ledger(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<(), StoreError> {
-    let mut shard_keys = Vec::with_capacity(records.len());
-    let mut record_keys = Vec::with_capacity(records.len());
-    let mut crm_ids = Vec::with_capacity(records.len());
-    let mut verdicts = Vec::with_capacity(records.len());
-    let mut cells = Vec::with_capacity(records.len());
-    let mut hashes = Vec::with_capacity(records.len());
-    let mut revisions = Vec::with_capacity(records.len());
-    let mut delays = Vec::with_capacity(records.len());
-    let mut charges = Vec::with_capacity(records.len());
-    let mut classes = Vec::with_capacity(records.len());
-    let mut errors = Vec::with_capacity(records.len());
-    for r in records {
-        shard_keys.push(r.shard_key.as_str());
-        record_keys.push(r.record_key.as_str());
-        crm_ids.push(r.crm_id.as_deref());
-        verdicts.push(r.verdict.word());
-        cells.push(r.cells.to_bytes());
-        hashes.push(r.hashes.as_slice());
-        revisions.push(r.revision);
-        let (delay, charged) = match &r.verdict {
+/// What the CRM took leaves the queue, and the ledger remembers it. Returns what is left to be settled otherwise.
+fn applied<'a>(
+    client: &mut SpiClient,
+    map: &Map,
+    records: &[&'a Settled],
+) -> Result<Vec<&'a Settled>, StoreError> {
+    let (taken, mut rest): (Vec<&Settled>, Vec<&Settled>) = records
+        .iter()
+        .partition(|r| r.verdict == Verdict::Applied);
+    if taken.is_empty() {
+        return Ok(rest);
+    }
+    let rows = client.update(
+        "WITH record AS MATERIALIZED (
+             SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::bytea[], $6::bytea[], $7::bigint[])
+                 WITH ORDINALITY AS r (shard_key, record_key, crm_id, cells, hashes, revision, ord)
+         ), done AS (
+             DELETE FROM crm.queue q USING record r, LATERAL (
+                 SELECT k.ctid AS place FROM crm.queue k
+                 WHERE k.shard_key = r.shard_key AND k.map_id = $1 AND k.record_key = r.record_key AND k.revision = r.revision OFFSET 0) k
+             WHERE q.ctid = k.place
+             RETURNING r.*, q.changed_at
+         ), known AS (
+             UPDATE crm.ledger l
+             SET crm_id = coalesce(r.crm_id, l.crm_id),
+                 changed_at = CASE WHEN l.changed_at IS NULL THEN r.changed_at ELSE crm.cells_merge(l.changed_at, r.changed_at) END,
+                 synced_at = crm.cells_stamp(l.synced_at, r.cells, now()),
+                 hashes = crm.cells_hash(l.hashes, r.cells, r.hashes)
+             FROM done r, LATERAL (
+                 SELECT k.ctid AS place FROM crm.ledger k
+                 WHERE k.shard_key = r.shard_key AND k.map_id = $1 AND k.record_key = r.record_key OFFSET 0) k
+             WHERE l.ctid = k.place
+         )
+         SELECT ord - 1 FROM record WHERE ord NOT IN (SELECT ord FROM done)",
+        None,
+        &[
+            map.id.into(),
+            taken.iter().map(|r| r.shard_key.as_str()).collect::<Vec<_>>().into(),
+            taken.iter().map(|r| r.record_key.as_str()).collect::<Vec<_>>().into(),
+            taken.iter().map(|r| r.crm_id.as_deref()).collect::<Vec<_>>().into(),
+            taken.iter().map(|r| r.cells.to_bytes()).collect::<Vec<_>>().into(),
+            taken.iter().map(|r| r.hashes.as_slice()).collect::<Vec<_>>().into(),
+            taken.iter().map(|r| r.revision).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    for row in rows {
+        rest.push(taken[row.get::<i64>(1)?.unwrap_or_default() as usize]);
+    }
+    Ok(rest)
+}
+
+/// Failures, and records that were edited since the claim. Such an edit (another revision) keeps all waiting cells
+/// waiting: sent once more, they do no harm.
+fn others(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<(), StoreError> {
+    if records.is_empty() {
+        return Ok(());
+    }
+    let shard_keys: Vec<&str> = records.iter().map(|r| r.shard_key.as_str()).collect();
+    let record_keys: Vec<&str> = records.iter().map(|r| r.record_key.as_str()).collect();
+    let verdicts: Vec<&str> = records.iter().map(|r| r.verdict.word()).collect();
+    let revisions: Vec<i64> = records.iter().map(|r| r.revision).collect();
+    let (delays, charges): (Vec<i64>, Vec<bool>) = records
+        .iter()
+        .map(|r| match &r.verdict {
             Verdict::Retry {
                 delay_ms, charged, ..
             } => (*delay_ms, *charged),
             Verdict::Dead { .. } => (0, true),
             _ => (0, false),
-        };
-        delays.push(delay);
-        charges.push(charged);
-        let (class, _, error) = r.verdict.failure();
-        classes.push(class);
-        errors.push(error);
-    }
+        })
+        .unzip();
     client.update(
-        "UPDATE crm.ledger l
-         SET crm_id = CASE r.verdict WHEN 'unlinked' THEN NULL WHEN 'applied' THEN coalesce(r.crm_id, l.crm_id) ELSE l.crm_id END,
-             state = CASE WHEN r.verdict = 'unlinked' THEN CASE WHEN l.revision = r.revision THEN 'synced' ELSE 'unlinked' END
-                          WHEN r.verdict IN ('applied', 'moot') AND l.revision = r.revision THEN 'synced'
-                          WHEN r.verdict = 'dead' AND l.revision = r.revision THEN 'dead'
-                          ELSE 'queued' END,
-             op = CASE WHEN r.verdict IN ('applied', 'moot') AND l.revision = r.revision THEN NULL
-                       WHEN r.verdict = 'unlinked' AND l.revision = r.revision THEN NULL
-                       WHEN r.verdict = 'applied' AND l.op = 'c' THEN 'u'
-                       ELSE l.op END,
-             cells = CASE WHEN r.verdict IN ('applied', 'moot', 'unlinked') AND l.revision = r.revision THEN NULL ELSE l.cells END,
-             changed_at = CASE WHEN r.verdict = 'moot' AND l.revision = r.revision THEN NULL ELSE l.changed_at END,
-             synced_at = CASE r.verdict WHEN 'applied' THEN crm.cells_stamp(l.synced_at, r.cells, now()) ELSE l.synced_at END,
-             hashes = CASE r.verdict WHEN 'applied' THEN crm.cells_hash(l.hashes, r.cells, r.hashes)
-                                     WHEN 'unlinked' THEN NULL ELSE l.hashes END,
-             detached = l.detached OR r.verdict = 'unlinked',
-             attempts = CASE WHEN l.revision <> r.revision OR r.verdict IN ('applied', 'moot', 'unlinked') THEN 0
-                             WHEN r.charged THEN l.attempts + 1 ELSE l.attempts END,
+        "DELETE FROM crm.queue q
+         USING unnest($2::text[], $3::text[], $4::text[], $5::bigint[]) AS r (shard_key, record_key, verdict, revision)
+         WHERE q.shard_key = r.shard_key AND q.map_id = $1 AND q.record_key = r.record_key
+           AND q.revision = r.revision AND r.verdict IN ('moot', 'unlinked')",
+        None,
+        &[
+            map.id.into(),
+            shard_keys.clone().into(),
+            record_keys.clone().into(),
+            verdicts.clone().into(),
+            revisions.clone().into(),
+        ],
+    )?;
+    client.update(
+        "UPDATE crm.queue q
+         SET state = CASE WHEN r.verdict = 'unlinked' THEN 'unlinked'
+                          WHEN r.verdict = 'dead' AND q.revision = r.revision THEN 'dead' ELSE 'queued' END,
+             op = CASE WHEN r.verdict = 'applied' AND q.op = 'c' THEN 'u' ELSE q.op END,
+             attempts = CASE WHEN q.revision <> r.revision OR r.verdict IN ('applied', 'moot', 'unlinked') THEN 0
+                             WHEN r.charged THEN q.attempts + 1 ELSE q.attempts END,
              next_attempt_at = CASE WHEN r.verdict = 'retry' THEN now() + r.delay_ms * interval '1 ms' ELSE '-infinity' END,
              error_class = r.error_class, last_error = r.error
-         FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::bytea[], $8::bigint[], $9::bigint[],
-                     $10::bool[], $11::text[], $12::text[])
-              AS r (shard_key, record_key, crm_id, verdict, cells, hashes, revision, delay_ms, charged, error_class, error),
-              LATERAL (SELECT k.ctid AS place FROM crm.ledger k
-                       WHERE k.shard_key = r.shard_key AND k.map_id = $1 AND k.record_key = r.record_key OFFSET 0) k
-         WHERE l.ctid = k.place",
+         FROM unnest($2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bool[], $8::text[], $9::text[])
+              AS r (shard_key, record_key, verdict, revision, delay_ms, charged, error_class, error)
+         WHERE q.shard_key = r.shard_key AND q.map_id = $1 AND q.record_key = r.record_key",
+        None,
+        &[
+            map.id.into(),
+            shard_keys.clone().into(),
+            record_keys.clone().into(),
+            verdicts.clone().into(),
+            revisions.into(),
+            delays.into(),
+            charges.into(),
+            records.iter().map(|r| r.verdict.failure().0).collect::<Vec<_>>().into(),
+            records.iter().map(|r| r.verdict.failure().2).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    client.update(
+        "UPDATE crm.ledger l
+         SET crm_id = CASE r.verdict WHEN 'unlinked' THEN NULL ELSE coalesce(r.crm_id, l.crm_id) END,
+             synced_at = CASE r.verdict WHEN 'applied' THEN crm.cells_stamp(l.synced_at, r.cells, now()) ELSE l.synced_at END,
+             hashes = CASE r.verdict WHEN 'applied' THEN crm.cells_hash(l.hashes, r.cells, r.hashes) END,
+             detached = l.detached OR r.verdict = 'unlinked'
+         FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::bytea[])
+              AS r (shard_key, record_key, verdict, crm_id, cells, hashes)
+         WHERE l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key AND r.verdict IN ('applied', 'unlinked')",
         None,
         &[
             map.id.into(),
             shard_keys.into(),
             record_keys.into(),
-            crm_ids.into(),
             verdicts.into(),
-            cells.into(),
-            hashes.into(),
-            revisions.into(),
-            delays.into(),
-            charges.into(),
-            classes.into(),
-            errors.into(),
+            records.iter().map(|r| r.crm_id.as_deref()).collect::<Vec<_>>().into(),
+            records.iter().map(|r| r.cells.to_bytes()).collect::<Vec<_>>().into(),
+            records.iter().map(|r| r.hashes.as_slice()).collect::<Vec<_>>().into(),
         ],
     )?;
     Ok(())
@@ -253,18 +307,25 @@ fn delete_gone(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Resul
     let record_keys: Vec<&str> = gone.iter().map(|r| r.record_key.as_str()).collect();
     client.update(
         "DELETE FROM crm.ledger l USING unnest($2::text[], $3::text[]) AS r (shard_key, record_key)
-         WHERE l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key AND l.state = 'synced'",
+         WHERE l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key AND NOT EXISTS (
+             SELECT FROM crm.queue q WHERE q.shard_key = l.shard_key AND q.map_id = $1 AND q.record_key = l.record_key)",
         None,
         &[map.id.into(), shard_keys.clone().into(), record_keys.clone().into()],
     )?;
     // Inserted again meanwhile: it has no CRM record any more and is created or waits for a link.
     client.update(
-        "UPDATE crm.ledger l
-         SET crm_id = NULL, op = 'c', hashes = NULL, synced_at = NULL, next_attempt_at = '-infinity',
+        "WITH left_over AS (
+             UPDATE crm.ledger l SET crm_id = NULL, hashes = NULL, synced_at = NULL
+             FROM unnest($2::text[], $3::text[]) AS r (shard_key, record_key)
+             WHERE l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key
+             RETURNING l.shard_key, l.record_key
+         )
+         UPDATE crm.queue q
+         SET op = 'c', next_attempt_at = '-infinity',
              state = CASE m.on_insert WHEN 'create' THEN 'queued' ELSE 'unlinked' END,
-             cells = CASE m.on_insert WHEN 'create' THEN crm.map_cells(m.map_id) ELSE l.cells END
-         FROM unnest($2::text[], $3::text[]) AS r (shard_key, record_key), crm.object_map m
-         WHERE l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key AND m.map_id = $1",
+             cells = CASE m.on_insert WHEN 'create' THEN crm.map_cells(m.map_id) ELSE q.cells END
+         FROM left_over l, crm.object_map m
+         WHERE q.shard_key = l.shard_key AND q.map_id = $1 AND q.record_key = l.record_key AND m.map_id = $1",
         None,
         &[map.id.into(), shard_keys.into(), record_keys.into()],
     )?;
@@ -280,7 +341,7 @@ fn dead_letters(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Resu
             "INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, crm_id, operation, fields, error_class, vendor_code,
                                                error, attempts, actor)
              SELECT $1, $2, $3, $4, $5, $6::jsonb, $7, $8, $9, $10, $11
-             WHERE EXISTS (SELECT FROM crm.ledger l WHERE l.shard_key = $1 AND l.map_id = $2 AND l.record_key = $3 AND l.state = 'dead')
+             WHERE EXISTS (SELECT FROM crm.queue q WHERE q.shard_key = $1 AND q.map_id = $2 AND q.record_key = $3 AND q.state = 'dead')
              ON CONFLICT (shard_key, map_id, record_key) DO UPDATE
              SET operation = excluded.operation, fields = excluded.fields, error_class = excluded.error_class,
                  vendor_code = excluded.vendor_code, error = excluded.error, attempts = excluded.attempts, died_at = now()",
