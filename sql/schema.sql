@@ -244,10 +244,9 @@ CREATE TABLE crm.audit_log (
     correlation_id text,
     actor          text
 ) PARTITION BY RANGE (at);
--- Keys and indexes belong to the partitions: pg_dump takes those along that the worker makes, and a key that came from
--- this table, a member of the extension, would be made twice by a restore.
+-- Indexes belong to the partitions: pg_dump takes those along that the worker makes, and one that came from this table, a
+-- member of the extension, would be made twice by a restore. One is enough: an audit is asked about a record.
 CREATE TABLE crm.audit_log_default PARTITION OF crm.audit_log DEFAULT;
-ALTER TABLE crm.audit_log_default ADD PRIMARY KEY (shard_key, audit_id);
 CREATE INDEX audit_log_default_record ON crm.audit_log_default (map_id, record_key);
 COMMENT ON TABLE crm.audit_log IS 'every attempt to change something, committed with its effect; UPDATE and DELETE are refused';
 COMMENT ON TABLE crm.audit_log_default IS 'audit rows of months for which no partition was made ahead';

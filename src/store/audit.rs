@@ -1,7 +1,6 @@
 //! The audit: one row per attempt on a record, in the transaction of its effect.
 
 use pgrx::spi::SpiClient;
-use serde_json::{Map as JsonMap, Value as Json};
 
 use super::StoreError;
 use super::config::{Connection, Map};
@@ -11,7 +10,8 @@ pub struct Entry<'a> {
     pub record_key: &'a str,
     pub crm_id: Option<&'a str>,
     pub operation: &'a str,
-    pub fields: &'a JsonMap<String, Json>,
+    /// A JSON object.
+    pub fields: &'a str,
     pub result: &'a str,
     pub attempt: u32,
     pub error_class: Option<&'a str>,
@@ -31,11 +31,6 @@ pub fn write(
     if entries.is_empty() {
         return Ok(());
     }
-    let column = |f: fn(&Entry) -> Option<String>| entries.iter().map(f).collect::<Vec<_>>();
-    let fields: Vec<String> = entries
-        .iter()
-        .map(|e| serde_json::to_string(e.fields).unwrap_or_else(|_| "{}".to_owned()))
-        .collect();
     client.update(
         "INSERT INTO crm.audit_log (shard_key, map_id, connection, provider, relation, record_key, crm_id, path, operation, fields,
                                     result, attempt, error_class, vendor_code, error, request_id, actor)
@@ -55,12 +50,12 @@ pub fn write(
             entries.iter().map(|e| e.record_key).collect::<Vec<_>>().into(),
             entries.iter().map(|e| e.crm_id).collect::<Vec<_>>().into(),
             entries.iter().map(|e| e.operation).collect::<Vec<_>>().into(),
-            fields.into(),
+            entries.iter().map(|e| e.fields).collect::<Vec<_>>().into(),
             entries.iter().map(|e| e.result).collect::<Vec<_>>().into(),
             entries.iter().map(|e| e.attempt as i32).collect::<Vec<_>>().into(),
             entries.iter().map(|e| e.error_class).collect::<Vec<_>>().into(),
-            column(|e| e.vendor_code.map(str::to_owned)).into(),
-            column(|e| e.error.map(str::to_owned)).into(),
+            entries.iter().map(|e| e.vendor_code).collect::<Vec<_>>().into(),
+            entries.iter().map(|e| e.error).collect::<Vec<_>>().into(),
             entries.iter().map(|e| e.request_id).collect::<Vec<_>>().into(),
             entries.iter().map(|e| e.actor).collect::<Vec<_>>().into(),
         ],

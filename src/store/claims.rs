@@ -5,6 +5,7 @@
 //! worker ends as dead letters and not in a crash loop.
 
 use crm_domain::Cells;
+use pgrx::pg_sys;
 use pgrx::spi::SpiClient;
 
 use super::StoreError;
@@ -23,6 +24,14 @@ pub struct Claimed {
     pub attempts: u32,
     pub hashes: Vec<u8>,
     pub actor: Option<String>,
+    pub place: Place,
+}
+
+/// Where a record's rows were when it was claimed. They are looked for there first; once moved, by their key.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    pub queue: pg_sys::ItemPointerData,
+    pub ledger: pg_sys::ItemPointerData,
 }
 
 /// How long a slice may be on its way before it counts as left behind.
@@ -67,13 +76,13 @@ fn first_due(
     whole: bool,
 ) -> Result<Vec<Claimed>, StoreError> {
     let result = client.update(
-        "SELECT q.shard_key, q.record_key, l.crm_id, q.op::text, q.cells, q.revision, q.attempts, l.hashes, q.actor
-         FROM (SELECT shard_key, record_key, op, cells, revision, attempts, actor FROM crm.queue
+        "SELECT q.shard_key, q.record_key, l.crm_id, q.op::text, q.cells, q.revision, q.attempts, l.hashes, q.actor, q.place, l.place
+         FROM (SELECT ctid AS place, shard_key, record_key, op, cells, revision, attempts, actor FROM crm.queue
                WHERE map_id = $1 AND state = 'queued' AND next_attempt_at <= now() AND (next_attempt_at > '-infinity' OR $3)
                  AND (shard_key, record_key) NOT IN (
                      SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r) WHERE c.map_id = $1)
                ORDER BY next_attempt_at LIMIT $4) q,
-             LATERAL (SELECT l.crm_id, l.hashes FROM crm.ledger l
+             LATERAL (SELECT l.ctid AS place, l.crm_id, l.hashes FROM crm.ledger l
                       WHERE l.shard_key = q.shard_key AND l.map_id = $1 AND l.record_key = q.record_key
                       FOR UPDATE SKIP LOCKED) l
          LIMIT $2",
@@ -100,6 +109,10 @@ fn first_due(
             attempts: row.get::<i16>(7)?.unwrap_or_default() as u32,
             hashes: row.get::<&[u8]>(8)?.unwrap_or_default().to_vec(),
             actor: row.get(9)?,
+            place: Place {
+                queue: row.get(10)?.unwrap_or_default(),
+                ledger: row.get(11)?.unwrap_or_default(),
+            },
         });
     }
     Ok(claimed)

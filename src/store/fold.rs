@@ -11,6 +11,8 @@ type Place = (String, i64);
 
 /// Folds the changes of about `rows` records; returns how many it took. None means that no more can be had now.
 pub fn fold(client: &mut SpiClient, rows: usize) -> Result<usize, StoreError> {
+    // Lost with the server, a fold is made again; what follows it is durable only together with it.
+    client.update("SET LOCAL synchronous_commit = off", None, &[])?;
     let mut after = (String::new(), i64::MIN);
     while let Some(last) = slice_end(client, &after, rows)? {
         let taken = fold_slice(client, &after, &last)?;

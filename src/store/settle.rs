@@ -1,11 +1,15 @@
 //! What the CRM answered, written down: queue, ledger, dead letters, audit and claim in one transaction.
 
+use std::collections::HashSet;
+
 use crm_domain::{Cells, ErrorClass};
+use pgrx::IntoDatum;
+use pgrx::datum::DatumWithOid;
 use pgrx::spi::SpiClient;
-use serde_json::{Map as JsonMap, Value as Json};
 
 use super::StoreError;
 use super::audit;
+use super::claims::Place;
 use super::config::{Connection, Map};
 
 /// How one record's write ended.
@@ -21,8 +25,10 @@ pub struct Settled {
     pub hashes: Vec<u8>,
     pub revision: i64,
     pub attempt: u32,
-    pub fields: JsonMap<String, Json>,
+    /// JSON, as the audit has it.
+    pub fields: String,
     pub actor: Option<String>,
+    pub place: Place,
     pub request_id: Option<String>,
     pub verdict: Verdict,
 }
@@ -92,18 +98,27 @@ pub fn settle(
     map: &Map,
     records: &[&Settled],
 ) -> Result<Vec<usize>, StoreError> {
-    let held = held(client, map, records)?;
-    let records: Vec<&Settled> = records
-        .iter()
-        .enumerate()
-        .filter(|(i, _)| !held.contains(i))
-        .map(|(_, r)| *r)
-        .collect();
+    let moved = moved(client, map, records)?;
+    let (held, found) = if moved.is_empty() {
+        (Vec::new(), Vec::new())
+    } else {
+        held(client, map, records, &moved)?
+    };
+    let part = |skip: &[usize]| -> Vec<&Settled> {
+        let skip: HashSet<usize> = skip.iter().copied().collect();
+        let rest = records.iter().enumerate();
+        rest.filter(|(i, _)| !skip.contains(i))
+            .map(|(_, r)| *r)
+            .collect()
+    };
+    let mut rest = applied(client, map, &part(&moved), IN_PLACE)?;
+    rest.extend(found.iter().map(|&i| records[i]));
+    let rest = applied(client, map, &rest, BY_KEY)?;
+    others(client, map, &rest)?;
+    let records = part(&held);
     if records.is_empty() {
         return Ok(held);
     }
-    let rest = applied(client, map, &records)?;
-    others(client, map, &rest)?;
     delete_gone(client, map, &records)?;
     dead_letters(client, map, &records)?;
     let entries: Vec<audit::Entry> = records
@@ -131,10 +146,42 @@ pub fn settle(
     Ok(held)
 }
 
-/// Locks the records' ledger rows; the answer names those that somebody else holds.
-fn held(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<Vec<usize>, StoreError> {
-    let shard_keys: Vec<&str> = records.iter().map(|r| r.shard_key.as_str()).collect();
-    let record_keys: Vec<&str> = records.iter().map(|r| r.record_key.as_str()).collect();
+/// Locks the records' ledger rows where they were when they were claimed; the answer names those that are not there any
+/// more, or that somebody holds.
+fn moved(
+    client: &mut SpiClient,
+    map: &Map,
+    records: &[&Settled],
+) -> Result<Vec<usize>, StoreError> {
+    let rows = client.update(
+        "SELECT r.ord - 1 FROM unnest($2::text[], $3::text[], $4::tid[]) WITH ORDINALITY AS r (shard_key, record_key, place, ord)
+         LEFT JOIN LATERAL (SELECT true AS locked FROM crm.ledger l
+                            WHERE l.ctid = r.place AND l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key
+                            FOR UPDATE SKIP LOCKED) l ON true
+         WHERE l.locked IS NULL",
+        None,
+        &[
+            map.id.into(),
+            column(records, |r| r.shard_key.as_str()),
+            column(records, |r| r.record_key.as_str()),
+            column(records, |r| r.place.ledger),
+        ],
+    )?;
+    let mut moved = Vec::new();
+    for row in rows {
+        moved.push(row.get::<i64>(1)?.unwrap_or_default() as usize);
+    }
+    Ok(moved)
+}
+
+/// Locks the ledger rows of some records, found by their key. The answer names first those that somebody else holds.
+fn held(
+    client: &mut SpiClient,
+    map: &Map,
+    records: &[&Settled],
+    some: &[usize],
+) -> Result<(Vec<usize>, Vec<usize>), StoreError> {
+    let some_records: Vec<&Settled> = some.iter().map(|&i| records[i]).collect();
     let rows = client.update(
         "WITH wanted AS MATERIALIZED (
              SELECT r.* FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS r (shard_key, record_key, ord)
@@ -149,58 +196,75 @@ fn held(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<Vec<u
            AND (SELECT 1 FROM crm.ledger l
                 WHERE l.shard_key = w.shard_key AND l.map_id = $1 AND l.record_key = w.record_key) IS NOT NULL",
         None,
-        &[map.id.into(), shard_keys.into(), record_keys.into()],
+        &[
+            map.id.into(),
+            column(&some_records, |r| r.shard_key.as_str()),
+            column(&some_records, |r| r.record_key.as_str()),
+        ],
     )?;
     let mut held = Vec::new();
     for row in rows {
-        held.push(row.get::<i64>(1)?.unwrap_or_default() as usize);
+        held.push(some[row.get::<i64>(1)?.unwrap_or_default() as usize]);
     }
-    Ok(held)
+    let free = some.iter().copied().filter(|i| !held.contains(i)).collect();
+    Ok((held, free))
 }
 
-/// What the CRM took leaves the queue, and the ledger remembers it. Returns what is left to be settled otherwise.
+/// One argument of a statement: the same thing of each record.
+fn column<'a, 'm, T>(records: &[&'a Settled], of: impl Fn(&'a Settled) -> T) -> DatumWithOid<'m>
+where
+    Vec<T>: IntoDatum,
+{
+    records.iter().map(|r| of(r)).collect::<Vec<T>>().into()
+}
+
+/// What the CRM took leaves the queue, and the ledger remembers it. The first two lines find the rows: where they were
+/// when the record was claimed (the ledger row is locked, so it still is there), or by their key.
+const APPLIED: &str = "WITH record AS MATERIALIZED (
+    SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::bytea[], $6::bytea[], $7::bigint[], $8::tid[], $9::tid[])
+        WITH ORDINALITY AS r (shard_key, record_key, crm_id, cells, hashes, revision, queue_place, ledger_place, ord)
+), done AS (
+    DELETE FROM crm.queue q USING record r
+    WHERE QUEUE AND q.shard_key = r.shard_key AND q.map_id = $1 AND q.record_key = r.record_key AND q.revision = r.revision
+    RETURNING r.*, q.changed_at
+), known AS (
+    UPDATE crm.ledger l
+    SET crm_id = coalesce(r.crm_id, l.crm_id),
+        changed_at = CASE WHEN l.changed_at IS NULL THEN r.changed_at ELSE crm.cells_merge(l.changed_at, r.changed_at) END,
+        synced_at = crm.cells_stamp(l.synced_at, r.cells, now()),
+        hashes = crm.cells_hash(l.hashes, r.cells, r.hashes)
+    FROM done r
+    WHERE LEDGER AND l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key
+)
+SELECT ord - 1 FROM record WHERE ord NOT IN (SELECT ord FROM done)";
+const IN_PLACE: (&str, &str) = ("q.ctid = r.queue_place", "l.ctid = r.ledger_place");
+const BY_KEY: (&str, &str) = ("true", "true");
+
+/// Settles what the CRM took; returns what is left to be settled otherwise.
 fn applied<'a>(
     client: &mut SpiClient,
     map: &Map,
     records: &[&'a Settled],
+    (queue, ledger): (&str, &str),
 ) -> Result<Vec<&'a Settled>, StoreError> {
-    let (taken, mut rest): (Vec<&Settled>, Vec<&Settled>) = records
-        .iter()
-        .partition(|r| r.verdict == Verdict::Applied);
+    let (taken, mut rest): (Vec<&Settled>, Vec<&Settled>) =
+        records.iter().partition(|r| r.verdict == Verdict::Applied);
     if taken.is_empty() {
         return Ok(rest);
     }
     let rows = client.update(
-        "WITH record AS MATERIALIZED (
-             SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::bytea[], $6::bytea[], $7::bigint[])
-                 WITH ORDINALITY AS r (shard_key, record_key, crm_id, cells, hashes, revision, ord)
-         ), done AS (
-             DELETE FROM crm.queue q USING record r, LATERAL (
-                 SELECT k.ctid AS place FROM crm.queue k
-                 WHERE k.shard_key = r.shard_key AND k.map_id = $1 AND k.record_key = r.record_key AND k.revision = r.revision OFFSET 0) k
-             WHERE q.ctid = k.place
-             RETURNING r.*, q.changed_at
-         ), known AS (
-             UPDATE crm.ledger l
-             SET crm_id = coalesce(r.crm_id, l.crm_id),
-                 changed_at = CASE WHEN l.changed_at IS NULL THEN r.changed_at ELSE crm.cells_merge(l.changed_at, r.changed_at) END,
-                 synced_at = crm.cells_stamp(l.synced_at, r.cells, now()),
-                 hashes = crm.cells_hash(l.hashes, r.cells, r.hashes)
-             FROM done r, LATERAL (
-                 SELECT k.ctid AS place FROM crm.ledger k
-                 WHERE k.shard_key = r.shard_key AND k.map_id = $1 AND k.record_key = r.record_key OFFSET 0) k
-             WHERE l.ctid = k.place
-         )
-         SELECT ord - 1 FROM record WHERE ord NOT IN (SELECT ord FROM done)",
+        &APPLIED.replace("QUEUE", queue).replace("LEDGER", ledger),
         None,
         &[
             map.id.into(),
-            taken.iter().map(|r| r.shard_key.as_str()).collect::<Vec<_>>().into(),
-            taken.iter().map(|r| r.record_key.as_str()).collect::<Vec<_>>().into(),
-            taken.iter().map(|r| r.crm_id.as_deref()).collect::<Vec<_>>().into(),
-            taken.iter().map(|r| r.cells.to_bytes()).collect::<Vec<_>>().into(),
-            taken.iter().map(|r| r.hashes.as_slice()).collect::<Vec<_>>().into(),
-            taken.iter().map(|r| r.revision).collect::<Vec<_>>().into(),
+            column(&taken, |r| r.shard_key.as_str()),
+            column(&taken, |r| r.record_key.as_str()),
+            column(&taken, |r| r.crm_id.as_deref()),
+            column(&taken, |r| r.cells.to_bytes()),
+            column(&taken, |r| r.hashes.as_slice()),
+            column(&taken, |r| r.revision),
+            column(&taken, |r| r.place.queue),
+            column(&taken, |r| r.place.ledger),
         ],
     )?;
     for row in rows {
@@ -352,7 +416,7 @@ fn dead_letters(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Resu
                 r.record_key.as_str().into(),
                 r.crm_id.as_deref().into(),
                 r.operation.into(),
-                Json::Object(r.fields.clone()).to_string().into(),
+                r.fields.as_str().into(),
                 class.name().into(),
                 code.as_str().into(),
                 error.as_str().into(),
