@@ -28,17 +28,42 @@ pub fn write(
     path: &str,
     entries: &[Entry],
 ) -> Result<(), StoreError> {
-    if entries.is_empty() {
-        return Ok(());
+    // Most of what is said of a slice is the same for all of its records.
+    let mut rest = entries;
+    while let Some(first) = rest.first() {
+        let n = rest.iter().take_while(|e| e.is_like(first)).count();
+        let (alike, others) = rest.split_at(n);
+        insert(client, connection, map, path, first, alike)?;
+        rest = others;
     }
+    Ok(())
+}
+
+impl Entry<'_> {
+    /// Whether the two differ in what is their record's own alone.
+    fn is_like(&self, other: &Entry) -> bool {
+        let common = |e: &Self| (e.operation, e.result, e.attempt);
+        common(self) == (other.operation, other.result, other.attempt)
+            && self.shard_key == other.shard_key
+            && self.actor == other.actor
+            && (self.error_class, self.vendor_code, self.error)
+                == (other.error_class, other.vendor_code, other.error)
+    }
+}
+
+fn insert(
+    client: &mut SpiClient,
+    connection: &Connection,
+    map: &Map,
+    path: &str,
+    common: &Entry,
+    entries: &[Entry],
+) -> Result<(), StoreError> {
     client.update(
-        "INSERT INTO crm.audit_log (shard_key, map_id, connection, provider, relation, record_key, crm_id, path, operation, fields,
-                                    result, attempt, error_class, vendor_code, error, request_id, actor)
-         SELECT e.shard_key, $1, $2, $3, $4, e.record_key, e.crm_id, $5, e.operation, e.fields::jsonb,
-                e.result, e.attempt, e.error_class, e.vendor_code, e.error, e.request_id, e.actor
-         FROM unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::int[], $13::text[], $14::text[],
-                     $15::text[], $16::text[], $17::text[])
-              AS e (shard_key, record_key, crm_id, operation, fields, result, attempt, error_class, vendor_code, error, request_id, actor)",
+        "INSERT INTO crm.audit_log (map_id, connection, provider, relation, path, shard_key, operation, result, attempt, error_class,
+                                    vendor_code, error, actor, record_key, crm_id, fields, request_id)
+         SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, e.record_key, e.crm_id, e.fields::jsonb, e.request_id
+         FROM unnest($14::text[], $15::text[], $16::text[], $17::text[]) AS e (record_key, crm_id, fields, request_id)",
         None,
         &[
             map.id.into(),
@@ -46,18 +71,18 @@ pub fn write(
             connection.provider.as_str().into(),
             map.relation.as_str().into(),
             path.into(),
-            entries.iter().map(|e| e.shard_key).collect::<Vec<_>>().into(),
+            common.shard_key.into(),
+            common.operation.into(),
+            common.result.into(),
+            (common.attempt as i32).into(),
+            common.error_class.into(),
+            common.vendor_code.into(),
+            common.error.into(),
+            common.actor.into(),
             entries.iter().map(|e| e.record_key).collect::<Vec<_>>().into(),
             entries.iter().map(|e| e.crm_id).collect::<Vec<_>>().into(),
-            entries.iter().map(|e| e.operation).collect::<Vec<_>>().into(),
             entries.iter().map(|e| e.fields).collect::<Vec<_>>().into(),
-            entries.iter().map(|e| e.result).collect::<Vec<_>>().into(),
-            entries.iter().map(|e| e.attempt as i32).collect::<Vec<_>>().into(),
-            entries.iter().map(|e| e.error_class).collect::<Vec<_>>().into(),
-            entries.iter().map(|e| e.vendor_code).collect::<Vec<_>>().into(),
-            entries.iter().map(|e| e.error).collect::<Vec<_>>().into(),
             entries.iter().map(|e| e.request_id).collect::<Vec<_>>().into(),
-            entries.iter().map(|e| e.actor).collect::<Vec<_>>().into(),
         ],
     )?;
     Ok(())

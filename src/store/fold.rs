@@ -60,7 +60,7 @@ fn fold_slice(client: &mut SpiClient, after: &Place, last: &Place) -> Result<usi
                     coalesce(max(s.change_id) FILTER (WHERE s.op = 'd') = max(s.change_id), false) AS deleted,
                     max(s.actor) AS actor
              FROM slice s, unnest(s.record_keys) AS k (record_key)
-             GROUP BY s.shard_key, s.map_id, k.record_key ORDER BY s.shard_key, s.map_id, k.record_key
+             GROUP BY s.shard_key, s.map_id, k.record_key ORDER BY k.record_key, s.map_id, s.shard_key
          ), seen AS MATERIALIZED (
              SELECT r.*, l.crm_id, l.detached, l.held FROM record r LEFT JOIN LATERAL (
                  SELECT l.crm_id, l.detached, true AS held FROM crm.ledger l
