@@ -184,6 +184,7 @@ CREATE TABLE crm.queue (
     attempts        smallint NOT NULL DEFAULT 0,
     cells           bytea,
     changed_at      timestamptz[],
+    place           tid,
     actor           text,
     error_class     text,
     last_error      text,
@@ -200,6 +201,7 @@ COMMENT ON COLUMN crm.queue.state IS 'queued: to be written; unlinked: waits for
 COMMENT ON COLUMN crm.queue.revision IS 'another with each fold, so that an edit during a write is seen';
 COMMENT ON COLUMN crm.queue.next_attempt_at IS '-infinity: with the map''s next round; else the time of the retry';
 COMMENT ON COLUMN crm.queue.cells IS 'the cells that wait, as in crm.change; NULL: none, a delete';
+COMMENT ON COLUMN crm.queue.place IS 'where in crm.ledger its row was when this one was made: looked at first, before the index is asked';
 COMMENT ON COLUMN crm.queue.changed_at IS 'when the cells that wait were changed, by field_id';
 
 CREATE TABLE crm.dead_letter (

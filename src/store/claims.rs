@@ -76,15 +76,22 @@ fn first_due(
     whole: bool,
 ) -> Result<Vec<Claimed>, StoreError> {
     let result = client.update(
-        "SELECT q.shard_key, q.record_key, l.crm_id, q.op::text, q.cells, q.revision, q.attempts, l.hashes, q.actor, q.place, l.place
-         FROM (SELECT ctid AS place, shard_key, record_key, op, cells, revision, attempts, actor FROM crm.queue
+        "SELECT q.shard_key, q.record_key, coalesce(l.crm_id, k.crm_id), q.op::text, q.cells, q.revision, q.attempts,
+                coalesce(l.hashes, k.hashes), q.actor, q.here, coalesce(l.place, k.place)
+         FROM (SELECT ctid AS here, place, shard_key, record_key, op, cells, revision, attempts, actor FROM crm.queue
                WHERE map_id = $1 AND state = 'queued' AND next_attempt_at <= now() AND (next_attempt_at > '-infinity' OR $3)
                  AND (shard_key, record_key) NOT IN (
                      SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r) WHERE c.map_id = $1)
-               ORDER BY next_attempt_at LIMIT $4) q,
-             LATERAL (SELECT l.ctid AS place, l.crm_id, l.hashes FROM crm.ledger l
-                      WHERE l.shard_key = q.shard_key AND l.map_id = $1 AND l.record_key = q.record_key
-                      FOR UPDATE SKIP LOCKED) l
+               ORDER BY next_attempt_at LIMIT $4) q
+         LEFT JOIN LATERAL (
+             SELECT l.ctid AS place, l.crm_id, l.hashes FROM crm.ledger l
+             WHERE l.ctid = q.place AND l.shard_key = q.shard_key AND l.map_id = $1 AND l.record_key = q.record_key
+             FOR UPDATE SKIP LOCKED) l ON true
+         LEFT JOIN LATERAL (
+             SELECT k.ctid AS place, k.crm_id, k.hashes FROM crm.ledger k
+             WHERE l.place IS NULL AND k.shard_key = q.shard_key AND k.map_id = $1 AND k.record_key = q.record_key
+             FOR UPDATE SKIP LOCKED) k ON true
+         WHERE l.place IS NOT NULL OR k.place IS NOT NULL
          LIMIT $2",
         None,
         &[

@@ -2,20 +2,43 @@
 //!
 //! A record whose ledger row somebody holds is left for the next fold, with all of its changes, so its order is kept.
 
+use pgrx::PgSqlErrorCode;
 use pgrx::spi::SpiClient;
 
-use super::StoreError;
+use super::{StoreError, subtransaction};
+
+/// Slices that look for records that are queued already, once one was found.
+const WARY_FOR: u32 = 20;
 
 /// Where a slice of `crm.change` begins or ends: (shard_key, change_id).
 type Place = (String, i64);
 
 /// Folds the changes of about `rows` records; returns how many it took. None means that no more can be had now.
-pub fn fold(client: &mut SpiClient, rows: usize) -> Result<usize, StoreError> {
+///
+/// `wary`: for how many slices to come records are expected to be queued already. Looking for that costs as much as the
+/// rest of an INSERT, so slices go without it until one finds such a record and is folded again.
+pub fn fold(client: &mut SpiClient, rows: usize, wary: &mut u32) -> Result<usize, StoreError> {
     // Lost with the server, a fold is made again; what follows it is durable only together with it.
     client.update("SET LOCAL synchronous_commit = off", None, &[])?;
     let mut after = (String::new(), i64::MIN);
     while let Some(last) = slice_end(client, &after, rows)? {
-        let taken = fold_slice(client, &after, &last)?;
+        let mut taken = None;
+        if *wary == 0 {
+            match subtransaction(|| fold_slice(client, &after, &last, "")) {
+                Ok(records) => taken = Some(records),
+                Err(error) if error.code() == Some(PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION) => {
+                    *wary = WARY_FOR;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let taken = match taken {
+            Some(taken) => taken,
+            None => {
+                *wary -= 1;
+                fold_slice(client, &after, &last, MERGE)?
+            }
+        };
         if taken > 0 {
             return Ok(taken);
         }
@@ -49,9 +72,39 @@ fn slice_end(client: &SpiClient, after: &Place, rows: usize) -> Result<Option<Pl
     Ok(last)
 }
 
-fn fold_slice(client: &mut SpiClient, after: &Place, last: &Place) -> Result<usize, StoreError> {
+/// What becomes of a record that is queued already.
+const MERGE: &str = "ON CONFLICT (shard_key, map_id, record_key) DO UPDATE
+    SET state = excluded.state, op = excluded.op, revision = excluded.revision, place = excluded.place, actor = excluded.actor,
+        cells = CASE WHEN excluded.op = 'd' THEN NULL WHEN q.cells IS NULL THEN excluded.cells
+                     ELSE crm.cells_or(q.cells, excluded.cells) END,
+        changed_at = CASE WHEN q.changed_at IS NULL THEN excluded.changed_at
+                          ELSE crm.cells_merge(q.changed_at, excluded.changed_at) END,
+        attempts = 0, next_attempt_at = '-infinity', error_class = NULL, last_error = NULL";
+
+fn fold_slice(
+    client: &mut SpiClient,
+    after: &Place,
+    last: &Place,
+    merge: &str,
+) -> Result<usize, StoreError> {
     let result = client.update(
-        "WITH slice AS MATERIALIZED (
+        &FOLD.replace("MERGE", merge),
+        None,
+        &[
+            after.0.as_str().into(),
+            after.1.into(),
+            last.0.as_str().into(),
+            last.1.into(),
+        ],
+    )?;
+    let mut taken = 0;
+    for row in result {
+        taken = row.get::<i64>(1)?.unwrap_or_default() as usize;
+    }
+    Ok(taken)
+}
+
+const FOLD: &str = "WITH slice AS MATERIALIZED (
              SELECT ctid AS place, shard_key, map_id, record_keys, change_id, op, cells, changed_at, actor
              FROM crm.change WHERE (shard_key, change_id) > ($1, $2) AND (shard_key, change_id) <= ($3, $4)
              ORDER BY shard_key, change_id FOR UPDATE SKIP LOCKED
@@ -62,8 +115,8 @@ fn fold_slice(client: &mut SpiClient, after: &Place, last: &Place) -> Result<usi
              FROM slice s, unnest(s.record_keys) AS k (record_key)
              GROUP BY s.shard_key, s.map_id, k.record_key ORDER BY k.record_key, s.map_id, s.shard_key
          ), seen AS MATERIALIZED (
-             SELECT r.*, l.crm_id, l.detached, l.held FROM record r LEFT JOIN LATERAL (
-                 SELECT l.crm_id, l.detached, true AS held FROM crm.ledger l
+             SELECT r.*, l.crm_id, l.detached, l.held, l.place FROM record r LEFT JOIN LATERAL (
+                 SELECT l.crm_id, l.detached, true AS held, l.ctid AS place FROM crm.ledger l
                  WHERE l.shard_key = r.shard_key AND l.map_id = r.map_id AND l.record_key = r.record_key
                  FOR UPDATE SKIP LOCKED) l ON true
          ), unheld AS MATERIALIZED (
@@ -101,23 +154,17 @@ fn fold_slice(client: &mut SpiClient, after: &Place, last: &Place) -> Result<usi
              DELETE FROM crm.queue q USING gone g
              WHERE q.shard_key = g.shard_key AND q.map_id = g.map_id AND q.record_key = g.record_key
          ), folded AS (
-             INSERT INTO crm.queue AS q (shard_key, map_id, record_key, state, op, cells, changed_at, actor)
+             INSERT INTO crm.queue AS q (shard_key, map_id, record_key, state, op, cells, changed_at, place, actor)
              SELECT shard_key, map_id, record_key,
                     CASE WHEN crm_id IS NOT NULL OR creates THEN 'queued' ELSE 'unlinked' END,
                     CASE WHEN deleted THEN 'd' WHEN crm_id IS NULL THEN 'c' ELSE 'u' END::\"char\",
                     CASE WHEN deleted THEN NULL
                          WHEN crm_id IS NULL AND creates THEN crm.cells_or(w.cells, a.cells) ELSE w.cells END,
-                    crm.cells_stamp(NULL, w.cells, changed_at), actor
+                    crm.cells_stamp(NULL, w.cells, changed_at), place, actor
              FROM work w
              LEFT JOIN whole a USING (map_id)
              WHERE NOT (deleted AND (on_delete <> 'delete' OR crm_id IS NULL))
-             ON CONFLICT (shard_key, map_id, record_key) DO UPDATE
-             SET state = excluded.state, op = excluded.op, revision = excluded.revision, actor = excluded.actor,
-                 cells = CASE WHEN excluded.op = 'd' THEN NULL WHEN q.cells IS NULL THEN excluded.cells
-                              ELSE crm.cells_or(q.cells, excluded.cells) END,
-                 changed_at = CASE WHEN q.changed_at IS NULL THEN excluded.changed_at
-                                   ELSE crm.cells_merge(q.changed_at, excluded.changed_at) END,
-                 attempts = 0, next_attempt_at = '-infinity', error_class = NULL, last_error = NULL
+             MERGE
          ), kept AS MATERIALIZED (
              SELECT s.place, array_agg(k.record_key) AS record_keys FROM slice s, unnest(s.record_keys) AS k (record_key)
              WHERE (SELECT count(*) FROM stuck) > 0
@@ -129,18 +176,4 @@ fn fold_slice(client: &mut SpiClient, after: &Place, last: &Place) -> Result<usi
              DELETE FROM crm.change c
              WHERE c.ctid = ANY (ARRAY(SELECT place FROM slice EXCEPT ALL SELECT place FROM kept))
          )
-         SELECT (SELECT count(*) FROM record) - (SELECT count(*) FROM stuck)",
-        None,
-        &[
-            after.0.as_str().into(),
-            after.1.into(),
-            last.0.as_str().into(),
-            last.1.into(),
-        ],
-    )?;
-    let mut taken = 0;
-    for row in result {
-        taken = row.get::<i64>(1)?.unwrap_or_default() as usize;
-    }
-    Ok(taken)
-}
+         SELECT (SELECT count(*) FROM record) - (SELECT count(*) FROM stuck)";

@@ -51,8 +51,9 @@ impl Worker {
         if !self.rounds.is_empty() {
             report("folding changes into the ledger");
             let rows = self.settings.batch_rows;
+            let wary = &mut self.wary;
             folded = transaction(|client| {
-                let folded = fold::fold(client, rows)?;
+                let folded = fold::fold(client, rows, wary)?;
                 failpoint::reach("fold::before_commit");
                 Ok(folded)
             })?;
