@@ -497,6 +497,9 @@ BEGIN
     ON CONFLICT ON CONSTRAINT ledger_pkey DO UPDATE
     SET crm_id = excluded.crm_id, detached = false,
         hashes = CASE WHEN l.crm_id IS DISTINCT FROM excluded.crm_id THEN NULL ELSE l.hashes END;
+    -- A delete that waited was for another record.
+    DELETE FROM crm.queue q
+    WHERE q.shard_key = link.shard_key AND q.map_id = m.map_id AND q.record_key = link.record_key AND q.state = 'unlinked' AND q.op = 'd';
     UPDATE crm.queue q
     SET op = CASE q.op WHEN 'c' THEN 'u' ELSE q.op END, revision = nextval('crm.queue_revision_seq'),
         state = CASE q.state WHEN 'unlinked' THEN 'queued' ELSE q.state END,

@@ -28,27 +28,14 @@ pub fn write(
     path: &str,
     entries: &[Entry],
 ) -> Result<(), StoreError> {
-    // Most of what is said of a slice is the same for all of its records.
-    let mut rest = entries;
-    while let Some(first) = rest.first() {
-        let n = rest.iter().take_while(|e| e.is_like(first)).count();
-        let (alike, others) = rest.split_at(n);
-        insert(client, connection, map, path, first, alike)?;
-        rest = others;
+    // Few words say how most records fared: once for all of them.
+    let fared = |e: &Entry| (e.operation, e.result, e.attempt);
+    let mut sorted: Vec<&Entry> = entries.iter().collect();
+    sorted.sort_by_key(|e| (e.operation, e.result, e.attempt));
+    for alike in sorted.chunk_by(|a, b| fared(a) == fared(b)) {
+        insert(client, connection, map, path, alike)?;
     }
     Ok(())
-}
-
-impl Entry<'_> {
-    /// Whether the two differ in what is their record's own alone.
-    fn is_like(&self, other: &Entry) -> bool {
-        let common = |e: &Self| (e.operation, e.result, e.attempt);
-        common(self) == (other.operation, other.result, other.attempt)
-            && self.shard_key == other.shard_key
-            && self.actor == other.actor
-            && (self.error_class, self.vendor_code, self.error)
-                == (other.error_class, other.vendor_code, other.error)
-    }
 }
 
 fn insert(
@@ -56,14 +43,16 @@ fn insert(
     connection: &Connection,
     map: &Map,
     path: &str,
-    common: &Entry,
-    entries: &[Entry],
+    alike: &[&Entry],
 ) -> Result<(), StoreError> {
+    let common = alike[0];
     client.update(
-        "INSERT INTO crm.audit_log (map_id, connection, provider, relation, path, shard_key, operation, result, attempt, error_class,
-                                    vendor_code, error, actor, record_key, crm_id, fields, request_id)
-         SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, e.record_key, e.crm_id, e.fields::jsonb, e.request_id
-         FROM unnest($14::text[], $15::text[], $16::text[], $17::text[]) AS e (record_key, crm_id, fields, request_id)",
+        "INSERT INTO crm.audit_log (map_id, connection, provider, relation, path, operation, result, attempt, shard_key, record_key, crm_id,
+                                    fields, error_class, vendor_code, error, request_id, actor)
+         SELECT $1, $2, $3, $4, $5, $6, $7, $8, e.shard_key, e.record_key, e.crm_id,
+                e.fields::jsonb, e.error_class, e.vendor_code, e.error, e.request_id, e.actor
+         FROM unnest($9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[])
+              AS e (shard_key, record_key, crm_id, fields, error_class, vendor_code, error, request_id, actor)",
         None,
         &[
             map.id.into(),
@@ -71,18 +60,18 @@ fn insert(
             connection.provider.as_str().into(),
             map.relation.as_str().into(),
             path.into(),
-            common.shard_key.into(),
             common.operation.into(),
             common.result.into(),
             (common.attempt as i32).into(),
-            common.error_class.into(),
-            common.vendor_code.into(),
-            common.error.into(),
-            common.actor.into(),
-            entries.iter().map(|e| e.record_key).collect::<Vec<_>>().into(),
-            entries.iter().map(|e| e.crm_id).collect::<Vec<_>>().into(),
-            entries.iter().map(|e| e.fields).collect::<Vec<_>>().into(),
-            entries.iter().map(|e| e.request_id).collect::<Vec<_>>().into(),
+            alike.iter().map(|e| e.shard_key).collect::<Vec<_>>().into(),
+            alike.iter().map(|e| e.record_key).collect::<Vec<_>>().into(),
+            alike.iter().map(|e| e.crm_id).collect::<Vec<_>>().into(),
+            alike.iter().map(|e| e.fields).collect::<Vec<_>>().into(),
+            alike.iter().map(|e| e.error_class).collect::<Vec<_>>().into(),
+            alike.iter().map(|e| e.vendor_code).collect::<Vec<_>>().into(),
+            alike.iter().map(|e| e.error).collect::<Vec<_>>().into(),
+            alike.iter().map(|e| e.request_id).collect::<Vec<_>>().into(),
+            alike.iter().map(|e| e.actor).collect::<Vec<_>>().into(),
         ],
     )?;
     Ok(())
