@@ -29,13 +29,18 @@ pub fn write(
     entries: &[Entry],
 ) -> Result<(), StoreError> {
     // Few words say how most records fared: once for all of them.
-    let fared = |e: &Entry| (e.operation, e.result, e.attempt);
     let mut sorted: Vec<&Entry> = entries.iter().collect();
-    sorted.sort_by_key(|e| (e.operation, e.result, e.attempt));
-    for alike in sorted.chunk_by(|a, b| fared(a) == fared(b)) {
+    sorted.sort_by_key(|e| e.fared());
+    for alike in sorted.chunk_by(|a, b| a.fared() == b.fared()) {
         insert(client, connection, map, path, alike)?;
     }
     Ok(())
+}
+
+impl<'a> Entry<'a> {
+    fn fared(&self) -> (&'a str, &'a str, u32) {
+        (self.operation, self.result, self.attempt)
+    }
 }
 
 fn insert(
