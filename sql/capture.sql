@@ -271,24 +271,43 @@ DECLARE
     actor text := session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), '');
 BEGIN
     IF TG_OP = 'UPDATE' THEN%3$s
-        INSERT INTO %4$s (shard_key, map_id, op, cells, record_keys, actor)
-        SELECT k.shard_key, %1$s, 'u', k.cells, array_agg(k.record_key), actor
-        FROM (SELECT c.*, (row_number() OVER () - 1) / %16$s AS part
-              FROM (SELECT %5$s AS shard_key,
-                           CASE WHEN o.%7$I IS NULL OR n.%7$I IS NULL
-                                THEN crm.refuse_key_change(TG_RELID, coalesce(o.%7$I, n.%7$I)::text)
-                                ELSE n.%7$I::text END AS record_key,
-                           %9$s AS cells
-                    FROM old_rows o FULL JOIN new_rows n ON %10$s
-                    OFFSET 0) c
-              WHERE c.cells <> %11$L::bytea) k
-        GROUP BY k.part, k.shard_key, k.cells;
+        PERFORM FROM old_rows LIMIT 1 OFFSET 1;
+        IF FOUND THEN
+            INSERT INTO %4$s (shard_key, map_id, op, cells, record_keys, actor)
+            SELECT k.shard_key, %1$s, 'u', k.cells, array_agg(k.record_key), actor
+            FROM (SELECT c.*, (row_number() OVER () - 1) / %16$s AS part
+                  FROM (SELECT %5$s AS shard_key,
+                               CASE WHEN o.%7$I IS NULL OR n.%7$I IS NULL
+                                    THEN crm.refuse_key_change(TG_RELID, coalesce(o.%7$I, n.%7$I)::text)
+                                    ELSE n.%7$I::text END AS record_key,
+                               %9$s AS cells
+                        FROM old_rows o FULL JOIN new_rows n ON %10$s
+                        OFFSET 0) c
+                  WHERE c.cells <> %11$L::bytea) k
+            GROUP BY k.part, k.shard_key, k.cells;
+        ELSE -- one row has nothing to be joined or gathered
+            INSERT INTO %4$s (shard_key, map_id, op, cells, record_keys, actor)
+            SELECT c.shard_key, %1$s, 'u', c.cells, ARRAY[c.record_key], actor
+            FROM (SELECT %5$s AS shard_key,
+                         CASE WHEN %10$s THEN n.%7$I::text ELSE crm.refuse_key_change(TG_RELID, o.%7$I::text) END AS record_key,
+                         %9$s AS cells
+                  FROM old_rows o, new_rows n
+                  OFFSET 0) c
+            WHERE c.cells <> %11$L::bytea;
+        END IF;
     ELSIF TG_OP = 'INSERT' THEN%12$s
-        INSERT INTO %4$s (shard_key, map_id, op, cells, record_keys, actor)
-        SELECT k.shard_key, %1$s, 'i', %13$s, array_agg(k.record_key), actor
-        FROM (SELECT %5$s AS shard_key, n.%7$I::text AS record_key, (row_number() OVER () - 1) / %16$s AS part
-              FROM new_rows n%14$s) k
-        GROUP BY k.part, k.shard_key;
+        PERFORM FROM new_rows LIMIT 1 OFFSET 1;
+        IF FOUND THEN
+            INSERT INTO %4$s (shard_key, map_id, op, cells, record_keys, actor)
+            SELECT k.shard_key, %1$s, 'i', %13$s, array_agg(k.record_key), actor
+            FROM (SELECT %5$s AS shard_key, n.%7$I::text AS record_key, (row_number() OVER () - 1) / %16$s AS part
+                  FROM new_rows n%14$s) k
+            GROUP BY k.part, k.shard_key;
+        ELSE
+            INSERT INTO %4$s (shard_key, map_id, op, cells, record_keys, actor)
+            SELECT %5$s, %1$s, 'i', %13$s, ARRAY[n.%7$I::text], actor
+            FROM new_rows n%14$s;
+        END IF;
     ELSE
         INSERT INTO %4$s (shard_key, map_id, op, cells, record_keys, actor)
         SELECT k.shard_key, %1$s, 'd', '\x0000000000000000', array_agg(k.record_key), actor
