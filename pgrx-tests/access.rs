@@ -172,7 +172,7 @@ mod tests {
             )),
             "1"
         );
-        for table in ["credential", "ledger", "change", "claim"] {
+        for table in ["credential", "ledger", "queue", "change", "claim"] {
             refuses(&format!("SELECT * FROM crm.{table}"), &["42501"]);
         }
         accepts("SELECT * FROM crm.check()");

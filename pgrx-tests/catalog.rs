@@ -53,7 +53,7 @@ mod tests {
         assert_eq!(
             rows("SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'crm'::regnamespace AND p.provolatile = 'i'
                   AND p.proname <> ALL ('{hash,text_length,canonical_object,cell_is_set,cells_and,cells_minus,cells_or,cells_union,cells_has,cells_count,cells_stamp,
-                                         cells_merge,cells_hash,change_target,check_word,check_interval,check_rules,mask_expression,
+                                         cells_merge,cells_hash,change_target,change_part,check_word,check_interval,check_rules,mask_expression,
                                          check_credentials,check_connection}')"),
             NOTHING
         );
@@ -89,6 +89,7 @@ mod tests {
                 "crm.ledger",
                 "crm.object_map",
                 "crm.pending_write",
+                "crm.queue",
                 "crm.audit_log_audit_id_seq",
                 "crm.change_change_id_seq",
                 "crm.conflict_conflict_id_seq",

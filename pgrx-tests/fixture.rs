@@ -112,13 +112,15 @@ pub fn mapped(table: &str, columns: &[&str]) -> i32 {
     map
 }
 
-/// What was captured since the last call, as `op record_key columns`, in order.
+/// What was captured since the last call, as `op record_key columns`, in order; records of one statement that changed alike
+/// come together.
 pub fn captured(map: i32) -> Vec<String> {
     let captured = rows(&format!(
-        "SELECT concat_ws(' ', h.op, h.record_key, (
+        "SELECT concat_ws(' ', h.op, k.record_key, (
                     SELECT string_agg(f.column_name, ',' ORDER BY f.field_id) FROM crm.field_map f
                     WHERE f.map_id = h.map_id AND crm.cells_has(h.cells, f.field_id)))
-         FROM crm.change h WHERE h.map_id = {map} ORDER BY h.change_id"
+         FROM crm.change h, unnest(h.record_keys) WITH ORDINALITY AS k (record_key, place)
+         WHERE h.map_id = {map} ORDER BY h.change_id, k.place"
     ));
     run(&format!("DELETE FROM crm.change WHERE map_id = {map}"));
     captured

@@ -42,7 +42,7 @@ mod tests {
             run(&format!("INSERT INTO t_{name} VALUES ({literal})"));
             assert_eq!(
                 value(&format!(
-                    "SELECT record_key FROM crm.change WHERE map_id = {map}"
+                    "SELECT unnest(record_keys) FROM crm.change WHERE map_id = {map}"
                 )),
                 text
             );
@@ -93,7 +93,7 @@ mod tests {
         run("DELETE FROM t WHERE tenant = 'x'");
         assert_eq!(
             rows(&format!(
-                "SELECT format('%s %s/%s', op, shard_key, record_key) FROM crm.change WHERE map_id = {map} ORDER BY change_id"
+                "SELECT format('%s %s/%s', op, shard_key, array_to_string(record_keys, ',')) FROM crm.change WHERE map_id = {map} ORDER BY change_id"
             )),
             ["i x/1", "i y/1", "u y/1", "d x/1"]
         );

@@ -209,6 +209,7 @@ mod tests {
         for table in [
             "change",
             "ledger",
+            "queue",
             "claim",
             "dead_letter",
             "field_map",

@@ -471,7 +471,9 @@ BEGIN
     DELETE FROM crm.dead_letter x WHERE x.map_id = m.map_id;
     DELETE FROM crm.pending_write x WHERE x.map_id = m.map_id;
     DELETE FROM crm.conflict x WHERE x.map_id = m.map_id;
+    -- First the rows by which the worker sees that somebody holds a record.
     DELETE FROM crm.ledger x WHERE x.map_id = m.map_id;
+    DELETE FROM crm.queue x WHERE x.map_id = m.map_id;
     DELETE FROM crm.object_map x WHERE x.map_id = m.map_id;
     PERFORM crm.notify_worker(false);
 END $$;
@@ -495,11 +497,16 @@ BEGIN
     END IF;
     INSERT INTO crm.ledger AS l (shard_key, map_id, record_key, crm_id) VALUES (shard_key, m.map_id, record_key, crm_id)
     ON CONFLICT ON CONSTRAINT ledger_pkey DO UPDATE
-    SET crm_id = excluded.crm_id, detached = false, revision = l.revision + 1,
-        op = CASE WHEN l.state IN ('unlinked', 'queued', 'dead') THEN 'u'::"char" END,
-        state = CASE WHEN l.state = 'unlinked' THEN CASE WHEN l.cells IS NULL THEN 'synced' ELSE 'queued' END ELSE l.state END,
-        hashes = CASE WHEN l.crm_id IS DISTINCT FROM excluded.crm_id THEN NULL ELSE l.hashes END,
-        next_attempt_at = CASE WHEN l.state = 'unlinked' THEN '-infinity' ELSE l.next_attempt_at END;
+    SET crm_id = excluded.crm_id, detached = false,
+        hashes = CASE WHEN l.crm_id IS DISTINCT FROM excluded.crm_id THEN NULL ELSE l.hashes END;
+    -- A delete that waited was for another record.
+    DELETE FROM crm.queue q
+    WHERE q.shard_key = link.shard_key AND q.map_id = m.map_id AND q.record_key = link.record_key AND q.state = 'unlinked' AND q.op = 'd';
+    UPDATE crm.queue q
+    SET op = CASE q.op WHEN 'c' THEN 'u' ELSE q.op END, revision = nextval('crm.queue_revision_seq'),
+        state = CASE q.state WHEN 'unlinked' THEN 'queued' ELSE q.state END,
+        next_attempt_at = CASE q.state WHEN 'unlinked' THEN '-infinity' ELSE q.next_attempt_at END
+    WHERE q.shard_key = link.shard_key AND q.map_id = m.map_id AND q.record_key = link.record_key;
     PERFORM crm.notify_worker(false);
 END $$;
 COMMENT ON FUNCTION crm.link(int, text, text, text) IS 'states that a row and a CRM record are one; edits that waited for the link are queued';
@@ -509,12 +516,16 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     n bigint;
 BEGIN
-    UPDATE crm.ledger l
-    SET state = 'queued', attempts = 0, next_attempt_at = now(), error_class = NULL, last_error = NULL, revision = l.revision + 1,
+    PERFORM FROM (SELECT * FROM unnest(dead) ORDER BY shard_key, map_id, record_key) d,
+        LATERAL (SELECT FROM crm.ledger l
+                 WHERE l.shard_key = d.shard_key AND l.map_id = d.map_id AND l.record_key = d.record_key FOR UPDATE) l;
+    UPDATE crm.queue q
+    SET state = 'queued', attempts = 0, next_attempt_at = now(), error_class = NULL, last_error = NULL,
+        revision = nextval('crm.queue_revision_seq'),
         -- A record that the CRM does not have yet takes every field, those mapped since then too.
-        cells = CASE WHEN l.op = 'c' THEN coalesce(crm.map_cells(l.map_id), l.cells) ELSE l.cells END
+        cells = CASE WHEN q.op = 'c' THEN coalesce(crm.map_cells(q.map_id), q.cells) ELSE q.cells END
     FROM unnest(dead) d
-    WHERE d.path = 'batch' AND l.shard_key = d.shard_key AND l.map_id = d.map_id AND l.record_key = d.record_key AND l.state = 'dead';
+    WHERE d.path = 'batch' AND q.shard_key = d.shard_key AND q.map_id = d.map_id AND q.record_key = d.record_key AND q.state = 'dead';
     UPDATE crm.pending_write p
     SET state = 'queued', attempts = 0, next_attempt_at = now(), error_class = NULL, last_error = NULL, revision = p.revision + 1
     FROM unnest(dead) d

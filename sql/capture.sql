@@ -10,6 +10,11 @@ CREATE FUNCTION crm.change_target() RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT 'crm.change' $$;
 COMMENT ON FUNCTION crm.change_target() IS 'the table to which capture appends';
 
+-- So many keys of usual length fit into a page.
+CREATE FUNCTION crm.change_part() RETURNS int
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT 250 $$;
+COMMENT ON FUNCTION crm.change_part() IS 'how many records a row of crm.change names at most';
+
 CREATE FUNCTION crm.refuse_violations(relation regclass, violations text[]) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -301,25 +306,51 @@ BEGIN
         IF ours IS NOT NULL THEN
             our_records := crm.applying_to(%1$s);
         END IF;
-        INSERT INTO %4$s (shard_key, map_id, record_key, op, cells, actor%16$s)
-        SELECT c.shard_key, %1$s, c.record_key, 'u', c.cells, actor%17$s
-        FROM (SELECT %5$s AS shard_key,
-                     CASE WHEN o.%7$I IS NULL OR n.%7$I IS NULL
-                          THEN crm.refuse_key_change(TG_RELID, coalesce(o.%7$I, n.%7$I)::text)
-                          ELSE n.%7$I::text END AS record_key,
-                     CASE WHEN ours IS NULL OR %5$s || '/' || n.%7$I::text <> ALL (our_records) THEN %9$s
-                          ELSE crm.cells_minus(%9$s, ours) END AS cells%18$s
-              FROM old_rows o FULL JOIN new_rows n ON %10$s
-              OFFSET 0) c
-        WHERE c.cells <> %11$L::bytea;
+        PERFORM FROM old_rows LIMIT 1 OFFSET 1;
+        IF FOUND THEN
+            INSERT INTO %4$s (shard_key, map_id, op, cells, record_keys, actor%17$s)
+            SELECT k.shard_key, %1$s, 'u', k.cells, array_agg(k.record_key), actor%18$s
+            FROM (SELECT c.*, (row_number() OVER () - 1) / %16$s AS part
+                  FROM (SELECT %5$s AS shard_key,
+                               CASE WHEN o.%7$I IS NULL OR n.%7$I IS NULL
+                                    THEN crm.refuse_key_change(TG_RELID, coalesce(o.%7$I, n.%7$I)::text)
+                                    ELSE n.%7$I::text END AS record_key,
+                               CASE WHEN ours IS NULL OR %5$s || '/' || n.%7$I::text <> ALL (our_records) THEN %9$s
+                                    ELSE crm.cells_minus(%9$s, ours) END AS cells%19$s
+                        FROM old_rows o FULL JOIN new_rows n ON %10$s
+                        OFFSET 0) c
+                  WHERE c.cells <> %11$L::bytea) k
+            GROUP BY k.part, k.shard_key, k.cells%20$s;
+        ELSE -- one row has nothing to be joined or gathered
+            INSERT INTO %4$s (shard_key, map_id, op, cells, record_keys, actor%17$s)
+            SELECT c.shard_key, %1$s, 'u', c.cells, ARRAY[c.record_key], actor%21$s
+            FROM (SELECT %5$s AS shard_key,
+                         CASE WHEN %10$s THEN n.%7$I::text ELSE crm.refuse_key_change(TG_RELID, o.%7$I::text) END AS record_key,
+                         CASE WHEN ours IS NULL OR %5$s || '/' || n.%7$I::text <> ALL (our_records) THEN %9$s
+                              ELSE crm.cells_minus(%9$s, ours) END AS cells%19$s
+                  FROM old_rows o, new_rows n
+                  OFFSET 0) c
+            WHERE c.cells <> %11$L::bytea;
+        END IF;
     ELSIF TG_OP = 'INSERT' THEN%12$s
-        INSERT INTO %4$s (shard_key, map_id, record_key, op, cells, actor)
-        SELECT %5$s, %1$s, n.%7$I::text, 'i', %13$s, actor
-        FROM new_rows n%14$s;
+        PERFORM FROM new_rows LIMIT 1 OFFSET 1;
+        IF FOUND THEN
+            INSERT INTO %4$s (shard_key, map_id, op, cells, record_keys, actor)
+            SELECT k.shard_key, %1$s, 'i', %13$s, array_agg(k.record_key), actor
+            FROM (SELECT %5$s AS shard_key, n.%7$I::text AS record_key, (row_number() OVER () - 1) / %16$s AS part
+                  FROM new_rows n%14$s) k
+            GROUP BY k.part, k.shard_key;
+        ELSE
+            INSERT INTO %4$s (shard_key, map_id, op, cells, record_keys, actor)
+            SELECT %5$s, %1$s, 'i', %13$s, ARRAY[n.%7$I::text], actor
+            FROM new_rows n%14$s;
+        END IF;
     ELSE
-        INSERT INTO %4$s (shard_key, map_id, record_key, op, cells, actor)
-        SELECT %6$s, %1$s, o.%7$I::text, 'd', '\x0000000000000000', actor
-        FROM old_rows o;
+        INSERT INTO %4$s (shard_key, map_id, op, cells, record_keys, actor)
+        SELECT k.shard_key, %1$s, 'd', '\x0000000000000000', array_agg(k.record_key), actor
+        FROM (SELECT %6$s AS shard_key, o.%7$I::text AS record_key, (row_number() OVER () - 1) / %16$s AS part
+              FROM old_rows o) k
+        GROUP BY k.part, k.shard_key;
     END IF;
     IF FOUND THEN
         PERFORM crm.note_change(%15$s);
@@ -330,13 +361,16 @@ $f$, m.map_id, translate(m.relation::text, E'\n\r', '  '), checks_update, crm.ch
      changed_cells, join_on, '\x' || repeat('00', 8 * (1 + coalesce((SELECT max(i) FROM unnest(written) i), 0) / 64)),
      checks_insert, all_cells,
      CASE m.on_insert WHEN 'create' THEN '' ELSE format($w$
-        WHERE EXISTS (SELECT FROM crm.ledger l
-                      WHERE l.shard_key = %s AND l.map_id = %s AND l.record_key = n.%I::text)$w$,
+              WHERE EXISTS (SELECT FROM crm.ledger l
+                            WHERE l.shard_key = %s COLLATE "C" AND l.map_id = %s AND l.record_key = n.%I::text COLLATE "C")$w$,
             n_shard, m.map_id, m.key_column) END,
-     CASE WHEN realtime THEN 'true' ELSE 'false' END,
+     CASE WHEN realtime THEN 'true' ELSE 'false' END, crm.change_part(),
+     -- What an edit of a checked cell was based on is its record's own: such a row speaks of one record.
      CASE WHEN realtime THEN ', base, correlation_id' ELSE '' END,
-     CASE WHEN realtime THEN $w$, nullif(c.base, '{}'), nullif(current_setting('pg_crm.correlation_id', true), '')$w$ ELSE '' END,
-     CASE WHEN realtime THEN E',\n                     ' || old_values || ' AS base' ELSE '' END);
+     CASE WHEN realtime THEN $w$, k.base, nullif(current_setting('pg_crm.correlation_id', true), '')$w$ ELSE '' END,
+     CASE WHEN realtime THEN format(E',\n                               nullif(%s, ''{}'') AS base', old_values) ELSE '' END,
+     CASE WHEN realtime THEN ', k.base, CASE WHEN k.base IS NOT NULL THEN k.record_key END' ELSE '' END,
+     CASE WHEN realtime THEN $w$, c.base, nullif(current_setting('pg_crm.correlation_id', true), '')$w$ ELSE '' END);
 
     EXECUTE format('CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER '
                    'SET search_path = pg_catalog, pg_temp AS %L', fn, body);

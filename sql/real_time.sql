@@ -52,7 +52,7 @@ JOIN crm.object_map m USING (map_id)
 JOIN crm.connection c USING (connection_id)
 LEFT JOIN crm.ledger l ON l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key
 UNION ALL
-SELECT h.write_id, h.map_id, c.name, m.relation, h.shard_key, h.record_key, l.crm_id, 'captured',
+SELECT h.write_id, h.map_id, c.name, m.relation, h.shard_key, h.record_keys[1], l.crm_id, 'captured',
        CASE WHEN h.write_id IS NULL THEN 'update' ELSE 'write' END,
        ARRAY(SELECT f.column_name::text FROM crm.field_map f
              WHERE f.map_id = h.map_id AND f.direction = 'bidirectional' AND crm.cells_has(h.cells, f.field_id) ORDER BY f.field_id),
@@ -60,7 +60,7 @@ SELECT h.write_id, h.map_id, c.name, m.relation, h.shard_key, h.record_key, l.cr
 FROM crm.change h
 JOIN crm.object_map m USING (map_id)
 JOIN crm.connection c USING (connection_id)
-LEFT JOIN crm.ledger l ON l.shard_key = h.shard_key AND l.map_id = h.map_id AND l.record_key = h.record_key
+LEFT JOIN crm.ledger l ON l.shard_key = h.shard_key AND l.map_id = h.map_id AND l.record_key = h.record_keys[1]
 WHERE h.base IS NOT NULL OR h.write_id IS NOT NULL;
 COMMENT ON VIEW crm.pending_writes IS 'edits of bidirectional cells whose outcome is not final: on their way, or waiting for the reconciler';
 COMMENT ON COLUMN crm.pending_writes.state IS

@@ -125,70 +125,95 @@ COMMENT ON TABLE crm.bound_column IS
 
 -- Per-record state ------------------------------------------------------------------------------------
 
+-- Keys are compared as bytes in these tables: an index of them costs half of what a language's order costs.
+
 CREATE TABLE crm.change (
-    shard_key  text NOT NULL DEFAULT '',
-    change_id  bigint GENERATED ALWAYS AS IDENTITY,
-    map_id     int NOT NULL,
-    record_key text NOT NULL,
-    op         "char" NOT NULL,
-    cells      bytea NOT NULL,
-    base       jsonb,
-    write_id   uuid,
-    changed_at timestamptz NOT NULL DEFAULT now(),
-    actor      text NOT NULL,
+    shard_key   text COLLATE "C" NOT NULL DEFAULT '',
+    change_id   bigint GENERATED ALWAYS AS IDENTITY,
+    map_id      int NOT NULL,
+    op          "char" NOT NULL,
+    cells       bytea NOT NULL,
+    record_keys text[] COLLATE "C" NOT NULL,
+    base        jsonb,
+    write_id    uuid,
+    changed_at  timestamptz NOT NULL DEFAULT now(),
+    actor       text NOT NULL,
     correlation_id text,
     PRIMARY KEY (shard_key, change_id)
 );
-ALTER TABLE crm.change SET (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 50000,
+-- Keys stay in the row, and as they are, while they fit into a page.
+ALTER TABLE crm.change ALTER record_keys SET STORAGE EXTERNAL;
+ALTER TABLE crm.change SET (toast_tuple_target = 8160,
+                            autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 5000,
                             autovacuum_vacuum_insert_threshold = -1);
 COMMENT ON TABLE crm.change IS
-    'append-only: which cells of a record a committed statement changed; the worker folds it into crm.ledger';
+    'append-only: which cells of which records a committed statement changed; the worker folds it into crm.queue';
 COMMENT ON COLUMN crm.change.op IS 'i: inserted, u: updated, d: deleted';
-COMMENT ON COLUMN crm.change.cells IS 'bit mask of field_id: 64-bit words, big-endian';
+COMMENT ON COLUMN crm.change.cells IS 'bit mask of field_id, the same for all of the records: 64-bit words, big-endian';
+COMMENT ON COLUMN crm.change.record_keys IS 'records of which the statement changed these cells, a few hundred at most; each once';
 COMMENT ON COLUMN crm.change.base IS
-    'what an edit of bidirectional cells was based on: field_id -> {"v": what the column held} or {"h": hash of what the CRM held}';
+    'of a row with one record: what an edit of bidirectional cells was based on, field_id -> {"v": what the column held} or '
+    '{"h": hash of what the CRM held}';
 COMMENT ON COLUMN crm.change.write_id IS 'crm.write(): the id that it returned';
 COMMENT ON COLUMN crm.change.actor IS 'session_user, and pg_crm.actor after a slash if set';
 
 CREATE TABLE crm.ledger (
-    shard_key       text NOT NULL DEFAULT '',
-    map_id          int NOT NULL,
-    record_key      text NOT NULL,
-    crm_id          text,
-    state           text NOT NULL DEFAULT 'synced' CHECK (state IN ('synced', 'queued', 'unlinked', 'dead')),
-    op              "char",
-    cells           bytea,
-    changed_at      timestamptz[],
-    synced_at       timestamptz[],
-    hashes          bytea,
-    revision        bigint NOT NULL DEFAULT 0,
-    attempts        smallint NOT NULL DEFAULT 0,
-    next_attempt_at timestamptz NOT NULL DEFAULT '-infinity',
-    detached        bool NOT NULL DEFAULT false,
-    error_class     text,
-    last_error      text,
-    actor           text,
+    shard_key  text COLLATE "C" NOT NULL DEFAULT '',
+    map_id     int NOT NULL,
+    record_key text COLLATE "C" NOT NULL,
+    crm_id     text COLLATE "C",
+    detached   bool NOT NULL DEFAULT false,
+    changed_at timestamptz[],
+    synced_at  timestamptz[],
+    hashes     bytea,
     PRIMARY KEY (shard_key, map_id, record_key)
-) WITH (fillfactor = 70);
+-- No index speaks of what a write-back changes, and each page has room for its rows once more: UPDATEs stay on their page.
+) WITH (fillfactor = 45);
 ALTER TABLE crm.ledger SET (autovacuum_vacuum_scale_factor = 0.05);
-CREATE INDEX ledger_due ON crm.ledger (map_id, next_attempt_at, shard_key, record_key) WHERE state = 'queued';
-CREATE INDEX ledger_waiting ON crm.ledger (map_id, state) WHERE state IN ('unlinked', 'dead');
 CREATE UNIQUE INDEX ledger_crm_id ON crm.ledger (shard_key, map_id, crm_id) WHERE crm_id IS NOT NULL;
-COMMENT ON TABLE crm.ledger IS 'one row per record: its CRM id and, per cell, when it changed, when it was last synced, what the CRM last held';
-COMMENT ON COLUMN crm.ledger.state IS
-    'synced: nothing to do; queued: cells wait to be written; unlinked: cells wait for a CRM id; dead: see crm.dead_letters';
-COMMENT ON COLUMN crm.ledger.op IS 'what is queued: u update, c create (upsert), d delete';
-COMMENT ON COLUMN crm.ledger.cells IS 'the cells that wait, as in crm.change; NULL: none';
+COMMENT ON TABLE crm.ledger IS
+    'one row per record that is linked or queued: its CRM id and, per cell, when it changed, when it was last synced, what the CRM last held. '
+    'Its row lock is the lock of the record';
+COMMENT ON COLUMN crm.ledger.changed_at IS 'by field_id; later changes that still wait are in crm.queue';
 COMMENT ON COLUMN crm.ledger.hashes IS '16 bytes per field_id: BLAKE3 of the value that the CRM last held; zeros: not known';
-COMMENT ON COLUMN crm.ledger.revision IS 'counts the folds, so that an edit during a write is seen';
-COMMENT ON COLUMN crm.ledger.next_attempt_at IS '-infinity: with the map''s next round; else the time of the retry';
 COMMENT ON COLUMN crm.ledger.detached IS 'the CRM deleted the record: it is not created again, only crm.link() joins it anew';
 
+CREATE TABLE crm.queue (
+    shard_key       text COLLATE "C" NOT NULL DEFAULT '',
+    map_id          int NOT NULL,
+    record_key      text COLLATE "C" NOT NULL,
+    op              "char" NOT NULL,
+    state           text NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'unlinked', 'dead')),
+    revision        bigint GENERATED BY DEFAULT AS IDENTITY,
+    next_attempt_at timestamptz NOT NULL DEFAULT '-infinity',
+    attempts        smallint NOT NULL DEFAULT 0,
+    cells           bytea,
+    changed_at      timestamptz[],
+    place           tid,
+    actor           text,
+    error_class     text,
+    last_error      text,
+    PRIMARY KEY (shard_key, map_id, record_key)
+);
+ALTER TABLE crm.queue SET (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 50000,
+                           autovacuum_vacuum_insert_threshold = -1);
+CREATE INDEX queue_due ON crm.queue (map_id, next_attempt_at) WHERE state = 'queued';
+CREATE INDEX queue_waiting ON crm.queue (map_id, state) WHERE state <> 'queued';
+COMMENT ON TABLE crm.queue IS
+    'what waits to be written, a row per record, each with a row in crm.ledger that is locked before this one is touched; gone once the CRM took it';
+COMMENT ON COLUMN crm.queue.op IS 'u update, c create (upsert), d delete';
+COMMENT ON COLUMN crm.queue.state IS 'queued: to be written; unlinked: waits for a CRM id; dead: see crm.dead_letters';
+COMMENT ON COLUMN crm.queue.revision IS 'another with each fold, so that an edit during a write is seen';
+COMMENT ON COLUMN crm.queue.next_attempt_at IS '-infinity: with the map''s next round; else the time of the retry';
+COMMENT ON COLUMN crm.queue.cells IS 'the cells that wait, as in crm.change; NULL: none, a delete';
+COMMENT ON COLUMN crm.queue.place IS 'where in crm.ledger its row was when this one was made: looked at first, before the index is asked';
+COMMENT ON COLUMN crm.queue.changed_at IS 'when the cells that wait were changed, by field_id';
+
 CREATE TABLE crm.pending_write (
-    shard_key       text NOT NULL DEFAULT '',
+    shard_key       text COLLATE "C" NOT NULL DEFAULT '',
     write_id        uuid NOT NULL DEFAULT gen_random_uuid(),
     map_id          int NOT NULL,
-    record_key      text NOT NULL,
+    record_key      text COLLATE "C" NOT NULL,
     state           text NOT NULL CHECK (state IN ('sending', 'landed', 'failed', 'queued', 'dead')),
     cells           bytea NOT NULL,
     take            bytea,
@@ -226,12 +251,12 @@ COMMENT ON COLUMN crm.pending_write.folded IS 'ids of later calls of crm.write()
 COMMENT ON COLUMN crm.pending_write.revision IS 'counts the folds, so that an edit during a write is seen';
 
 CREATE TABLE crm.conflict (
-    shard_key      text NOT NULL DEFAULT '',
+    shard_key      text COLLATE "C" NOT NULL DEFAULT '',
     conflict_id    bigint GENERATED ALWAYS AS IDENTITY,
     map_id         int NOT NULL,
-    record_key     text NOT NULL,
+    record_key     text COLLATE "C" NOT NULL,
     field_id       smallint NOT NULL,
-    crm_id         text,
+    crm_id         text COLLATE "C",
     conflict_type  text NOT NULL,
     local_value    jsonb,
     crm_value      jsonb,
@@ -252,12 +277,12 @@ COMMENT ON COLUMN crm.conflict.crm_value IS 'what the CRM held, canonical';
 COMMENT ON COLUMN crm.conflict.base IS 'what the column held before the edit, where it is known';
 
 CREATE TABLE crm.dead_letter (
-    shard_key      text NOT NULL DEFAULT '',
+    shard_key      text COLLATE "C" NOT NULL DEFAULT '',
     dead_letter_id bigint GENERATED ALWAYS AS IDENTITY,
     map_id         int NOT NULL,
-    record_key     text NOT NULL,
+    record_key     text COLLATE "C" NOT NULL,
     path           text NOT NULL DEFAULT 'batch' CHECK (path IN ('batch', 'reconcile')),
-    crm_id         text,
+    crm_id         text COLLATE "C",
     operation      text NOT NULL,
     fields         jsonb NOT NULL DEFAULT '{}',
     error_class    text NOT NULL,
@@ -270,18 +295,18 @@ CREATE TABLE crm.dead_letter (
 );
 CREATE UNIQUE INDEX dead_letter_record ON crm.dead_letter (shard_key, map_id, record_key, path);
 COMMENT ON TABLE crm.dead_letter IS
-    'records whose write-back stopped; their cells stay in crm.ledger until crm.replay() or the next edit of the record';
+    'records whose write-back stopped; their cells stay in crm.queue until crm.replay() or the next edit of the record';
 
 CREATE TABLE crm.audit_log (
-    shard_key      text NOT NULL DEFAULT '',
+    shard_key      text COLLATE "C" NOT NULL DEFAULT '',
     audit_id       bigint GENERATED BY DEFAULT AS IDENTITY,
     at             timestamptz NOT NULL DEFAULT now(),
     map_id         int,
     connection     text NOT NULL,
     provider       text NOT NULL,
     relation       text,
-    record_key     text,
-    crm_id         text,
+    record_key     text COLLATE "C",
+    crm_id         text COLLATE "C",
     path           text NOT NULL,
     operation      text NOT NULL,
     fields         jsonb NOT NULL DEFAULT '{}',
@@ -295,10 +320,9 @@ CREATE TABLE crm.audit_log (
     actor          text,
     write_id       uuid
 ) PARTITION BY RANGE (at);
--- Keys and indexes belong to the partitions: pg_dump takes those along that the worker makes, and a key that came from
--- this table, a member of the extension, would be made twice by a restore.
+-- Indexes belong to the partitions: pg_dump takes those along that the worker makes, and one that came from this table, a
+-- member of the extension, would be made twice by a restore. Few are enough: an audit is asked about a record or a write.
 CREATE TABLE crm.audit_log_default PARTITION OF crm.audit_log DEFAULT;
-ALTER TABLE crm.audit_log_default ADD PRIMARY KEY (shard_key, audit_id);
 CREATE INDEX audit_log_default_record ON crm.audit_log_default (map_id, record_key);
 CREATE INDEX audit_log_default_write ON crm.audit_log_default (write_id) WHERE write_id IS NOT NULL;
 COMMENT ON TABLE crm.audit_log IS 'every attempt to change something, committed with its effect; UPDATE and DELETE are refused';
@@ -321,9 +345,10 @@ CREATE TABLE crm.claim (
     worker_pid   int NOT NULL DEFAULT pg_backend_pid(),
     claimed_at   timestamptz NOT NULL DEFAULT now(),
     leased_until timestamptz NOT NULL,
-    shard_keys   text[] NOT NULL,
-    record_keys  text[] NOT NULL
+    shard_keys   text[] COLLATE "C" NOT NULL,
+    record_keys  text[] COLLATE "C" NOT NULL
 );
+ALTER TABLE crm.claim ALTER shard_keys SET STORAGE EXTERNAL, ALTER record_keys SET STORAGE EXTERNAL;
 COMMENT ON TABLE crm.claim IS
     'slices of records that are on their way to a CRM; one that outlives its worker is released, with an attempt charged';
 
@@ -332,9 +357,9 @@ DO $$
 DECLARE
     t text;
 BEGIN
-    FOREACH t IN ARRAY ARRAY['crm.connection', 'crm.object_map', 'crm.field_map', 'crm.change', 'crm.ledger',
+    FOREACH t IN ARRAY ARRAY['crm.connection', 'crm.object_map', 'crm.field_map', 'crm.change', 'crm.ledger', 'crm.queue',
                              'crm.pending_write', 'crm.conflict', 'crm.dead_letter', 'crm.audit_log_default',
-                             'crm.connection_connection_id_seq', 'crm.object_map_map_id_seq', 'crm.change_change_id_seq',
+                             'crm.connection_connection_id_seq', 'crm.object_map_map_id_seq', 'crm.change_change_id_seq', 'crm.queue_revision_seq',
                              'crm.conflict_conflict_id_seq', 'crm.dead_letter_dead_letter_id_seq', 'crm.audit_log_audit_id_seq']
     LOOP
         PERFORM pg_catalog.pg_extension_config_dump(t, '');

@@ -32,12 +32,12 @@ LEFT JOIN crm.map_state s USING (map_id)
 LEFT JOIN crm.connection_state cs USING (connection_id)
 CROSS JOIN LATERAL (SELECT coalesce(sum(crm.cells_count(w.cells)), 0)::bigint AS dirty_cells, count(*) AS queued
                     FROM (SELECT crm.cells_union(x.cells) AS cells
-                          FROM (SELECT l.shard_key, l.record_key, l.cells FROM crm.ledger l
+                          FROM (SELECT l.shard_key, l.record_key, l.cells FROM crm.queue l
                                 WHERE l.map_id = m.map_id AND l.state = 'queued'
                                 UNION ALL
-                                SELECT h.shard_key, h.record_key, h.cells FROM crm.change h WHERE h.map_id = m.map_id) x
+                                SELECT h.shard_key, unnest(h.record_keys), h.cells FROM crm.change h WHERE h.map_id = m.map_id) x
                           GROUP BY x.shard_key, x.record_key) w) q
-CROSS JOIN LATERAL (SELECT count(*) AS unlinked FROM crm.ledger l WHERE l.map_id = m.map_id AND l.state = 'unlinked') u
+CROSS JOIN LATERAL (SELECT count(*) AS unlinked FROM crm.queue l WHERE l.map_id = m.map_id AND l.state = 'unlinked') u
 CROSS JOIN LATERAL (SELECT count(*) AS pending FROM crm.pending_write l WHERE l.map_id = m.map_id AND l.state <> 'dead') p
 CROSS JOIN LATERAL (SELECT count(*) AS conflicts FROM crm.conflict l WHERE l.map_id = m.map_id) k
 CROSS JOIN LATERAL (SELECT count(*) AS dead FROM crm.dead_letter l WHERE l.map_id = m.map_id) d;
@@ -52,34 +52,39 @@ COMMENT ON COLUMN crm.status.lag IS 'age of the oldest change that the worker ha
 COMMENT ON COLUMN crm.status.worker IS 'running, starting, no free slot, or stopped';
 
 CREATE VIEW crm.cell_status AS
+WITH unfolded AS (
+    SELECT h.shard_key, h.map_id, k.record_key, crm.cells_union(h.cells) AS cells, max(h.changed_at) AS changed_at
+    FROM crm.change h, unnest(h.record_keys) AS k (record_key) GROUP BY h.shard_key, h.map_id, k.record_key
+)
 SELECT m.map_id, r.shard_key, r.record_key, f.column_name, f.crm_field, r.crm_id,
-       greatest(r.changed_at[f.field_id + 1], CASE WHEN crm.cells_has(w.cells, f.field_id) THEN w.changed_at END) AS changed_at,
+       greatest(r.changed_at[f.field_id + 1], q.changed_at[f.field_id + 1],
+                CASE WHEN crm.cells_has(w.cells, f.field_id) THEN w.changed_at END) AS changed_at,
        r.synced_at[f.field_id + 1] AS synced_at,
        r.synced_at[f.field_id + 1] AS last_synced_at,
        CASE WHEN crm.cells_has(w.cells, f.field_id) THEN 'changed'
             WHEN crm.cells_has(p.cells, f.field_id) OR crm.cells_has(p.take, f.field_id) THEN
                 CASE p.state WHEN 'dead' THEN 'dead' ELSE 'pending' END
             WHEN x.conflict_id IS NOT NULL THEN 'conflict'
-            WHEN r.cells IS NULL OR NOT crm.cells_has(r.cells, f.field_id) THEN
+            WHEN q.cells IS NULL OR NOT crm.cells_has(q.cells, f.field_id) THEN
                 CASE WHEN r.detached THEN 'detached' WHEN r.synced_at[f.field_id + 1] IS NULL THEN 'never synced' ELSE 'synced' END
-            WHEN r.state = 'queued' AND k.claim_id IS NOT NULL THEN 'sending'
-            WHEN r.state = 'queued' AND r.attempts > 0 THEN 'retrying'
-            ELSE r.state END AS state,
-       r.attempts, CASE WHEN r.attempts > 0 AND r.state = 'queued' THEN r.next_attempt_at END AS next_attempt_at,
-       r.error_class, r.last_error
+            WHEN q.state = 'queued' AND k.claim_id IS NOT NULL THEN 'sending'
+            WHEN q.state = 'queued' AND q.attempts > 0 THEN 'retrying'
+            ELSE q.state END AS state,
+       coalesce(q.attempts, 0::smallint) AS attempts,
+       CASE WHEN q.attempts > 0 AND q.state = 'queued' THEN q.next_attempt_at END AS next_attempt_at,
+       CASE WHEN q.record_key IS NULL AND r.detached THEN 'not_found' ELSE q.error_class END AS error_class,
+       CASE WHEN q.record_key IS NULL AND r.detached THEN 'the CRM deleted the record' ELSE q.last_error END AS last_error
 FROM crm.object_map m
 JOIN crm.field_map f USING (map_id)
-JOIN (SELECT l.shard_key, l.map_id, l.record_key, l.crm_id, l.state, l.cells, l.changed_at, l.synced_at, l.attempts,
-             l.next_attempt_at, l.error_class, l.last_error, l.detached
+JOIN (SELECT l.shard_key, l.map_id, l.record_key, l.crm_id, l.changed_at, l.synced_at, l.detached
       FROM crm.ledger l
       UNION ALL
-      SELECT DISTINCT h.shard_key, h.map_id, h.record_key, NULL, 'queued', NULL::bytea, NULL::timestamptz[], NULL::timestamptz[],
-             0::smallint, NULL::timestamptz, NULL, NULL, false
-      FROM crm.change h
+      SELECT h.shard_key, h.map_id, h.record_key, NULL, NULL::timestamptz[], NULL::timestamptz[], false
+      FROM unfolded h
       WHERE NOT EXISTS (SELECT FROM crm.ledger l WHERE l.shard_key = h.shard_key AND l.map_id = h.map_id AND l.record_key = h.record_key)
      ) r USING (map_id)
-LEFT JOIN (SELECT h.shard_key, h.map_id, h.record_key, crm.cells_union(h.cells) AS cells, max(h.changed_at) AS changed_at
-           FROM crm.change h GROUP BY h.shard_key, h.map_id, h.record_key) w USING (shard_key, map_id, record_key)
+LEFT JOIN crm.queue q USING (shard_key, map_id, record_key)
+LEFT JOIN unfolded w USING (shard_key, map_id, record_key)
 LEFT JOIN (SELECT c.map_id, u.shard_key, u.record_key, c.claim_id
            FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS u (shard_key, record_key)) k USING (shard_key, map_id, record_key)
 LEFT JOIN LATERAL (SELECT p.state, crm.cells_union(p.cells) AS cells, crm.cells_union(p.take) AS take
@@ -112,32 +117,38 @@ COMMENT ON COLUMN crm.progress.records_total IS 'records taken up so far in this
 
 CREATE FUNCTION crm.check() RETURNS TABLE (rule text, detail text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT 'no edit is lost', format('record %s of map %s is queued but has nothing to write', l.record_key, l.map_id)
-    FROM crm.ledger l WHERE l.state = 'queued' AND (l.op IS NULL OR (l.cells IS NULL AND l.op <> 'd'))
+    SELECT 'no edit is lost', format('record %s of map %s is %s but has nothing to write', q.record_key, q.map_id, q.state)
+    FROM crm.queue q WHERE q.cells IS NULL AND q.op <> 'd'
     UNION ALL
-    SELECT 'no edit is lost', format('record %s of map %s has cells to write but is %s', l.record_key, l.map_id, l.state)
-    FROM crm.ledger l WHERE l.cells IS NOT NULL AND l.state = 'synced'
+    SELECT 'no edit is lost', format('record %s of map %s is %s but not in the ledger', q.record_key, q.map_id, q.state)
+    FROM crm.queue q WHERE NOT EXISTS (
+        SELECT FROM crm.ledger l WHERE l.shard_key = q.shard_key AND l.map_id = q.map_id AND l.record_key = q.record_key)
     UNION ALL
-    SELECT 'no edit is lost', format('record %s of map %s is dead but has no dead letter', l.record_key, l.map_id)
-    FROM crm.ledger l WHERE l.state = 'dead' AND NOT EXISTS (
-        SELECT FROM crm.dead_letter d WHERE d.shard_key = l.shard_key AND d.map_id = l.map_id AND d.record_key = l.record_key AND d.path = 'batch')
+    SELECT 'no edit is lost', format('record %s of map %s is dead but has no dead letter', q.record_key, q.map_id)
+    FROM crm.queue q WHERE q.state = 'dead' AND NOT EXISTS (
+        SELECT FROM crm.dead_letter d WHERE d.shard_key = q.shard_key AND d.map_id = q.map_id AND d.record_key = q.record_key AND d.path = 'batch')
     UNION ALL
     SELECT 'no edit is lost', format('dead letter %s speaks of record %s of map %s, which is not dead', d.dead_letter_id, d.record_key, d.map_id)
     FROM crm.dead_letter d WHERE d.path = 'batch' AND NOT EXISTS (
-        SELECT FROM crm.ledger l WHERE l.shard_key = d.shard_key AND l.map_id = d.map_id AND l.record_key = d.record_key AND l.state = 'dead')
+        SELECT FROM crm.queue q WHERE q.shard_key = d.shard_key AND q.map_id = d.map_id AND q.record_key = d.record_key AND q.state = 'dead')
     UNION ALL
-    SELECT 'no edit is lost', format('record %s of map %s waits for a CRM id that it has', l.record_key, l.map_id)
-    FROM crm.ledger l WHERE l.state = 'unlinked' AND l.crm_id IS NOT NULL
+    SELECT 'no edit is lost', format('record %s of map %s waits for a CRM id that it has', q.record_key, q.map_id)
+    FROM crm.queue q JOIN crm.ledger l USING (shard_key, map_id, record_key) WHERE q.state = 'unlinked' AND l.crm_id IS NOT NULL
+    UNION ALL
+    SELECT 'no edit is lost', format('record %s of map %s is to be updated but has no CRM id', q.record_key, q.map_id)
+    FROM crm.queue q JOIN crm.ledger l USING (shard_key, map_id, record_key) WHERE q.state = 'queued' AND q.op <> 'c' AND l.crm_id IS NULL
     UNION ALL
     SELECT 'no edit is lost', format('record %s of map %s is synced, but its column %s changed at %s and was synced %s',
                                      l.record_key, l.map_id, f.column_name, l.changed_at[f.field_id + 1],
                                      coalesce('at ' || l.synced_at[f.field_id + 1], 'never'))
     FROM crm.ledger l JOIN crm.field_map f USING (map_id)
-    WHERE l.state = 'synced' AND NOT l.detached AND f.direction <> 'inbound' AND f.materialize
+    WHERE NOT l.detached AND f.direction <> 'inbound' AND f.materialize
       AND l.changed_at[f.field_id + 1] > coalesce(l.synced_at[f.field_id + 1], '-infinity')
+      AND NOT EXISTS (SELECT FROM crm.queue q WHERE q.shard_key = l.shard_key AND q.map_id = l.map_id AND q.record_key = l.record_key)
     UNION ALL
     SELECT 'no edit is lost', format('%s of map %s, which does not exist', x.what, x.map_id)
-    FROM (SELECT DISTINCT 'changes' AS what, h.map_id FROM crm.change h UNION SELECT DISTINCT 'records', l.map_id FROM crm.ledger l) x
+    FROM (SELECT DISTINCT 'changes' AS what, h.map_id FROM crm.change h UNION SELECT DISTINCT 'records', l.map_id FROM crm.ledger l
+          UNION SELECT DISTINCT 'queued records', q.map_id FROM crm.queue q) x
     WHERE NOT EXISTS (SELECT FROM crm.object_map m WHERE m.map_id = x.map_id)
     UNION ALL
     SELECT 'no twin', format('CRM record %s of %s is linked %s times', l.crm_id, m.crm_object, count(*))

@@ -2,6 +2,11 @@
 
 use crm_domain::cells::{self, CellHashes};
 use crm_domain::{Cells, Value, conflict};
+use pgrx::callconv::{BoxRet, FcInfo};
+use pgrx::datum::Datum;
+use pgrx::pgrx_sql_entity_graph::metadata::{
+    ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
+};
 use pgrx::prelude::*;
 
 use crate::store::apply;
@@ -67,34 +72,81 @@ fn cells_count(cells: &[u8]) -> i32 {
     cells::len(cells) as i32
 }
 
+/// Times by field_id, on their way back to SQL.
+struct Times(Vec<Option<pg_sys::TimestampTz>>);
+
+impl Times {
+    fn read(array: Option<Array<'_, TimestampWithTimeZone>>) -> Self {
+        let times = array.into_iter().flat_map(|a| a.iter().collect::<Vec<_>>());
+        Times(times.map(|t| t.map(Into::into)).collect())
+    }
+}
+
+// SAFETY: an array of timestamptz is what `box_into` makes.
+unsafe impl SqlTranslatable for Times {
+    const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!(Times);
+    const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
+    const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> =
+        Ok(SqlMappingRef::literal("timestamptz[]"));
+    const RETURN_SQL: Result<ReturnsRef, ReturnsError> =
+        Ok(ReturnsRef::One(SqlMappingRef::literal("timestamptz[]")));
+}
+
+// SAFETY: the datum is an array in the memory context of the caller. Made at once: pgrx would add one element after the
+// other, and these functions run for each record that is written back.
+unsafe impl BoxRet for Times {
+    unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> Datum<'fcx> {
+        let mut nulls: Vec<bool> = self.0.iter().map(Option::is_none).collect();
+        let mut times: Vec<pg_sys::Datum> = self
+            .0
+            .iter()
+            .map(|t| pg_sys::Datum::from(t.unwrap_or_default()))
+            .collect();
+        let (mut len, mut first) = (times.len() as i32, 1);
+        unsafe {
+            let array = pg_sys::construct_md_array(
+                times.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+                1,
+                &mut len,
+                &mut first,
+                pg_sys::TIMESTAMPTZOID,
+                8,
+                true,
+                pg_sys::TYPALIGN_DOUBLE as _,
+            );
+            fcinfo.return_raw_datum(pg_sys::Datum::from(array))
+        }
+    }
+}
+
 /// The times with those of the mask's cells set.
 #[pg_extern(immutable, parallel_safe, schema = "crm")]
 fn cells_stamp(
-    times: Option<Vec<Option<TimestampWithTimeZone>>>,
+    times: Option<Array<'_, TimestampWithTimeZone>>,
     cells: Option<&[u8]>,
     at: Option<TimestampWithTimeZone>,
-) -> Option<Vec<Option<TimestampWithTimeZone>>> {
-    let Some(cells) = cells else { return times };
-    let mut times = times.unwrap_or_default();
-    for id in cells::iter(cells) {
+) -> Option<Times> {
+    let none = times.is_none() && cells.is_none();
+    let mut times = Times::read(times);
+    let at = at.map(Into::into);
+    for id in cells::iter(cells.unwrap_or_default()) {
         let id = id as usize;
-        if times.len() <= id {
-            times.resize(id + 1, None);
+        if times.0.len() <= id {
+            times.0.resize(id + 1, None);
         }
-        times[id] = at;
+        times.0[id] = at;
     }
-    Some(times)
+    (!none).then_some(times)
 }
 
 /// Per cell the later of two times.
 #[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
-fn cells_merge(
-    a: Vec<Option<TimestampWithTimeZone>>,
-    b: Vec<Option<TimestampWithTimeZone>>,
-) -> Vec<Option<TimestampWithTimeZone>> {
-    (0..a.len().max(b.len()))
-        .map(|i| a.get(i).copied().flatten().max(b.get(i).copied().flatten()))
-        .collect()
+fn cells_merge(a: Array<'_, TimestampWithTimeZone>, b: Array<'_, TimestampWithTimeZone>) -> Times {
+    let (mut a, b) = (Times::read(Some(a)).0, Times::read(Some(b)).0);
+    a.resize(a.len().max(b.len()), None);
+    a.iter_mut().zip(b).for_each(|(a, b)| *a = (*a).max(b));
+    Times(a)
 }
 
 /// The packed hashes (16 bytes per field_id) with those of the mask's cells set, given one after another.

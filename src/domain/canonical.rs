@@ -31,6 +31,18 @@ pub fn hash_value(value: &Value) -> blake3::Hash {
     hashed(|sink| write_value(sink, value))
 }
 
+/// Appends the canonical JSON of a value, and returns its hash.
+pub fn append(out: &mut Vec<u8>, value: &Value) -> blake3::Hash {
+    let start = out.len();
+    infallible(write_value(out, value));
+    blake3::hash(&out[start..])
+}
+
+/// Appends a text as JSON.
+pub fn append_text(out: &mut Vec<u8>, text: &str) {
+    infallible(write_string(out, text));
+}
+
 /// A record's fields as one canonical JSON object. Fields without a value are left out, since null
 /// and missing are one.
 pub fn snapshot(fields: &BTreeMap<String, Value>) -> Json {

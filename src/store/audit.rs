@@ -1,7 +1,6 @@
 //! The audit: one row per attempt on a record, in the transaction of its effect.
 
 use pgrx::spi::SpiClient;
-use serde_json::{Map as JsonMap, Value as Json};
 
 use super::StoreError;
 use super::config::{Connection, Map};
@@ -11,7 +10,8 @@ pub struct Entry<'a> {
     pub record_key: &'a str,
     pub crm_id: Option<&'a str>,
     pub operation: &'a str,
-    pub fields: &'a JsonMap<String, Json>,
+    /// A JSON object.
+    pub fields: &'a str,
     pub result: &'a str,
     pub attempt: u32,
     pub error_class: Option<&'a str>,
@@ -53,23 +53,36 @@ pub fn write_about(
     path: &str,
     entries: &[Entry],
 ) -> Result<(), StoreError> {
-    if entries.is_empty() {
-        return Ok(());
+    // Few words say how most records fared: once for all of them.
+    let mut sorted: Vec<&Entry> = entries.iter().collect();
+    sorted.sort_by_key(|e| e.fared());
+    for alike in sorted.chunk_by(|a, b| a.fared() == b.fared()) {
+        insert(client, about, path, alike)?;
     }
-    let column = |f: fn(&Entry) -> Option<String>| entries.iter().map(f).collect::<Vec<_>>();
-    let fields: Vec<String> = entries
-        .iter()
-        .map(|e| serde_json::to_string(e.fields).unwrap_or_else(|_| "{}".to_owned()))
-        .collect();
+    Ok(())
+}
+
+impl<'a> Entry<'a> {
+    fn fared(&self) -> (&'a str, &'a str, u32) {
+        (self.operation, self.result, self.attempt)
+    }
+}
+
+fn insert(
+    client: &mut SpiClient,
+    about: &About,
+    path: &str,
+    alike: &[&Entry],
+) -> Result<(), StoreError> {
+    let common = alike[0];
     client.update(
-        "INSERT INTO crm.audit_log (shard_key, map_id, connection, provider, relation, record_key, crm_id, path, operation, fields,
-                                    result, attempt, error_class, vendor_code, error, request_id, actor, correlation_id, write_id)
-         SELECT e.shard_key, $1, $2, $3, $4, e.record_key, e.crm_id, $5, e.operation, e.fields::jsonb,
-                e.result, e.attempt, e.error_class, e.vendor_code, e.error, e.request_id, e.actor, e.correlation_id, e.write_id::uuid
-         FROM unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::int[], $13::text[], $14::text[],
-                     $15::text[], $16::text[], $17::text[], $18::text[], $19::text[])
-              AS e (shard_key, record_key, crm_id, operation, fields, result, attempt, error_class, vendor_code, error, request_id, actor,
-                    correlation_id, write_id)",
+        "INSERT INTO crm.audit_log (map_id, connection, provider, relation, path, operation, result, attempt, shard_key, record_key, crm_id,
+                                    fields, error_class, vendor_code, error, request_id, actor, correlation_id, write_id)
+         SELECT $1, $2, $3, $4, $5, $6, $7, $8, e.shard_key, e.record_key, e.crm_id,
+                e.fields::jsonb, e.error_class, e.vendor_code, e.error, e.request_id, e.actor, e.correlation_id, e.write_id::uuid
+         FROM unnest($9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[],
+                     $18::text[], $19::text[])
+              AS e (shard_key, record_key, crm_id, fields, error_class, vendor_code, error, request_id, actor, correlation_id, write_id)",
         None,
         &[
             about.map_id.into(),
@@ -77,20 +90,20 @@ pub fn write_about(
             about.provider.into(),
             about.relation.into(),
             path.into(),
-            entries.iter().map(|e| e.shard_key).collect::<Vec<_>>().into(),
-            entries.iter().map(|e| e.record_key).collect::<Vec<_>>().into(),
-            entries.iter().map(|e| e.crm_id).collect::<Vec<_>>().into(),
-            entries.iter().map(|e| e.operation).collect::<Vec<_>>().into(),
-            fields.into(),
-            entries.iter().map(|e| e.result).collect::<Vec<_>>().into(),
-            entries.iter().map(|e| e.attempt as i32).collect::<Vec<_>>().into(),
-            entries.iter().map(|e| e.error_class).collect::<Vec<_>>().into(),
-            column(|e| e.vendor_code.map(str::to_owned)).into(),
-            column(|e| e.error.map(str::to_owned)).into(),
-            entries.iter().map(|e| e.request_id).collect::<Vec<_>>().into(),
-            entries.iter().map(|e| e.actor).collect::<Vec<_>>().into(),
-            entries.iter().map(|e| e.correlation_id).collect::<Vec<_>>().into(),
-            entries.iter().map(|e| e.write_id).collect::<Vec<_>>().into(),
+            common.operation.into(),
+            common.result.into(),
+            (common.attempt as i32).into(),
+            alike.iter().map(|e| e.shard_key).collect::<Vec<_>>().into(),
+            alike.iter().map(|e| e.record_key).collect::<Vec<_>>().into(),
+            alike.iter().map(|e| e.crm_id).collect::<Vec<_>>().into(),
+            alike.iter().map(|e| e.fields).collect::<Vec<_>>().into(),
+            alike.iter().map(|e| e.error_class).collect::<Vec<_>>().into(),
+            alike.iter().map(|e| e.vendor_code).collect::<Vec<_>>().into(),
+            alike.iter().map(|e| e.error).collect::<Vec<_>>().into(),
+            alike.iter().map(|e| e.request_id).collect::<Vec<_>>().into(),
+            alike.iter().map(|e| e.actor).collect::<Vec<_>>().into(),
+            alike.iter().map(|e| e.correlation_id).collect::<Vec<_>>().into(),
+            alike.iter().map(|e| e.write_id).collect::<Vec<_>>().into(),
         ],
     )?;
     Ok(())

@@ -5,6 +5,7 @@
 //! worker ends as dead letters and not in a crash loop.
 
 use crm_domain::Cells;
+use pgrx::pg_sys;
 use pgrx::spi::SpiClient;
 
 use super::StoreError;
@@ -23,6 +24,14 @@ pub struct Claimed {
     pub attempts: u32,
     pub hashes: Vec<u8>,
     pub actor: Option<String>,
+    pub place: Place,
+}
+
+/// Where a record's rows were when it was claimed. They are looked for there first; once moved, by their key.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    pub queue: pg_sys::ItemPointerData,
+    pub ledger: pg_sys::ItemPointerData,
 }
 
 /// How long a slice may be on its way before it counts as left behind.
@@ -50,18 +59,48 @@ pub fn due(
     rows: usize,
     whole: bool,
 ) -> Result<Vec<Claimed>, StoreError> {
+    let claimed = first_due(client, map, rows, Some(rows), whole)?;
+    if !claimed.is_empty() {
+        return Ok(claimed);
+    }
+    // Nothing is due, or somebody holds all of those that came first.
+    first_due(client, map, rows, None, whole)
+}
+
+/// `among`: how many of those that are due are looked at. Without a bound the planner would sort them all.
+fn first_due(
+    client: &mut SpiClient,
+    map: &Map,
+    rows: usize,
+    among: Option<usize>,
+    whole: bool,
+) -> Result<Vec<Claimed>, StoreError> {
     let result = client.update(
-        "SELECT l.shard_key, l.record_key, l.crm_id, l.op::text, l.cells, l.revision, l.attempts, l.hashes, l.actor
-         FROM crm.ledger l
-         WHERE l.map_id = $1 AND l.state = 'queued' AND l.next_attempt_at <= now()
-           AND (l.next_attempt_at > '-infinity' OR $3)
-           AND (l.shard_key, l.record_key) NOT IN (
-               SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r)
-               WHERE c.map_id = $1 AND c.path = 'batch')
-         ORDER BY l.next_attempt_at, l.shard_key, l.record_key
-         LIMIT $2 FOR UPDATE SKIP LOCKED",
+        "SELECT q.shard_key, q.record_key, coalesce(l.crm_id, k.crm_id), q.op::text, q.cells, q.revision, q.attempts,
+                coalesce(l.hashes, k.hashes), q.actor, q.here, coalesce(l.place, k.place)
+         FROM (SELECT ctid AS here, place, shard_key, record_key, op, cells, revision, attempts, actor FROM crm.queue
+               WHERE map_id = $1 AND state = 'queued' AND next_attempt_at <= now() AND (next_attempt_at > '-infinity' OR $3)
+                 AND (shard_key, record_key) NOT IN (
+                     SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r)
+                     WHERE c.map_id = $1 AND c.path = 'batch')
+               ORDER BY next_attempt_at LIMIT $4) q
+         LEFT JOIN LATERAL (
+             SELECT l.ctid AS place, l.crm_id, l.hashes FROM crm.ledger l
+             WHERE l.ctid = q.place AND l.shard_key = q.shard_key AND l.map_id = $1 AND l.record_key = q.record_key
+             FOR UPDATE SKIP LOCKED) l ON true
+         LEFT JOIN LATERAL (
+             SELECT k.ctid AS place, k.crm_id, k.hashes FROM crm.ledger k
+             WHERE l.place IS NULL AND k.shard_key = q.shard_key AND k.map_id = $1 AND k.record_key = q.record_key
+             FOR UPDATE SKIP LOCKED) k ON true
+         WHERE l.place IS NOT NULL OR k.place IS NOT NULL
+         LIMIT $2",
         None,
-        &[map.id.into(), (rows as i64).into(), whole.into()],
+        &[
+            map.id.into(),
+            (rows as i64).into(),
+            whole.into(),
+            among.map(|n| n as i64).into(),
+        ],
     )?;
     let mut claimed = Vec::with_capacity(result.len());
     for row in result {
@@ -70,14 +109,18 @@ pub fn due(
             record_key: row.get(2)?.unwrap_or_default(),
             crm_id: row.get(3)?,
             op: row
-                .get::<String>(4)?
+                .get::<&str>(4)?
                 .and_then(|op| op.bytes().next())
                 .unwrap_or(b'u'),
-            cells: Cells::from_bytes(&row.get::<Vec<u8>>(5)?.unwrap_or_default()),
+            cells: Cells::from_bytes(row.get::<&[u8]>(5)?.unwrap_or_default()),
             revision: row.get(6)?.unwrap_or_default(),
             attempts: row.get::<i16>(7)?.unwrap_or_default() as u32,
-            hashes: row.get::<Vec<u8>>(8)?.unwrap_or_default(),
+            hashes: row.get::<&[u8]>(8)?.unwrap_or_default().to_vec(),
             actor: row.get(9)?,
+            place: Place {
+                queue: row.get(10)?.unwrap_or_default(),
+                ledger: row.get(11)?.unwrap_or_default(),
+            },
         });
     }
     Ok(claimed)
@@ -147,10 +190,10 @@ pub fn release_abandoned(client: &mut SpiClient) -> Result<u64, StoreError> {
          ), locked AS (
              SELECT l.shard_key, l.map_id, l.record_key FROM crm.ledger l
              JOIN record ON l.shard_key = s AND l.map_id = record.map_id AND l.record_key = r
-             WHERE path = 'batch' AND l.state = 'queued' ORDER BY 1, 2, 3 FOR UPDATE OF l SKIP LOCKED
+             WHERE path = 'batch' ORDER BY 1, 2, 3 FOR UPDATE OF l SKIP LOCKED
          )
-         UPDATE crm.ledger l SET attempts = l.attempts + 1, next_attempt_at = now()
-         FROM locked k WHERE l.shard_key = k.shard_key AND l.map_id = k.map_id AND l.record_key = k.record_key",
+         UPDATE crm.queue q SET attempts = q.attempts + 1, next_attempt_at = now()
+         FROM locked k WHERE q.shard_key = k.shard_key AND q.map_id = k.map_id AND q.record_key = k.record_key AND q.state = 'queued'",
         None,
         &[],
     )?;
@@ -160,7 +203,7 @@ pub fn release_abandoned(client: &mut SpiClient) -> Result<u64, StoreError> {
 /// Milliseconds until the map's next retry; `None` when none waits.
 pub fn next_retry_ms(client: &SpiClient, map_id: i32) -> Result<Option<i64>, StoreError> {
     let mut rows = client.select(
-        "SELECT (extract(epoch FROM next_attempt_at - now()) * 1000)::bigint FROM crm.ledger
+        "SELECT (extract(epoch FROM next_attempt_at - now()) * 1000)::bigint FROM crm.queue
          WHERE map_id = $1 AND state = 'queued' AND next_attempt_at > '-infinity' ORDER BY next_attempt_at LIMIT 1",
         None,
         &[map_id.into()],
@@ -172,7 +215,7 @@ pub fn next_retry_ms(client: &SpiClient, map_id: i32) -> Result<Option<i64>, Sto
 pub fn outstanding(client: &SpiClient, map_ids: &[i32]) -> Result<bool, StoreError> {
     let mut rows = client.select(
         "SELECT EXISTS (SELECT FROM crm.change WHERE map_id = ANY ($1))
-             OR EXISTS (SELECT FROM crm.ledger WHERE map_id = ANY ($1) AND state = 'queued')
+             OR EXISTS (SELECT FROM crm.queue WHERE map_id = ANY ($1) AND state = 'queued')
              OR EXISTS (SELECT FROM crm.claim WHERE map_id = ANY ($1))
              OR EXISTS (SELECT FROM crm.pending_write p WHERE p.map_id = ANY ($1) AND p.state = 'queued' AND EXISTS (
                             SELECT FROM crm.ledger l

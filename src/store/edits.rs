@@ -173,8 +173,8 @@ pub fn queue(map: &Map, edit: &Edit) -> Result<(), StoreError> {
     as_superuser(|| {
         Spi::connect_mut(|client| {
             client.update(
-                "INSERT INTO crm.change (shard_key, map_id, record_key, op, cells, base, write_id, actor, correlation_id)
-                 VALUES ($1, $2, $3, 'u', $4, $5::jsonb, $6::uuid, $7, $8)",
+                "INSERT INTO crm.change (shard_key, map_id, record_keys, op, cells, base, write_id, actor, correlation_id)
+                 VALUES ($1, $2, ARRAY[$3], 'u', $4, $5::jsonb, $6::uuid, $7, $8)",
                 None,
                 &[
                     edit.shard_key.into(),

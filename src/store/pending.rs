@@ -122,7 +122,7 @@ pub fn adopt_orphans(client: &mut SpiClient, active: Vec<&str>) -> Result<u64, S
                  FOR UPDATE SKIP LOCKED) l
              WHERE p.state IN ('sending', 'landed', 'failed') AND p.write_id <> ALL ($1::text[]::uuid[])
                AND NOT EXISTS (SELECT FROM crm.change c
-                               WHERE c.shard_key = p.shard_key AND c.map_id = p.map_id AND c.record_key = p.record_key)
+                               WHERE c.shard_key = p.shard_key AND c.map_id = p.map_id AND p.record_key = ANY (c.record_keys))
          ), gone AS (
              DELETE FROM crm.pending_write p
              WHERE p.state IN ('sending', 'landed', 'failed') AND p.write_id <> ALL ($1::text[]::uuid[])

@@ -297,8 +297,8 @@ fn recapture(
         }
         if !changed.is_empty() {
             client.update(
-                "INSERT INTO crm.change (shard_key, map_id, record_key, op, cells, base, actor)
-                 VALUES ($1, $2, $3, 'u', $4, $5::jsonb, 'pg_crm')",
+                "INSERT INTO crm.change (shard_key, map_id, record_keys, op, cells, base, actor)
+                 VALUES ($1, $2, ARRAY[$3], 'u', $4, $5::jsonb, 'pg_crm')",
                 None,
                 &[
                     records[n].pending.shard_key.as_str().into(),
@@ -348,8 +348,11 @@ fn ledger(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(), 
     {
         let (shard_key, record_key) = keys_of(record);
         client.update(
-            "UPDATE crm.ledger SET crm_id = NULL, hashes = NULL, detached = true, revision = revision + 1,
-                    state = CASE WHEN state = 'queued' THEN 'unlinked' ELSE state END
+            "WITH waiting AS (
+                 UPDATE crm.queue SET state = 'unlinked', revision = DEFAULT
+                 WHERE shard_key = $1 AND map_id = $2 AND record_key = $3 AND state = 'queued'
+             )
+             UPDATE crm.ledger SET crm_id = NULL, hashes = NULL, detached = true
              WHERE shard_key = $1 AND map_id = $2 AND record_key = $3",
             None,
             &[shard_key.into(), map.id.into(), record_key.into()],

@@ -1,11 +1,15 @@
-//! What the CRM answered, written down: ledger, dead letters, audit and claim in one transaction.
+//! What the CRM answered, written down: queue, ledger, dead letters, audit and claim in one transaction.
+
+use std::collections::HashSet;
 
 use crm_domain::{Cells, ErrorClass};
+use pgrx::IntoDatum;
+use pgrx::datum::DatumWithOid;
 use pgrx::spi::SpiClient;
-use serde_json::{Map as JsonMap, Value as Json};
 
 use super::StoreError;
 use super::audit;
+use super::claims::Place;
 use super::config::{Connection, Map};
 
 /// How one record's write ended.
@@ -21,8 +25,10 @@ pub struct Settled {
     pub hashes: Vec<u8>,
     pub revision: i64,
     pub attempt: u32,
-    pub fields: JsonMap<String, Json>,
+    /// JSON, as the audit has it.
+    pub fields: String,
     pub actor: Option<String>,
+    pub place: Place,
     pub request_id: Option<String>,
     pub verdict: Verdict,
 }
@@ -92,17 +98,27 @@ pub fn settle(
     map: &Map,
     records: &[&Settled],
 ) -> Result<Vec<usize>, StoreError> {
-    let held = held(client, map, records)?;
-    let records: Vec<&Settled> = records
-        .iter()
-        .enumerate()
-        .filter(|(i, _)| !held.contains(i))
-        .map(|(_, r)| *r)
-        .collect();
+    let moved = moved(client, map, records)?;
+    let (held, found) = if moved.is_empty() {
+        (Vec::new(), Vec::new())
+    } else {
+        held(client, map, records, &moved)?
+    };
+    let part = |skip: &[usize]| -> Vec<&Settled> {
+        let skip: HashSet<usize> = skip.iter().copied().collect();
+        let rest = records.iter().enumerate();
+        rest.filter(|(i, _)| !skip.contains(i))
+            .map(|(_, r)| *r)
+            .collect()
+    };
+    let mut rest = applied(client, map, &part(&moved), IN_PLACE)?;
+    rest.extend(found.iter().map(|&i| records[i]));
+    let rest = applied(client, map, &rest, BY_KEY)?;
+    others(client, map, &rest)?;
+    let records = part(&held);
     if records.is_empty() {
         return Ok(held);
     }
-    ledger(client, map, &records)?;
     delete_gone(client, map, &records)?;
     dead_letters(client, map, &records)?;
     let entries: Vec<audit::Entry> = records
@@ -132,16 +148,35 @@ pub fn settle(
     Ok(held)
 }
 
-/// Locks the records' ledger rows; the answer names those that somebody else holds.
-fn held(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<Vec<usize>, StoreError> {
-    let keys: Vec<(&str, &str)> = records
-        .iter()
-        .map(|r| (r.shard_key.as_str(), r.record_key.as_str()))
-        .collect();
-    held_records(client, map, &keys)
+/// Locks the records' ledger rows where they were when they were claimed; the answer names those that are not there any
+/// more, or that somebody holds.
+fn moved(
+    client: &mut SpiClient,
+    map: &Map,
+    records: &[&Settled],
+) -> Result<Vec<usize>, StoreError> {
+    let rows = client.update(
+        "SELECT r.ord - 1 FROM unnest($2::text[], $3::text[], $4::tid[]) WITH ORDINALITY AS r (shard_key, record_key, place, ord)
+         LEFT JOIN LATERAL (SELECT true AS locked FROM crm.ledger l
+                            WHERE l.ctid = r.place AND l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key
+                            FOR UPDATE SKIP LOCKED) l ON true
+         WHERE l.locked IS NULL",
+        None,
+        &[
+            map.id.into(),
+            column(records, |r| r.shard_key.as_str()),
+            column(records, |r| r.record_key.as_str()),
+            column(records, |r| r.place.ledger),
+        ],
+    )?;
+    let mut moved = Vec::new();
+    for row in rows {
+        moved.push(row.get::<i64>(1)?.unwrap_or_default() as usize);
+    }
+    Ok(moved)
 }
 
-/// The same for records by their keys.
+/// Locks records' ledger rows, found by their keys; the answer names those that somebody else holds.
 pub fn held_records(
     client: &mut SpiClient,
     map: &Map,
@@ -172,81 +207,182 @@ pub fn held_records(
     Ok(held)
 }
 
-/// An edit folded since the claim (another revision) keeps all waiting cells waiting: sent once more, they do no harm.
-fn ledger(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<(), StoreError> {
-    let mut shard_keys = Vec::with_capacity(records.len());
-    let mut record_keys = Vec::with_capacity(records.len());
-    let mut crm_ids = Vec::with_capacity(records.len());
-    let mut verdicts = Vec::with_capacity(records.len());
-    let mut cells = Vec::with_capacity(records.len());
-    let mut hashes = Vec::with_capacity(records.len());
-    let mut revisions = Vec::with_capacity(records.len());
-    let mut delays = Vec::with_capacity(records.len());
-    let mut charges = Vec::with_capacity(records.len());
-    let mut classes = Vec::with_capacity(records.len());
-    let mut errors = Vec::with_capacity(records.len());
-    for r in records {
-        shard_keys.push(r.shard_key.as_str());
-        record_keys.push(r.record_key.as_str());
-        crm_ids.push(r.crm_id.as_deref());
-        verdicts.push(r.verdict.word());
-        cells.push(r.cells.to_bytes());
-        hashes.push(r.hashes.as_slice());
-        revisions.push(r.revision);
-        let (delay, charged) = match &r.verdict {
+/// Locks the ledger rows of some records, found by their key. The answer names first those that somebody else holds.
+fn held(
+    client: &mut SpiClient,
+    map: &Map,
+    records: &[&Settled],
+    some: &[usize],
+) -> Result<(Vec<usize>, Vec<usize>), StoreError> {
+    let some_records: Vec<&Settled> = some.iter().map(|&i| records[i]).collect();
+    let rows = client.update(
+        "WITH wanted AS MATERIALIZED (
+             SELECT r.* FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS r (shard_key, record_key, ord)
+         ), locked AS MATERIALIZED (
+             SELECT w.ord FROM (SELECT * FROM wanted ORDER BY shard_key, record_key) w,
+                 LATERAL (SELECT FROM crm.ledger l
+                          WHERE l.shard_key = w.shard_key AND l.map_id = $1 AND l.record_key = w.record_key
+                          FOR UPDATE SKIP LOCKED) l
+         )
+         SELECT w.ord - 1 FROM wanted w
+         WHERE w.ord NOT IN (SELECT ord FROM locked)
+           AND (SELECT 1 FROM crm.ledger l
+                WHERE l.shard_key = w.shard_key AND l.map_id = $1 AND l.record_key = w.record_key) IS NOT NULL",
+        None,
+        &[
+            map.id.into(),
+            column(&some_records, |r| r.shard_key.as_str()),
+            column(&some_records, |r| r.record_key.as_str()),
+        ],
+    )?;
+    let mut held = Vec::new();
+    for row in rows {
+        held.push(some[row.get::<i64>(1)?.unwrap_or_default() as usize]);
+    }
+    let free = some.iter().copied().filter(|i| !held.contains(i)).collect();
+    Ok((held, free))
+}
+
+/// One argument of a statement: the same thing of each record.
+fn column<'a, 'm, T>(records: &[&'a Settled], of: impl Fn(&'a Settled) -> T) -> DatumWithOid<'m>
+where
+    Vec<T>: IntoDatum,
+{
+    records.iter().map(|r| of(r)).collect::<Vec<T>>().into()
+}
+
+/// What the CRM took leaves the queue, and the ledger remembers it. The first two lines find the rows: where they were
+/// when the record was claimed (the ledger row is locked, so it still is there), or by their key.
+const APPLIED: &str = "WITH record AS MATERIALIZED (
+    SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::bytea[], $6::bytea[], $7::bigint[], $8::tid[], $9::tid[])
+        WITH ORDINALITY AS r (shard_key, record_key, crm_id, cells, hashes, revision, queue_place, ledger_place, ord)
+), done AS (
+    DELETE FROM crm.queue q USING record r
+    WHERE QUEUE AND q.shard_key = r.shard_key AND q.map_id = $1 AND q.record_key = r.record_key AND q.revision = r.revision
+    RETURNING r.*, q.changed_at
+), known AS (
+    UPDATE crm.ledger l
+    SET crm_id = coalesce(r.crm_id, l.crm_id),
+        changed_at = CASE WHEN l.changed_at IS NULL THEN r.changed_at ELSE crm.cells_merge(l.changed_at, r.changed_at) END,
+        synced_at = crm.cells_stamp(l.synced_at, r.cells, now()),
+        hashes = crm.cells_hash(l.hashes, r.cells, r.hashes)
+    FROM done r
+    WHERE LEDGER AND l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key
+)
+SELECT ord - 1 FROM record WHERE ord NOT IN (SELECT ord FROM done)";
+const IN_PLACE: (&str, &str) = ("q.ctid = r.queue_place", "l.ctid = r.ledger_place");
+const BY_KEY: (&str, &str) = ("true", "true");
+
+/// Settles what the CRM took; returns what is left to be settled otherwise.
+fn applied<'a>(
+    client: &mut SpiClient,
+    map: &Map,
+    records: &[&'a Settled],
+    (queue, ledger): (&str, &str),
+) -> Result<Vec<&'a Settled>, StoreError> {
+    let (taken, mut rest): (Vec<&Settled>, Vec<&Settled>) =
+        records.iter().partition(|r| r.verdict == Verdict::Applied);
+    if taken.is_empty() {
+        return Ok(rest);
+    }
+    let rows = client.update(
+        &APPLIED.replace("QUEUE", queue).replace("LEDGER", ledger),
+        None,
+        &[
+            map.id.into(),
+            column(&taken, |r| r.shard_key.as_str()),
+            column(&taken, |r| r.record_key.as_str()),
+            column(&taken, |r| r.crm_id.as_deref()),
+            column(&taken, |r| r.cells.to_bytes()),
+            column(&taken, |r| r.hashes.as_slice()),
+            column(&taken, |r| r.revision),
+            column(&taken, |r| r.place.queue),
+            column(&taken, |r| r.place.ledger),
+        ],
+    )?;
+    for row in rows {
+        rest.push(taken[row.get::<i64>(1)?.unwrap_or_default() as usize]);
+    }
+    Ok(rest)
+}
+
+/// Failures, and records that were edited since the claim. Such an edit (another revision) keeps all waiting cells
+/// waiting: sent once more, they do no harm.
+fn others(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<(), StoreError> {
+    if records.is_empty() {
+        return Ok(());
+    }
+    let shard_keys: Vec<&str> = records.iter().map(|r| r.shard_key.as_str()).collect();
+    let record_keys: Vec<&str> = records.iter().map(|r| r.record_key.as_str()).collect();
+    let verdicts: Vec<&str> = records.iter().map(|r| r.verdict.word()).collect();
+    let revisions: Vec<i64> = records.iter().map(|r| r.revision).collect();
+    let (delays, charges): (Vec<i64>, Vec<bool>) = records
+        .iter()
+        .map(|r| match &r.verdict {
             Verdict::Retry {
                 delay_ms, charged, ..
             } => (*delay_ms, *charged),
             Verdict::Dead { .. } => (0, true),
             _ => (0, false),
-        };
-        delays.push(delay);
-        charges.push(charged);
-        let (class, _, error) = r.verdict.failure();
-        classes.push(class);
-        errors.push(error);
-    }
+        })
+        .unzip();
     client.update(
-        "UPDATE crm.ledger l
-         SET crm_id = CASE r.verdict WHEN 'unlinked' THEN NULL WHEN 'applied' THEN coalesce(r.crm_id, l.crm_id) ELSE l.crm_id END,
-             state = CASE WHEN r.verdict = 'unlinked' THEN CASE WHEN l.revision = r.revision THEN 'synced' ELSE 'unlinked' END
-                          WHEN r.verdict IN ('applied', 'moot') AND l.revision = r.revision THEN 'synced'
-                          WHEN r.verdict = 'dead' AND l.revision = r.revision THEN 'dead'
-                          ELSE 'queued' END,
-             op = CASE WHEN r.verdict IN ('applied', 'moot') AND l.revision = r.revision THEN NULL
-                       WHEN r.verdict = 'unlinked' AND l.revision = r.revision THEN NULL
-                       WHEN r.verdict = 'applied' AND l.op = 'c' THEN 'u'
-                       ELSE l.op END,
-             cells = CASE WHEN r.verdict IN ('applied', 'moot', 'unlinked') AND l.revision = r.revision THEN NULL ELSE l.cells END,
-             changed_at = CASE WHEN r.verdict = 'moot' AND l.revision = r.revision THEN NULL ELSE l.changed_at END,
-             synced_at = CASE r.verdict WHEN 'applied' THEN crm.cells_stamp(l.synced_at, r.cells, now()) ELSE l.synced_at END,
-             hashes = CASE r.verdict WHEN 'applied' THEN crm.cells_hash(l.hashes, r.cells, r.hashes)
-                                     WHEN 'unlinked' THEN NULL ELSE l.hashes END,
-             detached = l.detached OR r.verdict = 'unlinked',
-             attempts = CASE WHEN l.revision <> r.revision OR r.verdict IN ('applied', 'moot', 'unlinked') THEN 0
-                             WHEN r.charged THEN l.attempts + 1 ELSE l.attempts END,
+        "DELETE FROM crm.queue q
+         USING unnest($2::text[], $3::text[], $4::text[], $5::bigint[]) AS r (shard_key, record_key, verdict, revision)
+         WHERE q.shard_key = r.shard_key AND q.map_id = $1 AND q.record_key = r.record_key
+           AND q.revision = r.revision AND r.verdict IN ('moot', 'unlinked')",
+        None,
+        &[
+            map.id.into(),
+            shard_keys.clone().into(),
+            record_keys.clone().into(),
+            verdicts.clone().into(),
+            revisions.clone().into(),
+        ],
+    )?;
+    client.update(
+        "UPDATE crm.queue q
+         SET state = CASE WHEN r.verdict = 'unlinked' THEN 'unlinked'
+                          WHEN r.verdict = 'dead' AND q.revision = r.revision THEN 'dead' ELSE 'queued' END,
+             op = CASE WHEN r.verdict = 'applied' AND q.op = 'c' THEN 'u' ELSE q.op END,
+             attempts = CASE WHEN q.revision <> r.revision OR r.verdict IN ('applied', 'moot', 'unlinked') THEN 0
+                             WHEN r.charged THEN q.attempts + 1 ELSE q.attempts END,
              next_attempt_at = CASE WHEN r.verdict = 'retry' THEN now() + r.delay_ms * interval '1 ms' ELSE '-infinity' END,
              error_class = r.error_class, last_error = r.error
-         FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::bytea[], $8::bigint[], $9::bigint[],
-                     $10::bool[], $11::text[], $12::text[])
-              AS r (shard_key, record_key, crm_id, verdict, cells, hashes, revision, delay_ms, charged, error_class, error),
-              LATERAL (SELECT k.ctid AS place FROM crm.ledger k
-                       WHERE k.shard_key = r.shard_key AND k.map_id = $1 AND k.record_key = r.record_key OFFSET 0) k
-         WHERE l.ctid = k.place",
+         FROM unnest($2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bool[], $8::text[], $9::text[])
+              AS r (shard_key, record_key, verdict, revision, delay_ms, charged, error_class, error)
+         WHERE q.shard_key = r.shard_key AND q.map_id = $1 AND q.record_key = r.record_key",
+        None,
+        &[
+            map.id.into(),
+            shard_keys.clone().into(),
+            record_keys.clone().into(),
+            verdicts.clone().into(),
+            revisions.into(),
+            delays.into(),
+            charges.into(),
+            records.iter().map(|r| r.verdict.failure().0).collect::<Vec<_>>().into(),
+            records.iter().map(|r| r.verdict.failure().2).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    client.update(
+        "UPDATE crm.ledger l
+         SET crm_id = CASE r.verdict WHEN 'unlinked' THEN NULL ELSE coalesce(r.crm_id, l.crm_id) END,
+             synced_at = CASE r.verdict WHEN 'applied' THEN crm.cells_stamp(l.synced_at, r.cells, now()) ELSE l.synced_at END,
+             hashes = CASE r.verdict WHEN 'applied' THEN crm.cells_hash(l.hashes, r.cells, r.hashes) END,
+             detached = l.detached OR r.verdict = 'unlinked'
+         FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::bytea[])
+              AS r (shard_key, record_key, verdict, crm_id, cells, hashes)
+         WHERE l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key AND r.verdict IN ('applied', 'unlinked')",
         None,
         &[
             map.id.into(),
             shard_keys.into(),
             record_keys.into(),
-            crm_ids.into(),
             verdicts.into(),
-            cells.into(),
-            hashes.into(),
-            revisions.into(),
-            delays.into(),
-            charges.into(),
-            classes.into(),
-            errors.into(),
+            records.iter().map(|r| r.crm_id.as_deref()).collect::<Vec<_>>().into(),
+            records.iter().map(|r| r.cells.to_bytes()).collect::<Vec<_>>().into(),
+            records.iter().map(|r| r.hashes.as_slice()).collect::<Vec<_>>().into(),
         ],
     )?;
     Ok(())
@@ -268,18 +404,25 @@ fn delete_gone(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Resul
     let record_keys: Vec<&str> = gone.iter().map(|r| r.record_key.as_str()).collect();
     client.update(
         "DELETE FROM crm.ledger l USING unnest($2::text[], $3::text[]) AS r (shard_key, record_key)
-         WHERE l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key AND l.state = 'synced'",
+         WHERE l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key AND NOT EXISTS (
+             SELECT FROM crm.queue q WHERE q.shard_key = l.shard_key AND q.map_id = $1 AND q.record_key = l.record_key)",
         None,
         &[map.id.into(), shard_keys.clone().into(), record_keys.clone().into()],
     )?;
     // Inserted again meanwhile: it has no CRM record any more and is created or waits for a link.
     client.update(
-        "UPDATE crm.ledger l
-         SET crm_id = NULL, op = 'c', hashes = NULL, synced_at = NULL, next_attempt_at = '-infinity',
+        "WITH left_over AS (
+             UPDATE crm.ledger l SET crm_id = NULL, hashes = NULL, synced_at = NULL
+             FROM unnest($2::text[], $3::text[]) AS r (shard_key, record_key)
+             WHERE l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key
+             RETURNING l.shard_key, l.record_key
+         )
+         UPDATE crm.queue q
+         SET op = 'c', next_attempt_at = '-infinity',
              state = CASE m.on_insert WHEN 'create' THEN 'queued' ELSE 'unlinked' END,
-             cells = CASE m.on_insert WHEN 'create' THEN crm.map_cells(m.map_id) ELSE l.cells END
-         FROM unnest($2::text[], $3::text[]) AS r (shard_key, record_key), crm.object_map m
-         WHERE l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key AND m.map_id = $1",
+             cells = CASE m.on_insert WHEN 'create' THEN crm.map_cells(m.map_id) ELSE q.cells END
+         FROM left_over l, crm.object_map m
+         WHERE q.shard_key = l.shard_key AND q.map_id = $1 AND q.record_key = l.record_key AND m.map_id = $1",
         None,
         &[map.id.into(), shard_keys.into(), record_keys.into()],
     )?;
@@ -295,7 +438,7 @@ fn dead_letters(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Resu
             "INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, crm_id, operation, fields, error_class, vendor_code,
                                                error, attempts, actor)
              SELECT $1, $2, $3, $4, $5, $6::jsonb, $7, $8, $9, $10, $11
-             WHERE EXISTS (SELECT FROM crm.ledger l WHERE l.shard_key = $1 AND l.map_id = $2 AND l.record_key = $3 AND l.state = 'dead')
+             WHERE EXISTS (SELECT FROM crm.queue q WHERE q.shard_key = $1 AND q.map_id = $2 AND q.record_key = $3 AND q.state = 'dead')
              ON CONFLICT (shard_key, map_id, record_key, path) DO UPDATE
              SET operation = excluded.operation, fields = excluded.fields, error_class = excluded.error_class,
                  vendor_code = excluded.vendor_code, error = excluded.error, attempts = excluded.attempts, died_at = now()",
@@ -306,7 +449,7 @@ fn dead_letters(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Resu
                 r.record_key.as_str().into(),
                 r.crm_id.as_deref().into(),
                 r.operation.into(),
-                Json::Object(r.fields.clone()).to_string().into(),
+                r.fields.as_str().into(),
                 class.name().into(),
                 code.as_str().into(),
                 error.as_str().into(),

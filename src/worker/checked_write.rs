@@ -11,7 +11,7 @@ use crm_domain::conflict::{self, Decision, ShortHash, Sides};
 use crm_domain::mapping::ConflictPolicy;
 use crm_domain::{ErrorClass, Failure, Value};
 use crm_provider::record::{DoneBatch, DoneField, DoneRecord, Field, Guard};
-use crm_provider::{CrmObject, ReadBatch, WriteKind};
+use crm_provider::{CrmObject, ReadBatch, WriteKind, WriteRecord};
 use futures_util::future::join_all;
 
 use super::link::{Lane, Link};
@@ -25,7 +25,6 @@ const ONE_BY_ONE: usize = 25;
 /// An edit of one record.
 pub struct Edit {
     pub crm_id: String,
-    pub record_key: String,
     pub attempts: u32,
     pub fields: Vec<EditField>,
     /// A caller waits: any difference to the base is a conflict, and a failed read does not keep it from being written.
@@ -314,16 +313,18 @@ async fn write(
             Outgoing {
                 index: place,
                 kind: WriteKind::Update,
-                crm_id: Some(edit.crm_id.clone()),
-                record_key: edit.record_key.clone(),
                 attempts: edit.attempts,
-                fields: edit
-                    .fields
-                    .iter()
-                    .filter(written)
-                    .filter_map(|f| Some((f.field.clone(), f.local.clone()?)))
-                    .collect(),
-                unless_changed: j.version.clone(),
+                record: WriteRecord {
+                    crm_id: Some(edit.crm_id.clone()),
+                    external_id: None,
+                    fields: edit
+                        .fields
+                        .iter()
+                        .filter(written)
+                        .filter_map(|f| Some((f.field.clone(), f.local.clone()?)))
+                        .collect(),
+                    unless_changed: j.version.clone(),
+                },
             }
         })
         .collect();

@@ -59,25 +59,28 @@ impl Http {
         }
     }
 
-    /// Sends a request to an absolute URL and reads the whole answer.
-    pub async fn send(&self, url: String, request: Request) -> Result<Response, Failure> {
+    /// Sends a request to an absolute URL, reads the whole answer, and gives the request back.
+    pub async fn send(
+        &self,
+        url: String,
+        request: Request,
+    ) -> Result<(Request, Result<Response, Failure>), Failure> {
         let (agent, limit) = (self.agent.clone(), self.max_response);
-        tokio::task::spawn_blocking(move || exchange(&agent, &url, request, limit))
-            .await
-            .unwrap_or_else(|_| {
-                Err(Failure::connection(
-                    ErrorClass::Internal,
-                    "thread",
-                    "the request's thread ended",
-                ))
-            })
+        tokio::task::spawn_blocking(move || {
+            let answer = exchange(&agent, &url, &request, limit);
+            (request, answer)
+        })
+        .await
+        .map_err(|_| {
+            Failure::connection(ErrorClass::Internal, "thread", "the request's thread ended")
+        })
     }
 }
 
 fn exchange(
     agent: &ureq::Agent,
     url: &str,
-    request: Request,
+    request: &Request,
     limit: u64,
 ) -> Result<Response, Failure> {
     let unusable = |e: &dyn std::fmt::Display| {
@@ -98,7 +101,7 @@ fn exchange(
         if matches!(request.method, Method::Get | Method::Delete) && request.body.is_empty() {
             agent.run(builder.body(()).map_err(|e| unusable(&e))?)
         } else {
-            agent.run(builder.body(request.body).map_err(|e| unusable(&e))?)
+            agent.run(builder.body(&request.body[..]).map_err(|e| unusable(&e))?)
         };
     let mut answer = answer.map_err(|e| failure(&e))?;
     let status = answer.status().as_u16();

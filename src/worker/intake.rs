@@ -1,11 +1,14 @@
 //! A claimed slice with its values. What needs no sending, or cannot be sent, is judged here and not sent.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use crm_domain::ErrorClass;
-use crm_provider::WriteKind;
+use crm_domain::{ErrorClass, Value};
+use crm_provider::record::Field;
+use crm_provider::{WriteKind, WriteRecord};
 
 use super::settlement::{InFlight, settled_record};
+use super::slice::Outgoing;
 use crate::settings::Settings;
 use crate::store::StoreError;
 use crate::store::claims::Claimed;
@@ -18,7 +21,7 @@ pub(super) fn read_slice(
     map: &Map,
     due: Vec<Claimed>,
     settings: &Settings,
-) -> Result<(Vec<InFlight>, Vec<Settled>), StoreError> {
+) -> Result<(Vec<InFlight>, Vec<Outgoing>, Vec<Settled>), StoreError> {
     let reads: Vec<usize> = (0..due.len()).filter(|&i| due[i].op != b'd').collect();
     let wanted: Vec<Wanted> = reads
         .iter()
@@ -33,6 +36,7 @@ pub(super) fn read_slice(
         .map(|(n, row)| (reads[n], row))
         .collect();
     let mut records = Vec::with_capacity(due.len());
+    let mut outgoing = Vec::with_capacity(due.len());
     let mut settled = Vec::new();
     let worn_out = || {
         let error = "the worker died each time it had this record on its way";
@@ -54,10 +58,7 @@ pub(super) fn read_slice(
             // Failures end as dead letters before this: only claims left behind count beyond.
             Some(_) if claimed.attempts >= settings.max_attempts => {
                 settled.push(settled_record(
-                    InFlight {
-                        claimed,
-                        fields: Vec::new(),
-                    },
+                    InFlight::new(claimed, &[]),
                     None,
                     worn_out(),
                     false,
@@ -66,7 +67,7 @@ pub(super) fn read_slice(
             }
             Some(RowValues::Found(fields)) if fields.is_empty() && claimed.op == b'u' => {
                 settled.push(settled_record(
-                    InFlight { claimed, fields },
+                    InFlight::new(claimed, &[]),
                     None,
                     Verdict::Moot,
                     false,
@@ -74,7 +75,9 @@ pub(super) fn read_slice(
                 ));
             }
             Some(RowValues::Found(fields)) if claimed.op == b'c' || claimed.crm_id.is_some() => {
-                records.push(InFlight { claimed, fields });
+                let record = InFlight::new(claimed, &fields);
+                outgoing.push(outgoing_record(records.len(), record.claimed(), fields));
+                records.push(record);
             }
             Some(RowValues::Missing) if map.hides_rows => {
                 let verdict = Verdict::Dead {
@@ -82,18 +85,12 @@ pub(super) fn read_slice(
                     code: "row_not_visible".to_owned(),
                     error: "the table's owner does not see the row: it is gone, or forced row security hides it".to_owned(),
                 };
-                let record = InFlight {
-                    claimed,
-                    fields: Vec::new(),
-                };
+                let record = InFlight::new(claimed, &[]);
                 settled.push(settled_record(record, None, verdict, false, None));
             }
             Some(RowValues::Found(_) | RowValues::Missing) => {
                 settled.push(settled_record(
-                    InFlight {
-                        claimed,
-                        fields: Vec::new(),
-                    },
+                    InFlight::new(claimed, &[]),
                     None,
                     Verdict::Moot,
                     false,
@@ -107,10 +104,7 @@ pub(super) fn read_slice(
                     error: failure.message,
                 };
                 settled.push(settled_record(
-                    InFlight {
-                        claimed,
-                        fields: Vec::new(),
-                    },
+                    InFlight::new(claimed, &[]),
                     None,
                     verdict,
                     false,
@@ -119,13 +113,33 @@ pub(super) fn read_slice(
             }
         }
     }
-    Ok((records, settled))
+    Ok((records, outgoing, settled))
 }
 
-pub(super) fn kind_of(claimed: &Claimed) -> WriteKind {
-    match claimed.op {
+/// The values move on to be sent; what is to be remembered of them was taken down.
+fn outgoing_record(
+    index: usize,
+    claimed: &Claimed,
+    fields: Vec<(u16, Arc<Field>, Value)>,
+) -> Outgoing {
+    let kind = match claimed.op {
         b'd' => WriteKind::Delete,
         b'c' => WriteKind::Upsert,
         _ => WriteKind::Update,
+    };
+    let upsert = kind == WriteKind::Upsert;
+    Outgoing {
+        index,
+        kind,
+        attempts: claimed.attempts,
+        record: WriteRecord {
+            crm_id: claimed.crm_id.clone().filter(|_| !upsert),
+            external_id: upsert.then(|| claimed.record_key.clone()),
+            fields: fields
+                .into_iter()
+                .map(|(_, field, value)| (field, value))
+                .collect(),
+            unless_changed: None,
+        },
     }
 }

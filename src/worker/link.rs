@@ -184,7 +184,7 @@ impl Link {
     }
 
     /// Sends a request: signed, repeated where that is harmless, with a fresh token if the old one expired.
-    async fn send(&self, lane: Lane, request: Request) -> Result<Response, Failure> {
+    async fn send(&self, lane: Lane, mut request: Request) -> Result<Response, Failure> {
         let permits = match lane {
             Lane::RealTime => &self.real_time_permits,
             Lane::Batch => &self.permits,
@@ -199,8 +199,13 @@ impl Link {
             if let Some(failure) = self.trouble() {
                 return Err(failure);
             }
-            let (url, signed, generation) = self.prepare(&request).await?;
-            match self.exchange(url, signed).await {
+            // Signed in place and put back, so that no body is copied.
+            let unsigned = request.headers.clone();
+            let (url, generation) = self.prepare(&mut request).await?;
+            let (back, answer) = self.exchange(url, request).await?;
+            request = back;
+            request.headers = unsigned;
+            match answer {
                 Err(failure)
                     if request.repeatable
                         && failure.class == ErrorClass::Transient
@@ -252,30 +257,33 @@ impl Link {
         }
     }
 
-    /// The absolute URL, the signed request and the generation of the token it is signed with.
-    async fn prepare(&self, request: &Request) -> Result<(String, Request, u64), Failure> {
-        let mut request = request.clone();
-        let (url, generation) = match &request.target {
-            Target::Url(url) => (url.clone(), 0),
+    /// Signs the request; its absolute URL, and the generation of the token it is signed with.
+    async fn prepare(&self, request: &mut Request) -> Result<(String, u64), Failure> {
+        match &request.target {
+            Target::Url(url) => Ok((url.clone(), 0)),
             Target::Api(path) => {
                 let path = path.clone();
                 let token = self.token().await?;
                 if let Some(access) = &token.access {
-                    self.provider.sign(&mut request, access);
+                    self.provider.sign(request, access);
                 }
-                (
+                Ok((
                     format!(
                         "{}{path}",
                         token.base_url.as_deref().unwrap_or(&self.base_url)
                     ),
                     token.generation,
-                )
+                ))
             }
-        };
-        Ok((url, request, generation))
+        }
     }
 
-    async fn exchange(&self, url: String, request: Request) -> Result<Response, Failure> {
+    /// Gives the request back along with what came of it.
+    async fn exchange(
+        &self,
+        url: String,
+        request: Request,
+    ) -> Result<(Request, Result<Response, Failure>), Failure> {
         match &self.transport {
             Transport::Http(http) => {
                 target::check(&url, &self.allowed_hosts).map_err(|reason| {
@@ -287,16 +295,17 @@ impl Link {
                 let (reply, answer) = oneshot::channel();
                 self.outbox.send(Event::Stub {
                     connection: self.name.clone(),
-                    request,
+                    request: request.clone(),
                     reply,
                 });
-                answer.await.unwrap_or_else(|_| {
+                let answer = answer.await.unwrap_or_else(|_| {
                     Err(Failure::connection(
                         ErrorClass::Transient,
                         "no_answer",
                         "the stub CRM did not answer",
                     ))
-                })
+                });
+                Ok((request, answer))
             }
         }
     }
@@ -370,7 +379,11 @@ impl Link {
                             "a grant needs an absolute URL",
                         ));
                     };
-                    match self.exchange(url, request).await {
+                    match self
+                        .exchange(url, request)
+                        .await
+                        .and_then(|(_, answer)| answer)
+                    {
                         Ok(response) => operation.step(Some(response)),
                         Err(failure) => operation.interrupted(failure),
                     }

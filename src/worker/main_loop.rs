@@ -53,6 +53,8 @@ pub(super) struct Worker {
     /// Maps that rest until then, so that one table in trouble does not hold up the others.
     pub(super) resting: HashMap<i32, Instant>,
     pub(super) urgent: bool,
+    /// See [`store::fold`].
+    pub(super) wary: u32,
     maps_known: usize,
     pub(super) maintenance_at: Instant,
 }
@@ -97,6 +99,7 @@ pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
         rounds: HashSet::new(),
         resting: HashMap::new(),
         urgent: false,
+        wary: 0,
         maps_known: 0,
         maintenance_at: Instant::now(),
     };

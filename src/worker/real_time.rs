@@ -278,9 +278,9 @@ fn write_down(
     client: &mut pgrx::spi::SpiClient,
     back: &[(Call, Checked)],
 ) -> Result<(), crate::store::StoreError> {
-    let fields: Vec<JsonMap<String, Json>> = back
+    let fields: Vec<String> = back
         .iter()
-        .map(|(call, checked)| audited(&call.intent, checked))
+        .map(|(call, checked)| Json::Object(audited(&call.intent, checked)).to_string())
         .collect();
     let mut by_map: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
     for (n, (call, _)) in back.iter().enumerate() {
@@ -435,7 +435,6 @@ fn edit(intent: &Intent) -> Edit {
     });
     Edit {
         crm_id: intent.crm_id.clone(),
-        record_key: intent.record_key.clone(),
         attempts: 0,
         fields: fields.collect(),
         strict: true,

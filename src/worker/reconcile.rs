@@ -412,7 +412,6 @@ fn edit(map: &Map, w: &Waiting, _max_attempts: u32) -> Edit {
         });
     Edit {
         crm_id: p.crm_id.clone(),
-        record_key: p.record_key.clone(),
         attempts: p.attempts,
         fields: fields.collect(),
         strict: false,
@@ -468,6 +467,10 @@ impl Entry {
                 rows.push(("superseded", &self.superseded));
             }
         }
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|(result, fields)| (result, Json::Object((*fields).clone()).to_string()))
+            .collect::<Vec<_>>();
         let entries: Vec<audit::Entry> = rows
             .iter()
             .map(|(result, fields)| audit::Entry {

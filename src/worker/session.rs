@@ -19,6 +19,10 @@ pub(super) fn set_up_session() {
         (c"session_replication_role", c"origin"),
         (c"plan_cache_mode", c"force_custom_plan"),
         (c"jit", c"off"),
+        // A slice of usual records without temporary files.
+        (c"work_mem", c"16MB"),
+        // What a slice touches lies in memory, or will be asked for again at once: by its index, not by reading tables whole.
+        (c"random_page_cost", c"0.1"),
         (c"application_name", c"pg_crm worker"),
     ] {
         // SAFETY: constant, valid settings of this session.

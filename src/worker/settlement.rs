@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use crm_domain::cells::{self, CellHashes, HASH_BYTES};
 use crm_domain::failure::Scope;
-use crm_domain::{Cells, ErrorClass, Failure, Value};
+use crm_domain::{Cells, ErrorClass, Failure, Value, canonical};
 use crm_provider::record::Field;
 use pgrx::prelude::*;
-use serde_json::{Map as JsonMap, Value as Json};
 
 use super::main_loop::Worker;
 use super::slice::Sent;
@@ -21,11 +20,59 @@ use crate::store::{StoreError, claims, connections, rounds, settle, transaction,
 /// A map stops when at least so many records fail for the mapping's sake and none succeeds.
 const STOP_AFTER: usize = 5;
 
-/// A claimed record with the values that were sent.
+/// A claimed record on its way: what is to be remembered of the values that were sent.
 pub(super) struct InFlight {
-    pub claimed: Claimed,
-    pub fields: Vec<(u16, Arc<Field>, Value)>,
+    claimed: Claimed,
+    sent: Cells,
+    /// 16 bytes per sent cell, in ordinal order.
+    hashes: Vec<u8>,
+    /// As the audit has it.
+    fields: String,
 }
+
+impl InFlight {
+    /// `fields` come in the order of their cells, as the packed hashes need it.
+    pub fn new(claimed: Claimed, fields: &[(u16, Arc<Field>, Value)]) -> Self {
+        let mut sent = Cells::new();
+        let mut hashes = Vec::with_capacity(fields.len() * HASH_BYTES);
+        let mut json = vec![b'{'];
+        for (id, field, value) in fields {
+            sent.insert(*id);
+            if json.len() > 1 {
+                json.push(b',');
+            }
+            canonical::append_text(&mut json, &field.name);
+            json.extend_from_slice(b":{\"new\":");
+            hashes.extend(cells::short(&canonical::append(&mut json, value)));
+            if let Some(old) = CellHashes(&claimed.hashes).get(*id) {
+                json.extend_from_slice(b",\"old_hash\":\"");
+                for byte in old {
+                    json.push(HEX[usize::from(byte >> 4)]);
+                    json.push(HEX[usize::from(byte & 15)]);
+                }
+                json.push(b'"');
+            }
+            json.push(b'}');
+        }
+        json.push(b'}');
+        json.shrink_to_fit();
+        InFlight {
+            claimed: Claimed {
+                hashes: Vec::new(),
+                ..claimed
+            },
+            sent,
+            hashes,
+            fields: String::from_utf8(json).expect("JSON made of texts"),
+        }
+    }
+
+    pub fn claimed(&self) -> &Claimed {
+        &self.claimed
+    }
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
 
 impl Worker {
     /// Settles what came back.
@@ -252,22 +299,12 @@ pub(super) fn settled_record(
     created: bool,
     request_id: Option<String>,
 ) -> Settled {
-    let InFlight { claimed, fields } = record;
-    let mut sent = Cells::new();
-    let mut hashes = Vec::with_capacity(fields.len() * HASH_BYTES);
-    let mut audit = JsonMap::with_capacity(fields.len());
-    // Fields come in the order of their cells, as the packed hashes need it.
-    for (id, field, value) in &fields {
-        sent.insert(*id);
-        hashes.extend(cells::short(&value.hash()));
-        let mut entry = JsonMap::new();
-        entry.insert("new".into(), value.to_json());
-        if let Some(old) = CellHashes(&claimed.hashes).get(*id) {
-            let hex: String = old.iter().map(|byte| format!("{byte:02x}")).collect();
-            entry.insert("old_hash".into(), Json::String(hex));
-        }
-        audit.insert(field.name.clone(), Json::Object(entry));
-    }
+    let InFlight {
+        claimed,
+        sent,
+        hashes,
+        fields,
+    } = record;
     Settled {
         operation: match claimed.op {
             b'd' => "delete",
@@ -281,8 +318,9 @@ pub(super) fn settled_record(
         hashes,
         revision: claimed.revision,
         attempt: claimed.attempts + 1,
-        fields: audit,
+        fields,
         actor: claimed.actor,
+        place: claimed.place,
         request_id,
         verdict,
     }

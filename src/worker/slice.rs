@@ -4,8 +4,7 @@
 use std::sync::Arc;
 
 use crm_domain::failure::Scope;
-use crm_domain::{ErrorClass, Failure, Value};
-use crm_provider::record::Field;
+use crm_domain::{ErrorClass, Failure};
 use crm_provider::{WriteBatch, WriteKind, WriteRecord, Written};
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 
@@ -15,12 +14,8 @@ use super::link::{Lane, Link};
 pub struct Outgoing {
     pub index: usize,
     pub kind: WriteKind,
-    pub crm_id: Option<String>,
-    pub record_key: String,
     pub attempts: u32,
-    pub fields: Vec<(Arc<Field>, Value)>,
-    /// See [`WriteRecord::unless_changed`].
-    pub unless_changed: Option<String>,
+    pub record: WriteRecord,
 }
 
 /// What came of it.
@@ -62,6 +57,14 @@ pub async fn send(link: &Link, destination: &Destination, records: Vec<Outgoing>
             .write_size(&link.settings, kind, records.len())
             .min(destination.at_once)
             .max(1);
+        if kind == WriteKind::Upsert {
+            // The key of an upsert travels by itself.
+            for r in &mut records {
+                r.record.fields.retain(|(field, _)| {
+                    destination.external_id_field.as_ref() != Some(&field.name)
+                });
+            }
+        }
         let mut batches = Vec::new();
         while !records.is_empty() {
             let tail = records.split_off(size.min(records.len()));
@@ -91,31 +94,32 @@ fn send_batch<'a>(
 ) -> BoxFuture<'a, Vec<Sent>> {
     async move {
         let poison = records.iter().any(|r| r.attempts >= ALONE_AFTER);
-        let batch = WriteBatch {
+        let (places, records): (Vec<(usize, u32)>, Vec<WriteRecord>) = records
+            .into_iter()
+            .map(|r| ((r.index, r.attempts), r.record))
+            .unzip();
+        let batch = Arc::new(WriteBatch {
             object: destination.object.clone(),
             kind,
             external_id_field: destination
                 .external_id_field
                 .clone()
                 .filter(|_| kind == WriteKind::Upsert),
-            records: records
-                .iter()
-                .map(|r| write_record(r, destination))
-                .collect(),
-        };
+            records,
+        });
         let result = link
             .run(
                 destination.lane,
-                link.provider.write(&link.settings, Arc::new(batch)),
+                link.provider.write(&link.settings, batch.clone()),
             )
             .await;
         match result {
             Ok(results) => {
                 let mut results = results.into_iter();
-                records
+                places
                     .iter()
-                    .map(|r| Sent {
-                        index: r.index,
+                    .map(|&(index, _)| Sent {
+                        index,
                         request_id: request_id.clone(),
                         result: results.next().unwrap_or_else(|| {
                             Err(Failure::record(
@@ -127,8 +131,19 @@ fn send_batch<'a>(
                     })
                     .collect()
             }
-            Err(failure) if records.len() > 1 && splits(&failure, poison) => {
-                let mut left = records;
+            Err(failure) if places.len() > 1 && splits(&failure, poison) => {
+                // The operation is over, so that the values are ours again.
+                let records = Arc::unwrap_or_clone(batch).records;
+                let mut left: Vec<Outgoing> = places
+                    .into_iter()
+                    .zip(records)
+                    .map(|((index, attempts), record)| Outgoing {
+                        index,
+                        kind,
+                        attempts,
+                        record,
+                    })
+                    .collect();
                 let right = left.split_off(left.len() / 2);
                 let (mut a, b) = futures_util::future::join(
                     send_batch(link, destination, kind, left, format!("{request_id}a")),
@@ -138,10 +153,10 @@ fn send_batch<'a>(
                 a.extend(b);
                 a
             }
-            Err(failure) => records
+            Err(failure) => places
                 .iter()
-                .map(|r| Sent {
-                    index: r.index,
+                .map(|&(index, _)| Sent {
+                    index,
                     request_id: request_id.clone(),
                     result: Err(failure.clone()),
                 })
@@ -154,22 +169,4 @@ fn send_batch<'a>(
 /// Whether a refused batch is worth sending in halves: when one record may be at fault for all.
 fn splits(failure: &Failure, poison: bool) -> bool {
     failure.scope == Scope::Records && (failure.class != ErrorClass::Transient || poison)
-}
-
-fn write_record(record: &Outgoing, destination: &Destination) -> WriteRecord {
-    let upsert = record.kind == WriteKind::Upsert;
-    WriteRecord {
-        crm_id: record.crm_id.clone().filter(|_| !upsert),
-        external_id: upsert.then(|| record.record_key.clone()),
-        // The key of an upsert travels by itself.
-        fields: record
-            .fields
-            .iter()
-            .filter(|(field, _)| {
-                !(upsert && destination.external_id_field.as_ref() == Some(&field.name))
-            })
-            .cloned()
-            .collect(),
-        unless_changed: record.unless_changed.clone(),
-    }
 }

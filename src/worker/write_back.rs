@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use super::event::Event;
 use super::flush::stands_still;
-use super::intake::{kind_of, read_slice};
+use super::intake::read_slice;
 use super::link::{Lane, SharedLink};
 use super::main_loop::{HELD_AGAIN, Worker};
 use super::settlement::InFlight;
-use super::slice::{self, Destination, Outgoing};
+use super::slice::{self, Destination};
 use super::{failpoint, report};
 use crate::store::config::{self, Connection, Map};
 use crate::store::settle::Verdict;
@@ -51,8 +51,9 @@ impl Worker {
         if !self.rounds.is_empty() {
             report("folding changes into the ledger");
             let rows = self.settings.batch_rows;
+            let wary = &mut self.wary;
             folded = transaction(|client| {
-                let folded = fold::fold(client, rows)?;
+                let folded = fold::fold(client, rows, wary)?;
                 failpoint::reach("fold::before_commit");
                 Ok(folded)
             })?;
@@ -176,17 +177,17 @@ impl Worker {
                 due.len(),
                 map.relation
             ));
-            let (records, settled) = read_slice(&map, due, settings)?;
+            let (records, outgoing, settled) = read_slice(&map, due, settings)?;
             let claim_id = if records.is_empty() {
                 0
             } else {
                 let shard_keys = records
                     .iter()
-                    .map(|r| r.claimed.shard_key.as_str())
+                    .map(|r| r.claimed().shard_key.as_str())
                     .collect();
                 let record_keys = records
                     .iter()
-                    .map(|r| r.claimed.record_key.as_str())
+                    .map(|r| r.claimed().record_key.as_str())
                     .collect();
                 claims::claim(client, &map, "batch", shard_keys, record_keys)?
             };
@@ -205,32 +206,15 @@ impl Worker {
                 rounds::did(client, map.id, settled.len(), false, dead)?;
             }
             failpoint::reach("claim::before_commit");
-            Ok(Some((claim_id, records, map)))
+            Ok(Some((claim_id, records, outgoing, map)))
         })?;
-        let Some((claim_id, records, map)) = claimed else {
+        let Some((claim_id, records, outgoing, map)) = claimed else {
             return Ok(false);
         };
         failpoint::reach("claim::after_commit");
         if records.is_empty() {
             return Ok(true);
         }
-        let outgoing = records
-            .iter()
-            .enumerate()
-            .map(|(index, r)| Outgoing {
-                index,
-                kind: kind_of(&r.claimed),
-                crm_id: r.claimed.crm_id.clone(),
-                record_key: r.claimed.record_key.clone(),
-                attempts: r.claimed.attempts,
-                fields: r
-                    .fields
-                    .iter()
-                    .map(|(_, field, value)| (field.clone(), value.clone()))
-                    .collect(),
-                unless_changed: None,
-            })
-            .collect();
         let destination = Destination {
             request_id: claim_id.to_string(),
             object: map.crm_object.clone(),

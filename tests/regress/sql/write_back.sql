@@ -17,7 +17,7 @@ CREATE VIEW pg_temp.crm AS SELECT crm_id, fields, deleted FROM crm_stub.records 
 INSERT INTO customers VALUES ('ALFKI', 'Alfreds', '49 30', 12, '{b,a}'), ('BERGS', 'Berglunds', NULL, NULL, NULL);
 SELECT crm.flush(:map);
 SELECT * FROM pg_temp.crm;
-SELECT record_key, crm_id, state, cells FROM crm.ledger WHERE map_id = :map ORDER BY record_key;
+SELECT l.record_key, l.crm_id, q.state AS waits FROM crm.ledger l LEFT JOIN crm.queue q USING (shard_key, map_id, record_key) WHERE map_id = :map ORDER BY 1;
 
 -- Only what changed travels.
 UPDATE customers SET phone = '46 921', staff = 3 WHERE code = 'BERGS';
