@@ -93,8 +93,16 @@ mod tests {
     #[test]
     fn one_side_changed_is_no_conflict_whatever_the_policy() {
         for policy in ConflictPolicy::ALL {
-            assert_eq!(decide(policy, Some("a"), "b", "a"), Decision::Write, "{policy}");
-            assert_eq!(decide(policy, Some("a"), "b", "b"), Decision::Landed, "{policy}");
+            assert_eq!(
+                decide(policy, Some("a"), "b", "a"),
+                Decision::Write,
+                "{policy}"
+            );
+            assert_eq!(
+                decide(policy, Some("a"), "b", "b"),
+                Decision::Landed,
+                "{policy}"
+            );
             assert_eq!(decide(policy, None, "b", "b"), Decision::Landed, "{policy}");
         }
     }
@@ -116,10 +124,19 @@ mod tests {
 
     #[test]
     fn what_nobody_knew_is_not_overwritten_but_an_empty_field_may_be_filled() {
-        assert_eq!(decide(ConflictPolicy::CrmWins, None, "b", "c"), Decision::Take);
-        assert_eq!(decide(ConflictPolicy::CrmWins, None, "b", ""), Decision::Write);
+        assert_eq!(
+            decide(ConflictPolicy::CrmWins, None, "b", "c"),
+            Decision::Take
+        );
+        assert_eq!(
+            decide(ConflictPolicy::CrmWins, None, "b", ""),
+            Decision::Write
+        );
         // A field that somebody emptied since is news.
-        assert_eq!(decide(ConflictPolicy::CrmWins, Some("a"), "b", ""), Decision::Take);
+        assert_eq!(
+            decide(ConflictPolicy::CrmWins, Some("a"), "b", ""),
+            Decision::Take
+        );
     }
 
     #[test]
@@ -131,8 +148,17 @@ mod tests {
             local_changed_at: Some(2),
             crm_changed_at: None,
         };
-        assert_eq!(settle(ConflictPolicy::LastWriterWins, &sides), Decision::Take);
-        let later = Sides { crm_changed_at: Some(3), ..sides };
-        assert_eq!(settle(ConflictPolicy::LastWriterWins, &later), Decision::Take);
+        assert_eq!(
+            settle(ConflictPolicy::LastWriterWins, &sides),
+            Decision::Take
+        );
+        let later = Sides {
+            crm_changed_at: Some(3),
+            ..sides
+        };
+        assert_eq!(
+            settle(ConflictPolicy::LastWriterWins, &later),
+            Decision::Take
+        );
     }
 }
