@@ -58,12 +58,14 @@ pub fn troubled(
 pub fn rotate(
     client: &mut SpiClient,
     connection_id: i32,
+    version: i32,
     refresh_token: &str,
 ) -> Result<(), StoreError> {
     client.update(
-        "UPDATE crm.credential SET secret = secret || jsonb_build_object('refresh_token', $2), updated_at = now() WHERE connection_id = $1",
+        "UPDATE crm.credential SET secret = secret || jsonb_build_object('refresh_token', $2), updated_at = now()
+         WHERE connection_id = $1 AND version = $3",
         None,
-        &[connection_id.into(), refresh_token.into()],
+        &[connection_id.into(), refresh_token.into(), version.into()],
     )?;
     Ok(())
 }

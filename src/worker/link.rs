@@ -42,6 +42,8 @@ pub struct Link {
     base_url: String,
     credentials: Mutex<Credentials>,
     token: AsyncMutex<Token>,
+    /// Held while a token is obtained, also by the links that this one follows or is followed by.
+    turn: Arc<AsyncMutex<()>>,
     permits: Semaphore,
     transport: Transport,
     allowed_hosts: Vec<String>,
@@ -65,6 +67,7 @@ impl Link {
         transport: Transport,
         allowed_hosts: Vec<String>,
         outbox: Outbox,
+        turn: Arc<AsyncMutex<()>>,
     ) -> Self {
         let permits = settings
             .options
@@ -85,6 +88,7 @@ impl Link {
                 .unwrap_or_default(),
             credentials: Mutex::new(credentials),
             token: AsyncMutex::new(Token::default()),
+            turn,
             permits: Semaphore::new(permits as usize),
             transport,
             allowed_hosts,
@@ -107,6 +111,14 @@ impl Link {
             .lock()
             .expect("no panic under this lock")
             .clone()
+    }
+
+    /// Takes over a refresh token that the link before this one was given.
+    pub fn adopt(&self, refresh_token: &str) {
+        let mut credentials = self.credentials.lock().expect("no panic under this lock");
+        credentials
+            .0
+            .insert("refresh_token".into(), refresh_token.to_owned());
     }
 
     pub fn usage(&self) -> Usage {
@@ -289,6 +301,11 @@ impl Link {
     }
 
     async fn authorise(&self, token: &mut Token) -> Result<bool, Failure> {
+        // One at a time: a vendor that rotates refresh tokens takes each of them once.
+        let _turn = self.turn.lock().await;
+        if let Some(failure) = self.trouble() {
+            return Err(failure);
+        }
         let credentials = self
             .credentials
             .lock()
@@ -329,6 +346,7 @@ impl Link {
             let (reply, kept) = oneshot::channel();
             self.outbox.send(Event::Rotated {
                 connection_id: self.connection_id,
+                version: self.version,
                 refresh_token: rotated.to_owned(),
                 reply,
             });
@@ -339,10 +357,7 @@ impl Link {
                     "a new refresh token could not be kept",
                 ));
             }
-            let mut credentials = self.credentials.lock().expect("no panic under this lock");
-            credentials
-                .0
-                .insert("refresh_token".into(), rotated.to_owned());
+            self.adopt(rotated);
         }
         *token = Token {
             access: Some(grant.access_token),

@@ -20,6 +20,8 @@ impl Worker {
                 .iter()
                 .any(|c| c.id == *id && c.version == link.version)
         });
+        self.turns
+            .retain(|id, _| connections.iter().any(|c| c.id == *id));
         for connection in connections {
             if self.links.contains_key(&connection.id) {
                 continue;
@@ -66,6 +68,7 @@ impl Worker {
                 transport,
                 hosts,
                 self.outbox.clone(),
+                self.turns.entry(connection.id).or_default().clone(),
             );
             self.links.insert(connection.id, Arc::new(link));
         }
