@@ -88,6 +88,7 @@ impl Worker {
                 applied,
                 error.as_deref(),
             )?;
+            connections::used(client, connection.id, usage)?;
             match &trouble {
                 Some(failure) => {
                     let wait = verdict::pause(failure, connection.failures, draw());
@@ -99,7 +100,7 @@ impl Worker {
                         connection.version,
                     )?;
                 }
-                None => connections::healthy(client, connection.id, usage)?,
+                None => connections::healthy(client, connection.id)?,
             }
             if let Some(reason) = &stop {
                 rounds::stop(client, map.id, reason)?;

@@ -13,6 +13,7 @@ mod statements;
 mod tables;
 mod tight_limits;
 mod transforms;
+mod usage;
 mod validation;
 mod values;
 
