@@ -4,6 +4,7 @@ mod basics;
 mod batches;
 mod credentials;
 mod dead_letters;
+mod long_outages;
 mod oauth;
 mod outages;
 mod queue;
