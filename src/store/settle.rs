@@ -25,6 +25,8 @@ pub struct Settled {
     pub actor: Option<String>,
     pub request_id: Option<String>,
     pub verdict: Verdict,
+    /// The row followed its CRM record.
+    pub row_gone: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -239,11 +241,24 @@ fn ledger(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<(),
 
 /// A record that was deleted on both sides leaves the ledger.
 fn delete_gone(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<(), StoreError> {
+    let is_unlinked = |r: &Settled| matches!(r.verdict, Verdict::Unlinked { .. });
+    // The CRM deleted it, and so did an edit that was folded meanwhile.
+    let unlinked: Vec<&&Settled> = records.iter().filter(|r| is_unlinked(r)).collect();
+    if !unlinked.is_empty() {
+        let shard_keys: Vec<&str> = unlinked.iter().map(|r| r.shard_key.as_str()).collect();
+        let record_keys: Vec<&str> = unlinked.iter().map(|r| r.record_key.as_str()).collect();
+        client.update(
+            "DELETE FROM crm.ledger l USING unnest($2::text[], $3::text[]) AS r (shard_key, record_key)
+             WHERE l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key AND l.op = 'd'",
+            None,
+            &[map.id.into(), shard_keys.into(), record_keys.into()],
+        )?;
+    }
     let gone: Vec<&&Settled> = records
         .iter()
         .filter(|r| {
-            r.operation == "delete"
-                && matches!(r.verdict, Verdict::Applied | Verdict::Unlinked { .. })
+            r.row_gone
+                || (r.operation == "delete" && (r.verdict == Verdict::Applied || is_unlinked(r)))
         })
         .collect();
     if gone.is_empty() {
@@ -260,7 +275,7 @@ fn delete_gone(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Resul
     // Inserted again meanwhile: it has no CRM record any more and is created or waits for a link.
     client.update(
         "UPDATE crm.ledger l
-         SET crm_id = NULL, op = 'c', hashes = NULL, synced_at = NULL, next_attempt_at = '-infinity',
+         SET crm_id = NULL, op = 'c', hashes = NULL, synced_at = NULL, next_attempt_at = '-infinity', detached = false,
              state = CASE m.on_insert WHEN 'create' THEN 'queued' ELSE 'unlinked' END,
              cells = CASE m.on_insert WHEN 'create' THEN crm.map_cells(m.map_id) ELSE l.cells END
          FROM unnest($2::text[], $3::text[]) AS r (shard_key, record_key), crm.object_map m

@@ -218,17 +218,17 @@ fn from_json_text(data_type: DataType, text: &str) -> Result<Value, String> {
     Value::from_json(data_type, &json).map_err(|e| e.to_string())
 }
 
-/// Deletes a row whose CRM record was deleted, as the table's owner.
+/// Deletes a row whose CRM record was deleted, as the table's owner. One that somebody holds is not waited for.
 pub fn delete_row(map: &Map, shard_key: &str, record_key: &str) -> Result<(), StoreError> {
     let shard = match &map.shard_column {
         Some(column) => format!(" AND t.{}::text = $2", quote_identifier(column)),
         None => " AND $2 = $2".to_owned(),
     };
+    let (relation, key) = (&map.relation, quote_identifier(&map.key_column));
+    let row = format!("t.{key} = $1::{}{shard}", map.key_type);
     let statement = format!(
-        "DELETE FROM {} t WHERE t.{} = $1::{}{shard}",
-        map.relation,
-        quote_identifier(&map.key_column),
-        map.key_type
+        "WITH held AS MATERIALIZED (SELECT FROM {relation} t WHERE {row} FOR UPDATE NOWAIT)
+         DELETE FROM {relation} t WHERE {row} AND EXISTS (SELECT FROM held)"
     );
     subtransaction(|| {
         as_owner(map.owner, || {

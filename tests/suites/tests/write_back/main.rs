@@ -3,6 +3,7 @@
 mod basics;
 mod batches;
 mod credentials;
+mod crm_deletes;
 mod dead_letters;
 mod long_outages;
 mod oauth;
