@@ -336,6 +336,19 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION crm.check_transform(text, regprocedure) IS 'raises unless the function takes and returns one jsonb';
 
+-- What is on its way was read by the mapping of before. As after an edit in the meantime, all its cells go once more.
+CREATE FUNCTION crm.send_again(map_id int) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    UPDATE crm.ledger l
+    SET revision = l.revision + 1,
+        -- A record that is just being created has taken every field but those mapped since.
+        cells = CASE WHEN l.op = 'c' THEN coalesce(crm.map_cells(l.map_id), l.cells) ELSE l.cells END
+    FROM crm.claim k, unnest(k.shard_keys, k.record_keys) AS r (shard_key, record_key)
+    WHERE k.map_id = send_again.map_id AND l.shard_key = r.shard_key AND l.map_id = k.map_id AND l.record_key = r.record_key
+      AND l.state = 'queued' AND l.op <> 'd'
+$$;
+COMMENT ON FUNCTION crm.send_again(int) IS 'has the records of a map that are on their way sent once more, by the mapping as it is now';
+
 CREATE FUNCTION crm.map_field(map_id int, column_name name, crm_field text, direction text DEFAULT 'bidirectional',
                               data_type text DEFAULT NULL, validation jsonb DEFAULT '{}', on_conflict text DEFAULT 'crm_wins',
                               transform_out regprocedure DEFAULT NULL, transform_in regprocedure DEFAULT NULL,
@@ -349,6 +362,8 @@ DECLARE
     id smallint;
 BEGIN
     PERFORM crm.require_owner(m.relation);
+    -- The worker holds it while it claims records.
+    PERFORM FROM crm.object_map o WHERE o.map_id = m.map_id FOR NO KEY UPDATE;
     PERFORM crm.check_word('direction', direction, '{outbound,bidirectional,inbound}');
     PERFORM crm.check_word('on_conflict', on_conflict,
         '{crm_wins,local_wins,merge_with_audit,manual_review,immutable_after_bind,last_writer_wins}');
@@ -428,6 +443,7 @@ BEGIN
         transform_in = excluded.transform_in, materialize = excluded.materialize;
     PERFORM crm.bind_map(m.map_id);
     PERFORM crm.install_capture(m.map_id);
+    PERFORM crm.send_again(m.map_id);
     PERFORM crm.notify_worker(false);
     RETURN id;
 END $$;
@@ -443,6 +459,7 @@ BEGIN
     IF EXISTS (SELECT FROM pg_class WHERE oid = m.relation) THEN
         PERFORM crm.require_owner(m.relation);
     END IF;
+    PERFORM FROM crm.object_map o WHERE o.map_id = m.map_id FOR NO KEY UPDATE;
     DELETE FROM crm.field_map f WHERE f.map_id = m.map_id AND f.column_name = unmap_field.column_name;
     IF NOT FOUND THEN
         RAISE undefined_object USING
@@ -453,6 +470,7 @@ BEGIN
     END IF;
     PERFORM crm.bind_map(m.map_id);
     PERFORM crm.install_capture(m.map_id);
+    PERFORM crm.send_again(m.map_id);
     PERFORM crm.notify_worker(false);
 END $$;
 COMMENT ON FUNCTION crm.unmap_field(int, name) IS 'removes a column from a map; what it still had to write is dropped';

@@ -159,6 +159,7 @@ impl Worker {
             if !claims::may_send(client, connection.id)? {
                 return Ok(None);
             }
+            config::hold(client, map.id)?;
             // The mapping as it is now: what was folded may speak of fields that were mapped since this turn began.
             let Some(map) = config::maps(client)?
                 .into_iter()

@@ -9,6 +9,7 @@ mod long_outages;
 mod oauth;
 mod outages;
 mod queue;
+mod remapping;
 mod rights;
 mod schema_changes;
 mod statements;
