@@ -17,6 +17,8 @@ pub struct Settled {
     /// create, update or delete.
     pub operation: &'static str,
     pub cells: Cells,
+    /// Cells that waited and were not sent, because they are not written any more.
+    pub unsent: Cells,
     /// 16 bytes per sent cell, in ordinal order.
     pub hashes: Vec<u8>,
     pub revision: i64,
@@ -166,6 +168,7 @@ fn ledger(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<(),
     let mut crm_ids = Vec::with_capacity(records.len());
     let mut verdicts = Vec::with_capacity(records.len());
     let mut cells = Vec::with_capacity(records.len());
+    let mut unsent = Vec::with_capacity(records.len());
     let mut hashes = Vec::with_capacity(records.len());
     let mut revisions = Vec::with_capacity(records.len());
     let mut delays = Vec::with_capacity(records.len());
@@ -178,6 +181,7 @@ fn ledger(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<(),
         crm_ids.push(r.crm_id.as_deref());
         verdicts.push(r.verdict.word());
         cells.push(r.cells.to_bytes());
+        unsent.push((!r.unsent.is_empty()).then(|| r.unsent.to_bytes()));
         hashes.push(r.hashes.as_slice());
         revisions.push(r.revision);
         let (delay, charged) = match &r.verdict {
@@ -205,7 +209,10 @@ fn ledger(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<(),
                        WHEN r.verdict = 'applied' AND l.op = 'c' THEN 'u'
                        ELSE l.op END,
              cells = CASE WHEN r.verdict IN ('applied', 'moot', 'unlinked') AND l.revision = r.revision THEN NULL ELSE l.cells END,
-             changed_at = CASE WHEN r.verdict = 'moot' AND l.revision = r.revision THEN NULL ELSE l.changed_at END,
+             changed_at = CASE WHEN r.verdict = 'moot' AND l.revision = r.revision THEN NULL
+                               WHEN r.verdict = 'applied' AND l.revision = r.revision AND r.unsent IS NOT NULL
+                                   THEN crm.cells_stamp(l.changed_at, r.unsent, NULL)
+                               ELSE l.changed_at END,
              synced_at = CASE r.verdict WHEN 'applied' THEN crm.cells_stamp(l.synced_at, r.cells, now()) ELSE l.synced_at END,
              hashes = CASE r.verdict WHEN 'applied' THEN crm.cells_hash(l.hashes, r.cells, r.hashes)
                                      WHEN 'unlinked' THEN NULL ELSE l.hashes END,
@@ -215,8 +222,8 @@ fn ledger(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<(),
              next_attempt_at = CASE WHEN r.verdict = 'retry' THEN now() + r.delay_ms * interval '1 ms' ELSE '-infinity' END,
              error_class = r.error_class, last_error = r.error
          FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::bytea[], $8::bigint[], $9::bigint[],
-                     $10::bool[], $11::text[], $12::text[])
-              AS r (shard_key, record_key, crm_id, verdict, cells, hashes, revision, delay_ms, charged, error_class, error),
+                     $10::bool[], $11::text[], $12::text[], $13::bytea[])
+              AS r (shard_key, record_key, crm_id, verdict, cells, hashes, revision, delay_ms, charged, error_class, error, unsent),
               LATERAL (SELECT k.ctid AS place FROM crm.ledger k
                        WHERE k.shard_key = r.shard_key AND k.map_id = $1 AND k.record_key = r.record_key OFFSET 0) k
          WHERE l.ctid = k.place",
@@ -234,6 +241,7 @@ fn ledger(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<(),
             charges.into(),
             classes.into(),
             errors.into(),
+            unsent.into(),
         ],
     )?;
     Ok(())

@@ -297,6 +297,7 @@ pub(super) fn settled_record(
         crm_id: crm_id.or(claimed.crm_id),
         shard_key: claimed.shard_key,
         record_key: claimed.record_key,
+        unsent: claimed.cells.difference(&sent),
         cells: sent,
         row_gone: false,
         hashes,

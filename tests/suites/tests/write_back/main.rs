@@ -5,6 +5,7 @@ mod batches;
 mod credentials;
 mod crm_deletes;
 mod dead_letters;
+mod fields;
 mod long_outages;
 mod oauth;
 mod outages;
