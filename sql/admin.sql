@@ -231,12 +231,7 @@ BEGIN
         SELECT FROM pg_attribute WHERE attrelid = relation AND attname = shard_column AND attnum > 0 AND NOT attisdropped) THEN
         RAISE undefined_column USING MESSAGE = format('column "%s" of "%s" does not exist', shard_column, relation), HINT = 'shard_column names the distribution column.';
     END IF;
-    IF NOT EXISTS (
-        SELECT FROM pg_index x
-        WHERE x.indrelid = relation AND x.indisunique AND x.indpred IS NULL AND x.indexprs IS NULL AND x.indisvalid
-          AND (SELECT array_agg(a.attname ORDER BY a.attname)
-               FROM unnest(x.indkey[0:x.indnkeyatts - 1]) AS k (attnum) JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = k.attnum)
-              IN (ARRAY[key_column], (SELECT array_agg(n ORDER BY n) FROM unnest(ARRAY[key_column, shard_column]) AS n))) THEN
+    IF NOT crm.is_key(relation, key_column, shard_column) THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('column "%s" of "%s" is not unique', key_column, relation),
             HINT = 'A key needs a unique index or a primary key on it (together with shard_column if there is one).';
