@@ -66,7 +66,8 @@ pub fn troubled(
     Ok(())
 }
 
-/// Keeps a refresh token that the vendor replaced; committed before the new access token is used.
+/// Keeps a refresh token that the vendor replaced; committed before the new access token is used. Credentials that were
+/// set since are not touched.
 pub fn rotate(
     client: &mut SpiClient,
     connection_id: i32,

@@ -34,10 +34,15 @@ pub(super) fn read_slice(
             cells: &due[i].cells,
         })
         .collect();
-    let mut rows: HashMap<usize, RowValues> = values::read(map, &wanted, settings.batch_bytes)?
-        .into_iter()
-        .map(|(n, row)| (reads[n], row))
-        .collect();
+    let mut rows: HashMap<usize, RowValues> = values::read(
+        map,
+        &wanted,
+        settings.batch_bytes,
+        settings.transform_timeout,
+    )?
+    .into_iter()
+    .map(|(n, row)| (reads[n], row))
+    .collect();
     let mut records = Vec::with_capacity(due.len());
     let mut settled = Vec::new();
     let worn_out = || {
