@@ -231,12 +231,7 @@ BEGIN
         SELECT FROM pg_attribute WHERE attrelid = relation AND attname = shard_column AND attnum > 0 AND NOT attisdropped) THEN
         RAISE undefined_column USING MESSAGE = format('column "%s" of "%s" does not exist', shard_column, relation), HINT = 'shard_column names the distribution column.';
     END IF;
-    IF NOT EXISTS (
-        SELECT FROM pg_index x
-        WHERE x.indrelid = relation AND x.indisunique AND x.indpred IS NULL AND x.indexprs IS NULL AND x.indisvalid
-          AND (SELECT array_agg(a.attname ORDER BY a.attname)
-               FROM unnest(x.indkey[0:x.indnkeyatts - 1]) AS k (attnum) JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = k.attnum)
-              IN (ARRAY[key_column], (SELECT array_agg(n ORDER BY n) FROM unnest(ARRAY[key_column, shard_column]) AS n))) THEN
+    IF NOT crm.is_key(relation, key_column, shard_column) THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('column "%s" of "%s" is not unique', key_column, relation),
             HINT = 'A key needs a unique index or a primary key on it (together with shard_column if there is one).';
@@ -336,6 +331,23 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION crm.check_transform(text, regprocedure) IS 'raises unless the function takes and returns one jsonb';
 
+-- What is on its way was read by the mapping of before. As after an edit in the meantime, all its cells go once more.
+CREATE FUNCTION crm.send_again(map_id int) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    UPDATE crm.queue q
+    SET revision = nextval('crm.queue_revision_seq'),
+        -- A record that is just being created has taken every field but those mapped since.
+        cells = CASE WHEN q.op = 'c' THEN coalesce(crm.map_cells(q.map_id), q.cells) ELSE q.cells END
+    FROM crm.claim k, unnest(k.shard_keys, k.record_keys) AS r (shard_key, record_key)
+    WHERE k.map_id = send_again.map_id AND k.path = 'batch' AND q.shard_key = r.shard_key AND q.map_id = k.map_id
+      AND q.record_key = r.record_key AND q.state = 'queued' AND q.op <> 'd';
+    UPDATE crm.pending_write p SET revision = p.revision + 1
+    FROM crm.claim k, unnest(k.shard_keys, k.record_keys) AS r (shard_key, record_key)
+    WHERE k.map_id = send_again.map_id AND k.path = 'reconcile' AND p.shard_key = r.shard_key AND p.map_id = k.map_id
+      AND p.record_key = r.record_key AND p.state = 'queued';
+$$;
+COMMENT ON FUNCTION crm.send_again(int) IS 'has the records of a map that are on their way sent once more, by the mapping as it is now';
+
 CREATE FUNCTION crm.map_field(map_id int, column_name name, crm_field text, direction text DEFAULT 'bidirectional',
                               data_type text DEFAULT NULL, validation jsonb DEFAULT '{}', on_conflict text DEFAULT 'crm_wins',
                               transform_out regprocedure DEFAULT NULL, transform_in regprocedure DEFAULT NULL,
@@ -349,6 +361,8 @@ DECLARE
     id smallint;
 BEGIN
     PERFORM crm.require_owner(m.relation);
+    -- The worker holds it while it claims records.
+    PERFORM FROM crm.object_map o WHERE o.map_id = m.map_id FOR NO KEY UPDATE;
     PERFORM crm.check_word('direction', direction, '{outbound,bidirectional,inbound}');
     PERFORM crm.check_word('on_conflict', on_conflict,
         '{crm_wins,local_wins,merge_with_audit,manual_review,immutable_after_bind,last_writer_wins}');
@@ -428,6 +442,7 @@ BEGIN
         transform_in = excluded.transform_in, materialize = excluded.materialize;
     PERFORM crm.bind_map(m.map_id);
     PERFORM crm.install_capture(m.map_id);
+    PERFORM crm.send_again(m.map_id);
     PERFORM crm.notify_worker(false);
     RETURN id;
 END $$;
@@ -443,6 +458,7 @@ BEGIN
     IF EXISTS (SELECT FROM pg_class WHERE oid = m.relation) THEN
         PERFORM crm.require_owner(m.relation);
     END IF;
+    PERFORM FROM crm.object_map o WHERE o.map_id = m.map_id FOR NO KEY UPDATE;
     DELETE FROM crm.field_map f WHERE f.map_id = m.map_id AND f.column_name = unmap_field.column_name;
     IF NOT FOUND THEN
         RAISE undefined_object USING
@@ -453,6 +469,7 @@ BEGIN
     END IF;
     PERFORM crm.bind_map(m.map_id);
     PERFORM crm.install_capture(m.map_id);
+    PERFORM crm.send_again(m.map_id);
     PERFORM crm.notify_worker(false);
 END $$;
 COMMENT ON FUNCTION crm.unmap_field(int, name) IS 'removes a column from a map; what it still had to write is dropped';

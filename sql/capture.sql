@@ -444,6 +444,32 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION crm.lost_transform(int) IS 'says which column of a map lost a transform; NULL: none';
 
+CREATE FUNCTION crm.is_key(relation regclass, key_column name, shard_column name) RETURNS bool
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (
+        SELECT FROM pg_index x
+        WHERE x.indrelid = relation AND x.indisunique AND x.indpred IS NULL AND x.indexprs IS NULL AND x.indisvalid
+          AND (SELECT array_agg(a.attname ORDER BY a.attname)
+               FROM unnest(x.indkey[0:x.indnkeyatts - 1]) AS k (attnum) JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = k.attnum)
+              IN (ARRAY[key_column], (SELECT array_agg(n ORDER BY n) FROM unnest(ARRAY[key_column, shard_column]) AS n)))
+$$;
+COMMENT ON FUNCTION crm.is_key(regclass, name, name) IS 'whether a unique index says that the key, with the shard column if there is one, identifies a row';
+
+-- What crm.map_object() requires of a table, and an ALTER TABLE may take away.
+CREATE FUNCTION crm.lost_ground(map_id int) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN NOT a.attnotnull THEN format('key column "%s" may be null now', m.key_column)
+                WHEN NOT crm.is_key(m.relation, m.key_column, m.shard_column) THEN format('key column "%s" is not unique any more', m.key_column)
+                WHEN c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid) THEN
+                    format('table "%s" inherits from it, and statements on that escape validation and change capture',
+                           (SELECT i.inhrelid::regclass FROM pg_inherits i WHERE i.inhparent = c.oid ORDER BY i.inhrelid LIMIT 1))
+                END || '; mend the table, then crm.map_field()'
+    FROM crm.object_map m JOIN pg_class c ON c.oid = m.relation
+    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = m.key_column AND NOT a.attisdropped
+    WHERE m.map_id = lost_ground.map_id
+$$;
+COMMENT ON FUNCTION crm.lost_ground(int) IS 'says what a mapped table lacks of what mapping it took; NULL: nothing';
+
 -- Ties a map to its table as the catalog now has it, and says whether it can work.
 CREATE FUNCTION crm.bind_map(map_id int) RETURNS text
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -472,7 +498,7 @@ BEGIN
              (SELECT format('column "%s" of type %s cannot be a %s', f.column_name, format_type(b.type_id, NULL), f.data_type)
               FROM crm.field_map f JOIN crm.bound_column b USING (map_id, column_name)
               WHERE f.map_id = m.map_id AND f.transform_out IS NULL AND NOT crm.type_fits(b.type_id, f.data_type)
-              ORDER BY f.field_id LIMIT 1), crm.lost_transform(m.map_id))
+              ORDER BY f.field_id LIMIT 1), crm.lost_transform(m.map_id), crm.lost_ground(m.map_id))
         END INTO reason;
     INSERT INTO crm.map_state (map_id, state, reason)
     VALUES (m.map_id, CASE WHEN reason IS NULL THEN 'idle' ELSE 'error' END, reason)
@@ -546,13 +572,14 @@ BEGIN
             PERFORM crm.guard_partitions(m.map_id)
             FROM pg_class k WHERE k.oid = m.relation AND k.relkind = 'p' AND to_regprocedure(format('crm.capture_%s()', m.map_id)) IS NOT NULL;
         END IF;
+        trouble := coalesce(trouble || '; crm.map_field() or crm.unmap_field() mends it', crm.lost_ground(m.map_id));
         IF trouble IS NOT NULL THEN
-            UPDATE crm.map_state s SET state = 'error', reason = trouble || '; crm.map_field() or crm.unmap_field() mends it'
+            UPDATE crm.map_state s SET state = 'error', reason = trouble
             WHERE s.map_id = m.map_id AND s.state <> 'error';
         END IF;
     END LOOP;
 END $$;
-COMMENT ON FUNCTION crm.follow_ddl() IS 'event trigger: follows renamed columns, stops maps whose columns were dropped or retyped or whose transforms are gone';
+COMMENT ON FUNCTION crm.follow_ddl() IS 'event trigger: follows renamed columns, stops maps whose columns were dropped or retyped, whose transforms are gone, or whose tables cannot be mapped any more';
 
 CREATE FUNCTION crm.follow_drop() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -233,20 +233,48 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION crm.maintain_audit(interval) IS 'makes the partitions of this and the next two months, drops those past the retention (0: none)';
 
+CREATE FUNCTION crm.may_write(relation regclass) RETURNS bool
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(has_any_column_privilege(crm.caller(), relation, 'UPDATE')
+                    OR pg_has_role(crm.caller(), (SELECT c.relowner FROM pg_class c WHERE c.oid = relation), 'USAGE'), false)
+$$;
+COMMENT ON FUNCTION crm.may_write(regclass) IS 'whether the caller owns a table or may update it';
+
 CREATE FUNCTION crm.flush(map_id int DEFAULT NULL, timeout interval DEFAULT '1 minute') RETURNS bool
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    m crm.object_map;
+    wanted int[];
 BEGIN
+    -- Operators and admins flush everything: theirs is the level that pauses connections.
     IF map_id IS NOT NULL THEN
-        PERFORM crm.map_of(map_id);
+        m := crm.map_of(map_id);
+        wanted := ARRAY[map_id];
+    END IF;
+    IF NOT has_function_privilege(crm.caller(), 'crm.pause(text)', 'EXECUTE') THEN
+        IF map_id IS NOT NULL AND NOT crm.may_write(m.relation) THEN
+            RAISE insufficient_privilege USING
+                MESSAGE = format('permission denied to flush map %s', map_id),
+                DETAIL = format('"%s" may not update table "%s".', crm.caller(), m.relation),
+                HINT = 'A writer flushes the maps of tables that the role owns or may update; an operator flushes any.';
+        ELSIF map_id IS NULL THEN
+            SELECT array_agg(o.map_id) INTO wanted FROM crm.object_map o WHERE crm.may_write(o.relation);
+            IF wanted IS NULL AND EXISTS (SELECT FROM crm.object_map) THEN
+                RAISE insufficient_privilege USING
+                    MESSAGE = 'permission denied to flush any map',
+                    DETAIL = format('"%s" may update none of the mapped tables.', crm.caller()),
+                    HINT = 'A writer flushes the maps of tables that the role owns or may update; an operator flushes any.';
+            END IF;
+        END IF;
     END IF;
     IF timeout IS NULL OR timeout < interval '0' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'timeout must not be negative', HINT = 'For example interval ''1 minute''.';
     END IF;
-    RETURN coalesce((crm.ask_worker(jsonb_build_object('op', 'flush', 'map_id', map_id),
+    RETURN coalesce((crm.ask_worker(jsonb_build_object('op', 'flush', 'map_ids', wanted),
                                     (extract(epoch FROM timeout) * 1000)::bigint) ->> 'done')::bool, false);
 END $$;
 COMMENT ON FUNCTION crm.flush(int, interval) IS
-    'writes committed edits back now, of one map or of all, and waits until nothing is due. '
+    'writes committed edits back now, of one map or of all (a writer''s: of the tables that the role may update), and waits until nothing is due. '
     'false: at the timeout, or when a connection is paused or in error. Cancellable';
 
 CREATE FUNCTION crm.test_connection(connection text) RETURNS TABLE (ok bool, detail text)

@@ -17,6 +17,8 @@ pub static MAX_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(10);
 pub static AUDIT_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(0);
 /// How long one HTTP request may take, in ms.
 pub static REQUEST_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(30_000);
+/// How long the transforms of one row may take, in ms.
+pub static TRANSFORM_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 /// Longest response that is read, in kB.
 pub static MAX_RESPONSE: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024);
 /// Hosts that base URLs may name; empty: any.
@@ -97,6 +99,15 @@ pub fn define() {
         GucFlags::UNIT_MS,
     );
     int(
+        c"pg_crm.transform_timeout",
+        c"How long the transforms of one row may take.",
+        c"The record of a row that takes longer becomes a dead letter; other maps wait meanwhile.",
+        &TRANSFORM_TIMEOUT,
+        10,
+        600_000,
+        GucFlags::UNIT_MS,
+    );
+    int(
         c"pg_crm.max_response_bytes",
         c"Longest response of a CRM that is read.",
         c"",
@@ -149,6 +160,7 @@ pub struct Settings {
     pub max_attempts: u32,
     pub audit_retention_minutes: i32,
     pub request_timeout: Duration,
+    pub transform_timeout: Duration,
     pub max_response: u64,
     pub allowed_hosts: Vec<String>,
 }
@@ -162,6 +174,7 @@ impl Settings {
             max_attempts: MAX_ATTEMPTS.get() as u32,
             audit_retention_minutes: AUDIT_RETENTION.get(),
             request_timeout: Duration::from_millis(REQUEST_TIMEOUT.get() as u64),
+            transform_timeout: Duration::from_millis(TRANSFORM_TIMEOUT.get() as u64),
             max_response: MAX_RESPONSE.get() as u64 * 1024,
             allowed_hosts: ALLOWED_HOSTS
                 .get()

@@ -240,7 +240,7 @@ fn row_values(target: &Target, cells: &Cells) -> Vec<(u16, Value)> {
         record_key: &target.record_key,
         cells,
     }];
-    let read = edits::pinned(|| values::read(&target.map, &wanted, usize::MAX));
+    let read = edits::pinned(|| values::read(&target.map, &wanted, usize::MAX, None));
     match or_raise(read).remove(&0) {
         Some(RowValues::Found(fields)) => fields
             .into_iter()

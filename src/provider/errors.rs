@@ -132,9 +132,13 @@ pub(crate) fn classify_response(
     complaint: &Complaint,
     response: &Response,
 ) -> Failure {
-    let failure = classify(table, complaint, response.status);
+    let mut failure = classify(table, complaint, response.status);
     if is_precondition(response.status) {
         return Failure::stale(failure.message);
+    }
+    // A code that says no more than "later" does not make records answerable for an outage that the status tells of.
+    if failure.class == ErrorClass::Transient && matches!(response.status, 429 | 502..) {
+        (failure.class, failure.scope) = by_status(response.status);
     }
     let told = told_wait(response, &failure);
     Failure {

@@ -145,6 +145,16 @@ pub fn secret(client: &SpiClient, connection_id: i32) -> Result<Json, StoreError
         .unwrap_or_else(|| Json::Object(Default::default())))
 }
 
+/// Holds a map's definition until the end of the transaction: whoever changes it waits, and then sees what was claimed by it.
+pub fn hold(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
+    client.update(
+        "SELECT FROM crm.object_map WHERE map_id = $1 FOR SHARE",
+        None,
+        &[map_id.into()],
+    )?;
+    Ok(())
+}
+
 pub fn maps(client: &mut SpiClient) -> Result<Vec<Arc<Map>>, StoreError> {
     maps_of(client, None)
 }

@@ -8,16 +8,28 @@ use serde_json::json;
 use super::StoreError;
 
 /// The CRM answered as it should.
-pub fn healthy(client: &mut SpiClient, connection_id: i32, usage: Usage) -> Result<(), StoreError> {
+pub fn healthy(client: &mut SpiClient, connection_id: i32) -> Result<(), StoreError> {
+    client.update(
+        "UPDATE crm.connection_state
+         SET failures = 0, blocked_until = '-infinity', error_class = NULL, last_error = NULL, changed_at = now()
+         WHERE connection_id = $1 AND state = 'ok' AND failures > 0",
+        None,
+        &[connection_id.into()],
+    )?;
+    Ok(())
+}
+
+/// What the CRM last told of the request budget, if it did, be it with a refusal.
+pub fn used(client: &mut SpiClient, connection_id: i32, usage: Usage) -> Result<(), StoreError> {
+    if usage == Usage::default() {
+        return Ok(());
+    }
     let usage = json!({
         "daily_limit": usage.daily_limit, "daily_remaining": usage.daily_remaining,
         "window_remaining": usage.window_remaining, "window_seconds": usage.window.map(|w| w.as_secs()),
     });
     client.update(
-        "UPDATE crm.connection_state
-         SET failures = 0, blocked_until = '-infinity', error_class = NULL, last_error = NULL, usage = $2::jsonb,
-             changed_at = CASE WHEN failures = 0 THEN changed_at ELSE now() END
-         WHERE connection_id = $1 AND state = 'ok' AND (failures > 0 OR usage <> $2::jsonb)",
+        "UPDATE crm.connection_state SET usage = $2::jsonb WHERE connection_id = $1 AND usage <> $2::jsonb",
         None,
         &[connection_id.into(), usage.to_string().into()],
     )?;
@@ -66,16 +78,19 @@ pub fn troubled(
     Ok(())
 }
 
-/// Keeps a refresh token that the vendor replaced; committed before the new access token is used.
+/// Keeps a refresh token that the vendor replaced; committed before the new access token is used. Credentials that were
+/// set since are not touched.
 pub fn rotate(
     client: &mut SpiClient,
     connection_id: i32,
+    version: i32,
     refresh_token: &str,
 ) -> Result<(), StoreError> {
     client.update(
-        "UPDATE crm.credential SET secret = secret || jsonb_build_object('refresh_token', $2), updated_at = now() WHERE connection_id = $1",
+        "UPDATE crm.credential SET secret = secret || jsonb_build_object('refresh_token', $2), updated_at = now()
+         WHERE connection_id = $1 AND version = $3",
         None,
-        &[connection_id.into(), refresh_token.into()],
+        &[connection_id.into(), refresh_token.into(), version.into()],
     )?;
     Ok(())
 }

@@ -16,7 +16,8 @@ pub mod reconcile;
 pub mod rounds;
 pub mod settle;
 pub mod stub;
-pub mod transaction;
+pub mod time_limit;
+mod transaction;
 pub mod values;
 
 pub use transaction::{StoreError, as_owner, nested, subtransaction, transaction};

@@ -2,6 +2,7 @@
 //! one transaction.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
 
 use crm_domain::conflict::{self, ShortHash};
 use crm_domain::{Cells, ErrorClass, Value};
@@ -15,6 +16,7 @@ use super::edits;
 use super::pending::Pending;
 use super::values::{self, RowValues, Wanted};
 use super::{StoreError, as_owner, settle, subtransaction};
+use crate::settings::Settings;
 
 /// A pending write with what became of it.
 pub struct Settled {
@@ -93,6 +95,11 @@ pub fn settle(
     Ok((now, later))
 }
 
+/// How long the transforms of one row may take.
+fn limit() -> Duration {
+    Settings::current().transform_timeout
+}
+
 fn keys_of(record: &Settled) -> (&str, &str) {
     (&record.pending.shard_key, &record.pending.record_key)
 }
@@ -125,7 +132,7 @@ fn rows_in_use(
             cells: &none,
         })
         .collect();
-    let rows = values::read(map, &wanted, usize::MAX)?;
+    let rows = values::read(map, &wanted, usize::MAX, Some(limit()))?;
     Ok(taking
         .iter()
         .enumerate()
@@ -158,7 +165,7 @@ fn take(client: &mut SpiClient, map: &Map, records: &mut [Settled]) -> Result<()
             cells,
         })
         .collect();
-    let rows = values::read(map, &wanted, usize::MAX)?;
+    let rows = values::read(map, &wanted, usize::MAX, Some(limit()))?;
     // By the columns that change, so that each kind of change is one statement.
     let mut by_cells: HashMap<Vec<u8>, Vec<usize>> = HashMap::new();
     for (place, &n) in taking.iter().enumerate() {
@@ -278,7 +285,7 @@ fn recapture(
             cells: &cells,
         })
         .collect();
-    let rows = values::read(map, &wanted, usize::MAX)?;
+    let rows = values::read(map, &wanted, usize::MAX, Some(limit()))?;
     for (place, &n) in places.iter().enumerate() {
         let Some(RowValues::Found(fields)) = rows.get(&place) else {
             continue;

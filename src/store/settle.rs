@@ -21,6 +21,8 @@ pub struct Settled {
     /// create, update or delete.
     pub operation: &'static str,
     pub cells: Cells,
+    /// Cells that waited and were not sent, because they are not written any more.
+    pub unsent: Cells,
     /// 16 bytes per sent cell, in ordinal order.
     pub hashes: Vec<u8>,
     pub revision: i64,
@@ -31,6 +33,8 @@ pub struct Settled {
     pub place: Place,
     pub request_id: Option<String>,
     pub verdict: Verdict,
+    /// The row followed its CRM record.
+    pub row_gone: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -254,12 +258,12 @@ where
 /// What the CRM took leaves the queue, and the ledger remembers it. The first two lines find the rows: where they were
 /// when the record was claimed (the ledger row is locked, so it still is there), or by their key.
 const APPLIED: &str = "WITH record AS MATERIALIZED (
-    SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::bytea[], $6::bytea[], $7::bigint[], $8::tid[], $9::tid[])
-        WITH ORDINALITY AS r (shard_key, record_key, crm_id, cells, hashes, revision, queue_place, ledger_place, ord)
+    SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::bytea[], $6::bytea[], $7::bigint[], $8::tid[], $9::tid[], $10::bytea[])
+        WITH ORDINALITY AS r (shard_key, record_key, crm_id, cells, hashes, revision, queue_place, ledger_place, unsent, ord)
 ), done AS (
     DELETE FROM crm.queue q USING record r
     WHERE QUEUE AND q.shard_key = r.shard_key AND q.map_id = $1 AND q.record_key = r.record_key AND q.revision = r.revision
-    RETURNING r.*, q.changed_at
+    RETURNING r.*, CASE WHEN r.unsent IS NULL THEN q.changed_at ELSE crm.cells_stamp(q.changed_at, r.unsent, NULL) END AS changed_at
 ), known AS (
     UPDATE crm.ledger l
     SET crm_id = coalesce(r.crm_id, l.crm_id),
@@ -298,6 +302,9 @@ fn applied<'a>(
             column(&taken, |r| r.revision),
             column(&taken, |r| r.place.queue),
             column(&taken, |r| r.place.ledger),
+            column(&taken, |r| {
+                (!r.unsent.is_empty()).then(|| r.unsent.to_bytes())
+            }),
         ],
     )?;
     for row in rows {
@@ -390,11 +397,29 @@ fn others(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<(),
 
 /// A record that was deleted on both sides leaves the ledger.
 fn delete_gone(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<(), StoreError> {
+    let is_unlinked = |r: &Settled| matches!(r.verdict, Verdict::Unlinked { .. });
+    // The CRM deleted it, and so did an edit that was folded meanwhile.
+    let unlinked: Vec<&&Settled> = records.iter().filter(|r| is_unlinked(r)).collect();
+    if !unlinked.is_empty() {
+        let shard_keys: Vec<&str> = unlinked.iter().map(|r| r.shard_key.as_str()).collect();
+        let record_keys: Vec<&str> = unlinked.iter().map(|r| r.record_key.as_str()).collect();
+        client.update(
+            "WITH void AS (
+                 DELETE FROM crm.queue q USING unnest($2::text[], $3::text[]) AS r (shard_key, record_key)
+                 WHERE q.shard_key = r.shard_key AND q.map_id = $1 AND q.record_key = r.record_key AND q.op = 'd'
+                 RETURNING q.shard_key, q.record_key
+             )
+             DELETE FROM crm.ledger l USING void v
+             WHERE l.shard_key = v.shard_key AND l.map_id = $1 AND l.record_key = v.record_key",
+            None,
+            &[map.id.into(), shard_keys.into(), record_keys.into()],
+        )?;
+    }
     let gone: Vec<&&Settled> = records
         .iter()
         .filter(|r| {
-            r.operation == "delete"
-                && matches!(r.verdict, Verdict::Applied | Verdict::Unlinked { .. })
+            r.row_gone
+                || (r.operation == "delete" && (r.verdict == Verdict::Applied || is_unlinked(r)))
         })
         .collect();
     if gone.is_empty() {
@@ -412,7 +437,7 @@ fn delete_gone(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Resul
     // Inserted again meanwhile: it has no CRM record any more and is created or waits for a link.
     client.update(
         "WITH left_over AS (
-             UPDATE crm.ledger l SET crm_id = NULL, hashes = NULL, synced_at = NULL
+             UPDATE crm.ledger l SET crm_id = NULL, hashes = NULL, synced_at = NULL, detached = false
              FROM unnest($2::text[], $3::text[]) AS r (shard_key, record_key)
              WHERE l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key
              RETURNING l.shard_key, l.record_key

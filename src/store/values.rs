@@ -1,19 +1,24 @@
 //! The values to send, read from the mapped table as its owner, bounded by bytes.
 //!
-//! Only the cells that wait are read, so a heavy column that did not change costs nothing. A transform that fails
-//! concerns its record alone: the slice is read again in halves until the record stands by itself.
+//! Only the cells that wait are read, so a heavy column that did not change costs nothing. A transform that fails, or
+//! takes too long, concerns its record alone: where there are transforms, rows are fetched one by one and in order, so that
+//! the place tells whose it was, and the others are read again without it.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crm_domain::{Cells, DataType, ErrorClass, Failure, Value};
 use crm_provider::record::Field;
 use pgrx::PgSqlErrorCode;
+use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
-use pgrx::spi::{SpiClient, quote_identifier};
+use pgrx::spi::{SpiClient, SpiHeapTupleData, quote_identifier};
 use serde_json::Value as Json;
 
 use super::config::{Map, MappedField};
+use super::time_limit::TimeLimit;
 use super::{StoreError, as_owner, subtransaction};
 
 /// What became of one record's row.
@@ -36,13 +41,22 @@ pub struct Wanted<'a> {
 /// is overrun by much nor small rows are fetched one by one.
 const FIRST_FETCH: usize = 16;
 const FETCH: usize = 1000;
+/// Rows read at a time after one of them failed.
+const CAREFUL: usize = 128;
+/// No slice is read for longer than that and what one row may take: other maps wait meanwhile.
+pub const READ_TIME: Duration = Duration::from_secs(1);
 
-/// Reads until `bytes` are in hand. Records that are not in the answer were not reached.
+/// Reads until `bytes` are in hand. Records that are not in the answer were not reached. `limit`: how long the transforms
+/// of one row may take; `None`: as long as the caller's own `statement_timeout` allows.
 pub fn read(
     map: &Map,
     wanted: &[Wanted],
     bytes: usize,
+    limit: Option<Duration>,
 ) -> Result<HashMap<usize, RowValues>, StoreError> {
+    if map.fields.iter().any(|f| f.transform_out.is_some()) {
+        return read_transformed(map, wanted, bytes, limit);
+    }
     let all: Vec<usize> = (0..wanted.len()).collect();
     let mut found = HashMap::with_capacity(wanted.len());
     let mut budget = bytes;
@@ -69,12 +83,8 @@ fn read_part(
         }
         // A lock on the table, or an interrupt: nobody's fault, the slice comes again.
         Err(error) if error.is_transient() => Err(error),
-        // The table changed under our feet; no record is at fault. (A transform may lack something of its own, though.)
-        Err(error)
-            if error.is_undefined() && map.fields.iter().all(|f| f.transform_out.is_none()) =>
-        {
-            Err(error)
-        }
+        // The table changed under our feet; no record is at fault.
+        Err(error) if error.is_undefined() => Err(error),
         Err(error) if part.len() == 1 => {
             let failure = Failure::record(ErrorClass::Mapping, "unreadable_row", error.message());
             found.insert(part[0], RowValues::Unreadable(failure));
@@ -88,9 +98,71 @@ fn read_part(
     }
 }
 
-/// A mapped column of `t` as text, through its transform.
-fn column_text(f: &MappedField) -> String {
-    let column = format!("t.{}", quote_identifier(&f.column));
+/// The same where transforms are code of others, under a limit of time for each row.
+fn read_transformed(
+    map: &Map,
+    wanted: &[Wanted],
+    bytes: usize,
+    limit: Option<Duration>,
+) -> Result<HashMap<usize, RowValues>, StoreError> {
+    let start = Instant::now();
+    let mut found = HashMap::with_capacity(wanted.len());
+    let mut budget = bytes;
+    // Parts still to be read, the first one last.
+    let mut parts: Vec<Range<usize>> = std::iter::once(0..wanted.len()).collect();
+    while let Some(part) = parts.pop() {
+        let is_late = !found.is_empty() && start.elapsed() >= READ_TIME;
+        if part.is_empty() || budget == 0 || is_late {
+            continue;
+        }
+        let mut next = part.start;
+        let mut timer = TimeLimit::new(limit);
+        let result = subtransaction(|| {
+            as_owner(map.owner, || {
+                let until = start + READ_TIME;
+                fetch_transformed(
+                    map,
+                    wanted,
+                    part.clone(),
+                    budget,
+                    until,
+                    &mut timer,
+                    &mut next,
+                )
+            })
+        });
+        let late = result.as_ref().is_err_and(|error| timer.caused(error));
+        drop(timer);
+        match result {
+            Ok((rows, used)) => {
+                found.extend(rows);
+                budget = budget.saturating_sub(used);
+            }
+            Err(error) if error.is_transient() && !late => return Err(error),
+            Err(error) => {
+                let failure = if late {
+                    let limit = limit.unwrap_or_default();
+                    let message = format!(
+                        "the transforms of this row took longer than pg_crm.transform_timeout ({limit:?})"
+                    );
+                    Failure::record(ErrorClass::Mapping, "transform_timeout", message)
+                } else {
+                    Failure::record(ErrorClass::Mapping, "unreadable_row", error.message())
+                };
+                found.insert(next, RowValues::Unreadable(failure));
+                // What was read before it went with the subtransaction.
+                let rest = next + 1..part.end;
+                let starts = rest.clone().step_by(CAREFUL).rev();
+                parts.extend(starts.map(|from| from..rest.end.min(from + CAREFUL)));
+                parts.push(part.start..next);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// A mapped column as text, through its transform.
+fn column_text(f: &MappedField, column: &str) -> String {
     match &f.transform_out {
         Some(transform) => format!("{transform}(pg_catalog.to_jsonb({column}))::text"),
         None if f.as_json => format!("pg_catalog.to_jsonb({column})::text"),
@@ -111,7 +183,10 @@ pub fn of_object(
     fields: &[&MappedField],
     object: &Json,
 ) -> Result<Vec<(u16, Value)>, StoreError> {
-    let columns: Vec<String> = fields.iter().map(|f| column_text(f)).collect();
+    let columns: Vec<String> = fields
+        .iter()
+        .map(|f| column_text(f, &format!("t.{}", quote_identifier(&f.column))))
+        .collect();
     let statement = format!(
         "SELECT {} FROM pg_catalog.jsonb_populate_record(NULL::{}, $1::pg_catalog.jsonb) AS t",
         columns.join(", "),
@@ -142,23 +217,50 @@ fn statement(map: &Map) -> String {
         .fields
         .iter()
         .map(|f| {
+            let text = column_text(f, &format!("t.{}", quote_identifier(&f.column)));
             format!(
-                ", CASE WHEN pg_catalog.get_bit(k.cells, {}) = 1 THEN {} END",
-                sql_bit(f.id),
-                column_text(f)
+                ", CASE WHEN pg_catalog.get_bit(k.cells, {}) = 1 THEN {text} END",
+                sql_bit(f.id)
             )
         })
         .collect();
+    format!(
+        "SELECT k.ord{columns} FROM {KEYS} JOIN {} t ON {}",
+        map.relation,
+        join(map)
+    )
+}
+
+/// The keys and cells that are wanted.
+const KEYS: &str = "unnest($1::text[], $2::text[], $3::bytea[], $4::int[]) AS k (shard_key, record_key, cells, ord)";
+
+fn join(map: &Map) -> String {
     let shard = match &map.shard_column {
         Some(column) => format!(" AND t.{}::text = k.shard_key", quote_identifier(column)),
         None => String::new(),
     };
+    let key = quote_identifier(&map.key_column);
+    format!("t.{key} = k.record_key::{}{shard}", map.key_type)
+}
+
+/// The same with transforms: a row for each key that is wanted, in order, and whether the table has it. The subquery
+/// sorts; transforms are called on top of it, row by row as they are fetched.
+fn transforming_statement(map: &Map) -> String {
+    let (mut columns, mut texts) = (String::new(), String::new());
+    for (i, f) in map.fields.iter().enumerate() {
+        columns += &format!(", t.{} AS c{i}", quote_identifier(&f.column));
+        let text = column_text(f, &format!("r.c{i}"));
+        texts += &format!(
+            ", CASE WHEN r.there AND pg_catalog.get_bit(r.cells, {}) = 1 THEN {text} END",
+            sql_bit(f.id)
+        );
+    }
     format!(
-        "SELECT k.ord{columns} FROM unnest($1::text[], $2::text[], $3::bytea[], $4::int[]) AS k (shard_key, record_key, cells, ord)
-         JOIN {} t ON t.{} = k.record_key::{}{shard}",
-        map.relation,
+        "SELECT r.ord, r.there{texts}
+         FROM (SELECT k.ord, k.cells, t.{} IS NOT NULL AS there{columns} FROM {KEYS} LEFT JOIN {} t ON {} ORDER BY k.ord OFFSET 0) r",
         quote_identifier(&map.key_column),
-        map.key_type
+        map.relation,
+        join(map)
     )
 }
 
@@ -168,12 +270,12 @@ fn sql_bit(id: u16) -> usize {
     (word * 8 + 7 - bit / 8) * 8 + bit % 8
 }
 
-fn fetch(
+/// The arguments of the statements for some of the records.
+fn arguments<'a>(
     map: &Map,
-    wanted: &[Wanted],
-    part: &[usize],
-    budget: usize,
-) -> Result<(HashMap<usize, RowValues>, usize), StoreError> {
+    wanted: &[Wanted<'a>],
+    part: impl Iterator<Item = usize> + Clone,
+) -> [DatumWithOid<'a>; 4] {
     // Every mask as long as the map is wide, for get_bit() to find its place.
     let width = map
         .fields
@@ -182,26 +284,65 @@ fn fetch(
         .max()
         .unwrap_or(1)
         * 8;
-    let masks: Vec<Vec<u8>> = part
+    let masks = part.clone().map(|i| {
+        let mut mask = wanted[i].cells.to_bytes();
+        mask.resize(width.max(mask.len()), 0);
+        mask
+    });
+    let shard_keys = part.clone().map(|i| wanted[i].shard_key);
+    let record_keys = part.clone().map(|i| wanted[i].record_key);
+    let ords = part.clone().map(|i| i as i32);
+    [
+        shard_keys.collect::<Vec<&str>>().into(),
+        record_keys.collect::<Vec<&str>>().into(),
+        masks.collect::<Vec<Vec<u8>>>().into(),
+        ords.collect::<Vec<i32>>().into(),
+    ]
+}
+
+/// The wanted values of a row whose columns begin at `first`, and how many bytes they are.
+fn values_of(
+    map: &Map,
+    cells: &Cells,
+    row: &SpiHeapTupleData,
+    first: usize,
+) -> Result<(RowValues, usize), StoreError> {
+    let mut values = Vec::with_capacity(map.fields.len());
+    let (mut fault, mut used) = (None, 0);
+    for (i, field) in map
+        .fields
         .iter()
-        .map(|&i| {
-            let mut mask = wanted[i].cells.to_bytes();
-            mask.resize(width.max(mask.len()), 0);
-            mask
-        })
-        .collect();
-    let shard_keys: Vec<&str> = part.iter().map(|&i| wanted[i].shard_key).collect();
-    let record_keys: Vec<&str> = part.iter().map(|&i| wanted[i].record_key).collect();
-    let ords: Vec<i32> = part.iter().map(|&i| i as i32).collect();
+        .enumerate()
+        .filter(|(_, f)| cells.contains(f.id))
+    {
+        let text = row.get::<&str>(i + first)?;
+        used += text.map_or(0, str::len) + 16;
+        match value_of(field, text) {
+            Ok(value) => values.push((field.id, field.field.clone(), value)),
+            Err(error) => {
+                let message = format!("column \"{}\": {error}", field.column);
+                fault.get_or_insert(Failure::record(
+                    ErrorClass::Mapping,
+                    "unreadable_value",
+                    message,
+                ));
+            }
+        }
+    }
+    let values = fault.map_or(RowValues::Found(values), RowValues::Unreadable);
+    Ok((values, used))
+}
+
+fn fetch(
+    map: &Map,
+    wanted: &[Wanted],
+    part: &[usize],
+    budget: usize,
+) -> Result<(HashMap<usize, RowValues>, usize), StoreError> {
+    let args = arguments(map, wanted, part.iter().copied());
     let mut found = HashMap::with_capacity(part.len());
     let mut used = 0;
     let exhausted = Spi::connect_mut(|client: &mut SpiClient| -> Result<bool, StoreError> {
-        let args = [
-            shard_keys.into(),
-            record_keys.into(),
-            masks.into(),
-            ords.into(),
-        ];
         // Not read-only, so that it sees what this transaction has just changed.
         let mut cursor = client.open_cursor_mut(&statement(map), &args);
         let mut fetch = FIRST_FETCH;
@@ -212,33 +353,9 @@ fn fetch(
             }
             for row in rows {
                 let ord = row.get::<i32>(1)?.unwrap_or_default() as usize;
-                let cells = wanted[ord].cells;
-                let mut values = Vec::with_capacity(map.fields.len());
-                let mut fault = None;
-                for (i, field) in map
-                    .fields
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, f)| cells.contains(f.id))
-                {
-                    let text = row.get::<&str>(i + 2)?;
-                    used += text.map_or(0, str::len) + 16;
-                    match value_of(field, text) {
-                        Ok(value) => values.push((field.id, field.field.clone(), value)),
-                        Err(error) => {
-                            let message = format!("column \"{}\": {error}", field.column);
-                            fault.get_or_insert(Failure::record(
-                                ErrorClass::Mapping,
-                                "unreadable_value",
-                                message,
-                            ));
-                        }
-                    }
-                }
-                found.insert(
-                    ord,
-                    fault.map_or(RowValues::Found(values), RowValues::Unreadable),
-                );
+                let (values, bytes) = values_of(map, wanted[ord].cells, &row, 2)?;
+                used += bytes;
+                found.insert(ord, values);
             }
             if used >= budget {
                 return Ok(false);
@@ -254,22 +371,56 @@ fn fetch(
     Ok((found, used))
 }
 
+/// Fetches row by row until the part is read, or `budget` bytes, or until that time. `next`: the place of the row that is
+/// being fetched, for whoever asks after an error.
+fn fetch_transformed(
+    map: &Map,
+    wanted: &[Wanted],
+    part: Range<usize>,
+    budget: usize,
+    until: Instant,
+    timer: &mut TimeLimit,
+    next: &mut usize,
+) -> Result<(HashMap<usize, RowValues>, usize), StoreError> {
+    let args = arguments(map, wanted, part.clone());
+    let mut found = HashMap::with_capacity(part.len());
+    let mut used = 0;
+    Spi::connect_mut(|client: &mut SpiClient| -> Result<(), StoreError> {
+        let mut cursor = client.open_cursor_mut(&transforming_statement(map), &args);
+        while *next < part.end && used < budget && (found.is_empty() || Instant::now() < until) {
+            timer.restart();
+            for row in cursor.fetch(1)? {
+                let ord = row.get::<i32>(1)?.unwrap_or_default() as usize;
+                let (values, bytes) = match row.get::<bool>(2)? {
+                    Some(true) => values_of(map, wanted[ord].cells, &row, 3)?,
+                    _ => (RowValues::Missing, 0),
+                };
+                used += bytes;
+                found.insert(ord, values);
+            }
+            *next += 1;
+        }
+        Ok(())
+    })?;
+    Ok((found, used))
+}
+
 fn from_json_text(data_type: DataType, text: &str) -> Result<Value, String> {
     let json = serde_json::from_str(text).map_err(|e| e.to_string())?;
     Value::from_json(data_type, &json).map_err(|e| e.to_string())
 }
 
-/// Deletes a row whose CRM record was deleted, as the table's owner.
+/// Deletes a row whose CRM record was deleted, as the table's owner. One that somebody holds is not waited for.
 pub fn delete_row(map: &Map, shard_key: &str, record_key: &str) -> Result<(), StoreError> {
     let shard = match &map.shard_column {
         Some(column) => format!(" AND t.{}::text = $2", quote_identifier(column)),
         None => " AND $2 = $2".to_owned(),
     };
+    let (relation, key) = (&map.relation, quote_identifier(&map.key_column));
+    let row = format!("t.{key} = $1::{}{shard}", map.key_type);
     let statement = format!(
-        "DELETE FROM {} t WHERE t.{} = $1::{}{shard}",
-        map.relation,
-        quote_identifier(&map.key_column),
-        map.key_type
+        "WITH held AS MATERIALIZED (SELECT FROM {relation} t WHERE {row} FOR UPDATE NOWAIT)
+         DELETE FROM {relation} t WHERE {row} AND EXISTS (SELECT FROM held)"
     );
     subtransaction(|| {
         as_owner(map.owner, || {

@@ -37,6 +37,8 @@ pub enum Event {
     /// A refresh token was replaced and must be durable before the new access token is used.
     Rotated {
         connection_id: i32,
+        /// Of the credentials that it belongs to.
+        version: i32,
         refresh_token: String,
         reply: oneshot::Sender<bool>,
     },

@@ -7,9 +7,10 @@ use tokio::sync::oneshot;
 
 use crate::store::config::{Connection, Map};
 
-/// A backend that waits until nothing of a map, or of any, is due.
+/// A backend that waits until nothing of some maps, or of any, is due.
 pub struct Flush {
-    map_id: Option<i32>,
+    /// `None`: all of them, those that come later too.
+    map_ids: Option<Vec<i32>>,
     deadline: Instant,
     reply: oneshot::Sender<Json>,
 }
@@ -23,14 +24,19 @@ impl Flush {
                 .min(86_400_000),
         );
         Flush {
-            map_id: request["map_id"].as_i64().map(|id| id as i32),
+            map_ids: request["map_ids"].as_array().map(|ids| {
+                let ids = ids.iter().filter_map(Json::as_i64);
+                ids.map(|id| id as i32).collect()
+            }),
             deadline: Instant::now() + timeout,
             reply,
         }
     }
 
     pub fn covers(&self, map_id: i32) -> bool {
-        self.map_id.is_none_or(|id| id == map_id)
+        self.map_ids
+            .as_ref()
+            .is_none_or(|ids| ids.contains(&map_id))
     }
 
     pub fn is_over(&self) -> bool {

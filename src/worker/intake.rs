@@ -19,9 +19,15 @@ use crate::store::values::{self, RowValues, Wanted};
 /// Reads a slice's values. What needs no sending, or cannot be sent, is settled at once.
 pub(super) fn read_slice(
     map: &Map,
-    due: Vec<Claimed>,
+    mut due: Vec<Claimed>,
     settings: &Settings,
 ) -> Result<(Vec<InFlight>, Vec<Outgoing>, Vec<Settled>), StoreError> {
+    // A record that the CRM does not have yet takes every field, those that were mapped since it was queued too.
+    for record in due.iter_mut().filter(|record| record.op == b'c') {
+        for field in map.fields.iter().filter(|f| f.written) {
+            record.cells.insert(field.id);
+        }
+    }
     let reads: Vec<usize> = (0..due.len()).filter(|&i| due[i].op != b'd').collect();
     let wanted: Vec<Wanted> = reads
         .iter()
@@ -31,10 +37,15 @@ pub(super) fn read_slice(
             cells: &due[i].cells,
         })
         .collect();
-    let mut rows: HashMap<usize, RowValues> = values::read(map, &wanted, settings.batch_bytes)?
-        .into_iter()
-        .map(|(n, row)| (reads[n], row))
-        .collect();
+    let mut rows: HashMap<usize, RowValues> = values::read(
+        map,
+        &wanted,
+        settings.batch_bytes,
+        Some(settings.transform_timeout),
+    )?
+    .into_iter()
+    .map(|(n, row)| (reads[n], row))
+    .collect();
     let mut records = Vec::with_capacity(due.len());
     let mut outgoing = Vec::with_capacity(due.len());
     let mut settled = Vec::new();

@@ -53,6 +53,8 @@ pub struct Link {
     base_url: String,
     credentials: Mutex<Credentials>,
     token: AsyncMutex<Token>,
+    /// Held while a token is obtained, also by the links that this one follows or is followed by.
+    turn: Arc<AsyncMutex<()>>,
     permits: Semaphore,
     real_time_permits: Semaphore,
     transport: Transport,
@@ -79,6 +81,7 @@ impl Link {
         transport: Transport,
         allowed_hosts: Vec<String>,
         outbox: Outbox,
+        turn: Arc<AsyncMutex<()>>,
     ) -> Self {
         let permits = settings
             .options
@@ -99,6 +102,7 @@ impl Link {
                 .unwrap_or_default(),
             credentials: Mutex::new(credentials),
             token: AsyncMutex::new(Token::default()),
+            turn,
             permits: Semaphore::new(permits as usize),
             real_time_permits: Semaphore::new(REAL_TIME_IN_FLIGHT),
             transport,
@@ -155,6 +159,14 @@ impl Link {
             .lock()
             .expect("no panic under this lock")
             .clone()
+    }
+
+    /// Takes over a refresh token that the link before this one was given.
+    pub fn adopt(&self, refresh_token: &str) {
+        let mut credentials = self.credentials.lock().expect("no panic under this lock");
+        credentials
+            .0
+            .insert("refresh_token".into(), refresh_token.to_owned());
     }
 
     pub fn usage(&self) -> Usage {
@@ -354,6 +366,11 @@ impl Link {
     }
 
     async fn authorise(&self, token: &mut Token) -> Result<bool, Failure> {
+        // One at a time: a vendor that rotates refresh tokens takes each of them once.
+        let _turn = self.turn.lock().await;
+        if let Some(failure) = self.trouble() {
+            return Err(failure);
+        }
         let credentials = self
             .credentials
             .lock()
@@ -398,6 +415,7 @@ impl Link {
             let (reply, kept) = oneshot::channel();
             self.outbox.send(Event::Rotated {
                 connection_id: self.connection_id,
+                version: self.version,
                 refresh_token: rotated.to_owned(),
                 reply,
             });
@@ -408,10 +426,7 @@ impl Link {
                     "a new refresh token could not be kept",
                 ));
             }
-            let mut credentials = self.credentials.lock().expect("no panic under this lock");
-            credentials
-                .0
-                .insert("refresh_token".into(), rotated.to_owned());
+            self.adopt(rotated);
         }
         *token = Token {
             access: Some(grant.access_token),

@@ -17,6 +17,8 @@ impl Worker {
     pub(super) fn connect(&mut self, connections: &[Connection]) -> Result<(), StoreError> {
         self.links
             .retain(|_, link| connections.iter().any(|c| link.leads_to(c)));
+        self.turns
+            .retain(|id, _| connections.iter().any(|c| c.id == *id));
         for connection in connections {
             if self.links.contains_key(&connection.id) {
                 continue;
@@ -63,6 +65,7 @@ impl Worker {
                 transport,
                 hosts,
                 self.outbox.clone(),
+                self.turns.entry(connection.id).or_default().clone(),
             );
             self.links.insert(connection.id, Arc::new(link));
         }

@@ -36,6 +36,8 @@ pub(super) struct Worker {
     pub(super) outbox: Outbox,
     pub(super) inbox: Inbox,
     pub(super) links: HashMap<i32, SharedLink>,
+    /// Per connection, whose turn it is to obtain a token; outlives its links.
+    pub(super) turns: HashMap<i32, Arc<tokio::sync::Mutex<()>>>,
     pub(super) flights: HashMap<i64, Flight>,
     /// Results whose ledger rows somebody holds.
     pub(super) held: Vec<(Arc<Map>, Connection, Vec<Settled>)>,
@@ -87,6 +89,7 @@ pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
         outbox,
         inbox,
         links: HashMap::new(),
+        turns: HashMap::new(),
         flights: HashMap::new(),
         held: Vec::new(),
         reconciling: HashMap::new(),
@@ -269,12 +272,19 @@ impl Worker {
             }
             Event::Rotated {
                 connection_id,
+                version,
                 refresh_token,
                 reply,
             } => {
                 let kept = transaction(|client| {
-                    connections::rotate(client, connection_id, &refresh_token)
+                    connections::rotate(client, connection_id, version, &refresh_token)
                 });
+                // A reload may have made another link meanwhile, with the token that is void now.
+                if let Some(link) = self.links.get(&connection_id)
+                    && link.version == version
+                {
+                    link.adopt(&refresh_token);
+                }
                 let _ = reply.send(kept.is_ok());
             }
             Event::Asked { request, reply } => match request["op"].as_str() {

@@ -119,6 +119,7 @@ impl Worker {
     ) -> Result<bool, StoreError> {
         let rows = self.settings.batch_rows.min(SLICE);
         let bytes = self.settings.batch_bytes;
+        let limit = Some(self.settings.transform_timeout);
         let claimed = transaction(|client| {
             if !claims::may_send(client, connection.id)? {
                 return Ok(None);
@@ -134,7 +135,7 @@ impl Worker {
                 return Ok(None);
             }
             report(&format!("reading {} edits of {}", due.len(), map.relation));
-            let waiting = read(&map, due, bytes)?;
+            let waiting = read(&map, due, bytes, limit)?;
             if waiting.is_empty() {
                 return Ok(None);
             }
@@ -307,7 +308,12 @@ impl Worker {
 }
 
 /// What rows hold, as far as the bound on bytes lets us read.
-fn read(map: &Map, due: Vec<Pending>, bytes: usize) -> Result<Vec<Waiting>, StoreError> {
+fn read(
+    map: &Map,
+    due: Vec<Pending>,
+    bytes: usize,
+    limit: Option<Duration>,
+) -> Result<Vec<Waiting>, StoreError> {
     let cells: Vec<Cells> = due.iter().map(|p| p.cells.union(&p.take)).collect();
     let wanted: Vec<Wanted> = due
         .iter()
@@ -318,7 +324,7 @@ fn read(map: &Map, due: Vec<Pending>, bytes: usize) -> Result<Vec<Waiting>, Stor
             cells,
         })
         .collect();
-    let mut rows = values::read(map, &wanted, bytes)?;
+    let mut rows = values::read(map, &wanted, bytes, limit)?;
     let mut waiting = Vec::with_capacity(due.len());
     for (n, pending) in due.into_iter().enumerate() {
         let (local, fault) = match rows.remove(&n) {

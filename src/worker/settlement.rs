@@ -8,6 +8,7 @@ use crm_domain::failure::Scope;
 use crm_domain::{Cells, ErrorClass, Failure, Value, canonical};
 use crm_provider::record::Field;
 use pgrx::prelude::*;
+use pgrx::spi::SpiClient;
 
 use super::main_loop::Worker;
 use super::slice::Sent;
@@ -95,7 +96,7 @@ impl Worker {
         let (map, connection) = (flight.map, flight.connection);
         let settled = self.judge(&map, flight.records, sent);
         let trouble = trouble.or_else(|| connection_trouble(&settled.1));
-        let settled = settled.0;
+        let mut settled = settled.0;
         let applied = settled.iter().any(|s| s.verdict == Verdict::Applied);
         let error = settled.iter().find_map(|s| match &s.verdict {
             Verdict::Dead { error, code, .. }
@@ -105,36 +106,16 @@ impl Worker {
         });
         let stop = stop_reason(&settled);
         let result = transaction(|client| {
-            let held = settle::settle(
-                client,
-                &connection,
-                &map,
-                &settled.iter().collect::<Vec<_>>(),
-            )?;
-            for s in &settled {
-                if matches!(s.verdict, Verdict::Unlinked { .. })
-                    && map.on_crm_delete == "delete"
-                    && s.operation != "delete"
-                    && let Err(e) = values::delete_row(&map, &s.shard_key, &s.record_key)
-                {
-                    // The row stays, without a link; its status says why.
-                    let reason = format!(
-                        "the CRM deleted record {}, but its row cannot be deleted: {}",
-                        s.record_key,
-                        e.message()
-                    );
-                    log!("pg_crm, {}: {reason}", map.relation);
-                    rounds::did(client, map.id, 0, false, Some(&reason))?;
-                }
-            }
+            let (held, stays) = write_down(client, &connection, &map, &mut settled)?;
             claims::release(client, claim_id)?;
             rounds::did(
                 client,
                 map.id,
                 settled.len() - held.len(),
                 applied,
-                error.as_deref(),
+                stays.as_deref().or(error.as_deref()),
             )?;
+            connections::used(client, connection.id, usage)?;
             match &trouble {
                 Some(failure) => {
                     let wait = verdict::pause(failure, connection.failures, draw());
@@ -146,7 +127,7 @@ impl Worker {
                         connection.version,
                     )?;
                 }
-                None => connections::healthy(client, connection.id, usage)?,
+                None => connections::healthy(client, connection.id)?,
             }
             if let Some(reason) = &stop {
                 rounds::stop(client, map.id, reason)?;
@@ -176,21 +157,19 @@ impl Worker {
     }
 
     /// Settles in parts, so that one result that cannot be written down does not keep the others from it.
-    fn settle_parts(&mut self, map: Arc<Map>, connection: Connection, settled: Vec<Settled>) {
+    fn settle_parts(&mut self, map: Arc<Map>, connection: Connection, mut settled: Vec<Settled>) {
         let result = transaction(|client| {
-            settle::settle(
-                client,
-                &connection,
-                &map,
-                &settled.iter().collect::<Vec<_>>(),
-            )
+            let (held, stays) = write_down(client, &connection, &map, &mut settled)?;
+            if stays.is_some() {
+                rounds::did(client, map.id, 0, false, stays.as_deref())?;
+            }
+            Ok(held)
         });
         match result {
             Ok(held) if held.is_empty() => {}
             Ok(held) => self.held.push((map, connection, keep_only(settled, &held))),
             Err(error) if error.is_transient() => self.held.push((map, connection, settled)),
             Err(error) if settled.len() == 1 => {
-                let mut settled = settled;
                 let record = &mut settled[0];
                 if matches!(record.verdict, Verdict::Dead { .. }) {
                     log!(
@@ -292,6 +271,47 @@ impl Worker {
     }
 }
 
+/// Writes results down, after deleting the rows whose records the CRM deleted, if that is wanted. The answer names the
+/// results that wait for what somebody holds, and says why a row stays that should have gone.
+fn write_down(
+    client: &mut SpiClient,
+    connection: &Connection,
+    map: &Map,
+    settled: &mut [Settled],
+) -> Result<(Vec<usize>, Option<String>), StoreError> {
+    let (mut ready, mut held, mut stays) = (Vec::with_capacity(settled.len()), Vec::new(), None);
+    for (i, s) in settled.iter_mut().enumerate() {
+        let goes = matches!(s.verdict, Verdict::Unlinked { .. })
+            && map.on_crm_delete == "delete"
+            && s.operation != "delete";
+        // Not what a transaction that came to nothing left here.
+        s.row_gone = false;
+        if goes {
+            match values::delete_row(map, &s.shard_key, &s.record_key) {
+                Ok(()) => s.row_gone = true,
+                Err(error) if error.is_transient() => {
+                    held.push(i);
+                    continue;
+                }
+                Err(error) => {
+                    let reason = format!(
+                        "the CRM deleted record {}, but its row cannot be deleted: {}",
+                        s.record_key,
+                        error.message()
+                    );
+                    log!("pg_crm, {}: {reason}", map.relation);
+                    stays = Some(reason);
+                }
+            }
+        }
+        ready.push(i);
+    }
+    let records: Vec<&Settled> = ready.iter().map(|&i| &settled[i]).collect();
+    let not_yet = settle::settle(client, connection, map, &records)?;
+    held.extend(not_yet.into_iter().map(|n| ready[n]));
+    Ok((held, stays))
+}
+
 pub(super) fn settled_record(
     record: InFlight,
     crm_id: Option<String>,
@@ -314,7 +334,9 @@ pub(super) fn settled_record(
         crm_id: crm_id.or(claimed.crm_id),
         shard_key: claimed.shard_key,
         record_key: claimed.record_key,
+        unsent: claimed.cells.difference(&sent),
         cells: sent,
+        row_gone: false,
         hashes,
         revision: claimed.revision,
         attempt: claimed.attempts + 1,

@@ -13,7 +13,7 @@ use super::slice::{self, Destination};
 use super::{failpoint, report};
 use crate::store::config::{self, Connection, Map};
 use crate::store::settle::Verdict;
-use crate::store::{StoreError, claims, fold, rounds, settle, transaction};
+use crate::store::{StoreError, claims, fold, rounds, settle, transaction, values};
 
 /// Slices of one connection that are on their way at once: one being sent while the next is prepared.
 const SLICES_IN_FLIGHT: usize = 2;
@@ -91,7 +91,13 @@ impl Worker {
                 .count()
                 < SLICES_IN_FLIGHT
             {
+                let start = Instant::now();
                 match self.dispatch(connection, map, &link, whole) {
+                    // Its transforms are slow: the others have their turn before the rest of it.
+                    Ok(true) if start.elapsed() >= values::READ_TIME => {
+                        next = Duration::ZERO;
+                        break;
+                    }
                     Ok(true) => {}
                     Ok(false) => {
                         idle = true;
@@ -161,6 +167,7 @@ impl Worker {
             if !claims::may_send(client, connection.id)? {
                 return Ok(None);
             }
+            config::hold(client, map.id)?;
             // The mapping as it is now: what was folded may speak of fields that were mapped since this turn began.
             let Some(map) = config::maps(client)?
                 .into_iter()

@@ -44,6 +44,8 @@ pub struct Cluster {
     databases: AtomicU32,
     /// Held by a `static`, which is never dropped.
     shared: bool,
+    /// Environment variables of the server.
+    environment: Vec<(String, String)>,
 }
 
 impl Cluster {
@@ -54,16 +56,25 @@ impl Cluster {
 
     /// A running cluster for a `static` that several tests share.
     pub fn shared() -> Cluster {
-        Cluster::made(&[], true)
+        Cluster::made(&[], &[], true)
     }
 
     /// A running cluster with these settings on top.
     pub fn with(settings: &[(&str, &str)]) -> Cluster {
-        Cluster::made(settings, false)
+        Cluster::made(settings, &[], false)
     }
 
-    fn made(settings: &[(&str, &str)], shared: bool) -> Cluster {
-        let cluster = Cluster::empty(shared);
+    /// The same, with environment variables.
+    pub fn with_environment(settings: &[(&str, &str)], variables: &[(&str, &str)]) -> Cluster {
+        Cluster::made(settings, variables, false)
+    }
+
+    fn made(settings: &[(&str, &str)], variables: &[(&str, &str)], shared: bool) -> Cluster {
+        let mut cluster = Cluster::empty(shared);
+        cluster.environment = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
         let mut initdb = program("initdb");
         initdb
             .args([
@@ -108,6 +119,7 @@ impl Cluster {
             postmaster,
             databases,
             shared,
+            environment: Vec::new(),
         }
     }
 
@@ -168,6 +180,7 @@ impl Cluster {
             .expect("the log");
         let mut command = program("postgres");
         command.arg("-D").arg(self.data()).stdin(Stdio::null());
+        command.envs(self.environment.iter().cloned());
         command
             .stdout(log.try_clone().expect("the log"))
             .stderr(log);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use crate::database::Database;
+use crate::gate::Gate;
 use crate::sim::Sim;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +84,16 @@ impl Crm {
         Crm::connect_to(db, vendor, self.sim.clone(), "{}").await
     }
 
+    /// Connects to a CRM of one's own, by way of a gate that can be shut.
+    pub async fn connect_through(db: &Database, vendor: Vendor, gate: &Gate, sim: Arc<Sim>) -> Crm {
+        let crm = Crm {
+            vendor,
+            sim: Some(sim),
+        };
+        crm.create_connection(db, Some(&gate.url()), "{}").await;
+        crm
+    }
+
     /// Connects with options of the connection.
     pub async fn connect_with(db: &Database, vendor: Vendor, options: &str) -> Crm {
         let sim = (vendor != Vendor::Stub).then(|| Arc::new(Sim::start()));
@@ -96,16 +107,18 @@ impl Crm {
         options: &str,
     ) -> Crm {
         let crm = Crm { vendor, sim };
-        let (name, credentials) = (vendor.name(), vendor.credentials());
-        let url = crm
-            .url()
-            .map_or("NULL".to_owned(), |url| format!("'{url}'"));
+        crm.create_connection(db, crm.url(), options).await;
+        crm
+    }
+
+    async fn create_connection(&self, db: &Database, url: Option<&str>, options: &str) {
+        let (name, credentials) = (self.vendor.name(), self.vendor.credentials());
+        let url = url.map_or("NULL".to_owned(), |url| format!("'{url}'"));
         let sql = format!(
             "SELECT crm.create_connection(name => '{name}', provider => '{name}', base_url => {url},
                                           options => '{options}', credentials => '{credentials}')"
         );
         db.execute(&sql).await;
-        crm
     }
 
     pub fn url(&self) -> Option<&str> {
@@ -189,5 +202,15 @@ impl Crm {
         id: &str,
     ) -> Option<Map<String, Value>> {
         self.records(db, object).await.remove(id)
+    }
+
+    /// Deletes a record as a person would.
+    pub async fn delete(&self, db: &Database, object: &str, id: &str) {
+        if let Some(sim) = &self.sim {
+            sim.delete(&format!("objects/{}/{object}/{id}", self.vendor.name()));
+            return;
+        }
+        let sql = "DELETE FROM crm_stub.records WHERE crm_object = $1 AND crm_id = $2";
+        db.rows(sql, &[&object, &id]).await;
     }
 }

@@ -262,6 +262,24 @@ impl Database {
         }
     }
 
+    /// Flushes until nothing but dead letters waits.
+    pub async fn drain_but_for_the_dead(&self) {
+        eventually("nothing is due any more", async || {
+            self.one::<bool>("SELECT crm.flush(timeout => '5 s')", &[])
+                .await
+                .then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until no round is on: one that is takes up what comes, whoever began it.
+    pub async fn at_rest(&self) {
+        eventually("the rounds are over", async || {
+            (self.count("crm.progress").await == 0).then_some(())
+        })
+        .await;
+    }
+
     /// How many cells the CRM does not have yet, and may get.
     pub async fn dirty(&self) -> i64 {
         self.count("crm.cell_status WHERE state NOT IN ('synced', 'never synced')")

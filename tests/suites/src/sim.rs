@@ -130,7 +130,9 @@ impl Sim {
 
     /// Faults that can still strike.
     pub fn faults_left(&self) -> usize {
-        self.get("faults")["faults"].as_array().map_or(0, Vec::len)
+        let faults = self.get("faults")["faults"].take();
+        let all = faults.as_array().map_or(&[][..], Vec::as_slice);
+        all.iter().filter(|fault| fault["remaining"] != 0).count()
     }
 
     pub fn end_faults(&self) {

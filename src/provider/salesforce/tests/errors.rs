@@ -105,6 +105,19 @@ fn refused_service_speaks_of_the_connection_and_a_bad_payload_of_the_records() {
 }
 
 #[test]
+fn an_outage_is_the_connections_whatever_code_comes_with_it() {
+    let told = |status| of_response(&answer(status, &sf_error("UNKNOWN_EXCEPTION", "hm"))).unwrap();
+    for (status, class, scope) in [
+        (429, RateLimited, Scope::Connection),
+        (503, Transient, Scope::Connection),
+        (500, Transient, Scope::Records),
+    ] {
+        let failure = told(status);
+        assert_eq!((failure.class, failure.scope), (class, scope), "{status}");
+    }
+}
+
+#[test]
 fn unknown_codes_fall_into_the_class_of_their_status() {
     for (status, class) in [
         (400, Validation),

@@ -1,10 +1,12 @@
 //! The worker comes, works, and goes as the server and its databases do, and is in nobody's way.
 
+mod audit;
 mod databases;
 mod extension;
 mod idle;
 mod reload;
 mod restore;
+mod secrets;
 mod shutdown;
 mod slots;
 mod standby;

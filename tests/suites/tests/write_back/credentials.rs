@@ -11,7 +11,7 @@ crm_suites::with_remote_crms!(
 );
 
 /// What a connection needs to obtain tokens by itself.
-fn refreshable(desk: &Desk) -> String {
+pub fn refreshable(desk: &Desk) -> String {
     match desk.crm.vendor {
         Vendor::Salesforce => json!({"client_id": "sf-client", "client_secret": "sf-secret",
                                      "refresh_token": "sf-refresh", "login_url": desk.crm.url()}),
@@ -20,7 +20,7 @@ fn refreshable(desk: &Desk) -> String {
     .to_string()
 }
 
-async fn set_credentials(desk: &Desk, credentials: &str) {
+pub async fn set_credentials(desk: &Desk, credentials: &str) {
     let name = desk.crm.vendor.name();
     desk.db
         .execute(&format!(
@@ -112,7 +112,7 @@ async fn a_tested_connection_says_what_it_saw(vendor: Vendor) {
 }
 
 /// None of these words is to be seen anywhere but in `crm.credential`.
-async fn assert_secret(desk: &Desk, words: &[&str]) {
+pub async fn assert_secret(desk: &Desk, words: &[&str]) {
     let views = [
         "status",
         "cell_status",

@@ -3,15 +3,21 @@
 mod basics;
 mod batches;
 mod credentials;
+mod crm_deletes;
 mod dead_letters;
+mod fields;
+mod long_outages;
+mod oauth;
 mod outages;
 mod queue;
+mod remapping;
 mod rights;
 mod schema_changes;
 mod statements;
 mod tables;
 mod tight_limits;
 mod transforms;
+mod usage;
 mod validation;
 mod values;
 

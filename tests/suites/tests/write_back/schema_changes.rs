@@ -128,3 +128,87 @@ async fn a_dropped_table_disturbs_nobody() {
     assert!(desk.db.flush().await);
     desk.db.assert_checked().await;
 }
+
+/// What mapping a table takes, it takes ever after.
+#[tokio::test]
+async fn a_table_that_could_not_be_mapped_any_more_stops_the_map_and_says_why() {
+    for (change, words, repair) in [
+        (
+            "ALTER TABLE people DROP CONSTRAINT people_pkey",
+            "may be null|not unique",
+            "ALTER TABLE people ADD PRIMARY KEY (id)",
+        ),
+        (
+            "DROP INDEX people_key",
+            "not unique",
+            "CREATE UNIQUE INDEX people_key ON people (id)",
+        ),
+        (
+            "ALTER TABLE people ALTER id DROP NOT NULL",
+            "may be null",
+            "ALTER TABLE people ALTER id SET NOT NULL",
+        ),
+        (
+            "CREATE TABLE children () INHERITS (people)",
+            "children|inherits",
+            "DROP TABLE children",
+        ),
+        (
+            "CREATE TABLE children (LIKE people); ALTER TABLE children INHERIT people",
+            "children|inherits",
+            "ALTER TABLE children NO INHERIT people",
+        ),
+    ] {
+        let desk = desk().await;
+        if !change.contains("people_pkey") {
+            // A plain unique index in place of the primary key; there is always one of them.
+            desk.db
+                .execute(
+                    "CREATE UNIQUE INDEX people_key ON people (id); ALTER TABLE people DROP CONSTRAINT people_pkey;
+                     ALTER TABLE people ALTER id SET NOT NULL",
+                )
+                .await;
+        }
+        desk.db.execute("UPDATE people SET phone = '1'").await;
+        desk.settle().await;
+        desk.db.execute(change).await;
+        // The application goes on; what it edits waits.
+        desk.db.execute("UPDATE people SET phone = '2'").await;
+        let why = stopped(&desk).await;
+        assert!(
+            words.split('|').any(|word| why.contains(word)),
+            "{change}: {why}"
+        );
+        assert_eq!(desk.field("p1", "phone").await, "1", "{change}");
+        // Mapping a field again does not help while it is so.
+        let again = format!(
+            "SELECT crm.map_field({}, 'phone', 'phone', direction => 'outbound')",
+            desk.map
+        );
+        desk.db.execute(&again).await;
+        assert_eq!(desk.state().await, "error", "{change}");
+        desk.db.execute(repair).await;
+        desk.db.execute(&again).await;
+        desk.settle().await;
+        assert_eq!(desk.field("p1", "phone").await, "2", "{change}");
+    }
+}
+
+/// An index is exchanged for another as one does on a table that is in use.
+#[tokio::test]
+async fn a_key_may_change_its_index() {
+    let desk = desk().await;
+    desk.db
+        .execute("CREATE UNIQUE INDEX CONCURRENTLY another ON people (id)")
+        .await;
+    desk.db
+        .execute(
+            "ALTER TABLE people DROP CONSTRAINT people_pkey, ADD CONSTRAINT people_pkey PRIMARY KEY USING INDEX another",
+        )
+        .await;
+    desk.db
+        .execute("CREATE INDEX unrelated ON people (phone); DROP INDEX unrelated; UPDATE people SET phone = '2'")
+        .await;
+    desk.settle().await;
+    assert_eq!(desk.state().await, "idle");
+}
