@@ -15,6 +15,8 @@ pub static BULK_THRESHOLD: GucSetting<i32> = GucSetting::<i32>::new(2_000);
 pub static MAX_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(10);
 /// Months of audit older than this are dropped, in minutes; 0 keeps them.
 pub static AUDIT_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(0);
+/// Edits of `crm.write()` that are on their way at once.
+pub static REALTIME_QUEUE: GucSetting<i32> = GucSetting::<i32>::new(800);
 /// How long one HTTP request may take, in ms.
 pub static REQUEST_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(30_000);
 /// Longest response that is read, in kB.
@@ -88,6 +90,15 @@ pub fn define() {
         GucFlags::UNIT_MIN,
     );
     int(
+        c"pg_crm.realtime_queue",
+        c"Edits of crm.write() that are on their way to CRMs at once.",
+        c"The edits of callers beyond it are pending at once: the rows hold them, and they are sent in bulk.",
+        &REALTIME_QUEUE,
+        1,
+        10_000,
+        none,
+    );
+    int(
         c"pg_crm.request_timeout",
         c"How long one HTTP request to a CRM may take.",
         c"",
@@ -148,6 +159,7 @@ pub struct Settings {
     pub bulk_threshold: usize,
     pub max_attempts: u32,
     pub audit_retention_minutes: i32,
+    pub realtime_queue: usize,
     pub request_timeout: Duration,
     pub max_response: u64,
     pub allowed_hosts: Vec<String>,
@@ -161,6 +173,7 @@ impl Settings {
             bulk_threshold: BULK_THRESHOLD.get() as usize,
             max_attempts: MAX_ATTEMPTS.get() as u32,
             audit_retention_minutes: AUDIT_RETENTION.get(),
+            realtime_queue: REALTIME_QUEUE.get() as usize,
             request_timeout: Duration::from_millis(REQUEST_TIMEOUT.get() as u64),
             max_response: MAX_RESPONSE.get() as u64 * 1024,
             allowed_hosts: ALLOWED_HOSTS
