@@ -53,6 +53,8 @@ pub(super) struct Worker {
     /// Maps that rest until then, so that one table in trouble does not hold up the others.
     pub(super) resting: HashMap<i32, Instant>,
     pub(super) urgent: bool,
+    /// Maps whose edits are to go at once, but could not yet.
+    pub(super) due_at_once: HashSet<i32>,
     maps_known: usize,
     pub(super) maintenance_at: Instant,
 }
@@ -96,7 +98,9 @@ pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
         tests: Vec::new(),
         rounds: HashSet::new(),
         resting: HashMap::new(),
-        urgent: false,
+        // Nobody wakes us again for what was committed while there was no worker.
+        urgent: true,
+        due_at_once: HashSet::new(),
         maps_known: 0,
         maintenance_at: Instant::now(),
     };
