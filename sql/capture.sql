@@ -276,12 +276,12 @@ BEGIN
     END IF;
     IF immutable IS NOT NULL THEN
         checks_update := checks_update || format($t$
-        IF ours IS NULL THEN
+        IF NOT crm.applying_from_crm(%s) THEN
             SELECT array_agg(broken) INTO violations FROM (SELECT * FROM (%s) AS u (broken) LIMIT 6) v;
             IF violations IS NOT NULL THEN
                 PERFORM crm.refuse_violations(TG_RELID, violations);
             END IF;
-        END IF;$t$, immutable);
+        END IF;$t$, m.map_id, immutable);
     END IF;
 
     all_cells := coalesce(crm.mask_expression(written, array_fill('true'::text, ARRAY[coalesce(cardinality(written), 0)])), '''\x0000000000000000''::bytea');

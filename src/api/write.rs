@@ -224,7 +224,7 @@ fn change_row(target: &Target, changes: &JsonMap<String, Json>, edit: &Edit) -> 
         record_key: target.record_key.clone(),
         values: Json::Object(changes.clone()).to_string(),
     }];
-    let ours = apply::Ours::set(target.map.id, edit.cells.to_bytes(), &rows);
+    let ours = apply::Ours::edited(target.map.id, edit.cells.to_bytes(), &rows);
     let found = Spi::connect_mut(|client| apply::update(client, &target.map, &columns, &rows));
     drop(ours);
     if or_raise(found).is_empty() {

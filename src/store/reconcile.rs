@@ -216,7 +216,7 @@ fn take_together(
             .iter()
             .map(|&n| row(map, &records[n]))
             .collect::<Result<Vec<_>, _>>()?;
-        let _ours = Ours::set(map.id, cells.to_vec(), &rows);
+        let _ours = Ours::taken(map.id, cells.to_vec(), &rows);
         as_owner(map.owner, || {
             Spi::connect_mut(|client| apply::update(client, map, &columns, &rows))
         })
