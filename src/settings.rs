@@ -135,7 +135,7 @@ pub fn define() {
     GucRegistry::define_string_guc(
         c"pg_crm.correlation_id",
         c"The application's own id of what it is doing, recorded with edits of bidirectional cells.",
-        c"Set it with SET LOCAL in the transaction that edits; crm.write() takes it as an argument.",
+        c"Set it with SET LOCAL in the transaction that edits; crm.write() takes another as an argument.",
         &CORRELATION_ID,
         GucContext::Userset,
         none,

@@ -61,7 +61,7 @@ fn perform_write(
         &target.record_key,
         true,
     ));
-    let (write_id, actor) = or_raise(edits::identity());
+    let (write_id, actor, set) = or_raise(edits::identity());
     let edit = Edit {
         bases: bases(&target, record.as_ref(), &changed, based.zip(base.as_ref())),
         cells,
@@ -69,7 +69,7 @@ fn perform_write(
         compares_base: base.is_some(),
         write_id: &write_id,
         actor: &actor,
-        correlation_id,
+        correlation_id: correlation_id.or(set.as_deref()),
     };
     let mut answer = Answer::default();
     let mut intended = Vec::new();
