@@ -258,7 +258,9 @@ pub fn maps_of(
             direction: word(row.get::<String>(9)?, Direction::Outbound),
             policy: word(row.get::<String>(10)?, ConflictPolicy::CrmWins),
             written: row.get(11)?.unwrap_or_default(),
-            provider: row.get::<String>(14)?.and_then(|name| crm_provider::provider(&name)),
+            provider: row
+                .get::<String>(14)?
+                .and_then(|name| crm_provider::provider(&name)),
         });
     }
     for (map_id, column) in broken {

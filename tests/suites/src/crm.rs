@@ -244,6 +244,12 @@ impl Crm {
         };
         let answer = match class {
             "transient" => json!({"status": 503}),
+            "rate_limited" if salesforce => {
+                let mut body = refused("REQUEST_LIMIT_EXCEEDED");
+                body[0]["message"] =
+                    "ConcurrentRequests (Concurrent API Requests) Limit exceeded.".into();
+                json!({"status": 403, "headers": {"Retry-After": "1"}, "body": body})
+            }
             "rate_limited" => json!({"status": 429, "headers": {"Retry-After": "1"}}),
             "auth" => json!({"status": 401}),
             "validation" if salesforce => {

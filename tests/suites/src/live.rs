@@ -1,6 +1,7 @@
 //! People whose cells flow both ways: a desk for what is edited while somebody waits, and on both sides at once.
 
 use std::ops::Deref;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -8,7 +9,7 @@ use crate::cluster::Cluster;
 use crate::crm::{Crm, Vendor};
 use crate::database::Session;
 use crate::desk::Desk;
-use crate::eventually::eventually;
+use crate::eventually::PATIENCE;
 
 pub struct Live {
     desk: Desk,
@@ -172,10 +173,18 @@ impl Live {
         let sql = "SELECT (SELECT count(*) FROM crm.change)
                         + (SELECT count(*) FROM crm.pending_writes WHERE state <> 'dead')
                         + (SELECT count(*) FROM crm.claim)";
-        eventually("nothing waits any more", async || {
-            (self.db.one::<i64>(sql, &[]).await == 0).then_some(())
-        })
-        .await;
+        let still = async || loop {
+            if self.db.one::<i64>(sql, &[]).await == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        if tokio::time::timeout(PATIENCE, still()).await.is_err() {
+            let waiting = "SELECT to_jsonb(p) FROM crm.pending_writes p WHERE state <> 'dead'";
+            let waiting = self.db.text(waiting).await;
+            let status = self.db.text("SELECT to_jsonb(s) FROM crm.status s").await;
+            panic!("edits still wait after {PATIENCE:?}\n{waiting}\n{status}");
+        }
     }
 
     /// Waits until nothing waits any more, and holds both sides against each other.

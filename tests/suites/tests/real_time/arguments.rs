@@ -71,8 +71,8 @@ async fn what_breaks_a_rule_never_reaches_the_crm(vendor: Vendor) {
         ),
         (
             "SELECT crm.write('people', 'p1', '{\"phone\": \"1\"}', shard_key => 's')".into(),
-            "P0002",
-            "p1",
+            "22023",
+            "shard_column",
         ),
     ] {
         let error = live.db.error(&sql).await;

@@ -91,7 +91,7 @@ async fn a_sharded_table_needs_both_keys() {
         .execute(&format!("SELECT crm.map_field({map}, 'phone', 'phone')"))
         .await;
     for (tenant, phone) in [(1, "a"), (2, "b")] {
-        let insert = "INSERT INTO crm_stub.records (connection, crm_object, fields) VALUES ('stub', 'account', jsonb_build_object('phone', $1::text)) RETURNING crm_id";
+        let insert = "INSERT INTO crm_stub.records (connection, crm_object, fields) VALUES ('stub', 'account', jsonb_build_object('name', 'Acme', 'phone', $1::text)) RETURNING crm_id";
         let id: String = live.db.one(insert, &[&phone]).await;
         live.db
             .rows(
@@ -127,7 +127,7 @@ async fn a_sharded_table_needs_both_keys() {
         .await;
     assert_eq!(read, json!({"phone": "a"}));
     // Plain edits, with what a conflict does to the row.
-    live.db.execute("UPDATE crm_stub.records SET fields = '{\"phone\": \"theirs\"}' WHERE fields ->> 'phone' = 'a'").await;
+    live.db.execute("UPDATE crm_stub.records SET fields = fields || '{\"phone\": \"theirs\"}' WHERE fields ->> 'phone' = 'a'").await;
     live.db.execute("UPDATE sharded SET phone = 'mine'").await;
     live.quiet().await;
     let rows = live.db.text("SELECT * FROM sharded ORDER BY tenant").await;
@@ -160,7 +160,7 @@ async fn tables_of_odd_shapes() {
             "SELECT crm.map_field({map}, 'The phone', 'phone'); SELECT crm.map_field({map}, 'select', 'x_select')"
         ))
         .await;
-    let insert = "INSERT INTO crm_stub.records (connection, crm_object, fields) VALUES ('stub', 'account', '{\"phone\": \"a\", \"x_select\": \"b\"}') RETURNING crm_id";
+    let insert = "INSERT INTO crm_stub.records (connection, crm_object, fields) VALUES ('stub', 'account', '{\"name\": \"Acme\", \"phone\": \"a\", \"x_select\": \"b\"}') RETURNING crm_id";
     let id: String = live.db.one(insert, &[]).await;
     live.db
         .rows("SELECT crm.link($1, '1', $2)", &[&map, &id])

@@ -142,7 +142,29 @@ async fn every_type_goes_there_and_comes_back_in_the_tables_own(vendor: Vendor) 
         written.values
     );
     live.write("p1", all(false)).await.expect("committed");
+    // What the CRM has no room for makes no difference to the next edit.
+    live.db
+        .execute("UPDATE people SET seen = '2026-03-04 05:06:07.089Z', opted_out = NULL")
+        .await;
     live.agree().await;
+    live.db
+        .execute("UPDATE people SET seen = '2026-03-05 05:06:07.123Z', opted_out = true")
+        .await;
+    live.agree().await;
+    live.db.execute("UPDATE people SET opted_out = NULL").await;
+    live.agree().await;
+    live.write(
+        "p1",
+        json!({"opted_out": true, "seen": "2026-03-05T05:06:07.9Z"}),
+    )
+    .await
+    .expect("committed");
+    assert_eq!(
+        live.db
+            .count("crm.audit_log WHERE result = 'superseded'")
+            .await,
+        0
+    );
 }
 
 async fn values_go_through_their_transforms(vendor: Vendor) {
