@@ -71,6 +71,8 @@ fn perform_write(
         actor: &actor,
         correlation_id: correlation_id.or(set.as_deref()),
     };
+    // Whatever ends the wait: what the CRM took is put right should this come to nothing.
+    wake::at_end();
     let mut answer = Answer::default();
     let mut intended = Vec::new();
     nested(|| {
@@ -92,8 +94,9 @@ fn perform_write(
         _ => queue(&target, &edit, &answer),
     }
     crate::worker::failpoint::reach("caller::settled");
-    // What waits is taken up at COMMIT; what the CRM took is put right should it come to nothing.
-    wake::at_end(answer.outcome == "pending");
+    if answer.outcome == "pending" {
+        wake::note_change(true);
+    }
     JsonB(json!({
         "write_id": write_id,
         "outcome": answer.outcome,
@@ -250,7 +253,7 @@ fn row_values(target: &Target, cells: &Cells) -> Vec<(u16, Value)> {
             PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
             format!("record \"{}\" cannot be sent", target.record_key),
             Some(failure.message),
-            "The column's value or its transform_out is at fault.",
+            "The record_key, the column's value or its transform_out is at fault.",
         ),
         Some(RowValues::Missing) | None => no_row(target),
     }
