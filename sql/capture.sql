@@ -116,7 +116,7 @@ DECLARE
     base regtype := crm.base_type(type_id);
     is_array bool := (SELECT typcategory = 'A' FROM pg_type WHERE oid = type_id);
     -- What is blank is null for a CRM, so `nullable` alone decides on it.
-    filled text := format($f$nullif(btrim(%s::text, E' \t\n\r\f\v'), '')$f$, v);
+    filled text := format($f$nullif(btrim(%s::text, E' \t\n\r\f\x0B'), '')$f$, v);
     ordered text := CASE f.data_type
         WHEN 'number' THEN format('%s::numeric', v)
         WHEN 'date' THEN format(CASE WHEN base = 'timestamptz'::regtype THEN '(%s AT TIME ZONE ''UTC'')::date' ELSE '%s::date' END, v)

@@ -8,7 +8,7 @@ crm_suites::with_every_crm!(what_breaks_a_rule_never_reaches_the_crm);
 
 async fn what_breaks_a_rule_never_reaches_the_crm(vendor: Vendor) {
     let live = Live::open(&CLUSTER, vendor).await;
-    live.map_field("title", r#"validation => '{"max_length": 5}'"#)
+    live.map_field("title", r#"validation => '{"max_length": 5, "pattern": "^v", "nullable": false}'"#)
         .await;
     live.db
         .execute(
@@ -86,6 +86,11 @@ async fn what_breaks_a_rule_never_reaches_the_crm(vendor: Vendor) {
     assert_eq!(live.crm.asked(&live.db).await, Vec::<String>::new());
     assert_eq!(live.db.count("crm.pending_writes").await, 0);
     assert_eq!(live.db.dirty().await, 0);
+    // A letter is no blank.
+    live.write("p1", json!({"title": "v", "phone": "v v"}))
+        .await
+        .expect("committed");
+    live.assert_both("p1", "phone", "v v").await;
     live.agree().await;
 }
 
