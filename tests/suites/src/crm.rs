@@ -248,9 +248,9 @@ impl Crm {
                 let mut body = refused("REQUEST_LIMIT_EXCEEDED");
                 body[0]["message"] =
                     "ConcurrentRequests (Concurrent API Requests) Limit exceeded.".into();
-                json!({"status": 403, "headers": {"Retry-After": "1"}, "body": body})
+                json!({"status": 403, "headers": {"Retry-After": "2"}, "body": body})
             }
-            "rate_limited" => json!({"status": 429, "headers": {"Retry-After": "1"}}),
+            "rate_limited" => json!({"status": 429, "headers": {"Retry-After": "2"}}),
             "auth" => json!({"status": 401}),
             "validation" if salesforce => {
                 json!({"status": 400, "body": refused("FIELD_CUSTOM_VALIDATION_EXCEPTION")})

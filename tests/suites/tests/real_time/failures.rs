@@ -225,10 +225,7 @@ async fn a_connection_that_stands_still_makes_nobody_wait(vendor: Vendor) {
 
     // Told to wait for a minute: who comes next is not sent at all.
     if vendor != Vendor::Stub {
-        let mut fault = live.crm.matching("write");
-        fault["status"] = json!(429);
-        fault["headers"] = json!({"Retry-After": "3"});
-        live.crm.fault(fault);
+        live.crm.fail(&live.db, "write", "rate_limited", 1).await;
         live.write("p1", json!({"phone": "first"}))
             .await
             .expect_pending("rate_limited");

@@ -13,6 +13,8 @@ use crate::CLUSTER;
 
 const CALL: &str = "SELECT outcome FROM crm.write('people', 'p1', '{\"phone\": \"slow\"}')";
 
+crm_suites::with_remote_crms!(a_wait_ends_at_a_timeout_and_at_a_cancel);
+
 /// A CRM that takes its time with the next write of a record, before or after applying it.
 fn hang(live: &Live, when: &str, ms: u64) {
     let mut fault = live.crm.matching("write");
@@ -61,48 +63,44 @@ async fn the_socket_is_the_servers_own() {
     assert_eq!(mode & 0o7777, 0o600, "{path:?}");
 }
 
-#[tokio::test]
-async fn a_wait_ends_at_a_timeout_and_at_a_cancel() {
-    for vendor in Vendor::REMOTE {
-        for (when, how) in [
-            ("delay_ms", "timeout"),
-            ("delay_after_ms", "timeout"),
-            ("delay_ms", "cancel"),
-            ("delay_after_ms", "terminate"),
-        ] {
-            let live = Live::open(&CLUSTER, vendor).await;
-            live.people(1).await;
-            hang(&live, when, 2500);
-            if how == "timeout" {
-                let session = live.db.session().await;
-                let call = format!("SET statement_timeout = '300ms'; {CALL}");
-                let error =
-                    promptly(Duration::from_secs(3), "the timeout", session.error(&call)).await;
-                assert_eq!(error.code().code(), "57014", "{error:?}");
-            } else {
-                let (pid, task) = caller(&live).await;
-                let start = Instant::now();
-                let sql = format!("SELECT pg_{how}_backend({pid})");
-                let sent: bool = live.db.one(&sql, &[]).await;
-                assert!(sent);
-                let error = task.await.unwrap().expect_err("it was ended");
-                assert!(error.starts_with("57") || error == "cut off", "{error}");
-                assert!(
-                    start.elapsed() < Duration::from_secs(2),
-                    "{:?}",
-                    start.elapsed()
-                );
-            }
-            let phone = live.cell("p1", "phone").await;
-            assert_eq!(phone, "+1", "the caller's transaction came to nothing");
-            // Whether the CRM took it after all: both sides agree in the end.
-            live.agree().await;
-            live.assert_both("p1", "phone", "slow").await;
-            assert_eq!(
-                live.audit("p1").await.last().map(String::as_str),
-                Some("compensate superseded")
+async fn a_wait_ends_at_a_timeout_and_at_a_cancel(vendor: Vendor) {
+    for (when, how) in [
+        ("delay_ms", "timeout"),
+        ("delay_after_ms", "timeout"),
+        ("delay_ms", "cancel"),
+        ("delay_after_ms", "terminate"),
+    ] {
+        let live = Live::open(&CLUSTER, vendor).await;
+        live.people(1).await;
+        hang(&live, when, 1500);
+        if how == "timeout" {
+            let session = live.db.session().await;
+            let call = format!("SET statement_timeout = '300ms'; {CALL}");
+            let error = promptly(Duration::from_secs(3), "the timeout", session.error(&call)).await;
+            assert_eq!(error.code().code(), "57014", "{error:?}");
+        } else {
+            let (pid, task) = caller(&live).await;
+            let start = Instant::now();
+            let sql = format!("SELECT pg_{how}_backend({pid})");
+            let sent: bool = live.db.one(&sql, &[]).await;
+            assert!(sent);
+            let error = task.await.unwrap().expect_err("it was ended");
+            assert!(error.starts_with("57") || error == "cut off", "{error}");
+            assert!(
+                start.elapsed() < Duration::from_secs(2),
+                "{:?}",
+                start.elapsed()
             );
         }
+        let phone = live.cell("p1", "phone").await;
+        assert_eq!(phone, "+1", "the caller's transaction came to nothing");
+        // Whether the CRM took it after all: both sides agree in the end.
+        live.agree().await;
+        live.assert_both("p1", "phone", "slow").await;
+        assert_eq!(
+            live.audit("p1").await.last().map(String::as_str),
+            Some("compensate superseded")
+        );
     }
 }
 
@@ -174,6 +172,10 @@ async fn without_a_worker_there_is_an_error_at_once_and_plain_updates_wait() {
     desk.db.worker().await;
     eventually("the edit arrived", async || {
         (desk.field("p1", "phone").await == "waits").then_some(())
+    })
+    .await;
+    eventually("it is settled", async || {
+        (desk.db.count("crm.pending_writes").await == 0).then_some(())
     })
     .await;
     assert_eq!(desk.db.one::<String>(CALL, &[]).await, "committed");
