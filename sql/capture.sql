@@ -121,7 +121,7 @@ DECLARE
     base regtype := crm.base_type(type_id);
     is_array bool := (SELECT typcategory = 'A' FROM pg_type WHERE oid = type_id);
     -- What is blank is null for a CRM, so `nullable` alone decides on it.
-    filled text := format($f$nullif(btrim(%s::text, E' \t\n\r\f\v'), '')$f$, v);
+    filled text := format($f$nullif(btrim(%s::text, E' \t\n\r\f\x0B'), '')$f$, v);
     ordered text := CASE f.data_type
         WHEN 'number' THEN format('%s::numeric', v)
         WHEN 'date' THEN format(CASE WHEN base = 'timestamptz'::regtype THEN '(%s AT TIME ZONE ''UTC'')::date' ELSE '%s::date' END, v)
@@ -281,12 +281,12 @@ BEGIN
     END IF;
     IF immutable IS NOT NULL THEN
         checks_update := checks_update || format($t$
-        IF ours IS NULL THEN
+        IF NOT crm.applying_from_crm(%s) THEN
             SELECT array_agg(broken) INTO violations FROM (SELECT * FROM (%s) AS u (broken) LIMIT 6) v;
             IF violations IS NOT NULL THEN
                 PERFORM crm.refuse_violations(TG_RELID, violations);
             END IF;
-        END IF;$t$, immutable);
+        END IF;$t$, m.map_id, immutable);
     END IF;
 
     all_cells := coalesce(crm.mask_expression(written, array_fill('true'::text, ARRAY[coalesce(cardinality(written), 0)])), '''\x0000000000000000''::bytea');

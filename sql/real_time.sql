@@ -40,7 +40,8 @@ COMMENT ON FUNCTION crm.read_live(regclass, text, text, text) IS
 CREATE VIEW crm.pending_writes AS
 SELECT p.write_id, p.map_id, c.name AS connection, m.relation, p.shard_key, p.record_key, l.crm_id,
        CASE WHEN p.state = 'queued' AND l.crm_id IS NULL THEN 'unlinked' ELSE p.state END AS state,
-       CASE WHEN p.intended IS NULL THEN 'update' WHEN p.take IS NULL THEN 'write' ELSE 'compensate' END AS origin,
+       CASE WHEN p.intended IS NOT NULL AND p.take IS NOT NULL THEN 'compensate'
+            WHEN p.intended IS NOT NULL OR cardinality(p.folded) > 0 THEN 'write' ELSE 'update' END AS origin,
        ARRAY(SELECT f.column_name::text FROM crm.field_map f
              WHERE f.map_id = p.map_id AND (crm.cells_has(p.cells, f.field_id) OR crm.cells_has(p.take, f.field_id))
              ORDER BY f.field_id) AS columns,
@@ -65,6 +66,8 @@ WHERE h.base IS NOT NULL OR h.write_id IS NOT NULL;
 COMMENT ON VIEW crm.pending_writes IS 'edits of bidirectional cells whose outcome is not final: on their way, or waiting for the reconciler';
 COMMENT ON COLUMN crm.pending_writes.state IS
     'sending, landed, failed (calls of crm.write() under way), captured (committed, the worker has not taken it up yet), queued, unlinked (waits for a CRM id), dead (see crm.dead_letters)';
+COMMENT ON COLUMN crm.pending_writes.origin IS
+    'update: a plain UPDATE; write: crm.write(); compensate: a call of it whose transaction came to nothing';
 COMMENT ON COLUMN crm.pending_writes.folded IS 'ids of calls of crm.write() that this one stands for';
 
 CREATE VIEW crm.conflicts AS

@@ -240,7 +240,7 @@ BEGIN ATOMIC
                 WHEN given.value = 'null' THEN NULL
                 WHEN d.name IS NOT NULL AND jsonb_typeof(given.value) = 'string' THEN
                     to_jsonb(nullif(btrim(replace(replace(given.value #>> '{}', E'\r\n', E'\n'), E'\r', E'\n'),
-                                          E' \t\n\r\v\f'), ''))
+                                          E' \t\n\r\x0B\f'), ''))
                 ELSE given.value
             END AS value
             OFFSET 0
@@ -556,7 +556,7 @@ BEGIN
     -- Look-ups are scalar subqueries, not EXISTS: PostgreSQL might answer that by hashing the whole table.
     WITH input AS MATERIALIZED (
         SELECT i.ord,
-               CASE kind WHEN 'upsert' THEN nullif(btrim(i.record ->> 'external_id', E' \t\n\r\v\f'), '')
+               CASE kind WHEN 'upsert' THEN nullif(btrim(i.record ->> 'external_id', E' \t\n\r\x0B\f'), '')
                          WHEN 'create' THEN NULL
                          ELSE nullif(i.record ->> 'id', '') END AS key,
                CASE WHEN kind = 'delete' THEN '{}' ELSE i.record -> 'fields' END AS fields,
@@ -601,7 +601,7 @@ BEGIN
                        crm_stub.error('validation', 'duplicate_record', 'the request names this record before')
                    WHEN jsonb_typeof(m.fields) IS DISTINCT FROM 'object' THEN
                        crm_stub.error('mapping', 'malformed_record', 'the record needs an object "fields"')
-                   WHEN kind = 'upsert' AND m.fields ? 'external_key' AND btrim(m.fields ->> 'external_key', E' \t\n\r\v\f') IS DISTINCT FROM m.key THEN
+                   WHEN kind = 'upsert' AND m.fields ? 'external_key' AND btrim(m.fields ->> 'external_key', E' \t\n\r\x0B\f') IS DISTINCT FROM m.key THEN
                        crm_stub.error('mapping', 'two_keys', 'fields and external_id name different keys')
                    WHEN m.error IS NOT NULL THEN m.error
                    WHEN NOT m.is_new AND m.old IS NULL AND (

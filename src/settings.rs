@@ -15,6 +15,8 @@ pub static BULK_THRESHOLD: GucSetting<i32> = GucSetting::<i32>::new(2_000);
 pub static MAX_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(10);
 /// Months of audit older than this are dropped, in minutes; 0 keeps them.
 pub static AUDIT_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(0);
+/// Edits of `crm.write()` that are on their way at once.
+pub static REALTIME_QUEUE: GucSetting<i32> = GucSetting::<i32>::new(800);
 /// How long one HTTP request may take, in ms.
 pub static REQUEST_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(30_000);
 /// How long the transforms of one row may take, in ms.
@@ -90,6 +92,15 @@ pub fn define() {
         GucFlags::UNIT_MIN,
     );
     int(
+        c"pg_crm.realtime_queue",
+        c"Edits of crm.write() that are on their way to CRMs at once.",
+        c"The edits of callers beyond it are pending at once: the rows hold them, and they are sent in bulk.",
+        &REALTIME_QUEUE,
+        1,
+        10_000,
+        none,
+    );
+    int(
         c"pg_crm.request_timeout",
         c"How long one HTTP request to a CRM may take.",
         c"",
@@ -135,7 +146,7 @@ pub fn define() {
     GucRegistry::define_string_guc(
         c"pg_crm.correlation_id",
         c"The application's own id of what it is doing, recorded with edits of bidirectional cells.",
-        c"Set it with SET LOCAL in the transaction that edits; crm.write() takes it as an argument.",
+        c"Set it with SET LOCAL in the transaction that edits; crm.write() takes another as an argument.",
         &CORRELATION_ID,
         GucContext::Userset,
         none,
@@ -159,6 +170,7 @@ pub struct Settings {
     pub bulk_threshold: usize,
     pub max_attempts: u32,
     pub audit_retention_minutes: i32,
+    pub realtime_queue: usize,
     pub request_timeout: Duration,
     pub transform_timeout: Duration,
     pub max_response: u64,
@@ -173,6 +185,7 @@ impl Settings {
             bulk_threshold: BULK_THRESHOLD.get() as usize,
             max_attempts: MAX_ATTEMPTS.get() as u32,
             audit_retention_minutes: AUDIT_RETENTION.get(),
+            realtime_queue: REALTIME_QUEUE.get() as usize,
             request_timeout: Duration::from_millis(REQUEST_TIMEOUT.get() as u64),
             transform_timeout: Duration::from_millis(TRANSFORM_TIMEOUT.get() as u64),
             max_response: MAX_RESPONSE.get() as u64 * 1024,

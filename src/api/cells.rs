@@ -60,6 +60,12 @@ fn applying_to(map_id: i32) -> Option<Vec<String>> {
     apply::applying_to(map_id)
 }
 
+/// Whether what is being set is what the CRM holds, and no user's edit.
+#[pg_extern(volatile, parallel_unsafe, schema = "crm")]
+fn applying_from_crm(map_id: i32) -> bool {
+    apply::applying_from_crm(map_id)
+}
+
 /// Whether the mask has the cell of that field_id.
 #[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
 fn cells_has(cells: &[u8], field_id: i32) -> bool {
@@ -168,6 +174,7 @@ COMMENT ON FUNCTION crm.cells_minus(bytea, bytea) IS 'the cells of the first mas
 COMMENT ON FUNCTION crm.cell_is_set(bytea, int) IS 'whether the CRM is known to hold a value in the cell of that field_id';
 COMMENT ON FUNCTION crm.applying(int) IS 'the cells of a map that pg_crm itself is setting in this session; asked by the capture triggers';
 COMMENT ON FUNCTION crm.applying_to(int) IS 'the records whose cells crm.applying() speaks of: shard_key, a slash, record_key';
+COMMENT ON FUNCTION crm.applying_from_crm(int) IS 'whether the cells that crm.applying() speaks of take what the CRM holds';
 COMMENT ON FUNCTION crm.cells_has(bytea, int) IS 'whether a cell mask has the cell of that field_id';
 COMMENT ON FUNCTION crm.cells_count(bytea) IS 'how many cells a mask has';
 COMMENT ON FUNCTION crm.cells_stamp(timestamptz[], bytea, timestamptz) IS 'times per field_id, with those of the mask''s cells set';
@@ -182,6 +189,7 @@ COMMENT ON FUNCTION crm.cells_hash(bytea, bytea, bytea) IS 'hashes per field_id 
         cell_is_set,
         applying,
         applying_to,
+        applying_from_crm,
         cells_has,
         cells_count,
         cells_stamp,

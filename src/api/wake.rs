@@ -45,9 +45,15 @@ fn at_commit(wake: Wake) {
     }
 }
 
-/// Wakes the worker when the transaction comes to nothing, and at its commit if something waits then.
-pub fn at_end(waits: bool) {
-    if waits {
+/// Wakes the worker when the transaction comes to nothing, and at its commit if an intent may wait then: because a
+/// part of the transaction may come to nothing, or because its snapshot is too old to see the intent.
+pub fn at_end() {
+    // SAFETY: plain reads of this backend's transaction state.
+    let in_part = unsafe {
+        pg_sys::GetCurrentTransactionNestLevel() > 1
+            || pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32
+    };
+    if in_part {
         at_commit(Wake::Urgently);
     }
     register_xact_callback(PgXactCallbackEvent::Abort, || shared::wake_worker(true));

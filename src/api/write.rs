@@ -61,7 +61,7 @@ fn perform_write(
         &target.record_key,
         true,
     ));
-    let (write_id, actor) = or_raise(edits::identity());
+    let (write_id, actor, set) = or_raise(edits::identity());
     let edit = Edit {
         bases: bases(&target, record.as_ref(), &changed, based.zip(base.as_ref())),
         cells,
@@ -69,8 +69,10 @@ fn perform_write(
         compares_base: base.is_some(),
         write_id: &write_id,
         actor: &actor,
-        correlation_id,
+        correlation_id: correlation_id.or(set.as_deref()),
     };
+    // Whatever ends the wait: what the CRM took is put right should this come to nothing.
+    wake::at_end();
     let mut answer = Answer::default();
     let mut intended = Vec::new();
     nested(|| {
@@ -92,8 +94,9 @@ fn perform_write(
         _ => queue(&target, &edit, &answer),
     }
     crate::worker::failpoint::reach("caller::settled");
-    // What waits is taken up at COMMIT; what the CRM took is put right should it come to nothing.
-    wake::at_end(answer.outcome == "pending");
+    if answer.outcome == "pending" {
+        wake::note_change(true);
+    }
     JsonB(json!({
         "write_id": write_id,
         "outcome": answer.outcome,
@@ -224,7 +227,7 @@ fn change_row(target: &Target, changes: &JsonMap<String, Json>, edit: &Edit) -> 
         record_key: target.record_key.clone(),
         values: Json::Object(changes.clone()).to_string(),
     }];
-    let ours = apply::Ours::set(target.map.id, edit.cells.to_bytes(), &rows);
+    let ours = apply::Ours::edited(target.map.id, edit.cells.to_bytes(), &rows);
     let found = Spi::connect_mut(|client| apply::update(client, &target.map, &columns, &rows));
     drop(ours);
     if or_raise(found).is_empty() {
@@ -250,7 +253,7 @@ fn row_values(target: &Target, cells: &Cells) -> Vec<(u16, Value)> {
             PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
             format!("record \"{}\" cannot be sent", target.record_key),
             Some(failure.message),
-            "The column's value or its transform_out is at fault.",
+            "The record_key, the column's value or its transform_out is at fault.",
         ),
         Some(RowValues::Missing) | None => no_row(target),
     }

@@ -79,11 +79,23 @@ pub fn choose(
             "crm.status.reason says why, and what mends it.",
         )
     }
+    let shard_key = shard_key.unwrap_or_default();
+    if !shard_key.is_empty() && map.shard_column.is_none() {
+        raise(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!(
+                "map {} of {} has no shard_column, so its records have no shard_key",
+                map.id, map.relation
+            ),
+            None,
+            "Leave shard_key away.",
+        )
+    }
     ask::require_worker();
     Target {
         map: map.clone(),
         connection: connection.clone(),
-        shard_key: shard_key.unwrap_or_default().to_owned(),
+        shard_key: shard_key.to_owned(),
         record_key: record_key.to_owned(),
     }
 }

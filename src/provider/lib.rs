@@ -113,6 +113,11 @@ pub trait Provider: Send + Sync {
     /// A canonical value in the form this vendor is sent.
     fn to_wire(&self, data_type: DataType, value: &Value) -> serde_json::Value;
 
+    /// What the vendor will hold once it was sent this: what it has no room for is gone.
+    fn stored(&self, _data_type: DataType, value: Value) -> Value {
+        value
+    }
+
     /// A value in the form this vendor answers, made canonical.
     #[expect(
         clippy::wrong_self_convention,

@@ -14,6 +14,8 @@ struct Applying {
     cells: Vec<u8>,
     /// As [`record_name`] makes them.
     records: Vec<String>,
+    /// They take what the CRM holds; else they are a user's edit.
+    from_crm: bool,
 }
 
 thread_local! {
@@ -25,7 +27,17 @@ thread_local! {
 pub struct Ours;
 
 impl Ours {
-    pub fn set(map_id: i32, cells: Vec<u8>, rows: &[Row]) -> Ours {
+    /// A user's edit, that goes to the CRM.
+    pub fn edited(map_id: i32, cells: Vec<u8>, rows: &[Row]) -> Ours {
+        Ours::set(map_id, cells, rows, false)
+    }
+
+    /// What the CRM holds.
+    pub fn taken(map_id: i32, cells: Vec<u8>, rows: &[Row]) -> Ours {
+        Ours::set(map_id, cells, rows, true)
+    }
+
+    fn set(map_id: i32, cells: Vec<u8>, rows: &[Row], from_crm: bool) -> Ours {
         let records = rows
             .iter()
             .map(|r| record_name(&r.shard_key, &r.record_key))
@@ -34,6 +46,7 @@ impl Ours {
             map_id,
             cells,
             records,
+            from_crm,
         };
         OURS.with_borrow_mut(|ours| ours.push(applying));
         Ours
@@ -62,6 +75,13 @@ pub fn applying_to(map_id: i32) -> Option<Vec<String>> {
     OURS.with_borrow(|ours| {
         let last = ours.last()?;
         (last.map_id == map_id).then(|| last.records.clone())
+    })
+}
+
+pub fn applying_from_crm(map_id: i32) -> bool {
+    OURS.with_borrow(|ours| {
+        ours.last()
+            .is_some_and(|last| last.map_id == map_id && last.from_crm)
     })
 }
 

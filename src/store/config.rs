@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crm_domain::mapping::{ConflictPolicy, Direction};
 use crm_domain::{DataType, Value};
+use crm_provider::Provider;
 use crm_provider::record::Field;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
@@ -30,7 +31,6 @@ pub struct Connection {
 }
 
 /// An object map with what its table is like.
-#[derive(Debug)]
 pub struct Map {
     pub id: i32,
     pub connection_id: i32,
@@ -55,7 +55,6 @@ pub struct Map {
     pub fields: Vec<MappedField>,
 }
 
-#[derive(Debug)]
 pub struct MappedField {
     pub id: u16,
     pub column: String,
@@ -71,12 +70,21 @@ pub struct MappedField {
     pub policy: ConflictPolicy,
     /// What changes in Postgres is written to the CRM.
     pub written: bool,
+    provider: Option<&'static dyn Provider>,
 }
 
 impl MappedField {
     /// Edits of its cells are checked against the CRM before they are written.
     pub fn is_checked(&self) -> bool {
         self.written && self.direction == Direction::Bidirectional
+    }
+
+    /// A value as the CRM holds it once it was sent; see [`Provider::stored`].
+    pub fn stored(&self, value: Value) -> Value {
+        match self.provider {
+            Some(provider) => provider.stored(self.field.data_type, value),
+            None => value,
+        }
     }
 
     /// A canonical JSON value in the form that the column's own type reads.
@@ -223,8 +231,8 @@ pub fn maps_of(
                  WHERE p.oid = f.transform_out), t.typcategory IN ('A', 'C'), f.transform_out IS NOT NULL,
                 f.direction, f.on_conflict, f.direction <> 'inbound' AND f.materialize,
                 (SELECT format('%I.%I', n.nspname, p.proname) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-                 WHERE p.oid = f.transform_in), t.oid IN ('json'::regtype, 'jsonb'::regtype)
-         FROM crm.field_map f JOIN crm.object_map m USING (map_id)
+                 WHERE p.oid = f.transform_in), t.oid IN ('json'::regtype, 'jsonb'::regtype), c.provider
+         FROM crm.field_map f JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
          JOIN crm.bound_column b USING (map_id, column_name) JOIN pg_type t ON t.oid = b.type_id
          WHERE $1 IS NULL OR m.relation = $1
          ORDER BY f.map_id, f.field_id",
@@ -260,6 +268,9 @@ pub fn maps_of(
             direction: word(row.get::<String>(9)?, Direction::Outbound),
             policy: word(row.get::<String>(10)?, ConflictPolicy::CrmWins),
             written: row.get(11)?.unwrap_or_default(),
+            provider: row
+                .get::<String>(14)?
+                .and_then(|name| crm_provider::provider(&name)),
         });
     }
     for (map_id, column) in broken {

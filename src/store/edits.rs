@@ -109,12 +109,13 @@ pub fn record(
     })
 }
 
-/// A new id for a write, and who makes it.
-pub fn identity() -> Result<(String, String), StoreError> {
+/// A new id for a write, who makes it, and what `pg_crm.correlation_id` is set to.
+pub fn identity() -> Result<(String, String, Option<String>), StoreError> {
     as_superuser(|| {
         Spi::connect(|client| {
             let mut rows = client.select(
-                "SELECT gen_random_uuid()::text, session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), '')",
+                "SELECT gen_random_uuid()::text, session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), ''),
+                        nullif(current_setting('pg_crm.correlation_id', true), '')",
                 None,
                 &[],
             )?;
@@ -122,6 +123,7 @@ pub fn identity() -> Result<(String, String), StoreError> {
             Ok((
                 row.get(1)?.unwrap_or_default(),
                 row.get(2)?.unwrap_or_default(),
+                row.get(3)?,
             ))
         })
     })

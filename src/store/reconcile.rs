@@ -176,6 +176,14 @@ fn take(client: &mut SpiClient, map: &Map, records: &mut [Settled]) -> Result<()
             _ => BTreeMap::new(),
         };
         let record = &mut records[n];
+        // An edit that came meanwhile was made without having seen the CRM's value either: it keeps its base.
+        for (id, take) in &record.takes {
+            let then = take.local.as_ref();
+            let edited = |now: &&Value| then.is_some_and(|then| then != *now);
+            if current.get(id).is_some_and(edited) {
+                record.known.remove(id);
+            }
+        }
         record
             .takes
             .retain(|id, take| match (current.get(id), &take.local) {
@@ -215,7 +223,7 @@ fn take_together(
             .iter()
             .map(|&n| row(map, &records[n]))
             .collect::<Result<Vec<_>, _>>()?;
-        let _ours = Ours::set(map.id, cells.to_vec(), &rows);
+        let _ours = Ours::taken(map.id, cells.to_vec(), &rows);
         as_owner(map.owner, || {
             Spi::connect_mut(|client| apply::update(client, map, &columns, &rows))
         })
@@ -303,6 +311,7 @@ fn recapture(
             }
         }
         if !changed.is_empty() {
+            client.update("SELECT crm.note_change(true)", None, &[])?;
             client.update(
                 "INSERT INTO crm.change (shard_key, map_id, record_keys, op, cells, base, actor)
                  VALUES ($1, $2, ARRAY[$3], 'u', $4, $5::jsonb, 'pg_crm')",

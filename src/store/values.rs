@@ -171,10 +171,11 @@ fn column_text(f: &MappedField, column: &str) -> String {
 }
 
 fn value_of(f: &MappedField, text: Option<&str>) -> Result<Value, String> {
-    match (&f.transform_out, text) {
+    let value = match (&f.transform_out, text) {
         (Some(_), Some(json)) => from_json_text(f.field.data_type, json),
         _ => Value::from_postgres(f.field.data_type, text).map_err(|e| e.to_string()),
-    }
+    };
+    value.map(|value| f.stored(value))
 }
 
 /// What columns would be sent as if the row held what a JSON object says, in the table's own types.

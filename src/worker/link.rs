@@ -32,7 +32,7 @@ pub enum Lane {
 }
 
 /// Requests of callers who wait, at once. Vendors bound rates and long requests, not short ones at once.
-pub const REAL_TIME_IN_FLIGHT: usize = 400;
+const REAL_TIME_IN_FLIGHT: usize = 400;
 
 #[derive(Clone, Default)]
 struct Token {

@@ -57,6 +57,8 @@ pub(super) struct Worker {
     pub(super) urgent: bool,
     /// See [`store::fold`].
     pub(super) wary: u32,
+    /// Maps whose edits are to go at once, but could not yet.
+    pub(super) due_at_once: HashSet<i32>,
     maps_known: usize,
     pub(super) maintenance_at: Instant,
 }
@@ -101,7 +103,9 @@ pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
         tests: Vec::new(),
         rounds: HashSet::new(),
         resting: HashMap::new(),
-        urgent: false,
+        // Nobody wakes us again for what was committed while there was no worker.
+        urgent: true,
+        due_at_once: HashSet::new(),
         wary: 0,
         maps_known: 0,
         maintenance_at: Instant::now(),

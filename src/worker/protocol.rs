@@ -31,13 +31,22 @@ pub struct IntentField {
     pub name: String,
     pub data_type: String,
     /// What the user wants it to hold, canonical; absent: it is only compared, or only read.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "present",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub value: Option<Json>,
     /// Hash of what the CRM held when the edit was formed, in hex; absent: not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
     /// Whether a difference is a conflict.
     pub compared: bool,
+}
+
+/// A null that is there is a value: the user wants the field to be empty.
+fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Json>, D::Error> {
+    Json::deserialize(value).map(Some)
 }
 
 /// A question for what the CRM holds: `{"op": "read", ...}`.
@@ -93,6 +102,28 @@ pub fn from_hex<const N: usize>(hex: &str) -> Option<[u8; N]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_null_is_a_value() {
+        let field = IntentField {
+            id: 1,
+            name: "Phone".into(),
+            data_type: "text".into(),
+            value: Some(Json::Null),
+            base: None,
+            compared: true,
+        };
+        let there = serde_json::to_string(&field).unwrap();
+        let back: IntentField = serde_json::from_str(&there).unwrap();
+        assert_eq!(back.value, Some(Json::Null));
+        let none = IntentField {
+            value: None,
+            ..field
+        };
+        let there = serde_json::to_string(&none).unwrap();
+        let back: IntentField = serde_json::from_str(&there).unwrap();
+        assert_eq!(back.value, None);
+    }
 
     #[test]
     fn hex_there_and_back() {

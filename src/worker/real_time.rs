@@ -18,15 +18,12 @@ use tokio::sync::oneshot;
 
 use super::checked_write::{self, Checked, Edit, EditField, Outcome};
 use super::event::Event;
-use super::link::{Lane, REAL_TIME_IN_FLIGHT, SharedLink};
+use super::link::{Lane, SharedLink};
 use super::main_loop::Worker;
 use super::protocol::{Answer, Intent, IntentField, Question, from_hex};
 use super::{failpoint, verdict};
 use crate::store::config::Connection;
 use crate::store::{audit, connections, pending, transaction};
-
-/// Calls that are on their way at once; beyond it an edit is accepted as pending.
-const ON_THEIR_WAY: usize = 2 * REAL_TIME_IN_FLIGHT;
 
 type Reply = oneshot::Sender<Json>;
 
@@ -89,7 +86,7 @@ impl Worker {
         }
         let mut fresh = Vec::new();
         for (intent, reply) in std::mem::take(&mut self.real_time.fresh) {
-            match self.obstacle(&intent) {
+            match self.obstacle(&intent, fresh.len()) {
                 Some(answer) => send_answer(reply, &answer),
                 None => fresh.push(Call { intent, reply }),
             }
@@ -151,8 +148,8 @@ impl Worker {
         }
     }
 
-    /// Why an edit cannot be sent right now, as the answer to its caller.
-    fn obstacle(&self, intent: &Intent) -> Option<Answer> {
+    /// Why an edit cannot be sent right now, as the answer to its caller. `starting`: those that are about to be sent.
+    fn obstacle(&self, intent: &Intent, starting: usize) -> Option<Answer> {
         let pending = |class: &str, why: String| Some(Answer::failed("pending", class, why));
         let Some(connection) = self
             .connections
@@ -184,7 +181,7 @@ impl Worker {
             );
             return pending("transient", why);
         }
-        if self.real_time.sending.len() >= ON_THEIR_WAY {
+        if self.real_time.sending.len() + starting >= self.settings.realtime_queue {
             return pending(
                 "transient",
                 "too many edits are on their way at once".to_owned(),

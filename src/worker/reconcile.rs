@@ -381,7 +381,7 @@ fn bases(map: &Map, pending: &Pending) -> BTreeMap<u16, ShortHash> {
             };
             Value::from_json(field.field.data_type, &value)
                 .ok()
-                .map(|v| conflict::hash(&v))
+                .map(|v| conflict::hash(&field.stored(v)))
         } else {
             known()
         };

@@ -38,15 +38,23 @@ impl Worker {
             .maintenance_at
             .saturating_duration_since(Instant::now());
         self.rounds.retain(|id| maps.iter().any(|m| m.id == *id));
+        if std::mem::take(&mut self.urgent) {
+            let realtime = maps.iter().filter(|m| m.realtime);
+            self.due_at_once.extend(realtime.map(|m| m.id));
+        }
+        self.due_at_once
+            .retain(|id| maps.iter().any(|m| m.id == *id));
         for map in maps {
             let due = map.next_write_ms <= 0
-                || (self.urgent && map.realtime)
+                || self.due_at_once.contains(&map.id)
                 || self.flushes.iter().any(|f| f.covers(map.id));
-            if due && !stands_still(map, connections) && self.rounds.insert(map.id) {
-                transaction(|client| rounds::begin(client, map.id))?;
+            if due && !stands_still(map, connections) {
+                self.due_at_once.remove(&map.id);
+                if self.rounds.insert(map.id) {
+                    transaction(|client| rounds::begin(client, map.id))?;
+                }
             }
         }
-        self.urgent = false;
         let mut folded = 0;
         if !self.rounds.is_empty() {
             report("folding changes into the ledger");
@@ -68,7 +76,9 @@ impl Worker {
                 continue;
             };
             if stands_still(map, connections) {
-                self.rounds.remove(&map.id);
+                if self.rounds.remove(&map.id) && map.realtime {
+                    self.due_at_once.insert(map.id);
+                }
                 continue;
             }
             if connection.blocked_ms > 0 {

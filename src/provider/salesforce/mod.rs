@@ -178,6 +178,15 @@ impl Provider for Salesforce {
         values::form(value).into()
     }
 
+    /// A checkbox is never empty, and a moment is a whole second.
+    fn stored(&self, data_type: DataType, value: Value) -> Value {
+        match value {
+            Value::Null if data_type == DataType::Boolean => Value::Boolean(false),
+            Value::Timestamp(ms) => Value::Timestamp(ms - ms.rem_euclid(1000)),
+            value => value,
+        }
+    }
+
     fn from_wire(&self, data_type: DataType, wire: &Json) -> Result<Value, ValueError> {
         wire::read(data_type, wire)
     }

@@ -204,13 +204,136 @@ impl Crm {
         self.records(db, object).await.remove(id)
     }
 
-    /// Deletes a record as a person would.
-    pub async fn delete(&self, db: &Database, object: &str, id: &str) {
+    /// Changes fields of a record as a person would; fields are keyed by column.
+    pub async fn edit(&self, db: &Database, object: &str, id: &str, fields: &Value) {
+        let fields: Map<String, Value> = fields
+            .as_object()
+            .expect("column -> value")
+            .iter()
+            .map(|(column, value)| (self.vendor.field(column).to_owned(), value.clone()))
+            .collect();
         if let Some(sim) = &self.sim {
-            sim.delete(&format!("objects/{}/{object}/{id}", self.vendor.name()));
+            let path = format!("objects/{}/{object}/{id}", self.vendor.name());
+            sim.patch(&path, &json!({ "fields": fields }));
             return;
         }
-        let sql = "DELETE FROM crm_stub.records WHERE crm_object = $1 AND crm_id = $2";
-        db.rows(sql, &[&object, &id]).await;
+        let sql = "UPDATE crm_stub.records SET fields = jsonb_strip_nulls(fields || $2) WHERE crm_id = $1";
+        db.rows(sql, &[&id, &json!(fields)]).await;
+    }
+
+    /// Deletes a record as a person would.
+    pub async fn delete(&self, db: &Database, object: &str, id: &str) {
+        match &self.sim {
+            Some(sim) => {
+                sim.delete(&format!("objects/{}/{object}/{id}", self.vendor.name()));
+            }
+            None => {
+                db.rows("DELETE FROM crm_stub.records WHERE crm_id = $1", &[&id])
+                    .await;
+            }
+        }
+    }
+
+    /// Has the next `times` requests fail that read, or write, one record of the people: with a class of errors, with
+    /// `drop` (nothing applied) or with `drop_after_apply`. The fault ends with [`Crm::relent`].
+    pub async fn fail(&self, db: &Database, operation: &str, class: &str, times: u32) {
+        if self.sim.is_none() {
+            let class = if class == "drop" { "timeout" } else { class };
+            let sql = "SELECT crm_stub.inject('stub', $1, $2, NULL, $3)";
+            return db
+                .rows(sql, &[&class, &(times as i32), &operation])
+                .await
+                .truncate(0);
+        }
+        let mut fault = self.matching(operation);
+        let salesforce = self.vendor == Vendor::Salesforce;
+        let refused = |code: &str| {
+            if salesforce {
+                json!([{"errorCode": code, "message": "as injected", "fields": []}])
+            } else {
+                json!({"status": "error", "message": "as injected", "category": "VALIDATION_ERROR", "correlationId": "c",
+                       "errors": [{"message": "as injected", "code": code}]})
+            }
+        };
+        let answer = match class {
+            "transient" => json!({"status": 503}),
+            "rate_limited" if salesforce => {
+                let mut body = refused("REQUEST_LIMIT_EXCEEDED");
+                body[0]["message"] =
+                    "ConcurrentRequests (Concurrent API Requests) Limit exceeded.".into();
+                json!({"status": 403, "headers": {"Retry-After": "2"}, "body": body})
+            }
+            "rate_limited" => json!({"status": 429, "headers": {"Retry-After": "2"}}),
+            "auth" => json!({"status": 401}),
+            "validation" if salesforce => {
+                json!({"status": 400, "body": refused("FIELD_CUSTOM_VALIDATION_EXCEPTION")})
+            }
+            "validation" => json!({"status": 400, "body": refused("INVALID_OPTION")}),
+            "mapping" if salesforce => json!({"status": 400, "body": refused("INVALID_FIELD")}),
+            "mapping" => json!({"status": 400, "body": refused("PROPERTY_DOESNT_EXIST")}),
+            "conflict" if salesforce => json!({"status": 400, "body": refused("DUPLICATE_VALUE")}),
+            "conflict" => json!({"status": 409, "body": refused("CONFLICTING_UNIQUE_VALUE")}),
+            "not_found" if salesforce => {
+                json!({"status": 404, "body": refused("ENTITY_IS_DELETED")})
+            }
+            "not_found" => json!({"status": 404}),
+            "drop" => json!({"drop": "before"}),
+            "drop_after_apply" => json!({"drop": "after"}),
+            other => panic!("no fault for {other}"),
+        };
+        let answer = answer.as_object().expect("an object").clone();
+        fault.as_object_mut().expect("an object").extend(answer);
+        fault["times"] = times.into();
+        self.fault(fault);
+    }
+
+    /// What of a fault matches the requests that read, or write, one record of the people.
+    pub fn matching(&self, operation: &str) -> Value {
+        let object = self.vendor.people();
+        match (self.vendor, operation) {
+            (Vendor::Salesforce, "read") => {
+                json!({"method": "GET", "path": format!("/sobjects/{object}/")})
+            }
+            // The look at the history afterwards asks for some.
+            (_, "read") => {
+                json!({"method": "POST", "path": "/batch/read", "body_contains": "\"propertiesWithHistory\":[]"})
+            }
+            _ => json!({"method": "PATCH", "path": format!("/{object}/")}),
+        }
+    }
+
+    /// Ends the faults that are left.
+    pub async fn relent(&self, db: &Database) {
+        match &self.sim {
+            Some(sim) => sim.end_faults(),
+            None => {
+                db.execute("SELECT crm_stub.inject('stub', NULL, 0)").await;
+            }
+        }
+    }
+
+    /// What was asked since the last [`Crm::forget`]: method and path of each request.
+    pub async fn asked(&self, db: &Database) -> Vec<String> {
+        match &self.sim {
+            Some(sim) => {
+                let word = |r: &Value, name: &str| r[name].as_str().unwrap_or_default().to_owned();
+                let requests = sim.requests("");
+                requests
+                    .iter()
+                    .map(|r| format!("{} {}", word(r, "method"), word(r, "path")))
+                    .collect()
+            }
+            None => {
+                let sql = "SELECT method || ' ' || path FROM crm_stub.requests ORDER BY request_id";
+                db.all(sql, &[]).await
+            }
+        }
+    }
+
+    pub async fn forget(&self, db: &Database) {
+        match &self.sim {
+            Some(sim) => sim.forget_requests(),
+            None => db.execute("TRUNCATE crm_stub.requests").await,
+        }
     }
 }

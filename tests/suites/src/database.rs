@@ -1,15 +1,18 @@
 //! One database of a cluster, and sessions in it.
 
+use std::future::poll_fn;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio_postgres::error::DbError;
 use tokio_postgres::types::{FromSqlOwned, ToSql};
-use tokio_postgres::{Client, Config, NoTls, Row, SimpleQueryMessage};
+use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Row, SimpleQueryMessage};
 
 use crate::cluster::{self, Cluster};
 use crate::eventually::{PATIENCE, eventually, within};
@@ -43,10 +46,7 @@ impl Session {
         Session { client, connection }
     }
 
-    async fn try_open(
-        socket: &Path,
-        database: &str,
-    ) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
+    fn config(socket: &Path, database: &str) -> Config {
         let mut config = Config::new();
         config
             .host_path(socket)
@@ -54,6 +54,14 @@ impl Session {
             .user("postgres")
             .dbname(database)
             .application_name("suite");
+        config
+    }
+
+    async fn try_open(
+        socket: &Path,
+        database: &str,
+    ) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
+        let config = Session::config(socket, database);
         let (client, connection) = config.connect(NoTls).await?;
         let connection = tokio::spawn(async move {
             // Ends with the session, or with the server, which some tests kill.
@@ -197,6 +205,24 @@ impl Database {
         let cut_off = async || self.client().is_closed().then_some(());
         eventually("the crash cuts the session off", cut_off).await;
         self.session = self.session().await;
+    }
+
+    /// A session that listens to a channel; what it hears, which must be JSON, is added to `heard` until it ends.
+    pub async fn listen(&self, channel: &str, heard: Arc<Mutex<Vec<Value>>>) -> Session {
+        let config = Session::config(&self.socket, &self.name);
+        let (client, mut connection) = config.connect(NoTls).await.expect("a connection");
+        let connection = tokio::spawn(async move {
+            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await
+            {
+                if let AsyncMessage::Notification(told) = message {
+                    let told = told.payload().parse().expect("JSON");
+                    heard.lock().expect("no panic under this lock").push(told);
+                }
+            }
+        });
+        let session = Session { client, connection };
+        session.execute(&format!("LISTEN {channel}")).await;
+        session
     }
 
     /// The process id of this database's worker, if it has one.

@@ -15,6 +15,7 @@ pub struct Desk {
     pub db: Database,
     pub crm: Crm,
     pub map: i32,
+    direction: String,
 }
 
 impl Desk {
@@ -32,6 +33,17 @@ impl Desk {
 
     /// The table and its mapping, in a database that has a connection.
     pub async fn furnish(db: Database, crm: Crm, arguments: &str) -> Desk {
+        Desk::furnish_as(db, crm, "outbound", arguments, "").await
+    }
+
+    /// The same with the direction of the columns, and with these arguments of `crm.map_field`.
+    pub async fn furnish_as(
+        db: Database,
+        crm: Crm,
+        direction: &str,
+        arguments: &str,
+        of_fields: &str,
+    ) -> Desk {
         db.execute(
             "CREATE TABLE people (
                 id text PRIMARY KEY, first_name text, last_name text NOT NULL, email text, phone text,
@@ -40,13 +52,23 @@ impl Desk {
             )",
         )
         .await;
-        let map = map_people(&db, crm.vendor, "people", arguments).await;
-        Desk { db, crm, map }
+        let map = map_object(&db, crm.vendor, "people", arguments).await;
+        let desk = Desk {
+            db,
+            crm,
+            map,
+            direction: direction.to_owned(),
+        };
+        for column in COLUMNS {
+            desk.map_field(column, of_fields).await;
+        }
+        desk
     }
 
     /// Maps one more column.
     pub async fn map_field(&self, column: &str, arguments: &str) {
-        map_field(&self.db, self.crm.vendor, self.map, column, arguments).await;
+        let (vendor, direction) = (self.crm.vendor, &self.direction);
+        map_field(&self.db, vendor, self.map, column, direction, arguments).await;
     }
 
     /// Adds people p1, p2, ... who are on both sides already; the ids of their records.
@@ -157,20 +179,31 @@ impl Desk {
     }
 }
 
-/// Maps a table with the columns of people; the map's id.
+/// Maps a table with the columns of people, outbound; the map's id.
 pub async fn map_people(db: &Database, vendor: Vendor, relation: &str, arguments: &str) -> i32 {
-    let (connection, object, key) = (vendor.name(), vendor.people(), vendor.field("id"));
-    let sql = format!(
-        "SELECT crm.map_object('{connection}', '{relation}', '{object}', external_id_field => '{key}', {arguments})"
-    );
-    let map = db.one(&sql, &[]).await;
+    let map = map_object(db, vendor, relation, arguments).await;
     for column in COLUMNS {
-        map_field(db, vendor, map, column, "").await;
+        map_field(db, vendor, map, column, "outbound", "").await;
     }
     map
 }
 
-async fn map_field(db: &Database, vendor: Vendor, map: i32, column: &str, arguments: &str) {
+async fn map_object(db: &Database, vendor: Vendor, relation: &str, arguments: &str) -> i32 {
+    let (connection, object, key) = (vendor.name(), vendor.people(), vendor.field("id"));
+    let sql = format!(
+        "SELECT crm.map_object('{connection}', '{relation}', '{object}', external_id_field => '{key}', {arguments})"
+    );
+    db.one(&sql, &[]).await
+}
+
+async fn map_field(
+    db: &Database,
+    vendor: Vendor,
+    map: i32,
+    column: &str,
+    direction: &str,
+    arguments: &str,
+) {
     let field = vendor.field(column);
     let more = if arguments.is_empty() {
         String::new()
@@ -178,7 +211,7 @@ async fn map_field(db: &Database, vendor: Vendor, map: i32, column: &str, argume
         format!(", {arguments}")
     };
     let sql = format!(
-        "SELECT crm.map_field({map}, '{column}', '{field}', direction => 'outbound'{more})"
+        "SELECT crm.map_field({map}, '{column}', '{field}', direction => '{direction}'{more})"
     );
     db.execute(&sql).await;
 }

@@ -1,0 +1,135 @@
+//! Somebody edits the record in the CRM between our read and our write.
+
+use crm_suites::{Json, Live, Vendor, json};
+
+use crate::CLUSTER;
+
+crm_suites::with_every_crm!(
+    an_edit_between_read_and_write_is_not_lost_in_silence,
+    neither_is_one_during_a_plain_update,
+    an_edit_of_another_field_in_between_stays,
+);
+
+/// Salesforce and the stub refuse the write; HubSpot cannot, and tells afterwards.
+async fn an_edit_between_read_and_write_is_not_lost_in_silence(vendor: Vendor) {
+    let live = Live::open(&CLUSTER, vendor).await;
+    live.people(1).await;
+    live.edit_between("p1", json!({"phone": "theirs"})).await;
+    let written = live.write("p1", json!({"phone": "ours"})).await;
+    if vendor == Vendor::HubSpot {
+        let written = written.expect("committed");
+        live.assert_both("p1", "phone", "ours").await;
+        let audit: Json = live
+            .db
+            .one("SELECT jsonb_build_array(result, fields -> 'phone') FROM crm.audit_log WHERE write_id = $1::text::uuid", &[&written.write_id])
+            .await;
+        assert_eq!(
+            audit,
+            json!(["raced", {"new": "ours", "old": "+1", "raced": "theirs"}])
+        );
+        assert_eq!(live.state_of(&written.write_id).await, "committed");
+    } else {
+        let written = written.expect("conflict");
+        assert_eq!(written.values["phone"], "theirs");
+        assert_eq!(
+            (
+                live.cell("p1", "phone").await,
+                live.field("p1", "phone").await
+            ),
+            (json!("+1"), json!("theirs"))
+        );
+        live.write_with("p1", json!({"phone": "ours"}), "force => true")
+            .await
+            .expect("committed");
+    }
+    live.agree().await;
+}
+
+async fn neither_is_one_during_a_plain_update(vendor: Vendor) {
+    let live = Live::open(&CLUSTER, vendor).await;
+    live.people(1).await;
+    live.edit_between("p1", json!({"phone": "theirs"})).await;
+    live.db.execute("UPDATE people SET phone = 'ours'").await;
+    live.agree().await;
+    let audit = live.audit("p1").await;
+    if vendor == Vendor::HubSpot {
+        live.assert_both("p1", "phone", "ours").await;
+        assert_eq!(audit.last().map(String::as_str), Some("reconcile raced"));
+        let raced = "SELECT fields #>> '{phone,raced}' FROM crm.audit_log WHERE result = 'raced'";
+        assert_eq!(live.db.one::<String>(raced, &[]).await, "theirs");
+    } else {
+        live.assert_both("p1", "phone", "theirs").await;
+        assert_eq!(
+            audit.last().map(String::as_str),
+            Some("reconcile superseded")
+        );
+    }
+}
+
+async fn an_edit_of_another_field_in_between_stays(vendor: Vendor) {
+    let live = Live::with(&CLUSTER, vendor, "conflict_scope => 'fields'", "").await;
+    live.people(1).await;
+    live.edit_between("p1", json!({"email": "theirs@b.example"}))
+        .await;
+    live.write("p1", json!({"phone": "ours"}))
+        .await
+        .expect("committed");
+    assert_eq!(live.field("p1", "email").await, "theirs@b.example");
+    assert_eq!(
+        live.audit("p1").await.last().map(String::as_str),
+        Some("realtime applied"),
+        "nothing of theirs was replaced"
+    );
+    live.assert_both("p1", "phone", "ours").await;
+    live.db.assert_checked().await;
+}
+
+/// An Account has no If-Unmodified-Since of its own use: it is guarded by its ETag.
+#[tokio::test]
+async fn an_account_is_guarded_by_its_etag() {
+    let live = Live::open(&CLUSTER, Vendor::Salesforce).await;
+    live.db
+        .execute("CREATE TABLE firms (id text PRIMARY KEY, name text, phone text)")
+        .await;
+    let map: i32 = live
+        .db
+        .one(
+            "SELECT crm.map_object('salesforce', 'firms', 'Account')",
+            &[],
+        )
+        .await;
+    live.db
+        .execute(&format!("SELECT crm.map_field({map}, 'name', 'Name'); SELECT crm.map_field({map}, 'phone', 'Phone')"))
+        .await;
+    let firm = json!({"Name": "Acme", "Phone": "+1"});
+    let ids = live.crm.sim().create(
+        "salesforce",
+        "Account",
+        &[firm.as_object().unwrap().clone()],
+    );
+    live.db
+        .execute("INSERT INTO firms VALUES ('a', 'Acme', '+1')")
+        .await;
+    live.db
+        .rows("SELECT crm.link($1, 'a', $2)", &[&map, &ids[0]])
+        .await;
+    let call = |phone: &str| {
+        format!("SELECT outcome FROM crm.write('firms', 'a', '{{\"phone\": \"{phone}\"}}')")
+    };
+    assert_eq!(live.db.one::<String>(&call("+2"), &[]).await, "committed");
+    live.crm.fault(json!({"method": "PATCH", "path": "/Account/", "edit": {"object": "Account", "id": ids[0], "fields": {"Phone": "theirs"}, "when": "before"}}));
+    assert_eq!(live.db.one::<String>(&call("+3"), &[]).await, "conflict");
+    let guarded = live
+        .crm
+        .sim()
+        .requests("/Account/")
+        .into_iter()
+        .filter(|r| r["method"] == "PATCH" && !r["headers"]["if-match"].is_null());
+    assert!(guarded.count() >= 1);
+    let record = &live.crm.sim().records("salesforce", "Account")[0];
+    assert_eq!(record["fields"]["Phone"], "theirs");
+    live.db.execute("UPDATE firms SET phone = 'plain'").await;
+    live.quiet().await;
+    assert_eq!(live.db.text("SELECT phone FROM firms").await, "theirs");
+    live.db.assert_checked().await;
+}

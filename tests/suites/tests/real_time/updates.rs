@@ -1,0 +1,150 @@
+//! A plain UPDATE of bidirectional cells goes to the CRM as soon as it is committed, read and compared like any edit.
+
+use std::time::Duration;
+
+use crm_suites::{Live, Vendor, eventually, json, within};
+
+use crate::CLUSTER;
+
+crm_suites::with_every_crm!(
+    an_update_arrives_without_being_asked_for,
+    what_the_user_saw_is_what_the_row_held,
+    edits_of_one_record_keep_their_order_and_fold,
+    an_edit_while_another_is_in_flight_does_not_overwrite_what_nobody_saw,
+    a_thousand_rows_go_in_bulk,
+);
+
+async fn an_update_arrives_without_being_asked_for(vendor: Vendor) {
+    let live = Live::open(&CLUSTER, vendor).await;
+    live.link(2).await;
+    live.db
+        .execute(
+            "BEGIN; SET LOCAL pg_crm.actor = 'dana@acme'; SET LOCAL pg_crm.correlation_id = 'c-7';
+             UPDATE people SET phone = 'at once' WHERE id = 'p1'; COMMIT",
+        )
+        .await;
+    within(Duration::from_secs(10), "it is there", async || {
+        (live.field("p1", "phone").await == "at once").then_some(())
+    })
+    .await;
+    live.quiet().await;
+    let audit =
+        "SELECT path || ' ' || result || ' ' || actor || ' ' || correlation_id FROM crm.audit_log";
+    assert_eq!(
+        live.db.text(audit).await,
+        "reconcile applied postgres/dana@acme c-7"
+    );
+    // Rolled back, it never was.
+    live.crm.forget(&live.db).await;
+    live.db
+        .execute("BEGIN; UPDATE people SET phone = 'never'; ROLLBACK")
+        .await;
+    assert!(live.db.flush().await);
+    assert_eq!(live.crm.asked(&live.db).await, Vec::<String>::new());
+    // NULLs clear, and equal values are no edit.
+    live.db
+        .execute("UPDATE people SET phone = NULL WHERE id = 'p1'; UPDATE people SET email = email")
+        .await;
+    live.agree().await;
+    assert_eq!(live.audit("p1").await.len(), 2);
+    assert_eq!(live.audit("p2").await.len(), 0);
+}
+
+/// Whatever the ledger knows: a value that the user had seen in the row may be overwritten, another may not.
+async fn what_the_user_saw_is_what_the_row_held(vendor: Vendor) {
+    let live = Live::open(&CLUSTER, vendor).await;
+    // Just linked: the ledger knows nothing, and one of them differs.
+    live.link(2).await;
+    live.edit_in_crm("p2", json!({"phone": "unseen"})).await;
+    live.db.execute("UPDATE people SET phone = 'edited'").await;
+    live.agree().await;
+    live.assert_both("p1", "phone", "edited").await;
+    live.assert_both("p2", "phone", "unseen").await;
+    let lost = format!(
+        "SELECT fields -> '{}' FROM crm.audit_log WHERE result = 'superseded'",
+        vendor.field("phone")
+    );
+    let lost: serde_json::Value = live.db.one(&lost, &[]).await;
+    assert_eq!(lost, json!({"new": "unseen", "lost": "edited"}));
+}
+
+async fn edits_of_one_record_keep_their_order_and_fold(vendor: Vendor) {
+    let live = Live::open(&CLUSTER, vendor).await;
+    live.people(2).await;
+    let name = vendor.name();
+    live.db
+        .execute(&format!("SELECT crm.pause('{name}')"))
+        .await;
+    for n in 1..=5 {
+        live.db
+            .execute(&format!(
+                "UPDATE people SET phone = 'v{n}', email = id || 'v{n}@b.example'"
+            ))
+            .await;
+        live.db
+            .execute("UPDATE people SET first_name = 'Zoe' WHERE id = 'p1'")
+            .await;
+    }
+    live.edit_in_crm("p2", json!({"phone": "theirs"})).await;
+    let waiting = "SELECT count(DISTINCT record_key) FROM crm.pending_writes";
+    assert_eq!(live.db.one::<i64>(waiting, &[]).await, 2);
+    live.db.assert_checked().await;
+    live.db
+        .execute(&format!("SELECT crm.resume('{name}')"))
+        .await;
+    live.agree().await;
+    live.assert_both("p1", "phone", "v5").await;
+    live.assert_both("p1", "first_name", "Zoe").await;
+    // The oldest base counts: the edits of p2 began before theirs.
+    live.assert_both("p2", "phone", "theirs").await;
+    live.assert_both("p2", "email", "p2v5@b.example").await;
+    let audit = live.audit("p1").await;
+    assert!(
+        audit.len() <= 3,
+        "five edits went as one, or as one and what came in between: {audit:?}"
+    );
+}
+
+/// The user edits again while their last edit is losing: that edit too was made without having seen the CRM's value.
+async fn an_edit_while_another_is_in_flight_does_not_overwrite_what_nobody_saw(vendor: Vendor) {
+    if vendor == Vendor::Stub {
+        return;
+    }
+    let live = Live::open(&CLUSTER, vendor).await;
+    live.people(1).await;
+    live.edit_in_crm("p1", json!({"phone": "theirs"})).await;
+    let mut fault = live.crm.matching("read");
+    fault["delay_after_ms"] = json!(1500);
+    live.crm.fault(fault);
+    live.db.execute("UPDATE people SET phone = 'first'").await;
+    eventually("the record is being read", async || {
+        (live.db.count("crm.claim").await == 1).then_some(())
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    live.db.execute("UPDATE people SET phone = 'second'").await;
+    live.agree().await;
+    live.assert_both("p1", "phone", "theirs").await;
+}
+
+async fn a_thousand_rows_go_in_bulk(vendor: Vendor) {
+    let live = Live::open(&CLUSTER, vendor).await;
+    live.link(1000).await;
+    live.crm.forget(&live.db).await;
+    live.db
+        .execute("UPDATE people SET phone = 'bulk ' || id")
+        .await;
+    live.quiet().await;
+    let asked = live.crm.asked(&live.db).await;
+    // HubSpot: 100 to a request, each read, written, and its history looked at, 50 at a time. Salesforce: 2,000 and 200.
+    let bound = [10, 10, 45][vendor as usize];
+    assert!(asked.len() <= bound, "{} requests: {asked:?}", asked.len());
+    live.agree().await;
+    live.assert_both("p1000", "phone", "bulk p1000").await;
+    assert_eq!(
+        live.db
+            .count("crm.audit_log WHERE result = 'applied'")
+            .await,
+        1000
+    );
+}
