@@ -44,7 +44,7 @@ impl WebhookRequest<'_> {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum WebhookKind {
     /// Created or updated.
     Changed,
