@@ -102,11 +102,13 @@ CREATE TABLE crm_stub.records (
     modified_at timestamptz NOT NULL,
     modified_by text NOT NULL,
     deleted     bool NOT NULL DEFAULT false,
+    changed_in  xid8 NOT NULL DEFAULT pg_current_xact_id(),
     PRIMARY KEY (connection, crm_object, crm_id)
 );
 
 CREATE UNIQUE INDEX records_external_key ON crm_stub.records (connection, crm_object, (fields ->> 'external_key'))
     WHERE NOT deleted AND fields ->> 'external_key' IS NOT NULL;
+CREATE INDEX records_changed ON crm_stub.records (connection, crm_object, changed_in, crm_id);
 CREATE INDEX records_modified ON crm_stub.records (connection, modified_at, crm_object, crm_id);
 -- The ids of the form that crm_stub.id_text gives, in the order of their numbers. Built of nothing but PostgreSQL's own
 -- functions, because whoever writes to the table needs the right to call what its indexes call.
@@ -122,6 +124,7 @@ COMMENT ON COLUMN crm_stub.records.fields IS 'Values of the fields that have one
 COMMENT ON COLUMN crm_stub.records.version IS '1 at first, one more with each modification';
 COMMENT ON COLUMN crm_stub.records.modified_at IS 'Time of the last modification by the clock of the connection';
 COMMENT ON COLUMN crm_stub.records.modified_by IS 'pg_crm, or crm-user for what was changed in this table directly';
+COMMENT ON COLUMN crm_stub.records.changed_in IS 'Transaction of the last modification: the order in which POST /changes tells of them';
 COMMENT ON COLUMN crm_stub.records.deleted IS 'Whether the record is deleted; DELETE sets it and keeps the row (so psql says DELETE 0)';
 
 -- The settings of these two: a plan made while the table is small must still be right when it is large.
@@ -358,6 +361,7 @@ BEGIN
     END IF;
     NEW.modified_at := crm_stub.clock(NEW.connection) + interval '1 second';
     NEW.modified_by := 'crm-user';
+    NEW.changed_in := pg_current_xact_id();
     RETURN NEW;
 END
 $$;
@@ -644,7 +648,7 @@ BEGIN
         FROM results s WHERE s.error IS NULL ORDER BY s.ord
         ON CONFLICT (connection, crm_object, crm_id) DO UPDATE
         SET fields = excluded.fields, version = r.version + 1, modified_at = excluded.modified_at,
-            modified_by = excluded.modified_by, deleted = excluded.deleted
+            modified_by = excluded.modified_by, deleted = excluded.deleted, changed_in = excluded.changed_in
     )
     SELECT jsonb_build_object('results', coalesce(jsonb_agg(
                CASE WHEN s.error IS NULL THEN jsonb_build_object('id', s.crm_id, 'created', s.is_new)
@@ -699,6 +703,107 @@ $$;
 COMMENT ON FUNCTION crm_stub.read(text, jsonb, jsonb) IS
     'Answers POST /read: {object, ids, fields}; one result per id, null where there is no such record. Without fields, all of them.';
 
+-- A cursor is a snapshot: what it sees has been told. So nothing is told twice, and nothing is missed, even of
+-- transactions that end in another order than they began. A pass that takes several pages tells what a second
+-- snapshot sees, taken by its first page: {"seen": SNAPSHOT, "until": SNAPSHOT, "after": [TRANSACTION, ID]}.
+CREATE FUNCTION crm_stub.changes(connection text, body jsonb) RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, crm_stub, pg_temp
+    SET enable_sort = off
+    SET enable_incremental_sort = off
+    SET enable_bitmapscan = off
+AS $$
+#variable_conflict use_column
+DECLARE
+    object    text := body ->> 'object';
+    asked     jsonb := crm_stub.list(body, 'fields');
+    key_field text := body ->> 'external_id_field';
+    since     jsonb := body -> 'since';
+    page      int;
+    seen      pg_snapshot;
+    until     pg_snapshot;
+    after_in  xid8;
+    after_id  text;
+    error     jsonb;
+    found     jsonb;
+    last      jsonb;
+    total     int;
+BEGIN
+    IF crm_stub.field_names(object) IS NULL THEN
+        error := crm_stub.error('mapping', 'unknown_object',
+            format('there is no object "%s"; the objects are %s', object, crm_stub.object_names()));
+    ELSIF key_field <> 'external_key' THEN
+        error := crm_stub.error('mapping', 'unknown_external_id_field',
+            format('%s is not unique by "%s"; it is by external_key', object, key_field));
+    ELSIF asked IS NOT NULL THEN
+        SELECT c.error INTO error FROM crm_stub.checked(connection, object,
+            (SELECT coalesce(jsonb_object_agg(f.name, NULL), '{}') FROM jsonb_array_elements_text(asked) AS f (name)
+             WHERE f.name IS NOT NULL)) AS c;
+    END IF;
+    IF error IS NULL THEN
+        BEGIN
+            page := body ->> 'limit';
+            seen := since ->> 'seen';
+            until := since ->> 'until';
+            after_in := since #>> '{after,0}';
+            after_id := since #>> '{after,1}';
+            IF page IS NULL OR page NOT BETWEEN 1 AND 200 THEN
+                error := crm_stub.error('validation', 'bad_limit', 'limit is a number from 1 to 200');
+            ELSIF jsonb_typeof(since) NOT IN ('object', 'null') OR (until IS NULL) <> (after_id IS NULL) THEN
+                error := crm_stub.error('internal', 'unreadable_cursor', 'since is no cursor of the stub');
+            END IF;
+        EXCEPTION WHEN data_exception THEN
+            error := crm_stub.error('internal', 'unreadable_cursor', 'limit or since cannot be read');
+        END;
+    END IF;
+    IF error IS NOT NULL THEN
+        RETURN jsonb_build_object('error', error);
+    END IF;
+    -- A snapshot of a cluster that was ahead of this one has seen nothing here.
+    IF pg_snapshot_xmax(coalesce(until, seen)) > pg_snapshot_xmax(pg_current_snapshot()) THEN
+        seen := NULL;
+        until := NULL;
+        after_in := NULL;
+        after_id := NULL;
+    END IF;
+    until := coalesce(until, pg_current_snapshot());
+
+    SELECT coalesce(jsonb_agg(r.record ORDER BY r.ord) FILTER (WHERE r.ord <= page), '[]'),
+           (array_agg(r.place ORDER BY r.ord) FILTER (WHERE r.ord = page))[1], count(*)
+    INTO found, last, total
+    FROM (
+        SELECT jsonb_build_object(
+                   'id', r.crm_id,
+                   'external_id', r.fields -> 'external_key',
+                   'fields', CASE WHEN asked IS NULL THEN r.fields ELSE (
+                       SELECT coalesce(jsonb_object_agg(f.name, r.fields -> f.name), '{}')
+                       FROM jsonb_array_elements_text(asked) AS f (name) WHERE f.name IS NOT NULL) END,
+                   'modified_at', to_char(r.modified_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+                   'modified_by', r.modified_by,
+                   'version', r.version,
+                   'deleted', r.deleted) AS record,
+               jsonb_build_array(r.changed_in::text, r.crm_id) AS place,
+               row_number() OVER (ORDER BY r.changed_in, r.crm_id) AS ord
+        FROM (
+            SELECT * FROM crm_stub.records r
+            WHERE r.connection = changes.connection AND r.crm_object = object
+              AND (r.changed_in, r.crm_id) > (coalesce(after_in, pg_snapshot_xmin(seen), '0'), coalesce(after_id, ''))
+              AND pg_visible_in_snapshot(r.changed_in, until)
+              AND (seen IS NULL OR NOT pg_visible_in_snapshot(r.changed_in, seen))
+            ORDER BY r.changed_in, r.crm_id LIMIT page + 1) AS r
+    ) AS r;
+    RETURN jsonb_build_object(
+        'changes', found,
+        'more', total > page,
+        'next', CASE WHEN total > page
+            THEN jsonb_strip_nulls(jsonb_build_object('seen', seen::text, 'until', until::text, 'after', last))
+            ELSE jsonb_build_object('seen', until::text) END);
+END
+$$;
+
+COMMENT ON FUNCTION crm_stub.changes(text, jsonb) IS
+    'Answers POST /changes: {object, fields, external_id_field, since, limit}; a page of what changed since the cursor, deleted records too, in the order of transactions, and the next cursor. Without since, every record.';
+
 CREATE FUNCTION crm_stub.answer(connection text, method text, path text, request jsonb,
                                 OUT status int, OUT headers jsonb, OUT answer jsonb)
     LANGUAGE plpgsql VOLATILE
@@ -729,10 +834,11 @@ BEGIN
                  FROM crm_stub.classes c WHERE c.class = whole)
             WHEN (method, path) = ('POST', '/write') THEN crm_stub.write(connection, request, refused)
             WHEN (method, path) = ('POST', '/read') THEN crm_stub.read(connection, request, refused)
+            WHEN (method, path) = ('POST', '/changes') THEN crm_stub.changes(connection, request)
             WHEN (method, path) = ('GET', '/ping') THEN
                 jsonb_build_object('detail', format('the stub answers for connection "%s"', connection))
             ELSE jsonb_build_object('error', crm_stub.error('mapping', 'unknown_path',
-                format('the stub does not know %s %s; it knows POST /write, POST /read and GET /ping', method, path)))
+                format('the stub does not know %s %s; it knows POST /write, POST /read, POST /changes and GET /ping', method, path)))
         END;
     EXCEPTION
         -- Somebody else's open transaction, or one that was faster: nothing of this request is applied.
@@ -785,7 +891,7 @@ BEGIN ATOMIC
 END;
 
 COMMENT ON FUNCTION crm_stub.handle(text, text, text, jsonb) IS
-    'Answers one request of pg_crm to the stub CRM of a connection: POST /write, POST /read, GET /ping. Status 0 means that no answer came; whether the request was applied is then not known.';
+    'Answers one request of pg_crm to the stub CRM of a connection: POST /write, POST /read, POST /changes, GET /ping. Status 0 means that no answer came; whether the request was applied is then not known.';
 
 ------------------------------------------------------------------------------------------------------------------
 -- Fixtures

@@ -6,6 +6,7 @@
 //! the engine, and a vendor's peculiarities exist once, here.
 
 mod calls;
+pub mod changes;
 mod errors;
 pub mod hubspot;
 mod oauth;
@@ -17,8 +18,11 @@ pub mod salesforce;
 #[cfg(test)]
 mod script;
 pub mod stub;
+mod walk;
+pub mod webhook;
 mod wire;
 
+pub use changes::{Change, ChangesPage, ChangesQuery};
 pub use operation::{Operation, Step};
 pub use outcome::{Grant, Usage, Written};
 pub use record::{
@@ -26,6 +30,7 @@ pub use record::{
     WriteKind, WriteRecord,
 };
 pub use request::{Credentials, Method, Request, Response, Target};
+pub use webhook::{WebhookError, WebhookEvent, WebhookKind, WebhookRequest};
 
 use crm_domain::{DataType, Failure, Value};
 use std::sync::Arc;
@@ -89,6 +94,38 @@ pub trait Provider: Send + Sync {
         settings: &Settings,
         batch: Arc<DoneBatch>,
     ) -> Option<Box<dyn Operation<Vec<Vec<Overwritten>>>>>;
+
+    /// Reads one page of what changed since a cursor: created, updated, deleted, merged, restored.
+    ///
+    /// Whoever asks on from [`ChangesPage::next`], each time from what the last page gave, sees every
+    /// change at least once, however pages are sized and however often one is asked for again: of a
+    /// record that changed several times, its latest state. A pass from `None` sees every record there
+    /// is, so this serves a backfill too. A record that changes during a pass may come several times,
+    /// and so may what changed shortly before a pass ended, since a CRM shows some changes late; a CRM
+    /// in which nothing changes is not read anew for ever. Only the CRM's clock is asked, never ours.
+    ///
+    /// An operation that fails has moved nothing: ask again with the same cursor. A cursor that this
+    /// provider did not make fails as `unreadable_cursor`.
+    fn changes(
+        &self,
+        settings: &Settings,
+        query: Arc<ChangesQuery>,
+    ) -> Box<dyn Operation<ChangesPage>>;
+
+    /// Checks a request that the CRM sent by itself and reads the events in it, in its order. Events of
+    /// kinds that no record is behind are left out. It does no more than that: whether an event is new,
+    /// and what the record holds now, is the caller's to find out.
+    fn webhook(
+        &self,
+        settings: &Settings,
+        credentials: &Credentials,
+        request: &WebhookRequest<'_>,
+    ) -> Result<Vec<WebhookEvent>, WebhookError>;
+
+    /// Whether two names mean one object (`Contact`, `contact`; HubSpot: `contacts`, `contact`, `0-1`).
+    fn same_object(&self, one: &str, other: &str) -> bool {
+        one.eq_ignore_ascii_case(other)
+    }
 
     /// A cheap call that proves that the CRM answers and the credentials work; says what it saw.
     fn ping(&self, settings: &Settings) -> Box<dyn Operation<String>>;

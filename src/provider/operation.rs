@@ -62,3 +62,18 @@ where
         }
     }
 }
+
+/// An operation that fails before anything is sent.
+pub(crate) struct Refusal(Option<Failure>);
+
+impl Refusal {
+    pub fn new(failure: Failure) -> Refusal {
+        Refusal(Some(failure))
+    }
+}
+
+impl<T> Operation<T> for Refusal {
+    fn step(&mut self, _answer: Option<Response>) -> Step<T> {
+        Step::Done(Err(self.0.take().expect("a refusal is told once")))
+    }
+}

@@ -75,6 +75,15 @@ pub(crate) fn moment(wire: &Json) -> Option<i64> {
     }
 }
 
+/// A text or a number, as text.
+pub(crate) fn word(json: &Json) -> Option<String> {
+    match json {
+        Json::String(text) => Some(text.clone()),
+        Json::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
 /// Some records of a batch as a JSON list, each in the form that `item` gives it.
 pub(crate) struct List<'a, T> {
     pub batch: &'a WriteBatch,

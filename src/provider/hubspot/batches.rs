@@ -15,7 +15,7 @@ use serde_json::{Value as Json, json};
 use super::{errors, object_path, values};
 use crate::calls::{Call, Slots};
 use crate::errors::{refused, unreadable};
-use crate::wire::{Fields, List};
+use crate::wire::{Fields, List, word};
 use crate::{Method, Request, Response, WriteBatch, WriteKind, Written};
 
 /// Inputs in one batch request.
@@ -206,15 +206,6 @@ impl<'a> Ties<'a> {
             .flat_map(|key| words(&context[*key]))
             .filter_map(|id| self.of_key(&id))
             .collect()
-    }
-}
-
-/// A text or a number, as text.
-fn word(json: &Json) -> Option<String> {
-    match json {
-        Json::String(text) => Some(text.clone()),
-        Json::Number(number) => Some(number.to_string()),
-        _ => None,
     }
 }
 

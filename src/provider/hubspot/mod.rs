@@ -1,6 +1,7 @@
 //! HubSpot: CRM objects v3, single and in batches of 100.
 
 mod batches;
+mod changes;
 mod errors;
 mod history;
 mod oauth;
@@ -9,6 +10,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 mod values;
+mod webhooks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,9 +21,11 @@ use serde_json::Value as Json;
 use crate::calls::{Calls, Outcome, Slots, rounds};
 use crate::operation::Exchange;
 use crate::request::encode;
+use crate::walk::OVERLAP_OPTION;
 use crate::{
-    Credentials, CrmObject, DoneBatch, Grant, Guard, Method, Operation, Overwritten, Provider,
-    ReadBatch, Request, Response, Settings, Usage, WriteBatch, WriteKind, wire,
+    ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard, Method, Operation,
+    Overwritten, Provider, ReadBatch, Request, Response, Settings, Usage, WebhookError,
+    WebhookEvent, WebhookRequest, WriteBatch, WriteKind, webhook, wire,
 };
 
 use batches::Batch;
@@ -44,7 +48,7 @@ impl Provider for HubSpot {
     }
 
     fn option_keys(&self) -> &'static [&'static str] {
-        &[]
+        &[OVERLAP_OPTION, webhook::URL_OPTION]
     }
 
     fn credential_keys(&self) -> &'static [&'static str] {
@@ -53,6 +57,7 @@ impl Provider for HubSpot {
             "client_id",
             "client_secret",
             "refresh_token",
+            webhook::SECRET,
         ]
     }
 
@@ -103,6 +108,27 @@ impl Provider for HubSpot {
         batch: Arc<DoneBatch>,
     ) -> Option<Box<dyn Operation<Vec<Vec<Overwritten>>>>> {
         Some(Box::new(LookBack::new(batch)))
+    }
+
+    fn changes(
+        &self,
+        settings: &Settings,
+        query: Arc<ChangesQuery>,
+    ) -> Box<dyn Operation<ChangesPage>> {
+        changes::changes(settings, query)
+    }
+
+    fn webhook(
+        &self,
+        settings: &Settings,
+        credentials: &Credentials,
+        request: &WebhookRequest<'_>,
+    ) -> Result<Vec<WebhookEvent>, WebhookError> {
+        webhooks::read(settings, credentials, request)
+    }
+
+    fn same_object(&self, one: &str, other: &str) -> bool {
+        webhooks::object_name(one) == webhooks::object_name(other)
     }
 
     fn ping(&self, _settings: &Settings) -> Box<dyn Operation<String>> {

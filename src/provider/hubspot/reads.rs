@@ -15,7 +15,7 @@ use crate::{CrmObject, Method, Operation, ReadBatch, Request, Response, wire};
 pub(super) const LIMIT: usize = 100;
 
 /// The property that says when a record was last modified: contacts have a name of their own for it.
-fn modified_property(object: &str) -> &'static str {
+pub(super) fn modified_property(object: &str) -> &'static str {
     match object.to_ascii_lowercase().as_str() {
         "contacts" | "contact" | "0-1" => "lastmodifieddate",
         _ => "hs_lastmodifieddate",

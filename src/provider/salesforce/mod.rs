@@ -6,6 +6,7 @@
 
 mod api;
 mod bulk;
+mod changes;
 mod collections;
 mod csv_rows;
 mod errors;
@@ -25,9 +26,11 @@ use serde_json::Value as Json;
 
 use crate::calls::{Calls, Outcome, Slots, rounds};
 use crate::operation::Exchange;
+use crate::walk::OVERLAP_OPTION;
 use crate::{
-    Credentials, CrmObject, DoneBatch, Grant, Guard, Method, Operation, Overwritten, Provider,
-    ReadBatch, Request, Response, Settings, Usage, WriteBatch, WriteKind, wire,
+    ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard, Method, Operation,
+    Overwritten, Provider, ReadBatch, Request, Response, Settings, Usage, WebhookError,
+    WebhookEvent, WebhookRequest, WriteBatch, WriteKind, webhook, wire,
 };
 
 use api::Api;
@@ -48,7 +51,7 @@ impl Provider for Salesforce {
     }
 
     fn option_keys(&self) -> &'static [&'static str] {
-        &["api_version"]
+        &["api_version", OVERLAP_OPTION]
     }
 
     fn credential_keys(&self) -> &'static [&'static str] {
@@ -58,6 +61,7 @@ impl Provider for Salesforce {
             "client_secret",
             "refresh_token",
             "login_url",
+            webhook::SECRET,
         ]
     }
 
@@ -125,6 +129,24 @@ impl Provider for Salesforce {
         _batch: Arc<DoneBatch>,
     ) -> Option<Box<dyn Operation<Vec<Vec<Overwritten>>>>> {
         None
+    }
+
+    fn changes(
+        &self,
+        settings: &Settings,
+        query: Arc<ChangesQuery>,
+    ) -> Box<dyn Operation<ChangesPage>> {
+        changes::changes(settings, query)
+    }
+
+    /// From a relay, since Salesforce sends no webhooks of its own.
+    fn webhook(
+        &self,
+        _settings: &Settings,
+        credentials: &Credentials,
+        request: &WebhookRequest<'_>,
+    ) -> Result<Vec<WebhookEvent>, WebhookError> {
+        webhook::relayed(credentials, request)
     }
 
     /// The limits need no right on any object, and say something worth knowing.

@@ -236,7 +236,18 @@ fn http_date(ms: i64) -> Option<String> {
     Some(httpdate::fmt_http_date(UNIX_EPOCH.checked_add(since)?))
 }
 
-/// Salesforce answers in its own spelling of a field's name, whatever the case it was asked in.
+/// A field of a record. Salesforce answers in its own spelling of a field's name, whatever the case it
+/// was asked in.
+pub(super) fn held<'a>(record: &'a Map<String, Json>, name: &str) -> Option<&'a Json> {
+    let spelt = || {
+        record
+            .iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+    };
+    record.get(name).or_else(|| Some(spelt()?.1))
+}
+
+/// [`held`], taken out of the record.
 fn take(record: &mut Map<String, Json>, name: &str) -> Option<Json> {
     record.remove(name).or_else(|| {
         let spelt = record

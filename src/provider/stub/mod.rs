@@ -1,8 +1,8 @@
 //! The embedded stand-in for a CRM: tables in schema `crm_stub`, behind a SQL function that the engine
 //! calls with these requests instead of sending them.
 //!
-//! Its protocol is small and says everything in the engine's own words: `POST /write`, `POST /read`
-//! and `GET /ping`, canonical values, results in the order of the request, errors with their class.
+//! Its protocol is small and says everything in the engine's own words: `POST /write`, `POST /read`,
+//! `POST /changes` and `GET /ping`, canonical values, results in the order of the request, errors with their class.
 
 #[cfg(test)]
 mod tests;
@@ -18,8 +18,9 @@ use crate::errors::{self, Complaint, Rule, unreadable};
 use crate::operation::Exchange;
 use crate::wire::{self, List};
 use crate::{
-    Credentials, CrmObject, DoneBatch, Grant, Guard, Method, Operation, Overwritten, Provider,
-    ReadBatch, Request, Response, Settings, Usage, WriteBatch, WriteKind, Written,
+    Change, ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard, Method,
+    Operation, Overwritten, Provider, ReadBatch, Request, Response, Settings, Usage, WebhookError,
+    WebhookEvent, WebhookRequest, WriteBatch, WriteKind, Written, webhook,
 };
 
 /// Records in one request, as many as Salesforce's collections take, so that the stub exercises
@@ -43,7 +44,7 @@ impl Provider for Stub {
     }
 
     fn credential_keys(&self) -> &'static [&'static str] {
-        &[]
+        &[webhook::SECRET]
     }
 
     fn write_size(&self, _settings: &Settings, _kind: WriteKind, _count: usize) -> usize {
@@ -93,6 +94,26 @@ impl Provider for Stub {
         _batch: Arc<DoneBatch>,
     ) -> Option<Box<dyn Operation<Vec<Vec<Overwritten>>>>> {
         None
+    }
+
+    fn changes(
+        &self,
+        _settings: &Settings,
+        query: Arc<ChangesQuery>,
+    ) -> Box<dyn Operation<ChangesPage>> {
+        let request = Request::new(Method::Post, "/changes")
+            .json(&changes_body(&query))
+            .repeatable();
+        Box::new(Exchange::new(request, |response| changes(&response)))
+    }
+
+    fn webhook(
+        &self,
+        _settings: &Settings,
+        credentials: &Credentials,
+        request: &WebhookRequest<'_>,
+    ) -> Result<Vec<WebhookEvent>, WebhookError> {
+        webhook::relayed(credentials, request)
     }
 
     fn ping(&self, _settings: &Settings) -> Box<dyn Operation<String>> {
@@ -317,6 +338,55 @@ fn objects(batch: &ReadBatch, response: &Response) -> Result<Vec<Option<CrmObjec
         .into_iter()
         .map(|found| found.map(object))
         .collect())
+}
+
+fn changes_body(query: &ChangesQuery) -> Json {
+    let fields = query.fields.iter().map(|field| field.name.as_str());
+    json!({
+        "object": query.object,
+        "fields": fields.collect::<Vec<_>>(),
+        "external_id_field": query.external_id_field,
+        "since": query.since,
+        "limit": query.limit.clamp(1, LIMIT),
+    })
+}
+
+#[derive(Deserialize)]
+struct Changed {
+    #[serde(flatten)]
+    record: Found,
+    external_id: Option<String>,
+    #[serde(default)]
+    deleted: bool,
+    modified_by: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Page {
+    changes: Vec<Changed>,
+    next: Map<String, Json>,
+    more: bool,
+}
+
+/// The stub itself tells what a cursor has seen from what it has not, to the transaction: nothing is
+/// late with it, and nothing comes twice.
+fn changes(response: &Response) -> Result<ChangesPage, Failure> {
+    if let Some(failure) = failure(response) {
+        return Err(failure);
+    }
+    let page: Page = serde_json::from_slice(&response.body).map_err(|_| unreadable(response))?;
+    let change = |changed: Changed| Change {
+        object: object(changed.record),
+        external_id: changed.external_id,
+        deleted: changed.deleted,
+        merged_into: None,
+        by: changed.modified_by,
+    };
+    Ok(ChangesPage {
+        changes: page.changes.into_iter().map(change).collect(),
+        next: page.next.into(),
+        more: page.more,
+    })
 }
 
 fn object(found: Found) -> CrmObject {

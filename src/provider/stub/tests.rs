@@ -11,7 +11,7 @@ use serde_json::json;
 use super::Stub;
 use crate::script::values::any_value;
 use crate::script::{answer, batch, body, drive, field, line, page, settings, told, with_header};
-use crate::{Credentials, Guard, Provider, ReadBatch, WriteKind};
+use crate::{ChangesQuery, Credentials, Guard, Provider, ReadBatch, WriteKind};
 
 #[test]
 fn a_write_is_answered_record_by_record() {
@@ -187,5 +187,59 @@ proptest! {
     fn what_is_written_is_read_back((data_type, value) in any_value()) {
         let wire = Stub.to_wire(data_type, &value);
         prop_assert_eq!(Stub.from_wire(data_type, &wire).unwrap(), value);
+    }
+}
+
+#[test]
+fn changes_are_asked_for_by_the_stubs_own_cursor() {
+    let query = ChangesQuery {
+        object: "contact".to_owned(),
+        fields: vec![field("email", DataType::Text)],
+        external_id_field: Some("external_key".to_owned()),
+        since: Some(json!({ "seen": "5:5:" })),
+        limit: 1000,
+    };
+    let next = json!({ "seen": "5:5:", "until": "9:9:", "at": ["7", "contact-000001"] });
+    let told = json!({ "changes": [
+        { "id": "contact-000002", "external_id": "C2", "fields": { "email": null }, "version": 3,
+          "modified_at": "2026-01-02T03:04:05Z", "modified_by": "crm-user", "deleted": false },
+        { "id": "contact-000001", "external_id": null, "fields": {}, "version": 4,
+          "modified_at": "2026-01-02T03:04:06Z", "modified_by": "pg_crm", "deleted": true },
+    ], "next": next, "more": true });
+    let (page, log) = drive(Stub.changes(&settings(1), Arc::new(query)), |_, _| {
+        answer(200, &told)
+    });
+    assert_eq!(line(&log.requests[0]), "POST /changes");
+    assert!(log.requests[0].repeatable);
+    assert_eq!(
+        body(&log.requests[0]),
+        json!({
+            "object": "contact", "fields": ["email"], "external_id_field": "external_key",
+            "since": { "seen": "5:5:" }, "limit": 200,
+        })
+    );
+    let page = page.unwrap();
+    assert_eq!((page.next, page.more), (next, true));
+    let [one, two] = &page.changes[..] else {
+        panic!("{:?}", page.changes)
+    };
+    assert_eq!(one.object.version.as_deref(), Some("3"));
+    assert_eq!(one.object.modified_at, Some(1_767_323_045_000));
+    assert_eq!(one.external_id.as_deref(), Some("C2"));
+    assert_eq!(one.by.as_deref(), Some("crm-user"));
+    assert!(!one.deleted && two.deleted && two.external_id.is_none());
+    for (response, class) in [
+        (answer(200, &json!({ "changes": [] })), ErrorClass::Internal),
+        (
+            answer(
+                400,
+                &json!({ "error": { "class": "mapping", "code": "unknown_field" } }),
+            ),
+            ErrorClass::Mapping,
+        ),
+    ] {
+        let query = Arc::new(ChangesQuery::default());
+        let (page, _) = drive(Stub.changes(&settings(1), query), |_, _| response.clone());
+        assert_eq!(page.unwrap_err().class, class);
     }
 }

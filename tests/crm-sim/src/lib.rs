@@ -18,5 +18,6 @@ mod store;
 mod tokens;
 mod value;
 mod vendor;
+mod webhooks;
 
 pub use vendor::Sim;

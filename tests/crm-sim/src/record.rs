@@ -52,6 +52,10 @@ pub struct Record {
     pub life: Life,
     /// Oldest first; only kept where the vendor shows it.
     pub history: Vec<Past>,
+    /// The record that this one was merged into.
+    pub master: Option<u32>,
+    /// Records that were merged into this one, and when.
+    pub merged: Vec<(u32, i64)>,
 }
 
 impl Record {
@@ -73,6 +77,26 @@ impl Record {
             (Err(_), None) => {}
         }
     }
+}
+
+/// A change, for those who are told of changes.
+#[derive(Debug, Clone)]
+pub struct Note {
+    pub slot: u32,
+    pub at: i64,
+    pub by: Actor,
+    pub event: Event,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    Created,
+    /// With the fields that were set.
+    Updated(Vec<u16>),
+    Deleted,
+    Restored,
+    /// The record took these in.
+    Merged(Vec<u32>),
 }
 
 /// When and by whom.

@@ -20,6 +20,11 @@ pub enum Source {
     ModifiedBy,
     /// First and last name joined.
     FullName,
+    /// The record that this one was merged into.
+    Master,
+    /// Records that were merged into this one; with times.
+    Merged,
+    MergedTimes,
 }
 
 #[derive(Debug, Clone)]

@@ -4,7 +4,7 @@
 //! value once among live records; every change raises the version and moves the modified time;
 //! indexes agree with the records after every call, failed ones included.
 
-pub use crate::record::{Actor, Change, Life, Past, Record, Stamp};
+pub use crate::record::{Actor, Change, Event, Life, Note, Past, Record, Stamp};
 use crate::schema::{ObjectDef, Source};
 use crate::value::Value;
 use std::collections::{BTreeSet, HashMap};
@@ -28,6 +28,8 @@ pub struct Object {
     live_times: BTreeSet<(i64, u32)>,
     deleted_times: BTreeSet<(i64, u32)>,
     history: bool,
+    /// Changes that nobody has been told of yet; `None` if nobody wants to know.
+    pub notes: Option<Vec<Note>>,
 }
 
 impl Object {
@@ -39,6 +41,7 @@ impl Object {
             live_times: BTreeSet::new(),
             deleted_times: BTreeSet::new(),
             history,
+            notes: None,
         };
         object.reindex();
         object
@@ -84,6 +87,8 @@ impl Object {
             version: 1,
             life: Life::Live,
             history: Vec::new(),
+            master: None,
+            merged: Vec::new(),
         };
         for (at, field) in self.def.fields.iter().enumerate() {
             if let (Some(default), Source::Stored, false) =
@@ -95,6 +100,7 @@ impl Object {
         self.apply(&mut record, change, stamp);
         self.records.push(record);
         self.enter(slot);
+        self.note(slot, stamp, Event::Created);
         Ok(slot)
     }
 
@@ -106,6 +112,8 @@ impl Object {
         if keyed {
             self.leave(slot);
         }
+        let fields = change.iter().map(|(field, _)| *field).collect();
+        self.note(slot, stamp, Event::Updated(fields));
         let mut record = self.take(slot);
         let before = record.modified;
         self.apply(&mut record, change, stamp);
@@ -139,8 +147,57 @@ impl Object {
         record.version += 1;
         record.modified = stamp.at;
         record.modified_by = stamp.by;
+        let master = record.master.take();
         self.enter(slot);
+        if let Some(master) = master {
+            let merged = &mut self.records[master as usize].merged;
+            merged.retain(|(held, _)| *held != slot);
+        }
+        let event = match life {
+            Life::Live => Event::Restored,
+            _ => Event::Deleted,
+        };
+        self.note(slot, stamp, event);
         Ok(())
+    }
+
+    /// Merges live records into another one, whose values stay as they are.
+    pub fn merge(&mut self, into: u32, from: &[u32], stamp: Stamp) {
+        for slot in from {
+            self.leave(*slot);
+            let record = &mut self.records[*slot as usize];
+            record.life = Life::Deleted;
+            record.version += 1;
+            record.modified = stamp.at;
+            record.modified_by = stamp.by;
+            record.master = Some(into);
+            let inherited = std::mem::take(&mut record.merged);
+            self.enter(*slot);
+            for (held, _) in &inherited {
+                self.records[*held as usize].master = Some(into);
+            }
+            let merged = &mut self.records[into as usize].merged;
+            merged.extend(inherited);
+            merged.push((*slot, stamp.at));
+        }
+        self.leave(into);
+        let record = &mut self.records[into as usize];
+        record.version += 1;
+        record.modified = stamp.at;
+        record.modified_by = stamp.by;
+        self.enter(into);
+        self.note(into, stamp, Event::Merged(from.to_vec()));
+    }
+
+    fn note(&mut self, slot: u32, stamp: Stamp, event: Event) {
+        if let Some(notes) = &mut self.notes {
+            notes.push(Note {
+                slot,
+                at: stamp.at,
+                by: stamp.by,
+                event,
+            });
+        }
     }
 
     /// Puts an earlier state back (`None`: the record never was), for all-or-none requests.
@@ -151,6 +208,11 @@ impl Object {
             None => self.records[slot as usize].life = Life::Gone,
         }
         self.enter(slot);
+        // What is undone is not told.
+        if let Some(notes) = &mut self.notes {
+            let last = notes.iter().rposition(|note| note.slot == slot);
+            last.map(|at| notes.remove(at));
+        }
     }
 
     pub fn purge_all(&mut self) {
@@ -180,6 +242,7 @@ impl Object {
         let empty = Record {
             values: Vec::new(),
             history: Vec::new(),
+            merged: Vec::new(),
             ..self.records[slot as usize]
         };
         std::mem::replace(&mut self.records[slot as usize], empty)

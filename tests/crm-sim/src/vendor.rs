@@ -8,7 +8,7 @@ use crate::clock::Clock;
 use crate::faults::RecordFaults;
 use crate::http::{Request, Response};
 use crate::schema::{ObjectDef, ObjectSpec, SchemaError};
-use crate::store::{Change, Object, Store};
+use crate::store::{Change, Note, Object, Store};
 use crate::tokens::{Defaults, Tokens};
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
@@ -104,6 +104,23 @@ pub trait Vendor: Send + Sync {
         fields: &serde_json::Map<String, serde_json::Value>,
         creating: bool,
     ) -> Result<Change, String>;
+    /// Whether records of this object can be merged.
+    fn merges(&self, object: &Object) -> bool;
+    /// What a webhook says of a change; `number` counts events.
+    fn events(
+        &self,
+        object: &Object,
+        note: &Note,
+        number: &dyn Fn() -> u64,
+    ) -> Vec<serde_json::Value>;
+    /// The headers that sign a webhook.
+    fn signature(
+        &self,
+        secret: &str,
+        url: &str,
+        body: &str,
+        now: i64,
+    ) -> Vec<(&'static str, String)>;
     /// Whether records keep a history of values.
     fn keeps_history(&self) -> bool {
         false
@@ -115,6 +132,7 @@ pub struct Sim {
     pub clock: Arc<Clock>,
     pub log: crate::log::RequestLog,
     pub faults: crate::faults::Faults,
+    pub hooks: Arc<crate::webhooks::Hooks>,
     pub vendors: Vec<Arc<dyn Vendor>>,
 }
 
@@ -124,6 +142,7 @@ impl Default for Sim {
         Self {
             log: Default::default(),
             faults: Default::default(),
+            hooks: Default::default(),
             vendors: vec![
                 Arc::new(crate::salesforce::Salesforce::new(clock.clone())),
                 Arc::new(crate::hubspot::HubSpot::new(clock.clone())),
@@ -142,6 +161,7 @@ impl Sim {
         self.clock.set_skew_ms(0);
         self.faults.clear(None);
         self.log.clear();
+        self.hooks.clear(None);
         for vendor in &self.vendors {
             vendor.services().reset();
             vendor.reset();

@@ -2,71 +2,26 @@
 
 mod common;
 
-use common::World;
+use common::{Line, World};
 use crm_domain::{DataType, Failure, Value};
 use crm_provider::record::Field;
 use crm_provider::{
-    CrmObject, DoneBatch, DoneField, DoneRecord, Operation, Overwritten, Provider, ReadBatch,
-    Request, Response, Settings, Step, Target, WriteBatch, WriteKind, WriteRecord, Written,
-    provider,
+    CrmObject, DoneBatch, DoneField, DoneRecord, Overwritten, ReadBatch, Settings, WriteBatch,
+    WriteKind, WriteRecord, Written,
 };
 use serde_json::json;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// One vendor of the simulator with a record of it.
 struct Crm<'a> {
-    world: &'a World,
-    provider: &'static dyn Provider,
-    address: SocketAddr,
-    token: &'static str,
+    line: Line<'a>,
     object: &'static str,
     field: Arc<Field>,
     id: String,
 }
 
 impl Crm<'_> {
-    fn send(&self, mut request: Request) -> Response {
-        self.provider.sign(&mut request, self.token);
-        let Target::Api(path) = &request.target else {
-            panic!("{request:?}")
-        };
-        let headers: Vec<_> = request
-            .headers
-            .iter()
-            .map(|(n, v)| (*n, v.as_str()))
-            .collect();
-        let method = request.method.name();
-        let reply = self
-            .world
-            .call(self.address, method, path, &headers, &request.body);
-        let reply = reply.unwrap();
-        let headers = reply.headers.iter();
-        Response {
-            status: reply.status,
-            headers: headers
-                .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
-                .collect(),
-            body: reply.text.into_bytes(),
-        }
-    }
-
-    /// What the engine does with an operation; waits are waited.
-    fn run<T>(&self, mut operation: Box<dyn Operation<T>>) -> Result<T, Failure> {
-        let mut step = operation.step(None);
-        loop {
-            step = match step {
-                Step::Done(result) => return result,
-                Step::Wait(wait) => {
-                    std::thread::sleep(wait);
-                    operation.step(None)
-                }
-                Step::Send(request) => operation.step(Some(self.send(request))),
-            };
-        }
-    }
-
     fn read(&self, count: usize) -> CrmObject {
         let batch = ReadBatch {
             object: self.object.to_owned(),
@@ -74,7 +29,9 @@ impl Crm<'_> {
             fields: vec![self.field.clone()],
             for_write: true,
         };
-        let found = self.run(self.provider.read(&Settings::default(), batch.into()));
+        let found = self
+            .line
+            .run(self.line.provider.read(&Settings::default(), batch.into()));
         found.unwrap().remove(0).unwrap()
     }
 
@@ -94,7 +51,8 @@ impl Crm<'_> {
             bulk_threshold: 2000,
             ..Settings::default()
         };
-        self.run(self.provider.write(&settings, batch.into()))
+        self.line
+            .run(self.line.provider.write(&settings, batch.into()))
             .unwrap()
             .remove(0)
     }
@@ -113,27 +71,28 @@ impl Crm<'_> {
             }],
         };
         let operation = self
+            .line
             .provider
             .overwritten(&Settings::default(), batch.into());
-        self.run(operation.unwrap()).unwrap().remove(0)
+        self.line.run(operation.unwrap()).unwrap().remove(0)
     }
 
     /// Somebody else edits the record around the next write of it.
     fn intrude(&self, when: &str, value: &str) {
         let edit = json!({"object": self.object, "id": self.id, "when": when,
             "fields": {self.field.name.as_str(): value}});
-        let fault = json!({"vendor": self.provider.name(), "method": "PATCH", "edit": edit});
-        self.world.admin("POST", "/faults", fault);
+        let fault = json!({"vendor": self.line.provider.name(), "method": "PATCH", "edit": edit});
+        self.line.world.admin("POST", "/faults", fault);
     }
 
     fn held(&self) -> String {
         let path = format!(
             "/objects/{}/{}/{}",
-            self.provider.name(),
+            self.line.provider.name(),
             self.object,
             self.id
         );
-        let held = self.world.admin("GET", &path, serde_json::Value::Null);
+        let held = self.line.world.admin("GET", &path, serde_json::Value::Null);
         let held = &held["fields"][&self.field.name];
         held.as_str().unwrap().to_owned()
     }
@@ -146,17 +105,10 @@ fn crm<'a>(
     field: &str,
     made: serde_json::Value,
 ) -> Crm<'a> {
-    let (address, token) = match vendor {
-        "salesforce" => (world.salesforce, "sf-token"),
-        _ => (world.hubspot, "hs-token"),
-    };
     let path = format!("/objects/{vendor}/{object}");
     let made = world.admin("POST", &path, json!({ "fields": made }));
     Crm {
-        world,
-        provider: provider(vendor).unwrap(),
-        address,
-        token,
+        line: Line::new(world, vendor),
         object,
         field: Arc::new(Field {
             name: field.to_owned(),

@@ -174,6 +174,69 @@ SELECT crm_stub.inject('acme', 'timeout', -1);
 -- What was asked, in order.
 SELECT request_id, at, connection, method, path, records, status, body ->> 'object' AS object FROM crm_stub.requests ORDER BY request_id;
 
+-- Changes: a cursor knows what it has told. Pages of one pass, then what came after it.
+CREATE TEMP TABLE told (pass int, page int, answer jsonb);
+CREATE FUNCTION pg_temp.follow(object text, page_size int, since jsonb DEFAULT NULL) RETURNS jsonb
+    LANGUAGE plpgsql AS $$
+DECLARE
+    answer jsonb;
+    number int := (SELECT coalesce(max(pass), 0) + 1 FROM told);
+BEGIN
+    FOR page IN 1 .. 100 LOOP
+        answer := (SELECT h.body FROM crm_stub.handle('acme', 'POST', '/changes', jsonb_build_object('object', object,
+            'fields', '["name"]'::jsonb, 'external_id_field', 'external_key', 'since', since, 'limit', page_size)) AS h);
+        INSERT INTO told VALUES (number, page, answer);
+        since := answer -> 'next';
+        EXIT WHEN NOT (answer ->> 'more')::bool;
+    END LOOP;
+    RETURN since;
+END
+$$;
+CREATE TEMP VIEW changes AS
+    SELECT pass, page, c ->> 'id' AS id, c ->> 'external_id' AS key, c -> 'fields' AS fields, (c ->> 'version')::int AS v,
+           c ->> 'modified_by' AS by, (c ->> 'deleted')::bool AS deleted, (answer ->> 'more')::bool AS more
+    FROM told LEFT JOIN LATERAL jsonb_array_elements(answer -> 'changes') AS c ON true;
+SELECT pg_temp.follow('deal', 2) AS cursor \gset
+SELECT page, id, key, fields, by, deleted, more FROM changes ORDER BY pass, page, id;
+TRUNCATE told;
+-- Nothing, and again nothing; then each record once, however often it changed.
+SELECT pg_temp.follow('deal', 2, :'cursor') AS cursor \gset
+SELECT count(id), bool_or(more) AS more FROM changes;
+UPDATE crm_stub.records SET fields = fields || '{"name": "Twice"}' WHERE crm_id = 'deal-000001';
+UPDATE crm_stub.records SET fields = fields || '{"name": "Twice changed"}' WHERE crm_id = 'deal-000001';
+SELECT status FROM pg_temp.ask('acme', '/write', '{"object": "deal", "kind": "update", "records": [{"id": "deal-000002", "fields": {"name": "By us"}}]}');
+INSERT INTO crm_stub.records (connection, crm_object, crm_id, fields) VALUES ('acme', 'deal', 'deal-gone', '{"name": "Short"}');
+DELETE FROM crm_stub.records WHERE crm_id = 'deal-gone';
+TRUNCATE told;
+SELECT pg_temp.follow('deal', 1, :'cursor') AS cursor \gset
+SELECT page, id, fields, v, by, deleted, more FROM changes ORDER BY page;
+-- What changes while a pass goes on is told by the next one, if it was not told yet.
+TRUNCATE told;
+UPDATE crm_stub.records SET fields = fields || '{"stage": "won"}' WHERE crm_object = 'deal' AND connection = 'acme' AND NOT deleted;
+SELECT body -> 'next' AS page, body #>> '{changes,0,id}' AS id FROM crm_stub.handle('acme', 'POST', '/changes', jsonb_build_object('object', 'deal', 'since', :'cursor'::jsonb, 'limit', 1)) \gset
+SELECT :'id' AS first;
+UPDATE crm_stub.records SET fields = fields || '{"stage": "lost"}' WHERE crm_id = 'deal-000002';
+SELECT pg_temp.follow('deal', 200, :'page') AS cursor \gset
+SELECT string_agg(id, ', ' ORDER BY id) AS rest FROM changes;
+TRUNCATE told;
+SELECT pg_temp.follow('deal', 200, :'cursor') AS cursor \gset
+SELECT string_agg(id, ', ' ORDER BY id) AS after FROM changes;
+-- A cursor of a cluster that was ahead begins anew; what is no cursor, or no question, is refused.
+TRUNCATE told;
+SELECT pg_temp.follow('deal', 200, '{"seen": "9000000000000:9000000000000:"}') AS cursor \gset
+SELECT count(DISTINCT id) = (SELECT count(*) FROM crm_stub.records WHERE crm_object = 'deal' AND connection = 'acme') AS all FROM changes;
+SELECT * FROM pg_temp.ask('acme', '/changes', '{"object": "deal", "limit": 10, "since": {"seen": "soon"}}');
+SELECT * FROM pg_temp.ask('acme', '/changes', '{"object": "deal", "limit": 10, "since": 5}');
+SELECT * FROM pg_temp.ask('acme', '/changes', '{"object": "deal", "limit": 10, "since": {"until": "5:5:"}}');
+SELECT * FROM pg_temp.ask('acme', '/changes', '{"object": "deal", "limit": 201}');
+SELECT * FROM pg_temp.ask('acme', '/changes', '{"object": "deal"}');
+SELECT * FROM pg_temp.ask('acme', '/changes', '{"object": "lead", "limit": 10}');
+SELECT * FROM pg_temp.ask('acme', '/changes', '{"object": "deal", "limit": 10, "fields": ["colour"]}');
+SELECT * FROM pg_temp.ask('acme', '/changes', '{"object": "deal", "limit": 10, "external_id_field": "name"}');
+SELECT crm_stub.inject('acme', 'rate_limited', operation => 'changes');
+SELECT * FROM pg_temp.ask('acme', '/changes', '{"object": "deal", "limit": 10}');
+SELECT status FROM pg_temp.ask('acme', '/changes', '{"object": "contact", "limit": 1}');
+
 -- Everything is commented on, and nothing is everybody's.
 SELECT relname FROM pg_class WHERE relnamespace = 'crm_stub'::regnamespace AND relkind IN ('r', 'v') AND obj_description(oid, 'pg_class') IS NULL;
 SELECT proname FROM pg_proc WHERE pronamespace = 'crm_stub'::regnamespace AND obj_description(oid, 'pg_proc') IS NULL;

@@ -1,6 +1,7 @@
 //! Salesforce as the simulator and the documents say it behaves.
 
 mod bulk;
+mod changes;
 mod collections;
 mod errors;
 mod oauth;

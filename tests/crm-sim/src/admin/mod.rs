@@ -14,6 +14,7 @@ use crate::log::Filter;
 use crate::schema::ObjectSpec;
 use crate::store::Object;
 use crate::vendor::{Sim, Vendor};
+use crate::webhooks::{self, Subscription};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -82,6 +83,10 @@ fn route(sim: &Sim, request: &Request, parts: &[&str]) -> Answer {
             id.first().copied(),
             request,
         ),
+        ("POST", ["merge", vendor, object]) => {
+            objects::merge(vendor_of(sim, vendor)?.as_ref(), object, request)
+        }
+        (_, ["webhooks", vendor]) => webhooks(sim, vendor_of(sim, vendor)?, request),
         ("GET", ["faults"]) => ok(&json!({"faults": sim.faults.list()})),
         ("POST", ["faults"]) => {
             let spec: FaultSpec = body(request)?;
@@ -137,6 +142,22 @@ fn requests(sim: &Sim, request: &Request) -> Answer {
     }
     let (entries, last) = sim.log.list(&filter);
     ok(&json!({"requests": entries, "last": last}))
+}
+
+fn webhooks(sim: &Sim, vendor: &Arc<dyn Vendor>, request: &Request) -> Answer {
+    match request.method.as_str() {
+        "GET" => {}
+        "POST" => {
+            let subscription: Subscription = body(request)?;
+            if !subscription.url.starts_with("http://") {
+                return Err(input("url must begin with http://"));
+            }
+            webhooks::subscribe(sim, vendor, subscription);
+        }
+        "DELETE" => sim.hooks.clear(Some(vendor.name())),
+        _ => return Err(no_route(request)),
+    }
+    ok(&sim.hooks.show(vendor.name()))
 }
 
 fn show_schema(vendor: &Arc<dyn Vendor>, name: &str) -> Answer {

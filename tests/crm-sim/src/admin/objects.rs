@@ -32,6 +32,15 @@ pub enum By {
     Integration,
 }
 
+impl By {
+    fn actor(self) -> Actor {
+        match self {
+            Self::Integration => Actor::Integration,
+            Self::Human => Actor::Human,
+        }
+    }
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum Edits {
@@ -71,6 +80,47 @@ pub fn answer(vendor: &dyn Vendor, object: &str, id: Option<&str>, request: &Req
         }
         _ => Err(no_route(request)),
     }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Merge {
+    into: String,
+    from: Vec<String>,
+    #[serde(default)]
+    by: By,
+}
+
+pub fn merge(vendor: &dyn Vendor, object: &str, request: &Request) -> Answer {
+    let merge: Merge = body(request)?;
+    let mut store = vendor.store().lock();
+    let at = object_of(vendor, &store, object)?;
+    let object = &mut store.objects[at];
+    if !vendor.merges(object) {
+        return Err(input(format!(
+            "records of {} cannot be merged",
+            object.def.name
+        )));
+    }
+    let live = |id: &String| {
+        let slot = slot_of(vendor, object, id)?;
+        let gone = || input(format!("record {id} is deleted"));
+        object.live(slot).map(|_| slot).ok_or_else(gone)
+    };
+    let into = live(&merge.into)?;
+    let from: Vec<u32> = merge.from.iter().map(live).collect::<Result<_, _>>()?;
+    let mut distinct = from.clone();
+    distinct.sort_unstable();
+    distinct.dedup();
+    if from.is_empty() || distinct.len() < from.len() || from.contains(&into) {
+        return Err(input("from lists other records than into, each once"));
+    }
+    let stamp = Stamp {
+        at: vendor.services().clock.now(),
+        by: merge.by.actor(),
+    };
+    object.merge(into, &from, stamp);
+    ok(&shown(vendor, object, into))
 }
 
 /// Applies the edit of a fault.
@@ -201,10 +251,7 @@ fn apply(
         Some(text) => clock::parse_time(text)
             .ok_or_else(|| input("modified_at must be a time such as 2026-01-02T03:04:05.678Z"))?,
     };
-    let by = match edit.by {
-        By::Integration => Actor::Integration,
-        By::Human => Actor::Human,
-    };
+    let by = edit.by.actor();
     let stamp = Stamp { at, by };
     let slot = match (target, &edit.id) {
         (Target::New, None) => None,

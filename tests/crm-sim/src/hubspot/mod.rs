@@ -11,12 +11,13 @@ mod portal;
 mod properties;
 mod save;
 mod search;
+mod webhooks;
 
 use crate::budget::{Budget, Verdict};
 use crate::clock::{self, Clock};
 use crate::http::{Request, Response};
 use crate::schema::{ObjectDef, ObjectSpec, SchemaError, Source};
-use crate::store::{Actor, Change, Object, Stamp, Store};
+use crate::store::{Actor, Change, Note, Object, Stamp, Store};
 use crate::tokens::{Defaults, Standing};
 use crate::vendor::{Call, Services, Vendor};
 use error::HsError;
@@ -123,6 +124,7 @@ impl HubSpot {
                 let lag = self.services.settings.read().search_lag_ms;
                 search::answer(object, &request.body, now - lag)
             }
+            ("POST", ["merge"]) => objects::merge(object, request, &writer),
             ("POST", ["batch", verb]) => {
                 let batch = batch::Batch {
                     request,
@@ -254,6 +256,24 @@ impl Vendor for HubSpot {
             }
         }
         shown
+    }
+
+    fn merges(&self, _: &Object) -> bool {
+        true
+    }
+
+    fn events(&self, object: &Object, note: &Note, number: &dyn Fn() -> u64) -> Vec<Json> {
+        webhooks::events(object, note, number)
+    }
+
+    fn signature(
+        &self,
+        secret: &str,
+        url: &str,
+        body: &str,
+        now: i64,
+    ) -> Vec<(&'static str, String)> {
+        webhooks::signature(secret, url, body, now)
     }
 
     fn edit(&self, object: &Object, fields: &Map<String, Json>, _: bool) -> Result<Change, String> {

@@ -58,6 +58,21 @@ pub fn archive(object: &mut Object, request: &Request, id: &str, writer: &Writer
     Ok(Response::empty(204))
 }
 
+pub fn merge(object: &mut Object, request: &Request, writer: &Writer<'_>) -> Answer {
+    let body = body(request)?;
+    let slot = |name: &str| {
+        let id = body.get(name).and_then(Json::as_str).unwrap_or_default();
+        portal::live_slot(object, id).ok_or_else(|| HsError::not_found(id))
+    };
+    let (into, from) = (slot("primaryObjectId")?, slot("objectIdToMerge")?);
+    if into == from {
+        return Err(HsError::validation("Cannot merge an object into itself"));
+    }
+    object.merge(into, &[from], writer.stamp);
+    let shown = portal::show(object, into, &View::default());
+    Ok(Response::json(200, &shown))
+}
+
 pub fn list(object: &Object, request: &Request) -> Answer {
     let archived = request.param("archived").as_deref() == Some("true");
     let most = match request.list("propertiesWithHistory")[..] {
@@ -81,9 +96,10 @@ pub fn list(object: &Object, request: &Request) -> Answer {
     };
     let slots: Vec<u32> = (start..object.records.len() as u32)
         .filter(|slot| {
+            // What was merged is not archived: its id means the record that took it in.
             object
                 .record(*slot)
-                .is_some_and(|record| record.live() != archived)
+                .is_some_and(|record| record.live() != archived && record.master.is_none())
         })
         .take(limit + 1)
         .collect();

@@ -73,6 +73,16 @@ pub fn blank(name: &str) -> ObjectDef {
     def.add_system("createdate", "datetime", Kind::Time, Source::Created);
     let modified = modified_name(name);
     def.add_system(modified, "datetime", Kind::Time, Source::Modified);
+    def.add_system(
+        "hs_merged_object_ids",
+        "enumeration",
+        Kind::Text,
+        Source::Merged,
+    );
+    if name == "contacts" {
+        let name = "hs_calculated_merged_vids";
+        def.add_system(name, "string", Kind::Text, Source::MergedTimes);
+    }
     def
 }
 
@@ -102,19 +112,37 @@ pub fn slot(object: &Object, id: &str) -> Option<u32> {
     object.record(slot).map(|_| slot)
 }
 
+/// The live record of that id, or the one that it was merged into.
 pub fn live_slot(object: &Object, id: &str) -> Option<u32> {
-    slot(object, id).filter(|slot| object.live(*slot).is_some())
+    let slot = slot(object, id)?;
+    let slot = object.record(slot)?.master.unwrap_or(slot);
+    object.live(slot).map(|_| slot)
 }
 
 pub fn read(object: &Object, slot: u32, field: u16) -> Option<Value> {
     let record = object.record(slot)?;
-    match object.def.fields[field as usize].source {
+    let source = object.def.fields[field as usize].source;
+    match source {
         Source::Stored => record.get(field).cloned(),
         Source::Id => Some(Value::text(record_id(object, slot))),
         Source::Created => Some(Value::Time(record.created)),
         Source::Modified => Some(Value::Time(record.modified)),
+        Source::Merged | Source::MergedTimes => merged(object, record, source),
         _ => None,
     }
+}
+
+/// `52;53`, or `52:1700000000000;53:1700000000000`.
+fn merged(object: &Object, record: &Record, source: Source) -> Option<Value> {
+    let entries = record.merged.iter().map(|(slot, at)| {
+        let id = record_id(object, *slot);
+        match source {
+            Source::Merged => id,
+            _ => format!("{id}:{at}"),
+        }
+    });
+    let entries: Vec<_> = entries.collect();
+    (!entries.is_empty()).then(|| Value::text(entries.join(";")))
 }
 
 pub fn spelled(value: &Value) -> String {
@@ -167,6 +195,8 @@ fn properties(object: &Object, slot: u32, asked: &[String]) -> Map<String, Json>
     };
     let system = object.def.fields.iter().enumerate();
     let system = system.take_while(|(_, field)| field.source != Source::Stored);
+    let merges = |source| matches!(source, Source::Merged | Source::MergedTimes);
+    let system = system.filter(|(_, field)| !merges(field.source));
     let system = system.map(|(at, field)| (at as u16, field));
     let usual = usual.iter().filter(|_| asked.is_empty()).copied();
     let asked = asked.iter().map(String::as_str).chain(usual);

@@ -24,10 +24,11 @@ use crate::clock::Clock;
 use crate::faults::RecordFaults;
 use crate::http::{Request, Response};
 use crate::schema::{ObjectDef, ObjectSpec, SchemaError, Source};
-use crate::store::{Actor, Change, Object, Stamp, Store};
+use crate::store::{Actor, Change, Event, Note, Object, Stamp, Store};
 use crate::tokens::{Defaults, Standing};
 use crate::value::Raw;
 use crate::vendor::{Call, Services, Vendor};
+use crate::webhooks::hmac_sha256;
 use error::SfError;
 use parking_lot::Mutex;
 use rows::Rows;
@@ -270,6 +271,50 @@ impl Vendor for Salesforce {
             }
         }
         shown
+    }
+
+    fn merges(&self, object: &Object) -> bool {
+        org::mergeable(&object.def.name)
+    }
+
+    /// Salesforce sends none itself: this is what a relay of its change events posts.
+    fn events(&self, object: &Object, note: &Note, number: &dyn Fn() -> u64) -> Vec<Json> {
+        let event = |slot: u32, kind: &str| {
+            json!({
+                "eventId": format!("e{}", number()),
+                "object": object.def.name,
+                "id": org::record_id(object, slot),
+                "changeType": kind,
+                "occurredAt": crate::clock::iso(note.at),
+            })
+        };
+        match &note.event {
+            Event::Created => vec![event(note.slot, "CREATE")],
+            Event::Updated(_) => vec![event(note.slot, "UPDATE")],
+            Event::Deleted => vec![event(note.slot, "DELETE")],
+            Event::Restored => vec![event(note.slot, "UNDELETE")],
+            Event::Merged(from) => {
+                let losers = from.iter().map(|slot| event(*slot, "MERGE"));
+                losers.chain([event(note.slot, "UPDATE")]).collect()
+            }
+        }
+    }
+
+    fn signature(
+        &self,
+        secret: &str,
+        _url: &str,
+        body: &str,
+        now: i64,
+    ) -> Vec<(&'static str, String)> {
+        let signature = hmac_sha256(secret, &format!("{now}.{body}"));
+        vec![
+            ("X-PgCrm-Timestamp", now.to_string()),
+            (
+                "X-PgCrm-Signature",
+                format!("sha256={}", hex::encode(signature)),
+            ),
+        ]
     }
 
     fn edit(

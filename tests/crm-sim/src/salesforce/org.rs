@@ -85,6 +85,14 @@ pub fn blank(name: &str) -> ObjectDef {
         Source::ModifiedBy,
     );
     def.add_system("SystemModstamp", "datetime", Kind::Second, Source::Modified);
+    if mergeable(name) {
+        def.add_system(
+            "MasterRecordId",
+            "reference",
+            Kind::Reference,
+            Source::Master,
+        );
+    }
     if matches!(name, "Contact" | "Lead") {
         def.add_system("Name", "string", Kind::Text, Source::FullName);
     }
@@ -102,6 +110,11 @@ pub fn blank(name: &str) -> ObjectDef {
     };
     def.define(&spec, &Types).expect("OwnerId is sound");
     def
+}
+
+/// Objects whose records can be merged.
+pub fn mergeable(name: &str) -> bool {
+    matches!(name, "Account" | "Contact" | "Lead")
 }
 
 /// Three characters that begin the ids of an object.
@@ -147,6 +160,8 @@ pub fn read(object: &Object, slot: u32, field: u16) -> Option<Cow<'_, Value>> {
         Source::Modified => second(record.modified),
         Source::CreatedBy => Value::text(user(record.created_by)),
         Source::ModifiedBy => Value::text(user(record.modified_by)),
+        Source::Master => Value::text(record_id(object, record.master?)),
+        Source::Merged | Source::MergedTimes => return None,
         Source::FullName => {
             let part = |name| record.get(object.def.field(name)?.0)?.as_text();
             let parts: Vec<&str> = ["FirstName", "LastName"]

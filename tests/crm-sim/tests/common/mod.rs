@@ -2,6 +2,8 @@
 
 #![allow(dead_code)]
 
+use crm_domain::Failure;
+use crm_provider::{Operation, Provider, Request, Response, Step, Target, provider};
 use crm_sim::Sim;
 use crm_sim::server::{Desk, listen};
 use serde_json::Value;
@@ -136,6 +138,69 @@ impl World {
         self.admin("GET", &path, Value::Null)["total"]
             .as_u64()
             .unwrap()
+    }
+}
+
+/// A provider and the vendor that it talks to, as the engine joins them.
+pub struct Line<'a> {
+    pub world: &'a World,
+    pub provider: &'static dyn Provider,
+    address: SocketAddr,
+    token: &'static str,
+}
+
+impl<'a> Line<'a> {
+    pub fn new(world: &'a World, vendor: &str) -> Self {
+        let (address, token) = match vendor {
+            "salesforce" => (world.salesforce, "sf-token"),
+            _ => (world.hubspot, "hs-token"),
+        };
+        Self {
+            world,
+            provider: provider(vendor).unwrap(),
+            address,
+            token,
+        }
+    }
+
+    pub fn send(&self, mut request: Request) -> Response {
+        self.provider.sign(&mut request, self.token);
+        let Target::Api(path) = &request.target else {
+            panic!("{request:?}")
+        };
+        let headers: Vec<_> = request
+            .headers
+            .iter()
+            .map(|(n, v)| (*n, v.as_str()))
+            .collect();
+        let method = request.method.name();
+        let reply = self
+            .world
+            .call(self.address, method, path, &headers, &request.body);
+        let reply = reply.unwrap();
+        let headers = reply.headers.iter();
+        Response {
+            status: reply.status,
+            headers: headers
+                .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
+                .collect(),
+            body: reply.text.into_bytes(),
+        }
+    }
+
+    /// What the engine does with an operation; waits are waited.
+    pub fn run<T>(&self, mut operation: Box<dyn Operation<T>>) -> Result<T, Failure> {
+        let mut step = operation.step(None);
+        loop {
+            step = match step {
+                Step::Done(result) => return result,
+                Step::Wait(wait) => {
+                    std::thread::sleep(wait);
+                    operation.step(None)
+                }
+                Step::Send(request) => operation.step(Some(self.send(request))),
+            };
+        }
     }
 }
 

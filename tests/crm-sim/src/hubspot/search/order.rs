@@ -17,6 +17,9 @@ pub struct Order {
 
 impl Order {
     pub fn new(object: &Object, sorts: &[Json]) -> Result<Self, HsError> {
+        if sorts.len() > 1 {
+            return Err(HsError::validation("Only one sort is allowed"));
+        }
         let (name, descending) = match sorts.first() {
             None => ("hs_object_id", false),
             Some(Json::String(name)) => (name.trim_start_matches('-'), name.starts_with('-')),

@@ -107,6 +107,26 @@ impl Filter {
         }
     }
 
+    /// The modified time from which on nothing matches.
+    pub fn until(&self, object: &Object) -> Option<i64> {
+        match self {
+            Self::And(parts) => parts.iter().filter_map(|part| part.until(object)).min(),
+            Self::Test {
+                field,
+                op: Op::Lt,
+                values,
+                ..
+            } => {
+                let def = &object.def.fields[*field as usize];
+                match (def.source, values.first()) {
+                    (Source::Modified, Some(Some(Value::Time(ms)))) => Some(*ms),
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
+    }
+
     /// The modified time below which nothing matches.
     pub fn since(&self, object: &Object) -> Option<i64> {
         match self {
@@ -135,7 +155,11 @@ fn test(kind: Kind, op: Op, held: Option<&Value>, values: &[Option<Value>]) -> b
         _ => false,
     };
     let order = || match (held, &values[0]) {
-        (Some(held), Some(value)) => Some(compare(held, value)),
+        (Some(held), Some(value)) => Some(match (kind, held, value) {
+            // The characters of ids stand by their codes, as they do in ORDER BY Id.
+            (Kind::Id | Kind::Reference, Value::Text(held), Value::Text(value)) => held.cmp(value),
+            _ => compare(held, value),
+        }),
         _ => None,
     };
     let parts = |value: &Option<Value>| -> bool {

@@ -86,7 +86,11 @@ fn matches(
     let wanted = wanted.filter(|_| in_order).unwrap_or(usize::MAX);
     let mut slots = Vec::new();
     let mut last = i64::MIN;
+    let until = filter.until(object).unwrap_or(i64::MAX);
     for (at, slot) in timeline(object, since, all) {
+        if at >= until {
+            break;
+        }
         let second = at.div_euclid(1000);
         if slots.len() >= wanted && second != last {
             break;

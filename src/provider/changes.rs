@@ -1,0 +1,80 @@
+//! What changed in a CRM, page by page.
+
+use std::sync::Arc;
+
+use crm_domain::{ErrorClass, Failure, Value};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value as Json;
+
+use crate::record::Field;
+use crate::{CrmObject, wire};
+
+/// Asks for one page of what changed: the argument of [`crate::Provider::changes`].
+#[derive(Clone, Debug, Default)]
+pub struct ChangesQuery {
+    pub object: String,
+    pub fields: Vec<Arc<Field>>,
+    /// The CRM field that holds our key, so that an unknown record can be told by it.
+    pub external_id_field: Option<String>,
+    /// [`ChangesPage::next`] of the page before; `None` begins with the first record there is.
+    pub since: Option<Json>,
+    /// Records to ask for at once. The provider lowers it to what the vendor takes.
+    pub limit: usize,
+}
+
+/// A record that changed, as it is now, or what is left to say of one that is gone.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    /// With the asked fields, unless the record is gone: then with those that the CRM still tells.
+    pub object: CrmObject,
+    /// What [`ChangesQuery::external_id_field`] holds, as text.
+    pub external_id: Option<String>,
+    /// The record is in the CRM's recycle bin, archived, or was merged into another.
+    pub deleted: bool,
+    /// The record that took this one in when they were merged; set only if `deleted`.
+    pub merged_into: Option<String>,
+    /// Who made the last change, in the vendor's words. Evidence, no proof: not every vendor tells it.
+    pub by: Option<String>,
+}
+
+/// One page of changes, in the order in which they are to be applied.
+#[derive(Clone, Debug, Default)]
+pub struct ChangesPage {
+    /// Mostly as many as were asked for. There can be fewer, even none while there are `more`, and a
+    /// few more: merged records are told beside the one that took them in.
+    pub changes: Vec<Change>,
+    /// Where to go on, to be stored with what was made of the page. An object, a few hundred bytes.
+    pub next: Json,
+    /// Whether to ask on at once. `false`: this is all for now, and `next` lies so far back that what
+    /// becomes visible late is still found; what comes again by that has not changed.
+    pub more: bool,
+}
+
+/// A provider's own form of a cursor; the first one if there is none yet.
+pub(crate) fn cursor<C: DeserializeOwned + Default>(since: Option<&Json>) -> Result<C, Failure> {
+    let Some(since) = since else {
+        return Ok(C::default());
+    };
+    C::deserialize(since).map_err(|_| {
+        let message = "the cursor is none that this provider made; begin without one";
+        Failure::record(ErrorClass::Internal, "unreadable_cursor", message)
+    })
+}
+
+pub(crate) fn stored(cursor: &impl Serialize) -> Json {
+    serde_json::to_value(cursor).expect("cursors are plain")
+}
+
+/// A key as text, whatever the type of the field that holds it; an empty one is none.
+pub(crate) fn key(value: Option<&Json>) -> Option<String> {
+    let text = match value? {
+        // A number's one spelling: `12`, where Salesforce says `12.0`.
+        Json::Number(number) => {
+            let number = Value::number(&number.to_string()).ok()?;
+            number.to_text()?.into_owned()
+        }
+        value => wire::word(value)?,
+    };
+    Some(text).filter(|key| !key.is_empty())
+}

@@ -1,0 +1,375 @@
+//! What changed, by search: in the order of the property that says when a record was last modified.
+//!
+//! What search does not show is found otherwise. Archived records are looked through by the list of
+//! them, once a pass has come to its end. Merged records are told by the one that took them in.
+
+use std::sync::Arc;
+
+use crm_domain::{ErrorClass, Failure};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json, json};
+
+use super::reads::modified_property;
+use super::{errors, object_path};
+use crate::changes::{self, Change, ChangesPage, ChangesQuery};
+use crate::errors::{refused, unreadable};
+use crate::operation::Refusal;
+use crate::request::encode;
+use crate::walk::{self, Ask, Row, Slice, Taken, Walk, moment};
+use crate::{CrmObject, Method, Operation, Request, Response, Settings, Step, wire};
+
+/// Results in one page of a search.
+const SEARCH_LIMIT: usize = 200;
+/// Results in one page of a list.
+const LIST_LIMIT: usize = 100;
+
+/// How late a record may become visible unless an option says otherwise: the index of the search
+/// follows the records within seconds mostly, and sometimes within minutes.
+const OVERLAP_SECONDS: i64 = 300;
+
+/// The list of archived records cannot be asked for the new ones alone, so it is read whole. It is
+/// read in each pass if it is one page; and so seldom that its further pages are one in 6 seconds.
+const PAGE_MS: i64 = 6000;
+
+const ID: &str = "hs_object_id";
+/// Which records a record took in: its ids, and the older form of contacts, with times.
+const MERGED: &str = "hs_merged_object_ids";
+const MERGED_VIDS: &str = "hs_calculated_merged_vids";
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Cursor {
+    walk: Walk,
+    archived: Archived,
+}
+
+/// How far the list of archived records has been looked through.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Archived {
+    /// Where the list goes on; it is being read. The vendor's own text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    after: Option<String>,
+    /// Pages of it that were read.
+    pages: u32,
+    /// What was archived before has been told.
+    #[serde(with = "moment", skip_serializing_if = "Option::is_none")]
+    since: Option<i64>,
+    /// When its first page was read.
+    #[serde(with = "moment", skip_serializing_if = "Option::is_none")]
+    began: Option<i64>,
+    /// It is not read again before.
+    #[serde(with = "moment", skip_serializing_if = "Option::is_none")]
+    due: Option<i64>,
+}
+
+pub(super) fn changes(
+    settings: &Settings,
+    query: Arc<ChangesQuery>,
+) -> Box<dyn Operation<ChangesPage>> {
+    match changes::cursor::<Cursor>(query.since.as_ref()) {
+        Ok(cursor) => Box::new(Changes {
+            overlap: walk::overlap(settings, OVERLAP_SECONDS),
+            limit: query.limit.clamp(1, SEARCH_LIMIT),
+            listing: cursor.archived.after.is_some(),
+            cursor,
+            found: Vec::new(),
+            query,
+        }),
+        Err(failure) => Box::new(Refusal::new(failure)),
+    }
+}
+
+struct Changes {
+    query: Arc<ChangesQuery>,
+    limit: usize,
+    overlap: i64,
+    cursor: Cursor,
+    /// Whether the request under way is for archived records.
+    listing: bool,
+    found: Vec<Change>,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    results: Vec<Found>,
+    paging: Option<Paging>,
+}
+
+#[derive(Deserialize)]
+struct Paging {
+    next: Option<Next>,
+}
+
+#[derive(Deserialize)]
+struct Next {
+    after: Json,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Found {
+    id: String,
+    #[serde(default)]
+    properties: Map<String, Json>,
+    #[serde(default)]
+    updated_at: Json,
+    #[serde(default)]
+    archived_at: Json,
+}
+
+impl Answer {
+    fn of(response: &Response) -> Result<Answer, Failure> {
+        if let Some(failure) = errors::of_response(response) {
+            return Err(refused(failure));
+        }
+        serde_json::from_slice(&response.body).map_err(|_| unreadable(response))
+    }
+
+    fn after(&self) -> Option<String> {
+        wire::word(&self.paging.as_ref()?.next.as_ref()?.after)
+    }
+}
+
+impl Changes {
+    fn ask(&self) -> Step<ChangesPage> {
+        Step::Send(match self.listing {
+            true => self.list(),
+            false => self.search(),
+        })
+    }
+
+    fn search(&self) -> Request {
+        let modified = modified_property(&self.query.object);
+        let filter = |name: &str, operator: &str, value: String| json!({ "propertyName": name, "operator": operator, "value": value });
+        let (filters, sort) = match self.cursor.walk.ask() {
+            Ask::Since(None) => (vec![], modified),
+            Ask::Since(Some(at)) => (vec![filter(modified, "GTE", at.to_string())], modified),
+            Ask::Within { second, after } => {
+                let end = second + walk::SECOND;
+                let mut filters = vec![
+                    filter(modified, "GTE", second.to_string()),
+                    filter(modified, "LT", end.to_string()),
+                ];
+                if !after.is_empty() {
+                    filters.push(filter(ID, "GT", after.to_owned()));
+                }
+                (filters, ID)
+            }
+        };
+        let groups: Vec<Json> = match filters.is_empty() {
+            true => Vec::new(),
+            false => vec![json!({ "filters": filters })],
+        };
+        let mut properties: Vec<&str> = vec![modified, MERGED];
+        if modified == "lastmodifieddate" {
+            properties.push(MERGED_VIDS);
+        }
+        let fields = self.query.fields.iter().map(|field| field.name.as_str());
+        for name in fields.chain(self.query.external_id_field.as_deref()) {
+            if !properties.contains(&name) {
+                properties.push(name);
+            }
+        }
+        // A search takes one sort, and asks for all of these keys.
+        Request::new(
+            Method::Post,
+            format!("{}/search", object_path(&self.query.object)),
+        )
+        .json(&json!({
+            "filterGroups": groups,
+            "sorts": [{ "propertyName": sort, "direction": "ASCENDING" }],
+            "properties": properties,
+            "limit": self.limit,
+            "after": "0",
+        }))
+        .repeatable()
+    }
+
+    fn list(&self) -> Request {
+        let limit = self.limit.min(LIST_LIMIT);
+        let path = object_path(&self.query.object);
+        let mut path = format!("{path}?archived=true&limit={limit}");
+        let modified = modified_property(&self.query.object);
+        let key = self.query.external_id_field.as_deref();
+        let names: Vec<String> = [modified]
+            .into_iter()
+            .chain(key)
+            .map(|name| encode(name).to_string())
+            .collect();
+        path.push_str(&format!("&properties={}", names.join(",")));
+        if let Some(after) = &self.cursor.archived.after {
+            path.push_str(&format!("&after={}", encode(after)));
+        }
+        Request::new(Method::Get, path)
+    }
+
+    fn take(&mut self, response: &Response) -> Result<Step<ChangesPage>, Failure> {
+        match self.listing {
+            true => self.take_list(response),
+            false => self.take_search(response),
+        }
+    }
+
+    fn take_search(&mut self, response: &Response) -> Result<Step<ChangesPage>, Failure> {
+        let answer = Answer::of(response)?;
+        let full = answer.after().is_some() || answer.results.len() >= self.limit;
+        let rows = answer.results.into_iter().map(|found| self.row(found));
+        let rows: Option<Vec<_>> = rows.collect();
+        let slice = Slice {
+            rows: rows.ok_or_else(|| unreadable(response))?,
+            full,
+            date: response.date(),
+        };
+        let Taken::Page { items, more } = self.cursor.walk.take(slice, self.overlap)? else {
+            return Ok(self.ask());
+        };
+        self.found.extend(items.into_iter().flatten());
+        if more {
+            return Ok(self.page(true));
+        }
+        let due = self.cursor.archived.due.zip(response.date());
+        if due.is_some_and(|(due, date)| date < due) {
+            return Ok(self.page(false));
+        }
+        self.listing = true;
+        Ok(self.ask())
+    }
+
+    /// A record, and those that it took in.
+    fn row(&self, mut found: Found) -> Option<Row<Vec<Change>>> {
+        let modified = found
+            .properties
+            .get(modified_property(&self.query.object))
+            .filter(|at| !at.is_null());
+        let at = wire::moment(modified.unwrap_or(&found.updated_at))?;
+        let losers = losers(&found);
+        let survivor = found.id.clone();
+        let external_id = self.external_id(&found);
+        let asked = self.query.fields.iter();
+        let fields = asked.filter_map(|field| found.properties.remove_entry(&field.name));
+        let change = Change {
+            object: CrmObject {
+                crm_id: found.id,
+                fields: fields.collect(),
+                modified_at: Some(at),
+                version: None,
+            },
+            external_id,
+            ..Change::default()
+        };
+        let gone = losers.into_iter().map(|loser| Change {
+            object: CrmObject {
+                crm_id: loser,
+                modified_at: Some(at),
+                ..CrmObject::default()
+            },
+            deleted: true,
+            merged_into: Some(survivor.clone()),
+            ..Change::default()
+        });
+        Some(Row {
+            at,
+            id: survivor.clone(),
+            item: std::iter::once(change).chain(gone).collect(),
+        })
+    }
+
+    fn external_id(&self, found: &Found) -> Option<String> {
+        let key = self.query.external_id_field.as_deref()?;
+        changes::key(found.properties.get(key))
+    }
+
+    fn take_list(&mut self, response: &Response) -> Result<Step<ChangesPage>, Failure> {
+        let answer = match Answer::of(response) {
+            Ok(answer) => answer,
+            // The text by which the list was to go on is not taken any more: from the start, then.
+            Err(failure) if self.cursor.archived.after.is_some() && is_refusal(&failure) => {
+                self.cursor.archived.after = None;
+                return Ok(self.ask());
+            }
+            Err(failure) => return Err(failure),
+        };
+        let (date, after) = (response.date(), answer.after());
+        let archived = &mut self.cursor.archived;
+        if archived.after.is_none() {
+            archived.began = date;
+            archived.pages = 0;
+        }
+        if after.is_some() && after == archived.after {
+            let message = "the list of archived records goes on where it has been";
+            return Err(Failure::record(
+                ErrorClass::Internal,
+                "no_progress",
+                message,
+            ));
+        }
+        archived.pages += 1;
+        archived.after = after;
+        let since = archived.since;
+        for found in answer.results {
+            let at = wire::moment(&found.archived_at);
+            if at.zip(since).is_some_and(|(at, since)| at < since) {
+                continue;
+            }
+            let external_id = self.external_id(&found);
+            self.found.push(Change {
+                object: CrmObject {
+                    modified_at: at.or_else(|| wire::moment(&found.updated_at)),
+                    crm_id: found.id,
+                    ..CrmObject::default()
+                },
+                external_id,
+                deleted: true,
+                ..Change::default()
+            });
+        }
+        let archived = &mut self.cursor.archived;
+        let more = archived.after.is_some();
+        if !more {
+            archived.since = archived.began.map(|began| began - self.overlap).or(since);
+            let further = i64::from(archived.pages.saturating_sub(1));
+            archived.due = date.map(|date| date + further * PAGE_MS);
+            archived.began = None;
+        }
+        Ok(self.page(more))
+    }
+
+    fn page(&mut self, more: bool) -> Step<ChangesPage> {
+        Step::Done(Ok(ChangesPage {
+            changes: std::mem::take(&mut self.found),
+            next: changes::stored(&self.cursor),
+            more,
+        }))
+    }
+}
+
+impl Operation<ChangesPage> for Changes {
+    fn step(&mut self, answer: Option<Response>) -> Step<ChangesPage> {
+        match answer {
+            None => self.ask(),
+            Some(response) => self
+                .take(&response)
+                .unwrap_or_else(|failure| Step::Done(Err(failure))),
+        }
+    }
+}
+
+fn is_refusal(failure: &Failure) -> bool {
+    matches!(failure.class, ErrorClass::Validation | ErrorClass::Mapping)
+}
+
+/// The ids of the records that this one took in: `51;52`, or with times `51:1700000000000;52:…`.
+fn losers(found: &Found) -> Vec<String> {
+    let lists = [MERGED, MERGED_VIDS].map(|name| found.properties.get(name));
+    let texts = lists.into_iter().flatten().filter_map(Json::as_str);
+    let ids = texts.flat_map(|text| text.split(';'));
+    let mut losers: Vec<String> = Vec::new();
+    for id in ids.map(|id| id.split(':').next().unwrap_or_default().trim()) {
+        let is_id = !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit());
+        if is_id && id != found.id && !losers.iter().any(|held| held == id) {
+            losers.push(id.to_owned());
+        }
+    }
+    losers
+}
