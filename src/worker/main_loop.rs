@@ -122,9 +122,10 @@ impl Worker {
                 self.links.clear();
             }
             self.settings = Settings::current();
-            let (woken, urgent) = self.slot.take_wake();
-            self.urgent |= urgent;
-            let mut whole = woken || urgent || Instant::now() >= due;
+            failpoint::tell_threads();
+            let woken = self.slot.take_wake();
+            self.urgent |= woken.urgently;
+            let mut whole = woken.at_all || Instant::now() >= due;
             for event in self.inbox.drain() {
                 whole |= !event.is_of_a_call();
                 self.handle(event);

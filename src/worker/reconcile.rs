@@ -101,7 +101,16 @@ impl Worker {
             return Ok(Duration::from_secs(3600));
         }
         let sending: Vec<&str> = self.real_time.sending.keys().map(String::as_str).collect();
-        let adopted = transaction(|client| pending::adopt_orphans(client, sending))?;
+        let adopted = transaction(|client| {
+            let adopted = pending::adopt_orphans(client, sending)?;
+            if adopted > 0 {
+                failpoint::reach("adopt::before_commit");
+            }
+            Ok(adopted)
+        })?;
+        if adopted > 0 {
+            failpoint::reach("adopt::after_commit");
+        }
         if adopted > 0 {
             log!(
                 "pg_crm makes {adopted} rows agree with the CRM, whose writers' transactions came to nothing"
