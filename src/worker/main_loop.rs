@@ -53,6 +53,8 @@ pub(super) struct Worker {
     /// Maps that rest until then, so that one table in trouble does not hold up the others.
     pub(super) resting: HashMap<i32, Instant>,
     pub(super) urgent: bool,
+    /// Maps with urgent edits that no round has taken up yet: they may stand still for now.
+    pub(super) urged: HashSet<i32>,
     maps_known: usize,
     pub(super) maintenance_at: Instant,
 }
@@ -96,7 +98,9 @@ pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
         tests: Vec::new(),
         rounds: HashSet::new(),
         resting: HashMap::new(),
-        urgent: false,
+        // What was committed before we were there may be urgent.
+        urgent: true,
+        urged: HashSet::new(),
         maps_known: 0,
         maintenance_at: Instant::now(),
     };

@@ -38,15 +38,22 @@ impl Worker {
             .maintenance_at
             .saturating_duration_since(Instant::now());
         self.rounds.retain(|id| maps.iter().any(|m| m.id == *id));
+        self.urged.retain(|id| maps.iter().any(|m| m.id == *id));
+        if std::mem::take(&mut self.urgent) {
+            self.urged
+                .extend(maps.iter().filter(|m| m.realtime).map(|m| m.id));
+        }
         for map in maps {
             let due = map.next_write_ms <= 0
-                || (self.urgent && map.realtime)
+                || self.urged.contains(&map.id)
                 || self.flushes.iter().any(|f| f.covers(map.id));
-            if due && !stands_still(map, connections) && self.rounds.insert(map.id) {
-                transaction(|client| rounds::begin(client, map.id))?;
+            if due && !stands_still(map, connections) {
+                self.urged.remove(&map.id);
+                if self.rounds.insert(map.id) {
+                    transaction(|client| rounds::begin(client, map.id))?;
+                }
             }
         }
-        self.urgent = false;
         let mut folded = 0;
         if !self.rounds.is_empty() {
             report("folding changes into the ledger");
@@ -67,7 +74,9 @@ impl Worker {
                 continue;
             };
             if stands_still(map, connections) {
-                self.rounds.remove(&map.id);
+                if self.rounds.remove(&map.id) && map.realtime {
+                    self.urged.insert(map.id);
+                }
                 continue;
             }
             if connection.blocked_ms > 0 {
