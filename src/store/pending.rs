@@ -178,6 +178,10 @@ pub fn due(client: &mut SpiClient, map: &Map, rows: usize) -> Result<Vec<Pending
              WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key AND l.crm_id IS NOT NULL
              FOR UPDATE SKIP LOCKED) l
          WHERE p.map_id = $1 AND p.state = 'queued' AND p.next_attempt_at <= now()
+           -- A call whose caller went away may still be on its way.
+           AND NOT EXISTS (SELECT FROM crm.pending_write i
+                           WHERE i.shard_key = p.shard_key AND i.map_id = p.map_id AND i.record_key = p.record_key
+                             AND i.state IN ('sending', 'landed', 'failed'))
            AND (p.shard_key, p.record_key) NOT IN (
                SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r)
                WHERE c.map_id = $1 AND c.path = 'reconcile')

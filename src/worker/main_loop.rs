@@ -27,6 +27,8 @@ use crate::store::{self, StoreError, audit, claims, config, connections, transac
 
 /// How soon to look again for rows that somebody held.
 pub(super) const HELD_AGAIN: Duration = Duration::from_millis(200);
+/// How soon to look whether callers' transactions came to nothing of which no wake-up told, such as prepared ones.
+const INTENTS_AGAIN: Duration = Duration::from_secs(10);
 const MAINTENANCE: Duration = Duration::from_secs(1200);
 
 pub(super) struct Worker {
@@ -140,9 +142,13 @@ impl Worker {
             } else {
                 whole = true;
             }
+            if self.real_time.leaves_intents() {
+                due = due.min(Instant::now() + INTENTS_AGAIN);
+            }
             if !whole {
                 report("");
-                self.wait(due.saturating_duration_since(Instant::now()));
+                let rest = due.saturating_duration_since(Instant::now());
+                self.wait(rest.min(self.real_time.pause()));
                 continue;
             }
             let next = match self.turn() {
@@ -159,7 +165,7 @@ impl Worker {
             }
             report("");
             due = Instant::now() + next;
-            self.wait(next);
+            self.wait(next.min(self.real_time.pause()));
         }
     }
 
