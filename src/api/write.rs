@@ -92,8 +92,9 @@ fn perform_write(
         _ => queue(&target, &edit, &answer),
     }
     crate::worker::failpoint::reach("caller::settled");
-    // What waits is taken up at COMMIT; what the CRM took is put right should it come to nothing.
-    wake::at_end(answer.outcome == "pending");
+    if answer.outcome == "pending" {
+        wake::for_what_waits();
+    }
     JsonB(json!({
         "write_id": write_id,
         "outcome": answer.outcome,
@@ -284,7 +285,13 @@ fn ask_to_write(target: &Target, edit: &Edit, crm_id: &str, intended: &[(u16, Va
         backend_pid: std::process::id() as i32,
     };
     crate::worker::failpoint::reach("caller::asks");
-    ask_worker("write", &intent)
+    // Whatever ends this call from here on, a cancel for instance: what the CRM took is put right.
+    wake::if_undone();
+    let answer = ask_worker("write", &intent);
+    if answer.outcome == "conflict" {
+        wake::intent_is_closed();
+    }
+    answer
 }
 
 fn intent_field(

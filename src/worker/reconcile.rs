@@ -606,7 +606,8 @@ fn decide(
             Decision::Take => {
                 let Some(crm) = theirs else { continue };
                 settled.known.insert(*id, conflict::hash(crm));
-                if ours != Some(crm) {
+                // That somebody's call came to nothing is told even where nothing has to be put right.
+                if ours != Some(crm) || settled.pending.compensates {
                     note_superseded(map, &mut entry.superseded, *id, ours, crm);
                 }
                 let take = Take {
