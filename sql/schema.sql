@@ -139,6 +139,8 @@ CREATE TABLE crm.change (
     correlation_id text,
     PRIMARY KEY (shard_key, change_id)
 );
+-- Only of edits that go to the CRM at once, so that the others cost nothing.
+CREATE INDEX change_edit ON crm.change (shard_key, map_id, record_key) WHERE base IS NOT NULL OR write_id IS NOT NULL;
 ALTER TABLE crm.change SET (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 50000,
                             autovacuum_vacuum_insert_threshold = -1);
 COMMENT ON TABLE crm.change IS

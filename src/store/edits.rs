@@ -76,6 +76,8 @@ pub fn targets(relation: pg_sys::Oid) -> Result<Vec<(Arc<Map>, Connection)>, Sto
 pub struct Record {
     pub crm_id: Option<String>,
     pub hashes: Vec<u8>,
+    /// Edits wait that the CRM does not have yet, perhaps this transaction's own.
+    pub edits_wait: bool,
 }
 
 /// The record's ledger row; `lock`: until the transaction ends, so that nobody else writes the record.
@@ -86,7 +88,13 @@ pub fn record(
     lock: bool,
 ) -> Result<Option<Record>, StoreError> {
     let statement = format!(
-        "SELECT l.crm_id, l.hashes FROM crm.ledger l
+        "SELECT l.crm_id, l.hashes,
+                EXISTS (SELECT FROM crm.change c
+                        WHERE c.shard_key = $1 AND c.map_id = $2 AND c.record_key = $3
+                          AND (c.base IS NOT NULL OR c.write_id IS NOT NULL))
+                OR EXISTS (SELECT FROM crm.pending_write p
+                           WHERE p.shard_key = $1 AND p.map_id = $2 AND p.record_key = $3 AND p.state IN ('queued', 'dead'))
+         FROM crm.ledger l
          WHERE l.shard_key = $1 AND l.map_id = $2 AND l.record_key = $3{}",
         if lock { " FOR UPDATE" } else { "" }
     );
@@ -102,6 +110,7 @@ pub fn record(
                 record = Some(Record {
                     crm_id: row.get(1)?,
                     hashes: row.get::<Vec<u8>>(2)?.unwrap_or_default(),
+                    edits_wait: row.get(3)?.unwrap_or_default(),
                 });
             }
             Ok(record)
@@ -139,10 +148,10 @@ pub fn committed(
     as_superuser(|| {
         Spi::connect_mut(|client| {
             client.update(
-                "UPDATE crm.ledger l
+                Kept("UPDATE crm.ledger l
                  SET hashes = crm.cells_hash(l.hashes, $4, $5), synced_at = crm.cells_stamp(l.synced_at, $4, clock_timestamp()),
                      changed_at = crm.cells_stamp(l.changed_at, $4, now())
-                 WHERE l.shard_key = $1 AND l.map_id = $2 AND l.record_key = $3",
+                 WHERE l.shard_key = $1 AND l.map_id = $2 AND l.record_key = $3"),
                 None,
                 &[
                     shard_key.into(),

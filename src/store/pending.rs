@@ -27,7 +27,10 @@ pub fn open(client: &mut SpiClient, intents: &[&Intent]) -> Result<Vec<String>, 
          WHERE NOT EXISTS (SELECT FROM crm.pending_write p
                            WHERE p.shard_key = i.shard_key AND p.map_id = i.map_id AND p.record_key = i.record_key
                              AND p.state IN ('queued', 'dead'))
-         RETURNING write_id::text",
+           AND NOT EXISTS (SELECT FROM crm.change c
+                           WHERE c.shard_key = i.shard_key AND c.map_id = i.map_id AND c.record_key = i.record_key
+                             AND (c.base IS NOT NULL OR c.write_id IS NOT NULL))
+         RETURNING write_id::text"),
         None,
         &[
             text(|i| i.shard_key.clone()).into(),
@@ -122,7 +125,8 @@ pub fn adopt_orphans(client: &mut SpiClient, active: Vec<&str>) -> Result<u64, S
                  FOR UPDATE SKIP LOCKED) l
              WHERE p.state IN ('sending', 'landed', 'failed') AND p.write_id <> ALL ($1::text[]::uuid[])
                AND NOT EXISTS (SELECT FROM crm.change c
-                               WHERE c.shard_key = p.shard_key AND c.map_id = p.map_id AND c.record_key = p.record_key)
+                               WHERE c.shard_key = p.shard_key AND c.map_id = p.map_id AND c.record_key = p.record_key
+                                 AND (c.base IS NOT NULL OR c.write_id IS NOT NULL))
          ), gone AS (
              DELETE FROM crm.pending_write p
              WHERE p.state IN ('sending', 'landed', 'failed') AND p.write_id <> ALL ($1::text[]::uuid[])
