@@ -413,10 +413,10 @@ fn pending(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(),
         .map(|r| r.snapshot.as_ref().map(|(_, hash)| hash.as_slice()))
         .collect();
     client.update(
-        "WITH r AS MATERIALIZED (
+        Kept("WITH r AS MATERIALIZED (
              SELECT * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::bigint[], $8::bool[], $9::text[],
-                                  $10::text[], $11::text[], $12::bytea[])
-                  AS r (shard_key, record_key, revision, verdict, base, delay_ms, charged, error_class, error, snapshot, snapshot_hash)
+                                  $10::text[], $11::text[], $12::bytea[], $13::bytea[])
+                  AS r (shard_key, record_key, revision, verdict, base, delay_ms, charged, error_class, error, snapshot, snapshot_hash, take)
          ), gone AS (
              DELETE FROM crm.pending_write p USING r
              WHERE p.shard_key = r.shard_key AND p.map_id = $1 AND p.record_key = r.record_key AND p.state IN ('queued', 'dead')
@@ -424,7 +424,8 @@ fn pending(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(),
          )
          UPDATE crm.pending_write p
          SET base = CASE WHEN r.verdict = 'done' THEN p.base || r.base::jsonb ELSE p.base END,
-             take = CASE WHEN r.verdict = 'done' THEN NULL ELSE p.take END,
+             -- What somebody asked for meanwhile stays asked for.
+             take = CASE WHEN r.verdict = 'done' THEN crm.cells_minus(p.take, r.take) ELSE p.take END,
              state = CASE WHEN r.verdict = 'dead' AND p.revision = r.revision THEN 'dead' ELSE 'queued' END,
              attempts = CASE WHEN p.revision <> r.revision THEN 0 WHEN r.charged THEN p.attempts + 1 ELSE p.attempts END,
              next_attempt_at = CASE WHEN r.verdict = 'retry' THEN now() + r.delay_ms * interval '1 ms' ELSE '-infinity' END,
@@ -446,6 +447,7 @@ fn pending(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(),
             errors.into(),
             snapshots.into(),
             snapshot_hashes.into(),
+            records.iter().map(|r| r.pending.take.to_bytes()).collect::<Vec<_>>().into(),
         ],
     )?;
     Ok(())
