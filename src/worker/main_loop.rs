@@ -136,8 +136,9 @@ impl Worker {
                 whole |= !event.is_of_a_call();
                 self.handle(event);
             }
-            // Callers wait: what they need is known from the last turn, unless they speak of a new connection.
-            if !self.real_time.misses(&self.links) {
+            // Callers wait: what they need is known from the last turn, unless they speak of a new connection, or of one
+            // that was paused meanwhile.
+            if !woken.by_a_change && !self.real_time.misses(&self.links) {
                 self.real_time();
             } else {
                 whole = true;
