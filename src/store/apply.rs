@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, quote_identifier};
 
-use super::StoreError;
 use super::config::Map;
+use super::{Kept, StoreError};
 
 /// Cells of a map's records that are being set right now.
 struct Applying {
@@ -96,7 +96,7 @@ pub fn update(
         shard = shard_condition(map),
     );
     let result = client.update(
-        &statement,
+        Kept(&statement),
         None,
         &[
             rows.iter()
@@ -153,7 +153,7 @@ fn lock_rows(
         shard = shard_condition(map),
     );
     let result = client.update(
-        &statement,
+        Kept(&statement),
         None,
         &[
             keys.iter()
@@ -182,7 +182,7 @@ pub fn is_visible(map: &Map, shard_key: &str, record_key: &str) -> Result<bool, 
     );
     Spi::connect_mut(|client| {
         let rows = client.update(
-            &statement,
+            Kept(&statement),
             None,
             &[vec![shard_key].into(), vec![record_key].into()],
         )?;

@@ -3,8 +3,8 @@
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json};
 
-use super::StoreError;
 use super::config::{Connection, Map};
+use super::{Kept, StoreError};
 
 pub struct Entry<'a> {
     pub shard_key: &'a str,
@@ -62,14 +62,14 @@ pub fn write_about(
         .map(|e| serde_json::to_string(e.fields).unwrap_or_else(|_| "{}".to_owned()))
         .collect();
     client.update(
-        "INSERT INTO crm.audit_log (shard_key, map_id, connection, provider, relation, record_key, crm_id, path, operation, fields,
+        Kept("INSERT INTO crm.audit_log (shard_key, map_id, connection, provider, relation, record_key, crm_id, path, operation, fields,
                                     result, attempt, error_class, vendor_code, error, request_id, actor, correlation_id, write_id)
          SELECT e.shard_key, $1, $2, $3, $4, e.record_key, e.crm_id, $5, e.operation, e.fields::jsonb,
                 e.result, e.attempt, e.error_class, e.vendor_code, e.error, e.request_id, e.actor, e.correlation_id, e.write_id::uuid
          FROM unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::int[], $13::text[], $14::text[],
                      $15::text[], $16::text[], $17::text[], $18::text[], $19::text[])
               AS e (shard_key, record_key, crm_id, operation, fields, result, attempt, error_class, vendor_code, error, request_id, actor,
-                    correlation_id, write_id)",
+                    correlation_id, write_id)"),
         None,
         &[
             about.map_id.into(),
@@ -99,7 +99,7 @@ pub fn write_about(
 /// Makes partitions ahead once something is mapped (a database that is being restored brings its own), drops old ones.
 pub fn maintain(client: &mut SpiClient, retention_minutes: i32) -> Result<(), StoreError> {
     client.update(
-        "SELECT crm.maintain_audit($1 * interval '1 minute') WHERE EXISTS (SELECT FROM crm.object_map)",
+        Kept("SELECT crm.maintain_audit($1 * interval '1 minute') WHERE EXISTS (SELECT FROM crm.object_map)"),
         None,
         &[retention_minutes.into()],
     )?;

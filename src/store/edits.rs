@@ -11,8 +11,8 @@ use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use serde_json::Value as Json;
 
-use super::StoreError;
 use super::config::{self, Connection, Map};
+use super::{Kept, StoreError};
 
 /// Runs `work` with a search_path that no caller decides. An error leaves it to the end of the (sub)transaction to put
 /// it back, as Postgres itself does.
@@ -101,7 +101,7 @@ pub fn record(
     as_superuser(|| {
         Spi::connect_mut(|client| {
             let rows = client.update(
-                &statement,
+                Kept(&statement),
                 None,
                 &[shard_key.into(), map.id.into(), record_key.into()],
             )?;
@@ -123,7 +123,7 @@ pub fn identity() -> Result<(String, String), StoreError> {
     as_superuser(|| {
         Spi::connect(|client| {
             let mut rows = client.select(
-                "SELECT gen_random_uuid()::text, session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), '')",
+                Kept("SELECT gen_random_uuid()::text, session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), '')"),
                 None,
                 &[],
             )?;
@@ -182,8 +182,8 @@ pub fn queue(map: &Map, edit: &Edit) -> Result<(), StoreError> {
     as_superuser(|| {
         Spi::connect_mut(|client| {
             client.update(
-                "INSERT INTO crm.change (shard_key, map_id, record_key, op, cells, base, write_id, actor, correlation_id)
-                 VALUES ($1, $2, $3, 'u', $4, $5::jsonb, $6::uuid, $7, $8)",
+                Kept("INSERT INTO crm.change (shard_key, map_id, record_key, op, cells, base, write_id, actor, correlation_id)
+                 VALUES ($1, $2, $3, 'u', $4, $5::jsonb, $6::uuid, $7, $8)"),
                 None,
                 &[
                     edit.shard_key.into(),
@@ -204,7 +204,7 @@ pub fn queue(map: &Map, edit: &Edit) -> Result<(), StoreError> {
 /// Removes an intent. What a transaction's snapshot is too old to see stays, and the reconciler finds nothing to do.
 fn close(client: &mut SpiClient, shard_key: &str, write_id: &str) -> Result<(), StoreError> {
     client.update(
-        "DELETE FROM crm.pending_write WHERE shard_key = $1 AND write_id = $2::uuid AND state IN ('sending', 'landed', 'failed')",
+        Kept("DELETE FROM crm.pending_write WHERE shard_key = $1 AND write_id = $2::uuid AND state IN ('sending', 'landed', 'failed')"),
         None,
         &[shard_key.into(), write_id.into()],
     )?;

@@ -24,7 +24,7 @@ use super::main_loop::{HELD_AGAIN, Worker};
 use super::protocol::{Answer, Intent, IntentField, Question, from_hex};
 use super::{failpoint, verdict};
 use crate::store::config::Connection;
-use crate::store::{audit, connections, pending, transaction};
+use crate::store::{audit, commit_without_waiting, connections, pending, transaction};
 
 /// Calls that are on their way at once; beyond it an edit is accepted as pending.
 const ON_THEIR_WAY: usize = 2 * REAL_TIME_IN_FLIGHT;
@@ -140,6 +140,9 @@ impl Worker {
         let intents: Vec<&Intent> = fresh.iter().map(|c| &c.intent).collect();
         let written = transaction(|client| {
             let opened = if intents.is_empty() {
+                // An outcome need not be durable before its caller's COMMIT, whose place in the log is behind it; without
+                // that COMMIT the intent stays, and the CRM is read.
+                commit_without_waiting();
                 Vec::new()
             } else {
                 pending::open(client, &intents)?
