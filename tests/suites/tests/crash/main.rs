@@ -2,3 +2,4 @@
 
 mod fail_points;
 mod power_cut;
+mod real_time;
