@@ -141,6 +141,8 @@ CREATE TABLE crm.change (
     correlation_id text,
     PRIMARY KEY (shard_key, change_id)
 );
+-- Only of edits that go to the CRM at once, so that the others cost nothing. Such a row speaks of one record.
+CREATE INDEX change_edit ON crm.change (shard_key, map_id, (record_keys[1])) WHERE base IS NOT NULL OR write_id IS NOT NULL;
 -- Keys stay in the row, and as they are, while they fit into a page.
 ALTER TABLE crm.change ALTER record_keys SET STORAGE EXTERNAL;
 ALTER TABLE crm.change SET (toast_tuple_target = 8160,
@@ -320,9 +322,10 @@ CREATE TABLE crm.audit_log (
     actor          text,
     write_id       uuid
 ) PARTITION BY RANGE (at);
--- Indexes belong to the partitions: pg_dump takes those along that the worker makes, and one that came from this table, a
--- member of the extension, would be made twice by a restore. Few are enough: an audit is asked about a record or a write.
+-- Keys and indexes belong to the partitions: pg_dump takes those along that the worker makes, and a key that came from
+-- this table, a member of the extension, would be made twice by a restore.
 CREATE TABLE crm.audit_log_default PARTITION OF crm.audit_log DEFAULT;
+ALTER TABLE crm.audit_log_default ADD PRIMARY KEY (shard_key, audit_id);
 CREATE INDEX audit_log_default_record ON crm.audit_log_default (map_id, record_key);
 CREATE INDEX audit_log_default_write ON crm.audit_log_default (write_id) WHERE write_id IS NOT NULL;
 COMMENT ON TABLE crm.audit_log IS 'every attempt to change something, committed with its effect; UPDATE and DELETE are refused';

@@ -187,7 +187,20 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'intents end', format('intent %s of record %s of map %s outlived its caller', p.write_id, p.record_key, p.map_id)
     FROM crm.pending_write p
     WHERE p.state IN ('sending', 'landed', 'failed') AND p.created_at < now() - interval '1 minute'
-      AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = p.backend_pid AND a.backend_start < p.created_at)
+      -- Its caller's transaction is that of a backend, or a prepared one.
+      AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = p.backend_pid AND a.xact_start <= p.created_at)
+      AND NOT EXISTS (SELECT FROM pg_prepared_xacts x WHERE x.database = current_database())
+    UNION ALL
+    SELECT 'edits go at once', format('an edit of record %s of map %s waits since %s, and nothing holds it up', x.record_key, x.map_id, x.since)
+    FROM (SELECT h.map_id, h.record_keys[1], h.changed_at FROM crm.change h WHERE h.base IS NOT NULL OR h.write_id IS NOT NULL
+          UNION ALL
+          SELECT p.map_id, p.record_key, greatest(p.next_attempt_at, p.changed_at)
+          FROM crm.pending_write p JOIN crm.ledger l USING (shard_key, map_id, record_key)
+          WHERE p.state = 'queued' AND l.crm_id IS NOT NULL) x (map_id, record_key, since)
+    JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
+    LEFT JOIN crm.map_state s USING (map_id) LEFT JOIN crm.connection_state cs USING (connection_id)
+    WHERE x.since < now() - interval '5 minutes' AND NOT c.paused AND s.state IS DISTINCT FROM 'error' AND cs.state IS DISTINCT FROM 'error'
+      AND coalesce(cs.blocked_until < now() - interval '5 minutes', true) AND crm.worker_state() = 'running'
     UNION ALL
     SELECT 'claims end', format('claim %s of map %s outlived its lease (%s)', k.claim_id, k.map_id, k.leased_until)
     FROM crm.claim k WHERE k.leased_until < now() - interval '1 minute'

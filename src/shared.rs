@@ -51,6 +51,15 @@ impl State {
     }
 }
 
+/// What commits asked of a worker.
+pub struct Woken {
+    pub at_all: bool,
+    /// Edits are to go to the CRM at once.
+    pub urgently: bool,
+    /// Connections or maps may be others.
+    pub by_a_change: bool,
+}
+
 #[derive(Default)]
 pub struct Slot {
     database: AtomicU32,
@@ -60,6 +69,8 @@ pub struct Slot {
     woken: AtomicBool,
     /// A commit whose edits go to the CRM at once.
     urgent: AtomicBool,
+    /// A commit after which connections or maps may be others, such as a pause.
+    changed: AtomicBool,
     /// No worker may run in the database before this time (DROP DATABASE is under way), in ms.
     held_until: AtomicI64,
 }
@@ -172,12 +183,13 @@ impl Slot {
         self.set_state(state);
         wake_launcher();
     }
-    /// Whether a commit asked for attention since the last call, and whether urgently.
-    pub fn take_wake(&self) -> (bool, bool) {
-        (
-            self.woken.swap(false, SeqCst),
-            self.urgent.swap(false, SeqCst),
-        )
+    /// Which commits asked for attention since the last call.
+    pub fn take_wake(&self) -> Woken {
+        Woken {
+            at_all: self.woken.swap(false, SeqCst),
+            urgently: self.urgent.swap(false, SeqCst),
+            by_a_change: self.changed.swap(false, SeqCst),
+        }
     }
 }
 
@@ -221,9 +233,8 @@ pub fn wake_worker(urgent: bool) {
     // SAFETY: a plain read of this backend's own database.
     let database = unsafe { pg_sys::MyDatabaseId };
     if let Some(slot) = slot(database) {
-        if urgent {
-            slot.urgent.store(true, SeqCst);
-        }
+        let why = if urgent { &slot.urgent } else { &slot.changed };
+        why.store(true, SeqCst);
         // Only the first of many commits pays for the signal.
         if !slot.woken.swap(true, SeqCst) || urgent {
             set_latch(slot.pid());

@@ -3,7 +3,10 @@
 use std::cell::Cell;
 
 use pgrx::prelude::*;
-use pgrx::{PgSqlErrorCode, PgXactCallbackEvent, register_xact_callback};
+use pgrx::{
+    PgSqlErrorCode, PgSubXactCallbackEvent, PgXactCallbackEvent, register_subxact_callback,
+    register_xact_callback,
+};
 
 use super::raise;
 use crate::shared::{self, State};
@@ -21,6 +24,8 @@ enum Wake {
 thread_local! {
     /// What this transaction does when it commits; `None`: it changed nothing of ours.
     static AT_COMMIT: Cell<Option<Wake>> = const { Cell::new(None) };
+    /// Intents of this transaction that the worker keeps until it ends.
+    static INTENTS: Cell<u32> = const { Cell::new(0) };
 }
 
 /// Whether this transaction holds edits that nobody else sees yet.
@@ -45,18 +50,41 @@ fn at_commit(wake: Wake) {
     }
 }
 
-/// Wakes the worker when the transaction comes to nothing, and at its commit if an intent may wait then: because a
-/// part of the transaction may come to nothing, or because its snapshot is too old to see the intent.
-pub fn at_end() {
-    // SAFETY: plain reads of this backend's transaction state.
-    let in_part = unsafe {
-        pg_sys::GetCurrentTransactionNestLevel() > 1
-            || pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32
-    };
-    if in_part {
+/// Wakes the worker at commit: something waits then.
+pub fn for_what_waits() {
+    at_commit(Wake::Urgently);
+}
+
+/// Wakes the worker should the intent of a call come to nothing: by the end of this transaction, or by its going back to a
+/// savepoint.
+pub fn if_undone() {
+    // SAFETY: a plain read of this transaction's own state.
+    if unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as i32 {
+        // Its snapshot is too old to see the intent, which so outlives the commit.
         at_commit(Wake::Urgently);
     }
-    register_xact_callback(PgXactCallbackEvent::Abort, || shared::wake_worker(true));
+    let open = INTENTS.get();
+    INTENTS.set(open + 1);
+    if open > 0 {
+        return;
+    }
+    register_xact_callback(PgXactCallbackEvent::Abort, || {
+        if INTENTS.take() > 0 {
+            shared::wake_worker(true);
+        }
+    });
+    register_xact_callback(PgXactCallbackEvent::Commit, || INTENTS.set(0));
+    register_xact_callback(PgXactCallbackEvent::Prepare, || INTENTS.set(0));
+    register_subxact_callback(PgSubXactCallbackEvent::AbortSub, |_, _| {
+        if INTENTS.get() > 0 {
+            shared::wake_worker(true);
+        }
+    });
+}
+
+/// The worker itself closed the intent of the last call.
+pub fn intent_is_closed() {
+    INTENTS.set(INTENTS.get().saturating_sub(1));
 }
 
 /// Says that mapped cells changed. The worker is woken at commit if they go to the CRM at once.

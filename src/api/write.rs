@@ -55,6 +55,13 @@ fn perform_write(
         .map(|base| target.columns("base", base, "compared", |f| f.direction.reads_crm()));
     let cells: Cells = changed.iter().map(|f| f.id).collect();
 
+    if !or_raise(apply::lock(
+        &target.map,
+        &target.shard_key,
+        &target.record_key,
+    )) {
+        no_row(&target)
+    }
     let record = or_raise(edits::record(
         &target.map,
         &target.shard_key,
@@ -63,7 +70,12 @@ fn perform_write(
     ));
     let (write_id, actor, set) = or_raise(edits::identity());
     let edit = Edit {
-        bases: bases(&target, record.as_ref(), &changed, based.zip(base.as_ref())),
+        bases: bases(
+            &target,
+            record.as_ref(),
+            &changed,
+            based.as_deref().zip(base.as_ref()),
+        ),
         cells,
         force: force.unwrap_or(false),
         compares_base: base.is_some(),
@@ -71,22 +83,29 @@ fn perform_write(
         actor: &actor,
         correlation_id: correlation_id.or(set.as_deref()),
     };
-    // Whatever ends the wait: what the CRM took is put right should this come to nothing.
-    wake::at_end();
-    let mut answer = Answer::default();
+    let early = early_answer(
+        &target,
+        record.as_ref(),
+        &edit,
+        based.as_deref().unwrap_or_default(),
+    );
+    let mut answer = early.clone().unwrap_or_default();
     let mut intended = Vec::new();
-    nested(|| {
-        intended = change_row(&target, &changes, &edit);
-        answer = match record.as_ref().and_then(|r| r.crm_id.as_deref()) {
-            Some(crm_id) => ask_to_write(&target, &edit, crm_id, &intended),
-            None => Answer::failed(
-                "pending",
-                ErrorClass::NotFound.name(),
-                "the record is not linked to a CRM record yet",
-            ),
-        };
-        answer.outcome != "conflict"
-    });
+    if answer.outcome != "conflict" {
+        nested(|| {
+            intended = change_row(&target, &changes, &edit);
+            let crm_id = record.as_ref().and_then(|r| r.crm_id.as_deref());
+            match (&early, crm_id) {
+                (Some(_), _) => {}
+                (None, Some(crm_id)) => answer = ask_to_write(&target, &edit, crm_id, &intended),
+                (None, None) => {
+                    let why = "the record is not linked to a CRM record yet";
+                    answer = Answer::failed("pending", ErrorClass::NotFound.name(), why);
+                }
+            }
+            answer.outcome != "conflict"
+        });
+    }
     crate::worker::failpoint::reach("caller::answered");
     match answer.outcome.as_str() {
         "conflict" => {}
@@ -95,7 +114,7 @@ fn perform_write(
     }
     crate::worker::failpoint::reach("caller::settled");
     if answer.outcome == "pending" {
-        wake::note_change(true);
+        wake::for_what_waits();
     }
     JsonB(json!({
         "write_id": write_id,
@@ -187,12 +206,12 @@ fn bases(
     target: &Target,
     record: Option<&Record>,
     changed: &[&MappedField],
-    given: Option<(Vec<&MappedField>, &JsonMap<String, Json>)>,
+    given: Option<(&[&MappedField], &JsonMap<String, Json>)>,
 ) -> BTreeMap<u16, conflict::ShortHash> {
     if let Some((fields, base)) = given {
         let base = Json::Object(base.clone());
         let values = or_raise(edits::pinned(|| {
-            values::of_object(&target.map, &fields, &base)
+            values::of_object(&target.map, fields, &base)
         }));
         return values
             .into_iter()
@@ -259,6 +278,41 @@ fn row_values(target: &Target, cells: &Cells) -> Vec<(u16, Value)> {
     }
 }
 
+/// The answer that needs no CRM: where edits wait the CRM cannot tell whether the caller has seen them, but the row can.
+fn early_answer(
+    target: &Target,
+    record: Option<&Record>,
+    edit: &Edit,
+    based: &[&MappedField],
+) -> Option<Answer> {
+    if !edit.compares_base || edit.force || !record.is_some_and(|r| r.edits_wait) {
+        return None;
+    }
+    Some(if row_differs(target, based, &edit.bases) {
+        let why = "the row holds an edit on its way to the CRM that this one was not based on";
+        Answer::failed("conflict", "conflict", why)
+    } else {
+        let why = "an earlier edit of this record waits; this one follows it";
+        Answer::failed("pending", ErrorClass::Transient.name(), why)
+    })
+}
+
+/// Whether the row holds something else than the caller saw.
+fn row_differs(
+    target: &Target,
+    based: &[&MappedField],
+    bases: &BTreeMap<u16, conflict::ShortHash>,
+) -> bool {
+    let cells: Cells = based
+        .iter()
+        .filter(|f| f.is_checked())
+        .map(|f| f.id)
+        .collect();
+    let values = row_values(target, &cells);
+    let mut values = values.iter();
+    values.any(|(id, value)| bases.get(id) != Some(&conflict::hash(value)))
+}
+
 fn ask_to_write(target: &Target, edit: &Edit, crm_id: &str, intended: &[(u16, Value)]) -> Answer {
     let field = |f: &MappedField| {
         let value = intended.iter().find(|(id, _)| *id == f.id);
@@ -287,7 +341,13 @@ fn ask_to_write(target: &Target, edit: &Edit, crm_id: &str, intended: &[(u16, Va
         backend_pid: std::process::id() as i32,
     };
     crate::worker::failpoint::reach("caller::asks");
-    ask_worker("write", &intent)
+    // Whatever ends this call from here on, a cancel for instance: what the CRM took is put right.
+    wake::if_undone();
+    let answer = ask_worker("write", &intent);
+    if answer.outcome == "conflict" {
+        wake::intent_is_closed();
+    }
+    answer
 }
 
 fn intent_field(

@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, quote_identifier};
 
-use super::StoreError;
 use super::config::Map;
+use super::{Kept, StoreError};
 
 /// Cells of a map's records that are being set right now.
 struct Applying {
@@ -116,7 +116,7 @@ pub fn update(
         shard = shard_condition(map),
     );
     let result = client.update(
-        &statement,
+        Kept(&statement),
         None,
         &[
             rows.iter()
@@ -146,16 +146,34 @@ pub fn lock_free(
     map: &Map,
     keys: &[(&str, &str)],
 ) -> Result<Vec<String>, StoreError> {
+    lock_rows(client, map, keys, " SKIP LOCKED")
+}
+
+/// Locks a row, however long that takes; `false`: the current user sees none. Whoever changed the row first had no lock
+/// but this one, so it comes before the record's: two sessions cannot wait for each other.
+pub fn lock(map: &Map, shard_key: &str, record_key: &str) -> Result<bool, StoreError> {
+    Spi::connect_mut(|client| {
+        let found = lock_rows(client, map, &[(shard_key, record_key)], "")?;
+        Ok(!found.is_empty())
+    })
+}
+
+fn lock_rows(
+    client: &mut SpiClient,
+    map: &Map,
+    keys: &[(&str, &str)],
+    otherwise: &str,
+) -> Result<Vec<String>, StoreError> {
     let statement = format!(
         "SELECT k.record_key FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) AS k (shard_key, record_key)
-         JOIN {relation} AS t ON t.{key} = k.record_key::{key_type}{shard} FOR NO KEY UPDATE OF t SKIP LOCKED",
+         JOIN {relation} AS t ON t.{key} = k.record_key::{key_type}{shard} FOR NO KEY UPDATE OF t{otherwise}",
         relation = map.relation,
         key = quote_identifier(&map.key_column),
         key_type = map.key_type,
         shard = shard_condition(map),
     );
     let result = client.update(
-        &statement,
+        Kept(&statement),
         None,
         &[
             keys.iter()
@@ -184,7 +202,7 @@ pub fn is_visible(map: &Map, shard_key: &str, record_key: &str) -> Result<bool, 
     );
     Spi::connect_mut(|client| {
         let rows = client.update(
-            &statement,
+            Kept(&statement),
             None,
             &[vec![shard_key].into(), vec![record_key].into()],
         )?;

@@ -2,8 +2,8 @@
 
 use pgrx::spi::SpiClient;
 
-use super::StoreError;
 use super::config::{Connection, Map};
+use super::{Kept, StoreError};
 
 pub struct Entry<'a> {
     pub shard_key: &'a str,
@@ -76,13 +76,13 @@ fn insert(
 ) -> Result<(), StoreError> {
     let common = alike[0];
     client.update(
-        "INSERT INTO crm.audit_log (map_id, connection, provider, relation, path, operation, result, attempt, shard_key, record_key, crm_id,
+        Kept("INSERT INTO crm.audit_log (map_id, connection, provider, relation, path, operation, result, attempt, shard_key, record_key, crm_id,
                                     fields, error_class, vendor_code, error, request_id, actor, correlation_id, write_id)
          SELECT $1, $2, $3, $4, $5, $6, $7, $8, e.shard_key, e.record_key, e.crm_id,
                 e.fields::jsonb, e.error_class, e.vendor_code, e.error, e.request_id, e.actor, e.correlation_id, e.write_id::uuid
          FROM unnest($9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[],
                      $18::text[], $19::text[])
-              AS e (shard_key, record_key, crm_id, fields, error_class, vendor_code, error, request_id, actor, correlation_id, write_id)",
+              AS e (shard_key, record_key, crm_id, fields, error_class, vendor_code, error, request_id, actor, correlation_id, write_id)"),
         None,
         &[
             about.map_id.into(),
@@ -112,7 +112,7 @@ fn insert(
 /// Makes partitions ahead once something is mapped (a database that is being restored brings its own), drops old ones.
 pub fn maintain(client: &mut SpiClient, retention_minutes: i32) -> Result<(), StoreError> {
     client.update(
-        "SELECT crm.maintain_audit($1 * interval '1 minute') WHERE EXISTS (SELECT FROM crm.object_map)",
+        Kept("SELECT crm.maintain_audit($1 * interval '1 minute') WHERE EXISTS (SELECT FROM crm.object_map)"),
         None,
         &[retention_minutes.into()],
     )?;

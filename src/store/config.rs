@@ -10,7 +10,7 @@ use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use serde_json::Value as Json;
 
-use super::StoreError;
+use super::{Kept, StoreError};
 
 /// A connection as configured, with how it is doing.
 #[derive(Clone, Debug)]
@@ -110,14 +110,14 @@ impl Map {
 
 pub fn connections(client: &SpiClient) -> Result<Vec<Connection>, StoreError> {
     let rows = client.select(
-        "SELECT c.connection_id, c.name, c.provider, c.base_url, c.options::text, c.paused,
+        Kept("SELECT c.connection_id, c.name, c.provider, c.base_url, c.options::text, c.paused,
                 coalesce(s.state = 'error', false), coalesce(s.failures, 0),
                 (extract(epoch FROM greatest(coalesce(s.blocked_until, '-infinity'), now() - interval '1 day') - now()) * 1000)::bigint,
                 coalesce(k.version, 0)
          FROM crm.connection c
          LEFT JOIN crm.connection_state s USING (connection_id)
          LEFT JOIN crm.credential k USING (connection_id)
-         ORDER BY c.connection_id",
+         ORDER BY c.connection_id"),
         None,
         &[],
     )?;
@@ -143,7 +143,7 @@ pub fn connections(client: &SpiClient) -> Result<Vec<Connection>, StoreError> {
 /// The secret of a connection, as given.
 pub fn secret(client: &SpiClient, connection_id: i32) -> Result<Json, StoreError> {
     let mut rows = client.select(
-        "SELECT secret::text FROM crm.credential WHERE connection_id = $1",
+        Kept("SELECT secret::text FROM crm.credential WHERE connection_id = $1"),
         None,
         &[connection_id.into()],
     )?;
@@ -174,7 +174,7 @@ pub fn maps_of(
 ) -> Result<Vec<Arc<Map>>, StoreError> {
     // After a restore the catalog's numbers are new: bind what is not bound yet.
     let unbound = client.select(
-        "SELECT m.map_id FROM crm.object_map m WHERE NOT EXISTS (SELECT FROM crm.map_state s WHERE s.map_id = m.map_id)",
+        Kept("SELECT m.map_id FROM crm.object_map m WHERE NOT EXISTS (SELECT FROM crm.map_state s WHERE s.map_id = m.map_id)"),
         None,
         &[],
     )?;
@@ -187,7 +187,7 @@ pub fn maps_of(
     let mut maps: Vec<Map> = Vec::new();
     let mut broken = Vec::new();
     let rows = client.select(
-        "SELECT m.map_id, m.connection_id, CASE WHEN c.oid IS NOT NULL THEN format('%I.%I', n.nspname, c.relname) END, c.relowner, m.crm_object,
+        Kept("SELECT m.map_id, m.connection_id, CASE WHEN c.oid IS NOT NULL THEN format('%I.%I', n.nspname, c.relname) END, c.relowner, m.crm_object,
                 m.key_column::text, format_type(a.atttypid, a.atttypmod), m.shard_column::text, m.external_id_field,
                 m.on_crm_delete, s.state = 'error' OR c.oid IS NULL OR a.attnum IS NULL,
                 (extract(epoch FROM greatest(s.next_write_at, now() - interval '1 day') - now()) * 1000)::bigint,
@@ -201,7 +201,7 @@ pub fn maps_of(
          LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
          LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = m.key_column AND NOT a.attisdropped
          WHERE $1 IS NULL OR m.relation = $1
-         ORDER BY m.map_id",
+         ORDER BY m.map_id"),
         None,
         &[relation.into()],
     )?;
@@ -226,7 +226,7 @@ pub fn maps_of(
         });
     }
     let rows = client.select(
-        "SELECT f.map_id, f.field_id, f.column_name::text, f.crm_field, f.data_type,
+        Kept("SELECT f.map_id, f.field_id, f.column_name::text, f.crm_field, f.data_type,
                 (SELECT format('%I.%I', n.nspname, p.proname) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
                  WHERE p.oid = f.transform_out), t.typcategory IN ('A', 'C'), f.transform_out IS NOT NULL,
                 f.direction, f.on_conflict, f.direction <> 'inbound' AND f.materialize,
@@ -235,7 +235,7 @@ pub fn maps_of(
          FROM crm.field_map f JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
          JOIN crm.bound_column b USING (map_id, column_name) JOIN pg_type t ON t.oid = b.type_id
          WHERE $1 IS NULL OR m.relation = $1
-         ORDER BY f.map_id, f.field_id",
+         ORDER BY f.map_id, f.field_id"),
         None,
         &[relation.into()],
     )?;

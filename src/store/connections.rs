@@ -5,7 +5,7 @@ use crm_provider::Usage;
 use pgrx::spi::SpiClient;
 use serde_json::json;
 
-use super::StoreError;
+use super::{Kept, StoreError};
 
 /// The CRM answered as it should.
 pub fn healthy(client: &mut SpiClient, connection_id: i32) -> Result<(), StoreError> {
@@ -29,7 +29,7 @@ pub fn used(client: &mut SpiClient, connection_id: i32, usage: Usage) -> Result<
         "window_remaining": usage.window_remaining, "window_seconds": usage.window.map(|w| w.as_secs()),
     });
     client.update(
-        "UPDATE crm.connection_state SET usage = $2::jsonb WHERE connection_id = $1 AND usage <> $2::jsonb",
+        Kept("UPDATE crm.connection_state SET usage = $2::jsonb WHERE connection_id = $1 AND usage <> $2::jsonb"),
         None,
         &[connection_id.into(), usage.to_string().into()],
     )?;
@@ -39,9 +39,9 @@ pub fn used(client: &mut SpiClient, connection_id: i32, usage: Usage) -> Result<
 /// The CRM answers again; what is known of the budget stays.
 pub fn recovered(client: &mut SpiClient, connection_id: i32) -> Result<(), StoreError> {
     client.update(
-        "UPDATE crm.connection_state
+        Kept("UPDATE crm.connection_state
          SET failures = 0, blocked_until = '-infinity', error_class = NULL, last_error = NULL, changed_at = now()
-         WHERE connection_id = $1 AND state = 'ok' AND failures > 0",
+         WHERE connection_id = $1 AND state = 'ok' AND failures > 0"),
         None,
         &[connection_id.into()],
     )?;
@@ -58,13 +58,13 @@ pub fn troubled(
 ) -> Result<(), StoreError> {
     let refused = failure.class == ErrorClass::Auth;
     client.update(
-        "INSERT INTO crm.connection_state AS s (connection_id, state, failures, blocked_until, error_class, last_error)
+        Kept("INSERT INTO crm.connection_state AS s (connection_id, state, failures, blocked_until, error_class, last_error)
          SELECT c.connection_id, CASE WHEN $2 THEN 'error' ELSE 'ok' END, 1, now() + $3 * interval '1 ms', $4, $5
          FROM crm.connection c LEFT JOIN crm.credential k USING (connection_id)
          WHERE c.connection_id = $1 AND (NOT $2 OR coalesce(k.version, 0) = $6)
          ON CONFLICT (connection_id) DO UPDATE
          SET state = CASE WHEN $2 THEN 'error' ELSE s.state END, failures = s.failures + 1, blocked_until = excluded.blocked_until,
-             error_class = excluded.error_class, last_error = excluded.last_error, changed_at = now()",
+             error_class = excluded.error_class, last_error = excluded.last_error, changed_at = now()"),
         None,
         &[
             connection_id.into(),
@@ -87,8 +87,8 @@ pub fn rotate(
     refresh_token: &str,
 ) -> Result<(), StoreError> {
     client.update(
-        "UPDATE crm.credential SET secret = secret || jsonb_build_object('refresh_token', $2), updated_at = now()
-         WHERE connection_id = $1 AND version = $3",
+        Kept("UPDATE crm.credential SET secret = secret || jsonb_build_object('refresh_token', $2), updated_at = now()
+         WHERE connection_id = $1 AND version = $3"),
         None,
         &[connection_id.into(), refresh_token.into(), version.into()],
     )?;

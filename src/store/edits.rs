@@ -11,8 +11,8 @@ use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use serde_json::Value as Json;
 
-use super::StoreError;
 use super::config::{self, Connection, Map};
+use super::{Kept, StoreError};
 
 /// Runs `work` with a search_path that no caller decides. An error leaves it to the end of the (sub)transaction to put
 /// it back, as Postgres itself does.
@@ -76,6 +76,8 @@ pub fn targets(relation: pg_sys::Oid) -> Result<Vec<(Arc<Map>, Connection)>, Sto
 pub struct Record {
     pub crm_id: Option<String>,
     pub hashes: Vec<u8>,
+    /// Edits wait that the CRM does not have yet, perhaps this transaction's own.
+    pub edits_wait: bool,
 }
 
 /// The record's ledger row; `lock`: until the transaction ends, so that nobody else writes the record.
@@ -86,14 +88,20 @@ pub fn record(
     lock: bool,
 ) -> Result<Option<Record>, StoreError> {
     let statement = format!(
-        "SELECT l.crm_id, l.hashes FROM crm.ledger l
+        "SELECT l.crm_id, l.hashes,
+                EXISTS (SELECT FROM crm.change c
+                        WHERE c.shard_key = $1 AND c.map_id = $2 AND c.record_keys[1] = $3
+                          AND (c.base IS NOT NULL OR c.write_id IS NOT NULL))
+                OR EXISTS (SELECT FROM crm.pending_write p
+                           WHERE p.shard_key = $1 AND p.map_id = $2 AND p.record_key = $3 AND p.state IN ('queued', 'dead'))
+         FROM crm.ledger l
          WHERE l.shard_key = $1 AND l.map_id = $2 AND l.record_key = $3{}",
         if lock { " FOR UPDATE" } else { "" }
     );
     as_superuser(|| {
         Spi::connect_mut(|client| {
             let rows = client.update(
-                &statement,
+                Kept(&statement),
                 None,
                 &[shard_key.into(), map.id.into(), record_key.into()],
             )?;
@@ -102,6 +110,7 @@ pub fn record(
                 record = Some(Record {
                     crm_id: row.get(1)?,
                     hashes: row.get::<Vec<u8>>(2)?.unwrap_or_default(),
+                    edits_wait: row.get(3)?.unwrap_or_default(),
                 });
             }
             Ok(record)
@@ -114,8 +123,8 @@ pub fn identity() -> Result<(String, String, Option<String>), StoreError> {
     as_superuser(|| {
         Spi::connect(|client| {
             let mut rows = client.select(
-                "SELECT gen_random_uuid()::text, session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), ''),
-                        nullif(current_setting('pg_crm.correlation_id', true), '')",
+                Kept("SELECT gen_random_uuid()::text, session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), ''),
+                        nullif(current_setting('pg_crm.correlation_id', true), '')"),
                 None,
                 &[],
             )?;
@@ -141,10 +150,10 @@ pub fn committed(
     as_superuser(|| {
         Spi::connect_mut(|client| {
             client.update(
-                "UPDATE crm.ledger l
+                Kept("UPDATE crm.ledger l
                  SET hashes = crm.cells_hash(l.hashes, $4, $5), synced_at = crm.cells_stamp(l.synced_at, $4, clock_timestamp()),
                      changed_at = crm.cells_stamp(l.changed_at, $4, now())
-                 WHERE l.shard_key = $1 AND l.map_id = $2 AND l.record_key = $3",
+                 WHERE l.shard_key = $1 AND l.map_id = $2 AND l.record_key = $3"),
                 None,
                 &[
                     shard_key.into(),
@@ -175,8 +184,8 @@ pub fn queue(map: &Map, edit: &Edit) -> Result<(), StoreError> {
     as_superuser(|| {
         Spi::connect_mut(|client| {
             client.update(
-                "INSERT INTO crm.change (shard_key, map_id, record_keys, op, cells, base, write_id, actor, correlation_id)
-                 VALUES ($1, $2, ARRAY[$3], 'u', $4, $5::jsonb, $6::uuid, $7, $8)",
+                Kept("INSERT INTO crm.change (shard_key, map_id, record_keys, op, cells, base, write_id, actor, correlation_id)
+                 VALUES ($1, $2, ARRAY[$3], 'u', $4, $5::jsonb, $6::uuid, $7, $8)"),
                 None,
                 &[
                     edit.shard_key.into(),
@@ -197,7 +206,7 @@ pub fn queue(map: &Map, edit: &Edit) -> Result<(), StoreError> {
 /// Removes an intent. What a transaction's snapshot is too old to see stays, and the reconciler finds nothing to do.
 fn close(client: &mut SpiClient, shard_key: &str, write_id: &str) -> Result<(), StoreError> {
     client.update(
-        "DELETE FROM crm.pending_write WHERE shard_key = $1 AND write_id = $2::uuid AND state IN ('sending', 'landed', 'failed')",
+        Kept("DELETE FROM crm.pending_write WHERE shard_key = $1 AND write_id = $2::uuid AND state IN ('sending', 'landed', 'failed')"),
         None,
         &[shard_key.into(), write_id.into()],
     )?;

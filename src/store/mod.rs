@@ -11,6 +11,7 @@ pub mod config;
 pub mod connections;
 pub mod edits;
 pub mod fold;
+pub mod kept;
 pub mod pending;
 pub mod reconcile;
 pub mod rounds;
@@ -20,4 +21,7 @@ pub mod time_limit;
 mod transaction;
 pub mod values;
 
-pub use transaction::{StoreError, as_owner, nested, subtransaction, transaction};
+pub use kept::Kept;
+pub use transaction::{
+    StoreError, as_owner, commit_without_waiting, nested, subtransaction, transaction,
+};

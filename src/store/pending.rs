@@ -9,8 +9,8 @@ use crm_domain::Cells;
 use pgrx::spi::SpiClient;
 use serde_json::{Value as Json, json};
 
-use super::StoreError;
 use super::config::Map;
+use super::{Kept, StoreError};
 use crate::worker::protocol::Intent;
 
 /// Commits intents. Returns the ids of those that were opened: a record with an edit that waits already is not written
@@ -19,7 +19,7 @@ pub fn open(client: &mut SpiClient, intents: &[&Intent]) -> Result<Vec<String>, 
     let text = |f: fn(&Intent) -> String| intents.iter().map(|i| f(i)).collect::<Vec<_>>();
     let cells: Vec<Vec<u8>> = intents.iter().map(|i| written(i).to_bytes()).collect();
     let rows = client.update(
-        "INSERT INTO crm.pending_write (shard_key, write_id, map_id, record_key, state, cells, intended, actor, correlation_id, backend_pid)
+        Kept("INSERT INTO crm.pending_write (shard_key, write_id, map_id, record_key, state, cells, intended, actor, correlation_id, backend_pid)
          SELECT i.shard_key, i.write_id::uuid, i.map_id, i.record_key, 'sending', i.cells, i.intended::jsonb, i.actor, i.correlation_id,
                 i.backend_pid
          FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::bytea[], $6::text[], $7::text[], $8::text[], $9::int[])
@@ -27,7 +27,10 @@ pub fn open(client: &mut SpiClient, intents: &[&Intent]) -> Result<Vec<String>, 
          WHERE NOT EXISTS (SELECT FROM crm.pending_write p
                            WHERE p.shard_key = i.shard_key AND p.map_id = i.map_id AND p.record_key = i.record_key
                              AND p.state IN ('queued', 'dead'))
-         RETURNING write_id::text",
+           AND NOT EXISTS (SELECT FROM crm.change c
+                           WHERE c.shard_key = i.shard_key AND c.map_id = i.map_id AND c.record_keys[1] = i.record_key
+                             AND (c.base IS NOT NULL OR c.write_id IS NOT NULL))
+         RETURNING write_id::text"),
         None,
         &[
             text(|i| i.shard_key.clone()).into(),
@@ -80,7 +83,7 @@ pub fn end(client: &mut SpiClient, ended: &[Ended]) -> Result<(), StoreError> {
         return Ok(());
     }
     client.update(
-        "WITH ended AS MATERIALIZED (
+        Kept("WITH ended AS MATERIALIZED (
              SELECT e.shard_key, e.write_id::uuid AS write_id, e.state, e.error_class, e.error
              FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) AS e (shard_key, write_id, state, error_class, error)
          ), closed AS (
@@ -88,7 +91,7 @@ pub fn end(client: &mut SpiClient, ended: &[Ended]) -> Result<(), StoreError> {
              WHERE e.state IS NULL AND p.shard_key = e.shard_key AND p.write_id = e.write_id AND p.state = 'sending'
          )
          UPDATE crm.pending_write p SET state = e.state, error_class = e.error_class, last_error = e.error
-         FROM ended e WHERE e.state IS NOT NULL AND p.shard_key = e.shard_key AND p.write_id = e.write_id AND p.state = 'sending'",
+         FROM ended e WHERE e.state IS NOT NULL AND p.shard_key = e.shard_key AND p.write_id = e.write_id AND p.state = 'sending'"),
         None,
         &[
             ended.iter().map(|e| e.intent.shard_key.as_str()).collect::<Vec<_>>().into(),
@@ -104,7 +107,7 @@ pub fn end(client: &mut SpiClient, ended: &[Ended]) -> Result<(), StoreError> {
 /// Whether intents wait for the end of their callers' transactions, beside those that are being sent.
 pub fn intents_wait(client: &SpiClient) -> Result<bool, StoreError> {
     let mut rows = client.select(
-        "SELECT EXISTS (SELECT FROM crm.pending_write WHERE state IN ('sending', 'landed', 'failed'))",
+        Kept("SELECT EXISTS (SELECT FROM crm.pending_write WHERE state IN ('sending', 'landed', 'failed'))"),
         None,
         &[],
     )?;
@@ -116,13 +119,14 @@ pub fn intents_wait(client: &SpiClient) -> Result<bool, StoreError> {
 /// edit of the same cells that waits already comes first. `active`: those that are being sent.
 pub fn adopt_orphans(client: &mut SpiClient, active: Vec<&str>) -> Result<u64, StoreError> {
     let rows = client.update(
-        "WITH orphan AS MATERIALIZED (
+        Kept("WITH orphan AS MATERIALIZED (
              SELECT p.shard_key, p.write_id FROM crm.pending_write p, LATERAL (
                  SELECT FROM crm.ledger l WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key
                  FOR UPDATE SKIP LOCKED) l
              WHERE p.state IN ('sending', 'landed', 'failed') AND p.write_id <> ALL ($1::text[]::uuid[])
                AND NOT EXISTS (SELECT FROM crm.change c
-                               WHERE c.shard_key = p.shard_key AND c.map_id = p.map_id AND p.record_key = ANY (c.record_keys))
+                               WHERE c.shard_key = p.shard_key AND c.map_id = p.map_id AND c.record_keys[1] = p.record_key
+                                 AND (c.base IS NOT NULL OR c.write_id IS NOT NULL))
          ), gone AS (
              DELETE FROM crm.pending_write p
              WHERE p.state IN ('sending', 'landed', 'failed') AND p.write_id <> ALL ($1::text[]::uuid[])
@@ -140,7 +144,7 @@ pub fn adopt_orphans(client: &mut SpiClient, active: Vec<&str>) -> Result<u64, S
          FROM adopted GROUP BY shard_key, map_id, record_key
          ON CONFLICT (shard_key, map_id, record_key) WHERE state IN ('queued', 'dead') DO UPDATE
          SET take = crm.cells_minus(crm.cells_or(coalesce(p.take, '\\x0000000000000000'), excluded.take), p.cells),
-             folded = coalesce(p.folded, '{}') || excluded.folded, revision = p.revision + 1",
+             folded = coalesce(p.folded, '{}') || excluded.folded, revision = p.revision + 1"),
         None,
         &[active.into()],
     )?;
@@ -171,18 +175,22 @@ pub struct Pending {
 /// Locks up to `rows` pending writes of the map that are due and in no other claim.
 pub fn due(client: &mut SpiClient, map: &Map, rows: usize) -> Result<Vec<Pending>, StoreError> {
     let result = client.update(
-        "SELECT p.shard_key, p.record_key, p.write_id::text, l.crm_id, p.cells, p.take, p.base::text, p.revision, p.attempts, l.hashes,
+        Kept("SELECT p.shard_key, p.record_key, p.write_id::text, l.crm_id, p.cells, p.take, p.base::text, p.revision, p.attempts, l.hashes,
                 (extract(epoch FROM p.changed_at) * 1000)::bigint, p.actor, p.correlation_id, p.intended IS NOT NULL
          FROM crm.pending_write p, LATERAL (
              SELECT l.crm_id, l.hashes FROM crm.ledger l
              WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key AND l.crm_id IS NOT NULL
              FOR UPDATE SKIP LOCKED) l
          WHERE p.map_id = $1 AND p.state = 'queued' AND p.next_attempt_at <= now()
+           -- A call whose caller went away may still be on its way.
+           AND NOT EXISTS (SELECT FROM crm.pending_write i
+                           WHERE i.shard_key = p.shard_key AND i.map_id = p.map_id AND i.record_key = p.record_key
+                             AND i.state IN ('sending', 'landed', 'failed'))
            AND (p.shard_key, p.record_key) NOT IN (
                SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r)
                WHERE c.map_id = $1 AND c.path = 'reconcile')
          ORDER BY p.next_attempt_at, p.shard_key, p.record_key
-         LIMIT $2 FOR UPDATE OF p SKIP LOCKED",
+         LIMIT $2 FOR UPDATE OF p SKIP LOCKED"),
         None,
         &[map.id.into(), (rows as i64).into()],
     )?;
@@ -214,12 +222,12 @@ pub fn due(client: &mut SpiClient, map: &Map, rows: usize) -> Result<Vec<Pending
 /// Milliseconds until the next pending write of a map that can be written; `None` when none waits.
 pub fn next_ms(client: &SpiClient, map_id: i32) -> Result<Option<i64>, StoreError> {
     let mut rows = client.select(
-        "SELECT (extract(epoch FROM greatest(p.next_attempt_at, now() - interval '1 day') - now()) * 1000)::bigint
+        Kept("SELECT (extract(epoch FROM greatest(p.next_attempt_at, now() - interval '1 day') - now()) * 1000)::bigint
          FROM crm.pending_write p
          WHERE p.map_id = $1 AND p.state = 'queued' AND EXISTS (
              SELECT FROM crm.ledger l
              WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key AND l.crm_id IS NOT NULL)
-         ORDER BY p.next_attempt_at LIMIT 1",
+         ORDER BY p.next_attempt_at LIMIT 1"),
         None,
         &[map_id.into()],
     )?;
@@ -230,7 +238,7 @@ pub fn next_ms(client: &SpiClient, map_id: i32) -> Result<Option<i64>, StoreErro
 pub fn notify(client: &mut SpiClient, events: Vec<String>) -> Result<(), StoreError> {
     if !events.is_empty() {
         client.update(
-            "SELECT pg_notify('crm', e) FROM unnest($1::text[]) AS e",
+            Kept("SELECT pg_notify('crm', e) FROM unnest($1::text[]) AS e"),
             None,
             &[events.into()],
         )?;

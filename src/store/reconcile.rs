@@ -15,7 +15,7 @@ use super::config::Map;
 use super::edits;
 use super::pending::Pending;
 use super::values::{self, RowValues, Wanted};
-use super::{StoreError, as_owner, settle, subtransaction};
+use super::{Kept, StoreError, as_owner, settle, subtransaction};
 use crate::settings::Settings;
 
 /// A pending write with what became of it.
@@ -313,8 +313,8 @@ fn recapture(
         if !changed.is_empty() {
             client.update("SELECT crm.note_change(true)", None, &[])?;
             client.update(
-                "INSERT INTO crm.change (shard_key, map_id, record_keys, op, cells, base, actor)
-                 VALUES ($1, $2, ARRAY[$3], 'u', $4, $5::jsonb, 'pg_crm')",
+                Kept("INSERT INTO crm.change (shard_key, map_id, record_keys, op, cells, base, actor)
+                 VALUES ($1, $2, ARRAY[$3], 'u', $4, $5::jsonb, 'pg_crm')"),
                 None,
                 &[
                     records[n].pending.shard_key.as_str().into(),
@@ -341,12 +341,12 @@ fn ledger(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(), 
             .map(|r| r.known.values().flatten().copied().collect())
             .collect();
         client.update(
-            "UPDATE crm.ledger l
+            Kept("UPDATE crm.ledger l
              SET hashes = crm.cells_hash(l.hashes, r.cells, r.hashes), synced_at = crm.cells_stamp(l.synced_at, r.cells, now()),
                  changed_at = crm.cells_stamp(l.changed_at, r.cells, to_timestamp(r.changed_at_ms / 1000.0))
              FROM unnest($2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::bigint[])
                   AS r (shard_key, record_key, cells, hashes, changed_at_ms)
-             WHERE l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key",
+             WHERE l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key"),
             None,
             &[
                 map.id.into(),
@@ -364,12 +364,14 @@ fn ledger(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(), 
     {
         let (shard_key, record_key) = keys_of(record);
         client.update(
-            "WITH waiting AS (
+            Kept(
+                "WITH waiting AS (
                  UPDATE crm.queue SET state = 'unlinked', revision = DEFAULT
                  WHERE shard_key = $1 AND map_id = $2 AND record_key = $3 AND state = 'queued'
              )
              UPDATE crm.ledger SET crm_id = NULL, hashes = NULL, detached = true
              WHERE shard_key = $1 AND map_id = $2 AND record_key = $3",
+            ),
             None,
             &[shard_key.into(), map.id.into(), record_key.into()],
         )?;
@@ -432,10 +434,10 @@ fn pending(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(),
         .map(|r| r.snapshot.as_ref().map(|(_, hash)| hash.as_slice()))
         .collect();
     client.update(
-        "WITH r AS MATERIALIZED (
+        Kept("WITH r AS MATERIALIZED (
              SELECT * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::bigint[], $8::bool[], $9::text[],
-                                  $10::text[], $11::text[], $12::bytea[])
-                  AS r (shard_key, record_key, revision, verdict, base, delay_ms, charged, error_class, error, snapshot, snapshot_hash)
+                                  $10::text[], $11::text[], $12::bytea[], $13::bytea[])
+                  AS r (shard_key, record_key, revision, verdict, base, delay_ms, charged, error_class, error, snapshot, snapshot_hash, take)
          ), gone AS (
              DELETE FROM crm.pending_write p USING r
              WHERE p.shard_key = r.shard_key AND p.map_id = $1 AND p.record_key = r.record_key AND p.state IN ('queued', 'dead')
@@ -443,14 +445,15 @@ fn pending(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(),
          )
          UPDATE crm.pending_write p
          SET base = CASE WHEN r.verdict = 'done' THEN p.base || r.base::jsonb ELSE p.base END,
-             take = CASE WHEN r.verdict = 'done' THEN NULL ELSE p.take END,
+             -- What somebody asked for meanwhile stays asked for.
+             take = CASE WHEN r.verdict = 'done' THEN crm.cells_minus(p.take, r.take) ELSE p.take END,
              state = CASE WHEN r.verdict = 'dead' AND p.revision = r.revision THEN 'dead' ELSE 'queued' END,
              attempts = CASE WHEN p.revision <> r.revision THEN 0 WHEN r.charged THEN p.attempts + 1 ELSE p.attempts END,
              next_attempt_at = CASE WHEN r.verdict = 'retry' THEN now() + r.delay_ms * interval '1 ms' ELSE '-infinity' END,
              error_class = r.error_class, last_error = r.error,
              snapshot = coalesce(r.snapshot::jsonb, p.snapshot), snapshot_hash = coalesce(r.snapshot_hash, p.snapshot_hash)
          FROM r WHERE p.shard_key = r.shard_key AND p.map_id = $1 AND p.record_key = r.record_key AND p.state IN ('queued', 'dead')
-                  AND NOT (p.revision = r.revision AND r.verdict = 'done')",
+                  AND NOT (p.revision = r.revision AND r.verdict = 'done')"),
         None,
         &[
             map.id.into(),
@@ -465,6 +468,7 @@ fn pending(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(),
             errors.into(),
             snapshots.into(),
             snapshot_hashes.into(),
+            records.iter().map(|r| r.pending.take.to_bytes()).collect::<Vec<_>>().into(),
         ],
     )?;
     Ok(())
@@ -476,20 +480,20 @@ fn conflicts(client: &mut SpiClient, map: &Map, record: &Settled) -> Result<(), 
     let settled: Vec<i16> = record.known.keys().map(|id| *id as i16).collect();
     if !settled.is_empty() {
         client.update(
-            "DELETE FROM crm.conflict WHERE shard_key = $1 AND map_id = $2 AND record_key = $3 AND field_id = ANY ($4)",
+            Kept("DELETE FROM crm.conflict WHERE shard_key = $1 AND map_id = $2 AND record_key = $3 AND field_id = ANY ($4)"),
             None,
             &[shard_key.into(), map.id.into(), record_key.into(), settled.into()],
         )?;
     }
     for conflict in &record.conflicts {
         client.update(
-            "INSERT INTO crm.conflict AS c (shard_key, map_id, record_key, field_id, crm_id, conflict_type, local_value, crm_value, base,
+            Kept("INSERT INTO crm.conflict AS c (shard_key, map_id, record_key, field_id, crm_id, conflict_type, local_value, crm_value, base,
                                             policy, write_id, actor, correlation_id)
              VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8::jsonb, $9::jsonb, $10, $11::uuid, $12, $13)
              ON CONFLICT (shard_key, map_id, record_key, field_id) DO UPDATE
              SET crm_id = excluded.crm_id, conflict_type = excluded.conflict_type, local_value = excluded.local_value,
                  crm_value = excluded.crm_value, base = excluded.base, policy = excluded.policy, write_id = excluded.write_id,
-                 actor = excluded.actor, correlation_id = excluded.correlation_id, last_attempt = now()",
+                 actor = excluded.actor, correlation_id = excluded.correlation_id, last_attempt = now()"),
             None,
             &[
                 shard_key.into(),
@@ -517,14 +521,14 @@ fn dead_letter(client: &mut SpiClient, map: &Map, record: &Settled) -> Result<()
     };
     let (shard_key, record_key) = keys_of(record);
     client.update(
-        "INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, path, crm_id, operation, error_class, vendor_code, error,
+        Kept("INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, path, crm_id, operation, error_class, vendor_code, error,
                                            attempts, actor)
          SELECT $1, $2, $3, 'reconcile', $4, 'update', $5, $6, $7, $8, $9
          WHERE EXISTS (SELECT FROM crm.pending_write p
                        WHERE p.shard_key = $1 AND p.map_id = $2 AND p.record_key = $3 AND p.state = 'dead')
          ON CONFLICT (shard_key, map_id, record_key, path) DO UPDATE
          SET error_class = excluded.error_class, vendor_code = excluded.vendor_code, error = excluded.error,
-             attempts = excluded.attempts, died_at = now()",
+             attempts = excluded.attempts, died_at = now()"),
         None,
         &[
             shard_key.into(),

@@ -2,11 +2,11 @@
 
 use pgrx::spi::SpiClient;
 
-use super::StoreError;
+use super::{Kept, StoreError};
 
 pub fn begin(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
     client.update(
-        "UPDATE crm.map_state SET round_start = now(), round_total = 0, round_done = 0 WHERE map_id = $1 AND round_start IS NULL",
+        Kept("UPDATE crm.map_state SET round_start = now(), round_total = 0, round_done = 0 WHERE map_id = $1 AND round_start IS NULL"),
         None,
         &[map_id.into()],
     )?;
@@ -15,7 +15,7 @@ pub fn begin(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
 
 pub fn took_up(client: &mut SpiClient, map_id: i32, records: usize) -> Result<(), StoreError> {
     client.update(
-        "UPDATE crm.map_state SET round_total = round_total + $2 WHERE map_id = $1",
+        Kept("UPDATE crm.map_state SET round_total = round_total + $2 WHERE map_id = $1"),
         None,
         &[map_id.into(), (records as i64).into()],
     )?;
@@ -30,10 +30,10 @@ pub fn did(
     error: Option<&str>,
 ) -> Result<(), StoreError> {
     client.update(
-        "UPDATE crm.map_state
+        Kept("UPDATE crm.map_state
          SET round_done = round_done + $2, last_success = CASE WHEN $3 THEN now() ELSE last_success END,
              last_error = coalesce($4, last_error), last_error_at = CASE WHEN $4 IS NULL THEN last_error_at ELSE now() END
-         WHERE map_id = $1",
+         WHERE map_id = $1"),
         None,
         &[map_id.into(), (records as i64).into(), succeeded.into(), error.into()],
     )?;
@@ -43,8 +43,8 @@ pub fn did(
 /// Ends the round; the next begins a write_interval from now.
 pub fn end(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
     client.update(
-        "UPDATE crm.map_state s SET round_start = NULL, next_write_at = now() + m.write_interval
-         FROM crm.object_map m WHERE m.map_id = s.map_id AND s.map_id = $1",
+        Kept("UPDATE crm.map_state s SET round_start = NULL, next_write_at = now() + m.write_interval
+         FROM crm.object_map m WHERE m.map_id = s.map_id AND s.map_id = $1"),
         None,
         &[map_id.into()],
     )?;
@@ -54,7 +54,7 @@ pub fn end(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
 /// Stops a map of which every record fails for the mapping's sake.
 pub fn stop(client: &mut SpiClient, map_id: i32, reason: &str) -> Result<(), StoreError> {
     client.update(
-        "UPDATE crm.map_state SET state = 'error', reason = $2 WHERE map_id = $1",
+        Kept("UPDATE crm.map_state SET state = 'error', reason = $2 WHERE map_id = $1"),
         None,
         &[map_id.into(), reason.into()],
     )?;

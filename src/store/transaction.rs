@@ -111,6 +111,23 @@ pub fn transaction<T>(
     result
 }
 
+/// Lets the transaction commit without waiting for the disk.
+pub fn commit_without_waiting() {
+    // SAFETY: as SET LOCAL does.
+    unsafe {
+        pg_sys::set_config_option(
+            c"synchronous_commit".as_ptr(),
+            c"off".as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_LOCAL,
+            true,
+            0,
+            false,
+        );
+    }
+}
+
 /// Runs `work` in a subtransaction, so that an error in it undoes it alone.
 pub fn subtransaction<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
     // SAFETY: as PL/pgSQL does for a block with EXCEPTION: memory context and resource owner are put back on both paths.

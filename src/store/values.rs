@@ -19,7 +19,7 @@ use serde_json::Value as Json;
 
 use super::config::{Map, MappedField};
 use super::time_limit::TimeLimit;
-use super::{StoreError, as_owner, subtransaction};
+use super::{Kept, StoreError, as_owner, subtransaction};
 
 /// What became of one record's row.
 pub enum RowValues {
@@ -196,7 +196,7 @@ pub fn of_object(
     as_owner(map.owner, || {
         Spi::connect_mut(|client| {
             let mut values = Vec::with_capacity(fields.len());
-            for row in client.update(&statement, None, &[object.to_string().into()])? {
+            for row in client.update(Kept(&statement), None, &[object.to_string().into()])? {
                 for (i, field) in fields.iter().enumerate() {
                     let value = value_of(field, row.get::<&str>(i + 1)?).map_err(|message| {
                         StoreError::Postgres {
@@ -345,7 +345,7 @@ fn fetch(
     let mut used = 0;
     let exhausted = Spi::connect_mut(|client: &mut SpiClient| -> Result<bool, StoreError> {
         // Not read-only, so that it sees what this transaction has just changed.
-        let mut cursor = client.open_cursor_mut(&statement(map), &args);
+        let mut cursor = client.try_open_cursor_mut(Kept(&statement(map)), &args)?;
         let mut fetch = FIRST_FETCH;
         loop {
             let rows = cursor.fetch(fetch as _)?;

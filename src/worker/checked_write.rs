@@ -14,6 +14,7 @@ use crm_provider::record::{DoneBatch, DoneField, DoneRecord, Field, Guard};
 use crm_provider::{CrmObject, ReadBatch, WriteKind, WriteRecord};
 use futures_util::future::join_all;
 
+use super::failpoint;
 use super::link::{Lane, Link};
 use super::slice::{self, Destination, Outgoing};
 
@@ -157,6 +158,7 @@ async fn round(
         }
     }
     if !to_write.is_empty() {
+        failpoint::reach_on_thread("request::between");
         done.extend(write(link, lane, request_id, object, edits, to_write).await);
     }
     done

@@ -27,6 +27,8 @@ use crate::store::{self, StoreError, audit, claims, config, connections, transac
 
 /// How soon to look again for rows that somebody held.
 pub(super) const HELD_AGAIN: Duration = Duration::from_millis(200);
+/// How soon to look whether callers' transactions came to nothing of which no wake-up told, such as prepared ones.
+const INTENTS_AGAIN: Duration = Duration::from_secs(10);
 const MAINTENANCE: Duration = Duration::from_secs(1200);
 
 pub(super) struct Worker {
@@ -132,24 +134,30 @@ impl Worker {
                 self.links.clear();
             }
             self.settings = Settings::current();
-            let (woken, urgent) = self.slot.take_wake();
-            self.urgent |= urgent;
+            failpoint::tell_threads();
+            let woken = self.slot.take_wake();
+            self.urgent |= woken.urgently;
             let events = self.inbox.drain();
             // A wake without an event is somebody's latch: an extension dropped, a setting changed.
-            let mut whole = woken || urgent || events.is_empty() || Instant::now() >= due;
+            let mut whole = woken.at_all || events.is_empty() || Instant::now() >= due;
             for event in events {
                 whole |= !event.is_of_a_call();
                 self.handle(event);
             }
-            // Callers wait: what they need is known from the last turn, unless they speak of a new connection.
-            if !self.real_time.misses(&self.links) {
+            // Callers wait: what they need is known from the last turn, unless they speak of a new connection, or of one
+            // that was paused meanwhile.
+            if !woken.by_a_change && !self.real_time.misses(&self.links) {
                 self.real_time();
             } else {
                 whole = true;
             }
+            if self.real_time.leaves_intents() {
+                due = due.min(Instant::now() + INTENTS_AGAIN);
+            }
             if !whole {
                 report("");
-                self.wait(due.saturating_duration_since(Instant::now()));
+                let rest = due.saturating_duration_since(Instant::now());
+                self.wait(rest.min(self.real_time.pause()));
                 continue;
             }
             let next = match self.turn() {
@@ -166,7 +174,7 @@ impl Worker {
             }
             report("");
             due = Instant::now() + next;
-            self.wait(next);
+            self.wait(next.min(self.real_time.pause()));
         }
     }
 

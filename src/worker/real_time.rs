@@ -3,8 +3,9 @@
 //! Intents and outcomes of all who call at once share transactions: one commit before anything of theirs is sent, one
 //! before any of them is answered.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crm_domain::conflict::{Decision, ShortHash};
 use crm_domain::failure::Scope;
@@ -19,11 +20,11 @@ use tokio::sync::oneshot;
 use super::checked_write::{self, Checked, Edit, EditField, Outcome};
 use super::event::Event;
 use super::link::{Lane, SharedLink};
-use super::main_loop::Worker;
+use super::main_loop::{HELD_AGAIN, Worker};
 use super::protocol::{Answer, Intent, IntentField, Question, from_hex};
 use super::{failpoint, verdict};
 use crate::store::config::Connection;
-use crate::store::{audit, connections, pending, transaction};
+use crate::store::{audit, commit_without_waiting, connections, pending, transaction};
 
 type Reply = oneshot::Sender<Json>;
 
@@ -42,6 +43,10 @@ pub(super) struct RealTime {
     pub sending: HashMap<String, Call>,
     /// Back from the CRM, not written down yet.
     back: Vec<(Call, Checked)>,
+    /// Somebody held what is needed to write them down.
+    held_up: bool,
+    /// Callers were answered whose transactions have the next word.
+    answered: bool,
 }
 
 impl RealTime {
@@ -67,6 +72,39 @@ impl RealTime {
         !(self.fresh.is_empty() && self.back.is_empty() && self.questions.is_empty())
     }
 
+    /// How long there is nothing to be done unless something happens.
+    pub fn pause(&self) -> Duration {
+        if self.held_up {
+            HELD_AGAIN
+        } else {
+            Duration::MAX
+        }
+    }
+
+    /// Whether calls ended since the last question, each of which leaves its intent to its caller's transaction.
+    pub fn leaves_intents(&mut self) -> bool {
+        std::mem::take(&mut self.answered)
+    }
+
+    /// Takes the new calls, but for those of records that are on their way already: a caller who went away leaves the
+    /// record's lock to others, but not the record.
+    fn ready(&mut self) -> Vec<(Intent, Reply)> {
+        let key = |i: &Intent| (i.map_id, i.shard_key.clone(), i.record_key.clone());
+        let back = self.back.iter().map(|(call, _)| call);
+        let mut busy: HashSet<_> = self
+            .sending
+            .values()
+            .chain(back)
+            .map(|c| key(&c.intent))
+            .collect();
+        let (ready, later) = std::mem::take(&mut self.fresh)
+            .into_iter()
+            .filter(|(_, reply)| !reply.is_closed())
+            .partition(|(intent, _)| busy.insert(key(intent)));
+        self.fresh = later;
+        ready
+    }
+
     /// Whether a connection is asked for that the worker has no link to yet.
     pub fn misses(&self, links: &HashMap<i32, SharedLink>) -> bool {
         let writes = self.fresh.iter().map(|(i, _)| i.connection_id);
@@ -85,7 +123,7 @@ impl Worker {
             self.read_live(question, reply);
         }
         let mut fresh = Vec::new();
-        for (intent, reply) in std::mem::take(&mut self.real_time.fresh) {
+        for (intent, reply) in self.real_time.ready() {
             match self.obstacle(&intent, fresh.len()) {
                 Some(answer) => send_answer(reply, &answer),
                 None => fresh.push(Call { intent, reply }),
@@ -93,11 +131,15 @@ impl Worker {
         }
         let back = std::mem::take(&mut self.real_time.back);
         if fresh.is_empty() && back.is_empty() {
+            self.real_time.held_up = false;
             return;
         }
         let intents: Vec<&Intent> = fresh.iter().map(|c| &c.intent).collect();
         let written = transaction(|client| {
             let opened = if intents.is_empty() {
+                // An outcome need not be durable before its caller's COMMIT, whose place in the log is behind it; without
+                // that COMMIT the intent stays, and the CRM is read.
+                commit_without_waiting();
                 Vec::new()
             } else {
                 pending::open(client, &intents)?
@@ -125,6 +167,9 @@ impl Worker {
                     failpoint::reach("outcome::after_commit");
                 }
                 self.note_health(&back);
+                self.real_time.held_up = false;
+                let ended = !back.is_empty();
+                self.real_time.answered |= ended;
                 for (call, checked) in back {
                     let answer = answer(&call.intent, &checked);
                     send_answer(call.reply, &answer);
@@ -137,14 +182,23 @@ impl Worker {
                         send_answer(call.reply, &Answer::failed("pending", "transient", why));
                     }
                 }
+                if ended {
+                    // Their records are free for those that came meanwhile.
+                    self.real_time();
+                }
             }
             // Somebody holds what is needed: once more, with all that has come until then.
             Err(error) if error.is_transient() => {
+                self.real_time.held_up = true;
                 self.real_time.back = back;
-                self.real_time.fresh = fresh.into_iter().map(|c| (c.intent, c.reply)).collect();
+                let fresh = fresh.into_iter().map(|c| (c.intent, c.reply));
+                self.real_time.fresh.extend(fresh);
             }
             // The callers hear that the worker did not answer; what was sent is found by the reconciler.
-            Err(error) => log!("pg_crm cannot write down edits that callers wait for: {error}"),
+            Err(error) => {
+                self.real_time.held_up = false;
+                log!("pg_crm cannot write down edits that callers wait for: {error}");
+            }
         }
     }
 

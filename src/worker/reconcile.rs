@@ -101,7 +101,16 @@ impl Worker {
             return Ok(Duration::from_secs(3600));
         }
         let sending: Vec<&str> = self.real_time.sending.keys().map(String::as_str).collect();
-        let adopted = transaction(|client| pending::adopt_orphans(client, sending))?;
+        let adopted = transaction(|client| {
+            let adopted = pending::adopt_orphans(client, sending)?;
+            if adopted > 0 {
+                failpoint::reach("adopt::before_commit");
+            }
+            Ok(adopted)
+        })?;
+        if adopted > 0 {
+            failpoint::reach("adopt::after_commit");
+        }
         if adopted > 0 {
             log!(
                 "pg_crm makes {adopted} rows agree with the CRM, whose writers' transactions came to nothing"
@@ -606,7 +615,8 @@ fn decide(
             Decision::Take => {
                 let Some(crm) = theirs else { continue };
                 settled.known.insert(*id, conflict::hash(crm));
-                if ours != Some(crm) {
+                // That somebody's call came to nothing is told even where nothing has to be put right.
+                if ours != Some(crm) || settled.pending.compensates {
                     note_superseded(map, &mut entry.superseded, *id, ours, crm);
                 }
                 let take = Take {

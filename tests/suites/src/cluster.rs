@@ -94,6 +94,7 @@ impl Cluster {
             ("fsync", "off"),
             ("max_connections", "200"),
             ("max_worker_processes", "100"),
+            ("max_prepared_transactions", "4"),
             ("log_line_prefix", "%m [%p] %b %d: "),
         ]);
         if let Ok(path) = std::env::var("PG_CRM_LIBRARY_PATH") {
@@ -243,6 +244,16 @@ impl Cluster {
                 .all(|&pid| !process::is_running(pid))
                 .then_some(())
         });
+    }
+
+    /// Starts the server again after somebody killed the postmaster; the others see that by themselves.
+    pub fn recover(&self) {
+        self.stop(Signal::SIGKILL);
+        let data = self.data();
+        spin(Duration::from_secs(30), "all processes are gone", || {
+            process::working_in(&data).is_empty().then_some(())
+        });
+        self.boot();
     }
 
     /// Has the server read its configuration again.

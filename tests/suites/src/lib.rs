@@ -23,6 +23,7 @@ pub use gate::Gate;
 pub use live::{Live, Written};
 pub use serde_json::{Value as Json, json};
 pub use sim::Sim;
+pub use tokio_postgres::error::SqlState;
 pub use vitals::Vitals;
 
 /// Makes a test of each scenario for each CRM: `stub::name`, `salesforce::name`, `hubspot::name`.

@@ -5,7 +5,7 @@
 
 use std::io::Read;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{LazyLock, Mutex};
@@ -112,6 +112,20 @@ pub fn children(parent: i32) -> Vec<i32> {
                 .and_then(|rest| rest.split_whitespace().nth(1));
             parent_of.and_then(|pid| pid.parse().ok()) == Some(parent)
         })
+        .collect()
+}
+
+/// The processes whose working directory that is.
+pub fn working_in(directory: &Path) -> Vec<i32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter(|entry| {
+            std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == directory)
+        })
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .collect()
 }
 

@@ -11,6 +11,7 @@ use crate::store::{Actor, Life, Object, Record, Stamp};
 use crate::vendor::Vendor;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 #[derive(Debug, Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
@@ -18,6 +19,8 @@ struct Edit {
     /// Only in a list of edits.
     id: Option<String>,
     fields: Map<String, Value>,
+    /// Added to what the fields hold, read and written at one moment.
+    add: BTreeMap<String, i64>,
     by: By,
     /// ISO 8601; default now.
     modified_at: Option<String>,
@@ -264,8 +267,24 @@ fn apply(
             ));
         }
     };
+    let mut fields = edit.fields;
+    if !edit.add.is_empty() {
+        let slot = slot.ok_or_else(|| input("a new record has nothing to add to"))?;
+        let held = vendor.show(object, slot);
+        for (name, n) in edit.add {
+            let sum = match held.get(&name) {
+                Some(Value::String(text)) => {
+                    text.parse().ok().map(|m: i64| json!((m + n).to_string()))
+                }
+                Some(Value::Number(number)) => number.as_i64().map(|m| json!(m + n)),
+                _ => None,
+            };
+            let sum = sum.ok_or_else(|| input(format!("{name} holds no whole number")))?;
+            fields.insert(name, sum);
+        }
+    }
     let change = vendor
-        .edit(object, &edit.fields, slot.is_none())
+        .edit(object, &fields, slot.is_none())
         .map_err(AdminError::Input)?;
     let taken = |object: &Object, taken: crate::store::Taken| {
         let field = object.def.fields[taken.field as usize].name();

@@ -2,4 +2,5 @@
 
 mod fail_points;
 mod power_cut;
+mod real_time;
 mod rotation;

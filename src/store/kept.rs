@@ -1,0 +1,66 @@
+//! Statements that a session prepares once and keeps.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::c_long;
+
+use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys::PgOid;
+use pgrx::spi::{OwnedPreparedStatement, Query, SpiClient, SpiCursor, SpiResult, SpiTupleTable};
+
+/// Statements beyond so many are planned each time.
+const ROOM: usize = 200;
+
+thread_local! {
+    /// Never freed: a session's end must not call into a server that is shutting down.
+    static PLANS: RefCell<HashMap<String, &'static OwnedPreparedStatement>> = RefCell::default();
+}
+
+/// A statement whose plan outlives the transaction. Postgres itself plans it anew when what it names, the search_path or
+/// whose row security binds it has changed. The types of its arguments are always the same.
+pub struct Kept<'a>(pub &'a str);
+
+impl Kept<'_> {
+    fn plan(
+        &self,
+        client: &SpiClient,
+        args: &[DatumWithOid],
+    ) -> SpiResult<Option<&'static OwnedPreparedStatement>> {
+        let known = PLANS.with_borrow(|plans| match plans.get(self.0) {
+            Some(plan) => Some(Some(*plan)),
+            None => (plans.len() >= ROOM).then_some(None),
+        });
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let types: Vec<PgOid> = args.iter().map(|arg| PgOid::from(arg.oid())).collect();
+        let plan: &'static _ = Box::leak(Box::new(client.prepare_mut(self.0, &types)?.keep()));
+        PLANS.with_borrow_mut(|plans| plans.insert(self.0.to_owned(), plan));
+        Ok(Some(plan))
+    }
+}
+
+impl<'conn> Query<'conn> for Kept<'_> {
+    fn execute<'mcx>(
+        self,
+        client: &SpiClient<'conn>,
+        limit: Option<c_long>,
+        args: &[DatumWithOid<'mcx>],
+    ) -> SpiResult<SpiTupleTable<'conn>> {
+        match self.plan(client, args)? {
+            Some(plan) => plan.execute(client, limit, args),
+            None => self.0.execute(client, limit, args),
+        }
+    }
+
+    fn try_open_cursor<'mcx>(
+        self,
+        client: &SpiClient<'conn>,
+        args: &[DatumWithOid<'mcx>],
+    ) -> SpiResult<SpiCursor<'conn>> {
+        match self.plan(client, args)? {
+            Some(plan) => plan.try_open_cursor(client, args),
+            None => self.0.try_open_cursor(client, args),
+        }
+    }
+}
