@@ -16,12 +16,19 @@ use crate::store::config::Map;
 use crate::store::settle::{Settled, Verdict};
 use crate::store::values::{self, RowValues, Wanted};
 
+/// A slice as read: what is on its way, what is sent of it, and what needs no sending.
+pub(super) struct Slice {
+    pub records: Vec<InFlight>,
+    pub outgoing: Vec<Outgoing>,
+    pub settled: Vec<Settled>,
+}
+
 /// Reads a slice's values. What needs no sending, or cannot be sent, is settled at once.
 pub(super) fn read_slice(
     map: &Map,
     due: Vec<Claimed>,
     settings: &Settings,
-) -> Result<(Vec<InFlight>, Vec<Outgoing>, Vec<Settled>), StoreError> {
+) -> Result<Slice, StoreError> {
     let reads: Vec<usize> = (0..due.len()).filter(|&i| due[i].op != b'd').collect();
     let wanted: Vec<Wanted> = reads
         .iter()
@@ -113,7 +120,11 @@ pub(super) fn read_slice(
             }
         }
     }
-    Ok((records, outgoing, settled))
+    Ok(Slice {
+        records,
+        outgoing,
+        settled,
+    })
 }
 
 /// The values move on to be sent; what is to be remembered of them was taken down.
