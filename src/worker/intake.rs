@@ -16,12 +16,19 @@ use crate::store::config::Map;
 use crate::store::settle::{Settled, Verdict};
 use crate::store::values::{self, RowValues, Wanted};
 
+/// A slice as read: what is on its way, what is sent of it, and what needs no sending.
+pub(super) struct Slice {
+    pub records: Vec<InFlight>,
+    pub outgoing: Vec<Outgoing>,
+    pub settled: Vec<Settled>,
+}
+
 /// Reads a slice's values. What needs no sending, or cannot be sent, is settled at once.
 pub(super) fn read_slice(
     map: &Map,
     mut due: Vec<Claimed>,
     settings: &Settings,
-) -> Result<(Vec<InFlight>, Vec<Outgoing>, Vec<Settled>), StoreError> {
+) -> Result<Slice, StoreError> {
     // A record that the CRM does not have yet takes every field, those that were mapped since it was queued too.
     for record in due.iter_mut().filter(|record| record.op == b'c') {
         for field in map.fields.iter().filter(|f| f.written) {
@@ -124,7 +131,11 @@ pub(super) fn read_slice(
             }
         }
     }
-    Ok((records, outgoing, settled))
+    Ok(Slice {
+        records,
+        outgoing,
+        settled,
+    })
 }
 
 /// The values move on to be sent; what is to be remembered of them was taken down.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::event::Event;
 use super::flush::stands_still;
-use super::intake::read_slice;
+use super::intake::{Slice, read_slice};
 use super::link::{Lane, SharedLink};
 use super::main_loop::{HELD_AGAIN, Worker};
 use super::settlement::InFlight;
@@ -194,7 +194,11 @@ impl Worker {
                 due.len(),
                 map.relation
             ));
-            let (records, outgoing, settled) = read_slice(&map, due, settings)?;
+            let Slice {
+                records,
+                outgoing,
+                settled,
+            } = read_slice(&map, due, settings)?;
             let claim_id = if records.is_empty() {
                 0
             } else {
