@@ -225,3 +225,34 @@ fn describe(response: &Response) -> String {
         _ => "Salesforce answers".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod stored {
+    use super::*;
+
+    #[test]
+    fn a_checkbox_is_never_empty_and_a_moment_is_a_whole_second() {
+        for (data_type, written, kept) in [
+            (DataType::Boolean, Value::Null, Value::Boolean(false)),
+            (
+                DataType::Boolean,
+                Value::Boolean(true),
+                Value::Boolean(true),
+            ),
+            (
+                DataType::Timestamp,
+                Value::Timestamp(1_999),
+                Value::Timestamp(1_000),
+            ),
+            (
+                DataType::Timestamp,
+                Value::Timestamp(-1),
+                Value::Timestamp(-1_000),
+            ),
+            (DataType::Timestamp, Value::Null, Value::Null),
+            (DataType::Text, Value::text("1"), Value::text("1")),
+        ] {
+            assert_eq!(Salesforce.stored(data_type, written), kept);
+        }
+    }
+}
