@@ -96,6 +96,7 @@ mod tests {
                 "crm.connection_connection_id_seq",
                 "crm.dead_letter_dead_letter_id_seq",
                 "crm.object_map_map_id_seq",
+                "crm.queue_revision_seq",
             ]
         );
     }

@@ -478,7 +478,8 @@ DECLARE
     m crm.object_map;
     reason text;
 BEGIN
-    SELECT * INTO STRICT m FROM crm.object_map o WHERE o.map_id = bind_map.map_id;
+    -- One at a time: after a restore the worker and whoever alters the table both come.
+    SELECT * INTO STRICT m FROM crm.object_map o WHERE o.map_id = bind_map.map_id FOR NO KEY UPDATE;
     DELETE FROM crm.bound_column b WHERE b.map_id = m.map_id;
     INSERT INTO crm.bound_column (map_id, column_name, attnum, type_id)
     SELECT m.map_id, a.attname, a.attnum, a.atttypid
