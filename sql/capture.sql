@@ -513,7 +513,9 @@ CREATE FUNCTION crm.bind_restored() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM crm.bind_map(m.map_id) FROM crm.object_map m
-    WHERE NOT EXISTS (SELECT FROM crm.map_state s WHERE s.map_id = m.map_id);
+    WHERE NOT EXISTS (SELECT FROM crm.map_state s WHERE s.map_id = m.map_id)
+      -- Its keys come last in a restore.
+      AND crm.is_key(m.relation, m.key_column, m.shard_column);
 END $$;
 COMMENT ON FUNCTION crm.bind_restored() IS 'event trigger: binds maps that a restore brought, before a table of theirs is altered';
 

@@ -80,7 +80,7 @@ async fn the_level_writer_is_enough_and_reader_is_not() {
     live.assert_both("p1", "phone", "+6").await;
     for sql in [
         "SELECT * FROM crm.pending_write",
-        "INSERT INTO crm.change (map_id, record_key, op, cells, actor) VALUES (1, 'p1', 'u', '\\x01', 'me')",
+        "INSERT INTO crm.change (map_id, record_keys, op, cells, actor) VALUES (1, '{p1}', 'u', '\\x01', 'me')",
         "UPDATE crm.ledger SET hashes = NULL",
         "DELETE FROM crm.conflict",
         "SELECT * FROM crm.credential",

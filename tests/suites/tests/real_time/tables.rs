@@ -189,7 +189,7 @@ async fn tables_of_odd_shapes() {
         .db
         .error(r#"SELECT crm.write('"Odd one"."The people"', 'one', '{"select": "x"}')"#)
         .await;
-    assert_eq!(error.code().code(), "22000", "{error:?}");
+    assert_eq!(error.code().code(), "22P02", "{error:?}");
     live.quiet().await;
     live.db.assert_checked().await;
     assert_eq!(COLUMNS.len(), 4);
