@@ -23,5 +23,5 @@ pub mod values;
 
 pub use kept::Kept;
 pub use transaction::{
-    StoreError, as_owner, commit_without_waiting, nested, subtransaction, transaction,
+    StoreError, as_owner, durable_transaction, nested, subtransaction, transaction,
 };

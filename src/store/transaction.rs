@@ -79,8 +79,25 @@ impl From<CaughtError> for StoreError {
 }
 
 /// Runs `work` in a transaction of its own: committed when it returns `Ok`, aborted when it returns `Err` or raises.
+///
+/// Nobody waits for the disk: a commit that a power cut loses leaves what a cut right before it would have left, and whoever
+/// commits durably on top of it makes it durable too.
 pub fn transaction<T>(
     work: impl FnOnce(&mut SpiClient) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    run(work, false)
+}
+
+/// The same, on disk before it returns: for what must be known before something is done outside of the database.
+pub fn durable_transaction<T>(
+    work: impl FnOnce(&mut SpiClient) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    run(work, true)
+}
+
+fn run<T>(
+    work: impl FnOnce(&mut SpiClient) -> Result<T, StoreError>,
+    durably: bool,
 ) -> Result<T, StoreError> {
     // SAFETY: called by a worker outside any transaction; every path ends in commit or abort.
     unsafe {
@@ -90,6 +107,21 @@ pub fn transaction<T>(
     }
     let work = AssertUnwindSafe(work);
     let result = PgTryBuilder::new(AssertUnwindSafe(move || {
+        if !durably {
+            // SAFETY: as SET LOCAL does.
+            unsafe {
+                pg_sys::set_config_option(
+                    c"synchronous_commit".as_ptr(),
+                    c"off".as_ptr(),
+                    pg_sys::GucContext::PGC_USERSET,
+                    pg_sys::GucSource::PGC_S_SESSION,
+                    pg_sys::GucAction::GUC_ACTION_LOCAL,
+                    true,
+                    0,
+                    false,
+                );
+            }
+        }
         let value = Spi::connect_mut(|client| (work.0)(client))?;
         // SAFETY: the snapshot pushed above is the active one; a commit that fails raises and is caught here.
         unsafe {
@@ -109,23 +141,6 @@ pub fn transaction<T>(
         pg_sys::pgstat_report_stat(false);
     }
     result
-}
-
-/// Lets the transaction commit without waiting for the disk.
-pub fn commit_without_waiting() {
-    // SAFETY: as SET LOCAL does.
-    unsafe {
-        pg_sys::set_config_option(
-            c"synchronous_commit".as_ptr(),
-            c"off".as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_LOCAL,
-            true,
-            0,
-            false,
-        );
-    }
 }
 
 /// Runs `work` in a subtransaction, so that an error in it undoes it alone.

@@ -288,7 +288,7 @@ impl Worker {
                 refresh_token,
                 reply,
             } => {
-                let kept = transaction(|client| {
+                let kept = store::durable_transaction(|client| {
                     connections::rotate(client, connection_id, version, &refresh_token)
                 });
                 // A reload may have made another link meanwhile, with the token that is void now.

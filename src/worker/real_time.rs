@@ -14,6 +14,7 @@ use crm_domain::{DataType, Failure, Value};
 use crm_provider::ReadBatch;
 use crm_provider::record::Field;
 use pgrx::prelude::*;
+use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json, json};
 use tokio::sync::oneshot;
 
@@ -24,7 +25,7 @@ use super::main_loop::{HELD_AGAIN, Worker};
 use super::protocol::{Answer, Intent, IntentField, Question, from_hex};
 use super::{failpoint, verdict};
 use crate::store::config::Connection;
-use crate::store::{audit, commit_without_waiting, connections, pending, transaction};
+use crate::store::{audit, connections, durable_transaction, pending, transaction};
 
 type Reply = oneshot::Sender<Json>;
 
@@ -89,18 +90,22 @@ impl RealTime {
     /// Takes the new calls, but for those of records that are on their way already: a caller who went away leaves the
     /// record's lock to others, but not the record.
     fn ready(&mut self) -> Vec<(Intent, Reply)> {
-        let key = |i: &Intent| (i.map_id, i.shard_key.clone(), i.record_key.clone());
+        fn key(i: &Intent) -> (i32, &str, &str) {
+            (i.map_id, &i.shard_key, &i.record_key)
+        }
+        if self.fresh.is_empty() {
+            return Vec::new();
+        }
+        let mut fresh = std::mem::take(&mut self.fresh);
+        fresh.retain(|(_, reply)| !reply.is_closed());
         let back = self.back.iter().map(|(call, _)| call);
-        let mut busy: HashSet<_> = self
-            .sending
-            .values()
-            .chain(back)
-            .map(|c| key(&c.intent))
-            .collect();
-        let (ready, later) = std::mem::take(&mut self.fresh)
+        let under_way = self.sending.values().chain(back);
+        let mut busy: HashSet<_> = under_way.map(|c| key(&c.intent)).collect();
+        let free: Vec<bool> = fresh.iter().map(|(i, _)| busy.insert(key(i))).collect();
+        let mut free = free.into_iter();
+        let (ready, later) = fresh
             .into_iter()
-            .filter(|(_, reply)| !reply.is_closed())
-            .partition(|(intent, _)| busy.insert(key(intent)));
+            .partition(|_| free.next().unwrap_or_default());
         self.fresh = later;
         ready
     }
@@ -135,11 +140,8 @@ impl Worker {
             return;
         }
         let intents: Vec<&Intent> = fresh.iter().map(|c| &c.intent).collect();
-        let written = transaction(|client| {
+        let write = |client: &mut SpiClient| {
             let opened = if intents.is_empty() {
-                // An outcome need not be durable before its caller's COMMIT, whose place in the log is behind it; without
-                // that COMMIT the intent stays, and the CRM is read.
-                commit_without_waiting();
                 Vec::new()
             } else {
                 pending::open(client, &intents)?
@@ -157,7 +159,14 @@ impl Worker {
                 failpoint::reach("outcome::before_commit");
             }
             Ok(opened)
-        });
+        };
+        // An outcome need not be durable before its caller's COMMIT, whose place in the log is behind it; without that COMMIT
+        // the intent stays, and the CRM is read.
+        let written = if intents.is_empty() {
+            transaction(write)
+        } else {
+            durable_transaction(write)
+        };
         match written {
             Ok(opened) => {
                 if !intents.is_empty() {
@@ -326,7 +335,7 @@ pub(super) fn note_health(connection: &mut Connection, trouble: Option<&Failure>
 
 /// Audit, intents and events of calls that came back.
 fn write_down(
-    client: &mut pgrx::spi::SpiClient,
+    client: &mut SpiClient,
     back: &[(Call, Checked)],
 ) -> Result<(), crate::store::StoreError> {
     let fields: Vec<String> = back

@@ -17,7 +17,7 @@ pub(super) fn set_up_session() {
         (c"default_transaction_isolation", c"read committed"),
         (c"default_transaction_read_only", c"off"),
         (c"session_replication_role", c"origin"),
-        (c"plan_cache_mode", c"force_custom_plan"),
+        (c"plan_cache_mode", c"auto"),
         (c"jit", c"off"),
         // A slice of usual records without temporary files.
         (c"work_mem", c"16MB"),
