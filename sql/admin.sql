@@ -618,3 +618,17 @@ INSERT INTO crm.function_access VALUES
     ('pause', 'operator'), ('resume', 'operator'), ('replay', 'operator'), ('replay_all', 'operator'), ('test_connection', 'operator'),
     ('create_connection', 'admin'), ('set_credentials', 'admin'), ('drop_connection', 'admin'), ('map_object', 'admin'),
     ('map_field', 'admin'), ('unmap_field', 'admin'), ('unmap_object', 'admin'), ('link', 'admin');
+
+-- Sessions keep what they read of the configuration: a change reaches them as one of a table does.
+CREATE FUNCTION crm.tell_of_change() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM crm.invalidate(TG_RELID);
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION crm.tell_of_change() IS 'trigger: every session forgets what it keeps of the configuration';
+CREATE TRIGGER told AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.connection FOR EACH STATEMENT EXECUTE FUNCTION crm.tell_of_change();
+CREATE TRIGGER told AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.object_map FOR EACH STATEMENT EXECUTE FUNCTION crm.tell_of_change();
+CREATE TRIGGER told AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.field_map FOR EACH STATEMENT EXECUTE FUNCTION crm.tell_of_change();
+CREATE TRIGGER told AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.bound_column FOR EACH STATEMENT EXECUTE FUNCTION crm.tell_of_change();
+CREATE TRIGGER told AFTER INSERT OR UPDATE OF state OR DELETE OR TRUNCATE ON crm.map_state FOR EACH STATEMENT EXECUTE FUNCTION crm.tell_of_change();

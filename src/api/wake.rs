@@ -99,6 +99,13 @@ pub fn notify_worker(urgent: bool) {
     at_commit(if urgent { Wake::Urgently } else { Wake::Soon });
 }
 
+/// Tells every session, once this transaction commits, that what it knows of a table is out of date.
+#[pg_extern(volatile, parallel_unsafe, schema = "crm")]
+fn invalidate(relation: pg_sys::Oid) {
+    // SAFETY: as DDL on the table does; the message is part of the transaction.
+    unsafe { pg_sys::CacheInvalidateRelcacheByRelid(relation) }
+}
+
 /// Asks the launcher for a worker in this database, at commit.
 #[pg_extern(volatile, parallel_unsafe, schema = "crm")]
 fn start_worker() {
@@ -139,9 +146,16 @@ extension_sql!(
     r#"
 COMMENT ON FUNCTION crm.note_change(bool) IS 'says that mapped cells changed; wakes the worker at commit if they go to the CRM at once';
 COMMENT ON FUNCTION crm.notify_worker(bool) IS 'wakes the worker when the transaction commits';
+COMMENT ON FUNCTION crm.invalidate(oid) IS 'has every session forget at COMMIT what it keeps of a table';
 COMMENT ON FUNCTION crm.start_worker() IS 'asks for a worker in this database; CREATE EXTENSION calls it';
 COMMENT ON FUNCTION crm.worker_state() IS 'running, starting, waiting for a free worker slot, stopped, or not preloaded';
 "#,
     name = "wake_comments",
-    requires = [note_change, notify_worker, start_worker, worker_state]
+    requires = [
+        note_change,
+        notify_worker,
+        invalidate,
+        start_worker,
+        worker_state
+    ]
 );

@@ -4,6 +4,9 @@
 //! none of them holds anything that a caller wrote but as a parameter. The caller's own row is theirs to change: see
 //! [`super::apply`].
 
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use crm_domain::Cells;
@@ -55,8 +58,62 @@ fn as_superuser<T>(work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// The maps of a table, each with its connection.
-pub fn targets(relation: pg_sys::Oid) -> Result<Vec<(Arc<Map>, Connection)>, StoreError> {
+type Targets = Rc<Vec<(Arc<Map>, Connection)>>;
+
+thread_local! {
+    /// By table, until anything changes of what they were read from.
+    static KNOWN: RefCell<HashMap<pg_sys::Oid, Targets>> = RefCell::default();
+    /// Counts those changes; `None`: nobody is told of them yet.
+    static CHANGES: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+fn forget() {
+    CHANGES.set(CHANGES.get().map(|n| n + 1));
+    KNOWN.with_borrow_mut(HashMap::clear);
+}
+
+/// Postgres calls these when a table or a function is altered, here or elsewhere; changes of the configuration are told the same way
+/// (`crm.tell_of_change()`).
+#[pg_guard]
+unsafe extern "C-unwind" fn table_changed(_argument: pg_sys::Datum, _table: pg_sys::Oid) {
+    forget();
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn function_changed(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
+    forget();
+}
+
+/// How many changes this session has heard of.
+fn changes() -> u64 {
+    // SAFETY: registers two functions that live as long as the process, once; messages may be accepted at any time.
+    unsafe {
+        if CHANGES.get().is_none() {
+            let none = pg_sys::Datum::from(0);
+            pg_sys::CacheRegisterRelcacheCallback(Some(table_changed), none);
+            let functions = pg_sys::SysCacheIdentifier::PROCOID as i32;
+            pg_sys::CacheRegisterSyscacheCallback(functions, Some(function_changed), none);
+            CHANGES.set(Some(0));
+        }
+        pg_sys::AcceptInvalidationMessages();
+    }
+    CHANGES.get().unwrap_or_default()
+}
+
+/// The maps of a table, each with its connection. Of the connection only what configures it is current.
+pub fn targets(relation: pg_sys::Oid) -> Result<Targets, StoreError> {
+    let before = changes();
+    if let Some(known) = KNOWN.with_borrow(|known| known.get(&relation).cloned()) {
+        return Ok(known);
+    }
+    let targets = Rc::new(read_targets(relation)?);
+    if changes() == before {
+        KNOWN.with_borrow_mut(|known| known.insert(relation, targets.clone()));
+    }
+    Ok(targets)
+}
+
+fn read_targets(relation: pg_sys::Oid) -> Result<Vec<(Arc<Map>, Connection)>, StoreError> {
     as_superuser(|| {
         Spi::connect_mut(|client| {
             let connections = config::connections(client)?;
