@@ -7,6 +7,7 @@ mod check;
 mod values;
 mod wake;
 mod write;
+mod write_outcome;
 mod write_target;
 
 use pgrx::pg_sys::panic::ErrorReport;

@@ -8,20 +8,21 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crm_domain::cells::CellHashes;
-use crm_domain::{Cells, ErrorClass, Value, canonical, conflict};
+use crm_domain::{Cells, ErrorClass, Value, conflict};
 use pgrx::prelude::*;
 use pgrx::{JsonB, PgSqlErrorCode};
 use serde_json::{Map as JsonMap, Value as Json, json};
 
+use super::write_outcome::{in_columns, no_row, object, or_raise, queue, settle, snapshot_hash};
 use super::write_target::{Target, choose};
 use super::{ask, raise, wake};
-use crate::store::config::{Map, MappedField};
+use crate::store::config::MappedField;
 use crate::store::edits::{self, Record};
 use crate::store::values::{self, RowValues, Wanted};
-use crate::store::{StoreError, apply, nested};
+use crate::store::{apply, nested};
 use crate::worker::protocol::{Answer, Intent, IntentField, Question, to_hex};
 
-const INVALID: PgSqlErrorCode = PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE;
+pub(super) const INVALID: PgSqlErrorCode = PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE;
 /// The worker bounds its requests itself; this is for one that hangs.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
@@ -188,16 +189,16 @@ fn perform_read(
 }
 
 /// An edit that is being made.
-struct Edit<'a> {
-    cells: Cells,
+pub(super) struct Edit<'a> {
+    pub cells: Cells,
     /// Per field the hash of what the CRM held when the edit was formed.
-    bases: BTreeMap<u16, conflict::ShortHash>,
-    force: bool,
+    pub bases: BTreeMap<u16, conflict::ShortHash>,
+    pub force: bool,
     /// The caller said what is to be compared.
-    compares_base: bool,
-    write_id: &'a str,
-    actor: &'a str,
-    correlation_id: Option<&'a str>,
+    pub compares_base: bool,
+    pub write_id: &'a str,
+    pub actor: &'a str,
+    pub correlation_id: Option<&'a str>,
 }
 
 /// What the edit is based on: what the caller saw; else what the CRM last held; else, for a field of which nobody knows
@@ -380,115 +381,6 @@ fn ask_worker(op: &str, question: &impl serde::Serialize) -> Answer {
             None,
             "Nothing is changed; should the CRM have taken the write, the row will be made to agree. See the server log.",
         )
-    })
-}
-
-/// The CRM has it: the ledger knows.
-fn settle(target: &Target, edit: &Edit, intended: &[(u16, Value)]) {
-    let hashes: Vec<u8> = intended
-        .iter()
-        .flat_map(|(_, value)| conflict::hash(value))
-        .collect();
-    or_raise(edits::committed(
-        &target.map,
-        &target.shard_key,
-        &target.record_key,
-        edit.write_id,
-        &edit.cells,
-        &hashes,
-    ));
-}
-
-/// The CRM does not have it: it waits for the reconciler, with what it was based on. A forced edit is based on what was
-/// read.
-fn queue(target: &Target, edit: &Edit, answer: &Answer) {
-    let base: JsonMap<String, Json> = edit
-        .cells
-        .iter()
-        .filter_map(|id| {
-            let read = answer.values.as_ref().and_then(|v| {
-                let field = target.map.field(id)?;
-                let value =
-                    Value::from_json(field.field.data_type, v.get(&id.to_string())?).ok()?;
-                Some(conflict::hash(&value))
-            });
-            let base = read.or(edit.bases.get(&id).copied())?;
-            Some((id.to_string(), json!({"h": to_hex(&base)})))
-        })
-        .collect();
-    or_raise(edits::queue(
-        &target.map,
-        &edits::Edit {
-            shard_key: &target.shard_key,
-            record_key: &target.record_key,
-            write_id: edit.write_id,
-            cells: &edit.cells,
-            base: Json::Object(base),
-            actor: edit.actor,
-            correlation_id: edit.correlation_id,
-        },
-    ));
-}
-
-/// Canonical values by field_id as the table's own types write them, by column.
-fn in_columns(map: &Map, values: &JsonMap<String, Json>) -> JsonMap<String, Json> {
-    map.fields
-        .iter()
-        .filter_map(|f| {
-            let canonical = values.get(&f.id.to_string())?;
-            let value = match &f.transform_in {
-                Some(transform) => or_raise(edits::transformed(map, transform, canonical)),
-                None => f.column_json(canonical),
-            };
-            Some((f.column.clone(), value))
-        })
-        .collect()
-}
-
-/// As `crm.snapshot_hash()` makes it, in bytea's hex form.
-fn snapshot_hash(map: &Map, values: &JsonMap<String, Json>) -> String {
-    let snapshot: BTreeMap<String, Value> = map
-        .fields
-        .iter()
-        .filter_map(|f| {
-            let value = Value::from_json(f.field.data_type, values.get(&f.id.to_string())?).ok()?;
-            Some((f.field.name.clone(), value))
-        })
-        .collect();
-    format!("\\x{}", canonical::snapshot_hash(&snapshot).to_hex())
-}
-
-fn object(what: &str, json: Option<JsonB>) -> JsonMap<String, Json> {
-    match json {
-        Some(JsonB(Json::Object(object))) => object,
-        _ => raise(
-            INVALID,
-            format!("{what} must be a JSON object of column -> value"),
-            None,
-            "For example '{\"phone\": \"+49 30 1\"}'.",
-        ),
-    }
-}
-
-fn no_row(target: &Target) -> ! {
-    raise(
-        PgSqlErrorCode::ERRCODE_NO_DATA_FOUND,
-        format!(
-            "table {} has no row with record_key \"{}\" that you may change",
-            target.map.relation, target.record_key
-        ),
-        (!target.shard_key.is_empty())
-            .then(|| format!("Its shard_key is \"{}\".", target.shard_key)),
-        "record_key is the text of the key column; row security may hide a row.",
-    )
-}
-
-fn or_raise<T>(result: Result<T, StoreError>) -> T {
-    result.unwrap_or_else(|error| {
-        let code = error
-            .code()
-            .unwrap_or(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR);
-        raise(code, error.message(), None, "")
     })
 }
 

@@ -17,6 +17,7 @@ pub mod reconcile;
 pub mod rounds;
 pub mod settle;
 pub mod stub;
+mod takes;
 pub mod time_limit;
 mod transaction;
 pub mod values;

@@ -13,9 +13,10 @@ use serde_json::{Value as Json, json};
 
 use super::event::{Event, Inbox, Outbox};
 use super::flush::Flush;
+use super::judgement;
 use super::link::SharedLink;
 use super::real_time::RealTime;
-use super::reconcile::{self, Reconciling};
+use super::reconcile::Reconciling;
 use super::session::{set_up_session, start_threads};
 use super::write_back::Flight;
 use super::{failpoint, reload_if_asked, report, socket};
@@ -44,7 +45,7 @@ pub(super) struct Worker {
     /// Results whose ledger rows somebody holds.
     pub(super) held: Vec<(Arc<Map>, Connection, Vec<Settled>)>,
     pub(super) reconciling: HashMap<i64, Reconciling>,
-    pub(super) held_pending: Vec<reconcile::Held>,
+    pub(super) held_pending: Vec<judgement::Held>,
     pub(super) real_time: RealTime,
     /// As they were at the last turn.
     pub(super) connections: Vec<Connection>,

@@ -4,6 +4,8 @@
 //! on an eventfd. Threads of a small runtime talk to the CRMs ([`link`]) and to backends ([`socket`]); they never touch
 //! Postgres and hand everything to the main thread as an [`event::Event`].
 
+mod call;
+mod call_audit;
 mod checked_write;
 mod event;
 mod events;
@@ -11,6 +13,7 @@ pub mod failpoint;
 mod flush;
 mod http;
 mod intake;
+mod judgement;
 pub mod launcher;
 mod link;
 mod links;
@@ -25,6 +28,7 @@ mod slice;
 pub mod socket;
 pub mod target;
 mod verdict;
+mod waiting;
 mod write_back;
 
 use std::time::Duration;

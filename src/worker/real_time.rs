@@ -3,31 +3,28 @@
 //! Intents and outcomes of all who call at once share transactions: one commit before anything of theirs is sent, one
 //! before any of them is answered.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use crm_domain::conflict::{Decision, ShortHash};
+use crm_domain::Failure;
 use crm_domain::failure::Scope;
-use crm_domain::mapping::ConflictPolicy;
-use crm_domain::{DataType, Failure, Value};
-use crm_provider::ReadBatch;
-use crm_provider::record::Field;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
-use serde_json::{Map as JsonMap, Value as Json, json};
+use serde_json::Value as Json;
 use tokio::sync::oneshot;
 
-use super::checked_write::{self, Checked, Edit, EditField, Outcome};
+use super::call::{answer, edit, read, send_answer};
+use super::call_audit::{event, write_down};
+use super::checked_write::{self, Checked, Outcome};
 use super::event::Event;
 use super::link::{Lane, SharedLink};
 use super::main_loop::{HELD_AGAIN, Worker};
-use super::protocol::{Answer, Intent, IntentField, Question, from_hex};
+use super::protocol::{Answer, Intent, Question};
 use super::{failpoint, verdict};
 use crate::store::config::Connection;
-use crate::store::{audit, connections, durable_transaction, pending, transaction};
+use crate::store::{connections, durable_transaction, pending, transaction};
 
-type Reply = oneshot::Sender<Json>;
+pub(super) type Reply = oneshot::Sender<Json>;
 
 /// A call that is being sent.
 pub(super) struct Call {
@@ -331,258 +328,4 @@ pub(super) fn note_health(connection: &mut Connection, trouble: Option<&Failure>
             connection.name
         );
     }
-}
-
-/// Audit, intents and events of calls that came back.
-fn write_down(
-    client: &mut SpiClient,
-    back: &[(Call, Checked)],
-) -> Result<(), crate::store::StoreError> {
-    let fields: Vec<String> = back
-        .iter()
-        .map(|(call, checked)| Json::Object(audited(&call.intent, checked)).to_string())
-        .collect();
-    let mut by_map: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
-    for (n, (call, _)) in back.iter().enumerate() {
-        by_map.entry(call.intent.map_id).or_default().push(n);
-    }
-    for places in by_map.values() {
-        let entries: Vec<audit::Entry> = places
-            .iter()
-            .map(|&n| {
-                let (Call { intent, .. }, checked) = &back[n];
-                let failure = match &checked.outcome {
-                    Outcome::Failed(failure) => Some(failure),
-                    _ => None,
-                };
-                audit::Entry {
-                    shard_key: &intent.shard_key,
-                    record_key: &intent.record_key,
-                    crm_id: Some(&intent.crm_id),
-                    operation: if intent.force { "force" } else { "update" },
-                    fields: &fields[n],
-                    result: result(checked),
-                    attempt: 1,
-                    error_class: failure.map(|f| f.class.name()),
-                    vendor_code: failure.map(|f| f.code.as_str()),
-                    error: failure.map(|f| f.message.as_str()),
-                    request_id: Some(checked.request_id.as_str()).filter(|id| !id.is_empty()),
-                    actor: Some(&intent.actor),
-                    correlation_id: intent.correlation_id.as_deref(),
-                    write_id: Some(&intent.write_id),
-                }
-            })
-            .collect();
-        let intent = &back[places[0]].0.intent;
-        let about = audit::About {
-            map_id: intent.map_id,
-            connection: &intent.connection,
-            provider: &intent.provider,
-            relation: &intent.relation,
-        };
-        audit::write_about(client, &about, "realtime", &entries)?;
-    }
-    let ended: Vec<pending::Ended> = back
-        .iter()
-        .map(|(call, checked)| {
-            let (state, failure) = match &checked.outcome {
-                Outcome::Done(_) => (Some("landed"), None),
-                Outcome::Conflict => (None, None),
-                Outcome::Failed(failure) => (Some("failed"), Some(failure)),
-            };
-            pending::Ended {
-                intent: &call.intent,
-                state,
-                error_class: failure.map(|f| f.class.name()),
-                error: failure.map(|f| f.message.as_str()),
-            }
-        })
-        .collect();
-    pending::end(client, &ended)?;
-    let events = back
-        .iter()
-        .map(|(call, checked)| {
-            let (name, error) = match &checked.outcome {
-                Outcome::Done(_) => ("sync_completed", None),
-                Outcome::Conflict => ("conflict", None),
-                Outcome::Failed(failure) => ("sync_failed", Some(failure.to_string())),
-            };
-            event(name, &call.intent, error)
-        })
-        .collect();
-    pending::notify(client, events)
-}
-
-fn event(name: &str, intent: &Intent, error: Option<String>) -> String {
-    super::events::payload(
-        name,
-        &super::events::Subject {
-            connection: &intent.connection,
-            map_id: intent.map_id,
-            relation: &intent.relation,
-            shard_key: &intent.shard_key,
-            record_key: &intent.record_key,
-            write_id: Some(&intent.write_id),
-            correlation_id: intent.correlation_id.as_deref(),
-        },
-        error.as_deref(),
-    )
-}
-
-fn result(checked: &Checked) -> &'static str {
-    match &checked.outcome {
-        Outcome::Done(_) if !checked.raced.is_empty() => "raced",
-        Outcome::Done(_) => "applied",
-        Outcome::Conflict => "conflict",
-        Outcome::Failed(_) => "retry",
-    }
-}
-
-/// What the audit tells of the fields: those written, and of a conflict those that differ.
-fn audited(intent: &Intent, checked: &Checked) -> JsonMap<String, Json> {
-    let mut fields = JsonMap::new();
-    for f in &intent.fields {
-        let read = checked.read.as_ref().and_then(|read| read.get(&f.id));
-        let mut entry = JsonMap::new();
-        if let Some(value) = &f.value {
-            entry.insert("new".into(), value.clone());
-        }
-        if let Some(read) = read.filter(|read| f.value.is_some() || differs(f, read)) {
-            entry.insert("old".into(), read.to_json());
-        }
-        if let Some((_, value)) = checked.raced.iter().find(|(id, _)| *id == f.id) {
-            entry.insert("raced".into(), value.to_json());
-        }
-        if !entry.is_empty() {
-            fields.insert(f.name.clone(), Json::Object(entry));
-        }
-    }
-    fields
-}
-
-fn differs(f: &IntentField, read: &Value) -> bool {
-    f.compared && base_of(f).is_some_and(|base| base != crm_domain::conflict::hash(read))
-}
-
-fn base_of(f: &IntentField) -> Option<ShortHash> {
-    f.base.as_deref().and_then(from_hex)
-}
-
-fn field_of(f: &IntentField) -> (Arc<Field>, DataType) {
-    let data_type = f.data_type.parse().unwrap_or(DataType::Text);
-    let field = Field {
-        name: f.name.clone(),
-        data_type,
-    };
-    (Arc::new(field), data_type)
-}
-
-fn edit(intent: &Intent) -> Edit {
-    let fields = intent.fields.iter().map(|f| {
-        let (field, data_type) = field_of(f);
-        EditField {
-            id: f.id,
-            field,
-            local: f
-                .value
-                .as_ref()
-                .and_then(|v| Value::from_json(data_type, v).ok()),
-            base: base_of(f),
-            compared: f.compared,
-            policy: ConflictPolicy::CrmWins,
-            take: false,
-        }
-    });
-    Edit {
-        crm_id: intent.crm_id.clone(),
-        attempts: 0,
-        fields: fields.collect(),
-        strict: true,
-        changed_at: None,
-    }
-}
-
-async fn read(link: &SharedLink, question: &Question) -> Answer {
-    let fields: Vec<(u16, Arc<Field>)> = question
-        .fields
-        .iter()
-        .map(|f| (f.id, field_of(f).0))
-        .collect();
-    let batch = ReadBatch {
-        object: question.object.clone(),
-        ids: vec![question.crm_id.clone()],
-        fields: fields.iter().map(|(_, field)| field.clone()).collect(),
-        for_write: false,
-    };
-    let object = link
-        .run(
-            Lane::RealTime,
-            link.provider.read(&link.settings, Arc::new(batch)),
-        )
-        .await
-        .map(|mut objects| objects.pop().flatten());
-    link.take_trouble();
-    let values = match object {
-        Ok(Some(object)) => checked_write::values(link, fields.into_iter(), &object),
-        Ok(None) => {
-            let why = "the CRM has no such record any more";
-            return Answer::failed("read", "not_found", why);
-        }
-        Err(failure) => Err(failure),
-    };
-    match values {
-        Ok(values) => Answer {
-            outcome: "read".to_owned(),
-            values: Some(by_id(values.iter())),
-            ..Answer::default()
-        },
-        Err(failure) => Answer::failed("read", failure.class.name(), failure.to_string()),
-    }
-}
-
-fn by_id<'a>(values: impl Iterator<Item = (&'a u16, &'a Value)>) -> JsonMap<String, Json> {
-    values
-        .map(|(id, value)| (id.to_string(), value.to_json()))
-        .collect()
-}
-
-/// What the caller hears.
-fn answer(intent: &Intent, checked: &Checked) -> Answer {
-    let mut values = checked.read.as_ref().map(|read| by_id(read.iter()));
-    match &checked.outcome {
-        Outcome::Conflict => Answer {
-            outcome: "conflict".to_owned(),
-            values,
-            error_class: Some("conflict".to_owned()),
-            error: Some("the CRM holds something that the edit was not based on".to_owned()),
-        },
-        Outcome::Failed(failure) => Answer {
-            outcome: "pending".to_owned(),
-            values,
-            error_class: Some(failure.class.name().to_owned()),
-            error: Some(format!("{} ({})", failure.message, failure.code)),
-        },
-        Outcome::Done(decisions) => {
-            let written = intent.fields.iter().filter_map(|f| {
-                let now = matches!(
-                    decisions.iter().find(|(id, _)| *id == f.id)?.1,
-                    Decision::Write | Decision::Landed
-                );
-                now.then_some((f.id.to_string(), f.value.clone()?))
-            });
-            if let Some(values) = &mut values {
-                values.extend(written);
-            }
-            Answer {
-                outcome: "committed".to_owned(),
-                values,
-                ..Answer::default()
-            }
-        }
-    }
-}
-
-fn send_answer(reply: Reply, answer: &Answer) {
-    let _ = reply
-        .send(serde_json::to_value(answer).unwrap_or_else(|e| json!({"error": e.to_string()})));
 }

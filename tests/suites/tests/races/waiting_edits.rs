@@ -153,7 +153,7 @@ async fn what_is_forgotten_is_noticed() {
         ),
         (
             format!(
-                "INSERT INTO crm.change (map_id, record_key, op, cells, base, changed_at, actor) VALUES ({map}, 'p1', 'u', {cells}, '{{}}', {then}, 'x')"
+                "INSERT INTO crm.change (map_id, record_keys, op, cells, base, changed_at, actor) VALUES ({map}, '{{p1}}', 'u', {cells}, '{{}}', {then}, 'x')"
             ),
             "edits go at once",
         ),

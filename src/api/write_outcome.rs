@@ -1,0 +1,123 @@
+//! What a call leaves in its transaction, and what it hands to its caller.
+
+use std::collections::BTreeMap;
+
+use crm_domain::{Value, canonical, conflict};
+use pgrx::{JsonB, PgSqlErrorCode};
+use serde_json::{Map as JsonMap, Value as Json, json};
+
+use super::raise;
+use super::write::{Edit, INVALID};
+use super::write_target::Target;
+use crate::store::config::Map;
+use crate::store::{StoreError, edits};
+use crate::worker::protocol::{Answer, to_hex};
+
+/// The CRM has it: the ledger knows.
+pub(super) fn settle(target: &Target, edit: &Edit, intended: &[(u16, Value)]) {
+    let hashes: Vec<u8> = intended
+        .iter()
+        .flat_map(|(_, value)| conflict::hash(value))
+        .collect();
+    or_raise(edits::committed(
+        &target.map,
+        &target.shard_key,
+        &target.record_key,
+        edit.write_id,
+        &edit.cells,
+        &hashes,
+    ));
+}
+
+/// The CRM does not have it: it waits for the reconciler, with what it was based on. A forced edit is based on what was
+/// read.
+pub(super) fn queue(target: &Target, edit: &Edit, answer: &Answer) {
+    let base: JsonMap<String, Json> = edit
+        .cells
+        .iter()
+        .filter_map(|id| {
+            let read = answer.values.as_ref().and_then(|v| {
+                let field = target.map.field(id)?;
+                let value =
+                    Value::from_json(field.field.data_type, v.get(&id.to_string())?).ok()?;
+                Some(conflict::hash(&value))
+            });
+            let base = read.or(edit.bases.get(&id).copied())?;
+            Some((id.to_string(), json!({"h": to_hex(&base)})))
+        })
+        .collect();
+    or_raise(edits::queue(
+        &target.map,
+        &edits::Edit {
+            shard_key: &target.shard_key,
+            record_key: &target.record_key,
+            write_id: edit.write_id,
+            cells: &edit.cells,
+            base: Json::Object(base),
+            actor: edit.actor,
+            correlation_id: edit.correlation_id,
+        },
+    ));
+}
+
+/// Canonical values by field_id as the table's own types write them, by column.
+pub(super) fn in_columns(map: &Map, values: &JsonMap<String, Json>) -> JsonMap<String, Json> {
+    map.fields
+        .iter()
+        .filter_map(|f| {
+            let canonical = values.get(&f.id.to_string())?;
+            let value = match &f.transform_in {
+                Some(transform) => or_raise(edits::transformed(map, transform, canonical)),
+                None => f.column_json(canonical),
+            };
+            Some((f.column.clone(), value))
+        })
+        .collect()
+}
+
+/// As `crm.snapshot_hash()` makes it, in bytea's hex form.
+pub(super) fn snapshot_hash(map: &Map, values: &JsonMap<String, Json>) -> String {
+    let snapshot: BTreeMap<String, Value> = map
+        .fields
+        .iter()
+        .filter_map(|f| {
+            let value = Value::from_json(f.field.data_type, values.get(&f.id.to_string())?).ok()?;
+            Some((f.field.name.clone(), value))
+        })
+        .collect();
+    format!("\\x{}", canonical::snapshot_hash(&snapshot).to_hex())
+}
+
+pub(super) fn object(what: &str, json: Option<JsonB>) -> JsonMap<String, Json> {
+    match json {
+        Some(JsonB(Json::Object(object))) => object,
+        _ => raise(
+            INVALID,
+            format!("{what} must be a JSON object of column -> value"),
+            None,
+            "For example '{\"phone\": \"+49 30 1\"}'.",
+        ),
+    }
+}
+
+pub(super) fn no_row(target: &Target) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_NO_DATA_FOUND,
+        format!(
+            "table {} has no row with record_key \"{}\" that you may change",
+            target.map.relation, target.record_key
+        ),
+        (!target.shard_key.is_empty())
+            .then(|| format!("Its shard_key is \"{}\".", target.shard_key)),
+        "record_key is the text of the key column; row security may hide a row.",
+    )
+}
+
+pub(super) fn or_raise<T>(result: Result<T, StoreError>) -> T {
+    result.unwrap_or_else(|error| {
+        let code = error
+            .code()
+            .unwrap_or(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR);
+        raise(code, error.message(), None, "")
+    })
+}

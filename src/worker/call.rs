@@ -1,0 +1,142 @@
+//! A call of `crm.write()` or `crm.read_live()`: from what the backend asked to an edit, and from what came of it to the answer.
+
+use std::sync::Arc;
+
+use crm_domain::conflict::{Decision, ShortHash};
+use crm_domain::mapping::ConflictPolicy;
+use crm_domain::{DataType, Value};
+use crm_provider::ReadBatch;
+use crm_provider::record::Field;
+use serde_json::{Map as JsonMap, Value as Json, json};
+
+use super::checked_write::{self, Checked, Edit, EditField, Outcome};
+use super::link::{Lane, SharedLink};
+use super::protocol::{Answer, Intent, IntentField, Question, from_hex};
+use super::real_time::Reply;
+
+pub(super) fn differs(f: &IntentField, read: &Value) -> bool {
+    f.compared && base_of(f).is_some_and(|base| base != crm_domain::conflict::hash(read))
+}
+
+fn base_of(f: &IntentField) -> Option<ShortHash> {
+    f.base.as_deref().and_then(from_hex)
+}
+
+fn field_of(f: &IntentField) -> (Arc<Field>, DataType) {
+    let data_type = f.data_type.parse().unwrap_or(DataType::Text);
+    let field = Field {
+        name: f.name.clone(),
+        data_type,
+    };
+    (Arc::new(field), data_type)
+}
+
+pub(super) fn edit(intent: &Intent) -> Edit {
+    let fields = intent.fields.iter().map(|f| {
+        let (field, data_type) = field_of(f);
+        EditField {
+            id: f.id,
+            field,
+            local: f
+                .value
+                .as_ref()
+                .and_then(|v| Value::from_json(data_type, v).ok()),
+            base: base_of(f),
+            compared: f.compared,
+            policy: ConflictPolicy::CrmWins,
+            take: false,
+        }
+    });
+    Edit {
+        crm_id: intent.crm_id.clone(),
+        attempts: 0,
+        fields: fields.collect(),
+        strict: true,
+        changed_at: None,
+    }
+}
+
+pub(super) async fn read(link: &SharedLink, question: &Question) -> Answer {
+    let fields: Vec<(u16, Arc<Field>)> = question
+        .fields
+        .iter()
+        .map(|f| (f.id, field_of(f).0))
+        .collect();
+    let batch = ReadBatch {
+        object: question.object.clone(),
+        ids: vec![question.crm_id.clone()],
+        fields: fields.iter().map(|(_, field)| field.clone()).collect(),
+        for_write: false,
+    };
+    let object = link
+        .run(
+            Lane::RealTime,
+            link.provider.read(&link.settings, Arc::new(batch)),
+        )
+        .await
+        .map(|mut objects| objects.pop().flatten());
+    link.take_trouble();
+    let values = match object {
+        Ok(Some(object)) => checked_write::values(link, fields.into_iter(), &object),
+        Ok(None) => {
+            let why = "the CRM has no such record any more";
+            return Answer::failed("read", "not_found", why);
+        }
+        Err(failure) => Err(failure),
+    };
+    match values {
+        Ok(values) => Answer {
+            outcome: "read".to_owned(),
+            values: Some(by_id(values.iter())),
+            ..Answer::default()
+        },
+        Err(failure) => Answer::failed("read", failure.class.name(), failure.to_string()),
+    }
+}
+
+fn by_id<'a>(values: impl Iterator<Item = (&'a u16, &'a Value)>) -> JsonMap<String, Json> {
+    values
+        .map(|(id, value)| (id.to_string(), value.to_json()))
+        .collect()
+}
+
+/// What the caller hears.
+pub(super) fn answer(intent: &Intent, checked: &Checked) -> Answer {
+    let mut values = checked.read.as_ref().map(|read| by_id(read.iter()));
+    match &checked.outcome {
+        Outcome::Conflict => Answer {
+            outcome: "conflict".to_owned(),
+            values,
+            error_class: Some("conflict".to_owned()),
+            error: Some("the CRM holds something that the edit was not based on".to_owned()),
+        },
+        Outcome::Failed(failure) => Answer {
+            outcome: "pending".to_owned(),
+            values,
+            error_class: Some(failure.class.name().to_owned()),
+            error: Some(format!("{} ({})", failure.message, failure.code)),
+        },
+        Outcome::Done(decisions) => {
+            let written = intent.fields.iter().filter_map(|f| {
+                let now = matches!(
+                    decisions.iter().find(|(id, _)| *id == f.id)?.1,
+                    Decision::Write | Decision::Landed
+                );
+                now.then_some((f.id.to_string(), f.value.clone()?))
+            });
+            if let Some(values) = &mut values {
+                values.extend(written);
+            }
+            Answer {
+                outcome: "committed".to_owned(),
+                values,
+                ..Answer::default()
+            }
+        }
+    }
+}
+
+pub(super) fn send_answer(reply: Reply, answer: &Answer) {
+    let _ = reply
+        .send(serde_json::to_value(answer).unwrap_or_else(|e| json!({"error": e.to_string()})));
+}

@@ -1,0 +1,139 @@
+//! What is written down of calls that came back: audit, intents, events.
+
+use std::collections::BTreeMap;
+
+use pgrx::spi::SpiClient;
+use serde_json::{Map as JsonMap, Value as Json};
+
+use super::call::differs;
+use super::checked_write::{Checked, Outcome};
+use super::protocol::Intent;
+use super::real_time::Call;
+use crate::store::{audit, pending};
+
+/// Audit, intents and events of calls that came back.
+pub(super) fn write_down(
+    client: &mut SpiClient,
+    back: &[(Call, Checked)],
+) -> Result<(), crate::store::StoreError> {
+    let fields: Vec<String> = back
+        .iter()
+        .map(|(call, checked)| Json::Object(audited(&call.intent, checked)).to_string())
+        .collect();
+    let mut by_map: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
+    for (n, (call, _)) in back.iter().enumerate() {
+        by_map.entry(call.intent.map_id).or_default().push(n);
+    }
+    for places in by_map.values() {
+        let entries: Vec<audit::Entry> = places
+            .iter()
+            .map(|&n| {
+                let (Call { intent, .. }, checked) = &back[n];
+                let failure = match &checked.outcome {
+                    Outcome::Failed(failure) => Some(failure),
+                    _ => None,
+                };
+                audit::Entry {
+                    shard_key: &intent.shard_key,
+                    record_key: &intent.record_key,
+                    crm_id: Some(&intent.crm_id),
+                    operation: if intent.force { "force" } else { "update" },
+                    fields: &fields[n],
+                    result: result(checked),
+                    attempt: 1,
+                    error_class: failure.map(|f| f.class.name()),
+                    vendor_code: failure.map(|f| f.code.as_str()),
+                    error: failure.map(|f| f.message.as_str()),
+                    request_id: Some(checked.request_id.as_str()).filter(|id| !id.is_empty()),
+                    actor: Some(&intent.actor),
+                    correlation_id: intent.correlation_id.as_deref(),
+                    write_id: Some(&intent.write_id),
+                }
+            })
+            .collect();
+        let intent = &back[places[0]].0.intent;
+        let about = audit::About {
+            map_id: intent.map_id,
+            connection: &intent.connection,
+            provider: &intent.provider,
+            relation: &intent.relation,
+        };
+        audit::write_about(client, &about, "realtime", &entries)?;
+    }
+    let ended: Vec<pending::Ended> = back
+        .iter()
+        .map(|(call, checked)| {
+            let (state, failure) = match &checked.outcome {
+                Outcome::Done(_) => (Some("landed"), None),
+                Outcome::Conflict => (None, None),
+                Outcome::Failed(failure) => (Some("failed"), Some(failure)),
+            };
+            pending::Ended {
+                intent: &call.intent,
+                state,
+                error_class: failure.map(|f| f.class.name()),
+                error: failure.map(|f| f.message.as_str()),
+            }
+        })
+        .collect();
+    pending::end(client, &ended)?;
+    let events = back
+        .iter()
+        .map(|(call, checked)| {
+            let (name, error) = match &checked.outcome {
+                Outcome::Done(_) => ("sync_completed", None),
+                Outcome::Conflict => ("conflict", None),
+                Outcome::Failed(failure) => ("sync_failed", Some(failure.to_string())),
+            };
+            event(name, &call.intent, error)
+        })
+        .collect();
+    pending::notify(client, events)
+}
+
+pub(super) fn event(name: &str, intent: &Intent, error: Option<String>) -> String {
+    super::events::payload(
+        name,
+        &super::events::Subject {
+            connection: &intent.connection,
+            map_id: intent.map_id,
+            relation: &intent.relation,
+            shard_key: &intent.shard_key,
+            record_key: &intent.record_key,
+            write_id: Some(&intent.write_id),
+            correlation_id: intent.correlation_id.as_deref(),
+        },
+        error.as_deref(),
+    )
+}
+
+fn result(checked: &Checked) -> &'static str {
+    match &checked.outcome {
+        Outcome::Done(_) if !checked.raced.is_empty() => "raced",
+        Outcome::Done(_) => "applied",
+        Outcome::Conflict => "conflict",
+        Outcome::Failed(_) => "retry",
+    }
+}
+
+/// What the audit tells of the fields: those written, and of a conflict those that differ.
+fn audited(intent: &Intent, checked: &Checked) -> JsonMap<String, Json> {
+    let mut fields = JsonMap::new();
+    for f in &intent.fields {
+        let read = checked.read.as_ref().and_then(|read| read.get(&f.id));
+        let mut entry = JsonMap::new();
+        if let Some(value) = &f.value {
+            entry.insert("new".into(), value.clone());
+        }
+        if let Some(read) = read.filter(|read| f.value.is_some() || differs(f, read)) {
+            entry.insert("old".into(), read.to_json());
+        }
+        if let Some((_, value)) = checked.raced.iter().find(|(id, _)| *id == f.id) {
+            entry.insert("raced".into(), value.to_json());
+        }
+        if !entry.is_empty() {
+            fields.insert(f.name.clone(), Json::Object(entry));
+        }
+    }
+    fields
+}

@@ -1,0 +1,308 @@
+//! From what the CRM answered to what becomes of each cell of a pending write, and what the audit says of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crm_domain::conflict::{self, Decision};
+use crm_domain::{Failure, Value, canonical};
+use serde_json::{Map as JsonMap, Value as Json, json};
+
+use super::checked_write::{Checked, Outcome};
+use super::waiting::Waiting;
+use super::{events, verdict};
+use crate::store::config::{Connection, Map};
+use crate::store::pending::Pending;
+use crate::store::reconcile::{Conflict, Settled, Take, Verdict};
+use crate::store::{StoreError, audit};
+
+/// What the audit says of a pending write.
+#[derive(Default)]
+pub(super) struct Entry {
+    fields: JsonMap<String, Json>,
+    conflicting: JsonMap<String, Json>,
+    /// Fields in which the CRM's value stands.
+    superseded: JsonMap<String, Json>,
+    raced: bool,
+    wrote: bool,
+    failure: Option<Failure>,
+    request_id: Option<String>,
+}
+
+impl Entry {
+    pub(super) fn write(
+        &self,
+        client: &mut pgrx::spi::SpiClient,
+        connection: &Connection,
+        map: &Map,
+        record: &Settled,
+    ) -> Result<(), StoreError> {
+        let p = &record.pending;
+        let path = if p.compensates {
+            "compensate"
+        } else {
+            "reconcile"
+        };
+        let mut rows = Vec::new();
+        let result = match &record.verdict {
+            Verdict::Retry { .. } => Some("retry"),
+            Verdict::Dead { .. } => Some("dead"),
+            Verdict::Unlinked { .. } => Some("superseded"),
+            Verdict::Done => None,
+        };
+        if let Some(result) = result {
+            rows.push((result, &self.fields));
+        }
+        if matches!(record.verdict, Verdict::Done) {
+            if self.wrote {
+                rows.push((if self.raced { "raced" } else { "applied" }, &self.fields));
+            }
+            if !record.conflicts.is_empty() {
+                rows.push(("conflict", &self.conflicting));
+            }
+            if !self.superseded.is_empty() {
+                rows.push(("superseded", &self.superseded));
+            }
+        }
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|(result, fields)| (result, Json::Object((*fields).clone()).to_string()))
+            .collect::<Vec<_>>();
+        let entries: Vec<audit::Entry> = rows
+            .iter()
+            .map(|(result, fields)| audit::Entry {
+                shard_key: &p.shard_key,
+                record_key: &p.record_key,
+                crm_id: Some(&p.crm_id),
+                operation: "update",
+                fields,
+                result,
+                attempt: p.attempts + 1,
+                error_class: self.failure.as_ref().map(|f| f.class.name()),
+                vendor_code: self.failure.as_ref().map(|f| f.code.as_str()),
+                error: self.failure.as_ref().map(|f| f.message.as_str()),
+                request_id: self.request_id.as_deref(),
+                actor: p.actor.as_deref(),
+                correlation_id: p.correlation_id.as_deref(),
+                write_id: Some(&p.write_id),
+            })
+            .collect();
+        audit::write(client, connection, map, path, &entries)
+    }
+}
+
+pub(super) fn judge(
+    map: &Map,
+    w: Waiting,
+    checked: Option<Checked>,
+    max_attempts: u32,
+) -> (Settled, Entry) {
+    let mut entry = Entry::default();
+    let mut settled = Settled {
+        pending: w.pending,
+        known: BTreeMap::new(),
+        takes: BTreeMap::new(),
+        conflicts: Vec::new(),
+        verdict: Verdict::Done,
+        snapshot: None,
+    };
+    let failure = match (w.fault, checked) {
+        // A row that is gone has no edits.
+        (Some(fault), _) if fault.code == "no_row" && !map.hides_rows => return (settled, entry),
+        (Some(fault), _) => Some(fault),
+        (None, None) => Some(Failure::record(
+            crm_domain::ErrorClass::Transient,
+            "no_result",
+            "nothing came back for this record",
+        )),
+        (None, Some(checked)) => {
+            entry.request_id = Some(checked.request_id).filter(|id| !id.is_empty());
+            entry.raced = !checked.raced.is_empty();
+            let read = checked.read.unwrap_or_default();
+            settled.snapshot = (!read.is_empty()).then(|| snapshot(map, &read));
+            match checked.outcome {
+                Outcome::Done(decisions) => {
+                    decide(
+                        map,
+                        &mut settled,
+                        &mut entry,
+                        &w.local,
+                        &read,
+                        &decisions,
+                        &checked.raced,
+                    );
+                    None
+                }
+                Outcome::Failed(failure) => {
+                    for id in settled.pending.cells.iter() {
+                        note(map, &mut entry.fields, id, w.local.get(&id), read.get(&id));
+                    }
+                    Some(failure)
+                }
+                Outcome::Conflict => None,
+            }
+        }
+    };
+    if let Some(failure) = failure {
+        let attempts = settled.pending.attempts;
+        settled.verdict = match verdict::of(
+            &failure,
+            attempts,
+            max_attempts,
+            &map.on_crm_delete,
+            fastrand::f64(),
+        ) {
+            crate::store::settle::Verdict::Retry {
+                delay_ms,
+                charged,
+                class,
+                error,
+                ..
+            } => Verdict::Retry {
+                delay_ms,
+                charged,
+                class,
+                error,
+            },
+            crate::store::settle::Verdict::Unlinked { error, .. } => Verdict::Unlinked { error },
+            crate::store::settle::Verdict::Dead { class, code, error } => {
+                Verdict::Dead { class, code, error }
+            }
+            _ => Verdict::Done,
+        };
+        entry.failure = Some(failure);
+    }
+    (settled, entry)
+}
+
+fn decide(
+    map: &Map,
+    settled: &mut Settled,
+    entry: &mut Entry,
+    local: &BTreeMap<u16, Value>,
+    read: &BTreeMap<u16, Value>,
+    decisions: &[(u16, Decision)],
+    raced: &[(u16, Value)],
+) {
+    for (id, decision) in decisions {
+        let (ours, theirs) = (local.get(id), read.get(id));
+        match decision {
+            Decision::Write | Decision::Landed => {
+                let Some(value) = ours else { continue };
+                settled.known.insert(*id, conflict::hash(value));
+                // What is there already was written by an attempt of which we did not hear.
+                entry.wrote = true;
+                note(map, &mut entry.fields, *id, ours, theirs);
+                if let Some((_, value)) = raced.iter().find(|(raced, _)| raced == id)
+                    && let Some(field) = map.field(*id)
+                {
+                    entry.fields[&field.field.name]["raced"] = value.to_json();
+                }
+            }
+            Decision::Take => {
+                let Some(crm) = theirs else { continue };
+                settled.known.insert(*id, conflict::hash(crm));
+                // That somebody's call came to nothing is told even where nothing has to be put right.
+                if ours != Some(crm) || settled.pending.compensates {
+                    note_superseded(map, &mut entry.superseded, *id, ours, crm);
+                }
+                let take = Take {
+                    crm: crm.clone(),
+                    local: ours.cloned(),
+                };
+                settled.takes.insert(*id, take);
+            }
+            Decision::Review => {
+                let field = map.field(*id);
+                note(map, &mut entry.conflicting, *id, ours, theirs);
+                settled.conflicts.push(Conflict {
+                    field_id: *id,
+                    kind: match field.map(|f| f.policy) {
+                        Some(crm_domain::mapping::ConflictPolicy::ImmutableAfterBind) => {
+                            "immutable"
+                        }
+                        _ => "stale_write",
+                    },
+                    local: ours.map_or(Json::Null, Value::to_json),
+                    crm: theirs.map_or(Json::Null, Value::to_json),
+                    base: settled.pending.base[id.to_string()]["v"].clone(),
+                    policy: field.map_or("manual_review", |f| f.policy.name()),
+                });
+            }
+        }
+    }
+}
+
+fn note(
+    map: &Map,
+    fields: &mut JsonMap<String, Json>,
+    id: u16,
+    new: Option<&Value>,
+    old: Option<&Value>,
+) {
+    let Some(field) = map.field(id) else { return };
+    let mut entry = JsonMap::new();
+    if let Some(new) = new {
+        entry.insert("new".into(), new.to_json());
+    }
+    if let Some(old) = old {
+        entry.insert("old".into(), old.to_json());
+    }
+    fields.insert(field.field.name.clone(), Json::Object(entry));
+}
+
+/// The row takes the CRM's value: the loser is in the audit alone.
+fn note_superseded(
+    map: &Map,
+    fields: &mut JsonMap<String, Json>,
+    id: u16,
+    ours: Option<&Value>,
+    crm: &Value,
+) {
+    let Some(field) = map.field(id) else { return };
+    let entry = json!({ "new": crm.to_json(), "lost": ours.map(Value::to_json) });
+    fields.insert(field.field.name.clone(), entry);
+}
+
+fn snapshot(map: &Map, read: &BTreeMap<u16, Value>) -> (Json, Vec<u8>) {
+    let fields: BTreeMap<String, Value> = read
+        .iter()
+        .filter_map(|(id, value)| Some((map.field(*id)?.field.name.clone(), value.clone())))
+        .collect();
+    let hash = canonical::snapshot_hash(&fields).as_bytes().to_vec();
+    (canonical::snapshot(&fields), hash)
+}
+
+pub(super) fn told(record: &Settled) -> (&'static str, Option<&str>) {
+    match &record.verdict {
+        Verdict::Done if !record.conflicts.is_empty() => ("conflict", None),
+        Verdict::Done => ("sync_completed", None),
+        Verdict::Retry { error, .. }
+        | Verdict::Dead { error, .. }
+        | Verdict::Unlinked { error } => ("sync_failed", Some(error)),
+    }
+}
+
+pub(super) fn event(
+    name: &str,
+    connection: &Connection,
+    map: &Map,
+    p: &Pending,
+    error: Option<&str>,
+) -> String {
+    events::payload(
+        name,
+        &events::Subject {
+            connection: &connection.name,
+            map_id: map.id,
+            relation: &map.relation,
+            shard_key: &p.shard_key,
+            record_key: &p.record_key,
+            write_id: Some(&p.write_id),
+            correlation_id: p.correlation_id.as_deref(),
+        },
+        error,
+    )
+}
+
+/// Results that wait for a lock, with what their audit will say.
+pub(super) type Held = (Arc<Map>, Connection, Vec<(Settled, Entry)>);

@@ -1,0 +1,144 @@
+//! Pending writes with what their rows hold and what they are based on.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crm_domain::cells::CellHashes;
+use crm_domain::conflict::{self, ShortHash};
+use crm_domain::{Cells, Failure, Value};
+use serde_json::Value as Json;
+
+use super::checked_write::{Edit, EditField};
+use super::protocol::from_hex;
+use crate::store::StoreError;
+use crate::store::config::Map;
+use crate::store::pending::Pending;
+use crate::store::values::{self, RowValues, Wanted};
+
+/// A pending write with what its row holds.
+pub(super) struct Waiting {
+    pub pending: Pending,
+    /// What the row holds in the cells of the edit and in those that it takes.
+    pub local: BTreeMap<u16, Value>,
+    pub bases: BTreeMap<u16, ShortHash>,
+    /// The row is gone or cannot be read.
+    pub fault: Option<Failure>,
+}
+
+/// What rows hold, as far as the bound on bytes lets us read.
+pub(super) fn read(
+    map: &Map,
+    due: Vec<Pending>,
+    bytes: usize,
+    limit: Option<Duration>,
+) -> Result<Vec<Waiting>, StoreError> {
+    let cells: Vec<Cells> = due.iter().map(|p| p.cells.union(&p.take)).collect();
+    let wanted: Vec<Wanted> = due
+        .iter()
+        .zip(&cells)
+        .map(|(p, cells)| Wanted {
+            shard_key: &p.shard_key,
+            record_key: &p.record_key,
+            cells,
+        })
+        .collect();
+    let mut rows = values::read(map, &wanted, bytes, limit)?;
+    let mut waiting = Vec::with_capacity(due.len());
+    for (n, pending) in due.into_iter().enumerate() {
+        let (local, fault) = match rows.remove(&n) {
+            None => continue,
+            Some(RowValues::Found(fields)) => (
+                fields
+                    .into_iter()
+                    .map(|(id, _, value)| (id, value))
+                    .collect(),
+                None,
+            ),
+            Some(RowValues::Missing) => {
+                let gone = Failure::record(
+                    crm_domain::ErrorClass::NotFound,
+                    "no_row",
+                    "the row is gone",
+                );
+                (BTreeMap::new(), Some(gone))
+            }
+            Some(RowValues::Unreadable(failure)) => (BTreeMap::new(), Some(failure)),
+        };
+        let bases = bases(map, &pending);
+        waiting.push(Waiting {
+            pending,
+            local,
+            bases,
+            fault,
+        });
+    }
+    Ok(waiting)
+}
+
+/// What the edit was based on, per field: what its row held, or the hash of what the CRM held; else what the ledger
+/// knows. A column that goes through a transform goes through it here too.
+pub(super) fn bases(map: &Map, pending: &Pending) -> BTreeMap<u16, ShortHash> {
+    let mut bases = BTreeMap::new();
+    for field in &map.fields {
+        let id = field.id;
+        let known = || {
+            CellHashes(&pending.hashes)
+                .get(id)
+                .and_then(|hash| hash.try_into().ok())
+        };
+        let entry = &pending.base[id.to_string()];
+        let base = if let Some(hash) = entry["h"].as_str() {
+            from_hex(hash)
+        } else if let Some(value) = entry.get("v") {
+            let value = match &field.transform_out {
+                Some(transform) => crate::store::subtransaction(|| {
+                    crate::store::edits::transformed(map, transform, value)
+                })
+                .unwrap_or(Json::Null),
+                None => value.clone(),
+            };
+            Value::from_json(field.field.data_type, &value)
+                .ok()
+                .map(|v| conflict::hash(&field.stored(v)))
+        } else {
+            known()
+        };
+        if let Some(base) = base {
+            bases.insert(id, base);
+        }
+    }
+    bases
+}
+
+pub(super) fn edit(map: &Map, w: &Waiting, _max_attempts: u32) -> Edit {
+    let p = &w.pending;
+    let fields = map
+        .fields
+        .iter()
+        .filter(|f| f.direction.reads_crm())
+        .map(|f| {
+            let changes = p.cells.contains(f.id) && f.is_checked();
+            let take = p.take.contains(f.id) && !changes;
+            EditField {
+                id: f.id,
+                field: f.field.clone(),
+                local: changes.then(|| w.local.get(&f.id).cloned()).flatten(),
+                // A compensation takes whatever the CRM holds; a person's choice only what that person saw.
+                base: w
+                    .bases
+                    .get(&f.id)
+                    .copied()
+                    .filter(|_| !take || p.base.get(f.id.to_string()).is_some()),
+                compared: changes,
+                policy: f.policy,
+                take,
+            }
+        });
+    Edit {
+        crm_id: p.crm_id.clone(),
+        attempts: p.attempts,
+        fields: fields.collect(),
+        strict: false,
+        changed_at: Some(p.changed_at_ms),
+    }
+}
