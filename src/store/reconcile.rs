@@ -11,7 +11,7 @@ use serde_json::{Map as JsonMap, Value as Json, json};
 use super::config::Map;
 use super::pending::Pending;
 use super::takes::{rows_in_use, take};
-use super::{Kept, StoreError, settle};
+use super::{Kept, StoreError, rounds, settle, values};
 
 /// A pending write with what became of it.
 pub struct Settled {
@@ -128,6 +128,9 @@ fn ledger(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(), 
         .filter(|r| matches!(r.verdict, Verdict::Unlinked { .. }))
     {
         let (shard_key, record_key) = keys_of(record);
+        if map.on_crm_delete == "delete" && row_follows(client, map, shard_key, record_key)? {
+            continue;
+        }
         client.update(
             Kept(
                 "WITH waiting AS (
@@ -142,6 +145,46 @@ fn ledger(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(), 
         )?;
     }
     Ok(())
+}
+
+/// Deletes the row of a record that the CRM deleted, and what is known of both. `false`: something keeps the row, which
+/// then stays without a link, and its map's status says why.
+fn row_follows(
+    client: &mut SpiClient,
+    map: &Map,
+    shard_key: &str,
+    record_key: &str,
+) -> Result<bool, StoreError> {
+    match values::delete_row(map, shard_key, record_key) {
+        Ok(()) => {}
+        Err(error) if error.is_transient() => return Err(error),
+        Err(error) => {
+            let reason = format!(
+                "the CRM deleted record {record_key}, but its row cannot be deleted: {}",
+                error.message()
+            );
+            rounds::did(client, map.id, 0, false, Some(&reason))?;
+            return Ok(false);
+        }
+    }
+    client.update(
+        Kept(
+            "WITH waiting AS (
+                 DELETE FROM crm.queue WHERE shard_key = $1 AND map_id = $2 AND record_key = $3
+             ), edits AS (
+                 DELETE FROM crm.pending_write
+                 WHERE shard_key = $1 AND map_id = $2 AND record_key = $3 AND state IN ('queued', 'dead')
+             ), conflicts AS (
+                 DELETE FROM crm.conflict WHERE shard_key = $1 AND map_id = $2 AND record_key = $3
+             ), letters AS (
+                 DELETE FROM crm.dead_letter WHERE shard_key = $1 AND map_id = $2 AND record_key = $3
+             )
+             DELETE FROM crm.ledger WHERE shard_key = $1 AND map_id = $2 AND record_key = $3",
+        ),
+        None,
+        &[shard_key.into(), map.id.into(), record_key.into()],
+    )?;
+    Ok(true)
 }
 
 /// A pending write whose every cell is settled goes, unless edits were folded into it since: those are based on what is now
