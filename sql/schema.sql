@@ -155,7 +155,7 @@ COMMENT ON COLUMN crm.change.cells IS 'bit mask of field_id, the same for all of
 COMMENT ON COLUMN crm.change.record_keys IS 'records of which the statement changed these cells, a few hundred at most; each once';
 COMMENT ON COLUMN crm.change.base IS
     'of a row with one record: what an edit of bidirectional cells was based on, field_id -> {"v": what the column held} or '
-    '{"h": hash of what the CRM held}';
+    '{"h": hash of what the CRM held} or {"force": true}';
 COMMENT ON COLUMN crm.change.write_id IS 'crm.write(): the id that it returned';
 COMMENT ON COLUMN crm.change.actor IS 'session_user, and pg_crm.actor after a slash if set';
 

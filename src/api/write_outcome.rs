@@ -42,8 +42,12 @@ pub(super) fn queue(target: &Target, edit: &Edit, answer: &Answer) {
                     Value::from_json(field.field.data_type, v.get(&id.to_string())?).ok()?;
                 Some(conflict::hash(&value))
             });
-            let base = read.or(edit.bases.get(&id).copied())?;
-            Some((id.to_string(), json!({"h": to_hex(&base)})))
+            let base = match read {
+                // What would have been the base could not be read: whatever is there then.
+                None if edit.force => json!({"force": true}),
+                read => json!({"h": to_hex(&read.or(edit.bases.get(&id).copied())?)}),
+            };
+            Some((id.to_string(), base))
         })
         .collect();
     or_raise(edits::queue(

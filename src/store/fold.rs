@@ -150,7 +150,7 @@ const FOLD: &str = "WITH slice AS MATERIALIZED (
              FROM known k
          ), edit AS MATERIALIZED (
              SELECT w.shard_key, w.map_id, w.record_key, w.changed_at, w.actor, crm.cells_and(w.cells, w.checked) AS cells,
-                    (SELECT jsonb_object_agg(b.key, b.value ORDER BY s.change_id DESC) FROM slice s, jsonb_each(s.base) b
+                    (SELECT jsonb_object_agg(b.key, b.value ORDER BY b.value ? 'force', s.change_id DESC) FROM slice s, jsonb_each(s.base) b
                      WHERE s.shard_key = w.shard_key AND s.map_id = w.map_id AND w.record_key = ANY (s.record_keys)
                        AND crm.cells_has(s.cells, b.key::int)) AS base,
                     (SELECT array_agg(s.write_id ORDER BY s.change_id) FROM slice s
@@ -209,7 +209,10 @@ const FOLD: &str = "WITH slice AS MATERIALIZED (
              FROM edit e
              ON CONFLICT (shard_key, map_id, record_key) WHERE state IN ('queued', 'dead') DO UPDATE
              SET state = 'queued', cells = crm.cells_or(p.cells, excluded.cells), take = crm.cells_minus(p.take, excluded.cells),
-                 base = excluded.base || p.base, folded = coalesce(p.folded, '{}') || coalesce(excluded.folded, '{}'),
+                 -- The oldest base stands, unless a later edit is forced.
+                 base = excluded.base || p.base || coalesce(
+                     (SELECT jsonb_object_agg(b.key, b.value) FROM jsonb_each(excluded.base) b WHERE b.value ? 'force'), '{}'),
+                 folded = coalesce(p.folded, '{}') || coalesce(excluded.folded, '{}'),
                  changed_at = excluded.changed_at, actor = excluded.actor,
                  correlation_id = coalesce(excluded.correlation_id, p.correlation_id),
                  revision = p.revision + 1, attempts = 0, next_attempt_at = '-infinity', error_class = NULL, last_error = NULL

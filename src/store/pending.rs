@@ -172,6 +172,13 @@ pub struct Pending {
     pub compensates: bool,
 }
 
+impl Pending {
+    /// The cell's edit was forced: it is written over whatever the CRM holds.
+    pub fn is_forced(&self, field_id: u16) -> bool {
+        self.base[field_id.to_string()]["force"] == true
+    }
+}
+
 /// Locks up to `rows` pending writes of the map that are due and in no other claim.
 pub fn due(client: &mut SpiClient, map: &Map, rows: usize) -> Result<Vec<Pending>, StoreError> {
     let result = client.update(

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crm_domain::cells::CellHashes;
 use crm_domain::conflict::{self, ShortHash};
+use crm_domain::mapping::ConflictPolicy;
 use crm_domain::{Cells, Failure, Value};
 use serde_json::Value as Json;
 
@@ -87,7 +88,9 @@ pub(super) fn bases(map: &Map, pending: &Pending) -> BTreeMap<u16, ShortHash> {
                 .and_then(|hash| hash.try_into().ok())
         };
         let entry = &pending.base[id.to_string()];
-        let base = if let Some(hash) = entry["h"].as_str() {
+        let base = if pending.is_forced(id) {
+            None
+        } else if let Some(hash) = entry["h"].as_str() {
             from_hex(hash)
         } else if let Some(value) = entry.get("v") {
             let value = match &field.transform_out {
@@ -130,7 +133,11 @@ pub(super) fn edit(map: &Map, w: &Waiting, _max_attempts: u32) -> Edit {
                     .copied()
                     .filter(|_| !take || p.base.get(f.id.to_string()).is_some()),
                 compared: changes,
-                policy: f.policy,
+                policy: if p.is_forced(f.id) {
+                    ConflictPolicy::LocalWins
+                } else {
+                    f.policy
+                },
                 take,
             }
         });

@@ -261,7 +261,10 @@ async fn a_record_that_is_gone_is_no_endless_work(vendor: Vendor) {
             .expect_pending("not_found");
         live.quiet().await;
         live.db.assert_checked().await;
-        let rows = live.db.count("people WHERE id = 'p1' AND phone = '+2'").await;
+        let rows = live
+            .db
+            .count("people WHERE id = 'p1' AND phone = '+2'")
+            .await;
         assert_eq!(rows, i64::from(on_crm_delete != "delete"));
         let audit = live.audit("p1").await;
         let dead = live.db.count("crm.dead_letters").await;
