@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crm_domain::{ErrorClass, Value};
+use crm_domain::{Cells, ErrorClass, Value};
 use crm_provider::record::Field;
 use crm_provider::{WriteKind, WriteRecord};
 
@@ -36,12 +36,24 @@ pub(super) fn read_slice(
         }
     }
     let reads: Vec<usize> = (0..due.len()).filter(|&i| due[i].op != b'd').collect();
+    // What waits of fields that are not written any more is not sent.
+    let written: Cells = map
+        .fields
+        .iter()
+        .filter(|f| f.written)
+        .map(|f| f.id)
+        .collect();
+    let cells: Vec<Cells> = reads
+        .iter()
+        .map(|&i| due[i].cells.intersection(&written))
+        .collect();
     let wanted: Vec<Wanted> = reads
         .iter()
-        .map(|&i| Wanted {
+        .zip(&cells)
+        .map(|(&i, cells)| Wanted {
             shard_key: &due[i].shard_key,
             record_key: &due[i].record_key,
-            cells: &due[i].cells,
+            cells,
         })
         .collect();
     let mut rows: HashMap<usize, RowValues> = values::read(
