@@ -218,31 +218,17 @@ fn held(
     records: &[&Settled],
     some: &[usize],
 ) -> Result<(Vec<usize>, Vec<usize>), StoreError> {
-    let some_records: Vec<&Settled> = some.iter().map(|&i| records[i]).collect();
-    let rows = client.update(
-        "WITH wanted AS MATERIALIZED (
-             SELECT r.* FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS r (shard_key, record_key, ord)
-         ), locked AS MATERIALIZED (
-             SELECT w.ord FROM (SELECT * FROM wanted ORDER BY shard_key, record_key) w,
-                 LATERAL (SELECT FROM crm.ledger l
-                          WHERE l.shard_key = w.shard_key AND l.map_id = $1 AND l.record_key = w.record_key
-                          FOR UPDATE SKIP LOCKED) l
-         )
-         SELECT w.ord - 1 FROM wanted w
-         WHERE w.ord NOT IN (SELECT ord FROM locked)
-           AND (SELECT 1 FROM crm.ledger l
-                WHERE l.shard_key = w.shard_key AND l.map_id = $1 AND l.record_key = w.record_key) IS NOT NULL",
-        None,
-        &[
-            map.id.into(),
-            column(&some_records, |r| r.shard_key.as_str()),
-            column(&some_records, |r| r.record_key.as_str()),
-        ],
-    )?;
-    let mut held = Vec::new();
-    for row in rows {
-        held.push(some[row.get::<i64>(1)?.unwrap_or_default() as usize]);
-    }
+    let keys: Vec<(&str, &str)> = some
+        .iter()
+        .map(|&i| {
+            (
+                records[i].shard_key.as_str(),
+                records[i].record_key.as_str(),
+            )
+        })
+        .collect();
+    let held = held_records(client, map, &keys)?;
+    let held: Vec<usize> = held.into_iter().map(|n| some[n]).collect();
     let free = some.iter().copied().filter(|i| !held.contains(i)).collect();
     Ok((held, free))
 }
