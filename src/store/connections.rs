@@ -7,18 +7,6 @@ use serde_json::json;
 
 use super::{Kept, StoreError};
 
-/// The CRM answered as it should.
-pub fn healthy(client: &mut SpiClient, connection_id: i32) -> Result<(), StoreError> {
-    client.update(
-        "UPDATE crm.connection_state
-         SET failures = 0, blocked_until = '-infinity', error_class = NULL, last_error = NULL, changed_at = now()
-         WHERE connection_id = $1 AND state = 'ok' AND failures > 0",
-        None,
-        &[connection_id.into()],
-    )?;
-    Ok(())
-}
-
 /// What the CRM last told of the request budget, if it did, be it with a refusal.
 pub fn used(client: &mut SpiClient, connection_id: i32, usage: Usage) -> Result<(), StoreError> {
     if usage == Usage::default() {
@@ -36,8 +24,8 @@ pub fn used(client: &mut SpiClient, connection_id: i32, usage: Usage) -> Result<
     Ok(())
 }
 
-/// The CRM answers again; what is known of the budget stays.
-pub fn recovered(client: &mut SpiClient, connection_id: i32) -> Result<(), StoreError> {
+/// The CRM answers as it should, or again; what is known of the budget stays.
+pub fn healthy(client: &mut SpiClient, connection_id: i32) -> Result<(), StoreError> {
     client.update(
         Kept("UPDATE crm.connection_state
          SET failures = 0, blocked_until = '-infinity', error_class = NULL, last_error = NULL, changed_at = now()

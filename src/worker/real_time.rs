@@ -318,7 +318,7 @@ pub(super) fn note_health(connection: &mut Connection, trouble: Option<&Failure>
         None if connection.failures > 0 => {
             connection.failures = 0;
             let id = connection.id;
-            transaction(|client| connections::recovered(client, id))
+            transaction(|client| connections::healthy(client, id))
         }
         None => Ok(()),
     };

@@ -17,9 +17,8 @@ use super::main_loop::{HELD_AGAIN, Worker};
 use super::waiting::{Waiting, edit, read};
 use super::{failpoint, real_time, report};
 use crate::store::config::{self, Connection, Map};
-use crate::store::pending::{self};
 use crate::store::reconcile::{self, Settled};
-use crate::store::{StoreError, claims, transaction};
+use crate::store::{StoreError, claims, pending, transaction};
 
 /// Pending writes of one slice at most.
 const SLICE: usize = 1000;
@@ -97,8 +96,6 @@ impl Worker {
         })?;
         if adopted > 0 {
             failpoint::reach("adopt::after_commit");
-        }
-        if adopted > 0 {
             log!(
                 "pg_crm makes {adopted} rows agree with the CRM, whose writers' transactions came to nothing"
             );
@@ -159,7 +156,7 @@ impl Worker {
         let edits: Vec<Edit> = waiting
             .iter()
             .filter(|w| w.fault.is_none())
-            .map(|w| edit(&map, w, self.settings.max_attempts))
+            .map(|w| edit(&map, w))
             .collect();
         let flight = Reconciling {
             map: map.clone(),

@@ -78,7 +78,7 @@ pub(super) fn read(
 
 /// What the edit was based on, per field: what its row held, or the hash of what the CRM held; else what the ledger
 /// knows. A column that goes through a transform goes through it here too.
-pub(super) fn bases(map: &Map, pending: &Pending) -> BTreeMap<u16, ShortHash> {
+fn bases(map: &Map, pending: &Pending) -> BTreeMap<u16, ShortHash> {
     let mut bases = BTreeMap::new();
     for field in &map.fields {
         let id = field.id;
@@ -113,7 +113,7 @@ pub(super) fn bases(map: &Map, pending: &Pending) -> BTreeMap<u16, ShortHash> {
     bases
 }
 
-pub(super) fn edit(map: &Map, w: &Waiting, _max_attempts: u32) -> Edit {
+pub(super) fn edit(map: &Map, w: &Waiting) -> Edit {
     let p = &w.pending;
     let fields = map
         .fields
