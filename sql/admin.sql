@@ -265,7 +265,9 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION crm.map_object(text, regclass, text, name, name, text, text, text, text, text, text, interval, interval) IS
     'maps a table to a CRM object; the caller must own the table. on_insert: ignore | create (upsert by external_id_field). '
-    'on_delete: ignore | unlink | delete. write_interval: 1 minute .. 24 hours. Returns map_id, for crm.map_field()';
+    'on_delete: ignore | unlink | delete (what a deleted row does to the CRM). on_crm_insert: ignore | insert (a CRM record without a row gets one). '
+    'on_crm_delete: ignore | unlink | delete (what a deleted CRM record does to its row). write_interval, ingest_interval: 1 minute .. 24 hours; '
+    'the first look for changes comes an ingest_interval later, or with crm.backfill() or crm.ingest_now(). Returns map_id, for crm.map_field()';
 
 CREATE FUNCTION crm.check_word(argument text, word text, known text[]) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -429,7 +431,18 @@ BEGIN
     END IF;
 
     SELECT f.field_id INTO id FROM crm.field_map f WHERE f.map_id = m.map_id AND f.column_name = map_field.column_name;
-    IF NOT FOUND THEN
+    IF direction <> 'outbound' AND NOT EXISTS (
+        SELECT FROM crm.field_map f WHERE f.map_id = m.map_id AND f.column_name = map_field.column_name
+          AND (f.crm_field, f.direction, f.data_type, f.transform_in) IS NOT DISTINCT FROM
+              (map_field.crm_field, map_field.direction, map_field.data_type, map_field.transform_in)) THEN
+        -- What the CRM holds in it is not known yet: every record is looked at again.
+        UPDATE crm.ingest_state s SET cursor = NULL WHERE s.map_id = m.map_id;
+    END IF;
+    -- What is known of another field says nothing of this one.
+    UPDATE crm.ledger l SET hashes = crm.cells_hash(l.hashes, crm.cell_mask(id), decode(repeat('00', 16), 'hex'))
+    WHERE l.map_id = m.map_id AND id IS NOT NULL AND EXISTS (
+        SELECT FROM crm.field_map f WHERE f.map_id = m.map_id AND f.field_id = id AND f.crm_field <> map_field.crm_field);
+    IF id IS NULL THEN
         UPDATE crm.object_map o SET next_field_id = next_field_id + 1 WHERE o.map_id = m.map_id RETURNING next_field_id - 1 INTO id;
     END IF;
     INSERT INTO crm.field_map AS f (map_id, field_id, column_name, crm_field, direction, data_type, validation, on_conflict,
@@ -488,6 +501,8 @@ BEGIN
     DELETE FROM crm.dead_letter x WHERE x.map_id = m.map_id;
     DELETE FROM crm.pending_write x WHERE x.map_id = m.map_id;
     DELETE FROM crm.conflict x WHERE x.map_id = m.map_id;
+    DELETE FROM crm.reread x WHERE x.map_id = m.map_id;
+    DELETE FROM crm.former_link x WHERE x.map_id = m.map_id;
     -- First the rows by which the worker sees that somebody holds a record.
     DELETE FROM crm.ledger x WHERE x.map_id = m.map_id;
     DELETE FROM crm.queue x WHERE x.map_id = m.map_id;
@@ -495,6 +510,53 @@ BEGIN
     PERFORM crm.notify_worker(false);
 END $$;
 COMMENT ON FUNCTION crm.unmap_object(int) IS 'removes a map, its links and what waited; neither the table nor the CRM is touched, the audit stays';
+
+CREATE FUNCTION crm.link_records(map_id int, shard_keys text[], record_keys text[], crm_ids text[]) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    INSERT INTO crm.ledger AS l (shard_key, map_id, record_key, crm_id)
+    SELECT k.shard_key, link_records.map_id, k.record_key, k.crm_id
+    FROM unnest(shard_keys, record_keys, crm_ids) AS k (shard_key, record_key, crm_id)
+    ON CONFLICT ON CONSTRAINT ledger_pkey DO UPDATE
+    SET crm_id = excluded.crm_id, detached = false,
+        hashes = CASE WHEN l.crm_id IS DISTINCT FROM excluded.crm_id THEN NULL ELSE l.hashes END;
+    -- A delete that waited was for another record.
+    DELETE FROM crm.queue q USING unnest(shard_keys, record_keys) AS k (shard_key, record_key)
+    WHERE q.shard_key = k.shard_key AND q.map_id = link_records.map_id AND q.record_key = k.record_key AND q.state = 'unlinked' AND q.op = 'd';
+    UPDATE crm.queue q
+    SET op = CASE q.op WHEN 'c' THEN 'u' ELSE q.op END, revision = nextval('crm.queue_revision_seq'),
+        state = CASE q.state WHEN 'unlinked' THEN 'queued' ELSE q.state END,
+        next_attempt_at = CASE q.state WHEN 'unlinked' THEN '-infinity' ELSE q.next_attempt_at END
+    FROM unnest(shard_keys, record_keys) AS k (shard_key, record_key)
+    WHERE q.shard_key = k.shard_key AND q.map_id = link_records.map_id AND q.record_key = k.record_key;
+    DELETE FROM crm.former_link f WHERE f.map_id = link_records.map_id AND f.crm_id = ANY (crm_ids);
+    DELETE FROM crm.conflict c USING unnest(shard_keys, record_keys) AS k (shard_key, record_key)
+    WHERE c.shard_key = k.shard_key AND c.map_id = link_records.map_id AND c.record_key = k.record_key AND c.field_id = -1;
+$$;
+COMMENT ON FUNCTION crm.link_records(int, text[], text[], text[]) IS 'joins records to CRM records; edits that waited for the link are queued';
+
+CREATE FUNCTION crm.unlink_record(shard_key text, map_id int, record_key text) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    INSERT INTO crm.former_link (shard_key, map_id, crm_id, record_key, ended_by)
+    SELECT l.shard_key, l.map_id, l.crm_id, l.record_key, 'crm_deleted' FROM crm.ledger l
+    WHERE l.shard_key = unlink_record.shard_key AND l.map_id = unlink_record.map_id AND l.record_key = unlink_record.record_key
+      AND l.crm_id IS NOT NULL
+    ON CONFLICT (shard_key, map_id, crm_id) DO UPDATE SET ended_by = excluded.ended_by, ended_at = now();
+    UPDATE crm.queue q SET state = 'unlinked', revision = nextval('crm.queue_revision_seq')
+    WHERE q.shard_key = unlink_record.shard_key AND q.map_id = unlink_record.map_id AND q.record_key = unlink_record.record_key
+      AND q.state = 'queued';
+    UPDATE crm.ledger l SET crm_id = NULL, hashes = NULL, detached = true
+    WHERE l.shard_key = unlink_record.shard_key AND l.map_id = unlink_record.map_id AND l.record_key = unlink_record.record_key;
+    -- Another CRM record that claimed the row may have it now.
+    INSERT INTO crm.reread AS r (map_id, crm_id)
+    SELECT c.map_id, c.crm_value #>> '{}' FROM crm.conflict c
+    WHERE c.shard_key = unlink_record.shard_key AND c.map_id = unlink_record.map_id AND c.record_key = unlink_record.record_key
+      AND c.field_id = -1 AND c.crm_value #>> '{}' IS NOT NULL
+    ON CONFLICT ON CONSTRAINT reread_pkey DO UPDATE SET revision = excluded.revision, due_at = now();
+    DELETE FROM crm.conflict c
+    WHERE c.shard_key = unlink_record.shard_key AND c.map_id = unlink_record.map_id AND c.record_key = unlink_record.record_key
+      AND c.field_id = -1;
+$$;
+COMMENT ON FUNCTION crm.unlink_record(text, int, text) IS 'dissolves the link of a record whose CRM record is gone';
 
 CREATE FUNCTION crm.link(map_id int, record_key text, crm_id text, shard_key text DEFAULT '') RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -512,18 +574,7 @@ BEGIN
         RAISE unique_violation USING MESSAGE = format('CRM record "%s" is linked to record "%s" already', crm_id, other),
             HINT = 'A CRM record goes with one row.';
     END IF;
-    INSERT INTO crm.ledger AS l (shard_key, map_id, record_key, crm_id) VALUES (shard_key, m.map_id, record_key, crm_id)
-    ON CONFLICT ON CONSTRAINT ledger_pkey DO UPDATE
-    SET crm_id = excluded.crm_id, detached = false,
-        hashes = CASE WHEN l.crm_id IS DISTINCT FROM excluded.crm_id THEN NULL ELSE l.hashes END;
-    -- A delete that waited was for another record.
-    DELETE FROM crm.queue q
-    WHERE q.shard_key = link.shard_key AND q.map_id = m.map_id AND q.record_key = link.record_key AND q.state = 'unlinked' AND q.op = 'd';
-    UPDATE crm.queue q
-    SET op = CASE q.op WHEN 'c' THEN 'u' ELSE q.op END, revision = nextval('crm.queue_revision_seq'),
-        state = CASE q.state WHEN 'unlinked' THEN 'queued' ELSE q.state END,
-        next_attempt_at = CASE q.state WHEN 'unlinked' THEN '-infinity' ELSE q.next_attempt_at END
-    WHERE q.shard_key = link.shard_key AND q.map_id = m.map_id AND q.record_key = link.record_key;
+    PERFORM crm.link_records(m.map_id, ARRAY[shard_key], ARRAY[record_key], ARRAY[crm_id]);
     PERFORM crm.notify_worker(false);
 END $$;
 COMMENT ON FUNCTION crm.link(int, text, text, text) IS 'states that a row and a CRM record are one; edits that waited for the link are queued';
@@ -547,12 +598,15 @@ BEGIN
     SET state = 'queued', attempts = 0, next_attempt_at = now(), error_class = NULL, last_error = NULL, revision = p.revision + 1
     FROM unnest(dead) d
     WHERE d.path = 'reconcile' AND p.shard_key = d.shard_key AND p.map_id = d.map_id AND p.record_key = d.record_key AND p.state = 'dead';
+    INSERT INTO crm.reread AS r (map_id, crm_id)
+    SELECT DISTINCT d.map_id, d.crm_id FROM unnest(dead) d WHERE d.path = 'ingest'
+    ON CONFLICT ON CONSTRAINT reread_pkey DO UPDATE SET revision = excluded.revision, attempts = 0, due_at = now();
     DELETE FROM crm.dead_letter x USING unnest(dead) d WHERE x.shard_key = d.shard_key AND x.dead_letter_id = d.dead_letter_id;
     GET DIAGNOSTICS n = ROW_COUNT;
     PERFORM crm.notify_worker(true);
     RETURN n;
 END $$;
-COMMENT ON FUNCTION crm.requeue(crm.dead_letter[]) IS 'queues dead records again, with fresh attempts';
+COMMENT ON FUNCTION crm.requeue(crm.dead_letter[]) IS 'queues dead records again, with fresh attempts; those that could not be taken in are read again';
 
 CREATE FUNCTION crm.replay(dead_letter_id bigint) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -596,7 +650,7 @@ BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA crm TO %s', role);
     EXECUTE format('GRANT SELECT ON crm.status, crm.cell_status, crm.dead_letters, crm.pending_writes, crm.conflicts, crm.progress, '
                    'crm.audit_log, '
-                   'crm.connection, crm.object_map, crm.field_map TO %s', role);
+                   'crm.connection, crm.object_map, crm.field_map, crm.ingest_state TO %s', role);
     FOR f IN SELECT p.oid::regprocedure AS signature FROM crm.function_access a JOIN pg_proc p ON p.proname = a.name
              WHERE p.pronamespace = 'crm'::regnamespace AND array_position(levels, a.level) <= array_position(levels, grant_access.level)
     LOOP
@@ -604,7 +658,7 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON FUNCTION crm.grant_access(regrole, text) IS
-    'lets a role use pg_crm. reader: views, audit, hashes; writer: + write, read_live, flush; '
+    'lets a role use pg_crm. reader: views, audit, hashes; writer: + write, read_live, flush, ingest_now; '
     'operator: + pause, resume, replay, resolve_conflict, cancel_write, test_connection; admin: + mapping';
 
 CREATE TABLE crm.function_access (name name PRIMARY KEY, level text NOT NULL);
@@ -613,11 +667,11 @@ INSERT INTO crm.function_access VALUES
     ('hash', 'reader'), ('snapshot', 'reader'), ('snapshot_hash', 'reader'), ('check', 'reader'), ('worker_state', 'reader'),
     -- What the views call: PostgreSQL asks the reader for the right to.
     ('cells_has', 'reader'), ('cells_count', 'reader'), ('cells_union', 'reader'),
-    ('flush', 'writer'), ('write', 'writer'), ('perform_write', 'writer'), ('read_live', 'writer'), ('perform_read', 'writer'), ('write_status', 'writer'),
+    ('flush', 'writer'), ('ingest_now', 'writer'), ('write', 'writer'), ('perform_write', 'writer'), ('read_live', 'writer'), ('perform_read', 'writer'), ('write_status', 'writer'),
     ('resolve_conflict', 'operator'), ('cancel_write', 'operator'),
     ('pause', 'operator'), ('resume', 'operator'), ('replay', 'operator'), ('replay_all', 'operator'), ('test_connection', 'operator'),
     ('create_connection', 'admin'), ('set_credentials', 'admin'), ('drop_connection', 'admin'), ('map_object', 'admin'),
-    ('map_field', 'admin'), ('unmap_field', 'admin'), ('unmap_object', 'admin'), ('link', 'admin');
+    ('map_field', 'admin'), ('unmap_field', 'admin'), ('unmap_object', 'admin'), ('link', 'admin'), ('backfill', 'admin');
 
 -- Sessions keep what they read of the configuration: a change reaches them as one of a table does.
 CREATE FUNCTION crm.tell_of_change() RETURNS trigger

@@ -333,6 +333,10 @@ BEGIN
             WHERE c.cells <> %11$L::bytea;
         END IF;
     ELSIF TG_OP = 'INSERT' THEN%12$s
+        -- A row that pg_crm inserts for a CRM record holds what that holds; rows that triggers add on the way are users' own.
+        IF ours IS NOT NULL AND pg_trigger_depth() = 1 THEN
+            RETURN NULL;
+        END IF;
         PERFORM FROM new_rows LIMIT 1 OFFSET 1;
         IF FOUND THEN
             INSERT INTO %4$s (shard_key, map_id, op, cells, record_keys, actor)
@@ -600,18 +604,23 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION crm.follow_drop() IS 'event trigger: stops maps whose table was dropped';
 
+CREATE FUNCTION crm.cell_mask(field_id int) RETURNS bytea
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN field_id < 64 THEN int8send(1::bigint << field_id)
+                ELSE decode(repeat('00', 8 * (field_id / 64)), 'hex') || int8send(1::bigint << (field_id % 64)) END
+$$;
+COMMENT ON FUNCTION crm.cell_mask(int) IS 'the mask of one cell';
+
 CREATE FUNCTION crm.map_cells(map_id int) RETURNS bytea
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT crm.cells_union(CASE WHEN f.field_id < 64 THEN int8send(1::bigint << f.field_id)
-                                ELSE decode(repeat('00', 8 * (f.field_id / 64)), 'hex') || int8send(1::bigint << (f.field_id % 64)) END)
+    SELECT crm.cells_union(crm.cell_mask(f.field_id))
     FROM crm.field_map f WHERE f.map_id = map_cells.map_id AND f.direction <> 'inbound' AND f.materialize
 $$;
 COMMENT ON FUNCTION crm.map_cells(int) IS 'the mask of every cell that a map writes';
 
 CREATE FUNCTION crm.checked_cells(map_id int) RETURNS bytea
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT crm.cells_union(CASE WHEN f.field_id < 64 THEN int8send(1::bigint << f.field_id)
-                                ELSE decode(repeat('00', 8 * (f.field_id / 64)), 'hex') || int8send(1::bigint << (f.field_id % 64)) END)
+    SELECT crm.cells_union(crm.cell_mask(f.field_id))
     FROM crm.field_map f WHERE f.map_id = checked_cells.map_id AND f.direction = 'bidirectional' AND f.materialize
 $$;
 COMMENT ON FUNCTION crm.checked_cells(int) IS 'the mask of the cells whose edits are checked against the CRM before they are written; NULL: none';

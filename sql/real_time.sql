@@ -80,8 +80,10 @@ JOIN crm.connection c USING (connection_id)
 LEFT JOIN crm.field_map f USING (map_id, field_id);
 COMMENT ON VIEW crm.conflicts IS 'cells that both sides changed and no policy decides; crm.resolve_conflict() does';
 COMMENT ON COLUMN crm.conflicts.conflict_type IS
-    'stale_write: the CRM holds what the edit was not based on; immutable: the field may not change once bound; '
-    'mapping_mismatch: the table refuses what the CRM holds';
+    'stale_write: the CRM holds what the edit was not based on; immutable: an edit of a field that may not change once bound; '
+    'locked_field: the CRM changed such a field; unknown_base: the sides differ and nobody knows which is newer; '
+    'mapping_mismatch: the table refuses what the CRM holds; duplicate_identity: two CRM records claim one row (local_value: the id of the '
+    'linked one, crm_value: of the other)';
 
 CREATE FUNCTION crm.write_status(write_id uuid)
 RETURNS TABLE (write_id uuid, state text, map_id int, relation regclass, shard_key text, record_key text, attempts int,
@@ -110,6 +112,37 @@ COMMENT ON FUNCTION crm.write_status(uuid) IS
     'where a call of crm.write() stands. state: as in crm.pending_writes, or conflict; when it is over committed, '
     'superseded or conflict. No row: there is no such write, or its audit is gone';
 
+CREATE FUNCTION crm.resolve_identity(x crm.conflict, winner text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    linked text := x.local_value #>> '{}';
+    claims text := x.crm_value #>> '{}';
+    other text;
+BEGIN
+    PERFORM FROM crm.ledger l WHERE l.shard_key = x.shard_key AND l.map_id = x.map_id AND l.record_key = x.record_key FOR UPDATE;
+    IF winner = 'crm' THEN
+        SELECT l.record_key INTO other FROM crm.ledger l WHERE l.map_id = x.map_id AND l.crm_id = claims AND l.record_key <> x.record_key;
+        IF FOUND THEN
+            RAISE unique_violation USING
+                MESSAGE = format('CRM record "%s" is linked to record "%s" already', claims, other),
+                DETAIL = 'A CRM record goes with one row.',
+                HINT = format('Delete or link one of the rows "%s" and "%s" otherwise, or decide for ''local''.', x.record_key, other);
+        END IF;
+        PERFORM crm.link_records(x.map_id, ARRAY[x.shard_key], ARRAY[x.record_key], ARRAY[claims]);
+    END IF;
+    -- The one that lost stays out, until crm.link() says otherwise.
+    INSERT INTO crm.former_link (shard_key, map_id, crm_id, record_key, ended_by)
+    SELECT x.shard_key, x.map_id, lost, x.record_key, 'rejected'
+    FROM (SELECT CASE winner WHEN 'crm' THEN linked ELSE claims END AS lost) y
+    WHERE lost IS NOT NULL AND NOT EXISTS (SELECT FROM crm.ledger l WHERE l.map_id = x.map_id AND l.crm_id = lost)
+    ON CONFLICT (shard_key, map_id, crm_id) DO UPDATE SET ended_by = excluded.ended_by, ended_at = now();
+    DELETE FROM crm.conflict c WHERE c.shard_key = x.shard_key AND c.conflict_id = x.conflict_id;
+    INSERT INTO crm.reread AS r (map_id, crm_id) SELECT x.map_id, claims WHERE winner = 'crm'
+    ON CONFLICT ON CONSTRAINT reread_pkey DO UPDATE SET revision = excluded.revision, due_at = now();
+    PERFORM crm.notify_worker(true);
+END $$;
+COMMENT ON FUNCTION crm.resolve_identity(crm.conflict, text) IS 'decides which of two CRM records goes with a row';
+
 CREATE FUNCTION crm.resolve_conflict(conflict_id bigint, winner text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -122,8 +155,11 @@ BEGIN
         RAISE undefined_object USING MESSAGE = format('conflict %s does not exist', coalesce(conflict_id::text, 'NULL')),
             HINT = 'crm.conflicts lists them; one is gone once it is settled.';
     END IF;
-    cell := CASE WHEN x.field_id < 64 THEN int8send(1::bigint << x.field_id)
-                 ELSE decode(repeat('00', 8 * (x.field_id / 64)), 'hex') || int8send(1::bigint << (x.field_id % 64)) END;
+    IF x.field_id = -1 THEN
+        PERFORM crm.resolve_identity(x, winner);
+        RETURN;
+    END IF;
+    cell := crm.cell_mask(x.field_id);
     -- Based on what the person saw: a CRM value that moved since reopens the conflict.
     INSERT INTO crm.pending_write AS p (shard_key, map_id, record_key, state, cells, take, base, actor, correlation_id)
     VALUES (x.shard_key, x.map_id, x.record_key, 'queued',
@@ -142,7 +178,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION crm.resolve_conflict(bigint, text) IS
     'decides a conflict: the row takes the CRM''s value (crm), or the CRM gets the row''s (local), by the same read-check-write as any edit. '
-    'Should the CRM''s value have moved meanwhile, the conflict is opened again with the new one';
+    'Should the CRM''s value have moved meanwhile, the conflict is opened again with the new one. duplicate_identity: the row goes with the '
+    'record that claims it (crm), or stays with its own (local)';
 
 CREATE FUNCTION crm.cancel_write(write_id uuid) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

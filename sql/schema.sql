@@ -172,7 +172,8 @@ CREATE TABLE crm.ledger (
 -- No index speaks of what a write-back changes, and each page has room for its rows once more: UPDATEs stay on their page.
 ) WITH (fillfactor = 45);
 ALTER TABLE crm.ledger SET (autovacuum_vacuum_scale_factor = 0.05);
-CREATE UNIQUE INDEX ledger_crm_id ON crm.ledger (shard_key, map_id, crm_id) WHERE crm_id IS NOT NULL;
+-- By the CRM's id first: what comes in from a CRM does not tell the shard.
+CREATE UNIQUE INDEX ledger_crm_id ON crm.ledger (map_id, crm_id, shard_key) WHERE crm_id IS NOT NULL;
 COMMENT ON TABLE crm.ledger IS
     'one row per record that is linked or queued: its CRM id and, per cell, when it changed, when it was last synced, what the CRM last held. '
     'Its row lock is the lock of the record';
@@ -203,7 +204,7 @@ CREATE INDEX queue_due ON crm.queue (map_id, next_attempt_at) WHERE state = 'que
 CREATE INDEX queue_waiting ON crm.queue (map_id, state) WHERE state <> 'queued';
 COMMENT ON TABLE crm.queue IS
     'what waits to be written, a row per record, each with a row in crm.ledger that is locked before this one is touched; gone once the CRM took it';
-COMMENT ON COLUMN crm.queue.op IS 'u update, c create (upsert), d delete';
+COMMENT ON COLUMN crm.queue.op IS 'u update, k update that brings the record_key to external_id_field too, c create (upsert), d delete';
 COMMENT ON COLUMN crm.queue.state IS 'queued: to be written; unlinked: waits for a CRM id; dead: see crm.dead_letters';
 COMMENT ON COLUMN crm.queue.revision IS 'another with each fold, so that an edit during a write is seen';
 COMMENT ON COLUMN crm.queue.next_attempt_at IS '-infinity: with the map''s next round; else the time of the retry';
@@ -273,7 +274,8 @@ CREATE TABLE crm.conflict (
 );
 CREATE UNIQUE INDEX conflict_cell ON crm.conflict (shard_key, map_id, record_key, field_id);
 COMMENT ON TABLE crm.conflict IS 'cells that both sides changed and no policy decides: they wait for crm.resolve_conflict()';
-COMMENT ON COLUMN crm.conflict.conflict_type IS 'stale_write: the CRM holds what the edit was not based on; immutable: the field may not change once bound';
+COMMENT ON COLUMN crm.conflict.field_id IS '-1: the conflict is about the record as a whole (duplicate_identity)';
+COMMENT ON COLUMN crm.conflict.conflict_type IS 'see the view crm.conflicts';
 COMMENT ON COLUMN crm.conflict.local_value IS 'what the row held, canonical';
 COMMENT ON COLUMN crm.conflict.crm_value IS 'what the CRM held, canonical';
 COMMENT ON COLUMN crm.conflict.base IS 'what the column held before the edit, where it is known';
@@ -283,7 +285,7 @@ CREATE TABLE crm.dead_letter (
     dead_letter_id bigint GENERATED ALWAYS AS IDENTITY,
     map_id         int NOT NULL,
     record_key     text COLLATE "C" NOT NULL,
-    path           text NOT NULL DEFAULT 'batch' CHECK (path IN ('batch', 'reconcile')),
+    path           text NOT NULL DEFAULT 'batch' CHECK (path IN ('batch', 'reconcile', 'ingest')),
     crm_id         text COLLATE "C",
     operation      text NOT NULL,
     fields         jsonb NOT NULL DEFAULT '{}',
@@ -296,8 +298,11 @@ CREATE TABLE crm.dead_letter (
     PRIMARY KEY (shard_key, dead_letter_id)
 );
 CREATE UNIQUE INDEX dead_letter_record ON crm.dead_letter (shard_key, map_id, record_key, path);
+CREATE INDEX dead_letter_crm_id ON crm.dead_letter (map_id, crm_id) WHERE path = 'ingest';
 COMMENT ON TABLE crm.dead_letter IS
-    'records whose write-back stopped; their cells stay in crm.queue until crm.replay() or the next edit of the record';
+    'records whose write-back stopped, their cells stay in crm.queue until crm.replay() or the next edit of the record; '
+    'and CRM records that cannot be taken in (path ingest), until crm.replay() or their next change';
+COMMENT ON COLUMN crm.dead_letter.record_key IS 'of a CRM record that has no row: its CRM id';
 
 CREATE TABLE crm.audit_log (
     shard_key      text COLLATE "C" NOT NULL DEFAULT '',
@@ -355,6 +360,64 @@ ALTER TABLE crm.claim ALTER shard_keys SET STORAGE EXTERNAL, ALTER record_keys S
 COMMENT ON TABLE crm.claim IS
     'slices of records that are on their way to a CRM; one that outlives its worker is released, with an attempt charged';
 
+CREATE TABLE crm.ingest_state (
+    map_id      int PRIMARY KEY REFERENCES crm.object_map ON DELETE CASCADE,
+    cursor      jsonb,
+    next_at     timestamptz NOT NULL DEFAULT now(),
+    last_at     timestamptz,
+    backfill    timestamptz,
+    backfilled  bigint NOT NULL DEFAULT 0,
+    total       bigint,
+    read        bigint NOT NULL DEFAULT 0,
+    applied     bigint NOT NULL DEFAULT 0,
+    echoes      bigint NOT NULL DEFAULT 0,
+    ignored     bigint NOT NULL DEFAULT 0,
+    overwritten bigint NOT NULL DEFAULT 0
+);
+COMMENT ON TABLE crm.ingest_state IS 'how far each map has read its CRM''s changes, and what came of them; kept by the worker';
+COMMENT ON COLUMN crm.ingest_state.cursor IS 'where to read on, in the provider''s words; NULL: from the first record there is';
+COMMENT ON COLUMN crm.ingest_state.next_at IS 'when to look for changes again';
+COMMENT ON COLUMN crm.ingest_state.last_at IS 'when the CRM was last read to the end of its changes';
+COMMENT ON COLUMN crm.ingest_state.backfill IS 'since when every record is being read; NULL: only what changed is';
+COMMENT ON COLUMN crm.ingest_state.backfilled IS 'records read so far by the backfill that is on, or by the last one';
+COMMENT ON COLUMN crm.ingest_state.total IS 'records that the CRM had when the backfill began, where it tells';
+COMMENT ON COLUMN crm.ingest_state.read IS 'records that came in, ever';
+COMMENT ON COLUMN crm.ingest_state.applied IS 'of these, those that changed a row, a link or a conflict';
+COMMENT ON COLUMN crm.ingest_state.echoes IS 'of these, those that brought nothing new: our own writes coming back, or changes of other fields';
+COMMENT ON COLUMN crm.ingest_state.ignored IS 'of these, those that belong to no row (on_crm_insert, on_crm_delete)';
+COMMENT ON COLUMN crm.ingest_state.overwritten IS 'fields that people of the CRM changed and that are written over, their columns being the source of truth';
+
+CREATE TABLE crm.reread (
+    map_id   int NOT NULL,
+    crm_id   text COLLATE "C" NOT NULL,
+    revision bigint GENERATED BY DEFAULT AS IDENTITY,
+    due_at   timestamptz NOT NULL DEFAULT now(),
+    attempts smallint NOT NULL DEFAULT 0,
+    merged_into text,
+    since    timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (map_id, crm_id)
+);
+CREATE INDEX reread_due ON crm.reread (map_id, due_at);
+COMMENT ON TABLE crm.reread IS
+    'CRM records to be read by themselves: a webhook spoke of them, or they came in while something of ours was on its way to them';
+COMMENT ON COLUMN crm.reread.revision IS 'another each time somebody asks for the record, so that a request during a read is seen';
+COMMENT ON COLUMN crm.reread.merged_into IS 'the record that took this one in, should it turn out to be gone';
+
+CREATE TABLE crm.former_link (
+    shard_key  text COLLATE "C" NOT NULL DEFAULT '',
+    map_id     int NOT NULL,
+    crm_id     text COLLATE "C" NOT NULL,
+    record_key text COLLATE "C" NOT NULL,
+    ended_by   text NOT NULL CHECK (ended_by IN ('row_deleted', 'crm_deleted', 'rejected')),
+    ended_at   timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (shard_key, map_id, crm_id)
+);
+CREATE INDEX former_link_crm_id ON crm.former_link (map_id, crm_id);
+COMMENT ON TABLE crm.former_link IS
+    'CRM records that had a row once: one whose row was deleted is not inserted again, one that the CRM restores finds its row again';
+COMMENT ON COLUMN crm.former_link.ended_by IS
+    'row_deleted; crm_deleted; rejected: an operator decided that it is not the row''s record (crm.resolve_conflict())';
+
 -- What pg_dump takes along: the mapping and every record's state, never a credential.
 DO $$
 DECLARE
@@ -362,6 +425,7 @@ DECLARE
 BEGIN
     FOREACH t IN ARRAY ARRAY['crm.connection', 'crm.object_map', 'crm.field_map', 'crm.change', 'crm.ledger', 'crm.queue',
                              'crm.pending_write', 'crm.conflict', 'crm.dead_letter', 'crm.audit_log_default',
+                             'crm.ingest_state', 'crm.reread', 'crm.former_link', 'crm.reread_revision_seq',
                              'crm.connection_connection_id_seq', 'crm.object_map_map_id_seq', 'crm.change_change_id_seq', 'crm.queue_revision_seq',
                              'crm.conflict_conflict_id_seq', 'crm.dead_letter_dead_letter_id_seq', 'crm.audit_log_audit_id_seq']
     LOOP

@@ -23,12 +23,13 @@ SELECT m.map_id, c.name AS connection, c.provider, m.relation, m.crm_object,
             WHEN cs.blocked_until > now() THEN format('waiting for the CRM until %s: %s', cs.blocked_until, cs.last_error)
             END AS reason,
        q.dirty_cells, q.queued, u.unlinked, p.pending, k.conflicts, d.dead,
-       s.last_success, s.next_write_at,
+       s.last_success, s.next_write_at, i.last_at AS last_ingest, i.next_at AS next_ingest_at, i.applied AS ingested, i.echoes, i.overwritten,
        (SELECT now() - min(x.changed_at) FROM crm.change x WHERE x.map_id = m.map_id) AS lag,
        s.last_error, s.last_error_at, crm.worker_state() AS worker
 FROM crm.object_map m
 JOIN crm.connection c USING (connection_id)
 LEFT JOIN crm.map_state s USING (map_id)
+LEFT JOIN crm.ingest_state i USING (map_id)
 LEFT JOIN crm.connection_state cs USING (connection_id)
 CROSS JOIN LATERAL (SELECT coalesce(sum(crm.cells_count(w.cells)), 0)::bigint AS dirty_cells, count(*) AS queued
                     FROM (SELECT crm.cells_union(x.cells) AS cells
@@ -49,6 +50,10 @@ COMMENT ON COLUMN crm.status.unlinked IS 'records whose edits wait for a CRM id 
 COMMENT ON COLUMN crm.status.pending IS 'edits of bidirectional cells whose outcome is not final (crm.pending_writes)';
 COMMENT ON COLUMN crm.status.conflicts IS 'cells that wait for crm.resolve_conflict() (crm.conflicts)';
 COMMENT ON COLUMN crm.status.lag IS 'age of the oldest change that the worker has not taken up';
+COMMENT ON COLUMN crm.status.last_ingest IS 'when the CRM''s changes were last read to their end';
+COMMENT ON COLUMN crm.status.ingested IS 'CRM records that changed a row, a link or a conflict, ever';
+COMMENT ON COLUMN crm.status.echoes IS 'CRM records that came in and brought nothing new, ever: our own writes coming back, mostly';
+COMMENT ON COLUMN crm.status.overwritten IS 'edits that people of the CRM made in outbound fields, and that were or will be written over, ever';
 COMMENT ON COLUMN crm.status.worker IS 'running, starting, no free slot, or stopped';
 
 CREATE VIEW crm.cell_status AS
@@ -111,9 +116,16 @@ SELECT s.map_id, c.name AS connection, m.relation, 'write-back'::text AS phase, 
            (now() - s.round_start) * (greatest(s.round_total - s.round_done, 0)::float8 / s.round_done) END AS eta,
        (SELECT coalesce(sum(cardinality(k.record_keys)), 0) FROM crm.claim k WHERE k.map_id = s.map_id) AS records_in_flight
 FROM crm.map_state s JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
-WHERE s.round_start IS NOT NULL;
-COMMENT ON VIEW crm.progress IS 'one row per write-back that is running, like pg_stat_progress_*';
-COMMENT ON COLUMN crm.progress.records_total IS 'records taken up so far in this round, done or not';
+WHERE s.round_start IS NOT NULL
+UNION ALL
+SELECT i.map_id, c.name, m.relation, 'backfill', i.backfill, i.total, i.backfilled,
+       round((i.backfilled / nullif(extract(epoch FROM now() - i.backfill), 0))::numeric, 1),
+       CASE WHEN i.backfilled > 0 THEN (now() - i.backfill) * (greatest(i.total - i.backfilled, 0)::float8 / i.backfilled) END, 0
+FROM crm.ingest_state i JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
+WHERE i.backfill IS NOT NULL;
+COMMENT ON VIEW crm.progress IS 'one row per write-back or backfill that is running, like pg_stat_progress_*';
+COMMENT ON COLUMN crm.progress.phase IS 'write-back, or backfill';
+COMMENT ON COLUMN crm.progress.records_total IS 'write-back: records taken up so far in this round, done or not; backfill: records in the CRM when it began, where it tells';
 
 CREATE FUNCTION crm.check() RETURNS TABLE (rule text, detail text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -157,7 +169,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     UNION ALL
     SELECT 'every attempt is audited', format('record %s of map %s was synced at %s, of which the audit knows nothing',
                                               l.record_key, l.map_id, (SELECT max(t) FROM unnest(l.synced_at) t))
-    FROM crm.ledger l WHERE l.synced_at IS NOT NULL AND NOT EXISTS (
+    -- Where both sides were found to agree, nothing was done of which an audit could tell.
+    FROM crm.ledger l WHERE l.synced_at IS NOT NULL AND l.changed_at IS NOT NULL AND NOT EXISTS (
         SELECT FROM crm.audit_log a WHERE a.map_id = l.map_id AND a.record_key = l.record_key
           AND a.result IN ('applied', 'raced', 'superseded'))
       AND NOT EXISTS (SELECT FROM crm.audit_log_retired r WHERE r.until > (SELECT max(t) FROM unnest(l.synced_at) t))
@@ -183,6 +196,12 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     FROM (SELECT 'a pending write' AS what, p.shard_key, p.map_id, p.record_key FROM crm.pending_write p WHERE p.state IN ('queued', 'dead')
           UNION ALL SELECT 'a conflict', c.shard_key, c.map_id, c.record_key FROM crm.conflict c) x
     WHERE NOT EXISTS (SELECT FROM crm.ledger l WHERE l.shard_key = x.shard_key AND l.map_id = x.map_id AND l.record_key = x.record_key)
+    UNION ALL
+    SELECT 'changes come in', format('CRM record %s is to be read for map %s since %s, and nothing holds it up', r.crm_id, r.map_id, r.since)
+    FROM crm.reread r JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
+    LEFT JOIN crm.map_state s USING (map_id) LEFT JOIN crm.connection_state cs USING (connection_id)
+    WHERE r.due_at < now() - interval '5 minutes' AND NOT c.paused AND s.state IS DISTINCT FROM 'error' AND cs.state IS DISTINCT FROM 'error'
+      AND coalesce(cs.blocked_until < now() - interval '5 minutes', true) AND crm.worker_state() = 'running'
     UNION ALL
     SELECT 'intents end', format('intent %s of record %s of map %s outlived its caller', p.write_id, p.record_key, p.map_id)
     FROM crm.pending_write p
@@ -253,13 +272,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION crm.may_write(regclass) IS 'whether the caller owns a table or may update it';
 
-CREATE FUNCTION crm.flush(map_id int DEFAULT NULL, timeout interval DEFAULT '1 minute') RETURNS bool
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION crm.maps_to_run(what text, map_id int) RETURNS int[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     m crm.object_map;
     wanted int[];
 BEGIN
-    -- Operators and admins flush everything: theirs is the level that pauses connections.
+    -- Operators and admins run everything: theirs is the level that pauses connections.
     IF map_id IS NOT NULL THEN
         m := crm.map_of(map_id);
         wanted := ARRAY[map_id];
@@ -267,24 +286,38 @@ BEGIN
     IF NOT has_function_privilege(crm.caller(), 'crm.pause(text)', 'EXECUTE') THEN
         IF map_id IS NOT NULL AND NOT crm.may_write(m.relation) THEN
             RAISE insufficient_privilege USING
-                MESSAGE = format('permission denied to flush map %s', map_id),
+                MESSAGE = format('permission denied to %s map %s', what, map_id),
                 DETAIL = format('"%s" may not update table "%s".', crm.caller(), m.relation),
-                HINT = 'A writer flushes the maps of tables that the role owns or may update; an operator flushes any.';
+                HINT = format('A writer may %s the maps of tables that the role owns or may update; an operator any.', what);
         ELSIF map_id IS NULL THEN
             SELECT array_agg(o.map_id) INTO wanted FROM crm.object_map o WHERE crm.may_write(o.relation);
             IF wanted IS NULL AND EXISTS (SELECT FROM crm.object_map) THEN
                 RAISE insufficient_privilege USING
-                    MESSAGE = 'permission denied to flush any map',
+                    MESSAGE = format('permission denied to %s any map', what),
                     DETAIL = format('"%s" may update none of the mapped tables.', crm.caller()),
-                    HINT = 'A writer flushes the maps of tables that the role owns or may update; an operator flushes any.';
+                    HINT = format('A writer may %s the maps of tables that the role owns or may update; an operator any.', what);
             END IF;
         END IF;
     END IF;
+    RETURN wanted;
+END $$;
+COMMENT ON FUNCTION crm.maps_to_run(text, int) IS 'the maps that the caller may have run now, of which the named one; NULL: all; raises insufficient_privilege (42501)';
+
+CREATE FUNCTION crm.timeout_ms(timeout interval) RETURNS bigint
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
     IF timeout IS NULL OR timeout < interval '0' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'timeout must not be negative', HINT = 'For example interval ''1 minute''.';
     END IF;
-    RETURN coalesce((crm.ask_worker(jsonb_build_object('op', 'flush', 'map_ids', wanted),
-                                    (extract(epoch FROM timeout) * 1000)::bigint) ->> 'done')::bool, false);
+    RETURN (extract(epoch FROM timeout) * 1000)::bigint;
+END $$;
+COMMENT ON FUNCTION crm.timeout_ms(interval) IS 'a timeout in milliseconds; raises unless it is one';
+
+CREATE FUNCTION crm.flush(map_id int DEFAULT NULL, timeout interval DEFAULT '1 minute') RETURNS bool
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN coalesce((crm.ask_worker(jsonb_build_object('op', 'flush', 'map_ids', crm.maps_to_run('flush', map_id)),
+                                    crm.timeout_ms(timeout)) ->> 'done')::bool, false);
 END $$;
 COMMENT ON FUNCTION crm.flush(int, interval) IS
     'writes committed edits back now, of one map or of all (a writer''s: of the tables that the role may update), and waits until nothing is due. '

@@ -40,7 +40,12 @@ extension_sql_file!(
     name = "real_time",
     requires = ["views", "write_comments"]
 );
-extension_sql_file!("../sql/stub.sql", name = "stub", requires = ["real_time"]);
+extension_sql_file!(
+    "../sql/ingest.sql",
+    name = "ingest",
+    requires = ["real_time"]
+);
+extension_sql_file!("../sql/stub.sql", name = "stub", requires = ["ingest"]);
 extension_sql_file!("../sql/final.sql", name = "final", finalize);
 
 #[pg_guard]

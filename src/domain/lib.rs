@@ -1,10 +1,11 @@
 //! The rules of pg_crm, free of Postgres and of I/O.
 //!
 //! What a value is and when two are equal ([`value`], [`canonical`]), what an admin may map and
-//! demand ([`mapping`], [`validation`]), which cells of a record are meant ([`cells`]), and what
-//! follows from a failure ([`failure`], [`retry`]).
+//! demand ([`mapping`], [`validation`]), which cells of a record are meant ([`cells`]), what becomes
+//! of a field that changed on one side or on both ([`conflict`], [`arrival`]), and what follows from a failure ([`failure`], [`retry`]).
 //! Everything here is a pure function of its arguments, so that plain `cargo test` covers it.
 
+pub mod arrival;
 pub mod canonical;
 pub mod cells;
 pub mod conflict;

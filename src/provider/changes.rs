@@ -67,7 +67,7 @@ pub(crate) fn stored(cursor: &impl Serialize) -> Json {
 }
 
 /// A key as text, whatever the type of the field that holds it; an empty one is none.
-pub(crate) fn key(value: Option<&Json>) -> Option<String> {
+pub fn key(value: Option<&Json>) -> Option<String> {
     let text = match value? {
         // A number's one spelling: `12`, where Salesforce says `12.0`.
         Json::Number(number) => {

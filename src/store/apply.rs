@@ -37,6 +37,11 @@ impl Ours {
         Ours::set(map_id, cells, rows, true)
     }
 
+    /// A row for a CRM record that had none.
+    pub fn born(map_id: i32) -> Ours {
+        Ours::set(map_id, Vec::new(), &[], true)
+    }
+
     fn set(map_id: i32, cells: Vec<u8>, rows: &[Row], from_crm: bool) -> Ours {
         let records = rows
             .iter()

@@ -43,6 +43,8 @@ pub struct Map {
     pub shard_column: Option<String>,
     pub external_id_field: Option<String>,
     pub on_crm_delete: String,
+    /// A CRM record without a row gets one.
+    pub inserts: bool,
     pub in_error: bool,
     /// Row security binds even the owner, so a row that is not seen need not be gone.
     pub hides_rows: bool,
@@ -196,7 +198,7 @@ pub fn maps_of(
                 EXISTS (SELECT FROM crm.field_map f WHERE f.map_id = m.map_id AND f.direction = 'bidirectional'),
                 coalesce(c.relrowsecurity AND c.relforcerowsecurity
                          AND NOT (SELECT r.rolsuper OR r.rolbypassrls FROM pg_roles r WHERE r.oid = c.relowner), false),
-                m.conflict_scope = 'record'
+                m.conflict_scope = 'record', m.on_crm_insert = 'insert'
          FROM crm.object_map m
          JOIN crm.map_state s USING (map_id)
          LEFT JOIN pg_class c ON c.oid = m.relation
@@ -224,6 +226,7 @@ pub fn maps_of(
             realtime: row.get(13)?.unwrap_or_default(),
             hides_rows: row.get(14)?.unwrap_or_default(),
             compares_record: row.get(15)?.unwrap_or(true),
+            inserts: row.get(16)?.unwrap_or_default(),
             fields: Vec::new(),
         });
     }

@@ -74,7 +74,7 @@ fn slice_end(client: &SpiClient, after: &Place, rows: usize) -> Result<Option<Pl
 
 /// What becomes of a record that is queued already.
 const MERGE: &str = "ON CONFLICT (shard_key, map_id, record_key) DO UPDATE
-    SET state = excluded.state, op = excluded.op, revision = excluded.revision, place = excluded.place, actor = excluded.actor,
+    SET state = excluded.state, op = CASE WHEN q.op = 'k' AND excluded.op = 'u' THEN 'k' ELSE excluded.op END, revision = excluded.revision, place = excluded.place, actor = excluded.actor,
         cells = CASE WHEN excluded.op = 'd' THEN NULL WHEN q.cells IS NULL THEN excluded.cells
                      ELSE crm.cells_or(q.cells, excluded.cells) END,
         changed_at = CASE WHEN q.changed_at IS NULL THEN excluded.changed_at
@@ -136,7 +136,7 @@ const FOLD: &str = "WITH slice AS MATERIALIZED (
              (SELECT shard_key, map_id, record_key FROM unheld WHERE wanted AND NOT known
               EXCEPT SELECT shard_key, map_id, record_key FROM born)
          ), known AS MATERIALIZED (
-             SELECT s.*, m.on_insert = 'create' AND NOT coalesce(s.detached, false) AS creates, m.on_delete,
+             SELECT s.*, m.on_insert = 'create' AND NOT coalesce(s.detached, false) AS creates, m.on_delete, m.on_crm_insert,
                     -- A record that the CRM does not have is created as a whole: there is nothing to check it against.
                     CASE WHEN s.crm_id IS NOT NULL OR m.on_insert <> 'create' OR s.detached THEN c.cells END AS checked
              FROM (SELECT * FROM seen WHERE held
@@ -181,6 +181,12 @@ const FOLD: &str = "WITH slice AS MATERIALIZED (
              WHERE w.deleted AND (w.on_delete <> 'delete' OR w.crm_id IS NULL)
                AND l.shard_key = w.shard_key AND l.map_id = w.map_id AND l.record_key = w.record_key
              RETURNING l.shard_key, l.map_id, l.record_key
+         ), former AS (
+             -- Where CRM records get rows, one whose row was deleted does not get it again.
+             INSERT INTO crm.former_link (shard_key, map_id, crm_id, record_key, ended_by)
+             SELECT w.shard_key, w.map_id, w.crm_id, w.record_key, 'row_deleted' FROM work w
+             WHERE w.deleted AND w.on_delete <> 'delete' AND w.on_crm_insert = 'insert' AND w.crm_id IS NOT NULL
+             ON CONFLICT (shard_key, map_id, crm_id) DO UPDATE SET ended_by = excluded.ended_by, ended_at = now()
          ), void AS (
              DELETE FROM crm.queue q USING gone g
              WHERE q.shard_key = g.shard_key AND q.map_id = g.map_id AND q.record_key = g.record_key

@@ -132,14 +132,7 @@ fn ledger(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(), 
             continue;
         }
         client.update(
-            Kept(
-                "WITH waiting AS (
-                 UPDATE crm.queue SET state = 'unlinked', revision = DEFAULT
-                 WHERE shard_key = $1 AND map_id = $2 AND record_key = $3 AND state = 'queued'
-             )
-             UPDATE crm.ledger SET crm_id = NULL, hashes = NULL, detached = true
-             WHERE shard_key = $1 AND map_id = $2 AND record_key = $3",
-            ),
+            Kept("SELECT crm.unlink_record($1, $2, $3)"),
             None,
             &[shard_key.into(), map.id.into(), record_key.into()],
         )?;
@@ -149,7 +142,7 @@ fn ledger(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(), 
 
 /// Deletes the row of a record that the CRM deleted, and what is known of both. `false`: something keeps the row, which
 /// then stays without a link, and its map's status says why.
-fn row_follows(
+pub(super) fn row_follows(
     client: &mut SpiClient,
     map: &Map,
     shard_key: &str,

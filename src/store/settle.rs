@@ -337,7 +337,7 @@ fn others(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<(),
         "UPDATE crm.queue q
          SET state = CASE WHEN r.verdict = 'unlinked' THEN 'unlinked'
                           WHEN r.verdict = 'dead' AND q.revision = r.revision THEN 'dead' ELSE 'queued' END,
-             op = CASE WHEN r.verdict = 'applied' AND q.op = 'c' THEN 'u' ELSE q.op END,
+             op = CASE WHEN r.verdict = 'applied' AND q.op IN ('c', 'k') THEN 'u' ELSE q.op END,
              attempts = CASE WHEN q.revision <> r.revision OR r.verdict IN ('applied', 'moot', 'unlinked') THEN 0
                              WHEN r.charged THEN q.attempts + 1 ELSE q.attempts END,
              next_attempt_at = CASE WHEN r.verdict = 'retry' THEN now() + r.delay_ms * interval '1 ms' ELSE '-infinity' END,
@@ -356,6 +356,21 @@ fn others(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<(),
             charges.into(),
             records.iter().map(|r| r.verdict.failure().0).collect::<Vec<_>>().into(),
             records.iter().map(|r| r.verdict.failure().2).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    client.update(
+        "INSERT INTO crm.former_link (shard_key, map_id, crm_id, record_key, ended_by)
+         SELECT l.shard_key, l.map_id, l.crm_id, l.record_key, 'crm_deleted'
+         FROM unnest($2::text[], $3::text[], $4::text[]) AS r (shard_key, record_key, verdict)
+         JOIN crm.ledger l ON l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key
+         WHERE r.verdict = 'unlinked' AND l.crm_id IS NOT NULL
+         ON CONFLICT DO NOTHING",
+        None,
+        &[
+            map.id.into(),
+            shard_keys.clone().into(),
+            record_keys.clone().into(),
+            verdicts.clone().into(),
         ],
     )?;
     client.update(

@@ -10,6 +10,7 @@ use serde_json::Value as Json;
 use tokio::sync::oneshot;
 
 use super::checked_write::Checked;
+use super::ingest::Came;
 use super::slice::Sent;
 
 pub enum Event {
@@ -26,6 +27,12 @@ pub enum Event {
     Reconciled {
         claim_id: i64,
         checked: Vec<Checked>,
+        trouble: Option<Failure>,
+    },
+    /// A page of changes, or records that were read by themselves, came from a CRM.
+    Came {
+        ticket: u64,
+        came: Result<Came, Failure>,
         trouble: Option<Failure>,
     },
     /// The stub CRM is asked; it lives in this database.

@@ -1,4 +1,4 @@
-//! Backends that wait in `crm.flush()`.
+//! Backends that wait until some maps' work is done: `crm.flush()`.
 
 use std::time::{Duration, Instant};
 
@@ -7,15 +7,15 @@ use tokio::sync::oneshot;
 
 use crate::store::config::{Connection, Map};
 
-/// A backend that waits until nothing of some maps, or of any, is due.
-pub struct Flush {
+/// A backend that waits for some maps.
+pub struct Waiter {
     /// `None`: all of them, those that come later too.
     map_ids: Option<Vec<i32>>,
     deadline: Instant,
     reply: oneshot::Sender<Json>,
 }
 
-impl Flush {
+impl Waiter {
     pub fn new(request: &Json, reply: oneshot::Sender<Json>) -> Self {
         let timeout = Duration::from_millis(
             request["timeout_ms"]
@@ -23,7 +23,7 @@ impl Flush {
                 .unwrap_or(60_000)
                 .min(86_400_000),
         );
-        Flush {
+        Waiter {
             map_ids: request["map_ids"].as_array().map(|ids| {
                 let ids = ids.iter().filter_map(Json::as_i64);
                 ids.map(|id| id as i32).collect()
@@ -47,8 +47,25 @@ impl Flush {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
+    pub fn answer(self, answer: Json) {
+        let _ = self.reply.send(answer);
+    }
+}
+
+/// A backend that waits until nothing of some maps, or of any, is due.
+pub struct Flush(pub Waiter);
+
+impl Flush {
     pub fn answer(self, done: bool) {
-        let _ = self.reply.send(json!({ "done": done }));
+        self.0.answer(json!({ "done": done }));
+    }
+}
+
+impl std::ops::Deref for Flush {
+    type Target = Waiter;
+
+    fn deref(&self) -> &Waiter {
+        &self.0
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crm_domain::{Cells, ErrorClass, Value};
+use crm_domain::{Cells, DataType, ErrorClass, Value};
 use crm_provider::record::Field;
 use crm_provider::{WriteKind, WriteRecord};
 
@@ -12,7 +12,7 @@ use super::slice::Outgoing;
 use crate::settings::Settings;
 use crate::store::StoreError;
 use crate::store::claims::Claimed;
-use crate::store::config::Map;
+use crate::store::config::{Map, MappedField};
 use crate::store::settle::{Settled, Verdict};
 use crate::store::values::{self, RowValues, Wanted};
 
@@ -105,8 +105,16 @@ pub(super) fn read_slice(
                 ));
             }
             Some(RowValues::Found(fields)) if claimed.op == b'c' || claimed.crm_id.is_some() => {
-                let record = InFlight::new(claimed, &fields);
-                outgoing.push(outgoing_record(records.len(), record.claimed(), fields));
+                let mut record = InFlight::new(claimed, &fields);
+                if let Some(field) = key_field(map, record.claimed()) {
+                    record.note_key(&field.name);
+                }
+                outgoing.push(outgoing_record(
+                    map,
+                    records.len(),
+                    record.claimed(),
+                    fields,
+                ));
                 records.push(record);
             }
             Some(RowValues::Missing) if map.hides_rows => {
@@ -152,6 +160,7 @@ pub(super) fn read_slice(
 
 /// The values move on to be sent; what is to be remembered of them was taken down.
 fn outgoing_record(
+    map: &Map,
     index: usize,
     claimed: &Claimed,
     fields: Vec<(u16, Arc<Field>, Value)>,
@@ -162,6 +171,8 @@ fn outgoing_record(
         _ => WriteKind::Update,
     };
     let upsert = kind == WriteKind::Upsert;
+    let key = key_field(map, claimed);
+    let key = key.map(|field| (field, Value::text(&claimed.record_key)));
     Outgoing {
         index,
         kind,
@@ -172,8 +183,22 @@ fn outgoing_record(
             fields: fields
                 .into_iter()
                 .map(|(_, field, value)| (field, value))
+                .chain(key)
                 .collect(),
             unless_changed: None,
         },
     }
+}
+
+/// The field that the record's key is to be brought to, where the CRM does not have it yet.
+fn key_field(map: &Map, claimed: &Claimed) -> Option<Arc<Field>> {
+    let name = map.external_id_field.as_ref()?;
+    // Where the key column is mapped to it as well, it may be among the cells.
+    let is_sent = |f: &MappedField| f.field.name == *name && claimed.cells.contains(f.id);
+    (claimed.op == b'k' && !map.fields.iter().any(is_sent)).then(|| {
+        Arc::new(Field {
+            name: name.clone(),
+            data_type: DataType::Text,
+        })
+    })
 }

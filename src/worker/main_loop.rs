@@ -12,7 +12,9 @@ use pgrx::prelude::*;
 use serde_json::{Value as Json, json};
 
 use super::event::{Event, Inbox, Outbox};
-use super::flush::Flush;
+use super::flush::{Flush, Waiter};
+use super::ingest::{Looking, Looks};
+use super::ingest_wait::IngestWaiter;
 use super::judgement;
 use super::link::SharedLink;
 use super::real_time::RealTime;
@@ -52,6 +54,11 @@ pub(super) struct Worker {
     /// Changes that the last fold took; 0: nothing more can be had now.
     pub(super) folded: usize,
     pub(super) flushes: Vec<Flush>,
+    /// Pages of changes and records that CRMs are being asked for, by ticket.
+    pub(super) looking: HashMap<u64, Looking>,
+    pub(super) tickets: u64,
+    pub(super) looks: HashMap<i32, Looks>,
+    pub(super) ingest_waiters: Vec<IngestWaiter>,
     pub(super) tests: Vec<(i32, tokio::sync::oneshot::Sender<Json>)>,
     /// Maps whose round is on.
     pub(super) rounds: HashSet<i32>,
@@ -103,6 +110,10 @@ pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
         connections: Vec::new(),
         folded: 0,
         flushes: Vec::new(),
+        looking: HashMap::new(),
+        tickets: 0,
+        looks: HashMap::new(),
+        ingest_waiters: Vec::new(),
         tests: Vec::new(),
         rounds: HashSet::new(),
         resting: HashMap::new(),
@@ -173,6 +184,9 @@ impl Worker {
             for flush in self.flushes.extract_if(.., |f| f.is_over()) {
                 flush.answer(false);
             }
+            for waiter in self.ingest_waiters.extract_if(.., |w| w.is_over()) {
+                waiter.answer(false);
+            }
             report("");
             due = Instant::now() + next;
             self.wait(next.min(self.real_time.pause()));
@@ -210,16 +224,14 @@ impl Worker {
         let mut next = self.write_back(&connections, &maps)?;
         let connections = self.connections.clone();
         next = next.min(self.reconcile(&connections, &maps)?);
+        self.begin_ingests(&maps)?;
+        next = next.min(self.ingest(&connections, &maps)?);
         self.answer_flushes(&connections, &maps)?;
-        Ok(Some(
-            next.min(
-                self.flushes
-                    .iter()
-                    .map(Flush::time_left)
-                    .min()
-                    .unwrap_or(next),
-            ),
-        ))
+        let waits = self.flushes.iter().map(|f| f.time_left()).min();
+        let waits = waits
+            .into_iter()
+            .chain(self.answer_ingests(&connections, &maps)?);
+        Ok(Some(next.min(waits.min().unwrap_or(next))))
     }
 
     fn wait(&mut self, time: Duration) {
@@ -258,6 +270,11 @@ impl Worker {
                 checked,
                 trouble,
             } => self.reconciled(claim_id, checked, trouble),
+            Event::Came {
+                ticket,
+                came,
+                trouble,
+            } => self.came(ticket, came, trouble),
             Event::Stub {
                 connection,
                 request,
@@ -301,7 +318,11 @@ impl Worker {
                 let _ = reply.send(kept.is_ok());
             }
             Event::Asked { request, reply } => match request["op"].as_str() {
-                Some("flush") => self.flushes.push(Flush::new(&request, reply)),
+                Some("flush") => self.flushes.push(Flush(Waiter::new(&request, reply))),
+                Some(op @ ("ingest" | "backfill")) => {
+                    let waiter = IngestWaiter::new(&request, reply, op == "backfill");
+                    self.ingest_waiters.push(waiter);
+                }
                 Some("write" | "read") => self.real_time.ask(request, reply),
                 Some("test") => self.tests.push((
                     request["connection_id"].as_i64().unwrap_or_default() as i32,

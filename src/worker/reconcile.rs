@@ -29,7 +29,7 @@ const SLICES_IN_FLIGHT: usize = 2;
 pub(super) struct Reconciling {
     pub map: Arc<Map>,
     pub connection: Connection,
-    waiting: Vec<Waiting>,
+    pub waiting: Vec<Waiting>,
 }
 
 impl Worker {

@@ -68,6 +68,20 @@ impl InFlight {
         }
     }
 
+    /// The record's key travels too, in that field.
+    pub fn note_key(&mut self, field: &str) {
+        let mut json = std::mem::take(&mut self.fields).into_bytes();
+        json.pop();
+        if json.len() > 1 {
+            json.push(b',');
+        }
+        canonical::append_text(&mut json, field);
+        json.extend_from_slice(b":{\"new\":");
+        canonical::append_text(&mut json, &self.claimed.record_key);
+        json.extend_from_slice(b"}}");
+        self.fields = String::from_utf8(json).expect("JSON made of texts");
+    }
+
     pub fn claimed(&self) -> &Claimed {
         &self.claimed
     }

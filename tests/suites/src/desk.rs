@@ -121,6 +121,24 @@ impl Desk {
         self.db.assert_checked().await;
     }
 
+    /// Takes in what changed in the CRM.
+    pub async fn ingest(&self) {
+        let done: bool = self.db.one("SELECT crm.ingest_now()", &[]).await;
+        if !done {
+            let status = self.db.text("SELECT to_jsonb(s) FROM crm.status s").await;
+            let open = self.db.text("SELECT to_jsonb(r) FROM crm.reread r").await;
+            panic!("the CRM's changes were not taken in\n{status}\n{open}");
+        }
+        self.db.assert_checked().await;
+    }
+
+    /// Nothing of ours waits for the CRM, and none is sent.
+    pub async fn nothing_goes_out(&self) {
+        self.crm.forget(&self.db).await;
+        assert!(self.db.flush().await);
+        assert_eq!(self.crm.asked(&self.db).await, Vec::<String>::new());
+    }
+
     /// Every row has one record and every record one row, with the same values in [`COLUMNS`].
     pub async fn assert_same(&self) {
         let vendor = self.crm.vendor;

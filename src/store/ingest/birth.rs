@@ -1,0 +1,283 @@
+//! Rows that are inserted for CRM records that have none (`on_crm_insert => 'insert'`).
+//!
+//! As the table's owner, so its defaults, rules and triggers have their say. A row takes every mapped field, those too
+//! that Postgres is the source of from then on.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crm_domain::cells::HASH_BYTES;
+use crm_domain::{Cells, Value};
+use pgrx::prelude::*;
+use pgrx::spi::{SpiClient, quote_identifier};
+use serde_json::{Map as JsonMap, Value as Json};
+
+use super::Incoming;
+use super::identity::Key;
+use crate::store::apply::Ours;
+use crate::store::config::Map;
+use crate::store::taking::{self, Taking};
+use crate::store::{Kept, StoreError, as_owner, subtransaction};
+
+/// What became of a CRM record that was to get a row.
+pub type Born = Result<Key, StoreError>;
+
+/// How a map's table gives a new row its key.
+struct KeySource {
+    /// The key column has a default, or is an identity.
+    by_default: bool,
+    /// It can hold any text.
+    is_text: bool,
+    /// Columns that cannot be set.
+    generated: Vec<String>,
+}
+
+/// Inserts rows for records that came in with values; one result for each, in order.
+pub fn insert(
+    client: &mut SpiClient,
+    map: &Map,
+    records: &[&Incoming],
+) -> Result<Vec<Born>, StoreError> {
+    let source = key_source(client, map)?;
+    let mut objects: Vec<Result<JsonMap<String, Json>, StoreError>> =
+        Vec::with_capacity(records.len());
+    for record in records {
+        objects.push(subtransaction(|| columns(map, &source, record)));
+    }
+    let mut results: Vec<Option<Born>> = records.iter().map(|_| None).collect();
+    // By the columns that are set: the others take their defaults.
+    let mut alike: HashMap<Vec<String>, Vec<(usize, String)>> = HashMap::new();
+    for (n, object) in objects.into_iter().enumerate() {
+        match object {
+            Ok(object) => {
+                let names = object.keys().cloned().collect();
+                let json = Json::Object(object).to_string();
+                alike.entry(names).or_default().push((n, json));
+            }
+            Err(error) if error.is_transient() => return Err(error),
+            Err(error) => results[n] = Some(Err(error)),
+        }
+    }
+    for (names, rows) in alike {
+        insert_alike(map, &names, &rows, &mut results)?;
+    }
+    let born: Vec<Born> = results
+        .into_iter()
+        .map(|result| result.expect("each record has a result"))
+        .collect();
+    note(client, map, records, &born)?;
+    Ok(born)
+}
+
+/// What the new row is to hold: column -> value. What is empty in the CRM is left to the column's default.
+fn columns(
+    map: &Map,
+    source: &KeySource,
+    record: &Incoming,
+) -> Result<JsonMap<String, Json>, StoreError> {
+    let values: BTreeMap<u16, &Value> = record
+        .values
+        .iter()
+        .flatten()
+        .filter(|v| !v.value.is_null())
+        .map(|v| (v.id, &v.value))
+        .collect();
+    let mut object = taking::columns(map, &values)?;
+    object.retain(|name, _| !source.generated.contains(name));
+    if !object.contains_key(&map.key_column) {
+        let key = record.external_id.clone();
+        let key =
+            key.or_else(|| (source.is_text && !source.by_default).then(|| record.crm_id.clone()));
+        if let Some(key) = key {
+            object.insert(map.key_column.clone(), key.into());
+        }
+    }
+    Ok(object)
+}
+
+fn key_source(client: &SpiClient, map: &Map) -> Result<KeySource, StoreError> {
+    let rows = client.select(
+        Kept(
+            "SELECT bool_or((a.atthasdef OR a.attidentity <> '') AND a.attname = $2), bool_or(t.typcategory = 'S' AND a.attname = $2),
+                    coalesce(array_agg(a.attname::text) FILTER (WHERE a.attgenerated <> '' OR a.attidentity = 'a'), '{}')
+             FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+             WHERE a.attrelid = $1::regclass AND a.attnum > 0 AND NOT a.attisdropped",
+        ),
+        None,
+        &[map.relation.as_str().into(), map.key_column.as_str().into()],
+    )?;
+    let row = rows.first();
+    Ok(KeySource {
+        by_default: row.get(1)?.unwrap_or_default(),
+        is_text: row.get(2)?.unwrap_or_default(),
+        generated: row.get(3)?.unwrap_or_default(),
+    })
+}
+
+/// One statement for rows of which the same columns are set; in halves if the table refuses one.
+fn insert_alike(
+    map: &Map,
+    names: &[String],
+    rows: &[(usize, String)],
+    results: &mut [Option<Born>],
+) -> Result<(), StoreError> {
+    match subtransaction(|| insert_rows(map, names, rows)) {
+        Ok(keys) => {
+            for ((n, _), key) in rows.iter().zip(keys) {
+                results[*n] = Some(Ok(key));
+            }
+            Ok(())
+        }
+        Err(error) if error.is_transient() => Err(error),
+        Err(error) if rows.len() == 1 => {
+            results[rows[0].0] = Some(Err(error));
+            Ok(())
+        }
+        Err(_) => {
+            let (left, right) = rows.split_at(rows.len() / 2);
+            insert_alike(map, names, left, results)?;
+            insert_alike(map, names, right, results)
+        }
+    }
+}
+
+fn insert_rows(
+    map: &Map,
+    names: &[String],
+    rows: &[(usize, String)],
+) -> Result<Vec<Key>, StoreError> {
+    let list = |prefix: &str| -> String {
+        let names = names
+            .iter()
+            .map(|n| format!("{prefix}{}", quote_identifier(n)));
+        names.collect::<Vec<_>>().join(", ")
+    };
+    let shard = match &map.shard_column {
+        Some(column) => format!("{}::pg_catalog.text", quote_identifier(column)),
+        None => "''".to_owned(),
+    };
+    let (relation, key) = (&map.relation, quote_identifier(&map.key_column));
+    let statement = match names {
+        [] => format!(
+            "INSERT INTO {relation} DEFAULT VALUES RETURNING {shard}, {key}::pg_catalog.text"
+        ),
+        _ => format!(
+            "INSERT INTO {relation} ({})
+             SELECT {} FROM pg_catalog.unnest($1::pg_catalog.text[]) WITH ORDINALITY AS k (row, ord),
+                    LATERAL pg_catalog.jsonb_populate_record(NULL::{relation}, k.row::pg_catalog.jsonb) AS r
+             ORDER BY k.ord RETURNING {shard}, {key}::pg_catalog.text",
+            list(""),
+            list("r."),
+        ),
+    };
+    let _ours = Ours::born(map.id);
+    as_owner(map.owner, || {
+        Spi::connect_mut(|client| {
+            let mut keys = Vec::with_capacity(rows.len());
+            let json: Vec<&str> = rows.iter().map(|(_, json)| json.as_str()).collect();
+            let times = if names.is_empty() { rows.len() } else { 1 };
+            for _ in 0..times {
+                let args = [json.clone().into()];
+                let args = if names.is_empty() {
+                    &args[..0]
+                } else {
+                    &args[..]
+                };
+                for row in client.update(Kept(&statement), None, args)? {
+                    keys.push(Key {
+                        shard_key: row.get(1)?.unwrap_or_default(),
+                        record_key: row.get(2)?.unwrap_or_default(),
+                    });
+                }
+            }
+            if keys.len() == rows.len() {
+                return Ok(keys);
+            }
+            Err(StoreError::Postgres {
+                code: PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
+                message: "a trigger of the table kept the row from being inserted".to_owned(),
+            })
+        })
+    })
+}
+
+/// The ledger knows the new rows, and the CRM gets their keys where a field is there for them.
+fn note(
+    client: &mut SpiClient,
+    map: &Map,
+    records: &[&Incoming],
+    born: &[Born],
+) -> Result<(), StoreError> {
+    let all: Vec<(&Incoming, &Key)> = records
+        .iter()
+        .zip(born)
+        .filter_map(|(record, born)| Some((*record, born.as_ref().ok()?)))
+        .collect();
+    if all.is_empty() {
+        return Ok(());
+    }
+    let mut cells = Vec::with_capacity(all.len());
+    let mut hashes = Vec::with_capacity(all.len());
+    for (record, _) in &all {
+        let values = || record.values.iter().flatten();
+        cells.push(values().map(|v| v.id).collect::<Cells>().to_bytes());
+        let mut packed = Vec::with_capacity(values().count() * HASH_BYTES);
+        values().for_each(|v| packed.extend(v.hash));
+        hashes.push(packed);
+    }
+    client.update(
+        Kept(
+            "INSERT INTO crm.ledger (shard_key, map_id, record_key, crm_id, hashes, synced_at, changed_at)
+             SELECT k.shard_key, $1, k.record_key, k.crm_id, crm.cells_hash(NULL, k.cells, k.hashes), crm.cells_stamp(NULL, k.cells, now()),
+                    crm.cells_stamp(NULL, k.cells, now())
+             FROM unnest($2::text[], $3::text[], $4::text[], $5::bytea[], $6::bytea[]) AS k (shard_key, record_key, crm_id, cells, hashes)
+             ON CONFLICT ON CONSTRAINT ledger_pkey DO UPDATE
+             SET crm_id = excluded.crm_id, hashes = excluded.hashes, synced_at = excluded.synced_at, changed_at = excluded.changed_at,
+                 detached = false",
+        ),
+        None,
+        &[
+            map.id.into(),
+            all.iter().map(|(_, k)| k.shard_key.as_str()).collect::<Vec<_>>().into(),
+            all.iter().map(|(_, k)| k.record_key.as_str()).collect::<Vec<_>>().into(),
+            all.iter().map(|(r, _)| r.crm_id.as_str()).collect::<Vec<_>>().into(),
+            cells.into(),
+            hashes.into(),
+        ],
+    )?;
+    let keyless: Vec<&Key> = all
+        .iter()
+        .filter(|(r, k)| r.external_id.as_deref() != Some(k.record_key.as_str()))
+        .map(|(_, k)| *k)
+        .collect();
+    if map.external_id_field.is_some() && !keyless.is_empty() {
+        client.update(
+            Kept(
+                "INSERT INTO crm.queue (shard_key, map_id, record_key, op, cells, next_attempt_at)
+                 SELECT k.shard_key, $1, k.record_key, 'k', '\\x0000000000000000', now()
+                 FROM unnest($2::text[], $3::text[]) AS k (shard_key, record_key)
+                 ON CONFLICT (shard_key, map_id, record_key) DO UPDATE SET op = 'k', next_attempt_at = now(), revision = excluded.revision",
+            ),
+            None,
+            &[
+                map.id.into(),
+                keyless.iter().map(|k| k.shard_key.as_str()).collect::<Vec<_>>().into(),
+                keyless.iter().map(|k| k.record_key.as_str()).collect::<Vec<_>>().into(),
+            ],
+        )?;
+    }
+    let takings: Vec<Taking> = all
+        .iter()
+        .map(|(record, key)| Taking {
+            shard_key: &key.shard_key,
+            record_key: &key.record_key,
+            values: record
+                .values
+                .iter()
+                .flatten()
+                .map(|v| (v.id, &v.value))
+                .collect(),
+        })
+        .collect();
+    let checked = map.fields.iter().map(|f| f.id).collect();
+    taking::recapture(client, map, &checked, &takings.iter().collect::<Vec<_>>())
+}

@@ -1,0 +1,319 @@
+//! Which row a CRM record goes with: by the ledger, else by the key that the record carries.
+//!
+//! A CRM record goes with one row and a row with one CRM record. Where two claim one, neither is touched and a conflict
+//! says so.
+
+use std::collections::{HashMap, HashSet};
+
+use crm_domain::Failure;
+use pgrx::prelude::*;
+use pgrx::spi::{SpiClient, quote_identifier};
+
+use super::Incoming;
+use crate::store::config::Map;
+use crate::store::{Kept, StoreError, as_owner, subtransaction};
+
+/// A record's keys.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    pub shard_key: String,
+    pub record_key: String,
+}
+
+/// A record that the ledger knows.
+#[derive(Clone, Debug)]
+pub struct Known {
+    pub key: Key,
+    pub hashes: Vec<u8>,
+}
+
+/// The rows' records that these CRM records are linked to, by their place.
+pub fn linked(
+    client: &SpiClient,
+    map: &Map,
+    crm_ids: &[&str],
+) -> Result<HashMap<usize, Known>, StoreError> {
+    let rows = client.select(
+        Kept(
+            "SELECT k.ord - 1, l.shard_key, l.record_key, l.hashes
+             FROM unnest($2::text[]) WITH ORDINALITY AS k (crm_id, ord)
+             JOIN crm.ledger l ON l.map_id = $1 AND l.crm_id = k.crm_id",
+        ),
+        None,
+        &[map.id.into(), crm_ids.to_vec().into()],
+    )?;
+    let mut known = HashMap::with_capacity(rows.len());
+    for row in rows {
+        let place = row.get::<i64>(1)?.unwrap_or_default() as usize;
+        let key = Key {
+            shard_key: row.get(2)?.unwrap_or_default(),
+            record_key: row.get(3)?.unwrap_or_default(),
+        };
+        let hashes = row.get::<&[u8]>(4)?.unwrap_or_default().to_vec();
+        known.insert(place, Known { key, hashes });
+    }
+    Ok(known)
+}
+
+/// How a link ended that a CRM record once had.
+pub struct Former {
+    pub record_key: String,
+    /// The CRM deleted the record; else the row was deleted, or an operator has rejected it.
+    pub by_crm: bool,
+}
+
+pub fn former(
+    client: &SpiClient,
+    map: &Map,
+    crm_ids: &[&str],
+) -> Result<HashMap<String, Former>, StoreError> {
+    let rows = client.select(
+        Kept(
+            "SELECT crm_id, record_key, ended_by = 'crm_deleted' FROM crm.former_link WHERE map_id = $1 AND crm_id = ANY ($2)",
+        ),
+        None,
+        &[map.id.into(), crm_ids.to_vec().into()],
+    )?;
+    let mut former = HashMap::new();
+    for row in rows {
+        let ended = Former {
+            record_key: row.get(2)?.unwrap_or_default(),
+            by_crm: row.get(3)?.unwrap_or_default(),
+        };
+        former.insert(row.get(1)?.unwrap_or_default(), ended);
+    }
+    Ok(former)
+}
+
+/// The keys of rows that have these texts as their key, by place. A text that cannot be a key of this table has none.
+pub fn rows_of(map: &Map, keys: &[&str]) -> Result<HashMap<usize, Key>, StoreError> {
+    match subtransaction(|| read_rows(map, keys)) {
+        Ok(found) => Ok(found),
+        Err(error) if error.is_transient() || keys.len() == 1 && error.is_undefined() => Err(error),
+        Err(_) if keys.len() == 1 => Ok(HashMap::new()),
+        Err(_) => {
+            let (left, right) = keys.split_at(keys.len() / 2);
+            let mut found = rows_of(map, left)?;
+            let right = rows_of(map, right)?;
+            found.extend(right.into_iter().map(|(n, key)| (n + left.len(), key)));
+            Ok(found)
+        }
+    }
+}
+
+fn read_rows(map: &Map, keys: &[&str]) -> Result<HashMap<usize, Key>, StoreError> {
+    let shard = match &map.shard_column {
+        Some(column) => format!("t.{}::pg_catalog.text", quote_identifier(column)),
+        None => "''".to_owned(),
+    };
+    let statement = format!(
+        "SELECT k.ord - 1, {shard}, t.{key}::pg_catalog.text
+         FROM pg_catalog.unnest($1::pg_catalog.text[]) WITH ORDINALITY AS k (key, ord)
+         JOIN {relation} AS t ON t.{key} = k.key::{key_type}",
+        relation = map.relation,
+        key = quote_identifier(&map.key_column),
+        key_type = map.key_type,
+    );
+    as_owner(map.owner, || {
+        Spi::connect_mut(|client| {
+            let mut found = HashMap::new();
+            for row in client.update(Kept(&statement), None, &[keys.to_vec().into()])? {
+                let key = Key {
+                    shard_key: row.get(2)?.unwrap_or_default(),
+                    record_key: row.get(3)?.unwrap_or_default(),
+                };
+                found.insert(row.get::<i64>(1)?.unwrap_or_default() as usize, key);
+            }
+            Ok(found)
+        })
+    })
+}
+
+/// What the ledger says of a record that may be linked.
+pub enum Candidate {
+    /// No CRM record goes with it yet.
+    Free,
+    /// Another one does.
+    Taken(String),
+    /// Somebody holds it.
+    Held,
+}
+
+/// Locks the ledger rows of records that are to be linked.
+pub fn candidates(
+    client: &mut SpiClient,
+    map: &Map,
+    keys: &[&Key],
+) -> Result<Vec<Candidate>, StoreError> {
+    let rows = client.update(
+        Kept(
+            "SELECT k.ord - 1, l.crm_id, l.locked IS NULL AND EXISTS (
+                        SELECT FROM crm.ledger x WHERE x.shard_key = k.shard_key AND x.map_id = $1 AND x.record_key = k.record_key)
+             FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS k (shard_key, record_key, ord)
+             LEFT JOIN LATERAL (
+                 SELECT l.crm_id, true AS locked FROM crm.ledger l
+                 WHERE l.shard_key = k.shard_key AND l.map_id = $1 AND l.record_key = k.record_key FOR UPDATE SKIP LOCKED) l ON true",
+        ),
+        None,
+        &[
+            map.id.into(),
+            keys.iter().map(|k| k.shard_key.as_str()).collect::<Vec<_>>().into(),
+            keys.iter().map(|k| k.record_key.as_str()).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    let mut candidates: Vec<Candidate> = keys.iter().map(|_| Candidate::Free).collect();
+    for row in rows {
+        let place = row.get::<i64>(1)?.unwrap_or_default() as usize;
+        candidates[place] = match (row.get::<String>(2)?, row.get::<bool>(3)?) {
+            (_, Some(true)) => Candidate::Held,
+            (Some(crm_id), _) => Candidate::Taken(crm_id),
+            (None, _) => Candidate::Free,
+        };
+    }
+    Ok(candidates)
+}
+
+/// Links records, whose ledger rows nobody holds, and queues what waited for a link.
+pub fn link(client: &mut SpiClient, map: &Map, links: &[(&Key, &str)]) -> Result<(), StoreError> {
+    if links.is_empty() {
+        return Ok(());
+    }
+    client.update(
+        Kept("SELECT crm.link_records($1, $2, $3, $4)"),
+        None,
+        &[
+            map.id.into(),
+            links
+                .iter()
+                .map(|(k, _)| k.shard_key.as_str())
+                .collect::<Vec<_>>()
+                .into(),
+            links
+                .iter()
+                .map(|(k, _)| k.record_key.as_str())
+                .collect::<Vec<_>>()
+                .into(),
+            links.iter().map(|(_, id)| *id).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    Ok(())
+}
+
+/// A record whose CRM record was merged into another goes with that one from now on; `false`: another row does already.
+pub fn relink(
+    client: &mut SpiClient,
+    map: &Map,
+    key: &Key,
+    crm_id: &str,
+) -> Result<bool, StoreError> {
+    let rows = client.update(
+        Kept(
+            "UPDATE crm.ledger l SET crm_id = $4, hashes = NULL
+             WHERE l.shard_key = $1 AND l.map_id = $2 AND l.record_key = $3
+               AND NOT EXISTS (SELECT FROM crm.ledger x WHERE x.map_id = $2 AND x.crm_id = $4) RETURNING l.record_key",
+        ),
+        None,
+        &[
+            key.shard_key.as_str().into(),
+            map.id.into(),
+            key.record_key.as_str().into(),
+            crm_id.into(),
+        ],
+    )?;
+    Ok(!rows.is_empty())
+}
+
+/// Dissolves the link of a record whose CRM record is gone. One that claimed the row too is looked at again.
+pub fn unlink(client: &mut SpiClient, map: &Map, key: &Key) -> Result<(), StoreError> {
+    client.update(
+        Kept("SELECT crm.unlink_record($1, $2, $3)"),
+        None,
+        &[
+            key.shard_key.as_str().into(),
+            map.id.into(),
+            key.record_key.as_str().into(),
+        ],
+    )?;
+    Ok(())
+}
+
+/// Two CRM records claim one row; `true`: that is news.
+pub fn dispute(
+    client: &mut SpiClient,
+    map: &Map,
+    key: &Key,
+    linked: &str,
+    claims: &str,
+) -> Result<bool, StoreError> {
+    let rows = client.update(
+        Kept(
+            "WITH before AS (SELECT crm_value FROM crm.conflict WHERE shard_key = $1 AND map_id = $2 AND record_key = $3 AND field_id = -1)
+             INSERT INTO crm.conflict AS c (shard_key, map_id, record_key, field_id, crm_id, conflict_type, local_value, crm_value, policy)
+             VALUES ($1, $2, $3, -1, $4, 'duplicate_identity', to_jsonb($4), to_jsonb($5), 'manual_review')
+             ON CONFLICT (shard_key, map_id, record_key, field_id) DO UPDATE
+             SET crm_id = excluded.crm_id, local_value = excluded.local_value, crm_value = excluded.crm_value, last_attempt = now()
+             RETURNING c.crm_value IS DISTINCT FROM (SELECT crm_value FROM before)",
+        ),
+        None,
+        &[
+            key.shard_key.as_str().into(),
+            map.id.into(),
+            key.record_key.as_str().into(),
+            linked.into(),
+            claims.into(),
+        ],
+    )?;
+    let news = rows.first().get_one::<bool>()?;
+    Ok(news.unwrap_or_default())
+}
+
+/// A CRM record that cannot be taken in: quarantined, with the reason. `key`: of its row, if it has one.
+pub fn quarantine(
+    client: &mut SpiClient,
+    map: &Map,
+    key: Option<&Key>,
+    incoming: &Incoming,
+    failure: &Failure,
+) -> Result<(), StoreError> {
+    client.update(
+        Kept(
+            "INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, path, crm_id, operation, error_class, vendor_code, error, attempts, actor)
+             VALUES ($1, $2, $3, 'ingest', $4, 'ingest', $5, $6, $7, 1, $8)
+             ON CONFLICT (shard_key, map_id, record_key, path) DO UPDATE
+             SET crm_id = excluded.crm_id, error_class = excluded.error_class, vendor_code = excluded.vendor_code, error = excluded.error,
+                 attempts = d.attempts + 1, died_at = now(), actor = excluded.actor",
+        ),
+        None,
+        &[
+            key.map_or("", |k| k.shard_key.as_str()).into(),
+            map.id.into(),
+            key.map_or(incoming.crm_id.as_str(), |k| k.record_key.as_str()).into(),
+            incoming.crm_id.as_str().into(),
+            failure.class.name().into(),
+            failure.code.as_str().into(),
+            failure.message.as_str().into(),
+            incoming.by.as_deref().into(),
+        ],
+    )?;
+    Ok(())
+}
+
+/// Records that came in well after all are in quarantine no longer.
+pub fn release(client: &mut SpiClient, map: &Map, crm_ids: &[&str]) -> Result<(), StoreError> {
+    client.update(
+        Kept("DELETE FROM crm.dead_letter WHERE map_id = $1 AND path = 'ingest' AND crm_id = ANY ($2)"),
+        None,
+        &[map.id.into(), crm_ids.to_vec().into()],
+    )?;
+    Ok(())
+}
+
+/// Places of texts that were seen before in the list.
+pub fn repeated(keys: &[&str]) -> HashSet<usize> {
+    let mut seen = HashSet::new();
+    let repeats = keys
+        .iter()
+        .enumerate()
+        .filter(|(_, key)| !seen.insert(**key));
+    repeats.map(|(n, _)| n).collect()
+}

@@ -1,0 +1,81 @@
+//! Records that are to be settled, locked, with what is at work on them.
+
+use std::collections::HashMap;
+
+use crm_domain::Cells;
+use pgrx::spi::SpiClient;
+
+use super::identity::Key;
+use crate::store::config::Map;
+use crate::store::{Kept, StoreError};
+
+/// A record whose ledger row is ours until the transaction ends.
+pub(super) struct Locked {
+    pub crm_id: Option<String>,
+    pub hashes: Vec<u8>,
+    /// Nothing happened to it since the CRM was asked, and no call of `crm.write()` is under way.
+    pub is_settled: bool,
+    /// Something waits to be written back.
+    pub is_queued: bool,
+    /// Cells with edits that the reconciler has to settle.
+    pub edited: Cells,
+    /// Cells that wait for a person.
+    pub disputed: Cells,
+}
+
+/// Locks the records that nobody else holds, by place.
+///
+/// A record changed since a moment if the transaction that wrote its ledger row had not ended by then. Rows older than
+/// the numbering of transactions reaches are older than any moment.
+pub(super) fn lock(
+    client: &mut SpiClient,
+    map: &Map,
+    asked: &str,
+    keys: &[&Key],
+) -> Result<HashMap<usize, Locked>, StoreError> {
+    let rows = client.update(
+        Kept(
+            "SELECT k.ord - 1, l.crm_id, l.hashes,
+                    (l.age < 0 OR pg_visible_in_snapshot((pg_current_xact_id()::text::bigint - l.age)::text::xid8, $4::pg_snapshot))
+                    AND NOT EXISTS (SELECT FROM crm.pending_write p
+                                    WHERE p.shard_key = k.shard_key AND p.map_id = $1 AND p.record_key = k.record_key
+                                      AND p.state IN ('sending', 'landed', 'failed')),
+                    EXISTS (SELECT FROM crm.queue q
+                            WHERE q.shard_key = k.shard_key AND q.map_id = $1 AND q.record_key = k.record_key AND q.state = 'queued'),
+                    (SELECT crm.cells_union(x.cells)
+                     FROM (SELECT crm.cells_or(p.cells, coalesce(p.take, p.cells)) AS cells FROM crm.pending_write p
+                           WHERE p.shard_key = k.shard_key AND p.map_id = $1 AND p.record_key = k.record_key AND p.state IN ('queued', 'dead')
+                           UNION ALL
+                           SELECT c.cells FROM crm.change c
+                           WHERE c.shard_key = k.shard_key AND c.map_id = $1 AND c.record_keys[1] = k.record_key
+                             AND (c.base IS NOT NULL OR c.write_id IS NOT NULL)) x),
+                    ARRAY(SELECT c.field_id FROM crm.conflict c
+                          WHERE c.shard_key = k.shard_key AND c.map_id = $1 AND c.record_key = k.record_key AND c.field_id >= 0)
+             FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS k (shard_key, record_key, ord),
+                  LATERAL (SELECT l.crm_id, l.hashes, age(l.xmin) AS age FROM crm.ledger l
+                           WHERE l.shard_key = k.shard_key AND l.map_id = $1 AND l.record_key = k.record_key
+                           FOR UPDATE SKIP LOCKED) l",
+        ),
+        None,
+        &[
+            map.id.into(),
+            keys.iter().map(|k| k.shard_key.as_str()).collect::<Vec<_>>().into(),
+            keys.iter().map(|k| k.record_key.as_str()).collect::<Vec<_>>().into(),
+            asked.into(),
+        ],
+    )?;
+    let mut locked = HashMap::with_capacity(rows.len());
+    for row in rows {
+        let disputed: Vec<i16> = row.get(7)?.unwrap_or_default();
+        let record = Locked {
+            crm_id: row.get(2)?,
+            hashes: row.get::<&[u8]>(3)?.unwrap_or_default().to_vec(),
+            is_settled: row.get(4)?.unwrap_or_default(),
+            is_queued: row.get(5)?.unwrap_or_default(),
+            edited: Cells::from_bytes(row.get::<&[u8]>(6)?.unwrap_or_default()),
+            disputed: disputed.into_iter().map(|id| id as u16).collect(),
+        };
+        locked.insert(row.get::<i64>(1)?.unwrap_or_default() as usize, record);
+    }
+    Ok(locked)
+}

@@ -1,0 +1,257 @@
+//! What came in from a CRM, written down: rows, links, ledger, conflicts, audit and cursor in one transaction.
+//!
+//! Guarantees: a record is compared with what the ledger knows now and not with what it knew when the CRM was asked: one
+//! on which something of ours was at work since then is read again by itself. Whatever comes twice changes nothing twice.
+//! Rows change as their table's owner; one that the table refuses, or a value that cannot be read, is quarantined and its
+//! neighbours go on.
+
+mod arrivals;
+mod birth;
+mod departures;
+pub mod identity;
+mod locks;
+pub mod state;
+mod strangers;
+
+use std::collections::{HashMap, HashSet};
+
+use crm_domain::conflict::ShortHash;
+use crm_domain::{ErrorClass, Failure, Value};
+use pgrx::spi::SpiClient;
+
+use self::identity::{Key, Known};
+use self::state::Counts;
+use super::config::{Connection, Map};
+use super::{StoreError, audit};
+
+/// A CRM record as it came in.
+pub struct Incoming {
+    pub crm_id: String,
+    /// What the map's external_id_field holds.
+    pub external_id: Option<String>,
+    /// It is not there any more.
+    pub deleted: bool,
+    /// The record that took it in.
+    pub merged_into: Option<String>,
+    /// Who made the last change, in the vendor's words: evidence for the audit, nothing else.
+    pub by: Option<String>,
+    /// Its mapped fields in the order of their ids, or why they cannot be read.
+    pub values: Result<Vec<Field>, Failure>,
+}
+
+/// A field of a record that came in.
+pub struct Field {
+    pub id: u16,
+    pub value: Value,
+    pub hash: ShortHash,
+}
+
+/// What is known of records that came in together.
+pub struct Arriving<'a> {
+    pub connection: &'a Connection,
+    pub map: &'a Map,
+    /// See [`state::moment`]: before the CRM was asked.
+    pub asked: &'a str,
+    /// Records to which something of ours is on its way right now.
+    pub busy: &'a HashSet<(String, String)>,
+}
+
+impl Arriving<'_> {
+    fn is_busy(&self, key: &Key) -> bool {
+        // Mostly nothing is.
+        !self.busy.is_empty()
+            && self
+                .busy
+                .contains(&(key.shard_key.clone(), key.record_key.clone()))
+    }
+}
+
+/// What came of records that came in.
+#[derive(Default)]
+pub struct Arrived {
+    pub counts: Counts,
+    /// Records that could not be compared yet, and into which they were merged.
+    pub again: Vec<(String, Option<String>)>,
+    /// Other records that are worth a look.
+    pub look: Vec<String>,
+    /// Records that a person is to decide about.
+    pub disputed: Vec<Key>,
+    /// Why records are in quarantine, the first of them, and how many for the mapping's sake.
+    pub quarantined: Option<String>,
+    pub unmappable: usize,
+    notes: Vec<Note>,
+}
+
+/// A line of the audit.
+struct Note {
+    key: Option<Key>,
+    crm_id: String,
+    operation: &'static str,
+    result: &'static str,
+    fields: String,
+    by: Option<String>,
+    failure: Option<Failure>,
+}
+
+impl Arrived {
+    fn note(
+        &mut self,
+        key: Option<&Key>,
+        incoming: &Incoming,
+        operation: &'static str,
+        result: &'static str,
+        fields: String,
+    ) {
+        self.notes.push(Note {
+            key: key.cloned(),
+            crm_id: incoming.crm_id.clone(),
+            operation,
+            result,
+            fields,
+            by: incoming.by.clone(),
+            failure: None,
+        });
+    }
+
+    fn again(&mut self, incoming: &Incoming) {
+        self.again
+            .push((incoming.crm_id.clone(), incoming.merged_into.clone()));
+    }
+
+    fn quarantine(
+        &mut self,
+        client: &mut SpiClient,
+        map: &Map,
+        key: Option<&Key>,
+        incoming: &Incoming,
+        failure: Failure,
+    ) -> Result<(), StoreError> {
+        identity::quarantine(client, map, key, incoming, &failure)?;
+        self.unmappable += usize::from(failure.class == ErrorClass::Mapping);
+        self.quarantined.get_or_insert_with(|| {
+            format!(
+                "CRM record {} cannot be taken in: {}",
+                incoming.crm_id, failure.message
+            )
+        });
+        self.note(key, incoming, "ingest", "dead", "{}".to_owned());
+        if let Some(note) = self.notes.last_mut() {
+            note.failure = Some(failure);
+        }
+        Ok(())
+    }
+}
+
+/// Why the table would not have it.
+fn refusal(error: &StoreError) -> Failure {
+    Failure::record(ErrorClass::Mapping, "refused_by_table", error.message())
+}
+
+/// A record that cannot be read, however often it is tried.
+pub fn give_up(
+    client: &mut SpiClient,
+    connection: &Connection,
+    map: &Map,
+    record: &state::Reread,
+    failure: &Failure,
+) -> Result<(), StoreError> {
+    let incoming = Incoming {
+        crm_id: record.crm_id.clone(),
+        external_id: None,
+        deleted: false,
+        merged_into: None,
+        by: None,
+        values: Ok(Vec::new()),
+    };
+    let nothing = HashSet::new();
+    let about = Arriving {
+        connection,
+        map,
+        asked: "",
+        busy: &nothing,
+    };
+    let known = identity::linked(client, map, &[&record.crm_id])?;
+    let key = known.get(&0).map(|known| &known.key);
+    let mut arrived = Arrived::default();
+    arrived.quarantine(client, map, key, &incoming, failure.clone())?;
+    state::reread(client, map.id, &[record])?;
+    write_audit(client, &about, &arrived.notes)
+}
+
+/// Settles records that came in.
+pub fn settle(
+    client: &mut SpiClient,
+    about: &Arriving,
+    incoming: &[Incoming],
+) -> Result<Arrived, StoreError> {
+    let mut arrived = Arrived::default();
+    arrived.counts.read = incoming.len();
+    let map = about.map;
+    departures::settle(client, about, incoming, &mut arrived)?;
+    let mut live: Vec<&Incoming> = incoming.iter().filter(|r| !r.deleted).collect();
+    // Of one that is in the page twice, what came last.
+    let last: HashMap<&str, usize> = live
+        .iter()
+        .enumerate()
+        .map(|(n, r)| (r.crm_id.as_str(), n))
+        .collect();
+    if last.len() < live.len() {
+        let mut n = 0;
+        live.retain(|r| {
+            n += 1;
+            last[r.crm_id.as_str()] == n - 1
+        });
+        arrived.counts.echoes += n - live.len();
+    }
+    let ids: Vec<&str> = live.iter().map(|r| r.crm_id.as_str()).collect();
+    let mut known = identity::linked(client, map, &ids)?;
+    let mut changed: Vec<(&Incoming, Known)> = Vec::new();
+    let mut strangers: Vec<&Incoming> = Vec::new();
+    for (n, record) in live.into_iter().enumerate() {
+        let Some(known) = known.remove(&n) else {
+            strangers.push(record);
+            continue;
+        };
+        match &record.values {
+            Ok(fields) if arrivals::is_echo(fields, &known.hashes) => arrived.counts.echoes += 1,
+            Ok(_) => changed.push((record, known)),
+            Err(failure) => {
+                arrived.quarantine(client, map, Some(&known.key), record, failure.clone())?;
+            }
+        }
+    }
+    changed.extend(strangers::settle(client, about, strangers, &mut arrived)?);
+    arrivals::settle(client, about, changed, &mut arrived)?;
+    write_audit(client, about, &arrived.notes)?;
+    state::count(client, map.id, &arrived.counts)?;
+    Ok(arrived)
+}
+
+fn write_audit(client: &mut SpiClient, about: &Arriving, notes: &[Note]) -> Result<(), StoreError> {
+    let entries: Vec<audit::Entry> = notes
+        .iter()
+        .map(|note| audit::Entry {
+            shard_key: note.key.as_ref().map_or("", |k| k.shard_key.as_str()),
+            record_key: note
+                .key
+                .as_ref()
+                .map_or(note.crm_id.as_str(), |k| k.record_key.as_str()),
+            crm_id: Some(&note.crm_id),
+            operation: note.operation,
+            fields: &note.fields,
+            result: note.result,
+            attempt: 1,
+            error_class: note.failure.as_ref().map(|f| f.class.name()),
+            vendor_code: note.failure.as_ref().map(|f| f.code.as_str()),
+            error: note.failure.as_ref().map(|f| f.message.as_str()),
+            request_id: None,
+            actor: note.by.as_deref(),
+            correlation_id: None,
+            write_id: None,
+        })
+        .collect();
+    if entries.is_empty() {
+        return Ok(());
+    }
+    audit::write(client, about.connection, about.map, "ingest", &entries)
+}

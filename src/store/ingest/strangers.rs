@@ -1,0 +1,164 @@
+//! CRM records that no row is linked to.
+
+use std::collections::HashSet;
+
+use pgrx::spi::SpiClient;
+use serde_json::{Map as JsonMap, json};
+
+use super::identity::{self, Candidate, Key, Known};
+use super::{Arrived, Arriving, Incoming, birth, refusal};
+use crate::store::StoreError;
+use crate::store::config::Map;
+
+/// Links records to the rows whose keys they carry, inserts rows for others; the answer are those that were linked, and
+/// have still to be compared.
+pub(super) fn settle<'a>(
+    client: &mut SpiClient,
+    about: &Arriving,
+    strangers: Vec<&'a Incoming>,
+    arrived: &mut Arrived,
+) -> Result<Vec<(&'a Incoming, Known)>, StoreError> {
+    let map = about.map;
+    if strangers.is_empty()
+        || (map.external_id_field.is_none() && !map.inserts && map.on_crm_delete == "ignore")
+    {
+        arrived.counts.ignored += strangers.len();
+        return Ok(Vec::new());
+    }
+    let ids: Vec<&str> = strangers.iter().map(|r| r.crm_id.as_str()).collect();
+    let former = identity::former(client, map, &ids)?;
+    let (mut keyed, mut keyless) = (Vec::new(), Vec::new());
+    for record in strangers {
+        let key = match former.get(&record.crm_id) {
+            Some(former) if former.by_crm => Some(former.record_key.as_str()),
+            // Its row was deleted, or an operator would not have it: it stays out.
+            Some(_) => {
+                arrived.counts.ignored += 1;
+                continue;
+            }
+            None => record.external_id.as_deref(),
+        };
+        match key {
+            Some(key) => keyed.push((record, key.to_owned())),
+            None => keyless.push(record),
+        }
+    }
+    // Of two with one key, the second is looked at when the first is linked.
+    let keys: Vec<&str> = keyed.iter().map(|(_, key)| key.as_str()).collect();
+    let repeated = identity::repeated(&keys);
+    let rows = identity::rows_of(map, &keys)?;
+    let mut claiming: Vec<(&Incoming, Key)> = Vec::new();
+    for (n, (record, _)) in keyed.iter().enumerate() {
+        match rows.get(&n) {
+            _ if repeated.contains(&n) => arrived.again(record),
+            Some(key) => claiming.push((record, key.clone())),
+            None => keyless.push(record),
+        }
+    }
+    let linked = claim(client, about, claiming, arrived)?;
+    if map.inserts {
+        insert(client, map, keyless, arrived)?;
+    } else {
+        arrived.counts.ignored += keyless.len();
+    }
+    Ok(linked)
+}
+
+/// Links records to rows that have no other record yet.
+fn claim<'a>(
+    client: &mut SpiClient,
+    about: &Arriving,
+    claiming: Vec<(&'a Incoming, Key)>,
+    arrived: &mut Arrived,
+) -> Result<Vec<(&'a Incoming, Known)>, StoreError> {
+    let map = about.map;
+    let keys: Vec<&Key> = claiming.iter().map(|(_, key)| key).collect();
+    let candidates = identity::candidates(client, map, &keys)?;
+    let mut linked = Vec::new();
+    for ((record, key), candidate) in claiming.into_iter().zip(candidates) {
+        match candidate {
+            // A creation of ours that is on its way may be what made the record.
+            _ if about.is_busy(&key) => arrived.again(record),
+            Candidate::Held => arrived.again(record),
+            Candidate::Taken(other) => {
+                if identity::dispute(client, map, &key, &other, &record.crm_id)? {
+                    let fields = json!({ "id": { "old": other, "new": record.crm_id } });
+                    arrived.counts.applied += 1;
+                    arrived.note(Some(&key), record, "link", "conflict", fields.to_string());
+                    arrived.disputed.push(key);
+                } else {
+                    arrived.counts.echoes += 1;
+                }
+            }
+            Candidate::Free => linked.push((record, key)),
+        }
+    }
+    let links: Vec<(&Key, &str)> = linked.iter().map(|(r, k)| (k, r.crm_id.as_str())).collect();
+    identity::link(client, map, &links)?;
+    for (record, key) in &linked {
+        arrived.note(Some(key), record, "link", "applied", "{}".to_owned());
+    }
+    let (readable, unreadable): (Vec<_>, Vec<_>) =
+        linked.into_iter().partition(|(r, _)| r.values.is_ok());
+    for (record, key) in unreadable {
+        if let Err(failure) = &record.values {
+            arrived.quarantine(client, map, Some(&key), record, failure.clone())?;
+        }
+    }
+    let known = |key| Known {
+        key,
+        hashes: Vec::new(),
+    };
+    Ok(readable
+        .into_iter()
+        .map(|(record, key)| (record, known(key)))
+        .collect())
+}
+
+/// Inserts rows.
+fn insert(
+    client: &mut SpiClient,
+    map: &Map,
+    records: Vec<&Incoming>,
+    arrived: &mut Arrived,
+) -> Result<(), StoreError> {
+    let (readable, unreadable): (Vec<_>, Vec<_>) =
+        records.into_iter().partition(|r| r.values.is_ok());
+    for record in unreadable {
+        if let Err(failure) = &record.values {
+            arrived.quarantine(client, map, None, record, failure.clone())?;
+        }
+    }
+    if readable.is_empty() {
+        return Ok(());
+    }
+    let born = birth::insert(client, map, &readable)?;
+    let mut released = HashSet::new();
+    for (record, born) in readable.into_iter().zip(born) {
+        match born {
+            Ok(key) => {
+                arrived.counts.applied += 1;
+                arrived.note(Some(&key), record, "insert", "applied", told(map, record));
+                released.insert(record.crm_id.as_str());
+            }
+            Err(error) => arrived.quarantine(client, map, None, record, refusal(&error))?,
+        }
+    }
+    identity::release(client, map, &released.into_iter().collect::<Vec<_>>())
+}
+
+/// What a new row took, as the audit has it.
+fn told(map: &Map, record: &Incoming) -> String {
+    let mut fields = JsonMap::new();
+    for value in record.values.iter().flatten() {
+        if let Some(field) = map.field(value.id)
+            && !value.value.is_null()
+        {
+            fields.insert(
+                field.field.name.clone(),
+                json!({ "new": value.value.to_json() }),
+            );
+        }
+    }
+    serde_json::Value::Object(fields).to_string()
+}

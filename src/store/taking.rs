@@ -1,0 +1,207 @@
+//! Rows that take what the CRM holds: set as their owner, in few statements.
+//!
+//! Whoever calls this has the records and their rows locked, and has decided. One row that the table refuses keeps none of
+//! the others from it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use crm_domain::conflict;
+use crm_domain::{Cells, Value};
+use pgrx::prelude::*;
+use pgrx::spi::SpiClient;
+use serde_json::{Map as JsonMap, Value as Json, json};
+
+use super::apply::{self, Ours, Row};
+use super::config::Map;
+use super::values::{self, RowValues, Wanted};
+use super::{Kept, StoreError, as_owner, edits, subtransaction};
+use crate::settings::Settings;
+
+/// Rows of one statement at most.
+const TOGETHER: usize = 1000;
+
+/// How long the transforms of one row may take.
+pub(super) fn limit() -> Duration {
+    Settings::current().transform_timeout
+}
+
+/// Cells of a row, and what they take.
+pub struct Taking<'a> {
+    pub shard_key: &'a str,
+    pub record_key: &'a str,
+    /// By field_id.
+    pub values: BTreeMap<u16, &'a Value>,
+}
+
+/// Sets the cells; the answer names those whom the table refuses, and why.
+pub fn set(
+    client: &mut SpiClient,
+    map: &Map,
+    takings: &[Taking],
+) -> Result<Vec<(usize, StoreError)>, StoreError> {
+    // By the columns that change, so that each kind of change is one statement.
+    let mut by_cells: HashMap<Vec<u8>, Vec<usize>> = HashMap::new();
+    for (n, taking) in takings.iter().enumerate() {
+        let cells: Cells = taking.values.keys().copied().collect();
+        by_cells.entry(cells.to_bytes()).or_default().push(n);
+    }
+    let mut refused = Vec::new();
+    for (cells, places) in by_cells {
+        for chunk in places.chunks(TOGETHER) {
+            set_together(client, map, takings, &cells, chunk, &mut refused)?;
+        }
+    }
+    Ok(refused)
+}
+
+/// One statement for rows of which the same cells change; in halves if one of them is refused.
+fn set_together(
+    client: &mut SpiClient,
+    map: &Map,
+    takings: &[Taking],
+    cells: &[u8],
+    places: &[usize],
+    refused: &mut Vec<(usize, StoreError)>,
+) -> Result<(), StoreError> {
+    let columns: Vec<&str> = Cells::from_bytes(cells)
+        .iter()
+        .filter_map(|id| map.field(id))
+        .map(|f| f.column.as_str())
+        .collect();
+    let result = subtransaction(|| {
+        let rows = places
+            .iter()
+            .map(|&n| row(map, &takings[n]))
+            .collect::<Result<Vec<_>, _>>()?;
+        let _ours = Ours::taken(map.id, cells.to_vec(), &rows);
+        as_owner(map.owner, || {
+            Spi::connect_mut(|client| apply::update(client, map, &columns, &rows))
+        })
+    });
+    match result {
+        Ok(_) => {
+            let set: Vec<&Taking> = places.iter().map(|&n| &takings[n]).collect();
+            recapture(client, map, &Cells::from_bytes(cells), &set)
+        }
+        Err(error) if error.is_transient() => Err(error),
+        Err(error) if places.len() == 1 => {
+            refused.push((places[0], error));
+            Ok(())
+        }
+        Err(_) => {
+            let (left, right) = places.split_at(places.len() / 2);
+            set_together(client, map, takings, cells, left, refused)?;
+            set_together(client, map, takings, cells, right, refused)
+        }
+    }
+}
+
+fn row(map: &Map, taking: &Taking) -> Result<Row, StoreError> {
+    Ok(Row {
+        shard_key: taking.shard_key.to_owned(),
+        record_key: taking.record_key.to_owned(),
+        values: Json::Object(columns(map, &taking.values)?).to_string(),
+    })
+}
+
+/// Column -> value in the table's types.
+pub(super) fn columns(
+    map: &Map,
+    values: &BTreeMap<u16, &Value>,
+) -> Result<JsonMap<String, Json>, StoreError> {
+    let mut object = JsonMap::new();
+    for (id, value) in values {
+        let Some(field) = map.field(*id) else {
+            continue;
+        };
+        let canonical = value.to_json();
+        let value = match &field.transform_in {
+            Some(transform) => edits::transformed(map, transform, &canonical)?,
+            None => field.column_json(&canonical),
+        };
+        object.insert(field.column.clone(), value);
+    }
+    Ok(object)
+}
+
+/// What a trigger of the table made of the CRM's value is an edit like any other.
+pub(super) fn recapture(
+    client: &mut SpiClient,
+    map: &Map,
+    cells: &Cells,
+    takings: &[&Taking],
+) -> Result<(), StoreError> {
+    let checked: Cells = cells
+        .iter()
+        .filter(|id| map.field(*id).is_some_and(|f| f.is_checked()))
+        .collect();
+    if checked.is_empty() {
+        return Ok(());
+    }
+    let wanted: Vec<Wanted> = takings
+        .iter()
+        .map(|t| Wanted {
+            shard_key: t.shard_key,
+            record_key: t.record_key,
+            cells: &checked,
+        })
+        .collect();
+    let rows = values::read(map, &wanted, usize::MAX, Some(limit()))?;
+    for (place, taking) in takings.iter().enumerate() {
+        let Some(RowValues::Found(fields)) = rows.get(&place) else {
+            continue;
+        };
+        let mut base = JsonMap::new();
+        let mut changed = Cells::new();
+        for (id, _, value) in fields {
+            if let Some(crm) = taking.values.get(id)
+                && value != *crm
+            {
+                base.insert(
+                    id.to_string(),
+                    json!({ "h": crate::worker::protocol::to_hex(&conflict::hash(crm)) }),
+                );
+                changed.insert(*id);
+            }
+        }
+        if !changed.is_empty() {
+            edited(
+                client,
+                map,
+                taking.shard_key,
+                taking.record_key,
+                &changed,
+                base,
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// Captures an edit of checked cells, as the trigger of the table would.
+pub(super) fn edited(
+    client: &mut SpiClient,
+    map: &Map,
+    shard_key: &str,
+    record_key: &str,
+    cells: &Cells,
+    base: JsonMap<String, Json>,
+) -> Result<(), StoreError> {
+    client.update(Kept("SELECT crm.note_change(true)"), None, &[])?;
+    client.update(
+        Kept(
+            "INSERT INTO crm.change (shard_key, map_id, record_keys, op, cells, base, actor)
+             VALUES ($1, $2, ARRAY[$3], 'u', $4, $5::jsonb, 'pg_crm')",
+        ),
+        None,
+        &[
+            shard_key.into(),
+            map.id.into(),
+            record_key.into(),
+            cells.to_bytes().into(),
+            Json::Object(base).to_string().into(),
+        ],
+    )?;
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! From what a CRM tells of its records to what is compared: canonical values and their hashes, made by the threads.
+
+use crm_domain::{ErrorClass, Failure, conflict};
+use crm_provider::changes::key;
+use crm_provider::{Change, CrmObject};
+
+use super::link::Link;
+use crate::store::config::Map;
+use crate::store::ingest::{Field, Incoming};
+
+/// A record of a page of changes.
+pub fn changed(link: &Link, map: &Map, change: Change) -> Incoming {
+    let values = match change.deleted {
+        true => Ok(Vec::new()),
+        false => fields(link, map, &change.object),
+    };
+    Incoming {
+        crm_id: change.object.crm_id,
+        external_id: change.external_id,
+        deleted: change.deleted,
+        merged_into: change.merged_into,
+        by: change
+            .by
+            .map(|by| format!("{}: {by}", link.provider.name())),
+        values,
+    }
+}
+
+/// A record that was read by itself; `None`: the CRM does not have it any more.
+pub fn read(
+    link: &Link,
+    map: &Map,
+    crm_id: &str,
+    merged_into: Option<&str>,
+    object: Option<CrmObject>,
+) -> Incoming {
+    let external_id = object.as_ref().and_then(|object| {
+        let field = map.external_id_field.as_ref()?;
+        key(object.fields.get(field))
+    });
+    Incoming {
+        crm_id: crm_id.to_owned(),
+        external_id,
+        deleted: object.is_none(),
+        merged_into: merged_into.map(str::to_owned),
+        by: None,
+        values: object.map_or(Ok(Vec::new()), |object| fields(link, map, &object)),
+    }
+}
+
+fn fields(link: &Link, map: &Map, object: &CrmObject) -> Result<Vec<Field>, Failure> {
+    let unreadable =
+        |code: &str, message: String| Failure::record(ErrorClass::Mapping, code, message);
+    map.fields
+        .iter()
+        .map(|f| {
+            let name = &f.field.name;
+            // An empty field is told as empty; one that is not told does not exist (any more).
+            let wire = object.fields.get(name).ok_or_else(|| {
+                let message = format!("the CRM's record has no field \"{name}\"");
+                unreadable("no_such_field", message)
+            })?;
+            let value = link
+                .provider
+                .from_wire(f.field.data_type, wire)
+                .map_err(|error| {
+                    unreadable("unreadable_value", format!("field \"{name}\": {error}"))
+                })?;
+            Ok(Field {
+                id: f.id,
+                hash: conflict::hash(&value),
+                value,
+            })
+        })
+        .collect()
+}

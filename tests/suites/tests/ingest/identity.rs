@@ -1,0 +1,1 @@
+//! Which row a CRM record goes with.
