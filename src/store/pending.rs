@@ -226,6 +226,36 @@ pub fn due(client: &mut SpiClient, map: &Map, rows: usize) -> Result<Vec<Pending
     Ok(pending)
 }
 
+/// Of these records, those with edits that were not folded yet.
+pub fn edited_since(
+    client: &SpiClient,
+    map: &Map,
+    keys: &[(&str, &str)],
+) -> Result<Vec<(String, String)>, StoreError> {
+    let rows = client.select(
+        Kept(
+            "SELECT k.shard_key, k.record_key FROM unnest($2::text[], $3::text[]) AS k (shard_key, record_key)
+             WHERE EXISTS (SELECT FROM crm.change c
+                           WHERE c.shard_key = k.shard_key AND c.map_id = $1 AND c.record_keys[1] = k.record_key
+                             AND (c.base IS NOT NULL OR c.write_id IS NOT NULL))",
+        ),
+        None,
+        &[
+            map.id.into(),
+            keys.iter().map(|(s, _)| *s).collect::<Vec<_>>().into(),
+            keys.iter().map(|(_, r)| *r).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    let mut edited = Vec::new();
+    for row in rows {
+        edited.push((
+            row.get(1)?.unwrap_or_default(),
+            row.get(2)?.unwrap_or_default(),
+        ));
+    }
+    Ok(edited)
+}
+
 /// Milliseconds until the next pending write of a map that can be written; `None` when none waits.
 pub fn next_ms(client: &SpiClient, map_id: i32) -> Result<Option<i64>, StoreError> {
     let mut rows = client.select(

@@ -14,7 +14,7 @@ use super::flush::stands_still;
 use super::judgement::{Entry, event, judge, told};
 use super::link::{Lane, SharedLink};
 use super::main_loop::{HELD_AGAIN, Worker};
-use super::waiting::{Waiting, edit, read};
+use super::waiting::{Waiting, edit, read, with_their_bases};
 use super::{failpoint, real_time, report};
 use crate::store::config::{self, Connection, Map};
 use crate::store::reconcile::{self, Settled};
@@ -128,7 +128,7 @@ impl Worker {
                 return Ok(None);
             }
             report(&format!("reading {} edits of {}", due.len(), map.relation));
-            let waiting = read(&map, due, bytes, limit)?;
+            let waiting = with_their_bases(client, &map, read(&map, due, bytes, limit)?)?;
             if waiting.is_empty() {
                 return Ok(None);
             }

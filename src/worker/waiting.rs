@@ -7,13 +7,14 @@ use crm_domain::cells::CellHashes;
 use crm_domain::conflict::{self, ShortHash};
 use crm_domain::mapping::ConflictPolicy;
 use crm_domain::{Cells, Failure, Value};
+use pgrx::spi::SpiClient;
 use serde_json::Value as Json;
 
 use super::checked_write::{Edit, EditField};
 use super::protocol::from_hex;
 use crate::store::StoreError;
 use crate::store::config::Map;
-use crate::store::pending::Pending;
+use crate::store::pending::{self, Pending};
 use crate::store::values::{self, RowValues, Wanted};
 
 /// A pending write with what its row holds.
@@ -24,6 +25,37 @@ pub(super) struct Waiting {
     pub bases: BTreeMap<u16, ShortHash>,
     /// The row is gone or cannot be read.
     pub fault: Option<Failure>,
+}
+
+/// Leaves out edits that stem from an INSERT, and so have no base, while a later one is not folded yet: what their rows hold
+/// by now was written by somebody who had seen what the CRM holds.
+pub(super) fn with_their_bases(
+    client: &SpiClient,
+    map: &Map,
+    mut waiting: Vec<Waiting>,
+) -> Result<Vec<Waiting>, StoreError> {
+    let baseless = |w: &Waiting| {
+        let p = &w.pending;
+        p.cells
+            .iter()
+            .any(|id| p.base.get(id.to_string()).is_none())
+    };
+    let keys: Vec<(&str, &str)> = waiting
+        .iter()
+        .filter(|w| baseless(w))
+        .map(|w| (w.pending.shard_key.as_str(), w.pending.record_key.as_str()))
+        .collect();
+    if keys.is_empty() {
+        return Ok(waiting);
+    }
+    // Asked after the rows were read: an edit that they show is seen.
+    let edited = pending::edited_since(client, map, &keys)?;
+    waiting.retain(|w| {
+        let is_it =
+            |(s, r): &(String, String)| *s == w.pending.shard_key && *r == w.pending.record_key;
+        !(baseless(w) && edited.iter().any(is_it))
+    });
+    Ok(waiting)
 }
 
 /// What rows hold, as far as the bound on bytes lets us read.

@@ -234,6 +234,18 @@ impl Crm {
         }
     }
 
+    /// Brings back a deleted record as a person would, and changes it.
+    pub async fn restore(&self, db: &Database, object: &str, id: &str, fields: &Value) {
+        if let Some(sim) = &self.sim {
+            let path = format!("objects/{}/{object}/{id}", self.vendor.name());
+            sim.patch(&path, &json!({ "deleted": false }));
+        } else {
+            let sql = "UPDATE crm_stub.records SET deleted = false WHERE crm_id = $1";
+            db.rows(sql, &[&id]).await;
+        }
+        self.edit(db, object, id, fields).await;
+    }
+
     /// Has the next `times` requests fail that read, or write, one record of the people: with a class of errors, with
     /// `drop` (nothing applied) or with `drop_after_apply`. The fault ends with [`Crm::relent`].
     pub async fn fail(&self, db: &Database, operation: &str, class: &str, times: u32) {

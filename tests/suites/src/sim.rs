@@ -166,6 +166,13 @@ impl Sim {
         serde_json::from_value(made["ids"].clone()).expect("ids")
     }
 
+    /// Merges records as a person would; the id of the one that is left.
+    pub fn merge(&self, vendor: &str, object: &str, into: &str, from: &[&str]) -> String {
+        let order = json!({"into": into, "from": from});
+        let record = self.post(&format!("merge/{vendor}/{object}"), &order);
+        record["id"].as_str().expect("an id").to_owned()
+    }
+
     /// The records of an object.
     pub fn records(&self, vendor: &str, object: &str) -> Vec<Value> {
         match self.get(&format!("objects/{vendor}/{object}"))["records"].take() {

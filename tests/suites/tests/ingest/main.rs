@@ -2,6 +2,7 @@
 
 mod basics;
 mod identity;
+mod merges;
 
 use std::sync::LazyLock;
 
