@@ -102,6 +102,19 @@ impl Live {
         ids
     }
 
+    /// Maps one more column, of which the CRM is the source of truth.
+    pub async fn map_inbound(&self, column: &str) {
+        let (map, field) = (self.map, self.crm.vendor.field(column));
+        let sql =
+            format!("SELECT crm.map_field({map}, '{column}', '{field}', direction => 'inbound')");
+        self.db.execute(&sql).await;
+    }
+
+    /// Connects anew, after the server went down.
+    pub async fn reconnect(&mut self) {
+        self.desk.db.reconnect().await;
+    }
+
     /// Calls `crm.write()`.
     pub async fn write(&self, key: &str, changes: Value) -> Written {
         write(&self.db, key, changes, "").await

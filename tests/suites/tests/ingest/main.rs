@@ -1,8 +1,12 @@
 //! What people change in the CRM comes into the table: once, as the mapping has it, and never back again.
 
+mod backfill;
 mod basics;
+mod conflicts;
 mod identity;
 mod merges;
+mod schema;
+mod vanished;
 
 use std::sync::LazyLock;
 
