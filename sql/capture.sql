@@ -604,6 +604,15 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION crm.follow_drop() IS 'event trigger: stops maps whose table was dropped';
 
+CREATE FUNCTION crm.base_sent(base jsonb, sent jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT base || coalesce(
+        (SELECT jsonb_object_agg(s.key, coalesce(base -> s.key, '{}') || jsonb_build_object('s',
+                    (coalesce(base #> ARRAY[s.key, 's'], '[]') - (s.value #>> '{}')) || jsonb_build_array(s.value)))
+         FROM jsonb_each(sent) s), '{}')
+$$;
+COMMENT ON FUNCTION crm.base_sent(jsonb, jsonb) IS 'the base of a pending write with what was sent meanwhile and may have arrived: field_id -> hash';
+
 CREATE FUNCTION crm.cell_mask(field_id int) RETURNS bytea
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN field_id < 64 THEN int8send(1::bigint << field_id)

@@ -246,7 +246,8 @@ COMMENT ON COLUMN crm.pending_write.state IS
     'queued: for the reconciler; dead: see crm.dead_letters';
 COMMENT ON COLUMN crm.pending_write.cells IS 'the cells to write, as in crm.change';
 COMMENT ON COLUMN crm.pending_write.take IS 'the cells in which the row takes what the CRM holds (compensation, crm.resolve_conflict())';
-COMMENT ON COLUMN crm.pending_write.base IS 'what the oldest of the edits was based on, as in crm.change';
+COMMENT ON COLUMN crm.pending_write.base IS
+    'what the oldest of the edits was based on, as in crm.change; "s": hashes of what was sent and may have arrived unheard';
 COMMENT ON COLUMN crm.pending_write.intended IS 'CRM field -> value, as crm.write() was given it; for people: what is sent is what the row holds';
 COMMENT ON COLUMN crm.pending_write.snapshot IS 'the mapped fields of the CRM object as they were last read, canonical';
 COMMENT ON COLUMN crm.pending_write.snapshot_hash IS 'BLAKE3 of the snapshot';
@@ -354,11 +355,13 @@ CREATE TABLE crm.claim (
     claimed_at   timestamptz NOT NULL DEFAULT now(),
     leased_until timestamptz NOT NULL,
     shard_keys   text[] COLLATE "C" NOT NULL,
-    record_keys  text[] COLLATE "C" NOT NULL
+    record_keys  text[] COLLATE "C" NOT NULL,
+    sent         text[]
 );
 ALTER TABLE crm.claim ALTER shard_keys SET STORAGE EXTERNAL, ALTER record_keys SET STORAGE EXTERNAL;
 COMMENT ON TABLE crm.claim IS
     'slices of records that are on their way to a CRM; one that outlives its worker is released, with an attempt charged';
+COMMENT ON COLUMN crm.claim.sent IS 'per record, what is being sent: field_id -> hash; NULL: not to be remembered';
 
 CREATE TABLE crm.ingest_state (
     map_id      int PRIMARY KEY REFERENCES crm.object_map ON DELETE CASCADE,

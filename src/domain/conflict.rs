@@ -20,6 +20,8 @@ pub fn hash(value: &Value) -> ShortHash {
 pub struct Sides<'a> {
     /// What the CRM held when the edit was formed; `None`: nobody knows.
     pub base: Option<ShortHash>,
+    /// What earlier attempts sent, of which nobody knows whether it arrived: should the CRM hold it, it is our own.
+    pub sent: &'a [ShortHash],
     pub local: &'a Value,
     pub crm: &'a Value,
     /// When each side changed, in UTC milliseconds by the database's clock.
@@ -43,8 +45,10 @@ impl Sides<'_> {
     /// Whether the CRM holds something that the edit was not based on. An empty field that nobody knew of is no news:
     /// nothing is lost by filling it.
     pub fn crm_moved(&self) -> bool {
+        let crm = hash(self.crm);
         match self.base {
-            Some(base) => base != hash(self.crm),
+            _ if self.sent.contains(&crm) => false,
+            Some(base) => base != crm,
             None => !self.crm.is_null(),
         }
     }
@@ -82,6 +86,7 @@ mod tests {
             policy,
             &Sides {
                 base: base.map(|base| hash(&text(base))),
+                sent: &[],
                 local: &text(local),
                 crm: &text(crm),
                 local_changed_at: Some(2),
@@ -140,9 +145,31 @@ mod tests {
     }
 
     #[test]
+    fn what_we_sent_ourselves_is_nobodys_change() {
+        for policy in ConflictPolicy::ALL {
+            let sides = Sides {
+                base: Some(hash(&text("a"))),
+                sent: &[hash(&text("b"))],
+                local: &text("c"),
+                crm: &text("b"),
+                local_changed_at: None,
+                crm_changed_at: None,
+            };
+            assert_eq!(settle(policy, &sides), Decision::Write, "{policy}");
+            let theirs = text("d");
+            let moved = Sides {
+                crm: &theirs,
+                ..sides
+            };
+            assert!(moved.crm_moved());
+        }
+    }
+
+    #[test]
     fn without_both_times_the_crm_wins() {
         let sides = Sides {
             base: None,
+            sent: &[],
             local: &text("b"),
             crm: &text("c"),
             local_changed_at: Some(2),

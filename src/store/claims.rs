@@ -126,18 +126,20 @@ fn first_due(
     Ok(claimed)
 }
 
-/// Writes the claim; from the commit on, the records are on their way.
+/// Writes the claim; from the commit on, the records are on their way. `sent`: what is sent of each, where that is to be
+/// recognised should the outcome never be heard.
 pub fn claim(
     client: &mut SpiClient,
     map: &Map,
     path: &str,
     shard_keys: Vec<&str>,
     record_keys: Vec<&str>,
+    sent: Option<Vec<String>>,
 ) -> Result<i64, StoreError> {
     let rows = client.update(
         &format!(
-            "INSERT INTO crm.claim (map_id, path, shard_keys, record_keys, leased_until)
-             VALUES ($1, $2, $3, $4, now() + interval '{LEASE}') RETURNING claim_id"
+            "INSERT INTO crm.claim (map_id, path, shard_keys, record_keys, sent, leased_until)
+             VALUES ($1, $2, $3, $4, $5, now() + interval '{LEASE}') RETURNING claim_id"
         ),
         None,
         &[
@@ -145,6 +147,7 @@ pub fn claim(
             path.into(),
             shard_keys.into(),
             record_keys.into(),
+            sent.into(),
         ],
     )?;
     let mut id = 0;
@@ -180,11 +183,12 @@ pub fn renew(client: &mut SpiClient) -> Result<(), StoreError> {
 pub fn release_abandoned(client: &mut SpiClient) -> Result<u64, StoreError> {
     let rows = client.update(
         "WITH left_behind AS (
-             DELETE FROM crm.claim RETURNING map_id, path, shard_keys, record_keys
+             DELETE FROM crm.claim RETURNING map_id, path, shard_keys, record_keys, sent
          ), record AS (
-             SELECT map_id, path, k.s, k.r FROM left_behind, unnest(shard_keys, record_keys) AS k (s, r)
+             SELECT map_id, path, k.s, k.r, k.sent FROM left_behind, unnest(shard_keys, record_keys, sent) AS k (s, r, sent)
          ), edits AS (
-             UPDATE crm.pending_write p SET attempts = p.attempts + 1, next_attempt_at = now()
+             UPDATE crm.pending_write p
+             SET attempts = p.attempts + 1, next_attempt_at = now(), base = crm.base_sent(p.base, record.sent::jsonb)
              FROM record WHERE path = 'reconcile' AND p.shard_key = s AND p.map_id = record.map_id AND p.record_key = r
                            AND p.state = 'queued'
          ), locked AS (

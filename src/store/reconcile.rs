@@ -22,6 +22,8 @@ pub struct Settled {
     pub takes: BTreeMap<u16, Take>,
     pub conflicts: Vec<Conflict>,
     pub verdict: Verdict,
+    /// What was sent: field_id -> hash, as JSON. It may have arrived, whatever came back.
+    pub sent: String,
     /// The mapped fields of the CRM object as they were read: CRM field -> canonical value.
     pub snapshot: Option<(Json, Vec<u8>)>,
 }
@@ -237,15 +239,15 @@ fn pending(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(),
     client.update(
         Kept("WITH r AS MATERIALIZED (
              SELECT * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::bigint[], $8::bool[], $9::text[],
-                                  $10::text[], $11::text[], $12::bytea[], $13::bytea[])
-                  AS r (shard_key, record_key, revision, verdict, base, delay_ms, charged, error_class, error, snapshot, snapshot_hash, take)
+                                  $10::text[], $11::text[], $12::bytea[], $13::bytea[], $14::text[])
+                  AS r (shard_key, record_key, revision, verdict, base, delay_ms, charged, error_class, error, snapshot, snapshot_hash, take, sent)
          ), gone AS (
              DELETE FROM crm.pending_write p USING r
              WHERE p.shard_key = r.shard_key AND p.map_id = $1 AND p.record_key = r.record_key AND p.state IN ('queued', 'dead')
                AND p.revision = r.revision AND r.verdict = 'done'
          )
          UPDATE crm.pending_write p
-         SET base = CASE WHEN r.verdict = 'done' THEN p.base || r.base::jsonb ELSE p.base END,
+         SET base = CASE WHEN r.verdict = 'done' THEN p.base || r.base::jsonb ELSE crm.base_sent(p.base, r.sent::jsonb) END,
              -- What somebody asked for meanwhile stays asked for.
              take = CASE WHEN r.verdict = 'done' THEN crm.cells_minus(p.take, r.take) ELSE p.take END,
              state = CASE WHEN r.verdict = 'dead' AND p.revision = r.revision THEN 'dead' ELSE 'queued' END,
@@ -270,6 +272,7 @@ fn pending(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(),
             snapshots.into(),
             snapshot_hashes.into(),
             records.iter().map(|r| r.pending.take.to_bytes()).collect::<Vec<_>>().into(),
+            records.iter().map(|r| r.sent.as_str()).collect::<Vec<_>>().into(),
         ],
     )?;
     Ok(())

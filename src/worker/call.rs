@@ -35,6 +35,7 @@ pub(super) fn edit(intent: &Intent) -> Edit {
     let fields = intent.fields.iter().map(|f| {
         let (field, data_type) = field_of(f);
         EditField {
+            sent: Vec::new(),
             id: f.id,
             field,
             local: f

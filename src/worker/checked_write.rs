@@ -40,6 +40,8 @@ pub struct EditField {
     /// What the CRM should hold; `None`: the edit does not change it.
     pub local: Option<Value>,
     pub base: Option<ShortHash>,
+    /// What earlier attempts sent, of which nobody knows whether it arrived.
+    pub sent: Vec<ShortHash>,
     /// Whether a difference between base and CRM counts.
     pub compared: bool,
     pub policy: ConflictPolicy,
@@ -262,6 +264,7 @@ fn judge(link: &Link, edit: &Edit, index: usize, read: Read) -> Result<Judged, B
         differs |= edit.strict && f.compared && moved;
         let sides = |local| Sides {
             base: f.base,
+            sent: &f.sent,
             local,
             crm,
             local_changed_at: edit.changed_at,

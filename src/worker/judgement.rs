@@ -8,7 +8,7 @@ use crm_domain::{Failure, Value, canonical};
 use serde_json::{Map as JsonMap, Value as Json, json};
 
 use super::checked_write::{Checked, Outcome};
-use super::waiting::Waiting;
+use super::waiting::{Waiting, sending};
 use super::{events, verdict};
 use crate::store::config::{Connection, Map};
 use crate::store::pending::Pending;
@@ -98,6 +98,7 @@ pub(super) fn judge(
 ) -> (Settled, Entry) {
     let mut entry = Entry::default();
     let mut settled = Settled {
+        sent: sending(&w),
         pending: w.pending,
         known: BTreeMap::new(),
         takes: BTreeMap::new(),

@@ -14,7 +14,7 @@ use super::flush::stands_still;
 use super::judgement::{Entry, event, judge, told};
 use super::link::{Lane, SharedLink};
 use super::main_loop::{HELD_AGAIN, Worker};
-use super::waiting::{Waiting, edit, read, with_their_bases};
+use super::waiting::{Waiting, edit, read, sending, with_their_bases};
 use super::{failpoint, real_time, report};
 use crate::store::config::{self, Connection, Map};
 use crate::store::reconcile::{self, Settled};
@@ -140,7 +140,15 @@ impl Worker {
                 .iter()
                 .map(|w| w.pending.record_key.as_str())
                 .collect();
-            let claim_id = claims::claim(client, &map, "reconcile", shard_keys, record_keys)?;
+            let sent = waiting.iter().map(sending).collect();
+            let claim_id = claims::claim(
+                client,
+                &map,
+                "reconcile",
+                shard_keys,
+                record_keys,
+                Some(sent),
+            )?;
             let started = waiting
                 .iter()
                 .map(|w| event("sync_started", connection, &map, &w.pending, None))

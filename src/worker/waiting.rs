@@ -11,7 +11,7 @@ use pgrx::spi::SpiClient;
 use serde_json::Value as Json;
 
 use super::checked_write::{Edit, EditField};
-use super::protocol::from_hex;
+use super::protocol::{from_hex, to_hex};
 use crate::store::StoreError;
 use crate::store::config::Map;
 use crate::store::pending::{self, Pending};
@@ -36,9 +36,11 @@ pub(super) fn with_their_bases(
 ) -> Result<Vec<Waiting>, StoreError> {
     let baseless = |w: &Waiting| {
         let p = &w.pending;
-        p.cells
-            .iter()
-            .any(|id| p.base.get(id.to_string()).is_none())
+        let based = |id: u16| {
+            let entry = &p.base[id.to_string()];
+            ["h", "v", "force"].iter().any(|k| entry.get(k).is_some())
+        };
+        p.cells.iter().any(|id| !based(id))
     };
     let keys: Vec<(&str, &str)> = waiting
         .iter()
@@ -163,8 +165,9 @@ pub(super) fn edit(map: &Map, w: &Waiting) -> Edit {
                     .bases
                     .get(&f.id)
                     .copied()
-                    .filter(|_| !take || p.base.get(f.id.to_string()).is_some()),
+                    .filter(|_| !take || p.base[f.id.to_string()].get("h").is_some()),
                 compared: changes,
+                sent: sent(&p.base[f.id.to_string()]),
                 policy: if p.is_forced(f.id) {
                     ConflictPolicy::LocalWins
                 } else {
@@ -180,4 +183,20 @@ pub(super) fn edit(map: &Map, w: &Waiting) -> Edit {
         strict: false,
         changed_at: Some(p.changed_at_ms),
     }
+}
+
+/// What earlier attempts sent of a cell.
+fn sent(entry: &Json) -> Vec<ShortHash> {
+    let hashes = entry["s"].as_array().into_iter().flatten();
+    hashes.filter_map(|hash| from_hex(hash.as_str()?)).collect()
+}
+
+/// What an attempt is about to send: field_id -> hash in hex, as JSON. It is remembered until the outcome is known.
+pub(super) fn sending(w: &Waiting) -> String {
+    let cells = w
+        .local
+        .iter()
+        .filter(|(id, _)| w.pending.cells.contains(**id));
+    let hashes = cells.map(|(id, value)| (id.to_string(), to_hex(&conflict::hash(value)).into()));
+    Json::Object(hashes.collect()).to_string()
 }

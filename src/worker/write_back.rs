@@ -210,7 +210,7 @@ impl Worker {
                     .iter()
                     .map(|r| r.claimed().record_key.as_str())
                     .collect();
-                claims::claim(client, &map, "batch", shard_keys, record_keys)?
+                claims::claim(client, &map, "batch", shard_keys, record_keys, None)?
             };
             rounds::took_up(client, map.id, records.len() + settled.len())?;
             if !settled.is_empty() {

@@ -12,6 +12,7 @@ crm_suites::with_every_crm!(
     an_edit_while_a_page_is_on_its_way_is_not_undone,
     a_record_that_somebody_holds_comes_later,
     a_write_that_landed_unheard_is_no_change_of_the_crm,
+    an_edit_after_a_write_that_landed_unheard_is_not_lost,
 );
 
 async fn of_policy(vendor: Vendor, policy: &str) -> Live {
@@ -186,4 +187,30 @@ async fn a_write_that_landed_unheard_is_no_change_of_the_crm(vendor: Vendor) {
     live.agree().await;
     live.assert_both("p1", "phone", "unheard").await;
     assert_eq!(live.db.count("crm.conflicts").await, 0);
+}
+
+/// The CRM holds our own first edit, which nobody but us made: the second one is written over it.
+async fn an_edit_after_a_write_that_landed_unheard_is_not_lost(vendor: Vendor) {
+    let live = of_policy(vendor, "crm_wins").await;
+    live.crm
+        .fail(&live.db, "write", "drop_after_apply", 1)
+        .await;
+    live.db
+        .execute("UPDATE people SET phone = 'first' WHERE id = 'p1'")
+        .await;
+    eventually("the first one arrived", async || {
+        (live.field("p1", "phone").await == "first").then_some(())
+    })
+    .await;
+    live.db
+        .execute("UPDATE people SET phone = 'second' WHERE id = 'p1'")
+        .await;
+    live.mend().await;
+    live.db
+        .execute(&format!("SELECT crm.resume('{}')", vendor.name()))
+        .await;
+    live.quiet().await;
+    live.ingest().await;
+    live.agree().await;
+    live.assert_both("p1", "phone", "second").await;
 }
