@@ -336,13 +336,15 @@ CREATE INDEX audit_log_default_record ON crm.audit_log_default (map_id, record_k
 CREATE INDEX audit_log_default_write ON crm.audit_log_default (write_id) WHERE write_id IS NOT NULL;
 COMMENT ON TABLE crm.audit_log IS 'every attempt to change something, committed with its effect; UPDATE and DELETE are refused';
 COMMENT ON TABLE crm.audit_log_default IS 'audit rows of months for which no partition was made ahead';
-COMMENT ON COLUMN crm.audit_log.path IS 'batch, realtime, reconcile, ingest, compensate or operator';
-COMMENT ON COLUMN crm.audit_log.operation IS 'create, update, delete, …';
+COMMENT ON COLUMN crm.audit_log.path IS 'batch, realtime, reconcile, ingest or compensate';
+COMMENT ON COLUMN crm.audit_log.actor IS 'who made the edit; of path ingest: who made the change, in the vendor''s words';
+COMMENT ON COLUMN crm.audit_log.operation IS 'create, update, delete; of path ingest also insert, link, unlink, relink, ingest (none of them yet)';
 COMMENT ON COLUMN crm.audit_log.fields IS
     'CRM field -> {"new": value sent, "old": value before where it is known, "old_hash": BLAKE3 of it where only that is}';
 COMMENT ON COLUMN crm.audit_log.result IS
     'applied; retry (will be tried again); dead (see crm.dead_letters); superseded (the CRM''s value stands); conflict (nothing was written); '
-    'raced (applied, but over a CRM edit that came between our read and our write)';
+    'raced (applied, but over a CRM edit that came between our read and our write); overwritten (a CRM edit of an outbound field, which the '
+    'map''s next round replaces)';
 COMMENT ON COLUMN crm.audit_log.request_id IS 'ties together the records of one request to the CRM';
 
 -- The worker's own ------------------------------------------------------------------------------------
