@@ -568,8 +568,9 @@ BEGIN
     IF coalesce(record_key, '') = '' OR coalesce(crm_id, '') = '' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'a link needs a record_key and a crm_id', HINT = 'record_key is the text of the row''s key column.';
     END IF;
+    SELECT crm.canonical_id(c.provider, link.crm_id) INTO crm_id FROM crm.connection c WHERE c.connection_id = m.connection_id;
     SELECT l.record_key INTO other FROM crm.ledger l
-    WHERE l.shard_key = link.shard_key AND l.map_id = m.map_id AND l.crm_id = link.crm_id AND l.record_key <> link.record_key;
+    WHERE l.map_id = m.map_id AND l.crm_id = link.crm_id AND l.record_key <> link.record_key;
     IF FOUND THEN
         RAISE unique_violation USING MESSAGE = format('CRM record "%s" is linked to record "%s" already', crm_id, other),
             HINT = 'A CRM record goes with one row.';

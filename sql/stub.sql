@@ -835,10 +835,12 @@ BEGIN
             WHEN (method, path) = ('POST', '/write') THEN crm_stub.write(connection, request, refused)
             WHEN (method, path) = ('POST', '/read') THEN crm_stub.read(connection, request, refused)
             WHEN (method, path) = ('POST', '/changes') THEN crm_stub.changes(connection, request)
+            WHEN (method, path) = ('POST', '/count') THEN jsonb_build_object('count',
+                (SELECT count(*) FROM crm_stub.records r WHERE r.connection = answer.connection AND r.crm_object = request ->> 'object'))
             WHEN (method, path) = ('GET', '/ping') THEN
                 jsonb_build_object('detail', format('the stub answers for connection "%s"', connection))
             ELSE jsonb_build_object('error', crm_stub.error('mapping', 'unknown_path',
-                format('the stub does not know %s %s; it knows POST /write, POST /read, POST /changes and GET /ping', method, path)))
+                format('the stub does not know %s %s; it knows POST /write, POST /read, POST /changes, POST /count and GET /ping', method, path)))
         END;
     EXCEPTION
         -- Somebody else's open transaction, or one that was faster: nothing of this request is applied.
@@ -891,7 +893,7 @@ BEGIN ATOMIC
 END;
 
 COMMENT ON FUNCTION crm_stub.handle(text, text, text, jsonb) IS
-    'Answers one request of pg_crm to the stub CRM of a connection: POST /write, POST /read, POST /changes, GET /ping. Status 0 means that no answer came; whether the request was applied is then not known.';
+    'Answers one request of pg_crm to the stub CRM of a connection: POST /write, POST /read, POST /changes, POST /count, GET /ping. Status 0 means that no answer came; whether the request was applied is then not known.';
 
 ------------------------------------------------------------------------------------------------------------------
 -- Fixtures

@@ -20,6 +20,15 @@ fn text_length(text: &str) -> i32 {
     validation::utf16_length(text) as i32
 }
 
+/// The one spelling of a record's id, where a provider's CRM knows several.
+#[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
+fn canonical_id(provider: &str, id: &str) -> String {
+    match crm_provider::provider(provider) {
+        Some(provider) => provider.record_id(id),
+        None => id.to_owned(),
+    }
+}
+
 /// The named fields of a CRM object in a provider's form, as canonical values.
 #[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
 fn canonical_object(
@@ -69,7 +78,8 @@ COMMENT ON FUNCTION crm.hash(jsonb) IS
     'BLAKE3 (32 bytes) of the canonical form: keys sorted, numbers by value, so that 100, 100.0 and 1e2 hash alike';
 COMMENT ON FUNCTION crm.text_length(text) IS 'characters as CRMs count them: UTF-16 code units';
 COMMENT ON FUNCTION crm.canonical_object(jsonb, text, text[], text[]) IS 'fields of a CRM object in a provider''s form, as canonical values';
+COMMENT ON FUNCTION crm.canonical_id(text, text) IS 'the one spelling of a record''s id, where a provider''s CRM knows several (Salesforce: 15 and 18 characters)';
 "#,
     name = "values_comments",
-    requires = [hash, text_length, canonical_object]
+    requires = [hash, text_length, canonical_object, canonical_id]
 );

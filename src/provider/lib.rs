@@ -112,6 +112,16 @@ pub trait Provider: Send + Sync {
         query: Arc<ChangesQuery>,
     ) -> Box<dyn Operation<ChangesPage>>;
 
+    /// How many records an object has, in one request: what is gone counts as the CRM likes. `None`: it does not tell.
+    fn count(&self, _settings: &Settings, _object: &str) -> Option<Box<dyn Operation<u64>>> {
+        None
+    }
+
+    /// The one spelling of a record's id, where the CRM knows several.
+    fn record_id(&self, id: &str) -> String {
+        id.to_owned()
+    }
+
     /// Checks a request that the CRM sent by itself and reads the events in it, in its order. Events of
     /// kinds that no record is behind are left out. It does no more than that: whether an event is new,
     /// and what the record holds now, is the caller's to find out.

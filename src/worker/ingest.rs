@@ -50,6 +50,8 @@ pub struct Came {
     pub records: Vec<Incoming>,
     /// Of a page: where to go on, and whether at once.
     pub next: Option<(Json, bool)>,
+    /// How many records the CRM has, if that was asked.
+    pub total: Option<u64>,
 }
 
 /// What a map's looks for changes need to remember.
@@ -185,10 +187,16 @@ impl Worker {
             since: since.clone(),
             limit: looks.page.unwrap_or(PAGE),
         });
+        let counts = query.since.is_none();
         let ticket = self.send_look(connection, map, asked, What::Page { since });
         failpoint::reach("ingest::before_request");
         let (link, map, outbox) = (link.clone(), map.clone(), self.outbox.clone());
         self.runtime.spawn(async move {
+            let mut total = None;
+            if counts && let Some(count) = link.provider.count(&link.settings, &map.crm_object) {
+                // For those who watch; the page will tell what is the matter, if something is.
+                total = link.run(Lane::Batch, count).await.ok();
+            }
             let page = link
                 .run(Lane::Batch, link.provider.changes(&link.settings, query))
                 .await;
@@ -199,6 +207,7 @@ impl Worker {
                     .map(|change| incoming::changed(&link, &map, change))
                     .collect(),
                 next: Some((page.next, page.more)),
+                total,
             });
             let trouble = link.take_trouble();
             outbox.send(Event::Came {
@@ -259,6 +268,7 @@ impl Worker {
                     })
                     .collect(),
                 next: None,
+                total: None,
             });
             let trouble = link.take_trouble();
             outbox.send(Event::Came {
@@ -366,6 +376,9 @@ impl Worker {
                 )?
             {
                 return Ok(None);
+            }
+            if let Some(total) = came.total {
+                state::note_total(client, map.id, total)?;
             }
             let about = Arriving {
                 connection: &connection,

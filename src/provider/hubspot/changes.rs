@@ -13,7 +13,7 @@ use super::reads::modified_property;
 use super::{errors, object_path};
 use crate::changes::{self, Change, ChangesPage, ChangesQuery};
 use crate::errors::{refused, unreadable};
-use crate::operation::Refusal;
+use crate::operation::{Exchange, Refusal};
 use crate::request::encode;
 use crate::walk::{self, Ask, Row, Slice, Taken, Walk, moment};
 use crate::{CrmObject, Method, Operation, Request, Response, Settings, Step, wire};
@@ -116,6 +116,20 @@ struct Found {
     updated_at: Json,
     #[serde(default)]
     archived_at: Json,
+}
+
+/// How many records there are, as a search for all of them says.
+pub(super) fn count(object: &str) -> Box<dyn Operation<u64>> {
+    let request = Request::new(Method::Post, format!("{}/search", object_path(object)))
+        .json(&json!({ "filterGroups": [], "properties": [ID], "limit": 1, "after": "0" }))
+        .repeatable();
+    Box::new(Exchange::new(request, |response| {
+        if let Some(failure) = errors::of_response(&response) {
+            return Err(refused(failure));
+        }
+        let total = response.json().and_then(|body| body["total"].as_u64());
+        total.ok_or_else(|| unreadable(&response))
+    }))
 }
 
 impl Answer {

@@ -118,6 +118,10 @@ impl Provider for HubSpot {
         changes::changes(settings, query)
     }
 
+    fn count(&self, _settings: &Settings, object: &str) -> Option<Box<dyn Operation<u64>>> {
+        Some(changes::count(object))
+    }
+
     fn webhook(
         &self,
         settings: &Settings,

@@ -48,6 +48,41 @@ pub(super) fn id_form(id: &str) -> &str {
     id.get(..15).filter(|_| id.len() == 18).unwrap_or(id)
 }
 
+/// The long spelling of an id: what follows the 15 characters says which of them are capitals, five by five, so that systems
+/// that know no case tell ids apart.
+pub(super) fn long_id(id: &str) -> String {
+    if id.len() != 15 || !id.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        return id.to_owned();
+    }
+    let mut long = id.to_owned();
+    for five in id.as_bytes().chunks(5) {
+        let bits = five.iter().enumerate();
+        let number: usize = bits
+            .map(|(n, b)| usize::from(b.is_ascii_uppercase()) << n)
+            .sum();
+        long.push(char::from(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ012345"[number]));
+    }
+    long
+}
+
 pub(super) fn whole_key(key: &str) -> &str {
     key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_have_one_long_spelling() {
+        assert_eq!(long_id("a0D30000001n7Pi"), "a0D30000001n7PiEAI");
+        for id in ["003Hs0000000003", "001aaaaaaaaaaaa", "001AAAAAAAAAAAA"] {
+            let long = long_id(id);
+            assert_eq!((long.len(), id_form(&long)), (18, id));
+            assert_eq!(long_id(&long), long);
+        }
+        assert_eq!(long_id("001aaaaaaaaaaaa"), "001aaaaaaaaaaaaAAA");
+        assert_eq!(long_id("001AAAAAAAAAAAA"), "001AAAAAAAAAAAAY55");
+        assert_eq!(long_id("not an id"), "not an id");
+    }
 }

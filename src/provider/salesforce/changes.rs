@@ -15,7 +15,7 @@ use super::api::{Api, id_form};
 use super::{errors, reads};
 use crate::changes::{self, Change, ChangesPage, ChangesQuery};
 use crate::errors::{refused, unreadable};
-use crate::operation::Refusal;
+use crate::operation::{Exchange, Refusal};
 use crate::request::encode;
 use crate::walk::{self, Ask, Row, Slice, Taken, Walk, moment};
 use crate::{CrmObject, Method, Operation, Response, Settings, Step, wire};
@@ -71,6 +71,20 @@ pub(super) fn changes(
         }),
         Err(failure) => Box::new(Refusal::new(failure)),
     }
+}
+
+/// How many records there are, deleted ones too: `SELECT COUNT()`.
+pub(super) fn count(settings: &Settings, object: &str) -> Box<dyn Operation<u64>> {
+    let text = format!("SELECT COUNT() FROM {object}");
+    let path = format!("/queryAll?q={}", encode(&text));
+    let request = Api::new(settings).request(Method::Get, path);
+    Box::new(Exchange::new(request, |response| {
+        if let Some(failure) = errors::of_response(&response) {
+            return Err(refused(failure));
+        }
+        let total = response.json().and_then(|body| body["totalSize"].as_u64());
+        total.ok_or_else(|| unreadable(&response))
+    }))
 }
 
 /// All names that come from the mapping.

@@ -140,6 +140,14 @@ impl Provider for Salesforce {
     }
 
     /// From a relay, since Salesforce sends no webhooks of its own.
+    fn count(&self, settings: &Settings, object: &str) -> Option<Box<dyn Operation<u64>>> {
+        Some(changes::count(settings, object))
+    }
+
+    fn record_id(&self, id: &str) -> String {
+        api::long_id(id)
+    }
+
     fn webhook(
         &self,
         _settings: &Settings,

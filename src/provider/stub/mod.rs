@@ -2,7 +2,7 @@
 //! calls with these requests instead of sending them.
 //!
 //! Its protocol is small and says everything in the engine's own words: `POST /write`, `POST /read`,
-//! `POST /changes` and `GET /ping`, canonical values, results in the order of the request, errors with their class.
+//! `POST /changes`, `POST /count` and `GET /ping`, canonical values, results in the order of the request, errors with their class.
 
 #[cfg(test)]
 mod tests;
@@ -105,6 +105,21 @@ impl Provider for Stub {
             .json(&changes_body(&query))
             .repeatable();
         Box::new(Exchange::new(request, |response| changes(&response)))
+    }
+
+    fn count(&self, _settings: &Settings, object: &str) -> Option<Box<dyn Operation<u64>>> {
+        let request = Request::new(Method::Post, "/count")
+            .json(&json!({ "object": object }))
+            .repeatable();
+        Some(Box::new(Exchange::new(request, |response| {
+            match failure(&response) {
+                Some(failure) => Err(failure),
+                None => response
+                    .json()
+                    .and_then(|body| body["count"].as_u64())
+                    .ok_or_else(|| unreadable(&response)),
+            }
+        })))
     }
 
     fn webhook(

@@ -166,6 +166,16 @@ pub fn begin_backfill(client: &mut SpiClient, map_id: i32) -> Result<(), StoreEr
     Ok(())
 }
 
+/// How many records the CRM has, for those who watch a backfill.
+pub fn note_total(client: &mut SpiClient, map_id: i32, total: u64) -> Result<(), StoreError> {
+    client.update(
+        Kept("UPDATE crm.ingest_state SET total = $2 WHERE map_id = $1"),
+        None,
+        &[map_id.into(), (total as i64).into()],
+    )?;
+    Ok(())
+}
+
 /// How many records the backfill that ended last has read.
 pub fn backfilled(client: &SpiClient, map_id: i32) -> Result<i64, StoreError> {
     let mut rows = client.select(

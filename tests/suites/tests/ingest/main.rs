@@ -6,6 +6,7 @@ mod conflicts;
 mod identity;
 mod merges;
 mod schema;
+mod short_ids;
 mod vanished;
 
 use std::sync::LazyLock;
