@@ -66,6 +66,7 @@ mod tests {
         "perform_read",
         "perform_write",
         "read_live",
+        "receive_webhook",
         "write",
         "write_status",
     ];
@@ -77,6 +78,7 @@ mod tests {
         "perform_read",
         "perform_write",
         "read_live",
+        "receive_webhook",
         "resolve_conflict",
         "write",
         "write_status",

@@ -90,6 +90,7 @@ mod tests {
                 "crm.object_map",
                 "crm.pending_write",
                 "crm.queue",
+                "crm.webhook_inbox",
                 "crm.audit_log_audit_id_seq",
                 "crm.change_change_id_seq",
                 "crm.conflict_conflict_id_seq",
@@ -97,6 +98,7 @@ mod tests {
                 "crm.dead_letter_dead_letter_id_seq",
                 "crm.object_map_map_id_seq",
                 "crm.queue_revision_seq",
+                "crm.webhook_inbox_inbox_id_seq",
             ]
         );
     }

@@ -659,7 +659,7 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON FUNCTION crm.grant_access(regrole, text) IS
-    'lets a role use pg_crm. reader: views, audit, hashes; writer: + write, read_live, flush, ingest_now; '
+    'lets a role use pg_crm. reader: views, audit, hashes; writer: + write, read_live, flush, ingest_now, receive_webhook; '
     'operator: + pause, resume, replay, resolve_conflict, cancel_write, test_connection; admin: + mapping';
 
 CREATE TABLE crm.function_access (name name PRIMARY KEY, level text NOT NULL);
@@ -669,6 +669,7 @@ INSERT INTO crm.function_access VALUES
     -- What the views call: PostgreSQL asks the reader for the right to.
     ('cells_has', 'reader'), ('cells_count', 'reader'), ('cells_union', 'reader'),
     ('flush', 'writer'), ('ingest_now', 'writer'), ('write', 'writer'), ('perform_write', 'writer'), ('read_live', 'writer'), ('perform_read', 'writer'), ('write_status', 'writer'),
+    ('receive_webhook', 'writer'),
     ('resolve_conflict', 'operator'), ('cancel_write', 'operator'),
     ('pause', 'operator'), ('resume', 'operator'), ('replay', 'operator'), ('replay_all', 'operator'), ('test_connection', 'operator'),
     ('create_connection', 'admin'), ('set_credentials', 'admin'), ('drop_connection', 'admin'), ('map_object', 'admin'),

@@ -3,6 +3,7 @@
 //! - [`api`]: the functions that SQL calls; thin.
 //! - [`store`]: every SQL statement of the engine, and the transactions they run in.
 //! - [`worker`]: the launcher, one worker per database, its threads and its conversations with CRMs.
+//! - [`webhook`], [`secrets`]: what backends and the worker do alike.
 //! - [`shared`]: what processes tell each other through shared memory.
 //! - `crm_domain` and `crm_provider` (`src/domain`, `src/provider`): the rules and the vendors, without Postgres and
 //!   without I/O.
@@ -12,14 +13,17 @@ use pgrx::prelude::*;
 
 mod api;
 mod hooks;
+mod secrets;
 mod settings;
 mod shared;
 mod store;
+mod webhook;
 mod worker;
 
 pgrx::pg_module_magic!();
 
 extension_sql_file!("../sql/schema.sql", name = "schema", bootstrap);
+extension_sql_file!("../sql/webhooks.sql", name = "webhooks");
 extension_sql_file!(
     "../sql/capture.sql",
     name = "capture",
@@ -28,7 +32,7 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/admin.sql",
     name = "admin",
-    requires = ["capture", "check_comments"]
+    requires = ["capture", "check_comments", "webhook_comments"]
 );
 extension_sql_file!(
     "../sql/views.sql",

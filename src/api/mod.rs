@@ -6,6 +6,7 @@ mod cells;
 mod check;
 mod values;
 mod wake;
+mod webhook;
 mod write;
 mod write_outcome;
 mod write_target;

@@ -42,7 +42,7 @@ pub fn pinned<T>(work: impl FnOnce() -> T) -> T {
 }
 
 /// Runs `work` as a superuser, pinned.
-fn as_superuser<T>(work: impl FnOnce() -> T) -> T {
+pub(super) fn as_superuser<T>(work: impl FnOnce() -> T) -> T {
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
     // SAFETY: as foreign keys' triggers do; an error leaves it to the (sub)transaction's end to put the user back.
     unsafe {

@@ -23,6 +23,7 @@ mod taking;
 pub mod time_limit;
 mod transaction;
 pub mod values;
+pub mod webhooks;
 
 pub use kept::Kept;
 pub use transaction::{

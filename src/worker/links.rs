@@ -8,7 +8,7 @@ use serde_json::json;
 use super::http::Http;
 use super::link::{Lane, Link, Transport};
 use super::main_loop::Worker;
-use super::secrets;
+use crate::secrets;
 use crate::store::config::{self, Connection};
 use crate::store::{StoreError, connections, transaction};
 

@@ -24,7 +24,6 @@ mod main_loop;
 pub mod protocol;
 mod real_time;
 mod reconcile;
-mod secrets;
 mod session;
 mod settlement;
 mod slice;

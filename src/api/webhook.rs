@@ -1,0 +1,158 @@
+//! `crm.receive_webhook()`: an application hands over what a CRM posted to it.
+//!
+//! Stored in the caller's transaction; the worker is woken when it commits. An error stores nothing.
+
+use crm_provider::WebhookError;
+use pgrx::prelude::*;
+use pgrx::{JsonB, PgSqlErrorCode};
+use serde_json::Value as Json;
+
+use super::write_outcome::or_raise;
+use super::{raise, wake};
+use crate::store::webhooks::{self, Door};
+use crate::webhook::{Doorkeeper, Incoming, MAX_BODY, Refusal};
+
+/// How many of the events are new. `headers`: name -> value, names in any case.
+#[pg_extern(volatile, parallel_unsafe, schema = "crm")]
+fn receive_webhook(connection: Option<&str>, headers: Option<JsonB>, body: Option<&str>) -> i32 {
+    let (Some(connection), Some(headers), Some(body)) = (connection, headers, body) else {
+        raise(
+            PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            "connection, headers and body must not be NULL".to_owned(),
+            None,
+            "Hand over the request's headers as a JSON object, and its body as it came.",
+        )
+    };
+    let headers = read_headers(&headers.0);
+    let door = or_raise(webhooks::in_callers_transaction(|client| {
+        webhooks::door(client, connection)
+    }));
+    let Some(door) = door else {
+        unknown(connection)
+    };
+    let request = Incoming {
+        // Whoever posts to an application tells it only there; option webhook_url says it.
+        url: "",
+        headers: &headers,
+        body: Some(body.as_bytes()),
+    };
+    let keeper = Doorkeeper::new(door);
+    let events = keeper.admit(&request);
+    let events = events.unwrap_or_else(|refusal| refuse(&keeper.door, &refusal));
+    let stored = or_raise(webhooks::in_callers_transaction(|client| {
+        webhooks::keep(client, keeper.door.connection_id, &events)
+    }));
+    if stored > 0 {
+        wake::for_what_waits();
+    }
+    stored as i32
+}
+
+/// Frameworks give a header that came several times as a list.
+fn read_headers(headers: &Json) -> Vec<(String, String)> {
+    let text = |value: &Json| match value {
+        Json::String(text) => Some(text.clone()),
+        Json::Number(number) => Some(number.to_string()),
+        _ => None,
+    };
+    let value = |value: &Json| match value {
+        Json::Array(list) => {
+            let texts: Option<Vec<String>> = list.iter().map(text).collect();
+            Some(texts?.join(", "))
+        }
+        one => text(one),
+    };
+    let read = headers.as_object().and_then(|headers| {
+        let pairs = headers.iter();
+        pairs
+            .map(|(name, held)| Some((name.clone(), value(held)?)))
+            .collect()
+    });
+    read.unwrap_or_else(|| {
+        raise(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "headers must be a JSON object of name -> text".to_owned(),
+            None,
+            "For example '{\"X-PgCrm-Timestamp\": \"1767323045678\", \"X-PgCrm-Signature\": \"sha256=…\"}'.",
+        )
+    })
+}
+
+fn unknown(connection: &str) -> ! {
+    let known = or_raise(webhooks::in_callers_transaction(|client| {
+        webhooks::connections(client)
+    }));
+    let known = match known.is_empty() {
+        true => "There is no connection yet.".to_owned(),
+        false => format!("Connections: {}.", known.join(", ")),
+    };
+    raise(
+        PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+        format!("connection \"{connection}\" does not exist"),
+        Some(known),
+        "Make it with crm.create_connection().",
+    )
+}
+
+fn refuse(door: &Door, refusal: &Refusal) -> ! {
+    use PgSqlErrorCode::*;
+    let signing = match door.provider.as_str() {
+        "hubspot" => {
+            "HubSpot signs POST, the app's target address, the body and the time with the app's secret: option webhook_url must be that \
+             address letter by letter, the body must be as it came, and headers must hold X-HubSpot-Signature-v3 and \
+             X-HubSpot-Request-Timestamp."
+        }
+        _ => {
+            "X-PgCrm-Signature is sha256= and the hexadecimal HMAC-SHA256 of X-PgCrm-Timestamp, a dot and the body as it came, with the \
+             credential webhook_secret."
+        }
+    };
+    let (code, hint) = match refusal {
+        Refusal::Request(WebhookError::Forged) => {
+            (ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION, signing)
+        }
+        Refusal::Request(WebhookError::Stale) => (
+            ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
+            "Hand it over when it comes, and see to the clocks of both sides.",
+        ),
+        Refusal::Request(WebhookError::Malformed) => (
+            ERRCODE_INVALID_PARAMETER_VALUE,
+            "docs/providers.md shows the form of what each CRM, or its relay, posts.",
+        ),
+        Refusal::Request(WebhookError::TooLarge) => (
+            ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            "Have the sender post fewer events at once.",
+        ),
+        Refusal::Request(WebhookError::Unconfigured("webhook_url")) => (
+            ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "Option webhook_url of crm.create_connection() is the address that the CRM posts to, letter by letter.",
+        ),
+        Refusal::Request(WebhookError::Unconfigured(_)) | Refusal::Credentials(_) => (
+            ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "crm.set_credentials() sets it.",
+        ),
+    };
+    let detail = match refusal {
+        Refusal::Request(WebhookError::TooLarge) => {
+            format!("A body may have {MAX_BODY} bytes. Nothing of it is stored.")
+        }
+        _ => "Nothing of it is stored.".to_owned(),
+    };
+    raise(
+        code,
+        format!("connection \"{}\": {refusal}", door.connection),
+        Some(detail),
+        hint,
+    )
+}
+
+extension_sql!(
+    r#"
+COMMENT ON FUNCTION crm.receive_webhook(text, jsonb, text) IS
+    'takes what a CRM posted: checks its signature, stores the events that are new in the caller''s transaction, has the worker look at '
+    'their records. headers: name -> value, in any case; body: as it came. Returns how many events are new. Errors: 42704 no such '
+    'connection, 28000 forged or too old, 22023 malformed, 54000 too large, 55000 no secret or address to check it with';
+"#,
+    name = "webhook_comments",
+    requires = [receive_webhook]
+);
