@@ -338,13 +338,14 @@ COMMENT ON TABLE crm.audit_log IS 'every attempt to change something, committed 
 COMMENT ON TABLE crm.audit_log_default IS 'audit rows of months for which no partition was made ahead';
 COMMENT ON COLUMN crm.audit_log.path IS 'batch, realtime, reconcile, ingest or compensate';
 COMMENT ON COLUMN crm.audit_log.actor IS 'who made the edit; of path ingest: who made the change, in the vendor''s words';
-COMMENT ON COLUMN crm.audit_log.operation IS 'create, update, delete; of path ingest also insert, link, unlink, relink, ingest (none of them yet)';
+COMMENT ON COLUMN crm.audit_log.operation IS 'create, update, delete; of path ingest also insert, link, unlink, relink, ingest (none of them yet), webhook (a '
+    'request that a CRM sent, or somebody in its name)';
 COMMENT ON COLUMN crm.audit_log.fields IS
     'CRM field -> {"new": value sent, "old": value before where it is known, "old_hash": BLAKE3 of it where only that is}';
 COMMENT ON COLUMN crm.audit_log.result IS
     'applied; retry (will be tried again); dead (see crm.dead_letters); superseded (the CRM''s value stands); conflict (nothing was written); '
     'raced (applied, but over a CRM edit that came between our read and our write); overwritten (a CRM edit of an outbound field, which the '
-    'map''s next round replaces)';
+    'map''s next round replaces); refused (a webhook that is not to be believed)';
 COMMENT ON COLUMN crm.audit_log.request_id IS 'ties together the records of one request to the CRM';
 
 -- The worker's own ------------------------------------------------------------------------------------

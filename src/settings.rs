@@ -25,6 +25,8 @@ pub static TRANSFORM_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 pub static MAX_RESPONSE: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024);
 /// Hosts that base URLs may name; empty: any.
 pub static ALLOWED_HOSTS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+/// Address of the listener for webhooks; empty: none.
+pub static WEBHOOK_LISTEN: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 /// The application's own user, for the audit.
 pub static ACTOR: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 /// The application's own id of what it is doing, for the audit and for events.
@@ -135,6 +137,15 @@ pub fn define() {
         GucContext::Sighup,
         none,
     );
+    // Not Sighup, so that each database can be given an address of its own (ALTER DATABASE … SET).
+    GucRegistry::define_string_guc(
+        c"pg_crm.webhook_listen",
+        c"Address at which the worker takes webhooks over HTTP, such as 127.0.0.1:8088.",
+        c"Empty: it does not listen. CRMs post to /webhooks/{connection}.",
+        &WEBHOOK_LISTEN,
+        GucContext::Suset,
+        none,
+    );
     GucRegistry::define_string_guc(
         c"pg_crm.actor",
         c"The application's own user, recorded with each edit.",
@@ -175,6 +186,7 @@ pub struct Settings {
     pub transform_timeout: Duration,
     pub max_response: u64,
     pub allowed_hosts: Vec<String>,
+    pub webhook_listen: String,
 }
 
 impl Settings {
@@ -199,6 +211,10 @@ impl Settings {
                         .filter(|host| !host.is_empty())
                         .collect()
                 })
+                .unwrap_or_default(),
+            webhook_listen: WEBHOOK_LISTEN
+                .get()
+                .map(|address| address.to_string_lossy().trim().to_owned())
                 .unwrap_or_default(),
         }
     }

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::checked_write::Checked;
 use super::ingest::Came;
 use super::slice::Sent;
+use super::webhooks::Notice;
 
 pub enum Event {
     /// A slice came back from its CRM.
@@ -49,6 +50,8 @@ pub enum Event {
         refresh_token: String,
         reply: oneshot::Sender<bool>,
     },
+    /// A CRM posted something, or other news of the listener.
+    Webhook(Notice),
     /// A backend asks over the local socket.
     Asked {
         request: Json,
@@ -60,7 +63,7 @@ impl Event {
     /// Whether it concerns nobody but a caller who waits, so that no whole turn is due.
     pub fn is_of_a_call(&self) -> bool {
         match self {
-            Event::Wrote { .. } | Event::Stub { .. } => true,
+            Event::Wrote { .. } | Event::Stub { .. } | Event::Webhook(_) => true,
             Event::Asked { request, .. } => {
                 matches!(request["op"].as_str(), Some("write" | "read"))
             }

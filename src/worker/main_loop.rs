@@ -20,6 +20,7 @@ use super::link::SharedLink;
 use super::real_time::RealTime;
 use super::reconcile::Reconciling;
 use super::session::{set_up_session, start_threads};
+use super::webhooks::Webhooks;
 use super::write_back::Flight;
 use super::{failpoint, reload_if_asked, report, socket};
 use crate::settings::Settings;
@@ -60,6 +61,7 @@ pub(super) struct Worker {
     pub(super) looks: HashMap<i32, Looks>,
     pub(super) ingest_waiters: Vec<IngestWaiter>,
     pub(super) tests: Vec<(i32, tokio::sync::oneshot::Sender<Json>)>,
+    pub(super) webhooks: Webhooks,
     /// Maps whose round is on.
     pub(super) rounds: HashSet<i32>,
     /// Maps that rest until then, so that one table in trouble does not hold up the others.
@@ -115,6 +117,7 @@ pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
         looks: HashMap::new(),
         ingest_waiters: Vec::new(),
         tests: Vec::new(),
+        webhooks: Webhooks::default(),
         rounds: HashSet::new(),
         resting: HashMap::new(),
         // Nobody wakes us again for what was committed while there was no worker.
@@ -146,6 +149,7 @@ impl Worker {
                 self.links.clear();
             }
             self.settings = Settings::current();
+            self.listen_for_webhooks();
             failpoint::tell_threads();
             let woken = self.slot.take_wake();
             self.urgent |= woken.urgently;
@@ -156,6 +160,7 @@ impl Worker {
                 whole |= !event.is_of_a_call();
                 self.handle(event);
             }
+            whole |= self.receive_webhooks();
             // Callers wait: what they need is known from the last turn, unless they speak of a new connection, or of one
             // that was paused meanwhile.
             if !woken.by_a_change && !self.real_time.misses(&self.links) {
@@ -317,6 +322,7 @@ impl Worker {
                 }
                 let _ = reply.send(kept.is_ok());
             }
+            Event::Webhook(notice) => self.notice(notice),
             Event::Asked { request, reply } => match request["op"].as_str() {
                 Some("flush") => self.flushes.push(Flush(Waiter::new(&request, reply))),
                 Some(op @ ("ingest" | "backfill")) => {
@@ -340,6 +346,7 @@ impl Worker {
             return Ok(());
         }
         self.maintenance_at = Instant::now() + MAINTENANCE;
+        self.prune_inbox();
         let retention = self.settings.audit_retention_minutes;
         if let Err(error) = transaction(|client| {
             claims::renew(client)?;
