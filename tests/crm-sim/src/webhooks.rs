@@ -156,7 +156,7 @@ fn deliver(
     let mut done = false;
     for attempt in 0..ATTEMPTS {
         if attempt > 0 {
-            std::thread::sleep(Duration::from_millis((50 << attempt).min(1000)));
+            std::thread::sleep(Duration::from_millis((50 << attempt).min(3000)));
             if hooks.current(vendor.name(), turn).is_none() {
                 return;
             }

@@ -10,6 +10,7 @@ pub mod desk;
 pub mod eventually;
 pub mod gate;
 pub mod live;
+pub mod post;
 pub mod process;
 pub mod sim;
 pub mod vitals;
