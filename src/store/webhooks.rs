@@ -95,6 +95,57 @@ fn kind(kind: WebhookKind) -> &'static str {
     }
 }
 
+/// Events of one take at most.
+pub const TAKEN_AT_ONCE: usize = 10_000;
+
+/// An event that waits to be looked at.
+pub struct Waiting {
+    inbox_id: i64,
+    pub crm_object: String,
+    pub crm_id: String,
+}
+
+/// The first events of a connection that wait.
+pub fn waiting(client: &SpiClient, connection_id: i32) -> Result<Vec<Waiting>, StoreError> {
+    let rows = client.select(
+        Kept(
+            "SELECT inbox_id, crm_object, crm_id FROM crm.webhook_inbox
+             WHERE connection_id = $1 AND done_at IS NULL ORDER BY inbox_id LIMIT $2",
+        ),
+        None,
+        &[connection_id.into(), (TAKEN_AT_ONCE as i64).into()],
+    )?;
+    let mut waiting = Vec::with_capacity(rows.len());
+    for row in rows {
+        waiting.push(Waiting {
+            inbox_id: row.get(1)?.unwrap_or_default(),
+            crm_object: row.get(2)?.unwrap_or_default(),
+            crm_id: row.get(3)?.unwrap_or_default(),
+        });
+    }
+    Ok(waiting)
+}
+
+/// Events are on their way to be looked at.
+pub fn done(
+    client: &mut SpiClient,
+    connection_id: i32,
+    events: &[Waiting],
+) -> Result<(), StoreError> {
+    client.update(
+        Kept(
+            "UPDATE crm.webhook_inbox SET done_at = now()
+             WHERE connection_id = $1 AND done_at IS NULL AND inbox_id = ANY ($2)",
+        ),
+        None,
+        &[
+            connection_id.into(),
+            events.iter().map(|e| e.inbox_id).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    Ok(())
+}
+
 /// Runs `work` in a caller's transaction, who needs no right on the tables.
 pub fn in_callers_transaction<T>(
     work: impl FnOnce(&mut SpiClient) -> Result<T, StoreError>,

@@ -22,7 +22,7 @@ use super::{events, failpoint, incoming, real_time, report};
 use crate::store::config::{self, Connection, Map};
 use crate::store::ingest::state::{self, Reread, State};
 use crate::store::ingest::{self, Arrived, Arriving, Incoming};
-use crate::store::{StoreError, claims, pending, rounds, transaction};
+use crate::store::{StoreError, claims, pending, rounds, transaction, webhooks};
 
 /// Records of a page, unless the vendor takes fewer: what one transaction settles.
 const PAGE: usize = 2000;
@@ -89,6 +89,11 @@ impl Worker {
         maps: &[Arc<Map>],
     ) -> Result<Duration, StoreError> {
         let mut next = Duration::from_secs(3600);
+        for connection in connections {
+            if self.take_webhooks(connection, maps)? {
+                next = Duration::ZERO;
+            }
+        }
         let states = transaction(state::all)?;
         self.looks.retain(|id, _| maps.iter().any(|m| m.id == *id));
         for map in maps.iter().filter(|m| !m.fields.is_empty()) {
@@ -111,6 +116,37 @@ impl Worker {
             next = next.min(self.look(connection, map, &link, at)?);
         }
         Ok(next)
+    }
+
+    /// Has the records read that webhooks spoke of, each once; `true`: there are more.
+    fn take_webhooks(
+        &self,
+        connection: &Connection,
+        maps: &[Arc<Map>],
+    ) -> Result<bool, StoreError> {
+        let Some(provider) = crm_provider::provider(&connection.provider) else {
+            return Ok(false);
+        };
+        transaction(|client| {
+            let events = webhooks::waiting(client, connection.id)?;
+            if events.is_empty() {
+                return Ok(false);
+            }
+            for map in maps.iter().filter(|m| m.connection_id == connection.id) {
+                let about =
+                    |e: &&webhooks::Waiting| provider.same_object(&e.crm_object, &map.crm_object);
+                let events = events.iter().filter(about);
+                let ids: Vec<(String, Option<&str>)> = events
+                    .map(|e| (provider.record_id(&e.crm_id), None))
+                    .collect();
+                let ids: Vec<(&str, Option<&str>)> =
+                    ids.iter().map(|(id, into)| (id.as_str(), *into)).collect();
+                state::ask(client, map.id, &ids, 0)?;
+            }
+            webhooks::done(client, connection.id, &events)?;
+            failpoint::reach("webhooks::before_commit");
+            Ok(events.len() == webhooks::TAKEN_AT_ONCE)
+        })
     }
 
     /// Asks for a map's next page and for records by themselves, if they are due.

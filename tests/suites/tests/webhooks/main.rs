@@ -1,5 +1,6 @@
 //! What CRMs tell of their own accord gets into the inbox once, from those who hold the secret, and from nobody else.
 
+mod applied;
 mod functions;
 mod inbox;
 mod listener;

@@ -5,7 +5,7 @@ use crm_suites::{Cluster, Desk, Vendor, eventually, json, with_remote_crms};
 use crate::{SECRET, inbox, listening};
 
 /// Has the CRM post to the listener from now on.
-fn subscribe(desk: &Desk, url: &str, secret: &str, more: crm_suites::Json) {
+pub fn subscribe(desk: &Desk, url: &str, secret: &str, more: crm_suites::Json) {
     let mut subscription = json!({"url": url, "secret": secret});
     for (name, value) in more.as_object().expect("an object") {
         subscription[name] = value.clone();
