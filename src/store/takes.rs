@@ -120,6 +120,9 @@ pub(super) fn take(
         })
         .collect();
     for (place, error) in taking::set(client, map, &takings)? {
+        if error.is_transient() {
+            return Err(error);
+        }
         refused(map, &mut records[taking[place]], &error);
     }
     Ok(())

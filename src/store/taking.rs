@@ -34,7 +34,7 @@ pub struct Taking<'a> {
     pub values: BTreeMap<u16, &'a Value>,
 }
 
-/// Sets the cells; the answer names those whom the table refuses, and why.
+/// Sets the cells; the answer names those whom the table refuses, or that would have had to wait, and why.
 pub fn set(
     client: &mut SpiClient,
     map: &Map,
@@ -84,7 +84,6 @@ fn set_together(
             let set: Vec<&Taking> = places.iter().map(|&n| &takings[n]).collect();
             recapture(client, map, &Cells::from_bytes(cells), &set)
         }
-        Err(error) if error.is_transient() => Err(error),
         Err(error) if places.len() == 1 => {
             refused.push((places[0], error));
             Ok(())

@@ -89,12 +89,15 @@ impl Worker {
         maps: &[Arc<Map>],
     ) -> Result<Duration, StoreError> {
         let mut next = Duration::from_secs(3600);
-        for connection in connections {
-            if self.take_webhooks(connection, maps)? {
-                next = Duration::ZERO;
+        let mut states = transaction(state::all)?;
+        if states.iter().any(|s| s.has_mail) {
+            for connection in connections {
+                if self.take_webhooks(connection, maps)? {
+                    next = Duration::ZERO;
+                }
             }
+            states = transaction(state::all)?;
         }
-        let states = transaction(state::all)?;
         self.looks.retain(|id, _| maps.iter().any(|m| m.id == *id));
         for map in maps.iter().filter(|m| !m.fields.is_empty()) {
             let Some(at) = states.iter().find(|s| s.map_id == map.id) else {
@@ -422,6 +425,8 @@ impl Worker {
                 asked: &asked,
                 busy: &busy,
             };
+            // A row that cannot be changed because somebody holds what it refers to keeps nobody waiting.
+            client.update("SET LOCAL lock_timeout = '50ms'", None, &[])?;
             let arrived = ingest::settle(client, &about, &came.records)?;
             ask_again(client, &map, &what, &arrived)?;
             let told = arrived.disputed.iter().map(|key| {
@@ -448,9 +453,17 @@ impl Worker {
             Ok(Some(arrived))
         })?;
         failpoint::reach("ingest::after_commit");
+        let bytes = self.settings.batch_bytes;
         let looks = self.looks.entry(map.id).or_default();
         if taken.is_some() {
             looks.failures = 0;
+            if came.next.is_some() && !came.records.is_empty() {
+                // As many as the bound on bytes allows, by what these were.
+                let values = came.records.iter().filter_map(|r| r.values.as_ref().ok());
+                let size: usize = values.flatten().map(|f| f.value.size() + 16).sum();
+                let fit = bytes / (size / came.records.len()).max(1);
+                looks.page = Some(fit.clamp(1, PAGE));
+            }
             if matches!(came.next, Some((_, false))) {
                 looks.ended = looks.begun;
             }

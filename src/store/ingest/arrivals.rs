@@ -273,6 +273,11 @@ fn take(
     let mut gone = HashSet::new();
     for (place, error) in refused {
         let record = &settled[places[place]];
+        gone.insert(places[place]);
+        if error.is_transient() {
+            arrived.again(record.incoming);
+            continue;
+        }
         arrived.quarantine(
             client,
             map,
@@ -280,7 +285,6 @@ fn take(
             record.incoming,
             refusal(&error),
         )?;
-        gone.insert(places[place]);
     }
     let mut n = 0;
     settled.retain(|_| {

@@ -127,7 +127,6 @@ fn insert_alike(
             }
             Ok(())
         }
-        Err(error) if error.is_transient() => Err(error),
         Err(error) if rows.len() == 1 => {
             results[rows[0].0] = Some(Err(error));
             Ok(())

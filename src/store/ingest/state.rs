@@ -15,20 +15,39 @@ pub struct State {
     pub backfills: bool,
     /// Milliseconds until the first record is to be read by itself, if one is.
     pub reread_ms: Option<i64>,
+    /// Webhooks of its connection wait to be looked at.
+    pub has_mail: bool,
 }
 
 /// The state of every map. One that has none yet gets it: it looks for changes an interval after it was made, when its
 /// fields are mapped.
 pub fn all(client: &mut SpiClient) -> Result<Vec<State>, StoreError> {
-    let missing = client.select(
+    let rows = client.update(
         Kept(
-            "SELECT EXISTS (SELECT FROM crm.object_map m
-                            WHERE NOT EXISTS (SELECT FROM crm.ingest_state s WHERE s.map_id = m.map_id))",
+            "SELECT m.map_id, s.map_id IS NULL,
+                    (extract(epoch FROM least(greatest(s.next_at, now() - interval '1 day'), now() + interval '1 day') - now()) * 1000)::bigint,
+                    s.backfill IS NOT NULL,
+                    (SELECT (extract(epoch FROM greatest(r.due_at, now() - interval '1 day') - now()) * 1000)::bigint FROM crm.reread r
+                     WHERE r.map_id = m.map_id ORDER BY r.due_at LIMIT 1),
+                    EXISTS (SELECT FROM crm.webhook_inbox i WHERE i.connection_id = m.connection_id AND i.done_at IS NULL)
+             FROM crm.object_map m LEFT JOIN crm.ingest_state s USING (map_id)",
         ),
         None,
         &[],
     )?;
-    if missing.first().get_one::<bool>()?.unwrap_or_default() {
+    let mut states = Vec::new();
+    let mut is_new = false;
+    for row in rows {
+        is_new |= row.get::<bool>(2)?.unwrap_or_default();
+        states.push(State {
+            map_id: row.get(1)?.unwrap_or_default(),
+            next_ms: row.get(3)?.unwrap_or(i64::MAX),
+            backfills: row.get(4)?.unwrap_or_default(),
+            reread_ms: row.get(5)?,
+            has_mail: row.get(6)?.unwrap_or_default(),
+        });
+    }
+    if is_new {
         client.update(
             Kept(
                 "INSERT INTO crm.ingest_state (map_id, next_at) SELECT m.map_id, now() + m.ingest_interval FROM crm.object_map m
@@ -37,26 +56,7 @@ pub fn all(client: &mut SpiClient) -> Result<Vec<State>, StoreError> {
             None,
             &[],
         )?;
-    }
-    let rows = client.select(
-        Kept(
-            "SELECT s.map_id, (extract(epoch FROM least(greatest(s.next_at, now() - interval '1 day'), now() + interval '1 day') - now()) * 1000)::bigint,
-                    s.backfill IS NOT NULL,
-                    (SELECT (extract(epoch FROM greatest(r.due_at, now() - interval '1 day') - now()) * 1000)::bigint FROM crm.reread r
-                     WHERE r.map_id = s.map_id ORDER BY r.due_at LIMIT 1)
-             FROM crm.ingest_state s",
-        ),
-        None,
-        &[],
-    )?;
-    let mut states = Vec::new();
-    for row in rows {
-        states.push(State {
-            map_id: row.get(1)?.unwrap_or_default(),
-            next_ms: row.get(2)?.unwrap_or_default(),
-            backfills: row.get(3)?.unwrap_or_default(),
-            reread_ms: row.get(4)?,
-        });
+        return all(client);
     }
     Ok(states)
 }

@@ -141,6 +141,7 @@ fn insert(
                 arrived.note(Some(&key), record, "insert", "applied", told(map, record));
                 released.insert(record.crm_id.as_str());
             }
+            Err(error) if error.is_transient() => arrived.again(record),
             Err(error) => arrived.quarantine(client, map, None, record, refusal(&error))?,
         }
     }

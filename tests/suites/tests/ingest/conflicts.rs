@@ -11,6 +11,7 @@ crm_suites::with_every_crm!(
     nobody_knows_which_is_newer,
     an_edit_while_a_page_is_on_its_way_is_not_undone,
     a_record_that_somebody_holds_comes_later,
+    what_would_have_to_wait_keeps_nobody_waiting,
     a_write_that_landed_unheard_is_no_change_of_the_crm,
     an_edit_after_a_write_that_landed_unheard_is_not_lost,
 );
@@ -213,4 +214,34 @@ async fn an_edit_after_a_write_that_landed_unheard_is_not_lost(vendor: Vendor) {
     live.ingest().await;
     live.agree().await;
     live.assert_both("p1", "phone", "second").await;
+}
+
+/// The row itself is free, but what it refers to is held.
+async fn what_would_have_to_wait_keeps_nobody_waiting(vendor: Vendor) {
+    let live = of_policy(vendor, "crm_wins").await;
+    live.db
+        .execute(
+            "CREATE TABLE phones (phone text PRIMARY KEY);
+             INSERT INTO phones VALUES ('+1'), ('held'), ('free');
+             ALTER TABLE people ADD FOREIGN KEY (phone) REFERENCES phones",
+        )
+        .await;
+    let holder = live.db.session().await;
+    holder
+        .execute("BEGIN; UPDATE phones SET phone = 'held' WHERE phone = 'held'; SELECT FROM phones WHERE phone = 'held' FOR UPDATE")
+        .await;
+    live.edit_in_crm("p1", json!({"phone": "held"})).await;
+    live.edit_in_crm("p2", json!({"phone": "free"})).await;
+    assert!(
+        !live
+            .db
+            .one::<bool>("SELECT crm.ingest_now(timeout => '3 s')", &[])
+            .await
+    );
+    assert_eq!(live.cell("p2", "phone").await, "free");
+    assert_eq!(live.cell("p1", "phone").await, "+1");
+    holder.execute("COMMIT").await;
+    live.ingest().await;
+    live.agree().await;
+    live.assert_both("p1", "phone", "held").await;
 }
