@@ -71,7 +71,8 @@ async fn a_dump_has_it() {
     psql.arg("-h").arg(socket);
     psql.args(["-X", "-q", "-U", "postgres", "-v", "ON_ERROR_STOP=1"]);
     process::run(psql.args(["-d", &copy.name, "-f"]).arg(file));
-    let whole = "SELECT to_jsonb(i) FROM crm.webhook_inbox i ORDER BY inbox_id";
+    // Both workers go on taking what waits, each in its own time.
+    let whole = "SELECT to_jsonb(i) - 'done_at' FROM crm.webhook_inbox i ORDER BY inbox_id";
     assert_eq!(copy.text(whole).await, desk.db.text(whole).await);
     copy.worker().await;
     let secret =
