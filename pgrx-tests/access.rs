@@ -34,6 +34,7 @@ mod tests {
         "dead_letters",
         "field_map",
         "hash",
+        "ingest_state",
         "object_map",
         "pending_writes",
         "progress",
@@ -63,6 +64,7 @@ mod tests {
 
     const WRITER: &[&str] = &[
         "flush",
+        "ingest_now",
         "perform_read",
         "perform_write",
         "read_live",
@@ -74,6 +76,7 @@ mod tests {
     const OPERATOR: &[&str] = &[
         "cancel_write",
         "flush",
+        "ingest_now",
         "pause",
         "perform_read",
         "perform_write",
@@ -130,6 +133,7 @@ mod tests {
                 "map_field",
                 "unmap_field",
                 "unmap_object",
+                "backfill",
                 "link",
             ],
         ]

@@ -86,10 +86,13 @@ mod tests {
                 "crm.connection",
                 "crm.dead_letter",
                 "crm.field_map",
+                "crm.former_link",
+                "crm.ingest_state",
                 "crm.ledger",
                 "crm.object_map",
                 "crm.pending_write",
                 "crm.queue",
+                "crm.reread",
                 "crm.webhook_inbox",
                 "crm.audit_log_audit_id_seq",
                 "crm.change_change_id_seq",
@@ -98,6 +101,7 @@ mod tests {
                 "crm.dead_letter_dead_letter_id_seq",
                 "crm.object_map_map_id_seq",
                 "crm.queue_revision_seq",
+                "crm.reread_revision_seq",
                 "crm.webhook_inbox_inbox_id_seq",
             ]
         );

@@ -14,11 +14,6 @@ async fn a_field_that_vanished_stops_the_map(vendor: Vendor) {
     } else {
         field
     };
-    let kind = if vendor == Vendor::HubSpot {
-        "string"
-    } else {
-        "string"
-    };
     let path = format!("schema/{}/{}", vendor.name(), vendor.people());
     let with = json!({"fields": [{"name": field, "type": "string"}]});
     live.crm.sim().post(&path, &with);
