@@ -50,20 +50,21 @@ impl Worker {
                 bulk_threshold: self.settings.bulk_threshold,
             };
             let transport = match provider.name() {
-                "stub" => Transport::Stub,
-                _ => Transport::Http(Http::new(
-                    self.settings.request_timeout,
-                    self.settings.max_response,
-                )),
+                "stub" => Transport::Stub {
+                    connection: connection.name.clone(),
+                    outbox: self.outbox.clone(),
+                },
+                _ => Transport::Http {
+                    http: Http::new(self.settings.request_timeout, self.settings.max_response),
+                    allowed_hosts: self.settings.allowed_hosts.clone(),
+                },
             };
-            let hosts = self.settings.allowed_hosts.clone();
             let link = Link::new(
                 connection,
                 provider,
                 settings,
                 credentials,
                 transport,
-                hosts,
                 self.outbox.clone(),
                 self.turns.entry(connection.id).or_default().clone(),
             );

@@ -1,0 +1,45 @@
+//! How many requests of a link are in flight at once.
+
+use crm_provider::Settings;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// Whose requests wait for whom: those that a person waits for are not queued behind those of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    RealTime,
+    Batch,
+}
+
+/// Requests of callers who wait, at once. Vendors bound rates and long requests, not short ones at once.
+const REAL_TIME_IN_FLIGHT: usize = 400;
+
+pub struct Permits {
+    batch: Semaphore,
+    real_time: Semaphore,
+}
+
+impl Permits {
+    pub fn new(settings: &Settings) -> Self {
+        let batch = settings
+            .options
+            .get("max_in_flight")
+            .and_then(|n| n.as_u64())
+            .unwrap_or(4)
+            .clamp(1, 64);
+        Permits {
+            batch: Semaphore::new(batch as usize),
+            real_time: Semaphore::new(REAL_TIME_IN_FLIGHT),
+        }
+    }
+
+    pub async fn get(&self, lane: Lane) -> SemaphorePermit<'_> {
+        let permits = match lane {
+            Lane::RealTime => &self.real_time,
+            Lane::Batch => &self.batch,
+        };
+        permits
+            .acquire()
+            .await
+            .expect("the semaphore is never closed")
+    }
+}

@@ -1,0 +1,67 @@
+//! What answers tell of a CRM beside what they were asked for: trouble, spent budgets, the time of its clock.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use crm_domain::Failure;
+use crm_domain::failure::Scope;
+use crm_provider::{Response, Usage};
+
+#[derive(Default)]
+pub struct Signs {
+    trouble: Mutex<Option<Failure>>,
+    usage: Mutex<Usage>,
+    /// How far the CRM's clock is ahead of ours, in ms, as its last answer told.
+    clock_offset_ms: AtomicI64,
+}
+
+impl Signs {
+    /// Remembers a failure that concerns the whole connection, the first until it is taken.
+    pub fn note(&self, failure: Failure) -> Failure {
+        if failure.scope == Scope::Connection {
+            self.trouble
+                .lock()
+                .expect("no panic under this lock")
+                .get_or_insert(failure.clone());
+        }
+        failure
+    }
+
+    pub fn trouble(&self) -> Option<Failure> {
+        self.trouble
+            .lock()
+            .expect("no panic under this lock")
+            .clone()
+    }
+
+    pub fn take_trouble(&self) -> Option<Failure> {
+        self.trouble
+            .lock()
+            .expect("no panic under this lock")
+            .take()
+    }
+
+    pub fn note_usage(&self, usage: Usage) {
+        if usage != Usage::default() {
+            *self.usage.lock().expect("no panic under this lock") = usage;
+        }
+    }
+
+    pub fn usage(&self) -> Usage {
+        *self.usage.lock().expect("no panic under this lock")
+    }
+
+    /// An answer tells the CRM's time, in whole seconds.
+    pub fn note_clock(&self, response: &Response) {
+        if let Some(theirs) = response.date() {
+            let offset = theirs + 500 - crate::shared::now_ms();
+            // Less than the second that the header cuts off is no offset.
+            let offset = if offset.abs() <= 1500 { 0 } else { offset };
+            self.clock_offset_ms.store(offset, Ordering::Relaxed);
+        }
+    }
+
+    pub fn clock_offset_ms(&self) -> i64 {
+        self.clock_offset_ms.load(Ordering::Relaxed)
+    }
+}

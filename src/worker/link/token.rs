@@ -1,0 +1,174 @@
+//! A link's access token: given or obtained, renewed before its end, replaced once however many requests find it expired.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crm_domain::{ErrorClass, Failure};
+use crm_provider::{Credentials, Grant, Request, Response, Target};
+use tokio::sync::{Mutex as AsyncMutex, oneshot};
+
+use super::{Link, Transport, Way, drive};
+use crate::worker::event::{Event, Outbox};
+
+/// A token that expires within this time is not used any more.
+const EXPIRY_MARGIN: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Default)]
+pub struct Token {
+    pub access: Option<String>,
+    pub base_url: Option<String>,
+    /// Counts grants, so that a request knows whether the token it failed with is still the current one.
+    pub generation: u64,
+    expires: Option<Instant>,
+}
+
+/// What a link's tokens are made from.
+pub struct Keys {
+    credentials: Mutex<Credentials>,
+    token: AsyncMutex<Token>,
+    /// Held while a token is obtained, also by the links that this one follows or is followed by: a vendor that rotates
+    /// refresh tokens takes each of them once.
+    turn: Arc<AsyncMutex<()>>,
+    /// Where a rotated refresh token is made durable.
+    outbox: Outbox,
+}
+
+impl Keys {
+    pub fn new(credentials: Credentials, turn: Arc<AsyncMutex<()>>, outbox: Outbox) -> Self {
+        Keys {
+            credentials: Mutex::new(credentials),
+            token: AsyncMutex::default(),
+            turn,
+            outbox,
+        }
+    }
+
+    fn credentials(&self) -> Credentials {
+        self.credentials
+            .lock()
+            .expect("no panic under this lock")
+            .clone()
+    }
+}
+
+impl Link {
+    /// Takes over a refresh token that the link before this one was given.
+    pub fn adopt(&self, refresh_token: &str) {
+        self.keys
+            .credentials
+            .lock()
+            .expect("no panic under this lock")
+            .0
+            .insert("refresh_token".into(), refresh_token.to_owned());
+    }
+
+    /// The current token, obtained or renewed when its end is known to be near.
+    pub(super) async fn token(&self) -> Result<Token, Failure> {
+        let mut token = self.keys.token.lock().await;
+        let ending = token
+            .expires
+            .is_some_and(|at| at < Instant::now() + EXPIRY_MARGIN);
+        if token.access.is_some() && !ending {
+            return Ok(token.clone());
+        }
+        let given = self
+            .keys
+            .credentials()
+            .get("access_token")
+            .map(str::to_owned);
+        if given.is_some() && token.generation == 0 {
+            token.access = given;
+            return Ok(token.clone());
+        }
+        let granted = self.authorise(&mut token).await?;
+        let needs_one = matches!(self.transport, Transport::Http { .. });
+        if !granted && token.access.is_none() && needs_one {
+            return Err(self.signs.note(Failure::connection(
+                ErrorClass::Auth,
+                "no_credentials",
+                "the connection has no credentials; crm.set_credentials() gives it some",
+            )));
+        }
+        Ok(token.clone())
+    }
+
+    /// Replaces the token of that generation; a caller that comes second finds it replaced. `false`: it cannot be.
+    pub(super) async fn refresh(&self, generation: u64) -> Result<bool, Failure> {
+        let mut token = self.keys.token.lock().await;
+        if token.generation != generation {
+            return Ok(true);
+        }
+        self.authorise(&mut token).await
+    }
+
+    async fn authorise(&self, token: &mut Token) -> Result<bool, Failure> {
+        let _turn = self.keys.turn.lock().await;
+        if let Some(failure) = self.signs.trouble() {
+            return Err(failure);
+        }
+        let credentials = self.keys.credentials();
+        let Some(operation) = self.provider.authorise(&self.base_url, &credentials) else {
+            return Ok(false);
+        };
+        let grant = drive(operation, Unsigned(&self.transport))
+            .await
+            .map_err(|failure| self.signs.note(failure))?;
+        if let Some(rotated) = grant.refresh_token.as_deref()
+            && credentials.get("refresh_token") != Some(rotated)
+        {
+            self.keep(rotated).await?;
+        }
+        token.replace(grant);
+        Ok(true)
+    }
+
+    /// Makes a new refresh token durable before anything is done with what came along with it.
+    async fn keep(&self, rotated: &str) -> Result<(), Failure> {
+        let (reply, kept) = oneshot::channel();
+        self.keys.outbox.send(Event::Rotated {
+            connection_id: self.connection_id,
+            version: self.version,
+            refresh_token: rotated.to_owned(),
+            reply,
+        });
+        if !kept.await.unwrap_or(false) {
+            return Err(Failure::connection(
+                ErrorClass::Transient,
+                "rotation",
+                "a new refresh token could not be kept",
+            ));
+        }
+        self.adopt(rotated);
+        Ok(())
+    }
+}
+
+/// A request for a grant travels as it is: no token could sign it.
+struct Unsigned<'a>(&'a Transport);
+
+impl Way for Unsigned<'_> {
+    async fn send(&self, request: Request) -> Result<Response, Failure> {
+        let Target::Url(url) = request.target.clone() else {
+            return Err(Failure::connection(
+                ErrorClass::Internal,
+                "authorise",
+                "a grant needs an absolute URL",
+            ));
+        };
+        self.0.exchange(url, request).await?.1
+    }
+}
+
+impl Token {
+    fn replace(&mut self, grant: Grant) {
+        *self = Token {
+            access: Some(grant.access_token),
+            base_url: grant
+                .base_url
+                .or(self.base_url.take())
+                .map(|url| url.trim_end_matches('/').to_owned()),
+            generation: self.generation + 1,
+            expires: grant.expires_in.map(|time| Instant::now() + time),
+        };
+    }
+}

@@ -1,0 +1,55 @@
+//! Where a link's requests go: over HTTP, to hosts that are allowed alone, or to the CRM that is embedded.
+
+use crm_domain::{ErrorClass, Failure};
+use crm_provider::{Request, Response};
+use tokio::sync::oneshot;
+
+use crate::worker::event::{Event, Outbox};
+use crate::worker::http::Http;
+use crate::worker::target;
+
+pub enum Transport {
+    Http {
+        http: Http,
+        allowed_hosts: Vec<String>,
+    },
+    /// The embedded CRM, asked through the main thread.
+    Stub { connection: String, outbox: Outbox },
+}
+
+impl Transport {
+    /// Sends a request as it is. Gives it back, so that no body is copied, along with what came of it.
+    pub async fn exchange(
+        &self,
+        url: String,
+        request: Request,
+    ) -> Result<(Request, Result<Response, Failure>), Failure> {
+        match self {
+            Transport::Http {
+                http,
+                allowed_hosts,
+            } => {
+                target::check(&url, allowed_hosts).map_err(|reason| {
+                    Failure::connection(ErrorClass::Auth, "url_not_allowed", reason)
+                })?;
+                http.send(url, request).await
+            }
+            Transport::Stub { connection, outbox } => {
+                let (reply, answer) = oneshot::channel();
+                outbox.send(Event::Stub {
+                    connection: connection.clone(),
+                    request: request.clone(),
+                    reply,
+                });
+                let answer = answer.await.unwrap_or_else(|_| {
+                    Err(Failure::connection(
+                        ErrorClass::Transient,
+                        "no_answer",
+                        "the stub CRM did not answer",
+                    ))
+                });
+                Ok((request, answer))
+            }
+        }
+    }
+}
