@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crm_domain::cells::CellHashes;
-use crm_domain::{Cells, ErrorClass, Value, conflict};
+use crm_domain::{Cells, ErrorClass, Value, conflict, hex};
 use pgrx::prelude::*;
 use pgrx::{JsonB, PgSqlErrorCode};
 use serde_json::{Map as JsonMap, Value as Json, json};
@@ -20,7 +20,7 @@ use crate::store::config::MappedField;
 use crate::store::edits::{self, Record};
 use crate::store::values::{self, RowValues, Wanted};
 use crate::store::{apply, nested};
-use crate::worker::protocol::{Answer, Intent, IntentField, Question, to_hex};
+use crate::worker::protocol::{Answer, Intent, IntentField, Question};
 
 pub(super) const INVALID: PgSqlErrorCode = PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE;
 /// The worker bounds its requests itself; this is for one that hangs.
@@ -362,7 +362,7 @@ fn intent_field(
         name: f.field.name.clone(),
         data_type: f.field.data_type.name().to_owned(),
         value: value.map(Value::to_json),
-        base: base.map(|hash| to_hex(hash)),
+        base: base.map(|hash| hex::encode(hash)),
         compared,
     }
 }

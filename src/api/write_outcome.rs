@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crm_domain::{Value, canonical, conflict};
+use crm_domain::{Value, canonical, conflict, hex};
 use pgrx::{JsonB, PgSqlErrorCode};
 use serde_json::{Map as JsonMap, Value as Json, json};
 
@@ -11,7 +11,7 @@ use super::write::{Edit, INVALID};
 use super::write_target::Target;
 use crate::store::config::Map;
 use crate::store::{StoreError, edits};
-use crate::worker::protocol::{Answer, to_hex};
+use crate::worker::protocol::Answer;
 
 /// The CRM has it: the ledger knows.
 pub(super) fn settle(target: &Target, edit: &Edit, intended: &[(u16, Value)]) {
@@ -45,7 +45,7 @@ pub(super) fn queue(target: &Target, edit: &Edit, answer: &Answer) {
             let base = match read {
                 // What would have been the base could not be read: whatever is there then.
                 None if edit.force => json!({"force": true}),
-                read => json!({"h": to_hex(&read.or(edit.bases.get(&id).copied())?)}),
+                read => json!({"h": hex::encode(&read.or(edit.bases.get(&id).copied())?)}),
             };
             Some((id.to_string(), base))
         })

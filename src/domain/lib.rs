@@ -11,6 +11,7 @@ pub mod cells;
 pub mod conflict;
 pub mod data_type;
 pub mod failure;
+pub mod hex;
 pub mod mapping;
 pub mod retry;
 pub mod validation;

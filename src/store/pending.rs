@@ -11,13 +11,31 @@ use serde_json::{Value as Json, json};
 
 use super::config::Map;
 use super::{Kept, StoreError};
-use crate::worker::protocol::Intent;
+
+/// An edit of `crm.write()` that is about to be sent.
+pub struct Intent<'a> {
+    pub write_id: &'a str,
+    pub map_id: i32,
+    pub shard_key: &'a str,
+    pub record_key: &'a str,
+    /// Those that it writes.
+    pub cells: Cells,
+    /// CRM field -> value.
+    pub intended: Json,
+    pub actor: &'a str,
+    pub correlation_id: Option<&'a str>,
+    pub backend_pid: i32,
+}
 
 /// Commits intents. Returns the ids of those that were opened: a record with an edit that waits already is not written
 /// past it.
-pub fn open(client: &mut SpiClient, intents: &[&Intent]) -> Result<Vec<String>, StoreError> {
-    let text = |f: fn(&Intent) -> String| intents.iter().map(|i| f(i)).collect::<Vec<_>>();
-    let cells: Vec<Vec<u8>> = intents.iter().map(|i| written(i).to_bytes()).collect();
+pub fn open(client: &mut SpiClient, intents: &[Intent]) -> Result<Vec<String>, StoreError> {
+    fn all<'a, T>(intents: &'a [Intent], part: impl Fn(&'a Intent) -> T) -> Vec<T> {
+        intents.iter().map(part).collect()
+    }
+    if intents.is_empty() {
+        return Ok(Vec::new());
+    }
     let rows = client.update(
         Kept("INSERT INTO crm.pending_write (shard_key, write_id, map_id, record_key, state, cells, intended, actor, correlation_id, backend_pid)
          SELECT i.shard_key, i.write_id::uuid, i.map_id, i.record_key, 'sending', i.cells, i.intended::jsonb, i.actor, i.correlation_id,
@@ -33,19 +51,15 @@ pub fn open(client: &mut SpiClient, intents: &[&Intent]) -> Result<Vec<String>, 
          RETURNING write_id::text"),
         None,
         &[
-            text(|i| i.shard_key.clone()).into(),
-            text(|i| i.write_id.clone()).into(),
-            intents.iter().map(|i| i.map_id).collect::<Vec<_>>().into(),
-            text(|i| i.record_key.clone()).into(),
-            cells.into(),
-            text(|i| intended(i).to_string()).into(),
-            text(|i| i.actor.clone()).into(),
-            intents
-                .iter()
-                .map(|i| i.correlation_id.clone())
-                .collect::<Vec<_>>()
-                .into(),
-            intents.iter().map(|i| i.backend_pid).collect::<Vec<_>>().into(),
+            all(intents, |i| i.shard_key).into(),
+            all(intents, |i| i.write_id).into(),
+            all(intents, |i| i.map_id).into(),
+            all(intents, |i| i.record_key).into(),
+            all(intents, |i| i.cells.to_bytes()).into(),
+            all(intents, |i| i.intended.to_string()).into(),
+            all(intents, |i| i.actor).into(),
+            all(intents, |i| i.correlation_id).into(),
+            all(intents, |i| i.backend_pid).into(),
         ],
     )?;
     let mut opened = Vec::with_capacity(rows.len());
@@ -55,23 +69,10 @@ pub fn open(client: &mut SpiClient, intents: &[&Intent]) -> Result<Vec<String>, 
     Ok(opened)
 }
 
-/// The cells that an intent writes.
-pub fn written(intent: &Intent) -> Cells {
-    let fields = intent.fields.iter().filter(|f| f.value.is_some());
-    fields.map(|f| f.id).collect()
-}
-
-fn intended(intent: &Intent) -> Json {
-    let fields = intent.fields.iter();
-    fields
-        .filter_map(|f| Some((f.name.clone(), f.value.clone()?)))
-        .collect::<serde_json::Map<_, _>>()
-        .into()
-}
-
 /// How an intent ended; its caller's transaction has the next word.
 pub struct Ended<'a> {
-    pub intent: &'a Intent,
+    pub shard_key: &'a str,
+    pub write_id: &'a str,
     /// landed, failed, or nothing: it is closed.
     pub state: Option<&'static str>,
     pub error_class: Option<&'a str>,
@@ -94,8 +95,8 @@ pub fn end(client: &mut SpiClient, ended: &[Ended]) -> Result<(), StoreError> {
          FROM ended e WHERE e.state IS NOT NULL AND p.shard_key = e.shard_key AND p.write_id = e.write_id AND p.state = 'sending'"),
         None,
         &[
-            ended.iter().map(|e| e.intent.shard_key.as_str()).collect::<Vec<_>>().into(),
-            ended.iter().map(|e| e.intent.write_id.as_str()).collect::<Vec<_>>().into(),
+            ended.iter().map(|e| e.shard_key).collect::<Vec<_>>().into(),
+            ended.iter().map(|e| e.write_id).collect::<Vec<_>>().into(),
             ended.iter().map(|e| e.state).collect::<Vec<_>>().into(),
             ended.iter().map(|e| e.error_class).collect::<Vec<_>>().into(),
             ended.iter().map(|e| e.error).collect::<Vec<_>>().into(),

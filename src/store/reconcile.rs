@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use crm_domain::conflict::ShortHash;
-use crm_domain::{Cells, ErrorClass, Value};
+use crm_domain::{Cells, ErrorClass, Value, hex};
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json, json};
 
@@ -195,12 +195,7 @@ fn pending(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(),
         let base: JsonMap<String, Json> = r
             .known
             .iter()
-            .map(|(id, hash)| {
-                (
-                    id.to_string(),
-                    json!({ "h": crate::worker::protocol::to_hex(hash) }),
-                )
-            })
+            .map(|(id, hash)| (id.to_string(), json!({ "h": hex::encode(hash) })))
             .collect();
         bases.push(Json::Object(base).to_string());
         let (verdict, delay, charged, class, error) = match &r.verdict {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use crm_domain::conflict;
-use crm_domain::{Cells, Value};
+use crm_domain::{Cells, Value, hex};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json, json};
@@ -159,7 +159,7 @@ pub(super) fn recapture(
             {
                 base.insert(
                     id.to_string(),
-                    json!({ "h": crate::worker::protocol::to_hex(&conflict::hash(crm)) }),
+                    json!({ "h": hex::encode(&conflict::hash(crm)) }),
                 );
                 changed.insert(*id);
             }

@@ -4,22 +4,23 @@ use std::sync::Arc;
 
 use crm_domain::conflict::{Decision, ShortHash};
 use crm_domain::mapping::ConflictPolicy;
-use crm_domain::{DataType, Value};
+use crm_domain::{DataType, Value, hex};
 use crm_provider::ReadBatch;
 use crm_provider::record::Field;
 use serde_json::{Map as JsonMap, Value as Json, json};
 
 use super::checked_write::{self, Checked, Edit, EditField, Outcome};
 use super::link::{Lane, SharedLink};
-use super::protocol::{Answer, Intent, IntentField, Question, from_hex};
+use super::protocol::{Answer, Intent, IntentField, Question};
 use super::real_time::Reply;
+use crate::store::pending;
 
 pub(super) fn differs(f: &IntentField, read: &Value) -> bool {
     f.compared && base_of(f).is_some_and(|base| base != crm_domain::conflict::hash(read))
 }
 
 fn base_of(f: &IntentField) -> Option<ShortHash> {
-    f.base.as_deref().and_then(from_hex)
+    f.base.as_deref().and_then(hex::decode)
 }
 
 fn field_of(f: &IntentField) -> (Arc<Field>, DataType) {
@@ -29,6 +30,30 @@ fn field_of(f: &IntentField) -> (Arc<Field>, DataType) {
         data_type,
     };
     (Arc::new(field), data_type)
+}
+
+/// The intent as it is committed before anything is sent.
+pub(super) fn opening(intent: &Intent) -> pending::Intent<'_> {
+    let written = || {
+        intent
+            .fields
+            .iter()
+            .filter_map(|f| Some((f, f.value.clone()?)))
+    };
+    let intended: JsonMap<String, Json> = written()
+        .map(|(f, value)| (f.name.clone(), value))
+        .collect();
+    pending::Intent {
+        write_id: &intent.write_id,
+        map_id: intent.map_id,
+        shard_key: &intent.shard_key,
+        record_key: &intent.record_key,
+        cells: written().map(|(f, _)| f.id).collect(),
+        intended: intended.into(),
+        actor: &intent.actor,
+        correlation_id: intent.correlation_id.as_deref(),
+        backend_pid: intent.backend_pid,
+    }
 }
 
 pub(super) fn edit(intent: &Intent) -> Edit {

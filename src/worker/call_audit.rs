@@ -69,7 +69,8 @@ pub(super) fn write_down(
                 Outcome::Failed(failure) => (Some("failed"), Some(failure)),
             };
             pending::Ended {
-                intent: &call.intent,
+                shard_key: &call.intent.shard_key,
+                write_id: &call.intent.write_id,
                 state,
                 error_class: failure.map(|f| f.class.name()),
                 error: failure.map(|f| f.message.as_str()),

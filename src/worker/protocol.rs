@@ -83,22 +83,6 @@ impl Answer {
     }
 }
 
-pub fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The bytes of a hash in hex; `None` if it is none.
-pub fn from_hex<const N: usize>(hex: &str) -> Option<[u8; N]> {
-    let mut bytes = [0; N];
-    if hex.len() != 2 * N || !hex.is_ascii() {
-        return None;
-    }
-    for (byte, digits) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-    }
-    Some(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,13 +107,5 @@ mod tests {
         let there = serde_json::to_string(&none).unwrap();
         let back: IntentField = serde_json::from_str(&there).unwrap();
         assert_eq!(back.value, None);
-    }
-
-    #[test]
-    fn hex_there_and_back() {
-        assert_eq!(from_hex::<3>(&to_hex(&[0, 255, 16])), Some([0, 255, 16]));
-        for wrong in ["00", "0000zz", "00000000", "0000é"] {
-            assert_eq!(from_hex::<3>(wrong), None, "{wrong}");
-        }
     }
 }

@@ -13,7 +13,7 @@ use pgrx::spi::SpiClient;
 use serde_json::Value as Json;
 use tokio::sync::oneshot;
 
-use super::call::{answer, edit, read, send_answer};
+use super::call::{answer, edit, opening, read, send_answer};
 use super::call_audit::{event, write_down};
 use super::checked_write::{self, Checked, Outcome};
 use super::event::Event;
@@ -138,11 +138,8 @@ impl Worker {
         }
         let intents: Vec<&Intent> = fresh.iter().map(|c| &c.intent).collect();
         let write = |client: &mut SpiClient| {
-            let opened = if intents.is_empty() {
-                Vec::new()
-            } else {
-                pending::open(client, &intents)?
-            };
+            let openings: Vec<_> = intents.iter().map(|i| opening(i)).collect();
+            let opened = pending::open(client, &openings)?;
             write_down(client, &back)?;
             let started = intents
                 .iter()

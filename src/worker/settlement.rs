@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crm_domain::cells::{self, CellHashes, HASH_BYTES};
 use crm_domain::failure::Scope;
-use crm_domain::{Cells, ErrorClass, Failure, Value, canonical};
+use crm_domain::{Cells, ErrorClass, Failure, Value, canonical, hex};
 use crm_provider::record::Field;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
@@ -47,10 +47,7 @@ impl InFlight {
             hashes.extend(cells::short(&canonical::append(&mut json, value)));
             if let Some(old) = CellHashes(&claimed.hashes).get(*id) {
                 json.extend_from_slice(b",\"old_hash\":\"");
-                for byte in old {
-                    json.push(HEX[usize::from(byte >> 4)]);
-                    json.push(HEX[usize::from(byte & 15)]);
-                }
+                hex::append(&mut json, old);
                 json.push(b'"');
             }
             json.push(b'}');
@@ -86,8 +83,6 @@ impl InFlight {
         &self.claimed
     }
 }
-
-const HEX: &[u8; 16] = b"0123456789abcdef";
 
 impl Worker {
     /// Settles what came back.

@@ -6,12 +6,11 @@ use std::time::Duration;
 use crm_domain::cells::CellHashes;
 use crm_domain::conflict::{self, ShortHash};
 use crm_domain::mapping::ConflictPolicy;
-use crm_domain::{Cells, Failure, Value};
+use crm_domain::{Cells, Failure, Value, hex};
 use pgrx::spi::SpiClient;
 use serde_json::Value as Json;
 
 use super::checked_write::{Edit, EditField};
-use super::protocol::{from_hex, to_hex};
 use crate::store::StoreError;
 use crate::store::config::Map;
 use crate::store::pending::{self, Pending};
@@ -125,7 +124,7 @@ fn bases(map: &Map, pending: &Pending) -> BTreeMap<u16, ShortHash> {
         let base = if pending.is_forced(id) {
             None
         } else if let Some(hash) = entry["h"].as_str() {
-            from_hex(hash)
+            hex::decode(hash)
         } else if let Some(value) = entry.get("v") {
             let value = match &field.transform_out {
                 Some(transform) => crate::store::subtransaction(|| {
@@ -188,7 +187,7 @@ pub(super) fn edit(map: &Map, w: &Waiting) -> Edit {
 /// What earlier attempts sent of a cell.
 fn sent(entry: &Json) -> Vec<ShortHash> {
     let hashes = entry["s"].as_array().into_iter().flatten();
-    hashes.filter_map(|hash| from_hex(hash.as_str()?)).collect()
+    hashes.filter_map(|hash| hex::decode(hash.as_str()?)).collect()
 }
 
 /// What an attempt is about to send: field_id -> hash in hex, as JSON. It is remembered until the outcome is known.
@@ -197,6 +196,6 @@ pub(super) fn sending(w: &Waiting) -> String {
         .local
         .iter()
         .filter(|(id, _)| w.pending.cells.contains(**id));
-    let hashes = cells.map(|(id, value)| (id.to_string(), to_hex(&conflict::hash(value)).into()));
+    let hashes = cells.map(|(id, value)| (id.to_string(), hex::encode(&conflict::hash(value)).into()));
     Json::Object(hashes.collect()).to_string()
 }

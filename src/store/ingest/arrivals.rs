@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crm_domain::arrival::{self, Arrival, Arrived as ArrivedField};
 use crm_domain::cells::{CellHashes, HASH_BYTES};
-use crm_domain::{Cells, Value};
+use crm_domain::{Cells, Value, hex};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json, json};
@@ -16,7 +16,6 @@ use crate::store::config::{Map, MappedField};
 use crate::store::taking::{self, Taking, limit};
 use crate::store::values::{self, RowValues, Wanted};
 use crate::store::{Kept, StoreError, apply, as_owner};
-use crate::worker::protocol::to_hex;
 
 /// Whether a record holds nothing but what the CRM was known to hold.
 pub(super) fn is_echo(fields: &[Field], hashes: &[u8]) -> bool {
@@ -380,7 +379,7 @@ fn send(client: &mut SpiClient, map: &Map, settled: &[Settled]) -> Result<(), St
         let base = s
             .writes
             .iter()
-            .map(|f| (f.id.to_string(), json!({ "h": to_hex(&f.hash) })));
+            .map(|f| (f.id.to_string(), json!({ "h": hex::encode(&f.hash) })));
         let cells = s.writes.iter().map(|f| f.id).collect();
         taking::edited(
             client,
