@@ -40,14 +40,14 @@ COMMENT ON FUNCTION crm.read_live(regclass, text, text, text) IS
 CREATE VIEW crm.pending_writes AS
 SELECT p.write_id, p.map_id, c.name AS connection, m.relation, p.shard_key, p.record_key, l.crm_id,
        CASE WHEN p.state = 'queued' AND l.crm_id IS NULL THEN 'unlinked' ELSE p.state END AS state,
-       CASE WHEN p.intended IS NOT NULL AND p.take IS NOT NULL THEN 'compensate'
+       CASE WHEN p.undone IS NOT NULL AND crm.cells_count(p.cells) = 0 THEN 'compensate'
             WHEN p.intended IS NOT NULL OR cardinality(p.folded) > 0 THEN 'write' ELSE 'update' END AS origin,
        ARRAY(SELECT f.column_name::text FROM crm.field_map f
              WHERE f.map_id = p.map_id AND (crm.cells_has(p.cells, f.field_id) OR crm.cells_has(p.take, f.field_id))
              ORDER BY f.field_id) AS columns,
        p.intended, p.base, p.snapshot, p.snapshot_hash, now() - p.created_at AS age, p.created_at, p.changed_at, p.attempts,
        CASE WHEN p.state = 'queued' THEN greatest(nullif(p.next_attempt_at, '-infinity'), now()) END AS next_attempt_at,
-       p.error_class, p.last_error, p.actor, p.correlation_id, p.folded
+       p.error_class, p.last_error, p.actor, p.correlation_id, p.folded || p.undone AS folded
 FROM crm.pending_write p
 JOIN crm.object_map m USING (map_id)
 JOIN crm.connection c USING (connection_id)
@@ -93,17 +93,24 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
         SELECT write_status.write_id, p.state, p.map_id, p.relation, p.shard_key, p.record_key, p.attempts::int, p.next_attempt_at,
                p.error_class, p.last_error, p.created_at, p.correlation_id
         FROM crm.pending_writes p
-        WHERE p.write_id = write_status.write_id OR write_status.write_id = ANY (p.folded)
+        WHERE p.write_id = ANY (ARRAY(SELECT w.write_id FROM crm.pending_write w
+                                      WHERE w.folded @> ARRAY[write_status.write_id] OR w.undone @> ARRAY[write_status.write_id])
+                                || write_status.write_id)
         ORDER BY p.state IN ('captured', 'queued', 'unlinked', 'dead') DESC LIMIT 1
     ), conflicting AS (
         SELECT write_status.write_id, 'conflict', c.map_id, c.entity_type, c.shard_key, c.record_key, NULL::int, NULL::timestamptz,
                'conflict', 'waits for crm.resolve_conflict(' || c.conflict_id || ')', c.last_attempt, c.correlation_id
-        FROM crm.conflicts c WHERE c.write_id = write_status.write_id LIMIT 1
+        FROM crm.conflicts c JOIN crm.conflict x USING (shard_key, conflict_id)
+        WHERE x.write_id = write_status.write_id OR write_status.write_id = ANY (x.folded) LIMIT 1
     ), ended AS (
         SELECT write_status.write_id, CASE WHEN a.result IN ('applied', 'raced') THEN 'committed' ELSE a.result END, a.map_id,
                to_regclass(a.relation), a.shard_key, a.record_key, a.attempt, NULL::timestamptz, a.error_class, a.error, a.at,
                a.correlation_id
-        FROM crm.audit_log a WHERE a.write_id = write_status.write_id ORDER BY a.at DESC, a.audit_id DESC LIMIT 1
+        FROM (SELECT * FROM crm.audit_log l WHERE l.write_id = write_status.write_id
+              UNION ALL
+              SELECT * FROM crm.audit_log l WHERE l.folded @> ARRAY[write_status.write_id]) a
+        -- What a call wrote itself stands, though its caller rolled back: the row took it then.
+        ORDER BY a.path = 'realtime' AND a.result IN ('applied', 'raced') DESC, a.at DESC, a.audit_id DESC LIMIT 1
     )
     SELECT * FROM (SELECT * FROM waiting UNION ALL SELECT * FROM conflicting UNION ALL SELECT * FROM ended) s
     LIMIT 1
@@ -161,16 +168,17 @@ BEGIN
     END IF;
     cell := crm.cell_mask(x.field_id);
     -- Based on what the person saw: a CRM value that moved since reopens the conflict.
-    INSERT INTO crm.pending_write AS p (shard_key, map_id, record_key, state, cells, take, base, actor, correlation_id)
+    INSERT INTO crm.pending_write AS p (shard_key, map_id, record_key, state, cells, take, base, folded, actor, correlation_id)
     VALUES (x.shard_key, x.map_id, x.record_key, 'queued',
             CASE winner WHEN 'local' THEN cell ELSE '\x0000000000000000' END, CASE winner WHEN 'crm' THEN cell END,
             jsonb_build_object(x.field_id, jsonb_build_object('h', encode(substr(crm.hash(x.crm_value), 1, 16), 'hex'))),
-            session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), ''), x.correlation_id)
+            nullif(array_remove(x.write_id || x.folded, NULL), '{}'), session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), ''), x.correlation_id)
     ON CONFLICT (shard_key, map_id, record_key) WHERE state IN ('queued', 'dead') DO UPDATE
     SET cells = CASE winner WHEN 'local' THEN crm.cells_or(p.cells, excluded.cells) ELSE crm.cells_minus(p.cells, excluded.take) END,
         take = CASE winner WHEN 'crm' THEN crm.cells_or(coalesce(p.take, excluded.take), excluded.take)
                     ELSE crm.cells_minus(p.take, excluded.cells) END,
-        base = p.base || excluded.base, revision = p.revision + 1, state = 'queued', attempts = 0, next_attempt_at = '-infinity';
+        base = p.base || excluded.base, folded = p.folded || excluded.folded, revision = p.revision + 1, state = 'queued', attempts = 0,
+        next_attempt_at = '-infinity';
     DELETE FROM crm.dead_letter d
     WHERE d.path = 'reconcile' AND d.shard_key = x.shard_key AND d.map_id = x.map_id AND d.record_key = x.record_key;
     DELETE FROM crm.conflict c WHERE c.shard_key = x.shard_key AND c.conflict_id = x.conflict_id;

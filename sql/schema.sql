@@ -225,6 +225,7 @@ CREATE TABLE crm.pending_write (
     snapshot        jsonb,
     snapshot_hash   bytea,
     folded          uuid[],
+    undone          uuid[],
     revision        bigint NOT NULL DEFAULT 0,
     attempts        smallint NOT NULL DEFAULT 0,
     next_attempt_at timestamptz NOT NULL DEFAULT '-infinity',
@@ -240,6 +241,7 @@ CREATE TABLE crm.pending_write (
 CREATE UNIQUE INDEX pending_write_record ON crm.pending_write (shard_key, map_id, record_key) WHERE state IN ('queued', 'dead');
 CREATE INDEX pending_write_due ON crm.pending_write (map_id, next_attempt_at) WHERE state = 'queued';
 CREATE INDEX pending_write_intent ON crm.pending_write (map_id) WHERE state IN ('sending', 'landed', 'failed');
+CREATE INDEX pending_write_calls ON crm.pending_write USING gin (folded, undone) WHERE folded IS NOT NULL OR undone IS NOT NULL;
 COMMENT ON TABLE crm.pending_write IS 'edits of bidirectional cells whose outcome is not final: at most one queued row per record, into which later edits fold';
 COMMENT ON COLUMN crm.pending_write.state IS
     'sending, landed, failed: an intent of crm.write(), which its caller''s transaction removes (sent; the CRM took it; it did not); '
@@ -251,7 +253,8 @@ COMMENT ON COLUMN crm.pending_write.base IS
 COMMENT ON COLUMN crm.pending_write.intended IS 'CRM field -> value, as crm.write() was given it; for people: what is sent is what the row holds';
 COMMENT ON COLUMN crm.pending_write.snapshot IS 'the mapped fields of the CRM object as they were last read, canonical';
 COMMENT ON COLUMN crm.pending_write.snapshot_hash IS 'BLAKE3 of the snapshot';
-COMMENT ON COLUMN crm.pending_write.folded IS 'ids of later calls of crm.write() that were folded into this row';
+COMMENT ON COLUMN crm.pending_write.folded IS 'ids of calls of crm.write() whose edits were folded into this row';
+COMMENT ON COLUMN crm.pending_write.undone IS 'ids of calls of crm.write() whose transactions came to nothing, which is why the row takes what the CRM holds';
 COMMENT ON COLUMN crm.pending_write.revision IS 'counts the folds, so that an edit during a write is seen';
 
 CREATE TABLE crm.conflict (
@@ -269,6 +272,7 @@ CREATE TABLE crm.conflict (
     first_seen     timestamptz NOT NULL DEFAULT now(),
     last_attempt   timestamptz NOT NULL DEFAULT now(),
     write_id       uuid,
+    folded         uuid[],
     actor          text,
     correlation_id text,
     PRIMARY KEY (shard_key, conflict_id)
@@ -279,6 +283,7 @@ COMMENT ON COLUMN crm.conflict.field_id IS '-1: the conflict is about the record
 COMMENT ON COLUMN crm.conflict.conflict_type IS 'see the view crm.conflicts';
 COMMENT ON COLUMN crm.conflict.local_value IS 'what the row held, canonical';
 COMMENT ON COLUMN crm.conflict.crm_value IS 'what the CRM held, canonical';
+COMMENT ON COLUMN crm.conflict.folded IS 'ids of calls of crm.write() beside write_id that wait for the same decision';
 COMMENT ON COLUMN crm.conflict.base IS 'what the column held before the edit, where it is known';
 
 CREATE TABLE crm.dead_letter (
@@ -326,7 +331,8 @@ CREATE TABLE crm.audit_log (
     request_id     text,
     correlation_id text,
     actor          text,
-    write_id       uuid
+    write_id       uuid,
+    folded         uuid[]
 ) PARTITION BY RANGE (at);
 -- Keys and indexes belong to the partitions: pg_dump takes those along that the worker makes, and a key that came from
 -- this table, a member of the extension, would be made twice by a restore.
@@ -334,6 +340,7 @@ CREATE TABLE crm.audit_log_default PARTITION OF crm.audit_log DEFAULT;
 ALTER TABLE crm.audit_log_default ADD PRIMARY KEY (shard_key, audit_id);
 CREATE INDEX audit_log_default_record ON crm.audit_log_default (map_id, record_key);
 CREATE INDEX audit_log_default_write ON crm.audit_log_default (write_id) WHERE write_id IS NOT NULL;
+CREATE INDEX audit_log_default_folded ON crm.audit_log_default USING gin (folded) WHERE folded IS NOT NULL;
 COMMENT ON TABLE crm.audit_log IS 'every attempt to change something, committed with its effect; UPDATE and DELETE are refused';
 COMMENT ON TABLE crm.audit_log_default IS 'audit rows of months for which no partition was made ahead';
 COMMENT ON COLUMN crm.audit_log.path IS 'batch, realtime, reconcile, ingest or compensate';
@@ -346,6 +353,7 @@ COMMENT ON COLUMN crm.audit_log.result IS
     'applied; retry (will be tried again); dead (see crm.dead_letters); superseded (the CRM''s value stands); conflict (nothing was written); '
     'raced (applied, but over a CRM edit that came between our read and our write); overwritten (a CRM edit of an outbound field, which the '
     'map''s next round replaces); refused (a webhook that is not to be believed)';
+COMMENT ON COLUMN crm.audit_log.folded IS 'ids of calls of crm.write() beside write_id of which the same is true';
 COMMENT ON COLUMN crm.audit_log.request_id IS 'ties together the records of one request to the CRM';
 
 -- The worker's own ------------------------------------------------------------------------------------

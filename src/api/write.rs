@@ -13,7 +13,9 @@ use pgrx::prelude::*;
 use pgrx::{JsonB, PgSqlErrorCode};
 use serde_json::{Map as JsonMap, Value as Json, json};
 
-use super::write_outcome::{in_columns, no_row, object, or_raise, queue, settle, snapshot_hash};
+use super::write_outcome::{
+    in_columns, no_row, object, or_raise, queue, refuse, settle, snapshot_hash,
+};
 use super::write_target::{Target, choose};
 use super::{ask, raise, wake};
 use crate::store::config::MappedField;
@@ -109,6 +111,7 @@ fn perform_write(
     }
     crate::worker::failpoint::reach("caller::answered");
     match answer.outcome.as_str() {
+        "conflict" if early.is_some() => refuse(&target, &edit, &changed, changes, &answer),
         "conflict" => {}
         "committed" => settle(&target, &edit, &intended),
         _ => queue(&target, &edit, &answer),

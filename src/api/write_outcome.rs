@@ -9,8 +9,8 @@ use serde_json::{Map as JsonMap, Value as Json, json};
 use super::raise;
 use super::write::{Edit, INVALID};
 use super::write_target::Target;
-use crate::store::config::Map;
-use crate::store::{StoreError, edits};
+use crate::store::config::{Map, MappedField};
+use crate::store::{StoreError, audit, edits, values};
 use crate::worker::protocol::Answer;
 
 /// The CRM has it: the ledger knows.
@@ -62,6 +62,44 @@ pub(super) fn queue(target: &Target, edit: &Edit, answer: &Answer) {
             correlation_id: edit.correlation_id,
         },
     ));
+}
+
+/// The worker was not asked: only here is it known that the call was refused.
+pub(super) fn refuse(
+    target: &Target,
+    edit: &Edit,
+    changed: &[&MappedField],
+    changes: JsonMap<String, Json>,
+    answer: &Answer,
+) {
+    let values = or_raise(edits::pinned(|| {
+        values::of_object(&target.map, changed, &Json::Object(changes))
+    }));
+    let fields: JsonMap<String, Json> = values
+        .iter()
+        .filter_map(|(id, value)| {
+            let field = target.map.field(*id)?;
+            Some((field.field.name.clone(), json!({ "new": value.to_json() })))
+        })
+        .collect();
+    let entry = audit::Entry {
+        shard_key: &target.shard_key,
+        record_key: &target.record_key,
+        crm_id: None,
+        operation: "update",
+        fields: &Json::Object(fields).to_string(),
+        result: "conflict",
+        attempt: 1,
+        error_class: answer.error_class.as_deref(),
+        vendor_code: None,
+        error: answer.error.as_deref(),
+        request_id: None,
+        actor: Some(edit.actor),
+        correlation_id: edit.correlation_id,
+        write_id: Some(edit.write_id),
+        folded: &[],
+    };
+    or_raise(edits::audited(&target.map, &target.connection, &entry));
 }
 
 /// Canonical values by field_id as the table's own types write them, by column.

@@ -5,6 +5,7 @@ use pgrx::spi::SpiClient;
 use super::config::{Connection, Map};
 use super::{Kept, StoreError};
 
+#[derive(Clone)]
 pub struct Entry<'a> {
     pub shard_key: &'a str,
     pub record_key: &'a str,
@@ -21,6 +22,8 @@ pub struct Entry<'a> {
     pub actor: Option<&'a str>,
     pub correlation_id: Option<&'a str>,
     pub write_id: Option<&'a str>,
+    /// Further calls of `crm.write()` of which this is true.
+    pub folded: &'a [String],
 }
 
 /// What entries have in common.
@@ -63,8 +66,8 @@ pub fn write_about(
 }
 
 impl<'a> Entry<'a> {
-    fn fared(&self) -> (&'a str, &'a str, u32) {
-        (self.operation, self.result, self.attempt)
+    fn fared(&self) -> (&'a str, &'a str, u32, &'a [String]) {
+        (self.operation, self.result, self.attempt, self.folded)
     }
 }
 
@@ -75,10 +78,11 @@ fn insert(
     alike: &[&Entry],
 ) -> Result<(), StoreError> {
     let common = alike[0];
+    let folded = (!common.folded.is_empty()).then(|| common.folded.to_vec());
     client.update(
-        Kept("INSERT INTO crm.audit_log (map_id, connection, provider, relation, path, operation, result, attempt, shard_key, record_key, crm_id,
+        Kept("INSERT INTO crm.audit_log (map_id, connection, provider, relation, path, operation, result, attempt, folded, shard_key, record_key, crm_id,
                                     fields, error_class, vendor_code, error, request_id, actor, correlation_id, write_id)
-         SELECT $1, $2, $3, $4, $5, $6, $7, $8, e.shard_key, e.record_key, e.crm_id,
+         SELECT $1, $2, $3, $4, $5, $6, $7, $8, $20::text[]::uuid[], e.shard_key, e.record_key, e.crm_id,
                 e.fields::jsonb, e.error_class, e.vendor_code, e.error, e.request_id, e.actor, e.correlation_id, e.write_id::uuid
          FROM unnest($9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[],
                      $18::text[], $19::text[])
@@ -104,6 +108,7 @@ fn insert(
             alike.iter().map(|e| e.actor).collect::<Vec<_>>().into(),
             alike.iter().map(|e| e.correlation_id).collect::<Vec<_>>().into(),
             alike.iter().map(|e| e.write_id).collect::<Vec<_>>().into(),
+            folded.into(),
         ],
     )?;
     Ok(())

@@ -15,7 +15,7 @@ use pgrx::spi::SpiClient;
 use serde_json::Value as Json;
 
 use super::config::{self, Connection, Map};
-use super::{Kept, StoreError};
+use super::{Kept, StoreError, audit};
 
 /// Runs `work` with a search_path that no caller decides. An error leaves it to the end of the (sub)transaction to put
 /// it back, as Postgres itself does.
@@ -221,6 +221,21 @@ pub fn committed(
                 ],
             )?;
             close(client, shard_key, write_id)
+        })
+    })
+}
+
+/// Writes down what became of a call without the worker's doing.
+pub fn audited(map: &Map, connection: &Connection, entry: &audit::Entry) -> Result<(), StoreError> {
+    as_superuser(|| {
+        Spi::connect_mut(|client| {
+            audit::write(
+                client,
+                connection,
+                map,
+                "realtime",
+                std::slice::from_ref(entry),
+            )
         })
     })
 }

@@ -116,6 +116,9 @@ const FOLD: &str = "WITH slice AS MATERIALIZED (
                     max(s.actor) AS actor
              FROM slice s, unnest(s.record_keys) AS k (record_key)
              GROUP BY s.shard_key, s.map_id, k.record_key ORDER BY k.record_key, s.map_id, s.shard_key
+         ), called AS MATERIALIZED (
+             SELECT s.shard_key, s.map_id, k.record_key, array_agg(s.write_id ORDER BY s.change_id) AS writes, crm.cells_union(s.cells) AS cells
+             FROM slice s, unnest(s.record_keys) AS k (record_key) WHERE s.write_id IS NOT NULL GROUP BY s.shard_key, s.map_id, k.record_key
          ), seen AS MATERIALIZED (
              SELECT r.*, l.crm_id, l.detached, l.held, l.place FROM record r LEFT JOIN LATERAL (
                  SELECT l.crm_id, l.detached, true AS held, l.ctid AS place FROM crm.ledger l
@@ -138,7 +141,7 @@ const FOLD: &str = "WITH slice AS MATERIALIZED (
          ), known AS MATERIALIZED (
              SELECT s.*, m.on_insert = 'create' AND NOT coalesce(s.detached, false) AS creates, m.on_delete, m.on_crm_insert,
                     -- A record that the CRM does not have is created as a whole: there is nothing to check it against.
-                    CASE WHEN s.crm_id IS NOT NULL OR m.on_insert <> 'create' OR s.detached THEN c.cells END AS checked
+                    CASE WHEN s.crm_id IS NOT NULL OR m.on_insert <> 'create' OR s.detached THEN c.cells END AS checked, c.cells AS checkable
              FROM (SELECT * FROM seen WHERE held
                    UNION ALL
                    SELECT s.* FROM seen s JOIN born b USING (shard_key, map_id, record_key)) s
@@ -149,17 +152,18 @@ const FOLD: &str = "WITH slice AS MATERIALIZED (
                               ELSE crm.cells_count(crm.cells_minus(cells, checked)) > 0 END AS writes
              FROM known k
          ), edit AS MATERIALIZED (
-             SELECT w.shard_key, w.map_id, w.record_key, w.changed_at, w.actor, crm.cells_and(w.cells, w.checked) AS cells,
+             SELECT w.shard_key, w.map_id, w.record_key, w.changed_at, w.actor, e.cells, c.writes,
                     (SELECT jsonb_object_agg(b.key, b.value ORDER BY b.value ? 'force', s.change_id DESC) FROM slice s, jsonb_each(s.base) b
                      WHERE s.shard_key = w.shard_key AND s.map_id = w.map_id AND w.record_key = ANY (s.record_keys)
-                       AND crm.cells_has(s.cells, b.key::int)) AS base,
-                    (SELECT array_agg(s.write_id ORDER BY s.change_id) FROM slice s
-                     WHERE s.shard_key = w.shard_key AND s.map_id = w.map_id AND w.record_key = ANY (s.record_keys)
-                       AND s.write_id IS NOT NULL) AS writes,
+                       AND crm.cells_has(s.cells, b.key::int) AND (w.checked IS NOT NULL OR b.value ? 'force')) AS base,
                     (SELECT s.correlation_id FROM slice s
                      WHERE s.shard_key = w.shard_key AND s.map_id = w.map_id AND w.record_key = ANY (s.record_keys)
                        AND s.correlation_id IS NOT NULL ORDER BY s.change_id DESC LIMIT 1) AS correlation_id
-             FROM work w WHERE w.checked IS NOT NULL AND NOT w.deleted AND crm.cells_count(crm.cells_and(w.cells, w.checked)) > 0
+             FROM work w
+             LEFT JOIN called c USING (shard_key, map_id, record_key)
+             -- A call is told what became of it, also if it goes with the creation: it waits for that, and finds it landed.
+             CROSS JOIN LATERAL (SELECT crm.cells_and(CASE WHEN w.checked IS NULL THEN c.cells ELSE w.cells END, w.checkable) AS cells) e
+             WHERE NOT w.deleted AND (w.checked IS NOT NULL OR c.writes IS NOT NULL) AND crm.cells_count(e.cells) > 0
          ), whole AS MATERIALIZED (
              SELECT map_id, crm.map_cells(map_id) AS cells
              FROM (SELECT DISTINCT map_id FROM work WHERE crm_id IS NULL AND creates) m
@@ -167,12 +171,23 @@ const FOLD: &str = "WITH slice AS MATERIALIZED (
              DELETE FROM crm.dead_letter d USING work w
              WHERE w.writes AND d.path = 'batch' AND d.shard_key = w.shard_key AND d.map_id = w.map_id AND d.record_key = w.record_key
          ), revived_edits AS (
-             DELETE FROM crm.dead_letter d USING edit e
+             DELETE FROM crm.dead_letter d USING (SELECT shard_key, map_id, record_key FROM edit
+                                                  UNION ALL SELECT shard_key, map_id, record_key FROM work WHERE deleted) e
              WHERE d.path = 'reconcile' AND d.shard_key = e.shard_key AND d.map_id = e.map_id AND d.record_key = e.record_key
          ), gone_edits AS (
              DELETE FROM crm.pending_write p USING work w
              WHERE w.deleted AND p.state IN ('queued', 'dead')
                AND p.shard_key = w.shard_key AND p.map_id = w.map_id AND p.record_key = w.record_key
+             RETURNING p.shard_key, p.map_id, p.record_key, p.folded || p.undone AS calls
+         ), gone_calls AS (
+             INSERT INTO crm.audit_log (shard_key, map_id, connection, provider, relation, record_key, path, operation, result, error, folded)
+             SELECT g.shard_key, g.map_id, n.name, n.provider, m.relation::text, g.record_key, 'reconcile', 'update', 'superseded',
+                    'the row is gone', g.calls
+             FROM (SELECT * FROM gone_edits WHERE calls IS NOT NULL
+                   UNION ALL
+                   SELECT shard_key, map_id, record_key, c.writes FROM record r JOIN called c USING (shard_key, map_id, record_key)
+                   WHERE r.deleted AND (shard_key, map_id, record_key) NOT IN (SELECT shard_key, map_id, record_key FROM stuck)) g
+             JOIN crm.object_map m USING (map_id) JOIN crm.connection n USING (connection_id)
          ), gone_conflicts AS (
              DELETE FROM crm.conflict c USING work w
              WHERE w.deleted AND c.shard_key = w.shard_key AND c.map_id = w.map_id AND c.record_key = w.record_key
@@ -218,7 +233,7 @@ const FOLD: &str = "WITH slice AS MATERIALIZED (
                  -- The oldest base stands, unless a later edit is forced.
                  base = excluded.base || p.base || coalesce(
                      (SELECT jsonb_object_agg(b.key, b.value) FROM jsonb_each(excluded.base) b WHERE b.value ? 'force'), '{}'),
-                 folded = coalesce(p.folded, '{}') || coalesce(excluded.folded, '{}'),
+                 folded = p.folded || excluded.folded,
                  changed_at = excluded.changed_at, actor = excluded.actor,
                  correlation_id = coalesce(excluded.correlation_id, p.correlation_id),
                  revision = p.revision + 1, attempts = 0, next_attempt_at = '-infinity', error_class = NULL, last_error = NULL

@@ -9,7 +9,7 @@ use crm_domain::Cells;
 use pgrx::spi::SpiClient;
 use serde_json::{Value as Json, json};
 
-use super::config::Map;
+use super::config::{Connection, Map};
 use super::{Kept, StoreError};
 
 /// An edit of `crm.write()` that is about to be sent.
@@ -137,7 +137,7 @@ pub fn adopt_orphans(client: &mut SpiClient, active: Vec<&str>) -> Result<u64, S
              DELETE FROM crm.pending_write p USING orphan o WHERE p.shard_key = o.shard_key AND p.write_id = o.write_id
              RETURNING p.*
          )
-         INSERT INTO crm.pending_write AS p (shard_key, map_id, record_key, state, cells, take, intended, folded, actor, correlation_id,
+         INSERT INTO crm.pending_write AS p (shard_key, map_id, record_key, state, cells, take, intended, undone, actor, correlation_id,
                                              error_class, last_error, created_at)
          SELECT shard_key, map_id, record_key, 'queued', '\\x0000000000000000', crm.cells_union(cells),
                 (array_agg(intended))[1], array_agg(write_id), max(actor), max(correlation_id), max(error_class), max(last_error),
@@ -145,7 +145,7 @@ pub fn adopt_orphans(client: &mut SpiClient, active: Vec<&str>) -> Result<u64, S
          FROM adopted GROUP BY shard_key, map_id, record_key
          ON CONFLICT (shard_key, map_id, record_key) WHERE state IN ('queued', 'dead') DO UPDATE
          SET take = crm.cells_minus(crm.cells_or(coalesce(p.take, '\\x0000000000000000'), excluded.take), p.cells),
-             folded = coalesce(p.folded, '{}') || excluded.folded, revision = p.revision + 1"),
+             undone = p.undone || excluded.undone, revision = p.revision + 1"),
         None,
         &[active.into()],
     )?;
@@ -169,11 +169,23 @@ pub struct Pending {
     pub changed_at_ms: i64,
     pub actor: Option<String>,
     pub correlation_id: Option<String>,
-    /// It stems from a call of `crm.write()` that came to nothing.
-    pub compensates: bool,
+    /// Calls of `crm.write()` that end with it.
+    pub folded: Vec<String>,
+    /// Those whose transactions came to nothing: the row takes what the CRM holds.
+    pub undone: Vec<String>,
 }
 
 impl Pending {
+    /// Whether it changes cells, rather than only having the row take some.
+    pub fn edits(&self) -> bool {
+        self.cells.iter().next().is_some()
+    }
+
+    /// The row takes the CRM's value in this cell because the call that changed it came to nothing.
+    pub fn undoes(&self, field_id: u16) -> bool {
+        !self.undone.is_empty() && self.take.contains(field_id) && !self.cells.contains(field_id)
+    }
+
     /// The cell's edit was forced: it is written over whatever the CRM holds.
     pub fn is_forced(&self, field_id: u16) -> bool {
         self.base[field_id.to_string()]["force"] == true
@@ -184,7 +196,7 @@ impl Pending {
 pub fn due(client: &mut SpiClient, map: &Map, rows: usize) -> Result<Vec<Pending>, StoreError> {
     let result = client.update(
         Kept("SELECT p.shard_key, p.record_key, p.write_id::text, l.crm_id, p.cells, p.take, p.base::text, p.revision, p.attempts, l.hashes,
-                (extract(epoch FROM p.changed_at) * 1000)::bigint, p.actor, p.correlation_id, p.intended IS NOT NULL
+                (extract(epoch FROM p.changed_at) * 1000)::bigint, p.actor, p.correlation_id, p.folded::text[], p.undone::text[]
          FROM crm.pending_write p, LATERAL (
              SELECT l.crm_id, l.hashes FROM crm.ledger l
              WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key AND l.crm_id IS NOT NULL
@@ -221,7 +233,8 @@ pub fn due(client: &mut SpiClient, map: &Map, rows: usize) -> Result<Vec<Pending
             changed_at_ms: row.get(11)?.unwrap_or_default(),
             actor: row.get(12)?,
             correlation_id: row.get(13)?,
-            compensates: row.get(14)?.unwrap_or_default(),
+            folded: row.get(14)?.unwrap_or_default(),
+            undone: row.get(15)?.unwrap_or_default(),
         });
     }
     Ok(pending)
@@ -255,6 +268,38 @@ pub fn edited_since(
         ));
     }
     Ok(edited)
+}
+
+/// Ends the edits of records that never were in the CRM, and whose rows are gone.
+pub fn end_with_rows(
+    client: &mut SpiClient,
+    connection: &Connection,
+    map: &Map,
+    keys: &[(&str, &str)],
+) -> Result<(), StoreError> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    client.update(
+        Kept("WITH gone AS (
+             DELETE FROM crm.pending_write p USING unnest($2::text[], $3::text[]) AS r (shard_key, record_key)
+             WHERE p.shard_key = r.shard_key AND p.map_id = $1 AND p.record_key = r.record_key AND p.state = 'queued'
+             RETURNING p.shard_key, p.record_key, p.folded || p.undone AS calls
+         )
+         INSERT INTO crm.audit_log (shard_key, map_id, connection, provider, relation, record_key, path, operation, result, error, folded)
+         SELECT g.shard_key, $1, $4, $5, $6, g.record_key, 'reconcile', 'update', 'superseded', 'the row is gone', g.calls
+         FROM gone g WHERE g.calls IS NOT NULL"),
+        None,
+        &[
+            map.id.into(),
+            keys.iter().map(|(shard_key, _)| *shard_key).collect::<Vec<_>>().into(),
+            keys.iter().map(|(_, record_key)| *record_key).collect::<Vec<_>>().into(),
+            connection.name.as_str().into(),
+            connection.provider.as_str().into(),
+            map.relation.as_str().into(),
+        ],
+    )?;
+    Ok(())
 }
 
 /// Milliseconds until the next pending write of a map that can be written; `None` when none waits.

@@ -287,11 +287,13 @@ fn conflicts(client: &mut SpiClient, map: &Map, record: &Settled) -> Result<(), 
     for conflict in &record.conflicts {
         client.update(
             Kept("INSERT INTO crm.conflict AS c (shard_key, map_id, record_key, field_id, crm_id, conflict_type, local_value, crm_value, base,
-                                            policy, write_id, actor, correlation_id)
-             VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8::jsonb, $9::jsonb, $10, $11::uuid, $12, $13)
+                                            policy, write_id, actor, correlation_id, folded)
+             VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8::jsonb, $9::jsonb, $10, $11::uuid, $12, $13, $14::text[]::uuid[])
              ON CONFLICT (shard_key, map_id, record_key, field_id) DO UPDATE
              SET crm_id = excluded.crm_id, conflict_type = excluded.conflict_type, local_value = excluded.local_value,
                  crm_value = excluded.crm_value, base = excluded.base, policy = excluded.policy, write_id = excluded.write_id,
+                 folded = CASE WHEN c.write_id = excluded.write_id THEN excluded.folded
+                               ELSE array_remove(c.write_id || c.folded || excluded.folded, NULL) END,
                  actor = excluded.actor, correlation_id = excluded.correlation_id, last_attempt = now()"),
             None,
             &[
@@ -308,6 +310,7 @@ fn conflicts(client: &mut SpiClient, map: &Map, record: &Settled) -> Result<(), 
                 record.pending.write_id.as_str().into(),
                 record.pending.actor.as_deref().into(),
                 record.pending.correlation_id.as_deref().into(),
+                record.pending.folded.clone().into(),
             ],
         )?;
     }

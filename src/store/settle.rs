@@ -145,6 +145,7 @@ pub fn settle(
                 actor: r.actor.as_deref(),
                 correlation_id: None,
                 write_id: None,
+                folded: &[],
             }
         })
         .collect();

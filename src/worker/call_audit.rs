@@ -48,6 +48,7 @@ pub(super) fn write_down(
                     actor: Some(&intent.actor),
                     correlation_id: intent.correlation_id.as_deref(),
                     write_id: Some(&intent.write_id),
+                    folded: &[],
                 }
             })
             .collect();

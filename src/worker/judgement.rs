@@ -1,4 +1,4 @@
-//! From what the CRM answered to what becomes of each cell of a pending write, and what the audit says of it.
+//! From what the CRM answered to what becomes of each cell of a pending write.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,87 +8,12 @@ use crm_domain::{Failure, Value, canonical};
 use serde_json::{Map as JsonMap, Value as Json, json};
 
 use super::checked_write::{Checked, Outcome};
+use super::reconcile_audit::Entry;
 use super::waiting::{Waiting, sending};
 use super::{events, verdict};
 use crate::store::config::{Connection, Map};
 use crate::store::pending::Pending;
 use crate::store::reconcile::{Conflict, Settled, Take, Verdict};
-use crate::store::{StoreError, audit};
-
-/// What the audit says of a pending write.
-#[derive(Default)]
-pub(super) struct Entry {
-    fields: JsonMap<String, Json>,
-    conflicting: JsonMap<String, Json>,
-    /// Fields in which the CRM's value stands.
-    superseded: JsonMap<String, Json>,
-    raced: bool,
-    wrote: bool,
-    failure: Option<Failure>,
-    request_id: Option<String>,
-}
-
-impl Entry {
-    pub(super) fn write(
-        &self,
-        client: &mut pgrx::spi::SpiClient,
-        connection: &Connection,
-        map: &Map,
-        record: &Settled,
-    ) -> Result<(), StoreError> {
-        let p = &record.pending;
-        let path = if p.compensates {
-            "compensate"
-        } else {
-            "reconcile"
-        };
-        let mut rows = Vec::new();
-        let result = match &record.verdict {
-            Verdict::Retry { .. } => Some("retry"),
-            Verdict::Dead { .. } => Some("dead"),
-            Verdict::Unlinked { .. } => Some("superseded"),
-            Verdict::Done => None,
-        };
-        if let Some(result) = result {
-            rows.push((result, &self.fields));
-        }
-        if matches!(record.verdict, Verdict::Done) {
-            if self.wrote {
-                rows.push((if self.raced { "raced" } else { "applied" }, &self.fields));
-            }
-            if !record.conflicts.is_empty() {
-                rows.push(("conflict", &self.conflicting));
-            }
-            if !self.superseded.is_empty() {
-                rows.push(("superseded", &self.superseded));
-            }
-        }
-        let rows: Vec<_> = rows
-            .iter()
-            .map(|(result, fields)| (result, Json::Object((*fields).clone()).to_string()))
-            .collect::<Vec<_>>();
-        let entries: Vec<audit::Entry> = rows
-            .iter()
-            .map(|(result, fields)| audit::Entry {
-                shard_key: &p.shard_key,
-                record_key: &p.record_key,
-                crm_id: Some(&p.crm_id),
-                operation: "update",
-                fields,
-                result,
-                attempt: p.attempts + 1,
-                error_class: self.failure.as_ref().map(|f| f.class.name()),
-                vendor_code: self.failure.as_ref().map(|f| f.code.as_str()),
-                error: self.failure.as_ref().map(|f| f.message.as_str()),
-                request_id: self.request_id.as_deref(),
-                actor: p.actor.as_deref(),
-                correlation_id: p.correlation_id.as_deref(),
-                write_id: Some(&p.write_id),
-            })
-            .collect();
-        audit::write(client, connection, map, path, &entries)
-    }
-}
 
 pub(super) fn judge(
     map: &Map,
@@ -108,7 +33,10 @@ pub(super) fn judge(
     };
     let failure = match (w.fault, checked) {
         // A row that is gone has no edits.
-        (Some(fault), _) if fault.code == "no_row" && !map.hides_rows => return (settled, entry),
+        (Some(fault), _) if fault.code == "no_row" && !map.hides_rows => {
+            entry.failure = Some(fault);
+            return (settled, entry);
+        }
         (Some(fault), _) => Some(fault),
         (None, None) => Some(Failure::record(
             crm_domain::ErrorClass::Transient,
@@ -202,8 +130,11 @@ fn decide(
             Decision::Take => {
                 let Some(crm) = theirs else { continue };
                 settled.known.insert(*id, conflict::hash(crm));
+                let undone = settled.pending.undoes(*id);
                 // That somebody's call came to nothing is told even where nothing has to be put right.
-                if ours != Some(crm) || settled.pending.compensates {
+                if undone {
+                    note_superseded(map, &mut entry.undone, *id, ours, crm);
+                } else if ours != Some(crm) {
                     note_superseded(map, &mut entry.superseded, *id, ours, crm);
                 }
                 let take = Take {

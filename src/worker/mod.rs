@@ -25,6 +25,7 @@ mod main_loop;
 pub mod protocol;
 mod real_time;
 mod reconcile;
+mod reconcile_audit;
 mod refusals;
 mod session;
 mod settlement;

@@ -13,7 +13,7 @@ use super::slice::{self, Destination};
 use super::{failpoint, report};
 use crate::store::config::{self, Connection, Map};
 use crate::store::settle::Verdict;
-use crate::store::{StoreError, claims, fold, rounds, settle, transaction, values};
+use crate::store::{StoreError, claims, fold, pending, rounds, settle, transaction, values};
 
 /// Slices of one connection that are on their way at once: one being sent while the next is prepared.
 const SLICES_IN_FLIGHT: usize = 2;
@@ -220,6 +220,12 @@ impl Worker {
                     &map,
                     &settled.iter().collect::<Vec<_>>(),
                 )?;
+                let never_made: Vec<(&str, &str)> = settled
+                    .iter()
+                    .filter(|s| s.verdict == Verdict::Moot && s.crm_id.is_none())
+                    .map(|s| (s.shard_key.as_str(), s.record_key.as_str()))
+                    .collect();
+                pending::end_with_rows(client, connection, &map, &never_made)?;
                 let dead = settled.iter().find_map(|s| match &s.verdict {
                     Verdict::Dead { error, .. } => Some(error.as_str()),
                     _ => None,

@@ -248,6 +248,7 @@ fn write_audit(client: &mut SpiClient, about: &Arriving, notes: &[Note]) -> Resu
             actor: note.by.as_deref(),
             correlation_id: None,
             write_id: None,
+            folded: &[],
         })
         .collect();
     if entries.is_empty() {

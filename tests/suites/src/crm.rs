@@ -246,11 +246,16 @@ impl Crm {
         self.edit(db, object, id, fields).await;
     }
 
-    /// Has the next `times` requests fail that read, or write, one record of the people: with a class of errors, with
+    /// Has the next `times` requests fail that read, write or create one record of the people: with a class of errors, with
     /// `drop` (nothing applied) or with `drop_after_apply`. The fault ends with [`Crm::relent`].
     pub async fn fail(&self, db: &Database, operation: &str, class: &str, times: u32) {
         if self.sim.is_none() {
             let class = if class == "drop" { "timeout" } else { class };
+            let operation = if operation == "create" {
+                "write"
+            } else {
+                operation
+            };
             let sql = "SELECT crm_stub.inject('stub', $1, $2, NULL, $3)";
             return db
                 .rows(sql, &[&class, &(times as i32), &operation])
@@ -299,7 +304,7 @@ impl Crm {
         self.fault(fault);
     }
 
-    /// What of a fault matches the requests that read, or write, one record of the people.
+    /// What of a fault matches the requests that read, write or create one record of the people.
     pub fn matching(&self, operation: &str) -> Value {
         let object = self.vendor.people();
         match (self.vendor, operation) {
@@ -310,6 +315,7 @@ impl Crm {
             (_, "read") => {
                 json!({"method": "POST", "path": "/batch/read", "body_contains": "\"propertiesWithHistory\":[]"})
             }
+            (Vendor::HubSpot, "create") => json!({"method": "POST", "path": "/batch/upsert"}),
             _ => json!({"method": "PATCH", "path": format!("/{object}/")}),
         }
     }

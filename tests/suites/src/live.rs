@@ -181,6 +181,17 @@ impl Live {
         self.crm.fault(fault);
     }
 
+    /// Has the connection stand still: what is edited waits.
+    pub async fn pause(&self) {
+        let pause = format!("SELECT crm.pause('{}')", self.crm.vendor.name());
+        self.db.execute(&pause).await;
+    }
+
+    pub async fn resume(&self) {
+        let resume = format!("SELECT crm.resume('{}')", self.crm.vendor.name());
+        self.db.execute(&resume).await;
+    }
+
     /// Waits until no edit waits any more but dead ones and conflicts.
     pub async fn quiet(&self) {
         let sql = "SELECT (SELECT count(*) FROM crm.change)

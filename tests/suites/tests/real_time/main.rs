@@ -10,6 +10,7 @@ mod races;
 mod reconciler;
 mod rights;
 mod socket;
+mod statuses;
 mod tables;
 mod transactions;
 mod updates;

@@ -14,18 +14,6 @@ crm_suites::with_every_crm!(
     what_waits_is_shown,
 );
 
-async fn pause(live: &Live) {
-    live.db
-        .execute(&format!("SELECT crm.pause('{}')", live.crm.vendor.name()))
-        .await;
-}
-
-async fn resume(live: &Live) {
-    live.db
-        .execute(&format!("SELECT crm.resume('{}')", live.crm.vendor.name()))
-        .await;
-}
-
 /// Requests that write.
 async fn writes(live: &Live) -> usize {
     let asked = live.crm.asked(&live.db).await;
@@ -38,11 +26,11 @@ async fn writes(live: &Live) -> usize {
 async fn what_has_landed_already_is_not_written_again(vendor: Vendor) {
     let live = Live::open(&CLUSTER, vendor).await;
     live.people(1).await;
-    pause(&live).await;
+    live.pause().await;
     live.db.execute("UPDATE people SET phone = 'same'").await;
     live.edit_in_crm("p1", json!({"phone": "same"})).await;
     live.crm.forget(&live.db).await;
-    resume(&live).await;
+    live.resume().await;
     live.agree().await;
     assert_eq!(writes(&live).await, 0);
     assert_eq!(

@@ -1,0 +1,129 @@
+//! What is written down of pending writes that came back: each edit under its own path, beside the compensation that it
+//! may have been folded into, and under the id of every call of `crm.write()` that ends with it.
+
+use crm_domain::Failure;
+use pgrx::spi::SpiClient;
+use serde_json::{Map as JsonMap, Value as Json};
+
+use crate::store::config::{Connection, Map};
+use crate::store::pending::Pending;
+use crate::store::reconcile::{Settled, Verdict};
+use crate::store::{StoreError, audit};
+
+type Fields = JsonMap<String, Json>;
+
+/// What the audit says of a pending write.
+#[derive(Default)]
+pub(super) struct Entry {
+    pub fields: Fields,
+    pub conflicting: Fields,
+    /// Fields in which the CRM's value stands.
+    pub superseded: Fields,
+    /// Those among them whose edit came to nothing with its caller's transaction.
+    pub undone: Fields,
+    pub raced: bool,
+    pub wrote: bool,
+    pub failure: Option<Failure>,
+    pub request_id: Option<String>,
+}
+
+impl Entry {
+    pub fn write(
+        &self,
+        client: &mut SpiClient,
+        connection: &Connection,
+        map: &Map,
+        record: &Settled,
+    ) -> Result<(), StoreError> {
+        let p = &record.pending;
+        let (compensates, edits) = (!p.undone.is_empty(), p.edits());
+        if compensates {
+            let result = outcome(record).unwrap_or("superseded");
+            let mut rows = vec![(result, &self.undone)];
+            let mut calls = p.undone.clone();
+            if !edits {
+                rows.extend(self.settled(record));
+                calls.extend(p.folded.iter().cloned());
+            }
+            self.insert(client, connection, map, ("compensate", &calls), p, &rows)?;
+        }
+        // The last word on an edit is its own.
+        if edits || !compensates {
+            let mut rows = match outcome(record) {
+                Some(result) => vec![(result, &self.fields)],
+                None => self.settled(record),
+            };
+            if rows.is_empty() {
+                // Nothing is left to be written, such as when the row is gone.
+                rows.push(("superseded", &self.superseded));
+            }
+            self.insert(client, connection, map, ("reconcile", &p.folded), p, &rows)?;
+        }
+        Ok(())
+    }
+
+    /// What became of the edits of a pending write whose every cell is settled.
+    fn settled(&self, record: &Settled) -> Vec<(&'static str, &Fields)> {
+        let mut rows = Vec::new();
+        if !matches!(record.verdict, Verdict::Done) {
+            return rows;
+        }
+        if self.wrote {
+            rows.push((if self.raced { "raced" } else { "applied" }, &self.fields));
+        }
+        if !record.conflicts.is_empty() {
+            rows.push(("conflict", &self.conflicting));
+        }
+        if !self.superseded.is_empty() {
+            rows.push(("superseded", &self.superseded));
+        }
+        rows
+    }
+
+    fn insert(
+        &self,
+        client: &mut SpiClient,
+        connection: &Connection,
+        map: &Map,
+        (path, calls): (&str, &[String]),
+        p: &Pending,
+        rows: &[(&'static str, &Fields)],
+    ) -> Result<(), StoreError> {
+        let texts: Vec<String> = rows
+            .iter()
+            .map(|(_, fields)| Json::Object((*fields).clone()).to_string())
+            .collect();
+        let entries: Vec<audit::Entry> = rows
+            .iter()
+            .zip(&texts)
+            .map(|((result, _), fields)| audit::Entry {
+                shard_key: &p.shard_key,
+                record_key: &p.record_key,
+                crm_id: Some(&p.crm_id),
+                operation: "update",
+                fields,
+                result,
+                attempt: p.attempts + 1,
+                error_class: self.failure.as_ref().map(|f| f.class.name()),
+                vendor_code: self.failure.as_ref().map(|f| f.code.as_str()),
+                error: self.failure.as_ref().map(|f| f.message.as_str()),
+                request_id: self.request_id.as_deref(),
+                actor: p.actor.as_deref(),
+                correlation_id: p.correlation_id.as_deref(),
+                write_id: Some(&p.write_id),
+                folded: calls,
+            })
+            .collect();
+        audit::write(client, connection, map, path, &entries)
+    }
+}
+
+/// The one result of an attempt that did not settle the edit.
+fn outcome(record: &Settled) -> Option<&'static str> {
+    match &record.verdict {
+        Verdict::Retry { .. } => Some("retry"),
+        Verdict::Dead { .. } => Some("dead"),
+        Verdict::Unlinked { .. } => Some("superseded"),
+        Verdict::Done => None,
+    }
+}
