@@ -183,6 +183,7 @@ impl Faults {
                     status,
                     headers: fault.spec.headers.clone(),
                     body: fault.spec.body.clone(),
+                    latin1: fault.spec.latin1,
                 });
             }
         }
@@ -196,6 +197,7 @@ pub struct Answer {
     status: u16,
     headers: BTreeMap<String, String>,
     body: Option<serde_json::Value>,
+    latin1: bool,
 }
 
 impl Answer {
@@ -204,7 +206,14 @@ impl Answer {
         let mut response = match self.body {
             None => usual(self.status),
             Some(serde_json::Value::String(text)) => Response {
-                body: text.into(),
+                body: match self.latin1 {
+                    // What Latin-1 does not have becomes a question mark, as everywhere.
+                    true => text
+                        .chars()
+                        .map(|c| u8::try_from(c).unwrap_or(b'?'))
+                        .collect(),
+                    false => text.into(),
+                },
                 ..Response::empty(self.status)
             },
             Some(json) => Response::json(self.status, &json),

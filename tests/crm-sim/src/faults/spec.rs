@@ -53,6 +53,8 @@ pub struct FaultSpec {
     pub headers: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body: Option<serde_json::Value>,
+    /// A text in `body` is sent as Latin-1: with anything beyond ASCII in it, it is no UTF-8.
+    pub latin1: bool,
     /// With `status`: the request is applied, only its answer is replaced.
     pub applied: bool,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -5,6 +5,7 @@ mod arguments;
 mod calls;
 mod events;
 mod failures;
+mod garbage;
 mod policies;
 mod races;
 mod reconciler;
