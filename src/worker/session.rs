@@ -37,8 +37,22 @@ pub(super) fn set_up_session() {
     }
 }
 
+/// Lets this process open as many files as it may: each caller who waits has a socket, each request another, and the
+/// usual soft limit of 1024 is meant for those who use select(). Postgres's own files stay within what it found at its start.
+fn lift_file_limit() {
+    // SAFETY: reads and sets a limit of this process through a struct of its own.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        }
+    }
+}
+
 /// Threads start with every signal blocked: a handler that ran on one of them would touch Postgres from there.
 pub(super) fn start_threads() -> tokio::runtime::Runtime {
+    lift_file_limit();
     // SAFETY: saves, replaces and restores this thread's signal mask.
     unsafe {
         let mut all: libc::sigset_t = std::mem::zeroed();
