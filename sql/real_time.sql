@@ -19,10 +19,11 @@ COMMENT ON COLUMN crm.write_result.snapshot_hash IS 'crm.snapshot_hash() of what
 CREATE FUNCTION crm.write(relation regclass, record_key text, changes jsonb, base jsonb DEFAULT NULL, force bool DEFAULT false,
                           connection text DEFAULT NULL, shard_key text DEFAULT '', correlation_id text DEFAULT NULL)
 RETURNS crm.write_result
-LANGUAGE sql VOLATILE PARALLEL UNSAFE AS $$
-    SELECT pg_catalog.jsonb_populate_record(NULL::crm.write_result,
-        crm.perform_write(relation::pg_catalog.oid, record_key, changes, base, force, connection, shard_key, correlation_id))
-$$;
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE AS $$
+BEGIN -- and not SQL, which would plan it anew with each call
+    RETURN pg_catalog.jsonb_populate_record(NULL::crm.write_result,
+        crm.perform_write(relation::pg_catalog.oid, record_key, changes, base, force, connection, shard_key, correlation_id));
+END $$;
 COMMENT ON FUNCTION crm.write(regclass, text, jsonb, jsonb, bool, text, text, text) IS
     'changes a row and its CRM record while the caller waits: reads the record, compares it with base (column -> value; default: what the '
     'CRM last held), writes it, changes the row. changes: column -> value of bidirectional columns. force: whatever the CRM holds is '

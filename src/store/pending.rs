@@ -5,6 +5,8 @@
 //! Its caller's transaction removes it. One that is left over when the record's lock is free belongs to a transaction that
 //! came to nothing: the row then takes what the CRM holds.
 
+use std::collections::HashSet;
+
 use crm_domain::Cells;
 use pgrx::spi::SpiClient;
 use serde_json::{Value as Json, json};
@@ -29,12 +31,12 @@ pub struct Intent<'a> {
 
 /// Commits intents. Returns the ids of those that were opened: a record with an edit that waits already is not written
 /// past it.
-pub fn open(client: &mut SpiClient, intents: &[Intent]) -> Result<Vec<String>, StoreError> {
+pub fn open(client: &mut SpiClient, intents: &[Intent]) -> Result<HashSet<String>, StoreError> {
     fn all<'a, T>(intents: &'a [Intent], part: impl Fn(&'a Intent) -> T) -> Vec<T> {
         intents.iter().map(part).collect()
     }
     if intents.is_empty() {
-        return Ok(Vec::new());
+        return Ok(HashSet::new());
     }
     let rows = client.update(
         Kept("INSERT INTO crm.pending_write (shard_key, write_id, map_id, record_key, state, cells, intended, actor, correlation_id, backend_pid)
@@ -62,9 +64,9 @@ pub fn open(client: &mut SpiClient, intents: &[Intent]) -> Result<Vec<String>, S
             all(intents, |i| i.backend_pid).into(),
         ],
     )?;
-    let mut opened = Vec::with_capacity(rows.len());
+    let mut opened = HashSet::with_capacity(rows.len());
     for row in rows {
-        opened.push(row.get::<String>(1)?.unwrap_or_default());
+        opened.insert(row.get::<String>(1)?.unwrap_or_default());
     }
     Ok(opened)
 }

@@ -13,6 +13,7 @@ use crm_domain::{ErrorClass, Failure, Value};
 use crm_provider::record::{DoneBatch, DoneField, DoneRecord, Field, Guard};
 use crm_provider::{CrmObject, ReadBatch, WriteKind, WriteRecord};
 use futures_util::future::join_all;
+use tokio::sync::oneshot;
 
 use super::failpoint;
 use super::link::{Lane, Link};
@@ -80,14 +81,26 @@ impl Checked {
     }
 }
 
-/// Sends edits, each of another record; one result for each, in order.
+/// Given once it is on disk that something may be written. Until then the CRM is only read.
+pub type Consent = Option<oneshot::Receiver<()>>;
+
+/// Waits for the consent if there is one to wait for; `None`: it is refused.
+async fn consented(consent: &mut Consent) -> Option<()> {
+    match consent.take() {
+        Some(consent) => consent.await.ok(),
+        None => Some(()),
+    }
+}
+
+/// Sends edits, each of another record; one result for each, in order. `None`: there is no consent, and nothing was written.
 pub async fn run(
     link: &Link,
     lane: Lane,
     claim_id: &str,
     object: &str,
     edits: &[Edit],
-) -> Vec<Checked> {
+    mut consent: Consent,
+) -> Option<Vec<Checked>> {
     let mut results: Vec<Option<Checked>> = edits.iter().map(|_| None).collect();
     let mut open: Vec<usize> = (0..edits.len()).collect();
     for attempt in 1..=ATTEMPTS {
@@ -95,7 +108,7 @@ pub async fn run(
             1 => claim_id.to_owned(),
             n => format!("{claim_id}~{n}"),
         };
-        let round = round(link, lane, &request_id, object, edits, &open).await;
+        let round = round(link, lane, &request_id, object, edits, &open, &mut consent).await?;
         let mut again = Vec::new();
         for (index, checked) in round {
             let stale = matches!(&checked.outcome, Outcome::Failed(f) if f.is_stale());
@@ -110,6 +123,8 @@ pub async fn run(
             break;
         }
     }
+    // What came of an edit that needs no write is told no earlier either.
+    consented(&mut consent).await?;
     let lost = || {
         Checked::failed(Failure::record(
             ErrorClass::Transient,
@@ -117,10 +132,12 @@ pub async fn run(
             "nothing came back for this record",
         ))
     };
-    results
-        .into_iter()
-        .map(|result| result.unwrap_or_else(lost))
-        .collect()
+    Some(
+        results
+            .into_iter()
+            .map(|result| result.unwrap_or_else(lost))
+            .collect(),
+    )
 }
 
 /// A record as read, on its way to be written.
@@ -139,7 +156,8 @@ async fn round(
     object: &str,
     edits: &[Edit],
     open: &[usize],
-) -> Vec<(usize, Checked)> {
+    consent: &mut Consent,
+) -> Option<Vec<(usize, Checked)>> {
     let mut done = Vec::with_capacity(open.len());
     let mut to_write = Vec::new();
     for (index, read) in read(link, lane, object, edits, open).await {
@@ -160,10 +178,11 @@ async fn round(
         }
     }
     if !to_write.is_empty() {
+        consented(consent).await?;
         failpoint::reach_on_thread("request::between");
         done.extend(write(link, lane, request_id, object, edits, to_write).await);
     }
-    done
+    Some(done)
 }
 
 type Read = Result<Option<CrmObject>, Failure>;

@@ -9,6 +9,9 @@ use crm_domain::{ErrorClass, Failure};
 use crm_provider::{Method, Request, Response};
 use ureq::http;
 
+/// Requests of one connection at once, at most.
+pub const IN_FLIGHT: usize = 400;
+
 /// How a request ended that no response answers.
 fn failure(error: &ureq::Error) -> Failure {
     let (code, message) = match error {
@@ -49,7 +52,9 @@ impl Http {
             // A redirect could carry the token to another host.
             .max_redirects(0)
             .max_redirects_will_error(false)
-            .max_idle_connections_per_host(16)
+            // As many as requests may be in flight: one that is closed after each answer costs more than the request.
+            .max_idle_connections(IN_FLIGHT)
+            .max_idle_connections_per_host(IN_FLIGHT)
             .max_idle_age(Duration::from_secs(15))
             .user_agent(concat!("pg_crm/", env!("CARGO_PKG_VERSION")))
             .build();

@@ -1,7 +1,7 @@
 //! Callers who wait in `crm.write()` and `crm.read_live()`.
 //!
-//! Intents and outcomes of all who call at once share transactions: one commit before anything of theirs is sent, one
-//! before any of them is answered.
+//! Intents and outcomes of all who call at once share transactions: one commit before anything of theirs is written to a
+//! CRM, one before any of them is answered. The CRM is read meanwhile.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -116,7 +116,7 @@ impl RealTime {
 }
 
 impl Worker {
-    /// Writes down what is new and what came back, in one transaction; then sends the one and answers the other.
+    /// Writes down what is new and what came back, in one transaction; then lets the one be written and answers the other.
     pub(super) fn real_time(&mut self) {
         if !self.real_time.has_work() {
             return;
@@ -124,11 +124,16 @@ impl Worker {
         for (question, reply) in std::mem::take(&mut self.real_time.questions) {
             self.read_live(question, reply);
         }
-        let mut fresh = Vec::new();
+        let (mut fresh, mut consents) = (Vec::new(), Vec::new());
         for (intent, reply) in self.real_time.ready() {
             match self.obstacle(&intent, fresh.len()) {
                 Some(answer) => send_answer(reply, &answer),
-                None => fresh.push(Call { intent, reply }),
+                None => {
+                    if let Some(consent) = self.begin(&intent) {
+                        consents.push(consent);
+                        fresh.push(Call { intent, reply });
+                    }
+                }
             }
         }
         let back = std::mem::take(&mut self.real_time.back);
@@ -177,9 +182,12 @@ impl Worker {
                     let answer = answer(&call.intent, &checked);
                     send_answer(call.reply, &answer);
                 }
-                for call in fresh {
+                for (call, consent) in fresh.into_iter().zip(consents) {
                     if opened.contains(&call.intent.write_id) {
-                        self.send_intent(call);
+                        failpoint::reach("request::before");
+                        let write_id = call.intent.write_id.clone();
+                        self.real_time.sending.insert(write_id, call);
+                        let _ = consent.send(());
                     } else {
                         let why = "an earlier edit of this record waits; this one follows it";
                         send_answer(call.reply, &Answer::failed("pending", "transient", why));
@@ -247,23 +255,25 @@ impl Worker {
         None
     }
 
-    fn send_intent(&mut self, call: Call) {
-        let Some(link) = self.links.get(&call.intent.connection_id).cloned() else {
-            return;
-        };
-        failpoint::reach("request::before");
-        let write_id = call.intent.write_id.clone();
-        let (object, edit) = (call.intent.object.clone(), edit(&call.intent));
+    /// Reads the CRM for an edit while its intent is being committed; writes once that is on disk, which the caller of this
+    /// says.
+    fn begin(&self, intent: &Intent) -> Option<oneshot::Sender<()>> {
+        let link = self.links.get(&intent.connection_id)?.clone();
+        let (consent, consented) = oneshot::channel();
+        let write_id = intent.write_id.clone();
+        let (object, edit) = (intent.object.clone(), edit(intent));
         let outbox = self.outbox.clone();
-        self.real_time.sending.insert(write_id.clone(), call);
         self.runtime.spawn(async move {
             let edits = [edit];
-            let mut checked =
-                checked_write::run(&link, Lane::RealTime, &write_id, &object, &edits).await;
-            if let Some(checked) = checked.pop() {
+            let consent = Some(consented);
+            let checked =
+                checked_write::run(&link, Lane::RealTime, &write_id, &object, &edits, consent)
+                    .await;
+            if let Some(checked) = checked.and_then(|mut checked| checked.pop()) {
                 outbox.send(Event::Wrote { write_id, checked });
             }
         });
+        Some(consent)
     }
 
     fn read_live(&mut self, question: Question, reply: Reply) {

@@ -3,15 +3,14 @@
 use crm_provider::Settings;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::worker::http::IN_FLIGHT;
+
 /// Whose requests wait for whom: those that a person waits for are not queued behind those of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
     RealTime,
     Batch,
 }
-
-/// Requests of callers who wait, at once. Vendors bound rates and long requests, not short ones at once.
-const REAL_TIME_IN_FLIGHT: usize = 400;
 
 pub struct Permits {
     batch: Semaphore,
@@ -28,7 +27,8 @@ impl Permits {
             .clamp(1, 64);
         Permits {
             batch: Semaphore::new(batch as usize),
-            real_time: Semaphore::new(REAL_TIME_IN_FLIGHT),
+            // Vendors bound rates and long requests, not short ones at once.
+            real_time: Semaphore::new(IN_FLIGHT),
         }
     }
 
