@@ -187,7 +187,9 @@ pub(super) fn edit(map: &Map, w: &Waiting) -> Edit {
 /// What earlier attempts sent of a cell.
 fn sent(entry: &Json) -> Vec<ShortHash> {
     let hashes = entry["s"].as_array().into_iter().flatten();
-    hashes.filter_map(|hash| hex::decode(hash.as_str()?)).collect()
+    hashes
+        .filter_map(|hash| hex::decode(hash.as_str()?))
+        .collect()
 }
 
 /// What an attempt is about to send: field_id -> hash in hex, as JSON. It is remembered until the outcome is known.
@@ -196,6 +198,7 @@ pub(super) fn sending(w: &Waiting) -> String {
         .local
         .iter()
         .filter(|(id, _)| w.pending.cells.contains(**id));
-    let hashes = cells.map(|(id, value)| (id.to_string(), hex::encode(&conflict::hash(value)).into()));
+    let hashes =
+        cells.map(|(id, value)| (id.to_string(), hex::encode(&conflict::hash(value)).into()));
     Json::Object(hashes.collect()).to_string()
 }
