@@ -114,7 +114,7 @@ fn perform_write(
         "conflict" if early.is_some() => refuse(&target, &edit, &changed, changes, &answer),
         "conflict" => {}
         "committed" => settle(&target, &edit, &intended),
-        _ => queue(&target, &edit, &answer),
+        _ => queue(&target, &edit, &answer, &intended),
     }
     crate::worker::failpoint::reach("caller::settled");
     if answer.outcome == "pending" {

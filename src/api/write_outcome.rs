@@ -30,8 +30,8 @@ pub(super) fn settle(target: &Target, edit: &Edit, intended: &[(u16, Value)]) {
 }
 
 /// The CRM does not have it: it waits for the reconciler, with what it was based on. A forced edit is based on what was
-/// read.
-pub(super) fn queue(target: &Target, edit: &Edit, answer: &Answer) {
+/// read. What was sent may have arrived all the same, and is then no change of the CRM's.
+pub(super) fn queue(target: &Target, edit: &Edit, answer: &Answer, intended: &[(u16, Value)]) {
     let base: JsonMap<String, Json> = edit
         .cells
         .iter()
@@ -42,12 +42,21 @@ pub(super) fn queue(target: &Target, edit: &Edit, answer: &Answer) {
                     Value::from_json(field.field.data_type, v.get(&id.to_string())?).ok()?;
                 Some(conflict::hash(&value))
             });
-            let base = match read {
+            let mut base = JsonMap::new();
+            match read.or(edit.bases.get(&id).copied()) {
                 // What would have been the base could not be read: whatever is there then.
-                None if edit.force => json!({"force": true}),
-                read => json!({"h": hex::encode(&read.or(edit.bases.get(&id).copied())?)}),
-            };
-            Some((id.to_string(), base))
+                _ if edit.force && read.is_none() => {
+                    base.insert("force".into(), true.into());
+                }
+                Some(hash) => {
+                    base.insert("h".into(), hex::encode(&hash).into());
+                }
+                None => {}
+            }
+            if let Some((_, sent)) = intended.iter().find(|(sent, _)| *sent == id) {
+                base.insert("s".into(), json!([hex::encode(&conflict::hash(sent))]));
+            }
+            (!base.is_empty()).then(|| (id.to_string(), base.into()))
         })
         .collect();
     or_raise(edits::queue(

@@ -14,6 +14,7 @@ crm_suites::with_every_crm!(
     what_would_have_to_wait_keeps_nobody_waiting,
     a_write_that_landed_unheard_is_no_change_of_the_crm,
     an_edit_after_a_write_that_landed_unheard_is_not_lost,
+    an_edit_after_a_call_that_landed_unheard_is_not_lost,
 );
 
 async fn of_policy(vendor: Vendor, policy: &str) -> Live {
@@ -244,4 +245,26 @@ async fn what_would_have_to_wait_keeps_nobody_waiting(vendor: Vendor) {
     live.ingest().await;
     live.agree().await;
     live.assert_both("p1", "phone", "held").await;
+}
+
+async fn an_edit_after_a_call_that_landed_unheard_is_not_lost(vendor: Vendor) {
+    let live = of_policy(vendor, "crm_wins").await;
+    live.crm
+        .fail(&live.db, "write", "drop_after_apply", 1)
+        .await;
+    live.write("p1", json!({"phone": "first"}))
+        .await
+        .expect("pending");
+    assert_eq!(live.field("p1", "phone").await, "first");
+    live.db
+        .execute("UPDATE people SET phone = 'second' WHERE id = 'p1'")
+        .await;
+    live.mend().await;
+    live.db
+        .execute(&format!("SELECT crm.resume('{}')", vendor.name()))
+        .await;
+    live.quiet().await;
+    live.ingest().await;
+    live.agree().await;
+    live.assert_both("p1", "phone", "second").await;
 }
