@@ -8,8 +8,8 @@ use crm_domain::Cells;
 use pgrx::pg_sys;
 use pgrx::spi::SpiClient;
 
-use super::StoreError;
 use super::config::Map;
+use super::{Kept, StoreError};
 
 /// A queued record, as claimed.
 #[derive(Debug)]
@@ -41,10 +41,10 @@ const LEASE: &str = "1 hour";
 /// waits for us, so that nothing is claimed once it has returned. One that is being changed right now may not.
 pub fn may_send(client: &mut SpiClient, connection_id: i32) -> Result<bool, StoreError> {
     let rows = client.update(
-        "SELECT FROM crm.connection c
+        Kept("SELECT FROM crm.connection c
          WHERE c.connection_id = $1 AND NOT c.paused AND NOT EXISTS (
              SELECT FROM crm.connection_state s WHERE s.connection_id = c.connection_id AND s.state = 'error')
-         FOR SHARE OF c SKIP LOCKED",
+         FOR SHARE OF c SKIP LOCKED"),
         None,
         &[connection_id.into()],
     )?;
@@ -59,12 +59,27 @@ pub fn due(
     rows: usize,
     whole: bool,
 ) -> Result<Vec<Claimed>, StoreError> {
+    if !is_due(client, map, whole)? {
+        return Ok(Vec::new());
+    }
     let claimed = first_due(client, map, rows, Some(rows), whole)?;
     if !claimed.is_empty() {
         return Ok(claimed);
     }
     // Nothing is due, or somebody holds all of those that came first.
     first_due(client, map, rows, None, whole)
+}
+
+/// Whether it is worth planning what [`first_due`] asks.
+fn is_due(client: &SpiClient, map: &Map, whole: bool) -> Result<bool, StoreError> {
+    let rows = client.select(
+        Kept("SELECT FROM crm.queue
+              WHERE map_id = $1 AND state = 'queued' AND next_attempt_at <= now() AND (next_attempt_at > '-infinity' OR $2)
+              ORDER BY next_attempt_at LIMIT 1"),
+        None,
+        &[map.id.into(), whole.into()],
+    )?;
+    Ok(!rows.is_empty())
 }
 
 /// `among`: how many of those that are due are looked at. Without a bound the planner would sort them all.
@@ -137,10 +152,10 @@ pub fn claim(
     sent: Option<Vec<String>>,
 ) -> Result<i64, StoreError> {
     let rows = client.update(
-        &format!(
+        Kept(&format!(
             "INSERT INTO crm.claim (map_id, path, shard_keys, record_keys, sent, leased_until)
              VALUES ($1, $2, $3, $4, $5, now() + interval '{LEASE}') RETURNING claim_id"
-        ),
+        )),
         None,
         &[
             map.id.into(),
@@ -159,7 +174,7 @@ pub fn claim(
 
 pub fn release(client: &mut SpiClient, claim_id: i64) -> Result<(), StoreError> {
     client.update(
-        "DELETE FROM crm.claim WHERE claim_id = $1",
+        Kept("DELETE FROM crm.claim WHERE claim_id = $1"),
         None,
         &[claim_id.into()],
     )?;
@@ -207,8 +222,8 @@ pub fn release_abandoned(client: &mut SpiClient) -> Result<u64, StoreError> {
 /// Milliseconds until the map's next retry; `None` when none waits.
 pub fn next_retry_ms(client: &SpiClient, map_id: i32) -> Result<Option<i64>, StoreError> {
     let mut rows = client.select(
-        "SELECT (extract(epoch FROM next_attempt_at - now()) * 1000)::bigint FROM crm.queue
-         WHERE map_id = $1 AND state = 'queued' AND next_attempt_at > '-infinity' ORDER BY next_attempt_at LIMIT 1",
+        Kept("SELECT (extract(epoch FROM next_attempt_at - now()) * 1000)::bigint FROM crm.queue
+         WHERE map_id = $1 AND state = 'queued' AND next_attempt_at > '-infinity' ORDER BY next_attempt_at LIMIT 1"),
         None,
         &[map_id.into()],
     )?;

@@ -2,10 +2,13 @@
 //!
 //! A record whose ledger row somebody holds is left for the next fold, with all of its changes, so its order is kept.
 
+use std::sync::LazyLock;
+
 use pgrx::PgSqlErrorCode;
 use pgrx::spi::SpiClient;
 
-use super::{StoreError, subtransaction};
+use super::kept::FEW;
+use super::{Kept, KeptForFew, StoreError, subtransaction};
 
 /// Slices that look for records that are queued already, once one was found.
 const WARY_FOR: u32 = 20;
@@ -18,13 +21,11 @@ type Place = (String, i64);
 /// `wary`: for how many slices to come records are expected to be queued already. Looking for that costs as much as the
 /// rest of an INSERT, so slices go without it until one finds such a record and is folded again.
 pub fn fold(client: &mut SpiClient, rows: usize, wary: &mut u32) -> Result<usize, StoreError> {
-    // Lost with the server, a fold is made again; what follows it is durable only together with it.
-    client.update("SET LOCAL synchronous_commit = off", None, &[])?;
     let mut after = (String::new(), i64::MIN);
-    while let Some(last) = slice_end(client, &after, rows)? {
+    while let Some((last, records)) = slice_end(client, &after, rows)? {
         let mut taken = None;
-        if *wary == 0 {
-            match subtransaction(|| fold_slice(client, &after, &last, "")) {
+        if records > FEW && *wary == 0 {
+            match subtransaction(|| fold_slice(client, &after, &last, records, &HOPEFUL)) {
                 Ok(records) => taken = Some(records),
                 Err(error) if error.code() == Some(PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION) => {
                     *wary = WARY_FOR;
@@ -35,8 +36,8 @@ pub fn fold(client: &mut SpiClient, rows: usize, wary: &mut u32) -> Result<usize
         let taken = match taken {
             Some(taken) => taken,
             None => {
-                *wary -= 1;
-                fold_slice(client, &after, &last, MERGE)?
+                *wary = wary.saturating_sub(1);
+                fold_slice(client, &after, &last, records, &MERGING)?
             }
         };
         if taken > 0 {
@@ -48,13 +49,19 @@ pub fn fold(client: &mut SpiClient, rows: usize, wary: &mut u32) -> Result<usize
     Ok(0)
 }
 
-/// The last row of the slice that begins after that place and speaks of about so many records.
-fn slice_end(client: &SpiClient, after: &Place, rows: usize) -> Result<Option<Place>, StoreError> {
+/// The last row of the slice that begins after that place and speaks of about so many records; and of how many it does.
+fn slice_end(
+    client: &SpiClient,
+    after: &Place,
+    rows: usize,
+) -> Result<Option<(Place, usize)>, StoreError> {
     let mut last = None;
     let mut records = 0;
     let mut cursor = client.open_cursor(
-        "SELECT shard_key, change_id, cardinality(record_keys) FROM crm.change
+        Kept(
+            "SELECT shard_key, change_id, cardinality(record_keys) FROM crm.change
          WHERE (shard_key, change_id) > ($1, $2) ORDER BY shard_key, change_id",
+        ),
         &[after.0.as_str().into(), after.1.into()],
     );
     while records < rows {
@@ -69,7 +76,7 @@ fn slice_end(client: &SpiClient, after: &Place, rows: usize) -> Result<Option<Pl
             }
         }
     }
-    Ok(last)
+    Ok(last.map(|last| (last, records)))
 }
 
 /// What becomes of a record that is queued already.
@@ -85,10 +92,11 @@ fn fold_slice(
     client: &mut SpiClient,
     after: &Place,
     last: &Place,
-    merge: &str,
+    records: usize,
+    statement: &str,
 ) -> Result<usize, StoreError> {
     let result = client.update(
-        &FOLD.replace("MERGE", merge),
+        KeptForFew(statement, records),
         None,
         &[
             after.0.as_str().into(),
@@ -103,6 +111,10 @@ fn fold_slice(
     }
     Ok(taken)
 }
+
+static MERGING: LazyLock<String> = LazyLock::new(|| FOLD.replace("MERGE", MERGE));
+/// In the hope that none is.
+static HOPEFUL: LazyLock<String> = LazyLock::new(|| FOLD.replace("MERGE", ""));
 
 const FOLD: &str = "WITH slice AS MATERIALIZED (
              SELECT ctid AS place, shard_key, map_id, record_keys, change_id, op, cells, base, write_id, changed_at, actor, correlation_id

@@ -20,6 +20,13 @@ thread_local! {
 /// whose row security binds it has changed. The types of its arguments are always the same.
 pub struct Kept<'a>(pub &'a str);
 
+/// A statement about so many records, which its plan should know of. For few it is kept: a plan that is made anew takes
+/// longer than what it is for.
+pub struct KeptForFew<'a>(pub &'a str, pub usize);
+
+/// Up to so many records are few.
+pub const FEW: usize = 50;
+
 impl Kept<'_> {
     fn plan(
         &self,
@@ -61,6 +68,33 @@ impl<'conn> Query<'conn> for Kept<'_> {
         match self.plan(client, args)? {
             Some(plan) => plan.try_open_cursor(client, args),
             None => self.0.try_open_cursor(client, args),
+        }
+    }
+}
+
+impl<'conn> Query<'conn> for KeptForFew<'_> {
+    fn execute<'mcx>(
+        self,
+        client: &SpiClient<'conn>,
+        limit: Option<c_long>,
+        args: &[DatumWithOid<'mcx>],
+    ) -> SpiResult<SpiTupleTable<'conn>> {
+        if self.1 <= FEW {
+            Kept(self.0).execute(client, limit, args)
+        } else {
+            self.0.execute(client, limit, args)
+        }
+    }
+
+    fn try_open_cursor<'mcx>(
+        self,
+        client: &SpiClient<'conn>,
+        args: &[DatumWithOid<'mcx>],
+    ) -> SpiResult<SpiCursor<'conn>> {
+        if self.1 <= FEW {
+            Kept(self.0).try_open_cursor(client, args)
+        } else {
+            self.0.try_open_cursor(client, args)
         }
     }
 }

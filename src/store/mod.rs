@@ -25,7 +25,7 @@ mod transaction;
 pub mod values;
 pub mod webhooks;
 
-pub use kept::Kept;
+pub use kept::{Kept, KeptForFew};
 pub use transaction::{
     StoreError, as_owner, durable_transaction, nested, subtransaction, transaction,
 };

@@ -7,10 +7,10 @@ use pgrx::IntoDatum;
 use pgrx::datum::DatumWithOid;
 use pgrx::spi::SpiClient;
 
-use super::StoreError;
 use super::audit;
 use super::claims::Place;
 use super::config::{Connection, Map};
+use super::{KeptForFew, StoreError};
 
 /// How one record's write ended.
 #[derive(Debug)]
@@ -190,7 +190,7 @@ pub fn held_records(
     let shard_keys: Vec<&str> = keys.iter().map(|(shard_key, _)| *shard_key).collect();
     let record_keys: Vec<&str> = keys.iter().map(|(_, record_key)| *record_key).collect();
     let rows = client.update(
-        "WITH wanted AS MATERIALIZED (
+        KeptForFew("WITH wanted AS MATERIALIZED (
              SELECT r.* FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS r (shard_key, record_key, ord)
          ), locked AS MATERIALIZED (
              SELECT w.ord FROM (SELECT * FROM wanted ORDER BY shard_key, record_key) w,
@@ -201,7 +201,7 @@ pub fn held_records(
          SELECT w.ord - 1 FROM wanted w
          WHERE w.ord NOT IN (SELECT ord FROM locked)
            AND (SELECT 1 FROM crm.ledger l
-                WHERE l.shard_key = w.shard_key AND l.map_id = $1 AND l.record_key = w.record_key) IS NOT NULL",
+                WHERE l.shard_key = w.shard_key AND l.map_id = $1 AND l.record_key = w.record_key) IS NOT NULL", keys.len()),
         None,
         &[map.id.into(), shard_keys.into(), record_keys.into()],
     )?;
