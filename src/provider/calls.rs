@@ -118,18 +118,19 @@ pub(crate) fn rounds<'a>(
     rounds
 }
 
-/// A vendor's request for some records of a batch.
+/// What a vendor is asked to write some records of a batch: one request, or several in a row.
 pub(crate) trait Call: Send {
-    fn request(&self, records: &[usize]) -> Request;
+    fn request(&mut self, records: &[usize]) -> Request;
 
-    /// Settles the records that the answer speaks of. `Err` is the refusal of the others, which it
-    /// does not name: they were not written.
+    /// Takes in the answer to the last request for these records. Settles the records that it speaks of,
+    /// or says what is to be asked next before they can be. `Err` is the refusal of those that it does
+    /// not name: they were not written.
     fn settle(
-        &self,
+        &mut self,
         records: &[usize],
         response: &Response,
         slots: &mut Slots,
-    ) -> Result<(), Failure>;
+    ) -> Result<Option<Request>, Failure>;
 }
 
 /// A write of one or more [`Call`]s.
@@ -202,7 +203,8 @@ impl<C: Call> Operation<Vec<Outcome>> for Calls<C> {
             return self.next();
         };
         match self.call.settle(&self.sent, &response, &mut self.slots) {
-            Ok(()) => self.next(),
+            Ok(Some(request)) => Step::Send(request),
+            Ok(None) => self.next(),
             Err(failure) => self.refused(failure),
         }
     }

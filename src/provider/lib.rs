@@ -8,6 +8,7 @@
 mod calls;
 pub mod changes;
 mod errors;
+mod history;
 pub mod hubspot;
 mod oauth;
 pub mod operation;
@@ -75,8 +76,8 @@ pub trait Provider: Send + Sync {
         batch: Arc<WriteBatch>,
     ) -> Box<dyn Operation<Vec<Result<Written, Failure>>>>;
 
-    /// How many ids one [`Provider::read`] may carry.
-    fn read_size(&self) -> usize;
+    /// How many ids of an object one [`Provider::read`] may carry.
+    fn read_size(&self, object: &str) -> usize;
 
     /// Reads records by id: one entry per id, in order; `None` where the CRM has no such record.
     fn read(
@@ -84,6 +85,11 @@ pub trait Provider: Send + Sync {
         settings: &Settings,
         batch: Arc<ReadBatch>,
     ) -> Box<dyn Operation<Vec<Option<CrmObject>>>>;
+
+    /// How many records one [`Provider::overwritten`] may carry.
+    fn look_back_size(&self) -> usize {
+        usize::MAX
+    }
 
     /// Looks back at writes that were not conditional ([`Guard::Afterwards`]): one entry per record,
     /// in order, of the foreign values that these writes replaced and that nobody had read. An empty

@@ -1,8 +1,11 @@
 //! OAuth 2.0 token endpoints, which the vendors share but for the address: a form is posted, a grant
 //! or a refusal comes back. A refusal speaks of the connection and quotes none of the secrets sent.
+//! Zoho refuses with a status of 200, so what counts is whether there is a token.
 
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use crm_domain::failure::Scope;
 use crm_domain::{ErrorClass, Failure};
 use serde_json::Value as Json;
@@ -38,22 +41,38 @@ const TABLE: &[Rule] = &[
 /// Credentials that are secrets. The others name the client.
 const SECRETS: [&str; 3] = ["access_token", "refresh_token", "client_secret"];
 
+/// How the client proves itself (RFC 6749 section 2.3.1).
+pub(crate) enum Client {
+    /// By what the form holds.
+    InForm,
+    /// By HTTP Basic, from `client_id` and `client_secret`.
+    Basic,
+}
+
 /// Posts a form to a token endpoint.
 pub(crate) fn exchange(
     url: &str,
     form: &[(&str, &str)],
+    client: Client,
     credentials: &Credentials,
 ) -> Box<dyn Operation<Grant>> {
     let pairs: Vec<String> = form
         .iter()
         .map(|(name, value)| format!("{name}={}", encode(value)))
         .collect();
-    let request = Request::url(Method::Post, url)
-        .header("accept", "application/json")
-        .body(
-            "application/x-www-form-urlencoded",
-            pairs.join("&").into_bytes(),
-        );
+    let request = match client {
+        Client::InForm => Request::url(Method::Post, url),
+        Client::Basic => {
+            let part = |key| credentials.get(key).unwrap_or_default();
+            let pair = format!("{}:{}", part("client_id"), part("client_secret"));
+            let header = format!("Basic {}", STANDARD.encode(pair));
+            Request::url(Method::Post, url).header("authorization", header)
+        }
+    };
+    let request = request.header("accept", "application/json").body(
+        "application/x-www-form-urlencoded",
+        pairs.join("&").into_bytes(),
+    );
     let credentials = credentials.clone();
     Box::new(Exchange::new(request, move |response| {
         grant(&response, &credentials)
@@ -72,7 +91,10 @@ fn grant(response: &Response, credentials: &Credentials) -> Result<Grant, Failur
             .map(str::to_owned)
     };
     let Some(access_token) = text("access_token") else {
-        return Err(in_connection(errors::unreadable(response)));
+        return Err(match text("error") {
+            Some(_) => refusal(response, credentials),
+            None => in_connection(errors::unreadable(response)),
+        });
     };
     // Seconds, as a number or as text.
     let expires_in = match &body["expires_in"] {
@@ -82,7 +104,10 @@ fn grant(response: &Response, credentials: &Credentials) -> Result<Grant, Failur
     };
     Ok(Grant {
         access_token,
-        base_url: text("instance_url").map(|url| url.trim_end_matches('/').to_owned()),
+        // Salesforce's name for it, and Pipedrive's and Zoho's.
+        base_url: text("instance_url")
+            .or(text("api_domain"))
+            .map(|url| url.trim_end_matches('/').to_owned()),
         refresh_token: text("refresh_token"),
         expires_in: expires_in.map(Duration::from_secs),
     })

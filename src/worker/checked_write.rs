@@ -195,7 +195,7 @@ async fn read(
     edits: &[Edit],
     open: &[usize],
 ) -> Vec<(usize, Read)> {
-    let chunks = open.chunks(link.provider.read_size().max(1));
+    let chunks = open.chunks(link.provider.read_size(object).max(1));
     let requests = chunks.map(|chunk| async move {
         let batch = ReadBatch {
             object: object.to_owned(),
@@ -443,17 +443,20 @@ async fn overwritten(
             fields: fields.collect(),
         });
     }
-    let batch = DoneBatch {
-        object: object.to_owned(),
-        records,
-    };
+    let size = link.provider.look_back_size().max(1);
+    let looks = records.chunks(size).map(|records| async move {
+        let batch = DoneBatch {
+            object: object.to_owned(),
+            records: records.to_vec(),
+        };
+        let unknown = vec![Vec::new(); records.len()];
+        match link.provider.overwritten(&link.settings, Arc::new(batch)) {
+            Some(look) => link.run(lane, look).await.unwrap_or(unknown),
+            None => unknown,
+        }
+    });
+    let found = join_all(looks).await.into_iter().flatten();
     let mut raced = BTreeMap::new();
-    let Some(look) = link.provider.overwritten(&link.settings, Arc::new(batch)) else {
-        return raced;
-    };
-    let Ok(found) = link.run(lane, look).await else {
-        return raced;
-    };
     for (place, values) in places.into_iter().zip(found) {
         let fields = &edits[judged[place].index].fields;
         let values: Vec<(u16, Value)> = values

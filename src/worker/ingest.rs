@@ -265,7 +265,7 @@ impl Worker {
         map: &Arc<Map>,
         link: &SharedLink,
     ) -> Result<bool, StoreError> {
-        let limit = link.provider.read_size().clamp(1, PAGE);
+        let limit = link.provider.read_size(&map.crm_object).clamp(1, PAGE);
         let asked = transaction(|client| {
             if !claims::may_send(client, connection.id)? {
                 return Ok(None);

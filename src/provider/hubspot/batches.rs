@@ -28,7 +28,7 @@ pub(super) struct Batch {
 }
 
 impl Call for Batch {
-    fn request(&self, records: &[usize]) -> Request {
+    fn request(&mut self, records: &[usize]) -> Request {
         let verb = match self.batch.kind {
             WriteKind::Update => "update",
             WriteKind::Upsert => "upsert",
@@ -46,11 +46,11 @@ impl Call for Batch {
     }
 
     fn settle(
-        &self,
+        &mut self,
         records: &[usize],
         response: &Response,
         slots: &mut Slots,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<Request>, Failure> {
         if let Some(failure) = errors::of_response(response) {
             return Err(refused(failure));
         }
@@ -86,7 +86,7 @@ impl Call for Batch {
                         );
                     }
                 }
-                Ok(())
+                Ok(None)
             }
         }
     }

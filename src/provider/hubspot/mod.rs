@@ -29,7 +29,6 @@ use crate::{
 };
 
 use batches::Batch;
-use history::LookBack;
 use rows::Row;
 
 pub struct HubSpot;
@@ -90,7 +89,7 @@ impl Provider for HubSpot {
         }
     }
 
-    fn read_size(&self) -> usize {
+    fn read_size(&self, _object: &str) -> usize {
         reads::LIMIT
     }
 
@@ -102,12 +101,16 @@ impl Provider for HubSpot {
         reads::read(batch)
     }
 
+    fn look_back_size(&self) -> usize {
+        history::LIMIT
+    }
+
     fn overwritten(
         &self,
         _settings: &Settings,
         batch: Arc<DoneBatch>,
     ) -> Option<Box<dyn Operation<Vec<Vec<Overwritten>>>>> {
-        Some(Box::new(LookBack::new(batch)))
+        Some(history::look_back(batch))
     }
 
     fn changes(

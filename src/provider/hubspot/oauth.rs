@@ -1,6 +1,7 @@
 //! How HubSpot grants access tokens: by an app's refresh token. A private app's token is static.
 
-use crate::{Credentials, Grant, Operation, oauth};
+use crate::oauth::{self, Client};
+use crate::{Credentials, Grant, Operation};
 
 pub(super) fn authorise(
     base_url: &str,
@@ -14,5 +15,5 @@ pub(super) fn authorise(
         ("client_secret", get("client_secret")?),
     ];
     let url = format!("{}/oauth/v1/token", base_url.trim_end_matches('/'));
-    Some(oauth::exchange(&url, &form, credentials))
+    Some(oauth::exchange(&url, &form, Client::InForm, credentials))
 }

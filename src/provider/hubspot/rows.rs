@@ -22,7 +22,7 @@ struct Properties<'a> {
 }
 
 impl Call for Row {
-    fn request(&self, records: &[usize]) -> Request {
+    fn request(&mut self, records: &[usize]) -> Request {
         let batch = &*self.batch;
         let path = format!(
             "{}/{}",
@@ -41,11 +41,11 @@ impl Call for Row {
     }
 
     fn settle(
-        &self,
+        &mut self,
         records: &[usize],
         response: &Response,
         slots: &mut Slots,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<Request>, Failure> {
         if let Some(failure) = errors::of_response(response) {
             return Err(failure);
         }
@@ -62,6 +62,6 @@ impl Call for Row {
                 created: false,
             }),
         );
-        Ok(())
+        Ok(None)
     }
 }

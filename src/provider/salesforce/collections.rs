@@ -24,7 +24,7 @@ pub(super) struct Collection {
 }
 
 impl Call for Collection {
-    fn request(&self, records: &[usize]) -> Request {
+    fn request(&mut self, records: &[usize]) -> Request {
         let batch = &*self.batch;
         if batch.kind == WriteKind::Delete {
             let ids: Vec<String> = records
@@ -56,11 +56,11 @@ impl Call for Collection {
     }
 
     fn settle(
-        &self,
+        &mut self,
         records: &[usize],
         response: &Response,
         slots: &mut Slots,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<Request>, Failure> {
         if let Some(failure) = errors::of_response(response) {
             return Err(refused(failure));
         }
@@ -71,7 +71,7 @@ impl Call for Collection {
             let Some(saved) = saved else { continue };
             slots.settle(index, saved.outcome_for(&self.batch, index));
         }
-        Ok(())
+        Ok(None)
     }
 }
 

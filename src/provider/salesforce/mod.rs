@@ -110,7 +110,7 @@ impl Provider for Salesforce {
         }
     }
 
-    fn read_size(&self) -> usize {
+    fn read_size(&self, _object: &str) -> usize {
         reads::LIMIT
     }
 

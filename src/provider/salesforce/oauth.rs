@@ -1,7 +1,8 @@
 //! How Salesforce grants access tokens: by a refresh token, or by client credentials. The grant says
 //! where the org's API lives (`instance_url`), which may have moved.
 
-use crate::{Credentials, Grant, Operation, oauth};
+use crate::oauth::{self, Client};
+use crate::{Credentials, Grant, Operation};
 
 /// Where refresh tokens are honoured for every production org. Client credentials are not: they
 /// belong to the org's own host ("My Domain").
@@ -25,5 +26,5 @@ pub(super) fn authorise(
     form.extend(client_secret.map(|secret| ("client_secret", secret)));
     let login_url = get("login_url").unwrap_or(default_url);
     let url = format!("{}/services/oauth2/token", login_url.trim_end_matches('/'));
-    Some(oauth::exchange(&url, &form, credentials))
+    Some(oauth::exchange(&url, &form, Client::InForm, credentials))
 }

@@ -189,7 +189,7 @@ pub(super) fn is_path_safe(key: &str) -> bool {
 }
 
 impl Call for Row {
-    fn request(&self, records: &[usize]) -> Request {
+    fn request(&mut self, records: &[usize]) -> Request {
         let batch = &*self.batch;
         let (object, key) = (encode(&batch.object), encode(batch.key(records[0])));
         let record = &batch.records[records[0]];
@@ -223,11 +223,11 @@ impl Call for Row {
     }
 
     fn settle(
-        &self,
+        &mut self,
         records: &[usize],
         response: &Response,
         slots: &mut Slots,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<Request>, Failure> {
         if let Some(failure) = errors::of_response(response) {
             return Err(failure);
         }
@@ -248,6 +248,6 @@ impl Call for Row {
             }
         };
         slots.settle(records[0], outcome);
-        Ok(())
+        Ok(None)
     }
 }

@@ -65,7 +65,7 @@ impl Provider for Stub {
         Box::new(Calls::new(Write { batch }, &rounds, LIMIT, slots))
     }
 
-    fn read_size(&self) -> usize {
+    fn read_size(&self, _object: &str) -> usize {
         LIMIT
     }
 
@@ -242,7 +242,7 @@ struct Results<T> {
 }
 
 impl Call for Write {
-    fn request(&self, records: &[usize]) -> Request {
+    fn request(&mut self, records: &[usize]) -> Request {
         let batch = &*self.batch;
         Request::new(Method::Post, "/write").json(&Body {
             object: &batch.object,
@@ -257,11 +257,11 @@ impl Call for Write {
     }
 
     fn settle(
-        &self,
+        &mut self,
         records: &[usize],
         response: &Response,
         slots: &mut Slots,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<Request>, Failure> {
         if let Some(failure) = failure(response) {
             return Err(failure);
         }
@@ -291,7 +291,7 @@ impl Call for Write {
                 Answer { .. } => {}
             }
         }
-        Ok(())
+        Ok(None)
     }
 }
 

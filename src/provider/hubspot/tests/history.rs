@@ -234,7 +234,7 @@ fn values_are_compared_in_their_canonical_form() {
 
 #[test]
 fn each_record_is_asked_for_once_and_told_in_order() {
-    let mut records: Vec<_> = (0..60)
+    let mut records: Vec<_> = (0..50)
         .map(|n| done(&n.to_string(), Value::text("R"), Value::text("W")))
         .collect();
     records[1].crm_id = "0".to_owned();
@@ -255,7 +255,8 @@ fn each_record_is_asked_for_once_and_told_in_order() {
         let gone = json!({ "category": "OBJECT_NOT_FOUND", "message": "gone", "context": { "ids": ["7"] } });
         answer(207, &json!({ "results": results, "errors": [gone] }))
     });
-    assert_eq!(log.requests.len(), 2);
+    assert_eq!(HubSpot.look_back_size(), 50);
+    assert_eq!(log.requests.len(), 1);
     assert_eq!(
         line(&log.requests[0]),
         "POST /crm/v3/objects/contacts/batch/read"
@@ -268,8 +269,8 @@ fn each_record_is_asked_for_once_and_told_in_order() {
     );
     assert!(log.requests[0].repeatable);
     let lost = result.unwrap();
-    assert_eq!(lost.len(), 60);
-    let silent: Vec<usize> = (0..60).filter(|&n| lost[n].is_empty()).collect();
+    assert_eq!(lost.len(), 50);
+    let silent: Vec<usize> = (0..50).filter(|&n| lost[n].is_empty()).collect();
     assert_eq!(silent, [7]);
     let first = &lost[0][0];
     assert_eq!(

@@ -134,5 +134,5 @@ fn batches_are_of_100() {
         HubSpot.write_size(&settings(1), WriteKind::Upsert, 5000),
         100
     );
-    assert_eq!(HubSpot.read_size(), 100);
+    assert_eq!(HubSpot.read_size("contacts"), 100);
 }
