@@ -12,8 +12,9 @@ use crate::worker::target;
 
 const INVALID: PgSqlErrorCode = PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE;
 
-pub fn known_providers() -> &'static str {
-    "Known providers: stub, salesforce, hubspot."
+pub fn known_providers() -> String {
+    let names = crm_provider::providers().iter().map(|p| p.name());
+    format!("Known providers: {}.", names.collect::<Vec<_>>().join(", "))
 }
 
 fn provider(name: &str) -> &'static dyn Provider {
@@ -22,7 +23,7 @@ fn provider(name: &str) -> &'static dyn Provider {
             INVALID,
             format!("provider \"{name}\" is not known"),
             None,
-            known_providers(),
+            &known_providers(),
         )
     })
 }
@@ -57,7 +58,7 @@ fn members<'a>(what: &str, json: &'a Json, known: &[&str]) -> &'a serde_json::Ma
 #[pg_extern(stable, parallel_safe, schema = "crm")]
 fn check_connection(provider_name: &str, base_url: Option<&str>, options: JsonB) {
     let provider = provider(provider_name);
-    let known: Vec<&str> = ["max_in_flight"]
+    let known: Vec<&str> = [crm_provider::IN_FLIGHT_OPTION]
         .into_iter()
         .chain(provider.option_keys().iter().copied())
         .collect();

@@ -42,7 +42,7 @@ fn canonical_object(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             format!("provider \"{provider}\" is not known"),
             None,
-            super::check::known_providers(),
+            &super::check::known_providers(),
         )
     };
     let Some(object) = object.0.as_object() else {

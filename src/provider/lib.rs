@@ -13,6 +13,7 @@ pub mod hubspot;
 mod oauth;
 pub mod operation;
 pub mod outcome;
+pub mod pipedrive;
 pub mod record;
 pub mod request;
 pub mod salesforce;
@@ -43,6 +44,20 @@ pub struct Settings {
     pub options: serde_json::Map<String, serde_json::Value>,
     /// Records above which an asynchronous bulk job is used (`pg_crm.bulk_threshold`).
     pub bulk_threshold: usize,
+}
+
+/// The option that bounds the requests on their way at once, and what holds without it.
+pub const IN_FLIGHT_OPTION: &str = "max_in_flight";
+const IN_FLIGHT: u64 = 4;
+const MOST_IN_FLIGHT: u64 = 64;
+
+impl Settings {
+    /// How many requests of a batch may be on their way at once.
+    pub fn in_flight(&self) -> usize {
+        let told = self.options.get(IN_FLIGHT_OPTION);
+        let told = told.and_then(serde_json::Value::as_u64);
+        told.unwrap_or(IN_FLIGHT).clamp(1, MOST_IN_FLIGHT) as usize
+    }
 }
 
 /// One CRM product: its requests, its answers, its errors, its value forms.
@@ -185,7 +200,12 @@ pub trait Provider: Send + Sync {
 
 /// Every provider by name.
 pub fn providers() -> &'static [&'static dyn Provider] {
-    &[&stub::Stub, &salesforce::Salesforce, &hubspot::HubSpot]
+    &[
+        &stub::Stub,
+        &salesforce::Salesforce,
+        &hubspot::HubSpot,
+        &pipedrive::Pipedrive,
+    ]
 }
 
 /// The provider of that name.

@@ -63,17 +63,21 @@ where
     }
 }
 
-/// An operation that fails before anything is sent.
-pub(crate) struct Refusal(Option<Failure>);
+/// An operation whose end is known before anything is sent.
+pub(crate) struct Ready<T>(Option<Result<T, Failure>>);
 
-impl Refusal {
-    pub fn new(failure: Failure) -> Refusal {
-        Refusal(Some(failure))
+impl<T> Ready<T> {
+    pub fn new(result: T) -> Ready<T> {
+        Ready(Some(Ok(result)))
+    }
+
+    pub fn refused(failure: Failure) -> Ready<T> {
+        Ready(Some(Err(failure)))
     }
 }
 
-impl<T> Operation<T> for Refusal {
+impl<T: Send> Operation<T> for Ready<T> {
     fn step(&mut self, _answer: Option<Response>) -> Step<T> {
-        Step::Done(Err(self.0.take().expect("a refusal is told once")))
+        Step::Done(self.0.take().expect("an end is told once"))
     }
 }

@@ -142,6 +142,11 @@ impl Walk {
         Ok(Taken::Page { items, more })
     }
 
+    /// Reads a second by ids from its first one on, for vendors by whose own text it went on.
+    pub fn restart_second(&mut self) {
+        self.id = self.id.take().map(|_| String::new());
+    }
+
     /// Notes what of a page has to be read again, of which all before `until` has been read now.
     fn mark(&mut self, until: Option<i64>, date: Option<i64>, overlap: i64) {
         let now = match until {

@@ -13,7 +13,7 @@ use super::reads::modified_property;
 use super::{errors, object_path};
 use crate::changes::{self, Change, ChangesPage, ChangesQuery};
 use crate::errors::{refused, unreadable};
-use crate::operation::{Exchange, Refusal};
+use crate::operation::{Exchange, Ready};
 use crate::request::encode;
 use crate::walk::{self, Ask, Row, Slice, Taken, Walk, moment};
 use crate::{CrmObject, Method, Operation, Request, Response, Settings, Step, wire};
@@ -76,7 +76,7 @@ pub(super) fn changes(
             found: Vec::new(),
             query,
         }),
-        Err(failure) => Box::new(Refusal::new(failure)),
+        Err(failure) => Box::new(Ready::refused(failure)),
     }
 }
 

@@ -19,14 +19,8 @@ pub struct Permits {
 
 impl Permits {
     pub fn new(settings: &Settings) -> Self {
-        let batch = settings
-            .options
-            .get("max_in_flight")
-            .and_then(|n| n.as_u64())
-            .unwrap_or(4)
-            .clamp(1, 64);
         Permits {
-            batch: Semaphore::new(batch as usize),
+            batch: Semaphore::new(settings.in_flight()),
             // Vendors bound rates and long requests, not short ones at once.
             real_time: Semaphore::new(IN_FLIGHT),
         }

@@ -1,0 +1,64 @@
+//! What an answer holds: one record, or a page of them and where the next one begins.
+
+use crm_domain::Failure;
+use serde_json::Value as Json;
+
+use super::errors;
+use super::objects::{Object, Version};
+use crate::errors::{refused, unreadable};
+use crate::request::encode;
+use crate::{Response, wire};
+
+/// The record of an answer about one.
+pub(super) fn record(response: &Response) -> Result<Json, Failure> {
+    if let Some(failure) = errors::of_response(response) {
+        return Err(failure);
+    }
+    match response.json().unwrap_or_default()["data"].take() {
+        data @ Json::Object(_) => Ok(data),
+        _ => Err(unreadable(response)),
+    }
+}
+
+/// A page of a list.
+#[derive(Debug, Default)]
+pub(super) struct Page {
+    pub records: Vec<Json>,
+    /// Where the list goes on, for [`go_on`].
+    pub next: Option<String>,
+}
+
+/// A list that is refused has an unknown path or parameter; no record is missing because of it.
+pub(super) fn page(response: &Response) -> Result<Page, Failure> {
+    if let Some(failure) = errors::of_response(response) {
+        return Err(refused(failure));
+    }
+    let mut body = response.json().unwrap_or_default();
+    let more = body["additional_data"].take();
+    let records = match body["data"].take() {
+        Json::Array(records) => records,
+        // Version 1 says so when there is nothing.
+        Json::Null if body["success"] == true => Vec::new(),
+        _ => return Err(unreadable(response)),
+    };
+    let pagination = &more["pagination"];
+    let next = match &more["next_cursor"] {
+        Json::Null if pagination["more_items_in_collection"] == true => {
+            wire::word(&pagination["next_start"])
+        }
+        cursor => wire::word(cursor),
+    };
+    Ok(Page {
+        records,
+        next: next.filter(|next| !next.is_empty()),
+    })
+}
+
+/// The parameter by which a list goes on.
+pub(super) fn go_on(object: &Object, next: Option<&str>) -> String {
+    let name = match object.version {
+        Version::V1 => "start",
+        Version::V2 => "cursor",
+    };
+    next.map_or(String::new(), |next| format!("&{name}={}", encode(next)))
+}

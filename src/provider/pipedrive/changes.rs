@@ -1,0 +1,329 @@
+//! What changed, by the list of an object's records in the order of their last change.
+//!
+//! What that list does not show is looked for elsewhere, at the end of a pass and seldom: archived deals
+//! in a list of their own, deleted records of the other objects among what has changed lately. Deleted
+//! deals are in the list itself.
+
+use std::sync::Arc;
+
+use crm_domain::{ErrorClass, Failure};
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+
+use super::answers::{Page, go_on, page};
+use super::objects::{Elsewhere, Object, Version};
+use super::seek::PAGE;
+use super::values::{self, second};
+use crate::changes::{self, Change, ChangesPage, ChangesQuery};
+use crate::operation::Ready;
+use crate::request::encode;
+use crate::walk::{self, Ask, Row, SECOND, Slice, Taken, Walk, moment};
+use crate::{CrmObject, Method, Operation, Request, Response, Settings, Step};
+
+/// How late a record may become visible unless an option says otherwise.
+pub(super) const OVERLAP_SECONDS: i64 = 120;
+
+/// How often it is looked elsewhere: each time costs up to 20 of the day's tokens.
+const ELSEWHERE_MS: i64 = 15 * 60 * SECOND;
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Cursor {
+    walk: Walk,
+    /// Where a second goes on that holds more than a page. The vendor's own text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    page: Option<String>,
+    #[serde(default)]
+    elsewhere: Look,
+}
+
+/// How far it has been looked elsewhere.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Look {
+    /// Where the list goes on; it is being read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    page: Option<String>,
+    /// What changed before has been told.
+    #[serde(with = "moment", skip_serializing_if = "Option::is_none")]
+    since: Option<i64>,
+    /// When the first page was read.
+    #[serde(with = "moment", skip_serializing_if = "Option::is_none")]
+    began: Option<i64>,
+    /// It is not read again before.
+    #[serde(with = "moment", skip_serializing_if = "Option::is_none")]
+    due: Option<i64>,
+}
+
+pub(super) fn changes(
+    settings: &Settings,
+    object: &'static Object,
+    query: Arc<ChangesQuery>,
+) -> Box<dyn Operation<ChangesPage>> {
+    match changes::cursor::<Cursor>(query.since.as_ref()) {
+        Ok(cursor) => Box::new(Changes {
+            overlap: walk::overlap(settings, OVERLAP_SECONDS),
+            limit: query.limit.clamp(1, PAGE),
+            is_elsewhere: cursor.elsewhere.page.is_some(),
+            found: Vec::new(),
+            object,
+            cursor,
+            query,
+        }),
+        Err(failure) => Box::new(Ready::refused(failure)),
+    }
+}
+
+struct Changes {
+    object: &'static Object,
+    query: Arc<ChangesQuery>,
+    limit: usize,
+    overlap: i64,
+    cursor: Cursor,
+    /// Whether the request under way looks elsewhere.
+    is_elsewhere: bool,
+    found: Vec<Change>,
+}
+
+impl Changes {
+    fn ask(&self) -> Step<ChangesPage> {
+        Step::Send(match (self.is_elsewhere, self.object.elsewhere) {
+            (false, _) => self.list(),
+            (true, Elsewhere::Recents) => self.recents(),
+            (true, _) => self.archived(),
+        })
+    }
+
+    fn list(&self) -> Request {
+        let time = match self.object.version {
+            Version::V1 => "&sort=update_time%20ASC",
+            Version::V2 => "&sort_by=update_time&sort_direction=asc",
+        };
+        let since = |at: i64| format!("&updated_since={}", encode(&second(at)));
+        let range = match self.cursor.walk.ask() {
+            Ask::Since(None) => time.to_owned(),
+            Ask::Since(Some(at)) => time.to_owned() + &since(at),
+            Ask::Within { second: at, .. } => {
+                let page = go_on(self.object, self.cursor.page.as_deref());
+                let order = match self.object.has_until {
+                    true => {
+                        let until = encode(&second(at + SECOND)).to_string();
+                        format!("&sort_by=id&sort_direction=asc&updated_until={until}")
+                    }
+                    false => time.to_owned(),
+                };
+                order + &since(at) + &page
+            }
+        };
+        self.request("", &range)
+    }
+
+    /// A list of records in the mapped fields, deleted ones among them if there is a way.
+    fn request(&self, list: &str, rest: &str) -> Request {
+        let mut path = format!("{list}?limit={}{rest}", self.limit);
+        if self.object.elsewhere == Elsewhere::Archived {
+            path.push_str("&status=open,won,lost,deleted");
+        }
+        let names = self.query.fields.iter().map(|field| field.name.as_str());
+        let names = names.chain(self.query.external_id_field.as_deref());
+        path.push_str(&self.object.wanted(names));
+        self.object.request(Method::Get, path)
+    }
+
+    fn archived(&self) -> Request {
+        let look = &self.cursor.elsewhere;
+        let since = look
+            .since
+            .map(|at| format!("&updated_since={}", encode(&second(at))));
+        let page = go_on(self.object, look.page.as_deref());
+        let order = "&sort_by=update_time&sort_direction=asc";
+        self.request(
+            "/archived",
+            &format!("{order}{}{page}", since.unwrap_or_default()),
+        )
+    }
+
+    fn recents(&self) -> Request {
+        let look = &self.cursor.elsewhere;
+        let since = second(look.since.unwrap_or_default());
+        // `2026-01-02 03:04:05`, in UTC.
+        let since = since.replace('T', " ").replace('Z', "");
+        let start = look.page.as_deref().unwrap_or("0");
+        Request::new(
+            Method::Get,
+            format!(
+                "/api/v1/recents?since_timestamp={}&items={}&start={}&limit={PAGE}",
+                encode(&since),
+                self.object.word,
+                encode(start)
+            ),
+        )
+    }
+
+    fn take(&mut self, response: &Response) -> Result<Step<ChangesPage>, Failure> {
+        let held = self.place().is_some();
+        match page(response) {
+            Ok(page) if self.is_elsewhere => self.take_elsewhere(page, response.date()),
+            Ok(page) => self.take_list(page, response),
+            // The text by which the list was to go on is not taken any more: from the start, then.
+            Err(failure) if held && is_refusal(&failure) => {
+                match self.is_elsewhere {
+                    true => self.cursor.elsewhere.page = None,
+                    false => {
+                        self.cursor.page = None;
+                        self.cursor.walk.restart_second();
+                    }
+                }
+                Ok(self.ask())
+            }
+            // Version 1 goes out of use one day; what else is told does not depend on it.
+            Err(failure)
+                if self.is_elsewhere
+                    && self.object.elsewhere == Elsewhere::Recents
+                    && failure.class == ErrorClass::Mapping =>
+            {
+                self.take_elsewhere(Page::default(), response.date())
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn place(&self) -> Option<&String> {
+        match self.is_elsewhere {
+            true => self.cursor.elsewhere.page.as_ref(),
+            false => self.cursor.page.as_ref(),
+        }
+    }
+
+    fn take_list(&mut self, page: Page, response: &Response) -> Result<Step<ChangesPage>, Failure> {
+        let within = match self.cursor.walk.ask() {
+            Ask::Within { second, .. } => Some(second..second + SECOND),
+            Ask::Since(_) => None,
+        };
+        let mut rows = Vec::with_capacity(page.records.len());
+        let mut next = page.next;
+        for record in &page.records {
+            let row = self
+                .row(record)
+                .ok_or_else(|| crate::errors::unreadable(response))?;
+            // A list without an end goes on beyond the second.
+            match within
+                .as_ref()
+                .is_none_or(|within| within.contains(&row.at))
+            {
+                true => rows.push(row),
+                false => next = None,
+            }
+        }
+        let date = response.date();
+        let slice = Slice {
+            rows,
+            full: next.is_some(),
+            date,
+        };
+        let taken = self.cursor.walk.take(slice, self.overlap)?;
+        self.cursor.page = next.filter(|_| within.is_some());
+        let Taken::Page { items, more } = taken else {
+            return Ok(self.ask());
+        };
+        self.found.extend(items);
+        let look = &mut self.cursor.elsewhere;
+        let is_due = date.is_some() && date >= look.due;
+        if more || !is_due || self.object.elsewhere == Elsewhere::Nowhere {
+            return Ok(self.page(more));
+        }
+        if self.object.elsewhere == Elsewhere::Recents && look.since.is_none() {
+            // Whoever reads everything for the first time misses nobody.
+            look.since = date.map(|date| date - self.overlap);
+            look.due = date.map(|date| date + ELSEWHERE_MS);
+            return Ok(self.page(false));
+        }
+        self.is_elsewhere = true;
+        Ok(self.ask())
+    }
+
+    fn take_elsewhere(
+        &mut self,
+        page: Page,
+        date: Option<i64>,
+    ) -> Result<Step<ChangesPage>, Failure> {
+        let look = &mut self.cursor.elsewhere;
+        if page.next.is_some() && page.next == look.page {
+            let message = "the list goes on where it has been";
+            return Err(Failure::record(
+                ErrorClass::Internal,
+                "no_progress",
+                message,
+            ));
+        }
+        if look.page.is_none() {
+            look.began = date;
+        }
+        look.page = page.next;
+        let more = look.page.is_some();
+        if !more {
+            look.since = look
+                .began
+                .take()
+                .map(|began| began - self.overlap)
+                .or(look.since);
+            look.due = date.map(|date| date + ELSEWHERE_MS);
+        }
+        let is_recents = self.object.elsewhere == Elsewhere::Recents;
+        let told = page.records.iter().filter_map(|record| match is_recents {
+            // The list itself has told of those that are there.
+            true => self.row(&record["data"]).filter(|row| row.item.deleted),
+            false => self.row(record),
+        });
+        let told: Vec<Change> = told.map(|row| row.item).collect();
+        self.found.extend(told);
+        Ok(self.page(more))
+    }
+
+    fn row(&self, record: &Json) -> Option<Row<Change>> {
+        let crm_id = values::id(record)?;
+        let at = values::modified_at(record)?;
+        let names = self.query.fields.iter().map(|field| field.name.as_str());
+        let key = self.query.external_id_field.as_deref();
+        let change = Change {
+            external_id: key
+                .and_then(|key| changes::key(Some(values::held(self.object, record, key)))),
+            deleted: values::is_deleted(record),
+            object: CrmObject {
+                crm_id: crm_id.clone(),
+                fields: values::fields(self.object, record, names),
+                modified_at: Some(at),
+                version: None,
+            },
+            ..Change::default()
+        };
+        Some(Row {
+            at,
+            id: crm_id,
+            item: change,
+        })
+    }
+
+    fn page(&mut self, more: bool) -> Step<ChangesPage> {
+        Step::Done(Ok(ChangesPage {
+            changes: std::mem::take(&mut self.found),
+            next: changes::stored(&self.cursor),
+            more,
+        }))
+    }
+}
+
+impl Operation<ChangesPage> for Changes {
+    fn step(&mut self, answer: Option<Response>) -> Step<ChangesPage> {
+        match answer {
+            None => self.ask(),
+            Some(response) => self
+                .take(&response)
+                .unwrap_or_else(|failure| Step::Done(Err(failure))),
+        }
+    }
+}
+
+fn is_refusal(failure: &Failure) -> bool {
+    matches!(failure.class, ErrorClass::Validation | ErrorClass::Mapping)
+}

@@ -1,0 +1,93 @@
+//! Looking back at a write by the record's changelog, which tells each change of a field with its time
+//! and the program that made it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crm_domain::{ErrorClass, Failure};
+use serde_json::Value as Json;
+
+use super::answers::page;
+use super::objects::Object;
+use super::values;
+use crate::history::{Entry, overwritten};
+use crate::operation::Exchange;
+use crate::request::encode;
+use crate::{DoneBatch, Method, Operation, Overwritten, Request, Response, wire};
+
+/// Changes asked for: those since a read that is seconds old.
+const LIMIT: usize = 100;
+
+/// How our requests introduce themselves, and the changelog quotes them.
+const AGENT: &str = "pg_crm";
+
+/// Looks back at the one record that a batch holds.
+pub(super) fn look_back(
+    object: &Object,
+    batch: Arc<DoneBatch>,
+) -> Option<Box<dyn Operation<Vec<Vec<Overwritten>>>>> {
+    let id = encode(&batch.records.first()?.crm_id).to_string();
+    let path = format!("/api/v1/{}/{id}/changelog?limit={LIMIT}", object.name);
+    let request = Request::new(Method::Get, path);
+    let exchange = Exchange::new(request, move |response| replaced(&batch, &response));
+    object.has_changelog.then(|| Box::new(exchange) as _)
+}
+
+fn replaced(batch: &DoneBatch, response: &Response) -> Result<Vec<Vec<Overwritten>>, Failure> {
+    let changes = match page(response) {
+        Ok(page) => page.records,
+        // Gone, which another path tells.
+        Err(failure) if failure.class == ErrorClass::Mapping => Vec::new(),
+        Err(failure) => return Err(failure),
+    };
+    let histories = histories(changes);
+    let history = |name: &str| histories.get(name).map(Vec::as_slice);
+    let mut found = vec![Vec::new(); batch.records.len()];
+    if let Some((first, record)) = found.first_mut().zip(batch.records.first()) {
+        *first = overwritten(record, history, values::read);
+    }
+    Ok(found)
+}
+
+/// The values of each field, newest first; at the end, the one that the oldest change replaced.
+fn histories(mut changes: Vec<Json>) -> HashMap<String, Vec<Entry>> {
+    let at = |change: &Json| wire::moment(&change["time"]);
+    if changes.first().map(at) < changes.last().map(at) {
+        changes.reverse();
+    }
+    let mut histories: HashMap<String, Vec<Entry>> = HashMap::new();
+    for change in changes {
+        let Some(field) = change["field_key"].as_str() else {
+            continue;
+        };
+        let entries = histories.entry(field.to_owned()).or_default();
+        // What the newer change replaced is what this one set.
+        entries.pop();
+        entries.push(Entry {
+            value: change["new_value"].clone(),
+            at: at(&change),
+            is_by_a_program: is_by_a_program(&change),
+            source: source(&change),
+        });
+        entries.push(Entry {
+            value: change["old_value"].clone(),
+            ..Entry::default()
+        });
+    }
+    histories
+}
+
+fn is_by_a_program(change: &Json) -> bool {
+    match change["change_source_user_agent"].as_str() {
+        Some(agent) => agent.contains(AGENT),
+        None => change["change_source"].as_str() != Some("app"),
+    }
+}
+
+fn source(change: &Json) -> Option<String> {
+    let names = ["change_source", "change_source_user_agent"];
+    let words = names.iter().filter_map(|name| change[*name].as_str());
+    let user = wire::word(&change["actor_user_id"]).map(|id| format!("userId:{id}"));
+    let words: Vec<String> = words.map(str::to_owned).chain(user).collect();
+    (!words.is_empty()).then(|| words.join(" "))
+}

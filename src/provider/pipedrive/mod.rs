@@ -1,0 +1,217 @@
+//! Pipedrive: one record by one request, in version 2 of its API where that has the object.
+//!
+//! There are no batches, no upsert, no unique fields and no conditions. Records are written in parallel
+//! by the engine; a record is created after it was looked for; a changelog tells what a write replaced.
+
+mod answers;
+mod changes;
+mod errors;
+mod history;
+mod oauth;
+mod objects;
+mod reads;
+mod seek;
+#[cfg(test)]
+mod tests;
+mod values;
+mod webhooks;
+mod writes;
+
+use std::sync::Arc;
+
+use crm_domain::{DataType, Failure, Value, ValueError};
+use serde_json::Value as Json;
+
+use crate::calls::{Calls, Outcome, Slots, rounds};
+use crate::operation::{Exchange, Ready};
+use crate::walk::{OVERLAP_OPTION, SECOND, overlap};
+use crate::{
+    ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard, Method, Operation,
+    Overwritten, Provider, ReadBatch, Request, Response, Settings, Usage, WebhookError,
+    WebhookEvent, WebhookRequest, WriteBatch, WriteKind, webhook,
+};
+
+use objects::{known, object};
+use seek::Newest;
+use writes::{Stage, Write};
+
+/// Upserts that share the look at what was created lately.
+const UPSERTS: usize = 100;
+
+pub struct Pipedrive;
+
+impl Provider for Pipedrive {
+    fn name(&self) -> &'static str {
+        "pipedrive"
+    }
+
+    /// A grant names the company's own host, which takes its place.
+    fn default_base_url(&self) -> Option<&'static str> {
+        Some("https://api.pipedrive.com")
+    }
+
+    fn option_keys(&self) -> &'static [&'static str] {
+        &[OVERLAP_OPTION]
+    }
+
+    fn credential_keys(&self) -> &'static [&'static str] {
+        &[
+            "api_token",
+            "access_token",
+            "client_id",
+            "client_secret",
+            "refresh_token",
+            "login_url",
+            webhook::SECRET,
+        ]
+    }
+
+    /// What is written one by one is sent in parallel when it is written apart; upserts share a look, in
+    /// as many parts as requests may be on their way.
+    fn write_size(&self, settings: &Settings, kind: WriteKind, count: usize) -> usize {
+        match kind {
+            WriteKind::Update | WriteKind::Delete => 1,
+            WriteKind::Upsert => count.div_ceil(settings.in_flight()).clamp(1, UPSERTS),
+        }
+    }
+
+    fn guard(&self, kind: WriteKind, _count: usize) -> Guard {
+        match kind {
+            WriteKind::Update => Guard::Afterwards,
+            WriteKind::Upsert | WriteKind::Delete => Guard::None,
+        }
+    }
+
+    fn write(
+        &self,
+        settings: &Settings,
+        batch: Arc<WriteBatch>,
+    ) -> Box<dyn Operation<Vec<Outcome>>> {
+        let object = match object(&batch.object) {
+            Ok(object) => object,
+            Err(failure) => return Box::new(Ready::refused(failure)),
+        };
+        let is_upsert = batch.kind == WriteKind::Upsert;
+        if is_upsert && !seek::holds_keys(object, batch.key_field()) {
+            return Box::new(Ready::refused(seek::keyless(object, batch.key_field())));
+        }
+        let mut slots = Slots::new(&batch);
+        let rounds = rounds(&batch, &mut slots, |key| key);
+        let write = Write {
+            object,
+            newest: Newest::new(overlap(settings, changes::OVERLAP_SECONDS)),
+            stage: Stage::default(),
+            batch,
+        };
+        Box::new(Calls::new(write, &rounds, 1, slots))
+    }
+
+    fn read_size(&self, object: &str) -> usize {
+        reads::limit(known(object))
+    }
+
+    fn read(
+        &self,
+        _settings: &Settings,
+        batch: Arc<ReadBatch>,
+    ) -> Box<dyn Operation<Vec<Option<CrmObject>>>> {
+        match object(&batch.object) {
+            Ok(object) => Box::new(reads::Reading::new(object, batch)),
+            Err(failure) => Box::new(Ready::refused(failure)),
+        }
+    }
+
+    fn look_back_size(&self) -> usize {
+        1
+    }
+
+    fn overwritten(
+        &self,
+        _settings: &Settings,
+        batch: Arc<DoneBatch>,
+    ) -> Option<Box<dyn Operation<Vec<Vec<Overwritten>>>>> {
+        history::look_back(known(&batch.object)?, batch)
+    }
+
+    fn changes(
+        &self,
+        settings: &Settings,
+        query: Arc<ChangesQuery>,
+    ) -> Box<dyn Operation<ChangesPage>> {
+        match object(&query.object) {
+            Ok(object) => changes::changes(settings, object, query),
+            Err(failure) => Box::new(Ready::refused(failure)),
+        }
+    }
+
+    fn webhook(
+        &self,
+        _settings: &Settings,
+        credentials: &Credentials,
+        request: &WebhookRequest<'_>,
+    ) -> Result<Vec<WebhookEvent>, WebhookError> {
+        webhooks::read(credentials, request)
+    }
+
+    /// `deals` and `deal` are one.
+    fn same_object(&self, one: &str, other: &str) -> bool {
+        let name = |name| known(name).map(|object| object.name);
+        one.eq_ignore_ascii_case(other) || name(one).is_some_and(|one| Some(one) == name(other))
+    }
+
+    /// Who one is needs no right on any object.
+    fn ping(&self, _settings: &Settings) -> Box<dyn Operation<String>> {
+        let request = Request::new(Method::Get, "/api/v1/users/me");
+        Box::new(Exchange::new(request, |response| {
+            let me = answers::record(&response)?;
+            Ok(match me["company_name"].as_str() {
+                Some(company) => format!("Pipedrive answers: {}", crate::errors::clean(company)),
+                None => "Pipedrive answers".to_owned(),
+            })
+        }))
+    }
+
+    fn authorise(
+        &self,
+        _base_url: &str,
+        credentials: &Credentials,
+    ) -> Option<Box<dyn Operation<Grant>>> {
+        oauth::authorise(credentials)
+    }
+
+    fn sign(&self, request: &mut Request, access_token: &str) {
+        oauth::sign(request, access_token);
+    }
+
+    fn failure(&self, response: &Response) -> Option<Failure> {
+        errors::of_response(response)
+    }
+
+    /// The day's budget counts tokens, of which a request costs 1 to 40. Each header may be missing.
+    fn usage(&self, response: &Response) -> Usage {
+        let number = |name| errors::number(response, name);
+        let window_remaining = number("x-ratelimit-remaining");
+        Usage {
+            daily_limit: number("x-daily-ratelimit-token-limit"),
+            daily_remaining: number("x-daily-ratelimit-token-remaining"),
+            window: window_remaining.map(|_| errors::WINDOW),
+            window_remaining,
+        }
+    }
+
+    fn to_wire(&self, data_type: DataType, value: &Value) -> Json {
+        values::form(data_type, value)
+    }
+
+    /// A moment is a whole second.
+    fn stored(&self, _data_type: DataType, value: Value) -> Value {
+        match value {
+            Value::Timestamp(ms) => Value::Timestamp(ms - ms.rem_euclid(SECOND)),
+            value => value,
+        }
+    }
+
+    fn from_wire(&self, data_type: DataType, wire: &Json) -> Result<Value, ValueError> {
+        values::read(data_type, wire)
+    }
+}

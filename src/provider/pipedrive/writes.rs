@@ -1,0 +1,267 @@
+//! Writing records one by one, since Pipedrive takes no more at once.
+//!
+//! An update of a part of a field reads the record before, an upsert looks for it ([`super::seek`]). A
+//! record that is not found is looked for in a list, which tells one that is gone from a path that is.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crm_domain::{ErrorClass, Failure};
+use serde_json::Value as Json;
+
+use super::answers::{page, record};
+use super::objects::Object;
+use super::seek::Newest;
+use super::{seek, values};
+use crate::calls::{Call, Slots};
+use crate::errors::unreadable;
+use crate::{Method, Request, Response, WriteBatch, WriteKind, WriteRecord, Written, changes};
+
+pub(super) struct Write {
+    pub object: &'static Object,
+    pub batch: Arc<WriteBatch>,
+    /// Of an upsert: what was created lately.
+    pub newest: Newest,
+    pub stage: Stage,
+}
+
+/// What has been asked about the record that is being written.
+#[derive(Default)]
+pub(super) enum Stage {
+    #[default]
+    Nothing,
+    /// What was created lately.
+    Newest,
+    /// Whose field holds the key.
+    Search,
+    /// What a record holds that the search found: it may have another key by now.
+    Candidates {
+        left: VecDeque<String>,
+        matching: Vec<Json>,
+    },
+    /// What the record holds, because a part of it is to be kept.
+    Held(String),
+    /// To be written: this record, or a new one.
+    Save(Option<String>),
+    /// Whether a record is there that was not found.
+    Missing(Failure, String),
+}
+
+type Next = Result<Option<Request>, Failure>;
+
+impl Write {
+    fn record(&self, index: usize) -> &WriteRecord {
+        &self.batch.records[index]
+    }
+
+    fn update(&mut self, index: usize, id: String, held: &Json) -> Request {
+        let key_field = self.batch.external_id_field.as_deref();
+        let body = values::body(self.object, self.record(index), key_field, None, held);
+        let request = self.object.one(self.object.update, &id).json(&body);
+        self.stage = Stage::Save(Some(id));
+        request
+    }
+
+    fn update_or_read(&mut self, index: usize, id: String) -> Request {
+        if values::needs_held(self.object, self.record(index)) {
+            let request = self.object.one(Method::Get, &id);
+            self.stage = Stage::Held(id);
+            return request;
+        }
+        self.update(index, id, &Json::Null)
+    }
+
+    fn create(&mut self, index: usize) -> Request {
+        let field = self.batch.key_field();
+        let key = (field, self.batch.key(index));
+        let record = self.record(index);
+        let body = values::body(self.object, record, Some(field), Some(key), &Json::Null);
+        let request = self.object.request(Method::Post, "").json(&body);
+        self.stage = Stage::Save(None);
+        request
+    }
+
+    /// What is known of a key by now, or the request that finds out.
+    fn seek(&mut self, index: usize) -> Next {
+        let key = self.batch.key(index);
+        match self.newest.ids(key) {
+            [] => {
+                self.stage = Stage::Search;
+                let field = self.batch.key_field();
+                Ok(Some(seek::search(self.object, field, key)))
+            }
+            [id] => {
+                let id = id.clone();
+                Ok(Some(self.update_or_read(index, id)))
+            }
+            ids => Err(seek::ambiguous(ids)),
+        }
+    }
+
+    fn next_candidate(
+        &mut self,
+        index: usize,
+        mut left: VecDeque<String>,
+        mut matching: Vec<Json>,
+    ) -> Next {
+        if let Some(id) = left.front() {
+            let request = self.object.one(Method::Get, id);
+            self.stage = Stage::Candidates { left, matching };
+            return Ok(Some(request));
+        }
+        left.extend(matching.iter().filter_map(values::id));
+        match (matching.pop(), left.len()) {
+            (Some(held), 1) => Ok(Some(self.update(
+                index,
+                left.remove(0).unwrap_or_default(),
+                &held,
+            ))),
+            (Some(_), _) => Err(seek::ambiguous(left.make_contiguous())),
+            (None, _) => Ok(Some(self.create(index))),
+        }
+    }
+
+    /// Whether a candidate is the record that is sought.
+    fn matches(&self, index: usize, held: &Json) -> bool {
+        let value = values::held(self.object, held, self.batch.key_field());
+        !values::is_deleted(held)
+            && changes::key(Some(value)).as_deref() == Some(self.batch.key(index))
+    }
+
+    fn saved(
+        &mut self,
+        index: usize,
+        id: Option<String>,
+        response: &Response,
+        slots: &mut Slots,
+    ) -> Next {
+        let kind = self.batch.kind;
+        let saved = match record(response) {
+            Ok(saved) => saved,
+            Err(failure) if failure.class == ErrorClass::NotFound => {
+                return match (id, kind) {
+                    // It was there a moment ago: the next attempt finds out, and creates it if need be.
+                    (Some(_), WriteKind::Upsert) => Err(Failure {
+                        class: ErrorClass::Transient,
+                        ..failure
+                    }),
+                    (Some(id), _) => Ok(Some(self.look_for(failure, id))),
+                    (None, _) => Err(failure),
+                };
+            }
+            Err(failure) => return Err(failure),
+        };
+        let crm_id = values::id(&saved).ok_or_else(|| unreadable(response))?;
+        let created = id.is_none();
+        if id.is_some_and(|id| id != crm_id) {
+            let message = "the CRM's answer is about another record";
+            return Err(Failure::record(
+                ErrorClass::Transient,
+                "mismatched_result",
+                message,
+            ));
+        }
+        if kind == WriteKind::Update && values::is_deleted(&saved) {
+            let message = "the record is in the CRM's recycle bin";
+            return Err(Failure::record(ErrorClass::NotFound, "deleted", message));
+        }
+        if created {
+            self.newest.note(self.batch.key(index), &crm_id);
+        }
+        slots.settle(index, Ok(Written { crm_id, created }));
+        Ok(None)
+    }
+
+    fn look_for(&mut self, failure: Failure, id: String) -> Request {
+        let request = self.object.by_ids([id.as_str()].into_iter(), "");
+        self.stage = Stage::Missing(failure, id);
+        request
+    }
+}
+
+impl Call for Write {
+    fn request(&mut self, records: &[usize]) -> Request {
+        let index = records[0];
+        let key = self.batch.key(index).to_owned();
+        match self.batch.kind {
+            WriteKind::Update => self.update_or_read(index, key),
+            WriteKind::Delete => {
+                let request = self.object.one(Method::Delete, &key);
+                self.stage = Stage::Save(Some(key));
+                request
+            }
+            WriteKind::Upsert => match self.newest.request(self.object) {
+                Some(request) => {
+                    self.stage = Stage::Newest;
+                    request
+                }
+                None => {
+                    self.stage = Stage::Search;
+                    seek::search(self.object, self.batch.key_field(), &key)
+                }
+            },
+        }
+    }
+
+    fn settle(&mut self, records: &[usize], response: &Response, slots: &mut Slots) -> Next {
+        let index = records[0];
+        match std::mem::take(&mut self.stage) {
+            Stage::Nothing => Err(unreadable(response)),
+            Stage::Newest => {
+                let page = page(response)?;
+                self.newest
+                    .take(self.object, &self.batch, &page, response.date());
+                match self.newest.request(self.object) {
+                    Some(request) => {
+                        self.stage = Stage::Newest;
+                        Ok(Some(request))
+                    }
+                    None => self.seek(index),
+                }
+            }
+            Stage::Search => {
+                // Another record of the batch may have come to be meanwhile, with the same key.
+                if !self.newest.ids(self.batch.key(index)).is_empty() {
+                    return self.seek(index);
+                }
+                let found = page(response)?.records;
+                let ids = found.iter().filter_map(seek::found).collect();
+                self.next_candidate(index, ids, Vec::new())
+            }
+            Stage::Candidates {
+                mut left,
+                mut matching,
+            } => {
+                left.pop_front();
+                match record(response) {
+                    Ok(held) if self.matches(index, &held) => matching.push(held),
+                    // The index of the search is behind.
+                    Ok(_) => {}
+                    Err(failure) if failure.class == ErrorClass::NotFound => {}
+                    Err(failure) => return Err(failure),
+                }
+                self.next_candidate(index, left, matching)
+            }
+            Stage::Held(id) => match record(response) {
+                Ok(held) => Ok(Some(self.update(index, id, &held))),
+                Err(failure) if failure.class == ErrorClass::NotFound => {
+                    Ok(Some(self.look_for(failure, id)))
+                }
+                Err(failure) => Err(failure),
+            },
+            Stage::Save(id) => self.saved(index, id, response, slots),
+            Stage::Missing(failure, id) => {
+                let page = page(response)?;
+                let mut live = page.records.iter().filter(|held| !values::is_deleted(held));
+                // There after all: the same write may be tried again.
+                match live.any(|held| values::id(held).as_ref() == Some(&id)) {
+                    true => Err(Failure {
+                        class: ErrorClass::Transient,
+                        ..failure
+                    }),
+                    false => Err(failure),
+                }
+            }
+        }
+    }
+}
