@@ -286,12 +286,11 @@ impl Changes {
         let names = self.query.fields.iter().map(|field| field.name.as_str());
         let key = self.query.external_id_field.as_deref();
         let change = Change {
-            external_id: key
-                .and_then(|key| changes::key(Some(values::held(self.object, record, key)))),
+            external_id: key.and_then(|key| changes::key(Some(values::held(record, key)))),
             deleted: values::is_deleted(record),
             object: CrmObject {
                 crm_id: crm_id.clone(),
-                fields: values::fields(self.object, record, names),
+                fields: values::fields(record, names),
                 modified_at: Some(at),
                 version: None,
             },

@@ -129,7 +129,7 @@ impl Reading {
         let names = self.batch.fields.iter().map(|field| field.name.as_str());
         let object = CrmObject {
             crm_id: id.clone(),
-            fields: values::fields(self.object, held, names),
+            fields: values::fields(held, names),
             modified_at: values::modified_at(held),
             version: None,
         };

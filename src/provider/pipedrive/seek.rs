@@ -80,12 +80,12 @@ impl Newest {
         (!self.is_read).then(|| object.request(Method::Get, path))
     }
 
-    pub fn take(&mut self, object: &Object, batch: &WriteBatch, page: &Page, date: Option<i64>) {
+    pub fn take(&mut self, batch: &WriteBatch, page: &Page, date: Option<i64>) {
         let times = || page.records.iter().filter_map(values::modified_at);
         let now = date.or_else(|| times().max());
         let bound = self.bound.or(now.map(|now| now - self.overlap));
         for held in &page.records {
-            let key = changes::key(Some(values::held(object, held, batch.key_field())));
+            let key = changes::key(Some(values::held(held, batch.key_field())));
             let id = values::id(held).filter(|_| !values::is_deleted(held));
             if let (Some(key), Some(id)) = (key, id) {
                 self.note(&key, &id);

@@ -95,10 +95,11 @@ pub(super) fn read(data_type: DataType, held: &Json) -> Result<Value, ValueError
 }
 
 /// What a record holds under a name.
-pub(super) fn held<'a>(object: &Object, record: &'a Json, name: &str) -> &'a Json {
+pub(super) fn held<'a>(record: &'a Json, name: &str) -> &'a Json {
     let (field, part) = split(name);
-    let whole = match object.version {
-        Version::V2 if is_custom(field) => &record[CUSTOM][field],
+    // Lists of version 1 show records of both.
+    let whole = match record.get(CUSTOM) {
+        Some(custom) if is_custom(field) => &custom[field],
         _ => &record[field],
     };
     match (part, whole) {
@@ -111,13 +112,9 @@ pub(super) fn held<'a>(object: &Object, record: &'a Json, name: &str) -> &'a Jso
 }
 
 /// The mapped fields of a record, by the names of the mapping.
-pub(super) fn fields<'a>(
-    object: &Object,
-    record: &Json,
-    names: impl Iterator<Item = &'a str>,
-) -> Map<String, Json> {
+pub(super) fn fields<'a>(record: &Json, names: impl Iterator<Item = &'a str>) -> Map<String, Json> {
     names
-        .map(|name| (name.to_owned(), held(object, record, name).clone()))
+        .map(|name| (name.to_owned(), held(record, name).clone()))
         .collect()
 }
 
@@ -190,7 +187,7 @@ impl Body<'_> {
             Some(part) if is_custom(field) && !is_nested => (format!("{field}_{part}"), wire),
             Some(part) => (field.to_owned(), self.with_part(field, part, wire)),
             None if is_list(field, data_type) => {
-                let list = held(self.object, self.record_held, field);
+                let list = held(self.record_held, field);
                 (field.to_owned(), with_primary(list, wire))
             }
             None if PLACES.contains(&field) && data_type != DataType::Json => {
@@ -214,7 +211,7 @@ impl Body<'_> {
         let written = [&self.custom, &self.own]
             .into_iter()
             .find_map(|fields| fields.get(field));
-        let whole = written.unwrap_or_else(|| held(self.object, self.record_held, field));
+        let whole = written.unwrap_or_else(|| held(self.record_held, field));
         let mut parts: Map<String, Json> = PARTS
             .iter()
             .filter_map(|part| Some(((*part).to_owned(), whole.get(*part)?.clone())))

@@ -123,7 +123,7 @@ impl Write {
 
     /// Whether a candidate is the record that is sought.
     fn matches(&self, index: usize, held: &Json) -> bool {
-        let value = values::held(self.object, held, self.batch.key_field());
+        let value = values::held(held, self.batch.key_field());
         !values::is_deleted(held)
             && changes::key(Some(value)).as_deref() == Some(self.batch.key(index))
     }
@@ -209,8 +209,7 @@ impl Call for Write {
             Stage::Nothing => Err(unreadable(response)),
             Stage::Newest => {
                 let page = page(response)?;
-                self.newest
-                    .take(self.object, &self.batch, &page, response.date());
+                self.newest.take(&self.batch, &page, response.date());
                 match self.newest.request(self.object) {
                     Some(request) => {
                         self.stage = Stage::Newest;

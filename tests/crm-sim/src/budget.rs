@@ -53,7 +53,8 @@ impl Budget {
         *self.meter.lock() = self.defaults.clone();
     }
 
-    pub fn charge(&self, now: i64) -> Verdict {
+    /// Charges one request, which costs so much of the day's budget.
+    pub fn charge(&self, now: i64, cost: u64) -> Verdict {
         let mut meter = self.meter.lock();
         meter.roll(now);
         if meter.daily_used >= meter.daily_limit {
@@ -62,7 +63,7 @@ impl Budget {
             let wait_ms = meter.interval_ms - now.rem_euclid(meter.interval_ms);
             Verdict::IntervalSpent { wait_ms }
         } else {
-            meter.daily_used += 1;
+            meter.daily_used += cost;
             meter.interval_used += 1;
             Verdict::Granted
         }

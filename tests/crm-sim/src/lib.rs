@@ -10,6 +10,7 @@ mod faults;
 mod http;
 mod hubspot;
 mod log;
+mod pipedrive;
 mod record;
 mod salesforce;
 mod schema;

@@ -19,6 +19,9 @@ struct Options {
     /// Where HubSpot listens
     #[arg(long, value_name = "ADDR")]
     hubspot: Option<String>,
+    /// Where Pipedrive listens
+    #[arg(long, value_name = "ADDR")]
+    pipedrive: Option<String>,
     /// Where the admin API listens
     #[arg(long, value_name = "ADDR")]
     admin: Option<String>,
@@ -45,6 +48,7 @@ async fn run(options: Options) -> std::io::Result<()> {
     for (name, address) in [
         ("salesforce", options.salesforce),
         ("hubspot", options.hubspot),
+        ("pipedrive", options.pipedrive),
     ] {
         let vendor = sim.vendor(name).cloned();
         desks.extend(vendor.map(|vendor| (Desk::Vendor(vendor), address)));

@@ -113,6 +113,10 @@ pub trait Vendor: Send + Sync {
         note: &Note,
         number: &dyn Fn() -> u64,
     ) -> Vec<serde_json::Value>;
+    /// Whether each event is posted by itself, and not in a list.
+    fn one_event_a_post(&self) -> bool {
+        false
+    }
     /// The headers that sign a webhook.
     fn signature(
         &self,
@@ -146,6 +150,7 @@ impl Default for Sim {
             vendors: vec![
                 Arc::new(crate::salesforce::Salesforce::new(clock.clone())),
                 Arc::new(crate::hubspot::HubSpot::new(clock.clone())),
+                Arc::new(crate::pipedrive::Pipedrive::new(clock.clone())),
             ],
             clock,
         }

@@ -139,7 +139,8 @@ fn batches(hooks: &Hooks, vendor: &dyn Vendor) -> Vec<Vec<Json>> {
     }
     drop(store);
     fastrand::shuffle(&mut events);
-    events.chunks(BATCH).map(<[Json]>::to_vec).collect()
+    let size = if vendor.one_event_a_post() { 1 } else { BATCH };
+    events.chunks(size).map(<[Json]>::to_vec).collect()
 }
 
 fn deliver(
@@ -166,7 +167,10 @@ fn deliver(
                 *number = attempt.into();
             }
         }
-        let body = serde_json::to_string(&batch).expect("events are plain");
+        let body = match (vendor.one_event_a_post(), &batch[..]) {
+            (true, [event]) => event.to_string(),
+            _ => Json::from(batch.clone()).to_string(),
+        };
         let now = vendor.services().clock.now();
         let mut request = agent
             .post(&subscription.url)

@@ -5,7 +5,7 @@ mod common;
 use common::{Line, World};
 use crm_domain::DataType;
 use crm_provider::record::Field;
-use crm_provider::{Change, ChangesQuery, Settings};
+use crm_provider::{Change, ChangesQuery, ReadBatch, Settings};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -24,6 +24,11 @@ impl<'a> Reader<'a> {
     fn new(world: &'a World, vendor: &str) -> Self {
         let (object, name, key) = match vendor {
             "salesforce" => ("Contact", "LastName", "External_Key__c"),
+            "pipedrive" => (
+                "persons",
+                "name",
+                "a000000000000000000000000000000000000001",
+            ),
             _ => ("contacts", "lastname", "external_key"),
         };
         Self {
@@ -101,7 +106,9 @@ fn ids(changes: &[Change]) -> BTreeSet<String> {
     ids.collect()
 }
 
-const VENDORS: [&str; 2] = ["salesforce", "hubspot"];
+const VENDORS: [&str; 3] = ["salesforce", "hubspot", "pipedrive"];
+/// Those that tell of deleted records at once.
+const PROMPT: [&str; 2] = ["salesforce", "hubspot"];
 
 #[test]
 fn every_record_is_seen_however_pages_are_cut() {
@@ -138,7 +145,7 @@ fn every_record_is_seen_however_pages_are_cut() {
 #[test]
 fn edits_deletions_merges_and_restored_records_are_seen() {
     let world = World::new();
-    for vendor in VENDORS {
+    for vendor in PROMPT {
         let mut reader = Reader::new(&world, vendor);
         let made = reader.make(&["2026-01-02T03:04:05Z"; 6]);
         assert_eq!(reader.pass(100).len(), 6);
@@ -373,4 +380,54 @@ fn ids_compare_by_case_and_within_a_time() {
     for at in [0, 8, 9, 34, 35, 36, 60, 69] {
         assert_eq!(after(&made[at]), made[at + 1..], "after {}", made[at]);
     }
+}
+
+#[test]
+fn deleted_records_are_seen_in_the_end_also_where_no_list_shows_them() {
+    let world = World::new();
+    let mut reader = Reader::new(&world, "pipedrive");
+    for (object, name, key) in [
+        (
+            "persons",
+            "name",
+            "a000000000000000000000000000000000000001",
+        ),
+        ("deals", "title", "d000000000000000000000000000000000000001"),
+        ("products", "name", "code"),
+    ] {
+        (reader.object, reader.name, reader.key) = (object, name, key);
+        reader.cursor = None;
+        let made = reader.make(&["2026-01-02T03:04:05Z"; 30]);
+        assert_eq!(ids(&reader.pass(7)).len(), 30, "{object}");
+        for id in &made[..20] {
+            reader.admin("DELETE", &format!("/{id}"), Value::Null);
+        }
+        let mut gone = reader.pass(7);
+        world.admin("POST", "/clock", json!({"skew_s": 1000}));
+        gone.extend(reader.pass(7));
+        gone.retain(|change| change.deleted);
+        assert_eq!(ids(&gone), made[..20].iter().cloned().collect(), "{object}");
+        assert!(gone.iter().all(|change| change.external_id.is_some()));
+        world.admin("POST", "/clock", json!({"skew_s": 0}));
+    }
+}
+
+#[test]
+fn archived_deals_are_read_as_the_others() {
+    let world = World::new();
+    let mut reader = Reader::new(&world, "pipedrive");
+    (reader.object, reader.name) = ("deals", "title");
+    reader.key = "d000000000000000000000000000000000000001";
+    let made = reader.make(&["2026-01-02T03:04:05Z"; 4]);
+    let archive = json!({"fields": {"is_archived": true}});
+    reader.admin("PATCH", &format!("/{}", made[1]), archive);
+    assert_eq!(ids(&reader.pass(2)).len(), 4);
+    let batch = ReadBatch {
+        object: "deals".to_owned(),
+        ids: made.clone(),
+        ..ReadBatch::default()
+    };
+    let provider = reader.line.provider;
+    let read = provider.read(&reader.settings, Arc::new(batch));
+    assert!(reader.line.run(read).unwrap().iter().all(Option::is_some));
 }

@@ -115,6 +115,7 @@ fn changes_are_posted_signed_and_again_until_they_are_taken() {
     for (vendor, object, name) in [
         ("salesforce", "Contact", "LastName"),
         ("hubspot", "contacts", "lastname"),
+        ("pipedrive", "persons", "name"),
     ] {
         let world = World::new();
         let (url, posts) = receiver(2);
@@ -151,17 +152,18 @@ fn changes_are_posted_signed_and_again_until_they_are_taken() {
         let told: BTreeSet<(&str, WebhookKind)> =
             events.iter().map(|e| (e.crm_id.as_str(), e.kind)).collect();
         use WebhookKind::{Changed, Deleted, Merged, Restored};
-        assert_eq!(
-            told,
-            BTreeSet::from([
-                (one.as_str(), Changed),
-                (&two, Changed),
-                (&three, Changed),
-                (&three, Deleted),
-                (&three, Restored),
-                (&two, Merged),
-            ])
-        );
+        let mut expected = BTreeSet::from([
+            (one.as_str(), Changed),
+            (&two, Changed),
+            (&three, Changed),
+            (&three, Deleted),
+            (&two, Merged),
+        ]);
+        // Pipedrive does not tell what comes back from what changes.
+        if vendor != "pipedrive" {
+            expected.insert((&three, Restored));
+        }
+        assert_eq!(told, expected);
         let unique: BTreeSet<&str> = events.iter().map(|e| e.event_id.as_str()).collect();
         assert_eq!(unique.len(), 8);
         assert!(
@@ -179,11 +181,12 @@ fn changes_are_posted_signed_and_again_until_they_are_taken() {
             read(vendor, signed, "x", now(&world), &post),
             Err(WebhookError::Forged)
         );
-        let late = now(&world) + 400_000;
-        assert_eq!(
-            read(vendor, signed, "s", late, &post),
-            Err(WebhookError::Stale)
-        );
+        let late = read(vendor, signed, "s", now(&world) + 400_000, &post);
+        // What is not signed bears no time that could be believed.
+        match vendor {
+            "pipedrive" => assert!(late.is_ok()),
+            _ => assert_eq!(late, Err(WebhookError::Stale)),
+        }
     }
 }
 

@@ -56,7 +56,7 @@ impl HubSpot {
             return Ok(oauth::answer(&self.services, request, path));
         }
         self.admit(request)?;
-        match self.services.budget.charge(self.services.clock.now()) {
+        match self.services.budget.charge(self.services.clock.now(), 1) {
             Verdict::Granted => {}
             Verdict::DaySpent => return Ok(error::rate_limited("DAILY")),
             Verdict::IntervalSpent { .. } => {

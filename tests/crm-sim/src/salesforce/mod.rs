@@ -164,7 +164,7 @@ impl Salesforce {
         if standing != Some(Standing::Valid) {
             return Err(expired());
         }
-        match services.budget.charge(now) {
+        match services.budget.charge(now, 1) {
             Verdict::Granted => Ok(()),
             Verdict::DaySpent | Verdict::IntervalSpent { .. } => Err(limit_exceeded()),
         }

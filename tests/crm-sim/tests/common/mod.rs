@@ -15,6 +15,7 @@ pub struct World {
     agent: ureq::Agent,
     pub salesforce: SocketAddr,
     pub hubspot: SocketAddr,
+    pub pipedrive: SocketAddr,
     pub admin: SocketAddr,
     _runtime: Runtime,
 }
@@ -62,6 +63,7 @@ impl World {
             agent: config.build().new_agent(),
             salesforce: bind(vendor("salesforce")),
             hubspot: bind(vendor("hubspot")),
+            pipedrive: bind(vendor("pipedrive")),
             admin: bind(Desk::Admin),
             _runtime: runtime,
         }
@@ -124,6 +126,17 @@ impl World {
             .unwrap()
     }
 
+    /// A Pipedrive call with the default token; the path follows `/api`.
+    pub fn pd(&self, method: &str, path: &str, body: Value) -> Reply {
+        let headers = [
+            ("x-api-token", "pd-token"),
+            ("Content-Type", "application/json"),
+        ];
+        let path = format!("/api{path}");
+        self.call(self.pipedrive, method, &path, &headers, text(&body))
+            .unwrap()
+    }
+
     pub fn admin(&self, method: &str, path: &str, body: Value) -> Value {
         let reply = self
             .call(self.admin, method, path, &[], text(&body))
@@ -153,6 +166,8 @@ impl<'a> Line<'a> {
     pub fn new(world: &'a World, vendor: &str) -> Self {
         let (address, token) = match vendor {
             "salesforce" => (world.salesforce, "sf-token"),
+            // As the provider tells an API token from a granted one.
+            "pipedrive" => (world.pipedrive, "x-api-token pd-token"),
             _ => (world.hubspot, "hs-token"),
         };
         Self {
