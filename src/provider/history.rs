@@ -5,6 +5,8 @@
 //! Guarantees: what the history does not tell is not guessed; what was set after our write is none that
 //! it replaced.
 
+use std::collections::HashMap;
+
 use crm_domain::{DataType, Value, ValueError};
 use serde_json::Value as Json;
 
@@ -23,6 +25,33 @@ pub(crate) struct Entry {
     pub is_by_a_program: bool,
     /// Who or what set it, in the vendor's words.
     pub source: Option<String>,
+}
+
+/// A change as vendors tell it that keep a log of changes.
+pub(crate) struct Logged {
+    pub field: String,
+    pub old: Json,
+    pub set: Entry,
+}
+
+/// The values of each field, newest first; at the end, the one that the oldest change replaced. The log
+/// runs in either direction.
+pub(crate) fn histories(mut log: Vec<Logged>) -> HashMap<String, Vec<Entry>> {
+    if log.first().map(|change| change.set.at) < log.last().map(|change| change.set.at) {
+        log.reverse();
+    }
+    let mut histories: HashMap<String, Vec<Entry>> = HashMap::new();
+    for change in log {
+        let entries = histories.entry(change.field).or_default();
+        // What the newer change replaced is what this one set.
+        entries.pop();
+        entries.push(change.set);
+        entries.push(Entry {
+            value: change.old,
+            ..Entry::default()
+        });
+    }
+    histories
 }
 
 /// How a vendor's values are read.

@@ -13,9 +13,10 @@ use super::reads::modified_property;
 use super::{errors, object_path};
 use crate::changes::{self, Change, ChangesPage, ChangesQuery};
 use crate::errors::{refused, unreadable};
+use crate::look::Look;
 use crate::operation::{Exchange, Ready};
 use crate::request::encode;
-use crate::walk::{self, Ask, Row, Slice, Taken, Walk, moment};
+use crate::walk::{self, Ask, Row, Slice, Taken, Walk};
 use crate::{CrmObject, Method, Operation, Request, Response, Settings, Step, wire};
 
 /// Results in one page of a search.
@@ -40,27 +41,7 @@ const MERGED_VIDS: &str = "hs_calculated_merged_vids";
 #[serde(deny_unknown_fields)]
 struct Cursor {
     walk: Walk,
-    archived: Archived,
-}
-
-/// How far the list of archived records has been looked through.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Archived {
-    /// Where the list goes on; it is being read. The vendor's own text.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    after: Option<String>,
-    /// Pages of it that were read.
-    pages: u32,
-    /// What was archived before has been told.
-    #[serde(with = "moment", skip_serializing_if = "Option::is_none")]
-    since: Option<i64>,
-    /// When its first page was read.
-    #[serde(with = "moment", skip_serializing_if = "Option::is_none")]
-    began: Option<i64>,
-    /// It is not read again before.
-    #[serde(with = "moment", skip_serializing_if = "Option::is_none")]
-    due: Option<i64>,
+    archived: Look,
 }
 
 pub(super) fn changes(
@@ -71,7 +52,7 @@ pub(super) fn changes(
         Ok(cursor) => Box::new(Changes {
             overlap: walk::overlap(settings, OVERLAP_SECONDS),
             limit: query.limit.clamp(1, SEARCH_LIMIT),
-            listing: cursor.archived.after.is_some(),
+            listing: cursor.archived.after().is_some(),
             cursor,
             found: Vec::new(),
             query,
@@ -212,7 +193,7 @@ impl Changes {
             .map(|name| encode(name).to_string())
             .collect();
         path.push_str(&format!("&properties={}", names.join(",")));
-        if let Some(after) = &self.cursor.archived.after {
+        if let Some(after) = self.cursor.archived.after() {
             path.push_str(&format!("&after={}", encode(after)));
         }
         Request::new(Method::Get, path)
@@ -242,8 +223,7 @@ impl Changes {
         if more {
             return Ok(self.page(true));
         }
-        let due = self.cursor.archived.due.zip(response.date());
-        if due.is_some_and(|(due, date)| date < due) {
+        if !self.cursor.archived.is_due(response.date()) {
             return Ok(self.page(false));
         }
         self.listing = true;
@@ -298,29 +278,16 @@ impl Changes {
         let answer = match Answer::of(response) {
             Ok(answer) => answer,
             // The text by which the list was to go on is not taken any more: from the start, then.
-            Err(failure) if self.cursor.archived.after.is_some() && is_refusal(&failure) => {
-                self.cursor.archived.after = None;
+            Err(failure) if self.cursor.archived.after().is_some() && is_refusal(&failure) => {
+                self.cursor.archived.restart();
                 return Ok(self.ask());
             }
             Err(failure) => return Err(failure),
         };
-        let (date, after) = (response.date(), answer.after());
-        let archived = &mut self.cursor.archived;
-        if archived.after.is_none() {
-            archived.began = date;
-            archived.pages = 0;
-        }
-        if after.is_some() && after == archived.after {
-            let message = "the list of archived records goes on where it has been";
-            return Err(Failure::record(
-                ErrorClass::Internal,
-                "no_progress",
-                message,
-            ));
-        }
-        archived.pages += 1;
-        archived.after = after;
-        let since = archived.since;
+        let since = self.cursor.archived.since();
+        let pause = |pages: u32| i64::from(pages.saturating_sub(1)) * PAGE_MS;
+        let look = &mut self.cursor.archived;
+        let more = look.take(answer.after(), response.date(), self.overlap, pause)?;
         for found in answer.results {
             let at = wire::moment(&found.archived_at);
             if at.zip(since).is_some_and(|(at, since)| at < since) {
@@ -337,14 +304,6 @@ impl Changes {
                 deleted: true,
                 ..Change::default()
             });
-        }
-        let archived = &mut self.cursor.archived;
-        let more = archived.after.is_some();
-        if !more {
-            archived.since = archived.began.map(|began| began - self.overlap).or(since);
-            let further = i64::from(archived.pages.saturating_sub(1));
-            archived.due = date.map(|date| date + further * PAGE_MS);
-            archived.began = None;
         }
         Ok(self.page(more))
     }

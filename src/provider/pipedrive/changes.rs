@@ -15,9 +15,10 @@ use super::objects::{Elsewhere, Object, Version};
 use super::seek::PAGE;
 use super::values::{self, second};
 use crate::changes::{self, Change, ChangesPage, ChangesQuery};
+use crate::look::Look;
 use crate::operation::Ready;
 use crate::request::encode;
-use crate::walk::{self, Ask, Row, SECOND, Slice, Taken, Walk, moment};
+use crate::walk::{self, Ask, Row, SECOND, Slice, Taken, Walk};
 use crate::{CrmObject, Method, Operation, Request, Response, Settings, Step};
 
 /// How late a record may become visible unless an option says otherwise.
@@ -37,24 +38,6 @@ struct Cursor {
     elsewhere: Look,
 }
 
-/// How far it has been looked elsewhere.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Look {
-    /// Where the list goes on; it is being read.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    page: Option<String>,
-    /// What changed before has been told.
-    #[serde(with = "moment", skip_serializing_if = "Option::is_none")]
-    since: Option<i64>,
-    /// When the first page was read.
-    #[serde(with = "moment", skip_serializing_if = "Option::is_none")]
-    began: Option<i64>,
-    /// It is not read again before.
-    #[serde(with = "moment", skip_serializing_if = "Option::is_none")]
-    due: Option<i64>,
-}
-
 pub(super) fn changes(
     settings: &Settings,
     object: &'static Object,
@@ -64,7 +47,7 @@ pub(super) fn changes(
         Ok(cursor) => Box::new(Changes {
             overlap: walk::overlap(settings, OVERLAP_SECONDS),
             limit: query.limit.clamp(1, PAGE),
-            is_elsewhere: cursor.elsewhere.page.is_some(),
+            is_elsewhere: cursor.elsewhere.after().is_some(),
             found: Vec::new(),
             object,
             cursor,
@@ -133,9 +116,9 @@ impl Changes {
     fn archived(&self) -> Request {
         let look = &self.cursor.elsewhere;
         let since = look
-            .since
+            .since()
             .map(|at| format!("&updated_since={}", encode(&second(at))));
-        let page = go_on(self.object, look.page.as_deref());
+        let page = go_on(self.object, look.after());
         let order = "&sort_by=update_time&sort_direction=asc";
         self.request(
             "/archived",
@@ -145,10 +128,10 @@ impl Changes {
 
     fn recents(&self) -> Request {
         let look = &self.cursor.elsewhere;
-        let since = second(look.since.unwrap_or_default());
+        let since = second(look.since().unwrap_or_default());
         // `2026-01-02 03:04:05`, in UTC.
         let since = since.replace('T', " ").replace('Z', "");
-        let start = look.page.as_deref().unwrap_or("0");
+        let start = look.after().unwrap_or("0");
         Request::new(
             Method::Get,
             format!(
@@ -161,14 +144,17 @@ impl Changes {
     }
 
     fn take(&mut self, response: &Response) -> Result<Step<ChangesPage>, Failure> {
-        let held = self.place().is_some();
+        let held = match self.is_elsewhere {
+            true => self.cursor.elsewhere.after().is_some(),
+            false => self.cursor.page.is_some(),
+        };
         match page(response) {
             Ok(page) if self.is_elsewhere => self.take_elsewhere(page, response.date()),
             Ok(page) => self.take_list(page, response),
             // The text by which the list was to go on is not taken any more: from the start, then.
             Err(failure) if held && is_refusal(&failure) => {
                 match self.is_elsewhere {
-                    true => self.cursor.elsewhere.page = None,
+                    true => self.cursor.elsewhere.restart(),
                     false => {
                         self.cursor.page = None;
                         self.cursor.walk.restart_second();
@@ -185,13 +171,6 @@ impl Changes {
                 self.take_elsewhere(Page::default(), response.date())
             }
             Err(failure) => Err(failure),
-        }
-    }
-
-    fn place(&self) -> Option<&String> {
-        match self.is_elsewhere {
-            true => self.cursor.elsewhere.page.as_ref(),
-            false => self.cursor.page.as_ref(),
         }
     }
 
@@ -228,14 +207,12 @@ impl Changes {
         };
         self.found.extend(items);
         let look = &mut self.cursor.elsewhere;
-        let is_due = date.is_some() && date >= look.due;
-        if more || !is_due || self.object.elsewhere == Elsewhere::Nowhere {
+        if more || !look.is_due(date) || self.object.elsewhere == Elsewhere::Nowhere {
             return Ok(self.page(more));
         }
-        if self.object.elsewhere == Elsewhere::Recents && look.since.is_none() {
+        if self.object.elsewhere == Elsewhere::Recents && look.since().is_none() {
             // Whoever reads everything for the first time misses nobody.
-            look.since = date.map(|date| date - self.overlap);
-            look.due = date.map(|date| date + ELSEWHERE_MS);
+            look.pass_over(date, self.overlap, ELSEWHERE_MS);
             return Ok(self.page(false));
         }
         self.is_elsewhere = true;
@@ -248,27 +225,7 @@ impl Changes {
         date: Option<i64>,
     ) -> Result<Step<ChangesPage>, Failure> {
         let look = &mut self.cursor.elsewhere;
-        if page.next.is_some() && page.next == look.page {
-            let message = "the list goes on where it has been";
-            return Err(Failure::record(
-                ErrorClass::Internal,
-                "no_progress",
-                message,
-            ));
-        }
-        if look.page.is_none() {
-            look.began = date;
-        }
-        look.page = page.next;
-        let more = look.page.is_some();
-        if !more {
-            look.since = look
-                .began
-                .take()
-                .map(|began| began - self.overlap)
-                .or(look.since);
-            look.due = date.map(|date| date + ELSEWHERE_MS);
-        }
+        let more = look.take(page.next, date, self.overlap, |_| ELSEWHERE_MS)?;
         let is_recents = self.object.elsewhere == Elsewhere::Recents;
         let told = page.records.iter().filter_map(|record| match is_recents {
             // The list itself has told of those that are there.

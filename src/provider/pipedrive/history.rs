@@ -1,7 +1,6 @@
 //! Looking back at a write by the record's changelog, which tells each change of a field with its time
 //! and the program that made it.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use crm_domain::{ErrorClass, Failure};
@@ -10,7 +9,7 @@ use serde_json::Value as Json;
 use super::answers::page;
 use super::objects::Object;
 use super::values;
-use crate::history::{Entry, overwritten};
+use crate::history::{Entry, Logged, histories, overwritten};
 use crate::operation::Exchange;
 use crate::request::encode;
 use crate::{DoneBatch, Method, Operation, Overwritten, Request, Response, wire};
@@ -40,7 +39,7 @@ fn replaced(batch: &DoneBatch, response: &Response) -> Result<Vec<Vec<Overwritte
         Err(failure) if failure.class == ErrorClass::Mapping => Vec::new(),
         Err(failure) => return Err(failure),
     };
-    let histories = histories(changes);
+    let histories = histories(changes.iter().filter_map(logged).collect());
     let history = |name: &str| histories.get(name).map(Vec::as_slice);
     let mut found = vec![Vec::new(); batch.records.len()];
     if let Some((first, record)) = found.first_mut().zip(batch.records.first()) {
@@ -49,32 +48,17 @@ fn replaced(batch: &DoneBatch, response: &Response) -> Result<Vec<Vec<Overwritte
     Ok(found)
 }
 
-/// The values of each field, newest first; at the end, the one that the oldest change replaced.
-fn histories(mut changes: Vec<Json>) -> HashMap<String, Vec<Entry>> {
-    let at = |change: &Json| wire::moment(&change["time"]);
-    if changes.first().map(at) < changes.last().map(at) {
-        changes.reverse();
-    }
-    let mut histories: HashMap<String, Vec<Entry>> = HashMap::new();
-    for change in changes {
-        let Some(field) = change["field_key"].as_str() else {
-            continue;
-        };
-        let entries = histories.entry(field.to_owned()).or_default();
-        // What the newer change replaced is what this one set.
-        entries.pop();
-        entries.push(Entry {
+fn logged(change: &Json) -> Option<Logged> {
+    Some(Logged {
+        field: change["field_key"].as_str()?.to_owned(),
+        old: change["old_value"].clone(),
+        set: Entry {
             value: change["new_value"].clone(),
-            at: at(&change),
-            is_by_a_program: is_by_a_program(&change),
-            source: source(&change),
-        });
-        entries.push(Entry {
-            value: change["old_value"].clone(),
-            ..Entry::default()
-        });
-    }
-    histories
+            at: wire::moment(&change["time"]),
+            is_by_a_program: is_by_a_program(change),
+            source: source(change),
+        },
+    })
 }
 
 fn is_by_a_program(change: &Json) -> bool {
