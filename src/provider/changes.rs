@@ -78,3 +78,9 @@ pub fn key(value: Option<&Json>) -> Option<String> {
     };
     Some(text).filter(|key| !key.is_empty())
 }
+
+/// Whether a text can stand in a statement as the name of something.
+pub(crate) fn is_api_name(text: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
+    !text.is_empty() && text.chars().all(fits)
+}

@@ -24,6 +24,7 @@ pub mod stub;
 mod walk;
 pub mod webhook;
 mod wire;
+pub mod zoho;
 
 pub use changes::{Change, ChangesPage, ChangesQuery};
 pub use operation::{Operation, Step};
@@ -206,6 +207,7 @@ pub fn providers() -> &'static [&'static dyn Provider] {
         &salesforce::Salesforce,
         &hubspot::HubSpot,
         &pipedrive::Pipedrive,
+        &zoho::Zoho,
     ]
 }
 

@@ -33,6 +33,13 @@ const TABLE: &[Rule] = &[
     Rule::new(Auth, "BAD_REFRESH_TOKEN"),
     Rule::new(Auth, "BAD_CLIENT_ID"),
     Rule::new(Auth, "BAD_CLIENT_SECRET"),
+    // Zoho's, in answers of 200.
+    Rule::new(Auth, "invalid_code"),
+    Rule::new(RateLimited, "Access Denied")
+        .says("too many")
+        .wait(10 * 60),
+    Rule::new(Auth, "Access Denied"),
+    Rule::new(Transient, "general_error"),
     Rule::new(RateLimited, "rate_limit_exceeded").wait(10),
     Rule::new(Transient, "temporarily_unavailable"),
     Rule::new(Transient, "server_error"),

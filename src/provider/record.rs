@@ -55,8 +55,8 @@ pub struct WriteRecord {
     /// Only what changed; canonical values.
     pub fields: Vec<(Arc<Field>, Value)>,
     /// The [`CrmObject::version`] of the read that this write is based on: write only if the record
-    /// is still that. Honoured where [`crate::Provider::guard`] says [`Guard::Atomic`], ignored
-    /// elsewhere; `None` writes whatever the CRM holds.
+    /// is still that. Honoured where [`crate::Provider::guard`] says [`Guard::Atomic`], elsewhere only
+    /// sometimes; `None` writes whatever the CRM holds.
     pub unless_changed: Option<String>,
 }
 

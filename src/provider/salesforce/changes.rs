@@ -13,7 +13,7 @@ use serde_json::{Map, Value as Json};
 
 use super::api::{Api, id_form};
 use super::{errors, reads};
-use crate::changes::{self, Change, ChangesPage, ChangesQuery};
+use crate::changes::{self, Change, ChangesPage, ChangesQuery, is_api_name};
 use crate::errors::{refused, unreadable};
 use crate::operation::{Exchange, Ready};
 use crate::request::encode;
@@ -55,7 +55,7 @@ pub(super) fn changes(
     settings: &Settings,
     query: Arc<ChangesQuery>,
 ) -> Box<dyn Operation<ChangesPage>> {
-    if let Some(name) = names(&query).find(|name| !is_name(name)) {
+    if let Some(name) = names(&query).find(|name| !is_api_name(name)) {
         let message = format!("\"{name}\" cannot be the API name of an object or a field");
         let failure = Failure::record(ErrorClass::Mapping, "INVALID_FIELD", message);
         return Box::new(Ready::refused(failure));
@@ -92,12 +92,6 @@ fn names(query: &ChangesQuery) -> impl Iterator<Item = &str> {
     let fields = query.fields.iter().map(|field| field.name.as_str());
     let key = query.external_id_field.as_deref();
     fields.chain(key).chain([query.object.as_str()])
-}
-
-/// Whether a text can stand in a statement as the name of something.
-fn is_name(text: &str) -> bool {
-    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
-    !text.is_empty() && text.chars().all(fits)
 }
 
 struct Changes {

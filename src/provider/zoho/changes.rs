@@ -1,0 +1,332 @@
+//! What changed, by COQL in the order of `Modified_Time`; what was deleted, by the list of it at the end of
+//! a pass.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crm_domain::{ErrorClass, Failure};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value as Json, json};
+
+use super::reads::{self, FIELDS, MODIFIED, Reading};
+use super::values::second;
+use super::{errors, module_path};
+use crate::changes::{self, Change, ChangesPage, ChangesQuery, is_api_name};
+use crate::errors::{refused, unreadable};
+use crate::look::Look;
+use crate::operation::Ready;
+use crate::walk::{self, Ask, Row, SECOND, Slice, Taken, Walk};
+use crate::{CrmObject, Method, Operation, ReadBatch, Request, Response, Settings, Step, wire};
+
+/// Rows of one query, for which it costs one credit ("Query API", overview).
+const LIMIT: usize = 200;
+
+/// How late a record may become visible unless an option says otherwise.
+const OVERLAP_SECONDS: i64 = 120;
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Cursor {
+    walk: Walk,
+    #[serde(default)]
+    deleted: Look,
+}
+
+pub(super) fn changes(
+    settings: &Settings,
+    query: Arc<ChangesQuery>,
+) -> Box<dyn Operation<ChangesPage>> {
+    if let Some(name) = names(&query).find(|name| !is_api_name(name)) {
+        let message = format!("\"{name}\" cannot be the API name of a module or a field");
+        let failure = Failure::record(ErrorClass::Mapping, "INVALID_QUERY", message);
+        return Box::new(Ready::refused(failure));
+    }
+    match changes::cursor::<Cursor>(query.since.as_ref()) {
+        Ok(cursor) => Box::new(Changes {
+            overlap: walk::overlap(settings, OVERLAP_SECONDS),
+            limit: query.limit.clamp(1, LIMIT),
+            stage: match cursor.deleted.after() {
+                Some(_) => Stage::Deleted,
+                None => Stage::Query,
+            },
+            found: Vec::new(),
+            more: false,
+            cursor,
+            query,
+        }),
+        Err(failure) => Box::new(Ready::refused(failure)),
+    }
+}
+
+/// All names that come from the mapping.
+fn names(query: &ChangesQuery) -> impl Iterator<Item = &str> {
+    let fields = query.fields.iter().map(|field| field.name.as_str());
+    let key = query.external_id_field.as_deref();
+    fields.chain(key).chain([query.object.as_str()])
+}
+
+enum Stage {
+    Query,
+    /// The fields are being read that have no room in a query.
+    Fields(Reading),
+    Deleted,
+}
+
+struct Changes {
+    query: Arc<ChangesQuery>,
+    limit: usize,
+    overlap: i64,
+    cursor: Cursor,
+    stage: Stage,
+    found: Vec<Change>,
+    /// Whether the query has more to tell.
+    more: bool,
+}
+
+impl Changes {
+    fn has_room(&self) -> bool {
+        self.query.fields.len() < FIELDS
+    }
+
+    fn ask(&mut self) -> Step<ChangesPage> {
+        match &mut self.stage {
+            Stage::Query => Step::Send(self.coql()),
+            Stage::Deleted => Step::Send(self.deleted()),
+            Stage::Fields(reading) => {
+                let step = reading.step(None);
+                self.filled(step, None)
+            }
+        }
+    }
+
+    fn coql(&self) -> Request {
+        let fields = self.query.fields.iter().map(|field| field.name.as_str());
+        let fields = fields.filter(|_| self.has_room());
+        let mut names = vec!["id", MODIFIED];
+        for name in self
+            .query
+            .external_id_field
+            .as_deref()
+            .into_iter()
+            .chain(fields)
+        {
+            if !names.iter().any(|held| held.eq_ignore_ascii_case(name)) {
+                names.push(name);
+            }
+        }
+        let (range, order) = match self.cursor.walk.ask() {
+            // A query without a condition is refused.
+            Ask::Since(None) => (
+                "id is not null".to_owned(),
+                format!("{MODIFIED} asc, id asc"),
+            ),
+            Ask::Since(Some(at)) => (
+                format!("{MODIFIED} >= '{}'", second(at)),
+                format!("{MODIFIED} asc, id asc"),
+            ),
+            Ask::Within { second: at, after } => {
+                let (from, to) = (second(at), second(at + SECOND));
+                let within = format!("({MODIFIED} >= '{from}' and {MODIFIED} < '{to}')");
+                let range = match after {
+                    "" => within,
+                    id => format!("({within} and id > {})", quoted(id)),
+                };
+                (range, "id asc".to_owned())
+            }
+        };
+        let (names, object, limit) = (names.join(", "), &self.query.object, self.limit);
+        let text =
+            format!("select {names} from {object} where {range} order by {order} limit {limit}");
+        Request::new(Method::Post, "/crm/v8/coql")
+            .json(&json!({ "select_query": text }))
+            .repeatable()
+    }
+
+    fn deleted(&self) -> Request {
+        let look = &self.cursor.deleted;
+        let page = look.after().unwrap_or("1");
+        let path = module_path(&self.query.object);
+        let path = format!("{path}/deleted?type=all&per_page=200&page={page}");
+        let request = Request::new(Method::Get, path);
+        match look.since() {
+            Some(at) => request.header("if-modified-since", second(at)),
+            None => request,
+        }
+    }
+
+    fn take_query(&mut self, response: &Response) -> Result<Step<ChangesPage>, Failure> {
+        let answer = answer(response)?;
+        let mut rows = Vec::with_capacity(answer.records.len());
+        for record in &answer.records {
+            rows.push(self.row(record).ok_or_else(|| unreadable(response))?);
+        }
+        let slice = Slice {
+            full: answer.more || rows.len() >= self.limit,
+            date: response.date(),
+            rows,
+        };
+        let Taken::Page { items, more } = self.cursor.walk.take(slice, self.overlap)? else {
+            return Ok(self.ask());
+        };
+        self.found = items;
+        self.more = more;
+        if self.has_room() || self.found.is_empty() {
+            return Ok(self.go_on(response.date()));
+        }
+        let ids = self.found.iter().map(|change| change.object.crm_id.clone());
+        let batch = ReadBatch {
+            object: self.query.object.clone(),
+            ids: ids.take(reads::LIMIT).collect(),
+            fields: self.query.fields.clone(),
+            for_write: false,
+        };
+        self.stage = Stage::Fields(Reading::new(Arc::new(batch)));
+        Ok(self.ask())
+    }
+
+    /// What becomes of a read of fields.
+    fn filled(
+        &mut self,
+        step: Step<Vec<Option<CrmObject>>>,
+        date: Option<i64>,
+    ) -> Step<ChangesPage> {
+        let objects = match step {
+            Step::Send(request) => return Step::Send(request),
+            Step::Wait(time) => return Step::Wait(time),
+            Step::Done(Err(failure)) => return Step::Done(Err(failure)),
+            Step::Done(Ok(objects)) => objects,
+        };
+        let objects = objects.into_iter().flatten();
+        let mut objects: HashMap<String, CrmObject> = objects
+            .map(|object| (object.crm_id.clone(), object))
+            .collect();
+        // What is gone meanwhile comes again as deleted.
+        self.found
+            .retain_mut(|change| match objects.remove(&change.object.crm_id) {
+                Some(object) => {
+                    change.object = CrmObject {
+                        version: None,
+                        ..object
+                    };
+                    true
+                }
+                None => false,
+            });
+        self.go_on(date)
+    }
+
+    /// After a page of the query: the list of deleted records follows the last one.
+    fn go_on(&mut self, date: Option<i64>) -> Step<ChangesPage> {
+        self.stage = Stage::Query;
+        if self.more || !self.cursor.deleted.is_due(date) {
+            return self.page(self.more);
+        }
+        self.stage = Stage::Deleted;
+        self.ask()
+    }
+
+    fn take_deleted(&mut self, response: &Response) -> Result<Step<ChangesPage>, Failure> {
+        let answer = answer(response)?;
+        for record in &answer.records {
+            let Some(crm_id) = wire::word(&record["id"]) else {
+                return Err(unreadable(response));
+            };
+            self.found.push(Change {
+                object: CrmObject {
+                    crm_id,
+                    modified_at: wire::moment(&record["deleted_time"]),
+                    ..CrmObject::default()
+                },
+                deleted: true,
+                by: wire::word(&record["deleted_by"]["id"]),
+                ..Change::default()
+            });
+        }
+        let page: u32 = self
+            .cursor
+            .deleted
+            .after()
+            .and_then(|page| page.parse().ok())
+            .unwrap_or(1);
+        let next = answer.more.then(|| (page + 1).to_string());
+        let look = &mut self.cursor.deleted;
+        let more = look.take(next, response.date(), self.overlap, |_| 0)?;
+        Ok(self.page(more))
+    }
+
+    fn row(&self, record: &Json) -> Option<Row<Change>> {
+        let crm_id = wire::word(&record["id"])?;
+        let at = wire::moment(&record[MODIFIED])?;
+        let key = self.query.external_id_field.as_deref();
+        let names = self.query.fields.iter().map(|field| &field.name);
+        let held = names.filter_map(|name| Some((name.clone(), record.get(name)?.clone())));
+        let change = Change {
+            external_id: key.and_then(|key| changes::key(record.get(key))),
+            object: CrmObject {
+                crm_id: crm_id.clone(),
+                fields: held.collect(),
+                modified_at: Some(at),
+                version: None,
+            },
+            ..Change::default()
+        };
+        Some(Row {
+            at,
+            id: crm_id,
+            item: change,
+        })
+    }
+
+    fn page(&mut self, more: bool) -> Step<ChangesPage> {
+        Step::Done(Ok(ChangesPage {
+            changes: std::mem::take(&mut self.found),
+            next: changes::stored(&self.cursor),
+            more,
+        }))
+    }
+}
+
+struct Answer {
+    records: Vec<Json>,
+    more: bool,
+}
+
+fn answer(response: &Response) -> Result<Answer, Failure> {
+    if let Some(failure) = errors::of_response(response) {
+        // Nothing was changed since the time that was asked about.
+        if response.status == 304 {
+            return Ok(Answer {
+                records: Vec::new(),
+                more: false,
+            });
+        }
+        return Err(refused(failure));
+    }
+    let more = response.json().unwrap_or_default()["info"]["more_records"] == true;
+    Ok(Answer {
+        records: reads::records(response)?,
+        more,
+    })
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+impl Operation<ChangesPage> for Changes {
+    fn step(&mut self, answer: Option<Response>) -> Step<ChangesPage> {
+        let Some(response) = answer else {
+            return self.ask();
+        };
+        let step = match &mut self.stage {
+            Stage::Query => self.take_query(&response),
+            Stage::Deleted => self.take_deleted(&response),
+            Stage::Fields(reading) => {
+                let date = response.date();
+                let step = reading.step(Some(response));
+                return self.filled(step, date);
+            }
+        };
+        step.unwrap_or_else(|failure| Step::Done(Err(failure)))
+    }
+}

@@ -1,0 +1,184 @@
+//! Zoho CRM, version 8: records in batches of 100, queries by COQL.
+//!
+//! The host is that of the account's data centre. Updates of one record are conditional if Zoho honours
+//! what its documentation of older versions states; whether it does is looked at afterwards, by the
+//! record's timeline.
+
+mod changes;
+mod errors;
+mod history;
+mod oauth;
+mod reads;
+mod records;
+#[cfg(test)]
+mod tests;
+mod values;
+mod webhooks;
+
+use std::sync::Arc;
+
+use crm_domain::{DataType, Failure, Value, ValueError};
+use serde_json::Value as Json;
+
+use crate::calls::{Calls, Outcome, Slots, rounds};
+use crate::operation::Exchange;
+use crate::request::encode;
+use crate::walk::{OVERLAP_OPTION, SECOND};
+use crate::{
+    ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard, Method, Operation,
+    Overwritten, Provider, ReadBatch, Request, Response, Settings, Usage, WebhookError,
+    WebhookEvent, WebhookRequest, WriteBatch, WriteKind, webhook,
+};
+
+use records::{Records, TRIGGER_OPTION};
+
+pub struct Zoho;
+
+fn module_path(module: &str) -> String {
+    format!("/crm/v8/{}", encode(module))
+}
+
+impl Provider for Zoho {
+    fn name(&self) -> &'static str {
+        "zoho"
+    }
+
+    /// Of the data centre in the United States; a grant names the account's own.
+    fn default_base_url(&self) -> Option<&'static str> {
+        Some("https://www.zohoapis.com")
+    }
+
+    fn option_keys(&self) -> &'static [&'static str] {
+        &[OVERLAP_OPTION, TRIGGER_OPTION]
+    }
+
+    fn credential_keys(&self) -> &'static [&'static str] {
+        &[
+            "access_token",
+            "client_id",
+            "client_secret",
+            "refresh_token",
+            "login_url",
+            webhook::SECRET,
+        ]
+    }
+
+    fn write_size(&self, _settings: &Settings, _kind: WriteKind, _count: usize) -> usize {
+        records::LIMIT
+    }
+
+    fn guard(&self, kind: WriteKind, _count: usize) -> Guard {
+        match kind {
+            WriteKind::Update => Guard::Afterwards,
+            WriteKind::Upsert | WriteKind::Delete => Guard::None,
+        }
+    }
+
+    fn write(
+        &self,
+        settings: &Settings,
+        batch: Arc<WriteBatch>,
+    ) -> Box<dyn Operation<Vec<Outcome>>> {
+        let mut slots = Slots::new(&batch);
+        let rounds = rounds(&batch, &mut slots, |key| key);
+        let records = Records::new(settings, batch.clone());
+        Box::new(Calls::new(records, &rounds, records::LIMIT, slots))
+    }
+
+    fn read_size(&self, _object: &str) -> usize {
+        reads::LIMIT
+    }
+
+    fn read(
+        &self,
+        _settings: &Settings,
+        batch: Arc<ReadBatch>,
+    ) -> Box<dyn Operation<Vec<Option<CrmObject>>>> {
+        Box::new(reads::Reading::new(batch))
+    }
+
+    fn look_back_size(&self) -> usize {
+        1
+    }
+
+    fn overwritten(
+        &self,
+        _settings: &Settings,
+        batch: Arc<DoneBatch>,
+    ) -> Option<Box<dyn Operation<Vec<Vec<Overwritten>>>>> {
+        history::look_back(batch)
+    }
+
+    fn changes(
+        &self,
+        settings: &Settings,
+        query: Arc<ChangesQuery>,
+    ) -> Box<dyn Operation<ChangesPage>> {
+        changes::changes(settings, query)
+    }
+
+    fn webhook(
+        &self,
+        _settings: &Settings,
+        credentials: &Credentials,
+        request: &WebhookRequest<'_>,
+    ) -> Result<Vec<WebhookEvent>, WebhookError> {
+        webhooks::read(credentials, request)
+    }
+
+    fn ping(&self, _settings: &Settings) -> Box<dyn Operation<String>> {
+        let request = Request::new(Method::Get, "/crm/v8/users?type=CurrentUser");
+        Box::new(Exchange::new(
+            request,
+            |response| match errors::of_response(&response) {
+                None => Ok("Zoho answers".to_owned()),
+                // The token is good, for records alone.
+                Some(failure) if failure.code == "OAUTH_SCOPE_MISMATCH" => {
+                    Ok("Zoho answers; the token may not read users".to_owned())
+                }
+                Some(failure) => Err(failure),
+            },
+        ))
+    }
+
+    fn authorise(
+        &self,
+        base_url: &str,
+        credentials: &Credentials,
+    ) -> Option<Box<dyn Operation<Grant>>> {
+        oauth::authorise(base_url, credentials)
+    }
+
+    fn sign(&self, request: &mut Request, access_token: &str) {
+        let value = format!("Zoho-oauthtoken {access_token}");
+        request.headers.push(("authorization", value));
+    }
+
+    fn failure(&self, response: &Response) -> Option<Failure> {
+        errors::of_response(response)
+    }
+
+    fn usage(&self, response: &Response) -> Usage {
+        Usage {
+            daily_remaining: errors::number(response, errors::REMAINING),
+            ..Usage::default()
+        }
+    }
+
+    fn to_wire(&self, data_type: DataType, value: &Value) -> Json {
+        values::form(data_type, value)
+    }
+
+    /// A checkbox is never empty, and a moment is a whole second.
+    fn stored(&self, data_type: DataType, value: Value) -> Value {
+        match value {
+            Value::Null if data_type == DataType::Boolean => Value::Boolean(false),
+            Value::Timestamp(ms) => Value::Timestamp(ms - ms.rem_euclid(SECOND)),
+            value => value,
+        }
+    }
+
+    fn from_wire(&self, data_type: DataType, wire: &Json) -> Result<Value, ValueError> {
+        values::read(data_type, wire)
+    }
+}

@@ -1,0 +1,147 @@
+//! Writing records: up to 100 in one request, each with an outcome of its own, answered in the order of the
+//! request.
+
+use std::sync::Arc;
+
+use crm_domain::{ErrorClass, Failure};
+use serde::Serialize;
+use serde_json::{Map, Value as Json, json};
+
+use super::{errors, module_path, values};
+use crate::calls::{Call, Slots};
+use crate::errors::{refused, unreadable};
+use crate::request::encode;
+use crate::{Method, Request, Response, Settings, WriteBatch, WriteKind, Written, wire};
+
+/// Records in one request ("API Limits").
+pub(super) const LIMIT: usize = 100;
+
+/// The option that says which automation writes start: a list of `workflow`, `approval`, `blueprint`. Without
+/// it all that there is, as when a person writes.
+pub(super) const TRIGGER_OPTION: &str = "trigger";
+
+/// A write of one record may be bound to the state that was read ("Update Records", request headers).
+const UNLESS_CHANGED: &str = "if-unmodified-since";
+
+pub(super) struct Records {
+    batch: Arc<WriteBatch>,
+    trigger: Option<Json>,
+}
+
+#[derive(Serialize)]
+struct Body {
+    data: Vec<Json>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duplicate_check_fields: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trigger: Option<Json>,
+}
+
+impl Records {
+    pub fn new(settings: &Settings, batch: Arc<WriteBatch>) -> Records {
+        Records {
+            trigger: settings.options.get(TRIGGER_OPTION).cloned(),
+            batch,
+        }
+    }
+
+    fn item(&self, index: usize) -> Json {
+        let batch = &*self.batch;
+        let key_field = match batch.kind {
+            WriteKind::Upsert => batch.key_field(),
+            WriteKind::Update | WriteKind::Delete => "id",
+        };
+        let mut item = Map::new();
+        for (field, value) in &batch.records[index].fields {
+            item.insert(field.name.clone(), values::form(field.data_type, value));
+        }
+        item.insert(key_field.to_owned(), batch.key(index).into());
+        item.into()
+    }
+
+    fn settled(&self, index: usize, item: &Json, slots: &mut Slots) {
+        if item["status"] != "success" {
+            slots.settle(index, Err(errors::of_record(item)));
+            return;
+        }
+        let key = self.batch.key(index);
+        let is_upsert = self.batch.kind == WriteKind::Upsert;
+        let outcome = match wire::word(&item["details"]["id"]) {
+            None => Err(Failure::record(
+                ErrorClass::Internal,
+                "missing_id",
+                "the CRM saved the record and did not say its id",
+            )),
+            Some(id) if !is_upsert && id != key => {
+                let message = "the CRM's answer names another record at this record's place";
+                Err(Failure::record(
+                    ErrorClass::Transient,
+                    "mismatched_result",
+                    message,
+                ))
+            }
+            Some(crm_id) => Ok(Written {
+                crm_id,
+                created: is_upsert && item["action"] == "insert",
+            }),
+        };
+        slots.settle(index, outcome);
+    }
+}
+
+impl Call for Records {
+    fn request(&mut self, records: &[usize]) -> Request {
+        let path = module_path(&self.batch.object);
+        if self.batch.kind == WriteKind::Delete {
+            let ids = records
+                .iter()
+                .map(|&i| encode(self.batch.key(i)).to_string());
+            let ids: Vec<String> = ids.collect();
+            // Deleting knows no list, all automation or none.
+            let none = self
+                .trigger
+                .as_ref()
+                .is_some_and(|trigger| *trigger == json!([]));
+            let trigger = if none { "&wf_trigger=false" } else { "" };
+            let path = format!("{path}?ids={}{trigger}", ids.join(","));
+            return Request::new(Method::Delete, path);
+        }
+        let is_upsert = self.batch.kind == WriteKind::Upsert;
+        let body = Body {
+            data: records.iter().map(|&index| self.item(index)).collect(),
+            duplicate_check_fields: is_upsert.then(|| vec![self.batch.key_field().to_owned()]),
+            trigger: self.trigger.clone(),
+        };
+        if is_upsert {
+            return Request::new(Method::Post, format!("{path}/upsert")).json(&body);
+        }
+        let request = Request::new(Method::Put, path).json(&body);
+        match (records, &self.batch.records[records[0]].unless_changed) {
+            ([_], Some(moment)) => request.header(UNLESS_CHANGED, moment),
+            _ => request,
+        }
+    }
+
+    fn settle(
+        &mut self,
+        records: &[usize],
+        response: &Response,
+        slots: &mut Slots,
+    ) -> Result<Option<Request>, Failure> {
+        if response.status == 412 {
+            let message = "the record was changed meanwhile";
+            return Err(Failure::stale(message));
+        }
+        if let Some(failure) = errors::of_response(response) {
+            return Err(refused(failure));
+        }
+        let answer = response.json().unwrap_or_default();
+        let items = answer["data"]
+            .as_array()
+            .ok_or_else(|| unreadable(response))?;
+        for (&index, item) in records.iter().zip(items) {
+            self.settled(index, item, slots);
+        }
+        Ok(None)
+    }
+}

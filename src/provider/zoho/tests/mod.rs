@@ -1,0 +1,9 @@
+//! Zoho as the simulator and the documents say it behaves.
+
+mod changes;
+mod errors;
+mod history;
+mod records;
+mod service;
+mod values;
+mod webhooks;
