@@ -16,9 +16,11 @@ mod salesforce;
 mod schema;
 pub mod server;
 mod store;
+mod token;
 mod tokens;
 mod value;
 mod vendor;
 mod webhooks;
+mod zoho;
 
 pub use vendor::Sim;

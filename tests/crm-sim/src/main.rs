@@ -22,6 +22,9 @@ struct Options {
     /// Where Pipedrive listens
     #[arg(long, value_name = "ADDR")]
     pipedrive: Option<String>,
+    /// Where Zoho listens
+    #[arg(long, value_name = "ADDR")]
+    zoho: Option<String>,
     /// Where the admin API listens
     #[arg(long, value_name = "ADDR")]
     admin: Option<String>,
@@ -49,6 +52,7 @@ async fn run(options: Options) -> std::io::Result<()> {
         ("salesforce", options.salesforce),
         ("hubspot", options.hubspot),
         ("pipedrive", options.pipedrive),
+        ("zoho", options.zoho),
     ] {
         let vendor = sim.vendor(name).cloned();
         desks.extend(vendor.map(|vendor| (Desk::Vendor(vendor), address)));

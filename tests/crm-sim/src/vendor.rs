@@ -117,6 +117,8 @@ pub trait Vendor: Send + Sync {
     fn one_event_a_post(&self) -> bool {
         false
     }
+    /// Puts into an event what proves where it comes from, for vendors that sign nothing.
+    fn seal(&self, _secret: &str, _event: &mut serde_json::Value) {}
     /// The headers that sign a webhook.
     fn signature(
         &self,
@@ -151,6 +153,7 @@ impl Default for Sim {
                 Arc::new(crate::salesforce::Salesforce::new(clock.clone())),
                 Arc::new(crate::hubspot::HubSpot::new(clock.clone())),
                 Arc::new(crate::pipedrive::Pipedrive::new(clock.clone())),
+                Arc::new(crate::zoho::Zoho::new(clock.clone())),
             ],
             clock,
         }

@@ -166,6 +166,7 @@ fn deliver(
             if let Some(number) = event.get_mut("attemptNumber") {
                 *number = attempt.into();
             }
+            vendor.seal(&subscription.secret, event);
         }
         let body = match (vendor.one_event_a_post(), &batch[..]) {
             (true, [event]) => event.to_string(),

@@ -29,6 +29,7 @@ impl<'a> Reader<'a> {
                 "name",
                 "a000000000000000000000000000000000000001",
             ),
+            "zoho" => ("Contacts", "Last_Name", "External_Key"),
             _ => ("contacts", "lastname", "external_key"),
         };
         Self {
@@ -106,8 +107,8 @@ fn ids(changes: &[Change]) -> BTreeSet<String> {
     ids.collect()
 }
 
-const VENDORS: [&str; 3] = ["salesforce", "hubspot", "pipedrive"];
-/// Those that tell of deleted records at once.
+const VENDORS: [&str; 4] = ["salesforce", "hubspot", "pipedrive", "zoho"];
+/// Those that tell of deleted records at once, and of merged ones.
 const PROMPT: [&str; 2] = ["salesforce", "hubspot"];
 
 #[test]
@@ -410,6 +411,24 @@ fn deleted_records_are_seen_in_the_end_also_where_no_list_shows_them() {
         assert!(gone.iter().all(|change| change.external_id.is_some()));
         world.admin("POST", "/clock", json!({"skew_s": 0}));
     }
+}
+
+#[test]
+fn deleted_and_restored_records_of_zoho_are_seen() {
+    let world = World::new();
+    let mut reader = Reader::new(&world, "zoho");
+    let made = reader.make(&["2026-01-02T03:04:05Z"; 450]);
+    assert_eq!(reader.pass(200).len(), 450);
+    for id in &made[..420] {
+        reader.admin("DELETE", &format!("/{id}"), Value::Null);
+    }
+    let gone = reader.pass(200);
+    assert_eq!(ids(&gone), made[..420].iter().cloned().collect());
+    assert!(gone.iter().all(|change| change.deleted));
+    reader.admin("PATCH", &format!("/{}", made[7]), json!({"deleted": false}));
+    let back = reader.pass(200);
+    let last = back.iter().rfind(|change| change.object.crm_id == made[7]);
+    assert!(!last.unwrap().deleted);
 }
 
 #[test]

@@ -191,6 +191,37 @@ fn changes_are_posted_signed_and_again_until_they_are_taken() {
 }
 
 #[test]
+fn zoho_shows_its_token_in_the_body() {
+    let world = World::new();
+    let (url, posts) = receiver(1);
+    let order = json!({"url": url, "secret": "s"});
+    world.admin("POST", "/webhooks/zoho", order);
+    let made = world.admin(
+        "POST",
+        "/objects/zoho/Contacts",
+        json!({"fields": {"Last_Name": "x"}}),
+    );
+    let path = format!("/objects/zoho/Contacts/{}", made["id"].as_str().unwrap());
+    world.admin("DELETE", &path, Value::Null);
+    let good = |post: &Post| read("zoho", "", "s", now(&world), post).unwrap();
+    let events = collect(&posts, 2, good);
+    let kinds: BTreeSet<WebhookKind> = events.iter().map(|event| event.kind).collect();
+    assert_eq!(
+        kinds,
+        BTreeSet::from([WebhookKind::Changed, WebhookKind::Deleted])
+    );
+    assert!(
+        events
+            .iter()
+            .all(|event| event.object == "Contacts" && event.crm_id == made["id"])
+    );
+    world.admin("PATCH", &path, json!({"deleted": false}));
+    let post = posts.recv_timeout(Duration::from_secs(20)).unwrap();
+    let forged = read("zoho", "", "x", now(&world), &post);
+    assert_eq!(forged, Err(WebhookError::Forged));
+}
+
+#[test]
 fn posts_come_twice_on_request_and_end_on_request() {
     let world = World::new();
     let (url, posts) = receiver(0);

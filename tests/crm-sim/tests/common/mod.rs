@@ -16,6 +16,7 @@ pub struct World {
     pub salesforce: SocketAddr,
     pub hubspot: SocketAddr,
     pub pipedrive: SocketAddr,
+    pub zoho: SocketAddr,
     pub admin: SocketAddr,
     _runtime: Runtime,
 }
@@ -64,6 +65,7 @@ impl World {
             salesforce: bind(vendor("salesforce")),
             hubspot: bind(vendor("hubspot")),
             pipedrive: bind(vendor("pipedrive")),
+            zoho: bind(vendor("zoho")),
             admin: bind(Desk::Admin),
             _runtime: runtime,
         }
@@ -137,6 +139,17 @@ impl World {
             .unwrap()
     }
 
+    /// A Zoho call with the default token; the path follows `/crm/v8`.
+    pub fn zoho(&self, method: &str, path: &str, body: Value) -> Reply {
+        let headers = [
+            ("Authorization", "Zoho-oauthtoken zoho-token"),
+            ("Content-Type", "application/json"),
+        ];
+        let path = format!("/crm/v8{path}");
+        self.call(self.zoho, method, &path, &headers, text(&body))
+            .unwrap()
+    }
+
     pub fn admin(&self, method: &str, path: &str, body: Value) -> Value {
         let reply = self
             .call(self.admin, method, path, &[], text(&body))
@@ -168,6 +181,7 @@ impl<'a> Line<'a> {
             "salesforce" => (world.salesforce, "sf-token"),
             // As the provider tells an API token from a granted one.
             "pipedrive" => (world.pipedrive, "x-api-token pd-token"),
+            "zoho" => (world.zoho, "zoho-token"),
             _ => (world.hubspot, "hs-token"),
         };
         Self {

@@ -5,7 +5,6 @@
 
 mod filter;
 mod parse;
-mod token;
 
 use super::error::SfError;
 use super::org;

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: pure, and total: any text gives a statement or a message with the place of trouble.
 
-use super::token::{Token, tokens};
+use crate::token::{Token, tokens};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Statement {
