@@ -163,6 +163,11 @@ pub trait Provider: Send + Sync {
     /// A cheap call that proves that the CRM answers and the credentials work; says what it saw.
     fn ping(&self, settings: &Settings) -> Box<dyn Operation<String>>;
 
+    /// The token that credentials are already, if they are one.
+    fn given_token(&self, credentials: &Credentials) -> Option<String> {
+        credentials.get("access_token").map(str::to_owned)
+    }
+
     /// Obtains an access token from credentials; `None` if these credentials are a token already
     /// and nothing can be refreshed.
     fn authorise(

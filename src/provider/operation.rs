@@ -63,21 +63,17 @@ where
     }
 }
 
-/// An operation whose end is known before anything is sent.
-pub(crate) struct Ready<T>(Option<Result<T, Failure>>);
+/// An operation that fails before anything is sent.
+pub(crate) struct Refusal(Option<Failure>);
 
-impl<T> Ready<T> {
-    pub fn new(result: T) -> Ready<T> {
-        Ready(Some(Ok(result)))
-    }
-
-    pub fn refused(failure: Failure) -> Ready<T> {
-        Ready(Some(Err(failure)))
+impl Refusal {
+    pub fn new(failure: Failure) -> Refusal {
+        Refusal(Some(failure))
     }
 }
 
-impl<T: Send> Operation<T> for Ready<T> {
+impl<T> Operation<T> for Refusal {
     fn step(&mut self, _answer: Option<Response>) -> Step<T> {
-        Step::Done(self.0.take().expect("an end is told once"))
+        Step::Done(Err(self.0.take().expect("a refusal is told once")))
     }
 }

@@ -14,7 +14,7 @@ use super::{errors, object_path};
 use crate::changes::{self, Change, ChangesPage, ChangesQuery};
 use crate::errors::{refused, unreadable};
 use crate::look::Look;
-use crate::operation::{Exchange, Ready};
+use crate::operation::{Exchange, Refusal};
 use crate::request::encode;
 use crate::walk::{self, Ask, Row, Slice, Taken, Walk};
 use crate::{CrmObject, Method, Operation, Request, Response, Settings, Step, wire};
@@ -57,7 +57,7 @@ pub(super) fn changes(
             found: Vec::new(),
             query,
         }),
-        Err(failure) => Box::new(Ready::refused(failure)),
+        Err(failure) => Box::new(Refusal::new(failure)),
     }
 }
 

@@ -16,7 +16,7 @@ use super::seek::PAGE;
 use super::values::{self, second};
 use crate::changes::{self, Change, ChangesPage, ChangesQuery};
 use crate::look::Look;
-use crate::operation::Ready;
+use crate::operation::Refusal;
 use crate::request::encode;
 use crate::walk::{self, Ask, Row, SECOND, Slice, Taken, Walk};
 use crate::{CrmObject, Method, Operation, Request, Response, Settings, Step};
@@ -53,7 +53,7 @@ pub(super) fn changes(
             cursor,
             query,
         }),
-        Err(failure) => Box::new(Ready::refused(failure)),
+        Err(failure) => Box::new(Refusal::new(failure)),
     }
 }
 

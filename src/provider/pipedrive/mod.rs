@@ -23,7 +23,7 @@ use crm_domain::{DataType, Failure, Value, ValueError};
 use serde_json::Value as Json;
 
 use crate::calls::{Calls, Outcome, Slots, rounds};
-use crate::operation::{Exchange, Ready};
+use crate::operation::{Exchange, Refusal};
 use crate::walk::{OVERLAP_OPTION, SECOND, overlap};
 use crate::{
     ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard, Method, Operation,
@@ -89,11 +89,11 @@ impl Provider for Pipedrive {
     ) -> Box<dyn Operation<Vec<Outcome>>> {
         let object = match object(&batch.object) {
             Ok(object) => object,
-            Err(failure) => return Box::new(Ready::refused(failure)),
+            Err(failure) => return Box::new(Refusal::new(failure)),
         };
         let is_upsert = batch.kind == WriteKind::Upsert;
         if is_upsert && !seek::holds_keys(object, batch.key_field()) {
-            return Box::new(Ready::refused(seek::keyless(object, batch.key_field())));
+            return Box::new(Refusal::new(seek::keyless(object, batch.key_field())));
         }
         let mut slots = Slots::new(&batch);
         let rounds = rounds(&batch, &mut slots, |key| key);
@@ -117,7 +117,7 @@ impl Provider for Pipedrive {
     ) -> Box<dyn Operation<Vec<Option<CrmObject>>>> {
         match object(&batch.object) {
             Ok(object) => Box::new(reads::Reading::new(object, batch)),
-            Err(failure) => Box::new(Ready::refused(failure)),
+            Err(failure) => Box::new(Refusal::new(failure)),
         }
     }
 
@@ -140,7 +140,7 @@ impl Provider for Pipedrive {
     ) -> Box<dyn Operation<ChangesPage>> {
         match object(&query.object) {
             Ok(object) => changes::changes(settings, object, query),
-            Err(failure) => Box::new(Ready::refused(failure)),
+            Err(failure) => Box::new(Refusal::new(failure)),
         }
     }
 
@@ -169,6 +169,10 @@ impl Provider for Pipedrive {
                 None => "Pipedrive answers".to_owned(),
             })
         }))
+    }
+
+    fn given_token(&self, credentials: &Credentials) -> Option<String> {
+        oauth::given_token(credentials)
     }
 
     fn authorise(

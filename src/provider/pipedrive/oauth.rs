@@ -2,7 +2,6 @@
 //! grant says on which host the company's API lives.
 
 use crate::oauth::{self, Client};
-use crate::operation::Ready;
 use crate::{Credentials, Grant, Operation, Request};
 
 const LOGIN_URL: &str = "https://oauth.pipedrive.com";
@@ -11,16 +10,16 @@ const LOGIN_URL: &str = "https://oauth.pipedrive.com";
 /// this begins those that are API tokens; no OAuth token has a blank in it.
 const API_TOKEN: &str = "x-api-token ";
 
+pub(super) fn given_token(credentials: &Credentials) -> Option<String> {
+    let api_token = credentials
+        .get("api_token")
+        .filter(|token| !token.is_empty());
+    let given = credentials.get("access_token").map(str::to_owned);
+    given.or(api_token.map(|token| format!("{API_TOKEN}{token}")))
+}
+
 pub(super) fn authorise(credentials: &Credentials) -> Option<Box<dyn Operation<Grant>>> {
     let get = |key| credentials.get(key).filter(|value| !value.is_empty());
-    if let Some(token) = get("api_token") {
-        return Some(Box::new(Ready::new(Grant {
-            access_token: format!("{API_TOKEN}{token}"),
-            base_url: None,
-            refresh_token: None,
-            expires_in: None,
-        })));
-    }
     get("client_id").and(get("client_secret"))?;
     let form = [
         ("grant_type", "refresh_token"),

@@ -15,7 +15,7 @@ use super::api::{Api, id_form};
 use super::{errors, reads};
 use crate::changes::{self, Change, ChangesPage, ChangesQuery, is_api_name};
 use crate::errors::{refused, unreadable};
-use crate::operation::{Exchange, Ready};
+use crate::operation::{Exchange, Refusal};
 use crate::request::encode;
 use crate::walk::{self, Ask, Row, Slice, Taken, Walk, moment};
 use crate::{CrmObject, Method, Operation, Response, Settings, Step, wire};
@@ -58,7 +58,7 @@ pub(super) fn changes(
     if let Some(name) = names(&query).find(|name| !is_api_name(name)) {
         let message = format!("\"{name}\" cannot be the API name of an object or a field");
         let failure = Failure::record(ErrorClass::Mapping, "INVALID_FIELD", message);
-        return Box::new(Ready::refused(failure));
+        return Box::new(Refusal::new(failure));
     }
     match changes::cursor(query.since.as_ref()) {
         Ok(cursor) => Box::new(Changes {
@@ -69,7 +69,7 @@ pub(super) fn changes(
             page: None,
             query,
         }),
-        Err(failure) => Box::new(Ready::refused(failure)),
+        Err(failure) => Box::new(Refusal::new(failure)),
     }
 }
 

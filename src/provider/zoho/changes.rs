@@ -14,7 +14,7 @@ use super::{errors, module_path};
 use crate::changes::{self, Change, ChangesPage, ChangesQuery, is_api_name};
 use crate::errors::{refused, unreadable};
 use crate::look::Look;
-use crate::operation::Ready;
+use crate::operation::Refusal;
 use crate::walk::{self, Ask, Row, SECOND, Slice, Taken, Walk};
 use crate::{CrmObject, Method, Operation, ReadBatch, Request, Response, Settings, Step, wire};
 
@@ -39,7 +39,7 @@ pub(super) fn changes(
     if let Some(name) = names(&query).find(|name| !is_api_name(name)) {
         let message = format!("\"{name}\" cannot be the API name of a module or a field");
         let failure = Failure::record(ErrorClass::Mapping, "INVALID_QUERY", message);
-        return Box::new(Ready::refused(failure));
+        return Box::new(Refusal::new(failure));
     }
     match changes::cursor::<Cursor>(query.since.as_ref()) {
         Ok(cursor) => Box::new(Changes {
@@ -54,7 +54,7 @@ pub(super) fn changes(
             cursor,
             query,
         }),
-        Err(failure) => Box::new(Ready::refused(failure)),
+        Err(failure) => Box::new(Refusal::new(failure)),
     }
 }
 

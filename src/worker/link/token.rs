@@ -71,11 +71,7 @@ impl Link {
         if token.access.is_some() && !ending {
             return Ok(token.clone());
         }
-        let given = self
-            .keys
-            .credentials()
-            .get("access_token")
-            .map(str::to_owned);
+        let given = self.provider.given_token(&self.keys.credentials());
         if given.is_some() && token.generation == 0 {
             token.access = given;
             return Ok(token.clone());
