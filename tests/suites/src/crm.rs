@@ -1,4 +1,4 @@
-//! The three CRMs behind one face: the same fields by the vendors' names, records as a person of the CRM sees them.
+//! The CRMs behind one face: the same fields by the vendors' names, records as a person of the CRM sees them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,41 +14,132 @@ pub enum Vendor {
     Stub,
     Salesforce,
     HubSpot,
+    Pipedrive,
 }
 
-/// Columns of the table of people, and their fields: stub, Salesforce, HubSpot.
-const FIELDS: &[(&str, [&str; 3])] = &[
-    ("id", ["external_key", "External_Key__c", "external_key"]),
-    ("first_name", ["first_name", "FirstName", "firstname"]),
-    ("last_name", ["last_name", "LastName", "lastname"]),
-    ("email", ["email", "Email", "email"]),
-    ("phone", ["phone", "Phone", "phone"]),
-    ("title", ["x_title", "Title", "jobtitle"]),
-    ("score", ["x_score", "Score__c", "score"]),
-    ("born", ["x_born", "Birthdate", "birth_date"]),
-    ("seen", ["x_seen", "Last_Seen__c", "last_seen"]),
+/// Columns of the table of people, and their fields: stub, Salesforce, HubSpot, Pipedrive.
+const FIELDS: &[(&str, [&str; 4])] = &[
+    (
+        "id",
+        [
+            "external_key",
+            "External_Key__c",
+            "external_key",
+            "a000000000000000000000000000000000000001",
+        ],
+    ),
+    (
+        "first_name",
+        [
+            "first_name",
+            "FirstName",
+            "firstname",
+            "a000000000000000000000000000000000000010",
+        ],
+    ),
+    ("last_name", ["last_name", "LastName", "lastname", "name"]),
+    ("email", ["email", "Email", "email", "emails"]),
+    (
+        "phone",
+        [
+            "phone",
+            "Phone",
+            "phone",
+            "a000000000000000000000000000000000000011",
+        ],
+    ),
+    (
+        "title",
+        [
+            "x_title",
+            "Title",
+            "jobtitle",
+            "a000000000000000000000000000000000000002",
+        ],
+    ),
+    (
+        "score",
+        [
+            "x_score",
+            "Score__c",
+            "score",
+            "a000000000000000000000000000000000000003",
+        ],
+    ),
+    (
+        "born",
+        [
+            "x_born",
+            "Birthdate",
+            "birth_date",
+            "a000000000000000000000000000000000000004",
+        ],
+    ),
+    (
+        "seen",
+        [
+            "x_seen",
+            "Last_Seen__c",
+            "last_seen",
+            "a000000000000000000000000000000000000005",
+        ],
+    ),
     (
         "opted_out",
-        ["x_opted_out", "HasOptedOutOfEmail", "newsletter"],
+        [
+            "x_opted_out",
+            "HasOptedOutOfEmail",
+            "newsletter",
+            "a000000000000000000000000000000000000006",
+        ],
     ),
-    ("interests", ["x_interests", "Interests__c", "interests"]),
-    ("source", ["x_source", "LeadSource", "hs_lead_status"]),
-    ("extra", ["x_extra", "Description", "message"]),
+    (
+        "interests",
+        [
+            "x_interests",
+            "Interests__c",
+            "interests",
+            "a000000000000000000000000000000000000007",
+        ],
+    ),
+    (
+        "source",
+        [
+            "x_source",
+            "LeadSource",
+            "hs_lead_status",
+            "a000000000000000000000000000000000000008",
+        ],
+    ),
+    (
+        "extra",
+        [
+            "x_extra",
+            "Description",
+            "message",
+            "a000000000000000000000000000000000000009",
+        ],
+    ),
 ];
 
 impl Vendor {
-    pub const ALL: [Vendor; 3] = [Vendor::Stub, Vendor::Salesforce, Vendor::HubSpot];
+    pub const ALL: [Vendor; 4] = [
+        Vendor::Stub,
+        Vendor::Salesforce,
+        Vendor::HubSpot,
+        Vendor::Pipedrive,
+    ];
     /// Those that are spoken to over HTTP.
-    pub const REMOTE: [Vendor; 2] = [Vendor::Salesforce, Vendor::HubSpot];
+    pub const REMOTE: [Vendor; 3] = [Vendor::Salesforce, Vendor::HubSpot, Vendor::Pipedrive];
 
     /// As `create_connection(provider => ...)` and the simulator call it.
     pub fn name(self) -> &'static str {
-        ["stub", "salesforce", "hubspot"][self as usize]
+        ["stub", "salesforce", "hubspot", "pipedrive"][self as usize]
     }
 
     /// The object that people are.
     pub fn people(self) -> &'static str {
-        ["contact", "Contact", "contacts"][self as usize]
+        ["contact", "Contact", "contacts", "persons"][self as usize]
     }
 
     /// The field that a column of the table of people is mapped to.
@@ -57,11 +148,43 @@ impl Vendor {
         known.unwrap_or_else(|| panic!("no field for {column}")).1[self as usize]
     }
 
+    /// Whether it looks back at what a write replaced, because no write of it can be conditional.
+    pub fn looks_back(self) -> bool {
+        matches!(self, Vendor::HubSpot | Vendor::Pipedrive)
+    }
+
+    /// A value as the vendor's own people would enter it into the field of a column.
+    pub fn entered(self, column: &str, value: &Value) -> Value {
+        match (self, column, value) {
+            (Vendor::Pipedrive, "email", Value::String(_)) => {
+                json!([{ "value": value, "primary": true }])
+            }
+            _ => value.clone(),
+        }
+    }
+
+    /// A field as the row's column has it.
+    fn shown(self, value: Value) -> Value {
+        match value.get(0).and_then(|first| first.get("value")) {
+            Some(first) if self == Vendor::Pipedrive => first.clone(),
+            _ => value,
+        }
+    }
+
+    /// Fields as the vendor's own people would enter them, by column.
+    pub fn entries(self, fields: &Map<String, Value>) -> Map<String, Value> {
+        let entered = fields.iter();
+        entered
+            .map(|(column, value)| (self.field(column).to_owned(), self.entered(column, value)))
+            .collect()
+    }
+
     pub fn credentials(self) -> &'static str {
         [
             "{}",
             r#"{"access_token": "sf-token"}"#,
             r#"{"access_token": "hs-token"}"#,
+            r#"{"api_token": "pd-token"}"#,
         ][self as usize]
     }
 }
@@ -123,11 +246,7 @@ impl Crm {
 
     pub fn url(&self) -> Option<&str> {
         let sim = self.sim.as_deref()?;
-        Some(if self.vendor == Vendor::Salesforce {
-            &sim.salesforce
-        } else {
-            &sim.hubspot
-        })
+        Some(sim.address(self.vendor.name()))
     }
 
     pub fn sim(&self) -> &Sim {
@@ -148,10 +267,9 @@ impl Crm {
         records: &[Map<String, Value>],
     ) -> Vec<String> {
         let named = |record: &Map<String, Value>| -> Map<String, Value> {
-            let fields = record.iter().filter(|(_, value)| !value.is_null());
-            fields
-                .map(|(column, value)| (self.vendor.field(column).to_owned(), value.clone()))
-                .collect()
+            let mut fields = record.clone();
+            fields.retain(|_, value| !value.is_null());
+            self.vendor.entries(&fields)
         };
         let records: Vec<Map<String, Value>> = records.iter().map(named).collect();
         if let Some(sim) = &self.sim {
@@ -175,10 +293,11 @@ impl Crm {
             return records
                 .map(|mut record| {
                     let id = record["id"].as_str().expect("an id").to_owned();
-                    (
-                        id,
-                        serde_json::from_value(record["fields"].take()).expect("fields"),
-                    )
+                    let fields: Map<String, Value> =
+                        serde_json::from_value(record["fields"].take()).expect("fields");
+                    let shown = fields.into_iter();
+                    let shown = shown.map(|(name, value)| (name, self.vendor.shown(value)));
+                    (id, shown.collect())
                 })
                 .collect();
         }
@@ -206,12 +325,9 @@ impl Crm {
 
     /// Changes fields of a record as a person would; fields are keyed by column.
     pub async fn edit(&self, db: &Database, object: &str, id: &str, fields: &Value) {
-        let fields: Map<String, Value> = fields
-            .as_object()
-            .expect("column -> value")
-            .iter()
-            .map(|(column, value)| (self.vendor.field(column).to_owned(), value.clone()))
-            .collect();
+        let fields = self
+            .vendor
+            .entries(fields.as_object().expect("column -> value"));
         if let Some(sim) = &self.sim {
             let path = format!("objects/{}/{object}/{id}", self.vendor.name());
             sim.patch(&path, &json!({ "fields": fields }));
@@ -262,10 +378,20 @@ impl Crm {
                 .await
                 .truncate(0);
         }
+        if self.vendor == Vendor::Pipedrive && class == "not_found" {
+            // Nor does the list show it, which is asked then.
+            self.fault(
+                json!({"method": "GET", "path": "/persons?ids=", "times": times, "status": 200,
+                              "body": {"success": true, "data": []}}),
+            );
+        }
         let mut fault = self.matching(operation);
+        let pipedrive = self.vendor == Vendor::Pipedrive;
         let salesforce = self.vendor == Vendor::Salesforce;
         let refused = |code: &str| {
-            if salesforce {
+            if pipedrive {
+                json!({"success": false, "error": format!("as injected: {code}"), "code": "ERR_SCHEMA_VALIDATION_FAILED"})
+            } else if salesforce {
                 json!([{"errorCode": code, "message": "as injected", "fields": []}])
             } else {
                 json!({"status": "error", "message": "as injected", "category": "VALIDATION_ERROR", "correlationId": "c",
@@ -286,6 +412,8 @@ impl Crm {
                 json!({"status": 400, "body": refused("FIELD_CUSTOM_VALIDATION_EXCEPTION")})
             }
             "validation" => json!({"status": 400, "body": refused("INVALID_OPTION")}),
+            "mapping" if pipedrive => json!({"status": 400, "body": refused("is not allowed")}),
+            "conflict" if pipedrive => json!({"status": 409}),
             "mapping" if salesforce => json!({"status": 400, "body": refused("INVALID_FIELD")}),
             "mapping" => json!({"status": 400, "body": refused("PROPERTY_DOESNT_EXIST")}),
             "conflict" if salesforce => json!({"status": 400, "body": refused("DUPLICATE_VALUE")}),
@@ -310,6 +438,9 @@ impl Crm {
         match (self.vendor, operation) {
             (Vendor::Salesforce, "read") => {
                 json!({"method": "GET", "path": format!("/sobjects/{object}/")})
+            }
+            (Vendor::Pipedrive, "read") => {
+                json!({"method": "GET", "path_regex": format!("/{object}/[0-9]+$")})
             }
             // The look at the history afterwards asks for some.
             (_, "read") => {

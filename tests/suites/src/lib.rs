@@ -27,18 +27,22 @@ pub use sim::Sim;
 pub use tokio_postgres::error::SqlState;
 pub use vitals::Vitals;
 
-/// Makes a test of each scenario for each CRM: `stub::name`, `salesforce::name`, `hubspot::name`.
+/// Makes a test of each scenario for each CRM: `stub::name`, `salesforce::name`, `hubspot::name`,
+/// `pipedrive::name`.
 #[macro_export]
 macro_rules! with_every_crm {
     ($($scenario:ident),+ $(,)?) => {
         mod stub {
             $(#[tokio::test] async fn $scenario() { super::$scenario($crate::Vendor::Stub).await })+
         }
+        mod pipedrive {
+            $(#[tokio::test] async fn $scenario() { super::$scenario($crate::Vendor::Pipedrive).await })+
+        }
         $crate::with_remote_crms!($($scenario),+);
     };
 }
 
-/// The same for those that are spoken to over HTTP.
+/// The same for those that are spoken to over HTTP, and take batches.
 #[macro_export]
 macro_rules! with_remote_crms {
     ($($scenario:ident),+ $(,)?) => {

@@ -153,12 +153,7 @@ impl Live {
     pub async fn edit_between(&self, key: &str, fields: Value) {
         let id = self.crm_id(key).await.expect("it is linked");
         let vendor = self.crm.vendor;
-        let named: serde_json::Map<String, Value> = fields
-            .as_object()
-            .expect("column -> value")
-            .iter()
-            .map(|(column, value)| (vendor.field(column).to_owned(), value.clone()))
-            .collect();
+        let named = vendor.entries(fields.as_object().expect("column -> value"));
         if vendor == Vendor::Stub {
             let sql = format!(
                 "CREATE TABLE between_once AS SELECT '{id}'::text AS id, '{}'::jsonb AS fields;

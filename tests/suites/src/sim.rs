@@ -15,6 +15,7 @@ use crate::process;
 pub struct Sim {
     pub salesforce: String,
     pub hubspot: String,
+    pub pipedrive: String,
     admin: String,
     agent: Agent,
     child: Child,
@@ -39,7 +40,7 @@ fn program() -> &'static PathBuf {
 impl Sim {
     pub fn start() -> Sim {
         let mut command = Command::new(program());
-        for desk in ["--salesforce", "--hubspot", "--admin"] {
+        for desk in ["--salesforce", "--hubspot", "--pipedrive", "--admin"] {
             command.args([desk, "127.0.0.1:0"]);
         }
         command.stdout(Stdio::piped());
@@ -60,14 +61,22 @@ impl Sim {
         };
         let config = Agent::config_builder().timeout_global(Some(Duration::from_secs(30)));
         let agent = config.http_status_as_error(false).build().into();
-        let (salesforce, hubspot, admin) =
-            (address("salesforce"), address("hubspot"), address("admin"));
         Sim {
-            salesforce,
-            hubspot,
-            admin,
+            salesforce: address("salesforce"),
+            hubspot: address("hubspot"),
+            pipedrive: address("pipedrive"),
+            admin: address("admin"),
             agent,
             child,
+        }
+    }
+
+    /// Where a vendor listens.
+    pub fn address(&self, vendor: &str) -> &str {
+        match vendor {
+            "salesforce" => &self.salesforce,
+            "hubspot" => &self.hubspot,
+            _ => &self.pipedrive,
         }
     }
 

@@ -73,8 +73,8 @@ async fn a_call_meets_a_person_at_every_gap(vendor: Vendor) {
         );
         let expected = match gap {
             Gap::BeforeRead => ("conflict", old.as_str(), "theirs", "conflict"),
-            // HubSpot cannot refuse it, but tells afterwards what was lost.
-            Gap::AfterRead | Gap::BeforeWrite if vendor == Vendor::HubSpot => {
+            // HubSpot and Pipedrive cannot refuse it, but tell afterwards what was lost.
+            Gap::AfterRead | Gap::BeforeWrite if vendor.looks_back() => {
                 ("committed", "ours", "ours", "raced")
             }
             Gap::AfterRead | Gap::BeforeWrite => ("conflict", old.as_str(), "theirs", "conflict"),
@@ -104,9 +104,7 @@ async fn an_update_meets_a_person_at_every_gap(vendor: Vendor) {
         let seen = (row.as_str(), crm.as_str(), results.as_str());
         let expected = match gap {
             Gap::BeforeRead => ("theirs", "theirs", "superseded"),
-            Gap::AfterRead | Gap::BeforeWrite if vendor == Vendor::HubSpot => {
-                ("ours", "ours", "raced")
-            }
+            Gap::AfterRead | Gap::BeforeWrite if vendor.looks_back() => ("ours", "ours", "raced"),
             Gap::AfterRead | Gap::BeforeWrite => ("theirs", "theirs", "superseded"),
             Gap::AfterWrite => ("ours", "theirs", "applied"),
         };

@@ -261,14 +261,15 @@ async fn what_waits_is_shown(vendor: Vendor) {
             Vendor::Salesforce => {
                 json!([{"errorCode": "UNABLE_TO_LOCK_ROW", "message": "locked, as injected", "fields": []}])
             }
+            Vendor::Pipedrive => json!({"success": false, "error": "as injected"}),
             _ => {
                 json!({"status": "error", "category": "LOCKED", "message": "locked, as injected", "correlationId": "c"})
             }
         };
-        fault["status"] = json!(if vendor == Vendor::Salesforce {
-            400
-        } else {
-            423
+        fault["status"] = json!(match vendor {
+            Vendor::Salesforce => 400,
+            Vendor::Pipedrive => 500,
+            _ => 423,
         });
         fault["body"] = body;
         fault["times"] = json!("unlimited");

@@ -13,6 +13,8 @@ crm_suites::with_every_crm!(
 fn columns(vendor: Vendor) -> Vec<(&'static str, &'static str, Json, Json)> {
     let (both, one, source, other) = match vendor {
         Vendor::HubSpot => (json!(["cloud", "data"]), json!(["data"]), "NEW", "OPEN"),
+        // Options by their ids.
+        Vendor::Pipedrive => (json!(["1", "2"]), json!(["2"]), "1", "3"),
         _ => (json!(["Cloud", "Data"]), json!(["Data"]), "Web", "Other"),
     };
     vec![

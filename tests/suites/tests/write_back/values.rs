@@ -7,11 +7,13 @@ use crate::CLUSTER;
 crm_suites::with_every_crm!(every_type_arrives_and_can_be_cleared, text_arrives_as_it_is);
 
 /// A column, how it is mapped, its value in SQL, and what each CRM then shows.
-type Case = (&'static str, &'static str, &'static str, [Json; 3]);
+type Case = (&'static str, &'static str, &'static str, [Json; 4]);
 
 fn cases(vendor: Vendor) -> Vec<Case> {
     let (interests, source) = match vendor {
         Vendor::HubSpot => ("ARRAY['data', 'cloud']", "'NEW'"),
+        // Options by their ids.
+        Vendor::Pipedrive => ("ARRAY['2', '1']", "'1'"),
         _ => ("ARRAY['Data', 'Cloud']", "'Web'"),
     };
     let seen = "timestamptz '2026-03-04 05:06:07.089+02'";
@@ -20,19 +22,20 @@ fn cases(vendor: Vendor) -> Vec<Case> {
             "title",
             "",
             "'Boss'",
-            [json!("Boss"), json!("Boss"), json!("Boss")],
+            [json!("Boss"), json!("Boss"), json!("Boss"), json!("Boss")],
         ),
         (
             "score",
             "",
             "12.50",
-            [json!(12.5), json!(12.5), json!("12.5")],
+            [json!(12.5), json!(12.5), json!("12.5"), json!(12.5)],
         ),
         (
             "born",
             "",
             "date '2001-02-03'",
             [
+                json!("2001-02-03"),
                 json!("2001-02-03"),
                 json!("2001-02-03"),
                 json!("2001-02-03"),
@@ -46,13 +49,14 @@ fn cases(vendor: Vendor) -> Vec<Case> {
                 json!("2026-03-04T03:06:07.089Z"),
                 json!("2026-03-04T03:06:07.000+0000"),
                 json!("2026-03-04T03:06:07.089Z"),
+                json!("2026-03-04T03:06:07Z"),
             ],
         ),
         (
             "opted_out",
             "",
             "true",
-            [json!(true), json!(true), json!("true")],
+            [json!(true), json!(true), json!("true"), json!(true)],
         ),
         (
             "interests",
@@ -62,13 +66,14 @@ fn cases(vendor: Vendor) -> Vec<Case> {
                 json!(["Cloud", "Data"]),
                 json!("Cloud;Data"),
                 json!("cloud;data"),
+                json!([1, 2]),
             ],
         ),
         (
             "source",
             "data_type => 'choice'",
             source,
-            [json!("Web"), json!("Web"), json!("NEW")],
+            [json!("Web"), json!("Web"), json!("NEW"), json!(1)],
         ),
         (
             "extra",
@@ -76,6 +81,7 @@ fn cases(vendor: Vendor) -> Vec<Case> {
             r#"'{"b": [1, null], "a": 1.0}'"#,
             [
                 json!({"a": 1, "b": [1, null]}),
+                json!(r#"{"a":1,"b":[1,null]}"#),
                 json!(r#"{"a":1,"b":[1,null]}"#),
                 json!(r#"{"a":1,"b":[1,null]}"#),
             ],
