@@ -14,7 +14,7 @@ use super::{errors, module_path};
 use crate::changes::{self, Change, ChangesPage, ChangesQuery, is_api_name};
 use crate::errors::{refused, unreadable};
 use crate::look::Look;
-use crate::operation::Refusal;
+use crate::operation::{Exchange, Refusal};
 use crate::walk::{self, Ask, Row, SECOND, Slice, Taken, Walk};
 use crate::{CrmObject, Method, Operation, ReadBatch, Request, Response, Settings, Step, wire};
 
@@ -56,6 +56,19 @@ pub(super) fn changes(
         }),
         Err(failure) => Box::new(Refusal::new(failure)),
     }
+}
+
+/// How many records there are that are not deleted.
+pub(super) fn count(object: &str) -> Box<dyn Operation<u64>> {
+    let path = format!("{}/actions/count", module_path(object));
+    let request = Request::new(Method::Get, path);
+    Box::new(Exchange::new(request, |response| {
+        if let Some(failure) = errors::of_response(&response) {
+            return Err(refused(failure));
+        }
+        let count = response.json().and_then(|body| body["count"].as_u64());
+        count.ok_or_else(|| unreadable(&response))
+    }))
 }
 
 /// All names that come from the mapping.

@@ -117,6 +117,10 @@ impl Provider for Zoho {
         changes::changes(settings, query)
     }
 
+    fn count(&self, _settings: &Settings, object: &str) -> Option<Box<dyn Operation<u64>>> {
+        Some(changes::count(object))
+    }
+
     fn webhook(
         &self,
         _settings: &Settings,

@@ -201,6 +201,8 @@ fn records_are_created_once_and_then_updated() {
         assert_eq!(created, if round == 0 { 230 } else { 0 });
     }
     assert_eq!(world.count("zoho", "Contacts"), 230);
+    let count = line.provider.count(&Settings::default(), "Contacts");
+    assert_eq!(line.run(count.unwrap()).unwrap(), 230);
 }
 
 #[test]

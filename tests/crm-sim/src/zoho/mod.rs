@@ -95,6 +95,11 @@ impl Zoho {
             ("PUT", []) => write(object, request, Verb::Update, &writer),
             ("POST", ["upsert"]) => write(object, request, Verb::Upsert, &writer),
             ("DELETE", []) => delete(object, request, &writer),
+            ("GET", ["actions", "count"]) => {
+                let live =
+                    (0..object.records.len() as u32).filter(|slot| object.live(*slot).is_some());
+                Ok(Response::json(200, &json!({"count": live.count()})))
+            }
             ("GET", ["deleted"]) => deleted(object, request),
             ("GET", [id, "__timeline"]) => timeline(object, id),
             _ => Err(ZohoError::no_path()),
