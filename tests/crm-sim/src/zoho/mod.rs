@@ -7,6 +7,7 @@ mod coql;
 mod error;
 mod org;
 mod save;
+mod settings;
 
 use crate::budget::{Budget, Verdict};
 use crate::clock::{self, Clock};
@@ -77,6 +78,15 @@ impl Zoho {
                 return Ok(Response::json(200, &users));
             }
             _ => {}
+        }
+        if let ("GET", ["settings", what]) = (request.method.as_str(), path) {
+            let name = request.param("module").unwrap_or_default();
+            let shown = match *what {
+                "modules" => settings::modules(&store),
+                "fields" => settings::fields(store.object(&name).ok_or_else(ZohoError::no_module)?),
+                _ => return Err(ZohoError::no_path()),
+            };
+            return Ok(Response::json(200, &shown));
         }
         let [name, rest @ ..] = path else {
             return Err(ZohoError::no_path());
@@ -248,7 +258,7 @@ fn write(object: &mut Object, request: &Request, verb: Verb, writer: &Writer<'_>
     }
     if let (Some(text), [item]) = (request.header("if-unmodified-since"), &items[..]) {
         let since = clock::parse_time(text);
-        let slot = item["id"].as_str().and_then(|id| live(object, id));
+        let slot = save::id_of(item).and_then(|id| live(object, &id));
         let changed = slot.map(|slot| floor(object.records[slot as usize].modified));
         if changed
             .zip(since)

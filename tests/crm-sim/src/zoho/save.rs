@@ -93,6 +93,15 @@ fn value_of(field: &Field, value: &Json) -> Result<Option<Value>, ZohoError> {
     })
 }
 
+/// The id of a record of a body: text, or the number that Zoho's own library sends.
+pub fn id_of(item: &Json) -> Option<String> {
+    match &item["id"] {
+        Json::String(text) => Some(text.clone()),
+        Json::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
 /// One record of a body.
 pub fn save(
     object: &mut Object,
@@ -108,10 +117,9 @@ pub fn save(
     let slot = match verb {
         Verb::Insert => None,
         Verb::Update => {
-            let id = item["id"].as_str();
             let missing = || ZohoError::field("MANDATORY_NOT_FOUND", "id", json!({}));
-            let id = id.ok_or_else(missing)?;
-            let slot = super::live(object, id);
+            let id = id_of(item).ok_or_else(missing)?;
+            let slot = super::live(object, &id);
             Some(slot.ok_or_else(|| ZohoError::no_record(index))?)
         }
         Verb::Upsert => duplicate(object, &change, keys),
