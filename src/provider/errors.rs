@@ -276,11 +276,14 @@ pub(crate) fn clean(message: &str) -> String {
     out
 }
 
-/// Salesforce session ids are `00D…!…`; HubSpot's private app tokens are `pat-…`.
+/// Salesforce session ids are `00D…!…`; HubSpot's private app tokens are `pat-…`; Zoho's are `1000.….…`. Pipedrive's API
+/// tokens look like the keys of its fields, and it quotes none.
 fn is_token(word: &str) -> bool {
     let secret = |start: &str, rest: fn(&str) -> bool| {
         word.find(start)
             .is_some_and(|at| word.len() - at > 20 && rest(&word[at..]))
     };
-    secret("00D", |id| id.contains('!')) || secret("pat-", |_| true)
+    secret("00D", |id| id.contains('!'))
+        || secret("pat-", |_| true)
+        || secret("1000.", |token| token.matches('.').count() > 1)
 }

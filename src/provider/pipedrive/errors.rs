@@ -19,6 +19,7 @@ const BLOCKED: &str = "blocked";
 /// Ours, for an answer of 200 that denies itself.
 const DENIED: &str = "not_successful";
 
+/// Words without their first letter occur at the beginning of a sentence, too.
 pub(crate) const TABLE: &[Rule] = &[
     Rule::new(Mapping, SCHEMA).says("is not allowed"),
     Rule::new(Mapping, SCHEMA).says("required"),

@@ -15,10 +15,11 @@ pub enum Vendor {
     Salesforce,
     HubSpot,
     Pipedrive,
+    Zoho,
 }
 
-/// Columns of the table of people, and their fields: stub, Salesforce, HubSpot, Pipedrive.
-const FIELDS: &[(&str, [&str; 4])] = &[
+/// Columns of the table of people, and their fields: stub, Salesforce, HubSpot, Pipedrive, Zoho.
+const FIELDS: &[(&str, [&str; 5])] = &[
     (
         "id",
         [
@@ -26,6 +27,7 @@ const FIELDS: &[(&str, [&str; 4])] = &[
             "External_Key__c",
             "external_key",
             "a000000000000000000000000000000000000001",
+            "External_Key",
         ],
     ),
     (
@@ -35,10 +37,14 @@ const FIELDS: &[(&str, [&str; 4])] = &[
             "FirstName",
             "firstname",
             "a000000000000000000000000000000000000010",
+            "First_Name",
         ],
     ),
-    ("last_name", ["last_name", "LastName", "lastname", "name"]),
-    ("email", ["email", "Email", "email", "emails"]),
+    (
+        "last_name",
+        ["last_name", "LastName", "lastname", "name", "Last_Name"],
+    ),
+    ("email", ["email", "Email", "email", "emails", "Email"]),
     (
         "phone",
         [
@@ -46,6 +52,7 @@ const FIELDS: &[(&str, [&str; 4])] = &[
             "Phone",
             "phone",
             "a000000000000000000000000000000000000011",
+            "Phone",
         ],
     ),
     (
@@ -55,6 +62,7 @@ const FIELDS: &[(&str, [&str; 4])] = &[
             "Title",
             "jobtitle",
             "a000000000000000000000000000000000000002",
+            "Title",
         ],
     ),
     (
@@ -64,6 +72,7 @@ const FIELDS: &[(&str, [&str; 4])] = &[
             "Score__c",
             "score",
             "a000000000000000000000000000000000000003",
+            "Score",
         ],
     ),
     (
@@ -73,6 +82,7 @@ const FIELDS: &[(&str, [&str; 4])] = &[
             "Birthdate",
             "birth_date",
             "a000000000000000000000000000000000000004",
+            "Date_of_Birth",
         ],
     ),
     (
@@ -82,6 +92,7 @@ const FIELDS: &[(&str, [&str; 4])] = &[
             "Last_Seen__c",
             "last_seen",
             "a000000000000000000000000000000000000005",
+            "Last_Seen",
         ],
     ),
     (
@@ -91,6 +102,7 @@ const FIELDS: &[(&str, [&str; 4])] = &[
             "HasOptedOutOfEmail",
             "newsletter",
             "a000000000000000000000000000000000000006",
+            "Email_Opt_Out",
         ],
     ),
     (
@@ -100,6 +112,7 @@ const FIELDS: &[(&str, [&str; 4])] = &[
             "Interests__c",
             "interests",
             "a000000000000000000000000000000000000007",
+            "Interests",
         ],
     ),
     (
@@ -109,6 +122,7 @@ const FIELDS: &[(&str, [&str; 4])] = &[
             "LeadSource",
             "hs_lead_status",
             "a000000000000000000000000000000000000008",
+            "Lead_Source",
         ],
     ),
     (
@@ -118,11 +132,13 @@ const FIELDS: &[(&str, [&str; 4])] = &[
             "Description",
             "message",
             "a000000000000000000000000000000000000009",
+            "Description",
         ],
     ),
 ];
 
 impl Vendor {
+    /// Those that every scenario is run with.
     pub const ALL: [Vendor; 4] = [
         Vendor::Stub,
         Vendor::Salesforce,
@@ -134,12 +150,12 @@ impl Vendor {
 
     /// As `create_connection(provider => ...)` and the simulator call it.
     pub fn name(self) -> &'static str {
-        ["stub", "salesforce", "hubspot", "pipedrive"][self as usize]
+        ["stub", "salesforce", "hubspot", "pipedrive", "zoho"][self as usize]
     }
 
     /// The object that people are.
     pub fn people(self) -> &'static str {
-        ["contact", "Contact", "contacts", "persons"][self as usize]
+        ["contact", "Contact", "contacts", "persons", "Contacts"][self as usize]
     }
 
     /// The field that a column of the table of people is mapped to.
@@ -150,7 +166,7 @@ impl Vendor {
 
     /// Whether it looks back at what a write replaced, because no write of it can be conditional.
     pub fn looks_back(self) -> bool {
-        matches!(self, Vendor::HubSpot | Vendor::Pipedrive)
+        matches!(self, Vendor::HubSpot | Vendor::Pipedrive | Vendor::Zoho)
     }
 
     /// A value as the vendor's own people would enter it into the field of a column.
@@ -158,6 +174,9 @@ impl Vendor {
         match (self, column, value) {
             (Vendor::Pipedrive, "email", Value::String(_)) => {
                 json!([{ "value": value, "primary": true }])
+            }
+            (Vendor::Pipedrive, "source", Value::String(option)) => {
+                option.parse().map_or(Value::Null, |id: u32| id.into())
             }
             _ => value.clone(),
         }
@@ -185,6 +204,7 @@ impl Vendor {
             r#"{"access_token": "sf-token"}"#,
             r#"{"access_token": "hs-token"}"#,
             r#"{"api_token": "pd-token"}"#,
+            r#"{"access_token": "zoho-token"}"#,
         ][self as usize]
     }
 }
@@ -342,6 +362,10 @@ impl Crm {
         match &self.sim {
             Some(sim) => {
                 sim.delete(&format!("objects/{}/{object}/{id}", self.vendor.name()));
+                if self.vendor == Vendor::Pipedrive {
+                    // Only each quarter of an hour is it asked for what was deleted.
+                    sim.post("clock", &json!({"skew_s": 1000}));
+                }
             }
             None => {
                 db.rows("DELETE FROM crm_stub.records WHERE crm_id = $1", &[&id])
@@ -439,6 +463,10 @@ impl Crm {
             (Vendor::Salesforce, "read") => {
                 json!({"method": "GET", "path": format!("/sobjects/{object}/")})
             }
+            (Vendor::Zoho, "read") => {
+                json!({"method": "GET", "path": format!("/{object}?ids=")})
+            }
+            (Vendor::Zoho, _) => json!({"method": "PUT", "path": format!("/{object}")}),
             (Vendor::Pipedrive, "read") => {
                 json!({"method": "GET", "path_regex": format!("/{object}/[0-9]+$")})
             }

@@ -42,6 +42,16 @@ macro_rules! with_every_crm {
     };
 }
 
+/// The same for Zoho, in scenarios of which one more CRM can tell something new.
+#[macro_export]
+macro_rules! with_zoho {
+    ($($scenario:ident),+ $(,)?) => {
+        mod zoho {
+            $(#[tokio::test] async fn $scenario() { super::$scenario($crate::Vendor::Zoho).await })+
+        }
+    };
+}
+
 /// The same for those that are spoken to over HTTP, and take batches.
 #[macro_export]
 macro_rules! with_remote_crms {

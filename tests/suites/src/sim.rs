@@ -16,6 +16,7 @@ pub struct Sim {
     pub salesforce: String,
     pub hubspot: String,
     pub pipedrive: String,
+    pub zoho: String,
     admin: String,
     agent: Agent,
     child: Child,
@@ -40,7 +41,13 @@ fn program() -> &'static PathBuf {
 impl Sim {
     pub fn start() -> Sim {
         let mut command = Command::new(program());
-        for desk in ["--salesforce", "--hubspot", "--pipedrive", "--admin"] {
+        for desk in [
+            "--salesforce",
+            "--hubspot",
+            "--pipedrive",
+            "--zoho",
+            "--admin",
+        ] {
             command.args([desk, "127.0.0.1:0"]);
         }
         command.stdout(Stdio::piped());
@@ -65,6 +72,7 @@ impl Sim {
             salesforce: address("salesforce"),
             hubspot: address("hubspot"),
             pipedrive: address("pipedrive"),
+            zoho: address("zoho"),
             admin: address("admin"),
             agent,
             child,
@@ -76,7 +84,8 @@ impl Sim {
         match vendor {
             "salesforce" => &self.salesforce,
             "hubspot" => &self.hubspot,
-            _ => &self.pipedrive,
+            "pipedrive" => &self.pipedrive,
+            _ => &self.zoho,
         }
     }
 

@@ -111,3 +111,10 @@ fn too_many_requests_are_told_from_no_credits() {
     assert_eq!(failure(&told).retry_after, Some(Duration::from_secs(3)));
     assert_eq!(wait(&page(429)).1, 10);
 }
+
+#[test]
+fn no_token_shows_in_a_message() {
+    let token = "1000.0123456789abcdef.fedcba9876543210";
+    let failure = of_record(&error("INVALID_DATA", &format!("token {token} of 1000.5")));
+    assert_eq!(failure.message, "token … of 1000.5");
+}

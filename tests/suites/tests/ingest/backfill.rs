@@ -37,8 +37,10 @@ async fn rows_and_records_find_each_other(vendor: Vendor) {
     let backfill = format!("SELECT crm.backfill({})", live.map);
     let read: i64 = live.db.one(&backfill, &[]).await;
     assert!(read >= 450, "{read}");
-    let total: i64 = live.db.one("SELECT total FROM crm.ingest_state", &[]).await;
-    assert_eq!(total, 450);
+    let total = live.db.one("SELECT total FROM crm.ingest_state", &[]);
+    let total: Option<i64> = total.await;
+    // Pipedrive counts nothing.
+    assert_eq!(total, (vendor != Vendor::Pipedrive).then_some(450));
     let linked = "crm.ledger WHERE crm_id IS NOT NULL";
     assert_eq!(live.db.count(linked).await, 450);
     assert_eq!(live.db.count("people WHERE phone = '+2'").await, 450);

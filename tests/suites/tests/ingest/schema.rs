@@ -109,6 +109,7 @@ async fn values_of_every_type_come_in(vendor: Vendor) {
     live.people(1).await;
     let source = match vendor {
         Vendor::HubSpot => "NEW",
+        Vendor::Pipedrive => "1",
         _ => "Web",
     };
     live.edit_in_crm(

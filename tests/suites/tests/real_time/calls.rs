@@ -12,6 +12,14 @@ crm_suites::with_every_crm!(
     a_failed_read_does_not_hold_up_the_write,
     what_the_crm_holds_is_read_live,
 );
+crm_suites::with_zoho!(
+    what_matches_is_committed_on_both_sides,
+    a_mismatch_is_a_conflict_and_changes_nothing,
+    the_base_that_is_given_is_what_is_compared,
+    only_changed_fields_are_compared_in_scope_fields,
+    a_failed_read_does_not_hold_up_the_write,
+    what_the_crm_holds_is_read_live,
+);
 
 async fn what_matches_is_committed_on_both_sides(vendor: Vendor) {
     let live = Live::open(&CLUSTER, vendor).await;

@@ -8,6 +8,10 @@ crm_suites::with_every_crm!(
     every_type_goes_there_and_comes_back_in_the_tables_own,
     values_go_through_their_transforms,
 );
+crm_suites::with_zoho!(
+    every_type_goes_there_and_comes_back_in_the_tables_own,
+    values_go_through_their_transforms,
+);
 
 /// A column, how it is mapped, and two values as the table's own types write them.
 fn columns(vendor: Vendor) -> Vec<(&'static str, &'static str, Json, Json)> {
@@ -133,7 +137,7 @@ async fn every_type_goes_there_and_comes_back_in_the_tables_own(vendor: Vendor) 
         .map(|(column, ..)| ((*column).to_owned(), Json::Null))
         .collect();
     let mut nothing = Json::Object(nothing);
-    if vendor == Vendor::Salesforce {
+    if matches!(vendor, Vendor::Salesforce | Vendor::Zoho) {
         // A checkbox of theirs is never empty.
         nothing["opted_out"] = json!(false);
     }

@@ -13,6 +13,15 @@ crm_suites::with_every_crm!(
     deleted_rows_are_deleted_in_the_crm,
     deleted_rows_leave_their_record_when_unlinked,
 );
+crm_suites::with_zoho!(
+    edited_cells_arrive,
+    nulls_clear_fields,
+    cells_that_stay_the_same_are_not_sent,
+    new_rows_are_created_and_their_ids_come_back,
+    new_rows_are_ignored_unless_asked_for,
+    deleted_rows_are_deleted_in_the_crm,
+    deleted_rows_leave_their_record_when_unlinked,
+);
 
 async fn edited_cells_arrive(vendor: Vendor) {
     let desk = Desk::open(&CLUSTER, vendor).await;
