@@ -48,10 +48,9 @@ impl Look {
         self.after = None;
     }
 
-    /// Takes what there is until now for told.
-    pub fn pass_over(&mut self, date: Option<i64>, overlap: i64, pause: i64) {
-        self.since = date.map(|date| date - overlap);
-        self.due = date.map(|date| date + pause);
+    /// Where a first look begins, for lists that must be told one.
+    pub fn begin(&mut self, since: Option<i64>) {
+        self.since = self.since.or(since);
     }
 
     /// Takes in a page, and tells whether there are more. `pause` tells from the number of pages how long

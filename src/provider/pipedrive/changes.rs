@@ -24,6 +24,9 @@ use crate::{CrmObject, Method, Operation, Request, Response, Settings, Step};
 /// How late a record may become visible unless an option says otherwise.
 pub(super) const OVERLAP_SECONDS: i64 = 120;
 
+/// How long deleted records are kept (API Reference, "Delete a person": 30 days).
+const KEPT_MS: i64 = 30 * 24 * 60 * 60 * SECOND;
+
 /// How often it is looked elsewhere: each time costs up to 20 of the day's tokens.
 const ELSEWHERE_MS: i64 = 15 * 60 * SECOND;
 
@@ -166,7 +169,7 @@ impl Changes {
             Err(failure)
                 if self.is_elsewhere
                     && self.object.elsewhere == Elsewhere::Recents
-                    && failure.class == ErrorClass::Mapping =>
+                    && is_refusal(&failure) =>
             {
                 self.take_elsewhere(Page::default(), response.date())
             }
@@ -210,10 +213,8 @@ impl Changes {
         if more || !look.is_due(date) || self.object.elsewhere == Elsewhere::Nowhere {
             return Ok(self.page(more));
         }
-        if self.object.elsewhere == Elsewhere::Recents && look.since().is_none() {
-            // Whoever reads everything for the first time misses nobody.
-            look.pass_over(date, self.overlap, ELSEWHERE_MS);
-            return Ok(self.page(false));
+        if self.object.elsewhere == Elsewhere::Recents {
+            look.begin(date.map(|date| date - KEPT_MS));
         }
         self.is_elsewhere = true;
         Ok(self.ask())

@@ -222,15 +222,15 @@ pub fn list_first(object: &Object, request: &Request) -> Answer {
     if direction.eq_ignore_ascii_case("desc") {
         slots.reverse();
     }
-    let shown = slots.iter().map(|slot| account::show(object, *slot, &[]));
-    paged(&params, shown.collect())
+    paged(&params, slots, |slot| account::show(object, slot, &[]))
 }
 
-fn paged(params: &Params<'_>, mut rows: Vec<Json>) -> Answer {
+fn paged<T>(params: &Params<'_>, rows: Vec<T>, show: impl FnMut(T) -> Json) -> Answer {
     let limit = params.limit()?;
     let start = params.number("start", 0..=usize::MAX)?.unwrap_or(0);
     let more = rows.len() > start + limit;
-    let rows: Vec<Json> = rows.drain(..).skip(start).take(limit).collect();
+    let shown = rows.into_iter().skip(start).take(limit).map(show);
+    let rows: Vec<Json> = shown.collect();
     let mut pagination = json!({"start": start, "limit": limit, "more_items_in_collection": more});
     if more {
         pagination["next_start"] = (start + limit).into();
@@ -253,35 +253,36 @@ pub fn recents(store: &Store, request: &Request) -> Answer {
         .filter(|_| text.contains(' '))
         .ok_or_else(|| PdError::new(400, "since_timestamp must be YYYY-MM-DD HH:MM:SS"))?;
     let items = request.list("items");
-    let mut rows: Vec<(i64, Json)> = Vec::new();
+    let mut rows: Vec<(i64, &Object, u32)> = Vec::new();
     for object in &store.objects {
-        if object.def.name == "leads"
-            || !(items.is_empty() || items.iter().any(|i| i == word(object)))
-        {
-            continue;
-        }
-        for slot in 0..object.records.len() as u32 {
-            let Some(record) = object.record(slot).filter(|r| r.modified >= since) else {
-                continue;
-            };
-            let mut data = account::show(object, slot, &[]);
-            if let Some(Json::Object(keyed)) = data.get_mut("custom_fields").map(Json::take) {
-                data.as_object_mut().expect("a record").extend(keyed);
-            }
-            data["active_flag"] = record.live().into();
-            data["update_time"] = plain(record.modified).into();
-            data["add_time"] = plain(record.created).into();
-            for name in ["custom_fields", "is_deleted"] {
-                data.as_object_mut().expect("a record").remove(name);
-            }
-            rows.push((
-                record.modified,
-                json!({"item": word(object), "id": data["id"], "data": data}),
-            ));
+        let asked = items.is_empty() || items.iter().any(|i| i == word(object));
+        if object.def.name != "leads" && asked {
+            let slots = 0..object.records.len() as u32;
+            let recent =
+                slots.filter_map(|slot| Some((object.record(slot)?.modified, object, slot)));
+            rows.extend(recent.filter(|(at, ..)| *at >= since));
         }
     }
-    rows.sort_by_key(|(at, _)| *at);
-    paged(&params, rows.into_iter().map(|(_, row)| row).collect())
+    rows.sort_by_key(|(at, _, slot)| (*at, *slot));
+    paged(&params, rows, |(_, object, slot)| recent(object, slot))
+}
+
+/// A record of either version, in the form of version 1.
+fn recent(object: &Object, slot: u32) -> Json {
+    let record = &object.records[slot as usize];
+    let mut data = account::show(object, slot, &[]);
+    let custom = data.get_mut("custom_fields").map(Json::take);
+    let fields = data.as_object_mut().expect("a record");
+    if let Some(Json::Object(keyed)) = custom {
+        fields.extend(keyed);
+    }
+    for name in ["custom_fields", "is_deleted"] {
+        fields.remove(name);
+    }
+    data["active_flag"] = record.live().into();
+    data["update_time"] = plain(record.modified).into();
+    data["add_time"] = plain(record.created).into();
+    json!({"item": word(object), "id": data["id"], "data": data})
 }
 
 /// Records by one of their fields, as an index has them that may be behind.
