@@ -466,6 +466,7 @@ impl Crm {
             (Vendor::Zoho, "read") => {
                 json!({"method": "GET", "path": format!("/{object}?ids=")})
             }
+            (Vendor::Zoho, "create") => json!({"method": "POST", "path": "/upsert"}),
             (Vendor::Zoho, _) => json!({"method": "PUT", "path": format!("/{object}")}),
             (Vendor::Pipedrive, "read") => {
                 json!({"method": "GET", "path_regex": format!("/{object}/[0-9]+$")})
@@ -473,6 +474,9 @@ impl Crm {
             // The look at the history afterwards asks for some.
             (_, "read") => {
                 json!({"method": "POST", "path": "/batch/read", "body_contains": "\"propertiesWithHistory\":[]"})
+            }
+            (Vendor::Pipedrive, "create") => {
+                json!({"method": "POST", "path": format!("/{object}")})
             }
             (Vendor::HubSpot, "create") => json!({"method": "POST", "path": "/batch/upsert"}),
             _ => json!({"method": "PATCH", "path": format!("/{object}/")}),
