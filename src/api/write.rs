@@ -205,7 +205,7 @@ pub(super) struct Edit<'a> {
 }
 
 /// What the edit is based on: what the caller saw; else what the CRM last held; else, for a field of which nobody knows
-/// that, what the row holds.
+/// that, what the row holds. Where earlier edits wait, that is what the CRM will hold when this one's turn comes.
 fn bases(
     target: &Target,
     record: Option<&Record>,
@@ -229,10 +229,11 @@ fn bases(
             bases.insert(field.id, hash);
         }
     }
+    let follows = record.is_some_and(|r| r.edits_wait);
     let unknown: Cells = changed
         .iter()
         .map(|f| f.id)
-        .filter(|id| !bases.contains_key(id))
+        .filter(|id| follows || !bases.contains_key(id))
         .collect();
     if !unknown.is_empty() {
         for (id, value) in row_values(target, &unknown) {

@@ -144,33 +144,31 @@ pub fn record(
     record_key: &str,
     lock: bool,
 ) -> Result<Option<Record>, StoreError> {
-    let statement = format!(
-        "SELECT l.crm_id, l.hashes,
-                EXISTS (SELECT FROM crm.change c
+    // Looked at in a statement of its own: one that had to wait for the lock does not see what was committed meanwhile.
+    const WAITS: &str = "SELECT EXISTS (SELECT FROM crm.change c
                         WHERE c.shard_key = $1 AND c.map_id = $2 AND c.record_keys[1] = $3
                           AND (c.base IS NOT NULL OR c.write_id IS NOT NULL))
                 OR EXISTS (SELECT FROM crm.pending_write p
-                           WHERE p.shard_key = $1 AND p.map_id = $2 AND p.record_key = $3 AND p.state IN ('queued', 'dead'))
-         FROM crm.ledger l
+                           WHERE p.shard_key = $1 AND p.map_id = $2 AND p.record_key = $3 AND p.state IN ('queued', 'dead'))";
+    let statement = format!(
+        "SELECT l.crm_id, l.hashes FROM crm.ledger l
          WHERE l.shard_key = $1 AND l.map_id = $2 AND l.record_key = $3{}",
         if lock { " FOR UPDATE" } else { "" }
     );
     as_superuser(|| {
         Spi::connect_mut(|client| {
-            let rows = client.update(
-                Kept(&statement),
-                None,
-                &[shard_key.into(), map.id.into(), record_key.into()],
-            )?;
-            let mut record = None;
-            for row in rows {
-                record = Some(Record {
-                    crm_id: row.get(1)?,
-                    hashes: row.get::<Vec<u8>>(2)?.unwrap_or_default(),
-                    edits_wait: row.get(3)?.unwrap_or_default(),
-                });
-            }
-            Ok(record)
+            let args = [shard_key.into(), map.id.into(), record_key.into()];
+            let rows = client.update(Kept(&statement), None, &args)?;
+            let Some(row) = rows.into_iter().next() else {
+                return Ok(None);
+            };
+            let (crm_id, hashes) = (row.get(1)?, row.get::<Vec<u8>>(2)?.unwrap_or_default());
+            let edits_wait = client.update(Kept(WAITS), None, &args)?.first().get_one()?;
+            Ok(Some(Record {
+                crm_id,
+                hashes,
+                edits_wait: edits_wait.unwrap_or_default(),
+            }))
         })
     })
 }

@@ -194,8 +194,14 @@ impl Pending {
     }
 }
 
-/// Locks up to `rows` pending writes of the map that are due and in no other claim.
-pub fn due(client: &mut SpiClient, map: &Map, rows: usize) -> Result<Vec<Pending>, StoreError> {
+/// Locks up to `rows` pending writes of the map that are due and in no other claim. `unsettled`: records whose last results
+/// wait to be written down.
+pub fn due(
+    client: &mut SpiClient,
+    map: &Map,
+    rows: usize,
+    unsettled: &[(&str, &str)],
+) -> Result<Vec<Pending>, StoreError> {
     let result = client.update(
         Kept("SELECT p.shard_key, p.record_key, p.write_id::text, l.crm_id, p.cells, p.take, p.base::text, p.revision, p.attempts, l.hashes,
                 (extract(epoch FROM p.changed_at) * 1000)::bigint, p.actor, p.correlation_id, p.folded::text[], p.undone::text[]
@@ -210,11 +216,17 @@ pub fn due(client: &mut SpiClient, map: &Map, rows: usize) -> Result<Vec<Pending
                              AND i.state IN ('sending', 'landed', 'failed'))
            AND (p.shard_key, p.record_key) NOT IN (
                SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r)
-               WHERE c.map_id = $1 AND c.path = 'reconcile')
+               WHERE c.map_id = $1 AND c.path = 'reconcile'
+               UNION ALL SELECT * FROM unnest($3::text[], $4::text[]))
          ORDER BY p.next_attempt_at, p.shard_key, p.record_key
          LIMIT $2 FOR UPDATE OF p SKIP LOCKED"),
         None,
-        &[map.id.into(), (rows as i64).into()],
+        &[
+            map.id.into(),
+            (rows as i64).into(),
+            unsettled.iter().map(|(s, _)| *s).collect::<Vec<_>>().into(),
+            unsettled.iter().map(|(_, r)| *r).collect::<Vec<_>>().into(),
+        ],
     )?;
     let mut pending = Vec::with_capacity(result.len());
     for row in result {

@@ -92,7 +92,7 @@ pub fn settle(
     Ok((now, later))
 }
 
-pub(super) fn keys_of(record: &Settled) -> (&str, &str) {
+pub fn keys_of(record: &Settled) -> (&str, &str) {
     (&record.pending.shard_key, &record.pending.record_key)
 }
 
@@ -234,24 +234,25 @@ fn pending(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(),
     client.update(
         Kept("WITH r AS MATERIALIZED (
              SELECT * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::bigint[], $8::bool[], $9::text[],
-                                  $10::text[], $11::text[], $12::bytea[], $13::bytea[], $14::text[])
-                  AS r (shard_key, record_key, revision, verdict, base, delay_ms, charged, error_class, error, snapshot, snapshot_hash, take, sent)
+                                  $10::text[], $11::text[], $12::bytea[], $13::bytea[], $14::text[], $15::text[]::uuid[])
+                  AS r (shard_key, record_key, revision, verdict, base, delay_ms, charged, error_class, error, snapshot, snapshot_hash, take, sent,
+                        write_id)
          ), gone AS (
              DELETE FROM crm.pending_write p USING r
              WHERE p.shard_key = r.shard_key AND p.map_id = $1 AND p.record_key = r.record_key AND p.state IN ('queued', 'dead')
-               AND p.revision = r.revision AND r.verdict = 'done'
+               AND (p.write_id, p.revision) = (r.write_id, r.revision) AND r.verdict = 'done'
          )
          UPDATE crm.pending_write p
          SET base = CASE WHEN r.verdict = 'done' THEN p.base || r.base::jsonb ELSE crm.base_sent(p.base, r.sent::jsonb) END,
              -- What somebody asked for meanwhile stays asked for.
              take = CASE WHEN r.verdict = 'done' THEN crm.cells_minus(p.take, r.take) ELSE p.take END,
-             state = CASE WHEN r.verdict = 'dead' AND p.revision = r.revision THEN 'dead' ELSE 'queued' END,
-             attempts = CASE WHEN p.revision <> r.revision THEN 0 WHEN r.charged THEN p.attempts + 1 ELSE p.attempts END,
+             state = CASE WHEN r.verdict = 'dead' AND (p.write_id, p.revision) = (r.write_id, r.revision) THEN 'dead' ELSE 'queued' END,
+             attempts = CASE WHEN (p.write_id, p.revision) <> (r.write_id, r.revision) THEN 0 WHEN r.charged THEN p.attempts + 1 ELSE p.attempts END,
              next_attempt_at = CASE WHEN r.verdict = 'retry' THEN now() + r.delay_ms * interval '1 ms' ELSE '-infinity' END,
              error_class = r.error_class, last_error = r.error,
              snapshot = coalesce(r.snapshot::jsonb, p.snapshot), snapshot_hash = coalesce(r.snapshot_hash, p.snapshot_hash)
          FROM r WHERE p.shard_key = r.shard_key AND p.map_id = $1 AND p.record_key = r.record_key AND p.state IN ('queued', 'dead')
-                  AND NOT (p.revision = r.revision AND r.verdict = 'done')"),
+                  AND NOT ((p.write_id, p.revision) = (r.write_id, r.revision) AND r.verdict = 'done')"),
         None,
         &[
             map.id.into(),
@@ -268,6 +269,7 @@ fn pending(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(),
             snapshot_hashes.into(),
             records.iter().map(|r| r.pending.take.to_bytes()).collect::<Vec<_>>().into(),
             records.iter().map(|r| r.sent.as_str()).collect::<Vec<_>>().into(),
+            records.iter().map(|r| r.pending.write_id.as_str()).collect::<Vec<_>>().into(),
         ],
     )?;
     Ok(())

@@ -114,6 +114,10 @@ impl Worker {
         let rows = self.settings.batch_rows.min(SLICE);
         let bytes = self.settings.batch_bytes;
         let limit = Some(self.settings.transform_timeout);
+        let held = self.held_pending.iter().filter(|(m, _, _)| m.id == map.id);
+        let unsettled: Vec<(&str, &str)> = held
+            .flat_map(|(_, _, judged)| judged.iter().map(|(record, _)| reconcile::keys_of(record)))
+            .collect();
         let claimed = transaction(|client| {
             if !claims::may_send(client, connection.id)? {
                 return Ok(None);
@@ -124,7 +128,7 @@ impl Worker {
             else {
                 return Ok(None);
             };
-            let due = pending::due(client, &map, rows)?;
+            let due = pending::due(client, &map, rows, &unsettled)?;
             if due.is_empty() {
                 return Ok(None);
             }

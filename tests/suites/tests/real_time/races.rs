@@ -1,6 +1,6 @@
 //! Somebody edits the record in the CRM between our read and our write.
 
-use crm_suites::{Json, Live, Vendor, json};
+use crm_suites::{Json, Live, Vendor, eventually, json};
 
 use crate::CLUSTER;
 
@@ -9,6 +9,10 @@ crm_suites::with_every_crm!(
     neither_is_one_during_a_plain_update,
     an_edit_of_another_field_in_between_stays,
 );
+mod following {
+    use super::a_call_follows_the_edit_that_is_on_its_way;
+    crm_suites::with_remote_crms!(a_call_follows_the_edit_that_is_on_its_way);
+}
 
 /// Salesforce and the stub refuse the write; HubSpot and Pipedrive cannot, and tell afterwards.
 async fn an_edit_between_read_and_write_is_not_lost_in_silence(vendor: Vendor) {
@@ -134,4 +138,32 @@ async fn an_account_is_guarded_by_its_etag() {
     live.quiet().await;
     assert_eq!(live.db.text("SELECT phone FROM firms").await, "theirs");
     live.db.assert_checked().await;
+}
+
+/// The call holds the record while the answer to an earlier UPDATE arrives: what that one wrote is nobody else's change.
+async fn a_call_follows_the_edit_that_is_on_its_way(vendor: Vendor) {
+    let live = Live::open(&CLUSTER, vendor).await;
+    live.people(1).await;
+    live.crm.forget(&live.db).await;
+    let mut late = live.crm.matching("write");
+    late["delay_after_ms"] = 1000.into();
+    live.crm.fault(late);
+    live.db.execute("UPDATE people SET phone = 'first'").await;
+    eventually("the CRM has the first edit", async || {
+        (live.field("p1", "phone").await == "first").then_some(())
+    })
+    .await;
+    live.db.execute("BEGIN").await;
+    live.write("p1", json!({"phone": "second"}))
+        .await
+        .expect_pending("transient");
+    let writing = "SELECT count(*) FROM crm.claim WHERE path = 'reconcile'";
+    eventually("the first edit is answered", async || {
+        let watch = live.db.session().await;
+        (watch.one::<i64>(writing, &[]).await == 0).then_some(())
+    })
+    .await;
+    live.db.execute("COMMIT").await;
+    live.agree().await;
+    live.assert_both("p1", "phone", "second").await;
 }
