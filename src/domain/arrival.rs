@@ -16,6 +16,8 @@ pub struct Arrived<'a> {
     pub written: bool,
     /// What the CRM was last known to hold; `None`: nobody knows.
     pub known: Option<ShortHash>,
+    /// Both sides once held the same, even if in a CRM record that is gone or was merged away.
+    pub synced: bool,
     pub local: &'a Value,
     pub crm: &'a Value,
     /// An edit of the column waits to be written.
@@ -60,8 +62,9 @@ pub fn settle(field: &Arrived) -> Arrival {
     match field.direction {
         _ if field.disputed => Arrival::Disputed,
         Direction::Inbound => Arrival::Take,
-        // What the CRM held before the map was made is not ours to wipe out.
-        Direction::Outbound if field.known.is_none() || !field.written => Arrival::Note,
+        Direction::Outbound if !field.written => Arrival::Note,
+        // What the CRM held before the row was first linked is not ours to wipe out.
+        Direction::Outbound if field.known.is_none() && !field.synced => Arrival::Note,
         Direction::Outbound => Arrival::Overwrite,
         Direction::Bidirectional if field.waits => Arrival::Leave,
         Direction::Bidirectional => settle_both_ways(field),
@@ -115,6 +118,7 @@ mod tests {
             policy,
             written: direction != Direction::Inbound,
             known: known.map(|known| hash(&text(known))),
+            synced: false,
             local: &text(local),
             crm: &text(crm),
             waits,
@@ -208,17 +212,40 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_column_that_was_in_step_once_is_the_source_of_truth_for_whichever_record_its_row_goes_with()
+     {
+        let (local, crm) = (text("a"), text("b"));
+        let field = Arrived {
+            direction: Direction::Outbound,
+            policy: ConflictPolicy::CrmWins,
+            written: true,
+            known: None,
+            synced: true,
+            local: &local,
+            crm: &crm,
+            waits: false,
+            disputed: false,
+        };
+        assert_eq!(settle(&field), Arrival::Overwrite);
+        let unwritten = Arrived {
+            written: false,
+            ..field
+        };
+        assert_eq!(settle(&unwritten), Arrival::Note);
+    }
+
     proptest! {
         /// Once what came of it is done and remembered, the same record coming again is nothing.
         #[test]
         fn settled_is_settled(
             direction in prop::sample::select(Direction::ALL.to_vec()),
             policy in prop::sample::select(ConflictPolicy::ALL.to_vec()),
-            known in prop::option::of("[ab]?"), local in "[ab]?", crm in "[ab]?", waits: bool, written: bool, disputed: bool,
+            known in prop::option::of("[ab]?"), local in "[ab]?", crm in "[ab]?", waits: bool, written: bool, disputed: bool, synced: bool,
         ) {
             let (mut row, crm) = (text(&local), text(&crm));
             let mut ledger = known.map(|known| hash(&text(&known)));
-            let field = Arrived { direction, policy, written, known: ledger, local: &row, crm: &crm, waits, disputed };
+            let field = Arrived { direction, policy, written, known: ledger, synced, local: &row, crm: &crm, waits, disputed };
             let arrival = settle(&field);
             match arrival {
                 Arrival::Take => {
@@ -228,7 +255,7 @@ mod tests {
                 Arrival::Agreed | Arrival::Note | Arrival::Overwrite | Arrival::Write => ledger = Some(hash(&crm)),
                 Arrival::Unchanged | Arrival::Leave | Arrival::Disputed | Arrival::Locked | Arrival::Review => {}
             }
-            let again = settle(&Arrived { direction, policy, written, known: ledger, local: &row, crm: &crm, waits, disputed });
+            let again = settle(&Arrived { direction, policy, written, known: ledger, synced, local: &row, crm: &crm, waits, disputed });
             match arrival {
                 Arrival::Leave | Arrival::Disputed | Arrival::Locked | Arrival::Review => prop_assert_eq!(again, arrival),
                 _ => prop_assert_eq!(again, Arrival::Unchanged),

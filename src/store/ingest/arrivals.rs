@@ -187,9 +187,10 @@ fn decide<'a>(
             policy: field.policy,
             written: field.written,
             known: hashes.get(field.id).and_then(|hash| hash.try_into().ok()),
+            synced: locked.synced.contains(field.id),
             local,
             crm: &arriving.value,
-            waits: locked.edited.contains(field.id),
+            waits: locked.edited.contains(field.id) || locked.queued.contains(field.id),
             disputed: locked.disputed.contains(field.id),
         });
         settled.add(field, arriving, local, arrival);

@@ -13,10 +13,14 @@ use crate::store::{Kept, StoreError};
 pub(super) struct Locked {
     pub crm_id: Option<String>,
     pub hashes: Vec<u8>,
+    /// Cells in which both sides once held the same.
+    pub synced: Cells,
     /// Nothing happened to it since the CRM was asked, and no call of `crm.write()` is under way.
     pub is_settled: bool,
     /// Something waits to be written back.
     pub is_queued: bool,
+    /// Cells that wait to be written back, whatever the CRM holds.
+    pub queued: Cells,
     /// Cells with edits that the reconciler has to settle.
     pub edited: Cells,
     /// Cells that wait for a person.
@@ -50,9 +54,13 @@ pub(super) fn lock(
                            WHERE c.shard_key = k.shard_key AND c.map_id = $1 AND c.record_keys[1] = k.record_key
                              AND (c.base IS NOT NULL OR c.write_id IS NOT NULL)) x),
                     ARRAY(SELECT c.field_id FROM crm.conflict c
-                          WHERE c.shard_key = k.shard_key AND c.map_id = $1 AND c.record_key = k.record_key AND c.field_id >= 0)
+                          WHERE c.shard_key = k.shard_key AND c.map_id = $1 AND c.record_key = k.record_key AND c.field_id >= 0),
+                    ARRAY(SELECT s.ord::smallint - 1 FROM unnest(l.synced_at) WITH ORDINALITY AS s (at, ord)
+                          WHERE l.hashes IS NULL AND s.at IS NOT NULL)::smallint[],
+                    (SELECT q.cells FROM crm.queue q
+                     WHERE q.shard_key = k.shard_key AND q.map_id = $1 AND q.record_key = k.record_key AND q.state = 'queued')
              FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS k (shard_key, record_key, ord),
-                  LATERAL (SELECT l.crm_id, l.hashes, age(l.xmin) AS age FROM crm.ledger l
+                  LATERAL (SELECT l.crm_id, l.hashes, l.synced_at, age(l.xmin) AS age FROM crm.ledger l
                            WHERE l.shard_key = k.shard_key AND l.map_id = $1 AND l.record_key = k.record_key
                            FOR UPDATE SKIP LOCKED) l",
         ),
@@ -67,11 +75,14 @@ pub(super) fn lock(
     let mut locked = HashMap::with_capacity(rows.len());
     for row in rows {
         let disputed: Vec<i16> = row.get(7)?.unwrap_or_default();
+        let synced: Vec<i16> = row.get(8)?.unwrap_or_default();
         let record = Locked {
             crm_id: row.get(2)?,
             hashes: row.get::<&[u8]>(3)?.unwrap_or_default().to_vec(),
+            synced: synced.into_iter().map(|id| id as u16).collect(),
             is_settled: row.get(4)?.unwrap_or_default(),
             is_queued: row.get(5)?.unwrap_or_default(),
+            queued: Cells::from_bytes(row.get::<&[u8]>(9)?.unwrap_or_default()),
             edited: Cells::from_bytes(row.get::<&[u8]>(6)?.unwrap_or_default()),
             disputed: disputed.into_iter().map(|id| id as u16).collect(),
         };

@@ -7,7 +7,8 @@ use crate::identity::{made_in_crm, person};
 
 crm_suites::with_remote_crms!(
     a_merged_record_takes_its_row_along,
-    two_rows_whose_records_become_one
+    two_rows_whose_records_become_one,
+    outbound_columns_go_to_the_record_that_took_theirs_in
 );
 
 async fn a_merged_record_takes_its_row_along(vendor: Vendor) {
@@ -50,4 +51,26 @@ async fn two_rows_whose_records_become_one(vendor: Vendor) {
     assert_eq!(conflicts, ["duplicate_identity"]);
     assert_eq!(live.db.count("people").await, 2);
     live.db.assert_checked().await;
+}
+
+async fn outbound_columns_go_to_the_record_that_took_theirs_in(vendor: Vendor) {
+    let live = Live::open(&CLUSTER, vendor).await;
+    let field = vendor.field("title");
+    let sql = format!(
+        "SELECT crm.map_field({}, 'title', '{field}', direction => 'outbound')",
+        live.map
+    );
+    live.db.execute(&sql).await;
+    let ids = live.people(1).await;
+    live.db.execute("UPDATE people SET title = 'ours'").await;
+    live.settle().await;
+    let mut master = person("Master");
+    master.insert("title".into(), "theirs".into());
+    let into = made_in_crm(&live, master).await;
+    live.crm
+        .sim()
+        .merge(vendor.name(), vendor.people(), &into, &[&ids[0]]);
+    live.ingest().await;
+    live.settle().await;
+    assert_eq!(live.field("p1", "title").await, "ours");
 }
