@@ -503,6 +503,7 @@ BEGIN
     DELETE FROM crm.conflict x WHERE x.map_id = m.map_id;
     DELETE FROM crm.reread x WHERE x.map_id = m.map_id;
     DELETE FROM crm.former_link x WHERE x.map_id = m.map_id;
+    DELETE FROM crm.unborn x WHERE x.map_id = m.map_id;
     -- First the rows by which the worker sees that somebody holds a record.
     DELETE FROM crm.ledger x WHERE x.map_id = m.map_id;
     DELETE FROM crm.queue x WHERE x.map_id = m.map_id;
@@ -529,6 +530,8 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     FROM unnest(shard_keys, record_keys) AS k (shard_key, record_key)
     WHERE q.shard_key = k.shard_key AND q.map_id = link_records.map_id AND q.record_key = k.record_key;
     DELETE FROM crm.former_link f WHERE f.map_id = link_records.map_id AND f.crm_id = ANY (crm_ids);
+    DELETE FROM crm.unborn u USING unnest(shard_keys, record_keys) AS k (shard_key, record_key)
+    WHERE u.shard_key = k.shard_key AND u.map_id = link_records.map_id AND u.record_key = k.record_key;
     DELETE FROM crm.conflict c USING unnest(shard_keys, record_keys) AS k (shard_key, record_key)
     WHERE c.shard_key = k.shard_key AND c.map_id = link_records.map_id AND c.record_key = k.record_key AND c.field_id = -1;
 $$;

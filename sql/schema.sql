@@ -432,6 +432,18 @@ COMMENT ON TABLE crm.former_link IS
 COMMENT ON COLUMN crm.former_link.ended_by IS
     'row_deleted; crm_deleted; rejected: an operator decided that it is not the row''s record (crm.resolve_conflict())';
 
+CREATE TABLE crm.unborn (
+    shard_key  text COLLATE "C" NOT NULL DEFAULT '',
+    map_id     int NOT NULL,
+    record_key text COLLATE "C" NOT NULL,
+    deleted_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (shard_key, map_id, record_key)
+);
+CREATE INDEX unborn_record_key ON crm.unborn (map_id, record_key);
+COMMENT ON TABLE crm.unborn IS
+    'rows that were deleted before it was heard whether the CRM made their records: a record that turns up with such a key is not inserted, '
+    'and deleted where on_delete says so';
+
 -- What pg_dump takes along: the mapping and every record's state, never a credential.
 DO $$
 DECLARE
@@ -439,7 +451,7 @@ DECLARE
 BEGIN
     FOREACH t IN ARRAY ARRAY['crm.connection', 'crm.object_map', 'crm.field_map', 'crm.change', 'crm.ledger', 'crm.queue',
                              'crm.pending_write', 'crm.conflict', 'crm.dead_letter', 'crm.audit_log_default',
-                             'crm.ingest_state', 'crm.reread', 'crm.former_link', 'crm.reread_revision_seq',
+                             'crm.ingest_state', 'crm.reread', 'crm.former_link', 'crm.unborn', 'crm.reread_revision_seq',
                              'crm.connection_connection_id_seq', 'crm.object_map_map_id_seq', 'crm.change_change_id_seq', 'crm.queue_revision_seq',
                              'crm.conflict_conflict_id_seq', 'crm.dead_letter_dead_letter_id_seq', 'crm.audit_log_audit_id_seq']
     LOOP

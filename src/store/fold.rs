@@ -125,6 +125,7 @@ const FOLD: &str = "WITH slice AS MATERIALIZED (
          ), record AS MATERIALIZED (
              SELECT s.shard_key, s.map_id, k.record_key, crm.cells_union(s.cells) AS cells, max(s.changed_at) AS changed_at,
                     coalesce(max(s.change_id) FILTER (WHERE s.op = 'd') = max(s.change_id), false) AS deleted,
+                    bool_or(s.op = 'i') AS inserted,
                     max(s.actor) AS actor
              FROM slice s, unnest(s.record_keys) AS k (record_key)
              GROUP BY s.shard_key, s.map_id, k.record_key ORDER BY k.record_key, s.map_id, s.shard_key
@@ -165,9 +166,18 @@ const FOLD: &str = "WITH slice AS MATERIALIZED (
              FROM known k
          ), edit AS MATERIALIZED (
              SELECT w.shard_key, w.map_id, w.record_key, w.changed_at, w.actor, e.cells, c.writes,
-                    (SELECT jsonb_object_agg(b.key, b.value ORDER BY b.value ? 'force', s.change_id DESC) FROM slice s, jsonb_each(s.base) b
-                     WHERE s.shard_key = w.shard_key AND s.map_id = w.map_id AND w.record_key = ANY (s.record_keys)
-                       AND crm.cells_has(s.cells, b.key::int) AND (w.checked IS NOT NULL OR b.value ? 'force')) AS base,
+                    (SELECT jsonb_object_agg(b.key, b.value ORDER BY b.value ? 'force', b.change_id DESC)
+                     FROM (SELECT b.key, b.value, s.change_id FROM slice s, jsonb_each(s.base) b
+                           WHERE s.shard_key = w.shard_key AND s.map_id = w.map_id AND w.record_key = ANY (s.record_keys)
+                             AND crm.cells_has(s.cells, b.key::int) AND (w.checked IS NOT NULL OR b.value ? 'force')
+                           UNION ALL
+                           -- What a row is inserted with over a record that it has is based on what that one held.
+                           SELECT f.field_id::text, jsonb_build_object('h', encode(substr(l.hashes, 16 * f.field_id + 1, 16), 'hex')), -1
+                           FROM crm.ledger l JOIN crm.field_map f USING (map_id)
+                           WHERE w.inserted AND w.crm_id IS NOT NULL
+                             AND l.shard_key = w.shard_key AND l.map_id = w.map_id AND l.record_key = w.record_key
+                             AND f.direction = 'bidirectional' AND crm.cells_has(w.cells, f.field_id)
+                             AND substr(l.hashes, 16 * f.field_id + 1, 16) NOT IN ('', decode(repeat('00', 16), 'hex'))) b) AS base,
                     (SELECT s.correlation_id FROM slice s
                      WHERE s.shard_key = w.shard_key AND s.map_id = w.map_id AND w.record_key = ANY (s.record_keys)
                        AND s.correlation_id IS NOT NULL ORDER BY s.change_id DESC LIMIT 1) AS correlation_id
@@ -214,6 +224,30 @@ const FOLD: &str = "WITH slice AS MATERIALIZED (
              SELECT w.shard_key, w.map_id, w.crm_id, w.record_key, 'row_deleted' FROM work w
              WHERE w.deleted AND w.on_delete <> 'delete' AND w.on_crm_insert = 'insert' AND w.crm_id IS NOT NULL
              ON CONFLICT (shard_key, map_id, crm_id) DO UPDATE SET ended_by = excluded.ended_by, ended_at = now()
+         ), anew AS (
+             -- Inserted over a record that it has: that was its predecessor's, and what comes from the CRM comes anew.
+             UPDATE crm.ledger l
+             SET hashes = crm.cells_hash(l.hashes, i.cells, decode(repeat('00', 16 * crm.cells_count(i.cells)), 'hex'))
+             FROM work w, LATERAL (SELECT crm.cells_union(crm.cell_mask(f.field_id)) AS cells FROM crm.field_map f
+                                   WHERE f.map_id = w.map_id AND f.direction = 'inbound') i
+             WHERE w.inserted AND NOT w.deleted AND w.crm_id IS NOT NULL AND i.cells IS NOT NULL AND l.hashes IS NOT NULL
+               AND l.shard_key = w.shard_key AND l.map_id = w.map_id AND l.record_key = w.record_key
+             RETURNING l.map_id, l.crm_id
+         ), asked AS (
+             INSERT INTO crm.reread AS r (map_id, crm_id) SELECT map_id, crm_id FROM anew
+             ON CONFLICT ON CONSTRAINT reread_pkey DO UPDATE SET revision = excluded.revision, due_at = now()
+         ), unborn AS (
+             -- The CRM may have made its record, or be about to.
+             INSERT INTO crm.unborn (shard_key, map_id, record_key)
+             SELECT w.shard_key, w.map_id, w.record_key FROM work w
+             WHERE w.deleted AND w.crm_id IS NULL AND (w.on_delete = 'delete' OR w.on_crm_insert = 'insert') AND EXISTS (
+                 SELECT FROM crm.queue q
+                 WHERE q.shard_key = w.shard_key AND q.map_id = w.map_id AND q.record_key = w.record_key AND q.op = 'c' AND q.state <> 'unlinked')
+             ON CONFLICT DO NOTHING
+         ), reborn AS (
+             DELETE FROM crm.unborn u USING work w
+             WHERE NOT w.deleted AND w.crm_id IS NULL
+               AND u.shard_key = w.shard_key AND u.map_id = w.map_id AND u.record_key = w.record_key
          ), void AS (
              DELETE FROM crm.queue q USING gone g
              WHERE q.shard_key = g.shard_key AND q.map_id = g.map_id AND q.record_key = g.record_key

@@ -321,10 +321,18 @@ fn others(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<(),
         })
         .unzip();
     client.update(
-        "DELETE FROM crm.queue q
-         USING unnest($2::text[], $3::text[], $4::text[], $5::bigint[]) AS r (shard_key, record_key, verdict, revision)
-         WHERE q.shard_key = r.shard_key AND q.map_id = $1 AND q.record_key = r.record_key
-           AND q.revision = r.revision AND r.verdict IN ('moot', 'unlinked')",
+        "WITH void AS (
+             DELETE FROM crm.queue q
+             USING unnest($2::text[], $3::text[], $4::text[], $5::bigint[]) AS r (shard_key, record_key, verdict, revision)
+             WHERE q.shard_key = r.shard_key AND q.map_id = $1 AND q.record_key = r.record_key
+               AND q.revision = r.revision AND r.verdict IN ('moot', 'unlinked')
+             RETURNING q.shard_key, q.map_id, q.record_key, q.op, r.verdict
+         )
+         -- The row is gone, but an earlier attempt may have made its record.
+         INSERT INTO crm.unborn (shard_key, map_id, record_key)
+         SELECT v.shard_key, v.map_id, v.record_key FROM void v JOIN crm.object_map m USING (map_id)
+         WHERE v.op = 'c' AND v.verdict = 'moot' AND (m.on_delete = 'delete' OR m.on_crm_insert = 'insert')
+         ON CONFLICT DO NOTHING",
         None,
         &[
             map.id.into(),
@@ -359,30 +367,25 @@ fn others(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<(),
             records.iter().map(|r| r.verdict.failure().2).collect::<Vec<_>>().into(),
         ],
     )?;
-    client.update(
-        "INSERT INTO crm.former_link (shard_key, map_id, crm_id, record_key, ended_by)
-         SELECT l.shard_key, l.map_id, l.crm_id, l.record_key, 'crm_deleted'
-         FROM unnest($2::text[], $3::text[], $4::text[]) AS r (shard_key, record_key, verdict)
-         JOIN crm.ledger l ON l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key
-         WHERE r.verdict = 'unlinked' AND l.crm_id IS NOT NULL
-         ON CONFLICT DO NOTHING",
-        None,
-        &[
-            map.id.into(),
-            shard_keys.clone().into(),
-            record_keys.clone().into(),
-            verdicts.clone().into(),
-        ],
-    )?;
+    let unlinked = records.iter().filter(|r| r.verdict.word() == "unlinked");
+    for r in unlinked {
+        client.update(
+            "SELECT crm.unlink_record($1, $2, $3)",
+            None,
+            &[
+                r.shard_key.as_str().into(),
+                map.id.into(),
+                r.record_key.as_str().into(),
+            ],
+        )?;
+    }
     client.update(
         "UPDATE crm.ledger l
-         SET crm_id = CASE r.verdict WHEN 'unlinked' THEN NULL ELSE coalesce(r.crm_id, l.crm_id) END,
-             synced_at = CASE r.verdict WHEN 'applied' THEN crm.cells_stamp(l.synced_at, r.cells, now()) ELSE l.synced_at END,
-             hashes = CASE r.verdict WHEN 'applied' THEN crm.cells_hash(l.hashes, r.cells, r.hashes) END,
-             detached = l.detached OR r.verdict = 'unlinked'
+         SET crm_id = coalesce(r.crm_id, l.crm_id), synced_at = crm.cells_stamp(l.synced_at, r.cells, now()),
+             hashes = crm.cells_hash(l.hashes, r.cells, r.hashes)
          FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::bytea[])
               AS r (shard_key, record_key, verdict, crm_id, cells, hashes)
-         WHERE l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key AND r.verdict IN ('applied', 'unlinked')",
+         WHERE l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key AND r.verdict = 'applied'",
         None,
         &[
             map.id.into(),
@@ -433,6 +436,23 @@ fn delete_gone(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Resul
         "DELETE FROM crm.ledger l USING unnest($2::text[], $3::text[]) AS r (shard_key, record_key)
          WHERE l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key AND NOT EXISTS (
              SELECT FROM crm.queue q WHERE q.shard_key = l.shard_key AND q.map_id = $1 AND q.record_key = l.record_key)",
+        None,
+        &[map.id.into(), shard_keys.clone().into(), record_keys.clone().into()],
+    )?;
+    // What was to be decided about the CRM record is moot. Edits are too, unless the row was inserted again.
+    client.update(
+        "WITH gone AS (
+             SELECT r.shard_key, r.record_key, l.record_key IS NULL AS wholly FROM unnest($2::text[], $3::text[]) AS r (shard_key, record_key)
+             LEFT JOIN crm.ledger l ON l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key
+         ), edits AS (
+             DELETE FROM crm.pending_write p USING gone g
+             WHERE g.wholly AND p.shard_key = g.shard_key AND p.map_id = $1 AND p.record_key = g.record_key AND p.state IN ('queued', 'dead')
+         ), letters AS (
+             DELETE FROM crm.dead_letter d USING gone g
+             WHERE g.wholly AND d.shard_key = g.shard_key AND d.map_id = $1 AND d.record_key = g.record_key
+         )
+         DELETE FROM crm.conflict c USING gone g
+         WHERE c.shard_key = g.shard_key AND c.map_id = $1 AND c.record_key = g.record_key",
         None,
         &[map.id.into(), shard_keys.clone().into(), record_keys.clone().into()],
     )?;

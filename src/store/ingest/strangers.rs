@@ -47,12 +47,21 @@ pub(super) fn settle<'a>(
     let keys: Vec<&str> = keyed.iter().map(|(_, key)| key.as_str()).collect();
     let repeated = identity::repeated(&keys);
     let rows = identity::rows_of(map, &keys)?;
+    let rowless: Vec<&str> = (0..keys.len())
+        .filter(|n| !rows.contains_key(n))
+        .map(|n| keys[n])
+        .collect();
+    let unborn = identity::unborn(client, map, &rowless)?;
     let mut claiming: Vec<(&Incoming, Key)> = Vec::new();
-    for (n, (record, _)) in keyed.iter().enumerate() {
-        match rows.get(&n) {
+    for (n, (record, text)) in keyed.iter().enumerate() {
+        match (rows.get(&n), unborn.get(text)) {
             _ if repeated.contains(&n) => arrived.again(record),
-            Some(key) => claiming.push((record, key.clone())),
-            None => keyless.push(record),
+            (Some(key), _) => claiming.push((record, key.clone())),
+            (None, Some(gone)) if identity::bury(client, map, gone, &record.crm_id)? => {
+                arrived.counts.ignored += 1;
+            }
+            (None, Some(gone)) => claiming.push((record, gone.clone())),
+            (None, None) => keyless.push(record),
         }
     }
     let linked = claim(client, about, claiming, arrived)?;

@@ -3,6 +3,7 @@
 mod backfill;
 mod basics;
 mod conflicts;
+mod endings;
 mod identity;
 mod merges;
 mod schema;
