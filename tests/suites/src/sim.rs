@@ -134,6 +134,25 @@ impl Sim {
         )
     }
 
+    /// Sends what may be refused, and says why if it is.
+    pub fn attempt(&self, method: &str, path: &str, body: &Value) -> Result<Value, String> {
+        let url = format!("{}/{path}", self.admin);
+        let request = match method {
+            "PATCH" => self.agent.patch(url),
+            _ => self.agent.post(url),
+        };
+        let sent = request
+            .header("content-type", "application/json")
+            .send(body.to_string());
+        let mut answer = sent.unwrap_or_else(|error| panic!("{path}: {error}"));
+        let told = answer.body_mut().read_to_string().unwrap_or_default();
+        if answer.status().is_success() {
+            Ok(told.parse().unwrap_or_default())
+        } else {
+            Err(told)
+        }
+    }
+
     pub fn delete(&self, path: &str) -> Value {
         Sim::answer(
             path,

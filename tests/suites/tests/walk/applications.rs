@@ -1,0 +1,202 @@
+//! What applications do to their table.
+
+use crm_suites::Json;
+use tokio_postgres::error::SqlState;
+
+use crate::calls::Call;
+use crate::oracle::{Edit, Side};
+use crate::plan::{Action, Base, COLUMNS, Direction, Pick, Word};
+use crate::walker::{CALLERS, Walk, nth, outcome};
+
+impl Walk {
+    pub(crate) async fn row(&self, pick: Pick) -> Option<String> {
+        let keys: Vec<String> = self.db.all("SELECT id FROM people ORDER BY id", &[]).await;
+        nth(&keys, pick).cloned()
+    }
+
+    pub(crate) async fn update(&mut self, rows: usize, pick: Pick, cells: &[(usize, Word)]) {
+        let cells = self.flowing(cells, &[Direction::Outbound, Direction::Bidirectional]);
+        let keys: Vec<String> = self.db.all("SELECT id FROM people ORDER BY id", &[]).await;
+        if cells.is_empty() || keys.is_empty() {
+            return;
+        }
+        let objects: Vec<Json> = (0..rows.min(keys.len()))
+            .map(|n| {
+                let key = &keys[(pick + n) % keys.len()];
+                let mut object = self.values('a', &cells, key);
+                object.insert("id".into(), key.as_str().into());
+                object.into()
+            })
+            .collect();
+        let set: Vec<String> = cells
+            .iter()
+            .map(|(c, _)| format!("{0} = r.{0}", COLUMNS[*c].0))
+            .collect();
+        let sql = format!(
+            "UPDATE people p SET {} FROM jsonb_populate_recordset(NULL::people, $1) r WHERE p.id = r.id RETURNING p.id",
+            set.join(", ")
+        );
+        let done = self
+            .db
+            .client()
+            .query(&sql, &[&Json::from(objects.clone())])
+            .await;
+        self.note(format!(
+            "UPDATE {} : {}",
+            Json::from(objects.clone()),
+            outcome(&done)
+        ));
+        match done {
+            Ok(rows) => {
+                let hit: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+                for object in &objects {
+                    let key = object["id"].as_str().expect("a key").to_owned();
+                    if hit.contains(&key) {
+                        self.set_row(&key, object);
+                    }
+                }
+            }
+            // A field that may not change any more.
+            Err(error) if error.code() == Some(&SqlState::CHECK_VIOLATION) => {}
+            Err(error) => panic!("{sql}: {error:?}"),
+        }
+    }
+
+    pub(crate) fn set_row(&mut self, key: &str, object: &Json) {
+        for (column, _) in COLUMNS {
+            if let Some(value) = object.get(column) {
+                self.oracle
+                    .set(Side::Row(key.to_owned()), column, value, self.at);
+            }
+        }
+    }
+
+    pub(crate) async fn insert(&mut self, keys: Vec<String>, words: &[Word]) {
+        let all: Vec<(usize, Word)> = words.iter().copied().enumerate().collect();
+        let cells = self.flowing(&all, &[Direction::Outbound, Direction::Bidirectional]);
+        let mut objects = Vec::new();
+        for key in &keys {
+            let mut object = self.values('a', &cells, key);
+            object.insert("id".into(), key.as_str().into());
+            for (column, _) in COLUMNS {
+                object.entry(column).or_insert(Json::Null);
+            }
+            objects.push(Json::from(object));
+        }
+        let names = COLUMNS.map(|(column, _)| column).join(", ");
+        let sql = format!(
+            "INSERT INTO people (id, {names}) SELECT id, {names} FROM jsonb_populate_recordset(NULL::people, $1)
+             ON CONFLICT DO NOTHING RETURNING id"
+        );
+        let hit: Vec<String> = self.db.all(&sql, &[&Json::from(objects.clone())]).await;
+        self.note(format!(
+            "INSERT {} : {}",
+            Json::from(objects.clone()),
+            hit.len()
+        ));
+        for object in &objects {
+            let key = object["id"].as_str().expect("a key");
+            if hit.iter().any(|k| k == key) {
+                self.inserted.insert(key.to_owned(), self.at);
+                self.deleted.remove(key);
+                self.set_row(key, object);
+            }
+        }
+    }
+
+    pub(crate) async fn revive(&mut self, pick: Pick, words: &[Word]) {
+        let there: Vec<String> = self.db.all("SELECT id FROM people", &[]).await;
+        let gone: Vec<String> = self
+            .inserted
+            .keys()
+            .filter(|k| !there.contains(k))
+            .cloned()
+            .collect();
+        if let Some(key) = nth(&gone, pick) {
+            self.insert(vec![key.clone()], words).await;
+        }
+    }
+
+    pub(crate) async fn delete(&mut self, pick: Pick) {
+        if let Some(key) = self.row(pick).await {
+            self.db
+                .rows("DELETE FROM people WHERE id = $1", &[&key])
+                .await;
+            self.note(format!("DELETE {key}"));
+            self.deleted.insert(key);
+        }
+    }
+
+    pub(crate) async fn write(&mut self, action: &Action) {
+        let Action::Write {
+            pick,
+            cells,
+            base,
+            force,
+            commit,
+        } = action
+        else {
+            return;
+        };
+        let cells = self.flowing(cells, &[Direction::Bidirectional]);
+        let Some(key) = self.row(*pick).await.filter(|_| !cells.is_empty()) else {
+            return;
+        };
+        let free = self.callers.iter().position(|c| c.busy_pid().is_none());
+        let place = free.unwrap_or(self.at % CALLERS);
+        self.join(place).await;
+        let call = Call {
+            began: self.at,
+            crm_ids: self.linked_ids(&key).await,
+            changes: self.values('w', &cells, &key),
+            key,
+            base: *base,
+            force: *force,
+            commit: *commit,
+        };
+        self.note(format!("crm.write begins: {call:?}"));
+        self.callers[place].begin(call);
+    }
+
+    pub async fn linked_ids(&self, key: &str) -> Vec<String> {
+        let sql = "SELECT crm_id FROM crm.ledger WHERE record_key = $1 AND crm_id IS NOT NULL";
+        self.db.all(sql, &[&key]).await
+    }
+
+    /// Waits for a call, and notes what came of it.
+    pub async fn join(&mut self, place: usize) {
+        let Some((call, ended)) = self.callers[place].end().await else {
+            return;
+        };
+        self.note(format!(
+            "crm.write of #{} on {} ends: {ended:?}",
+            call.began, call.key
+        ));
+        let ids: Vec<String> = match ended.may_be_in_crm() {
+            true => self
+                .linked_ids(&call.key)
+                .await
+                .into_iter()
+                .chain(call.crm_ids)
+                .collect(),
+            false => Vec::new(),
+        };
+        // One that was based on what nobody held may have to give way to an edit that was there before.
+        let stands = ended.is_certain() && (call.force || call.base == Base::Known);
+        let sides = ids.into_iter().map(Side::Record);
+        let sides = sides.chain(ended.may_be_in_row().then(|| Side::Row(call.key.clone())));
+        for side in sides.collect::<Vec<_>>() {
+            for (column, _) in COLUMNS {
+                if let Some(value) = call.changes.get(column) {
+                    let edit = Edit {
+                        value: crate::oracle::plain(value),
+                        began: call.began,
+                        ended: self.at,
+                        certain: stands && matches!(side, Side::Row(_)),
+                    };
+                    self.oracle.edit(side.clone(), column, edit);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Both sides and what is known of them, as they are at one moment.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crm_suites::Json;
+
+use crate::walker::Walk;
+
+/// Both sides as they are.
+pub struct Sides {
+    pub rows: BTreeMap<String, Json>,
+    pub records: BTreeMap<String, Json>,
+    /// Row to record.
+    pub links: BTreeMap<String, String>,
+    /// Everything that a row was ever linked to.
+    pub ever: BTreeMap<String, BTreeSet<String>>,
+    /// Row and column; an empty column stands for the row as a whole.
+    pub conflicts: BTreeSet<(String, String)>,
+    pub conflicting: BTreeSet<String>,
+    /// Rows and records.
+    pub dead: BTreeSet<String>,
+    pub former: BTreeSet<String>,
+    pub detached: BTreeSet<String>,
+    /// Rows whose link has changed: their two histories do not go together any more.
+    pub relinked: BTreeSet<String>,
+    /// Row and column: what both sides held when they were linked stands until one of them is edited.
+    pub untouched: BTreeSet<(String, String)>,
+}
+
+impl Walk {
+    pub async fn sides(&self) -> Sides {
+        let db = &self.db;
+        let pairs = async |sql: &str| -> Vec<(String, String)> {
+            let rows = db.rows(sql, &[]).await;
+            rows.iter()
+                .map(|row| {
+                    (
+                        row.get::<_, Option<String>>(0).unwrap_or_default(),
+                        row.get::<_, Option<String>>(1).unwrap_or_default(),
+                    )
+                })
+                .collect()
+        };
+        let rows = db.rows("SELECT id, to_jsonb(p) FROM people p", &[]).await;
+        let records = self.crm.records(db, self.plan.vendor.people()).await;
+        let links =
+            pairs("SELECT record_key, crm_id FROM crm.ledger WHERE crm_id IS NOT NULL").await;
+        let mut ever: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let sql = "SELECT record_key, crm_id FROM crm.ledger WHERE crm_id IS NOT NULL
+                   UNION SELECT record_key, crm_id FROM crm.former_link
+                   UNION SELECT record_key, crm_id FROM crm.audit_log WHERE crm_id IS NOT NULL";
+        for (key, id) in pairs(sql).await {
+            ever.entry(key).or_default().insert(id);
+        }
+        let conflicts = pairs("SELECT record_key, column_name::text FROM crm.conflicts").await;
+        let sql = "SELECT crm_value #>> '{}', NULL FROM crm.conflicts WHERE conflict_type = 'duplicate_identity'";
+        let conflicting = pairs(sql).await.into_iter().map(|(id, _)| id).collect();
+        let dead = pairs("SELECT record_key, crm_id FROM crm.dead_letters").await;
+        let former = pairs("SELECT crm_id, NULL FROM crm.former_link").await;
+        let detached = pairs("SELECT record_key, NULL FROM crm.ledger WHERE detached").await;
+        let sql = "SELECT record_key, NULL FROM crm.audit_log
+                   WHERE operation IN ('unlink', 'relink', 'delete') OR error_class = 'not_found'";
+        let mut relinked: BTreeSet<String> =
+            pairs(sql).await.into_iter().map(|(key, _)| key).collect();
+        relinked.extend(
+            ever.iter()
+                .filter(|(_, ids)| ids.len() > 1)
+                .map(|(key, _)| key.clone()),
+        );
+        let sql = "SELECT record_key, column_name::text FROM crm.cell_status WHERE state = 'never synced'";
+        Sides {
+            untouched: pairs(sql).await.into_iter().collect(),
+            relinked,
+            rows: rows.iter().map(|row| (row.get(0), row.get(1))).collect(),
+            records: records
+                .into_iter()
+                .map(|(id, fields)| (id, fields.into()))
+                .collect(),
+            links: links.into_iter().collect(),
+            ever,
+            conflicts: conflicts.into_iter().collect(),
+            conflicting,
+            dead: dead
+                .into_iter()
+                .flat_map(|(key, id)| [key, id])
+                .filter(|k| !k.is_empty())
+                .collect(),
+            former: former.into_iter().map(|(id, _)| id).collect(),
+            detached: detached.into_iter().map(|(key, _)| key).collect(),
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Takes the steps of a plan, and keeps in the oracle what came of each.
+//!
+//! Calls of `crm.write()` are made in sessions of their own and joined when their session is needed again, so that
+//! everything else happens meanwhile.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crm_suites::{Cluster, Crm, Database, Json, Vendor, json};
+use serde_json::Map;
+
+use crate::calls::Caller;
+use crate::oracle::Oracle;
+use crate::plan::{Action, COLUMNS, Direction, Pick, Plan, Word};
+
+pub const CALLERS: usize = 3;
+
+pub struct Walk {
+    pub plan: Plan,
+    pub cluster: Cluster,
+    pub db: Database,
+    pub crm: Crm,
+
+    pub oracle: Oracle,
+    /// Actions so far: what their values are told apart by, and the oracle's time.
+    pub at: usize,
+    /// What happened, for whoever looks into a failure.
+    pub trace: Vec<String>,
+    pub callers: Vec<Caller>,
+    /// Keys of rows that applications inserted.
+    pub inserted: BTreeMap<String, usize>,
+    /// Of those, the ones that they deleted last.
+    pub deleted: BTreeSet<String>,
+    /// Keys that people gave to records in the CRM.
+    pub keys_in_crm: BTreeSet<String>,
+    ahead_s: i64,
+}
+
+impl Walk {
+    pub async fn begin(plan: Plan) -> Walk {
+        let cluster = Cluster::with(&[
+            ("pg_crm.max_attempts", "3"),
+            ("pg_crm.request_timeout", "2s"),
+            ("pg_crm.bulk_threshold", "60"),
+            ("deadlock_timeout", "200ms"),
+        ]);
+        let db = cluster.database().await;
+        let crm = Crm::connect(&db, plan.vendor).await;
+        if plan.vendor != Vendor::Stub {
+            crm.sim().post("clock", &json!({ "skew_s": plan.skew_s }));
+        }
+        map(&db, &plan).await;
+        let mut walk = Walk {
+            ahead_s: plan.skew_s,
+            plan,
+            cluster,
+            db,
+            crm,
+            oracle: Oracle::default(),
+            at: 0,
+            trace: Vec::new(),
+            callers: Vec::new(),
+            inserted: BTreeMap::new(),
+            deleted: BTreeSet::new(),
+            keys_in_crm: BTreeSet::new(),
+        };
+        walk.open_callers().await;
+        walk
+    }
+
+    pub fn note(&mut self, what: String) {
+        self.trace.push(format!("#{} {what}", self.at));
+    }
+
+    pub async fn open_callers(&mut self) {
+        self.callers.clear();
+        for _ in 0..CALLERS {
+            self.callers.push(Caller::open(&self.db).await);
+        }
+    }
+
+    pub fn object(&self) -> &'static str {
+        self.plan.vendor.people()
+    }
+
+    /// The value that an action gives a column of a record.
+    pub fn value(&self, who: char, column: usize, word: Word, key: &str) -> Json {
+        let at = self.at;
+        let sign = if who == 'c' { -1.0 } else { 1.0 };
+        match (word, COLUMNS[column].0) {
+            (Word::Empty, _) => Json::Null,
+            (Word::Common, "score") => json!(at % 3),
+            (Word::Common, _) => format!("common {}", at % 3).into(),
+            (Word::Own, "score") => json!(sign * at as f64 + (key.len() % 10) as f64 / 10.0),
+            (Word::Own, "email") => format!("{who}{at}.{key}@walk.example").into(),
+            (Word::Own, _) => format!("{who}{at}.{key}").into(),
+        }
+    }
+
+    pub fn values(&self, who: char, cells: &[(usize, Word)], key: &str) -> Map<String, Json> {
+        let values = cells.iter().map(|(column, word)| {
+            (
+                COLUMNS[*column].0.to_owned(),
+                self.value(who, *column, *word, key),
+            )
+        });
+        values.collect()
+    }
+
+    /// Those of the cells that this direction allows.
+    pub fn flowing(&self, cells: &[(usize, Word)], directions: &[Direction]) -> Vec<(usize, Word)> {
+        let flows = |c: &&(usize, Word)| directions.contains(&self.plan.fields[c.0].direction);
+        cells.iter().filter(flows).copied().collect()
+    }
+
+    pub async fn step(&mut self, action: &Action) {
+        self.at += 1;
+        match action {
+            Action::Update { rows, pick, cells } => self.update(*rows, *pick, cells).await,
+            Action::Insert { rows, words } => {
+                let keys = (0..*rows).map(|n| format!("k{}-{n}", self.at)).collect();
+                self.insert(keys, words).await;
+            }
+            Action::Revive { pick, words } => self.revive(*pick, words).await,
+            Action::Delete { pick } => self.delete(*pick).await,
+            Action::Write { .. } => self.write(action).await,
+            Action::ReadLive { pick } => {
+                if let Some(key) = self.row(*pick).await {
+                    let sql = "SELECT crm.read_live('people', $1)";
+                    let read = self.db.client().query(sql, &[&key]).await;
+                    self.note(format!("read_live {key}: {}", outcome(&read)));
+                }
+            }
+            Action::CrmEdit { pick, cells } => self.crm_edit(*pick, cells).await,
+            Action::CrmCreate { key, words } => self.crm_create(*key, words).await,
+            Action::CrmDelete { pick } => {
+                if let Some(id) = self.record(*pick, false).await {
+                    self.crm.delete(&self.db, self.object(), &id).await;
+                    self.note(format!("CRM deletes {id}"));
+                }
+            }
+            Action::CrmRestore { pick } => self.crm_restore(*pick).await,
+            Action::CrmMerge { into, from } => self.crm_merge(*into, *from).await,
+            Action::Resolve { pick, winner } => self.resolve(*pick, winner).await,
+            Action::Replay { pick } => {
+                let sql = "SELECT dead_letter_id FROM crm.dead_letters ORDER BY 1";
+                let dead: Vec<i64> = self.db.all(sql, &[]).await;
+                if let Some(id) = nth(&dead, *pick) {
+                    self.operate("SELECT crm.replay($1)", &[id]).await;
+                }
+            }
+            Action::Pause => self.operate(&self.connection("pause"), &[]).await,
+            Action::Resume => self.operate(&self.connection("resume"), &[]).await,
+            Action::Mend => self.mend().await,
+            Action::Flush => {
+                self.operate("SELECT crm.flush(timeout => '300 ms')", &[])
+                    .await
+            }
+            Action::Ingest => {
+                self.operate("SELECT crm.ingest_now(timeout => '300 ms')", &[])
+                    .await
+            }
+            Action::Backfill => {
+                let sql = "SET statement_timeout = '300 ms'; SELECT crm.backfill(map_id) FROM crm.object_map; RESET statement_timeout";
+                let done = self.db.client().batch_execute(sql).await;
+                self.db.execute("RESET statement_timeout").await;
+                self.note(format!("backfill: {}", done.is_ok()));
+            }
+            Action::Fault {
+                operation,
+                class,
+                times,
+            } => self.fault(operation, class, *times).await,
+            Action::KillWorker => {
+                if self.db.worker_now().await.is_some() {
+                    self.db.kill_worker().await;
+                    self.cut_off("the worker is killed").await;
+                }
+            }
+            Action::KillCaller => {
+                if let Some(pid) = self.callers.iter().find_map(Caller::busy_pid) {
+                    crm_suites::process::signal(pid, nix::sys::signal::Signal::SIGKILL);
+                    self.cut_off("a caller is killed").await;
+                }
+            }
+            Action::KillServer => {
+                self.cluster.crash();
+                self.cluster.boot();
+                self.cut_off("the server is killed").await;
+            }
+            Action::Ahead { hours } => {
+                if self.plan.vendor != Vendor::Stub {
+                    self.ahead_s += hours * 3600;
+                    self.crm
+                        .sim()
+                        .post("clock", &json!({ "skew_s": self.ahead_s }));
+                    self.note(format!("the CRM's clock is off by {} s", self.ahead_s));
+                }
+            }
+            Action::Pass { ms } => tokio::time::sleep(std::time::Duration::from_millis(*ms)).await,
+        }
+    }
+}
+
+pub fn nth<T>(all: &[T], pick: Pick) -> Option<&T> {
+    all.get(pick.checked_rem(all.len())?)
+}
+
+pub fn outcome<T>(result: &Result<Vec<T>, tokio_postgres::Error>) -> String {
+    match result {
+        Ok(rows) => format!("ok, {} rows", rows.len()),
+        Err(error) => error
+            .as_db_error()
+            .map_or_else(|| error.to_string(), |e| e.message().to_owned()),
+    }
+}
+
+/// The table of people and its mapping, as the plan has it.
+async fn map(db: &Database, plan: &Plan) {
+    db.execute(
+        "CREATE TABLE people (id text PRIMARY KEY DEFAULT gen_random_uuid()::text, first_name text, last_name text NOT NULL,
+                              email text, phone text, title text, score numeric(12, 2))",
+    )
+    .await;
+    let (vendor, object, key) = (plan.vendor, plan.vendor.people(), plan.vendor.field("id"));
+    let sql = format!(
+        "SELECT crm.map_object('{}', 'people', '{object}', external_id_field => '{key}', on_insert => '{}', on_delete => '{}',
+                               on_crm_insert => '{}', on_crm_delete => '{}', conflict_scope => '{}')",
+        vendor.name(),
+        plan.on_insert,
+        plan.on_delete,
+        plan.on_crm_insert,
+        plan.on_crm_delete,
+        plan.conflict_scope
+    );
+    let map: i32 = db.one(&sql, &[]).await;
+    for field in &plan.fields {
+        let sql = format!(
+            "SELECT crm.map_field({map}, '{}', '{}', direction => '{}', on_conflict => '{}')",
+            field.column,
+            vendor.field(field.column),
+            field.direction.name(),
+            field.policy
+        );
+        db.execute(&sql).await;
+    }
+}
