@@ -93,6 +93,7 @@ mod tests {
                 "crm.pending_write",
                 "crm.queue",
                 "crm.reread",
+                "crm.unborn",
                 "crm.webhook_inbox",
                 "crm.audit_log_audit_id_seq",
                 "crm.change_change_id_seq",
