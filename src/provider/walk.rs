@@ -108,6 +108,7 @@ impl Walk {
             (_, None) if slice.full => return Err(stuck()),
             (None, Some((first, last))) if slice.full => {
                 if first == last || self.at >= Some(last) {
+                    self.mark(Some(last), slice.date, overlap);
                     self.at = self.at.max(Some(last));
                     self.id = Some(String::new());
                     return Ok(Taken::AskAgain);

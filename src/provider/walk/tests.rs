@@ -181,6 +181,26 @@ fn a_clock_that_was_set_back_loses_nothing() {
     assert!(crm.pass(&mut walk, 10, SECOND).contains(&1));
 }
 
+/// A second that fills the first page is read by ids: what was not to be seen before it is read again.
+#[test]
+fn what_comes_late_before_a_second_read_by_ids_is_seen() {
+    let mut crm = crm([5000, 5000, 6000]);
+    crm.records.push(Model {
+        id: 3,
+        at: 4000,
+        visible: 9000,
+    });
+    crm.now = 7000;
+    let mut walk = Walk::default();
+    assert!(matches!(
+        walk.take(crm.answer(&walk.ask(), 1), 6000),
+        Ok(Taken::AskAgain)
+    ));
+    crm.now = 11_000;
+    crm.pass(&mut walk, 1, 6000);
+    assert!(crm.pass(&mut walk, 1, 6000).contains(&3));
+}
+
 #[test]
 fn what_no_walk_stored_is_refused() {
     for json in [
