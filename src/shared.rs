@@ -65,6 +65,8 @@ pub struct Slot {
     database: AtomicU32,
     pid: AtomicI32,
     state: AtomicU8,
+    /// CREATE EXTENSION asked for a worker, and none has looked for the extension since.
+    asked: AtomicBool,
     /// Set by a commit, cleared by the worker before it looks for work.
     woken: AtomicBool,
     /// A commit whose edits go to the CRM at once.
@@ -147,10 +149,18 @@ impl Slot {
         self.pid.load(SeqCst)
     }
     pub fn state(&self) -> State {
-        State::from_u8(self.state.load(SeqCst))
+        match State::from_u8(self.state.load(SeqCst)) {
+            // The worker that did not find the extension looked before it was there.
+            State::Absent if self.asked.load(SeqCst) => State::Wanted,
+            state => state,
+        }
     }
     pub fn set_state(&self, state: State) {
         self.state.store(state as u8, SeqCst);
+    }
+    /// Asks for a worker; called right after the commit of CREATE EXTENSION.
+    pub fn ask(&self) {
+        self.asked.store(true, SeqCst);
     }
     pub fn is_held(&self) -> bool {
         self.held_until.load(SeqCst) > now_ms()
@@ -165,6 +175,7 @@ impl Slot {
     pub fn free(&self) {
         self.pid.store(0, SeqCst);
         self.held_until.store(0, SeqCst);
+        self.asked.store(false, SeqCst);
         self.set_state(State::Wanted);
         self.database.store(0, SeqCst);
     }
@@ -175,12 +186,17 @@ impl Slot {
             return false;
         }
         self.pid.store(pid, SeqCst);
+        // Before it looks for the extension: whoever asks from now on may have come too late for that.
+        self.asked.store(false, SeqCst);
         self.set_state(State::Running);
         true
     }
-    pub fn leave(&self, state: State) {
+    /// The worker ends, or the process that was to become it.
+    pub fn leave(&self) {
         self.pid.store(0, SeqCst);
-        self.set_state(state);
+        if self.state.load(SeqCst) != State::Absent as u8 {
+            self.set_state(State::Ended);
+        }
         wake_launcher();
     }
     /// Which commits asked for attention since the last call.

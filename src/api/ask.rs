@@ -44,6 +44,9 @@ fn ask_worker(request: JsonB, timeout_ms: i64) -> JsonB {
     JsonB(ask(request, timeout).unwrap_or_else(|| json!({})))
 }
 
+/// How long a worker that is starting is waited for.
+const STARTS: Duration = Duration::from_secs(10);
+
 thread_local! {
     /// The connection of this backend's last question, for the next one.
     static STREAM: RefCell<Option<UnixStream>> = const { RefCell::new(None) };
@@ -51,7 +54,7 @@ thread_local! {
 
 /// Raises unless there is a worker to ask.
 pub fn require_worker() {
-    let stream = connected(Instant::now() + Duration::from_secs(5));
+    let stream = connected(Instant::now() + STARTS);
     STREAM.set(Some(stream));
 }
 
@@ -87,7 +90,7 @@ fn connected(deadline: Instant) -> UnixStream {
 
 /// Connects, waiting a little for a worker that is just starting.
 fn connect(deadline: Instant) -> UnixStream {
-    let patience = (Instant::now() + Duration::from_secs(5)).min(deadline);
+    let patience = (Instant::now() + STARTS).min(deadline);
     loop {
         // SAFETY: a plain read of this backend's own database.
         let database = unsafe { pg_sys::MyDatabaseId };

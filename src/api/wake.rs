@@ -9,7 +9,7 @@ use pgrx::{
 };
 
 use super::raise;
-use crate::shared::{self, State};
+use crate::shared;
 
 /// What a commit does to the worker, from least to most.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,10 +123,8 @@ fn start_worker() {
     // SAFETY: a plain read of this backend's own database.
     let database = unsafe { pg_sys::MyDatabaseId };
     register_xact_callback(PgXactCallbackEvent::Commit, move || {
-        if let Some(slot) = shared::slot(database)
-            && slot.state() == State::Absent
-        {
-            slot.set_state(State::Wanted);
+        if let Some(slot) = shared::slot(database) {
+            slot.ask();
         }
         shared::wake_launcher();
     });

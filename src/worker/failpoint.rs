@@ -1,7 +1,7 @@
-//! Named points at which a test build ends itself, or the postmaster, once per data directory.
+//! Named points at which a test build ends itself, or the postmaster, or stands still, once per data directory.
 //!
 //! `pg_crm.failpoints` names points, separated by commas. `point` kills the process that gets there, as `kill -9` would;
-//! `point:postmaster` kills the postmaster, and with it everything; `point:terminate` asks the process to end.
+//! `point:postmaster` kills the postmaster, and with it everything; `point:terminate` asks the process to end, `point:stop` has it stand still until SIGCONT.
 
 /// Dies here if `pg_crm.failpoints` names this point. Compiles to nothing in a released build.
 #[cfg(not(feature = "failpoints"))]
@@ -38,7 +38,7 @@ mod armed {
 
     pub fn reach(point: &str) {
         if let Some(victim) = victim(&setting(), point) {
-            pgrx::log!("pg_crm dies at fail point {point}{victim}");
+            pgrx::log!("pg_crm reached fail point {point}{victim}");
             die(&victim);
         }
     }
@@ -63,10 +63,15 @@ mod armed {
     }
 
     fn die(victim: &str) {
-        // SAFETY: ends this process, or the one that started it.
+        // SAFETY: ends or stops this process, or ends the one that started it.
         unsafe {
-            if victim == ":terminate" {
-                libc::kill(libc::getpid(), libc::SIGTERM);
+            let mild = match victim {
+                ":terminate" => Some(libc::SIGTERM),
+                ":stop" => Some(libc::SIGSTOP),
+                _ => None,
+            };
+            if let Some(signal) = mild {
+                libc::kill(libc::getpid(), signal);
                 return;
             }
             if victim == ":postmaster" {

@@ -80,6 +80,7 @@ pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
     match transaction(|_| Ok(config::extension_exists())) {
         Ok(true) => {}
         _ => {
+            failpoint::reach("start::absent");
             slot.set_state(State::Absent);
             return;
         }

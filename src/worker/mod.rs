@@ -41,7 +41,7 @@ use std::time::Duration;
 
 use pgrx::prelude::*;
 
-use crate::shared::{self, State};
+use crate::shared;
 
 #[pg_guard]
 unsafe extern "C-unwind" fn on_sighup(signal: i32) {
@@ -122,12 +122,7 @@ unsafe extern "C-unwind" fn leave(_code: i32, database: pg_sys::Datum) {
         if slot.pid() != 0 && slot.pid() != std::process::id() as i32 {
             return;
         }
-        let state = if slot.state() == State::Absent {
-            State::Absent
-        } else {
-            State::Ended
-        };
-        slot.leave(state);
+        slot.leave();
         let _ = std::fs::remove_file(socket::path(slot.database()));
     }
 }

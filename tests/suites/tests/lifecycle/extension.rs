@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crm_suites::eventually::promptly;
-use crm_suites::{Desk, Vendor, eventually};
+use crm_suites::{Cluster, Database, Desk, Vendor, eventually, process};
+use nix::sys::signal::Signal;
 
 use crate::{CLUSTER, hanging};
 
@@ -59,6 +60,23 @@ async fn created_and_dropped_in_one_transaction() {
         .await;
     db.execute("CREATE EXTENSION pg_crm").await;
     db.worker().await;
+    assert!(db.flush().await);
+}
+
+/// The launcher's look into a database and CREATE EXTENSION there cross each other.
+#[tokio::test]
+async fn created_while_a_worker_finds_that_it_is_not_there() {
+    let cluster = Cluster::with(&[("pg_crm.failpoints", "start::absent:stop")]);
+    let db = Database::open(&cluster, "postgres").await;
+    let early = db.worker().await;
+    let marker = cluster.data().join("pg_crm.failpoint.start.absent");
+    eventually("the worker has looked", async || {
+        marker.exists().then_some(())
+    })
+    .await;
+    db.execute("CREATE EXTENSION pg_crm").await;
+    process::signal(early, Signal::SIGCONT);
+    db.worker_after(early).await;
     assert!(db.flush().await);
 }
 
