@@ -162,6 +162,17 @@ pub(super) fn row_follows(
             return Ok(false);
         }
     }
+    forget(client, map, shard_key, record_key)?;
+    Ok(true)
+}
+
+/// Nothing is kept of a record whose row went with it; edits of that row are void.
+pub(super) fn forget(
+    client: &mut SpiClient,
+    map: &Map,
+    shard_key: &str,
+    record_key: &str,
+) -> Result<(), StoreError> {
     client.update(
         Kept(
             "WITH waiting AS (
@@ -179,7 +190,7 @@ pub(super) fn row_follows(
         None,
         &[shard_key.into(), map.id.into(), record_key.into()],
     )?;
-    Ok(true)
+    Ok(())
 }
 
 /// A pending write whose every cell is settled goes, unless edits were folded into it since: those are based on what is now

@@ -10,7 +10,7 @@ use pgrx::spi::SpiClient;
 use super::audit;
 use super::claims::Place;
 use super::config::{Connection, Map};
-use super::{KeptForFew, StoreError};
+use super::{KeptForFew, StoreError, reconcile};
 
 /// How one record's write ended.
 #[derive(Debug)]
@@ -327,8 +327,13 @@ fn others(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<(),
              WHERE q.shard_key = r.shard_key AND q.map_id = $1 AND q.record_key = r.record_key
                AND q.revision = r.revision AND r.verdict IN ('moot', 'unlinked')
              RETURNING q.shard_key, q.map_id, q.record_key, q.op, r.verdict
+         ), unmade AS (
+             -- A row that went before its record was made.
+             DELETE FROM crm.ledger l USING void v
+             WHERE v.op = 'c' AND v.verdict = 'moot' AND l.crm_id IS NULL
+               AND l.shard_key = v.shard_key AND l.map_id = v.map_id AND l.record_key = v.record_key
          )
-         -- The row is gone, but an earlier attempt may have made its record.
+         -- But an earlier attempt may have made it.
          INSERT INTO crm.unborn (shard_key, map_id, record_key)
          SELECT v.shard_key, v.map_id, v.record_key FROM void v JOIN crm.object_map m USING (map_id)
          WHERE v.op = 'c' AND v.verdict = 'moot' AND (m.on_delete = 'delete' OR m.on_crm_insert = 'insert')
@@ -420,12 +425,12 @@ fn delete_gone(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Resul
             &[map.id.into(), shard_keys.into(), record_keys.into()],
         )?;
     }
+    for r in records.iter().filter(|r| r.row_gone) {
+        reconcile::forget(client, map, &r.shard_key, &r.record_key)?;
+    }
     let gone: Vec<&&Settled> = records
         .iter()
-        .filter(|r| {
-            r.row_gone
-                || (r.operation == "delete" && (r.verdict == Verdict::Applied || is_unlinked(r)))
-        })
+        .filter(|r| r.operation == "delete" && (r.verdict == Verdict::Applied || is_unlinked(r)))
         .collect();
     if gone.is_empty() {
         return Ok(());

@@ -10,6 +10,13 @@ crm_suites::with_every_crm!(
     the_edit_is_a_dead_letter
 );
 
+/// Three people, with nothing on its way.
+async fn linked(desk: &Desk) -> Vec<String> {
+    let ids = desk.link(3).await;
+    desk.db.drain().await;
+    ids
+}
+
 async fn rows(desk: &Desk) -> String {
     desk.db
         .text("SELECT string_agg(id, ' ' ORDER BY id) FROM people")
@@ -37,7 +44,7 @@ async fn its_row_goes_too(vendor: Vendor) {
             ),
         )
         .await;
-        let ids = desk.link(3).await;
+        let ids = linked(&desk).await;
         desk.crm.delete(&desk.db, vendor.people(), &ids[1]).await;
         desk.db.execute("UPDATE people SET phone = 'new'").await;
         desk.settle().await;
@@ -65,7 +72,7 @@ async fn the_row_stays_unlinked(vendor: Vendor) {
         "on_insert => 'create', on_crm_delete => 'unlink'",
     )
     .await;
-    let ids = desk.link(3).await;
+    let ids = linked(&desk).await;
     desk.crm.delete(&desk.db, vendor.people(), &ids[1]).await;
     desk.db.execute("UPDATE people SET phone = 'new'").await;
     desk.db.drain_but_for_the_dead().await;
@@ -89,7 +96,7 @@ async fn the_row_stays_unlinked(vendor: Vendor) {
 
 async fn the_edit_is_a_dead_letter(vendor: Vendor) {
     let desk = Desk::open_with(&CLUSTER, vendor, "on_crm_delete => 'ignore'").await;
-    let ids = desk.link(3).await;
+    let ids = linked(&desk).await;
     desk.crm.delete(&desk.db, vendor.people(), &ids[1]).await;
     desk.db.execute("UPDATE people SET phone = 'new'").await;
     desk.db.drain_but_for_the_dead().await;
@@ -212,5 +219,37 @@ async fn a_record_deleted_on_both_sides_at_once_leaves_nothing_behind() {
             .await;
         desk.settle().await;
         assert_eq!(desk.field("p2", "last_name").await, "Another");
+    }
+}
+
+/// The row is edited while an edit that finds the record gone is on its way: it goes all the same.
+#[tokio::test]
+async fn a_row_that_is_edited_meanwhile_goes_too() {
+    for on_delete in ["ignore", "unlink", "delete"] {
+        let desk = Desk::open_with(
+            &CLUSTER,
+            Vendor::Salesforce,
+            &format!(
+                "on_insert => 'create', on_crm_delete => 'delete', on_delete => '{on_delete}'"
+            ),
+        )
+        .await;
+        let ids = linked(&desk).await;
+        desk.crm.delete(&desk.db, "Contact", &ids[1]).await;
+        desk.crm.fault(json!({"delay_ms": 1000, "times": 1}));
+        desk.db.execute("UPDATE people SET phone = 'new'").await;
+        let session = desk.db.session().await;
+        let flush =
+            tokio::spawn(async move { session.one::<bool>("SELECT crm.flush()", &[]).await });
+        eventually("the request is under way", async || {
+            (desk.crm.sim().faults_left() == 0).then_some(())
+        })
+        .await;
+        desk.db.execute("UPDATE people SET phone = 'newer'").await;
+        flush.await.expect("the flush");
+        desk.settle().await;
+        assert_eq!(rows(&desk).await, "p1 p3", "{on_delete}");
+        let known = "crm.cell_status WHERE record_key = 'p2'";
+        assert_eq!(desk.db.count(known).await, 0, "{on_delete}");
     }
 }
