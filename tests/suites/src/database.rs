@@ -268,7 +268,7 @@ impl Database {
 
     /// Flushes until nothing waits any more: through whatever the CRM does in the meantime.
     pub async fn drain(&self) {
-        let limit = Duration::from_secs(60);
+        let limit = PATIENCE;
         let drained = tokio::time::timeout(limit, async {
             loop {
                 let _: Option<bool> = self.one("SELECT crm.flush(timeout => '1 s')", &[]).await;
