@@ -5,9 +5,9 @@
 //! indexes agree with the records after every call, failed ones included.
 
 pub use crate::record::{Actor, Change, Event, Life, Note, Past, Record, Stamp};
-use crate::schema::{ObjectDef, Source};
+use crate::schema::{ObjectDef, ObjectSpec, SchemaError, Source};
 use crate::value::Value;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A value that another live record holds already.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +63,17 @@ impl Object {
 
     pub fn live(&self, slot: u32) -> Option<&Record> {
         self.record(slot).filter(|record| record.live())
+    }
+
+    /// What a record holds in fields by which it can be found, and what a change sets there.
+    pub fn keys<'a>(&'a self, slot: Option<u32>, change: &'a Change) -> Vec<&'a str> {
+        let indexed = self.def.visible().filter(|(_, field)| field.indexed());
+        let held = indexed.filter_map(|(at, _)| self.record(slot?)?.get(at)?.as_text());
+        let sent = change
+            .iter()
+            .filter(|(at, _)| self.def.fields[*at as usize].indexed())
+            .filter_map(|(_, value)| value.as_ref()?.as_text());
+        held.chain(sent).collect()
     }
 
     /// Live records whose indexed `field` holds `text`.
@@ -344,6 +355,24 @@ pub struct Store {
 }
 
 impl Store {
+    /// The objects that a schema in JSON names, as a CRM makes and defines them.
+    pub fn built_in(
+        schema: &str,
+        history: bool,
+        blank: impl Fn(&str) -> ObjectDef,
+        define: impl Fn(&mut ObjectDef, &ObjectSpec) -> Result<(), SchemaError>,
+    ) -> Store {
+        let specs: BTreeMap<String, ObjectSpec> =
+            serde_json::from_str(schema).expect("the built-in schema is valid");
+        let mut store = Store::default();
+        for (name, spec) in specs {
+            let mut def = blank(&name);
+            define(&mut def, &spec).expect("the built-in schema is sound");
+            store.add(Object::new(def, history));
+        }
+        store
+    }
+
     pub fn add(&mut self, object: Object) -> usize {
         let at = self.objects.len();
         self.names.insert(object.def.name.to_ascii_lowercase(), at);

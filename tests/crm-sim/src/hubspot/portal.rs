@@ -8,7 +8,6 @@ use crate::schema::{Dialect, FieldSpec, ObjectDef, ObjectSpec, Source};
 use crate::store::{Actor, Object, Record, Store};
 use crate::value::{Kind, Value};
 use serde_json::{Map, Value as Json, json};
-use std::collections::BTreeMap;
 
 pub const PORTAL: u32 = 4_101_001;
 pub const APP: &str = "5670736";
@@ -50,15 +49,10 @@ pub fn define(def: &mut ObjectDef, spec: &ObjectSpec) -> Result<(), crate::schem
 }
 
 pub fn built_in() -> Store {
-    let specs: BTreeMap<String, ObjectSpec> =
-        serde_json::from_str(include_str!("schema.json")).expect("the built-in schema is valid");
-    let mut store = Store::default();
-    for (name, spec) in specs {
-        let mut def = blank(&name);
-        define(&mut def, &spec).expect("the built-in schema is sound");
-        let singular = def.label().to_ascii_lowercase();
-        let code = def.spec.code.clone();
-        let at = store.add(Object::new(def, true));
+    let mut store = Store::built_in(include_str!("schema.json"), true, blank, define);
+    for at in 0..store.objects.len() {
+        let def = &store.objects[at].def;
+        let (singular, code) = (def.label().to_ascii_lowercase(), def.spec.code.clone());
         store.alias(&singular, at);
         if let Some(code) = code {
             store.alias(&code, at);

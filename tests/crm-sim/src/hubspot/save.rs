@@ -211,20 +211,13 @@ pub fn strike(
     if writer.records.is_empty() {
         return Ok(());
     }
-    let mut keys: Vec<&str> = change
-        .iter()
-        .filter(|(at, _)| object.def.fields[*at as usize].indexed())
-        .filter_map(|(_, value)| value.as_ref()?.as_text())
-        .collect();
-    let mut ids = Vec::new();
-    let id;
-    if let Target::Slot(slot) = target {
-        id = portal::record_id(object, slot);
-        ids.push(id.as_str());
-        let held = object.def.visible().filter(|(_, field)| field.indexed());
-        keys.extend(held.filter_map(|(at, _)| object.record(slot)?.get(at)?.as_text()));
-    }
-    match writer.records.strike(&ids, &keys) {
+    let slot = match target {
+        Target::Slot(slot) => Some(slot),
+        _ => None,
+    };
+    let id = slot.map(|slot| portal::record_id(object, slot));
+    let ids: Vec<&str> = id.as_deref().into_iter().collect();
+    match writer.records.strike(&ids, &object.keys(slot, change)) {
         None => Ok(()),
         Some(failure) => {
             let status = match failure.code.as_str() {

@@ -258,14 +258,7 @@ pub fn strike(
     }
     let id = slot.map(|slot| record_id(object, slot));
     let ids: Vec<&str> = id.as_deref().into_iter().collect();
-    let indexed = object.def.visible().filter(|(_, field)| field.indexed());
-    let held = indexed.filter_map(|(at, _)| object.record(slot?)?.get(at)?.as_text());
-    let sent = change
-        .iter()
-        .filter(|(at, _)| object.def.fields[*at as usize].indexed())
-        .filter_map(|(_, value)| value.as_ref()?.as_text());
-    let keys: Vec<&str> = held.chain(sent).collect();
-    match writer.records.strike(&ids, &keys) {
+    match writer.records.strike(&ids, &object.keys(slot, change)) {
         None => Ok(()),
         Some(failure) => {
             let status = failure

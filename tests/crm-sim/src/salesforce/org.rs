@@ -10,7 +10,6 @@ use crate::store::{Actor, Object, Store};
 use crate::value::{Kind, Value};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
 pub const ORG_ID: &str = "00DHs0000000001MAA";
 
@@ -49,16 +48,8 @@ impl Dialect for Types {
 }
 
 pub fn built_in() -> Store {
-    let specs: BTreeMap<String, ObjectSpec> =
-        serde_json::from_str(include_str!("schema.json")).expect("the built-in schema is valid");
-    let mut store = Store::default();
-    for (name, spec) in specs {
-        let mut def = blank(&name);
-        def.define(&spec, &Types)
-            .expect("the built-in schema is sound");
-        store.add(Object::new(def, false));
-    }
-    store
+    let define = |def: &mut ObjectDef, spec: &ObjectSpec| def.define(spec, &Types);
+    Store::built_in(include_str!("schema.json"), false, blank, define)
 }
 
 pub fn blank(name: &str) -> ObjectDef {

@@ -188,20 +188,14 @@ fn strike(
     if writer.records.is_empty() {
         return Ok(());
     }
-    let mut keys: Vec<&str> = change
-        .iter()
-        .filter(|(at, _)| object.def.fields[*at as usize].indexed())
-        .filter_map(|(_, value)| value.as_ref()?.as_text())
-        .collect();
-    let mut id = String::new();
-    if let Target::Slot(slot) = target {
-        id = org::record_id(object, slot);
-        let held = object.def.visible().filter(|(_, field)| field.indexed());
-        keys.extend(held.filter_map(|(at, _)| object.record(slot)?.get(at)?.as_text()));
-    }
-    let ids = [id.as_str(), id.get(..15).unwrap_or_default()];
-    let ids = if id.is_empty() { &[][..] } else { &ids[..] };
-    match writer.records.strike(ids, &keys) {
+    let slot = match target {
+        Target::Slot(slot) => Some(slot),
+        _ => None,
+    };
+    let id = slot.map(|slot| org::record_id(object, slot));
+    let ids = id.iter().flat_map(|id| [id.as_str(), &id[..15]]);
+    let ids: Vec<&str> = ids.collect();
+    match writer.records.strike(&ids, &object.keys(slot, change)) {
         None => Ok(()),
         Some(failure) => Err(SfError {
             fields: failure.fields,

@@ -8,7 +8,6 @@ use crate::schema::{Dialect, Field, FieldSpec, ObjectDef, ObjectSpec, Source};
 use crate::store::{Actor, Object, Store};
 use crate::value::{Kind, Value};
 use serde_json::{Map, Value as Json, json};
-use std::collections::BTreeMap;
 
 /// Eight hours behind UTC, so that nobody mistakes one for the other.
 const ZONE_MS: i64 = -8 * 60 * 60 * 1000;
@@ -58,15 +57,7 @@ pub fn define(def: &mut ObjectDef, spec: &ObjectSpec) -> Result<(), crate::schem
 }
 
 pub fn built_in() -> Store {
-    let specs: BTreeMap<String, ObjectSpec> =
-        serde_json::from_str(include_str!("schema.json")).expect("the built-in schema is valid");
-    let mut store = Store::default();
-    for (name, spec) in specs {
-        let mut def = blank(&name);
-        define(&mut def, &spec).expect("the built-in schema is sound");
-        store.add(Object::new(def, true));
-    }
-    store
+    Store::built_in(include_str!("schema.json"), true, blank, define)
 }
 
 pub fn blank(name: &str) -> ObjectDef {
