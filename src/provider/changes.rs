@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
 use crate::record::Field;
-use crate::{CrmObject, wire};
+use crate::{CrmObject, Step, wire};
 
 /// Asks for one page of what changed: the argument of [`crate::Provider::changes`].
 #[derive(Clone, Debug, Default)]
@@ -64,6 +64,19 @@ pub(crate) fn cursor<C: DeserializeOwned + Default>(since: Option<&Json>) -> Res
 
 pub(crate) fn stored(cursor: &impl Serialize) -> Json {
     serde_json::to_value(cursor).expect("cursors are plain")
+}
+
+/// The end of an operation: what it found, and where it stands.
+pub(crate) fn page(
+    found: &mut Vec<Change>,
+    cursor: &impl Serialize,
+    more: bool,
+) -> Step<ChangesPage> {
+    Step::Done(Ok(ChangesPage {
+        changes: std::mem::take(found),
+        next: stored(cursor),
+        more,
+    }))
 }
 
 /// A key as text, whatever the type of the field that holds it; an empty one is none.

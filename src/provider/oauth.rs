@@ -56,6 +56,18 @@ pub(crate) enum Client {
     Basic,
 }
 
+/// Exchanges a refresh token, by a client that names itself in the form; `None` if a part of it is lacking.
+pub(crate) fn refresh(url: &str, credentials: &Credentials) -> Option<Box<dyn Operation<Grant>>> {
+    let get = |key| credentials.get(key).filter(|value| !value.is_empty());
+    let form = [
+        ("grant_type", "refresh_token"),
+        ("refresh_token", get("refresh_token")?),
+        ("client_id", get("client_id")?),
+        ("client_secret", get("client_secret")?),
+    ];
+    Some(exchange(url, &form, Client::InForm, credentials))
+}
+
 /// Posts a form to a token endpoint.
 pub(crate) fn exchange(
     url: &str,

@@ -309,11 +309,7 @@ impl Changes {
     }
 
     fn page(&mut self, more: bool) -> Step<ChangesPage> {
-        Step::Done(Ok(ChangesPage {
-            changes: std::mem::take(&mut self.found),
-            next: changes::stored(&self.cursor),
-            more,
-        }))
+        changes::page(&mut self.found, &self.cursor, more)
     }
 }
 

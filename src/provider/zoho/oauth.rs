@@ -1,7 +1,7 @@
 //! How Zoho grants access tokens: by a refresh token, at the accounts server of the data centre where the
 //! account lives. A token of one data centre is worth nothing at another.
 
-use crate::oauth::{self, Client};
+use crate::oauth;
 use crate::{Credentials, Grant, Operation};
 
 /// Accounts servers by the end of the API's host (SDK of version 8, package `dc`).
@@ -20,17 +20,11 @@ pub(super) fn authorise(
     base_url: &str,
     credentials: &Credentials,
 ) -> Option<Box<dyn Operation<Grant>>> {
-    let get = |key| credentials.get(key).filter(|value| !value.is_empty());
-    let form = [
-        ("grant_type", "refresh_token"),
-        ("refresh_token", get("refresh_token")?),
-        ("client_id", get("client_id")?),
-        ("client_secret", get("client_secret")?),
-    ];
+    let login_url = credentials.get("login_url").filter(|url| !url.is_empty());
     let host = base_url.trim_end_matches('/');
     let known = ACCOUNTS.iter().find(|(end, _)| host.ends_with(end));
-    let accounts = get("login_url").or(known.map(|(_, accounts)| *accounts));
+    let accounts = login_url.or(known.map(|(_, accounts)| *accounts));
     let accounts = accounts.unwrap_or(host).trim_end_matches('/');
     let url = format!("{accounts}/oauth/v2/token");
-    Some(oauth::exchange(&url, &form, Client::InForm, credentials))
+    oauth::refresh(&url, credentials)
 }
