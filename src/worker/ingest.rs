@@ -482,6 +482,10 @@ impl Worker {
         let wait = AGAIN * 2u32.saturating_pow(looks.failures.min(7) - 1);
         let wait_ms = wait.as_millis() as i64;
         let too_long = failure.code == "response_too_long";
+        if matches!(looking.what, What::Page { .. }) && failure.class == ErrorClass::Mapping {
+            // It waits for a person from now on, who is not kept waiting.
+            looks.failures = 0;
+        }
         let max_attempts = self.settings.max_attempts;
         if let (What::Page { .. }, true) = (&looking.what, too_long) {
             looks.page = Some((looks.page.unwrap_or(PAGE) / 2).max(1));

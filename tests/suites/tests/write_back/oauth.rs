@@ -118,6 +118,7 @@ async fn a_refused_refresh_stops_its_connection_alone(vendor: Vendor) {
 async fn salesforce_client_credentials() {
     let desk = Desk::open(&CLUSTER, Vendor::Salesforce).await;
     desk.link(3).await;
+    desk.settle().await;
     set_credentials(
         &desk,
         r#"{"client_id": "sf-client", "client_secret": "sf-secret"}"#,
