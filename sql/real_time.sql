@@ -158,6 +158,9 @@ DECLARE
     cell bytea;
 BEGIN
     PERFORM crm.check_word('winner', winner, '{crm,local}');
+    -- The record first, as the worker does: it goes with its conflicts when its row does.
+    PERFORM FROM crm.ledger l JOIN crm.conflict c USING (shard_key, map_id, record_key)
+    WHERE c.conflict_id = resolve_conflict.conflict_id FOR UPDATE OF l;
     SELECT * INTO x FROM crm.conflict c WHERE c.conflict_id = resolve_conflict.conflict_id FOR UPDATE;
     IF NOT FOUND THEN
         RAISE undefined_object USING MESSAGE = format('conflict %s does not exist', coalesce(conflict_id::text, 'NULL')),

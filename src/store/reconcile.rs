@@ -301,7 +301,9 @@ fn conflicts(client: &mut SpiClient, map: &Map, record: &Settled) -> Result<(), 
         client.update(
             Kept("INSERT INTO crm.conflict AS c (shard_key, map_id, record_key, field_id, crm_id, conflict_type, local_value, crm_value, base,
                                             policy, write_id, actor, correlation_id, folded)
-             VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8::jsonb, $9::jsonb, $10, $11::uuid, $12, $13, $14::text[]::uuid[])
+             SELECT $1, $2, $3, $4, $5, $6, $7::jsonb, $8::jsonb, $9::jsonb, $10, $11::uuid, $12, $13, $14::text[]::uuid[]
+             -- The row may be gone by now.
+             WHERE EXISTS (SELECT FROM crm.ledger l WHERE l.shard_key = $1 AND l.map_id = $2 AND l.record_key = $3)
              ON CONFLICT (shard_key, map_id, record_key, field_id) DO UPDATE
              SET crm_id = excluded.crm_id, conflict_type = excluded.conflict_type, local_value = excluded.local_value,
                  crm_value = excluded.crm_value, base = excluded.base, policy = excluded.policy, write_id = excluded.write_id,

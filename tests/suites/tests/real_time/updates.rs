@@ -149,3 +149,31 @@ async fn a_thousand_rows_go_in_bulk(vendor: Vendor) {
         1000
     );
 }
+
+/// What the CRM answers about a row that was deleted meanwhile is nobody's work any more.
+#[tokio::test]
+async fn a_row_that_goes_while_its_edit_is_on_its_way_leaves_no_conflict() {
+    let live = Live::with(
+        &CLUSTER,
+        Vendor::Salesforce,
+        "on_insert => 'ignore', on_delete => 'unlink'",
+        "on_conflict => 'manual_review'",
+    )
+    .await;
+    live.people(2).await;
+    live.edit_in_crm("p1", json!({"phone": "theirs"})).await;
+    let mut fault = live.crm.matching("read");
+    fault["delay_ms"] = json!(1000);
+    live.crm.fault(fault);
+    live.db
+        .execute("UPDATE people SET phone = 'ours' WHERE id = 'p1'")
+        .await;
+    eventually("the record is being read", async || {
+        (live.crm.sim().faults_left() == 0).then_some(())
+    })
+    .await;
+    live.db.execute("DELETE FROM people WHERE id = 'p1'").await;
+    assert!(live.db.flush().await);
+    assert_eq!(live.db.count("crm.conflicts").await, 0);
+    live.db.assert_checked().await;
+}
