@@ -7,6 +7,7 @@
 use parking_lot::Mutex;
 use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 const MAX_ENTRIES: usize = 20_000;
 const MAX_BYTES: usize = 64 << 20;
@@ -74,9 +75,29 @@ impl Filter {
 #[derive(Debug, Default)]
 pub struct RequestLog {
     inner: Mutex<Inner>,
+    under_way: AtomicUsize,
+}
+
+/// A request that is not in the log yet.
+pub struct UnderWay<'a>(&'a AtomicUsize);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
 }
 
 impl RequestLog {
+    pub fn begin(&self) -> UnderWay<'_> {
+        self.under_way.fetch_add(1, SeqCst);
+        UnderWay(&self.under_way)
+    }
+
+    /// Requests that have come and may still do something, whether or not their callers wait.
+    pub fn under_way(&self) -> usize {
+        self.under_way.load(SeqCst)
+    }
+
     pub fn add(&self, mut entry: Entry) {
         let mut inner = self.inner.lock();
         inner.seq += 1;

@@ -117,6 +117,7 @@ async fn serve_vendor(
     bound: SocketAddr,
     request: Request,
 ) -> Result<Outgoing, Closed> {
+    let _under_way = sim.log.begin();
     let started = Instant::now();
     let at_ms = chrono::Utc::now().timestamp_millis();
     let plan = sim.faults.plan(vendor.name(), &request);

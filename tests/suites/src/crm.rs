@@ -286,6 +286,17 @@ impl Crm {
         object: &str,
         records: &[Map<String, Value>],
     ) -> Vec<String> {
+        let made = self.attempt_create(db, object, records).await;
+        made.unwrap_or_else(|error| panic!("{object}: {error}"))
+    }
+
+    /// The same, unless the CRM refuses them.
+    pub async fn attempt_create(
+        &self,
+        db: &Database,
+        object: &str,
+        records: &[Map<String, Value>],
+    ) -> Result<Vec<String>, String> {
         let named = |record: &Map<String, Value>| -> Map<String, Value> {
             let mut fields = record.clone();
             fields.retain(|_, value| !value.is_null());
@@ -293,13 +304,13 @@ impl Crm {
         };
         let records: Vec<Map<String, Value>> = records.iter().map(named).collect();
         if let Some(sim) = &self.sim {
-            return sim.create(self.vendor.name(), object, &records);
+            return sim.attempt_create(self.vendor.name(), object, &records);
         }
         let sql = "INSERT INTO crm_stub.records (connection, crm_object, fields)
                    SELECT 'stub', $1, fields FROM ROWS FROM (jsonb_array_elements($2))
                    WITH ORDINALITY AS given (fields, n) ORDER BY n
                    RETURNING crm_id";
-        db.all(sql, &[&object, &json!(records)]).await
+        Ok(db.all(sql, &[&object, &json!(records)]).await)
     }
 
     /// Every record of an object that is not deleted: its fields by its id.

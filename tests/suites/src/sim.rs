@@ -172,6 +172,13 @@ impl Sim {
         all.iter().filter(|fault| fault["remaining"] != 0).count()
     }
 
+    /// Requests that are being served, whether or not their callers still wait.
+    pub fn under_way(&self) -> u64 {
+        self.get("requests?limit=0")["under_way"]
+            .as_u64()
+            .expect("a number")
+    }
+
     pub fn end_faults(&self) {
         self.delete("faults");
     }
@@ -195,12 +202,24 @@ impl Sim {
         object: &str,
         records: &[Map<String, Value>],
     ) -> Vec<String> {
+        self.attempt_create(vendor, object, records)
+            .unwrap_or_else(|error| panic!("{object}: {error}"))
+    }
+
+    /// The same, unless the CRM refuses them.
+    pub fn attempt_create(
+        &self,
+        vendor: &str,
+        object: &str,
+        records: &[Map<String, Value>],
+    ) -> Result<Vec<String>, String> {
         let edits: Vec<Value> = records
             .iter()
             .map(|fields| json!({ "fields": fields }))
             .collect();
-        let made = self.post(&format!("objects/{vendor}/{object}"), &Value::Array(edits));
-        serde_json::from_value(made["ids"].clone()).expect("ids")
+        let path = format!("objects/{vendor}/{object}");
+        let made = self.attempt("POST", &path, &Value::Array(edits))?;
+        Ok(serde_json::from_value(made["ids"].clone()).expect("ids"))
     }
 
     /// Merges records as a person would; the id of the one that is left.

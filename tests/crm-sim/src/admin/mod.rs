@@ -141,7 +141,8 @@ fn requests(sim: &Sim, request: &Request) -> Answer {
         }
     }
     let (entries, last) = sim.log.list(&filter);
-    ok(&json!({"requests": entries, "last": last}))
+    let under_way = sim.log.under_way();
+    ok(&json!({"requests": entries, "last": last, "under_way": under_way}))
 }
 
 fn webhooks(sim: &Sim, vendor: &Arc<dyn Vendor>, request: &Request) -> Answer {

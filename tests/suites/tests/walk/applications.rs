@@ -123,6 +123,7 @@ impl Walk {
                 .rows("DELETE FROM people WHERE id = $1", &[&key])
                 .await;
             self.note(format!("DELETE {key}"));
+            self.reborn.insert(key.clone());
             self.deleted.insert(key);
         }
     }

@@ -102,16 +102,20 @@ impl Walk {
             {
                 return;
             }
-            self.keys_in_crm.insert(key.clone());
             fields.insert("id".into(), key.into());
         }
-        let id = self
+        let object = self.object();
+        // Where keys are unique, the worker may just have made a record with this one.
+        let made = self
             .crm
-            .create(&self.db, self.object(), &[fields.clone()])
-            .await
-            .remove(0);
-        self.note(format!("CRM creates {id}: {}", Json::from(fields.clone())));
-        self.set_record(&id, &fields);
+            .attempt_create(&self.db, object, &[fields.clone()])
+            .await;
+        let told = Json::from(fields.clone());
+        self.note(format!("CRM creates {made:?}: {told}"));
+        let Ok(ids) = made else { return };
+        let key = fields.get("id").and_then(Json::as_str);
+        self.keys_in_crm.extend(key.map(str::to_owned));
+        self.set_record(&ids[0], &fields);
     }
 
     pub(crate) async fn crm_restore(&mut self, pick: Pick) {

@@ -30,6 +30,8 @@ pub struct Walk {
     pub inserted: BTreeMap<String, usize>,
     /// Of those, the ones that they deleted last.
     pub deleted: BTreeSet<String>,
+    /// Rows that were ever deleted: those of them that are there came anew, from either side.
+    pub reborn: BTreeSet<String>,
     /// Keys that people gave to records in the CRM.
     pub keys_in_crm: BTreeSet<String>,
     ahead_s: i64,
@@ -61,6 +63,7 @@ impl Walk {
             callers: Vec::new(),
             inserted: BTreeMap::new(),
             deleted: BTreeSet::new(),
+            reborn: BTreeSet::new(),
             keys_in_crm: BTreeSet::new(),
         };
         walk.open_callers().await;
