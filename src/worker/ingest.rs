@@ -3,44 +3,36 @@
 //! Of a map, one page and one read are on their way at once. The next page is asked for before the last one is settled;
 //! should that one come to nothing, so does the next.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crm_domain::failure::Scope;
-use crm_domain::{ErrorClass, Failure};
 use crm_provider::record::Field;
 use crm_provider::{ChangesQuery, ReadBatch};
-use pgrx::prelude::*;
 use serde_json::Value as Json;
 
 use super::event::Event;
-use super::flush::stands_still;
 use super::link::{Lane, SharedLink};
+use super::links::Readiness;
 use super::main_loop::{HELD_AGAIN, Worker};
-use super::{events, failpoint, incoming, real_time, report};
-use crate::store::config::{self, Connection, Map};
+use super::{failpoint, incoming};
+use crate::store::config::{Connection, Map};
+use crate::store::ingest::Incoming;
 use crate::store::ingest::state::{self, Reread, State};
-use crate::store::ingest::{self, Arrived, Arriving, Incoming};
-use crate::store::{StoreError, claims, pending, rounds, transaction, webhooks};
+use crate::store::{StoreError, claims, transaction, webhooks};
 
 /// Records of a page, unless the vendor takes fewer: what one transaction settles.
-const PAGE: usize = 2000;
-/// How soon a look that failed for reasons of its own is repeated, at first.
-const AGAIN: Duration = Duration::from_secs(5);
-/// A map stops when a page of at least so many records cannot be mapped, none of them.
-const STOP_AFTER: usize = 5;
+pub(super) const PAGE: usize = 2000;
 
 /// A page or a read on its way.
 pub(super) struct Looking {
-    map: Arc<Map>,
-    connection: Connection,
+    pub map: Arc<Map>,
+    pub connection: Connection,
     /// See [`state::moment`].
-    asked: String,
-    what: What,
+    pub asked: String,
+    pub what: What,
 }
 
-enum What {
+pub(super) enum What {
     Page { since: Option<Json> },
     Records(Vec<Reread>),
 }
@@ -61,9 +53,9 @@ pub(super) struct Looks {
     begun: u64,
     ended: u64,
     /// In a row.
-    failures: u32,
+    pub failures: u32,
     /// Records of a page at most, once an answer was too long.
-    page: Option<usize>,
+    pub page: Option<usize>,
 }
 
 impl Looks {
@@ -74,6 +66,11 @@ impl Looks {
 
     pub fn has_ended(&self, pass: u64) -> bool {
         self.ended >= pass
+    }
+
+    /// The pass that is on has come to its end.
+    pub fn end(&mut self) {
+        self.ended = self.begun;
     }
 
     fn is_on(&self) -> bool {
@@ -103,19 +100,14 @@ impl Worker {
             let Some(at) = states.iter().find(|s| s.map_id == map.id) else {
                 continue;
             };
-            let Some(connection) = connections.iter().find(|c| c.id == map.connection_id) else {
-                continue;
+            let (connection, link) = match self.readiness(map, connections) {
+                Readiness::Ready(connection, link) => (connection, link),
+                Readiness::Blocked(wait) => {
+                    next = next.min(wait);
+                    continue;
+                }
+                Readiness::Stopped => continue,
             };
-            let Some(link) = self.links.get(&connection.id).cloned() else {
-                continue;
-            };
-            if stands_still(map, connections) {
-                continue;
-            }
-            if connection.blocked_ms > 0 {
-                next = next.min(Duration::from_millis(connection.blocked_ms as u64 + 1));
-                continue;
-            }
             next = next.min(self.look(connection, map, &link, at)?);
         }
         Ok(next)
@@ -194,7 +186,7 @@ impl Worker {
     }
 
     /// Asks for the page after that cursor; `None`: after the one that the map stands at.
-    fn ask_page(
+    pub(super) fn ask_page(
         &mut self,
         connection: &Connection,
         map: &Arc<Map>,
@@ -336,248 +328,4 @@ impl Worker {
         self.looking.insert(self.tickets, looking);
         self.tickets
     }
-
-    /// Settles what came back.
-    pub(super) fn came(
-        &mut self,
-        ticket: u64,
-        came: Result<Came, Failure>,
-        trouble: Option<Failure>,
-    ) {
-        let Some(looking) = self.looking.remove(&ticket) else {
-            return;
-        };
-        failpoint::reach("ingest::after_request");
-        let refused = came.as_ref().err();
-        let trouble = trouble.or_else(|| refused.filter(|f| f.scope == Scope::Connection).cloned());
-        if let Some(known) = self
-            .connections
-            .iter_mut()
-            .find(|c| c.id == looking.connection.id)
-        {
-            real_time::note_health(known, trouble.as_ref());
-        }
-        let map = looking.map.clone();
-        let result = match came {
-            Ok(came) => self.settle_look(looking, came),
-            Err(failure) => self.look_failed(looking, &failure),
-        };
-        if let Err(error) = result
-            && !error.is_undefined()
-        {
-            log!("pg_crm cannot take in changes of {}: {error}", map.relation);
-            let reason = format!("cannot take in changes: {}", error.message());
-            let result = transaction(|client| {
-                rounds::did(client, map.id, 0, false, Some(&reason))?;
-                state::postpone(client, map.id, AGAIN.as_millis() as i64)
-            });
-            if let Err(error) = result {
-                log!("pg_crm cannot postpone a look at {}: {error}", map.relation);
-            }
-            self.looks.entry(map.id).or_default().failures += 1;
-        }
-    }
-
-    fn settle_look(&mut self, looking: Looking, came: Came) -> Result<(), StoreError> {
-        let Looking {
-            map,
-            connection,
-            asked,
-            what,
-        } = looking;
-        report(&format!(
-            "taking in {} records of {}",
-            came.records.len(),
-            map.relation
-        ));
-        if let Some((next, true)) = &came.next
-            && let Some(link) = self.links.get(&connection.id).cloned()
-        {
-            self.ask_page(&connection, &map, &link, Some(next.clone()))?;
-        }
-        let busy = self.busy(map.id);
-        let taken = transaction(|client| {
-            let Some(current) = config::maps(client)?.into_iter().find(|m| m.id == map.id) else {
-                return Ok(None);
-            };
-            config::hold(client, map.id)?;
-            if !asks_for_the_same(&current, &map) {
-                return Ok(None);
-            }
-            if let (What::Page { since }, Some((next, more))) = (&what, &came.next)
-                && !state::advance(
-                    client,
-                    map.id,
-                    since.as_ref(),
-                    next,
-                    *more,
-                    came.records.len(),
-                )?
-            {
-                return Ok(None);
-            }
-            if let Some(total) = came.total {
-                state::note_total(client, map.id, total)?;
-            }
-            let about = Arriving {
-                connection: &connection,
-                map: &current,
-                asked: &asked,
-                busy: &busy,
-            };
-            // A row that cannot be changed because somebody holds what it refers to keeps nobody waiting.
-            client.update("SET LOCAL lock_timeout = '50ms'", None, &[])?;
-            let arrived = ingest::settle(client, &about, &came.records)?;
-            ask_again(client, &map, &what, &arrived)?;
-            let told = arrived.disputed.iter().map(|key| {
-                let subject = events::Subject {
-                    connection: &connection.name,
-                    map_id: map.id,
-                    relation: &map.relation,
-                    shard_key: &key.shard_key,
-                    record_key: &key.record_key,
-                    write_id: None,
-                    correlation_id: None,
-                };
-                events::payload("conflict", &subject, None)
-            });
-            pending::notify(client, told.collect())?;
-            if let Some(reason) = &arrived.quarantined {
-                rounds::did(client, map.id, 0, false, Some(reason))?;
-                if arrived.unmappable >= STOP_AFTER && arrived.unmappable == came.records.len() {
-                    let reason = format!("every record fails: {reason}; mend the mapping");
-                    rounds::stop(client, map.id, &reason)?;
-                }
-            }
-            failpoint::reach("ingest::before_commit");
-            Ok(Some(arrived))
-        })?;
-        failpoint::reach("ingest::after_commit");
-        let bytes = self.settings.batch_bytes;
-        let looks = self.looks.entry(map.id).or_default();
-        if taken.is_some() {
-            looks.failures = 0;
-            if came.next.is_some() && !came.records.is_empty() {
-                // As many as the bound on bytes allows, by what these were.
-                let values = came.records.iter().filter_map(|r| r.values.as_ref().ok());
-                let size: usize = values.flatten().map(|f| f.value.size() + 16).sum();
-                let fit = bytes / (size / came.records.len()).max(1);
-                looks.page = Some(fit.clamp(1, PAGE));
-            }
-            if matches!(came.next, Some((_, false))) {
-                looks.ended = looks.begun;
-            }
-        }
-        Ok(())
-    }
-
-    fn look_failed(&mut self, looking: Looking, failure: &Failure) -> Result<(), StoreError> {
-        let map = &looking.map;
-        if failure.scope == Scope::Connection {
-            // The connection waits, and this with it.
-            return Ok(());
-        }
-        let looks = self.looks.entry(map.id).or_default();
-        looks.failures += 1;
-        let wait = AGAIN * 2u32.saturating_pow(looks.failures.min(7) - 1);
-        let wait_ms = wait.as_millis() as i64;
-        let too_long = failure.code == "response_too_long";
-        if matches!(looking.what, What::Page { .. }) && failure.class == ErrorClass::Mapping {
-            // It waits for a person from now on, who is not kept waiting.
-            looks.failures = 0;
-        }
-        let max_attempts = self.settings.max_attempts;
-        if let (What::Page { .. }, true) = (&looking.what, too_long) {
-            looks.page = Some((looks.page.unwrap_or(PAGE) / 2).max(1));
-        }
-        let reason = format!("cannot look for changes: {failure}");
-        transaction(|client| {
-            rounds::did(client, map.id, 0, false, Some(&reason))?;
-            match &looking.what {
-                What::Page { .. } if too_long => Ok(()),
-                What::Page { .. } if failure.code == "unreadable_cursor" => {
-                    state::begin_anew(client, map.id)
-                }
-                What::Page { .. } if failure.class == ErrorClass::Mapping => {
-                    rounds::stop(client, map.id, &format!("{reason}; mend the mapping"))
-                }
-                What::Page { .. } => state::postpone(client, map.id, wait_ms),
-                What::Records(records) => {
-                    let (worn, others): (Vec<&Reread>, Vec<&Reread>) = records
-                        .iter()
-                        .partition(|r| records.len() == 1 && r.attempts + 1 >= max_attempts);
-                    state::failed(client, map.id, &others, wait_ms)?;
-                    for record in worn {
-                        ingest::give_up(client, &looking.connection, map, record, failure)?;
-                    }
-                    Ok(())
-                }
-            }
-        })
-    }
-
-    /// Records of a map to which something of ours is on its way.
-    fn busy(&self, map_id: i32) -> HashSet<(String, String)> {
-        let mut busy = HashSet::new();
-        let mut add = |shard_key: &str, record_key: &str| {
-            busy.insert((shard_key.to_owned(), record_key.to_owned()));
-        };
-        for flight in self.flights.values().filter(|f| f.map.id == map_id) {
-            let records = flight.records.iter().map(|r| r.claimed());
-            records.for_each(|r| add(&r.shard_key, &r.record_key));
-        }
-        for (_, _, settled) in self.held.iter().filter(|(m, _, _)| m.id == map_id) {
-            settled
-                .iter()
-                .for_each(|s| add(&s.shard_key, &s.record_key));
-        }
-        for flight in self.reconciling.values().filter(|r| r.map.id == map_id) {
-            let records = flight.waiting.iter().map(|w| &w.pending);
-            records.for_each(|p| add(&p.shard_key, &p.record_key));
-        }
-        for (_, _, judged) in self.held_pending.iter().filter(|(m, _, _)| m.id == map_id) {
-            let records = judged.iter().map(|(s, _)| &s.pending);
-            records.for_each(|p| add(&p.shard_key, &p.record_key));
-        }
-        busy
-    }
-}
-
-/// Whether what was asked for is what the map maps now.
-fn asks_for_the_same(now: &Map, then: &Map) -> bool {
-    let fields = |map: &Map| -> Vec<_> {
-        let fields = map.fields.iter();
-        fields.map(|f| (f.id, f.field.clone())).collect()
-    };
-    !now.in_error
-        && now.crm_object == then.crm_object
-        && now.external_id_field == then.external_id_field
-        && fields(now) == fields(then)
-}
-
-/// Notes what is to be read by itself, and what has been.
-fn ask_again(
-    client: &mut pgrx::spi::SpiClient,
-    map: &Map,
-    what: &What,
-    arrived: &Arrived,
-) -> Result<(), StoreError> {
-    let look: Vec<(&str, Option<&str>)> =
-        arrived.look.iter().map(|id| (id.as_str(), None)).collect();
-    if let What::Records(records) = what {
-        let again: HashSet<&str> = arrived.again.iter().map(|(id, _)| id.as_str()).collect();
-        let (not_yet, read): (Vec<&Reread>, Vec<&Reread>) = records
-            .iter()
-            .partition(|r| again.contains(r.crm_id.as_str()));
-        state::reread(client, map.id, &read)?;
-        state::not_yet(client, map.id, &not_yet)?;
-    } else {
-        let again: Vec<(&str, Option<&str>)> = arrived
-            .again
-            .iter()
-            .map(|(id, into)| (id.as_str(), into.as_deref()))
-            .collect();
-        state::ask(client, map.id, &again, HELD_AGAIN.as_millis() as i64)?;
-    }
-    state::ask(client, map.id, &look, 0)
 }

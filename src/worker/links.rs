@@ -1,18 +1,42 @@
-//! One link per connection, made anew when its configuration changed.
+//! One link per connection, made anew when its configuration changed, and who may use it when.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crm_domain::{ErrorClass, Failure};
 use serde_json::json;
 
+use super::flush::stands_still;
 use super::http::Http;
-use super::link::{Lane, Link, Transport};
+use super::link::{Lane, Link, SharedLink, Transport};
 use super::main_loop::Worker;
 use crate::secrets;
-use crate::store::config::{self, Connection};
+use crate::store::config::{self, Connection, Map};
 use crate::store::{StoreError, connections, transaction};
 
+/// Whether work of a map can go to its CRM.
+pub(super) enum Readiness<'c> {
+    Ready(&'c Connection, SharedLink),
+    /// The connection waits, for a rate limit for instance.
+    Blocked(Duration),
+    /// Until a person does something.
+    Stopped,
+}
+
 impl Worker {
+    pub(super) fn readiness<'c>(&self, map: &Map, connections: &'c [Connection]) -> Readiness<'c> {
+        let connection = connections.iter().find(|c| c.id == map.connection_id);
+        let link = connection.and_then(|c| self.links.get(&c.id));
+        match (connection, link) {
+            (Some(_), Some(_)) if stands_still(map, connections) => Readiness::Stopped,
+            (Some(connection), Some(_)) if connection.blocked_ms > 0 => {
+                Readiness::Blocked(Duration::from_millis(connection.blocked_ms as u64 + 1))
+            }
+            (Some(connection), Some(link)) => Readiness::Ready(connection, link.clone()),
+            _ => Readiness::Stopped,
+        }
+    }
+
     /// Keeps one link per connection, made anew when its configuration changed.
     pub(super) fn connect(&mut self, connections: &[Connection]) -> Result<(), StoreError> {
         self.links

@@ -14,6 +14,7 @@ mod flush;
 mod http;
 mod incoming;
 mod ingest;
+mod ingest_settlement;
 mod ingest_wait;
 mod intake;
 mod judgement;

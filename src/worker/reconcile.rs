@@ -10,9 +10,9 @@ use pgrx::prelude::*;
 
 use super::checked_write::{self, Checked, Edit, Outcome};
 use super::event::Event;
-use super::flush::stands_still;
 use super::judgement::{event, judge, told};
 use super::link::{Lane, SharedLink};
+use super::links::Readiness;
 use super::main_loop::{HELD_AGAIN, Worker};
 use super::reconcile_audit::Entry;
 use super::waiting::{Waiting, edit, read, sending, with_their_bases};
@@ -45,19 +45,14 @@ impl Worker {
             next = next.min(self.adopt_orphans()?);
         }
         for map in maps.iter().filter(|m| m.realtime) {
-            let Some(connection) = connections.iter().find(|c| c.id == map.connection_id) else {
-                continue;
+            let (connection, link) = match self.readiness(map, connections) {
+                Readiness::Ready(connection, link) => (connection, link),
+                Readiness::Blocked(wait) => {
+                    next = next.min(wait);
+                    continue;
+                }
+                Readiness::Stopped => continue,
             };
-            let Some(link) = self.links.get(&connection.id).cloned() else {
-                continue;
-            };
-            if stands_still(map, connections) {
-                continue;
-            }
-            if connection.blocked_ms > 0 {
-                next = next.min(Duration::from_millis(connection.blocked_ms as u64 + 1));
-                continue;
-            }
             let on_their_way = |worker: &Worker| {
                 let of = worker.reconciling.values();
                 of.filter(|r| r.connection.id == connection.id).count()

@@ -7,6 +7,7 @@ use super::event::Event;
 use super::flush::stands_still;
 use super::intake::{Slice, read_slice};
 use super::link::{Lane, SharedLink};
+use super::links::Readiness;
 use super::main_loop::{HELD_AGAIN, Worker};
 use super::settlement::InFlight;
 use super::slice::{self, Destination};
@@ -69,22 +70,19 @@ impl Worker {
         }
         self.folded = folded;
         for map in maps {
-            let Some(connection) = connections.iter().find(|c| c.id == map.connection_id) else {
-                continue;
-            };
-            let Some(link) = self.links.get(&connection.id).cloned() else {
-                continue;
-            };
-            if stands_still(map, connections) {
-                if self.rounds.remove(&map.id) && map.realtime {
-                    self.due_at_once.insert(map.id);
+            let (connection, link) = match self.readiness(map, connections) {
+                Readiness::Ready(connection, link) => (connection, link),
+                Readiness::Blocked(wait) => {
+                    next = next.min(wait);
+                    continue;
                 }
-                continue;
-            }
-            if connection.blocked_ms > 0 {
-                next = next.min(Duration::from_millis(connection.blocked_ms as u64 + 1));
-                continue;
-            }
+                Readiness::Stopped => {
+                    if self.rounds.remove(&map.id) && map.realtime {
+                        self.due_at_once.insert(map.id);
+                    }
+                    continue;
+                }
+            };
             let whole = self.rounds.contains(&map.id);
             if let Some(until) = self.resting.get(&map.id) {
                 if let Some(left) = until.checked_duration_since(Instant::now()) {
