@@ -1,12 +1,13 @@
 //! Setting cells of users' rows, so that their triggers fire and our own know whose doing it is.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 
 use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, quote_identifier};
 
 use super::config::Map;
-use super::{Kept, StoreError};
+use super::{Kept, StoreError, as_owner};
 
 /// Cells of a map's records that are being set right now.
 struct Applying {
@@ -145,13 +146,11 @@ pub fn update(
     Ok(found)
 }
 
-/// Locks rows that nobody else holds; returns the keys of those that it got.
-pub fn lock_free(
-    client: &mut SpiClient,
-    map: &Map,
-    keys: &[(&str, &str)],
-) -> Result<Vec<String>, StoreError> {
-    lock_rows(client, map, keys, " SKIP LOCKED")
+/// Locks rows that nobody else holds; returns the places of those that it got.
+pub fn lock_free(map: &Map, keys: &[(&str, &str)]) -> Result<HashSet<usize>, StoreError> {
+    as_owner(map.owner, || {
+        Spi::connect_mut(|client| lock_rows(client, map, keys, " SKIP LOCKED"))
+    })
 }
 
 /// Locks a row, however long that takes; `false`: the current user sees none. Whoever changed the row first had no lock
@@ -168,9 +167,10 @@ fn lock_rows(
     map: &Map,
     keys: &[(&str, &str)],
     otherwise: &str,
-) -> Result<Vec<String>, StoreError> {
+) -> Result<HashSet<usize>, StoreError> {
     let statement = format!(
-        "SELECT k.record_key FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) AS k (shard_key, record_key)
+        "SELECT k.ord - 1 FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[]))
+                              WITH ORDINALITY AS k (shard_key, record_key, ord)
          JOIN {relation} AS t ON t.{key} = k.record_key::{key_type}{shard} FOR NO KEY UPDATE OF t{otherwise}",
         relation = map.relation,
         key = quote_identifier(&map.key_column),
@@ -188,9 +188,9 @@ fn lock_rows(
             keys.iter().map(|(_, key)| *key).collect::<Vec<_>>().into(),
         ],
     )?;
-    let mut found = Vec::with_capacity(result.len());
+    let mut found = HashSet::with_capacity(result.len());
     for row in result {
-        found.push(row.get::<String>(1)?.unwrap_or_default());
+        found.insert(row.get::<i64>(1)?.unwrap_or_default() as usize);
     }
     Ok(found)
 }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashSet};
 
 use crm_domain::{Cells, Value};
-use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use serde_json::{Value as Json, json};
 
@@ -11,7 +10,7 @@ use super::config::Map;
 use super::reconcile::{Conflict, Settled, keys_of};
 use super::taking::{self, Taking, limit};
 use super::values::{self, RowValues, Wanted};
-use super::{StoreError, apply, as_owner};
+use super::{StoreError, apply};
 
 /// Records of whose rows cells are to be set, but whose rows somebody is changing.
 pub(super) fn rows_in_use(
@@ -26,11 +25,7 @@ pub(super) fn rows_in_use(
         return Ok(Vec::new());
     }
     let keys: Vec<(&str, &str)> = taking.iter().map(|&n| keys_of(&records[n])).collect();
-    let free: HashSet<String> = as_owner(map.owner, || {
-        Spi::connect_mut(|client| apply::lock_free(client, map, &keys))
-    })?
-    .into_iter()
-    .collect();
+    let free = apply::lock_free(map, &keys)?;
     // A row that is gone is not in use.
     let none = Cells::new();
     let wanted: Vec<Wanted> = keys
@@ -45,9 +40,8 @@ pub(super) fn rows_in_use(
     Ok(taking
         .iter()
         .enumerate()
-        .filter(|(place, n)| {
-            !free.contains(&records[**n].pending.record_key)
-                && !matches!(rows.get(place), Some(RowValues::Missing))
+        .filter(|(place, _)| {
+            !free.contains(place) && !matches!(rows.get(place), Some(RowValues::Missing))
         })
         .map(|(_, n)| *n)
         .collect())

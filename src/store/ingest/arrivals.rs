@@ -5,17 +5,16 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use crm_domain::arrival::{self, Arrival, Arrived as ArrivedField};
 use crm_domain::cells::{CellHashes, HASH_BYTES};
 use crm_domain::{Cells, Value, hex};
-use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json, json};
 
-use super::identity::{self, Key, Known};
+use super::identity::{Key, Known};
 use super::locks::{Locked, lock};
-use super::{Arrived, Arriving, Field, Incoming, refusal};
+use super::{Arrived, Arriving, Field, Incoming, quarantine};
 use crate::store::config::{Map, MappedField};
 use crate::store::taking::{self, Taking, limit};
 use crate::store::values::{self, RowValues, Wanted};
-use crate::store::{Kept, StoreError, apply, as_owner};
+use crate::store::{Kept, StoreError, apply};
 
 /// Whether a record holds nothing but what the CRM was known to hold.
 pub(super) fn is_echo(fields: &[Field], hashes: &[u8]) -> bool {
@@ -66,18 +65,13 @@ pub(super) fn settle(
     for (n, (record, known)) in changed.into_iter().enumerate() {
         let linked = |l: &Locked| l.crm_id.as_deref() == Some(record.crm_id.as_str());
         match locked.remove(&n) {
-            // What was linked just now is new by our own doing.
-            Some(locked)
-                if linked(&locked)
-                    && (locked.is_settled || known.hashes.is_empty())
-                    && !about.is_busy(&known.key) =>
-            {
+            Some(locked) if linked(&locked) && locked.is_settled && !about.is_busy(&known.key) => {
                 at_hand.push((record, known.key, locked));
             }
             _ => arrived.again(record),
         }
     }
-    let rows = read_rows(client, map, &mut at_hand, arrived)?;
+    let rows = read_rows(map, &mut at_hand, arrived)?;
     let mut settled = Vec::with_capacity(at_hand.len());
     for ((record, key, locked), row) in at_hand.into_iter().zip(rows) {
         match row {
@@ -101,12 +95,12 @@ pub(super) fn settle(
     for record in &settled {
         dispute(client, map, record)?;
     }
-    tell(settled, client, map, arrived)
+    tell(settled, map, arrived);
+    Ok(())
 }
 
 /// Locks rows and reads the fields that changed. Records whose rows somebody holds come again later.
 fn read_rows(
-    _client: &mut SpiClient,
     map: &Map,
     at_hand: &mut Vec<(&Incoming, Key, Locked)>,
     arrived: &mut Arrived,
@@ -115,11 +109,7 @@ fn read_rows(
         .iter()
         .map(|(_, key, _)| (key.shard_key.as_str(), key.record_key.as_str()))
         .collect();
-    let free: HashSet<String> = as_owner(map.owner, || {
-        Spi::connect_mut(|client| apply::lock_free(client, map, &keys))
-    })?
-    .into_iter()
-    .collect();
+    let free = apply::lock_free(map, &keys)?;
     let cells: Vec<Cells> = at_hand
         .iter()
         .map(|(record, _, locked)| {
@@ -140,13 +130,12 @@ fn read_rows(
         .collect();
     let mut read = values::read(map, &wanted, usize::MAX, Some(limit()))?;
     let mut rows = Vec::with_capacity(at_hand.len());
-    let mut n = 0;
-    at_hand.retain(|(record, key, _)| {
-        let row = read.remove(&n);
-        n += 1;
-        match row {
+    let mut places = 0..;
+    at_hand.retain(|(record, _, _)| {
+        let place = places.next().unwrap_or_default();
+        match read.remove(&place) {
             Some(RowValues::Missing) => rows.push(RowValues::Missing),
-            Some(row) if free.contains(&key.record_key) => rows.push(row),
+            Some(row) if free.contains(&place) => rows.push(row),
             _ => {
                 arrived.again(record);
                 return false;
@@ -283,7 +272,7 @@ fn take(
             map,
             Some(&record.key),
             record.incoming,
-            refusal(&error),
+            quarantine::refusal(&error),
         )?;
     }
     let mut n = 0;
@@ -349,7 +338,7 @@ fn remember(client: &mut SpiClient, map: &Map, settled: &[Settled]) -> Result<()
         ],
     )?;
     let ids: Vec<&str> = known.iter().map(|s| s.incoming.crm_id.as_str()).collect();
-    identity::release(client, map, &ids)
+    quarantine::release(client, map, &ids)
 }
 
 /// Queues what goes to the CRM.
@@ -424,12 +413,7 @@ fn dispute(client: &mut SpiClient, map: &Map, settled: &Settled) -> Result<(), S
 }
 
 /// What the audit says.
-fn tell(
-    settled: Vec<Settled>,
-    _client: &mut SpiClient,
-    map: &Map,
-    arrived: &mut Arrived,
-) -> Result<(), StoreError> {
+fn tell(settled: Vec<Settled>, map: &Map, arrived: &mut Arrived) {
     for record in settled {
         if record.is_nothing() {
             arrived.counts.echoes += 1;
@@ -460,5 +444,4 @@ fn tell(
             arrived.note(Some(key), incoming, "update", "overwritten", fields);
         }
     }
-    Ok(())
 }

@@ -5,11 +5,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crm_domain::Failure;
 use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, quote_identifier};
 
-use super::Incoming;
 use crate::store::config::Map;
 use crate::store::{Kept, StoreError, as_owner, subtransaction};
 
@@ -333,47 +331,6 @@ pub fn dispute(
     )?;
     let news = rows.first().get_one::<bool>()?;
     Ok(news.unwrap_or_default())
-}
-
-/// A CRM record that cannot be taken in: quarantined, with the reason. `key`: of its row, if it has one.
-pub fn quarantine(
-    client: &mut SpiClient,
-    map: &Map,
-    key: Option<&Key>,
-    incoming: &Incoming,
-    failure: &Failure,
-) -> Result<(), StoreError> {
-    client.update(
-        Kept(
-            "INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, path, crm_id, operation, error_class, vendor_code, error, attempts, actor)
-             VALUES ($1, $2, $3, 'ingest', $4, 'ingest', $5, $6, $7, 1, $8)
-             ON CONFLICT (shard_key, map_id, record_key, path) DO UPDATE
-             SET crm_id = excluded.crm_id, error_class = excluded.error_class, vendor_code = excluded.vendor_code, error = excluded.error,
-                 attempts = d.attempts + 1, died_at = now(), actor = excluded.actor",
-        ),
-        None,
-        &[
-            key.map_or("", |k| k.shard_key.as_str()).into(),
-            map.id.into(),
-            key.map_or(incoming.crm_id.as_str(), |k| k.record_key.as_str()).into(),
-            incoming.crm_id.as_str().into(),
-            failure.class.name().into(),
-            failure.code.as_str().into(),
-            failure.message.as_str().into(),
-            incoming.by.as_deref().into(),
-        ],
-    )?;
-    Ok(())
-}
-
-/// Records that came in well after all are in quarantine no longer.
-pub fn release(client: &mut SpiClient, map: &Map, crm_ids: &[&str]) -> Result<(), StoreError> {
-    client.update(
-        Kept("DELETE FROM crm.dead_letter WHERE map_id = $1 AND path = 'ingest' AND crm_id = ANY ($2)"),
-        None,
-        &[map.id.into(), crm_ids.to_vec().into()],
-    )?;
-    Ok(())
 }
 
 /// Places of texts that were seen before in the list.

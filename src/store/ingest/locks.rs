@@ -30,7 +30,8 @@ pub(super) struct Locked {
 /// Locks the records that nobody else holds, by place.
 ///
 /// A record changed since a moment if the transaction that wrote its ledger row had not ended by then. Rows older than
-/// the numbering of transactions reaches are older than any moment.
+/// the numbering of transactions reaches are older than any moment. What this transaction wrote itself, a link, is new by our
+/// own doing.
 pub(super) fn lock(
     client: &mut SpiClient,
     map: &Map,
@@ -40,7 +41,7 @@ pub(super) fn lock(
     let rows = client.update(
         Kept(
             "SELECT k.ord - 1, l.crm_id, l.hashes,
-                    (l.age < 0 OR pg_visible_in_snapshot((pg_current_xact_id()::text::bigint - l.age)::text::xid8, $4::pg_snapshot))
+                    (l.age <= 0 OR pg_visible_in_snapshot((pg_current_xact_id()::text::bigint - l.age)::text::xid8, $4::pg_snapshot))
                     AND NOT EXISTS (SELECT FROM crm.pending_write p
                                     WHERE p.shard_key = k.shard_key AND p.map_id = $1 AND p.record_key = k.record_key
                                       AND p.state IN ('sending', 'landed', 'failed')),

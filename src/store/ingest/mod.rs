@@ -10,16 +10,18 @@ mod birth;
 mod departures;
 pub mod identity;
 mod locks;
+mod quarantine;
 pub mod state;
 mod strangers;
 
 use std::collections::{HashMap, HashSet};
 
 use crm_domain::conflict::ShortHash;
-use crm_domain::{ErrorClass, Failure, Value};
+use crm_domain::{Failure, Value};
 use pgrx::spi::SpiClient;
 
 use self::identity::{Key, Known};
+pub use self::quarantine::give_up;
 use self::state::Counts;
 use super::config::{Connection, Map};
 use super::{StoreError, audit};
@@ -93,6 +95,20 @@ struct Note {
     failure: Option<Failure>,
 }
 
+impl Note {
+    fn of_quarantine(key: Option<&Key>, crm_id: &str, by: Option<&str>, failure: Failure) -> Note {
+        Note {
+            key: key.cloned(),
+            crm_id: crm_id.to_owned(),
+            operation: "ingest",
+            result: "dead",
+            fields: "{}".to_owned(),
+            by: by.map(str::to_owned),
+            failure: Some(failure),
+        }
+    }
+}
+
 impl Arrived {
     fn note(
         &mut self,
@@ -117,65 +133,6 @@ impl Arrived {
         self.again
             .push((incoming.crm_id.clone(), incoming.merged_into.clone()));
     }
-
-    fn quarantine(
-        &mut self,
-        client: &mut SpiClient,
-        map: &Map,
-        key: Option<&Key>,
-        incoming: &Incoming,
-        failure: Failure,
-    ) -> Result<(), StoreError> {
-        identity::quarantine(client, map, key, incoming, &failure)?;
-        self.unmappable += usize::from(failure.class == ErrorClass::Mapping);
-        self.quarantined.get_or_insert_with(|| {
-            format!(
-                "CRM record {} cannot be taken in: {}",
-                incoming.crm_id, failure.message
-            )
-        });
-        self.note(key, incoming, "ingest", "dead", "{}".to_owned());
-        if let Some(note) = self.notes.last_mut() {
-            note.failure = Some(failure);
-        }
-        Ok(())
-    }
-}
-
-/// Why the table would not have it.
-fn refusal(error: &StoreError) -> Failure {
-    Failure::record(ErrorClass::Mapping, "refused_by_table", error.message())
-}
-
-/// A record that cannot be read, however often it is tried.
-pub fn give_up(
-    client: &mut SpiClient,
-    connection: &Connection,
-    map: &Map,
-    record: &state::Reread,
-    failure: &Failure,
-) -> Result<(), StoreError> {
-    let incoming = Incoming {
-        crm_id: record.crm_id.clone(),
-        external_id: None,
-        deleted: false,
-        merged_into: None,
-        by: None,
-        values: Ok(Vec::new()),
-    };
-    let nothing = HashSet::new();
-    let about = Arriving {
-        connection,
-        map,
-        asked: "",
-        busy: &nothing,
-    };
-    let known = identity::linked(client, map, &[&record.crm_id])?;
-    let key = known.get(&0).map(|known| &known.key);
-    let mut arrived = Arrived::default();
-    arrived.quarantine(client, map, key, &incoming, failure.clone())?;
-    state::reread(client, map.id, &[record])?;
-    write_audit(client, &about, &arrived.notes)
 }
 
 /// Settles records that came in.
@@ -222,12 +179,17 @@ pub fn settle(
     }
     changed.extend(strangers::settle(client, about, strangers, &mut arrived)?);
     arrivals::settle(client, about, changed, &mut arrived)?;
-    write_audit(client, about, &arrived.notes)?;
+    write_audit(client, about.connection, map, &arrived.notes)?;
     state::count(client, map.id, &arrived.counts)?;
     Ok(arrived)
 }
 
-fn write_audit(client: &mut SpiClient, about: &Arriving, notes: &[Note]) -> Result<(), StoreError> {
+fn write_audit(
+    client: &mut SpiClient,
+    connection: &Connection,
+    map: &Map,
+    notes: &[Note],
+) -> Result<(), StoreError> {
     let entries: Vec<audit::Entry> = notes
         .iter()
         .map(|note| audit::Entry {
@@ -254,5 +216,5 @@ fn write_audit(client: &mut SpiClient, about: &Arriving, notes: &[Note]) -> Resu
     if entries.is_empty() {
         return Ok(());
     }
-    audit::write(client, about.connection, about.map, "ingest", &entries)
+    audit::write(client, connection, map, "ingest", &entries)
 }

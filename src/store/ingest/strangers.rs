@@ -6,7 +6,7 @@ use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, json};
 
 use super::identity::{self, Candidate, Key, Known};
-use super::{Arrived, Arriving, Incoming, birth, refusal};
+use super::{Arrived, Arriving, Incoming, birth, quarantine};
 use crate::store::StoreError;
 use crate::store::config::Map;
 
@@ -151,10 +151,12 @@ fn insert(
                 released.insert(record.crm_id.as_str());
             }
             Err(error) if error.is_transient() => arrived.again(record),
-            Err(error) => arrived.quarantine(client, map, None, record, refusal(&error))?,
+            Err(error) => {
+                arrived.quarantine(client, map, None, record, quarantine::refusal(&error))?
+            }
         }
     }
-    identity::release(client, map, &released.into_iter().collect::<Vec<_>>())
+    quarantine::release(client, map, &released.into_iter().collect::<Vec<_>>())
 }
 
 /// What a new row took, as the audit has it.

@@ -1,0 +1,97 @@
+//! CRM records that cannot be taken in: each a dead letter with the reason, while its neighbours go on.
+
+use crm_domain::{ErrorClass, Failure};
+use pgrx::spi::SpiClient;
+
+use super::identity::{self, Key};
+use super::state::{self, Reread};
+use super::{Arrived, Incoming, Note, write_audit};
+use crate::store::config::{Connection, Map};
+use crate::store::{Kept, StoreError};
+
+impl Arrived {
+    /// `key`: of its row, if it has one.
+    pub(super) fn quarantine(
+        &mut self,
+        client: &mut SpiClient,
+        map: &Map,
+        key: Option<&Key>,
+        incoming: &Incoming,
+        failure: Failure,
+    ) -> Result<(), StoreError> {
+        let by = incoming.by.as_deref();
+        put(client, map, key, &incoming.crm_id, by, &failure)?;
+        self.unmappable += usize::from(failure.class == ErrorClass::Mapping);
+        self.quarantined.get_or_insert_with(|| {
+            format!(
+                "CRM record {} cannot be taken in: {}",
+                incoming.crm_id, failure.message
+            )
+        });
+        self.notes
+            .push(Note::of_quarantine(key, &incoming.crm_id, by, failure));
+        Ok(())
+    }
+}
+
+/// Why the table would not have it.
+pub(super) fn refusal(error: &StoreError) -> Failure {
+    Failure::record(ErrorClass::Mapping, "refused_by_table", error.message())
+}
+
+/// A record that cannot be read, however often it is tried.
+pub fn give_up(
+    client: &mut SpiClient,
+    connection: &Connection,
+    map: &Map,
+    record: &Reread,
+    failure: &Failure,
+) -> Result<(), StoreError> {
+    let known = identity::linked(client, map, &[&record.crm_id])?;
+    let key = known.get(&0).map(|known| &known.key);
+    put(client, map, key, &record.crm_id, None, failure)?;
+    state::reread(client, map.id, &[record])?;
+    let note = Note::of_quarantine(key, &record.crm_id, None, failure.clone());
+    write_audit(client, connection, map, &[note])
+}
+
+fn put(
+    client: &mut SpiClient,
+    map: &Map,
+    key: Option<&Key>,
+    crm_id: &str,
+    by: Option<&str>,
+    failure: &Failure,
+) -> Result<(), StoreError> {
+    client.update(
+        Kept(
+            "INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, path, crm_id, operation, error_class, vendor_code, error, attempts, actor)
+             VALUES ($1, $2, $3, 'ingest', $4, 'ingest', $5, $6, $7, 1, $8)
+             ON CONFLICT (shard_key, map_id, record_key, path) DO UPDATE
+             SET crm_id = excluded.crm_id, error_class = excluded.error_class, vendor_code = excluded.vendor_code, error = excluded.error,
+                 attempts = d.attempts + 1, died_at = now(), actor = excluded.actor",
+        ),
+        None,
+        &[
+            key.map_or("", |k| k.shard_key.as_str()).into(),
+            map.id.into(),
+            key.map_or(crm_id, |k| k.record_key.as_str()).into(),
+            crm_id.into(),
+            failure.class.name().into(),
+            failure.code.as_str().into(),
+            failure.message.as_str().into(),
+            by.into(),
+        ],
+    )?;
+    Ok(())
+}
+
+/// Records that came in well after all are in quarantine no longer.
+pub fn release(client: &mut SpiClient, map: &Map, crm_ids: &[&str]) -> Result<(), StoreError> {
+    client.update(
+        Kept("DELETE FROM crm.dead_letter WHERE map_id = $1 AND path = 'ingest' AND crm_id = ANY ($2)"),
+        None,
+        &[map.id.into(), crm_ids.to_vec().into()],
+    )?;
+    Ok(())
+}
