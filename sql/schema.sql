@@ -422,7 +422,7 @@ CREATE TABLE crm.former_link (
     map_id     int NOT NULL,
     crm_id     text COLLATE "C" NOT NULL,
     record_key text COLLATE "C" NOT NULL,
-    ended_by   text NOT NULL CHECK (ended_by IN ('row_deleted', 'crm_deleted', 'rejected')),
+    ended_by   text NOT NULL CHECK (ended_by IN ('row_deleted', 'crm_deleted', 'rejected', 'both_deleted')),
     ended_at   timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (shard_key, map_id, crm_id)
 );
@@ -430,7 +430,8 @@ CREATE INDEX former_link_crm_id ON crm.former_link (map_id, crm_id);
 COMMENT ON TABLE crm.former_link IS
     'CRM records that had a row once: one whose row was deleted is not inserted again, one that the CRM restores finds its row again';
 COMMENT ON COLUMN crm.former_link.ended_by IS
-    'row_deleted; crm_deleted; rejected: an operator decided that it is not the row''s record (crm.resolve_conflict())';
+    'row_deleted; crm_deleted; rejected: an operator decided that it is not the row''s record (crm.resolve_conflict()); '
+    'both_deleted: kept for a day, so that what was read of the record before does not bring the row back';
 
 CREATE TABLE crm.unborn (
     shard_key  text COLLATE "C" NOT NULL DEFAULT '',

@@ -184,8 +184,14 @@ pub(super) fn forget(
                  DELETE FROM crm.conflict WHERE shard_key = $1 AND map_id = $2 AND record_key = $3
              ), letters AS (
                  DELETE FROM crm.dead_letter WHERE shard_key = $1 AND map_id = $2 AND record_key = $3
+             ), known AS (
+                 DELETE FROM crm.ledger WHERE shard_key = $1 AND map_id = $2 AND record_key = $3
+                 RETURNING shard_key, map_id, crm_id, record_key
              )
-             DELETE FROM crm.ledger WHERE shard_key = $1 AND map_id = $2 AND record_key = $3",
+             INSERT INTO crm.former_link (shard_key, map_id, crm_id, record_key, ended_by)
+             SELECT k.shard_key, k.map_id, k.crm_id, k.record_key, 'both_deleted' FROM known k JOIN crm.object_map m USING (map_id)
+             WHERE k.crm_id IS NOT NULL AND m.on_crm_insert = 'insert'
+             ON CONFLICT (shard_key, map_id, crm_id) DO UPDATE SET ended_by = excluded.ended_by, ended_at = now()",
         ),
         None,
         &[shard_key.into(), map.id.into(), record_key.into()],

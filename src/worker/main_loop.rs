@@ -26,6 +26,7 @@ use super::{failpoint, reload_if_asked, report, socket};
 use crate::settings::Settings;
 use crate::shared::{Slot, State};
 use crate::store::config::{Connection, Map};
+use crate::store::ingest::identity;
 use crate::store::settle::Settled;
 use crate::store::{self, StoreError, audit, claims, config, connections, transaction};
 
@@ -351,6 +352,7 @@ impl Worker {
         let retention = self.settings.audit_retention_minutes;
         if let Err(error) = transaction(|client| {
             claims::renew(client)?;
+            identity::prune_former(client)?;
             audit::maintain(client, retention)
         }) {
             // Somebody may hold the audit: soon again.

@@ -56,31 +56,59 @@ pub fn linked(
 /// How a link ended that a CRM record once had.
 pub struct Former {
     pub record_key: String,
-    /// The CRM deleted the record; else the row was deleted, or an operator has rejected it.
-    pub by_crm: bool,
+    pub ended: Ended,
+}
+
+pub enum Ended {
+    /// The CRM deleted the record.
+    ByCrm,
+    /// The row was deleted, or an operator has rejected it.
+    ByUs,
+    /// Both went, after the CRM was asked.
+    JustNow,
 }
 
 pub fn former(
     client: &SpiClient,
     map: &Map,
+    asked: &str,
     crm_ids: &[&str],
 ) -> Result<HashMap<String, Former>, StoreError> {
     let rows = client.select(
         Kept(
-            "SELECT crm_id, record_key, ended_by = 'crm_deleted' FROM crm.former_link WHERE map_id = $1 AND crm_id = ANY ($2)",
+            "SELECT f.crm_id, f.record_key, f.ended_by
+             FROM (SELECT f.crm_id, f.record_key, f.ended_by, age(f.xmin) AS age FROM crm.former_link f
+                   WHERE f.map_id = $1 AND f.crm_id = ANY ($2)) f
+             WHERE f.ended_by <> 'both_deleted'
+                OR f.age >= 0 AND NOT pg_visible_in_snapshot((pg_current_xact_id()::text::bigint - f.age)::text::xid8, $3::pg_snapshot)",
         ),
         None,
-        &[map.id.into(), crm_ids.to_vec().into()],
+        &[map.id.into(), crm_ids.to_vec().into(), asked.into()],
     )?;
     let mut former = HashMap::new();
     for row in rows {
-        let ended = Former {
-            record_key: row.get(2)?.unwrap_or_default(),
-            by_crm: row.get(3)?.unwrap_or_default(),
+        let ended = match row.get::<&str>(3)?.unwrap_or_default() {
+            "crm_deleted" => Ended::ByCrm,
+            "both_deleted" => Ended::JustNow,
+            _ => Ended::ByUs,
         };
-        former.insert(row.get(1)?.unwrap_or_default(), ended);
+        let record_key = row.get(2)?.unwrap_or_default();
+        former.insert(
+            row.get(1)?.unwrap_or_default(),
+            Former { record_key, ended },
+        );
     }
     Ok(former)
+}
+
+/// Forgets what no answer that is on its way can speak of any more.
+pub fn prune_former(client: &mut SpiClient) -> Result<(), StoreError> {
+    client.update(
+        Kept("DELETE FROM crm.former_link WHERE ended_by = 'both_deleted' AND ended_at < now() - interval '1 day'"),
+        None,
+        &[],
+    )?;
+    Ok(())
 }
 
 /// Of these keys, which no row has, those that a row had: it was deleted before it was heard whether the CRM made its record.

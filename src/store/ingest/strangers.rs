@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, json};
 
-use super::identity::{self, Candidate, Key, Known};
+use super::identity::{self, Candidate, Ended, Key, Known};
 use super::{Arrived, Arriving, Incoming, birth, quarantine};
 use crate::store::StoreError;
 use crate::store::config::Map;
@@ -26,14 +26,19 @@ pub(super) fn settle<'a>(
         return Ok(Vec::new());
     }
     let ids: Vec<&str> = strangers.iter().map(|r| r.crm_id.as_str()).collect();
-    let former = identity::former(client, map, &ids)?;
+    let former = identity::former(client, map, about.asked, &ids)?;
     let (mut keyed, mut keyless) = (Vec::new(), Vec::new());
     for record in strangers {
-        let key = match former.get(&record.crm_id) {
-            Some(former) if former.by_crm => Some(former.record_key.as_str()),
+        let former = former.get(&record.crm_id);
+        let key = match former.map(|f| (&f.ended, f.record_key.as_str())) {
+            Some((Ended::ByCrm, key)) => Some(key),
             // Its row was deleted, or an operator would not have it: it stays out.
-            Some(_) => {
+            Some((Ended::ByUs, _)) => {
                 arrived.counts.ignored += 1;
+                continue;
+            }
+            Some((Ended::JustNow, _)) => {
+                arrived.again(record);
                 continue;
             }
             None => record.external_id.as_deref(),

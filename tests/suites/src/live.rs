@@ -9,7 +9,7 @@ use crate::cluster::Cluster;
 use crate::crm::{Crm, Vendor};
 use crate::database::Session;
 use crate::desk::Desk;
-use crate::eventually::PATIENCE;
+use crate::eventually::{PATIENCE, eventually};
 
 pub struct Live {
     desk: Desk,
@@ -174,6 +174,26 @@ impl Live {
         fault["edit"] =
             json!({"object": vendor.people(), "id": id, "fields": named, "when": "before"});
         self.crm.fault(fault);
+    }
+
+    /// Has the worker look for changes, and a page be read that takes its time to arrive; the end of that look.
+    pub async fn page_on_its_way(&self) -> tokio::task::JoinHandle<()> {
+        let path = match self.crm.vendor {
+            Vendor::Salesforce => "/queryAll",
+            Vendor::Pipedrive => "/persons?limit",
+            _ => "/search",
+        };
+        self.crm
+            .fault(json!({"path": path, "times": 1, "delay_after_ms": 1500}));
+        let session = self.db.session().await;
+        let look = tokio::spawn(async move {
+            let _: bool = session.one("SELECT crm.ingest_now()", &[]).await;
+        });
+        eventually("the page is on its way", async || {
+            (self.crm.sim().faults_left() == 0).then_some(())
+        })
+        .await;
+        look
     }
 
     /// Has the connection stand still: what is edited waits.

@@ -125,26 +125,12 @@ async fn an_edit_while_a_page_is_on_its_way_is_not_undone(vendor: Vendor) {
     }
     let live = of_policy(vendor, "crm_wins").await;
     live.edit_in_crm("p1", json!({"phone": "theirs"})).await;
-    let path = match vendor {
-        Vendor::Salesforce => "/queryAll",
-        Vendor::Pipedrive => "/persons?limit",
-        _ => "/search",
-    };
-    live.crm
-        .fault(json!({"path": path, "times": 1, "delay_after_ms": 1500}));
-    let session = live.db.session().await;
-    let ingest = tokio::spawn(async move {
-        let _: bool = session.one("SELECT crm.ingest_now()", &[]).await;
-    });
-    eventually("the page is on its way", async || {
-        (live.crm.sim().faults_left() == 0).then_some(())
-    })
-    .await;
+    let page = live.page_on_its_way().await;
     // Somebody saw what the CRM holds, and writes over it before the page is there.
     live.write_with("p1", json!({"phone": "newest"}), "force => true")
         .await
         .expect("committed");
-    ingest.await.unwrap();
+    page.await.expect("the look");
     live.ingest().await;
     live.agree().await;
     live.assert_both("p1", "phone", "newest").await;

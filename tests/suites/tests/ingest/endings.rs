@@ -6,6 +6,7 @@ use crate::CLUSTER;
 
 crm_suites::with_every_crm!(
     a_row_that_was_deleted_before_its_record_was_heard_of_stays_deleted,
+    a_row_that_goes_while_a_page_is_on_its_way_stays_deleted,
     conflicts_end_with_their_row,
     a_row_that_is_replaced_takes_what_its_record_holds,
     an_edit_of_a_row_whose_record_was_made_unheard_is_not_lost,
@@ -52,6 +53,26 @@ async fn a_row_that_was_deleted_before_its_record_was_heard_of_stays_deleted(ven
         live.nothing_goes_out().await;
         live.db.assert_checked().await;
     }
+}
+
+/// The page still holds the record that went with its row.
+async fn a_row_that_goes_while_a_page_is_on_its_way_stays_deleted(vendor: Vendor) {
+    if vendor == Vendor::Stub {
+        return;
+    }
+    let arguments = "on_insert => 'create', on_crm_insert => 'insert', on_delete => 'delete'";
+    let live = Live::with(&CLUSTER, vendor, arguments, "").await;
+    live.people(2).await;
+    live.ingest().await;
+    live.edit_in_crm("p1", json!({"phone": "theirs"})).await;
+    let page = live.page_on_its_way().await;
+    live.db.execute("DELETE FROM people WHERE id = 'p1'").await;
+    assert!(live.db.flush().await);
+    page.await.expect("the look");
+    live.ingest().await;
+    assert_eq!(live.db.count("people").await, 1);
+    live.nothing_goes_out().await;
+    live.agree().await;
 }
 
 /// The conflict is about a record that the CRM deletes; an outbound column is the first to hear of it.
