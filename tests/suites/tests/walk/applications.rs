@@ -189,6 +189,9 @@ impl Walk {
         for side in sides.collect::<Vec<_>>() {
             for (column, _) in COLUMNS {
                 if let Some(value) = call.changes.get(column) {
+                    if call.base == Base::Wrong && matches!(side, Side::Row(_)) {
+                        self.misled.insert((call.key.clone(), column));
+                    }
                     let edit = Edit {
                         value: crate::oracle::plain(value),
                         began: call.began,

@@ -195,9 +195,10 @@ impl Walk {
             };
             // A row that came in from the CRM keeps the first value of an outbound column.
             let relinked = sides.relinked.contains(key) || rows.len() > 1 || ids.len() > 1;
+            let misled = self.misled.contains(&(key.to_owned(), column));
             let came_in = outbound && (of_rows.is_empty() || self.reborn.contains(key));
             let allowed = match (field.direction, side) {
-                _ if open || dead || relinked || came_in => value.is_empty() || known(),
+                _ if open || dead || relinked || misled || came_in => value.is_empty() || known(),
                 (Direction::Outbound, "row") if !of_rows.is_empty() => of_rows.contains(value),
                 (Direction::Inbound, "CRM") => of_records.contains(value) || of_records.is_empty(),
                 _ => of_rows.contains(value) || of_records.contains(value),

@@ -56,7 +56,9 @@ impl Walk {
         let sql = "SELECT crm_value #>> '{}', NULL FROM crm.conflicts WHERE conflict_type = 'duplicate_identity'";
         let conflicting = pairs(sql).await.into_iter().map(|(id, _)| id).collect();
         let dead = pairs("SELECT record_key, crm_id FROM crm.dead_letters").await;
-        let former = pairs("SELECT crm_id, NULL FROM crm.former_link").await;
+        let former =
+            pairs("SELECT crm_id, NULL FROM crm.former_link WHERE ended_by <> 'both_deleted'")
+                .await;
         let detached = pairs("SELECT record_key, NULL FROM crm.ledger WHERE detached").await;
         let sql = "SELECT record_key, NULL FROM crm.audit_log
                    WHERE operation IN ('unlink', 'relink', 'delete') OR error_class = 'not_found'";

@@ -32,6 +32,8 @@ pub struct Walk {
     pub deleted: BTreeSet<String>,
     /// Rows that were ever deleted: those of them that are there came anew, from either side.
     pub reborn: BTreeSet<String>,
+    /// Cells with a write that was based on what nobody held: later edits that fold into it may give way with it.
+    pub misled: BTreeSet<(String, &'static str)>,
     /// Keys that people gave to records in the CRM.
     pub keys_in_crm: BTreeSet<String>,
     ahead_s: i64,
@@ -64,6 +66,7 @@ impl Walk {
             inserted: BTreeMap::new(),
             deleted: BTreeSet::new(),
             reborn: BTreeSet::new(),
+            misled: BTreeSet::new(),
             keys_in_crm: BTreeSet::new(),
         };
         walk.open_callers().await;
