@@ -2,10 +2,12 @@
 //!
 //! What a value is and when two are equal ([`value`], [`canonical`]), what an admin may map and
 //! demand ([`mapping`], [`validation`]), which cells of a record are meant ([`cells`]), what becomes
-//! of a field that changed on one side or on both ([`conflict`], [`arrival`]), and what follows from a failure ([`failure`], [`retry`]).
+//! of a field that changed on one side or on both ([`conflict`], [`arrival`]), what follows from a failure
+//! ([`failure`], [`retry`]), and how many requests may go when ([`budget`]).
 //! Everything here is a pure function of its arguments, so that plain `cargo test` covers it.
 
 pub mod arrival;
+pub mod budget;
 pub mod canonical;
 pub mod cells;
 pub mod conflict;
