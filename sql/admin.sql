@@ -125,11 +125,11 @@ DECLARE
     c crm.connection := crm.connection_named(connection);
 BEGIN
     UPDATE crm.connection k SET paused = false WHERE k.connection_id = c.connection_id;
-    UPDATE crm.connection_state s SET blocked_until = '-infinity', failures = 0
+    UPDATE crm.connection_state s SET blocked_until = '-infinity', failures = 0, told_at = NULL
     WHERE s.connection_id = c.connection_id AND s.state = 'ok';
     PERFORM crm.notify_worker(false);
 END $$;
-COMMENT ON FUNCTION crm.resume(text) IS 'ends crm.pause(), and the wait of a connection that an outage or a rate limit holds up';
+COMMENT ON FUNCTION crm.resume(text) IS 'ends crm.pause(), and the wait of a connection that an outage, a rate limit or a spent budget holds up';
 
 CREATE FUNCTION crm.drop_connection(name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

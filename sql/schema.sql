@@ -23,7 +23,7 @@ CREATE TABLE crm.connection (
 );
 COMMENT ON TABLE crm.connection IS 'CRM orgs, each reached with one set of credentials; made by crm.create_connection()';
 COMMENT ON COLUMN crm.connection.base_url IS 'where the API lives; NULL: the provider''s own default';
-COMMENT ON COLUMN crm.connection.options IS 'max_in_flight (requests at once, default 4), api_version and other keys of the provider';
+COMMENT ON COLUMN crm.connection.options IS 'max_in_flight (requests at once, default 4), rate_limit ({"requests": 100, "seconds": 10}), realtime_reserve (part of each budget kept for real-time writes, default 0.2), api_version and other keys of the provider';
 COMMENT ON COLUMN crm.connection.paused IS 'true: nothing is sent, work waits (crm.pause(), crm.resume())';
 
 CREATE TABLE crm.credential (
@@ -42,13 +42,15 @@ CREATE TABLE crm.connection_state (
     error_class   text,
     last_error    text,
     usage         jsonb NOT NULL DEFAULT '{}',
+    told_at       timestamptz,
     changed_at    timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE crm.connection_state IS 'health of connections, kept by the worker';
 COMMENT ON COLUMN crm.connection_state.state IS 'error: the credentials are refused; work waits for crm.set_credentials()';
 COMMENT ON COLUMN crm.connection_state.failures IS 'times in a row that the CRM could not be reached or asked to wait';
 COMMENT ON COLUMN crm.connection_state.blocked_until IS 'nothing is sent before this time (outage, rate limit)';
-COMMENT ON COLUMN crm.connection_state.usage IS 'the request budget as the CRM last told it';
+COMMENT ON COLUMN crm.connection_state.usage IS 'the request budget as the CRM last told it; see crm.rate_budget';
+COMMENT ON COLUMN crm.connection_state.told_at IS 'when it did';
 
 CREATE TABLE crm.object_map (
     map_id            int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -11,6 +11,43 @@ CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON crm.audit_log FOR EACH ROW
 CREATE TRIGGER never_emptied BEFORE TRUNCATE ON crm.audit_log FOR EACH STATEMENT EXECUTE FUNCTION crm.refuse_audit_change();
 CREATE TRIGGER never_emptied BEFORE TRUNCATE ON crm.audit_log_default FOR EACH STATEMENT EXECUTE FUNCTION crm.refuse_audit_change();
 
+CREATE VIEW crm.rate_budget AS
+WITH told AS (
+    SELECT c.connection_id, c.name AS connection, c.provider, c.options, s.told_at, s.usage,
+           least(greatest(coalesce((c.options ->> 'realtime_reserve')::numeric, 0.2), 0), 0.9) AS reserve,
+           (s.usage ->> 'daily_limit')::bigint AS daily_limit, (s.usage ->> 'daily_remaining')::bigint AS daily_remaining,
+           (s.usage ->> 'window_limit')::bigint AS window_limit, (s.usage ->> 'window_remaining')::bigint AS window_remaining,
+           make_interval(secs => (s.usage ->> 'window_seconds')::float8) AS window_length
+    FROM crm.connection c LEFT JOIN crm.connection_state s USING (connection_id)
+)
+SELECT t.connection, t.provider, b.budget, b."limit", b."limit" - b.remaining AS used, b.remaining,
+       ceil(b."limit" * t.reserve)::bigint AS reserved, b.per, b.told_at, b.resets_at, w.waiting
+FROM told t
+CROSS JOIN LATERAL (
+    SELECT 'day', t.daily_limit, t.daily_remaining, interval '1 day', t.told_at, NULL::timestamptz
+    WHERE t.daily_remaining IS NOT NULL
+    UNION ALL
+    SELECT 'window', t.window_limit, t.window_remaining, t.window_length, t.told_at, t.told_at + t.window_length
+    WHERE t.window_remaining IS NOT NULL
+    UNION ALL
+    SELECT 'rate_limit', (t.options #>> '{rate_limit,requests}')::bigint, NULL,
+           make_interval(secs => (t.options #>> '{rate_limit,seconds}')::float8), NULL, NULL
+    WHERE t.options ? 'rate_limit') AS b (budget, "limit", remaining, per, told_at, resets_at)
+CROSS JOIN LATERAL (
+    SELECT (SELECT count(*) FROM crm.queue q JOIN crm.object_map m USING (map_id)
+            WHERE m.connection_id = t.connection_id AND q.state = 'queued')
+         + (SELECT count(*) FROM crm.pending_write p JOIN crm.object_map m USING (map_id)
+            WHERE m.connection_id = t.connection_id AND p.state = 'queued')
+         + (SELECT count(*) FROM crm.reread r JOIN crm.object_map m USING (map_id)
+            WHERE m.connection_id = t.connection_id) AS waiting) w;
+COMMENT ON VIEW crm.rate_budget IS
+    'the request budgets of each connection: what the CRM told last (day, window) and what the admin allows (rate_limit)';
+COMMENT ON COLUMN crm.rate_budget."limit" IS 'requests; NULL: the CRM does not tell';
+COMMENT ON COLUMN crm.rate_budget.reserved IS 'of the limit, kept for real-time writes (option realtime_reserve)';
+COMMENT ON COLUMN crm.rate_budget.per IS 'the time that the limit is for';
+COMMENT ON COLUMN crm.rate_budget.resets_at IS 'NULL: the CRM does not tell when its day ends';
+COMMENT ON COLUMN crm.rate_budget.waiting IS 'records that wait to be written or read through this connection';
+
 CREATE VIEW crm.status AS
 SELECT m.map_id, c.name AS connection, c.provider, m.relation, m.crm_object,
        CASE WHEN s.state = 'error' OR cs.state = 'error' THEN 'error'
@@ -21,16 +58,21 @@ SELECT m.map_id, c.name AS connection, c.provider, m.relation, m.crm_object,
             WHEN c.paused THEN 'connection paused'
             WHEN crm.worker_state() <> 'running' THEN 'worker ' || crm.worker_state()
             WHEN cs.blocked_until > now() THEN format('waiting for the CRM until %s: %s', cs.blocked_until, cs.last_error)
+            WHEN b.connection IS NOT NULL THEN
+                format('the rest of the day''s %s requests, %s, is kept for real-time writes', b."limit", b.remaining)
             END AS reason,
        q.dirty_cells, q.queued, u.unlinked, p.pending, k.conflicts, d.dead,
        s.last_success, s.next_write_at, i.last_at AS last_ingest, i.next_at AS next_ingest_at, i.applied AS ingested, i.echoes, i.overwritten,
        (SELECT now() - min(x.changed_at) FROM crm.change x WHERE x.map_id = m.map_id) AS lag,
-       s.last_error, s.last_error_at, crm.worker_state() AS worker
+       s.last_error, s.last_error_at, crm.worker_state() AS worker,
+       CASE WHEN coalesce(cs.failures, 0) < 3 THEN 'closed' WHEN cs.blocked_until > now() THEN 'open' ELSE 'half-open' END AS circuit
 FROM crm.object_map m
 JOIN crm.connection c USING (connection_id)
 LEFT JOIN crm.map_state s USING (map_id)
 LEFT JOIN crm.ingest_state i USING (map_id)
 LEFT JOIN crm.connection_state cs USING (connection_id)
+LEFT JOIN crm.rate_budget b ON b.connection = c.name AND b.budget = 'day' AND b.remaining <= b.reserved
+                           AND b.told_at > now() - interval '15 minutes'
 CROSS JOIN LATERAL (SELECT coalesce(sum(crm.cells_count(w.cells)), 0)::bigint AS dirty_cells, count(*) AS queued
                     FROM (SELECT crm.cells_union(x.cells) AS cells
                           FROM (SELECT l.shard_key, l.record_key, l.cells FROM crm.queue l
@@ -55,6 +97,8 @@ COMMENT ON COLUMN crm.status.ingested IS 'CRM records that changed a row, a link
 COMMENT ON COLUMN crm.status.echoes IS 'CRM records that came in and brought nothing new, ever: our own writes coming back, mostly';
 COMMENT ON COLUMN crm.status.overwritten IS 'edits that people of the CRM made in outbound fields, and that were or will be written over, ever';
 COMMENT ON COLUMN crm.status.worker IS 'running, starting, no free slot, or stopped';
+COMMENT ON COLUMN crm.status.circuit IS
+    'of the connection: closed; open: the CRM failed three times in a row or more, and is left alone for a while; half-open: what is sent next finds out whether it is back';
 
 CREATE VIEW crm.cell_status AS
 WITH unfolded AS (

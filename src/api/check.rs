@@ -58,7 +58,12 @@ fn members<'a>(what: &str, json: &'a Json, known: &[&str]) -> &'a serde_json::Ma
 #[pg_extern(stable, parallel_safe, schema = "crm")]
 fn check_connection(provider_name: &str, base_url: Option<&str>, options: JsonB) {
     let provider = provider(provider_name);
-    let known: Vec<&str> = [crm_provider::IN_FLIGHT_OPTION]
+    let common = [
+        crm_provider::IN_FLIGHT_OPTION,
+        crm_provider::RATE_OPTION,
+        crm_provider::RESERVE_OPTION,
+    ];
+    let known: Vec<&str> = common
         .into_iter()
         .chain(provider.option_keys().iter().copied())
         .collect();
@@ -73,6 +78,7 @@ fn check_connection(provider_name: &str, base_url: Option<&str>, options: JsonB)
             "It is the number of requests at once, 1 to 64.",
         );
     }
+    check_budget(options);
     if provider.name() == "stub" {
         return;
     }
@@ -95,6 +101,38 @@ fn check_connection(provider_name: &str, base_url: Option<&str>, options: JsonB)
                 )
             }
         }
+    }
+}
+
+fn check_budget(options: &serde_json::Map<String, Json>) {
+    if let Some(rate) = options.get(crm_provider::RATE_OPTION) {
+        let whole = rate["requests"]
+            .as_u64()
+            .is_some_and(|n| (1..=1_000_000).contains(&n));
+        let time = rate["seconds"]
+            .as_f64()
+            .is_some_and(|s| (0.1..=3600.0).contains(&s));
+        let exact = rate.as_object().is_some_and(|rate| rate.len() == 2);
+        if !(whole && time && exact) {
+            raise(
+                INVALID,
+                format!("rate_limit cannot be {rate}"),
+                None,
+                "It bounds the requests of the connection in a time of 0.1 to 3600 seconds: {\"requests\": 100, \"seconds\": 10}.",
+            );
+        }
+    }
+    if let Some(part) = options.get(crm_provider::RESERVE_OPTION)
+        && !part
+            .as_f64()
+            .is_some_and(|part| (0.0..=0.9).contains(&part))
+    {
+        raise(
+            INVALID,
+            format!("realtime_reserve cannot be {part}"),
+            None,
+            "It is the part of each request budget that is kept for real-time writes, 0 to 0.9.",
+        );
     }
 }
 

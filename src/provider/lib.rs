@@ -36,6 +36,7 @@ pub use record::{
 pub use request::{Credentials, Method, Request, Response, Target};
 pub use webhook::{WebhookError, WebhookEvent, WebhookKind, WebhookRequest};
 
+use crm_domain::budget::{self, Terms};
 use crm_domain::{DataType, Failure, Value};
 use std::sync::Arc;
 
@@ -53,7 +54,27 @@ pub const IN_FLIGHT_OPTION: &str = "max_in_flight";
 const IN_FLIGHT: u64 = 4;
 const MOST_IN_FLIGHT: u64 = 64;
 
+/// The option that bounds the rate: {"requests": 100, "seconds": 10}.
+pub const RATE_OPTION: &str = "rate_limit";
+/// The option that says which part of each budget is kept for real-time writes, 0.0 to 0.9.
+pub const RESERVE_OPTION: &str = "realtime_reserve";
+
 impl Settings {
+    /// What the admin allows.
+    pub fn terms(&self) -> Terms {
+        let rate = self.options.get(RATE_OPTION).and_then(|rate| {
+            let requests = u32::try_from(rate["requests"].as_u64()?).ok()?;
+            let seconds = rate["seconds"].as_f64()?;
+            (requests > 0 && seconds > 0.0).then_some((requests, (seconds * 1000.0) as i64))
+        });
+        let reserve = self.options.get(RESERVE_OPTION);
+        let reserve = reserve.and_then(serde_json::Value::as_f64);
+        Terms {
+            rate,
+            reserve: reserve.unwrap_or(budget::RESERVE).clamp(0.0, 0.9),
+        }
+    }
+
     /// How many requests of a batch may be on their way at once.
     pub fn in_flight(&self) -> usize {
         let told = self.options.get(IN_FLIGHT_OPTION);

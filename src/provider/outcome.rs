@@ -34,7 +34,8 @@ pub struct Usage {
     /// Requests allowed in the vendor's day.
     pub daily_limit: Option<u64>,
     pub daily_remaining: Option<u64>,
-    /// Requests left in the short window, and how long that window is.
+    /// Requests left in the short window, of how many, and how long that window is.
     pub window_remaining: Option<u64>,
+    pub window_limit: Option<u64>,
     pub window: Option<Duration>,
 }

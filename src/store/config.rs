@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crm_domain::budget::Told;
 use crm_domain::mapping::{ConflictPolicy, Direction};
 use crm_domain::{DataType, Value};
 use crm_provider::Provider;
@@ -28,6 +29,8 @@ pub struct Connection {
     pub blocked_ms: i64,
     /// Changes with each set_credentials().
     pub version: i32,
+    /// The day's request budget, as the CRM last told it.
+    pub day: Option<Told>,
 }
 
 /// An object map with what its table is like.
@@ -115,7 +118,8 @@ pub fn connections(client: &SpiClient) -> Result<Vec<Connection>, StoreError> {
         Kept("SELECT c.connection_id, c.name, c.provider, c.base_url, c.options::text, c.paused,
                 coalesce(s.state = 'error', false), coalesce(s.failures, 0),
                 (extract(epoch FROM greatest(coalesce(s.blocked_until, '-infinity'), now() - interval '1 day') - now()) * 1000)::bigint,
-                coalesce(k.version, 0)
+                coalesce(k.version, 0), (s.usage ->> 'daily_remaining')::bigint, (s.usage ->> 'daily_limit')::bigint,
+                (extract(epoch FROM s.told_at) * 1000)::bigint
          FROM crm.connection c
          LEFT JOIN crm.connection_state s USING (connection_id)
          LEFT JOIN crm.credential k USING (connection_id)
@@ -137,9 +141,18 @@ pub fn connections(client: &SpiClient) -> Result<Vec<Connection>, StoreError> {
             failures: row.get::<i32>(8)?.unwrap_or_default() as u32,
             blocked_ms: row.get(9)?.unwrap_or_default(),
             version: row.get(10)?.unwrap_or_default(),
+            day: told(row.get(11)?, row.get(12)?, row.get(13)?),
         });
     }
     Ok(connections)
+}
+
+fn told(remaining: Option<i64>, limit: Option<i64>, at: Option<i64>) -> Option<Told> {
+    Some(Told {
+        remaining: u64::try_from(remaining?).ok()?,
+        limit: limit.and_then(|limit| u64::try_from(limit).ok()),
+        at: at?,
+    })
 }
 
 /// The secret of a connection, as given.

@@ -8,16 +8,14 @@ use serde_json::json;
 use super::{Kept, StoreError};
 
 /// What the CRM last told of the request budget, if it did, be it with a refusal.
-pub fn used(client: &mut SpiClient, connection_id: i32, usage: Usage) -> Result<(), StoreError> {
-    if usage == Usage::default() {
-        return Ok(());
-    }
+pub fn used(client: &mut SpiClient, connection_id: i32, usage: &Usage) -> Result<(), StoreError> {
     let usage = json!({
         "daily_limit": usage.daily_limit, "daily_remaining": usage.daily_remaining,
-        "window_remaining": usage.window_remaining, "window_seconds": usage.window.map(|w| w.as_secs()),
+        "window_remaining": usage.window_remaining, "window_limit": usage.window_limit,
+        "window_seconds": usage.window.map(|w| w.as_secs()),
     });
     client.update(
-        Kept("UPDATE crm.connection_state SET usage = $2::jsonb WHERE connection_id = $1 AND usage <> $2::jsonb"),
+        Kept("UPDATE crm.connection_state SET usage = $2::jsonb, told_at = now() WHERE connection_id = $1"),
         None,
         &[connection_id.into(), usage.to_string().into()],
     )?;

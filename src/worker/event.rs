@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use crm_domain::Failure;
-use crm_provider::{Request, Response, Usage};
+use crm_provider::{Request, Response};
 use serde_json::Value as Json;
 use tokio::sync::oneshot;
 
@@ -19,7 +19,6 @@ pub enum Event {
     Done {
         claim_id: i64,
         sent: Vec<Sent>,
-        usage: Usage,
         trouble: Option<Failure>,
     },
     /// A caller's edit came back from its CRM.

@@ -226,10 +226,10 @@ impl Worker {
             let mut total = None;
             if counts && let Some(count) = link.provider.count(&link.settings, &map.crm_object) {
                 // For those who watch; the page will tell what is the matter, if something is.
-                total = link.run(Lane::Batch, count).await.ok();
+                total = link.run(Lane::Ingest, count).await.ok();
             }
             let page = link
-                .run(Lane::Batch, link.provider.changes(&link.settings, query))
+                .run(Lane::Ingest, link.provider.changes(&link.settings, query))
                 .await;
             let came = page.map(|page| Came {
                 records: page
@@ -287,7 +287,7 @@ impl Worker {
         let (link, map, outbox) = (link.clone(), map.clone(), self.outbox.clone());
         self.runtime.spawn(async move {
             let read = link
-                .run(Lane::Batch, link.provider.read(&link.settings, batch))
+                .run(Lane::Ingest, link.provider.read(&link.settings, batch))
                 .await;
             let came = read.map(|objects| Came {
                 records: due

@@ -4,20 +4,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crm_domain::{ErrorClass, Failure};
+use crm_provider::Usage;
 use serde_json::json;
 
 use super::flush::stands_still;
 use super::http::Http;
 use super::link::{Lane, Link, SharedLink, Transport};
-use super::main_loop::Worker;
+use super::main_loop::{HELD_AGAIN, Worker};
 use crate::secrets;
+use crate::shared::now_ms;
 use crate::store::config::{self, Connection, Map};
 use crate::store::{StoreError, connections, transaction};
+
+/// Failures in a row after which a connection's circuit is open: see `crm.status.circuit`.
+const OPENS_AFTER: u32 = 3;
 
 /// Whether work of a map can go to its CRM.
 pub(super) enum Readiness<'c> {
     Ready(&'c Connection, SharedLink),
-    /// The connection waits, for a rate limit for instance.
+    /// The connection waits, for a rate limit for instance, or finds out whether the CRM is back.
     Blocked(Duration),
     /// Until a person does something.
     Stopped,
@@ -32,9 +37,48 @@ impl Worker {
             (Some(connection), Some(_)) if connection.blocked_ms > 0 => {
                 Readiness::Blocked(Duration::from_millis(connection.blocked_ms as u64 + 1))
             }
-            (Some(connection), Some(link)) => Readiness::Ready(connection, link.clone()),
+            (Some(connection), Some(link)) => match self.patience(connection, link) {
+                Some(wait) => Readiness::Blocked(wait),
+                None => Readiness::Ready(connection, link.clone()),
+            },
             _ => Readiness::Stopped,
         }
+    }
+
+    /// How long work that nobody waits for leaves the CRM alone.
+    fn patience(&self, connection: &Connection, link: &SharedLink) -> Option<Duration> {
+        // Half open: what is on its way finds out whether the CRM is back.
+        let probes = connection.failures >= OPENS_AFTER && self.is_asking(connection.id);
+        let day = || {
+            let wait = connection
+                .day?
+                .day_wait(link.settings.terms().reserve, now_ms())?;
+            Some(Duration::from_millis(wait as u64))
+        };
+        probes.then_some(HELD_AGAIN).or_else(day)
+    }
+
+    /// Whether something of a connection is on its way.
+    fn is_asking(&self, connection_id: i32) -> bool {
+        let of = |c: &Connection| c.id == connection_id;
+        self.flights.values().any(|f| of(&f.connection))
+            || self.reconciling.values().any(|r| of(&r.connection))
+            || self.looking.values().any(|l| of(&l.connection))
+    }
+
+    /// Keeps what the CRMs told of their budgets, so that a restart does not forget it.
+    pub(super) fn note_budgets(&self) -> Result<(), StoreError> {
+        let links = self.links.values();
+        let told: Vec<(i32, Usage)> = links
+            .filter_map(|link| Some((link.connection_id, link.take_usage()?)))
+            .collect();
+        if told.is_empty() {
+            return Ok(());
+        }
+        transaction(|client| {
+            told.iter()
+                .try_for_each(|(id, usage)| connections::used(client, *id, usage))
+        })
     }
 
     /// Keeps one link per connection, made anew when its configuration changed.

@@ -227,6 +227,7 @@ impl Worker {
         self.maintain()?;
         self.connect(&connections)?;
         self.test(&connections);
+        self.note_budgets()?;
         self.real_time();
         let mut next = self.write_back(&connections, &maps)?;
         let connections = self.connections.clone();
@@ -265,9 +266,8 @@ impl Worker {
             Event::Done {
                 claim_id,
                 sent,
-                usage,
                 trouble,
-            } => self.done(claim_id, sent, usage, trouble),
+            } => self.done(claim_id, sent, trouble),
             Event::Wrote { write_id, checked } => {
                 failpoint::reach("request::after");
                 self.real_time.came_back(&write_id, checked);

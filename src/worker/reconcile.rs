@@ -177,7 +177,8 @@ impl Worker {
         let object = map.crm_object.clone();
         self.runtime.spawn(async move {
             let id = claim_id.to_string();
-            let checked = checked_write::run(&link, Lane::Batch, &id, &object, &edits, None).await;
+            let checked =
+                checked_write::run(&link, Lane::Reconcile, &id, &object, &edits, None).await;
             let checked = checked.unwrap_or_default();
             let trouble = link.take_trouble();
             outbox.send(Event::Reconciled {

@@ -86,13 +86,7 @@ impl InFlight {
 
 impl Worker {
     /// Settles what came back.
-    pub(super) fn done(
-        &mut self,
-        claim_id: i64,
-        sent: Vec<Sent>,
-        usage: crm_provider::Usage,
-        trouble: Option<Failure>,
-    ) {
+    pub(super) fn done(&mut self, claim_id: i64, sent: Vec<Sent>, trouble: Option<Failure>) {
         failpoint::reach("send::after");
         let Some(flight) = self.flights.remove(&claim_id) else {
             return;
@@ -124,7 +118,6 @@ impl Worker {
                 applied,
                 stays.as_deref().or(error.as_deref()),
             )?;
-            connections::used(client, connection.id, usage)?;
             match &trouble {
                 Some(failure) => {
                     let wait = verdict::pause(failure, connection.failures, draw());

@@ -263,7 +263,6 @@ impl Worker {
             outbox.send(Event::Done {
                 claim_id,
                 sent,
-                usage: link.usage(),
                 trouble,
             });
         });

@@ -188,6 +188,7 @@ impl Provider for HubSpot {
             daily_limit: number("x-hubspot-ratelimit-daily"),
             daily_remaining: number("x-hubspot-ratelimit-daily-remaining"),
             window_remaining: window.map(|(remaining, _)| remaining),
+            window_limit: interval.and_then(|_| number("x-hubspot-ratelimit-max")),
             window: window.map(|(_, window)| window),
         }
     }

@@ -199,6 +199,7 @@ impl Provider for Pipedrive {
             daily_limit: number("x-daily-ratelimit-token-limit"),
             daily_remaining: number("x-daily-ratelimit-token-remaining"),
             window: window_remaining.map(|_| errors::WINDOW),
+            window_limit: number("x-ratelimit-limit"),
             window_remaining,
         }
     }

@@ -1,8 +1,9 @@
 //! A link: one connection to a CRM as the threads use it.
 //!
-//! It drives operations, signs requests ([`token`]), bounds the requests in flight ([`permits`]), and remembers trouble
+//! It drives operations, signs requests ([`token`]), bounds the requests in flight ([`permits`]) and in time ([`budget`]), and remembers trouble
 //! ([`signs`]), so that what is queued behind a failing request fails at once instead of knocking on a closed door.
 
+mod budget;
 mod permits;
 mod signs;
 mod token;
@@ -18,9 +19,10 @@ use crm_provider::{
 };
 use tokio::sync::Mutex as AsyncMutex;
 
-pub use self::permits::Lane;
 pub use self::transport::Transport;
+pub use crm_domain::budget::Lane;
 
+use self::budget::Budget;
 use self::permits::Permits;
 use self::signs::Signs;
 use self::token::Keys;
@@ -40,6 +42,7 @@ pub struct Link {
     base_url: String,
     keys: Keys,
     permits: Permits,
+    budget: Budget,
     transport: Transport,
     signs: Signs,
 }
@@ -63,6 +66,7 @@ impl Link {
             name: connection.name.clone(),
             provider,
             permits: Permits::new(&settings),
+            budget: Budget::new(&settings),
             settings,
             version: connection.version,
             base_url: base_url(connection, provider).to_owned(),
@@ -91,8 +95,9 @@ impl Link {
         self.signs.take_trouble()
     }
 
-    pub fn usage(&self) -> Usage {
-        self.signs.usage()
+    /// The request budget as the CRM told it, if that is news since the last call.
+    pub fn take_usage(&self) -> Option<Usage> {
+        self.signs.take_usage()
     }
 
     pub fn clock_offset_ms(&self) -> i64 {
@@ -107,6 +112,7 @@ impl Link {
     /// Sends a request: signed, repeated where that is harmless, with a fresh token if the old one expired.
     async fn send(&self, lane: Lane, mut request: Request) -> Result<Response, Failure> {
         let _permit = self.permits.get(lane).await;
+        self.budget.take(lane).await;
         let mut refreshed = false;
         let mut repeats = 0;
         loop {
@@ -132,7 +138,9 @@ impl Link {
                 }
                 Err(failure) => return Err(self.signs.note(failure)),
             };
-            self.signs.note_usage(self.provider.usage(&response));
+            let usage = self.provider.usage(&response);
+            self.budget.note(&usage);
+            self.signs.note_usage(usage);
             self.signs.note_clock(&response);
             let Some(failure) = self.provider.failure(&response) else {
                 return Ok(response);

@@ -1,17 +1,12 @@
 //! How many requests of a link are in flight at once.
 
+use crm_domain::budget::Lane;
 use crm_provider::Settings;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::worker::http::IN_FLIGHT;
 
-/// Whose requests wait for whom: those that a person waits for are not queued behind those of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lane {
-    RealTime,
-    Batch,
-}
-
+/// Those that a person waits for are not queued behind those of a batch.
 pub struct Permits {
     batch: Semaphore,
     real_time: Semaphore,
@@ -29,7 +24,7 @@ impl Permits {
     pub async fn get(&self, lane: Lane) -> SemaphorePermit<'_> {
         let permits = match lane {
             Lane::RealTime => &self.real_time,
-            Lane::Batch => &self.batch,
+            _ => &self.batch,
         };
         permits
             .acquire()

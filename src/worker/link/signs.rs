@@ -10,7 +10,8 @@ use crm_provider::{Response, Usage};
 #[derive(Default)]
 pub struct Signs {
     trouble: Mutex<Option<Failure>>,
-    usage: Mutex<Usage>,
+    /// What is told of it, and was not taken yet.
+    usage: Mutex<Option<Usage>>,
     /// How far the CRM's clock is ahead of ours, in ms, as its last answer told.
     clock_offset_ms: AtomicI64,
 }
@@ -43,12 +44,12 @@ impl Signs {
 
     pub fn note_usage(&self, usage: Usage) {
         if usage != Usage::default() {
-            *self.usage.lock().expect("no panic under this lock") = usage;
+            *self.usage.lock().expect("no panic under this lock") = Some(usage);
         }
     }
 
-    pub fn usage(&self) -> Usage {
-        *self.usage.lock().expect("no panic under this lock")
+    pub fn take_usage(&self) -> Option<Usage> {
+        self.usage.lock().expect("no panic under this lock").take()
     }
 
     /// An answer tells the CRM's time, in whole seconds.

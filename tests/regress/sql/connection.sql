@@ -14,6 +14,9 @@ SELECT crm.create_connection('acme', 'stub', options => '{"max_inflight": 4}');
 SELECT crm.create_connection('acme', 'salesforce', 'https://acme.my.salesforce.com', '{"version": "62.0"}');
 SELECT crm.create_connection('acme', 'stub', options => '{"max_in_flight": 0}');
 SELECT crm.create_connection('acme', 'stub', options => '{"max_in_flight": "4"}');
+SELECT crm.create_connection('acme', 'stub', options => '{"rate_limit": 100}');
+SELECT crm.create_connection('acme', 'stub', options => '{"rate_limit": {"requests": 0, "seconds": 10}}');
+SELECT crm.create_connection('acme', 'stub', options => '{"realtime_reserve": 1}');
 SELECT crm.create_connection('acme', 'stub', options => '[]');
 
 -- Base URLs.

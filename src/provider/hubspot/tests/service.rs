@@ -86,8 +86,9 @@ fn usage_is_read_from_the_headers_there_are() {
         ("max", "100"),
         ("remaining", "99"),
     ];
-    let window = |remaining, window| Usage {
+    let window = |remaining, window_limit, window| Usage {
         window_remaining: Some(remaining),
+        window_limit,
         window: Some(window),
         ..Usage::default()
     };
@@ -96,13 +97,16 @@ fn usage_is_read_from_the_headers_there_are() {
         Usage {
             daily_limit: Some(250_000),
             daily_remaining: Some(249_999),
-            ..window(99, Duration::from_secs(10))
+            ..window(99, Some(100), Duration::from_secs(10))
         }
     );
-    assert_eq!(usage(&interval), window(99, Duration::from_secs(10)));
+    assert_eq!(
+        usage(&interval),
+        window(99, Some(100), Duration::from_secs(10))
+    );
     assert_eq!(
         usage(&[("secondly", "10"), ("secondly-remaining", "9")]),
-        window(9, Duration::from_secs(1))
+        window(9, None, Duration::from_secs(1))
     );
     assert_eq!(usage(&[("remaining", "lots")]), Usage::default());
     assert_eq!(usage(&[]), Usage::default());

@@ -105,6 +105,7 @@ fn usage_is_read_from_the_headers_there_are() {
             daily_limit: Some(30_000),
             daily_remaining: Some(29_990),
             window_remaining: Some(19),
+            window_limit: None,
             window: Some(Duration::from_secs(2)),
         }
     );

@@ -1,6 +1,6 @@
-//! The request budget as the CRM last told it.
+//! Request budgets: what the CRM told, what the admin allows, and what is kept for real time; the circuit breaker.
 
-use crm_suites::{Desk, Json, Vendor, eventually, json};
+use crm_suites::{Crm, Desk, Json, Live, Vendor, eventually, json};
 
 use crate::CLUSTER;
 
@@ -26,7 +26,7 @@ async fn salesforce_tells_the_daily_budget() {
         (&json!(5000), &json!(5000 - 18)),
         "{told}"
     );
-    // The last request of the day, and the first that is refused.
+    // The last request of the day.
     sim.post(
         "config",
         &json!({"vendor": "salesforce", "daily_used": 4999}),
@@ -34,11 +34,32 @@ async fn salesforce_tells_the_daily_budget() {
     desk.db.execute("UPDATE people SET phone = 'last'").await;
     desk.settle().await;
     assert_eq!(usage(&desk).await["daily_remaining"], 0);
-    // Another app of the org spends the rest: the refusal is what tells.
+    // Nothing is asked any more: what may be left is for those who wait.
+    desk.crm.forget(&desk.db).await;
+    desk.db
+        .execute("UPDATE people SET phone = 'reserved'")
+        .await;
+    assert!(
+        !desk
+            .db
+            .one::<bool>("SELECT crm.flush(timeout => '1 s')", &[])
+            .await
+    );
+    let reason: String = desk.db.one("SELECT reason FROM crm.status", &[]).await;
+    assert!(reason.contains("kept for real-time writes"), "{reason}");
+    assert_eq!(desk.crm.asked(&desk.db).await, Vec::<String>::new());
+    let budget =
+        "SELECT budget, \"limit\", used, remaining, reserved, per, waiting FROM crm.rate_budget";
+    assert_eq!(
+        desk.db.text(budget).await,
+        "day | 5000 | 5000 | 0 | 1000 | 1 day | 3"
+    );
+    // An operator knows better, but another app of the org spends the rest: the refusal is what tells.
     sim.post(
         "config",
         &json!({"vendor": "salesforce", "daily_limit": 6000, "daily_used": 6000}),
     );
+    desk.db.execute("SELECT crm.resume('salesforce')").await;
     desk.db.execute("UPDATE people SET phone = 'refused'").await;
     let _: bool = desk.db.one("SELECT crm.flush(timeout => '1 s')", &[]).await;
     let reason: String = desk.db.one("SELECT reason FROM crm.status", &[]).await;
@@ -89,4 +110,102 @@ async fn hubspot_tells_the_day_and_the_window() {
     }
     desk.settle().await;
     assert_eq!(desk.db.count("crm.dead_letters").await, 0);
+}
+
+/// Edits that somebody waits for go, while what nobody waits for leaves them the rest of the day.
+#[tokio::test]
+async fn the_rest_of_the_day_is_for_real_time() {
+    let live = Live::open(&CLUSTER, Vendor::Salesforce).await;
+    live.people(2).await;
+    let sim = live.crm.sim();
+    let spent =
+        |used: u64| json!({"vendor": "salesforce", "daily_limit": 1000, "daily_used": used});
+    sim.post("config", &spent(810));
+    live.write("p1", json!({"phone": "first"}))
+        .await
+        .expect("committed");
+    // It is known once the worker has written it down.
+    eventually("the budget is known", async || {
+        let left = "SELECT remaining FROM crm.rate_budget";
+        let left: Option<i64> = live.db.all(left, &[]).await.pop();
+        left.filter(|left| *left < 200)
+    })
+    .await;
+    live.db
+        .execute("UPDATE people SET phone = 'waits' WHERE id = 'p2'")
+        .await;
+    assert!(
+        !live
+            .db
+            .one::<bool>("SELECT crm.flush(timeout => '1 s')", &[])
+            .await
+    );
+    live.write("p1", json!({"phone": "second"}))
+        .await
+        .expect("committed");
+    assert_ne!(live.field("p2", "phone").await, "waits");
+    sim.post("config", &spent(0));
+    live.db.execute("SELECT crm.resume('salesforce')").await;
+    live.agree().await;
+    live.assert_both("p2", "phone", "waits").await;
+}
+
+/// The admin's own bound holds, whatever the CRM would take.
+#[tokio::test]
+async fn a_rate_limit_is_kept() {
+    let db = CLUSTER.database().await;
+    let options = r#"{"rate_limit": {"requests": 4, "seconds": 2}, "realtime_reserve": 0}"#;
+    let crm = Crm::connect_with(&db, Vendor::Pipedrive, options).await;
+    let desk = Desk::furnish(db, crm, "on_insert => 'ignore'").await;
+    desk.link(12).await;
+    desk.settle().await;
+    desk.crm.forget(&desk.db).await;
+    // One request for each.
+    desk.db.execute("UPDATE people SET phone = 'new'").await;
+    desk.settle().await;
+    let moments: Vec<i64> = desk
+        .crm
+        .sim()
+        .requests("")
+        .iter()
+        .map(|r| r["at_ms"].as_i64().expect("a time"))
+        .collect();
+    assert!(moments.len() >= 12, "{moments:?}");
+    // Twelve requests: four at once at most, and two a second.
+    let (first, last) = (moments.iter().min(), moments.iter().max());
+    let took = last.zip(first).map(|(last, first)| last - first);
+    assert!(took.is_some_and(|ms| ms >= 3500), "{moments:?}");
+}
+
+/// After three failures in a row the CRM is left alone for a while, and then tried.
+#[tokio::test]
+async fn the_circuit_opens_and_closes() {
+    let desk = Desk::open(&CLUSTER, Vendor::HubSpot).await;
+    desk.link(3).await;
+    desk.settle().await;
+    let circuit = async || {
+        desk.db
+            .one::<String>("SELECT circuit FROM crm.status", &[])
+            .await
+    };
+    assert_eq!(circuit().await, "closed");
+    desk.crm.fault(json!({"status": 503, "times": "unlimited"}));
+    desk.db.execute("UPDATE people SET phone = 'new'").await;
+    for _ in 0..3 {
+        let _: bool = desk.db.one("SELECT crm.flush(timeout => '1 s')", &[]).await;
+        let retry = "UPDATE crm.connection_state SET blocked_until = now()";
+        desk.db.execute(retry).await;
+        desk.db.execute("SELECT crm.notify_worker(false)").await;
+    }
+    eventually("it is open", async || {
+        (circuit().await != "closed").then_some(())
+    })
+    .await;
+    desk.crm.sim().end_faults();
+    desk.db
+        .execute("UPDATE crm.connection_state SET blocked_until = now()")
+        .await;
+    assert_eq!(circuit().await, "half-open");
+    desk.settle().await;
+    assert_eq!(circuit().await, "closed");
 }

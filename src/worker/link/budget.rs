@@ -1,0 +1,77 @@
+//! A link's request budget as its threads share it: each request waits here for its turn and its share.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use crm_domain::budget::{self, Lane, Told};
+use crm_provider::{Settings, Usage};
+
+use crate::shared::now_ms;
+
+/// How soon a request looks again that lets more urgent ones go first.
+const YIELD: Duration = Duration::from_millis(20);
+
+pub struct Budget {
+    budget: Mutex<budget::Budget>,
+    /// Requests that wait, by their lane.
+    waiting: [AtomicUsize; 4],
+}
+
+/// A place in a lane.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+impl Budget {
+    pub fn new(settings: &Settings) -> Self {
+        Budget {
+            budget: Mutex::new(budget::Budget::new(settings.terms())),
+            waiting: Default::default(),
+        }
+    }
+
+    /// Waits until a request of that lane may go.
+    pub async fn take(&self, lane: Lane) {
+        let mut place = None;
+        loop {
+            let wait = if self.is_preceded(lane) {
+                Err(YIELD)
+            } else {
+                let mut budget = self.budget.lock().expect("no panic under this lock");
+                let taken = budget.take(now_ms(), lane);
+                taken.map_err(|ms| Duration::from_millis(ms as u64))
+            };
+            let Err(wait) = wait else { return };
+            place.get_or_insert_with(|| {
+                let waiting = &self.waiting[lane as usize];
+                waiting.fetch_add(1, SeqCst);
+                Waiting(waiting)
+            });
+            tokio::time::sleep(wait.max(YIELD)).await;
+        }
+    }
+
+    fn is_preceded(&self, lane: Lane) -> bool {
+        let before = &self.waiting[..lane as usize];
+        before.iter().any(|waiting| waiting.load(SeqCst) > 0)
+    }
+
+    /// What an answer told of the vendor's short window.
+    pub fn note(&self, usage: &Usage) {
+        let Some((remaining, length)) = usage.window_remaining.zip(usage.window) else {
+            return;
+        };
+        let told = Told {
+            remaining,
+            limit: usage.window_limit,
+            at: now_ms(),
+        };
+        let mut budget = self.budget.lock().expect("no panic under this lock");
+        budget.told_window(told, length.as_millis() as i64);
+    }
+}
