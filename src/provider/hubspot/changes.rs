@@ -33,6 +33,8 @@ const OVERLAP_SECONDS: i64 = 300;
 const PAGE_MS: i64 = 6000;
 
 const ID: &str = "hs_object_id";
+/// Who changed a record last; empty where it was no person. An object without it shows nothing.
+const BY: &str = "hs_updated_by_user_id";
 /// Which records a record took in: its ids, and the older form of contacts, with times.
 const MERGED: &str = "hs_merged_object_ids";
 const MERGED_VIDS: &str = "hs_calculated_merged_vids";
@@ -156,7 +158,7 @@ impl Changes {
             true => Vec::new(),
             false => vec![json!({ "filters": filters })],
         };
-        let mut properties: Vec<&str> = vec![modified, MERGED];
+        let mut properties: Vec<&str> = vec![modified, BY, MERGED];
         if modified == "lastmodifieddate" {
             properties.push(MERGED_VIDS);
         }
@@ -240,6 +242,9 @@ impl Changes {
         let losers = losers(&found);
         let survivor = found.id.clone();
         let external_id = self.external_id(&found);
+        // As webhooks spell it.
+        let by = found.properties.get(BY).and_then(wire::word);
+        let by = by.map(|user| format!("userId:{user}"));
         let asked = self.query.fields.iter();
         let fields = asked.filter_map(|field| found.properties.remove_entry(&field.name));
         let change = Change {
@@ -250,6 +255,7 @@ impl Changes {
                 version: None,
             },
             external_id,
+            by,
             ..Change::default()
         };
         let gone = losers.into_iter().map(|loser| Change {

@@ -70,7 +70,7 @@ fn a_pass_is_a_search_and_a_look_at_what_is_archived() {
         json!({
             "filterGroups": [],
             "sorts": [{ "propertyName": "lastmodifieddate", "direction": "ASCENDING" }],
-            "properties": ["lastmodifieddate", "hs_merged_object_ids", "hs_calculated_merged_vids", "email", "key"],
+            "properties": ["lastmodifieddate", "hs_updated_by_user_id", "hs_merged_object_ids", "hs_calculated_merged_vids", "email", "key"],
             "limit": 200,
             "after": "0",
         })
@@ -130,6 +130,7 @@ fn a_second_that_fills_a_page_is_read_by_ids() {
 fn merged_records_are_told_by_the_one_that_took_them_in() {
     let mut survivor = record("51", "2026-01-02T03:04:05.678Z");
     survivor["properties"]["hs_merged_object_ids"] = "52;53".into();
+    survivor["properties"]["hs_updated_by_user_id"] = "98".into();
     survivor["properties"]["hs_calculated_merged_vids"] =
         "51:1700000000000;53:1700000000000;54:1".into();
     let (page, _) = ask(query(None, 10), |_, request| match request.method {
@@ -137,6 +138,7 @@ fn merged_records_are_told_by_the_one_that_took_them_in() {
         _ => results(&[], None),
     });
     let page = page.unwrap();
+    assert_eq!(page.changes[0].by.as_deref(), Some("userId:98"));
     assert_eq!(
         ids(&page),
         [("51", false), ("52", true), ("53", true), ("54", true)]

@@ -11,6 +11,8 @@ use serde_json::{Map, Value as Json, json};
 
 pub const PORTAL: u32 = 4_101_001;
 pub const APP: &str = "5670736";
+/// Who uses the CRM by hand.
+pub const USER: &str = "98";
 const TEXT_LIMIT: u32 = 65_536;
 
 pub struct Types;
@@ -67,6 +69,8 @@ pub fn blank(name: &str) -> ObjectDef {
     def.add_system("createdate", "datetime", Kind::Time, Source::Created);
     let modified = modified_name(name);
     def.add_system(modified, "datetime", Kind::Time, Source::Modified);
+    let by = "hs_updated_by_user_id";
+    def.add_system(by, "number", Kind::Text, Source::ModifiedBy);
     def.add_system(
         "hs_merged_object_ids",
         "enumeration",
@@ -121,6 +125,10 @@ pub fn read(object: &Object, slot: u32, field: u16) -> Option<Value> {
         Source::Id => Some(Value::text(record_id(object, slot))),
         Source::Created => Some(Value::Time(record.created)),
         Source::Modified => Some(Value::Time(record.modified)),
+        Source::ModifiedBy => match record.modified_by {
+            Actor::Human => Some(Value::text(USER)),
+            Actor::Integration => None,
+        },
         Source::Merged | Source::MergedTimes => merged(object, record, source),
         _ => None,
     }
@@ -214,7 +222,7 @@ fn history(record: &Record, field: u16) -> Json {
     past.map(|past| {
         let (kind, source) = match past.by {
             Actor::Integration => ("INTEGRATION", APP.to_owned()),
-            Actor::Human => ("CRM_UI", "userId:98".to_owned()),
+            Actor::Human => ("CRM_UI", format!("userId:{USER}")),
         };
         json!({
             "value": past.value.as_ref().map(spelled).unwrap_or_default(),

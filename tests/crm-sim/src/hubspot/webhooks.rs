@@ -16,7 +16,7 @@ pub fn events(object: &Object, note: &Note, number: &dyn Fn() -> u64) -> Vec<Jso
     };
     let source = match note.by {
         Actor::Integration => ("INTEGRATION", portal::APP.to_owned()),
-        Actor::Human => ("CRM_UI", "userId:98".to_owned()),
+        Actor::Human => ("CRM_UI", format!("userId:{}", portal::USER)),
     };
     // Ids are numbers here, and texts everywhere else.
     let id = |slot: u32| {
