@@ -75,6 +75,8 @@ mod tests {
 
     const OPERATOR: &[&str] = &[
         "cancel_write",
+        "check_mapping",
+        "describe",
         "flush",
         "ingest_now",
         "pause",

@@ -360,11 +360,10 @@ DECLARE
     type_id oid;
     suggested text;
     other name;
+    stated crm.field_map;
     id smallint;
 BEGIN
     PERFORM crm.require_owner(m.relation);
-    -- The worker holds it while it claims records.
-    PERFORM FROM crm.object_map o WHERE o.map_id = m.map_id FOR NO KEY UPDATE;
     PERFORM crm.check_word('direction', direction, '{outbound,bidirectional,inbound}');
     PERFORM crm.check_word('on_conflict', on_conflict,
         '{crm_wins,local_wins,merge_with_audit,manual_review,immutable_after_bind,last_writer_wins}');
@@ -413,6 +412,11 @@ BEGIN
         RAISE invalid_parameter_value USING MESSAGE = format('pattern is not a regular expression: %s', sqlerrm),
             HINT = 'Patterns are POSIX regular expressions, as the operator ~ takes them.';
     END;
+    stated := (m.map_id, 0, column_name, crm_field, direction, data_type, coalesce(validation, '{}'), on_conflict,
+               transform_out, transform_in, materialize);
+    PERFORM crm.require_fit(m, stated);
+    -- The worker holds it while it claims records, so it is not held while the CRM is asked.
+    PERFORM FROM crm.object_map o WHERE o.map_id = m.map_id FOR NO KEY UPDATE;
     IF crm_field = m.external_id_field AND column_name <> m.key_column THEN
         RAISE duplicate_object USING MESSAGE = format('CRM field "%s" is written with the record''s key already', crm_field),
             HINT = 'It is the map''s external_id_field.';
@@ -461,7 +465,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION crm.map_field(int, name, text, text, text, jsonb, text, regprocedure, regprocedure, bool) IS
     'maps a column to a CRM field; again for the same column: changes the mapping. direction: outbound | bidirectional | inbound. '
-    'validation: {"min", "max", "max_length", "nullable", "pattern", "choices"}. Returns field_id';
+    'validation: {"min", "max", "max_length", "nullable", "pattern", "choices"}. If the CRM answers, the field must be there, and take what '
+    'is to be written (pg_crm.check_fields). Returns field_id';
 
 CREATE FUNCTION crm.unmap_field(map_id int, column_name name) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -663,7 +668,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION crm.grant_access(regrole, text) IS
     'lets a role use pg_crm. reader: views, audit, hashes; writer: + write, read_live, flush, ingest_now, receive_webhook; '
-    'operator: + pause, resume, replay, resolve_conflict, cancel_write, test_connection; admin: + mapping';
+    'operator: + pause, resume, replay, resolve_conflict, cancel_write, test_connection, describe, check_mapping; admin: + mapping';
 
 CREATE TABLE crm.function_access (name name PRIMARY KEY, level text NOT NULL);
 COMMENT ON TABLE crm.function_access IS 'the level at which crm.grant_access() grants each function';
@@ -675,6 +680,7 @@ INSERT INTO crm.function_access VALUES
     ('receive_webhook', 'writer'),
     ('resolve_conflict', 'operator'), ('cancel_write', 'operator'),
     ('pause', 'operator'), ('resume', 'operator'), ('replay', 'operator'), ('replay_all', 'operator'), ('test_connection', 'operator'),
+    ('describe', 'operator'), ('check_mapping', 'operator'),
     ('create_connection', 'admin'), ('set_credentials', 'admin'), ('drop_connection', 'admin'), ('map_object', 'admin'),
     ('map_field', 'admin'), ('unmap_field', 'admin'), ('unmap_object', 'admin'), ('link', 'admin'), ('backfill', 'admin');
 

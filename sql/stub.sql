@@ -386,7 +386,7 @@ CREATE TABLE crm_stub.injections (
     class        text NOT NULL REFERENCES crm_stub.classes,
     times        int NOT NULL CHECK (times > 0),
     crm_id       text,
-    operation    text CHECK (operation IN ('read', 'write', 'changes'))
+    operation    text CHECK (operation IN ('read', 'write', 'changes', 'describe'))
 );
 
 CREATE INDEX injections_connection ON crm_stub.injections (connection);
@@ -394,7 +394,7 @@ CREATE INDEX injections_connection ON crm_stub.injections (connection);
 COMMENT ON TABLE crm_stub.injections IS 'Faults that are still to come, made by crm_stub.inject. The oldest that matches a request goes first.';
 COMMENT ON COLUMN crm_stub.injections.times IS 'Requests that it will still fail';
 COMMENT ON COLUMN crm_stub.injections.crm_id IS 'The record that fails, null for whole requests';
-COMMENT ON COLUMN crm_stub.injections.operation IS 'read, write or changes; null for any request';
+COMMENT ON COLUMN crm_stub.injections.operation IS 'read, write, changes or describe; null for any request but describe';
 
 CREATE FUNCTION crm_stub.inject(connection text, class text, times int DEFAULT 1, crm_id text DEFAULT NULL,
                                 operation text DEFAULT NULL)
@@ -417,9 +417,9 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = format('Known classes: %s.', (SELECT string_agg(c.class, ', ' ORDER BY c.class) FROM crm_stub.classes c));
     END IF;
-    IF inject.operation NOT IN ('read', 'write', 'changes') THEN
+    IF inject.operation NOT IN ('read', 'write', 'changes', 'describe') THEN
         RAISE EXCEPTION 'unknown operation "%"', inject.operation
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'Known operations: changes, read, write.';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Known operations: changes, describe, read, write.';
     END IF;
 
     IF inject.times = 0 THEN
@@ -456,7 +456,8 @@ BEGIN
         SELECT i.injection_id, i.class, i.crm_id, c.status, c.message
         FROM crm_stub.injections i JOIN crm_stub.classes c ON c.class = i.class
         WHERE i.connection = take_faults.connection
-          AND (i.operation IS NULL OR i.operation = take_faults.operation)
+          -- Who maps a column takes no fault away from the work that it is meant for.
+          AND (i.operation IS NULL AND take_faults.operation <> 'describe' OR i.operation = take_faults.operation)
           AND (i.crm_id IS NULL OR i.crm_id = ANY (take_faults.keys))
         ORDER BY i.crm_id IS NOT NULL, i.injection_id
         FOR UPDATE OF i
@@ -804,6 +805,24 @@ $$;
 COMMENT ON FUNCTION crm_stub.changes(text, jsonb) IS
     'Answers POST /changes: {object, fields, external_id_field, since, limit}; a page of what changed since the cursor, deleted records too, in the order of transactions, and the next cursor. Without since, every record.';
 
+CREATE FUNCTION crm_stub.describe(object text) RETURNS jsonb
+    LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT CASE WHEN count(*) = 0 THEN
+            jsonb_build_object('error', crm_stub.error('mapping', 'unknown_object',
+                format('there is no object "%s"; the objects are %s', describe.object, crm_stub.object_names())))
+        ELSE jsonb_build_object('free_prefix', 'x_', 'fields', jsonb_agg(jsonb_build_object(
+            'name', d.name, 'label', initcap(replace(d.name, '_', ' ')), 'data_types', jsonb_build_array(d.data_type),
+            'crm_type', d.data_type, 'max_length', d.max_length, 'required', d.required, 'createable', true, 'updateable', true,
+            'is_key', d.name = 'external_key', 'is_closed', d.choices IS NOT NULL,
+            'choices', (SELECT coalesce(jsonb_agg(jsonb_build_object('value', w, 'label', w)), '[]') FROM unnest(d.choices) AS w))
+            ORDER BY d.name))
+        END
+    FROM crm_stub.fields d WHERE d.crm_object = describe.object;
+END;
+
+COMMENT ON FUNCTION crm_stub.describe(text) IS 'Answers POST /describe: {object}; its fields, but for the custom ones, which are whatever one writes';
+
 CREATE FUNCTION crm_stub.answer(connection text, method text, path text, request jsonb,
                                 OUT status int, OUT headers jsonb, OUT answer jsonb)
     LANGUAGE plpgsql VOLATILE
@@ -837,10 +856,11 @@ BEGIN
             WHEN (method, path) = ('POST', '/changes') THEN crm_stub.changes(connection, request)
             WHEN (method, path) = ('POST', '/count') THEN jsonb_build_object('count',
                 (SELECT count(*) FROM crm_stub.records r WHERE r.connection = answer.connection AND r.crm_object = request ->> 'object'))
+            WHEN (method, path) = ('POST', '/describe') THEN crm_stub.describe(request ->> 'object')
             WHEN (method, path) = ('GET', '/ping') THEN
                 jsonb_build_object('detail', format('the stub answers for connection "%s"', connection))
             ELSE jsonb_build_object('error', crm_stub.error('mapping', 'unknown_path',
-                format('the stub does not know %s %s; it knows POST /write, POST /read, POST /changes, POST /count and GET /ping', method, path)))
+                format('the stub does not know %s %s; it knows POST /write, POST /read, POST /changes, POST /count, POST /describe and GET /ping', method, path)))
         END;
     EXCEPTION
         -- Somebody else's open transaction, or one that was faster: nothing of this request is applied.
@@ -893,7 +913,7 @@ BEGIN ATOMIC
 END;
 
 COMMENT ON FUNCTION crm_stub.handle(text, text, text, jsonb) IS
-    'Answers one request of pg_crm to the stub CRM of a connection: POST /write, POST /read, POST /changes, POST /count, GET /ping. Status 0 means that no answer came; whether the request was applied is then not known.';
+    'Answers one request of pg_crm to the stub CRM of a connection: POST /write, POST /read, POST /changes, POST /count, POST /describe, GET /ping. Status 0 means that no answer came; whether the request was applied is then not known.';
 
 ------------------------------------------------------------------------------------------------------------------
 -- Fixtures

@@ -40,9 +40,14 @@ extension_sql_file!(
     requires = ["admin", "ask_comments"]
 );
 extension_sql_file!(
+    "../sql/describe.sql",
+    name = "describe",
+    requires = ["views", "fit_comments"]
+);
+extension_sql_file!(
     "../sql/real_time.sql",
     name = "real_time",
-    requires = ["views", "write_comments"]
+    requires = ["describe", "write_comments"]
 );
 extension_sql_file!(
     "../sql/ingest.sql",

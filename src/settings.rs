@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::time::Duration;
 
-use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
 /// Records in one slice of work.
 pub static BATCH_ROWS: GucSetting<i32> = GucSetting::<i32>::new(10_000);
@@ -31,8 +31,22 @@ pub static WEBHOOK_LISTEN: GucSetting<Option<CString>> = GucSetting::<Option<CSt
 pub static ACTOR: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 /// The application's own id of what it is doing, for the audit and for events.
 pub static CORRELATION_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+/// What crm.map_field() does with what the CRM says of a field.
+pub static CHECK_FIELDS: GucSetting<CheckFields> =
+    GucSetting::<CheckFields>::new(CheckFields::Error);
 #[cfg(feature = "failpoints")]
 pub static FAILPOINTS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+
+/// The words of `pg_crm.check_fields`.
+#[derive(Clone, Copy, PostgresGucEnum)]
+pub enum CheckFields {
+    #[name = c"off"]
+    Off,
+    #[name = c"warning"]
+    Warning,
+    #[name = c"error"]
+    Error,
+}
 
 pub fn define() {
     let none = GucFlags::default();
@@ -159,6 +173,14 @@ pub fn define() {
         c"The application's own id of what it is doing, recorded with edits of bidirectional cells.",
         c"Set it with SET LOCAL in the transaction that edits; crm.write() takes another as an argument.",
         &CORRELATION_ID,
+        GucContext::Userset,
+        none,
+    );
+    GucRegistry::define_enum_guc(
+        c"pg_crm.check_fields",
+        c"What crm.map_field() does with a mapping that does not fit the CRM's fields.",
+        c"error refuses what cannot work, warning only says so, off does not ask the CRM.",
+        &CHECK_FIELDS,
         GucContext::Userset,
         none,
     );

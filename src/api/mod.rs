@@ -4,6 +4,7 @@
 mod ask;
 mod cells;
 mod check;
+mod fit;
 mod values;
 mod wake;
 mod webhook;

@@ -1,9 +1,10 @@
 //! The rules of pg_crm, free of Postgres and of I/O.
 //!
 //! What a value is and when two are equal ([`value`], [`canonical`]), what an admin may map and
-//! demand ([`mapping`], [`validation`]), which cells of a record are meant ([`cells`]), what becomes
-//! of a field that changed on one side or on both ([`conflict`], [`arrival`]), what follows from a failure
-//! ([`failure`], [`retry`]), and how many requests may go when ([`budget`]).
+//! demand ([`mapping`], [`validation`]), whether that fits what the CRM says of itself ([`description`],
+//! [`fit`]), which cells of a record are meant ([`cells`]), what becomes of a field that changed on one
+//! side or on both ([`conflict`], [`arrival`]), what follows from a failure ([`failure`], [`retry`]), and
+//! how many requests may go when ([`budget`]).
 //! Everything here is a pure function of its arguments, so that plain `cargo test` covers it.
 
 pub mod arrival;
@@ -12,7 +13,9 @@ pub mod canonical;
 pub mod cells;
 pub mod conflict;
 pub mod data_type;
+pub mod description;
 pub mod failure;
+pub mod fit;
 pub mod hex;
 pub mod mapping;
 pub mod retry;
@@ -22,6 +25,7 @@ mod words;
 
 pub use cells::{CellHashes, Cells};
 pub use data_type::DataType;
+pub use description::{Choice, Description, FieldDescription};
 pub use failure::{ErrorClass, Failure};
 pub use value::{Number, Value, ValueError};
 pub use words::UnknownWord;

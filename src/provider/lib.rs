@@ -37,7 +37,7 @@ pub use request::{Credentials, Method, Request, Response, Target};
 pub use webhook::{WebhookError, WebhookEvent, WebhookKind, WebhookRequest};
 
 use crm_domain::budget::{self, Terms};
-use crm_domain::{DataType, Failure, Value};
+use crm_domain::{DataType, Description, Failure, Value};
 use std::sync::Arc;
 
 /// Fixed facts of one connection that requests depend on (never a secret).
@@ -158,6 +158,16 @@ pub trait Provider: Send + Sync {
 
     /// How many records an object has, in one request: what is gone counts as the CRM likes. `None`: it does not tell.
     fn count(&self, _settings: &Settings, _object: &str) -> Option<Box<dyn Operation<u64>>> {
+        None
+    }
+
+    /// The fields of an object, as the CRM tells them now. An object that it does not know fails as a mapping error.
+    /// `None`: this provider cannot ask.
+    fn describe(
+        &self,
+        _settings: &Settings,
+        _object: &str,
+    ) -> Option<Box<dyn Operation<Description>>> {
         None
     }
 

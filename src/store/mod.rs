@@ -13,6 +13,7 @@ pub mod edits;
 pub mod fold;
 pub mod ingest;
 pub mod kept;
+pub mod longest;
 pub mod pending;
 pub mod reconcile;
 pub mod rounds;

@@ -11,6 +11,7 @@ use crm_domain::{ErrorClass, Failure};
 use pgrx::prelude::*;
 use serde_json::{Value as Json, json};
 
+use super::describe::Inquiry;
 use super::event::{Event, Inbox, Outbox};
 use super::flush::{Flush, Waiter};
 use super::ingest::{Looking, Looks};
@@ -62,6 +63,7 @@ pub(super) struct Worker {
     pub(super) looks: HashMap<i32, Looks>,
     pub(super) ingest_waiters: Vec<IngestWaiter>,
     pub(super) tests: Vec<(i32, tokio::sync::oneshot::Sender<Json>)>,
+    pub(super) inquiries: Vec<Inquiry>,
     pub(super) webhooks: Webhooks,
     /// Maps whose round is on.
     pub(super) rounds: HashSet<i32>,
@@ -119,6 +121,7 @@ pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
         looks: HashMap::new(),
         ingest_waiters: Vec::new(),
         tests: Vec::new(),
+        inquiries: Vec::new(),
         webhooks: Webhooks::default(),
         rounds: HashSet::new(),
         resting: HashMap::new(),
@@ -228,6 +231,7 @@ impl Worker {
         self.connect(&connections)?;
         self.test(&connections);
         self.note_budgets()?;
+        self.describe(&connections);
         self.real_time();
         let mut next = self.write_back(&connections, &maps)?;
         let connections = self.connections.clone();
@@ -332,6 +336,7 @@ impl Worker {
                     self.ingest_waiters.push(waiter);
                 }
                 Some("write" | "read") => self.real_time.ask(request, reply),
+                Some("describe") => self.inquiries.extend(Inquiry::new(&request, reply)),
                 Some("test") => self.tests.push((
                     request["connection_id"].as_i64().unwrap_or_default() as i32,
                     reply,

@@ -7,6 +7,7 @@
 mod call;
 mod call_audit;
 mod checked_write;
+mod describe;
 mod event;
 mod events;
 pub mod failpoint;

@@ -2,6 +2,7 @@
 
 mod batches;
 mod changes;
+mod describe;
 mod errors;
 mod history;
 mod oauth;
@@ -15,7 +16,7 @@ mod webhooks;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crm_domain::{DataType, Failure, Value, ValueError};
+use crm_domain::{DataType, Description, Failure, Value, ValueError};
 use serde_json::Value as Json;
 
 use crate::calls::{Calls, Outcome, Slots, rounds};
@@ -123,6 +124,14 @@ impl Provider for HubSpot {
 
     fn count(&self, _settings: &Settings, object: &str) -> Option<Box<dyn Operation<u64>>> {
         Some(changes::count(object))
+    }
+
+    fn describe(
+        &self,
+        _settings: &Settings,
+        object: &str,
+    ) -> Option<Box<dyn Operation<Description>>> {
+        Some(describe::describe(object))
     }
 
     fn webhook(

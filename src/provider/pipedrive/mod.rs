@@ -5,6 +5,7 @@
 
 mod answers;
 mod changes;
+mod describe;
 mod errors;
 mod history;
 mod oauth;
@@ -19,7 +20,7 @@ mod writes;
 
 use std::sync::Arc;
 
-use crm_domain::{DataType, Failure, Value, ValueError};
+use crm_domain::{DataType, Description, Failure, Value, ValueError};
 use serde_json::Value as Json;
 
 use crate::calls::{Calls, Outcome, Slots, rounds};
@@ -142,6 +143,17 @@ impl Provider for Pipedrive {
             Ok(object) => changes::changes(settings, object, query),
             Err(failure) => Box::new(Refusal::new(failure)),
         }
+    }
+
+    fn describe(
+        &self,
+        _settings: &Settings,
+        name: &str,
+    ) -> Option<Box<dyn Operation<Description>>> {
+        Some(match object(name) {
+            Ok(object) => Box::new(describe::Describe::new(object)),
+            Err(failure) => Box::new(Refusal::new(failure)),
+        })
     }
 
     fn webhook(

@@ -20,13 +20,18 @@ const LISTS: [&str; 3] = ["emails", "phones", "ims"];
 /// Fields that hold a place; its text is what can be written.
 const PLACES: [&str; 3] = ["address", "postal_address", "location"];
 /// Parts that one cannot be written without the others. The rest of a place is derived from its text.
-const PARTS: [&str; 5] = ["value", "amount", "currency", "until", "timezone_name"];
+pub(super) const PARTS: [&str; 5] = ["value", "amount", "currency", "until", "timezone_name"];
 
 const CUSTOM: &str = "custom_fields";
 
 /// Whether a name is the key of a custom field.
 pub(super) fn is_custom(name: &str) -> bool {
     name.len() == 40 && name.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// Whether an own field is a list of addresses or a place, which JSON alone holds as a whole.
+pub(super) fn is_composite(name: &str) -> bool {
+    LISTS.contains(&name) || PLACES.contains(&name)
 }
 
 /// The field that a name means, and the part of it.

@@ -9,6 +9,7 @@ mod bulk;
 mod changes;
 mod collections;
 mod csv_rows;
+mod describe;
 mod errors;
 mod oauth;
 mod reads;
@@ -21,7 +22,7 @@ mod version;
 
 use std::sync::Arc;
 
-use crm_domain::{DataType, Failure, Value, ValueError};
+use crm_domain::{DataType, Description, Failure, Value, ValueError};
 use serde_json::Value as Json;
 
 use crate::calls::{Calls, Outcome, Slots, rounds};
@@ -139,15 +140,23 @@ impl Provider for Salesforce {
         changes::changes(settings, query)
     }
 
-    /// From a relay, since Salesforce sends no webhooks of its own.
     fn count(&self, settings: &Settings, object: &str) -> Option<Box<dyn Operation<u64>>> {
         Some(changes::count(settings, object))
+    }
+
+    fn describe(
+        &self,
+        settings: &Settings,
+        object: &str,
+    ) -> Option<Box<dyn Operation<Description>>> {
+        Some(describe::describe(settings, object))
     }
 
     fn record_id(&self, id: &str) -> String {
         api::long_id(id)
     }
 
+    /// From a relay, since Salesforce sends no webhooks of its own.
     fn webhook(
         &self,
         _settings: &Settings,
@@ -164,7 +173,7 @@ impl Provider for Salesforce {
             request,
             |response| match errors::of_response(&response) {
                 Some(failure) => Err(failure),
-                None => Ok(describe(&response)),
+                None => Ok(what_is_left(&response)),
             },
         ))
     }
@@ -223,7 +232,7 @@ impl Provider for Salesforce {
 }
 
 /// What `test_connection` shows of an answer of `/limits`.
-fn describe(response: &Response) -> String {
+fn what_is_left(response: &Response) -> String {
     let limits = response.json().unwrap_or_default();
     let requests = &limits["DailyApiRequests"];
     match (requests["Remaining"].as_u64(), requests["Max"].as_u64()) {

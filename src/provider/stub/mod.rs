@@ -2,14 +2,15 @@
 //! calls with these requests instead of sending them.
 //!
 //! Its protocol is small and says everything in the engine's own words: `POST /write`, `POST /read`,
-//! `POST /changes`, `POST /count` and `GET /ping`, canonical values, results in the order of the request, errors with their class.
+//! `POST /changes`, `POST /count`, `POST /describe` and `GET /ping`, canonical values, results in the order of the request, errors with their class.
 
+mod describe;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
-use crm_domain::{DataType, ErrorClass, Failure, Value, ValueError};
+use crm_domain::{DataType, Description, ErrorClass, Failure, Value, ValueError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 
@@ -120,6 +121,14 @@ impl Provider for Stub {
                     .ok_or_else(|| unreadable(&response)),
             }
         })))
+    }
+
+    fn describe(
+        &self,
+        _settings: &Settings,
+        object: &str,
+    ) -> Option<Box<dyn Operation<Description>>> {
+        Some(describe::describe(object))
     }
 
     fn webhook(

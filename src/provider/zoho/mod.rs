@@ -5,6 +5,7 @@
 //! record's timeline.
 
 mod changes;
+mod describe;
 mod errors;
 mod history;
 mod oauth;
@@ -17,7 +18,7 @@ mod webhooks;
 
 use std::sync::Arc;
 
-use crm_domain::{DataType, Failure, Value, ValueError};
+use crm_domain::{DataType, Description, Failure, Value, ValueError};
 use serde_json::Value as Json;
 
 use crate::calls::{Calls, Outcome, Slots, rounds};
@@ -119,6 +120,14 @@ impl Provider for Zoho {
 
     fn count(&self, _settings: &Settings, object: &str) -> Option<Box<dyn Operation<u64>>> {
         Some(changes::count(object))
+    }
+
+    fn describe(
+        &self,
+        _settings: &Settings,
+        object: &str,
+    ) -> Option<Box<dyn Operation<Description>>> {
+        Some(describe::describe(object))
     }
 
     fn webhook(

@@ -4,6 +4,7 @@
 //! ([`signs`]), so that what is queued behind a failing request fails at once instead of knocking on a closed door.
 
 mod budget;
+mod descriptions;
 mod permits;
 mod signs;
 mod token;
@@ -19,10 +20,12 @@ use crm_provider::{
 };
 use tokio::sync::Mutex as AsyncMutex;
 
+pub use self::descriptions::Told;
 pub use self::transport::Transport;
 pub use crm_domain::budget::Lane;
 
 use self::budget::Budget;
+use self::descriptions::Descriptions;
 use self::permits::Permits;
 use self::signs::Signs;
 use self::token::Keys;
@@ -45,6 +48,7 @@ pub struct Link {
     budget: Budget,
     transport: Transport,
     signs: Signs,
+    descriptions: Descriptions,
 }
 
 /// Links are shared by the slices that use them.
@@ -73,6 +77,7 @@ impl Link {
             keys: Keys::new(credentials, turn, outbox),
             transport,
             signs: Signs::default(),
+            descriptions: Descriptions::default(),
         }
     }
 

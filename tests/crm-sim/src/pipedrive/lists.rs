@@ -49,7 +49,7 @@ impl<'a> Params<'a> {
         number.map(Some).ok_or_else(breach)
     }
 
-    fn limit(&self) -> Result<usize, PdError> {
+    pub fn limit(&self) -> Result<usize, PdError> {
         Ok(self.number("limit", 1..=PAGE)?.unwrap_or(100))
     }
 
@@ -225,7 +225,7 @@ pub fn list_first(object: &Object, request: &Request) -> Answer {
     paged(&params, slots, |slot| account::show(object, slot, &[]))
 }
 
-fn paged<T>(params: &Params<'_>, rows: Vec<T>, show: impl FnMut(T) -> Json) -> Answer {
+pub fn paged<T>(params: &Params<'_>, rows: Vec<T>, show: impl FnMut(T) -> Json) -> Answer {
     let limit = params.limit()?;
     let start = params.number("start", 0..=usize::MAX)?.unwrap_or(0);
     let more = rows.len() > start + limit;

@@ -5,6 +5,7 @@
 
 mod account;
 mod error;
+mod fields;
 mod lists;
 mod oauth;
 mod save;
@@ -100,6 +101,11 @@ impl Pipedrive {
         let [name, rest @ ..] = path else {
             return Err(PdError::no_path());
         };
+        if let ("GET", []) = (request.method.as_str(), rest)
+            && let Some(object) = fields::listed(&store, name, first)
+        {
+            return fields::list(object, request);
+        }
         let object = store
             .object_mut(name)
             .filter(|object| account::is_first(&object.def.name) == first);

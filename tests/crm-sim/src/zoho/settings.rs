@@ -1,7 +1,7 @@
 //! `/settings/fields` and `/settings/modules`: what a module holds, and which there are.
 
 use super::org::{is_list, is_reference};
-use crate::schema::{Field, Source};
+use crate::schema::Field;
 use crate::store::{Object, Store};
 use crate::value::Kind;
 use serde_json::{Value as Json, json};
@@ -29,14 +29,14 @@ pub fn fields(object: &Object) -> Json {
                        "reference_value": value, "sequence_number": n + 1, "type": "used"})
             })
             .collect();
-        let stored = field.source == Source::Stored;
+        let stored = field.writable();
         json!({
             "id": format!("55459740000001{at:05}"),
             "api_name": field.name(),
             "field_label": field.label(),
             "data_type": spec.native,
             "json_type": json_type(field),
-            "length": spec.length.unwrap_or(255),
+            "length": spec.length.unwrap_or(if spec.native == "textarea" { 32_000 } else { 255 }),
             "system_mandatory": spec.required,
             "read_only": !stored,
             "field_read_only": !stored,

@@ -208,12 +208,19 @@ async fn a_batch_refused_as_a_whole_is_split() {
 async fn an_unknown_field_stops_the_map_when_every_record_fails_so() {
     let desk = Desk::open(&CLUSTER, Vendor::Salesforce).await;
     desk.link(10).await;
+    let schema = "schema/salesforce/Contact";
+    let sim = desk.crm.sim();
+    sim.post(
+        schema,
+        &json!({"fields": [{"name": "Nonsense__c", "type": "string", "length": 80}]}),
+    );
     desk.db
         .execute(&format!(
             "SELECT crm.map_field({}, 'notes', 'Nonsense__c', direction => 'outbound')",
             desk.map
         ))
         .await;
+    sim.post(schema, &json!({"remove": ["Nonsense__c"]}));
     desk.db.execute("UPDATE people SET notes = 'x'").await;
     eventually("the map is in error", async || {
         desk.db.flush().await;

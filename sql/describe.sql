@@ -1,0 +1,202 @@
+-- What a CRM says of its objects' fields, and whether a mapping fits that.
+
+CREATE FUNCTION crm.ask_fields(connection_id int, crm_object text, fresh bool) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    answer jsonb;
+BEGIN
+    BEGIN
+        answer := crm.ask_worker(jsonb_build_object('op', 'describe', 'connection_id', connection_id, 'object', crm_object, 'fresh', fresh),
+                                 CASE WHEN fresh THEN 60000 ELSE 5000 END);
+    EXCEPTION WHEN object_not_in_prerequisite_state THEN
+        answer := jsonb_build_object('failure', jsonb_build_object('class', 'transient', 'code', 'no_worker', 'message', sqlerrm));
+    END;
+    IF answer ?| '{description,failure}' THEN
+        RETURN answer;
+    END IF;
+    RETURN jsonb_build_object('failure', jsonb_build_object('class', 'transient', 'code', 'timeout',
+        'message', coalesce(answer ->> 'error', 'no answer in time')));
+END $$;
+COMMENT ON FUNCTION crm.ask_fields(int, text, bool) IS
+    'asks the CRM for an object''s fields through the worker: {"description"} or {"failure"}. Not fresh: a late answer will do, and a '
+    'connection that rests is left alone';
+
+-- A path that nobody knows says nothing of the object.
+CREATE FUNCTION crm.is_unknown_object(failure jsonb) RETURNS bool
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(failure ->> 'class' = 'mapping' AND failure ->> 'code' NOT LIKE 'http%', false)
+$$;
+COMMENT ON FUNCTION crm.is_unknown_object(jsonb) IS 'whether a failure says that the CRM has no such object';
+
+CREATE FUNCTION crm.describe(connection text, crm_object text)
+RETURNS TABLE (name text, data_type text, crm_type text, label text, max_length int, required bool, read_only bool, createable bool,
+               updateable bool, is_key bool, choices text[], choice_labels text[])
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    c crm.connection := crm.connection_named(connection);
+    answer jsonb;
+BEGIN
+    IF coalesce(crm_object, '') = '' THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'crm_object must name the CRM''s object',
+            HINT = 'For example Contact (Salesforce) or contacts (HubSpot).';
+    END IF;
+    answer := crm.ask_fields(c.connection_id, crm_object, true);
+    IF crm.is_unknown_object(answer -> 'failure') THEN
+        RAISE undefined_object USING
+            MESSAGE = format('connection "%s" has no object "%s"', connection, crm_object),
+            DETAIL = answer #>> '{failure,message}',
+            HINT = 'It is the API name, such as Contact (Salesforce) or contacts (HubSpot); the connection''s user must see it.';
+    ELSIF answer ? 'failure' THEN
+        RAISE connection_failure USING
+            MESSAGE = format('connection "%s" could not be asked for the fields of "%s"', connection, crm_object),
+            DETAIL = format('%s (%s)', answer #>> '{failure,message}', answer #>> '{failure,code}'),
+            HINT = 'crm.test_connection() and crm.status say how the connection is doing.';
+    END IF;
+    RETURN QUERY
+        SELECT f.name, f.data_types ->> 0, f.crm_type, f.label, f.max_length, f.required, NOT (f.createable OR f.updateable),
+               f.createable, f.updateable, f.is_key,
+               (SELECT array_agg(o.value ->> 'value' ORDER BY o.n) FROM jsonb_array_elements(f.choices) WITH ORDINALITY AS o (value, n)),
+               (SELECT array_agg(o.value ->> 'label' ORDER BY o.n) FROM jsonb_array_elements(f.choices) WITH ORDINALITY AS o (value, n))
+        FROM jsonb_to_recordset(answer #> '{description,fields}')
+             AS f (name text, label text, data_types jsonb, crm_type text, max_length int, required bool, createable bool,
+                   updateable bool, is_key bool, choices jsonb)
+        ORDER BY f.name COLLATE "C";
+END $$;
+COMMENT ON FUNCTION crm.describe(text, text) IS
+    'asks the CRM what fields an object has. data_type: that of crm.map_field(), NULL if its values are not known; crm_type: the vendor''s '
+    'word; required: no record is created without it; is_key: it can be an external_id_field; choices: what is written, choice_labels: what '
+    'people see. Errors: 42704 no such connection or object, 08006 the CRM does not answer, or not so';
+
+-- How long a column's text may be; NULL: nothing bounds it.
+CREATE FUNCTION crm.text_bound(relation regclass, column_name name) RETURNS int
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE
+        WHEN b.typcategory = 'E' THEN (SELECT max(crm.text_length(e.enumlabel)) FROM pg_enum e WHERE e.enumtypid = b.oid)
+        WHEN b.typcategory <> 'S' THEN 64 -- a number, a moment, a uuid
+        WHEN b.oid IN ('varchar'::regtype, 'bpchar'::regtype)
+            THEN nullif(greatest(CASE WHEN a.atttypmod > 0 THEN a.atttypmod ELSE t.typtypmod END - 4, 0), 0)
+        END
+    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid JOIN pg_type b ON b.oid = crm.base_type(t.oid)
+    WHERE a.attrelid = relation AND a.attname = column_name AND a.attnum > 0 AND NOT a.attisdropped
+$$;
+COMMENT ON FUNCTION crm.text_bound(regclass, name) IS 'the longest text that a column''s type admits; NULL: any';
+
+CREATE FUNCTION crm.stated_mapping(m crm.object_map, fields crm.field_map[]) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT jsonb_build_object('on_insert', m.on_insert, 'external_id_field', m.external_id_field, 'fields',
+        coalesce(jsonb_agg(jsonb_build_object(
+            'column', f.column_name, 'crm_field', f.crm_field, 'direction', f.direction, 'data_type', f.data_type,
+            'materialize', f.materialize, 'is_transformed', f.transform_out IS NOT NULL,
+            'max_length', least((f.validation ->> 'max_length')::bigint, crm.text_bound(m.relation, f.column_name)),
+            'choices', (SELECT jsonb_agg(v #>> '{}') FROM jsonb_array_elements(f.validation -> 'choices') v)) ORDER BY f.field_id), '[]'))
+    FROM unnest(fields) f
+$$;
+COMMENT ON FUNCTION crm.stated_mapping(crm.object_map, crm.field_map[]) IS 'a mapping as crm.judge_mapping() takes it';
+
+CREATE FUNCTION crm.check_mapping(map_id int) RETURNS TABLE (field text, severity text, code text, message text, hint text)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    m crm.object_map := crm.map_of(map_id);
+    answer jsonb := crm.ask_fields(m.connection_id, m.crm_object, true);
+    finding record;
+    room int;
+    longest int;
+BEGIN
+    IF answer ? 'failure' THEN
+        severity := 'error';
+        message := format('%s (%s)', answer #>> '{failure,message}', answer #>> '{failure,code}');
+        IF crm.is_unknown_object(answer -> 'failure') THEN
+            code := 'unknown_object';
+            hint := format('The CRM has no object "%s" that the connection''s user may see.', m.crm_object);
+        ELSE
+            code := 'no_answer';
+            hint := 'Nothing could be checked; crm.test_connection() and crm.status say how the connection is doing.';
+        END IF;
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    FOR finding IN
+        SELECT j.field, j.severity, j.code, j.message, j.hint, f.column_name
+        FROM jsonb_to_recordset(crm.judge_mapping(answer -> 'description', crm.stated_mapping(m,
+                 ARRAY(SELECT x FROM crm.field_map x WHERE x.map_id = m.map_id))))
+             AS j (field text, severity text, code text, message text, hint text)
+        LEFT JOIN crm.field_map f ON f.map_id = m.map_id AND f.crm_field = j.field
+    LOOP
+        field := finding.field;
+        severity := finding.severity;
+        code := finding.code;
+        message := finding.message;
+        hint := finding.hint;
+        IF code IN ('too_long', 'unbounded') THEN
+            SELECT (d ->> 'max_length')::int INTO room FROM jsonb_array_elements(answer #> '{description,fields}') d WHERE d ->> 'name' = field;
+            longest := crm.longest_text(m.relation, finding.column_name);
+            IF longest > room THEN
+                severity := 'warning';
+                code := 'content_too_long';
+                message := format('"%s" has room for %s characters, and column "%s" holds texts of up to %s', field, room, finding.column_name, longest);
+            END IF;
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION crm.check_mapping(int) IS
+    'asks the CRM what fields the object of a map has, and says what speaks against the mapping; no row: nothing does. severity: error (it '
+    'cannot work), warning (it will not work for some records), info. field: NULL, or the CRM field. It reads texts that nothing bounds '
+    'as the table''s owner. Errors: 42704 no such map';
+
+-- For crm.map_field(): raises what is certain and says the rest. Whoever maps must not be kept from it by a CRM that is down.
+CREATE FUNCTION crm.require_fit(m crm.object_map, f crm.field_map) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    connection text := (SELECT c.name FROM crm.connection c WHERE c.connection_id = m.connection_id);
+    refuses CONSTANT bool := current_setting('pg_crm.check_fields') = 'error';
+    fields crm.field_map[] := ARRAY(SELECT x FROM crm.field_map x WHERE x.map_id = m.map_id AND x.column_name <> f.column_name) || f;
+    fresh bool;
+    answer jsonb;
+    findings jsonb;
+    finding record;
+BEGIN
+    IF current_setting('pg_crm.check_fields') = 'off' THEN
+        RETURN;
+    END IF;
+    -- What an administrator of the CRM has just made is not refused by what was known before.
+    FOREACH fresh IN ARRAY '{false,true}'::bool[] LOOP
+        answer := crm.ask_fields(m.connection_id, m.crm_object, fresh);
+        EXIT WHEN answer ? 'failure';
+        findings := crm.judge_mapping(answer -> 'description', crm.stated_mapping(m, fields));
+        EXIT WHEN (answer ->> 'age_ms')::bigint < 1000
+            OR NOT jsonb_path_exists(findings, '$[*] ? (@.field == $name && @.severity == "error")', jsonb_build_object('name', f.crm_field));
+    END LOOP;
+    IF crm.is_unknown_object(answer -> 'failure') THEN
+        findings := jsonb_build_array(jsonb_build_object('field', f.crm_field, 'severity', 'error', 'code', 'unknown_object',
+            'message', format('the CRM has no object "%s"', m.crm_object), 'hint', answer #>> '{failure,message}'));
+    ELSIF answer ? 'failure' THEN
+        RAISE NOTICE USING
+            MESSAGE = format('CRM field "%s" was not checked: the CRM was not asked, or does not answer', f.crm_field),
+            DETAIL = format('Connection "%s": %s (%s).', connection, answer #>> '{failure,message}', answer #>> '{failure,code}'),
+            HINT = format('crm.check_mapping(%s) checks the mapping later.', m.map_id);
+        RETURN;
+    END IF;
+    FOR finding IN
+        SELECT * FROM jsonb_to_recordset(findings) AS j (field text, severity text, code text, message text, hint text)
+        WHERE j.field = f.crm_field OR j.code = 'required_unmapped'
+    LOOP
+        IF finding.severity = 'error' AND refuses THEN
+            RAISE EXCEPTION USING
+                ERRCODE = CASE finding.code WHEN 'unknown_field' THEN 'undefined_column' WHEN 'unknown_object' THEN 'undefined_object'
+                                            WHEN 'type_mismatch' THEN 'datatype_mismatch' ELSE 'invalid_parameter_value' END,
+                MESSAGE = finding.message,
+                DETAIL = format('Connection "%s" was asked for the fields of "%s".', connection, m.crm_object),
+                HINT = finding.hint;
+        ELSIF finding.code = 'required_unmapped' THEN
+            -- It may be the next to be mapped.
+            RAISE NOTICE USING MESSAGE = finding.message, HINT = finding.hint;
+        ELSIF finding.severity IN ('error', 'warning') THEN
+            RAISE WARNING USING MESSAGE = finding.message, HINT = finding.hint;
+        END IF;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION crm.require_fit(crm.object_map, crm.field_map) IS
+    'raises if the CRM says that a field cannot be mapped so (pg_crm.check_fields), and says what is doubtful';

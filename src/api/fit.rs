@@ -1,0 +1,59 @@
+//! Whether a mapping fits the CRM, as the domain judges it.
+
+use crm_domain::Description;
+use crm_domain::fit::{self, Mapping};
+use pgrx::prelude::*;
+use pgrx::{JsonB, PgSqlErrorCode};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use super::raise;
+use crate::store::longest;
+
+/// What speaks against a mapping: a JSON list of field, severity, code, message and hint.
+#[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
+fn judge_mapping(description: JsonB, mapping: JsonB) -> JsonB {
+    let description: Description = read("description", description);
+    let mapping: Mapping = read("mapping", mapping);
+    match fit::judge(&description, &mapping) {
+        Ok(findings) => JsonB(json!(findings)),
+        Err(error) => unfit("mapping", &error.to_string()),
+    }
+}
+
+/// The length of the longest text in a column, read as the table's owner; NULL: there is none.
+#[pg_extern(volatile, strict, parallel_unsafe, schema = "crm")]
+fn longest_text(relation: pg_sys::Oid, column_name: &str) -> Option<i32> {
+    longest::text(relation, column_name).unwrap_or_else(|error| {
+        raise(
+            error
+                .code()
+                .unwrap_or(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR),
+            error.message(),
+            None,
+            "",
+        )
+    })
+}
+
+fn read<T: DeserializeOwned>(what: &str, json: JsonB) -> T {
+    serde_json::from_value(json.0).unwrap_or_else(|error| unfit(what, &error.to_string()))
+}
+
+fn unfit(what: &str, why: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        format!("this is no {what}: {why}"),
+        None,
+        "crm.check_mapping() and crm.map_field() make both.",
+    )
+}
+
+extension_sql!(
+    r#"
+COMMENT ON FUNCTION crm.judge_mapping(jsonb, jsonb) IS 'what speaks against a mapping, by what the CRM says of its object';
+COMMENT ON FUNCTION crm.longest_text(oid, text) IS 'the length of the longest text in a column, read as the table''s owner';
+"#,
+    name = "fit_comments",
+    requires = [judge_mapping, longest_text]
+);

@@ -1,0 +1,104 @@
+//! What properties an object of HubSpot has. HubSpot requires none of them, and tells no lengths.
+
+use crm_domain::{Choice, DataType, Description, FieldDescription};
+use serde::Deserialize;
+
+use super::errors;
+use crate::errors::{refused, unreadable};
+use crate::operation::Exchange;
+use crate::request::encode;
+use crate::{Method, Operation, Request};
+
+#[derive(Deserialize)]
+struct Answer {
+    results: Vec<Property>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Property {
+    name: String,
+    #[serde(default)]
+    label: String,
+    r#type: String,
+    #[serde(default)]
+    field_type: String,
+    #[serde(default)]
+    options: Vec<PropertyOption>,
+    #[serde(default)]
+    has_unique_value: bool,
+    #[serde(default)]
+    calculated: bool,
+    /// The options are kept elsewhere, such as owners.
+    #[serde(default)]
+    external_options: bool,
+    #[serde(default)]
+    modification_metadata: Modification,
+}
+
+#[derive(Deserialize)]
+struct PropertyOption {
+    value: String,
+    #[serde(default)]
+    label: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Modification {
+    read_only_value: bool,
+}
+
+pub(super) fn describe(object: &str) -> Box<dyn Operation<Description>> {
+    let path = format!("/crm/v3/properties/{}?archived=false", encode(object));
+    let request = Request::new(Method::Get, path);
+    Box::new(Exchange::new(request, |response| {
+        if let Some(failure) = errors::of_response(&response) {
+            return Err(refused(failure));
+        }
+        let answer: Answer =
+            serde_json::from_slice(&response.body).map_err(|_| unreadable(&response))?;
+        Ok(Description {
+            fields: answer.results.into_iter().map(field).collect(),
+            ..Description::default()
+        })
+    }))
+}
+
+fn field(property: Property) -> FieldDescription {
+    let data_types = data_types(&property.r#type, &property.field_type);
+    let is_writable = !property.calculated && !property.modification_metadata.read_only_value;
+    let is_closed = property.r#type == "enumeration" && !property.external_options;
+    let choices = property.options.into_iter().map(|option| Choice {
+        value: option.value,
+        label: option.label,
+    });
+    FieldDescription {
+        name: property.name,
+        label: property.label,
+        data_types: data_types.to_vec(),
+        createable: is_writable,
+        updateable: is_writable,
+        is_key: property.has_unique_value,
+        choices: choices.collect(),
+        is_closed,
+        crm_type: property.r#type,
+        ..FieldDescription::default()
+    }
+}
+
+fn data_types(word: &str, widget: &str) -> &'static [DataType] {
+    use DataType::*;
+    match (word, widget) {
+        ("string" | "phone_number", _) => &[Text],
+        ("number", _) => &[Number],
+        ("bool", _) => &[Boolean],
+        ("enumeration", "checkbox") => &[MultiChoice],
+        ("enumeration", "booleancheckbox") => &[Boolean, Choice],
+        ("enumeration", _) => &[Choice],
+        ("date", _) => &[Date],
+        ("datetime", _) => &[Timestamp],
+        ("json" | "object_coordinates", _) => &[Json],
+        _ => &[],
+    }
+}

@@ -1,0 +1,123 @@
+//! What fields a module of Zoho has (`/settings/fields`). Whether a list of choices is closed it does not tell.
+
+use crm_domain::{Choice, DataType, Description, FieldDescription};
+use serde::Deserialize;
+use serde_json::Value as Json;
+
+use super::errors;
+use crate::errors::{refused, unreadable};
+use crate::operation::Exchange;
+use crate::request::encode;
+use crate::{Method, Operation, Request};
+
+#[derive(Deserialize)]
+struct Answer {
+    fields: Vec<Field>,
+}
+
+#[derive(Deserialize)]
+struct Field {
+    api_name: String,
+    #[serde(default)]
+    field_label: String,
+    data_type: String,
+    #[serde(default)]
+    length: Option<u32>,
+    #[serde(default)]
+    system_mandatory: bool,
+    #[serde(default)]
+    read_only: bool,
+    #[serde(default)]
+    field_read_only: bool,
+    /// An object that says how, empty if it is not.
+    #[serde(default)]
+    unique: Json,
+    #[serde(default)]
+    pick_list_values: Vec<PickListValue>,
+    operation_type: Option<Operations>,
+}
+
+#[derive(Deserialize)]
+struct PickListValue {
+    actual_value: String,
+    #[serde(default)]
+    display_value: String,
+}
+
+#[derive(Deserialize)]
+struct Operations {
+    api_create: bool,
+    api_update: bool,
+}
+
+pub(super) fn describe(module: &str) -> Box<dyn Operation<Description>> {
+    let path = format!("/crm/v8/settings/fields?module={}", encode(module));
+    let request = Request::new(Method::Get, path);
+    Box::new(Exchange::new(request, |response| {
+        if let Some(failure) = errors::of_response(&response) {
+            return Err(refused(failure));
+        }
+        let answer: Answer =
+            serde_json::from_slice(&response.body).map_err(|_| unreadable(&response))?;
+        let id = FieldDescription {
+            name: "id".to_owned(),
+            label: "Record Id".to_owned(),
+            data_types: vec![DataType::Reference],
+            crm_type: "bigint".to_owned(),
+            is_key: true,
+            ..FieldDescription::default()
+        };
+        // A field of every module, listed or not, and then as a number.
+        let listed = answer.fields.into_iter().map(field);
+        let others = listed.filter(|field| field.name != "id");
+        Ok(Description {
+            fields: std::iter::once(id).chain(others).collect(),
+            ..Description::default()
+        })
+    }))
+}
+
+fn field(field: Field) -> FieldDescription {
+    let data_types = data_types(&field.data_type);
+    let is_text = data_types.first() == Some(&DataType::Text);
+    let is_open = !field.read_only && !field.field_read_only;
+    let may =
+        |told: fn(&Operations) -> bool| is_open && field.operation_type.as_ref().is_none_or(told);
+    FieldDescription {
+        max_length: field.length.filter(|&length| is_text && length > 0),
+        required: field.system_mandatory,
+        createable: may(|o| o.api_create),
+        updateable: may(|o| o.api_update),
+        is_key: field.unique.as_object().is_some_and(|how| !how.is_empty()),
+        choices: field
+            .pick_list_values
+            .into_iter()
+            .map(|choice| Choice {
+                value: choice.actual_value,
+                label: choice.display_value,
+            })
+            .collect(),
+        is_closed: false,
+        name: field.api_name,
+        label: field.field_label,
+        data_types: data_types.to_vec(),
+        crm_type: field.data_type,
+    }
+}
+
+/// Of what a formula or a rollup shows it does not tell the type.
+fn data_types(word: &str) -> &'static [DataType] {
+    use DataType::*;
+    match word {
+        "text" | "textarea" | "email" | "phone" | "website" | "autonumber" => &[Text],
+        "integer" | "bigint" | "double" | "currency" | "percent" => &[Number],
+        "boolean" => &[Boolean],
+        "date" => &[Date],
+        "datetime" => &[Timestamp],
+        "picklist" => &[Choice],
+        "multiselectpicklist" => &[MultiChoice],
+        "lookup" | "ownerlookup" | "userlookup" => &[Reference, Json],
+        "subform" | "multiselectlookup" | "fileupload" | "imageupload" => &[Json],
+        _ => &[],
+    }
+}

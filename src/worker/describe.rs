@@ -1,0 +1,92 @@
+//! Those who ask what fields a CRM's object has: `{"op": "describe", ...}`.
+
+use crm_domain::{ErrorClass, Failure};
+use serde_json::{Value as Json, json};
+use tokio::sync::oneshot;
+
+use super::link::Told;
+use super::main_loop::Worker;
+use crate::store::config::Connection;
+
+pub(super) struct Inquiry {
+    connection_id: i32,
+    object: String,
+    /// The CRM is asked in any case. Otherwise a late answer will do, and a connection that rests is left alone.
+    fresh: bool,
+    reply: oneshot::Sender<Json>,
+}
+
+impl Inquiry {
+    /// `None`: it is not understood, and the caller hears so by the reply that is dropped.
+    pub fn new(request: &Json, reply: oneshot::Sender<Json>) -> Option<Inquiry> {
+        Some(Inquiry {
+            connection_id: i32::try_from(request["connection_id"].as_i64()?).ok()?,
+            object: request["object"].as_str()?.to_owned(),
+            fresh: request["fresh"].as_bool()?,
+            reply,
+        })
+    }
+
+    /// Why the CRM is not asked.
+    fn obstacle(&self, connection: Option<&Connection>) -> Option<&'static str> {
+        match connection {
+            None => Some("the worker does not know the connection: it is not committed yet"),
+            Some(_) if self.fresh => None,
+            Some(connection) if connection.paused => Some("the connection is paused"),
+            Some(connection) if connection.in_error => {
+                Some("the connection's credentials are refused")
+            }
+            Some(connection) if connection.blocked_ms > 0 => {
+                Some("the connection waits for the CRM")
+            }
+            Some(_) => None,
+        }
+    }
+}
+
+impl Worker {
+    /// Asks the CRMs, or says why not.
+    pub(super) fn describe(&mut self, connections: &[Connection]) {
+        for inquiry in std::mem::take(&mut self.inquiries) {
+            let known = connections.iter().find(|c| c.id == inquiry.connection_id);
+            let obstacle = inquiry.obstacle(known);
+            let link = self.links.get(&inquiry.connection_id).cloned();
+            let (Some(link), None) = (link, obstacle) else {
+                let why = obstacle.unwrap_or("the connection's credentials cannot be resolved");
+                let failure = Failure::connection(ErrorClass::Auth, "not_asked", why);
+                let _ = inquiry.reply.send(failed(&failure));
+                continue;
+            };
+            self.runtime.spawn(async move {
+                let told = link.describe(&inquiry.object, inquiry.fresh).await;
+                let answer = match told {
+                    Some(told) => answer(told),
+                    None => {
+                        let why =
+                            format!("provider {} cannot describe objects", link.provider.name());
+                        failed(&Failure::connection(
+                            ErrorClass::Internal,
+                            "not_supported",
+                            why,
+                        ))
+                    }
+                };
+                let _ = inquiry.reply.send(answer);
+            });
+        }
+    }
+}
+
+fn answer(told: Told) -> Json {
+    match told.description {
+        Ok(description) => json!({
+            "description": description,
+            "age_ms": told.at.elapsed().as_millis() as u64,
+        }),
+        Err(failure) => failed(&failure),
+    }
+}
+
+fn failed(failure: &Failure) -> Json {
+    json!({"failure": {"class": failure.class.name(), "code": failure.code, "message": failure.message}})
+}

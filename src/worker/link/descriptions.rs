@@ -1,0 +1,62 @@
+//! What a link's CRM said of its objects, for a while: who maps many fields asks once. A CRM that does not answer is
+//! not asked again at once either. All goes with the link, so new credentials ask anew.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crm_domain::{Description, ErrorClass, Failure};
+use tokio::sync::Mutex as AsyncMutex;
+use tokio::time::timeout;
+
+use super::{Lane, Link};
+
+/// How long an answer is good for those who do not ask for a fresh one.
+const KEPT: Duration = Duration::from_secs(30);
+/// How long these wait for the CRM.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+#[derive(Default)]
+pub struct Descriptions(AsyncMutex<HashMap<String, Told>>);
+
+/// An answer and when it came.
+#[derive(Clone)]
+pub struct Told {
+    pub at: Instant,
+    pub description: Result<Description, Failure>,
+}
+
+impl Link {
+    /// The fields of an object; `None`: the provider cannot ask.
+    pub async fn describe(&self, object: &str, fresh: bool) -> Option<Told> {
+        // Held meanwhile: who comes second finds the answer.
+        let mut known = self.descriptions.0.lock().await;
+        known.retain(|_, told| told.at.elapsed() < KEPT);
+        if let Some(told) = known.get(object)
+            && !fresh
+        {
+            return Some(told.clone());
+        }
+        let operation = self.provider.describe(&self.settings, object)?;
+        let was_in_trouble = self.signs.trouble().is_some();
+        let answer = self.run(Lane::RealTime, operation);
+        let description = if fresh {
+            answer.await
+        } else {
+            let late = "no answer within a few seconds";
+            let late = || Failure::connection(ErrorClass::Transient, "timeout", late);
+            timeout(PATIENCE, answer)
+                .await
+                .unwrap_or_else(|_| Err(late()))
+        };
+        if !was_in_trouble {
+            // Nobody's work failed: it will find out for itself.
+            self.take_trouble();
+        }
+        let told = Told {
+            at: Instant::now(),
+            description,
+        };
+        known.insert(object.to_owned(), told.clone());
+        Some(told)
+    }
+}
