@@ -1,0 +1,201 @@
+//! `crm.map_field()` and `crm.check_mapping()` hold a mapping against what the CRM says.
+
+use std::time::{Duration, Instant};
+
+use crm_suites::desk::map_people;
+use crm_suites::{Crm, Desk, Gate, Sim, Vendor, json};
+
+use crate::CLUSTER;
+
+crm_suites::with_every_crm!(
+    what_the_suites_map_fits,
+    a_mapping_that_cannot_work_is_refused,
+    many_fields_are_mapped_with_few_questions,
+);
+crm_suites::with_zoho!(
+    what_the_suites_map_fits,
+    a_mapping_that_cannot_work_is_refused,
+);
+
+/// Path of the request that asks for the fields of people.
+fn path(vendor: Vendor) -> &'static str {
+    match vendor {
+        Vendor::Stub | Vendor::Salesforce => "/describe",
+        Vendor::HubSpot => "/crm/v3/properties",
+        Vendor::Pipedrive => "/personFields",
+        Vendor::Zoho => "/settings/fields",
+    }
+}
+
+async fn what_the_suites_map_fits(vendor: Vendor) {
+    let desk = Desk::open(&CLUSTER, vendor).await;
+    for (column, arguments) in [
+        ("title", ""),
+        ("score", ""),
+        ("born", ""),
+        ("seen", ""),
+        ("opted_out", ""),
+        ("interests", ""),
+        ("source", "data_type => 'choice'"),
+    ] {
+        desk.map_field(column, arguments).await;
+    }
+    let sql = "SELECT count(*) FROM crm.check_mapping($1) WHERE severity <> 'info'";
+    let found: i64 = desk.db.one(sql, &[&desk.map]).await;
+    let all = format!("SELECT c::text FROM crm.check_mapping({}) c", desk.map);
+    assert_eq!(found, 0, "{}", desk.db.text(&all).await);
+}
+
+async fn a_mapping_that_cannot_work_is_refused(vendor: Vendor) {
+    let desk = Desk::open(&CLUSTER, vendor).await;
+    let map = desk.map;
+    // What Pipedrive has of its own it does not list as a whole.
+    if vendor != Vendor::Pipedrive {
+        let sql = format!("SELECT crm.map_field({map}, 'notes', 'no_such_field')");
+        let error = desk.db.error(&sql).await;
+        assert_eq!(error.code().code(), "42703", "{error:?}");
+        assert!(error.message().contains("no_such_field"), "{error:?}");
+        assert!(error.detail().is_some_and(|d| d.contains(vendor.name())));
+        assert!(error.hint().is_some());
+    }
+    let field = match vendor {
+        Vendor::Stub => "account_id",
+        _ => vendor.field("born"),
+    };
+    let sql = format!("SELECT crm.map_field({map}, 'opted_out', '{field}')");
+    let error = desk.db.error(&sql).await;
+    assert_eq!(error.code().code(), "42804", "{error:?}");
+    let fixed = match vendor {
+        Vendor::Stub => return,
+        Vendor::Salesforce => "CreatedDate",
+        Vendor::HubSpot => "createdate",
+        Vendor::Pipedrive => "add_time",
+        Vendor::Zoho => "Created_Time",
+    };
+    let sql = format!("SELECT crm.map_field({map}, 'seen', '{fixed}', direction => 'outbound')");
+    let error = desk.db.error(&sql).await;
+    assert_eq!(error.code().code(), "22023", "{error:?}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("inbound")));
+    let sql = format!("SELECT crm.map_field({map}, 'seen', '{fixed}', direction => 'inbound')");
+    desk.db.execute(&sql).await;
+}
+
+async fn many_fields_are_mapped_with_few_questions(vendor: Vendor) {
+    let db = CLUSTER.database().await;
+    let crm = Crm::connect(&db, vendor).await;
+    crm.forget(&db).await;
+    let desk = Desk::furnish(db, crm, "on_insert => 'ignore'").await;
+    for column in ["title", "score", "born"] {
+        desk.map_field(column, "").await;
+    }
+    let asked = desk.crm.asked(&desk.db).await;
+    let asked = asked.iter().filter(|line| line.contains(path(vendor)));
+    assert_eq!(asked.count(), 1, "seven columns");
+}
+
+#[tokio::test]
+async fn a_field_that_an_administrator_just_made_is_mapped_at_once() {
+    let desk = Desk::open(&CLUSTER, Vendor::Salesforce).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let spec = json!({"fields": [{"name": "Fresh__c", "type": "string", "length": 10}]});
+    desk.crm.sim().post("schema/salesforce/Contact", &spec);
+    let sql = format!("SELECT crm.map_field({}, 'notes', 'Fresh__c')", desk.map);
+    desk.db.execute(&sql).await;
+    desk.crm.sim().post(
+        "schema/salesforce/Contact",
+        &json!({"remove": ["Fresh__c"]}),
+    );
+    let sql = "SELECT code FROM crm.check_mapping($1) WHERE severity = 'error'";
+    let codes: Vec<String> = desk.db.all(sql, &[&desk.map]).await;
+    assert_eq!(codes, ["unknown_field"]);
+}
+
+#[tokio::test]
+async fn new_records_need_what_the_crm_requires() {
+    let desk = Desk::open_with(&CLUSTER, Vendor::Salesforce, "on_insert => 'create'").await;
+    let codes = "SELECT code || ' ' || field FROM crm.check_mapping($1) WHERE severity = 'warning'";
+    assert_eq!(
+        desk.db.all::<String>(codes, &[&desk.map]).await,
+        [""; 0],
+        "LastName is mapped"
+    );
+    let sql = format!("SELECT crm.unmap_field({}, 'last_name')", desk.map);
+    desk.db.execute(&sql).await;
+    assert_eq!(
+        desk.db.all::<String>(codes, &[&desk.map]).await,
+        ["required_unmapped LastName"]
+    );
+}
+
+#[tokio::test]
+async fn texts_that_have_no_room_are_found() {
+    let desk = Desk::open(&CLUSTER, Vendor::Salesforce).await;
+    let found = "SELECT code FROM crm.check_mapping($1) WHERE field = 'FirstName'";
+    assert_eq!(
+        desk.db.all::<String>(found, &[&desk.map]).await,
+        ["unbounded"]
+    );
+    desk.db
+        .execute(
+            "INSERT INTO people (id, first_name, last_name) VALUES ('p1', repeat('x', 41), 'x')",
+        )
+        .await;
+    assert_eq!(
+        desk.db.all::<String>(found, &[&desk.map]).await,
+        ["content_too_long"]
+    );
+}
+
+/// A CRM that is down, and one that takes connections and says nothing.
+#[tokio::test]
+async fn a_crm_that_does_not_answer_keeps_nobody_from_mapping() {
+    let db = CLUSTER.database().await;
+    let sim = std::sync::Arc::new(Sim::start());
+    let mut gate = Gate::before(&sim.salesforce);
+    let crm = Crm::connect_through(&db, Vendor::Salesforce, &gate, sim).await;
+    gate.shut();
+    let desk = Desk::furnish(db, crm, "on_insert => 'ignore'").await;
+    let mapped = format!("crm.field_map WHERE map_id = {}", desk.map);
+    assert_eq!(desk.db.count(&mapped).await, 4);
+    let sql = "SELECT code FROM crm.check_mapping($1)";
+    assert_eq!(
+        desk.db.all::<String>(sql, &[&desk.map]).await,
+        ["no_answer"]
+    );
+    gate.open();
+    let sql = "SELECT count(*) FROM crm.check_mapping($1) WHERE severity = 'error'";
+    assert_eq!(desk.db.one::<i64>(sql, &[&desk.map]).await, 0);
+    // Silent: each call would wait, were what is known of the silence not kept.
+    let beside = desk.crm.connect_beside(&desk.db, Vendor::HubSpot).await;
+    beside.fault(json!({"path": "/crm/v3/properties", "delay_ms": 20_000, "times": 9}));
+    let begun = Instant::now();
+    map_people(&desk.db, Vendor::HubSpot, "people", "on_insert => 'ignore'").await;
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(9), "four columns took {took:?}");
+}
+
+#[tokio::test]
+async fn while_the_crm_is_asked_nobody_waits_for_the_map() {
+    let desk = Desk::open(&CLUSTER, Vendor::HubSpot).await;
+    desk.link(1).await;
+    let other = desk.db.session().await;
+    // New credentials ask anew.
+    let sql = "SELECT crm.set_credentials('hubspot', '{\"access_token\": \"hs-token\"}')";
+    desk.db.execute(sql).await;
+    desk.crm
+        .fault(json!({"path": "/crm/v3/properties", "delay_ms": 2500, "times": 1}));
+    let sql = format!("SELECT crm.map_field({}, 'title', 'jobtitle')", desk.map);
+    let mapping = other.execute(&sql);
+    let work = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let begun = Instant::now();
+        desk.db
+            .execute("UPDATE people SET phone = 'meanwhile'")
+            .await;
+        assert!(desk.db.flush().await);
+        begun.elapsed()
+    };
+    let ((), took) = tokio::join!(mapping, work);
+    assert!(took < Duration::from_secs(2), "a flush took {took:?}");
+    assert_eq!(desk.field("p1", "phone").await, "meanwhile");
+}
