@@ -166,7 +166,7 @@ BEGIN
         answer := crm.ask_fields(m.connection_id, m.crm_object, fresh);
         EXIT WHEN answer ? 'failure';
         findings := crm.judge_mapping(answer -> 'description', crm.stated_mapping(m, fields));
-        EXIT WHEN (answer ->> 'age_ms')::bigint < 1000
+        EXIT WHEN NOT (answer ->> 'is_kept')::bool
             OR NOT jsonb_path_exists(findings, '$[*] ? (@.field == $name && @.severity == "error")', jsonb_build_object('name', f.crm_field));
     END LOOP;
     IF crm.is_unknown_object(answer -> 'failure') THEN

@@ -1,31 +1,62 @@
 //! Credentials with their references resolved, in memory only.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 
 use crm_provider::Credentials;
 use serde_json::Value as Json;
 
-/// Resolves `"literal"`, `{"file": "/path"}` and `{"env": "NAME"}`; the error names the key, never a value.
+/// Credentials whose names end so name a file that holds what their names say without it.
+pub const FILE: &str = "_file";
+
+/// Resolves `"literal"`, `{"file": "/path"}`, `{"env": "NAME"}` and `private_key_file`; the error names the key, never
+/// a value.
 pub fn resolve(secret: &Json) -> Result<Credentials, String> {
     let mut resolved = BTreeMap::new();
     for (key, value) in secret.as_object().into_iter().flatten() {
-        let text = if let Some(text) = value.as_str() {
-            text.to_owned()
+        let told = |why: String| format!("credential \"{key}\": {why}");
+        let (name, text) = if let (Some(path), Some(name)) =
+            (value.as_str(), key.strip_suffix(FILE))
+        {
+            (name, key_file(path).map_err(told)?)
+        } else if let Some(text) = value.as_str() {
+            (key.as_str(), text.to_owned())
         } else if let Some(path) = value.get("file").and_then(Json::as_str) {
-            std::fs::read_to_string(path)
-                .map_err(|e| format!("credential \"{key}\": cannot read file \"{path}\": {e}"))?
-                .trim()
-                .to_owned()
+            let text = std::fs::read_to_string(path);
+            let text = text.map_err(|e| told(format!("cannot read file \"{path}\": {e}")))?;
+            (key.as_str(), text.trim().to_owned())
         } else if let Some(name) = value.get("env").and_then(Json::as_str) {
-            std::env::var(name).map_err(|_| {
-                format!("credential \"{key}\": environment variable {name} is not set")
-            })?
+            let text = std::env::var(name);
+            let text = text.map_err(|_| told(format!("environment variable {name} is not set")))?;
+            (key.as_str(), text)
         } else {
             return Err(format!(
                 "credential \"{key}\" is neither a string nor a reference"
             ));
         };
-        resolved.insert(key.clone(), text);
+        resolved.insert(name.to_owned(), text);
     }
     Ok(Credentials(resolved))
+}
+
+/// A file that the server alone may read, as PostgreSQL asks of the key of its own certificate: mode 0600, or 0640 if
+/// it is root's.
+fn key_file(path: &str) -> Result<String, String> {
+    let failed = |e: std::io::Error| format!("cannot read file \"{path}\": {e}");
+    let mut file = File::open(path).map_err(failed)?;
+    let meta = file.metadata().map_err(failed)?;
+    let forbidden = if meta.uid() == 0 { 0o137 } else { 0o177 };
+    if !meta.is_file() {
+        return Err(format!("\"{path}\" is not a file"));
+    }
+    if meta.mode() & forbidden != 0 {
+        return Err(format!(
+            "file \"{path}\" is open to others: its mode must be 0600, or 0640 if it is owned by root"
+        ));
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(failed)?;
+    Ok(text)
 }

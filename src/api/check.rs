@@ -1,5 +1,7 @@
 //! Checks of what admins state, where the rules live in the domain and in the providers.
 
+use std::path::Path;
+
 use crm_domain::DataType;
 use crm_domain::validation::Rules;
 use crm_provider::Provider;
@@ -8,6 +10,7 @@ use pgrx::{JsonB, PgSqlErrorCode};
 use serde_json::Value as Json;
 
 use super::raise;
+use crate::secrets;
 use crate::worker::target;
 
 const INVALID: PgSqlErrorCode = PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE;
@@ -147,7 +150,9 @@ fn check_credentials(provider_name: &str, credentials: JsonB) {
                     .iter()
                     .any(|k| o.get(*k).is_some_and(Json::is_string))
         });
-        if !value.is_string() && !reference {
+        if let Some(text) = value.as_str() {
+            check_literal(key, text);
+        } else if key.ends_with(secrets::FILE) || !reference {
             raise(
                 INVALID,
                 format!("credential \"{key}\" is neither a string nor a reference"),
@@ -155,6 +160,29 @@ fn check_credentials(provider_name: &str, credentials: JsonB) {
                 "References are {\"file\": \"/path\"} and {\"env\": \"NAME\"}; the worker resolves them.",
             )
         }
+    }
+}
+
+/// Raises unless addresses are such that may be asked, and paths lead from the root.
+fn check_literal(key: &str, text: &str) {
+    if key.ends_with("_url")
+        && !text.is_empty()
+        && let Err(reason) = target::check(text, &[])
+    {
+        raise(
+            INVALID,
+            format!("credential \"{key}\" is no address to ask for tokens"),
+            Some(reason),
+            "Use https; plain http goes to loopback only; pg_crm.allowed_hosts bounds the hosts.",
+        )
+    }
+    if key.ends_with(secrets::FILE) && !Path::new(text).is_absolute() {
+        raise(
+            INVALID,
+            format!("credential \"{key}\" must be an absolute path"),
+            None,
+            "The worker reads the file on the server, which alone may be able to.",
+        )
     }
 }
 

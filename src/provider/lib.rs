@@ -10,6 +10,7 @@ pub mod changes;
 mod errors;
 mod history;
 pub mod hubspot;
+mod jwt;
 mod look;
 mod oauth;
 pub mod operation;

@@ -1,5 +1,6 @@
 //! OAuth 2.0 token endpoints, which the vendors share but for the address: a form is posted, a grant
-//! or a refusal comes back. A refusal speaks of the connection and quotes none of the secrets sent.
+//! or a refusal comes back. Which grant is asked for follows from the credentials: by refresh token, or as the
+//! client itself (RFC 6749 section 4.4); `token_url` takes the place of the vendor's own address. A refusal speaks of the connection and quotes none of the secrets sent.
 //! Zoho refuses with a status of 200, so what counts is whether there is a token.
 
 use std::time::Duration;
@@ -45,8 +46,13 @@ const TABLE: &[Rule] = &[
     Rule::new(Transient, "server_error"),
 ];
 
-/// Credentials that are secrets. The others name the client.
-const SECRETS: [&str; 3] = ["access_token", "refresh_token", "client_secret"];
+/// What a form or credentials hold that is secret. The others name the client.
+const SECRETS: [&str; 4] = [
+    "access_token",
+    "refresh_token",
+    "client_secret",
+    "assertion",
+];
 
 /// How the client proves itself (RFC 6749 section 2.3.1).
 pub(crate) enum Client {
@@ -56,16 +62,50 @@ pub(crate) enum Client {
     Basic,
 }
 
-/// Exchanges a refresh token, by a client that names itself in the form; `None` if a part of it is lacking.
-pub(crate) fn refresh(url: &str, credentials: &Credentials) -> Option<Box<dyn Operation<Grant>>> {
-    let get = |key| credentials.get(key).filter(|value| !value.is_empty());
-    let form = [
-        ("grant_type", "refresh_token"),
-        ("refresh_token", get("refresh_token")?),
-        ("client_id", get("client_id")?),
-        ("client_secret", get("client_secret")?),
-    ];
-    Some(exchange(url, &form, Client::InForm, credentials))
+/// Where a vendor grants tokens.
+pub(crate) struct Endpoint {
+    /// To those who have a refresh token.
+    pub url: String,
+    /// To clients for themselves. `None`: nowhere, unless `token_url` says where.
+    pub for_clients: Option<String>,
+    pub client: Client,
+    /// Whether a client that has no secret may exchange refresh tokens.
+    pub takes_public_clients: bool,
+}
+
+impl Endpoint {
+    /// For clients that name themselves, by a secret too, in the form.
+    pub fn new(url: String) -> Endpoint {
+        Endpoint {
+            url,
+            for_clients: None,
+            client: Client::InForm,
+            takes_public_clients: false,
+        }
+    }
+
+    /// Asks for a token with these credentials; `None` if they lack a part.
+    pub fn obtain(self, credentials: &Credentials) -> Option<Box<dyn Operation<Grant>>> {
+        let get = |key| credentials.get(key).filter(|value| !value.is_empty());
+        let (client_id, client_secret) = (get("client_id")?, get("client_secret"));
+        let (mut form, url) = match get("refresh_token") {
+            Some(token) => (
+                vec![("grant_type", "refresh_token"), ("refresh_token", token)],
+                Some(self.url),
+            ),
+            None => (vec![("grant_type", "client_credentials")], self.for_clients),
+        };
+        if client_secret.is_none() && !(self.takes_public_clients && form.len() > 1) {
+            return None;
+        }
+        if matches!(self.client, Client::InForm) {
+            form.push(("client_id", client_id));
+            form.extend(client_secret.map(|secret| ("client_secret", secret)));
+        }
+        form.extend(get("scope").map(|scope| ("scope", scope)));
+        let url = get("token_url").map(str::to_owned).or(url)?;
+        Some(exchange(&url, &form, self.client, credentials))
+    }
 }
 
 /// Posts a form to a token endpoint.
@@ -92,15 +132,21 @@ pub(crate) fn exchange(
         "application/x-www-form-urlencoded",
         pairs.join("&").into_bytes(),
     );
-    let credentials = credentials.clone();
+    let given = SECRETS.iter().filter_map(|key| credentials.get(key));
+    let sent = form.iter().filter(|(key, _)| SECRETS.contains(key));
+    let secrets = given.chain(sent.map(|(_, value)| *value));
+    let secrets: Vec<String> = secrets
+        .filter(|secret| !secret.is_empty())
+        .map(str::to_owned)
+        .collect();
     Box::new(Exchange::new(request, move |response| {
-        grant(&response, &credentials)
+        grant(&response, &secrets)
     }))
 }
 
-fn grant(response: &Response, credentials: &Credentials) -> Result<Grant, Failure> {
+fn grant(response: &Response, secrets: &[String]) -> Result<Grant, Failure> {
     if !response.is_success() {
-        return Err(refusal(response, credentials));
+        return Err(refusal(response, secrets));
     }
     let body = response.json().unwrap_or_default();
     let text = |name: &str| {
@@ -111,7 +157,7 @@ fn grant(response: &Response, credentials: &Credentials) -> Result<Grant, Failur
     };
     let Some(access_token) = text("access_token") else {
         return Err(match text("error") {
-            Some(_) => refusal(response, credentials),
+            Some(_) => refusal(response, secrets),
             None => in_connection(errors::unreadable(response)),
         });
     };
@@ -132,7 +178,7 @@ fn grant(response: &Response, credentials: &Credentials) -> Result<Grant, Failur
     })
 }
 
-fn refusal(response: &Response, credentials: &Credentials) -> Failure {
+fn refusal(response: &Response, secrets: &[String]) -> Failure {
     let Some(Json::Object(body)) = response.json() else {
         return in_connection(errors::foreign(response));
     };
@@ -145,12 +191,8 @@ fn refusal(response: &Response, credentials: &Credentials) -> Failure {
     let mut message = first(["error_description", "message"])
         .unwrap_or_default()
         .to_owned();
-    for secret in SECRETS
-        .iter()
-        .filter_map(|key| credentials.get(key))
-        .filter(|s| !s.is_empty())
-    {
-        message = message.replace(secret, "…");
+    for secret in secrets {
+        message = message.replace(secret.as_str(), "…");
     }
     let complaint = Complaint {
         codes: Vec::from_iter(first(["error", "status"]).map(str::to_owned)),

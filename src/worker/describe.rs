@@ -79,10 +79,7 @@ impl Worker {
 
 fn answer(told: Told) -> Json {
     match told.description {
-        Ok(description) => json!({
-            "description": description,
-            "age_ms": told.at.elapsed().as_millis() as u64,
-        }),
+        Ok(description) => json!({"description": description, "is_kept": told.is_kept}),
         Err(failure) => failed(&failure),
     }
 }

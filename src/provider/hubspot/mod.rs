@@ -57,6 +57,8 @@ impl Provider for HubSpot {
             "client_id",
             "client_secret",
             "refresh_token",
+            "token_url",
+            "scope",
             webhook::SECRET,
         ]
     }

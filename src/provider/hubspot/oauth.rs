@@ -1,6 +1,6 @@
 //! How HubSpot grants access tokens: by an app's refresh token. A private app's token is static.
 
-use crate::oauth;
+use crate::oauth::Endpoint;
 use crate::{Credentials, Grant, Operation};
 
 pub(super) fn authorise(
@@ -8,5 +8,5 @@ pub(super) fn authorise(
     credentials: &Credentials,
 ) -> Option<Box<dyn Operation<Grant>>> {
     let url = format!("{}/oauth/v1/token", base_url.trim_end_matches('/'));
-    oauth::refresh(&url, credentials)
+    Endpoint::new(url).obtain(credentials)
 }

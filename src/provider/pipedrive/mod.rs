@@ -62,6 +62,8 @@ impl Provider for Pipedrive {
             "client_id",
             "client_secret",
             "refresh_token",
+            "token_url",
+            "scope",
             "login_url",
             webhook::SECRET,
         ]

@@ -1,7 +1,7 @@
 //! How Pipedrive lets one in: by a user's API token, which never ends, or by an app's refresh token. The
 //! grant says on which host the company's API lives.
 
-use crate::oauth::{self, Client};
+use crate::oauth::{Client, Endpoint};
 use crate::{Credentials, Grant, Operation, Request};
 
 const LOGIN_URL: &str = "https://oauth.pipedrive.com";
@@ -19,15 +19,13 @@ pub(super) fn given_token(credentials: &Credentials) -> Option<String> {
 }
 
 pub(super) fn authorise(credentials: &Credentials) -> Option<Box<dyn Operation<Grant>>> {
-    let get = |key| credentials.get(key).filter(|value| !value.is_empty());
-    get("client_id").and(get("client_secret"))?;
-    let form = [
-        ("grant_type", "refresh_token"),
-        ("refresh_token", get("refresh_token")?),
-    ];
-    let host = get("login_url").unwrap_or(LOGIN_URL).trim_end_matches('/');
-    let url = format!("{host}/oauth/token");
-    Some(oauth::exchange(&url, &form, Client::Basic, credentials))
+    let login_url = credentials.get("login_url").filter(|url| !url.is_empty());
+    let host = login_url.unwrap_or(LOGIN_URL).trim_end_matches('/');
+    Endpoint {
+        client: Client::Basic,
+        ..Endpoint::new(format!("{host}/oauth/token"))
+    }
+    .obtain(credentials)
 }
 
 pub(super) fn sign(request: &mut Request, token: &str) {

@@ -61,6 +61,11 @@ impl Provider for Salesforce {
             "client_id",
             "client_secret",
             "refresh_token",
+            "token_url",
+            "scope",
+            "username",
+            "private_key_file",
+            "audience",
             "login_url",
             webhook::SECRET,
         ]

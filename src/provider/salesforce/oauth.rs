@@ -1,10 +1,13 @@
-//! How Salesforce grants access tokens: by a refresh token, or by client credentials. The grant says
-//! where the org's API lives (`instance_url`), which may have moved.
+//! How Salesforce grants access tokens: by a refresh token, by client credentials, or by an assertion that is signed
+//! with a key of the server's own (JWT bearer). The grant says where the org's API lives (`instance_url`), which may
+//! have moved.
 
-use crate::oauth::{self, Client};
+use crate::jwt::{self, Claims};
+use crate::oauth::{self, Client, Endpoint};
+use crate::operation::Refusal;
 use crate::{Credentials, Grant, Operation};
 
-/// Where refresh tokens are honoured for every production org. Client credentials are not: they
+/// Where refresh tokens and assertions are honoured for every production org. Client credentials are not: they
 /// belong to the org's own host ("My Domain").
 const LOGIN_URL: &str = "https://login.salesforce.com";
 
@@ -13,18 +16,27 @@ pub(super) fn authorise(
     credentials: &Credentials,
 ) -> Option<Box<dyn Operation<Grant>>> {
     let get = |key| credentials.get(key).filter(|value| !value.is_empty());
-    let (client_id, client_secret) = (get("client_id")?, get("client_secret"));
-    let (mut form, default_url) = match (get("refresh_token"), client_secret) {
-        (Some(token), _) => (
-            vec![("grant_type", "refresh_token"), ("refresh_token", token)],
-            LOGIN_URL,
-        ),
-        (None, Some(_)) => (vec![("grant_type", "client_credentials")], base_url),
-        (None, None) => return None,
-    };
-    form.push(("client_id", client_id));
-    form.extend(client_secret.map(|secret| ("client_secret", secret)));
-    let login_url = get("login_url").unwrap_or(default_url);
-    let url = format!("{}/services/oauth2/token", login_url.trim_end_matches('/'));
-    Some(oauth::exchange(&url, &form, Client::InForm, credentials))
+    let login_url = get("login_url").map(|url| url.trim_end_matches('/'));
+    let url = |host: &str| format!("{}/services/oauth2/token", host.trim_end_matches('/'));
+    let login = login_url.unwrap_or(LOGIN_URL);
+    if let Some(key) = get("private_key") {
+        let claims = Claims {
+            issuer: get("client_id")?,
+            subject: get("username")?,
+            audience: get("audience").unwrap_or(login),
+        };
+        let assertion = match claims.sign(key) {
+            Ok(assertion) => assertion,
+            Err(failure) => return Some(Box::new(Refusal::new(failure))),
+        };
+        let form = [("grant_type", jwt::GRANT), ("assertion", &assertion)];
+        let url = get("token_url").map_or_else(|| url(login), str::to_owned);
+        return Some(oauth::exchange(&url, &form, Client::InForm, credentials));
+    }
+    Endpoint {
+        for_clients: Some(url(login_url.unwrap_or(base_url))),
+        takes_public_clients: true,
+        ..Endpoint::new(url(login))
+    }
+    .obtain(credentials)
 }

@@ -59,6 +59,8 @@ impl Provider for Zoho {
             "client_id",
             "client_secret",
             "refresh_token",
+            "token_url",
+            "scope",
             "login_url",
             webhook::SECRET,
         ]

@@ -1,7 +1,7 @@
 //! How Zoho grants access tokens: by a refresh token, at the accounts server of the data centre where the
 //! account lives. A token of one data centre is worth nothing at another.
 
-use crate::oauth;
+use crate::oauth::Endpoint;
 use crate::{Credentials, Grant, Operation};
 
 /// Accounts servers by the end of the API's host (SDK of version 8, package `dc`).
@@ -26,5 +26,5 @@ pub(super) fn authorise(
     let accounts = login_url.or(known.map(|(_, accounts)| *accounts));
     let accounts = accounts.unwrap_or(host).trim_end_matches('/');
     let url = format!("{accounts}/oauth/v2/token");
-    oauth::refresh(&url, credentials)
+    Endpoint::new(url).obtain(credentials)
 }

@@ -18,11 +18,12 @@ const PATIENCE: Duration = Duration::from_secs(4);
 #[derive(Default)]
 pub struct Descriptions(AsyncMutex<HashMap<String, Told>>);
 
-/// An answer and when it came.
 #[derive(Clone)]
 pub struct Told {
-    pub at: Instant,
+    at: Instant,
     pub description: Result<Description, Failure>,
+    /// Whether it is the answer to an earlier question.
+    pub is_kept: bool,
 }
 
 impl Link {
@@ -34,7 +35,10 @@ impl Link {
         if let Some(told) = known.get(object)
             && !fresh
         {
-            return Some(told.clone());
+            return Some(Told {
+                is_kept: true,
+                ..told.clone()
+            });
         }
         let operation = self.provider.describe(&self.settings, object)?;
         let was_in_trouble = self.signs.trouble().is_some();
@@ -55,6 +59,7 @@ impl Link {
         let told = Told {
             at: Instant::now(),
             description,
+            is_kept: false,
         };
         known.insert(object.to_owned(), told.clone());
         Some(told)

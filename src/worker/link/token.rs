@@ -10,7 +10,7 @@ use tokio::sync::{Mutex as AsyncMutex, oneshot};
 use super::{Link, Transport, Way, drive};
 use crate::worker::event::{Event, Outbox};
 
-/// A token that expires within this time is not used any more.
+/// A token that expires within this time is not used any more, or within half of its life, if that is short.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Default)]
@@ -19,7 +19,8 @@ pub struct Token {
     pub base_url: Option<String>,
     /// Counts grants, so that a request knows whether the token it failed with is still the current one.
     pub generation: u64,
-    expires: Option<Instant>,
+    /// When another is obtained.
+    renewed_at: Option<Instant>,
 }
 
 /// What a link's tokens are made from.
@@ -65,9 +66,7 @@ impl Link {
     /// The current token, obtained or renewed when its end is known to be near.
     pub(super) async fn token(&self) -> Result<Token, Failure> {
         let mut token = self.keys.token.lock().await;
-        let ending = token
-            .expires
-            .is_some_and(|at| at < Instant::now() + EXPIRY_MARGIN);
+        let ending = token.renewed_at.is_some_and(|at| at <= Instant::now());
         if token.access.is_some() && !ending {
             return Ok(token.clone());
         }
@@ -164,7 +163,10 @@ impl Token {
                 .or(self.base_url.take())
                 .map(|url| url.trim_end_matches('/').to_owned()),
             generation: self.generation + 1,
-            expires: grant.expires_in.map(|time| Instant::now() + time),
+            renewed_at: grant.expires_in.and_then(|time| {
+                let used = time - EXPIRY_MARGIN.min(time / 2);
+                Instant::now().checked_add(used)
+            }),
         };
     }
 }

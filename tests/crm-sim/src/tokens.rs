@@ -33,6 +33,9 @@ pub struct State {
     client_secret: String,
     lifetime_s: Option<i64>,
     rotate_refresh: bool,
+    /// Of the client: what its assertions are to be signed with, as an RSAPublicKey in DER.
+    #[serde(skip)]
+    public_key: Option<Vec<u8>>,
     #[serde(skip)]
     issued: u64,
 }
@@ -142,6 +145,15 @@ impl Tokens {
         self.state.lock().lifetime_s = lifetime_s;
     }
 
+    pub fn set_public_key(&self, key: Vec<u8>) {
+        self.state.lock().public_key = Some(key);
+    }
+
+    /// The key that assertions are signed for with; `None`: the client has shown none.
+    pub fn public_key(&self) -> Option<Vec<u8>> {
+        self.state.lock().public_key.clone()
+    }
+
     pub fn set_rotation(&self, on: bool) {
         self.state.lock().rotate_refresh = on;
     }
@@ -166,6 +178,7 @@ fn initial(defaults: &Defaults) -> State {
         client_secret: defaults.client_secret.to_owned(),
         lifetime_s: defaults.lifetime_s,
         rotate_refresh: false,
+        public_key: None,
         issued: 0,
     }
 }

@@ -5,6 +5,8 @@
 use super::{AdminError, Answer, body, no_route, ok, vendor_of};
 use crate::http::Request;
 use crate::vendor::{Sim, Vendor};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -24,6 +26,22 @@ struct TokenOrder {
     /// An access or refresh token, or "all": unknown from now on.
     revoke: Option<String>,
     rotate_refresh: Option<bool>,
+    /// The public key of the client's assertions: PEM, BEGIN RSA PUBLIC KEY.
+    public_key: Option<String>,
+}
+
+fn der(pem: &str) -> Result<Vec<u8>, AdminError> {
+    let lines = pem.lines().map(str::trim);
+    let mut marks = 0;
+    let body: String = lines
+        .filter(|line| {
+            let is_mark = line.starts_with("-----");
+            marks += usize::from(is_mark && line.contains("RSA PUBLIC KEY"));
+            !is_mark
+        })
+        .collect();
+    let der = STANDARD.decode(body).ok().filter(|_| marks == 2);
+    der.ok_or_else(|| AdminError::Input("public_key: not PEM with BEGIN RSA PUBLIC KEY".to_owned()))
 }
 
 /// Tells `null` from absent.
@@ -40,6 +58,7 @@ pub fn tokens(sim: &Sim, request: &Request) -> Answer {
             let order: TokenOrder = body(request)?;
             let services = vendor_of(sim, &order.vendor)?.services();
             let (tokens, now) = (&services.tokens, sim.clock.now());
+            let key = order.public_key.as_deref().map(der).transpose()?;
             let one = |name: &String| (name != "all").then(|| name.clone());
             if let Some(name) = &order.expire {
                 tokens.expire(one(name).as_deref(), now);
@@ -57,6 +76,9 @@ pub fn tokens(sim: &Sim, request: &Request) -> Answer {
             }
             if let Some(on) = order.rotate_refresh {
                 tokens.set_rotation(on);
+            }
+            if let Some(key) = key {
+                tokens.set_public_key(key);
             }
             ok(&tokens.state())
         }

@@ -1,8 +1,8 @@
 //! `/services/oauth2/token`: refresh token, client credentials and JWT bearer flows.
 //!
 //! Guarantees: tokens given out here open the API until they expire or are revoked; errors have the
-//! OAuth shape, not the API's. A JWT's claims are checked, its signature is not: the simulator has no
-//! certificate to check it against.
+//! OAuth shape, not the API's. An assertion must be signed with the key that the client has shown, name the
+//! client, a user and this server, and end within three minutes.
 
 use super::org;
 use crate::http::{Request, Response};
@@ -11,17 +11,26 @@ use crate::tokens::Issued;
 use crate::vendor::Services;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use ring::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 use serde_json::{Value as Json, json};
 use std::collections::HashMap;
 
 const JWT: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+
+/// Servers that an assertion may be meant for, beside the org's own.
+const AUDIENCES: [&str; 2] = [
+    "https://login.salesforce.com",
+    "https://test.salesforce.com",
+];
+/// How far away its end may be, and a little for clocks that differ.
+const LONGEST_MS: i64 = 180_000 + 5_000;
 
 type Denied = (u16, &'static str, &'static str);
 
 pub fn token(services: &Services, request: &Request, origin: &str) -> Response {
     let form: HashMap<String, String> = request.form().into_iter().collect();
     let now = services.clock.now();
-    match grant(services, request, &form, now) {
+    match grant(services, request, &form, origin, now) {
         Ok(issued) => {
             let user = org::user(Actor::Integration);
             let mut body = json!({
@@ -48,6 +57,7 @@ fn grant(
     services: &Services,
     request: &Request,
     form: &HashMap<String, String>,
+    origin: &str,
     now: i64,
 ) -> Result<Issued, Denied> {
     let tokens = &services.tokens;
@@ -78,7 +88,8 @@ fn grant(
             Ok(tokens.issue(None, now))
         }
         Some(JWT) => {
-            check_jwt(services, field("assertion").unwrap_or_default(), now)?;
+            let assertion = field("assertion").unwrap_or_default();
+            check_jwt(services, assertion, origin, now)?;
             Ok(tokens.issue(None, now))
         }
         _ => Err((400, "unsupported_grant_type", "grant type not supported")),
@@ -92,7 +103,7 @@ fn basic(request: &Request) -> Option<(String, String)> {
     Some((client.to_owned(), secret.to_owned()))
 }
 
-fn check_jwt(services: &Services, assertion: &str, now: i64) -> Result<(), Denied> {
+fn check_jwt(services: &Services, assertion: &str, origin: &str, now: i64) -> Result<(), Denied> {
     let invalid = |text| (400, "invalid_grant", text);
     let parts: Vec<&str> = assertion.split('.').collect();
     let [header, claims, signature] = parts[..] else {
@@ -104,7 +115,14 @@ fn check_jwt(services: &Services, assertion: &str, now: i64) -> Result<(), Denie
     let (Some(header), Some(claims)) = (decode(header), decode(claims)) else {
         return Err(invalid("invalid assertion"));
     };
-    if header["alg"] != "RS256" || signature.is_empty() {
+    let signed = &assertion[..assertion.len() - signature.len() - 1];
+    let is_signed = || {
+        let key =
+            UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, services.tokens.public_key()?);
+        let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
+        key.verify(signed.as_bytes(), &signature).ok()
+    };
+    if header["alg"] != "RS256" || is_signed().is_none() {
         return Err(invalid("invalid assertion"));
     }
     if !services
@@ -114,7 +132,7 @@ fn check_jwt(services: &Services, assertion: &str, now: i64) -> Result<(), Denie
         return Err((400, "invalid_client_id", "client identifier invalid"));
     }
     let audience = claims["aud"].as_str().unwrap_or_default();
-    if !audience.starts_with("http") {
+    if !AUDIENCES.contains(&audience) && audience != origin {
         return Err(invalid("audience is invalid"));
     }
     if claims["sub"].as_str().is_none_or(str::is_empty) {
@@ -126,7 +144,8 @@ fn check_jwt(services: &Services, assertion: &str, now: i64) -> Result<(), Denie
         number => number.as_f64(),
     };
     match expiry {
-        Some(expiry) if expiry * 1000.0 > now as f64 => Ok(()),
-        _ => Err(invalid("expired authorization code")),
+        Some(expiry) if expiry * 1000.0 <= now as f64 => Err(invalid("expired authorization code")),
+        Some(expiry) if expiry * 1000.0 <= (now + LONGEST_MS) as f64 => Ok(()),
+        _ => Err(invalid("expiration is too far away")),
     }
 }

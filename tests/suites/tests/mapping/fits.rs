@@ -96,7 +96,6 @@ async fn many_fields_are_mapped_with_few_questions(vendor: Vendor) {
 #[tokio::test]
 async fn a_field_that_an_administrator_just_made_is_mapped_at_once() {
     let desk = Desk::open(&CLUSTER, Vendor::Salesforce).await;
-    tokio::time::sleep(Duration::from_millis(1100)).await;
     let spec = json!({"fields": [{"name": "Fresh__c", "type": "string", "length": 10}]});
     desk.crm.sim().post("schema/salesforce/Contact", &spec);
     let sql = format!("SELECT crm.map_field({}, 'notes', 'Fresh__c')", desk.map);
