@@ -140,3 +140,19 @@ fn batches_are_of_100() {
     );
     assert_eq!(HubSpot.read_size("contacts"), 100);
 }
+
+#[test]
+fn clients_are_granted_tokens_only_where_they_say() {
+    let client = [("client_id", "id"), ("client_secret", "s")];
+    assert!(
+        HubSpot
+            .authorise("https://x", &credentials(&client))
+            .is_none()
+    );
+    let pairs = [&client[..], &[("token_url", "https://broker.example/t")]].concat();
+    assert!(
+        HubSpot
+            .authorise("https://x", &credentials(&pairs))
+            .is_some()
+    );
+}

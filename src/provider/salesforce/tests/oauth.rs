@@ -138,3 +138,102 @@ fn a_refusal_speaks_of_the_connection_and_tells_no_secret() {
         );
     }
 }
+
+#[test]
+fn a_key_of_the_servers_own_signs_for_the_user() {
+    use crate::jwt::tests::{key, verified};
+
+    let granted = json!({ "access_token": "t", "instance_url": "https://acme.my.salesforce.com" });
+    for (more, url, audience) in [
+        (
+            &[][..],
+            "https://login.salesforce.com/services/oauth2/token",
+            "https://login.salesforce.com",
+        ),
+        (
+            &[("login_url", "https://test.salesforce.com/")],
+            "https://test.salesforce.com/services/oauth2/token",
+            "https://test.salesforce.com",
+        ),
+        (
+            &[
+                ("login_url", "https://acme.my.salesforce.com"),
+                ("audience", "https://login.salesforce.com"),
+            ],
+            "https://acme.my.salesforce.com/services/oauth2/token",
+            "https://login.salesforce.com",
+        ),
+    ] {
+        let mut pairs = vec![
+            ("client_id", "id"),
+            ("username", "a@b"),
+            ("private_key", key()),
+        ];
+        pairs.extend(more);
+        let (result, request) = ask(&pairs, answer(200, &granted));
+        assert_eq!(line(&request), format!("POST {url}"));
+        let assertion = form(&request).strip_prefix(
+            "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion=",
+        );
+        let (_, claims) = verified(assertion.unwrap(), key());
+        assert_eq!(
+            [&claims["iss"], &claims["sub"], &claims["aud"]],
+            ["id", "a@b", audience]
+        );
+        assert_eq!(result.unwrap().access_token, "t");
+    }
+}
+
+#[test]
+fn a_key_that_cannot_sign_stops_the_connection_and_an_assertion_is_never_quoted() {
+    let pairs = [
+        ("client_id", "id"),
+        ("username", "a@b"),
+        ("private_key", "no key"),
+    ];
+    let operation = Salesforce.authorise("https://x", &credentials(&pairs));
+    let (result, log) = drive(operation.unwrap(), |_, _| page(200));
+    let failure = result.unwrap_err();
+    assert_eq!(
+        (failure.class, failure.scope),
+        (ErrorClass::Auth, Scope::Connection)
+    );
+    assert!(log.requests.is_empty());
+
+    let pairs = [
+        ("client_id", "id"),
+        ("username", "a@b"),
+        ("private_key", crate::jwt::tests::key()),
+    ];
+    let operation = Salesforce.authorise("https://x", &credentials(&pairs));
+    let (result, _) = drive(operation.unwrap(), |_, request: &Request| {
+        let assertion = form(request).rsplit('=').next().unwrap();
+        answer(
+            400,
+            &json!({"error": "invalid_grant", "error_description": format!("no: {assertion}")}),
+        )
+    });
+    assert_eq!(result.unwrap_err().message, "no: …");
+}
+
+#[test]
+fn a_token_url_takes_the_place_of_every_address() {
+    let granted = json!({ "access_token": "t" });
+    let url = ("token_url", "https://broker.example/token");
+    let client = [("client_id", "id"), ("client_secret", "s")];
+    for (more, expected) in [
+        (
+            &[("scope", "api web")][..],
+            "grant_type=client_credentials&client_id=id&client_secret=s&scope=api%20web",
+        ),
+        (
+            &[("refresh_token", "r")],
+            "grant_type=refresh_token&refresh_token=r&client_id=id&client_secret=s",
+        ),
+    ] {
+        let pairs = [&client, &[url][..], more].concat();
+        let (_, request) = ask(&pairs, answer(200, &granted));
+        assert_eq!(line(&request), "POST https://broker.example/token");
+        assert_eq!(form(&request), expected);
+    }
+}

@@ -6,6 +6,7 @@ mod credentials;
 mod crm_deletes;
 mod dead_letters;
 mod fields;
+mod grants;
 mod long_outages;
 mod oauth;
 mod outages;
