@@ -4,6 +4,7 @@ use crm_domain::{Choice, DataType, Description, FieldDescription};
 use serde::Deserialize;
 
 use super::errors;
+use super::webhooks::object_name;
 use crate::errors::{refused, unreadable};
 use crate::operation::Exchange;
 use crate::request::encode;
@@ -52,14 +53,20 @@ struct Modification {
 pub(super) fn describe(object: &str) -> Box<dyn Operation<Description>> {
     let path = format!("/crm/v3/properties/{}?archived=false", encode(object));
     let request = Request::new(Method::Get, path);
-    Box::new(Exchange::new(request, |response| {
+    let has_addresses = object_name(object) == "contacts";
+    Box::new(Exchange::new(request, move |response| {
         if let Some(failure) = errors::of_response(&response) {
             return Err(refused(failure));
         }
         let answer: Answer =
             serde_json::from_slice(&response.body).map_err(|_| unreadable(&response))?;
+        let mut fields: Vec<_> = answer.results.into_iter().map(field).collect();
+        // Unique, whether it says so or not.
+        for field in fields.iter_mut().filter(|field| field.name == "email") {
+            field.is_key |= has_addresses;
+        }
         Ok(Description {
-            fields: answer.results.into_iter().map(field).collect(),
+            fields,
             ..Description::default()
         })
     }))

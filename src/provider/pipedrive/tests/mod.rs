@@ -1,6 +1,7 @@
 //! Pipedrive as the simulator and the documents say it behaves.
 
 mod changes;
+mod describe;
 mod errors;
 mod history;
 mod reads;
