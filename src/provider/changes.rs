@@ -49,6 +49,9 @@ pub struct ChangesPage {
     /// Whether to ask on at once. `false`: this is all for now, and `next` lies so far back that what
     /// becomes visible late is still found; what comes again by that has not changed.
     pub more: bool,
+    /// The CRM does not tell what was deleted before this page: whoever holds records that it does not
+    /// show has to look for them one by one.
+    pub blind: bool,
 }
 
 /// A provider's own form of a cursor; the first one if there is none yet.
@@ -76,6 +79,7 @@ pub(crate) fn page(
         changes: std::mem::take(found),
         next: stored(cursor),
         more,
+        blind: false,
     }))
 }
 

@@ -276,8 +276,8 @@ pub(crate) fn clean(message: &str) -> String {
     out
 }
 
-/// Salesforce session ids are `00D…!…`; HubSpot's private app tokens are `pat-…`; Zoho's are `1000.….…`. Pipedrive's API
-/// tokens look like the keys of its fields, and it quotes none.
+/// Salesforce session ids are `00D…!…`; HubSpot's private app tokens are `pat-…`; Zoho's are `1000.….…`; Entra's are
+/// `eyJ….….…`. Pipedrive's API tokens look like the keys of its fields, and it quotes none.
 fn is_token(word: &str) -> bool {
     let secret = |start: &str, rest: fn(&str) -> bool| {
         word.find(start)
@@ -286,4 +286,5 @@ fn is_token(word: &str) -> bool {
     secret("00D", |id| id.contains('!'))
         || secret("pat-", |_| true)
         || secret("1000.", |token| token.matches('.').count() > 1)
+        || secret("eyJ", |token| token.matches('.').count() > 1)
 }

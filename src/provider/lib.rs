@@ -7,6 +7,7 @@
 
 mod calls;
 pub mod changes;
+pub mod dynamics365;
 mod errors;
 mod history;
 pub mod hubspot;
@@ -245,6 +246,7 @@ pub fn providers() -> &'static [&'static dyn Provider] {
         &hubspot::HubSpot,
         &pipedrive::Pipedrive,
         &zoho::Zoho,
+        &dynamics365::Dynamics365,
     ]
 }
 

@@ -221,6 +221,7 @@ impl Changes {
             changes: items,
             next: changes::stored(&self.cursor),
             more,
+            blind: false,
         };
         let live = page.changes.iter().filter(|change| !change.deleted);
         let ids: Vec<String> = live.map(|change| change.object.crm_id.clone()).collect();

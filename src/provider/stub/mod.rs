@@ -410,6 +410,7 @@ fn changes(response: &Response) -> Result<ChangesPage, Failure> {
         changes: page.changes.into_iter().map(change).collect(),
         next: page.next.into(),
         more: page.more,
+        blind: false,
     })
 }
 

@@ -1,0 +1,202 @@
+//! Microsoft Dynamics 365, by the Dataverse Web API, version 9.2: rows by their own paths and in batches,
+//! changes by change tracking.
+//!
+//! An object is an entity set (`contacts`), a field a column (`firstname`). Each row shows a tag, and an
+//! update or a deletion, alone or in a batch, can be bound to it.
+
+mod api;
+mod batch;
+mod changes;
+mod columns;
+mod errors;
+mod oauth;
+mod reads;
+mod records;
+#[cfg(test)]
+mod tests;
+mod values;
+mod webhooks;
+
+use std::sync::Arc;
+
+use crm_domain::{DataType, Failure, Value, ValueError};
+use serde_json::Value as Json;
+
+use crate::calls::{Calls, Outcome, Slots, rounds};
+use crate::operation::Exchange;
+use crate::walk::SECOND;
+use crate::{
+    ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard, Method, Operation,
+    Overwritten, Provider, ReadBatch, Request, Response, Settings, Usage, WebhookError,
+    WebhookEvent, WebhookRequest, WriteBatch, WriteKind, webhook,
+};
+
+use records::Records;
+
+pub struct Dynamics365;
+
+impl Provider for Dynamics365 {
+    fn name(&self) -> &'static str {
+        "dynamics365"
+    }
+
+    /// Every environment has a host of its own.
+    fn default_base_url(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn option_keys(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn credential_keys(&self) -> &'static [&'static str] {
+        &[
+            "access_token",
+            "client_id",
+            "client_secret",
+            "refresh_token",
+            "tenant_id",
+            "login_url",
+            webhook::SECRET,
+        ]
+    }
+
+    fn write_size(&self, _settings: &Settings, _kind: WriteKind, _count: usize) -> usize {
+        records::LIMIT
+    }
+
+    /// The parts of a batch take conditions like requests of their own. An upsert is based on no read.
+    fn guard(&self, kind: WriteKind, _count: usize) -> Guard {
+        match kind {
+            WriteKind::Update | WriteKind::Delete => Guard::Atomic,
+            WriteKind::Upsert => Guard::None,
+        }
+    }
+
+    fn write(
+        &self,
+        _settings: &Settings,
+        batch: Arc<WriteBatch>,
+    ) -> Box<dyn Operation<Vec<Outcome>>> {
+        let mut slots = Slots::new(&batch);
+        let rounds = rounds(&batch, &mut slots, |key| key);
+        let records = Records::new(batch.clone(), &mut slots);
+        let rounds: Vec<Vec<usize>> = rounds.iter().map(|round| slots.unsettled(round)).collect();
+        Box::new(Calls::new(records, &rounds, records::LIMIT, slots))
+    }
+
+    fn read_size(&self, _object: &str) -> usize {
+        reads::LIMIT
+    }
+
+    fn read(
+        &self,
+        _settings: &Settings,
+        batch: Arc<ReadBatch>,
+    ) -> Box<dyn Operation<Vec<Option<CrmObject>>>> {
+        Box::new(reads::Reading::new(batch))
+    }
+
+    /// Updates are conditional.
+    fn overwritten(
+        &self,
+        _settings: &Settings,
+        _batch: Arc<DoneBatch>,
+    ) -> Option<Box<dyn Operation<Vec<Vec<Overwritten>>>>> {
+        None
+    }
+
+    fn changes(
+        &self,
+        _settings: &Settings,
+        query: Arc<ChangesQuery>,
+    ) -> Box<dyn Operation<ChangesPage>> {
+        changes::changes(query)
+    }
+
+    fn record_id(&self, id: &str) -> String {
+        api::id_form(id)
+    }
+
+    fn webhook(
+        &self,
+        _settings: &Settings,
+        credentials: &Credentials,
+        request: &WebhookRequest<'_>,
+    ) -> Result<Vec<WebhookEvent>, WebhookError> {
+        webhooks::read(credentials, request)
+    }
+
+    /// Webhooks name the table (`opportunity`), paths its entity set (`opportunities`).
+    fn same_object(&self, one: &str, other: &str) -> bool {
+        let (one, other) = (one.to_ascii_lowercase(), other.to_ascii_lowercase());
+        let is_set = |set: &str, table: &str| {
+            let ends = |end: &str| set.strip_suffix(end);
+            ends("s") == Some(table)
+                || ends("es") == Some(table)
+                || ends("ies").is_some_and(|stem| table.strip_suffix('y') == Some(stem))
+        };
+        one == other || is_set(&one, &other) || is_set(&other, &one)
+    }
+
+    /// Needs no right on any table.
+    fn ping(&self, _settings: &Settings) -> Box<dyn Operation<String>> {
+        let request = api::request(Method::Get, "WhoAmI");
+        Box::new(Exchange::new(
+            request,
+            |response| match errors::of_response(&response) {
+                Some(failure) => Err(failure),
+                None => Ok(describe(&response)),
+            },
+        ))
+    }
+
+    fn authorise(
+        &self,
+        base_url: &str,
+        credentials: &Credentials,
+    ) -> Option<Box<dyn Operation<Grant>>> {
+        oauth::authorise(base_url, credentials)
+    }
+
+    fn sign(&self, request: &mut Request, access_token: &str) {
+        let value = format!("Bearer {access_token}");
+        request.headers.push(("authorization", value));
+    }
+
+    fn failure(&self, response: &Response) -> Option<Failure> {
+        errors::of_response(response)
+    }
+
+    /// The counts that answers bear are of one of several servers, and not meant to be steered by ("Service
+    /// protection API limits").
+    fn usage(&self, _response: &Response) -> Usage {
+        Usage::default()
+    }
+
+    fn to_wire(&self, data_type: DataType, value: &Value) -> Json {
+        values::form(data_type, value)
+    }
+
+    /// A moment is a whole second, and an id has one spelling.
+    fn stored(&self, data_type: DataType, value: Value) -> Value {
+        match value {
+            Value::Timestamp(ms) => Value::Timestamp(ms - ms.rem_euclid(SECOND)),
+            Value::Text(id) if data_type == DataType::Reference => Value::Text(api::id_form(&id)),
+            value => value,
+        }
+    }
+
+    fn from_wire(&self, data_type: DataType, wire: &Json) -> Result<Value, ValueError> {
+        values::read(data_type, wire)
+    }
+}
+
+/// What `test_connection` shows of an answer of `WhoAmI`.
+fn describe(response: &Response) -> String {
+    let body = response.json().unwrap_or_default();
+    match body["UserId"].as_str() {
+        Some(user) => format!("Dynamics 365 answers, to user {user}"),
+        None => "Dynamics 365 answers".to_owned(),
+    }
+}

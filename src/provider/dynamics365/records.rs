@@ -1,0 +1,193 @@
+//! Writing records: one by its own path, several in a batch whose parts are the same requests.
+//!
+//! Guarantees: an update never creates, and takes place only on the state that it is based on if it is
+//! based on one; an upsert goes by an alternate key, which the CRM keeps unique, so that sending it
+//! again makes no second record.
+
+use std::sync::Arc;
+
+use crm_domain::{ErrorClass, Failure};
+use serde_json::{Map, Value as Json};
+
+use super::{api, batch, columns, errors};
+use crate::calls::{Call, Outcome, Slots};
+use crate::errors::{refused, unreadable};
+use crate::request::encode;
+use crate::{Method, Request, Response, WriteBatch, WriteKind, WriteRecord, Written};
+
+/// Records in one batch. Up to 1000 are allowed; Microsoft's advice is few, and several batches at once
+/// ("Service protection API limits", "Maximize throughput").
+pub(super) const LIMIT: usize = 100;
+
+pub(super) struct Records {
+    batch: Arc<WriteBatch>,
+    /// The record's own request, or what speaks against making one.
+    requests: Vec<Option<Request>>,
+}
+
+impl Records {
+    pub fn new(batch: Arc<WriteBatch>, slots: &mut Slots) -> Records {
+        let mut requests = Vec::with_capacity(batch.records.len());
+        for index in 0..batch.records.len() {
+            requests.push(match request(&batch, index) {
+                Ok(request) => Some(request),
+                Err(failure) => {
+                    slots.settle(index, Err(failure));
+                    None
+                }
+            });
+        }
+        Records { batch, requests }
+    }
+
+    fn outcome(&self, index: usize, response: &Response) -> Outcome {
+        if let Some(failure) = errors::of_response(response) {
+            return Err(self.doubted(index, failure));
+        }
+        let key = self.batch.key(index);
+        let named = response.header("odata-entityid").and_then(id_of_link);
+        if self.batch.kind != WriteKind::Upsert {
+            if named.is_some_and(|id| id != api::id_form(key)) {
+                let message = "the CRM's answer names another record at this record's place";
+                let class = ErrorClass::Transient;
+                return Err(Failure::record(class, "mismatched_result", message));
+            }
+            return Ok(Written {
+                crm_id: key.to_owned(),
+                created: false,
+            });
+        }
+        let body = response.json().unwrap_or_default();
+        let shown = primary_key(&body, self.batch.key_field());
+        let crm_id = named.or(shown).ok_or_else(|| {
+            let message = "the CRM saved the record and did not say its id";
+            Failure::record(ErrorClass::Internal, "missing_id", message)
+        })?;
+        Ok(Written {
+            crm_id,
+            created: response.status == 201,
+        })
+    }
+
+    /// A row that is not found may be the record, or one that a lookup of it names. Only the first may be
+    /// told as gone: the message has its id.
+    fn doubted(&self, index: usize, failure: Failure) -> Failure {
+        if failure.class != ErrorClass::NotFound || self.batch.kind == WriteKind::Upsert {
+            return failure;
+        }
+        let ids: Vec<String> = ids_within(&failure.message).collect();
+        let is_other = match ids.is_empty() {
+            true => has_lookup(&self.batch.records[index]),
+            false => !ids.contains(&api::id_form(self.batch.key(index))),
+        };
+        match is_other {
+            true => refused(failure),
+            false => failure,
+        }
+    }
+}
+
+fn has_lookup(record: &WriteRecord) -> bool {
+    let mut fields = record.fields.iter();
+    fields.any(|(field, _)| field.data_type == crm_domain::DataType::Reference)
+}
+
+/// The request that writes one record.
+fn request(batch: &WriteBatch, index: usize) -> Result<Request, Failure> {
+    let record = &batch.records[index];
+    let (set, key) = (&batch.object, batch.key(index));
+    let unless_changed = record.unless_changed.clone();
+    if batch.kind == WriteKind::Delete {
+        let request = api::request(Method::Delete, api::by_id(set, &api::id_form(key)));
+        return Ok(match unless_changed {
+            Some(version) => request.header("if-match", version),
+            None => request,
+        });
+    }
+    let key_field = batch.external_id_field.as_deref();
+    let key_field = key_field.filter(|_| batch.kind == WriteKind::Upsert);
+    let mut body = Map::new();
+    for (field, value) in &record.fields {
+        // The key stands in the path; in the body it could say something else.
+        if key_field.is_none_or(|key| !key.eq_ignore_ascii_case(&field.name)) {
+            columns::write_into(&mut body, field, value)?;
+        }
+    }
+    let Some(key_field) = key_field else {
+        let request = api::request(Method::Patch, api::by_id(set, &api::id_form(key)));
+        let version = unless_changed.unwrap_or_else(|| "*".to_owned());
+        return Ok(request.header("if-match", version).json(&body));
+    };
+    if !api::is_addressable(key) {
+        let message = "the external id holds a character that no alternate key may have: / < > * % & : \\ ? + #";
+        return Err(Failure::record(
+            ErrorClass::Validation,
+            "key_not_addressable",
+            message,
+        ));
+    }
+    let path = api::by_key(set, key_field, key);
+    let request = api::request(
+        Method::Patch,
+        format!("{path}?$select={}", encode(key_field)),
+    );
+    // Otherwise the answer tells neither the id nor whether there was a record.
+    Ok(request
+        .header("prefer", "return=representation")
+        .json(&body))
+}
+
+/// The id at the end of a link to a record, unless it is by an alternate key.
+fn id_of_link(link: &str) -> Option<String> {
+    let (_, id) = link.trim_end().strip_suffix(')')?.rsplit_once('(')?;
+    api::is_id(id).then(|| api::id_form(id))
+}
+
+/// The id in a row of which nothing was asked for but a key: beside that, it is all that a row shows.
+fn primary_key(row: &Json, key_field: &str) -> Option<String> {
+    let is_own = |name: &str| !name.contains('@') && !name.starts_with('_');
+    let own = row.as_object()?.iter();
+    let own = own.filter(|(name, _)| is_own(name) && !name.eq_ignore_ascii_case(key_field));
+    let mut ids = own.filter_map(|(_, value)| value.as_str().filter(|text| api::is_id(text)));
+    ids.next().map(api::id_form)
+}
+
+fn ids_within(message: &str) -> impl Iterator<Item = String> {
+    let words = message.split(|c: char| !c.is_ascii_hexdigit() && c != '-');
+    words.filter(|word| api::is_id(word)).map(api::id_form)
+}
+
+impl Call for Records {
+    fn request(&mut self, records: &[usize]) -> Request {
+        let mut requests: Vec<Request> = records
+            .iter()
+            .filter_map(|&index| self.requests[index].clone())
+            .collect();
+        match requests.len() {
+            1 => requests.remove(0),
+            _ => batch::wrap(&requests),
+        }
+    }
+
+    fn settle(
+        &mut self,
+        records: &[usize],
+        response: &Response,
+        slots: &mut Slots,
+    ) -> Result<Option<Request>, Failure> {
+        if let [index] = records {
+            let outcome = self.outcome(*index, response)?;
+            slots.settle(*index, Ok(outcome));
+            return Ok(None);
+        }
+        // Its own status may be that of a part that was refused.
+        let Some(answers) = batch::unwrap(response) else {
+            let failure = errors::of_response(response);
+            return Err(failure.map_or_else(|| unreadable(response), refused));
+        };
+        for (&index, answer) in records.iter().zip(&answers) {
+            slots.settle(index, self.outcome(index, answer));
+        }
+        Ok(None)
+    }
+}

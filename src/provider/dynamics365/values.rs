@@ -1,0 +1,39 @@
+//! Values as Dataverse has them: JSON of the column's type, choices as numbers, several of them as `1,2,3`,
+//! moments in whole seconds of UTC.
+
+use crm_domain::{DataType, Value, ValueError};
+use serde_json::Value as Json;
+
+use crate::walk::{SECOND, moment};
+use crate::wire;
+
+pub(super) fn form(data_type: DataType, value: &Value) -> Json {
+    match (data_type, value) {
+        (DataType::Choice, Value::Text(option)) => match option.parse::<i64>() {
+            Ok(option) => option.into(),
+            Err(_) => option.as_str().into(),
+        },
+        (_, Value::MultiChoice(options)) => {
+            let options: Vec<&str> = options.iter().map(String::as_str).collect();
+            options.join(",").into()
+        }
+        (_, Value::Timestamp(ms)) => second(*ms).into(),
+        (_, Value::Json(_)) => wire::text(value).into(),
+        (_, value) => value.to_json(),
+    }
+}
+
+/// `2026-01-02T03:04:05Z`: no column keeps fractions of a second.
+fn second(ms: i64) -> String {
+    let text = moment::text(ms.div_euclid(SECOND) * SECOND);
+    format!("{}Z", text.get(..19).unwrap_or(&text))
+}
+
+pub(super) fn read(data_type: DataType, held: &Json) -> Result<Value, ValueError> {
+    match (data_type, held) {
+        (DataType::MultiChoice, Json::String(options)) => {
+            Ok(Value::multi_choice(options.split(',')))
+        }
+        _ => wire::read(data_type, held),
+    }
+}
