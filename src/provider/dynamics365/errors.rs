@@ -37,6 +37,8 @@ pub(crate) const TABLE: &[Rule] = &[
     Rule::new(NotFound, "0x80060891"),
     // The value, or the state of the row, breaks a rule of the CRM's.
     Rule::new(Mapping, "0x80048d19").says("undeclared property"),
+    Rule::new(Mapping, "0x80048d19").says("Invalid property"),
+    Rule::new(Mapping, "0x80048d19").says("does not exist on type"),
     Rule::new(Validation, "0x80048d19"),
     Rule::new(Validation, "0x80040265"),
     Rule::new(Validation, "0x80040203"),

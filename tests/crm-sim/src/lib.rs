@@ -6,6 +6,7 @@
 mod admin;
 mod budget;
 mod clock;
+mod dynamics365;
 mod faults;
 mod http;
 mod hubspot;

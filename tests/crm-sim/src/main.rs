@@ -25,6 +25,9 @@ struct Options {
     /// Where Zoho listens
     #[arg(long, value_name = "ADDR")]
     zoho: Option<String>,
+    /// Where Dynamics 365 listens
+    #[arg(long, value_name = "ADDR")]
+    dynamics365: Option<String>,
     /// Where the admin API listens
     #[arg(long, value_name = "ADDR")]
     admin: Option<String>,
@@ -53,6 +56,7 @@ async fn run(options: Options) -> std::io::Result<()> {
         ("hubspot", options.hubspot),
         ("pipedrive", options.pipedrive),
         ("zoho", options.zoho),
+        ("dynamics365", options.dynamics365),
     ] {
         let vendor = sim.vendor(name).cloned();
         desks.extend(vendor.map(|vendor| (Desk::Vendor(vendor), address)));

@@ -49,6 +49,8 @@ pub struct Record {
     pub created_by: Actor,
     pub modified_by: Actor,
     pub version: u32,
+    /// Its last change's number among those of its object.
+    pub turn: u64,
     pub life: Life,
     /// Oldest first; only kept where the vendor shows it.
     pub history: Vec<Past>,

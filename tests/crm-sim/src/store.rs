@@ -28,6 +28,8 @@ pub struct Object {
     live_times: BTreeSet<(i64, u32)>,
     deleted_times: BTreeSet<(i64, u32)>,
     history: bool,
+    /// Counts changes.
+    turn: u64,
     /// Changes that nobody has been told of yet; `None` if nobody wants to know.
     pub notes: Option<Vec<Note>>,
 }
@@ -41,6 +43,7 @@ impl Object {
             live_times: BTreeSet::new(),
             deleted_times: BTreeSet::new(),
             history,
+            turn: 0,
             notes: None,
         };
         object.reindex();
@@ -63,6 +66,11 @@ impl Object {
 
     pub fn live(&self, slot: u32) -> Option<&Record> {
         self.record(slot).filter(|record| record.live())
+    }
+
+    /// The number of the last change.
+    pub fn turn(&self) -> u64 {
+        self.turn
     }
 
     /// What a record holds in fields by which it can be found, and what a change sets there.
@@ -89,6 +97,7 @@ impl Object {
     pub fn insert(&mut self, change: Change, stamp: Stamp) -> Result<u32, Taken> {
         let slot = self.records.len() as u32;
         self.check_unique(&change, slot)?;
+        self.turn += 1;
         let mut record = Record {
             values: Vec::with_capacity(change.len()),
             created: stamp.at,
@@ -96,6 +105,7 @@ impl Object {
             created_by: stamp.by,
             modified_by: stamp.by,
             version: 1,
+            turn: self.turn,
             life: Life::Live,
             history: Vec::new(),
             master: None,
@@ -128,10 +138,8 @@ impl Object {
         let mut record = self.take(slot);
         let before = record.modified;
         self.apply(&mut record, change, stamp);
-        record.version += 1;
-        record.modified = stamp.at;
-        record.modified_by = stamp.by;
         self.records[slot as usize] = record;
+        self.touch(slot, stamp);
         let timeline = self.timeline(slot);
         timeline.remove(&(before, slot));
         timeline.insert((stamp.at, slot));
@@ -155,10 +163,8 @@ impl Object {
         self.leave(slot);
         let record = &mut self.records[slot as usize];
         record.life = life;
-        record.version += 1;
-        record.modified = stamp.at;
-        record.modified_by = stamp.by;
         let master = record.master.take();
+        self.touch(slot, stamp);
         self.enter(slot);
         if let Some(master) = master {
             let merged = &mut self.records[master as usize].merged;
@@ -178,11 +184,9 @@ impl Object {
             self.leave(*slot);
             let record = &mut self.records[*slot as usize];
             record.life = Life::Deleted;
-            record.version += 1;
-            record.modified = stamp.at;
-            record.modified_by = stamp.by;
             record.master = Some(into);
             let inherited = std::mem::take(&mut record.merged);
+            self.touch(*slot, stamp);
             self.enter(*slot);
             for (held, _) in &inherited {
                 self.records[*held as usize].master = Some(into);
@@ -192,12 +196,19 @@ impl Object {
             merged.push((*slot, stamp.at));
         }
         self.leave(into);
-        let record = &mut self.records[into as usize];
-        record.version += 1;
-        record.modified = stamp.at;
-        record.modified_by = stamp.by;
+        self.touch(into, stamp);
         self.enter(into);
         self.note(into, stamp, Event::Merged(from.to_vec()));
+    }
+
+    /// Marks a record, which is in no index meanwhile, as changed.
+    fn touch(&mut self, slot: u32, stamp: Stamp) {
+        self.turn += 1;
+        let record = &mut self.records[slot as usize];
+        record.version += 1;
+        record.turn = self.turn;
+        record.modified = stamp.at;
+        record.modified_by = stamp.by;
     }
 
     fn note(&mut self, slot: u32, stamp: Stamp, event: Event) {

@@ -70,6 +70,7 @@ impl Services {
 }
 
 /// One request on its way through a vendor.
+#[derive(Clone, Copy)]
 pub struct Call<'a> {
     pub request: &'a Request,
     /// Scheme, host and port the caller used.
@@ -154,6 +155,7 @@ impl Default for Sim {
                 Arc::new(crate::hubspot::HubSpot::new(clock.clone())),
                 Arc::new(crate::pipedrive::Pipedrive::new(clock.clone())),
                 Arc::new(crate::zoho::Zoho::new(clock.clone())),
+                Arc::new(crate::dynamics365::Dynamics365::new(clock.clone())),
             ],
             clock,
         }

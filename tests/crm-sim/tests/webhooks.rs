@@ -222,6 +222,35 @@ fn zoho_shows_its_token_in_the_body() {
 }
 
 #[test]
+fn dynamics365_shows_its_secret_in_a_header() {
+    let world = World::new();
+    let (url, posts) = receiver(1);
+    let order = json!({"url": url, "secret": "s"});
+    world.admin("POST", "/webhooks/dynamics365", order);
+    let body = json!({"fields": {"name": "x"}});
+    let made = world.admin("POST", "/objects/dynamics365/opportunities", body);
+    let path = format!(
+        "/objects/dynamics365/opportunities/{}",
+        made["id"].as_str().unwrap()
+    );
+    world.admin("DELETE", &path, Value::Null);
+    let good = |post: &Post| read("dynamics365", "", "s", now(&world), post).unwrap();
+    let events = collect(&posts, 2, good);
+    let kinds: BTreeSet<WebhookKind> = events.iter().map(|event| event.kind).collect();
+    let both = BTreeSet::from([WebhookKind::Changed, WebhookKind::Deleted]);
+    assert_eq!(kinds, both);
+    let provider = provider("dynamics365").unwrap();
+    assert!(events.iter().all(|event| {
+        provider.same_object(&event.object, "opportunities") && event.crm_id == made["id"]
+    }));
+    assert_ne!(events[0].event_id, events[1].event_id);
+    world.admin("PATCH", &path, json!({"deleted": false}));
+    let post = posts.recv_timeout(Duration::from_secs(20)).unwrap();
+    let forged = read("dynamics365", "", "x", now(&world), &post);
+    assert_eq!(forged, Err(WebhookError::Forged));
+}
+
+#[test]
 fn posts_come_twice_on_request_and_end_on_request() {
     let world = World::new();
     let (url, posts) = receiver(0);

@@ -17,6 +17,7 @@ pub struct World {
     pub hubspot: SocketAddr,
     pub pipedrive: SocketAddr,
     pub zoho: SocketAddr,
+    pub dynamics365: SocketAddr,
     pub admin: SocketAddr,
     _runtime: Runtime,
 }
@@ -66,6 +67,7 @@ impl World {
             hubspot: bind(vendor("hubspot")),
             pipedrive: bind(vendor("pipedrive")),
             zoho: bind(vendor("zoho")),
+            dynamics365: bind(vendor("dynamics365")),
             admin: bind(Desk::Admin),
             _runtime: runtime,
         }
@@ -150,6 +152,18 @@ impl World {
             .unwrap()
     }
 
+    /// A Dataverse call with the default token; the path follows `/api/data/v9.2`.
+    pub fn d365(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Value) -> Reply {
+        let mut all = vec![
+            ("Authorization", "Bearer d365-token"),
+            ("Content-Type", "application/json"),
+        ];
+        all.extend(headers);
+        let path = format!("/api/data/v9.2{path}");
+        self.call(self.dynamics365, method, &path, &all, text(&body))
+            .unwrap()
+    }
+
     pub fn admin(&self, method: &str, path: &str, body: Value) -> Value {
         let reply = self
             .call(self.admin, method, path, &[], text(&body))
@@ -182,6 +196,7 @@ impl<'a> Line<'a> {
             // As the provider tells an API token from a granted one.
             "pipedrive" => (world.pipedrive, "x-api-token pd-token"),
             "zoho" => (world.zoho, "zoho-token"),
+            "dynamics365" => (world.dynamics365, "d365-token"),
             _ => (world.hubspot, "hs-token"),
         };
         Self {
