@@ -30,7 +30,7 @@ class Sim(types.SimpleNamespace):
 @pytest.fixture(scope="session")
 def running_sim():
     arguments = [os.environ["CRM_SIM"]]
-    for name in ("salesforce", "hubspot", "pipedrive", "zoho", "admin"):
+    for name in ("salesforce", "hubspot", "pipedrive", "zoho", "dynamics365", "admin"):
         arguments += [f"--{name}", "127.0.0.1:0"]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
         addresses = {}

@@ -1,4 +1,4 @@
-//! `EntityDefinitions`: what a table is called, and what it can do.
+//! `EntityDefinitions`: what a table is called, what it can do, and which options its choices have.
 
 use super::error::DataverseError;
 use super::{Answer, ROOT, address, org};
@@ -7,16 +7,24 @@ use crate::store::{Object, Store};
 use crate::vendor::Call;
 use serde_json::{Map, Value as Json, json};
 
-/// The tables whose entity set is the one that the filter names.
+/// The table whose entity set, or whose own name, is the one that the filter names.
 pub fn list(store: &Store, call: &Call<'_>) -> Answer {
     address::only(call.request, &["$select", "$filter"])?;
     let filter = call.request.param("$filter").unwrap_or_default();
-    let set = filter
-        .strip_prefix("EntitySetName eq '")
-        .and_then(|rest| rest.strip_suffix('\''))
-        .ok_or_else(|| DataverseError::not_simulated("filters but EntitySetName eq '…'"))?;
+    let named = |property: &str| {
+        let rest = filter.strip_prefix(property)?.strip_prefix(" eq '")?;
+        rest.strip_suffix('\'')
+    };
+    let found = match (named("EntitySetName"), named("LogicalName")) {
+        (Some(set), _) => store.object(set).filter(|object| object.def.name == set),
+        (_, Some(name)) => by_name(store, name),
+        _ => {
+            return Err(DataverseError::not_simulated(
+                "filters but of EntitySetName and LogicalName",
+            ));
+        }
+    };
     let chosen = call.request.param("$select").unwrap_or_default();
-    let found = store.object(set).filter(|object| object.def.name == set);
     let tables = found.map(|object| table(object, &chosen)).transpose()?;
     let context = format!(
         "{}{ROOT}/$metadata#EntityDefinitions({chosen})",
@@ -26,6 +34,41 @@ pub fn list(store: &Store, call: &Call<'_>) -> Answer {
     Ok(Response::json(
         200,
         &json!({"@odata.context": context, "value": tables}),
+    ))
+}
+
+fn by_name<'a>(store: &'a Store, name: &str) -> Option<&'a Object> {
+    let mut objects = store.objects.iter();
+    objects.find(|object| org::table(&object.def.name) == name)
+}
+
+/// `EntityDefinitions(LogicalName='…')/Attributes/…PicklistAttributeMetadata`, each with its options.
+pub fn choices(store: &Store, call: &Call<'_>, segment: &str) -> Answer {
+    let name = segment
+        .strip_prefix("EntityDefinitions(LogicalName='")
+        .and_then(|rest| rest.strip_suffix("')"))
+        .ok_or_else(|| DataverseError::no_segment(segment))?;
+    let object = by_name(store, name).ok_or_else(|| DataverseError::no_segment(segment))?;
+    let option = |value: &String| {
+        let label = json!({"Label": format!("Option {value}"), "LanguageCode": 1033});
+        json!({"Value": value.parse::<i64>().ok(), "Label": {"LocalizedLabels": [label]}})
+    };
+    let choices = object
+        .def
+        .visible()
+        .filter(|(_, field)| field.spec.native == "Picklist");
+    let shown = choices.map(|(_, field)| {
+        let options: Vec<Json> = field.spec.values.iter().map(option).collect();
+        json!({"LogicalName": field.name(), "OptionSet": {"Options": options}})
+    });
+    let shown: Vec<Json> = shown.collect();
+    let context = format!(
+        "{}{ROOT}/$metadata#EntityDefinitions('{name}')/Attributes",
+        call.origin
+    );
+    Ok(Response::json(
+        200,
+        &json!({"@odata.context": context, "value": shown}),
     ))
 }
 

@@ -94,6 +94,16 @@ impl Dynamics365 {
         let segment = match (method, path) {
             ("GET", ["WhoAmI"]) => return Ok(who_am_i(call)),
             ("GET", ["EntityDefinitions"]) => return definitions::list(&store, call),
+            (
+                "GET",
+                [
+                    table,
+                    "Attributes",
+                    "Microsoft.Dynamics.CRM.PicklistAttributeMetadata",
+                ],
+            ) => {
+                return definitions::choices(&store, call, table);
+            }
             (_, [segment]) => segment,
             _ => return Err(DataverseError::no_segment(path.last().unwrap_or(&""))),
         };
