@@ -98,7 +98,7 @@ bench: setup ## measure, in ratios; not part of test
 	cargo pgrx install --release --pg-config $(PG_CONFIG)
 	benches/run
 
-sim: setup ## run the simulated CRMs on ports 4101 to 4105 until interrupted
+sim: setup ## run the simulated CRMs on ports 4101 to 4106 until interrupted
 	@cargo build --quiet $(plain) --bins --examples
 	@echo 'Salesforce  http://127.0.0.1:4101'
 	@echo 'HubSpot     http://127.0.0.1:4102'

@@ -102,6 +102,10 @@ fn refuse(door: &Door, refusal: &Refusal) -> ! {
              address letter by letter, the body must be as it came, and headers must hold X-HubSpot-Signature-v3 and \
              X-HubSpot-Request-Timestamp."
         }
+        "pipedrive" | "zoho" | "dynamics365" => {
+            "This CRM signs nothing and shows the credential webhook_secret: Pipedrive by HTTP Basic as user:password, Zoho as the token in \
+             the body, Dynamics 365 in the header X-PgCrm-Secret."
+        }
         _ => {
             "X-PgCrm-Signature is sha256= and the hexadecimal HMAC-SHA256 of X-PgCrm-Timestamp, a dot and the body as it came, with the \
              credential webhook_secret."

@@ -44,6 +44,8 @@ pub struct Came {
     pub next: Option<(Json, bool)>,
     /// How many records the CRM has, if that was asked.
     pub total: Option<u64>,
+    /// The CRM does not tell which records were deleted before.
+    pub blind: bool,
 }
 
 /// What a map's looks for changes need to remember.
@@ -239,6 +241,7 @@ impl Worker {
                     .collect(),
                 next: Some((page.next, page.more)),
                 total,
+                blind: page.blind,
             });
             let trouble = link.take_trouble();
             outbox.send(Event::Came {
@@ -300,6 +303,7 @@ impl Worker {
                     .collect(),
                 next: None,
                 total: None,
+                blind: false,
             });
             let trouble = link.take_trouble();
             outbox.send(Event::Came {

@@ -101,6 +101,9 @@ impl Worker {
             {
                 return Ok(None);
             }
+            if came.blind {
+                state::ask_linked(client, map.id)?;
+            }
             if let Some(total) = came.total {
                 state::note_total(client, map.id, total)?;
             }

@@ -263,6 +263,20 @@ pub fn ask(
     Ok(())
 }
 
+/// Asks for every linked record to be read, because the CRM does not tell which of them are gone.
+pub fn ask_linked(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
+    client.update(
+        Kept(
+            "INSERT INTO crm.reread (map_id, crm_id)
+             SELECT DISTINCT l.map_id, l.crm_id FROM crm.ledger l WHERE l.map_id = $1 AND l.crm_id IS NOT NULL AND NOT l.detached
+             ON CONFLICT (map_id, crm_id) DO NOTHING",
+        ),
+        None,
+        &[map_id.into()],
+    )?;
+    Ok(())
+}
+
 /// Records were read: those of whom nobody asked again are done.
 pub fn reread(client: &mut SpiClient, map_id: i32, records: &[&Reread]) -> Result<(), StoreError> {
     client.update(
