@@ -89,7 +89,7 @@ BEGIN
     RETURN id;
 END $$;
 COMMENT ON FUNCTION crm.create_connection(text, text, text, jsonb, jsonb) IS
-    'names a CRM org. provider: stub, salesforce, hubspot, pipedrive or zoho. options: max_in_flight (1..64), and the provider''s own. '
+    'names a CRM org. provider: stub, salesforce, hubspot, pipedrive, zoho or dynamics365. options: max_in_flight (1..64), and the provider''s own. '
     'credentials: strings, or references that the worker resolves, {"file": "/run/secrets/x"} or {"env": "NAME"}. Returns connection_id';
 
 CREATE FUNCTION crm.set_credentials(connection text, credentials jsonb) RETURNS void

@@ -16,10 +16,11 @@ pub enum Vendor {
     HubSpot,
     Pipedrive,
     Zoho,
+    Dynamics365,
 }
 
-/// Columns of the table of people, and their fields: stub, Salesforce, HubSpot, Pipedrive, Zoho.
-const FIELDS: &[(&str, [&str; 5])] = &[
+/// Columns of the table of people, and their fields: stub, Salesforce, HubSpot, Pipedrive, Zoho, Dynamics 365.
+const FIELDS: &[(&str, [&str; 6])] = &[
     (
         "id",
         [
@@ -28,6 +29,7 @@ const FIELDS: &[(&str, [&str; 5])] = &[
             "external_key",
             "a000000000000000000000000000000000000001",
             "External_Key",
+            "crm_externalkey",
         ],
     ),
     (
@@ -38,13 +40,31 @@ const FIELDS: &[(&str, [&str; 5])] = &[
             "firstname",
             "a000000000000000000000000000000000000010",
             "First_Name",
+            "firstname",
         ],
     ),
     (
         "last_name",
-        ["last_name", "LastName", "lastname", "name", "Last_Name"],
+        [
+            "last_name",
+            "LastName",
+            "lastname",
+            "name",
+            "Last_Name",
+            "lastname",
+        ],
     ),
-    ("email", ["email", "Email", "email", "emails", "Email"]),
+    (
+        "email",
+        [
+            "email",
+            "Email",
+            "email",
+            "emails",
+            "Email",
+            "emailaddress1",
+        ],
+    ),
     (
         "phone",
         [
@@ -53,6 +73,7 @@ const FIELDS: &[(&str, [&str; 5])] = &[
             "phone",
             "a000000000000000000000000000000000000011",
             "Phone",
+            "telephone1",
         ],
     ),
     (
@@ -63,6 +84,7 @@ const FIELDS: &[(&str, [&str; 5])] = &[
             "jobtitle",
             "a000000000000000000000000000000000000002",
             "Title",
+            "jobtitle",
         ],
     ),
     (
@@ -73,6 +95,7 @@ const FIELDS: &[(&str, [&str; 5])] = &[
             "score",
             "a000000000000000000000000000000000000003",
             "Score",
+            "crm_score",
         ],
     ),
     (
@@ -83,6 +106,7 @@ const FIELDS: &[(&str, [&str; 5])] = &[
             "birth_date",
             "a000000000000000000000000000000000000004",
             "Date_of_Birth",
+            "birthdate",
         ],
     ),
     (
@@ -93,6 +117,7 @@ const FIELDS: &[(&str, [&str; 5])] = &[
             "last_seen",
             "a000000000000000000000000000000000000005",
             "Last_Seen",
+            "crm_lastseen",
         ],
     ),
     (
@@ -103,6 +128,7 @@ const FIELDS: &[(&str, [&str; 5])] = &[
             "newsletter",
             "a000000000000000000000000000000000000006",
             "Email_Opt_Out",
+            "donotbulkemail",
         ],
     ),
     (
@@ -113,6 +139,7 @@ const FIELDS: &[(&str, [&str; 5])] = &[
             "interests",
             "a000000000000000000000000000000000000007",
             "Interests",
+            "crm_interests",
         ],
     ),
     (
@@ -123,6 +150,7 @@ const FIELDS: &[(&str, [&str; 5])] = &[
             "hs_lead_status",
             "a000000000000000000000000000000000000008",
             "Lead_Source",
+            "leadsourcecode",
         ],
     ),
     (
@@ -133,6 +161,7 @@ const FIELDS: &[(&str, [&str; 5])] = &[
             "message",
             "a000000000000000000000000000000000000009",
             "Description",
+            "description",
         ],
     ),
 ];
@@ -150,12 +179,21 @@ impl Vendor {
 
     /// As `create_connection(provider => ...)` and the simulator call it.
     pub fn name(self) -> &'static str {
-        ["stub", "salesforce", "hubspot", "pipedrive", "zoho"][self as usize]
+        [
+            "stub",
+            "salesforce",
+            "hubspot",
+            "pipedrive",
+            "zoho",
+            "dynamics365",
+        ][self as usize]
     }
 
     /// The object that people are.
     pub fn people(self) -> &'static str {
-        ["contact", "Contact", "contacts", "persons", "Contacts"][self as usize]
+        [
+            "contact", "Contact", "contacts", "persons", "Contacts", "contacts",
+        ][self as usize]
     }
 
     /// The field that a column of the table of people is mapped to.
@@ -175,7 +213,11 @@ impl Vendor {
             (Vendor::Pipedrive, "email", Value::String(_)) => {
                 json!([{ "value": value, "primary": true }])
             }
-            (Vendor::Pipedrive, "source", Value::String(option)) => {
+            (Vendor::Dynamics365, "interests", Value::Array(options)) => {
+                let options: Vec<&str> = options.iter().filter_map(Value::as_str).collect();
+                options.join(",").into()
+            }
+            (Vendor::Pipedrive | Vendor::Dynamics365, "source", Value::String(option)) => {
                 option.parse().map_or(Value::Null, |id: u32| id.into())
             }
             _ => value.clone(),
@@ -205,6 +247,7 @@ impl Vendor {
             r#"{"access_token": "hs-token"}"#,
             r#"{"api_token": "pd-token"}"#,
             r#"{"access_token": "zoho-token"}"#,
+            r#"{"access_token": "d365-token"}"#,
         ][self as usize]
     }
 }
@@ -423,9 +466,12 @@ impl Crm {
         let mut fault = self.matching(operation);
         let pipedrive = self.vendor == Vendor::Pipedrive;
         let salesforce = self.vendor == Vendor::Salesforce;
+        let dynamics = self.vendor == Vendor::Dynamics365;
         let refused = |code: &str| {
             if pipedrive {
                 json!({"success": false, "error": format!("as injected: {code}"), "code": "ERR_SCHEMA_VALIDATION_FAILED"})
+            } else if dynamics {
+                json!({"error": {"code": code, "message": "as injected"}})
             } else if salesforce {
                 json!([{"errorCode": code, "message": "as injected", "fields": []}])
             } else {
@@ -446,6 +492,9 @@ impl Crm {
             "validation" if salesforce => {
                 json!({"status": 400, "body": refused("FIELD_CUSTOM_VALIDATION_EXCEPTION")})
             }
+            "validation" if dynamics => json!({"status": 400, "body": refused("0x80040265")}),
+            "mapping" if dynamics => json!({"status": 400, "body": refused("0x80060888")}),
+            "conflict" if dynamics => json!({"status": 412, "body": refused("0x80060892")}),
             "validation" => json!({"status": 400, "body": refused("INVALID_OPTION")}),
             "mapping" if pipedrive => json!({"status": 400, "body": refused("is not allowed")}),
             "conflict" if pipedrive => json!({"status": 409}),
@@ -479,6 +528,15 @@ impl Crm {
             }
             (Vendor::Zoho, "create") => json!({"method": "POST", "path": "/upsert"}),
             (Vendor::Zoho, _) => json!({"method": "PUT", "path": format!("/{object}")}),
+            (Vendor::Dynamics365, "read") => {
+                json!({"method": "GET", "path": format!("/{object}(")})
+            }
+            (Vendor::Dynamics365, "create") => {
+                json!({"method": "PATCH", "path": "crm_externalkey="})
+            }
+            (Vendor::Dynamics365, _) => {
+                json!({"method": "PATCH", "path_regex": format!("/{object}\\([0-9a-f-]+\\)$")})
+            }
             (Vendor::Pipedrive, "read") => {
                 json!({"method": "GET", "path_regex": format!("/{object}/[0-9]+$")})
             }

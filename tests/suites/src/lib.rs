@@ -42,12 +42,23 @@ macro_rules! with_every_crm {
     };
 }
 
-/// The same for Zoho, in scenarios of which one more CRM can tell something new.
+/// The same for Zoho and Dynamics 365, in scenarios of which more CRMs can tell something new.
 #[macro_export]
-macro_rules! with_zoho {
+macro_rules! with_more_crms {
     ($($scenario:ident),+ $(,)?) => {
         mod zoho {
             $(#[tokio::test] async fn $scenario() { super::$scenario($crate::Vendor::Zoho).await })+
+        }
+        $crate::with_dynamics365!($($scenario),+);
+    };
+}
+
+/// The same for Dynamics 365, whose writes are bound to what was read even in batches.
+#[macro_export]
+macro_rules! with_dynamics365 {
+    ($($scenario:ident),+ $(,)?) => {
+        mod dynamics365 {
+            $(#[tokio::test] async fn $scenario() { super::$scenario($crate::Vendor::Dynamics365).await })+
         }
     };
 }

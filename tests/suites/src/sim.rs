@@ -17,6 +17,7 @@ pub struct Sim {
     pub hubspot: String,
     pub pipedrive: String,
     pub zoho: String,
+    pub dynamics365: String,
     admin: String,
     agent: Agent,
     child: Child,
@@ -46,6 +47,7 @@ impl Sim {
             "--hubspot",
             "--pipedrive",
             "--zoho",
+            "--dynamics365",
             "--admin",
         ] {
             command.args([desk, "127.0.0.1:0"]);
@@ -73,6 +75,7 @@ impl Sim {
             hubspot: address("hubspot"),
             pipedrive: address("pipedrive"),
             zoho: address("zoho"),
+            dynamics365: address("dynamics365"),
             admin: address("admin"),
             agent,
             child,
@@ -85,7 +88,8 @@ impl Sim {
             "salesforce" => &self.salesforce,
             "hubspot" => &self.hubspot,
             "pipedrive" => &self.pipedrive,
-            _ => &self.zoho,
+            "zoho" => &self.zoho,
+            _ => &self.dynamics365,
         }
     }
 

@@ -11,7 +11,7 @@ crm_suites::with_every_crm!(
     a_field_that_was_unknown_is_filled_and_not_wiped_out,
     what_the_crm_empties_is_emptied,
 );
-crm_suites::with_zoho!(
+crm_suites::with_more_crms!(
     a_change_in_the_crm_comes_in,
     our_own_writes_coming_back_are_nothing,
     an_outbound_field_is_written_over,

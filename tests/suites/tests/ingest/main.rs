@@ -5,6 +5,7 @@ mod basics;
 mod conflicts;
 mod endings;
 mod identity;
+mod lapsed;
 mod merges;
 mod schema;
 mod short_ids;

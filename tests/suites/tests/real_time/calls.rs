@@ -12,7 +12,7 @@ crm_suites::with_every_crm!(
     a_failed_read_does_not_hold_up_the_write,
     what_the_crm_holds_is_read_live,
 );
-crm_suites::with_zoho!(
+crm_suites::with_more_crms!(
     what_matches_is_committed_on_both_sides,
     a_mismatch_is_a_conflict_and_changes_nothing,
     the_base_that_is_given_is_what_is_compared,

@@ -9,12 +9,17 @@ crm_suites::with_every_crm!(
     neither_is_one_during_a_plain_update,
     an_edit_of_another_field_in_between_stays,
 );
+crm_suites::with_dynamics365!(
+    an_edit_between_read_and_write_is_not_lost_in_silence,
+    neither_is_one_during_a_plain_update,
+    an_edit_of_another_field_in_between_stays,
+);
 mod following {
     use super::a_call_follows_the_edit_that_is_on_its_way;
     crm_suites::with_remote_crms!(a_call_follows_the_edit_that_is_on_its_way);
 }
 
-/// Salesforce and the stub refuse the write; HubSpot and Pipedrive cannot, and tell afterwards.
+/// Salesforce, Dynamics 365 and the stub refuse the write; HubSpot and Pipedrive cannot, and tell afterwards.
 async fn an_edit_between_read_and_write_is_not_lost_in_silence(vendor: Vendor) {
     let live = Live::open(&CLUSTER, vendor).await;
     live.people(1).await;

@@ -8,7 +8,7 @@ crm_suites::with_every_crm!(
     every_type_goes_there_and_comes_back_in_the_tables_own,
     values_go_through_their_transforms,
 );
-crm_suites::with_zoho!(
+crm_suites::with_more_crms!(
     every_type_goes_there_and_comes_back_in_the_tables_own,
     values_go_through_their_transforms,
 );
@@ -18,7 +18,7 @@ fn columns(vendor: Vendor) -> Vec<(&'static str, &'static str, Json, Json)> {
     let (both, one, source, other) = match vendor {
         Vendor::HubSpot => (json!(["cloud", "data"]), json!(["data"]), "NEW", "OPEN"),
         // Options by their ids.
-        Vendor::Pipedrive => (json!(["1", "2"]), json!(["2"]), "1", "3"),
+        Vendor::Pipedrive | Vendor::Dynamics365 => (json!(["1", "2"]), json!(["2"]), "1", "3"),
         _ => (json!(["Cloud", "Data"]), json!(["Data"]), "Web", "Other"),
     };
     vec![

@@ -13,7 +13,7 @@ crm_suites::with_every_crm!(
     deleted_rows_are_deleted_in_the_crm,
     deleted_rows_leave_their_record_when_unlinked,
 );
-crm_suites::with_zoho!(
+crm_suites::with_more_crms!(
     edited_cells_arrive,
     nulls_clear_fields,
     cells_that_stay_the_same_are_not_sent,
