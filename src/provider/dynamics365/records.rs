@@ -47,6 +47,10 @@ impl Records {
         let key = self.batch.key(index);
         let named = response.header("odata-entityid").and_then(id_of_link);
         if self.batch.kind != WriteKind::Upsert {
+            // Nothing but a 204 says that it was done; a page of some proxy does not.
+            if response.status != 204 {
+                return Err(unreadable(response));
+            }
             if named.is_some_and(|id| id != api::id_form(key)) {
                 let message = "the CRM's answer names another record at this record's place";
                 let class = ErrorClass::Transient;
@@ -57,7 +61,10 @@ impl Records {
                 created: false,
             });
         }
-        let body = response.json().unwrap_or_default();
+        let body = match response.status {
+            204 => Json::Null,
+            _ => response.json().ok_or_else(|| unreadable(response))?,
+        };
         let shown = primary_key(&body, self.batch.key_field());
         let crm_id = named.or(shown).ok_or_else(|| {
             let message = "the CRM saved the record and did not say its id";

@@ -212,6 +212,18 @@ fn answers_are_tied_to_records_by_their_order() {
 }
 
 #[test]
+fn a_page_of_somebody_elses_is_no_success() {
+    for kind in [WriteKind::Update, WriteKind::Upsert, WriteKind::Delete] {
+        let (result, _) = write(people(kind, &[A]), |_, _| page(200));
+        assert_eq!(told(&result.unwrap()), ["internal unreadable_answer"]);
+        let (result, _) = write(people(kind, &[A, B]), |_, _| {
+            batched(200, &[page(200), page(200)])
+        });
+        assert_eq!(told(&result.unwrap()), ["internal unreadable_answer"; 2]);
+    }
+}
+
+#[test]
 fn a_refused_batch_says_nothing_of_records() {
     let ask = |answered: Response| {
         write(people(WriteKind::Update, &[A, B]), |_, _| answered.clone())
