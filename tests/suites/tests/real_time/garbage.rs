@@ -14,6 +14,11 @@ crm_suites::with_every_crm!(
     an_edit_whose_write_is_answered_with_garbage_is_not_lost,
     an_edit_whose_read_is_answered_with_garbage_is_not_lost,
 );
+crm_suites::with_dynamics365!(
+    a_call_whose_answer_is_garbage_is_not_lost,
+    an_edit_whose_write_is_answered_with_garbage_is_not_lost,
+    an_edit_whose_read_is_answered_with_garbage_is_not_lost,
+);
 
 /// Answers with status 200, and what the error then speaks of.
 fn garbage() -> Vec<(&'static str, Json)> {
