@@ -8,7 +8,7 @@ crm_suites::with_every_crm!(
     fields_are_told_in_our_words,
     an_object_that_is_none_is_said_to_be_none,
 );
-crm_suites::with_zoho!(
+crm_suites::with_more_crms!(
     fields_are_told_in_our_words,
     an_object_that_is_none_is_said_to_be_none,
 );

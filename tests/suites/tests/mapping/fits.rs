@@ -12,7 +12,7 @@ crm_suites::with_every_crm!(
     a_mapping_that_cannot_work_is_refused,
     many_fields_are_mapped_with_few_questions,
 );
-crm_suites::with_zoho!(
+crm_suites::with_more_crms!(
     what_the_suites_map_fits,
     a_mapping_that_cannot_work_is_refused,
 );
@@ -24,6 +24,7 @@ fn path(vendor: Vendor) -> &'static str {
         Vendor::HubSpot => "/crm/v3/properties",
         Vendor::Pipedrive => "/personFields",
         Vendor::Zoho => "/settings/fields",
+        Vendor::Dynamics365 => "/Attributes",
     }
 }
 
@@ -71,6 +72,7 @@ async fn a_mapping_that_cannot_work_is_refused(vendor: Vendor) {
         Vendor::HubSpot => "createdate",
         Vendor::Pipedrive => "add_time",
         Vendor::Zoho => "Created_Time",
+        Vendor::Dynamics365 => "createdon",
     };
     let sql = format!("SELECT crm.map_field({map}, 'seen', '{fixed}', direction => 'outbound')");
     let error = desk.db.error(&sql).await;
