@@ -526,3 +526,59 @@ fn tokens_are_granted_by_tenants() {
     let ping = line.run(line.provider.ping(&Settings::default())).unwrap();
     assert!(ping.starts_with("Dynamics 365 answers, to user "));
 }
+
+#[test]
+fn definitions_are_told_by_type_and_as_they_are_chosen() {
+    let world = World::new();
+    let get = |path: &str| world.d365("GET", path, &[], Value::Null);
+    let contact = "/EntityDefinitions(LogicalName='contact')";
+    let attributes = format!("{contact}/Attributes");
+    let texts = format!("{attributes}/Microsoft.Dynamics.CRM.StringAttributeMetadata");
+    let told = get(&format!("{texts}?$select=LogicalName,MaxLength")).json();
+    let named = |name: &str| {
+        let mut held = told["value"].as_array().unwrap().iter();
+        held.find(|one| one["LogicalName"] == name).cloned()
+    };
+    assert_eq!(named("firstname").unwrap()["MaxLength"], 50);
+    assert_eq!(named("description"), None, "it is a memo");
+    let choices = format!("{attributes}/Microsoft.Dynamics.CRM.PicklistAttributeMetadata");
+    let chosen = format!("{choices}?$select=LogicalName");
+    assert_eq!(get(&chosen).json()["value"][0]["OptionSet"], Value::Null);
+    let options = "$expand=OptionSet($select=Options),GlobalOptionSet($select=Options)";
+    let told = get(&format!("{chosen}&{options}")).json();
+    assert_eq!(told["value"][0]["OptionSet"]["Options"][2]["Value"], 3);
+    let keys = get(&format!("{contact}/Keys?$select=KeyAttributes")).json();
+    assert_eq!(
+        keys["value"][0]["KeyAttributes"],
+        json!(["crm_externalkey"])
+    );
+    for (path, status) in [
+        (format!("{attributes}?$select=LogicalName,MaxLength"), 400),
+        (format!("{texts}?$select=LogicalName,DisplayName"), 400),
+        (format!("{attributes}?$select=LogicalName&$top=1"), 400),
+        (format!("{texts}?$select=LogicalName&{options}"), 400),
+        (format!("{chosen}&$expand=OptionSet"), 501),
+        (attributes.clone(), 501),
+        (
+            format!(
+                "{attributes}/Microsoft.Dynamics.CRM.FileAttributeMetadata?$select=LogicalName"
+            ),
+            501,
+        ),
+        (format!("{attributes}/Nope?$select=LogicalName"), 404),
+        (format!("{contact}/Privileges?$select=LogicalName"), 404),
+        (
+            "/EntityDefinitions(LogicalName='contacts')/Keys?$select=KeyAttributes".to_owned(),
+            404,
+        ),
+        (
+            "/EntityDefinitions?$select=LogicalName&$filter=IsActivity eq true".replace(' ', "%20"),
+            501,
+        ),
+        ("/EntityDefinitions?$select=Nope".to_owned(), 400),
+    ] {
+        let told = get(&path);
+        assert_eq!(told.status, status, "{path}: {}", told.text);
+        assert!(told.json()["error"]["code"].is_string(), "{path}");
+    }
+}

@@ -1,4 +1,4 @@
-//! `EntityDefinitions`: what a table is called, what it can do, and which options its choices have.
+//! `EntityDefinitions`: what tables are called, and what they can do.
 
 use super::error::DataverseError;
 use super::{Answer, ROOT, address, org};
@@ -7,17 +7,21 @@ use crate::store::{Object, Store};
 use crate::vendor::Call;
 use serde_json::{Map, Value as Json, json};
 
-/// The table whose entity set, or whose own name, is the one that the filter names.
+/// All tables, or the one whose entity set, or whose own name, is the one that the filter names.
 pub fn list(store: &Store, call: &Call<'_>) -> Answer {
     address::only(call.request, &["$select", "$filter"])?;
-    let filter = call.request.param("$filter").unwrap_or_default();
+    let filter = call.request.param("$filter");
     let named = |property: &str| {
-        let rest = filter.strip_prefix(property)?.strip_prefix(" eq '")?;
-        rest.strip_suffix('\'')
+        let rest = filter.as_deref()?.strip_prefix(property)?;
+        rest.strip_prefix(" eq '")?.strip_suffix('\'')
     };
-    let found = match (named("EntitySetName"), named("LogicalName")) {
-        (Some(set), _) => store.object(set).filter(|object| object.def.name == set),
-        (_, Some(name)) => by_name(store, name),
+    let found: Vec<&Object> = match (named("EntitySetName"), named("LogicalName")) {
+        (Some(set), _) => {
+            let object = store.object(set).filter(|object| object.def.name == set);
+            object.into_iter().collect()
+        }
+        (_, Some(name)) => by_name(store, name).into_iter().collect(),
+        _ if filter.is_none() => store.objects.iter().collect(),
         _ => {
             return Err(DataverseError::not_simulated(
                 "filters but of EntitySetName and LogicalName",
@@ -25,51 +29,21 @@ pub fn list(store: &Store, call: &Call<'_>) -> Answer {
         }
     };
     let chosen = call.request.param("$select").unwrap_or_default();
-    let tables = found.map(|object| table(object, &chosen)).transpose()?;
+    let tables = found.into_iter().map(|object| table(object, &chosen));
+    let tables: Vec<Json> = tables.collect::<Result<_, _>>()?;
     let context = format!(
         "{}{ROOT}/$metadata#EntityDefinitions({chosen})",
         call.origin
     );
-    let tables: Vec<Json> = tables.into_iter().collect();
     Ok(Response::json(
         200,
         &json!({"@odata.context": context, "value": tables}),
     ))
 }
 
-fn by_name<'a>(store: &'a Store, name: &str) -> Option<&'a Object> {
+pub fn by_name<'a>(store: &'a Store, name: &str) -> Option<&'a Object> {
     let mut objects = store.objects.iter();
     objects.find(|object| org::table(&object.def.name) == name)
-}
-
-/// `EntityDefinitions(LogicalName='…')/Attributes/…PicklistAttributeMetadata`, each with its options.
-pub fn choices(store: &Store, call: &Call<'_>, segment: &str) -> Answer {
-    let name = segment
-        .strip_prefix("EntityDefinitions(LogicalName='")
-        .and_then(|rest| rest.strip_suffix("')"))
-        .ok_or_else(|| DataverseError::no_segment(segment))?;
-    let object = by_name(store, name).ok_or_else(|| DataverseError::no_segment(segment))?;
-    let option = |value: &String| {
-        let label = json!({"Label": format!("Option {value}"), "LanguageCode": 1033});
-        json!({"Value": value.parse::<i64>().ok(), "Label": {"LocalizedLabels": [label]}})
-    };
-    let choices = object
-        .def
-        .visible()
-        .filter(|(_, field)| field.spec.native == "Picklist");
-    let shown = choices.map(|(_, field)| {
-        let options: Vec<Json> = field.spec.values.iter().map(option).collect();
-        json!({"LogicalName": field.name(), "OptionSet": {"Options": options}})
-    });
-    let shown: Vec<Json> = shown.collect();
-    let context = format!(
-        "{}{ROOT}/$metadata#EntityDefinitions('{name}')/Attributes",
-        call.origin
-    );
-    Ok(Response::json(
-        200,
-        &json!({"@odata.context": context, "value": shown}),
-    ))
 }
 
 fn table(object: &Object, chosen: &str) -> Result<Json, DataverseError> {
@@ -82,12 +56,16 @@ fn table(object: &Object, chosen: &str) -> Result<Json, DataverseError> {
         "IsOptimisticConcurrencyEnabled": true,
         "MetadataId": "70816501-edb9-4740-a16c-6a5efbc05d84",
     });
+    select(&all, chosen, "EntityMetadata")
+}
+
+/// The properties of a definition that are chosen, and its id.
+pub fn select(all: &Json, chosen: &str, kind: &str) -> Result<Json, DataverseError> {
     let mut shown = Map::new();
     for name in chosen.split(',').chain(["MetadataId"]) {
         let value = all.get(name).ok_or_else(|| {
-            let kind = "Microsoft.Dynamics.CRM.EntityMetadata";
             DataverseError::query(format!(
-                "Could not find a property named '{name}' on type '{kind}'."
+                "Could not find a property named '{name}' on type 'Microsoft.Dynamics.CRM.{kind}'."
             ))
         })?;
         shown.insert(name.to_owned(), value.clone());

@@ -4,6 +4,7 @@
 //! of it replaces; what is not simulated is refused and never passed over.
 
 mod address;
+mod attributes;
 mod batch;
 mod definitions;
 mod error;
@@ -94,15 +95,8 @@ impl Dynamics365 {
         let segment = match (method, path) {
             ("GET", ["WhoAmI"]) => return Ok(who_am_i(call)),
             ("GET", ["EntityDefinitions"]) => return definitions::list(&store, call),
-            (
-                "GET",
-                [
-                    table,
-                    "Attributes",
-                    "Microsoft.Dynamics.CRM.PicklistAttributeMetadata",
-                ],
-            ) => {
-                return definitions::choices(&store, call, table);
+            ("GET", [table, path @ ..]) if table.starts_with("EntityDefinitions(") => {
+                return attributes::list(&store, call, table, path);
             }
             (_, [segment]) => segment,
             _ => return Err(DataverseError::no_segment(path.last().unwrap_or(&""))),
