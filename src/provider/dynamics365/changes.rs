@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use super::columns::{self, MODIFIED};
+use super::describe::unknown_set;
 use super::{api, errors};
 use crate::changes::{self, Change, ChangesPage, ChangesQuery};
 use crate::errors::{refused, unreadable};
@@ -121,13 +122,10 @@ impl Changes {
     }
 
     fn defined(&self, body: &Json) -> Result<String, Failure> {
-        let refusal =
-            |code: &str, message: String| Failure::record(ErrorClass::Mapping, code, message);
         let object = &self.query.object;
         let table = &body["value"][0];
         let Some(id_column) = table["PrimaryIdAttribute"].as_str() else {
-            let message = format!("there is no table whose entity set is \"{object}\"");
-            return Err(refusal("unknown_entity_set", message));
+            return Err(unknown_set(object));
         };
         match table["ChangeTrackingEnabled"] == false {
             true => Err(untracked(object)),

@@ -8,6 +8,8 @@ mod api;
 mod batch;
 mod changes;
 mod columns;
+mod definition;
+mod describe;
 mod errors;
 mod oauth;
 mod reads;
@@ -19,7 +21,7 @@ mod webhooks;
 
 use std::sync::Arc;
 
-use crm_domain::{DataType, Failure, Value, ValueError};
+use crm_domain::{DataType, Description, Failure, Value, ValueError};
 use serde_json::Value as Json;
 
 use crate::calls::{Calls, Outcome, Slots, rounds};
@@ -31,6 +33,7 @@ use crate::{
     WebhookEvent, WebhookRequest, WriteBatch, WriteKind, webhook,
 };
 
+use describe::Describe;
 use records::Records;
 
 pub struct Dynamics365;
@@ -114,6 +117,14 @@ impl Provider for Dynamics365 {
         changes::changes(query)
     }
 
+    fn describe(
+        &self,
+        _settings: &Settings,
+        object: &str,
+    ) -> Option<Box<dyn Operation<Description>>> {
+        Some(Box::new(Describe::new(object)))
+    }
+
     fn record_id(&self, id: &str) -> String {
         api::id_form(id)
     }
@@ -146,7 +157,7 @@ impl Provider for Dynamics365 {
             request,
             |response| match errors::of_response(&response) {
                 Some(failure) => Err(failure),
-                None => Ok(describe(&response)),
+                None => Ok(greeting(&response)),
             },
         ))
     }
@@ -193,7 +204,7 @@ impl Provider for Dynamics365 {
 }
 
 /// What `test_connection` shows of an answer of `WhoAmI`.
-fn describe(response: &Response) -> String {
+fn greeting(response: &Response) -> String {
     let body = response.json().unwrap_or_default();
     match body["UserId"].as_str() {
         Some(user) => format!("Dynamics 365 answers, to user {user}"),

@@ -156,9 +156,54 @@ fn zoho_tells_rights_room_and_what_is_mandatory() {
 }
 
 #[test]
+fn dynamics_tells_rights_room_and_where_lookups_lead() {
+    let world = World::new();
+    let contacts = described(&world, "dynamics365", "contacts").unwrap();
+    tells(
+        &contacts,
+        &[
+            ("lastname", "text 50 create update"),
+            ("description", "text 2000 create update"),
+            ("crm_score", "number create update"),
+            ("creditlimit", "number create update"),
+            ("birthdate", "date create update"),
+            ("crm_lastseen", "timestamp create update"),
+            ("donotbulkemail", "boolean create update"),
+            ("crm_interests", "multi_choice create update closed"),
+            ("leadsourcecode", "choice create update closed"),
+            ("parentcustomerid", "reference"),
+            (
+                "parentcustomerid/parentcustomerid_account/accounts",
+                "reference create update",
+            ),
+            ("createdby", "reference"),
+            ("createdon", "timestamp"),
+            ("contactid", "text key"),
+            ("crm_externalkey", "text 100 create update key"),
+        ],
+    );
+    let source = &contacts.field("leadsourcecode").unwrap().choices;
+    assert_eq!(
+        (source[1].value.as_str(), source[1].label.as_str()),
+        ("2", "Option 2")
+    );
+    for none in ["parentcustomeridname", "_parentcustomerid_value"] {
+        assert_eq!(contacts.field(none), None, "{none}");
+    }
+    let accounts = described(&world, "dynamics365", "accounts").unwrap();
+    let led = ("primarycontactid/contacts", "reference create update");
+    tells(&accounts, &[led]);
+    let spec =
+        json!({"fields": [{"name": "crm_rank", "type": "String", "length": 7, "required": true}]});
+    world.admin("POST", "/schema/dynamics365/contacts", spec);
+    let contacts = described(&world, "dynamics365", "contacts").unwrap();
+    tells(&contacts, &[("crm_rank", "text 7 required create update")]);
+}
+
+#[test]
 fn an_object_that_is_none_is_a_mapping_error() {
     let world = World::new();
-    for vendor in ["salesforce", "hubspot", "pipedrive", "zoho"] {
+    for vendor in ["salesforce", "hubspot", "pipedrive", "zoho", "dynamics365"] {
         let failure = described(&world, vendor, "Nonsense").unwrap_err();
         assert_eq!(failure.class, ErrorClass::Mapping, "{vendor}: {failure}");
         assert!(!failure.code.starts_with("http_"), "{vendor}: {failure}");

@@ -2,6 +2,7 @@
 
 mod batches;
 mod changes;
+mod describe;
 mod errors;
 mod reads;
 mod records;
