@@ -139,7 +139,7 @@ fn column(field: &Field) -> Json {
         "LogicalName": name(field),
         "SchemaName": name(field),
         "AttributeOf": null,
-        "DisplayName": label(field.label()),
+        "DisplayName": label(field.spec.label.as_deref().unwrap_or(name(field))),
         "RequiredLevel": {
             "Value": level,
             "CanBeChanged": false,

@@ -15,6 +15,7 @@ crm_suites::with_every_crm!(
 crm_suites::with_more_crms!(
     what_the_suites_map_fits,
     a_mapping_that_cannot_work_is_refused,
+    many_fields_are_mapped_with_few_questions,
 );
 
 /// Path of the request that asks for the fields of people.
@@ -24,7 +25,8 @@ fn path(vendor: Vendor) -> &'static str {
         Vendor::HubSpot => "/crm/v3/properties",
         Vendor::Pipedrive => "/personFields",
         Vendor::Zoho => "/settings/fields",
-        Vendor::Dynamics365 => "/Attributes",
+        // The definitions of one table, all at once.
+        Vendor::Dynamics365 => "/$batch",
     }
 }
 
@@ -93,6 +95,39 @@ async fn many_fields_are_mapped_with_few_questions(vendor: Vendor) {
     let asked = desk.crm.asked(&desk.db).await;
     let asked = asked.iter().filter(|line| line.contains(path(vendor)));
     assert_eq!(asked.count(), 1, "seven columns");
+}
+
+/// Read by one name, written by another, to a table that the mapping names.
+#[tokio::test]
+async fn lookups_of_dynamics_are_mapped_by_the_names_that_work() {
+    let desk = Desk::open(&CLUSTER, Vendor::Dynamics365).await;
+    let map = |field: &str, direction: &str| {
+        format!(
+            "SELECT crm.map_field({}, 'notes', '{field}', data_type => 'reference', direction => '{direction}')",
+            desk.map
+        )
+    };
+    for (field, code) in [
+        ("parentcustomerid/accounts", "42703"),
+        ("parentcustomerid", "22023"),
+    ] {
+        let error = desk.db.error(&map(field, "outbound")).await;
+        assert_eq!(error.code().code(), code, "{field}: {error:?}");
+    }
+    for (field, direction) in [
+        ("parentcustomerid", "inbound"),
+        ("_parentcustomerid_value", "inbound"),
+        (
+            "parentcustomerid/parentcustomerid_account/accounts",
+            "bidirectional",
+        ),
+    ] {
+        desk.db.execute(&map(field, direction)).await;
+        let sql = "SELECT count(*) FROM crm.check_mapping($1) WHERE severity <> 'info'";
+        assert_eq!(desk.db.one::<i64>(sql, &[&desk.map]).await, 0, "{field}");
+        let unmap = format!("SELECT crm.unmap_field({}, 'notes')", desk.map);
+        desk.db.execute(&unmap).await;
+    }
 }
 
 #[tokio::test]
