@@ -105,9 +105,14 @@ fn fold_slice(
             last.1.into(),
         ],
     )?;
-    let mut taken = 0;
+    let (mut taken, mut gone) = (0, 0);
     for row in result {
         taken = row.get::<i64>(1)?.unwrap_or_default() as usize;
+        gone = row.get::<i64>(2)?.unwrap_or_default();
+    }
+    if gone > 0 {
+        // What a person decided about a record that this fold locked just after, and did not see.
+        client.update(Kept(LATE), None, &[])?;
     }
     Ok(taken)
 }
@@ -294,4 +299,17 @@ const FOLD: &str = "WITH slice AS MATERIALIZED (
              DELETE FROM crm.change c
              WHERE c.ctid = ANY (ARRAY(SELECT place FROM slice EXCEPT ALL SELECT place FROM kept))
          )
-         SELECT (SELECT count(*) FROM record) - (SELECT count(*) FROM stuck)";
+         SELECT (SELECT count(*) FROM record) - (SELECT count(*) FROM stuck), (SELECT count(*) FROM gone)";
+
+/// Edits of rows that are gone.
+const LATE: &str = "WITH late AS (
+         DELETE FROM crm.pending_write p
+         WHERE p.state IN ('queued', 'dead') AND NOT EXISTS (
+             SELECT FROM crm.ledger l WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key)
+         RETURNING p.shard_key, p.map_id, p.record_key, p.folded || p.undone AS calls
+     )
+     INSERT INTO crm.audit_log (shard_key, map_id, connection, provider, relation, record_key, path, operation, result, error, folded)
+     SELECT l.shard_key, l.map_id, n.name, n.provider, m.relation::text, l.record_key, 'reconcile', 'update', 'superseded', 'the row is gone',
+            l.calls
+     FROM late l JOIN crm.object_map m USING (map_id) JOIN crm.connection n USING (connection_id)
+     WHERE l.calls IS NOT NULL";
