@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::database::Database;
-use crate::eventually::spin;
+use crate::eventually::{PATIENCE, spin};
 use crate::process;
 
 static BIN: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -231,29 +231,28 @@ impl Cluster {
     /// What a power cut leaves: every process killed at once. The server does not run afterwards.
     pub fn crash(&self) {
         let postmaster = self.postmaster();
-        let children = process::children(postmaster);
         // Stopped first, it can neither react to the death of a child nor start another.
         process::signal(postmaster, Signal::SIGSTOP);
-        children
+        process::children(postmaster)
             .iter()
             .for_each(|&pid| process::signal(pid, Signal::SIGKILL));
         self.stop(Signal::SIGKILL);
-        spin(Duration::from_secs(10), "all processes are gone", || {
-            children
-                .iter()
-                .all(|&pid| !process::is_running(pid))
-                .then_some(())
-        });
+        self.abandoned();
     }
 
     /// Starts the server again after somebody killed the postmaster; the others see that by themselves.
     pub fn recover(&self) {
         self.stop(Signal::SIGKILL);
+        self.abandoned();
+        self.boot();
+    }
+
+    /// Waits until no process of a server without postmaster is left.
+    fn abandoned(&self) {
         let data = self.data();
-        spin(Duration::from_secs(30), "all processes are gone", || {
+        spin(PATIENCE, "all processes are gone", || {
             process::working_in(&data).is_empty().then_some(())
         });
-        self.boot();
     }
 
     /// Has the server read its configuration again.
