@@ -125,12 +125,19 @@ async fn the_rest_of_the_day_is_for_real_time() {
         .await
         .expect("committed");
     // It is known once the worker has written it down.
-    eventually("the budget is known", async || {
-        let left = "SELECT remaining FROM crm.rate_budget";
-        let left: Option<i64> = live.db.all(left, &[]).await.pop();
-        left.filter(|left| *left < 200)
-    })
-    .await;
+    let known = async |less_than: i64| {
+        eventually("the budget is known", async || {
+            let _: bool = live
+                .db
+                .one("SELECT crm.flush(timeout => '50 ms')", &[])
+                .await;
+            let left = "SELECT remaining FROM crm.rate_budget";
+            let left: Option<i64> = live.db.all(left, &[]).await.pop();
+            left.filter(|left| *left < less_than)
+        })
+        .await
+    };
+    let left = known(200).await;
     live.db
         .execute("UPDATE people SET phone = 'waits' WHERE id = 'p2'")
         .await;
@@ -144,6 +151,7 @@ async fn the_rest_of_the_day_is_for_real_time() {
         .await
         .expect("committed");
     assert_ne!(live.field("p2", "phone").await, "waits");
+    known(left).await;
     sim.post("config", &spent(0));
     live.db.execute("SELECT crm.resume('salesforce')").await;
     live.agree().await;
@@ -201,11 +209,21 @@ async fn the_circuit_opens_and_closes() {
         (circuit().await != "closed").then_some(())
     })
     .await;
+    // Nothing is on its way that could still fail.
+    desk.db.execute("SELECT crm.pause('hubspot')").await;
+    eventually("nothing is on its way", async || {
+        (desk.db.count("crm.claim").await == 0).then_some(())
+    })
+    .await;
     desk.crm.sim().end_faults();
     desk.db
         .execute("UPDATE crm.connection_state SET blocked_until = now()")
         .await;
     assert_eq!(circuit().await, "half-open");
+    // crm.resume() would close it.
+    desk.db
+        .execute("UPDATE crm.connection SET paused = false")
+        .await;
     desk.settle().await;
     assert_eq!(circuit().await, "closed");
 }
