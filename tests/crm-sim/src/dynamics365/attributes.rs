@@ -13,7 +13,10 @@ use serde_json::{Value as Json, json};
 
 const CAST: &str = "Microsoft.Dynamics.CRM.";
 const ID: &str = "d2c2d1a0-0d36-4000-8000-000000000001";
-const OPTIONS: &str = "OptionSet($select=Options),GlobalOptionSet($select=Options)";
+const OPTIONS: [(&str, &str); 2] = [
+    ("OptionSet", "OptionSet($select=Options)"),
+    ("GlobalOptionSet", "GlobalOptionSet($select=Options)"),
+];
 
 pub fn list(store: &Store, call: &Call<'_>, segment: &str, path: &[&str]) -> Answer {
     let name = segment
@@ -48,18 +51,21 @@ pub fn list(store: &Store, call: &Call<'_>, segment: &str, path: &[&str]) -> Ans
     };
     address::only(call.request, known)?;
     let expanded = call.request.param("$expand");
-    if expanded.as_deref().is_some_and(|list| list != OPTIONS) {
-        return Err(DataverseError::not_simulated(
-            "expansions but of option sets",
-        ));
-    }
+    let expanded = expanded.as_deref().map(|list| list.split(','));
+    let expanded: Option<Vec<&str>> = expanded
+        .into_iter()
+        .flatten()
+        .map(|one| OPTIONS.iter().find(|(_, text)| *text == one))
+        .map(|known| known.map(|(name, _)| *name))
+        .collect();
+    let expanded =
+        expanded.ok_or_else(|| DataverseError::not_simulated("expansions but of option sets"))?;
     let chosen = call.request.param("$select");
     let chosen = chosen.ok_or_else(|| DataverseError::not_simulated("definitions as a whole"))?;
     let shown = all.iter().map(|one| {
         let mut shown = definitions::select(one, &chosen, &kind)?;
-        if expanded.is_some() {
-            shown["OptionSet"] = one["OptionSet"].clone();
-            shown["GlobalOptionSet"] = Json::Null;
+        for name in &expanded {
+            shown[*name] = one[*name].clone();
         }
         Ok(shown)
     });
