@@ -230,7 +230,6 @@ impl Worker {
         self.maintain()?;
         self.connect(&connections)?;
         self.test(&connections);
-        self.note_budgets()?;
         self.describe(&connections);
         self.real_time();
         let mut next = self.write_back(&connections, &maps)?;
@@ -238,6 +237,8 @@ impl Worker {
         next = next.min(self.reconcile(&connections, &maps)?);
         self.begin_ingests(&maps)?;
         next = next.min(self.ingest(&connections, &maps)?);
+        // After what is due was sent: nothing waits for this but those who ask.
+        self.note_budgets()?;
         self.answer_flushes(&connections, &maps)?;
         let waits = self.flushes.iter().map(|f| f.time_left()).min();
         let waits = waits

@@ -1,4 +1,5 @@
-//! A link's request budget as its threads share it: each request waits here for its turn and its share.
+//! A link's request budget as its threads share it: each request waits for its turn and its share, and keeps no permit from
+//! more urgent ones meanwhile.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -6,7 +7,9 @@ use std::time::Duration;
 
 use crm_domain::budget::{self, Lane, Told};
 use crm_provider::{Settings, Usage};
+use tokio::sync::SemaphorePermit;
 
+use super::permits::Permits;
 use crate::shared::now_ms;
 
 /// How soon a request looks again that lets more urgent ones go first.
@@ -35,18 +38,15 @@ impl Budget {
         }
     }
 
-    /// Waits until a request of that lane may go.
-    pub async fn take(&self, lane: Lane) {
+    /// Waits until a request of that lane may go; it goes with a permit.
+    pub async fn admit<'p>(&self, permits: &'p Permits, lane: Lane) -> SemaphorePermit<'p> {
         let mut place = None;
         loop {
-            let wait = if self.is_preceded(lane) {
-                Err(YIELD)
-            } else {
-                let mut budget = self.budget.lock().expect("no panic under this lock");
-                let taken = budget.take(now_ms(), lane);
-                taken.map_err(|ms| Duration::from_millis(ms as u64))
+            let permit = permits.get(lane).await;
+            let Err(wait) = self.take(lane) else {
+                return permit;
             };
-            let Err(wait) = wait else { return };
+            drop(permit);
             place.get_or_insert_with(|| {
                 let waiting = &self.waiting[lane as usize];
                 waiting.fetch_add(1, SeqCst);
@@ -54,6 +54,15 @@ impl Budget {
             });
             tokio::time::sleep(wait.max(YIELD)).await;
         }
+    }
+
+    fn take(&self, lane: Lane) -> Result<(), Duration> {
+        if self.is_preceded(lane) {
+            return Err(YIELD);
+        }
+        let mut budget = self.budget.lock().expect("no panic under this lock");
+        let taken = budget.take(now_ms(), lane);
+        taken.map_err(|ms| Duration::from_millis(ms as u64))
     }
 
     fn is_preceded(&self, lane: Lane) -> bool {

@@ -116,8 +116,7 @@ impl Link {
 
     /// Sends a request: signed, repeated where that is harmless, with a fresh token if the old one expired.
     async fn send(&self, lane: Lane, mut request: Request) -> Result<Response, Failure> {
-        let _permit = self.permits.get(lane).await;
-        self.budget.take(lane).await;
+        let _permit = self.budget.admit(&self.permits, lane).await;
         let mut refreshed = false;
         let mut repeats = 0;
         loop {
