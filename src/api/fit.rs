@@ -7,7 +7,7 @@ use pgrx::{JsonB, PgSqlErrorCode};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::raise;
+use super::{or_raise, raise};
 use crate::store::longest;
 
 /// What speaks against a mapping: a JSON list of field, severity, code, message and hint.
@@ -24,16 +24,7 @@ fn judge_mapping(description: JsonB, mapping: JsonB) -> JsonB {
 /// The length of the longest text in a column, read as the table's owner; NULL: there is none.
 #[pg_extern(volatile, strict, parallel_unsafe, schema = "crm")]
 fn longest_text(relation: pg_sys::Oid, column_name: &str) -> Option<i32> {
-    longest::text(relation, column_name).unwrap_or_else(|error| {
-        raise(
-            error
-                .code()
-                .unwrap_or(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR),
-            error.message(),
-            None,
-            "",
-        )
-    })
+    or_raise(longest::text(relation, column_name))
 }
 
 fn read<T: DeserializeOwned>(what: &str, json: JsonB) -> T {

@@ -15,6 +15,8 @@ mod write_target;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
+use crate::store::StoreError;
+
 /// Raises an error as Postgres's own do: what, why, and what to do about it.
 pub fn raise(code: PgSqlErrorCode, message: String, detail: Option<String>, hint: &str) -> ! {
     let mut report = ErrorReport::new(code, message, "pg_crm").set_hint(hint);
@@ -23,6 +25,16 @@ pub fn raise(code: PgSqlErrorCode, message: String, detail: Option<String>, hint
     }
     report.report(PgLogLevel::ERROR);
     unreachable!("an error was raised")
+}
+
+/// The value, or the error as Postgres's own do it.
+pub fn or_raise<T>(result: Result<T, StoreError>) -> T {
+    result.unwrap_or_else(|error| {
+        let code = error
+            .code()
+            .unwrap_or(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR);
+        raise(code, error.message(), None, "")
+    })
 }
 
 /// The schema that the functions name; `sql/schema.sql` has made it by then.

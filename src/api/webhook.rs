@@ -7,8 +7,7 @@ use pgrx::prelude::*;
 use pgrx::{JsonB, PgSqlErrorCode};
 use serde_json::Value as Json;
 
-use super::write_outcome::or_raise;
-use super::{raise, wake};
+use super::{or_raise, raise, wake};
 use crate::store::webhooks::{self, Door};
 use crate::webhook::{Doorkeeper, Incoming, MAX_BODY, Refusal};
 

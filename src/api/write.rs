@@ -13,11 +13,9 @@ use pgrx::prelude::*;
 use pgrx::{JsonB, PgSqlErrorCode};
 use serde_json::{Map as JsonMap, Value as Json, json};
 
-use super::write_outcome::{
-    in_columns, no_row, object, or_raise, queue, refuse, settle, snapshot_hash,
-};
+use super::write_outcome::{in_columns, no_row, object, queue, refuse, settle, snapshot_hash};
 use super::write_target::{Target, choose};
-use super::{ask, raise, wake};
+use super::{ask, or_raise, raise, wake};
 use crate::store::config::MappedField;
 use crate::store::edits::{self, Record};
 use crate::store::values::{self, RowValues, Wanted};

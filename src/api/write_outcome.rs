@@ -6,11 +6,11 @@ use crm_domain::{Value, canonical, conflict, hex};
 use pgrx::{JsonB, PgSqlErrorCode};
 use serde_json::{Map as JsonMap, Value as Json, json};
 
-use super::raise;
 use super::write::{Edit, INVALID};
 use super::write_target::Target;
+use super::{or_raise, raise};
 use crate::store::config::{Map, MappedField};
-use crate::store::{StoreError, audit, edits, values};
+use crate::store::{audit, edits, values};
 use crate::worker::protocol::Answer;
 
 /// The CRM has it: the ledger knows.
@@ -162,13 +162,4 @@ pub(super) fn no_row(target: &Target) -> ! {
             .then(|| format!("Its shard_key is \"{}\".", target.shard_key)),
         "record_key is the text of the key column; row security may hide a row.",
     )
-}
-
-pub(super) fn or_raise<T>(result: Result<T, StoreError>) -> T {
-    result.unwrap_or_else(|error| {
-        let code = error
-            .code()
-            .unwrap_or(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR);
-        raise(code, error.message(), None, "")
-    })
 }

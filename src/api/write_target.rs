@@ -6,7 +6,7 @@ use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
 use serde_json::{Map as JsonMap, Value as Json};
 
-use super::{ask, raise};
+use super::{ask, or_raise, raise};
 use crate::store::config::{Connection, Map, MappedField};
 use crate::store::edits;
 
@@ -32,16 +32,7 @@ pub fn choose(
             "record_key is the text of the row's key column.",
         )
     };
-    let maps = edits::targets(relation).unwrap_or_else(|error| {
-        raise(
-            error
-                .code()
-                .unwrap_or(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR),
-            error.message(),
-            None,
-            "",
-        )
-    });
+    let maps = or_raise(edits::targets(relation));
     let named: Vec<_> = maps
         .iter()
         .filter(|(_, c)| connection.is_none_or(|name| c.name == name))

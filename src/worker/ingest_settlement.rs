@@ -166,16 +166,17 @@ impl Worker {
             return Ok(());
         }
         let looks = self.looks.entry(map.id).or_default();
-        looks.failures += 1;
-        let wait = AGAIN * 2u32.saturating_pow(looks.failures.min(7) - 1);
+        let wait = AGAIN * 2u32.saturating_pow(looks.failures.min(6));
         let wait_ms = wait.as_millis() as i64;
-        let too_long = failure.code == "response_too_long";
-        if matches!(looking.what, What::Page { .. }) && failure.class == ErrorClass::Mapping {
+        let is_page = matches!(looking.what, What::Page { .. });
+        looks.failures = match failure.class {
             // It waits for a person from now on, who is not kept waiting.
-            looks.failures = 0;
-        }
+            ErrorClass::Mapping if is_page => 0,
+            _ => looks.failures + 1,
+        };
+        let too_long = failure.code == "response_too_long";
         let max_attempts = self.settings.max_attempts;
-        if let (What::Page { .. }, true) = (&looking.what, too_long) {
+        if is_page && too_long {
             looks.page = Some((looks.page.unwrap_or(PAGE) / 2).max(1));
         }
         let reason = format!("cannot look for changes: {failure}");
