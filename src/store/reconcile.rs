@@ -9,6 +9,7 @@ use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json, json};
 
 use super::config::Map;
+use super::ingest::identity::BOTH_WENT;
 use super::pending::Pending;
 use super::takes::{rows_in_use, take};
 use super::{Kept, StoreError, rounds, settle, values};
@@ -174,7 +175,7 @@ pub(super) fn forget(
     record_key: &str,
 ) -> Result<(), StoreError> {
     client.update(
-        Kept(
+        Kept(&format!(
             "WITH waiting AS (
                  DELETE FROM crm.queue WHERE shard_key = $1 AND map_id = $2 AND record_key = $3
              ), edits AS (
@@ -187,12 +188,8 @@ pub(super) fn forget(
              ), known AS (
                  DELETE FROM crm.ledger WHERE shard_key = $1 AND map_id = $2 AND record_key = $3
                  RETURNING shard_key, map_id, crm_id, record_key
-             )
-             INSERT INTO crm.former_link (shard_key, map_id, crm_id, record_key, ended_by)
-             SELECT k.shard_key, k.map_id, k.crm_id, k.record_key, 'both_deleted' FROM known k JOIN crm.object_map m USING (map_id)
-             WHERE k.crm_id IS NOT NULL AND m.on_crm_insert = 'insert'
-             ON CONFLICT (shard_key, map_id, crm_id) DO UPDATE SET ended_by = excluded.ended_by, ended_at = now()",
-        ),
+             ) {BOTH_WENT}",
+        )),
         None,
         &[shard_key.into(), map.id.into(), record_key.into()],
     )?;

@@ -10,6 +10,7 @@ use pgrx::spi::SpiClient;
 use super::audit;
 use super::claims::Place;
 use super::config::{Connection, Map};
+use super::ingest::identity::BOTH_WENT;
 use super::{KeptForFew, StoreError, reconcile};
 
 /// How one record's write ended.
@@ -438,17 +439,12 @@ fn delete_gone(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Resul
     let shard_keys: Vec<&str> = gone.iter().map(|r| r.shard_key.as_str()).collect();
     let record_keys: Vec<&str> = gone.iter().map(|r| r.record_key.as_str()).collect();
     client.update(
-        "WITH known AS (
+        &format!("WITH known AS (
              DELETE FROM crm.ledger l USING unnest($2::text[], $3::text[]) AS r (shard_key, record_key)
              WHERE l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key AND NOT EXISTS (
                  SELECT FROM crm.queue q WHERE q.shard_key = l.shard_key AND q.map_id = $1 AND q.record_key = l.record_key)
              RETURNING l.shard_key, l.map_id, l.crm_id, l.record_key
-         )
-         -- What was read of the record before it went is on its way, perhaps.
-         INSERT INTO crm.former_link (shard_key, map_id, crm_id, record_key, ended_by)
-         SELECT k.shard_key, k.map_id, k.crm_id, k.record_key, 'both_deleted' FROM known k JOIN crm.object_map m USING (map_id)
-         WHERE k.crm_id IS NOT NULL AND m.on_crm_insert = 'insert'
-         ON CONFLICT (shard_key, map_id, crm_id) DO UPDATE SET ended_by = excluded.ended_by, ended_at = now()",
+         ) {BOTH_WENT}"),
         None,
         &[map.id.into(), shard_keys.clone().into(), record_keys.clone().into()],
     )?;
