@@ -6,6 +6,7 @@ use std::time::Duration;
 use crm_domain::{DataType, Failure, Value};
 use serde_json::{Value as Json, json};
 
+use crate::errors::{Rule, When};
 use crate::record::Field;
 use crate::{
     Operation, Request, Response, Settings, Step, Target, WriteBatch, WriteKind, WriteRecord,
@@ -208,5 +209,26 @@ pub(crate) mod values {
                     .prop_map(|map| map.into_iter().collect()),
             ]
         })
+    }
+}
+
+/// Each row of an error table gives the failure that it says, when the vendor complains with its code and a message of its
+/// kind.
+pub(crate) fn assert_rules(table: &[Rule], complain: impl Fn(&Rule, &str) -> Failure) {
+    for rule in table {
+        let message = match rule.when {
+            When::Says(text) => text,
+            When::Always | When::NamesField => "no more",
+        };
+        let failure = complain(rule, message);
+        assert_eq!(
+            (
+                failure.class,
+                failure.scope,
+                failure.retry_after,
+                failure.code.as_str()
+            ),
+            (rule.class, rule.scope, rule.wait, rule.code)
+        );
     }
 }

@@ -5,8 +5,7 @@ use crm_domain::{ErrorClass, Failure};
 
 use super::super::errors::{TABLE, of_response};
 use super::*;
-use crate::errors::When;
-use crate::script::page;
+use crate::script::{assert_rules, page};
 
 use ErrorClass::*;
 
@@ -16,26 +15,13 @@ fn failure(response: &Response) -> Failure {
 
 #[test]
 fn every_row_of_the_table_can_apply() {
-    for rule in TABLE {
-        let message = match rule.when {
-            When::Says(text) => text,
-            When::Always | When::NamesField => "no more",
-        };
+    assert_rules(TABLE, |rule, message| {
         let code = match rule.code {
             Failure::STALE => "0x80060882",
             code => code,
         };
-        let failure = failure(&answer(400, &error(code, message)));
-        assert_eq!(
-            (
-                failure.class,
-                failure.scope,
-                failure.retry_after,
-                failure.code.as_str()
-            ),
-            (rule.class, rule.scope, rule.wait, rule.code)
-        );
-    }
+        failure(&answer(400, &error(code, message)))
+    });
 }
 
 #[test]

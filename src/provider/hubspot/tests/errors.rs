@@ -8,8 +8,7 @@ use serde_json::{Value as Json, json};
 
 use super::super::errors::{TABLE, of_records, of_response};
 use crate::Response;
-use crate::errors::When;
-use crate::script::{answer, empty, page, with_header};
+use crate::script::{answer, assert_rules, empty, page, with_header};
 
 use ErrorClass::*;
 
@@ -23,22 +22,9 @@ fn failure(response: &Response) -> Failure {
 
 #[test]
 fn every_row_of_the_table_can_apply() {
-    for rule in TABLE {
-        let message = match rule.when {
-            When::Says(text) => text,
-            When::Always | When::NamesField => "no more",
-        };
-        let failure = of_records(&error(rule.code, message));
-        assert_eq!(
-            (
-                failure.class,
-                failure.scope,
-                failure.retry_after,
-                failure.code.as_str()
-            ),
-            (rule.class, rule.scope, rule.wait, rule.code)
-        );
-    }
+    assert_rules(TABLE, |rule, message| {
+        of_records(&error(rule.code, message))
+    });
 }
 
 #[test]

@@ -8,8 +8,7 @@ use serde_json::{Value as Json, json};
 
 use super::super::errors::{TABLE, of_response};
 use crate::Response;
-use crate::errors::When;
-use crate::script::{answer, page, with_header};
+use crate::script::{answer, assert_rules, page, with_header};
 
 use ErrorClass::*;
 
@@ -28,11 +27,7 @@ fn failure(response: &Response) -> Failure {
 
 #[test]
 fn every_row_of_the_table_can_apply() {
-    for rule in TABLE {
-        let message = match rule.when {
-            When::Says(text) => text,
-            When::Always | When::NamesField => "no more",
-        };
+    assert_rules(TABLE, |rule, message| {
         let response = match rule.code {
             "daily_tokens_spent" => with_header(
                 error(429, None, message),
@@ -46,17 +41,8 @@ fn every_row_of_the_table_can_apply() {
                 None => error(400, Some(code), message),
             },
         };
-        let failure = failure(&response);
-        assert_eq!(
-            (
-                failure.class,
-                failure.scope,
-                failure.retry_after,
-                failure.code.as_str()
-            ),
-            (rule.class, rule.scope, rule.wait, rule.code)
-        );
-    }
+        failure(&response)
+    });
 }
 
 #[test]
