@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Line, World};
+use common::{Line, World, field};
 use crm_domain::{DataType, ErrorClass, Value as Canonical};
 use crm_provider::record::Field;
 use crm_provider::{
@@ -11,21 +11,6 @@ use crm_provider::{
 };
 use serde_json::{Value, json};
 use std::sync::Arc;
-
-fn field(name: &str, data_type: DataType) -> Arc<Field> {
-    Arc::new(Field {
-        name: name.to_owned(),
-        data_type,
-    })
-}
-
-type Outcomes = Vec<Result<Written, crm_domain::Failure>>;
-
-fn write(line: &Line<'_>, batch: WriteBatch) -> Outcomes {
-    let settings = Settings::default();
-    line.run(line.provider.write(&settings, Arc::new(batch)))
-        .unwrap()
-}
 
 fn contacts(kind: WriteKind, records: &[(&str, Canonical)]) -> WriteBatch {
     let record = |(key, value): &(&str, Canonical)| WriteRecord {
@@ -236,7 +221,7 @@ fn creations_sent_twice_make_no_twins() {
         .iter()
         .map(|key| (*key, Canonical::text("Ada")))
         .collect();
-    let upsert = || write(&line, contacts(WriteKind::Upsert, &records));
+    let upsert = || line.write(contacts(WriteKind::Upsert, &records));
     let (first, second) = (upsert(), upsert());
     let parts = |outcome: &Result<Written, crm_domain::Failure>| {
         let written = outcome.as_ref().unwrap();
@@ -250,13 +235,13 @@ fn creations_sent_twice_make_no_twins() {
     let held = world.admin("GET", "/objects/dynamics365/contacts", Value::Null);
     assert_eq!(held["records"][1]["fields"]["crm_externalkey"], keys[1]);
     let alone = contacts(WriteKind::Upsert, &[("K-9", Canonical::text("x"))]);
-    assert!(write(&line, alone.clone())[0].as_ref().unwrap().created);
-    assert!(!write(&line, alone)[0].as_ref().unwrap().created);
+    assert!(line.write(alone.clone())[0].as_ref().unwrap().created);
+    assert!(!line.write(alone)[0].as_ref().unwrap().created);
     // No alternate key: the set-up is wrong, and nothing is made.
     let mut wrong = contacts(WriteKind::Upsert, &[("x", Canonical::text("y"))]);
     wrong.external_id_field = Some("jobtitle".to_owned());
     assert_eq!(
-        write(&line, wrong)[0].as_ref().unwrap_err().class,
+        line.write(wrong)[0].as_ref().unwrap_err().class,
         ErrorClass::Mapping
     );
 }
@@ -269,7 +254,7 @@ fn a_write_is_bound_to_what_was_read() {
         ("K-1", Canonical::text("read")),
         ("K-2", Canonical::text("read")),
     ];
-    let made = write(&line, contacts(WriteKind::Upsert, &records));
+    let made = line.write(contacts(WriteKind::Upsert, &records));
     let ids: Vec<&str> = made
         .iter()
         .map(|o| o.as_ref().unwrap().crm_id.as_str())
@@ -288,20 +273,20 @@ fn a_write_is_bound_to_what_was_read() {
             .unless_changed
             .clone_from(&object.as_ref().unwrap().version);
     }
-    let told = write(&line, batch.clone());
+    let told = line.write(batch.clone());
     assert!(told[0].is_ok() && told[1].as_ref().unwrap_err().is_stale());
     // Alone as in a batch, and a deletion as an update.
     let mut alone = batch.clone();
     alone.records.remove(0);
     assert!(
-        write(&line, alone.clone())[0]
+        line.write(alone.clone())[0]
             .as_ref()
             .unwrap_err()
             .is_stale()
     );
     alone.kind = WriteKind::Delete;
     assert!(
-        write(&line, alone.clone())[0]
+        line.write(alone.clone())[0]
             .as_ref()
             .unwrap_err()
             .is_stale()
@@ -311,17 +296,17 @@ fn a_write_is_bound_to_what_was_read() {
         "theirs"
     );
     alone.records[0].unless_changed = None;
-    assert!(write(&line, alone.clone())[0].is_ok());
+    assert!(line.write(alone.clone())[0].is_ok());
     // What is gone is neither changed nor made anew.
     for kind in [WriteKind::Update, WriteKind::Delete] {
         alone.kind = kind;
         assert_eq!(
-            write(&line, alone.clone())[0].as_ref().unwrap_err().class,
+            line.write(alone.clone())[0].as_ref().unwrap_err().class,
             ErrorClass::NotFound
         );
         batch.kind = kind;
         batch.records[0].unless_changed = None;
-        let told = write(&line, batch.clone());
+        let told = line.write(batch.clone());
         assert_eq!(told[1].as_ref().unwrap_err().class, ErrorClass::NotFound);
     }
     assert_eq!(world.count("dynamics365", "contacts"), 0);
@@ -383,10 +368,7 @@ fn values_are_read_back_as_they_were_written() {
             Canonical::text(&account),
         ),
     ];
-    let made = write(
-        &line,
-        contacts(WriteKind::Upsert, &[("K", Canonical::text("x"))]),
-    );
+    let made = line.write(contacts(WriteKind::Upsert, &[("K", Canonical::text("x"))]));
     let id = made[0].as_ref().unwrap().crm_id.clone();
     let named: Vec<Arc<Field>> = fields
         .iter()
@@ -406,7 +388,7 @@ fn values_are_read_back_as_they_were_written() {
         });
         batch.records[0].fields = values.collect();
         let sent = batch.records[0].fields.clone();
-        write(&line, batch).remove(0).unwrap();
+        line.write(batch).remove(0).unwrap();
         let held = read(&line, &[&id], &named).remove(0).unwrap();
         for (field, value) in sent {
             let wire = &held.fields[&field.name];
@@ -435,10 +417,7 @@ fn limits_and_lost_rows_are_told_apart() {
         run(&update).unwrap()[0].as_ref().unwrap_err().class,
         ErrorClass::NotFound
     );
-    let made = write(
-        &line,
-        contacts(WriteKind::Upsert, &[("K", Canonical::text("x"))]),
-    );
+    let made = line.write(contacts(WriteKind::Upsert, &[("K", Canonical::text("x"))]));
     let id = made[0].as_ref().unwrap().crm_id.clone();
     let mut lookup = contacts(WriteKind::Update, &[(&id, Canonical::Null)]);
     let name = "parentcustomerid/parentcustomerid_account/accounts";

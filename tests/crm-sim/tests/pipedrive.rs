@@ -2,31 +2,18 @@
 
 mod common;
 
-use common::{Line, World};
+use common::{Line, World, field};
 use crm_domain::{DataType, ErrorClass, Value as Canonical};
 use crm_provider::record::Field;
 use crm_provider::{
     Credentials, DoneBatch, DoneField, DoneRecord, Overwritten, ReadBatch, Settings, Step, Target,
-    WriteBatch, WriteKind, WriteRecord, Written,
+    WriteBatch, WriteKind, WriteRecord,
 };
 use serde_json::{Value, json};
 use std::sync::Arc;
 
 const KEY: &str = "a000000000000000000000000000000000000001";
 const BUDGET: &str = "d000000000000000000000000000000000000002";
-
-fn field(name: &str, data_type: DataType) -> Arc<Field> {
-    Arc::new(Field {
-        name: name.to_owned(),
-        data_type,
-    })
-}
-
-fn write(line: &Line<'_>, batch: WriteBatch) -> Vec<Result<Written, crm_domain::Failure>> {
-    let settings = Settings::default();
-    line.run(line.provider.write(&settings, Arc::new(batch)))
-        .unwrap()
-}
 
 /// Persons with keys, to be created or updated.
 fn upsert(keys: &[&str]) -> WriteBatch {
@@ -226,7 +213,7 @@ fn records_are_created_once_and_then_updated() {
     world.admin("POST", "/config", lag);
     let keys = ["K-1", "K 2", "k-1", "K/3?&=#", "ключ", "K-1"];
     for round in 0..3 {
-        let written = write(&line, upsert(&keys));
+        let written = line.write(upsert(&keys));
         let created = written
             .iter()
             .filter(|w| w.as_ref().unwrap().created)
@@ -329,7 +316,7 @@ fn values_of_every_type_come_back_as_they_were_written() {
     let fields: Vec<_> = values.iter().map(|(name, t, _)| field(name, *t)).collect();
     let round_trip = |values: Vec<Canonical>| {
         let written = fields.iter().cloned().zip(values.clone()).collect();
-        for outcome in write(&line, update("persons", "1", written)) {
+        for outcome in line.write(update("persons", "1", written)) {
             outcome.unwrap();
         }
         let batch = ReadBatch {
@@ -369,19 +356,16 @@ fn parts_of_money_are_written_one_by_one() {
         (value.clone(), number("5")),
         (currency.clone(), Canonical::text("EUR")),
     ];
-    write(&line, update("deals", "1", both)).remove(0).unwrap();
-    write(
-        &line,
-        update("deals", "1", vec![(value.clone(), number("7"))]),
-    )
-    .remove(0)
-    .unwrap();
+    line.write(update("deals", "1", both)).remove(0).unwrap();
+    line.write(update("deals", "1", vec![(value.clone(), number("7"))]))
+        .remove(0)
+        .unwrap();
     let held = |world: &World| {
         world.admin("GET", "/objects/pipedrive/deals/1", Value::Null)["fields"][BUDGET].take()
     };
     assert_eq!(held(&world), json!({"value": 7, "currency": "EUR"}));
     let none = vec![(value, Canonical::Null), (currency, Canonical::Null)];
-    write(&line, update("deals", "1", none)).remove(0).unwrap();
+    line.write(update("deals", "1", none)).remove(0).unwrap();
     assert_eq!(held(&world), Value::Null);
 }
 
@@ -399,7 +383,7 @@ fn what_a_write_replaced_is_found_in_the_changelog() {
     );
     let title = field("title", DataType::Text);
     let ours = vec![(title.clone(), Canonical::text("ours"))];
-    write(&line, update("deals", "1", ours)).remove(0).unwrap();
+    line.write(update("deals", "1", ours)).remove(0).unwrap();
     let done = DoneBatch {
         object: "deals".to_owned(),
         records: vec![DoneRecord {
@@ -433,18 +417,18 @@ fn gone_records_are_told_from_unknown_paths() {
     ] {
         world.pd("POST", &format!("/v2/{object}"), json!({name: "x"}));
         let text = || vec![(field(name, DataType::Text), Canonical::text("y"))];
-        write(&line, update(object, "1", text())).remove(0).unwrap();
+        line.write(update(object, "1", text())).remove(0).unwrap();
         let delete = WriteBatch {
             kind: WriteKind::Delete,
             ..update(object, "1", Vec::new())
         };
-        write(&line, delete.clone()).remove(0).unwrap();
+        line.write(delete.clone()).remove(0).unwrap();
         for batch in [
             delete,
             update(object, "1", text()),
             update(object, "77", text()),
         ] {
-            let failure = write(&line, batch).remove(0).unwrap_err();
+            let failure = line.write(batch).remove(0).unwrap_err();
             assert_eq!(failure.class, ErrorClass::NotFound, "{object}");
         }
     }
@@ -484,8 +468,8 @@ fn leads_and_notes_are_those_of_the_first_version() {
             ..WriteRecord::default()
         }],
     };
-    let first = write(&line, lead.clone()).remove(0).unwrap();
-    let again = write(&line, lead).remove(0).unwrap();
+    let first = line.write(lead.clone()).remove(0).unwrap();
+    let again = line.write(lead).remove(0).unwrap();
     assert!(first.created && !again.created && first.crm_id == again.crm_id);
     let held = world
         .pd("GET", &format!("/v1/leads/{}", first.crm_id), Value::Null)
@@ -498,7 +482,5 @@ fn leads_and_notes_are_those_of_the_first_version() {
     let note = world.pd("POST", "/v1/notes", json!({"content": "x", "person_id": 1}));
     assert_eq!(note.status, 201);
     let content = vec![(field("content", DataType::Text), Canonical::text("y"))];
-    write(&line, update("notes", "1", content))
-        .remove(0)
-        .unwrap();
+    line.write(update("notes", "1", content)).remove(0).unwrap();
 }

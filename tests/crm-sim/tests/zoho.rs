@@ -2,30 +2,15 @@
 
 mod common;
 
-use common::{Line, World};
+use common::{Line, World, field};
 use crm_domain::{DataType, ErrorClass, Value as Canonical};
 use crm_provider::record::Field;
 use crm_provider::{
     Credentials, DoneBatch, DoneField, DoneRecord, ReadBatch, Settings, Step, Target, WriteBatch,
-    WriteKind, WriteRecord, Written,
+    WriteKind, WriteRecord,
 };
 use serde_json::{Value, json};
 use std::sync::Arc;
-
-fn field(name: &str, data_type: DataType) -> Arc<Field> {
-    Arc::new(Field {
-        name: name.to_owned(),
-        data_type,
-    })
-}
-
-type Outcomes = Vec<Result<Written, crm_domain::Failure>>;
-
-fn write(line: &Line<'_>, batch: WriteBatch) -> Outcomes {
-    let settings = Settings::default();
-    line.run(line.provider.write(&settings, Arc::new(batch)))
-        .unwrap()
-}
 
 fn contacts(kind: WriteKind, records: &[(&str, Canonical)]) -> WriteBatch {
     let record = |(key, value): &(&str, Canonical)| WriteRecord {
@@ -193,7 +178,7 @@ fn records_are_created_once_and_then_updated() {
         .map(|key| (key.as_str(), Canonical::text("x")))
         .collect();
     for round in 0..3 {
-        let outcomes = write(&line, contacts(WriteKind::Upsert, &records));
+        let outcomes = line.write(contacts(WriteKind::Upsert, &records));
         let created = outcomes
             .iter()
             .filter(|o| o.as_ref().unwrap().created)
@@ -211,20 +196,17 @@ fn one_bad_record_fails_alone() {
     let line = Line::new(&world, "zoho");
     let long = Canonical::text(&"x".repeat(81));
     let good = Canonical::text("x");
-    let made = write(
-        &line,
-        contacts(
-            WriteKind::Upsert,
-            &[("A", good.clone()), ("B", good.clone())],
-        ),
-    );
+    let made = line.write(contacts(
+        WriteKind::Upsert,
+        &[("A", good.clone()), ("B", good.clone())],
+    ));
     let ids: Vec<String> = made.into_iter().map(|o| o.unwrap().crm_id).collect();
     let records = [
         (ids[0].as_str(), long),
         (ids[1].as_str(), good.clone()),
         ("5545974000000000001", good),
     ];
-    let outcomes = write(&line, contacts(WriteKind::Update, &records));
+    let outcomes = line.write(contacts(WriteKind::Update, &records));
     let classes: Vec<_> = outcomes
         .iter()
         .map(|o| o.as_ref().err().map(|f| f.class))
@@ -239,13 +221,10 @@ fn one_bad_record_fails_alone() {
     );
     let fault = json!({"vendor": "zoho", "fail_records": {"ids": [ids[0]], "code": "RECORD_LOCKED", "message": "locked"}});
     world.admin("POST", "/faults", fault);
-    let outcomes = write(
-        &line,
-        contacts(
-            WriteKind::Delete,
-            &[(&ids[0], Canonical::Null), (&ids[1], Canonical::Null)],
-        ),
-    );
+    let outcomes = line.write(contacts(
+        WriteKind::Delete,
+        &[(&ids[0], Canonical::Null), (&ids[1], Canonical::Null)],
+    ));
     assert_eq!(
         outcomes[0].as_ref().unwrap_err().class,
         ErrorClass::Transient
@@ -257,10 +236,7 @@ fn one_bad_record_fails_alone() {
 fn values_of_every_type_come_back_as_they_were_written() {
     let world = World::new();
     let line = Line::new(&world, "zoho");
-    let made = write(
-        &line,
-        contacts(WriteKind::Upsert, &[("K", Canonical::text("x"))]),
-    );
+    let made = line.write(contacts(WriteKind::Upsert, &[("K", Canonical::text("x"))]));
     let id = made[0].as_ref().unwrap().crm_id.clone();
     let values = [
         ("Title", DataType::Text, Canonical::text("O'Neil \"x\"\nй")),
@@ -307,7 +283,7 @@ fn values_of_every_type_come_back_as_they_were_written() {
     ] {
         let mut batch = contacts(WriteKind::Update, &[(&id, Canonical::Null)]);
         batch.records[0].fields = fields.iter().cloned().zip(round.clone()).collect();
-        write(&line, batch).remove(0).unwrap();
+        line.write(batch).remove(0).unwrap();
         let object = read(&line, std::slice::from_ref(&id), &fields)
             .remove(0)
             .unwrap();
@@ -325,10 +301,10 @@ fn values_of_every_type_come_back_as_they_were_written() {
 fn a_changed_record_is_not_written_and_what_slips_through_is_told() {
     let world = World::new();
     let line = Line::new(&world, "zoho");
-    let made = write(
-        &line,
-        contacts(WriteKind::Upsert, &[("K", Canonical::text("read"))]),
-    );
+    let made = line.write(contacts(
+        WriteKind::Upsert,
+        &[("K", Canonical::text("read"))],
+    ));
     let id = made[0].as_ref().unwrap().crm_id.clone();
     let name = field("Last_Name", DataType::Text);
     let object = read(
@@ -346,12 +322,7 @@ fn a_changed_record_is_not_written_and_what_slips_through_is_told() {
     let at = object.modified_at.unwrap();
     let later = Canonical::timestamp_ms(at + 1000).to_json();
     world.admin("PATCH", &path, theirs(later));
-    assert!(
-        write(&line, batch.clone())
-            .remove(0)
-            .unwrap_err()
-            .is_stale()
-    );
+    assert!(line.write(batch.clone()).remove(0).unwrap_err().is_stale());
     // Within the same second it is not, and the timeline tells of it.
     world.admin("PATCH", &path, json!({"fields": {"Last_Name": "read"}, "modified_at": Canonical::timestamp_ms(at).to_json()}));
     world.admin(
@@ -359,7 +330,7 @@ fn a_changed_record_is_not_written_and_what_slips_through_is_told() {
         &path,
         theirs(Canonical::timestamp_ms(at + 10).to_json()),
     );
-    write(&line, batch).remove(0).unwrap();
+    line.write(batch).remove(0).unwrap();
     let done = DoneBatch {
         object: "Contacts".to_owned(),
         records: vec![DoneRecord {

@@ -2,8 +2,11 @@
 
 #![allow(dead_code)]
 
-use crm_domain::Failure;
-use crm_provider::{Operation, Provider, Request, Response, Step, Target, provider};
+use crm_domain::{DataType, Failure};
+use crm_provider::record::Field;
+use crm_provider::{
+    Operation, Provider, Request, Response, Settings, Step, Target, WriteBatch, Written, provider,
+};
 use crm_sim::Sim;
 use crm_sim::server::{Desk, listen};
 use serde_json::Value;
@@ -181,6 +184,15 @@ impl World {
     }
 }
 
+pub fn field(name: &str, data_type: DataType) -> Arc<Field> {
+    Arc::new(Field {
+        name: name.to_owned(),
+        data_type,
+    })
+}
+
+pub type Outcomes = Vec<Result<Written, Failure>>;
+
 /// A provider and the vendor that it talks to, as the engine joins them.
 pub struct Line<'a> {
     pub world: &'a World,
@@ -205,6 +217,12 @@ impl<'a> Line<'a> {
             address,
             token,
         }
+    }
+
+    pub fn write(&self, batch: WriteBatch) -> Outcomes {
+        let settings = Settings::default();
+        self.run(self.provider.write(&settings, Arc::new(batch)))
+            .unwrap()
     }
 
     pub fn send(&self, mut request: Request) -> Response {
