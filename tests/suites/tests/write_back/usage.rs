@@ -185,6 +185,44 @@ async fn a_rate_limit_is_kept() {
     assert!(took.is_some_and(|ms| ms >= 3500), "{moments:?}");
 }
 
+/// Edits that wait for a share of a tight budget go before a batch that waited longer.
+#[tokio::test]
+async fn edits_go_before_batches() {
+    let db = CLUSTER.database().await;
+    let options = r#"{"rate_limit": {"requests": 2, "seconds": 1}, "realtime_reserve": 0, "max_in_flight": 1}"#;
+    let crm = Crm::connect_with(&db, Vendor::Pipedrive, options).await;
+    let desk = Desk::furnish(db, crm, "on_insert => 'ignore'").await;
+    let field = desk.crm.vendor.field("title");
+    let edited = format!(
+        "SELECT crm.map_field({}, 'title', '{field}', direction => 'bidirectional')",
+        desk.map
+    );
+    desk.db.execute(&edited).await;
+    desk.link(10).await;
+    desk.settle().await;
+    desk.crm.forget(&desk.db).await;
+    // One request for each, five seconds in all.
+    desk.db.execute("UPDATE people SET phone = 'new'").await;
+    let session = desk.db.session().await;
+    let batch = tokio::spawn(async move { session.one::<bool>("SELECT crm.flush()", &[]).await });
+    eventually("the batch is under way", async || {
+        (!desk.crm.asked(&desk.db).await.is_empty()).then_some(())
+    })
+    .await;
+    desk.db
+        .execute("UPDATE people SET title = 'edited' WHERE id = 'p1'")
+        .await;
+    eventually("the edit arrives", async || {
+        (desk.field("p1", "title").await == "edited").then_some(())
+    })
+    .await;
+    let waiting = "SELECT count(*) FROM crm.queue";
+    let waiting: i64 = desk.db.one(waiting, &[]).await;
+    assert!(waiting > 0, "the batch was done first");
+    batch.await.expect("the flush");
+    desk.settle().await;
+}
+
 /// After three failures in a row the CRM is left alone for a while, and then tried.
 #[tokio::test]
 async fn the_circuit_opens_and_closes() {
