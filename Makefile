@@ -98,16 +98,17 @@ bench: setup ## measure, in ratios; not part of test
 	cargo pgrx install --release --pg-config $(PG_CONFIG)
 	benches/run
 
-sim: setup ## run the simulated CRMs on ports 4101 to 4106 until interrupted
+sim: setup ## run the simulated CRMs on ports 4101 to 4107 until interrupted
 	@cargo build --quiet $(plain) --bins --examples
 	@echo 'Salesforce  http://127.0.0.1:4101'
 	@echo 'HubSpot     http://127.0.0.1:4102'
 	@echo 'Pipedrive   http://127.0.0.1:4104'
 	@echo 'Zoho        http://127.0.0.1:4105'
 	@echo 'Dynamics    http://127.0.0.1:4106'
+	@echo 'Composio    http://127.0.0.1:4107'
 	@echo 'admin       http://127.0.0.1:4103   (GET /requests, GET /objects/salesforce/Account, POST /faults, ...)'
 	@echo 'More: $(TARGET)/debug/crm-sim --help. Ctrl-C ends it.'
-	@exec $(TARGET)/debug/crm-sim --salesforce 127.0.0.1:4101 --hubspot 127.0.0.1:4102 --pipedrive 127.0.0.1:4104 --zoho 127.0.0.1:4105 --dynamics365 127.0.0.1:4106 --admin 127.0.0.1:4103
+	@exec $(TARGET)/debug/crm-sim --salesforce 127.0.0.1:4101 --hubspot 127.0.0.1:4102 --pipedrive 127.0.0.1:4104 --zoho 127.0.0.1:4105 --dynamics365 127.0.0.1:4106 --composio 127.0.0.1:4107 --admin 127.0.0.1:4103
 
 soak: build ## the long-running suites that test leaves out
 	cargo test -p crm-suites -- --ignored --nocapture --test-threads=1 $(TEST)

@@ -6,6 +6,7 @@
 mod admin;
 mod budget;
 mod clock;
+mod composio;
 mod dynamics365;
 mod faults;
 mod http;

@@ -28,6 +28,9 @@ struct Options {
     /// Where Dynamics 365 listens
     #[arg(long, value_name = "ADDR")]
     dynamics365: Option<String>,
+    /// Where Composio listens, which leads to Salesforce and HubSpot
+    #[arg(long, value_name = "ADDR")]
+    composio: Option<String>,
     /// Where the admin API listens
     #[arg(long, value_name = "ADDR")]
     admin: Option<String>,
@@ -50,7 +53,10 @@ async fn run(options: Options) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let sim = Arc::new(Sim::default());
-    let mut desks = vec![(Desk::Admin, options.admin)];
+    let mut desks = vec![
+        (Desk::Admin, options.admin),
+        (Desk::Broker, options.composio),
+    ];
     for (name, address) in [
         ("salesforce", options.salesforce),
         ("hubspot", options.hubspot),

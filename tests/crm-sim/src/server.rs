@@ -5,10 +5,11 @@
 
 use crate::admin;
 use crate::clock;
+use crate::composio::{self, Composio};
 use crate::faults::{Drop, EditSpec, Plan, When};
 use crate::http::{Request, Response};
-use crate::log::{self, Entry};
-use crate::vendor::{Call, Sim, Vendor};
+use crate::log::{self, Entry, UnderWay};
+use crate::vendor::{Call, Services, Sim, Vendor};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::read::GzDecoder;
@@ -46,6 +47,7 @@ type Outgoing = hyper::Response<Body>;
 #[derive(Clone)]
 pub enum Desk {
     Vendor(Arc<dyn Vendor>),
+    Broker,
     Admin,
 }
 
@@ -53,6 +55,7 @@ impl Desk {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Vendor(vendor) => vendor.name(),
+            Self::Broker => composio::NAME,
             Self::Admin => "admin",
         }
     }
@@ -108,6 +111,7 @@ async fn serve(
             Ok(outgoing(response, sim.clock.now()))
         }
         Desk::Vendor(vendor) => serve_vendor(&sim, vendor.as_ref(), bound, request).await,
+        Desk::Broker => serve_broker(&sim, &sim.composio, request).await,
     }
 }
 
@@ -117,68 +121,146 @@ async fn serve_vendor(
     bound: SocketAddr,
     request: Request,
 ) -> Result<Outgoing, Closed> {
-    let _under_way = sim.log.begin();
-    let started = Instant::now();
-    let at_ms = chrono::Utc::now().timestamp_millis();
-    let plan = sim.faults.plan(vendor.name(), &request);
-    let (latency_ms, gzip) = {
-        let settings = vendor.services().settings.read();
-        (settings.latency_ms, settings.gzip)
-    };
-    let delay = Duration::from_millis(latency_ms + plan.delay_ms);
-    if !delay.is_zero() {
-        tokio::time::sleep(delay).await;
-    }
-    if plan.expire_tokens {
-        vendor.services().tokens.expire(None, sim.clock.now());
-    }
-    let (drop, faults) = (plan.drop, plan.faults.clone());
-    let hold = Duration::from_millis(plan.delay_after_ms);
-    let response = match drop {
-        Some(Drop::Before) => None,
-        _ => Some(respond(vendor, bound, &request, plan)),
-    };
-    if !hold.is_zero() {
-        tokio::time::sleep(hold).await;
-    }
-    let silent = matches!(drop, Some(Drop::Before | Drop::After));
-    sim.log.add(Entry {
-        seq: 0,
-        at_ms,
-        vendor: vendor.name(),
-        method: request.method.to_string(),
-        body: log::excerpt(&request.body),
-        body_bytes: request.body.len(),
-        headers: log::masked(&request.headers),
-        status: response.as_ref().filter(|_| !silent).map(|r| r.status),
-        response: response
-            .as_ref()
-            .map_or(String::new(), |r| log::excerpt(&r.body)),
-        response_bytes: response.as_ref().map_or(0, |r| r.body.len()),
-        duration_ms: started.elapsed().as_secs_f64() * 1000.0,
-        faults,
-        path: request.path.clone(),
-        query: request.query.clone(),
-    });
-    let response = response.filter(|_| !silent).ok_or(Closed::Dropped)?;
-    let now = sim.clock.now();
-    if drop == Some(Drop::Partial) {
-        return Ok(half(response, now));
-    }
-    let wants_gzip = || {
-        let accepted = request.header("accept-encoding").unwrap_or_default();
-        accepted.contains("gzip")
-    };
-    let response = match gzip && response.body.len() >= 1024 && wants_gzip() {
-        true => zipped(response),
-        false => response,
-    };
-    Ok(outgoing(response, now))
+    let answer = exchange(sim, vendor, &bound.to_string(), &request).await?;
+    Ok(answer.outgoing(sim, vendor.services(), &request))
 }
 
-fn respond(vendor: &dyn Vendor, bound: SocketAddr, request: &Request, plan: Plan) -> Response {
-    let host = request.header("host").map(str::to_owned);
-    let origin = format!("http://{}", host.unwrap_or_else(|| bound.to_string()));
+async fn serve_broker(sim: &Sim, broker: &Composio, request: Request) -> Result<Outgoing, Closed> {
+    let (visit, plan) = Visit::begin(sim, composio::NAME, &broker.services, &request).await;
+    let response = match (visit.drop, plan.answer) {
+        (Some(Drop::Before), _) => None,
+        (_, None) => Some(broker.answer(sim, &request).await),
+        (_, Some(answer)) => {
+            if plan.applied {
+                broker.answer(sim, &request).await;
+            }
+            Some(answer.spell(composio::failure))
+        }
+    };
+    let answer = visit.end(sim, &request, response).await?;
+    Ok(answer.outgoing(sim, &broker.services, &request))
+}
+
+/// Has a vendor answer a request, with all that faults make of it; `host` is where it was asked.
+pub async fn exchange(
+    sim: &Sim,
+    vendor: &dyn Vendor,
+    host: &str,
+    request: &Request,
+) -> Result<Answered, Closed> {
+    let (visit, plan) = Visit::begin(sim, vendor.name(), vendor.services(), request).await;
+    let response = match visit.drop {
+        Some(Drop::Before) => None,
+        _ => Some(respond(vendor, host, request, plan)),
+    };
+    visit.end(sim, request, response).await
+}
+
+/// An answer that leaves, whole or in half.
+pub struct Answered {
+    pub response: Response,
+    pub half: bool,
+}
+
+impl Answered {
+    fn outgoing(self, sim: &Sim, services: &Services, request: &Request) -> Outgoing {
+        let (response, now) = (self.response, sim.clock.now());
+        if self.half {
+            return half(response, now);
+        }
+        let wants_gzip = || {
+            let accepted = request.header("accept-encoding").unwrap_or_default();
+            accepted.contains("gzip")
+        };
+        let gzip = services.settings.read().gzip;
+        let response = match gzip && response.body.len() >= 1024 && wants_gzip() {
+            true => zipped(response),
+            false => response,
+        };
+        outgoing(response, now)
+    }
+}
+
+/// A request from its coming to its line in the log.
+struct Visit<'s> {
+    vendor: &'static str,
+    started: Instant,
+    at_ms: i64,
+    faults: Vec<u64>,
+    drop: Option<Drop>,
+    hold: Duration,
+    _under_way: UnderWay<'s>,
+}
+
+impl<'s> Visit<'s> {
+    async fn begin(
+        sim: &'s Sim,
+        vendor: &'static str,
+        services: &Services,
+        request: &Request,
+    ) -> (Visit<'s>, Plan) {
+        let under_way = sim.log.begin();
+        let started = Instant::now();
+        let at_ms = chrono::Utc::now().timestamp_millis();
+        let plan = sim.faults.plan(vendor, request);
+        let latency_ms = services.settings.read().latency_ms;
+        let delay = Duration::from_millis(latency_ms + plan.delay_ms);
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        if plan.expire_tokens {
+            services.tokens.expire(None, sim.clock.now());
+        }
+        let visit = Visit {
+            vendor,
+            started,
+            at_ms,
+            faults: plan.faults.clone(),
+            drop: plan.drop,
+            hold: Duration::from_millis(plan.delay_after_ms),
+            _under_way: under_way,
+        };
+        (visit, plan)
+    }
+
+    async fn end(
+        self,
+        sim: &Sim,
+        request: &Request,
+        response: Option<Response>,
+    ) -> Result<Answered, Closed> {
+        if !self.hold.is_zero() {
+            tokio::time::sleep(self.hold).await;
+        }
+        let silent = matches!(self.drop, Some(Drop::Before | Drop::After));
+        sim.log.add(Entry {
+            seq: 0,
+            at_ms: self.at_ms,
+            vendor: self.vendor,
+            method: request.method.to_string(),
+            body: log::excerpt(&request.body),
+            body_bytes: request.body.len(),
+            headers: log::masked(&request.headers),
+            status: response.as_ref().filter(|_| !silent).map(|r| r.status),
+            response: response
+                .as_ref()
+                .map_or(String::new(), |r| log::excerpt(&r.body)),
+            response_bytes: response.as_ref().map_or(0, |r| r.body.len()),
+            duration_ms: self.started.elapsed().as_secs_f64() * 1000.0,
+            faults: self.faults,
+            path: request.path.clone(),
+            query: request.query.clone(),
+        });
+        let response = response.filter(|_| !silent).ok_or(Closed::Dropped)?;
+        Ok(Answered {
+            response,
+            half: self.drop == Some(Drop::Partial),
+        })
+    }
+}
+
+fn respond(vendor: &dyn Vendor, asked: &str, request: &Request, plan: Plan) -> Response {
+    let origin = format!("http://{}", request.header("host").unwrap_or(asked));
     let call = Call {
         request,
         origin: &origin,

@@ -141,6 +141,8 @@ pub struct Sim {
     pub faults: crate::faults::Faults,
     pub hooks: Arc<crate::webhooks::Hooks>,
     pub vendors: Vec<Arc<dyn Vendor>>,
+    /// The broker that leads to some of them.
+    pub composio: crate::composio::Composio,
 }
 
 impl Default for Sim {
@@ -157,6 +159,7 @@ impl Default for Sim {
                 Arc::new(crate::zoho::Zoho::new(clock.clone())),
                 Arc::new(crate::dynamics365::Dynamics365::new(clock.clone())),
             ],
+            composio: crate::composio::Composio::new(clock.clone()),
             clock,
         }
     }
@@ -165,6 +168,14 @@ impl Default for Sim {
 impl Sim {
     pub fn vendor(&self, name: &str) -> Option<&Arc<dyn Vendor>> {
         self.vendors.iter().find(|vendor| vendor.name() == name)
+    }
+
+    /// What each vendor has of services, and the broker.
+    pub fn services(&self) -> impl Iterator<Item = (&'static str, &Services)> {
+        let vendors = self.vendors.iter();
+        vendors
+            .map(|vendor| (vendor.name(), vendor.services()))
+            .chain([(crate::composio::NAME, &self.composio.services)])
     }
 
     pub fn reset(&self) {
@@ -176,5 +187,6 @@ impl Sim {
             vendor.services().reset();
             vendor.reset();
         }
+        self.composio.reset();
     }
 }

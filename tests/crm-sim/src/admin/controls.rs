@@ -2,14 +2,13 @@
 //!
 //! Guarantees: a request that is refused has changed nothing; `GET` shows what is in force.
 
-use super::{AdminError, Answer, body, no_route, ok, vendor_of};
+use super::{AdminError, Answer, body, no_route, ok, services_of};
 use crate::http::Request;
-use crate::vendor::{Sim, Vendor};
+use crate::vendor::{Services, Sim};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
-use std::sync::Arc;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -51,12 +50,10 @@ fn given<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Option<i64>>, D::
 
 pub fn tokens(sim: &Sim, request: &Request) -> Answer {
     match request.method.as_str() {
-        "GET" => ok(&per_vendor(sim, |vendor| {
-            json!(vendor.services().tokens.state())
-        })),
+        "GET" => ok(&per_vendor(sim, |services| json!(services.tokens.state()))),
         "POST" => {
             let order: TokenOrder = body(request)?;
-            let services = vendor_of(sim, &order.vendor)?.services();
+            let services = services_of(sim, &order.vendor)?;
             let (tokens, now) = (&services.tokens, sim.clock.now());
             let key = order.public_key.as_deref().map(der).transpose()?;
             let one = |name: &String| (name != "all").then(|| name.clone());
@@ -129,20 +126,19 @@ pub fn config(sim: &Sim, request: &Request) -> Answer {
                 return Err(AdminError::Input("interval_ms must be at least 1".into()));
             }
             match &order.vendor {
-                Some(name) => configure(vendor_of(sim, name)?, &order),
-                None => (sim.vendors.iter()).for_each(|vendor| configure(vendor, &order)),
+                Some(name) => configure(services_of(sim, name)?, &order),
+                None => (sim.services()).for_each(|(_, services)| configure(services, &order)),
             }
         }
         _ => return Err(no_route(request)),
     }
-    ok(&per_vendor(sim, |vendor| {
-        let services = vendor.services();
-        json!({"settings": *services.settings.read(), "budget": services.budget.meter()})
-    }))
+    ok(&per_vendor(
+        sim,
+        |services| json!({"settings": *services.settings.read(), "budget": services.budget.meter()}),
+    ))
 }
 
-fn configure(vendor: &Arc<dyn Vendor>, order: &ConfigOrder) {
-    let services = vendor.services();
+fn configure(services: &Services, order: &ConfigOrder) {
     let mut settings = services.settings.write();
     set(&mut settings.latency_ms, order.latency_ms);
     set(&mut settings.bulk_latency_ms, order.bulk_latency_ms);
@@ -162,7 +158,39 @@ fn set<T>(place: &mut T, value: Option<T>) {
     }
 }
 
-fn per_vendor(sim: &Sim, show: impl Fn(&Arc<dyn Vendor>) -> Value) -> Map<String, Value> {
-    let entries = sim.vendors.iter();
-    entries.map(|v| (v.name().to_owned(), show(v))).collect()
+fn per_vendor(sim: &Sim, show: impl Fn(&Services) -> Value) -> Map<String, Value> {
+    let entries = sim.services();
+    entries
+        .map(|(name, services)| (name.to_owned(), show(services)))
+        .collect()
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AccountOrder {
+    status: Option<String>,
+    /// The token of the CRM that the broker keeps.
+    access_token: Option<String>,
+}
+
+/// The accounts that the broker keeps.
+pub fn accounts(sim: &Sim, id: Option<&str>, request: &Request) -> Answer {
+    match (request.method.as_str(), id) {
+        ("GET", None) => {}
+        ("PATCH", Some(id)) => {
+            let order: AccountOrder = body(request)?;
+            let changed = sim.composio.accounts.change(id, |account| {
+                if let Some(status) = &order.status {
+                    account.status = status.parse()?;
+                }
+                if let Some(token) = order.access_token {
+                    account.access_token = token;
+                }
+                Ok(())
+            });
+            changed.map_err(AdminError::Input)?;
+        }
+        _ => return Err(no_route(request)),
+    }
+    ok(&sim.composio.accounts.show())
 }

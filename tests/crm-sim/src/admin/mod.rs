@@ -13,7 +13,7 @@ use crate::http::{Request, Response};
 use crate::log::Filter;
 use crate::schema::ObjectSpec;
 use crate::store::Object;
-use crate::vendor::{Sim, Vendor};
+use crate::vendor::{Services, Sim, Vendor};
 use crate::webhooks::{self, Subscription};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -91,9 +91,10 @@ fn route(sim: &Sim, request: &Request, parts: &[&str]) -> Answer {
         ("POST", ["faults"]) => {
             let spec: FaultSpec = body(request)?;
             if let Some(name) = &spec.vendor {
-                let vendor = vendor_of(sim, name)?.as_ref();
+                services_of(sim, name)?;
                 // The record may come to be later; its object is there from the start.
                 if let Some(edit) = &spec.edit {
+                    let vendor = vendor_of(sim, name)?.as_ref();
                     object_of(vendor, &vendor.store().lock(), &edit.object)?;
                 }
             }
@@ -112,6 +113,9 @@ fn route(sim: &Sim, request: &Request, parts: &[&str]) -> Answer {
         ("GET", ["schema", vendor, object]) => show_schema(vendor_of(sim, vendor)?, object),
         ("POST", ["schema", vendor, object]) => define(vendor_of(sim, vendor)?, object, request),
         (_, ["tokens"]) => controls::tokens(sim, request),
+        (_, ["accounts", id @ ..]) if id.len() < 2 => {
+            controls::accounts(sim, id.first().copied(), request)
+        }
         (_, ["clock"]) => controls::clock(sim, request),
         (_, ["config"]) => controls::config(sim, request),
         ("POST", ["reset"]) => {
@@ -131,7 +135,10 @@ fn requests(sim: &Sim, request: &Request) -> Answer {
             value.parse::<u64>().map_err(|_| AdminError::Input(wrong))
         };
         match name.as_str() {
-            "vendor" => filter.vendor = Some(vendor_of(sim, &value)?.name().to_owned()),
+            "vendor" => {
+                services_of(sim, &value)?;
+                filter.vendor = Some(value);
+            }
             "since" => filter.since = number()?,
             "method" => filter.method = Some(value),
             "path" => filter.path = Some(value),
@@ -191,6 +198,18 @@ fn define(vendor: &Arc<dyn Vendor>, name: &str, request: &Request) -> Answer {
 fn vendor_of<'a>(sim: &'a Sim, name: &str) -> Result<&'a Arc<dyn Vendor>, AdminError> {
     sim.vendor(name).ok_or_else(|| {
         let known: Vec<_> = sim.vendors.iter().map(|vendor| vendor.name()).collect();
+        AdminError::Vendor {
+            name: name.to_owned(),
+            known: known.join(", "),
+        }
+    })
+}
+
+/// What a vendor, or the broker, has of services.
+fn services_of<'a>(sim: &'a Sim, name: &str) -> Result<&'a Services, AdminError> {
+    let found = sim.services().find(|(known, _)| *known == name);
+    found.map(|(_, services)| services).ok_or_else(|| {
+        let known: Vec<_> = sim.services().map(|(name, _)| name).collect();
         AdminError::Vendor {
             name: name.to_owned(),
             known: known.join(", "),
