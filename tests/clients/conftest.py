@@ -11,7 +11,6 @@ import requests
 sys.dont_write_bytecode = True
 
 
-
 class Sim(types.SimpleNamespace):
     """Addresses of a running simulator, and its admin API."""
 
@@ -20,6 +19,9 @@ class Sim(types.SimpleNamespace):
 
     def post(self, path, **body):
         return self._call("POST", path, json=body)
+
+    def patch(self, path, **body):
+        return self._call("PATCH", path, json=body)
 
     def _call(self, method, path, **arguments):
         answer = requests.request(method, self.admin + path, timeout=10, **arguments)
@@ -30,7 +32,7 @@ class Sim(types.SimpleNamespace):
 @pytest.fixture(scope="session")
 def running_sim():
     arguments = [os.environ["CRM_SIM"]]
-    for name in ("salesforce", "hubspot", "pipedrive", "zoho", "dynamics365", "admin"):
+    for name in ("salesforce", "hubspot", "pipedrive", "zoho", "dynamics365", "composio", "admin"):
         arguments += [f"--{name}", "127.0.0.1:0"]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
         addresses = {}
