@@ -7,6 +7,7 @@
 
 mod calls;
 pub mod changes;
+pub mod composio;
 pub mod dynamics365;
 mod errors;
 mod history;
@@ -30,7 +31,7 @@ pub mod zoho;
 
 pub use changes::{Change, ChangesPage, ChangesQuery};
 pub use operation::{Operation, Step};
-pub use outcome::{Grant, Usage, Written};
+pub use outcome::{Grant, News, Usage, Written};
 pub use record::{
     CrmObject, DoneBatch, DoneField, DoneRecord, Guard, Overwritten, ReadBatch, WriteBatch,
     WriteKind, WriteRecord,
@@ -41,6 +42,18 @@ pub use webhook::{WebhookError, WebhookEvent, WebhookKind, WebhookRequest};
 use crm_domain::budget::{self, Terms};
 use crm_domain::{DataType, Description, Failure, Value};
 use std::sync::Arc;
+
+/// Where the requests of a connection go that names no URL; `None`: it must name one.
+pub fn default_base_url(
+    provider: &dyn Provider,
+    options: &serde_json::Map<String, serde_json::Value>,
+) -> Option<&'static str> {
+    if composio::is_way(options) {
+        Some(composio::BASE_URL)
+    } else {
+        provider.default_base_url()
+    }
+}
 
 /// Fixed facts of one connection that requests depend on (never a secret).
 #[derive(Clone, Debug, Default)]
@@ -62,6 +75,18 @@ pub const RATE_OPTION: &str = "rate_limit";
 pub const RESERVE_OPTION: &str = "realtime_reserve";
 
 impl Settings {
+    pub fn new(
+        options: serde_json::Map<String, serde_json::Value>,
+        bulk_threshold: usize,
+    ) -> Settings {
+        // Jobs take files, which a broker may not carry.
+        let jobs = !composio::is_way(&options);
+        Settings {
+            bulk_threshold: if jobs { bulk_threshold } else { usize::MAX },
+            options,
+        }
+    }
+
     /// What the admin allows.
     pub fn terms(&self) -> Terms {
         let rate = self.options.get(RATE_OPTION).and_then(|rate| {

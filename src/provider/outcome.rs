@@ -39,3 +39,11 @@ pub struct Usage {
     pub window_limit: Option<u64>,
     pub window: Option<Duration>,
 }
+
+/// What was told of request budgets lately, and by whom.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct News {
+    pub crm: Usage,
+    /// By who carries requests to it.
+    pub broker: Usage,
+}
