@@ -79,7 +79,7 @@ BEGIN
             HINT = 'crm.set_credentials() changes its credentials; crm.drop_connection() removes it.';
     END IF;
     PERFORM crm.check_connection(provider, base_url, coalesce(options, '{}'));
-    PERFORM crm.check_credentials(provider, coalesce(credentials, '{}'));
+    PERFORM crm.check_credentials(provider, coalesce(options, '{}'), coalesce(credentials, '{}'));
     PERFORM crm.require_references(coalesce(credentials, '{}'));
     INSERT INTO crm.connection (name, provider, base_url, options)
     VALUES (name, provider, rtrim(base_url, '/'), coalesce(options, '{}')) RETURNING connection_id INTO id;
@@ -89,7 +89,8 @@ BEGIN
     RETURN id;
 END $$;
 COMMENT ON FUNCTION crm.create_connection(text, text, text, jsonb, jsonb) IS
-    'names a CRM org. provider: stub, salesforce, hubspot, pipedrive, zoho or dynamics365. options: max_in_flight (1..64), and the provider''s own. '
+    'names a CRM org. provider: stub, salesforce, hubspot, pipedrive, zoho or dynamics365. options: max_in_flight (1..64), rate_limit, realtime_reserve, '
+    'via ("composio") with connected_account_id and user_id, and the provider''s own. '
     'credentials: strings, or references that the worker resolves, {"file": "/run/secrets/x"} or {"env": "NAME"}. Returns connection_id';
 
 CREATE FUNCTION crm.set_credentials(connection text, credentials jsonb) RETURNS void
@@ -97,7 +98,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     c crm.connection := crm.connection_named(connection);
 BEGIN
-    PERFORM crm.check_credentials(c.provider, coalesce(credentials, '{}'));
+    PERFORM crm.check_credentials(c.provider, c.options, coalesce(credentials, '{}'));
     PERFORM crm.require_references(coalesce(credentials, '{}'));
     INSERT INTO crm.credential (connection_id, secret) VALUES (c.connection_id, coalesce(credentials, '{}'))
     ON CONFLICT (connection_id) DO UPDATE SET secret = excluded.secret, version = credential.version + 1, updated_at = now();

@@ -17,7 +17,9 @@ WITH told AS (
            least(greatest(coalesce((c.options ->> 'realtime_reserve')::numeric, 0.2), 0), 0.9) AS reserve,
            (s.usage ->> 'daily_limit')::bigint AS daily_limit, (s.usage ->> 'daily_remaining')::bigint AS daily_remaining,
            (s.usage ->> 'window_limit')::bigint AS window_limit, (s.usage ->> 'window_remaining')::bigint AS window_remaining,
-           make_interval(secs => (s.usage ->> 'window_seconds')::float8) AS window_length
+           make_interval(secs => (s.usage ->> 'window_seconds')::float8) AS window_length,
+           (s.usage ->> 'broker_limit')::bigint AS broker_limit, (s.usage ->> 'broker_remaining')::bigint AS broker_remaining,
+           make_interval(secs => (s.usage ->> 'broker_seconds')::float8) AS broker_length
     FROM crm.connection c LEFT JOIN crm.connection_state s USING (connection_id)
 )
 SELECT t.connection, t.provider, b.budget, b."limit", b."limit" - b.remaining AS used, b.remaining,
@@ -30,6 +32,9 @@ CROSS JOIN LATERAL (
     SELECT 'window', t.window_limit, t.window_remaining, t.window_length, t.told_at, t.told_at + t.window_length
     WHERE t.window_remaining IS NOT NULL
     UNION ALL
+    SELECT 'broker', t.broker_limit, t.broker_remaining, t.broker_length, t.told_at, t.told_at + t.broker_length
+    WHERE t.broker_remaining IS NOT NULL
+    UNION ALL
     SELECT 'rate_limit', (t.options #>> '{rate_limit,requests}')::bigint, NULL,
            make_interval(secs => (t.options #>> '{rate_limit,seconds}')::float8), NULL, NULL
     WHERE t.options ? 'rate_limit') AS b (budget, "limit", remaining, per, told_at, resets_at)
@@ -41,7 +46,7 @@ CROSS JOIN LATERAL (
          + (SELECT count(*) FROM crm.reread r JOIN crm.object_map m USING (map_id)
             WHERE m.connection_id = t.connection_id) AS waiting) w;
 COMMENT ON VIEW crm.rate_budget IS
-    'the request budgets of each connection: what the CRM told last (day, window) and what the admin allows (rate_limit)';
+    'the request budgets of each connection: what the CRM told last (day, window), what a broker on the way told (broker) and what the admin allows (rate_limit)';
 COMMENT ON COLUMN crm.rate_budget."limit" IS 'requests; NULL: the CRM does not tell';
 COMMENT ON COLUMN crm.rate_budget.reserved IS 'of the limit, kept for real-time writes (option realtime_reserve)';
 COMMENT ON COLUMN crm.rate_budget.per IS 'the time that the limit is for';

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crm_domain::DataType;
 use crm_domain::validation::Rules;
-use crm_provider::Provider;
+use crm_provider::{Provider, composio};
 use pgrx::prelude::*;
 use pgrx::{JsonB, PgSqlErrorCode};
 use serde_json::Value as Json;
@@ -66,11 +66,19 @@ fn check_connection(provider_name: &str, base_url: Option<&str>, options: JsonB)
         crm_provider::RATE_OPTION,
         crm_provider::RESERVE_OPTION,
     ];
+    let of_broker = [
+        composio::VIA_OPTION,
+        composio::ACCOUNT_OPTION,
+        composio::USER_OPTION,
+    ];
+    let carried = composio::CARRIED.contains(&provider.name());
     let known: Vec<&str> = common
         .into_iter()
+        .chain(of_broker.into_iter().filter(|_| carried))
         .chain(provider.option_keys().iter().copied())
         .collect();
     let options = members("options", &options.0, &known);
+    check_way(options);
     if let Some(n) = options.get("max_in_flight")
         && !n.as_u64().is_some_and(|n| (1..=64).contains(&n))
     {
@@ -85,7 +93,7 @@ fn check_connection(provider_name: &str, base_url: Option<&str>, options: JsonB)
     if provider.name() == "stub" {
         return;
     }
-    match base_url.or(provider.default_base_url()) {
+    match base_url.or_else(|| crm_provider::default_base_url(provider, options)) {
         None => raise(
             INVALID,
             format!("a {provider_name} connection needs a base_url"),
@@ -101,6 +109,53 @@ fn check_connection(provider_name: &str, base_url: Option<&str>, options: JsonB)
                     format!("base_url \"{}\" is not allowed", target::without_user(url)),
                     Some(reason),
                     "Use https; plain http goes to loopback only; pg_crm.allowed_hosts bounds the hosts.",
+                )
+            }
+        }
+    }
+}
+
+/// Raises unless options lead to the CRM directly, or by way of a broker's account.
+fn check_way(options: &serde_json::Map<String, Json>) {
+    let text = |name: &str| {
+        options.get(name).is_none_or(|value| {
+            value
+                .as_str()
+                .is_some_and(|text| !text.is_empty() && text.trim() == text)
+        })
+    };
+    for name in [composio::ACCOUNT_OPTION, composio::USER_OPTION] {
+        if !text(name) {
+            raise(
+                INVALID,
+                format!("{name} cannot be {}", options[name]),
+                None,
+                "It is a text, as Composio shows it.",
+            )
+        }
+    }
+    match options.get(composio::VIA_OPTION) {
+        Some(via) if via != composio::NAME => raise(
+            INVALID,
+            format!("via cannot be {via}"),
+            None,
+            "\"composio\" is the only broker; without it the connection speaks to its CRM directly.",
+        ),
+        Some(_) if !options.contains_key(composio::ACCOUNT_OPTION) => raise(
+            INVALID,
+            "a connection via Composio needs a connected_account_id".to_owned(),
+            Some("Of several accounts of a user Composio would take any.".to_owned()),
+            "Composio shows it beside the account, such as ca_1a2b3c.",
+        ),
+        Some(_) => {}
+        None => {
+            let own = [composio::ACCOUNT_OPTION, composio::USER_OPTION];
+            if let Some(name) = own.into_iter().find(|name| options.contains_key(*name)) {
+                raise(
+                    INVALID,
+                    format!("{name} says nothing without {{\"via\": \"composio\"}}"),
+                    None,
+                    "Add via, or leave it out.",
                 )
             }
         }
@@ -139,11 +194,17 @@ fn check_budget(options: &serde_json::Map<String, Json>) {
     }
 }
 
-/// Raises unless the keys are the provider's and each value is a string or a reference.
+/// Raises unless the keys are those of the provider, or of the broker that keeps its credentials, and each value is a
+/// string or a reference.
 #[pg_extern(immutable, parallel_safe, schema = "crm")]
-fn check_credentials(provider_name: &str, credentials: JsonB) {
+fn check_credentials(provider_name: &str, options: JsonB, credentials: JsonB) {
     let provider = provider(provider_name);
-    for (key, value) in members("credentials", &credentials.0, provider.credential_keys()) {
+    let is_kept = options.0.as_object().is_some_and(composio::is_way);
+    let known = match is_kept {
+        true => &composio::CREDENTIAL_KEYS[..],
+        false => provider.credential_keys(),
+    };
+    for (key, value) in members("credentials", &credentials.0, known) {
         let reference = value.as_object().is_some_and(|o| {
             o.len() == 1
                 && ["file", "env"]
@@ -205,7 +266,7 @@ pub fn check_rules(validation: JsonB, data_type: &str) {
 extension_sql!(
     r#"
 COMMENT ON FUNCTION crm.check_connection(text, text, jsonb) IS 'raises unless provider, base URL and options make sense';
-COMMENT ON FUNCTION crm.check_credentials(text, jsonb) IS 'raises unless the keys are the provider''s; never shows a value';
+COMMENT ON FUNCTION crm.check_credentials(text, jsonb, jsonb) IS 'raises unless the keys are the provider''s, or its broker''s; never shows a value';
 COMMENT ON FUNCTION crm.check_rules(jsonb, text) IS 'raises unless the validation rules are known and fit the data type';
 "#,
     name = "check_comments",

@@ -8,13 +8,27 @@
 //! is not older than [`STALE`].
 
 /// Whose requests wait for whom, the most urgent first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lane {
     /// Somebody waits.
     RealTime,
     Reconcile,
     Batch,
     Ingest,
+    /// Both sides are compared at large: a pass over every record.
+    Drift,
+}
+
+impl Lane {
+    pub const COUNT: usize = Lane::Drift as usize + 1;
+}
+
+/// Who tells of a short window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Teller {
+    Crm,
+    /// Who carries requests to it.
+    Broker,
 }
 
 /// The longest wait for a window or a token, in ms. Vendors' windows are 1 to 60 s.
@@ -78,8 +92,8 @@ pub struct Budget {
     /// Of the bucket, and when they were counted.
     tokens: f64,
     at: i64,
-    /// The short window, and its length in ms.
-    window: Option<(Told, i64)>,
+    /// The short windows by [`Teller`], each with its length in ms.
+    windows: [Option<(Told, i64)>; 2],
 }
 
 impl Budget {
@@ -88,18 +102,18 @@ impl Budget {
             terms,
             tokens: terms.rate.map_or(0.0, |(requests, _)| requests.into()),
             at: i64::MIN,
-            window: None,
+            windows: [None; 2],
         }
     }
 
-    pub fn told_window(&mut self, told: Told, length_ms: i64) {
-        self.window = Some((told, length_ms.clamp(0, LONGEST)));
+    pub fn told_window(&mut self, teller: Teller, told: Told, length_ms: i64) {
+        self.windows[teller as usize] = Some((told, length_ms.clamp(0, LONGEST)));
     }
 
     /// Takes a request, or tells how many ms to wait before asking again.
     pub fn take(&mut self, now: i64, lane: Lane) -> Result<(), i64> {
         let reserve = self.terms.reserve;
-        if let Some((told, length)) = &self.window {
+        for (told, length) in self.windows.iter().flatten() {
             let since = now - told.at;
             // A clock that was set back ends the window too.
             if (0..*length).contains(&since) && told.left(reserve, lane) < 1.0 {
@@ -124,7 +138,7 @@ impl Budget {
             }
             self.tokens -= 1.0;
         }
-        if let Some((told, _)) = &mut self.window {
+        for (told, _) in self.windows.iter_mut().flatten() {
             told.remaining = told.remaining.saturating_sub(1);
         }
         Ok(())
@@ -137,7 +151,13 @@ mod tests {
 
     use super::*;
 
-    const OTHERS: [Lane; 3] = [Lane::Reconcile, Lane::Batch, Lane::Ingest];
+    const LANES: [Lane; Lane::COUNT] = [
+        Lane::RealTime,
+        Lane::Reconcile,
+        Lane::Batch,
+        Lane::Ingest,
+        Lane::Drift,
+    ];
 
     fn rate(requests: u32, window: i64) -> Budget {
         let terms = Terms {
@@ -167,19 +187,37 @@ mod tests {
             limit,
             at: 1000,
         };
-        budget.told_window(told(2, Some(10)), 10_000);
+        budget.told_window(Teller::Crm, told(2, Some(10)), 10_000);
         assert_eq!(budget.take(1500, Lane::Batch), Err(9500));
         assert_eq!(budget.take(1500, Lane::RealTime), Ok(()));
         assert_eq!(budget.take(1500, Lane::RealTime), Ok(()));
         assert_eq!(budget.take(1500, Lane::RealTime), Err(9500));
         assert_eq!(budget.take(11_000, Lane::Batch), Ok(()));
         // Of how many it did not say: nothing can be kept.
-        budget.told_window(told(1, None), 10_000);
+        budget.told_window(Teller::Crm, told(1, None), 10_000);
         assert_eq!(budget.take(1500, Lane::Batch), Ok(()));
         assert_eq!(budget.take(1500, Lane::Batch), Err(9500));
         // More than there are.
-        budget.told_window(told(1_000_000, Some(0)), i64::MAX);
+        budget.told_window(Teller::Crm, told(1_000_000, Some(0)), i64::MAX);
         assert_eq!(budget.take(1500, Lane::RealTime), Err(LONGEST - 500));
+    }
+
+    #[test]
+    fn the_brokers_window_holds_beside_the_crms() {
+        let mut budget = Budget::new(Terms::default());
+        let told = |remaining| Told {
+            remaining,
+            limit: None,
+            at: 0,
+        };
+        budget.told_window(Teller::Crm, told(9), 10_000);
+        budget.told_window(Teller::Broker, told(1), 600_000);
+        assert_eq!(budget.take(0, Lane::Batch), Ok(()));
+        assert_eq!(budget.take(0, Lane::RealTime), Err(LONGEST));
+        budget.told_window(Teller::Broker, told(100), 600_000);
+        let taken = (0..20).filter(|_| budget.take(1, Lane::Batch).is_ok());
+        assert_eq!(taken.count(), 8, "of the CRM's nine one has gone");
+        assert_eq!(budget.take(1, Lane::Batch), Err(9_999));
     }
 
     #[test]
@@ -206,15 +244,14 @@ mod tests {
             requests in 1u32..50,
             window in 1i64..20_000,
             reserve in 0.0f64..0.9,
-            steps in prop::collection::vec((0i64..500, 0usize..4), 1..200),
+            steps in prop::collection::vec((0i64..500, 0..Lane::COUNT), 1..200),
         ) {
-            let lanes = [Lane::RealTime, OTHERS[0], OTHERS[1], OTHERS[2]];
             let terms = Terms { rate: Some((requests, window)), reserve };
             let mut budget = Budget::new(terms);
             let (mut now, mut taken) = (0, 0u32);
             for (pass, lane) in steps {
                 now += pass;
-                let lane = lanes[lane];
+                let lane = LANES[lane];
                 if let Err(wait) = budget.take(now, lane) {
                     prop_assert!((1..=LONGEST).contains(&wait));
                     // A wait that was cut short is told again.
@@ -247,7 +284,7 @@ mod tests {
         ) {
             let mut budget = Budget::new(Terms::default());
             let told = Told { remaining, limit, at: at.into() };
-            budget.told_window(told, length);
+            budget.told_window(Teller::Crm, told, length);
             if let Err(wait) = budget.take(now.into(), Lane::Batch) {
                 prop_assert!((0..=LONGEST).contains(&wait));
             }

@@ -1,23 +1,34 @@
 //! How connections are doing, durable, so that a restart neither forgets an outage nor a rate limit.
 
 use crm_domain::{ErrorClass, Failure};
-use crm_provider::Usage;
+use crm_provider::{News, Usage};
 use pgrx::spi::SpiClient;
-use serde_json::json;
+use serde_json::{Map, Value as Json};
 
 use super::{Kept, StoreError};
 
-/// What the CRM last told of the request budget, if it did, be it with a refusal.
-pub fn used(client: &mut SpiClient, connection_id: i32, usage: &Usage) -> Result<(), StoreError> {
-    let usage = json!({
-        "daily_limit": usage.daily_limit, "daily_remaining": usage.daily_remaining,
-        "window_remaining": usage.window_remaining, "window_limit": usage.window_limit,
-        "window_seconds": usage.window.map(|w| w.as_secs()),
-    });
+/// What was last told of the request budgets, be it with a refusal. Who was silent is taken at an earlier word.
+pub fn used(client: &mut SpiClient, connection_id: i32, news: &News) -> Result<(), StoreError> {
+    let mut told = Map::new();
+    let mut tell = |name: &str, number: Option<u64>| told.insert(name.to_owned(), number.into());
+    let seconds = |usage: &Usage| usage.window.map(|window| window.as_secs());
+    let News { crm, broker } = news;
+    if *crm != Usage::default() {
+        tell("daily_limit", crm.daily_limit);
+        tell("daily_remaining", crm.daily_remaining);
+        tell("window_limit", crm.window_limit);
+        tell("window_remaining", crm.window_remaining);
+        tell("window_seconds", seconds(crm));
+    }
+    if *broker != Usage::default() {
+        tell("broker_limit", broker.window_limit);
+        tell("broker_remaining", broker.window_remaining);
+        tell("broker_seconds", seconds(broker));
+    }
     client.update(
-        Kept("UPDATE crm.connection_state SET usage = $2::jsonb, told_at = now() WHERE connection_id = $1"),
+        Kept("UPDATE crm.connection_state SET usage = coalesce(usage, '{}') || $2::jsonb, told_at = now() WHERE connection_id = $1"),
         None,
-        &[connection_id.into(), usage.to_string().into()],
+        &[connection_id.into(), Json::from(told).to_string().into()],
     )?;
     Ok(())
 }

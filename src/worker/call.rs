@@ -10,7 +10,7 @@ use crm_provider::record::Field;
 use serde_json::{Map as JsonMap, Value as Json, json};
 
 use super::checked_write::{self, Checked, Edit, EditField, Outcome};
-use super::link::{Lane, SharedLink};
+use super::link::{Errand, Lane, SharedLink};
 use super::protocol::{Answer, Intent, IntentField, Question};
 use super::real_time::Reply;
 use crate::store::pending;
@@ -94,11 +94,9 @@ pub(super) async fn read(link: &SharedLink, question: &Question) -> Answer {
         fields: fields.iter().map(|(_, field)| field.clone()).collect(),
         for_write: false,
     };
+    let read = link.provider.read(&link.settings, Arc::new(batch));
     let object = link
-        .run(
-            Lane::RealTime,
-            link.provider.read(&link.settings, Arc::new(batch)),
-        )
+        .run(&Errand::new(Lane::RealTime), read)
         .await
         .map(|mut objects| objects.pop().flatten());
     link.take_trouble();

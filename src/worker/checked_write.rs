@@ -16,7 +16,7 @@ use futures_util::future::join_all;
 use tokio::sync::oneshot;
 
 use super::failpoint;
-use super::link::{Lane, Link};
+use super::link::{Errand, Link};
 use super::slice::{self, Destination, Outgoing};
 
 /// How often an edit is judged anew because its record moved while we looked.
@@ -95,7 +95,7 @@ async fn consented(consent: &mut Consent) -> Option<()> {
 /// Sends edits, each of another record; one result for each, in order. `None`: there is no consent, and nothing was written.
 pub async fn run(
     link: &Link,
-    lane: Lane,
+    errand: &Errand,
     claim_id: &str,
     object: &str,
     edits: &[Edit],
@@ -108,7 +108,16 @@ pub async fn run(
             1 => claim_id.to_owned(),
             n => format!("{claim_id}~{n}"),
         };
-        let round = round(link, lane, &request_id, object, edits, &open, &mut consent).await?;
+        let round = round(
+            link,
+            errand,
+            &request_id,
+            object,
+            edits,
+            &open,
+            &mut consent,
+        )
+        .await?;
         let mut again = Vec::new();
         for (index, checked) in round {
             let stale = matches!(&checked.outcome, Outcome::Failed(f) if f.is_stale());
@@ -151,7 +160,7 @@ struct Judged {
 
 async fn round(
     link: &Link,
-    lane: Lane,
+    errand: &Errand,
     request_id: &str,
     object: &str,
     edits: &[Edit],
@@ -160,7 +169,7 @@ async fn round(
 ) -> Option<Vec<(usize, Checked)>> {
     let mut done = Vec::with_capacity(open.len());
     let mut to_write = Vec::new();
-    for (index, read) in read(link, lane, object, edits, open).await {
+    for (index, read) in read(link, errand, object, edits, open).await {
         match judge(link, &edits[index], index, read) {
             Ok(judged) if judged.decisions.iter().any(|(_, d)| *d == Decision::Write) => {
                 to_write.push(judged);
@@ -180,7 +189,7 @@ async fn round(
     if !to_write.is_empty() {
         consented(consent).await?;
         failpoint::reach_on_thread("request::between");
-        done.extend(write(link, lane, request_id, object, edits, to_write).await);
+        done.extend(write(link, errand, request_id, object, edits, to_write).await);
     }
     Some(done)
 }
@@ -190,7 +199,7 @@ type Read = Result<Option<CrmObject>, Failure>;
 /// Reads records in as few requests as it takes.
 async fn read(
     link: &Link,
-    lane: Lane,
+    errand: &Errand,
     object: &str,
     edits: &[Edit],
     open: &[usize],
@@ -208,7 +217,7 @@ async fn read(
             for_write: true,
         };
         let read = link
-            .run(lane, link.provider.read(&link.settings, Arc::new(batch)))
+            .run(errand, link.provider.read(&link.settings, Arc::new(batch)))
             .await;
         match read {
             Ok(objects) => {
@@ -318,7 +327,7 @@ fn judge(link: &Link, edit: &Edit, index: usize, read: Read) -> Result<Judged, B
 
 async fn write(
     link: &Link,
-    lane: Lane,
+    errand: &Errand,
     request_id: &str,
     object: &str,
     edits: &[Edit],
@@ -356,7 +365,7 @@ async fn write(
         request_id: request_id.to_owned(),
         object: object.to_owned(),
         external_id_field: None,
-        lane,
+        errand: errand.clone(),
         at_once: if alone { 1 } else { usize::MAX },
     };
     let sent = slice::send(link, &destination, outgoing).await;
@@ -367,7 +376,7 @@ async fn write(
     }
     let afterwards = guard(if alone { 1 } else { judged.len() }) == Guard::Afterwards;
     let raced = if afterwards {
-        overwritten(link, lane, object, edits, &judged, &results).await
+        overwritten(link, errand, object, edits, &judged, &results).await
     } else {
         BTreeMap::new()
     };
@@ -411,7 +420,7 @@ async fn write(
 /// the writes.
 async fn overwritten(
     link: &Link,
-    lane: Lane,
+    errand: &Errand,
     object: &str,
     edits: &[Edit],
     judged: &[Judged],
@@ -451,7 +460,7 @@ async fn overwritten(
         };
         let unknown = vec![Vec::new(); records.len()];
         match link.provider.overwritten(&link.settings, Arc::new(batch)) {
-            Some(look) => link.run(lane, look).await.unwrap_or(unknown),
+            Some(look) => link.run(errand, look).await.unwrap_or(unknown),
             None => unknown,
         }
     });

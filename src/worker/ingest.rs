@@ -11,7 +11,7 @@ use crm_provider::{ChangesQuery, ReadBatch};
 use serde_json::Value as Json;
 
 use super::event::Event;
-use super::link::{Lane, SharedLink};
+use super::link::{Errand, Lane, SharedLink};
 use super::links::Readiness;
 use super::main_loop::{HELD_AGAIN, Worker};
 use super::{failpoint, incoming};
@@ -54,6 +54,8 @@ pub(super) struct Looks {
     /// Passes through a CRM's changes that were begun, and the last one that came to its end.
     begun: u64,
     ended: u64,
+    /// The pass that is on reads every record.
+    reads_all: bool,
     /// In a row.
     pub failures: u32,
     /// Records of a page at most, once an answer was too long.
@@ -73,6 +75,7 @@ impl Looks {
     /// The pass that is on has come to its end.
     pub fn end(&mut self) {
         self.ended = self.begun;
+        self.reads_all = false;
     }
 
     fn is_on(&self) -> bool {
@@ -165,6 +168,7 @@ impl Worker {
         }
         if !pages {
             let looks = self.looks.entry(map.id).or_default();
+            looks.reads_all |= at.backfills;
             let wanted = self.ingest_waiters.iter().any(|w| w.wants(map.id, looks));
             let rests = looks.failures > 0 && at.next_ms > 0;
             if at.next_ms <= 0 || at.backfills || wanted && !rests || looks.is_on() && !rests {
@@ -213,6 +217,11 @@ impl Worker {
         if begins && !looks.is_on() {
             looks.begun += 1;
         }
+        looks.reads_all |= since.is_none();
+        let lane = match looks.reads_all {
+            true => Lane::Drift,
+            false => Lane::Ingest,
+        };
         let query = Arc::new(ChangesQuery {
             object: map.crm_object.clone(),
             fields: map.fields.iter().map(|f| f.field.clone()).collect(),
@@ -223,15 +232,16 @@ impl Worker {
         let counts = query.since.is_none();
         let ticket = self.send_look(connection, map, asked, What::Page { since });
         failpoint::reach("ingest::before_request");
+        let errand = Errand::of_map(lane, map.id);
         let (link, map, outbox) = (link.clone(), map.clone(), self.outbox.clone());
         self.runtime.spawn(async move {
             let mut total = None;
             if counts && let Some(count) = link.provider.count(&link.settings, &map.crm_object) {
                 // For those who watch; the page will tell what is the matter, if something is.
-                total = link.run(Lane::Ingest, count).await.ok();
+                total = link.run(&errand, count).await.ok();
             }
             let page = link
-                .run(Lane::Ingest, link.provider.changes(&link.settings, query))
+                .run(&errand, link.provider.changes(&link.settings, query))
                 .await;
             let came = page.map(|page| Came {
                 records: page
@@ -287,10 +297,11 @@ impl Worker {
             for_write: false,
         });
         let ticket = self.send_look(connection, map, asked, What::Records(due.clone()));
+        let errand = Errand::of_map(Lane::Ingest, map.id);
         let (link, map, outbox) = (link.clone(), map.clone(), self.outbox.clone());
         self.runtime.spawn(async move {
             let read = link
-                .run(Lane::Ingest, link.provider.read(&link.settings, batch))
+                .run(&errand, link.provider.read(&link.settings, batch))
                 .await;
             let came = read.map(|objects| Came {
                 records: due

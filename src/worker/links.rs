@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crm_domain::{ErrorClass, Failure};
-use crm_provider::Usage;
+use crm_provider::News;
 use serde_json::json;
 
 use super::flush::stands_still;
 use super::http::Http;
-use super::link::{Lane, Link, SharedLink, Transport};
+use super::link::{Errand, Lane, Link, SharedLink, Transport};
 use super::main_loop::{HELD_AGAIN, Worker};
 use crate::secrets;
 use crate::shared::now_ms;
@@ -69,15 +69,15 @@ impl Worker {
     /// Keeps what the CRMs told of their budgets, so that a restart does not forget it.
     pub(super) fn note_budgets(&self) -> Result<(), StoreError> {
         let links = self.links.values();
-        let told: Vec<(i32, Usage)> = links
-            .filter_map(|link| Some((link.connection_id, link.take_usage()?)))
+        let told: Vec<(i32, News)> = links
+            .filter_map(|link| Some((link.connection_id, link.take_news()?)))
             .collect();
         if told.is_empty() {
             return Ok(());
         }
         transaction(|client| {
             told.iter()
-                .try_for_each(|(id, usage)| connections::used(client, *id, usage))
+                .try_for_each(|(id, news)| connections::used(client, *id, news))
         })
     }
 
@@ -113,10 +113,8 @@ impl Worker {
                     continue;
                 }
             };
-            let settings = crm_provider::Settings {
-                options: connection.options.as_object().cloned().unwrap_or_default(),
-                bulk_threshold: self.settings.bulk_threshold,
-            };
+            let options = connection.options.as_object().cloned().unwrap_or_default();
+            let settings = crm_provider::Settings::new(options, self.settings.bulk_threshold);
             let transport = match provider.name() {
                 "stub" => Transport::Stub {
                     connection: connection.name.clone(),
@@ -156,10 +154,8 @@ impl Worker {
                 continue;
             };
             self.runtime.spawn(async move {
-                let answer = match link
-                    .run(Lane::RealTime, link.provider.ping(&link.settings))
-                    .await
-                {
+                let ping = link.provider.ping(&link.settings);
+                let answer = match link.run(&Errand::new(Lane::RealTime), ping).await {
                     Ok(detail) => json!({"ok": true, "detail": detail}),
                     Err(failure) => json!({"ok": false, "detail": failure.to_string()}),
                 };

@@ -4,6 +4,7 @@
 //! CRM, one before any of them is answered. The CRM is read meanwhile.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crm_domain::Failure;
@@ -17,7 +18,7 @@ use super::call::{answer, edit, opening, read, send_answer};
 use super::call_audit::{event, write_down};
 use super::checked_write::{self, Checked, Outcome};
 use super::event::Event;
-use super::link::{Lane, SharedLink};
+use super::link::{Errand, Lane, SharedLink};
 use super::main_loop::{HELD_AGAIN, Worker};
 use super::protocol::{Answer, Intent, Question};
 use super::{failpoint, verdict};
@@ -262,13 +263,16 @@ impl Worker {
         let (consent, consented) = oneshot::channel();
         let write_id = intent.write_id.clone();
         let (object, edit) = (intent.object.clone(), edit(intent));
+        let errand = Errand {
+            correlation_id: intent.correlation_id.as_deref().map(Arc::from),
+            ..Errand::of_map(Lane::RealTime, intent.map_id)
+        };
         let outbox = self.outbox.clone();
         self.runtime.spawn(async move {
             let edits = [edit];
             let consent = Some(consented);
             let checked =
-                checked_write::run(&link, Lane::RealTime, &write_id, &object, &edits, consent)
-                    .await;
+                checked_write::run(&link, &errand, &write_id, &object, &edits, consent).await;
             if let Some(checked) = checked.and_then(|mut checked| checked.pop()) {
                 outbox.send(Event::Wrote { write_id, checked });
             }

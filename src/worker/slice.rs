@@ -8,7 +8,7 @@ use crm_domain::{ErrorClass, Failure};
 use crm_provider::{WriteBatch, WriteKind, WriteRecord, Written};
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 
-use super::link::{Lane, Link};
+use super::link::{Errand, Link};
 
 /// A record to send; `index` is its place in the slice.
 pub struct Outgoing {
@@ -32,7 +32,7 @@ pub struct Destination {
     pub request_id: String,
     pub object: String,
     pub external_id_field: Option<String>,
-    pub lane: Lane,
+    pub errand: Errand,
     /// At most so many records in one request.
     pub at_once: usize,
 }
@@ -109,7 +109,7 @@ fn send_batch<'a>(
         });
         let result = link
             .run(
-                destination.lane,
+                &destination.errand,
                 link.provider.write(&link.settings, batch.clone()),
             )
             .await;

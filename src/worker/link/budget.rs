@@ -5,11 +5,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use crm_domain::budget::{self, Lane, Told};
+use crm_domain::budget::{self, Lane, Teller, Told};
 use crm_provider::{Settings, Usage};
 use tokio::sync::SemaphorePermit;
 
+use super::Errand;
 use super::permits::Permits;
+use super::turns::Turns;
 use crate::shared::now_ms;
 
 /// How soon a request looks again that lets more urgent ones go first.
@@ -18,7 +20,8 @@ const YIELD: Duration = Duration::from_millis(20);
 pub struct Budget {
     budget: Mutex<budget::Budget>,
     /// Requests that wait, by their lane.
-    waiting: [AtomicUsize; 4],
+    waiting: [AtomicUsize; Lane::COUNT],
+    turns: Turns,
 }
 
 /// A place in a lane.
@@ -35,11 +38,14 @@ impl Budget {
         Budget {
             budget: Mutex::new(budget::Budget::new(settings.terms())),
             waiting: Default::default(),
+            turns: Turns::default(),
         }
     }
 
-    /// Waits until a request of that lane may go; it goes with a permit.
-    pub async fn admit<'p>(&self, permits: &'p Permits, lane: Lane) -> SemaphorePermit<'p> {
+    /// Waits until a request may go; it goes with a permit.
+    pub async fn admit<'p>(&self, permits: &'p Permits, errand: &Errand) -> SemaphorePermit<'p> {
+        let lane = errand.lane;
+        let _turn = self.turns.take(errand).await;
         let mut place = None;
         loop {
             let permit = permits.get(lane).await;
@@ -70,8 +76,8 @@ impl Budget {
         before.iter().any(|waiting| waiting.load(SeqCst) > 0)
     }
 
-    /// What an answer told of the vendor's short window.
-    pub fn note(&self, usage: &Usage) {
+    /// What an answer told of a short window.
+    pub fn note(&self, teller: Teller, usage: &Usage) {
         let Some((remaining, length)) = usage.window_remaining.zip(usage.window) else {
             return;
         };
@@ -81,6 +87,6 @@ impl Budget {
             at: now_ms(),
         };
         let mut budget = self.budget.lock().expect("no panic under this lock");
-        budget.told_window(told, length.as_millis() as i64);
+        budget.told_window(teller, told, length.as_millis() as i64);
     }
 }

@@ -8,7 +8,7 @@ use crm_domain::{Description, ErrorClass, Failure};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::timeout;
 
-use super::{Lane, Link};
+use super::{Errand, Lane, Link};
 
 /// How long an answer is good for those who do not ask for a fresh one.
 const KEPT: Duration = Duration::from_secs(30);
@@ -42,7 +42,8 @@ impl Link {
         }
         let operation = self.provider.describe(&self.settings, object)?;
         let was_in_trouble = self.signs.trouble().is_some();
-        let answer = self.run(Lane::RealTime, operation);
+        let errand = Errand::new(Lane::RealTime);
+        let answer = self.run(&errand, operation);
         let description = if fresh {
             answer.await
         } else {

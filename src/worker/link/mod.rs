@@ -1,14 +1,17 @@
 //! A link: one connection to a CRM as the threads use it.
 //!
-//! It drives operations, signs requests ([`token`]), bounds the requests in flight ([`permits`]) and in time ([`budget`]), and remembers trouble
-//! ([`signs`]), so that what is queued behind a failing request fails at once instead of knocking on a closed door.
+//! It drives operations, signs requests ([`token`]) or has a broker carry them ([`composio`]), bounds the requests in flight
+//! ([`permits`]) and in time ([`budget`]), has maps take [`turns`], and remembers trouble ([`signs`]), so that what is queued behind a failing
+//! request fails at once instead of knocking on a closed door.
 
 mod budget;
 mod descriptions;
+mod errand;
 mod permits;
 mod signs;
 mod token;
 mod transport;
+mod turns;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,19 +19,22 @@ use std::time::Duration;
 use crm_domain::failure::Scope;
 use crm_domain::{ErrorClass, Failure};
 use crm_provider::{
-    Credentials, Operation, Provider, Request, Response, Settings, Step, Target, Usage,
+    Credentials, News, Operation, Provider, Request, Response, Settings, Step, Target, Usage,
+    composio, default_base_url,
 };
 use tokio::sync::Mutex as AsyncMutex;
 
 pub use self::descriptions::Told;
+pub use self::errand::Errand;
 pub use self::transport::Transport;
 pub use crm_domain::budget::Lane;
+use crm_domain::budget::Teller;
 
 use self::budget::Budget;
 use self::descriptions::Descriptions;
 use self::permits::Permits;
 use self::signs::Signs;
-use self::token::Keys;
+use self::token::{Keys, Token};
 use super::event::Outbox;
 use crate::store::config::Connection;
 
@@ -43,6 +49,8 @@ pub struct Link {
     /// Of the credentials; see `config::Connection`.
     pub version: i32,
     base_url: String,
+    /// The account whose broker carries the requests; `None`: nobody does.
+    account: Option<composio::Account>,
     keys: Keys,
     permits: Permits,
     budget: Budget,
@@ -71,6 +79,7 @@ impl Link {
             provider,
             permits: Permits::new(&settings),
             budget: Budget::new(&settings),
+            account: composio::Account::of(&settings.options),
             settings,
             version: connection.version,
             base_url: base_url(connection, provider).to_owned(),
@@ -100,9 +109,9 @@ impl Link {
         self.signs.take_trouble()
     }
 
-    /// The request budget as the CRM told it, if that is news since the last call.
-    pub fn take_usage(&self) -> Option<Usage> {
-        self.signs.take_usage()
+    /// The request budgets as they were told since the last call.
+    pub fn take_news(&self) -> Option<News> {
+        self.signs.take_news()
     }
 
     pub fn clock_offset_ms(&self) -> i64 {
@@ -110,25 +119,28 @@ impl Link {
     }
 
     /// Drives an operation to its end.
-    pub async fn run<T>(&self, lane: Lane, operation: Box<dyn Operation<T>>) -> Result<T, Failure> {
-        drive(operation, Signed(self, lane)).await
+    pub async fn run<T>(
+        &self,
+        errand: &Errand,
+        operation: Box<dyn Operation<T>>,
+    ) -> Result<T, Failure> {
+        drive(operation, Signed(self, errand)).await
     }
 
     /// Sends a request: signed, repeated where that is harmless, with a fresh token if the old one expired.
-    async fn send(&self, lane: Lane, mut request: Request) -> Result<Response, Failure> {
-        let _permit = self.budget.admit(&self.permits, lane).await;
+    async fn send(&self, errand: &Errand, mut request: Request) -> Result<Response, Failure> {
+        let _permit = self.budget.admit(&self.permits, errand).await;
         let mut refreshed = false;
         let mut repeats = 0;
         loop {
             if let Some(failure) = self.signs.trouble() {
                 return Err(failure);
             }
-            // Signed in place and put back, so that no body is copied.
-            let unsigned = request.headers.clone();
-            let (url, generation) = self.prepare(&mut request).await?;
-            let (back, answer) = self.transport.exchange(url, request).await?;
-            request = back;
-            request.headers = unsigned;
+            let token = self.token().await?;
+            let answer = match &self.account {
+                Some(account) => self.carry(account, &token, errand, &request).await?,
+                None => self.sign_and_send(&token, &mut request).await?,
+            };
             let response = match answer {
                 Ok(response) => response,
                 Err(failure)
@@ -142,9 +154,7 @@ impl Link {
                 }
                 Err(failure) => return Err(self.signs.note(failure)),
             };
-            let usage = self.provider.usage(&response);
-            self.budget.note(&usage);
-            self.signs.note_usage(usage);
+            self.note_usage(Teller::Crm, self.provider.usage(&response));
             self.signs.note_clock(&response);
             let Some(failure) = self.provider.failure(&response) else {
                 return Ok(response);
@@ -152,7 +162,7 @@ impl Link {
             if failure.class == ErrorClass::Auth
                 && !refreshed
                 && matches!(request.target, Target::Api(_))
-                && self.refresh(generation).await?
+                && self.refresh(token.generation).await?
             {
                 refreshed = true;
                 continue;
@@ -164,24 +174,63 @@ impl Link {
         }
     }
 
-    /// Signs the request; its absolute URL, and the generation of the token it is signed with.
-    async fn prepare(&self, request: &mut Request) -> Result<(String, u64), Failure> {
-        let path = match &request.target {
-            Target::Url(url) => return Ok((url.clone(), 0)),
-            Target::Api(path) => path.clone(),
+    async fn sign_and_send(
+        &self,
+        token: &Token,
+        request: &mut Request,
+    ) -> Result<Result<Response, Failure>, Failure> {
+        // Signed in place and put back, so that no body is copied.
+        let unsigned = request.headers.clone();
+        let url = match &request.target {
+            Target::Url(url) => url.clone(),
+            Target::Api(path) => {
+                let base_url = token.base_url.as_deref().unwrap_or(&self.base_url);
+                let url = format!("{base_url}{path}");
+                if let Some(access) = &token.access {
+                    self.provider.sign(request, access);
+                }
+                url
+            }
         };
-        let token = self.token().await?;
-        if let Some(access) = &token.access {
-            self.provider.sign(request, access);
-        }
-        let base_url = token.base_url.as_deref().unwrap_or(&self.base_url);
-        Ok((format!("{base_url}{path}"), token.generation))
+        let sent = std::mem::replace(request, Request::new(request.method, ""));
+        let (back, answer) = self.transport.exchange(url, sent).await?;
+        *request = back;
+        request.headers = unsigned;
+        Ok(answer)
+    }
+
+    /// Has the broker send the request; the CRM's answer.
+    async fn carry(
+        &self,
+        account: &composio::Account,
+        token: &Token,
+        errand: &Errand,
+        request: &Request,
+    ) -> Result<Result<Response, Failure>, Failure> {
+        let key = token.access.as_deref().unwrap_or_default();
+        let carried = account.carry(request, key, errand.correlation_id.as_deref());
+        let (Target::Api(path) | Target::Url(path)) = &carried.target;
+        let url = format!("{}{path}", self.base_url);
+        let answer = self.transport.exchange(url, carried).await?.1;
+        Ok(answer.and_then(|answer| {
+            self.note_usage(Teller::Broker, composio::usage(&answer));
+            composio::deliver(answer)
+        }))
+    }
+
+    fn note_usage(&self, teller: Teller, usage: Usage) {
+        self.budget.note(teller, &usage);
+        self.signs.note_usage(teller, usage);
     }
 }
 
 fn base_url<'a>(connection: &'a Connection, provider: &'static dyn Provider) -> &'a str {
     let given = connection.base_url.as_deref();
-    given.or(provider.default_base_url()).unwrap_or_default()
+    let none = serde_json::Map::new();
+    let options = connection.options.as_object().unwrap_or(&none);
+    given
+        .or_else(|| default_base_url(provider, options))
+        .unwrap_or_default()
 }
 
 /// How the requests of an operation are sent.
@@ -190,7 +239,7 @@ trait Way {
     -> impl Future<Output = Result<Response, Failure>> + Send + '_;
 }
 
-struct Signed<'a>(&'a Link, Lane);
+struct Signed<'a>(&'a Link, &'a Errand);
 
 impl Way for Signed<'_> {
     async fn send(&self, request: Request) -> Result<Response, Failure> {

@@ -4,14 +4,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use crm_domain::Failure;
+use crm_domain::budget::Teller;
 use crm_domain::failure::Scope;
-use crm_provider::{Response, Usage};
+use crm_provider::{News, Response, Usage};
 
 #[derive(Default)]
 pub struct Signs {
     trouble: Mutex<Option<Failure>>,
-    /// What is told of it, and was not taken yet.
-    usage: Mutex<Option<Usage>>,
+    news: Mutex<News>,
     /// How far the CRM's clock is ahead of ours, in ms, as its last answer told.
     clock_offset_ms: AtomicI64,
 }
@@ -42,14 +42,19 @@ impl Signs {
             .take()
     }
 
-    pub fn note_usage(&self, usage: Usage) {
+    pub fn note_usage(&self, teller: Teller, usage: Usage) {
         if usage != Usage::default() {
-            *self.usage.lock().expect("no panic under this lock") = Some(usage);
+            let mut news = self.news.lock().expect("no panic under this lock");
+            match teller {
+                Teller::Crm => news.crm = usage,
+                Teller::Broker => news.broker = usage,
+            }
         }
     }
 
-    pub fn take_usage(&self) -> Option<Usage> {
-        self.usage.lock().expect("no panic under this lock").take()
+    pub fn take_news(&self) -> Option<News> {
+        let mut news = self.news.lock().expect("no panic under this lock");
+        Some(std::mem::take(&mut *news)).filter(|news| *news != News::default())
     }
 
     /// An answer tells the CRM's time, in whole seconds.

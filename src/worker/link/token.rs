@@ -70,7 +70,10 @@ impl Link {
         if token.access.is_some() && !ending {
             return Ok(token.clone());
         }
-        let given = self.provider.given_token(&self.keys.credentials());
+        let given = match self.account {
+            Some(_) => None,
+            None => self.provider.given_token(&self.keys.credentials()),
+        };
         if given.is_some() && token.generation == 0 {
             token.access = given;
             return Ok(token.clone());
@@ -102,7 +105,11 @@ impl Link {
             return Err(failure);
         }
         let credentials = self.keys.credentials();
-        let Some(operation) = self.provider.authorise(&self.base_url, &credentials) else {
+        let operation = match &self.account {
+            Some(account) => account.authorise(&self.base_url, self.provider.name(), &credentials),
+            None => self.provider.authorise(&self.base_url, &credentials),
+        };
+        let Some(operation) = operation else {
             return Ok(false);
         };
         let grant = drive(operation, Unsigned(&self.transport))

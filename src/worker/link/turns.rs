@@ -1,0 +1,78 @@
+//! Turns: who waits in a lane goes in the order of coming, and of each map one stands in line, so that a map with a million
+//! records does not keep one with ten waiting.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use crm_domain::budget::Lane;
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard, OwnedMutexGuard};
+
+use super::Errand;
+
+#[derive(Default)]
+pub struct Turns {
+    /// Who goes next in each lane. Those who wait for the lock get it in the order of coming.
+    next: [AsyncMutex<()>; Lane::COUNT],
+    /// Where a map's requests wait until one of them may stand in line.
+    maps: Mutex<HashMap<(Lane, i32), Arc<AsyncMutex<()>>>>,
+}
+
+/// Held by who goes next.
+pub struct Turn<'t> {
+    _next: MutexGuard<'t, ()>,
+    _of_map: Option<OwnedMutexGuard<()>>,
+}
+
+impl Turns {
+    /// Waits until it is this errand's turn. Real-time ones come one by one, each from somebody else who waits.
+    pub async fn take(&self, errand: &Errand) -> Turn<'_> {
+        let map_id = errand.map_id.filter(|_| errand.lane != Lane::RealTime);
+        let of_map = match map_id {
+            Some(map_id) => Some(self.of_map(errand.lane, map_id).lock_owned().await),
+            None => None,
+        };
+        Turn {
+            _next: self.next[errand.lane as usize].lock().await,
+            _of_map: of_map,
+        }
+    }
+
+    fn of_map(&self, lane: Lane, map_id: i32) -> Arc<AsyncMutex<()>> {
+        let mut maps = self.maps.lock().expect("no panic under this lock");
+        maps.entry((lane, map_id)).or_default().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::join_all;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn maps_alternate_and_each_keeps_its_order() {
+        let turns = Turns::default();
+        let came = Mutex::new(Vec::new());
+        let all = (0..6).map(|n| (1, n)).chain((0..2).map(|n| (2, n)));
+        let waiting = all.map(|(map_id, n)| {
+            let (turns, came) = (&turns, &came);
+            async move {
+                let _turn = turns.take(&Errand::of_map(Lane::Batch, map_id)).await;
+                tokio::task::yield_now().await;
+                came.lock().unwrap().push((map_id, n));
+            }
+        });
+        join_all(waiting).await;
+        let expected = [
+            (1, 0),
+            (2, 0),
+            (1, 1),
+            (2, 1),
+            (1, 2),
+            (1, 3),
+            (1, 4),
+            (1, 5),
+        ];
+        assert_eq!(*came.lock().unwrap(), expected);
+    }
+}
