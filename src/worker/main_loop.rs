@@ -20,6 +20,7 @@ use super::judgement;
 use super::link::SharedLink;
 use super::real_time::RealTime;
 use super::reconcile::Reconciling;
+use super::rota::Rota;
 use super::session::{set_up_session, start_threads};
 use super::webhooks::Webhooks;
 use super::write_back::Flight;
@@ -47,6 +48,8 @@ pub(super) struct Worker {
     /// Per connection, whose turn it is to obtain a token; outlives its links.
     pub(super) turns: HashMap<i32, Arc<tokio::sync::Mutex<()>>>,
     pub(super) flights: HashMap<i64, Flight>,
+    /// Of slices, whose turn it is.
+    pub(super) rota: Rota,
     /// Results whose ledger rows somebody holds.
     pub(super) held: Vec<(Arc<Map>, Connection, Vec<Settled>)>,
     pub(super) reconciling: HashMap<i64, Reconciling>,
@@ -109,6 +112,7 @@ pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
         links: HashMap::new(),
         turns: HashMap::new(),
         flights: HashMap::new(),
+        rota: Rota::default(),
         held: Vec::new(),
         reconciling: HashMap::new(),
         held_pending: Vec::new(),

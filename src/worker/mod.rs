@@ -29,6 +29,7 @@ mod real_time;
 mod reconcile;
 mod reconcile_audit;
 mod refusals;
+mod rota;
 mod session;
 mod settlement;
 mod slice;

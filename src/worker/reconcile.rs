@@ -11,20 +11,18 @@ use pgrx::prelude::*;
 use super::checked_write::{self, Checked, Edit, Outcome};
 use super::event::Event;
 use super::judgement::{event, judge, told};
-use super::link::{Lane, SharedLink};
+use super::link::{Errand, Lane, SharedLink};
 use super::links::Readiness;
 use super::main_loop::{HELD_AGAIN, Worker};
 use super::reconcile_audit::Entry;
 use super::waiting::{Waiting, edit, read, sending, with_their_bases};
-use super::{failpoint, real_time, report};
+use super::{failpoint, real_time, report, rota};
 use crate::store::config::{self, Connection, Map};
 use crate::store::reconcile::{self, Settled};
 use crate::store::{StoreError, claims, pending, transaction};
 
 /// Pending writes of one slice at most.
 const SLICE: usize = 1000;
-/// Slices of one connection on their way at once.
-const SLICES_IN_FLIGHT: usize = 2;
 
 /// Pending writes on their way.
 pub(super) struct Reconciling {
@@ -44,7 +42,7 @@ impl Worker {
         if self.folded == 0 {
             next = next.min(self.adopt_orphans()?);
         }
-        for map in maps.iter().filter(|m| m.realtime) {
+        for map in self.rota.order(maps).into_iter().filter(|m| m.realtime) {
             let (connection, link) = match self.readiness(map, connections) {
                 Readiness::Ready(connection, link) => (connection, link),
                 Readiness::Blocked(wait) => {
@@ -53,13 +51,12 @@ impl Worker {
                 }
                 Readiness::Stopped => continue,
             };
-            let on_their_way = |worker: &Worker| {
-                let of = worker.reconciling.values();
-                of.filter(|r| r.connection.id == connection.id).count()
-            };
             let mut idle = false;
-            while on_their_way(self) < SLICES_IN_FLIGHT && !idle {
+            while !idle && rota::may_go(map, self.reconciling.values().map(|r| &r.map)) {
                 idle = !self.dispatch_pending(connection, map, &link)?;
+                if !idle {
+                    self.rota.served(map);
+                }
             }
             if idle && let Some(ms) = transaction(|client| pending::next_ms(client, map.id))? {
                 // One that is due but was not claimed is on its way or held by somebody.
@@ -175,10 +172,10 @@ impl Worker {
         failpoint::reach("request::before");
         let (link, outbox) = (link.clone(), self.outbox.clone());
         let object = map.crm_object.clone();
+        let errand = Errand::of_map(Lane::Reconcile, map.id);
         self.runtime.spawn(async move {
             let id = claim_id.to_string();
-            let checked =
-                checked_write::run(&link, Lane::Reconcile, &id, &object, &edits, None).await;
+            let checked = checked_write::run(&link, &errand, &id, &object, &edits, None).await;
             let checked = checked.unwrap_or_default();
             let trouble = link.take_trouble();
             outbox.send(Event::Reconciled {

@@ -6,18 +6,16 @@ use std::time::{Duration, Instant};
 use super::event::Event;
 use super::flush::stands_still;
 use super::intake::{Slice, read_slice};
-use super::link::{Lane, SharedLink};
+use super::link::{Errand, Lane, SharedLink};
 use super::links::Readiness;
 use super::main_loop::{HELD_AGAIN, Worker};
 use super::settlement::InFlight;
 use super::slice::{self, Destination};
-use super::{failpoint, report};
+use super::{failpoint, report, rota};
 use crate::store::config::{self, Connection, Map};
 use crate::store::settle::Verdict;
 use crate::store::{StoreError, claims, fold, pending, rounds, settle, transaction, values};
 
-/// Slices of one connection that are on their way at once: one being sent while the next is prepared.
-const SLICES_IN_FLIGHT: usize = 2;
 /// How long a map rests whose table could not be read (somebody holds it, for example).
 const REST: Duration = Duration::from_secs(2);
 
@@ -69,7 +67,8 @@ impl Worker {
             failpoint::reach("fold::after_commit");
         }
         self.folded = folded;
-        for map in maps {
+        self.rota.keep(maps);
+        for map in self.rota.order(maps) {
             let (connection, link) = match self.readiness(map, connections) {
                 Readiness::Ready(connection, link) => (connection, link),
                 Readiness::Blocked(wait) => {
@@ -92,21 +91,17 @@ impl Worker {
                 self.resting.remove(&map.id);
             }
             let mut idle = false;
-            while self
-                .flights
-                .values()
-                .filter(|f| f.connection.id == connection.id)
-                .count()
-                < SLICES_IN_FLIGHT
-            {
+            while rota::may_go(map, self.flights.values().map(|f| &f.map)) {
                 let start = Instant::now();
                 match self.dispatch(connection, map, &link, whole) {
-                    // Its transforms are slow: the others have their turn before the rest of it.
-                    Ok(true) if start.elapsed() >= values::READ_TIME => {
-                        next = Duration::ZERO;
-                        break;
+                    Ok(true) => {
+                        self.rota.served(map);
+                        // Its transforms are slow: the others have their turn before the rest of it.
+                        if start.elapsed() >= values::READ_TIME {
+                            next = Duration::ZERO;
+                            break;
+                        }
                     }
-                    Ok(true) => {}
                     Ok(false) => {
                         idle = true;
                         break;
@@ -244,7 +239,7 @@ impl Worker {
             request_id: claim_id.to_string(),
             object: map.crm_object.clone(),
             external_id_field: map.external_id_field.clone(),
-            lane: Lane::Batch,
+            errand: Errand::of_map(Lane::Batch, map.id),
             at_once: usize::MAX,
         };
         self.flights.insert(

@@ -1,5 +1,6 @@
 //! Request budgets: what the CRM told, what the admin allows, and what is kept for real time; the circuit breaker.
 
+use crm_suites::desk::map_people;
 use crm_suites::{Crm, Desk, Json, Live, Vendor, eventually, json};
 
 use crate::CLUSTER;
@@ -221,6 +222,40 @@ async fn edits_go_before_batches() {
     assert!(waiting > 0, "the batch was done first");
     batch.await.expect("the flush");
     desk.settle().await;
+}
+
+/// A map with many records that wait for a tight budget does not keep one with few waiting.
+#[tokio::test]
+async fn maps_take_turns() {
+    let db = CLUSTER.database().await;
+    let options = r#"{"rate_limit": {"requests": 5, "seconds": 1}, "realtime_reserve": 0}"#;
+    let crm = Crm::connect_with(&db, Vendor::HubSpot, options).await;
+    let desk = Desk::furnish(db, crm, "on_insert => 'create'").await;
+    let db = &desk.db;
+    db.execute("CREATE TABLE few (LIKE people INCLUDING ALL)")
+        .await;
+    let few = map_people(db, Vendor::HubSpot, "few", "on_insert => 'create'").await;
+    // Thirty requests, all of them waiting at once.
+    db.execute("INSERT INTO people (id, last_name) SELECT 'm' || n, 'Many' FROM generate_series(1, 3000) n")
+        .await;
+    let session = db.session().await;
+    let all = tokio::spawn(async move { session.one::<bool>("SELECT crm.flush()", &[]).await });
+    eventually("the many are on their way", async || {
+        (!desk.crm.asked(db).await.is_empty()).then_some(())
+    })
+    .await;
+    for n in 1..=3 {
+        db.execute(&format!(
+            "INSERT INTO few (id, last_name) VALUES ('f{n}', 'Few')"
+        ))
+        .await;
+        assert!(db.one::<bool>("SELECT crm.flush($1)", &[&few]).await);
+    }
+    let made = desk.crm.records(db, "contacts").await.len();
+    assert!(made < 2000, "{made} were made meanwhile");
+    assert!(all.await.expect("the flush"));
+    db.drain().await;
+    db.assert_checked().await;
 }
 
 /// After three failures in a row the CRM is left alone for a while, and then tried.
