@@ -256,6 +256,8 @@ impl Vendor {
 pub struct Crm {
     pub vendor: Vendor,
     sim: Option<Arc<Sim>>,
+    /// Whether Composio carries what it is asked.
+    carried: bool,
 }
 
 impl Crm {
@@ -275,6 +277,7 @@ impl Crm {
         let crm = Crm {
             vendor,
             sim: Some(sim),
+            carried: false,
         };
         crm.create_connection(db, Some(&gate.url()), "{}").await;
         crm
@@ -292,13 +295,36 @@ impl Crm {
         sim: Option<Arc<Sim>>,
         options: &str,
     ) -> Crm {
-        let crm = Crm { vendor, sim };
+        let crm = Crm {
+            vendor,
+            sim,
+            carried: false,
+        };
         crm.create_connection(db, crm.url(), options).await;
         crm
     }
 
+    /// Connects by way of Composio, which has an account of each CRM that it knows.
+    pub async fn connect_via_composio(db: &Database, vendor: Vendor) -> Crm {
+        let crm = Crm {
+            vendor,
+            sim: Some(Arc::new(Sim::start())),
+            carried: true,
+        };
+        let account = format!("ca_{}", vendor.name());
+        let options =
+            json!({"via": "composio", "connected_account_id": account, "user_id": "user-1"});
+        crm.create_connection(db, crm.url(), &options.to_string())
+            .await;
+        crm
+    }
+
     async fn create_connection(&self, db: &Database, url: Option<&str>, options: &str) {
-        let (name, credentials) = (self.vendor.name(), self.vendor.credentials());
+        let name = self.vendor.name();
+        let credentials = match self.carried {
+            true => r#"{"api_key": "composio-key"}"#,
+            false => self.vendor.credentials(),
+        };
         let url = url.map_or("NULL".to_owned(), |url| format!("'{url}'"));
         let sql = format!(
             "SELECT crm.create_connection(name => '{name}', provider => '{name}', base_url => {url},
@@ -309,7 +335,10 @@ impl Crm {
 
     pub fn url(&self) -> Option<&str> {
         let sim = self.sim.as_deref()?;
-        Some(sim.address(self.vendor.name()))
+        Some(match self.carried {
+            true => &sim.composio,
+            false => sim.address(self.vendor.name()),
+        })
     }
 
     pub fn sim(&self) -> &Sim {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
 use crate::crm::{Crm, Vendor};
-use crate::database::Session;
+use crate::database::{Database, Session};
 use crate::desk::Desk;
 use crate::eventually::{PATIENCE, eventually};
 
@@ -88,6 +88,11 @@ impl Live {
     pub async fn with(cluster: &Cluster, vendor: Vendor, arguments: &str, of_fields: &str) -> Live {
         let db = cluster.database().await;
         let crm = Crm::connect(&db, vendor).await;
+        Live::furnish(db, crm, arguments, of_fields).await
+    }
+
+    /// The same in a database that has a connection.
+    pub async fn furnish(db: Database, crm: Crm, arguments: &str, of_fields: &str) -> Live {
         let desk = Desk::furnish_as(db, crm, "bidirectional", arguments, of_fields).await;
         Live { desk }
     }

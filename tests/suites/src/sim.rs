@@ -18,6 +18,7 @@ pub struct Sim {
     pub pipedrive: String,
     pub zoho: String,
     pub dynamics365: String,
+    pub composio: String,
     admin: String,
     agent: Agent,
     child: Child,
@@ -48,6 +49,7 @@ impl Sim {
             "--pipedrive",
             "--zoho",
             "--dynamics365",
+            "--composio",
             "--admin",
         ] {
             command.args([desk, "127.0.0.1:0"]);
@@ -76,6 +78,7 @@ impl Sim {
             pipedrive: address("pipedrive"),
             zoho: address("zoho"),
             dynamics365: address("dynamics365"),
+            composio: address("composio"),
             admin: address("admin"),
             agent,
             child,

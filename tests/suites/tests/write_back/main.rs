@@ -2,6 +2,7 @@
 
 mod basics;
 mod batches;
+mod composio;
 mod credentials;
 mod crm_deletes;
 mod dead_letters;
