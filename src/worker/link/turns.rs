@@ -9,12 +9,14 @@ use tokio::sync::{Mutex as AsyncMutex, MutexGuard, OwnedMutexGuard};
 
 use super::Errand;
 
+type Queue = Arc<AsyncMutex<()>>;
+
 #[derive(Default)]
 pub struct Turns {
     /// Who goes next in each lane. Those who wait for the lock get it in the order of coming.
     next: [AsyncMutex<()>; Lane::COUNT],
     /// Where a map's requests wait until one of them may stand in line.
-    maps: Mutex<HashMap<(Lane, i32), Arc<AsyncMutex<()>>>>,
+    maps: Mutex<HashMap<(Lane, i32), Queue>>,
 }
 
 /// Held by who goes next.
@@ -37,7 +39,7 @@ impl Turns {
         }
     }
 
-    fn of_map(&self, lane: Lane, map_id: i32) -> Arc<AsyncMutex<()>> {
+    fn of_map(&self, lane: Lane, map_id: i32) -> Queue {
         let mut maps = self.maps.lock().expect("no panic under this lock");
         maps.entry((lane, map_id)).or_default().clone()
     }
