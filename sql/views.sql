@@ -19,8 +19,12 @@ WITH told AS (
            (s.usage ->> 'window_limit')::bigint AS window_limit, (s.usage ->> 'window_remaining')::bigint AS window_remaining,
            make_interval(secs => (s.usage ->> 'window_seconds')::float8) AS window_length,
            (s.usage ->> 'broker_limit')::bigint AS broker_limit, (s.usage ->> 'broker_remaining')::bigint AS broker_remaining,
-           make_interval(secs => (s.usage ->> 'broker_seconds')::float8) AS broker_length
+           make_interval(secs => (s.usage ->> 'broker_seconds')::float8) AS broker_length,
+           (c.options ->> 'daily_limit')::bigint AS daily_bound, d.midnight,
+           CASE WHEN (s.usage ->> 'day')::bigint = extract(epoch FROM d.midnight) / 86400 - 1 THEN (s.usage ->> 'requests')::bigint ELSE 0 END
+               AS spent
     FROM crm.connection c LEFT JOIN crm.connection_state s USING (connection_id)
+    CROSS JOIN (SELECT date_trunc('day', now(), 'UTC') + interval '1 day') AS d (midnight)
 )
 SELECT t.connection, t.provider, b.budget, b."limit", b."limit" - b.remaining AS used, b.remaining,
        ceil(b."limit" * t.reserve)::bigint AS reserved, b.per, b.told_at, b.resets_at, w.waiting
@@ -35,6 +39,9 @@ CROSS JOIN LATERAL (
     SELECT 'broker', t.broker_limit, t.broker_remaining, t.broker_length, t.told_at, t.told_at + t.broker_length
     WHERE t.broker_remaining IS NOT NULL
     UNION ALL
+    SELECT 'daily_limit', t.daily_bound, t.daily_bound - least(t.daily_bound, t.spent), interval '1 day', t.told_at, t.midnight
+    WHERE t.daily_bound IS NOT NULL
+    UNION ALL
     SELECT 'rate_limit', (t.options #>> '{rate_limit,requests}')::bigint, NULL,
            make_interval(secs => (t.options #>> '{rate_limit,seconds}')::float8), NULL, NULL
     WHERE t.options ? 'rate_limit') AS b (budget, "limit", remaining, per, told_at, resets_at)
@@ -46,7 +53,7 @@ CROSS JOIN LATERAL (
          + (SELECT count(*) FROM crm.reread r JOIN crm.object_map m USING (map_id)
             WHERE m.connection_id = t.connection_id) AS waiting) w;
 COMMENT ON VIEW crm.rate_budget IS
-    'the request budgets of each connection: what the CRM told last (day, window), what a broker on the way told (broker) and what the admin allows (rate_limit)';
+    'the request budgets of each connection: what the CRM told last (day, window), what a broker on the way told (broker) and what the admin allows (rate_limit, daily_limit)';
 COMMENT ON COLUMN crm.rate_budget."limit" IS 'requests; NULL: the CRM does not tell';
 COMMENT ON COLUMN crm.rate_budget.reserved IS 'of the limit, kept for real-time writes (option realtime_reserve)';
 COMMENT ON COLUMN crm.rate_budget.per IS 'the time that the limit is for';
@@ -76,8 +83,10 @@ JOIN crm.connection c USING (connection_id)
 LEFT JOIN crm.map_state s USING (map_id)
 LEFT JOIN crm.ingest_state i USING (map_id)
 LEFT JOIN crm.connection_state cs USING (connection_id)
-LEFT JOIN crm.rate_budget b ON b.connection = c.name AND b.budget = 'day' AND b.remaining <= b.reserved
-                           AND b.told_at > now() - interval '15 minutes'
+LEFT JOIN LATERAL (SELECT r.* FROM crm.rate_budget r
+                   WHERE r.connection = c.name AND r.remaining <= r.reserved
+                     AND (r.budget = 'day' AND r.told_at > now() - interval '15 minutes' OR r.budget = 'daily_limit')
+                   ORDER BY r.remaining LIMIT 1) b ON true
 CROSS JOIN LATERAL (SELECT coalesce(sum(crm.cells_count(w.cells)), 0)::bigint AS dirty_cells, count(*) AS queued
                     FROM (SELECT crm.cells_union(x.cells) AS cells
                           FROM (SELECT l.shard_key, l.record_key, l.cells FROM crm.queue l

@@ -64,6 +64,7 @@ fn check_connection(provider_name: &str, base_url: Option<&str>, options: JsonB)
     let common = [
         crm_provider::IN_FLIGHT_OPTION,
         crm_provider::RATE_OPTION,
+        crm_provider::DAY_OPTION,
         crm_provider::RESERVE_OPTION,
     ];
     let of_broker = [
@@ -179,6 +180,18 @@ fn check_budget(options: &serde_json::Map<String, Json>) {
                 "It bounds the requests of the connection in a time of 0.1 to 3600 seconds: {\"requests\": 100, \"seconds\": 10}.",
             );
         }
+    }
+    if let Some(day) = options.get(crm_provider::DAY_OPTION)
+        && !day
+            .as_u64()
+            .is_some_and(|n| (1..=1_000_000_000).contains(&n))
+    {
+        raise(
+            INVALID,
+            format!("daily_limit cannot be {day}"),
+            None,
+            "It bounds the connection's requests of a day, which begins at midnight UTC: 1 to 1000000000.",
+        )
     }
     if let Some(part) = options.get(crm_provider::RESERVE_OPTION)
         && !part

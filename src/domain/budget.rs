@@ -1,7 +1,7 @@
 //! How many requests may go to a CRM, and whose go first.
 //!
-//! Three bounds at once: a token bucket by the admin's terms, the vendor's short window and the vendor's day as its last
-//! answer told them. A part of each is kept for writes that somebody waits for.
+//! Bounds that hold at once: a token bucket and a day's count by the admin's terms, the vendor's short window and the vendor's
+//! day as its last answer told them. A part of each is kept for writes that somebody waits for.
 //!
 //! Guarantees: whatever a CRM tells and whatever a clock does, nobody is told to wait longer than [`LONGEST`]; who waits as
 //! long as told and is alone gets a request; what is kept for real time goes to nobody else, as long as the CRM's last word
@@ -44,6 +44,8 @@ pub const RESERVE: f64 = 0.2;
 pub struct Terms {
     /// So many requests in so many ms; `None`: as many as the CRM takes.
     pub rate: Option<(u32, i64)>,
+    /// So many requests in a day; `None`: as many as the CRM takes.
+    pub day: Option<u64>,
     /// 0.0 to 0.9.
     pub reserve: f64,
 }
@@ -52,6 +54,7 @@ impl Default for Terms {
     fn default() -> Self {
         Terms {
             rate: None,
+            day: None,
             reserve: RESERVE,
         }
     }
@@ -86,9 +89,39 @@ impl Told {
     }
 }
 
+/// Requests of a day, which begins at midnight UTC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// Since 1970.
+    pub day: i64,
+    pub requests: u64,
+}
+
+const DAY: i64 = 86_400_000;
+
+impl Spent {
+    fn on(self, now: i64) -> Spent {
+        let day = now.div_euclid(DAY);
+        match self.day == day {
+            true => self,
+            false => Spent { day, requests: 0 },
+        }
+    }
+}
+
+/// Why a request may not go yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Ask again in so many ms.
+    Wait(i64),
+    /// The day's are spent, and the next day begins in so many ms.
+    DaySpent(i64),
+}
+
 #[derive(Debug)]
 pub struct Budget {
     terms: Terms,
+    spent: Spent,
     /// Of the bucket, and when they were counted.
     tokens: f64,
     at: i64,
@@ -97,9 +130,11 @@ pub struct Budget {
 }
 
 impl Budget {
-    pub fn new(terms: Terms) -> Self {
+    /// `spent`: what is known of the day so far.
+    pub fn new(terms: Terms, spent: Spent) -> Self {
         Budget {
             terms,
+            spent,
             tokens: terms.rate.map_or(0.0, |(requests, _)| requests.into()),
             at: i64::MIN,
             windows: [None; 2],
@@ -110,14 +145,31 @@ impl Budget {
         self.windows[teller as usize] = Some((told, length_ms.clamp(0, LONGEST)));
     }
 
-    /// Takes a request, or tells how many ms to wait before asking again.
-    pub fn take(&mut self, now: i64, lane: Lane) -> Result<(), i64> {
+    pub fn spent(&self) -> Spent {
+        self.spent
+    }
+
+    /// What the admin's terms leave of the day, if they bound it.
+    pub fn day(&self, now: i64) -> Option<Told> {
+        let limit = self.terms.day?;
+        Some(Told {
+            remaining: limit.saturating_sub(self.spent.on(now).requests),
+            limit: Some(limit),
+            at: now,
+        })
+    }
+
+    /// Takes a request. Of the day nothing is kept from what has begun: see [`Told::day_wait`].
+    pub fn take(&mut self, now: i64, lane: Lane) -> Result<(), Refusal> {
+        if self.day(now).is_some_and(|day| day.remaining == 0) {
+            return Err(Refusal::DaySpent(DAY - now.rem_euclid(DAY)));
+        }
         let reserve = self.terms.reserve;
         for (told, length) in self.windows.iter().flatten() {
             let since = now - told.at;
             // A clock that was set back ends the window too.
             if (0..*length).contains(&since) && told.left(reserve, lane) < 1.0 {
-                return Err(length - since);
+                return Err(Refusal::Wait(length - since));
             }
         }
         if let Some((requests, window)) = self.terms.rate {
@@ -134,10 +186,13 @@ impl Budget {
             };
             let missing = kept + 1.0 - self.tokens;
             if missing > 0.0 {
-                return Err(((missing * window / most).ceil() as i64).clamp(1, LONGEST));
+                let wait = (missing * window / most).ceil() as i64;
+                return Err(Refusal::Wait(wait.clamp(1, LONGEST)));
             }
             self.tokens -= 1.0;
         }
+        self.spent = self.spent.on(now);
+        self.spent.requests += 1;
         for (told, _) in self.windows.iter_mut().flatten() {
             told.remaining = told.remaining.saturating_sub(1);
         }
@@ -149,6 +204,7 @@ impl Budget {
 mod tests {
     use proptest::prelude::*;
 
+    use super::Refusal::{DaySpent, Wait};
     use super::*;
 
     const LANES: [Lane; Lane::COUNT] = [
@@ -159,12 +215,18 @@ mod tests {
         Lane::Drift,
     ];
 
+    fn ms(refusal: Refusal) -> i64 {
+        match refusal {
+            Wait(ms) | DaySpent(ms) => ms,
+        }
+    }
+
     fn rate(requests: u32, window: i64) -> Budget {
         let terms = Terms {
             rate: Some((requests, window)),
             ..Terms::default()
         };
-        Budget::new(terms)
+        Budget::new(terms, Spent::default())
     }
 
     #[test]
@@ -174,37 +236,37 @@ mod tests {
         assert_eq!(taken.count(), 8);
         let taken = (0..20).filter(|_| budget.take(0, Lane::RealTime).is_ok());
         assert_eq!(taken.count(), 2);
-        assert_eq!(budget.take(0, Lane::RealTime), Err(100));
-        assert_eq!(budget.take(0, Lane::Ingest), Err(300));
+        assert_eq!(budget.take(0, Lane::RealTime), Err(Wait(100)));
+        assert_eq!(budget.take(0, Lane::Ingest), Err(Wait(300)));
         assert_eq!(budget.take(300, Lane::Ingest), Ok(()));
     }
 
     #[test]
     fn the_vendors_window_is_waited_for() {
-        let mut budget = Budget::new(Terms::default());
+        let mut budget = Budget::new(Terms::default(), Spent::default());
         let told = |remaining, limit| Told {
             remaining,
             limit,
             at: 1000,
         };
         budget.told_window(Teller::Crm, told(2, Some(10)), 10_000);
-        assert_eq!(budget.take(1500, Lane::Batch), Err(9500));
+        assert_eq!(budget.take(1500, Lane::Batch), Err(Wait(9500)));
         assert_eq!(budget.take(1500, Lane::RealTime), Ok(()));
         assert_eq!(budget.take(1500, Lane::RealTime), Ok(()));
-        assert_eq!(budget.take(1500, Lane::RealTime), Err(9500));
+        assert_eq!(budget.take(1500, Lane::RealTime), Err(Wait(9500)));
         assert_eq!(budget.take(11_000, Lane::Batch), Ok(()));
         // Of how many it did not say: nothing can be kept.
         budget.told_window(Teller::Crm, told(1, None), 10_000);
         assert_eq!(budget.take(1500, Lane::Batch), Ok(()));
-        assert_eq!(budget.take(1500, Lane::Batch), Err(9500));
+        assert_eq!(budget.take(1500, Lane::Batch), Err(Wait(9500)));
         // More than there are.
         budget.told_window(Teller::Crm, told(1_000_000, Some(0)), i64::MAX);
-        assert_eq!(budget.take(1500, Lane::RealTime), Err(LONGEST - 500));
+        assert_eq!(budget.take(1500, Lane::RealTime), Err(Wait(LONGEST - 500)));
     }
 
     #[test]
     fn the_brokers_window_holds_beside_the_crms() {
-        let mut budget = Budget::new(Terms::default());
+        let mut budget = Budget::new(Terms::default(), Spent::default());
         let told = |remaining| Told {
             remaining,
             limit: None,
@@ -213,11 +275,43 @@ mod tests {
         budget.told_window(Teller::Crm, told(9), 10_000);
         budget.told_window(Teller::Broker, told(1), 600_000);
         assert_eq!(budget.take(0, Lane::Batch), Ok(()));
-        assert_eq!(budget.take(0, Lane::RealTime), Err(LONGEST));
+        assert_eq!(budget.take(0, Lane::RealTime), Err(Wait(LONGEST)));
         budget.told_window(Teller::Broker, told(100), 600_000);
         let taken = (0..20).filter(|_| budget.take(1, Lane::Batch).is_ok());
         assert_eq!(taken.count(), 8, "of the CRM's nine one has gone");
-        assert_eq!(budget.take(1, Lane::Batch), Err(9_999));
+        assert_eq!(budget.take(1, Lane::Batch), Err(Wait(9_999)));
+    }
+
+    #[test]
+    fn a_day_has_its_own_count() {
+        let terms = Terms {
+            day: Some(3),
+            ..Terms::default()
+        };
+        let spent = Spent {
+            day: 1,
+            requests: 1,
+        };
+        let mut budget = Budget::new(terms, spent);
+        let now = DAY + 1000;
+        assert_eq!(budget.day(now).map(|day| day.remaining), Some(2));
+        assert_eq!(budget.take(now, Lane::Batch), Ok(()));
+        assert_eq!(budget.take(now, Lane::Ingest), Ok(()));
+        for lane in LANES {
+            assert_eq!(budget.take(now, lane), Err(DaySpent(DAY - 1000)));
+        }
+        assert_eq!(budget.spent().requests, 3);
+        assert_eq!(budget.take(2 * DAY, Lane::Drift), Ok(()));
+        let begun = Spent {
+            day: 2,
+            requests: 1,
+        };
+        assert_eq!(budget.spent(), begun);
+        // Nobody bounds it: it is counted all the same.
+        let mut budget = Budget::new(Terms::default(), begun);
+        assert_eq!(budget.day(2 * DAY), None);
+        assert_eq!(budget.take(2 * DAY, Lane::Drift), Ok(()));
+        assert_eq!(budget.spent().requests, 2);
     }
 
     #[test]
@@ -246,20 +340,20 @@ mod tests {
             reserve in 0.0f64..0.9,
             steps in prop::collection::vec((0i64..500, 0..Lane::COUNT), 1..200),
         ) {
-            let terms = Terms { rate: Some((requests, window)), reserve };
-            let mut budget = Budget::new(terms);
+            let terms = Terms { rate: Some((requests, window)), reserve, day: None };
+            let mut budget = Budget::new(terms, Spent::default());
             let (mut now, mut taken) = (0, 0u32);
             for (pass, lane) in steps {
                 now += pass;
                 let lane = LANES[lane];
-                if let Err(wait) = budget.take(now, lane) {
+                if let Err(wait) = budget.take(now, lane).map_err(ms) {
                     prop_assert!((1..=LONGEST).contains(&wait));
                     // A wait that was cut short is told again.
                     let mut again = 0;
                     let mut wait = wait;
                     loop {
                         now += wait;
-                        match budget.take(now, lane) {
+                        match budget.take(now, lane).map_err(ms) {
                             Ok(()) => break,
                             Err(more) => wait = more,
                         }
@@ -282,10 +376,10 @@ mod tests {
             length in any::<i64>(),
             now in any::<i32>(),
         ) {
-            let mut budget = Budget::new(Terms::default());
+            let mut budget = Budget::new(Terms::default(), Spent::default());
             let told = Told { remaining, limit, at: at.into() };
             budget.told_window(Teller::Crm, told, length);
-            if let Err(wait) = budget.take(now.into(), Lane::Batch) {
+            if let Err(wait) = budget.take(now.into(), Lane::Batch).map_err(ms) {
                 prop_assert!((0..=LONGEST).contains(&wait));
             }
             prop_assert!(told.day_wait(0.2, now.into()).is_none_or(|wait| wait <= STALE));

@@ -71,6 +71,8 @@ const MOST_IN_FLIGHT: u64 = 64;
 
 /// The option that bounds the rate: {"requests": 100, "seconds": 10}.
 pub const RATE_OPTION: &str = "rate_limit";
+/// The option that bounds the requests of a day, which begins at midnight UTC.
+pub const DAY_OPTION: &str = "daily_limit";
 /// The option that says which part of each budget is kept for real-time writes, 0.0 to 0.9.
 pub const RESERVE_OPTION: &str = "realtime_reserve";
 
@@ -96,8 +98,10 @@ impl Settings {
         });
         let reserve = self.options.get(RESERVE_OPTION);
         let reserve = reserve.and_then(serde_json::Value::as_f64);
+        let day = self.options.get(DAY_OPTION);
         Terms {
             rate,
+            day: day.and_then(serde_json::Value::as_u64),
             reserve: reserve.unwrap_or(budget::RESERVE).clamp(0.0, 0.9),
         }
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crm_domain::budget::Spent;
+
 /// A record that the CRM took.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
@@ -46,4 +48,6 @@ pub struct News {
     pub crm: Usage,
     /// By who carries requests to it.
     pub broker: Usage,
+    /// By our own count, where the admin bounds it.
+    pub spent: Option<Spent>,
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crm_domain::budget::Told;
+use crm_domain::budget::{Spent, Told};
 use crm_domain::mapping::{ConflictPolicy, Direction};
 use crm_domain::{DataType, Value};
 use crm_provider::Provider;
@@ -31,6 +31,8 @@ pub struct Connection {
     pub version: i32,
     /// The day's request budget, as the CRM last told it.
     pub day: Option<Told>,
+    /// Requests of the day by our own count, where the admin bounds them.
+    pub spent: Spent,
 }
 
 /// An object map with what its table is like.
@@ -119,7 +121,8 @@ pub fn connections(client: &SpiClient) -> Result<Vec<Connection>, StoreError> {
                 coalesce(s.state = 'error', false), coalesce(s.failures, 0),
                 (extract(epoch FROM greatest(coalesce(s.blocked_until, '-infinity'), now() - interval '1 day') - now()) * 1000)::bigint,
                 coalesce(k.version, 0), (s.usage ->> 'daily_remaining')::bigint, (s.usage ->> 'daily_limit')::bigint,
-                (extract(epoch FROM s.told_at) * 1000)::bigint
+                (extract(epoch FROM s.told_at) * 1000)::bigint,
+                (s.usage ->> 'day')::bigint, (s.usage ->> 'requests')::bigint
          FROM crm.connection c
          LEFT JOIN crm.connection_state s USING (connection_id)
          LEFT JOIN crm.credential k USING (connection_id)
@@ -142,6 +145,12 @@ pub fn connections(client: &SpiClient) -> Result<Vec<Connection>, StoreError> {
             blocked_ms: row.get(9)?.unwrap_or_default(),
             version: row.get(10)?.unwrap_or_default(),
             day: told(row.get(11)?, row.get(12)?, row.get(13)?),
+            spent: Spent {
+                day: row.get(14)?.unwrap_or_default(),
+                requests: row
+                    .get::<i64>(15)?
+                    .map_or(0, |requests| requests.unsigned_abs()),
+            },
         });
     }
     Ok(connections)

@@ -12,7 +12,7 @@ pub fn used(client: &mut SpiClient, connection_id: i32, news: &News) -> Result<(
     let mut told = Map::new();
     let mut tell = |name: &str, number: Option<u64>| told.insert(name.to_owned(), number.into());
     let seconds = |usage: &Usage| usage.window.map(|window| window.as_secs());
-    let News { crm, broker } = news;
+    let News { crm, broker, spent } = news;
     if *crm != Usage::default() {
         tell("daily_limit", crm.daily_limit);
         tell("daily_remaining", crm.daily_remaining);
@@ -24,6 +24,10 @@ pub fn used(client: &mut SpiClient, connection_id: i32, news: &News) -> Result<(
         tell("broker_limit", broker.window_limit);
         tell("broker_remaining", broker.window_remaining);
         tell("broker_seconds", seconds(broker));
+    }
+    if let Some(spent) = spent {
+        tell("day", u64::try_from(spent.day).ok());
+        tell("requests", Some(spent.requests));
     }
     client.update(
         Kept("UPDATE crm.connection_state SET usage = coalesce(usage, '{}') || $2::jsonb, told_at = now() WHERE connection_id = $1"),

@@ -49,11 +49,11 @@ impl Worker {
     fn patience(&self, connection: &Connection, link: &SharedLink) -> Option<Duration> {
         // Half open: what is on its way finds out whether the CRM is back.
         let probes = connection.failures >= OPENS_AFTER && self.is_asking(connection.id);
+        let days = connection.day.into_iter().chain(link.day());
+        let reserve = link.settings.terms().reserve;
         let day = || {
-            let wait = connection
-                .day?
-                .day_wait(link.settings.terms().reserve, now_ms())?;
-            Some(Duration::from_millis(wait as u64))
+            let waits = days.filter_map(|day| day.day_wait(reserve, now_ms()));
+            Some(Duration::from_millis(waits.max()? as u64))
         };
         probes.then_some(HELD_AGAIN).or_else(day)
     }

@@ -1,11 +1,12 @@
 //! A link's request budget as its threads share it: each request waits for its turn and its share, and keeps no permit from
 //! more urgent ones meanwhile.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use crm_domain::budget::{self, Lane, Teller, Told};
+use crm_domain::budget::{self, Lane, Refusal, Spent, Teller, Told};
+use crm_domain::{ErrorClass, Failure};
 use crm_provider::{Settings, Usage};
 use tokio::sync::SemaphorePermit;
 
@@ -19,6 +20,8 @@ const YIELD: Duration = Duration::from_millis(20);
 
 pub struct Budget {
     budget: Mutex<budget::Budget>,
+    /// The count as it was made durable.
+    noted: Mutex<Spent>,
     /// Requests that wait, by their lane.
     waiting: [AtomicUsize; Lane::COUNT],
     turns: Turns,
@@ -34,23 +37,30 @@ impl Drop for Waiting<'_> {
 }
 
 impl Budget {
-    pub fn new(settings: &Settings) -> Self {
+    pub fn new(settings: &Settings, spent: Spent) -> Self {
         Budget {
-            budget: Mutex::new(budget::Budget::new(settings.terms())),
+            budget: Mutex::new(budget::Budget::new(settings.terms(), spent)),
+            noted: Mutex::new(spent),
             waiting: Default::default(),
             turns: Turns::default(),
         }
     }
 
-    /// Waits until a request may go; it goes with a permit.
-    pub async fn admit<'p>(&self, permits: &'p Permits, errand: &Errand) -> SemaphorePermit<'p> {
+    /// Waits until a request may go; it goes with a permit. That the day's are spent is not waited out.
+    pub async fn admit<'p>(
+        &self,
+        permits: &'p Permits,
+        errand: &Errand,
+    ) -> Result<SemaphorePermit<'p>, Failure> {
         let lane = errand.lane;
         let _turn = self.turns.take(errand).await;
         let mut place = None;
         loop {
             let permit = permits.get(lane).await;
-            let Err(wait) = self.take(lane) else {
-                return permit;
+            let wait = match self.take(lane) {
+                Ok(()) => return Ok(permit),
+                Err(Refusal::Wait(ms)) => Duration::from_millis(ms as u64),
+                Err(Refusal::DaySpent(ms)) => return Err(spent(Duration::from_millis(ms as u64))),
             };
             drop(permit);
             place.get_or_insert_with(|| {
@@ -62,13 +72,29 @@ impl Budget {
         }
     }
 
-    fn take(&self, lane: Lane) -> Result<(), Duration> {
+    fn take(&self, lane: Lane) -> Result<(), Refusal> {
         if self.is_preceded(lane) {
-            return Err(YIELD);
+            return Err(Refusal::Wait(0));
         }
-        let mut budget = self.budget.lock().expect("no panic under this lock");
-        let taken = budget.take(now_ms(), lane);
-        taken.map_err(|ms| Duration::from_millis(ms as u64))
+        self.lock().take(now_ms(), lane)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, budget::Budget> {
+        self.budget.lock().expect("no panic under this lock")
+    }
+
+    /// What the admin leaves of the day.
+    pub fn day(&self) -> Option<Told> {
+        self.lock().day(now_ms())
+    }
+
+    /// The day's count, if it is bounded and has changed since the last call.
+    pub fn take_spent(&self) -> Option<Spent> {
+        let budget = self.lock();
+        budget.day(now_ms())?;
+        let mut noted = self.noted.lock().expect("no panic under this lock");
+        let spent = budget.spent();
+        (std::mem::replace(&mut *noted, spent) != spent).then_some(spent)
     }
 
     fn is_preceded(&self, lane: Lane) -> bool {
@@ -86,7 +112,12 @@ impl Budget {
             limit: usage.window_limit,
             at: now_ms(),
         };
-        let mut budget = self.budget.lock().expect("no panic under this lock");
-        budget.told_window(teller, told, length.as_millis() as i64);
+        self.lock()
+            .told_window(teller, told, length.as_millis() as i64);
     }
+}
+
+fn spent(wait: Duration) -> Failure {
+    let why = "the day's requests, which daily_limit bounds, are spent until midnight UTC";
+    Failure::connection(ErrorClass::RateLimited, "daily_limit", why).after(Some(wait))
 }

@@ -28,7 +28,7 @@ pub use self::descriptions::Told;
 pub use self::errand::Errand;
 pub use self::transport::Transport;
 pub use crm_domain::budget::Lane;
-use crm_domain::budget::Teller;
+use crm_domain::budget::{Teller, Told as DayTold};
 
 use self::budget::Budget;
 use self::descriptions::Descriptions;
@@ -78,7 +78,7 @@ impl Link {
             name: connection.name.clone(),
             provider,
             permits: Permits::new(&settings),
-            budget: Budget::new(&settings),
+            budget: Budget::new(&settings, connection.spent),
             account: composio::Account::of(&settings.options),
             settings,
             version: connection.version,
@@ -111,7 +111,16 @@ impl Link {
 
     /// The request budgets as they were told since the last call.
     pub fn take_news(&self) -> Option<News> {
-        self.signs.take_news()
+        let news = News {
+            spent: self.budget.take_spent(),
+            ..self.signs.take_news()
+        };
+        Some(news).filter(|news| *news != News::default())
+    }
+
+    /// What the admin leaves of the day's requests.
+    pub fn day(&self) -> Option<DayTold> {
+        self.budget.day()
     }
 
     pub fn clock_offset_ms(&self) -> i64 {
@@ -129,7 +138,8 @@ impl Link {
 
     /// Sends a request: signed, repeated where that is harmless, with a fresh token if the old one expired.
     async fn send(&self, errand: &Errand, mut request: Request) -> Result<Response, Failure> {
-        let _permit = self.budget.admit(&self.permits, errand).await;
+        let admitted = self.budget.admit(&self.permits, errand).await;
+        let _permit = admitted.map_err(|failure| self.signs.note(failure))?;
         let mut refreshed = false;
         let mut repeats = 0;
         loop {

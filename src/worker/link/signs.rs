@@ -52,9 +52,8 @@ impl Signs {
         }
     }
 
-    pub fn take_news(&self) -> Option<News> {
-        let mut news = self.news.lock().expect("no panic under this lock");
-        Some(std::mem::take(&mut *news)).filter(|news| *news != News::default())
+    pub fn take_news(&self) -> News {
+        std::mem::take(&mut *self.news.lock().expect("no panic under this lock"))
     }
 
     /// An answer tells the CRM's time, in whole seconds.
