@@ -17,6 +17,16 @@ SELECT crm.create_connection('acme', 'stub', options => '{"max_in_flight": "4"}'
 SELECT crm.create_connection('acme', 'stub', options => '{"rate_limit": 100}');
 SELECT crm.create_connection('acme', 'stub', options => '{"rate_limit": {"requests": 0, "seconds": 10}}');
 SELECT crm.create_connection('acme', 'stub', options => '{"realtime_reserve": 1}');
+SELECT crm.create_connection('acme', 'stub', options => '{"daily_limit": 0}');
+SELECT crm.create_connection('acme', 'stub', options => '{"via": "composio"}');
+SELECT crm.create_connection('acme', 'hubspot', options => '{"via": "zapier"}');
+SELECT crm.create_connection('acme', 'hubspot', options => '{"via": "composio"}');
+SELECT crm.create_connection('acme', 'hubspot', options => '{"via": "composio", "connected_account_id": 7}');
+SELECT crm.create_connection('acme', 'hubspot', options => '{"user_id": "dana"}');
+SELECT crm.create_connection('acme', 'hubspot', options => '{"via": "composio", "connected_account_id": "ca_1"}', credentials => '{"access_token": "t"}');
+-- Salesforce itself would need an address.
+SELECT crm.create_connection('acme', 'salesforce', options => '{"via": "composio", "connected_account_id": "ca_1"}') > 0 AS made;
+SELECT crm.drop_connection('acme');
 SELECT crm.create_connection('acme', 'stub', options => '[]');
 
 -- Base URLs.
