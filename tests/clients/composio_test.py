@@ -70,3 +70,12 @@ def test_a_dropped_connection_of_the_crm_is_a_bad_gateway(sim, client):
     assert broken.value.status_code == 502
     # It was applied all the same.
     assert sim.get("/objects/salesforce/Contact")["total"] == 1
+
+
+def test_tokens_are_renewed_until_the_crm_refuses(sim, client):
+    sim.post("/tokens", vendor="salesforce", expire="all")
+    assert proxy(client, "GET", "/services/data/v66.0/limits").status == 200
+    sim.post("/tokens", vendor="salesforce", revoke="all")
+    with pytest.raises(composio_client.UnprocessableEntityError, match="EXPIRED"):
+        proxy(client, "GET", "/services/data/v66.0/limits")
+    assert client.connected_accounts.retrieve("ca_salesforce").status == "EXPIRED"

@@ -2,6 +2,7 @@
 
 use super::refusal;
 use crate::http::{Request, Response};
+use crate::tokens::{Standing, Tokens};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -36,6 +37,8 @@ pub struct Account {
     pub status: Status,
     #[serde(skip)]
     pub access_token: String,
+    #[serde(skip)]
+    refresh_token: &'static str,
 }
 
 #[derive(Debug)]
@@ -48,18 +51,22 @@ impl Default for Accounts {
 }
 
 fn initial() -> BTreeMap<String, Account> {
-    let account = |(toolkit, token): (&'static str, &str)| {
+    let account = |(toolkit, token, refresh_token): (&'static str, &str, &'static str)| {
         let account = Account {
             toolkit,
             user_id: "user-1",
             status: Status::Active,
             access_token: token.to_owned(),
+            refresh_token,
         };
         (format!("ca_{toolkit}"), account)
     };
-    [("salesforce", "sf-token"), ("hubspot", "hs-token")]
-        .map(account)
-        .into()
+    [
+        ("salesforce", "sf-token", "sf-refresh"),
+        ("hubspot", "hs-token", "hs-refresh"),
+    ]
+    .map(account)
+    .into()
 }
 
 impl Accounts {
@@ -92,15 +99,32 @@ impl Accounts {
                 fix,
             )
         })?;
-        if account.status == Status::Active {
+        match account.status {
+            Status::Active => Ok(account),
+            status => Err(unfit(id, status)),
+        }
+    }
+
+    /// The account with a token that is good, obtained anew if it must be. Where the CRM gives none any more, the account has
+    /// expired.
+    pub fn refreshed(
+        &self,
+        id: &str,
+        account: Account,
+        tokens: &Tokens,
+        now: i64,
+    ) -> Result<Account, Response> {
+        if tokens.standing(&account.access_token, now) == Standing::Valid {
             return Ok(account);
         }
-        let status = json!(account.status);
-        let why = format!(
-            "Connected account {id} is in {} state",
-            status.as_str().unwrap_or_default()
-        );
-        Err(refusal(422, &why, "Ask the user to connect again"))
+        let mut accounts = self.0.lock();
+        let held = accounts.get_mut(id).expect("it was there");
+        if !tokens.refresh_known(account.refresh_token) {
+            held.status = Status::Expired;
+            return Err(unfit(id, held.status));
+        }
+        held.access_token = tokens.issue(None, now).access;
+        Ok(held.clone())
     }
 
     pub fn get(&self, id: &str) -> Response {
@@ -156,6 +180,13 @@ impl Accounts {
             Err(_) => refusal(404, "Connected account not found", ""),
         }
     }
+}
+
+fn unfit(id: &str, status: Status) -> Response {
+    let status = json!(status);
+    let status = status.as_str().unwrap_or_default();
+    let why = format!("Connected account {id} is in {status} state");
+    refusal(422, &why, "Ask the user to connect again")
 }
 
 fn shown(id: &str, account: &Account) -> Value {

@@ -68,6 +68,8 @@ pub async fn execute(
     let vendor = sim
         .vendor(account.toolkit)
         .expect("an account is a vendor's");
+    let tokens = &vendor.services().tokens;
+    let account = accounts.refreshed(id, account, tokens, sim.clock.now())?;
     let host = format!("{}.test", account.toolkit);
     let inner = inner(&order, &host, &account.access_token)?;
     let Ok(answered) = exchange(sim, vendor.as_ref(), &host, &inner).await else {
