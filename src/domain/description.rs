@@ -23,6 +23,9 @@ pub struct FieldDescription {
     pub label: String,
     /// The types that it may be mapped as without a loss, the most natural first. None: nothing is known of its values.
     pub data_types: Vec<DataType>,
+    /// Whether no other type will do, because what is asked of the CRM depends on it.
+    #[serde(default)]
+    pub is_typed: bool,
     /// The vendor's own word for its type.
     pub crm_type: String,
     /// In characters as the vendor counts them.

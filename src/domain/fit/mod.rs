@@ -130,7 +130,11 @@ fn judge_field(
             names.join("' or '")
         )
     };
-    match pairs::pair(data_type, &field.data_types, writes, direction.reads_crm()) {
+    let pair = match field.is_typed && !field.data_types.contains(&data_type) {
+        true => Pair::Never,
+        false => pairs::pair(data_type, &field.data_types, writes, direction.reads_crm()),
+    };
+    match pair {
         Pair::Good => {}
         Pair::Doubtful => findings.push(say(
             Severity::Warning,

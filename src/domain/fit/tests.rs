@@ -158,6 +158,17 @@ fn types_go_together_always_sometimes_or_never() {
         ),
         ["error type_mismatch f"]
     );
+    // A text would do for any reference, unless the CRM is asked otherwise for one.
+    for (is_typed, expected) in [(false, &[][..]), (true, &["error type_mismatch f"])] {
+        let reference = FieldDescription {
+            is_typed,
+            ..field("f", Reference)
+        };
+        let as_text = one(mapped("f", "bidirectional", "text"));
+        assert_eq!(found(vec![reference.clone()], as_text), expected);
+        let as_itself = one(mapped("f", "bidirectional", "reference"));
+        assert_eq!(found(vec![reference], as_itself), [""; 0]);
+    }
 }
 
 fn mapped_number(name: &str, direction: &str) -> MappedField {

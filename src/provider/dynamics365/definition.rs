@@ -204,6 +204,8 @@ impl Definition {
             is_closed: matches!(data_types[..], [DataType::Choice | DataType::MultiChoice]),
             choices,
             data_types,
+            // It is read by another name than a column of any other type.
+            is_typed: attribute.is_lookup(),
         }
     }
 

@@ -209,6 +209,7 @@ fn lookups_have_the_names_by_which_they_are_written() {
     );
     let told = contact.fields.iter().map(|field| {
         assert_eq!(field.data_types, [DataType::Reference]);
+        assert!(field.is_typed, "a text would be read by another name");
         let required = if field.required { " required" } else { "" };
         let read_only = if field.is_read_only() { " read" } else { "" };
         format!("{}{read_only}{required}", field.name)

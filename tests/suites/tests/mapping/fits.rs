@@ -114,6 +114,11 @@ async fn lookups_of_dynamics_are_mapped_by_the_names_that_work() {
         let error = desk.db.error(&map(field, "outbound")).await;
         assert_eq!(error.code().code(), code, "{field}: {error:?}");
     }
+    // A column that is no lookup has another name in what is asked.
+    let as_text = map("parentcustomerid", "inbound").replace("'reference'", "'text'");
+    let error = desk.db.error(&as_text).await;
+    let hint = error.hint().unwrap_or_default();
+    assert!(hint.contains("data_type => 'reference'"), "{error:?}");
     for (field, direction) in [
         ("parentcustomerid", "inbound"),
         ("_parentcustomerid_value", "inbound"),
