@@ -86,6 +86,7 @@ fn field(field: Field) -> FieldDescription {
         label: field.label,
         data_types: data_types.to_vec(),
         crm_type: field.r#type,
+        ..FieldDescription::default()
     }
 }
 

@@ -102,6 +102,7 @@ fn field(field: Field) -> FieldDescription {
         label: field.field_label,
         data_types: data_types.to_vec(),
         crm_type: field.data_type,
+        ..FieldDescription::default()
     }
 }
 
