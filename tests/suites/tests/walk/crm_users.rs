@@ -55,10 +55,7 @@ impl Walk {
         fields: &Map<String, Json>,
     ) -> Result<(), String> {
         let vendor = self.plan.vendor;
-        let named = fields
-            .iter()
-            .map(|(column, value)| (vendor.field(column).to_owned(), value.clone()));
-        let named = Json::from(named.collect::<Map<_, _>>());
+        let named = Json::from(vendor.entries(fields));
         if vendor == Vendor::Stub {
             let sql = "UPDATE crm_stub.records SET fields = jsonb_strip_nulls(fields || $2) WHERE crm_id = $1 AND NOT deleted RETURNING 1";
             let done = self.db.client().query(sql, &[&id, &named]).await;
@@ -116,6 +113,18 @@ impl Walk {
         let key = fields.get("id").and_then(Json::as_str);
         self.keys_in_crm.extend(key.map(str::to_owned));
         self.set_record(&ids[0], &fields);
+    }
+
+    pub(crate) async fn crm_delete(&mut self, id: &str) {
+        if self.plan.vendor == Vendor::Stub {
+            let sql = "DELETE FROM crm_stub.records WHERE crm_id = $1";
+            self.db.rows(sql, &[&id]).await;
+        } else {
+            let (vendor, object) = (self.plan.vendor.name(), self.object());
+            let path = format!("objects/{vendor}/{object}/{id}");
+            self.crm.sim().delete(&path);
+        }
+        self.note(format!("CRM deletes {id}"));
     }
 
     pub(crate) async fn crm_restore(&mut self, pick: Pick) {

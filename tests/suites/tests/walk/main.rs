@@ -24,6 +24,15 @@ use walker::Walk;
 /// Actions between two proofs.
 const STRETCH: usize = 500;
 
+const VENDORS: [Vendor; 6] = [
+    Vendor::Stub,
+    Vendor::Salesforce,
+    Vendor::HubSpot,
+    Vendor::Pipedrive,
+    Vendor::Zoho,
+    Vendor::Dynamics365,
+];
+
 #[tokio::test]
 async fn stub() {
     short(Vendor::Stub).await;
@@ -39,6 +48,21 @@ async fn hubspot() {
     short(Vendor::HubSpot).await;
 }
 
+#[tokio::test]
+async fn pipedrive() {
+    short(Vendor::Pipedrive).await;
+}
+
+#[tokio::test]
+async fn zoho() {
+    short(Vendor::Zoho).await;
+}
+
+#[tokio::test]
+async fn dynamics365() {
+    short(Vendor::Dynamics365).await;
+}
+
 async fn short(vendor: Vendor) {
     let only = std::env::var("WALK_VENDOR").is_ok_and(|name| name != vendor.name());
     if only {
@@ -50,7 +74,7 @@ async fn short(vendor: Vendor) {
     }
 }
 
-/// As many walks as `WALK_SEEDS` says, of the three CRMs in turn, from `WALK_FIRST` on.
+/// As many walks as `WALK_SEEDS` says, of the CRMs in turn, from `WALK_FIRST` on.
 #[tokio::test]
 #[ignore = "takes long: make soak"]
 async fn long_walks() {
@@ -60,7 +84,7 @@ async fn long_walks() {
     );
     let first = number("WALK_FIRST").unwrap_or(1);
     for seed in first..first + seeds {
-        let vendor = [Vendor::Stub, Vendor::Salesforce, Vendor::HubSpot][(seed % 3) as usize];
+        let vendor = VENDORS[seed as usize % VENDORS.len()];
         let start = std::time::Instant::now();
         walk(seed, vendor, actions as usize).await;
         eprintln!(

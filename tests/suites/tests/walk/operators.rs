@@ -79,7 +79,7 @@ impl Walk {
         let (name, credentials) = (self.plan.vendor.name(), self.plan.vendor.credentials());
         if self.plan.vendor != Vendor::Stub {
             let token: Json = credentials.parse().expect("JSON");
-            let order = json!({"vendor": name, "issue": token["access_token"], "lifetime_s": null});
+            let order = json!({"vendor": name, "issue": token.get("access_token").or(token.get("api_token")), "lifetime_s": null});
             self.crm.sim().post("tokens", &order);
         }
         let sql =
@@ -101,11 +101,7 @@ impl Walk {
             return;
         }
         let salesforce = self.plan.vendor == Vendor::Salesforce;
-        let refused = if salesforce {
-            "FIELD_CUSTOM_VALIDATION_EXCEPTION"
-        } else {
-            "INVALID_OPTION"
-        };
+        let (refused, locked) = codes(self.plan.vendor);
         let mut fault = match class {
             "transient" => json!({"status": 503}),
             "rate_limited" if salesforce => {
@@ -122,10 +118,7 @@ impl Walk {
             // Applied at once. What the CRM applies after its caller has given up and come again is, to anyone who looks,
             // somebody's later edit.
             "slow" => json!({"delay_after_ms": 2500}),
-            "conflict" if salesforce => {
-                json!({"fail_records": {"code": "UNABLE_TO_LOCK_ROW", "message": "as injected"}})
-            }
-            "conflict" => json!({"fail_records": {"code": "LOCKED", "message": "as injected"}}),
+            "conflict" => json!({"fail_records": {"code": locked, "message": "as injected"}}),
             "validation" => json!({"fail_records": {"code": refused, "message": "as injected"}}),
             other => panic!("no fault for {other}"),
         };
@@ -141,5 +134,17 @@ impl Walk {
             self.join(place).await;
         }
         self.open_callers().await;
+    }
+}
+
+/// What a CRM says of a record that breaks one of its rules, and of one that it cannot write just now.
+fn codes(vendor: Vendor) -> (&'static str, &'static str) {
+    match vendor {
+        Vendor::Stub => unreachable!("the stub is told the class"),
+        Vendor::Salesforce => ("FIELD_CUSTOM_VALIDATION_EXCEPTION", "UNABLE_TO_LOCK_ROW"),
+        Vendor::HubSpot => ("INVALID_OPTION", "LOCKED"),
+        Vendor::Pipedrive => ("422", "500"),
+        Vendor::Zoho => ("PATTERN_NOT_MATCHED", "INTERNAL_ERROR"),
+        Vendor::Dynamics365 => ("0x80040265", "0x80044150"),
     }
 }

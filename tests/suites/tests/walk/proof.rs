@@ -261,7 +261,15 @@ impl Walk {
             }
         }
         let asked = self.crm.asked(&self.db).await;
-        let writes: Vec<&String> = asked.iter().filter(|asked| is_write(asked)).collect();
+        let mut writes: Vec<String> = asked.into_iter().filter(|asked| is_write(asked)).collect();
+        if self.plan.vendor == Vendor::Dynamics365 {
+            let batches = self.crm.sim().requests("/$batch");
+            let bodies = batches.iter().filter_map(|batch| batch["body"].as_str());
+            let of_writes = bodies.filter(|body| {
+                !body.contains("\nGET ") || body.contains("\nPATCH ") || body.contains("\nDELETE ")
+            });
+            writes.extend(of_writes.map(str::to_owned));
+        }
         if !writes.is_empty()
             || self.db.text(audit).await != told
             || self.db.text(state).await != rows
@@ -314,6 +322,9 @@ fn is_write(asked: &str) -> bool {
             "/read",
             "/changes",
             "/composite/sobjects/",
+            "/coql",
+            // Of what it holds its body tells.
+            "/$batch",
         ]
         .iter()
         .any(|read| path.contains(read)),

@@ -9,6 +9,9 @@ use crate::walker::Walk;
 /// How long that may take on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Pipedrive is asked for what was deleted each quarter of an hour.
+const LOOK_S: i64 = 15 * 60;
+
 /// What waits and can still go: edits, claims, records to be read.
 const WAITING: &str = "
     SELECT (SELECT count(*) FROM crm.change) AS changes,
@@ -73,6 +76,9 @@ impl Walk {
     /// Looks for changes and writes back once; whether all of it was done.
     pub async fn round(&mut self) -> bool {
         let mut done = true;
+        if self.plan.vendor == Vendor::Pipedrive {
+            self.ahead(LOOK_S);
+        }
         for what in ["ingest_now", "flush"] {
             let sql = format!("SELECT crm.{what}(timeout => '10 s')");
             let told: Result<_, _> = self.db.client().query_one(&sql, &[]).await;

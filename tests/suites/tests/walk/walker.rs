@@ -73,6 +73,13 @@ impl Walk {
         walk
     }
 
+    /// The CRM's clock goes ahead by so many seconds.
+    pub fn ahead(&mut self, seconds: i64) {
+        self.ahead_s += seconds;
+        let clock = json!({ "skew_s": self.ahead_s });
+        self.crm.sim().post("clock", &clock);
+    }
+
     pub fn note(&mut self, what: String) {
         self.trace.push(format!("#{} {what}", self.at));
     }
@@ -140,8 +147,7 @@ impl Walk {
             Action::CrmCreate { key, words } => self.crm_create(*key, words).await,
             Action::CrmDelete { pick } => {
                 if let Some(id) = self.record(*pick, false).await {
-                    self.crm.delete(&self.db, self.object(), &id).await;
-                    self.note(format!("CRM deletes {id}"));
+                    self.crm_delete(&id).await;
                 }
             }
             Action::CrmRestore { pick } => self.crm_restore(*pick).await,
@@ -195,10 +201,7 @@ impl Walk {
             }
             Action::Ahead { hours } => {
                 if self.plan.vendor != Vendor::Stub {
-                    self.ahead_s += hours * 3600;
-                    self.crm
-                        .sim()
-                        .post("clock", &json!({ "skew_s": self.ahead_s }));
+                    self.ahead(hours * 3600);
                     self.note(format!("the CRM's clock is off by {} s", self.ahead_s));
                 }
             }
