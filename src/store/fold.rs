@@ -166,8 +166,12 @@ const FOLD: &str = "WITH slice AS MATERIALIZED (
              JOIN crm.object_map m USING (map_id)
              JOIN checked c USING (map_id)
          ), work AS MATERIALIZED (
-             SELECT k.*, CASE WHEN checked IS NULL OR deleted THEN true
-                              ELSE crm.cells_count(crm.cells_minus(cells, checked)) > 0 END AS writes
+             SELECT k.*, CASE WHEN checked IS NULL OR deleted OR crm.cells_count(crm.cells_minus(cells, checked)) > 0 THEN true
+                              -- The row is back: its record is not to be deleted any more.
+                              WHEN inserted AND crm_id IS NOT NULL THEN EXISTS (
+                                  SELECT FROM crm.queue q WHERE q.shard_key = k.shard_key AND q.map_id = k.map_id
+                                                            AND q.record_key = k.record_key AND q.op = 'd')
+                              ELSE false END AS writes
              FROM known k
          ), edit AS MATERIALIZED (
              SELECT w.shard_key, w.map_id, w.record_key, w.changed_at, w.actor, e.cells, c.writes,

@@ -3,6 +3,7 @@
 mod counters;
 mod gaps;
 mod lone_calls;
+mod returning_rows;
 mod waiting_edits;
 
 use std::sync::LazyLock;
