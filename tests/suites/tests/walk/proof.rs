@@ -43,7 +43,7 @@ impl Walk {
         self.nothing_moves().await;
     }
 
-    /// A record has one row, a row one record, and no two records carry one key.
+    /// A record has one row, a row one record, and no two records carry one key, unless people gave it to them.
     fn twins(&self, sides: &Sides) -> Vec<(String, Vec<String>)> {
         let mut found = Vec::new();
         let mut seen: BTreeMap<&String, &String> = BTreeMap::new();
@@ -59,7 +59,9 @@ impl Walk {
         let mut carried: BTreeMap<String, &String> = BTreeMap::new();
         for (id, fields) in &sides.records {
             let key = plain(&fields[name]);
-            if let Some(other) = (!key.is_empty())
+            // No field is unique in Pipedrive: people create and restore records with keys that others carry.
+            let free = self.plan.vendor == Vendor::Pipedrive && self.keys_in_crm.contains(&key);
+            if let Some(other) = (!key.is_empty() && !free)
                 .then(|| carried.insert(key.clone(), id))
                 .flatten()
             {
