@@ -12,6 +12,7 @@ pub mod dynamics365;
 mod errors;
 mod history;
 pub mod hubspot;
+mod job;
 mod jwt;
 mod look;
 mod oauth;
@@ -20,6 +21,7 @@ pub mod outcome;
 pub mod pipedrive;
 pub mod record;
 pub mod request;
+mod result_table;
 pub mod salesforce;
 #[cfg(test)]
 mod script;

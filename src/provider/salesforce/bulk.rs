@@ -6,7 +6,6 @@
 //! results is waited out, because giving up would leave a job that still writes.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crm_domain::failure::Scope;
 use crm_domain::{ErrorClass, Failure};
@@ -19,16 +18,9 @@ use super::errors;
 use super::results::{self, ResultFile};
 use crate::calls::{Calls, Outcome, Slots};
 use crate::errors::{refused, unreadable};
+use crate::job::Watch;
 use crate::request::encode;
 use crate::{Method, Operation, Request, Response, Step, WriteBatch, WriteKind};
-
-/// Waits between looks at the job: small jobs are done within a second, large ones take minutes.
-const FIRST_WAIT: Duration = Duration::from_millis(50);
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// How often in a row looking at a job may fail: some two minutes of outage.
-const PATIENCE: u32 = 30;
-/// The longest that a vendor's "come back later" is obeyed while a job is open.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 type Outcomes = Vec<Outcome>;
 
@@ -70,8 +62,7 @@ pub(super) fn write(
         slots,
         job: String::new(),
         stage: Stage::Create,
-        wait: FIRST_WAIT,
-        troubles: 0,
+        watch: Watch::default(),
         broken: None,
         refusal: None,
         rest: None,
@@ -101,9 +92,7 @@ struct Bulk {
     slots: Slots,
     job: String,
     stage: Stage,
-    wait: Duration,
-    /// Failures in a row of looking at the job.
-    troubles: u32,
+    watch: Watch,
     /// Why the job did not end well, if it did not.
     broken: Option<Failure>,
     /// The refusal of the whole batch, to be told when the job is removed.
@@ -207,15 +196,13 @@ impl Bulk {
 
     fn enter(&mut self, stage: Stage) -> Step<Outcomes> {
         self.stage = stage;
-        self.troubles = 0;
+        self.watch.calm();
         self.send()
     }
 
     fn look_later(&mut self) -> Step<Outcomes> {
         self.stage = Stage::Poll;
-        let wait = self.wait;
-        self.wait = (wait * 2).min(LONGEST_WAIT);
-        Step::Wait(wait)
+        Step::Wait(self.watch.next())
     }
 
     fn polled(&mut self, response: &Response) -> Step<Outcomes> {
@@ -223,13 +210,12 @@ impl Bulk {
         let state = job["state"].as_str().unwrap_or_default();
         match state {
             // The answer to the closing was lost, and the closing too.
-            "Open" if self.troubles < PATIENCE => {
-                self.troubles += 1;
+            "Open" if self.watch.try_again() => {
                 self.stage = Stage::Close;
                 self.send()
             }
             "UploadComplete" | "InProgress" => {
-                self.troubles = 0;
+                self.watch.calm();
                 self.look_later()
             }
             "JobComplete" => self.enter(Stage::Fetch(ResultFile::Successful)),
@@ -283,29 +269,24 @@ impl Bulk {
 
     /// A request failed, by its answer or for want of one.
     fn failed(&mut self, failure: Failure) -> Step<Outcomes> {
-        let passing = matches!(
-            failure.class,
-            ErrorClass::Transient | ErrorClass::RateLimited
-        );
         match self.stage {
             Stage::Create => Step::Done(Err(refused(failure))),
             // The job stays open and empty; Salesforce drops it after a day.
             Stage::Upload if failure.scope == Scope::Connection => Step::Done(Err(failure)),
             Stage::Upload => self.abandon(failure),
-            Stage::Close | Stage::Poll | Stage::Fetch(_) if passing && self.troubles < PATIENCE => {
-                self.troubles += 1;
-                // Whether the closing arrived, the job itself can tell.
-                if self.stage == Stage::Close {
-                    self.stage = Stage::Poll;
+            Stage::Close | Stage::Poll | Stage::Fetch(_) => {
+                match (self.watch.bear(&failure), self.stage) {
+                    (Some(wait), stage) => {
+                        // Whether the closing arrived, the job itself can tell.
+                        if stage == Stage::Close {
+                            self.stage = Stage::Poll;
+                        }
+                        Step::Wait(wait)
+                    }
+                    (None, Stage::Close) => self.abandon(failure),
+                    (None, _) => self.give_up(failure),
                 }
-                let wait = failure
-                    .retry_after
-                    .map_or(self.wait, |told| told.min(LONGEST_PAUSE));
-                self.wait = (self.wait * 2).min(LONGEST_WAIT);
-                Step::Wait(wait)
             }
-            Stage::Close => self.abandon(failure),
-            Stage::Poll | Stage::Fetch(_) => self.give_up(failure),
             Stage::Abort => self.enter(Stage::Remove),
             // Salesforce removes finished jobs by itself after a week.
             Stage::Remove | Stage::Rest => self.enter(Stage::Rest),

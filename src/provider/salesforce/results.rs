@@ -8,6 +8,7 @@ use super::api::id_form;
 use super::csv_rows::key_column;
 use super::errors;
 use crate::calls::{Outcome, Slots};
+use crate::result_table::ResultTable;
 use crate::{WriteBatch, WriteKind, Written};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,16 +46,10 @@ pub(super) fn read(
     carried: &[usize],
     slots: &mut Slots,
 ) -> Vec<usize> {
-    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(body);
-    let Ok(header) = reader.byte_headers() else {
+    let Some(mut table) = ResultTable::new(body) else {
         return Vec::new();
     };
-    let column = |name: &str| {
-        header
-            .iter()
-            .position(|cell| cell.eq_ignore_ascii_case(name.as_bytes()))
-    };
+    let column = |name: &str| table.column(name);
     let (id, created, error) = (column("sf__Id"), column("sf__Created"), column("sf__Error"));
     let by_key = column(key_column(batch));
     let key = match batch.kind {
@@ -70,16 +65,9 @@ pub(super) fn read(
         .collect();
 
     let mut unprocessed = Vec::new();
-    let mut row = csv::ByteRecord::new();
-    while let Ok(true) = reader.read_byte_record(&mut row) {
-        let text = |column: Option<usize>| {
-            column
-                .and_then(|c| row.get(c))
-                .map(String::from_utf8_lossy)
-                .unwrap_or_default()
-        };
-        let Some(&index) = row
-            .get(key)
+    while table.next() {
+        let Some(&index) = table
+            .cell(key)
             .and_then(|key| places.get(key_form(batch.kind, key)))
         else {
             continue;
@@ -89,9 +77,12 @@ pub(super) fn read(
                 unprocessed.push(index);
                 continue;
             }
-            ResultFile::Failed => Err(errors::of_row(&text(error))),
+            ResultFile::Failed => Err(errors::of_row(&table.text(error))),
             ResultFile::Successful => match batch.kind {
-                WriteKind::Upsert => written(&text(id), text(created).eq_ignore_ascii_case("true")),
+                WriteKind::Upsert => written(
+                    &table.text(id),
+                    table.text(created).eq_ignore_ascii_case("true"),
+                ),
                 _ => Ok(Written {
                     crm_id: batch.key(index).to_owned(),
                     created: false,
