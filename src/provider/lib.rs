@@ -240,7 +240,13 @@ pub trait Provider: Send + Sync {
         credentials: &Credentials,
     ) -> Option<Box<dyn Operation<Grant>>>;
 
-    /// Adds the authorisation to a request that goes to the CRM's API.
+    /// Where a [`Target::File`] is: an absolute URL at a host that may see the token, whatever the CRM's answers name.
+    /// `base_url` is that of the API. `None`: no such host is known to be the CRM's.
+    fn file_url(&self, _settings: &Settings, _base_url: &str, _file: &str) -> Option<String> {
+        None
+    }
+
+    /// Adds the authorisation to a request that goes to the CRM.
     fn sign(&self, request: &mut Request, access_token: &str);
 
     /// The failure that a response states for the request as a whole, if it states one.

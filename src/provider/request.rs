@@ -6,6 +6,7 @@ use std::time::UNIX_EPOCH;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 /// Everything but the unreserved characters of RFC 3986, so that a text stays one path segment, one
 /// query value, one form value.
@@ -47,6 +48,9 @@ pub enum Target {
     /// Path and query under the connection's current base URL (which a token grant may move);
     /// the engine signs it.
     Api(String),
+    /// A file that the CRM takes or gives: a path at the host that takes them, or the URL that the CRM told.
+    /// [`crate::Provider::file_url`] says where that is; the engine signs it.
+    File(String),
     /// An absolute URL (a token endpoint): sent as it is, unsigned.
     Url(String),
 }
@@ -81,6 +85,13 @@ impl Request {
         }
     }
 
+    pub fn file(method: Method, file: impl Into<String>) -> Self {
+        Request {
+            target: Target::File(file.into()),
+            ..Request::new(method, "")
+        }
+    }
+
     pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
@@ -95,6 +106,23 @@ impl Request {
         self.headers.push(("content-type", content_type.to_owned()));
         self.body = body;
         self
+    }
+
+    /// One file as an HTML form sends it (RFC 7578), in the field `file`.
+    pub fn form_file(self, name: &str, content_type: &str, content: &[u8]) -> Self {
+        // No content holds its own hash.
+        let boundary = hex::encode(Sha256::digest(content));
+        let head = format!(
+            "--{boundary}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{name}\"\r\n\
+             Content-Type: {content_type}\r\n\r\n"
+        );
+        let body = [
+            head.as_bytes(),
+            content,
+            format!("\r\n--{boundary}--\r\n").as_bytes(),
+        ]
+        .concat();
+        self.body(&format!("multipart/form-data; boundary={boundary}"), body)
     }
 
     pub fn repeatable(mut self) -> Self {

@@ -40,7 +40,7 @@ impl Log {
 }
 
 pub(crate) fn line(request: &Request) -> String {
-    let (Target::Api(target) | Target::Url(target)) = &request.target;
+    let (Target::Api(target) | Target::File(target) | Target::Url(target)) = &request.target;
     format!("{} {target}", request.method.name())
 }
 

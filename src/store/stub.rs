@@ -13,7 +13,7 @@ pub fn handle(
     request: &Request,
 ) -> Result<Option<Response>, StoreError> {
     let path = match &request.target {
-        Target::Api(path) | Target::Url(path) => path.as_str(),
+        Target::Api(path) | Target::File(path) | Target::Url(path) => path.as_str(),
     };
     let body =
         (!request.body.is_empty()).then(|| String::from_utf8_lossy(&request.body).into_owned());

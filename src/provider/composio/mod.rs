@@ -121,7 +121,7 @@ impl Account {
 
     /// The request that has the broker send another one. Its query goes apart, as the broker documents it.
     pub fn carry(&self, request: &Request, key: &str, correlation_id: Option<&str>) -> Request {
-        let (Target::Api(target) | Target::Url(target)) = &request.target;
+        let (Target::Api(target) | Target::File(target) | Target::Url(target)) = &request.target;
         let (endpoint, query) = target.split_once('?').unwrap_or((target, ""));
         let parameter =
             |name: &str, value: &str, kind| json!({"name": name, "value": value, "type": kind});

@@ -28,7 +28,7 @@ pub(super) fn wrap(requests: &[Request]) -> Request {
 }
 
 fn part(body: &mut Vec<u8>, request: &Request) -> std::io::Result<()> {
-    let (Target::Api(path) | Target::Url(path)) = &request.target;
+    let (Target::Api(path) | Target::File(path) | Target::Url(path)) = &request.target;
     write!(body, "--{BOUNDARY}\r\n")?;
     body.write_all(b"Content-Type: application/http\r\nContent-Transfer-Encoding: binary\r\n\r\n")?;
     write!(body, "{} {path} HTTP/1.1\r\n", request.method.name())?;

@@ -36,6 +36,7 @@ use self::permits::Permits;
 use self::signs::Signs;
 use self::token::{Keys, Token};
 use super::event::Outbox;
+use super::target::without_user;
 use crate::store::config::Connection;
 
 /// How often a repeatable request is sent again at once when its connection broke.
@@ -171,7 +172,7 @@ impl Link {
             };
             if failure.class == ErrorClass::Auth
                 && !refreshed
-                && matches!(request.target, Target::Api(_))
+                && !matches!(request.target, Target::Url(_))
                 && self.refresh(token.generation).await?
             {
                 refreshed = true;
@@ -189,24 +190,32 @@ impl Link {
         token: &Token,
         request: &mut Request,
     ) -> Result<Result<Response, Failure>, Failure> {
+        let url = self.url(token, &request.target)?;
         // Signed in place and put back, so that no body is copied.
         let unsigned = request.headers.clone();
-        let url = match &request.target {
-            Target::Url(url) => url.clone(),
-            Target::Api(path) => {
-                let base_url = token.base_url.as_deref().unwrap_or(&self.base_url);
-                let url = format!("{base_url}{path}");
-                if let Some(access) = &token.access {
-                    self.provider.sign(request, access);
-                }
-                url
-            }
-        };
+        if let (Some(access), Target::Api(_) | Target::File(_)) = (&token.access, &request.target) {
+            self.provider.sign(request, access);
+        }
         let sent = std::mem::replace(request, Request::new(request.method, ""));
         let (back, answer) = self.transport.exchange(url, sent).await?;
         *request = back;
         request.headers = unsigned;
         Ok(answer)
+    }
+
+    fn url(&self, token: &Token, target: &Target) -> Result<String, Failure> {
+        let base_url = token.base_url.as_deref().unwrap_or(&self.base_url);
+        match target {
+            Target::Url(url) => Ok(url.clone()),
+            Target::Api(path) => Ok(format!("{base_url}{path}")),
+            Target::File(file) => self
+                .provider
+                .file_url(&self.settings, base_url, file)
+                .ok_or_else(|| {
+                    let message = format!("no host of this CRM's: {}", without_user(file));
+                    Failure::record(ErrorClass::Internal, "foreign_host", message)
+                }),
+        }
     }
 
     /// Has the broker send the request; the CRM's answer.
@@ -219,7 +228,7 @@ impl Link {
     ) -> Result<Result<Response, Failure>, Failure> {
         let key = token.access.as_deref().unwrap_or_default();
         let carried = account.carry(request, key, errand.correlation_id.as_deref());
-        let (Target::Api(path) | Target::Url(path)) = &carried.target;
+        let (Target::Api(path) | Target::File(path) | Target::Url(path)) = &carried.target;
         let url = format!("{}{path}", self.base_url);
         let answer = self.transport.exchange(url, carried).await?.1;
         Ok(answer.and_then(|answer| {
