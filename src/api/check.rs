@@ -94,6 +94,10 @@ fn check_connection(provider_name: &str, base_url: Option<&str>, options: JsonB)
     if provider.name() == "stub" {
         return;
     }
+    let upload_url = crm_provider::zoho::UPLOAD_URL_OPTION;
+    if let Some(url) = options.get(upload_url) {
+        admit(upload_url, url.as_str().unwrap_or_default());
+    }
     match base_url.or_else(|| crm_provider::default_base_url(provider, options)) {
         None => raise(
             INVALID,
@@ -101,18 +105,20 @@ fn check_connection(provider_name: &str, base_url: Option<&str>, options: JsonB)
             None,
             "It is the org's own address, such as https://acme.my.salesforce.com.",
         ),
-        Some(url) => {
-            if let Err(reason) =
-                target::check(url, &crate::settings::Settings::current().allowed_hosts)
-            {
-                raise(
-                    INVALID,
-                    format!("base_url \"{}\" is not allowed", target::without_user(url)),
-                    Some(reason),
-                    "Use https; plain http goes to loopback only; pg_crm.allowed_hosts bounds the hosts.",
-                )
-            }
-        }
+        Some(url) => admit("base_url", url),
+    }
+}
+
+/// Raises unless requests may go there.
+fn admit(what: &str, url: &str) {
+    let allowed_hosts = crate::settings::Settings::current().allowed_hosts;
+    if let Err(reason) = target::check(url, &allowed_hosts) {
+        raise(
+            INVALID,
+            format!("{what} \"{}\" is not allowed", target::without_user(url)),
+            Some(reason),
+            "Use https; plain http goes to loopback only; pg_crm.allowed_hosts bounds the hosts.",
+        )
     }
 }
 

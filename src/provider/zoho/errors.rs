@@ -16,12 +16,15 @@ const CREDITS_SPENT: &str = "credits_spent";
 /// Ours, for an id that is none of a record that is there: Zoho calls that invalid data.
 const NO_RECORD: &str = "INVALID_ID";
 
+/// The token is not for this.
+pub(super) const NO_SCOPE: &str = "OAUTH_SCOPE_MISMATCH";
+
 /// Codes of the OpenAPI description of version 8 and of "Status Codes and Error Handling".
 pub(crate) const TABLE: &[Rule] = &[
     // The token and its scopes.
     Rule::new(Auth, "INVALID_TOKEN").connection(),
     Rule::new(Auth, "AUTHENTICATION_FAILURE").connection(),
-    Rule::new(Auth, "OAUTH_SCOPE_MISMATCH").connection(),
+    Rule::new(Auth, NO_SCOPE).connection(),
     Rule::new(Auth, "INVALID_OAUTHTOKEN").connection(),
     // Credits of 24 hours, or too many requests at once: it does not say which.
     Rule::new(RateLimited, CREDITS_SPENT)

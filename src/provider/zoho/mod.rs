@@ -1,16 +1,21 @@
-//! Zoho CRM, version 8: records in batches of 100, queries by COQL.
+//! Zoho CRM, version 8: records in batches of 100, many of them in bulk write jobs, queries by COQL.
 //!
 //! The host is that of the account's data centre. Updates of one record are conditional if Zoho honours
 //! what its documentation of older versions states; whether it does is looked at afterwards, by the
 //! record's timeline.
 
+mod archive;
+mod bulk;
 mod changes;
 mod describe;
 mod errors;
 mod history;
+mod hosts;
+mod loads;
 mod oauth;
 mod reads;
 mod records;
+mod results;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -28,12 +33,22 @@ use crate::walk::{OVERLAP_OPTION, SECOND};
 use crate::{
     ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard, Method, Operation,
     Overwritten, Provider, ReadBatch, Request, Response, Settings, Usage, WebhookError,
-    WebhookEvent, WebhookRequest, WriteBatch, WriteKind, webhook,
+    WebhookEvent, WebhookRequest, WriteBatch, WriteKind, webhook, wire,
 };
 
 use records::{Records, TRIGGER_OPTION};
 
 pub struct Zoho;
+
+/// The option that names the organisation (its `zgid`), for tokens that may not ask for it.
+pub const ORG_OPTION: &str = "org_id";
+/// The option that says where files of bulk write jobs go, where that does not follow from the base URL.
+pub const UPLOAD_URL_OPTION: &str = "upload_url";
+
+/// An option that holds a word.
+fn option(settings: &Settings, key: &str) -> Option<String> {
+    wire::word(settings.options.get(key)?).filter(|word| !word.is_empty())
+}
 
 fn module_path(module: &str) -> String {
     format!("/crm/v8/{}", encode(module))
@@ -50,7 +65,12 @@ impl Provider for Zoho {
     }
 
     fn option_keys(&self) -> &'static [&'static str] {
-        &[OVERLAP_OPTION, TRIGGER_OPTION]
+        &[
+            OVERLAP_OPTION,
+            TRIGGER_OPTION,
+            ORG_OPTION,
+            UPLOAD_URL_OPTION,
+        ]
     }
 
     fn credential_keys(&self) -> &'static [&'static str] {
@@ -66,8 +86,11 @@ impl Provider for Zoho {
         ]
     }
 
-    fn write_size(&self, _settings: &Settings, _kind: WriteKind, _count: usize) -> usize {
-        records::LIMIT
+    fn write_size(&self, settings: &Settings, kind: WriteKind, count: usize) -> usize {
+        match bulk::takes(settings, kind, count) {
+            true => count.clamp(records::LIMIT, loads::LIMITS.rows),
+            false => records::LIMIT,
+        }
     }
 
     fn guard(&self, kind: WriteKind, _count: usize) -> Guard {
@@ -84,7 +107,10 @@ impl Provider for Zoho {
     ) -> Box<dyn Operation<Vec<Outcome>>> {
         let mut slots = Slots::new(&batch);
         let rounds = rounds(&batch, &mut slots, |key| key);
-        let records = Records::new(settings, batch.clone());
+        if bulk::takes(settings, batch.kind, batch.records.len()) {
+            return bulk::write(settings, batch, rounds, slots);
+        }
+        let records = Records::new(settings, batch);
         Box::new(Calls::new(records, &rounds, records::LIMIT, slots))
     }
 
@@ -148,7 +174,7 @@ impl Provider for Zoho {
             |response| match errors::of_response(&response) {
                 None => Ok("Zoho answers".to_owned()),
                 // The token is good, for records alone.
-                Some(failure) if failure.code == "OAUTH_SCOPE_MISMATCH" => {
+                Some(failure) if failure.code == errors::NO_SCOPE => {
                     Ok("Zoho answers; the token may not read users".to_owned())
                 }
                 Some(failure) => Err(failure),
@@ -164,13 +190,19 @@ impl Provider for Zoho {
         oauth::authorise(base_url, credentials)
     }
 
+    fn file_url(&self, settings: &Settings, base_url: &str, file: &str) -> Option<String> {
+        let upload_url = option(settings, UPLOAD_URL_OPTION);
+        hosts::file_url(base_url, upload_url.as_deref(), file)
+    }
+
     fn sign(&self, request: &mut Request, access_token: &str) {
         let value = format!("Zoho-oauthtoken {access_token}");
         request.headers.push(("authorization", value));
     }
 
+    /// A token that lacks a scope is good, and another would lack it too: what that means, whoever asked knows.
     fn failure(&self, response: &Response) -> Option<Failure> {
-        errors::of_response(response)
+        errors::of_response(response).filter(|failure| failure.code != errors::NO_SCOPE)
     }
 
     fn usage(&self, response: &Response) -> Usage {

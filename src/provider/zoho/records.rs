@@ -23,6 +23,7 @@ pub(super) const TRIGGER_OPTION: &str = "trigger";
 /// A write of one record may be bound to the state that was read ("Update Records", request headers).
 const UNLESS_CHANGED: &str = "if-unmodified-since";
 
+#[derive(Clone)]
 pub(super) struct Records {
     batch: Arc<WriteBatch>,
     trigger: Option<Json>,

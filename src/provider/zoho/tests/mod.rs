@@ -1,5 +1,6 @@
 //! Zoho as the simulator and the documents say it behaves.
 
+mod bulk;
 mod changes;
 mod errors;
 mod history;

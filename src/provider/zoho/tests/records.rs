@@ -14,7 +14,7 @@ fn write(
     batch: WriteBatch,
     answer: impl FnMut(usize, &Request) -> Response,
 ) -> (Result<Vec<Outcome>, Failure>, Log) {
-    drive(Zoho.write(&settings(1), Arc::new(batch)), answer)
+    drive(Zoho.write(&settings(2000), Arc::new(batch)), answer)
 }
 
 fn saved(id: &str, action: &str) -> Json {
@@ -95,7 +95,10 @@ fn each_record_has_its_own_outcome_whatever_the_status() {
 
 #[test]
 fn batches_are_of_100_and_no_key_comes_twice_in_one() {
-    assert_eq!(Zoho.write_size(&settings(1), WriteKind::Upsert, 5000), 100);
+    assert_eq!(
+        Zoho.write_size(&settings(2000), WriteKind::Upsert, 2000),
+        100
+    );
     assert_eq!(Zoho.read_size("Contacts"), 100);
     let keys: Vec<String> = (0..130).map(|n| n.to_string()).collect();
     let mut keys: Vec<&str> = keys.iter().map(String::as_str).collect();

@@ -97,6 +97,12 @@ fn the_ping_accepts_a_token_for_records_alone() {
         drive(Zoho.ping(&settings(1)), |_, _| answer(status, &body)).0
     };
     assert!(ping(401, "OAUTH_SCOPE_MISMATCH").is_ok());
+    // Nor is the connection in trouble for it.
+    let told = |code: &str| {
+        let body = json!({ "status": "error", "code": code, "message": "no", "details": {} });
+        Zoho.failure(&answer(401, &body)).is_some()
+    };
+    assert!(!told("OAUTH_SCOPE_MISMATCH") && told("INVALID_TOKEN"));
     assert_eq!(
         ping(401, "INVALID_TOKEN").unwrap_err().class,
         ErrorClass::Auth
