@@ -1,8 +1,9 @@
-//! Zoho CRM, version 8: records, COQL, deleted records, timelines, and OAuth whose refusals are 200s.
+//! Zoho CRM, version 8: records, bulk write jobs, COQL, deleted records, timelines, and OAuth whose refusals are 200s.
 //!
 //! Guarantees: every call but the token endpoint needs a token in Zoho's own scheme and costs credits; what
 //! is left of them is told once half are spent.
 
+mod bulk;
 mod coql;
 mod error;
 mod org;
@@ -32,7 +33,8 @@ type Answer = Result<Response, ZohoError>;
 
 pub struct Zoho {
     services: Services,
-    store: Mutex<Store>,
+    store: Arc<Mutex<Store>>,
+    jobs: bulk::Shared,
 }
 
 impl Zoho {
@@ -47,7 +49,8 @@ impl Zoho {
         let budget = Budget::new(10_000_000, 1_000_000, 1_000);
         Self {
             services: Services::new("zoho", clock, defaults, budget),
-            store: Mutex::new(org::built_in()),
+            store: Arc::new(Mutex::new(org::built_in())),
+            jobs: bulk::Shared::default(),
         }
     }
 
@@ -55,17 +58,26 @@ impl Zoho {
         let request = call.request;
         let segments = request.segments();
         let parts: Vec<&str> = segments.iter().map(String::as_str).collect();
-        let path = match &parts[..] {
-            ["oauth", "v2", "token"] => return Ok(self.token(request, call.origin)),
-            ["crm", "v8", path @ ..] => path,
-            _ => return Err(ZohoError::no_path()),
-        };
-        self.admit(request)?;
-        match self.services.budget.charge(self.services.clock.now(), 1) {
-            Verdict::Granted => {}
-            Verdict::DaySpent | Verdict::IntervalSpent { .. } => return Err(limited()),
+        if let ["oauth", "v2", "token"] = &parts[..] {
+            return Ok(self.token(request, call.origin));
         }
+        self.admit(request)?;
+        self.charge(1)?;
+        if let Some(answer) = bulk::answer(self, call, &parts) {
+            return answer;
+        }
+        let ["crm", "v8", path @ ..] = &parts[..] else {
+            return Err(ZohoError::no_path());
+        };
         self.resource(call, path)
+    }
+
+    fn charge(&self, credits: u64) -> Result<(), ZohoError> {
+        let now = self.services.clock.now();
+        match self.services.budget.charge(now, credits) {
+            Verdict::Granted => Ok(()),
+            Verdict::DaySpent | Verdict::IntervalSpent { .. } => Err(limited()),
+        }
     }
 
     fn resource(&self, call: &Call<'_>, path: &[&str]) -> Answer {
@@ -420,6 +432,7 @@ impl Vendor for Zoho {
     }
 
     fn reset(&self) {
+        *self.jobs.lock() = Default::default();
         *self.store.lock() = org::built_in();
     }
 

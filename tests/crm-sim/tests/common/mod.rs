@@ -30,6 +30,7 @@ pub struct Reply {
     pub status: u16,
     pub headers: ureq::http::HeaderMap,
     pub text: String,
+    pub body: Vec<u8>,
 }
 
 impl Reply {
@@ -92,11 +93,12 @@ impl World {
         }
         let request = request.body(body.as_ref().to_vec()).unwrap();
         let mut response = self.agent.run(request)?;
-        let text = response.body_mut().read_to_string()?;
+        let body = response.body_mut().read_to_vec()?;
         Ok(Reply {
             status: response.status().as_u16(),
             headers: response.headers().clone(),
-            text,
+            text: String::from_utf8_lossy(&body).into_owned(),
+            body,
         })
     }
 
@@ -219,16 +221,29 @@ impl<'a> Line<'a> {
         }
     }
 
+    /// Writes as few records as no job is made for.
     pub fn write(&self, batch: WriteBatch) -> Outcomes {
-        let settings = Settings::default();
+        let settings = Settings {
+            bulk_threshold: 2000,
+            ..Settings::default()
+        };
         self.run(self.provider.write(&settings, Arc::new(batch)))
             .unwrap()
     }
 
     pub fn send(&self, mut request: Request) -> Response {
         self.provider.sign(&mut request, self.token);
-        let Target::Api(path) = &request.target else {
-            panic!("{request:?}")
+        let base_url = format!("http://{}", self.address);
+        let path = match &request.target {
+            Target::Api(path) => path.clone(),
+            Target::File(file) => {
+                let url = self
+                    .provider
+                    .file_url(&Settings::default(), &base_url, file);
+                let url = url.unwrap_or_else(|| panic!("{request:?}"));
+                url.replace(&base_url, "")
+            }
+            Target::Url(_) => panic!("{request:?}"),
         };
         let headers: Vec<_> = request
             .headers
@@ -238,7 +253,7 @@ impl<'a> Line<'a> {
         let method = request.method.name();
         let reply = self
             .world
-            .call(self.address, method, path, &headers, &request.body);
+            .call(self.address, method, &path, &headers, &request.body);
         let reply = reply.unwrap();
         let headers = reply.headers.iter();
         Response {
@@ -246,7 +261,7 @@ impl<'a> Line<'a> {
             headers: headers
                 .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
                 .collect(),
-            body: reply.text.into_bytes(),
+            body: reply.body,
         }
     }
 
