@@ -5,3 +5,4 @@ mod fail_points;
 mod power_cut;
 mod real_time;
 mod rotation;
+mod zoho_jobs;

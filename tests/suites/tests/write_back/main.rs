@@ -22,6 +22,7 @@ mod transforms;
 mod usage;
 mod validation;
 mod values;
+mod zoho_jobs;
 
 use std::sync::LazyLock;
 
