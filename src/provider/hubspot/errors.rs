@@ -47,6 +47,8 @@ pub(crate) const TABLE: &[Rule] = &[
     // A high volume of one account's changes; wait for 2 seconds at least.
     Rule::new(Transient, "LOCKED").connection().wait(2),
     Rule::new(Transient, "MIGRATION_IN_PROGRESS").connection(),
+    // Of one input of a batch, where no status tells that it passes.
+    Rule::new(Transient, "INTERNAL_ERROR"),
     Rule::new(NotFound, "OBJECT_NOT_FOUND"),
     Rule::new(Conflict, "CONFLICT"),
     Rule::new(Conflict, "OBJECT_ALREADY_EXISTS"),
