@@ -142,7 +142,12 @@ impl Reading {
         response: &Response,
     ) -> Result<Option<Young>, Failure> {
         let id = take(&mut record, "Id").and_then(|id| id.as_str().map(str::to_owned));
-        let crm_id = id.ok_or_else(|| unreadable(response))?;
+        // A row that is another one says nothing of the row that was asked for, least of all that it is gone.
+        let is_asked = |id: &String| {
+            let mut asked = self.asked.iter();
+            !self.by_row || asked.any(|asked| id_form(asked) == id_form(id))
+        };
+        let crm_id = id.filter(is_asked).ok_or_else(|| unreadable(response))?;
         let modified_at = record.get(MODIFIED).and_then(wire::moment);
         let header = |name| response.header(name).filter(|_| self.by_row);
         // The header is what the condition is compared with, whatever it is made from.

@@ -56,6 +56,17 @@ fn version(found: &Option<CrmObject>) -> Option<Version> {
 }
 
 #[test]
+fn a_row_of_another_record_does_not_say_that_ours_is_gone() {
+    for id in ["Zo\u{fffd}", "003000000000009AAA"] {
+        let (found, _) = read("Contact", &ids(1..2), false, |_, _| {
+            answer(200, &record(id, 1))
+        });
+        let failure = found.expect_err("nothing is known of the record");
+        assert_eq!(failure.class, ErrorClass::Internal, "{failure:?}");
+    }
+}
+
+#[test]
 fn one_record_is_read_by_its_row() {
     for for_write in [false, true] {
         let (result, log) = read("Contact", &ids(1..2), for_write, |_, _| row(5, 30));
