@@ -66,17 +66,16 @@ pub async fn send(link: &Link, destination: &Destination, records: Vec<Outgoing>
             }
         }
         let mut batches = Vec::new();
-        while !records.is_empty() {
-            let tail = records.split_off(size.min(records.len()));
+        let mut records = records.into_iter();
+        loop {
+            // Collected, so that a batch holds no more room than it needs: there may be as many batches as records.
+            let batch: Vec<Outgoing> = records.by_ref().take(size).collect();
+            if batch.is_empty() {
+                break;
+            }
             batch_no += 1;
             let request_id = format!("{}.{batch_no}", destination.request_id);
-            batches.push(send_batch(
-                link,
-                destination,
-                kind,
-                std::mem::replace(&mut records, tail),
-                request_id,
-            ));
+            batches.push(send_batch(link, destination, kind, batch, request_id));
         }
         for outcome in join_all(batches).await {
             sent.extend(outcome);
