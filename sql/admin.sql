@@ -643,9 +643,15 @@ BEGIN
     END IF;
     SELECT array_agg(d) INTO dead FROM crm.dead_letter d JOIN crm.object_map m USING (map_id)
     WHERE connection IS NULL OR m.connection_id = c.connection_id;
+    -- The mapping may have been mended in the CRM, of which nobody hears here.
+    UPDATE crm.map_state s SET state = 'idle', reason = NULL
+    FROM crm.object_map m
+    WHERE m.map_id = s.map_id AND (connection IS NULL OR m.connection_id = c.connection_id)
+      AND s.state = 'error' AND s.reason LIKE '%; mend the mapping, then crm.replay_all()';
     RETURN crm.requeue(coalesce(dead, '{}'));
 END $$;
-COMMENT ON FUNCTION crm.replay_all(text) IS 'queues every dead letter again, of one connection or of all; returns how many';
+COMMENT ON FUNCTION crm.replay_all(text) IS
+    'queues every dead letter again, of one connection or of all, and revives maps that the CRM''s answers stopped; returns how many dead letters';
 
 CREATE FUNCTION crm.grant_access(role regrole, level text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -51,12 +51,15 @@ pub fn end(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Stops a map of which every record fails for the mapping's sake.
+/// Stops a map that cannot work as the CRM answers, until crm.replay_all(), which knows such a reason by its end.
 pub fn stop(client: &mut SpiClient, map_id: i32, reason: &str) -> Result<(), StoreError> {
     client.update(
         Kept("UPDATE crm.map_state SET state = 'error', reason = $2 WHERE map_id = $1"),
         None,
-        &[map_id.into(), reason.into()],
+        &[
+            map_id.into(),
+            format!("{reason}; mend the mapping, then crm.replay_all()").into(),
+        ],
     )?;
     Ok(())
 }

@@ -133,7 +133,7 @@ impl Worker {
             if let Some(reason) = &arrived.quarantined {
                 rounds::did(client, map.id, 0, false, Some(reason))?;
                 if arrived.unmappable >= STOP_AFTER && arrived.unmappable == came.records.len() {
-                    let reason = format!("every record fails: {reason}; mend the mapping");
+                    let reason = format!("every record fails: {reason}");
                     rounds::stop(client, map.id, &reason)?;
                 }
             }
@@ -188,7 +188,7 @@ impl Worker {
                     state::begin_anew(client, map.id)
                 }
                 What::Page { .. } if failure.class == ErrorClass::Mapping => {
-                    rounds::stop(client, map.id, &format!("{reason}; mend the mapping"))
+                    rounds::stop(client, map.id, &reason)
                 }
                 What::Page { .. } => state::postpone(client, map.id, wait_ms),
                 What::Records(records) => {

@@ -370,12 +370,8 @@ fn stop_reason(settled: &[Settled]) -> Option<String> {
             _ => None,
         })
         .collect();
-    (errors.len() >= STOP_AFTER && errors.len() == settled.len()).then(|| {
-        format!(
-            "every record fails: {}; mend the mapping, then crm.replay_all()",
-            errors[0]
-        )
-    })
+    (errors.len() >= STOP_AFTER && errors.len() == settled.len())
+        .then(|| format!("every record fails: {}", errors[0]))
 }
 
 fn keep_only(settled: Vec<Settled>, indexes: &[usize]) -> Vec<Settled> {
