@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use crate::cluster::Cluster;
-use crate::crm::{Crm, Vendor};
+use crate::crm::{Contestant, Crm, Vendor};
 use crate::database::Database;
 
 /// Columns that are mapped from the start, and must be equal on both sides at the end.
@@ -20,14 +20,18 @@ pub struct Desk {
 
 impl Desk {
     /// People mapped outbound; new rows are not created in the CRM.
-    pub async fn open(cluster: &Cluster, vendor: Vendor) -> Desk {
-        Desk::open_with(cluster, vendor, "on_insert => 'ignore'").await
+    pub async fn open(cluster: &Cluster, whom: impl Into<Contestant>) -> Desk {
+        Desk::open_with(cluster, whom, "on_insert => 'ignore'").await
     }
 
     /// The same with these arguments of `crm.map_object`.
-    pub async fn open_with(cluster: &Cluster, vendor: Vendor, arguments: &str) -> Desk {
+    pub async fn open_with(
+        cluster: &Cluster,
+        whom: impl Into<Contestant>,
+        arguments: &str,
+    ) -> Desk {
         let db = cluster.database().await;
-        let crm = Crm::connect(&db, vendor).await;
+        let crm = Crm::connect(&db, whom).await;
         Desk::furnish(db, crm, arguments).await
     }
 
@@ -178,6 +182,29 @@ impl Desk {
             local.len(),
             "records in the CRM (left) and rows (right)"
         );
+    }
+
+    /// None of these words is to be seen anywhere but in `crm.credential`.
+    pub async fn assert_secret(&self, cluster: &Cluster, words: &[impl AsRef<str>]) {
+        let mut seen = cluster.log();
+        for rows in [
+            "crm.status v",
+            "crm.cell_status v",
+            "crm.audit_log v",
+            "crm.dead_letters v",
+            "crm.progress v",
+            "crm.connection v",
+            "crm.connection_state v",
+            "pg_stat_activity v WHERE backend_type LIKE 'pg_crm%'",
+        ] {
+            let rows = format!("SELECT to_jsonb(v) FROM {rows}");
+            seen += &self.db.text(&rows).await;
+        }
+        for word in words {
+            // Statements that the suites themselves send are not logged: none of them fails.
+            let word = word.as_ref();
+            assert!(!seen.contains(word), "{word} can be seen");
+        }
     }
 
     pub async fn audit_rows(&self) -> i64 {

@@ -9,6 +9,7 @@ pub mod database;
 pub mod desk;
 pub mod eventually;
 pub mod gate;
+pub mod hooks;
 pub mod live;
 pub mod post;
 pub mod process;
@@ -16,7 +17,7 @@ pub mod sim;
 pub mod vitals;
 
 pub use cluster::Cluster;
-pub use crm::{Crm, Vendor};
+pub use crm::{Contestant, Crm, Vendor};
 pub use database::{Database, Session};
 pub use desk::Desk;
 pub use eventually::{eventually, within};
@@ -72,6 +73,34 @@ macro_rules! with_remote_crms {
         }
         mod hubspot {
             $(#[tokio::test] async fn $scenario() { super::$scenario($crate::Vendor::HubSpot).await })+
+        }
+    };
+}
+
+/// Makes a test of each scenario for each contestant. Who is to hold to what all hold to gets a line here.
+#[macro_export]
+macro_rules! with_every_contestant {
+    ($($scenario:ident),+ $(,)?) => {
+        $crate::contestant!(stub, direct(Stub), $($scenario),+);
+        $crate::contestant!(salesforce, direct(Salesforce), $($scenario),+);
+        $crate::contestant!(hubspot, direct(HubSpot), $($scenario),+);
+        $crate::contestant!(pipedrive, direct(Pipedrive), $($scenario),+);
+        $crate::contestant!(zoho, direct(Zoho), $($scenario),+);
+        $crate::contestant!(dynamics365, direct(Dynamics365), $($scenario),+);
+        $crate::contestant!(salesforce_by_composio, by_composio(Salesforce), $($scenario),+);
+        $crate::contestant!(hubspot_by_composio, by_composio(HubSpot), $($scenario),+);
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! contestant {
+    ($name:ident, $way:ident($vendor:ident), $($scenario:ident),+) => {
+        mod $name {
+            $(#[tokio::test] async fn $scenario() {
+                let contestant = $crate::Contestant::$way($crate::Vendor::$vendor);
+                super::$scenario(contestant).await
+            })+
         }
     };
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::crm::{Crm, Vendor};
+use crate::crm::{Contestant, Crm, Vendor};
 use crate::database::{Database, Session};
 use crate::desk::Desk;
 use crate::eventually::{PATIENCE, eventually};
@@ -80,14 +80,19 @@ fn written(row: &tokio_postgres::Row) -> Written {
 
 impl Live {
     /// People mapped bidirectionally; new rows are not created in the CRM.
-    pub async fn open(cluster: &Cluster, vendor: Vendor) -> Live {
-        Live::with(cluster, vendor, "on_insert => 'ignore'", "").await
+    pub async fn open(cluster: &Cluster, whom: impl Into<Contestant>) -> Live {
+        Live::with(cluster, whom, "on_insert => 'ignore'", "").await
     }
 
     /// The same with arguments of `crm.map_object` and of `crm.map_field`.
-    pub async fn with(cluster: &Cluster, vendor: Vendor, arguments: &str, of_fields: &str) -> Live {
+    pub async fn with(
+        cluster: &Cluster,
+        whom: impl Into<Contestant>,
+        arguments: &str,
+        of_fields: &str,
+    ) -> Live {
         let db = cluster.database().await;
-        let crm = Crm::connect(&db, vendor).await;
+        let crm = Crm::connect(&db, whom).await;
         Live::furnish(db, crm, arguments, of_fields).await
     }
 
@@ -156,6 +161,11 @@ impl Live {
 
     /// Has somebody edit a record in the CRM right before the next write of it, after it was read.
     pub async fn edit_between(&self, key: &str, fields: Value) {
+        self.edit_before("write", key, fields).await;
+    }
+
+    /// The same before the next request of that operation.
+    pub async fn edit_before(&self, operation: &str, key: &str, fields: Value) {
         let id = self.crm_id(key).await.expect("it is linked");
         let vendor = self.crm.vendor;
         let named = vendor.entries(fields.as_object().expect("column -> value"));
@@ -175,19 +185,12 @@ impl Live {
             );
             return self.db.execute(&sql).await;
         }
-        let mut fault = self.crm.matching("write");
-        fault["edit"] =
-            json!({"object": vendor.people(), "id": id, "fields": named, "when": "before"});
-        self.crm.fault(fault);
+        self.crm.intrude(operation, &id, &named);
     }
 
     /// Has the worker look for changes, and a page be read that takes its time to arrive; the end of that look.
     pub async fn page_on_its_way(&self) -> tokio::task::JoinHandle<()> {
-        let path = match self.crm.vendor {
-            Vendor::Salesforce => "/queryAll",
-            Vendor::Pipedrive => "/persons?limit",
-            _ => "/search",
-        };
+        let path = self.crm.vendor.facts().changes;
         self.crm
             .fault(json!({"path": path, "times": 1, "delay_after_ms": 1500}));
         let session = self.db.session().await;
@@ -257,9 +260,7 @@ impl Live {
     /// Has the connection take requests again, whatever held it up.
     pub async fn mend(&self) {
         self.crm.relent(&self.db).await;
-        let name = self.crm.vendor.name();
-        let credentials = self.crm.vendor.credentials();
-        let sql = format!("SELECT crm.set_credentials('{name}', '{credentials}')");
-        self.db.execute(&sql).await;
+        let credentials = self.crm.credentials();
+        self.crm.set_credentials(&self.db, credentials).await;
     }
 }

@@ -8,6 +8,8 @@ pub struct Vitals {
     /// Times that a thread went to sleep by itself: one for each wake-up.
     pub sleeps: u64,
     pub memory_kb: u64,
+    /// The most that it ever held.
+    pub peak_kb: u64,
 }
 
 impl Vitals {
@@ -38,6 +40,7 @@ impl Vitals {
                 .map(|task| status(task, "voluntary_ctxt_switches"))
                 .sum(),
             memory_kb: status("", "VmRSS"),
+            peak_kb: status("", "VmHWM"),
         }
     }
 }

@@ -11,9 +11,6 @@ crm_suites::with_every_crm!(
     a_row_that_was_deleted_here_does_not_come_back,
     a_second_record_that_claims_a_row_is_a_conflict,
     an_operator_decides_whose_row_it_is,
-    a_record_that_the_crm_deletes_lets_go_of_its_row,
-    a_record_that_the_crm_restores_finds_its_row_again,
-    a_row_follows_its_record,
     what_the_table_refuses_keeps_nobody_from_coming_in,
     a_key_that_the_table_cannot_hold_belongs_to_no_row,
 );
@@ -181,60 +178,6 @@ async fn an_operator_decides_whose_row_it_is(vendor: Vendor) {
         assert_eq!(live.db.count("crm.conflicts").await, 0);
         assert_eq!(live.cell("p1", "phone").await, phone);
     }
-}
-
-async fn a_record_that_the_crm_deletes_lets_go_of_its_row(vendor: Vendor) {
-    let live = Live::open(&CLUSTER, vendor).await;
-    let ids = live.people(2).await;
-    live.ingest().await;
-    live.crm.delete(&live.db, vendor.people(), &ids[0]).await;
-    live.ingest().await;
-    assert_eq!(live.crm_id("p1").await, None);
-    assert_eq!(live.db.count("people").await, 2);
-    assert_eq!(live.audit("p1").await.last().unwrap(), "ingest applied");
-    // It is not made again.
-    live.db.execute("UPDATE people SET phone = '+4'").await;
-    live.db.flush().await;
-    live.ingest().await;
-    assert_eq!(live.crm.records(&live.db, vendor.people()).await.len(), 1);
-}
-
-async fn a_record_that_the_crm_restores_finds_its_row_again(vendor: Vendor) {
-    let live = Live::with(&CLUSTER, vendor, "on_crm_insert => 'insert'", "").await;
-    let ids = live.people(1).await;
-    live.crm.delete(&live.db, vendor.people(), &ids[0]).await;
-    live.ingest().await;
-    assert_eq!(live.crm_id("p1").await, None);
-    live.crm
-        .restore(
-            &live.db,
-            vendor.people(),
-            &ids[0],
-            &json!({"phone": "back"}),
-        )
-        .await;
-    live.ingest().await;
-    assert_eq!(live.crm_id("p1").await.as_ref(), Some(&ids[0]));
-    live.assert_both("p1", "phone", "back").await;
-    assert_eq!(live.db.count("people").await, 1);
-    live.agree().await;
-}
-
-async fn a_row_follows_its_record(vendor: Vendor) {
-    let live = Live::with(&CLUSTER, vendor, "on_crm_delete => 'delete'", "").await;
-    let ids = live.people(3).await;
-    live.db
-        .execute("CREATE TABLE kept (id text REFERENCES people); INSERT INTO kept VALUES ('p2')")
-        .await;
-    for id in &ids[..2] {
-        live.crm.delete(&live.db, vendor.people(), id).await;
-    }
-    live.ingest().await;
-    let left: Vec<String> = live.db.all("SELECT id FROM people ORDER BY id", &[]).await;
-    assert_eq!(left, ["p2", "p3"]);
-    assert_eq!(live.crm_id("p2").await, None);
-    let said = live.db.text("SELECT last_error FROM crm.status").await;
-    assert!(said.contains("p2"), "{said}");
 }
 
 async fn what_the_table_refuses_keeps_nobody_from_coming_in(vendor: Vendor) {

@@ -1,7 +1,6 @@
 //! What people change in the CRM comes into the table: once, as the mapping has it, and never back again.
 
 mod backfill;
-mod basics;
 mod conflicts;
 mod endings;
 mod identity;

@@ -1,6 +1,7 @@
 //! A person of the CRM edits the very field at each gap of an edit's way: before it is read, between the read and the
 //! write, and after the write.
 
+use crm_suites::crm::facts::Guarded;
 use crm_suites::{Desk, Vendor, json};
 
 use super::{desk, quiet};
@@ -74,7 +75,7 @@ async fn a_call_meets_a_person_at_every_gap(vendor: Vendor) {
         let expected = match gap {
             Gap::BeforeRead => ("conflict", old.as_str(), "theirs", "conflict"),
             // HubSpot and Pipedrive cannot refuse it, but tell afterwards what was lost.
-            Gap::AfterRead | Gap::BeforeWrite if vendor.looks_back() => {
+            Gap::AfterRead | Gap::BeforeWrite if vendor.guards_one() == Guarded::Told => {
                 ("committed", "ours", "ours", "raced")
             }
             Gap::AfterRead | Gap::BeforeWrite => ("conflict", old.as_str(), "theirs", "conflict"),
@@ -104,7 +105,9 @@ async fn an_update_meets_a_person_at_every_gap(vendor: Vendor) {
         let seen = (row.as_str(), crm.as_str(), results.as_str());
         let expected = match gap {
             Gap::BeforeRead => ("theirs", "theirs", "superseded"),
-            Gap::AfterRead | Gap::BeforeWrite if vendor.looks_back() => ("ours", "ours", "raced"),
+            Gap::AfterRead | Gap::BeforeWrite if vendor.guards_one() == Guarded::Told => {
+                ("ours", "ours", "raced")
+            }
             Gap::AfterRead | Gap::BeforeWrite => ("theirs", "theirs", "superseded"),
             Gap::AfterWrite => ("ours", "theirs", "applied"),
         };

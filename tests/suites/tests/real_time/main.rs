@@ -5,7 +5,6 @@ mod arguments;
 mod calls;
 mod events;
 mod failures;
-mod garbage;
 mod policies;
 mod races;
 mod reconciler;
@@ -14,8 +13,8 @@ mod socket;
 mod statuses;
 mod tables;
 mod transactions;
+mod transforms;
 mod updates;
-mod values;
 
 use std::sync::LazyLock;
 

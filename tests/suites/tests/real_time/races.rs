@@ -1,99 +1,10 @@
-//! Somebody edits the record in the CRM between our read and our write.
+//! What comes in between: somebody else's edit of an account, our own that is on its way.
 
-use crm_suites::{Json, Live, Vendor, eventually, json};
+use crm_suites::{Live, Vendor, eventually, json};
 
 use crate::CLUSTER;
 
-crm_suites::with_every_crm!(
-    an_edit_between_read_and_write_is_not_lost_in_silence,
-    neither_is_one_during_a_plain_update,
-    an_edit_of_another_field_in_between_stays,
-);
-crm_suites::with_dynamics365!(
-    an_edit_between_read_and_write_is_not_lost_in_silence,
-    neither_is_one_during_a_plain_update,
-    an_edit_of_another_field_in_between_stays,
-);
-mod following {
-    use super::a_call_follows_the_edit_that_is_on_its_way;
-    crm_suites::with_remote_crms!(a_call_follows_the_edit_that_is_on_its_way);
-}
-
-/// Salesforce, Dynamics 365 and the stub refuse the write; HubSpot and Pipedrive cannot, and tell afterwards.
-async fn an_edit_between_read_and_write_is_not_lost_in_silence(vendor: Vendor) {
-    let live = Live::open(&CLUSTER, vendor).await;
-    live.people(1).await;
-    live.edit_between("p1", json!({"phone": "theirs"})).await;
-    let written = live.write("p1", json!({"phone": "ours"})).await;
-    if vendor.looks_back() {
-        let written = written.expect("committed");
-        live.assert_both("p1", "phone", "ours").await;
-        let audit: Json = live
-            .db
-            .one("SELECT jsonb_build_array(result, fields -> $2) FROM crm.audit_log WHERE write_id = $1::text::uuid",
-                 &[&written.write_id, &vendor.field("phone")])
-            .await;
-        assert_eq!(
-            audit,
-            json!(["raced", {"new": "ours", "old": "+1", "raced": "theirs"}])
-        );
-        assert_eq!(live.state_of(&written.write_id).await, "committed");
-    } else {
-        let written = written.expect("conflict");
-        assert_eq!(written.values["phone"], "theirs");
-        assert_eq!(
-            (
-                live.cell("p1", "phone").await,
-                live.field("p1", "phone").await
-            ),
-            (json!("+1"), json!("theirs"))
-        );
-        live.write_with("p1", json!({"phone": "ours"}), "force => true")
-            .await
-            .expect("committed");
-    }
-    live.agree().await;
-}
-
-async fn neither_is_one_during_a_plain_update(vendor: Vendor) {
-    let live = Live::open(&CLUSTER, vendor).await;
-    live.people(1).await;
-    live.edit_between("p1", json!({"phone": "theirs"})).await;
-    live.db.execute("UPDATE people SET phone = 'ours'").await;
-    live.agree().await;
-    let audit = live.audit("p1").await;
-    if vendor.looks_back() {
-        live.assert_both("p1", "phone", "ours").await;
-        assert_eq!(audit.last().map(String::as_str), Some("reconcile raced"));
-        let raced = "SELECT fields -> $1 ->> 'raced' FROM crm.audit_log WHERE result = 'raced'";
-        let raced: String = live.db.one(raced, &[&vendor.field("phone")]).await;
-        assert_eq!(raced, "theirs");
-    } else {
-        live.assert_both("p1", "phone", "theirs").await;
-        assert_eq!(
-            audit.last().map(String::as_str),
-            Some("reconcile superseded")
-        );
-    }
-}
-
-async fn an_edit_of_another_field_in_between_stays(vendor: Vendor) {
-    let live = Live::with(&CLUSTER, vendor, "conflict_scope => 'fields'", "").await;
-    live.people(1).await;
-    live.edit_between("p1", json!({"email": "theirs@b.example"}))
-        .await;
-    live.write("p1", json!({"phone": "ours"}))
-        .await
-        .expect("committed");
-    assert_eq!(live.field("p1", "email").await, "theirs@b.example");
-    assert_eq!(
-        live.audit("p1").await.last().map(String::as_str),
-        Some("realtime applied"),
-        "nothing of theirs was replaced"
-    );
-    live.assert_both("p1", "phone", "ours").await;
-    live.db.assert_checked().await;
-}
+crm_suites::with_remote_crms!(a_call_follows_the_edit_that_is_on_its_way);
 
 /// An Account has no If-Unmodified-Since of its own use: it is guarded by its ETag.
 #[tokio::test]

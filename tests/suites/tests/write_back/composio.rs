@@ -1,9 +1,9 @@
 //! By way of Composio: the CRM's own outcomes, and the broker's own refusals.
 
-use crm_suites::{Crm, Desk, Live, Vendor, eventually, json};
+use crm_suites::crm::facts::Guarded;
+use crm_suites::{Contestant, Desk, Live, Vendor, eventually, json};
 
 use crate::CLUSTER;
-use crate::credentials::set_credentials;
 
 const KEY: &str = r#"{"api_key": "composio-key"}"#;
 
@@ -19,15 +19,12 @@ mod carried {
 }
 
 async fn desk(vendor: Vendor) -> Desk {
-    let db = CLUSTER.database().await;
-    let crm = Crm::connect_via_composio(&db, vendor).await;
-    Desk::furnish(db, crm, "on_insert => 'create'").await
+    let contestant = Contestant::by_composio(vendor);
+    Desk::open_with(&CLUSTER, contestant, "on_insert => 'create'").await
 }
 
 async fn live(vendor: Vendor) -> Live {
-    let db = CLUSTER.database().await;
-    let crm = Crm::connect_via_composio(&db, vendor).await;
-    Live::furnish(db, crm, "on_insert => 'ignore'", "").await
+    Live::open(&CLUSTER, Contestant::by_composio(vendor)).await
 }
 
 async fn everything_goes_through_the_broker(vendor: Vendor) {
@@ -81,9 +78,9 @@ async fn the_crms_condition_holds_through_the_broker(vendor: Vendor) {
     // Somebody is quicker.
     live.edit_between("p2", json!({"phone": "theirs"})).await;
     let written = live.write("p2", json!({"phone": "mine"})).await;
-    match vendor.looks_back() {
-        true => drop(written.expect("committed")),
-        false => {
+    match vendor.guards_one() {
+        Guarded::Told => drop(written.expect("committed")),
+        _ => {
             written.expect("conflict");
             assert_eq!(live.field("p2", "phone").await, "theirs");
         }
@@ -114,7 +111,7 @@ async fn an_account_that_cannot_be_used_stops_the_connection(vendor: Vendor) {
         assert_eq!(desk.db.count("crm.dead_letters").await, 0);
         desk.db.assert_checked().await;
         // New credentials do not mend the account, and the reason is still told.
-        set_credentials(&desk, KEY).await;
+        desk.crm.set_credentials(&desk.db, KEY).await;
         let tested = format!(
             "SELECT detail FROM crm.test_connection('{}')",
             vendor.name()
@@ -122,7 +119,7 @@ async fn an_account_that_cannot_be_used_stops_the_connection(vendor: Vendor) {
         let detail: String = desk.db.one(&tested, &[]).await;
         assert!(detail.contains(status), "{detail}");
         desk.crm.sim().patch(&account, &json!({"status": "ACTIVE"}));
-        set_credentials(&desk, KEY).await;
+        desk.crm.set_credentials(&desk.db, KEY).await;
         desk.settle().await;
     }
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use crm_suites::{Desk, Vendor, eventually, json, process};
 
 use crate::CLUSTER;
-use crate::credentials::{assert_secret, set_credentials};
 
 fn openssl(arguments: &str) -> String {
     let arguments = arguments.split(' ');
@@ -54,7 +53,9 @@ async fn salesforce_by_a_key_of_the_servers_own() {
         "tokens",
         &json!({"vendor": "salesforce", "public_key": public}),
     );
-    set_credentials(&desk, &by_key(&desk, &file)).await;
+    desk.crm
+        .set_credentials(&desk.db, &by_key(&desk, &file))
+        .await;
     for round in ["first", "signed again"] {
         sim.forget_requests();
         let sql = format!("UPDATE people SET phone = '{round}'");
@@ -69,7 +70,9 @@ async fn salesforce_by_a_key_of_the_servers_own() {
     // Another key than the one that was shown: the work waits, with the vendor's reason.
     let (other, public) = key_file(&desk, "other");
     sim.post("tokens", &json!({"vendor": "salesforce", "expire": "all"}));
-    set_credentials(&desk, &by_key(&desk, &other)).await;
+    desk.crm
+        .set_credentials(&desk.db, &by_key(&desk, &other))
+        .await;
     desk.db.execute("UPDATE people SET phone = 'waits'").await;
     assert!(!desk.db.flush().await);
     let reason: String = desk.db.one("SELECT reason FROM crm.status", &[]).await;
@@ -79,11 +82,13 @@ async fn salesforce_by_a_key_of_the_servers_own() {
         "tokens",
         &json!({"vendor": "salesforce", "public_key": public}),
     );
-    set_credentials(&desk, &by_key(&desk, &other)).await;
+    desk.crm
+        .set_credentials(&desk.db, &by_key(&desk, &other))
+        .await;
     desk.settle().await;
     let key = std::fs::read_to_string(&other).expect("the key");
     let line = key.lines().nth(1).expect("a line of it").to_owned();
-    assert_secret(&desk, &[&line]).await;
+    desk.assert_secret(&CLUSTER, &[&line]).await;
 }
 
 #[tokio::test]
@@ -97,13 +102,17 @@ async fn a_key_that_others_may_read_is_not_used() {
         &json!({"vendor": "salesforce", "public_key": public}),
     );
     protect(&file, 0o644);
-    set_credentials(&desk, &by_key(&desk, &file)).await;
+    desk.crm
+        .set_credentials(&desk.db, &by_key(&desk, &file))
+        .await;
     desk.db.execute("UPDATE people SET phone = 'waits'").await;
     assert!(!desk.db.flush().await);
     let reason: String = desk.db.one("SELECT reason FROM crm.status", &[]).await;
     assert!(reason.contains("open to others"), "{reason}");
     protect(&file, 0o600);
-    set_credentials(&desk, &by_key(&desk, &file)).await;
+    desk.crm
+        .set_credentials(&desk.db, &by_key(&desk, &file))
+        .await;
     desk.settle().await;
 }
 
@@ -150,7 +159,9 @@ async fn client_credentials_at_an_address_of_ones_own() {
                "scope": "crm.objects.contacts.write crm.objects.contacts.read"})
         .to_string()
     };
-    set_credentials(&desk, &credentials("hs-secret")).await;
+    desk.crm
+        .set_credentials(&desk.db, &credentials("hs-secret"))
+        .await;
     let sim = desk.crm.sim();
     for round in ["first", "renewed"] {
         sim.forget_requests();
@@ -165,16 +176,21 @@ async fn client_credentials_at_an_address_of_ones_own() {
         sim.post("tokens", &json!({"vendor": "hubspot", "expire": "all"}));
     }
     sim.post("tokens", &json!({"vendor": "hubspot", "expire": "all"}));
-    set_credentials(&desk, &credentials("not the secret")).await;
+    desk.crm
+        .set_credentials(&desk.db, &credentials("not the secret"))
+        .await;
     desk.db.execute("UPDATE people SET phone = 'waits'").await;
     assert!(!desk.db.flush().await);
     eventually("the map shows the error", async || {
         (desk.state().await == "error").then_some(())
     })
     .await;
-    set_credentials(&desk, &credentials("hs-secret")).await;
+    desk.crm
+        .set_credentials(&desk.db, &credentials("hs-secret"))
+        .await;
     desk.settle().await;
-    assert_secret(&desk, &["hs-secret", "not the secret"]).await;
+    desk.assert_secret(&CLUSTER, &["hs-secret", "not the secret"])
+        .await;
     let sql = r#"SELECT crm.set_credentials('hubspot', '{"token_url": "http://10.1.2.3/token"}')"#;
     let error = desk.db.error(sql).await;
     assert_eq!(error.code().code(), "22023", "{error:?}");
@@ -187,7 +203,9 @@ async fn a_token_is_renewed_before_the_end_that_was_told() {
     desk.link(3).await;
     let sim = desk.crm.sim();
     sim.post("tokens", &json!({"vendor": "hubspot", "lifetime_s": 6}));
-    set_credentials(&desk, &crate::credentials::refreshable(&desk)).await;
+    desk.crm
+        .set_credentials(&desk.db, &desk.crm.refreshable())
+        .await;
     sim.forget_requests();
     for round in 0..3 {
         let sql = format!("UPDATE people SET phone = 'round {round}'");
@@ -200,4 +218,66 @@ async fn a_token_is_renewed_before_the_end_that_was_told() {
         .map(Vec::len);
     assert_eq!(refused, Some(0), "requests with a token that had ended");
     assert_eq!(sim.requests("/oauth").len(), 3, "one for each round");
+}
+
+#[tokio::test]
+async fn salesforce_client_credentials() {
+    let desk = Desk::open(&CLUSTER, Vendor::Salesforce).await;
+    desk.link(3).await;
+    desk.settle().await;
+    desk.crm
+        .set_credentials(
+            &desk.db,
+            r#"{"client_id": "sf-client", "client_secret": "sf-secret"}"#,
+        )
+        .await;
+    let sim = desk.crm.sim();
+    for round in ["first", "renewed"] {
+        sim.forget_requests();
+        desk.db
+            .execute(&format!("UPDATE people SET phone = '{round}'"))
+            .await;
+        desk.settle().await;
+        let asked = sim.requests("/services/oauth2/token");
+        assert_eq!(asked.len(), 1, "token requests, {round}");
+        let form = asked[0]["body"].as_str().unwrap_or_default();
+        assert!(form.contains("grant_type=client_credentials"), "{form}");
+        sim.post("tokens", &json!({"vendor": "salesforce", "expire": "all"}));
+    }
+    sim.post("tokens", &json!({"vendor": "salesforce", "expire": "all"}));
+    desk.crm
+        .set_credentials(
+            &desk.db,
+            r#"{"client_id": "sf-client", "client_secret": "not the secret"}"#,
+        )
+        .await;
+    desk.db.execute("UPDATE people SET phone = 'waits'").await;
+    assert!(!desk.db.flush().await);
+    let reason: String = desk.db.one("SELECT reason FROM crm.status", &[]).await;
+    assert!(reason.contains("invalid client credentials"), "{reason}");
+    desk.crm
+        .set_credentials(
+            &desk.db,
+            r#"{"client_id": "sf-client", "client_secret": "sf-secret"}"#,
+        )
+        .await;
+    desk.settle().await;
+    desk.assert_secret(&CLUSTER, &["sf-secret", "not the secret"])
+        .await;
+}
+
+#[tokio::test]
+async fn credentials_may_be_given_by_reference() {
+    let desk = Desk::open(&CLUSTER, Vendor::Salesforce).await;
+    desk.link(1).await;
+    let file = CLUSTER.path().join(format!("{}.token", desk.db.name));
+    std::fs::write(&file, "sf-token\n").expect("a file");
+    desk.crm
+        .set_credentials(
+            &desk.db,
+            &format!(r#"{{"access_token": {{"file": "{}"}}}}"#, file.display()),
+        )
+        .await;
+    desk.db.execute("UPDATE people SET phone = 'new'").await;
+    desk.settle().await;
 }

@@ -1,15 +1,13 @@
 //! Changed cells reach the CRM, once, whatever the statement that changed them and whatever the CRM answers.
 
 mod basics;
-mod batches;
+mod bulk;
 mod composio;
-mod credentials;
 mod crm_deletes;
 mod dead_letters;
 mod fields;
 mod grants;
 mod long_outages;
-mod oauth;
 mod outages;
 mod queue;
 mod remapping;
@@ -21,7 +19,6 @@ mod tight_limits;
 mod transforms;
 mod usage;
 mod validation;
-mod values;
 mod zoho_jobs;
 
 use std::sync::LazyLock;

@@ -9,11 +9,8 @@ use crate::CLUSTER;
 
 crm_suites::with_remote_crms!(
     server_errors,
-    requests_to_slow_down,
-    a_spent_daily_quota,
     dropped_connections,
     answers_lost_after_the_write,
-    creations_whose_answer_was_lost_make_no_twin,
     nonsense_for_an_answer,
     an_outage_of_any_length_needs_no_hand,
     cancelling_a_flush_is_immediate,
@@ -45,49 +42,6 @@ async fn server_errors(vendor: Vendor) {
     }
 }
 
-async fn requests_to_slow_down(vendor: Vendor) {
-    survives(
-        vendor,
-        json!({"status": 429, "headers": {"Retry-After": "1"}, "times": 2}),
-    )
-    .await;
-    if vendor == Vendor::HubSpot {
-        let body = json!({"status": "error", "message": "You have reached your secondly limit.",
-                          "errorType": "RATE_LIMIT", "policyName": "TEN_SECONDLY_ROLLING", "correlationId": "c"});
-        survives(vendor, json!({"status": 429, "times": 1, "body": body})).await;
-    }
-}
-
-/// The daily quota is spent: what waits is told for how long, and asks nothing meanwhile.
-async fn a_spent_daily_quota(vendor: Vendor) {
-    let desk = Desk::open(&CLUSTER, vendor).await;
-    desk.link(3).await;
-    desk.crm.fault(match vendor {
-        Vendor::Salesforce => json!({"status": 403, "times": "unlimited", "body":
-            [{"errorCode": "REQUEST_LIMIT_EXCEEDED", "message": "TotalRequests Limit exceeded."}]}),
-        _ => json!({"status": 429, "times": "unlimited", "body":
-            {"status": "error", "message": "You have reached your daily limit.", "errorType": "RATE_LIMIT",
-             "policyName": "DAILY", "correlationId": "c"}}),
-    });
-    desk.db.execute("UPDATE people SET phone = 'new'").await;
-    for _ in 0..3 {
-        let _: bool = desk.db.one("SELECT crm.flush(timeout => '1 s')", &[]).await;
-    }
-    let asked = desk.crm.sim().requests("").len();
-    assert!(asked <= 3, "{asked} requests to a CRM whose quota is spent");
-    let why = desk.db.text("SELECT reason FROM crm.status").await;
-    assert!(why.to_lowercase().contains("limit"), "{why}");
-    assert_eq!(desk.db.dirty().await, 3);
-    desk.db.assert_checked().await;
-    desk.crm.sim().end_faults();
-    // As if the time were over.
-    desk.db
-        .execute("UPDATE crm.connection_state SET blocked_until = now()")
-        .await;
-    desk.settle().await;
-    assert_eq!(desk.db.count("crm.dead_letters").await, 0);
-}
-
 async fn dropped_connections(vendor: Vendor) {
     for when in ["before", "partial"] {
         survives(vendor, json!({"drop": when, "times": 2})).await;
@@ -97,14 +51,6 @@ async fn dropped_connections(vendor: Vendor) {
 async fn answers_lost_after_the_write(vendor: Vendor) {
     survives(vendor, json!({"drop": "after", "times": 1})).await;
     survives(vendor, json!({"status": 504, "applied": true, "times": 1})).await;
-}
-
-async fn creations_whose_answer_was_lost_make_no_twin(vendor: Vendor) {
-    let desk = Desk::open_with(&CLUSTER, vendor, "on_insert => 'create'").await;
-    desk.crm.fault(json!({"drop": "after", "times": 2}));
-    desk.db.execute("INSERT INTO people (id, last_name) SELECT 'n' || n, 'New' FROM generate_series(1, 5) n").await;
-    desk.settle().await;
-    assert_eq!(desk.crm.records(&desk.db, vendor.people()).await.len(), 5);
 }
 
 async fn nonsense_for_an_answer(vendor: Vendor) {
