@@ -4,6 +4,7 @@
 mod batches;
 mod changes;
 mod creates;
+mod documents;
 mod errors;
 mod garbage;
 mod guards;
