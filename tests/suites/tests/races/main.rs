@@ -1,6 +1,7 @@
 //! Several at once, on both sides: nobody's edit is lost, nobody waits for ever.
 
 mod counters;
+mod first_writes;
 mod gaps;
 mod lone_calls;
 mod returning_rows;
