@@ -44,7 +44,7 @@ impl Walk {
         let cluster = Cluster::with(&[
             ("pg_crm.max_attempts", "3"),
             ("pg_crm.request_timeout", "2s"),
-            ("pg_crm.bulk_threshold", "60"),
+            ("pg_crm.bulk_threshold", "8"),
             ("deadlock_timeout", "200ms"),
         ]);
         let db = cluster.database().await;
