@@ -68,7 +68,7 @@ async fn short(vendor: Vendor) {
     if only {
         return;
     }
-    let seeds = number("WALK_SEED").map_or(1..3, |seed| seed..seed + 1);
+    let seeds = number("WALK_SEED").map_or(1..4, |seed| seed..seed + 1);
     for seed in seeds {
         walk(seed, vendor, number("WALK_ACTIONS").unwrap_or(150) as usize).await;
     }
