@@ -50,6 +50,10 @@ pub fn open(client: &mut SpiClient, intents: &[Intent]) -> Result<HashSet<String
            AND NOT EXISTS (SELECT FROM crm.change c
                            WHERE c.shard_key = i.shard_key AND c.map_id = i.map_id AND c.record_keys[1] = i.record_key
                              AND (c.base IS NOT NULL OR c.write_id IS NOT NULL))
+           -- Nor with the first write of its record: what arrives last would stand.
+           AND NOT EXISTS (SELECT FROM crm.queue q
+                           WHERE q.shard_key = i.shard_key AND q.map_id = i.map_id AND q.record_key = i.record_key AND q.state = 'queued'
+                             AND crm.cells_count(crm.cells_and(q.cells, i.cells)) > 0)
          RETURNING write_id::text"),
         None,
         &[

@@ -102,8 +102,8 @@ pub enum Guarded {
 
 pub struct Volume {
     pub records: usize,
-    /// Requests for each thousand records that are created or updated, at most.
-    pub requests: usize,
+    /// Requests for each thousand records at most: that are created, and of which two fields are cleared.
+    pub requests: [usize; 2],
     /// Options of the connection.
     pub options: &'static str,
 }

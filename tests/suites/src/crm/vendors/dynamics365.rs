@@ -129,7 +129,7 @@ pub const FACTS: Facts = Facts {
     told: Some("contact"),
     volume: Volume {
         records: 10_000,
-        requests: 10,
+        requests: [10, 10],
         options: "{}",
     },
     absent: &[],

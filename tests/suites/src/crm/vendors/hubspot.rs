@@ -123,7 +123,7 @@ pub const FACTS: Facts = Facts {
     told: Some("contacts"),
     volume: Volume {
         records: 10_000,
-        requests: 10,
+        requests: [10, 10],
         options: "{}",
     },
     absent: &[],

@@ -115,7 +115,7 @@ pub const FACTS: Facts = Facts {
     told: Some("persons"),
     volume: Volume {
         records: 10_000,
-        requests: 2_100,
+        requests: [2_100, 2_100],
         options: r#"{"max_in_flight": 16}"#,
     },
     absent: &[(

@@ -132,7 +132,7 @@ pub const FACTS: Facts = Facts {
     told: Some("Contact"),
     volume: Volume {
         records: 10_000,
-        requests: 4,
+        requests: [4, 4],
         options: "{}",
     },
     absent: &[],

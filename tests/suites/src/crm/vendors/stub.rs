@@ -64,7 +64,7 @@ pub const FACTS: Facts = Facts {
     told: None,
     volume: Volume {
         records: 10_000,
-        requests: 6,
+        requests: [6, 6],
         options: "{}",
     },
     absent: &[

@@ -117,7 +117,7 @@ pub const FACTS: Facts = Facts {
     told: Some("Contacts"),
     volume: Volume {
         records: 10_000,
-        requests: 4,
+        requests: [4, 10],
         options: "{}",
     },
     absent: &[],
