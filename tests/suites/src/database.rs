@@ -268,6 +268,8 @@ impl Database {
 
     /// Flushes until nothing waits any more: through whatever the CRM does in the meantime.
     pub async fn drain(&self) {
+        // A flush of a second does not wait longer than that for a worker that is just starting.
+        self.worker().await;
         let limit = PATIENCE;
         let drained = tokio::time::timeout(limit, async {
             loop {
