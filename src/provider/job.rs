@@ -1,8 +1,49 @@
-//! Waiting for a job that a CRM works on: looks at growing intervals, and patience with trouble on the way.
+//! Jobs that a CRM works on: a batch goes by one, and by calls whatever that could not carry. Waiting for them is looking at
+//! growing intervals, with patience for trouble on the way.
 
 use std::time::Duration;
 
 use crm_domain::{ErrorClass, Failure};
+
+use crate::calls::{Call, Calls, Outcome};
+use crate::{Operation, Response, Step};
+
+/// A vendor's way through a job, stage by stage.
+pub(crate) trait Job: Send {
+    type Rest: Call;
+
+    /// The calls of what the job could not carry, once it is over.
+    fn rest(&mut self) -> Option<&mut Calls<Self::Rest>>;
+
+    /// What the stage sends.
+    fn send(&mut self) -> Step<Vec<Outcome>>;
+
+    /// Takes in the answer.
+    fn take(&mut self, response: &Response) -> Step<Vec<Outcome>>;
+
+    /// The stage got no answer, or none that it can go on with.
+    fn failed(&mut self, failure: Failure) -> Step<Vec<Outcome>>;
+}
+
+/// A write by a job.
+pub(crate) struct ByJob<J>(pub J);
+
+impl<J: Job> Operation<Vec<Outcome>> for ByJob<J> {
+    fn step(&mut self, answer: Option<Response>) -> Step<Vec<Outcome>> {
+        match (self.0.rest(), answer) {
+            (Some(rest), answer) => rest.step(answer),
+            (None, None) => self.0.send(),
+            (None, Some(response)) => self.0.take(&response),
+        }
+    }
+
+    fn interrupted(&mut self, failure: Failure) -> Step<Vec<Outcome>> {
+        match self.0.rest() {
+            Some(rest) => rest.interrupted(failure),
+            None => self.0.failed(failure),
+        }
+    }
+}
 
 /// Waits between looks: small jobs are done within a second, large ones take minutes.
 const FIRST_WAIT: Duration = Duration::from_millis(50);

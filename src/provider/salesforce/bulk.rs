@@ -18,7 +18,7 @@ use super::errors;
 use super::results::{self, ResultFile};
 use crate::calls::{Calls, Outcome, Slots};
 use crate::errors::{refused, unreadable};
-use crate::job::Watch;
+use crate::job::{ByJob, Job, Watch};
 use crate::request::encode;
 use crate::{Method, Operation, Request, Response, Step, WriteBatch, WriteKind};
 
@@ -53,7 +53,7 @@ pub(super) fn write(
             slots,
         ));
     }
-    Box::new(Bulk {
+    Box::new(ByJob(Bulk {
         api,
         batch,
         carried,
@@ -66,7 +66,7 @@ pub(super) fn write(
         broken: None,
         refusal: None,
         rest: None,
-    })
+    }))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,24 +100,13 @@ struct Bulk {
     rest: Option<Calls<Collection>>,
 }
 
-impl Operation<Outcomes> for Bulk {
-    fn step(&mut self, answer: Option<Response>) -> Step<Outcomes> {
-        match (&mut self.rest, answer) {
-            (Some(rest), answer) => rest.step(answer),
-            (None, None) => self.send(),
-            (None, Some(response)) => self.take(&response),
-        }
+impl Job for Bulk {
+    type Rest = Collection;
+
+    fn rest(&mut self) -> Option<&mut Calls<Collection>> {
+        self.rest.as_mut()
     }
 
-    fn interrupted(&mut self, failure: Failure) -> Step<Outcomes> {
-        match &mut self.rest {
-            Some(rest) => rest.interrupted(failure),
-            None => self.failed(failure),
-        }
-    }
-}
-
-impl Bulk {
     fn send(&mut self) -> Step<Outcomes> {
         let request = match self.stage {
             Stage::Create => self
@@ -145,28 +134,6 @@ impl Bulk {
         Step::Send(named(request))
     }
 
-    fn description(&self) -> Json {
-        let mut job = json!({
-            "object": self.batch.object,
-            "operation": self.batch.kind.name(),
-            "contentType": "CSV",
-            "lineEnding": "LF",
-            "columnDelimiter": "COMMA",
-        });
-        if self.batch.kind == WriteKind::Upsert {
-            job["externalIdFieldName"] = key_column(&self.batch).into();
-        }
-        job
-    }
-
-    /// A request about the job.
-    fn at(&self, method: Method, below: &str) -> Request {
-        self.api.request(
-            method,
-            format_args!("/jobs/ingest/{}{below}", encode(&self.job)),
-        )
-    }
-
     fn take(&mut self, response: &Response) -> Step<Outcomes> {
         if let Some(failure) = errors::of_response(response) {
             return self.failed(failure);
@@ -192,6 +159,56 @@ impl Bulk {
             Stage::Abort => self.enter(Stage::Remove),
             Stage::Remove | Stage::Rest => self.enter(Stage::Rest),
         }
+    }
+
+    /// A request failed, by its answer or for want of one.
+    fn failed(&mut self, failure: Failure) -> Step<Outcomes> {
+        match self.stage {
+            Stage::Create => Step::Done(Err(refused(failure))),
+            // The job stays open and empty; Salesforce drops it after a day.
+            Stage::Upload if failure.scope == Scope::Connection => Step::Done(Err(failure)),
+            Stage::Upload => self.abandon(failure),
+            Stage::Close | Stage::Poll | Stage::Fetch(_) => {
+                match (self.watch.bear(&failure), self.stage) {
+                    (Some(wait), stage) => {
+                        // Whether the closing arrived, the job itself can tell.
+                        if stage == Stage::Close {
+                            self.stage = Stage::Poll;
+                        }
+                        Step::Wait(wait)
+                    }
+                    (None, Stage::Close) => self.abandon(failure),
+                    (None, _) => self.give_up(failure),
+                }
+            }
+            Stage::Abort => self.enter(Stage::Remove),
+            // Salesforce removes finished jobs by itself after a week.
+            Stage::Remove | Stage::Rest => self.enter(Stage::Rest),
+        }
+    }
+}
+
+impl Bulk {
+    fn description(&self) -> Json {
+        let mut job = json!({
+            "object": self.batch.object,
+            "operation": self.batch.kind.name(),
+            "contentType": "CSV",
+            "lineEnding": "LF",
+            "columnDelimiter": "COMMA",
+        });
+        if self.batch.kind == WriteKind::Upsert {
+            job["externalIdFieldName"] = key_column(&self.batch).into();
+        }
+        job
+    }
+
+    /// A request about the job.
+    fn at(&self, method: Method, below: &str) -> Request {
+        self.api.request(
+            method,
+            format_args!("/jobs/ingest/{}{below}", encode(&self.job)),
+        )
     }
 
     fn enter(&mut self, stage: Stage) -> Step<Outcomes> {
@@ -265,32 +282,6 @@ impl Bulk {
             }
         }
         self.enter(Stage::Remove)
-    }
-
-    /// A request failed, by its answer or for want of one.
-    fn failed(&mut self, failure: Failure) -> Step<Outcomes> {
-        match self.stage {
-            Stage::Create => Step::Done(Err(refused(failure))),
-            // The job stays open and empty; Salesforce drops it after a day.
-            Stage::Upload if failure.scope == Scope::Connection => Step::Done(Err(failure)),
-            Stage::Upload => self.abandon(failure),
-            Stage::Close | Stage::Poll | Stage::Fetch(_) => {
-                match (self.watch.bear(&failure), self.stage) {
-                    (Some(wait), stage) => {
-                        // Whether the closing arrived, the job itself can tell.
-                        if stage == Stage::Close {
-                            self.stage = Stage::Poll;
-                        }
-                        Step::Wait(wait)
-                    }
-                    (None, Stage::Close) => self.abandon(failure),
-                    (None, _) => self.give_up(failure),
-                }
-            }
-            Stage::Abort => self.enter(Stage::Remove),
-            // Salesforce removes finished jobs by itself after a week.
-            Stage::Remove | Stage::Rest => self.enter(Stage::Rest),
-        }
     }
 
     /// Nothing was written: undo the job and refuse the batch.

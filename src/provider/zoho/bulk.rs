@@ -20,7 +20,7 @@ use super::records::{self, Records, TRIGGER_OPTION};
 use super::{ORG_OPTION, archive, errors, option, results};
 use crate::calls::{Calls, Outcome, Slots};
 use crate::errors::unreadable;
-use crate::job::Watch;
+use crate::job::{ByJob, Job, Watch};
 use crate::request::encode;
 use crate::{Method, Operation, Request, Response, Settings, Step, WriteBatch, WriteKind, wire};
 
@@ -52,7 +52,7 @@ pub(super) fn write(
     if loads.is_empty() {
         return Box::new(Calls::new(records, &rounds, records::LIMIT, slots));
     }
-    Box::new(Bulk {
+    Box::new(ByJob(Bulk {
         org: option(settings, ORG_OPTION),
         batch,
         loads: loads.into(),
@@ -64,7 +64,7 @@ pub(super) fn write(
         rounds,
         records,
         rest: None,
-    })
+    }))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,24 +96,13 @@ struct Bulk {
     rest: Option<Calls<Records>>,
 }
 
-impl Operation<Outcomes> for Bulk {
-    fn step(&mut self, answer: Option<Response>) -> Step<Outcomes> {
-        match (&mut self.rest, answer) {
-            (Some(rest), answer) => rest.step(answer),
-            (None, None) => self.send(),
-            (None, Some(response)) => self.take(&response),
-        }
+impl Job for Bulk {
+    type Rest = Records;
+
+    fn rest(&mut self) -> Option<&mut Calls<Records>> {
+        self.rest.as_mut()
     }
 
-    fn interrupted(&mut self, failure: Failure) -> Step<Outcomes> {
-        match &mut self.rest {
-            Some(rest) => rest.interrupted(failure),
-            None => self.failed(failure),
-        }
-    }
-}
-
-impl Bulk {
     fn send(&mut self) -> Step<Outcomes> {
         Step::Send(match self.stage {
             Stage::Next => return self.next(),
@@ -136,6 +125,64 @@ impl Bulk {
         })
     }
 
+    fn take(&mut self, response: &Response) -> Step<Outcomes> {
+        if let Some(failure) = errors::of_response(response) {
+            return self.failed(failure);
+        }
+        let body = response.json().unwrap_or_default();
+        match self.stage {
+            Stage::Org => match wire::word(&body["org"][0]["zgid"]) {
+                Some(org) => {
+                    self.org = Some(org);
+                    self.enter(Stage::Upload)
+                }
+                None => self.failed(unreadable(response)),
+            },
+            Stage::Upload => self.told(
+                wire::word(&body["details"]["file_id"]),
+                Stage::Create,
+                response,
+            ),
+            Stage::Create => self.told(wire::word(&body["details"]["id"]), Stage::Poll, response),
+            Stage::Poll => self.polled(&body, response),
+            Stage::Fetch => match archive::unpack(&response.body) {
+                Some(file) => {
+                    let load = std::mem::take(&mut self.load);
+                    let unfinished = results::read(&file, &self.batch, &load, &mut self.slots);
+                    self.rounds[0].extend(unfinished);
+                    self.enter(Stage::Next)
+                }
+                None => self.failed(passing(unreadable(response))),
+            },
+            Stage::Next => self.enter(Stage::Next),
+        }
+    }
+
+    /// A request failed, by its answer or for want of one.
+    fn failed(&mut self, failure: Failure) -> Step<Outcomes> {
+        match self.stage {
+            Stage::Poll | Stage::Fetch => match self.watch.bear(&failure) {
+                Some(wait) => Step::Wait(wait),
+                // The job has ended, and its result is not to be had.
+                None if self.stage == Stage::Fetch && !is_passing(&failure) => self.by_calls(),
+                None => self.give_up(passing(failure)),
+            },
+            _ if is_passing(&failure) => self.give_up(failure),
+            _ if failure.class == ErrorClass::Auth && !is_about_jobs(&failure) => {
+                self.give_up(failure)
+            }
+            // Jobs are not to be had.
+            _ => {
+                while let Some(load) = self.loads.pop_front() {
+                    self.rounds[0].extend(load);
+                }
+                self.by_calls()
+            }
+        }
+    }
+}
+
+impl Bulk {
     fn description(&self) -> Json {
         let columns = loads::columns(&self.batch, &self.load);
         let mappings = columns.iter().enumerate();
@@ -176,39 +223,6 @@ impl Bulk {
         self.send()
     }
 
-    fn take(&mut self, response: &Response) -> Step<Outcomes> {
-        if let Some(failure) = errors::of_response(response) {
-            return self.failed(failure);
-        }
-        let body = response.json().unwrap_or_default();
-        match self.stage {
-            Stage::Org => match wire::word(&body["org"][0]["zgid"]) {
-                Some(org) => {
-                    self.org = Some(org);
-                    self.enter(Stage::Upload)
-                }
-                None => self.failed(unreadable(response)),
-            },
-            Stage::Upload => self.told(
-                wire::word(&body["details"]["file_id"]),
-                Stage::Create,
-                response,
-            ),
-            Stage::Create => self.told(wire::word(&body["details"]["id"]), Stage::Poll, response),
-            Stage::Poll => self.polled(&body, response),
-            Stage::Fetch => match archive::unpack(&response.body) {
-                Some(file) => {
-                    let load = std::mem::take(&mut self.load);
-                    let unfinished = results::read(&file, &self.batch, &load, &mut self.slots);
-                    self.rounds[0].extend(unfinished);
-                    self.enter(Stage::Next)
-                }
-                None => self.failed(passing(unreadable(response))),
-            },
-            Stage::Next => self.enter(Stage::Next),
-        }
-    }
-
     fn told(&mut self, told: Option<String>, next: Stage, response: &Response) -> Step<Outcomes> {
         match told {
             Some(told) => {
@@ -243,29 +257,6 @@ impl Bulk {
                 }
             }
             _ => self.failed(passing(unreadable(response))),
-        }
-    }
-
-    /// A request failed, by its answer or for want of one.
-    fn failed(&mut self, failure: Failure) -> Step<Outcomes> {
-        match self.stage {
-            Stage::Poll | Stage::Fetch => match self.watch.bear(&failure) {
-                Some(wait) => Step::Wait(wait),
-                // The job has ended, and its result is not to be had.
-                None if self.stage == Stage::Fetch && !is_passing(&failure) => self.by_calls(),
-                None => self.give_up(passing(failure)),
-            },
-            _ if is_passing(&failure) => self.give_up(failure),
-            _ if failure.class == ErrorClass::Auth && !is_about_jobs(&failure) => {
-                self.give_up(failure)
-            }
-            // Jobs are not to be had.
-            _ => {
-                while let Some(load) = self.loads.pop_front() {
-                    self.rounds[0].extend(load);
-                }
-                self.by_calls()
-            }
         }
     }
 
