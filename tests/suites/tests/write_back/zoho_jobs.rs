@@ -1,6 +1,6 @@
-//! Zoho's bulk write jobs: many records in one file, each with an outcome of its own.
+//! Zoho's bulk write jobs: what goes by them, and what does not.
 
-use crm_suites::{Crm, Desk, Vendor, eventually, json};
+use crm_suites::{Crm, Desk, Vendor, json};
 
 use crate::CLUSTER;
 
@@ -31,42 +31,6 @@ async fn thousands_of_records_go_by_jobs() {
     assert_eq!(sent("/crm/v8/upload"), 1);
     let calls = sim.requests("/crm/v8/Contacts").into_iter();
     assert_eq!(calls.filter(|call| call["method"] == "PUT").count(), 3);
-}
-
-#[tokio::test]
-async fn a_row_that_its_job_refuses_is_told_and_no_other() {
-    let desk = Desk::open(&CLUSTER, Vendor::Zoho).await;
-    desk.link(2500).await;
-    let keys: Vec<String> = (1..=2500).step_by(500).map(|n| format!("p{n}")).collect();
-    desk.crm.fault(json!({"times": "unlimited", "fail_records": {"keys": keys, "code": "INVALID_DATA", "message": "not this one"}}));
-    desk.db.execute("UPDATE people SET phone = 'new'").await;
-    desk.db.flush().await;
-    let dead = "SELECT record_key FROM crm.dead_letters ORDER BY substr(record_key, 2)::int";
-    let found = eventually("dead letters of the refused rows", async || {
-        let found: Vec<String> = desk.db.all(dead, &[]).await;
-        (found.len() >= keys.len()).then_some(found)
-    });
-    assert_eq!(found.await, keys);
-    let why = desk
-        .db
-        .text("SELECT error FROM crm.dead_letters LIMIT 1")
-        .await;
-    assert!(why.contains("the bulk job skipped it"), "{why}");
-    assert!(!desk.crm.sim().requests("/bulk/v8/write").is_empty());
-    desk.db.assert_checked().await;
-    desk.crm.sim().end_faults();
-    desk.db.execute("SELECT crm.replay_all('zoho')").await;
-    desk.settle().await;
-}
-
-#[tokio::test]
-async fn a_job_that_breaks_off_is_taken_up_where_it_ended() {
-    let desk = Desk::open(&CLUSTER, Vendor::Zoho).await;
-    desk.link(2500).await;
-    desk.crm.fault(json!({"times": 1, "fail_records": {"keys": ["p1500"], "code": "JOB_FAILED", "message": "later"}}));
-    desk.db.execute("UPDATE people SET phone = 'new'").await;
-    desk.settle().await;
-    assert_eq!(desk.crm.sim().faults_left(), 0, "a job broke off");
 }
 
 /// A scope that the token lacks keeps no record from being written, nor stops the connection.
