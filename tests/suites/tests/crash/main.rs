@@ -1,5 +1,6 @@
 //! Whatever is killed, at whatever step: every edit arrives, nothing arrives twice in effect, nothing is made up.
 
+mod composio;
 mod daily_limit;
 mod fail_points;
 mod power_cut;
