@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
+use tokio::task::JoinHandle;
 
 use crate::cluster::Cluster;
 use crate::crm::{Contestant, Crm, Vendor};
 use crate::database::Database;
+use crate::eventually::eventually;
 
 /// Columns that are mapped from the start, and must be equal on both sides at the end.
 pub const COLUMNS: [&str; 4] = ["first_name", "last_name", "email", "phone"];
@@ -116,6 +118,20 @@ impl Desk {
     pub async fn crm_id(&self, key: &str) -> Option<String> {
         let sql = "SELECT crm_id FROM crm.ledger WHERE map_id = $1 AND record_key = $2 AND crm_id IS NOT NULL";
         self.db.all(sql, &[&self.map, &key]).await.pop()
+    }
+
+    /// Edits, and returns the flush that writes them back while the CRM takes a second and a half to answer.
+    pub async fn under_way(&self, edits: &str) -> JoinHandle<bool> {
+        self.crm.fault(json!({"delay_ms": 1500, "times": 1}));
+        self.db.execute(edits).await;
+        let session = self.db.session().await;
+        let flush =
+            tokio::spawn(async move { session.one::<bool>("SELECT crm.flush()", &[]).await });
+        eventually("the request is under way", async || {
+            (self.crm.sim().faults_left() == 0).then_some(())
+        })
+        .await;
+        flush
     }
 
     /// Writes everything back and holds both sides against each other.

@@ -1,6 +1,6 @@
 //! The CRM deleted a record that a row still has.
 
-use crm_suites::{Desk, Vendor, eventually, json};
+use crm_suites::{Desk, Vendor};
 
 use crate::CLUSTER;
 
@@ -15,19 +15,6 @@ async fn linked(desk: &Desk) -> Vec<String> {
     let ids = desk.link(3).await;
     desk.db.drain().await;
     ids
-}
-
-/// Edits all rows, and returns while the CRM takes its time to answer.
-async fn edit_under_way(desk: &Desk) -> tokio::task::JoinHandle<bool> {
-    desk.crm.fault(json!({"delay_ms": 1000, "times": 1}));
-    desk.db.execute("UPDATE people SET phone = 'new'").await;
-    let session = desk.db.session().await;
-    let flush = tokio::spawn(async move { session.one::<bool>("SELECT crm.flush()", &[]).await });
-    eventually("the request is under way", async || {
-        (desk.crm.sim().faults_left() == 0).then_some(())
-    })
-    .await;
-    flush
 }
 
 async fn rows(desk: &Desk) -> String {
@@ -213,7 +200,7 @@ async fn a_record_deleted_on_both_sides_at_once_leaves_nothing_behind() {
         .await;
         let ids = desk.link(3).await;
         desk.crm.delete(&desk.db, "Contact", &ids[1]).await;
-        let flush = edit_under_way(&desk).await;
+        let flush = desk.under_way("UPDATE people SET phone = 'new'").await;
         desk.db.execute("DELETE FROM people WHERE id = 'p2'").await;
         flush.await.expect("the flush");
         desk.settle().await;
@@ -241,7 +228,7 @@ async fn a_row_that_is_edited_meanwhile_goes_too() {
         .await;
         let ids = linked(&desk).await;
         desk.crm.delete(&desk.db, "Contact", &ids[1]).await;
-        let flush = edit_under_way(&desk).await;
+        let flush = desk.under_way("UPDATE people SET phone = 'new'").await;
         desk.db.execute("UPDATE people SET phone = 'newer'").await;
         flush.await.expect("the flush");
         desk.settle().await;

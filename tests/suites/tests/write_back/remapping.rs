@@ -1,7 +1,6 @@
 //! The mapping changes while edits are on their way: nothing is lost, and both sides agree by the new mapping.
 
 use crm_suites::{Desk, Json, Vendor, eventually, json};
-use tokio::task::JoinHandle;
 
 use crate::CLUSTER;
 
@@ -12,19 +11,6 @@ crm_suites::with_remote_crms!(
     the_mapping_changes_between_fold_and_claim,
     the_mapping_changes_between_edit_and_fold,
 );
-
-/// Edits, and holds them on their way for a second and a half.
-async fn under_way(desk: &Desk, edits: &str) -> JoinHandle<bool> {
-    desk.crm.fault(json!({"delay_ms": 1500, "times": 1}));
-    desk.db.execute(edits).await;
-    let session = desk.db.session().await;
-    let flush = tokio::spawn(async move { session.one::<bool>("SELECT crm.flush()", &[]).await });
-    eventually("the request is under way", async || {
-        (desk.crm.sim().faults_left() == 0).then_some(())
-    })
-    .await;
-    flush
-}
 
 async fn remap(desk: &Desk, column: &str, field: &str) {
     let (map, field) = (desk.map, desk.crm.vendor.field(field));
@@ -52,11 +38,9 @@ async fn a_field_remapped_between_claim_and_settlement(vendor: Vendor) {
     for people in [1, 5] {
         let desk = Desk::open(&CLUSTER, vendor).await;
         desk.link(people).await;
-        let flush = under_way(
-            &desk,
-            "UPDATE people SET phone = 'new', email = id || '@x.test'",
-        )
-        .await;
+        let flush = desk
+            .under_way("UPDATE people SET phone = 'new', email = id || '@x.test'")
+            .await;
         remap(&desk, "phone", "title").await;
         assert!(flush.await.expect("the flush"));
         settled(&desk).await;
@@ -79,11 +63,9 @@ async fn a_field_remapped_between_claim_and_settlement(vendor: Vendor) {
 async fn a_field_unmapped_between_claim_and_settlement(vendor: Vendor) {
     let desk = Desk::open(&CLUSTER, vendor).await;
     desk.link(3).await;
-    let flush = under_way(
-        &desk,
-        "UPDATE people SET phone = 'new', email = id || '@x.test'",
-    )
-    .await;
+    let flush = desk
+        .under_way("UPDATE people SET phone = 'new', email = id || '@x.test'")
+        .await;
     unmap(&desk, "phone").await;
     desk.db
         .execute("UPDATE people SET first_name = 'Meanwhile' WHERE id = 'p2'")
@@ -103,7 +85,7 @@ async fn a_field_mapped_between_claim_and_settlement(vendor: Vendor) {
     let desk = Desk::open_with(&CLUSTER, vendor, "on_insert => 'create'").await;
     desk.link(1).await;
     let edits = "INSERT INTO people (id, last_name, title) SELECT 'n' || n, 'New', 'Dr.' FROM generate_series(1, 3) n";
-    let flush = under_way(&desk, edits).await;
+    let flush = desk.under_way(edits).await;
     remap(&desk, "title", "title").await;
     desk.db
         .execute("UPDATE people SET title = 'Prof.' WHERE id IN ('p1', 'n1')")
