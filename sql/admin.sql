@@ -1,11 +1,8 @@
 -- Set-up: connections, mappings, access. Everything is checked when it is stated, so that the worker
 -- never has to guess.
 
-CREATE FUNCTION crm.caller() RETURNS name
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role')::name END
-$$;
-COMMENT ON FUNCTION crm.caller() IS 'who called, seen from inside a SECURITY DEFINER function';
+-- Who calls is the role in force where a function is called, and not who the session is of. So a function that asks is two:
+-- the one that people call has their rights, and hands what crm.caller() says of them to one that has the engine's.
 
 CREATE FUNCTION crm.connection_named(name text) RETURNS crm.connection
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -41,46 +38,47 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION crm.map_of(int) IS 'the map of that id; raises undefined_object (42704)';
 
-CREATE FUNCTION crm.require_owner(relation regclass) RETURNS void
+CREATE FUNCTION crm.require_owner(who oid, relation regclass) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF NOT pg_has_role(crm.caller(), (SELECT relowner FROM pg_class WHERE oid = relation), 'USAGE') THEN
+    IF NOT pg_has_role(who, (SELECT relowner FROM pg_class WHERE oid = relation), 'USAGE') THEN
         RAISE insufficient_privilege USING
             MESSAGE = format('must be owner of table "%s" to map it', relation),
             HINT = 'pg_crm reads and writes a mapped table as its owner; let the owner map it.';
     END IF;
 END $$;
-COMMENT ON FUNCTION crm.require_owner(regclass) IS 'raises unless the caller owns the table';
+COMMENT ON FUNCTION crm.require_owner(oid, regclass) IS 'raises unless that role owns the table';
 
-CREATE FUNCTION crm.require_references(credentials jsonb) RETURNS void
+CREATE FUNCTION crm.require_references(who oid, credentials jsonb) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF EXISTS (SELECT FROM jsonb_each(credentials) c WHERE jsonb_typeof(c.value) = 'object' OR c.key LIKE '%\_file')
-       AND NOT pg_has_role(crm.caller(), 'pg_read_server_files', 'USAGE') THEN
+       AND NOT pg_has_role(who, 'pg_read_server_files', 'USAGE') THEN
         RAISE insufficient_privilege USING
             MESSAGE = 'credentials by reference need the rights of role pg_read_server_files',
             DETAIL = 'The worker reads the file or the environment of the server and sends it to the connection''s base_url.',
             HINT = 'Give the credentials themselves, or let a member of pg_read_server_files call this.';
     END IF;
 END $$;
-COMMENT ON FUNCTION crm.require_references(jsonb) IS 'raises unless the caller may let the worker read files and environment variables';
+COMMENT ON FUNCTION crm.require_references(oid, jsonb) IS 'raises unless that role may let the worker read files and environment variables';
 
-CREATE FUNCTION crm.create_connection(name text, provider text, base_url text DEFAULT NULL,
-                                      options jsonb DEFAULT '{}', credentials jsonb DEFAULT '{}') RETURNS int
+CREATE FUNCTION crm.do_create_connection(caller bytea, name text, provider text, base_url text, options jsonb,
+                        credentials jsonb) RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    who CONSTANT oid := crm.verified(caller);
     id int;
 BEGIN
     IF coalesce(name, '') = '' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'a connection needs a name', HINT = 'For example: crm.create_connection(''acme'', ''hubspot'', …).';
     END IF;
-    IF EXISTS (SELECT FROM crm.connection k WHERE k.name = create_connection.name) THEN
+    IF EXISTS (SELECT FROM crm.connection k WHERE k.name = do_create_connection.name) THEN
         RAISE duplicate_object USING MESSAGE = format('connection "%s" exists already', name),
             HINT = 'crm.set_credentials() changes its credentials; crm.drop_connection() removes it.';
     END IF;
     PERFORM crm.check_connection(provider, base_url, coalesce(options, '{}'));
     PERFORM crm.check_credentials(provider, coalesce(options, '{}'), coalesce(credentials, '{}'));
-    PERFORM crm.require_references(coalesce(credentials, '{}'));
+    PERFORM crm.require_references(who, coalesce(credentials, '{}'));
     INSERT INTO crm.connection (name, provider, base_url, options)
     VALUES (name, provider, rtrim(base_url, '/'), coalesce(options, '{}')) RETURNING connection_id INTO id;
     INSERT INTO crm.credential (connection_id, secret) VALUES (id, coalesce(credentials, '{}'));
@@ -88,18 +86,26 @@ BEGIN
     PERFORM crm.notify_worker(false);
     RETURN id;
 END $$;
+COMMENT ON FUNCTION crm.do_create_connection(bytea, text, text, text, jsonb, jsonb) IS 'what crm.create_connection() does for the role that crm.caller() names';
+
+CREATE FUNCTION crm.create_connection(name text, provider text, base_url text DEFAULT NULL,
+                                      options jsonb DEFAULT '{}', credentials jsonb DEFAULT '{}') RETURNS int
+LANGUAGE sql VOLATILE AS $$
+    SELECT crm.do_create_connection(crm.caller(), name, provider, base_url, options, credentials)
+$$;
 COMMENT ON FUNCTION crm.create_connection(text, text, text, jsonb, jsonb) IS
     'names a CRM org. provider: stub, salesforce, hubspot, pipedrive, zoho or dynamics365. options: max_in_flight (1..64), rate_limit, realtime_reserve, '
     'via ("composio") with connected_account_id and user_id, and the provider''s own. '
     'credentials: strings, or references that the worker resolves, {"file": "/run/secrets/x"} or {"env": "NAME"}. Returns connection_id';
 
-CREATE FUNCTION crm.set_credentials(connection text, credentials jsonb) RETURNS void
+CREATE FUNCTION crm.do_set_credentials(caller bytea, connection text, credentials jsonb) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    who CONSTANT oid := crm.verified(caller);
     c crm.connection := crm.connection_named(connection);
 BEGIN
     PERFORM crm.check_credentials(c.provider, c.options, coalesce(credentials, '{}'));
-    PERFORM crm.require_references(coalesce(credentials, '{}'));
+    PERFORM crm.require_references(who, coalesce(credentials, '{}'));
     INSERT INTO crm.credential (connection_id, secret) VALUES (c.connection_id, coalesce(credentials, '{}'))
     ON CONFLICT (connection_id) DO UPDATE SET secret = excluded.secret, version = credential.version + 1, updated_at = now();
     INSERT INTO crm.connection_state (connection_id) VALUES (c.connection_id)
@@ -107,6 +113,12 @@ BEGIN
     SET state = 'ok', failures = 0, blocked_until = '-infinity', error_class = NULL, last_error = NULL, changed_at = now();
     PERFORM crm.notify_worker(false);
 END $$;
+COMMENT ON FUNCTION crm.do_set_credentials(bytea, text, jsonb) IS 'what crm.set_credentials() does for the role that crm.caller() names';
+
+CREATE FUNCTION crm.set_credentials(connection text, credentials jsonb) RETURNS void
+LANGUAGE sql VOLATILE AS $$
+    SELECT crm.do_set_credentials(crm.caller(), connection, credentials)
+$$;
 COMMENT ON FUNCTION crm.set_credentials(text, jsonb) IS
     'replaces a connection''s credentials and revives it from state error; its waiting work goes on';
 
@@ -115,6 +127,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     c crm.connection := crm.connection_named(connection);
 BEGIN
+    PERFORM crm.refuse_restricted();
     UPDATE crm.connection k SET paused = true WHERE k.connection_id = c.connection_id;
     PERFORM crm.notify_worker(false);
 END $$;
@@ -125,6 +138,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     c crm.connection := crm.connection_named(connection);
 BEGIN
+    PERFORM crm.refuse_restricted();
     UPDATE crm.connection k SET paused = false WHERE k.connection_id = c.connection_id;
     UPDATE crm.connection_state s SET blocked_until = '-infinity', failures = 0, told_at = NULL
     WHERE s.connection_id = c.connection_id AND s.state = 'ok';
@@ -137,6 +151,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     c crm.connection := crm.connection_named(name);
 BEGIN
+    PERFORM crm.refuse_restricted();
     IF EXISTS (SELECT FROM crm.object_map o WHERE o.connection_id = c.connection_id) THEN
         RAISE dependent_objects_still_exist USING
             MESSAGE = format('connection "%s" still has mapped tables', name),
@@ -149,16 +164,12 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION crm.drop_connection(text) IS 'removes a connection and its credentials; refused while tables are mapped over it';
 
-CREATE FUNCTION crm.map_object(connection text, relation regclass, crm_object text,
-                               key_column name DEFAULT NULL, shard_column name DEFAULT NULL,
-                               external_id_field text DEFAULT NULL,
-                               on_insert text DEFAULT 'ignore', on_delete text DEFAULT 'ignore',
-                               on_crm_insert text DEFAULT 'ignore', on_crm_delete text DEFAULT 'unlink',
-                               conflict_scope text DEFAULT 'record',
-                               write_interval interval DEFAULT '15 minutes',
-                               ingest_interval interval DEFAULT '1 minute') RETURNS int
+CREATE FUNCTION crm.do_map_object(caller bytea, connection text, relation regclass, crm_object text, key_column name,
+                        shard_column name, external_id_field text, on_insert text, on_delete text, on_crm_insert text,
+                        on_crm_delete text, conflict_scope text, write_interval interval, ingest_interval interval) RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    who CONSTANT oid := crm.verified(caller);
     c crm.connection := crm.connection_named(connection);
     kind "char";
     primary_key name[];
@@ -191,7 +202,7 @@ BEGIN
             DETAIL = 'A statement on one of them alone would escape validation and change capture.',
             HINT = 'Map those tables, or make it a partitioned table.';
     END IF;
-    PERFORM crm.require_owner(relation);
+    PERFORM crm.require_owner(who, relation);
     IF on_insert = 'create' AND external_id_field IS NULL THEN
         RAISE invalid_parameter_value USING
             MESSAGE = 'on_insert => ''create'' needs an external_id_field',
@@ -247,8 +258,8 @@ BEGIN
             DETAIL = 'external_id_field holds the record_key alone, so rows of different shards could become one CRM record.',
             HINT = 'Use a key that is unique by itself (a uuid, for example), or no external_id_field.';
     END IF;
-    IF EXISTS (SELECT FROM crm.object_map o WHERE o.connection_id = c.connection_id AND o.relation = map_object.relation
-               AND o.crm_object = map_object.crm_object) THEN
+    IF EXISTS (SELECT FROM crm.object_map o WHERE o.connection_id = c.connection_id AND o.relation = do_map_object.relation
+               AND o.crm_object = do_map_object.crm_object) THEN
         RAISE duplicate_object USING
             MESSAGE = format('"%s" is mapped to %s on connection "%s" already', relation, crm_object, connection),
             HINT = 'crm.map_field() adds columns to it; crm.unmap_object() removes it.';
@@ -264,6 +275,21 @@ BEGIN
     PERFORM crm.notify_worker(false);
     RETURN id;
 END $$;
+COMMENT ON FUNCTION crm.do_map_object(bytea, text, regclass, text, name, name, text, text, text, text, text, text, interval, interval) IS 'what crm.map_object() does for the role that crm.caller() names';
+
+CREATE FUNCTION crm.map_object(connection text, relation regclass, crm_object text,
+                               key_column name DEFAULT NULL, shard_column name DEFAULT NULL,
+                               external_id_field text DEFAULT NULL,
+                               on_insert text DEFAULT 'ignore', on_delete text DEFAULT 'ignore',
+                               on_crm_insert text DEFAULT 'ignore', on_crm_delete text DEFAULT 'unlink',
+                               conflict_scope text DEFAULT 'record',
+                               write_interval interval DEFAULT '15 minutes',
+                               ingest_interval interval DEFAULT '1 minute') RETURNS int
+LANGUAGE sql VOLATILE AS $$
+    SELECT crm.do_map_object(crm.caller(), connection, relation, crm_object, key_column, shard_column,
+                             external_id_field, on_insert, on_delete, on_crm_insert, on_crm_delete, conflict_scope,
+                             write_interval, ingest_interval)
+$$;
 COMMENT ON FUNCTION crm.map_object(text, regclass, text, name, name, text, text, text, text, text, text, interval, interval) IS
     'maps a table to a CRM object; the caller must own the table. on_insert: ignore | create (upsert by external_id_field). '
     'on_delete: ignore | unlink | delete (what a deleted row does to the CRM). on_crm_insert: ignore | insert (a CRM record without a row gets one). '
@@ -351,12 +377,12 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION crm.send_again(int) IS 'has the records of a map that are on their way sent once more, by the mapping as it is now';
 
-CREATE FUNCTION crm.map_field(map_id int, column_name name, crm_field text, direction text DEFAULT 'bidirectional',
-                              data_type text DEFAULT NULL, validation jsonb DEFAULT '{}', on_conflict text DEFAULT 'crm_wins',
-                              transform_out regprocedure DEFAULT NULL, transform_in regprocedure DEFAULT NULL,
-                              materialize bool DEFAULT true) RETURNS smallint
+CREATE FUNCTION crm.do_map_field(caller bytea, map_id int, column_name name, crm_field text, direction text,
+                        data_type text, validation jsonb, on_conflict text, transform_out regprocedure,
+                        transform_in regprocedure, materialize bool) RETURNS smallint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    who CONSTANT oid := crm.verified(caller);
     m crm.object_map := crm.map_of(map_id);
     type_id oid;
     suggested text;
@@ -364,7 +390,7 @@ DECLARE
     stated crm.field_map;
     id smallint;
 BEGIN
-    PERFORM crm.require_owner(m.relation);
+    PERFORM crm.require_owner(who, m.relation);
     PERFORM crm.check_word('direction', direction, '{outbound,bidirectional,inbound}');
     PERFORM crm.check_word('on_conflict', on_conflict,
         '{crm_wins,local_wins,merge_with_audit,manual_review,immutable_after_bind,last_writer_wins}');
@@ -373,7 +399,7 @@ BEGIN
             HINT = 'It is the API name, such as Title (Salesforce) or jobtitle (HubSpot).';
     END IF;
     SELECT a.atttypid INTO type_id FROM pg_attribute a
-    WHERE a.attrelid = m.relation AND a.attname = map_field.column_name AND a.attnum > 0 AND NOT a.attisdropped;
+    WHERE a.attrelid = m.relation AND a.attname = do_map_field.column_name AND a.attnum > 0 AND NOT a.attisdropped;
     IF NOT FOUND THEN
         RAISE undefined_column USING
             MESSAGE = format('column "%s" of "%s" does not exist', column_name, m.relation),
@@ -423,30 +449,30 @@ BEGIN
             HINT = 'It is the map''s external_id_field.';
     END IF;
     SELECT f.column_name INTO other FROM crm.field_map f
-    WHERE f.map_id = m.map_id AND f.crm_field = map_field.crm_field AND f.column_name <> map_field.column_name;
+    WHERE f.map_id = m.map_id AND f.crm_field = do_map_field.crm_field AND f.column_name <> do_map_field.column_name;
     IF FOUND THEN
         RAISE duplicate_object USING MESSAGE = format('CRM field "%s" is mapped to column "%s" already', crm_field, other),
             HINT = 'Two columns cannot write one CRM field; crm.unmap_field() the other first.';
     END IF;
     SELECT f.map_id INTO id FROM crm.field_map f JOIN crm.object_map o USING (map_id)
     WHERE o.connection_id = m.connection_id AND o.relation = m.relation AND o.crm_object = m.crm_object AND o.map_id <> m.map_id
-      AND f.crm_field = map_field.crm_field;
+      AND f.crm_field = do_map_field.crm_field;
     IF FOUND THEN
         RAISE duplicate_object USING MESSAGE = format('CRM field "%s" is mapped by map %s already', crm_field, id);
     END IF;
 
-    SELECT f.field_id INTO id FROM crm.field_map f WHERE f.map_id = m.map_id AND f.column_name = map_field.column_name;
+    SELECT f.field_id INTO id FROM crm.field_map f WHERE f.map_id = m.map_id AND f.column_name = do_map_field.column_name;
     IF direction <> 'outbound' AND NOT EXISTS (
-        SELECT FROM crm.field_map f WHERE f.map_id = m.map_id AND f.column_name = map_field.column_name
+        SELECT FROM crm.field_map f WHERE f.map_id = m.map_id AND f.column_name = do_map_field.column_name
           AND (f.crm_field, f.direction, f.data_type, f.transform_in) IS NOT DISTINCT FROM
-              (map_field.crm_field, map_field.direction, map_field.data_type, map_field.transform_in)) THEN
+              (do_map_field.crm_field, do_map_field.direction, do_map_field.data_type, do_map_field.transform_in)) THEN
         -- What the CRM holds in it is not known yet: every record is looked at again.
         UPDATE crm.ingest_state s SET cursor = NULL WHERE s.map_id = m.map_id;
     END IF;
     -- What is known of another field says nothing of this one.
     UPDATE crm.ledger l SET hashes = crm.cells_hash(l.hashes, crm.cell_mask(id), decode(repeat('00', 16), 'hex'))
     WHERE l.map_id = m.map_id AND id IS NOT NULL AND EXISTS (
-        SELECT FROM crm.field_map f WHERE f.map_id = m.map_id AND f.field_id = id AND f.crm_field <> map_field.crm_field);
+        SELECT FROM crm.field_map f WHERE f.map_id = m.map_id AND f.field_id = id AND f.crm_field <> do_map_field.crm_field);
     IF id IS NULL THEN
         UPDATE crm.object_map o SET next_field_id = next_field_id + 1 WHERE o.map_id = m.map_id RETURNING next_field_id - 1 INTO id;
     END IF;
@@ -464,21 +490,32 @@ BEGIN
     PERFORM crm.notify_worker(false);
     RETURN id;
 END $$;
+COMMENT ON FUNCTION crm.do_map_field(bytea, int, name, text, text, text, jsonb, text, regprocedure, regprocedure, bool) IS 'what crm.map_field() does for the role that crm.caller() names';
+
+CREATE FUNCTION crm.map_field(map_id int, column_name name, crm_field text, direction text DEFAULT 'bidirectional',
+                              data_type text DEFAULT NULL, validation jsonb DEFAULT '{}', on_conflict text DEFAULT 'crm_wins',
+                              transform_out regprocedure DEFAULT NULL, transform_in regprocedure DEFAULT NULL,
+                              materialize bool DEFAULT true) RETURNS smallint
+LANGUAGE sql VOLATILE AS $$
+    SELECT crm.do_map_field(crm.caller(), map_id, column_name, crm_field, direction, data_type, validation,
+                            on_conflict, transform_out, transform_in, materialize)
+$$;
 COMMENT ON FUNCTION crm.map_field(int, name, text, text, text, jsonb, text, regprocedure, regprocedure, bool) IS
     'maps a column to a CRM field; again for the same column: changes the mapping. direction: outbound | bidirectional | inbound. '
     'validation: {"min", "max", "max_length", "nullable", "pattern", "choices"}. If the CRM answers, the field must be there, and take what '
     'is to be written (pg_crm.check_fields). Returns field_id';
 
-CREATE FUNCTION crm.unmap_field(map_id int, column_name name) RETURNS void
+CREATE FUNCTION crm.do_unmap_field(caller bytea, map_id int, column_name name) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    who CONSTANT oid := crm.verified(caller);
     m crm.object_map := crm.map_of(map_id);
 BEGIN
     IF EXISTS (SELECT FROM pg_class WHERE oid = m.relation) THEN
-        PERFORM crm.require_owner(m.relation);
+        PERFORM crm.require_owner(who, m.relation);
     END IF;
     PERFORM FROM crm.object_map o WHERE o.map_id = m.map_id FOR NO KEY UPDATE;
-    DELETE FROM crm.field_map f WHERE f.map_id = m.map_id AND f.column_name = unmap_field.column_name;
+    DELETE FROM crm.field_map f WHERE f.map_id = m.map_id AND f.column_name = do_unmap_field.column_name;
     IF NOT FOUND THEN
         RAISE undefined_object USING
             MESSAGE = format('column "%s" is not mapped by map %s', column_name, map_id),
@@ -491,15 +528,22 @@ BEGIN
     PERFORM crm.send_again(m.map_id);
     PERFORM crm.notify_worker(false);
 END $$;
+COMMENT ON FUNCTION crm.do_unmap_field(bytea, int, name) IS 'what crm.unmap_field() does for the role that crm.caller() names';
+
+CREATE FUNCTION crm.unmap_field(map_id int, column_name name) RETURNS void
+LANGUAGE sql VOLATILE AS $$
+    SELECT crm.do_unmap_field(crm.caller(), map_id, column_name)
+$$;
 COMMENT ON FUNCTION crm.unmap_field(int, name) IS 'removes a column from a map; what it still had to write is dropped';
 
-CREATE FUNCTION crm.unmap_object(map_id int) RETURNS void
+CREATE FUNCTION crm.do_unmap_object(caller bytea, map_id int) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    who CONSTANT oid := crm.verified(caller);
     m crm.object_map := crm.map_of(map_id);
 BEGIN
     IF EXISTS (SELECT FROM pg_class WHERE oid = m.relation) THEN
-        PERFORM crm.require_owner(m.relation);
+        PERFORM crm.require_owner(who, m.relation);
     END IF;
     PERFORM crm.remove_capture(m.map_id);
     DELETE FROM crm.change x WHERE x.map_id = m.map_id;
@@ -516,6 +560,12 @@ BEGIN
     DELETE FROM crm.object_map x WHERE x.map_id = m.map_id;
     PERFORM crm.notify_worker(false);
 END $$;
+COMMENT ON FUNCTION crm.do_unmap_object(bytea, int) IS 'what crm.unmap_object() does for the role that crm.caller() names';
+
+CREATE FUNCTION crm.unmap_object(map_id int) RETURNS void
+LANGUAGE sql VOLATILE AS $$
+    SELECT crm.do_unmap_object(crm.caller(), map_id)
+$$;
 COMMENT ON FUNCTION crm.unmap_object(int) IS 'removes a map, its links and what waited; neither the table nor the CRM is touched, the audit stays';
 
 CREATE FUNCTION crm.link_records(map_id int, shard_keys text[], record_keys text[], crm_ids text[]) RETURNS void
@@ -567,19 +617,20 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION crm.unlink_record(text, int, text) IS 'dissolves the link of a record whose CRM record is gone';
 
-CREATE FUNCTION crm.link(map_id int, record_key text, crm_id text, shard_key text DEFAULT '') RETURNS void
+CREATE FUNCTION crm.do_link(caller bytea, map_id int, record_key text, crm_id text, shard_key text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    who CONSTANT oid := crm.verified(caller);
     m crm.object_map := crm.map_of(map_id);
     other text;
 BEGIN
-    PERFORM crm.require_owner(m.relation);
+    PERFORM crm.require_owner(who, m.relation);
     IF coalesce(record_key, '') = '' OR coalesce(crm_id, '') = '' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'a link needs a record_key and a crm_id', HINT = 'record_key is the text of the row''s key column.';
     END IF;
-    SELECT crm.canonical_id(c.provider, link.crm_id) INTO crm_id FROM crm.connection c WHERE c.connection_id = m.connection_id;
+    SELECT crm.canonical_id(c.provider, do_link.crm_id) INTO crm_id FROM crm.connection c WHERE c.connection_id = m.connection_id;
     SELECT l.record_key INTO other FROM crm.ledger l
-    WHERE l.map_id = m.map_id AND l.crm_id = link.crm_id AND l.record_key <> link.record_key;
+    WHERE l.map_id = m.map_id AND l.crm_id = do_link.crm_id AND l.record_key <> do_link.record_key;
     IF FOUND THEN
         RAISE unique_violation USING MESSAGE = format('CRM record "%s" is linked to record "%s" already', crm_id, other),
             HINT = 'A CRM record goes with one row.';
@@ -587,6 +638,12 @@ BEGIN
     PERFORM crm.link_records(m.map_id, ARRAY[shard_key], ARRAY[record_key], ARRAY[crm_id]);
     PERFORM crm.notify_worker(false);
 END $$;
+COMMENT ON FUNCTION crm.do_link(bytea, int, text, text, text) IS 'what crm.link() does for the role that crm.caller() names';
+
+CREATE FUNCTION crm.link(map_id int, record_key text, crm_id text, shard_key text DEFAULT '') RETURNS void
+LANGUAGE sql VOLATILE AS $$
+    SELECT crm.do_link(crm.caller(), map_id, record_key, crm_id, shard_key)
+$$;
 COMMENT ON FUNCTION crm.link(int, text, text, text) IS 'states that a row and a CRM record are one; edits that waited for the link are queued';
 
 CREATE FUNCTION crm.requeue(dead crm.dead_letter[]) RETURNS bigint
@@ -623,6 +680,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     dead crm.dead_letter[];
 BEGIN
+    PERFORM crm.refuse_restricted();
     SELECT array_agg(d) INTO dead FROM crm.dead_letter d WHERE d.dead_letter_id = replay.dead_letter_id;
     IF dead IS NULL THEN
         RAISE undefined_object USING MESSAGE = format('dead letter %s does not exist', coalesce(dead_letter_id::text, 'NULL')),
@@ -638,6 +696,7 @@ DECLARE
     c crm.connection;
     dead crm.dead_letter[];
 BEGIN
+    PERFORM crm.refuse_restricted();
     IF connection IS NOT NULL THEN
         c := crm.connection_named(connection);
     END IF;
@@ -652,44 +711,6 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION crm.replay_all(text) IS
     'queues every dead letter again, of one connection or of all, and revives maps that the CRM''s answers stopped; returns how many dead letters';
-
-CREATE FUNCTION crm.grant_access(role regrole, level text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    levels CONSTANT text[] := '{reader,writer,operator,admin}';
-    f record;
-BEGIN
-    PERFORM crm.check_word('level', level, levels);
-    IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = crm.caller()) THEN
-        RAISE insufficient_privilege USING MESSAGE = 'only a superuser grants access to pg_crm', HINT = 'Ask one to call crm.grant_access().';
-    END IF;
-    EXECUTE format('GRANT USAGE ON SCHEMA crm TO %s', role);
-    EXECUTE format('GRANT SELECT ON crm.status, crm.cell_status, crm.dead_letters, crm.pending_writes, crm.conflicts, crm.progress, '
-                   'crm.audit_log, '
-                   'crm.connection, crm.object_map, crm.field_map, crm.ingest_state TO %s', role);
-    FOR f IN SELECT p.oid::regprocedure AS signature FROM crm.function_access a JOIN pg_proc p ON p.proname = a.name
-             WHERE p.pronamespace = 'crm'::regnamespace AND array_position(levels, a.level) <= array_position(levels, grant_access.level)
-    LOOP
-        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', f.signature, role);
-    END LOOP;
-END $$;
-COMMENT ON FUNCTION crm.grant_access(regrole, text) IS
-    'lets a role use pg_crm. reader: views, audit, hashes; writer: + write, read_live, flush, ingest_now, receive_webhook; '
-    'operator: + pause, resume, replay, resolve_conflict, cancel_write, test_connection, describe, check_mapping; admin: + mapping';
-
-CREATE TABLE crm.function_access (name name PRIMARY KEY, level text NOT NULL);
-COMMENT ON TABLE crm.function_access IS 'the level at which crm.grant_access() grants each function';
-INSERT INTO crm.function_access VALUES
-    ('hash', 'reader'), ('snapshot', 'reader'), ('snapshot_hash', 'reader'), ('check', 'reader'), ('worker_state', 'reader'),
-    -- What the views call: PostgreSQL asks the reader for the right to.
-    ('cells_has', 'reader'), ('cells_count', 'reader'), ('cells_union', 'reader'),
-    ('flush', 'writer'), ('ingest_now', 'writer'), ('write', 'writer'), ('perform_write', 'writer'), ('read_live', 'writer'), ('perform_read', 'writer'), ('write_status', 'writer'),
-    ('receive_webhook', 'writer'),
-    ('resolve_conflict', 'operator'), ('cancel_write', 'operator'),
-    ('pause', 'operator'), ('resume', 'operator'), ('replay', 'operator'), ('replay_all', 'operator'), ('test_connection', 'operator'),
-    ('describe', 'operator'), ('check_mapping', 'operator'),
-    ('create_connection', 'admin'), ('set_credentials', 'admin'), ('drop_connection', 'admin'), ('map_object', 'admin'),
-    ('map_field', 'admin'), ('unmap_field', 'admin'), ('unmap_object', 'admin'), ('link', 'admin'), ('backfill', 'admin');
 
 -- Sessions keep what they read of the configuration: a change reaches them as one of a table does.
 CREATE FUNCTION crm.tell_of_change() RETURNS trigger

@@ -378,7 +378,7 @@ $f$, m.map_id, translate(m.relation::text, E'\n\r', '  '), checks_update, crm.ch
 
     EXECUTE format('CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER '
                    'SET search_path = pg_catalog, pg_temp AS %L', fn, body);
-    EXECUTE format('REVOKE ALL ON FUNCTION %s() FROM PUBLIC', fn);
+    PERFORM crm.strip('pg_proc'::regclass, to_regprocedure(fn || '()'));
     EXECUTE format('COMMENT ON FUNCTION %s() IS %L', fn, format('validation and change capture of %s for map %s', m.relation, m.map_id));
     EXECUTE format('ALTER FUNCTION %s() DEPENDS ON EXTENSION pg_crm', fn);
 
@@ -390,9 +390,7 @@ $f$, m.map_id, translate(m.relation::text, E'\n\r', '  '), checks_update, crm.ch
             ('truncate', 'BEFORE TRUNCATE', '', 'crm.refuse_truncate', m.on_delete <> 'ignore')) AS t (name, event, tables, fn, wanted)
         WHERE wanted
     LOOP
-        EXECUTE format('CREATE TRIGGER pg_crm_%s_%s %s ON %s %s FOR EACH STATEMENT EXECUTE FUNCTION %s()',
-                       m.map_id, event.name, event.event, m.relation, event.tables, event.fn);
-        EXECUTE format('ALTER TRIGGER pg_crm_%s_%s ON %s DEPENDS ON EXTENSION pg_crm', m.map_id, event.name, m.relation);
+        PERFORM crm.put_trigger(m.relation, format('pg_crm_%s_%s', m.map_id, event.name), event.event, event.tables, (event.fn || '()')::regprocedure);
     END LOOP;
     PERFORM crm.guard_partitions(m.map_id);
 END $$;
@@ -408,16 +406,14 @@ BEGIN
         WHERE m.map_id = guard_partitions.map_id AND g.tgname = format('pg_crm_%s_leaf', m.map_id)
           AND g.tgrelid NOT IN (SELECT t.relid FROM pg_partition_tree(m.relation) t)
     LOOP
-        EXECUTE format('DROP TRIGGER pg_crm_%s_leaf ON %s', map_id, leaf);
+        PERFORM crm.drop_trigger(leaf, format('pg_crm_%s_leaf', map_id));
     END LOOP;
     FOR leaf IN
         SELECT t.relid FROM crm.object_map m, pg_partition_tree(m.relation) t
         WHERE m.map_id = guard_partitions.map_id AND t.level > 0
           AND NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = t.relid AND g.tgname = format('pg_crm_%s_leaf', m.map_id))
     LOOP
-        EXECUTE format('CREATE TRIGGER pg_crm_%s_leaf BEFORE INSERT OR UPDATE OR DELETE ON %s '
-                       'FOR EACH STATEMENT EXECUTE FUNCTION crm.refuse_leaf_write()', map_id, leaf);
-        EXECUTE format('ALTER TRIGGER pg_crm_%s_leaf ON %s DEPENDS ON EXTENSION pg_crm', map_id, leaf);
+        PERFORM crm.put_trigger(leaf, format('pg_crm_%s_leaf', map_id), 'BEFORE INSERT OR UPDATE OR DELETE', '', 'crm.refuse_leaf_write()'::regprocedure);
     END LOOP;
 END $$;
 COMMENT ON FUNCTION crm.guard_partitions(int) IS 'puts the guard against direct writes on every partition that lacks it, takes it off tables that were detached';
@@ -428,10 +424,10 @@ DECLARE
     t record;
 BEGIN
     FOR t IN
-        SELECT g.tgname, g.tgrelid::regclass AS relation FROM pg_trigger g
+        SELECT g.tgname, g.tgrelid AS relation FROM pg_trigger g
         WHERE g.tgname ~ format('^pg_crm_%s_(insert|update|delete|truncate|leaf)$', map_id) AND g.tgparentid = 0
     LOOP
-        EXECUTE format('DROP TRIGGER %I ON %s', t.tgname, t.relation);
+        PERFORM crm.drop_trigger(t.relation, t.tgname);
     END LOOP;
     IF to_regprocedure(format('crm.capture_%s()', map_id)) IS NOT NULL THEN
         EXECUTE format('DROP FUNCTION crm.capture_%s()', map_id);

@@ -1,9 +1,27 @@
--- Last: nobody but those named by crm.grant_access() may use anything, and the worker is told to look here.
+-- Last: all of it goes to role crm_engine, nobody but those named by crm.grant_access() may use anything, and the worker is
+-- told to look here.
 
-REVOKE ALL ON ALL TABLES IN SCHEMA crm, crm_stub FROM PUBLIC;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA crm, crm_stub FROM PUBLIC;
-REVOKE ALL ON ALL SEQUENCES IN SCHEMA crm, crm_stub FROM PUBLIC;
-REVOKE ALL ON SCHEMA crm, crm_stub FROM PUBLIC;
+DO $$
+BEGIN
+    IF to_regrole('crm_engine') IS NULL THEN
+        BEGIN
+            CREATE ROLE crm_engine NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS NOINHERIT;
+            COMMENT ON ROLE crm_engine IS 'pg_crm: owns what the extension makes, and is whom its worker runs as';
+        EXCEPTION WHEN duplicate_object OR unique_violation THEN
+            NULL; -- another database's CREATE EXTENSION came first
+        END;
+    END IF;
+    -- Somebody may have made it beforehand, with a way in.
+    IF EXISTS (SELECT FROM crm.engine_trouble()) OR EXISTS (SELECT FROM pg_authid WHERE rolname = 'crm_engine' AND rolpassword IS NOT NULL) THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_role_specification',
+            MESSAGE = 'role "crm_engine" exists and is not as pg_crm makes it',
+            DETAIL = coalesce((SELECT string_agg(t.trouble, '; ' ORDER BY t.trouble) FROM crm.engine_trouble() t), 'it has a password') || '.',
+            HINT = coalesce((SELECT string_agg(t.hint, '; ' ORDER BY t.trouble) FROM crm.engine_trouble() t), 'ALTER ROLE crm_engine PASSWORD NULL')
+                   || '. Or drop it, if pg_crm is in no other database.';
+    END IF;
+END $$;
+SELECT crm.settle_rights();
 
 CREATE EVENT TRIGGER pg_crm_bind_restored ON ddl_command_start WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION crm.bind_restored();
 CREATE EVENT TRIGGER pg_crm_follow_ddl ON ddl_command_end

@@ -105,7 +105,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
         WHERE x.write_id = write_status.write_id OR write_status.write_id = ANY (x.folded) LIMIT 1
     ), ended AS (
         SELECT write_status.write_id, CASE WHEN a.result IN ('applied', 'raced') THEN 'committed' ELSE a.result END, a.map_id,
-               to_regclass(a.relation), a.shard_key, a.record_key, a.attempt, NULL::timestamptz, a.error_class, a.error, a.at,
+               (SELECT m.relation FROM crm.object_map m WHERE m.map_id = a.map_id), a.shard_key, a.record_key, a.attempt, NULL::timestamptz, a.error_class, a.error, a.at,
                a.correlation_id
         FROM (SELECT * FROM crm.audit_log l WHERE l.write_id = write_status.write_id
               UNION ALL
@@ -157,6 +157,7 @@ DECLARE
     x crm.conflict;
     cell bytea;
 BEGIN
+    PERFORM crm.refuse_restricted();
     PERFORM crm.check_word('winner', winner, '{crm,local}');
     -- The record first, as the worker does: it goes with its conflicts when its row does.
     PERFORM FROM crm.ledger l JOIN crm.conflict c USING (shard_key, map_id, record_key)
@@ -198,6 +199,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     p crm.pending_write;
 BEGIN
+    PERFORM crm.refuse_restricted();
     SELECT * INTO p FROM crm.pending_write w
     WHERE (w.write_id = cancel_write.write_id OR cancel_write.write_id = ANY (w.folded)) AND w.state IN ('queued', 'dead') FOR UPDATE;
     IF NOT FOUND THEN

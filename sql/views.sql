@@ -185,109 +185,6 @@ COMMENT ON VIEW crm.progress IS 'one row per write-back or backfill that is runn
 COMMENT ON COLUMN crm.progress.phase IS 'write-back, or backfill';
 COMMENT ON COLUMN crm.progress.records_total IS 'write-back: records taken up so far in this round, done or not; backfill: records in the CRM when it began, where it tells';
 
-CREATE FUNCTION crm.check() RETURNS TABLE (rule text, detail text)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT 'no edit is lost', format('record %s of map %s is %s but has nothing to write', q.record_key, q.map_id, q.state)
-    FROM crm.queue q WHERE q.cells IS NULL AND q.op <> 'd'
-    UNION ALL
-    SELECT 'no edit is lost', format('record %s of map %s is %s but not in the ledger', q.record_key, q.map_id, q.state)
-    FROM crm.queue q WHERE NOT EXISTS (
-        SELECT FROM crm.ledger l WHERE l.shard_key = q.shard_key AND l.map_id = q.map_id AND l.record_key = q.record_key)
-    UNION ALL
-    SELECT 'no edit is lost', format('record %s of map %s is dead but has no dead letter', q.record_key, q.map_id)
-    FROM crm.queue q WHERE q.state = 'dead' AND NOT EXISTS (
-        SELECT FROM crm.dead_letter d WHERE d.shard_key = q.shard_key AND d.map_id = q.map_id AND d.record_key = q.record_key AND d.path = 'batch')
-    UNION ALL
-    SELECT 'no edit is lost', format('dead letter %s speaks of record %s of map %s, which is not dead', d.dead_letter_id, d.record_key, d.map_id)
-    FROM crm.dead_letter d WHERE d.path = 'batch' AND NOT EXISTS (
-        SELECT FROM crm.queue q WHERE q.shard_key = d.shard_key AND q.map_id = d.map_id AND q.record_key = d.record_key AND q.state = 'dead')
-    UNION ALL
-    SELECT 'no edit is lost', format('record %s of map %s waits for a CRM id that it has', q.record_key, q.map_id)
-    FROM crm.queue q JOIN crm.ledger l USING (shard_key, map_id, record_key) WHERE q.state = 'unlinked' AND l.crm_id IS NOT NULL
-    UNION ALL
-    SELECT 'no edit is lost', format('record %s of map %s is to be updated but has no CRM id', q.record_key, q.map_id)
-    FROM crm.queue q JOIN crm.ledger l USING (shard_key, map_id, record_key) WHERE q.state = 'queued' AND q.op <> 'c' AND l.crm_id IS NULL
-    UNION ALL
-    SELECT 'no edit is lost', format('record %s of map %s is synced, but its column %s changed at %s and was synced %s',
-                                     l.record_key, l.map_id, f.column_name, l.changed_at[f.field_id + 1],
-                                     coalesce('at ' || l.synced_at[f.field_id + 1], 'never'))
-    FROM crm.ledger l JOIN crm.field_map f USING (map_id)
-    WHERE NOT l.detached AND f.direction <> 'inbound' AND f.materialize
-      AND l.changed_at[f.field_id + 1] > coalesce(l.synced_at[f.field_id + 1], '-infinity')
-      AND NOT EXISTS (SELECT FROM crm.queue q WHERE q.shard_key = l.shard_key AND q.map_id = l.map_id AND q.record_key = l.record_key)
-    UNION ALL
-    SELECT 'no edit is lost', format('%s of map %s, which does not exist', x.what, x.map_id)
-    FROM (SELECT DISTINCT 'changes' AS what, h.map_id FROM crm.change h UNION SELECT DISTINCT 'records', l.map_id FROM crm.ledger l
-          UNION SELECT DISTINCT 'queued records', q.map_id FROM crm.queue q) x
-    WHERE NOT EXISTS (SELECT FROM crm.object_map m WHERE m.map_id = x.map_id)
-    UNION ALL
-    SELECT 'no twin', format('CRM record %s of %s is linked %s times', l.crm_id, m.crm_object, count(*))
-    FROM crm.ledger l JOIN crm.object_map m USING (map_id) WHERE l.crm_id IS NOT NULL
-    GROUP BY m.connection_id, m.relation, m.crm_object, l.crm_id HAVING count(*) > 1
-    UNION ALL
-    SELECT 'every attempt is audited', format('record %s of map %s was synced at %s, of which the audit knows nothing',
-                                              l.record_key, l.map_id, (SELECT max(t) FROM unnest(l.synced_at) t))
-    -- Where both sides were found to agree, nothing was done of which an audit could tell.
-    FROM crm.ledger l WHERE l.synced_at IS NOT NULL AND l.changed_at IS NOT NULL AND NOT EXISTS (
-        SELECT FROM crm.audit_log a WHERE a.map_id = l.map_id AND a.record_key = l.record_key
-          AND a.result IN ('applied', 'raced', 'superseded'))
-      AND NOT EXISTS (SELECT FROM crm.audit_log_retired r WHERE r.until > (SELECT max(t) FROM unnest(l.synced_at) t))
-    UNION ALL
-    SELECT 'no edit is lost', format('pending write %s of record %s of map %s has nothing to do', p.write_id, p.record_key, p.map_id)
-    FROM crm.pending_write p
-    WHERE p.state = 'queued' AND crm.cells_count(p.cells) = 0 AND coalesce(crm.cells_count(p.take), 0) = 0
-    UNION ALL
-    SELECT 'no edit is lost', format('pending write %s of record %s of map %s is %s', p.write_id, p.record_key, p.map_id,
-                                     CASE WHEN p.state = 'dead' THEN 'dead but has no dead letter' ELSE 'not dead but has a dead letter' END)
-    FROM crm.pending_write p
-    WHERE p.state IN ('queued', 'dead') AND (p.state = 'dead') <> EXISTS (
-        SELECT FROM crm.dead_letter d
-        WHERE d.path = 'reconcile' AND d.shard_key = p.shard_key AND d.map_id = p.map_id AND d.record_key = p.record_key)
-    UNION ALL
-    SELECT 'no edit is lost', format('dead letter %s speaks of a pending write of record %s of map %s that is not there', d.dead_letter_id,
-                                     d.record_key, d.map_id)
-    FROM crm.dead_letter d WHERE d.path = 'reconcile' AND NOT EXISTS (
-        SELECT FROM crm.pending_write p
-        WHERE p.state = 'dead' AND p.shard_key = d.shard_key AND p.map_id = d.map_id AND p.record_key = d.record_key)
-    UNION ALL
-    SELECT 'no edit is lost', format('%s of record %s of map %s, which the ledger does not know', x.what, x.record_key, x.map_id)
-    FROM (SELECT 'a pending write' AS what, p.shard_key, p.map_id, p.record_key FROM crm.pending_write p WHERE p.state IN ('queued', 'dead')
-          UNION ALL SELECT 'a conflict', c.shard_key, c.map_id, c.record_key FROM crm.conflict c) x
-    WHERE NOT EXISTS (SELECT FROM crm.ledger l WHERE l.shard_key = x.shard_key AND l.map_id = x.map_id AND l.record_key = x.record_key)
-    UNION ALL
-    SELECT 'changes come in', format('CRM record %s is to be read for map %s since %s, and nothing holds it up', r.crm_id, r.map_id, r.since)
-    FROM crm.reread r JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
-    LEFT JOIN crm.map_state s USING (map_id) LEFT JOIN crm.connection_state cs USING (connection_id)
-    WHERE r.due_at < now() - interval '5 minutes' AND NOT c.paused AND s.state IS DISTINCT FROM 'error' AND cs.state IS DISTINCT FROM 'error'
-      AND coalesce(cs.blocked_until < now() - interval '5 minutes', true) AND crm.worker_state() = 'running'
-    UNION ALL
-    SELECT 'intents end', format('intent %s of record %s of map %s outlived its caller', p.write_id, p.record_key, p.map_id)
-    FROM crm.pending_write p
-    WHERE p.state IN ('sending', 'landed', 'failed') AND p.created_at < now() - interval '1 minute'
-      -- Its caller's transaction is that of a backend, or a prepared one.
-      AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = p.backend_pid AND a.xact_start <= p.created_at)
-      AND NOT EXISTS (SELECT FROM pg_prepared_xacts x WHERE x.database = current_database())
-    UNION ALL
-    SELECT 'edits go at once', format('an edit of record %s of map %s waits since %s, and nothing holds it up', x.record_key, x.map_id, x.since)
-    FROM (SELECT h.map_id, h.record_keys[1], h.changed_at FROM crm.change h WHERE h.base IS NOT NULL OR h.write_id IS NOT NULL
-          UNION ALL
-          SELECT p.map_id, p.record_key, greatest(p.next_attempt_at, p.changed_at)
-          FROM crm.pending_write p JOIN crm.ledger l USING (shard_key, map_id, record_key)
-          WHERE p.state = 'queued' AND l.crm_id IS NOT NULL) x (map_id, record_key, since)
-    JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
-    LEFT JOIN crm.map_state s USING (map_id) LEFT JOIN crm.connection_state cs USING (connection_id)
-    WHERE x.since < now() - interval '5 minutes' AND NOT c.paused AND s.state IS DISTINCT FROM 'error' AND cs.state IS DISTINCT FROM 'error'
-      AND coalesce(cs.blocked_until < now() - interval '5 minutes', true) AND crm.worker_state() = 'running'
-    UNION ALL
-    SELECT 'claims end', format('claim %s of map %s outlived its lease (%s)', k.claim_id, k.map_id, k.leased_until)
-    FROM crm.claim k WHERE k.leased_until < now() - interval '1 minute'
-    UNION ALL
-    SELECT 'secrets stay secret', format('connection %s shows a secret in its options', c.name)
-    FROM crm.connection c, crm.credential s, jsonb_each_text(s.secret) e
-    WHERE s.connection_id = c.connection_id AND length(e.value) > 5 AND position(e.value IN c.options::text) > 0
-$$;
-COMMENT ON FUNCTION crm.check() IS 'the invariants of pg_crm: one row per breach, none when all hold';
-
 CREATE TABLE crm.audit_log_retired (until timestamptz PRIMARY KEY, retired_at timestamptz NOT NULL DEFAULT now());
 COMMENT ON TABLE crm.audit_log_retired IS 'which part of the audit went with pg_crm.audit_retention';
 
@@ -304,6 +201,8 @@ BEGIN
             EXECUTE format('CREATE TABLE crm.%I (LIKE crm.audit_log_default INCLUDING ALL)', 'audit_log_' || to_char(month, 'YYYY_MM'));
             EXECUTE format('CREATE TRIGGER never_emptied BEFORE TRUNCATE ON crm.%I FOR EACH STATEMENT '
                            'EXECUTE FUNCTION crm.refuse_audit_change()', 'audit_log_' || to_char(month, 'YYYY_MM'));
+            PERFORM crm.strip('pg_class'::regclass, c.oid) FROM pg_class c
+            WHERE c.relnamespace = 'crm'::regnamespace AND c.relname = 'audit_log_' || to_char(month, 'YYYY_MM');
             EXECUTE format('ALTER TABLE crm.audit_log ATTACH PARTITION crm.%I FOR VALUES FROM (%L) TO (%L)',
                            'audit_log_' || to_char(month, 'YYYY_MM'), month, month + interval '1 month');
         END IF;
@@ -323,14 +222,14 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION crm.maintain_audit(interval) IS 'makes the partitions of this and the next two months, drops those past the retention (0: none)';
 
-CREATE FUNCTION crm.may_write(relation regclass) RETURNS bool
+CREATE FUNCTION crm.may_write(who oid, relation regclass) RETURNS bool
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT coalesce(has_any_column_privilege(crm.caller(), relation, 'UPDATE')
-                    OR pg_has_role(crm.caller(), (SELECT c.relowner FROM pg_class c WHERE c.oid = relation), 'USAGE'), false)
+    SELECT coalesce(has_any_column_privilege(who, relation, 'UPDATE')
+                    OR pg_has_role(who, (SELECT c.relowner FROM pg_class c WHERE c.oid = relation), 'USAGE'), false)
 $$;
-COMMENT ON FUNCTION crm.may_write(regclass) IS 'whether the caller owns a table or may update it';
+COMMENT ON FUNCTION crm.may_write(oid, regclass) IS 'whether a role owns a table or may update it';
 
-CREATE FUNCTION crm.maps_to_run(what text, map_id int) RETURNS int[]
+CREATE FUNCTION crm.maps_to_run(who oid, what text, map_id int) RETURNS int[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     m crm.object_map;
@@ -341,25 +240,25 @@ BEGIN
         m := crm.map_of(map_id);
         wanted := ARRAY[map_id];
     END IF;
-    IF NOT has_function_privilege(crm.caller(), 'crm.pause(text)', 'EXECUTE') THEN
-        IF map_id IS NOT NULL AND NOT crm.may_write(m.relation) THEN
+    IF NOT has_function_privilege(who, 'crm.pause(text)', 'EXECUTE') THEN
+        IF map_id IS NOT NULL AND NOT crm.may_write(who, m.relation) THEN
             RAISE insufficient_privilege USING
                 MESSAGE = format('permission denied to %s map %s', what, map_id),
-                DETAIL = format('"%s" may not update table "%s".', crm.caller(), m.relation),
+                DETAIL = format('"%s" may not update table "%s".', pg_get_userbyid(who), m.relation),
                 HINT = format('A writer may %s the maps of tables that the role owns or may update; an operator any.', what);
         ELSIF map_id IS NULL THEN
-            SELECT array_agg(o.map_id) INTO wanted FROM crm.object_map o WHERE crm.may_write(o.relation);
+            SELECT array_agg(o.map_id) INTO wanted FROM crm.object_map o WHERE crm.may_write(who, o.relation);
             IF wanted IS NULL AND EXISTS (SELECT FROM crm.object_map) THEN
                 RAISE insufficient_privilege USING
                     MESSAGE = format('permission denied to %s any map', what),
-                    DETAIL = format('"%s" may update none of the mapped tables.', crm.caller()),
+                    DETAIL = format('"%s" may update none of the mapped tables.', pg_get_userbyid(who)),
                     HINT = format('A writer may %s the maps of tables that the role owns or may update; an operator any.', what);
             END IF;
         END IF;
     END IF;
     RETURN wanted;
 END $$;
-COMMENT ON FUNCTION crm.maps_to_run(text, int) IS 'the maps that the caller may have run now, of which the named one; NULL: all; raises insufficient_privilege (42501)';
+COMMENT ON FUNCTION crm.maps_to_run(oid, text, int) IS 'the maps that a role may have run now, of which the named one; NULL: all; raises insufficient_privilege (42501)';
 
 CREATE FUNCTION crm.timeout_ms(timeout interval) RETURNS bigint
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -371,12 +270,20 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION crm.timeout_ms(interval) IS 'a timeout in milliseconds; raises unless it is one';
 
-CREATE FUNCTION crm.flush(map_id int DEFAULT NULL, timeout interval DEFAULT '1 minute') RETURNS bool
+CREATE FUNCTION crm.do_flush(caller bytea, map_id int, timeout interval) RETURNS bool
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    who CONSTANT oid := crm.verified(caller);
 BEGIN
-    RETURN coalesce((crm.ask_worker(jsonb_build_object('op', 'flush', 'map_ids', crm.maps_to_run('flush', map_id)),
+    RETURN coalesce((crm.ask_worker(jsonb_build_object('op', 'flush', 'map_ids', crm.maps_to_run(who, 'flush', map_id)),
                                     crm.timeout_ms(timeout)) ->> 'done')::bool, false);
 END $$;
+COMMENT ON FUNCTION crm.do_flush(bytea, int, interval) IS 'what crm.flush() does for the role that crm.caller() names';
+
+CREATE FUNCTION crm.flush(map_id int DEFAULT NULL, timeout interval DEFAULT '1 minute') RETURNS bool
+LANGUAGE sql VOLATILE AS $$
+    SELECT crm.do_flush(crm.caller(), map_id, timeout)
+$$;
 COMMENT ON FUNCTION crm.flush(int, interval) IS
     'writes committed edits back now, of one map or of all (a writer''s: of the tables that the role may update), and waits until nothing is due. '
     'false: at the timeout, or when a connection is paused or in error. Cancellable';

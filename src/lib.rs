@@ -27,12 +27,22 @@ extension_sql_file!("../sql/webhooks.sql", name = "webhooks");
 extension_sql_file!(
     "../sql/capture.sql",
     name = "capture",
-    requires = ["cells_union", "wake_comments", "values_comments"]
+    requires = [
+        "cells_union",
+        "wake_comments",
+        "values_comments",
+        "trigger_comments"
+    ]
 );
 extension_sql_file!(
     "../sql/admin.sql",
     name = "admin",
-    requires = ["capture", "check_comments", "webhook_comments"]
+    requires = [
+        "capture",
+        "check_comments",
+        "webhook_comments",
+        "caller_comments"
+    ]
 );
 extension_sql_file!(
     "../sql/views.sql",
@@ -55,6 +65,8 @@ extension_sql_file!(
     requires = ["real_time"]
 );
 extension_sql_file!("../sql/stub.sql", name = "stub", requires = ["ingest"]);
+extension_sql_file!("../sql/rights.sql", name = "rights", requires = ["stub"]);
+extension_sql_file!("../sql/check.sql", name = "check", requires = ["rights"]);
 extension_sql_file!("../sql/final.sql", name = "final", finalize);
 
 #[pg_guard]

@@ -2,9 +2,11 @@
 //! what they decide, the domain and the providers decide.
 
 mod ask;
+mod caller;
 mod cells;
 mod check;
 mod fit;
+mod triggers;
 mod values;
 mod wake;
 mod webhook;

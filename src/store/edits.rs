@@ -1,6 +1,6 @@
 //! What `crm.write()` and `crm.read_live()` read and write in their caller's transaction.
 //!
-//! The caller needs no right on pg_crm's own tables: these statements run as a superuser with a pinned search_path, and
+//! The caller needs no right on pg_crm's own tables: these statements run as the engine with a pinned search_path, and
 //! none of them holds anything that a caller wrote but as a parameter. The caller's own row is theirs to change: see
 //! [`super::apply`].
 
@@ -15,6 +15,7 @@ use pgrx::spi::SpiClient;
 use serde_json::Value as Json;
 
 use super::config::{self, Connection, Map};
+use super::engine::as_engine;
 use super::{Kept, StoreError, audit};
 
 /// Runs `work` with a search_path that no caller decides. An error leaves it to the end of the (sub)transaction to put
@@ -38,23 +39,6 @@ pub fn pinned<T>(work: impl FnOnce() -> T) -> T {
     let result = work();
     // SAFETY: see above.
     unsafe { pg_sys::AtEOXact_GUC(true, level) };
-    result
-}
-
-/// Runs `work` as a superuser, pinned.
-pub(super) fn as_superuser<T>(work: impl FnOnce() -> T) -> T {
-    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
-    // SAFETY: as foreign keys' triggers do; an error leaves it to the (sub)transaction's end to put the user back.
-    unsafe {
-        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
-        pg_sys::SetUserIdAndSecContext(
-            pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID),
-            context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32,
-        );
-    }
-    let result = pinned(work);
-    // SAFETY: see above.
-    unsafe { pg_sys::SetUserIdAndSecContext(user, context) };
     result
 }
 
@@ -114,7 +98,7 @@ pub fn targets(relation: pg_sys::Oid) -> Result<Targets, StoreError> {
 }
 
 fn read_targets(relation: pg_sys::Oid) -> Result<Vec<(Arc<Map>, Connection)>, StoreError> {
-    as_superuser(|| {
+    as_engine(|| {
         Spi::connect_mut(|client| {
             let connections = config::connections(client)?;
             let maps = config::maps_of(client, Some(relation))?;
@@ -155,7 +139,7 @@ pub fn record(
          WHERE l.shard_key = $1 AND l.map_id = $2 AND l.record_key = $3{}",
         if lock { " FOR UPDATE" } else { "" }
     );
-    as_superuser(|| {
+    as_engine(|| {
         Spi::connect_mut(|client| {
             let args = [shard_key.into(), map.id.into(), record_key.into()];
             let rows = client.update(Kept(&statement), None, &args)?;
@@ -175,7 +159,7 @@ pub fn record(
 
 /// A new id for a write, who makes it, and what `pg_crm.correlation_id` is set to.
 pub fn identity() -> Result<(String, String, Option<String>), StoreError> {
-    as_superuser(|| {
+    as_engine(|| {
         Spi::connect(|client| {
             let mut rows = client.select(
                 Kept("SELECT gen_random_uuid()::text, session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), ''),
@@ -202,7 +186,7 @@ pub fn committed(
     cells: &Cells,
     hashes: &[u8],
 ) -> Result<(), StoreError> {
-    as_superuser(|| {
+    as_engine(|| {
         Spi::connect_mut(|client| {
             client.update(
                 Kept("UPDATE crm.ledger l
@@ -225,7 +209,7 @@ pub fn committed(
 
 /// Writes down what became of a call without the worker's doing.
 pub fn audited(map: &Map, connection: &Connection, entry: &audit::Entry) -> Result<(), StoreError> {
-    as_superuser(|| {
+    as_engine(|| {
         Spi::connect_mut(|client| {
             audit::write(
                 client,
@@ -251,7 +235,7 @@ pub struct Edit<'a> {
 
 /// The CRM does not have the edit: it waits for the reconciler from the caller's COMMIT on.
 pub fn queue(map: &Map, edit: &Edit) -> Result<(), StoreError> {
-    as_superuser(|| {
+    as_engine(|| {
         Spi::connect_mut(|client| {
             client.update(
                 Kept("INSERT INTO crm.change (shard_key, map_id, record_keys, op, cells, base, write_id, actor, correlation_id)

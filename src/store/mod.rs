@@ -10,6 +10,7 @@ pub mod claims;
 pub mod config;
 pub mod connections;
 pub mod edits;
+pub mod engine;
 pub mod fold;
 pub mod ingest;
 pub mod kept;
@@ -23,6 +24,7 @@ mod takes;
 mod taking;
 pub mod time_limit;
 mod transaction;
+pub mod triggers;
 pub mod values;
 pub mod webhooks;
 

@@ -103,6 +103,7 @@ fn run<T>(
     unsafe {
         pg_sys::SetCurrentStatementStartTimestamp();
         pg_sys::StartTransactionCommand();
+        super::engine::enter();
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
     }
     let work = AssertUnwindSafe(work);
@@ -138,6 +139,7 @@ fn run<T>(
         if result.is_err() {
             pg_sys::AbortCurrentTransaction();
         }
+        super::engine::leave();
         pg_sys::pgstat_report_stat(false);
     }
     result
@@ -204,7 +206,7 @@ pub fn nested(work: impl FnOnce() -> bool) {
 }
 
 /// Runs `work` as a table's owner with restricted rights, as autovacuum and REFRESH MATERIALIZED VIEW do: code that the
-/// owner attached to the table (transforms, views, triggers) must not run as the worker's superuser.
+/// owner attached to the table (transforms, views, triggers) must not run as the engine.
 pub fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     struct Restore(pg_sys::Oid, i32);
     impl Drop for Restore {

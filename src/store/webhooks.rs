@@ -5,7 +5,7 @@ use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use serde_json::Value as Json;
 
-use super::edits::as_superuser;
+use super::engine::as_engine;
 use super::{Kept, StoreError};
 
 /// Rows that one prune takes at most, so that it is over soon.
@@ -150,7 +150,7 @@ pub fn done(
 pub fn in_callers_transaction<T>(
     work: impl FnOnce(&mut SpiClient) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
-    as_superuser(|| Spi::connect_mut(|client| work(client)))
+    as_engine(|| Spi::connect_mut(|client| work(client)))
 }
 
 /// Removes events that were done with a week ago, some of them; how many. Vendors give up within days.

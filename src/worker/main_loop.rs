@@ -82,15 +82,12 @@ pub(super) struct Worker {
 }
 
 pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
-    set_up_session();
-    match transaction(|_| Ok(config::extension_exists())) {
-        Ok(true) => {}
-        _ => {
-            failpoint::reach("start::absent");
-            slot.set_state(State::Absent);
-            return;
-        }
+    if !store::engine::take_session() {
+        failpoint::reach("start::absent");
+        slot.set_state(State::Absent);
+        return;
     }
+    set_up_session();
     let (outbox, inbox) =
         super::event::channel().unwrap_or_else(|e| error!("pg_crm cannot make an eventfd: {e}"));
     let runtime = start_threads();

@@ -100,10 +100,10 @@ fn key_source(client: &SpiClient, map: &Map) -> Result<KeySource, StoreError> {
             "SELECT bool_or((a.atthasdef OR a.attidentity <> '') AND a.attname = $2), bool_or(t.typcategory = 'S' AND a.attname = $2),
                     coalesce(array_agg(a.attname::text) FILTER (WHERE a.attgenerated <> '' OR a.attidentity = 'a'), '{}')
              FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-             WHERE a.attrelid = $1::regclass AND a.attnum > 0 AND NOT a.attisdropped",
+             WHERE a.attrelid = (SELECT m.relation FROM crm.object_map m WHERE m.map_id = $1) AND a.attnum > 0 AND NOT a.attisdropped",
         ),
         None,
-        &[map.relation.as_str().into(), map.key_column.as_str().into()],
+        &[map.id.into(), map.key_column.as_str().into()],
     )?;
     let row = rows.first();
     Ok(KeySource {

@@ -1,0 +1,110 @@
+-- The invariants of pg_crm, as anybody may ask for them.
+
+CREATE FUNCTION crm.check() RETURNS TABLE (rule text, detail text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT 'no edit is lost', format('record %s of map %s is %s but has nothing to write', q.record_key, q.map_id, q.state)
+    FROM crm.queue q WHERE q.cells IS NULL AND q.op <> 'd'
+    UNION ALL
+    SELECT 'no edit is lost', format('record %s of map %s is %s but not in the ledger', q.record_key, q.map_id, q.state)
+    FROM crm.queue q WHERE NOT EXISTS (
+        SELECT FROM crm.ledger l WHERE l.shard_key = q.shard_key AND l.map_id = q.map_id AND l.record_key = q.record_key)
+    UNION ALL
+    SELECT 'no edit is lost', format('record %s of map %s is dead but has no dead letter', q.record_key, q.map_id)
+    FROM crm.queue q WHERE q.state = 'dead' AND NOT EXISTS (
+        SELECT FROM crm.dead_letter d WHERE d.shard_key = q.shard_key AND d.map_id = q.map_id AND d.record_key = q.record_key AND d.path = 'batch')
+    UNION ALL
+    SELECT 'no edit is lost', format('dead letter %s speaks of record %s of map %s, which is not dead', d.dead_letter_id, d.record_key, d.map_id)
+    FROM crm.dead_letter d WHERE d.path = 'batch' AND NOT EXISTS (
+        SELECT FROM crm.queue q WHERE q.shard_key = d.shard_key AND q.map_id = d.map_id AND q.record_key = d.record_key AND q.state = 'dead')
+    UNION ALL
+    SELECT 'no edit is lost', format('record %s of map %s waits for a CRM id that it has', q.record_key, q.map_id)
+    FROM crm.queue q JOIN crm.ledger l USING (shard_key, map_id, record_key) WHERE q.state = 'unlinked' AND l.crm_id IS NOT NULL
+    UNION ALL
+    SELECT 'no edit is lost', format('record %s of map %s is to be updated but has no CRM id', q.record_key, q.map_id)
+    FROM crm.queue q JOIN crm.ledger l USING (shard_key, map_id, record_key) WHERE q.state = 'queued' AND q.op <> 'c' AND l.crm_id IS NULL
+    UNION ALL
+    SELECT 'no edit is lost', format('record %s of map %s is synced, but its column %s changed at %s and was synced %s',
+                                     l.record_key, l.map_id, f.column_name, l.changed_at[f.field_id + 1],
+                                     coalesce('at ' || l.synced_at[f.field_id + 1], 'never'))
+    FROM crm.ledger l JOIN crm.field_map f USING (map_id)
+    WHERE NOT l.detached AND f.direction <> 'inbound' AND f.materialize
+      AND l.changed_at[f.field_id + 1] > coalesce(l.synced_at[f.field_id + 1], '-infinity')
+      AND NOT EXISTS (SELECT FROM crm.queue q WHERE q.shard_key = l.shard_key AND q.map_id = l.map_id AND q.record_key = l.record_key)
+    UNION ALL
+    SELECT 'no edit is lost', format('%s of map %s, which does not exist', x.what, x.map_id)
+    FROM (SELECT DISTINCT 'changes' AS what, h.map_id FROM crm.change h UNION SELECT DISTINCT 'records', l.map_id FROM crm.ledger l
+          UNION SELECT DISTINCT 'queued records', q.map_id FROM crm.queue q) x
+    WHERE NOT EXISTS (SELECT FROM crm.object_map m WHERE m.map_id = x.map_id)
+    UNION ALL
+    SELECT 'no twin', format('CRM record %s of %s is linked %s times', l.crm_id, m.crm_object, count(*))
+    FROM crm.ledger l JOIN crm.object_map m USING (map_id) WHERE l.crm_id IS NOT NULL
+    GROUP BY m.connection_id, m.relation, m.crm_object, l.crm_id HAVING count(*) > 1
+    UNION ALL
+    SELECT 'every attempt is audited', format('record %s of map %s was synced at %s, of which the audit knows nothing',
+                                              l.record_key, l.map_id, (SELECT max(t) FROM unnest(l.synced_at) t))
+    -- Where both sides were found to agree, nothing was done of which an audit could tell.
+    FROM crm.ledger l WHERE l.synced_at IS NOT NULL AND l.changed_at IS NOT NULL AND NOT EXISTS (
+        SELECT FROM crm.audit_log a WHERE a.map_id = l.map_id AND a.record_key = l.record_key
+          AND a.result IN ('applied', 'raced', 'superseded'))
+      AND NOT EXISTS (SELECT FROM crm.audit_log_retired r WHERE r.until > (SELECT max(t) FROM unnest(l.synced_at) t))
+    UNION ALL
+    SELECT 'no edit is lost', format('pending write %s of record %s of map %s has nothing to do', p.write_id, p.record_key, p.map_id)
+    FROM crm.pending_write p
+    WHERE p.state = 'queued' AND crm.cells_count(p.cells) = 0 AND coalesce(crm.cells_count(p.take), 0) = 0
+    UNION ALL
+    SELECT 'no edit is lost', format('pending write %s of record %s of map %s is %s', p.write_id, p.record_key, p.map_id,
+                                     CASE WHEN p.state = 'dead' THEN 'dead but has no dead letter' ELSE 'not dead but has a dead letter' END)
+    FROM crm.pending_write p
+    WHERE p.state IN ('queued', 'dead') AND (p.state = 'dead') <> EXISTS (
+        SELECT FROM crm.dead_letter d
+        WHERE d.path = 'reconcile' AND d.shard_key = p.shard_key AND d.map_id = p.map_id AND d.record_key = p.record_key)
+    UNION ALL
+    SELECT 'no edit is lost', format('dead letter %s speaks of a pending write of record %s of map %s that is not there', d.dead_letter_id,
+                                     d.record_key, d.map_id)
+    FROM crm.dead_letter d WHERE d.path = 'reconcile' AND NOT EXISTS (
+        SELECT FROM crm.pending_write p
+        WHERE p.state = 'dead' AND p.shard_key = d.shard_key AND p.map_id = d.map_id AND p.record_key = d.record_key)
+    UNION ALL
+    SELECT 'no edit is lost', format('%s of record %s of map %s, which the ledger does not know', x.what, x.record_key, x.map_id)
+    FROM (SELECT 'a pending write' AS what, p.shard_key, p.map_id, p.record_key FROM crm.pending_write p WHERE p.state IN ('queued', 'dead')
+          UNION ALL SELECT 'a conflict', c.shard_key, c.map_id, c.record_key FROM crm.conflict c) x
+    WHERE NOT EXISTS (SELECT FROM crm.ledger l WHERE l.shard_key = x.shard_key AND l.map_id = x.map_id AND l.record_key = x.record_key)
+    UNION ALL
+    SELECT 'changes come in', format('CRM record %s is to be read for map %s since %s, and nothing holds it up', r.crm_id, r.map_id, r.since)
+    FROM crm.reread r JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
+    LEFT JOIN crm.map_state s USING (map_id) LEFT JOIN crm.connection_state cs USING (connection_id)
+    WHERE r.due_at < now() - interval '5 minutes' AND NOT c.paused AND s.state IS DISTINCT FROM 'error' AND cs.state IS DISTINCT FROM 'error'
+      AND coalesce(cs.blocked_until < now() - interval '5 minutes', true) AND crm.worker_state() = 'running'
+    UNION ALL
+    SELECT 'intents end', format('intent %s of record %s of map %s outlived its caller', p.write_id, p.record_key, p.map_id)
+    FROM crm.pending_write p
+    WHERE p.state IN ('sending', 'landed', 'failed') AND p.created_at < now() - interval '1 minute'
+      -- Its caller's transaction is that of a backend, or a prepared one.
+      AND coalesce(crm.transaction_start(p.backend_pid) > p.created_at, true)
+      AND NOT EXISTS (SELECT FROM pg_prepared_xacts x WHERE x.database = current_database())
+    UNION ALL
+    SELECT 'edits go at once', format('an edit of record %s of map %s waits since %s, and nothing holds it up', x.record_key, x.map_id, x.since)
+    FROM (SELECT h.map_id, h.record_keys[1], h.changed_at FROM crm.change h WHERE h.base IS NOT NULL OR h.write_id IS NOT NULL
+          UNION ALL
+          SELECT p.map_id, p.record_key, greatest(p.next_attempt_at, p.changed_at)
+          FROM crm.pending_write p JOIN crm.ledger l USING (shard_key, map_id, record_key)
+          WHERE p.state = 'queued' AND l.crm_id IS NOT NULL) x (map_id, record_key, since)
+    JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
+    LEFT JOIN crm.map_state s USING (map_id) LEFT JOIN crm.connection_state cs USING (connection_id)
+    WHERE x.since < now() - interval '5 minutes' AND NOT c.paused AND s.state IS DISTINCT FROM 'error' AND cs.state IS DISTINCT FROM 'error'
+      AND coalesce(cs.blocked_until < now() - interval '5 minutes', true) AND crm.worker_state() = 'running'
+    UNION ALL
+    SELECT 'claims end', format('claim %s of map %s outlived its lease (%s)', k.claim_id, k.map_id, k.leased_until)
+    FROM crm.claim k WHERE k.leased_until < now() - interval '1 minute'
+    UNION ALL
+    SELECT 'secrets stay secret', format('connection %s shows a secret in its options', c.name)
+    FROM crm.connection c, crm.credential s, jsonb_each_text(s.secret) e
+    WHERE s.connection_id = c.connection_id AND length(e.value) > 5 AND position(e.value IN c.options::text) > 0
+    UNION ALL
+    SELECT 'nobody has more rights', t.trouble FROM crm.stray_rights() t
+    UNION ALL
+    SELECT 'nobody has more rights', format('role crm_engine: %s (%s)', t.trouble, t.hint) FROM crm.engine_trouble() t
+    UNION ALL
+    SELECT 'nobody has more rights', 'there is no role crm_engine' WHERE to_regrole('crm_engine') IS NULL
+$$;
+COMMENT ON FUNCTION crm.check() IS 'the invariants of pg_crm: one row per breach, none when all hold';

@@ -1,0 +1,78 @@
+//! `crm.put_trigger()` and `crm.drop_trigger()`: how the generator of capture reaches tables that are not pg_crm's.
+
+use pgrx::PgSqlErrorCode;
+use pgrx::prelude::*;
+
+use super::raise;
+use crate::store::{engine, triggers};
+
+fn refuse(message: String) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        message,
+        None,
+        "crm.map_object() and crm.unmap_object() make and drop the triggers of a mapped table.",
+    )
+}
+
+/// Nobody calls these but the engine, and nothing but triggers of pg_crm goes by such a name.
+fn require_ours(name: &str) {
+    if !engine::is_in_force() {
+        refuse("only pg_crm itself makes and drops its triggers".to_owned())
+    }
+    let words = name
+        .strip_prefix("pg_crm_")
+        .and_then(|rest| rest.split_once('_'));
+    let ours = words.is_some_and(|(map, what)| {
+        !map.is_empty()
+            && map.bytes().all(|b| b.is_ascii_digit())
+            && !what.is_empty()
+            && what.bytes().all(|b| b.is_ascii_lowercase())
+    });
+    if !ours {
+        refuse(format!("\"{name}\" is no trigger of pg_crm"))
+    }
+}
+
+/// A trigger for each statement of a table, which calls a function of pg_crm.
+#[pg_extern(volatile, parallel_unsafe, strict, schema = "crm")]
+fn put_trigger(
+    relation: pg_sys::Oid,
+    name: &str,
+    event: &str,
+    tables: &str,
+    function: pg_sys::Oid,
+) {
+    require_ours(name);
+    // SAFETY: syscache look-ups inside a transaction; NULL where there is no such function.
+    let is_ours = unsafe {
+        let schema = pg_sys::get_func_namespace(function);
+        schema == pg_sys::get_namespace_oid(c"crm".as_ptr(), false)
+    };
+    let trigger = triggers::Trigger {
+        relation,
+        name,
+        event,
+        tables,
+        function,
+    };
+    if !is_ours || !triggers::make(&trigger) {
+        refuse(format!("\"{name}\" would be no trigger of pg_crm"))
+    }
+}
+
+/// The end of such a trigger, if it is there.
+#[pg_extern(volatile, parallel_unsafe, strict, schema = "crm")]
+fn drop_trigger(relation: pg_sys::Oid, name: &str) {
+    require_ours(name);
+    triggers::remove(relation, name);
+}
+
+extension_sql!(
+    r#"
+COMMENT ON FUNCTION crm.put_trigger(oid, text, text, text, oid) IS 'makes a statement-level trigger of pg_crm on a table, whoever owns that';
+COMMENT ON FUNCTION crm.drop_trigger(oid, text) IS 'drops a trigger of pg_crm';
+"#,
+    name = "trigger_comments",
+    requires = [put_trigger, drop_trigger]
+);
