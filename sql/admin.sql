@@ -174,6 +174,7 @@ DECLARE
     kind "char";
     primary_key name[];
     key_type oid;
+    other regclass;
     id int;
 BEGIN
     PERFORM crm.check_word('on_insert', on_insert, '{ignore,create}');
@@ -258,11 +259,24 @@ BEGIN
             DETAIL = 'external_id_field holds the record_key alone, so rows of different shards could become one CRM record.',
             HINT = 'Use a key that is unique by itself (a uuid, for example), or no external_id_field.';
     END IF;
+    -- One at a time, so that each sees the other.
+    PERFORM FROM crm.connection k WHERE k.connection_id = c.connection_id FOR NO KEY UPDATE;
     IF EXISTS (SELECT FROM crm.object_map o WHERE o.connection_id = c.connection_id AND o.relation = do_map_object.relation
                AND o.crm_object = do_map_object.crm_object) THEN
         RAISE duplicate_object USING
             MESSAGE = format('"%s" is mapped to %s on connection "%s" already', relation, crm_object, connection),
             HINT = 'crm.map_field() adds columns to it; crm.unmap_object() removes it.';
+    END IF;
+
+    -- A key of two tables would be one CRM record's: the rows of one would overwrite and delete the other's.
+    SELECT o.relation::regclass INTO other FROM crm.object_map o
+    WHERE o.connection_id = c.connection_id AND lower(o.crm_object) = lower(do_map_object.crm_object)
+      AND lower(o.external_id_field) = lower(do_map_object.external_id_field);
+    IF FOUND THEN
+        RAISE duplicate_object USING
+            MESSAGE = format('field "%s" of %s holds the keys of another table already', external_id_field, crm_object),
+            DETAIL = format('"%s" is mapped to %s on connection "%s" with this external_id_field.', other, crm_object, connection),
+            HINT = 'Each table that is mapped to one CRM object needs an external_id_field of its own; it says whose a record is.';
     END IF;
 
     INSERT INTO crm.object_map (connection_id, relation, crm_object, key_column, shard_column, external_id_field,
@@ -347,18 +361,33 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION crm.type_fits(oid, text) IS 'whether columns of a type can be that data_type without a transform';
 
-CREATE FUNCTION crm.check_transform(argument text, f regprocedure) RETURNS void
+CREATE FUNCTION crm.check_transform(argument text, f regprocedure, relation regclass) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    function_owner oid;
+    table_owner CONSTANT oid := (SELECT c.relowner FROM pg_class c WHERE c.oid = relation);
 BEGIN
-    IF f IS NOT NULL AND NOT EXISTS (
-        SELECT FROM pg_proc p WHERE p.oid = f AND p.prorettype = 'jsonb'::regtype AND NOT p.proretset AND p.prokind = 'f'
-          AND p.pronargs = 1 AND p.proargtypes[0] = 'jsonb'::regtype) THEN
+    IF f IS NULL THEN
+        RETURN;
+    END IF;
+    SELECT p.proowner INTO function_owner FROM pg_proc p
+    WHERE p.oid = f AND p.prorettype = 'jsonb'::regtype AND NOT p.proretset AND p.prokind = 'f'
+      AND p.pronargs = 1 AND p.proargtypes[0] = 'jsonb'::regtype;
+    IF NOT FOUND THEN
         RAISE invalid_function_definition USING
             MESSAGE = format('%s %s is not a function f(jsonb) that returns jsonb', argument, f),
             HINT = 'It gets the column as to_jsonb() gives it, and returns the value for the CRM.';
     END IF;
+    IF NOT pg_has_role(function_owner, table_owner, 'MEMBER') THEN
+        RAISE insufficient_privilege USING
+            MESSAGE = format('%s %s is somebody else''s', argument, f),
+            DETAIL = format('It would run with the rights of "%s", who owns table "%s", and "%s", who may change it, does not have those.',
+                            pg_get_userbyid(table_owner), relation, pg_get_userbyid(function_owner)),
+            HINT = format('ALTER FUNCTION %s OWNER TO %I, or let the table''s owner write one that calls it.', f, pg_get_userbyid(table_owner));
+    END IF;
 END $$;
-COMMENT ON FUNCTION crm.check_transform(text, regprocedure) IS 'raises unless the function takes and returns one jsonb';
+COMMENT ON FUNCTION crm.check_transform(text, regprocedure, regclass) IS
+    'raises unless the function takes and returns one jsonb, and belongs to somebody who could act as the table''s owner anyway';
 
 -- What is on its way was read by the mapping of before. As after an edit in the meantime, all its cells go once more.
 CREATE FUNCTION crm.send_again(map_id int) RETURNS void
@@ -424,8 +453,8 @@ BEGIN
             MESSAGE = format('column "%s" of type %s cannot be a %s', column_name, format_type(type_id, NULL), data_type),
             HINT = format('Use data_type => ''%s'', or give a transform_out.', coalesce(suggested, 'text'));
     END IF;
-    PERFORM crm.check_transform('transform_out', transform_out);
-    PERFORM crm.check_transform('transform_in', transform_in);
+    PERFORM crm.check_transform('transform_out', transform_out, m.relation);
+    PERFORM crm.check_transform('transform_in', transform_in, m.relation);
     PERFORM crm.check_rules(coalesce(validation, '{}'), data_type);
     IF data_type IN ('number', 'date', 'timestamp') AND validation ?| '{min,max,choices}' AND NOT crm.type_fits(type_id, data_type) THEN
         RAISE datatype_mismatch USING
@@ -617,6 +646,16 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION crm.unlink_record(text, int, text) IS 'dissolves the link of a record whose CRM record is gone';
 
+CREATE FUNCTION crm.linked_elsewhere(map_id int, crm_id text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('record "%s" of map %s', l.record_key, l.map_id)
+    FROM crm.object_map m JOIN crm.object_map o ON o.connection_id = m.connection_id AND lower(o.crm_object) = lower(m.crm_object)
+    JOIN crm.ledger l ON l.map_id = o.map_id AND l.crm_id = linked_elsewhere.crm_id
+    WHERE m.map_id = linked_elsewhere.map_id AND o.map_id <> m.map_id
+    LIMIT 1
+$$;
+COMMENT ON FUNCTION crm.linked_elsewhere(int, text) IS 'which record of another map of the same connection and CRM object a CRM record is linked to; NULL: none';
+
 CREATE FUNCTION crm.do_link(caller bytea, map_id int, record_key text, crm_id text, shard_key text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -634,6 +673,15 @@ BEGIN
     IF FOUND THEN
         RAISE unique_violation USING MESSAGE = format('CRM record "%s" is linked to record "%s" already', crm_id, other),
             HINT = 'A CRM record goes with one row.';
+    END IF;
+    -- One at a time over all maps of the object.
+    PERFORM FROM crm.object_map o
+    WHERE o.connection_id = m.connection_id AND lower(o.crm_object) = lower(m.crm_object) ORDER BY o.map_id FOR NO KEY UPDATE;
+    other := crm.linked_elsewhere(m.map_id, crm_id);
+    IF other IS NOT NULL THEN
+        RAISE unique_violation USING MESSAGE = format('CRM record "%s" is linked to %s already', crm_id, other),
+            DETAIL = 'Both maps write to one CRM object over one connection.',
+            HINT = 'A CRM record goes with one row of one table.';
     END IF;
     PERFORM crm.link_records(m.map_id, ARRAY[shard_key], ARRAY[record_key], ARRAY[crm_id]);
     PERFORM crm.notify_worker(false);

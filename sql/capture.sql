@@ -435,14 +435,26 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION crm.remove_capture(int) IS 'removes the triggers of a map and their function';
 
+-- A transform runs as the table's owner, so whoever may change it must be able to act as that role anyway.
+CREATE FUNCTION crm.transform_trouble(transform oid, relation oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN NOT EXISTS (SELECT FROM pg_proc p WHERE p.oid = transform) THEN 'was dropped'
+                ELSE (SELECT format('belongs to "%s", who may not act as "%s", who owns the table', pg_get_userbyid(p.proowner), pg_get_userbyid(c.relowner))
+                      FROM pg_proc p, pg_class c
+                      WHERE p.oid = transform AND c.oid = relation AND NOT pg_has_role(p.proowner, c.relowner, 'MEMBER')) END
+    WHERE transform IS NOT NULL
+$$;
+COMMENT ON FUNCTION crm.transform_trouble(oid, oid) IS 'says why a transform must not run for a table; NULL: it may';
+
 CREATE FUNCTION crm.lost_transform(map_id int) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT format('a transform of column "%s" was dropped', f.column_name)
-    FROM crm.field_map f, unnest(ARRAY[f.transform_out, f.transform_in]) AS t (oid)
-    WHERE f.map_id = lost_transform.map_id AND t.oid IS NOT NULL AND NOT EXISTS (SELECT FROM pg_proc p WHERE p.oid = t.oid)
+    SELECT format('a transform of column "%s" %s', f.column_name, x.trouble)
+    FROM crm.field_map f JOIN crm.object_map m USING (map_id), unnest(ARRAY[f.transform_out, f.transform_in]) AS t (oid),
+         crm.transform_trouble(t.oid, m.relation) AS x (trouble)
+    WHERE f.map_id = lost_transform.map_id AND x.trouble IS NOT NULL
     ORDER BY f.field_id LIMIT 1
 $$;
-COMMENT ON FUNCTION crm.lost_transform(int) IS 'says which column of a map lost a transform; NULL: none';
+COMMENT ON FUNCTION crm.lost_transform(int) IS 'says which column of a map has a transform that is gone or must not run; NULL: none';
 
 CREATE FUNCTION crm.is_key(relation regclass, key_column name, shard_column name) RETURNS bool
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -36,9 +36,10 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
           UNION SELECT DISTINCT 'queued records', q.map_id FROM crm.queue q) x
     WHERE NOT EXISTS (SELECT FROM crm.object_map m WHERE m.map_id = x.map_id)
     UNION ALL
-    SELECT 'no twin', format('CRM record %s of %s is linked %s times', l.crm_id, m.crm_object, count(*))
+    SELECT 'no twin', format('CRM record %s of %s is linked %s times: %s', l.crm_id, min(m.crm_object), count(*),
+                             string_agg(format('record %s of map %s', l.record_key, l.map_id), ', ' ORDER BY l.map_id, l.record_key))
     FROM crm.ledger l JOIN crm.object_map m USING (map_id) WHERE l.crm_id IS NOT NULL
-    GROUP BY m.connection_id, m.relation, m.crm_object, l.crm_id HAVING count(*) > 1
+    GROUP BY m.connection_id, lower(m.crm_object), l.crm_id HAVING count(*) > 1
     UNION ALL
     SELECT 'every attempt is audited', format('record %s of map %s was synced at %s, of which the audit knows nothing',
                                               l.record_key, l.map_id, (SELECT max(t) FROM unnest(l.synced_at) t))

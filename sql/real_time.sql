@@ -136,6 +136,13 @@ BEGIN
                 DETAIL = 'A CRM record goes with one row.',
                 HINT = format('Delete or link one of the rows "%s" and "%s" otherwise, or decide for ''local''.', x.record_key, other);
         END IF;
+        other := crm.linked_elsewhere(x.map_id, claims);
+        IF other IS NOT NULL THEN
+            RAISE unique_violation USING
+                MESSAGE = format('CRM record "%s" is linked to %s already', claims, other),
+                DETAIL = 'A CRM record goes with one row of one table.',
+                HINT = 'Decide for ''local''.';
+        END IF;
         PERFORM crm.link_records(x.map_id, ARRAY[x.shard_key], ARRAY[x.record_key], ARRAY[claims]);
     END IF;
     -- The one that lost stays out, until crm.link() says otherwise.

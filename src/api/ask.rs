@@ -12,6 +12,7 @@ use pgrx::prelude::*;
 use pgrx::{JsonB, PgSqlErrorCode};
 use serde_json::{Value as Json, json};
 
+use super::caller::refuse_restricted;
 use super::raise;
 use super::wake::has_uncommitted_changes;
 use crate::shared;
@@ -55,12 +56,14 @@ thread_local! {
 
 /// Raises unless there is a worker to ask.
 pub fn require_worker() {
+    refuse_restricted();
     let stream = connected(Instant::now() + STARTS);
     STREAM.set(Some(stream));
 }
 
 /// Asks the worker; `None` at the timeout. An error, a cancel for instance, ends the connection, and so tells the worker.
 pub fn ask(mut request: serde_json::Map<String, Json>, timeout: Duration) -> Option<Json> {
+    refuse_restricted();
     let deadline = Instant::now() + timeout;
     request.insert("v".into(), json!(socket::VERSION));
     let mut stream = connected(deadline);

@@ -14,7 +14,7 @@ use pgrx::{JsonB, PgSqlErrorCode};
 use serde_json::{Map as JsonMap, Value as Json, json};
 
 use super::write_outcome::{in_columns, no_row, object, queue, refuse, settle, snapshot_hash};
-use super::write_target::{Target, choose};
+use super::write_target::{Right, Target, choose};
 use super::{ask, or_raise, raise, wake};
 use crate::store::config::MappedField;
 use crate::store::edits::{self, Record};
@@ -54,6 +54,8 @@ fn perform_write(
     let based = base
         .as_ref()
         .map(|base| target.columns("base", base, "compared", |f| f.direction.reads_crm()));
+    target.require(Right::Change, &changed);
+    target.require(Right::See, based.as_deref().unwrap_or_default());
     let cells: Cells = changed.iter().map(|f| f.id).collect();
 
     if !or_raise(apply::lock(
@@ -118,11 +120,14 @@ fn perform_write(
     if answer.outcome == "pending" {
         wake::for_what_waits();
     }
+    let visible = target.visible();
+    // A hash of few possible values is as good as the value, so it goes where all that is in it may be seen.
+    let sees_all = visible.len() == target.map.fields.len();
     JsonB(json!({
         "write_id": write_id,
         "outcome": answer.outcome,
-        "crm_values": answer.values.as_ref().map(|v| in_columns(&target.map, v)),
-        "snapshot_hash": answer.values.as_ref().map(|v| snapshot_hash(&target.map, v)),
+        "crm_values": answer.values.as_ref().map(|v| in_columns(&target.map, &visible, v)),
+        "snapshot_hash": answer.values.as_ref().filter(|_| sees_all).map(|v| snapshot_hash(&target.map, v)),
         "error_class": answer.error_class,
         "error": answer.error,
     }))
@@ -137,6 +142,18 @@ fn perform_read(
     shard_key: Option<&str>,
 ) -> JsonB {
     let target = choose(relation, record_key, connection, shard_key);
+    let visible = target.visible();
+    if visible.is_empty() && !target.map.fields.is_empty() {
+        raise(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!(
+                "permission denied for the mapped columns of {}",
+                target.map.relation
+            ),
+            None,
+            "It takes SELECT on those that are to be read, or on the table.",
+        )
+    }
     if !or_raise(apply::is_visible(
         &target.map,
         &target.shard_key,
@@ -165,16 +182,14 @@ fn perform_read(
         connection_id: target.connection.id,
         crm_id,
         object: target.map.crm_object.clone(),
-        fields: target
-            .map
-            .fields
+        fields: visible
             .iter()
             .map(|f| intent_field(f, None, None, false))
             .collect(),
     };
     let answer = ask_worker("read", &question);
     match answer.values {
-        Some(values) => JsonB(Json::Object(in_columns(&target.map, &values))),
+        Some(values) => JsonB(Json::Object(in_columns(&target.map, &visible, &values))),
         None => raise(
             PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
             format!(

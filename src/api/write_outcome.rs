@@ -112,8 +112,12 @@ pub(super) fn refuse(
 }
 
 /// Canonical values by field_id as the table's own types write them, by column.
-pub(super) fn in_columns(map: &Map, values: &JsonMap<String, Json>) -> JsonMap<String, Json> {
-    map.fields
+pub(super) fn in_columns(
+    map: &Map,
+    fields: &[&MappedField],
+    values: &JsonMap<String, Json>,
+) -> JsonMap<String, Json> {
+    fields
         .iter()
         .filter_map(|f| {
             let canonical = values.get(&f.id.to_string())?;

@@ -10,7 +10,15 @@ use super::{ask, or_raise, raise};
 use crate::store::config::{Connection, Map, MappedField};
 use crate::store::edits;
 
+/// What somebody may do with a column.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Right {
+    See,
+    Change,
+}
+
 pub struct Target {
+    relation: pg_sys::Oid,
     pub map: Arc<Map>,
     pub connection: Connection,
     pub shard_key: String,
@@ -84,6 +92,7 @@ pub fn choose(
     }
     ask::require_worker();
     Target {
+        relation,
         map: map.clone(),
         connection: connection.clone(),
         shard_key: shard_key.to_owned(),
@@ -92,6 +101,56 @@ pub fn choose(
 }
 
 impl Target {
+    /// Whether the caller has the right to a column, or to the whole table.
+    pub fn admits(&self, right: Right, column: &str) -> bool {
+        let mode = match right {
+            Right::See => pg_sys::ACL_SELECT,
+            Right::Change => pg_sys::ACL_UPDATE,
+        };
+        let Ok(name) = std::ffi::CString::new(column) else {
+            return false;
+        };
+        // SAFETY: syscache look-ups inside a transaction.
+        unsafe {
+            let caller = pg_sys::GetUserId();
+            let mode = pg_sys::AclMode::from(mode);
+            let granted = pg_sys::AclResult::ACLCHECK_OK;
+            if pg_sys::pg_class_aclcheck(self.relation, caller, mode) == granted {
+                return true;
+            }
+            let number = pg_sys::get_attnum(self.relation, name.as_ptr());
+            number != pg_sys::InvalidAttrNumber as i16
+                && pg_sys::pg_attribute_aclcheck(self.relation, number, caller, mode) == granted
+        }
+    }
+
+    /// Raises unless the caller has the right to all of these columns.
+    pub fn require(&self, right: Right, fields: &[&MappedField]) {
+        let refused = fields.iter().find(|f| !self.admits(right, &f.column));
+        let Some(field) = refused else { return };
+        let (what, grant) = match right {
+            Right::See => ("compare", "SELECT"),
+            Right::Change => ("change", "UPDATE"),
+        };
+        raise(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!(
+                "permission denied to {what} column \"{}\" of {}",
+                field.column, self.map.relation
+            ),
+            None,
+            &format!("It takes {grant} on the column or on the table."),
+        )
+    }
+
+    /// The fields whose columns the caller may read.
+    pub fn visible(&self) -> Vec<&MappedField> {
+        let fields = self.map.fields.iter();
+        fields
+            .filter(|f| self.admits(Right::See, &f.column))
+            .collect()
+    }
+
     /// The mapped fields of an object's keys, or an error that lists the columns that may be there.
     pub fn columns(
         &self,

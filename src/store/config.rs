@@ -255,7 +255,9 @@ pub fn maps_of(
     let rows = client.select(
         Kept("SELECT f.map_id, f.field_id, f.column_name::text, f.crm_field, f.data_type,
                 (SELECT format('%I.%I', n.nspname, p.proname) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-                 WHERE p.oid = f.transform_out), t.typcategory IN ('A', 'C'), f.transform_out IS NOT NULL,
+                 WHERE p.oid = f.transform_out), t.typcategory IN ('A', 'C'),
+                CASE WHEN f.transform_out IS NOT NULL OR f.transform_in IS NOT NULL
+                     THEN coalesce(crm.transform_trouble(f.transform_out, m.relation), crm.transform_trouble(f.transform_in, m.relation)) END,
                 f.direction, f.on_conflict, f.direction <> 'inbound' AND f.materialize,
                 (SELECT format('%I.%I', n.nspname, p.proname) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
                  WHERE p.oid = f.transform_in), t.oid IN ('json'::regtype, 'jsonb'::regtype), c.provider
@@ -271,11 +273,10 @@ pub fn maps_of(
         let Some(map) = maps.iter_mut().find(|m| m.id == map_id) else {
             continue;
         };
-        let transform: Option<String> = row.get(6)?;
-        // A transform that was dropped must not let the raw value through.
-        if transform.is_none() && row.get::<bool>(8)?.unwrap_or_default() {
+        // Neither does the raw value go through when a transform was dropped, nor does one run that became somebody else's.
+        if let Some(trouble) = row.get::<String>(8)? {
             map.in_error = true;
-            broken.push((map_id, row.get::<String>(3)?.unwrap_or_default()));
+            broken.push((map_id, row.get::<String>(3)?.unwrap_or_default(), trouble));
         }
         map.fields.push(MappedField {
             id: row.get::<i16>(2)?.unwrap_or_default() as u16,
@@ -288,7 +289,7 @@ pub fn maps_of(
                     .parse()
                     .unwrap_or(DataType::Text),
             }),
-            transform_out: transform,
+            transform_out: row.get(6)?,
             transform_in: row.get(12)?,
             as_json: row.get(7)?.unwrap_or_default(),
             is_json_column: row.get(13)?.unwrap_or_default(),
@@ -300,9 +301,9 @@ pub fn maps_of(
                 .and_then(|name| crm_provider::provider(&name)),
         });
     }
-    for (map_id, column) in broken {
+    for (map_id, column, trouble) in broken {
         let reason = format!(
-            "the transform_out of column \"{column}\" was dropped; crm.map_field() mends it"
+            "a transform of column \"{column}\" {trouble}; crm.map_field() or crm.unmap_field() mends it"
         );
         client.update(
             "UPDATE crm.map_state SET state = 'error', reason = $2 WHERE map_id = $1 AND state <> 'error'",

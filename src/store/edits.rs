@@ -56,7 +56,7 @@ fn forget() {
     KNOWN.with_borrow_mut(HashMap::clear);
 }
 
-/// Postgres calls these when a table or a function is altered, here or elsewhere; changes of the configuration are told the same way
+/// Postgres calls these when a table, a function or a role is altered, here or elsewhere; changes of the configuration are told the same way
 /// (`crm.tell_of_change()`).
 #[pg_guard]
 unsafe extern "C-unwind" fn table_changed(_argument: pg_sys::Datum, _table: pg_sys::Oid) {
@@ -64,7 +64,7 @@ unsafe extern "C-unwind" fn table_changed(_argument: pg_sys::Datum, _table: pg_s
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn function_changed(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
+unsafe extern "C-unwind" fn catalog_changed(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
     forget();
 }
 
@@ -75,8 +75,11 @@ fn changes() -> u64 {
         if CHANGES.get().is_none() {
             let none = pg_sys::Datum::from(0);
             pg_sys::CacheRegisterRelcacheCallback(Some(table_changed), none);
-            let functions = pg_sys::SysCacheIdentifier::PROCOID as i32;
-            pg_sys::CacheRegisterSyscacheCallback(functions, Some(function_changed), none);
+            // With a role's memberships changes who may have a function run for a table.
+            use pg_sys::SysCacheIdentifier::{AUTHMEMMEMROLE, AUTHOID, PROCOID};
+            for cache in [PROCOID, AUTHMEMMEMROLE, AUTHOID] {
+                pg_sys::CacheRegisterSyscacheCallback(cache as i32, Some(catalog_changed), none);
+            }
             CHANGES.set(Some(0));
         }
         pg_sys::AcceptInvalidationMessages();

@@ -53,6 +53,30 @@ pub fn linked(
     Ok(known)
 }
 
+/// Of these CRM records, those that go with rows of other maps of the same CRM object.
+pub fn elsewhere(
+    client: &SpiClient,
+    map: &Map,
+    crm_ids: &[&str],
+) -> Result<HashSet<String>, StoreError> {
+    let rows = client.select(
+        Kept(
+            "SELECT l.crm_id
+             FROM crm.object_map m
+             JOIN crm.object_map o ON o.connection_id = m.connection_id AND lower(o.crm_object) = lower(m.crm_object) AND o.map_id <> m.map_id
+             JOIN crm.ledger l ON l.map_id = o.map_id AND l.crm_id = ANY ($2)
+             WHERE m.map_id = $1",
+        ),
+        None,
+        &[map.id.into(), crm_ids.to_vec().into()],
+    )?;
+    let mut found = HashSet::new();
+    for row in rows {
+        found.extend(row.get::<String>(1)?);
+    }
+    Ok(found)
+}
+
 /// How a link ended that a CRM record once had.
 pub struct Former {
     pub record_key: String,

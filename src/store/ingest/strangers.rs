@@ -26,9 +26,15 @@ pub(super) fn settle<'a>(
         return Ok(Vec::new());
     }
     let ids: Vec<&str> = strangers.iter().map(|r| r.crm_id.as_str()).collect();
+    let elsewhere = identity::elsewhere(client, map, &ids)?;
     let former = identity::former(client, map, about.asked, &ids)?;
     let (mut keyed, mut keyless) = (Vec::new(), Vec::new());
     for record in strangers {
+        // A CRM record has one row over all tables.
+        if elsewhere.contains(&record.crm_id) {
+            arrived.counts.ignored += 1;
+            continue;
+        }
         let former = former.get(&record.crm_id);
         let key = match former.map(|f| (&f.ended, f.record_key.as_str())) {
             Some((Ended::ByCrm, key)) => Some(key),

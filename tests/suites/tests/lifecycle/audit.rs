@@ -13,6 +13,7 @@ const MONTHS: &str = "SELECT string_agg(((extract(year FROM m) - extract(year FR
 async fn past(db: &crm_suites::Database, month: i32) {
     db.execute(&format!(
         "SET timezone = 'UTC';
+         SET ROLE crm_engine;
          DO $$
          DECLARE m timestamptz := date_trunc('month', now()) + interval '{month} months';
                  name text := 'audit_log_' || to_char(m, 'YYYY_MM');
@@ -23,6 +24,7 @@ async fn past(db: &crm_suites::Database, month: i32) {
              INSERT INTO crm.audit_log (at, connection, provider, path, operation, result)
              VALUES (m + interval '3 days', '{month}', 'stub', 'batch', 'update', 'applied');
          END $$;
+         RESET ROLE;
          RESET timezone"
     ))
     .await;
