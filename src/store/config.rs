@@ -305,8 +305,18 @@ pub fn maps_of(
         let reason = format!(
             "a transform of column \"{column}\" {trouble}; crm.map_field() or crm.unmap_field() mends it"
         );
+        // Somebody may be mending it this moment: looked at again once they are done.
+        let held = client.update(
+            "SELECT FROM crm.object_map WHERE map_id = $1 FOR NO KEY UPDATE SKIP LOCKED",
+            None,
+            &[map_id.into()],
+        )?;
+        if held.is_empty() {
+            continue;
+        }
         client.update(
-            "UPDATE crm.map_state SET state = 'error', reason = $2 WHERE map_id = $1 AND state <> 'error'",
+            "UPDATE crm.map_state SET state = 'error', reason = $2
+             WHERE map_id = $1 AND state <> 'error' AND crm.lost_transform(map_id) IS NOT NULL",
             None,
             &[map_id.into(), reason.into()],
         )?;

@@ -21,13 +21,13 @@ async fn a_transform_sets_nothing_up() {
                  refusal text;
              BEGIN
                  FOREACH call IN ARRAY ARRAY[
-                     'crm.map_object(''stub'', ''superusers'', ''account'')', 'crm.map_object(''stub'', ''mine'', ''account'')',
+                     'crm.map_object(''stub'', ''public.superusers'', ''account'')', 'crm.map_object(''stub'', ''public.mine'', ''account'')',
                      'crm.map_field(1, ''phone'', ''phone'')', 'crm.unmap_object(1)', 'crm.pause(''stub'')', 'crm.resume(''stub'')',
                      'crm.create_connection(''other'', ''stub'')', 'crm.drop_connection(''stub'')', 'crm.set_credentials(''stub'', ''{{}}'')',
                      'crm.link(1, ''p1'', ''x'')', 'crm.replay(1)', 'crm.replay_all()', 'crm.cancel_write(gen_random_uuid())',
                      'crm.resolve_conflict(1, ''crm'')', 'crm.flush()', 'crm.ingest_now()', 'crm.backfill(1)', 'crm.test_connection(''stub'')',
                      'crm.describe(''stub'', ''contact'')', 'crm.check_mapping(1)', 'crm.caller()',
-                     'crm.receive_webhook(''stub'', ''{{}}'', '''')', 'crm.write(''people'', ''p1'', ''{{}}'')', 'crm.read_live(''people'', ''p1'')']
+                     'crm.receive_webhook(''stub'', ''{{}}'', '''')', 'crm.write(''public.people'', ''p1'', ''{{}}'')', 'crm.read_live(''public.people'', ''p1'')']
                  LOOP
                      refusal := NULL;
                      BEGIN
@@ -35,7 +35,7 @@ async fn a_transform_sets_nothing_up() {
                      EXCEPTION WHEN OTHERS THEN
                          refusal := sqlstate || ' ' || sqlerrm;
                      END;
-                     INSERT INTO probe VALUES (call, refusal);
+                     INSERT INTO public.probe VALUES (call, refusal);
                  END LOOP;
                  RETURN $1;
              END $$;

@@ -27,7 +27,7 @@ async fn the_workers_session_is_no_superusers() {
                      EXCEPTION WHEN OTHERS THEN
                          refusal := sqlerrm;
                      END;
-                     INSERT INTO probe SELECT session_user, current_user, rolsuper, attempt, refusal
+                     INSERT INTO public.probe SELECT session_user, current_user, rolsuper, attempt, refusal
                      FROM pg_catalog.pg_roles WHERE rolname = session_user;
                  END LOOP;
                  RETURN $1;

@@ -55,7 +55,7 @@ async fn a_transform_runs_only_for_whom_its_owner_could_act_anyway() {
             "ALTER TABLE people OWNER TO {owner};
              CREATE TABLE ran (by name);
              GRANT INSERT ON ran TO PUBLIC;
-             CREATE FUNCTION mine(jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$ BEGIN INSERT INTO ran VALUES (current_user); RETURN $1; END $$;
+             CREATE FUNCTION mine(jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.ran VALUES (current_user); RETURN $1; END $$;
              ALTER FUNCTION mine(jsonb) OWNER TO {mallory}"
         ))
         .await;
