@@ -63,6 +63,9 @@ mod tests {
     }
 
     const WRITER: &[&str] = &[
+        "caller",
+        "do_flush",
+        "do_ingest_now",
         "flush",
         "ingest_now",
         "perform_read",
@@ -74,6 +77,9 @@ mod tests {
     ];
 
     const OPERATOR: &[&str] = &[
+        "caller",
+        "do_flush",
+        "do_ingest_now",
         "cancel_write",
         "check_mapping",
         "describe",
@@ -129,14 +135,22 @@ mod tests {
             OPERATOR,
             &[
                 "create_connection",
+                "do_create_connection",
                 "set_credentials",
+                "do_set_credentials",
                 "drop_connection",
                 "map_object",
+                "do_map_object",
                 "map_field",
+                "do_map_field",
                 "unmap_field",
+                "do_unmap_field",
                 "unmap_object",
+                "do_unmap_object",
                 "backfill",
+                "do_backfill",
                 "link",
+                "do_link",
             ],
         ]
         .concat();
@@ -147,7 +161,7 @@ mod tests {
     fn only_a_superuser_grants_access() {
         run(
             "CREATE ROLE acc_grantor; SELECT crm.grant_access('acc_grantor', 'admin');
-             GRANT EXECUTE ON FUNCTION crm.grant_access TO acc_grantor; SET ROLE acc_grantor",
+             GRANT EXECUTE ON FUNCTION crm.grant_access, crm.do_grant_access TO acc_grantor; SET ROLE acc_grantor",
         );
         refuses(
             "SELECT crm.grant_access('acc_grantor', 'admin')",

@@ -227,8 +227,9 @@ async fn a_key_that_the_table_cannot_hold_belongs_to_no_row(vendor: Vendor) {
         .execute(&format!(
             "CREATE TABLE numbered (id int PRIMARY KEY, last_name text);
              INSERT INTO numbered VALUES (7, 'Seven');
+             SELECT crm.unmap_object({4});
              SELECT crm.map_field(crm.map_object('{0}', 'numbered', '{1}', external_id_field => '{2}'), 'last_name', '{3}')",
-            vendor.name(), vendor.people(), vendor.field("id"), vendor.field("last_name")
+            vendor.name(), vendor.people(), vendor.field("id"), vendor.field("last_name"), live.map
         ))
         .await;
     for key in ["seven", "99999999999999999999", "7"] {

@@ -7,6 +7,9 @@ use crate::CLUSTER;
 
 /// Maps a table as a contact of the stub by its last name alone.
 async fn map(desk: &Desk, relation: &str, column: &str, arguments: &str) -> i32 {
+    // Keys of one table alone go into a field.
+    let people = format!("SELECT crm.unmap_object({})", desk.map);
+    desk.db.execute(&people).await;
     let sql = format!(
         "SELECT crm.map_object('stub', '{relation}', 'contact', external_id_field => 'external_key',
                                on_insert => 'create', on_delete => 'delete' {arguments})"

@@ -1,6 +1,5 @@
 //! Request budgets: what the CRM told, what the admin allows, and what is kept for real time; the circuit breaker.
 
-use crm_suites::desk::map_people;
 use crm_suites::{Crm, Desk, Json, Live, Vendor, eventually, json};
 
 use crate::CLUSTER;
@@ -234,7 +233,9 @@ async fn maps_take_turns() {
     let db = &desk.db;
     db.execute("CREATE TABLE few (LIKE people INCLUDING ALL)")
         .await;
-    let few = map_people(db, Vendor::HubSpot, "few", "on_insert => 'create'").await;
+    let few = "SELECT map_id FROM crm.map_object('hubspot', 'few', 'companies', external_id_field => 'external_key', on_insert => 'create') AS map_id,
+                      crm.map_field(map_id, 'last_name', 'name', direction => 'outbound')";
+    let few: i32 = db.one(few, &[]).await;
     // Thirty requests, all of them waiting at once.
     db.execute("INSERT INTO people (id, last_name) SELECT 'm' || n, 'Many' FROM generate_series(1, 3000) n")
         .await;
