@@ -74,7 +74,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION crm.is_builtin(oid) IS 'whether a type is PostgreSQL''s own, or a domain over one';
 
--- A column for the expressions of a capture function. That function has a superuser's rights, and the casts
+CREATE FUNCTION crm.is_key_type(type_id oid) RETURNS bool
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT crm.base_type(type_id) = ANY ('{smallint,integer,bigint,numeric,uuid,text,varchar,bpchar}'::regtype[])
+$$;
+COMMENT ON FUNCTION crm.is_key_type(oid) IS 'whether a column of that type can be a key: its text is the same in every session';
+
+-- A column for the expressions of a capture function. That function does not run with its user's rights, and the casts
 -- and operators of a user's type may be functions of that user: such a type is taken by its output alone.
 CREATE FUNCTION crm.safe_column(alias text, column_name name, type_id oid) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -84,11 +90,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION crm.safe_column(text, name, oid) IS 'an expression for a column that calls no function of a user';
 
--- The column expression whose change counts. Types without an equality of PostgreSQL's own are compared as
--- text, and text byte by byte: a collation may call different texts equal.
+-- The column expression whose change counts. Types of users, and those without an equality of PostgreSQL's own, are
+-- compared as text, and text byte by byte: a collation may call different texts equal.
 CREATE FUNCTION crm.comparable(alias text, column_name name, type_id oid) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT CASE WHEN e.typtype <> 'e' AND NOT EXISTS (
+    SELECT CASE WHEN NOT crm.is_builtin(type_id) OR NOT EXISTS (
                     SELECT FROM pg_opclass o JOIN pg_am a ON a.oid = o.opcmethod
                     WHERE o.opcdefault AND a.amname IN ('btree', 'hash') AND o.opcnamespace = 'pg_catalog'::regnamespace
                       AND (o.opcintype = e.oid OR (o.opcintype = 'text'::regtype AND e.oid = 'varchar'::regtype)))
@@ -107,7 +113,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' S
            WHEN 'date' THEN format('%L::date', moment::date)
            ELSE format('%L::timestamptz', moment) END
     FROM (SELECT CASE WHEN data_type = 'number' THEN NULL
-                      WHEN value ~ '^-?\d+(\.\d+)?$' THEN to_timestamp(value::numeric / 1000)
+                      WHEN value ~ '^-?[0-9]+([.][0-9]+)?$' THEN to_timestamp(value::numeric / 1000)
                       ELSE value::timestamptz END AS moment) m
 $$;
 COMMENT ON FUNCTION crm.bound(text, text) IS 'the min or max of a rule as an SQL literal that means the same in every session';
@@ -157,7 +163,7 @@ BEGIN
             CASE WHEN is_array THEN
                 format('NOT (%s::text[] <@ %L::text[])', v, ARRAY(SELECT jsonb_array_elements_text(f.validation -> 'choices')))
             WHEN f.data_type = 'multi_choice' THEN
-                format('NOT (regexp_split_to_array(%s, ''\s*;\s*'') <@ %L::text[])', filled,
+                format('NOT (regexp_split_to_array(%s, ''[[:space:]]*;[[:space:]]*'') <@ %L::text[])', filled,
                        ARRAY(SELECT jsonb_array_elements_text(f.validation -> 'choices')))
             WHEN f.data_type = 'number' THEN
                 format('%s::numeric <> ALL (%L::numeric[])', v, ARRAY(SELECT jsonb_array_elements_text(f.validation -> 'choices')))
@@ -181,6 +187,32 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION crm.mask_expression(smallint[], text[]) IS 'an expression for the mask of the cells whose conditions hold';
 
+-- What an expression over a mapped column means may depend on settings of the session; a capture function carries those
+-- that its columns need.
+CREATE FUNCTION crm.pinned_settings(map_id int) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH used AS (
+        SELECT e.oid, e.typtype, crm.is_builtin(e.oid) AS is_builtin, f.data_type
+        FROM crm.bound_column b
+        JOIN crm.object_map m USING (map_id)
+        LEFT JOIN crm.field_map f USING (map_id, column_name)
+        JOIN pg_type t ON t.oid = crm.base_type(b.type_id)
+        JOIN pg_type e ON e.oid = crm.base_type(CASE WHEN t.typcategory = 'A' AND t.typelem <> 0 THEN t.typelem ELSE t.oid END)
+        WHERE b.map_id = pinned_settings.map_id)
+    SELECT coalesce(string_agg(DISTINCT format(' SET %s = %L', s.name, s.value), ''), '')
+    FROM used u, (VALUES
+        ('datestyle', 'ISO, MDY', '{date,time,timetz,timestamp,timestamptz}'::regtype[], true),
+        ('timezone', 'UTC', '{date,time,timetz,timestamp,timestamptz}', true),
+        ('intervalstyle', 'postgres', '{interval}', false),
+        ('extra_float_digits', '1', '{real,double precision,point,line,lseg,box,path,polygon,circle}', false),
+        ('bytea_output', 'hex', '{bytea}', false),
+        ('lc_monetary', 'C', '{money}', false)) AS s (name, value, types, of_time)
+    -- A user's type may hold any of them within.
+    WHERE u.oid = ANY (s.types) OR s.of_time AND (u.data_type IN ('date', 'datetime') OR u.typtype IN ('r', 'm'))
+       OR NOT u.is_builtin AND u.typtype <> 'e'
+$$;
+COMMENT ON FUNCTION crm.pinned_settings(int) IS 'the SET clauses of a map''s capture function: settings on which its columns'' values depend';
+
 CREATE FUNCTION crm.install_capture(map_id int) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -189,9 +221,12 @@ DECLARE
     written smallint[];
     changed text[];
     body text;
-    key_type regtype;
+    n_key text;
+    o_key text;
     n_shard text;
     o_shard text;
+    columns text[];
+    types oid[];
     join_on text;
     checks_insert text := '';
     checks_update text := '';
@@ -211,13 +246,24 @@ BEGIN
         RETURN;
     END IF;
 
+    -- By name and base type, which a restored database has too; 0: a user's type, of which the output alone is taken.
+    SELECT array_agg(b.column_name::text ORDER BY b.attnum),
+           array_agg(CASE WHEN crm.is_builtin(b.type_id) THEN crm.base_type(b.type_id) ELSE 0 END ORDER BY b.attnum)
+    INTO columns, types
+    FROM crm.bound_column b WHERE b.map_id = m.map_id;
+    SELECT CASE WHEN crm.is_key_type(b.type_id) THEN format('n.%I::text', m.key_column) ELSE format('(%s)::text', crm.safe_column('n', m.key_column, b.type_id)) END,
+           CASE WHEN crm.is_key_type(b.type_id) THEN format('o.%I::text', m.key_column) ELSE format('(%s)::text', crm.safe_column('o', m.key_column, b.type_id)) END,
+           CASE WHEN crm.is_key_type(b.type_id) THEN format('n.%1$I = o.%1$I', m.key_column)
+                ELSE format('(%s)::text COLLATE "C" = (%s)::text COLLATE "C"', crm.safe_column('n', m.key_column, b.type_id), crm.safe_column('o', m.key_column, b.type_id)) END
+    INTO n_key, o_key, join_on
+    FROM crm.bound_column b WHERE b.map_id = m.map_id AND b.column_name = m.key_column;
     SELECT format('coalesce((%s)::text, '''')', crm.safe_column('n', m.shard_column, b.type_id)),
            format('coalesce((%s)::text, '''')', crm.safe_column('o', m.shard_column, b.type_id))
     INTO n_shard, o_shard
     FROM crm.bound_column b WHERE b.map_id = m.map_id AND b.column_name = m.shard_column;
     -- Said thrice, for the planner: it knows nothing of transition tables and takes 1 in 200 pairs of rows for a match. Thinking of
     -- 50 million rows where there are 100,000, it would compile the statement just in time.
-    join_on := format('n.%1$I = o.%1$I AND n.%1$I = o.%1$I AND n.%1$I = o.%1$I', m.key_column)
+    join_on := format('%1$s AND %1$s AND %1$s', join_on)
                || coalesce(' AND ' || n_shard || ' = ' || o_shard, '');
     n_shard := coalesce(n_shard, '''''');
     o_shard := coalesce(o_shard, '''''');
@@ -235,10 +281,10 @@ BEGIN
     WHERE f.map_id = m.map_id AND f.direction <> 'inbound' AND f.materialize;
 
     -- Rules bind the cells that a statement sets: all of a new row, the changed ones of an old row.
-    SELECT string_agg(format('SELECT %L || n.%I::text AS at, %s', format('column "%s", rule %s, record_key ', f.column_name, r.rule),
-                             m.key_column, format('n."pg_crm.ord" AS ord, %s AS place FROM numbered n WHERE %s', f.field_id * 8 + r.place, r.condition)), E'\n            UNION ALL '),
-           string_agg(format('SELECT %L || n.%I::text AS at, n."pg_crm.ord" AS ord, %s AS place FROM numbered n JOIN old_rows o ON %s WHERE (%s) AND %s IS DISTINCT FROM %s',
-                             format('column "%s", rule %s, record_key ', f.column_name, r.rule), m.key_column, f.field_id * 8 + r.place, join_on, r.condition,
+    SELECT string_agg(format('SELECT %L || %s AS at, %s', format('column "%s", rule %s, record_key ', f.column_name, r.rule),
+                             n_key, format('n."pg_crm.ord" AS ord, %s AS place FROM numbered n WHERE %s', f.field_id * 8 + r.place, r.condition)), E'\n            UNION ALL '),
+           string_agg(format('SELECT %L || %s AS at, n."pg_crm.ord" AS ord, %s AS place FROM numbered n JOIN old_rows o ON %s WHERE (%s) AND %s IS DISTINCT FROM %s',
+                             format('column "%s", rule %s, record_key ', f.column_name, r.rule), n_key, f.field_id * 8 + r.place, join_on, r.condition,
                              crm.comparable('n', f.column_name, b.type_id), crm.comparable('o', f.column_name, b.type_id)),
                       E'\n            UNION ALL '),
            string_agg(format('(%s)', r.condition), ' OR ')
@@ -250,11 +296,11 @@ BEGIN
     -- A field that may not change once it is set on both sides: the ledger knows whether the CRM has a value.
     SELECT string_agg(format(
                $t$
-            SELECT %1$L || n.%2$I::text FROM new_rows n JOIN old_rows o ON %3$s
-            WHERE %4$s IS DISTINCT FROM %5$s AND o.%6$I IS NOT NULL AND EXISTS (
-                SELECT FROM crm.ledger l WHERE l.shard_key = %7$s COLLATE "C" AND l.map_id = %8$s AND l.record_key = n.%2$I::text COLLATE "C"
+            SELECT %1$L || %2$s FROM new_rows n JOIN old_rows o ON %3$s
+            WHERE %4$s IS DISTINCT FROM %5$s AND o.%6$I IS DISTINCT FROM NULL AND EXISTS (
+                SELECT FROM crm.ledger l WHERE l.shard_key = %7$s COLLATE "C" AND l.map_id = %8$s AND l.record_key = %2$s COLLATE "C"
                   AND crm.cell_is_set(l.hashes, %9$s))$t$,
-               format('column "%s", immutable once bound, record_key ', f.column_name), m.key_column, join_on, crm.comparable('n', f.column_name, b.type_id),
+               format('column "%s", immutable once bound, record_key ', f.column_name), n_key, join_on, crm.comparable('n', f.column_name, b.type_id),
                crm.comparable('o', f.column_name, b.type_id), f.column_name, n_shard, m.map_id, f.field_id),
                E'\n            UNION ALL')
     INTO immutable
@@ -289,13 +335,15 @@ BEGIN
         END IF;$t$, m.map_id, immutable);
     END IF;
 
-    all_cells := coalesce(crm.mask_expression(written, array_fill('true'::text, ARRAY[coalesce(cardinality(written), 0)])), '''\x0000000000000000''::bytea');
-    changed_cells := coalesce(crm.mask_expression(written, changed), '''\x0000000000000000''::bytea');
+    all_cells := coalesce(crm.mask_expression(written, array_fill('true'::text, ARRAY[coalesce(cardinality(written), 0)])), 'decode(''0000000000000000'', ''hex'')');
+    changed_cells := coalesce(crm.mask_expression(written, changed), 'decode(''0000000000000000'', ''hex'')');
 
     body := format($f$
 -- Generated by crm.install_capture(%1$s) from the mapping of %2$s; regenerated when the mapping changes.
 #variable_conflict use_variable
 DECLARE
+    -- First of all: nothing that names a column is looked at if the table is another than the one this was made for.
+    is_bound CONSTANT bool := crm.require_bound(TG_RELID, %22$L, %23$L);
     violations text[];
     actor text := session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), '');
     -- The cells that pg_crm itself is setting, and knows of.
@@ -312,25 +360,25 @@ BEGIN
             SELECT k.shard_key, %1$s, 'u', k.cells, array_agg(k.record_key), actor%18$s
             FROM (SELECT c.*, (row_number() OVER () - 1) / %16$s AS part
                   FROM (SELECT %5$s AS shard_key,
-                               CASE WHEN o.%7$I IS NULL OR n.%7$I IS NULL
-                                    THEN crm.refuse_key_change(TG_RELID, coalesce(o.%7$I, n.%7$I)::text)
-                                    ELSE n.%7$I::text END AS record_key,
-                               CASE WHEN ours IS NULL OR %5$s || '/' || n.%7$I::text <> ALL (our_records) THEN %9$s
+                               CASE WHEN %8$s IS NULL OR %7$s IS NULL
+                                    THEN crm.refuse_key_change(TG_RELID, coalesce(%8$s, %7$s))
+                                    ELSE %7$s END AS record_key,
+                               CASE WHEN ours IS NULL OR %5$s || '/' || %7$s <> ALL (our_records) THEN %9$s
                                     ELSE crm.cells_minus(%9$s, ours) END AS cells%19$s
                         FROM old_rows o FULL JOIN new_rows n ON %10$s
                         OFFSET 0) c
-                  WHERE c.cells <> %11$L::bytea) k
+                  WHERE c.cells <> decode(%11$L, 'hex')) k
             GROUP BY k.part, k.shard_key, k.cells%20$s;
         ELSE -- one row has nothing to be joined or gathered
             INSERT INTO %4$s (shard_key, map_id, op, cells, record_keys, actor%17$s)
             SELECT c.shard_key, %1$s, 'u', c.cells, ARRAY[c.record_key], actor%21$s
             FROM (SELECT %5$s AS shard_key,
-                         CASE WHEN %10$s THEN n.%7$I::text ELSE crm.refuse_key_change(TG_RELID, o.%7$I::text) END AS record_key,
-                         CASE WHEN ours IS NULL OR %5$s || '/' || n.%7$I::text <> ALL (our_records) THEN %9$s
+                         CASE WHEN %10$s THEN %7$s ELSE crm.refuse_key_change(TG_RELID, %8$s) END AS record_key,
+                         CASE WHEN ours IS NULL OR %5$s || '/' || %7$s <> ALL (our_records) THEN %9$s
                               ELSE crm.cells_minus(%9$s, ours) END AS cells%19$s
                   FROM old_rows o, new_rows n
                   OFFSET 0) c
-            WHERE c.cells <> %11$L::bytea;
+            WHERE c.cells <> decode(%11$L, 'hex');
         END IF;
     ELSIF TG_OP = 'INSERT' THEN%12$s
         -- A row that pg_crm inserts for a CRM record holds what that holds; rows that triggers add on the way are users' own.
@@ -341,18 +389,18 @@ BEGIN
         IF FOUND THEN
             INSERT INTO %4$s (shard_key, map_id, op, cells, record_keys, actor)
             SELECT k.shard_key, %1$s, 'i', %13$s, array_agg(k.record_key), actor
-            FROM (SELECT %5$s AS shard_key, n.%7$I::text AS record_key, (row_number() OVER () - 1) / %16$s AS part
+            FROM (SELECT %5$s AS shard_key, %7$s AS record_key, (row_number() OVER () - 1) / %16$s AS part
                   FROM new_rows n%14$s) k
             GROUP BY k.part, k.shard_key;
         ELSE
             INSERT INTO %4$s (shard_key, map_id, op, cells, record_keys, actor)
-            SELECT %5$s, %1$s, 'i', %13$s, ARRAY[n.%7$I::text], actor
+            SELECT %5$s, %1$s, 'i', %13$s, ARRAY[%7$s], actor
             FROM new_rows n%14$s;
         END IF;
     ELSE
         INSERT INTO %4$s (shard_key, map_id, op, cells, record_keys, actor)
-        SELECT k.shard_key, %1$s, 'd', '\x0000000000000000', array_agg(k.record_key), actor
-        FROM (SELECT %6$s AS shard_key, o.%7$I::text AS record_key, (row_number() OVER () - 1) / %16$s AS part
+        SELECT k.shard_key, %1$s, 'd', decode('0000000000000000', 'hex'), array_agg(k.record_key), actor
+        FROM (SELECT %6$s AS shard_key, %8$s AS record_key, (row_number() OVER () - 1) / %16$s AS part
               FROM old_rows o) k
         GROUP BY k.part, k.shard_key;
     END IF;
@@ -361,23 +409,24 @@ BEGIN
     END IF;
     RETURN NULL;
 END
-$f$, m.map_id, translate(m.relation::text, E'\n\r', '  '), checks_update, crm.change_target(), n_shard, o_shard, m.key_column, m.relation::oid,
-     changed_cells, join_on, '\x' || repeat('00', 8 * (1 + coalesce((SELECT max(i) FROM unnest(written) i), 0) / 64)),
+$f$, m.map_id, translate(m.relation::text, E'\n\r', '  '), checks_update, crm.change_target(), n_shard, o_shard, n_key, o_key,
+     changed_cells, join_on, repeat('00', 8 * (1 + coalesce((SELECT max(i) FROM unnest(written) i), 0) / 64)),
      checks_insert, all_cells,
      CASE m.on_insert WHEN 'create' THEN '' ELSE format($w$
               WHERE EXISTS (SELECT FROM crm.ledger l
-                            WHERE l.shard_key = %s COLLATE "C" AND l.map_id = %s AND l.record_key = n.%I::text COLLATE "C")$w$,
-            n_shard, m.map_id, m.key_column) END,
+                            WHERE l.shard_key = %s COLLATE "C" AND l.map_id = %s AND l.record_key = %s COLLATE "C")$w$,
+            n_shard, m.map_id, n_key) END,
      CASE WHEN realtime THEN 'true' ELSE 'false' END, crm.change_part(),
      -- What an edit of a checked cell was based on is its record's own: such a row speaks of one record.
      CASE WHEN realtime THEN ', base, correlation_id' ELSE '' END,
      CASE WHEN realtime THEN $w$, k.base, nullif(current_setting('pg_crm.correlation_id', true), '')$w$ ELSE '' END,
      CASE WHEN realtime THEN format(E',\n                               nullif(%s, ''{}'') AS base', old_values) ELSE '' END,
      CASE WHEN realtime THEN ', k.base, CASE WHEN k.base IS NOT NULL THEN k.record_key END' ELSE '' END,
-     CASE WHEN realtime THEN $w$, c.base, nullif(current_setting('pg_crm.correlation_id', true), '')$w$ ELSE '' END);
+     CASE WHEN realtime THEN $w$, c.base, nullif(current_setting('pg_crm.correlation_id', true), '')$w$ ELSE '' END,
+     columns, types);
 
     EXECUTE format('CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER '
-                   'SET search_path = pg_catalog, pg_temp AS %L', fn, body);
+                   'SET search_path = pg_catalog, pg_temp%s AS %L', fn, crm.pinned_settings(m.map_id), body);
     PERFORM crm.strip('pg_proc'::regclass, to_regprocedure(fn || '()'));
     EXECUTE format('COMMENT ON FUNCTION %s() IS %L', fn, format('validation and change capture of %s for map %s', m.relation, m.map_id));
     EXECUTE format('ALTER FUNCTION %s() DEPENDS ON EXTENSION pg_crm', fn);
@@ -396,6 +445,19 @@ $f$, m.map_id, translate(m.relation::text, E'\n\r', '  '), checks_update, crm.ch
 END $$;
 COMMENT ON FUNCTION crm.install_capture(int) IS 'makes or remakes the triggers of a map';
 
+-- From the catalog alone: pg_partition_tree() waits for whoever has locked a partition.
+CREATE FUNCTION crm.partitions(relation regclass) RETURNS SETOF regclass
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE tree AS (
+        SELECT i.inhrelid FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhparent
+        WHERE i.inhparent = relation AND c.relkind = 'p' AND NOT i.inhdetachpending
+        UNION ALL
+        SELECT i.inhrelid FROM tree t JOIN pg_class c ON c.oid = t.inhrelid AND c.relkind = 'p'
+        JOIN pg_inherits i ON i.inhparent = t.inhrelid AND NOT i.inhdetachpending)
+    SELECT inhrelid::regclass FROM tree
+$$;
+COMMENT ON FUNCTION crm.partitions(regclass) IS 'the partitions of a table at all levels';
+
 CREATE FUNCTION crm.guard_partitions(map_id int) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -404,13 +466,13 @@ BEGIN
     FOR leaf IN
         SELECT g.tgrelid FROM pg_trigger g, crm.object_map m
         WHERE m.map_id = guard_partitions.map_id AND g.tgname = format('pg_crm_%s_leaf', m.map_id)
-          AND g.tgrelid NOT IN (SELECT t.relid FROM pg_partition_tree(m.relation) t)
+          AND g.tgrelid NOT IN (SELECT crm.partitions(m.relation))
     LOOP
         PERFORM crm.drop_trigger(leaf, format('pg_crm_%s_leaf', map_id));
     END LOOP;
     FOR leaf IN
-        SELECT t.relid FROM crm.object_map m, pg_partition_tree(m.relation) t
-        WHERE m.map_id = guard_partitions.map_id AND t.level > 0
+        SELECT t.relid FROM crm.object_map m, crm.partitions(m.relation) AS t (relid)
+        WHERE m.map_id = guard_partitions.map_id
           AND NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = t.relid AND g.tgname = format('pg_crm_%s_leaf', m.map_id))
     LOOP
         PERFORM crm.put_trigger(leaf, format('pg_crm_%s_leaf', map_id), 'BEFORE INSERT OR UPDATE OR DELETE', '', 'crm.refuse_leaf_write()'::regprocedure);
@@ -471,6 +533,7 @@ COMMENT ON FUNCTION crm.is_key(regclass, name, name) IS 'whether a unique index 
 CREATE FUNCTION crm.lost_ground(map_id int) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN NOT a.attnotnull THEN format('key column "%s" may be null now', m.key_column)
+                WHEN NOT crm.is_key_type(a.atttypid) THEN format('column "%s" of type %s cannot be a key', m.key_column, format_type(a.atttypid, NULL))
                 WHEN NOT crm.is_key(m.relation, m.key_column, m.shard_column) THEN format('key column "%s" is not unique any more', m.key_column)
                 WHEN c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid) THEN
                     format('table "%s" inherits from it, and statements on that escape validation and change capture',
@@ -515,89 +578,181 @@ BEGIN
         END INTO reason;
     INSERT INTO crm.map_state (map_id, state, reason)
     VALUES (m.map_id, CASE WHEN reason IS NULL THEN 'idle' ELSE 'error' END, reason)
-    ON CONFLICT (map_id) DO UPDATE SET state = excluded.state, reason = excluded.reason;
+    ON CONFLICT (map_id) DO UPDATE SET state = excluded.state, reason = excluded.reason, stale = false;
     RETURN reason;
 END $$;
 COMMENT ON FUNCTION crm.bind_map(int) IS 'binds a map to its table''s columns; returns why the map cannot work, or NULL';
 
 -- A database that was just restored has maps that nobody bound yet; after a rename it would be too late.
 CREATE FUNCTION crm.bind_restored() RETURNS event_trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
+DECLARE
+    id int;
 BEGIN
-    PERFORM crm.bind_map(m.map_id) FROM crm.object_map m
-    WHERE NOT EXISTS (SELECT FROM crm.map_state s WHERE s.map_id = m.map_id)
-      -- Its keys come last in a restore.
-      AND crm.is_key(m.relation, m.key_column, m.shard_column);
+    FOREACH id IN ARRAY ARRAY(
+        SELECT m.map_id FROM crm.object_map m
+        WHERE NOT EXISTS (SELECT FROM crm.map_state s WHERE s.map_id = m.map_id)
+          -- Its keys come last in a restore.
+          AND crm.is_key(m.relation, m.key_column, m.shard_column))
+    LOOP
+        BEGIN
+            PERFORM crm.bind_map(id);
+        EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+            NULL; -- somebody else is at it
+        END;
+    END LOOP;
 END $$;
 COMMENT ON FUNCTION crm.bind_restored() IS 'event trigger: binds maps that a restore brought, before a table of theirs is altered';
 
--- ALTER TABLE on a mapped table: follow renames; a dropped or retyped column stops the map.
-CREATE FUNCTION crm.follow_ddl() RETURNS event_trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+-- Renames are followed; a dropped or retyped column stops the map.
+CREATE FUNCTION crm.follow_map(id int) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    m record;
+    m crm.object_map;
     c record;
-    changed bool;
-    trouble text;
+    changed bool := (SELECT s.stale FROM crm.map_state s WHERE s.map_id = id);
+    trouble text := crm.lost_transform(id);
 BEGIN
-    FOR m IN SELECT o.map_id, o.relation, o.key_column, o.shard_column FROM crm.object_map o
-             WHERE EXISTS (SELECT FROM crm.bound_column b WHERE b.map_id = o.map_id)
+    -- One at a time: the worker and whoever alters the table both come.
+    SELECT * INTO m FROM crm.object_map o WHERE o.map_id = id FOR NO KEY UPDATE;
+    IF changed IS NULL OR NOT FOUND THEN
+        RETURN;
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_class k WHERE k.oid = m.relation) THEN
+        DELETE FROM crm.bound_column b WHERE b.map_id = m.map_id;
+        UPDATE crm.map_state s SET state = 'error', reason = 'the mapped table was dropped; crm.unmap_object() mends it', stale = false
+        WHERE s.map_id = m.map_id;
+        RETURN;
+    END IF;
+    FOR c IN
+        SELECT b.column_name, a.attname AS current_name, b.type_id, a.atttypid
+        FROM crm.bound_column b
+        LEFT JOIN pg_attribute a ON a.attrelid = m.relation AND a.attnum = b.attnum AND NOT a.attisdropped
+        WHERE b.map_id = m.map_id
+          AND (a.attname IS DISTINCT FROM b.column_name OR a.atttypid IS DISTINCT FROM b.type_id)
     LOOP
-        changed := false;
-        trouble := crm.lost_transform(m.map_id);
-        FOR c IN
-            SELECT b.column_name, a.attname AS current_name, b.type_id, a.atttypid
-            FROM crm.bound_column b
-            LEFT JOIN pg_attribute a ON a.attrelid = m.relation AND a.attnum = b.attnum AND NOT a.attisdropped
-            WHERE b.map_id = m.map_id
-              AND (a.attname IS DISTINCT FROM b.column_name OR a.atttypid IS DISTINCT FROM b.type_id)
-        LOOP
-            changed := true;
-            IF c.current_name IS NULL THEN
-                DELETE FROM crm.bound_column b WHERE b.map_id = m.map_id AND b.column_name = c.column_name;
-                trouble := format('column "%s" was dropped', c.column_name);
-            ELSIF c.atttypid <> c.type_id THEN
-                UPDATE crm.bound_column b SET type_id = c.atttypid WHERE b.map_id = m.map_id AND b.column_name = c.column_name;
-                trouble := format('column "%s" changed its type to %s', c.column_name, format_type(c.atttypid, NULL));
-            END IF;
-        END LOOP;
-        IF changed THEN
-            -- Renames last and at once, so that two columns may swap their names.
-            UPDATE crm.field_map f SET column_name = a.attname
-            FROM crm.bound_column b JOIN pg_attribute a ON a.attrelid = m.relation AND a.attnum = b.attnum
-            WHERE b.map_id = m.map_id AND f.map_id = m.map_id AND f.column_name = b.column_name AND a.attname <> b.column_name;
-            UPDATE crm.object_map o
-            SET key_column = coalesce((SELECT a.attname FROM crm.bound_column b JOIN pg_attribute a ON a.attrelid = m.relation AND a.attnum = b.attnum
-                                       WHERE b.map_id = m.map_id AND b.column_name = o.key_column), o.key_column),
-                shard_column = coalesce((SELECT a.attname FROM crm.bound_column b JOIN pg_attribute a ON a.attrelid = m.relation AND a.attnum = b.attnum
-                                         WHERE b.map_id = m.map_id AND b.column_name = o.shard_column), o.shard_column)
-            WHERE o.map_id = m.map_id;
-            UPDATE crm.bound_column b SET column_name = a.attname
-            FROM pg_attribute a
-            WHERE b.map_id = m.map_id AND a.attrelid = m.relation AND a.attnum = b.attnum AND a.attname <> b.column_name;
-            -- Without its key column the map captures nothing; with it, what is left goes on being captured.
-            IF EXISTS (SELECT FROM crm.bound_column b JOIN crm.object_map o USING (map_id)
-                       WHERE b.map_id = m.map_id AND b.column_name = o.key_column) THEN
-                PERFORM crm.install_capture(m.map_id);
-            ELSE
-                PERFORM crm.remove_capture(m.map_id);
-            END IF;
-            PERFORM crm.notify_worker(false);
-        ELSE
-            PERFORM crm.guard_partitions(m.map_id)
-            FROM pg_class k WHERE k.oid = m.relation AND k.relkind = 'p' AND to_regprocedure(format('crm.capture_%s()', m.map_id)) IS NOT NULL;
-        END IF;
-        trouble := coalesce(trouble || '; crm.map_field() or crm.unmap_field() mends it', crm.lost_ground(m.map_id));
-        IF trouble IS NOT NULL THEN
-            UPDATE crm.map_state s SET state = 'error', reason = trouble
-            WHERE s.map_id = m.map_id AND s.state <> 'error';
+        changed := true;
+        IF c.current_name IS NULL THEN
+            DELETE FROM crm.bound_column b WHERE b.map_id = m.map_id AND b.column_name = c.column_name;
+            trouble := format('column "%s" was dropped', c.column_name);
+        ELSIF c.atttypid <> c.type_id THEN
+            UPDATE crm.bound_column b SET type_id = c.atttypid WHERE b.map_id = m.map_id AND b.column_name = c.column_name;
+            trouble := format('column "%s" changed its type to %s', c.column_name, format_type(c.atttypid, NULL));
         END IF;
     END LOOP;
+    IF changed THEN
+        -- Renames last and at once, so that two columns may swap their names.
+        UPDATE crm.field_map f SET column_name = a.attname
+        FROM crm.bound_column b JOIN pg_attribute a ON a.attrelid = m.relation AND a.attnum = b.attnum
+        WHERE b.map_id = m.map_id AND f.map_id = m.map_id AND f.column_name = b.column_name AND a.attname <> b.column_name;
+        UPDATE crm.object_map o
+        SET key_column = coalesce((SELECT a.attname FROM crm.bound_column b JOIN pg_attribute a ON a.attrelid = m.relation AND a.attnum = b.attnum
+                                   WHERE b.map_id = m.map_id AND b.column_name = o.key_column), o.key_column),
+            shard_column = coalesce((SELECT a.attname FROM crm.bound_column b JOIN pg_attribute a ON a.attrelid = m.relation AND a.attnum = b.attnum
+                                     WHERE b.map_id = m.map_id AND b.column_name = o.shard_column), o.shard_column)
+        WHERE o.map_id = m.map_id;
+        UPDATE crm.bound_column b SET column_name = a.attname
+        FROM pg_attribute a
+        WHERE b.map_id = m.map_id AND a.attrelid = m.relation AND a.attnum = b.attnum AND a.attname <> b.column_name;
+    END IF;
+    -- Before the triggers are made anew, which is DDL of its own.
+    trouble := coalesce(trouble || '; crm.map_field() or crm.unmap_field() mends it', crm.lost_ground(m.map_id));
+    UPDATE crm.map_state s
+    SET state = CASE WHEN trouble IS NULL THEN 'idle' ELSE 'error' END, reason = trouble, stale = false
+    WHERE s.map_id = m.map_id AND (trouble IS NOT NULL AND (s.state <> 'error' OR s.stale) OR trouble IS NULL AND s.stale);
+    IF changed THEN
+        -- Without its key column the map captures nothing; with it, what is left goes on being captured.
+        IF EXISTS (SELECT FROM crm.bound_column b JOIN crm.object_map o USING (map_id)
+                   WHERE b.map_id = m.map_id AND b.column_name = o.key_column) THEN
+            PERFORM crm.install_capture(m.map_id);
+        ELSE
+            PERFORM crm.remove_capture(m.map_id);
+        END IF;
+        PERFORM crm.notify_worker(false);
+    ELSIF EXISTS (SELECT FROM pg_class k WHERE k.oid = m.relation AND k.relkind = 'p')
+          AND to_regprocedure(format('crm.capture_%s()', m.map_id)) IS NOT NULL THEN
+        PERFORM crm.guard_partitions(m.map_id);
+    END IF;
 END $$;
-COMMENT ON FUNCTION crm.follow_ddl() IS 'event trigger: follows renamed columns, stops maps whose columns were dropped or retyped, whose transforms are gone, or whose tables cannot be mapped any more';
+COMMENT ON FUNCTION crm.follow_map(int) IS
+    'follows renamed columns; stops a map whose columns were dropped or retyped, whose transforms are gone, or whose table cannot be mapped any more';
+
+-- It could not be followed now. Nobody's DDL fails for that: until the worker has made it up, the capture function itself refuses
+-- what it was not made for.
+CREATE FUNCTION crm.follow_later(id int, why text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE crm.map_state s
+    SET stale = true, state = 'error',
+        reason = coalesce(CASE WHEN s.state = 'error' AND NOT s.stale THEN s.reason || '; ' END, '')
+                 || 'its table was altered, and the worker is still to follow: ' || why
+    WHERE s.map_id IN (SELECT x.map_id FROM crm.map_state x WHERE x.map_id = id FOR UPDATE SKIP LOCKED);
+    PERFORM crm.notify_worker(false);
+END $$;
+COMMENT ON FUNCTION crm.follow_later(int, text) IS 'leaves it to the worker to follow what became of a map''s table';
+
+-- No tag is left out, so that no way to alter a table is. Looked at are the maps whose tables this very transaction holds as only
+-- DDL does, those above a partition that it made or altered, and after a DROP those of lost transforms. So nobody waits for
+-- what somebody else does to a mapped table of theirs.
+CREATE FUNCTION crm.follow_ddl() RETURNS event_trigger
+-- Longer than the worker's own lock_timeout: should each have what the other waits for, the worker gives way.
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
+DECLARE
+    id int;
+BEGIN
+    -- What pg_crm itself does to tables, and cannot alter a column or attach a partition.
+    IF TG_TAG IN ('CREATE FUNCTION', 'ALTER FUNCTION', 'CREATE TRIGGER', 'ALTER TRIGGER', 'DROP TRIGGER', 'COMMENT', 'GRANT', 'REVOKE') THEN
+        RETURN;
+    END IF;
+    FOREACH id IN ARRAY ARRAY(
+        SELECT o.map_id FROM crm.object_map o WHERE crm.is_held_by_ddl(o.relation)
+        UNION
+        SELECT o.map_id FROM pg_event_trigger_ddl_commands() d, pg_partition_ancestors(d.objid::regclass) AS a (relid), crm.object_map o
+        WHERE d.classid = 'pg_class'::regclass AND o.relation = a.relid
+        UNION
+        SELECT f.map_id FROM crm.field_map f JOIN crm.map_state s USING (map_id), unnest(ARRAY[f.transform_out, f.transform_in]) AS t (oid)
+        WHERE TG_TAG LIKE 'DROP%' AND s.state <> 'error' AND t.oid IS NOT NULL AND NOT EXISTS (SELECT FROM pg_proc p WHERE p.oid = t.oid)
+        ORDER BY 1)
+    LOOP
+        BEGIN
+            PERFORM crm.follow_map(id);
+        EXCEPTION WHEN OTHERS THEN
+            PERFORM crm.follow_later(id, sqlerrm);
+        END;
+    END LOOP;
+    IF TG_TAG = 'DROP INDEX' THEN
+        -- Of an index that was dropped CONCURRENTLY no lock is left to be seen.
+        PERFORM crm.notify_worker(false);
+    END IF;
+END $$;
+COMMENT ON FUNCTION crm.follow_ddl() IS 'event trigger: crm.follow_map() for the maps that a command touched';
+
+-- For the worker, which finds what no event trigger saw: they can be disabled, and a superuser can do anything.
+CREATE FUNCTION crm.maps_to_follow() RETURNS SETOF int
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT m.map_id
+    FROM crm.object_map m JOIN crm.map_state s USING (map_id) LEFT JOIN pg_class c ON c.oid = m.relation
+    WHERE s.stale
+       OR c.oid IS NULL AND s.state <> 'error'
+       OR c.oid IS NOT NULL AND EXISTS (SELECT FROM crm.bound_column b
+                  LEFT JOIN pg_attribute a ON a.attrelid = m.relation AND a.attnum = b.attnum AND NOT a.attisdropped
+                  WHERE b.map_id = m.map_id AND (a.attname IS DISTINCT FROM b.column_name OR a.atttypid IS DISTINCT FROM b.type_id))
+       OR c.relkind = 'p' AND to_regprocedure(format('crm.capture_%s()', m.map_id)) IS NOT NULL
+          AND EXISTS (SELECT FROM crm.partitions(m.relation) AS p (relid)
+                      WHERE NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = p.relid AND g.tgname = format('pg_crm_%s_leaf', m.map_id)))
+       OR s.state <> 'error' AND (
+              EXISTS (SELECT FROM pg_attribute a
+                      WHERE a.attrelid = m.relation AND a.attname = m.key_column AND NOT a.attisdropped
+                        AND (NOT a.attnotnull
+                             OR NOT EXISTS (SELECT FROM pg_index x
+                                            WHERE x.indrelid = m.relation AND x.indisunique AND x.indisvalid AND a.attnum = ANY (x.indkey))))
+           OR c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = m.relation))
+    ORDER BY 1
+$$;
+COMMENT ON FUNCTION crm.maps_to_follow() IS 'maps whose tables are not as they were bound';
 
 CREATE FUNCTION crm.follow_drop() RETURNS event_trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 BEGIN
     -- While the extension itself is being dropped its tables are gone already.
     IF to_regclass('crm.map_state') IS NULL OR to_regclass('crm.object_map') IS NULL THEN
@@ -607,8 +762,12 @@ BEGIN
     SET state = 'error', reason = format('the mapped table "%s" was dropped; crm.unmap_object() mends it', d.object_identity)
     FROM pg_event_trigger_dropped_objects() d, crm.object_map m
     WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND m.relation = d.objid AND s.map_id = m.map_id;
-    DELETE FROM crm.bound_column b USING crm.object_map m, pg_event_trigger_dropped_objects() d
-    WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND m.relation = d.objid AND b.map_id = m.map_id;
+    IF FOUND THEN
+        DELETE FROM crm.bound_column b USING crm.object_map m, pg_event_trigger_dropped_objects() d
+        WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND m.relation = d.objid AND b.map_id = m.map_id;
+    END IF;
+EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+    PERFORM crm.notify_worker(false); -- which sees for itself that the table is gone
 END $$;
 COMMENT ON FUNCTION crm.follow_drop() IS 'event trigger: stops maps whose table was dropped';
 

@@ -23,13 +23,9 @@ BEGIN
 END $$;
 SELECT crm.settle_rights();
 
-CREATE EVENT TRIGGER pg_crm_bind_restored ON ddl_command_start WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION crm.bind_restored();
-CREATE EVENT TRIGGER pg_crm_follow_ddl ON ddl_command_end
-    WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE FOREIGN TABLE', 'DROP INDEX',
-                 'DROP FUNCTION', 'DROP ROUTINE', 'DROP TYPE', 'DROP DOMAIN', 'DROP SCHEMA', 'DROP EXTENSION', 'DROP OWNED')
-    EXECUTE FUNCTION crm.follow_ddl();
-CREATE EVENT TRIGGER pg_crm_follow_drop ON sql_drop
-    WHEN TAG IN ('DROP TABLE', 'DROP SCHEMA', 'DROP OWNED')
-    EXECUTE FUNCTION crm.follow_drop();
+-- For every command, so that no way to alter a table is forgotten.
+CREATE EVENT TRIGGER pg_crm_bind_restored ON ddl_command_start EXECUTE FUNCTION crm.bind_restored();
+CREATE EVENT TRIGGER pg_crm_follow_ddl ON ddl_command_end EXECUTE FUNCTION crm.follow_ddl();
+CREATE EVENT TRIGGER pg_crm_follow_drop ON sql_drop EXECUTE FUNCTION crm.follow_drop();
 
 SELECT crm.start_worker();

@@ -182,7 +182,7 @@ BEGIN
     -- Based on what the person saw: a CRM value that moved since reopens the conflict.
     INSERT INTO crm.pending_write AS p (shard_key, map_id, record_key, state, cells, take, base, folded, actor, correlation_id)
     VALUES (x.shard_key, x.map_id, x.record_key, 'queued',
-            CASE winner WHEN 'local' THEN cell ELSE '\x0000000000000000' END, CASE winner WHEN 'crm' THEN cell END,
+            CASE winner WHEN 'local' THEN cell ELSE decode('0000000000000000', 'hex') END, CASE winner WHEN 'crm' THEN cell END,
             jsonb_build_object(x.field_id, jsonb_build_object('h', encode(substr(crm.hash(x.crm_value), 1, 16), 'hex'))),
             nullif(array_remove(x.write_id || x.folded, NULL), '{}'), session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), ''), x.correlation_id)
     ON CONFLICT (shard_key, map_id, record_key) WHERE state IN ('queued', 'dead') DO UPDATE
@@ -215,7 +215,7 @@ BEGIN
     END IF;
     -- The edit stays out of the CRM; the row takes what the CRM holds, so that both sides agree again.
     UPDATE crm.pending_write w
-    SET state = 'queued', cells = '\x0000000000000000', take = crm.cells_or(w.cells, coalesce(w.take, w.cells)), base = '{}',
+    SET state = 'queued', cells = decode('0000000000000000', 'hex'), take = crm.cells_or(w.cells, coalesce(w.take, w.cells)), base = '{}',
         revision = w.revision + 1, attempts = 0, next_attempt_at = '-infinity', error_class = NULL, last_error = NULL
     WHERE w.shard_key = p.shard_key AND w.write_id = p.write_id;
     DELETE FROM crm.dead_letter d

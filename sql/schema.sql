@@ -104,6 +104,7 @@ CREATE TABLE crm.map_state (
     map_id        int PRIMARY KEY REFERENCES crm.object_map ON DELETE CASCADE,
     state         text NOT NULL DEFAULT 'idle' CHECK (state IN ('idle', 'syncing', 'error')),
     reason        text,
+    stale         bool NOT NULL DEFAULT false,
     last_error    text,
     last_error_at timestamptz,
     last_success  timestamptz,
@@ -114,6 +115,7 @@ CREATE TABLE crm.map_state (
 );
 COMMENT ON TABLE crm.map_state IS 'what each map is doing; kept by the worker, not dumped';
 COMMENT ON COLUMN crm.map_state.reason IS 'why the map stands still (state error)';
+COMMENT ON COLUMN crm.map_state.stale IS 'its table was altered, and the worker is still to follow';
 
 CREATE TABLE crm.bound_column (
     map_id      int NOT NULL REFERENCES crm.object_map ON DELETE CASCADE,

@@ -51,7 +51,7 @@ INSERT INTO crm_stub.fields (crm_object, name, data_type, max_length, required, 
     ('contact', 'external_key', 'text',      255,  false, NULL, NULL, NULL),
     ('contact', 'first_name',   'text',      255,  false, NULL, NULL, NULL),
     ('contact', 'last_name',    'text',      255,  false, NULL, NULL, NULL),
-    ('contact', 'email',        'text',      255,  false, NULL, '^[^@\s]+@[^@\s.]+(\.[^@\s.]+)+$', NULL),
+    ('contact', 'email',        'text',      255,  false, NULL, '^[^@[:space:]]+@[^@[:space:].]+([.][^@[:space:].]+)+$', NULL),
     ('contact', 'phone',        'text',      255,  false, NULL, NULL, NULL),
     ('contact', 'account_id',   'reference', 255,  false, NULL, NULL, 'account'),
     ('deal',    'external_key', 'text',      255,  false, NULL, NULL, NULL),
@@ -208,7 +208,7 @@ BEGIN ATOMIC
     FROM (
         SELECT given.key AS name, stored.value,
                CASE
-                   WHEN d.name IS NULL AND given.key NOT LIKE 'x\__%' THEN
+                   WHEN d.name IS NULL AND given.key NOT LIKE E'x\\__%' THEN
                        crm_stub.error('mapping', 'unknown_field',
                            format('%s has no field "%s"', checked.crm_object, given.key))
                    WHEN d.name IS NULL OR stored.value IS NULL THEN NULL

@@ -211,7 +211,7 @@ BEGIN
         FOR p IN
             SELECT c.relname, to_timestamp(substr(c.relname, 11), 'YYYY_MM') + interval '1 month' AS until
             FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-            WHERE i.inhparent = 'crm.audit_log'::regclass AND c.relname ~ '^audit_log_\d{4}_\d{2}$'
+            WHERE i.inhparent = 'crm.audit_log'::regclass AND c.relname ~ '^audit_log_[0-9]{4}_[0-9]{2}$'
         LOOP
             IF p.until < now() - retention THEN
                 EXECUTE format('DROP TABLE crm.%I', p.relname);

@@ -28,10 +28,11 @@ extension_sql_file!(
     "../sql/capture.sql",
     name = "capture",
     requires = [
+        "bound_comments",
         "cells_union",
-        "wake_comments",
+        "trigger_comments",
         "values_comments",
-        "trigger_comments"
+        "wake_comments"
     ]
 );
 extension_sql_file!(

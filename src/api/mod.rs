@@ -2,6 +2,7 @@
 //! what they decide, the domain and the providers decide.
 
 mod ask;
+mod bound;
 mod caller;
 mod cells;
 mod check;

@@ -12,6 +12,7 @@ pub mod connections;
 pub mod edits;
 pub mod engine;
 pub mod fold;
+pub mod follow;
 pub mod ingest;
 pub mod kept;
 pub mod longest;

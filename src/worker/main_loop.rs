@@ -14,6 +14,7 @@ use serde_json::{Value as Json, json};
 use super::describe::Inquiry;
 use super::event::{Event, Inbox, Outbox};
 use super::flush::{Flush, Waiter};
+use super::follow::Following;
 use super::ingest::{Looking, Looks};
 use super::ingest_wait::IngestWaiter;
 use super::judgement;
@@ -77,6 +78,7 @@ pub(super) struct Worker {
     pub(super) wary: u32,
     /// Maps whose edits are to go at once, but could not yet.
     pub(super) due_at_once: HashSet<i32>,
+    pub(super) following: Following,
     maps_known: usize,
     pub(super) maintenance_at: Instant,
 }
@@ -130,6 +132,7 @@ pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
         urgent: true,
         due_at_once: HashSet::new(),
         wary: 0,
+        following: Following::default(),
         maps_known: 0,
         maintenance_at: Instant::now(),
     };
@@ -206,6 +209,7 @@ impl Worker {
 
     /// One turn; returns how long to sleep, or `None` when the extension is gone.
     fn turn(&mut self) -> Result<Option<Duration>, StoreError> {
+        let follows = self.follow_tables()?;
         let read = transaction(|client| {
             if !config::extension_exists() {
                 return Ok(None);
@@ -233,7 +237,7 @@ impl Worker {
         self.test(&connections);
         self.describe(&connections);
         self.real_time();
-        let mut next = self.write_back(&connections, &maps)?;
+        let mut next = follows.min(self.write_back(&connections, &maps)?);
         let connections = self.connections.clone();
         next = next.min(self.reconcile(&connections, &maps)?);
         self.begin_ingests(&maps)?;

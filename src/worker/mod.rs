@@ -12,6 +12,7 @@ mod event;
 mod events;
 pub mod failpoint;
 mod flush;
+mod follow;
 mod http;
 mod incoming;
 mod ingest;

@@ -2,8 +2,11 @@
 
 mod callers;
 mod columns;
+mod event_triggers;
 mod grants;
 mod key_spaces;
+mod owners;
+mod possession;
 mod roles;
 mod secrets_at_rest;
 

@@ -1,0 +1,71 @@
+//! Tables that were altered unnoticed are found in a turn, which a capture trigger that refuses to work brings about.
+//! Looking costs the worker a hundredth of its time at most, however many maps there are.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use pgrx::prelude::*;
+
+use super::main_loop::Worker;
+use crate::store::{StoreError, config, follow, transaction};
+
+/// As often as that at most.
+const OFTEN: Duration = Duration::from_secs(1);
+const SELDOM: Duration = Duration::from_secs(60);
+
+pub(super) struct Following {
+    looked_at: Option<Instant>,
+    every: Duration,
+    /// Why a map could not be followed when that was last said.
+    told: HashMap<i32, String>,
+}
+
+impl Default for Following {
+    fn default() -> Self {
+        Following {
+            looked_at: None,
+            every: OFTEN,
+            told: HashMap::new(),
+        }
+    }
+}
+
+impl Worker {
+    /// Follows what is to be followed; returns when to look again although nobody asks.
+    pub(super) fn follow_tables(&mut self) -> Result<Duration, StoreError> {
+        let following = &mut self.following;
+        if let Some(before) = following.looked_at
+            && before.elapsed() < following.every
+        {
+            // This turn may be about a change that was not looked at.
+            return Ok(following.every - before.elapsed());
+        }
+        let start = Instant::now();
+        let due = transaction(|client| {
+            if config::extension_exists() {
+                follow::due(client)
+            } else {
+                Ok(Vec::new())
+            }
+        })?;
+        following.every = (start.elapsed() * 100).clamp(OFTEN, SELDOM);
+        following.looked_at = Some(Instant::now());
+        following.told.retain(|map, _| due.contains(map));
+        let mut again = Duration::MAX;
+        for map in due {
+            let Err(error) = follow::follow(map) else {
+                continue;
+            };
+            again = following.every;
+            let why = error.message();
+            if following.told.get(&map) != Some(&why) {
+                log!("pg_crm cannot follow the table of map {map} yet: {error}");
+                // Whoever holds the table may hold what that needs, too.
+                if follow::later(map, &why).is_ok() {
+                    following.told.insert(map, why);
+                }
+            }
+        }
+        Ok(again)
+    }
+}
