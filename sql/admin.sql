@@ -52,7 +52,7 @@ COMMENT ON FUNCTION crm.require_owner(oid, regclass) IS 'raises unless that role
 CREATE FUNCTION crm.require_references(who oid, credentials jsonb) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF EXISTS (SELECT FROM jsonb_each(credentials) c WHERE jsonb_typeof(c.value) = 'object' OR c.key LIKE E'%\\\\_file')
+    IF EXISTS (SELECT FROM jsonb_each(credentials) c WHERE jsonb_typeof(c.value) = 'object' OR c.key LIKE E'%\\_file')
        AND NOT pg_has_role(who, 'pg_read_server_files', 'USAGE') THEN
         RAISE insufficient_privilege USING
             MESSAGE = 'credentials by reference need the rights of role pg_read_server_files',

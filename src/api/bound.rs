@@ -10,11 +10,7 @@ use crate::shared;
 /// Raises unless the table has these columns with these base types (0: any, its output alone is taken). A capture function
 /// asks before anything else, so that casts and operators of a type that it was not made for are never looked up.
 #[pg_extern(stable, strict, parallel_unsafe, schema = "crm")]
-fn require_bound(
-    relation: pg_sys::Oid,
-    columns: Array<&str>,
-    types: Array<pg_sys::Oid>,
-) -> bool {
+fn require_bound(relation: pg_sys::Oid, columns: Array<&str>, types: Array<pg_sys::Oid>) -> bool {
     // SAFETY: the statement that fired the trigger has the table open and locked.
     let table = unsafe { PgRelation::open(relation) };
     let now = table.tuple_desc();

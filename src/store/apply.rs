@@ -7,6 +7,7 @@ use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, quote_identifier};
 
 use super::config::Map;
+use super::settings_scope::SettingsScope;
 use super::{Kept, StoreError, as_owner};
 
 /// Cells of a map's records that are being set right now.
@@ -156,6 +157,7 @@ pub fn lock_free(map: &Map, keys: &[(&str, &str)]) -> Result<HashSet<usize>, Sto
 /// Locks a row, however long that takes; `false`: the current user sees none. Whoever changed the row first had no lock
 /// but this one, so it comes before the record's: two sessions cannot wait for each other.
 pub fn lock(map: &Map, shard_key: &str, record_key: &str) -> Result<bool, StoreError> {
+    let _settings = SettingsScope::begin();
     Spi::connect_mut(|client| {
         let found = lock_rows(client, map, &[(shard_key, record_key)], "")?;
         Ok(!found.is_empty())
@@ -195,7 +197,7 @@ fn lock_rows(
     Ok(found)
 }
 
-/// Whether the current user sees the row.
+/// Whether the current user sees the row. What a policy sets on the way is none of the user's doing.
 pub fn is_visible(map: &Map, shard_key: &str, record_key: &str) -> Result<bool, StoreError> {
     let statement = format!(
         "SELECT 1 FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) AS k (shard_key, record_key)
@@ -205,6 +207,7 @@ pub fn is_visible(map: &Map, shard_key: &str, record_key: &str) -> Result<bool, 
         key_type = map.key_type,
         shard = shard_condition(map),
     );
+    let _settings = SettingsScope::begin();
     Spi::connect_mut(|client| {
         let rows = client.update(
             Kept(&statement),

@@ -19,6 +19,7 @@ pub mod longest;
 pub mod pending;
 pub mod reconcile;
 pub mod rounds;
+pub mod settings_scope;
 pub mod settle;
 pub mod stub;
 mod takes;

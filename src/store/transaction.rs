@@ -1,11 +1,14 @@
 //! Short transactions of the worker, aborted properly when anything in them raises an error.
 
+use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use pgrx::{PgSqlErrorCode, PgTryBuilder};
+
+use super::settings_scope::SettingsScope;
 
 /// Why a transaction came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -123,7 +126,10 @@ fn run<T>(
                 );
             }
         }
+        // What anybody sets within ends with it: no session of the worker begins with a setting of somebody else's.
+        let settings = SettingsScope::begin();
         let value = Spi::connect_mut(|client| (work.0)(client))?;
+        drop(settings);
         // SAFETY: the snapshot pushed above is the active one; a commit that fails raises and is caught here.
         unsafe {
             pg_sys::PopActiveSnapshot();
@@ -140,6 +146,10 @@ fn run<T>(
             pg_sys::AbortCurrentTransaction();
         }
         super::engine::leave();
+        if OTHERS_RAN.take() {
+            // Advisory locks that belong to a session would be held by the worker for ever; it takes none itself.
+            pg_sys::LockReleaseAll(pg_sys::USER_LOCKMETHOD as u16, true);
+        }
         pg_sys::pgstat_report_stat(false);
     }
     result
@@ -205,8 +215,14 @@ pub fn nested(work: impl FnOnce() -> bool) {
     }
 }
 
-/// Runs `work` as a table's owner with restricted rights, as autovacuum and REFRESH MATERIALIZED VIEW do: code that the
-/// owner attached to the table (transforms, views, triggers) must not run as the engine.
+thread_local! {
+    /// Code of others ran since this was last cleared.
+    static OTHERS_RAN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `work` as a table's owner with restricted rights, as PostgreSQL 16's SwitchToUntrustedUser() does: code that the
+/// owner attached to the table (transforms, views, triggers) must not run with the caller's rights. Whatever it sets is
+/// undone at the end, on every path, and names are resolved in pg_catalog alone.
 pub fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     struct Restore(pg_sys::Oid, i32);
     impl Drop for Restore {
@@ -215,6 +231,7 @@ pub fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
             unsafe { pg_sys::SetUserIdAndSecContext(self.0, self.1) }
         }
     }
+    OTHERS_RAN.set(true);
     let mut restore = Restore(pg_sys::InvalidOid, 0);
     // SAFETY: an aborted transaction puts the user back too, so no path leaves the owner's identity behind.
     unsafe {
@@ -223,7 +240,11 @@ pub fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
             | (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION) as i32;
         pg_sys::SetUserIdAndSecContext(owner, context);
     }
+    // Dropped first: settings are put back before the user is.
+    let settings = SettingsScope::begin();
+    settings.pin_search_path();
     let result = work();
+    drop(settings);
     drop(restore);
     result
 }

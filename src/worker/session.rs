@@ -5,17 +5,36 @@ use pgrx::prelude::*;
 /// A session whose output forms and limits do not depend on anybody's configuration.
 pub(super) fn set_up_session() {
     for (name, value) in [
+        (c"role", c"none"),
+        (c"row_security", c"on"),
         (c"search_path", c"pg_catalog, pg_temp"),
-        (c"datestyle", c"ISO"),
+        // How values are written and read.
+        (c"datestyle", c"ISO, MDY"),
         (c"timezone", c"UTC"),
         (c"intervalstyle", c"postgres"),
         (c"extra_float_digits", c"1"),
         (c"bytea_output", c"hex"),
+        (c"xmlbinary", c"base64"),
+        (c"xmloption", c"content"),
+        (c"lc_monetary", c"C"),
+        (c"lc_numeric", c"C"),
+        (c"lc_time", c"C"),
+        // What statements mean.
+        (c"standard_conforming_strings", c"on"),
+        (c"array_nulls", c"on"),
+        (c"transform_null_equals", c"off"),
+        (c"quote_all_identifiers", c"off"),
+        (c"plpgsql.variable_conflict", c"error"),
+        (c"plpgsql.extra_errors", c"none"),
+        (c"plpgsql.extra_warnings", c"none"),
+        // How long things may take, and what a transaction is.
         (c"lock_timeout", c"500ms"),
         (c"statement_timeout", c"0"),
+        (c"idle_session_timeout", c"0"),
         (c"idle_in_transaction_session_timeout", c"0"),
         (c"default_transaction_isolation", c"read committed"),
         (c"default_transaction_read_only", c"off"),
+        (c"default_transaction_deferrable", c"off"),
         (c"session_replication_role", c"origin"),
         (c"plan_cache_mode", c"auto"),
         (c"jit", c"off"),

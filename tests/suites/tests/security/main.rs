@@ -8,6 +8,7 @@ mod key_spaces;
 mod owners;
 mod possession;
 mod roles;
+mod search_paths;
 mod secrets_at_rest;
 
 use std::sync::LazyLock;
