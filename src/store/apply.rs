@@ -7,8 +7,9 @@ use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, quote_identifier};
 
 use super::config::Map;
+use super::pace::{self, Pace};
 use super::settings_scope::SettingsScope;
-use super::{Kept, StoreError, as_owner};
+use super::{Kept, StoreError, taking};
 
 /// Cells of a map's records that are being set right now.
 struct Applying {
@@ -147,11 +148,26 @@ pub fn update(
     Ok(found)
 }
 
-/// Locks rows that nobody else holds; returns the places of those that it got.
+/// Locks rows that nobody else holds; returns the places of those that it got. One whose policies fail or take too long is
+/// not among them: reading it says why.
 pub fn lock_free(map: &Map, keys: &[(&str, &str)]) -> Result<HashSet<usize>, StoreError> {
-    as_owner(map.owner, || {
-        Spi::connect_mut(|client| lock_rows(client, map, keys, " SKIP LOCKED"))
-    })
+    let all: Vec<usize> = (0..keys.len()).collect();
+    let mut free = HashSet::with_capacity(keys.len());
+    let mut pace = Pace::putting_off(map, taking::limit());
+    let failed = pace::each(&mut pace, &all, |pace, part| {
+        let some: Vec<(&str, &str)> = part.iter().map(|&n| keys[n]).collect();
+        let locked = pace.run(part.len(), || {
+            Spi::connect_mut(|client| lock_rows(client, map, &some, " SKIP LOCKED"))
+        })?;
+        free.extend(locked.into_iter().map(|n| part[n]));
+        Ok(())
+    });
+    for (_, error) in failed {
+        if error.is_transient() && !matches!(error, StoreError::PutOff) || error.is_undefined() {
+            return Err(error);
+        }
+    }
+    Ok(free)
 }
 
 /// Locks a row, however long that takes; `false`: the current user sees none. Whoever changed the row first had no lock

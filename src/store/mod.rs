@@ -16,6 +16,7 @@ pub mod follow;
 pub mod ingest;
 pub mod kept;
 pub mod longest;
+mod pace;
 pub mod pending;
 pub mod reconcile;
 pub mod rounds;

@@ -151,7 +151,7 @@ pub(super) fn row_follows(
     shard_key: &str,
     record_key: &str,
 ) -> Result<bool, StoreError> {
-    match values::delete_row(map, shard_key, record_key) {
+    match values::delete_row(map, shard_key, record_key, super::taking::limit()) {
         Ok(()) => {}
         Err(error) if error.is_transient() => return Err(error),
         Err(error) => {

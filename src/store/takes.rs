@@ -7,6 +7,7 @@ use pgrx::spi::SpiClient;
 use serde_json::{Value as Json, json};
 
 use super::config::Map;
+use super::pace::Pace;
 use super::reconcile::{Conflict, Settled, keys_of};
 use super::taking::{self, Taking, limit};
 use super::values::{self, RowValues, Wanted};
@@ -113,7 +114,7 @@ pub(super) fn take(
                 .collect(),
         })
         .collect();
-    for (place, error) in taking::set(client, map, &takings)? {
+    for (place, error) in taking::set(client, map, &takings, &mut Pace::new(map, Some(limit())))? {
         if error.is_transient() {
             return Err(error);
         }

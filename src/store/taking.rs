@@ -14,14 +14,12 @@ use serde_json::{Map as JsonMap, Value as Json, json};
 
 use super::apply::{self, Ours, Row};
 use super::config::Map;
+use super::pace::{self, Pace};
 use super::values::{self, RowValues, Wanted};
-use super::{Kept, StoreError, as_owner, edits, subtransaction};
+use super::{Kept, StoreError, as_owner, edits};
 use crate::settings::Settings;
 
-/// Rows of one statement at most.
-const TOGETHER: usize = 1000;
-
-/// How long the transforms of one row may take.
+/// How long the table's own code may take for one row.
 pub(super) fn limit() -> Duration {
     Settings::current().transform_timeout
 }
@@ -34,11 +32,13 @@ pub struct Taking<'a> {
     pub values: BTreeMap<u16, &'a Value>,
 }
 
-/// Sets the cells; the answer names those whom the table refuses, or that would have had to wait, and why.
+/// Sets the cells; the answer names those whom the table refuses, whose code takes too long, or that would have had to wait,
+/// and why.
 pub fn set(
     client: &mut SpiClient,
     map: &Map,
     takings: &[Taking],
+    pace: &mut Pace,
 ) -> Result<Vec<(usize, StoreError)>, StoreError> {
     // By the columns that change, so that each kind of change is one statement.
     let mut by_cells: HashMap<Vec<u8>, Vec<usize>> = HashMap::new();
@@ -47,29 +47,35 @@ pub fn set(
         by_cells.entry(cells.to_bytes()).or_default().push(n);
     }
     let mut refused = Vec::new();
+    let mut fault = None;
     for (cells, places) in by_cells {
-        for chunk in places.chunks(TOGETHER) {
-            set_together(client, map, takings, &cells, chunk, &mut refused)?;
-        }
+        refused.extend(pace::each(pace, &places, |pace, places| {
+            set_together(map, takings, &cells, places, pace)?;
+            let set: Vec<&Taking> = places.iter().map(|&n| &takings[n]).collect();
+            if fault.is_none() {
+                fault = recapture(client, map, &Cells::from_bytes(&cells), &set).err();
+            }
+            Ok(())
+        }));
     }
-    Ok(refused)
+    // None of a row's: the whole comes to nothing.
+    fault.map_or(Ok(refused), Err)
 }
 
-/// One statement for rows of which the same cells change; in halves if one of them is refused.
+/// One statement for rows of which the same cells change.
 fn set_together(
-    client: &mut SpiClient,
     map: &Map,
     takings: &[Taking],
     cells: &[u8],
     places: &[usize],
-    refused: &mut Vec<(usize, StoreError)>,
+    pace: &mut Pace,
 ) -> Result<(), StoreError> {
     let columns: Vec<&str> = Cells::from_bytes(cells)
         .iter()
         .filter_map(|id| map.field(id))
         .map(|f| f.column.as_str())
         .collect();
-    let result = subtransaction(|| {
+    pace.run_nested(places.len(), || {
         let rows = places
             .iter()
             .map(|&n| row(map, &takings[n]))
@@ -78,22 +84,8 @@ fn set_together(
         as_owner(map.owner, || {
             Spi::connect_mut(|client| apply::update(client, map, &columns, &rows))
         })
-    });
-    match result {
-        Ok(_) => {
-            let set: Vec<&Taking> = places.iter().map(|&n| &takings[n]).collect();
-            recapture(client, map, &Cells::from_bytes(cells), &set)
-        }
-        Err(error) if places.len() == 1 => {
-            refused.push((places[0], error));
-            Ok(())
-        }
-        Err(_) => {
-            let (left, right) = places.split_at(places.len() / 2);
-            set_together(client, map, takings, cells, left, refused)?;
-            set_together(client, map, takings, cells, right, refused)
-        }
-    }
+    })?;
+    Ok(())
 }
 
 fn row(map: &Map, taking: &Taking) -> Result<Row, StoreError> {

@@ -20,13 +20,18 @@ pub enum StoreError {
     },
     #[error("{0}")]
     Spi(#[from] pgrx::spi::Error),
+    /// A row's triggers, policies, defaults, casts or transforms.
+    #[error("the table's own code took longer than pg_crm.transform_timeout ({0:?}) for this row")]
+    TooLong(std::time::Duration),
+    #[error("put off: the table's own code is slow, and others wait")]
+    PutOff,
 }
 
 impl StoreError {
     pub fn code(&self) -> Option<PgSqlErrorCode> {
         match self {
             StoreError::Postgres { code, .. } => Some(*code),
-            StoreError::Spi(_) => None,
+            StoreError::Spi(_) | StoreError::TooLong(_) | StoreError::PutOff => None,
         }
     }
 
@@ -35,12 +40,16 @@ impl StoreError {
         match self {
             StoreError::Postgres { message, .. } => message.clone(),
             StoreError::Spi(error) => error.to_string(),
+            StoreError::TooLong(_) | StoreError::PutOff => self.to_string(),
         }
     }
 
     /// A lock that somebody holds, a cancelled statement, a deadlock: worth trying again soon.
     pub fn is_transient(&self) -> bool {
         use PgSqlErrorCode::*;
+        if matches!(self, StoreError::PutOff) {
+            return true;
+        }
         matches!(
             self.code(),
             Some(

@@ -18,6 +18,7 @@ use pgrx::spi::{SpiClient, SpiHeapTupleData, quote_identifier};
 use serde_json::Value as Json;
 
 use super::config::{Map, MappedField};
+use super::pace::Pace;
 use super::time_limit::TimeLimit;
 use super::{Kept, StoreError, as_owner, subtransaction};
 
@@ -60,42 +61,72 @@ pub fn read(
     let all: Vec<usize> = (0..wanted.len()).collect();
     let mut found = HashMap::with_capacity(wanted.len());
     let mut budget = bytes;
-    read_part(map, wanted, &all, &mut budget, &mut found)?;
+    // Row by row if somebody's policies or casts are slow, and what time does not reach is read later.
+    let mut pace = match limit {
+        Some(limit) => Pace::putting_off(map, limit),
+        None => Pace::new(map, None),
+    };
+    let mut parts = vec![&all[..]];
+    while let Some(part) = parts.pop() {
+        if pace.is_over() {
+            break;
+        }
+        let room = pace.room();
+        if part.len() > room && limit.is_some() {
+            let (now, later) = part.split_at(room);
+            parts.extend([later, now]);
+            continue;
+        }
+        read_part(
+            &mut pace,
+            map,
+            wanted,
+            part,
+            &mut budget,
+            &mut found,
+            &mut parts,
+        )?;
+    }
     Ok(found)
 }
 
-fn read_part(
+fn read_part<'a>(
+    pace: &mut Pace,
     map: &Map,
     wanted: &[Wanted],
-    part: &[usize],
+    part: &'a [usize],
     budget: &mut usize,
     found: &mut HashMap<usize, RowValues>,
+    parts: &mut Vec<&'a [usize]>,
 ) -> Result<(), StoreError> {
     if part.is_empty() || *budget == 0 {
         return Ok(());
     }
-    let result = subtransaction(|| as_owner(map.owner, || fetch(map, wanted, part, *budget)));
-    match result {
+    match pace.run(part.len(), || fetch(map, wanted, part, *budget)) {
         Ok((rows, used)) => {
             found.extend(rows);
             *budget = budget.saturating_sub(used);
-            Ok(())
         }
         // A lock on the table, or an interrupt: nobody's fault, the slice comes again.
-        Err(error) if error.is_transient() => Err(error),
+        Err(error) if error.is_transient() => return Err(error),
         // The table changed under our feet; no record is at fault.
-        Err(error) if error.is_undefined() => Err(error),
+        Err(error) if error.is_undefined() => return Err(error),
         Err(error) if part.len() == 1 => {
-            let failure = Failure::record(ErrorClass::Mapping, "unreadable_row", error.message());
+            let code = match error {
+                StoreError::TooLong(_) => "transform_timeout",
+                _ => "unreadable_row",
+            };
+            let failure = Failure::record(ErrorClass::Mapping, code, error.message());
             found.insert(part[0], RowValues::Unreadable(failure));
-            Ok(())
         }
+        // The pace is another now.
+        Err(StoreError::TooLong(_)) => parts.push(part),
         Err(_) => {
             let (left, right) = part.split_at(part.len() / 2);
-            read_part(map, wanted, left, budget, found)?;
-            read_part(map, wanted, right, budget, found)
+            parts.extend([right, left]);
         }
     }
+    Ok(())
 }
 
 /// The same where transforms are code of others, under a limit of time for each row.
@@ -412,7 +443,12 @@ fn from_json_text(data_type: DataType, text: &str) -> Result<Value, String> {
 }
 
 /// Deletes a row whose CRM record was deleted, as the table's owner. One that somebody holds is not waited for.
-pub fn delete_row(map: &Map, shard_key: &str, record_key: &str) -> Result<(), StoreError> {
+pub fn delete_row(
+    map: &Map,
+    shard_key: &str,
+    record_key: &str,
+    limit: Duration,
+) -> Result<(), StoreError> {
     let shard = match &map.shard_column {
         Some(column) => format!(" AND t.{}::text = $2", quote_identifier(column)),
         None => " AND $2 = $2".to_owned(),
@@ -423,14 +459,12 @@ pub fn delete_row(map: &Map, shard_key: &str, record_key: &str) -> Result<(), St
         "WITH held AS MATERIALIZED (SELECT FROM {relation} t WHERE {row} FOR UPDATE NOWAIT)
          DELETE FROM {relation} t WHERE {row} AND EXISTS (SELECT FROM held)"
     );
-    subtransaction(|| {
-        as_owner(map.owner, || {
-            Spi::connect_mut(|client| {
-                client
-                    .update(&statement, None, &[record_key.into(), shard_key.into()])
-                    .map(|_| ())
-            })
-            .map_err(StoreError::from)
+    Pace::new(map, Some(limit)).run(1, || {
+        Spi::connect_mut(|client| {
+            client
+                .update(&statement, None, &[record_key.into(), shard_key.into()])
+                .map(|_| ())
         })
+        .map_err(StoreError::from)
     })
 }

@@ -2,7 +2,7 @@
 //! looked at again.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crm_domain::failure::Scope;
 use crm_domain::{ErrorClass, Failure};
@@ -14,10 +14,13 @@ use super::{events, failpoint, real_time, report};
 use crate::store::config::{self, Map};
 use crate::store::ingest::state::{self, Reread};
 use crate::store::ingest::{self, Arrived, Arriving};
+use crate::store::values::READ_TIME;
 use crate::store::{StoreError, pending, rounds, transaction};
 
 /// How soon a look that failed for reasons of its own is repeated, at first.
 const AGAIN: Duration = Duration::from_secs(5);
+/// After a table's own code took its time, others have so many times as much.
+const OTHERS_SHARE: u32 = 4;
 /// A map stops when a page of at least so many records cannot be mapped, none of them.
 const STOP_AFTER: usize = 5;
 
@@ -43,6 +46,7 @@ impl Worker {
             real_time::note_health(known, trouble.as_ref());
         }
         let map = looking.map.clone();
+        let start = Instant::now();
         let result = match came {
             Ok(came) => self.settle_look(looking, came),
             Err(failure) => self.look_failed(looking, &failure),
@@ -52,9 +56,11 @@ impl Worker {
         {
             log!("pg_crm cannot take in changes of {}: {error}", map.relation);
             let reason = format!("cannot take in changes: {}", error.message());
+            // Others have most of the worker's time, however slow a table's own code is.
+            let wait = AGAIN.max(start.elapsed() * OTHERS_SHARE);
             let result = transaction(|client| {
                 rounds::did(client, map.id, 0, false, Some(&reason))?;
-                state::postpone(client, map.id, AGAIN.as_millis() as i64)
+                state::postpone(client, map.id, wait.as_millis() as i64)
             });
             if let Err(error) = result {
                 log!("pg_crm cannot postpone a look at {}: {error}", map.relation);
@@ -81,6 +87,7 @@ impl Worker {
             self.ask_page(&connection, &map, &link, Some(next.clone()))?;
         }
         let busy = self.busy(map.id);
+        let start = Instant::now();
         let taken = transaction(|client| {
             let Some(current) = config::maps(client)?.into_iter().find(|m| m.id == map.id) else {
                 return Ok(None);
@@ -116,7 +123,11 @@ impl Worker {
             // A row that cannot be changed because somebody holds what it refers to keeps nobody waiting.
             client.update("SET LOCAL lock_timeout = '50ms'", None, &[])?;
             let arrived = ingest::settle(client, &about, &came.records)?;
-            ask_again(client, &map, &what, &arrived)?;
+            let wait = HELD_AGAIN.max(match start.elapsed() {
+                time if time >= READ_TIME => time * OTHERS_SHARE,
+                _ => Duration::ZERO,
+            });
+            ask_again(client, &map, &what, &arrived, wait)?;
             let told = arrived.disputed.iter().map(|key| {
                 let subject = events::Subject {
                     connection: &connection.name,
@@ -250,6 +261,7 @@ fn ask_again(
     map: &Map,
     what: &What,
     arrived: &Arrived,
+    wait: Duration,
 ) -> Result<(), StoreError> {
     let look: Vec<(&str, Option<&str>)> =
         arrived.look.iter().map(|id| (id.as_str(), None)).collect();
@@ -266,7 +278,7 @@ fn ask_again(
             .iter()
             .map(|(id, into)| (id.as_str(), into.as_deref()))
             .collect();
-        state::ask(client, map.id, &again, HELD_AGAIN.as_millis() as i64)?;
+        state::ask(client, map.id, &again, wait.as_millis() as i64)?;
     }
     state::ask(client, map.id, &look, 0)
 }

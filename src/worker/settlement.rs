@@ -289,7 +289,12 @@ fn write_down(
         // Not what a transaction that came to nothing left here.
         s.row_gone = false;
         if goes {
-            match values::delete_row(map, &s.shard_key, &s.record_key) {
+            match values::delete_row(
+                map,
+                &s.shard_key,
+                &s.record_key,
+                crate::settings::Settings::current().transform_timeout,
+            ) {
                 Ok(()) => s.row_gone = true,
                 Err(error) if error.is_transient() => {
                     held.push(i);

@@ -12,6 +12,7 @@ use super::identity::{Key, Known};
 use super::locks::{Locked, lock};
 use super::{Arrived, Arriving, Field, Incoming, quarantine};
 use crate::store::config::{Map, MappedField};
+use crate::store::pace::Pace;
 use crate::store::taking::{self, Taking, limit};
 use crate::store::values::{self, RowValues, Wanted};
 use crate::store::{Kept, StoreError, apply};
@@ -135,6 +136,7 @@ fn read_rows(
         let place = places.next().unwrap_or_default();
         match read.remove(&place) {
             Some(RowValues::Missing) => rows.push(RowValues::Missing),
+            Some(row @ RowValues::Unreadable(_)) => rows.push(row),
             Some(row) if free.contains(&place) => rows.push(row),
             _ => {
                 arrived.again(record);
@@ -257,7 +259,8 @@ fn take(
             values: settled[n].takes.clone(),
         })
         .collect();
-    let refused = taking::set(client, map, &takings)?;
+    let mut pace = Pace::putting_off(map, limit());
+    let refused = taking::set(client, map, &takings, &mut pace)?;
     drop(takings);
     let mut gone = HashSet::new();
     for (place, error) in refused {

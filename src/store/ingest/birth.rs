@@ -15,8 +15,9 @@ use super::Incoming;
 use super::identity::Key;
 use crate::store::apply::Ours;
 use crate::store::config::Map;
+use crate::store::pace::{self, Pace};
 use crate::store::taking::{self, Taking};
-use crate::store::{Kept, StoreError, as_owner, subtransaction};
+use crate::store::{Kept, StoreError, as_owner};
 
 /// What became of a CRM record that was to get a row.
 pub type Born = Result<Key, StoreError>;
@@ -38,10 +39,15 @@ pub fn insert(
     records: &[&Incoming],
 ) -> Result<Vec<Born>, StoreError> {
     let source = key_source(client, map)?;
+    let mut pace = Pace::putting_off(map, taking::limit());
     let mut objects: Vec<Result<JsonMap<String, Json>, StoreError>> =
         Vec::with_capacity(records.len());
     for record in records {
-        objects.push(subtransaction(|| columns(map, &source, record)));
+        if pace.is_over() {
+            objects.push(Err(StoreError::PutOff));
+        } else {
+            objects.push(pace.run_nested(1, || columns(map, &source, record)));
+        }
     }
     let mut results: Vec<Option<Born>> = records.iter().map(|_| None).collect();
     // By the columns that are set: the others take their defaults.
@@ -53,12 +59,25 @@ pub fn insert(
                 let json = Json::Object(object).to_string();
                 alike.entry(names).or_default().push((n, json));
             }
-            Err(error) if error.is_transient() => return Err(error),
+            Err(error) if error.is_transient() && !matches!(error, StoreError::PutOff) => {
+                return Err(error);
+            }
             Err(error) => results[n] = Some(Err(error)),
         }
     }
     for (names, rows) in alike {
-        insert_alike(map, &names, &rows, &mut results)?;
+        let all: Vec<usize> = (0..rows.len()).collect();
+        let failed = pace::each(&mut pace, &all, |pace, part| {
+            let part: Vec<&(usize, String)> = part.iter().map(|&i| &rows[i]).collect();
+            let keys = pace.run_nested(part.len(), || insert_rows(map, &names, &part))?;
+            for ((n, _), key) in part.into_iter().zip(keys) {
+                results[*n] = Some(Ok(key));
+            }
+            Ok(())
+        });
+        for (i, error) in failed {
+            results[rows[i].0] = Some(Err(error));
+        }
     }
     let born: Vec<Born> = results
         .into_iter()
@@ -113,36 +132,11 @@ fn key_source(client: &SpiClient, map: &Map) -> Result<KeySource, StoreError> {
     })
 }
 
-/// One statement for rows of which the same columns are set; in halves if the table refuses one.
-fn insert_alike(
-    map: &Map,
-    names: &[String],
-    rows: &[(usize, String)],
-    results: &mut [Option<Born>],
-) -> Result<(), StoreError> {
-    match subtransaction(|| insert_rows(map, names, rows)) {
-        Ok(keys) => {
-            for ((n, _), key) in rows.iter().zip(keys) {
-                results[*n] = Some(Ok(key));
-            }
-            Ok(())
-        }
-        Err(error) if rows.len() == 1 => {
-            results[rows[0].0] = Some(Err(error));
-            Ok(())
-        }
-        Err(_) => {
-            let (left, right) = rows.split_at(rows.len() / 2);
-            insert_alike(map, names, left, results)?;
-            insert_alike(map, names, right, results)
-        }
-    }
-}
-
+/// One statement for rows of which the same columns are set.
 fn insert_rows(
     map: &Map,
     names: &[String],
-    rows: &[(usize, String)],
+    rows: &[&(usize, String)],
 ) -> Result<Vec<Key>, StoreError> {
     let list = |prefix: &str| -> String {
         let names = names

@@ -9,7 +9,8 @@ use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, quote_identifier};
 
 use crate::store::config::Map;
-use crate::store::{Kept, StoreError, as_owner, subtransaction};
+use crate::store::pace::{self, Pace};
+use crate::store::{Kept, StoreError, taking};
 
 /// A record's keys.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -212,18 +213,23 @@ pub fn bury(
 
 /// The keys of rows that have these texts as their key, by place. A text that cannot be a key of this table has none.
 pub fn rows_of(map: &Map, keys: &[&str]) -> Result<HashMap<usize, Key>, StoreError> {
-    match subtransaction(|| read_rows(map, keys)) {
-        Ok(found) => Ok(found),
-        Err(error) if error.is_transient() || keys.len() == 1 && error.is_undefined() => Err(error),
-        Err(_) if keys.len() == 1 => Ok(HashMap::new()),
-        Err(_) => {
-            let (left, right) = keys.split_at(keys.len() / 2);
-            let mut found = rows_of(map, left)?;
-            let right = rows_of(map, right)?;
-            found.extend(right.into_iter().map(|(n, key)| (n + left.len(), key)));
-            Ok(found)
+    let all: Vec<usize> = (0..keys.len()).collect();
+    let mut found = HashMap::new();
+    let mut pace = Pace::new(map, Some(taking::limit()));
+    let failed = pace::each(&mut pace, &all, |pace, part| {
+        let some: Vec<&str> = part.iter().map(|&n| keys[n]).collect();
+        let rows = pace.run(part.len(), || read_rows(map, &some))?;
+        found.extend(rows.into_iter().map(|(n, key)| (part[n], key)));
+        Ok(())
+    });
+    for (_, error) in failed {
+        // Whether there is a row must be known.
+        let is_late = matches!(error, StoreError::TooLong(_));
+        if is_late || error.is_transient() || error.is_undefined() {
+            return Err(error);
         }
     }
+    Ok(found)
 }
 
 fn read_rows(map: &Map, keys: &[&str]) -> Result<HashMap<usize, Key>, StoreError> {
@@ -239,18 +245,16 @@ fn read_rows(map: &Map, keys: &[&str]) -> Result<HashMap<usize, Key>, StoreError
         key = quote_identifier(&map.key_column),
         key_type = map.key_type,
     );
-    as_owner(map.owner, || {
-        Spi::connect_mut(|client| {
-            let mut found = HashMap::new();
-            for row in client.update(Kept(&statement), None, &[keys.to_vec().into()])? {
-                let key = Key {
-                    shard_key: row.get(2)?.unwrap_or_default(),
-                    record_key: row.get(3)?.unwrap_or_default(),
-                };
-                found.insert(row.get::<i64>(1)?.unwrap_or_default() as usize, key);
-            }
-            Ok(found)
-        })
+    Spi::connect_mut(|client| {
+        let mut found = HashMap::new();
+        for row in client.update(Kept(&statement), None, &[keys.to_vec().into()])? {
+            let key = Key {
+                shard_key: row.get(2)?.unwrap_or_default(),
+                record_key: row.get(3)?.unwrap_or_default(),
+            };
+            found.insert(row.get::<i64>(1)?.unwrap_or_default() as usize, key);
+        }
+        Ok(found)
     })
 }
 

@@ -36,7 +36,11 @@ impl Arrived {
 
 /// Why the table would not have it.
 pub(super) fn refusal(error: &StoreError) -> Failure {
-    Failure::record(ErrorClass::Mapping, "refused_by_table", error.message())
+    let code = match error {
+        StoreError::TooLong(_) => "transform_timeout",
+        _ => "refused_by_table",
+    };
+    Failure::record(ErrorClass::Mapping, code, error.message())
 }
 
 /// A record that cannot be read, however often it is tried.

@@ -91,8 +91,7 @@ async fn a_retyped_cell_runs_no_cast() {
     let possession = trapped(PEOPLE, FOLLOWED).await;
     let map = possession.map;
     let validated = format!(
-        r#"SELECT crm.map_field({map}, 'email', 'last_name', direction => 'bidirectional', on_conflict => 'immutable_after_bind',
-                               validation => '{{"max_length": 40, "nullable": false}}')"#
+        r#"SELECT crm.map_field({map}, 'email', 'last_name', direction => 'bidirectional',                               validation => '{{"max_length": 40, "nullable": false}}')"#
     );
     possession.db.execute(&validated).await;
     possession

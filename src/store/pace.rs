@@ -1,0 +1,175 @@
+//! How fast a table's own code goes (triggers, policies, defaults, casts, transforms), so that no statement of the worker on
+//! it takes long: rows go together as long as that is quick, one by one where it is not.
+//!
+//! No row may take longer than `pg_crm.transform_timeout`. One that does fails with [`StoreError::TooLong`]; once a table was slow,
+//! what is left of its rows after a while is put off ([`StoreError::PutOff`]), because other maps and callers wait.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::config::Map;
+use super::time_limit::TimeLimit;
+use super::{StoreError, as_owner, subtransaction};
+
+/// Rows of one statement at most.
+const TOGETHER: usize = 1000;
+/// A statement for several rows is cut off after that, and its rows go one by one.
+const QUICK: Duration = Duration::from_secs(1);
+/// A slow table's rows have so much of the worker's time at once.
+const SHARE: Duration = Duration::from_secs(1);
+
+thread_local! {
+    /// How many rows may go together, of tables that were slow.
+    static SLOW: RefCell<HashMap<i32, usize>> = RefCell::default();
+}
+
+/// Statements about some rows of a map's table.
+pub struct Pace<'a> {
+    map: &'a Map,
+    /// For one row; `None`: the caller's own statement_timeout rules.
+    limit: Option<Duration>,
+    /// Until then, if the table is slow and may be put off.
+    until: Option<Instant>,
+    puts_off: bool,
+    has_begun: bool,
+}
+
+impl<'a> Pace<'a> {
+    pub fn new(map: &'a Map, limit: Option<Duration>) -> Pace<'a> {
+        Pace {
+            map,
+            limit,
+            until: None,
+            puts_off: false,
+            has_begun: false,
+        }
+    }
+
+    /// For rows that may come again later.
+    pub fn putting_off(map: &'a Map, limit: Duration) -> Pace<'a> {
+        let mut pace = Pace::new(map, Some(limit));
+        pace.puts_off = true;
+        if SLOW.with_borrow(|slow| slow.contains_key(&map.id)) {
+            pace.until = Some(Instant::now() + SHARE);
+        }
+        pace
+    }
+
+    /// How many rows may be in the next statement.
+    pub fn room(&self) -> usize {
+        if self.limit.is_none() {
+            return TOGETHER;
+        }
+        SLOW.with_borrow(|slow| slow.get(&self.map.id).copied().unwrap_or(TOGETHER))
+    }
+
+    /// What is left is to be put off; never before something was tried.
+    pub fn is_over(&self) -> bool {
+        self.puts_off && self.has_begun && self.until.is_some_and(|until| Instant::now() >= until)
+    }
+
+    /// Runs a statement about so many rows as the table's owner, in a subtransaction.
+    pub fn run<T>(
+        &mut self,
+        rows: usize,
+        work: impl FnOnce() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let map = self.map;
+        self.run_nested(rows, || as_owner(map.owner, work))
+    }
+
+    /// The same for work that becomes the owner by itself.
+    pub fn run_nested<T>(
+        &mut self,
+        rows: usize,
+        work: impl FnOnce() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let Some(limit) = self.limit else {
+            return subtransaction(work);
+        };
+        let start = Instant::now();
+        let allowed = if rows > 1 { limit.min(QUICK) } else { limit };
+        let timer = TimeLimit::new(Some(allowed));
+        let result = subtransaction(|| {
+            let done = work()?;
+            // It caught the cancel and went on.
+            if timer.is_up() {
+                return Err(StoreError::TooLong(limit));
+            }
+            Ok(done)
+        });
+        let is_late = match &result {
+            Err(StoreError::TooLong(_)) => true,
+            Err(error) => timer.caused(error),
+            Ok(_) => false,
+        };
+        drop(timer);
+        self.note(rows, start.elapsed(), is_late);
+        // A statement of many rows that was cut off has tried none of them.
+        self.has_begun |= rows == 1 || !is_late;
+        if is_late {
+            return Err(StoreError::TooLong(limit));
+        }
+        result
+    }
+
+    fn note(&mut self, rows: usize, time: Duration, is_late: bool) {
+        let is_slow = is_late || time > QUICK / 2;
+        let id = self.map.id;
+        SLOW.with_borrow_mut(|slow| {
+            if is_slow {
+                slow.insert(id, if is_late { 1 } else { (rows / 2).max(1) });
+            } else if let Some(together) = slow.get_mut(&id)
+                && time < QUICK / 4
+                && rows >= *together
+            {
+                *together *= 4;
+                if *together >= TOGETHER {
+                    slow.remove(&id);
+                }
+            }
+        });
+        if is_slow && self.until.is_none() {
+            self.until = Some(Instant::now() + SHARE);
+        }
+    }
+}
+
+/// Runs `statement` for all of these rows, as many at a time as the pace allows, and in halves if it fails, until it is known
+/// which rows fail. The answer names them.
+pub fn each(
+    pace: &mut Pace,
+    places: &[usize],
+    mut statement: impl FnMut(&mut Pace, &[usize]) -> Result<(), StoreError>,
+) -> Vec<(usize, StoreError)> {
+    let mut failed = Vec::new();
+    // Parts still to be done, the first one last.
+    let mut parts = vec![places];
+    while let Some(part) = parts.pop() {
+        if part.is_empty() {
+            continue;
+        }
+        if pace.is_over() {
+            failed.extend(part.iter().map(|&n| (n, StoreError::PutOff)));
+            continue;
+        }
+        let room = pace.room();
+        if part.len() > room {
+            let (now, later) = part.split_at(room);
+            parts.extend([later, now]);
+            continue;
+        }
+        match statement(pace, part) {
+            Ok(()) => {}
+            Err(error) if part.len() == 1 => failed.push((part[0], error)),
+            // The pace is another now.
+            Err(StoreError::TooLong(_)) => parts.push(part),
+            Err(_) => {
+                let (left, right) = part.split_at(part.len() / 2);
+                parts.extend([right, left]);
+            }
+        }
+    }
+    failed
+}
