@@ -1,5 +1,7 @@
-//! The audit: one row per attempt on a record, in the transaction of its effect.
+//! The audit: one row per attempt on a record, in the transaction of its effect. A value that it cannot hold is replaced by a
+//! note, so that what a CRM took can be written down whatever it was.
 
+use crm_domain::storable::{storable, storable_text};
 use pgrx::spi::SpiClient;
 
 use super::config::{Connection, Map};
@@ -78,6 +80,8 @@ fn insert(
     alike: &[&Entry],
 ) -> Result<(), StoreError> {
     let common = alike[0];
+    let fields: Vec<_> = alike.iter().map(|e| storable(e.fields)).collect();
+    let errors: Vec<_> = alike.iter().map(|e| e.error.map(storable_text)).collect();
     let folded = (!common.folded.is_empty()).then(|| common.folded.to_vec());
     client.update(
         Kept("INSERT INTO crm.audit_log (map_id, connection, provider, relation, path, operation, result, attempt, folded, shard_key, record_key, crm_id,
@@ -100,10 +104,10 @@ fn insert(
             alike.iter().map(|e| e.shard_key).collect::<Vec<_>>().into(),
             alike.iter().map(|e| e.record_key).collect::<Vec<_>>().into(),
             alike.iter().map(|e| e.crm_id).collect::<Vec<_>>().into(),
-            alike.iter().map(|e| e.fields).collect::<Vec<_>>().into(),
+            fields.iter().map(|f| f.as_ref()).collect::<Vec<&str>>().into(),
             alike.iter().map(|e| e.error_class).collect::<Vec<_>>().into(),
             alike.iter().map(|e| e.vendor_code).collect::<Vec<_>>().into(),
-            alike.iter().map(|e| e.error).collect::<Vec<_>>().into(),
+            errors.iter().map(|e| e.as_deref()).collect::<Vec<Option<&str>>>().into(),
             alike.iter().map(|e| e.request_id).collect::<Vec<_>>().into(),
             alike.iter().map(|e| e.actor).collect::<Vec<_>>().into(),
             alike.iter().map(|e| e.correlation_id).collect::<Vec<_>>().into(),

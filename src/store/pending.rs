@@ -8,6 +8,7 @@
 use std::collections::HashSet;
 
 use crm_domain::Cells;
+use crm_domain::storable::storable;
 use pgrx::spi::SpiClient;
 use serde_json::{Value as Json, json};
 
@@ -62,7 +63,7 @@ pub fn open(client: &mut SpiClient, intents: &[Intent]) -> Result<HashSet<String
             all(intents, |i| i.map_id).into(),
             all(intents, |i| i.record_key).into(),
             all(intents, |i| i.cells.to_bytes()).into(),
-            all(intents, |i| i.intended.to_string()).into(),
+            all(intents, |i| storable(&i.intended.to_string()).into_owned()).into(),
             all(intents, |i| i.actor).into(),
             all(intents, |i| i.correlation_id).into(),
             all(intents, |i| i.backend_pid).into(),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crm_domain::arrival::{self, Arrival, Arrived as ArrivedField};
 use crm_domain::cells::{CellHashes, HASH_BYTES};
+use crm_domain::storable::storable;
 use crm_domain::{Cells, Value, hex};
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json, json};
@@ -405,8 +406,10 @@ fn dispute(client: &mut SpiClient, map: &Map, settled: &Settled) -> Result<(), S
                 (conflict.field.id as i16).into(),
                 settled.incoming.crm_id.as_str().into(),
                 conflict.kind.into(),
-                conflict.local.to_string().into(),
-                conflict.field.value.to_json().to_string().into(),
+                storable(&conflict.local.to_string()).as_ref().into(),
+                storable(&conflict.field.value.to_json().to_string())
+                    .as_ref()
+                    .into(),
                 conflict.policy.into(),
                 settled.incoming.by.as_deref().into(),
             ],

@@ -1,5 +1,6 @@
 //! CRM records that cannot be taken in: each a dead letter with the reason, while its neighbours go on.
 
+use crm_domain::storable::storable_text;
 use crm_domain::{ErrorClass, Failure};
 use pgrx::spi::SpiClient;
 
@@ -83,7 +84,7 @@ fn put(
             crm_id.into(),
             failure.class.name().into(),
             failure.code.as_str().into(),
-            failure.message.as_str().into(),
+            storable_text(&failure.message).as_ref().into(),
             by.into(),
         ],
     )?;
