@@ -58,6 +58,10 @@ impl Failure {
     /// not written. Read it again. Other conflicts have the vendor's codes.
     pub const STALE: &str = "stale";
 
+    /// The code of a failure of our own code, which may do better with other records at hand: tried again, unlike
+    /// others of its class.
+    pub const PANICKED: &str = "panicked";
+
     pub fn record(class: ErrorClass, code: impl Into<String>, message: impl Into<String>) -> Self {
         let mut message = message.into();
         if message.len() > Self::MESSAGE_BYTES {

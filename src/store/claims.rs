@@ -12,7 +12,7 @@ use super::config::Map;
 use super::{Kept, StoreError};
 
 /// A queued record, as claimed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Claimed {
     pub shard_key: String,
     pub record_key: String,
@@ -52,22 +52,24 @@ pub fn may_send(client: &mut SpiClient, connection_id: i32) -> Result<bool, Stor
 }
 
 /// Locks up to `rows` records of the map that are due and in no other claim. `whole`: the map's round is on, so that
-/// fresh edits are due too; else only retries whose time has come.
+/// fresh edits are due too; else only retries whose time has come. `unsettled`: records whose last results wait to be
+/// written down.
 pub fn due(
     client: &mut SpiClient,
     map: &Map,
     rows: usize,
     whole: bool,
+    unsettled: &[(&str, &str)],
 ) -> Result<Vec<Claimed>, StoreError> {
     if !is_due(client, map, whole)? {
         return Ok(Vec::new());
     }
-    let claimed = first_due(client, map, rows, Some(rows), whole)?;
+    let claimed = first_due(client, map, rows, Some(rows), whole, unsettled)?;
     if !claimed.is_empty() {
         return Ok(claimed);
     }
     // Nothing is due, or somebody holds all of those that came first.
-    first_due(client, map, rows, None, whole)
+    first_due(client, map, rows, None, whole, unsettled)
 }
 
 /// Whether it is worth planning what [`first_due`] asks.
@@ -89,6 +91,7 @@ fn first_due(
     rows: usize,
     among: Option<usize>,
     whole: bool,
+    unsettled: &[(&str, &str)],
 ) -> Result<Vec<Claimed>, StoreError> {
     let result = client.update(
         "SELECT q.shard_key, q.record_key, coalesce(l.crm_id, k.crm_id), q.op::text, q.cells, q.revision, q.attempts,
@@ -97,7 +100,8 @@ fn first_due(
                WHERE map_id = $1 AND state = 'queued' AND next_attempt_at <= now() AND (next_attempt_at > '-infinity' OR $3)
                  AND (shard_key, record_key) NOT IN (
                      SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r)
-                     WHERE c.map_id = $1 AND c.path = 'batch')
+                     WHERE c.map_id = $1 AND c.path = 'batch'
+                     UNION ALL SELECT * FROM unnest($5::text[], $6::text[]))
                ORDER BY next_attempt_at LIMIT $4) q
          LEFT JOIN LATERAL (
              SELECT l.ctid AS place, l.crm_id, l.hashes FROM crm.ledger l
@@ -115,6 +119,8 @@ fn first_due(
             (rows as i64).into(),
             whole.into(),
             among.map(|n| n as i64).into(),
+            unsettled.iter().map(|(s, _)| *s).collect::<Vec<_>>().into(),
+            unsettled.iter().map(|(_, r)| *r).collect::<Vec<_>>().into(),
         ],
     )?;
     let mut claimed = Vec::with_capacity(result.len());
@@ -181,25 +187,30 @@ pub fn release(client: &mut SpiClient, claim_id: i64) -> Result<(), StoreError> 
     Ok(())
 }
 
-/// A slice that is still on its way keeps its lease.
-pub fn renew(client: &mut SpiClient) -> Result<(), StoreError> {
+/// Slices that are still on their way keep their lease.
+pub fn renew(client: &mut SpiClient, flying: &[i64]) -> Result<(), StoreError> {
     client.update(
         &format!(
             "UPDATE crm.claim SET leased_until = now() + interval '{LEASE}'
-             WHERE worker_pid = pg_backend_pid() AND leased_until < now() + interval '{LEASE}' / 2"
+             WHERE claim_id = ANY ($1) AND leased_until < now() + interval '{LEASE}' / 2"
         ),
         None,
-        &[],
+        &[flying.to_vec().into()],
     )?;
     Ok(())
 }
 
 /// Releases what a worker that is gone had on its way. Only one worker runs in a database, so every claim but ours is.
 pub fn release_abandoned(client: &mut SpiClient) -> Result<u64, StoreError> {
-    let rows = client.update(
+    release_lost(client, &[])
+}
+
+/// Releases every claim but those that the worker has in hand, with an attempt charged to the records.
+pub fn release_lost(client: &mut SpiClient, flying: &[i64]) -> Result<u64, StoreError> {
+    let mut rows = client.update(
         "WITH left_behind AS (
-             DELETE FROM crm.claim RETURNING map_id, path, shard_keys, record_keys, sent
-         ), record AS (
+             DELETE FROM crm.claim WHERE claim_id <> ALL ($1) RETURNING map_id, path, shard_keys, record_keys, sent
+         ), record AS MATERIALIZED (
              SELECT map_id, path, k.s, k.r, k.sent FROM left_behind, unnest(shard_keys, record_keys, sent) AS k (s, r, sent)
          ), edits AS (
              UPDATE crm.pending_write p
@@ -210,13 +221,17 @@ pub fn release_abandoned(client: &mut SpiClient) -> Result<u64, StoreError> {
              SELECT l.shard_key, l.map_id, l.record_key FROM crm.ledger l
              JOIN record ON l.shard_key = s AND l.map_id = record.map_id AND l.record_key = r
              WHERE path = 'batch' ORDER BY 1, 2, 3 FOR UPDATE OF l SKIP LOCKED
+         ), charged AS (
+             UPDATE crm.queue q SET attempts = q.attempts + 1, next_attempt_at = now()
+             FROM locked k WHERE q.shard_key = k.shard_key AND q.map_id = k.map_id AND q.record_key = k.record_key AND q.state = 'queued'
          )
-         UPDATE crm.queue q SET attempts = q.attempts + 1, next_attempt_at = now()
-         FROM locked k WHERE q.shard_key = k.shard_key AND q.map_id = k.map_id AND q.record_key = k.record_key AND q.state = 'queued'",
+         SELECT count(*) FROM record",
         None,
-        &[],
+        &[flying.to_vec().into()],
     )?;
-    Ok(rows.len() as u64)
+    rows.next().map_or(Ok(0), |row| {
+        Ok(row.get::<i64>(1)?.unwrap_or_default() as u64)
+    })
 }
 
 /// Milliseconds until the map's next retry; `None` when none waits.

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use crm_domain::conflict::ShortHash;
+use crm_domain::storable::{storable, storable_text};
 use crm_domain::{Cells, ErrorClass, Value, hex};
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json, json};
@@ -15,6 +16,7 @@ use super::takes::{rows_in_use, take};
 use super::{Kept, StoreError, rounds, settle, values};
 
 /// A pending write with what became of it.
+#[derive(Clone)]
 pub struct Settled {
     pub pending: Pending,
     /// What the CRM is now known to hold in cells that are settled.
@@ -29,12 +31,14 @@ pub struct Settled {
     pub snapshot: Option<(Json, Vec<u8>)>,
 }
 
+#[derive(Clone)]
 pub struct Take {
     pub crm: Value,
     /// `None`: whatever it held.
     pub local: Option<Value>,
 }
 
+#[derive(Clone)]
 pub struct Conflict {
     pub field_id: u16,
     pub kind: &'static str,
@@ -44,6 +48,7 @@ pub struct Conflict {
     pub policy: &'static str,
 }
 
+#[derive(Clone)]
 pub enum Verdict {
     /// Every cell is settled.
     Done,
@@ -91,6 +96,33 @@ pub fn settle(
         dead_letter(client, map, record)?;
     }
     Ok((now, later))
+}
+
+/// Lets an edit wait whose result cannot be written down in any way, with an attempt charged.
+pub fn postpone(
+    client: &mut SpiClient,
+    map: &Map,
+    record: &Settled,
+    delay_ms: i64,
+    error: &str,
+) -> Result<(), StoreError> {
+    let (shard_key, record_key) = keys_of(record);
+    client.update(
+        Kept("UPDATE crm.pending_write
+         SET attempts = least(attempts + 1, 1000), next_attempt_at = now() + $6 * interval '1 ms', error_class = 'internal', last_error = $7
+         WHERE shard_key = $1 AND map_id = $2 AND record_key = $3 AND write_id = $4::uuid AND revision = $5 AND state = 'queued'"),
+        None,
+        &[
+            shard_key.into(),
+            map.id.into(),
+            record_key.into(),
+            record.pending.write_id.as_str().into(),
+            record.pending.revision.into(),
+            delay_ms.into(),
+            error.into(),
+        ],
+    )?;
+    Ok(())
 }
 
 pub fn keys_of(record: &Settled) -> (&str, &str) {
@@ -235,11 +267,15 @@ fn pending(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(),
         delays.push(delay);
         charges.push(charged);
         classes.push(class);
-        errors.push(error);
+        errors.push(error.map(storable_text));
     }
     let snapshots: Vec<Option<String>> = records
         .iter()
-        .map(|r| r.snapshot.as_ref().map(|(json, _)| json.to_string()))
+        .map(|r| {
+            r.snapshot
+                .as_ref()
+                .map(|(json, _)| storable(&json.to_string()).into_owned())
+        })
         .collect();
     let snapshot_hashes: Vec<Option<&[u8]>> = records
         .iter()
@@ -278,7 +314,7 @@ fn pending(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(),
             delays.into(),
             charges.into(),
             classes.into(),
-            errors.into(),
+            errors.iter().map(|e| e.as_deref()).collect::<Vec<Option<&str>>>().into(),
             snapshots.into(),
             snapshot_hashes.into(),
             records.iter().map(|r| r.pending.take.to_bytes()).collect::<Vec<_>>().into(),
@@ -301,6 +337,11 @@ fn conflicts(client: &mut SpiClient, map: &Map, record: &Settled) -> Result<(), 
         )?;
     }
     for conflict in &record.conflicts {
+        let (local, crm, base) = (
+            conflict.local.to_string(),
+            conflict.crm.to_string(),
+            conflict.base.to_string(),
+        );
         client.update(
             Kept("INSERT INTO crm.conflict AS c (shard_key, map_id, record_key, field_id, crm_id, conflict_type, local_value, crm_value, base,
                                             policy, write_id, actor, correlation_id, folded)
@@ -321,9 +362,9 @@ fn conflicts(client: &mut SpiClient, map: &Map, record: &Settled) -> Result<(), 
                 (conflict.field_id as i16).into(),
                 record.pending.crm_id.as_str().into(),
                 conflict.kind.into(),
-                conflict.local.to_string().into(),
-                conflict.crm.to_string().into(),
-                conflict.base.to_string().into(),
+                storable(&local).as_ref().into(),
+                storable(&crm).as_ref().into(),
+                storable(&base).as_ref().into(),
                 conflict.policy.into(),
                 record.pending.write_id.as_str().into(),
                 record.pending.actor.as_deref().into(),
@@ -357,7 +398,7 @@ fn dead_letter(client: &mut SpiClient, map: &Map, record: &Settled) -> Result<()
             record.pending.crm_id.as_str().into(),
             class.name().into(),
             code.as_str().into(),
-            error.as_str().into(),
+            storable_text(error).as_ref().into(),
             (record.pending.attempts as i32 + 1).into(),
             record.pending.actor.as_deref().into(),
         ],

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use crm_domain::storable::{storable, storable_text};
 use crm_domain::{Cells, ErrorClass};
 use pgrx::IntoDatum;
 use pgrx::datum::DatumWithOid;
@@ -11,7 +12,7 @@ use super::audit;
 use super::claims::Place;
 use super::config::{Connection, Map};
 use super::ingest::identity::BOTH_WENT;
-use super::{KeptForFew, StoreError, reconcile};
+use super::{Kept, KeptForFew, StoreError, reconcile};
 
 /// How one record's write ended.
 #[derive(Debug)]
@@ -310,6 +311,10 @@ fn others(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<(),
     let shard_keys: Vec<&str> = records.iter().map(|r| r.shard_key.as_str()).collect();
     let record_keys: Vec<&str> = records.iter().map(|r| r.record_key.as_str()).collect();
     let verdicts: Vec<&str> = records.iter().map(|r| r.verdict.word()).collect();
+    let errors: Vec<_> = records
+        .iter()
+        .map(|r| r.verdict.failure().2.map(storable_text))
+        .collect();
     let revisions: Vec<i64> = records.iter().map(|r| r.revision).collect();
     let (delays, charges): (Vec<i64>, Vec<bool>) = records
         .iter()
@@ -370,7 +375,7 @@ fn others(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<(),
             delays.into(),
             charges.into(),
             records.iter().map(|r| r.verdict.failure().0).collect::<Vec<_>>().into(),
-            records.iter().map(|r| r.verdict.failure().2).collect::<Vec<_>>().into(),
+            errors.iter().map(|e| e.as_deref()).collect::<Vec<Option<&str>>>().into(),
         ],
     )?;
     let unlinked = records.iter().filter(|r| r.verdict.word() == "unlinked");
@@ -401,6 +406,31 @@ fn others(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<(),
             records.iter().map(|r| r.crm_id.as_deref()).collect::<Vec<_>>().into(),
             records.iter().map(|r| r.cells.to_bytes()).collect::<Vec<_>>().into(),
             records.iter().map(|r| r.hashes.as_slice()).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    Ok(())
+}
+
+/// Lets a record wait whose result cannot be written down in any way, with an attempt charged.
+pub fn postpone(
+    client: &mut SpiClient,
+    map: &Map,
+    record: &Settled,
+    delay_ms: i64,
+    error: &str,
+) -> Result<(), StoreError> {
+    client.update(
+        Kept("UPDATE crm.queue
+         SET attempts = least(attempts + 1, 1000), next_attempt_at = now() + $5 * interval '1 ms', error_class = 'internal', last_error = $6
+         WHERE shard_key = $1 AND map_id = $2 AND record_key = $3 AND revision = $4 AND state = 'queued'"),
+        None,
+        &[
+            record.shard_key.as_str().into(),
+            map.id.into(),
+            record.record_key.as_str().into(),
+            record.revision.into(),
+            delay_ms.into(),
+            error.into(),
         ],
     )?;
     Ok(())
@@ -505,10 +535,10 @@ fn dead_letters(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Resu
                 r.record_key.as_str().into(),
                 r.crm_id.as_deref().into(),
                 r.operation.into(),
-                r.fields.as_str().into(),
+                storable(&r.fields).as_ref().into(),
                 class.name().into(),
                 code.as_str().into(),
-                error.as_str().into(),
+                storable_text(error).as_ref().into(),
                 (r.attempt as i32).into(),
                 r.actor.as_deref().into(),
             ],

@@ -3,8 +3,20 @@
 use crm_provider::{Request, Response, Target};
 use pgrx::JsonB;
 use pgrx::spi::SpiClient;
+use serde_json::json;
 
 use super::StoreError;
+
+/// The answer to a request whose values the stub cannot keep, as a vendor would give it.
+pub fn refusal(error: &StoreError) -> Response {
+    let error =
+        json!({ "class": "validation", "code": "value_refused", "message": error.message() });
+    Response {
+        status: 400,
+        headers: Vec::new(),
+        body: json!({ "error": error }).to_string().into_bytes(),
+    }
+}
 
 /// Hands a request to the stub. `None`: the answer was lost, as if the connection had broken.
 pub fn handle(

@@ -44,6 +44,30 @@ impl StoreError {
         }
     }
 
+    /// The two characters that say of what kind the error is.
+    fn class(&self) -> Option<[u8; 2]> {
+        let code = self.code()? as i32;
+        let character = |n: i32| b'0' + (code >> (6 * n) & 0x3f) as u8;
+        Some([character(0), character(1)])
+    }
+
+    /// A value is refused, or what it would break: the same statement fails again while the value is the same.
+    pub fn is_about_values(&self) -> bool {
+        // Data exceptions, integrity constraints, program limits.
+        matches!(self.class().as_ref(), Some(b"22" | b"23" | b"54"))
+    }
+
+    /// No record is at fault: the server has no room, shuts down or cannot read its disk, something is locked, or what the
+    /// statement names is gone.
+    pub fn is_nobodys(&self) -> bool {
+        self.is_transient()
+            || self.is_undefined()
+            || matches!(
+                self.class().as_ref(),
+                Some(b"08" | b"25" | b"40" | b"53" | b"55" | b"57" | b"58")
+            )
+    }
+
     /// A lock that somebody holds, a cancelled statement, a deadlock: worth trying again soon.
     pub fn is_transient(&self) -> bool {
         use PgSqlErrorCode::*;

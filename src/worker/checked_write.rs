@@ -12,12 +12,13 @@ use crm_domain::mapping::ConflictPolicy;
 use crm_domain::{ErrorClass, Failure, Value};
 use crm_provider::record::{DoneBatch, DoneField, DoneRecord, Field, Guard};
 use crm_provider::{CrmObject, ReadBatch, WriteKind, WriteRecord};
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, FutureExt, join_all};
 use tokio::sync::oneshot;
 
 use super::failpoint;
 use super::link::{Errand, Link};
 use super::slice::{self, Destination, Outgoing};
+use super::tasks::caught;
 
 /// How often an edit is judged anew because its record moved while we looked.
 const ATTEMPTS: usize = 4;
@@ -71,7 +72,7 @@ pub enum Outcome {
 }
 
 impl Checked {
-    fn failed(failure: Failure) -> Checked {
+    pub fn failed(failure: Failure) -> Checked {
         Checked {
             request_id: String::new(),
             read: None,
@@ -90,6 +91,37 @@ async fn consented(consent: &mut Consent) -> Option<()> {
         Some(consent) => consent.await.ok(),
         None => Some(()),
     }
+}
+
+/// The same without a consent. A panic is the failure of one of the edits, which is looked for in halves.
+pub fn run_caught<'a>(
+    link: &'a Link,
+    errand: &'a Errand,
+    id: String,
+    object: &'a str,
+    edits: &'a [Edit],
+) -> BoxFuture<'a, Vec<Checked>> {
+    async move {
+        let checked = caught(async {
+            let ids = edits.iter().map(|e| e.crm_id.as_str());
+            failpoint::reach_on_thread_with("reconcile::batch", ids);
+            run(link, errand, &id, object, edits, None).await
+        });
+        match checked.await {
+            Ok(checked) => checked.unwrap_or_default(),
+            Err(failure) if edits.len() <= 1 => edits
+                .iter()
+                .map(|_| Checked::failed(failure.clone()))
+                .collect(),
+            Err(_) => {
+                let (left, right) = edits.split_at(edits.len() / 2);
+                let mut checked = run_caught(link, errand, format!("{id}a"), object, left).await;
+                checked.extend(run_caught(link, errand, format!("{id}b"), object, right).await);
+                checked
+            }
+        }
+    }
+    .boxed()
 }
 
 /// Sends edits, each of another record; one result for each, in order. `None`: there is no consent, and nothing was written.

@@ -35,6 +35,8 @@ pub enum Event {
         came: Result<Came, Failure>,
         trouble: Option<Failure>,
     },
+    /// A task ended without an answer: it panicked.
+    Failed { of: Task, failure: Failure },
     /// The stub CRM is asked; it lives in this database.
     Stub {
         connection: String,
@@ -58,11 +60,25 @@ pub enum Event {
     },
 }
 
+/// A task of the threads that the main thread waits for.
+#[derive(Clone, Debug)]
+pub enum Task {
+    /// A slice, by its claim.
+    Slice(i64),
+    /// A call of `crm.write()`.
+    Call(String),
+    /// Pending writes, by their claim.
+    Edits(i64),
+    /// A page or a read, by its ticket.
+    Look(u64),
+}
+
 impl Event {
     /// Whether it concerns nobody but a caller who waits, so that no whole turn is due.
     pub fn is_of_a_call(&self) -> bool {
         match self {
             Event::Wrote { .. } | Event::Stub { .. } | Event::Webhook(_) => true,
+            Event::Failed { of, .. } => matches!(of, Task::Call(_)),
             Event::Asked { request, .. } => {
                 matches!(request["op"].as_str(), Some("write" | "read"))
             }

@@ -1,17 +1,32 @@
 //! Named points at which a test build ends itself, or the postmaster, or stands still, once per data directory.
 //!
 //! `pg_crm.failpoints` names points, separated by commas. `point` kills the process that gets there, as `kill -9` would;
-//! `point:postmaster` kills the postmaster, and with it everything; `point:terminate` asks the process to end, `point:stop` has it stand still until SIGCONT.
+//! `point:postmaster` kills the postmaster, and with it everything; `point:terminate` asks the process to end, `point:stop` has
+//! it stand still until SIGCONT.
+//!
+//! `point:error:3` raises an error there, inside the transaction, the first three times; `point:error@p2` each time that record
+//! p2 is among those at hand. `panic` for `error` is a panic instead, on a thread too. The file of the point has a byte for
+//! each time.
 
 /// Dies here if `pg_crm.failpoints` names this point. Compiles to nothing in a released build.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
 pub fn reach(_point: &str) {}
 
+/// The same where records are at hand, inside a transaction.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn reach_with<'k>(_point: &str, _keys: impl Iterator<Item = &'k str>) {}
+
 /// The same for the worker's threads, which may not ask Postgres for the setting.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
 pub fn reach_on_thread(_point: &str) {}
+
+/// The same where records are at hand.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn reach_on_thread_with<'k>(_point: &str, _keys: impl Iterator<Item = &'k str>) {}
 
 /// Lets the worker's threads know the setting.
 #[cfg(not(feature = "failpoints"))]
@@ -19,7 +34,7 @@ pub fn reach_on_thread(_point: &str) {}
 pub fn tell_threads() {}
 
 #[cfg(feature = "failpoints")]
-pub use armed::{reach, reach_on_thread, tell_threads};
+pub use armed::{reach, reach_on_thread, reach_on_thread_with, reach_with, tell_threads};
 
 #[cfg(feature = "failpoints")]
 mod armed {
@@ -37,24 +52,75 @@ mod armed {
     }
 
     pub fn reach(point: &str) {
-        if let Some(victim) = victim(&setting(), point) {
+        reach_with(point, std::iter::empty());
+    }
+
+    pub fn reach_with<'k>(point: &str, keys: impl Iterator<Item = &'k str>) {
+        let setting = setting();
+        if setting.is_empty() {
+            return;
+        }
+        match fault(&setting, point, keys) {
+            Some("error") => pgrx::error!("injected at {point}"),
+            Some(_) => panic!("injected at {point}"),
+            None => {}
+        }
+        if let Some(victim) = victim(&setting, point) {
             pgrx::log!("pg_crm reached fail point {point}{victim}");
             die(&victim);
         }
     }
 
     pub fn reach_on_thread(point: &str) {
+        reach_on_thread_with(point, std::iter::empty());
+    }
+
+    pub fn reach_on_thread_with<'k>(point: &str, keys: impl Iterator<Item = &'k str>) {
         let setting = KNOWN.lock().expect("no panic under this lock").clone();
+        if fault(&setting, point, keys).is_some() {
+            panic!("injected at {point}");
+        }
         if let Some(victim) = victim(&setting, point) {
             die(&victim);
         }
+    }
+
+    /// What is to go wrong here: `error` or `panic`.
+    fn fault<'s, 'k>(
+        setting: &'s str,
+        point: &str,
+        mut keys: impl Iterator<Item = &'k str>,
+    ) -> Option<&'s str> {
+        let what = setting.split(',').map(str::trim).find_map(|wanted| {
+            let rest = wanted.strip_prefix(point)?.strip_prefix(':')?;
+            (rest.starts_with("error") || rest.starts_with("panic")).then_some(rest)
+        })?;
+        let (kind, more) = what.split_at(5);
+        let marker = format!("pg_crm.failpoint.{}", point.replace("::", "."));
+        let happens = match more.split_at_checked(1) {
+            Some(("@", key)) => keys.any(|k| k == key),
+            Some((_, times)) => {
+                let so_far = std::fs::metadata(&marker).map_or(0, |m| m.len());
+                times.parse().is_ok_and(|times: u64| so_far < times)
+            }
+            None => true,
+        };
+        if happens {
+            use std::io::Write;
+            let mut options = std::fs::OpenOptions::new();
+            if let Ok(mut file) = options.append(true).create(true).open(marker) {
+                let _ = file.write_all(b".");
+            }
+        }
+        happens.then_some(kind)
     }
 
     /// Who is to die here, and only once: a process would never get beyond the point otherwise.
     fn victim(setting: &str, point: &str) -> Option<String> {
         let victim = setting.split(',').map(str::trim).find_map(|wanted| {
             let rest = wanted.strip_prefix(point)?;
-            (rest.is_empty() || rest.starts_with(':')).then(|| rest.to_owned())
+            let faults = rest.starts_with(":error") || rest.starts_with(":panic");
+            (rest.is_empty() || rest.starts_with(':') && !faults).then(|| rest.to_owned())
         })?;
         let marker = format!("pg_crm.failpoint.{}", point.replace("::", "."));
         let mut options = std::fs::OpenOptions::new();

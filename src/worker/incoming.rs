@@ -5,6 +5,7 @@ use crm_provider::changes::key;
 use crm_provider::{Change, CrmObject};
 
 use super::link::Link;
+use super::tasks::caught_at_once;
 use crate::store::config::Map;
 use crate::store::ingest::{Field, Incoming};
 
@@ -48,7 +49,12 @@ pub fn read(
     }
 }
 
+/// A panic is the trouble of the record that caused it.
 fn fields(link: &Link, map: &Map, object: &CrmObject) -> Result<Vec<Field>, Failure> {
+    caught_at_once(|| mapped(link, map, object)).and_then(|fields| fields)
+}
+
+fn mapped(link: &Link, map: &Map, object: &CrmObject) -> Result<Vec<Field>, Failure> {
     let unreadable =
         |code: &str, message: String| Failure::record(ErrorClass::Mapping, code, message);
     map.fields

@@ -10,10 +10,11 @@ use crm_provider::record::Field;
 use crm_provider::{ChangesQuery, ReadBatch};
 use serde_json::Value as Json;
 
-use super::event::Event;
+use super::event::{Event, Task};
 use super::link::{Errand, Lane, SharedLink};
 use super::links::Readiness;
-use super::main_loop::{HELD_AGAIN, Worker};
+use super::main_loop::{HELD_AGAIN, IDLE, Worker};
+use super::waits::{Of, Step};
 use super::{failpoint, incoming};
 use crate::store::config::{Connection, Map};
 use crate::store::ingest::Incoming;
@@ -85,20 +86,25 @@ impl Looks {
 
 impl Worker {
     /// Asks for what is due; returns when something will be due next.
-    pub(super) fn ingest(
-        &mut self,
-        connections: &[Connection],
-        maps: &[Arc<Map>],
-    ) -> Result<Duration, StoreError> {
-        let mut next = Duration::from_secs(3600);
-        let mut states = transaction(state::all)?;
-        if states.iter().any(|s| s.has_mail) {
+    pub(super) fn ingest(&mut self, connections: &[Connection], maps: &[Arc<Map>]) -> Duration {
+        let mut next = IDLE;
+        let mut states = Vec::new();
+        let mut known = |worker: &mut Worker, next: &mut Duration| {
+            *next = (*next).min(worker.confined(Of::Worker, Step::Looks, |_| {
+                states = transaction(state::all)?;
+                Ok(IDLE)
+            }));
+            states.iter().any(|s| s.has_mail)
+        };
+        if known(self, &mut next) {
             for connection in connections {
-                if self.take_webhooks(connection, maps)? {
-                    next = Duration::ZERO;
-                }
+                let of = Of::Connection(connection.id);
+                next = next.min(self.confined(of, Step::Mail, |worker| {
+                    let more = worker.take_webhooks(connection, maps)?;
+                    Ok(if more { Duration::ZERO } else { IDLE })
+                }));
             }
-            states = transaction(state::all)?;
+            known(self, &mut next);
         }
         self.looks.retain(|id, _| maps.iter().any(|m| m.id == *id));
         for map in maps.iter().filter(|m| !m.fields.is_empty()) {
@@ -113,9 +119,20 @@ impl Worker {
                 }
                 Readiness::Stopped => continue,
             };
-            next = next.min(self.look(connection, map, &link, at)?);
+            let of = Of::Map(map.id);
+            let rest = self.waits.left(of, Step::Look);
+            next = next.min(match rest {
+                Some(left) => left,
+                // What comes in says that this works.
+                None => match self.look(connection, map, &link, at) {
+                    Ok(wait) => wait,
+                    Err(error) => {
+                        self.trouble(map, Step::Look, &error, "cannot look for changes of")
+                    }
+                },
+            });
         }
-        Ok(next)
+        next
     }
 
     /// Has the records read that webhooks spoke of, each once; `true`: there are more.
@@ -233,8 +250,9 @@ impl Worker {
         let ticket = self.send_look(connection, map, asked, What::Page { since });
         failpoint::reach("ingest::before_request");
         let errand = Errand::of_map(lane, map.id);
-        let (link, map, outbox) = (link.clone(), map.clone(), self.outbox.clone());
-        self.runtime.spawn(async move {
+        let (link, map) = (link.clone(), map.clone());
+        let task = async move {
+            failpoint::reach_on_thread("ingest::task");
             let mut total = None;
             if counts && let Some(count) = link.provider.count(&link.settings, &map.crm_object) {
                 // For those who watch; the page will tell what is the matter, if something is.
@@ -254,11 +272,15 @@ impl Worker {
                 blind: page.blind,
             });
             let trouble = link.take_trouble();
-            outbox.send(Event::Came {
+            Event::Came {
                 ticket,
                 came,
                 trouble,
-            });
+            }
+        };
+        self.start(task, move |failure| Event::Failed {
+            of: Task::Look(ticket),
+            failure,
         });
         Ok(())
     }
@@ -298,8 +320,9 @@ impl Worker {
         });
         let ticket = self.send_look(connection, map, asked, What::Records(due.clone()));
         let errand = Errand::of_map(Lane::Ingest, map.id);
-        let (link, map, outbox) = (link.clone(), map.clone(), self.outbox.clone());
-        self.runtime.spawn(async move {
+        let (link, map) = (link.clone(), map.clone());
+        let task = async move {
+            failpoint::reach_on_thread("ingest::task");
             let read = link
                 .run(&errand, link.provider.read(&link.settings, batch))
                 .await;
@@ -317,11 +340,15 @@ impl Worker {
                 blind: false,
             });
             let trouble = link.take_trouble();
-            outbox.send(Event::Came {
+            Event::Came {
                 ticket,
                 came,
                 trouble,
-            });
+            }
+        };
+        self.start(task, move |failure| Event::Failed {
+            of: Task::Look(ticket),
+            failure,
         });
         Ok(true)
     }

@@ -10,10 +10,12 @@ use pgrx::prelude::*;
 
 use super::ingest::{Came, Looking, PAGE, What};
 use super::main_loop::{HELD_AGAIN, Worker};
+use super::parts::{Left, in_parts};
+use super::waits::{Of, Step};
 use super::{events, failpoint, real_time, report};
 use crate::store::config::{self, Map};
 use crate::store::ingest::state::{self, Reread};
-use crate::store::ingest::{self, Arrived, Arriving};
+use crate::store::ingest::{self, Arrived, Arriving, Incoming};
 use crate::store::values::READ_TIME;
 use crate::store::{StoreError, pending, rounds, transaction};
 
@@ -47,35 +49,44 @@ impl Worker {
         }
         let map = looking.map.clone();
         let start = Instant::now();
+        let is_page = matches!(looking.what, What::Page { .. });
+        let rereads = match &looking.what {
+            What::Records(records) => records.clone(),
+            What::Page { .. } => Vec::new(),
+        };
         let result = match came {
             Ok(came) => self.settle_look(looking, came),
             Err(failure) => self.look_failed(looking, &failure),
         };
-        if let Err(error) = result
-            && !error.is_undefined()
-        {
-            log!("pg_crm cannot take in changes of {}: {error}", map.relation);
-            let reason = format!("cannot take in changes: {}", error.message());
-            // Others have most of the worker's time, however slow a table's own code is.
-            let wait = AGAIN.max(start.elapsed() * OTHERS_SHARE);
-            let result = transaction(|client| {
-                rounds::did(client, map.id, 0, false, Some(&reason))?;
-                state::postpone(client, map.id, wait.as_millis() as i64)
-            });
-            if let Err(error) = result {
-                log!("pg_crm cannot postpone a look at {}: {error}", map.relation);
-            }
-            self.looks.entry(map.id).or_default().failures += 1;
+        let Err(error) = result else {
+            self.waits.succeeded(Of::Map(map.id), Step::Look);
+            return;
+        };
+        if error.is_undefined() {
+            return;
         }
+        let wait = self.trouble(&map, Step::Look, &error, "cannot take in changes of");
+        // Others have most of the worker's time, however slow a table's own code is.
+        let wait = wait.max(start.elapsed() * OTHERS_SHARE);
+        let wait_ms = wait.as_millis() as i64;
+        let result = transaction(|client| match is_page {
+            true => state::postpone(client, map.id, wait_ms),
+            false => {
+                let records: Vec<&Reread> = rereads.iter().collect();
+                state::failed(client, map.id, &records, wait_ms)
+            }
+        });
+        if let Err(error) = result {
+            self.stumbled(Of::Map(map.id), Step::Look, &error);
+        }
+        self.looks.entry(map.id).or_default().failures += 1;
     }
 
-    fn settle_look(&mut self, looking: Looking, came: Came) -> Result<(), StoreError> {
+    /// Settles what came in one transaction; if that fails, in parts. A record that cannot be taken in is put aside.
+    fn settle_look(&mut self, looking: Looking, mut came: Came) -> Result<(), StoreError> {
         let Looking {
-            map,
-            connection,
-            asked,
-            what,
-        } = looking;
+            map, connection, ..
+        } = &looking;
         report(&format!(
             "taking in {} records of {}",
             came.records.len(),
@@ -84,87 +95,72 @@ impl Worker {
         if let Some((next, true)) = &came.next
             && let Some(link) = self.links.get(&connection.id).cloned()
         {
-            self.ask_page(&connection, &map, &link, Some(next.clone()))?;
+            self.ask_page(connection, map, &link, Some(next.clone()))?;
         }
         let busy = self.busy(map.id);
-        let start = Instant::now();
-        let taken = transaction(|client| {
-            let Some(current) = config::maps(client)?.into_iter().find(|m| m.id == map.id) else {
-                return Ok(None);
-            };
-            config::hold(client, map.id)?;
-            if !asks_for_the_same(&current, &map) {
-                return Ok(None);
+        let records = std::mem::take(&mut came.records);
+        let count = records.len();
+        // As many as the bound on bytes allows, by what these are.
+        let values = records.iter().filter_map(|r| r.values.as_ref().ok());
+        let size: usize = values.flatten().map(|f| f.value.size() + 16).sum();
+        let taken = match settle_part(&looking, &busy, &records, Some((&came, count))) {
+            Ok(taken) => taken,
+            Err(error) if error.is_nobodys() || records.is_empty() => return Err(error),
+            Err(error) => {
+                log!(
+                    "pg_crm takes in changes of {} one by one: {error}",
+                    map.relation
+                );
+                self.settle_in_parts(&looking, &busy, records)?;
+                settle_part(&looking, &busy, &[], Some((&came, count)))?
             }
-            if let (What::Page { since }, Some((next, more))) = (&what, &came.next)
-                && !state::advance(
-                    client,
-                    map.id,
-                    since.as_ref(),
-                    next,
-                    *more,
-                    came.records.len(),
-                )?
-            {
-                return Ok(None);
-            }
-            if came.blind {
-                state::ask_linked(client, map.id)?;
-            }
-            if let Some(total) = came.total {
-                state::note_total(client, map.id, total)?;
-            }
-            let about = Arriving {
-                connection: &connection,
-                map: &current,
-                asked: &asked,
-                busy: &busy,
-            };
-            // A row that cannot be changed because somebody holds what it refers to keeps nobody waiting.
-            client.update("SET LOCAL lock_timeout = '50ms'", None, &[])?;
-            let arrived = ingest::settle(client, &about, &came.records)?;
-            let wait = HELD_AGAIN.max(match start.elapsed() {
-                time if time >= READ_TIME => time * OTHERS_SHARE,
-                _ => Duration::ZERO,
-            });
-            ask_again(client, &map, &what, &arrived, wait)?;
-            let told = arrived.disputed.iter().map(|key| {
-                let subject = events::Subject {
-                    connection: &connection.name,
-                    map_id: map.id,
-                    relation: &map.relation,
-                    shard_key: &key.shard_key,
-                    record_key: &key.record_key,
-                    write_id: None,
-                    correlation_id: None,
-                };
-                events::payload("conflict", &subject, None)
-            });
-            pending::notify(client, told.collect())?;
-            if let Some(reason) = &arrived.quarantined {
-                rounds::did(client, map.id, 0, false, Some(reason))?;
-                if arrived.unmappable >= STOP_AFTER && arrived.unmappable == came.records.len() {
-                    let reason = format!("every record fails: {reason}");
-                    rounds::stop(client, map.id, &reason)?;
-                }
-            }
-            failpoint::reach("ingest::before_commit");
-            Ok(Some(arrived))
-        })?;
+        };
         failpoint::reach("ingest::after_commit");
         let bytes = self.settings.batch_bytes;
         let looks = self.looks.entry(map.id).or_default();
-        if taken.is_some() {
+        if taken {
             looks.failures = 0;
-            if came.next.is_some() && !came.records.is_empty() {
-                // As many as the bound on bytes allows, by what these were.
-                let values = came.records.iter().filter_map(|r| r.values.as_ref().ok());
-                let size: usize = values.flatten().map(|f| f.value.size() + 16).sum();
-                let fit = bytes / (size / came.records.len()).max(1);
+            if came.next.is_some() && count > 0 {
+                let fit = bytes / (size / count).max(1);
                 looks.page = Some(fit.clamp(1, PAGE));
             }
             if matches!(came.next, Some((_, false))) {
                 looks.end();
+            }
+        }
+        Ok(())
+    }
+
+    fn settle_in_parts(
+        &mut self,
+        looking: &Looking,
+        busy: &HashSet<(String, String)>,
+        records: Vec<Incoming>,
+    ) -> Result<(), StoreError> {
+        let mut rest = records;
+        for is_last in [false, true] {
+            let left = in_parts(rest, |part| {
+                settle_part(looking, busy, part, None).map(|_| ())
+            });
+            rest = Vec::with_capacity(left.len());
+            for Left { items, error } in left {
+                if error.is_nobodys() {
+                    return Err(error);
+                }
+                for mut record in items {
+                    let failure = Failure::record(ErrorClass::Internal, "settle", error.message());
+                    if is_last {
+                        let reread = reread_of(looking, &record);
+                        let (connection, map) = (&looking.connection, &looking.map);
+                        transaction(|client| {
+                            ingest::give_up(client, connection, map, &reread, &failure)
+                        })?;
+                    } else {
+                        record.deleted = false;
+                        record.values = Err(failure);
+                        rest.push(record);
+                    }
+                }
             }
         }
         Ok(())
@@ -243,6 +239,96 @@ impl Worker {
     }
 }
 
+/// Settles records in one transaction, and with the last of them how far the CRM was read; `false`: what was asked for is not
+/// what is wanted by now.
+fn settle_part(
+    looking: &Looking,
+    busy: &HashSet<(String, String)>,
+    records: &[Incoming],
+    last: Option<(&Came, usize)>,
+) -> Result<bool, StoreError> {
+    let Looking {
+        map,
+        connection,
+        asked,
+        what,
+    } = looking;
+    let start = Instant::now();
+    transaction(|client| {
+        let Some(current) = config::maps(client)?.into_iter().find(|m| m.id == map.id) else {
+            return Ok(false);
+        };
+        config::hold(client, map.id)?;
+        if !asks_for_the_same(&current, map) {
+            return Ok(false);
+        }
+        if let Some((came, count)) = last {
+            if let (What::Page { since }, Some((next, more))) = (what, &came.next)
+                && !state::advance(client, map.id, since.as_ref(), next, *more, count)?
+            {
+                return Ok(false);
+            }
+            if came.blind {
+                state::ask_linked(client, map.id)?;
+            }
+            if let Some(total) = came.total {
+                state::note_total(client, map.id, total)?;
+            }
+        }
+        failpoint::reach_with("ingest::store", records.iter().map(|r| r.crm_id.as_str()));
+        let about = Arriving {
+            connection,
+            map: &current,
+            asked,
+            busy,
+        };
+        // A row that cannot be changed because somebody holds what it refers to keeps nobody waiting.
+        client.update("SET LOCAL lock_timeout = '50ms'", None, &[])?;
+        let arrived = ingest::settle(client, &about, records)?;
+        let wait = HELD_AGAIN.max(match start.elapsed() {
+            time if time >= READ_TIME => time * OTHERS_SHARE,
+            _ => Duration::ZERO,
+        });
+        ask_again(client, map, what, records, &arrived, wait)?;
+        let told = arrived.disputed.iter().map(|key| {
+            let subject = events::Subject {
+                connection: &connection.name,
+                map_id: map.id,
+                relation: &map.relation,
+                shard_key: &key.shard_key,
+                record_key: &key.record_key,
+                write_id: None,
+                correlation_id: None,
+            };
+            events::payload("conflict", &subject, None)
+        });
+        pending::notify(client, told.collect())?;
+        if let Some(reason) = &arrived.quarantined {
+            rounds::did(client, map.id, 0, false, Some(reason))?;
+            if arrived.unmappable >= STOP_AFTER && arrived.unmappable == records.len() {
+                let reason = format!("every record fails: {reason}");
+                rounds::stop(client, map.id, &reason)?;
+            }
+        }
+        failpoint::reach("ingest::before_commit");
+        Ok(true)
+    })
+}
+
+/// The request to read a record by itself that brought it, if that was it.
+fn reread_of(looking: &Looking, record: &Incoming) -> Reread {
+    let asked = match &looking.what {
+        What::Records(records) => records.iter().find(|r| r.crm_id == record.crm_id),
+        What::Page { .. } => None,
+    };
+    asked.cloned().unwrap_or_else(|| Reread {
+        crm_id: record.crm_id.clone(),
+        revision: 0,
+        attempts: 0,
+        merged_into: None,
+    })
+}
+
 /// Whether what was asked for is what the map maps now.
 fn asks_for_the_same(now: &Map, then: &Map) -> bool {
     let fields = |map: &Map| -> Vec<_> {
@@ -260,6 +346,7 @@ fn ask_again(
     client: &mut pgrx::spi::SpiClient,
     map: &Map,
     what: &What,
+    came: &[Incoming],
     arrived: &Arrived,
     wait: Duration,
 ) -> Result<(), StoreError> {
@@ -267,8 +354,10 @@ fn ask_again(
         arrived.look.iter().map(|id| (id.as_str(), None)).collect();
     if let What::Records(records) = what {
         let again: HashSet<&str> = arrived.again.iter().map(|(id, _)| id.as_str()).collect();
+        let came: HashSet<&str> = came.iter().map(|r| r.crm_id.as_str()).collect();
         let (not_yet, read): (Vec<&Reread>, Vec<&Reread>) = records
             .iter()
+            .filter(|r| came.contains(r.crm_id.as_str()))
             .partition(|r| again.contains(r.crm_id.as_str()));
         state::reread(client, map.id, &read)?;
         state::not_yet(client, map.id, &not_yet)?;

@@ -9,7 +9,8 @@ use tokio::sync::oneshot;
 
 use super::flush::{Waiter, stands_still};
 use super::ingest::Looks;
-use super::main_loop::Worker;
+use super::main_loop::{IDLE, Worker};
+use super::waits::{Of, Step};
 use crate::store::config::{Connection, Map};
 use crate::store::ingest::state;
 use crate::store::{StoreError, transaction};
@@ -52,12 +53,15 @@ impl IngestWaiter {
 
 impl Worker {
     /// Takes up those who have just asked.
-    pub(super) fn begin_ingests(&mut self, maps: &[Arc<Map>]) -> Result<(), StoreError> {
-        for waiter in self
-            .ingest_waiters
-            .iter_mut()
-            .filter(|w| w.passes.is_none())
-        {
+    pub(super) fn begin_ingests(&mut self, maps: &[Arc<Map>]) -> Duration {
+        self.confined(Of::Worker, Step::Ingests, |worker| {
+            worker.try_begin_ingests(maps).map(|()| IDLE)
+        })
+    }
+
+    fn try_begin_ingests(&mut self, maps: &[Arc<Map>]) -> Result<(), StoreError> {
+        let fresh = |w: &&mut IngestWaiter| w.passes.is_none();
+        for waiter in self.ingest_waiters.iter_mut().filter(fresh) {
             let mut passes = HashMap::new();
             for map in maps.iter().filter(|m| waiter.waiter.covers(m.id)) {
                 if map.fields.is_empty() {
@@ -83,6 +87,7 @@ impl Worker {
             return Ok(None);
         }
         let states = transaction(state::all)?;
+        let mut failed = None;
         for waiter in std::mem::take(&mut self.ingest_waiters) {
             let covered = || maps.iter().filter(|m| waiter.waiter.covers(m.id));
             let works = |m: &&Arc<Map>| !stands_still(m, connections);
@@ -99,10 +104,14 @@ impl Worker {
                 self.ingest_waiters.push(waiter);
             } else if waiter.backfills {
                 let read = match covered().next().filter(|_| all_work && !open) {
-                    Some(map) => {
-                        let read = transaction(|client| state::backfilled(client, map.id))?;
-                        json!({ "read": read })
-                    }
+                    Some(map) => match transaction(|client| state::backfilled(client, map.id)) {
+                        Ok(read) => json!({ "read": read }),
+                        Err(error) => {
+                            self.ingest_waiters.push(waiter);
+                            failed = Some(error);
+                            continue;
+                        }
+                    },
                     None => json!({}),
                 };
                 waiter.waiter.answer(read);
@@ -110,10 +119,10 @@ impl Worker {
                 waiter.answer(all_work && !open);
             }
         }
-        Ok(self
-            .ingest_waiters
-            .iter()
-            .map(IngestWaiter::time_left)
-            .min())
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let waits = self.ingest_waiters.iter().map(IngestWaiter::time_left);
+        Ok(waits.min())
     }
 }

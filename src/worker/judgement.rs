@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crm_domain::conflict::{self, Decision};
-use crm_domain::{Failure, Value, canonical};
+use crm_domain::{ErrorClass, Failure, Value, canonical};
 use serde_json::{Map as JsonMap, Value as Json, json};
 
 use super::checked_write::{Checked, Outcome};
 use super::reconcile_audit::Entry;
 use super::waiting::{Waiting, sending};
 use super::{events, verdict};
+use crate::store::StoreError;
 use crate::store::config::{Connection, Map};
 use crate::store::pending::Pending;
 use crate::store::reconcile::{Conflict, Settled, Take, Verdict};
@@ -39,7 +40,7 @@ pub(super) fn judge(
         }
         (Some(fault), _) => Some(fault),
         (None, None) => Some(Failure::record(
-            crm_domain::ErrorClass::Transient,
+            ErrorClass::Transient,
             "no_result",
             "nothing came back for this record",
         )),
@@ -73,33 +74,61 @@ pub(super) fn judge(
     };
     if let Some(failure) = failure {
         let attempts = settled.pending.attempts;
-        settled.verdict = match verdict::of(
-            &failure,
-            attempts,
-            max_attempts,
-            &map.on_crm_delete,
-            fastrand::f64(),
-        ) {
-            crate::store::settle::Verdict::Retry {
-                delay_ms,
-                charged,
-                class,
-                error,
-                ..
-            } => Verdict::Retry {
-                delay_ms,
-                charged,
-                class,
-                error,
-            },
-            crate::store::settle::Verdict::Unlinked { error, .. } => Verdict::Unlinked { error },
-            crate::store::settle::Verdict::Dead { class, code, error } => {
-                Verdict::Dead { class, code, error }
-            }
-            _ => Verdict::Done,
-        };
+        settled.verdict = verdict_on(&failure, attempts, max_attempts, map);
         entry.failure = Some(failure);
     }
+    (settled, entry)
+}
+
+/// What a failure leads to.
+fn verdict_on(failure: &Failure, attempts: u32, max_attempts: u32, map: &Map) -> Verdict {
+    use crate::store::settle::Verdict as Batch;
+    let draw = fastrand::f64();
+    match verdict::of(failure, attempts, max_attempts, &map.on_crm_delete, draw) {
+        Batch::Retry {
+            delay_ms,
+            charged,
+            class,
+            error,
+            ..
+        } => Verdict::Retry {
+            delay_ms,
+            charged,
+            class,
+            error,
+        },
+        Batch::Unlinked { error, .. } => Verdict::Unlinked { error },
+        Batch::Dead { class, code, error } => Verdict::Dead { class, code, error },
+        Batch::Applied | Batch::Moot => Verdict::Done,
+    }
+}
+
+/// An edit that cannot be read, or of which cannot be written down what became of it, because of this error.
+pub(super) fn blamed(
+    map: &Map,
+    pending: Pending,
+    sent: String,
+    error: &StoreError,
+    max_attempts: u32,
+) -> (Settled, Entry) {
+    let class = match error.is_about_values() {
+        true => ErrorClass::Internal,
+        false => ErrorClass::Transient,
+    };
+    let failure = Failure::record(class, "settle", error.message());
+    let settled = Settled {
+        known: BTreeMap::new(),
+        takes: BTreeMap::new(),
+        conflicts: Vec::new(),
+        verdict: verdict_on(&failure, pending.attempts, max_attempts, map),
+        sent,
+        snapshot: None,
+        pending,
+    };
+    let entry = Entry {
+        failure: Some(failure),
+        ..Entry::default()
+    };
     (settled, entry)
 }
 

@@ -10,7 +10,8 @@ use serde_json::json;
 use super::flush::stands_still;
 use super::http::Http;
 use super::link::{Errand, Lane, Link, SharedLink, Transport};
-use super::main_loop::{HELD_AGAIN, Worker};
+use super::main_loop::{HELD_AGAIN, IDLE, Worker};
+use super::waits::{Of, Step};
 use crate::secrets;
 use crate::shared::now_ms;
 use crate::store::config::{self, Connection, Map};
@@ -82,60 +83,68 @@ impl Worker {
     }
 
     /// Keeps one link per connection, made anew when its configuration changed.
-    pub(super) fn connect(&mut self, connections: &[Connection]) -> Result<(), StoreError> {
+    pub(super) fn connect(&mut self, connections: &[Connection]) -> Duration {
         self.links
             .retain(|_, link| connections.iter().any(|c| link.leads_to(c)));
         self.turns
             .retain(|id, _| connections.iter().any(|c| c.id == *id));
+        let mut next = IDLE;
         for connection in connections {
-            if self.links.contains_key(&connection.id) {
-                continue;
+            if !self.links.contains_key(&connection.id) {
+                let of = Of::Connection(connection.id);
+                next = next.min(self.confined(of, Step::Connect, |worker| {
+                    worker.make_link(connection).map(|()| IDLE)
+                }));
             }
-            let Some(provider) = crm_provider::provider(&connection.provider) else {
-                continue;
-            };
-            let secret = transaction(|client| config::secret(client, connection.id))?;
-            let credentials = match secrets::resolve(&secret) {
-                Ok(credentials) => credentials,
-                Err(reason) => {
-                    let failure = Failure::connection(ErrorClass::Auth, "credentials", reason);
-                    if !connection.in_error {
-                        transaction(|client| {
-                            connections::troubled(
-                                client,
-                                connection.id,
-                                &failure,
-                                0,
-                                connection.version,
-                            )
-                        })?;
-                    }
-                    continue;
-                }
-            };
-            let options = connection.options.as_object().cloned().unwrap_or_default();
-            let settings = crm_provider::Settings::new(options, self.settings.bulk_threshold);
-            let transport = match provider.name() {
-                "stub" => Transport::Stub {
-                    connection: connection.name.clone(),
-                    outbox: self.outbox.clone(),
-                },
-                _ => Transport::Http {
-                    http: Http::new(self.settings.request_timeout, self.settings.max_response),
-                    allowed_hosts: self.settings.allowed_hosts.clone(),
-                },
-            };
-            let link = Link::new(
-                connection,
-                provider,
-                settings,
-                credentials,
-                transport,
-                self.outbox.clone(),
-                self.turns.entry(connection.id).or_default().clone(),
-            );
-            self.links.insert(connection.id, Arc::new(link));
         }
+        next
+    }
+
+    fn make_link(&mut self, connection: &Connection) -> Result<(), StoreError> {
+        let Some(provider) = crm_provider::provider(&connection.provider) else {
+            return Ok(());
+        };
+        let secret = transaction(|client| config::secret(client, connection.id))?;
+        let credentials = match secrets::resolve(&secret) {
+            Ok(credentials) => credentials,
+            Err(reason) => {
+                let failure = Failure::connection(ErrorClass::Auth, "credentials", reason);
+                if !connection.in_error {
+                    transaction(|client| {
+                        connections::troubled(
+                            client,
+                            connection.id,
+                            &failure,
+                            0,
+                            connection.version,
+                        )
+                    })?;
+                }
+                return Ok(());
+            }
+        };
+        let options = connection.options.as_object().cloned().unwrap_or_default();
+        let settings = crm_provider::Settings::new(options, self.settings.bulk_threshold);
+        let transport = match provider.name() {
+            "stub" => Transport::Stub {
+                connection: connection.name.clone(),
+                outbox: self.outbox.clone(),
+            },
+            _ => Transport::Http {
+                http: Http::new(self.settings.request_timeout, self.settings.max_response),
+                allowed_hosts: self.settings.allowed_hosts.clone(),
+            },
+        };
+        let link = Link::new(
+            connection,
+            provider,
+            settings,
+            credentials,
+            transport,
+            self.outbox.clone(),
+            self.turns.entry(connection.id).or_default().clone(),
+        );
+        self.links.insert(connection.id, Arc::new(link));
         Ok(())
     }
 

@@ -11,8 +11,9 @@ use crm_domain::{ErrorClass, Failure};
 use pgrx::prelude::*;
 use serde_json::{Value as Json, json};
 
+use super::checked_write::Checked;
 use super::describe::Inquiry;
-use super::event::{Event, Inbox, Outbox};
+use super::event::{Event, Inbox, Outbox, Task};
 use super::flush::{Flush, Waiter};
 use super::follow::Following;
 use super::ingest::{Looking, Looks};
@@ -23,6 +24,7 @@ use super::real_time::RealTime;
 use super::reconcile::Reconciling;
 use super::rota::Rota;
 use super::session::{set_up_session, start_threads};
+use super::waits::{Of, Step, Waits};
 use super::webhooks::Webhooks;
 use super::write_back::Flight;
 use super::{failpoint, reload_if_asked, report, socket};
@@ -31,12 +33,14 @@ use crate::shared::{Slot, State};
 use crate::store::config::{Connection, Map};
 use crate::store::ingest::identity;
 use crate::store::settle::Settled;
-use crate::store::{self, StoreError, audit, claims, config, connections, transaction};
+use crate::store::{self, StoreError, audit, claims, config, connections, rounds, transaction};
 
 /// How soon to look again for rows that somebody held.
 pub(super) const HELD_AGAIN: Duration = Duration::from_millis(200);
 /// How soon to look whether callers' transactions came to nothing of which no wake-up told, such as prepared ones.
 const INTENTS_AGAIN: Duration = Duration::from_secs(10);
+/// When nothing is due.
+pub(super) const IDLE: Duration = Duration::from_secs(3600);
 const MAINTENANCE: Duration = Duration::from_secs(1200);
 
 pub(super) struct Worker {
@@ -71,8 +75,11 @@ pub(super) struct Worker {
     pub(super) webhooks: Webhooks,
     /// Maps whose round is on.
     pub(super) rounds: HashSet<i32>,
-    /// Maps that rest until then, so that one table in trouble does not hold up the others.
-    pub(super) resting: HashMap<i32, Instant>,
+    /// What failed and is left alone for a while, so that one table in trouble does not hold up the others.
+    pub(super) waits: Waits,
+    /// Records that are read at once of maps in which a slice could not be read.
+    pub(super) narrowed: HashMap<i32, usize>,
+    pub(super) narrowed_edits: HashMap<i32, usize>,
     pub(super) urgent: bool,
     /// See [`store::fold`].
     pub(super) wary: u32,
@@ -127,7 +134,9 @@ pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
         inquiries: Vec::new(),
         webhooks: Webhooks::default(),
         rounds: HashSet::new(),
-        resting: HashMap::new(),
+        waits: Waits::default(),
+        narrowed: HashMap::new(),
+        narrowed_edits: HashMap::new(),
         // Nobody wakes us again for what was committed while there was no worker.
         urgent: true,
         due_at_once: HashSet::new(),
@@ -189,11 +198,7 @@ impl Worker {
             let next = match self.turn() {
                 Ok(Some(next)) => next,
                 Ok(None) => return,
-                Err(error) if error.is_transient() => HELD_AGAIN,
-                Err(error) => {
-                    log!("pg_crm worker: {error}");
-                    Duration::from_secs(1)
-                }
+                Err(error) => self.stumbled(Of::Worker, Step::Turn, &error),
             };
             for flush in self.flushes.extract_if(.., |f| f.is_over()) {
                 flush.answer(false);
@@ -209,7 +214,7 @@ impl Worker {
 
     /// One turn; returns how long to sleep, or `None` when the extension is gone.
     fn turn(&mut self) -> Result<Option<Duration>, StoreError> {
-        let follows = self.follow_tables()?;
+        let follows = self.confined(Of::Worker, Step::Follow, Worker::follow_tables);
         let read = transaction(|client| {
             if !config::extension_exists() {
                 return Ok(None);
@@ -229,27 +234,100 @@ impl Worker {
             self.maps_known = maps.len();
             self.maintenance_at = Instant::now();
         }
+        self.waits.succeeded(Of::Worker, Step::Turn);
+        self.waits.keep(|of| match of {
+            Of::Map(id) => maps.iter().any(|m| m.id == id),
+            Of::Connection(id) => connections.iter().any(|c| c.id == id),
+            Of::Worker => true,
+        });
+        for narrowed in [&mut self.narrowed, &mut self.narrowed_edits] {
+            narrowed.retain(|id, _| maps.iter().any(|m| m.id == *id));
+        }
         self.connections = connections.clone();
-        self.settle_held()?;
+        self.settle_held();
         self.settle_held_pending();
-        self.maintain()?;
-        self.connect(&connections)?;
+        self.maintain();
+        let mut next = follows.min(self.connect(&connections));
         self.test(&connections);
         self.describe(&connections);
         self.real_time();
-        let mut next = follows.min(self.write_back(&connections, &maps)?);
+        next = next.min(self.write_back(&connections, &maps));
         let connections = self.connections.clone();
-        next = next.min(self.reconcile(&connections, &maps)?);
-        self.begin_ingests(&maps)?;
-        next = next.min(self.ingest(&connections, &maps)?);
+        next = next.min(self.reconcile(&connections, &maps));
+        next = next.min(self.begin_ingests(&maps));
+        next = next.min(self.ingest(&connections, &maps));
         // After what is due was sent: nothing waits for this but those who ask.
-        self.note_budgets()?;
-        self.answer_flushes(&connections, &maps)?;
+        next = next.min(self.confined(Of::Worker, Step::Budgets, |worker| {
+            worker.note_budgets().map(|()| IDLE)
+        }));
+        self.answer_flushes(&connections, &maps);
+        next = next.min(self.confined(Of::Worker, Step::Ingests, |worker| {
+            let answered = worker.answer_ingests(&connections, &maps)?;
+            Ok(answered.unwrap_or(IDLE))
+        }));
         let waits = self.flushes.iter().map(|f| f.time_left()).min();
-        let waits = waits
-            .into_iter()
-            .chain(self.answer_ingests(&connections, &maps)?);
-        Ok(Some(next.min(waits.min().unwrap_or(next))))
+        Ok(Some(next.min(waits.unwrap_or(next))))
+    }
+
+    /// Does one part of a turn; its trouble is its own. Returns when it wants to be done again.
+    pub(super) fn confined(
+        &mut self,
+        of: Of,
+        step: Step,
+        work: impl FnOnce(&mut Self) -> Result<Duration, StoreError>,
+    ) -> Duration {
+        if let Some(left) = self.waits.left(of, step) {
+            return left;
+        }
+        match work(self) {
+            Ok(next) => {
+                self.waits.succeeded(of, step);
+                next
+            }
+            Err(error) => self.stumbled(of, step, &error),
+        }
+    }
+
+    /// Notes that a step failed; returns how long it is left alone.
+    pub(super) fn stumbled(&mut self, of: Of, step: Step, error: &StoreError) -> Duration {
+        let (wait, is_news) = self.waits.failed(of, step, error);
+        if is_news && !error.is_undefined() {
+            let whose = match of {
+                Of::Map(id) => format!("map {id}"),
+                Of::Connection(id) => format!("connection {id}"),
+                Of::Worker => "the worker".to_owned(),
+            };
+            log!("pg_crm, {whose}: {error} ({step:?})");
+        }
+        wait
+    }
+
+    /// The same of a map, whose status tells of it.
+    pub(super) fn trouble(
+        &mut self,
+        map: &Map,
+        step: Step,
+        error: &StoreError,
+        what: &str,
+    ) -> Duration {
+        let (wait, is_news) = self.waits.failed(Of::Map(map.id), step, error);
+        if error.is_undefined() {
+            return wait;
+        }
+        let reason = format!("{what} {}: {}", map.relation, error.message());
+        if is_news {
+            log!("pg_crm {reason}");
+        }
+        let told = transaction(|client| rounds::did(client, map.id, 0, false, Some(&reason)));
+        if let Err(error) = told
+            && is_news
+        {
+            log!(
+                "pg_crm cannot note the trouble of {}: {error}",
+                map.relation
+            );
+        }
+        wait
     }
 
     fn wait(&mut self, time: Duration) {
@@ -292,6 +370,15 @@ impl Worker {
                 came,
                 trouble,
             } => self.came(ticket, came, trouble),
+            Event::Failed { of, failure } => match of {
+                Task::Slice(claim_id) => self.slice_failed(claim_id, &failure),
+                Task::Edits(claim_id) => self.edits_failed(claim_id, &failure),
+                Task::Call(write_id) => {
+                    self.real_time
+                        .came_back(&write_id, Checked::failed(failure));
+                }
+                Task::Look(ticket) => self.came(ticket, Err(failure), None),
+            },
             Event::Stub {
                 connection,
                 request,
@@ -309,6 +396,7 @@ impl Worker {
                 }) {
                     Ok(Some(response)) => Ok(response),
                     Ok(None) => Err(lost()),
+                    Err(error) if error.is_about_values() => Ok(store::stub::refusal(&error)),
                     Err(error) => Err(Failure::connection(
                         ErrorClass::Transient,
                         "stub",
@@ -354,22 +442,37 @@ impl Worker {
         }
     }
 
-    fn maintain(&mut self) -> Result<(), StoreError> {
+    fn maintain(&mut self) {
         if Instant::now() < self.maintenance_at {
-            return Ok(());
+            return;
         }
         self.maintenance_at = Instant::now() + MAINTENANCE;
         self.prune_inbox();
         let retention = self.settings.audit_retention_minutes;
-        if let Err(error) = transaction(|client| {
-            claims::renew(client)?;
+        let flying = self.flights.keys().chain(self.reconciling.keys());
+        let flying: Vec<i64> = flying.copied().collect();
+        let result = transaction(|client| {
+            claims::renew(client, &flying)?;
+            let lost = claims::release_lost(client, &flying)?;
+            if lost > 0 {
+                log!("pg_crm released {lost} records that nobody had on their way any more");
+            }
             identity::prune_former(client)?;
             audit::maintain(client, retention)
-        }) {
-            // Somebody may hold the audit: soon again.
-            self.maintenance_at = Instant::now() + Duration::from_secs(60);
-            log!("pg_crm could not maintain the audit's partitions: {error}");
+        });
+        match result {
+            Ok(()) => self.waits.succeeded(Of::Worker, Step::Maintain),
+            Err(error) => {
+                // Somebody may hold the audit: soon again.
+                self.stumbled(Of::Worker, Step::Maintain, &error);
+                self.maintenance_at = Instant::now() + Duration::from_secs(60);
+            }
         }
-        Ok(())
+    }
+
+    /// A claim could not be released: it is found by the next maintenance, which comes soon.
+    pub(super) fn release_lost_claims_soon(&mut self) {
+        let soon = Instant::now() + Duration::from_secs(1);
+        self.maintenance_at = self.maintenance_at.min(soon);
     }
 }

@@ -25,6 +25,7 @@ mod link;
 mod links;
 mod listener;
 mod main_loop;
+mod parts;
 pub mod protocol;
 mod real_time;
 mod reconcile;
@@ -36,8 +37,10 @@ mod settlement;
 mod slice;
 pub mod socket;
 pub mod target;
+mod tasks;
 mod verdict;
 mod waiting;
+mod waits;
 mod webhooks;
 mod write_back;
 

@@ -17,10 +17,11 @@ use tokio::sync::oneshot;
 use super::call::{answer, edit, opening, read, send_answer};
 use super::call_audit::{event, write_down};
 use super::checked_write::{self, Checked, Outcome};
-use super::event::Event;
+use super::event::{Event, Task};
 use super::link::{Errand, Lane, SharedLink};
 use super::main_loop::{HELD_AGAIN, Worker};
 use super::protocol::{Answer, Intent, Question};
+use super::tasks::caught;
 use super::{failpoint, verdict};
 use crate::store::config::Connection;
 use crate::store::{connections, durable_transaction, pending, transaction};
@@ -271,10 +272,21 @@ impl Worker {
         self.runtime.spawn(async move {
             let edits = [edit];
             let consent = Some(consented);
-            let checked =
-                checked_write::run(&link, &errand, &write_id, &object, &edits, consent).await;
-            if let Some(checked) = checked.and_then(|mut checked| checked.pop()) {
-                outbox.send(Event::Wrote { write_id, checked });
+            let checked = caught(async {
+                failpoint::reach_on_thread("call::task");
+                checked_write::run(&link, &errand, &write_id, &object, &edits, consent).await
+            });
+            let event = match checked.await {
+                Ok(checked) => checked
+                    .and_then(|mut checked| checked.pop())
+                    .map(|checked| Event::Wrote { write_id, checked }),
+                Err(failure) => Some(Event::Failed {
+                    of: Task::Call(write_id),
+                    failure,
+                }),
+            };
+            if let Some(event) = event {
+                outbox.send(event);
             }
         });
         Some(consent)

@@ -6,18 +6,22 @@ use std::time::Duration;
 
 use crm_domain::Failure;
 use crm_domain::failure::Scope;
+use crm_domain::retry::Backoff;
 use pgrx::prelude::*;
 
 use super::checked_write::{self, Checked, Edit, Outcome};
-use super::event::Event;
-use super::judgement::{event, judge, told};
+use super::event::{Event, Task};
+use super::judgement::{blamed, event, judge, told};
 use super::link::{Errand, Lane, SharedLink};
 use super::links::Readiness;
-use super::main_loop::{HELD_AGAIN, Worker};
+use super::main_loop::{HELD_AGAIN, IDLE, Worker};
+use super::parts::{Left, in_parts};
 use super::reconcile_audit::Entry;
 use super::waiting::{Waiting, edit, read, sending, with_their_bases};
+use super::waits::{Of, Step};
 use super::{failpoint, real_time, report, rota};
 use crate::store::config::{self, Connection, Map};
+use crate::store::pending::Pending;
 use crate::store::reconcile::{self, Settled};
 use crate::store::{StoreError, claims, pending, transaction};
 
@@ -31,16 +35,19 @@ pub(super) struct Reconciling {
     pub waiting: Vec<Waiting>,
 }
 
+/// Pending writes that were claimed and read.
+struct Taken {
+    claim_id: i64,
+    waiting: Vec<Waiting>,
+    map: Arc<Map>,
+}
+
 impl Worker {
     /// Sends what is due of the pending writes; returns when something will be due next.
-    pub(super) fn reconcile(
-        &mut self,
-        connections: &[Connection],
-        maps: &[Arc<Map>],
-    ) -> Result<Duration, StoreError> {
-        let mut next = Duration::from_secs(3600);
+    pub(super) fn reconcile(&mut self, connections: &[Connection], maps: &[Arc<Map>]) -> Duration {
+        let mut next = IDLE;
         if self.folded == 0 {
-            next = next.min(self.adopt_orphans()?);
+            next = next.min(self.confined(Of::Worker, Step::Adopt, Worker::adopt_orphans));
         }
         for map in self.rota.order(maps).into_iter().filter(|m| m.realtime) {
             let (connection, link) = match self.readiness(map, connections) {
@@ -51,33 +58,54 @@ impl Worker {
                 }
                 Readiness::Stopped => continue,
             };
+            let of = Of::Map(map.id);
+            let rests = [Step::ReadEdits, Step::SettleEdits].map(|s| self.waits.left(of, s));
+            if let Some(left) = rests.into_iter().flatten().max() {
+                next = next.min(left);
+                continue;
+            }
             let mut idle = false;
-            while !idle && rota::may_go(map, self.reconciling.values().map(|r| &r.map)) {
-                idle = !self.dispatch_pending(connection, map, &link)?;
-                if !idle {
-                    self.rota.served(map);
+            while rota::may_go(map, self.reconciling.values().map(|r| &r.map)) {
+                match self.dispatch_pending(connection, map, &link) {
+                    Ok(true) => self.rota.served(map),
+                    Ok(false) => {
+                        idle = true;
+                        break;
+                    }
+                    Err(error) => {
+                        let wait =
+                            self.trouble(map, Step::ReadEdits, &error, "cannot read edits of");
+                        next = next.min(wait);
+                        break;
+                    }
+                }
+                if let Some(left) = self.waits.left(of, Step::SettleEdits) {
+                    next = next.min(left);
+                    break;
                 }
             }
-            if idle && let Some(ms) = transaction(|client| pending::next_ms(client, map.id))? {
-                // One that is due but was not claimed is on its way or held by somebody.
-                let wait = if ms > 0 {
-                    Duration::from_millis(ms as u64 + 1)
-                } else {
-                    HELD_AGAIN
-                };
-                next = next.min(wait);
+            if idle {
+                next = next.min(self.confined(of, Step::ReadEdits, |_| {
+                    let ms = transaction(|client| pending::next_ms(client, map.id))?;
+                    // One that is due but was not claimed is on its way or held by somebody.
+                    Ok(match ms {
+                        Some(ms) if ms > 0 => Duration::from_millis(ms as u64 + 1),
+                        Some(_) => HELD_AGAIN,
+                        None => IDLE,
+                    })
+                }));
             }
         }
         if !self.held_pending.is_empty() {
             next = next.min(HELD_AGAIN);
         }
-        Ok(next)
+        next
     }
 
     /// Intents whose callers' transactions came to nothing become the reconciler's.
     fn adopt_orphans(&mut self) -> Result<Duration, StoreError> {
         if !transaction(|client| pending::intents_wait(client))? {
-            return Ok(Duration::from_secs(3600));
+            return Ok(IDLE);
         }
         let sending: Vec<&str> = self.real_time.sending.keys().map(String::as_str).collect();
         let adopted = transaction(|client| {
@@ -96,21 +124,67 @@ impl Worker {
         Ok(Duration::from_secs(1))
     }
 
-    /// Claims a slice and sends it; `false` when nothing is due.
+    /// Claims a slice and sends it; `false` when nothing is due. One that cannot be read is asked for again in halves, as
+    /// slices of the write-back are.
     fn dispatch_pending(
         &mut self,
         connection: &Connection,
         map: &Arc<Map>,
         link: &SharedLink,
     ) -> Result<bool, StoreError> {
-        let rows = self.settings.batch_rows.min(SLICE);
+        let most = self.settings.batch_rows.min(SLICE);
+        let narrow = self.narrowed_edits.get(&map.id);
+        let rows = narrow.map_or(most, |n| most.min(*n));
+        let mut due = Vec::new();
+        match self.claim_edits(connection, map, rows, &mut due) {
+            Ok(taken) => {
+                self.waits.succeeded(Of::Map(map.id), Step::ReadEdits);
+                let Some(taken) = taken else {
+                    return Ok(false);
+                };
+                if let Some(narrow) = self.narrowed_edits.remove(&map.id)
+                    && narrow < most
+                {
+                    self.narrowed_edits.insert(map.id, narrow * 2);
+                }
+                self.send_edits(connection, link, taken);
+                Ok(true)
+            }
+            Err(error) if error.is_nobodys() || due.is_empty() => Err(error),
+            Err(_) if due.len() > 1 => {
+                self.narrowed_edits.insert(map.id, due.len() / 2);
+                Ok(true)
+            }
+            Err(error) => {
+                self.narrowed_edits.insert(map.id, 1);
+                let Some(pending) = due.pop() else {
+                    return Err(error);
+                };
+                let most = self.settings.max_attempts;
+                let record = blamed(map, pending, "{}".to_owned(), &error, most);
+                self.settle_pending(map.clone(), connection.clone(), vec![record], None);
+                if error.is_about_values() {
+                    return Ok(true);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn claim_edits(
+        &self,
+        connection: &Connection,
+        map: &Arc<Map>,
+        rows: usize,
+        at_hand: &mut Vec<Pending>,
+    ) -> Result<Option<Taken>, StoreError> {
         let bytes = self.settings.batch_bytes;
         let limit = Some(self.settings.transform_timeout);
         let held = self.held_pending.iter().filter(|(m, _, _)| m.id == map.id);
         let unsettled: Vec<(&str, &str)> = held
             .flat_map(|(_, _, judged)| judged.iter().map(|(record, _)| reconcile::keys_of(record)))
             .collect();
-        let claimed = transaction(|client| {
+        let taken = transaction(|client| {
             if !claims::may_send(client, connection.id)? {
                 return Ok(None);
             }
@@ -124,7 +198,10 @@ impl Worker {
             if due.is_empty() {
                 return Ok(None);
             }
+            at_hand.extend(due.iter().cloned());
             report(&format!("reading {} edits of {}", due.len(), map.relation));
+            let keys = due.iter().map(|p| p.record_key.as_str());
+            failpoint::reach_with("reconcile_read::store", keys);
             let waiting = with_their_bases(client, &map, read(&map, due, bytes, limit)?)?;
             if waiting.is_empty() {
                 return Ok(None);
@@ -152,12 +229,24 @@ impl Worker {
                 .collect();
             pending::notify(client, started)?;
             failpoint::reach("reconcile_claim::before_commit");
-            Ok(Some((claim_id, waiting, map)))
+            Ok(Some(Taken {
+                claim_id,
+                waiting,
+                map,
+            }))
         })?;
-        let Some((claim_id, waiting, map)) = claimed else {
-            return Ok(false);
-        };
-        failpoint::reach("reconcile_claim::after_commit");
+        if taken.is_some() {
+            failpoint::reach("reconcile_claim::after_commit");
+        }
+        Ok(taken)
+    }
+
+    fn send_edits(&mut self, connection: &Connection, link: &SharedLink, taken: Taken) {
+        let Taken {
+            claim_id,
+            waiting,
+            map,
+        } = taken;
         let edits: Vec<Edit> = waiting
             .iter()
             .filter(|w| w.fault.is_none())
@@ -170,21 +259,34 @@ impl Worker {
         };
         self.reconciling.insert(claim_id, flight);
         failpoint::reach("request::before");
-        let (link, outbox) = (link.clone(), self.outbox.clone());
+        let link = link.clone();
         let object = map.crm_object.clone();
         let errand = Errand::of_map(Lane::Reconcile, map.id);
-        self.runtime.spawn(async move {
-            let id = claim_id.to_string();
-            let checked = checked_write::run(&link, &errand, &id, &object, &edits, None).await;
-            let checked = checked.unwrap_or_default();
-            let trouble = link.take_trouble();
-            outbox.send(Event::Reconciled {
-                claim_id,
-                checked,
-                trouble,
-            });
+        self.start(
+            async move {
+                let id = claim_id.to_string();
+                let checked = checked_write::run_caught(&link, &errand, id, &object, &edits).await;
+                let trouble = link.take_trouble();
+                Event::Reconciled {
+                    claim_id,
+                    checked,
+                    trouble,
+                }
+            },
+            move |failure| Event::Failed {
+                of: Task::Edits(claim_id),
+                failure,
+            },
+        );
+    }
+
+    /// The task that had these edits came to nothing.
+    pub(super) fn edits_failed(&mut self, claim_id: i64, failure: &Failure) {
+        let edits = self.reconciling.get(&claim_id).map_or(0, |r| {
+            r.waiting.iter().filter(|w| w.fault.is_none()).count()
         });
-        Ok(true)
+        let failed = (0..edits).map(|_| Checked::failed(failure.clone()));
+        self.reconciled(claim_id, failed.collect(), None);
     }
 
     /// Settles what came back.
@@ -242,67 +344,164 @@ impl Worker {
         judged: Vec<(Settled, Entry)>,
         claim_id: Option<i64>,
     ) {
-        let (records, mut entries): (Vec<Settled>, Vec<Entry>) = judged.into_iter().unzip();
-        let by_key: HashMap<(String, String), usize> = records
-            .iter()
-            .enumerate()
-            .map(|(n, r)| {
-                (
-                    (r.pending.shard_key.clone(), r.pending.record_key.clone()),
-                    n,
-                )
-            })
-            .collect();
-        let place =
-            |r: &Settled| by_key[&(r.pending.shard_key.clone(), r.pending.record_key.clone())];
-        let result = transaction(|client| {
-            let (now, later) = reconcile::settle(client, &map, records)?;
-            for record in &now {
-                let entry = &entries[place(record)];
-                entry.write(client, &connection, &map, record)?;
+        let of = Of::Map(map.id);
+        let error = match write_down(&connection, &map, &judged, claim_id) {
+            Ok(held) => {
+                failpoint::reach("reconcile_settle::after_commit");
+                self.waits.succeeded(of, Step::SettleEdits);
+                self.hold_pending(map, connection, keep_only(judged, &held));
+                return;
             }
-            let events = now
-                .iter()
-                .map(|r| {
-                    let (name, error) = told(r);
-                    event(name, &connection, &map, &r.pending, error)
-                })
-                .collect();
-            pending::notify(client, events)?;
-            if let Some(claim_id) = claim_id {
-                claims::release(client, claim_id)?;
-            }
-            failpoint::reach("reconcile_settle::before_commit");
-            Ok(later)
-        });
+            Err(error) => error,
+        };
         failpoint::reach("reconcile_settle::after_commit");
-        match result {
-            Ok(later) if later.is_empty() => {}
-            Ok(later) => {
-                let places: Vec<usize> = later.iter().map(place).collect();
-                let later = later
-                    .into_iter()
-                    .zip(places)
-                    .map(|(record, n)| (record, std::mem::take(&mut entries[n])))
-                    .collect();
-                self.held_pending.push((map, connection, later));
+        if error.is_undefined() {
+            return;
+        }
+        if !error.is_transient() {
+            log!(
+                "pg_crm settles edits of {} one by one: {error}",
+                map.relation
+            );
+        }
+        if let Some(claim_id) = claim_id
+            && let Err(e) = transaction(|client| claims::release(client, claim_id))
+        {
+            log!("pg_crm could not release a claim: {e}");
+            self.release_lost_claims_soon();
+        }
+        // As they are; as the failures that they caused; and without anything that may be the trouble.
+        let mut rest = judged;
+        for rung in 0..3 {
+            let mut held = Vec::new();
+            let left = in_parts(rest, |part| {
+                let indexes = write_down(&connection, &map, part, None)?;
+                held.extend(keep_only(std::mem::take(part), &indexes));
+                Ok(())
+            });
+            self.hold_pending(map.clone(), connection.clone(), held);
+            if left.is_empty() {
+                self.waits.succeeded(of, Step::SettleEdits);
+                return;
             }
-            Err(error) if error.is_undefined() => {}
-            Err(error) => {
-                // Nothing is lost: what the CRM took is found by the next read.
-                log!("pg_crm could not settle edits of {}: {error}", map.relation);
-                if let Some(claim_id) = claim_id
-                    && let Err(e) = transaction(|client| claims::release(client, claim_id))
-                {
-                    log!("pg_crm could not release a claim: {e}");
+            rest = Vec::with_capacity(left.len());
+            for Left { items, error } in left {
+                if error.is_undefined() {
+                    continue;
+                }
+                if error.is_nobodys() {
+                    self.hold_pending(map.clone(), connection.clone(), items);
+                    let what = "cannot write down edits of";
+                    self.trouble(&map, Step::SettleEdits, &error, what);
+                    continue;
+                }
+                for (record, entry) in items {
+                    log!(
+                        "pg_crm cannot write down what became of an edit of record {} of {}: {error}",
+                        record.pending.record_key,
+                        map.relation
+                    );
+                    rest.push(match rung {
+                        0 => {
+                            let most = self.settings.max_attempts;
+                            let (blamed, mut said) =
+                                blamed(&map, record.pending, record.sent, &error, most);
+                            said.fields = entry.fields;
+                            said.request_id = entry.request_id;
+                            (blamed, said)
+                        }
+                        _ => {
+                            let bare = Entry {
+                                failure: entry.failure,
+                                ..Entry::default()
+                            };
+                            (record, bare)
+                        }
+                    });
                 }
             }
+        }
+        for judged in rest {
+            let attempt = judged.0.pending.attempts + 1;
+            let wait = Backoff::RECORD.bound(attempt) / 2 + Duration::from_secs(1);
+            let result = transaction(|client| {
+                let error = "what became of it cannot be written down";
+                reconcile::postpone(client, &map, &judged.0, wait.as_millis() as i64, error)
+            });
+            if let Err(error) = result {
+                self.hold_pending(map.clone(), connection.clone(), vec![judged]);
+                let what = "cannot write down edits of";
+                self.trouble(&map, Step::SettleEdits, &error, what);
+            }
+        }
+    }
+
+    fn hold_pending(
+        &mut self,
+        map: Arc<Map>,
+        connection: Connection,
+        judged: Vec<(Settled, Entry)>,
+    ) {
+        if !judged.is_empty() {
+            self.held_pending.push((map, connection, judged));
         }
     }
 
     pub(super) fn settle_held_pending(&mut self) {
         for (map, connection, judged) in std::mem::take(&mut self.held_pending) {
-            self.settle_pending(map, connection, judged, None);
+            let of = Of::Map(map.id);
+            if self.waits.left(of, Step::SettleEdits).is_some() {
+                self.held_pending.push((map, connection, judged));
+            } else {
+                self.settle_pending(map, connection, judged, None);
+            }
         }
     }
+}
+
+/// Writes results down in one transaction. The answer names those that wait for what somebody holds.
+fn write_down(
+    connection: &Connection,
+    map: &Map,
+    judged: &[(Settled, Entry)],
+    claim_id: Option<i64>,
+) -> Result<Vec<usize>, StoreError> {
+    let by_key: HashMap<(&str, &str), usize> = judged
+        .iter()
+        .enumerate()
+        .map(|(n, (r, _))| (reconcile::keys_of(r), n))
+        .collect();
+    let place = |r: &Settled| by_key[&reconcile::keys_of(r)];
+    transaction(|client| {
+        let keys = judged.iter().map(|(r, _)| r.pending.record_key.as_str());
+        failpoint::reach_with("reconcile_settle::store", keys);
+        // What is settled takes part of the results with it, and this may come to nothing.
+        let records = judged.iter().map(|(record, _)| record.clone()).collect();
+        let (now, later) = reconcile::settle(client, map, records)?;
+        for record in &now {
+            let (_, entry) = &judged[place(record)];
+            entry.write(client, connection, map, record)?;
+        }
+        let events = now
+            .iter()
+            .map(|r| {
+                let (name, error) = told(r);
+                event(name, connection, map, &r.pending, error)
+            })
+            .collect();
+        pending::notify(client, events)?;
+        if let Some(claim_id) = claim_id {
+            claims::release(client, claim_id)?;
+        }
+        failpoint::reach("reconcile_settle::before_commit");
+        Ok(later.iter().map(place).collect())
+    })
+}
+
+fn keep_only(judged: Vec<(Settled, Entry)>, indexes: &[usize]) -> Vec<(Settled, Entry)> {
+    let judged = judged.into_iter().enumerate();
+    judged
+        .filter(|(n, _)| indexes.contains(n))
+        .map(|(_, one)| one)
+        .collect()
 }

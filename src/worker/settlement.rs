@@ -2,21 +2,25 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crm_domain::cells::{self, CellHashes, HASH_BYTES};
 use crm_domain::failure::Scope;
+use crm_domain::retry::Backoff;
 use crm_domain::{Cells, ErrorClass, Failure, Value, canonical, hex};
 use crm_provider::record::Field;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 
 use super::main_loop::Worker;
+use super::parts::{Left, in_parts};
 use super::slice::Sent;
+use super::waits::{Of, Step};
 use super::{failpoint, report, verdict};
 use crate::store::claims::Claimed;
 use crate::store::config::{Connection, Map};
 use crate::store::settle::{Settled, Verdict};
-use crate::store::{StoreError, claims, connections, rounds, settle, transaction, values};
+use crate::store::{StoreError, claims, connections, pending, rounds, settle, transaction, values};
 
 /// A map stops when at least so many records fail for the mapping's sake and none succeeds.
 const STOP_AFTER: usize = 5;
@@ -100,24 +104,9 @@ impl Worker {
         let settled = self.judge(&map, flight.records, sent);
         let trouble = trouble.or_else(|| connection_trouble(&settled.1));
         let mut settled = settled.0;
-        let applied = settled.iter().any(|s| s.verdict == Verdict::Applied);
-        let error = settled.iter().find_map(|s| match &s.verdict {
-            Verdict::Dead { error, code, .. }
-            | Verdict::Retry { error, code, .. }
-            | Verdict::Unlinked { error, code } => Some(format!("{error} ({code})")),
-            _ => None,
-        });
         let stop = stop_reason(&settled);
-        let result = transaction(|client| {
-            let (held, stays) = write_down(client, &connection, &map, &mut settled)?;
+        let note = |client: &mut SpiClient| {
             claims::release(client, claim_id)?;
-            rounds::did(
-                client,
-                map.id,
-                settled.len() - held.len(),
-                applied,
-                stays.as_deref().or(error.as_deref()),
-            )?;
             match &trouble {
                 Some(failure) => {
                     let wait = verdict::pause(failure, connection.failures, draw());
@@ -134,15 +123,19 @@ impl Worker {
             if let Some(reason) = &stop {
                 rounds::stop(client, map.id, reason)?;
             }
+            Ok(())
+        };
+        let result = transaction(|client| {
+            let held = write_down(client, &connection, &map, &mut settled)?;
+            note(client)?;
             failpoint::reach("settle::before_commit");
             Ok(held)
         });
         failpoint::reach("settle::after_commit");
         match result {
-            Ok(held) if held.is_empty() => {}
             Ok(held) => {
-                let settled = keep_only(settled, &held);
-                self.held.push((map, connection, settled));
+                self.waits.succeeded(Of::Map(map.id), Step::Settle);
+                self.hold(map, connection, settled, &held);
             }
             // The extension was dropped meanwhile; the next turn notices.
             Err(error) if error.is_undefined() => {}
@@ -150,68 +143,148 @@ impl Worker {
                 if !error.is_transient() {
                     log!("pg_crm settles a slice record by record: {error}");
                 }
-                if let Err(e) = transaction(|client| claims::release(client, claim_id)) {
+                if let Err(e) = transaction(note) {
                     log!("pg_crm could not release a claim: {e}");
+                    self.release_lost_claims_soon();
                 }
                 self.settle_parts(map, connection, settled);
             }
         }
     }
 
-    /// Settles in parts, so that one result that cannot be written down does not keep the others from it.
-    fn settle_parts(&mut self, map: Arc<Map>, connection: Connection, mut settled: Vec<Settled>) {
-        let result = transaction(|client| {
-            let (held, stays) = write_down(client, &connection, &map, &mut settled)?;
-            if stays.is_some() {
-                rounds::did(client, map.id, 0, false, stays.as_deref())?;
-            }
-            Ok(held)
+    /// The task that had a slice came to nothing.
+    pub(super) fn slice_failed(&mut self, claim_id: i64, failure: &Failure) {
+        let records = self.flights.get(&claim_id).map_or(0, |f| f.records.len());
+        let sent = (0..records).map(|index| Sent {
+            index,
+            request_id: claim_id.to_string(),
+            result: Err(failure.clone()),
         });
-        match result {
-            Ok(held) if held.is_empty() => {}
-            Ok(held) => self.held.push((map, connection, keep_only(settled, &held))),
-            Err(error) if error.is_transient() => self.held.push((map, connection, settled)),
-            Err(error) if settled.len() == 1 => {
-                let record = &mut settled[0];
-                if matches!(record.verdict, Verdict::Dead { .. }) {
-                    log!(
-                        "pg_crm cannot write down what became of record {} of {}: {error}",
-                        record.record_key,
-                        map.relation
-                    );
-                    return;
-                }
-                let twin = error.code() == Some(PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION);
-                record.verdict = Verdict::Dead {
-                    class: if twin {
-                        ErrorClass::Conflict
-                    } else {
-                        ErrorClass::Internal
-                    },
-                    code: if twin { "duplicate_identity" } else { "settle" }.to_owned(),
-                    error: match &record.crm_id {
-                        Some(id) if twin => format!(
-                            "the CRM says its record {id} is this one, but that is linked to another row"
-                        ),
-                        _ => error.message(),
-                    },
-                };
-                self.settle_parts(map, connection, settled);
+        self.done(claim_id, sent.collect(), None);
+    }
+
+    fn hold(
+        &mut self,
+        map: Arc<Map>,
+        connection: Connection,
+        settled: Vec<Settled>,
+        held: &[usize],
+    ) {
+        if !held.is_empty() {
+            let settled = keep_only(settled, held);
+            self.held.push((map, connection, settled));
+        }
+    }
+
+    /// Settles in parts, so that one result that cannot be written down does not keep the others from it: it counts as a
+    /// failed attempt, and as a dead letter if no retry can mend it.
+    pub(super) fn settle_parts(
+        &mut self,
+        map: Arc<Map>,
+        connection: Connection,
+        settled: Vec<Settled>,
+    ) {
+        let mut rest = settled;
+        for rung in [Rung::AsItIs, Rung::Blamed, Rung::Bare] {
+            let mut held = Vec::new();
+            let left = in_parts(rest, |part| {
+                let result = transaction(|client| write_down(client, &connection, &map, part));
+                result.map(|indexes| held.extend(keep_only(std::mem::take(part), &indexes)))
+            });
+            if !held.is_empty() {
+                self.held.push((map.clone(), connection.clone(), held));
             }
-            Err(_) => {
-                let mut left = settled;
-                let right = left.split_off(left.len() / 2);
-                self.settle_parts(map.clone(), connection.clone(), left);
-                self.settle_parts(map, connection, right);
+            if left.is_empty() {
+                self.waits.succeeded(Of::Map(map.id), Step::Settle);
+                return;
+            }
+            rest = Vec::with_capacity(left.len());
+            for Left { mut items, error } in left {
+                if error.is_undefined() {
+                    continue;
+                }
+                if error.is_nobodys() {
+                    self.keep_for_later(&map, &connection, items, &error);
+                    continue;
+                }
+                let record = &mut items[0];
+                log!(
+                    "pg_crm cannot write down what became of record {} of {}: {error}",
+                    record.record_key,
+                    map.relation
+                );
+                match rung {
+                    Rung::AsItIs => record.verdict = self.blamed(&map, record, &error),
+                    Rung::Blamed => {
+                        record.fields = "{}".to_owned();
+                        record.actor = None;
+                        record.request_id = None;
+                    }
+                    Rung::Bare => {}
+                }
+                rest.extend(items);
+            }
+        }
+        for record in rest {
+            let wait = Backoff::RECORD.bound(record.attempt) / 2 + Duration::from_secs(1);
+            let result = transaction(|client| {
+                let error = "what became of it cannot be written down";
+                settle::postpone(client, &map, &record, wait.as_millis() as i64, error)
+            });
+            if let Err(error) = result {
+                self.keep_for_later(&map, &connection, vec![record], &error);
             }
         }
     }
 
-    pub(super) fn settle_held(&mut self) -> Result<(), StoreError> {
-        for (map, connection, settled) in std::mem::take(&mut self.held) {
-            self.settle_parts(map, connection, settled);
+    /// Results that cannot be written down now; their records are not sent again meanwhile.
+    fn keep_for_later(
+        &mut self,
+        map: &Arc<Map>,
+        connection: &Connection,
+        settled: Vec<Settled>,
+        error: &StoreError,
+    ) {
+        self.held.push((map.clone(), connection.clone(), settled));
+        self.trouble(map, Step::Settle, error, "cannot write down what became of");
+    }
+
+    /// What becomes of a record whose result cannot be written down because of the record.
+    pub(super) fn blamed(&self, map: &Map, record: &Settled, error: &StoreError) -> Verdict {
+        let dead = |class: ErrorClass, code: &str, error: String| Verdict::Dead {
+            class,
+            code: code.to_owned(),
+            error,
+        };
+        if error.code() == Some(PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION)
+            && let Some(id) = &record.crm_id
+        {
+            let error = format!(
+                "the CRM says its record {id} is this one, but that is linked to another row"
+            );
+            return dead(ErrorClass::Conflict, "duplicate_identity", error);
         }
-        Ok(())
+        if error.is_about_values() {
+            return dead(ErrorClass::Internal, "settle", error.message());
+        }
+        let failure = Failure::record(ErrorClass::Transient, "settle", error.message());
+        verdict::of(
+            &failure,
+            record.attempt.saturating_sub(1),
+            self.settings.max_attempts,
+            &map.on_crm_delete,
+            draw(),
+        )
+    }
+
+    pub(super) fn settle_held(&mut self) {
+        for (map, connection, settled) in std::mem::take(&mut self.held) {
+            if self.waits.left(Of::Map(map.id), Step::Settle).is_some() {
+                self.held.push((map, connection, settled));
+            } else {
+                self.settle_parts(map, connection, settled);
+            }
+        }
     }
 
     /// From the CRM's answers to verdicts, and the failures among them.
@@ -273,14 +346,16 @@ impl Worker {
     }
 }
 
-/// Writes results down, after deleting the rows whose records the CRM deleted, if that is wanted. The answer names the
-/// results that wait for what somebody holds, and says why a row stays that should have gone.
+/// Writes results down, after deleting the rows whose records the CRM deleted, if that is wanted, and what is to be seen of
+/// them in the map's status. The answer names the results that wait for what somebody holds.
 fn write_down(
     client: &mut SpiClient,
     connection: &Connection,
     map: &Map,
     settled: &mut [Settled],
-) -> Result<(Vec<usize>, Option<String>), StoreError> {
+) -> Result<Vec<usize>, StoreError> {
+    let keys = settled.iter().map(|s| s.record_key.as_str());
+    failpoint::reach_with("settle::store", keys);
     let (mut ready, mut held, mut stays) = (Vec::with_capacity(settled.len()), Vec::new(), None);
     for (i, s) in settled.iter_mut().enumerate() {
         let goes = matches!(s.verdict, Verdict::Unlinked { .. })
@@ -316,7 +391,37 @@ fn write_down(
     let records: Vec<&Settled> = ready.iter().map(|&i| &settled[i]).collect();
     let not_yet = settle::settle(client, connection, map, &records)?;
     held.extend(not_yet.into_iter().map(|n| ready[n]));
-    Ok((held, stays))
+    let never_made: Vec<(&str, &str)> = records
+        .iter()
+        .filter(|s| s.verdict == Verdict::Moot && s.crm_id.is_none())
+        .map(|s| (s.shard_key.as_str(), s.record_key.as_str()))
+        .collect();
+    pending::end_with_rows(client, connection, map, &never_made)?;
+    let applied = settled.iter().any(|s| s.verdict == Verdict::Applied);
+    let error = settled.iter().find_map(|s| match &s.verdict {
+        Verdict::Dead { error, code, .. }
+        | Verdict::Retry { error, code, .. }
+        | Verdict::Unlinked { error, code } => Some(format!("{error} ({code})")),
+        _ => None,
+    });
+    rounds::did(
+        client,
+        map.id,
+        settled.len() - held.len(),
+        applied,
+        stays.as_deref().or(error.as_deref()),
+    )?;
+    Ok(held)
+}
+
+/// How a result is written down, if it cannot be as it is.
+#[derive(Clone, Copy)]
+enum Rung {
+    AsItIs,
+    /// As the failure that it caused.
+    Blamed,
+    /// Without what may be the trouble.
+    Bare,
 }
 
 pub(super) fn settled_record(

@@ -8,7 +8,9 @@ use crm_domain::{ErrorClass, Failure};
 use crm_provider::{WriteBatch, WriteKind, WriteRecord, Written};
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 
+use super::failpoint;
 use super::link::{Errand, Link};
+use super::tasks::caught;
 
 /// A record to send; `index` is its place in the slice.
 pub struct Outgoing {
@@ -106,12 +108,14 @@ fn send_batch<'a>(
                 .filter(|_| kind == WriteKind::Upsert),
             records,
         });
-        let result = link
-            .run(
-                &destination.errand,
-                link.provider.write(&link.settings, batch.clone()),
-            )
-            .await;
+        // A panic is the failure of one of these records, and is looked for like others.
+        let written = caught(async {
+            let ids = batch.records.iter().filter_map(|r| r.crm_id.as_deref());
+            failpoint::reach_on_thread_with("send::batch", ids);
+            let operation = link.provider.write(&link.settings, batch.clone());
+            link.run(&destination.errand, operation).await
+        });
+        let result = written.await.and_then(|result| result);
         match result {
             Ok(results) => {
                 let mut results = results.into_iter();

@@ -34,7 +34,10 @@ pub fn of(
             code,
             error,
         },
-        ErrorClass::Transient if attempts + 1 < max_attempts => {
+        ErrorClass::Transient | ErrorClass::Internal
+            if attempts + 1 < max_attempts
+                && (class == ErrorClass::Transient || failure.code == Failure::PANICKED) =>
+        {
             let delay = failure
                 .retry_after
                 .unwrap_or_else(|| Backoff::RECORD.delay(attempts + 1, draw));
@@ -88,6 +91,14 @@ mod tests {
             verdict(ErrorClass::Transient, 2),
             Verdict::Dead { .. }
         ));
+    }
+
+    #[test]
+    fn a_panic_is_tried_again_as_well() {
+        let panicked = Failure::record(ErrorClass::Internal, Failure::PANICKED, "x");
+        let verdict = |attempts| of(&panicked, attempts, 3, "unlink", 0.5);
+        assert!(matches!(verdict(1), Verdict::Retry { charged: true, .. }));
+        assert!(matches!(verdict(2), Verdict::Dead { .. }));
     }
 
     #[test]

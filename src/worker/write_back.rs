@@ -3,21 +3,27 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::event::Event;
+use super::event::{Event, Task};
 use super::flush::stands_still;
 use super::intake::{Slice, read_slice};
 use super::link::{Errand, Lane, SharedLink};
 use super::links::Readiness;
-use super::main_loop::{HELD_AGAIN, Worker};
-use super::settlement::InFlight;
+use super::main_loop::{HELD_AGAIN, IDLE, Worker};
+use super::settlement::{InFlight, settled_record};
 use super::slice::{self, Destination};
+use super::waits::{Of, Step};
 use super::{failpoint, report, rota};
+use crate::store::claims::Claimed;
 use crate::store::config::{self, Connection, Map};
 use crate::store::settle::Verdict;
-use crate::store::{StoreError, claims, fold, pending, rounds, settle, transaction, values};
+use crate::store::{StoreError, claims, fold, rounds, transaction, values};
 
-/// How long a map rests whose table could not be read (somebody holds it, for example).
-const REST: Duration = Duration::from_secs(2);
+/// A slice that was claimed and read.
+struct Taken {
+    claim_id: i64,
+    slice: Slice,
+    map: Arc<Map>,
+}
 
 /// A slice on its way to a CRM.
 pub(super) struct Flight {
@@ -28,11 +34,7 @@ pub(super) struct Flight {
 
 impl Worker {
     /// Folds and sends; returns when something will be due next.
-    pub(super) fn write_back(
-        &mut self,
-        connections: &[Connection],
-        maps: &[Arc<Map>],
-    ) -> Result<Duration, StoreError> {
+    pub(super) fn write_back(&mut self, connections: &[Connection], maps: &[Arc<Map>]) -> Duration {
         let mut next = self
             .maintenance_at
             .saturating_duration_since(Instant::now());
@@ -47,26 +49,22 @@ impl Worker {
             let due = map.next_write_ms <= 0
                 || self.due_at_once.contains(&map.id)
                 || self.flushes.iter().any(|f| f.covers(map.id));
-            if due && !stands_still(map, connections) {
-                self.due_at_once.remove(&map.id);
-                if self.rounds.insert(map.id) {
+            if due && !stands_still(map, connections) && !self.rounds.contains(&map.id) {
+                next = next.min(self.confined(Of::Map(map.id), Step::Round, |worker| {
                     transaction(|client| rounds::begin(client, map.id))?;
-                }
+                    worker.due_at_once.remove(&map.id);
+                    worker.rounds.insert(map.id);
+                    Ok(IDLE)
+                }));
+            } else if due && !stands_still(map, connections) {
+                self.due_at_once.remove(&map.id);
             }
         }
-        let mut folded = 0;
+        self.folded = 0;
         if !self.rounds.is_empty() {
-            report("folding changes into the ledger");
-            let rows = self.settings.batch_rows;
-            let wary = &mut self.wary;
-            folded = transaction(|client| {
-                let folded = fold::fold(client, rows, wary)?;
-                failpoint::reach("fold::before_commit");
-                Ok(folded)
-            })?;
-            failpoint::reach("fold::after_commit");
+            next = next.min(self.confined(Of::Worker, Step::Fold, Worker::fold));
         }
-        self.folded = folded;
+        let folded = self.folded;
         self.rota.keep(maps);
         for map in self.rota.order(maps) {
             let (connection, link) = match self.readiness(map, connections) {
@@ -82,14 +80,13 @@ impl Worker {
                     continue;
                 }
             };
-            let whole = self.rounds.contains(&map.id);
-            if let Some(until) = self.resting.get(&map.id) {
-                if let Some(left) = until.checked_duration_since(Instant::now()) {
-                    next = next.min(left);
-                    continue;
-                }
-                self.resting.remove(&map.id);
+            let of = Of::Map(map.id);
+            let rests = [Step::Read, Step::Settle].map(|step| self.waits.left(of, step));
+            if let Some(left) = rests.into_iter().flatten().max() {
+                next = next.min(left);
+                continue;
             }
+            let whole = self.rounds.contains(&map.id);
             let mut idle = false;
             while rota::may_go(map, self.flights.values().map(|f| &f.map)) {
                 let start = Instant::now();
@@ -107,29 +104,38 @@ impl Worker {
                         break;
                     }
                     Err(error) => {
-                        self.rest(map, &error, &mut next)?;
+                        next = next.min(self.trouble(map, Step::Read, &error, "cannot read"));
                         break;
                     }
+                }
+                // What was read may be what cannot be written down.
+                if let Some(left) = self.waits.left(of, Step::Settle) {
+                    next = next.min(left);
+                    break;
                 }
             }
             if whole && idle && folded == 0 && !self.flights.values().any(|f| f.map.id == map.id) {
                 // What somebody holds keeps the round open for those who wait for it.
                 if !self.flushes.iter().any(|f| f.covers(map.id)) {
-                    transaction(|client| rounds::end(client, map.id))?;
-                    self.rounds.remove(&map.id);
-                    next = Duration::ZERO;
+                    next = next.min(self.confined(of, Step::Round, |worker| {
+                        transaction(|client| rounds::end(client, map.id))?;
+                        worker.rounds.remove(&map.id);
+                        Ok(Duration::ZERO)
+                    }));
                 }
             } else if !whole && map.next_write_ms > 0 {
                 next = next.min(Duration::from_millis(map.next_write_ms as u64 + 1));
             }
-            if idle && let Some(ms) = transaction(|client| claims::next_retry_ms(client, map.id))? {
-                // One that is due but was not claimed is in flight or held by somebody.
-                let wait = if ms > 0 {
-                    Duration::from_millis(ms as u64 + 1)
-                } else {
-                    HELD_AGAIN
-                };
-                next = next.min(wait);
+            if idle {
+                next = next.min(self.confined(of, Step::Round, |_| {
+                    let ms = transaction(|client| claims::next_retry_ms(client, map.id))?;
+                    // One that is due but was not claimed is in flight or held by somebody.
+                    Ok(match ms {
+                        Some(ms) if ms > 0 => Duration::from_millis(ms as u64 + 1),
+                        Some(_) => HELD_AGAIN,
+                        None => IDLE,
+                    })
+                }));
             }
         }
         if folded > 0 {
@@ -138,26 +144,26 @@ impl Worker {
         if !self.flushes.is_empty() || !self.held.is_empty() {
             next = next.min(HELD_AGAIN);
         }
-        Ok(next)
+        next
     }
 
-    /// Lets a map rest whose slice could not be read, and says why in its status.
-    fn rest(
-        &mut self,
-        map: &Map,
-        error: &StoreError,
-        next: &mut Duration,
-    ) -> Result<(), StoreError> {
-        self.resting.insert(map.id, Instant::now() + REST);
-        *next = REST.min(*next);
-        if !error.is_transient() {
-            pgrx::log!("pg_crm cannot read {}: {error}", map.relation);
-        }
-        let reason = format!("cannot read {}: {}", map.relation, error.message());
-        transaction(|client| rounds::did(client, map.id, 0, false, Some(&reason)))
+    fn fold(&mut self) -> Result<Duration, StoreError> {
+        report("folding changes into the ledger");
+        let rows = self.settings.batch_rows;
+        let wary = &mut self.wary;
+        self.folded = transaction(|client| {
+            let folded = fold::fold(client, rows, wary)?;
+            failpoint::reach("fold::before_commit");
+            Ok(folded)
+        })?;
+        failpoint::reach("fold::after_commit");
+        Ok(IDLE)
     }
 
     /// Claims a slice and sends it; `false` when nothing is due.
+    ///
+    /// A slice that cannot be read is asked for again with half as many records, until the one that causes it is alone and
+    /// is charged with a failed attempt.
     fn dispatch(
         &mut self,
         connection: &Connection,
@@ -165,8 +171,65 @@ impl Worker {
         link: &SharedLink,
         whole: bool,
     ) -> Result<bool, StoreError> {
+        let most = self.settings.batch_rows;
+        let rows = self.narrowed.get(&map.id).map_or(most, |n| most.min(*n));
+        let mut due = Vec::new();
+        match self.claim(connection, map, rows, whole, &mut due) {
+            Ok(None) => {
+                self.waits.succeeded(Of::Map(map.id), Step::Read);
+                Ok(false)
+            }
+            Ok(Some(taken)) => {
+                self.waits.succeeded(Of::Map(map.id), Step::Read);
+                if let Some(narrow) = self.narrowed.remove(&map.id)
+                    && narrow < most
+                {
+                    self.narrowed.insert(map.id, narrow * 2);
+                }
+                self.send(connection, link, taken);
+                Ok(true)
+            }
+            Err(error) if error.is_nobodys() || due.is_empty() => Err(error),
+            Err(error) if due.len() > 1 => {
+                self.narrowed.insert(map.id, due.len() / 2);
+                let others = format!("{} records of {}", due.len(), map.relation);
+                pgrx::debug1!("pg_crm reads fewer than {others} at once: {error}");
+                Ok(true)
+            }
+            Err(error) => {
+                self.narrowed.insert(map.id, 1);
+                let Some(claimed) = due.pop() else {
+                    return Err(error);
+                };
+                let moot = Verdict::Moot;
+                let mut record =
+                    settled_record(InFlight::new(claimed, &[]), None, moot, false, None);
+                record.verdict = self.blamed(map, &record, &error);
+                self.settle_parts(map.clone(), connection.clone(), vec![record]);
+                if error.is_about_values() {
+                    return Ok(true);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Claims and reads a slice in one transaction. `due`: the records that are at hand should it fail.
+    fn claim(
+        &self,
+        connection: &Connection,
+        map: &Arc<Map>,
+        rows: usize,
+        whole: bool,
+        at_hand: &mut Vec<Claimed>,
+    ) -> Result<Option<Taken>, StoreError> {
         let settings = &self.settings;
-        let claimed = transaction(|client| {
+        let held = self.held.iter().filter(|(m, _, _)| m.id == map.id);
+        let unsettled: Vec<(&str, &str)> = held
+            .flat_map(|(_, _, settled)| settled)
+            .map(|s| (s.shard_key.as_str(), s.record_key.as_str()))
+            .collect();
+        let taken = transaction(|client| {
             if !claims::may_send(client, connection.id)? {
                 return Ok(None);
             }
@@ -178,62 +241,57 @@ impl Worker {
             else {
                 return Ok(None);
             };
-            let due = claims::due(client, &map, settings.batch_rows, whole)?;
+            let due = claims::due(client, &map, rows, whole, &unsettled)?;
             if due.is_empty() {
                 return Ok(None);
             }
+            at_hand.extend(due.iter().cloned());
             report(&format!(
                 "reading {} records of {}",
                 due.len(),
                 map.relation
             ));
-            let Slice {
-                records,
-                outgoing,
-                settled,
-            } = read_slice(&map, due, settings)?;
-            let claim_id = if records.is_empty() {
-                0
-            } else {
-                let shard_keys = records
-                    .iter()
-                    .map(|r| r.claimed().shard_key.as_str())
-                    .collect();
-                let record_keys = records
-                    .iter()
-                    .map(|r| r.claimed().record_key.as_str())
-                    .collect();
-                claims::claim(client, &map, "batch", shard_keys, record_keys, None)?
-            };
-            rounds::took_up(client, map.id, records.len() + settled.len())?;
-            if !settled.is_empty() {
-                settle::settle(
-                    client,
-                    connection,
-                    &map,
-                    &settled.iter().collect::<Vec<_>>(),
-                )?;
-                let never_made: Vec<(&str, &str)> = settled
-                    .iter()
-                    .filter(|s| s.verdict == Verdict::Moot && s.crm_id.is_none())
-                    .map(|s| (s.shard_key.as_str(), s.record_key.as_str()))
-                    .collect();
-                pending::end_with_rows(client, connection, &map, &never_made)?;
-                let dead = settled.iter().find_map(|s| match &s.verdict {
-                    Verdict::Dead { error, .. } => Some(error.as_str()),
-                    _ => None,
-                });
-                rounds::did(client, map.id, settled.len(), false, dead)?;
+            failpoint::reach_with("read::store", due.iter().map(|d| d.record_key.as_str()));
+            let slice = read_slice(&map, due, settings)?;
+            let mut claim_id = 0;
+            if !slice.records.is_empty() {
+                let records = || slice.records.iter().map(InFlight::claimed);
+                let shard_keys = records().map(|r| r.shard_key.as_str()).collect();
+                let record_keys = records().map(|r| r.record_key.as_str()).collect();
+                failpoint::reach_with("claim::store", records().map(|r| r.record_key.as_str()));
+                claim_id = claims::claim(client, &map, "batch", shard_keys, record_keys, None)?;
             }
+            rounds::took_up(client, map.id, slice.records.len() + slice.settled.len())?;
             failpoint::reach("claim::before_commit");
-            Ok(Some((claim_id, records, outgoing, map)))
+            Ok(Some(Taken {
+                claim_id,
+                slice,
+                map,
+            }))
         })?;
-        let Some((claim_id, records, outgoing, map)) = claimed else {
-            return Ok(false);
-        };
-        failpoint::reach("claim::after_commit");
+        if taken.is_some() {
+            failpoint::reach("claim::after_commit");
+        }
+        Ok(taken)
+    }
+
+    /// Sends a slice that is claimed, and writes down what needs no sending or cannot be sent.
+    fn send(&mut self, connection: &Connection, link: &SharedLink, taken: Taken) {
+        let Taken {
+            claim_id,
+            slice,
+            map,
+        } = taken;
+        let Slice {
+            records,
+            outgoing,
+            settled,
+        } = slice;
+        if !settled.is_empty() {
+            self.settle_parts(map.clone(), connection.clone(), settled);
+        }
         if records.is_empty() {
-            return Ok(true);
+            return;
         }
         let destination = Destination {
             request_id: claim_id.to_string(),
@@ -251,24 +309,26 @@ impl Worker {
             },
         );
         failpoint::reach("send::before");
-        let (link, outbox) = (link.clone(), self.outbox.clone());
-        self.runtime.spawn(async move {
-            let sent = slice::send(&link, &destination, outgoing).await;
-            let trouble = link.take_trouble();
-            outbox.send(Event::Done {
-                claim_id,
-                sent,
-                trouble,
-            });
-        });
-        Ok(true)
+        let link = link.clone();
+        self.start(
+            async move {
+                failpoint::reach_on_thread("send::task");
+                let sent = slice::send(&link, &destination, outgoing).await;
+                let trouble = link.take_trouble();
+                Event::Done {
+                    claim_id,
+                    sent,
+                    trouble,
+                }
+            },
+            move |failure| Event::Failed {
+                of: Task::Slice(claim_id),
+                failure,
+            },
+        );
     }
 
-    pub(super) fn answer_flushes(
-        &mut self,
-        connections: &[Connection],
-        maps: &[Arc<Map>],
-    ) -> Result<(), StoreError> {
+    pub(super) fn answer_flushes(&mut self, connections: &[Connection], maps: &[Arc<Map>]) {
         for flush in std::mem::take(&mut self.flushes) {
             let covered: Vec<&Arc<Map>> = maps.iter().filter(|m| flush.covers(m.id)).collect();
             let working: Vec<i32> = covered
@@ -284,11 +344,15 @@ impl Worker {
                     .reconciling
                     .values()
                     .any(|r| working.contains(&r.map.id));
-            if flying
-                || !self.held.is_empty()
-                || !self.held_pending.is_empty()
-                || transaction(|client| claims::outstanding(client, &working))?
-            {
+            let mut outstanding = flying || !self.held.is_empty() || !self.held_pending.is_empty();
+            if !outstanding {
+                outstanding = true;
+                self.confined(Of::Worker, Step::Flushes, |_| {
+                    outstanding = transaction(|client| claims::outstanding(client, &working))?;
+                    Ok(IDLE)
+                });
+            }
+            if outstanding {
                 if flush.is_over() {
                     flush.answer(false)
                 } else {
@@ -298,6 +362,5 @@ impl Worker {
                 flush.answer(all_work);
             }
         }
-        Ok(())
     }
 }
