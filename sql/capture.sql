@@ -212,6 +212,23 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
        OR NOT u.is_builtin AND u.typtype <> 'e'
 $$;
 COMMENT ON FUNCTION crm.pinned_settings(int) IS 'the SET clauses of a map''s capture function: settings on which its columns'' values depend';
+CREATE FUNCTION crm.json_base(value anyelement) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN jsonb_build_object('v', to_jsonb(value));
+EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
+    RETURN '{}';
+END $$;
+COMMENT ON FUNCTION crm.json_base(anyelement) IS
+    'what an edit was based on, as crm.change has it; empty, so that the ledger''s hash counts, where jsonb does not take what the column held';
+
+CREATE FUNCTION crm.base_expression(value text, type_id oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    -- Of the types only json has values that jsonb refuses.
+    SELECT format(CASE WHEN type_id IN ('json'::regtype, 'json[]'::regtype) THEN 'crm.json_base(%s)'
+                       ELSE 'jsonb_build_object(''v'', to_jsonb(%s))' END, value)
+$$;
+COMMENT ON FUNCTION crm.base_expression(text, oid) IS 'an expression for what an edit of a column was based on';
 
 CREATE FUNCTION crm.install_capture(map_id int) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -272,9 +289,9 @@ BEGIN
            array_agg(format('%s IS DISTINCT FROM %s', crm.comparable('n', f.column_name, b.type_id),
                             crm.comparable('o', f.column_name, b.type_id)) ORDER BY f.field_id),
            bool_or(f.direction = 'bidirectional'),
-           string_agg(format('CASE WHEN %s IS DISTINCT FROM %s THEN jsonb_build_object(%L, jsonb_build_object(''v'', to_jsonb(%s))) ELSE ''{}'' END',
+           string_agg(format('CASE WHEN %s IS DISTINCT FROM %s THEN jsonb_build_object(%L, %s) ELSE ''{}'' END',
                              crm.comparable('n', f.column_name, b.type_id), crm.comparable('o', f.column_name, b.type_id),
-                             f.field_id, crm.safe_column('o', f.column_name, b.type_id)),
+                             f.field_id, crm.base_expression(crm.safe_column('o', f.column_name, b.type_id), b.type_id)),
                       E'\n                     || ' ORDER BY f.field_id) FILTER (WHERE f.direction = 'bidirectional')
     INTO written, changed, realtime, old_values
     FROM crm.field_map f JOIN crm.bound_column b USING (map_id, column_name)

@@ -14,15 +14,23 @@ use super::{Kept, KeptForFew, StoreError, subtransaction};
 const WARY_FOR: u32 = 20;
 
 /// Where a slice of `crm.change` begins or ends: (shard_key, change_id).
-type Place = (String, i64);
+pub type Place = (String, i64);
 
 /// Folds the changes of about `rows` records; returns how many it took. None means that no more can be had now.
 ///
 /// `wary`: for how many slices to come records are expected to be queued already. Looking for that costs as much as the
 /// rest of an INSERT, so slices go without it until one finds such a record and is folded again.
-pub fn fold(client: &mut SpiClient, rows: usize, wary: &mut u32) -> Result<usize, StoreError> {
+///
+/// `at`: the last row of the slice that is being folded, for whoever asks after an error.
+pub fn fold(
+    client: &mut SpiClient,
+    rows: usize,
+    wary: &mut u32,
+    at: &mut Option<Place>,
+) -> Result<usize, StoreError> {
     let mut after = (String::new(), i64::MIN);
     while let Some((last, records)) = slice_end(client, &after, rows)? {
+        *at = Some(last.clone());
         let mut taken = None;
         if records > FEW && *wary == 0 {
             match subtransaction(|| fold_slice(client, &after, &last, records, &HOPEFUL)) {
@@ -117,9 +125,19 @@ fn fold_slice(
     Ok(taken)
 }
 
-static MERGING: LazyLock<String> = LazyLock::new(|| FOLD.replace("MERGE", MERGE));
+static MERGING: LazyLock<String> = LazyLock::new(|| statement(MERGE));
 /// In the hope that none is.
-static HOPEFUL: LazyLock<String> = LazyLock::new(|| FOLD.replace("MERGE", ""));
+static HOPEFUL: LazyLock<String> = LazyLock::new(|| statement(""));
+
+fn statement(merge: &str) -> String {
+    FOLD.replace("MERGE", merge).replace("CALLED", CALLED)
+}
+
+/// The calls among the notes of a record: their ids in order, and the cells that they set.
+const CALLED: &str =
+    "(SELECT array_agg((n.note ->> 3)::uuid ORDER BY (n.note ->> 0)::bigint) AS writes,
+                    crm.cells_union(decode(n.note ->> 1, 'hex')) AS cells
+             FROM jsonb_array_elements(w.notes) AS n (note) WHERE n.note ->> 3 IS NOT NULL)";
 
 const FOLD: &str = "WITH slice AS MATERIALIZED (
              SELECT ctid AS place, shard_key, map_id, record_keys, change_id, op, cells, base, write_id, changed_at, actor, correlation_id
@@ -131,12 +149,12 @@ const FOLD: &str = "WITH slice AS MATERIALIZED (
              SELECT s.shard_key, s.map_id, k.record_key, crm.cells_union(s.cells) AS cells, max(s.changed_at) AS changed_at,
                     coalesce(max(s.change_id) FILTER (WHERE s.op = 'd') = max(s.change_id), false) AS deleted,
                     bool_or(s.op = 'i') AS inserted,
-                    max(s.actor) AS actor
+                    max(s.actor) AS actor,
+                    -- What edits of checked cells say of themselves, gathered once: whoever asks for it has it with its record.
+                    jsonb_agg(jsonb_build_array(s.change_id, encode(s.cells, 'hex'), s.base, s.write_id, s.correlation_id))
+                        FILTER (WHERE s.base IS NOT NULL OR s.write_id IS NOT NULL OR s.correlation_id IS NOT NULL) AS notes
              FROM slice s, unnest(s.record_keys) AS k (record_key)
              GROUP BY s.shard_key, s.map_id, k.record_key ORDER BY k.record_key, s.map_id, s.shard_key
-         ), called AS MATERIALIZED (
-             SELECT s.shard_key, s.map_id, k.record_key, array_agg(s.write_id ORDER BY s.change_id) AS writes, crm.cells_union(s.cells) AS cells
-             FROM slice s, unnest(s.record_keys) AS k (record_key) WHERE s.write_id IS NOT NULL GROUP BY s.shard_key, s.map_id, k.record_key
          ), seen AS MATERIALIZED (
              SELECT r.*, l.crm_id, l.detached, l.held, l.place FROM record r LEFT JOIN LATERAL (
                  SELECT l.crm_id, l.detached, true AS held, l.ctid AS place FROM crm.ledger l
@@ -160,9 +178,8 @@ const FOLD: &str = "WITH slice AS MATERIALIZED (
              SELECT s.*, m.on_insert = 'create' AND NOT coalesce(s.detached, false) AS creates, m.on_delete, m.on_crm_insert,
                     -- A record that the CRM does not have is created as a whole: there is nothing to check it against.
                     CASE WHEN s.crm_id IS NOT NULL OR m.on_insert <> 'create' OR s.detached THEN c.cells END AS checked, c.cells AS checkable
-             FROM (SELECT * FROM seen WHERE held
-                   UNION ALL
-                   SELECT s.* FROM seen s JOIN born b USING (shard_key, map_id, record_key)) s
+             FROM (SELECT * FROM seen
+                   WHERE held OR (shard_key, map_id, record_key) IN (SELECT shard_key, map_id, record_key FROM born)) s
              JOIN crm.object_map m USING (map_id)
              JOIN checked c USING (map_id)
          ), work AS MATERIALIZED (
@@ -176,9 +193,9 @@ const FOLD: &str = "WITH slice AS MATERIALIZED (
          ), edit AS MATERIALIZED (
              SELECT w.shard_key, w.map_id, w.record_key, w.changed_at, w.actor, e.cells, c.writes,
                     (SELECT jsonb_object_agg(b.key, b.value ORDER BY b.value ? 'force', b.change_id DESC)
-                     FROM (SELECT b.key, b.value, s.change_id FROM slice s, jsonb_each(s.base) b
-                           WHERE s.shard_key = w.shard_key AND s.map_id = w.map_id AND w.record_key = ANY (s.record_keys)
-                             AND crm.cells_has(s.cells, b.key::int) AND (w.checked IS NOT NULL OR b.value ? 'force')
+                     FROM (SELECT b.key, b.value, (n.note ->> 0)::bigint AS change_id
+                           FROM jsonb_array_elements(w.notes) AS n (note), jsonb_each(nullif(n.note -> 2, 'null')) b
+                           WHERE crm.cells_has(decode(n.note ->> 1, 'hex'), b.key::int) AND (w.checked IS NOT NULL OR b.value ? 'force')
                            UNION ALL
                            -- What a row is inserted with over a record that it has is based on what that one held.
                            SELECT f.field_id::text, jsonb_build_object('h', encode(substr(l.hashes, 16 * f.field_id + 1, 16), 'hex')), -1
@@ -187,11 +204,10 @@ const FOLD: &str = "WITH slice AS MATERIALIZED (
                              AND l.shard_key = w.shard_key AND l.map_id = w.map_id AND l.record_key = w.record_key
                              AND f.direction = 'bidirectional' AND crm.cells_has(w.cells, f.field_id)
                              AND substr(l.hashes, 16 * f.field_id + 1, 16) NOT IN ('', decode(repeat('00', 16), 'hex'))) b) AS base,
-                    (SELECT s.correlation_id FROM slice s
-                     WHERE s.shard_key = w.shard_key AND s.map_id = w.map_id AND w.record_key = ANY (s.record_keys)
-                       AND s.correlation_id IS NOT NULL ORDER BY s.change_id DESC LIMIT 1) AS correlation_id
+                    (SELECT n.note ->> 4 FROM jsonb_array_elements(w.notes) AS n (note)
+                     WHERE n.note ->> 4 IS NOT NULL ORDER BY (n.note ->> 0)::bigint DESC LIMIT 1) AS correlation_id
              FROM work w
-             LEFT JOIN called c USING (shard_key, map_id, record_key)
+             CROSS JOIN LATERAL CALLED c
              -- A call is told what became of it, also if it goes with the creation: it waits for that, and finds it landed.
              CROSS JOIN LATERAL (SELECT crm.cells_and(CASE WHEN w.checked IS NULL THEN c.cells ELSE w.cells END, w.checkable) AS cells) e
              WHERE NOT w.deleted AND (w.checked IS NOT NULL OR c.writes IS NOT NULL) AND crm.cells_count(e.cells) > 0
@@ -216,8 +232,9 @@ const FOLD: &str = "WITH slice AS MATERIALIZED (
                     'the row is gone', g.calls
              FROM (SELECT * FROM gone_edits WHERE calls IS NOT NULL
                    UNION ALL
-                   SELECT shard_key, map_id, record_key, c.writes FROM record r JOIN called c USING (shard_key, map_id, record_key)
-                   WHERE r.deleted AND (shard_key, map_id, record_key) NOT IN (SELECT shard_key, map_id, record_key FROM stuck)) g
+                   SELECT w.shard_key, w.map_id, w.record_key, c.writes FROM record w CROSS JOIN LATERAL CALLED c
+                   WHERE w.deleted AND c.writes IS NOT NULL
+                     AND (w.shard_key, w.map_id, w.record_key) NOT IN (SELECT shard_key, map_id, record_key FROM stuck)) g
              JOIN crm.object_map m USING (map_id) JOIN crm.connection n USING (connection_id)
          ), gone_conflicts AS (
              DELETE FROM crm.conflict c USING work w
@@ -304,6 +321,87 @@ const FOLD: &str = "WITH slice AS MATERIALIZED (
              WHERE c.ctid = ANY (ARRAY(SELECT place FROM slice EXCEPT ALL SELECT place FROM kept))
          )
          SELECT (SELECT count(*) FROM record) - (SELECT count(*) FROM stuck), (SELECT count(*) FROM gone)";
+
+/// Takes a row of changes that cannot be folded out of the way. One that names several records is parted, so that each can be
+/// tried by itself; that of one record becomes a dead letter, and its record is written anew as a whole once it is replayed.
+pub fn put_aside(client: &mut SpiClient, at: &Place, error: &str) -> Result<(), StoreError> {
+    let place = [at.0.as_str().into(), at.1.into()];
+    // What comes first of its shard has room before it.
+    let parted = client.update(
+        "WITH whole AS (
+             SELECT ctid AS place, record_keys, cardinality(record_keys) / 2 AS half FROM crm.change c
+             WHERE shard_key = $1 AND change_id = $2 AND cardinality(record_keys) > 1
+               AND NOT EXISTS (SELECT FROM crm.change e WHERE e.shard_key = $1 AND e.change_id < $2) FOR UPDATE
+         ), rest AS (
+             UPDATE crm.change c SET record_keys = w.record_keys[w.half + 1:] FROM whole w WHERE c.ctid = w.place
+             RETURNING c.*, w.record_keys[:w.half] AS first
+         )
+         INSERT INTO crm.change (shard_key, change_id, map_id, record_keys, op, cells, base, write_id, changed_at, actor, correlation_id)
+         OVERRIDING SYSTEM VALUE
+         SELECT shard_key, change_id - 1, map_id, first, op, cells, base, write_id, changed_at, actor, correlation_id FROM rest",
+        None,
+        &place,
+    )?;
+    if !parted.is_empty() {
+        return Ok(());
+    }
+    client.update(
+        "INSERT INTO crm.ledger (shard_key, map_id, record_key)
+         SELECT c.shard_key, c.map_id, k FROM crm.change c JOIN crm.object_map m USING (map_id), unnest(c.record_keys) AS k
+         WHERE c.shard_key = $1 AND c.change_id = $2 ORDER BY k
+         ON CONFLICT DO NOTHING",
+        None,
+        &place,
+    )?;
+    let [shard_key, change_id] = [at.0.as_str().into(), at.1.into()];
+    client.update(PUT_ASIDE, None, &[shard_key, change_id, error.into()])?;
+    Ok(())
+}
+
+const PUT_ASIDE: &str = "WITH change AS (
+         DELETE FROM crm.change WHERE shard_key = $1 AND change_id = $2 RETURNING *
+     ), locked AS MATERIALIZED (
+         SELECT l.shard_key, l.map_id, l.record_key, l.crm_id, l.ctid AS place
+         FROM change c, unnest(c.record_keys) AS k, LATERAL (
+             SELECT ctid, * FROM crm.ledger l WHERE l.shard_key = c.shard_key AND l.map_id = c.map_id AND l.record_key = k FOR UPDATE) l
+     ), record AS MATERIALIZED (
+         SELECT l.*, c.op = 'd' AS deleted, c.actor, c.write_id,
+                CASE WHEN l.crm_id IS NOT NULL AND c.op <> 'd' THEN k.cells END AS checked,
+                CASE WHEN l.crm_id IS NULL OR k.cells IS NULL THEN m.cells ELSE crm.cells_minus(m.cells, k.cells) END AS written
+         FROM locked l, change c, LATERAL (SELECT crm.map_cells(c.map_id) AS cells) m,
+              LATERAL (SELECT crm.checked_cells(c.map_id) AS cells) k
+     ), queued AS (
+         INSERT INTO crm.queue AS q (shard_key, map_id, record_key, state, op, cells, place, actor, error_class, last_error)
+         SELECT shard_key, map_id, record_key, 'dead', (CASE WHEN deleted THEN 'd' WHEN crm_id IS NULL THEN 'c' ELSE 'u' END)::\"char\",
+                CASE WHEN NOT deleted THEN written END, place, actor, 'internal', $3
+         FROM record WHERE deleted OR crm.cells_count(written) > 0
+         ON CONFLICT (shard_key, map_id, record_key) DO UPDATE
+         SET state = 'dead', op = excluded.op, cells = excluded.cells, revision = excluded.revision, error_class = 'internal', last_error = $3
+         RETURNING q.shard_key, q.map_id, q.record_key, q.op, q.actor
+     ), pending AS (
+         INSERT INTO crm.pending_write AS p (shard_key, map_id, record_key, state, cells, actor, folded, error_class, last_error, revision)
+         SELECT shard_key, map_id, record_key, 'dead', checked, actor, CASE WHEN write_id IS NOT NULL THEN ARRAY[write_id] END, 'internal', $3, 1
+         FROM record WHERE crm.cells_count(checked) > 0
+         ON CONFLICT (shard_key, map_id, record_key) WHERE state IN ('queued', 'dead') DO UPDATE
+         SET state = 'dead', cells = crm.cells_or(p.cells, excluded.cells), folded = p.folded || excluded.folded, error_class = 'internal',
+             last_error = $3, revision = p.revision + 1
+         RETURNING p.shard_key, p.map_id, p.record_key, 'u'::\"char\" AS op, p.actor
+     ), letter AS (
+         INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, path, crm_id, operation, error_class, vendor_code, error, attempts, actor)
+         SELECT x.shard_key, x.map_id, x.record_key, x.path, r.crm_id,
+                CASE x.op WHEN 'd' THEN 'delete' WHEN 'c' THEN 'create' ELSE 'update' END, 'internal', 'fold', $3, 1, x.actor
+         FROM (SELECT *, 'batch' AS path FROM queued UNION ALL SELECT *, 'reconcile' FROM pending) x
+         JOIN record r USING (shard_key, map_id, record_key)
+         ON CONFLICT (shard_key, map_id, record_key, path) DO UPDATE
+         SET operation = excluded.operation, error_class = excluded.error_class, vendor_code = excluded.vendor_code, error = excluded.error,
+             died_at = now()
+         RETURNING d.*
+     )
+     INSERT INTO crm.audit_log (shard_key, map_id, connection, provider, relation, record_key, crm_id, path, operation, result, error_class,
+                                vendor_code, error, actor)
+     SELECT l.shard_key, l.map_id, n.name, n.provider, m.relation::text, l.record_key, l.crm_id, l.path, l.operation, 'dead', l.error_class,
+            l.vendor_code, l.error, l.actor
+     FROM letter l JOIN crm.object_map m USING (map_id) JOIN crm.connection n USING (connection_id)";
 
 /// Edits of rows that are gone.
 const LATE: &str = "WITH late AS (

@@ -216,16 +216,16 @@ pub fn due(
              FOR UPDATE SKIP LOCKED) l
          WHERE p.map_id = $1 AND p.state = 'queued' AND p.next_attempt_at <= now()
            -- A call whose caller went away may still be on its way.
-           AND NOT EXISTS (SELECT FROM crm.pending_write i
-                           WHERE i.shard_key = p.shard_key AND i.map_id = p.map_id AND i.record_key = p.record_key
-                             AND i.state IN ('sending', 'landed', 'failed'))
+           AND (p.shard_key, p.record_key) NOT IN (
+               SELECT i.shard_key, i.record_key FROM crm.pending_write i
+               WHERE i.map_id = $1 AND i.state IN ('sending', 'landed', 'failed'))
            -- Nor are these cells on their way with all others of a record that was just linked: what arrives last would stand.
-           AND NOT EXISTS (SELECT FROM crm.queue q
-                           WHERE q.shard_key = p.shard_key AND q.map_id = p.map_id AND q.record_key = p.record_key
-                             AND crm.cells_count(crm.cells_and(q.cells, p.cells)) > 0
-                             AND (q.shard_key, q.record_key) IN (
-                                 SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r)
-                                 WHERE c.map_id = $1 AND c.path = 'batch'))
+           -- What is claimed is looked up in hashes that are made once, whatever is known of the tables.
+           AND ((p.shard_key, p.record_key) NOT IN (
+                    SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r)
+                    WHERE c.map_id = $1 AND c.path = 'batch')
+                OR (SELECT crm.cells_count(crm.cells_and(q.cells, p.cells)) > 0 FROM crm.queue q
+                    WHERE q.shard_key = p.shard_key AND q.map_id = p.map_id AND q.record_key = p.record_key) IS NOT TRUE)
            AND (p.shard_key, p.record_key) NOT IN (
                SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r)
                WHERE c.map_id = $1 AND c.path = 'reconcile'

@@ -80,6 +80,7 @@ pub(super) struct Worker {
     /// Records that are read at once of maps in which a slice could not be read.
     pub(super) narrowed: HashMap<i32, usize>,
     pub(super) narrowed_edits: HashMap<i32, usize>,
+    pub(super) narrowed_fold: Option<usize>,
     pub(super) urgent: bool,
     /// See [`store::fold`].
     pub(super) wary: u32,
@@ -137,6 +138,7 @@ pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
         waits: Waits::default(),
         narrowed: HashMap::new(),
         narrowed_edits: HashMap::new(),
+        narrowed_fold: None,
         // Nobody wakes us again for what was committed while there was no worker.
         urgent: true,
         due_at_once: HashSet::new(),

@@ -42,6 +42,18 @@ pub(super) fn set_up_session() {
         (c"work_mem", c"16MB"),
         // What a slice touches lies in memory, or will be asked for again at once: by its index, not by reading tables whole.
         (c"random_page_cost", c"0.1"),
+        // Not even where the statistics say that a table is empty, which may be old news: a plan that is kept would read it
+        // whole for each record once it is full.
+        (c"enable_seqscan", c"off"),
+        (c"enable_indexscan", c"on"),
+        (c"enable_indexonlyscan", c"on"),
+        (c"enable_bitmapscan", c"on"),
+        (c"enable_tidscan", c"on"),
+        (c"enable_nestloop", c"on"),
+        (c"enable_hashjoin", c"on"),
+        (c"enable_mergejoin", c"on"),
+        (c"enable_hashagg", c"on"),
+        (c"enable_sort", c"on"),
         (c"application_name", c"pg_crm worker"),
     ] {
         // SAFETY: constant, valid settings of this session.

@@ -79,6 +79,11 @@ impl Waits {
             .checked_duration_since(Instant::now())
     }
 
+    /// How often it failed in a row.
+    pub fn failures(&self, of: Of, step: Step) -> u32 {
+        self.0.get(&(of, step)).map_or(0, |wait| wait.failures)
+    }
+
     /// Notes a failure; returns the wait, and whether it is news.
     pub fn failed(&mut self, of: Of, step: Step, error: &StoreError) -> (Duration, bool) {
         let wait = self.0.entry((of, step)).or_insert_with(|| Wait {

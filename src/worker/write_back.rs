@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pgrx::prelude::*;
+
 use super::event::{Event, Task};
 use super::flush::stands_still;
 use super::intake::{Slice, read_slice};
@@ -24,6 +26,9 @@ struct Taken {
     slice: Slice,
     map: Arc<Map>,
 }
+
+/// How often a change that cannot be folded is tried again, unless its values are at fault.
+const FOLD_ATTEMPTS: u32 = 3;
 
 /// A slice on its way to a CRM.
 pub(super) struct Flight {
@@ -147,17 +152,44 @@ impl Worker {
         next
     }
 
+    /// Folds a slice. One that cannot be folded is tried again with half as many changes, until the row that causes it is
+    /// alone and is put aside: it holds up neither other records nor other maps.
     fn fold(&mut self) -> Result<Duration, StoreError> {
         report("folding changes into the ledger");
-        let rows = self.settings.batch_rows;
-        let wary = &mut self.wary;
-        self.folded = transaction(|client| {
-            let folded = fold::fold(client, rows, wary)?;
+        let most = self.settings.batch_rows;
+        let rows = self.narrowed_fold.map_or(most, |n| most.min(n));
+        let (wary, mut at) = (&mut self.wary, None);
+        let folded = transaction(|client| {
+            failpoint::reach("fold::store");
+            let folded = fold::fold(client, rows, wary, &mut at)?;
             failpoint::reach("fold::before_commit");
             Ok(folded)
-        })?;
-        failpoint::reach("fold::after_commit");
-        Ok(IDLE)
+        });
+        match folded {
+            Ok(folded) => {
+                failpoint::reach("fold::after_commit");
+                self.folded = folded;
+                self.narrowed_fold = self.narrowed_fold.map(|n| n * 2).filter(|n| *n < most);
+                Ok(IDLE)
+            }
+            Err(error) if error.is_nobodys() => Err(error),
+            Err(_) if rows > 1 => {
+                self.narrowed_fold = Some(rows / 2);
+                Ok(Duration::ZERO)
+            }
+            Err(error) => {
+                let failures = self.waits.failures(Of::Worker, Step::Fold);
+                match at {
+                    Some(at) if error.is_about_values() || failures >= FOLD_ATTEMPTS => {
+                        log!("pg_crm puts changes aside that cannot be folded: {error}");
+                        let why = error.message();
+                        transaction(|client| fold::put_aside(client, &at, &why))?;
+                        Ok(Duration::ZERO)
+                    }
+                    _ => Err(error),
+                }
+            }
+        }
     }
 
     /// Claims a slice and sends it; `false` when nothing is due.
@@ -193,7 +225,7 @@ impl Worker {
             Err(error) if due.len() > 1 => {
                 self.narrowed.insert(map.id, due.len() / 2);
                 let others = format!("{} records of {}", due.len(), map.relation);
-                pgrx::debug1!("pg_crm reads fewer than {others} at once: {error}");
+                debug1!("pg_crm reads fewer than {others} at once: {error}");
                 Ok(true)
             }
             Err(error) => {

@@ -3,6 +3,7 @@
 mod composio;
 mod daily_limit;
 mod fail_points;
+mod faults;
 mod power_cut;
 mod real_time;
 mod rotation;

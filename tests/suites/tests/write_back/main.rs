@@ -17,6 +17,7 @@ mod statements;
 mod tables;
 mod tight_limits;
 mod transforms;
+mod unstorable;
 mod usage;
 mod validation;
 mod zoho_jobs;

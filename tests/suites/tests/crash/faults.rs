@@ -1,0 +1,264 @@
+//! Whatever fails inside the worker, at whatever step: it is tried again with growing waits, costs the record that causes it
+//! an attempt and nobody else one, and ends.
+
+use std::time::{Duration, Instant};
+
+use crm_suites::{Cluster, Desk, Vendor, eventually, json};
+
+/// Every attempt at once, so that the last one is soon over.
+const ATTEMPTS: i32 = 3;
+
+async fn desk(vendor: Vendor) -> (Cluster, Desk) {
+    let cluster = Cluster::with(&[("pg_crm.max_attempts", "3")]);
+    let desk = Desk::open_with(
+        &cluster,
+        vendor,
+        "on_insert => 'create', on_delete => 'delete'",
+    )
+    .await;
+    (cluster, desk)
+}
+
+async fn arm(desk: &Desk, faults: &str) {
+    desk.db
+        .execute(&format!("ALTER SYSTEM SET pg_crm.failpoints = '{faults}'"))
+        .await;
+    desk.db.execute("SELECT pg_reload_conf()").await;
+    eventually("the setting is in force", async || {
+        let seen: String = desk.db.one("SHOW pg_crm.failpoints", &[]).await;
+        (seen == faults).then_some(())
+    })
+    .await;
+}
+
+/// How often the fault happened.
+fn times(cluster: &Cluster, point: &str) -> u64 {
+    let name = format!("pg_crm.failpoint.{}", point.replace("::", "."));
+    std::fs::metadata(cluster.data().join(name)).map_or(0, |m| m.len())
+}
+
+/// Flushes until everything went or is dead; retries wait for their time.
+async fn rest(desk: &Desk) {
+    eventually("everything came to an end", async || {
+        desk.db.flush().await.then_some(())
+    })
+    .await;
+}
+
+/// Steps of the write-back, each of which fails three times and then works.
+#[tokio::test]
+async fn what_fails_for_a_while_is_done_in_the_end() {
+    let (cluster, desk) = desk(Vendor::Stub).await;
+    desk.link(20).await;
+    rest(&desk).await;
+    for point in [
+        "fold::store",
+        "read::store",
+        "claim::store",
+        "settle::store",
+    ] {
+        arm(&desk, &format!("{point}:error:3")).await;
+        desk.crm.forget(&desk.db).await;
+        let before = times(&cluster, point);
+        desk.db
+            .execute(&format!("UPDATE people SET phone = '{point}'"))
+            .await;
+        rest(&desk).await;
+        assert_eq!(times(&cluster, point) - before, 3, "{point}");
+        let asked = desk.crm.asked(&desk.db).await.len();
+        assert!(asked < 30, "{asked} requests after {point}");
+        assert_eq!(desk.db.count("crm.dead_letters").await, 0, "{point}");
+        arm(&desk, "").await;
+        desk.settle().await;
+    }
+}
+
+/// One record fails whenever it is touched: it alone ends as a dead letter, after as many attempts as there may be.
+#[tokio::test]
+async fn one_record_at_fault_is_the_only_one_that_dies() {
+    for point in ["read::store", "claim::store", "settle::store"] {
+        let (cluster, desk) = desk(Vendor::Stub).await;
+        desk.link(40).await;
+        rest(&desk).await;
+        arm(&desk, &format!("{point}:error@p7")).await;
+        desk.crm.forget(&desk.db).await;
+        desk.db.execute("UPDATE people SET phone = 'new'").await;
+        let start = Instant::now();
+        eventually("the others arrived", async || {
+            (desk.field("p8", "phone").await == "new" && desk.field("p40", "phone").await == "new")
+                .then_some(())
+        })
+        .await;
+        eventually("the one is dead or waits long", async || {
+            let states = "crm.queue WHERE record_key = 'p7' AND (state = 'dead' OR attempts >= 3)";
+            (desk.db.count(states).await == 1).then_some(())
+        })
+        .await;
+        let others = "crm.queue WHERE record_key <> 'p7'";
+        assert_eq!(desk.db.count(others).await, 0, "{point}");
+        let asked = desk.crm.asked(&desk.db).await.len();
+        assert!(asked < 40, "{asked} requests with {point}");
+        // Halving forty records takes six steps; each attempt takes as many, and the steps to write it down.
+        let happened = times(&cluster, point);
+        assert!(
+            happened < 30 * ATTEMPTS as u64,
+            "{point} {happened} times in {:?}",
+            start.elapsed()
+        );
+        arm(&desk, "").await;
+        desk.db
+            .execute("UPDATE people SET phone = 'mended' WHERE id = 'p7'")
+            .await;
+        rest(&desk).await;
+        desk.settle().await;
+    }
+}
+
+/// A panic of a thread while it has a slice: the record that causes it is found, and the worker goes on.
+#[tokio::test]
+async fn a_panic_is_a_failure_of_its_record() {
+    let (_cluster, desk) = desk(Vendor::Stub).await;
+    let ids = desk.link(40).await;
+    rest(&desk).await;
+    let worker = desk.db.worker().await;
+    arm(&desk, &format!("send::batch:panic@{}", ids[6])).await;
+    desk.db.execute("UPDATE people SET phone = 'new'").await;
+    eventually("the record that panics is dead", async || {
+        let dead = "crm.dead_letters WHERE record_key = 'p7' AND error_class = 'internal' AND error LIKE 'panicked: %'";
+        (desk.db.count(dead).await == 1).then_some(())
+    })
+    .await;
+    assert_eq!(desk.db.count("crm.dead_letters").await, 1);
+    assert_eq!(desk.field("p8", "phone").await, "new");
+    let told = "crm.audit_log WHERE record_key = 'p7' AND error LIKE 'panicked: %'";
+    assert_eq!(
+        desk.db.count(told).await,
+        i64::from(ATTEMPTS),
+        "each attempt is audited"
+    );
+    assert_eq!(desk.db.worker().await, worker, "the worker goes on");
+    assert_eq!(desk.db.count("crm.claim").await, 0);
+    desk.db.assert_checked().await;
+    arm(&desk, "").await;
+    desk.db.execute("SELECT crm.replay_all()").await;
+    rest(&desk).await;
+    desk.settle().await;
+}
+
+/// A panic of the whole task, of a call and of a look for changes.
+#[tokio::test]
+async fn a_task_that_panics_is_not_waited_for() {
+    let (_cluster, desk) = desk(Vendor::Stub).await;
+    desk.link(3).await;
+    rest(&desk).await;
+    arm(
+        &desk,
+        "send::task:panic:1,call::task:panic:1,ingest::task:panic:1",
+    )
+    .await;
+    desk.db.execute("UPDATE people SET phone = 'new'").await;
+    rest(&desk).await;
+    assert_eq!(desk.field("p1", "phone").await, "new");
+    let start = Instant::now();
+    desk.db.execute("SELECT crm.ingest_now()").await;
+    assert!(start.elapsed() < Duration::from_secs(60));
+    let sql = "SELECT (crm.write('people', 'p1', '{\"phone\": \"called\"}')).outcome";
+    let outcome: String = desk.db.one(sql, &[]).await;
+    assert_eq!(outcome, "pending", "the caller hears at once");
+    arm(&desk, "").await;
+    rest(&desk).await;
+    desk.settle().await;
+}
+
+/// Pending writes: errors while they are read and settled, and a panic, of one record.
+#[tokio::test]
+async fn an_edit_at_fault_is_the_only_one_that_dies() {
+    for point in [
+        "reconcile_read::store:error",
+        "reconcile_settle::store:error",
+        "reconcile::batch:panic",
+    ] {
+        let (cluster, desk) = desk(Vendor::Stub).await;
+        let ids = desk.link(20).await;
+        rest(&desk).await;
+        let (map, field) = (desk.map, desk.crm.vendor.field("phone"));
+        desk.db
+            .execute(&format!(
+                "SELECT crm.map_field({map}, 'phone', '{field}', direction => 'bidirectional')"
+            ))
+            .await;
+        rest(&desk).await;
+        let key = if point.ends_with("panic") {
+            &ids[6]
+        } else {
+            "p7"
+        };
+        arm(&desk, &format!("{point}@{key}")).await;
+        desk.crm.forget(&desk.db).await;
+        desk.db.execute("UPDATE people SET phone = 'new'").await;
+        eventually("the one is dead or waits long", async || {
+            let at_fault =
+                "crm.pending_write WHERE record_key = 'p7' AND (state = 'dead' OR attempts >= 3)";
+            (desk.db.count(at_fault).await == 1).then_some(())
+        })
+        .await;
+        eventually("the others arrived", async || {
+            (desk.db.count("crm.pending_write").await == 1).then_some(())
+        })
+        .await;
+        assert_eq!(desk.field("p20", "phone").await, "new");
+        let asked = desk.crm.asked(&desk.db).await.len();
+        assert!(asked < 60, "{asked} requests with {point}");
+        assert_eq!(desk.db.count("crm.claim").await, 0);
+        arm(&desk, "").await;
+        desk.db
+            .execute("UPDATE people SET phone = 'mended' WHERE id = 'p7'")
+            .await;
+        rest(&desk).await;
+        desk.settle().await;
+        drop(cluster);
+    }
+}
+
+/// What comes in: one record cannot be settled, the rest of its page is.
+#[tokio::test]
+async fn a_record_that_cannot_be_taken_in_is_put_aside() {
+    let (cluster, desk) = desk(Vendor::Stub).await;
+    let ids = desk.link(20).await;
+    rest(&desk).await;
+    let (map, field) = (desk.map, desk.crm.vendor.field("phone"));
+    desk.db
+        .execute(&format!(
+            "SELECT crm.map_field({map}, 'phone', '{field}', direction => 'bidirectional')"
+        ))
+        .await;
+    rest(&desk).await;
+    desk.ingest().await;
+    arm(&desk, &format!("ingest::store:error@{}", ids[6])).await;
+    for id in &ids {
+        desk.crm
+            .edit(
+                &desk.db,
+                desk.crm.vendor.people(),
+                id,
+                &json!({"phone": "theirs"}),
+            )
+            .await;
+    }
+    let _: bool = desk.db.one("SELECT crm.ingest_now()", &[]).await;
+    eventually("the others are taken in", async || {
+        (desk.db.count("people WHERE phone = 'theirs'").await == 19).then_some(())
+    })
+    .await;
+    let aside = "crm.dead_letters WHERE path = 'ingest' AND error LIKE '%injected%'";
+    eventually("the one is put aside", async || {
+        (desk.db.count(aside).await == 1).then_some(())
+    })
+    .await;
+    assert!(times(&cluster, "ingest::store") < 40);
+    desk.db.assert_checked().await;
+    arm(&desk, "").await;
+    desk.db.execute("SELECT crm.replay_all()").await;
+    desk.ingest().await;
+    desk.settle().await;
+}
