@@ -31,10 +31,25 @@ async fn arm(desk: &Desk, faults: &str) {
     .await;
 }
 
+/// Maps phone both ways.
+async fn both_ways(desk: &Desk) {
+    let (map, field) = (desk.map, desk.crm.vendor.field("phone"));
+    let sql =
+        format!("SELECT crm.map_field({map}, 'phone', '{field}', direction => 'bidirectional')");
+    rest(desk).await;
+    desk.db.execute(&sql).await;
+    rest(desk).await;
+}
+
 /// How often the fault happened.
 fn times(cluster: &Cluster, point: &str) -> u64 {
     let name = format!("pg_crm.failpoint.{}", point.replace("::", "."));
     std::fs::metadata(cluster.data().join(name)).map_or(0, |m| m.len())
+}
+
+/// Has the round begin, without waiting for its end.
+async fn begin(desk: &Desk) {
+    desk.db.execute("SELECT crm.flush(NULL, '1 s')").await;
 }
 
 /// Flushes until everything went or is dead; retries wait for their time.
@@ -59,12 +74,12 @@ async fn what_fails_for_a_while_is_done_in_the_end() {
     ] {
         arm(&desk, &format!("{point}:error:3")).await;
         desk.crm.forget(&desk.db).await;
-        let before = times(&cluster, point);
         desk.db
             .execute(&format!("UPDATE people SET phone = '{point}'"))
             .await;
         rest(&desk).await;
-        assert_eq!(times(&cluster, point) - before, 3, "{point}");
+        // A round that was still open may have met it first.
+        assert_eq!(times(&cluster, point), 3, "{point}");
         let asked = desk.crm.asked(&desk.db).await.len();
         assert!(asked < 30, "{asked} requests after {point}");
         assert_eq!(desk.db.count("crm.dead_letters").await, 0, "{point}");
@@ -83,6 +98,7 @@ async fn one_record_at_fault_is_the_only_one_that_dies() {
         arm(&desk, &format!("{point}:error@p7")).await;
         desk.crm.forget(&desk.db).await;
         desk.db.execute("UPDATE people SET phone = 'new'").await;
+        begin(&desk).await;
         let start = Instant::now();
         eventually("the others arrived", async || {
             (desk.field("p8", "phone").await == "new" && desk.field("p40", "phone").await == "new")
@@ -123,6 +139,7 @@ async fn a_panic_is_a_failure_of_its_record() {
     let worker = desk.db.worker().await;
     arm(&desk, &format!("send::batch:panic@{}", ids[6])).await;
     desk.db.execute("UPDATE people SET phone = 'new'").await;
+    begin(&desk).await;
     eventually("the record that panics is dead", async || {
         let dead = "crm.dead_letters WHERE record_key = 'p7' AND error_class = 'internal' AND error LIKE 'panicked: %'";
         (desk.db.count(dead).await == 1).then_some(())
@@ -150,15 +167,17 @@ async fn a_panic_is_a_failure_of_its_record() {
 async fn a_task_that_panics_is_not_waited_for() {
     let (_cluster, desk) = desk(Vendor::Stub).await;
     desk.link(3).await;
-    rest(&desk).await;
+    both_ways(&desk).await;
     arm(
         &desk,
         "send::task:panic:1,call::task:panic:1,ingest::task:panic:1",
     )
     .await;
-    desk.db.execute("UPDATE people SET phone = 'new'").await;
+    desk.db
+        .execute("UPDATE people SET first_name = 'new'")
+        .await;
     rest(&desk).await;
-    assert_eq!(desk.field("p1", "phone").await, "new");
+    assert_eq!(desk.field("p1", "first_name").await, "new");
     let start = Instant::now();
     desk.db.execute("SELECT crm.ingest_now()").await;
     assert!(start.elapsed() < Duration::from_secs(60));
@@ -180,14 +199,7 @@ async fn an_edit_at_fault_is_the_only_one_that_dies() {
     ] {
         let (cluster, desk) = desk(Vendor::Stub).await;
         let ids = desk.link(20).await;
-        rest(&desk).await;
-        let (map, field) = (desk.map, desk.crm.vendor.field("phone"));
-        desk.db
-            .execute(&format!(
-                "SELECT crm.map_field({map}, 'phone', '{field}', direction => 'bidirectional')"
-            ))
-            .await;
-        rest(&desk).await;
+        both_ways(&desk).await;
         let key = if point.ends_with("panic") {
             &ids[6]
         } else {
@@ -225,14 +237,7 @@ async fn an_edit_at_fault_is_the_only_one_that_dies() {
 async fn a_record_that_cannot_be_taken_in_is_put_aside() {
     let (cluster, desk) = desk(Vendor::Stub).await;
     let ids = desk.link(20).await;
-    rest(&desk).await;
-    let (map, field) = (desk.map, desk.crm.vendor.field("phone"));
-    desk.db
-        .execute(&format!(
-            "SELECT crm.map_field({map}, 'phone', '{field}', direction => 'bidirectional')"
-        ))
-        .await;
-    rest(&desk).await;
+    both_ways(&desk).await;
     desk.ingest().await;
     arm(&desk, &format!("ingest::store:error@{}", ids[6])).await;
     for id in &ids {
@@ -260,5 +265,41 @@ async fn a_record_that_cannot_be_taken_in_is_put_aside() {
     arm(&desk, "").await;
     desk.db.execute("SELECT crm.replay_all()").await;
     desk.ingest().await;
+    desk.settle().await;
+}
+
+/// A row of changes that cannot be folded: its record alone is put aside, and the others are folded.
+#[tokio::test]
+async fn a_change_that_cannot_be_folded_is_put_aside() {
+    let (_cluster, desk) = desk(Vendor::Stub).await;
+    desk.link(12).await;
+    both_ways(&desk).await;
+    desk.db.execute("SELECT crm.pause('stub')").await;
+    desk.db
+        .execute("UPDATE people SET phone = 'new', first_name = 'new'")
+        .await;
+    // As a bug of ours might leave it.
+    desk.db
+        .execute("UPDATE crm.change SET base = '{\"x\": {\"v\": 1}}' WHERE record_keys = '{p7}'")
+        .await;
+    desk.db.execute("SELECT crm.resume('stub')").await;
+    rest(&desk).await;
+    let at_fault = "crm.dead_letters WHERE record_key = 'p7' AND error LIKE '%integer%'";
+    assert!(desk.db.count(at_fault).await > 0);
+    assert_eq!(
+        desk.db
+            .count("crm.dead_letters WHERE record_key <> 'p7'")
+            .await,
+        0
+    );
+    for key in ["p1", "p6", "p8", "p12"] {
+        assert_eq!(desk.field(key, "phone").await, "new", "{key}");
+        assert_eq!(desk.field(key, "first_name").await, "new", "{key}");
+    }
+    assert_eq!(desk.db.count("crm.change").await, 0);
+    desk.db.assert_checked().await;
+    desk.db.execute("SELECT crm.replay_all()").await;
+    rest(&desk).await;
+    assert_eq!(desk.field("p7", "phone").await, "new");
     desk.settle().await;
 }
