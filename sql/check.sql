@@ -98,6 +98,13 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'claims end', format('claim %s of map %s outlived its lease (%s)', k.claim_id, k.map_id, k.leased_until)
     FROM crm.claim k WHERE k.leased_until < now() - interval '1 minute'
     UNION ALL
+    SELECT 'claims end', format('claim %s of map %s is that of process %s, which is no worker of this database: nobody works on its %s records',
+                                k.claim_id, k.map_id, k.worker_pid, cardinality(k.record_keys))
+    -- A worker that starts releases what it finds.
+    FROM crm.claim k WHERE k.claimed_at < now() - interval '1 minute' AND NOT EXISTS (
+        SELECT FROM pg_stat_activity a
+        WHERE a.pid = k.worker_pid AND a.datname = current_database() AND a.backend_type = 'pg_crm worker')
+    UNION ALL
     SELECT 'secrets stay secret', format('connection %s shows a secret in its options', c.name)
     FROM crm.connection c, crm.credential s, jsonb_each_text(s.secret) e
     WHERE s.connection_id = c.connection_id AND length(e.value) > 5 AND position(e.value IN c.options::text) > 0

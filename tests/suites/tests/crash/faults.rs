@@ -303,3 +303,29 @@ async fn a_change_that_cannot_be_folded_is_put_aside() {
     assert_eq!(desk.field("p7", "phone").await, "new");
     desk.settle().await;
 }
+
+/// A claim that nobody works on is told, and released by the worker, who knows what it has in hand.
+#[tokio::test]
+async fn a_claim_of_nobody_is_released() {
+    let (_cluster, desk) = desk(Vendor::Stub).await;
+    desk.link(3).await;
+    rest(&desk).await;
+    let sql = "INSERT INTO crm.claim (map_id, worker_pid, claimed_at, leased_until, shard_keys, record_keys)
+               SELECT map_id, 1, now() - interval '5 minutes', now() + interval '1 hour', ARRAY[''], ARRAY['p1'] FROM crm.object_map";
+    desk.db.execute(sql).await;
+    desk.db.execute("UPDATE people SET phone = 'new'").await;
+    begin(&desk).await;
+    let told = "SELECT detail FROM crm.check() WHERE rule = 'claims end'";
+    let told: Vec<String> = desk.db.all(told, &[]).await;
+    assert_eq!(told.len(), 1, "{told:?}");
+    // The worker looks after its claims when it maintains the audit, which another map has it do.
+    desk.db
+        .execute(
+            "CREATE TABLE others (id text PRIMARY KEY);
+             SELECT crm.map_object('stub', 'others', 'account', on_insert => 'ignore')",
+        )
+        .await;
+    rest(&desk).await;
+    assert_eq!(desk.db.count("crm.claim").await, 0);
+    desk.settle().await;
+}

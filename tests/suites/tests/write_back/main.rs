@@ -3,6 +3,7 @@
 mod basics;
 mod bulk;
 mod composio;
+mod costs;
 mod crm_deletes;
 mod dead_letters;
 mod fields;
