@@ -19,7 +19,7 @@ pub static AUDIT_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(0);
 pub static REALTIME_QUEUE: GucSetting<i32> = GucSetting::<i32>::new(800);
 /// How long one HTTP request may take, in ms.
 pub static REQUEST_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(30_000);
-/// How long the transforms of one row may take, in ms.
+/// How long the code of a mapped table may take for one row, in ms.
 pub static TRANSFORM_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 /// Longest response that is read, in kB.
 pub static MAX_RESPONSE: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024);
@@ -127,7 +127,7 @@ pub fn define() {
     );
     int(
         c"pg_crm.transform_timeout",
-        c"How long the transforms of one row may take.",
+        c"How long the code of a mapped table may take for one row: transforms, triggers, policies, defaults.",
         c"The record of a row that takes longer becomes a dead letter; other maps wait meanwhile.",
         &TRANSFORM_TIMEOUT,
         10,

@@ -10,6 +10,7 @@ mod possession;
 mod roles;
 mod search_paths;
 mod secrets_at_rest;
+mod settings;
 mod time_limits;
 
 use std::sync::LazyLock;
