@@ -33,6 +33,8 @@ pub struct Pace<'a> {
     until: Option<Instant>,
     puts_off: bool,
     has_begun: bool,
+    /// The row that is to blame for a cut is still among those that are left: they stay few.
+    was_cut: bool,
 }
 
 impl<'a> Pace<'a> {
@@ -43,6 +45,7 @@ impl<'a> Pace<'a> {
             until: None,
             puts_off: false,
             has_begun: false,
+            was_cut: false,
         }
     }
 
@@ -121,6 +124,7 @@ impl<'a> Pace<'a> {
             if is_slow {
                 slow.insert(id, if is_late { 1 } else { (rows / 2).max(1) });
             } else if let Some(together) = slow.get_mut(&id)
+                && !self.was_cut
                 && time < QUICK / 4
                 && rows >= *together
             {
@@ -130,6 +134,7 @@ impl<'a> Pace<'a> {
                 }
             }
         });
+        self.was_cut |= is_late;
         if is_slow && self.until.is_none() {
             self.until = Some(Instant::now() + SHARE);
         }

@@ -31,7 +31,7 @@ async fn works(possession: &mut Possession) {
     // A session that has the settings, as whoever maps and whoever edits have.
     let admin = db.session().await;
     admin
-        .execute("SET default_transaction_read_only = off; SET transaction_read_only = off")
+        .execute("SET default_transaction_read_only = off; SET default_transaction_isolation = 'read committed'")
         .await;
     let rules = format!(
         r#"SELECT crm.map_field({map}, 'phone', 'first_name', direction => 'bidirectional', validation => E'{{"pattern": "^[\\\\w ]+$", "max_length": 20}}')"#
