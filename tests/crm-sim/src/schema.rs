@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use thiserror::Error;
 
+/// When the built-in objects were defined: on 1 January 2026.
+const BUILT_IN: i64 = 1_767_225_600_000;
+
 /// Where a field's value comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
@@ -66,6 +69,17 @@ pub struct ObjectSpec {
     pub fields: Vec<FieldSpec>,
     /// Names of fields to take away.
     pub remove: Vec<String>,
+    /// What makes a new record a duplicate of another one; without it nothing does.
+    pub duplicates: Option<DuplicateRule>,
+}
+
+/// A rule of the CRM's administrator: records that agree in all of these fields are duplicates.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DuplicateRule {
+    pub fields: Vec<String>,
+    /// Callers cannot insist.
+    pub block: bool,
 }
 
 /// A field definition; `type` is the vendor's own word.
@@ -92,6 +106,12 @@ pub struct FieldSpec {
     pub restricted: bool,
     pub references: Vec<String>,
     pub default: Option<serde_json::Value>,
+    /// Digits beyond `scale` are kept, where the vendor would round them off.
+    pub exact: bool,
+    /// Text is kept in lower case.
+    pub lower: bool,
+    /// The group of a HubSpot property.
+    pub group: Option<String>,
 }
 
 #[derive(Debug, Error)]
@@ -123,6 +143,8 @@ pub struct ObjectDef {
     pub name: String,
     pub spec: ObjectSpec,
     pub fields: Vec<Field>,
+    /// When it was last defined, in milliseconds.
+    pub changed: i64,
     names: HashMap<String, u16>,
 }
 
@@ -132,6 +154,7 @@ impl ObjectDef {
             name: name.to_owned(),
             spec: ObjectSpec::default(),
             fields: Vec::new(),
+            changed: BUILT_IN,
             names: HashMap::new(),
         }
     }
@@ -210,6 +233,7 @@ impl ObjectDef {
         self.spec.label = spec.label.clone().or(self.spec.label.take());
         self.spec.plural = spec.plural.clone().or(self.spec.plural.take());
         self.spec.code = spec.code.clone().or(self.spec.code.take());
+        self.spec.duplicates = (spec.duplicates.clone()).or(self.spec.duplicates.take());
         Ok(())
     }
 

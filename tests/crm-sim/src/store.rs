@@ -291,10 +291,10 @@ impl Object {
     fn check_unique(&self, change: &Change, slot: u32) -> Result<(), Taken> {
         for (field, value) in change {
             let unique = self.def.fields[*field as usize].spec.unique;
-            let Some(text) = value.as_ref().filter(|_| unique).and_then(Value::as_text) else {
+            let Some(text) = value.as_ref().filter(|_| unique).and_then(Value::key) else {
                 continue;
             };
-            let holder = self.find(*field, text).iter().find(|held| **held != slot);
+            let holder = self.find(*field, &text).iter().find(|held| **held != slot);
             if let Some(by) = holder {
                 return Err(Taken {
                     field: *field,
@@ -326,11 +326,8 @@ impl Object {
         }
         for at in 0..self.indexes.len() {
             let field = self.indexes[at].0;
-            if let Some(text) = self.records[slot as usize]
-                .get(field)
-                .and_then(Value::as_text)
-            {
-                let key = self.key(field, text).into_owned().into_boxed_str();
+            if let Some(text) = self.records[slot as usize].get(field).and_then(Value::key) {
+                let key = self.key(field, &text).into_owned().into_boxed_str();
                 self.indexes[at].1.entry(key).or_default().push(slot);
             }
         }
@@ -341,13 +338,10 @@ impl Object {
         self.timeline(slot).remove(&(modified, slot));
         for at in 0..self.indexes.len() {
             let field = self.indexes[at].0;
-            let Some(text) = self.records[slot as usize]
-                .get(field)
-                .and_then(Value::as_text)
-            else {
+            let Some(text) = self.records[slot as usize].get(field).and_then(Value::key) else {
                 continue;
             };
-            let key = self.key(field, text).into_owned();
+            let key = self.key(field, &text).into_owned();
             if let Some(slots) = self.indexes[at].1.get_mut(key.as_str()) {
                 slots.retain(|held| *held != slot);
                 if slots.is_empty() {

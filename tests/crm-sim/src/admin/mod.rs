@@ -178,16 +178,19 @@ fn show_schema(vendor: &Arc<dyn Vendor>, name: &str) -> Answer {
 
 fn define(vendor: &Arc<dyn Vendor>, name: &str, request: &Request) -> Answer {
     let spec: ObjectSpec = body(request)?;
+    let now = vendor.services().clock.now();
     {
         let mut store = vendor.store().lock();
         match store.object_mut(name) {
             Some(object) => {
                 vendor.define(&mut object.def, &spec)?;
+                object.def.changed = now;
                 object.reindex();
             }
             None => {
                 let mut def = vendor.blank_object(name);
                 vendor.define(&mut def, &spec)?;
+                def.changed = now;
                 store.add(Object::new(def, vendor.keeps_history()));
             }
         }
