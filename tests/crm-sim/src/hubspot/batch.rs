@@ -208,9 +208,14 @@ fn inputs(body: &mut Input) -> Result<Vec<Input>, HsError> {
 
 fn read_input<'a>(object: &Object, input: &'a Input, verb: Verb) -> Result<Order<'a>, HsError> {
     let properties = objects::properties(input)?;
-    let mut change = save::change_of(object, properties)?;
     let id = text(input, "id");
     let key = input.get("idProperty").and_then(Json::as_str);
+    let held = match verb {
+        Verb::Create => None,
+        // A property that identifies nothing is told below.
+        _ => save::find(object, id, key).unwrap_or_default(),
+    };
+    let mut change = save::change_of(object, properties, held)?;
     if verb != Verb::Create && id.is_empty() {
         return Err(HsError::validation(
             "Invalid input JSON: an input needs an id",
@@ -223,7 +228,7 @@ fn read_input<'a>(object: &Object, input: &'a Input, verb: Verb) -> Result<Order
             (None, Verb::Upsert, Some(key)) if key != "hs_object_id" => {
                 // The new record must be found under the id it was asked for by.
                 let named = Map::from_iter([(key.to_owned(), Json::from(id))]);
-                let named = save::change_of(object, &named)?;
+                let named = save::change_of(object, &named, None)?;
                 let sent = change
                     .iter()
                     .any(|(at, _)| named.iter().any(|(key, _)| key == at));

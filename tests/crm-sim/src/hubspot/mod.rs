@@ -5,6 +5,7 @@
 
 mod batch;
 mod error;
+mod form;
 mod oauth;
 mod objects;
 mod portal;
@@ -282,7 +283,7 @@ impl Vendor for HubSpot {
             Json::Null => (name.clone(), Json::from("")),
             value => (name.clone(), value.clone()),
         });
-        save::change_of(object, &fields.collect()).map_err(|error| error.to_string())
+        save::change_of(object, &fields.collect(), None).map_err(|error| error.to_string())
     }
 
     fn keeps_history(&self) -> bool {

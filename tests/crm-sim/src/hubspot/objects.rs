@@ -14,7 +14,7 @@ pub type Answer = Result<Response, HsError>;
 
 pub fn create(object: &mut Object, request: &Request, writer: &Writer<'_>) -> Answer {
     let body = body(request)?;
-    let change = save::change_of(object, properties(&body)?)?;
+    let change = save::change_of(object, properties(&body)?, None)?;
     save::strike(object, Target::New, &change, writer)?;
     let slot = save::save(object, Target::New, change, writer)?;
     Ok(Response::json(201, &written(object, slot, &body)))
@@ -23,7 +23,7 @@ pub fn create(object: &mut Object, request: &Request, writer: &Writer<'_>) -> An
 pub fn update(object: &mut Object, request: &Request, id: &str, writer: &Writer<'_>) -> Answer {
     let body = body(request)?;
     let slot = located(object, request, id)?;
-    let change = save::change_of(object, properties(&body)?)?;
+    let change = save::change_of(object, properties(&body)?, Some(slot))?;
     if change.is_empty() {
         let message = "No properties found to update, please provide at least one.";
         return Err(HsError::validation(message));

@@ -4,12 +4,11 @@
 //! nothing. Single and batch calls write through here.
 
 use super::error::{Breach, HsError};
-use super::portal;
-use crate::clock::{self, DAY_MS};
+use super::{form, portal};
 use crate::faults::RecordFaults;
 use crate::schema::{Field, Source};
 use crate::store::{Change, Object, Stamp, Taken};
-use crate::value::{Kind, Misfit, Raw, Value, fit};
+use crate::value::{Kind, Misfit, Raw, Value};
 use serde_json::{Map, Value as Json};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,11 +23,16 @@ pub struct Writer<'a> {
     pub records: &'a RecordFaults,
 }
 
-pub fn change_of(object: &Object, properties: &Map<String, Json>) -> Result<Change, HsError> {
+/// Reads properties; `held` is the record that they are to change, if there is one.
+pub fn change_of(
+    object: &Object,
+    properties: &Map<String, Json>,
+    held: Option<u32>,
+) -> Result<Change, HsError> {
     let mut change = Change::with_capacity(properties.len());
     let mut breaches = Vec::new();
     for (name, value) in properties {
-        match property(object, name, Raw::from(value)) {
+        match property(object, name, Raw::from(value), held) {
             Ok(entry) => change.push(entry),
             Err(breach) => breaches.push(breach),
         }
@@ -39,7 +43,12 @@ pub fn change_of(object: &Object, properties: &Map<String, Json>) -> Result<Chan
     }
 }
 
-fn property(object: &Object, name: &str, raw: Raw<'_>) -> Result<(u16, Option<Value>), Breach> {
+fn property(
+    object: &Object,
+    name: &str,
+    raw: Raw<'_>,
+    held: Option<u32>,
+) -> Result<(u16, Option<Value>), Breach> {
     let breach = |code, message: String| Breach {
         name: name.to_owned(),
         code,
@@ -65,28 +74,12 @@ fn property(object: &Object, name: &str, raw: Raw<'_>) -> Result<(u16, Option<Va
         Raw::Bool(true) => "true",
         _ => "false",
     };
-    let value = value_of(field, shown).map_err(|misfit| worded(field, shown, misfit))?;
+    let held = held.and_then(|slot| object.record(slot)?.get(at));
+    let value = form::kept(field, shown, held).map_err(|misfit| worded(field, shown, misfit))?;
     if value.is_none() && field.spec.required {
         return Err(breach("REQUIRED_FIELD", format!("\"{name}\" is required")));
     }
     Ok((at, value))
-}
-
-/// Whatever its JSON type, a value is read as text.
-fn value_of(field: &Field, text: &str) -> Result<Option<Value>, Misfit> {
-    let epoch: Option<i64> = text.parse().ok();
-    match (field.kind, epoch) {
-        (_, _) if text.is_empty() => Ok(None),
-        // A date may come as its midnight in UTC.
-        (Kind::Date, Some(ms)) if ms % DAY_MS == 0 => Ok(Some(Value::Date((ms / DAY_MS) as i32))),
-        (Kind::Time, Some(ms)) => Ok(Some(Value::Time(ms))),
-        (Kind::Time, None) => match clock::parse_date(text) {
-            Some(days) => Ok(Some(Value::Time(i64::from(days) * DAY_MS))),
-            None => fit(field, Raw::Text(text)),
-        },
-        (Kind::Email, _) => fit(field, Raw::Text(&text.trim().to_lowercase())),
-        _ => fit(field, Raw::Text(text)),
-    }
 }
 
 fn worded(field: &Field, shown: &str, misfit: Misfit) -> Breach {

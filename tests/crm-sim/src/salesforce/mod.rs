@@ -8,6 +8,7 @@ mod collections;
 mod composite;
 mod describe;
 mod error;
+mod form;
 mod gate;
 mod id;
 mod oauth;

@@ -5,11 +5,11 @@
 
 use super::error::{SfError, misfit};
 use super::reference::{reference, related};
-use super::{id, org};
+use super::{form, id, org};
 use crate::faults::RecordFaults;
 use crate::schema::{Field, Source};
 use crate::store::{Change, Life, Object, Stamp, Store, Taken};
-use crate::value::{Kind, Raw, Value, fit};
+use crate::value::{Kind, Raw, Value};
 use serde_json::{Map, Value as Json};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,17 +76,13 @@ pub fn cell(
 }
 
 fn value_of(store: &Store, field: &Field, raw: Raw<'_>) -> Result<Option<Value>, SfError> {
-    // Salesforce strips white space around every text, and keeps no empty ones.
-    let raw = match raw {
-        Raw::Text(text) => Raw::Text(text.trim()),
-        other => other,
-    };
+    let raw = form::bare(raw);
     if let (Kind::Reference, Raw::Text(text)) = (field.kind, raw)
         && !text.is_empty()
     {
         return reference(store, field, text).map(Some);
     }
-    let value = fit(field, raw).map_err(|error| misfit(field, &shown(raw), error))?;
+    let value = form::kept(field, raw).map_err(|error| misfit(field, &shown(raw), error))?;
     match (value, field.kind) {
         (None, Kind::Bool) => Ok(Some(Value::Bool(false))),
         (value, _) => Ok(value),
@@ -121,7 +117,10 @@ pub fn resolve(object: &Object, key: &str, value: &str) -> Result<Target, SfErro
             None => Err(missing_id(object, value)),
         };
     }
-    match object.find(at, value.trim()) {
+    let kept = form::kept(field, form::bare(Raw::Text(value)));
+    let kept = kept.ok().flatten();
+    let key = kept.as_ref().and_then(Value::key);
+    match object.find(at, key.as_deref().unwrap_or(value)) {
         [] => Ok(Target::New),
         [slot] => Ok(Target::Slot(*slot)),
         several => Err(SfError {
