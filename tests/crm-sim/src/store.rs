@@ -237,6 +237,17 @@ impl Object {
         }
     }
 
+    /// Takes a record away for good, and what it held.
+    pub fn purge(&mut self, slot: u32, stamp: Stamp) {
+        self.leave(slot);
+        self.touch(slot, stamp);
+        let record = &mut self.records[slot as usize];
+        record.life = Life::Gone;
+        record.values = Vec::new();
+        record.history = Vec::new();
+        self.note(slot, stamp, Event::Deleted);
+    }
+
     pub fn purge_all(&mut self) {
         for slot in 0..self.records.len() as u32 {
             self.restore(slot, None);

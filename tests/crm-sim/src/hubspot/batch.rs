@@ -3,13 +3,14 @@
 //! Guarantees: an invalid input fails the whole batch and nothing is written; records that are not
 //! there fail alone, grouped, with 207. Results come in no useful order; trace ids tell whose is whose.
 
+use super::associations::{self, Links, Wanted};
 use super::error::HsError;
 use super::objects::{self, Answer};
 use super::portal::{self, View};
 use super::save::{self, Target, Writer};
 use crate::clock;
 use crate::http::{Request, Response};
-use crate::store::{Change, Life, Object, Record};
+use crate::store::{Change, Life, Object, Record, Store};
 use serde_json::{Map, Value as Json, json};
 use std::collections::HashSet;
 
@@ -30,6 +31,7 @@ struct Order<'a> {
     input: &'a Input,
     target: Target,
     change: Change,
+    wanted: Vec<Wanted>,
 }
 
 /// An input that failed while others went on.
@@ -47,20 +49,27 @@ pub struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    pub fn answer(&self, object: &mut Object, verb: &str) -> Answer {
+    pub fn answer(&self, store: &mut Store, at: usize, links: &mut Links, verb: &str) -> Answer {
         let mut body = objects::body(self.request)?;
         let inputs = inputs(&mut body)?;
         match verb {
-            "create" => self.write(object, &inputs, Verb::Create),
-            "update" => self.write(object, &inputs, Verb::Update),
-            "upsert" => self.write(object, &inputs, Verb::Upsert),
-            "read" => self.read(object, &body, &inputs),
-            "archive" => self.archive(object, &inputs),
+            "create" => self.write(store, at, links, &inputs, Verb::Create),
+            "update" => self.write(store, at, links, &inputs, Verb::Update),
+            "upsert" => self.write(store, at, links, &inputs, Verb::Upsert),
+            "read" => self.read(&store.objects[at], &body, &inputs),
+            "archive" => self.archive(&mut store.objects[at], &inputs),
             _ => Err(HsError::no_resource()),
         }
     }
 
-    fn write(&self, object: &mut Object, inputs: &[Input], verb: Verb) -> Answer {
+    fn write(
+        &self,
+        store: &mut Store,
+        at: usize,
+        links: &mut Links,
+        inputs: &[Input],
+        verb: Verb,
+    ) -> Answer {
         let mut orders = Vec::with_capacity(inputs.len());
         let mut failures = Vec::new();
         let mut seen = HashSet::new();
@@ -72,7 +81,12 @@ impl Batch<'_> {
                     format!("Duplicate IDs found in batch input: [{id}]. IDs must be unique");
                 return Err(HsError::validation(message));
             }
-            match read_input(object, input, verb) {
+            let wanted = match verb {
+                Verb::Create => associations::wanted(store, links, at, input)?,
+                _ => Vec::new(),
+            };
+            let object = &store.objects[at];
+            match read_input(object, input, verb, wanted) {
                 Ok(order) => {
                     match save::strike(object, order.target, &order.change, &self.writer) {
                         Ok(()) => orders.push(order),
@@ -84,6 +98,7 @@ impl Batch<'_> {
                 Err(error) => failures.push(failure(input, error)),
             }
         }
+        let object = &mut store.objects[at];
         let mut undo: Vec<(u32, Option<Record>)> = Vec::new();
         let mut results = Vec::with_capacity(orders.len());
         for order in orders {
@@ -94,6 +109,7 @@ impl Batch<'_> {
             match save::save(object, order.target, order.change, &self.writer) {
                 Ok(slot) => {
                     undo.push((slot, before));
+                    associations::connect(links, (at, slot), &order.wanted);
                     let mut shown = objects::written(object, slot, order.input);
                     if verb == Verb::Upsert {
                         shown["new"] = (order.target == Target::New).into();
@@ -206,7 +222,12 @@ fn inputs(body: &mut Input) -> Result<Vec<Input>, HsError> {
     list.into_iter().map(input).collect()
 }
 
-fn read_input<'a>(object: &Object, input: &'a Input, verb: Verb) -> Result<Order<'a>, HsError> {
+fn read_input<'a>(
+    object: &Object,
+    input: &'a Input,
+    verb: Verb,
+    wanted: Vec<Wanted>,
+) -> Result<Order<'a>, HsError> {
     let properties = objects::properties(input)?;
     let id = text(input, "id");
     let key = input.get("idProperty").and_then(Json::as_str);
@@ -244,6 +265,7 @@ fn read_input<'a>(object: &Object, input: &'a Input, verb: Verb) -> Result<Order
         input,
         target,
         change,
+        wanted,
     })
 }
 

@@ -9,6 +9,7 @@ use thiserror::Error;
 pub struct HsError {
     pub status: u16,
     pub category: String,
+    pub sub_category: Option<&'static str>,
     pub message: String,
     pub errors: Vec<Json>,
     pub context: Json,
@@ -27,6 +28,7 @@ impl HsError {
         Self {
             status,
             category: category.to_owned(),
+            sub_category: None,
             message: message.into(),
             errors: Vec::new(),
             context: Json::Null,
@@ -88,6 +90,9 @@ impl HsError {
             "correlationId": correlation_id(),
             "category": self.category,
         });
+        if let Some(sub_category) = self.sub_category {
+            body["subCategory"] = sub_category.into();
+        }
         if !self.errors.is_empty() {
             body["errors"] = json!(self.errors);
         }

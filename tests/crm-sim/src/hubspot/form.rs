@@ -35,7 +35,9 @@ fn plain(text: &str) -> Cow<'_, str> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let whole = digits.split('.').next().unwrap_or_default();
     let idle = whole.len() > 1 && whole.starts_with('0');
-    let usual = digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let usual = digits
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.');
     // An exponent that no double holds is refused, not written out.
     let sound = text.parse::<f64>().is_ok_and(f64::is_finite);
     match text.parse::<BigDecimal>() {
@@ -47,9 +49,15 @@ fn plain(text: &str) -> Cow<'_, str> {
 }
 
 fn several(text: &str, held: Option<&Value>) -> String {
-    let held = held.filter(|_| text.starts_with(';')).and_then(Value::as_text);
+    let held = held
+        .filter(|_| text.starts_with(';'))
+        .and_then(Value::as_text);
     let mut parts: Vec<&str> = Vec::new();
-    for part in held.into_iter().chain([text]).flat_map(|text| text.split(';')) {
+    for part in held
+        .into_iter()
+        .chain([text])
+        .flat_map(|text| text.split(';'))
+    {
         if !part.is_empty() && !parts.contains(&part) {
             parts.push(part);
         }

@@ -3,13 +3,17 @@
 //! Guarantees: every call but the OAuth ones needs a valid token and counts against the daily and the
 //! interval budget; the rate headers tell the same figures.
 
+mod associations;
 mod batch;
+mod directory;
 mod error;
 mod form;
+mod groups;
 mod oauth;
 mod objects;
 mod portal;
 mod properties;
+mod routes;
 mod save;
 mod search;
 mod webhooks;
@@ -18,19 +22,23 @@ use crate::budget::{Budget, Verdict};
 use crate::clock::{self, Clock};
 use crate::http::{Request, Response};
 use crate::schema::{ObjectDef, ObjectSpec, SchemaError, Source};
-use crate::store::{Actor, Change, Note, Object, Stamp, Store};
+use crate::store::{Change, Note, Object, Store};
 use crate::tokens::{Defaults, Standing};
 use crate::vendor::{Call, Services, Vendor};
+use associations::Links;
 use error::HsError;
+use groups::Groups;
 use objects::Answer;
 use parking_lot::Mutex;
-use save::Writer;
 use serde_json::{Map, Value as Json, json};
 use std::sync::Arc;
 
 pub struct HubSpot {
     services: Services,
     store: Mutex<Store>,
+    /// Locked after the store.
+    links: Mutex<Links>,
+    groups: Mutex<Groups>,
 }
 
 impl HubSpot {
@@ -43,9 +51,12 @@ impl HubSpot {
             lifetime_s: Some(1800),
         };
         let budget = Budget::new(10_000_000, 1_000_000, 10_000);
+        let store = portal::built_in();
         Self {
             services: Services::new("hubspot", clock, defaults, budget),
-            store: Mutex::new(portal::built_in()),
+            links: Mutex::new(Links::new(&store)),
+            groups: Mutex::default(),
+            store: Mutex::new(store),
         }
     }
 
@@ -76,72 +87,6 @@ impl HubSpot {
         })
     }
 
-    fn resource(&self, call: &Call<'_>, parts: &[&str]) -> Answer {
-        let request = call.request;
-        let kind = request.header("content-type").unwrap_or("application/json");
-        if !request.body.is_empty() && !kind.to_ascii_lowercase().starts_with("application/json") {
-            return Err(HsError::new(
-                415,
-                "VALIDATION_ERROR",
-                "Unsupported Media Type",
-            ));
-        }
-        match parts {
-            ["crm", "v3", "objects", name, path @ ..] => self.objects(call, name, path, true),
-            ["crm", "objects", version, name, path @ ..] if is_dated(version) => {
-                self.objects(call, name, path, *version < "2026-09")
-            }
-            ["crm", "v3", "properties", name, path @ ..] => {
-                let mut store = self.store.lock();
-                let object = store.object_mut(name).ok_or_else(|| unknown_type(name))?;
-                properties::answer(object, request, path)
-            }
-            ["crm", "v3", "pipelines", "deals"] => Ok(pipelines(&self.store.lock())),
-            ["account-info", "v3", "api-usage", "daily", "private-apps"] => Ok(self.usage()),
-            ["account-info", "v3", "details"] => Ok(Response::json(
-                200,
-                &json!({"portalId": portal::PORTAL, "accountType": "STANDARD", "timeZone": "UTC"}),
-            )),
-            _ => Err(HsError::no_resource()),
-        }
-    }
-
-    fn objects(&self, call: &Call<'_>, name: &str, path: &[&str], multi_status: bool) -> Answer {
-        let request = call.request;
-        let mut store = self.store.lock();
-        let object = store.object_mut(name).ok_or_else(|| unknown_type(name))?;
-        let now = self.services.clock.now();
-        let writer = Writer {
-            stamp: Stamp {
-                at: now,
-                by: Actor::Integration,
-            },
-            records: call.records,
-        };
-        match (request.method.as_str(), path) {
-            ("GET", []) => objects::list(object, request),
-            ("POST", []) => objects::create(object, request, &writer),
-            ("POST", ["search"]) => {
-                let lag = self.services.settings.read().search_lag_ms;
-                search::answer(object, &request.body, now - lag)
-            }
-            ("POST", ["merge"]) => objects::merge(object, request, &writer),
-            ("POST", ["batch", verb]) => {
-                let batch = batch::Batch {
-                    request,
-                    writer,
-                    multi_status,
-                };
-                batch.answer(object, verb)
-            }
-            ("GET", [id]) => objects::read(object, request, id),
-            ("PATCH", [id]) => objects::update(object, request, id, &writer),
-            ("DELETE", [id]) => objects::archive(object, request, id, &writer),
-            (_, [] | [_]) => Err(HsError::method()),
-            _ => Err(HsError::no_resource()),
-        }
-    }
-
     fn admit(&self, request: &Request) -> Result<(), HsError> {
         let now = self.services.clock.now();
         let standing = request
@@ -166,23 +111,6 @@ impl HubSpot {
             )
             .with(&name("Max"), meter.interval_limit.to_string())
             .with(&name("Remaining"), meter.interval_left().to_string())
-    }
-
-    fn usage(&self) -> Response {
-        let meter = self.services.budget.meter();
-        let now = self.services.clock.now();
-        let midnight = (now / clock::DAY_MS + 1) * clock::DAY_MS;
-        Response::json(
-            200,
-            &json!({"results": [{
-                "name": "private-apps-api-calls-daily",
-                "usageLimit": meter.daily_limit,
-                "currentUsage": meter.daily_used,
-                "collectedAt": clock::iso(now),
-                "resetsAt": clock::iso(midnight),
-                "fetchStatus": "SUCCESS",
-            }]}),
-        )
     }
 }
 
@@ -236,7 +164,10 @@ impl Vendor for HubSpot {
     }
 
     fn reset(&self) {
-        *self.store.lock() = portal::built_in();
+        let mut store = self.store.lock();
+        *store = portal::built_in();
+        *self.links.lock() = Links::new(&store);
+        *self.groups.lock() = Groups::default();
     }
 
     fn id(&self, object: &Object, slot: u32) -> String {
@@ -291,12 +222,6 @@ impl Vendor for HubSpot {
     }
 }
 
-/// `2026-03`, `2027-03-beta`
-fn is_dated(version: &str) -> bool {
-    let year = version.get(..4).unwrap_or_default();
-    year.bytes().all(|byte| byte.is_ascii_digit()) && version.get(4..5) == Some("-")
-}
-
 fn unknown_type(name: &str) -> HsError {
     let message = format!("Unable to infer object type from: {name}");
     HsError::validation(message)
@@ -316,26 +241,4 @@ fn expired(since_ms: i64, now: i64) -> HsError {
         context: json!({"expire time": [clock::iso(since_ms)]}),
         ..HsError::new(401, "EXPIRED_AUTHENTICATION", message)
     }
-}
-
-/// The one pipeline there is, with the stages that `dealstage` takes.
-fn pipelines(store: &Store) -> Response {
-    let stages = store
-        .object("deals")
-        .and_then(|deals| deals.def.field("dealstage"));
-    let stages: Vec<_> = stages
-        .map(|(_, field)| field.spec.values.clone())
-        .unwrap_or_default()
-        .iter()
-        .enumerate()
-        .map(|(at, stage)| json!({"id": stage, "label": stage, "displayOrder": at, "archived": false}))
-        .collect();
-    let pipeline = json!({
-        "id": "default",
-        "label": "Sales Pipeline",
-        "displayOrder": 0,
-        "archived": false,
-        "stages": stages,
-    });
-    Response::json(200, &json!({"results": [pipeline]}))
 }

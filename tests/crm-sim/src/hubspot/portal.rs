@@ -92,9 +92,29 @@ fn modified_name(object: &str) -> &'static str {
     }
 }
 
+/// The object that a path names: by its name or label, its type id (`0-1`, `2-777`), or in full
+/// (`p4101001_cars`).
+pub fn position(store: &Store, name: &str) -> Option<usize> {
+    let full = format!("p{PORTAL}_");
+    store
+        .position(name)
+        .or_else(|| store.objects.iter().position(|object| code(object) == name))
+        .or_else(|| store.position(name.strip_prefix(&full)?))
+}
+
+/// The type id of an object.
+pub fn code(object: &Object) -> String {
+    object
+        .def
+        .spec
+        .code
+        .clone()
+        .unwrap_or_else(|| "2-89".into())
+}
+
 /// Ids of different objects never meet, and none fits 32 bits.
 fn base(object: &Object) -> u64 {
-    let code = object.def.spec.code.as_deref().unwrap_or("2-89");
+    let code = code(object);
     let number = code.rsplit('-').next().and_then(|text| text.parse().ok());
     (number.unwrap_or(89u64) % 90) * 10_000_000_000
 }

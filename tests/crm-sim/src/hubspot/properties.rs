@@ -1,21 +1,23 @@
 //! `/crm/v3/properties/{type}`: what properties there are, and new ones.
 
 use super::error::HsError;
+use super::groups::{self, Groups};
 use super::objects::{self, Answer};
 use super::portal;
 use crate::http::{Request, Response};
-use crate::schema::{Field, FieldSpec, ObjectSpec, Source};
+use crate::schema::{Field, FieldSpec, ObjectDef, ObjectSpec, Source};
 use crate::store::Object;
 use serde_json::{Map, Value as Json, json};
 
-pub fn answer(object: &mut Object, request: &Request, path: &[&str]) -> Answer {
+pub fn answer(object: &mut Object, groups: &Groups, request: &Request, path: &[&str]) -> Answer {
     match (request.method.as_str(), path) {
         ("GET", []) => {
-            let results: Vec<_> = object.def.visible().map(|(_, field)| show(field)).collect();
+            let results = object.def.visible();
+            let results: Vec<_> = results.map(|(_, field)| show(&object.def, field)).collect();
             Ok(Response::json(200, &json!({"results": results})))
         }
         ("POST", []) => {
-            let created = create(object, &objects::body(request)?)?;
+            let created = create(object, groups, &objects::body(request)?)?;
             Ok(Response::json(201, &created))
         }
         ("POST", ["batch", "read"]) => {
@@ -26,18 +28,47 @@ pub fn answer(object: &mut Object, request: &Request, path: &[&str]) -> Answer {
                 .into_iter()
                 .flatten();
             let found = inputs.filter_map(|input| object.def.field(input["name"].as_str()?));
-            let results: Vec<_> = found.map(|(_, field)| show(field)).collect();
+            let results: Vec<_> = found.map(|(_, field)| show(&object.def, field)).collect();
             Ok(Response::json(
                 200,
                 &json!({"status": "COMPLETE", "results": results}),
             ))
+        }
+        ("POST", ["batch", "create"]) => {
+            let body = objects::body(request)?;
+            let inputs = inputs(&body)?;
+            // All of them or none.
+            let before = object.def.clone();
+            let mut results = Vec::with_capacity(inputs.len());
+            for input in inputs {
+                match create(object, groups, input) {
+                    Ok(created) => results.push(created),
+                    Err(error) => {
+                        object.def = before;
+                        object.reindex();
+                        return Err(error);
+                    }
+                }
+            }
+            let body = json!({"status": "COMPLETE", "results": results});
+            Ok(Response::json(201, &body))
+        }
+        ("POST", ["batch", "archive"]) => {
+            let body = objects::body(request)?;
+            for input in inputs(&body)? {
+                let name = input.get("name").and_then(Json::as_str).unwrap_or_default();
+                if existing(object, name).is_ok() {
+                    remove(object, name)?;
+                }
+            }
+            Ok(Response::empty(204))
         }
         ("GET", [name]) => {
             let (_, field) = object
                 .def
                 .field(name)
                 .ok_or_else(|| HsError::not_found(name))?;
-            Ok(Response::json(200, &show(field)))
+            Ok(Response::json(200, &show(&object.def, field)))
         }
         ("PATCH", [name]) => {
             let mut spec = existing(object, name)?;
@@ -47,21 +78,32 @@ pub fn answer(object: &mut Object, request: &Request, path: &[&str]) -> Answer {
                 .def
                 .field(name)
                 .ok_or_else(|| HsError::not_found(name))?;
-            Ok(Response::json(200, &show(field)))
+            Ok(Response::json(200, &show(&object.def, field)))
         }
         ("DELETE", [name]) => {
             existing(object, name)?;
-            let spec = ObjectSpec {
-                remove: vec![(*name).to_owned()],
-                ..ObjectSpec::default()
-            };
-            portal::define(&mut object.def, &spec)
-                .map_err(|error| HsError::validation(error.to_string()))?;
-            object.reindex();
+            remove(object, name)?;
             Ok(Response::empty(204))
         }
         _ => Err(HsError::method()),
     }
+}
+
+fn inputs(body: &Map<String, Json>) -> Result<Vec<&Map<String, Json>>, HsError> {
+    let list = body.get("inputs").and_then(Json::as_array);
+    let list = list.and_then(|list| list.iter().map(Json::as_object).collect());
+    list.ok_or_else(|| HsError::validation("Invalid input JSON: inputs must be a list of objects"))
+}
+
+fn remove(object: &mut Object, name: &str) -> Result<(), HsError> {
+    let spec = ObjectSpec {
+        remove: vec![name.to_owned()],
+        ..ObjectSpec::default()
+    };
+    portal::define(&mut object.def, &spec)
+        .map_err(|error| HsError::validation(error.to_string()))?;
+    object.reindex();
+    Ok(())
 }
 
 fn existing(object: &Object, name: &str) -> Result<FieldSpec, HsError> {
@@ -75,7 +117,7 @@ fn existing(object: &Object, name: &str) -> Result<FieldSpec, HsError> {
     }
 }
 
-fn create(object: &mut Object, body: &Map<String, Json>) -> Result<Json, HsError> {
+fn create(object: &mut Object, groups: &Groups, body: &Map<String, Json>) -> Result<Json, HsError> {
     let text = |key: &str| body.get(key).and_then(Json::as_str).unwrap_or_default();
     let mut missing = ["name", "label", "type", "fieldType", "groupName"]
         .into_iter()
@@ -84,6 +126,11 @@ fn create(object: &mut Object, body: &Map<String, Json>) -> Result<Json, HsError
         return Err(HsError::validation(format!(
             "Invalid input JSON: {key} is required"
         )));
+    }
+    let group = text("groupName");
+    if !groups.has(&object.def, group) {
+        let message = format!("Property group '{group}' does not exist");
+        return Err(HsError::validation(message));
     }
     let name = text("name").to_owned();
     if object.def.field(&name).is_some() {
@@ -95,6 +142,7 @@ fn create(object: &mut Object, body: &Map<String, Json>) -> Result<Json, HsError
         native: text("type").to_owned(),
         widget: Some(text("fieldType").to_owned()),
         unique: body.get("hasUniqueValue") == Some(&Json::Bool(true)),
+        group: Some(group.to_owned()),
         ..FieldSpec::default()
     };
     change(&mut spec, body);
@@ -103,12 +151,15 @@ fn create(object: &mut Object, body: &Map<String, Json>) -> Result<Json, HsError
         .def
         .field(&name)
         .ok_or_else(|| HsError::not_found(&name))?;
-    Ok(show(field))
+    Ok(show(&object.def, field))
 }
 
 fn change(spec: &mut FieldSpec, body: &Map<String, Json>) {
     if let Some(label) = body.get("label").and_then(Json::as_str) {
         spec.label = Some(label.to_owned());
+    }
+    if let Some(group) = body.get("groupName").and_then(Json::as_str) {
+        spec.group = Some(group.to_owned());
     }
     if let Some(options) = body.get("options").and_then(Json::as_array) {
         let values = options.iter().filter_map(|option| option["value"].as_str());
@@ -127,7 +178,7 @@ fn define(object: &mut Object, field: FieldSpec) -> Result<(), HsError> {
     Ok(())
 }
 
-fn show(field: &Field) -> Json {
+pub fn show(def: &ObjectDef, field: &Field) -> Json {
     let spec = &field.spec;
     let options: Vec<_> = spec
         .values
@@ -142,7 +193,7 @@ fn show(field: &Field) -> Json {
         "type": spec.native,
         "fieldType": spec.widget.as_deref().unwrap_or("text"),
         "description": "",
-        "groupName": "information",
+        "groupName": groups::of(def, field),
         "options": options,
         "displayOrder": -1,
         "calculated": spec.calculated,

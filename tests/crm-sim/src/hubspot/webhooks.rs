@@ -44,6 +44,10 @@ pub fn events(object: &Object, note: &Note, number: &dyn Fn() -> u64) -> Vec<Jso
     };
     match &note.event {
         Event::Created => vec![event("creation")],
+        // Purged for the sake of privacy.
+        Event::Deleted if object.record(note.slot).is_none() => {
+            vec![event("deletion"), event("privacyDeletion")]
+        }
         Event::Deleted => vec![event("deletion")],
         Event::Restored => vec![event("restore")],
         Event::Updated(fields) => {
