@@ -10,7 +10,7 @@ use crate::clock;
 use crate::http::{Request, Response};
 use crate::store::{Object, Store};
 use parking_lot::Mutex;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use std::collections::VecDeque;
 
 const MAX_CURSORS: usize = 50;
@@ -68,10 +68,17 @@ pub fn answer(org: &Org, request: &Request, version: &str, path: &[&str]) -> Ans
             let store = org.store.lock();
             let (object, found) = soql::run(&store, &text, *verb == "queryAll", now(org))?;
             let size = page_size(request);
-            if found.columns == Columns::Count {
-                let total = found.slots.len();
-                let body = json!({"totalSize": total, "done": true, "records": []});
-                return Ok(Response::json(200, &body));
+            match &found.columns {
+                Columns::Count => {
+                    let total = found.slots.len();
+                    let body = json!({"totalSize": total, "done": true, "records": []});
+                    return Ok(Response::json(200, &body));
+                }
+                Columns::Rows(rows) => {
+                    let body = json!({"totalSize": rows.len(), "done": true, "records": rows});
+                    return Ok(Response::json(200, &body));
+                }
+                Columns::Fields(_) | Columns::Mixed(_) => {}
             }
             let id = match found.slots.len() > size {
                 true => org.cursors.keep(object, found.clone(), size),
@@ -110,20 +117,22 @@ fn page(
     size: usize,
     version: &str,
 ) -> Response {
-    let Columns::Fields(fields) = &found.columns else {
-        return Response::empty(500);
-    };
     let total = found.slots.len();
     let end = (offset + size).min(total);
-    let records: Vec<_> = found.slots[offset.min(total)..end]
-        .iter()
-        .map(|slot| org::Row {
+    let slots = found.slots[offset.min(total)..end].iter();
+    let records = slots.map(|slot| match &found.columns {
+        Columns::Fields(fields) => Shown::Row(org::Row {
             object: &store.objects[object],
             slot: *slot,
             fields,
             version,
-        })
-        .collect();
+        }),
+        Columns::Mixed(columns) => {
+            Shown::Tree(soql::shown::record(store, object, *slot, columns, version))
+        }
+        Columns::Count | Columns::Rows(_) => Shown::Tree(Json::Null),
+    });
+    let records: Vec<_> = records.collect();
     let next = (end < total).then(|| format!("/services/data/{version}/query/{cursor}-{end}"));
     Response::json(
         200,
@@ -143,7 +152,14 @@ struct Page<'a> {
     done: bool,
     #[serde(rename = "nextRecordsUrl", skip_serializing_if = "Option::is_none")]
     next: Option<String>,
-    records: Vec<org::Row<'a>>,
+    records: Vec<Shown<'a>>,
+}
+
+#[derive(serde::Serialize)]
+#[serde(untagged)]
+enum Shown<'a> {
+    Row(org::Row<'a>),
+    Tree(Json),
 }
 
 fn page_size(request: &Request) -> usize {

@@ -74,11 +74,7 @@ pub fn related_by(
 ) -> Result<(u16, Option<Value>), SfError> {
     let unknown = || SfError::unknown_field(path, &object.def.name);
     let (relation, key) = path.split_once('.').ok_or_else(unknown)?;
-    let column = match relation.strip_suffix("__r") {
-        Some(base) => format!("{base}__c"),
-        None => format!("{relation}Id"),
-    };
-    let (at, field) = object.def.field(&column).ok_or_else(unknown)?;
+    let (at, field) = object.def.field(&column(relation)).ok_or_else(unknown)?;
     if value.is_empty() {
         return Ok((at, None));
     }
@@ -97,4 +93,41 @@ pub fn related_by(
     let message =
         format!("Foreign key external ID: {value} not found for field {key} in entity {target}");
     Err(SfError::new(400, "INVALID_FIELD", message))
+}
+
+/// The field behind a relationship: `AccountId` behind `Account`, `Site__c` behind `Site__r`.
+pub fn column(relation: &str) -> String {
+    match relation.strip_suffix("__r") {
+        Some(base) => format!("{base}__c"),
+        None => format!("{relation}Id"),
+    }
+}
+
+/// What the relationship of a reference field is called.
+pub fn relation(column: &str) -> Option<String> {
+    let custom = column.strip_suffix("__c").map(|base| format!("{base}__r"));
+    custom.or_else(|| column.strip_suffix("Id").map(str::to_owned))
+}
+
+/// Objects that refer to a parent: their position, the field, and what the parent calls them.
+pub fn children(store: &Store, parent: usize) -> impl Iterator<Item = (usize, u16, String)> {
+    let to = &store.objects[parent].def.name;
+    store
+        .objects
+        .iter()
+        .enumerate()
+        .flat_map(move |(at, object)| {
+            let fields = object.def.visible();
+            let fields = fields.filter(move |(_, field)| field.spec.references.contains(to));
+            fields.filter_map(move |(field, spec)| {
+                let plural = object.def.plural().replace(' ', "");
+                let name = match spec.name() {
+                    name if name.ends_with("__c") => format!("{plural}__r"),
+                    "ParentId" => format!("Child{plural}"),
+                    name if name.strip_suffix("Id") == Some(to) => plural,
+                    _ => return None,
+                };
+                Some((at, field, name))
+            })
+        })
 }

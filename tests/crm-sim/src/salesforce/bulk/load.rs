@@ -89,7 +89,12 @@ fn load(org: &Org, job: &Shared<Job>, plan: &Plan, records: &RecordFaults) -> Re
             at: org.services.clock.now(),
             by: Actor::Integration,
         };
-        let writer = Writer { stamp, records };
+        let writer = Writer {
+            stamp,
+            records,
+            // Jobs cannot insist.
+            duplicates: false,
+        };
         let mut store = org.store.lock();
         // Asked under the store's lock: a reset aborts first and then waits for that lock.
         if job.lock().state == State::Aborted && failed_job.is_none() {

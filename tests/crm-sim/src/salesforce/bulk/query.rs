@@ -4,6 +4,7 @@
 //! the locator is the word `null`.
 
 use super::super::error::SfError;
+use super::super::soql::shown::Column;
 use super::super::soql::{self, Columns, Found};
 use super::super::{Answer, Org, org, query, rows};
 use crate::clock;
@@ -67,6 +68,16 @@ fn create(org: &Org, request: &Request, version: &str) -> Answer {
     let store = org.store.lock();
     let all = operation == "queryAll";
     let (object, found) = soql::run(&store, text("query"), all, query::now(org))?;
+    let children = |column: &Column| matches!(column, Column::Children(_));
+    let aggregate = match &found.columns {
+        Columns::Count | Columns::Rows(_) => true,
+        Columns::Mixed(columns) => columns.iter().any(children),
+        Columns::Fields(_) => false,
+    };
+    if aggregate {
+        let message = "Aggregate Relationships not supported in Bulk Query";
+        return Err(SfError::new(400, "API_ERROR", message));
+    }
     let latency = Duration::from_millis(org.services.settings.read().bulk_latency_ms);
     let job = Arc::new(QueryJob {
         id: org.jobs.fresh_id(),
@@ -119,13 +130,6 @@ fn results(org: &Org, request: &Request, version: &str, job: &QueryJob) -> Answe
         let message = "Results are not there while the job is InProgress";
         return Err(SfError::new(400, "INVALIDJOBSTATE", message));
     }
-    let Columns::Fields(fields) = &job.found.columns else {
-        return Err(SfError::new(
-            400,
-            "API_ERROR",
-            "Aggregates are not supported by Bulk API 2.0",
-        ));
-    };
     let wrong = || SfError::new(400, "INVALID_QUERY_LOCATOR", "invalid query locator");
     let offset: usize = match request.param("locator") {
         None => 0,
@@ -144,18 +148,43 @@ fn results(org: &Org, request: &Request, version: &str, job: &QueryJob) -> Answe
         .saturating_add(page.unwrap_or(DEFAULT_PAGE))
         .min(total);
     let store = org.store.lock();
-    let object = &store.objects[job.object];
     let mut writer = csv::Writer::from_writer(Vec::new());
-    let names = fields
-        .iter()
-        .map(|at| object.def.fields[*at as usize].name());
-    let mut written = writer.write_record(names);
-    for slot in &job.found.slots[start..end] {
-        let cells = fields.iter().map(|at| {
-            let kind = object.def.fields[*at as usize].kind;
-            org::Cell(org::read(object, *slot, *at), kind).text()
-        });
-        written = written.and_then(|()| writer.write_record(cells));
+    let mut written = Ok(());
+    let object = &store.objects[job.object];
+    match &job.found.columns {
+        Columns::Mixed(columns) => {
+            let paths: Vec<_> = columns
+                .iter()
+                .filter_map(|column| match column {
+                    Column::Field(path) => Some(path),
+                    Column::Children(_) => None,
+                })
+                .collect();
+            let names = paths.iter().map(|path| soql::shown::header(&store, path));
+            written = written.and_then(|()| writer.write_record(names));
+            for slot in &job.found.slots[start..end] {
+                let cells = paths.iter().map(|path| {
+                    let value = path.read(&store, job.object, *slot);
+                    org::Cell(value, path.field(&store).kind).text()
+                });
+                written = written.and_then(|()| writer.write_record(cells));
+            }
+        }
+        Columns::Fields(fields) => {
+            let names = fields
+                .iter()
+                .map(|at| object.def.fields[*at as usize].name());
+            written = written.and_then(|()| writer.write_record(names));
+            for slot in &job.found.slots[start..end] {
+                let cells = fields.iter().map(|at| {
+                    let kind = object.def.fields[*at as usize].kind;
+                    org::Cell(org::read(object, *slot, *at), kind).text()
+                });
+                written = written.and_then(|()| writer.write_record(cells));
+            }
+        }
+        // Refused when the job was to be made.
+        Columns::Count | Columns::Rows(_) => {}
     }
     let body = written
         .ok()

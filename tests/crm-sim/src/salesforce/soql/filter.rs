@@ -4,11 +4,12 @@
 
 use super::super::error::SfError;
 use super::super::{id, org};
-use super::parse::{Condition, Literal, Op};
-use super::{compare, equal, field};
+use super::parse::{Condition, Literal, Op, Term};
+use super::path::Path;
+use super::{compare, equal, malformed};
 use crate::clock::{self, DAY_MS};
 use crate::schema::{Field, Source};
-use crate::store::Object;
+use crate::store::{Object, Store};
 use crate::value::{Kind, Value};
 
 #[derive(Debug)]
@@ -17,7 +18,7 @@ pub enum Filter {
     Or(Vec<Filter>),
     Not(Box<Filter>),
     Test {
-        field: u16,
+        path: Path,
         kind: Kind,
         op: Op,
         /// `None` is null.
@@ -30,50 +31,61 @@ impl Filter {
         Self::And(Vec::new())
     }
 
-    pub fn new(object: &Object, condition: &Condition, now: i64) -> Result<Self, SfError> {
+    /// Binds a condition on the records of the object that stands `at` that position.
+    pub fn new(store: &Store, at: usize, condition: &Condition, now: i64) -> Result<Self, SfError> {
         let all = |parts: &[Condition]| -> Result<Vec<Self>, SfError> {
             parts
                 .iter()
-                .map(|part| Self::new(object, part, now))
+                .map(|part| Self::new(store, at, part, now))
                 .collect()
         };
         Ok(match condition {
             Condition::And(parts) => Self::And(all(parts)?),
             Condition::Or(parts) => Self::Or(all(parts)?),
-            Condition::Not(part) => Self::Not(Box::new(Self::new(object, part, now)?)),
-            Condition::Test {
-                field: name,
-                op,
-                values,
-            } => {
-                let at = field(object, name)?;
-                let def = &object.def.fields[at as usize];
-                if let Some(filter) = day_range(at, def, *op, values, now) {
+            Condition::Not(part) => Self::Not(Box::new(Self::new(store, at, part, now)?)),
+            Condition::Test { term, op, values } => {
+                let path = path(store, at, term)?;
+                let def = path.field(store);
+                if let Some(filter) = day_range(&path, def, *op, values, now) {
                     return Ok(filter);
                 }
                 let values = values.iter().map(|literal| bind(def, *op, literal, now));
                 Self::Test {
-                    field: at,
                     kind: def.kind,
                     op: *op,
                     values: values.collect::<Result<_, _>>()?,
+                    path,
+                }
+            }
+            Condition::Among {
+                term,
+                negated,
+                query,
+            } => {
+                let path = path(store, at, term)?;
+                let op = if *negated { Op::NotIn } else { Op::In };
+                Self::Test {
+                    kind: path.field(store).kind,
+                    op,
+                    values: super::column(store, query, now)?,
+                    path,
                 }
             }
         })
     }
 
-    pub fn takes(&self, object: &Object, slot: u32) -> bool {
+    pub fn takes(&self, store: &Store, at: usize, slot: u32) -> bool {
         match self {
-            Self::And(parts) => parts.iter().all(|part| part.takes(object, slot)),
-            Self::Or(parts) => parts.iter().any(|part| part.takes(object, slot)),
-            Self::Not(part) => !part.takes(object, slot),
+            Self::And(parts) => parts.iter().all(|part| part.takes(store, at, slot)),
+            Self::Or(parts) => parts.iter().any(|part| part.takes(store, at, slot)),
+            Self::Not(part) => !part.takes(store, at, slot),
             Self::Test {
-                field,
+                path,
                 kind,
                 op,
                 values,
             } => {
-                let held = org::read(object, slot, *field);
+                let held = path.read(store, at, slot);
                 test(*kind, *op, held.as_deref(), values)
             }
         }
@@ -84,12 +96,12 @@ impl Filter {
         match self {
             Self::And(parts) => parts.iter().find_map(|part| part.by_key(object)),
             Self::Test {
-                field,
+                path,
                 op: Op::Eq | Op::In,
                 values,
                 ..
-            } => {
-                let def = &object.def.fields[*field as usize];
+            } if path.own() => {
+                let def = &object.def.fields[path.at as usize];
                 let mut slots: Vec<u32> = Vec::new();
                 for value in values {
                     let text = value.as_ref()?.as_text()?;
@@ -112,12 +124,12 @@ impl Filter {
         match self {
             Self::And(parts) => parts.iter().filter_map(|part| part.until(object)).min(),
             Self::Test {
-                field,
+                path,
                 op: Op::Lt,
                 values,
                 ..
-            } => {
-                let def = &object.def.fields[*field as usize];
+            } if path.own() => {
+                let def = &object.def.fields[path.at as usize];
                 match (def.source, values.first()) {
                     (Source::Modified, Some(Some(Value::Time(ms)))) => Some(*ms),
                     _ => None,
@@ -132,12 +144,12 @@ impl Filter {
         match self {
             Self::And(parts) => parts.iter().filter_map(|part| part.since(object)).max(),
             Self::Test {
-                field,
+                path,
                 op: Op::Ge | Op::Gt,
                 values,
                 ..
-            } => {
-                let def = &object.def.fields[*field as usize];
+            } if path.own() => {
+                let def = &object.def.fields[path.at as usize];
                 match (def.source, values.first()) {
                     (Source::Modified, Some(Some(Value::Time(ms)))) => Some(*ms),
                     _ => None,
@@ -148,7 +160,14 @@ impl Filter {
     }
 }
 
-fn test(kind: Kind, op: Op, held: Option<&Value>, values: &[Option<Value>]) -> bool {
+fn path(store: &Store, at: usize, term: &Term) -> Result<Path, SfError> {
+    match term {
+        Term::Field(name) => Path::resolve(store, at, name),
+        Term::Call(..) => Err(malformed("unexpected token: aggregates belong in HAVING")),
+    }
+}
+
+pub fn test(kind: Kind, op: Op, held: Option<&Value>, values: &[Option<Value>]) -> bool {
     let same = |value: &Option<Value>| match (held, value) {
         (Some(held), Some(value)) => equal(kind, held, value),
         (None, None) => true,
@@ -274,7 +293,7 @@ fn day(word: &str, now: i64) -> Option<i32> {
 }
 
 /// `CreatedDate = TODAY` means the whole day, `= LAST_N_DAYS:3` everything since.
-fn day_range(at: u16, def: &Field, op: Op, values: &[Literal], now: i64) -> Option<Filter> {
+fn day_range(path: &Path, def: &Field, op: Op, values: &[Literal], now: i64) -> Option<Filter> {
     let (Op::Eq, [Literal::Bare(word)]) = (op, values) else {
         return None;
     };
@@ -289,7 +308,7 @@ fn day_range(at: u16, def: &Field, op: Op, values: &[Literal], now: i64) -> Opti
         _ => None,
     };
     let test = |op, value| Filter::Test {
-        field: at,
+        path: path.clone(),
         kind: def.kind,
         op,
         values: vec![Some(value)],

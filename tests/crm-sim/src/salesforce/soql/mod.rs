@@ -3,23 +3,35 @@
 //! Guarantees: what is not understood is refused with the vendor's error code, never ignored;
 //! times compare at whole seconds, texts without case.
 
+mod aggregate;
 mod filter;
 mod parse;
+mod path;
+pub mod shown;
 
 use super::error::SfError;
-use super::org;
+use super::{id, org, reference};
 use crate::schema::Source;
 use crate::store::{Object, Store};
 use crate::value::{Kind, Value};
 use filter::Filter;
-use parse::{Select, Statement};
+use parse::{Item, Select, Statement, Term, What};
+use path::Path;
+use serde_json::Value as Json;
+use shown::{Children, Column};
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::collections::HashMap;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Columns {
     Count,
+    /// Fields of the records themselves.
     Fields(Vec<u16>),
+    /// Fields of other records among them.
+    Mixed(Vec<Column>),
+    /// An aggregate query has no records, but rows.
+    Rows(Vec<Json>),
 }
 
 /// The records a statement finds, in its order.
@@ -31,7 +43,7 @@ pub struct Found {
 
 /// Runs a statement; `all` includes deleted records. Returns the object's position too.
 pub fn run(store: &Store, text: &str, all: bool, now: i64) -> Result<(usize, Found), SfError> {
-    let statement = parse::parse(text).map_err(|why| SfError::new(400, "MALFORMED_QUERY", why))?;
+    let statement = parse::parse(text).map_err(malformed)?;
     let at = store.position(&statement.object).ok_or_else(|| {
         let message = format!(
             "sObject type '{}' is not supported. If you are attempting to use a custom object, be \
@@ -40,36 +52,106 @@ pub fn run(store: &Store, text: &str, all: bool, now: i64) -> Result<(usize, Fou
         );
         SfError::new(400, "INVALID_TYPE", message)
     })?;
-    let object = &store.objects[at];
-    let columns = columns(object, &statement)?;
+    let found = match &statement.select {
+        Select::Items(items) if aggregates(&statement, items) => {
+            let slots = find(store, at, &statement, &[], all, now)?;
+            let rows = aggregate::rows(store, at, &statement, items, &slots)?;
+            Found {
+                columns: Columns::Rows(rows),
+                slots: Vec::new(),
+            }
+        }
+        _ if !statement.group.is_empty() || statement.having.is_some() => {
+            return Err(malformed("a grouped query needs columns"));
+        }
+        _ => {
+            let mut order = Vec::new();
+            for key in &statement.order {
+                order.push((path(store, at, &key.term)?, key));
+            }
+            let columns = columns(store, at, &statement, now)?;
+            let mut slots = find(store, at, &statement, &order, all, now)?;
+            arrange(store, at, &mut slots, &order);
+            let limit = statement.limit.unwrap_or(usize::MAX);
+            let slots = slots.into_iter().skip(statement.offset).take(limit);
+            let slots = slots.collect();
+            Found { columns, slots }
+        }
+    };
+    Ok((at, found))
+}
+
+fn aggregates(statement: &Statement, items: &[Item]) -> bool {
+    let called = |item: &Item| matches!(item.what, What::Term(Term::Call(..)));
+    !statement.group.is_empty() || items.iter().any(called)
+}
+
+/// What the WHERE clause takes, in no order yet.
+fn find(
+    store: &Store,
+    at: usize,
+    statement: &Statement,
+    order: &[Key<'_>],
+    all: bool,
+    now: i64,
+) -> Result<Vec<u32>, SfError> {
     let filter = match &statement.filter {
-        Some(condition) => Filter::new(object, condition, now)?,
+        Some(condition) => Filter::new(store, at, condition, now)?,
         None => Filter::everything(),
     };
-    let mut order = Vec::new();
-    for key in &statement.order {
-        order.push((field(object, &key.field)?, key));
-    }
     let wanted = statement.limit.map(|limit| limit + statement.offset);
-    let mut slots = matches(object, &filter, &order, all, wanted);
-    arrange(object, &mut slots, &order);
-    let limit = statement.limit.unwrap_or(usize::MAX);
-    let slots = slots.into_iter().skip(statement.offset).take(limit);
-    let slots = slots.collect();
-    Ok((at, Found { columns, slots }))
+    let wanted = wanted.filter(|_| !order.is_empty());
+    Ok(matches(store, at, &filter, order, all, wanted))
+}
+
+/// The values of the one column of a query within `IN`.
+fn column(store: &Store, query: &Statement, now: i64) -> Result<Vec<Option<Value>>, SfError> {
+    let Select::Items(items) = &query.select else {
+        return Err(malformed("a query within IN needs a column"));
+    };
+    let [
+        Item {
+            what: What::Term(term),
+            ..
+        },
+    ] = &items[..]
+    else {
+        return Err(malformed("a query within IN needs exactly one column"));
+    };
+    let at = store.position(&query.object).ok_or_else(|| {
+        let message = format!("sObject type '{}' is not supported.", query.object);
+        SfError::new(400, "INVALID_TYPE", message)
+    })?;
+    let path = path(store, at, term)?;
+    let slots = find(store, at, query, &[], false, now)?;
+    let values = slots.iter().filter_map(|slot| path.read(store, at, *slot));
+    Ok(values.map(|value| Some(value.into_owned())).collect())
+}
+
+fn path(store: &Store, at: usize, term: &Term) -> Result<Path, SfError> {
+    match term {
+        Term::Field(name) => Path::resolve(store, at, name),
+        Term::Call(..) => Err(malformed("unexpected token: an aggregate")),
+    }
+}
+
+fn malformed(message: impl Into<String>) -> SfError {
+    SfError::new(400, "MALFORMED_QUERY", message)
 }
 
 /// Everything the filter takes, or at least the first `wanted` in the order asked for.
 fn matches(
-    object: &Object,
+    store: &Store,
+    at: usize,
     filter: &Filter,
     order: &[Key<'_>],
     all: bool,
     wanted: Option<usize>,
 ) -> Vec<u32> {
+    let object = &store.objects[at];
     let takes = |slot: &u32| {
         let record = object.record(*slot);
-        record.is_some_and(|record| all || record.live()) && filter.takes(object, *slot)
+        record.is_some_and(|record| all || record.live()) && filter.takes(store, at, *slot)
     };
     if let Some(slots) = filter.by_key(object) {
         return slots.into_iter().filter(takes).collect();
@@ -79,8 +161,8 @@ fn matches(
     };
     // Polling walks the records in the order of their modified time; a LIMIT ends the walk early, but
     // only after the second it falls into, because times are told apart by whole seconds.
-    let in_order = order.first().is_some_and(|(field, key)| {
-        key.ascending && object.def.fields[*field as usize].source == Source::Modified
+    let in_order = order.first().is_some_and(|(path, key)| {
+        key.ascending && path.own() && path.field(store).source == Source::Modified
     });
     let wanted = wanted.filter(|_| in_order).unwrap_or(usize::MAX);
     let mut slots = Vec::new();
@@ -115,21 +197,21 @@ fn timeline(object: &Object, since: i64, all: bool) -> impl Iterator<Item = (i64
     })
 }
 
-type Key<'a> = (u16, &'a parse::OrderKey);
+type Key<'a> = (Path, &'a parse::OrderKey);
 
-fn arrange(object: &Object, slots: &mut Vec<u32>, order: &[Key<'_>]) {
+fn arrange(store: &Store, at: usize, slots: &mut Vec<u32>, order: &[Key<'_>]) {
     if order.is_empty() {
         return;
     }
     // An id sorts as its number, which is the order of its digits too.
-    let key = |slot: u32, field: u16| match object.def.fields[field as usize].source {
-        Source::Id => Some(Cow::Owned(Value::Number(f64::from(slot)))),
-        _ => org::read(object, slot, field),
+    let key = |slot: u32, path: &Path| match path.field(store).source {
+        Source::Id if path.own() => Some(Cow::Owned(Value::Number(f64::from(slot)))),
+        _ => path.read(store, at, slot),
     };
     let keys = |slot: u32| {
         order
             .iter()
-            .map(|(at, _)| key(slot, *at))
+            .map(|(path, _)| key(slot, path))
             .collect::<Vec<_>>()
     };
     let mut keyed: Vec<_> = slots.iter().map(|slot| (keys(*slot), *slot)).collect();
@@ -143,25 +225,90 @@ fn arrange(object: &Object, slots: &mut Vec<u32>, order: &[Key<'_>]) {
     *slots = keyed.into_iter().map(|(_, slot)| slot).collect();
 }
 
-fn columns(object: &Object, statement: &Statement) -> Result<Columns, SfError> {
-    let names = match &statement.select {
+fn columns(store: &Store, at: usize, statement: &Statement, now: i64) -> Result<Columns, SfError> {
+    let items = match &statement.select {
         Select::Count => return Ok(Columns::Count),
-        Select::All if statement.limit.is_some_and(|limit| limit <= 200) => &Vec::new(),
+        Select::All if statement.limit.is_some_and(|limit| limit <= 200) => {
+            let all = store.objects[at].def.visible();
+            return Ok(Columns::Fields(all.map(|(at, _)| at).collect()));
+        }
         Select::All => {
             let message = "The SOQL FIELDS function must have a LIMIT of at most 200";
-            return Err(SfError::new(400, "MALFORMED_QUERY", message));
+            return Err(malformed(message));
         }
-        Select::Fields(names) => names,
+        Select::Items(items) => items,
     };
-    match org::select(&object.def, names) {
-        Ok(fields) => Ok(Columns::Fields(fields)),
-        Err(name) => Err(unknown(object, &name)),
+    let mut columns = Vec::with_capacity(items.len());
+    for item in items {
+        if let Some(alias) = &item.alias {
+            return Err(malformed(format!("unexpected token: '{alias}'")));
+        }
+        columns.push(match &item.what {
+            What::Term(term) => Column::Field(path(store, at, term)?),
+            What::Children(query) => Column::Children(children(store, at, query, now)?),
+        });
     }
+    let own = columns.iter().map(|column| match column {
+        Column::Field(path) if path.own() => Some(path.at),
+        _ => None,
+    });
+    Ok(match own.collect() {
+        Some(fields) => Columns::Fields(fields),
+        None => Columns::Mixed(columns),
+    })
 }
 
-fn field(object: &Object, name: &str) -> Result<u16, SfError> {
-    let found = object.def.field(name).map(|(at, _)| at);
-    found.ok_or_else(|| unknown(object, name))
+/// `(SELECT LastName FROM Contacts)`
+fn children(
+    store: &Store,
+    parent: usize,
+    query: &Statement,
+    now: i64,
+) -> Result<Children, SfError> {
+    let name = &query.object;
+    let found = reference::children(store, parent).find(|child| child.2.eq_ignore_ascii_case(name));
+    let (object, field, name) = found.ok_or_else(|| {
+        let message =
+            format!("Didn't understand relationship '{name}' in FROM part of query call.");
+        SfError::new(400, "INVALID_TYPE", message)
+    })?;
+    let columns = match columns(store, object, query, now)? {
+        Columns::Mixed(columns) => columns,
+        Columns::Fields(fields) => {
+            let own = |at| Path {
+                via: Vec::new(),
+                object,
+                at,
+            };
+            let fields = fields.into_iter().map(own);
+            fields.map(Column::Field).collect()
+        }
+        _ => return Err(malformed("a child query needs columns")),
+    };
+    let mut order = Vec::new();
+    for key in &query.order {
+        order.push((path(store, object, &key.term)?, key));
+    }
+    // A LIMIT holds for each parent.
+    let mut all = find(store, object, query, &[], false, now)?;
+    arrange(store, object, &mut all, &order);
+    let mut slots: HashMap<u32, Vec<u32>> = HashMap::new();
+    for slot in all {
+        let id = org::read(&store.objects[object], slot, field);
+        let id = id.as_deref().and_then(Value::as_text).and_then(id::parse);
+        if let Some((_, parent)) = id {
+            let held = slots.entry(parent).or_default();
+            if held.len() < query.limit.unwrap_or(usize::MAX) {
+                held.push(slot);
+            }
+        }
+    }
+    Ok(Children {
+        name,
+        object,
+        columns,
+        slots,
+    })
 }
 
 fn unknown(object: &Object, name: &str) -> SfError {

@@ -7,8 +7,11 @@ use crate::token::{Token, tokens};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Statement {
     pub select: Select,
+    /// Of a statement within another one, what the parent calls its children.
     pub object: String,
     pub filter: Option<Condition>,
+    pub group: Vec<String>,
+    pub having: Option<Condition>,
     pub order: Vec<OrderKey>,
     pub limit: Option<usize>,
     pub offset: usize,
@@ -18,12 +21,56 @@ pub struct Statement {
 pub enum Select {
     Count,
     All,
-    Fields(Vec<String>),
+    Items(Vec<Item>),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Item {
+    pub what: What,
+    pub alias: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum What {
+    Term(Term),
+    Children(Box<Statement>),
+}
+
+/// A field or an aggregate of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Term {
+    /// A path, as `Account.Name`.
+    Field(String),
+    Call(Function, Option<String>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Function {
+    Count,
+    CountDistinct,
+    Sum,
+    Avg,
+    Min,
+    Max,
+}
+
+impl Function {
+    fn named(name: &str) -> Option<Self> {
+        Some(match name.to_ascii_uppercase().as_str() {
+            "COUNT" => Self::Count,
+            "COUNT_DISTINCT" => Self::CountDistinct,
+            "SUM" => Self::Sum,
+            "AVG" => Self::Avg,
+            "MIN" => Self::Min,
+            "MAX" => Self::Max,
+            _ => return None,
+        })
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct OrderKey {
-    pub field: String,
+    pub term: Term,
     pub ascending: bool,
     pub nulls_first: bool,
 }
@@ -34,9 +81,15 @@ pub enum Condition {
     Or(Vec<Condition>),
     Not(Box<Condition>),
     Test {
-        field: String,
+        term: Term,
         op: Op,
         values: Vec<Literal>,
+    },
+    /// `IN (SELECT ...)`
+    Among {
+        term: Term,
+        negated: bool,
+        query: Box<Statement>,
     },
 }
 
@@ -89,6 +142,18 @@ impl Parser {
             true => Some(self.condition()?),
             false => None,
         };
+        let mut group = Vec::new();
+        if self.word("GROUP") {
+            self.expect_word("BY")?;
+            group.push(self.name()?);
+            while self.mark(",") {
+                group.push(self.name()?);
+            }
+        }
+        let having = match self.word("HAVING") {
+            true => Some(self.condition()?),
+            false => None,
+        };
         let mut order = Vec::new();
         if self.word("ORDER") {
             self.expect_word("BY")?;
@@ -111,6 +176,8 @@ impl Parser {
             select,
             object,
             filter,
+            group,
+            having,
             order,
             limit,
             offset,
@@ -118,25 +185,55 @@ impl Parser {
     }
 
     fn select(&mut self) -> Result<Select, String> {
-        let first = self.name()?;
-        if self.mark("(") {
-            let argument = (!self.peek_mark(")")).then(|| self.name()).transpose()?;
+        if self.peek_word("FIELDS") && self.mark_follows("(") {
+            self.name()?;
+            self.expect_mark("(")?;
+            self.name()?;
             self.expect_mark(")")?;
-            return match (first.to_ascii_uppercase().as_str(), argument) {
-                ("COUNT", None) => Ok(Select::Count),
-                ("FIELDS", Some(_)) => Ok(Select::All),
-                _ => Err(format!("the simulator does not know {first}(...)")),
-            };
+            return Ok(Select::All);
         }
-        let mut fields = vec![first];
+        let mut items = vec![self.item()?];
         while self.mark(",") {
-            fields.push(self.name()?);
+            items.push(self.item()?);
         }
-        Ok(Select::Fields(fields))
+        let count = What::Term(Term::Call(Function::Count, None));
+        match items.iter().any(|item| item.what == count) {
+            false => Ok(Select::Items(items)),
+            true if items.len() == 1 && items[0].alias.is_none() => Ok(Select::Count),
+            true => Err("unexpected token: 'COUNT()'".into()),
+        }
+    }
+
+    fn item(&mut self) -> Result<Item, String> {
+        if self.mark("(") {
+            let statement = self.statement()?;
+            self.expect_mark(")")?;
+            let what = What::Children(Box::new(statement));
+            return Ok(Item { what, alias: None });
+        }
+        let what = What::Term(self.term()?);
+        let named = matches!(self.tokens.get(self.at), Some(Token::Word(_)));
+        let alias = (named && !self.peek_word("FROM")).then(|| self.name());
+        let alias = alias.transpose()?;
+        Ok(Item { what, alias })
+    }
+
+    fn term(&mut self) -> Result<Term, String> {
+        let name = self.name()?;
+        if !self.mark("(") {
+            return Ok(Term::Field(name));
+        }
+        let argument = (!self.peek_mark(")")).then(|| self.name()).transpose()?;
+        self.expect_mark(")")?;
+        match (Function::named(&name), argument) {
+            (Some(Function::Count), argument) => Ok(Term::Call(Function::Count, argument)),
+            (Some(function), Some(argument)) => Ok(Term::Call(function, Some(argument))),
+            _ => Err(format!("the simulator does not know {name}(...)")),
+        }
     }
 
     fn order_key(&mut self) -> Result<OrderKey, String> {
-        let field = self.name()?;
+        let term = self.term()?;
         let descending = self.word("DESC");
         if !descending {
             self.word("ASC");
@@ -149,7 +246,7 @@ impl Parser {
             }
         }
         Ok(OrderKey {
-            field,
+            term,
             ascending: !descending,
             nulls_first,
         })
@@ -185,8 +282,19 @@ impl Parser {
             self.expect_mark(")")?;
             return Ok(inner);
         }
-        let field = self.name()?;
+        let term = self.term()?;
         let op = self.op()?;
+        if matches!(op, Op::In | Op::NotIn) && self.peek_mark("(") && self.select_follows() {
+            self.expect_mark("(")?;
+            let query = Box::new(self.statement()?);
+            self.expect_mark(")")?;
+            let negated = op == Op::NotIn;
+            return Ok(Condition::Among {
+                term,
+                negated,
+                query,
+            });
+        }
         let values = match op {
             Op::In | Op::NotIn | Op::Includes | Op::Excludes => {
                 self.expect_mark("(")?;
@@ -199,7 +307,7 @@ impl Parser {
             }
             _ => vec![self.literal()?],
         };
-        Ok(Condition::Test { field, op, values })
+        Ok(Condition::Test { term, op, values })
     }
 
     fn op(&mut self) -> Result<Op, String> {
@@ -267,6 +375,14 @@ impl Parser {
 
     fn peek_mark(&self, mark: &str) -> bool {
         matches!(self.tokens.get(self.at), Some(Token::Mark(held)) if *held == mark)
+    }
+
+    fn mark_follows(&self, mark: &str) -> bool {
+        matches!(self.tokens.get(self.at + 1), Some(Token::Mark(held)) if *held == mark)
+    }
+
+    fn select_follows(&self) -> bool {
+        matches!(self.tokens.get(self.at + 1), Some(Token::Word(held)) if held.eq_ignore_ascii_case("SELECT"))
     }
 
     fn word(&mut self, word: &str) -> bool {
