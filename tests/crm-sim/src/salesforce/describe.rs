@@ -1,13 +1,14 @@
 //! What objects there are and what fields they have.
 
-use super::org;
-use crate::http::Response;
+use super::{org, reference};
+use crate::clock;
+use crate::http::{Request, Response};
 use crate::schema::{Field, Source};
-use crate::store::{Object, Store};
+use crate::store::{Actor, Object, Store};
 use crate::value::Kind;
 use serde_json::{Value as Json, json};
 
-pub fn resources(version: &str) -> Response {
+pub fn resources(version: &str, origin: &str) -> Response {
     let base = format!("/services/data/{version}");
     Response::json(
         200,
@@ -18,16 +19,48 @@ pub fn resources(version: &str) -> Response {
             "composite": format!("{base}/composite"),
             "limits": format!("{base}/limits"),
             "jobs": format!("{base}/jobs"),
+            "identity": format!("{origin}/id/{}/{}", org::ORG_ID, org::user(Actor::Integration)),
         }),
     )
 }
 
-pub fn global(store: &Store, version: &str) -> Response {
-    let objects: Vec<_> = store.objects.iter().map(|o| summary(o, version)).collect();
+/// Who a token belongs to.
+pub fn identity(user: &str, origin: &str) -> Response {
     Response::json(
         200,
-        &json!({"encoding": "UTF-8", "maxBatchSize": 200, "sobjects": objects}),
+        &json!({
+            "id": format!("{origin}/id/{}/{user}", org::ORG_ID),
+            "user_id": user,
+            "organization_id": org::ORG_ID,
+            "username": "integration@org.example",
+            "display_name": "Integration User",
+            "email": "integration@org.example",
+            "user_type": "STANDARD",
+            "active": true,
+            "language": "en_US",
+            "locale": "en_US",
+            "urls": {"rest": format!("{origin}/services/data/v{{version}}/")},
+        }),
     )
+}
+
+/// 304 for those who know the definitions already; they are told apart by whole seconds.
+fn unless_known(request: &Request, changed: i64, shown: impl FnOnce() -> Json) -> Response {
+    let since = request.header("if-modified-since");
+    let since = since.and_then(clock::parse_http_date);
+    let response = match since.is_some_and(|since| changed.div_euclid(1000) * 1000 <= since) {
+        true => Response::empty(304),
+        false => Response::json(200, &shown()),
+    };
+    response.with("Last-Modified", clock::http_date(changed))
+}
+
+pub fn global(store: &Store, request: &Request, version: &str) -> Response {
+    let changed = store.objects.iter().map(|object| object.def.changed).max();
+    unless_known(request, changed.unwrap_or_default(), || {
+        let objects: Vec<_> = store.objects.iter().map(|o| summary(o, version)).collect();
+        json!({"encoding": "UTF-8", "maxBatchSize": 200, "sobjects": objects})
+    })
 }
 
 pub fn basic(object: &Object, version: &str) -> Response {
@@ -37,13 +70,27 @@ pub fn basic(object: &Object, version: &str) -> Response {
     )
 }
 
-pub fn object(object: &Object, version: &str) -> Response {
-    let mut shown = summary(object, version);
-    let fields = object.def.visible().map(|(_, field)| describe(field));
-    shown["fields"] = fields.collect();
-    shown["childRelationships"] = json!([]);
-    shown["recordTypeInfos"] = json!([]);
-    Response::json(200, &shown)
+pub fn object(store: &Store, at: usize, request: &Request, version: &str) -> Response {
+    let object = &store.objects[at];
+    unless_known(request, object.def.changed, || {
+        let mut shown = summary(object, version);
+        let fields = object.def.visible().map(|(_, field)| describe(field));
+        shown["fields"] = fields.collect();
+        let children = reference::children(store, at).map(|(child, field, name)| {
+            let def = &store.objects[child].def;
+            json!({
+                "childSObject": def.name,
+                "field": def.fields[field as usize].name(),
+                "relationshipName": name,
+                "cascadeDelete": false,
+                "deprecatedAndHidden": false,
+                "restrictedDelete": false,
+            })
+        });
+        shown["childRelationships"] = children.collect();
+        shown["recordTypeInfos"] = json!([]);
+        shown
+    })
 }
 
 fn summary(object: &Object, version: &str) -> Json {
@@ -84,13 +131,7 @@ fn describe(field: &Field) -> Json {
         _ => spec.length.unwrap_or(if text { 255 } else { 0 }),
     };
     let writable = field.writable();
-    let relation = match spec.name.strip_suffix("Id") {
-        Some(base) if field.kind == Kind::Reference => json!(base),
-        _ => match spec.name.strip_suffix("__c") {
-            Some(base) if field.kind == Kind::Reference => json!(format!("{base}__r")),
-            _ => Json::Null,
-        },
-    };
+    let relation = (field.kind == Kind::Reference).then(|| reference::relation(&spec.name));
     let choices: Vec<_> = spec
         .values
         .iter()
@@ -128,7 +169,7 @@ fn describe(field: &Field) -> Json {
         "picklistValues": choices,
         "restrictedPicklist": spec.restricted,
         "referenceTo": spec.references,
-        "relationshipName": relation,
+        "relationshipName": relation.flatten(),
         "compoundFieldName": null,
         "deprecatedAndHidden": false,
         "permissionable": writable && !spec.required,

@@ -14,6 +14,8 @@ pub struct SfError {
     pub code: String,
     pub message: String,
     pub fields: Vec<String>,
+    /// What a duplicate rule found.
+    pub duplicates: Option<Value>,
 }
 
 impl SfError {
@@ -23,6 +25,7 @@ impl SfError {
             code: code.to_owned(),
             message: message.into(),
             fields: Vec::new(),
+            duplicates: None,
         }
     }
 
@@ -53,11 +56,19 @@ impl SfError {
 
     /// The whole request failed.
     pub fn response(&self) -> Response {
+        Response::json(self.status, &json!([self.shown()]))
+    }
+
+    /// The entry of a failed request.
+    pub fn shown(&self) -> Value {
         let mut entry = json!({"message": self.message, "errorCode": self.code});
         if !self.fields.is_empty() {
             entry["fields"] = json!(self.fields);
         }
-        Response::json(self.status, &json!([entry]))
+        if let Some(found) = &self.duplicates {
+            entry["duplicateResult"] = found.clone();
+        }
+        entry
     }
 
     /// One record of a request failed.

@@ -7,6 +7,7 @@ mod bulk;
 mod collections;
 mod composite;
 mod describe;
+mod duplicates;
 mod error;
 mod form;
 mod gate;
@@ -83,11 +84,17 @@ impl Salesforce {
         self.admit(request)?;
         gate::check_size(request)?;
         gate::check_type(request)?;
+        if let ["id", _, user] = parts[..] {
+            return Ok(describe::identity(user, call.origin));
+        }
         let ["services", "data", version, ref path @ ..] = parts[..] else {
             return Err(SfError::not_found());
         };
         if !known_version(version) {
             return Err(SfError::not_found());
+        }
+        if path.is_empty() {
+            return Ok(describe::resources(version, call.origin));
         }
         self.resource(request, version, path, call.records)
             .map(|response| response.with("Sforce-Limit-Info", self.limit_info()))
@@ -107,19 +114,37 @@ impl Salesforce {
                 by: Actor::Integration,
             },
             records,
+            duplicates: duplicates::allowed(request),
         };
         match path {
-            [] => Ok(describe::resources(version)),
             ["limits"] => Ok(self.limits()),
+            ["limits", "recordCount"] => Ok(self.record_count(request)),
             ["query" | "queryAll", ..] => query::answer(&self.0, request, version, path),
             ["jobs", "ingest", path @ ..] => bulk::ingest(&self.0, request, version, path, records),
             ["jobs", "query", path @ ..] => bulk::query(&self.0, request, version, path),
-            ["composite"] => composite::answer(self, request, records),
+            ["composite", ..] if path.get(1) != Some(&"sobjects") => {
+                self.composite(request, path, &writer)
+            }
             ["composite", "sobjects", path @ ..] => {
                 let mut store = self.0.store.lock();
                 collections::answer(&mut store, request, path, version, &writer)
             }
             ["sobjects", path @ ..] => self.sobjects(request, version, path, writer),
+            _ => Err(SfError::not_found()),
+        }
+    }
+
+    fn composite(&self, request: &Request, path: &[&str], writer: &Writer<'_>) -> Answer {
+        if request.method != "POST" {
+            return Err(SfError::method(request.method.as_str(), "POST"));
+        }
+        match path {
+            ["composite"] => composite::answer(self, request, writer.records),
+            ["composite", "graph"] => composite::graph(self, request, writer.records),
+            ["composite", "batch"] => composite::batch(self, request, writer.records),
+            ["composite", "tree", name] => {
+                composite::tree(&mut self.0.store.lock(), request, name, writer)
+            }
             _ => Err(SfError::not_found()),
         }
     }
@@ -133,7 +158,7 @@ impl Salesforce {
     ) -> Answer {
         let mut store = self.0.store.lock();
         let [name, rest @ ..] = path else {
-            return Ok(describe::global(&store, version));
+            return Ok(describe::global(&store, request, version));
         };
         let at = store.position(name).ok_or_else(SfError::not_found)?;
         let rows = Rows {
@@ -145,7 +170,7 @@ impl Salesforce {
             ("GET", []) => Ok(describe::basic(&store.objects[at], version)),
             ("POST", []) => rows.create(&mut store, at),
             (method, []) => Err(SfError::method(method, "HEAD,GET,POST")),
-            ("GET", ["describe"]) => Ok(describe::object(&store.objects[at], version)),
+            ("GET", ["describe"]) => Ok(describe::object(&store, at, request, version)),
             ("GET", ["updated" | "deleted"]) => {
                 query::replicated(&store.objects[at], request, rest[0] == "deleted")
             }
@@ -182,6 +207,18 @@ impl Salesforce {
     fn limit_info(&self) -> String {
         let meter = self.0.services.budget.meter();
         format!("api-usage={}/{}", meter.daily_used, meter.daily_limit)
+    }
+
+    fn record_count(&self, request: &Request) -> Response {
+        let names = request.list("sObjects");
+        let store = self.0.store.lock();
+        let objects = store.objects.iter();
+        let asked = objects.filter(|object| names.is_empty() || names.contains(&object.def.name));
+        let counts = asked.map(|object| {
+            let count = object.live_since(i64::MIN).count();
+            json!({"name": object.def.name, "count": count})
+        });
+        Response::json(200, &json!({"sObjects": counts.collect::<Vec<_>>()}))
     }
 
     fn limits(&self) -> Response {

@@ -5,7 +5,7 @@
 
 use super::error::{SfError, misfit};
 use super::reference::{reference, related};
-use super::{form, id, org};
+use super::{duplicates, form, id, org};
 use crate::faults::RecordFaults;
 use crate::schema::{Field, Source};
 use crate::store::{Change, Life, Object, Stamp, Store, Taken};
@@ -29,6 +29,8 @@ pub struct Saved {
 pub struct Writer<'a> {
     pub stamp: Stamp,
     pub records: &'a RecordFaults,
+    /// Whether the caller wants records saved that a duplicate rule warns of.
+    pub duplicates: bool,
 }
 
 /// Reads the fields of a JSON record; `skip` names keys that are not fields.
@@ -159,6 +161,7 @@ pub fn save(
 ) -> Result<Saved, SfError> {
     strike(object, target, &change, writer)?;
     require(object, target, &change)?;
+    duplicates::check(object, target, &change, writer.duplicates)?;
     let created = target == Target::New;
     let result = match target {
         Target::New => object.insert(change, writer.stamp),
