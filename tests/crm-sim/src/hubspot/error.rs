@@ -11,7 +11,7 @@ pub struct HsError {
     pub category: String,
     pub sub_category: Option<&'static str>,
     pub message: String,
-    pub errors: Vec<Json>,
+    pub errors: Box<[Json]>,
     pub context: Json,
 }
 
@@ -30,7 +30,7 @@ impl HsError {
             category: category.to_owned(),
             sub_category: None,
             message: message.into(),
-            errors: Vec::new(),
+            errors: Box::default(),
             context: Json::Null,
         }
     }

@@ -4,6 +4,7 @@
 //! written; a record that is not there fails alone, with 207.
 
 mod batch;
+mod creation;
 mod kinds;
 mod labels;
 mod links;
@@ -13,9 +14,10 @@ use super::objects::Answer;
 use super::portal;
 use crate::http::{Request, Response};
 use crate::store::Store;
+pub use creation::{Wanted, connect, shown, wanted};
 use kinds::Kind;
 pub use links::{End, Links};
-use serde_json::{Map, Value as Json, json};
+use serde_json::{Value as Json, json};
 
 const MAX_PAGE: usize = 500;
 
@@ -35,75 +37,6 @@ pub struct Calls<'a> {
     pub request: &'a Request,
     pub version: Version,
     pub now: i64,
-}
-
-/// An association that a creation asks for.
-pub struct Wanted {
-    to: End,
-    kinds: Vec<Kind>,
-}
-
-/// Reads `associations` of a creation.
-pub fn wanted(
-    store: &Store,
-    links: &Links,
-    at: usize,
-    body: &Map<String, Json>,
-) -> Result<Vec<Wanted>, HsError> {
-    let list = match body.get("associations") {
-        None | Some(Json::Null) => return Ok(Vec::new()),
-        Some(Json::Array(list)) => list,
-        Some(_) => {
-            return Err(HsError::validation(
-                "Invalid input JSON: associations must be a list",
-            ));
-        }
-    };
-    let one = |entry: &Json| {
-        let kinds = kinds_of(links, at, &entry["types"])?;
-        let to = kinds[0].to;
-        if kinds.iter().any(|kind| kind.to != to) {
-            return Err(HsError::validation(
-                "The types of one association must lead to one object",
-            ));
-        }
-        let id = id_of(&entry["to"]);
-        let slot = portal::live_slot(&store.objects[to], &id).ok_or_else(|| missing(&id))?;
-        let to = (to, slot);
-        Ok(Wanted { to, kinds })
-    };
-    list.iter().map(one).collect()
-}
-
-/// Makes the associations that a creation asked for.
-pub fn connect(links: &mut Links, from: End, wanted: &[Wanted]) {
-    for Wanted { to, kinds } in wanted {
-        links.put(from, *to, kinds);
-    }
-}
-
-/// `associations` of a record that is read, by the names of the objects asked for.
-pub fn shown(store: &Store, links: &Links, from: End, names: &[String]) -> Result<Json, HsError> {
-    let mut shown = Map::new();
-    for name in names {
-        let at = portal::position(store, name).ok_or_else(|| super::unknown_type(name))?;
-        let object = &store.objects[at];
-        let kinds = &links.kinds;
-        let found = links.of(store, from, at);
-        let results: Vec<Json> = found
-            .iter()
-            .flat_map(|(slot, types)| {
-                let id = portal::record_id(object, *slot);
-                let types = types.iter().filter_map(|id| kinds.get(from.0, *id));
-                let named = types.map(|kind| type_name(store, kind));
-                named.map(move |name| json!({"id": id, "type": name}))
-            })
-            .collect();
-        if !results.is_empty() {
-            shown.insert(object.def.name.clone(), json!({"results": results}));
-        }
-    }
-    Ok(shown.into())
 }
 
 impl Calls<'_> {

@@ -5,8 +5,8 @@
 
 use super::super::error::SfError;
 use super::super::org;
-use super::parse::{Condition, Function, Item, Literal, Op, Statement, Term, What};
 use super::path::Path;
+use super::statement::{Condition, Function, Item, Literal, Op, Statement, Term, What};
 use super::{compare, malformed};
 use crate::store::Store;
 use crate::value::{Kind, Value};

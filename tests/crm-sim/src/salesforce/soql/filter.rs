@@ -4,8 +4,8 @@
 
 use super::super::error::SfError;
 use super::super::{id, org};
-use super::parse::{Condition, Literal, Op, Term};
 use super::path::Path;
+use super::statement::{Condition, Literal, Op, Term};
 use super::{compare, equal, malformed};
 use crate::clock::{self, DAY_MS};
 use crate::schema::{Field, Source};
