@@ -7,6 +7,7 @@ mod admin;
 mod budget;
 mod clock;
 mod composio;
+mod decimal;
 mod dynamics365;
 mod faults;
 mod http;

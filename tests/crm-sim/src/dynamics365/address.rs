@@ -1,9 +1,12 @@
 //! `contacts`, `contacts(GUID)`, `contacts(column='value')`, and the options of a query.
 
 use super::error::DataverseError;
-use super::org;
-use crate::http::{Request, pairs};
+use super::{ROOT, org};
+use crate::http::{Request, decode, pairs};
 use crate::store::Object;
+
+/// Rows of a page, of a request that does not say.
+pub const LARGEST: usize = 5000;
 
 /// What a path addresses below the root.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,11 +24,23 @@ pub enum Address {
     },
 }
 
+/// What the values of a key may not hold: encoded or not, the servers on the way do not let it pass.
+const BARRED: [char; 11] = ['/', '<', '>', '*', '%', '&', ':', '\\', '?', '+', '#'];
+
 impl Address {
     pub fn set(&self) -> &str {
         match self {
             Self::Set(set) | Self::Row { set, .. } | Self::Keyed { set, .. } => set,
         }
+    }
+
+    /// What a link to a row leads to: `/contacts(…)`, or the whole of its URL.
+    pub fn of_link(link: &str) -> Result<Self, DataverseError> {
+        let path = match link.split_once("://") {
+            Some((_, rest)) => rest.split_once(ROOT).map_or(rest, |(_, path)| path),
+            None => link.strip_prefix(ROOT).unwrap_or(link),
+        };
+        Self::parse(&decode(path.trim_start_matches('/')))
     }
 
     pub fn parse(segment: &str) -> Result<Self, DataverseError> {
@@ -41,19 +56,23 @@ impl Address {
             return Ok(Self::Row { set, id });
         }
         let (column, literal) = within.split_once('=').ok_or_else(syntax)?;
-        let literal = literal
+        let literal = literal.trim();
+        let text = literal
             .strip_prefix('\'')
             .and_then(|text| text.strip_suffix('\''));
-        let literal = literal.ok_or_else(syntax)?;
+        let literal = match text {
+            Some(text) => text,
+            None if literal.parse::<i64>().is_ok() => literal,
+            None => return Err(syntax()),
+        };
         let key = literal.replace("''", "'");
         if key.matches('\'').count() * 2 != literal.matches('\'').count() {
             return Err(syntax());
         }
-        // Encoded or not, the servers on the way do not let these pass.
-        if key.contains(['/', '<', '>', '*', '%', '&', ':', '\\', '?', '+', '#']) {
+        if key.contains(BARRED) {
             return Err(syntax());
         }
-        let column = column.to_owned();
+        let column = column.trim().to_owned();
         Ok(Self::Keyed { set, column, key })
     }
 }
@@ -73,18 +92,21 @@ pub fn columns(object: &Object, request: &Request) -> Result<Option<Vec<u16>>, D
     let Some(list) = request.param("$select") else {
         return Ok(None);
     };
-    let one = |name: &str| {
-        let known = object.def.field(name);
-        let known = known.filter(|(_, field)| field.name() == name && !field.removed);
-        let unknown = || {
-            let table = org::table(&object.def.name);
-            DataverseError::query(format!(
-                "Could not find a property named '{name}' on type 'Microsoft.Dynamics.CRM.{table}'."
-            ))
-        };
-        known.map(|(at, _)| at).ok_or_else(unknown)
+    let columns = list.split(',').map(|name| column(object, name.trim()));
+    columns.collect::<Result<_, _>>().map(Some)
+}
+
+/// The column that a query names.
+pub fn column(object: &Object, name: &str) -> Result<u16, DataverseError> {
+    let known = object.def.field(name);
+    let known = known.filter(|(_, field)| field.name() == name && !field.removed);
+    let unknown = || {
+        let table = org::table(&object.def.name);
+        DataverseError::query(format!(
+            "Could not find a property named '{name}' on type 'Microsoft.Dynamics.CRM.{table}'."
+        ))
     };
-    list.split(',').map(one).collect::<Result<_, _>>().map(Some)
+    known.map(|(at, _)| at).ok_or_else(unknown)
 }
 
 /// The preferences of a request.
@@ -93,12 +115,12 @@ pub fn prefers(request: &Request, preference: &str) -> bool {
     told.split(',').any(|held| held.trim() == preference)
 }
 
-/// Rows that a page may have.
-pub fn page_size(request: &Request) -> usize {
+/// Rows that a page may have, if the request says so.
+pub fn page_size(request: &Request) -> Option<usize> {
     let told = request.header("prefer").unwrap_or_default();
     let size = told
         .split(',')
         .find_map(|held| held.trim().strip_prefix("odata.maxpagesize="));
-    let size = size.and_then(|size| size.parse().ok());
-    size.unwrap_or(5000).clamp(1, 5000)
+    let size: Option<usize> = size.and_then(|size| size.parse().ok());
+    size.map(|size| size.clamp(1, LARGEST))
 }

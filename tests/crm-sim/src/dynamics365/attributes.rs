@@ -163,6 +163,10 @@ fn column(field: &Field) -> Json {
 fn of_kind(object: &Object, word: &str) -> Result<(Vec<Json>, bool), DataverseError> {
     let tell: fn(&Field) -> Json = match word {
         "String" | "Memo" => |field| json!({"MaxLength": field.spec.length}),
+        "Decimal" | "Money" => |field| {
+            let (most, _) = org::decimals(&field.spec.native);
+            json!({"Precision": field.spec.scale, "MaxValue": most, "MinValue": -most})
+        },
         "DateTime" => |field| {
             let (format, behaviour) = match field.spec.native.as_str() {
                 "DateOnly" => ("DateOnly", "DateOnly"),
@@ -197,7 +201,8 @@ fn of_kind(object: &Object, word: &str) -> Result<(Vec<Json>, bool), DataverseEr
             |field| json!({"MetadataId": ID, "LogicalName": beside_name(field), "MaxLength": 100}),
         ));
     }
-    Ok((all, !matches!(word, "String" | "Memo" | "DateTime")))
+    let has_options = !matches!(word, "String" | "Memo" | "DateTime" | "Decimal" | "Money");
+    Ok((all, has_options))
 }
 
 fn keys(object: &Object) -> Vec<Json> {

@@ -1,116 +1,39 @@
-//! `$batch`: reads the requests of a multipart body, and makes one of their answers.
+//! `$batch`: runs the requests of a multipart body in their order, and makes one of their answers.
 //!
-//! Guarantees: lines end in CRLF or the whole is refused; the first refused request ends the batch unless
-//! `odata.continue-on-error` is preferred.
+//! Guarantees: a change set is applied as a whole or not at all, and its requests may speak of what earlier ones of
+//! it made; the first refusal ends the batch unless `odata.continue-on-error` is preferred.
 
-use super::address;
 use super::error::DataverseError;
+use super::multipart::{self, Member, Part, malformed};
+use super::{ROOT, address, org};
 use crate::http::{Request, Response};
-use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use crate::store::Store;
+use serde_json::Value as Json;
+use std::collections::HashMap;
 
-const MOST: usize = 1000;
-
-fn malformed(message: &str) -> DataverseError {
-    DataverseError::new(400, "", message)
-}
-
-/// The requests within a request.
-pub fn requests(request: &Request) -> Result<Vec<Request>, DataverseError> {
-    let kind = request.header("content-type").unwrap_or_default();
-    let boundary = kind
-        .strip_prefix("multipart/mixed;")
-        .and_then(|rest| rest.trim().strip_prefix("boundary="))
-        .map(|boundary| boundary.trim_matches('"'))
-        .filter(|boundary| !boundary.is_empty())
-        .ok_or_else(|| malformed("The content type must be multipart/mixed with a boundary."))?;
-    let body =
-        std::str::from_utf8(&request.body).map_err(|_| malformed("The body is no UTF-8."))?;
-    let (inner, rest) = body
-        .split_once(&format!("--{boundary}--"))
-        .ok_or_else(|| malformed("Unexpected end of the batch."))?;
-    if !rest.trim().is_empty() {
-        return Err(malformed("There is more after the end of the batch."));
-    }
-    let open = format!("--{boundary}\r\n");
-    let mut pieces = inner.split(open.as_str());
-    if pieces.next() != Some("") {
-        return Err(malformed("The batch does not begin with its boundary."));
-    }
-    let parts: Vec<Request> = pieces.map(part).collect::<Result<_, _>>()?;
-    if parts.len() > MOST {
-        let text = "The number of requests in the batch exceeds 1000.";
-        return Err(DataverseError::new(400, "0x80044150", text));
-    }
-    Ok(parts)
-}
-
-fn part(text: &str) -> Result<Request, DataverseError> {
-    let (own, message) = text
-        .split_once("\r\n\r\n")
-        .ok_or_else(|| malformed("A part has no empty line after its headers."))?;
-    let own = headers(own)?;
-    let is = |name: &str, value: &str| own.get(name).is_some_and(|held| held == value);
-    if own
-        .get("content-type")
-        .is_some_and(|kind| kind.as_bytes().starts_with(b"multipart/"))
-    {
-        return Err(DataverseError::not_simulated("change sets"));
-    }
-    if !is("content-type", "application/http") || !is("content-transfer-encoding", "binary") {
-        return Err(malformed("A part must be application/http, in binary."));
-    }
-    let (head, body) = message
-        .split_once("\r\n\r\n")
-        .ok_or_else(|| malformed("A request has no empty line after its headers."))?;
-    let (line, rest) = head.split_once("\r\n").unwrap_or((head, ""));
-    let mut words = line.split(' ');
-    let (Some(method), Some(target), Some("HTTP/1.1"), None) =
-        (words.next(), words.next(), words.next(), words.next())
-    else {
-        return Err(malformed("A request line is METHOD URL HTTP/1.1."));
-    };
-    let target = match target.split_once("://") {
-        Some((_, rest)) => rest.find('/').map_or("/", |at| &rest[at..]),
-        None => target,
-    };
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let body = body.strip_suffix("\r\n").unwrap_or(body);
-    Ok(Request {
-        method: method
-            .parse()
-            .map_err(|_| malformed("A method is unknown."))?,
-        path: path.to_owned(),
-        query: query.to_owned(),
-        headers: headers(rest)?,
-        body: body.to_owned().into(),
-    })
-}
-
-fn headers(text: &str) -> Result<HeaderMap, DataverseError> {
-    let mut held = HeaderMap::new();
-    for line in text.split("\r\n").filter(|line| !line.is_empty()) {
-        let strange = || malformed("A header is malformed.");
-        let (name, value) = line.split_once(':').ok_or_else(strange)?;
-        let name = HeaderName::try_from(name).map_err(|_| strange())?;
-        let value = HeaderValue::try_from(value.trim()).map_err(|_| strange())?;
-        held.insert(name, value);
-    }
-    Ok(held)
-}
-
-/// Runs the requests in their order, and answers them as one.
 pub fn run(
+    store: &mut Store,
     request: &Request,
-    mut answer: impl FnMut(&Request) -> Response,
+    mut answer: impl FnMut(&mut Store, &Request) -> Response,
 ) -> Result<Response, DataverseError> {
     let goes_on = address::prefers(request, "odata.continue-on-error");
     let boundary = format!("batchresponse_{:032x}", fastrand::u128(..));
     let mut body = Vec::new();
     let mut status = 200;
-    for part in requests(request)? {
-        let answer = answer(&part);
-        write(&mut body, &boundary, &answer);
-        if answer.status >= 400 && !goes_on {
+    for part in multipart::parts(request)? {
+        let told = match part {
+            Part::One(request) => Told::One(answer(store, &request)),
+            Part::Set(members) => together(store, members, &mut answer),
+        };
+        body.extend_from_slice(format!("--{boundary}\r\n").as_bytes());
+        match &told {
+            Told::One(answer) => write(&mut body, None, answer),
+            Told::Set(answers) => write_set(&mut body, answers),
+        }
+        if let Told::One(answer) = told
+            && answer.status >= 400
+            && !goes_on
+        {
             status = answer.status;
             break;
         }
@@ -120,11 +43,113 @@ pub fn run(
     Ok(Response::bytes(status, &kind, body))
 }
 
-fn write(body: &mut Vec<u8>, boundary: &str, answer: &Response) {
+enum Told {
+    /// Also what is said of a change set that failed.
+    One(Response),
+    Set(Vec<(String, Response)>),
+}
+
+/// Applies a change set, or puts everything back and tells the first refusal.
+fn together(
+    store: &mut Store,
+    members: Vec<Member>,
+    answer: &mut impl FnMut(&mut Store, &Request) -> Response,
+) -> Told {
+    let before = store.clone();
+    let mut made: HashMap<String, String> = HashMap::new();
+    let mut answers = Vec::with_capacity(members.len());
+    for Member { id, mut request } in members {
+        let told = match resolve(&mut request, &made) {
+            Ok(()) if made.contains_key(&id) => {
+                malformed("A Content-ID is there twice.").response()
+            }
+            Ok(()) => answer(store, &request),
+            Err(error) => error.response(),
+        };
+        if told.status >= 400 {
+            *store = before;
+            return Told::One(told);
+        }
+        made.insert(id.clone(), row_of(&told).unwrap_or_default());
+        answers.push((id, told));
+    }
+    Told::Set(answers)
+}
+
+/// Where the row is that an answer tells of, below the root.
+fn row_of(answer: &Response) -> Option<String> {
+    let named = answer
+        .headers
+        .iter()
+        .find(|(name, _)| name == "OData-EntityId");
+    if let Some((_, link)) = named {
+        let (_, row) = link.split_once(&format!("{ROOT}/"))?;
+        return Some(row.to_owned());
+    }
+    let row: Json = serde_json::from_slice(&answer.body).ok()?;
+    let (_, set) = row["@odata.context"].as_str()?.split_once('#')?;
+    let set = set.strip_suffix("/$entity")?;
+    let id = row[format!("{}id", org::table(set))].as_str()?;
+    Some(format!("{set}({id})"))
+}
+
+/// Puts the row in the place of `$1`, in the address and in what the body binds to.
+fn resolve(request: &mut Request, made: &HashMap<String, String>) -> Result<(), DataverseError> {
+    let known = |reference: &str| {
+        let row = made.get(&reference[1..]).filter(|row| !row.is_empty());
+        let missing = || {
+            let text =
+                format!("Content-ID Reference: '{reference}' does not exist in the batch context.");
+            DataverseError::new(400, "0x80060888", text)
+        };
+        row.cloned().ok_or_else(missing)
+    };
+    let path = request.path.strip_prefix(ROOT).unwrap_or(&request.path);
+    let path = path.trim_start_matches('/');
+    let (first, rest) = match path.split_once('/') {
+        Some((first, rest)) => (first, format!("/{rest}")),
+        None => (path, String::new()),
+    };
+    if is_reference(first) {
+        request.path = format!("{ROOT}/{}{rest}", known(first)?);
+    }
+    let Ok(Json::Object(mut body)) = serde_json::from_slice(&request.body) else {
+        return Ok(());
+    };
+    for (name, value) in &mut body {
+        let link = value.as_str().map(|link| link.trim_start_matches('/'));
+        let bound = name.ends_with("@odata.bind") || name == "@odata.id";
+        if let Some(reference) = link.filter(|link| bound && is_reference(link)) {
+            *value = format!("/{}", known(reference)?).into();
+        }
+    }
+    request.body = Json::from(body).to_string().into();
+    Ok(())
+}
+
+fn is_reference(text: &str) -> bool {
+    let name = text.strip_prefix('$').unwrap_or_default();
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit())
+}
+
+fn write_set(body: &mut Vec<u8>, answers: &[(String, Response)]) {
+    let boundary = format!("changesetresponse_{:032x}", fastrand::u128(..));
+    let head = format!("Content-Type: multipart/mixed; boundary={boundary}\r\n\r\n");
+    body.extend_from_slice(head.as_bytes());
+    for (id, answer) in answers {
+        body.extend_from_slice(format!("--{boundary}\r\n").as_bytes());
+        write(body, Some(id), answer);
+    }
+    body.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
+}
+
+fn write(body: &mut Vec<u8>, id: Option<&str>, answer: &Response) {
     let reason = hyper::StatusCode::from_u16(answer.status);
     let reason = reason.ok().and_then(|status| status.canonical_reason());
+    let id = id.map(|id| format!("Content-ID: {id}\r\n"));
     let mut head = format!(
-        "--{boundary}\r\nContent-Type: application/http\r\nContent-Transfer-Encoding: binary\r\n\r\nHTTP/1.1 {} {}\r\n",
+        "Content-Type: application/http\r\nContent-Transfer-Encoding: binary\r\n{}\r\nHTTP/1.1 {} {}\r\n",
+        id.unwrap_or_default(),
         answer.status,
         reason.unwrap_or_default()
     );

@@ -8,8 +8,11 @@ mod attributes;
 mod batch;
 mod definitions;
 mod error;
+mod filter;
+mod multipart;
 mod oauth;
 mod org;
+mod parts;
 mod rows;
 mod save;
 mod track;
@@ -70,36 +73,36 @@ impl Dynamics365 {
         }
         match parts[..] {
             ["api", "data", "v9.2", "$batch"] if request.method == "POST" => {
-                batch::run(request, |part| {
+                let mut store = self.store.lock();
+                batch::run(&mut store, request, |store, part| {
                     let part = Call {
                         request: part,
                         ..*call
                     };
-                    let answer = self.resource(&part);
+                    let answer = self.resource(store, &part);
                     answer.unwrap_or_else(|error| error.response())
                 })
             }
-            _ => self.resource(call),
+            _ => self.resource(&mut self.store.lock(), call),
         }
     }
 
     /// What may be asked by itself, and as a part of a batch.
-    fn resource(&self, call: &Call<'_>) -> Answer {
+    fn resource(&self, store: &mut Store, call: &Call<'_>) -> Answer {
         let segments = call.request.segments();
         let parts: Vec<&str> = segments.iter().map(String::as_str).collect();
         let ["api", "data", "v9.2", path @ ..] = &parts[..] else {
             return Err(DataverseError::no_segment(&call.request.path));
         };
         let method = call.request.method.as_str();
-        let mut store = self.store.lock();
-        let segment = match (method, path) {
-            ("GET", ["WhoAmI"]) => return Ok(who_am_i(call)),
-            ("GET", ["EntityDefinitions"]) => return definitions::list(&store, call),
+        let (segment, path) = match (method, path) {
+            ("GET", ["WhoAmI" | "WhoAmI()"]) => return Ok(who_am_i(call)),
+            ("GET", ["EntityDefinitions"]) => return definitions::list(store, call),
             ("GET", [table, path @ ..]) if table.starts_with("EntityDefinitions(") => {
-                return attributes::list(&store, call, table, path);
+                return attributes::list(store, call, table, path);
             }
-            (_, [segment]) => segment,
-            _ => return Err(DataverseError::no_segment(path.last().unwrap_or(&""))),
+            (_, [segment, path @ ..]) => (segment, path),
+            _ => return Err(DataverseError::no_segment("")),
         };
         let address = Address::parse(segment)?;
         let at = store.position(address.set());
@@ -111,11 +114,12 @@ impl Dynamics365 {
             by: Actor::Integration,
         };
         match (method, &address) {
+            _ if !path.is_empty() => parts::answer(store, at, call, &address, path, stamp),
             ("GET", Address::Set(_)) => track::list(&store.objects[at], call, stamp.at),
             ("GET", _) => rows::read(&store.objects[at], call, &address),
-            ("POST", Address::Set(_)) => rows::write(&mut store, at, call, &address, stamp),
+            ("POST", Address::Set(_)) => rows::write(store, at, call, &address, stamp),
             ("PATCH", Address::Row { .. } | Address::Keyed { .. }) => {
-                rows::write(&mut store, at, call, &address, stamp)
+                rows::write(store, at, call, &address, stamp)
             }
             ("DELETE", _) => rows::delete(&mut store.objects[at], call, &address, stamp),
             _ => Err(DataverseError::new(

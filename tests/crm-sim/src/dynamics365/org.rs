@@ -1,9 +1,11 @@
 //! The Dataverse environment: its tables, and how their rows read.
 //!
 //! Guarantees: ids are GUIDs; moments are whole seconds of UTC; choices are numbers, several of them a
-//! text; a lookup is read as `_column_value` and written by its navigation property.
+//! text; a lookup is read as `_column_value` and written by its navigation property. Decimals and money are exact and
+//! shown with all digits that the database has for them, doubles are doubles.
 
 use crate::clock;
+use crate::decimal;
 use crate::schema::{Dialect, Field, FieldSpec, ObjectDef, ObjectSpec, SchemaError, Source};
 use crate::store::{Actor, Object, Store};
 use crate::value::{Kind, Value};
@@ -16,7 +18,8 @@ impl Dialect for Types {
         Some(match field.native.as_str() {
             "String" | "Memo" | "Lookup" | "Picklist" | "MultiSelectPicklist" => Kind::Text,
             "Integer" => Kind::Int,
-            "Decimal" | "Double" | "Money" => Kind::Number,
+            "Decimal" | "Money" => Kind::Decimal,
+            "Double" => Kind::Number,
             "Boolean" => Kind::Bool,
             "DateOnly" => Kind::Date,
             "DateTime" => Kind::Second,
@@ -29,8 +32,35 @@ impl Dialect for Types {
     }
 }
 
+/// Digits behind the point that a column keeps, if its definition does not say.
+const PRECISION: u32 = 2;
+
 pub fn define(def: &mut ObjectDef, spec: &ObjectSpec) -> Result<(), SchemaError> {
-    def.define(spec, &Types)
+    let mut spec = spec.clone();
+    for field in &mut spec.fields {
+        if matches!(field.native.as_str(), "Decimal" | "Money") {
+            field.scale = field.scale.or(Some(PRECISION));
+        }
+    }
+    def.define(&spec, &Types)
+}
+
+/// The most that a column of decimals takes, and the digits behind the point that its values are shown with.
+pub fn decimals(native: &str) -> (i64, u32) {
+    match native {
+        "Money" => (922_337_203_685_477, 4),
+        _ => (100_000_000_000, 10),
+    }
+}
+
+/// Columns whose values, taken together, make a row a duplicate of another: the rules that are published.
+pub fn duplicate_rules(set: &str) -> &'static [&'static [&'static str]] {
+    match set {
+        "accounts" => &[&["name"]],
+        "contacts" => &[&["emailaddress1"], &["firstname", "lastname", "telephone1"]],
+        "leads" => &[&["emailaddress1"]],
+        _ => &[],
+    }
 }
 
 pub fn built_in() -> Store {
@@ -73,7 +103,22 @@ fn base(object: &Object) -> u32 {
     })
 }
 
+/// The id that the row was made with, or the one of its number.
 pub fn row_id(object: &Object, slot: u32) -> String {
+    let record = &object.records[slot as usize];
+    match id_at(object).and_then(|at| record.get(at)?.as_text()) {
+        Some(given) => given.to_owned(),
+        None => counted_id(object, slot),
+    }
+}
+
+/// Where ids stand that are given. Records hold them first.
+pub fn id_at(object: &Object) -> Option<u16> {
+    let mut fields = object.def.visible();
+    fields.find_map(|(at, field)| (field.source == Source::Id).then_some(at))
+}
+
+fn counted_id(object: &Object, slot: u32) -> String {
     format!(
         "{:08x}-0000-4000-8000-{:012x}",
         base(object),
@@ -82,10 +127,31 @@ pub fn row_id(object: &Object, slot: u32) -> String {
 }
 
 pub fn slot(object: &Object, id: &str) -> Option<u32> {
+    let id = id.to_ascii_lowercase();
+    let counted = counted_slot(object, &id);
+    match counted.and_then(|slot| object.live(slot)) {
+        Some(_) => counted,
+        // One that was deleted may have been made anew.
+        None => given_slot(object, &id).or(counted),
+    }
+}
+
+fn counted_slot(object: &Object, id: &str) -> Option<u32> {
     let number = u64::from_str_radix(id.get(24..)?, 16).ok()?;
     let slot = u32::try_from(number.checked_sub(1)?).ok()?;
     object.record(slot)?;
-    (row_id(object, slot) == id.to_ascii_lowercase()).then_some(slot)
+    (row_id(object, slot) == id).then_some(slot)
+}
+
+/// The newest row of an id that was given.
+fn given_slot(object: &Object, id: &str) -> Option<u32> {
+    let at = id_at(object)?;
+    let slots = (0..object.records.len() as u32).rev();
+    let mut held = slots.filter(|slot| {
+        let record = object.record(*slot).and_then(|record| record.get(at));
+        record.and_then(Value::as_text) == Some(id)
+    });
+    held.next()
 }
 
 pub fn is_id(text: &str) -> bool {
@@ -132,6 +198,12 @@ fn spelled(field: &Field, value: &Value) -> Json {
     match value {
         Value::Text(text) if field.spec.native == "Picklist" => {
             text.parse::<i64>().map_or(Json::Null, Json::from)
+        }
+        Value::Text(text) if field.kind == Kind::Decimal => {
+            let (_, digits) = decimals(&field.spec.native);
+            let shown = decimal::padded(text, digits);
+            let number = shown.and_then(|shown| shown.parse::<serde_json::Number>().ok());
+            number.map_or(Json::Null, Json::Number)
         }
         Value::Text(text) => text.as_ref().into(),
         Value::Number(number) if number.fract() == 0.0 && number.abs() < 9e15 => {

@@ -9,10 +9,10 @@ use crate::http::{Request, Response};
 use crate::store::{Change, Life, Object, Stamp, Store, Taken};
 use crate::value::Value;
 use crate::vendor::Call;
-use serde_json::{Map, Value as Json};
+use serde_json::{Map, Value as Json, json};
 
 /// The row that an address means, if it is there.
-fn find(object: &Object, address: &Address) -> Result<Option<u32>, DataverseError> {
+pub fn find(object: &Object, address: &Address) -> Result<Option<u32>, DataverseError> {
     match address {
         Address::Set(_) => Err(DataverseError::new(
             405,
@@ -38,7 +38,7 @@ fn find(object: &Object, address: &Address) -> Result<Option<u32>, DataverseErro
     }
 }
 
-fn missing(address: &Address) -> DataverseError {
+pub fn missing(address: &Address) -> DataverseError {
     let table = org::table(address.set());
     match address {
         Address::Row { id, .. } => DataverseError::no_row(&table, id),
@@ -71,6 +71,10 @@ pub fn read(object: &Object, call: &Call<'_>, address: &Address) -> Answer {
     address::only(call.request, &["$select"])?;
     let columns = address::columns(object, call.request)?;
     let slot = find(object, address)?.ok_or_else(|| missing(address))?;
+    let tag = org::tag(object, slot);
+    if call.request.header("if-none-match") == Some(&tag) {
+        return Ok(Response::empty(304).with("ETag", tag));
+    }
     Ok(shown(object, slot, columns.as_deref(), call, 200))
 }
 
@@ -113,10 +117,12 @@ pub fn write(
     stamp: Stamp,
 ) -> Answer {
     let request = call.request;
-    address::only(request, &["$select"])?;
+    // A tag is for those who are told of the change.
+    address::only(request, &["$select", "tag"])?;
     let object = &store.objects[at];
     let columns = address::columns(object, request)?;
-    let mut change = save::change_of(store, object, &fields(request)?)?;
+    let fields = fields(request)?;
+    let mut change = save::change_of(store, object, &fields)?;
     let slot = match address {
         Address::Set(_) => None,
         _ => find(object, address)?,
@@ -126,8 +132,12 @@ pub fn write(
         return Err(missing(address));
     }
     match (address, slot) {
-        (Address::Row { .. }, None) => {
-            return Err(DataverseError::not_simulated("rows whose ids are given"));
+        (Address::Row { id, .. }, None) => change.extend(given(object, id)?),
+        (Address::Set(_), None) => {
+            let id = fields.get(&org::id_column(object)).and_then(Json::as_str);
+            if let Some(id) = id {
+                change.extend(given(object, &id.to_ascii_lowercase())?);
+            }
         }
         (Address::Keyed { column, key, .. }, _) => {
             let (key_at, _) = object.def.field(column).ok_or_else(|| missing(address))?;
@@ -142,6 +152,7 @@ pub fn write(
         _ => {}
     }
     strike(object, slot, &change, call)?;
+    detect(object, slot, &change, request)?;
     let object = &mut store.objects[at];
     let saved = match slot {
         None => object.insert(change, stamp),
@@ -161,8 +172,100 @@ pub fn write(
     Ok(Response::empty(204).with("OData-EntityId", link))
 }
 
-pub fn delete(object: &mut Object, call: &Call<'_>, address: &Address, stamp: Stamp) -> Answer {
+/// Sets one column or lookup of a row.
+pub fn set(
+    object: &mut Object,
+    call: &Call<'_>,
+    address: &Address,
+    change: Change,
+    stamp: Stamp,
+) -> Answer {
+    address::only(call.request, &["tag"])?;
+    let slot = find(object, address)?;
+    admit(object, slot, call.request)?;
+    let slot = slot.ok_or_else(|| missing(address))?;
+    strike(object, Some(slot), &change, call)?;
+    detect(object, Some(slot), &change, call.request)?;
+    let saved = object.update(slot, change, stamp);
+    saved.map_err(|taken| duplicate(object, taken))?;
+    Ok(Response::empty(204))
+}
+
+/// One column of a row; an empty one is an answer without a body.
+pub fn value(object: &Object, call: &Call<'_>, address: &Address, name: &str) -> Answer {
     address::only(call.request, &[])?;
+    let at = address::column(object, name)?;
+    let slot = find(object, address)?.ok_or_else(|| missing(address))?;
+    let set = &object.def.name;
+    let id = org::row_id(object, slot);
+    let context = format!("{}{ROOT}/$metadata#{set}({id})/{name}", call.origin);
+    Ok(match org::held(object, slot, at) {
+        Json::Null => Response::empty(204),
+        value => Response::json(200, &json!({"@odata.context": context, "value": value})),
+    })
+}
+
+/// The id that a new row is to have.
+fn given(object: &Object, id: &str) -> Result<Change, DataverseError> {
+    if !org::is_id(id) {
+        let text = format!("Cannot convert the literal '{id}' to the expected type 'Edm.Guid'.");
+        return Err(DataverseError::payload(&object.def.name, &text));
+    }
+    let taken = org::slot(object, id).and_then(|slot| object.live(slot));
+    match (taken, org::id_at(object)) {
+        (None, Some(at)) => Ok(vec![(at, Some(Value::text(id)))]),
+        _ => Err(DataverseError::new(
+            412,
+            "0x80040237",
+            "Cannot insert duplicate key.",
+        )),
+    }
+}
+
+/// Whether the published rules take the row for a duplicate; asked only on request.
+fn detect(
+    object: &Object,
+    slot: Option<u32>,
+    change: &Change,
+    request: &Request,
+) -> Result<(), DataverseError> {
+    let suppressed = request.header("mscrm.suppressduplicatedetection");
+    if !suppressed.is_some_and(|told| told.eq_ignore_ascii_case("false")) {
+        return Ok(());
+    }
+    let text = |value: Option<&Value>| value.and_then(Value::as_text).map(str::to_lowercase);
+    let will_hold = |at: u16| match change.iter().find(|(sent, _)| *sent == at) {
+        Some((_, value)) => text(value.as_ref()),
+        None => text(slot.and_then(|slot| object.records[slot as usize].get(at))),
+    };
+    for rule in org::duplicate_rules(&object.def.name) {
+        let columns: Option<Vec<u16>> = rule
+            .iter()
+            .map(|name| object.def.field(name).map(|(at, _)| at))
+            .collect();
+        let Some(columns) = columns else { continue };
+        let touched = change.iter().any(|(at, _)| columns.contains(at));
+        let sought: Option<Vec<String>> = columns.iter().map(|at| will_hold(*at)).collect();
+        let Some(sought) = sought.filter(|_| touched) else {
+            continue;
+        };
+        let alike = |other: u32| {
+            let record = object.live(other).filter(|_| slot != Some(other));
+            record.is_some_and(|record| {
+                let mut pairs = columns.iter().zip(&sought);
+                pairs.all(|(at, sought)| text(record.get(*at)).as_ref() == Some(sought))
+            })
+        };
+        if (0..object.records.len() as u32).any(alike) {
+            let text = "A record was not created or updated because a duplicate of the current record already exists.";
+            return Err(DataverseError::new(412, "0x80040333", text));
+        }
+    }
+    Ok(())
+}
+
+pub fn delete(object: &mut Object, call: &Call<'_>, address: &Address, stamp: Stamp) -> Answer {
+    address::only(call.request, &["tag"])?;
     let slot = find(object, address)?;
     admit(object, slot, call.request)?;
     let slot = slot.ok_or_else(|| missing(address))?;

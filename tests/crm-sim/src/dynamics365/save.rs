@@ -5,7 +5,8 @@
 
 use super::address::Address;
 use super::error::DataverseError;
-use super::org;
+use super::{org, rows};
+use crate::decimal;
 use crate::schema::Field;
 use crate::store::{Change, Object, Store};
 use crate::value::{Kind, Misfit, Raw, Value, fit};
@@ -19,6 +20,10 @@ pub fn change_of(store: &Store, object: &Object, body: &Fields) -> Result<Change
     for (name, value) in body {
         if let Some(navigation) = name.strip_suffix("@odata.bind") {
             change.push(bound(store, object, navigation, value)?);
+        } else if let Some((at, _)) = lookup(object, name).filter(|_| value.is_null()) {
+            change.push((at, None));
+        } else if name.starts_with("@odata.") {
+            // Of the row as it was read: what it is called, and its tag.
         } else {
             change.extend(column(object, name, value)?);
         }
@@ -42,7 +47,7 @@ fn is_lookup(field: &Field) -> bool {
     field.spec.native == "Lookup"
 }
 
-fn column(
+pub fn column(
     object: &Object,
     name: &str,
     value: &Json,
@@ -97,13 +102,29 @@ fn value_of(set: &str, field: &Field, value: &Json) -> Result<Option<Value>, Dat
     let (fits, kind) = match field.kind {
         Kind::Bool => (value.is_boolean(), "Edm.Boolean"),
         Kind::Int => (value.is_number(), "Edm.Int32"),
-        Kind::Number => (value.is_number(), "Edm.Decimal"),
+        Kind::Number => (value.is_number(), "Edm.Double"),
+        Kind::Decimal => (value.is_number(), "Edm.Decimal"),
         Kind::Date => (value.is_string(), "Edm.Date"),
         Kind::Second => (value.is_string(), "Edm.DateTimeOffset"),
         _ => (value.is_string(), "Edm.String"),
     };
     if !fits {
         return Err(strange(kind));
+    }
+    if field.kind == Kind::Decimal {
+        let (most, _) = org::decimals(&field.spec.native);
+        let scale = field.spec.scale.unwrap_or_default();
+        // More digits than the column keeps are no error.
+        let number = decimal::rounded(&value.to_string(), scale, most);
+        let too_much = || {
+            let text = format!(
+                "A validation error occurred. The value of '{name}' on record of type '{}' is outside the valid range.",
+                org::table(set)
+            );
+            DataverseError::new(400, "0x80044330", text)
+        };
+        let number = number.ok_or_else(too_much)?;
+        return Ok(Some(Value::text(number.to_plain_string())));
     }
     fit(field, Raw::from(value)).map_err(|misfit| match misfit {
         Misfit::TooLong { limit } => {
@@ -118,22 +139,14 @@ fn value_of(set: &str, field: &Field, value: &Json) -> Result<Option<Value>, Dat
 }
 
 /// `"navigation@odata.bind": "/set(GUID)"`
-fn bound(
+pub fn bound(
     store: &Store,
     object: &Object,
     navigation: &str,
     value: &Json,
 ) -> Result<(u16, Option<Value>), DataverseError> {
     let set = &object.def.name;
-    let named = |field: &Field| {
-        field
-            .spec
-            .references
-            .first()
-            .is_some_and(|held| held == navigation)
-    };
-    let mut lookups = object.def.visible().filter(|(_, field)| named(field));
-    let Some((at, field)) = lookups.next() else {
+    let Some((at, field)) = lookup(object, navigation) else {
         let text = format!(
             "An undeclared property '{navigation}' which only has property annotations in the payload but no property value was found in the payload."
         );
@@ -148,20 +161,24 @@ fn bound(
             )),
         };
     };
-    let address = Address::parse(link.trim_start_matches('/'))?;
+    let address = Address::of_link(link)?;
     let target = field.spec.references.get(1).map_or("", String::as_str);
-    let Address::Row { set: of, id } = address else {
-        return Err(DataverseError::not_simulated("bindings but by id"));
-    };
-    if of != target {
+    if address.set() != target {
+        let of = address.set();
         let text = format!("The navigation property '{navigation}' does not lead to '{of}'.");
         return Err(DataverseError::payload(set, &text));
     }
-    let there = store
-        .object(target)
-        .is_some_and(|rows| org::slot(rows, &id).is_some_and(|slot| rows.live(slot).is_some()));
-    match there {
-        true => Ok((at, Some(Value::text(id)))),
-        false => Err(DataverseError::no_row(&org::table(target), &id)),
-    }
+    let rows = store.object(target);
+    let rows = rows.ok_or_else(|| DataverseError::no_segment(target))?;
+    let slot = rows::find(rows, &address)?.ok_or_else(|| rows::missing(&address))?;
+    Ok((at, Some(Value::text(org::row_id(rows, slot)))))
+}
+
+/// The lookup that a navigation property writes.
+pub fn lookup<'a>(object: &'a Object, navigation: &str) -> Option<(u16, &'a Field)> {
+    let named = |field: &Field| {
+        let first = field.spec.references.first();
+        first.is_some_and(|held| held == navigation)
+    };
+    object.def.visible().find(|(_, field)| named(field))
 }

@@ -1,13 +1,15 @@
-//! Lists of rows, and what changed since a delta link.
+//! Lists of rows, filtered and sorted, and what changed since a delta link.
 //!
 //! Guarantees: a row that changes while a list is paged is told by the delta link at its end; new and
-//! changed rows come in the order of their versions, deleted ones after them.
+//! changed rows come in the order of their versions, deleted ones after them. The link to the next page says all
+//! that the first request said.
 
 use super::address;
 use super::error::DataverseError;
+use super::filter::{Filter, Order};
 use super::{Answer, ROOT, org};
 use crate::clock::{self, DAY_MS};
-use crate::http::Response;
+use crate::http::{Request, Response, pairs};
 use crate::store::Object;
 use crate::vendor::Call;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -27,6 +29,8 @@ struct Place {
     until: u64,
     /// The last row that was shown: whether it was deleted, and its slot or its version.
     after: Option<(bool, u64)>,
+    /// How many rows were shown.
+    seen: usize,
 }
 
 impl Place {
@@ -44,6 +48,7 @@ impl Place {
             since,
             until: object.turn(),
             after: None,
+            seen: 0,
         })
     }
 
@@ -52,15 +57,15 @@ impl Place {
         let (deleted, last) = self.after.unwrap_or_default();
         let since = number(self.since);
         format!(
-            "<cookie {} {since} {} {deleted} {last}/>",
-            self.tracked, self.until
+            "<cookie {} {since} {} {deleted} {last} {}/>",
+            self.tracked, self.until, self.seen
         )
     }
 
     fn parse(token: &str) -> Option<Self> {
         let words = token.strip_prefix("<cookie ")?.strip_suffix("/>")?;
         let words: Vec<&str> = words.split(' ').collect();
-        let [tracked, since, until, deleted, last] = words[..] else {
+        let [tracked, since, until, deleted, last, seen] = words[..] else {
             return None;
         };
         Some(Self {
@@ -71,7 +76,30 @@ impl Place {
             },
             until: until.parse().ok()?,
             after: Some((deleted.parse().ok()?, last.parse().ok()?)),
+            seen: seen.parse().ok()?,
         })
+    }
+
+    /// The rows of a query that are left. A page of a sorted list goes on behind the row that was the last; if that
+    /// one is gone, behind so many rows.
+    fn sorted(&self, object: &Object, query: &Query) -> Vec<((bool, u64), u32)> {
+        if !query.order.is_given() {
+            let mut left = self.rows(object);
+            left.retain(|(_, slot)| query.shows(object, *slot));
+            return left;
+        }
+        let slots = 0..object.records.len() as u32;
+        let live = slots.filter(|slot| object.live(*slot).is_some());
+        let mut slots: Vec<u32> = live.filter(|slot| query.shows(object, *slot)).collect();
+        query.order.sort(object, &mut slots);
+        let last = self.after.and_then(|(_, last)| u32::try_from(last).ok());
+        let last = last.and_then(|last| slots.iter().position(|slot| *slot == last));
+        let start = match self.after {
+            None => 0,
+            Some(_) => last.map_or(self.seen, |at| at + 1),
+        };
+        let left = slots.into_iter().skip(start);
+        left.map(|slot| ((false, u64::from(slot)), slot)).collect()
     }
 
     /// The rows that are left, each with its place in the order.
@@ -112,11 +140,66 @@ fn since(token: &str, now: i64) -> Result<u64, DataverseError> {
     }
 }
 
+/// What a list shows of the rows, and in what order.
+struct Query {
+    filter: Option<Filter>,
+    order: Order,
+    top: Option<usize>,
+    counted: bool,
+}
+
+impl Query {
+    fn of(object: &Object, request: &Request) -> Result<Self, DataverseError> {
+        let filter = request.param("$filter");
+        let filter = filter
+            .map(|text| Filter::parse(object, &text))
+            .transpose()?;
+        let order = request.param("$orderby");
+        let order = order.map(|text| Order::parse(object, &text)).transpose()?;
+        let top = request.param("$top").map(|text| {
+            let top = text.parse().ok().filter(|top| *top > 0);
+            let wrong = || {
+                DataverseError::query(format!(
+                    "Invalid value '{text}' for $top query option found."
+                ))
+            };
+            top.ok_or_else(wrong)
+        });
+        let counted = match request.param("$count").as_deref() {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(_) => return Err(DataverseError::query("$count is true or false")),
+        };
+        Ok(Self {
+            filter,
+            order: order.unwrap_or_default(),
+            top: top.transpose()?,
+            counted,
+        })
+    }
+
+    fn shows(&self, object: &Object, slot: u32) -> bool {
+        self.filter
+            .as_ref()
+            .is_none_or(|filter| filter.holds(object, slot))
+    }
+}
+
+/// `/$count`: how many rows there are, 5,000 at most.
+pub fn count(object: &Object, call: &Call<'_>) -> Answer {
+    address::only(call.request, &["$filter"])?;
+    let query = Query::of(object, call.request)?;
+    let slots = 0..object.records.len() as u32;
+    let found = slots.filter(|slot| object.live(*slot).is_some() && query.shows(object, *slot));
+    let count = found.count().min(address::LARGEST);
+    Ok(Response::bytes(200, "text/plain", count.to_string()))
+}
+
 pub fn list(object: &Object, call: &Call<'_>, now: i64) -> Answer {
     let request = call.request;
     let place = Place::begin(object, call, now)?;
     if place.tracked {
-        for name in ["filter", "orderby", "expand", "top"] {
+        for name in ["filter", "orderby", "expand", "top", "count"] {
             if request.param(&format!("${name}")).is_some() {
                 let text = format!(
                     "The \"${name}\" query parameter isn't supported when Change Tracking is enabled."
@@ -125,12 +208,31 @@ pub fn list(object: &Object, call: &Call<'_>, now: i64) -> Answer {
             }
         }
     }
-    address::only(request, &["$select", "$deltatoken", "$skiptoken"])?;
+    let known = [
+        "$select",
+        "$filter",
+        "$orderby",
+        "$top",
+        "$count",
+        "$deltatoken",
+        "$skiptoken",
+    ];
+    address::only(request, &known)?;
+    let query = Query::of(object, request)?;
     let columns = address::columns(object, request)?;
     let set = &object.def.name;
     let metadata = format!("{}{ROOT}/$metadata#{set}", call.origin);
-    let left = place.rows(object);
-    let size = address::page_size(request);
+    let mut left = match place.tracked {
+        true => place.rows(object),
+        false => place.sorted(object, &query),
+    };
+    let count = left.len();
+    if let Some(top) = query.top {
+        left.truncate(top);
+    }
+    // A request for so many rows gets them on one page.
+    let told = address::page_size(request).filter(|_| query.top.is_none());
+    let size = told.unwrap_or(address::LARGEST);
     let shown = left
         .iter()
         .take(size)
@@ -143,28 +245,45 @@ pub fn list(object: &Object, call: &Call<'_>, now: i64) -> Answer {
             false => org::show(object, *slot, columns.as_deref()).into(),
         });
     let mut body = json!({"@odata.context": metadata, "value": shown.collect::<Vec<Json>>()});
-    let select = request
-        .param("$select")
-        .map(|list| format!("$select={list}&"));
-    let select = select.unwrap_or_default();
+    let mut options = String::new();
+    for (name, value) in pairs(&request.query) {
+        match name.as_str() {
+            "$skiptoken" | "$deltatoken" => {}
+            "$select" => options += &format!("$select={value}&"),
+            _ => options += &format!("{name}={}&", utf8_percent_encode(&value, NON_ALPHANUMERIC)),
+        }
+    }
     let link = |option: &str, token: &str| {
         let token = utf8_percent_encode(token, NON_ALPHANUMERIC);
         Json::from(format!(
-            "{}{ROOT}/{set}?{select}{option}={token}",
+            "{}{ROOT}/{set}?{options}{option}={token}",
             call.origin
         ))
     };
+    if query.counted {
+        body["@odata.count"] = (count + place.seen).min(address::LARGEST).into();
+    }
     if left.len() > size {
         let after = Some(left[size - 1].0);
-        let next = Place { after, ..place };
+        let seen = place.seen + size;
+        let next = Place {
+            after,
+            seen,
+            ..place
+        };
         body["@odata.nextLink"] = link("$skiptoken", &next.text());
     } else if place.tracked {
         let token = format!("{}!{}", place.until, clock::iso(now));
         body["@odata.deltaLink"] = link("$deltatoken", &token);
     }
+    let applied = [
+        place.tracked.then(|| "odata.track-changes".to_owned()),
+        told.map(|size| format!("odata.maxpagesize={size}")),
+    ];
+    let applied: Vec<String> = applied.into_iter().flatten().collect();
     let response = Response::json(200, &body);
-    Ok(match place.tracked {
-        true => response.with("Preference-Applied", "odata.track-changes"),
-        false => response,
+    Ok(match applied.is_empty() {
+        true => response,
+        false => response.with("Preference-Applied", applied.join(",")),
     })
 }
