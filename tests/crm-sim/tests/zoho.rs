@@ -238,6 +238,9 @@ fn values_of_every_type_come_back_as_they_were_written() {
     let line = Line::new(&world, "zoho");
     let made = line.write(contacts(WriteKind::Upsert, &[("K", Canonical::text("x"))]));
     let id = made[0].as_ref().unwrap().crm_id.clone();
+    let account = json!({"data": [{"Account_Name": "Acme"}]});
+    let account =
+        world.zoho("POST", "/Accounts", account).json()["data"][0]["details"]["id"].clone();
     let values = [
         ("Title", DataType::Text, Canonical::text("O'Neil \"x\"\nй")),
         (
@@ -265,7 +268,7 @@ fn values_of_every_type_come_back_as_they_were_written() {
         (
             "Account_Name",
             DataType::Reference,
-            Canonical::text("5545974000000000077"),
+            Canonical::text(account.as_str().unwrap()),
         ),
         (
             "Description",

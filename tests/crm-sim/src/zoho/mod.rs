@@ -1,4 +1,4 @@
-//! Zoho CRM, version 8: records, bulk write jobs, COQL, deleted records, timelines, and OAuth whose refusals are 200s.
+//! Zoho CRM, version 8: records, bulk write jobs, COQL, searches, deleted records, timelines, and OAuth whose refusals are 200s.
 //!
 //! Guarantees: every call but the token endpoint needs a token in Zoho's own scheme and costs credits; what
 //! is left of them is told once half are spent.
@@ -6,28 +6,28 @@
 mod bulk;
 mod coql;
 mod error;
+mod links;
 mod org;
+mod paging;
+mod records;
 mod save;
+mod search;
 mod settings;
 
 use crate::budget::{Budget, Verdict};
-use crate::clock::{self, Clock};
+use crate::clock::Clock;
 use crate::http::{Request, Response};
 use crate::schema::{ObjectDef, ObjectSpec, SchemaError};
 use crate::store::{Actor, Change, Event, Note, Object, Stamp, Store};
 use crate::tokens::{Defaults, Standing};
 use crate::vendor::{Call, Services, Vendor};
 use error::ZohoError;
-use org::{floor, moment, record_id};
+use org::record_id;
 use parking_lot::Mutex;
 use save::{Verb, Writer};
 use serde_json::{Map, Value as Json, json};
 use std::collections::HashMap;
 use std::sync::Arc;
-
-const BATCH: usize = 100;
-const PAGE: usize = 200;
-const FIELDS: usize = 50;
 
 type Answer = Result<Response, ZohoError>;
 
@@ -84,7 +84,7 @@ impl Zoho {
         let request = call.request;
         let mut store = self.store.lock();
         match (request.method.as_str(), path) {
-            ("POST", ["coql"]) => return query(&store, request),
+            ("POST", ["coql"]) => return records::query(&store, request),
             ("GET", ["users"]) => {
                 let users = json!({"users": [org::user(Actor::Integration)]});
                 return Ok(Response::json(200, &users));
@@ -103,27 +103,37 @@ impl Zoho {
         let [name, rest @ ..] = path else {
             return Err(ZohoError::no_path());
         };
-        let object = store.object_mut(name).ok_or_else(ZohoError::no_module)?;
+        let at = store.position(name).ok_or_else(ZohoError::no_module)?;
+        let now = self.services.clock.now();
         let writer = Writer {
             stamp: Stamp {
-                at: self.services.clock.now(),
+                at: now,
                 by: Actor::Integration,
             },
             records: call.records,
         };
+        // Searches ask an index that may be behind.
+        let until = now - self.services.settings.read().search_lag_ms;
+        let object = &mut store.objects[at];
         match (request.method.as_str(), rest) {
-            ("GET", []) => list(object, request),
-            ("POST", []) => write(object, request, Verb::Insert, &writer),
-            ("PUT", []) => write(object, request, Verb::Update, &writer),
-            ("POST", ["upsert"]) => write(object, request, Verb::Upsert, &writer),
-            ("DELETE", []) => delete(object, request, &writer),
+            ("GET", []) => records::list(object, request, now),
+            ("POST", []) => records::write(&mut store, at, request, Verb::Insert, &writer),
+            ("PUT", []) => records::write(&mut store, at, request, Verb::Update, &writer),
+            ("POST", ["upsert"]) => records::write(&mut store, at, request, Verb::Upsert, &writer),
+            ("DELETE", []) => records::delete(object, request, &writer),
             ("GET", ["actions", "count"]) => {
-                let live =
+                let all =
                     (0..object.records.len() as u32).filter(|slot| object.live(*slot).is_some());
-                Ok(Response::json(200, &json!({"count": live.count()})))
+                let found = search::found(object, request, until)?;
+                let count = found.map_or_else(|| all.count(), |found| found.len());
+                Ok(Response::json(200, &json!({"count": count})))
             }
-            ("GET", ["deleted"]) => deleted(object, request),
-            ("GET", [id, "__timeline"]) => timeline(object, id),
+            ("GET", ["search"]) => search::search(object, request, until),
+            ("GET", ["deleted"]) => records::deleted(object, request),
+            ("GET", [id, "__timeline"]) => records::timeline(object, id),
+            ("GET", [id]) => records::read(object, request, id),
+            ("PUT", [id]) => records::write_one(&mut store, at, request, id, &writer),
+            ("DELETE", [id]) => records::delete_one(object, request, id, &writer),
             _ => Err(ZohoError::no_path()),
         }
     }
@@ -177,215 +187,12 @@ impl Zoho {
     }
 }
 
-/// The record of that id that is not deleted.
-fn live(object: &Object, id: &str) -> Option<u32> {
-    org::slot(object, id).filter(|slot| object.live(*slot).is_some())
-}
-
 fn limited() -> ZohoError {
     ZohoError::new(
         429,
         "TOO_MANY_REQUESTS",
         "You have exceeded the limit of requests",
     )
-}
-
-fn number(request: &Request, name: &str, most: usize) -> Result<usize, ZohoError> {
-    let Some(text) = request.param(name) else {
-        return Ok(if name == "page" { 1 } else { PAGE });
-    };
-    let told = text.parse().ok().filter(|n| (1..=most).contains(n));
-    let wrong = || ZohoError::new(400, "INVALID_DATA", "the value given seems to be invalid");
-    told.ok_or_else(|| wrong().with(json!({"param_name": name})))
-}
-
-/// Records in a page of answers; none at all is an answer without a body.
-fn paged(mut records: Vec<Json>, page: usize, per_page: usize) -> Response {
-    let start = (page - 1) * per_page;
-    let more = records.len() > start + per_page;
-    let shown: Vec<Json> = records.drain(..).skip(start).take(per_page).collect();
-    match shown.len() {
-        0 => Response::empty(204),
-        count => Response::json(
-            200,
-            &json!({"data": shown, "info": {"per_page": per_page, "count": count, "page": page, "more_records": more}}),
-        ),
-    }
-}
-
-fn list(object: &Object, request: &Request) -> Answer {
-    let names = request.list("fields");
-    if names.is_empty() {
-        let missing = ZohoError::new(
-            400,
-            "REQUIRED_PARAM_MISSING",
-            "One of the expected parameter is missing",
-        );
-        return Err(missing.with(json!({"param_name": "fields"})));
-    }
-    let ids = request.list("ids");
-    if names.len() > FIELDS || ids.len() > BATCH {
-        return Err(ZohoError::new(
-            400,
-            "LIMIT_EXCEEDED",
-            "too many fields or ids",
-        ));
-    }
-    let slots = (0..object.records.len() as u32).filter(|slot| {
-        object.live(*slot).is_some() && (ids.is_empty() || ids.contains(&record_id(object, *slot)))
-    });
-    let records = slots.map(|slot| org::show(object, slot, &names)).collect();
-    Ok(paged(
-        records,
-        number(request, "page", 10)?,
-        number(request, "per_page", PAGE)?,
-    ))
-}
-
-fn query(store: &Store, request: &Request) -> Answer {
-    let body: Json = serde_json::from_slice(&request.body).unwrap_or_default();
-    let text = body["select_query"].as_str().unwrap_or_default();
-    let query = coql::parse(text)?;
-    let found = query.run(store)?;
-    let object = store
-        .object(&query.module)
-        .ok_or_else(ZohoError::no_module)?;
-    let records = found
-        .iter()
-        .map(|slot| org::show(object, *slot, &query.columns))
-        .collect();
-    Ok(paged(records, 1, query.limit))
-}
-
-fn write(object: &mut Object, request: &Request, verb: Verb, writer: &Writer<'_>) -> Answer {
-    let body: Json = serde_json::from_slice(&request.body)
-        .map_err(|_| ZohoError::new(400, "INVALID_DATA", "invalid data"))?;
-    let Some(items) = body["data"].as_array().filter(|items| !items.is_empty()) else {
-        let missing = ZohoError::new(400, "MANDATORY_NOT_FOUND", "required field not found");
-        return Err(missing.with(json!({"api_name": "data"})));
-    };
-    if items.len() > BATCH {
-        let error = ZohoError::new(400, "INVALID_DATA", "invalid data");
-        return Err(error.with(json!({"api_name": "data", "maximum_length": BATCH})));
-    }
-    if let (Some(text), [item]) = (request.header("if-unmodified-since"), &items[..]) {
-        let since = clock::parse_time(text);
-        let slot = save::id_of(item).and_then(|id| live(object, &id));
-        let changed = slot.map(|slot| floor(object.records[slot as usize].modified));
-        if changed
-            .zip(since)
-            .is_some_and(|(changed, since)| changed > since)
-        {
-            return Err(ZohoError::new(
-                412,
-                "ALREADY_MODIFIED",
-                "the record was modified already",
-            ));
-        }
-    }
-    let keys: Vec<String> =
-        serde_json::from_value(body["duplicate_check_fields"].clone()).unwrap_or_default();
-    let told = items
-        .iter()
-        .enumerate()
-        .map(|(index, item)| save::save(object, verb, index, item, &keys, writer));
-    Ok(outcomes(told.collect()))
-}
-
-fn delete(object: &mut Object, request: &Request, writer: &Writer<'_>) -> Answer {
-    let ids = request.list("ids");
-    if ids.is_empty() || ids.len() > BATCH {
-        return Err(ZohoError::new(400, "REQUIRED_PARAM_MISSING", "ids"));
-    }
-    let told = ids
-        .iter()
-        .enumerate()
-        .map(|(index, id)| save::delete(object, index, id, writer));
-    Ok(outcomes(told.collect()))
-}
-
-/// The status is as little to be relied upon as Zoho's.
-fn outcomes(told: Vec<Result<Json, ZohoError>>) -> Response {
-    let good = told.iter().filter(|outcome| outcome.is_ok()).count();
-    let status = match (good, told.len()) {
-        (0, _) => 202,
-        (good, all) if good == all => 200,
-        _ => 207,
-    };
-    let shown: Vec<Json> = told
-        .into_iter()
-        .map(|outcome| outcome.unwrap_or_else(|error| error.shown()))
-        .collect();
-    Response::json(status, &json!({"data": shown}))
-}
-
-fn deleted(object: &Object, request: &Request) -> Answer {
-    let since = request
-        .header("if-modified-since")
-        .and_then(clock::parse_time);
-    let slots = object
-        .deleted_since(since.unwrap_or(0))
-        .map(|(_, slot)| slot);
-    let records = slots.map(|slot| {
-        let record = &object.records[slot as usize];
-        json!({
-            "id": record_id(object, slot), "type": "recycle", "display_name": "x",
-            "deleted_by": org::user(record.modified_by), "deleted_time": moment(record.modified),
-        })
-    });
-    let (page, per_page) = (
-        number(request, "page", 1000)?,
-        number(request, "per_page", PAGE)?,
-    );
-    Ok(paged(records.collect(), page, per_page))
-}
-
-/// Each change of a record, newest first.
-fn timeline(object: &Object, id: &str) -> Answer {
-    let invalid = || {
-        ZohoError::new(
-            400,
-            "INVALID_DATA",
-            "the related id given seems to be invalid",
-        )
-    };
-    let slot = live(object, id).ok_or_else(invalid)?;
-    let history = &object.records[slot as usize].history;
-    let mut entries: Vec<Json> = Vec::new();
-    for (n, past) in history.iter().enumerate() {
-        let field = &object.def.fields[past.field as usize];
-        let before = history[..n]
-            .iter()
-            .rev()
-            .find(|held| held.field == past.field);
-        let text = |value: Option<&crate::value::Value>| match value
-            .map(|value| org::spelled(field, value))
-        {
-            None => Json::Null,
-            Some(Json::String(text)) => text.into(),
-            Some(other) => other.to_string().into(),
-        };
-        let source = match past.by {
-            Actor::Integration => "crm_api",
-            Actor::Human => "crm_ui",
-        };
-        entries.push(json!({
-            "audited_time": moment(past.at), "action": "updated", "source": source,
-            "done_by": org::user(past.by),
-            "field_history": [{"api_name": field.name(), "data_type": field.spec.native, "_value": {
-                "old": text(before.and_then(|held| held.value.as_ref())), "new": text(past.value.as_ref()),
-            }}],
-        }));
-    }
-    entries.reverse();
-    entries.truncate(PAGE);
-    match entries.is_empty() {
-        true => Ok(Response::empty(204)),
-        false => Ok(Response::json(
-            200,
-            &json!({"__timeline": entries, "info": {"more_records": false}}),
-        )),
-    }
 }
 
 impl Vendor for Zoho {

@@ -52,6 +52,9 @@ pub fn define(def: &mut ObjectDef, spec: &ObjectSpec) -> Result<(), crate::schem
             _ => None,
         };
         field.length = field.length.or(limit);
+        if field.native == "currency" {
+            field.scale = field.scale.or(Some(2));
+        }
     }
     def.define(&spec, &Types)
 }

@@ -5,11 +5,16 @@
 
 use super::error::ZohoError;
 use super::org::{is_list, is_reference, moment, record_id, user};
+use super::records::live;
+use crate::decimal;
 use crate::faults::RecordFaults;
 use crate::schema::Field;
 use crate::store::{Change, Life, Object, Stamp};
 use crate::value::{Kind, Misfit, Raw, Value, fit};
 use serde_json::{Map, Value as Json, json};
+
+/// What a number may be: 16 digits.
+const MOST: i64 = 9_999_999_999_999_999;
 
 #[derive(Clone, Copy)]
 pub struct Writer<'a> {
@@ -56,7 +61,7 @@ fn value_of(field: &Field, value: &Json) -> Result<Option<Value>, ZohoError> {
         return Ok(None);
     }
     if is_reference(field) {
-        let id = value["id"].as_str().ok_or_else(|| expected("jsonobject"))?;
+        let id = id_of(&value["id"]).ok_or_else(|| expected("jsonobject"))?;
         return Ok(Some(Value::text(id)));
     }
     if is_list(field) {
@@ -83,7 +88,27 @@ fn value_of(field: &Field, value: &Json) -> Result<Option<Value>, ZohoError> {
     if !fits {
         return Err(expected(&field.spec.native));
     }
-    fit(field, Raw::from(value)).map_err(|misfit| match misfit {
+    // What surrounds a text of one line is not kept.
+    let one_line = matches!(
+        field.spec.native.as_str(),
+        "text" | "email" | "phone" | "website" | "picklist"
+    );
+    let raw = match value {
+        Json::String(text) if one_line => Raw::Text(text.trim()),
+        value => Raw::from(value),
+    };
+    let rounded;
+    let raw = match (raw, field.spec.scale) {
+        (Raw::Number(text), Some(digits)) => {
+            let number = decimal::rounded(text, digits, MOST);
+            rounded = number
+                .ok_or_else(|| expected(&field.spec.native))?
+                .to_plain_string();
+            Raw::Number(&rounded)
+        }
+        (raw, _) => raw,
+    };
+    fit(field, raw).map_err(|misfit| match misfit {
         Misfit::TooLong { limit } => ZohoError::field(
             "INVALID_DATA",
             field.name(),
@@ -93,9 +118,9 @@ fn value_of(field: &Field, value: &Json) -> Result<Option<Value>, ZohoError> {
     })
 }
 
-/// The id of a record of a body: text, or the number that Zoho's own library sends.
-pub fn id_of(item: &Json) -> Option<String> {
-    match &item["id"] {
+/// An id: text, or the number that Zoho's own library sends.
+pub fn id_of(id: &Json) -> Option<String> {
+    match id {
         Json::String(text) => Some(text.clone()),
         Json::Number(number) => Some(number.to_string()),
         _ => None,
@@ -114,15 +139,22 @@ pub fn save(
     let fields = item.as_object();
     let fields = fields.ok_or_else(|| ZohoError::new(400, "INVALID_DATA", "body"))?;
     let change = change_of(object, fields)?;
+    let mut found_by = Json::Null;
     let slot = match verb {
         Verb::Insert => None,
         Verb::Update => {
             let missing = || ZohoError::field("MANDATORY_NOT_FOUND", "id", json!({}));
-            let id = id_of(item).ok_or_else(missing)?;
-            let slot = super::live(object, &id);
+            let id = id_of(&item["id"]).ok_or_else(missing)?;
+            let slot = live(object, &id);
             Some(slot.ok_or_else(|| ZohoError::no_record(index))?)
         }
-        Verb::Upsert => duplicate(object, &change, keys),
+        Verb::Upsert => match duplicate(object, &change, keys) {
+            Some((field, slot)) => {
+                found_by = field.into();
+                Some(slot)
+            }
+            None => None,
+        },
     };
     strike(object, slot, &change, writer)?;
     if slot.is_none() {
@@ -150,7 +182,7 @@ pub fn save(
         "status": "success",
         "message": if inserted { "record added" } else { "record updated" },
         "action": verb,
-        "duplicate_field": null,
+        "duplicate_field": found_by,
         "details": {
             "id": record_id(object, slot),
             "Modified_Time": moment(record.modified),
@@ -161,18 +193,47 @@ pub fn save(
     }))
 }
 
-/// The record that holds one of the values that are checked, by the first field that finds one.
-fn duplicate(object: &Object, change: &Change, keys: &[String]) -> Option<u32> {
+/// The fields by which Zoho itself tells a record that is there already.
+fn own_keys(object: &Object) -> Vec<&str> {
+    let own = match object.def.name.as_str() {
+        "Leads" | "Contacts" => Some("Email"),
+        "Accounts" => Some("Account_Name"),
+        "Deals" => Some("Deal_Name"),
+        _ => None,
+    };
+    let unique = object.def.visible().filter(|(_, field)| field.spec.unique);
+    let unique = unique.map(|(_, field)| field.name());
+    own.into_iter().chain(unique).collect()
+}
+
+/// The record that holds one of the values that are checked, and the first field that finds one.
+fn duplicate(object: &Object, change: &Change, keys: &[String]) -> Option<(String, u32)> {
     let checked: Vec<&str> = match keys.is_empty() {
-        true => vec!["Email", "External_Key"],
+        true => own_keys(object),
         false => keys.iter().map(String::as_str).collect(),
     };
     let find = |name: &&str| {
-        let (at, _) = object.def.field(name)?;
+        let (at, field) = object.def.field(name)?;
         let (_, value) = change.iter().find(|(sent, _)| *sent == at)?;
-        object.find(at, value.as_ref()?.as_text()?).first().copied()
+        let slot = holder(object, at, value.as_ref()?.as_text()?)?;
+        Some((field.name().to_owned(), slot))
     };
     checked.iter().find_map(find)
+}
+
+/// The live record whose field holds the text, by an index or one after the other.
+pub fn holder(object: &Object, at: u16, text: &str) -> Option<u32> {
+    if object.def.fields[at as usize].indexed() {
+        return object.find(at, text).first().copied();
+    }
+    let sought = text.to_lowercase();
+    let mut slots = 0..object.records.len() as u32;
+    slots.find(|slot| {
+        let held = object
+            .live(*slot)
+            .and_then(|record| record.get(at)?.as_text());
+        held.is_some_and(|held| held.to_lowercase() == sought)
+    })
 }
 
 fn require(object: &Object, change: &Change) -> Result<(), ZohoError> {
@@ -201,7 +262,7 @@ pub fn delete(
     id: &str,
     writer: &Writer<'_>,
 ) -> Result<Json, ZohoError> {
-    let slot = super::live(object, id).ok_or_else(|| ZohoError::no_record(index))?;
+    let slot = live(object, id).ok_or_else(|| ZohoError::no_record(index))?;
     strike(object, Some(slot), &Vec::new(), writer)?;
     // Deleting frees values; it cannot collide.
     let _ = object.set_life(slot, Life::Deleted, writer.stamp);

@@ -44,7 +44,12 @@ pub fn fields(object: &Object) -> Json {
             "visible": true,
             "unique": if spec.unique { json!({"casesensitive": spec.case_sensitive.to_string()}) } else { json!({}) },
             "pick_list_values": options,
-            "lookup": {},
+            "lookup": match spec.references.first() {
+                Some(module) => json!({"module": {"api_name": module}}),
+                None => json!({}),
+            },
+            "decimal_place": spec.scale,
+            "external": if spec.external_id { json!({"type": "org", "show": true}) } else { Json::Null },
             "operation_type": {"web_create": stored, "web_update": stored, "api_create": stored, "api_update": stored},
         })
     };
