@@ -38,6 +38,11 @@ impl PdError {
         Self::new(404, format!("{word} not found"))
     }
 
+    /// What the real one can do and this one cannot: a test must notice.
+    pub fn not_simulated(what: &str) -> Self {
+        Self::new(501, format!("crm-sim does not simulate {what}"))
+    }
+
     pub fn no_path() -> Self {
         Self::new(404, "Unknown method .")
     }

@@ -1,10 +1,11 @@
-//! Lists, searches and changelogs.
+//! Lists and changelogs.
 //!
 //! Guarantees: parameters that are not known, or hold what they cannot, are refused; a cursor goes on
 //! behind the record that it names, whatever has come or gone meanwhile.
 
 use super::account::{self, as_text, floor, is_archived, is_first, plain, record_id, word};
 use super::error::PdError;
+use super::filters::Filters;
 use crate::clock;
 use crate::http::{Request, Response, pairs};
 use crate::store::{Actor, Object, Store};
@@ -16,7 +17,7 @@ use std::cmp::Reverse;
 
 pub type Answer = Result<Response, PdError>;
 
-const PAGE: usize = 500;
+pub const PAGE: usize = 500;
 const IDS: usize = 100;
 const CUSTOM_KEYS: usize = 15;
 
@@ -36,7 +37,7 @@ impl<'a> Params<'a> {
         self.0.param(name)
     }
 
-    fn number(
+    pub fn number(
         &self,
         name: &str,
         range: std::ops::RangeInclusive<usize>,
@@ -75,12 +76,21 @@ impl<'a> Params<'a> {
     }
 }
 
+/// The parameters of a list that name what a record is linked to, or stands in.
+fn links(object: &str) -> &'static [&'static str] {
+    match object {
+        "deals" => &["owner_id", "person_id", "org_id", "pipeline_id", "stage_id"],
+        "persons" => &["owner_id", "org_id"],
+        "activities" => &["owner_id", "deal_id", "person_id", "org_id"],
+        _ => &["owner_id"],
+    }
+}
+
 /// A list of version 2, or of its archived records.
-pub fn list(object: &Object, request: &Request, archived: bool) -> Answer {
+pub fn list(object: &Object, request: &Request, archived: bool, filters: &Filters) -> Answer {
     let mut known = vec![
         "filter_id",
         "ids",
-        "owner_id",
         "updated_since",
         "sort_by",
         "sort_direction",
@@ -93,7 +103,30 @@ pub fn list(object: &Object, request: &Request, archived: bool) -> Answer {
         "activities" => known.extend(["updated_until", "include_fields"]),
         _ => known.extend(["updated_until", "include_fields", "custom_fields"]),
     }
+    known.extend(links(&object.def.name));
+    if object.def.name == "activities" {
+        known.push("done");
+    }
     let params = Params::of(request, &known)?;
+    let filter = match params.number("filter_id", 1..=usize::MAX)? {
+        None => None,
+        Some(id) => Some(filters.of(object, id)?),
+    };
+    let mut linked = Vec::new();
+    for name in links(&object.def.name) {
+        let id = params.number(name, 1..=usize::MAX)?;
+        let at = object.def.field(name).map(|(at, _)| at);
+        linked.extend(at.zip(id.map(|id| Value::Number(id as f64))));
+    }
+    if let Some(text) = params.text("done") {
+        let done = match text.as_str() {
+            "true" => true,
+            "false" => false,
+            _ => return Err(PdError::schema(&["done: Expected boolean".to_owned()])),
+        };
+        let at = object.def.field("done").map(|(at, _)| at);
+        linked.extend(at.map(|at| (at, Value::Bool(done))));
+    }
     let (limit, custom) = (params.limit()?, params.custom_fields()?);
     let (since, until) = (
         params.moment("updated_since")?,
@@ -145,6 +178,10 @@ pub fn list(object: &Object, request: &Request, archived: bool) -> Answer {
             false => statuses.contains(&state),
         };
         has_state
+            && filter.is_none_or(|filter| filter.holds(object, *slot))
+            && linked
+                .iter()
+                .all(|(at, value)| record.get(*at) == Some(value))
             && is_archived(object, record) == archived
             && since.is_none_or(|since| at >= since)
             && until.is_none_or(|until| at < until)
@@ -180,7 +217,7 @@ fn cursor(text: &str) -> Option<(i64, u32)> {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text).ok()?).ok()
 }
 
-fn page(records: &[Json], next: Option<String>) -> Response {
+pub fn page(records: &[Json], next: Option<String>) -> Response {
     Response::json(
         200,
         &json!({"success": true, "data": records, "additional_data": {"next_cursor": next}}),
@@ -283,65 +320,6 @@ fn recent(object: &Object, slot: u32) -> Json {
     data["update_time"] = plain(record.modified).into();
     data["add_time"] = plain(record.created).into();
     json!({"item": word(object), "id": data["id"], "data": data})
-}
-
-/// Records by one of their fields, as an index has them that may be behind.
-pub fn search(store: &Store, request: &Request, indexed_until: i64) -> Answer {
-    let params = Params::of(
-        request,
-        &["term", "entity_type", "field", "match", "limit", "cursor"],
-    )?;
-    let needed = |name: &str| {
-        let missing = || PdError::schema(&[format!("{name}: {name} is required")]);
-        params
-            .text(name)
-            .filter(|text| !text.is_empty())
-            .ok_or_else(missing)
-    };
-    let (term, entity, name) = (needed("term")?, needed("entity_type")?, needed("field")?);
-    let exact = match params.text("match").as_deref() {
-        Some("exact") => true,
-        None | Some("beginning" | "middle") => false,
-        _ => return Err(PdError::schema(&["match: Invalid enum value".to_owned()])),
-    };
-    if !exact && term.chars().count() < 2 {
-        return Err(PdError::schema(&[
-            "term: String must contain at least 2 character(s)".to_owned(),
-        ]));
-    }
-    let searched = ["deal", "lead", "person", "organization", "product"];
-    let object = store.objects.iter().find(|object| word(object) == entity);
-    let object = object.filter(|_| searched.contains(&&*entity));
-    let object =
-        object.ok_or_else(|| PdError::schema(&["entity_type: Invalid enum value".to_owned()]))?;
-    let (at, field) = object
-        .def
-        .field(&name)
-        .ok_or_else(|| PdError::new(400, "Field not found"))?;
-    let candidates: Vec<u32> = match field.indexed() && exact {
-        true => object.find(at, &term).to_vec(),
-        false => (0..object.records.len() as u32).collect(),
-    };
-    let holds = |slot: &u32| {
-        let record = object
-            .live(*slot)
-            .filter(|record| record.modified <= indexed_until);
-        let text =
-            record.and_then(|record| as_text(field, record.get(at)).as_str().map(str::to_owned));
-        text.is_some_and(|text| match exact {
-            true => text == term,
-            false => text.contains(&term),
-        })
-    };
-    let found = candidates.into_iter().filter(holds).take(params.limit()?);
-    let found: Vec<Json> = found
-        .map(|slot| {
-            let shown = account::held(object, slot, at);
-            let id = account::show(object, slot, &[])["id"].take();
-            json!({"id": id, name.as_str(): shown})
-        })
-        .collect();
-    Ok(page(&found, None))
 }
 
 /// Each change of a field, newest first.

@@ -1,4 +1,4 @@
-//! Pipedrive: version 2 of its API, what version 1 alone has, and OAuth.
+//! Pipedrive: version 2 of its API, what version 1 alone has (leads, notes, filters, changelogs), and OAuth.
 //!
 //! Guarantees: every call but the token endpoint needs a token in the header that is for its kind, and
 //! costs what Pipedrive says it costs; the headers tell the same figures.
@@ -6,9 +6,11 @@
 mod account;
 mod error;
 mod fields;
+mod filters;
 mod lists;
 mod oauth;
 mod save;
+mod search;
 mod webhooks;
 
 use crate::budget::{Budget, Verdict};
@@ -19,6 +21,7 @@ use crate::store::{Actor, Change, Life, Note, Object, Stamp, Store};
 use crate::tokens::{Defaults, Standing};
 use crate::vendor::{Call, Services, Vendor};
 use error::PdError;
+use filters::Filters;
 use lists::{Answer, Params};
 use parking_lot::Mutex;
 use save::Writer;
@@ -31,6 +34,7 @@ const GRANTED: &str = "pipedrive-access-";
 pub struct Pipedrive {
     services: Services,
     store: Mutex<Store>,
+    filters: Mutex<Filters>,
 }
 
 impl Pipedrive {
@@ -46,6 +50,7 @@ impl Pipedrive {
         Self {
             services: Services::new("pipedrive", clock, defaults, budget),
             store: Mutex::new(account::built_in()),
+            filters: Mutex::default(),
         }
     }
 
@@ -76,12 +81,30 @@ impl Pipedrive {
     fn resource(&self, call: &Call<'_>, path: &[&str], first: bool) -> Answer {
         let request = call.request;
         let mut store = self.store.lock();
+        let now = self.services.clock.now();
+        // Searches ask an index that may be behind.
+        let until = now - self.services.settings.read().search_lag_ms;
         match (first, request.method.as_str(), path) {
             (true, "GET", ["users", "me"]) => return Ok(me()),
             (true, "GET", ["recents"]) => return lists::recents(&store, request),
+            (false, "GET", ["itemSearch"]) => return search::items(&store, request, None, until),
             (false, "GET", ["itemSearch", "field"]) => {
-                let lag = self.services.settings.read().search_lag_ms;
-                return lists::search(&store, request, self.services.clock.now() - lag);
+                return search::by_field(&store, request, until);
+            }
+            (
+                false,
+                "GET",
+                [
+                    name @ ("deals" | "persons" | "organizations" | "products" | "leads"),
+                    "search",
+                ],
+            ) => {
+                let object = store.object(name).ok_or_else(PdError::no_path)?;
+                return search::items(&store, request, Some(object), until);
+            }
+            (true, method, ["filters", rest @ ..]) => {
+                let mut filters = self.filters.lock();
+                return filters.answer(&store, request, method, rest, now);
             }
             (
                 true,
@@ -101,10 +124,12 @@ impl Pipedrive {
         let [name, rest @ ..] = path else {
             return Err(PdError::no_path());
         };
-        if let ("GET", []) = (request.method.as_str(), rest)
-            && let Some(object) = fields::listed(&store, name, first)
-        {
-            return fields::list(object, request);
+        if let Some(object) = fields::listed(&store, name, first) {
+            return match (request.method.as_str(), rest) {
+                ("GET", []) => fields::list(object, request, first),
+                ("GET", [code]) if !first => fields::read(object, code),
+                _ => Err(PdError::no_path()),
+            };
         }
         let object = store
             .object_mut(name)
@@ -123,8 +148,10 @@ impl Pipedrive {
         };
         match (request.method.as_str(), rest) {
             ("GET", []) if first => lists::list_first(object, request),
-            ("GET", []) => lists::list(object, request, false),
-            ("GET", ["archived"]) if *name == "deals" => lists::list(object, request, true),
+            ("GET", []) => lists::list(object, request, false, &self.filters.lock()),
+            ("GET", ["archived"]) if *name == "deals" => {
+                lists::list(object, request, true, &self.filters.lock())
+            }
             ("POST", []) => create(object, request, &writer),
             ("GET", [id]) => read(object, request, id),
             (method, [id]) if method == update => change(object, request, id, &writer),
@@ -171,7 +198,8 @@ impl Pipedrive {
 /// Tokens of the day's budget ("Rate limiting"): twice as many in version 1.
 fn cost(method: &str, path: &[&str], first: bool) -> u64 {
     let cost = match (method, path) {
-        ("GET", ["itemSearch", ..]) => 20,
+        ("GET", ["itemSearch", ..] | [_, "search"]) => 20,
+        ("GET", ["filters", _]) => 1,
         ("GET", ["users", "me"]) => 1,
         ("GET", [_] | [_, "archived"] | [_, _, "changelog"]) => 10,
         ("GET", _) => 1,
@@ -199,6 +227,9 @@ fn me() -> Response {
 }
 
 fn located(object: &Object, id: &str) -> Result<u32, PdError> {
+    if !account::is_first(&object.def.name) && id.parse::<u32>().is_err() {
+        return Err(PdError::schema(&["id: Invalid number".to_owned()]));
+    }
     account::slot(object, id).ok_or_else(|| PdError::not_found(account::word(object)))
 }
 
@@ -315,6 +346,7 @@ impl Vendor for Pipedrive {
 
     fn reset(&self) {
         *self.store.lock() = account::built_in();
+        *self.filters.lock() = Filters::default();
     }
 
     fn id(&self, object: &Object, slot: u32) -> String {

@@ -3,7 +3,7 @@
 //! Guarantees: nothing is coerced; all that is wrong with a body is told together; what fails has
 //! changed nothing.
 
-use super::account::{is_composite, is_custom, is_first, record_id, word};
+use super::account::{is_composite, is_custom, is_first, number_json, record_id, word};
 use super::error::PdError;
 use crate::faults::RecordFaults;
 use crate::schema::Field;
@@ -143,6 +143,12 @@ fn composite(field: &Field, value: &Json) -> Result<Option<Value>, String> {
             return expected("number");
         }
         ("labels", Json::Array(items)) if items.is_empty() => return Ok(None),
+        ("labels", Json::Array(items))
+            if !field.spec.values.is_empty()
+                && !items.iter().all(|item| is_option(field, item)) =>
+        {
+            return Err("Invalid option".to_owned());
+        }
         ("set" | "labels", Json::Array(items)) => {
             let mut ids: Vec<u64> = items.iter().filter_map(Json::as_u64).collect();
             ids.sort_unstable();
@@ -156,14 +162,14 @@ fn composite(field: &Field, value: &Json) -> Result<Option<Value>, String> {
             if !sound || !parts.get("currency").is_some_and(Json::is_string) {
                 return Err("value and currency are required".to_owned());
             }
-            value.clone()
+            money("value", parts)?
         }
         ("amount", Json::Object(parts)) => {
             let sound = parts.get("amount").is_some_and(Json::is_number);
             if !sound || !parts.get("currency").is_some_and(Json::is_string) {
                 return Err("amount and currency are required".to_owned());
             }
-            value.clone()
+            money("amount", parts)?
         }
         ("address", Json::Object(parts)) => match parts.get("value").and_then(Json::as_str) {
             None => return Err("value: Expected string".to_owned()),
@@ -174,6 +180,18 @@ fn composite(field: &Field, value: &Json) -> Result<Option<Value>, String> {
         _ => return expected("object"),
     };
     Ok(Some(Value::text(kept.to_string())))
+}
+
+/// A number, which is a double as all are, and the code of a currency.
+fn money(name: &str, parts: &Map<String, Json>) -> Result<Json, String> {
+    let currency = parts["currency"].as_str().unwrap_or_default();
+    if currency.len() != 3 || !currency.bytes().all(|b| b.is_ascii_uppercase()) {
+        return Err("currency: Invalid currency".to_owned());
+    }
+    let number = parts[name].to_string().parse::<f64>();
+    let number = number.ok().filter(|number| number.is_finite());
+    let number = number.ok_or_else(|| format!("{name}: Expected number"))?;
+    Ok(json!({name: number_json(number), "currency": currency}))
 }
 
 /// One address is the primary one: the first, if none says so.
