@@ -106,3 +106,57 @@ test("a refresh token is exchanged", async () => {
     const deals = of(v2.DealsApi, v2, { accessToken: token });
     assert.deepEqual((await deals.getDeals()).data, []);
 });
+
+test("items are found by a term", async () => {
+    const persons = of(v2.PersonsApi, v2);
+    await persons.addPerson({ AddPersonRequest: { name: "Ada", emails: [{ value: "Ada@x.test" }] } });
+    await persons.addPerson({ AddPersonRequest: { name: "Bo", custom_fields: { [KEY]: "ada" } } });
+    await of(v2.DealsApi, v2).addDeal({ AddDealRequest: { title: "ada's", person_id: 1 } });
+    const ids = (answer) => answer.data.items.map(({ item }) => `${item.type} ${item.id}`);
+    assert.deepEqual(ids(await persons.searchPersons({ term: "ada", exact_match: true })), ["person 1", "person 2"]);
+    assert.deepEqual(ids(await persons.searchPersons({ term: "ada@x.test", exact_match: true, fields: "email" })), ["person 1"]);
+    const all = await of(v2.ItemSearchApi, v2).searchItem({ term: "ada", item_types: "deal" });
+    assert.deepEqual(ids(all), ["deal 1"]);
+    assert.equal(all.data.items[0].item.person.name, "Ada");
+    const page = await persons.searchPersons({ term: "ada", limit: 1 });
+    const next = await persons.searchPersons({ term: "ada", limit: 1, cursor: page.additional_data.next_cursor });
+    assert.deepEqual([...ids(page), ...ids(next)], ["person 1", "person 2"]);
+    await assert.rejects(persons.searchPersons({ term: "a" }), (error) => error.success === false);
+});
+
+test("a list is narrowed by a filter", async () => {
+    const persons = of(v2.PersonsApi, v2);
+    for (const name of ["Ada", "Bo", "Adam"]) {
+        await persons.addPerson({ AddPersonRequest: { name } });
+    }
+    const fields = await of(v1.PersonFieldsApi, v1).getPersonFields({ limit: 500 });
+    const { id } = fields.data.find((field) => field.key === "name");
+    const line = { object: "person", field_id: String(id), operator: "LIKE '$%'", value: "ada", extra_value: null };
+    const conditions = { glue: "and", conditions: [{ glue: "and", conditions: [line] }, { glue: "or", conditions: [] }] };
+    const filters = of(v1.FiltersApi, v1);
+    const made = await filters.addFilter({ AddFilterRequest: { name: "Adas", type: "people", conditions } });
+    const filter_id = made.data.id;
+    assert.deepEqual((await persons.getPersons({ filter_id })).data.map((person) => person.name), ["Ada", "Adam"]);
+    assert.deepEqual((await filters.getFilter({ id: filter_id })).data.conditions, conditions);
+    await filters.updateFilter({ id: filter_id, UpdateFilterRequest: { conditions: { ...conditions, conditions: [
+        { glue: "and", conditions: [{ ...line, operator: "=" }] }, { glue: "or", conditions: [] },
+    ] } } });
+    assert.deepEqual((await persons.getPersons({ filter_id })).data.map((person) => person.name), ["Ada"]);
+    await filters.deleteFilter({ id: filter_id });
+    await assert.rejects(persons.getPersons({ filter_id }), (error) => error.success === false);
+});
+
+test("lists are narrowed by links, and numbers are doubles", async () => {
+    const orgs = of(v2.OrganizationsApi, v2);
+    const org_id = (await orgs.addOrganization({ AddOrganizationRequest: { name: "Acme" } })).data.id;
+    const persons = of(v2.PersonsApi, v2);
+    await persons.addPerson({ AddPersonRequest: { name: "Ada", org_id, label_ids: [2] } });
+    await persons.addPerson({ AddPersonRequest: { name: "Bo" } });
+    assert.deepEqual((await persons.getPersons({ org_id })).data.map((person) => person.label_ids), [[2]]);
+    const deals = of(v2.DealsApi, v2);
+    const deal = await deals.addDeal({ AddDealRequest: { title: "x", org_id, value: 0.1 + 0.2 } });
+    assert.equal(deal.data.value, 0.30000000000000004);
+    assert.deepEqual((await deals.getDeals({ org_id, status: "open" })).data.map(({ id }) => id), [deal.data.id]);
+    const field = await of(v2.PersonFieldsApi, v2).getPersonField({ field_code: KEY });
+    assert.equal(field.data.field_type, "varchar");
+});
