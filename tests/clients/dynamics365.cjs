@@ -162,3 +162,14 @@ test("changes are told by a delta link", async () => {
     const then = await api.retrieveMultiple({ collection: "contacts" }, first.oDataDeltaLink);
     assert.deepEqual(then.value.map((row) => row.reason), ["deleted"]);
 });
+
+test("a row comes with what it is linked to, and as people see it", async () => {
+    const api = client();
+    const data = { lastname: "x", leadsourcecode: 2, "parentcustomerid_account@odata.bind": "/accounts(crm_externalkey='A1')" };
+    await api.create({ collection: "accounts", data: { name: "Acme", crm_externalkey: "A1" } });
+    const key = await api.create({ collection: "contacts", data });
+    const expand = [{ property: "parentcustomerid_account", select: ["name"] }];
+    const held = await api.retrieve({ collection: "contacts", key, select: ["leadsourcecode"], expand, includeAnnotations: "*" });
+    assert.equal(held.parentcustomerid_account.name, "Acme");
+    assert.equal(held.leadsourcecode_Formatted, "Option 2");
+});

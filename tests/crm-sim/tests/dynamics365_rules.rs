@@ -380,6 +380,89 @@ fn lookups_are_written_in_all_their_ways() {
     assert_eq!(world.d365("GET", &one, &[], Value::Null).status, 204);
 }
 
+#[test]
+fn annotations_and_expansions_come_with_those_who_ask() {
+    let world = World::new();
+    let account = id_of(&world.d365(
+        "POST",
+        "/accounts",
+        &[],
+        json!({"name": "Acme", "revenue": 1234567.5}),
+    ));
+    let id = make(
+        &world,
+        json!({
+            "lastname": "x", "leadsourcecode": 2, "crm_interests": "1,3", "donotbulkemail": true, "birthdate": "2001-02-03",
+            "crm_lastseen": "2026-01-02T15:04:05Z", "parentcustomerid_account@odata.bind": format!("/accounts({account})"),
+        }),
+    );
+    let row = format!("/contacts({id})");
+    let all = [("Prefer", "odata.include-annotations=\"*\"")];
+    let shown = world.d365("GET", &row, &all, Value::Null).json();
+    let formatted =
+        |name: &str| shown[format!("{name}@OData.Community.Display.V1.FormattedValue")].clone();
+    for (name, text) in [
+        ("leadsourcecode", "Option 2"),
+        ("crm_interests", "Option 1; Option 3"),
+        ("donotbulkemail", "Yes"),
+        ("birthdate", "2/3/2001"),
+        ("crm_lastseen", "1/2/2026 3:04 PM"),
+    ] {
+        assert_eq!(formatted(name), text);
+    }
+    let lookup = "_parentcustomerid_value@Microsoft.Dynamics.CRM";
+    assert_eq!(shown[format!("{lookup}.lookuplogicalname")], "account");
+    assert_eq!(
+        shown[format!("{lookup}.associatednavigationproperty")],
+        "parentcustomerid_account"
+    );
+    let some = [(
+        "Prefer",
+        "odata.maxpagesize=5,odata.include-annotations=\"OData.Community.Display.*\"",
+    )];
+    let list = world.d365("GET", "/accounts?$select=revenue", &some, Value::Null);
+    assert_eq!(
+        list.json()["value"][0]["revenue@OData.Community.Display.V1.FormattedValue"],
+        "$1,234,567.50"
+    );
+    assert!(
+        list.header("preference-applied")
+            .contains("include-annotations")
+    );
+    let plain = world.d365("GET", &row, &[], Value::Null);
+    assert!(!plain.text.contains("Display.V1"));
+    let expanded = "$select=lastname&$expand=parentcustomerid_account($select=name)";
+    let one = world
+        .d365("GET", &format!("{row}?{expanded}"), &[], Value::Null)
+        .json();
+    assert_eq!(one["parentcustomerid_account"]["name"], "Acme");
+    assert!(one["parentcustomerid_account"].get("revenue").is_none());
+    make(&world, json!({"lastname": "y"}));
+    let list = world
+        .d365("GET", &format!("/contacts?{expanded}"), &[], Value::Null)
+        .json();
+    assert_eq!(
+        list["value"][0]["parentcustomerid_account"]["accountid"],
+        account
+    );
+    assert_eq!(list["value"][1]["parentcustomerid_account"], Value::Null);
+    // A tag says nothing of another row.
+    let tag = plain.header("etag");
+    let unless = [("If-None-Match", tag)];
+    let told = world.d365("GET", &format!("{row}?{expanded}"), &unless, Value::Null);
+    assert_eq!(told.status, 200);
+    for (strange, status) in [
+        ("nope", 400),
+        ("parentcustomerid_account(", 400),
+        ("parentcustomerid_account)", 400),
+        ("parentcustomerid_account($select=nope)", 400),
+        ("parentcustomerid_account($expand=x)", 501),
+    ] {
+        let told = world.d365("GET", &format!("{row}?$expand={strange}"), &[], Value::Null);
+        assert_eq!(told.status, status, "{strange}");
+    }
+}
+
 /// A batch of parts, each of which is a whole request.
 fn batch(world: &World, preamble: &str, parts: &[String], headers: &[(&str, &str)]) -> Reply {
     let mut all = vec![

@@ -4,10 +4,12 @@
 //! of it replaces; what is not simulated is refused and never passed over.
 
 mod address;
+mod annotations;
 mod attributes;
 mod batch;
 mod definitions;
 mod error;
+mod expand;
 mod filter;
 mod multipart;
 mod oauth;
@@ -115,8 +117,8 @@ impl Dynamics365 {
         };
         match (method, &address) {
             _ if !path.is_empty() => parts::answer(store, at, call, &address, path, stamp),
-            ("GET", Address::Set(_)) => track::list(&store.objects[at], call, stamp.at),
-            ("GET", _) => rows::read(&store.objects[at], call, &address),
+            ("GET", Address::Set(_)) => track::list(store, at, call, stamp.at),
+            ("GET", _) => rows::read(store, at, call, &address),
             ("POST", Address::Set(_)) => rows::write(store, at, call, &address, stamp),
             ("PATCH", Address::Row { .. } | Address::Keyed { .. }) => {
                 rows::write(store, at, call, &address, stamp)

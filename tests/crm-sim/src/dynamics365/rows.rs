@@ -4,7 +4,8 @@
 
 use super::address::{self, Address};
 use super::error::DataverseError;
-use super::{Answer, ROOT, org, save};
+use super::expand::{self, Expansion};
+use super::{Answer, ROOT, annotations, org, save};
 use crate::http::{Request, Response};
 use crate::store::{Change, Life, Object, Stamp, Store, Taken};
 use crate::value::Value;
@@ -67,21 +68,33 @@ fn admit(object: &Object, slot: Option<u32>, request: &Request) -> Result<(), Da
     }
 }
 
-pub fn read(object: &Object, call: &Call<'_>, address: &Address) -> Answer {
-    address::only(call.request, &["$select"])?;
+pub fn read(store: &Store, at: usize, call: &Call<'_>, address: &Address) -> Answer {
+    let object = &store.objects[at];
+    address::only(call.request, &["$select", "$expand"])?;
     let columns = address::columns(object, call.request)?;
+    let expansions = expand::of(store, object, call.request)?;
     let slot = find(object, address)?.ok_or_else(|| missing(address))?;
     let tag = org::tag(object, slot);
-    if call.request.header("if-none-match") == Some(&tag) {
+    // The tag says nothing of other rows, nor of how values are shown.
+    let alone = expansions.is_empty() && annotations::wanted(call.request).is_none();
+    if alone && call.request.header("if-none-match") == Some(&tag) {
         return Ok(Response::empty(304).with("ETag", tag));
     }
-    Ok(shown(object, slot, columns.as_deref(), call, 200))
+    Ok(shown(
+        object,
+        slot,
+        columns.as_deref(),
+        &expansions,
+        call,
+        200,
+    ))
 }
 
 fn shown(
     object: &Object,
     slot: u32,
     columns: Option<&[u16]>,
+    expansions: &[Expansion<'_>],
     call: &Call<'_>,
     status: u16,
 ) -> Response {
@@ -91,6 +104,8 @@ fn shown(
     );
     let mut row = Map::from_iter([("@odata.context".to_owned(), Json::from(context))]);
     row.extend(org::show(object, slot, columns));
+    annotations::add(annotations::wanted(call.request), object, &mut row);
+    expand::add(expansions, object, slot, &mut row);
     Response::json(status, &row).with("ETag", org::tag(object, slot))
 }
 
@@ -161,7 +176,7 @@ pub fn write(
     let saved = saved.map_err(|taken| duplicate(object, taken))?;
     if address::prefers(request, "return=representation") {
         let status = if slot.is_some() { 200 } else { 201 };
-        let answer = shown(object, saved, columns.as_deref(), call, status);
+        let answer = shown(object, saved, columns.as_deref(), &[], call, status);
         return Ok(answer.with("Preference-Applied", "return=representation"));
     }
     let named = match address {

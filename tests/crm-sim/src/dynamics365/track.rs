@@ -4,13 +4,12 @@
 //! changed rows come in the order of their versions, deleted ones after them. The link to the next page says all
 //! that the first request said.
 
-use super::address;
 use super::error::DataverseError;
 use super::filter::{Filter, Order};
-use super::{Answer, ROOT, org};
+use super::{Answer, ROOT, address, annotations, expand, org};
 use crate::clock::{self, DAY_MS};
 use crate::http::{Request, Response, pairs};
-use crate::store::Object;
+use crate::store::{Object, Store};
 use crate::vendor::Call;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value as Json, json};
@@ -195,7 +194,8 @@ pub fn count(object: &Object, call: &Call<'_>) -> Answer {
     Ok(Response::bytes(200, "text/plain", count.to_string()))
 }
 
-pub fn list(object: &Object, call: &Call<'_>, now: i64) -> Answer {
+pub fn list(store: &Store, at: usize, call: &Call<'_>, now: i64) -> Answer {
+    let object = &store.objects[at];
     let request = call.request;
     let place = Place::begin(object, call, now)?;
     if place.tracked {
@@ -210,6 +210,7 @@ pub fn list(object: &Object, call: &Call<'_>, now: i64) -> Answer {
     }
     let known = [
         "$select",
+        "$expand",
         "$filter",
         "$orderby",
         "$top",
@@ -220,6 +221,8 @@ pub fn list(object: &Object, call: &Call<'_>, now: i64) -> Answer {
     address::only(request, &known)?;
     let query = Query::of(object, request)?;
     let columns = address::columns(object, request)?;
+    let expansions = expand::of(store, object, request)?;
+    let annotated = annotations::wanted(request);
     let set = &object.def.name;
     let metadata = format!("{}{ROOT}/$metadata#{set}", call.origin);
     let mut left = match place.tracked {
@@ -242,7 +245,12 @@ pub fn list(object: &Object, call: &Call<'_>, now: i64) -> Answer {
                 "id": org::row_id(object, *slot),
                 "reason": "deleted",
             }),
-            false => org::show(object, *slot, columns.as_deref()).into(),
+            false => {
+                let mut row = org::show(object, *slot, columns.as_deref());
+                annotations::add(annotated, object, &mut row);
+                expand::add(&expansions, object, *slot, &mut row);
+                row.into()
+            }
         });
     let mut body = json!({"@odata.context": metadata, "value": shown.collect::<Vec<Json>>()});
     let mut options = String::new();
@@ -279,6 +287,7 @@ pub fn list(object: &Object, call: &Call<'_>, now: i64) -> Answer {
     let applied = [
         place.tracked.then(|| "odata.track-changes".to_owned()),
         told.map(|size| format!("odata.maxpagesize={size}")),
+        annotated.map(|names| format!("odata.include-annotations=\"{names}\"")),
     ];
     let applied: Vec<String> = applied.into_iter().flatten().collect();
     let response = Response::json(200, &body);
