@@ -46,6 +46,7 @@ mod tests {
                 )),
                 text
             );
+            run(&format!("SELECT crm.unmap_object({map})"));
         }
         run(
             "CREATE DOMAIN code AS text; CREATE DOMAIN short_code AS code;

@@ -46,17 +46,16 @@ mod tests {
     }
 
     #[pg_test]
-    fn a_link_in_another_map_is_another_link() {
+    fn a_record_goes_with_one_row_over_all_maps_of_its_object() {
         let first = mapped("t", &["a text"]);
-        let second = mapped("u", &["a text"]);
-        run(&format!(
-            "SELECT crm.link({first}, '1', 'account-1'), crm.link({second}, '1', 'account-1')"
-        ));
-        assert_eq!(
-            value(&format!(
-                "SELECT count(*) FROM crm.ledger WHERE map_id IN ({first}, {second})"
-            )),
-            "2"
+        run("CREATE TABLE u (id int PRIMARY KEY, a text)");
+        let second = map("u", &[]);
+        run(&format!("SELECT crm.link({first}, '1', 'account-1')"));
+        let record = format!("record \"1\" of map {first}");
+        refuses(
+            &format!("SELECT crm.link({second}, '1', 'account-1')"),
+            &["23505", &record],
         );
+        run(&format!("SELECT crm.link({second}, '1', 'account-2')"));
     }
 }
