@@ -13,6 +13,7 @@ mod errors;
 mod history;
 pub mod hubspot;
 mod job;
+mod json;
 mod jwt;
 mod look;
 mod oauth;
@@ -32,6 +33,7 @@ mod wire;
 pub mod zoho;
 
 pub use changes::{Change, ChangesPage, ChangesQuery};
+pub use json::is_in_proportion;
 pub use operation::{Operation, Step};
 pub use outcome::{Grant, News, Usage, Written};
 pub use record::{

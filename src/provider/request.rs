@@ -162,7 +162,7 @@ impl Response {
     }
 
     pub fn json(&self) -> Option<serde_json::Value> {
-        serde_json::from_slice(&self.body).ok()
+        crate::json::parse(&self.body).ok()
     }
 
     pub fn is_success(&self) -> bool {

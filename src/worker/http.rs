@@ -1,4 +1,8 @@
 //! HTTP: one agent per connection, for keep-alive; one thread per request in flight.
+//!
+//! Guarantees: whatever a CRM answers, it is read for no longer than `pg_crm.request_timeout` from the first byte sent to the
+//! last one read, and no further than `pg_crm.max_response_bytes`, counted as they come out of the decoder. Of encodings gzip
+//! alone is asked for and taken. JSON that would grow in memory beyond all proportion is not handed on.
 
 use std::error::Error as _;
 use std::io::Read;
@@ -12,10 +16,27 @@ use ureq::http;
 /// Requests of one connection at once, at most.
 pub const IN_FLIGHT: usize = 400;
 
+/// The code of a request that took longer than it may.
+pub const TIMEOUT: &str = "timeout";
+/// Head of an answer, at most.
+const HEAD_BYTES: usize = 64 * 1024;
+
+/// An answer that is not taken, though it came.
+fn not_taken(code: &str, message: String) -> Failure {
+    Failure::record(ErrorClass::Internal, code, message)
+}
+
+fn too_long(limit: u64) -> Failure {
+    not_taken(
+        "response_too_long",
+        format!("the response is longer than pg_crm.max_response_bytes ({limit} bytes)"),
+    )
+}
+
 /// How a request ended that no response answers.
-fn failure(error: &ureq::Error) -> Failure {
+fn failure(error: &ureq::Error, limit: u64) -> Failure {
     let (code, message) = match error {
-        ureq::Error::Timeout(_) => ("timeout", "no answer in time".to_owned()),
+        ureq::Error::Timeout(_) => (TIMEOUT, "no answer in time".to_owned()),
         ureq::Error::HostNotFound => (
             "host_not_found",
             "the host name does not resolve".to_owned(),
@@ -23,10 +44,14 @@ fn failure(error: &ureq::Error) -> Failure {
         ureq::Error::ConnectionFailed => ("unreachable", "cannot connect".to_owned()),
         ureq::Error::Io(e) => ("unreachable", e.to_string()),
         ureq::Error::Tls(_) | ureq::Error::Rustls(_) => ("tls", error.to_string()),
-        ureq::Error::BodyExceedsLimit(n) => {
-            let message =
-                format!("the response is longer than pg_crm.max_response_bytes ({n} bytes)");
-            return Failure::record(ErrorClass::Internal, "response_too_long", message);
+        ureq::Error::BodyExceedsLimit(_) => return too_long(limit),
+        // A body that is not what its Content-Encoding says.
+        ureq::Error::Decompress(..) => {
+            ("broken_answer", "the response cannot be decoded".to_owned())
+        }
+        ureq::Error::LargeResponseHeader(..) => {
+            let message = format!("the response's headers are longer than {HEAD_BYTES} bytes");
+            return not_taken("response_too_long", message);
         }
         _ => (
             "broken_answer",
@@ -52,6 +77,7 @@ impl Http {
             // A redirect could carry the token to another host.
             .max_redirects(0)
             .max_redirects_will_error(false)
+            .max_response_header_size(HEAD_BYTES)
             // As many as requests may be in flight: one that is closed after each answer costs more than the request.
             .max_idle_connections(IN_FLIGHT)
             .max_idle_connections_per_host(IN_FLIGHT)
@@ -108,7 +134,7 @@ fn exchange(
         } else {
             agent.run(builder.body(&request.body[..]).map_err(|e| unusable(&e))?)
         };
-    let mut answer = answer.map_err(|e| failure(&e))?;
+    let mut answer = answer.map_err(|e| failure(&e, limit))?;
     let status = answer.status().as_u16();
     let headers = answer
         .headers()
@@ -120,22 +146,41 @@ fn exchange(
             )
         })
         .collect();
-    let mut body = Vec::new();
-    answer
-        .body_mut()
-        .with_config()
-        .limit(limit)
-        .reader()
-        .read_to_end(&mut body)
-        .map_err(
-            |e| match e.get_ref().and_then(|e| e.downcast_ref::<ureq::Error>()) {
-                Some(error) => failure(error),
-                None => Failure::connection(ErrorClass::Transient, "broken_answer", e.to_string()),
-            },
-        )?;
+    // What is decoded has no such header any more: this one was not asked for.
+    if let Some(encoding) = answer.headers().get(http::header::CONTENT_ENCODING)
+        && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
+    {
+        let message = "the response is encoded in a way that was not asked for".to_owned();
+        return Err(not_taken("unknown_encoding", message));
+    }
+    let body = read(&mut answer, limit)?;
+    if !crm_provider::is_in_proportion(&body) {
+        let message = "the response's JSON holds more values than any answer of a CRM".to_owned();
+        return Err(not_taken("response_too_complex", message));
+    }
     Ok(Response {
         status,
         headers,
         body,
     })
+}
+
+/// The body as it comes out of the decoder: a small one can hold a large one.
+fn read(answer: &mut http::Response<ureq::Body>, limit: u64) -> Result<Vec<u8>, Failure> {
+    let mut body = Vec::new();
+    // One byte more than may come, on either side of the decoder, tells a body that ends there from one that goes on.
+    let reader = answer.body_mut().with_config().limit(limit + 1).reader();
+    let read = reader.take(limit + 1).read_to_end(&mut body);
+    if body.len() as u64 > limit {
+        return Err(too_long(limit));
+    }
+    match read {
+        Ok(_) => Ok(body),
+        Err(e) => Err(
+            match e.get_ref().and_then(|e| e.downcast_ref::<ureq::Error>()) {
+                Some(error) => failure(error, limit),
+                None => Failure::connection(ErrorClass::Transient, "broken_answer", e.to_string()),
+            },
+        ),
+    }
 }

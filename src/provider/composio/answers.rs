@@ -120,9 +120,6 @@ fn status_in(sentence: &str) -> Option<u16> {
 /// The JSON that a sentence ends in, or the sentence.
 fn json_in(sentence: &str) -> Json {
     let start = sentence.find(['{', '[']);
-    let json = start.and_then(|at| {
-        let mut values = serde_json::Deserializer::from_str(&sentence[at..]).into_iter();
-        values.next()?.ok()
-    });
+    let json = start.and_then(|at| crate::json::in_sentence(&sentence[at..]));
     json.unwrap_or_else(|| sentence.into())
 }

@@ -149,7 +149,7 @@ fn listed<T: DeserializeOwned>(response: &Response) -> Result<Vec<T>, Failure> {
     if let Some(failure) = failure(response) {
         return Err(failure);
     }
-    let answer = serde_json::from_slice::<Listed<T>>(&response.body);
+    let answer = crate::json::parse::<Listed<T>>(&response.body);
     answer
         .map(|answer| answer.value)
         .map_err(|_| unreadable(response))

@@ -120,7 +120,7 @@ impl Answer {
         if let Some(failure) = errors::of_response(response) {
             return Err(refused(failure));
         }
-        serde_json::from_slice(&response.body).map_err(|_| unreadable(response))
+        crate::json::parse(&response.body).map_err(|_| unreadable(response))
     }
 
     fn after(&self) -> Option<String> {

@@ -59,7 +59,7 @@ pub(super) fn describe(object: &str) -> Box<dyn Operation<Description>> {
             return Err(refused(failure));
         }
         let answer: Answer =
-            serde_json::from_slice(&response.body).map_err(|_| unreadable(&response))?;
+            crate::json::parse(&response.body).map_err(|_| unreadable(&response))?;
         let mut fields: Vec<_> = answer.results.into_iter().map(field).collect();
         // Unique, whether it says so or not.
         for field in fields.iter_mut().filter(|field| field.name == "email") {

@@ -135,6 +135,8 @@ fn quoted_errors(message: &str) -> Vec<Json> {
     let Some(at) = message.find("[{") else {
         return Vec::new();
     };
-    let mut quoted = serde_json::Deserializer::from_str(&message[at..]).into_iter();
-    quoted.next().and_then(Result::ok).unwrap_or_default()
+    let quoted = crate::json::in_sentence(&message[at..]);
+    quoted
+        .and_then(|json| json.as_array().cloned())
+        .unwrap_or_default()
 }

@@ -68,8 +68,7 @@ fn replaced(batch: &DoneBatch, response: &Response) -> Result<Vec<Vec<Overwritte
     if let Some(failure) = errors::of_response(response) {
         return Err(refused(failure));
     }
-    let answer: Answer =
-        serde_json::from_slice(&response.body).map_err(|_| unreadable(response))?;
+    let answer: Answer = crate::json::parse(&response.body).map_err(|_| unreadable(response))?;
     // A record that is gone has lost more than a value, and another path tells that.
     let mut failures = answer.errors.iter().flatten().map(errors::of_records);
     if let Some(failure) = failures.find(|failure| failure.class != ErrorClass::NotFound) {

@@ -200,7 +200,7 @@ impl Changes {
             return Ok(self.ask());
         }
         let answer: Answer =
-            serde_json::from_slice(&response.body).map_err(|_| unreadable(response))?;
+            crate::json::parse(&response.body).map_err(|_| unreadable(response))?;
         // The server may show fewer than asked for and say that it is not done.
         let full = !answer.done || answer.records.len() >= self.limit;
         let rows = answer.records.into_iter().map(|record| self.row(record));
@@ -286,7 +286,7 @@ impl Changes {
             return Err(refused(failure));
         }
         let records: Vec<Option<Map<String, Json>>> =
-            serde_json::from_slice(&response.body).map_err(|_| unreadable(response))?;
+            crate::json::parse(&response.body).map_err(|_| unreadable(response))?;
         let by_id = |record: Map<String, Json>| {
             let id = reads::held(&record, "Id")?.as_str()?;
             Some((id_form(id).to_owned(), record))

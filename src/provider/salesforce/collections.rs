@@ -65,7 +65,7 @@ impl Call for Collection {
             return Err(refused(failure));
         }
         let answers: Vec<Option<Saved>> =
-            serde_json::from_slice(&response.body).map_err(|_| unreadable(response))?;
+            crate::json::parse(&response.body).map_err(|_| unreadable(response))?;
         for (&index, saved) in records.iter().zip(answers) {
             // Null and missing alike: nothing is known of the record.
             let Some(saved) = saved else { continue };

@@ -56,7 +56,7 @@ pub(super) fn describe(settings: &Settings, object: &str) -> Box<dyn Operation<D
             return Err(refused(failure));
         }
         let answer: Answer =
-            serde_json::from_slice(&response.body).map_err(|_| unreadable(&response))?;
+            crate::json::parse(&response.body).map_err(|_| unreadable(&response))?;
         Ok(Description {
             fields: answer.fields.into_iter().map(field).collect(),
             ..Description::default()

@@ -136,10 +136,10 @@ pub(crate) fn of_response(response: &Response) -> Option<Failure> {
     if response.is_success() {
         return None;
     }
-    let items: Vec<ErrorItem> = match serde_json::from_slice(&response.body) {
+    let items: Vec<ErrorItem> = match crate::json::parse(&response.body) {
         Ok(items) => items,
         // Some errors (a token's, an edge's) come as one object.
-        Err(_) => serde_json::from_slice(&response.body).into_iter().collect(),
+        Err(_) => crate::json::parse(&response.body).into_iter().collect(),
     };
     let complaint = items
         .into_iter()

@@ -121,9 +121,9 @@ impl Reading {
             return Err(refused(failure));
         }
         let records: Vec<Option<Map<String, Json>>> = if self.by_row {
-            serde_json::from_slice(&response.body).map(|record| vec![Some(record)])
+            crate::json::parse(&response.body).map(|record| vec![Some(record)])
         } else {
-            serde_json::from_slice(&response.body)
+            crate::json::parse(&response.body)
         }
         .map_err(|_| unreadable(response))?;
         for id in &self.asked {

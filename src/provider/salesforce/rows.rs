@@ -151,7 +151,7 @@ fn sought(missing: Failure, response: &Response) -> Result<Vec<Outcome>, Failure
     let records: Vec<Option<IgnoredAny>> = match errors::of_response(response).map(refused) {
         Some(failure) if failure.scope == Scope::Connection => return Err(failure),
         Some(failure) => return Ok(vec![Err(failure)]),
-        None => serde_json::from_slice(&response.body).map_err(|_| unreadable(response))?,
+        None => crate::json::parse(&response.body).map_err(|_| unreadable(response))?,
     };
     // There after all: the condition still stands, so the same write may be tried again.
     let is_there = records.iter().any(Option::is_some);
@@ -243,7 +243,7 @@ impl Call for Row {
             }),
             WriteKind::Upsert => {
                 let saved: Saved =
-                    serde_json::from_slice(&response.body).map_err(|_| unreadable(response))?;
+                    crate::json::parse(&response.body).map_err(|_| unreadable(response))?;
                 saved.outcome()
             }
         };

@@ -15,7 +15,7 @@ pub(super) fn describe(object: &str) -> Box<dyn Operation<Description>> {
     Box::new(Exchange::new(request, |response| {
         match failure(&response) {
             Some(failure) => Err(failure),
-            None => serde_json::from_slice(&response.body).map_err(|_| unreadable(&response)),
+            None => crate::json::parse(&response.body).map_err(|_| unreadable(&response)),
         }
     }))
 }

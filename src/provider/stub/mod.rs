@@ -214,7 +214,7 @@ fn failure(response: &Response) -> Option<Failure> {
     if response.is_success() {
         return None;
     }
-    let Ok(Refusal { error }) = serde_json::from_slice(&response.body) else {
+    let Ok(Refusal { error }) = crate::json::parse(&response.body) else {
         return Some(errors::foreign(response));
     };
     let complaint = Complaint {
@@ -275,7 +275,7 @@ impl Call for Write {
             return Err(failure);
         }
         let answers: Results<Answer> =
-            serde_json::from_slice(&response.body).map_err(|_| unreadable(response))?;
+            crate::json::parse(&response.body).map_err(|_| unreadable(response))?;
         for (&index, answer) in records.iter().zip(answers.results) {
             match answer {
                 Answer {
@@ -353,7 +353,7 @@ fn objects(batch: &ReadBatch, response: &Response) -> Result<Vec<Option<CrmObjec
         return Err(failure);
     }
     let found: Results<Option<Found>> =
-        serde_json::from_slice(&response.body).map_err(|_| unreadable(response))?;
+        crate::json::parse(&response.body).map_err(|_| unreadable(response))?;
     if found.results.len() != batch.ids.len() {
         return Err(unreadable(response));
     }
@@ -398,7 +398,7 @@ fn changes(response: &Response) -> Result<ChangesPage, Failure> {
     if let Some(failure) = failure(response) {
         return Err(failure);
     }
-    let page: Page = serde_json::from_slice(&response.body).map_err(|_| unreadable(response))?;
+    let page: Page = crate::json::parse(&response.body).map_err(|_| unreadable(response))?;
     let change = |changed: Changed| Change {
         object: object(changed.record),
         external_id: changed.external_id,

@@ -6,7 +6,7 @@ use zip::write::SimpleFileOptions;
 use zip::{ZipArchive, ZipWriter};
 
 /// What a result may be unpacked to: 25,000 rows of three columns and their errors are far less.
-const MOST: u64 = 256 << 20;
+const MOST: u64 = 64 << 20;
 
 /// A ZIP with one file.
 pub(super) fn pack(name: &str, content: &[u8]) -> Vec<u8> {

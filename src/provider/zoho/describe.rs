@@ -58,7 +58,7 @@ pub(super) fn describe(module: &str) -> Box<dyn Operation<Description>> {
             return Err(refused(failure));
         }
         let answer: Answer =
-            serde_json::from_slice(&response.body).map_err(|_| unreadable(&response))?;
+            crate::json::parse(&response.body).map_err(|_| unreadable(&response))?;
         let id = FieldDescription {
             name: "id".to_owned(),
             label: "Record Id".to_owned(),

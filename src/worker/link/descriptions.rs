@@ -8,7 +8,7 @@ use crm_domain::{Description, ErrorClass, Failure};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::timeout;
 
-use super::{Errand, Lane, Link};
+use super::{Errand, Lane, Link, http};
 
 /// How long an answer is good for those who do not ask for a fresh one.
 const KEPT: Duration = Duration::from_secs(30);
@@ -48,7 +48,7 @@ impl Link {
             answer.await
         } else {
             let late = "no answer within a few seconds";
-            let late = || Failure::connection(ErrorClass::Transient, "timeout", late);
+            let late = || Failure::connection(ErrorClass::Transient, http::TIMEOUT, late);
             timeout(PATIENCE, answer)
                 .await
                 .unwrap_or_else(|_| Err(late()))

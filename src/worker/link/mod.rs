@@ -36,10 +36,12 @@ use self::permits::Permits;
 use self::signs::Signs;
 use self::token::{Keys, Token};
 use super::event::Outbox;
+use super::http;
 use super::target::without_user;
 use crate::store::config::Connection;
 
-/// How often a repeatable request is sent again at once when its connection broke.
+/// How often a repeatable request is sent again at once when its connection broke. One that took all the time that a
+/// request may take is not.
 const REPEATS: u32 = 2;
 
 pub struct Link {
@@ -157,6 +159,7 @@ impl Link {
                 Err(failure)
                     if request.repeatable
                         && failure.class == ErrorClass::Transient
+                        && failure.code != http::TIMEOUT
                         && repeats < REPEATS =>
                 {
                     repeats += 1;

@@ -59,6 +59,11 @@ impl Cluster {
         Cluster::made(&[], &[], true)
     }
 
+    /// The same with these settings on top.
+    pub fn shared_with(settings: &[(&str, &str)]) -> Cluster {
+        Cluster::made(settings, &[], true)
+    }
+
     /// A running cluster with these settings on top.
     pub fn with(settings: &[(&str, &str)]) -> Cluster {
         Cluster::made(settings, &[], false)

@@ -1,4 +1,4 @@
-//! Nobody gains rights: whatever the owner of a mapped table does, it is done with the owner's rights, settings and time.
+//! What nobody may do to pg_crm, or learn from it, whoever they are: the owner of a mapped table, a role, a CRM, a proxy, a sender of webhooks.
 
 mod callers;
 mod columns;
@@ -7,6 +7,8 @@ mod grants;
 mod key_spaces;
 mod owners;
 mod possession;
+mod raw;
+mod response_limits;
 mod roles;
 mod search_paths;
 mod secrets_at_rest;
