@@ -1,8 +1,9 @@
 //! The settings (`pg_crm.*`) and an owned copy of them that threads may hold.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::time::Duration;
 
+use pgrx::prelude::*;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
 /// Records in one slice of work.
@@ -23,6 +24,9 @@ pub static REQUEST_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(30_000);
 pub static TRANSFORM_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 /// Longest response that is read, in kB.
 pub static MAX_RESPONSE: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024);
+/// Largest value of one field that is sent or taken, in kB. The longest text of the CRMs is about 131,072 characters
+/// (Salesforce's long and rich text areas), which is 512 kB at most.
+pub static MAX_VALUE: GucSetting<i32> = GucSetting::<i32>::new(1024);
 /// Hosts that base URLs may name; empty: any.
 pub static ALLOWED_HOSTS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 /// Address of the listener for webhooks; empty: none.
@@ -137,10 +141,19 @@ pub fn define() {
     int(
         c"pg_crm.max_response_bytes",
         c"Longest response of a CRM that is read.",
-        c"",
+        c"Counted as it comes out of the decoder.",
         &MAX_RESPONSE,
         64,
         1024 * 1024,
+        GucFlags::UNIT_KB,
+    );
+    int(
+        c"pg_crm.max_value_bytes",
+        c"Largest value of one field that is sent to a CRM or taken from one.",
+        c"The record of a larger one becomes a dead letter. Bounds the worker's memory.",
+        &MAX_VALUE,
+        1,
+        64 * 1024,
         GucFlags::UNIT_KB,
     );
     GucRegistry::define_string_guc(
@@ -160,22 +173,35 @@ pub fn define() {
         GucContext::Suset,
         none,
     );
-    GucRegistry::define_string_guc(
-        c"pg_crm.actor",
-        c"The application's own user, recorded with each edit.",
-        c"Set it with SET LOCAL in the transaction that edits.",
-        &ACTOR,
-        GucContext::Userset,
-        none,
-    );
-    GucRegistry::define_string_guc(
-        c"pg_crm.correlation_id",
-        c"The application's own id of what it is doing, recorded with edits of bidirectional cells.",
-        c"Set it with SET LOCAL in the transaction that edits; crm.write() takes another as an argument.",
-        &CORRELATION_ID,
-        GucContext::Userset,
-        none,
-    );
+    for (name, short, long, setting) in [
+        (
+            c"pg_crm.actor",
+            c"The application's own user, recorded with each edit.",
+            c"Set it with SET LOCAL in the transaction that edits. At most 256 bytes.",
+            &ACTOR,
+        ),
+        (
+            c"pg_crm.correlation_id",
+            c"The application's own id of what it is doing, recorded with edits of bidirectional cells.",
+            c"Set it with SET LOCAL in the transaction that edits; crm.write() takes another as an argument. At most 256 bytes.",
+            &CORRELATION_ID,
+        ),
+    ] {
+        // SAFETY: the hook is guarded, and reads what it is given.
+        unsafe {
+            GucRegistry::define_string_guc_with_hooks(
+                name,
+                short,
+                long,
+                setting,
+                GucContext::Userset,
+                none,
+                Some(check_name),
+                None,
+                None,
+            );
+        }
+    }
     GucRegistry::define_enum_guc(
         c"pg_crm.check_fields",
         c"What crm.map_field() does with a mapping that does not fit the CRM's fields.",
@@ -195,6 +221,41 @@ pub fn define() {
     );
 }
 
+/// Longest name that an application may give to its user or to what it does, in bytes: each of its edits carries it.
+const NAME_BYTES: usize = 256;
+
+/// Why a text is no name that an application may give; `Ok` if it is one.
+pub fn is_name(text: &[u8]) -> Result<(), &'static CStr> {
+    if text.len() > NAME_BYTES {
+        Err(c"It is longer than 256 bytes.")
+    } else if text.iter().any(u8::is_ascii_control) {
+        Err(c"It holds control characters.")
+    } else {
+        Ok(())
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn check_name(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: PostgreSQL passes the new value, a string or NULL; the detail is a copy in memory of this call.
+    unsafe {
+        if (*value).is_null() {
+            return true;
+        }
+        match is_name(CStr::from_ptr(*value).to_bytes()) {
+            Ok(()) => true,
+            Err(why) => {
+                pg_sys::GUC_check_errdetail_string = pg_sys::pstrdup(why.as_ptr());
+                false
+            }
+        }
+    }
+}
+
 /// The settings as they are now, for code that may not ask Postgres.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -207,8 +268,13 @@ pub struct Settings {
     pub request_timeout: Duration,
     pub transform_timeout: Duration,
     pub max_response: u64,
+    pub max_value: usize,
     pub allowed_hosts: Vec<String>,
     pub webhook_listen: String,
+}
+
+pub fn max_value() -> usize {
+    MAX_VALUE.get() as usize * 1024
 }
 
 impl Settings {
@@ -223,6 +289,7 @@ impl Settings {
             request_timeout: Duration::from_millis(REQUEST_TIMEOUT.get() as u64),
             transform_timeout: Duration::from_millis(TRANSFORM_TIMEOUT.get() as u64),
             max_response: MAX_RESPONSE.get() as u64 * 1024,
+            max_value: max_value(),
             allowed_hosts: ALLOWED_HOSTS
                 .get()
                 .map(|hosts| {

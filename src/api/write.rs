@@ -16,9 +16,10 @@ use serde_json::{Map as JsonMap, Value as Json, json};
 use super::write_outcome::{in_columns, no_row, object, queue, refuse, settle, snapshot_hash};
 use super::write_target::{Right, Target, choose};
 use super::{ask, or_raise, raise, wake};
+use crate::settings;
 use crate::store::config::MappedField;
 use crate::store::edits::{self, Record};
-use crate::store::values::{self, RowValues, Wanted};
+use crate::store::values::{self, Bounds, RowValues, Wanted};
 use crate::store::{apply, nested};
 use crate::worker::protocol::{Answer, Intent, IntentField, Question};
 
@@ -40,6 +41,16 @@ fn perform_write(
     correlation_id: Option<&str>,
 ) -> JsonB {
     let target = choose(relation, record_key, connection, shard_key);
+    if let Some(id) = correlation_id
+        && let Err(why) = settings::is_name(id.as_bytes())
+    {
+        raise(
+            INVALID,
+            "correlation_id is no name".to_owned(),
+            Some(why.to_string_lossy().into_owned()),
+            "Give the application's own short id of what it is doing.",
+        )
+    }
     let changes = object("changes", changes);
     if changes.is_empty() {
         raise(
@@ -49,6 +60,7 @@ fn perform_write(
             "Give what is to change, such as '{\"phone\": \"+49 30 1\"}'; crm.read_live() only reads.",
         )
     }
+    refuse_large(&changes);
     let changed = target.columns("changes", &changes, "written", |f| f.is_checked());
     let base = base.map(|base| object("base", Some(base)));
     let based = base
@@ -131,6 +143,28 @@ fn perform_write(
         "error_class": answer.error_class,
         "error": answer.error,
     }))
+}
+
+/// Raises if a value is larger than one that is sent may be.
+fn refuse_large(changes: &JsonMap<String, Json>) {
+    let most = settings::max_value();
+    for (column, value) in changes {
+        let bytes = match value {
+            Json::String(text) => text.len(),
+            Json::Array(_) | Json::Object(_) | Json::Number(_) => value.to_string().len(),
+            Json::Null | Json::Bool(_) => 0,
+        };
+        if bytes > most {
+            raise(
+                PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+                format!("the value for column \"{column}\" is too large to be sent to a CRM"),
+                Some(format!(
+                    "It has {bytes} bytes; pg_crm.max_value_bytes allows {most}."
+                )),
+                "Nothing is changed. No CRM holds texts of that size.",
+            )
+        }
+    }
 }
 
 /// What the CRM holds now, by column.
@@ -280,7 +314,12 @@ fn row_values(target: &Target, cells: &Cells) -> Vec<(u16, Value)> {
         record_key: &target.record_key,
         cells,
     }];
-    let read = edits::pinned(|| values::read(&target.map, &wanted, usize::MAX, None));
+    let bounds = Bounds {
+        bytes: usize::MAX,
+        value: settings::max_value(),
+        time: None,
+    };
+    let read = edits::pinned(|| values::read(&target.map, &wanted, &bounds));
     match or_raise(read).remove(&0) {
         Some(RowValues::Found(fields)) => fields
             .into_iter()

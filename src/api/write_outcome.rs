@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crm_domain::{Value, canonical, conflict, hex};
+use crm_domain::{Value, canonical, conflict, excerpt, hex};
 use pgrx::{JsonB, PgSqlErrorCode};
 use serde_json::{Map as JsonMap, Value as Json, json};
 
@@ -88,7 +88,10 @@ pub(super) fn refuse(
         .iter()
         .filter_map(|(id, value)| {
             let field = target.map.field(*id)?;
-            Some((field.field.name.clone(), json!({ "new": value.to_json() })))
+            Some((
+                field.field.name.clone(),
+                json!({ "new": excerpt::of(value) }),
+            ))
         })
         .collect();
     let entry = audit::Entry {

@@ -14,6 +14,7 @@ pub mod cells;
 pub mod conflict;
 pub mod data_type;
 pub mod description;
+pub mod excerpt;
 pub mod failure;
 pub mod fit;
 pub mod hex;

@@ -71,6 +71,9 @@ pub struct MappedField {
     pub transform_in: Option<String>,
     /// Arrays and composites are read as JSON.
     pub as_json: bool,
+    /// The column's values may be of any length, and are text as they are stored.
+    pub is_long: bool,
+    pub is_text: bool,
     /// The column is of type json or jsonb.
     pub is_json_column: bool,
     pub direction: Direction,
@@ -260,7 +263,8 @@ pub fn maps_of(
                      THEN coalesce(crm.transform_trouble(f.transform_out, m.relation), crm.transform_trouble(f.transform_in, m.relation)) END,
                 f.direction, f.on_conflict, f.direction <> 'inbound' AND f.materialize,
                 (SELECT format('%I.%I', n.nspname, p.proname) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-                 WHERE p.oid = f.transform_in), t.oid IN ('json'::regtype, 'jsonb'::regtype), c.provider
+                 WHERE p.oid = f.transform_in), t.oid IN ('json'::regtype, 'jsonb'::regtype), c.provider,
+                t.typlen < 0 AND t.oid <> 'numeric'::regtype, t.oid IN ('text'::regtype, 'varchar'::regtype)
          FROM crm.field_map f JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
          JOIN crm.bound_column b USING (map_id, column_name) JOIN pg_type t ON t.oid = b.type_id
          WHERE $1 IS NULL OR m.relation = $1
@@ -293,6 +297,8 @@ pub fn maps_of(
             transform_in: row.get(12)?,
             as_json: row.get(7)?.unwrap_or_default(),
             is_json_column: row.get(13)?.unwrap_or_default(),
+            is_long: row.get(15)?.unwrap_or(true),
+            is_text: row.get(16)?.unwrap_or_default(),
             direction: word(row.get::<String>(9)?, Direction::Outbound),
             policy: word(row.get::<String>(10)?, ConflictPolicy::CrmWins),
             written: row.get(11)?.unwrap_or_default(),

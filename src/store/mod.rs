@@ -18,6 +18,7 @@ pub mod kept;
 pub mod longest;
 mod pace;
 pub mod pending;
+mod raw_size;
 pub mod reconcile;
 pub mod rounds;
 pub mod settings_scope;

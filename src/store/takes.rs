@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 use super::config::Map;
 use super::pace::Pace;
 use super::reconcile::{Conflict, Settled, keys_of};
-use super::taking::{self, Taking, limit};
+use super::taking::{self, Taking, bounds};
 use super::values::{self, RowValues, Wanted};
 use super::{StoreError, apply};
 
@@ -37,7 +37,7 @@ pub(super) fn rows_in_use(
             cells: &none,
         })
         .collect();
-    let rows = values::read(map, &wanted, usize::MAX, Some(limit()))?;
+    let rows = values::read(map, &wanted, &bounds().whole())?;
     Ok(taking
         .iter()
         .enumerate()
@@ -73,7 +73,7 @@ pub(super) fn take(
             cells,
         })
         .collect();
-    let rows = values::read(map, &wanted, usize::MAX, Some(limit()))?;
+    let rows = values::read(map, &wanted, &bounds().whole())?;
     for (place, &n) in taking.iter().enumerate() {
         let current: BTreeMap<u16, &Value> = match rows.get(&place) {
             Some(RowValues::Found(fields)) => {

@@ -4,7 +4,6 @@
 //! the others from it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
 
 use crm_domain::conflict;
 use crm_domain::{Cells, Value, hex};
@@ -15,13 +14,18 @@ use serde_json::{Map as JsonMap, Value as Json, json};
 use super::apply::{self, Ours, Row};
 use super::config::Map;
 use super::pace::{self, Pace};
-use super::values::{self, RowValues, Wanted};
+use super::values::{self, Bounds, RowValues, Wanted};
 use super::{Kept, StoreError, as_owner, edits};
 use crate::settings::Settings;
 
 /// How long the table's own code may take for one row.
 pub(super) fn limit() -> Duration {
     Settings::current().transform_timeout
+}
+
+/// What may be read of rows that take what the CRM holds.
+pub(super) fn bounds() -> Bounds {
+    Bounds::of(&Settings::current())
 }
 
 /// Cells of a row, and what they take.
@@ -138,7 +142,7 @@ pub(super) fn recapture(
             cells: &checked,
         })
         .collect();
-    let rows = values::read(map, &wanted, usize::MAX, Some(limit()))?;
+    let rows = values::read(map, &wanted, &bounds().whole())?;
     for (place, taking) in takings.iter().enumerate() {
         let Some(RowValues::Found(fields)) = rows.get(&place) else {
             continue;

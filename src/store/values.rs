@@ -1,8 +1,9 @@
 //! The values to send, read from the mapped table as its owner, bounded by bytes.
 //!
-//! Only the cells that wait are read, so a heavy column that did not change costs nothing. A transform that fails, or
-//! takes too long, concerns its record alone: where there are transforms, rows are fetched one by one and in order, so that
-//! the place tells whose it was, and the others are read again without it.
+//! No value is loaded that is larger than one may be: where it is stored, its header tells. Only the cells that wait are
+//! read, so a heavy column that did not change costs nothing. A transform that fails, or takes too long, concerns its
+//! record alone: where there are transforms, rows are fetched one by one and in order, so that the place tells whose it
+//! was, and the others are read again without it.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -19,8 +20,10 @@ use serde_json::Value as Json;
 
 use super::config::{Map, MappedField};
 use super::pace::Pace;
+use super::raw_size::RawSize;
 use super::time_limit::TimeLimit;
 use super::{Kept, StoreError, as_owner, subtransaction};
+use crate::settings::Settings;
 
 /// What became of one record's row.
 pub enum RowValues {
@@ -44,25 +47,59 @@ const FIRST_FETCH: usize = 16;
 const FETCH: usize = 1000;
 /// Rows read at a time after one of them failed.
 const CAREFUL: usize = 128;
+/// The code of a value that is larger than one may be.
+pub const TOO_LARGE: &str = "value_too_large";
 /// No slice is read for longer than that and what one row may take: other maps wait meanwhile.
 pub const READ_TIME: Duration = Duration::from_secs(1);
 
-/// Reads until `bytes` are in hand. Records that are not in the answer were not reached. `limit`: how long the transforms
-/// of one row may take; `None`: as long as the caller's own `statement_timeout` allows.
+/// How much is read.
+pub struct Bounds {
+    /// Of all values together: where it is reached, no further row is read.
+    pub bytes: usize,
+    /// Of one value. A larger one is not loaded.
+    pub value: usize,
+    /// How long the transforms of one row may take; `None`: as long as the caller's own `statement_timeout` allows.
+    pub time: Option<Duration>,
+}
+
+impl Bounds {
+    /// Those of the worker.
+    pub fn of(settings: &Settings) -> Bounds {
+        Bounds {
+            bytes: settings.batch_bytes,
+            value: settings.max_value,
+            time: Some(settings.transform_timeout),
+        }
+    }
+
+    /// The same without leaving out any row.
+    pub fn whole(self) -> Bounds {
+        Bounds {
+            bytes: usize::MAX,
+            ..self
+        }
+    }
+}
+
+/// Reads rows within bounds. Records that are not in the answer were not reached.
 pub fn read(
     map: &Map,
     wanted: &[Wanted],
-    bytes: usize,
-    limit: Option<Duration>,
+    bounds: &Bounds,
 ) -> Result<HashMap<usize, RowValues>, StoreError> {
-    if map.fields.iter().any(|f| f.transform_out.is_some()) {
-        return read_transformed(map, wanted, bytes, limit);
-    }
     let all: Vec<usize> = (0..wanted.len()).collect();
     let mut found = HashMap::with_capacity(wanted.len());
-    let mut budget = bytes;
+    let reading = Reading {
+        map,
+        wanted,
+        most: bounds.value,
+    };
+    if map.fields.iter().any(|f| f.transform_out.is_some()) {
+        return reading.transformed(bounds);
+    }
+    let mut budget = bounds.bytes;
     // Row by row if somebody's policies or casts are slow, and what time does not reach is read later.
-    let mut pace = match limit {
+    let mut pace = match bounds.time {
         Some(limit) => Pace::putting_off(map, limit),
         None => Pace::new(map, None),
     };
@@ -72,124 +109,126 @@ pub fn read(
             break;
         }
         let room = pace.room();
-        if part.len() > room && limit.is_some() {
+        if part.len() > room && bounds.time.is_some() {
             let (now, later) = part.split_at(room);
             parts.extend([later, now]);
             continue;
         }
-        read_part(
-            &mut pace,
-            map,
-            wanted,
-            part,
-            &mut budget,
-            &mut found,
-            &mut parts,
-        )?;
+        reading.part(&mut pace, part, &mut budget, &mut found, &mut parts)?;
     }
     Ok(found)
 }
 
-fn read_part<'a>(
-    pace: &mut Pace,
-    map: &Map,
-    wanted: &[Wanted],
-    part: &'a [usize],
-    budget: &mut usize,
-    found: &mut HashMap<usize, RowValues>,
-    parts: &mut Vec<&'a [usize]>,
-) -> Result<(), StoreError> {
-    if part.is_empty() || *budget == 0 {
-        return Ok(());
-    }
-    match pace.run(part.len(), || fetch(map, wanted, part, *budget)) {
-        Ok((rows, used)) => {
-            found.extend(rows);
-            *budget = budget.saturating_sub(used);
-        }
-        // A lock on the table, or an interrupt: nobody's fault, the slice comes again.
-        Err(error) if error.is_transient() => return Err(error),
-        // The table changed under our feet; no record is at fault.
-        Err(error) if error.is_undefined() => return Err(error),
-        Err(error) if part.len() == 1 => {
-            let code = match error {
-                StoreError::TooLong(_) => "transform_timeout",
-                _ => "unreadable_row",
-            };
-            let failure = Failure::record(ErrorClass::Mapping, code, error.message());
-            found.insert(part[0], RowValues::Unreadable(failure));
-        }
-        // The pace is another now.
-        Err(StoreError::TooLong(_)) => parts.push(part),
-        Err(_) => {
-            let (left, right) = part.split_at(part.len() / 2);
-            parts.extend([right, left]);
-        }
-    }
-    Ok(())
+/// Rows being read.
+struct Reading<'a> {
+    map: &'a Map,
+    wanted: &'a [Wanted<'a>],
+    /// Bytes of one value.
+    most: usize,
 }
 
-/// The same where transforms are code of others, under a limit of time for each row.
-fn read_transformed(
-    map: &Map,
-    wanted: &[Wanted],
-    bytes: usize,
-    limit: Option<Duration>,
-) -> Result<HashMap<usize, RowValues>, StoreError> {
-    let start = Instant::now();
-    let mut found = HashMap::with_capacity(wanted.len());
-    let mut budget = bytes;
-    // Parts still to be read, the first one last.
-    let mut parts: Vec<Range<usize>> = std::iter::once(0..wanted.len()).collect();
-    while let Some(part) = parts.pop() {
-        let is_late = !found.is_empty() && start.elapsed() >= READ_TIME;
-        if part.is_empty() || budget == 0 || is_late {
-            continue;
+impl Reading<'_> {
+    /// Reads a part, or says in which parts to try again.
+    fn part<'a>(
+        &self,
+        pace: &mut Pace,
+        part: &'a [usize],
+        budget: &mut usize,
+        found: &mut HashMap<usize, RowValues>,
+        parts: &mut Vec<&'a [usize]>,
+    ) -> Result<(), StoreError> {
+        if part.is_empty() || *budget == 0 {
+            return Ok(());
         }
-        let mut next = part.start;
-        let mut timer = TimeLimit::new(limit);
-        let result = subtransaction(|| {
-            as_owner(map.owner, || {
-                let until = start + READ_TIME;
-                fetch_transformed(
-                    map,
-                    wanted,
-                    part.clone(),
-                    budget,
-                    until,
-                    &mut timer,
-                    &mut next,
-                )
-            })
-        });
-        let late = result.as_ref().is_err_and(|error| timer.caused(error));
-        drop(timer);
-        match result {
+        let fetch = || {
+            let large = self.large(part)?;
+            self.fetch(part, &large, *budget)
+        };
+        match pace.run(part.len(), fetch) {
             Ok((rows, used)) => {
                 found.extend(rows);
-                budget = budget.saturating_sub(used);
+                *budget = budget.saturating_sub(used);
             }
-            Err(error) if error.is_transient() && !late => return Err(error),
-            Err(error) => {
-                let failure = if late {
-                    let limit = limit.unwrap_or_default();
-                    let message = format!(
-                        "the transforms of this row took longer than pg_crm.transform_timeout ({limit:?})"
-                    );
-                    Failure::record(ErrorClass::Mapping, "transform_timeout", message)
-                } else {
-                    Failure::record(ErrorClass::Mapping, "unreadable_row", error.message())
+            // A lock on the table, or an interrupt: nobody's fault, the slice comes again.
+            Err(error) if error.is_transient() => return Err(error),
+            // The table changed under our feet; no record is at fault.
+            Err(error) if error.is_undefined() => return Err(error),
+            Err(error) if part.len() == 1 => {
+                let code = match error {
+                    StoreError::TooLong(_) => "transform_timeout",
+                    _ => "unreadable_row",
                 };
-                found.insert(next, RowValues::Unreadable(failure));
-                // What was read before it went with the subtransaction.
-                let rest = next + 1..part.end;
-                let starts = rest.clone().step_by(CAREFUL).rev();
-                parts.extend(starts.map(|from| from..rest.end.min(from + CAREFUL)));
-                parts.push(part.start..next);
+                let failure = Failure::record(ErrorClass::Mapping, code, error.message());
+                found.insert(part[0], RowValues::Unreadable(failure));
+            }
+            // The pace is another now.
+            Err(StoreError::TooLong(_)) => parts.push(part),
+            Err(_) => {
+                let (left, right) = part.split_at(part.len() / 2);
+                parts.extend([right, left]);
             }
         }
+        Ok(())
     }
-    Ok(found)
+
+    /// The same where transforms are code of others, under a limit of time for each row.
+    fn transformed(&self, bounds: &Bounds) -> Result<HashMap<usize, RowValues>, StoreError> {
+        let (map, wanted, limit) = (self.map, self.wanted, bounds.time);
+        let start = Instant::now();
+        let mut found = HashMap::with_capacity(wanted.len());
+        let mut budget = bounds.bytes;
+        // Parts still to be read, the first one last.
+        let mut parts: Vec<Range<usize>> = std::iter::once(0..wanted.len()).collect();
+        while let Some(part) = parts.pop() {
+            let is_late = !found.is_empty() && start.elapsed() >= READ_TIME;
+            if part.is_empty() || budget == 0 || is_late {
+                continue;
+            }
+            let mut next = part.start;
+            let mut timer = TimeLimit::new(limit);
+            let result = subtransaction(|| {
+                as_owner(map.owner, || {
+                    let until = start + READ_TIME;
+                    let large = self.large(&part.clone().collect::<Vec<_>>())?;
+                    self.fetch_transformed(
+                        part.clone(),
+                        &large,
+                        budget,
+                        until,
+                        &mut timer,
+                        &mut next,
+                    )
+                })
+            });
+            let late = result.as_ref().is_err_and(|error| timer.caused(error));
+            drop(timer);
+            match result {
+                Ok((rows, used)) => {
+                    found.extend(rows);
+                    budget = budget.saturating_sub(used);
+                }
+                Err(error) if error.is_transient() && !late => return Err(error),
+                Err(error) => {
+                    let failure = if late {
+                        let limit = limit.unwrap_or_default();
+                        let message = format!(
+                            "the transforms of this row took longer than pg_crm.transform_timeout ({limit:?})"
+                        );
+                        Failure::record(ErrorClass::Mapping, "transform_timeout", message)
+                    } else {
+                        Failure::record(ErrorClass::Mapping, "unreadable_row", error.message())
+                    };
+                    found.insert(next, RowValues::Unreadable(failure));
+                    // What was read before it went with the subtransaction.
+                    let rest = next + 1..part.end;
+                    let starts = rest.clone().step_by(CAREFUL).rev();
+                    parts.extend(starts.map(|from| from..rest.end.min(from + CAREFUL)));
+                    parts.push(part.start..next);
+                }
+            }
+        }
+        Ok(found)
+    }
 }
 
 /// A mapped column as text, through its transform.
@@ -302,11 +341,12 @@ fn sql_bit(id: u16) -> usize {
     (word * 8 + 7 - bit / 8) * 8 + bit % 8
 }
 
-/// The arguments of the statements for some of the records.
+/// The arguments of the statements for some of the records. Cells that are too large are not asked for.
 fn arguments<'a>(
     map: &Map,
     wanted: &[Wanted<'a>],
     part: impl Iterator<Item = usize> + Clone,
+    large: &Large,
 ) -> [DatumWithOid<'a>; 4] {
     // Every mask as long as the map is wide, for get_bit() to find its place.
     let width = map
@@ -317,7 +357,13 @@ fn arguments<'a>(
         .unwrap_or(1)
         * 8;
     let masks = part.clone().map(|i| {
-        let mut mask = wanted[i].cells.to_bytes();
+        let mut mask = match large.cells.get(&i) {
+            Some(cells) => {
+                let cells: Cells = cells.iter().map(|(id, _)| *id).collect();
+                wanted[i].cells.difference(&cells).to_bytes()
+            }
+            None => wanted[i].cells.to_bytes(),
+        };
         mask.resize(width.max(mask.len()), 0);
         mask
     });
@@ -332,109 +378,206 @@ fn arguments<'a>(
     ]
 }
 
-/// The wanted values of a row whose columns begin at `first`, and how many bytes they are.
-fn values_of(
-    map: &Map,
-    cells: &Cells,
-    row: &SpiHeapTupleData,
-    first: usize,
-) -> Result<(RowValues, usize), StoreError> {
-    let mut values = Vec::with_capacity(map.fields.len());
-    let (mut fault, mut used) = (None, 0);
-    for (i, field) in map
-        .fields
-        .iter()
-        .enumerate()
-        .filter(|(_, f)| cells.contains(f.id))
-    {
-        let text = row.get::<&str>(i + first)?;
-        used += text.map_or(0, str::len) + 16;
-        match value_of(field, text) {
-            Ok(value) => values.push((field.id, field.field.clone(), value)),
-            Err(error) => {
-                let message = format!("column \"{}\": {error}", field.column);
-                fault.get_or_insert(Failure::record(
-                    ErrorClass::Mapping,
-                    "unreadable_value",
-                    message,
-                ));
-            }
-        }
-    }
-    let values = fault.map_or(RowValues::Found(values), RowValues::Unreadable);
-    Ok((values, used))
+/// Values that are large by what is stored of them.
+#[derive(Default)]
+struct Large {
+    /// Cells that are larger than one may be, and how large, by the record's place.
+    cells: HashMap<usize, Vec<(u16, usize)>>,
+    /// There are values that may be large once they are unpacked.
+    is_suspected: bool,
 }
 
-fn fetch(
-    map: &Map,
-    wanted: &[Wanted],
-    part: &[usize],
-    budget: usize,
-) -> Result<(HashMap<usize, RowValues>, usize), StoreError> {
-    let args = arguments(map, wanted, part.iter().copied());
-    let mut found = HashMap::with_capacity(part.len());
-    let mut used = 0;
-    let exhausted = Spi::connect_mut(|client: &mut SpiClient| -> Result<bool, StoreError> {
-        // Not read-only, so that it sees what this transaction has just changed.
-        let mut cursor = client.try_open_cursor_mut(Kept(&statement(map)), &args)?;
-        let mut fetch = FIRST_FETCH;
-        loop {
-            let rows = cursor.fetch(fetch as _)?;
-            if rows.is_empty() {
-                return Ok(true);
-            }
-            for row in rows {
-                let ord = row.get::<i32>(1)?.unwrap_or_default() as usize;
-                let (values, bytes) = values_of(map, wanted[ord].cells, &row, 2)?;
-                used += bytes;
-                found.insert(ord, values);
-            }
-            if used >= budget {
-                return Ok(false);
-            }
-            fetch = ((budget - used) / (used / found.len().max(1)).max(1)).clamp(1, FETCH);
-        }
-    })?;
-    if exhausted {
-        for &i in part {
-            found.entry(i).or_insert(RowValues::Missing);
-        }
-    }
-    Ok((found, used))
+/// What a compressed value may grow by as it is unpacked: 255 is the most that LZ4 does, and pglz does less.
+const UNPACKS: usize = 256;
+
+/// A column that is not read as it is stored: made text, or handed to a transform, it would be loaded before anybody could
+/// tell how large it is.
+fn is_converted(f: &MappedField) -> bool {
+    f.is_long && (f.transform_out.is_some() || !f.is_text)
 }
 
-/// Fetches row by row until the part is read, or `budget` bytes, or until that time. `next`: the place of the row that is
-/// being fetched, for whoever asks after an error.
-fn fetch_transformed(
-    map: &Map,
-    wanted: &[Wanted],
-    part: Range<usize>,
-    budget: usize,
-    until: Instant,
-    timer: &mut TimeLimit,
-    next: &mut usize,
-) -> Result<(HashMap<usize, RowValues>, usize), StoreError> {
-    let args = arguments(map, wanted, part.clone());
-    let mut found = HashMap::with_capacity(part.len());
-    let mut used = 0;
-    Spi::connect_mut(|client: &mut SpiClient| -> Result<(), StoreError> {
-        let mut cursor = client.open_cursor_mut(&transforming_statement(map), &args);
-        while *next < part.end && used < budget && (found.is_empty() || Instant::now() < until) {
-            timer.restart();
-            for row in cursor.fetch(1)? {
-                let ord = row.get::<i32>(1)?.unwrap_or_default() as usize;
-                let (values, bytes) = match row.get::<bool>(2)? {
-                    Some(true) => values_of(map, wanted[ord].cells, &row, 3)?,
-                    _ => (RowValues::Missing, 0),
-                };
-                used += bytes;
-                found.insert(ord, values);
-            }
-            *next += 1;
+impl Reading<'_> {
+    fn too_large(&self, field: &MappedField, bytes: usize) -> Failure {
+        let message = format!(
+            "column \"{}\" holds {bytes} bytes; pg_crm.max_value_bytes allows {}",
+            field.column, self.most
+        );
+        Failure::record(ErrorClass::Validation, TOO_LARGE, message)
+    }
+
+    /// Looks for large values in columns that are converted as they are read. Nothing is loaded.
+    fn large(&self, part: &[usize]) -> Result<Large, StoreError> {
+        let map = self.map;
+        let converted: Vec<&MappedField> = map.fields.iter().filter(|f| is_converted(f)).collect();
+        let mut large = Large::default();
+        if converted.is_empty() {
+            return Ok(large);
         }
-        Ok(())
-    })?;
-    Ok((found, used))
+        let least = self.most / UNPACKS;
+        let suspect = |f: &MappedField| {
+            format!(
+                "(pg_catalog.get_bit(k.cells, {}) = 1 AND pg_catalog.pg_column_size(t.{}) > {least})",
+                sql_bit(f.id),
+                quote_identifier(&f.column)
+            )
+        };
+        let suspects: Vec<String> = converted.iter().map(|f| suspect(f)).collect();
+        let columns: String = converted
+            .iter()
+            .zip(&suspects)
+            .map(|(f, suspect)| {
+                let column = quote_identifier(&f.column);
+                format!(", CASE WHEN {suspect} THEN t.{column} END")
+            })
+            .collect();
+        let statement = format!(
+            "SELECT k.ord{columns} FROM {KEYS} JOIN {} t ON {} WHERE {}",
+            map.relation,
+            join(map),
+            suspects.join(" OR ")
+        );
+        let args = arguments(map, self.wanted, part.iter().copied(), &large);
+        Spi::connect_mut(|client| -> Result<(), StoreError> {
+            for row in client.update(Kept(&statement), None, &args)? {
+                large.is_suspected = true;
+                let ord = row.get::<i32>(1)?.unwrap_or_default() as usize;
+                for (i, field) in converted.iter().enumerate() {
+                    if let Some(RawSize(bytes)) = row.get::<RawSize>(i + 2)?
+                        && bytes > self.most
+                    {
+                        large.cells.entry(ord).or_default().push((field.id, bytes));
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        Ok(large)
+    }
+
+    /// The wanted values of a row whose columns begin at `first`, and how many bytes they are.
+    fn values_of(
+        &self,
+        ord: usize,
+        large: &Large,
+        row: &SpiHeapTupleData,
+        first: usize,
+    ) -> Result<(RowValues, usize), StoreError> {
+        let (map, cells) = (self.map, self.wanted[ord].cells);
+        if let Some(&(id, bytes)) = large.cells.get(&ord).and_then(|cells| cells.first())
+            && let Some(field) = map.field(id)
+        {
+            return Ok((RowValues::Unreadable(self.too_large(field, bytes)), 0));
+        }
+        let mut values = Vec::with_capacity(map.fields.len());
+        let (mut fault, mut used) = (None, 0);
+        for (i, field) in map
+            .fields
+            .iter()
+            .enumerate()
+            .filter(|(_, f)| cells.contains(f.id))
+        {
+            // Still where it is stored, unless it had to be made.
+            if let Some(RawSize(bytes)) = row.get::<RawSize>(i + first)?
+                && bytes > self.most
+            {
+                fault.get_or_insert(self.too_large(field, bytes));
+                continue;
+            }
+            let text = row.get::<&str>(i + first)?;
+            used += text.map_or(0, str::len) + 16;
+            match value_of(field, text) {
+                Ok(value) => values.push((field.id, field.field.clone(), value)),
+                Err(error) => {
+                    let message = format!("column \"{}\": {error}", field.column);
+                    fault.get_or_insert(Failure::record(
+                        ErrorClass::Mapping,
+                        "unreadable_value",
+                        message,
+                    ));
+                }
+            }
+        }
+        let values = fault.map_or(RowValues::Found(values), RowValues::Unreadable);
+        Ok((values, used))
+    }
+
+    fn fetch(
+        &self,
+        part: &[usize],
+        large: &Large,
+        budget: usize,
+    ) -> Result<(HashMap<usize, RowValues>, usize), StoreError> {
+        let args = arguments(self.map, self.wanted, part.iter().copied(), large);
+        let mut found = HashMap::with_capacity(part.len());
+        let mut used = 0;
+        let exhausted = Spi::connect_mut(|client: &mut SpiClient| -> Result<bool, StoreError> {
+            // Not read-only, so that it sees what this transaction has just changed.
+            let mut cursor = client.try_open_cursor_mut(Kept(&statement(self.map)), &args)?;
+            // What is converted is in memory as soon as it is fetched.
+            let most = if large.is_suspected { 1 } else { FETCH };
+            let mut fetch = FIRST_FETCH.min(most);
+            loop {
+                let rows = cursor.fetch(fetch as _)?;
+                if rows.is_empty() {
+                    return Ok(true);
+                }
+                for row in rows {
+                    if used >= budget {
+                        return Ok(false);
+                    }
+                    let ord = row.get::<i32>(1)?.unwrap_or_default() as usize;
+                    let (values, bytes) = self.values_of(ord, large, &row, 2)?;
+                    used += bytes;
+                    found.insert(ord, values);
+                }
+                if used >= budget {
+                    return Ok(false);
+                }
+                fetch = ((budget - used) / (used / found.len().max(1)).max(1)).clamp(1, most);
+            }
+        })?;
+        if exhausted {
+            for &i in part {
+                found.entry(i).or_insert(RowValues::Missing);
+            }
+        }
+        Ok((found, used))
+    }
+
+    /// Fetches row by row until the part is read, or `budget` bytes, or until that time. `next`: the place of the row that is
+    /// being fetched, for whoever asks after an error.
+    fn fetch_transformed(
+        &self,
+        part: Range<usize>,
+        large: &Large,
+        budget: usize,
+        until: Instant,
+        timer: &mut TimeLimit,
+        next: &mut usize,
+    ) -> Result<(HashMap<usize, RowValues>, usize), StoreError> {
+        let args = arguments(self.map, self.wanted, part.clone(), large);
+        let mut found = HashMap::with_capacity(part.len());
+        let mut used = 0;
+        Spi::connect_mut(|client: &mut SpiClient| -> Result<(), StoreError> {
+            let mut cursor = client.open_cursor_mut(&transforming_statement(self.map), &args);
+            while *next < part.end && used < budget && (found.is_empty() || Instant::now() < until)
+            {
+                timer.restart();
+                for row in cursor.fetch(1)? {
+                    let ord = row.get::<i32>(1)?.unwrap_or_default() as usize;
+                    let (values, bytes) = match row.get::<bool>(2)? {
+                        Some(true) => self.values_of(ord, large, &row, 3)?,
+                        _ => (RowValues::Missing, 0),
+                    };
+                    used += bytes;
+                    found.insert(ord, values);
+                }
+                *next += 1;
+            }
+            Ok(())
+        })?;
+        Ok((found, used))
+    }
 }
 
 fn from_json_text(data_type: DataType, text: &str) -> Result<Value, String> {

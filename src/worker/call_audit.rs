@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crm_domain::excerpt;
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json};
 
@@ -125,13 +126,13 @@ fn audited(intent: &Intent, checked: &Checked) -> JsonMap<String, Json> {
         let read = checked.read.as_ref().and_then(|read| read.get(&f.id));
         let mut entry = JsonMap::new();
         if let Some(value) = &f.value {
-            entry.insert("new".into(), value.clone());
+            entry.insert("new".into(), excerpt::of_json(value));
         }
         if let Some(read) = read.filter(|read| f.value.is_some() || differs(f, read)) {
-            entry.insert("old".into(), read.to_json());
+            entry.insert("old".into(), excerpt::of(read));
         }
         if let Some((_, value)) = checked.raced.iter().find(|(id, _)| *id == f.id) {
-            entry.insert("raced".into(), value.to_json());
+            entry.insert("raced".into(), excerpt::of(value));
         }
         if !entry.is_empty() {
             fields.insert(f.name.clone(), Json::Object(entry));

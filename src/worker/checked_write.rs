@@ -277,14 +277,7 @@ pub fn values(
                 .fields
                 .get(&field.name)
                 .unwrap_or(&serde_json::Value::Null);
-            match link.provider.from_wire(field.data_type, wire) {
-                Ok(value) => Ok((id, value)),
-                Err(error) => Err(Failure::record(
-                    ErrorClass::Mapping,
-                    "unreadable_value",
-                    format!("field \"{}\": {error}", field.name),
-                )),
-            }
+            Ok((id, link.value(&field, wire)?))
         })
         .collect()
 }
@@ -504,7 +497,7 @@ async fn overwritten(
             .into_iter()
             .filter_map(|o| {
                 let f = fields.iter().find(|f| f.field.name == o.field.name)?;
-                let value = link.provider.from_wire(f.field.data_type, &o.value).ok()?;
+                let value = link.value(&f.field, &o.value).ok()?;
                 Some((f.id, value))
             })
             .collect();

@@ -55,8 +55,6 @@ fn fields(link: &Link, map: &Map, object: &CrmObject) -> Result<Vec<Field>, Fail
 }
 
 fn mapped(link: &Link, map: &Map, object: &CrmObject) -> Result<Vec<Field>, Failure> {
-    let unreadable =
-        |code: &str, message: String| Failure::record(ErrorClass::Mapping, code, message);
     map.fields
         .iter()
         .map(|f| {
@@ -64,14 +62,9 @@ fn mapped(link: &Link, map: &Map, object: &CrmObject) -> Result<Vec<Field>, Fail
             // An empty field is told as empty; one that is not told does not exist (any more).
             let wire = object.fields.get(name).ok_or_else(|| {
                 let message = format!("the CRM's record has no field \"{name}\"");
-                unreadable("no_such_field", message)
+                Failure::record(ErrorClass::Mapping, "no_such_field", message)
             })?;
-            let value = link
-                .provider
-                .from_wire(f.field.data_type, wire)
-                .map_err(|error| {
-                    unreadable("unreadable_value", format!("field \"{name}\": {error}"))
-                })?;
+            let value = link.value(&f.field, wire)?;
             Ok(Field {
                 id: f.id,
                 hash: conflict::hash(&value),

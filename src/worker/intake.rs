@@ -14,7 +14,7 @@ use crate::store::StoreError;
 use crate::store::claims::Claimed;
 use crate::store::config::{Map, MappedField};
 use crate::store::settle::{Settled, Verdict};
-use crate::store::values::{self, RowValues, Wanted};
+use crate::store::values::{self, Bounds, RowValues, Wanted};
 
 /// A slice as read: what is on its way, what is sent of it, and what needs no sending.
 pub(super) struct Slice {
@@ -56,15 +56,10 @@ pub(super) fn read_slice(
             cells,
         })
         .collect();
-    let mut rows: HashMap<usize, RowValues> = values::read(
-        map,
-        &wanted,
-        settings.batch_bytes,
-        Some(settings.transform_timeout),
-    )?
-    .into_iter()
-    .map(|(n, row)| (reads[n], row))
-    .collect();
+    let mut rows: HashMap<usize, RowValues> = values::read(map, &wanted, &Bounds::of(settings))?
+        .into_iter()
+        .map(|(n, row)| (reads[n], row))
+        .collect();
     let mut records = Vec::with_capacity(due.len());
     let mut outgoing = Vec::with_capacity(due.len());
     let mut settled = Vec::new();

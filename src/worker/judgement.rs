@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crm_domain::conflict::{self, Decision};
-use crm_domain::{ErrorClass, Failure, Value, canonical};
+use crm_domain::{ErrorClass, Failure, Value, canonical, excerpt};
 use serde_json::{Map as JsonMap, Value as Json, json};
 
 use super::checked_write::{Checked, Outcome};
@@ -153,7 +153,7 @@ fn decide(
                 if let Some((_, value)) = raced.iter().find(|(raced, _)| raced == id)
                     && let Some(field) = map.field(*id)
                 {
-                    entry.fields[&field.field.name]["raced"] = value.to_json();
+                    entry.fields[&field.field.name]["raced"] = excerpt::of(value);
                 }
             }
             Decision::Take => {
@@ -203,10 +203,10 @@ fn note(
     let Some(field) = map.field(id) else { return };
     let mut entry = JsonMap::new();
     if let Some(new) = new {
-        entry.insert("new".into(), new.to_json());
+        entry.insert("new".into(), excerpt::of(new));
     }
     if let Some(old) = old {
-        entry.insert("old".into(), old.to_json());
+        entry.insert("old".into(), excerpt::of(old));
     }
     fields.insert(field.field.name.clone(), Json::Object(entry));
 }
@@ -220,7 +220,7 @@ fn note_superseded(
     crm: &Value,
 ) {
     let Some(field) = map.field(id) else { return };
-    let entry = json!({ "new": crm.to_json(), "lost": ours.map(Value::to_json) });
+    let entry = json!({ "new": excerpt::of(crm), "lost": ours.map(excerpt::of) });
     fields.insert(field.field.name.clone(), entry);
 }
 

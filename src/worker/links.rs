@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::flush::stands_still;
 use super::http::Http;
-use super::link::{Errand, Lane, Link, SharedLink, Transport};
+use super::link::{Errand, Keys, Lane, Link, SharedLink, Transport};
 use super::main_loop::{HELD_AGAIN, IDLE, Worker};
 use super::waits::{Of, Step};
 use crate::secrets;
@@ -135,14 +135,14 @@ impl Worker {
                 allowed_hosts: self.settings.allowed_hosts.clone(),
             },
         };
+        let turn = self.turns.entry(connection.id).or_default().clone();
         let link = Link::new(
             connection,
             provider,
             settings,
-            credentials,
+            Keys::new(credentials, turn, self.outbox.clone()),
             transport,
-            self.outbox.clone(),
-            self.turns.entry(connection.id).or_default().clone(),
+            self.settings.max_value,
         );
         self.links.insert(connection.id, Arc::new(link));
         Ok(())

@@ -23,6 +23,7 @@ use super::{failpoint, real_time, report, rota};
 use crate::store::config::{self, Connection, Map};
 use crate::store::pending::Pending;
 use crate::store::reconcile::{self, Settled};
+use crate::store::values::Bounds;
 use crate::store::{StoreError, claims, pending, transaction};
 
 /// Pending writes of one slice at most.
@@ -178,8 +179,7 @@ impl Worker {
         rows: usize,
         at_hand: &mut Vec<Pending>,
     ) -> Result<Option<Taken>, StoreError> {
-        let bytes = self.settings.batch_bytes;
-        let limit = Some(self.settings.transform_timeout);
+        let bounds = Bounds::of(&self.settings);
         let held = self.held_pending.iter().filter(|(m, _, _)| m.id == map.id);
         let unsettled: Vec<(&str, &str)> = held
             .flat_map(|(_, _, judged)| judged.iter().map(|(record, _)| reconcile::keys_of(record)))
@@ -202,7 +202,7 @@ impl Worker {
             report(&format!("reading {} edits of {}", due.len(), map.relation));
             let keys = due.iter().map(|p| p.record_key.as_str());
             failpoint::reach_with("reconcile_read::store", keys);
-            let waiting = with_their_bases(client, &map, read(&map, due, bytes, limit)?)?;
+            let waiting = with_their_bases(client, &map, read(&map, due, &bounds)?)?;
             if waiting.is_empty() {
                 return Ok(None);
             }

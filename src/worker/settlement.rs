@@ -7,7 +7,7 @@ use std::time::Duration;
 use crm_domain::cells::{self, CellHashes, HASH_BYTES};
 use crm_domain::failure::Scope;
 use crm_domain::retry::Backoff;
-use crm_domain::{Cells, ErrorClass, Failure, Value, canonical, hex};
+use crm_domain::{Cells, ErrorClass, Failure, Value, canonical, excerpt, hex};
 use crm_provider::record::Field;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
@@ -48,7 +48,9 @@ impl InFlight {
             }
             canonical::append_text(&mut json, &field.name);
             json.extend_from_slice(b":{\"new\":");
+            let start = json.len();
             hashes.extend(cells::short(&canonical::append(&mut json, value)));
+            excerpt::shorten(&mut json, start, value);
             if let Some(old) = CellHashes(&claimed.hashes).get(*id) {
                 json.extend_from_slice(b",\"old_hash\":\"");
                 hex::append(&mut json, old);

@@ -1,7 +1,6 @@
 //! Pending writes with what their rows hold and what they are based on.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use crm_domain::cells::CellHashes;
 use crm_domain::conflict::{self, ShortHash};
@@ -14,7 +13,7 @@ use super::checked_write::{Edit, EditField};
 use crate::store::StoreError;
 use crate::store::config::Map;
 use crate::store::pending::{self, Pending};
-use crate::store::values::{self, RowValues, Wanted};
+use crate::store::values::{self, Bounds, RowValues, Wanted};
 
 /// A pending write with what its row holds.
 pub(super) struct Waiting {
@@ -63,8 +62,7 @@ pub(super) fn with_their_bases(
 pub(super) fn read(
     map: &Map,
     due: Vec<Pending>,
-    bytes: usize,
-    limit: Option<Duration>,
+    bounds: &Bounds,
 ) -> Result<Vec<Waiting>, StoreError> {
     let cells: Vec<Cells> = due.iter().map(|p| p.cells.union(&p.take)).collect();
     let wanted: Vec<Wanted> = due
@@ -76,7 +74,7 @@ pub(super) fn read(
             cells,
         })
         .collect();
-    let mut rows = values::read(map, &wanted, bytes, limit)?;
+    let mut rows = values::read(map, &wanted, bounds)?;
     let mut waiting = Vec::with_capacity(due.len());
     for (n, pending) in due.into_iter().enumerate() {
         let (local, fault) = match rows.remove(&n) {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use crm_domain::arrival::{self, Arrival, Arrived as ArrivedField};
 use crm_domain::cells::{CellHashes, HASH_BYTES};
 use crm_domain::storable::storable;
-use crm_domain::{Cells, Value, hex};
+use crm_domain::{Cells, Value, excerpt, hex};
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json, json};
 
@@ -14,7 +14,7 @@ use super::locks::{Locked, lock};
 use super::{Arrived, Arriving, Field, Incoming, quarantine};
 use crate::store::config::{Map, MappedField};
 use crate::store::pace::Pace;
-use crate::store::taking::{self, Taking, limit};
+use crate::store::taking::{self, Taking, bounds, limit};
 use crate::store::values::{self, RowValues, Wanted};
 use crate::store::{Kept, StoreError, apply};
 
@@ -130,7 +130,7 @@ fn read_rows(
             cells,
         })
         .collect();
-    let mut read = values::read(map, &wanted, usize::MAX, Some(limit()))?;
+    let mut read = values::read(map, &wanted, &bounds())?;
     let mut rows = Vec::with_capacity(at_hand.len());
     let mut places = 0..;
     at_hand.retain(|(record, _, _)| {
@@ -194,7 +194,7 @@ fn decide<'a>(
 impl<'a> Settled<'a> {
     fn add(&mut self, field: &MappedField, arriving: &'a Field, local: &Value, arrival: Arrival) {
         let name = || field.field.name.clone();
-        let told = || json!({ "new": arriving.value.to_json(), "old": local.to_json() });
+        let told = || json!({ "new": excerpt::of(&arriving.value), "old": excerpt::of(local) });
         let mut conflict = |kind: Option<&'static str>| {
             self.conflicts.push(Conflict {
                 field: arriving,
@@ -203,7 +203,8 @@ impl<'a> Settled<'a> {
                 policy: field.policy.name(),
             });
             if kind.is_some() {
-                let fields = json!({ "new": local.to_json(), "old": arriving.value.to_json() });
+                let fields =
+                    json!({ "new": excerpt::of(local), "old": excerpt::of(&arriving.value) });
                 self.conflicting.insert(name(), fields);
             }
         };
@@ -442,7 +443,7 @@ fn tell(settled: Vec<Settled>, map: &Map, arrived: &mut Arrived) {
                 if record.overwrites.contains(value.id)
                     && let Some(field) = map.field(value.id)
                 {
-                    let told = json!({ "lost": value.value.to_json() });
+                    let told = json!({ "lost": excerpt::of(&value.value) });
                     fields.insert(field.field.name.clone(), told);
                 }
             }

@@ -179,7 +179,7 @@ fn told(map: &Map, record: &Incoming) -> String {
         {
             fields.insert(
                 field.field.name.clone(),
-                json!({ "new": value.value.to_json() }),
+                json!({ "new": crm_domain::excerpt::of(&value.value) }),
             );
         }
     }

@@ -17,12 +17,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crm_domain::failure::Scope;
-use crm_domain::{ErrorClass, Failure};
+use crm_domain::{ErrorClass, Failure, Value};
+use crm_provider::record::Field;
 use crm_provider::{
-    Credentials, News, Operation, Provider, Request, Response, Settings, Step, Target, Usage,
-    composio, default_base_url,
+    News, Operation, Provider, Request, Response, Settings, Step, Target, Usage, composio,
+    default_base_url,
 };
-use tokio::sync::Mutex as AsyncMutex;
 
 pub use self::descriptions::Told;
 pub use self::errand::Errand;
@@ -34,11 +34,13 @@ use self::budget::Budget;
 use self::descriptions::Descriptions;
 use self::permits::Permits;
 use self::signs::Signs;
-use self::token::{Keys, Token};
-use super::event::Outbox;
+pub use self::token::Keys;
+use self::token::Token;
 use super::http;
 use super::target::without_user;
 use crate::store::config::Connection;
+use crate::store::values::TOO_LARGE;
+use serde_json::Value as Json;
 
 /// How often a repeatable request is sent again at once when its connection broke. One that took all the time that a
 /// request may take is not.
@@ -58,6 +60,7 @@ pub struct Link {
     permits: Permits,
     budget: Budget,
     transport: Transport,
+    max_value: usize,
     signs: Signs,
     descriptions: Descriptions,
 }
@@ -66,15 +69,14 @@ pub struct Link {
 pub type SharedLink = Arc<Link>;
 
 impl Link {
-    /// `turn`: see [`Keys`].
+    /// `max_value`: the bytes of one value that is taken.
     pub fn new(
         connection: &Connection,
         provider: &'static dyn Provider,
         settings: Settings,
-        credentials: Credentials,
+        keys: Keys,
         transport: Transport,
-        outbox: Outbox,
-        turn: Arc<AsyncMutex<()>>,
+        max_value: usize,
     ) -> Self {
         Link {
             connection_id: connection.id,
@@ -86,8 +88,9 @@ impl Link {
             settings,
             version: connection.version,
             base_url: base_url(connection, provider).to_owned(),
-            keys: Keys::new(credentials, turn, outbox),
+            keys,
             transport,
+            max_value,
             signs: Signs::default(),
             descriptions: Descriptions::default(),
         }
@@ -238,6 +241,24 @@ impl Link {
             self.note_usage(Teller::Broker, composio::usage(&answer));
             composio::deliver(answer)
         }))
+    }
+
+    /// A field of the CRM's as a canonical value.
+    pub fn value(&self, field: &Field, wire: &Json) -> Result<Value, Failure> {
+        let value = self.provider.from_wire(field.data_type, wire);
+        let value = value.map_err(|error| {
+            let message = format!("field \"{}\": {error}", field.name);
+            Failure::record(ErrorClass::Mapping, "unreadable_value", message)
+        })?;
+        let bytes = value.size() - size_of::<Value>();
+        if bytes > self.max_value {
+            let (name, most) = (&field.name, self.max_value);
+            let message = format!(
+                "the CRM's field \"{name}\" holds {bytes} bytes; pg_crm.max_value_bytes allows {most}"
+            );
+            return Err(Failure::record(ErrorClass::Validation, TOO_LARGE, message));
+        }
+        Ok(value)
     }
 
     fn note_usage(&self, teller: Teller, usage: Usage) {

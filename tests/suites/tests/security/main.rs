@@ -5,6 +5,7 @@ mod columns;
 mod event_triggers;
 mod grants;
 mod key_spaces;
+mod large_values;
 mod owners;
 mod possession;
 mod raw;
