@@ -6,6 +6,7 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 
 use crm_provider::Credentials;
+use percent_encoding::percent_decode_str;
 use serde_json::Value as Json;
 
 /// Credentials whose names end so name a file that holds what their names say without it.
@@ -39,6 +40,24 @@ pub fn resolve(secret: &Json) -> Result<Credentials, String> {
         resolved.insert(name.to_owned(), text);
     }
     Ok(Credentials(resolved))
+}
+
+/// Passwords of the proxies that the environment names, as they stand there and as they are sent.
+pub fn proxy_passwords() -> impl Iterator<Item = String> {
+    let names = ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY"];
+    let names = names.into_iter().map(str::to_owned);
+    let named = names.flat_map(|name| [name.to_lowercase(), name]);
+    let urls = named.filter_map(|name| std::env::var(name).ok());
+    urls.flat_map(|url| {
+        let user = url
+            .split("://")
+            .last()
+            .and_then(|rest| rest.rsplit_once('@'));
+        let pair = user.map(|(user, _)| user.to_owned()).unwrap_or_default();
+        let password = pair.split_once(':').map_or("", |(_, password)| password);
+        let plain = percent_decode_str(password).decode_utf8_lossy();
+        [plain.into_owned(), password.to_owned()]
+    })
 }
 
 /// A file that the server alone may read, as PostgreSQL asks of the key of its own certificate: mode 0600, or 0640 if

@@ -93,7 +93,7 @@ pub(crate) struct Complaint {
 }
 
 /// Longest vendor code kept, in characters: the longest known has half of that.
-const CODE_CHARS: usize = 100;
+pub(crate) const CODE_CHARS: usize = 100;
 
 /// The failure that a complaint states. The first rule that applies decides, so that a table's order
 /// is its priority; the status decides where none does.

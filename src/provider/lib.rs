@@ -26,6 +26,7 @@ mod result_table;
 pub mod salesforce;
 #[cfg(test)]
 mod script;
+mod secrets;
 pub mod stub;
 mod walk;
 pub mod webhook;
@@ -33,6 +34,7 @@ mod wire;
 pub mod zoho;
 
 pub use changes::{Change, ChangesPage, ChangesQuery};
+pub(crate) use errors::CODE_CHARS;
 pub use json::is_in_proportion;
 pub use operation::{Operation, Step};
 pub use outcome::{Grant, News, Usage, Written};
@@ -41,6 +43,7 @@ pub use record::{
     WriteKind, WriteRecord,
 };
 pub use request::{Credentials, Method, Request, Response, Target};
+pub use secrets::{Secrets, Sentences};
 pub use webhook::{WebhookError, WebhookEvent, WebhookKind, WebhookRequest};
 
 use crm_domain::budget::{self, Terms};

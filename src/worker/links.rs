@@ -1,5 +1,6 @@
 //! One link per connection, made anew when its configuration changed, and who may use it when.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,9 +85,10 @@ impl Worker {
 
     /// Keeps one link per connection, made anew when its configuration changed.
     pub(super) fn connect(&mut self, connections: &[Connection]) -> Duration {
-        self.links
-            .retain(|_, link| connections.iter().any(|c| link.leads_to(c)));
+        self.retire_links(|link| connections.iter().any(|c| link.leads_to(c)));
         self.turns
+            .retain(|id, _| connections.iter().any(|c| c.id == *id));
+        self.former_secrets
             .retain(|id, _| connections.iter().any(|c| c.id == *id));
         let mut next = IDLE;
         for connection in connections {
@@ -98,6 +100,13 @@ impl Worker {
             }
         }
         next
+    }
+
+    /// Lets go of links. What they know of secrets stays: answers to what they asked may still come.
+    pub(super) fn retire_links(&mut self, stays: impl Fn(&SharedLink) -> bool) {
+        let retired = self.links.extract_if(|_, link| !stays(link));
+        self.former_secrets
+            .extend(retired.map(|(id, link)| (id, link.known_secrets())));
     }
 
     fn make_link(&mut self, connection: &Connection) -> Result<(), StoreError> {
@@ -143,6 +152,10 @@ impl Worker {
             Keys::new(credentials, turn, self.outbox.clone()),
             transport,
             self.settings.max_value,
+            self.former_secrets
+                .get(&connection.id)
+                .cloned()
+                .unwrap_or_default(),
         );
         self.links.insert(connection.id, Arc::new(link));
         Ok(())

@@ -50,6 +50,8 @@ pub(super) struct Worker {
     pub(super) outbox: Outbox,
     pub(super) inbox: Inbox,
     pub(super) links: HashMap<i32, SharedLink>,
+    /// What earlier links of a connection knew of secrets.
+    pub(super) former_secrets: HashMap<i32, Vec<String>>,
     /// Per connection, whose turn it is to obtain a token; outlives its links.
     pub(super) turns: HashMap<i32, Arc<tokio::sync::Mutex<()>>>,
     pub(super) flights: HashMap<i64, Flight>,
@@ -117,6 +119,7 @@ pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
         outbox,
         inbox,
         links: HashMap::new(),
+        former_secrets: HashMap::new(),
         turns: HashMap::new(),
         flights: HashMap::new(),
         rota: Rota::default(),
@@ -166,7 +169,7 @@ impl Worker {
             pgrx::check_for_interrupts!();
             if reload_if_asked() {
                 // Timeouts, limits and allowed hosts are built into the links.
-                self.links.clear();
+                self.retire_links(|_| false);
             }
             self.settings = Settings::current();
             self.listen_for_webhooks();

@@ -3,6 +3,9 @@
 //! It drives operations, signs requests ([`token`]) or has a broker carry them ([`composio`]), bounds the requests in flight
 //! ([`permits`]) and in time ([`budget`]), has maps take [`turns`], and remembers trouble ([`signs`]), so that what is queued behind a failing
 //! request fails at once instead of knocking on a closed door.
+//!
+//! Guarantee: no text that it hands on, of a CRM, a broker, a proxy or the transport, holds a secret of the connection
+//! ([`Secrets`]). Whatever is kept or shown of them comes from here.
 
 mod budget;
 mod descriptions;
@@ -13,15 +16,15 @@ mod token;
 mod transport;
 mod turns;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crm_domain::failure::Scope;
 use crm_domain::{ErrorClass, Failure, Value};
 use crm_provider::record::Field;
 use crm_provider::{
-    News, Operation, Provider, Request, Response, Settings, Step, Target, Usage, composio,
-    default_base_url,
+    News, Operation, Provider, Request, Response, Secrets, Sentences, Settings, Step, Target,
+    Usage, composio, default_base_url,
 };
 
 pub use self::descriptions::Told;
@@ -38,6 +41,7 @@ pub use self::token::Keys;
 use self::token::Token;
 use super::http;
 use super::target::without_user;
+use crate::secrets::proxy_passwords;
 use crate::store::config::Connection;
 use crate::store::values::TOO_LARGE;
 use serde_json::Value as Json;
@@ -61,6 +65,7 @@ pub struct Link {
     budget: Budget,
     transport: Transport,
     max_value: usize,
+    secrets: Mutex<Secrets>,
     signs: Signs,
     descriptions: Descriptions,
 }
@@ -69,7 +74,8 @@ pub struct Link {
 pub type SharedLink = Arc<Link>;
 
 impl Link {
-    /// `max_value`: the bytes of one value that is taken.
+    /// `max_value`: the bytes of one value that is taken. `former`: secrets of the link before this one, which answers may
+    /// still quote.
     pub fn new(
         connection: &Connection,
         provider: &'static dyn Provider,
@@ -77,8 +83,11 @@ impl Link {
         keys: Keys,
         transport: Transport,
         max_value: usize,
+        former: Vec<String>,
     ) -> Self {
+        let more = proxy_passwords().chain(former);
         Link {
+            secrets: Mutex::new(Secrets::new(&keys.credentials(), more)),
             connection_id: connection.id,
             name: connection.name.clone(),
             provider,
@@ -134,18 +143,35 @@ impl Link {
     }
 
     /// Drives an operation to its end.
-    pub async fn run<T>(
+    pub async fn run<T: Sentences>(
         &self,
         errand: &Errand,
         operation: Box<dyn Operation<T>>,
     ) -> Result<T, Failure> {
-        drive(operation, Signed(self, errand)).await
+        let mut result = drive(operation, Signed(self, errand)).await;
+        result.mask(&self.secrets());
+        result
+    }
+
+    fn secrets(&self) -> MutexGuard<'_, Secrets> {
+        self.secrets.lock().expect("no panic under this lock")
+    }
+
+    /// What is masked, for the link that follows.
+    pub fn known_secrets(&self) -> Vec<String> {
+        self.secrets().all()
+    }
+
+    /// Remembers a failure that concerns the whole connection.
+    fn note(&self, mut failure: Failure) -> Failure {
+        self.secrets().mask_failure(&mut failure);
+        self.signs.note(failure)
     }
 
     /// Sends a request: signed, repeated where that is harmless, with a fresh token if the old one expired.
     async fn send(&self, errand: &Errand, mut request: Request) -> Result<Response, Failure> {
         let admitted = self.budget.admit(&self.permits, errand).await;
-        let _permit = admitted.map_err(|failure| self.signs.note(failure))?;
+        let _permit = admitted.map_err(|failure| self.note(failure))?;
         let mut refreshed = false;
         let mut repeats = 0;
         loop {
@@ -169,7 +195,7 @@ impl Link {
                     tokio::time::sleep(Duration::from_millis(50 << repeats)).await;
                     continue;
                 }
-                Err(failure) => return Err(self.signs.note(failure)),
+                Err(failure) => return Err(self.note(failure)),
             };
             self.note_usage(Teller::Crm, self.provider.usage(&response));
             self.signs.note_clock(&response);
@@ -185,7 +211,7 @@ impl Link {
                 continue;
             }
             if failure.scope == Scope::Connection {
-                self.signs.note(failure);
+                self.note(failure);
             }
             return Ok(response);
         }
@@ -202,6 +228,7 @@ impl Link {
         if let (Some(access), Target::Api(_) | Target::File(_)) = (&token.access, &request.target) {
             self.provider.sign(request, access);
         }
+        self.secrets().learn(request);
         let sent = std::mem::replace(request, Request::new(request.method, ""));
         let (back, answer) = self.transport.exchange(url, sent).await?;
         *request = back;
@@ -234,6 +261,7 @@ impl Link {
     ) -> Result<Result<Response, Failure>, Failure> {
         let key = token.access.as_deref().unwrap_or_default();
         let carried = account.carry(request, key, errand.correlation_id.as_deref());
+        self.secrets().learn(&carried);
         let (Target::Api(path) | Target::File(path) | Target::Url(path)) = &carried.target;
         let url = format!("{}{path}", self.base_url);
         let answer = self.transport.exchange(url, carried).await?.1;

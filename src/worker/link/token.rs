@@ -44,7 +44,7 @@ impl Keys {
         }
     }
 
-    fn credentials(&self) -> Credentials {
+    pub(super) fn credentials(&self) -> Credentials {
         self.credentials
             .lock()
             .expect("no panic under this lock")
@@ -55,6 +55,7 @@ impl Keys {
 impl Link {
     /// Takes over a refresh token that the link before this one was given.
     pub fn adopt(&self, refresh_token: &str) {
+        self.secrets().add([refresh_token.to_owned()]);
         self.keys
             .credentials
             .lock()
@@ -81,7 +82,7 @@ impl Link {
         let granted = self.authorise(&mut token).await?;
         let needs_one = matches!(self.transport, Transport::Http { .. });
         if !granted && token.access.is_none() && needs_one {
-            return Err(self.signs.note(Failure::connection(
+            return Err(self.note(Failure::connection(
                 ErrorClass::Auth,
                 "no_credentials",
                 "the connection has no credentials; crm.set_credentials() gives it some",
@@ -112,9 +113,14 @@ impl Link {
         let Some(operation) = operation else {
             return Ok(false);
         };
-        let grant = drive(operation, Unsigned(&self.transport))
+        let grant = drive(operation, Unsigned(self))
             .await
-            .map_err(|failure| self.signs.note(failure))?;
+            .map_err(|failure| self.note(failure))?;
+        let granted = [
+            Some(grant.access_token.clone()),
+            grant.refresh_token.clone(),
+        ];
+        self.secrets().add(granted.into_iter().flatten());
         if let Some(rotated) = grant.refresh_token.as_deref()
             && credentials.get("refresh_token") != Some(rotated)
         {
@@ -146,7 +152,7 @@ impl Link {
 }
 
 /// A request for a grant travels as it is: no token could sign it.
-struct Unsigned<'a>(&'a Transport);
+struct Unsigned<'a>(&'a Link);
 
 impl Way for Unsigned<'_> {
     async fn send(&self, request: Request) -> Result<Response, Failure> {
@@ -157,7 +163,8 @@ impl Way for Unsigned<'_> {
                 "a grant needs an absolute URL",
             ));
         };
-        self.0.exchange(url, request).await?.1
+        self.0.secrets().learn(&request);
+        self.0.transport.exchange(url, request).await?.1
     }
 }
 

@@ -6,6 +6,7 @@
 use crate::admin;
 use crate::clock;
 use crate::composio::{self, Composio};
+use crate::faults::echo;
 use crate::faults::{Drop, EditSpec, Plan, When};
 use crate::http::{Request, Response};
 use crate::log::{self, Entry, UnderWay};
@@ -127,6 +128,7 @@ async fn serve_vendor(
 
 async fn serve_broker(sim: &Sim, broker: &Composio, request: Request) -> Result<Outgoing, Closed> {
     let (visit, plan) = Visit::begin(sim, composio::NAME, &broker.services, &request).await;
+    let echo = plan.echo;
     let response = match (visit.drop, plan.answer) {
         (Some(Drop::Before), _) => None,
         (_, None) => Some(broker.answer(sim, &request).await),
@@ -136,6 +138,10 @@ async fn serve_broker(sim: &Sim, broker: &Composio, request: Request) -> Result<
             }
             Some(answer.spell(composio::failure))
         }
+    };
+    let response = match echo {
+        true => response.map(|response| echo::quoting(&request, response)),
+        false => response,
     };
     let answer = visit.end(sim, &request, response).await?;
     Ok(answer.outgoing(sim, &broker.services, &request))
@@ -279,6 +285,7 @@ fn respond(vendor: &dyn Vendor, asked: &str, request: &Request, plan: Plan) -> R
         }
     };
     match intrude(vendor, &plan.edits, When::After) {
+        Ok(()) if plan.echo => echo::quoting(request, response),
         Ok(()) => response,
         Err(refusal) => refusal,
     }

@@ -4,6 +4,7 @@
 //! uses up one of its `times`; faults act in the order they were made. A fault on records uses up one
 //! per record it fails.
 
+pub mod echo;
 mod spec;
 
 use crate::http::{Request, Response};
@@ -112,6 +113,8 @@ pub struct Plan {
     pub delay_after_ms: u64,
     pub drop: Option<Drop>,
     pub expire_tokens: bool,
+    /// The answer quotes the request's credentials.
+    pub echo: bool,
     pub answer: Option<Answer>,
     pub applied: bool,
     pub records: RecordFaults,
@@ -162,6 +165,7 @@ impl Faults {
             }
             // A record fault is used up where a record meets it, not here.
             if fault.spec.fail_records.is_some() {
+                plan.echo |= fault.spec.echo;
                 plan.records.0.push(fault.clone());
                 continue;
             }
@@ -175,6 +179,7 @@ impl Faults {
             plan.delay_ms += fault.spec.delay_ms.unwrap_or(0);
             plan.delay_after_ms += fault.spec.delay_after_ms.unwrap_or(0);
             plan.expire_tokens |= fault.spec.expire_tokens;
+            plan.echo |= fault.spec.echo;
             plan.drop = plan.drop.or(fault.spec.drop);
             plan.edits.extend(fault.spec.edit.clone());
             if let Some(status) = fault.spec.status {

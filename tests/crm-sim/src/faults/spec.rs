@@ -65,6 +65,8 @@ pub struct FaultSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drop: Option<Drop>,
     pub expire_tokens: bool,
+    /// The messages of the answer quote the request's credentials, in all forms.
+    pub echo: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fail_records: Option<RecordSpec>,
     /// Somebody edits a record just then.
@@ -108,7 +110,7 @@ pub struct RecordSpec {
 #[derive(Debug, Error)]
 pub enum FaultError {
     #[error(
-        "a fault must do something: status, delay_ms, delay_after_ms, drop, expire_tokens, fail_records or edit"
+        "a fault must do something: status, delay_ms, delay_after_ms, drop, expire_tokens, echo, fail_records or edit"
     )]
     Idle,
     #[error("times must be a whole number or \"unlimited\", not \"{0}\"")]
@@ -135,6 +137,7 @@ pub fn check(spec: &FaultSpec) -> Result<(), FaultError> {
         && spec.delay_after_ms.is_none()
         && spec.drop.is_none()
         && !spec.expire_tokens
+        && !spec.echo
         && spec.fail_records.is_none()
         && spec.edit.is_none();
     if idle {
