@@ -31,6 +31,9 @@ pub static MAX_VALUE: GucSetting<i32> = GucSetting::<i32>::new(1024);
 pub static ALLOWED_HOSTS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 /// Address of the listener for webhooks; empty: none.
 pub static WEBHOOK_LISTEN: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+/// Connections to the listener, in all and of one address.
+pub static WEBHOOK_CONNECTIONS: GucSetting<i32> = GucSetting::<i32>::new(128);
+pub static WEBHOOK_CONNECTIONS_PER_PEER: GucSetting<i32> = GucSetting::<i32>::new(96);
 /// The application's own user, for the audit.
 pub static ACTOR: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 /// The application's own id of what it is doing, for the audit and for events.
@@ -173,6 +176,24 @@ pub fn define() {
         GucContext::Suset,
         none,
     );
+    int(
+        c"pg_crm.webhook_connections",
+        c"Connections that the listener for webhooks has open at once.",
+        c"For another one the oldest gives way whose request has not come. Takes effect when the listener starts.",
+        &WEBHOOK_CONNECTIONS,
+        8,
+        10_000,
+        none,
+    );
+    int(
+        c"pg_crm.webhook_connections_per_peer",
+        c"Those of one address among them.",
+        c"Behind a proxy all come from its address. Takes effect when the listener starts.",
+        &WEBHOOK_CONNECTIONS_PER_PEER,
+        1,
+        10_000,
+        none,
+    );
     for (name, short, long, setting) in [
         (
             c"pg_crm.actor",
@@ -271,6 +292,8 @@ pub struct Settings {
     pub max_value: usize,
     pub allowed_hosts: Vec<String>,
     pub webhook_listen: String,
+    /// In all, and of one address.
+    pub webhook_connections: [usize; 2],
 }
 
 pub fn max_value() -> usize {
@@ -301,6 +324,8 @@ impl Settings {
                         .collect()
                 })
                 .unwrap_or_default(),
+            webhook_connections: [&WEBHOOK_CONNECTIONS, &WEBHOOK_CONNECTIONS_PER_PEER]
+                .map(|setting| setting.get() as usize),
             webhook_listen: WEBHOOK_LISTEN
                 .get()
                 .map(|address| address.to_string_lossy().trim().to_owned())

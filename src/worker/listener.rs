@@ -3,7 +3,8 @@
 //! Guarantees: 2xx is answered only after the commit that stored the events; whatever clients do, the sockets, the memory
 //! and the time that they take are bounded, and a body is read only while few others are. Signatures are checked here,
 //! so that a flood of forged requests does not keep the main thread from its work. A port that somebody holds is tried
-//! again until it is free. One request per connection, so that nobody keeps a place without using it.
+//! again until it is free. One request per connection, so that nobody keeps a place without using it; who is slow gives way
+//! ([`super::peers`]).
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -21,17 +22,19 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use percent_encoding::percent_decode_str;
 use serde_json::{Value as Json, json};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::event::{Event, Outbox};
+use super::peers::{Peers, Phase, Seat};
 use super::webhooks::{Admitted, Knock, Notice};
 use crate::webhook::{self, MAX_BODY, Refusal};
 
-/// Requests whose bodies are read or that wait for their answer, at once. Others are told to come again.
+/// Requests whose bodies are read or that wait for their answer, at once. For another one the slowest body gives way;
+/// while all wait for their answers, it is told to come again.
 const AT_ONCE: usize = 64;
-/// Open sockets; connections beyond them wait in the kernel's queue.
-const SOCKETS: usize = 128;
+/// How long a place may take to become free that somebody gave up.
+const PLACE_TIME: Duration = Duration::from_secs(1);
 /// What is thrown away after an answer that was given before the whole body had come.
 const SPILL_BYTES: usize = 8 * 1024 * 1024;
 const SPILL_TIME: Duration = Duration::from_secs(2);
@@ -50,7 +53,7 @@ const NOT_SET_UP: &str = "the connection is not set up for webhooks";
 type Reply = Response<Full<Bytes>>;
 
 /// Listens until the task is aborted. What happens to the address is told once, not each time it is tried.
-pub async fn listen(address: String, outbox: Outbox) {
+pub async fn listen(address: String, peers: Arc<Peers>, outbox: Outbox) {
     let tell = |text: String| outbox.send(Event::Webhook(Notice::Listener(text)));
     let mut told = String::new();
     let listener = loop {
@@ -70,16 +73,19 @@ pub async fn listen(address: String, outbox: Outbox) {
         }
     };
     tell(format!("pg_crm takes webhooks at {address}"));
-    let sockets = Arc::new(Semaphore::new(SOCKETS));
     let places = Arc::new(Semaphore::new(AT_ONCE));
-    while let Ok(socket) = sockets.clone().acquire_owned().await {
+    loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
-                let (places, outbox) = (places.clone(), outbox.clone());
-                tokio::spawn(async move {
-                    let _ = timeout(WHOLE_TIME, converse(stream, places, outbox)).await;
-                    drop(socket);
+            Ok((stream, from)) => {
+                let Some(seat) = peers.admit(from.ip()) else {
+                    // The database is behind: who is turned away comes again.
+                    continue;
+                };
+                let (places, outbox, id) = (places.clone(), outbox.clone(), seat.id());
+                let served = tokio::spawn(async move {
+                    let _ = timeout(WHOLE_TIME, converse(stream, seat, places, outbox)).await;
                 });
+                peers.served_by(id, served.abort_handle());
             }
             // Out of descriptors, for example: others may close theirs soon.
             Err(_) => sleep(Duration::from_millis(100)).await,
@@ -87,10 +93,10 @@ pub async fn listen(address: String, outbox: Outbox) {
     }
 }
 
-async fn converse(stream: TcpStream, places: Arc<Semaphore>, outbox: Outbox) {
-    let service = service_fn(move |request| {
-        let (places, outbox) = (places.clone(), outbox.clone());
-        async move { Ok::<_, Infallible>(answer(request, &places, &outbox).await) }
+async fn converse(stream: TcpStream, seat: Seat, places: Arc<Semaphore>, outbox: Outbox) {
+    let (seat, desk) = (&seat, &(places, outbox));
+    let service = service_fn(move |request| async move {
+        Ok::<_, Infallible>(answer(request, seat, &desk.0, &desk.1).await)
     });
     // An error means that the client went away, or spoke no HTTP.
     let _ = http1::Builder::new()
@@ -102,9 +108,14 @@ async fn converse(stream: TcpStream, places: Arc<Semaphore>, outbox: Outbox) {
         .await;
 }
 
-async fn answer(request: Request<Incoming>, places: &Semaphore, outbox: &Outbox) -> Reply {
+async fn answer(
+    request: Request<Incoming>,
+    seat: &Seat,
+    places: &Semaphore,
+    outbox: &Outbox,
+) -> Reply {
     let (head, mut body) = request.into_parts();
-    let reply = decide(&head, &mut body, places, outbox).await;
+    let reply = decide(&head, &mut body, seat, places, outbox).await;
     if !body.is_end_stream() {
         tokio::spawn(timeout(SPILL_TIME, spill(body)));
     }
@@ -121,7 +132,13 @@ async fn spill(mut body: Incoming) {
     }
 }
 
-async fn decide(head: &Parts, body: &mut Incoming, places: &Semaphore, outbox: &Outbox) -> Reply {
+async fn decide(
+    head: &Parts,
+    body: &mut Incoming,
+    seat: &Seat,
+    places: &Semaphore,
+    outbox: &Outbox,
+) -> Reply {
     let Some(connection) = connection(head.uri.path()) else {
         return error(StatusCode::NOT_FOUND, "POST to /webhooks/{connection}");
     };
@@ -131,9 +148,10 @@ async fn decide(head: &Parts, body: &mut Incoming, places: &Semaphore, outbox: &
         reply.headers_mut().insert(ALLOW, methods);
         return reply;
     }
-    let Ok(_place) = places.try_acquire() else {
+    let Some(_place) = place(seat, places).await else {
         return later("too many requests at once");
     };
+    seat.enter(Phase::Body);
     let knock = |reply| Notice::Knock(Knock { connection, reply });
     let keeper = match ask(outbox, knock).await {
         Some(Some(keeper)) => keeper,
@@ -145,6 +163,7 @@ async fn decide(head: &Parts, body: &mut Incoming, places: &Semaphore, outbox: &
         Ok(Err(_)) => return error(StatusCode::BAD_REQUEST, "the body broke off"),
         Err(_) => return error(StatusCode::REQUEST_TIMEOUT, "the body took too long"),
     };
+    seat.enter(Phase::Answer);
     let events = keeper.admit(&webhook::Incoming {
         url: &url(head),
         headers: &headers(head),
@@ -175,6 +194,17 @@ async fn decide(head: &Parts, body: &mut Incoming, places: &Semaphore, outbox: &
         Some(count) => reply(StatusCode::OK, &json!({ "accepted": count })),
         None => later(BUSY),
     }
+}
+
+/// A place for a request's body, which another one gives up if need be.
+async fn place<'p>(seat: &Seat, places: &'p Semaphore) -> Option<SemaphorePermit<'p>> {
+    if let Ok(place) = places.try_acquire() {
+        return Some(place);
+    }
+    if !seat.peers().free_a_place() {
+        return None;
+    }
+    timeout(PLACE_TIME, places.acquire()).await.ok()?.ok()
 }
 
 /// Asks the main thread; `None`: it cannot, or not in time.

@@ -26,6 +26,7 @@ mod links;
 mod listener;
 mod main_loop;
 mod parts;
+mod peers;
 pub mod protocol;
 mod real_time;
 mod reconcile;

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::event::Event;
 use super::main_loop::Worker;
+use super::peers::Peers;
 use super::refusals::{MINUTE, Refusals};
 use super::{failpoint, listener};
 use crate::store::webhooks::{self as inbox, PRUNED_AT_ONCE, Refused};
@@ -70,7 +71,9 @@ impl Worker {
             log!("pg_crm takes no more webhooks at {address}");
         }
         if !wanted.is_empty() {
-            let task = listener::listen(wanted.clone(), self.outbox.clone());
+            let [most, of_one] = self.settings.webhook_connections;
+            let peers = Peers::new(most, of_one);
+            let task = listener::listen(wanted.clone(), peers, self.outbox.clone());
             self.webhooks.listener = Some((wanted.clone(), self.runtime.spawn(task)));
         }
     }
