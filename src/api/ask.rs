@@ -13,6 +13,7 @@ use pgrx::{JsonB, PgSqlErrorCode};
 use serde_json::{Value as Json, json};
 
 use super::caller::refuse_restricted;
+use super::document::Document;
 use super::raise;
 use super::wake::has_uncommitted_changes;
 use crate::shared;
@@ -20,7 +21,7 @@ use crate::worker::socket;
 
 /// Sends a request to this database's worker and waits for its answer. At the timeout the answer is `{}`.
 #[pg_extern(volatile, parallel_unsafe, schema = "crm")]
-fn ask_worker(request: JsonB, timeout_ms: i64) -> JsonB {
+fn ask_worker(request: Document, timeout_ms: i64) -> JsonB {
     let Json::Object(mut request) = request.0 else {
         raise(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,

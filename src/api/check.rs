@@ -5,10 +5,11 @@ use std::path::Path;
 use crm_domain::DataType;
 use crm_domain::validation::Rules;
 use crm_provider::{Provider, composio};
+use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
-use pgrx::{JsonB, PgSqlErrorCode};
 use serde_json::Value as Json;
 
+use super::document::Document;
 use super::raise;
 use crate::secrets;
 use crate::worker::target;
@@ -59,7 +60,7 @@ fn members<'a>(what: &str, json: &'a Json, known: &[&str]) -> &'a serde_json::Ma
 
 /// Raises unless the provider, its URL and its options make sense. Stable: it asks `pg_crm.allowed_hosts`.
 #[pg_extern(stable, parallel_safe, schema = "crm")]
-fn check_connection(provider_name: &str, base_url: Option<&str>, options: JsonB) {
+fn check_connection(provider_name: &str, base_url: Option<&str>, options: Document) {
     let provider = provider(provider_name);
     let common = [
         crm_provider::IN_FLIGHT_OPTION,
@@ -216,7 +217,7 @@ fn check_budget(options: &serde_json::Map<String, Json>) {
 /// Raises unless the keys are those of the provider, or of the broker that keeps its credentials, and each value is a
 /// string or a reference.
 #[pg_extern(immutable, parallel_safe, schema = "crm")]
-fn check_credentials(provider_name: &str, options: JsonB, credentials: JsonB) {
+fn check_credentials(provider_name: &str, options: Document, credentials: Document) {
     let provider = provider(provider_name);
     let is_kept = options.0.as_object().is_some_and(composio::is_way);
     let known = match is_kept {
@@ -268,7 +269,7 @@ fn check_literal(key: &str, text: &str) {
 
 /// Raises unless the validation rules are known and fit the type.
 #[pg_extern(immutable, parallel_safe, schema = "crm")]
-pub fn check_rules(validation: JsonB, data_type: &str) {
+pub fn check_rules(validation: Document, data_type: &str) {
     let data_type: DataType = data_type.parse().unwrap_or_else(|_| {
         raise(
             INVALID,

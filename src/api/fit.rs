@@ -7,12 +7,13 @@ use pgrx::{JsonB, PgSqlErrorCode};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
+use super::document::Document;
 use super::{or_raise, raise};
 use crate::store::longest;
 
 /// What speaks against a mapping: a JSON list of field, severity, code, message and hint.
 #[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
-fn judge_mapping(description: JsonB, mapping: JsonB) -> JsonB {
+fn judge_mapping(description: Document, mapping: Document) -> JsonB {
     let description: Description = read("description", description);
     let mapping: Mapping = read("mapping", mapping);
     match fit::judge(&description, &mapping) {
@@ -27,7 +28,7 @@ fn longest_text(relation: pg_sys::Oid, column_name: &str) -> Option<i32> {
     or_raise(longest::text(relation, column_name))
 }
 
-fn read<T: DeserializeOwned>(what: &str, json: JsonB) -> T {
+fn read<T: DeserializeOwned>(what: &str, json: Document) -> T {
     serde_json::from_value(json.0).unwrap_or_else(|error| unfit(what, &error.to_string()))
 }
 

@@ -6,6 +6,7 @@ mod bound;
 mod caller;
 mod cells;
 mod check;
+mod document;
 mod fit;
 mod triggers;
 mod values;

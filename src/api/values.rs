@@ -6,11 +6,12 @@ use crm_domain::{DataType, canonical, validation};
 use pgrx::prelude::*;
 use pgrx::{JsonB, PgSqlErrorCode};
 
+use super::document::Document;
 use super::raise;
 
 /// BLAKE3 of the canonical form of a JSON value.
 #[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
-pub fn hash(value: JsonB) -> Vec<u8> {
+pub fn hash(value: Document) -> Vec<u8> {
     canonical::hash(&value.0).as_bytes().to_vec()
 }
 
@@ -32,7 +33,7 @@ fn canonical_id(provider: &str, id: &str) -> String {
 /// The named fields of a CRM object in a provider's form, as canonical values.
 #[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
 fn canonical_object(
-    object: JsonB,
+    object: Document,
     provider: &str,
     fields: Vec<String>,
     data_types: Vec<String>,

@@ -3,18 +3,19 @@
 //! Stored in the caller's transaction; the worker is woken when it commits. An error stores nothing.
 
 use crm_provider::WebhookError;
+use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
-use pgrx::{JsonB, PgSqlErrorCode};
 use serde_json::Value as Json;
 
 use super::caller::refuse_restricted;
+use super::document::Document;
 use super::{or_raise, raise, wake};
 use crate::store::webhooks::{self, Door};
 use crate::webhook::{Doorkeeper, Incoming, MAX_BODY, Refusal};
 
 /// How many of the events are new. `headers`: name -> value, names in any case.
 #[pg_extern(volatile, parallel_unsafe, schema = "crm")]
-fn receive_webhook(connection: Option<&str>, headers: Option<JsonB>, body: Option<&str>) -> i32 {
+fn receive_webhook(connection: Option<&str>, headers: Option<Document>, body: Option<&str>) -> i32 {
     refuse_restricted();
     let (Some(connection), Some(headers), Some(body)) = (connection, headers, body) else {
         raise(

@@ -13,6 +13,7 @@ use pgrx::prelude::*;
 use pgrx::{JsonB, PgSqlErrorCode};
 use serde_json::{Map as JsonMap, Value as Json, json};
 
+use super::document::Document;
 use super::write_outcome::{in_columns, no_row, object, queue, refuse, settle, snapshot_hash};
 use super::write_target::{Right, Target, choose};
 use super::{ask, or_raise, raise, wake};
@@ -33,8 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 fn perform_write(
     relation: Option<pg_sys::Oid>,
     record_key: Option<&str>,
-    changes: Option<JsonB>,
-    base: Option<JsonB>,
+    changes: Option<Document>,
+    base: Option<Document>,
     force: Option<bool>,
     connection: Option<&str>,
     shard_key: Option<&str>,

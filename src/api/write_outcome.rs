@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use crm_domain::{Value, canonical, conflict, excerpt, hex};
-use pgrx::{JsonB, PgSqlErrorCode};
+use pgrx::PgSqlErrorCode;
 use serde_json::{Map as JsonMap, Value as Json, json};
 
+use super::document::Document;
 use super::write::{Edit, INVALID};
 use super::write_target::Target;
 use super::{or_raise, raise};
@@ -146,9 +147,9 @@ pub(super) fn snapshot_hash(map: &Map, values: &JsonMap<String, Json>) -> String
     format!("\\x{}", canonical::snapshot_hash(&snapshot).to_hex())
 }
 
-pub(super) fn object(what: &str, json: Option<JsonB>) -> JsonMap<String, Json> {
+pub(super) fn object(what: &str, json: Option<Document>) -> JsonMap<String, Json> {
     match json {
-        Some(JsonB(Json::Object(object))) => object,
+        Some(Document(Json::Object(object))) => object,
         _ => raise(
             INVALID,
             format!("{what} must be a JSON object of column -> value"),
