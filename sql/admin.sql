@@ -64,7 +64,8 @@ COMMENT ON FUNCTION crm.require_references(oid, jsonb) IS 'raises unless that ro
 
 CREATE FUNCTION crm.do_create_connection(caller bytea, name text, provider text, base_url text, options jsonb,
                         credentials jsonb) RETURNS int
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+-- Generic plans hold parameters where others hold their values, which auto_explain would print.
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     who CONSTANT oid := crm.verified(caller);
     id int;
@@ -99,7 +100,7 @@ COMMENT ON FUNCTION crm.create_connection(text, text, text, jsonb, jsonb) IS
     'credentials: strings, or references that the worker resolves, {"file": "/run/secrets/x"} or {"env": "NAME"}. Returns connection_id';
 
 CREATE FUNCTION crm.do_set_credentials(caller bytea, connection text, credentials jsonb) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     who CONSTANT oid := crm.verified(caller);
     c crm.connection := crm.connection_named(connection);

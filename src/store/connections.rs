@@ -87,6 +87,12 @@ pub fn rotate(
     version: i32,
     refresh_token: &str,
 ) -> Result<(), StoreError> {
+    // Until the end of the transaction: a generic plan holds a parameter where auto_explain would print the token.
+    client.update(
+        Kept("SELECT set_config('plan_cache_mode', 'force_generic_plan', true)"),
+        None,
+        &[],
+    )?;
     client.update(
         Kept("UPDATE crm.credential SET secret = secret || jsonb_build_object('refresh_token', $2), updated_at = now()
          WHERE connection_id = $1 AND version = $3"),

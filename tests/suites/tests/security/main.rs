@@ -2,10 +2,13 @@
 
 mod callers;
 mod columns;
+mod deep_json;
+mod echoed_secrets;
 mod event_triggers;
 mod grants;
 mod key_spaces;
 mod large_values;
+mod nested_logs;
 mod owners;
 mod possession;
 mod raw;
@@ -14,6 +17,7 @@ mod roles;
 mod search_paths;
 mod secrets_at_rest;
 mod settings;
+mod slow_senders;
 mod time_limits;
 
 use std::sync::LazyLock;
