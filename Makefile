@@ -48,7 +48,7 @@ bench: export CRM_SIM := $(TARGET)/release/crm-sim
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## install what is missing: Debian's packages, cargo-pgrx
+setup: ## install what is missing: Debian's packages, cargo-pgrx, cargo-deny
 	@.ci/setup
 
 build: setup ## build the extension with fail points, and the simulator, for the tests and the demo
@@ -70,12 +70,13 @@ demo: build ## the main job on real data, from a table to the CRMs (KEEP=1 leave
 test: setup ## run all of lint unit pg_test regress suites clients, with one summary
 	@.ci/test $(parts)
 
-lint: setup ## rustfmt, clippy for every set of features, shellcheck
+lint: setup ## rustfmt, clippy for every set of features, shellcheck, dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --workspace --all-targets --features failpoints -- -D warnings
 	cargo clippy --workspace --all-targets --features pg_test -- -D warnings
 	grep -rlI --exclude-dir=target --exclude-dir=.venv '^#!.*bash' .ci tests $(wildcard benches) | xargs shellcheck
+	.ci/deny
 
 unit: setup ## tests of the domain, the providers and the simulator, without PostgreSQL
 	cargo test $(plain)
