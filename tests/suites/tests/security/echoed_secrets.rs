@@ -179,7 +179,7 @@ async fn a_proxys_page_is_no_place_to_read_them_either() {
     live.people(1).await;
     let proxy = Raw::start(|stream, head| {
         use std::io::Write;
-        let body = json!({"message": format!("{head} and once more {head}"), "category": head, "correlationId": head});
+        let body = json!({"message": format!("{head} and once more: token-number-one, {}", STANDARD.encode("user:token-number-one")), "category": head, "correlationId": head});
         let body = body.to_string();
         let length = body.len();
         let _ = write!(
