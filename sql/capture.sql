@@ -224,9 +224,11 @@ COMMENT ON FUNCTION crm.json_base(anyelement) IS
 
 CREATE FUNCTION crm.base_expression(value text, type_id oid) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    -- Of the types only json has values that jsonb refuses.
-    SELECT format(CASE WHEN type_id IN ('json'::regtype, 'json[]'::regtype) THEN 'crm.json_base(%s)'
-                       ELSE 'jsonb_build_object(''v'', to_jsonb(%s))' END, value)
+    -- Of the types only json has values that jsonb refuses. No long value is copied: what the ledger knows of the CRM's is
+    -- the base then.
+    SELECT format('CASE WHEN pg_column_size(%1$s) > 2000 AND octet_length((%1$s)::text) > 32768 THEN ''{}'' ELSE '
+                  || CASE WHEN crm.base_type(type_id) IN ('json'::regtype, 'json[]'::regtype) THEN 'crm.json_base(%1$s)'
+                          ELSE 'jsonb_build_object(''v'', to_jsonb(%1$s))' END || ' END', value)
 $$;
 COMMENT ON FUNCTION crm.base_expression(text, oid) IS 'an expression for what an edit of a column was based on';
 

@@ -158,7 +158,7 @@ COMMENT ON COLUMN crm.change.op IS 'i: inserted, u: updated, d: deleted';
 COMMENT ON COLUMN crm.change.cells IS 'bit mask of field_id, the same for all of the records: 64-bit words, big-endian';
 COMMENT ON COLUMN crm.change.record_keys IS 'records of which the statement changed these cells, a few hundred at most; each once';
 COMMENT ON COLUMN crm.change.base IS
-    'of a row with one record: what an edit of bidirectional cells was based on, field_id -> {"v": what the column held} or '
+    'of a row with one record: what an edit of bidirectional cells was based on, field_id -> {"v": what the column held} ({}: it was long) or '
     '{"h": hash of what the CRM held} or {"force": true}';
 COMMENT ON COLUMN crm.change.write_id IS 'crm.write(): the id that it returned';
 COMMENT ON COLUMN crm.change.actor IS 'session_user, and pg_crm.actor after a slash if set';

@@ -101,13 +101,15 @@ async fn a_huge_edit_of_a_bidirectional_cell_is_dead_too() {
         dead[0].contains("value_too_large") && dead[0].contains("150000000"),
         "{dead:#?}"
     );
-    let grown = Vitals::of(worker).peak_kb.saturating_sub(before.memory_kb);
-    assert!(grown < ROOM_KB, "{grown} kB more");
+    // Nor is what the row held copied, for the edit after it.
+    live.pause().await;
     live.db.execute("UPDATE people SET phone = 'short'").await;
-    live.quiet().await;
     let largest = largest_row(&live).await;
     assert!(largest < 64 * 1024, "a row of {largest} bytes");
+    live.resume().await;
     live.agree().await;
+    let grown = Vitals::of(worker).peak_kb.saturating_sub(before.memory_kb);
+    assert!(grown < ROOM_KB, "{grown} kB more");
     live.assert_both("p1", "phone", "short").await;
 }
 
