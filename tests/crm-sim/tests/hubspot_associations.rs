@@ -492,6 +492,22 @@ fn values_are_kept_as_hubspot_keeps_them() {
 }
 
 #[test]
+fn a_search_takes_eighteen_filters() {
+    let world = World::new();
+    named(&world, "contacts", "lastname", "Ada");
+    let search = |groups: usize, filters: usize| {
+        let filter = json!({"propertyName": "lastname", "operator": "HAS_PROPERTY"});
+        let group = json!({"filters": vec![filter; filters]});
+        let body = json!({"filterGroups": vec![group; groups]});
+        world.hs("POST", "/objects/contacts/search", body)
+    };
+    assert_eq!(search(3, 6).json()["total"], 1);
+    for (groups, filters) in [(6, 1), (1, 7), (4, 5)] {
+        assert_eq!(search(groups, filters).status, 400, "{groups} x {filters}");
+    }
+}
+
+#[test]
 fn properties_have_groups() {
     let world = World::new();
     let tier = |group: &str| json!({"name": "tier", "label": "Tier", "type": "string", "fieldType": "text", "groupName": group});

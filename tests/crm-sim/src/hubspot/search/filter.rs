@@ -14,6 +14,8 @@ use std::cmp::Ordering;
 
 const MAX_GROUPS: usize = 5;
 const MAX_FILTERS: usize = 6;
+/// Of all groups together.
+const MAX_TOTAL: usize = 18;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -59,11 +61,14 @@ impl Wanted {
 
 /// Reads the filter groups of a request.
 pub fn groups<'a>(object: &'a Object, specs: &'a [Group]) -> Result<Vec<Vec<Filter<'a>>>, HsError> {
-    let too_many =
-        specs.len() > MAX_GROUPS || specs.iter().any(|group| group.filters.len() > MAX_FILTERS);
+    let sizes = || specs.iter().map(|group| group.filters.len());
+    let too_many = specs.len() > MAX_GROUPS
+        || sizes().any(|size| size > MAX_FILTERS)
+        || sizes().sum::<usize>() > MAX_TOTAL;
     if too_many {
-        let message =
-            format!("At most {MAX_GROUPS} filter groups of {MAX_FILTERS} filters are allowed");
+        let message = format!(
+            "At most {MAX_GROUPS} filter groups of {MAX_FILTERS} filters, {MAX_TOTAL} in all, are allowed"
+        );
         return Err(HsError::validation(message));
     }
     let bind = |spec: &'a FilterSpec| bind(object, spec);
