@@ -1,4 +1,4 @@
-//! `$filter` and `$orderby`: which rows, and in what order.
+//! `$filter`: which rows.
 //!
 //! Guarantees: total; a literal that is not of the column's type is refused, and so is what the grammar here does not
 //! know; texts compare without case, as the database does.
@@ -35,7 +35,7 @@ pub enum Match {
 
 /// What a literal, or a column, is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Type {
+pub enum Type {
     Text,
     Number,
     Bool,
@@ -45,7 +45,7 @@ enum Type {
 }
 
 impl Type {
-    fn of(field: &Field) -> Self {
+    pub fn of(field: &Field) -> Self {
         match field.spec.native.as_str() {
             "Lookup" | "Uniqueidentifier" => Self::Guid,
             "Picklist" | "Integer" | "Decimal" | "Double" | "Money" => Self::Number,
@@ -359,69 +359,18 @@ impl Filter {
     }
 }
 
-fn plain(held: &Json) -> String {
+pub fn plain(held: &Json) -> String {
     match held {
         Json::String(text) => text.clone(),
         other => other.to_string(),
     }
 }
 
-fn compare(kind: Type, a: &str, b: &str) -> Option<Ordering> {
+pub fn compare(kind: Type, a: &str, b: &str) -> Option<Ordering> {
     match kind {
         Type::Text => Some(a.to_lowercase().cmp(&b.to_lowercase())),
         Type::Number => decimal::compare(a, b),
         Type::Moment => Some(clock::parse_time(a)?.cmp(&clock::parse_time(b)?)),
         Type::Bool | Type::Guid | Type::Date => Some(a.cmp(b)),
-    }
-}
-
-/// Columns to sort by, and whether each is descending.
-#[derive(Debug, Default)]
-pub struct Order(Vec<(u16, bool)>);
-
-impl Order {
-    pub fn parse(object: &Object, text: &str) -> Result<Self, DataverseError> {
-        let one = |term: &str| {
-            let mut words = term.split_whitespace();
-            let column = address::column(object, words.next().unwrap_or_default())?;
-            let descending = match (words.next(), words.next()) {
-                (None | Some("asc"), None) => false,
-                (Some("desc"), None) => true,
-                _ => {
-                    return Err(DataverseError::query("Syntax error in the $orderby option"));
-                }
-            };
-            Ok((column, descending))
-        };
-        let terms: Result<_, DataverseError> = text.split(',').map(one).collect();
-        terms.map(Self)
-    }
-
-    pub fn is_given(&self) -> bool {
-        !self.0.is_empty()
-    }
-
-    /// What is empty comes first; rows that are alike in the order of their making.
-    pub fn sort(&self, object: &Object, slots: &mut [u32]) {
-        let order = |a: &u32, b: &u32| {
-            let mut orders = self.0.iter().map(|(at, descending)| {
-                let (a, b) = (org::held(object, *a, *at), org::held(object, *b, *at));
-                let order = match (a.is_null(), b.is_null()) {
-                    (false, false) => {
-                        let kind = Type::of(&object.def.fields[*at as usize]);
-                        compare(kind, &plain(&a), &plain(&b)).unwrap_or(Ordering::Equal)
-                    }
-                    (a, b) => b.cmp(&a),
-                };
-                match descending {
-                    true => order.reverse(),
-                    false => order,
-                }
-            });
-            orders
-                .find(|order| order.is_ne())
-                .unwrap_or_else(|| a.cmp(b))
-        };
-        slots.sort_by(order);
     }
 }

@@ -13,6 +13,7 @@ mod expand;
 mod filter;
 mod multipart;
 mod oauth;
+mod order;
 mod org;
 mod parts;
 mod rows;

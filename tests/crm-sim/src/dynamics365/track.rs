@@ -5,7 +5,8 @@
 //! that the first request said.
 
 use super::error::DataverseError;
-use super::filter::{Filter, Order};
+use super::filter::Filter;
+use super::order::Order;
 use super::{Answer, ROOT, address, annotations, expand, org};
 use crate::clock::{self, DAY_MS};
 use crate::http::{Request, Response, pairs};

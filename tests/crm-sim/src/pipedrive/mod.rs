@@ -11,6 +11,7 @@ mod lists;
 mod oauth;
 mod save;
 mod search;
+mod seek;
 mod webhooks;
 
 use crate::budget::{Budget, Verdict};
@@ -89,7 +90,7 @@ impl Pipedrive {
             (true, "GET", ["recents"]) => return lists::recents(&store, request),
             (false, "GET", ["itemSearch"]) => return search::items(&store, request, None, until),
             (false, "GET", ["itemSearch", "field"]) => {
-                return search::by_field(&store, request, until);
+                return seek::by_field(&store, request, until);
             }
             (
                 false,

@@ -6,6 +6,7 @@
 mod bulk;
 mod coql;
 mod error;
+mod key;
 mod links;
 mod org;
 mod paging;

@@ -2,8 +2,8 @@
 //!
 //! Guarantees: total; a criterion that is malformed, or of a field that is none, is refused; texts compare without case.
 
-use super::coql::{Key, key, key_of};
 use super::error::ZohoError;
+use super::key::{Key, key, key_of};
 use super::org;
 use super::paging::{PAGE, number, paged, wrong};
 use super::{Answer, records};
