@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 use super::config::Map;
 use super::pace::Pace;
 use super::reconcile::{Conflict, Settled, keys_of};
-use super::taking::{self, Taking, bounds};
+use super::taking::{self, Taking, bounds, limit};
 use super::values::{self, RowValues, Wanted};
 use super::{StoreError, apply};
 

@@ -4,6 +4,7 @@
 //! the others from it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use crm_domain::conflict;
 use crm_domain::{Cells, Value, hex};

@@ -1,6 +1,5 @@
 //! One link per connection, made anew when its configuration changed, and who may use it when.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
