@@ -22,7 +22,7 @@ words! {
         Conflict = "conflict",
         /// The record is not (or no longer) in the CRM.
         NotFound = "not_found",
-        /// Our own fault: an answer that cannot be read.
+        /// Our own fault, or an answer that nobody can make sense of: tried again, a bounded number of times.
         Internal = "internal",
     }
 }

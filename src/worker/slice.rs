@@ -2,6 +2,7 @@
 //! record's result brought back to that record.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicIsize, Ordering};
 
 use crm_domain::failure::Scope;
 use crm_domain::{ErrorClass, Failure};
@@ -77,8 +78,16 @@ pub async fn send(link: &Link, destination: &Destination, records: Vec<Outgoing>
             }
             batch_no += 1;
             let request_id = format!("{}.{batch_no}", destination.request_id);
-            batches.push(send_batch(link, destination, kind, batch, request_id));
+            batches.push((batch, request_id));
         }
+        let refusals: Vec<AtomicIsize> = batches
+            .iter()
+            .map(|(batch, _)| AtomicIsize::new(batch.len().div_ceil(10) as isize))
+            .collect();
+        let batches = batches.into_iter().zip(&refusals);
+        let batches = batches.map(|((batch, request_id), refusals)| {
+            send_batch(link, destination, kind, batch, request_id, refusals)
+        });
         for outcome in join_all(batches).await {
             sent.extend(outcome);
         }
@@ -92,6 +101,7 @@ fn send_batch<'a>(
     kind: WriteKind,
     records: Vec<Outgoing>,
     request_id: String,
+    refusals: &'a AtomicIsize,
 ) -> BoxFuture<'a, Vec<Sent>> {
     async move {
         let poison = records.iter().any(|r| r.attempts >= ALONE_AFTER);
@@ -147,14 +157,17 @@ fn send_batch<'a>(
                         record,
                     })
                     .collect();
-                let right = left.split_off(left.len() / 2);
-                let (mut a, b) = futures_util::future::join(
-                    send_batch(link, destination, kind, left, format!("{request_id}a")),
-                    send_batch(link, destination, kind, right, format!("{request_id}b")),
-                )
-                .await;
-                a.extend(b);
-                a
+                // Halves as long as few were refused, so that no batch costs much more than its records would one by one.
+                let pays = refusals.fetch_sub(1, Ordering::Relaxed) > 0;
+                let size = if pays { left.len().div_ceil(2) } else { 1 };
+                let mut parts = Vec::new();
+                while !left.is_empty() {
+                    let rest = left.split_off(size.min(left.len()));
+                    let id = format!("{request_id}{}", part_name(parts.len(), pays));
+                    let part = std::mem::replace(&mut left, rest);
+                    parts.push(send_batch(link, destination, kind, part, id, refusals));
+                }
+                join_all(parts).await.into_iter().flatten().collect()
             }
             Err(failure) => places
                 .iter()
@@ -169,7 +182,17 @@ fn send_batch<'a>(
     .boxed()
 }
 
+/// What a part of a batch is called after it: `a` and `b` its halves, or its number.
+fn part_name(part: usize, is_half: bool) -> String {
+    match (is_half, part) {
+        (true, 0) => "a".to_owned(),
+        (true, _) => "b".to_owned(),
+        (false, part) => format!("-{}", part + 1),
+    }
+}
+
 /// Whether a refused batch is worth sending in halves: when one record may be at fault for all.
 fn splits(failure: &Failure, poison: bool) -> bool {
-    failure.scope == Scope::Records && (failure.class != ErrorClass::Transient || poison)
+    let passes = matches!(failure.class, ErrorClass::Transient | ErrorClass::Internal);
+    failure.scope == Scope::Records && (!passes || poison)
 }

@@ -34,10 +34,8 @@ pub fn of(
             code,
             error,
         },
-        ErrorClass::Transient | ErrorClass::Internal
-            if attempts + 1 < max_attempts
-                && (class == ErrorClass::Transient || failure.code == Failure::PANICKED) =>
-        {
+        // An answer that nobody can make sense of says nothing against the record: the next may be another.
+        ErrorClass::Transient | ErrorClass::Internal if attempts + 1 < max_attempts => {
             let delay = failure
                 .retry_after
                 .unwrap_or_else(|| Backoff::RECORD.delay(attempts + 1, draw));
@@ -78,19 +76,14 @@ mod tests {
     }
 
     #[test]
-    fn transient_failures_are_tried_a_bounded_number_of_times() {
-        assert!(matches!(
-            verdict(ErrorClass::Transient, 0),
-            Verdict::Retry { charged: true, .. }
-        ));
-        assert!(matches!(
-            verdict(ErrorClass::Transient, 1),
-            Verdict::Retry { charged: true, .. }
-        ));
-        assert!(matches!(
-            verdict(ErrorClass::Transient, 2),
-            Verdict::Dead { .. }
-        ));
+    fn what_may_go_well_the_next_time_is_tried_a_bounded_number_of_times() {
+        for class in [ErrorClass::Transient, ErrorClass::Internal] {
+            for attempts in 0..2 {
+                let verdict = verdict(class, attempts);
+                assert!(matches!(verdict, Verdict::Retry { charged: true, .. }));
+            }
+            assert!(matches!(verdict(class, 2), Verdict::Dead { .. }));
+        }
     }
 
     #[test]
@@ -115,7 +108,6 @@ mod tests {
         for class in [
             ErrorClass::Validation,
             ErrorClass::Mapping,
-            ErrorClass::Internal,
             ErrorClass::Conflict,
         ] {
             assert!(matches!(verdict(class, 0), Verdict::Dead { .. }), "{class}");
