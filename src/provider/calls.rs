@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use crm_domain::failure::Scope;
 use crm_domain::{ErrorClass, Failure};
 
-use crate::{Operation, Request, Response, Step, WriteBatch, WriteKind, Written};
+use crate::{Operation, Request, Response, Step, WriteBatch, WriteKind, Written, wire};
 
 pub(crate) type Outcome = Result<Written, Failure>;
 
@@ -28,7 +28,7 @@ impl Slots {
         }
     }
 
-    /// States the outcome of a record. The first one counts. An upsert never finds its record
+    /// States the outcome of a record. The first one counts. What has no id was not written, as far as anybody knows. An upsert never finds its record
     /// missing: what was not found is something that its fields refer to.
     pub fn settle(&mut self, index: usize, outcome: Outcome) {
         let slot = &mut self.outcomes[index];
@@ -36,6 +36,11 @@ impl Slots {
             return;
         }
         *slot = Some(match outcome {
+            Ok(written) if !wire::is_id(&written.crm_id) => {
+                let message = "the CRM saved the record, and the id that it says cannot be one";
+                let code = "unreadable_id";
+                Err(Failure::record(ErrorClass::Internal, code, message))
+            }
             Err(failure) if failure.class == ErrorClass::NotFound && self.is_upsert => {
                 Err(Failure {
                     class: ErrorClass::Mapping,
@@ -118,6 +123,16 @@ pub(crate) fn rounds<'a>(
     rounds
 }
 
+/// What an answer leads to.
+pub(crate) enum Next {
+    /// All that it can tell of its records is told.
+    Done,
+    /// This is to be asked before more can be told.
+    Send(Request),
+    /// It was refused because of records that it names, which are settled. The others were not written, and may go again.
+    Again,
+}
+
 /// What a vendor is asked to write some records of a batch: one request, or several in a row.
 pub(crate) trait Call: Send {
     fn request(&mut self, records: &[usize]) -> Request;
@@ -130,37 +145,58 @@ pub(crate) trait Call: Send {
         records: &[usize],
         response: &Response,
         slots: &mut Slots,
-    ) -> Result<Option<Request>, Failure>;
+    ) -> Result<Next, Failure>;
 }
 
 /// A write of one or more [`Call`]s.
+///
+/// What is refused as a whole for the sake of some record goes again in halves, as long as that pays: a batch never
+/// costs more requests than its records would one by one, and a tenth of that.
 pub(crate) struct Calls<C> {
     call: C,
     plan: VecDeque<Vec<usize>>,
+    /// Parts of a refused request, which go before the plan does.
+    parts: Vec<Vec<usize>>,
     sent: Vec<usize>,
     slots: Slots,
+    halving: Halving,
 }
 
 impl<C: Call> Calls<C> {
     /// Sends the rounds in order, in requests of at most `size` records.
     pub fn new(call: C, rounds: &[Vec<usize>], size: usize, slots: Slots) -> Self {
-        let plan = rounds
+        let plan: VecDeque<Vec<usize>> = rounds
             .iter()
             .flat_map(|round| round.chunks(size))
             .map(<[usize]>::to_vec)
             .collect();
         Calls {
             call,
+            halving: Halving::new(plan.iter().map(Vec::len).sum()),
             plan,
+            parts: Vec::new(),
             sent: Vec::new(),
             slots,
         }
     }
 
+    /// What goes next. The first of a part alone, if more at once would not pay any more.
+    fn planned(&mut self) -> Option<Vec<usize>> {
+        let Some(mut part) = self.parts.pop() else {
+            return self.plan.pop_front();
+        };
+        if part.len() > 1 && !self.halving.pays() {
+            let others = part.split_off(1);
+            self.parts.push(others);
+        }
+        Some(part)
+    }
+
     fn next(&mut self) -> Step<Vec<Outcome>> {
-        match self.plan.pop_front() {
+        match self.planned() {
             Some(records) => {
                 let request = self.call.request(&records);
+                self.halving.spend();
                 self.sent = records;
                 Step::Send(request)
             }
@@ -168,32 +204,45 @@ impl<C: Call> Calls<C> {
         }
     }
 
-    /// A request was refused. While nothing is known of any record, the refusal is that of the whole
-    /// batch, for the engine to split; later it is dealt with here.
-    fn refused(&mut self, failure: Failure) -> Step<Vec<Outcome>> {
+    fn done(&mut self) -> Step<Vec<Outcome>> {
+        self.halving.settle(self.sent.len());
+        self.next()
+    }
+
+    /// The records of the last request that are not settled go again, whole or in parts.
+    fn again(&mut self, parts: usize) -> Step<Vec<Outcome>> {
         let sent = std::mem::take(&mut self.sent);
-        let mut left = self.slots.unsettled(&sent);
-        let everything =
-            !self.slots.any() && (left.len() > 1 || failure.scope == Scope::Connection);
-        if everything {
-            return Step::Done(Err(failure));
-        }
-        let is_lasting = !matches!(
+        let left = self.slots.unsettled(&sent);
+        self.halving.settle(sent.len() - left.len());
+        let size = left.len().div_ceil(parts).max(1);
+        self.parts
+            .extend(left.chunks(size).rev().map(<[usize]>::to_vec));
+        self.next()
+    }
+
+    /// A request was refused. Trouble that passes is that of the whole batch as long as nothing is known of any record;
+    /// later it is dealt with here.
+    fn refused(&mut self, failure: Failure) -> Step<Vec<Outcome>> {
+        let left = self.slots.unsettled(&self.sent);
+        let passes = matches!(
             failure.class,
             ErrorClass::Transient | ErrorClass::RateLimited
         );
-        if failure.scope == Scope::Connection {
+        let is_connection = failure.scope == Scope::Connection;
+        if !self.slots.any() && (is_connection || passes && left.len() > 1) {
+            return Step::Done(Err(failure));
+        }
+        if is_connection {
             self.slots.settle_all(left, &failure);
-            self.slots
-                .settle_all(self.plan.drain(..).flatten(), &failure);
-        } else if left.len() > 1 && is_lasting {
-            let right = left.split_off(left.len() / 2);
-            self.plan.push_front(right);
-            self.plan.push_front(left);
+            let unsent = self.parts.drain(..).chain(self.plan.drain(..));
+            self.slots.settle_all(unsent.flatten(), &failure);
+        } else if left.len() > 1 && !passes && failure.class != ErrorClass::Internal {
+            return self.again(2);
         } else {
+            // Of an answer that is none it is not known what was written: no other request would tell.
             self.slots.settle_all(left, &failure);
         }
-        self.next()
+        self.done()
     }
 }
 
@@ -203,13 +252,45 @@ impl<C: Call> Operation<Vec<Outcome>> for Calls<C> {
             return self.next();
         };
         match self.call.settle(&self.sent, &response, &mut self.slots) {
-            Ok(Some(request)) => Step::Send(request),
-            Ok(None) => self.next(),
+            Ok(Next::Send(request)) => Step::Send(request),
+            Ok(Next::Done) => self.done(),
+            Ok(Next::Again) => self.again(1),
             Err(failure) => self.refused(failure),
         }
     }
 
     fn interrupted(&mut self, failure: Failure) -> Step<Vec<Outcome>> {
         self.refused(failure)
+    }
+}
+
+/// Whether sending several records at once still pays, though such requests were refused.
+struct Halving {
+    /// Refused requests that may be spent in vain, beyond one for each record that was settled.
+    in_vain: usize,
+    spent: usize,
+    settled: usize,
+}
+
+impl Halving {
+    fn new(records: usize) -> Halving {
+        Halving {
+            in_vain: records.div_ceil(10),
+            spent: 0,
+            settled: 0,
+        }
+    }
+
+    fn spend(&mut self) {
+        self.spent += 1;
+    }
+
+    fn settle(&mut self, records: usize) {
+        self.settled += records;
+    }
+
+    /// Whether there is room for one more request that settles nothing.
+    fn pays(&self) -> bool {
+        self.spent < self.settled + self.in_vain
     }
 }

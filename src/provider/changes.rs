@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
+use crate::body::unreadable_record;
 use crate::record::Field;
 use crate::{CrmObject, Step, wire};
 
@@ -52,6 +53,8 @@ pub struct ChangesPage {
     /// The CRM does not tell what was deleted before this page: whoever holds records that it does not
     /// show has to look for them one by one.
     pub blind: bool,
+    /// Records of the page of which cannot be read which they are: no more than that can be told of them.
+    pub strays: usize,
 }
 
 /// A provider's own form of a cursor; the first one if there is none yet.
@@ -75,12 +78,43 @@ pub(crate) fn page(
     cursor: &impl Serialize,
     more: bool,
 ) -> Step<ChangesPage> {
-    Step::Done(Ok(ChangesPage {
-        changes: std::mem::take(found),
-        next: stored(cursor),
+    Step::Done(Ok(told(std::mem::take(found), stored(cursor), more, false)))
+}
+
+/// A page of what was found. What has no id is counted, and told by its number alone.
+pub(crate) fn told(found: Vec<Change>, next: Json, more: bool, blind: bool) -> ChangesPage {
+    let count = found.len();
+    let mut changes = found;
+    changes.retain(|change| !change.object.crm_id.is_empty());
+    ChangesPage {
+        strays: count - changes.len(),
+        changes,
+        next,
         more,
-        blind: false,
-    }))
+        blind,
+    }
+}
+
+/// The key that a record of a page holds, and what is the matter with the record: a key that was damaged is none.
+pub(crate) fn keyed(
+    held: Option<&Json>,
+    trouble: Option<Failure>,
+) -> (Option<String>, Option<Failure>) {
+    let key = key(held);
+    let is_whole = |key: &String| !key.contains(['\0', char::REPLACEMENT_CHARACTER]);
+    match key {
+        Some(key) if key.contains('\0') => (
+            None,
+            trouble.or_else(|| Some(unreadable_record("its key holds a NUL"))),
+        ),
+        Some(key) if trouble.is_some() => (Some(key).filter(is_whole), trouble),
+        key => (key, trouble),
+    }
+}
+
+/// Who changed a record last, as far as it can be told.
+pub(crate) fn by(held: &Json) -> Option<String> {
+    wire::word(held).map(|word| crate::errors::clean(&word))
 }
 
 /// A key as text, whatever the type of the field that holds it; an empty one is none.

@@ -91,7 +91,8 @@ impl Watch {
     pub fn bear(&mut self, failure: &Failure) -> Option<Duration> {
         let passing = matches!(
             failure.class,
-            ErrorClass::Transient | ErrorClass::RateLimited
+            // An answer that is none of the CRM's says nothing of the job.
+            ErrorClass::Transient | ErrorClass::RateLimited | ErrorClass::Internal
         );
         (passing && self.try_again()).then(|| {
             let wait = self.next();

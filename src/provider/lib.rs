@@ -5,11 +5,14 @@
 //! and hands back the answer. So retries, budgets, token refresh, audit and splitting exist once, in
 //! the engine, and a vendor's peculiarities exist once, here.
 
+mod body;
 mod calls;
 pub mod changes;
 pub mod composio;
 pub mod dynamics365;
 mod errors;
+#[cfg(test)]
+mod every_vendor;
 mod history;
 pub mod hubspot;
 mod job;
@@ -28,6 +31,7 @@ pub mod salesforce;
 mod script;
 mod secrets;
 pub mod stub;
+mod success;
 mod walk;
 pub mod webhook;
 mod wire;

@@ -8,6 +8,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_e
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::success::{self, Success};
+
 /// Everything but the unreserved characters of RFC 3986, so that a text stays one path segment, one
 /// query value, one form value.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
@@ -65,6 +67,8 @@ pub struct Request {
     /// Whether sending it twice does no harm, so that the engine may repeat it at once when the
     /// transport fails (reads, polls).
     pub repeatable: bool,
+    /// The statuses by which the vendor says that it was done.
+    pub success: &'static [u16],
 }
 
 impl Request {
@@ -75,6 +79,7 @@ impl Request {
             headers: Vec::new(),
             body: Vec::new(),
             repeatable: method == Method::Get,
+            success: success::OK,
         }
     }
 
@@ -125,6 +130,11 @@ impl Request {
         self.body(&format!("multipart/form-data; boundary={boundary}"), body)
     }
 
+    pub(crate) fn success(mut self, statuses: Success) -> Self {
+        self.success = statuses;
+        self
+    }
+
     pub fn repeatable(mut self) -> Self {
         self.repeatable = true;
         self
@@ -132,15 +142,33 @@ impl Request {
 }
 
 /// One HTTP response, read whole up to `pg_crm.max_response_bytes`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Response {
     pub status: u16,
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
+    /// See [`Request::success`].
+    pub success: &'static [u16],
+}
+
+impl Default for Response {
+    fn default() -> Response {
+        Response {
+            status: 0,
+            headers: Vec::new(),
+            body: Vec::new(),
+            success: success::OK,
+        }
+    }
 }
 
 impl Response {
+    /// As the answer to a request for which these statuses mean success.
+    pub fn answering(self, success: &'static [u16]) -> Response {
+        Response { success, ..self }
+    }
+
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()
@@ -161,12 +189,9 @@ impl Response {
         self.moment("date")
     }
 
-    pub fn json(&self) -> Option<serde_json::Value> {
-        crate::json::parse(&self.body).ok()
-    }
-
+    /// Whether it was done, by the vendor's documentation of what was asked.
     pub fn is_success(&self) -> bool {
-        (200..300).contains(&self.status)
+        self.success.contains(&self.status)
     }
 }
 

@@ -63,7 +63,10 @@ pub(crate) fn drive<T, A: Into<Answer>>(
                 log.requests.push(request);
                 assert!(log.requests.len() < 10_000, "the operation never ends");
                 match answer {
-                    Answer::Http(response) => operation.step(Some(response)),
+                    Answer::Http(response) => {
+                        let success = log.requests.last().expect("it was sent").success;
+                        operation.step(Some(response.answering(success)))
+                    }
                     Answer::Lost(failure) => operation.interrupted(failure),
                 }
             }
@@ -80,6 +83,7 @@ pub(crate) fn answer(status: u16, body: &Json) -> Response {
         status,
         headers: Vec::new(),
         body: body.to_string().into_bytes(),
+        ..Response::default()
     }
 }
 
@@ -95,6 +99,7 @@ pub(crate) fn page(status: u16) -> Response {
         status,
         headers: Vec::new(),
         body: b"<html><body>Bad gateway</body></html>".to_vec(),
+        ..Response::default()
     }
 }
 

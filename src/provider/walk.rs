@@ -64,10 +64,10 @@ pub(crate) enum Ask<'a> {
     Within { second: i64, after: &'a str },
 }
 
-/// A record in an answer.
+/// A record in an answer. What cannot be read of its place follows from its neighbours'.
 pub(crate) struct Row<T> {
-    pub at: i64,
-    pub id: String,
+    pub at: Option<i64>,
+    pub id: Option<String>,
     pub item: T,
 }
 
@@ -101,9 +101,12 @@ impl Walk {
 
     /// Takes in the answer to what [`Walk::ask`] asks for.
     pub fn take<T>(&mut self, mut slice: Slice<T>, overlap: i64) -> Result<Taken<T>, Failure> {
-        let times = || slice.rows.iter().map(|row| row.at);
-        self.newest = self.newest.max(times().max());
-        let bounds = times().map(floor).min().zip(times().map(floor).max());
+        self.newest = self
+            .newest
+            .max(slice.rows.iter().filter_map(|row| row.at).max());
+        self.place(&mut slice.rows);
+        let times = || slice.rows.iter().filter_map(|row| row.at).map(floor);
+        let bounds = times().min().zip(times().max());
         let more = match (&self.id, bounds) {
             (_, None) if slice.full => return Err(stuck()),
             (None, Some((first, last))) if slice.full => {
@@ -113,7 +116,7 @@ impl Walk {
                     self.id = Some(String::new());
                     return Ok(Taken::AskAgain);
                 }
-                slice.rows.retain(|row| floor(row.at) < last);
+                slice.rows.retain(|row| row.at.map(floor) < Some(last));
                 self.mark(Some(last), slice.date, overlap);
                 self.at = Some(last);
                 true
@@ -125,12 +128,14 @@ impl Walk {
             }
             (Some(after), _) => {
                 let second_after = self.at.map(|at| at + SECOND);
-                let last = slice.rows.last().map(|row| row.id.clone());
+                let mut ids = slice.rows.iter().rev().map(|row| &row.id);
+                let last = ids.find_map(Option::clone);
                 if slice.full && last.as_ref() == Some(after) {
                     return Err(stuck());
                 }
                 self.mark(second_after, slice.date, overlap);
-                if slice.full {
+                // A whole page of ids that cannot be read leaves no way to ask for the next.
+                if slice.full && last.is_some() {
                     self.id = last;
                 } else {
                     self.at = second_after;
@@ -141,6 +146,17 @@ impl Walk {
         };
         let items = slice.rows.into_iter().map(|row| row.item).collect();
         Ok(Taken::Page { items, more })
+    }
+
+    /// Gives a time to the rows that lack one: that of the row before, or of the first that has one.
+    fn place<T>(&self, rows: &mut [Row<T>]) {
+        let within = self.at.filter(|_| self.id.is_some());
+        let first = within.or_else(|| rows.iter().find_map(|row| row.at));
+        let mut before = first.or(self.at);
+        for row in rows {
+            row.at = row.at.or(before);
+            before = row.at;
+        }
     }
 
     /// Reads a second by ids from its first one on, for vendors by whose own text it went on.

@@ -9,6 +9,9 @@ use serde_json::Value as Json;
 
 use crate::{WriteBatch, WriteRecord};
 
+/// Longer than any vendor's id, in bytes: URLs and indexes have to hold it.
+const LONGEST_ID: usize = 500;
+
 /// A value as a vendor is sent it.
 pub(crate) enum Wire<'a> {
     Null,
@@ -82,6 +85,17 @@ pub(crate) fn word(json: &Json) -> Option<String> {
         Json::Number(number) => Some(number.to_string()),
         _ => None,
     }
+}
+
+/// A record's id, if it can be one: what no id holds tells that it was damaged on its way, or is none.
+pub(crate) fn id(json: &Json) -> Option<String> {
+    word(json).filter(|id| is_id(id))
+}
+
+/// Whether a text may be the id of a record.
+pub(crate) fn is_id(text: &str) -> bool {
+    let is_foreign = |c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER;
+    !text.trim().is_empty() && text.len() <= LONGEST_ID && !text.contains(is_foreign)
 }
 
 /// Some records of a batch as a JSON list, each in the form that `item` gives it.

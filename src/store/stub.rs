@@ -64,5 +64,6 @@ pub fn handle(
             .get::<JsonB>(3)?
             .map(|b| b.0.to_string().into_bytes())
             .unwrap_or_default(),
+        ..Response::default()
     }))
 }

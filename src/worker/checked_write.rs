@@ -271,6 +271,9 @@ pub fn values(
     fields: impl Iterator<Item = (u16, Arc<Field>)>,
     object: &CrmObject,
 ) -> Result<BTreeMap<u16, Value>, Failure> {
+    if let Some(trouble) = &object.trouble {
+        return Err(trouble.clone());
+    }
     fields
         .map(|(id, field)| {
             let wire = object

@@ -162,6 +162,7 @@ fn exchange(
         status,
         headers,
         body,
+        success: request.success,
     })
 }
 

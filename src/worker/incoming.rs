@@ -51,6 +51,9 @@ pub fn read(
 
 /// A panic is the trouble of the record that caused it.
 fn fields(link: &Link, map: &Map, object: &CrmObject) -> Result<Vec<Field>, Failure> {
+    if let Some(trouble) = &object.trouble {
+        return Err(trouble.clone());
+    }
     caught_at_once(|| mapped(link, map, object)).and_then(|fields| fields)
 }
 
@@ -65,6 +68,14 @@ fn mapped(link: &Link, map: &Map, object: &CrmObject) -> Result<Vec<Field>, Fail
                 Failure::record(ErrorClass::Mapping, "no_such_field", message)
             })?;
             let value = link.value(&f.field, wire)?;
+            if !value.fits_jsonb() {
+                let message = format!("field \"{name}\" holds JSON that PostgreSQL cannot hold");
+                return Err(Failure::record(
+                    ErrorClass::Mapping,
+                    "unreadable_value",
+                    message,
+                ));
+            }
             Ok(Field {
                 id: f.id,
                 hash: conflict::hash(&value),

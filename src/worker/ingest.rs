@@ -47,6 +47,8 @@ pub struct Came {
     pub total: Option<u64>,
     /// The CRM does not tell which records were deleted before.
     pub blind: bool,
+    /// Records of which the answer does not say which they are.
+    pub strays: usize,
 }
 
 /// What a map's looks for changes need to remember.
@@ -270,6 +272,7 @@ impl Worker {
                 next: Some((page.next, page.more)),
                 total,
                 blind: page.blind,
+                strays: page.strays,
             });
             let trouble = link.take_trouble();
             Event::Came {
@@ -338,6 +341,7 @@ impl Worker {
                 next: None,
                 total: None,
                 blind: false,
+                strays: 0,
             });
             let trouble = link.take_trouble();
             Event::Came {

@@ -274,6 +274,19 @@ fn settle_part(
             if let Some(total) = came.total {
                 state::note_total(client, map.id, total)?;
             }
+            if came.strays > 0 {
+                let counts = state::Counts {
+                    read: came.strays,
+                    ignored: came.strays,
+                    ..state::Counts::default()
+                };
+                state::count(client, map.id, &counts)?;
+                let reason = format!(
+                    "{} records of the CRM's answer cannot be taken in: it does not say which they are",
+                    came.strays
+                );
+                rounds::did(client, map.id, 0, false, Some(&reason))?;
+            }
         }
         failpoint::reach_with("ingest::store", records.iter().map(|r| r.crm_id.as_str()));
         let about = Arriving {

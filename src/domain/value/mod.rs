@@ -200,6 +200,15 @@ impl Value {
         canonical::hash_value(self)
     }
 
+    /// Whether PostgreSQL's `jsonb` can hold the value: it has no NUL, and its numbers are `numeric`.
+    pub fn fits_jsonb(&self) -> bool {
+        match self {
+            Value::Json(json) => json_fits(json),
+            // The others were made so that it can.
+            _ => true,
+        }
+    }
+
     pub fn is_null(&self) -> bool {
         matches!(self, Value::Null)
     }
@@ -232,6 +241,18 @@ fn json_size(json: &Json) -> usize {
             .sum(),
     };
     size_of::<Json>() + content
+}
+
+fn json_fits(json: &Json) -> bool {
+    match json {
+        Json::Null | Json::Bool(_) => true,
+        Json::Number(n) => n.as_str().parse::<Number>().is_ok(),
+        Json::String(s) => !s.contains('\0'),
+        Json::Array(items) => items.iter().all(json_fits),
+        Json::Object(entries) => entries
+            .iter()
+            .all(|(key, item)| !key.contains('\0') && json_fits(item)),
+    }
 }
 
 fn parse_json(expected: DataType, text: &str) -> Result<Json, ValueError> {

@@ -366,3 +366,19 @@ fn sizes_grow_with_the_content() {
     assert!(Value::json(json!([["x".repeat(8192)]])).size() > 8192);
     assert!(Value::multi_choice(["x".repeat(8192)]).size() > 8192);
 }
+
+#[test]
+fn jsonb_has_no_nul_and_no_endless_number() {
+    for (json, fits) in [
+        (r#"{"a":[1,"x",null,true]}"#, true),
+        (r#""\u0000""#, false),
+        (r#"{"a":[{"b\u0000":1}]}"#, false),
+        ("[1e131071]", true),
+        ("[1e200000]", false),
+        ("[1e-16383]", true),
+        ("[1e-20000]", false),
+    ] {
+        let json = serde_json::from_str(json).unwrap();
+        assert_eq!(Value::json(json).fits_jsonb(), fits);
+    }
+}

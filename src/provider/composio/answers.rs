@@ -18,15 +18,20 @@ pub fn deliver(response: Response) -> Result<Response, Failure> {
         return Err(unreadable(&response));
     };
     let status = answer.get("status").and_then(status_of);
-    let data = answer.remove("data").unwrap_or_default();
     if let Some(status) = status {
         let headers = answer.get("headers").and_then(Json::as_object);
         return Ok(Response {
             status,
             headers: headers.map(headers_of).unwrap_or_default(),
-            body: body_of(data),
+            // As it came, so that what is wrong with a record of it stays that record's trouble.
+            body: match response.raw_at("data") {
+                Some(raw) => body_of(raw),
+                None => Vec::new(),
+            },
+            ..Response::default()
         });
     }
+    let data = answer.remove("data").unwrap_or_default();
     match answer.get("successful").and_then(Json::as_bool) {
         Some(true) => Ok(inner(200, data)),
         Some(false) => {
@@ -69,17 +74,17 @@ fn inner(status: u16, mut data: Json) -> Response {
     }
     Response {
         status,
-        headers: Vec::new(),
-        body: body_of(data),
+        body: body_of(data.to_string()),
+        ..Response::default()
     }
 }
 
 /// What is no JSON came as text.
-fn body_of(data: Json) -> Vec<u8> {
-    match data {
-        Json::Null => Vec::new(),
-        Json::String(text) => text.into_bytes(),
-        data => data.to_string().into_bytes(),
+fn body_of(data: String) -> Vec<u8> {
+    match data.trim_start().as_bytes().first() {
+        Some(b'n') => Vec::new(),
+        Some(b'"') => crate::body::text_of(&data).into_bytes(),
+        _ => data.into_bytes(),
     }
 }
 

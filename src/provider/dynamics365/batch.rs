@@ -53,45 +53,57 @@ pub(super) fn unwrap(response: &Response) -> Option<Vec<Response>> {
         name.eq_ignore_ascii_case("boundary")
             .then(|| value.trim_matches('"'))
     })?;
-    let text = String::from_utf8_lossy(&response.body);
     let open = format!("--{boundary}");
-    let mut parts: Vec<String> = Vec::new();
-    for line in text.split_inclusive('\n') {
-        match line.trim_end().strip_prefix(open.as_str()) {
-            Some("") => parts.push(String::new()),
-            Some("--") => break,
-            _ => parts
-                .last_mut()
-                .into_iter()
-                .for_each(|part| part.push_str(line)),
+    let mut parts: Vec<&[u8]> = Vec::new();
+    let mut start = None;
+    let mut at = 0;
+    for line in response.body.split_inclusive(|&b| b == b'\n') {
+        if let Some(rest) = line.trim_ascii_end().strip_prefix(open.as_bytes())
+            && matches!(rest, b"" | b"--")
+        {
+            parts.extend(start.map(|start| &response.body[start..at]));
+            start = (rest == b"").then_some(at + line.len());
         }
+        at += line.len();
     }
-    parts.iter().map(|part| answer(part)).collect()
+    parts.extend(start.map(|start| &response.body[start..]));
+    parts.into_iter().map(answer).collect()
 }
 
 /// The answer that a part holds below the part's own headers.
-fn answer(part: &str) -> Option<Response> {
+fn answer(part: &[u8]) -> Option<Response> {
     let (_, message) = headers(part)?;
-    let (status, rest) = message.split_once('\n')?;
+    let (status, rest) = line(message);
     let (headers, body) = headers(rest)?;
+    let status = String::from_utf8_lossy(status);
     Some(Response {
         status: status.split_whitespace().nth(1)?.parse().ok()?,
         headers,
-        body: body.trim().as_bytes().to_vec(),
+        body: body.trim_ascii().to_vec(),
+        ..Response::default()
     })
 }
 
 /// Headers up to the empty line, and what follows it.
-fn headers(text: &str) -> Option<(Vec<(String, String)>, &str)> {
+fn headers(text: &[u8]) -> Option<(Vec<(String, String)>, &[u8])> {
     let mut held = Vec::new();
     let mut rest = text;
     loop {
-        let (line, after) = rest.split_once('\n').unwrap_or((rest, ""));
+        let (first, after) = line(rest);
         rest = after;
-        if line.trim().is_empty() {
+        if first.trim_ascii().is_empty() {
             return Some((held, rest));
         }
-        let (name, value) = line.split_once(':')?;
+        let first = String::from_utf8_lossy(first);
+        let (name, value) = first.split_once(':')?;
         held.push((name.trim().to_ascii_lowercase(), value.trim().to_owned()));
+    }
+}
+
+/// A line, and what follows it.
+fn line(text: &[u8]) -> (&[u8], &[u8]) {
+    match text.iter().position(|&b| b == b'\n') {
+        Some(at) => (&text[..at], &text[at + 1..]),
+        None => (text, b""),
     }
 }

@@ -15,6 +15,7 @@ use serde_json::Value as Json;
 use super::columns::{self, MODIFIED};
 use super::describe::unknown_set;
 use super::{api, errors};
+use crate::body::{Item, Listed};
 use crate::changes::{self, Change, ChangesPage, ChangesQuery};
 use crate::errors::{refused, unreadable};
 use crate::operation::Refusal;
@@ -111,13 +112,16 @@ impl Changes {
             Some(failure) => return Err(failure),
             None => {}
         }
-        let body = response.json().ok_or_else(|| unreadable(response))?;
         match self.cursor.id_column.clone() {
             None => {
+                let body = response.json().ok_or_else(|| unreadable(response))?;
                 self.cursor.id_column = Some(self.defined(&body)?);
                 Ok(Step::Send(self.ask()?))
             }
-            Some(id_column) => self.page(&id_column, &body, response),
+            Some(id_column) => {
+                let listed = response.list("value");
+                self.page(&id_column, listed.ok_or_else(|| unreadable(response))?)
+            }
         }
     }
 
@@ -133,17 +137,11 @@ impl Changes {
         }
     }
 
-    fn page(
-        &mut self,
-        id_column: &str,
-        body: &Json,
-        response: &Response,
-    ) -> Result<Step<ChangesPage>, Failure> {
-        let rows = body["value"].as_array();
-        let rows = rows.ok_or_else(|| unreadable(response))?.iter();
-        let found: Option<Vec<Change>> = rows.map(|row| self.change(id_column, row)).collect();
-        let found = found.ok_or_else(|| unreadable(response))?;
-        let link = |name: &str| body[name].as_str().map(str::to_owned);
+    fn page(&mut self, id_column: &str, listed: Listed) -> Result<Step<ChangesPage>, Failure> {
+        let Listed { items, rest } = listed;
+        let found = items.into_iter().map(|item| self.change(id_column, item));
+        let found: Vec<Change> = found.collect();
+        let link = |name: &str| rest[name].as_str().map(str::to_owned);
         let next = link("@odata.nextLink");
         let more = next.is_some();
         let went_on = next.or_else(|| link("@odata.deltaLink"));
@@ -157,38 +155,38 @@ impl Changes {
         }
         self.cursor.link = Some(went_on.ok_or_else(|| untracked(&self.query.object))?);
         self.cursor.within = more;
-        Ok(Step::Done(Ok(ChangesPage {
-            changes: found,
-            next: changes::stored(&self.cursor),
-            more,
-            blind: self.blind,
-        })))
+        let next = changes::stored(&self.cursor);
+        Ok(Step::Done(Ok(changes::told(found, next, more, self.blind))))
     }
 
-    fn change(&self, id_column: &str, row: &Json) -> Option<Change> {
+    fn change(&self, id_column: &str, item: Item) -> Change {
+        let Item { json: row, trouble } = item;
+        let id = |json: &Json| wire::id(json).map(|id| api::id_form(&id));
         let context = row["@odata.context"].as_str().unwrap_or_default();
         if context.ends_with("/$deletedEntity") || row["reason"] == "deleted" {
-            return Some(Change {
+            return Change {
                 object: CrmObject {
-                    crm_id: api::id_form(row["id"].as_str()?),
+                    crm_id: id(&row["id"]).unwrap_or_default(),
                     ..CrmObject::default()
                 },
                 deleted: true,
                 ..Change::default()
-            });
+            };
         }
         let key = self.query.external_id_field.as_deref();
-        Some(Change {
-            external_id: key.and_then(|key| changes::key(row.get(key))),
-            by: wire::word(&row[MODIFIED_BY]),
+        let (external_id, trouble) = changes::keyed(key.and_then(|key| row.get(key)), trouble);
+        Change {
+            external_id,
+            by: changes::by(&row[MODIFIED_BY]),
             object: CrmObject {
-                crm_id: api::id_form(row[id_column].as_str()?),
-                fields: columns::held(row, &self.query.fields),
-                modified_at: columns::modified_at(row),
+                crm_id: id(&row[id_column]).unwrap_or_default(),
+                fields: columns::held(&row, &self.query.fields),
+                modified_at: columns::modified_at(&row),
                 version: None,
+                trouble,
             },
             ..Change::default()
-        })
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use crm_domain::{ErrorClass, Failure};
 
 use crate::Response;
 use crate::errors::{self, Complaint, Rule};
+use crate::success::undocumented;
 
 use ErrorClass::{Auth, Conflict, Mapping, NotFound, RateLimited, Transient, Validation};
 
@@ -72,6 +73,9 @@ const VERSION_MISMATCH: &str = "0x80060882";
 pub(crate) fn of_response(response: &Response) -> Option<Failure> {
     if response.is_success() {
         return None;
+    }
+    if let Some(failure) = undocumented(response) {
+        return Some(failure);
     }
     let body = response.json().unwrap_or_default();
     let Some(error) = body["error"].as_object() else {

@@ -7,7 +7,9 @@ use crm_domain::{ErrorClass, Failure};
 
 use super::columns::{self, MODIFIED};
 use super::{api, batch, errors};
+use crate::body::Item;
 use crate::errors::{refused, unreadable};
+use crate::success::undocumented;
 use crate::{CrmObject, Method, Operation, ReadBatch, Request, Response, Step};
 
 /// Records in one batch.
@@ -41,6 +43,9 @@ impl Reading {
         if let [id] = &self.batch.ids[..] {
             return Ok(vec![self.row(id, response)?]);
         }
+        if let Some(failure) = undocumented(response) {
+            return Err(failure);
+        }
         let Some(answers) = batch::unwrap(response) else {
             let failure = errors::of_response(response);
             return Err(failure.map_or_else(|| unreadable(response), refused));
@@ -49,7 +54,15 @@ impl Reading {
             return Err(unreadable(response));
         }
         let rows = self.batch.ids.iter().zip(&answers);
-        rows.map(|(id, answer)| self.row(id, answer)).collect()
+        rows.map(|(id, answer)| match self.row(id, answer) {
+            Err(failure) if failure.class == ErrorClass::Internal => Ok(Some(CrmObject {
+                crm_id: id.clone(),
+                trouble: Some(failure),
+                ..CrmObject::default()
+            })),
+            row => row,
+        })
+        .collect()
     }
 
     fn row(&self, id: &str, response: &Response) -> Result<Option<CrmObject>, Failure> {
@@ -58,13 +71,13 @@ impl Reading {
             Some(failure) if failure.class == ErrorClass::NotFound => return Ok(None),
             Some(failure) => return Err(failure),
         }
-        let row = response.json().filter(|row| row.is_object());
-        let row = row.ok_or_else(|| unreadable(response))?;
+        let Item { json: row, trouble } = response.item().ok_or_else(|| unreadable(response))?;
         Ok(Some(CrmObject {
             crm_id: id.to_owned(),
             fields: columns::held(&row, &self.batch.fields),
             modified_at: columns::modified_at(&row),
             version: row["@odata.etag"].as_str().map(str::to_owned),
+            trouble,
         }))
     }
 }

@@ -10,9 +10,10 @@ use crm_domain::{ErrorClass, Failure};
 use serde_json::{Map, Value as Json};
 
 use super::{api, batch, columns, errors};
-use crate::calls::{Call, Outcome, Slots};
+use crate::calls::{Call, Next, Outcome, Slots};
 use crate::errors::{refused, unreadable};
 use crate::request::encode;
+use crate::success::{OK, dynamics365 as success, undocumented};
 use crate::{Method, Request, Response, WriteBatch, WriteKind, WriteRecord, Written};
 
 /// Records in one batch. Up to 1000 are allowed; Microsoft's advice is few, and several batches at once
@@ -47,10 +48,6 @@ impl Records {
         let key = self.batch.key(index);
         let named = response.header("odata-entityid").and_then(id_of_link);
         if self.batch.kind != WriteKind::Upsert {
-            // Nothing but a 204 says that it was done; a page of some proxy does not.
-            if response.status != 204 {
-                return Err(unreadable(response));
-            }
             if named.is_some_and(|id| id != api::id_form(key)) {
                 let message = "the CRM's answer names another record at this record's place";
                 let class = ErrorClass::Transient;
@@ -105,7 +102,8 @@ fn request(batch: &WriteBatch, index: usize) -> Result<Request, Failure> {
     let (set, key) = (&batch.object, batch.key(index));
     let unless_changed = record.unless_changed.clone();
     if batch.kind == WriteKind::Delete {
-        let request = api::request(Method::Delete, api::by_id(set, &api::id_form(key)));
+        let request = api::request(Method::Delete, api::by_id(set, &api::id_form(key)))
+            .success(success::DELETE);
         return Ok(match unless_changed {
             Some(version) => request.header("if-match", version),
             None => request,
@@ -123,7 +121,8 @@ fn request(batch: &WriteBatch, index: usize) -> Result<Request, Failure> {
     let Some(key_field) = key_field else {
         let request = api::request(Method::Patch, api::by_id(set, &api::id_form(key)));
         let version = unless_changed.unwrap_or_else(|| "*".to_owned());
-        return Ok(request.header("if-match", version).json(&body));
+        let request = request.header("if-match", version).json(&body);
+        return Ok(request.success(success::UPDATE));
     };
     if !api::is_addressable(key) {
         let message = "the external id holds a character that no alternate key may have: / < > * % & : \\ ? + #";
@@ -141,7 +140,8 @@ fn request(batch: &WriteBatch, index: usize) -> Result<Request, Failure> {
     // Otherwise the answer tells neither the id nor whether there was a record.
     Ok(request
         .header("prefer", "return=representation")
-        .json(&body))
+        .json(&body)
+        .success(success::UPSERT))
 }
 
 /// The id at the end of a link to a record, unless it is by an alternate key.
@@ -181,20 +181,25 @@ impl Call for Records {
         records: &[usize],
         response: &Response,
         slots: &mut Slots,
-    ) -> Result<Option<Request>, Failure> {
+    ) -> Result<Next, Failure> {
         if let [index] = records {
             let outcome = self.outcome(*index, response)?;
             slots.settle(*index, Ok(outcome));
-            return Ok(None);
+            return Ok(Next::Done);
+        }
+        if let Some(failure) = undocumented(response) {
+            return Err(failure);
         }
         // Its own status may be that of a part that was refused.
         let Some(answers) = batch::unwrap(response) else {
             let failure = errors::of_response(response);
             return Err(failure.map_or_else(|| unreadable(response), refused));
         };
-        for (&index, answer) in records.iter().zip(&answers) {
-            slots.settle(index, self.outcome(index, answer));
+        for (&index, answer) in records.iter().zip(answers) {
+            let request = self.requests[index].as_ref();
+            let success = request.map_or(OK, |request| request.success);
+            slots.settle(index, self.outcome(index, &answer.answering(success)));
         }
-        Ok(None)
+        Ok(Next::Done)
     }
 }

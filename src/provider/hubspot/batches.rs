@@ -13,8 +13,9 @@ use serde::ser::{SerializeMap, Serializer};
 use serde_json::{Value as Json, json};
 
 use super::{errors, object_path, values};
-use crate::calls::{Call, Slots};
+use crate::calls::{Call, Next, Slots};
 use crate::errors::{refused, unreadable};
+use crate::success::hubspot as success;
 use crate::wire::{Fields, List, word};
 use crate::{Method, Request, Response, WriteBatch, WriteKind, Written};
 
@@ -29,20 +30,22 @@ pub(super) struct Batch {
 
 impl Call for Batch {
     fn request(&mut self, records: &[usize]) -> Request {
-        let verb = match self.batch.kind {
-            WriteKind::Update => "update",
-            WriteKind::Upsert => "upsert",
-            WriteKind::Delete => "archive",
+        let (verb, success) = match self.batch.kind {
+            WriteKind::Update => ("update", success::BATCH_UPDATE),
+            WriteKind::Upsert => ("upsert", success::BATCH_UPSERT),
+            WriteKind::Delete => ("archive", success::BATCH_ARCHIVE),
         };
         let path = format!("{}/batch/{verb}", object_path(&self.batch.object));
         let item = |batch, index| Input { batch, index };
-        Request::new(Method::Post, path).json(&Body {
-            inputs: List {
-                batch: &self.batch,
-                records,
-                item,
-            },
-        })
+        Request::new(Method::Post, path)
+            .json(&Body {
+                inputs: List {
+                    batch: &self.batch,
+                    records,
+                    item,
+                },
+            })
+            .success(success)
     }
 
     fn settle(
@@ -50,9 +53,19 @@ impl Call for Batch {
         records: &[usize],
         response: &Response,
         slots: &mut Slots,
-    ) -> Result<Option<Request>, Failure> {
+    ) -> Result<Next, Failure> {
         if let Some(failure) = errors::of_response(response) {
-            return Err(refused(failure));
+            let culprits = match records.len() {
+                1 => Vec::new(),
+                _ => culprits(&self.batch, records, response),
+            };
+            if culprits.is_empty() {
+                return Err(refused(failure));
+            }
+            for (index, failure) in culprits {
+                slots.settle(index, Err(failure));
+            }
+            return Ok(Next::Again);
         }
         let answer = match response.json() {
             Some(answer @ Json::Object(_)) => answer,
@@ -86,10 +99,28 @@ impl Call for Batch {
                         );
                     }
                 }
-                Ok(None)
+                Ok(Next::Done)
             }
         }
     }
+}
+
+/// The records for whose sake a batch was refused, as far as the refusal tells for certain: it names the property, and what
+/// is wrong with any value of it, or the value. Whoever sets the same is refused likewise.
+fn culprits(batch: &WriteBatch, records: &[usize], response: &Response) -> Vec<(usize, Failure)> {
+    let wrong = errors::wrong_properties(response);
+    let of_record = |&index: &usize| {
+        let fields = batch.records[index].fields.iter();
+        let mut fields = fields.filter(|(field, _)| {
+            batch.kind != WriteKind::Upsert || field.name != batch.key_field()
+        });
+        let failure = fields.find_map(|(field, value)| {
+            let mut named = wrong.iter().filter(|wrong| wrong.name == field.name);
+            named.find_map(|wrong| wrong.concerns(value).then(|| wrong.failure.clone()))
+        });
+        Some((index, failure?))
+    };
+    records.iter().filter_map(of_record).collect()
 }
 
 /// Whether an answer owns to errors, even if it does not list them.

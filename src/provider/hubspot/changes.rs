@@ -11,6 +11,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::reads::modified_property;
 use super::{errors, object_path};
+use crate::body::{Item, Listed, unreadable_record};
 use crate::changes::{self, Change, ChangesPage, ChangesQuery};
 use crate::errors::{refused, unreadable};
 use crate::look::Look;
@@ -31,6 +32,8 @@ const OVERLAP_SECONDS: i64 = 300;
 /// The list of archived records cannot be asked for the new ones alone, so it is read whole. It is
 /// read in each pass if it is one page; and so seldom that its further pages are one in 6 seconds.
 const PAGE_MS: i64 = 6000;
+
+const NO_TIME: &str = "it does not say when it was changed";
 
 const ID: &str = "hs_object_id";
 /// Who changed a record last; empty where it was no person. An object without it shows nothing.
@@ -73,32 +76,10 @@ struct Changes {
     found: Vec<Change>,
 }
 
-#[derive(Deserialize)]
+/// A page of a search or of a list.
 struct Answer {
-    results: Vec<Found>,
-    paging: Option<Paging>,
-}
-
-#[derive(Deserialize)]
-struct Paging {
-    next: Option<Next>,
-}
-
-#[derive(Deserialize)]
-struct Next {
-    after: Json,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Found {
-    id: String,
-    #[serde(default)]
-    properties: Map<String, Json>,
-    #[serde(default)]
-    updated_at: Json,
-    #[serde(default)]
-    archived_at: Json,
+    results: Vec<Item>,
+    after: Option<String>,
 }
 
 /// How many records there are, as a search for all of them says.
@@ -120,11 +101,12 @@ impl Answer {
         if let Some(failure) = errors::of_response(response) {
             return Err(refused(failure));
         }
-        crate::json::parse(&response.body).map_err(|_| unreadable(response))
-    }
-
-    fn after(&self) -> Option<String> {
-        wire::word(&self.paging.as_ref()?.next.as_ref()?.after)
+        let listed = response.list("results");
+        let Listed { items, rest } = listed.ok_or_else(|| unreadable(response))?;
+        Ok(Answer {
+            results: items,
+            after: wire::word(&rest["paging"]["next"]["after"]),
+        })
     }
 }
 
@@ -210,11 +192,10 @@ impl Changes {
 
     fn take_search(&mut self, response: &Response) -> Result<Step<ChangesPage>, Failure> {
         let answer = Answer::of(response)?;
-        let full = answer.after().is_some() || answer.results.len() >= self.limit;
+        let full = answer.after.is_some() || answer.results.len() >= self.limit;
         let rows = answer.results.into_iter().map(|found| self.row(found));
-        let rows: Option<Vec<_>> = rows.collect();
         let slice = Slice {
-            rows: rows.ok_or_else(|| unreadable(response))?,
+            rows: rows.collect(),
             full,
             date: response.date(),
         };
@@ -233,26 +214,36 @@ impl Changes {
     }
 
     /// A record, and those that it took in.
-    fn row(&self, mut found: Found) -> Option<Row<Vec<Change>>> {
-        let modified = found
-            .properties
+    fn row(&self, found: Item) -> Row<Vec<Change>> {
+        let Item { mut json, trouble } = found;
+        let id = wire::id(&json["id"]);
+        let updated_at = json["updatedAt"].take();
+        let mut properties = match json["properties"].take() {
+            Json::Object(properties) => properties,
+            _ => Map::new(),
+        };
+        let modified = properties
             .get(modified_property(&self.query.object))
             .filter(|at| !at.is_null());
-        let at = wire::moment(modified.unwrap_or(&found.updated_at))?;
-        let losers = losers(&found);
-        let survivor = found.id.clone();
-        let external_id = self.external_id(&found);
+        let at = wire::moment(modified.unwrap_or(&updated_at));
+        let (external_id, trouble) = changes::keyed(self.key(&properties), trouble);
+        let trouble = trouble.or_else(|| at.is_none().then(|| unreadable_record(NO_TIME)));
+        let losers = match &id {
+            Some(id) => losers(id, &properties),
+            None => Vec::new(),
+        };
         // As webhooks spell it.
-        let by = found.properties.get(BY).and_then(wire::word);
+        let by = properties.get(BY).and_then(changes::by);
         let by = by.map(|user| format!("userId:{user}"));
         let asked = self.query.fields.iter();
-        let fields = asked.filter_map(|field| found.properties.remove_entry(&field.name));
+        let fields = asked.filter_map(|field| properties.remove_entry(&field.name));
         let change = Change {
             object: CrmObject {
-                crm_id: found.id,
+                crm_id: id.clone().unwrap_or_default(),
                 fields: fields.collect(),
-                modified_at: Some(at),
+                modified_at: at,
                 version: None,
+                trouble,
             },
             external_id,
             by,
@@ -261,23 +252,19 @@ impl Changes {
         let gone = losers.into_iter().map(|loser| Change {
             object: CrmObject {
                 crm_id: loser,
-                modified_at: Some(at),
+                modified_at: at,
                 ..CrmObject::default()
             },
             deleted: true,
-            merged_into: Some(survivor.clone()),
+            merged_into: id.clone(),
             ..Change::default()
         });
-        Some(Row {
-            at,
-            id: survivor.clone(),
-            item: std::iter::once(change).chain(gone).collect(),
-        })
+        let item = std::iter::once(change).chain(gone).collect();
+        Row { at, id, item }
     }
 
-    fn external_id(&self, found: &Found) -> Option<String> {
-        let key = self.query.external_id_field.as_deref()?;
-        changes::key(found.properties.get(key))
+    fn key<'a>(&self, properties: &'a Map<String, Json>) -> Option<&'a Json> {
+        properties.get(self.query.external_id_field.as_deref()?)
     }
 
     fn take_list(&mut self, response: &Response) -> Result<Step<ChangesPage>, Failure> {
@@ -293,17 +280,19 @@ impl Changes {
         let since = self.cursor.archived.since();
         let pause = |pages: u32| i64::from(pages.saturating_sub(1)) * PAGE_MS;
         let look = &mut self.cursor.archived;
-        let more = look.take(answer.after(), response.date(), self.overlap, pause)?;
-        for found in answer.results {
-            let at = wire::moment(&found.archived_at);
+        let more = look.take(answer.after, response.date(), self.overlap, pause)?;
+        for Item { json, trouble } in answer.results {
+            let at = wire::moment(&json["archivedAt"]);
             if at.zip(since).is_some_and(|(at, since)| at < since) {
                 continue;
             }
-            let external_id = self.external_id(&found);
+            let key = json["properties"].as_object().and_then(|p| self.key(p));
+            let (external_id, trouble) = changes::keyed(key, trouble);
             self.found.push(Change {
                 object: CrmObject {
-                    modified_at: at.or_else(|| wire::moment(&found.updated_at)),
-                    crm_id: found.id,
+                    modified_at: at.or_else(|| wire::moment(&json["updatedAt"])),
+                    crm_id: wire::id(&json["id"]).unwrap_or_default(),
+                    trouble,
                     ..CrmObject::default()
                 },
                 external_id,
@@ -335,14 +324,14 @@ fn is_refusal(failure: &Failure) -> bool {
 }
 
 /// The ids of the records that this one took in: `51;52`, or with times `51:1700000000000;52:…`.
-fn losers(found: &Found) -> Vec<String> {
-    let lists = [MERGED, MERGED_VIDS].map(|name| found.properties.get(name));
+fn losers(own: &str, properties: &Map<String, Json>) -> Vec<String> {
+    let lists = [MERGED, MERGED_VIDS].map(|name| properties.get(name));
     let texts = lists.into_iter().flatten().filter_map(Json::as_str);
     let ids = texts.flat_map(|text| text.split(';'));
     let mut losers: Vec<String> = Vec::new();
     for id in ids.map(|id| id.split(':').next().unwrap_or_default().trim()) {
         let is_id = !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit());
-        if is_id && id != found.id && !losers.iter().any(|held| held == id) {
+        if is_id && id != own && !losers.iter().any(|held| held == id) {
             losers.push(id.to_owned());
         }
     }

@@ -1,11 +1,12 @@
 //! HubSpot's errors: one table for its categories, the codes within them, and its rate limit's
 //! policies; and the several bodies in which they come.
 
-use crm_domain::{ErrorClass, Failure};
-use serde_json::Value as Json;
+use crm_domain::{ErrorClass, Failure, Value};
+use serde_json::{Value as Json, json};
 
-use crate::Response;
 use crate::errors::{self, Complaint, Rule};
+use crate::success::undocumented;
+use crate::{Response, wire};
 
 use ErrorClass::{Auth, Conflict, Mapping, NotFound, RateLimited, Transient, Validation};
 
@@ -65,6 +66,9 @@ pub(crate) fn of_response(response: &Response) -> Option<Failure> {
     if response.is_success() {
         return None;
     }
+    if let Some(failure) = undocumented(response) {
+        return Some(failure);
+    }
     let body = match response.json() {
         // A gateway before the API answers an expired token with a list of one error.
         Some(Json::Array(items)) => items.into_iter().next(),
@@ -94,6 +98,63 @@ fn defaults(status: u16, failure: Failure) -> Failure {
 /// The failure that an error inside a batch's answer states, of the records it names.
 pub(crate) fn of_records(error: &Json) -> Failure {
     errors::classify(TABLE, &complaint(error), 400)
+}
+
+/// What a refusal says of a property.
+pub(crate) struct WrongProperty {
+    pub name: String,
+    pub failure: Failure,
+    message: String,
+    /// The value, where the refusal tells it apart.
+    value: Option<String>,
+}
+
+/// The properties that a refusal names, in its inner errors or in those that its message quotes.
+pub(crate) fn wrong_properties(response: &Response) -> Vec<WrongProperty> {
+    let body = match response.json() {
+        Some(Json::Array(mut items)) if !items.is_empty() => items.swap_remove(0),
+        body => body.unwrap_or_default(),
+    };
+    let quoted = quoted_errors(body["message"].as_str().unwrap_or_default());
+    let inner = body["errors"].as_array().into_iter().flatten();
+    let one = |error: &Json| {
+        let context = &error["context"];
+        let word = |json: &Json| match json {
+            Json::Array(words) => words.first().and_then(wire::word),
+            word => wire::word(word),
+        };
+        let name = word(&error["name"]).or_else(|| word(&context["propertyName"]))?;
+        let value = ["value", "propertyValue"].iter();
+        Some(WrongProperty {
+            failure: of_records(&json!({
+                "code": error.get("code").or(error.get("error")),
+                "message": format!("{name}: {}", error["message"].as_str().unwrap_or_default()),
+            })),
+            value: value.clone().find_map(|key| word(&context[*key])),
+            message: error["message"].as_str().unwrap_or_default().to_owned(),
+            name,
+        })
+    };
+    inner.chain(&quoted).filter_map(one).collect()
+}
+
+impl WrongProperty {
+    /// Whether the refusal is about this value: for certain, or not at all.
+    pub fn concerns(&self, value: &Value) -> bool {
+        let names = |text: &str| {
+            let rest = self.message.strip_prefix(text);
+            rest.is_some_and(|rest| rest.starts_with(" was not "))
+                || self.message == format!("Email address {text} is invalid")
+                || self.value.as_deref() == Some(text)
+        };
+        match (self.failure.code.as_str(), value) {
+            ("PROPERTY_DOESNT_EXIST" | "READ_ONLY_VALUE", _) => true,
+            ("REQUIRED_FIELD" | "MISSING_REQUIRED_PROPERTY", value) => value.is_null(),
+            (_, Value::Null) => false,
+            (_, Value::MultiChoice(words)) => words.iter().any(|word| names(word)),
+            (_, value) => names(&wire::text(value)),
+        }
+    }
 }
 
 /// Everything in an error that may be a code: of its inner errors, of those that its message quotes,

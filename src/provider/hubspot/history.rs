@@ -9,9 +9,11 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
 use super::{errors, object_path};
+use crate::body::Listed;
 use crate::errors::{refused, unreadable};
 use crate::history::{Entry, overwritten};
 use crate::operation::Exchange;
+use crate::success::hubspot as success;
 use crate::{DoneBatch, DoneRecord, Method, Operation, Overwritten, Request, Response, wire};
 
 /// Inputs in one batch read that asks for histories: half of what it takes otherwise.
@@ -40,12 +42,6 @@ struct Found {
     properties_with_history: Option<Histories>,
 }
 
-#[derive(Deserialize)]
-struct Answer {
-    results: Vec<Found>,
-    errors: Option<Vec<Json>>,
-}
-
 pub(super) fn look_back(batch: Arc<DoneBatch>) -> Box<dyn Operation<Vec<Vec<Overwritten>>>> {
     let records = &batch.records;
     let ids: BTreeSet<&str> = records.iter().map(|r| r.crm_id.as_str()).collect();
@@ -58,6 +54,7 @@ pub(super) fn look_back(batch: Arc<DoneBatch>) -> Box<dyn Operation<Vec<Vec<Over
     let path = format!("{}/batch/read", object_path(&batch.object));
     let request = Request::new(Method::Post, path)
         .json(&json!({ "inputs": inputs, "properties": [], "propertiesWithHistory": names }))
+        .success(success::BATCH_READ)
         .repeatable();
     Box::new(Exchange::new(request, move |response| {
         replaced(&batch, &response)
@@ -68,15 +65,21 @@ fn replaced(batch: &DoneBatch, response: &Response) -> Result<Vec<Vec<Overwritte
     if let Some(failure) = errors::of_response(response) {
         return Err(refused(failure));
     }
-    let answer: Answer = crate::json::parse(&response.body).map_err(|_| unreadable(response))?;
+    let listed = response.list("results");
+    let Listed { items, rest } = listed.ok_or_else(|| unreadable(response))?;
     // A record that is gone has lost more than a value, and another path tells that.
-    let mut failures = answer.errors.iter().flatten().map(errors::of_records);
+    let mut failures = rest["errors"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(errors::of_records);
     if let Some(failure) = failures.find(|failure| failure.class != ErrorClass::NotFound) {
         return Err(failure);
     }
-    let histories: HashMap<String, HashMap<String, Vec<Entry>>> = answer
-        .results
-        .into_iter()
+    // What cannot be read tells nothing.
+    let readable = items.into_iter().filter(|item| item.trouble.is_none());
+    let found = readable.filter_map(|item| serde_json::from_value::<Found>(item.json).ok());
+    let histories: HashMap<String, HashMap<String, Vec<Entry>>> = found
         .filter_map(|found| Some((found.id, entries(found.properties_with_history?))))
         .collect();
     let of_record = |record: &DoneRecord| {

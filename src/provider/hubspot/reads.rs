@@ -7,8 +7,11 @@ use crm_domain::{ErrorClass, Failure};
 use serde_json::{Map, Value as Json, json};
 
 use super::{errors, object_path};
+use crate::body::{Item, Listed, unreadable_record};
 use crate::errors::{refused, unreadable};
 use crate::operation::Exchange;
+use crate::record::in_order;
+use crate::success::hubspot as success;
 use crate::{CrmObject, Method, Operation, ReadBatch, Request, Response, wire};
 
 /// Inputs in one batch request.
@@ -36,6 +39,7 @@ pub(super) fn read(batch: Arc<ReadBatch>) -> Box<dyn Operation<Vec<Option<CrmObj
         format!("{}/batch/read", object_path(&batch.object)),
     )
     .json(&json!({ "inputs": inputs, "properties": properties, "propertiesWithHistory": [] }))
+    .success(success::BATCH_READ)
     .repeatable();
     Box::new(Exchange::new(request, move |response| {
         objects(&batch, &response)
@@ -46,34 +50,41 @@ fn objects(batch: &ReadBatch, response: &Response) -> Result<Vec<Option<CrmObjec
     if let Some(failure) = errors::of_response(response) {
         return Err(refused(failure));
     }
-    let mut answer = response.json().unwrap_or_default();
-    let Json::Array(results) = answer["results"].take() else {
-        return Err(unreadable(response));
-    };
-    for error in answer["errors"].as_array().into_iter().flatten() {
+    let listed = response.list("results");
+    let Listed { items, rest } = listed.ok_or_else(|| unreadable(response))?;
+    for error in rest["errors"].as_array().into_iter().flatten() {
         let failure = errors::of_records(error);
         // Not found is an answer. Anything else leaves open whether the record is there.
         if failure.class != ErrorClass::NotFound {
             return Err(failure);
         }
     }
-    let mut found = HashMap::with_capacity(results.len());
-    for result in results {
-        let object = object(batch, result).ok_or_else(|| unreadable(response))?;
-        found.insert(object.crm_id.clone(), object);
+    let mut found = HashMap::with_capacity(items.len());
+    let mut strays = 0;
+    for item in items {
+        match object(batch, item) {
+            Some(object) => drop(found.insert(object.crm_id.clone(), object)),
+            None => strays += 1,
+        }
     }
-    Ok(batch.ids.iter().map(|id| found.get(id).cloned()).collect())
+    Ok(in_order(&batch.ids, strays, |id| found.get(id).cloned()))
 }
 
-fn object(batch: &ReadBatch, mut result: Json) -> Option<CrmObject> {
-    let crm_id = result["id"].as_str()?.to_owned();
-    let Json::Object(mut properties) = result["properties"].take() else {
-        return None;
+/// A record; `None`: it does not say which.
+fn object(batch: &ReadBatch, item: Item) -> Option<CrmObject> {
+    let Item { mut json, trouble } = item;
+    let crm_id = wire::id(&json["id"])?;
+    let (mut properties, trouble) = match json["properties"].take() {
+        Json::Object(properties) => (properties, trouble),
+        _ => (
+            Map::new(),
+            trouble.or_else(|| Some(unreadable_record("it has no properties"))),
+        ),
     };
     let modified = properties
         .get(modified_property(&batch.object))
         .filter(|at| !at.is_null());
-    let modified = modified.or(result.get("updatedAt"));
+    let modified = modified.or(json.get("updatedAt"));
     let modified_at = modified.and_then(wire::moment);
     let asked = batch
         .fields
@@ -86,5 +97,6 @@ fn object(batch: &ReadBatch, mut result: Json) -> Option<CrmObject> {
         fields,
         modified_at,
         version: None,
+        trouble,
     })
 }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use crm_domain::Failure;
 
 use super::{errors, object_path, values};
-use crate::calls::{Call, Slots};
+use crate::calls::{Call, Next, Slots};
 use crate::errors::unreadable;
 use crate::request::encode;
+use crate::success::hubspot as success;
 use crate::wire::Fields;
 use crate::{Method, Request, Response, WriteBatch, WriteKind, Written};
 use serde::Serialize;
@@ -30,14 +31,16 @@ impl Call for Row {
             encode(batch.key(records[0]))
         );
         if batch.kind == WriteKind::Delete {
-            return Request::new(Method::Delete, path);
+            return Request::new(Method::Delete, path).success(success::ARCHIVE);
         }
         let properties = Fields {
             record: &batch.records[records[0]],
             key_field: None,
             form: values::form,
         };
-        Request::new(Method::Patch, path).json(&Properties { properties })
+        Request::new(Method::Patch, path)
+            .json(&Properties { properties })
+            .success(success::UPDATE)
     }
 
     fn settle(
@@ -45,13 +48,13 @@ impl Call for Row {
         records: &[usize],
         response: &Response,
         slots: &mut Slots,
-    ) -> Result<Option<Request>, Failure> {
+    ) -> Result<Next, Failure> {
         if let Some(failure) = errors::of_response(response) {
             return Err(failure);
         }
-        // The object comes back, or 204 for an archived one; a page of some proxy is neither.
+        // The object comes back, unless it was archived; a page of some proxy is none.
         let is_object = || response.json().is_some_and(|json| json["id"].is_string());
-        if response.status != 204 && !is_object() {
+        if self.batch.kind != WriteKind::Delete && !is_object() {
             return Err(unreadable(response));
         }
         let crm_id = self.batch.key(records[0]).to_owned();
@@ -62,6 +65,6 @@ impl Call for Row {
                 created: false,
             }),
         );
-        Ok(None)
+        Ok(Next::Done)
     }
 }

@@ -5,25 +5,28 @@ use serde_json::Value as Json;
 
 use super::errors;
 use super::objects::{Object, Version};
+use crate::body::{Item, Listed};
 use crate::errors::{refused, unreadable};
 use crate::request::encode;
 use crate::{Response, wire};
 
 /// The record of an answer about one.
+pub(super) fn item(response: &Response) -> Result<Item, Failure> {
+    match errors::of_response(response) {
+        Some(failure) => Err(failure),
+        None => response.item_at("data").ok_or_else(|| unreadable(response)),
+    }
+}
+
+/// [`item`], where its values do not matter, or nothing can be done without them.
 pub(super) fn record(response: &Response) -> Result<Json, Failure> {
-    if let Some(failure) = errors::of_response(response) {
-        return Err(failure);
-    }
-    match response.json().unwrap_or_default()["data"].take() {
-        data @ Json::Object(_) => Ok(data),
-        _ => Err(unreadable(response)),
-    }
+    item(response).map(|item| item.json)
 }
 
 /// A page of a list.
 #[derive(Debug, Default)]
 pub(super) struct Page {
-    pub records: Vec<Json>,
+    pub records: Vec<Item>,
     /// Where the list goes on, for [`go_on`].
     pub next: Option<String>,
 }
@@ -33,14 +36,16 @@ pub(super) fn page(response: &Response) -> Result<Page, Failure> {
     if let Some(failure) = errors::of_response(response) {
         return Err(refused(failure));
     }
-    let mut body = response.json().unwrap_or_default();
-    let more = body["additional_data"].take();
-    let records = match body["data"].take() {
-        Json::Array(records) => records,
+    let listed = response.list("data").or_else(|| {
         // Version 1 says so when there is nothing.
-        Json::Null if body["success"] == true => Vec::new(),
-        _ => return Err(unreadable(response)),
-    };
+        let rest = response.json()?;
+        (rest["data"].is_null() && rest["success"] == true).then(|| Listed {
+            items: Vec::new(),
+            rest,
+        })
+    });
+    let Listed { items, rest } = listed.ok_or_else(|| unreadable(response))?;
+    let more = &rest["additional_data"];
     let pagination = &more["pagination"];
     let next = match &more["next_cursor"] {
         Json::Null if pagination["more_items_in_collection"] == true => {
@@ -49,7 +54,7 @@ pub(super) fn page(response: &Response) -> Result<Page, Failure> {
         cursor => wire::word(cursor),
     };
     Ok(Page {
-        records,
+        records: items,
         next: next.filter(|next| !next.is_empty()),
     })
 }

@@ -14,6 +14,7 @@ use super::answers::{Page, go_on, page};
 use super::objects::{Elsewhere, Object, Version};
 use super::seek::PAGE;
 use super::values::{self, second};
+use crate::body::unreadable_record;
 use crate::changes::{self, Change, ChangesPage, ChangesQuery};
 use crate::look::Look;
 use crate::operation::Refusal;
@@ -184,15 +185,11 @@ impl Changes {
         };
         let mut rows = Vec::with_capacity(page.records.len());
         let mut next = page.next;
-        for record in &page.records {
-            let row = self
-                .row(record)
-                .ok_or_else(|| crate::errors::unreadable(response))?;
+        for item in page.records {
+            let row = self.row(&item.json, item.trouble);
             // A list without an end goes on beyond the second.
-            match within
-                .as_ref()
-                .is_none_or(|within| within.contains(&row.at))
-            {
+            let is_within = |at| within.as_ref().is_none_or(|within| within.contains(&at));
+            match row.at.is_none_or(is_within) {
                 true => rows.push(row),
                 false => next = None,
             }
@@ -228,37 +225,43 @@ impl Changes {
         let look = &mut self.cursor.elsewhere;
         let more = look.take(page.next, date, self.overlap, |_| ELSEWHERE_MS)?;
         let is_recents = self.object.elsewhere == Elsewhere::Recents;
-        let told = page.records.iter().filter_map(|record| match is_recents {
-            // The list itself has told of those that are there.
-            true => self.row(&record["data"]).filter(|row| row.item.deleted),
-            false => self.row(record),
-        });
-        let told: Vec<Change> = told.map(|row| row.item).collect();
+        let told = page
+            .records
+            .into_iter()
+            .filter_map(|item| match is_recents {
+                // The list itself has told of those that are there.
+                true => {
+                    let row = self.row(&item.json["data"], item.trouble);
+                    row.item.deleted.then_some(row.item)
+                }
+                false => Some(self.row(&item.json, item.trouble).item),
+            });
+        let told: Vec<Change> = told.collect();
         self.found.extend(told);
         Ok(self.page(more))
     }
 
-    fn row(&self, record: &Json) -> Option<Row<Change>> {
-        let crm_id = values::id(record)?;
-        let at = values::modified_at(record)?;
+    fn row(&self, record: &Json, trouble: Option<Failure>) -> Row<Change> {
+        let id = values::id(record);
+        let at = values::modified_at(record);
         let names = self.query.fields.iter().map(|field| field.name.as_str());
         let key = self.query.external_id_field.as_deref();
-        let change = Change {
-            external_id: key.and_then(|key| changes::key(Some(values::held(record, key)))),
+        let key = key.map(|key| values::held(record, key));
+        let (external_id, trouble) = changes::keyed(key, trouble);
+        let no_time = || unreadable_record("it does not say when it was changed");
+        let item = Change {
+            external_id,
             deleted: values::is_deleted(record),
             object: CrmObject {
-                crm_id: crm_id.clone(),
+                crm_id: id.clone().unwrap_or_default(),
                 fields: values::fields(record, names),
-                modified_at: Some(at),
+                modified_at: at,
                 version: None,
+                trouble: trouble.or_else(|| at.is_none().then(no_time)),
             },
             ..Change::default()
         };
-        Some(Row {
-            at,
-            id: crm_id,
-            item: change,
-        })
+        Row { at, id, item }
     }
 
     fn page(&mut self, more: bool) -> Step<ChangesPage> {

@@ -124,7 +124,7 @@ impl Describe {
     fn take(&mut self, response: &Response) -> Result<Option<String>, Failure> {
         let page = page(response)?;
         for told in &page.records {
-            for field in fields(told) {
+            for field in fields(&told.json) {
                 self.fields.insert(field.name.clone(), field);
             }
         }

@@ -8,6 +8,7 @@ use serde_json::Value as Json;
 
 use crate::Response;
 use crate::errors::{self, Complaint, Rule};
+use crate::success::undocumented;
 
 use ErrorClass::{Auth, Conflict, Mapping, NotFound, RateLimited, Transient, Validation};
 
@@ -55,6 +56,9 @@ pub(crate) fn of_response(response: &Response) -> Option<Failure> {
     if response.is_success() && !denied {
         return None;
     }
+    if let Some(failure) = undocumented(response).filter(|_| !denied) {
+        return Some(failure);
+    }
     let Some(body) = body else {
         return Some(match response.status {
             403 => classified(
@@ -68,7 +72,7 @@ pub(crate) fn of_response(response: &Response) -> Option<Failure> {
     };
     let status = match response.status {
         429 if day_is_spent(response) => DAY_SPENT.to_owned(),
-        200..300 => DENIED.to_owned(),
+        ..400 => DENIED.to_owned(),
         status => format!("http_{status}"),
     };
     let code = body["code"].as_str().filter(|code| !code.is_empty());

@@ -39,7 +39,9 @@ fn replaced(batch: &DoneBatch, response: &Response) -> Result<Vec<Vec<Overwritte
         Err(failure) if failure.class == ErrorClass::Mapping => Vec::new(),
         Err(failure) => return Err(failure),
     };
-    let histories = histories(changes.iter().filter_map(logged).collect());
+    // What cannot be read tells nothing.
+    let readable = changes.iter().filter(|item| item.trouble.is_none());
+    let histories = histories(readable.filter_map(|item| logged(&item.json)).collect());
     let history = |name: &str| histories.get(name).map(Vec::as_slice);
     let mut found = vec![Vec::new(); batch.records.len()];
     if let Some((first, record)) = found.first_mut().zip(batch.records.first()) {

@@ -7,11 +7,12 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use crm_domain::{ErrorClass, Failure};
-use serde_json::Value as Json;
 
-use super::answers::{page, record};
+use super::answers::{item, page};
 use super::objects::{IDS, Object, Version};
 use super::values;
+use crate::body::Item;
+use crate::record::in_order;
 use crate::{CrmObject, Method, Operation, ReadBatch, Response, Step};
 
 /// Ids in one read of an object.
@@ -29,6 +30,8 @@ pub(super) struct Reading {
     left: VecDeque<String>,
     asked: Asked,
     found: HashMap<String, CrmObject>,
+    /// Records of which cannot be read which they are.
+    strays: usize,
 }
 
 enum Asked {
@@ -47,6 +50,7 @@ impl Reading {
             left: batch.ids.iter().filter(is_id).cloned().collect(),
             asked: Asked::Nothing,
             found: HashMap::new(),
+            strays: 0,
             object,
             batch,
         }
@@ -69,8 +73,8 @@ impl Reading {
                     Step::Send(request)
                 }
                 None => {
-                    let ids = self.batch.ids.iter();
-                    Step::Done(Ok(ids.map(|id| self.found.get(id).cloned()).collect()))
+                    let found = |id: &str| self.found.get(id).cloned();
+                    Step::Done(Ok(in_order(&self.batch.ids, self.strays, found)))
                 }
             },
         }
@@ -91,7 +95,7 @@ impl Reading {
 
     fn take(&mut self, response: &Response) -> Result<Step<Vec<Option<CrmObject>>>, Failure> {
         match std::mem::replace(&mut self.asked, Asked::Nothing) {
-            Asked::One(id) => match record(response) {
+            Asked::One(id) => match item(response) {
                 Ok(held) => self.keep(&held),
                 Err(failure) if failure.class == ErrorClass::NotFound => {
                     return Ok(self.list(vec![id]));
@@ -122,16 +126,22 @@ impl Reading {
         Ok(self.next())
     }
 
-    fn keep(&mut self, held: &Json) {
-        let Some(id) = values::id(held).filter(|_| !values::is_deleted(held)) else {
+    fn keep(&mut self, item: &Item) {
+        let held = &item.json;
+        let Some(id) = values::id(held) else {
+            self.strays += 1;
             return;
         };
+        if values::is_deleted(held) {
+            return;
+        }
         let names = self.batch.fields.iter().map(|field| field.name.as_str());
         let object = CrmObject {
             crm_id: id.clone(),
             fields: values::fields(held, names),
             modified_at: values::modified_at(held),
             version: None,
+            trouble: item.trouble.clone(),
         };
         self.found.insert(id, object);
     }

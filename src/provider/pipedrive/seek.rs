@@ -81,10 +81,11 @@ impl Newest {
     }
 
     pub fn take(&mut self, batch: &WriteBatch, page: &Page, date: Option<i64>) {
-        let times = || page.records.iter().filter_map(values::modified_at);
+        let records = || page.records.iter().map(|item| &item.json);
+        let times = || records().filter_map(values::modified_at);
         let now = date.or_else(|| times().max());
         let bound = self.bound.or(now.map(|now| now - self.overlap));
-        for held in &page.records {
+        for held in records() {
             let key = changes::key(Some(values::held(held, batch.key_field())));
             let id = values::id(held).filter(|_| !values::is_deleted(held));
             if let (Some(key), Some(id)) = (key, id) {

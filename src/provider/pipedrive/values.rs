@@ -252,7 +252,7 @@ fn with_primary(list: &Json, primary: Json) -> Json {
 
 /// The record's id, whatever its kind.
 pub(super) fn id(record: &Json) -> Option<String> {
-    wire::word(&record["id"]).filter(|id| !id.is_empty())
+    wire::id(&record["id"])
 }
 
 /// Whether a record is in the recycle bin: version 2, version 1, and deals of version 1.

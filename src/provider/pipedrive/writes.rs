@@ -9,12 +9,13 @@ use std::sync::Arc;
 use crm_domain::{ErrorClass, Failure};
 use serde_json::Value as Json;
 
-use super::answers::{page, record};
+use super::answers::{item, page, record};
 use super::objects::Object;
 use super::seek::Newest;
 use super::{seek, values};
-use crate::calls::{Call, Slots};
+use crate::calls::{Call, Next, Slots};
 use crate::errors::unreadable;
+use crate::success::pipedrive as success;
 use crate::{Method, Request, Response, WriteBatch, WriteKind, WriteRecord, Written, changes};
 
 pub(super) struct Write {
@@ -47,7 +48,16 @@ pub(super) enum Stage {
     Missing(Failure, String),
 }
 
-type Next = Result<Option<Request>, Failure>;
+/// A record of which parts are to be written back as they are.
+fn whole(response: &Response) -> Result<Json, Failure> {
+    let item = item(response)?;
+    match item.trouble {
+        Some(trouble) => Err(trouble),
+        None => Ok(item.json),
+    }
+}
+
+type Then = Result<Next, Failure>;
 
 impl Write {
     fn record(&self, index: usize) -> &WriteRecord {
@@ -77,22 +87,23 @@ impl Write {
         let record = self.record(index);
         let body = values::body(self.object, record, Some(field), Some(key), &Json::Null);
         let request = self.object.request(Method::Post, "").json(&body);
+        let request = request.success(success::CREATE);
         self.stage = Stage::Save(None);
         request
     }
 
     /// What is known of a key by now, or the request that finds out.
-    fn seek(&mut self, index: usize) -> Next {
+    fn seek(&mut self, index: usize) -> Then {
         let key = self.batch.key(index);
         match self.newest.ids(key) {
             [] => {
                 self.stage = Stage::Search;
                 let field = self.batch.key_field();
-                Ok(Some(seek::search(self.object, field, key)))
+                Ok(Next::Send(seek::search(self.object, field, key)))
             }
             [id] => {
                 let id = id.clone();
-                Ok(Some(self.update_or_read(index, id)))
+                Ok(Next::Send(self.update_or_read(index, id)))
             }
             ids => Err(seek::ambiguous(ids)),
         }
@@ -103,21 +114,21 @@ impl Write {
         index: usize,
         mut left: VecDeque<String>,
         mut matching: Vec<Json>,
-    ) -> Next {
+    ) -> Then {
         if let Some(id) = left.front() {
             let request = self.object.one(Method::Get, id);
             self.stage = Stage::Candidates { left, matching };
-            return Ok(Some(request));
+            return Ok(Next::Send(request));
         }
         left.extend(matching.iter().filter_map(values::id));
         match (matching.pop(), left.len()) {
-            (Some(held), 1) => Ok(Some(self.update(
+            (Some(held), 1) => Ok(Next::Send(self.update(
                 index,
                 left.remove(0).unwrap_or_default(),
                 &held,
             ))),
             (Some(_), _) => Err(seek::ambiguous(left.make_contiguous())),
-            (None, _) => Ok(Some(self.create(index))),
+            (None, _) => Ok(Next::Send(self.create(index))),
         }
     }
 
@@ -134,7 +145,7 @@ impl Write {
         id: Option<String>,
         response: &Response,
         slots: &mut Slots,
-    ) -> Next {
+    ) -> Then {
         let kind = self.batch.kind;
         let saved = match record(response) {
             Ok(saved) => saved,
@@ -145,7 +156,7 @@ impl Write {
                         class: ErrorClass::Transient,
                         ..failure
                     }),
-                    (Some(id), _) => Ok(Some(self.look_for(failure, id))),
+                    (Some(id), _) => Ok(Next::Send(self.look_for(failure, id))),
                     (None, _) => Err(failure),
                 };
             }
@@ -169,7 +180,7 @@ impl Write {
             self.newest.note(self.batch.key(index), &crm_id);
         }
         slots.settle(index, Ok(Written { crm_id, created }));
-        Ok(None)
+        Ok(Next::Done)
     }
 
     fn look_for(&mut self, failure: Failure, id: String) -> Request {
@@ -203,7 +214,7 @@ impl Call for Write {
         }
     }
 
-    fn settle(&mut self, records: &[usize], response: &Response, slots: &mut Slots) -> Next {
+    fn settle(&mut self, records: &[usize], response: &Response, slots: &mut Slots) -> Then {
         let index = records[0];
         match std::mem::take(&mut self.stage) {
             Stage::Nothing => Err(unreadable(response)),
@@ -213,7 +224,7 @@ impl Call for Write {
                 match self.newest.request(self.object) {
                     Some(request) => {
                         self.stage = Stage::Newest;
-                        Ok(Some(request))
+                        Ok(Next::Send(request))
                     }
                     None => self.seek(index),
                 }
@@ -224,7 +235,10 @@ impl Call for Write {
                     return self.seek(index);
                 }
                 let found = page(response)?.records;
-                let ids = found.iter().filter_map(seek::found).collect();
+                let ids = found.iter().map(|item| seek::found(&item.json));
+                // One of which cannot be read which it is may be the record: then no other is made.
+                let ids: Option<VecDeque<String>> = ids.collect();
+                let ids = ids.ok_or_else(|| unreadable(response))?;
                 self.next_candidate(index, ids, Vec::new())
             }
             Stage::Candidates {
@@ -232,7 +246,7 @@ impl Call for Write {
                 mut matching,
             } => {
                 left.pop_front();
-                match record(response) {
+                match whole(response) {
                     Ok(held) if self.matches(index, &held) => matching.push(held),
                     // The index of the search is behind.
                     Ok(_) => {}
@@ -241,17 +255,18 @@ impl Call for Write {
                 }
                 self.next_candidate(index, left, matching)
             }
-            Stage::Held(id) => match record(response) {
-                Ok(held) => Ok(Some(self.update(index, id, &held))),
+            Stage::Held(id) => match whole(response) {
+                Ok(held) => Ok(Next::Send(self.update(index, id, &held))),
                 Err(failure) if failure.class == ErrorClass::NotFound => {
-                    Ok(Some(self.look_for(failure, id)))
+                    Ok(Next::Send(self.look_for(failure, id)))
                 }
                 Err(failure) => Err(failure),
             },
             Stage::Save(id) => self.saved(index, id, response, slots),
             Stage::Missing(failure, id) => {
                 let page = page(response)?;
-                let mut live = page.records.iter().filter(|held| !values::is_deleted(held));
+                let records = page.records.iter().map(|item| &item.json);
+                let mut live = records.filter(|held| !values::is_deleted(held));
                 // There after all: the same write may be tried again.
                 match live.any(|held| values::id(held).as_ref() == Some(&id)) {
                     true => Err(Failure {

@@ -20,6 +20,7 @@ use crate::calls::{Calls, Outcome, Slots};
 use crate::errors::{refused, unreadable};
 use crate::job::{ByJob, Job, Watch};
 use crate::request::encode;
+use crate::success::salesforce as success;
 use crate::{Method, Operation, Request, Response, Step, WriteBatch, WriteKind};
 
 type Outcomes = Vec<Outcome>;
@@ -115,7 +116,9 @@ impl Job for Bulk {
                 .json(&self.description()),
             Stage::Upload => {
                 let body = std::mem::take(&mut self.body);
-                self.at(Method::Put, "/batches").body("text/csv", body)
+                self.at(Method::Put, "/batches")
+                    .body("text/csv", body)
+                    .success(success::JOB_UPLOAD)
             }
             Stage::Close => self
                 .at(Method::Patch, "")
@@ -128,7 +131,7 @@ impl Job for Bulk {
             Stage::Abort => self
                 .at(Method::Patch, "")
                 .json(&json!({ "state": "Aborted" })),
-            Stage::Remove => self.at(Method::Delete, ""),
+            Stage::Remove => self.at(Method::Delete, "").success(success::JOB_DELETE),
             Stage::Rest => return self.go_on(),
         };
         Step::Send(named(request))

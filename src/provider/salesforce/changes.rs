@@ -13,6 +13,7 @@ use serde_json::{Map, Value as Json};
 
 use super::api::{Api, id_form};
 use super::{errors, reads};
+use crate::body::{Item, Listed, unreadable_record};
 use crate::changes::{self, Change, ChangesPage, ChangesQuery, is_api_name};
 use crate::errors::{refused, unreadable};
 use crate::operation::{Exchange, Refusal};
@@ -104,17 +105,6 @@ struct Changes {
     page: Option<ChangesPage>,
 }
 
-#[derive(Deserialize)]
-struct Answer {
-    records: Vec<Map<String, Json>>,
-    #[serde(default = "yes")]
-    done: bool,
-}
-
-fn yes() -> bool {
-    true
-}
-
 impl Changes {
     fn has(&self, optional: &str) -> bool {
         let mergeable = || {
@@ -199,14 +189,12 @@ impl Changes {
             self.cursor.without.push(name.to_owned());
             return Ok(self.ask());
         }
-        let answer: Answer =
-            crate::json::parse(&response.body).map_err(|_| unreadable(response))?;
+        let listed = response.list("records");
+        let Listed { items, rest } = listed.ok_or_else(|| unreadable(response))?;
         // The server may show fewer than asked for and say that it is not done.
-        let full = !answer.done || answer.records.len() >= self.limit;
-        let rows = answer.records.into_iter().map(|record| self.row(record));
-        let rows: Option<Vec<_>> = rows.collect();
+        let full = rest["done"] == false || items.len() >= self.limit;
         let slice = Slice {
-            rows: rows.ok_or_else(|| unreadable(response))?,
+            rows: items.into_iter().map(|item| self.row(item)).collect(),
             full,
             date: response.date(),
         };
@@ -217,12 +205,7 @@ impl Changes {
         if !more {
             self.cursor.without.clear();
         }
-        let page = ChangesPage {
-            changes: items,
-            next: changes::stored(&self.cursor),
-            more,
-            blind: false,
-        };
+        let page = changes::told(items, changes::stored(&self.cursor), more, false);
         let live = page.changes.iter().filter(|change| !change.deleted);
         let ids: Vec<String> = live.map(|change| change.object.crm_id.clone()).collect();
         if all || ids.is_empty() {
@@ -247,29 +230,32 @@ impl Changes {
         )))
     }
 
-    fn row(&self, record: Map<String, Json>) -> Option<Row<Change>> {
-        let text = |name| Some(reads::held(&record, name)?.as_str()?.to_owned());
-        let crm_id = text("Id")?;
+    fn row(&self, item: Item) -> Row<Change> {
+        let Item { json, trouble } = item;
+        let record = record_of(json);
+        let id = reads::held(&record, "Id").and_then(wire::id);
+        let at = reads::held(&record, TIME).and_then(wire::moment);
         let deleted = reads::held(&record, DELETED).and_then(Json::as_bool) == Some(true);
         let key = self.query.external_id_field.as_deref();
+        let key = key.and_then(|key| reads::held(&record, key));
+        let (external_id, trouble) = changes::keyed(key, trouble);
+        let no_time = || unreadable_record("it does not say when it was changed");
         let object = CrmObject {
-            crm_id: crm_id.clone(),
+            crm_id: id.clone().unwrap_or_default(),
             modified_at: reads::held(&record, MODIFIED).and_then(wire::moment),
             fields: self.fields(&record),
             version: None,
+            trouble: trouble.or_else(|| at.is_none().then(no_time)),
         };
-        let change = Change {
-            external_id: key.and_then(|key| changes::key(reads::held(&record, key))),
-            merged_into: text(MASTER).filter(|_| deleted),
-            by: text(BY),
+        let master = reads::held(&record, MASTER).and_then(wire::id);
+        let item = Change {
+            external_id,
+            merged_into: master.filter(|_| deleted),
+            by: reads::held(&record, BY).and_then(changes::by),
             deleted,
             object,
         };
-        Some(Row {
-            at: wire::moment(reads::held(&record, TIME)?)?,
-            id: crm_id,
-            item: change,
-        })
+        Row { at, id, item }
     }
 
     /// The asked fields in a record, by the names they were asked by.
@@ -285,26 +271,43 @@ impl Changes {
         if let Some(failure) = errors::of_response(response) {
             return Err(refused(failure));
         }
-        let records: Vec<Option<Map<String, Json>>> =
-            crate::json::parse(&response.body).map_err(|_| unreadable(response))?;
-        let by_id = |record: Map<String, Json>| {
-            let id = reads::held(&record, "Id")?.as_str()?;
-            Some((id_form(id).to_owned(), record))
-        };
-        let found: HashMap<String, _> = records.into_iter().flatten().filter_map(by_id).collect();
+        let items = response.array().ok_or_else(|| unreadable(response))?;
+        let items = items.into_iter().filter(|item| !item.is_nothing());
+        let mut strays = 0;
+        let mut found = HashMap::new();
+        for Item { json, trouble } in items {
+            let record = record_of(json);
+            match reads::held(&record, "Id").and_then(wire::id) {
+                Some(id) => drop(found.insert(id_form(&id).to_owned(), (record, trouble))),
+                None => strays += 1,
+            }
+        }
         page.changes.retain_mut(|change| {
             if change.deleted {
                 return true;
             }
-            let Some(record) = found.get(id_form(&change.object.crm_id)) else {
-                return false;
+            let Some((record, trouble)) = found.get(id_form(&change.object.crm_id)) else {
+                // It may be one of which cannot be read which it is.
+                if strays > 0 && change.object.trouble.is_none() {
+                    change.object.trouble = Some(unreadable_record("its fields do not name it"));
+                }
+                return strays > 0;
             };
             let modified_at = reads::held(record, MODIFIED).and_then(wire::moment);
             change.object.modified_at = modified_at.or(change.object.modified_at);
             change.object.fields = self.fields(record);
+            change.object.trouble = change.object.trouble.take().or_else(|| trouble.clone());
             true
         });
         Ok(page)
+    }
+}
+
+/// The members of a record; what is no object has none.
+fn record_of(json: Json) -> Map<String, Json> {
+    match json {
+        Json::Object(record) => record,
+        _ => Map::new(),
     }
 }
 

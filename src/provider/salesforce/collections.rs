@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::api::{Api, id_form};
 use super::{errors, values};
-use crate::calls::{Call, Outcome, Slots};
+use crate::calls::{Call, Next, Outcome, Slots};
 use crate::errors::{refused, unreadable};
 use crate::request::encode;
 use crate::wire::{Fields, List};
@@ -60,18 +60,24 @@ impl Call for Collection {
         records: &[usize],
         response: &Response,
         slots: &mut Slots,
-    ) -> Result<Option<Request>, Failure> {
+    ) -> Result<Next, Failure> {
         if let Some(failure) = errors::of_response(response) {
             return Err(refused(failure));
         }
-        let answers: Vec<Option<Saved>> =
-            crate::json::parse(&response.body).map_err(|_| unreadable(response))?;
-        for (&index, saved) in records.iter().zip(answers) {
+        let answers = response.array().ok_or_else(|| unreadable(response))?;
+        for (&index, item) in records.iter().zip(answers) {
             // Null and missing alike: nothing is known of the record.
-            let Some(saved) = saved else { continue };
-            slots.settle(index, saved.outcome_for(&self.batch, index));
+            if item.is_nothing() {
+                continue;
+            }
+            let saved = serde_json::from_value::<Saved>(item.json);
+            let outcome = match saved {
+                Ok(saved) => saved.outcome_for(&self.batch, index),
+                Err(_) => Err(unreadable(response)),
+            };
+            slots.settle(index, outcome);
         }
-        Ok(None)
+        Ok(Next::Done)
     }
 }
 

@@ -3,9 +3,11 @@
 
 use crm_domain::{ErrorClass, Failure};
 use serde::Deserialize;
+use serde_json::Value as Json;
 
 use crate::Response;
 use crate::errors::{self, Complaint, Rule};
+use crate::success::undocumented;
 
 use ErrorClass::{Auth, Conflict, Internal, Mapping, NotFound, RateLimited, Transient, Validation};
 
@@ -136,14 +138,16 @@ pub(crate) fn of_response(response: &Response) -> Option<Failure> {
     if response.is_success() {
         return None;
     }
-    let items: Vec<ErrorItem> = match crate::json::parse(&response.body) {
-        Ok(items) => items,
+    if let Some(failure) = undocumented(response).filter(|_| response.status != 300) {
+        return Some(failure);
+    }
+    let body = match response.json() {
+        Some(Json::Array(items)) => items.into_iter().next(),
         // Some errors (a token's, an edge's) come as one object.
-        Err(_) => crate::json::parse(&response.body).into_iter().collect(),
+        body => body,
     };
-    let complaint = items
-        .into_iter()
-        .next()
+    let complaint = body
+        .and_then(|body| serde_json::from_value::<ErrorItem>(body).ok())
         .map(Complaint::from)
         .unwrap_or_default();
     if complaint.codes.is_empty() && response.status != 300 {

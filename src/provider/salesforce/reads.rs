@@ -16,7 +16,9 @@ use super::api::{Api, id_form};
 use super::errors;
 use super::rows::is_path_safe;
 use super::version::{Tag, Version};
+use crate::body::Item;
 use crate::errors::{refused, unreadable};
+use crate::record::in_order;
 use crate::request::encode;
 use crate::{CrmObject, Method, Operation, ReadBatch, Request, Response, Step, wire};
 
@@ -68,6 +70,8 @@ pub(super) struct Reading {
     again: u8,
     /// By the form in which ids compare.
     found: HashMap<String, CrmObject>,
+    /// Records of which cannot be read which they are.
+    strays: usize,
 }
 
 /// A record whose version does not protect yet.
@@ -93,6 +97,7 @@ impl Reading {
             not_before: None,
             again: if batch.for_write { READS_AGAIN } else { 0 },
             found: HashMap::with_capacity(batch.ids.len()),
+            strays: 0,
             batch,
         };
         reading.ask(reading.batch.ids.clone());
@@ -120,28 +125,32 @@ impl Reading {
             // object that does not exist.
             return Err(refused(failure));
         }
-        let records: Vec<Option<Map<String, Json>>> = if self.by_row {
-            crate::json::parse(&response.body).map(|record| vec![Some(record)])
-        } else {
-            crate::json::parse(&response.body)
-        }
-        .map_err(|_| unreadable(response))?;
+        let items = match self.by_row {
+            true => response.item().map(|item| vec![item]),
+            false => response.array(),
+        };
+        let items = items.ok_or_else(|| unreadable(response))?;
         for id in &self.asked {
             self.found.remove(id_form(id));
         }
         let mut young = Vec::new();
-        for record in records.into_iter().flatten() {
-            young.extend(self.keep(record, response)?);
+        for item in items.into_iter().filter(|item| !item.is_nothing()) {
+            young.extend(self.keep(item, response)?);
         }
         Ok(young)
     }
 
-    fn keep(
-        &mut self,
-        mut record: Map<String, Json>,
-        response: &Response,
-    ) -> Result<Option<Young>, Failure> {
-        let id = take(&mut record, "Id").and_then(|id| id.as_str().map(str::to_owned));
+    fn keep(&mut self, item: Item, response: &Response) -> Result<Option<Young>, Failure> {
+        let Item { json, trouble } = item;
+        let mut record = match json {
+            Json::Object(record) => record,
+            _ => Map::new(),
+        };
+        let id = take(&mut record, "Id").and_then(|id| wire::id(&id));
+        if id.is_none() && !self.by_row {
+            self.strays += 1;
+            return Ok(None);
+        }
         // A row that is another one says nothing of the row that was asked for, least of all that it is gone.
         let is_asked = |id: &String| {
             let mut asked = self.asked.iter();
@@ -184,6 +193,7 @@ impl Reading {
             fields: asked.collect(),
             modified_at,
             version,
+            trouble,
             crm_id,
         };
         self.found
@@ -227,10 +237,8 @@ impl Operation<Vec<Option<CrmObject>>> for Reading {
             Some(Duration::ZERO) => Step::Send(self.request()),
             Some(wait) => Step::Wait(wait),
             None => {
-                let ids = self.batch.ids.iter();
-                Step::Done(Ok(ids
-                    .map(|id| self.found.get(id_form(id)).cloned())
-                    .collect()))
+                let found = |id: &str| self.found.get(id_form(id)).cloned();
+                Step::Done(Ok(in_order(&self.batch.ids, self.strays, found)))
             }
         }
     }

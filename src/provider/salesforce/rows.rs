@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use crm_domain::failure::Scope;
 use crm_domain::{ErrorClass, Failure};
-use serde::de::IgnoredAny;
 
 use super::api::{Api, named};
 use super::collections::{Collection, Saved};
 use super::version::Version;
 use super::{errors, reads, values};
-use crate::calls::{Call, Calls, Outcome, Slots};
+use crate::calls::{Call, Calls, Next, Outcome, Slots};
 use crate::errors::{refused, unreadable};
 use crate::request::encode;
+use crate::success::salesforce as success;
 use crate::wire::Fields;
 use crate::{Method, Operation, Request, Response, Step, WriteBatch, WriteKind, Written};
 
@@ -148,13 +148,13 @@ impl Single {
 
 /// What a collection knows of a record whose row was not found.
 fn sought(missing: Failure, response: &Response) -> Result<Vec<Outcome>, Failure> {
-    let records: Vec<Option<IgnoredAny>> = match errors::of_response(response).map(refused) {
+    let records = match errors::of_response(response).map(refused) {
         Some(failure) if failure.scope == Scope::Connection => return Err(failure),
         Some(failure) => return Ok(vec![Err(failure)]),
-        None => crate::json::parse(&response.body).map_err(|_| unreadable(response))?,
+        None => response.array().ok_or_else(|| unreadable(response))?,
     };
     // There after all: the condition still stands, so the same write may be tried again.
-    let is_there = records.iter().any(Option::is_some);
+    let is_there = records.iter().any(|item| !item.is_nothing());
     let class = if is_there {
         ErrorClass::Transient
     } else {
@@ -198,7 +198,7 @@ impl Call for Row {
             key_field: batch.external_id_field.as_deref(),
             form: values::form,
         };
-        let request = match batch.kind {
+        let (request, success) = match batch.kind {
             WriteKind::Update => {
                 let fields = Fields {
                     key_field: None,
@@ -206,20 +206,23 @@ impl Call for Row {
                 };
                 let path = format_args!("/sobjects/{object}/{key}");
                 let request = self.api.request(Method::Patch, path).json(&fields);
-                match &self.unless_changed {
+                let request = match &self.unless_changed {
                     Some(version) => version.condition(request),
                     None => request,
-                }
+                };
+                (request, success::ROW_UPDATE)
             }
             WriteKind::Upsert => {
                 let path = format_args!("/sobjects/{object}/{}/{key}", encode(batch.key_field()));
-                self.api.request(Method::Patch, path).json(&fields)
+                let request = self.api.request(Method::Patch, path).json(&fields);
+                (request, success::ROW_UPSERT)
             }
-            WriteKind::Delete => self
-                .api
-                .request(Method::Delete, format_args!("/sobjects/{object}/{key}")),
+            WriteKind::Delete => {
+                let path = format_args!("/sobjects/{object}/{key}");
+                (self.api.request(Method::Delete, path), success::ROW_DELETE)
+            }
         };
-        named(request)
+        named(request).success(success)
     }
 
     fn settle(
@@ -227,27 +230,23 @@ impl Call for Row {
         records: &[usize],
         response: &Response,
         slots: &mut Slots,
-    ) -> Result<Option<Request>, Failure> {
+    ) -> Result<Next, Failure> {
         if let Some(failure) = errors::of_response(response) {
             return Err(failure);
         }
         let outcome = match self.batch.kind {
-            // Nothing but a 204 says that it was done; a page of some proxy does not.
-            WriteKind::Update | WriteKind::Delete if response.status != 204 => {
-                return Err(unreadable(response));
-            }
             // No body; the id stays the one we hold.
             WriteKind::Update | WriteKind::Delete => Ok(Written {
                 crm_id: self.batch.key(records[0]).to_owned(),
                 created: false,
             }),
             WriteKind::Upsert => {
-                let saved: Saved =
-                    crate::json::parse(&response.body).map_err(|_| unreadable(response))?;
-                saved.outcome()
+                let saved = response.json().ok_or_else(|| unreadable(response))?;
+                let saved = serde_json::from_value::<Saved>(saved);
+                saved.map_err(|_| unreadable(response))?.outcome()
             }
         };
         slots.settle(records[0], outcome);
-        Ok(None)
+        Ok(Next::Done)
     }
 }

@@ -14,9 +14,11 @@ use crm_domain::{DataType, Description, ErrorClass, Failure, Value, ValueError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 
-use crate::calls::{Call, Calls, Outcome, Slots, rounds};
+use crate::body::{Item, Listed, unreadable_record};
+use crate::calls::{Call, Calls, Next, Outcome, Slots, rounds};
 use crate::errors::{self, Complaint, Rule, unreadable};
 use crate::operation::Exchange;
+use crate::success::undocumented;
 use crate::wire::{self, List};
 use crate::{
     Change, ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard, Method,
@@ -214,6 +216,9 @@ fn failure(response: &Response) -> Option<Failure> {
     if response.is_success() {
         return None;
     }
+    if let Some(failure) = undocumented(response) {
+        return Some(failure);
+    }
     let Ok(Refusal { error }) = crate::json::parse(&response.body) else {
         return Some(errors::foreign(response));
     };
@@ -245,11 +250,6 @@ struct Answer {
     error: Option<Error>,
 }
 
-#[derive(Deserialize)]
-struct Results<T> {
-    results: Vec<T>,
-}
-
 impl Call for Write {
     fn request(&mut self, records: &[usize]) -> Request {
         let batch = &*self.batch;
@@ -270,13 +270,17 @@ impl Call for Write {
         records: &[usize],
         response: &Response,
         slots: &mut Slots,
-    ) -> Result<Option<Request>, Failure> {
+    ) -> Result<Next, Failure> {
         if let Some(failure) = failure(response) {
             return Err(failure);
         }
-        let answers: Results<Answer> =
-            crate::json::parse(&response.body).map_err(|_| unreadable(response))?;
-        for (&index, answer) in records.iter().zip(answers.results) {
+        let answers = response.list("results");
+        let answers = answers.ok_or_else(|| unreadable(response))?.items;
+        for (&index, item) in records.iter().zip(answers) {
+            let Ok(answer) = serde_json::from_value::<Answer>(item.json) else {
+                slots.settle(index, Err(unreadable(response)));
+                continue;
+            };
             match answer {
                 Answer {
                     error: Some(error), ..
@@ -300,7 +304,7 @@ impl Call for Write {
                 Answer { .. } => {}
             }
         }
-        Ok(None)
+        Ok(Next::Done)
     }
 }
 
@@ -337,31 +341,28 @@ fn record(batch: &WriteBatch, index: usize) -> Record<'_> {
     }
 }
 
-#[derive(Deserialize)]
-struct Found {
-    id: String,
-    #[serde(default)]
-    fields: Map<String, Json>,
-    #[serde(default)]
-    modified_at: Json,
-    #[serde(default)]
-    version: Json,
-}
-
 fn objects(batch: &ReadBatch, response: &Response) -> Result<Vec<Option<CrmObject>>, Failure> {
     if let Some(failure) = failure(response) {
         return Err(failure);
     }
-    let found: Results<Option<Found>> =
-        crate::json::parse(&response.body).map_err(|_| unreadable(response))?;
-    if found.results.len() != batch.ids.len() {
+    let results = response.list("results");
+    let results = results.ok_or_else(|| unreadable(response))?.items;
+    if results.len() != batch.ids.len() {
         return Err(unreadable(response));
     }
-    Ok(found
-        .results
-        .into_iter()
-        .map(|found| found.map(object))
-        .collect())
+    let no_id = || unreadable_record("the answer does not say which record it is");
+    let found = |(id, item): (&String, Item)| {
+        if item.json.is_null() && item.trouble.is_none() {
+            return None;
+        }
+        let mut object = object(&item);
+        if object.crm_id.is_empty() {
+            object.crm_id.clone_from(id);
+            object.trouble.get_or_insert_with(no_id);
+        }
+        Some(object)
+    };
+    Ok(batch.ids.iter().zip(results).map(found).collect())
 }
 
 fn changes_body(query: &ChangesQuery) -> Json {
@@ -375,55 +376,50 @@ fn changes_body(query: &ChangesQuery) -> Json {
     })
 }
 
-#[derive(Deserialize)]
-struct Changed {
-    #[serde(flatten)]
-    record: Found,
-    external_id: Option<String>,
-    #[serde(default)]
-    deleted: bool,
-    modified_by: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Page {
-    changes: Vec<Changed>,
-    next: Map<String, Json>,
-    more: bool,
-}
-
 /// The stub itself tells what a cursor has seen from what it has not, to the transaction: nothing is
 /// late with it, and nothing comes twice.
 fn changes(response: &Response) -> Result<ChangesPage, Failure> {
     if let Some(failure) = failure(response) {
         return Err(failure);
     }
-    let page: Page = crate::json::parse(&response.body).map_err(|_| unreadable(response))?;
-    let change = |changed: Changed| Change {
-        object: object(changed.record),
-        external_id: changed.external_id,
-        deleted: changed.deleted,
-        merged_into: None,
-        by: changed.modified_by,
+    let listed = response.list("changes");
+    let Listed { items, rest } = listed.ok_or_else(|| unreadable(response))?;
+    let (Json::Object(_), Some(more)) = (&rest["next"], rest["more"].as_bool()) else {
+        return Err(unreadable(response));
     };
-    Ok(ChangesPage {
-        changes: page.changes.into_iter().map(change).collect(),
-        next: page.next.into(),
-        more: page.more,
-        blind: false,
-    })
+    let change = |item: Item| {
+        let object = object(&item);
+        let (external_id, trouble) =
+            crate::changes::keyed(item.json.get("external_id"), object.trouble.clone());
+        Change {
+            object: CrmObject { trouble, ..object },
+            external_id,
+            deleted: item.json["deleted"] == true,
+            merged_into: None,
+            by: crate::changes::by(&item.json["modified_by"]),
+        }
+    };
+    let found = items.into_iter().map(change).collect();
+    Ok(crate::changes::told(
+        found,
+        rest["next"].clone(),
+        more,
+        false,
+    ))
 }
 
-fn object(found: Found) -> CrmObject {
-    let version = match found.version {
+fn object(item: &Item) -> CrmObject {
+    let record = &item.json;
+    let version = match &record["version"] {
         Json::Null => None,
-        Json::String(version) => Some(version),
+        Json::String(version) => Some(version.clone()),
         version => Some(version.to_string()),
     };
     CrmObject {
-        crm_id: found.id,
-        fields: found.fields,
-        modified_at: wire::moment(&found.modified_at),
+        crm_id: wire::id(&record["id"]).unwrap_or_default(),
+        fields: record["fields"].as_object().cloned().unwrap_or_default(),
+        modified_at: wire::moment(&record["modified_at"]),
         version,
+        trouble: item.trouble.clone(),
     }
 }

@@ -57,8 +57,8 @@ impl Crm {
         let full = found.len() > limit;
         found.truncate(limit);
         let row = |m: Model| Row {
-            at: time(self.habits.shows_seconds, m.at),
-            id: name(m.id),
+            at: Some(time(self.habits.shows_seconds, m.at)),
+            id: Some(name(m.id)),
             item: m.id,
         };
         Slice {
@@ -246,8 +246,8 @@ fn an_answer_that_gets_nowhere_is_an_error() {
     };
     let same = Slice {
         rows: vec![Row {
-            at: 0,
-            id: "1".to_owned(),
+            at: Some(0),
+            id: Some("1".to_owned()),
             item: 1,
         }],
         ..empty()

@@ -22,6 +22,7 @@ use crate::calls::{Calls, Outcome, Slots};
 use crate::errors::unreadable;
 use crate::job::{ByJob, Job, Watch};
 use crate::request::encode;
+use crate::success::zoho as success;
 use crate::{Method, Operation, Request, Response, Settings, Step, WriteBatch, WriteKind, wire};
 
 const FILE: &str = "records.csv";
@@ -114,9 +115,9 @@ impl Job for Bulk {
                     .header("x-crm-org", self.org.clone().unwrap_or_default())
                     .form_file("records.zip", "application/zip", &zip)
             }
-            Stage::Create => {
-                Request::new(Method::Post, "/crm/bulk/v8/write").json(&self.description())
-            }
+            Stage::Create => Request::new(Method::Post, "/crm/bulk/v8/write")
+                .json(&self.description())
+                .success(success::JOB_CREATE),
             Stage::Poll => Request::new(
                 Method::Get,
                 format!("/crm/bulk/v8/write/{}", encode(&self.told)),

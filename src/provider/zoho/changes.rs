@@ -6,15 +6,17 @@ use std::sync::Arc;
 
 use crm_domain::{ErrorClass, Failure};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value as Json, json};
+use serde_json::json;
 
 use super::reads::{self, FIELDS, MODIFIED, Reading};
 use super::values::second;
 use super::{errors, module_path};
+use crate::body::{Item, Listed, unreadable_record};
 use crate::changes::{self, Change, ChangesPage, ChangesQuery, is_api_name};
 use crate::errors::{refused, unreadable};
 use crate::look::Look;
 use crate::operation::{Exchange, Refusal};
+use crate::success::zoho as success;
 use crate::walk::{self, Ask, Row, SECOND, Slice, Taken, Walk};
 use crate::{CrmObject, Method, Operation, ReadBatch, Request, Response, Settings, Step, wire};
 
@@ -151,6 +153,7 @@ impl Changes {
         let text =
             format!("select {names} from {object} where {range} order by {order} limit {limit}");
         Request::new(Method::Post, "/crm/v8/coql")
+            .success(success::LIST)
             .json(&json!({ "select_query": text }))
             .repeatable()
     }
@@ -160,7 +163,7 @@ impl Changes {
         let page = look.after().unwrap_or("1");
         let path = module_path(&self.query.object);
         let path = format!("{path}/deleted?type=all&per_page=200&page={page}");
-        let request = Request::new(Method::Get, path);
+        let request = Request::new(Method::Get, path).success(success::LIST);
         match look.since() {
             Some(at) => request.header("if-modified-since", second(at)),
             None => request,
@@ -169,10 +172,8 @@ impl Changes {
 
     fn take_query(&mut self, response: &Response) -> Result<Step<ChangesPage>, Failure> {
         let answer = answer(response)?;
-        let mut rows = Vec::with_capacity(answer.records.len());
-        for record in &answer.records {
-            rows.push(self.row(record).ok_or_else(|| unreadable(response))?);
-        }
+        let rows = answer.records.into_iter().map(|item| self.row(item));
+        let rows: Vec<_> = rows.collect();
         let slice = Slice {
             full: answer.more || rows.len() >= self.limit,
             date: response.date(),
@@ -186,7 +187,11 @@ impl Changes {
         if self.has_room() || self.found.is_empty() {
             return Ok(self.go_on(response.date()));
         }
-        let ids = self.found.iter().map(|change| change.object.crm_id.clone());
+        let known = self
+            .found
+            .iter()
+            .filter(|change| !change.object.crm_id.is_empty());
+        let ids = known.map(|change| change.object.crm_id.clone());
         let batch = ReadBatch {
             object: self.query.object.clone(),
             ids: ids.take(reads::LIMIT).collect(),
@@ -217,13 +222,15 @@ impl Changes {
         self.found
             .retain_mut(|change| match objects.remove(&change.object.crm_id) {
                 Some(object) => {
+                    let trouble = change.object.trouble.take();
                     change.object = CrmObject {
                         version: None,
+                        trouble: trouble.or(object.trouble),
                         ..object
                     };
                     true
                 }
-                None => false,
+                None => change.object.crm_id.is_empty(),
             });
         self.go_on(date)
     }
@@ -240,18 +247,16 @@ impl Changes {
 
     fn take_deleted(&mut self, response: &Response) -> Result<Step<ChangesPage>, Failure> {
         let answer = answer(response)?;
-        for record in &answer.records {
-            let Some(crm_id) = wire::word(&record["id"]) else {
-                return Err(unreadable(response));
-            };
+        for Item { json, trouble } in answer.records {
             self.found.push(Change {
                 object: CrmObject {
-                    crm_id,
-                    modified_at: wire::moment(&record["deleted_time"]),
+                    crm_id: wire::id(&json["id"]).unwrap_or_default(),
+                    modified_at: wire::moment(&json["deleted_time"]),
+                    trouble,
                     ..CrmObject::default()
                 },
                 deleted: true,
-                by: wire::word(&record["deleted_by"]["id"]),
+                by: changes::by(&json["deleted_by"]["id"]),
                 ..Change::default()
             });
         }
@@ -267,27 +272,30 @@ impl Changes {
         Ok(self.page(more))
     }
 
-    fn row(&self, record: &Json) -> Option<Row<Change>> {
-        let crm_id = wire::word(&record["id"])?;
-        let at = wire::moment(&record[MODIFIED])?;
+    fn row(&self, item: Item) -> Row<Change> {
+        let Item {
+            json: record,
+            trouble,
+        } = item;
+        let id = wire::id(&record["id"]);
+        let at = wire::moment(&record[MODIFIED]);
         let key = self.query.external_id_field.as_deref();
+        let (external_id, trouble) = changes::keyed(key.and_then(|key| record.get(key)), trouble);
         let names = self.query.fields.iter().map(|field| &field.name);
         let held = names.filter_map(|name| Some((name.clone(), record.get(name)?.clone())));
-        let change = Change {
-            external_id: key.and_then(|key| changes::key(record.get(key))),
+        let no_time = || unreadable_record("it does not say when it was changed");
+        let item = Change {
+            external_id,
             object: CrmObject {
-                crm_id: crm_id.clone(),
+                crm_id: id.clone().unwrap_or_default(),
                 fields: held.collect(),
-                modified_at: Some(at),
+                modified_at: at,
                 version: None,
+                trouble: trouble.or_else(|| at.is_none().then(no_time)),
             },
             ..Change::default()
         };
-        Some(Row {
-            at,
-            id: crm_id,
-            item: change,
-        })
+        Row { at, id, item }
     }
 
     fn page(&mut self, more: bool) -> Step<ChangesPage> {
@@ -296,25 +304,22 @@ impl Changes {
 }
 
 struct Answer {
-    records: Vec<Json>,
+    records: Vec<Item>,
     more: bool,
 }
 
 fn answer(response: &Response) -> Result<Answer, Failure> {
-    if let Some(failure) = errors::of_response(response) {
-        // Nothing was changed since the time that was asked about.
-        if response.status == 304 {
-            return Ok(Answer {
-                records: Vec::new(),
-                more: false,
-            });
-        }
-        return Err(refused(failure));
+    // Nothing was changed since the time that was asked about.
+    if response.status == 304 {
+        return Ok(Answer {
+            records: Vec::new(),
+            more: false,
+        });
     }
-    let more = response.json().unwrap_or_default()["info"]["more_records"] == true;
+    let Listed { items, rest } = reads::records(response)?;
     Ok(Answer {
-        records: reads::records(response)?,
-        more,
+        records: items,
+        more: rest["info"]["more_records"] == true,
     })
 }
 

@@ -8,6 +8,7 @@ use serde_json::Value as Json;
 
 use crate::Response;
 use crate::errors::{self, Complaint, Rule};
+use crate::success::undocumented;
 
 use ErrorClass::{Auth, Conflict, Mapping, NotFound, RateLimited, Transient, Validation};
 
@@ -98,6 +99,9 @@ pub(crate) fn of_response(response: &Response) -> Option<Failure> {
     let complains = body.as_ref().is_some_and(|body| body["status"] == "error");
     if tells_records || response.is_success() && !complains {
         return None;
+    }
+    if let Some(failure) = undocumented(response).filter(|_| !complains) {
+        return Some(failure);
     }
     match body.filter(|body| body["code"].is_string()) {
         Some(body) => {

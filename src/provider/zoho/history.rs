@@ -11,6 +11,7 @@ use crate::errors::{refused, unreadable};
 use crate::history::{Entry, Logged, histories, overwritten};
 use crate::operation::Exchange;
 use crate::request::encode;
+use crate::success::zoho as success;
 use crate::{DoneBatch, Method, Operation, Overwritten, Request, Response, wire};
 
 /// Looks back at the one record that a batch holds.
@@ -22,7 +23,7 @@ pub(super) fn look_back(
         "{}/{id}/__timeline?per_page=100",
         module_path(&batch.object)
     );
-    let request = Request::new(Method::Get, path);
+    let request = Request::new(Method::Get, path).success(success::LIST);
     Some(Box::new(Exchange::new(request, move |response| {
         replaced(&batch, &response)
     })))
@@ -40,11 +41,11 @@ fn replaced(batch: &DoneBatch, response: &Response) -> Result<Vec<Vec<Overwritte
         None if response.status == 204 => return Ok(found),
         None => {}
     }
-    let answer = response.json().unwrap_or_default();
-    let timeline = answer["__timeline"]
-        .as_array()
-        .ok_or_else(|| unreadable(response))?;
-    let histories = histories(timeline.iter().flat_map(logged).collect());
+    let timeline = response.list("__timeline");
+    let timeline = timeline.ok_or_else(|| unreadable(response))?.items;
+    // What cannot be read tells nothing.
+    let readable = timeline.iter().filter(|item| item.trouble.is_none());
+    let histories = histories(readable.flat_map(|item| logged(&item.json)).collect());
     let history = |name: &str| histories.get(name).map(Vec::as_slice);
     if let Some((first, record)) = found.first_mut().zip(batch.records.first()) {
         *first = overwritten(record, history, values::read);

@@ -7,8 +7,11 @@ use crm_domain::Failure;
 use serde_json::{Map, Value as Json};
 
 use super::{errors, module_path, values};
+use crate::body::{Item, Listed};
 use crate::errors::{refused, unreadable};
+use crate::record::in_order;
 use crate::request::encode;
+use crate::success::zoho as success;
 use crate::{CrmObject, Method, Operation, ReadBatch, Request, Response, Step, wire};
 
 /// Ids in one request ("Get Records", parameter `ids`).
@@ -24,6 +27,8 @@ pub(super) struct Reading {
     /// Names that are still to be asked for, in parts.
     parts: Vec<Vec<String>>,
     found: HashMap<String, CrmObject>,
+    /// Records of which cannot be read which they are.
+    strays: usize,
 }
 
 impl Reading {
@@ -37,14 +42,15 @@ impl Reading {
         Reading {
             parts,
             found: HashMap::new(),
+            strays: 0,
             batch,
         }
     }
 
     fn next(&self) -> Step<Vec<Option<CrmObject>>> {
         let Some(names) = self.parts.last() else {
-            let ids = self.batch.ids.iter();
-            return Step::Done(Ok(ids.map(|id| self.found.get(id).cloned()).collect()));
+            let found = |id: &str| self.found.get(id).cloned();
+            return Step::Done(Ok(in_order(&self.batch.ids, self.strays, found)));
         };
         let ids: BTreeSet<&String> = self.batch.ids.iter().collect();
         let ids: Vec<String> = ids.into_iter().map(|id| encode(id).to_string()).collect();
@@ -59,14 +65,19 @@ impl Reading {
             ids.join(","),
             names.join(",")
         );
-        Step::Send(Request::new(Method::Get, path))
+        Step::Send(Request::new(Method::Get, path).success(success::LIST))
     }
 
     fn take(&mut self, response: &Response) -> Result<(), Failure> {
         let names = self.parts.pop().unwrap_or_default();
-        for record in records(response)? {
-            let Some(id) = wire::word(&record["id"]) else {
-                return Err(unreadable(response));
+        for Item {
+            json: record,
+            trouble,
+        } in records(response)?.items
+        {
+            let Some(id) = wire::id(&record["id"]) else {
+                self.strays += 1;
+                continue;
             };
             let object = self.found.entry(id.clone()).or_insert_with(|| CrmObject {
                 crm_id: id,
@@ -78,22 +89,20 @@ impl Reading {
             object.fields.extend::<Map<String, Json>>(held.collect());
             object.modified_at = wire::moment(&record[MODIFIED]);
             object.version = object.modified_at.map(values::second);
+            object.trouble = object.trouble.take().or(trouble);
         }
         Ok(())
     }
 }
 
 /// The records of a list; nothing at all is none.
-pub(super) fn records(response: &Response) -> Result<Vec<Json>, Failure> {
+pub(super) fn records(response: &Response) -> Result<Listed, Failure> {
     if let Some(failure) = errors::of_response(response) {
         return Err(refused(failure));
     }
-    if response.status == 204 {
-        return Ok(Vec::new());
-    }
-    match response.json().unwrap_or_default()["data"].take() {
-        Json::Array(records) => Ok(records),
-        _ => Err(unreadable(response)),
+    match response.status {
+        204 => Ok(Listed::default()),
+        _ => response.list("data").ok_or_else(|| unreadable(response)),
     }
 }
 

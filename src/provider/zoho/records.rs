@@ -8,9 +8,10 @@ use serde::Serialize;
 use serde_json::{Map, Value as Json, json};
 
 use super::{errors, module_path, values};
-use crate::calls::{Call, Slots};
+use crate::calls::{Call, Next, Slots};
 use crate::errors::{refused, unreadable};
 use crate::request::encode;
+use crate::success::{undocumented, zoho as success};
 use crate::{Method, Request, Response, Settings, WriteBatch, WriteKind, Written, wire};
 
 /// Records in one request ("API Limits").
@@ -105,7 +106,7 @@ impl Call for Records {
                 .is_some_and(|trigger| *trigger == json!([]));
             let trigger = if none { "&wf_trigger=false" } else { "" };
             let path = format!("{path}?ids={}{trigger}", ids.join(","));
-            return Request::new(Method::Delete, path);
+            return Request::new(Method::Delete, path).success(success::WRITE);
         }
         let is_upsert = self.batch.kind == WriteKind::Upsert;
         let body = Body {
@@ -114,9 +115,13 @@ impl Call for Records {
             trigger: self.trigger.clone(),
         };
         if is_upsert {
-            return Request::new(Method::Post, format!("{path}/upsert")).json(&body);
+            return Request::new(Method::Post, format!("{path}/upsert"))
+                .json(&body)
+                .success(success::WRITE);
         }
-        let request = Request::new(Method::Put, path).json(&body);
+        let request = Request::new(Method::Put, path)
+            .json(&body)
+            .success(success::WRITE);
         match (records, &self.batch.records[records[0]].unless_changed) {
             ([_], Some(moment)) => request.header(UNLESS_CHANGED, moment),
             _ => request,
@@ -128,7 +133,7 @@ impl Call for Records {
         records: &[usize],
         response: &Response,
         slots: &mut Slots,
-    ) -> Result<Option<Request>, Failure> {
+    ) -> Result<Next, Failure> {
         if response.status == 412 {
             let message = "the record was changed meanwhile";
             return Err(Failure::stale(message));
@@ -141,8 +146,15 @@ impl Call for Records {
             .as_array()
             .ok_or_else(|| unreadable(response))?;
         for (&index, item) in records.iter().zip(items) {
-            self.settled(index, item, slots);
+            match (&item["status"] == "success", undocumented(response)) {
+                // A record is not written where the whole says that none is.
+                (true, Some(failure)) => slots.settle(index, Err(failure)),
+                (true, None) if !response.is_success() => {
+                    slots.settle(index, Err(unreadable(response)));
+                }
+                _ => self.settled(index, item, slots),
+            }
         }
-        Ok(None)
+        Ok(Next::Done)
     }
 }

@@ -267,7 +267,7 @@ impl Link {
         let answer = self.transport.exchange(url, carried).await?.1;
         Ok(answer.and_then(|answer| {
             self.note_usage(Teller::Broker, composio::usage(&answer));
-            composio::deliver(answer)
+            composio::deliver(answer).map(|answer| answer.answering(request.success))
         }))
     }
 

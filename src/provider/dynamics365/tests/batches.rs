@@ -74,6 +74,7 @@ fn answers_come_apart_again() {
             "Multipart/Mixed; charset=x; Boundary=\"b\"".to_owned(),
         )],
         body: text.into(),
+        ..Response::default()
     };
     let answers = batch::unwrap(&response).unwrap();
     assert_eq!(answers[0].json(), Some(json!({ "a": 1 })));

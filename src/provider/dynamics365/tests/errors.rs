@@ -57,7 +57,8 @@ fn codes_have_their_classes_and_others_that_of_the_status() {
     assert_eq!(failure(&page(502)).class, Transient);
     assert_eq!(failure(&page(404)).class, Mapping);
     assert_eq!(failure(&empty(429)).class, RateLimited);
-    assert!(of_response(&empty(204)).is_none());
+    assert!(of_response(&empty(204).answering(&[204])).is_none());
+    assert_eq!(failure(&empty(204)).code, "undocumented_status");
 }
 
 #[test]

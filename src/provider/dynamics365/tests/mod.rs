@@ -50,6 +50,7 @@ pub(super) fn batched(status: u16, parts: &[Response]) -> Response {
         status,
         headers: Vec::new(),
         body: body.into_bytes(),
+        ..Response::default()
     };
     with_header(
         response,

@@ -119,7 +119,9 @@ fn codes_and_statuses_have_their_classes() {
 #[test]
 fn success_is_what_says_so() {
     assert!(of_response(&answer(200, &json!({ "success": true, "data": {} }))).is_none());
-    assert!(of_response(&answer(201, &json!({ "success": true, "data": {} }))).is_none());
+    let created = answer(201, &json!({ "success": true, "data": {} }));
+    assert!(of_response(&created).is_some());
+    assert!(of_response(&created.answering(&[200, 201])).is_none());
     assert!(of_response(&answer(200, &json!({ "success": false }))).is_some());
 }
 

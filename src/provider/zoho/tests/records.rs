@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crm_domain::{DataType, ErrorClass, Failure, Value};
+use crm_domain::{DataType, Failure, Value};
 use serde_json::{Value as Json, json};
 
 use super::super::Zoho;
@@ -76,7 +76,7 @@ fn each_record_has_its_own_outcome_whatever_the_status() {
         refused("DUPLICATE_DATA", json!({ "api_name": "Key" })),
         saved("9", "update"),
     ] });
-    for status in [200, 202, 207, 400] {
+    for status in [200, 201, 207] {
         let batch = people(WriteKind::Update, &["1", "2", "3", "4", "5"]);
         let (result, log) = write(batch, |_, _| answer(status, &items));
         assert_eq!(
@@ -88,6 +88,24 @@ fn each_record_has_its_own_outcome_whatever_the_status() {
                 "transient mismatched_result",
                 "transient missing_result",
             ]
+        );
+        assert_eq!(log.requests.len(), 1);
+    }
+}
+
+/// Nothing is written where the whole says so.
+#[test]
+fn a_record_is_not_saved_by_an_answer_that_says_that_none_is() {
+    let items = json!({ "data": [saved("1", "update"), refused("DUPLICATE_DATA", json!({}))] });
+    for (status, expected) in [
+        (202, "internal undocumented_status"),
+        (400, "internal unreadable_answer"),
+    ] {
+        let batch = people(WriteKind::Update, &["1", "2"]);
+        let (result, log) = write(batch, |_, _| answer(status, &items));
+        assert_eq!(
+            told(&result.unwrap()),
+            [expected, "conflict DUPLICATE_DATA"]
         );
         assert_eq!(log.requests.len(), 1);
     }
@@ -174,7 +192,7 @@ fn a_refused_request_says_nothing_of_records() {
     let (result, _) = write(people(WriteKind::Update, &["1", "2"]), |_, _| {
         answer(400, &refused("INVALID_MODULE", json!({})))
     });
-    assert_eq!(result.unwrap_err().class, ErrorClass::Mapping);
+    assert_eq!(told(&result.unwrap()), ["mapping INVALID_MODULE"; 2]);
     let (result, _) = write(people(WriteKind::Update, &["1"]), |_, _| {
         answer(404, &refused("NOT_FOUND", json!({})))
     });

@@ -1,0 +1,181 @@
+//! One damaged record in an answer: its own trouble, and nobody else's.
+
+use crm_domain::{ErrorClass, Failure};
+
+use super::{Shown, VENDORS};
+use crate::CrmObject;
+use crate::script::{drive, settings};
+
+const IDS: [&str; 3] = ["101", "102", "103"];
+
+fn good(vendor: &Shown, id: &str) -> Vec<u8> {
+    (vendor.record)(id_of(vendor, id).as_str(), "\"fine\"")
+}
+
+fn id_of(vendor: &Shown, id: &str) -> String {
+    match vendor.name {
+        "pipedrive" => id.to_owned(),
+        _ => format!("\"{id}\""),
+    }
+}
+
+/// A record with a value that is none: each way in which a body is legal JSON, or nearly, and no text.
+fn damaged(vendor: &Shown, id: &str) -> Vec<Vec<u8>> {
+    let record = |text: &str| (vendor.record)(&id_of(vendor, id), text);
+    let deep = format!("{}{}", "[".repeat(300), "]".repeat(300));
+    let marked = record("\"@\"");
+    let at = marked.iter().position(|&b| b == b'@').expect("a mark");
+    let bytes = [&marked[..at], b"a\xff\xc3(", &marked[at + 1..]].concat();
+    vec![
+        record(r#""half \ud83d""#),
+        record(r#""\ude00 half""#),
+        record(r#""\ude00\ud83d""#),
+        record(&deep),
+        bytes,
+    ]
+}
+
+fn told(object: &CrmObject) -> (&str, Option<ErrorClass>) {
+    let class = |failure: &Failure| failure.class;
+    (&object.crm_id, object.trouble.as_ref().map(class))
+}
+
+const TROUBLE: Option<ErrorClass> = Some(ErrorClass::Internal);
+
+#[test]
+fn a_page_goes_on_beside_a_record_that_cannot_be_read() {
+    for vendor in &VENDORS {
+        for bad in damaged(vendor, IDS[1]) {
+            let records = [good(vendor, IDS[0]), bad.clone(), good(vendor, IDS[2])];
+            let changes = vendor.provider().changes(&settings(1), vendor.query());
+            let (page, _) = drive(changes, |_, request| vendor.page(request, &records));
+            let page = page.unwrap_or_else(|failure| panic!("{}: {failure}", vendor.name));
+            let seen: Vec<_> = page.changes.iter().map(|c| told(&c.object)).collect();
+            let bad = String::from_utf8_lossy(&bad);
+            assert_eq!(
+                seen,
+                [(IDS[0], None), (IDS[1], TROUBLE), (IDS[2], None)],
+                "{}: {bad}",
+                vendor.name
+            );
+            assert_eq!(page.changes[2].object.fields[vendor.text], "fine");
+            assert!(!page.more && page.strays == 0 && page.next.is_object());
+        }
+    }
+}
+
+#[test]
+fn a_read_goes_on_beside_a_record_that_cannot_be_read() {
+    for vendor in &VENDORS {
+        for bad in damaged(vendor, IDS[1]) {
+            let records = [good(vendor, IDS[0]), bad.clone(), good(vendor, IDS[2])];
+            let read = vendor.provider().read(&settings(1), vendor.read(&IDS));
+            let (found, _) = drive(read, |_, _| vendor.found(&records));
+            let found = found.unwrap_or_else(|failure| panic!("{}: {failure}", vendor.name));
+            let seen: Vec<_> = found.iter().map(|o| o.as_ref().map(told)).collect();
+            let bad = String::from_utf8_lossy(&bad);
+            assert_eq!(
+                seen,
+                [
+                    Some((IDS[0], None)),
+                    Some((IDS[1], TROUBLE)),
+                    Some((IDS[2], None))
+                ],
+                "{}: {bad}",
+                vendor.name
+            );
+        }
+    }
+}
+
+/// Ids that no record can have, as JSON.
+const STRANGE: [&str; 7] = [
+    r#""1\u0000""#,
+    r#""\ud83d""#,
+    r#""""#,
+    "null",
+    "{}",
+    "[1]",
+    "true",
+];
+
+#[test]
+fn what_does_not_say_which_record_it_is_is_counted_and_passed() {
+    for vendor in &VENDORS {
+        for id in STRANGE {
+            let records = [
+                good(vendor, IDS[0]),
+                (vendor.record)(id, "\"x\""),
+                good(vendor, IDS[2]),
+            ];
+            let changes = vendor.provider().changes(&settings(1), vendor.query());
+            let (page, _) = drive(changes, |_, request| vendor.page(request, &records));
+            let page = page.unwrap_or_else(|failure| panic!("{} {id}: {failure}", vendor.name));
+            let seen: Vec<_> = page.changes.iter().map(|c| told(&c.object)).collect();
+            assert_eq!(
+                seen,
+                [(IDS[0], None), (IDS[2], None)],
+                "{} {id}",
+                vendor.name
+            );
+            assert_eq!((page.strays, page.more), (1, false), "{} {id}", vendor.name);
+        }
+    }
+}
+
+/// A record that an answer may hold without saying so is not gone.
+#[test]
+fn nobody_is_taken_for_deleted_for_an_id_that_cannot_be_read() {
+    for vendor in &VENDORS {
+        for id in STRANGE {
+            let records = [
+                good(vendor, IDS[0]),
+                (vendor.record)(id, "\"x\""),
+                good(vendor, IDS[2]),
+            ];
+            let read = vendor.provider().read(&settings(1), vendor.read(&IDS));
+            let (found, _) = drive(read, |_, _| vendor.found(&records));
+            let found = found.unwrap_or_else(|failure| panic!("{} {id}: {failure}", vendor.name));
+            let seen: Vec<_> = found.iter().map(|o| o.as_ref().map(told)).collect();
+            // Dataverse answers by place, and needs no id.
+            let by_place = vendor.name == "dynamics365" && !id.contains("\\ud83d");
+            let trouble = if by_place { None } else { TROUBLE };
+            assert_eq!(
+                seen,
+                [
+                    Some((IDS[0], None)),
+                    Some((IDS[1], trouble)),
+                    Some((IDS[2], None))
+                ],
+                "{} {id}",
+                vendor.name
+            );
+        }
+    }
+}
+
+#[test]
+fn a_record_without_a_time_is_its_own_trouble_and_keeps_its_place() {
+    for vendor in VENDORS
+        .iter()
+        .filter(|vendor| !["stub", "dynamics365"].contains(&vendor.name))
+    {
+        let record = |id| String::from_utf8(good(vendor, id)).unwrap();
+        let timeless = record(IDS[1]).replace("2026-01-02T03:04:05Z", "never");
+        let records = [
+            record(IDS[0]).into(),
+            timeless.into(),
+            record(IDS[2]).into(),
+        ];
+        let changes = vendor.provider().changes(&settings(1), vendor.query());
+        let (page, _) = drive(changes, |_, request| vendor.page(request, &records));
+        let page = page.unwrap_or_else(|failure| panic!("{}: {failure}", vendor.name));
+        let seen: Vec<_> = page.changes.iter().map(|c| told(&c.object)).collect();
+        assert_eq!(
+            seen,
+            [(IDS[0], None), (IDS[1], TROUBLE), (IDS[2], None)],
+            "{}",
+            vendor.name
+        );
+    }
+}
