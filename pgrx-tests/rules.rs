@@ -172,6 +172,115 @@ mod tests {
         );
     }
 
+    /// NBSP, the ideographic space, control characters and line ends count in the rules as they do in what is sent.
+    #[pg_test]
+    fn what_is_blank_and_how_long_a_text_is_follows_what_is_sent() {
+        let blank = [
+            "U&'\\00a0\\3000'",
+            "U&'\\2003\\2028\\0085'",
+            "E'\\x01\\x1f \\r\\n'",
+        ];
+        for data_type in ["text", "choice", "reference"] {
+            let good = ["U&'\\00a0x'", "U&'\\200b'", "'é'"];
+            rule("text", data_type, r#"{"nullable": false}"#, &good, &blank);
+        }
+        rule(
+            "text",
+            "multi_choice",
+            r#"{"nullable": false}"#,
+            &["'a'"],
+            &["U&';\\00a0; '"],
+        );
+        rule(
+            "text[]",
+            "multi_choice",
+            r#"{"nullable": false}"#,
+            &["'{a}'"],
+            &["ARRAY[U&'\\00a0', '']"],
+        );
+        rule(
+            "text",
+            "number",
+            r#"{"nullable": false}"#,
+            &["U&'\\00a012'"],
+            &blank,
+        );
+        rule(
+            "text",
+            "text",
+            r#"{"max_length": 5}"#,
+            &[
+                "U&'abcde\\00a0'",
+                "E'ab\\r\\ncd'",
+                "E'\\r\\nabcde\\r\\n'",
+                blank[0],
+            ],
+            &["U&'abcd\\00a0e'", "E'ab\\r\\ncde'"],
+        );
+        rule(
+            "text",
+            "text",
+            r#"{"pattern": "^a\\nb$"}"#,
+            &["E'a\\r\\nb'", "E'a\\rb'", "U&'\\3000a\\000ab'", blank[1]],
+            &["U&'a\\00a0b'"],
+        );
+        rule(
+            "text",
+            "choice",
+            r#"{"choices": ["a", "b c"]}"#,
+            &["U&'\\3000a\\00a0'", "'b c'", blank[0]],
+            &["U&'b\\00a0c'"],
+        );
+        for column_type in ["text", "text[]"] {
+            let words = |text: &str| match column_type {
+                "text" => text.to_owned(),
+                _ => format!("regexp_split_to_array({text}, ';')"),
+            };
+            let (good, bad) = (words("U&'\\00a0a ;b\\3000;'"), words("U&'a;\\00a0c'"));
+            rule(
+                column_type,
+                "multi_choice",
+                r#"{"choices": ["a", "b"]}"#,
+                &[&good],
+                &[&bad],
+            );
+        }
+    }
+
+    /// The triggers and the domain judge any text alike.
+    #[pg_test]
+    fn the_rules_agree_with_the_domain() {
+        use crm_domain::validation::Rules;
+        use crm_domain::{DataType, Value};
+        let rules = r#"{"nullable": false, "max_length": 3, "pattern": "^[ab]", "choices": ["a", "ab", "a\nb", "bbbb"]}"#;
+        run("CREATE TABLE t (id int PRIMARY KEY, c text)");
+        let map = map("t", &[]);
+        field(
+            map,
+            "c",
+            &["data_type => 'text'", &format!("validation => '{rules}'")],
+        );
+        let json = serde_json::from_str(rules).unwrap();
+        let rules = Rules::parse(&json, DataType::Text).unwrap();
+        let parts = [
+            "a", "b", "\r\n", "\n", " ", "\u{a0}", "\u{3000}", "\u{1}", "😀",
+        ];
+        let mut n = 0;
+        for first in parts {
+            for second in parts {
+                for third in parts {
+                    let text = format!("{first}{second}{third}");
+                    let insert = format!("INSERT INTO t VALUES ({n}, '{text}')");
+                    n += 1;
+                    match rules.check(&Value::text(&text)) {
+                        Ok(()) => accepts(&insert),
+                        Err(_) => refuses(&insert, &["23514"]),
+                    }
+                }
+            }
+        }
+    }
+
     #[pg_test]
     fn pattern_matches_anywhere_unless_anchored() {
         rule(

@@ -126,18 +126,22 @@ DECLARE
     v text := format('(%s)', crm.safe_column(alias, f.column_name, type_id));
     base regtype := crm.base_type(type_id);
     is_array bool := (SELECT typcategory = 'A' FROM pg_type WHERE oid = type_id);
-    -- What is blank is null for a CRM, so `nullable` alone decides on it.
-    filled text := format($f$nullif(btrim(%s::text, E' \t\n\r\f\x0B'), '')$f$, v);
+    is_text bool := base IN ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype);
+    -- What a CRM is sent. What is blank is null for it, so `nullable` alone decides on that.
+    filled text := format('crm.filled(%s::text)', v);
+    words text := format(CASE WHEN is_array THEN 'crm.words(to_jsonb(%s)::text)' ELSE 'crm.words(%s::text)' END, v);
     ordered text := CASE f.data_type
-        WHEN 'number' THEN format('%s::numeric', v)
+        WHEN 'number' THEN format('%s::numeric', CASE WHEN is_text THEN filled ELSE v END)
         WHEN 'date' THEN format(CASE WHEN base = 'timestamptz'::regtype THEN '(%s AT TIME ZONE ''UTC'')::date' ELSE '%s::date' END, v)
         ELSE format(CASE WHEN base IN ('date'::regtype, 'timestamp'::regtype) THEN '(%s::timestamp AT TIME ZONE ''UTC'')'
                          ELSE '%s::timestamptz' END, v) END;
 BEGIN
     IF f.validation -> 'nullable' = 'false' THEN
         RETURN QUERY SELECT 'nullable: false', CASE
-            WHEN is_array THEN format('coalesce(%s::text, ''{}'') = ''{}''', v)
-            WHEN f.data_type IN ('text', 'choice', 'multi_choice', 'reference') THEN format('%s IS NULL', filled)
+            WHEN is_array OR f.data_type = 'multi_choice' THEN format('%s IS NULL', words)
+            -- What begins with a visible ASCII character is not blank: for most rows that look is enough.
+            WHEN f.data_type IN ('text', 'choice', 'reference') OR is_text THEN
+                format('(%1$s IS NULL OR ascii(%1$s::text) NOT BETWEEN 33 AND 126 AND %2$s IS NULL)', v, filled)
             ELSE format('%s IS NULL', v) END;
     END IF;
     IF f.validation ? 'min' THEN
@@ -160,15 +164,14 @@ BEGIN
     END IF;
     IF f.validation ? 'choices' THEN
         RETURN QUERY SELECT 'choices: ' || array_to_string(ARRAY(SELECT jsonb_array_elements_text(f.validation -> 'choices')), ', '),
-            CASE WHEN is_array THEN
-                format('NOT (%s::text[] <@ %L::text[])', v, ARRAY(SELECT jsonb_array_elements_text(f.validation -> 'choices')))
-            WHEN f.data_type = 'multi_choice' THEN
-                format('NOT (regexp_split_to_array(%s, ''[[:space:]]*;[[:space:]]*'') <@ %L::text[])', filled,
-                       ARRAY(SELECT jsonb_array_elements_text(f.validation -> 'choices')))
+            CASE WHEN is_array OR f.data_type = 'multi_choice' THEN
+                format('NOT (%s <@ %L::text[])', words, ARRAY(SELECT jsonb_array_elements_text(f.validation -> 'choices')))
             WHEN f.data_type = 'number' THEN
-                format('%s::numeric <> ALL (%L::numeric[])', v, ARRAY(SELECT jsonb_array_elements_text(f.validation -> 'choices')))
+                format('%s <> ALL (%L::numeric[])', ordered, ARRAY(SELECT jsonb_array_elements_text(f.validation -> 'choices')))
             ELSE
-                format('%s <> ALL (%L::text[])', filled, ARRAY(SELECT jsonb_array_elements_text(f.validation -> 'choices')))
+                -- A choice is spelt as the CRM is sent it, so for most rows the first comparison is enough.
+                format('%1$s::text <> ALL (%3$L::text[]) AND %2$s <> ALL (%3$L::text[])', v, filled,
+                       ARRAY(SELECT jsonb_array_elements_text(f.validation -> 'choices')))
             END;
     END IF;
 END $$;

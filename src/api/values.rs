@@ -1,8 +1,9 @@
 //! Canonical values and their hashes, for SQL.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use crm_domain::{DataType, canonical, validation};
+use crm_domain::{DataType, Value, canonical, validation, value};
 use pgrx::prelude::*;
 use pgrx::{JsonB, PgSqlErrorCode};
 
@@ -19,6 +20,23 @@ pub fn hash(value: Document) -> Vec<u8> {
 #[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
 fn text_length(text: &str) -> i32 {
     validation::utf16_length(text) as i32
+}
+
+/// What a CRM is sent for a text: NULL for a blank one.
+#[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
+fn filled(text: &str) -> Option<String> {
+    value::filled(text).map(Cow::into_owned)
+}
+
+/// The words of a multi-choice column, or of an array as JSON: NULL if there is none.
+#[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
+fn words(text: &str) -> Option<Vec<String>> {
+    match Value::from_postgres(DataType::MultiChoice, Some(text)) {
+        Ok(Value::MultiChoice(words)) => Some(words.into_iter().collect()),
+        Ok(_) => None,
+        // What cannot be read is no choice that a rule allows.
+        Err(_) => Some(vec![text.to_owned()]),
+    }
 }
 
 /// The one spelling of a record's id, where a provider's CRM knows several.
@@ -78,9 +96,19 @@ extension_sql!(
 COMMENT ON FUNCTION crm.hash(jsonb) IS
     'BLAKE3 (32 bytes) of the canonical form: keys sorted, numbers by value, so that 100, 100.0 and 1e2 hash alike';
 COMMENT ON FUNCTION crm.text_length(text) IS 'characters as CRMs count them: UTF-16 code units';
+COMMENT ON FUNCTION crm.filled(text) IS
+    'a text as a CRM is sent it: no white space around it (of Unicode, and control characters), line ends LF; NULL if nothing is left';
+COMMENT ON FUNCTION crm.words(text) IS 'the words of a multi-choice (A;B;C, or a JSON array) as a CRM is sent them; NULL if there is none';
 COMMENT ON FUNCTION crm.canonical_object(jsonb, text, text[], text[]) IS 'fields of a CRM object in a provider''s form, as canonical values';
 COMMENT ON FUNCTION crm.canonical_id(text, text) IS 'the one spelling of a record''s id, where a provider''s CRM knows several (Salesforce: 15 and 18 characters)';
 "#,
     name = "values_comments",
-    requires = [hash, text_length, canonical_object, canonical_id]
+    requires = [
+        hash,
+        text_length,
+        filled,
+        words,
+        canonical_object,
+        canonical_id
+    ]
 );

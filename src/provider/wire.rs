@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+use crm_domain::value::filled;
 use crm_domain::{DataType, Number, Value, ValueError};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value as Json;
@@ -61,7 +62,7 @@ pub(crate) fn text(value: &Value) -> Cow<'_, str> {
 /// somebody: it is the JSON of that text.
 pub(crate) fn read(data_type: DataType, wire: &Json) -> Result<Value, ValueError> {
     match (data_type, wire) {
-        (DataType::Json, Json::String(text)) if text.trim().is_empty() => Ok(Value::Null),
+        (DataType::Json, Json::String(text)) if filled(text).is_none() => Ok(Value::Null),
         (DataType::Json, Json::String(text)) => match serde_json::from_str(text) {
             Ok(json) => Ok(Value::json(json)),
             Err(_) => Value::from_json(data_type, wire),
@@ -95,7 +96,7 @@ pub(crate) fn id(json: &Json) -> Option<String> {
 /// Whether a text may be the id of a record.
 pub(crate) fn is_id(text: &str) -> bool {
     let is_foreign = |c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER;
-    !text.trim().is_empty() && text.len() <= LONGEST_ID && !text.contains(is_foreign)
+    filled(text).is_some() && text.len() <= LONGEST_ID && !text.contains(is_foreign)
 }
 
 /// Some records of a batch as a JSON list, each in the form that `item` gives it.

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use bigdecimal::BigDecimal;
 use crm_domain::validation::{Rule, Rules, utf16_length};
-use crm_domain::{CellHashes, Cells, DataType, Number, Value, canonical, cells};
+use crm_domain::{CellHashes, Cells, DataType, Number, Value, canonical, cells, value};
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
@@ -205,6 +205,29 @@ proptest! {
         let once = Value::text(&text);
         let again = once.to_text().map_or(Value::Null, |text| Value::text(&text));
         prop_assert_eq!(again, once);
+    }
+
+    #[test]
+    fn what_is_blank_and_how_long_it_is_has_one_answer(text in "[ab\\x00\\x01\\x1f \t\r\n\u{85}\u{a0}\u{200b}\u{2028}\u{3000}😀]{0,8}") {
+        let value = Value::text(&text);
+        let filled = value::filled(&text);
+        prop_assert_eq!(value.to_text(), filled.clone());
+        prop_assert_eq!(value.is_null(), text.chars().all(value::is_blank));
+        // By whichever way it comes.
+        for data_type in [DataType::Text, DataType::Choice, DataType::Reference] {
+            prop_assert_eq!(&Value::from_postgres(data_type, Some(&text)).unwrap(), &value);
+            prop_assert_eq!(&Value::from_json(data_type, &json!(text)).unwrap(), &value);
+        }
+        // What is no value in one type is none in the others.
+        if value.is_null() {
+            for data_type in DataType::ALL {
+                prop_assert_eq!(Value::from_postgres(data_type, Some(&text)).unwrap(), Value::Null);
+            }
+        }
+        let rules = json!({"nullable": false, "max_length": 4});
+        let rules = Rules::parse(&rules, DataType::Text).unwrap();
+        let fits = filled.is_some_and(|text| text.encode_utf16().count() <= 4);
+        prop_assert_eq!(rules.check(&value).is_ok(), fits);
     }
 
     #[test]

@@ -47,10 +47,7 @@ pub enum Value {
 impl Value {
     /// Text as CRMs store it.
     pub fn text(text: &str) -> Value {
-        match canonical_text(text) {
-            text if text.is_empty() => Value::Null,
-            text => Value::Text(text.into_owned()),
-        }
+        filled(text).map_or(Value::Null, |text| Value::Text(text.into_owned()))
     }
 
     pub fn number(text: &str) -> Result<Value, ValueError> {
@@ -259,9 +256,15 @@ fn parse_json(expected: DataType, text: &str) -> Result<Json, ValueError> {
     serde_json::from_str(text).map_err(|_| ValueError::unreadable(expected, text))
 }
 
-/// What is trimmed: Unicode's white space, and the control characters that Java's `trim` takes for it.
-fn is_blank(c: char) -> bool {
+/// What is blank, in the rules, in values and at vendors alike: Unicode's white space, and the control characters that
+/// Java's `trim` takes for it.
+pub fn is_blank(c: char) -> bool {
     c <= ' ' || c.is_whitespace()
+}
+
+/// The text that a CRM is sent for this one, which the rules are about; `None`: it is blank, and so no value at all.
+pub fn filled(text: &str) -> Option<Cow<'_, str>> {
+    Some(canonical_text(text)).filter(|text| !text.is_empty())
 }
 
 /// Text as CRMs store it: CRLF and CR are LF, nothing blank around it. NUL, which Postgres cannot

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 
+use crm_domain::value::filled;
 use crm_domain::{DataType, Value};
 use serde_json::Value as Json;
 
@@ -188,5 +189,5 @@ fn has_a_cell(field: &Field, value: &Value) -> bool {
 
 /// Whether a text comes back as it is, even if blanks around it should be cut off.
 fn is_plain(text: &str) -> bool {
-    !text.is_empty() && text.trim() == text
+    filled(text).is_some_and(|filled| filled == text)
 }
