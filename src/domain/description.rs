@@ -31,6 +31,9 @@ pub struct FieldDescription {
     /// In characters as the vendor counts them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_length: Option<u32>,
+    /// Of a number: the decimals that it keeps, where the vendor says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<u32>,
     /// Whether no record is created without it.
     pub required: bool,
     /// Whether a new record may be given a value.

@@ -11,6 +11,7 @@ pub mod arrival;
 pub mod budget;
 pub mod canonical;
 pub mod cells;
+pub mod column;
 pub mod conflict;
 pub mod data_type;
 pub mod description;
@@ -26,6 +27,7 @@ pub mod value;
 mod words;
 
 pub use cells::{CellHashes, Cells};
+pub use column::Column;
 pub use data_type::DataType;
 pub use description::{Choice, Description, FieldDescription};
 pub use failure::{ErrorClass, Failure};

@@ -52,6 +52,57 @@ impl Number {
         i64::try_from(floor).ok()
     }
 
+    /// How many decimals it has; below zero: how many zeros it ends in.
+    pub fn scale(&self) -> i64 {
+        let decimal = self.decimal();
+        decimal.digits() - decimal.point
+    }
+
+    /// How many digits it has before the point; below zero: how many zeros follow the point. Zero has no first digit.
+    pub fn whole_digits(&self) -> Option<i64> {
+        let decimal = self.decimal();
+        (!decimal.is_zero()).then_some(decimal.point)
+    }
+
+    /// The number with so many decimals at most, rounded to the nearest; and whether it lay halfway, so that it went away
+    /// from zero for want of a rule.
+    pub fn rounded(&self, scale: u32) -> (Number, bool) {
+        let decimal = self.decimal();
+        let kept = decimal.point + i64::from(scale);
+        if decimal.digits() <= kept {
+            return (self.clone(), false);
+        }
+        let Ok(kept) = usize::try_from(kept) else {
+            return (Number::from(0), false);
+        };
+        let all: Vec<u8> = decimal.bytes().collect();
+        let (kept, dropped) = all.split_at(kept);
+        let mut digits = [b"0", kept].concat();
+        if dropped[0] >= b'5' {
+            let nines = digits
+                .iter()
+                .rev()
+                .take_while(|&&digit| digit == b'9')
+                .count();
+            let at = digits.len() - nines;
+            digits[at - 1] += 1;
+            digits[at..].fill(b'0');
+        }
+        let sign = if decimal.negative { "-" } else { "" };
+        let text = format!("{sign}{}e-{scale}", String::from_utf8_lossy(&digits));
+        let number = text.parse().expect("it has no more digits than the number");
+        (number, dropped == b"5")
+    }
+
+    /// The number as whoever keeps a double gives it back: by the fewest digits that mean that double. `None`: no double is
+    /// so large.
+    pub fn as_double(&self) -> Option<Number> {
+        let double: f64 = self.0.parse().ok()?;
+        double
+            .is_finite()
+            .then(|| double.to_string().parse().ok())?
+    }
+
     /// The same number in `serde_json`'s clothes.
     pub fn to_json(&self) -> serde_json::Number {
         to_json(&self.0)
