@@ -92,6 +92,9 @@ fn check_connection(provider_name: &str, base_url: Option<&str>, options: Docume
         );
     }
     check_budget(options);
+    if let Err((message, hint)) = provider.check_options(options) {
+        raise(INVALID, message, None, hint);
+    }
     if provider.name() == "stub" {
         return;
     }

@@ -30,6 +30,7 @@ pub mod salesforce;
 #[cfg(test)]
 mod script;
 mod secrets;
+mod stored;
 pub mod stub;
 mod success;
 mod walk;
@@ -51,7 +52,7 @@ pub use secrets::{Secrets, Sentences};
 pub use webhook::{WebhookError, WebhookEvent, WebhookKind, WebhookRequest};
 
 use crm_domain::budget::{self, Terms};
-use crm_domain::{DataType, Description, Failure, Value};
+use crm_domain::{DataType, Description, Failure, FieldDescription, Value};
 use std::sync::Arc;
 
 /// Where the requests of a connection go that names no URL; `None`: it must name one.
@@ -135,6 +136,14 @@ pub trait Provider: Send + Sync {
 
     /// Keys that `options` may hold for this provider beside those that every connection has.
     fn option_keys(&self) -> &'static [&'static str];
+
+    /// What speaks against the values of these options: why, and what they are.
+    fn check_options(
+        &self,
+        _options: &serde_json::Map<String, serde_json::Value>,
+    ) -> Result<(), (String, &'static str)> {
+        Ok(())
+    }
 
     /// Keys that credentials may hold.
     fn credential_keys(&self) -> &'static [&'static str];
@@ -270,6 +279,21 @@ pub trait Provider: Send + Sync {
     /// What the vendor will hold once it was sent this: what it has no room for is gone.
     fn stored(&self, _data_type: DataType, value: Value) -> Value {
         value
+    }
+
+    /// What a field will hold once it was sent a value, by the vendor's documentation; `None`: that does not tell, and only a
+    /// read will.
+    fn stored_form(
+        &self,
+        field: &FieldDescription,
+        data_type: DataType,
+        value: &Value,
+    ) -> Option<Value> {
+        stored::form(
+            &stored::Habits::default(),
+            field,
+            self.stored(data_type, value.clone()),
+        )
     }
 
     /// A value in the form this vendor answers, made canonical.

@@ -196,6 +196,7 @@ impl Definition {
             label: label.unwrap_or_default().to_owned(),
             crm_type: attribute.kind().to_owned(),
             max_length: room.filter(|&length| length > 0),
+            scale: None,
             required: attribute.is_required(),
             createable: attribute.is_valid_for_create,
             updateable: attribute.is_valid_for_update,

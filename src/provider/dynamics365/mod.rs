@@ -12,6 +12,7 @@ mod definition;
 mod describe;
 mod errors;
 mod oauth;
+mod options;
 mod reads;
 mod records;
 #[cfg(test)]
@@ -21,7 +22,7 @@ mod webhooks;
 
 use std::sync::Arc;
 
-use crm_domain::{DataType, Description, Failure, Value, ValueError};
+use crm_domain::{DataType, Description, Failure, FieldDescription, Value, ValueError};
 use serde_json::Value as Json;
 
 use crate::calls::{Calls, Outcome, Slots, rounds};
@@ -30,7 +31,7 @@ use crate::walk::SECOND;
 use crate::{
     ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard, Method, Operation,
     Overwritten, Provider, ReadBatch, Request, Response, Settings, Usage, WebhookError,
-    WebhookEvent, WebhookRequest, WriteBatch, WriteKind, webhook,
+    WebhookEvent, WebhookRequest, WriteBatch, WriteKind, stored, webhook,
 };
 
 use describe::Describe;
@@ -49,7 +50,17 @@ impl Provider for Dynamics365 {
     }
 
     fn option_keys(&self) -> &'static [&'static str] {
-        &[]
+        &[
+            options::SUPPRESS_DUPLICATE_DETECTION,
+            options::BYPASS_BUSINESS_LOGIC,
+        ]
+    }
+
+    fn check_options(
+        &self,
+        options: &serde_json::Map<String, Json>,
+    ) -> Result<(), (String, &'static str)> {
+        options::check(options)
     }
 
     fn credential_keys(&self) -> &'static [&'static str] {
@@ -78,12 +89,12 @@ impl Provider for Dynamics365 {
 
     fn write(
         &self,
-        _settings: &Settings,
+        settings: &Settings,
         batch: Arc<WriteBatch>,
     ) -> Box<dyn Operation<Vec<Outcome>>> {
         let mut slots = Slots::new(&batch);
         let rounds = rounds(&batch, &mut slots, |key| key);
-        let records = Records::new(batch.clone(), &mut slots);
+        let records = Records::new(settings, batch.clone(), &mut slots);
         let rounds: Vec<Vec<usize>> = rounds.iter().map(|round| slots.unsettled(round)).collect();
         Box::new(Calls::new(records, &rounds, records::LIMIT, slots))
     }
@@ -196,6 +207,19 @@ impl Provider for Dynamics365 {
             Value::Text(id) if data_type == DataType::Reference => Value::Text(api::id_form(&id)),
             value => value,
         }
+    }
+
+    fn stored_form(
+        &self,
+        field: &FieldDescription,
+        data_type: DataType,
+        value: &Value,
+    ) -> Option<Value> {
+        stored::form(
+            &values::HABITS,
+            field,
+            self.stored(data_type, value.clone()),
+        )
     }
 
     fn from_wire(&self, data_type: DataType, wire: &Json) -> Result<Value, ValueError> {

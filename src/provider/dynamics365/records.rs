@@ -9,12 +9,13 @@ use std::sync::Arc;
 use crm_domain::{ErrorClass, Failure};
 use serde_json::{Map, Value as Json};
 
+use super::options::WriteHeaders;
 use super::{api, batch, columns, errors};
 use crate::calls::{Call, Next, Outcome, Slots};
 use crate::errors::{refused, unreadable};
 use crate::request::encode;
 use crate::success::{OK, dynamics365 as success, undocumented};
-use crate::{Method, Request, Response, WriteBatch, WriteKind, WriteRecord, Written};
+use crate::{Method, Request, Response, Settings, WriteBatch, WriteKind, WriteRecord, Written};
 
 /// Records in one batch. Up to 1000 are allowed; Microsoft's advice is few, and several batches at once
 /// ("Service protection API limits", "Maximize throughput").
@@ -27,11 +28,12 @@ pub(super) struct Records {
 }
 
 impl Records {
-    pub fn new(batch: Arc<WriteBatch>, slots: &mut Slots) -> Records {
+    pub fn new(settings: &Settings, batch: Arc<WriteBatch>, slots: &mut Slots) -> Records {
+        let headers = WriteHeaders::of(&settings.options);
         let mut requests = Vec::with_capacity(batch.records.len());
         for index in 0..batch.records.len() {
             requests.push(match request(&batch, index) {
-                Ok(request) => Some(request),
+                Ok(request) => Some(headers.on(request)),
                 Err(failure) => {
                     slots.settle(index, Err(failure));
                     None

@@ -4,8 +4,15 @@
 use crm_domain::{DataType, Value, ValueError};
 use serde_json::Value as Json;
 
+use crate::stored::{Habits, Numbers};
 use crate::walk::{SECOND, moment};
 use crate::wire;
+
+/// Decimals and money have a precision of their column, which its definition does not tell here; doubles are none.
+pub(super) const HABITS: Habits = Habits {
+    numbers: Numbers::Decimals,
+    ..Habits::NONE
+};
 
 pub(super) fn form(data_type: DataType, value: &Value) -> Json {
     match (data_type, value) {

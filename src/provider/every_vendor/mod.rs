@@ -1,6 +1,7 @@
 //! What holds for every vendor, tried with each of them.
 
 mod damage;
+mod options;
 mod refusals;
 mod success;
 

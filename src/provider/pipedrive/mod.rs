@@ -20,7 +20,7 @@ mod writes;
 
 use std::sync::Arc;
 
-use crm_domain::{DataType, Description, Failure, Value, ValueError};
+use crm_domain::{DataType, Description, Failure, FieldDescription, Value, ValueError};
 use serde_json::Value as Json;
 
 use crate::calls::{Calls, Outcome, Slots, rounds};
@@ -29,7 +29,7 @@ use crate::walk::{OVERLAP_OPTION, SECOND, overlap};
 use crate::{
     ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard, Method, Operation,
     Overwritten, Provider, ReadBatch, Request, Response, Settings, Usage, WebhookError,
-    WebhookEvent, WebhookRequest, WriteBatch, WriteKind, webhook,
+    WebhookEvent, WebhookRequest, WriteBatch, WriteKind, stored, webhook,
 };
 
 use objects::{known, object};
@@ -78,10 +78,11 @@ impl Provider for Pipedrive {
         }
     }
 
-    fn guard(&self, kind: WriteKind, _count: usize) -> Guard {
+    /// A changelog is that of one record, and costs a request: for many, as many as their writes.
+    fn guard(&self, kind: WriteKind, count: usize) -> Guard {
         match kind {
-            WriteKind::Update => Guard::Afterwards,
-            WriteKind::Upsert | WriteKind::Delete => Guard::None,
+            WriteKind::Update if count <= history::MOST => Guard::Afterwards,
+            _ => Guard::None,
         }
     }
 
@@ -228,6 +229,19 @@ impl Provider for Pipedrive {
             Value::Timestamp(ms) => Value::Timestamp(ms - ms.rem_euclid(SECOND)),
             value => value,
         }
+    }
+
+    fn stored_form(
+        &self,
+        field: &FieldDescription,
+        data_type: DataType,
+        value: &Value,
+    ) -> Option<Value> {
+        stored::form(
+            &values::HABITS,
+            field,
+            self.stored(data_type, value.clone()),
+        )
     }
 
     fn from_wire(&self, data_type: DataType, wire: &Json) -> Result<Value, ValueError> {

@@ -12,8 +12,15 @@ use crm_domain::{DataType, Value, ValueError};
 use serde_json::{Map, Value as Json, json};
 
 use super::objects::{Object, Version};
+use crate::stored::{Habits, Numbers};
 use crate::walk::{SECOND, moment};
 use crate::{WriteRecord, wire};
+
+/// Numbers are doubles.
+pub(super) const HABITS: Habits = Habits {
+    numbers: Numbers::Doubles,
+    ..Habits::NONE
+};
 
 /// Lists of addresses of a person, of which one is the primary one.
 const LISTS: [&str; 3] = ["emails", "phones", "ims"];

@@ -4,6 +4,7 @@ use std::fmt::Display;
 
 use serde_json::Value as Json;
 
+use super::options::WriteHeaders;
 use crate::{Method, Request, Settings};
 
 /// Spring '26, the newest release that production orgs all have.
@@ -13,6 +14,7 @@ const DEFAULT_VERSION: &str = "v66.0";
 #[derive(Clone)]
 pub(super) struct Api {
     version: String,
+    headers: WriteHeaders,
 }
 
 impl Api {
@@ -26,12 +28,18 @@ impl Api {
         let digits = version.trim().trim_start_matches(['v', 'V']);
         Api {
             version: format!("v{}", crate::request::encode(digits)),
+            headers: WriteHeaders::of(&settings.options),
         }
     }
 
     /// A request for what lies below `/services/data/vXX.X`.
     pub fn request(&self, method: Method, path: impl Display) -> Request {
         Request::new(method, format!("/services/data/{}{path}", self.version))
+    }
+
+    /// A request that writes records.
+    pub fn write(&self, method: Method, path: impl Display) -> Request {
+        self.headers.on(self.request(method, path))
     }
 }
 

@@ -32,17 +32,17 @@ impl Call for Collection {
                 .map(|&i| encode(batch.key(i)).to_string())
                 .collect();
             let path = format_args!("/composite/sobjects?ids={}&allOrNone=false", ids.join(","));
-            return self.api.request(Method::Delete, path);
+            return self.api.write(Method::Delete, path);
         }
         let request = match batch.kind {
             WriteKind::Upsert => {
                 let (object, field) = (encode(&batch.object), encode(batch.key_field()));
-                self.api.request(
+                self.api.write(
                     Method::Patch,
                     format_args!("/composite/sobjects/{object}/{field}"),
                 )
             }
-            _ => self.api.request(Method::Patch, "/composite/sobjects"),
+            _ => self.api.write(Method::Patch, "/composite/sobjects"),
         };
         let item = |batch, index| Record { batch, index };
         request.json(&Body {

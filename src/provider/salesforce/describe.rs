@@ -24,6 +24,8 @@ struct Field {
     r#type: String,
     #[serde(default)]
     length: u32,
+    #[serde(default)]
+    scale: u32,
     nillable: bool,
     createable: bool,
     updateable: bool,
@@ -71,6 +73,7 @@ fn field(field: Field) -> FieldDescription {
     let active = field.picklist_values.into_iter().filter(|v| v.active);
     FieldDescription {
         max_length: Some(field.length).filter(|&length| is_text && length > 0),
+        scale: Some(field.scale).filter(|_| data_types == [DataType::Number]),
         required: !field.nillable && !field.defaulted_on_create && field.createable,
         createable: field.createable,
         updateable: field.updateable,

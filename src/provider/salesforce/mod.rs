@@ -12,6 +12,7 @@ mod csv_rows;
 mod describe;
 mod errors;
 mod oauth;
+mod options;
 mod reads;
 mod results;
 mod rows;
@@ -22,7 +23,7 @@ mod version;
 
 use std::sync::Arc;
 
-use crm_domain::{DataType, Description, Failure, Value, ValueError};
+use crm_domain::{DataType, Description, Failure, FieldDescription, Value, ValueError};
 use serde_json::Value as Json;
 
 use crate::calls::{Calls, Outcome, Slots, rounds};
@@ -31,11 +32,12 @@ use crate::walk::OVERLAP_OPTION;
 use crate::{
     ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard, Method, Operation,
     Overwritten, Provider, ReadBatch, Request, Response, Settings, Usage, WebhookError,
-    WebhookEvent, WebhookRequest, WriteBatch, WriteKind, webhook, wire,
+    WebhookEvent, WebhookRequest, WriteBatch, WriteKind, stored, webhook, wire,
 };
 
 use api::Api;
 use collections::Collection;
+use options::WriteHeaders;
 use reads::Reading;
 use rows::Single;
 
@@ -52,7 +54,19 @@ impl Provider for Salesforce {
     }
 
     fn option_keys(&self) -> &'static [&'static str] {
-        &["api_version", OVERLAP_OPTION]
+        &[
+            "api_version",
+            OVERLAP_OPTION,
+            options::DUPLICATE_RULE,
+            options::AUTO_ASSIGN,
+        ]
+    }
+
+    fn check_options(
+        &self,
+        options: &serde_json::Map<String, Json>,
+    ) -> Result<(), (String, &'static str)> {
+        options::check(options)
     }
 
     fn credential_keys(&self) -> &'static [&'static str] {
@@ -72,7 +86,7 @@ impl Provider for Salesforce {
     }
 
     fn write_size(&self, settings: &Settings, _kind: WriteKind, count: usize) -> usize {
-        if count > settings.bulk_threshold {
+        if takes_job(settings, count) {
             count
         } else {
             collections::WRITE_LIMIT
@@ -104,7 +118,7 @@ impl Provider for Salesforce {
             [_] if batch.kind != WriteKind::Upsert || rows::is_path_safe(batch.key(0)) => {
                 Box::new(Single::new(api, batch, rounds, slots))
             }
-            records if records.len() > settings.bulk_threshold.max(1) => {
+            records if records.len() > 1 && takes_job(settings, records.len()) => {
                 bulk::write(api, batch, rounds, slots)
             }
             _ => Box::new(Calls::new(
@@ -222,18 +236,37 @@ impl Provider for Salesforce {
         values::form(value).into()
     }
 
-    /// A checkbox is never empty, and a moment is a whole second.
+    /// A checkbox is never empty, a moment is a whole second, and an id has one spelling.
     fn stored(&self, data_type: DataType, value: Value) -> Value {
         match value {
             Value::Null if data_type == DataType::Boolean => Value::Boolean(false),
             Value::Timestamp(ms) => Value::Timestamp(ms - ms.rem_euclid(1000)),
+            Value::Text(id) if data_type == DataType::Reference => Value::Text(api::long_id(&id)),
             value => value,
         }
+    }
+
+    fn stored_form(
+        &self,
+        field: &FieldDescription,
+        data_type: DataType,
+        value: &Value,
+    ) -> Option<Value> {
+        stored::form(
+            &values::HABITS,
+            field,
+            self.stored(data_type, value.clone()),
+        )
     }
 
     fn from_wire(&self, data_type: DataType, wire: &Json) -> Result<Value, ValueError> {
         wire::read(data_type, wire)
     }
+}
+
+/// Whether so many records are work for a job.
+fn takes_job(settings: &Settings, count: usize) -> bool {
+    count > settings.bulk_threshold && !WriteHeaders::any(&settings.options)
 }
 
 /// What `test_connection` shows of an answer of `/limits`.
@@ -249,7 +282,7 @@ fn what_is_left(response: &Response) -> String {
 }
 
 #[cfg(test)]
-mod stored {
+mod stored_tests {
     use super::*;
 
     #[test]

@@ -205,7 +205,7 @@ impl Call for Row {
                     ..fields
                 };
                 let path = format_args!("/sobjects/{object}/{key}");
-                let request = self.api.request(Method::Patch, path).json(&fields);
+                let request = self.api.write(Method::Patch, path).json(&fields);
                 let request = match &self.unless_changed {
                     Some(version) => version.condition(request),
                     None => request,
@@ -214,12 +214,12 @@ impl Call for Row {
             }
             WriteKind::Upsert => {
                 let path = format_args!("/sobjects/{object}/{}/{key}", encode(batch.key_field()));
-                let request = self.api.request(Method::Patch, path).json(&fields);
+                let request = self.api.write(Method::Patch, path).json(&fields);
                 (request, success::ROW_UPSERT)
             }
             WriteKind::Delete => {
                 let path = format_args!("/sobjects/{object}/{key}");
-                (self.api.request(Method::Delete, path), success::ROW_DELETE)
+                (self.api.write(Method::Delete, path), success::ROW_DELETE)
             }
         };
         named(request).success(success)

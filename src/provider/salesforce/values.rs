@@ -3,7 +3,16 @@
 
 use crm_domain::Value;
 
+use crate::stored::{Habits, Numbers};
 use crate::wire::{self, Wire};
+
+/// Numbers are doubles of the field's scale, rounded half up ("Custom Field Attributes"); a choice is spelt as its list has it.
+pub(super) const HABITS: Habits = Habits {
+    numbers: Numbers::Doubles,
+    ties_go_up: true,
+    folds_choices: true,
+    ..Habits::NONE
+};
 
 pub(super) fn form(value: &Value) -> Wire<'_> {
     match value {

@@ -23,6 +23,9 @@ struct Field {
     data_type: String,
     #[serde(default)]
     length: Option<u32>,
+    /// A number, where it has one.
+    #[serde(default)]
+    decimal_place: Json,
     #[serde(default)]
     system_mandatory: bool,
     #[serde(default)]
@@ -85,6 +88,10 @@ fn field(field: Field) -> FieldDescription {
         |told: fn(&Operations) -> bool| is_open && field.operation_type.as_ref().is_none_or(told);
     FieldDescription {
         max_length: field.length.filter(|&length| is_text && length > 0),
+        scale: field
+            .decimal_place
+            .as_u64()
+            .and_then(|n| u32::try_from(n).ok()),
         required: field.system_mandatory,
         createable: may(|o| o.api_create),
         updateable: may(|o| o.api_update),

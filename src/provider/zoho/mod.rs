@@ -23,7 +23,7 @@ mod webhooks;
 
 use std::sync::Arc;
 
-use crm_domain::{DataType, Description, Failure, Value, ValueError};
+use crm_domain::{DataType, Description, Failure, FieldDescription, Value, ValueError};
 use serde_json::Value as Json;
 
 use crate::calls::{Calls, Outcome, Slots, rounds};
@@ -33,7 +33,7 @@ use crate::walk::{OVERLAP_OPTION, SECOND};
 use crate::{
     ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard, Method, Operation,
     Overwritten, Provider, ReadBatch, Request, Response, Settings, Usage, WebhookError,
-    WebhookEvent, WebhookRequest, WriteBatch, WriteKind, webhook, wire,
+    WebhookEvent, WebhookRequest, WriteBatch, WriteKind, stored, webhook, wire,
 };
 
 use records::{Records, TRIGGER_OPTION};
@@ -73,6 +73,19 @@ impl Provider for Zoho {
         ]
     }
 
+    fn check_options(
+        &self,
+        options: &serde_json::Map<String, Json>,
+    ) -> Result<(), (String, &'static str)> {
+        match options.get(TRIGGER_OPTION) {
+            Some(told) if !records::is_trigger(told) => Err((
+                format!("{TRIGGER_OPTION} cannot be {told}"),
+                "It is a list of workflow, approval and blueprint, empty for none.",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     fn credential_keys(&self) -> &'static [&'static str] {
         &[
             "access_token",
@@ -93,10 +106,12 @@ impl Provider for Zoho {
         }
     }
 
-    fn guard(&self, kind: WriteKind, _count: usize) -> Guard {
+    /// A timeline is that of one record, and costs a request. Few are looked at; for many that would be a hundred times
+    /// the requests of their writes.
+    fn guard(&self, kind: WriteKind, count: usize) -> Guard {
         match kind {
-            WriteKind::Update => Guard::Afterwards,
-            WriteKind::Upsert | WriteKind::Delete => Guard::None,
+            WriteKind::Update if count <= history::MOST => Guard::Afterwards,
+            _ => Guard::None,
         }
     }
 
@@ -223,6 +238,19 @@ impl Provider for Zoho {
             Value::Timestamp(ms) => Value::Timestamp(ms - ms.rem_euclid(SECOND)),
             value => value,
         }
+    }
+
+    fn stored_form(
+        &self,
+        field: &FieldDescription,
+        data_type: DataType,
+        value: &Value,
+    ) -> Option<Value> {
+        stored::form(
+            &values::HABITS,
+            field,
+            self.stored(data_type, value.clone()),
+        )
     }
 
     fn from_wire(&self, data_type: DataType, wire: &Json) -> Result<Value, ValueError> {

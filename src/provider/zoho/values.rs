@@ -4,8 +4,15 @@
 use crm_domain::{DataType, Value, ValueError};
 use serde_json::{Value as Json, json};
 
+use crate::stored::{Habits, Numbers};
 use crate::walk::{SECOND, moment};
 use crate::wire;
+
+/// Numbers are doubles of the field's decimals; which way halves go, its documentation does not say.
+pub(super) const HABITS: Habits = Habits {
+    numbers: Numbers::Doubles,
+    ..Habits::NONE
+};
 
 pub(super) fn form(data_type: DataType, value: &Value) -> Json {
     match (data_type, value) {

@@ -1,0 +1,231 @@
+//! What CRMs make of values as they save them, as far as their documentation lets it be known beforehand.
+//!
+//! Guarantees: a form that is told is the one that a read will show; where anything is open (how halves are rounded, what a
+//! number of too many digits becomes, a scale that nobody tells), nothing is told.
+
+use crm_domain::{FieldDescription, Number, Value};
+
+/// What a vendor does with values.
+#[derive(Clone, Copy)]
+pub(crate) struct Habits {
+    pub numbers: Numbers,
+    /// A number halfway between two of the field's scale goes away from zero.
+    pub ties_go_up: bool,
+    /// Fields that hold their text in lower case.
+    pub lowers: &'static [&'static str],
+    /// A choice in other case is taken for the one in the list.
+    pub folds_choices: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Numbers {
+    /// All digits.
+    Whole,
+    Doubles,
+    /// With as many decimals as the field says; if it does not say, nobody knows.
+    Decimals,
+}
+
+impl Habits {
+    pub const NONE: Habits = Habits {
+        numbers: Numbers::Whole,
+        ties_go_up: false,
+        lowers: &[],
+        folds_choices: false,
+    };
+}
+
+impl Default for Habits {
+    fn default() -> Habits {
+        Habits::NONE
+    }
+}
+
+pub(crate) fn form(habits: &Habits, field: &FieldDescription, value: Value) -> Option<Value> {
+    Some(match value {
+        Value::Number(n) => Value::Number(number(habits, field, &n)?),
+        Value::Text(text) if habits.lowers.contains(&field.name.as_str()) => {
+            Value::Text(text.to_lowercase())
+        }
+        Value::Text(text) if habits.folds_choices && !field.choices.is_empty() => {
+            Value::Text(choice(field, text))
+        }
+        value => value,
+    })
+}
+
+fn number(habits: &Habits, field: &FieldDescription, n: &Number) -> Option<Number> {
+    let n = match field.scale {
+        Some(scale) => match n.rounded(scale) {
+            (_, true) if !habits.ties_go_up => return None,
+            (rounded, _) => rounded,
+        },
+        None => n.clone(),
+    };
+    match habits.numbers {
+        Numbers::Whole => Some(n),
+        Numbers::Doubles => n.as_double(),
+        Numbers::Decimals => (field.scale.is_some() || n.scale() <= 0).then_some(n),
+    }
+}
+
+/// The choice as its list has it, if that tells one.
+fn choice(field: &FieldDescription, text: String) -> String {
+    let mut same = field.choices.iter().map(|choice| &choice.value);
+    if same.clone().any(|value| *value == text) {
+        return text;
+    }
+    let lower = text.to_lowercase();
+    match same.find(|value| value.to_lowercase() == lower) {
+        Some(value) => value.clone(),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crm_domain::{Choice, DataType};
+
+    use super::*;
+    use crate::provider;
+
+    fn stored(
+        vendor: &str,
+        field: FieldDescription,
+        data_type: DataType,
+        text: &str,
+    ) -> Option<String> {
+        let value = Value::from_postgres(data_type, Some(text)).unwrap();
+        let form = provider(vendor)
+            .unwrap()
+            .stored_form(&field, data_type, &value)?;
+        Some(form.to_text().unwrap_or_default().into_owned())
+    }
+
+    fn number(vendor: &str, scale: Option<u32>, text: &str) -> Option<String> {
+        let field = FieldDescription {
+            scale,
+            ..FieldDescription::default()
+        };
+        stored(vendor, field, DataType::Number, text)
+    }
+
+    #[test]
+    fn numbers_are_rounded_to_the_fields_scale_and_kept_as_doubles() {
+        for (vendor, scale, sent, held) in [
+            ("salesforce", Some(2), "0.3333333333333333333", Some("0.33")),
+            ("salesforce", Some(2), "12.345", Some("12.35")),
+            ("salesforce", Some(2), "-12.345", Some("-12.35")),
+            ("salesforce", Some(2), "999.999", Some("1000")),
+            ("salesforce", Some(0), "0.4", Some("0")),
+            (
+                "salesforce",
+                None,
+                "0.33333333333333333333",
+                Some("0.3333333333333333"),
+            ),
+            (
+                "salesforce",
+                Some(2),
+                "1234567890123456.78",
+                Some("1234567890123456.8"),
+            ),
+            (
+                "hubspot",
+                None,
+                "1234567890123456.78",
+                Some("1234567890123456.8"),
+            ),
+            (
+                "hubspot",
+                None,
+                "9007199254740993",
+                Some("9007199254740992"),
+            ),
+            ("hubspot", None, "1e400", None),
+            ("pipedrive", None, "0.1", Some("0.1")),
+            ("zoho", Some(2), "12.344", Some("12.34")),
+            ("zoho", Some(2), "12.345", None),
+            ("dynamics365", None, "12", Some("12")),
+            ("dynamics365", None, "12.5", None),
+            ("dynamics365", Some(4), "12.56789", Some("12.5679")),
+            (
+                "stub",
+                None,
+                "1234567890123456.78",
+                Some("1234567890123456.78"),
+            ),
+        ] {
+            assert_eq!(
+                number(vendor, scale, sent).as_deref(),
+                held,
+                "{vendor} {sent}"
+            );
+        }
+    }
+
+    #[test]
+    fn texts_ids_and_choices_take_the_vendors_spelling() {
+        let named = |name: &str| FieldDescription {
+            name: name.to_owned(),
+            ..FieldDescription::default()
+        };
+        let listed = |values: &[&str]| FieldDescription {
+            choices: values
+                .iter()
+                .map(|value| Choice {
+                    value: (*value).to_owned(),
+                    ..Choice::default()
+                })
+                .collect(),
+            ..FieldDescription::default()
+        };
+        use DataType::{Choice as Word, Reference, Text, Timestamp};
+        for (vendor, field, data_type, sent, held) in [
+            ("hubspot", named("email"), Text, "Ada@X.test", "ada@x.test"),
+            ("hubspot", named("lastname"), Text, "Ada", "Ada"),
+            (
+                "salesforce",
+                named("Email"),
+                Text,
+                " Ada@X.test\u{a0}",
+                "Ada@X.test",
+            ),
+            (
+                "salesforce",
+                named("OwnerId"),
+                Reference,
+                "a0D30000001n7Pi",
+                "a0D30000001n7PiEAI",
+            ),
+            ("salesforce", listed(&["Hot", "Cold"]), Word, "hot", "Hot"),
+            ("salesforce", listed(&["Hot", "hot"]), Word, "hot", "hot"),
+            ("salesforce", listed(&["Hot"]), Word, "warm", "warm"),
+            ("hubspot", listed(&["Hot"]), Word, "hot", "hot"),
+            (
+                "dynamics365",
+                named("x"),
+                Reference,
+                "{0A000000-0000-4000-8000-00000000000B}",
+                "0a000000-0000-4000-8000-00000000000b",
+            ),
+            (
+                "zoho",
+                named("x"),
+                Timestamp,
+                "2026-01-02 03:04:05.678+00",
+                "2026-01-02T03:04:05.000Z",
+            ),
+            (
+                "hubspot",
+                named("x"),
+                Timestamp,
+                "2026-01-02 03:04:05.678+00",
+                "2026-01-02T03:04:05.678Z",
+            ),
+        ] {
+            let told = stored(vendor, field, data_type, sent);
+            assert_eq!(told.as_deref(), Some(held), "{vendor} {sent}");
+        }
+    }
+}
