@@ -20,6 +20,9 @@ const LIMIT: usize = 100;
 /// How our requests introduce themselves, and the changelog quotes them.
 const AGENT: &str = "pg_crm";
 
+/// Records of one write whose changelogs are looked at, at most.
+pub(super) const MOST: usize = 25;
+
 /// Looks back at the one record that a batch holds.
 pub(super) fn look_back(
     object: &Object,

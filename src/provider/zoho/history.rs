@@ -14,6 +14,9 @@ use crate::request::encode;
 use crate::success::zoho as success;
 use crate::{DoneBatch, Method, Operation, Overwritten, Request, Response, wire};
 
+/// Records of one write whose timelines are looked at, at most.
+pub(super) const MOST: usize = 25;
+
 /// Looks back at the one record that a batch holds.
 pub(super) fn look_back(
     batch: Arc<DoneBatch>,

@@ -21,6 +21,16 @@ pub(super) const LIMIT: usize = 100;
 /// it all that there is, as when a person writes.
 pub(super) const TRIGGER_OPTION: &str = "trigger";
 
+pub(super) fn is_trigger(told: &Json) -> bool {
+    let is_known = |word: &Json| {
+        ["workflow", "approval", "blueprint"]
+            .iter()
+            .any(|known| word == known)
+    };
+    told.as_array()
+        .is_some_and(|words| words.iter().all(is_known))
+}
+
 /// A write of one record may be bound to the state that was read ("Update Records", request headers).
 const UNLESS_CHANGED: &str = "if-unmodified-since";
 

@@ -121,6 +121,7 @@ fn what_is_gone_has_no_history() {
         );
     }
     assert_eq!(Pipedrive.look_back_size(), 1);
-    assert_eq!(Pipedrive.guard(WriteKind::Update, 1), Guard::Afterwards);
+    assert_eq!(Pipedrive.guard(WriteKind::Update, 25), Guard::Afterwards);
+    assert_eq!(Pipedrive.guard(WriteKind::Update, 26), Guard::None);
     assert_eq!(Pipedrive.guard(WriteKind::Upsert, 1), Guard::None);
 }

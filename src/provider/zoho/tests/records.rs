@@ -163,6 +163,8 @@ fn one_record_is_written_unless_it_was_changed() {
     ] {
         assert_eq!(Zoho.guard(kind, 1), guard);
     }
+    assert_eq!(Zoho.guard(WriteKind::Update, 25), Guard::Afterwards);
+    assert_eq!(Zoho.guard(WriteKind::Update, 26), Guard::None);
 }
 
 #[test]

@@ -108,7 +108,7 @@ pub const FACTS: Facts = Facts {
             wait: 900,
         },
     ],
-    guards: [Guarded::Told, Guarded::Told],
+    guards: [Guarded::Told, Guarded::Unseen],
     page: 500,
     changes: "/persons?limit",
     names_editors: false,

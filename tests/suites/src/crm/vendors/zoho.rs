@@ -110,7 +110,7 @@ pub const FACTS: Facts = Facts {
             wait: 10,
         },
     ],
-    guards: [Guarded::Refused, Guarded::Told],
+    guards: [Guarded::Refused, Guarded::Unseen],
     page: 200,
     changes: "/coql",
     names_editors: false,
