@@ -200,13 +200,6 @@ mod tests {
         );
         rule(
             "text",
-            "number",
-            r#"{"nullable": false}"#,
-            &["U&'\\00a012'"],
-            &blank,
-        );
-        rule(
-            "text",
             "text",
             r#"{"max_length": 5}"#,
             &[

@@ -126,12 +126,11 @@ DECLARE
     v text := format('(%s)', crm.safe_column(alias, f.column_name, type_id));
     base regtype := crm.base_type(type_id);
     is_array bool := (SELECT typcategory = 'A' FROM pg_type WHERE oid = type_id);
-    is_text bool := base IN ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype);
     -- What a CRM is sent. What is blank is null for it, so `nullable` alone decides on that.
     filled text := format('crm.filled(%s::text)', v);
-    words text := format(CASE WHEN is_array THEN 'crm.words(to_jsonb(%s)::text)' ELSE 'crm.words(%s::text)' END, v);
+    words text := format(CASE WHEN is_array THEN 'crm.words(to_jsonb(%s::text[])::text)' ELSE 'crm.words(%s::text)' END, v);
     ordered text := CASE f.data_type
-        WHEN 'number' THEN format('%s::numeric', CASE WHEN is_text THEN filled ELSE v END)
+        WHEN 'number' THEN format('%s::numeric', v)
         WHEN 'date' THEN format(CASE WHEN base = 'timestamptz'::regtype THEN '(%s AT TIME ZONE ''UTC'')::date' ELSE '%s::date' END, v)
         ELSE format(CASE WHEN base IN ('date'::regtype, 'timestamp'::regtype) THEN '(%s::timestamp AT TIME ZONE ''UTC'')'
                          ELSE '%s::timestamptz' END, v) END;
@@ -140,7 +139,7 @@ BEGIN
         RETURN QUERY SELECT 'nullable: false', CASE
             WHEN is_array OR f.data_type = 'multi_choice' THEN format('%s IS NULL', words)
             -- What begins with a visible ASCII character is not blank: for most rows that look is enough.
-            WHEN f.data_type IN ('text', 'choice', 'reference') OR is_text THEN
+            WHEN f.data_type IN ('text', 'choice', 'reference') THEN
                 format('(%1$s IS NULL OR ascii(%1$s::text) NOT BETWEEN 33 AND 126 AND %2$s IS NULL)', v, filled)
             ELSE format('%s IS NULL', v) END;
     END IF;

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::fmt::Write;
 
 use crm_domain::{ErrorClass, Failure};
+use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 use serde_json::value::RawValue;
 
@@ -47,17 +48,14 @@ impl From<Json> for Item {
 }
 
 pub(crate) fn unreadable_record(why: impl std::fmt::Display) -> Failure {
-    let message = format!("the CRM's record cannot be read: {why}");
+    let message = format!("what the CRM says of this record cannot be understood: {why}");
     Failure::record(ErrorClass::Internal, "unreadable_record", message)
 }
 
 impl Response {
     /// The whole body, for answers that hold no record's values: what is no character is U+FFFD.
     pub fn json(&self) -> Option<Json> {
-        let body = self.bare();
-        serde_json::from_slice(body)
-            .or_else(|_| serde_json::from_str(&repaired(&mended(body))))
-            .ok()
+        read(self.bare())
     }
 
     /// A list of records under a name; `None`: there is none.
@@ -135,6 +133,13 @@ impl Response {
             false => b"",
         }
     }
+}
+
+/// JSON of which the records' values do not matter: what is no character is U+FFFD.
+pub(crate) fn read<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
+    serde_json::from_slice(body)
+        .or_else(|_| serde_json::from_str(&repaired(&mended(body))))
+        .ok()
 }
 
 /// The text that a string of JSON spells; what is no character is U+FFFD.

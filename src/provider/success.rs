@@ -72,7 +72,7 @@ pub(crate) fn undocumented(response: &Response) -> Option<Failure> {
     (!is_error && !response.is_success()).then(|| {
         let known: Vec<String> = response.success.iter().map(u16::to_string).collect();
         let message = format!(
-            "HTTP {status}, where the CRM's documentation names {}: it is not known what was done",
+            "HTTP {status}, which cannot be understood: the CRM's documentation names {}",
             known.join(", ")
         );
         Failure::record(ErrorClass::Internal, "undocumented_status", message)

@@ -225,8 +225,7 @@ pub(crate) fn relayed(
         ms => ms,
     };
     check_age(signed_ms, request.now_ms)?;
-    let events: Vec<Relayed> =
-        serde_json::from_slice(request.body).map_err(|_| WebhookError::Malformed)?;
+    let events: Vec<Relayed> = crate::body::read(request.body).ok_or(WebhookError::Malformed)?;
     let event = |event: Relayed| {
         let occurred_at = match &event.occurred_at {
             None => Some(signed_ms),

@@ -18,7 +18,7 @@ pub(super) fn read(
     let shown = request.header(HEADER).map(str::to_owned);
     let shown = shown.or_else(|| code(request.url));
     webhook::check_shown(secret, &shown.ok_or(WebhookError::Forged)?)?;
-    let body: Json = serde_json::from_slice(request.body).map_err(|_| WebhookError::Malformed)?;
+    let body: Json = crate::body::read(request.body).ok_or(WebhookError::Malformed)?;
     events(&body).ok_or(WebhookError::Malformed)
 }
 

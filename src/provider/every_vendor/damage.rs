@@ -179,3 +179,41 @@ fn a_record_without_a_time_is_its_own_trouble_and_keeps_its_place() {
         );
     }
 }
+
+/// An answer to a write that names no record that could be is none, whatever its status.
+#[test]
+fn what_was_written_has_an_id_that_can_be_one() {
+    use crm_domain::Value;
+
+    use crate::WriteKind;
+    use crate::script::batch;
+
+    for vendor in &VENDORS {
+        for id in STRANGE {
+            let body = format!(
+                r#"{{"id":{id},"success":true,"data":{{"id":{id}}},"results":[{{"id":{id},"created":true}}]}}"#
+            );
+            for kind in [WriteKind::Update, WriteKind::Upsert] {
+                let batch = batch(
+                    vendor.object,
+                    kind,
+                    vendor.text,
+                    &[("101", Value::text("x"))],
+                );
+                let write = vendor
+                    .provider()
+                    .write(&settings(2000), std::sync::Arc::new(batch));
+                let answer = super::response(body.clone().into_bytes());
+                let (outcomes, _) = drive(write, |_, _| answer.clone());
+                // Refused, or told as a failure: never written.
+                if let Ok(outcomes) = outcomes {
+                    assert!(
+                        outcomes.iter().all(Result::is_err),
+                        "{} {kind:?} {body}",
+                        vendor.name
+                    );
+                }
+            }
+        }
+    }
+}

@@ -9,7 +9,7 @@ use crate::calls::{Call, Next, Slots};
 use crate::errors::unreadable;
 use crate::request::encode;
 use crate::success::hubspot as success;
-use crate::wire::Fields;
+use crate::wire::{self, Fields};
 use crate::{Method, Request, Response, WriteBatch, WriteKind, Written};
 use serde::Serialize;
 
@@ -53,7 +53,11 @@ impl Call for Row {
             return Err(failure);
         }
         // The object comes back, unless it was archived; a page of some proxy is none.
-        let is_object = || response.json().is_some_and(|json| json["id"].is_string());
+        let is_object = || {
+            response
+                .json()
+                .is_some_and(|json| wire::id(&json["id"]).is_some())
+        };
         if self.batch.kind != WriteKind::Delete && !is_object() {
             return Err(unreadable(response));
         }

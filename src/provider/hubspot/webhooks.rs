@@ -64,8 +64,7 @@ pub(super) fn read(
         return Err(WebhookError::Unconfigured(URL_OPTION));
     }
     webhook::check_hubspot(secret, url, request)?;
-    let events: Vec<Event> =
-        serde_json::from_slice(request.body).map_err(|_| WebhookError::Malformed)?;
+    let events: Vec<Event> = crate::body::read(request.body).ok_or(WebhookError::Malformed)?;
     let mut out = Vec::with_capacity(events.len());
     for event in &events {
         event.read_into(&mut out)?;

@@ -15,7 +15,7 @@ pub(super) fn read(
 ) -> Result<Vec<WebhookEvent>, WebhookError> {
     let secret = webhook::secret(credentials, &[SECRET])?;
     webhook::check_shown(secret, &shown(request).ok_or(WebhookError::Forged)?)?;
-    let body: Json = serde_json::from_slice(request.body).map_err(|_| WebhookError::Malformed)?;
+    let body: Json = crate::body::read(request.body).ok_or(WebhookError::Malformed)?;
     event(&body)
 }
 

@@ -10,7 +10,7 @@ pub(super) fn read(
     request: &WebhookRequest<'_>,
 ) -> Result<Vec<WebhookEvent>, WebhookError> {
     let secret = webhook::secret(credentials, &[SECRET])?;
-    let body: Json = serde_json::from_slice(request.body).map_err(|_| WebhookError::Forged)?;
+    let body: Json = crate::body::read(request.body).ok_or(WebhookError::Forged)?;
     webhook::check_shown(secret, body["token"].as_str().ok_or(WebhookError::Forged)?)?;
     events(&body).ok_or(WebhookError::Malformed)
 }
