@@ -84,8 +84,10 @@ fn answer(part: &[u8]) -> Option<Response> {
     })
 }
 
+type Headers = Vec<(String, String)>;
+
 /// Headers up to the empty line, and what follows it.
-fn headers(text: &[u8]) -> Option<(Vec<(String, String)>, &[u8])> {
+fn headers(text: &[u8]) -> Option<(Headers, &[u8])> {
     let mut held = Vec::new();
     let mut rest = text;
     loop {
