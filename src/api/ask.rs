@@ -17,7 +17,7 @@ use super::document::Document;
 use super::raise;
 use super::wake::has_uncommitted_changes;
 use crate::shared;
-use crate::worker::socket;
+use crate::worker::{frame, socket};
 
 /// Sends a request to this database's worker and waits for its answer. At the timeout the answer is `{}`.
 #[pg_extern(volatile, parallel_unsafe, schema = "crm")]
@@ -68,8 +68,8 @@ pub fn ask(mut request: serde_json::Map<String, Json>, timeout: Duration) -> Opt
     let deadline = Instant::now() + timeout;
     request.insert("v".into(), json!(socket::VERSION));
     let mut stream = connected(deadline);
-    let frame = socket::frame(&Json::Object(request));
-    if let Err(error) = exchange(&mut stream, &frame, deadline) {
+    let framed = frame::frame(&Json::Object(request));
+    if let Err(error) = exchange(&mut stream, &framed, deadline) {
         no_worker(&error.to_string())
     }
     match read_answer(&mut stream, deadline) {
@@ -167,7 +167,7 @@ fn read_answer(stream: &mut UnixStream, deadline: Instant) -> io::Result<Option<
             }
             Ok(n) => {
                 buffer.extend_from_slice(&chunk[..n]);
-                if let Some(answer) = socket::parse(&buffer)? {
+                if let Some(answer) = frame::parse(&buffer)? {
                     return Ok(Some(answer));
                 }
             }

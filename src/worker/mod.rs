@@ -13,6 +13,7 @@ mod events;
 pub mod failpoint;
 mod flush;
 mod follow;
+pub mod frame;
 mod http;
 mod incoming;
 mod ingest;

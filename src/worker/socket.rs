@@ -1,8 +1,8 @@
 //! The local socket: how a backend asks its database's worker, and the threads that listen.
 //!
-//! One frame is four bytes of length (big-endian) and that much JSON. Requests carry the version `v`; a worker refuses
-//! what it does not speak. The socket lies in the data directory (a process's working directory), mode 0600, beside
-//! other files that base backups leave out.
+//! What travels are frames ([`frame`]). Requests carry the version `v`; a worker refuses what it does not speak. The
+//! socket lies in the data directory (a process's working directory), mode 0600, beside other files that base backups
+//! leave out.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -15,40 +15,12 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::oneshot;
 
 use super::event::{Event, Outbox};
+use super::frame;
 
 pub const VERSION: u64 = 1;
-/// Longest frame; requests are small.
-const MAX_FRAME: usize = 16 * 1024 * 1024;
 
 pub fn path(database: pg_sys::Oid) -> PathBuf {
     PathBuf::from(format!("pg_stat_tmp/pg_crm.{}.sock", database.to_u32()))
-}
-
-pub fn frame(message: &Json) -> Vec<u8> {
-    let body = message.to_string().into_bytes();
-    let mut frame = (body.len() as u32).to_be_bytes().to_vec();
-    frame.extend(body);
-    frame
-}
-
-/// The message in a buffer, once it is whole.
-pub fn parse(buffer: &[u8]) -> io::Result<Option<Json>> {
-    let Some((length, rest)) = buffer.split_first_chunk::<4>() else {
-        return Ok(None);
-    };
-    let length = u32::from_be_bytes(*length) as usize;
-    if length > MAX_FRAME {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "a frame is too long",
-        ));
-    }
-    match rest.get(..length) {
-        None => Ok(None),
-        Some(body) => serde_json::from_slice(body)
-            .map(Some)
-            .map_err(io::Error::from),
-    }
 }
 
 /// Opens the socket; a stale one of a worker that was killed is replaced.
@@ -83,13 +55,14 @@ async fn serve(stream: UnixStream, outbox: Outbox) {
     // A backend says nothing while it waits: what can be read then is the end of the stream.
     let mut hung_up = [0u8; 1];
     loop {
-        let Ok(length) = reader.read_u32().await else {
-            return;
-        };
-        if length as usize > MAX_FRAME {
+        let mut head = [0; 4];
+        if reader.read_exact(&mut head).await.is_err() {
             return;
         }
-        let mut body = vec![0; length as usize];
+        let Ok(length) = frame::length(head) else {
+            return;
+        };
+        let mut body = vec![0; length];
         if reader.read_exact(&mut body).await.is_err() {
             return;
         }
@@ -107,7 +80,7 @@ async fn serve(stream: UnixStream, outbox: Outbox) {
                 json!({"error": format!("this worker speaks version {VERSION} of the socket protocol")})
             }
         };
-        if writer.write_all(&frame(&answer)).await.is_err() {
+        if writer.write_all(&frame::frame(&answer)).await.is_err() {
             return;
         }
     }
