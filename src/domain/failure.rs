@@ -54,6 +54,9 @@ impl Failure {
     /// Longest message kept, in bytes: enough for every vendor's sentence, too short for a page of HTML.
     pub const MESSAGE_BYTES: usize = 1000;
 
+    /// Longest code kept, in bytes: the longest known has half of that.
+    pub const CODE_BYTES: usize = 100;
+
     /// The code of a conflict that says: the record is no longer what the write was based on, and was
     /// not written. Read it again. Other conflicts have the vendor's codes.
     pub const STALE: &str = "stale";
@@ -63,18 +66,11 @@ impl Failure {
     pub const PANICKED: &str = "panicked";
 
     pub fn record(class: ErrorClass, code: impl Into<String>, message: impl Into<String>) -> Self {
-        let mut message = message.into();
-        if message.len() > Self::MESSAGE_BYTES {
-            let end = (0..=Self::MESSAGE_BYTES)
-                .rev()
-                .find(|&i| message.is_char_boundary(i));
-            message.truncate(end.unwrap_or(0));
-        }
         Failure {
             class,
             scope: Scope::Records,
-            code: code.into(),
-            message,
+            code: told(code.into(), Self::CODE_BYTES),
+            message: told(message.into(), Self::MESSAGE_BYTES),
             retry_after: None,
         }
     }
@@ -106,8 +102,43 @@ impl Failure {
     }
 }
 
+/// A text as it can be stored and shown, whoever wrote it: bounded, and a space for each control character (a NUL
+/// fits no text of PostgreSQL, an escape sequence no terminal).
+fn told(mut text: String, bytes: usize) -> String {
+    text.truncate(text.floor_char_boundary(bytes));
+    if text.contains(char::is_control) {
+        text = text.replace(char::is_control, " ");
+    }
+    text
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {} ({})", self.class, self.message, self.code)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_failure_tells_can_be_stored_and_shown() {
+        let failure = Failure::record(
+            ErrorClass::Mapping,
+            "NO\u{1b}[2J",
+            "no field \"a\0b\"\r\n\u{85}",
+        );
+        assert_eq!(failure.code, "NO [2J");
+        assert_eq!(failure.message, "no field \"a b\"   ");
+    }
+
+    #[test]
+    fn what_a_failure_tells_is_bounded() {
+        let long = "é".repeat(Failure::MESSAGE_BYTES);
+        let failure = Failure::connection(ErrorClass::Transient, format!("x{long}"), long.clone());
+        assert_eq!(failure.code.len(), Failure::CODE_BYTES - 1);
+        assert_eq!(failure.message.len(), Failure::MESSAGE_BYTES);
+        assert!(long.starts_with(&failure.message));
     }
 }

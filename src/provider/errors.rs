@@ -92,9 +92,6 @@ pub(crate) struct Complaint {
     pub names_field: bool,
 }
 
-/// Longest vendor code kept, in characters: the longest known has half of that.
-pub(crate) const CODE_CHARS: usize = 100;
-
 /// The failure that a complaint states. The first rule that applies decides, so that a table's order
 /// is its priority; the status decides where none does.
 pub(crate) fn classify(table: &[Rule], complaint: &Complaint, status: u16) -> Failure {
@@ -105,11 +102,7 @@ pub(crate) fn classify(table: &[Rule], complaint: &Complaint, status: u16) -> Fa
     };
     let code = match (rule, complaint.codes.first()) {
         (Some(rule), _) => rule.code.to_owned(),
-        (None, Some(code)) => code
-            .chars()
-            .filter(|c| !c.is_control())
-            .take(CODE_CHARS)
-            .collect(),
+        (None, Some(code)) => code.clone(),
         (None, None) => status_code(status),
     };
     let message = clean(&complaint.message);

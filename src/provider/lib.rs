@@ -39,7 +39,6 @@ mod wire;
 pub mod zoho;
 
 pub use changes::{Change, ChangesPage, ChangesQuery};
-pub(crate) use errors::CODE_CHARS;
 pub use json::is_in_proportion;
 pub use operation::{Operation, Step};
 pub use outcome::{Grant, News, Usage, Written};

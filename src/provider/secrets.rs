@@ -134,7 +134,8 @@ impl Secrets {
                 .into();
         }
         // What bounds a text may have cut a secret in two.
-        if text.len() + 8 > Failure::MESSAGE_BYTES || text.chars().count() == crate::CODE_CHARS {
+        let is_cut = |most: usize| text.len() <= most && text.len() + 8 > most;
+        if is_cut(Failure::CODE_BYTES) || text.len() + 8 > Failure::MESSAGE_BYTES {
             let begun = self.forms.iter().filter_map(|form| {
                 let longest = form.len().min(out.len());
                 (SHORTEST..longest)
