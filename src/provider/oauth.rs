@@ -155,7 +155,9 @@ fn grant(response: &Response, secrets: &[String]) -> Result<Grant, Failure> {
             .filter(|text| !text.is_empty())
             .map(str::to_owned)
     };
-    let Some(access_token) = text("access_token") else {
+    // RFC 6749, appendix A.12. Nothing else fits the header that a token travels in.
+    let is_token = |token: &String| token.bytes().all(|b| matches!(b, b' '..=b'~'));
+    let Some(access_token) = text("access_token").filter(is_token) else {
         return Err(match text("error") {
             Some(_) => refusal(response, secrets),
             None => in_connection(errors::unreadable(response)),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::UNIX_EPOCH;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
+use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -21,6 +21,26 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
 /// A text percent-encoded as part of a path, a query or a form.
 pub(crate) fn encode(text: &str) -> PercentEncode<'_> {
     utf8_percent_encode(text, RESERVED)
+}
+
+/// What no address holds as it is (RFC 3986): white space, control characters, `#`, which ends it, and what only some
+/// readers of addresses put up with. Not `%`, which says that something is encoded already.
+const FOREIGN: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'<')
+    .add(b'>')
+    .add(b'\\')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
+
+/// An address, or a part of one, that a CRM told, fit to be asked for.
+pub(crate) fn tidy(address: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(address, FOREIGN)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use crate::request::encode;
+use crate::request::{encode, tidy};
 use crate::{Method, Request};
 
 pub(super) const ROOT: &str = "/api/data/v9.2";
@@ -16,8 +16,7 @@ pub(super) fn request(method: Method, path: impl Display) -> Request {
 /// link names: nobody else is shown the token. `None`: it is no link of the Web API.
 pub(super) fn follow(link: &str) -> Option<Request> {
     let path = &link[link.find("/api/data/")?..];
-    let path = path.replace(' ', "%20");
-    Some(headed(Request::new(Method::Get, path)))
+    Some(headed(Request::new(Method::Get, tidy(path).to_string())))
 }
 
 fn headed(request: Request) -> Request {

@@ -1,6 +1,8 @@
 //! Zoho's data centres. A token of one of them is worth nothing at another, and may be shown to that one's own hosts
 //! alone.
 
+use crate::request::tidy;
+
 /// What a data centre is called where (SDK of version 8, package `dc`).
 pub(super) struct DataCentre {
     /// The end of the API's hosts, and of those that take files.
@@ -51,7 +53,7 @@ pub(super) fn file_url(base_url: &str, upload_url: Option<&str>, file: &str) -> 
     let uploads = upload_url.or(known.map(|dc| dc.upload)).unwrap_or(base_url);
     let uploads = uploads.trim_end_matches('/');
     if file.starts_with('/') {
-        return Some(format!("{uploads}{file}"));
+        return Some(format!("{uploads}{}", tidy(file)));
     }
     let within = |origin: &str| file.strip_prefix(origin)?.strip_prefix('/').map(|_| ());
     let of_the_data_centre = || {
@@ -62,7 +64,7 @@ pub(super) fn file_url(base_url: &str, upload_url: Option<&str>, file: &str) -> 
     within(base_url.trim_end_matches('/'))
         .or_else(|| within(uploads))
         .or_else(of_the_data_centre)
-        .map(|()| file.to_owned())
+        .map(|()| tidy(file).to_string())
 }
 
 /// The host of a URL; `None` if it is not told plainly.

@@ -132,6 +132,16 @@ fn a_delta_link_is_followed_at_the_connections_own_host() {
 }
 
 #[test]
+fn a_link_is_asked_for_whatever_it_holds() {
+    let held = cursor("contacts?$deltatoken=a b\u{e9}\u{0}#%2f{x}", false);
+    let (_, log) = ask(Some(held), |_, _| empty(200));
+    assert_eq!(
+        log.lines(),
+        ["GET /api/data/v9.2/contacts?$deltatoken=a%20b%C3%A9%00%23%2f%7Bx%7D"]
+    );
+}
+
+#[test]
 fn a_link_that_lapsed_is_followed_by_all_rows() {
     for (status, code) in [
         (400, "0x80044352"),

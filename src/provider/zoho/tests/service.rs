@@ -54,6 +54,10 @@ fn a_grant_names_the_host_and_a_refusal_comes_with_200() {
         drive(operation, |_, _| answer(status, &body)).0
     };
     let granted = json!({ "access_token": "1000.x", "api_domain": "https://www.zohoapis.eu", "token_type": "Bearer", "expires_in": 3600 });
+    for token in ["1000\u{687}", "1000.x\r\nx-more: y", "1000.\0"] {
+        let answer = json!({ "access_token": token });
+        assert_eq!(ask(200, answer).unwrap_err().code, "unreadable_answer");
+    }
     let grant = ask(200, granted).unwrap();
     assert_eq!(grant.base_url.as_deref(), Some("https://www.zohoapis.eu"));
     assert_eq!(
@@ -112,4 +116,18 @@ fn the_ping_accepts_a_token_for_records_alone() {
     });
     assert_eq!(log.lines(), ["GET /crm/v8/users?type=CurrentUser"]);
     assert!(result.is_ok());
+}
+
+#[test]
+fn a_file_is_asked_for_whatever_its_address_holds() {
+    let url = |file| Zoho.file_url(&settings(1), "https://www.zohoapis.com", file);
+    for (file, expected) in [
+        ("/a b", "https://content.zohoapis.com/a%20b"),
+        (
+            "https://download-accl.zoho.com/9\u{e9}%2F\0.zip#x",
+            "https://download-accl.zoho.com/9%C3%A9%2F%00.zip%23x",
+        ),
+    ] {
+        assert_eq!(url(file).as_deref(), Some(expected));
+    }
 }
