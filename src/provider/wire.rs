@@ -99,6 +99,11 @@ pub(crate) fn is_id(text: &str) -> bool {
     filled(text).is_some() && text.len() <= LONGEST_ID && !text.contains(is_foreign)
 }
 
+/// Takes a member out of what should be an object. Of anything else there is none: `json[name].take()` would panic.
+pub(crate) fn member(json: &mut Json, name: &str) -> Json {
+    json.get_mut(name).map(Json::take).unwrap_or_default()
+}
+
 /// Some records of a batch as a JSON list, each in the form that `item` gives it.
 pub(crate) struct List<'a, T> {
     pub batch: &'a WriteBatch,

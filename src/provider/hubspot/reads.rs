@@ -74,7 +74,7 @@ fn objects(batch: &ReadBatch, response: &Response) -> Result<Vec<Option<CrmObjec
 fn object(batch: &ReadBatch, item: Item) -> Option<CrmObject> {
     let Item { mut json, trouble } = item;
     let crm_id = wire::id(&json["id"])?;
-    let (mut properties, trouble) = match json["properties"].take() {
+    let (mut properties, trouble) = match wire::member(&mut json, "properties") {
         Json::Object(properties) => (properties, trouble),
         _ => (
             Map::new(),
