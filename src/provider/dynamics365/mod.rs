@@ -205,7 +205,7 @@ impl Provider for Dynamics365 {
         match value {
             Value::Timestamp(ms) => Value::Timestamp(ms - ms.rem_euclid(SECOND)),
             Value::Text(id) if data_type == DataType::Reference => Value::Text(api::id_form(&id)),
-            value => value,
+            value => values::parted(value),
         }
     }
 

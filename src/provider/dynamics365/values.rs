@@ -16,9 +16,10 @@ pub(super) const HABITS: Habits = Habits {
 
 pub(super) fn form(data_type: DataType, value: &Value) -> Json {
     match (data_type, value) {
+        // A number only in the spelling that comes back: `007` is none.
         (DataType::Choice, Value::Text(option)) => match option.parse::<i64>() {
-            Ok(option) => option.into(),
-            Err(_) => option.as_str().into(),
+            Ok(number) if number.to_string() == *option => number.into(),
+            _ => option.as_str().into(),
         },
         (_, Value::MultiChoice(options)) => {
             let options: Vec<&str> = options.iter().map(String::as_str).collect();
@@ -37,10 +38,15 @@ fn second(ms: i64) -> String {
 }
 
 pub(super) fn read(data_type: DataType, held: &Json) -> Result<Value, ValueError> {
-    match (data_type, held) {
-        (DataType::MultiChoice, Json::String(options)) => {
-            Ok(Value::multi_choice(options.split(',')))
+    Ok(parted(wire::read(data_type, held)?))
+}
+
+/// No option holds a comma, which stands between them.
+pub(super) fn parted(value: Value) -> Value {
+    match value {
+        Value::MultiChoice(options) => {
+            Value::multi_choice(options.iter().flat_map(|option| option.split(',')))
         }
-        _ => wire::read(data_type, held),
+        value => value,
     }
 }

@@ -82,3 +82,22 @@ fn choices_are_read_by_their_numbers() {
     );
     assert_eq!(stored(DataType::Boolean, Value::Null), Value::Null);
 }
+
+#[test]
+fn options_are_those_that_come_back() {
+    let there_and_back = |data_type, value: Value| {
+        let stored = Dynamics365.stored(data_type, value);
+        let wire = Dynamics365.to_wire(data_type, &stored);
+        assert_eq!(
+            Dynamics365.from_wire(data_type, &wire),
+            Ok(stored),
+            "{wire}"
+        );
+    };
+    for option in ["7", "007", "+7", "-7", "-0"] {
+        there_and_back(DataType::Choice, Value::text(option));
+    }
+    there_and_back(DataType::MultiChoice, Value::multi_choice(["1,2", "3"]));
+    let read = Dynamics365.from_wire(DataType::MultiChoice, &json!(["1,2", "3"]));
+    assert_eq!(read, Ok(Value::multi_choice(["1", "2", "3"])));
+}
