@@ -26,7 +26,7 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 # The framework of the #[pg_test]s cannot do without.
 export USER ?= $(shell id -un)
 
-parts := lint unit pg_test regress suites clients
+parts := lint unit fuzz pg_test regress suites clients
 clusters := regress suites clients demo soak
 
 # pgrx is compiled once for the tests and the library alike: with the same rustflags (build.rs says more), and with the
@@ -67,7 +67,7 @@ $(PG_HOME)/lib/pg_crm.so: $(sources)
 demo: build ## the main job on real data, from a table to the CRMs (KEEP=1 leaves the cluster running)
 	@tests/demo/run
 
-test: setup ## run all of lint unit pg_test regress suites clients, with one summary
+test: setup ## run all of lint unit fuzz pg_test regress suites clients, with one summary
 	@.ci/test $(parts)
 
 lint: setup ## rustfmt, clippy for every set of features, shellcheck, dependencies
@@ -75,11 +75,14 @@ lint: setup ## rustfmt, clippy for every set of features, shellcheck, dependenci
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --workspace --all-targets --features failpoints -- -D warnings
 	cargo clippy --workspace --all-targets --features pg_test -- -D warnings
-	grep -rlI --exclude-dir=target --exclude-dir=.venv '^#!.*bash' .ci tests $(wildcard benches) | xargs shellcheck
+	grep -rlI --exclude-dir=target --exclude-dir=.venv '^#!.*bash' .ci tests fuzz $(wildcard benches) | xargs shellcheck
 	.ci/deny
 
 unit: setup ## tests of the domain, the providers and the simulator, without PostgreSQL
 	cargo test $(plain)
+
+fuzz: setup ## what is read from outside and written to it, with inputs made for it; the same ones each time (TEST=target)
+	fuzz/run $(TEST)
 
 pg_test: setup ## tests inside a PostgreSQL backend (TEST=name for some of them)
 	.ci/pg_test $(PRIVATE)/pg_test $(TEST)
@@ -111,7 +114,8 @@ sim: setup ## run the simulated CRMs on ports 4101 to 4107 until interrupted
 	@echo 'More: $(TARGET)/debug/crm-sim --help. Ctrl-C ends it.'
 	@exec $(TARGET)/debug/crm-sim --salesforce 127.0.0.1:4101 --hubspot 127.0.0.1:4102 --pipedrive 127.0.0.1:4104 --zoho 127.0.0.1:4105 --dynamics365 127.0.0.1:4106 --composio 127.0.0.1:4107 --admin 127.0.0.1:4103
 
-soak: build ## the long-running suites that test leaves out
+soak: build ## the long-running suites that test leaves out, and fuzzing (FUZZ_SECONDS=300 per target; FUZZ_SECONDS=0 for none)
+	[ '$(FUZZ_SECONDS)' = 0 ] || FUZZ_SECONDS=$(or $(FUZZ_SECONDS),300) fuzz/run
 	cargo test -p crm-suites -- --ignored --nocapture --test-threads=1 $(TEST)
 
 clean: ## remove what was built, here and in the private copies of PostgreSQL
