@@ -46,7 +46,8 @@ pub(super) fn is_addressable(key: &str) -> bool {
 
 /// The one spelling of an id: `{0A…}` is `0a…`.
 pub(super) fn id_form(id: &str) -> String {
-    id.trim_matches(['{', '}']).to_ascii_lowercase()
+    let around = |c: char| matches!(c, '{' | '}') || c <= ' ' || c.is_whitespace();
+    id.trim_matches(around).to_ascii_lowercase()
 }
 
 pub(super) fn is_id(text: &str) -> bool {

@@ -204,7 +204,7 @@ impl Provider for Dynamics365 {
     fn stored(&self, data_type: DataType, value: Value) -> Value {
         match value {
             Value::Timestamp(ms) => Value::Timestamp(ms - ms.rem_euclid(SECOND)),
-            Value::Text(id) if data_type == DataType::Reference => Value::Text(api::id_form(&id)),
+            Value::Text(id) if data_type == DataType::Reference => Value::text(&api::id_form(&id)),
             value => values::parted(value),
         }
     }
