@@ -140,8 +140,8 @@ fn says(request: &Request, text: &str) -> bool {
 fn ok(body: &Json) -> Option<Response> {
     Some(Response {
         status: 200,
-        headers: Vec::new(),
         body: body.to_string().into_bytes(),
+        ..Response::default()
     })
 }
 

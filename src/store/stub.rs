@@ -13,8 +13,8 @@ pub fn refusal(error: &StoreError) -> Response {
         json!({ "class": "validation", "code": "value_refused", "message": error.message() });
     Response {
         status: 400,
-        headers: Vec::new(),
         body: json!({ "error": error }).to_string().into_bytes(),
+        ..Response::default()
     }
 }
 

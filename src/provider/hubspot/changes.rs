@@ -217,8 +217,8 @@ impl Changes {
     fn row(&self, found: Item) -> Row<Vec<Change>> {
         let Item { mut json, trouble } = found;
         let id = wire::id(&json["id"]);
-        let updated_at = json["updatedAt"].take();
-        let mut properties = match json["properties"].take() {
+        let updated_at = wire::member(&mut json, "updatedAt");
+        let mut properties = match wire::member(&mut json, "properties") {
             Json::Object(properties) => properties,
             _ => Map::new(),
         };

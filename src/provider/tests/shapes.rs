@@ -32,11 +32,14 @@ fn run<T>(mut operation: Box<dyn Operation<T>>, body: &str) {
                 let lost = Failure::connection(ErrorClass::Transient, "timeout", "no answer");
                 operation.interrupted(lost)
             }
-            Step::Send(_) => operation.step(Some(Response {
-                status: 200,
-                headers: Vec::new(),
-                body: body.as_bytes().to_vec(),
-            })),
+            Step::Send(request) => {
+                let answer = Response {
+                    status: request.success[0],
+                    body: body.as_bytes().to_vec(),
+                    ..Response::default()
+                };
+                operation.step(Some(answer.answering(request.success)))
+            }
         };
     }
     panic!("the operation never ends");
