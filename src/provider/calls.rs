@@ -137,6 +137,12 @@ pub(crate) enum Next {
 pub(crate) trait Call: Send {
     fn request(&mut self, records: &[usize]) -> Request;
 
+    /// Whether the engine is to part a batch that is refused as a whole: where a record by itself goes by another path,
+    /// which says more of it.
+    fn is_parted_by_the_engine(&self) -> bool {
+        false
+    }
+
     /// Takes in the answer to the last request for these records. Settles the records that it speaks of,
     /// or says what is to be asked next before they can be. `Err` is the refusal of those that it does
     /// not name: they were not written.
@@ -229,7 +235,9 @@ impl<C: Call> Calls<C> {
             ErrorClass::Transient | ErrorClass::RateLimited
         );
         let is_connection = failure.scope == Scope::Connection;
-        if !self.slots.any() && (is_connection || passes && left.len() > 1) {
+        let is_refusal = failure.class != ErrorClass::Internal;
+        let for_the_engine = passes || is_refusal && self.call.is_parted_by_the_engine();
+        if !self.slots.any() && (is_connection || for_the_engine && left.len() > 1) {
             return Step::Done(Err(failure));
         }
         if is_connection {

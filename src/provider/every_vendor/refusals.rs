@@ -1,15 +1,14 @@
 //! What refusals of whole batches cost: requests are counted.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crm_domain::{ErrorClass, Value};
 use serde_json::{Value as Json, json};
 
 use crate::hubspot::HubSpot;
-use crate::salesforce::Salesforce;
-use crate::script::{answer, batch, body, drive, settings, sf_error};
-use crate::{Provider, Request, Response, WriteKind};
+use crate::script::{answer, batch, body, drive, settings};
+use crate::{Provider, WriteKind};
 
 /// Of `count` records these hold what is refused.
 fn spread(count: usize, bad: usize) -> BTreeSet<usize> {
@@ -141,25 +140,4 @@ fn a_value_that_only_looks_like_the_named_one_is_not_blamed() {
         .to_vec();
     let (requests, written) = hubspot(&values, refuse);
     assert_eq!((requests, written), (2, vec![true, false, true, true]));
-}
-
-#[test]
-fn a_collection_that_is_refused_for_each_of_its_records_is_not_halved_without_end() {
-    let ids: Vec<String> = (0..200).map(|n| format!("003{n:012}")).collect();
-    let records: Vec<_> = ids
-        .iter()
-        .map(|id| (id.as_str(), Value::text("x")))
-        .collect();
-    let batch = batch("Contact", WriteKind::Update, "LastName", &records);
-    let refusal = |_: usize, _: &Request| -> Response {
-        answer(400, &sf_error("JSON_PARSER_ERROR", "at [1:10]"))
-    };
-    let (result, log) = drive(Salesforce.write(&settings(2000), Arc::new(batch)), refusal);
-    assert!(log.requests.len() <= 220, "{} requests", log.requests.len());
-    let outcomes = result.unwrap();
-    let mut classes: HashMap<ErrorClass, usize> = HashMap::new();
-    for outcome in outcomes {
-        *classes.entry(outcome.unwrap_err().class).or_default() += 1;
-    }
-    assert_eq!(classes, HashMap::from([(ErrorClass::Mapping, 200)]));
 }

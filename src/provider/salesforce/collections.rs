@@ -24,6 +24,10 @@ pub(super) struct Collection {
 }
 
 impl Call for Collection {
+    fn is_parted_by_the_engine(&self) -> bool {
+        true
+    }
+
     fn request(&mut self, records: &[usize]) -> Request {
         let batch = &*self.batch;
         if batch.kind == WriteKind::Delete {
