@@ -455,8 +455,8 @@ fn tokens_are_granted_by_tenants() {
         let reply = reply.unwrap();
         let answer = crm_provider::Response {
             status: reply.status,
-            headers: Vec::new(),
             body: reply.text.into_bytes(),
+            ..Default::default()
         };
         match operation.step(Some(answer)) {
             Step::Done(result) => result,

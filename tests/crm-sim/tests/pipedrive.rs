@@ -154,8 +154,8 @@ fn each_kind_of_token_has_a_header_of_its_own() {
     let body = reply.unwrap().text.into_bytes();
     let answer = crm_provider::Response {
         status: 200,
-        headers: Vec::new(),
         body,
+        ..Default::default()
     };
     let Step::Done(Ok(grant)) = operation.step(Some(answer)) else {
         panic!("a token is granted")

@@ -390,8 +390,8 @@ fn tokens_are_granted_and_refused_with_200() {
             .unwrap();
         let response = crm_provider::Response {
             status: reply.status,
-            headers: Vec::new(),
             body: reply.text.into_bytes(),
+            ..Default::default()
         };
         match operation.step(Some(response)) {
             Step::Done(result) => result,

@@ -262,6 +262,7 @@ impl<'a> Line<'a> {
                 .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
                 .collect(),
             body: reply.body,
+            success: request.success,
         }
     }
 
