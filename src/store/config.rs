@@ -320,6 +320,9 @@ pub fn maps_of(
         if held.is_empty() {
             continue;
         }
+        // Whoever mended it was done before we had the lock. What is known of roles and functions may be older.
+        // SAFETY: as each statement that locks a table does.
+        unsafe { pg_sys::AcceptInvalidationMessages() };
         client.update(
             "UPDATE crm.map_state SET state = 'error', reason = $2
              WHERE map_id = $1 AND state <> 'error' AND crm.lost_transform(map_id) IS NOT NULL",
