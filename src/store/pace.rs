@@ -135,7 +135,8 @@ impl<'a> Pace<'a> {
             }
         });
         self.was_cut |= is_late;
-        if is_slow && self.until.is_none() {
+        // The time of rows that were cut off together is nobody's: they have it again, one by one, until one is to blame.
+        if is_slow && (self.until.is_none() || is_late && rows > 1) {
             self.until = Some(Instant::now() + SHARE);
         }
     }
