@@ -24,6 +24,9 @@ enum Wake {
 thread_local! {
     /// What this transaction does when it commits; `None`: it changed nothing of ours.
     static AT_COMMIT: Cell<Option<Wake>> = const { Cell::new(None) };
+    /// What the transaction that was just committed does.
+    static DONE: Cell<Option<Wake>> = const { Cell::new(None) };
+    static IS_TOLD_OF_ENDS: Cell<bool> = const { Cell::new(false) };
     /// Intents of this transaction that the worker keeps until it ends.
     static INTENTS: Cell<u32> = const { Cell::new(0) };
 }
@@ -40,13 +43,40 @@ fn at_commit(wake: Wake) {
     let before = AT_COMMIT.get();
     AT_COMMIT.set(before.max(Some(wake)));
     if before.is_none() {
-        register_xact_callback(PgXactCallbackEvent::Commit, || match AT_COMMIT.take() {
-            Some(Wake::Soon) => shared::wake_worker(false),
-            Some(Wake::Urgently) => shared::wake_worker(true),
-            Some(Wake::Not) | None => {}
+        tell_of_ends();
+        register_xact_callback(PgXactCallbackEvent::Commit, || {
+            DONE.set(AT_COMMIT.take());
         });
         register_xact_callback(PgXactCallbackEvent::Abort, || AT_COMMIT.set(None));
         register_xact_callback(PgXactCallbackEvent::Prepare, || AT_COMMIT.set(None));
+    }
+}
+
+/// Has [`has_ended`] called at the end of each transaction of this backend.
+fn tell_of_ends() {
+    if !IS_TOLD_OF_ENDS.replace(true) {
+        // SAFETY: registers, once, a function that lives as long as the process.
+        unsafe { pg_sys::RegisterResourceReleaseCallback(Some(has_ended), std::ptr::null_mut()) }
+    }
+}
+
+/// The worker is woken when the transaction holds no lock any more and what it changed in the catalogs has been told.
+/// Postgres calls those who wait for a commit before that, so that a quick worker would see the change and judge it by
+/// what it knew of roles and functions before.
+#[pg_guard]
+unsafe extern "C-unwind" fn has_ended(
+    phase: pg_sys::ResourceReleasePhase::Type,
+    _is_commit: bool,
+    is_top_level: bool,
+    _argument: *mut std::ffi::c_void,
+) {
+    if !is_top_level || phase != pg_sys::ResourceReleasePhase::RESOURCE_RELEASE_AFTER_LOCKS {
+        return;
+    }
+    match DONE.take() {
+        Some(Wake::Soon) => shared::wake_worker(false),
+        Some(Wake::Urgently) => shared::wake_worker(true),
+        Some(Wake::Not) | None => {}
     }
 }
 
