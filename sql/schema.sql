@@ -4,6 +4,10 @@
 -- them with the mapped table; configuration tables are small enough to be copied to every node.
 -- No foreign key joins the two kinds: unmap_object() removes what belongs to a map.
 
+-- CREATE EXTENSION resolves names in whichever schema is current, where others may have put operators that fit better than
+-- PostgreSQL's own, and a view would keep those. It ends with the script.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 CREATE SCHEMA crm;
 CREATE SCHEMA crm_stub;
 

@@ -8,6 +8,7 @@ mod event_triggers;
 mod grants;
 mod key_spaces;
 mod large_values;
+mod names;
 mod nested_logs;
 mod owners;
 mod possession;
