@@ -73,6 +73,7 @@ extension_sql_file!("../sql/final.sql", name = "final", finalize);
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     settings::define();
+    settings::restrict();
     // SAFETY: a plain read of a global that the postmaster sets while it loads libraries.
     if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
         shared::request();

@@ -55,6 +55,25 @@ pub enum CheckFields {
     Error,
 }
 
+/// Settings of PostgreSQL that code of a table's owner must not change while pg_crm runs it, for all that it sets is put back, but what these
+/// do is done by then: with `exit_on_error` the next error, a caught one too, ends the worker, or the session of who
+/// called `crm.write()`.
+const NOT_WHILE_RESTRICTED: [&CStr; 1] = [c"exit_on_error"];
+
+/// Has PostgreSQL refuse them in a security-restricted operation, as it does `role`.
+pub fn restrict() {
+    // SAFETY: this process's own table of settings, in which nothing is moved; called while the library is loaded.
+    unsafe {
+        let settings = pg_sys::get_guc_variables();
+        for i in 0..pg_sys::GetNumConfigOptions() {
+            let setting = *settings.add(i as usize);
+            if NOT_WHILE_RESTRICTED.contains(&CStr::from_ptr((*setting).name)) {
+                (*setting).flags |= pg_sys::GUC_NOT_WHILE_SEC_REST as i32;
+            }
+        }
+    }
+}
+
 pub fn define() {
     let none = GucFlags::default();
     let int = |name, short, long, setting, min, max, flags| {

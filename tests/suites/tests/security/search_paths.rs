@@ -249,3 +249,41 @@ async fn whoever_calls_keeps_their_settings() {
     session.execute("COMMIT").await;
     assert_eq!(session.one::<String>(SETTINGS, &[]).await, before);
 }
+
+/// PostgreSQL ends a process with `exit_on_error` at its next error, also at one that is caught.
+#[tokio::test]
+async fn a_transform_ends_neither_the_worker_nor_its_callers_session() {
+    let possession = possession(
+        "CREATE FUNCTION m.last(value jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+         BEGIN
+             PERFORM set_config('exit_on_error', 'on', false);
+             RAISE EXCEPTION 'the end';
+         END $$",
+    )
+    .await;
+    let (db, map) = (&possession.db, possession.map);
+    let worker = db.worker().await;
+    let sql = format!(
+        "SELECT crm.map_field({map}, 'email', 'last_name', transform_out => 'm.last(jsonb)')"
+    );
+    db.execute(&sql).await;
+    let session = db.session().await;
+    let error = session
+        .error(r#"SELECT crm.write('m.people', 'p2', '{"email": "x"}')"#)
+        .await;
+    let detail = error.detail().unwrap_or_default().to_owned();
+    assert!(detail.contains("exit_on_error"), "{error:?}");
+    possession
+        .owner
+        .execute("UPDATE m.people SET email = 'Mine' WHERE id = 'p1'")
+        .await;
+    db.drain_but_for_the_dead().await;
+    let why: String = db
+        .one(
+            "SELECT error FROM crm.dead_letters WHERE record_key = 'p1'",
+            &[],
+        )
+        .await;
+    assert!(why.contains("exit_on_error"), "{why}");
+    assert_eq!(db.worker().await, worker, "the worker ended");
+}
