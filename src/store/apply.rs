@@ -116,7 +116,7 @@ pub fn update(
          FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[]), pg_catalog.unnest($3::pg_catalog.text[]))
                   AS k (shard_key, record_key, changes),
               LATERAL pg_catalog.jsonb_populate_record(NULL::{relation}, k.changes::pg_catalog.jsonb) AS r
-         WHERE t.{key} = k.record_key::{key_type}{shard} RETURNING k.record_key",
+         WHERE t.{key} OPERATOR(pg_catalog.=) k.record_key::{key_type}{shard} RETURNING k.record_key",
         relation = map.relation,
         set = set.join(", "),
         key = quote_identifier(&map.key_column),
@@ -189,7 +189,7 @@ fn lock_rows(
     let statement = format!(
         "SELECT k.ord - 1 FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[]))
                               WITH ORDINALITY AS k (shard_key, record_key, ord)
-         JOIN {relation} AS t ON t.{key} = k.record_key::{key_type}{shard} FOR NO KEY UPDATE OF t{otherwise}",
+         JOIN {relation} AS t ON t.{key} OPERATOR(pg_catalog.=) k.record_key::{key_type}{shard} FOR NO KEY UPDATE OF t{otherwise}",
         relation = map.relation,
         key = quote_identifier(&map.key_column),
         key_type = map.key_type,
@@ -217,7 +217,7 @@ fn lock_rows(
 pub fn is_visible(map: &Map, shard_key: &str, record_key: &str) -> Result<bool, StoreError> {
     let statement = format!(
         "SELECT 1 FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) AS k (shard_key, record_key)
-         JOIN {relation} AS t ON t.{key} = k.record_key::{key_type}{shard}",
+         JOIN {relation} AS t ON t.{key} OPERATOR(pg_catalog.=) k.record_key::{key_type}{shard}",
         relation = map.relation,
         key = quote_identifier(&map.key_column),
         key_type = map.key_type,
@@ -239,7 +239,7 @@ fn shard_condition(map: &Map) -> String {
         .as_ref()
         .map_or_else(String::new, |column| {
             format!(
-                " AND t.{}::pg_catalog.text = k.shard_key",
+                " AND t.{}::pg_catalog.text OPERATOR(pg_catalog.=) k.shard_key",
                 quote_identifier(column)
             )
         })

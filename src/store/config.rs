@@ -217,8 +217,8 @@ pub fn maps_of(
     let mut broken = Vec::new();
     let rows = client.select(
         Kept("SELECT m.map_id, m.connection_id, CASE WHEN c.oid IS NOT NULL THEN format('%I.%I', n.nspname, c.relname) END, c.relowner, m.crm_object,
-                m.key_column::text, format_type(a.atttypid, a.atttypmod), m.shard_column::text, m.external_id_field,
-                m.on_crm_delete, s.state = 'error' OR c.oid IS NULL OR a.attnum IS NULL,
+                m.key_column::text, format_type(k.type_id, -1), m.shard_column::text, m.external_id_field,
+                m.on_crm_delete, s.state = 'error' OR c.oid IS NULL OR a.attnum IS NULL OR NOT crm.is_key_type(k.type_id),
                 (extract(epoch FROM greatest(s.next_write_at, now() - interval '1 day') - now()) * 1000)::bigint,
                 EXISTS (SELECT FROM crm.field_map f WHERE f.map_id = m.map_id AND f.direction = 'bidirectional'),
                 coalesce(c.relrowsecurity AND c.relforcerowsecurity
@@ -229,6 +229,9 @@ pub fn maps_of(
          LEFT JOIN pg_class c ON c.oid = m.relation
          LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
          LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = m.key_column AND NOT a.attisdropped
+         -- A key is looked for by the type beneath: what a domain checks is code of others, and looking sets nothing.
+         LEFT JOIN LATERAL (SELECT CASE t.typtype WHEN 'd' THEN crm.base_type(t.oid) ELSE t.oid END AS type_id
+                            FROM pg_type t WHERE t.oid = a.atttypid) k ON true
          WHERE $1 IS NULL OR m.relation = $1
          ORDER BY m.map_id"),
         None,

@@ -58,3 +58,53 @@ async fn the_extension_takes_no_operator_of_a_schema_that_others_write_to() {
     }
     assert_eq!(session.text("SELECT * FROM public.witness").await, "");
 }
+
+/// A key of a domain, and one that PostgreSQL has no equality of its own for.
+#[tokio::test]
+async fn a_look_at_a_row_runs_no_code_of_others_as_the_caller() {
+    let db = CLUSTER.database().await;
+    Crm::connect(&db, Vendor::Stub).await;
+    let (mallory, session) = role(&db, "mallory", Some("admin")).await;
+    db.execute(&format!(
+        "CREATE SCHEMA m AUTHORIZATION {mallory}; GRANT CREATE ON SCHEMA public TO {mallory}; GRANT USAGE ON SCHEMA m TO PUBLIC"
+    ))
+    .await;
+    session
+        .execute(
+            "CREATE TABLE m.witness (who name, place text);
+             GRANT INSERT ON m.witness TO PUBLIC;
+             CREATE FUNCTION m.note(place text) RETURNS bool LANGUAGE sql AS $$
+                INSERT INTO m.witness VALUES (current_user, place) RETURNING true $$;
+             CREATE FUNCTION m.same(varchar, varchar) RETURNS bool LANGUAGE plpgsql AS $$
+             BEGIN PERFORM m.note('operator'); RETURN $1::text OPERATOR(pg_catalog.=) $2::text; END $$;
+             CREATE OPERATOR public.= (LEFTARG = varchar, RIGHTARG = varchar, FUNCTION = m.same);
+             CREATE DOMAIN m.checked AS varchar CHECK (m.note('domain'));
+             CREATE TABLE m.people (id m.checked PRIMARY KEY, name text);
+             CREATE TABLE m.others (id varchar PRIMARY KEY, name text);
+             SELECT crm.map_object('stub', 'm.people', 'account', external_id_field => 'external_key', on_insert => 'create');
+             SELECT crm.map_field(1, 'name', 'name');
+             SELECT crm.map_object('stub', 'm.others', 'contact', external_id_field => 'external_key', on_insert => 'create');
+             SELECT crm.map_field(2, 'name', 'last_name');
+             INSERT INTO m.people VALUES ('p1', 'One');
+             INSERT INTO m.others VALUES ('p2', 'Two')",
+        )
+        .await;
+    db.drain().await;
+    let (reader, caller) = role(&db, "reader", Some("writer")).await;
+    db.execute(&format!(
+        "GRANT SELECT, UPDATE ON m.people, m.others TO {reader}; TRUNCATE m.witness"
+    ))
+    .await;
+    for session in [&*db, &caller] {
+        for (table, key) in [("people", "p1"), ("others", "p2")] {
+            session
+                .execute(&format!("SELECT crm.read_live('m.{table}', '{key}')"))
+                .await;
+        }
+        let sql =
+            r#"SELECT outcome FROM crm.write('m.others', 'p2', '{"name": "New"}', force => true)"#;
+        assert_eq!(session.one::<String>(sql, &[]).await, "committed");
+    }
+    let ran = format!("SELECT * FROM m.witness WHERE who <> '{mallory}'");
+    assert_eq!(db.text(&ran).await, "");
+}
