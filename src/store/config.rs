@@ -41,7 +41,7 @@ pub struct Map {
     pub connection_id: i32,
     /// Schema-qualified and quoted.
     pub relation: String,
-    pub owner: pg_sys::Oid,
+    pub table: pg_sys::Oid,
     pub crm_object: String,
     pub key_column: String,
     pub key_type: String,
@@ -69,6 +69,8 @@ pub struct MappedField {
     /// Schema-qualified and quoted.
     pub transform_out: Option<String>,
     pub transform_in: Option<String>,
+    /// The functions that these names meant.
+    pub transforms: Vec<pg_sys::Oid>,
     /// Arrays and composites are read as JSON.
     pub as_json: bool,
     /// The column's values may be of any length, and are text as they are stored.
@@ -216,7 +218,7 @@ pub fn maps_of(
     let mut maps: Vec<Map> = Vec::new();
     let mut broken = Vec::new();
     let rows = client.select(
-        Kept("SELECT m.map_id, m.connection_id, CASE WHEN c.oid IS NOT NULL THEN format('%I.%I', n.nspname, c.relname) END, c.relowner, m.crm_object,
+        Kept("SELECT m.map_id, m.connection_id, CASE WHEN c.oid IS NOT NULL THEN format('%I.%I', n.nspname, c.relname) END, m.relation::oid, m.crm_object,
                 m.key_column::text, format_type(k.type_id, -1), m.shard_column::text, m.external_id_field,
                 m.on_crm_delete, s.state = 'error' OR c.oid IS NULL OR a.attnum IS NULL OR NOT crm.is_key_type(k.type_id),
                 (extract(epoch FROM greatest(s.next_write_at, now() - interval '1 day') - now()) * 1000)::bigint,
@@ -242,7 +244,7 @@ pub fn maps_of(
             id: row.get(1)?.unwrap_or_default(),
             connection_id: row.get(2)?.unwrap_or_default(),
             relation: row.get(3)?.unwrap_or_default(),
-            owner: row.get(4)?.unwrap_or(pg_sys::InvalidOid),
+            table: row.get(4)?.unwrap_or(pg_sys::InvalidOid),
             crm_object: row.get(5)?.unwrap_or_default(),
             key_column: row.get(6)?.unwrap_or_default(),
             key_type: row.get(7)?.unwrap_or_default(),
@@ -267,7 +269,8 @@ pub fn maps_of(
                 f.direction, f.on_conflict, f.direction <> 'inbound' AND f.materialize,
                 (SELECT format('%I.%I', n.nspname, p.proname) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
                  WHERE p.oid = f.transform_in), t.oid IN ('json'::regtype, 'jsonb'::regtype), c.provider,
-                t.typlen < 0 AND t.oid <> 'numeric'::regtype, t.oid IN ('text'::regtype, 'varchar'::regtype)
+                t.typlen < 0 AND t.oid <> 'numeric'::regtype, t.oid IN ('text'::regtype, 'varchar'::regtype),
+                ARRAY(SELECT p.oid FROM unnest(ARRAY[f.transform_out::oid, f.transform_in::oid]) WITH ORDINALITY AS x (oid, n) JOIN pg_proc p USING (oid) ORDER BY x.n)
          FROM crm.field_map f JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
          JOIN crm.bound_column b USING (map_id, column_name) JOIN pg_type t ON t.oid = b.type_id
          WHERE $1 IS NULL OR m.relation = $1
@@ -298,6 +301,7 @@ pub fn maps_of(
             }),
             transform_out: row.get(6)?,
             transform_in: row.get(12)?,
+            transforms: row.get(17)?.unwrap_or_default(),
             as_json: row.get(7)?.unwrap_or_default(),
             is_json_column: row.get(13)?.unwrap_or_default(),
             is_long: row.get(15)?.unwrap_or(true),

@@ -273,7 +273,7 @@ fn close(client: &mut SpiClient, shard_key: &str, write_id: &str) -> Result<(), 
 /// JSON values through a column's transform_in, as the table's owner.
 pub fn transformed(map: &Map, transform: &str, value: &Json) -> Result<Json, StoreError> {
     pinned(|| {
-        super::as_owner(map.owner, || {
+        super::as_owner_of(map, || {
             Spi::connect_mut(|client| {
                 let mut rows = client.update(
                     &format!("SELECT {transform}($1::pg_catalog.jsonb)::pg_catalog.text"),

@@ -2,7 +2,7 @@
 //!
 //! Functions take an open SPI client and are called inside [`transaction`]; they never wait for a lock that an
 //! application may hold (rows by SKIP LOCKED, the rest bounded by `lock_timeout`), and touch a mapped table only as its
-//! owner ([`as_owner`]).
+//! owner ([`as_owner_of`]).
 
 pub mod apply;
 pub mod audit;
@@ -16,6 +16,7 @@ pub mod follow;
 pub mod ingest;
 pub mod kept;
 pub mod longest;
+mod owner;
 mod pace;
 pub mod pending;
 mod raw_size;
@@ -33,6 +34,7 @@ pub mod values;
 pub mod webhooks;
 
 pub use kept::{Kept, KeptForFew};
+pub use owner::as_owner_of;
 pub use transaction::{
     StoreError, as_owner, durable_transaction, nested, subtransaction, transaction,
 };

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::config::Map;
 use super::time_limit::TimeLimit;
-use super::{StoreError, as_owner, subtransaction};
+use super::{StoreError, as_owner_of, subtransaction};
 
 /// Rows of one statement at most.
 const TOGETHER: usize = 1000;
@@ -79,7 +79,7 @@ impl<'a> Pace<'a> {
         work: impl FnOnce() -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let map = self.map;
-        self.run_nested(rows, || as_owner(map.owner, work))
+        self.run_nested(rows, || as_owner_of(map, work))
     }
 
     /// The same for work that becomes the owner by itself.

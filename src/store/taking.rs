@@ -16,7 +16,7 @@ use super::apply::{self, Ours, Row};
 use super::config::Map;
 use super::pace::{self, Pace};
 use super::values::{self, Bounds, RowValues, Wanted};
-use super::{Kept, StoreError, as_owner, edits};
+use super::{Kept, StoreError, as_owner_of, edits};
 use crate::settings::Settings;
 
 /// How long the table's own code may take for one row.
@@ -86,7 +86,7 @@ fn set_together(
             .map(|&n| row(map, &takings[n]))
             .collect::<Result<Vec<_>, _>>()?;
         let _ours = Ours::taken(map.id, cells.to_vec(), &rows);
-        as_owner(map.owner, || {
+        as_owner_of(map, || {
             Spi::connect_mut(|client| apply::update(client, map, &columns, &rows))
         })
     })?;

@@ -22,7 +22,7 @@ use super::config::{Map, MappedField};
 use super::pace::Pace;
 use super::raw_size::RawSize;
 use super::time_limit::TimeLimit;
-use super::{Kept, StoreError, as_owner, subtransaction};
+use super::{Kept, StoreError, as_owner_of, subtransaction};
 use crate::settings::Settings;
 
 /// What became of one record's row.
@@ -187,7 +187,7 @@ impl Reading<'_> {
             let mut next = part.start;
             let mut timer = TimeLimit::new(limit);
             let result = subtransaction(|| {
-                as_owner(map.owner, || {
+                as_owner_of(map, || {
                     let until = start + READ_TIME;
                     let large = self.large(&part.clone().collect::<Vec<_>>())?;
                     self.fetch_transformed(
@@ -263,7 +263,7 @@ pub fn of_object(
         columns.join(", "),
         map.relation
     );
-    as_owner(map.owner, || {
+    as_owner_of(map, || {
         Spi::connect_mut(|client| {
             let mut values = Vec::with_capacity(fields.len());
             for row in client.update(Kept(&statement), None, &[object.to_string().into()])? {

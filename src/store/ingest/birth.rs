@@ -17,7 +17,7 @@ use crate::store::apply::Ours;
 use crate::store::config::Map;
 use crate::store::pace::{self, Pace};
 use crate::store::taking::{self, Taking};
-use crate::store::{Kept, StoreError, as_owner};
+use crate::store::{Kept, StoreError, as_owner_of};
 
 /// What became of a CRM record that was to get a row.
 pub type Born = Result<Key, StoreError>;
@@ -163,7 +163,7 @@ fn insert_rows(
         ),
     };
     let _ours = Ours::born(map.id);
-    as_owner(map.owner, || {
+    as_owner_of(map, || {
         Spi::connect_mut(|client| {
             let mut keys = Vec::with_capacity(rows.len());
             let json: Vec<&str> = rows.iter().map(|(_, json)| json.as_str()).collect();

@@ -6,6 +6,7 @@ mod deep_json;
 mod echoed_secrets;
 mod event_triggers;
 mod grants;
+mod handed_over;
 mod key_spaces;
 mod large_values;
 mod names;

@@ -1,0 +1,52 @@
+//! A table that becomes somebody else's while pg_crm is at work on it: what the new owner attaches to it has the new owner's
+//! rights, though pg_crm read the mapping before.
+
+use crm_suites::{Crm, Desk, Vendor, eventually, json};
+
+use crate::{CLUSTER, role};
+
+#[tokio::test]
+async fn code_of_the_new_owner_does_not_run_as_the_old_one() {
+    let db = CLUSTER.database().await;
+    let crm = Crm::connect(&db, Vendor::HubSpot).await;
+    let desk = Desk::furnish_as(db, crm, "bidirectional", "on_insert => 'ignore'", "").await;
+    let ids = desk.link(1).await;
+    desk.db
+        .execute("UPDATE people SET phone = '1', email = 'a@x.test'")
+        .await;
+    desk.db.drain().await;
+    let (mallory, session) = role(&desk.db, "mallory", None).await;
+    desk.db
+        .execute(&format!("GRANT CREATE ON SCHEMA public TO {mallory}"))
+        .await;
+    session
+        .execute(
+            "CREATE TABLE witness (who name, is_super bool);
+             CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN
+                INSERT INTO public.witness SELECT r.rolname, r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = current_user;
+                RETURN NEW;
+             END $$",
+        )
+        .await;
+    // The CRM holds something else by now, which wins: the row takes it once the CRM has answered.
+    let people = desk.crm.vendor.people();
+    let theirs = json!({desk.crm.vendor.field("phone"): "theirs"});
+    desk.crm.edit(&desk.db, people, &ids[0], &theirs).await;
+    let flush = desk.under_way("UPDATE people SET phone = 'ours'").await;
+    desk.db
+        .execute(&format!("ALTER TABLE people OWNER TO {mallory}"))
+        .await;
+    session
+        .execute("CREATE TRIGGER note BEFORE UPDATE ON people FOR EACH ROW EXECUTE FUNCTION note()")
+        .await;
+    flush.await.expect("the flush");
+    eventually("the row takes what the CRM holds", async || {
+        let sql = "SELECT phone FROM people";
+        (desk.db.one::<String>(sql, &[]).await == "theirs").then_some(())
+    })
+    .await;
+    let ran = "SELECT DISTINCT who::text FROM witness";
+    assert_eq!(desk.db.all::<String>(ran, &[]).await, [mallory]);
+    desk.db.assert_checked().await;
+}
