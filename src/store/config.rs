@@ -220,7 +220,7 @@ pub fn maps_of(
     let rows = client.select(
         Kept("SELECT m.map_id, m.connection_id, CASE WHEN c.oid IS NOT NULL THEN format('%I.%I', n.nspname, c.relname) END, m.relation::oid, m.crm_object,
                 m.key_column::text, format_type(k.type_id, -1), m.shard_column::text, m.external_id_field,
-                m.on_crm_delete, s.state = 'error' OR c.oid IS NULL OR a.attnum IS NULL OR NOT crm.is_key_type(k.type_id),
+                m.on_crm_delete, s.state = 'error' OR c.oid IS NULL OR c.relkind NOT IN ('r', 'p') OR a.attnum IS NULL OR NOT crm.is_key_type(k.type_id),
                 (extract(epoch FROM greatest(s.next_write_at, now() - interval '1 day') - now()) * 1000)::bigint,
                 EXISTS (SELECT FROM crm.field_map f WHERE f.map_id = m.map_id AND f.direction = 'bidirectional'),
                 coalesce(c.relrowsecurity AND c.relforcerowsecurity
