@@ -2,6 +2,7 @@
 
 mod audit;
 mod databases;
+mod encodings;
 mod extension;
 mod idle;
 mod reload;
