@@ -1,13 +1,17 @@
-//! Utility commands that need the database to itself: the worker leaves first.
+//! Utility commands that concern the worker: those that need the database to themselves, and the ends of prepared
+//! transactions.
 //!
 //! `DROP DATABASE`, `ALTER DATABASE … RENAME`, `… SET TABLESPACE` and `CREATE DATABASE … TEMPLATE` fail while anybody is
 //! connected. The worker is asked to end and kept out for a moment; if the command fails it comes back.
+//!
+//! What a prepared transaction would have told the worker at its commit, `COMMIT PREPARED` tells.
 
 use std::ffi::{CStr, c_char};
 use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
+use crate::api::wake;
 use crate::shared;
 
 /// How long the worker stays out: longer than a DROP DATABASE takes, short enough not to matter.
@@ -55,6 +59,8 @@ unsafe extern "C-unwind" fn process_utility(
 ) {
     // SAFETY: the arguments are handed on as they came; `statement` is valid for the call.
     unsafe {
+        // Asked before: the command may free its own statement.
+        let ends_prepared = ends_prepared((*statement).utilityStmt);
         make_room((*statement).utilityStmt);
         let next = PREVIOUS.unwrap_or(raw_process_utility);
         next(
@@ -67,7 +73,33 @@ unsafe extern "C-unwind" fn process_utility(
             destination,
             completion,
         );
+        if ends_prepared {
+            prepared_has_ended();
+        }
     }
+}
+
+/// Whether a prepared transaction ends by this command.
+///
+/// # Safety
+/// `node` is a valid utility statement.
+unsafe fn ends_prepared(node: *mut pg_sys::Node) -> bool {
+    use pg_sys::TransactionStmtKind::{TRANS_STMT_COMMIT_PREPARED, TRANS_STMT_ROLLBACK_PREPARED};
+    // SAFETY: the cast follows from the node's tag.
+    unsafe {
+        (*node).type_ == pg_sys::NodeTag::T_TransactionStmt
+            && matches!(
+                (*node.cast::<pg_sys::TransactionStmt>()).kind,
+                TRANS_STMT_COMMIT_PREPARED | TRANS_STMT_ROLLBACK_PREPARED
+            )
+    }
+}
+
+/// It is over and seen by everybody. Whatever it was, the worker looks: what it had to tell was forgotten when it was
+/// prepared, by a session or a server that may be gone.
+#[pg_guard]
+unsafe extern "C-unwind" fn prepared_has_ended() {
+    wake::after_prepared();
 }
 
 #[pg_guard]

@@ -10,7 +10,7 @@ mod document;
 mod fit;
 mod triggers;
 mod values;
-mod wake;
+pub mod wake;
 mod webhook;
 mod write;
 mod write_outcome;

@@ -10,6 +10,7 @@ use pgrx::{
 
 use super::raise;
 use crate::shared;
+use crate::store::config::extension_exists;
 
 /// What a commit does to the worker, from least to most.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,6 +49,7 @@ fn at_commit(wake: Wake) {
             DONE.set(AT_COMMIT.take());
         });
         register_xact_callback(PgXactCallbackEvent::Abort, || AT_COMMIT.set(None));
+        // `after_prepared` makes up for it.
         register_xact_callback(PgXactCallbackEvent::Prepare, || AT_COMMIT.set(None));
     }
 }
@@ -77,6 +79,20 @@ unsafe extern "C-unwind" fn has_ended(
         Some(Wake::Soon) => shared::wake_worker(false),
         Some(Wake::Urgently) => shared::wake_worker(true),
         Some(Wake::Not) | None => {}
+    }
+}
+
+/// Wakes the worker after a prepared transaction has ended, or has one started: the transaction may have been one that
+/// made the extension. Databases without it have nobody to wake.
+pub fn after_prepared() {
+    // SAFETY: a plain read of this backend's own database.
+    let slot = shared::slot(unsafe { pg_sys::MyDatabaseId });
+    if slot.is_some_and(|slot| slot.pid() != 0) {
+        shared::wake_worker(true);
+        shared::wake_worker(false);
+    } else if extension_exists() {
+        slot.inspect(|slot| slot.ask());
+        shared::wake_launcher();
     }
 }
 

@@ -5,6 +5,7 @@ mod databases;
 mod encodings;
 mod extension;
 mod idle;
+mod prepared;
 mod reload;
 mod restore;
 mod secrets;
