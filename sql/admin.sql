@@ -80,8 +80,8 @@ BEGIN
     PERFORM crm.check_connection(provider, base_url, coalesce(options, '{}'));
     PERFORM crm.check_credentials(provider, coalesce(options, '{}'), coalesce(credentials, '{}'));
     PERFORM crm.require_references(who, coalesce(credentials, '{}'));
-    INSERT INTO crm.connection (name, provider, base_url, options)
-    VALUES (name, provider, rtrim(base_url, '/'), coalesce(options, '{}')) RETURNING connection_id INTO id;
+    INSERT INTO crm.connection (name, provider, base_url, options, home)
+    VALUES (name, provider, rtrim(base_url, '/'), coalesce(options, '{}'), crm.home()) RETURNING connection_id INTO id;
     INSERT INTO crm.credential (connection_id, secret) VALUES (id, coalesce(credentials, '{}'));
     INSERT INTO crm.connection_state (connection_id) VALUES (id);
     PERFORM crm.notify_worker(false);
@@ -262,6 +262,9 @@ BEGIN
     END IF;
     -- One at a time, so that each sees the other.
     PERFORM FROM crm.connection k WHERE k.connection_id = c.connection_id FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        c := crm.connection_named(connection); -- dropped meanwhile
+    END IF;
     IF EXISTS (SELECT FROM crm.object_map o WHERE o.connection_id = c.connection_id AND o.relation = do_map_object.relation
                AND o.crm_object = do_map_object.crm_object) THEN
         RAISE duplicate_object USING
@@ -474,6 +477,9 @@ BEGIN
     PERFORM crm.require_fit(m, stated);
     -- The worker holds it while it claims records, so it is not held while the CRM is asked.
     PERFORM FROM crm.object_map o WHERE o.map_id = m.map_id FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        m := crm.map_of(map_id); -- unmapped meanwhile
+    END IF;
     IF crm_field = m.external_id_field AND column_name <> m.key_column THEN
         RAISE duplicate_object USING MESSAGE = format('CRM field "%s" is written with the record''s key already', crm_field),
             HINT = 'It is the map''s external_id_field.';

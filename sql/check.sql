@@ -36,6 +36,19 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
           UNION SELECT DISTINCT 'queued records', q.map_id FROM crm.queue q) x
     WHERE NOT EXISTS (SELECT FROM crm.object_map m WHERE m.map_id = x.map_id)
     UNION ALL
+    SELECT 'the configuration is whole', format('%s belongs to %s, which does not exist', x.what, x.whose)
+    FROM (SELECT format('map %s', m.map_id) AS what, format('connection %s', m.connection_id) AS whose
+          FROM crm.object_map m WHERE NOT EXISTS (SELECT FROM crm.connection c WHERE c.connection_id = m.connection_id)
+          UNION ALL
+          SELECT format('column "%s"', f.column_name), format('map %s', f.map_id)
+          FROM crm.field_map f WHERE NOT EXISTS (SELECT FROM crm.object_map m WHERE m.map_id = f.map_id)
+          UNION ALL
+          SELECT 'the state of an ingestion', format('map %s', s.map_id)
+          FROM crm.ingest_state s WHERE NOT EXISTS (SELECT FROM crm.object_map m WHERE m.map_id = s.map_id)
+          UNION ALL
+          SELECT DISTINCT 'a webhook', format('connection %s', i.connection_id)
+          FROM crm.webhook_inbox i WHERE NOT EXISTS (SELECT FROM crm.connection c WHERE c.connection_id = i.connection_id)) x
+    UNION ALL
     SELECT 'no twin', format('CRM record %s of %s is linked %s times: %s', l.crm_id, min(m.crm_object), count(*),
                              string_agg(format('record %s of map %s', l.record_key, l.map_id), ', ' ORDER BY l.map_id, l.record_key))
     FROM crm.ledger l JOIN crm.object_map m USING (map_id) WHERE l.crm_id IS NOT NULL
@@ -74,7 +87,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'changes come in', format('CRM record %s is to be read for map %s since %s, and nothing holds it up', r.crm_id, r.map_id, r.since)
     FROM crm.reread r JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
     LEFT JOIN crm.map_state s USING (map_id) LEFT JOIN crm.connection_state cs USING (connection_id)
-    WHERE r.due_at < now() - interval '5 minutes' AND NOT c.paused AND s.state IS DISTINCT FROM 'error' AND cs.state IS DISTINCT FROM 'error'
+    WHERE r.due_at < now() - interval '5 minutes' AND NOT c.paused AND c.home = crm.home() AND s.state IS DISTINCT FROM 'error' AND cs.state IS DISTINCT FROM 'error'
       AND coalesce(cs.blocked_until < now() - interval '5 minutes', true) AND crm.worker_state() = 'running'
     UNION ALL
     SELECT 'intents end', format('intent %s of record %s of map %s outlived its caller', p.write_id, p.record_key, p.map_id)
@@ -92,7 +105,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
           WHERE p.state = 'queued' AND l.crm_id IS NOT NULL) x (map_id, record_key, since)
     JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
     LEFT JOIN crm.map_state s USING (map_id) LEFT JOIN crm.connection_state cs USING (connection_id)
-    WHERE x.since < now() - interval '5 minutes' AND NOT c.paused AND s.state IS DISTINCT FROM 'error' AND cs.state IS DISTINCT FROM 'error'
+    WHERE x.since < now() - interval '5 minutes' AND NOT c.paused AND c.home = crm.home() AND s.state IS DISTINCT FROM 'error' AND cs.state IS DISTINCT FROM 'error'
       AND coalesce(cs.blocked_until < now() - interval '5 minutes', true) AND crm.worker_state() = 'running'
     UNION ALL
     SELECT 'claims end', format('claim %s of map %s outlived its lease (%s)', k.claim_id, k.map_id, k.leased_until)

@@ -15,7 +15,7 @@ INSERT INTO crm.access VALUES
     ('relation', 'audit_log', 'reader'), ('relation', 'connection', 'reader'), ('relation', 'object_map', 'reader'),
     ('relation', 'field_map', 'reader'), ('relation', 'ingest_state', 'reader'),
     ('function', 'hash', 'reader'), ('function', 'snapshot', 'reader'), ('function', 'snapshot_hash', 'reader'),
-    ('function', 'check', 'reader'), ('function', 'worker_state', 'reader'),
+    ('function', 'check', 'reader'), ('function', 'worker_state', 'reader'), ('function', 'home', 'reader'),
     -- What the views call: PostgreSQL asks the reader for the right to.
     ('function', 'cells_has', 'reader'), ('function', 'cells_count', 'reader'), ('function', 'cells_union', 'reader'),
     -- A function that runs with its caller's rights comes with what it calls.
@@ -31,7 +31,7 @@ INSERT INTO crm.access VALUES
     ('function', 'test_connection', 'operator'), ('function', 'describe', 'operator'), ('function', 'check_mapping', 'operator'),
     ('function', 'create_connection', 'admin'), ('function', 'do_create_connection', 'admin'),
     ('function', 'set_credentials', 'admin'), ('function', 'do_set_credentials', 'admin'),
-    ('function', 'drop_connection', 'admin'),
+    ('function', 'drop_connection', 'admin'), ('function', 'adopt_connections', 'admin'),
     ('function', 'map_object', 'admin'), ('function', 'do_map_object', 'admin'),
     ('function', 'map_field', 'admin'), ('function', 'do_map_field', 'admin'),
     ('function', 'unmap_field', 'admin'), ('function', 'do_unmap_field', 'admin'),

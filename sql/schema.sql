@@ -2,7 +2,8 @@
 --
 -- Per-record tables begin their primary key with shard_key, so that a sharded deployment can co-locate
 -- them with the mapped table; configuration tables are small enough to be copied to every node.
--- No foreign key joins the two kinds: unmap_object() removes what belongs to a map.
+-- No foreign key joins the two kinds: unmap_object() removes what belongs to a map. Nor does one join tables that pg_dump takes
+-- along: see adoption.sql.
 
 -- CREATE EXTENSION resolves names in whichever schema is current, where others may have put operators that fit better than
 -- PostgreSQL's own, and a view would keep those. It ends with the script.
@@ -34,12 +35,15 @@ CREATE TABLE crm.connection (
     base_url      text,
     options       jsonb NOT NULL DEFAULT '{}',
     paused        bool NOT NULL DEFAULT false,
+    home          text NOT NULL,
     created_at    timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE crm.connection IS 'CRM orgs, each reached with one set of credentials; made by crm.create_connection()';
 COMMENT ON COLUMN crm.connection.base_url IS 'where the API lives; NULL: the provider''s own default';
 COMMENT ON COLUMN crm.connection.options IS 'max_in_flight (requests at once, default 4), rate_limit ({"requests": 100, "seconds": 10}), realtime_reserve (part of each budget kept for real-time writes, default 0.2), api_version and other keys of the provider';
 COMMENT ON COLUMN crm.connection.paused IS 'true: nothing is sent, work waits (crm.pause(), crm.resume())';
+COMMENT ON COLUMN crm.connection.home IS
+    'which database of which cluster sends over it, as crm.home() tells there; in another one it waits for crm.adopt_connections()';
 
 CREATE TABLE crm.credential (
     connection_id int PRIMARY KEY REFERENCES crm.connection ON DELETE CASCADE,
@@ -61,7 +65,7 @@ CREATE TABLE crm.connection_state (
     changed_at    timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE crm.connection_state IS 'health of connections, kept by the worker';
-COMMENT ON COLUMN crm.connection_state.state IS 'error: the credentials are refused; work waits for crm.set_credentials()';
+COMMENT ON COLUMN crm.connection_state.state IS 'error: the credentials are refused; work waits for crm.set_credentials(). See crm.connection.home too';
 COMMENT ON COLUMN crm.connection_state.failures IS 'times in a row that the CRM could not be reached or asked to wait';
 COMMENT ON COLUMN crm.connection_state.blocked_until IS 'nothing is sent before this time (outage, rate limit)';
 COMMENT ON COLUMN crm.connection_state.usage IS 'the request budget as the CRM last told it; see crm.rate_budget';
@@ -69,7 +73,7 @@ COMMENT ON COLUMN crm.connection_state.told_at IS 'when it did';
 
 CREATE TABLE crm.object_map (
     map_id            int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    connection_id     int NOT NULL REFERENCES crm.connection,
+    connection_id     int NOT NULL,
     relation          regclass NOT NULL,
     crm_object        text NOT NULL CHECK (crm_object <> ''),
     key_column        name NOT NULL,
@@ -93,7 +97,7 @@ COMMENT ON COLUMN crm.object_map.external_id_field IS 'CRM field that holds our 
 COMMENT ON COLUMN crm.object_map.write_interval IS 'how often changed outbound cells are written back, 1 minute .. 24 hours';
 
 CREATE TABLE crm.field_map (
-    map_id        int NOT NULL REFERENCES crm.object_map ON DELETE CASCADE,
+    map_id        int NOT NULL,
     field_id      smallint NOT NULL,
     column_name   name NOT NULL,
     crm_field     text NOT NULL CHECK (crm_field <> ''),
@@ -362,10 +366,10 @@ CREATE INDEX audit_log_default_write ON crm.audit_log_default (write_id) WHERE w
 CREATE INDEX audit_log_default_folded ON crm.audit_log_default USING gin (folded) WHERE folded IS NOT NULL;
 COMMENT ON TABLE crm.audit_log IS 'every attempt to change something, committed with its effect; UPDATE and DELETE are refused';
 COMMENT ON TABLE crm.audit_log_default IS 'audit rows of months for which no partition was made ahead';
-COMMENT ON COLUMN crm.audit_log.path IS 'batch, realtime, reconcile, ingest or compensate';
+COMMENT ON COLUMN crm.audit_log.path IS 'batch, realtime, reconcile, ingest, compensate or setup';
 COMMENT ON COLUMN crm.audit_log.actor IS 'who made the edit; of path ingest: who made the change, in the vendor''s words';
 COMMENT ON COLUMN crm.audit_log.operation IS 'create, update, delete; of path ingest also insert, link, unlink, relink, ingest (none of them yet), webhook (a '
-    'request that a CRM sent, or somebody in its name)';
+    'request that a CRM sent, or somebody in its name); of path setup: adopt';
 COMMENT ON COLUMN crm.audit_log.fields IS
     'CRM field -> {"new": value sent, "old": value before where it is known, "old_hash": BLAKE3 of it where only that is}';
 COMMENT ON COLUMN crm.audit_log.result IS
@@ -394,7 +398,7 @@ COMMENT ON TABLE crm.claim IS
 COMMENT ON COLUMN crm.claim.sent IS 'per record, what is being sent: field_id -> hash; NULL: not to be remembered';
 
 CREATE TABLE crm.ingest_state (
-    map_id      int PRIMARY KEY REFERENCES crm.object_map ON DELETE CASCADE,
+    map_id      int PRIMARY KEY,
     cursor      jsonb,
     next_at     timestamptz NOT NULL DEFAULT now(),
     last_at     timestamptz,

@@ -62,10 +62,13 @@ COMMENT ON COLUMN crm.rate_budget.waiting IS 'records that wait to be written or
 
 CREATE VIEW crm.status AS
 SELECT m.map_id, c.name AS connection, c.provider, m.relation, m.crm_object,
-       CASE WHEN s.state = 'error' OR cs.state = 'error' THEN 'error'
+       CASE WHEN s.state = 'error' OR cs.state = 'error' OR c.home <> crm.home() THEN 'error'
             WHEN EXISTS (SELECT FROM crm.claim x WHERE x.map_id = m.map_id) THEN 'syncing'
             ELSE 'idle' END AS state,
-       CASE WHEN s.state = 'error' THEN s.reason
+       CASE WHEN c.home <> crm.home() THEN
+                format('connection "%s" came with a restore or a copy of a database, which may go on sending; '
+                       'once that does not, crm.adopt_connections() has this one send', c.name)
+            WHEN s.state = 'error' THEN s.reason
             WHEN cs.state = 'error' THEN 'credentials refused: ' || cs.last_error
             WHEN c.paused THEN 'connection paused'
             WHEN crm.worker_state() <> 'running' THEN 'worker ' || crm.worker_state()

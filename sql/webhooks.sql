@@ -2,7 +2,7 @@
 -- rows in, ingestion takes them out and sets done_at; the worker prunes what is done.
 
 CREATE TABLE crm.webhook_inbox (
-    connection_id int NOT NULL REFERENCES crm.connection ON DELETE CASCADE,
+    connection_id int NOT NULL,
     event_id      text COLLATE "C" NOT NULL,
     inbox_id      bigint GENERATED ALWAYS AS IDENTITY,
     crm_object    text NOT NULL,

@@ -42,13 +42,19 @@ extension_sql_file!(
         "capture",
         "check_comments",
         "webhook_comments",
-        "caller_comments"
+        "caller_comments",
+        "home_comments"
     ]
+);
+extension_sql_file!(
+    "../sql/adoption.sql",
+    name = "adoption",
+    requires = ["admin", "home_comments"]
 );
 extension_sql_file!(
     "../sql/views.sql",
     name = "views",
-    requires = ["admin", "ask_comments"]
+    requires = ["adoption", "ask_comments"]
 );
 extension_sql_file!(
     "../sql/describe.sql",

@@ -8,6 +8,7 @@ mod cells;
 mod check;
 mod document;
 mod fit;
+mod home;
 mod triggers;
 mod values;
 pub mod wake;

@@ -22,8 +22,10 @@ pub struct Connection {
     pub base_url: Option<String>,
     pub options: Json,
     pub paused: bool,
-    /// The credentials were refused; work waits.
+    /// The credentials were refused, or it is away; work waits.
     pub in_error: bool,
+    /// Another database sends over it, of which this one is a copy: nothing is asked of its CRM.
+    pub is_away: bool,
     pub failures: u32,
     /// Milliseconds from now until something may be sent again.
     pub blocked_ms: i64,
@@ -123,11 +125,11 @@ impl Map {
 pub fn connections(client: &SpiClient) -> Result<Vec<Connection>, StoreError> {
     let rows = client.select(
         Kept("SELECT c.connection_id, c.name, c.provider, c.base_url, c.options::text, c.paused,
-                coalesce(s.state = 'error', false), coalesce(s.failures, 0),
+                coalesce(s.state = 'error', false) OR c.home <> crm.home(), coalesce(s.failures, 0),
                 (extract(epoch FROM greatest(coalesce(s.blocked_until, '-infinity'), now() - interval '1 day') - now()) * 1000)::bigint,
                 coalesce(k.version, 0), (s.usage ->> 'daily_remaining')::bigint, (s.usage ->> 'daily_limit')::bigint,
                 (extract(epoch FROM s.told_at) * 1000)::bigint,
-                (s.usage ->> 'day')::bigint, (s.usage ->> 'requests')::bigint
+                (s.usage ->> 'day')::bigint, (s.usage ->> 'requests')::bigint, c.home <> crm.home()
          FROM crm.connection c
          LEFT JOIN crm.connection_state s USING (connection_id)
          LEFT JOIN crm.credential k USING (connection_id)
@@ -146,6 +148,7 @@ pub fn connections(client: &SpiClient) -> Result<Vec<Connection>, StoreError> {
                 .unwrap_or_default(),
             paused: row.get(6)?.unwrap_or_default(),
             in_error: row.get(7)?.unwrap_or_default(),
+            is_away: row.get(16)?.unwrap_or(true),
             failures: row.get::<i32>(8)?.unwrap_or_default() as u32,
             blocked_ms: row.get(9)?.unwrap_or_default(),
             version: row.get(10)?.unwrap_or_default(),

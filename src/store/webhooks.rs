@@ -69,7 +69,8 @@ pub fn keep(
     let stored = client.update(
         Kept("INSERT INTO crm.webhook_inbox (connection_id, event_id, crm_object, crm_id, kind, occurred_at)
               SELECT $1, e.event_id, e.crm_object, e.crm_id, e.kind, to_timestamp(e.occurred_ms / 1000.0)
-              FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[])
+              FROM (SELECT FROM crm.connection c WHERE c.connection_id = $1 FOR KEY SHARE) c,
+                   unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[])
                    AS e (event_id, crm_object, crm_id, kind, occurred_ms)
               ORDER BY e.event_id COLLATE \"C\"
               ON CONFLICT ON CONSTRAINT webhook_inbox_pkey DO NOTHING"),

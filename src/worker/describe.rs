@@ -5,6 +5,7 @@ use serde_json::{Value as Json, json};
 use tokio::sync::oneshot;
 
 use super::link::Told;
+use super::links::AWAY;
 use super::main_loop::Worker;
 use crate::store::config::Connection;
 
@@ -31,6 +32,7 @@ impl Inquiry {
     fn obstacle(&self, connection: Option<&Connection>) -> Option<&'static str> {
         match connection {
             None => Some("the worker does not know the connection: it is not committed yet"),
+            Some(connection) if connection.is_away => Some(AWAY),
             Some(_) if self.fresh => None,
             Some(connection) if connection.paused => Some("the connection is paused"),
             Some(connection) if connection.in_error => {

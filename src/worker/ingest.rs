@@ -99,7 +99,7 @@ impl Worker {
             states.iter().any(|s| s.has_mail)
         };
         if known(self, &mut next) {
-            for connection in connections {
+            for connection in connections.iter().filter(|c| !c.is_away) {
                 let of = Of::Connection(connection.id);
                 next = next.min(self.confined(of, Step::Mail, |worker| {
                     let more = worker.take_webhooks(connection, maps)?;

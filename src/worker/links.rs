@@ -20,6 +20,9 @@ use crate::store::{StoreError, connections, transaction};
 /// Failures in a row after which a connection's circuit is open: see `crm.status.circuit`.
 const OPENS_AFTER: u32 = 3;
 
+/// Why nothing is asked of a CRM.
+pub(super) const AWAY: &str = "the connection came with a restore or a copy of a database and waits for crm.adopt_connections()";
+
 /// Whether work of a map can go to its CRM.
 pub(super) enum Readiness<'c> {
     Ready(&'c Connection, SharedLink),
@@ -84,13 +87,17 @@ impl Worker {
 
     /// Keeps one link per connection, made anew when its configuration changed.
     pub(super) fn connect(&mut self, connections: &[Connection]) -> Duration {
-        self.retire_links(|link| connections.iter().any(|c| link.leads_to(c)));
+        self.retire_links(|link| {
+            connections
+                .iter()
+                .any(|c| !c.is_away && link.leads_to(c))
+        });
         self.turns
             .retain(|id, _| connections.iter().any(|c| c.id == *id));
         self.former_secrets
             .retain(|id, _| connections.iter().any(|c| c.id == *id));
         let mut next = IDLE;
-        for connection in connections {
+        for connection in connections.iter().filter(|c| !c.is_away) {
             if !self.links.contains_key(&connection.id) {
                 let of = Of::Connection(connection.id);
                 next = next.min(self.confined(of, Step::Connect, |worker| {
@@ -166,6 +173,7 @@ impl Worker {
             let Some(link) = self.links.get(&id).cloned() else {
                 let known = connections.iter().find(|c| c.id == id);
                 let detail = match known {
+                    Some(c) if c.is_away => AWAY,
                     Some(_) => {
                         "the credentials cannot be resolved; see crm.status and crm.connection_state"
                     }

@@ -19,6 +19,7 @@ use super::call_audit::{event, write_down};
 use super::checked_write::{self, Checked, Outcome};
 use super::event::{Event, Task};
 use super::link::{Errand, Lane, SharedLink};
+use super::links::AWAY;
 use super::main_loop::{HELD_AGAIN, Worker};
 use super::protocol::{Answer, Intent, Question};
 use super::tasks::caught;
@@ -234,6 +235,9 @@ impl Worker {
                 format!("connection \"{}\" is paused", connection.name),
             );
         }
+        if connection.is_away {
+            return pending("transient", AWAY.to_owned());
+        }
         if connection.in_error || !self.links.contains_key(&connection.id) {
             let why = format!(
                 "the credentials of connection \"{}\" are refused",
@@ -294,7 +298,11 @@ impl Worker {
 
     fn read_live(&mut self, question: Question, reply: Reply) {
         let Some(link) = self.links.get(&question.connection_id).cloned() else {
-            let why = "the connection's credentials are refused; see crm.status";
+            let is_away = |c: &Connection| c.id == question.connection_id && c.is_away;
+            let why = match self.connections.iter().any(is_away) {
+                true => AWAY,
+                false => "the connection's credentials are refused; see crm.status",
+            };
             send_answer(reply, &Answer::failed("read", "auth", why));
             return;
         };

@@ -19,7 +19,7 @@ pub struct State {
     pub has_mail: bool,
 }
 
-/// The state of every map. One that has none yet gets it: it looks for changes an interval after it was made, when its
+/// The state of every map whose connection is at home here: the state of others may be on its way, by a restore. One that has none yet gets it: it looks for changes an interval after it was made, when its
 /// fields are mapped.
 pub fn all(client: &mut SpiClient) -> Result<Vec<State>, StoreError> {
     let rows = client.update(
@@ -30,7 +30,8 @@ pub fn all(client: &mut SpiClient) -> Result<Vec<State>, StoreError> {
                     (SELECT (extract(epoch FROM greatest(r.due_at, now() - interval '1 day') - now()) * 1000)::bigint FROM crm.reread r
                      WHERE r.map_id = m.map_id ORDER BY r.due_at LIMIT 1),
                     EXISTS (SELECT FROM crm.webhook_inbox i WHERE i.connection_id = m.connection_id AND i.done_at IS NULL)
-             FROM crm.object_map m LEFT JOIN crm.ingest_state s USING (map_id)",
+             FROM crm.object_map m JOIN crm.connection c USING (connection_id) LEFT JOIN crm.ingest_state s USING (map_id)
+             WHERE c.home = crm.home()",
         ),
         None,
         &[],
@@ -50,7 +51,8 @@ pub fn all(client: &mut SpiClient) -> Result<Vec<State>, StoreError> {
     if is_new {
         client.update(
             Kept(
-                "INSERT INTO crm.ingest_state (map_id, next_at) SELECT m.map_id, now() + m.ingest_interval FROM crm.object_map m
+                "INSERT INTO crm.ingest_state (map_id, next_at) SELECT m.map_id, now() + m.ingest_interval
+                 FROM crm.object_map m JOIN crm.connection c USING (connection_id) WHERE c.home = crm.home() FOR KEY SHARE OF m
                  ON CONFLICT DO NOTHING",
             ),
             None,

@@ -200,6 +200,11 @@ impl Database {
         self.temporary = false;
     }
 
+    /// Drops the database with this value.
+    pub fn drop_at_the_end(&mut self) {
+        self.temporary = true;
+    }
+
     /// A new session in place of one that a crash cuts off, once it has.
     pub async fn reconnect(&mut self) {
         let cut_off = async || self.client().is_closed().then_some(());

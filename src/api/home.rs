@@ -1,0 +1,20 @@
+//! Where this database is: what tells it from the copies that are made of it.
+
+use pgrx::prelude::*;
+
+/// The cluster and the database. A standby and what a promotion makes of it are the same cluster; a restored database, one
+/// made from a template and one that pg_upgrade made are others.
+#[pg_extern(stable, parallel_safe, schema = "crm")]
+fn home() -> String {
+    // SAFETY: plain reads of the control file as this server keeps it, and of this backend's own database.
+    let (cluster, database) = unsafe { (pg_sys::GetSystemIdentifier(), pg_sys::MyDatabaseId) };
+    format!("{cluster}/{}", database.to_u32())
+}
+
+extension_sql!(
+    r#"
+COMMENT ON FUNCTION crm.home() IS 'which database of which cluster this is: the cluster''s system identifier and the database''s oid';
+"#,
+    name = "home_comments",
+    requires = [home]
+);
