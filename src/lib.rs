@@ -4,6 +4,7 @@
 //! - [`store`]: every SQL statement of the engine, and the transactions they run in.
 //! - [`worker`]: the launcher, one worker per database, its threads and its conversations with CRMs.
 //! - [`webhook`], [`secrets`]: what backends and the worker do alike.
+//! - [`errors`]: what users see of an error.
 //! - [`shared`]: what processes tell each other through shared memory.
 //! - `crm_domain` and `crm_provider` (`src/domain`, `src/provider`): the rules and the vendors, without Postgres and
 //!   without I/O.
@@ -12,6 +13,7 @@
 use pgrx::prelude::*;
 
 mod api;
+mod errors;
 mod hooks;
 mod secrets;
 mod settings;
@@ -78,6 +80,7 @@ extension_sql_file!("../sql/final.sql", name = "final", finalize);
 
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
+    errors::make_no_backtraces();
     settings::define();
     settings::restrict();
     // SAFETY: a plain read of a global that the postmaster sets while it loads libraries.
@@ -85,6 +88,7 @@ pub extern "C-unwind" fn _PG_init() {
         shared::request();
         worker::launcher::register();
         hooks::install();
+        errors::install();
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the CRM says of its fields, and what is made of it when columns are mapped.
 
 mod descriptions;
+mod errors;
 mod fits;
 
 use std::sync::LazyLock;
