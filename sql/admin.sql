@@ -107,6 +107,8 @@ DECLARE
 BEGIN
     PERFORM crm.check_credentials(c.provider, c.options, coalesce(credentials, '{}'));
     PERFORM crm.require_references(who, coalesce(credentials, '{}'));
+    -- Whoever settles what came of the old ones sees that somebody is at it.
+    PERFORM FROM crm.connection k WHERE k.connection_id = c.connection_id FOR NO KEY UPDATE;
     INSERT INTO crm.credential (connection_id, secret) VALUES (c.connection_id, coalesce(credentials, '{}'))
     ON CONFLICT (connection_id) DO UPDATE SET secret = excluded.secret, version = credential.version + 1, updated_at = now();
     INSERT INTO crm.connection_state (connection_id) VALUES (c.connection_id)
@@ -176,6 +178,7 @@ DECLARE
     primary_key name[];
     key_type oid;
     other regclass;
+    same text;
     id int;
 BEGIN
     PERFORM crm.check_word('on_insert', on_insert, '{ignore,create}');
@@ -192,11 +195,23 @@ BEGIN
     IF kind IS NULL OR kind NOT IN ('r', 'p') THEN
         RAISE wrong_object_type USING MESSAGE = format('"%s" is not a table', relation), HINT = 'Only tables and partitioned tables can be mapped.';
     END IF;
+    IF (SELECT n.nspname FROM pg_class k JOIN pg_namespace n ON n.oid = k.relnamespace WHERE k.oid = relation)
+       IN ('crm', 'crm_stub', 'pg_catalog', 'information_schema', 'pg_toast') THEN
+        RAISE wrong_object_type USING MESSAGE = format('"%s" belongs to the system', relation), HINT = 'Map a table of your own.';
+    END IF;
     IF kind = 'r' AND EXISTS (SELECT FROM pg_class WHERE oid = relation AND relispartition) THEN
         RAISE wrong_object_type USING MESSAGE = format('"%s" is a partition', relation), HINT = 'Map the partitioned table that it belongs to.';
     END IF;
     IF (SELECT relpersistence FROM pg_class WHERE oid = relation) = 't' THEN
         RAISE wrong_object_type USING MESSAGE = format('"%s" is a temporary table', relation), HINT = 'Only this session sees it; the worker could not.';
+    END IF;
+    -- Of a partitioned table the rows' own.
+    IF EXISTS (SELECT FROM pg_class k WHERE k.relpersistence = 'u'
+               AND (k.oid = relation OR k.oid IN (SELECT t.relid FROM pg_partition_tree(relation) t))) THEN
+        RAISE wrong_object_type USING
+            MESSAGE = format('"%s" is unlogged', relation),
+            DETAIL = 'A crash of the server empties it, and neither the links nor the CRM would hear of that.',
+            HINT = format('ALTER TABLE %s SET LOGGED.', relation);
     END IF;
     IF kind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = relation) THEN
         RAISE wrong_object_type USING
@@ -265,10 +280,11 @@ BEGIN
     IF NOT FOUND THEN
         c := crm.connection_named(connection); -- dropped meanwhile
     END IF;
-    IF EXISTS (SELECT FROM crm.object_map o WHERE o.connection_id = c.connection_id AND o.relation = do_map_object.relation
-               AND o.crm_object = do_map_object.crm_object) THEN
+    SELECT o.crm_object INTO same FROM crm.object_map o
+    WHERE o.connection_id = c.connection_id AND o.relation = do_map_object.relation AND lower(o.crm_object) = lower(do_map_object.crm_object);
+    IF FOUND THEN
         RAISE duplicate_object USING
-            MESSAGE = format('"%s" is mapped to %s on connection "%s" already', relation, crm_object, connection),
+            MESSAGE = format('"%s" is mapped to %s on connection "%s" already', relation, same, connection),
             HINT = 'crm.map_field() adds columns to it; crm.unmap_object() removes it.';
     END IF;
 

@@ -559,6 +559,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                 WHEN c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid) THEN
                     format('table "%s" inherits from it, and statements on that escape validation and change capture',
                            (SELECT i.inhrelid::regclass FROM pg_inherits i WHERE i.inhparent = c.oid ORDER BY i.inhrelid LIMIT 1))
+                WHEN c.relpersistence = 'u' THEN 'it is unlogged, and a crash would empty it'
                 END || '; mend the table, then crm.map_field()'
     FROM crm.object_map m JOIN pg_class c ON c.oid = m.relation
     JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = m.key_column AND NOT a.attisdropped

@@ -259,6 +259,9 @@ pub fn define() {
         GucContext::Sighup,
         none,
     );
+    // A misspelt setting of ours is an error in a session and a warning at the start, and not one more of nobody's.
+    // SAFETY: a plain call while the library is loaded.
+    unsafe { pg_sys::MarkGUCPrefixReserved(c"pg_crm".as_ptr()) }
 }
 
 /// Longest name that an application may give to its user or to what it does, in bytes: each of its edits carries it.

@@ -109,7 +109,28 @@ fn check_connection(provider_name: &str, base_url: Option<&str>, options: Docume
             None,
             "It is the org's own address, such as https://acme.my.salesforce.com.",
         ),
-        Some(url) => admit("base_url", url),
+        Some(url) => {
+            admit("base_url", url);
+            let own = crm_provider::default_base_url(provider, options).and_then(target::place);
+            if let Some(page) = target::place(url)
+                && own.is_none()
+            {
+                raise(
+                    INVALID,
+                    format!(
+                        "base_url \"{}\" is more than an address",
+                        target::without_user(url)
+                    ),
+                    Some(format!(
+                        "\"{page}\" looks like a page of the CRM's: the API does not live there."
+                    )),
+                    &format!(
+                        "Leave it out: {}.",
+                        target::without_user(&url[..url.len() - page.len()])
+                    ),
+                )
+            }
+        }
     }
 }
 

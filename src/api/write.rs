@@ -63,6 +63,22 @@ fn perform_write(
     }
     refuse_large(&changes);
     let changed = target.columns("changes", &changes, "written", |f| f.is_checked());
+    // Written as text it would be: nobody means that.
+    if let Some(field) = changed.iter().find(|f| {
+        let of_json = f.as_json || f.is_json_column;
+        !of_json
+            && matches!(
+                changes.get(&f.column),
+                Some(Json::Array(_) | Json::Object(_))
+            )
+    }) {
+        raise(
+            PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+            format!("column \"{}\" takes no JSON array or object", field.column),
+            None,
+            "Give it a text, a number, true, false or null; several choices as one text, separated by semicolons.",
+        )
+    }
     let base = base.map(|base| object("base", Some(base)));
     let based = base
         .as_ref()

@@ -43,6 +43,14 @@ pub fn check(url: &str, allowed_hosts: &[String]) -> Result<(), String> {
     }
 }
 
+/// What a URL names of its host, if it names more than the host.
+pub fn place(url: &str) -> Option<&str> {
+    let host = url.find("://").map_or(0, |scheme| scheme + 3);
+    let place = &url[host..];
+    let place = &place[place.find(['/', '?', '#'])?..];
+    (place != "/").then_some(place)
+}
+
 /// A URL as it may be shown: what stands before an `@` could be a password.
 pub fn without_user(url: &str) -> String {
     match (url.find("://"), url.rfind('@')) {
@@ -74,6 +82,19 @@ mod tests {
         ] {
             assert!(check(url, &[]).is_err(), "{url}");
         }
+    }
+
+    #[test]
+    fn tells_a_page_from_a_host() {
+        use super::place;
+        assert_eq!(place("https://x.test"), None);
+        assert_eq!(place("https://x.test:443/"), None);
+        assert_eq!(
+            place("https://x.test/lightning/page"),
+            Some("/lightning/page")
+        );
+        assert_eq!(place("https://x.test?a=b"), Some("?a=b"));
+        assert_eq!(place("https://x.test/#/home"), Some("/#/home"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod descriptions;
 mod errors;
 mod fits;
+mod refusals;
 
 use std::sync::LazyLock;
 

@@ -1,0 +1,113 @@
+//! What was accepted in silence once, and could only go wrong.
+
+use crm_suites::{Desk, Vendor};
+
+use crate::CLUSTER;
+
+/// What a refusal says: its SQLSTATE, a part of its message and one of its HINT.
+async fn refused(desk: &Desk, statement: &str, code: &str, message: &str, hint: &str) {
+    let error = desk.db.error(statement).await;
+    assert_eq!(error.code().code(), code, "{statement}: {error:?}");
+    assert!(error.message().contains(message), "{statement}: {error:?}");
+    let said = error.hint().unwrap_or_default();
+    assert!(said.contains(hint), "{statement}: {error:?}");
+}
+
+#[tokio::test]
+async fn one_object_by_two_spellings() {
+    let desk = Desk::open(&CLUSTER, Vendor::Stub).await;
+    let spelt = "SELECT crm.map_object('stub', 'people', 'Contact')";
+    refused(&desk, spelt, "42710", "already", "crm.map_field()").await;
+}
+
+#[tokio::test]
+async fn tables_that_lose_their_rows() {
+    let desk = Desk::open(&CLUSTER, Vendor::Stub).await;
+    desk.db
+        .execute(
+            "CREATE UNLOGGED TABLE light (id int PRIMARY KEY, name text);
+             CREATE TABLE parts (id int PRIMARY KEY, name text) PARTITION BY RANGE (id);
+             CREATE UNLOGGED TABLE part PARTITION OF parts DEFAULT",
+        )
+        .await;
+    for table in ["light", "parts"] {
+        let map = format!("SELECT crm.map_object('stub', '{table}', 'lead')");
+        refused(&desk, &map, "42809", "unlogged", "SET LOGGED").await;
+    }
+    desk.db
+        .execute("ALTER TABLE light SET LOGGED; SELECT crm.map_object('stub', 'light', 'lead')")
+        .await;
+    desk.db.execute("ALTER TABLE light SET UNLOGGED").await;
+    let said = "SELECT state || ': ' || reason FROM crm.status WHERE relation = 'light'::regclass";
+    let said: String = desk.db.one(said, &[]).await;
+    assert!(
+        said.starts_with("error: ") && said.contains("unlogged"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn tables_of_the_system() {
+    let desk = Desk::open(&CLUSTER, Vendor::Stub).await;
+    for table in [
+        "crm.connection",
+        "crm_stub.records",
+        "pg_catalog.pg_class",
+        "information_schema.sql_parts",
+    ] {
+        let map = format!("SELECT crm.map_object('stub', '{table}', 'lead', key_column => 'oid')");
+        refused(&desk, &map, "42809", "belongs to the system", "of your own").await;
+    }
+}
+
+#[tokio::test]
+async fn a_page_for_an_address() {
+    let desk = Desk::open(&CLUSTER, Vendor::Stub).await;
+    for (url, address) in [
+        (
+            "https://acme.lightning.force.com/lightning/page/home",
+            "https://acme.lightning.force.com.",
+        ),
+        (
+            "https://acme.my.salesforce.com/?x=y",
+            "https://acme.my.salesforce.com.",
+        ),
+    ] {
+        let connect =
+            format!("SELECT crm.create_connection('sf', 'salesforce', base_url => '{url}')");
+        refused(&desk, &connect, "22023", "more than an address", address).await;
+    }
+    desk.db
+        .execute("SELECT crm.create_connection('sf', 'salesforce', base_url => 'https://acme.my.salesforce.com/')")
+        .await;
+}
+
+#[tokio::test]
+async fn settings_that_nobody_knows() {
+    let desk = Desk::open(&CLUSTER, Vendor::Stub).await;
+    let error = desk.db.error("SET pg_crm.batch_row = 5").await;
+    assert_eq!(error.code().code(), "42602", "{error:?}");
+    desk.db.execute("SET pg_crm.actor = 'dana'").await;
+}
+
+#[tokio::test]
+async fn an_array_for_a_text() {
+    let db = CLUSTER.database().await;
+    let crm = crm_suites::Crm::connect(&db, Vendor::Stub).await;
+    let desk = Desk::furnish_as(db, crm, "bidirectional", "on_insert => 'ignore'", "").await;
+    desk.link(1).await;
+    for value in [r#"["a"]"#, r#"{"a": 1}"#] {
+        let write = format!("SELECT crm.write('people', 'p1', '{{\"phone\": {value}}}')");
+        refused(
+            &desk,
+            &write,
+            "42804",
+            "takes no JSON array or object",
+            "a text",
+        )
+        .await;
+    }
+    desk.map_field("interests", "").await;
+    let write = "SELECT (crm.write('people', 'p1', '{\"interests\": [\"a\", \"b\"]}')).outcome";
+    assert_eq!(desk.db.one::<String>(write, &[]).await, "committed");
+}
