@@ -9,6 +9,7 @@ pub mod audit;
 pub mod claims;
 pub mod config;
 pub mod connections;
+mod dead;
 pub mod edits;
 pub mod engine;
 pub mod fold;

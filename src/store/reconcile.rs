@@ -13,7 +13,7 @@ use super::config::Map;
 use super::ingest::identity::BOTH_WENT;
 use super::pending::Pending;
 use super::takes::{rows_in_use, take};
-use super::{Kept, StoreError, rounds, settle, values};
+use super::{Kept, StoreError, dead, rounds, settle, values};
 
 /// A pending write with what became of it.
 #[derive(Clone)]
@@ -380,6 +380,7 @@ fn dead_letter(client: &mut SpiClient, map: &Map, record: &Settled) -> Result<()
     let Verdict::Dead { class, code, error } = &record.verdict else {
         return Ok(());
     };
+    dead::tell_the_first(client, map, *class, code)?;
     let (shard_key, record_key) = keys_of(record);
     client.update(
         Kept("INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, path, crm_id, operation, error_class, vendor_code, error,

@@ -1,5 +1,6 @@
 //! Rounds: a map's write-back from its first slice to the moment when nothing is due any more.
 
+use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 
 use super::{Kept, StoreError};
@@ -53,13 +54,17 @@ pub fn end(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
 
 /// Stops a map that cannot work as the CRM answers, until crm.replay_all(), which knows such a reason by its end.
 pub fn stop(client: &mut SpiClient, map_id: i32, reason: &str) -> Result<(), StoreError> {
-    client.update(
-        Kept("UPDATE crm.map_state SET state = 'error', reason = $2 WHERE map_id = $1"),
+    let reason = format!("{reason}; mend the mapping, then crm.replay_all()");
+    let stopped = client.update(
+        Kept(
+            "UPDATE crm.map_state SET state = 'error', reason = $2
+              WHERE map_id = $1 AND (state, reason) IS DISTINCT FROM ('error', $2)",
+        ),
         None,
-        &[
-            map_id.into(),
-            format!("{reason}; mend the mapping, then crm.replay_all()").into(),
-        ],
+        &[map_id.into(), reason.as_str().into()],
     )?;
+    if !stopped.is_empty() {
+        log!("pg_crm stops map {map_id}: {reason}");
+    }
     Ok(())
 }

@@ -12,7 +12,7 @@ use super::audit;
 use super::claims::Place;
 use super::config::{Connection, Map};
 use super::ingest::identity::BOTH_WENT;
-use super::{Kept, KeptForFew, StoreError, reconcile};
+use super::{Kept, KeptForFew, StoreError, dead, reconcile};
 
 /// How one record's write ended.
 #[derive(Debug)]
@@ -516,10 +516,15 @@ fn delete_gone(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Resul
 }
 
 fn dead_letters(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<(), StoreError> {
+    let mut is_told = false;
     for r in records {
         let Verdict::Dead { class, code, error } = &r.verdict else {
             continue;
         };
+        if !is_told {
+            dead::tell_the_first(client, map, *class, code)?;
+            is_told = true;
+        }
         client.update(
             "INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, crm_id, operation, fields, error_class, vendor_code,
                                                error, attempts, actor)

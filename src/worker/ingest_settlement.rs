@@ -45,7 +45,7 @@ impl Worker {
             .iter_mut()
             .find(|c| c.id == looking.connection.id)
         {
-            real_time::note_health(known, trouble.as_ref());
+            real_time::note_health(known, looking.connection.version, trouble.as_ref());
         }
         let map = looking.map.clone();
         let start = Instant::now();

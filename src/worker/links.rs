@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crm_domain::{ErrorClass, Failure};
 use crm_provider::News;
+use pgrx::prelude::*;
 use serde_json::json;
 
 use super::flush::stands_still;
@@ -16,9 +17,6 @@ use crate::secrets;
 use crate::shared::now_ms;
 use crate::store::config::{self, Connection, Map};
 use crate::store::{StoreError, connections, transaction};
-
-/// Failures in a row after which a connection's circuit is open: see `crm.status.circuit`.
-const OPENS_AFTER: u32 = 3;
 
 /// Why nothing is asked of a CRM.
 pub(super) const AWAY: &str = "the connection came with a restore or a copy of a database and waits for crm.adopt_connections()";
@@ -52,7 +50,8 @@ impl Worker {
     /// How long work that nobody waits for leaves the CRM alone.
     fn patience(&self, connection: &Connection, link: &SharedLink) -> Option<Duration> {
         // Half open: what is on its way finds out whether the CRM is back.
-        let probes = connection.failures >= OPENS_AFTER && self.is_asking(connection.id);
+        let probes =
+            connection.failures >= connections::OPENS_AFTER && self.is_asking(connection.id);
         let days = connection.day.into_iter().chain(link.day());
         let reserve = link.settings.terms().reserve;
         let day = || {
@@ -96,6 +95,7 @@ impl Worker {
             .retain(|id, _| connections.iter().any(|c| c.id == *id));
         self.former_secrets
             .retain(|id, _| connections.iter().any(|c| c.id == *id));
+        self.tell_who_is_away(connections);
         let mut next = IDLE;
         for connection in connections.iter().filter(|c| !c.is_away) {
             if !self.links.contains_key(&connection.id) {
@@ -115,6 +115,24 @@ impl Worker {
             .extend(retired.map(|(id, link)| (id, link.known_secrets())));
     }
 
+    fn tell_who_is_away(&mut self, connections: &[Connection]) {
+        for connection in connections.iter().filter(|c| c.is_away) {
+            if self.away.insert(connection.id) {
+                ereport!(
+                    PgLogLevel::LOG,
+                    PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                    format!(
+                        "pg_crm: connection \"{}\" came with a restore or a copy of a database, and waits",
+                        connection.name
+                    ),
+                    "Once nobody else sends over it, crm.adopt_connections() has this database do so."
+                );
+            }
+        }
+        let is_away = |id: &i32| connections.iter().any(|c| c.id == *id && c.is_away);
+        self.away.retain(is_away);
+    }
+
     fn make_link(&mut self, connection: &Connection) -> Result<(), StoreError> {
         let Some(provider) = crm_provider::provider(&connection.provider) else {
             return Ok(());
@@ -125,15 +143,7 @@ impl Worker {
             Err(reason) => {
                 let failure = Failure::connection(ErrorClass::Auth, "credentials", reason);
                 if !connection.in_error {
-                    transaction(|client| {
-                        connections::troubled(
-                            client,
-                            connection.id,
-                            &failure,
-                            0,
-                            connection.version,
-                        )
-                    })?;
+                    transaction(|client| connections::troubled(client, connection, &failure, 0))?;
                 }
                 return Ok(());
             }

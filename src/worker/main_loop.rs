@@ -52,6 +52,8 @@ pub(super) struct Worker {
     pub(super) links: HashMap<i32, SharedLink>,
     /// What earlier links of a connection knew of secrets.
     pub(super) former_secrets: HashMap<i32, Vec<String>>,
+    /// Connections of which the log was told that they wait to be adopted.
+    pub(super) away: HashSet<i32>,
     /// Per connection, whose turn it is to obtain a token; outlives its links.
     pub(super) turns: HashMap<i32, Arc<tokio::sync::Mutex<()>>>,
     pub(super) flights: HashMap<i64, Flight>,
@@ -120,6 +122,7 @@ pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
         inbox,
         links: HashMap::new(),
         former_secrets: HashMap::new(),
+        away: HashSet::new(),
         turns: HashMap::new(),
         flights: HashMap::new(),
         rota: Rota::default(),

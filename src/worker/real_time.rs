@@ -33,6 +33,8 @@ pub(super) type Reply = oneshot::Sender<Json>;
 pub(super) struct Call {
     pub intent: Intent,
     reply: Reply,
+    /// Of the credentials that it goes with.
+    version: i32,
 }
 
 #[derive(Default)]
@@ -132,9 +134,13 @@ impl Worker {
             match self.obstacle(&intent, fresh.len()) {
                 Some(answer) => send_answer(reply, &answer),
                 None => {
-                    if let Some(consent) = self.begin(&intent) {
+                    if let Some((consent, version)) = self.begin(&intent) {
                         consents.push(consent);
-                        fresh.push(Call { intent, reply });
+                        fresh.push(Call {
+                            intent,
+                            reply,
+                            version,
+                        });
                     }
                 }
             }
@@ -263,8 +269,9 @@ impl Worker {
 
     /// Reads the CRM for an edit while its intent is being committed; writes once that is on disk, which the caller of this
     /// says.
-    fn begin(&self, intent: &Intent) -> Option<oneshot::Sender<()>> {
+    fn begin(&self, intent: &Intent) -> Option<(oneshot::Sender<()>, i32)> {
         let link = self.links.get(&intent.connection_id)?.clone();
+        let version = link.version;
         let (consent, consented) = oneshot::channel();
         let write_id = intent.write_id.clone();
         let (object, edit) = (intent.object.clone(), edit(intent));
@@ -293,7 +300,7 @@ impl Worker {
                 outbox.send(event);
             }
         });
-        Some(consent)
+        Some((consent, version))
     }
 
     fn read_live(&mut self, question: Question, reply: Reply) {
@@ -326,30 +333,39 @@ impl Worker {
                 Outcome::Failed(failure) if failure.scope == Scope::Connection => Some(failure),
                 _ => None,
             };
-            if let Some(link) = self.links.get(&connection.id) {
+            if let Some(link) = self.links.get(&connection.id)
+                && link.version == call.version
+            {
                 link.take_trouble();
             }
-            note_health(connection, trouble);
+            note_health(connection, call.version, trouble);
         }
     }
 }
 
-/// Writes down how a connection is doing, if that is news.
-pub(super) fn note_health(connection: &mut Connection, trouble: Option<&Failure>) {
+/// Writes down how a connection is doing, if that is news. `version`: of the credentials that its CRM was asked with; of
+/// others than the connection's own it tells nothing.
+pub(super) fn note_health(connection: &mut Connection, version: i32, trouble: Option<&Failure>) {
+    if version != connection.version {
+        return;
+    }
     let result = match trouble {
         Some(failure) => {
             let wait =
                 verdict::pause(failure, connection.failures, fastrand::f64()).as_millis() as i64;
-            let (id, version) = (connection.id, connection.version);
-            connection.failures += 1;
-            connection.blocked_ms = wait;
-            connection.in_error |= failure.class == crm_domain::ErrorClass::Auth;
-            transaction(|client| connections::troubled(client, id, failure, wait, version))
+            let noted =
+                transaction(|client| connections::troubled(client, connection, failure, wait));
+            if *noted.as_ref().unwrap_or(&true) {
+                connection.failures += 1;
+                connection.blocked_ms = wait;
+                connection.in_error |= failure.class == crm_domain::ErrorClass::Auth;
+            }
+            noted.map(|_| ())
         }
         None if connection.failures > 0 => {
+            let healed = transaction(|client| connections::healthy(client, connection));
             connection.failures = 0;
-            let id = connection.id;
-            transaction(|client| connections::healthy(client, id))
+            healed
         }
         None => Ok(()),
     };

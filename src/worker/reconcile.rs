@@ -332,7 +332,7 @@ impl Worker {
         let trouble =
             trouble.or_else(|| failures.into_iter().find(|f| f.scope == Scope::Connection));
         if let Some(known) = self.connections.iter_mut().find(|c| c.id == connection.id) {
-            real_time::note_health(known, trouble.as_ref());
+            real_time::note_health(known, connection.version, trouble.as_ref());
         }
         self.settle_pending(map, connection, judged, Some(claim_id));
     }

@@ -112,15 +112,10 @@ impl Worker {
             match &trouble {
                 Some(failure) => {
                     let wait = verdict::pause(failure, connection.failures, draw());
-                    connections::troubled(
-                        client,
-                        connection.id,
-                        failure,
-                        wait.as_millis() as i64,
-                        connection.version,
-                    )?;
+                    let wait = wait.as_millis() as i64;
+                    connections::troubled(client, &connection, failure, wait)?;
                 }
-                None => connections::healthy(client, connection.id)?,
+                None => connections::healthy(client, &connection)?,
             }
             if let Some(reason) = &stop {
                 rounds::stop(client, map.id, reason)?;

@@ -8,7 +8,7 @@ use super::identity::{self, Key};
 use super::state::{self, Reread};
 use super::{Arrived, Incoming, Note, write_audit};
 use crate::store::config::{Connection, Map};
-use crate::store::{Kept, StoreError};
+use crate::store::{Kept, StoreError, dead};
 
 impl Arrived {
     /// `key`: of its row, if it has one.
@@ -68,6 +68,7 @@ fn put(
     by: Option<&str>,
     failure: &Failure,
 ) -> Result<(), StoreError> {
+    dead::tell_the_first(client, map, failure.class, &failure.code)?;
     client.update(
         Kept(
             "INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, path, crm_id, operation, error_class, vendor_code, error, attempts, actor)

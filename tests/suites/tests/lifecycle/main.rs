@@ -2,6 +2,7 @@
 
 mod audit;
 mod copies;
+mod credentials;
 mod databases;
 mod encodings;
 mod extension;
