@@ -205,6 +205,12 @@ BEGIN
     IF (SELECT relpersistence FROM pg_class WHERE oid = relation) = 't' THEN
         RAISE wrong_object_type USING MESSAGE = format('"%s" is a temporary table', relation), HINT = 'Only this session sees it; the worker could not.';
     END IF;
+    IF crm.is_of_citus(relation) THEN
+        RAISE feature_not_supported USING
+            MESSAGE = format('"%s" is a table of Citus', relation),
+            DETAIL = 'Its rows lie in shards: triggers on the table itself hear of no edit, so every one would be lost.',
+            HINT = 'Distributed and reference tables are not supported yet; undistribute_table() makes one local, and local tables can be mapped.';
+    END IF;
     -- Of a partitioned table the rows' own.
     IF EXISTS (SELECT FROM pg_class k WHERE k.relpersistence = 'u'
                AND (k.oid = relation OR k.oid IN (SELECT t.relid FROM pg_partition_tree(relation) t))) THEN

@@ -234,8 +234,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION crm.base_expression(text, oid) IS 'an expression for what an edit of a column was based on';
 
+-- Functions and triggers of a map are this server's alone: in a database with Citus, which would make them everywhere, and take
+-- them for its own. Elsewhere the setting is nobody's.
 CREATE FUNCTION crm.install_capture(map_id int) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET citus.enable_ddl_propagation = off AS $$
 DECLARE
     m crm.object_map;
     fn text := format('crm.capture_%s', map_id);
@@ -480,7 +482,7 @@ $$;
 COMMENT ON FUNCTION crm.partitions(regclass) IS 'the partitions of a table at all levels';
 
 CREATE FUNCTION crm.guard_partitions(map_id int) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET citus.enable_ddl_propagation = off AS $$
 DECLARE
     leaf regclass;
 BEGIN
@@ -502,7 +504,7 @@ END $$;
 COMMENT ON FUNCTION crm.guard_partitions(int) IS 'puts the guard against direct writes on every partition that lacks it, takes it off tables that were detached';
 
 CREATE FUNCTION crm.remove_capture(map_id int) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET citus.enable_ddl_propagation = off AS $$
 DECLARE
     t record;
 BEGIN
@@ -551,6 +553,19 @@ $$;
 COMMENT ON FUNCTION crm.is_key(regclass, name, name) IS 'whether a unique index says that the key, with the shard column if there is one, identifies a row';
 
 -- What crm.map_object() requires of a table, and an ALTER TABLE may take away.
+CREATE FUNCTION crm.is_of_citus(relation regclass) RETURNS bool
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    is_so bool := false;
+BEGIN
+    IF to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL THEN
+        EXECUTE 'SELECT EXISTS (SELECT FROM pg_catalog.pg_dist_partition p WHERE p.logicalrelid = $1)' INTO is_so USING relation;
+    END IF;
+    RETURN is_so;
+END $$;
+COMMENT ON FUNCTION crm.is_of_citus(regclass) IS
+    'whether Citus keeps the table''s rows: a distributed table, a reference table, or a local one that it has in its metadata';
+
 CREATE FUNCTION crm.lost_ground(map_id int) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN NOT a.attnotnull THEN format('key column "%s" may be null now', m.key_column)
@@ -559,6 +574,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                 WHEN c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid) THEN
                     format('table "%s" inherits from it, and statements on that escape validation and change capture',
                            (SELECT i.inhrelid::regclass FROM pg_inherits i WHERE i.inhparent = c.oid ORDER BY i.inhrelid LIMIT 1))
+                WHEN crm.is_of_citus(c.oid) THEN 'it is a table of Citus now, of whose edits nothing is heard'
                 WHEN c.relpersistence = 'u' THEN 'it is unlogged, and a crash would empty it'
                 END || '; mend the table, then crm.map_field()'
     FROM crm.object_map m JOIN pg_class c ON c.oid = m.relation

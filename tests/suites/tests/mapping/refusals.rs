@@ -1,6 +1,6 @@
 //! What was accepted in silence once, and could only go wrong.
 
-use crm_suites::{Desk, Vendor};
+use crm_suites::{Cluster, Desk, Vendor};
 
 use crate::CLUSTER;
 
@@ -110,4 +110,70 @@ async fn an_array_for_a_text() {
     desk.map_field("interests", "").await;
     let write = "SELECT (crm.write('people', 'p1', '{\"interests\": [\"a\", \"b\"]}')).outcome";
     assert_eq!(desk.db.one::<String>(write, &[]).await, "committed");
+}
+
+/// Citus itself is nowhere to be had here: its catalog, of which that alone is asked, is made by hand.
+#[tokio::test]
+async fn tables_of_citus() {
+    let cluster = Cluster::start();
+    let desk = Desk::open(&cluster, Vendor::Stub).await;
+    desk.db
+        .execute(
+            "SET allow_system_table_mods = on;
+             CREATE TABLE pg_catalog.pg_dist_partition (logicalrelid regclass PRIMARY KEY, partmethod \"char\", repmodel \"char\");
+             GRANT SELECT ON pg_catalog.pg_dist_partition TO PUBLIC;
+             CREATE TABLE spread (id int PRIMARY KEY, name text);
+             CREATE TABLE local (id int PRIMARY KEY, name text);
+             INSERT INTO pg_catalog.pg_dist_partition VALUES ('spread', 'h', 's')",
+        )
+        .await;
+    let map = "SELECT crm.map_object('stub', 'spread', 'lead')";
+    refused(
+        &desk,
+        map,
+        "0A000",
+        "a table of Citus",
+        "undistribute_table()",
+    )
+    .await;
+    desk.db
+        .execute("SELECT crm.map_object('stub', 'local', 'lead')")
+        .await;
+    // Distributed later, whatever Citus said to that.
+    desk.db
+        .execute(
+            "INSERT INTO pg_catalog.pg_dist_partition VALUES ('local', 'n', 't');
+             ALTER TABLE local ADD COLUMN more text",
+        )
+        .await;
+    let bound =
+        "SELECT crm.bind_map(map_id) FROM crm.object_map WHERE relation = 'local'::regclass";
+    let trouble: String = desk.db.one(bound, &[]).await;
+    assert!(trouble.contains("a table of Citus"), "{trouble}");
+}
+
+/// What pg_crm makes for a map is not handed to Citus: its switch for that is off while the statements run, and as it was
+/// afterwards. Whether Citus heeds it was tried elsewhere.
+#[tokio::test]
+async fn the_ddl_of_a_map_stays_where_it_is_made() {
+    let desk = Desk::open(&CLUSTER, Vendor::Stub).await;
+    desk.db
+        .execute(
+            "CREATE TABLE seen (tag text, propagates text);
+             CREATE FUNCTION see() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
+                 INSERT INTO public.seen VALUES (tg_tag, current_setting('citus.enable_ddl_propagation', true));
+             END $$;
+             CREATE EVENT TRIGGER see ON ddl_command_end EXECUTE FUNCTION see();
+             SET citus.enable_ddl_propagation = on",
+        )
+        .await;
+    desk.map_field("title", "").await;
+    desk.db
+        .execute(&format!("SELECT crm.unmap_object({})", desk.map))
+        .await;
+    let on = "seen WHERE propagates IS DISTINCT FROM 'off'";
+    assert_eq!(desk.db.count(on).await, 0);
+    assert!(desk.db.count("seen").await > 0, "no DDL was seen");
+    let after: String = desk.db.one("SHOW citus.enable_ddl_propagation", &[]).await;
+    assert_eq!(after, "on");
 }
