@@ -146,6 +146,31 @@ fn cells_stamp(
     (!none).then_some(times)
 }
 
+/// The times of the last sync with those of the mask's cells set: now, but not before what is synced was changed. The clock
+/// may have gone back since.
+#[pg_extern(immutable, parallel_safe, schema = "crm")]
+fn cells_synced(
+    times: Option<Array<'_, TimestampWithTimeZone>>,
+    cells: Option<&[u8]>,
+    at: TimestampWithTimeZone,
+    changed: Option<Array<'_, TimestampWithTimeZone>>,
+    changed_since: Option<Array<'_, TimestampWithTimeZone>>,
+) -> Option<Times> {
+    let none = times.is_none() && cells.is_none();
+    let mut times = Times::read(times);
+    let at = at.into();
+    let changed = [changed, changed_since].map(|times| Times::read(times).0);
+    for id in cells::iter(cells.unwrap_or_default()) {
+        let id = id as usize;
+        if times.0.len() <= id {
+            times.0.resize(id + 1, None);
+        }
+        let changed = changed.iter().filter_map(|times| *times.get(id)?);
+        times.0[id] = changed.chain([at]).max();
+    }
+    (!none).then_some(times)
+}
+
 /// Per cell the later of two times.
 #[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
 fn cells_merge(a: Array<'_, TimestampWithTimeZone>, b: Array<'_, TimestampWithTimeZone>) -> Times {
@@ -178,6 +203,8 @@ COMMENT ON FUNCTION crm.applying_from_crm(int) IS 'whether the cells that crm.ap
 COMMENT ON FUNCTION crm.cells_has(bytea, int) IS 'whether a cell mask has the cell of that field_id';
 COMMENT ON FUNCTION crm.cells_count(bytea) IS 'how many cells a mask has';
 COMMENT ON FUNCTION crm.cells_stamp(timestamptz[], bytea, timestamptz) IS 'times per field_id, with those of the mask''s cells set';
+COMMENT ON FUNCTION crm.cells_synced(timestamptz[], bytea, timestamptz, timestamptz[], timestamptz[]) IS
+    'times per field_id, with those of the mask''s cells set to a time, or to when they were changed if that is later';
 COMMENT ON FUNCTION crm.cells_merge(timestamptz[], timestamptz[]) IS 'per cell the later of two times';
 COMMENT ON FUNCTION crm.cells_hash(bytea, bytea, bytea) IS 'hashes per field_id (16 bytes each), with those of the mask''s cells set';
 "#,
@@ -193,6 +220,7 @@ COMMENT ON FUNCTION crm.cells_hash(bytea, bytea, bytea) IS 'hashes per field_id 
         cells_has,
         cells_count,
         cells_stamp,
+        cells_synced,
         cells_merge,
         cells_hash
     ]

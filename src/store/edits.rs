@@ -193,7 +193,7 @@ pub fn committed(
         Spi::connect_mut(|client| {
             client.update(
                 Kept("UPDATE crm.ledger l
-                 SET hashes = crm.cells_hash(l.hashes, $4, $5), synced_at = crm.cells_stamp(l.synced_at, $4, clock_timestamp()),
+                 SET hashes = crm.cells_hash(l.hashes, $4, $5), synced_at = crm.cells_stamp(l.synced_at, $4, greatest(clock_timestamp(), now())),
                      changed_at = crm.cells_stamp(l.changed_at, $4, now())
                  WHERE l.shard_key = $1 AND l.map_id = $2 AND l.record_key = $3"),
                 None,

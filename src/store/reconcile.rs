@@ -142,7 +142,7 @@ fn ledger(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(), 
             .collect();
         client.update(
             Kept("UPDATE crm.ledger l
-             SET hashes = crm.cells_hash(l.hashes, r.cells, r.hashes), synced_at = crm.cells_stamp(l.synced_at, r.cells, now()),
+             SET hashes = crm.cells_hash(l.hashes, r.cells, r.hashes), synced_at = crm.cells_stamp(l.synced_at, r.cells, greatest(now(), to_timestamp(r.changed_at_ms / 1000.0))),
                  changed_at = crm.cells_stamp(l.changed_at, r.cells, to_timestamp(r.changed_at_ms / 1000.0))
              FROM unnest($2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::bigint[])
                   AS r (shard_key, record_key, cells, hashes, changed_at_ms)

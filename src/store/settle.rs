@@ -257,7 +257,7 @@ const APPLIED: &str = "WITH record AS MATERIALIZED (
     UPDATE crm.ledger l
     SET crm_id = coalesce(r.crm_id, l.crm_id),
         changed_at = CASE WHEN l.changed_at IS NULL THEN r.changed_at ELSE crm.cells_merge(l.changed_at, r.changed_at) END,
-        synced_at = crm.cells_stamp(l.synced_at, r.cells, now()),
+        synced_at = crm.cells_synced(l.synced_at, r.cells, now(), l.changed_at, r.changed_at),
         hashes = crm.cells_hash(l.hashes, r.cells, r.hashes)
     FROM done r
     WHERE LEDGER AND l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key
@@ -392,7 +392,7 @@ fn others(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<(),
     }
     client.update(
         "UPDATE crm.ledger l
-         SET crm_id = coalesce(r.crm_id, l.crm_id), synced_at = crm.cells_stamp(l.synced_at, r.cells, now()),
+         SET crm_id = coalesce(r.crm_id, l.crm_id), synced_at = crm.cells_synced(l.synced_at, r.cells, now(), l.changed_at, NULL),
              hashes = crm.cells_hash(l.hashes, r.cells, r.hashes)
          FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::bytea[])
               AS r (shard_key, record_key, verdict, crm_id, cells, hashes)

@@ -311,7 +311,7 @@ fn remember(client: &mut SpiClient, map: &Map, settled: &[Settled]) -> Result<()
     client.update(
         Kept(
             "UPDATE crm.ledger l
-             SET hashes = crm.cells_hash(l.hashes, r.cells, r.hashes), synced_at = crm.cells_stamp(l.synced_at, r.synced, now()),
+             SET hashes = crm.cells_hash(l.hashes, r.cells, r.hashes), synced_at = crm.cells_synced(l.synced_at, r.synced, now(), l.changed_at, NULL),
                  changed_at = crm.cells_stamp(l.changed_at, r.taken, now())
              FROM unnest($2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::bytea[], $7::bytea[])
                   AS r (shard_key, record_key, cells, hashes, synced, taken)

@@ -1,6 +1,7 @@
 //! The worker comes, works, and goes as the server and its databases do, and is in nobody's way.
 
 mod audit;
+mod clocks;
 mod copies;
 mod credentials;
 mod databases;
