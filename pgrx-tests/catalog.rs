@@ -52,7 +52,7 @@ mod tests {
         // These are computed from their arguments alone.
         assert_eq!(
             rows("SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'crm'::regnamespace AND p.provolatile = 'i'
-                  AND p.proname <> ALL ('{hash,base_sent,canonical_id,cell_mask,text_length,filled,words,canonical_object,cell_is_set,cells_and,cells_minus,cells_or,cells_union,cells_has,cells_count,cells_stamp,
+                  AND p.proname <> ALL ('{hash,base_sent,canonical_id,cell_mask,text_length,filled,words,canonical_object,cell_is_set,cells_and,cells_minus,cells_or,cells_union,cells_has,cells_count,cells_stamp,cells_synced,
                                          cells_merge,cells_hash,change_target,change_part,check_word,check_interval,check_rules,mask_expression,
                                          check_credentials,check_connection,judge_mapping,is_unknown_object}')"),
             NOTHING
@@ -61,7 +61,7 @@ mod tests {
         assert_eq!(
             rows("SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'crm'::regnamespace AND p.provolatile <> 'v'
                   AND p.proname = ANY ('{create_connection,set_credentials,test_connection,describe,check_mapping,map_object,map_field,unmap_field,
-                       unmap_object,drop_connection,link,flush,write,read_live,resolve_conflict,cancel_write,pause,resume,replay,replay_all,grant_access,install_capture,bind_map}')"),
+                       unmap_object,drop_connection,link,flush,write,read_live,resolve_conflict,cancel_write,pause,resume,replay,replay_all,grant_access,adopt_connections,install_capture,bind_map}')"),
             NOTHING
         );
         // Whatever depends on nothing but its arguments may run in parallel, and what talks to the worker may not.
