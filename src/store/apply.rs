@@ -115,10 +115,11 @@ pub fn update(
         "UPDATE {relation} AS t SET {set}
          FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[]), pg_catalog.unnest($3::pg_catalog.text[]))
                   AS k (shard_key, record_key, changes),
-              LATERAL pg_catalog.jsonb_populate_record(NULL::{relation}, k.changes::pg_catalog.jsonb) AS r
+              LATERAL pg_catalog.jsonb_to_record(k.changes::pg_catalog.jsonb) AS r ({record})
          WHERE t.{key} OPERATOR(pg_catalog.=) k.record_key::{key_type}{shard} RETURNING k.record_key",
         relation = map.relation,
         set = set.join(", "),
+        record = map.record_type(columns.iter().copied()),
         key = quote_identifier(&map.key_column),
         key_type = map.key_type,
         shard = shard_condition(map),

@@ -8,7 +8,7 @@ use crm_domain::{DataType, Value};
 use crm_provider::Provider;
 use crm_provider::record::Field;
 use pgrx::prelude::*;
-use pgrx::spi::SpiClient;
+use pgrx::spi::{SpiClient, quote_identifier};
 use serde_json::Value as Json;
 
 use super::{Kept, StoreError};
@@ -67,6 +67,8 @@ pub struct Map {
 pub struct MappedField {
     pub id: u16,
     pub column: String,
+    /// Schema-qualified where it has to be, with its modifier.
+    pub column_type: String,
     pub field: Arc<Field>,
     /// Schema-qualified and quoted.
     pub transform_out: Option<String>,
@@ -119,6 +121,18 @@ impl MappedField {
 impl Map {
     pub fn field(&self, id: u16) -> Option<&MappedField> {
         self.fields.iter().find(|f| f.id == id)
+    }
+
+    /// What `jsonb_to_record` is to make of an object of these columns: each in its own type. The table's row type would do
+    /// as well, but it has the other columns too, and some types refuse to be empty.
+    pub fn record_type<'a>(&self, columns: impl IntoIterator<Item = &'a str>) -> String {
+        let definition = |column: &str| {
+            let field = self.fields.iter().find(|f| f.column == column);
+            let data_type = field.map_or(self.key_type.as_str(), |f| f.column_type.as_str());
+            format!("{} {data_type}", quote_identifier(column))
+        };
+        let columns: Vec<String> = columns.into_iter().map(definition).collect();
+        columns.join(", ")
     }
 }
 
@@ -273,7 +287,8 @@ pub fn maps_of(
                 (SELECT format('%I.%I', n.nspname, p.proname) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
                  WHERE p.oid = f.transform_in), t.oid IN ('json'::regtype, 'jsonb'::regtype), c.provider,
                 t.typlen < 0 AND t.oid <> 'numeric'::regtype, t.oid IN ('text'::regtype, 'varchar'::regtype),
-                ARRAY(SELECT p.oid FROM unnest(ARRAY[f.transform_out::oid, f.transform_in::oid]) WITH ORDINALITY AS x (oid, n) JOIN pg_proc p USING (oid) ORDER BY x.n)
+                ARRAY(SELECT p.oid FROM unnest(ARRAY[f.transform_out::oid, f.transform_in::oid]) WITH ORDINALITY AS x (oid, n) JOIN pg_proc p USING (oid) ORDER BY x.n),
+                (SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute a WHERE a.attrelid = m.relation AND a.attnum = b.attnum)
          FROM crm.field_map f JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
          JOIN crm.bound_column b USING (map_id, column_name) JOIN pg_type t ON t.oid = b.type_id
          WHERE $1 IS NULL OR m.relation = $1
@@ -294,6 +309,7 @@ pub fn maps_of(
         map.fields.push(MappedField {
             id: row.get::<i16>(2)?.unwrap_or_default() as u16,
             column: row.get(3)?.unwrap_or_default(),
+            column_type: row.get::<String>(18)?.unwrap_or_else(|| "text".to_owned()),
             field: Arc::new(Field {
                 name: row.get(4)?.unwrap_or_default(),
                 data_type: row

@@ -254,14 +254,17 @@ pub fn of_object(
     fields: &[&MappedField],
     object: &Json,
 ) -> Result<Vec<(u16, Value)>, StoreError> {
+    if fields.is_empty() {
+        return Ok(Vec::new());
+    }
     let columns: Vec<String> = fields
         .iter()
         .map(|f| column_text(f, &format!("t.{}", quote_identifier(&f.column))))
         .collect();
     let statement = format!(
-        "SELECT {} FROM pg_catalog.jsonb_populate_record(NULL::{}, $1::pg_catalog.jsonb) AS t",
+        "SELECT {} FROM pg_catalog.jsonb_to_record($1::pg_catalog.jsonb) AS t ({})",
         columns.join(", "),
-        map.relation
+        map.record_type(fields.iter().map(|f| f.column.as_str()))
     );
     as_owner_of(map, || {
         Spi::connect_mut(|client| {

@@ -156,10 +156,11 @@ fn insert_rows(
         _ => format!(
             "INSERT INTO {relation} ({})
              SELECT {} FROM pg_catalog.unnest($1::pg_catalog.text[]) WITH ORDINALITY AS k (row, ord),
-                    LATERAL pg_catalog.jsonb_populate_record(NULL::{relation}, k.row::pg_catalog.jsonb) AS r
+                    LATERAL pg_catalog.jsonb_to_record(k.row::pg_catalog.jsonb) AS r ({})
              ORDER BY k.ord RETURNING {shard}, {key}::pg_catalog.text",
             list(""),
             list("r."),
+            map.record_type(names.iter().map(String::as_str)),
         ),
     };
     let _ours = Ours::born(map.id);

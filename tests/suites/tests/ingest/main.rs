@@ -8,6 +8,7 @@ mod lapsed;
 mod merges;
 mod schema;
 mod short_ids;
+mod tables;
 mod vanished;
 
 use std::sync::LazyLock;
