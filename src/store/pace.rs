@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::config::Map;
 use super::time_limit::TimeLimit;
+use super::transaction::check_constraints_at_once;
 use super::{StoreError, as_owner_of, subtransaction};
 
 /// Rows of one statement at most.
@@ -95,6 +96,8 @@ impl<'a> Pace<'a> {
         let allowed = if rows > 1 { limit.min(QUICK) } else { limit };
         let timer = TimeLimit::new(Some(allowed));
         let result = subtransaction(|| {
+            // Each time: a trigger may defer them again.
+            check_constraints_at_once();
             let done = work()?;
             // It caught the cancel and went on.
             if timer.is_up() {
@@ -178,4 +181,24 @@ pub fn each(
         }
     }
     failed
+}
+
+/// Tries all of these rows, and those that fail for the sake of other rows again after these, as long as that gets any
+/// further: rows may need each other in an order that nobody knows. `attempt` names those that fail, and so does the answer.
+pub fn in_any_order(
+    places: Vec<usize>,
+    mut attempt: impl FnMut(&[usize]) -> Vec<(usize, StoreError)>,
+) -> Vec<(usize, StoreError)> {
+    let (mut left, mut for_good) = (places, Vec::new());
+    loop {
+        let (waiting, failed): (Vec<_>, Vec<_>) = attempt(&left)
+            .into_iter()
+            .partition(|(_, error)| error.is_about_other_rows());
+        for_good.extend(failed);
+        if waiting.is_empty() || waiting.len() == left.len() {
+            for_good.extend(waiting);
+            return for_good;
+        }
+        left = waiting.into_iter().map(|(n, _)| n).collect();
+    }
 }

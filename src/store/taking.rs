@@ -3,7 +3,7 @@
 //! Whoever calls this has the records and their rows locked, and has decided. One row that the table refuses keeps none of
 //! the others from it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crm_domain::conflict;
@@ -45,24 +45,27 @@ pub fn set(
     takings: &[Taking],
     pace: &mut Pace,
 ) -> Result<Vec<(usize, StoreError)>, StoreError> {
-    // By the columns that change, so that each kind of change is one statement.
-    let mut by_cells: HashMap<Vec<u8>, Vec<usize>> = HashMap::new();
-    for (n, taking) in takings.iter().enumerate() {
-        let cells: Cells = taking.values.keys().copied().collect();
-        by_cells.entry(cells.to_bytes()).or_default().push(n);
-    }
-    let mut refused = Vec::new();
     let mut fault = None;
-    for (cells, places) in by_cells {
-        refused.extend(pace::each(pace, &places, |pace, places| {
-            set_together(map, takings, &cells, places, pace)?;
-            let set: Vec<&Taking> = places.iter().map(|&n| &takings[n]).collect();
-            if fault.is_none() {
-                fault = recapture(client, map, &Cells::from_bytes(&cells), &set).err();
-            }
-            Ok(())
-        }));
-    }
+    let refused = pace::in_any_order((0..takings.len()).collect(), |places| {
+        // By the columns that change, so that each kind of change is one statement.
+        let mut by_cells: BTreeMap<Vec<u8>, Vec<usize>> = BTreeMap::new();
+        for &n in places {
+            let cells: Cells = takings[n].values.keys().copied().collect();
+            by_cells.entry(cells.to_bytes()).or_default().push(n);
+        }
+        let mut refused = Vec::new();
+        for (cells, places) in by_cells {
+            refused.extend(pace::each(pace, &places, |pace, places| {
+                set_together(map, takings, &cells, places, pace)?;
+                let set: Vec<&Taking> = places.iter().map(|&n| &takings[n]).collect();
+                if fault.is_none() {
+                    fault = recapture(client, map, &Cells::from_bytes(&cells), &set).err();
+                }
+                Ok(())
+            }));
+        }
+        refused
+    });
     // None of a row's: the whole comes to nothing.
     fault.map_or(Ok(refused), Err)
 }

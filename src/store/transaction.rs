@@ -57,6 +57,20 @@ impl StoreError {
         matches!(self.class().as_ref(), Some(b"22" | b"23" | b"54"))
     }
 
+    /// Another row's values are in the way, or missing: those of a record that comes in with this one, perhaps.
+    pub fn is_about_other_rows(&self) -> bool {
+        use PgSqlErrorCode::*;
+        matches!(
+            self.code(),
+            Some(
+                ERRCODE_FOREIGN_KEY_VIOLATION
+                    | ERRCODE_RESTRICT_VIOLATION
+                    | ERRCODE_UNIQUE_VIOLATION
+                    | ERRCODE_EXCLUSION_VIOLATION
+            )
+        )
+    }
+
     /// No record is at fault: the server has no room, shuts down or cannot read its disk, something is locked, or what the
     /// statement names is gone.
     pub fn is_nobodys(&self) -> bool {
@@ -186,6 +200,18 @@ fn run<T>(
         pg_sys::pgstat_report_stat(false);
     }
     result
+}
+
+/// Has deferred constraints checked with each statement, until the transaction ends: PostgreSQL queues no deferred trigger
+/// inside a security-restricted operation. Not for a caller's transaction, in which it would check what the caller put off.
+pub(super) fn check_constraints_at_once() {
+    let mut all = pg_sys::ConstraintsSetStmt {
+        type_: pg_sys::NodeTag::T_ConstraintsSetStmt,
+        constraints: std::ptr::null_mut(),
+        deferred: false,
+    };
+    // SAFETY: SET CONSTRAINTS ALL IMMEDIATE, inside a transaction; the statement is only read.
+    unsafe { pg_sys::AfterTriggerSetState(&mut all) }
 }
 
 /// Runs `work` in a subtransaction, so that an error in it undoes it alone.

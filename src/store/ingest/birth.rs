@@ -50,14 +50,11 @@ pub fn insert(
         }
     }
     let mut results: Vec<Option<Born>> = records.iter().map(|_| None).collect();
-    // By the columns that are set: the others take their defaults.
-    let mut alike: HashMap<Vec<String>, Vec<(usize, String)>> = HashMap::new();
+    let mut rows: HashMap<usize, JsonMap<String, Json>> = HashMap::new();
     for (n, object) in objects.into_iter().enumerate() {
         match object {
             Ok(object) => {
-                let names = object.keys().cloned().collect();
-                let json = Json::Object(object).to_string();
-                alike.entry(names).or_default().push((n, json));
+                rows.insert(n, object);
             }
             Err(error) if error.is_transient() && !matches!(error, StoreError::PutOff) => {
                 return Err(error);
@@ -65,19 +62,33 @@ pub fn insert(
             Err(error) => results[n] = Some(Err(error)),
         }
     }
-    for (names, rows) in alike {
-        let all: Vec<usize> = (0..rows.len()).collect();
-        let failed = pace::each(&mut pace, &all, |pace, part| {
-            let part: Vec<&(usize, String)> = part.iter().map(|&i| &rows[i]).collect();
-            let keys = pace.run_nested(part.len(), || insert_rows(map, &names, &part))?;
-            for ((n, _), key) in part.into_iter().zip(keys) {
-                results[*n] = Some(Ok(key));
-            }
-            Ok(())
-        });
-        for (i, error) in failed {
-            results[rows[i].0] = Some(Err(error));
+    let mut all: Vec<usize> = rows.keys().copied().collect();
+    all.sort_unstable();
+    let failed = pace::in_any_order(all, |places| {
+        // By the columns that are set: the others take their defaults.
+        let mut alike: BTreeMap<Vec<String>, Vec<usize>> = BTreeMap::new();
+        for &n in places {
+            let names = rows[&n].keys().cloned().collect();
+            alike.entry(names).or_default().push(n);
         }
+        let mut failed = Vec::new();
+        for (names, places) in alike {
+            failed.extend(pace::each(&mut pace, &places, |pace, part| {
+                let json: Vec<String> = part
+                    .iter()
+                    .map(|n| Json::Object(rows[n].clone()).to_string())
+                    .collect();
+                let keys = pace.run_nested(part.len(), || insert_rows(map, &names, &json))?;
+                for (n, key) in part.iter().zip(keys) {
+                    results[*n] = Some(Ok(key));
+                }
+                Ok(())
+            }));
+        }
+        failed
+    });
+    for (n, error) in failed {
+        results[n] = Some(Err(error));
     }
     let born: Vec<Born> = results
         .into_iter()
@@ -133,11 +144,7 @@ fn key_source(client: &SpiClient, map: &Map) -> Result<KeySource, StoreError> {
 }
 
 /// One statement for rows of which the same columns are set.
-fn insert_rows(
-    map: &Map,
-    names: &[String],
-    rows: &[&(usize, String)],
-) -> Result<Vec<Key>, StoreError> {
+fn insert_rows(map: &Map, names: &[String], rows: &[String]) -> Result<Vec<Key>, StoreError> {
     let list = |prefix: &str| -> String {
         let names = names
             .iter()
@@ -167,7 +174,7 @@ fn insert_rows(
     as_owner_of(map, || {
         Spi::connect_mut(|client| {
             let mut keys = Vec::with_capacity(rows.len());
-            let json: Vec<&str> = rows.iter().map(|(_, json)| json.as_str()).collect();
+            let json: Vec<&str> = rows.iter().map(String::as_str).collect();
             let times = if names.is_empty() { rows.len() } else { 1 };
             for _ in 0..times {
                 let args = [json.clone().into()];

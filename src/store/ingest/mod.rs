@@ -177,8 +177,10 @@ pub fn settle(
             }
         }
     }
-    changed.extend(strangers::settle(client, about, strangers, &mut arrived)?);
+    let met = strangers::settle(client, about, strangers, &mut arrived)?;
+    changed.extend(met.linked);
     arrivals::settle(client, about, changed, &mut arrived)?;
+    strangers::insert_waiting(client, map, met.waiting, &mut arrived)?;
     write_audit(client, about.connection, map, &arrived.notes)?;
     state::count(client, map.id, &arrived.counts)?;
     Ok(arrived)

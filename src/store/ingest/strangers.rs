@@ -10,20 +10,28 @@ use super::{Arrived, Arriving, Incoming, birth, quarantine};
 use crate::store::StoreError;
 use crate::store::config::Map;
 
-/// Links records to the rows whose keys they carry, inserts rows for others; the answer are those that were linked, and
-/// have still to be compared.
+/// What became of records that no row was linked to.
+#[derive(Default)]
+pub(super) struct Met<'a> {
+    /// They have a row now, with which they are still to be compared.
+    pub linked: Vec<(&'a Incoming, Known)>,
+    /// Their rows are in the way of other rows, or miss one: to be tried again once the others took what came.
+    pub waiting: Vec<&'a Incoming>,
+}
+
+/// Links records to the rows whose keys they carry, and inserts rows for others.
 pub(super) fn settle<'a>(
     client: &mut SpiClient,
     about: &Arriving,
     strangers: Vec<&'a Incoming>,
     arrived: &mut Arrived,
-) -> Result<Vec<(&'a Incoming, Known)>, StoreError> {
+) -> Result<Met<'a>, StoreError> {
     let map = about.map;
     if strangers.is_empty()
         || (map.external_id_field.is_none() && !map.inserts && map.on_crm_delete == "ignore")
     {
         arrived.counts.ignored += strangers.len();
-        return Ok(Vec::new());
+        return Ok(Met::default());
     }
     let ids: Vec<&str> = strangers.iter().map(|r| r.crm_id.as_str()).collect();
     let elsewhere = identity::elsewhere(client, map, &ids)?;
@@ -76,12 +84,13 @@ pub(super) fn settle<'a>(
         }
     }
     let linked = claim(client, about, claiming, arrived)?;
+    let mut waiting = Vec::new();
     if map.inserts {
-        insert(client, map, keyless, arrived)?;
+        waiting = insert(client, map, keyless, Turn::First, arrived)?;
     } else {
         arrived.counts.ignored += keyless.len();
     }
-    Ok(linked)
+    Ok(Met { linked, waiting })
 }
 
 /// Links records to rows that have no other record yet.
@@ -135,13 +144,30 @@ fn claim<'a>(
         .collect())
 }
 
-/// Inserts rows.
-fn insert(
+/// Inserts the rows that had to wait; what the table refuses now, it refuses.
+pub(super) fn insert_waiting(
     client: &mut SpiClient,
     map: &Map,
-    records: Vec<&Incoming>,
+    waiting: Vec<&Incoming>,
     arrived: &mut Arrived,
 ) -> Result<(), StoreError> {
+    insert(client, map, waiting, Turn::Last, arrived).map(|_| ())
+}
+
+#[derive(PartialEq)]
+enum Turn {
+    First,
+    Last,
+}
+
+/// Inserts rows; the answer are those that are to wait for others.
+fn insert<'a>(
+    client: &mut SpiClient,
+    map: &Map,
+    records: Vec<&'a Incoming>,
+    turn: Turn,
+    arrived: &mut Arrived,
+) -> Result<Vec<&'a Incoming>, StoreError> {
     let (readable, unreadable): (Vec<_>, Vec<_>) =
         records.into_iter().partition(|r| r.values.is_ok());
     for record in unreadable {
@@ -149,8 +175,9 @@ fn insert(
             arrived.quarantine(client, map, None, record, failure.clone())?;
         }
     }
+    let mut waiting = Vec::new();
     if readable.is_empty() {
-        return Ok(());
+        return Ok(waiting);
     }
     let born = birth::insert(client, map, &readable)?;
     let mut released = HashSet::new();
@@ -162,12 +189,16 @@ fn insert(
                 released.insert(record.crm_id.as_str());
             }
             Err(error) if error.is_transient() => arrived.again(record),
+            Err(error) if turn == Turn::First && error.is_about_other_rows() => {
+                waiting.push(record);
+            }
             Err(error) => {
                 arrived.quarantine(client, map, None, record, quarantine::refusal(&error))?
             }
         }
     }
-    quarantine::release(client, map, &released.into_iter().collect::<Vec<_>>())
+    quarantine::release(client, map, &released.into_iter().collect::<Vec<_>>())?;
+    Ok(waiting)
 }
 
 /// What a new row took, as the audit has it.

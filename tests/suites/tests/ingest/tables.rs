@@ -88,3 +88,88 @@ async fn columns_that_are_not_mapped_may_be_of_types_that_are_never_empty() {
     let row = "SELECT concat_ws(' ', name, mood, pair) FROM t WHERE id = 1";
     assert_eq!(live.db.text(row).await, "written sad (3,w)");
 }
+
+#[tokio::test]
+async fn constraints_that_are_put_off_are_checked_with_each_row() {
+    let live = taking(
+        "CREATE TABLE par (id int PRIMARY KEY);
+         INSERT INTO par VALUES (1), (2);
+         CREATE TABLE t (id int PRIMARY KEY, name text, a int REFERENCES par DEFERRABLE INITIALLY DEFERRED,
+                         b int REFERENCES par DEFERRABLE INITIALLY DEFERRED)",
+        &[("name", "last_name"), ("a", "x_a")],
+    )
+    .await;
+    live.db.execute("INSERT INTO t VALUES (1, 'one', 1)").await;
+    live.db.drain().await;
+    edited(&live.db, r#"{"x_a": 2, "last_name": "one, edited"}"#).await;
+    made(
+        &live.db,
+        &[
+            r#"{"last_name": "two", "x_a": 1, "external_key": "2"}"#,
+            r#"{"last_name": "no parent", "x_a": 7, "external_key": "3"}"#,
+        ],
+    )
+    .await;
+    live.ingest().await;
+    let rows = "SELECT t::text FROM t ORDER BY id";
+    let rows = live.db.all::<String>(rows, &[]).await;
+    assert_eq!(rows, [r#"(1,"one, edited",2,)"#, "(2,two,1,)"]);
+    let dead: Vec<String> = live.db.all("SELECT error FROM crm.dead_letters", &[]).await;
+    assert!(dead.len() == 1 && dead[0].contains("t_a_fkey"), "{dead:?}");
+    // A caller's own transaction checks them when its caller has it so.
+    let session = live.db.session().await;
+    session.execute("BEGIN").await;
+    let write = r#"SELECT outcome FROM crm.write('t', '1', '{"a": 9}')"#;
+    assert_eq!(session.text(write).await, "committed");
+    session.execute("INSERT INTO par VALUES (9); COMMIT").await;
+    assert_eq!(
+        live.db.text("SELECT a::text FROM t WHERE id = 1").await,
+        "9"
+    );
+}
+
+#[tokio::test]
+async fn rows_that_need_each_other_come_in_in_any_order() {
+    let live = taking(
+        "CREATE TABLE t (id int PRIMARY KEY, name text UNIQUE, boss int REFERENCES t)",
+        &[("name", "last_name"), ("boss", "x_boss")],
+    )
+    .await;
+    let session = live.db.session().await;
+    session
+        .execute("INSERT INTO t VALUES (1, 'ada', NULL), (2, 'bob', NULL)")
+        .await;
+    live.db.drain().await;
+    // Bosses come last; one that is none of ours is among them; a name goes on to a new row, and another to whom it was not.
+    let edit = "UPDATE crm_stub.records SET fields = fields || CASE fields->>'external_key'
+                WHEN '1' THEN '{\"last_name\": \"ada the elder\", \"x_boss\": 6}'::jsonb ELSE '{\"x_boss\": 77}' END";
+    live.db.execute(edit).await;
+    made(
+        &live.db,
+        &[
+            r#"{"last_name": "ada", "external_key": "3", "x_boss": 4}"#,
+            r#"{"last_name": "four", "external_key": "4", "x_boss": 5}"#,
+            r#"{"last_name": "five", "external_key": "5", "x_boss": 6}"#,
+            r#"{"last_name": "six", "external_key": "6"}"#,
+        ],
+    )
+    .await;
+    live.ingest().await;
+    let rows = "SELECT concat_ws(' ', id, name, boss) FROM t ORDER BY id";
+    assert_eq!(
+        live.db.all::<String>(rows, &[]).await,
+        [
+            "1 ada the elder 6",
+            "2 bob",
+            "3 ada 4",
+            "4 four 5",
+            "5 five 6",
+            "6 six"
+        ]
+    );
+    let dead: Vec<String> = live
+        .db
+        .all("SELECT record_key FROM crm.dead_letters", &[])
+        .await;
+    assert_eq!(dead, ["2"]);
+}
