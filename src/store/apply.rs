@@ -100,13 +100,50 @@ pub struct Row {
     pub values: String,
 }
 
-/// Sets these columns of rows; returns the keys of the rows that were there. Runs as the current user.
+/// A row that was changed.
+pub struct Changed {
+    /// Its place among those that were to be.
+    pub place: usize,
+    /// It holds what it was to hold: no trigger made something else of it.
+    pub as_given: bool,
+}
+
+/// Sets these columns of rows; returns those that were changed. Runs as the current user.
 pub fn update(
     client: &mut SpiClient,
     map: &Map,
     columns: &[&str],
     rows: &[Row],
-) -> Result<Vec<String>, StoreError> {
+) -> Result<Vec<Changed>, StoreError> {
+    update_returning(client, map, columns, rows, "true")
+}
+
+/// The same, and looks at what the rows then hold, which takes the right to read these columns. Compared byte by byte: not
+/// every type has an equality.
+pub fn update_looking(
+    client: &mut SpiClient,
+    map: &Map,
+    columns: &[&str],
+    rows: &[Row],
+) -> Result<Vec<Changed>, StoreError> {
+    let list = |alias: &str| {
+        let columns = columns
+            .iter()
+            .map(|column| format!("{alias}.{}", quote_identifier(column)));
+        columns.collect::<Vec<_>>().join(", ")
+    };
+    let (held, given) = (list("t"), list("r"));
+    let as_given = format!("pg_catalog.record_image_eq(ROW({held}), ROW({given}))");
+    update_returning(client, map, columns, rows, &as_given)
+}
+
+fn update_returning(
+    client: &mut SpiClient,
+    map: &Map,
+    columns: &[&str],
+    rows: &[Row],
+    as_given: &str,
+) -> Result<Vec<Changed>, StoreError> {
     let set: Vec<String> = columns
         .iter()
         .map(|column| format!("{0} = r.{0}", quote_identifier(column)))
@@ -114,9 +151,9 @@ pub fn update(
     let statement = format!(
         "UPDATE {relation} AS t SET {set}
          FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[]), pg_catalog.unnest($3::pg_catalog.text[]))
-                  AS k (shard_key, record_key, changes),
+                  WITH ORDINALITY AS k (shard_key, record_key, changes, ord),
               LATERAL pg_catalog.jsonb_to_record(k.changes::pg_catalog.jsonb) AS r ({record})
-         WHERE t.{key} OPERATOR(pg_catalog.=) k.record_key::{key_type}{shard} RETURNING k.record_key",
+         WHERE t.{key} OPERATOR(pg_catalog.=) k.record_key::{key_type}{shard} RETURNING k.ord - 1, {as_given}",
         relation = map.relation,
         set = set.join(", "),
         record = map.record_type(columns.iter().copied()),
@@ -142,11 +179,14 @@ pub fn update(
                 .into(),
         ],
     )?;
-    let mut found = Vec::with_capacity(result.len());
+    let mut changed = Vec::with_capacity(result.len());
     for row in result {
-        found.push(row.get::<String>(1)?.unwrap_or_default());
+        changed.push(Changed {
+            place: row.get::<i64>(1)?.unwrap_or_default() as usize,
+            as_given: row.get(2)?.unwrap_or_default(),
+        });
     }
-    Ok(found)
+    Ok(changed)
 }
 
 /// Locks rows that nobody else holds; returns the places of those that it got. One whose policies fail or take too long is

@@ -114,7 +114,8 @@ pub(super) fn take(
                 .collect(),
         })
         .collect();
-    for (place, error) in taking::set(client, map, &takings, &mut Pace::new(map, Some(limit())))? {
+    let taken = taking::set(client, map, &takings, &mut Pace::new(map, Some(limit())))?;
+    for (place, error) in taken.refused {
         if error.is_transient() {
             return Err(error);
         }

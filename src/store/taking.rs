@@ -37,15 +37,26 @@ pub struct Taking<'a> {
     pub values: BTreeMap<u16, &'a Value>,
 }
 
-/// Sets the cells; the answer names those whom the table refuses, whose code takes too long, or that would have had to wait,
-/// and why.
+/// What became of rows that were to take something, by their places.
+#[derive(Default)]
+pub struct Taken {
+    /// Those whom the table refuses, whose code takes too long, or that would have had to wait, and why.
+    pub refused: Vec<(usize, StoreError)>,
+    /// What rows hold instead of what they were to hold.
+    pub altered: Vec<(usize, Altered)>,
+}
+
+/// Values that the table's own code made, by field_id.
+pub type Altered = BTreeMap<u16, Value>;
+
+/// Sets the cells.
 pub fn set(
     client: &mut SpiClient,
     map: &Map,
     takings: &[Taking],
     pace: &mut Pace,
-) -> Result<Vec<(usize, StoreError)>, StoreError> {
-    let mut fault = None;
+) -> Result<Taken, StoreError> {
+    let (mut altered, mut fault) = (Vec::new(), None);
     let refused = pace::in_any_order((0..takings.len()).collect(), |places| {
         // By the columns that change, so that each kind of change is one statement.
         let mut by_cells: BTreeMap<Vec<u8>, Vec<usize>> = BTreeMap::new();
@@ -56,10 +67,15 @@ pub fn set(
         let mut refused = Vec::new();
         for (cells, places) in by_cells {
             refused.extend(pace::each(pace, &places, |pace, places| {
-                set_together(map, takings, &cells, places, pace)?;
+                let as_given = set_together(map, takings, &cells, places, pace)?;
+                if fault.is_some() {
+                    return Ok(());
+                }
                 let set: Vec<&Taking> = places.iter().map(|&n| &takings[n]).collect();
-                if fault.is_none() {
-                    fault = recapture(client, map, &Cells::from_bytes(&cells), &set).err();
+                let cells = Cells::from_bytes(&cells);
+                match recapture(client, map, &cells, &set, &as_given) {
+                    Ok(found) => altered.extend(found.into_iter().map(|(n, a)| (places[n], a))),
+                    Err(error) => fault = Some(error),
                 }
                 Ok(())
             }));
@@ -67,17 +83,17 @@ pub fn set(
         refused
     });
     // None of a row's: the whole comes to nothing.
-    fault.map_or(Ok(refused), Err)
+    fault.map_or(Ok(Taken { refused, altered }), Err)
 }
 
-/// One statement for rows of which the same cells change.
+/// One statement for rows of which the same cells change; says for each whether it holds what it was given.
 fn set_together(
     map: &Map,
     takings: &[Taking],
     cells: &[u8],
     places: &[usize],
     pace: &mut Pace,
-) -> Result<(), StoreError> {
+) -> Result<Vec<bool>, StoreError> {
     let columns: Vec<&str> = Cells::from_bytes(cells)
         .iter()
         .filter_map(|id| map.field(id))
@@ -89,11 +105,19 @@ fn set_together(
             .map(|&n| row(map, &takings[n]))
             .collect::<Result<Vec<_>, _>>()?;
         let _ours = Ours::taken(map.id, cells.to_vec(), &rows);
-        as_owner_of(map, || {
-            Spi::connect_mut(|client| apply::update(client, map, &columns, &rows))
-        })
-    })?;
-    Ok(())
+        let changed = as_owner_of(map, || {
+            Spi::connect_mut(|client| apply::update_looking(client, map, &columns, &rows))
+        })?;
+        // They are locked, so they are there.
+        if changed.len() < rows.len() {
+            return Err(StoreError::kept_from_being("changed"));
+        }
+        let mut as_given = vec![true; rows.len()];
+        for row in changed {
+            as_given[row.place] = row.as_given;
+        }
+        Ok(as_given)
+    })
 }
 
 fn row(map: &Map, taking: &Taking) -> Result<Row, StoreError> {
@@ -124,44 +148,53 @@ pub(super) fn columns(
     Ok(object)
 }
 
-/// What a trigger of the table made of the CRM's value is an edit like any other.
+/// What a trigger of the table made of the CRM's value is an edit like any other, where the cell's edits go to the CRM. The
+/// answer tells of all such values; of cells whose edits stay here, only where the row does not hold what it was given.
 pub(super) fn recapture(
     client: &mut SpiClient,
     map: &Map,
     cells: &Cells,
     takings: &[&Taking],
-) -> Result<(), StoreError> {
-    let checked: Cells = cells
-        .iter()
-        .filter(|id| map.field(*id).is_some_and(|f| f.is_checked()))
+    as_given: &[bool],
+) -> Result<Vec<(usize, Altered)>, StoreError> {
+    let is_checked = |id: &u16| map.field(*id).is_some_and(|f| f.is_checked());
+    let checked: Cells = cells.iter().filter(is_checked).collect();
+    let places: Vec<usize> = (0..takings.len())
+        .filter(|&n| !as_given[n] || !checked.is_empty())
         .collect();
-    if checked.is_empty() {
-        return Ok(());
+    if places.is_empty() {
+        return Ok(Vec::new());
     }
-    let wanted: Vec<Wanted> = takings
+    let wanted: Vec<Wanted> = places
         .iter()
-        .map(|t| Wanted {
-            shard_key: t.shard_key,
-            record_key: t.record_key,
-            cells: &checked,
+        .map(|&n| Wanted {
+            shard_key: takings[n].shard_key,
+            record_key: takings[n].record_key,
+            cells: if as_given[n] { &checked } else { cells },
         })
         .collect();
-    let rows = values::read(map, &wanted, &bounds().whole())?;
-    for (place, taking) in takings.iter().enumerate() {
-        let Some(RowValues::Found(fields)) = rows.get(&place) else {
+    let mut rows = values::read(map, &wanted, &bounds().whole())?;
+    let mut all = Vec::new();
+    for (place, &n) in places.iter().enumerate() {
+        let Some(RowValues::Found(fields)) = rows.remove(&place) else {
             continue;
         };
+        let taking = takings[n];
         let mut base = JsonMap::new();
         let mut changed = Cells::new();
+        let mut altered = Altered::new();
         for (id, _, value) in fields {
-            if let Some(crm) = taking.values.get(id)
-                && value != *crm
+            if let Some(crm) = taking.values.get(&id)
+                && value != **crm
             {
-                base.insert(
-                    id.to_string(),
-                    json!({ "h": hex::encode(&conflict::hash(crm)) }),
-                );
-                changed.insert(*id);
+                if is_checked(&id) {
+                    base.insert(
+                        id.to_string(),
+                        json!({ "h": hex::encode(&conflict::hash(crm)) }),
+                    );
+                    changed.insert(id);
+                }
+                altered.insert(id, value);
             }
         }
         if !changed.is_empty() {
@@ -174,8 +207,11 @@ pub(super) fn recapture(
                 base,
             )?;
         }
+        if !altered.is_empty() {
+            all.push((n, altered));
+        }
     }
-    Ok(())
+    Ok(all)
 }
 
 /// Captures an edit of checked cells, as the trigger of the table would.

@@ -28,6 +28,16 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// A statement did without an error nothing with a row that is there. `what`: "inserted", "changed", "deleted".
+    pub(super) fn kept_from_being(what: &str) -> StoreError {
+        StoreError::Postgres {
+            code: PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
+            message: format!(
+                "a trigger, a rule or a policy of the table kept the row from being {what}"
+            ),
+        }
+    }
+
     pub fn code(&self) -> Option<PgSqlErrorCode> {
         match self {
             StoreError::Postgres { code, .. } => Some(*code),

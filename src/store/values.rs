@@ -602,15 +602,21 @@ pub fn delete_row(
     let (relation, key) = (&map.relation, quote_identifier(&map.key_column));
     let row = format!("t.{key} = $1::{}{shard}", map.key_type);
     let statement = format!(
-        "WITH held AS MATERIALIZED (SELECT FROM {relation} t WHERE {row} FOR UPDATE NOWAIT)
-         DELETE FROM {relation} t WHERE {row} AND EXISTS (SELECT FROM held)"
+        "WITH held AS MATERIALIZED (SELECT FROM {relation} t WHERE {row} FOR UPDATE NOWAIT),
+              gone AS (DELETE FROM {relation} t WHERE {row} AND EXISTS (SELECT FROM held) RETURNING 1)
+         SELECT (SELECT pg_catalog.count(*) FROM held) > (SELECT pg_catalog.count(*) FROM gone)"
     );
     Pace::new(map, Some(limit)).run(1, || {
-        Spi::connect_mut(|client| {
+        let args = [record_key.into(), shard_key.into()];
+        let kept = Spi::connect_mut(|client| {
             client
-                .update(&statement, None, &[record_key.into(), shard_key.into()])
-                .map(|_| ())
-        })
-        .map_err(StoreError::from)
+                .update(&statement, None, &args)?
+                .first()
+                .get_one::<bool>()
+        })?;
+        match kept {
+            Some(true) => Err(StoreError::kept_from_being("deleted")),
+            _ => Ok(()),
+        }
     })
 }

@@ -14,7 +14,7 @@ use super::locks::{Locked, lock};
 use super::{Arrived, Arriving, Field, Incoming, quarantine};
 use crate::store::config::{Map, MappedField};
 use crate::store::pace::Pace;
-use crate::store::taking::{self, Taking, bounds, limit};
+use crate::store::taking::{self, Altered, Taking, bounds, limit};
 use crate::store::values::{self, RowValues, Wanted};
 use crate::store::{Kept, StoreError, apply};
 
@@ -262,10 +262,13 @@ fn take(
         })
         .collect();
     let mut pace = Pace::putting_off(map, limit());
-    let refused = taking::set(client, map, &takings, &mut pace)?;
+    let taken = taking::set(client, map, &takings, &mut pace)?;
     drop(takings);
+    for (place, altered) in &taken.altered {
+        told_of_altered(map, altered, &mut settled[places[*place]].audit);
+    }
     let mut gone = HashSet::new();
-    for (place, error) in refused {
+    for (place, error) in taken.refused {
         let record = &settled[places[place]];
         gone.insert(places[place]);
         if error.is_transient() {
@@ -286,6 +289,20 @@ fn take(
         !gone.contains(&(n - 1))
     });
     Ok(())
+}
+
+/// The audit says what rows hold, and what the CRM does where that is something else.
+pub(super) fn told_of_altered(map: &Map, altered: &Altered, audit: &mut JsonMap<String, Json>) {
+    for (id, value) in altered {
+        let told = map
+            .field(*id)
+            .and_then(|f| audit.get_mut(&f.field.name)?.as_object_mut());
+        if let Some(told) = told
+            && let Some(crm) = told.insert("new".to_owned(), excerpt::of(value))
+        {
+            told.insert("crm".to_owned(), crm);
+        }
+    }
 }
 
 /// The ledger knows what the CRM holds.

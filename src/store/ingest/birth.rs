@@ -16,11 +16,18 @@ use super::identity::Key;
 use crate::store::apply::Ours;
 use crate::store::config::Map;
 use crate::store::pace::{self, Pace};
-use crate::store::taking::{self, Taking};
+use crate::store::taking::{self, Altered, Taking};
 use crate::store::{Kept, StoreError, as_owner_of};
 
 /// What became of a CRM record that was to get a row.
-pub type Born = Result<Key, StoreError>;
+pub type Born = Result<Newborn, StoreError>;
+
+/// A row that was inserted.
+pub struct Newborn {
+    pub key: Key,
+    /// What it holds instead of what the CRM does.
+    pub altered: Altered,
+}
 
 /// How a map's table gives a new row its key.
 struct KeySource {
@@ -80,7 +87,8 @@ pub fn insert(
                     .collect();
                 let keys = pace.run_nested(part.len(), || insert_rows(map, &names, &json))?;
                 for (n, key) in part.iter().zip(keys) {
-                    results[*n] = Some(Ok(key));
+                    let altered = Altered::new();
+                    results[*n] = Some(Ok(Newborn { key, altered }));
                 }
                 Ok(())
             }));
@@ -90,11 +98,11 @@ pub fn insert(
     for (n, error) in failed {
         results[n] = Some(Err(error));
     }
-    let born: Vec<Born> = results
+    let mut born: Vec<Born> = results
         .into_iter()
         .map(|result| result.expect("each record has a result"))
         .collect();
-    note(client, map, records, &born)?;
+    note(client, map, records, &mut born)?;
     Ok(born)
 }
 
@@ -193,10 +201,7 @@ fn insert_rows(map: &Map, names: &[String], rows: &[String]) -> Result<Vec<Key>,
             if keys.len() == rows.len() {
                 return Ok(keys);
             }
-            Err(StoreError::Postgres {
-                code: PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
-                message: "a trigger of the table kept the row from being inserted".to_owned(),
-            })
+            Err(StoreError::kept_from_being("inserted"))
         })
     })
 }
@@ -206,12 +211,12 @@ fn note(
     client: &mut SpiClient,
     map: &Map,
     records: &[&Incoming],
-    born: &[Born],
+    born: &mut [Born],
 ) -> Result<(), StoreError> {
-    let all: Vec<(&Incoming, &Key)> = records
+    let places: Vec<usize> = (0..born.len()).filter(|&n| born[n].is_ok()).collect();
+    let all: Vec<(&Incoming, &Key)> = places
         .iter()
-        .zip(born)
-        .filter_map(|(record, born)| Some((*record, born.as_ref().ok()?)))
+        .filter_map(|&n| Some((records[n], &born[n].as_ref().ok()?.key)))
         .collect();
     if all.is_empty() {
         return Ok(());
@@ -279,6 +284,16 @@ fn note(
                 .collect(),
         })
         .collect();
-    let checked = map.fields.iter().map(|f| f.id).collect();
-    taking::recapture(client, map, &checked, &takings.iter().collect::<Vec<_>>())
+    let every: Cells = map.fields.iter().map(|f| f.id).collect();
+    let (all, unknown) = (
+        takings.iter().collect::<Vec<_>>(),
+        vec![false; takings.len()],
+    );
+    let altered = taking::recapture(client, map, &every, &all, &unknown)?;
+    for (n, altered) in altered {
+        if let Ok(newborn) = &mut born[places[n]] {
+            newborn.altered = altered;
+        }
+    }
+    Ok(())
 }

@@ -5,10 +5,12 @@ use std::collections::HashSet;
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, json};
 
+use super::arrivals::told_of_altered;
 use super::identity::{self, Candidate, Ended, Key, Known};
 use super::{Arrived, Arriving, Incoming, birth, quarantine};
 use crate::store::StoreError;
 use crate::store::config::Map;
+use crate::store::taking::Altered;
 
 /// What became of records that no row was linked to.
 #[derive(Default)]
@@ -183,9 +185,10 @@ fn insert<'a>(
     let mut released = HashSet::new();
     for (record, born) in readable.into_iter().zip(born) {
         match born {
-            Ok(key) => {
+            Ok(born) => {
                 arrived.counts.applied += 1;
-                arrived.note(Some(&key), record, "insert", "applied", told(map, record));
+                let fields = told(map, record, &born.altered);
+                arrived.note(Some(&born.key), record, "insert", "applied", fields);
                 released.insert(record.crm_id.as_str());
             }
             Err(error) if error.is_transient() => arrived.again(record),
@@ -202,7 +205,7 @@ fn insert<'a>(
 }
 
 /// What a new row took, as the audit has it.
-fn told(map: &Map, record: &Incoming) -> String {
+fn told(map: &Map, record: &Incoming, altered: &Altered) -> String {
     let mut fields = JsonMap::new();
     for value in record.values.iter().flatten() {
         if let Some(field) = map.field(value.id)
@@ -214,5 +217,6 @@ fn told(map: &Map, record: &Incoming) -> String {
             );
         }
     }
+    told_of_altered(map, altered, &mut fields);
     serde_json::Value::Object(fields).to_string()
 }

@@ -173,3 +173,116 @@ async fn rows_that_need_each_other_come_in_in_any_order() {
         .await;
     assert_eq!(dead, ["2"]);
 }
+
+#[tokio::test]
+async fn what_a_trigger_keeps_from_happening_is_not_told_as_done() {
+    let live = taking(
+        "CREATE TABLE t (id int PRIMARY KEY, name text, phone text);
+         CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             RETURN CASE WHEN TG_OP = 'DELETE' THEN CASE WHEN OLD.id <> 3 THEN OLD END WHEN NEW.name NOT LIKE 'no%' THEN NEW END;
+         END $$;
+         CREATE TRIGGER swallow BEFORE INSERT OR UPDATE OR DELETE ON t FOR EACH ROW EXECUTE FUNCTION swallow()",
+        &[("name", "last_name")],
+    )
+    .await;
+    live.db
+        .execute("INSERT INTO t SELECT n, 'row ' || n FROM generate_series(1, 4) n")
+        .await;
+    live.db.drain().await;
+    let edit = "UPDATE crm_stub.records SET fields = fields || CASE fields->>'external_key'
+                WHEN '1' THEN '{\"last_name\": \"no\"}'::jsonb ELSE '{\"last_name\": \"yes\"}' END";
+    live.db.execute(edit).await;
+    made(
+        &live.db,
+        &[
+            r#"{"last_name": "not this one", "external_key": "5"}"#,
+            r#"{"last_name": "this one", "external_key": "6"}"#,
+        ],
+    )
+    .await;
+    live.ingest().await;
+    let rows = "SELECT concat_ws(' ', id, name) FROM t ORDER BY id";
+    assert_eq!(
+        live.db.all::<String>(rows, &[]).await,
+        ["1 row 1", "2 yes", "3 yes", "4 yes", "6 this one"]
+    );
+    let dead =
+        "SELECT vendor_code || ': ' || error FROM crm.dead_letters ORDER BY record_key = '1' DESC";
+    assert_eq!(
+        live.db.all::<String>(dead, &[]).await,
+        [
+            "refused_by_table: a trigger, a rule or a policy of the table kept the row from being changed",
+            "refused_by_table: a trigger, a rule or a policy of the table kept the row from being inserted",
+        ]
+    );
+    let told = "SELECT count(*) FROM crm.audit_log WHERE path = 'ingest' AND result = 'applied' AND fields::text LIKE '%no%'";
+    assert_eq!(live.db.one::<i64>(told, &[]).await, 0);
+    // A row that stays is none that was deleted.
+    let delete =
+        "UPDATE crm_stub.records SET deleted = true WHERE fields->>'external_key' IN ('3', '4')";
+    live.db.execute(delete).await;
+    live.ingest().await;
+    assert_eq!(
+        live.db
+            .text("SELECT string_agg(id::text, ' ' ORDER BY id) FROM t")
+            .await,
+        "1 2 3 6"
+    );
+    let told = "SELECT string_agg(record_key || ' ' || operation, ', ' ORDER BY record_key) FROM crm.audit_log
+                WHERE path = 'ingest' AND operation IN ('delete', 'unlink')";
+    assert_eq!(live.db.text(told).await, "3 unlink, 4 delete");
+    let said = live.db.text("SELECT last_error FROM crm.status").await;
+    assert!(said.contains("kept the row from being deleted"), "{said}");
+}
+
+#[tokio::test]
+async fn the_audit_says_what_the_row_holds() {
+    let live = taking(
+        "CREATE TABLE t (id int PRIMARY KEY, name text, note json, score numeric(8, 2));
+         CREATE FUNCTION make() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             NEW.name := upper(NEW.name);
+             RETURN NEW;
+         END $$;
+         CREATE TRIGGER make BEFORE INSERT OR UPDATE ON t FOR EACH ROW EXECUTE FUNCTION make()",
+        &[],
+    )
+    .await;
+    for (column, field) in [
+        ("name", "last_name"),
+        ("note", "x_note"),
+        ("score", "x_score"),
+    ] {
+        let sql = "SELECT crm.map_field(map_id, $1::text::name, $2, direction => 'inbound') FROM crm.object_map";
+        live.db.rows(sql, &[&column, &field]).await;
+    }
+    live.db.execute("INSERT INTO t VALUES (1, 'ada')").await;
+    live.db.drain().await;
+    edited(
+        &live.db,
+        r#"{"last_name": "edited", "x_note": {"a": 1}, "x_score": 1.5}"#,
+    )
+    .await;
+    made(
+        &live.db,
+        &[r#"{"last_name": "new", "external_key": "2", "x_score": 2}"#],
+    )
+    .await;
+    live.ingest().await;
+    nothing_is_open(&live).await;
+    let rows = "SELECT t::text FROM t ORDER BY id";
+    assert_eq!(
+        live.db.all::<String>(rows, &[]).await,
+        [r#"(1,EDITED,"{""a"": 1}",1.50)"#, "(2,NEW,,2.00)"]
+    );
+    let told = "SELECT record_key || ' ' || (fields - 'x_note')::text FROM crm.audit_log
+                WHERE path = 'ingest' AND operation IN ('update', 'insert') ORDER BY record_key";
+    assert_eq!(
+        live.db.all::<String>(told, &[]).await,
+        [
+            r#"1 {"x_score": {"new": 1.5, "old": null}, "last_name": {"crm": "edited", "new": "EDITED", "old": "ADA"}}"#,
+            r#"2 {"x_score": {"new": 2}, "last_name": {"crm": "new", "new": "NEW"}}"#,
+        ]
+    );
+}
