@@ -13,6 +13,7 @@ use serde_json::{Map as JsonMap, Value as Json};
 
 use super::Incoming;
 use super::identity::Key;
+use super::sequence::Sequence;
 use crate::store::apply::Ours;
 use crate::store::config::Map;
 use crate::store::pace::{self, Pace};
@@ -35,8 +36,10 @@ struct KeySource {
     by_default: bool,
     /// It can hold any text.
     is_text: bool,
-    /// Columns that cannot be set.
+    /// Columns that cannot be set, or are not to be: the key alone may say of itself what it is.
     generated: Vec<String>,
+    /// Where the default comes from.
+    sequence: Option<Sequence>,
 }
 
 /// Inserts rows for records that came in with values; one result for each, in order.
@@ -85,7 +88,8 @@ pub fn insert(
                     .iter()
                     .map(|n| Json::Object(rows[n].clone()).to_string())
                     .collect();
-                let keys = pace.run_nested(part.len(), || insert_rows(map, &names, &json))?;
+                let keys =
+                    pace.run_nested(part.len(), || insert_rows(map, &source, &names, &json))?;
                 for (n, key) in part.iter().zip(keys) {
                     let altered = Altered::new();
                     results[*n] = Some(Ok(Newborn { key, altered }));
@@ -121,7 +125,7 @@ fn columns(
         .collect();
     let mut object = taking::columns(map, &values)?;
     object.retain(|name, _| !source.generated.contains(name));
-    if !object.contains_key(&map.key_column) {
+    if !object.contains_key(&map.key_column) && !source.generated.contains(&map.key_column) {
         let key = record.external_id.clone();
         let key =
             key.or_else(|| (source.is_text && !source.by_default).then(|| record.crm_id.clone()));
@@ -136,7 +140,7 @@ fn key_source(client: &SpiClient, map: &Map) -> Result<KeySource, StoreError> {
     let rows = client.select(
         Kept(
             "SELECT bool_or((a.atthasdef OR a.attidentity <> '') AND a.attname = $2), bool_or(t.typcategory = 'S' AND a.attname = $2),
-                    coalesce(array_agg(a.attname::text) FILTER (WHERE a.attgenerated <> '' OR a.attidentity = 'a'), '{}')
+                    coalesce(array_agg(a.attname::text) FILTER (WHERE a.attgenerated <> '' OR a.attidentity = 'a' AND a.attname <> $2), '{}')
              FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
              WHERE a.attrelid = (SELECT m.relation FROM crm.object_map m WHERE m.map_id = $1) AND a.attnum > 0 AND NOT a.attisdropped",
         ),
@@ -148,11 +152,47 @@ fn key_source(client: &SpiClient, map: &Map) -> Result<KeySource, StoreError> {
         by_default: row.get(1)?.unwrap_or_default(),
         is_text: row.get(2)?.unwrap_or_default(),
         generated: row.get(3)?.unwrap_or_default(),
+        sequence: sequence(client, map)?,
     })
 }
 
+/// The one that an identity has, or that the default of the key column draws from.
+fn sequence(client: &SpiClient, map: &Map) -> Result<Option<Sequence>, StoreError> {
+    let mut rows = client.select(
+        Kept(
+            "SELECT s.seqrelid, s.seqstart, s.seqincrement, s.seqmax
+             FROM crm.object_map m JOIN pg_attribute a ON a.attrelid = m.relation AND a.attname = $2
+             CROSS JOIN LATERAL (
+                 SELECT d.objid FROM pg_depend d
+                 WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = a.attrelid
+                   AND d.refobjsubid = a.attnum AND d.deptype = 'i'
+                 UNION ALL
+                 SELECT d.refobjid FROM pg_attrdef f JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
+                 WHERE f.adrelid = a.attrelid AND f.adnum = a.attnum AND d.refclassid = 'pg_class'::regclass) AS named (oid)
+             JOIN pg_sequence s ON s.seqrelid = named.oid
+             WHERE m.map_id = $1 AND s.seqincrement > 0 AND NOT s.seqcycle",
+        ),
+        None,
+        &[map.id.into(), map.key_column.as_str().into()],
+    )?;
+    let Some(row) = rows.next() else {
+        return Ok(None);
+    };
+    Ok(Some(Sequence {
+        oid: row.get(1)?.unwrap_or(pg_sys::InvalidOid),
+        start: row.get(2)?.unwrap_or_default(),
+        increment: row.get(3)?.unwrap_or(1),
+        max: row.get(4)?.unwrap_or_default(),
+    }))
+}
+
 /// One statement for rows of which the same columns are set.
-fn insert_rows(map: &Map, names: &[String], rows: &[String]) -> Result<Vec<Key>, StoreError> {
+fn insert_rows(
+    map: &Map,
+    source: &KeySource,
+    names: &[String],
+    rows: &[String],
+) -> Result<Vec<Key>, StoreError> {
     let list = |prefix: &str| -> String {
         let names = names
             .iter()
@@ -169,7 +209,7 @@ fn insert_rows(map: &Map, names: &[String], rows: &[String]) -> Result<Vec<Key>,
             "INSERT INTO {relation} DEFAULT VALUES RETURNING {shard}, {key}::pg_catalog.text"
         ),
         _ => format!(
-            "INSERT INTO {relation} ({})
+            "INSERT INTO {relation} ({}) OVERRIDING SYSTEM VALUE
              SELECT {} FROM pg_catalog.unnest($1::pg_catalog.text[]) WITH ORDINALITY AS k (row, ord),
                     LATERAL pg_catalog.jsonb_to_record(k.row::pg_catalog.jsonb) AS r ({})
              ORDER BY k.ord RETURNING {shard}, {key}::pg_catalog.text",
@@ -198,10 +238,16 @@ fn insert_rows(map: &Map, names: &[String], rows: &[String]) -> Result<Vec<Key>,
                     });
                 }
             }
-            if keys.len() == rows.len() {
-                return Ok(keys);
+            if keys.len() < rows.len() {
+                return Err(StoreError::kept_from_being("inserted"));
             }
-            Err(StoreError::kept_from_being("inserted"))
+            if names.contains(&map.key_column)
+                && let Some(sequence) = &source.sequence
+                && let Some(last) = keys.iter().filter_map(|k| k.record_key.parse().ok()).max()
+            {
+                sequence.leave_behind(last)?;
+            }
+            Ok(keys)
         })
     })
 }

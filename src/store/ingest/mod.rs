@@ -11,6 +11,7 @@ mod departures;
 pub mod identity;
 mod locks;
 mod quarantine;
+mod sequence;
 pub mod state;
 mod strangers;
 
