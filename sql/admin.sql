@@ -466,6 +466,11 @@ BEGIN
         RAISE invalid_parameter_value USING MESSAGE = format('the key column "%s" can only be mapped outbound', column_name),
             HINT = 'The key identifies the row; it never changes. external_id_field writes it into the CRM.';
     END IF;
+    IF direction <> 'outbound' AND crm.is_computed(m.relation, column_name) THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('the generated column "%s" can only be mapped outbound', column_name),
+            DETAIL = 'Nobody can set it, so it takes nothing from the CRM.',
+            HINT = 'Say direction => ''outbound'', or map the columns that it is made of.';
+    END IF;
     suggested := crm.default_data_type(type_id);
     IF data_type IS NULL AND suggested IS NULL THEN
         RAISE datatype_mismatch USING

@@ -552,6 +552,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION crm.is_key(regclass, name, name) IS 'whether a unique index says that the key, with the shard column if there is one, identifies a row';
 
+CREATE FUNCTION crm.is_computed(relation oid, column_name name) RETURNS bool
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = is_computed.relation AND a.attname = is_computed.column_name
+                     AND NOT a.attisdropped AND (a.attgenerated <> '' OR a.attidentity = 'a'))
+$$;
+COMMENT ON FUNCTION crm.is_computed(oid, name) IS 'whether no UPDATE can set the column: it is generated, or an identity GENERATED ALWAYS';
+
 -- What crm.map_object() requires of a table, and an ALTER TABLE may take away.
 CREATE FUNCTION crm.is_of_citus(relation regclass) RETURNS bool
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -576,6 +583,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                            (SELECT i.inhrelid::regclass FROM pg_inherits i WHERE i.inhparent = c.oid ORDER BY i.inhrelid LIMIT 1))
                 WHEN crm.is_of_citus(c.oid) THEN 'it is a table of Citus now, of whose edits nothing is heard'
                 WHEN c.relpersistence = 'u' THEN 'it is unlogged, and a crash would empty it'
+                ELSE (SELECT format('the generated column "%s" can only be mapped outbound', f.column_name)
+                      FROM crm.field_map f
+                      WHERE f.map_id = m.map_id AND f.direction <> 'outbound' AND crm.is_computed(m.relation, f.column_name)
+                      ORDER BY f.field_id LIMIT 1)
                 END || '; mend the table, then crm.map_field()'
     FROM crm.object_map m JOIN pg_class c ON c.oid = m.relation
     JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = m.key_column AND NOT a.attisdropped

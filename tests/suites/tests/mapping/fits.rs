@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crm_suites::desk::map_people;
-use crm_suites::{Crm, Desk, Gate, Sim, Vendor, json};
+use crm_suites::{Crm, Desk, Gate, Sim, Vendor, eventually, json};
 
 use crate::CLUSTER;
 
@@ -239,4 +239,52 @@ async fn while_the_crm_is_asked_nobody_waits_for_the_map() {
     let ((), took) = tokio::join!(mapping, work);
     assert!(took < Duration::from_secs(2), "a flush took {took:?}");
     assert_eq!(desk.field("p1", "phone").await, "meanwhile");
+}
+
+/// Nobody can set a generated column, so nothing can come into it.
+#[tokio::test]
+async fn a_generated_column_is_mapped_outbound_or_not_at_all() {
+    let desk = Desk::open(&CLUSTER, Vendor::Stub).await;
+    desk.db
+        .execute(
+            "ALTER TABLE people ADD full_name text GENERATED ALWAYS AS (first_name || ' ' || last_name) STORED,
+                                ADD number int GENERATED ALWAYS AS IDENTITY, ADD later int NOT NULL DEFAULT 0",
+        )
+        .await;
+    for column in ["full_name", "number"] {
+        for direction in ["inbound", "bidirectional"] {
+            let sql = format!(
+                "SELECT crm.map_field({}, '{column}', 'x_title', direction => '{direction}', data_type => 'text')",
+                desk.map
+            );
+            let error = desk.db.error(&sql).await;
+            assert_eq!(error.code().code(), "22023", "{error:?}");
+            assert!(
+                error.message().contains("only be mapped outbound"),
+                "{error:?}"
+            );
+        }
+    }
+    let map =
+        "SELECT crm.map_field($1, $2::text::name, 'x_title', direction => $3, data_type => 'text')";
+    desk.db
+        .rows(map, &[&desk.map, &"full_name", &"outbound"])
+        .await;
+    desk.db
+        .rows("SELECT crm.unmap_field($1, 'full_name')", &[&desk.map])
+        .await;
+    // One that becomes so stops its map, until it is mapped otherwise.
+    desk.db.rows(map, &[&desk.map, &"later", &"inbound"]).await;
+    desk.db
+        .execute("ALTER TABLE people ALTER later DROP DEFAULT, ALTER later ADD GENERATED ALWAYS AS IDENTITY")
+        .await;
+    eventually("the map stops", async || {
+        let reason = desk.db.text("SELECT reason FROM crm.status").await;
+        reason
+            .contains("\"later\" can only be mapped outbound")
+            .then_some(())
+    })
+    .await;
+    desk.db.rows(map, &[&desk.map, &"later", &"outbound"]).await;
+    assert_eq!(desk.db.text("SELECT state FROM crm.status").await, "idle");
 }
