@@ -335,6 +335,7 @@ fn row_values(target: &Target, cells: &Cells) -> Vec<(u16, Value)> {
         bytes: usize::MAX,
         value: settings::max_value(),
         time: None,
+        lenient: false,
     };
     let read = edits::pinned(|| values::read(&target.map, &wanted, &bounds));
     match or_raise(read).remove(&0) {

@@ -173,7 +173,7 @@ pub(super) fn recapture(
             cells: if as_given[n] { &checked } else { cells },
         })
         .collect();
-    let mut rows = values::read(map, &wanted, &bounds().whole())?;
+    let mut rows = values::read(map, &wanted, &bounds().whole().lenient())?;
     let mut all = Vec::new();
     for (place, &n) in places.iter().enumerate() {
         let Some(RowValues::Found(fields)) = rows.remove(&place) else {

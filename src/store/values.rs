@@ -60,6 +60,8 @@ pub struct Bounds {
     pub value: usize,
     /// How long the transforms of one row may take; `None`: as long as the caller's own `statement_timeout` allows.
     pub time: Option<Duration>,
+    /// What no CRM can hold (`infinity`, `NaN`) is given as its text instead of being the whole row's fault.
+    pub lenient: bool,
 }
 
 impl Bounds {
@@ -69,6 +71,15 @@ impl Bounds {
             bytes: settings.batch_bytes,
             value: settings.max_value,
             time: Some(settings.transform_timeout),
+            lenient: false,
+        }
+    }
+
+    /// The same where nothing that is read goes to a CRM.
+    pub fn lenient(self) -> Bounds {
+        Bounds {
+            lenient: true,
+            ..self
         }
     }
 
@@ -93,6 +104,7 @@ pub fn read(
         map,
         wanted,
         most: bounds.value,
+        lenient: bounds.lenient,
     };
     if map.fields.iter().any(|f| f.transform_out.is_some()) {
         return reading.transformed(bounds);
@@ -125,6 +137,8 @@ struct Reading<'a> {
     wanted: &'a [Wanted<'a>],
     /// Bytes of one value.
     most: usize,
+    /// See [`Bounds`].
+    lenient: bool,
 }
 
 impl Reading<'_> {
@@ -490,6 +504,10 @@ impl Reading<'_> {
             used += text.map_or(0, str::len) + 16;
             match value_of(field, text) {
                 Ok(value) => values.push((field.id, field.field.clone(), value)),
+                Err(_) if self.lenient => {
+                    let value = Value::text(text.unwrap_or_default());
+                    values.push((field.id, field.field.clone(), value));
+                }
                 Err(error) => {
                     let message = format!("column \"{}\": {error}", field.column);
                     fault.get_or_insert(Failure::record(

@@ -130,7 +130,7 @@ fn read_rows(
             cells,
         })
         .collect();
-    let mut read = values::read(map, &wanted, &bounds())?;
+    let mut read = values::read(map, &wanted, &bounds().lenient())?;
     let mut rows = Vec::with_capacity(at_hand.len());
     let mut places = 0..;
     at_hand.retain(|(record, _, _)| {

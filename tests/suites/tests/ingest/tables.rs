@@ -362,3 +362,54 @@ async fn a_sequence_never_runs_backwards() {
     let drawn = "INSERT INTO t (name) VALUES ('drawn') RETURNING id";
     assert_eq!(live.db.one::<i64>(drawn, &[]).await, 5001);
 }
+
+#[tokio::test]
+async fn what_no_crm_can_hold_in_a_row_is_that_cells_matter_alone() {
+    let live = taking(
+        "CREATE TABLE t (id int PRIMARY KEY, name text, until timestamptz, since date, score numeric, phone text)",
+        &[("name", "last_name"), ("phone", "phone"), ("since", "x_since")],
+    )
+    .await;
+    for (column, field) in [("until", "x_until"), ("score", "x_score")] {
+        let sql = "SELECT crm.map_field(map_id, $1::text::name, $2, direction => 'inbound') FROM crm.object_map";
+        live.db.rows(sql, &[&column, &field]).await;
+    }
+    live.db
+        .execute("INSERT INTO t VALUES (1, 'a', 'infinity', NULL, 'NaN', '1')")
+        .await;
+    live.db.drain().await;
+    edited(
+        &live.db,
+        r#"{"x_until": "2027-01-01T00:00:00Z", "x_score": 1.5, "last_name": "a, edited"}"#,
+    )
+    .await;
+    live.ingest().await;
+    nothing_is_open(&live).await;
+    let row = "SELECT concat_ws(' ', name, until AT TIME ZONE 'UTC', since, score, phone) FROM t";
+    assert_eq!(
+        live.db.text(row).await,
+        "a, edited 2027-01-01 00:00:00 1.5 1"
+    );
+    let told = "SELECT fields->'x_until' FROM crm.audit_log WHERE path = 'ingest' AND operation = 'update'";
+    assert_eq!(
+        live.db.text(told).await,
+        r#"{"new": "2027-01-01T00:00:00.000Z", "old": "infinity"}"#
+    );
+    // An edit that the CRM cannot be sent is no reason for other fields of the record to stay out.
+    live.db
+        .execute("UPDATE t SET since = '0044-03-15 BC', until = '-infinity'")
+        .await;
+    live.db.drain_but_for_the_dead().await;
+    edited(
+        &live.db,
+        r#"{"last_name": "b", "x_until": "2028-01-01T00:00:00Z"}"#,
+    )
+    .await;
+    live.ingest().await;
+    assert_eq!(
+        live.db.text(row).await,
+        "b 2028-01-01 00:00:00 0044-03-15 BC 1.5 1"
+    );
+    let dead = "SELECT count(*) FROM crm.dead_letters WHERE path = 'ingest'";
+    assert_eq!(live.db.one::<i64>(dead, &[]).await, 0);
+}
