@@ -48,6 +48,7 @@ pub use record::{
 };
 pub use request::{Credentials, Method, Request, Response, Target};
 pub use secrets::{Secrets, Sentences};
+use stored::Habits;
 pub use webhook::{WebhookError, WebhookEvent, WebhookKind, WebhookRequest};
 
 use crm_domain::budget::{self, Terms};
@@ -288,11 +289,18 @@ pub trait Provider: Send + Sync {
         data_type: DataType,
         value: &Value,
     ) -> Option<Value> {
-        stored::form(
-            &stored::Habits::default(),
-            field,
-            self.stored(data_type, value.clone()),
-        )
+        let value = self.stored(data_type, value.clone());
+        stored::form(&self.habits(), field, value)
+    }
+
+    /// Why no field of this vendor's can hold the value, whatever it is sent.
+    fn unholdable(&self, value: &Value) -> Option<&'static str> {
+        stored::unholdable(&self.habits(), value)
+    }
+
+    /// What the vendor does with values of any field.
+    fn habits(&self) -> Habits {
+        Habits::NONE
     }
 
     /// A value in the form this vendor answers, made canonical.

@@ -7,7 +7,7 @@ use crm_domain::{FieldDescription, Number, Value};
 
 /// What a vendor does with values.
 #[derive(Clone, Copy)]
-pub(crate) struct Habits {
+pub struct Habits {
     pub numbers: Numbers,
     /// A number halfway between two of the field's scale goes away from zero.
     pub ties_go_up: bool,
@@ -18,7 +18,7 @@ pub(crate) struct Habits {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Numbers {
+pub enum Numbers {
     /// All digits.
     Whole,
     Doubles,
@@ -35,12 +35,6 @@ impl Habits {
     };
 }
 
-impl Default for Habits {
-    fn default() -> Habits {
-        Habits::NONE
-    }
-}
-
 pub(crate) fn form(habits: &Habits, field: &FieldDescription, value: Value) -> Option<Value> {
     Some(match value {
         Value::Number(n) => Value::Number(number(habits, field, &n)?),
@@ -52,6 +46,15 @@ pub(crate) fn form(habits: &Habits, field: &FieldDescription, value: Value) -> O
         }
         value => value,
     })
+}
+
+pub(crate) fn unholdable(habits: &Habits, value: &Value) -> Option<&'static str> {
+    match value {
+        Value::Number(n) if habits.numbers == Numbers::Doubles && n.as_double().is_none() => {
+            Some("the CRM keeps numbers as doubles, and no double is so large")
+        }
+        _ => None,
+    }
 }
 
 fn number(habits: &Habits, field: &FieldDescription, n: &Number) -> Option<Number> {
@@ -85,9 +88,65 @@ fn choice(field: &FieldDescription, text: String) -> String {
 #[cfg(test)]
 mod tests {
     use crm_domain::{Choice, DataType};
+    use proptest::prelude::*;
 
     use super::*;
-    use crate::provider;
+    use crate::{provider, providers};
+
+    /// A type and a value as columns hold them.
+    fn typed() -> impl Strategy<Value = (DataType, String)> {
+        let number = "-?[0-9]{1,25}(\\.[0-9]{1,20})?(e-?[0-9]{1,3})?";
+        let text = prop_oneof!["\\PC{0,12}", "[aAbBİß @.;,{}-]{0,12}", "[a-zA-Z0-9]{15}"];
+        let worded = prop::sample::select(vec![
+            DataType::Text,
+            DataType::Choice,
+            DataType::Reference,
+            DataType::MultiChoice,
+        ]);
+        let second = "20[0-9]{2}-0[1-9]-1[0-9] 0[0-9]:0[0-9]:0[0-9]\\.[0-9]{1,6}\\+00";
+        prop_oneof![
+            number.prop_map(|text| (DataType::Number, text)),
+            (worded, text),
+            second.prop_map(|text| (DataType::Timestamp, text)),
+        ]
+    }
+
+    proptest! {
+        /// What a CRM holds is held as it is when it is sent back.
+        #[test]
+        fn a_form_is_its_own_form(
+            (data_type, text) in typed(),
+            scale in prop::option::of(0_u32..12),
+            name in "email|x",
+            choices in prop::collection::vec("[aAbB]{1,3}", 0..4),
+        ) {
+            let value = Value::from_postgres(data_type, Some(&text)).unwrap();
+            let choices = choices.into_iter().map(|value| Choice { value, ..Choice::default() });
+            let field = FieldDescription { name, scale, choices: choices.collect(), ..FieldDescription::default() };
+            for vendor in providers() {
+                let Some(held) = vendor.stored_form(&field, data_type, &value) else { continue };
+                prop_assert_eq!(vendor.stored_form(&field, data_type, &held), Some(held), "{}", vendor.name());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_beyond_a_double_cannot_be_held_where_numbers_are_doubles() {
+        let value = |text| Value::from_postgres(DataType::Number, Some(text)).unwrap();
+        for (vendor, refuses) in [
+            ("salesforce", true),
+            ("hubspot", true),
+            ("pipedrive", true),
+            ("zoho", true),
+            ("dynamics365", false),
+            ("stub", false),
+        ] {
+            let vendor = provider(vendor).unwrap();
+            assert_eq!(vendor.unholdable(&value("-1e400")).is_some(), refuses);
+            assert_eq!(vendor.unholdable(&value("1e300")), None);
+            assert_eq!(vendor.unholdable(&Value::Null), None);
+        }
+    }
 
     fn stored(
         vendor: &str,

@@ -22,16 +22,17 @@ mod webhooks;
 
 use std::sync::Arc;
 
-use crm_domain::{DataType, Description, Failure, FieldDescription, Value, ValueError};
+use crm_domain::{DataType, Description, Failure, Value, ValueError};
 use serde_json::Value as Json;
 
 use crate::calls::{Calls, Outcome, Slots, rounds};
 use crate::operation::Exchange;
+use crate::stored::Habits;
 use crate::walk::SECOND;
 use crate::{
     ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard, Method, Operation,
     Overwritten, Provider, ReadBatch, Request, Response, Settings, Usage, WebhookError,
-    WebhookEvent, WebhookRequest, WriteBatch, WriteKind, stored, webhook,
+    WebhookEvent, WebhookRequest, WriteBatch, WriteKind, webhook,
 };
 
 use describe::Describe;
@@ -209,17 +210,8 @@ impl Provider for Dynamics365 {
         }
     }
 
-    fn stored_form(
-        &self,
-        field: &FieldDescription,
-        data_type: DataType,
-        value: &Value,
-    ) -> Option<Value> {
-        stored::form(
-            &values::HABITS,
-            field,
-            self.stored(data_type, value.clone()),
-        )
+    fn habits(&self) -> Habits {
+        values::HABITS
     }
 
     fn from_wire(&self, data_type: DataType, wire: &Json) -> Result<Value, ValueError> {
