@@ -500,8 +500,8 @@ BEGIN
             HINT = 'Patterns are POSIX regular expressions, as the operator ~ takes them.';
     END;
     stated := (m.map_id, 0, column_name, crm_field, direction, data_type, coalesce(validation, '{}'), on_conflict,
-               transform_out, transform_in, materialize);
-    PERFORM crm.require_fit(m, stated);
+               transform_out, transform_in, materialize, NULL);
+    stated.described := crm.require_fit(m, stated);
     -- The worker holds it while it claims records, so it is not held while the CRM is asked.
     PERFORM FROM crm.object_map o WHERE o.map_id = m.map_id FOR NO KEY UPDATE;
     IF NOT FOUND THEN
@@ -540,13 +540,15 @@ BEGIN
         UPDATE crm.object_map o SET next_field_id = next_field_id + 1 WHERE o.map_id = m.map_id RETURNING next_field_id - 1 INTO id;
     END IF;
     INSERT INTO crm.field_map AS f (map_id, field_id, column_name, crm_field, direction, data_type, validation, on_conflict,
-                                    transform_out, transform_in, materialize)
+                                    transform_out, transform_in, materialize, described)
     VALUES (m.map_id, id, column_name, crm_field, direction, data_type, coalesce(validation, '{}'), on_conflict,
-            transform_out, transform_in, materialize)
+            transform_out, transform_in, materialize, stated.described)
     ON CONFLICT ON CONSTRAINT field_map_pkey DO UPDATE
     SET crm_field = excluded.crm_field, direction = excluded.direction, data_type = excluded.data_type,
         validation = excluded.validation, on_conflict = excluded.on_conflict, transform_out = excluded.transform_out,
-        transform_in = excluded.transform_in, materialize = excluded.materialize;
+        transform_in = excluded.transform_in, materialize = excluded.materialize,
+        -- Where the CRM was not asked, what it said of the same field before.
+        described = CASE WHEN f.crm_field = excluded.crm_field THEN coalesce(excluded.described, f.described) ELSE excluded.described END;
     PERFORM crm.bind_map(m.map_id);
     PERFORM crm.install_capture(m.map_id);
     PERFORM crm.send_again(m.map_id);

@@ -94,6 +94,16 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION crm.stated_mapping(crm.object_map, crm.field_map[]) IS 'a mapping as crm.judge_mapping() takes it';
 
+CREATE FUNCTION crm.described_field(description jsonb, crm_field text) RETURNS jsonb
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT jsonb_strip_nulls(jsonb_build_object(
+        'name', d -> 'name', 'crm_type', d -> 'crm_type', 'scale', d -> 'scale', 'max_length', d -> 'max_length',
+        'choices', (SELECT jsonb_agg(jsonb_build_object('value', c -> 'value')) FROM jsonb_array_elements(d -> 'choices') c)))
+    FROM jsonb_array_elements(description -> 'fields') d WHERE d ->> 'name' = crm_field
+$$;
+COMMENT ON FUNCTION crm.described_field(jsonb, text) IS
+    'what a CRM''s description says of the values of one field, as crm.field_map keeps it; NULL: it does not name the field';
+
 CREATE FUNCTION crm.check_mapping(map_id int) RETURNS TABLE (field text, severity text, code text, message text, hint text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
@@ -116,6 +126,10 @@ BEGIN
         END IF;
         RETURN NEXT;
         RETURN;
+    END IF;
+    IF NOT current_setting('transaction_read_only')::bool THEN
+        UPDATE crm.field_map f SET described = crm.described_field(answer -> 'description', f.crm_field)
+        WHERE f.map_id = m.map_id AND f.described IS DISTINCT FROM crm.described_field(answer -> 'description', f.crm_field);
     END IF;
     FOR finding IN
         SELECT j.field, j.severity, j.code, j.message, j.hint, f.column_name
@@ -147,7 +161,7 @@ COMMENT ON FUNCTION crm.check_mapping(int) IS
     'as the table''s owner. Errors: 42704 no such map';
 
 -- For crm.map_field(): raises what is certain and says the rest. Whoever maps must not be kept from it by a CRM that is down.
-CREATE FUNCTION crm.require_fit(m crm.object_map, f crm.field_map) RETURNS void
+CREATE FUNCTION crm.require_fit(m crm.object_map, f crm.field_map) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     connection text := (SELECT c.name FROM crm.connection c WHERE c.connection_id = m.connection_id);
@@ -159,7 +173,7 @@ DECLARE
     finding record;
 BEGIN
     IF current_setting('pg_crm.check_fields') = 'off' THEN
-        RETURN;
+        RETURN NULL;
     END IF;
     -- What an administrator of the CRM has just made is not refused by what was known before.
     FOREACH fresh IN ARRAY '{false,true}'::bool[] LOOP
@@ -177,7 +191,7 @@ BEGIN
             MESSAGE = format('CRM field "%s" was not checked: the CRM was not asked, or does not answer', f.crm_field),
             DETAIL = format('Connection "%s": %s (%s).', connection, answer #>> '{failure,message}', answer #>> '{failure,code}'),
             HINT = format('crm.check_mapping(%s) checks the mapping later.', m.map_id);
-        RETURN;
+        RETURN NULL;
     END IF;
     FOR finding IN
         SELECT * FROM jsonb_to_recordset(findings) AS j (field text, severity text, code text, message text, hint text)
@@ -197,6 +211,7 @@ BEGIN
             RAISE WARNING USING MESSAGE = finding.message, HINT = finding.hint;
         END IF;
     END LOOP;
+    RETURN crm.described_field(answer -> 'description', f.crm_field);
 END $$;
 COMMENT ON FUNCTION crm.require_fit(crm.object_map, crm.field_map) IS
-    'raises if the CRM says that a field cannot be mapped so (pg_crm.check_fields), and says what is doubtful';
+    'raises if the CRM says that a field cannot be mapped so (pg_crm.check_fields), says what is doubtful, and returns what the CRM tells of the field''s values (NULL: nothing)';

@@ -111,6 +111,7 @@ CREATE TABLE crm.field_map (
     transform_out regprocedure,
     transform_in  regprocedure,
     materialize   bool NOT NULL DEFAULT true,
+    described     jsonb,
     PRIMARY KEY (map_id, field_id),
     UNIQUE (map_id, column_name),
     UNIQUE (map_id, crm_field)
@@ -118,6 +119,8 @@ CREATE TABLE crm.field_map (
 COMMENT ON TABLE crm.field_map IS 'which column goes with which CRM field, and how; made by crm.map_field()';
 COMMENT ON COLUMN crm.field_map.field_id IS 'the cell''s place in the ledger''s arrays; never used again for another column';
 COMMENT ON COLUMN crm.field_map.materialize IS 'false: mapped and validated, but not written back';
+COMMENT ON COLUMN crm.field_map.described IS
+    'what bounds the CRM field''s values, as the CRM told when the field was mapped or crm.check_mapping() last asked; NULL: not known';
 
 CREATE TABLE crm.map_state (
     map_id        int PRIMARY KEY REFERENCES crm.object_map ON DELETE CASCADE,

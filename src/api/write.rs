@@ -321,7 +321,17 @@ fn change_row(target: &Target, changes: &JsonMap<String, Json>, edit: &Edit) -> 
     if or_raise(found).is_empty() {
         no_row(target)
     }
-    row_values(target, &edit.cells)
+    let intended = row_values(target, &edit.cells);
+    let unholdable = |(id, value): &(u16, Value)| target.map.field(*id)?.unholdable(value);
+    if let Some(failure) = intended.iter().find_map(unholdable) {
+        raise(
+            PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+            format!("record \"{}\" cannot be sent", target.record_key),
+            Some(failure.message),
+            "Nothing is changed. A validation rule (min, max) keeps such values out of the column.",
+        )
+    }
+    intended
 }
 
 /// What the row holds, as it would be sent.

@@ -17,6 +17,7 @@ pub struct Description {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct FieldDescription {
     /// As a mapping names it.
     pub name: String,
@@ -51,6 +52,7 @@ pub struct FieldDescription {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Choice {
     /// What is written.
     pub value: String,

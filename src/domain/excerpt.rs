@@ -42,6 +42,18 @@ pub fn shorten(out: &mut Vec<u8>, start: usize, value: &Value) {
     }
 }
 
+/// A value within a sentence: the beginning of its text.
+pub fn brief(value: &Value) -> String {
+    const CHARS: usize = 60;
+    let text = value.to_text().unwrap_or_default();
+    let kept: String = text.chars().take(CHARS).collect();
+    let rest = if kept.len() < text.len() { "…" } else { "" };
+    match value {
+        Value::Number(_) => format!("{kept}{rest}"),
+        _ => format!("'{kept}{rest}'"),
+    }
+}
+
 fn cut(text: &str) -> Json {
     let kept = &text[..text.floor_char_boundary(BYTES / 8)];
     format!("{kept}… ({} bytes)", text.len()).into()

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crm_domain::budget::{Spent, Told};
 use crm_domain::mapping::{ConflictPolicy, Direction};
-use crm_domain::{DataType, Value};
+use crm_domain::{Column, DataType, ErrorClass, Failure, FieldDescription, Value, excerpt};
 use crm_provider::Provider;
 use crm_provider::record::Field;
 use pgrx::prelude::*;
@@ -86,6 +86,11 @@ pub struct MappedField {
     pub policy: ConflictPolicy,
     /// What changes in Postgres is written to the CRM.
     pub written: bool,
+    /// Its type without a domain around it, as `format_type` names it, and what that bounds.
+    type_name: String,
+    holds: Column,
+    /// What the CRM said of the field when it was asked; else its name alone.
+    described: FieldDescription,
     provider: Option<&'static dyn Provider>,
 }
 
@@ -95,12 +100,39 @@ impl MappedField {
         self.written && self.direction == Direction::Bidirectional
     }
 
-    /// A value as the CRM holds it once it was sent; see [`Provider::stored`].
+    /// A value as the CRM holds it once it was sent, as far as that is known; see [`Provider::stored_form`].
     pub fn stored(&self, value: Value) -> Value {
-        match self.provider {
-            Some(provider) => provider.stored(self.field.data_type, value),
-            None => value,
-        }
+        let Some(provider) = self.provider else {
+            return value;
+        };
+        let data_type = self.field.data_type;
+        let form = provider.stored_form(&self.described, data_type, &value);
+        form.unwrap_or_else(|| provider.stored(data_type, value))
+    }
+
+    /// Why the value is not sent at all: the CRM has no form of it.
+    pub fn unholdable(&self, value: &Value) -> Option<Failure> {
+        let why = self.provider?.unholdable(value)?;
+        let message = format!(
+            "column \"{}\" holds {}: {why}",
+            self.column,
+            excerpt::brief(value)
+        );
+        Some(Failure::record(
+            ErrorClass::Validation,
+            "unholdable_value",
+            message,
+        ))
+    }
+
+    /// Why the column cannot take what the CRM holds: it would make another value of it.
+    pub fn misfit(&self, crm: &Value) -> Option<String> {
+        let (column, type_name) = (&self.column, &self.type_name);
+        // What a transform makes of it is for the transform to say.
+        (self.transform_in.is_none() && !self.holds.holds_exactly(crm)).then(|| {
+            let value = excerpt::brief(crm);
+            format!("column \"{column}\" of type {type_name} cannot hold {value} exactly")
+        })
     }
 
     /// A canonical JSON value in the form that the column's own type reads.
@@ -288,9 +320,10 @@ pub fn maps_of(
                  WHERE p.oid = f.transform_in), t.oid IN ('json'::regtype, 'jsonb'::regtype), c.provider,
                 t.typlen < 0 AND t.oid <> 'numeric'::regtype, t.oid IN ('text'::regtype, 'varchar'::regtype),
                 ARRAY(SELECT p.oid FROM unnest(ARRAY[f.transform_out::oid, f.transform_in::oid]) WITH ORDINALITY AS x (oid, n) JOIN pg_proc p USING (oid) ORDER BY x.n),
-                (SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute a WHERE a.attrelid = m.relation AND a.attnum = b.attnum)
+                format_type(a.atttypid, a.atttypmod), t.oid, a.atttypmod, f.described::text
          FROM crm.field_map f JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
          JOIN crm.bound_column b USING (map_id, column_name) JOIN pg_type t ON t.oid = b.type_id
+         LEFT JOIN pg_attribute a ON a.attrelid = m.relation AND a.attnum = b.attnum AND a.atttypid = b.type_id
          WHERE $1 IS NULL OR m.relation = $1
          ORDER BY f.map_id, f.field_id"),
         None,
@@ -306,12 +339,25 @@ pub fn maps_of(
             map.in_error = true;
             broken.push((map_id, row.get::<String>(3)?.unwrap_or_default(), trouble));
         }
+        let type_name = match row.get::<pg_sys::Oid>(19)? {
+            Some(type_id) => type_beneath(type_id, row.get(20)?.unwrap_or(-1)),
+            None => String::new(),
+        };
+        let crm_field: String = row.get(4)?.unwrap_or_default();
+        let described = row.get::<String>(21)?;
+        let described = described.and_then(|json| serde_json::from_str(&json).ok());
         map.fields.push(MappedField {
+            holds: Column::of(&type_name),
+            type_name,
+            described: FieldDescription {
+                name: crm_field.clone(),
+                ..described.unwrap_or_default()
+            },
             id: row.get::<i16>(2)?.unwrap_or_default() as u16,
             column: row.get(3)?.unwrap_or_default(),
             column_type: row.get::<String>(18)?.unwrap_or_else(|| "text".to_owned()),
             field: Arc::new(Field {
-                name: row.get(4)?.unwrap_or_default(),
+                name: crm_field,
                 data_type: row
                     .get::<String>(5)?
                     .unwrap_or_default()
@@ -357,6 +403,20 @@ pub fn maps_of(
         )?;
     }
     Ok(maps.into_iter().map(Arc::new).collect())
+}
+
+/// A type, or what is beneath it if it is a domain, as `format_type` names it.
+fn type_beneath(type_id: pg_sys::Oid, mut modifier: i32) -> String {
+    // SAFETY: syscache look-ups inside a transaction, of a type that the catalog has just told; the text is a fresh one.
+    unsafe {
+        let base = pg_sys::getBaseTypeAndTypmod(type_id, &mut modifier);
+        let text = pg_sys::format_type_with_typemod(base, modifier);
+        let name = std::ffi::CStr::from_ptr(text)
+            .to_string_lossy()
+            .into_owned();
+        pg_sys::pfree(text.cast());
+        name
+    }
 }
 
 /// A word that the table's own CHECK has made sure of.

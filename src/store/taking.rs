@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crm_domain::conflict;
 use crm_domain::{Cells, Value, hex};
+use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json, json};
@@ -128,7 +129,8 @@ fn row(map: &Map, taking: &Taking) -> Result<Row, StoreError> {
     })
 }
 
-/// Column -> value in the table's types.
+/// Column -> value in the table's types. A value that its column would round or cut is refused: the CRM's user did not
+/// mean another one, and the column's would go back to the CRM.
 pub(super) fn columns(
     map: &Map,
     values: &BTreeMap<u16, &Value>,
@@ -138,6 +140,12 @@ pub(super) fn columns(
         let Some(field) = map.field(*id) else {
             continue;
         };
+        if let Some(message) = field.misfit(value) {
+            return Err(StoreError::Postgres {
+                code: PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
+                message,
+            });
+        }
         let canonical = value.to_json();
         let value = match &field.transform_in {
             Some(transform) => edits::transformed(map, transform, &canonical)?,
@@ -184,8 +192,15 @@ pub(super) fn recapture(
         let mut changed = Cells::new();
         let mut altered = Altered::new();
         for (id, _, value) in fields {
+            // Where the CRM holds more than it is known to keep of what it is sent, the row holds as much.
+            let differs = |crm: &Value| {
+                value != *crm
+                    && map
+                        .field(id)
+                        .is_none_or(|f| f.stored(crm.clone()) != value)
+            };
             if let Some(crm) = taking.values.get(&id)
-                && value != **crm
+                && differs(crm)
             {
                 if is_checked(&id) {
                     base.insert(

@@ -77,6 +77,7 @@ pub(super) fn read_slice(
         } else {
             rows.remove(&i)
         };
+        let row = row.map(|row| holdable(map, row));
         match row {
             // Not reached within the bound on bytes: it comes with the next slice.
             None => {}
@@ -151,6 +152,18 @@ pub(super) fn read_slice(
         outgoing,
         settled,
     })
+}
+
+/// The row, unless the CRM has no form of one of its values.
+fn holdable(map: &Map, row: RowValues) -> RowValues {
+    let RowValues::Found(fields) = &row else {
+        return row;
+    };
+    let fault = |(id, _, value): &(u16, Arc<Field>, Value)| map.field(*id)?.unholdable(value);
+    fields
+        .iter()
+        .find_map(fault)
+        .map_or(row, RowValues::Unreadable)
 }
 
 /// The values move on to be sent; what is to be remembered of them was taken down.

@@ -42,6 +42,15 @@ impl Vendor {
         }
     }
 
+    /// The other spelling of a record's id that the vendor knows, if it knows one.
+    pub fn respelt(self, id: &str) -> String {
+        match self {
+            Vendor::Salesforce => id.chars().take(15).collect(),
+            Vendor::Dynamics365 => format!("{{{}}}", id.to_uppercase()),
+            _ => id.to_owned(),
+        }
+    }
+
     /// The id of the firm that a record shows.
     pub fn employer(self, record: &Map<String, Value>) -> Option<String> {
         match record.get(self.facts().firms.held)? {

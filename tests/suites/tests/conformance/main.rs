@@ -6,6 +6,7 @@ mod changes;
 mod creates;
 mod documents;
 mod errors;
+mod forms;
 mod garbage;
 mod guards;
 mod limits;

@@ -39,6 +39,8 @@ pub const FACTS: Facts = Facts {
         ("source", "1"),
         ("extra", r#""{\"a\":1,\"b\":[1,null]}""#),
     ],
+    beyond: &["12.00"],
+    unforeseen: &["1/3.0", "12.345"],
     interests: ["1", "2"],
     sources: ["1", "3"],
     boolean_is_never_empty: false,

@@ -36,6 +36,8 @@ pub const FACTS: Facts = Facts {
         ("source", "1"),
         ("extra", r#""{\"a\":1,\"b\":[1,null]}""#),
     ],
+    beyond: &["1/3.0", "1234567890123456.78", "9007199254740993"],
+    unforeseen: &[],
     interests: ["1", "2"],
     sources: ["1", "3"],
     boolean_is_never_empty: false,

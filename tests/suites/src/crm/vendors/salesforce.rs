@@ -36,6 +36,8 @@ pub const FACTS: Facts = Facts {
         ("source", r#""Web""#),
         ("extra", r#""{\"a\":1,\"b\":[1,null]}""#),
     ],
+    beyond: &["1/3.0", "1234567890123456.78", "12.345", "-0.004"],
+    unforeseen: &[],
     interests: ["Cloud", "Data"],
     sources: ["Web", "Other"],
     boolean_is_never_empty: true,

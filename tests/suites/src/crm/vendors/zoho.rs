@@ -36,6 +36,8 @@ pub const FACTS: Facts = Facts {
         ("source", r#""Web""#),
         ("extra", r#""{\"a\":1,\"b\":[1,null]}""#),
     ],
+    beyond: &["1/3.0", "-12.344", "12345678.127"],
+    unforeseen: &["12.345"],
     interests: ["Cloud", "Data"],
     sources: ["Web", "Other"],
     boolean_is_never_empty: true,
