@@ -617,6 +617,7 @@ BEGIN
     DELETE FROM crm.pending_write x WHERE x.map_id = m.map_id;
     DELETE FROM crm.conflict x WHERE x.map_id = m.map_id;
     DELETE FROM crm.reread x WHERE x.map_id = m.map_id;
+    DELETE FROM crm.written_over x WHERE x.map_id = m.map_id;
     DELETE FROM crm.former_link x WHERE x.map_id = m.map_id;
     DELETE FROM crm.unborn x WHERE x.map_id = m.map_id;
     -- First the rows by which the worker sees that somebody holds a record.

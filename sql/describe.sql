@@ -88,6 +88,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         coalesce(jsonb_agg(jsonb_build_object(
             'column', f.column_name, 'crm_field', f.crm_field, 'direction', f.direction, 'data_type', f.data_type,
             'materialize', f.materialize, 'is_transformed', f.transform_out IS NOT NULL,
+            'is_transformed_in', f.transform_in IS NOT NULL,
+            'column_type', coalesce((SELECT crm.type_beneath(a.atttypid, a.atttypmod) FROM pg_attribute a
+                                     WHERE a.attrelid = m.relation AND a.attname = f.column_name AND a.attnum > 0 AND NOT a.attisdropped), ''),
             'max_length', least((f.validation ->> 'max_length')::bigint, crm.text_bound(m.relation, f.column_name)),
             'choices', (SELECT jsonb_agg(v #>> '{}') FROM jsonb_array_elements(f.validation -> 'choices') v)) ORDER BY f.field_id), '[]'))
     FROM unnest(fields) f

@@ -378,7 +378,7 @@ COMMENT ON COLUMN crm.audit_log.fields IS
 COMMENT ON COLUMN crm.audit_log.result IS
     'applied; retry (will be tried again); dead (see crm.dead_letters); superseded (the CRM''s value stands); conflict (nothing was written); '
     'raced (applied, but over a CRM edit that came between our read and our write); overwritten (a CRM edit of an outbound field, which the '
-    'map''s next round replaces); refused (a webhook that is not to be believed)';
+    'map''s next round replaces); stored_form (the CRM holds an outbound value in a form of its own, which is left alone); refused (a webhook that is not to be believed)';
 COMMENT ON COLUMN crm.audit_log.folded IS 'ids of calls of crm.write() beside write_id of which the same is true';
 COMMENT ON COLUMN crm.audit_log.request_id IS 'ties together the records of one request to the CRM';
 
@@ -443,6 +443,20 @@ COMMENT ON TABLE crm.reread IS
 COMMENT ON COLUMN crm.reread.revision IS 'another each time somebody asks for the record, so that a request during a read is seen';
 COMMENT ON COLUMN crm.reread.merged_into IS 'the record that took this one in, should it turn out to be gone';
 
+CREATE TABLE crm.written_over (
+    map_id   int NOT NULL,
+    crm_id   text COLLATE "C" NOT NULL,
+    field_id smallint NOT NULL,
+    sent     bytea NOT NULL,
+    held     bytea NOT NULL,
+    PRIMARY KEY (map_id, crm_id, field_id)
+);
+COMMENT ON TABLE crm.written_over IS
+    'outbound cells in which the CRM held something else than it had been sent, until it is seen what became of the next attempt: the same '
+    'once more is the CRM''s own form of the value';
+COMMENT ON COLUMN crm.written_over.sent IS '16 bytes: BLAKE3 of what the row held and the CRM had been sent';
+COMMENT ON COLUMN crm.written_over.held IS '16 bytes: BLAKE3 of what the CRM held in its place';
+
 CREATE TABLE crm.former_link (
     shard_key  text COLLATE "C" NOT NULL DEFAULT '',
     map_id     int NOT NULL,
@@ -478,7 +492,7 @@ DECLARE
 BEGIN
     FOREACH t IN ARRAY ARRAY['crm.connection', 'crm.object_map', 'crm.field_map', 'crm.change', 'crm.ledger', 'crm.queue',
                              'crm.pending_write', 'crm.conflict', 'crm.dead_letter', 'crm.audit_log_default',
-                             'crm.ingest_state', 'crm.reread', 'crm.former_link', 'crm.unborn', 'crm.reread_revision_seq',
+                             'crm.ingest_state', 'crm.reread', 'crm.written_over', 'crm.former_link', 'crm.unborn', 'crm.reread_revision_seq',
                              'crm.connection_connection_id_seq', 'crm.object_map_map_id_seq', 'crm.change_change_id_seq', 'crm.queue_revision_seq',
                              'crm.conflict_conflict_id_seq', 'crm.dead_letter_dead_letter_id_seq', 'crm.audit_log_audit_id_seq']
     LOOP

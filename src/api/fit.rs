@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::document::Document;
 use super::{or_raise, raise};
-use crate::store::longest;
+use crate::store::{config, longest};
 
 /// What speaks against a mapping: a JSON list of field, severity, code, message and hint.
 #[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
@@ -20,6 +20,12 @@ fn judge_mapping(description: Document, mapping: Document) -> JsonB {
         Ok(findings) => JsonB(json!(findings)),
         Err(error) => unfit("mapping", &error.to_string()),
     }
+}
+
+/// A type, or what is beneath it if it is a domain, as `format_type` names it.
+#[pg_extern(stable, strict, parallel_safe, schema = "crm")]
+fn type_beneath(type_id: pg_sys::Oid, modifier: i32) -> String {
+    config::type_beneath(type_id, modifier)
 }
 
 /// The length of the longest text in a column, read as the table's owner; NULL: there is none.
@@ -44,8 +50,9 @@ fn unfit(what: &str, why: &str) -> ! {
 extension_sql!(
     r#"
 COMMENT ON FUNCTION crm.judge_mapping(jsonb, jsonb) IS 'what speaks against a mapping, by what the CRM says of its object';
+COMMENT ON FUNCTION crm.type_beneath(oid, int) IS 'a type, or what is beneath it if it is a domain, as format_type() names it';
 COMMENT ON FUNCTION crm.longest_text(oid, text) IS 'the length of the longest text in a column, read as the table''s owner';
 "#,
     name = "fit_comments",
-    requires = [judge_mapping, longest_text]
+    requires = [judge_mapping, type_beneath, longest_text]
 );

@@ -20,6 +20,8 @@ pub struct Arrived<'a> {
     pub synced: bool,
     pub local: &'a Value,
     pub crm: &'a Value,
+    /// The CRM held this very value once before, after what the row holds had been sent, and was written over.
+    pub answered: bool,
     /// An edit of the column waits to be written.
     pub waits: bool,
     /// The field is in conflict already, and waits for a person.
@@ -36,6 +38,8 @@ pub enum Arrival {
     Take,
     /// The CRM holds something else than the row, whose column is the source of truth: it is written over.
     Overwrite,
+    /// The CRM makes this of what the row holds, however often it is sent: remembered, and left alone.
+    Form,
     /// Nobody knew what the CRM held, and the row's value goes there.
     Write,
     /// The CRM's value is remembered, and nothing else is done.
@@ -65,6 +69,9 @@ pub fn settle(field: &Arrived) -> Arrival {
         Direction::Outbound if !field.written => Arrival::Note,
         // What the CRM held before the row was first linked is not ours to wipe out.
         Direction::Outbound if field.known.is_none() && !field.synced => Arrival::Note,
+        Direction::Outbound if field.answered && field.known == Some(hash(field.local)) => {
+            Arrival::Form
+        }
         Direction::Outbound => Arrival::Overwrite,
         Direction::Bidirectional if field.waits => Arrival::Leave,
         Direction::Bidirectional => settle_both_ways(field),
@@ -121,6 +128,7 @@ mod tests {
             synced: false,
             local: &text(local),
             crm: &text(crm),
+            answered: false,
             waits,
             disputed: false,
         })
@@ -224,6 +232,7 @@ mod tests {
             synced: true,
             local: &local,
             crm: &crm,
+            answered: false,
             waits: false,
             disputed: false,
         };
@@ -235,27 +244,61 @@ mod tests {
         assert_eq!(settle(&unwritten), Arrival::Note);
     }
 
+    #[test]
+    fn what_the_crm_makes_of_the_same_again_is_its_form_of_it() {
+        let (local, crm) = (text("a"), text("b"));
+        let field = Arrived {
+            direction: Direction::Outbound,
+            policy: ConflictPolicy::CrmWins,
+            written: true,
+            known: Some(hash(&local)),
+            synced: true,
+            local: &local,
+            crm: &crm,
+            answered: true,
+            waits: false,
+            disputed: false,
+        };
+        assert_eq!(settle(&field), Arrival::Form);
+        let new = Arrived {
+            answered: false,
+            ..field
+        };
+        assert_eq!(settle(&new), Arrival::Overwrite);
+        // The row holds something else by now.
+        let edited = Arrived {
+            known: Some(hash(&text("c"))),
+            ..field
+        };
+        assert_eq!(settle(&edited), Arrival::Overwrite);
+        let both = Arrived {
+            direction: Direction::Bidirectional,
+            ..field
+        };
+        assert_eq!(settle(&both), Arrival::Take);
+    }
+
     proptest! {
         /// Once what came of it is done and remembered, the same record coming again is nothing.
         #[test]
         fn settled_is_settled(
             direction in prop::sample::select(Direction::ALL.to_vec()),
             policy in prop::sample::select(ConflictPolicy::ALL.to_vec()),
-            known in prop::option::of("[ab]?"), local in "[ab]?", crm in "[ab]?", waits: bool, written: bool, disputed: bool, synced: bool,
+            known in prop::option::of("[ab]?"), local in "[ab]?", crm in "[ab]?", answered: bool, waits: bool, written: bool, disputed: bool, synced: bool,
         ) {
             let (mut row, crm) = (text(&local), text(&crm));
             let mut ledger = known.map(|known| hash(&text(&known)));
-            let field = Arrived { direction, policy, written, known: ledger, synced, local: &row, crm: &crm, waits, disputed };
+            let field = Arrived { direction, policy, written, known: ledger, synced, local: &row, crm: &crm, answered, waits, disputed };
             let arrival = settle(&field);
             match arrival {
                 Arrival::Take => {
                     row = crm.clone();
                     ledger = Some(hash(&crm));
                 }
-                Arrival::Agreed | Arrival::Note | Arrival::Overwrite | Arrival::Write => ledger = Some(hash(&crm)),
+                Arrival::Agreed | Arrival::Note | Arrival::Overwrite | Arrival::Form | Arrival::Write => ledger = Some(hash(&crm)),
                 Arrival::Unchanged | Arrival::Leave | Arrival::Disputed | Arrival::Locked | Arrival::Review => {}
             }
-            let again = settle(&Arrived { direction, policy, written, known: ledger, synced, local: &row, crm: &crm, waits, disputed });
+            let again = settle(&Arrived { direction, policy, written, known: ledger, synced, local: &row, crm: &crm, answered, waits, disputed });
             match arrival {
                 Arrival::Leave | Arrival::Disputed | Arrival::Locked | Arrival::Review => prop_assert_eq!(again, arrival),
                 _ => prop_assert_eq!(again, Arrival::Unchanged),

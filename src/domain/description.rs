@@ -35,6 +35,12 @@ pub struct FieldDescription {
     /// Of a number: the decimals that it keeps, where the vendor says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<u32>,
+    /// Whether it keeps numbers as doubles: about 15 digits of them.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_double: bool,
+    /// Whether it keeps its text in lower case.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub lowers: bool,
     /// Whether no record is created without it.
     pub required: bool,
     /// Whether a new record may be given a value.

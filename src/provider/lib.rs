@@ -293,6 +293,12 @@ pub trait Provider: Send + Sync {
         stored::form(&self.habits(), field, value)
     }
 
+    /// The same with what the vendor's habits say of each field.
+    fn characterised(&self, mut description: Description) -> Description {
+        stored::characterise(&self.habits(), &mut description);
+        description
+    }
+
     /// Why no field of this vendor's can hold the value, whatever it is sent.
     fn unholdable(&self, value: &Value) -> Option<&'static str> {
         stored::unholdable(&self.habits(), value)

@@ -3,7 +3,7 @@
 //! Guarantees: a form that is told is the one that a read will show; where anything is open (how halves are rounded, what a
 //! number of too many digits becomes, a scale that nobody tells), nothing is told.
 
-use crm_domain::{FieldDescription, Number, Value};
+use crm_domain::{DataType, Description, FieldDescription, Number, Value};
 
 /// What a vendor does with values.
 #[derive(Clone, Copy)]
@@ -48,6 +48,14 @@ pub(crate) fn form(habits: &Habits, field: &FieldDescription, value: Value) -> O
     })
 }
 
+pub(crate) fn characterise(habits: &Habits, description: &mut Description) {
+    for field in &mut description.fields {
+        field.is_double =
+            habits.numbers == Numbers::Doubles && field.data_types.contains(&DataType::Number);
+        field.lowers = habits.lowers.contains(&field.name.as_str());
+    }
+}
+
 pub(crate) fn unholdable(habits: &Habits, value: &Value) -> Option<&'static str> {
     match value {
         Value::Number(n) if habits.numbers == Numbers::Doubles && n.as_double().is_none() => {
@@ -87,7 +95,7 @@ fn choice(field: &FieldDescription, text: String) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crm_domain::{Choice, DataType};
+    use crm_domain::Choice;
     use proptest::prelude::*;
 
     use super::*;

@@ -406,7 +406,7 @@ pub fn maps_of(
 }
 
 /// A type, or what is beneath it if it is a domain, as `format_type` names it.
-fn type_beneath(type_id: pg_sys::Oid, mut modifier: i32) -> String {
+pub fn type_beneath(type_id: pg_sys::Oid, mut modifier: i32) -> String {
     // SAFETY: syscache look-ups inside a transaction, of a type that the catalog has just told; the text is a fresh one.
     unsafe {
         let base = pg_sys::getBaseTypeAndTypmod(type_id, &mut modifier);

@@ -11,7 +11,7 @@ use pgrx::spi::SpiClient;
 use super::audit;
 use super::claims::Place;
 use super::config::{Connection, Map};
-use super::ingest::identity::BOTH_WENT;
+use super::ingest::{self, identity::BOTH_WENT};
 use super::{Kept, KeptForFew, StoreError, dead, reconcile};
 
 /// How one record's write ended.
@@ -296,9 +296,12 @@ fn applied<'a>(
             }),
         ],
     )?;
+    let updated = taken.iter().filter(|r| r.operation == "update");
+    let updated: Vec<&str> = updated.filter_map(|r| r.crm_id.as_deref()).collect();
     for row in rows {
         rest.push(taken[row.get::<i64>(1)?.unwrap_or_default() as usize]);
     }
+    ingest::look_back(client, map.id, &updated)?;
     Ok(rest)
 }
 

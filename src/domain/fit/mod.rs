@@ -3,6 +3,7 @@
 //! Guarantees: an [`Severity::Error`] is certain, every write or every read of that field would fail; what may
 //! work for some values, or only seems odd, is a warning. A name that the CRM leaves free is never judged.
 
+mod forms;
 mod pairs;
 #[cfg(test)]
 mod tests;
@@ -60,6 +61,12 @@ pub struct MappedField {
     /// Whether what is sent is made by a function, so that rules and column say nothing of it.
     #[serde(default)]
     pub is_transformed: bool,
+    /// Whether what the row takes is made by a function.
+    #[serde(default)]
+    pub is_transformed_in: bool,
+    /// The column's type as `format_type` names it, without a domain around it.
+    #[serde(default)]
+    pub column_type: String,
     /// What its rule allows, or else its column.
     pub max_length: Option<u32>,
     /// What its rule allows.
@@ -152,6 +159,10 @@ fn judge_field(
     if writes && !mapped.is_transformed {
         findings.extend(too_long(field, mapped, data_type));
         findings.extend(not_a_choice(field, mapped));
+        findings.extend(forms::sent(field, mapped, data_type));
+    }
+    if direction.reads_crm() && !mapped.is_transformed_in {
+        findings.extend(forms::taken(field, mapped, data_type));
     }
     Ok(findings)
 }

@@ -24,6 +24,8 @@ fn mapped(crm_field: &str, direction: &str, data_type: &str) -> MappedField {
         data_type: data_type.to_owned(),
         materialize: true,
         is_transformed: false,
+        is_transformed_in: false,
+        column_type: String::new(),
         max_length: Some(1),
         choices: None,
     }
@@ -240,4 +242,85 @@ fn new_records_need_what_is_required_and_a_key_that_can_be_found() {
         found(fields, mapping("ignore", "other", "outbound")),
         ["warning not_a_key key"]
     );
+}
+
+#[test]
+fn what_one_side_does_not_keep_of_the_other_is_told() {
+    let number = |scale, is_double| FieldDescription {
+        scale,
+        is_double,
+        ..field("f", DataType::Number)
+    };
+    let lowers = FieldDescription {
+        lowers: true,
+        ..field("f", DataType::Text)
+    };
+    for (field, direction, column_type, told) in [
+        (number(Some(2), true), "outbound", "numeric(10,2)", &[][..]),
+        (
+            number(Some(2), true),
+            "outbound",
+            "numeric(10,4)",
+            &["warning fewer_decimals f"],
+        ),
+        (number(Some(2), true), "inbound", "numeric(10,4)", &[]),
+        (
+            number(Some(2), true),
+            "inbound",
+            "numeric(10,1)",
+            &["warning more_decimals f"],
+        ),
+        (
+            number(Some(2), true),
+            "bidirectional",
+            "integer",
+            &["warning more_decimals f"],
+        ),
+        (number(Some(0), true), "bidirectional", "integer", &[]),
+        (
+            number(Some(2), true),
+            "outbound",
+            "double precision",
+            &["info fewer_decimals f"],
+        ),
+        (
+            number(None, true),
+            "outbound",
+            "bigint",
+            &["warning fewer_digits f"],
+        ),
+        (number(None, true), "outbound", "integer", &[]),
+        (
+            number(None, true),
+            "outbound",
+            "numeric(18,2)",
+            &["warning fewer_digits f"],
+        ),
+        (
+            number(None, true),
+            "outbound",
+            "numeric",
+            &["info fewer_digits f"],
+        ),
+        (number(None, false), "bidirectional", "numeric", &[]),
+        (lowers, "outbound", "text", &["info lower_case f"]),
+    ] {
+        let data_type = field.data_types[0].name();
+        let mapping = one(MappedField {
+            column_type: column_type.to_owned(),
+            ..mapped("f", direction, data_type)
+        });
+        assert_eq!(
+            found(vec![field], mapping),
+            told,
+            "{direction} {column_type}"
+        );
+    }
+    let made = one(MappedField {
+        is_transformed: true,
+        is_transformed_in: true,
+        column_type: "bigint".to_owned(),
+        ..mapped("f", "bidirectional", "number")
+    });
+    assert_eq!(found(vec![number(Some(2), true)], made), [""; 0]);
 }

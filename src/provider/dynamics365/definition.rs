@@ -64,6 +64,7 @@ pub(super) struct Relationship {
 pub(super) struct Detail {
     pub logical_name: String,
     max_length: Option<i64>,
+    precision: Option<u32>,
     date_time_behavior: Option<Held>,
     option_set: Option<OptionSet>,
     global_option_set: Option<OptionSet>,
@@ -196,7 +197,7 @@ impl Definition {
             label: label.unwrap_or_default().to_owned(),
             crm_type: attribute.kind().to_owned(),
             max_length: room.filter(|&length| length > 0),
-            scale: None,
+            scale: detail.and_then(|detail| detail.precision),
             required: attribute.is_required(),
             createable: attribute.is_valid_for_create,
             updateable: attribute.is_valid_for_update,
@@ -207,6 +208,7 @@ impl Definition {
             data_types,
             // It is read by another name than a column of any other type.
             is_typed: attribute.is_lookup(),
+            ..FieldDescription::default()
         }
     }
 

@@ -29,9 +29,11 @@ const OPTIONS: &str =
     "LogicalName&$expand=OptionSet($select=Options),GlobalOptionSet($select=Options)";
 
 /// What columns of one type alone have is told of that type alone.
-const DETAILS: [(&str, &str); 7] = [
+const DETAILS: [(&str, &str); 8] = [
     ("String", "LogicalName,MaxLength"),
     ("Memo", "LogicalName,MaxLength"),
+    // Money has its currency's as a rule, and floating point numbers none.
+    ("Decimal", "LogicalName,Precision"),
     ("DateTime", "LogicalName,DateTimeBehavior"),
     ("Picklist", OPTIONS),
     ("MultiSelectPicklist", OPTIONS),

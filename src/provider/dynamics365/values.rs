@@ -8,7 +8,7 @@ use crate::stored::{Habits, Numbers};
 use crate::walk::{SECOND, moment};
 use crate::wire;
 
-/// Decimals and money have a precision of their column, which its definition does not tell here; doubles are none.
+/// Decimals and money have a precision of their column, which of money is not told; floating point numbers are doubles.
 pub(super) const HABITS: Habits = Habits {
     numbers: Numbers::Decimals,
     ..Habits::NONE

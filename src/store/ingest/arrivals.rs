@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use crm_domain::arrival::{self, Arrival, Arrived as ArrivedField};
 use crm_domain::cells::{CellHashes, HASH_BYTES};
 use crm_domain::storable::storable;
-use crm_domain::{Cells, Value, excerpt, hex};
+use crm_domain::{Cells, Value, conflict, excerpt, hex};
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json, json};
 
+use super::forms::{self, Answer, WrittenOver};
 use super::identity::{Key, Known};
 use super::locks::{Locked, lock};
 use super::{Arrived, Arriving, Field, Incoming, quarantine};
@@ -35,10 +36,15 @@ struct Settled<'a> {
     takes: BTreeMap<u16, &'a Value>,
     /// Cells that go to the CRM with the map's next round.
     overwrites: Cells,
+    /// Of these, in which the CRM held something else than it had been sent.
+    answers: Vec<Answer<'a>>,
+    /// Cells in which the CRM has a form of its own of what the row holds.
+    forms: Cells,
     /// Cells that are edits to be sent, based on what the CRM was read to hold.
     writes: Vec<&'a Field>,
     conflicts: Vec<Conflict<'a>>,
     audit: JsonMap<String, Json>,
+    formed: JsonMap<String, Json>,
     conflicting: JsonMap<String, Json>,
 }
 
@@ -55,6 +61,7 @@ pub(super) fn settle(
     client: &mut SpiClient,
     about: &Arriving,
     changed: Vec<(&Incoming, Known)>,
+    written_over: &WrittenOver,
     arrived: &mut Arrived,
 ) -> Result<(), StoreError> {
     if changed.is_empty() {
@@ -82,7 +89,9 @@ pub(super) fn settle(
                     .into_iter()
                     .map(|(id, _, value)| (id, value))
                     .collect();
-                settled.push(decide(map, record, key, &locked, &local, arrived));
+                let decided = decide(map, record, key, &locked, &local, written_over);
+                arrived.counts.overwritten += decided.overwrites.len();
+                settled.push(decided);
             }
             // Gone, though nobody told (on_delete => 'ignore'), or hidden from the table's owner.
             RowValues::Missing => arrived.counts.ignored += 1,
@@ -94,6 +103,16 @@ pub(super) fn settle(
     take(client, map, &mut settled, arrived)?;
     remember(client, map, &settled)?;
     send(client, map, &settled)?;
+    let answers: Vec<Answer> = settled
+        .iter_mut()
+        .flat_map(|s| s.answers.drain(..))
+        .collect();
+    forms::remember(client, map, &answers)?;
+    let formed = settled.iter().flat_map(|s| {
+        let ids = s.forms.iter();
+        ids.map(|id| (s.incoming.crm_id.as_str(), id))
+    });
+    forms::forget(client, map, &formed.collect::<Vec<_>>())?;
     for record in &settled {
         dispute(client, map, record)?;
     }
@@ -155,7 +174,7 @@ fn decide<'a>(
     key: Key,
     locked: &Locked,
     local: &HashMap<u16, Value>,
-    arrived: &mut Arrived,
+    written_over: &WrittenOver,
 ) -> Settled<'a> {
     let mut settled = Settled {
         incoming,
@@ -164,9 +183,12 @@ fn decide<'a>(
         synced: Cells::new(),
         takes: BTreeMap::new(),
         overwrites: Cells::new(),
+        answers: Vec::new(),
+        forms: Cells::new(),
         writes: Vec::new(),
         conflicts: Vec::new(),
         audit: JsonMap::new(),
+        formed: JsonMap::new(),
         conflicting: JsonMap::new(),
     };
     let hashes = CellHashes(&locked.hashes);
@@ -174,19 +196,29 @@ fn decide<'a>(
         let (Some(field), Some(local)) = (map.field(arriving.id), local.get(&arriving.id)) else {
             continue;
         };
+        let answer = Answer {
+            crm_id: &incoming.crm_id,
+            field_id: field.id,
+            sent: conflict::hash(local),
+            held: arriving.hash,
+        };
+        let known = hashes.get(field.id).and_then(|hash| hash.try_into().ok());
         let arrival = arrival::settle(&ArrivedField {
             direction: field.direction,
             policy: field.policy,
             written: field.written,
-            known: hashes.get(field.id).and_then(|hash| hash.try_into().ok()),
+            known,
             synced: locked.synced.contains(field.id),
             local,
             crm: &arriving.value,
+            answered: written_over.is_answer(&answer),
             waits: locked.edited.contains(field.id) || locked.queued.contains(field.id),
             disputed: locked.disputed.contains(field.id),
         });
         settled.add(field, arriving, local, arrival);
-        arrived.counts.overwritten += usize::from(arrival == Arrival::Overwrite);
+        if arrival == Arrival::Overwrite && known == Some(answer.sent) {
+            settled.answers.push(answer);
+        }
     }
     settled
 }
@@ -224,6 +256,14 @@ impl<'a> Settled<'a> {
             Arrival::Overwrite => {
                 self.known.push(arriving);
                 self.overwrites.insert(field.id);
+            }
+            Arrival::Form => {
+                self.known.push(arriving);
+                self.synced.insert(field.id);
+                self.forms.insert(field.id);
+                let fields =
+                    json!({ "new": excerpt::of(local), "held": excerpt::of(&arriving.value) });
+                self.formed.insert(name(), fields);
             }
             Arrival::Write => {
                 self.known.push(arriving);
@@ -439,6 +479,16 @@ fn dispute(client: &mut SpiClient, map: &Map, settled: &Settled) -> Result<(), S
 /// What the audit says.
 fn tell(settled: Vec<Settled>, map: &Map, arrived: &mut Arrived) {
     for record in settled {
+        if !record.formed.is_empty() {
+            let fields = Json::Object(record.formed.clone()).to_string();
+            arrived.note(
+                Some(&record.key),
+                record.incoming,
+                "update",
+                "stored_form",
+                fields,
+            );
+        }
         if record.is_nothing() {
             arrived.counts.echoes += 1;
             continue;

@@ -8,6 +8,7 @@
 mod arrivals;
 mod birth;
 mod departures;
+mod forms;
 pub mod identity;
 mod locks;
 mod quarantine;
@@ -21,6 +22,8 @@ use crm_domain::conflict::ShortHash;
 use crm_domain::{Failure, Value};
 use pgrx::spi::SpiClient;
 
+use self::forms::WrittenOver;
+pub use self::forms::look_back;
 use self::identity::{Key, Known};
 pub use self::quarantine::give_up;
 use self::state::Counts;
@@ -163,6 +166,8 @@ pub fn settle(
     }
     let ids: Vec<&str> = live.iter().map(|r| r.crm_id.as_str()).collect();
     let mut known = identity::linked(client, map, &ids)?;
+    let mut written_over = WrittenOver::of(client, map, &ids)?;
+    written_over.forget_echoes(client, map, &live)?;
     let mut changed: Vec<(&Incoming, Known)> = Vec::new();
     let mut strangers: Vec<&Incoming> = Vec::new();
     for (n, record) in live.into_iter().enumerate() {
@@ -180,7 +185,7 @@ pub fn settle(
     }
     let met = strangers::settle(client, about, strangers, &mut arrived)?;
     changed.extend(met.linked);
-    arrivals::settle(client, about, changed, &mut arrived)?;
+    arrivals::settle(client, about, changed, &written_over, &mut arrived)?;
     strangers::insert_waiting(client, map, met.waiting, &mut arrived)?;
     write_audit(client, about.connection, map, &arrived.notes)?;
     state::count(client, map.id, &arrived.counts)?;

@@ -59,7 +59,7 @@ impl Link {
         }
         let told = Told {
             at: Instant::now(),
-            description,
+            description: description.map(|told| self.provider.characterised(told)),
             is_kept: false,
         };
         known.insert(object.to_owned(), told.clone());

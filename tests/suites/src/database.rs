@@ -305,6 +305,14 @@ impl Database {
         .await;
     }
 
+    /// Waits until every record that was asked for by itself is read.
+    pub async fn no_record_is_to_be_read(&self) {
+        eventually("the records are read", async || {
+            (self.count("crm.reread").await == 0).then_some(())
+        })
+        .await;
+    }
+
     /// Waits until no round is on: one that is takes up what comes, whoever began it.
     pub async fn at_rest(&self) {
         eventually("the rounds are over", async || {

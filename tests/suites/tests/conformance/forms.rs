@@ -9,6 +9,8 @@ crm_suites::with_every_contestant!(
     what_the_crm_makes_of_a_value_is_not_written_over,
     what_the_crm_makes_of_a_value_is_not_taken_for_an_edit,
     an_edit_of_another_column_meets_no_conflict_that_nobody_made,
+    a_form_that_nobody_foresees_is_written_over_once,
+    a_persons_value_is_written_over_as_often_as_it_is_set,
     a_value_that_no_field_can_hold_is_not_sent,
     a_number_that_the_column_would_round_is_put_aside,
     a_moment_that_the_column_would_round_is_put_aside,
@@ -124,6 +126,70 @@ async fn an_edit_of_another_column_meets_no_conflict_that_nobody_made(contestant
     }
 }
 
+/// The map knows nothing of its fields, as after a restore: their scale is news.
+async fn a_form_that_nobody_foresees_is_written_over_once(contestant: Contestant) {
+    let vendor = contestant.vendor;
+    let facts = vendor.facts();
+    let desk = Desk::open(&CLUSTER, contestant).await;
+    desk.db.execute("SET pg_crm.check_fields = off").await;
+    widen(&desk).await;
+    let numbers = [facts.beyond, facts.unforeseen].concat();
+    let held = odd_people(&desk, vendor, &numbers).await;
+    desk.db.drain().await;
+    for _ in 0..2 {
+        desk.crm.pass_time();
+        desk.ingest().await;
+        desk.db.drain().await;
+        desk.db.no_record_is_to_be_read().await;
+    }
+    let overwritten = "SELECT overwritten FROM crm.status WHERE map_id = $1";
+    let overwritten: i64 = desk.db.one(overwritten, &[&desk.map]).await;
+    let formed = desk
+        .db
+        .count("crm.audit_log WHERE result = 'stored_form' AND fields::text LIKE '%held%'")
+        .await;
+    assert_eq!(overwritten, formed);
+    assert!(formed > 0 || facts.unforeseen.is_empty());
+    let object = vendor.people();
+    let records = desk.crm.records(&desk.db, object).await;
+    let told = desk.audit_rows().await;
+    for _ in 0..3 {
+        desk.crm.pass_time();
+        desk.ingest().await;
+        desk.nothing_goes_out().await;
+    }
+    assert_eq!(rows(&desk).await, held);
+    assert_eq!(desk.crm.records(&desk.db, object).await, records);
+    assert_eq!(desk.audit_rows().await, told);
+    assert_eq!(desk.db.count("crm.written_over").await, 0);
+    // What the row holds next goes there as ever.
+    desk.db.execute("UPDATE people SET score = 7").await;
+    desk.db.drain().await;
+    assert_eq!(number(&desk.field("p1", "score").await), 7.0);
+}
+
+async fn a_persons_value_is_written_over_as_often_as_it_is_set(contestant: Contestant) {
+    let desk = Desk::open(&CLUSTER, contestant).await;
+    desk.link(1).await;
+    desk.db.execute("UPDATE people SET phone = 'ours'").await;
+    desk.settle().await;
+    let id = desk.crm_id("p1").await.expect("it is linked");
+    let people = desk.crm.vendor.people();
+    for n in 1..=3 {
+        desk.crm.pass_time();
+        desk.crm
+            .edit(&desk.db, people, &id, &json!({"phone": "theirs"}))
+            .await;
+        desk.ingest().await;
+        desk.db.drain().await;
+        desk.db.no_record_is_to_be_read().await;
+        assert_eq!(desk.field("p1", "phone").await, "ours");
+        let overwritten = "SELECT overwritten FROM crm.status";
+        assert_eq!(desk.db.one::<i64>(overwritten, &[]).await, n);
+    }
+    assert_eq!(desk.db.count("crm.written_over").await, 0);
+}
+
 async fn a_value_that_no_field_can_hold_is_not_sent(contestant: Contestant) {
     // Others say for themselves what they cannot hold.
     if matches!(contestant.vendor, Vendor::Stub | Vendor::Dynamics365) {
@@ -194,7 +260,7 @@ async fn a_number_that_the_column_would_round_is_put_aside(contestant: Contestan
     live.quiet().await;
     assert_eq!(number(&live.cell("p1", "score").await), 99.0);
     assert_eq!(number(&live.field("p1", "score").await), 12.34);
-    let sql = "SELECT kind FROM crm.conflicts";
+    let sql = "SELECT conflict_type FROM crm.conflicts";
     let kinds: Vec<String> = live.db.all(sql, &[]).await;
     assert_eq!(kinds, ["mapping_mismatch"]);
 }
