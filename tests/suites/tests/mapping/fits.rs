@@ -187,6 +187,51 @@ async fn texts_that_have_no_room_are_found() {
     );
 }
 
+#[tokio::test]
+async fn what_one_side_does_not_keep_of_the_other_is_told_and_remembered() {
+    let desk = Desk::open(&CLUSTER, Vendor::Salesforce).await;
+    let spec = |scale: u32| json!({"fields": [{"name": "Odd__c", "type": "double", "precision": 18, "scale": scale}]});
+    let define = |scale| {
+        desk.crm
+            .sim()
+            .post("schema/salesforce/Contact", &spec(scale))
+    };
+    define(1);
+    desk.db
+        .execute(
+            "CREATE DOMAIN odd AS numeric(12, 2);
+             ALTER TABLE people ADD odd odd, ADD whole int, ADD big numeric(20, 1)",
+        )
+        .await;
+    let told = "SELECT code FROM crm.check_mapping($1) WHERE field = 'Odd__c' ORDER BY code";
+    let scale = "SELECT (described ->> 'scale')::int FROM crm.field_map WHERE crm_field = 'Odd__c'";
+    for (column, direction, codes) in [
+        ("odd", "outbound", &["fewer_decimals"][..]),
+        ("whole", "inbound", &["more_decimals"]),
+        ("big", "bidirectional", &["fewer_digits"]),
+    ] {
+        let map = format!(
+            "SELECT crm.map_field({}, '{column}', 'Odd__c', direction => '{direction}')",
+            desk.map
+        );
+        desk.db.execute(&map).await;
+        assert_eq!(desk.db.one::<i32>(scale, &[]).await, 1);
+        let found: Vec<String> = desk.db.all(told, &[&desk.map]).await;
+        assert_eq!(found, codes, "{column}");
+        if column != "big" {
+            let unmap = format!("SELECT crm.unmap_field({}, '{column}')", desk.map);
+            desk.db.execute(&unmap).await;
+        }
+    }
+    // What the CRM's administrator changed is known once the mapping is checked.
+    let remove = json!({"remove": ["Odd__c"]});
+    desk.crm.sim().post("schema/salesforce/Contact", &remove);
+    define(3);
+    let found: Vec<String> = desk.db.all(told, &[&desk.map]).await;
+    assert_eq!(found, ["fewer_digits", "more_decimals"]);
+    assert_eq!(desk.db.one::<i32>(scale, &[]).await, 3);
+}
+
 /// A CRM that is down, and one that takes connections and says nothing.
 #[tokio::test]
 async fn a_crm_that_does_not_answer_keeps_nobody_from_mapping() {
