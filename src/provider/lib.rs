@@ -281,8 +281,8 @@ pub trait Provider: Send + Sync {
         value
     }
 
-    /// What a field will hold once it was sent a value, by the vendor's documentation; `None`: that does not tell, and only a
-    /// read will.
+    /// The form of a value that a field holds as it is once it was sent it, by the vendor's documentation; `None`: that does
+    /// not tell, and only a read will show what becomes of the value.
     fn stored_form(
         &self,
         field: &FieldDescription,

@@ -1,7 +1,7 @@
 //! What CRMs make of values as they save them, as far as their documentation lets it be known beforehand.
 //!
-//! Guarantees: a form that is told is the one that a read will show; where anything is open (how halves are rounded, what a
-//! number of too many digits becomes, a scale that nobody tells), nothing is told.
+//! Guarantees: a value in the form that is told is held as it is, so that a read will show what was sent; where that is open
+//! (what a number of too many digits becomes, a scale that nobody tells), nothing is told.
 
 use crm_domain::{DataType, Description, FieldDescription, Number, Value};
 
@@ -9,8 +9,6 @@ use crm_domain::{DataType, Description, FieldDescription, Number, Value};
 #[derive(Clone, Copy)]
 pub struct Habits {
     pub numbers: Numbers,
-    /// A number halfway between two of the field's scale goes away from zero.
-    pub ties_go_up: bool,
     /// Fields that hold their text in lower case.
     pub lowers: &'static [&'static str],
     /// A choice in other case is taken for the one in the list.
@@ -29,7 +27,6 @@ pub enum Numbers {
 impl Habits {
     pub const NONE: Habits = Habits {
         numbers: Numbers::Whole,
-        ties_go_up: false,
         lowers: &[],
         folds_choices: false,
     };
@@ -67,10 +64,8 @@ pub(crate) fn unholdable(habits: &Habits, value: &Value) -> Option<&'static str>
 
 fn number(habits: &Habits, field: &FieldDescription, n: &Number) -> Option<Number> {
     let n = match field.scale {
-        Some(scale) => match n.rounded(scale) {
-            (_, true) if !habits.ties_go_up => return None,
-            (rounded, _) => rounded,
-        },
+        // Halves away from zero, whatever the CRM itself would do: it is sent the rounded number.
+        Some(scale) => n.rounded(scale).0,
         None => n.clone(),
     };
     match habits.numbers {
@@ -212,7 +207,8 @@ mod tests {
             ("hubspot", None, "1e400", None),
             ("pipedrive", None, "0.1", Some("0.1")),
             ("zoho", Some(2), "12.344", Some("12.34")),
-            ("zoho", Some(2), "12.345", None),
+            ("zoho", Some(2), "12.345", Some("12.35")),
+            ("dynamics365", Some(2), "-12.345", Some("-12.35")),
             ("dynamics365", None, "12", Some("12")),
             ("dynamics365", None, "12.5", None),
             ("dynamics365", Some(4), "12.56789", Some("12.5679")),

@@ -32,13 +32,13 @@ const OPTIONS: &str =
 const DETAILS: [(&str, &str); 8] = [
     ("String", "LogicalName,MaxLength"),
     ("Memo", "LogicalName,MaxLength"),
-    // Money has its currency's as a rule, and floating point numbers none.
-    ("Decimal", "LogicalName,Precision"),
     ("DateTime", "LogicalName,DateTimeBehavior"),
     ("Picklist", OPTIONS),
     ("MultiSelectPicklist", OPTIONS),
     ("State", OPTIONS),
     ("Status", OPTIONS),
+    // Money has its currency's as a rule, and floating point numbers none.
+    ("Decimal", "LogicalName,Precision"),
 ];
 
 #[derive(Deserialize)]

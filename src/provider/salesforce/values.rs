@@ -9,7 +9,6 @@ use crate::wire::{self, Wire};
 /// Numbers are doubles of the field's scale, rounded half up ("Custom Field Attributes"); a choice is spelt as its list has it.
 pub(super) const HABITS: Habits = Habits {
     numbers: Numbers::Doubles,
-    ties_go_up: true,
     folds_choices: true,
     ..Habits::NONE
 };

@@ -23,10 +23,9 @@ pub struct Facts {
     pub fields: Table,
     /// What the CRM then holds of the values that the scenario of all types writes, as JSON.
     pub held: Table,
-    /// Numbers in SQL for which its field has no room as they are, and of which its documentation tells what becomes of them;
-    /// and such of which it does not.
+    /// Numbers in SQL for which its field has no room as they are, and whether it rounds them to a number of decimals.
     pub beyond: &'static [&'static str],
-    pub unforeseen: &'static [&'static str],
+    pub rounds: bool,
     /// Two options each of the fields for interests and for the source.
     pub interests: [&'static str; 2],
     pub sources: [&'static str; 2],

@@ -38,7 +38,7 @@ pub const FACTS: Facts = Facts {
         ("extra", r#""{\"a\":1,\"b\":[1,null]}""#),
     ],
     beyond: &["1/3.0", "1234567890123456.78", "9007199254740993"],
-    unforeseen: &[],
+    rounds: false,
     interests: ["cloud", "data"],
     sources: ["NEW", "OPEN"],
     boolean_is_never_empty: false,

@@ -37,7 +37,7 @@ pub const FACTS: Facts = Facts {
         ("extra", r#""{\"a\":1,\"b\":[1,null]}""#),
     ],
     beyond: &["1/3.0", "1234567890123456.78", "9007199254740993"],
-    unforeseen: &[],
+    rounds: false,
     interests: ["1", "2"],
     sources: ["1", "3"],
     boolean_is_never_empty: false,

@@ -37,7 +37,7 @@ pub const FACTS: Facts = Facts {
         ("extra", r#""{\"a\":1,\"b\":[1,null]}""#),
     ],
     beyond: &["1/3.0", "1234567890123456.78", "12.345", "-0.004"],
-    unforeseen: &[],
+    rounds: true,
     interests: ["Cloud", "Data"],
     sources: ["Web", "Other"],
     boolean_is_never_empty: true,
