@@ -177,6 +177,9 @@ DECLARE
     kind "char";
     primary_key name[];
     key_type oid;
+    shard_type oid;
+    shard_is_set bool;
+    lax name;
     other regclass;
     same text;
     id int;
@@ -252,7 +255,7 @@ BEGIN
     IF key_type IS NULL THEN
         RAISE undefined_column USING MESSAGE = format('column "%s" of "%s" does not exist', key_column, relation), HINT = 'key_column names the column that identifies a row.';
     END IF;
-    IF key_type <> ALL ('{smallint,integer,bigint,numeric,uuid,text,varchar,bpchar}'::regtype[]) THEN
+    IF NOT crm.is_key_type(key_type) THEN
         RAISE datatype_mismatch USING
             MESSAGE = format('column "%s" of type %s cannot be a key', key_column, format_type(key_type, NULL)),
             HINT = 'A key is an integer, a numeric, a uuid or a text.';
@@ -262,20 +265,42 @@ BEGIN
             MESSAGE = format('column "%s" of "%s" may be null', key_column, relation),
             HINT = format('A key identifies every row: ALTER TABLE %s ALTER %I SET NOT NULL.', relation, key_column);
     END IF;
-    IF shard_column IS NOT NULL AND NOT EXISTS (
-        SELECT FROM pg_attribute WHERE attrelid = relation AND attname = shard_column AND attnum > 0 AND NOT attisdropped) THEN
-        RAISE undefined_column USING MESSAGE = format('column "%s" of "%s" does not exist', shard_column, relation), HINT = 'shard_column names the distribution column.';
+    IF shard_column IS NOT NULL THEN
+        SELECT a.atttypid, a.attnotnull INTO shard_type, shard_is_set FROM pg_attribute a
+        WHERE a.attrelid = relation AND a.attname = shard_column AND a.attnum > 0 AND NOT a.attisdropped;
+        IF NOT FOUND THEN
+            RAISE undefined_column USING MESSAGE = format('column "%s" of "%s" does not exist', shard_column, relation), HINT = 'shard_column names the distribution column.';
+        END IF;
+        IF NOT crm.is_shard_type(shard_type) THEN
+            RAISE datatype_mismatch USING
+                MESSAGE = format('column "%s" of type %s cannot be a shard_column', shard_column, format_type(shard_type, NULL)),
+                DETAIL = 'Its text is the shard_key, and equal values of that type can be spelt in several ways.',
+                HINT = 'A shard_column is a number, a text, a uuid, an enum, a boolean, a date or a timestamp.';
+        END IF;
+    END IF;
+    SELECT u.name INTO lax FROM unnest(ARRAY[key_column, shard_column]) AS u (name) WHERE crm.is_lax(relation, u.name) LIMIT 1;
+    IF FOUND THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('column "%s" of "%s" has a nondeterministic collation and cannot be a key', lax, relation),
+            DETAIL = 'Keys that the collation calls equal are different texts, and the CRM would get a record for each.',
+            HINT = format('Give the column a deterministic collation: ALTER TABLE %s ALTER %I TYPE %s COLLATE "C".', relation, lax,
+                          (SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = lax));
     END IF;
     IF NOT crm.is_key(relation, key_column, shard_column) THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('column "%s" of "%s" is not unique', key_column, relation),
             HINT = 'A key needs a unique index or a primary key on it (together with shard_column if there is one).';
     END IF;
+    -- Of rows without a shard, a unique index that has it among its columns says nothing.
+    IF shard_column IS NOT NULL AND NOT shard_is_set AND NOT crm.is_unique(relation, key_column) THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('column "%s" of "%s" may be null', shard_column, relation),
+            DETAIL = format('Column "%s" is unique only together with it.', key_column),
+            HINT = format('ALTER TABLE %s ALTER %I SET NOT NULL.', relation, shard_column);
+    END IF;
     -- The external id is the record_key alone, so two shards' rows of one key would be one CRM record.
-    IF external_id_field IS NOT NULL AND shard_column IS NOT NULL AND key_type <> 'uuid'::regtype AND NOT EXISTS (
-        SELECT FROM pg_index x JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = x.indkey[0]
-        WHERE x.indrelid = relation AND x.indisunique AND x.indpred IS NULL AND x.indexprs IS NULL AND x.indisvalid
-          AND x.indnkeyatts = 1 AND a.attname = key_column) THEN
+    IF external_id_field IS NOT NULL AND shard_column IS NOT NULL AND key_type <> 'uuid'::regtype
+       AND NOT crm.is_unique(relation, key_column) THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('column "%s" of "%s" is unique only together with "%s"', key_column, relation, shard_column),
             DETAIL = 'external_id_field holds the record_key alone, so rows of different shards could become one CRM record.',
@@ -704,6 +729,11 @@ BEGIN
     IF coalesce(record_key, '') = '' OR coalesce(crm_id, '') = '' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'a link needs a record_key and a crm_id', HINT = 'record_key is the text of the row''s key column.';
     END IF;
+    SELECT crm.key_text(do_link.record_key, k.atttypid),
+           coalesce(CASE WHEN s.attname IS NULL THEN do_link.shard_key ELSE crm.key_text(nullif(do_link.shard_key, ''), s.atttypid) END, '')
+    INTO record_key, shard_key
+    FROM pg_attribute k LEFT JOIN pg_attribute s ON s.attrelid = m.relation AND s.attname = m.shard_column
+    WHERE k.attrelid = m.relation AND k.attname = m.key_column;
     SELECT crm.canonical_id(c.provider, do_link.crm_id) INTO crm_id FROM crm.connection c WHERE c.connection_id = m.connection_id;
     SELECT l.record_key INTO other FROM crm.ledger l
     WHERE l.map_id = m.map_id AND l.crm_id = do_link.crm_id AND l.record_key <> do_link.record_key;

@@ -80,6 +80,69 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION crm.is_key_type(oid) IS 'whether a column of that type can be a key: its text is the same in every session';
 
+-- Of these types a value has one text, once the settings are pinned (crm.pinned_settings()) and crm.key_expression() has taken the scale off.
+CREATE FUNCTION crm.is_shard_type(type_id oid) RETURNS bool
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT crm.is_key_type(type_id)
+        OR crm.base_type(type_id) = ANY (ARRAY['boolean', '"char"', 'name', 'oid', 'date', 'timestamp', 'timestamptz', 'real', 'double precision']::regtype[])
+        OR (SELECT typtype = 'e' FROM pg_type WHERE oid = crm.base_type(type_id))
+$$;
+COMMENT ON FUNCTION crm.is_shard_type(oid) IS 'whether a column of that type can be a shard_column: values that are equal have one text';
+
+-- By its own name: "character" would be character(1). And without a modifier, which would cut or round what is looked for.
+CREATE FUNCTION crm.cast_type(type_id oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT 'pg_catalog.' || quote_ident(t.typname) FROM pg_type t WHERE t.oid = crm.base_type(type_id) AND crm.is_builtin(t.oid)
+$$;
+COMMENT ON FUNCTION crm.cast_type(oid) IS 'the type that the text of a key is cast to, to be looked for; NULL: a user''s type';
+
+-- The one place that says what the text of a key is: capture, the worker and callers' arguments all go by it. Values that PostgreSQL
+-- calls equal have one text: 71.0 and 71.00 are '71', 0 and -0 are '0'.
+CREATE FUNCTION crm.key_expression(expression text, type_id oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format(CASE
+        -- The casts of a user's type may be functions of that user.
+        WHEN NOT crm.is_builtin(type_id)
+            THEN 'CASE WHEN (%1$s) IS DISTINCT FROM NULL THEN pg_catalog.format(''%%s'', %1$s) END'
+        WHEN crm.base_type(type_id) = 'numeric'::regtype THEN 'pg_catalog.trim_scale(%1$s)::pg_catalog.text'
+        WHEN crm.base_type(type_id) = ANY ('{real,double precision}'::regtype[])
+            THEN 'CASE WHEN (%1$s) OPERATOR(pg_catalog.=) 0 THEN ''0'' ELSE (%1$s)::pg_catalog.text END'
+        ELSE '(%1$s)::pg_catalog.text' END, expression)
+$$;
+COMMENT ON FUNCTION crm.key_expression(text, oid) IS 'an expression for the record_key or shard_key that an expression of that type makes';
+
+-- What somebody writes for a key, as crm.key_expression() spells it: '01' is the 1 of an integer column, and stays '01' of a text.
+CREATE FUNCTION crm.key_text(value text, type_id oid) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+SET datestyle = 'ISO, MDY' SET timezone = 'UTC' SET extra_float_digits = 1 AS $$
+DECLARE
+    spelled text;
+BEGIN
+    IF value IS NULL OR NOT crm.is_builtin(type_id) OR crm.base_type(type_id) = ANY ('{text,varchar,name}'::regtype[])
+       OR NOT crm.is_shard_type(type_id) THEN
+        RETURN value;
+    END IF;
+    EXECUTE format('SELECT %s', crm.key_expression('$1::' || crm.cast_type(type_id), crm.base_type(type_id))) INTO spelled USING value;
+    RETURN spelled;
+END $$;
+COMMENT ON FUNCTION crm.key_text(text, oid) IS 'a key as pg_crm spells it, of a column of that type; raises where it cannot be one';
+
+CREATE FUNCTION crm.is_lax(relation oid, column_name name) RETURNS bool
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (SELECT FROM pg_attribute a JOIN pg_collation c ON c.oid = a.attcollation
+                   WHERE a.attrelid = relation AND a.attname = column_name AND NOT a.attisdropped AND NOT c.collisdeterministic)
+$$;
+COMMENT ON FUNCTION crm.is_lax(oid, name) IS 'whether a column''s collation calls texts equal that differ, so that its text is no identity';
+
+CREATE FUNCTION crm.is_unique(relation oid, column_name name) RETURNS bool
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (
+        SELECT FROM pg_index x JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = x.indkey[0]
+        WHERE x.indrelid = relation AND x.indisunique AND x.indpred IS NULL AND x.indexprs IS NULL AND x.indisvalid
+          AND x.indnkeyatts = 1 AND a.attname = column_name)
+$$;
+COMMENT ON FUNCTION crm.is_unique(oid, name) IS 'whether a unique index says that a column identifies a row by itself';
+
 -- A column for the expressions of a capture function. That function does not run with its user's rights, and the casts
 -- and operators of a user's type may be functions of that user: such a type is taken by its output alone.
 CREATE FUNCTION crm.safe_column(alias text, column_name name, type_id oid) RETURNS text
@@ -274,14 +337,13 @@ BEGIN
            array_agg(CASE WHEN crm.is_builtin(b.type_id) THEN crm.base_type(b.type_id) ELSE 0 END ORDER BY b.attnum)
     INTO columns, types
     FROM crm.bound_column b WHERE b.map_id = m.map_id;
-    SELECT CASE WHEN crm.is_key_type(b.type_id) THEN format('n.%I::text', m.key_column) ELSE format('(%s)::text', crm.safe_column('n', m.key_column, b.type_id)) END,
-           CASE WHEN crm.is_key_type(b.type_id) THEN format('o.%I::text', m.key_column) ELSE format('(%s)::text', crm.safe_column('o', m.key_column, b.type_id)) END,
-           CASE WHEN crm.is_key_type(b.type_id) THEN format('n.%1$I = o.%1$I', m.key_column)
-                ELSE format('(%s)::text COLLATE "C" = (%s)::text COLLATE "C"', crm.safe_column('n', m.key_column, b.type_id), crm.safe_column('o', m.key_column, b.type_id)) END
+    -- Texts byte by byte: whatever their collation calls equal, another text is another key.
+    SELECT crm.key_expression(format('n.%I', m.key_column), b.type_id), crm.key_expression(format('o.%I', m.key_column), b.type_id),
+           format('%s = %s', crm.comparable('n', m.key_column, b.type_id), crm.comparable('o', m.key_column, b.type_id))
     INTO n_key, o_key, join_on
     FROM crm.bound_column b WHERE b.map_id = m.map_id AND b.column_name = m.key_column;
-    SELECT format('coalesce((%s)::text, '''')', crm.safe_column('n', m.shard_column, b.type_id)),
-           format('coalesce((%s)::text, '''')', crm.safe_column('o', m.shard_column, b.type_id))
+    SELECT format('coalesce(%s, '''')', crm.key_expression(format('n.%I', m.shard_column), b.type_id)),
+           format('coalesce(%s, '''')', crm.key_expression(format('o.%I', m.shard_column), b.type_id))
     INTO n_shard, o_shard
     FROM crm.bound_column b WHERE b.map_id = m.map_id AND b.column_name = m.shard_column;
     -- Said thrice, for the planner: it knows nothing of transition tables and takes 1 in 200 pairs of rows for a match. Thinking of
@@ -577,7 +639,13 @@ CREATE FUNCTION crm.lost_ground(map_id int) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN NOT a.attnotnull THEN format('key column "%s" may be null now', m.key_column)
                 WHEN NOT crm.is_key_type(a.atttypid) THEN format('column "%s" of type %s cannot be a key', m.key_column, format_type(a.atttypid, NULL))
+                WHEN crm.is_lax(m.relation, m.key_column) THEN format('key column "%s" has a nondeterministic collation now', m.key_column)
                 WHEN NOT crm.is_key(m.relation, m.key_column, m.shard_column) THEN format('key column "%s" is not unique any more', m.key_column)
+                WHEN NOT crm.is_shard_type(s.atttypid) THEN
+                    format('column "%s" of type %s cannot be a shard_column', m.shard_column, format_type(s.atttypid, NULL))
+                WHEN crm.is_lax(m.relation, m.shard_column) THEN format('shard_column "%s" has a nondeterministic collation now', m.shard_column)
+                WHEN NOT s.attnotnull AND NOT crm.is_unique(m.relation, m.key_column) THEN
+                    format('shard_column "%s" may be null now', m.shard_column)
                 WHEN c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid) THEN
                     format('table "%s" inherits from it, and statements on that escape validation and change capture',
                            (SELECT i.inhrelid::regclass FROM pg_inherits i WHERE i.inhparent = c.oid ORDER BY i.inhrelid LIMIT 1))
@@ -590,6 +658,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                 END || '; mend the table, then crm.map_field()'
     FROM crm.object_map m JOIN pg_class c ON c.oid = m.relation
     JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = m.key_column AND NOT a.attisdropped
+    LEFT JOIN pg_attribute s ON s.attrelid = c.oid AND s.attname = m.shard_column AND NOT s.attisdropped
     WHERE m.map_id = lost_ground.map_id
 $$;
 COMMENT ON FUNCTION crm.lost_ground(int) IS 'says what a mapped table lacks of what mapping it took; NULL: nothing';
@@ -792,7 +861,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
        OR s.state <> 'error' AND (
               EXISTS (SELECT FROM pg_attribute a
                       WHERE a.attrelid = m.relation AND a.attname = m.key_column AND NOT a.attisdropped
-                        AND (NOT a.attnotnull
+                        AND (NOT a.attnotnull OR crm.is_lax(m.relation, m.key_column) OR crm.is_lax(m.relation, m.shard_column)
                              OR NOT EXISTS (SELECT FROM pg_index x
                                             WHERE x.indrelid = m.relation AND x.indisunique AND x.indisvalid AND a.attnum = ANY (x.indkey))))
            OR c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = m.relation))

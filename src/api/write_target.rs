@@ -79,7 +79,7 @@ pub fn choose(
         )
     }
     let shard_key = shard_key.unwrap_or_default();
-    if !shard_key.is_empty() && map.shard_column.is_none() {
+    if !shard_key.is_empty() && map.shard.is_none() {
         raise(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             format!(
@@ -90,13 +90,14 @@ pub fn choose(
             "Leave shard_key away.",
         )
     }
+    let (shard_key, record_key) = or_raise(edits::spelt(map, shard_key, record_key));
     ask::require_worker();
     Target {
         relation,
         map: map.clone(),
         connection: connection.clone(),
-        shard_key: shard_key.to_owned(),
-        record_key: record_key.to_owned(),
+        shard_key,
+        record_key,
     }
 }
 

@@ -153,13 +153,11 @@ fn update_returning(
          FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[]), pg_catalog.unnest($3::pg_catalog.text[]))
                   WITH ORDINALITY AS k (shard_key, record_key, changes, ord),
               LATERAL pg_catalog.jsonb_to_record(k.changes::pg_catalog.jsonb) AS r ({record})
-         WHERE t.{key} OPERATOR(pg_catalog.=) k.record_key::{key_type}{shard} RETURNING k.ord - 1, {as_given}",
+         WHERE {row} RETURNING k.ord - 1, {as_given}",
         relation = map.relation,
         set = set.join(", "),
         record = map.record_type(columns.iter().copied()),
-        key = quote_identifier(&map.key_column),
-        key_type = map.key_type,
-        shard = shard_condition(map),
+        row = map.is_row("k.shard_key", "k.record_key"),
     );
     let result = client.update(
         Kept(&statement),
@@ -230,11 +228,9 @@ fn lock_rows(
     let statement = format!(
         "SELECT k.ord - 1 FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[]))
                               WITH ORDINALITY AS k (shard_key, record_key, ord)
-         JOIN {relation} AS t ON t.{key} OPERATOR(pg_catalog.=) k.record_key::{key_type}{shard} FOR NO KEY UPDATE OF t{otherwise}",
+         JOIN {relation} AS t ON {row} FOR NO KEY UPDATE OF t{otherwise}",
         relation = map.relation,
-        key = quote_identifier(&map.key_column),
-        key_type = map.key_type,
-        shard = shard_condition(map),
+        row = map.is_row("k.shard_key", "k.record_key"),
     );
     let result = client.update(
         Kept(&statement),
@@ -258,11 +254,9 @@ fn lock_rows(
 pub fn is_visible(map: &Map, shard_key: &str, record_key: &str) -> Result<bool, StoreError> {
     let statement = format!(
         "SELECT 1 FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) AS k (shard_key, record_key)
-         JOIN {relation} AS t ON t.{key} OPERATOR(pg_catalog.=) k.record_key::{key_type}{shard}",
+         JOIN {relation} AS t ON {row}",
         relation = map.relation,
-        key = quote_identifier(&map.key_column),
-        key_type = map.key_type,
-        shard = shard_condition(map),
+        row = map.is_row("k.shard_key", "k.record_key"),
     );
     let _settings = SettingsScope::begin();
     Spi::connect_mut(|client| {
@@ -273,15 +267,4 @@ pub fn is_visible(map: &Map, shard_key: &str, record_key: &str) -> Result<bool, 
         )?;
         Ok(!rows.is_empty())
     })
-}
-
-fn shard_condition(map: &Map) -> String {
-    map.shard_column
-        .as_ref()
-        .map_or_else(String::new, |column| {
-            format!(
-                " AND t.{}::pg_catalog.text OPERATOR(pg_catalog.=) k.shard_key",
-                quote_identifier(column)
-            )
-        })
 }

@@ -11,6 +11,7 @@ use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, quote_identifier};
 use serde_json::Value as Json;
 
+use super::keys::KeyColumn;
 use super::{Kept, StoreError};
 
 /// A connection as configured, with how it is doing.
@@ -45,9 +46,8 @@ pub struct Map {
     pub relation: String,
     pub table: pg_sys::Oid,
     pub crm_object: String,
-    pub key_column: String,
-    pub key_type: String,
-    pub shard_column: Option<String>,
+    pub key: KeyColumn,
+    pub shard: Option<KeyColumn>,
     pub external_id_field: Option<String>,
     pub on_crm_delete: String,
     /// A CRM record without a row gets one.
@@ -160,7 +160,7 @@ impl Map {
     pub fn record_type<'a>(&self, columns: impl IntoIterator<Item = &'a str>) -> String {
         let definition = |column: &str| {
             let field = self.fields.iter().find(|f| f.column == column);
-            let data_type = field.map_or(self.key_type.as_str(), |f| f.column_type.as_str());
+            let data_type = field.map_or(self.key.type_name(), |f| f.column_type.as_str());
             format!("{} {data_type}", quote_identifier(column))
         };
         let columns: Vec<String> = columns.into_iter().map(definition).collect();
@@ -268,21 +268,23 @@ pub fn maps_of(
     let mut broken = Vec::new();
     let rows = client.select(
         Kept("SELECT m.map_id, m.connection_id, CASE WHEN c.oid IS NOT NULL THEN format('%I.%I', n.nspname, c.relname) END, m.relation::oid, m.crm_object,
-                m.key_column::text, format_type(k.type_id, -1), m.shard_column::text, m.external_id_field,
-                m.on_crm_delete, s.state = 'error' OR c.oid IS NULL OR c.relkind NOT IN ('r', 'p') OR a.attnum IS NULL OR NOT crm.is_key_type(k.type_id),
-                (extract(epoch FROM greatest(s.next_write_at, now() - interval '1 day') - now()) * 1000)::bigint,
+                m.key_column::text, k.typname::text, m.shard_column::text, m.external_id_field,
+                m.on_crm_delete, e.state = 'error' OR c.oid IS NULL OR c.relkind NOT IN ('r', 'p') OR a.attnum IS NULL OR NOT crm.is_key_type(a.atttypid),
+                (extract(epoch FROM greatest(e.next_write_at, now() - interval '1 day') - now()) * 1000)::bigint,
                 EXISTS (SELECT FROM crm.field_map f WHERE f.map_id = m.map_id AND f.direction = 'bidirectional'),
                 coalesce(c.relrowsecurity AND c.relforcerowsecurity
                          AND NOT (SELECT r.rolsuper OR r.rolbypassrls FROM pg_roles r WHERE r.oid = c.relowner), false),
-                m.conflict_scope = 'record', m.on_crm_insert = 'insert'
+                m.conflict_scope = 'record', m.on_crm_insert = 'insert',
+                coalesce(crm.key_expression('{}', a.atttypid), ''), z.typname::text, crm.key_expression('{}', s.atttypid), s.attnotnull
          FROM crm.object_map m
-         JOIN crm.map_state s USING (map_id)
+         JOIN crm.map_state e USING (map_id)
          LEFT JOIN pg_class c ON c.oid = m.relation
          LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
          LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = m.key_column AND NOT a.attisdropped
          -- A key is looked for by the type beneath: what a domain checks is code of others, and looking sets nothing.
-         LEFT JOIN LATERAL (SELECT CASE t.typtype WHEN 'd' THEN crm.base_type(t.oid) ELSE t.oid END AS type_id
-                            FROM pg_type t WHERE t.oid = a.atttypid) k ON true
+         LEFT JOIN pg_type k ON k.oid = crm.base_type(a.atttypid) AND crm.is_builtin(k.oid)
+         LEFT JOIN pg_attribute s ON s.attrelid = c.oid AND s.attname = m.shard_column AND NOT s.attisdropped
+         LEFT JOIN pg_type z ON z.oid = crm.base_type(s.atttypid) AND crm.is_builtin(z.oid)
          WHERE $1 IS NULL OR m.relation = $1
          ORDER BY m.map_id"),
         None,
@@ -295,9 +297,20 @@ pub fn maps_of(
             relation: row.get(3)?.unwrap_or_default(),
             table: row.get(4)?.unwrap_or(pg_sys::InvalidOid),
             crm_object: row.get(5)?.unwrap_or_default(),
-            key_column: row.get(6)?.unwrap_or_default(),
-            key_type: row.get(7)?.unwrap_or_default(),
-            shard_column: row.get(8)?,
+            key: KeyColumn::new(
+                row.get(6)?.unwrap_or_default(),
+                row.get(7)?,
+                row.get(17)?.unwrap_or_default(),
+                true,
+            ),
+            shard: row
+                .get(8)?
+                .map(|name| -> Result<KeyColumn, StoreError> {
+                    let text = row.get(19)?.unwrap_or_default();
+                    let not_null = row.get(20)?.unwrap_or_default();
+                    Ok(KeyColumn::new(name, row.get(18)?, text, not_null))
+                })
+                .transpose()?,
             external_id_field: row.get(9)?,
             on_crm_delete: row.get(10)?.unwrap_or_default(),
             in_error: row.get(11)?.unwrap_or(true),

@@ -16,6 +16,7 @@ use serde_json::Value as Json;
 
 use super::config::{self, Connection, Map};
 use super::engine::as_engine;
+use super::keys::KeyColumn;
 use super::{Kept, StoreError, audit};
 
 /// Runs `work` with a search_path that no caller decides. An error leaves it to the end of the (sub)transaction to put
@@ -114,6 +115,32 @@ fn read_targets(relation: pg_sys::Oid) -> Result<Vec<(Arc<Map>, Connection)>, St
                 .collect())
         })
     })
+}
+
+/// A record's keys as capture spells them, of what a caller wrote.
+pub fn spelt(map: &Map, shard_key: &str, record_key: &str) -> Result<(String, String), StoreError> {
+    let shard_is_spelt = |s: &KeyColumn| shard_key.is_empty() || s.is_spelt(shard_key);
+    if map.key.is_spelt(record_key) && map.shard.as_ref().is_none_or(shard_is_spelt) {
+        return Ok((shard_key.to_owned(), record_key.to_owned()));
+    }
+    let statement = "SELECT coalesce(CASE WHEN s.attname IS NULL THEN $2 ELSE crm.key_text(nullif($2, ''), s.atttypid) END, ''),
+                            crm.key_text($3, k.atttypid)
+         FROM crm.object_map m JOIN pg_attribute k ON k.attrelid = m.relation AND k.attname = m.key_column
+         LEFT JOIN pg_attribute s ON s.attrelid = m.relation AND s.attname = m.shard_column
+         WHERE m.map_id = $1";
+    let keys = as_engine(|| {
+        pinned(|| {
+            Spi::connect(|client| {
+                let args = [map.id.into(), shard_key.into(), record_key.into()];
+                for row in client.select(Kept(statement), None, &args)? {
+                    return Ok::<_, StoreError>(row.get(1)?.zip(row.get(2)?));
+                }
+                Ok(None)
+            })
+        })
+    })?;
+    // The table is not as it was mapped: that is said elsewhere.
+    Ok(keys.unwrap_or_else(|| (shard_key.to_owned(), record_key.to_owned())))
 }
 
 /// A record as the ledger knows it.

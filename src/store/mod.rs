@@ -16,6 +16,7 @@ pub mod fold;
 pub mod follow;
 pub mod ingest;
 pub mod kept;
+mod keys;
 pub mod longest;
 mod owner;
 mod pace;

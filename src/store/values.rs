@@ -323,12 +323,7 @@ fn statement(map: &Map) -> String {
 const KEYS: &str = "unnest($1::text[], $2::text[], $3::bytea[], $4::int[]) AS k (shard_key, record_key, cells, ord)";
 
 fn join(map: &Map) -> String {
-    let shard = match &map.shard_column {
-        Some(column) => format!(" AND t.{}::text = k.shard_key", quote_identifier(column)),
-        None => String::new(),
-    };
-    let key = quote_identifier(&map.key_column);
-    format!("t.{key} = k.record_key::{}{shard}", map.key_type)
+    map.is_row("k.shard_key", "k.record_key")
 }
 
 /// The same with transforms: a row for each key that is wanted, in order, and whether the table has it. The subquery
@@ -346,7 +341,7 @@ fn transforming_statement(map: &Map) -> String {
     format!(
         "SELECT r.ord, r.there{texts}
          FROM (SELECT k.ord, k.cells, t.{} IS NOT NULL AS there{columns} FROM {KEYS} LEFT JOIN {} t ON {} ORDER BY k.ord OFFSET 0) r",
-        quote_identifier(&map.key_column),
+        quote_identifier(&map.key.name),
         map.relation,
         join(map)
     )
@@ -613,15 +608,12 @@ pub fn delete_row(
     record_key: &str,
     limit: Duration,
 ) -> Result<(), StoreError> {
-    let shard = match &map.shard_column {
-        Some(column) => format!(" AND t.{}::text = $2", quote_identifier(column)),
-        None => " AND $2 = $2".to_owned(),
-    };
-    let (relation, key) = (&map.relation, quote_identifier(&map.key_column));
-    let row = format!("t.{key} = $1::{}{shard}", map.key_type);
+    // Named, so that their types are known whether or not the condition has need of both.
+    let keys = "(SELECT $1::pg_catalog.text AS record_key, $2::pg_catalog.text AS shard_key) AS k";
+    let (relation, row) = (&map.relation, map.is_row("k.shard_key", "k.record_key"));
     let statement = format!(
-        "WITH held AS MATERIALIZED (SELECT FROM {relation} t WHERE {row} FOR UPDATE NOWAIT),
-              gone AS (DELETE FROM {relation} t WHERE {row} AND EXISTS (SELECT FROM held) RETURNING 1)
+        "WITH held AS MATERIALIZED (SELECT FROM {keys} JOIN {relation} AS t ON {row} FOR UPDATE OF t NOWAIT),
+              gone AS (DELETE FROM {relation} AS t USING {keys} WHERE {row} AND EXISTS (SELECT FROM held) RETURNING 1)
          SELECT (SELECT pg_catalog.count(*) FROM held) > (SELECT pg_catalog.count(*) FROM gone)"
     );
     Pace::new(map, Some(limit)).run(1, || {

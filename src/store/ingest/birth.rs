@@ -125,12 +125,12 @@ fn columns(
         .collect();
     let mut object = taking::columns(map, &values)?;
     object.retain(|name, _| !source.generated.contains(name));
-    if !object.contains_key(&map.key_column) && !source.generated.contains(&map.key_column) {
+    if !object.contains_key(&map.key.name) && !source.generated.contains(&map.key.name) {
         let key = record.external_id.clone();
         let key =
             key.or_else(|| (source.is_text && !source.by_default).then(|| record.crm_id.clone()));
         if let Some(key) = key {
-            object.insert(map.key_column.clone(), key.into());
+            object.insert(map.key.name.clone(), key.into());
         }
     }
     Ok(object)
@@ -145,7 +145,7 @@ fn key_source(client: &SpiClient, map: &Map) -> Result<KeySource, StoreError> {
              WHERE a.attrelid = (SELECT m.relation FROM crm.object_map m WHERE m.map_id = $1) AND a.attnum > 0 AND NOT a.attisdropped",
         ),
         None,
-        &[map.id.into(), map.key_column.as_str().into()],
+        &[map.id.into(), map.key.name.as_str().into()],
     )?;
     let row = rows.first();
     Ok(KeySource {
@@ -173,7 +173,7 @@ fn sequence(client: &SpiClient, map: &Map) -> Result<Option<Sequence>, StoreErro
              WHERE m.map_id = $1 AND s.seqincrement > 0 AND NOT s.seqcycle",
         ),
         None,
-        &[map.id.into(), map.key_column.as_str().into()],
+        &[map.id.into(), map.key.name.as_str().into()],
     )?;
     let Some(row) = rows.next() else {
         return Ok(None);
@@ -199,20 +199,17 @@ fn insert_rows(
             .map(|n| format!("{prefix}{}", quote_identifier(n)));
         names.collect::<Vec<_>>().join(", ")
     };
-    let shard = match &map.shard_column {
-        Some(column) => format!("{}::pg_catalog.text", quote_identifier(column)),
-        None => "''".to_owned(),
-    };
-    let (relation, key) = (&map.relation, quote_identifier(&map.key_column));
+    let relation = &map.relation;
+    let keys = format!("{}, {}", map.shard_key("t"), map.record_key("t"));
     let statement = match names {
         [] => format!(
-            "INSERT INTO {relation} DEFAULT VALUES RETURNING {shard}, {key}::pg_catalog.text"
+            "INSERT INTO {relation} AS t DEFAULT VALUES RETURNING {keys}"
         ),
         _ => format!(
-            "INSERT INTO {relation} ({}) OVERRIDING SYSTEM VALUE
+            "INSERT INTO {relation} AS t ({}) OVERRIDING SYSTEM VALUE
              SELECT {} FROM pg_catalog.unnest($1::pg_catalog.text[]) WITH ORDINALITY AS k (row, ord),
                     LATERAL pg_catalog.jsonb_to_record(k.row::pg_catalog.jsonb) AS r ({})
-             ORDER BY k.ord RETURNING {shard}, {key}::pg_catalog.text",
+             ORDER BY k.ord RETURNING {keys}",
             list(""),
             list("r."),
             map.record_type(names.iter().map(String::as_str)),
@@ -241,7 +238,7 @@ fn insert_rows(
             if keys.len() < rows.len() {
                 return Err(StoreError::kept_from_being("inserted"));
             }
-            if names.contains(&map.key_column)
+            if names.contains(&map.key.name)
                 && let Some(sequence) = &source.sequence
                 && let Some(last) = keys.iter().filter_map(|k| k.record_key.parse().ok()).max()
             {

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use pgrx::prelude::*;
-use pgrx::spi::{SpiClient, quote_identifier};
+use pgrx::spi::SpiClient;
 
 use crate::store::config::Map;
 use crate::store::pace::{self, Pace};
@@ -211,8 +211,16 @@ pub fn bury(
     Ok(!rows.is_empty())
 }
 
-/// The keys of rows that have these texts as their key, by place. A text that cannot be a key of this table has none.
-pub fn rows_of(map: &Map, keys: &[&str]) -> Result<HashMap<usize, Key>, StoreError> {
+/// What a text is as a key of a table.
+pub struct Sought {
+    /// As capture spells it.
+    pub record_key: String,
+    /// Of the row that has it.
+    pub row: Option<Key>,
+}
+
+/// What these texts are as keys of the table, by place. One that cannot be a key of it is not there.
+pub fn rows_of(map: &Map, keys: &[&str]) -> Result<HashMap<usize, Sought>, StoreError> {
     let all: Vec<usize> = (0..keys.len()).collect();
     let mut found = HashMap::new();
     let mut pace = Pace::new(map, Some(taking::limit()));
@@ -232,27 +240,29 @@ pub fn rows_of(map: &Map, keys: &[&str]) -> Result<HashMap<usize, Key>, StoreErr
     Ok(found)
 }
 
-fn read_rows(map: &Map, keys: &[&str]) -> Result<HashMap<usize, Key>, StoreError> {
-    let shard = match &map.shard_column {
-        Some(column) => format!("t.{}::pg_catalog.text", quote_identifier(column)),
-        None => "''".to_owned(),
-    };
+fn read_rows(map: &Map, keys: &[&str]) -> Result<HashMap<usize, Sought>, StoreError> {
     let statement = format!(
-        "SELECT k.ord - 1, {shard}, t.{key}::pg_catalog.text
+        "SELECT k.ord - 1, {}, {}, {}
          FROM pg_catalog.unnest($1::pg_catalog.text[]) WITH ORDINALITY AS k (key, ord)
-         JOIN {relation} AS t ON t.{key} = k.key::{key_type}",
-        relation = map.relation,
-        key = quote_identifier(&map.key_column),
-        key_type = map.key_type,
+         LEFT JOIN {} AS t ON {}",
+        map.record_key_of("k.key"),
+        map.shard_key("t"),
+        map.record_key("t"),
+        map.relation,
+        map.has_key("k.key"),
     );
     Spi::connect_mut(|client| {
         let mut found = HashMap::new();
         for row in client.update(Kept(&statement), None, &[keys.to_vec().into()])? {
-            let key = Key {
-                shard_key: row.get(2)?.unwrap_or_default(),
-                record_key: row.get(3)?.unwrap_or_default(),
+            let (shard_key, record_key) = (row.get(3)?.unwrap_or_default(), row.get(4)?);
+            let sought = Sought {
+                record_key: row.get(2)?.unwrap_or_default(),
+                row: record_key.map(|record_key| Key {
+                    shard_key,
+                    record_key,
+                }),
             };
-            found.insert(row.get::<i64>(1)?.unwrap_or_default() as usize, key);
+            found.insert(row.get::<i64>(1)?.unwrap_or_default() as usize, sought);
         }
         Ok(found)
     })

@@ -66,18 +66,24 @@ pub(super) fn settle<'a>(
     }
     // Of two with one key, the second is looked at when the first is linked.
     let keys: Vec<&str> = keyed.iter().map(|(_, key)| key.as_str()).collect();
+    let mut rows = identity::rows_of(map, &keys)?;
+    let keys: Vec<String> = keyed
+        .iter()
+        .enumerate()
+        .map(|(n, (_, key))| rows.get(&n).map_or(key, |s| &s.record_key).clone())
+        .collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     let repeated = identity::repeated(&keys);
-    let rows = identity::rows_of(map, &keys)?;
     let rowless: Vec<&str> = (0..keys.len())
-        .filter(|n| !rows.contains_key(n))
+        .filter(|n| rows.get(n).is_none_or(|s| s.row.is_none()))
         .map(|n| keys[n])
         .collect();
     let unborn = identity::unborn(client, map, &rowless)?;
     let mut claiming: Vec<(&Incoming, Key)> = Vec::new();
-    for (n, (record, text)) in keyed.iter().enumerate() {
-        match (rows.get(&n), unborn.get(text)) {
+    for (n, (record, _)) in keyed.iter().enumerate() {
+        match (rows.remove(&n).and_then(|s| s.row), unborn.get(keys[n])) {
             _ if repeated.contains(&n) => arrived.again(record),
-            (Some(key), _) => claiming.push((record, key.clone())),
+            (Some(key), _) => claiming.push((record, key)),
             (None, Some(gone)) if identity::bury(client, map, gone, &record.crm_id)? => {
                 arrived.counts.ignored += 1;
             }
