@@ -9,6 +9,7 @@ mod check;
 mod document;
 mod fit;
 mod home;
+mod keys;
 mod triggers;
 mod values;
 pub mod wake;

@@ -3,7 +3,7 @@
 //! What a value is and when two are equal ([`value`], [`canonical`]), what an admin may map and
 //! demand ([`mapping`], [`validation`]), whether that fits what the CRM says of itself ([`description`],
 //! [`fit`]), which cells of a record are meant ([`cells`]), what becomes of a field that changed on one
-//! side or on both ([`conflict`], [`arrival`]), what follows from a failure ([`failure`], [`retry`]), what of it can be kept ([`storable`]), and
+//! side or on both ([`conflict`], [`arrival`]), when two keys are one for a CRM ([`key`]), what follows from a failure ([`failure`], [`retry`]), what of it can be kept ([`storable`]), and
 //! how many requests may go when ([`budget`]).
 //! Everything here is a pure function of its arguments, so that plain `cargo test` covers it.
 
@@ -19,6 +19,7 @@ pub mod excerpt;
 pub mod failure;
 pub mod fit;
 pub mod hex;
+pub mod key;
 pub mod mapping;
 pub mod retry;
 pub mod storable;

@@ -52,6 +52,7 @@ use stored::Habits;
 pub use webhook::{WebhookError, WebhookEvent, WebhookKind, WebhookRequest};
 
 use crm_domain::budget::{self, Terms};
+use crm_domain::key::KeyEquality;
 use crm_domain::{DataType, Description, Failure, FieldDescription, Value};
 use std::sync::Arc;
 
@@ -275,6 +276,11 @@ pub trait Provider: Send + Sync {
 
     /// A canonical value in the form this vendor is sent.
     fn to_wire(&self, data_type: DataType, value: &Value) -> serde_json::Value;
+
+    /// When the vendor takes the values of two external ids for one.
+    fn key_equality(&self) -> KeyEquality {
+        KeyEquality::IgnoringCase
+    }
 
     /// What the vendor will hold once it was sent this: what it has no room for is gone.
     fn stored(&self, _data_type: DataType, value: Value) -> Value {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crm_domain::budget::{Spent, Told};
+use crm_domain::key::KeyEquality;
 use crm_domain::mapping::{ConflictPolicy, Direction};
 use crm_domain::{Column, DataType, ErrorClass, Failure, FieldDescription, Value, excerpt};
 use crm_provider::Provider;
@@ -49,6 +50,8 @@ pub struct Map {
     pub key: KeyColumn,
     pub shard: Option<KeyColumn>,
     pub external_id_field: Option<String>,
+    /// When the CRM takes two keys for one; `None`: of such keys it never does, or it does not get them.
+    pub key_equality: Option<KeyEquality>,
     pub on_crm_delete: String,
     /// A CRM record without a row gets one.
     pub inserts: bool,
@@ -275,7 +278,8 @@ pub fn maps_of(
                 coalesce(c.relrowsecurity AND c.relforcerowsecurity
                          AND NOT (SELECT r.rolsuper OR r.rolbypassrls FROM pg_roles r WHERE r.oid = c.relowner), false),
                 m.conflict_scope = 'record', m.on_crm_insert = 'insert',
-                coalesce(crm.key_expression('{}', a.atttypid), ''), z.typname::text, crm.key_expression('{}', s.atttypid), s.attnotnull
+                coalesce(crm.key_expression('{}', a.atttypid), ''), z.typname::text, crm.key_expression('{}', s.atttypid), s.attnotnull,
+                (SELECT n.provider FROM crm.connection n WHERE n.connection_id = m.connection_id)
          FROM crm.object_map m
          JOIN crm.map_state e USING (map_id)
          LEFT JOIN pg_class c ON c.oid = m.relation
@@ -291,18 +295,23 @@ pub fn maps_of(
         &[relation.into()],
     )?;
     for row in rows {
+        let key = KeyColumn::new(
+            row.get(6)?.unwrap_or_default(),
+            row.get(7)?,
+            row.get(17)?.unwrap_or_default(),
+            true,
+        );
+        let external_id_field: Option<String> = row.get(9)?;
+        let provider = row.get::<String>(21)?;
+        let provider = provider.and_then(|name| crm_provider::provider(&name));
+        let is_told_apart = external_id_field.is_none() || !key.holds_text;
         maps.push(Map {
             id: row.get(1)?.unwrap_or_default(),
             connection_id: row.get(2)?.unwrap_or_default(),
             relation: row.get(3)?.unwrap_or_default(),
             table: row.get(4)?.unwrap_or(pg_sys::InvalidOid),
             crm_object: row.get(5)?.unwrap_or_default(),
-            key: KeyColumn::new(
-                row.get(6)?.unwrap_or_default(),
-                row.get(7)?,
-                row.get(17)?.unwrap_or_default(),
-                true,
-            ),
+            key,
             shard: row
                 .get(8)?
                 .map(|name| -> Result<KeyColumn, StoreError> {
@@ -311,7 +320,10 @@ pub fn maps_of(
                     Ok(KeyColumn::new(name, row.get(18)?, text, not_null))
                 })
                 .transpose()?,
-            external_id_field: row.get(9)?,
+            key_equality: provider
+                .filter(|_| !is_told_apart)
+                .map(|provider| provider.key_equality()),
+            external_id_field,
             on_crm_delete: row.get(10)?.unwrap_or_default(),
             in_error: row.get(11)?.unwrap_or(true),
             next_write_ms: row.get(12)?.unwrap_or_default(),

@@ -16,7 +16,9 @@ pub struct KeyColumn {
     /// Its text, of `{}`.
     text: String,
     /// Every text is one of its values.
-    pub is_text: bool,
+    is_text: bool,
+    /// Its values are texts, of which a CRM may take several for one.
+    pub holds_text: bool,
     is_integer: bool,
     not_null: bool,
 }
@@ -30,6 +32,7 @@ impl KeyColumn {
             cast: type_name.map(|name| format!("pg_catalog.{}", quote_identifier(name))),
             text,
             is_text: matches!(type_name, Some("text" | "varchar" | "name")),
+            holds_text: matches!(type_name, Some("text" | "varchar" | "bpchar")),
             is_integer: type_name.is_some_and(is_integer),
             not_null,
         }
@@ -45,7 +48,10 @@ impl KeyColumn {
         let digits = text.len() <= 18 && text.bytes().all(|b| b.is_ascii_digit());
         self.is_text
             || self.cast.is_none()
-            || (self.is_integer && digits && !text.is_empty() && (text == "0" || !text.starts_with('0')))
+            || (self.is_integer
+                && digits
+                && !text.is_empty()
+                && (text == "0" || !text.starts_with('0')))
     }
 
     fn text_of(&self, expression: &str) -> String {

@@ -23,6 +23,7 @@ mod pace;
 pub mod pending;
 mod raw_size;
 pub mod reconcile;
+pub mod rivals;
 pub mod rounds;
 pub mod settings_scope;
 pub mod settle;

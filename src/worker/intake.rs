@@ -1,8 +1,9 @@
 //! A claimed slice with its values. What needs no sending, or cannot be sent, is judged here and not sent.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use crm_domain::key::is_blank_key;
 use crm_domain::{Cells, DataType, ErrorClass, Value};
 use crm_provider::record::Field;
 use crm_provider::{WriteKind, WriteRecord};
@@ -13,6 +14,7 @@ use crate::settings::Settings;
 use crate::store::StoreError;
 use crate::store::claims::Claimed;
 use crate::store::config::{Map, MappedField};
+use crate::store::rivals;
 use crate::store::settle::{Settled, Verdict};
 use crate::store::values::{self, Bounds, RowValues, Wanted};
 
@@ -26,9 +28,11 @@ pub(super) struct Slice {
 /// Reads a slice's values. What needs no sending, or cannot be sent, is settled at once.
 pub(super) fn read_slice(
     map: &Map,
-    mut due: Vec<Claimed>,
+    due: Vec<Claimed>,
+    unsettled: &[(&str, &str)],
     settings: &Settings,
 ) -> Result<Slice, StoreError> {
+    let (mut due, refused) = with_keys_of_their_own(map, due, unsettled)?;
     // A record that the CRM does not have yet takes every field, those that were mapped since it was queued too.
     for record in due.iter_mut().filter(|record| record.op == b'c') {
         for field in map.fields.iter().filter(|f| f.written) {
@@ -62,7 +66,7 @@ pub(super) fn read_slice(
         .collect();
     let mut records = Vec::with_capacity(due.len());
     let mut outgoing = Vec::with_capacity(due.len());
-    let mut settled = Vec::new();
+    let mut settled = refused;
     let worn_out = || {
         let error = "the worker died each time it had this record on its way";
         Verdict::Dead {
@@ -164,6 +168,77 @@ fn holdable(map: &Map, row: RowValues) -> RowValues {
         .iter()
         .find_map(fault)
         .map_or(row, RowValues::Unreadable)
+}
+
+/// Those whose keys can be brought to the CRM, where no other record has them; and the others, judged. Of two in one slice
+/// that the CRM would take for one, the older edit goes and the other comes with a later slice.
+fn with_keys_of_their_own(
+    map: &Map,
+    due: Vec<Claimed>,
+    unsettled: &[(&str, &str)],
+) -> Result<(Vec<Claimed>, Vec<Settled>), StoreError> {
+    let Some(equality) = map.key_equality else {
+        return Ok((due, Vec::new()));
+    };
+    let places: Vec<usize> = (0..due.len())
+        .filter(|&n| matches!(due[n].op, b'c' | b'k'))
+        .collect();
+    let keys: Vec<(&str, &str)> = places
+        .iter()
+        .map(|&n| (due[n].shard_key.as_str(), due[n].record_key.as_str()))
+        .collect();
+    let rivals = rivals::rivals(map, equality, &keys, unsettled)?;
+    let mut verdicts: HashMap<usize, Verdict> = HashMap::new();
+    for (&n, (_, record_key)) in places.iter().zip(&keys) {
+        if is_blank_key(record_key) {
+            let error = "the row's key is blank, and the CRM could not find its record by it";
+            verdicts.insert(n, dead(ErrorClass::Mapping, "blank_key", error.to_owned()));
+        }
+    }
+    let mut later: HashSet<usize> = HashSet::new();
+    let place: HashMap<(&str, &str), usize> = keys.iter().copied().zip(places.clone()).collect();
+    for (at, rivals) in &rivals {
+        let n = places[*at];
+        if let Some(rival) = rivals.iter().find(|rival| rival.holds) {
+            let record = match &rival.crm_id {
+                Some(crm_id) => format!(", whose CRM record is {crm_id}"),
+                None => ", which is on its way".to_owned(),
+            };
+            let error = format!(
+                "the CRM takes this key for \"{}\", the record_key of another row{record}: it would be overwritten",
+                rival.record_key
+            );
+            let verdict = dead(ErrorClass::Conflict, "duplicate_identity", error);
+            verdicts.entry(n).or_insert(verdict);
+        }
+        let is_older = |other: &usize| due[*other].revision < due[n].revision;
+        let in_slice = rivals
+            .iter()
+            .filter_map(|r| place.get(&(r.shard_key.as_str(), r.record_key.as_str())));
+        if in_slice.copied().any(|other| is_older(&other)) {
+            later.insert(n);
+        }
+    }
+    let (mut rest, mut refused) = (Vec::with_capacity(due.len()), Vec::new());
+    for (n, claimed) in due.into_iter().enumerate() {
+        match verdicts.remove(&n) {
+            Some(verdict) => {
+                let record = InFlight::new(claimed, &[]);
+                refused.push(settled_record(record, None, verdict, false, None));
+            }
+            None if later.contains(&n) => {}
+            None => rest.push(claimed),
+        }
+    }
+    Ok((rest, refused))
+}
+
+fn dead(class: ErrorClass, code: &str, error: String) -> Verdict {
+    Verdict::Dead {
+        class,
+        code: code.to_owned(),
+        error,
+    }
 }
 
 /// The values move on to be sent; what is to be remembered of them was taken down.

@@ -284,7 +284,7 @@ impl Worker {
                 map.relation
             ));
             failpoint::reach_with("read::store", due.iter().map(|d| d.record_key.as_str()));
-            let slice = read_slice(&map, due, settings)?;
+            let slice = read_slice(&map, due, &unsettled, settings)?;
             let mut claim_id = 0;
             if !slice.records.is_empty() {
                 let records = || slice.records.iter().map(InFlight::claimed);

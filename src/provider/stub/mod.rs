@@ -10,6 +10,7 @@ mod tests;
 
 use std::sync::Arc;
 
+use crm_domain::key::KeyEquality;
 use crm_domain::{DataType, Description, ErrorClass, Failure, Value, ValueError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
@@ -174,6 +175,10 @@ impl Provider for Stub {
 
     fn usage(&self, _response: &Response) -> Usage {
         Usage::default()
+    }
+
+    fn key_equality(&self) -> KeyEquality {
+        KeyEquality::Exact
     }
 
     fn to_wire(&self, _data_type: DataType, value: &Value) -> Json {

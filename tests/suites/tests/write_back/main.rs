@@ -8,6 +8,7 @@ mod crm_deletes;
 mod dead_letters;
 mod fields;
 mod grants;
+mod keys;
 mod long_outages;
 mod outages;
 mod queue;

@@ -1,0 +1,92 @@
+//! Records of one map whose keys the CRM would take for one.
+//!
+//! Only one of them can have the CRM's record, and it is found out before anything is sent. Every record that is linked or
+//! queued has its row in the ledger, so that is where rivals are looked for: an index has the keys that are not their own
+//! folded form ([`crm_domain::key::folded`]), and the folded form itself is a key like any other.
+
+use std::collections::HashMap;
+
+use crm_domain::key::{KeyEquality, folded};
+use pgrx::prelude::*;
+
+use super::config::Map;
+use super::{KeptForFew, StoreError};
+
+/// Another record that has a key's CRM record, or may have it.
+pub struct Rival {
+    pub shard_key: String,
+    pub record_key: String,
+    pub crm_id: Option<String>,
+    /// It is linked, or on its way, or it was sent and nobody knows what came of it.
+    pub holds: bool,
+}
+
+/// The condition of the index, word for word.
+const IN_INDEX: &str = "(crm.folded_key(l.record_key) IS NOT NULL OR l.shard_key <> '')";
+
+/// The rivals of these records, by place. `unsettled`: records whose last results wait to be written down.
+pub fn rivals(
+    map: &Map,
+    equality: KeyEquality,
+    records: &[(&str, &str)],
+    unsettled: &[(&str, &str)],
+) -> Result<HashMap<usize, Vec<Rival>>, StoreError> {
+    let mut rivals: HashMap<usize, Vec<Rival>> = HashMap::new();
+    if records.is_empty() {
+        return Ok(rivals);
+    }
+    let statement = format!(
+        "SELECT k.ord - 1, l.shard_key, l.record_key, l.crm_id,
+                l.crm_id IS NOT NULL
+                OR (l.shard_key, l.record_key) IN (SELECT * FROM unnest($5::text[], $6::text[]))
+                OR EXISTS (SELECT FROM crm.claim c WHERE c.map_id = $1 AND c.path = 'batch' AND l.record_key = ANY (c.record_keys))
+                OR EXISTS (SELECT FROM crm.queue q
+                           WHERE q.shard_key = l.shard_key AND q.map_id = $1 AND q.record_key = l.record_key AND q.op = 'c')
+                   AND EXISTS (SELECT FROM crm.audit_log a
+                               WHERE a.map_id = $1 AND a.record_key = l.record_key AND a.operation = 'create' AND a.result IN ('retry', 'dead')
+                                 AND a.error_class NOT IN ('validation', 'mapping', 'conflict', 'rate_limited', 'auth'))
+         FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS k (shard_key, record_key, folded, ord)
+         CROSS JOIN LATERAL (
+             SELECT l.shard_key, l.record_key, l.crm_id FROM crm.ledger l
+             WHERE l.map_id = $1 AND {IN_INDEX}
+               AND hashtextextended(coalesce(crm.folded_key(l.record_key), l.record_key), 0) = hashtextextended(k.folded, 0)
+             UNION ALL
+             SELECT l.shard_key, l.record_key, l.crm_id FROM crm.ledger l
+             WHERE k.folded <> k.record_key AND l.shard_key = '' AND l.map_id = $1 AND l.record_key = k.folded) l
+         WHERE l.shard_key <> k.shard_key OR l.record_key <> k.record_key"
+    );
+    Spi::connect_mut(|client| {
+        let list = |of: fn(&(&str, &str)) -> String, from: &[(&str, &str)]| -> Vec<String> {
+            from.iter().map(of).collect()
+        };
+        let (shard, key) = (
+            |r: &(&str, &str)| r.0.to_owned(),
+            |r: &(&str, &str)| r.1.to_owned(),
+        );
+        let rows = client.update(
+            KeptForFew(&statement, records.len()),
+            None,
+            &[
+                map.id.into(),
+                list(shard, records).into(),
+                list(key, records).into(),
+                list(|r| folded(r.1).into_owned(), records).into(),
+                list(shard, unsettled).into(),
+                list(key, unsettled).into(),
+            ],
+        )?;
+        for row in rows {
+            let place = row.get::<i64>(1)?.unwrap_or_default() as usize;
+            let rival = Rival {
+                shard_key: row.get(2)?.unwrap_or_default(),
+                record_key: row.get(3)?.unwrap_or_default(),
+                crm_id: row.get(4)?,
+                holds: row.get(5)?.unwrap_or_default(),
+            };
+            if equality.are_one(&rival.record_key, records[place].1) {
+                rivals.entry(place).or_default().push(rival);
+            }
+        }
+        Ok(rivals)
+    })
+}
