@@ -645,6 +645,7 @@ BEGIN
     DELETE FROM crm.written_over x WHERE x.map_id = m.map_id;
     DELETE FROM crm.former_link x WHERE x.map_id = m.map_id;
     DELETE FROM crm.unborn x WHERE x.map_id = m.map_id;
+    DELETE FROM crm.carried_key x WHERE x.map_id = m.map_id;
     -- First the rows by which the worker sees that somebody holds a record.
     DELETE FROM crm.ledger x WHERE x.map_id = m.map_id;
     DELETE FROM crm.queue x WHERE x.map_id = m.map_id;

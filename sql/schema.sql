@@ -485,6 +485,16 @@ COMMENT ON TABLE crm.unborn IS
     'rows that were deleted before it was heard whether the CRM made their records: a record that turns up with such a key is not inserted, '
     'and deleted where on_delete says so';
 
+CREATE TABLE crm.carried_key (
+    map_id      int NOT NULL,
+    crm_id      text COLLATE "C" NOT NULL,
+    external_id text COLLATE "C" NOT NULL,
+    PRIMARY KEY (map_id, crm_id)
+);
+COMMENT ON TABLE crm.carried_key IS
+    'CRM records that were read to carry another key than that of their row: a row with that key must not be taken for theirs';
+COMMENT ON COLUMN crm.carried_key.external_id IS 'what the external_id_field held';
+
 -- What pg_dump takes along: the mapping and every record's state, never a credential.
 DO $$
 DECLARE
@@ -492,7 +502,7 @@ DECLARE
 BEGIN
     FOREACH t IN ARRAY ARRAY['crm.connection', 'crm.object_map', 'crm.field_map', 'crm.change', 'crm.ledger', 'crm.queue',
                              'crm.pending_write', 'crm.conflict', 'crm.dead_letter', 'crm.audit_log_default',
-                             'crm.ingest_state', 'crm.reread', 'crm.written_over', 'crm.former_link', 'crm.unborn', 'crm.reread_revision_seq',
+                             'crm.ingest_state', 'crm.reread', 'crm.written_over', 'crm.former_link', 'crm.unborn', 'crm.carried_key', 'crm.reread_revision_seq',
                              'crm.connection_connection_id_seq', 'crm.object_map_map_id_seq', 'crm.change_change_id_seq', 'crm.queue_revision_seq',
                              'crm.conflict_conflict_id_seq', 'crm.dead_letter_dead_letter_id_seq', 'crm.audit_log_audit_id_seq']
     LOOP

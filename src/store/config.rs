@@ -50,7 +50,7 @@ pub struct Map {
     pub key: KeyColumn,
     pub shard: Option<KeyColumn>,
     pub external_id_field: Option<String>,
-    /// When the CRM takes two keys for one; `None`: of such keys it never does, or it does not get them.
+    /// When the CRM takes two keys for one; `None`: it does not get them.
     pub key_equality: Option<KeyEquality>,
     pub on_crm_delete: String,
     /// A CRM record without a row gets one.
@@ -304,7 +304,6 @@ pub fn maps_of(
         let external_id_field: Option<String> = row.get(9)?;
         let provider = row.get::<String>(21)?;
         let provider = provider.and_then(|name| crm_provider::provider(&name));
-        let is_told_apart = external_id_field.is_none() || !key.holds_text;
         maps.push(Map {
             id: row.get(1)?.unwrap_or_default(),
             connection_id: row.get(2)?.unwrap_or_default(),
@@ -321,7 +320,7 @@ pub fn maps_of(
                 })
                 .transpose()?,
             key_equality: provider
-                .filter(|_| !is_told_apart)
+                .filter(|_| external_id_field.is_some())
                 .map(|provider| provider.key_equality()),
             external_id_field,
             on_crm_delete: row.get(10)?.unwrap_or_default(),

@@ -2,11 +2,12 @@
 //!
 //! Only one of them can have the CRM's record, and it is found out before anything is sent. Every record that is linked or
 //! queued has its row in the ledger, so that is where rivals are looked for: an index has the keys that are not their own
-//! folded form ([`crm_domain::key::folded`]), and the folded form itself is a key like any other.
+//! folded form ([`crm_domain::key::folded`]), and the folded form itself is a key like any other. What a CRM record was read
+//! to carry that is not its row's key is in `crm.carried_key`.
 
 use std::collections::HashMap;
 
-use crm_domain::key::{KeyEquality, folded};
+use crm_domain::key::folded;
 use pgrx::prelude::*;
 
 use super::config::Map;
@@ -19,24 +20,42 @@ pub struct Rival {
     pub crm_id: Option<String>,
     /// It is linked, or on its way, or it was sent and nobody knows what came of it.
     pub holds: bool,
+    /// Something is still to be sent of it.
+    pub is_queued: bool,
 }
 
 /// The condition of the index, word for word.
 const IN_INDEX: &str = "(crm.folded_key(l.record_key) IS NOT NULL OR l.shard_key <> '')";
 
+/// Rows of the ledger with such a key. Of numbers and uuids no two are one.
+fn of_keys() -> String {
+    format!(
+        "SELECT l.shard_key, l.record_key, l.crm_id, l.record_key AS carried FROM crm.ledger l
+         WHERE l.map_id = $1 AND {IN_INDEX}
+           AND hashtextextended(coalesce(crm.folded_key(l.record_key), l.record_key), 0) = hashtextextended(k.folded, 0)
+         UNION ALL
+         SELECT l.shard_key, l.record_key, l.crm_id, l.record_key FROM crm.ledger l
+         WHERE k.folded <> k.record_key AND l.shard_key = '' AND l.map_id = $1 AND l.record_key = k.folded
+         UNION ALL"
+    )
+}
+
 /// The rivals of these records, by place. `unsettled`: records whose last results wait to be written down.
 pub fn rivals(
     map: &Map,
-    equality: KeyEquality,
     records: &[(&str, &str)],
     unsettled: &[(&str, &str)],
 ) -> Result<HashMap<usize, Vec<Rival>>, StoreError> {
     let mut rivals: HashMap<usize, Vec<Rival>> = HashMap::new();
-    if records.is_empty() {
+    let Some(equality) = map.key_equality.filter(|_| !records.is_empty()) else {
         return Ok(rivals);
-    }
+    };
+    let of_keys = match map.key.holds_text {
+        true => of_keys(),
+        false => String::new(),
+    };
     let statement = format!(
-        "SELECT k.ord - 1, l.shard_key, l.record_key, l.crm_id,
+        "SELECT k.ord - 1, l.shard_key, l.record_key, l.crm_id, l.carried,
                 l.crm_id IS NOT NULL
                 OR (l.shard_key, l.record_key) IN (SELECT * FROM unnest($5::text[], $6::text[]))
                 OR EXISTS (SELECT FROM crm.claim c WHERE c.map_id = $1 AND c.path = 'batch' AND l.record_key = ANY (c.record_keys))
@@ -44,15 +63,16 @@ pub fn rivals(
                            WHERE q.shard_key = l.shard_key AND q.map_id = $1 AND q.record_key = l.record_key AND q.op = 'c')
                    AND EXISTS (SELECT FROM crm.audit_log a
                                WHERE a.map_id = $1 AND a.record_key = l.record_key AND a.operation = 'create' AND a.result IN ('retry', 'dead')
-                                 AND a.error_class NOT IN ('validation', 'mapping', 'conflict', 'rate_limited', 'auth'))
+                                 AND a.error_class NOT IN ('validation', 'mapping', 'conflict', 'rate_limited', 'auth')),
+                EXISTS (SELECT FROM crm.queue q
+                        WHERE q.shard_key = l.shard_key AND q.map_id = $1 AND q.record_key = l.record_key AND q.state = 'queued')
          FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS k (shard_key, record_key, folded, ord)
          CROSS JOIN LATERAL (
-             SELECT l.shard_key, l.record_key, l.crm_id FROM crm.ledger l
-             WHERE l.map_id = $1 AND {IN_INDEX}
-               AND hashtextextended(coalesce(crm.folded_key(l.record_key), l.record_key), 0) = hashtextextended(k.folded, 0)
-             UNION ALL
-             SELECT l.shard_key, l.record_key, l.crm_id FROM crm.ledger l
-             WHERE k.folded <> k.record_key AND l.shard_key = '' AND l.map_id = $1 AND l.record_key = k.folded) l
+             {of_keys}
+             SELECT l.shard_key, l.record_key, l.crm_id, c.external_id FROM crm.carried_key c
+             JOIN crm.ledger l ON l.map_id = c.map_id AND l.crm_id = c.crm_id
+             WHERE c.map_id = $1
+               AND hashtextextended(coalesce(crm.folded_key(c.external_id), c.external_id), 0) = hashtextextended(k.folded, 0)) l
          WHERE l.shard_key <> k.shard_key OR l.record_key <> k.record_key"
     );
     Spi::connect_mut(|client| {
@@ -81,9 +101,11 @@ pub fn rivals(
                 shard_key: row.get(2)?.unwrap_or_default(),
                 record_key: row.get(3)?.unwrap_or_default(),
                 crm_id: row.get(4)?,
-                holds: row.get(5)?.unwrap_or_default(),
+                holds: row.get(6)?.unwrap_or_default(),
+                is_queued: row.get(7)?.unwrap_or_default(),
             };
-            if equality.are_one(&rival.record_key, records[place].1) {
+            let carried = row.get::<&str>(5)?.unwrap_or_default();
+            if equality.are_one(carried, records[place].1) {
                 rivals.entry(place).or_default().push(rival);
             }
         }

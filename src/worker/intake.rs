@@ -177,9 +177,9 @@ fn with_keys_of_their_own(
     due: Vec<Claimed>,
     unsettled: &[(&str, &str)],
 ) -> Result<(Vec<Claimed>, Vec<Settled>), StoreError> {
-    let Some(equality) = map.key_equality else {
+    if map.key_equality.is_none() {
         return Ok((due, Vec::new()));
-    };
+    }
     let places: Vec<usize> = (0..due.len())
         .filter(|&n| matches!(due[n].op, b'c' | b'k'))
         .collect();
@@ -187,7 +187,7 @@ fn with_keys_of_their_own(
         .iter()
         .map(|&n| (due[n].shard_key.as_str(), due[n].record_key.as_str()))
         .collect();
-    let rivals = rivals::rivals(map, equality, &keys, unsettled)?;
+    let rivals = rivals::rivals(map, &keys, unsettled)?;
     let mut verdicts: HashMap<usize, Verdict> = HashMap::new();
     for (&n, (_, record_key)) in places.iter().zip(&keys) {
         if is_blank_key(record_key) {

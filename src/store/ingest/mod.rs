@@ -168,6 +168,15 @@ pub fn settle(
     let mut known = identity::linked(client, map, &ids)?;
     let mut written_over = WrittenOver::of(client, map, &ids)?;
     written_over.forget_echoes(client, map, &live)?;
+    let carried: Vec<(&str, Option<&str>, &str)> = live
+        .iter()
+        .enumerate()
+        .filter_map(|(n, record)| {
+            let key = known.get(&n)?.key.record_key.as_str();
+            Some((record.crm_id.as_str(), record.external_id.as_deref(), key))
+        })
+        .collect();
+    identity::carry(client, map, &carried)?;
     let mut changed: Vec<(&Incoming, Known)> = Vec::new();
     let mut strangers: Vec<&Incoming> = Vec::new();
     for (n, record) in live.into_iter().enumerate() {

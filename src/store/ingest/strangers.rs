@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use crm_domain::{ErrorClass, Failure};
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, json};
 
@@ -10,6 +11,7 @@ use super::identity::{self, Candidate, Ended, Key, Known};
 use super::{Arrived, Arriving, Incoming, birth, quarantine};
 use crate::store::StoreError;
 use crate::store::config::Map;
+use crate::store::rivals::{self, Rival};
 use crate::store::taking::Altered;
 
 /// What became of records that no row was linked to.
@@ -79,11 +81,54 @@ pub(super) fn settle<'a>(
         .map(|n| keys[n])
         .collect();
     let unborn = identity::unborn(client, map, &rowless)?;
+    let texts: Vec<(&str, &str)> = keys.iter().map(|key| ("", *key)).collect();
+    let mut rivals = rivals::rivals(map, &texts, &[])?;
     let mut claiming: Vec<(&Incoming, Key)> = Vec::new();
+    let mut claimed: HashSet<Key> = HashSet::new();
     for (n, (record, _)) in keyed.iter().enumerate() {
-        match (rows.remove(&n).and_then(|s| s.row), unborn.get(keys[n])) {
+        let mut others = rivals.remove(&n).unwrap_or_default();
+        let row = rows.remove(&n).and_then(|s| s.row);
+        others.retain(|o| {
+            row.as_ref()
+                .is_none_or(|r| r.shard_key != o.shard_key || r.record_key != o.record_key)
+        });
+        // Whether it is the record of one of them, whose creation is on its way, is soon known.
+        let is_awaited = others
+            .iter()
+            .any(|o| o.holds && o.is_queued && o.crm_id.is_none());
+        match (row, unborn.get(keys[n])) {
             _ if repeated.contains(&n) => arrived.again(record),
+            (Some(_), _) if is_awaited => arrived.again(record),
             (Some(key), _) => claiming.push((record, key)),
+            // The CRM keeps the key in another form, and this is the row that it was sent for.
+            (None, None) if others.len() == 1 => {
+                let Rival {
+                    shard_key,
+                    record_key,
+                    ..
+                } = others.swap_remove(0);
+                let key = Key {
+                    shard_key,
+                    record_key,
+                };
+                match claimed.insert(key.clone()) {
+                    true => claiming.push((record, key)),
+                    false => arrived.again(record),
+                }
+            }
+            (None, None) if !others.is_empty() => {
+                let known: Vec<String> = others
+                    .iter()
+                    .map(|o| format!("\"{}\"", o.record_key))
+                    .collect();
+                let error = format!(
+                    "its key \"{}\" is for the CRM that of several rows: {}",
+                    keys[n],
+                    known.join(", ")
+                );
+                let failure = Failure::record(ErrorClass::Conflict, "duplicate_identity", error);
+                arrived.quarantine(client, map, None, record, failure)?;
+            }
             (None, Some(gone)) if identity::bury(client, map, gone, &record.crm_id)? => {
                 arrived.counts.ignored += 1;
             }

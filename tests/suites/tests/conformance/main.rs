@@ -9,6 +9,7 @@ mod errors;
 mod forms;
 mod garbage;
 mod guards;
+mod keys;
 mod limits;
 mod tokens;
 mod values;

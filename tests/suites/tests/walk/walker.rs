@@ -130,7 +130,7 @@ impl Walk {
         match action {
             Action::Update { rows, pick, cells } => self.update(*rows, *pick, cells).await,
             Action::Insert { rows, words } => {
-                let keys = (0..*rows).map(|n| format!("k{}-{n}", self.at)).collect();
+                let keys = (0..*rows).map(|n| spelled(self.at, n)).collect();
                 self.insert(keys, words).await;
             }
             Action::Revive { pick, words } => self.revive(*pick, words).await,
@@ -251,5 +251,15 @@ async fn map(db: &Database, plan: &Plan) {
             field.policy
         );
         db.execute(&sql).await;
+    }
+}
+
+/// The key of a new row: some that have to be quoted, and some that most CRMs take for the one before.
+fn spelled(at: usize, n: usize) -> String {
+    match (at + n) % 4 {
+        1 if n > 0 => spelled(at, n - 1).to_uppercase(),
+        2 => format!("K{at} it's \"{n}\", ü"),
+        3 if n > 0 => format!(" {} ", spelled(at, n - 1)),
+        _ => format!("k{at}-{n}"),
     }
 }
