@@ -11,7 +11,7 @@ use crm_domain::key::folded;
 use pgrx::prelude::*;
 
 use super::config::Map;
-use super::{KeptForFew, StoreError};
+use super::{Kept, KeptForFew, StoreError};
 
 /// Another record that has a key's CRM record, or may have it.
 pub struct Rival {
@@ -22,6 +22,13 @@ pub struct Rival {
     pub holds: bool,
     /// Something is still to be sent of it.
     pub is_queued: bool,
+}
+
+impl Rival {
+    /// What comes of it is soon known.
+    pub fn is_on_its_way(&self) -> bool {
+        self.holds && self.crm_id.is_none() && self.is_queued
+    }
 }
 
 /// The condition of the index, word for word.
@@ -110,5 +117,28 @@ pub fn rivals(
             }
         }
         Ok(rivals)
+    })
+}
+
+/// Leaves records for a moment, until it is known what comes of their rivals.
+pub fn put_off(map: &Map, records: &[(&str, &str)]) -> Result<(), StoreError> {
+    if records.is_empty() {
+        return Ok(());
+    }
+    Spi::connect_mut(|client| {
+        client.update(
+            Kept(
+                "UPDATE crm.queue q SET next_attempt_at = now() + interval '500 ms'
+                 FROM unnest($2::text[], $3::text[]) AS k (shard_key, record_key)
+                 WHERE q.shard_key = k.shard_key AND q.map_id = $1 AND q.record_key = k.record_key AND q.state = 'queued'",
+            ),
+            None,
+            &[
+                map.id.into(),
+                records.iter().map(|r| r.0).collect::<Vec<_>>().into(),
+                records.iter().map(|r| r.1).collect::<Vec<_>>().into(),
+            ],
+        )?;
+        Ok(())
     })
 }

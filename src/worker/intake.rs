@@ -14,7 +14,7 @@ use crate::settings::Settings;
 use crate::store::StoreError;
 use crate::store::claims::Claimed;
 use crate::store::config::{Map, MappedField};
-use crate::store::rivals;
+use crate::store::rivals::{self, Rival};
 use crate::store::settle::{Settled, Verdict};
 use crate::store::values::{self, Bounds, RowValues, Wanted};
 
@@ -170,24 +170,20 @@ fn holdable(map: &Map, row: RowValues) -> RowValues {
         .map_or(row, RowValues::Unreadable)
 }
 
-/// Those whose keys can be brought to the CRM, where no other record has them; and the others, judged. Of two in one slice
-/// that the CRM would take for one, the older edit goes and the other comes with a later slice.
+/// Those whose keys can be brought to the CRM, where no other record has them; and the others, judged. While it is not known
+/// whether another has it, and of two in one slice that the CRM would take for one, the later edit is put off.
 fn with_keys_of_their_own(
     map: &Map,
     due: Vec<Claimed>,
     unsettled: &[(&str, &str)],
 ) -> Result<(Vec<Claimed>, Vec<Settled>), StoreError> {
-    if map.key_equality.is_none() {
-        return Ok((due, Vec::new()));
-    }
     let places: Vec<usize> = (0..due.len())
-        .filter(|&n| matches!(due[n].op, b'c' | b'k'))
+        .filter(|&n| map.key_equality.is_some() && matches!(due[n].op, b'c' | b'k'))
         .collect();
     let keys: Vec<(&str, &str)> = places
         .iter()
         .map(|&n| (due[n].shard_key.as_str(), due[n].record_key.as_str()))
         .collect();
-    let rivals = rivals::rivals(map, &keys, unsettled)?;
     let mut verdicts: HashMap<usize, Verdict> = HashMap::new();
     for (&n, (_, record_key)) in places.iter().zip(&keys) {
         if is_blank_key(record_key) {
@@ -197,28 +193,25 @@ fn with_keys_of_their_own(
     }
     let mut later: HashSet<usize> = HashSet::new();
     let place: HashMap<(&str, &str), usize> = keys.iter().copied().zip(places.clone()).collect();
-    for (at, rivals) in &rivals {
-        let n = places[*at];
-        if let Some(rival) = rivals.iter().find(|rival| rival.holds) {
-            let record = match &rival.crm_id {
-                Some(crm_id) => format!(", whose CRM record is {crm_id}"),
-                None => ", which is on its way".to_owned(),
-            };
-            let error = format!(
-                "the CRM takes this key for \"{}\", the record_key of another row{record}: it would be overwritten",
-                rival.record_key
-            );
-            let verdict = dead(ErrorClass::Conflict, "duplicate_identity", error);
-            verdicts.entry(n).or_insert(verdict);
-        }
+    for (at, rivals) in rivals::rivals(map, &keys, unsettled)? {
+        let n = places[at];
         let is_older = |other: &usize| due[*other].revision < due[n].revision;
-        let in_slice = rivals
-            .iter()
-            .filter_map(|r| place.get(&(r.shard_key.as_str(), r.record_key.as_str())));
-        if in_slice.copied().any(|other| is_older(&other)) {
+        let waits = |r: &Rival| {
+            let in_slice = place.get(&(r.shard_key.as_str(), r.record_key.as_str()));
+            r.is_on_its_way() || in_slice.is_some_and(is_older)
+        };
+        if let Some(rival) = rivals.iter().find(|r| r.holds && !r.is_on_its_way()) {
+            verdicts.entry(n).or_insert_with(|| outdone_by(rival));
+        } else if rivals.iter().any(waits) {
             later.insert(n);
         }
     }
+    later.retain(|n| !verdicts.contains_key(n));
+    let put_off: Vec<(&str, &str)> = later
+        .iter()
+        .map(|&n| (due[n].shard_key.as_str(), due[n].record_key.as_str()))
+        .collect();
+    rivals::put_off(map, &put_off)?;
     let (mut rest, mut refused) = (Vec::with_capacity(due.len()), Vec::new());
     for (n, claimed) in due.into_iter().enumerate() {
         match verdicts.remove(&n) {
@@ -231,6 +224,18 @@ fn with_keys_of_their_own(
         }
     }
     Ok((rest, refused))
+}
+
+fn outdone_by(rival: &Rival) -> Verdict {
+    let record = match &rival.crm_id {
+        Some(crm_id) => format!(", whose CRM record is {crm_id}"),
+        None => ", whose creation was not heard of again".to_owned(),
+    };
+    let error = format!(
+        "the CRM takes this key for that of another row, record_key \"{}\"{record}: it would be overwritten",
+        rival.record_key
+    );
+    dead(ErrorClass::Conflict, "duplicate_identity", error)
 }
 
 fn dead(class: ErrorClass, code: &str, error: String) -> Verdict {

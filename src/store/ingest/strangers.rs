@@ -93,9 +93,7 @@ pub(super) fn settle<'a>(
                 .is_none_or(|r| r.shard_key != o.shard_key || r.record_key != o.record_key)
         });
         // Whether it is the record of one of them, whose creation is on its way, is soon known.
-        let is_awaited = others
-            .iter()
-            .any(|o| o.holds && o.is_queued && o.crm_id.is_none());
+        let is_awaited = others.iter().any(Rival::is_on_its_way);
         match (row, unborn.get(keys[n])) {
             _ if repeated.contains(&n) => arrived.again(record),
             (Some(_), _) if is_awaited => arrived.again(record),

@@ -31,9 +31,12 @@ async fn held(desk: &Desk) -> String {
     names.join(", ")
 }
 
-async fn dead(desk: &Desk) -> String {
-    let sql = "SELECT format('[%s] %s %s', record_key, error_class, vendor_code) FROM crm.dead_letters ORDER BY 1";
-    desk.db.text(sql).await
+async fn dead(desk: &Desk) -> Vec<String> {
+    let sql =
+        "SELECT format('[%s] %s %s', record_key, error_class, vendor_code) FROM crm.dead_letters";
+    let mut dead: Vec<String> = desk.db.all(sql, &[]).await;
+    dead.sort();
+    dead
 }
 
 /// Which of these texts the CRM would not take for the one before: the stub minds case.
@@ -52,16 +55,14 @@ async fn keys_that_are_one_for_the_crm_make_one_record(contestant: Contestant) {
     }
     desk.db.flush().await;
     assert_eq!(desk.crm.asked(&desk.db).await, Vec::<String>::new());
-    let claimants = match minds_case(&desk) {
-        true => "[pad ] conflict duplicate_identity".to_owned(),
-        false => "[\u{a0}Xyz\n] conflict duplicate_identity\n[XYZ] conflict duplicate_identity\n[pad ] conflict duplicate_identity".to_owned(),
+    let claimants: &[&str] = match minds_case(&desk) {
+        true => &["pad "],
+        false => &["XYZ", "pad ", "\u{a0}Xyz\n"],
     };
-    let sorted = |text: &str| {
-        let mut parts: Vec<&str> = text.split("identity").collect();
-        parts.sort();
-        parts.concat().replace('\n', "")
-    };
-    assert_eq!(sorted(&dead(&desk).await), sorted(&claimants));
+    let claimants = claimants
+        .iter()
+        .map(|key| format!("[{key}] conflict duplicate_identity"));
+    assert_eq!(dead(&desk).await, claimants.collect::<Vec<_>>());
     let told: String = desk
         .db
         .one(
@@ -108,8 +109,14 @@ async fn of_several_at_once_one_goes(contestant: Contestant) {
         assert_eq!(held(&desk).await, "A, B, C, D");
         assert_eq!(desk.db.count("crm.dead_letters").await, 2);
     }
-    let others = "crm.dead_letters WHERE vendor_code <> 'duplicate_identity'";
-    assert_eq!(desk.db.count(others).await, 0);
+    // The key with a tab is none that Dataverse takes, so it is the next one's record.
+    let others =
+        "SELECT record_key FROM crm.dead_letters WHERE vendor_code <> 'duplicate_identity'";
+    let barred: &[&str] = match desk.crm.vendor {
+        Vendor::Dynamics365 => &["\tone"],
+        _ => &[],
+    };
+    assert_eq!(desk.db.all::<String>(others, &[]).await, barred);
     desk.db.assert_checked().await;
 }
 
@@ -119,10 +126,8 @@ async fn a_blank_key_is_not_sent(contestant: Contestant) {
     insert(&desk, &[("", "A"), (" \u{3000}\t", "B")]).await;
     desk.db.flush().await;
     assert_eq!(desk.crm.asked(&desk.db).await, Vec::<String>::new());
-    assert_eq!(
-        dead(&desk).await,
-        "[ \u{3000}\t] mapping blank_key\n[] mapping blank_key"
-    );
+    let blank = ["[ \u{3000}\t] mapping blank_key", "[] mapping blank_key"];
+    assert_eq!(dead(&desk).await, blank);
     desk.db.assert_checked().await;
 }
 
@@ -146,7 +151,7 @@ async fn a_key_that_another_rows_record_carries_is_not_sent(contestant: Contesta
     insert(&desk, &[("theirs", "Mallory")]).await;
     desk.db.flush().await;
     assert_eq!(desk.crm.asked(&desk.db).await, Vec::<String>::new());
-    assert_eq!(dead(&desk).await, "[theirs] conflict duplicate_identity");
+    assert_eq!(dead(&desk).await, ["[theirs] conflict duplicate_identity"]);
     assert_eq!(held(&desk).await, "Theirs");
     // Once its record carries another key, this one is free.
     let key = json!({"id": "another"});
@@ -191,7 +196,9 @@ async fn odd_keys(contestant: Contestant) {
     // In a key, Dataverse's servers let none of these pass, encoded or not.
     let is_barred = |key: &str| {
         let is_dataverse = desk.crm.vendor == Vendor::Dynamics365;
-        is_dataverse && key.contains(['/', '<', '>', '*', '%', '&', ':', '\\', '?', '+', '#'])
+        let is_control = key.chars().any(char::is_control);
+        let barred = ['/', '<', '>', '*', '%', '&', ':', '\\', '?', '+', '#'];
+        is_dataverse && (is_control || key.contains(barred))
     };
     for (n, key) in keys.iter().enumerate().filter(|(_, key)| !is_barred(key)) {
         insert(&desk, &[(key, &format!("Name {n}"))]).await;
@@ -200,7 +207,7 @@ async fn odd_keys(contestant: Contestant) {
     desk.db.execute("UPDATE people SET phone = '1'").await;
     desk.settle().await;
     desk.ingest().await;
-    assert_eq!(dead(&desk).await, "");
+    assert_eq!(dead(&desk).await, Vec::<String>::new());
     // What the CRM made is found again by its key, should the answer be lost.
     desk.crm
         .fail(&desk.db, "creates", "drop_after_apply", 1)
