@@ -107,6 +107,16 @@ $$;
 COMMENT ON FUNCTION crm.described_field(jsonb, text) IS
     'what a CRM''s description says of the values of one field, as crm.field_map keeps it; NULL: it does not name the field';
 
+-- The worker compares keys by it, and does not ask the CRM for that.
+CREATE FUNCTION crm.note_key_field(m crm.object_map, description jsonb) RETURNS void
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    UPDATE crm.object_map o SET key_minds_case = (d ->> 'minds_case')::bool, key_max_length = (d ->> 'max_length')::int
+    FROM jsonb_array_elements(description -> 'fields') d
+    WHERE o.map_id = m.map_id AND d ->> 'name' = m.external_id_field
+      AND (o.key_minds_case, o.key_max_length) IS DISTINCT FROM ((d ->> 'minds_case')::bool, (d ->> 'max_length')::int)
+$$;
+COMMENT ON FUNCTION crm.note_key_field(crm.object_map, jsonb) IS 'remembers what a CRM says of the field that holds the keys of a map';
+
 CREATE FUNCTION crm.check_mapping(map_id int) RETURNS TABLE (field text, severity text, code text, message text, hint text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
@@ -133,6 +143,7 @@ BEGIN
     IF NOT current_setting('transaction_read_only')::bool THEN
         UPDATE crm.field_map f SET described = crm.described_field(answer -> 'description', f.crm_field)
         WHERE f.map_id = m.map_id AND f.described IS DISTINCT FROM crm.described_field(answer -> 'description', f.crm_field);
+        PERFORM crm.note_key_field(m, answer -> 'description');
     END IF;
     FOR finding IN
         SELECT j.field, j.severity, j.code, j.message, j.hint, f.column_name
@@ -195,6 +206,8 @@ BEGIN
             DETAIL = format('Connection "%s": %s (%s).', connection, answer #>> '{failure,message}', answer #>> '{failure,code}'),
             HINT = format('crm.check_mapping(%s) checks the mapping later.', m.map_id);
         RETURN NULL;
+    ELSE
+        PERFORM crm.note_key_field(m, answer -> 'description');
     END IF;
     FOR finding IN
         SELECT * FROM jsonb_to_recordset(findings) AS j (field text, severity text, code text, message text, hint text)

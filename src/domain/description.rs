@@ -49,6 +49,9 @@ pub struct FieldDescription {
     pub updateable: bool,
     /// Whether a record can be found by its value, so that it can hold our key.
     pub is_key: bool,
+    /// Whether records are told apart by the case of what it holds, where the vendor tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minds_case: Option<bool>,
     /// What it takes, where the vendor lists that.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub choices: Vec<Choice>,

@@ -52,6 +52,8 @@ pub struct Map {
     pub external_id_field: Option<String>,
     /// When the CRM takes two keys for one; `None`: it does not get them.
     pub key_equality: Option<KeyEquality>,
+    /// Characters that the CRM has room for in a key, as far as that is known.
+    pub key_room: Option<usize>,
     pub on_crm_delete: String,
     /// A CRM record without a row gets one.
     pub inserts: bool,
@@ -279,7 +281,7 @@ pub fn maps_of(
                          AND NOT (SELECT r.rolsuper OR r.rolbypassrls FROM pg_roles r WHERE r.oid = c.relowner), false),
                 m.conflict_scope = 'record', m.on_crm_insert = 'insert',
                 coalesce(crm.key_expression('{}', a.atttypid), ''), z.typname::text, crm.key_expression('{}', s.atttypid), s.attnotnull,
-                (SELECT n.provider FROM crm.connection n WHERE n.connection_id = m.connection_id)
+                (SELECT n.provider FROM crm.connection n WHERE n.connection_id = m.connection_id), m.key_minds_case, m.key_max_length
          FROM crm.object_map m
          JOIN crm.map_state e USING (map_id)
          LEFT JOIN pg_class c ON c.oid = m.relation
@@ -304,6 +306,12 @@ pub fn maps_of(
         let external_id_field: Option<String> = row.get(9)?;
         let provider = row.get::<String>(21)?;
         let provider = provider.and_then(|name| crm_provider::provider(&name));
+        let told = match row.get(22)? {
+            Some(true) => Some(KeyEquality::Exact),
+            Some(false) => Some(KeyEquality::IgnoringCase),
+            None => provider.map(|provider| provider.key_equality()),
+        };
+        let equality = told.filter(|_| external_id_field.is_some());
         maps.push(Map {
             id: row.get(1)?.unwrap_or_default(),
             connection_id: row.get(2)?.unwrap_or_default(),
@@ -319,9 +327,8 @@ pub fn maps_of(
                     Ok(KeyColumn::new(name, row.get(18)?, text, not_null))
                 })
                 .transpose()?,
-            key_equality: provider
-                .filter(|_| external_id_field.is_some())
-                .map(|provider| provider.key_equality()),
+            key_equality: equality,
+            key_room: row.get::<i32>(23)?.map(|room| room as usize),
             external_id_field,
             on_crm_delete: row.get(10)?.unwrap_or_default(),
             in_error: row.get(11)?.unwrap_or(true),

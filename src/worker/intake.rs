@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crm_domain::key::is_blank_key;
+use crm_domain::validation::utf16_length;
 use crm_domain::{Cells, DataType, ErrorClass, Value};
 use crm_provider::record::Field;
 use crm_provider::{WriteKind, WriteRecord};
@@ -189,6 +190,11 @@ fn with_keys_of_their_own(
         if is_blank_key(record_key) {
             let error = "the row's key is blank, and the CRM could not find its record by it";
             verdicts.insert(n, dead(ErrorClass::Mapping, "blank_key", error.to_owned()));
+        } else if let Some(room) = map.key_room.filter(|&room| utf16_length(record_key) > room) {
+            let error = format!(
+                "the row's key is longer than the {room} characters that the CRM has room for"
+            );
+            verdicts.insert(n, dead(ErrorClass::Mapping, "key_too_long", error));
         }
     }
     let mut later: HashSet<usize> = HashSet::new();

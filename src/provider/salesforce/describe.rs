@@ -35,6 +35,7 @@ struct Field {
     external_id: bool,
     #[serde(default)]
     id_lookup: bool,
+    case_sensitive: Option<bool>,
     #[serde(default)]
     picklist_values: Vec<PicklistValue>,
     #[serde(default)]
@@ -78,6 +79,7 @@ fn field(field: Field) -> FieldDescription {
         createable: field.createable,
         updateable: field.updateable,
         is_key: field.external_id || field.id_lookup,
+        minds_case: field.case_sensitive,
         choices: active
             .map(|choice| Choice {
                 label: choice.label.unwrap_or_else(|| choice.value.clone()),

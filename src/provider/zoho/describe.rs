@@ -96,6 +96,7 @@ fn field(field: Field) -> FieldDescription {
         createable: may(|o| o.api_create),
         updateable: may(|o| o.api_update),
         is_key: field.unique.as_object().is_some_and(|how| !how.is_empty()),
+        minds_case: minds_case(&field.unique),
         choices: field
             .pick_list_values
             .into_iter()
@@ -110,6 +111,14 @@ fn field(field: Field) -> FieldDescription {
         data_types: data_types.to_vec(),
         crm_type: field.data_type,
         ..FieldDescription::default()
+    }
+}
+
+/// Of a unique field, as a boolean or its word.
+fn minds_case(unique: &Json) -> Option<bool> {
+    match unique.get("casesensitive")? {
+        Json::Bool(minds) => Some(*minds),
+        word => word.as_str()?.parse().ok(),
     }
 }
 

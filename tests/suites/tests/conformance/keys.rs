@@ -9,6 +9,7 @@ crm_suites::with_every_contestant!(
     keys_that_are_one_for_the_crm_make_one_record,
     of_several_at_once_one_goes,
     a_blank_key_is_not_sent,
+    a_key_without_room_is_not_sent,
     a_key_that_another_rows_record_carries_is_not_sent,
     odd_keys,
 );
@@ -129,6 +130,32 @@ async fn a_blank_key_is_not_sent(contestant: Contestant) {
     let blank = ["[ \u{3000}\t] mapping blank_key", "[] mapping blank_key"];
     assert_eq!(dead(&desk).await, blank);
     desk.db.assert_checked().await;
+}
+
+/// Where the CRM says how much room there is.
+async fn a_key_without_room_is_not_sent(contestant: Contestant) {
+    let desk = Desk::open_with(&CLUSTER, contestant, "on_insert => 'create'").await;
+    let vendor = desk.crm.vendor;
+    let room = "SELECT coalesce(max(max_length), 0) FROM crm.describe($1, $2) WHERE name = $3";
+    let args: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
+        [&vendor.name(), &vendor.people(), &vendor.field("id")];
+    let room = desk.db.one::<i32>(room, &args).await as usize;
+    if room == 0 {
+        return;
+    }
+    desk.crm.forget(&desk.db).await;
+    let long = "x".repeat(room - 1) + "😀";
+    insert(&desk, &[(&long, "Long")]).await;
+    desk.db.flush().await;
+    assert_eq!(desk.crm.asked(&desk.db).await, Vec::<String>::new());
+    assert_eq!(
+        dead(&desk).await,
+        [format!("[{long}] mapping key_too_long")]
+    );
+    let long = "x".repeat(room - 2) + "😀";
+    insert(&desk, &[(&long, "As long as may be")]).await;
+    desk.db.flush().await;
+    assert_eq!(held(&desk).await, "As long as may be");
 }
 
 /// A record that is linked to another row holds the key, and we know of it from the CRM alone.

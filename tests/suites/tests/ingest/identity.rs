@@ -1,6 +1,6 @@
 //! Which row a CRM record goes with.
 
-use crm_suites::{Live, Vendor, json};
+use crm_suites::{Live, Vendor, eventually, json};
 use serde_json::{Map, Value};
 
 use crate::CLUSTER;
@@ -13,6 +13,7 @@ crm_suites::with_every_crm!(
     an_operator_decides_whose_row_it_is,
     what_the_table_refuses_keeps_nobody_from_coming_in,
     a_key_that_the_table_cannot_hold_belongs_to_no_row,
+    a_record_finds_its_row_by_the_key_that_the_crm_made_of_it,
 );
 
 /// A person as somebody made it in the CRM.
@@ -239,4 +240,29 @@ async fn a_key_that_the_table_cannot_hold_belongs_to_no_row(vendor: Vendor) {
     }
     live.ingest().await;
     assert_eq!(live.db.text("SELECT last_name FROM numbered").await, "Key7");
+}
+
+/// The CRM keeps a key without what is blank around it, and nobody heard that it made the record.
+async fn a_record_finds_its_row_by_the_key_that_the_crm_made_of_it(vendor: Vendor) {
+    let live = inserting(vendor).await;
+    let people = vendor.people();
+    live.crm
+        .fail(&live.db, "create", "drop_after_apply", 1)
+        .await;
+    live.db
+        .execute("INSERT INTO people (id, last_name, phone) VALUES (' Padded ', 'Ada', '+1')")
+        .await;
+    let _: bool = live.db.one("SELECT crm.flush(timeout => '1 s')", &[]).await;
+    eventually("the CRM has it", async || {
+        let made = live.crm.records(&live.db, people).await.len();
+        (made == 1).then_some(())
+    })
+    .await;
+    live.ingest().await;
+    assert!(live.db.flush().await);
+    live.ingest().await;
+    assert_eq!(live.db.count("people").await, 1);
+    assert_eq!(live.crm.records(&live.db, people).await.len(), 1);
+    assert!(live.crm_id(" Padded ").await.is_some());
+    live.agree().await;
 }

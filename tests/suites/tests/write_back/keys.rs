@@ -297,3 +297,32 @@ async fn a_column_that_calls_different_texts_equal_is_no_key() {
     desk.db.execute("UPDATE t SET name = 'b'").await;
     assert_eq!(held(&desk).await, "abc | b");
 }
+
+/// What the CRM says of its field counts more than what is usual for it.
+#[tokio::test]
+async fn a_field_that_minds_case_holds_keys_that_differ_in_it() {
+    let desk = Desk::open(&CLUSTER, Vendor::Salesforce).await;
+    let spec = json!({"fields": [{"name": "Strict__c", "type": "string", "length": 20, "unique": true,
+                                  "external_id": true, "case_sensitive": true}]});
+    desk.crm.sim().post("schema/salesforce/Contact", &spec);
+    desk.db
+        .execute(
+            "CREATE TABLE t (k text PRIMARY KEY, name text);
+             SELECT crm.map_field(crm.map_object('salesforce', 't', 'Contact', external_id_field => 'Strict__c', on_insert => 'create'),
+                                  'name', 'LastName', direction => 'outbound');
+             INSERT INTO t VALUES ('abc', 'lower'), ('ABC', 'upper'), ('abc ', 'padded')",
+        )
+        .await;
+    desk.db.flush().await;
+    let records = desk.crm.records(&desk.db, "Contact").await;
+    let mut names: Vec<String> = records
+        .values()
+        .map(|fields| format!("{} {}", fields["Strict__c"], fields["LastName"]))
+        .collect();
+    names.sort();
+    assert_eq!(names.len(), 2, "{names:?}");
+    assert_eq!(names[0], "\"ABC\" \"upper\"");
+    let dead = "SELECT vendor_code FROM crm.dead_letters";
+    assert_eq!(desk.db.text(dead).await, "duplicate_identity");
+    desk.db.assert_checked().await;
+}
