@@ -76,7 +76,7 @@ pub fn rivals(
          FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS k (shard_key, record_key, folded, ord)
          CROSS JOIN LATERAL (
              {of_keys}
-             SELECT l.shard_key, l.record_key, l.crm_id, c.external_id FROM crm.carried_key c
+             SELECT l.shard_key, l.record_key, l.crm_id, c.external_id AS carried FROM crm.carried_key c
              JOIN crm.ledger l ON l.map_id = c.map_id AND l.crm_id = c.crm_id
              WHERE c.map_id = $1
                AND hashtextextended(coalesce(crm.folded_key(c.external_id), c.external_id), 0) = hashtextextended(k.folded, 0)) l
