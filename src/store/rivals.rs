@@ -34,6 +34,15 @@ impl Rival {
 /// The condition of the index, word for word.
 const IN_INDEX: &str = "(crm.folded_key(l.record_key) IS NOT NULL OR l.shard_key <> '')";
 
+/// Whether a creation may have reached the CRM without an answer.
+fn was_sent(alias: &str) -> String {
+    format!(
+        "EXISTS (SELECT FROM crm.audit_log a
+                 WHERE a.map_id = $1 AND a.record_key = {alias}.record_key AND a.operation = 'create' AND a.result IN ('retry', 'dead')
+                   AND a.error_class NOT IN ('validation', 'mapping', 'conflict', 'rate_limited', 'auth'))"
+    )
+}
+
 /// Rows of the ledger with such a key. Of numbers and uuids no two are one.
 fn of_keys() -> String {
     format!(
@@ -61,6 +70,7 @@ pub fn rivals(
         true => of_keys(),
         false => String::new(),
     };
+    let (was_sent, rival_was_sent) = (was_sent("k"), was_sent("l"));
     let statement = format!(
         "SELECT k.ord - 1, l.shard_key, l.record_key, l.crm_id, l.carried,
                 l.crm_id IS NOT NULL
@@ -68,9 +78,9 @@ pub fn rivals(
                 OR EXISTS (SELECT FROM crm.claim c WHERE c.map_id = $1 AND c.path = 'batch' AND l.record_key = ANY (c.record_keys))
                 OR EXISTS (SELECT FROM crm.queue q
                            WHERE q.shard_key = l.shard_key AND q.map_id = $1 AND q.record_key = l.record_key AND q.op = 'c')
-                   AND EXISTS (SELECT FROM crm.audit_log a
-                               WHERE a.map_id = $1 AND a.record_key = l.record_key AND a.operation = 'create' AND a.result IN ('retry', 'dead')
-                                 AND a.error_class NOT IN ('validation', 'mapping', 'conflict', 'rate_limited', 'auth')),
+                   AND {rival_was_sent}
+                   -- Of two that were, one goes first.
+                   AND ((l.shard_key, l.record_key) < (k.shard_key, k.record_key) OR NOT {was_sent}),
                 EXISTS (SELECT FROM crm.queue q
                         WHERE q.shard_key = l.shard_key AND q.map_id = $1 AND q.record_key = l.record_key AND q.state = 'queued')
          FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS k (shard_key, record_key, folded, ord)

@@ -198,18 +198,29 @@ fn with_keys_of_their_own(
         }
     }
     let mut later: HashSet<usize> = HashSet::new();
-    let place: HashMap<(&str, &str), usize> = keys.iter().copied().zip(places.clone()).collect();
-    for (at, rivals) in rivals::rivals(map, &keys, unsettled)? {
+    let rivals = rivals::rivals(map, &keys, unsettled)?;
+    for (&at, rivals) in &rivals {
         let n = places[at];
-        let is_older = |other: &usize| due[*other].revision < due[n].revision;
-        let waits = |r: &Rival| {
-            let in_slice = place.get(&(r.shard_key.as_str(), r.record_key.as_str()));
-            r.is_on_its_way() || in_slice.is_some_and(is_older)
-        };
         if let Some(rival) = rivals.iter().find(|r| r.holds && !r.is_on_its_way()) {
             verdicts.entry(n).or_insert_with(|| outdone_by(rival));
-        } else if rivals.iter().any(waits) {
+        } else if rivals.iter().any(Rival::is_on_its_way) {
             later.insert(n);
+        }
+    }
+    // Only those that go themselves have others wait for them.
+    let going: HashMap<(&str, &str), i64> = keys
+        .iter()
+        .zip(&places)
+        .filter(|(_, n)| !verdicts.contains_key(n) && !later.contains(n))
+        .map(|(key, &n)| (*key, due[n].revision))
+        .collect();
+    for (&at, rivals) in &rivals {
+        let is_older = |r: &Rival| {
+            let revision = going.get(&(r.shard_key.as_str(), r.record_key.as_str()));
+            revision.is_some_and(|revision| *revision < due[places[at]].revision)
+        };
+        if rivals.iter().any(is_older) {
+            later.insert(places[at]);
         }
     }
     later.retain(|n| !verdicts.contains_key(n));

@@ -58,7 +58,10 @@ impl Walk {
         let of = if about.is_empty() {
             "true".to_owned()
         } else {
-            let list: Vec<String> = about.iter().map(|a| format!("'{a}'")).collect();
+            let list: Vec<String> = about
+                .iter()
+                .map(|a| format!("'{}'", a.replace('\'', "''")))
+                .collect();
             format!("record_key IN ({0}) OR crm_id IN ({0})", list.join(", "))
         };
         for (name, sql) in [
@@ -96,7 +99,8 @@ impl Walk {
             let row = self
                 .db
                 .text(&format!(
-                    "SELECT to_jsonb(p) FROM people p WHERE id = '{key}'"
+                    "SELECT to_jsonb(p) FROM people p WHERE id = '{}'",
+                    key.replace('\'', "''")
                 ))
                 .await;
             if !row.is_empty() {
