@@ -29,7 +29,7 @@ mod tests {
         for (name, key, text) in [
             ("small", "smallint", "7"),
             ("big", "bigint", "9000000000000000000"),
-            ("exact", "numeric", "1.50"),
+            ("exact", "numeric", "1.5"),
             ("uu", "uuid", "6f1b4d3a-0000-4000-8000-000000000001"),
             ("txt", "text", "Ünï, \"quoted\" 'key'"),
             ("vc", "varchar(20)", "k"),
