@@ -195,7 +195,10 @@ BEGIN
         EXIT WHEN answer ? 'failure';
         findings := crm.judge_mapping(answer -> 'description', crm.stated_mapping(m, fields));
         EXIT WHEN NOT (answer ->> 'is_kept')::bool
-            OR NOT jsonb_path_exists(findings, '$[*] ? (@.field == $name && @.severity == "error")', jsonb_build_object('name', f.crm_field));
+            OR NOT jsonb_path_exists(findings, '$[*] ? (@.field == $name && @.severity == "error")', jsonb_build_object('name', f.crm_field))
+               -- What it says of the field that holds the keys is remembered.
+               AND (m.external_id_field IS NULL
+                    OR jsonb_path_exists(answer, '$.description.fields[*] ? (@.name == $name)', jsonb_build_object('name', m.external_id_field)));
     END LOOP;
     IF crm.is_unknown_object(answer -> 'failure') THEN
         findings := jsonb_build_array(jsonb_build_object('field', f.crm_field, 'severity', 'error', 'code', 'unknown_object',
