@@ -99,6 +99,9 @@ impl Walk {
     pub fn value(&self, who: char, column: usize, word: Word, key: &str) -> Json {
         let at = self.at;
         let sign = if who == 'c' { -1.0 } else { 1.0 };
+        // The same in every CRM: what becomes of a value is not what odd keys are for.
+        let mut key = key.to_lowercase();
+        key.retain(|c| c.is_ascii_alphanumeric() || c == '-');
         match (word, COLUMNS[column].0) {
             (Word::Empty, _) => Json::Null,
             (Word::Common, "score") => json!(at % 3),
