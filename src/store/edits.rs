@@ -132,10 +132,11 @@ pub fn spelt(map: &Map, shard_key: &str, record_key: &str) -> Result<(String, St
         pinned(|| {
             Spi::connect(|client| {
                 let args = [map.id.into(), shard_key.into(), record_key.into()];
-                for row in client.select(Kept(statement), None, &args)? {
-                    return Ok::<_, StoreError>(row.get(1)?.zip(row.get(2)?));
+                let mut rows = client.select(Kept(statement), None, &args)?;
+                match rows.next() {
+                    Some(row) => Ok::<_, StoreError>(row.get(1)?.zip(row.get(2)?)),
+                    None => Ok(None),
                 }
-                Ok(None)
             })
         })
     })?;
