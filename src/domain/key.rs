@@ -20,7 +20,7 @@ pub enum KeyEquality {
 impl KeyEquality {
     /// Whether the CRM would find the record of the one by the other.
     pub fn are_one(self, a: &str, b: &str) -> bool {
-        let (a, b) = (a.trim_matches(is_blank), b.trim_matches(is_blank));
+        let (a, b) = (kept(a), kept(b));
         match self {
             KeyEquality::Exact => a == b,
             KeyEquality::IgnoringCase => a == b || lower(a) == lower(b),
@@ -28,9 +28,14 @@ impl KeyEquality {
     }
 }
 
+/// A key as CRMs keep it: without what is blank around it.
+pub fn kept(key: &str) -> &str {
+    key.trim_matches(is_blank)
+}
+
 /// What keys have in common that any CRM takes for one.
 pub fn folded(key: &str) -> Cow<'_, str> {
-    let bare = key.trim_matches(is_blank);
+    let bare = kept(key);
     // Mostly a number, or a uuid.
     let is_plain = |b: u8| b.is_ascii() && !b.is_ascii_uppercase();
     match bare.bytes().all(is_plain) {

@@ -11,6 +11,7 @@
 
 use std::collections::HashMap;
 
+use crm_domain::key::kept;
 use crm_domain::{ErrorClass, Failure};
 use serde_json::Value as Json;
 
@@ -26,7 +27,7 @@ pub(super) const PAGE: usize = 500;
 /// The search for a record by a field, which tells case (API Reference, "Perform a search using a
 /// specific field from an item type").
 pub(super) fn search(object: &Object, field: &str, key: &str) -> Request {
-    let (word, field, key) = (object.word, encode(field), encode(key));
+    let (word, field, key) = (object.word, encode(field), encode(kept(key)));
     let path = format!(
         "/api/v2/itemSearch/field?entity_type={word}&field={field}&match=exact&term={key}&limit=100"
     );
@@ -100,14 +101,14 @@ impl Newest {
     }
 
     pub fn note(&mut self, key: &str, id: &str) {
-        let ids = self.ids.entry(key.to_owned()).or_default();
+        let ids = self.ids.entry(kept(key).to_owned()).or_default();
         if !ids.iter().any(|held| held == id) {
             ids.push(id.to_owned());
         }
     }
 
     pub fn ids(&self, key: &str) -> &[String] {
-        self.ids.get(key).map_or(&[], Vec::as_slice)
+        self.ids.get(kept(key)).map_or(&[], Vec::as_slice)
     }
 }
 
