@@ -90,7 +90,10 @@ impl Map {
         let key = quote_identifier(&self.key.name);
         match &self.key.cast {
             Some(cast) => format!("t.{key} OPERATOR(pg_catalog.=) {record_key}::{cast}"),
-            None => format!("{} OPERATOR(pg_catalog.=) {record_key}", self.record_key("t")),
+            None => format!(
+                "{} OPERATOR(pg_catalog.=) {record_key}",
+                self.record_key("t")
+            ),
         }
     }
 
@@ -111,7 +114,10 @@ impl Map {
                 format!("{key} AND t.{column} OPERATOR(pg_catalog.=) {text}::{cast}")
             }
             // The key finds it.
-            _ => format!("{key} AND {} OPERATOR(pg_catalog.=) {shard_key}", self.shard_key("t")),
+            _ => format!(
+                "{key} AND {} OPERATOR(pg_catalog.=) {shard_key}",
+                self.shard_key("t")
+            ),
         }
     }
 }

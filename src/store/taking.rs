@@ -194,10 +194,7 @@ pub(super) fn recapture(
         for (id, _, value) in fields {
             // Where the CRM holds more than it is known to keep of what it is sent, the row holds as much.
             let differs = |crm: &Value| {
-                value != *crm
-                    && map
-                        .field(id)
-                        .is_none_or(|f| f.stored(crm.clone()) != value)
+                value != *crm && map.field(id).is_none_or(|f| f.stored(crm.clone()) != value)
             };
             if let Some(crm) = taking.values.get(&id)
                 && differs(crm)

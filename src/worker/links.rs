@@ -86,11 +86,7 @@ impl Worker {
 
     /// Keeps one link per connection, made anew when its configuration changed.
     pub(super) fn connect(&mut self, connections: &[Connection]) -> Duration {
-        self.retire_links(|link| {
-            connections
-                .iter()
-                .any(|c| !c.is_away && link.leads_to(c))
-        });
+        self.retire_links(|link| connections.iter().any(|c| !c.is_away && link.leads_to(c)));
         self.turns
             .retain(|id, _| connections.iter().any(|c| c.id == *id));
         self.former_secrets
