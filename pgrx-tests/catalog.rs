@@ -54,7 +54,7 @@ mod tests {
             rows("SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'crm'::regnamespace AND p.provolatile = 'i'
                   AND p.proname <> ALL ('{hash,base_sent,canonical_id,cell_mask,text_length,filled,words,canonical_object,cell_is_set,cells_and,cells_minus,cells_or,cells_union,cells_has,cells_count,cells_stamp,cells_synced,
                                          cells_merge,cells_hash,change_target,change_part,check_word,check_interval,check_rules,mask_expression,
-                                         check_credentials,check_connection,judge_mapping,is_unknown_object}')"),
+                                         check_credentials,check_connection,judge_mapping,is_unknown_object,described_field,folded_key}')"),
             NOTHING
         );
         // Whatever changes something is volatile.
@@ -81,6 +81,7 @@ mod tests {
             ),
             [
                 "crm.audit_log_default",
+                "crm.carried_key",
                 "crm.change",
                 "crm.conflict",
                 "crm.connection",
@@ -95,6 +96,7 @@ mod tests {
                 "crm.reread",
                 "crm.unborn",
                 "crm.webhook_inbox",
+                "crm.written_over",
                 "crm.audit_log_audit_id_seq",
                 "crm.change_change_id_seq",
                 "crm.conflict_conflict_id_seq",

@@ -107,7 +107,13 @@ pub fn mapped(table: &str, columns: &[&str]) -> i32 {
     ));
     let map = map(table, CREATE);
     for column in columns {
-        field(map, column.split(' ').next().expect("a name"), &[]);
+        let name = column.split(' ').next().expect("a name");
+        // Nothing can be taken into a generated column.
+        let arguments: &[&str] = match column.contains("GENERATED") {
+            true => &["direction => 'outbound'"],
+            false => &[],
+        };
+        field(map, name, arguments);
     }
     map
 }

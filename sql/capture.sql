@@ -738,8 +738,9 @@ BEGIN
     END IF;
     IF NOT EXISTS (SELECT FROM pg_class k WHERE k.oid = m.relation) THEN
         DELETE FROM crm.bound_column b WHERE b.map_id = m.map_id;
+        -- crm.follow_drop() has told it by its name.
         UPDATE crm.map_state s SET state = 'error', reason = 'the mapped table was dropped; crm.unmap_object() mends it', stale = false
-        WHERE s.map_id = m.map_id;
+        WHERE s.map_id = m.map_id AND (s.state <> 'error' OR s.stale);
         RETURN;
     END IF;
     FOR c IN
