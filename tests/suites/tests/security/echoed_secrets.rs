@@ -184,8 +184,7 @@ async fn a_proxys_page_is_no_place_to_read_them_either() {
         let length = body.len();
         let _ = write!(
             stream,
-            "HTTP/1.1 400 {}\r\nContent-Length: {length}\r\n\r\n{body}",
-            "token-number-one"
+            "HTTP/1.1 400 token-number-one\r\nContent-Length: {length}\r\n\r\n{body}"
         );
     });
     let url = proxy.url();
