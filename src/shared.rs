@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU8, AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
+use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
 use pgrx::{PGRXSharedMemory, PgAtomic, pg_shmem_init};
 
@@ -73,6 +74,8 @@ pub struct Slot {
     urgent: AtomicBool,
     /// A commit after which connections or maps may be others, such as a pause.
     changed: AtomicBool,
+    /// The SQLSTATE of what keeps the worker from working; 0: nothing.
+    trouble: AtomicI32,
     /// No worker may run in the database before this time (DROP DATABASE is under way), in ms.
     held_until: AtomicI64,
 }
@@ -158,6 +161,17 @@ impl Slot {
     pub fn set_state(&self, state: State) {
         self.state.store(state as u8, SeqCst);
     }
+    pub fn set_trouble(&self, trouble: Option<PgSqlErrorCode>) {
+        let code = trouble.map_or(0, |code| code as i32);
+        self.trouble.store(code, SeqCst);
+    }
+    /// The SQLSTATE of what keeps a worker that runs from working.
+    pub fn trouble(&self) -> Option<String> {
+        let code = self.trouble.load(SeqCst);
+        // Five characters of six bits, as MAKE_SQLSTATE packs them.
+        let character = |n: u32| char::from((code >> (6 * n) & 0x3F) as u8 + b'0');
+        (code != 0).then(|| (0..5).map(character).collect())
+    }
     /// Asks for a worker; called right after the commit of CREATE EXTENSION.
     pub fn ask(&self) {
         self.asked.store(true, SeqCst);
@@ -188,6 +202,7 @@ impl Slot {
         self.pid.store(pid, SeqCst);
         // Before it looks for the extension: whoever asks from now on may have come too late for that.
         self.asked.store(false, SeqCst);
+        self.set_trouble(None);
         self.set_state(State::Running);
         true
     }

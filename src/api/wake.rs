@@ -9,7 +9,7 @@ use pgrx::{
 };
 
 use super::raise;
-use crate::shared;
+use crate::shared::{self, State};
 use crate::store::config::extension_exists;
 
 /// What a commit does to the worker, from least to most.
@@ -178,12 +178,18 @@ fn start_worker() {
 
 /// What the worker of this database is doing.
 #[pg_extern(volatile, parallel_safe, schema = "crm")]
-pub fn worker_state() -> &'static str {
+pub fn worker_state() -> String {
     if !shared::available() {
-        return "not preloaded";
+        return "not preloaded".to_owned();
     }
     // SAFETY: a plain read of this backend's own database.
-    shared::slot(unsafe { pg_sys::MyDatabaseId }).map_or("stopped", |slot| slot.state().name())
+    let Some(slot) = shared::slot(unsafe { pg_sys::MyDatabaseId }) else {
+        return "stopped".to_owned();
+    };
+    match (slot.state(), slot.trouble()) {
+        (State::Running, Some(code)) => format!("failing ({code})"),
+        (state, _) => state.name().to_owned(),
+    }
 }
 
 extension_sql!(
@@ -192,7 +198,7 @@ COMMENT ON FUNCTION crm.note_change(bool) IS 'says that mapped cells changed; wa
 COMMENT ON FUNCTION crm.notify_worker(bool) IS 'wakes the worker when the transaction commits';
 COMMENT ON FUNCTION crm.invalidate(oid) IS 'has every session forget at COMMIT what it keeps of a table';
 COMMENT ON FUNCTION crm.start_worker() IS 'asks for a worker in this database; CREATE EXTENSION calls it';
-COMMENT ON FUNCTION crm.worker_state() IS 'running, starting, waiting for a free worker slot, stopped, or not preloaded';
+COMMENT ON FUNCTION crm.worker_state() IS 'running, failing (and the SQLSTATE of what keeps it from working, which the server log explains), starting, waiting for a free worker slot, stopped, or not preloaded';
 "#,
     name = "wake_comments",
     requires = [

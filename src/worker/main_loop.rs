@@ -208,6 +208,7 @@ impl Worker {
                 Ok(None) => return,
                 Err(error) => self.stumbled(Of::Worker, Step::Turn, &error),
             };
+            self.slot.set_trouble(self.waits.trouble_of_worker());
             for flush in self.flushes.extract_if(.., |f| f.is_over()) {
                 flush.answer(false);
             }

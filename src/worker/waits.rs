@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crm_domain::retry::Backoff;
+use pgrx::PgSqlErrorCode;
 
 use crate::store::StoreError;
 
@@ -65,6 +66,8 @@ struct Wait {
     failures: u32,
     until: Instant,
     message: String,
+    /// The SQLSTATE, unless it is about a lock that somebody holds.
+    code: Option<PgSqlErrorCode>,
 }
 
 #[derive(Default)]
@@ -90,6 +93,7 @@ impl Waits {
             failures: 0,
             until: Instant::now(),
             message: String::new(),
+            code: None,
         });
         wait.failures += 1;
         let backoff = match error.is_transient() {
@@ -103,7 +107,14 @@ impl Waits {
         let message = error.message();
         let news = wait.message != message;
         wait.message = message;
+        wait.code = error.code().filter(|_| !error.is_transient());
         (delay, news && !error.is_transient())
+    }
+
+    /// Why the worker as a whole cannot work, if it cannot.
+    pub fn trouble_of_worker(&self) -> Option<PgSqlErrorCode> {
+        let troubles = self.0.iter().filter(|((of, _), _)| *of == Of::Worker);
+        troubles.filter_map(|(_, wait)| wait.code).next()
     }
 
     pub fn succeeded(&mut self, of: Of, step: Step) {

@@ -73,6 +73,23 @@ async fn each_level_has_what_the_table_says_and_nothing_else() {
     desk.db.assert_checked().await;
 }
 
+/// A function that is new is granted to a level by the table, or named as one that nobody calls from outside.
+#[tokio::test]
+async fn of_each_function_somebody_has_decided() {
+    let db = CLUSTER.database().await;
+    let sql = "SELECT DISTINCT p.pronamespace::regnamespace || '.' || p.proname FROM pg_proc p
+        WHERE p.pronamespace IN ('crm'::regnamespace, 'crm_stub'::regnamespace) AND p.proname !~ '^capture_[0-9]+$'
+          AND NOT EXISTS (SELECT FROM crm.access a
+                          WHERE a.kind = 'function' AND a.name = p.proname AND p.pronamespace = 'crm'::regnamespace)";
+    let internal: BTreeSet<String> = db.all(sql, &[]).await.into_iter().collect();
+    let named: BTreeSet<String> = include_str!("internal_functions.txt")
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(internal, named);
+}
+
 /// Usual on shared servers: what anybody creates is the application's to use.
 #[tokio::test]
 async fn default_privileges_reach_nothing_of_pg_crm() {

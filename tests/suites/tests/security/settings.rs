@@ -1,7 +1,8 @@
 //! What capture stores and what the worker does depends on no setting of the database.
 
-use crm_suites::json;
+use crm_suites::{Live, Vendor, eventually, json};
 
+use crate::CLUSTER;
 use crate::possession::{PEOPLE, Possession};
 
 const HOSTILE: [(&str, &str); 13] = [
@@ -95,4 +96,36 @@ async fn a_role_of_the_database_is_not_the_workers() {
     );
     possession.db.execute(&sql).await;
     works(&mut possession).await;
+}
+
+/// A worker that runs and cannot work says so where people look.
+#[tokio::test]
+async fn the_status_says_what_keeps_the_worker_from_working() {
+    let live = Live::open(&CLUSTER, Vendor::Stub).await;
+    let db = &live.db;
+    let whole: String = db
+        .one(
+            "SELECT pg_get_functiondef('crm.maps_to_follow()'::regprocedure)",
+            &[],
+        )
+        .await;
+    db.execute(
+        "CREATE OR REPLACE FUNCTION crm.maps_to_follow() RETURNS SETOF int LANGUAGE plpgsql AS $$ BEGIN RAISE read_only_sql_transaction; END $$",
+    )
+    .await;
+    let reason = format!(
+        "SELECT coalesce(reason, '') FROM crm.status WHERE map_id = {}",
+        live.map
+    );
+    let said = async |wanted: &str| {
+        eventually(&format!("the status says: {wanted}"), async || {
+            db.execute("SELECT crm.flush(timeout => '100 ms')").await;
+            (db.text(&reason).await == wanted).then_some(())
+        })
+        .await;
+    };
+    said("worker failing (25006)").await;
+    db.execute(&whole).await;
+    said("").await;
+    db.assert_checked().await;
 }
