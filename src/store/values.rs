@@ -399,6 +399,9 @@ struct Large {
     is_suspected: bool,
 }
 
+/// A text of that many bytes is read, however little room its field has: the CRM's own refusal says more.
+const SPARE: usize = 32 * 1024;
+
 /// What a compressed value may grow by as it is unpacked: 255 is the most that LZ4 does, and pglz does less.
 const UNPACKS: usize = 256;
 
@@ -410,11 +413,29 @@ fn is_converted(f: &MappedField) -> bool {
 
 impl Reading<'_> {
     fn too_large(&self, field: &MappedField, bytes: usize) -> Failure {
+        let room = match field.room() {
+            Some(characters) if self.most_of(field) < self.most => {
+                format!(", and the CRM's field has room for {characters} characters")
+            }
+            _ => String::new(),
+        };
         let message = format!(
-            "column \"{}\" holds {bytes} bytes; pg_crm.max_value_bytes allows {}",
+            "column \"{}\" holds {bytes} bytes; pg_crm.max_value_bytes allows {}{room}",
             field.column, self.most
         );
         Failure::record(ErrorClass::Validation, TOO_LARGE, message)
+    }
+
+    /// Bytes of one value of this field: as many as what its CRM has room for can take, with some to spare for what it trims.
+    /// What only is to be compared with the CRM's value may be longer.
+    fn most_of(&self, field: &MappedField) -> usize {
+        match field.room() {
+            // A unit of UTF-16 has three bytes at most.
+            Some(characters) if !self.lenient => {
+                self.most.min((characters as usize * 3).max(SPARE))
+            }
+            _ => self.most,
+        }
     }
 
     /// Looks for large values in columns that are converted as they are read. Nothing is loaded.
@@ -455,7 +476,7 @@ impl Reading<'_> {
                 let ord = row.get::<i32>(1)?.unwrap_or_default() as usize;
                 for (i, field) in converted.iter().enumerate() {
                     if let Some(RawSize(bytes)) = row.get::<RawSize>(i + 2)?
-                        && bytes > self.most
+                        && bytes > self.most_of(field)
                     {
                         large.cells.entry(ord).or_default().push((field.id, bytes));
                     }
@@ -490,7 +511,7 @@ impl Reading<'_> {
         {
             // Still where it is stored, unless it had to be made.
             if let Some(RawSize(bytes)) = row.get::<RawSize>(i + first)?
-                && bytes > self.most
+                && bytes > self.most_of(field)
             {
                 fault.get_or_insert(self.too_large(field, bytes));
                 continue;

@@ -28,8 +28,36 @@ async fn largest_row(desk: &Desk) -> i64 {
 
 /// The embedded CRM takes texts of any length from now on.
 async fn lift_limits(desk: &Desk) {
-    let sql = "UPDATE crm_stub.fields SET max_length = NULL";
+    let sql = "UPDATE crm_stub.fields SET max_length = NULL;
+        -- As crm.check_mapping() would note it.
+        UPDATE crm.field_map SET described = described - 'max_length'";
     desk.db.execute(sql).await;
+}
+
+/// The CRM says for how many characters a field has room; more than it could take is not read.
+#[tokio::test]
+async fn a_value_is_bounded_by_what_its_field_has_room_for() {
+    let desk = Desk::open(&CLUSTER, Vendor::Salesforce).await;
+    desk.map_field("title", "").await;
+    desk.link(2).await;
+    desk.settle().await;
+    desk.db
+        .execute(
+            "UPDATE people SET title = repeat('x', 100000) WHERE id = 'p1';
+             UPDATE people SET title = 'Dr' WHERE id = 'p2'",
+        )
+        .await;
+    desk.db.flush().await;
+    let dead = dead(&desk).await;
+    assert_eq!(dead.len(), 1, "{dead:#?}");
+    assert!(
+        dead[0].starts_with("p1 validation value_too_large ")
+            && dead[0].contains("100000 bytes")
+            && dead[0].contains("room for 128 characters"),
+        "{dead:#?}"
+    );
+    assert_eq!(desk.field("p2", "title").await, "Dr");
+    desk.db.assert_checked().await;
 }
 
 /// Texts that compress to nothing and texts that do not compress, in columns that are read as they are stored, that are
