@@ -172,7 +172,7 @@ impl Live {
         if vendor == Vendor::Stub {
             let sql = format!(
                 "CREATE TABLE between_once AS SELECT '{id}'::text AS id, '{}'::jsonb AS fields;
-                 CREATE OR REPLACE FUNCTION edit_between() RETURNS trigger LANGUAGE plpgsql SET crm_stub.caller = '' AS $$
+                 CREATE OR REPLACE FUNCTION edit_between() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET crm_stub.caller = '' AS $$
                  DECLARE b public.between_once;
                  BEGIN
                      DELETE FROM public.between_once RETURNING * INTO b;
