@@ -76,9 +76,12 @@ fn changes() -> u64 {
         if CHANGES.get().is_none() {
             let none = pg_sys::Datum::from(0);
             pg_sys::CacheRegisterRelcacheCallback(Some(table_changed), none);
-            // With a role's memberships changes who may have a function run for a table.
-            use pg_sys::SysCacheIdentifier::{AUTHMEMMEMROLE, AUTHOID, PROCOID};
-            for cache in [PROCOID, AUTHMEMMEMROLE, AUTHOID] {
+            // With a role's memberships changes who may have a function run for a table; with a schema or a type, what the names
+            // of a mapping mean.
+            use pg_sys::SysCacheIdentifier::{
+                AUTHMEMMEMROLE, AUTHOID, NAMESPACEOID, PROCOID, TYPEOID,
+            };
+            for cache in [PROCOID, AUTHMEMMEMROLE, AUTHOID, NAMESPACEOID, TYPEOID] {
                 pg_sys::CacheRegisterSyscacheCallback(cache as i32, Some(catalog_changed), none);
             }
             CHANGES.set(Some(0));

@@ -2,18 +2,20 @@
 
 use pgrx::prelude::*;
 
-use super::{StoreError, as_owner};
+use super::{StoreError, as_owner_of_table};
 
 /// The length of the longest text in a column, in characters.
 pub fn text(relation: pg_sys::Oid, column: &str) -> Result<Option<i32>, StoreError> {
-    let (owner, query) = Spi::get_two_with_args::<pg_sys::Oid, String>(
-        "SELECT c.relowner, format('SELECT max(pg_catalog.char_length(%I::pg_catalog.text)) FROM %I.%I',
-                                   $2, n.nspname, c.relname)
-         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1",
+    let (name, column) = Spi::get_two_with_args::<String, String>(
+        "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), pg_catalog.quote_ident($2)
+         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+         WHERE c.oid OPERATOR(pg_catalog.=) $1",
         &[relation.into(), column.into()],
     )?;
-    match (owner, query) {
-        (Some(owner), Some(query)) => Ok(as_owner(owner, || Spi::get_one(&query))?),
-        _ => Ok(None),
-    }
+    let (Some(name), Some(column)) = (name, column) else {
+        return Ok(None);
+    };
+    let query =
+        format!("SELECT max(pg_catalog.char_length({column}::pg_catalog.text)) FROM {name}");
+    Ok(as_owner_of_table(relation, &name, || Spi::get_one(&query))?)
 }

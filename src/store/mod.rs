@@ -37,7 +37,7 @@ pub mod values;
 pub mod webhooks;
 
 pub use kept::{Kept, KeptForFew};
-pub use owner::as_owner_of;
+pub use owner::{as_owner_of, as_owner_of_table};
 pub use transaction::{
     StoreError, as_owner, durable_transaction, nested, subtransaction, transaction,
 };

@@ -12,8 +12,8 @@ use pgrx::prelude::*;
 use super::as_owner;
 use super::config::Map;
 
-/// [`as_owner`] of the map's table. Raises undefined_table or undefined_function where its names mean something else by now. What
-/// they mean is held until the transaction ends.
+/// [`as_owner`] of the map's table. Raises undefined_table or undefined_function where its names mean something else by now, or a
+/// transform belongs to somebody who may not act as the owner. What they mean is held until the transaction ends.
 pub fn as_owner_of<T>(map: &Map, work: impl FnOnce() -> T) -> T {
     let Some(owner) = hold(map.table) else {
         gone(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, &map.relation)
@@ -25,10 +25,23 @@ pub fn as_owner_of<T>(map: &Map, work: impl FnOnce() -> T) -> T {
         for field in &map.fields {
             let names = [&field.transform_out, &field.transform_in];
             for (name, function) in names.into_iter().flatten().zip(&field.transforms) {
-                if transform_named(name, *function) != *function {
+                if transform_named(name, *function) != *function || !may_run(*function, owner) {
                     gone(PgSqlErrorCode::ERRCODE_UNDEFINED_FUNCTION, name)
                 }
             }
+        }
+        work()
+    })
+}
+
+/// The same of a table of which no more than its name is used.
+pub fn as_owner_of_table<T>(table: pg_sys::Oid, name: &str, work: impl FnOnce() -> T) -> T {
+    let Some(owner) = hold(table) else {
+        gone(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, name)
+    };
+    as_owner(owner, || {
+        if table_named(name) != table {
+            gone(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, name)
         }
         work()
     })
@@ -99,5 +112,23 @@ fn transform_named(name: &str, expected: pg_sys::Oid) -> pg_sys::Oid {
         let names = pg_sys::stringToQualifiedNameList(name.as_ptr());
         let arguments = [pg_sys::JSONBOID];
         pg_sys::LookupFuncName(names, 1, arguments.as_ptr(), true)
+    }
+}
+
+/// As `crm.transform_trouble()` asks it: whoever may change a transform must be able to act as the table's owner anyway. Its lock
+/// keeps it from becoming somebody else's.
+fn may_run(function: pg_sys::Oid, owner: pg_sys::Oid) -> bool {
+    // SAFETY: inside a transaction; the tuple is read while it is held.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(
+            pg_sys::SysCacheIdentifier::PROCOID as i32,
+            pg_sys::Datum::from(function),
+        );
+        if tuple.is_null() {
+            return false;
+        }
+        let maker = (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_proc>()).proowner;
+        pg_sys::ReleaseSysCache(tuple);
+        pg_sys::is_member_of_role(maker, owner)
     }
 }
