@@ -577,7 +577,8 @@ BEGIN
         PERFORM crm.drop_trigger(t.relation, t.tgname);
     END LOOP;
     IF to_regprocedure(format('crm.capture_%s()', map_id)) IS NOT NULL THEN
-        EXECUTE format('DROP FUNCTION crm.capture_%s()', map_id);
+        -- Whoever may name the schema may have made a view of it.
+        EXECUTE format('DROP FUNCTION crm.capture_%s() CASCADE', map_id);
     END IF;
 END $$;
 COMMENT ON FUNCTION crm.remove_capture(int) IS 'removes the triggers of a map and their function';

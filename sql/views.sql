@@ -217,7 +217,7 @@ BEGIN
             WHERE i.inhparent = 'crm.audit_log'::regclass AND c.relname ~ '^audit_log_[0-9]{4}_[0-9]{2}$'
         LOOP
             IF p.until < now() - retention THEN
-                EXECUTE format('DROP TABLE crm.%I', p.relname);
+                EXECUTE format('DROP TABLE crm.%I CASCADE', p.relname);
                 INSERT INTO crm.audit_log_retired (until) VALUES (p.until) ON CONFLICT DO NOTHING;
             END IF;
         END LOOP;
