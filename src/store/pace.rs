@@ -99,17 +99,10 @@ impl<'a> Pace<'a> {
             // Each time: a trigger may defer them again.
             check_constraints_at_once();
             let done = work()?;
-            // It caught the cancel and went on.
-            if timer.is_up() {
-                return Err(StoreError::TooLong(limit));
-            }
+            timer.check()?;
             Ok(done)
         });
-        let is_late = match &result {
-            Err(StoreError::TooLong(_)) => true,
-            Err(error) => timer.caused(error),
-            Ok(_) => false,
-        };
+        let is_late = result.as_ref().is_err_and(|error| timer.caused(error));
         drop(timer);
         self.note(rows, start.elapsed(), is_late);
         // A statement of many rows that was cut off has tried none of them.

@@ -1,6 +1,9 @@
 //! A limit on how long code of others may run, kept by PostgreSQL's own timer of `statement_timeout`.
+//!
+//! Code that catches its cancel is cancelled again before it comes to its next statement: PL/pgSQL looks for interrupts
+//! before each one, outside of the block that would catch them, so each cancel ends one level at least of what is nested.
 
-use std::ffi::c_int;
+use std::ffi::{c_int, c_void};
 use std::time::{Duration, Instant};
 
 use pgrx::PgSqlErrorCode;
@@ -16,28 +19,48 @@ unsafe extern "C-unwind" {
 }
 /// Of PostgreSQL 15.
 const STATEMENT_TIMEOUT: c_int = 3;
-/// Once the time is up, code that catches the cancel is cancelled again: sooner or later where nothing of it catches any.
-const AGAIN_MS: c_int = 1;
+/// A cancel that something swallowed without an error (a wait that was ended and begun again) is followed by others.
+const AGAIN_MS: c_int = 10;
 
 /// While it lives, what runs is cancelled once the time since the last `restart` is up. The worker has no
 /// statement_timeout of its own, so the timer is free; a caller's backend has, and takes none.
-pub struct TimeLimit {
-    time: Option<Duration>,
+pub struct TimeLimit(Option<Box<Watch>>);
+
+/// PostgreSQL keeps its address on the stack of error contexts while the limit lives.
+struct Watch {
+    context: pg_sys::ErrorContextCallback,
+    time: Duration,
     since: Instant,
 }
 
 impl TimeLimit {
     pub fn new(time: Option<Duration>) -> TimeLimit {
-        let since = Instant::now();
-        let mut limit = TimeLimit { time, since };
+        let watch = time.map(|time| {
+            let mut watch = Box::new(Watch {
+                context: pg_sys::ErrorContextCallback::default(),
+                time,
+                since: Instant::now(),
+            });
+            watch.context.callback = Some(cancel_again);
+            watch.context.arg = (&raw mut *watch).cast();
+            // SAFETY: main thread; `drop` takes it off before the box goes, and every catch of an error in between puts the
+            // stack back to where it was, which is at this or above it.
+            unsafe {
+                watch.context.previous = pg_sys::error_context_stack;
+                pg_sys::error_context_stack = &raw mut watch.context;
+            }
+            watch
+        });
+        let mut limit = TimeLimit(watch);
         limit.restart();
         limit
     }
 
     pub fn restart(&mut self) {
-        self.since = Instant::now();
-        let Some(time) = self.time else { return };
-        let time = time.as_micros().clamp(1_000, i64::MAX as u128 / 4) as i64;
+        let Some(watch) = &mut self.0 else { return };
+        watch.stop();
+        watch.since = Instant::now();
+        let time = watch.time.as_micros().clamp(1_000, i64::MAX as u128 / 4) as i64;
         // SAFETY: the timer was registered when this process connected to its database, and belongs to the main thread.
         unsafe {
             let first = pg_sys::GetCurrentTimestamp() + time;
@@ -47,26 +70,60 @@ impl TimeLimit {
 
     /// Whether that error came of it, and not of somebody's cancel.
     pub fn caused(&self, error: &StoreError) -> bool {
-        error.code() == Some(PgSqlErrorCode::ERRCODE_QUERY_CANCELED) && self.is_up()
+        matches!(error, StoreError::TooLong(_))
+            || error.code() == Some(PgSqlErrorCode::ERRCODE_QUERY_CANCELED) && self.is_up()
     }
 
     pub fn is_up(&self) -> bool {
-        self.time.is_some_and(|time| self.since.elapsed() >= time)
+        self.0.as_ref().is_some_and(|watch| watch.is_up())
+    }
+
+    /// Code that caught its cancel and came to an end all the same is refused what it did.
+    pub fn check(&self) -> Result<(), StoreError> {
+        match &self.0 {
+            Some(watch) if watch.is_up() => Err(StoreError::TooLong(watch.time)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Watch {
+    fn is_up(&self) -> bool {
+        self.since.elapsed() >= self.time
+    }
+
+    /// Stops the timer. A cancel of it that nothing noticed must not hit what runs next.
+    fn stop(&self) {
+        // SAFETY: as in `restart`. The signal of a timer that ran out is delivered by now.
+        unsafe {
+            disable_timeout(STATEMENT_TIMEOUT, true);
+            if get_timeout_indicator(STATEMENT_TIMEOUT, true) || self.is_up() {
+                pg_sys::QueryCancelPending = 0;
+            }
+        }
+    }
+}
+
+/// Called with every error while it is being reported, before anybody can catch it.
+///
+/// A timer alone would be lost on code that catches each cancel at once: where the next one hits is chance, and mostly that
+/// is inside of what catches it.
+#[pg_guard]
+unsafe extern "C-unwind" fn cancel_again(watch: *mut c_void) {
+    // SAFETY: `TimeLimit` put it there, and it lives as long as this is on the stack of error contexts.
+    unsafe {
+        if (*watch.cast::<Watch>()).is_up() {
+            pg_sys::QueryCancelPending = 1;
+            pg_sys::InterruptPending = 1;
+        }
     }
 }
 
 impl Drop for TimeLimit {
     fn drop(&mut self) {
-        if self.time.is_none() {
-            return;
-        }
-        // SAFETY: as above. The signal of a timer that ran out is delivered by now: a cancel that came too late to be
-        // noticed must not hit what runs next.
-        unsafe {
-            disable_timeout(STATEMENT_TIMEOUT, true);
-            if get_timeout_indicator(STATEMENT_TIMEOUT, true) {
-                pg_sys::QueryCancelPending = 0;
-            }
-        }
+        let Some(watch) = &self.0 else { return };
+        watch.stop();
+        // SAFETY: main thread. What was put on the stack after it is off again.
+        unsafe { pg_sys::error_context_stack = watch.context.previous }
     }
 }

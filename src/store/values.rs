@@ -609,6 +609,7 @@ impl Reading<'_> {
                     used += bytes;
                     found.insert(ord, values);
                 }
+                timer.check()?;
                 *next += 1;
             }
             Ok(())

@@ -7,6 +7,10 @@ use crm_suites::{Cluster, eventually, json};
 
 use crate::possession::{PEOPLE, Possession};
 
+/// Nobody else waits longer, where a row may take a second: the record at fault is tried more than once, and so are its
+/// neighbours in one statement with it, before it is known.
+const OTHERS_WAIT: Duration = Duration::from_secs(12);
+
 /// Sleeps for one value, and does not let itself be cancelled if it can help it.
 const STUBBORN: &str = "
     CREATE FUNCTION m.think(about text) RETURNS text LANGUAGE plpgsql AS $$
@@ -15,7 +19,12 @@ const STUBBORN: &str = "
             PERFORM set_config('statement_timeout', '0', false);
             LOOP
                 BEGIN
-                    PERFORM pg_sleep(1);
+                    LOOP
+                        BEGIN
+                            PERFORM pg_sleep(1);
+                        EXCEPTION WHEN query_canceled THEN
+                        END;
+                    END LOOP;
                 EXCEPTION WHEN query_canceled THEN
                     NULL;
                 END;
@@ -112,7 +121,7 @@ async fn a_trigger_that_sleeps_costs_its_record_alone() {
     let slowest = possession
         .others_until("SELECT count(*) >= 59 FROM m.people WHERE phone = 'Theirs'")
         .await;
-    assert!(slowest < Duration::from_secs(20), "{slowest:?}");
+    assert!(slowest < OTHERS_WAIT, "{slowest:?}");
     eventually("it is quarantined", async || {
         (!possession.quarantined().await.is_empty()).then_some(())
     })
@@ -146,7 +155,7 @@ async fn a_default_that_sleeps_costs_its_record_alone() {
     let slowest = possession
         .others_until("SELECT count(*) = 29 FROM m.people WHERE phone = 'New'")
         .await;
-    assert!(slowest < Duration::from_secs(20), "{slowest:?}");
+    assert!(slowest < OTHERS_WAIT, "{slowest:?}");
     eventually("it is quarantined", async || {
         (!possession.quarantined().await.is_empty()).then_some(())
     })
@@ -174,7 +183,7 @@ async fn a_delete_that_sleeps_leaves_its_row() {
     let slowest = possession
         .others_until("SELECT count(*) = 1 FROM m.people")
         .await;
-    assert!(slowest < Duration::from_secs(20), "{slowest:?}");
+    assert!(slowest < OTHERS_WAIT, "{slowest:?}");
     eventually("its status says why", async || {
         let sql = "SELECT last_error FROM crm.status WHERE map_id = 1 AND last_error LIKE '%took longer than%'";
         db.all::<String>(sql, &[]).await.pop()
@@ -200,7 +209,7 @@ async fn a_policy_that_sleeps_costs_its_record_alone() {
     let out =
         "SELECT count(*) = 19 FROM crm_stub.records r WHERE r.fields ->> 'last_name' = 'Mine'";
     let slowest = possession.others_until(out).await;
-    assert!(slowest < Duration::from_secs(20), "{slowest:?}");
+    assert!(slowest < OTHERS_WAIT, "{slowest:?}");
     for (_, id) in possession.ids().await {
         possession
             .crm
@@ -210,7 +219,7 @@ async fn a_policy_that_sleeps_costs_its_record_alone() {
     let slowest = possession
         .others_until("SELECT count(*) >= 19 FROM m.people WHERE phone = 'Theirs'")
         .await;
-    assert!(slowest < Duration::from_secs(20), "{slowest:?}");
+    assert!(slowest < OTHERS_WAIT, "{slowest:?}");
     eventually("it is quarantined", async || {
         (!possession.quarantined().await.is_empty()).then_some(())
     })
