@@ -37,6 +37,9 @@ build pg_test $(clusters): export PGRX_BUILD_FLAGS := --examples
 # The crates without PostgreSQL; the simulator is always built along with them, so that features resolve one way.
 plain := -p crm-domain -p crm-provider -p crm-sim
 
+# Scenarios wait more than they work: for a commit, a turn of the worker, a clock of theirs.
+threads := $(shell echo $$((2 * $$(nproc))))
+
 # What the scripts under tests/ and benches/ run on.
 build $(clusters): export PG_CONFIG := $(PRIVATE)/dev/lib/postgresql/15/bin/pg_config
 build $(clusters): export CRM_SIM := $(TARGET)/debug/crm-sim
@@ -91,7 +94,7 @@ regress: build ## SQL tests, output compared with tests/regress/expected (TEST=n
 	tests/regress/run $(TEST)
 
 suites: build ## suites against real clusters and the simulator (TEST=name for some of them)
-	cargo test -p crm-suites $(if $(TEST),-- $(TEST))
+	cargo test -p crm-suites --no-fail-fast -- --test-threads=$(threads) $(TEST)
 
 clients: build ## the vendors' own client libraries against the simulator
 	tests/clients/run
