@@ -8,13 +8,22 @@ use crate::oracle::{Edit, Side};
 use crate::plan::{Action, Base, COLUMNS, Direction, Pick, Word};
 use crate::walker::{CALLERS, Walk, nth, outcome};
 
+const TYPES: &str =
+    "id text, first_name text, last_name text, email text, phone text, title text, score numeric";
+
 impl Walk {
     pub(crate) async fn row(&self, pick: Pick) -> Option<String> {
         let keys: Vec<String> = self.db.all("SELECT id FROM people ORDER BY id", &[]).await;
         nth(&keys, pick).cloned()
     }
 
-    pub(crate) async fn update(&mut self, rows: usize, pick: Pick, cells: &[(usize, Word)]) {
+    pub(crate) async fn update(
+        &mut self,
+        rows: usize,
+        pick: Pick,
+        cells: &[(usize, Word)],
+        in_two_phases: bool,
+    ) {
         let cells = self.flowing(cells, &[Direction::Outbound, Direction::Bidirectional]);
         let keys: Vec<String> = self.db.all("SELECT id FROM people ORDER BY id", &[]).await;
         if cells.is_empty() || keys.is_empty() {
@@ -33,14 +42,14 @@ impl Walk {
             .map(|(c, _)| format!("{0} = r.{0}", COLUMNS[*c].0))
             .collect();
         let sql = format!(
-            "UPDATE people p SET {} FROM jsonb_populate_recordset(NULL::people, $1) r WHERE p.id = r.id RETURNING p.id",
+            "UPDATE people p SET {} FROM jsonb_to_recordset($1) AS r ({TYPES}) WHERE p.id = r.id RETURNING p.id",
             set.join(", ")
         );
-        let done = self
-            .db
-            .client()
-            .query(&sql, &[&Json::from(objects.clone())])
-            .await;
+        let values = Json::from(objects.clone());
+        let done = match in_two_phases {
+            true => self.in_two_phases(&sql, &values).await,
+            false => self.db.client().query(&sql, &[&values]).await,
+        };
         self.note(format!(
             "UPDATE {} : {}",
             Json::from(objects.clone()),
@@ -60,6 +69,68 @@ impl Walk {
             Err(error) if error.code() == Some(&SqlState::CHECK_VIOLATION) => {}
             Err(error) => panic!("{sql}: {error:?}"),
         }
+    }
+
+    async fn in_two_phases(
+        &self,
+        sql: &str,
+        values: &Json,
+    ) -> Result<Vec<tokio_postgres::Row>, tokio_postgres::Error> {
+        let client = self.db.client();
+        client.batch_execute("BEGIN").await?;
+        let done = client.query(sql, &[values]).await;
+        let end = match &done {
+            Ok(_) => "PREPARE TRANSACTION 'walk'; COMMIT PREPARED 'walk'",
+            Err(_) => "ROLLBACK",
+        };
+        for statement in end.split(';') {
+            client.batch_execute(statement).await?;
+        }
+        done
+    }
+
+    /// Where the map does not allow TRUNCATE, nothing happens.
+    pub(crate) async fn reload(&mut self) {
+        let client = self.db.client();
+        let sql = "BEGIN; CREATE TEMP TABLE kept ON COMMIT DROP AS TABLE people; TRUNCATE people";
+        let mut done = client.batch_execute(sql).await;
+        let mut rows = Vec::new();
+        if done.is_ok() {
+            rows = self
+                .db
+                .rows("SELECT id, to_jsonb(k) FROM kept k", &[])
+                .await;
+            let sql = "INSERT INTO people OVERRIDING SYSTEM VALUE SELECT * FROM kept; COMMIT";
+            done = client.batch_execute(sql).await;
+        }
+        if done.is_err() {
+            self.db.execute("ROLLBACK").await;
+        }
+        self.note(format!("TRUNCATE and the same rows again: {done:?}"));
+        if done.is_ok() {
+            for row in rows {
+                self.set_row(row.get(0), &row.get(1));
+            }
+        }
+    }
+
+    /// Settings of which what is captured must not depend.
+    pub(crate) async fn settings(&mut self, pick: Pick) {
+        const SETTINGS: [&str; 10] = [
+            "RESET ALL",
+            "SET standard_conforming_strings = off",
+            "SET DateStyle = 'SQL, DMY'",
+            "SET TimeZone = 'Asia/Kathmandu'",
+            "SET extra_float_digits = -15",
+            "SET bytea_output = 'escape'",
+            "SET IntervalStyle = 'sql_standard'",
+            "SET search_path = pg_catalog, public",
+            "SET array_nulls = off",
+            "SET quote_all_identifiers = on",
+        ];
+        let sql = nth(&SETTINGS, pick).expect("some");
+        self.db.execute(sql).await;
+        self.note((*sql).to_owned());
     }
 
     pub(crate) fn set_row(&mut self, key: &str, object: &Json) {
@@ -85,8 +156,8 @@ impl Walk {
         }
         let names = COLUMNS.map(|(column, _)| column).join(", ");
         let sql = format!(
-            "INSERT INTO people (id, {names}) SELECT id, {names} FROM jsonb_populate_recordset(NULL::people, $1)
-             ON CONFLICT DO NOTHING RETURNING id"
+            "INSERT INTO people (id, {names}) SELECT id, {names} FROM jsonb_to_recordset($1) AS r ({TYPES})
+             ON CONFLICT (id) DO NOTHING RETURNING id"
         );
         let hit: Vec<String> = self.db.all(&sql, &[&Json::from(objects.clone())]).await;
         self.note(format!(
@@ -193,7 +264,7 @@ impl Walk {
                         self.misled.insert((call.key.clone(), column));
                     }
                     let edit = Edit {
-                        value: crate::oracle::plain(value),
+                        value: crate::oracle::meaning(value),
                         began: call.began,
                         ended: self.at,
                         certain: stands && matches!(side, Side::Row(_)),

@@ -17,13 +17,15 @@ impl Walk {
         );
         let _ = writeln!(
             told,
-            "on_insert {}, on_delete {}, on_crm_insert {}, on_crm_delete {}, conflict_scope {}, skew {} s",
+            "on_insert {}, on_delete {}, on_crm_insert {}, on_crm_delete {}, conflict_scope {}, skew {} s, defers {}, swallows {}",
             plan.on_insert,
             plan.on_delete,
             plan.on_crm_insert,
             plan.on_crm_delete,
             plan.conflict_scope,
-            plan.skew_s
+            plan.skew_s,
+            plan.defers,
+            plan.swallows
         );
         for field in &plan.fields {
             let _ = writeln!(

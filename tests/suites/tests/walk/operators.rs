@@ -59,7 +59,7 @@ impl Walk {
             }
         }
         for (side, value) in values {
-            let (value, began, ended) = (crate::oracle::plain(&value), self.at, self.at);
+            let (value, began, ended) = (crate::oracle::meaning(&value), self.at, self.at);
             self.oracle.edit(
                 side,
                 column,

@@ -37,7 +37,7 @@ impl Oracle {
 
     /// An edit that was over as soon as it had begun.
     pub fn set(&mut self, side: Side, column: &'static str, value: &Json, at: usize) {
-        let value = plain(value);
+        let value = meaning(value);
         self.edit(
             side,
             column,
@@ -95,5 +95,22 @@ pub fn plain(value: &Json) -> String {
     match text.parse::<f64>() {
         Ok(number) if text.contains('.') && number.is_finite() => format!("{number}"),
         _ => text,
+    }
+}
+
+/// A value in one spelling for both sides and for all that CRMs make of one: white space around it, ends of lines, the case
+/// of addresses and decimals that a column has no room for aside.
+pub fn meaning(value: &Json) -> String {
+    let text = plain(value);
+    if let Ok(number) = text.parse::<f64>()
+        && text.contains('.')
+    {
+        return format!("{}", (number * 100.0).round() / 100.0);
+    }
+    let text = text.trim().replace("\r\n", "\n").replace('\r', "\n");
+    if text.contains('@') {
+        text.to_lowercase()
+    } else {
+        text
     }
 }

@@ -48,6 +48,10 @@ pub struct Plan {
     pub conflict_scope: &'static str,
     /// By how much the CRM's clock is off.
     pub skew_s: i64,
+    /// The table has constraints that are checked at commit, and a domain that must not be NULL.
+    pub defers: bool,
+    /// The table has a trigger that keeps some rows from being written, without a word.
+    pub swallows: bool,
     pub actions: Vec<Action>,
 }
 
@@ -62,6 +66,8 @@ pub enum Word {
     /// One that others set as well, on either side.
     Common,
     Empty,
+    /// One of its own in a form that is easily lost, altered or refused: the n-th of those there are, counted round.
+    Odd(Pick),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +92,15 @@ pub enum Action {
         rows: usize,
         pick: Pick,
         cells: Vec<(usize, Word)>,
+        /// By PREPARE TRANSACTION and COMMIT PREPARED.
+        in_two_phases: bool,
     },
+    /// The applications' session has other settings from now on.
+    Settings {
+        pick: Pick,
+    },
+    /// TRUNCATE, and the same rows again.
+    Reload,
     Insert {
         rows: usize,
         words: Vec<Word>,
@@ -202,6 +216,7 @@ impl Plan {
         );
         let conflict_scope = of(&["record", "fields"]);
         let skew_s = [0, -5 * 3600, 7 * 3600 + 13, 90][rng.usize(..4)];
+        let (defers, swallows) = (rng.bool(), rng.bool());
         let actions = (0..actions)
             .map(|_| Action::draw(&mut rng, vendor))
             .collect();
@@ -215,6 +230,8 @@ impl Plan {
             on_crm_delete,
             conflict_scope,
             skew_s,
+            defers,
+            swallows,
             actions,
         }
     }
@@ -233,6 +250,7 @@ impl Action {
                 },
                 pick,
                 cells: cells(rng),
+                in_two_phases: rng.u8(..20) == 0,
             },
             260..310 => Action::Insert {
                 rows: if rng.u8(..5) == 0 { rng.usize(2..6) } else { 1 },
@@ -295,6 +313,8 @@ impl Action {
             965..967 => Action::Ahead {
                 hours: rng.i64(1..30),
             },
+            967..973 => Action::Settings { pick },
+            973..975 => Action::Reload,
             _ => Action::Pass { ms: rng.u64(1..40) },
         }
     }
@@ -318,6 +338,7 @@ fn word(rng: &mut Rng, column: usize) -> Word {
         0 | 1 if COLUMNS[column].1 => Word::Empty,
         // Addresses are unique in some CRMs.
         2 if COLUMNS[column].0 != "email" => Word::Common,
+        3 => Word::Odd(rng.usize(..1 << 20)),
         _ => Word::Own,
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crm_suites::{Json, Vendor};
 
-use crate::oracle::{Side, plain};
+use crate::oracle::{Side, meaning, plain};
 use crate::plan::{Direction, Field};
 use crate::sides::Sides;
 use crate::walker::Walk;
@@ -143,8 +143,8 @@ impl Walk {
     ) -> Option<String> {
         let column = field.column;
         let (local, crm) = (
-            plain(&row[column]),
-            plain(&record[self.plan.vendor.field(column)]),
+            meaning(&row[column]),
+            meaning(&record[self.plan.vendor.field(column)]),
         );
         let open = sides
             .conflicts
@@ -235,7 +235,7 @@ impl Walk {
         let sql = "SELECT fields -> $3 -> 'new' FROM crm.audit_log
                    WHERE (record_key = $1 OR crm_id = $2) AND fields -> $3 ? 'new'";
         let told: Vec<Json> = self.db.all(sql, &[&key, &id, &name]).await;
-        let told: BTreeSet<String> = told.iter().map(plain).collect();
+        let told: BTreeSet<String> = told.iter().map(meaning).collect();
         if !own && !local.is_empty() && !told.contains(local) {
             return Some(format!(
                 "the audit does not say whence the row has '{local}'"
