@@ -21,7 +21,7 @@ impl Arrived {
         failure: Failure,
     ) -> Result<(), StoreError> {
         let by = incoming.by.as_deref();
-        put(client, map, key, &incoming.crm_id, by, &failure)?;
+        let is_news = put(client, map, key, &incoming.crm_id, by, &failure)?;
         self.unmappable += usize::from(failure.class == ErrorClass::Mapping);
         self.quarantined.get_or_insert_with(|| {
             format!(
@@ -29,8 +29,10 @@ impl Arrived {
                 incoming.crm_id, failure.message
             )
         });
-        self.notes
-            .push(Note::of_quarantine(key, &incoming.crm_id, by, failure));
+        if is_news {
+            self.notes
+                .push(Note::of_quarantine(key, &incoming.crm_id, by, failure));
+        }
         Ok(())
     }
 }
@@ -54,12 +56,16 @@ pub fn give_up(
 ) -> Result<(), StoreError> {
     let known = identity::linked(client, map, &[&record.crm_id])?;
     let key = known.get(&0).map(|known| &known.key);
-    put(client, map, key, &record.crm_id, None, failure)?;
+    let is_news = put(client, map, key, &record.crm_id, None, failure)?;
     state::reread(client, map.id, &[record])?;
+    if !is_news {
+        return Ok(());
+    }
     let note = Note::of_quarantine(key, &record.crm_id, None, failure.clone());
     write_audit(client, connection, map, &[note])
 }
 
+/// Whether that is news: pages overlap, so a record comes more than once without anybody having touched it.
 fn put(
     client: &mut SpiClient,
     map: &Map,
@@ -67,15 +73,18 @@ fn put(
     crm_id: &str,
     by: Option<&str>,
     failure: &Failure,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     dead::tell_the_first(client, map, failure.class, &failure.code)?;
-    client.update(
+    let put = client.update(
         Kept(
             "INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, path, crm_id, operation, error_class, vendor_code, error, attempts, actor)
              VALUES ($1, $2, $3, 'ingest', $4, 'ingest', $5, $6, $7, 1, $8)
              ON CONFLICT (shard_key, map_id, record_key, path) DO UPDATE
              SET crm_id = excluded.crm_id, error_class = excluded.error_class, vendor_code = excluded.vendor_code, error = excluded.error,
-                 attempts = d.attempts + 1, died_at = now(), actor = excluded.actor",
+                 attempts = d.attempts + 1, died_at = now(), actor = excluded.actor
+             WHERE (d.crm_id, d.error_class, d.vendor_code, d.error)
+                   IS DISTINCT FROM (excluded.crm_id, excluded.error_class, excluded.vendor_code, excluded.error)
+             RETURNING 1",
         ),
         None,
         &[
@@ -89,7 +98,7 @@ fn put(
             by.into(),
         ],
     )?;
-    Ok(())
+    Ok(!put.is_empty())
 }
 
 /// Records that came in well after all are in quarantine no longer.

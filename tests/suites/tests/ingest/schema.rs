@@ -69,6 +69,11 @@ async fn a_value_that_cannot_be_read_keeps_nobody_from_coming_in(vendor: Vendor)
     let dead = "SELECT record_key || ' ' || error_class || ' ' || error FROM crm.dead_letters";
     let dead = live.db.text(dead).await;
     assert!(dead.starts_with("p1 mapping "), "{dead}");
+    // Pages overlap: it comes again, and is told once.
+    live.ingest().await;
+    live.ingest().await;
+    let told = "SELECT count(*) FROM crm.audit_log WHERE path = 'ingest' AND result = 'dead'";
+    assert_eq!(live.db.one::<i64>(told, &[]).await, 1);
     // Mended in the CRM, it comes in and leaves the quarantine.
     live.edit_in_crm("p1", json!({"title": "13"})).await;
     live.ingest().await;

@@ -98,8 +98,8 @@ pub fn plain(value: &Json) -> String {
     }
 }
 
-/// A value in one spelling for both sides and for all that CRMs make of one: white space around it, ends of lines, the case
-/// of addresses and decimals that a column has no room for aside.
+/// A value in one spelling for both sides and for all that CRMs make of one: white space around it, ends of lines, NUL, the
+/// case of addresses and decimals that a column has no room for aside.
 pub fn meaning(value: &Json) -> String {
     let text = plain(value);
     if let Ok(number) = text.parse::<f64>()
@@ -107,7 +107,8 @@ pub fn meaning(value: &Json) -> String {
     {
         return format!("{}", (number * 100.0).round() / 100.0);
     }
-    let text = text.trim().replace("\r\n", "\n").replace('\r', "\n");
+    let text = text.replace('\0', "").replace("\r\n", "\n");
+    let text = text.trim().replace('\r', "\n");
     if text.contains('@') {
         text.to_lowercase()
     } else {
