@@ -706,16 +706,16 @@ COMMENT ON FUNCTION crm.bind_map(int) IS 'binds a map to its table''s columns; r
 CREATE FUNCTION crm.bind_restored() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 DECLARE
-    id int;
+    m crm.object_map;
 BEGIN
-    FOREACH id IN ARRAY ARRAY(
-        SELECT m.map_id FROM crm.object_map m
-        WHERE NOT EXISTS (SELECT FROM crm.map_state s WHERE s.map_id = m.map_id)
-          -- Its keys come last in a restore.
-          AND crm.is_key(m.relation, m.key_column, m.shard_column))
+    -- Looked for with every DDL of everybody, so nothing else is asked of all the maps.
+    FOREACH m IN ARRAY ARRAY(
+        SELECT o FROM crm.object_map o WHERE NOT EXISTS (SELECT FROM crm.map_state s WHERE s.map_id = o.map_id))
     LOOP
+        -- Its keys come last in a restore.
+        CONTINUE WHEN NOT crm.is_key(m.relation, m.key_column, m.shard_column);
         BEGIN
-            PERFORM crm.bind_map(id);
+            PERFORM crm.bind_map(m.map_id);
         EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
             NULL; -- somebody else is at it
         END;

@@ -263,9 +263,10 @@ pub fn maps_of(
 ) -> Result<Vec<Arc<Map>>, StoreError> {
     // After a restore the catalog's numbers are new: bind what is not bound yet.
     let unbound = client.select(
-        Kept("SELECT m.map_id FROM crm.object_map m
-              WHERE NOT EXISTS (SELECT FROM crm.map_state s WHERE s.map_id = m.map_id)
-                AND (crm.is_key(m.relation, m.key_column, m.shard_column) OR NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = m.relation))"),
+        // OFFSET 0: is_key() is asked of those alone.
+        Kept("SELECT m.map_id
+              FROM (SELECT m.* FROM crm.object_map m WHERE NOT EXISTS (SELECT FROM crm.map_state s WHERE s.map_id = m.map_id) OFFSET 0) m
+              WHERE crm.is_key(m.relation, m.key_column, m.shard_column) OR NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = m.relation)"),
         None,
         &[],
     )?;
