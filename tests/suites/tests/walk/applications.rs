@@ -128,6 +128,75 @@ impl Walk {
         }
     }
 
+    /// Rows that come back in the transaction that takes them out are new ones to everybody.
+    pub(crate) async fn reload(&mut self) {
+        // Where records follow, rows are not taken out without a word of each.
+        let empty = match self.plan.on_delete {
+            "ignore" => "TRUNCATE people",
+            _ => "DELETE FROM people",
+        };
+        let sql = format!(
+            "BEGIN; CREATE TEMP TABLE kept ON COMMIT DROP AS SELECT * FROM people; {empty};
+             INSERT INTO people SELECT * FROM kept; COMMIT"
+        );
+        self.db.execute(&sql).await;
+        let sql = "SELECT pg_catalog.to_jsonb(p) FROM people p";
+        let rows: Vec<Json> = self.db.all(sql, &[]).await;
+        self.note(format!("{empty} and INSERT of {} rows", rows.len()));
+        for row in rows {
+            let key = row["id"].as_str().expect("a key");
+            self.inserted.insert(key.to_owned(), self.at);
+            self.reborn.insert(key.to_owned());
+            self.set_row(key, &row);
+        }
+    }
+
+    /// Others wait for the row, or pass it by, until it is known what becomes of the transaction.
+    pub(crate) async fn prepare(
+        &mut self,
+        pick: Pick,
+        cells: &[(usize, Word)],
+        commit: bool,
+        ms: u64,
+    ) {
+        let cells = self.flowing(cells, &[Direction::Outbound, Direction::Bidirectional]);
+        let Some(key) = self.row(pick).await.filter(|_| !cells.is_empty()) else {
+            return;
+        };
+        let object = Json::from(self.values('a', &cells, &key));
+        let set: Vec<String> = cells
+            .iter()
+            .map(|(c, _)| format!("{0} = r.{0}", COLUMNS[*c].0))
+            .collect();
+        let sql = format!(
+            "UPDATE people p SET {} FROM jsonb_populate_record(NULL::people, $1) r WHERE p.id = $2",
+            set.join(", ")
+        );
+        self.db.execute("BEGIN").await;
+        let done = self.db.client().execute(&sql, &[&object, &key]).await;
+        let is_done = match &done {
+            Ok(rows) => *rows == 1,
+            // A field that may not change any more.
+            Err(error) if error.code() == Some(&SqlState::CHECK_VIOLATION) => false,
+            Err(error) => panic!("{sql}: {error:?}"),
+        };
+        if !is_done {
+            self.db.execute("ROLLBACK").await;
+            return;
+        }
+        let name = format!("walk{}", self.at);
+        self.db
+            .execute(&format!("PREPARE TRANSACTION '{name}'"))
+            .await;
+        tokio::time::sleep(std::time::Duration::from_millis(ms)).await;
+        let end = if commit { "COMMIT" } else { "ROLLBACK" };
+        self.db.execute(&format!("{end} PREPARED '{name}'")).await;
+        self.note(format!("{end} PREPARED of {key}: {object}"));
+        if commit {
+            self.set_row(&key, &object);
+        }
+    }
+
     pub(crate) async fn write(&mut self, action: &Action) {
         let Action::Write {
             pick,
@@ -193,7 +262,7 @@ impl Walk {
                         self.misled.insert((call.key.clone(), column));
                     }
                     let edit = Edit {
-                        value: crate::oracle::plain(value),
+                        value: crate::forms::plain(value),
                         began: call.began,
                         ended: self.at,
                         certain: stands && matches!(side, Side::Row(_)),

@@ -126,7 +126,7 @@ async fn attempt(session: &Session, call: &Call) -> Result<Ended, tokio_postgres
         Base::Row => {
             let rows = client
                 .query(
-                    "SELECT to_jsonb(p) FROM people p WHERE id = $1",
+                    "SELECT pg_catalog.to_jsonb(p) FROM people p WHERE id = $1",
                     &[&call.key],
                 )
                 .await?;

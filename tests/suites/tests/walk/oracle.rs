@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crm_suites::Json;
 
+use crate::forms::plain;
+
 /// One side of a record.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
@@ -82,18 +84,5 @@ impl Oracle {
         self.edits
             .get(&(side.clone(), column))
             .is_some_and(|edits| edits.iter().any(|e| e.value == value))
-    }
-}
-
-/// A value in one spelling for both sides: nothing, null and empty are one, and so are 7, 7.0 and "7.00".
-pub fn plain(value: &Json) -> String {
-    let text = match value {
-        Json::Null => return String::new(),
-        Json::String(text) => text.clone(),
-        other => other.to_string(),
-    };
-    match text.parse::<f64>() {
-        Ok(number) if text.contains('.') && number.is_finite() => format!("{number}"),
-        _ => text,
     }
 }
