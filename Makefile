@@ -27,7 +27,7 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 export USER ?= $(shell id -un)
 
 parts := lint unit fuzz pg_test regress suites clients
-clusters := regress suites clients demo soak
+clusters := regress suites clients demo soak requests
 
 # pgrx is compiled once for the tests and the library alike: with the same rustflags (build.rs says more), and with the
 # features that dev-dependencies ask for (--examples brings them in; there are no examples).
@@ -98,6 +98,9 @@ suites: build ## suites against real clusters and the simulator (TEST=name for s
 
 clients: build ## the vendors' own client libraries against the simulator
 	tests/clients/run
+
+requests: build ## how many requests a thousand records take of each CRM, as docs/providers.md has them
+	tests/bin/requests
 
 bench: setup ## measure, in ratios; not part of test
 	tests/bin/private-postgres $(PRIVATE)/release

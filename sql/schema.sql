@@ -446,6 +446,7 @@ CREATE INDEX reread_due ON crm.reread (map_id, due_at);
 COMMENT ON TABLE crm.reread IS
     'CRM records to be read by themselves: a webhook spoke of them, they came in while something of ours was on its way to them, or the CRM does not tell whether they are gone';
 COMMENT ON COLUMN crm.reread.revision IS 'another each time somebody asks for the record, so that a request during a read is seen';
+COMMENT ON COLUMN crm.reread.due_at IS 'infinity: only if the pass through all records that is on does not show it';
 COMMENT ON COLUMN crm.reread.merged_into IS 'the record that took this one in, should it turn out to be gone';
 
 CREATE TABLE crm.written_over (

@@ -51,7 +51,7 @@ CROSS JOIN LATERAL (
          + (SELECT count(*) FROM crm.pending_write p JOIN crm.object_map m USING (map_id)
             WHERE m.connection_id = t.connection_id AND p.state = 'queued')
          + (SELECT count(*) FROM crm.reread r JOIN crm.object_map m USING (map_id)
-            WHERE m.connection_id = t.connection_id) AS waiting) w;
+            WHERE m.connection_id = t.connection_id AND r.due_at < 'infinity') AS waiting) w;
 COMMENT ON VIEW crm.rate_budget IS
     'the request budgets of each connection: what the CRM told last (day, window), what a broker on the way told (broker) and what the admin allows (rate_limit, daily_limit)';
 COMMENT ON COLUMN crm.rate_budget."limit" IS 'requests; NULL: the CRM does not tell';

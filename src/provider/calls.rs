@@ -273,7 +273,8 @@ impl<C: Call> Operation<Vec<Outcome>> for Calls<C> {
 }
 
 /// Whether sending several records at once still pays, though such requests were refused.
-struct Halving {
+#[derive(Debug)]
+pub struct Halving {
     /// Refused requests that may be spent in vain, beyond one for each record that was settled.
     in_vain: usize,
     spent: usize,
@@ -281,7 +282,7 @@ struct Halving {
 }
 
 impl Halving {
-    fn new(records: usize) -> Halving {
+    pub fn new(records: usize) -> Halving {
         Halving {
             in_vain: records.div_ceil(10),
             spent: 0,
@@ -289,16 +290,18 @@ impl Halving {
         }
     }
 
-    fn spend(&mut self) {
+    /// A request goes out.
+    pub fn spend(&mut self) {
         self.spent += 1;
     }
 
-    fn settle(&mut self, records: usize) {
+    /// So many records have their outcome.
+    pub fn settle(&mut self, records: usize) {
         self.settled += records;
     }
 
     /// Whether there is room for one more request that settles nothing.
-    fn pays(&self) -> bool {
+    pub fn pays(&self) -> bool {
         self.spent < self.settled + self.in_vain
     }
 }

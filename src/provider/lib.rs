@@ -38,6 +38,7 @@ pub mod webhook;
 mod wire;
 pub mod zoho;
 
+pub use calls::Halving;
 pub use changes::{Change, ChangesPage, ChangesQuery};
 pub use json::is_in_proportion;
 pub use operation::{Operation, Step};

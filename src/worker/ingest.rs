@@ -296,11 +296,12 @@ impl Worker {
         link: &SharedLink,
     ) -> Result<bool, StoreError> {
         let limit = link.provider.read_size(&map.crm_object).clamp(1, PAGE);
+        let busy = self.busy_records(map.id);
         let asked = transaction(|client| {
             if !claims::may_send(client, connection.id)? {
                 return Ok(None);
             }
-            let due = state::due(client, map.id, limit)?;
+            let due = state::due(client, map.id, limit, &busy)?;
             Ok(Some((due, state::moment(client)?)))
         })?;
         let Some((due, asked)) = asked.filter(|(due, _)| !due.is_empty()) else {

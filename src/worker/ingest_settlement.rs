@@ -212,6 +212,17 @@ impl Worker {
         })
     }
 
+    /// CRM records of a map to which something of ours is on its way: read now, they could not be compared.
+    pub(super) fn busy_records(&self, map_id: i32) -> HashSet<&str> {
+        let flights = self.flights.values().filter(|f| f.map.id == map_id);
+        let written = flights.flat_map(|f| &f.records);
+        let written = written.filter_map(|r| r.claimed().crm_id.as_deref());
+        let reconciling = self.reconciling.values().filter(|r| r.map.id == map_id);
+        let edited = reconciling.flat_map(|r| &r.waiting);
+        let edited = edited.map(|w| w.pending.crm_id.as_str());
+        written.chain(edited).collect()
+    }
+
     /// Records of a map to which something of ours is on its way.
     fn busy(&self, map_id: i32) -> HashSet<(String, String)> {
         let mut busy = HashSet::new();
@@ -269,7 +280,7 @@ fn settle_part(
                 return Ok(false);
             }
             if came.blind {
-                state::ask_linked(client, map.id)?;
+                state::look_out_for_linked(client, map.id)?;
             }
             if let Some(total) = came.total {
                 state::note_total(client, map.id, total)?;
@@ -286,6 +297,22 @@ fn settle_part(
                     came.strays
                 );
                 rounds::did(client, map.id, 0, false, Some(&reason))?;
+            }
+        }
+        if matches!(what, What::Page { .. }) {
+            let shown = records.iter().map(|r| r.crm_id.as_str());
+            state::seen(client, map.id, shown.collect())?;
+            if matches!(
+                last,
+                Some((
+                    Came {
+                        next: Some((_, false)),
+                        ..
+                    },
+                    _
+                ))
+            ) {
+                state::ask_unseen(client, map.id)?;
             }
         }
         failpoint::reach_with("ingest::store", records.iter().map(|r| r.crm_id.as_str()));

@@ -1,12 +1,11 @@
 //! A slice on its way: grouped by kind, cut to the CRM's sizes, sent, split where a whole batch was refused, and each
 //! record's result brought back to that record.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicIsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use crm_domain::failure::Scope;
 use crm_domain::{ErrorClass, Failure};
-use crm_provider::{WriteBatch, WriteKind, WriteRecord, Written};
+use crm_provider::{Halving, WriteBatch, WriteKind, WriteRecord, Written};
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 
 use super::failpoint;
@@ -80,13 +79,13 @@ pub async fn send(link: &Link, destination: &Destination, records: Vec<Outgoing>
             let request_id = format!("{}.{batch_no}", destination.request_id);
             batches.push((batch, request_id));
         }
-        let refusals: Vec<AtomicIsize> = batches
+        let halving: Vec<Mutex<Halving>> = batches
             .iter()
-            .map(|(batch, _)| AtomicIsize::new(batch.len().div_ceil(10) as isize))
+            .map(|(batch, _)| Mutex::new(Halving::new(batch.len())))
             .collect();
-        let batches = batches.into_iter().zip(&refusals);
-        let batches = batches.map(|((batch, request_id), refusals)| {
-            send_batch(link, destination, kind, batch, request_id, refusals)
+        let batches = batches.into_iter().zip(&halving);
+        let batches = batches.map(|((batch, request_id), halving)| {
+            send_batch(link, destination, kind, batch, request_id, halving)
         });
         for outcome in join_all(batches).await {
             sent.extend(outcome);
@@ -101,9 +100,11 @@ fn send_batch<'a>(
     kind: WriteKind,
     records: Vec<Outgoing>,
     request_id: String,
-    refusals: &'a AtomicIsize,
+    halving: &'a Mutex<Halving>,
 ) -> BoxFuture<'a, Vec<Sent>> {
     async move {
+        let counts = || halving.lock().expect("no panic under this lock");
+        counts().spend();
         let poison = records.iter().any(|r| r.attempts >= ALONE_AFTER);
         let (places, records): (Vec<(usize, u32)>, Vec<WriteRecord>) = records
             .into_iter()
@@ -126,6 +127,11 @@ fn send_batch<'a>(
             link.run(&destination.errand, operation).await
         });
         let result = written.await.and_then(|result| result);
+        let is_split =
+            matches!(&result, Err(failure) if places.len() > 1 && splits(failure, poison));
+        if !is_split {
+            counts().settle(places.len());
+        }
         match result {
             Ok(results) => {
                 let mut results = results.into_iter();
@@ -144,7 +150,7 @@ fn send_batch<'a>(
                     })
                     .collect()
             }
-            Err(failure) if places.len() > 1 && splits(&failure, poison) => {
+            Err(_) if is_split => {
                 // The operation is over, so that the values are ours again.
                 let records = Arc::unwrap_or_clone(batch).records;
                 let mut left: Vec<Outgoing> = places
@@ -157,17 +163,23 @@ fn send_batch<'a>(
                         record,
                     })
                     .collect();
-                // Halves as long as few were refused, so that no batch costs much more than its records would one by one.
-                let pays = refusals.fetch_sub(1, Ordering::Relaxed) > 0;
-                let size = if pays { left.len().div_ceil(2) } else { 1 };
-                let mut parts = Vec::new();
-                while !left.is_empty() {
-                    let rest = left.split_off(size.min(left.len()));
-                    let id = format!("{request_id}{}", part_name(parts.len(), pays));
-                    let part = std::mem::replace(&mut left, rest);
-                    parts.push(send_batch(link, destination, kind, part, id, refusals));
+                let others = left.split_off(left.len().div_ceil(2));
+                let mut sent = Vec::with_capacity(left.len() + others.len());
+                // One after the other: what came of the first says whether another request for several pays.
+                for (half, name) in [(left, 'a'), (others, 'b')] {
+                    let id = format!("{request_id}{name}");
+                    if counts().pays() {
+                        sent.extend(send_batch(link, destination, kind, half, id, halving).await);
+                        continue;
+                    }
+                    let one = |(n, record)| {
+                        let id = format!("{id}-{}", n + 1);
+                        send_batch(link, destination, kind, vec![record], id, halving)
+                    };
+                    let alone = join_all(half.into_iter().enumerate().map(one)).await;
+                    sent.extend(alone.into_iter().flatten());
                 }
-                join_all(parts).await.into_iter().flatten().collect()
+                sent
             }
             Err(failure) => places
                 .iter()
@@ -180,15 +192,6 @@ fn send_batch<'a>(
         }
     }
     .boxed()
-}
-
-/// What a part of a batch is called after it: `a` and `b` its halves, or its number.
-fn part_name(part: usize, is_half: bool) -> String {
-    match (is_half, part) {
-        (true, 0) => "a".to_owned(),
-        (true, _) => "b".to_owned(),
-        (false, part) => format!("-{}", part + 1),
-    }
 }
 
 /// Whether a refused batch is worth sending in halves: when one record may be at fault for all.

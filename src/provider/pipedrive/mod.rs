@@ -70,12 +70,15 @@ impl Provider for Pipedrive {
         ]
     }
 
-    /// What is written one by one is sent in parallel when it is written apart; upserts share a look, in
-    /// as many parts as requests may be on their way.
+    /// What is written one by one is sent in parallel when it is written apart; upserts share a look at
+    /// what was created, and updates one at what their records hold, in as many parts as requests may be
+    /// on their way.
     fn write_size(&self, settings: &Settings, kind: WriteKind, count: usize) -> usize {
+        let part = count.div_ceil(settings.in_flight());
         match kind {
-            WriteKind::Update | WriteKind::Delete => 1,
-            WriteKind::Upsert => count.div_ceil(settings.in_flight()).clamp(1, UPSERTS),
+            WriteKind::Delete => 1,
+            WriteKind::Update => part.clamp(1, writes::UPDATES),
+            WriteKind::Upsert => part.clamp(1, UPSERTS),
         }
     }
 
@@ -105,6 +108,7 @@ impl Provider for Pipedrive {
         let write = Write {
             object,
             newest: Newest::new(overlap(settings, changes::OVERLAP_SECONDS)),
+            held: None,
             stage: Stage::default(),
             batch,
         };

@@ -1,16 +1,18 @@
 //! Writing records one by one, since Pipedrive takes no more at once.
 //!
-//! An update of a part of a field reads the record before, an upsert looks for it ([`super::seek`]). A
-//! record that is not found is looked for in a list, which tells one that is gone from a path that is.
+//! An update of a part of a field reads the record before, together with others of its batch; an upsert
+//! looks for it ([`super::seek`]). A record that is not found is looked for in a list, which tells one
+//! that is gone from a path that is.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use crm_domain::failure::Scope;
 use crm_domain::{ErrorClass, Failure};
 use serde_json::Value as Json;
 
 use super::answers::{item, page, record};
-use super::objects::Object;
+use super::objects::{Object, Version};
 use super::seek::Newest;
 use super::{seek, values};
 use crate::calls::{Call, Next, Slots};
@@ -23,8 +25,14 @@ pub(super) struct Write {
     pub batch: Arc<WriteBatch>,
     /// Of an upsert: what was created lately.
     pub newest: Newest,
+    /// What records hold of which a part is to be kept, once they were asked for together.
+    pub held: Option<HashMap<String, Json>>,
     pub stage: Stage,
 }
+
+/// Updates that share the look at what their records hold: it is not to be older than it takes to write so
+/// many one after the other.
+pub(super) const UPDATES: usize = 25;
 
 /// What has been asked about the record that is being written.
 #[derive(Default)]
@@ -40,7 +48,9 @@ pub(super) enum Stage {
         left: VecDeque<String>,
         matching: Vec<Json>,
     },
-    /// What the record holds, because a part of it is to be kept.
+    /// What this record and others of the batch hold, because parts of them are to be kept.
+    AllHeld(String),
+    /// What the record holds, of which that list says nothing.
     Held(String),
     /// To be written: this record, or a new one.
     Save(Option<String>),
@@ -73,12 +83,59 @@ impl Write {
     }
 
     fn update_or_read(&mut self, index: usize, id: String) -> Request {
-        if values::needs_held(self.object, self.record(index)) {
-            let request = self.object.one(Method::Get, &id);
-            self.stage = Stage::Held(id);
-            return request;
+        if !values::needs_held(self.object, self.record(index)) {
+            return self.update(index, id, &Json::Null);
         }
-        self.update(index, id, &Json::Null)
+        let ids = self.ids_to_read();
+        match &mut self.held {
+            Some(held) => match held.remove(&id) {
+                Some(held) => self.update(index, id, &held),
+                None => self.read(id),
+            },
+            None if ids.len() > 1 => {
+                let request = self.object.by_ids(ids.iter().map(String::as_str), "");
+                // Asked for once, whatever comes of it.
+                self.held = Some(HashMap::new());
+                self.stage = Stage::AllHeld(id);
+                request
+            }
+            None => self.read(id),
+        }
+    }
+
+    fn read(&mut self, id: String) -> Request {
+        let request = self.object.one(Method::Get, &id);
+        self.stage = Stage::Held(id);
+        request
+    }
+
+    /// The records of the batch of which something is to be kept, if a list shows them. What is no number
+    /// can be no id, and would have the whole list refused.
+    fn ids_to_read(&self) -> Vec<String> {
+        if self.held.is_some()
+            || self.batch.kind != WriteKind::Update
+            || self.object.version == Version::V1
+        {
+            return Vec::new();
+        }
+        let records = self.batch.records.iter();
+        let partial = records.filter(|record| values::needs_held(self.object, record));
+        let ids = partial.filter_map(|record| record.crm_id.clone());
+        ids.filter(|id| id.bytes().all(|b| b.is_ascii_digit()))
+            .collect()
+    }
+
+    fn take_held(&mut self, response: &Response) -> Result<(), Failure> {
+        let items = match page(response) {
+            Ok(page) => page.records,
+            // It may be one of the others that is to blame: each is read by itself.
+            Err(failure) if failure.scope == Scope::Records => Vec::new(),
+            Err(failure) => return Err(failure),
+        };
+        let readable = items.into_iter().filter(|item| item.trouble.is_none());
+        let held = readable.filter_map(|item| Some((values::id(&item.json)?, item.json)));
+        self.held = Some(held.collect());
+        Ok(())
     }
 
     fn create(&mut self, index: usize) -> Request {
@@ -254,6 +311,10 @@ impl Call for Write {
                     Err(failure) => return Err(failure),
                 }
                 self.next_candidate(index, left, matching)
+            }
+            Stage::AllHeld(id) => {
+                self.take_held(response)?;
+                Ok(Next::Send(self.update_or_read(index, id)))
             }
             Stage::Held(id) => match whole(response) {
                 Ok(held) => Ok(Next::Send(self.update(index, id, &held))),

@@ -1,5 +1,7 @@
 //! How far each map has read its CRM's changes, and which records are to be read by themselves.
 
+use std::collections::HashSet;
+
 use pgrx::spi::SpiClient;
 use serde_json::Value as Json;
 
@@ -28,7 +30,7 @@ pub fn all(client: &mut SpiClient) -> Result<Vec<State>, StoreError> {
                     (extract(epoch FROM least(greatest(s.next_at, now() - interval '1 day'), now() + interval '1 day') - now()) * 1000)::bigint,
                     s.backfill IS NOT NULL,
                     (SELECT (extract(epoch FROM greatest(r.due_at, now() - interval '1 day') - now()) * 1000)::bigint FROM crm.reread r
-                     WHERE r.map_id = m.map_id ORDER BY r.due_at LIMIT 1),
+                     WHERE r.map_id = m.map_id AND r.due_at < 'infinity' ORDER BY r.due_at LIMIT 1),
                     EXISTS (SELECT FROM crm.webhook_inbox i WHERE i.connection_id = m.connection_id AND i.done_at IS NULL)
              FROM crm.object_map m JOIN crm.connection c USING (connection_id) LEFT JOIN crm.ingest_state s USING (map_id)
              WHERE c.home = crm.home()",
@@ -208,20 +210,29 @@ pub struct Reread {
     pub merged_into: Option<String>,
 }
 
-/// Records that are due, the first ones first. One that keeps failing comes alone.
-pub fn due(client: &SpiClient, map_id: i32, limit: usize) -> Result<Vec<Reread>, StoreError> {
+/// Records that are due, the first ones first, and to which nothing of ours is on its way. One that keeps failing comes alone.
+pub fn due(
+    client: &SpiClient,
+    map_id: i32,
+    limit: usize,
+    busy: &HashSet<&str>,
+) -> Result<Vec<Reread>, StoreError> {
     let rows = client.select(
         Kept(
             "SELECT crm_id, revision, attempts, merged_into FROM crm.reread WHERE map_id = $1 AND due_at <= now()
              ORDER BY due_at, crm_id LIMIT $2",
         ),
         None,
-        &[map_id.into(), (limit as i64).into()],
+        &[map_id.into(), ((limit + busy.len()) as i64).into()],
     )?;
     let mut due = Vec::new();
     for row in rows {
+        let crm_id: String = row.get(1)?.unwrap_or_default();
+        if due.len() == limit || busy.contains(crm_id.as_str()) {
+            continue;
+        }
         due.push(Reread {
-            crm_id: row.get(1)?.unwrap_or_default(),
+            crm_id,
             revision: row.get(2)?.unwrap_or_default(),
             attempts: row.get::<i16>(3)?.unwrap_or_default() as u32,
             merged_into: row.get(4)?,
@@ -265,13 +276,41 @@ pub fn ask(
     Ok(())
 }
 
-/// Asks for every linked record to be read, because the CRM does not tell which of them are gone.
-pub fn ask_linked(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
+/// Has every linked record read that the pass through all records that begins now does not show, because the CRM does not tell
+/// which of them are gone. They wait for [`ask_unseen`].
+pub fn look_out_for_linked(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
     client.update(
         Kept(
-            "INSERT INTO crm.reread (map_id, crm_id)
-             SELECT DISTINCT l.map_id, l.crm_id FROM crm.ledger l WHERE l.map_id = $1 AND l.crm_id IS NOT NULL AND NOT l.detached
+            "INSERT INTO crm.reread (map_id, crm_id, due_at)
+             SELECT DISTINCT l.map_id, l.crm_id, timestamptz 'infinity' FROM crm.ledger l
+             WHERE l.map_id = $1 AND l.crm_id IS NOT NULL AND NOT l.detached
              ON CONFLICT (map_id, crm_id) DO NOTHING",
+        ),
+        None,
+        &[map_id.into()],
+    )?;
+    Ok(())
+}
+
+/// These records were shown, and so are there.
+pub fn seen(client: &mut SpiClient, map_id: i32, crm_ids: Vec<&str>) -> Result<(), StoreError> {
+    client.update(
+        Kept(
+            "DELETE FROM crm.reread r USING unnest($2::text[]) AS k (crm_id)
+             WHERE r.map_id = $1 AND r.crm_id = k.crm_id AND r.due_at = 'infinity'
+               AND EXISTS (SELECT FROM crm.reread x WHERE x.map_id = $1 AND x.due_at = 'infinity')",
+        ),
+        None,
+        &[map_id.into(), crm_ids.into()],
+    )?;
+    Ok(())
+}
+
+/// The pass has ended: what it did not show is to be read now.
+pub fn ask_unseen(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
+    client.update(
+        Kept(
+            "UPDATE crm.reread SET due_at = now(), since = now() WHERE map_id = $1 AND due_at = 'infinity'",
         ),
         None,
         &[map_id.into()],

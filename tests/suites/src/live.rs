@@ -114,9 +114,15 @@ impl Live {
 
     /// Maps one more column, of which the CRM is the source of truth.
     pub async fn map_inbound(&self, column: &str) {
+        self.map_as(column, "inbound").await;
+    }
+
+    /// Maps one more column in a direction of its own.
+    pub async fn map_as(&self, column: &str, direction: &str) {
         let (map, field) = (self.map, self.crm.vendor.field(column));
-        let sql =
-            format!("SELECT crm.map_field({map}, '{column}', '{field}', direction => 'inbound')");
+        let sql = format!(
+            "SELECT crm.map_field({map}, '{column}', '{field}', direction => '{direction}')"
+        );
         self.db.execute(&sql).await;
     }
 

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use crm_domain::{DataType, ErrorClass, Failure, Value};
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use super::super::Pipedrive;
 use super::{KEY, data, list, not_found};
 use crate::calls::Outcome;
-use crate::script::{Log, answer, batch, body, drive, field, page, settings, told};
-use crate::{Provider, Request, Response, WriteBatch, WriteKind};
+use crate::script::{Log, answer, batch, body, drive, field, line, page, settings, told};
+use crate::{Method, Provider, Request, Response, WriteBatch, WriteKind};
 
 fn write(
     batch: WriteBatch,
@@ -110,6 +110,72 @@ fn parts_of_a_field_are_written_onto_what_it_holds() {
     assert_eq!(log.requests.len(), 2);
 }
 
+/// Records with an address that is the first of a list.
+fn addresses(ids: &[&str]) -> WriteBatch {
+    let records: Vec<(&str, Value)> = ids.iter().map(|id| (*id, Value::text("new@x"))).collect();
+    batch("persons", WriteKind::Update, "emails", &records)
+}
+
+fn holding(id: u32) -> Json {
+    let first = json!({ "value": format!("old{id}@x"), "primary": true });
+    let second = json!({ "value": format!("other{id}@x"), "primary": false });
+    json!({ "id": id, "emails": [first, second] })
+}
+
+#[test]
+fn what_records_hold_is_read_once_for_all_of_a_batch() {
+    // 43 is not in the list, 44 cannot be read there, and no list is asked for what is no number.
+    let (result, log) = write(
+        addresses(&["42", "43", "44", "x"]),
+        |_, request| match line(request).split_once(' ').unwrap() {
+            ("GET", list_of) if list_of.contains("ids=") => {
+                let damaged = r#"{"id": 44, "emails": "\ud83d"}"#;
+                let mut answer = list(json!([holding(42), 44]), None);
+                let text = String::from_utf8(answer.body).unwrap();
+                answer.body = text.replace(",44]", &format!(",{damaged}]")).into_bytes();
+                answer
+            }
+            ("GET", "/api/v2/persons/x") => not_found(),
+            ("GET", one) => data(holding(one[one.len() - 2..].parse().unwrap())),
+            (_, one) => data(json!({ "id": &one[one.len() - 2..] })),
+        },
+    );
+    let told = told(&result.unwrap());
+    assert_eq!(told[..3], ["updated 42", "updated 43", "updated 44"]);
+    assert_eq!(
+        log.lines()[..6],
+        [
+            "GET /api/v2/persons?ids=42,43,44&limit=100",
+            "PATCH /api/v2/persons/42",
+            "GET /api/v2/persons/43",
+            "PATCH /api/v2/persons/43",
+            "GET /api/v2/persons/44",
+            "PATCH /api/v2/persons/44",
+        ]
+    );
+    for (request, id) in [(1, 42), (3, 43), (5, 44)] {
+        let emails = &body(&log.requests[request])["emails"];
+        assert_eq!(emails[0]["value"], "new@x");
+        assert_eq!(emails[1]["value"], format!("other{id}@x"));
+    }
+}
+
+#[test]
+fn a_list_that_is_refused_is_no_fault_of_its_records() {
+    let refused = json!({ "success": false, "error": "ids must be numbers" });
+    let (result, log) = write(addresses(&["42", "43"]), |n, request| match n {
+        0 => answer(400, &refused),
+        _ if request.method == Method::Get => data(holding(42)),
+        n => data(json!({ "id": 41 + n / 2 })),
+    });
+    assert_eq!(told(&result.unwrap()), ["updated 42", "updated 43"]);
+    assert_eq!(log.requests.len(), 5);
+    // Where nobody is let in, nobody is asked again.
+    let (result, log) = write(addresses(&["42", "43"]), |_, _| answer(401, &refused));
+    assert_eq!(result.unwrap_err().class, ErrorClass::Auth);
+    assert_eq!(log.requests.len(), 1);
+}
+
 #[test]
 fn what_is_no_answer_is_no_success() {
     for (response, expected) in [
@@ -138,10 +204,11 @@ fn an_unknown_object_is_never_asked_for() {
 }
 
 #[test]
-fn updates_go_apart_and_upserts_in_as_many_parts_as_may_be_under_way() {
+fn writes_go_in_as_many_parts_as_may_be_under_way() {
     let mut settings = settings(1);
     let size = |settings: &_, kind, count| Pipedrive.write_size(settings, kind, count);
-    assert_eq!(size(&settings, WriteKind::Update, 5000), 1);
+    assert_eq!(size(&settings, WriteKind::Update, 5000), 25);
+    assert_eq!(size(&settings, WriteKind::Update, 4), 1);
     assert_eq!(size(&settings, WriteKind::Delete, 5000), 1);
     assert_eq!(size(&settings, WriteKind::Upsert, 5000), 100);
     assert_eq!(size(&settings, WriteKind::Upsert, 10), 3);

@@ -48,6 +48,8 @@ pub struct Facts {
     pub refusals: Table,
     /// The answer that refuses a whole batch for one record's sake.
     pub rejection: Option<&'static str>,
+    /// Of these requests, those to which a 204 without a body is the answer that is documented.
+    pub no_content: &'static [&'static str],
     /// Each way in which it says that it has had enough.
     pub limits: &'static [Limit],
     /// What becomes of a value that somebody sets between our read and our write: of a write of one record, and of more than

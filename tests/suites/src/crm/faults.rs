@@ -90,8 +90,10 @@ impl Crm {
     pub fn reject(&self, word: &str) {
         let facts = self.vendor.facts();
         let whole = facts.rejection.map(|answer| answer.parse().expect("JSON"));
-        self.reject_with("batch", word, whole);
-        self.reject_with("write", word, fault(facts.errors, "validation"));
+        for (several, one) in [("batch", "write"), ("creates", "create")] {
+            self.reject_with(several, word, whole.clone());
+            self.reject_with(one, word, fault(facts.errors, "validation"));
+        }
     }
 
     fn reject_with(&self, operation: &str, word: &str, answer: Option<Value>) {

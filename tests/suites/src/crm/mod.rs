@@ -172,7 +172,9 @@ impl Crm {
                    SELECT 'stub', $1, fields FROM ROWS FROM (jsonb_array_elements($2))
                    WITH ORDINALITY AS given (fields, n) ORDER BY n
                    RETURNING crm_id";
-        Ok(db.all(sql, &[&object, &json!(records)]).await)
+        let made = db.client().query(sql, &[&object, &json!(records)]).await;
+        let made = made.map_err(|error| format!("{error:?}"))?;
+        Ok(made.iter().map(|row| row.get(0)).collect())
     }
 
     /// Every record of an object that is not deleted: its fields by its id.

@@ -12,6 +12,7 @@ crm_suites::with_every_contestant!(
     results_are_tied_to_their_rows_in_any_order,
     an_update_of_a_record_that_was_deleted_there_is_not_lost_silently,
     a_batch_refused_as_a_whole_is_split,
+    at_no_share_of_bad_records_does_a_batch_cost_more_than_its_records,
 );
 
 /// The dead letters, once there are so many: `key class`.
@@ -156,6 +157,56 @@ async fn a_batch_refused_as_a_whole_is_split(contestant: Contestant) {
     desk.db.execute(mended).await;
     desk.settle().await;
     assert_eq!(desk.db.count("crm.dead_letters").await, 0);
+}
+
+/// Nothing is said of which records are bad, or of what.
+async fn at_no_share_of_bad_records_does_a_batch_cost_more_than_its_records(
+    contestant: Contestant,
+) {
+    if contestant.lacks(Situation::WholeBatches) {
+        return;
+    }
+    const RECORDS: usize = 100;
+    let desk = Desk::open_with(&CLUSTER, contestant, "on_insert => 'create'").await;
+    desk.crm.reject("spoiled");
+    let mut created = 0;
+    for bad in [0, 1, 10, 50, RECORDS] {
+        let phone =
+            format!("CASE WHEN n * {bad} % {RECORDS} < {bad} THEN 'spoiled' ELSE 'new {bad}' END");
+        let insert = format!(
+            "INSERT INTO people (id, last_name, phone)
+             SELECT 'k{bad}x' || n, 'Last', {phone} FROM generate_series(1, {RECORDS}) n"
+        );
+        let update = format!(
+            "UPDATE people SET phone = {phone} FROM generate_series(1, {RECORDS}) n WHERE id = 'k0x' || n"
+        );
+        for statement in [insert, update] {
+            desk.crm.forget(&desk.db).await;
+            desk.db.execute(&statement).await;
+            desk.db.drain_but_for_the_dead().await;
+            let requests = desk.crm.request_count(&desk.db).await;
+            // One for each, as many in vain as find few by halves, and what is asked once.
+            let most = RECORDS + RECORDS / 10 + 3;
+            assert!(
+                requests <= most,
+                "{bad} bad of {RECORDS}: {requests} requests: {statement}"
+            );
+            if bad <= 1 {
+                assert!(
+                    requests <= 20,
+                    "{bad} bad of {RECORDS}: {requests} requests: {statement}"
+                );
+            }
+            assert_eq!(dead(&desk, bad).await.len(), bad);
+            let spoiled = "UPDATE people SET phone = NULL WHERE phone = 'spoiled'";
+            desk.db.execute(spoiled).await;
+            desk.db.drain().await;
+        }
+        created += RECORDS;
+        desk.settle().await;
+        let records = desk.crm.records(&desk.db, contestant.vendor.people()).await;
+        assert_eq!(records.len(), created);
+    }
 }
 
 /// A value that the portal itself finds wrong, and for which it refuses the whole batch.

@@ -5,17 +5,19 @@ use crm_suites::{Contestant, Vendor};
 
 crm_suites::with_every_contestant!(the_table_of_the_documentation_is_true);
 
-/// What it says of all of them.
-fn section() -> &'static str {
+/// The section with a table of what holds for all of them.
+const SECTION: &str = "What each can do";
+
+fn section(title: &str) -> &'static str {
     let text = include_str!("../../../../docs/providers.md");
-    let section = text.split("## What each can do").nth(1);
+    let section = text.split(&format!("\n## {title}\n")).nth(1);
     let section = section.and_then(|rest| rest.split("\n## ").next());
     section.expect("the section is there")
 }
 
-/// The cell of a vendor in the row that begins so.
-fn cell(row: &str, vendor: Vendor) -> &'static str {
-    let line = section()
+/// The cell of a vendor in the row of a section's table that begins so.
+pub fn cell(title: &str, row: &str, vendor: Vendor) -> &'static str {
+    let line = section(title)
         .lines()
         .find(|line| line[2.min(line.len())..].starts_with(row));
     let line = line.unwrap_or_else(|| panic!("no row \"{row}\""));
@@ -34,7 +36,7 @@ fn cell(row: &str, vendor: Vendor) -> &'static str {
 }
 
 /// The number that a cell begins with.
-fn number(cell: &str) -> usize {
+pub fn number(cell: &str) -> usize {
     let digits = cell.split(|c: char| !c.is_ascii_digit() && c != ',').next();
     digits
         .and_then(|digits| digits.replace(',', "").parse().ok())
@@ -44,19 +46,25 @@ fn number(cell: &str) -> usize {
 async fn the_table_of_the_documentation_is_true(contestant: Contestant) {
     let vendor = contestant.vendor;
     let facts = vendor.facts();
-    assert_eq!(number(cell("records in a request", vendor)), facts.batch);
-    assert_eq!(number(cell("[changes]", vendor)), facts.page);
-    assert_eq!(number(cell("forms of a", vendor)), facts.limits.len());
+    assert_eq!(
+        number(cell(SECTION, "records in a request", vendor)),
+        facts.batch
+    );
+    assert_eq!(number(cell(SECTION, "[changes]", vendor)), facts.page);
+    assert_eq!(
+        number(cell(SECTION, "forms of a", vendor)),
+        facts.limits.len()
+    );
     let guarded = |guarded| match guarded {
         Guarded::Refused => "is refused",
         Guarded::Told => "is told",
         Guarded::Unseen => "is unseen",
     };
-    let one = cell("an edit between", vendor);
+    let one = cell(SECTION, "an edit between", vendor);
     assert_eq!(one, guarded(vendor.guards_one()));
-    let many = cell("the same among", vendor);
+    let many = cell(SECTION, "the same among", vendor);
     assert_eq!(many, guarded(vendor.guards_many()));
     for (situation, reason) in contestant.absent() {
-        assert!(section().contains(reason), "{situation:?}: {reason}");
+        assert!(section(SECTION).contains(reason), "{situation:?}: {reason}");
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use crm_suites::crm::facts::Situation;
-use crm_suites::{Cluster, Contestant, Json, Live, Vendor, eventually, json};
+use crm_suites::{Cluster, Contestant, Desk, Json, Live, Vendor, eventually, json};
 
 /// Where no answer may be longer than the shortest bound.
 static CLUSTER: LazyLock<Cluster> =
@@ -14,9 +14,10 @@ crm_suites::with_every_contestant!(
     a_call_whose_answer_is_garbage_is_not_lost,
     an_edit_whose_write_is_answered_with_garbage_is_not_lost,
     an_edit_whose_read_is_answered_with_garbage_is_not_lost,
+    nothing_is_called_written_that_was_not_answered,
 );
 
-/// Answers with status 200, and what the error then speaks of.
+/// Answers that are none, with status 200 unless they say otherwise, and what the error then speaks of.
 fn garbage() -> Vec<(&'static str, Json)> {
     vec![
         ("understood", json!({"body": "<html>Sign in</html>"})),
@@ -25,7 +26,17 @@ fn garbage() -> Vec<(&'static str, Json)> {
             json!({"body": "{\"id\": \"Zo\u{eb}\"}", "latin1": true}),
         ),
         ("max_response_bytes", json!({"body": "x".repeat(70_000)})),
+        ("understood", json!({"body": "{\"id\": \"1\", \"da"})),
+        ("understood", json!({"body": "null"})),
+        ("understood", json!({"body": "[]"})),
+        ("understood", json!({"body": ""})),
+        ("understood", nothing()),
     ]
+}
+
+/// What some vendors document as the success of some requests, and no others.
+fn nothing() -> Json {
+    json!({"status": 204, "body": ""})
 }
 
 /// Has every request of that kind answered so. `applied`: the CRM does what it is asked to all the same.
@@ -35,19 +46,22 @@ async fn garble(live: &Live, operation: &str, answer: &Json, applied: bool, time
     }
     let mut fault = live.crm.matching(operation);
     let fields = fault.as_object_mut().expect("an object");
-    fields.extend(answer.as_object().expect("an object").clone());
     fields.insert("status".into(), 200.into());
+    fields.extend(answer.as_object().expect("an object").clone());
     fields.insert("applied".into(), applied.into());
     fields.insert("times".into(), times.into());
     live.crm.fault(fault);
 }
 
 /// What each kind of garbage is tried with; the embedded CRM has one error for all.
-fn each(contestant: Contestant) -> Vec<(&'static str, Json, bool)> {
+fn each(contestant: Contestant, operation: &str) -> Vec<(&'static str, Json, bool)> {
     if contestant.vendor == Vendor::Stub {
         return vec![("injected", json!({}), false)];
     }
     let mut garbage = garbage();
+    if contestant.vendor.facts().no_content.contains(&operation) {
+        garbage.retain(|(_, answer)| *answer != nothing());
+    }
     if contestant.lacks(Situation::Bytes) {
         garbage.retain(|(_, answer)| answer["latin1"].is_null());
     }
@@ -64,7 +78,7 @@ async fn a_call_whose_answer_is_garbage_is_not_lost(contestant: Contestant) {
     let live = Live::open(&CLUSTER, contestant).await;
     live.people(1).await;
     let mut before = "+1".to_owned();
-    for (n, (says, answer, applied)) in each(contestant).into_iter().enumerate() {
+    for (n, (says, answer, applied)) in each(contestant, "write").into_iter().enumerate() {
         garble(&live, "write", &answer, applied, 1).await;
         let phone = format!("call {n}");
         let written = live
@@ -84,6 +98,12 @@ async fn a_call_whose_answer_is_garbage_is_not_lost(contestant: Contestant) {
         assert_eq!(last, ["realtime retry", "reconcile applied"]);
         before = phone;
         // Nor can it be read: what the ledger knows is the base.
+        if each(contestant, "read")
+            .iter()
+            .all(|(_, known, _)| *known != answer)
+        {
+            continue;
+        }
         garble(&live, "read", &answer, applied, 1).await;
         garble(&live, "write", &answer, applied, 1).await;
         let blind = live.write("p1", json!({"first_name": n.to_string()})).await;
@@ -98,7 +118,7 @@ async fn a_call_whose_answer_is_garbage_is_not_lost(contestant: Contestant) {
 async fn reconciles(contestant: Contestant, operation: &str) {
     let live = Live::open(&CLUSTER, contestant).await;
     live.people(1).await;
-    for (n, (says, answer, applied)) in each(contestant).into_iter().enumerate() {
+    for (n, (says, answer, applied)) in each(contestant, operation).into_iter().enumerate() {
         garble(&live, operation, &answer, applied, 1000).await;
         let phone = format!("edit {n}");
         let edit = format!("UPDATE people SET phone = '{phone}'");
@@ -134,4 +154,55 @@ async fn an_edit_whose_write_is_answered_with_garbage_is_not_lost(contestant: Co
 
 async fn an_edit_whose_read_is_answered_with_garbage_is_not_lost(contestant: Contestant) {
     reconciles(contestant, "read").await;
+}
+
+/// Updates, creations and a deletion, whatever is asked: it is another server that answers.
+async fn nothing_is_called_written_that_was_not_answered(contestant: Contestant) {
+    let arguments = "on_insert => 'create', on_delete => 'delete'";
+    let desk = Desk::open_with(&CLUSTER, contestant, arguments).await;
+    let answers = each(contestant, "batch").into_iter();
+    for (n, (_, answer, _)) in answers.filter(|(_, _, applied)| !applied).enumerate() {
+        let insert = "INSERT INTO people (id, last_name) SELECT $1 || n, 'Last' FROM generate_series(1, $2) n";
+        desk.db.rows(insert, &[&format!("old{n}."), &3i32]).await;
+        desk.settle().await;
+        if contestant.vendor == Vendor::Stub {
+            desk.crm.fail(&desk.db, "write", "internal", 1000).await;
+        } else {
+            let mut fault = json!({"times": "unlimited", "status": 200});
+            let fields = fault.as_object_mut().expect("an object");
+            fields.extend(answer.as_object().expect("an object").clone());
+            desk.crm.fault(fault);
+        }
+        let last = "SELECT max(audit_id) FROM crm.audit_log";
+        let last: i64 = desk.db.one(last, &[]).await;
+        desk.db
+            .execute(&format!(
+                "UPDATE people SET phone = '{n}' WHERE id IN ('old{n}.1', 'old{n}.2')"
+            ))
+            .await;
+        desk.db.rows(insert, &[&format!("new{n}."), &2i32]).await;
+        // Several vendors say by a 204 that a record was deleted.
+        let deletions = i64::from(answer != nothing());
+        if deletions > 0 {
+            desk.db
+                .execute(&format!("DELETE FROM people WHERE id = 'old{n}.3'"))
+                .await;
+        }
+        let _: Option<bool> = desk
+            .db
+            .one("SELECT crm.flush(timeout => '10 ms')", &[])
+            .await;
+        let tried = "SELECT count(DISTINCT record_key) FROM crm.audit_log WHERE audit_id > $1";
+        eventually("each was tried", async || {
+            (desk.db.one::<i64>(tried, &[&last]).await == 4 + deletions).then_some(())
+        })
+        .await;
+        // It cannot be read, or speaks of none of them.
+        let others = "SELECT result FROM crm.audit_log WHERE audit_id > $1
+                      AND (result <> 'retry' OR error_class NOT IN ('internal', 'transient'))";
+        let others: Vec<String> = desk.db.all(others, &[&last]).await;
+        assert_eq!(others, Vec::<String>::new(), "{answer}");
+        desk.crm.relent(&desk.db).await;
+        desk.settle().await;
+    }
 }

@@ -11,6 +11,7 @@ mod garbage;
 mod guards;
 mod keys;
 mod limits;
+mod requests;
 mod tokens;
 mod values;
 mod volume;

@@ -6,6 +6,7 @@ mod endings;
 mod identity;
 mod lapsed;
 mod merges;
+mod rereads;
 mod schema;
 mod short_ids;
 mod tables;

@@ -8,8 +8,8 @@ use crate::oracle::{Edit, Side};
 use crate::plan::{Action, Base, COLUMNS, Direction, Pick, Word};
 use crate::walker::{CALLERS, Walk, nth, outcome};
 
-const TYPES: &str =
-    "id text, first_name text, last_name text, email text, phone text, title text, score numeric";
+/// Columns as applications give their values.
+const VALUES: &str = "id text, first_name text, last_name text, email text, phone text, title text, score numeric, born date";
 
 impl Walk {
     pub(crate) async fn row(&self, pick: Pick) -> Option<String> {
@@ -17,13 +17,7 @@ impl Walk {
         nth(&keys, pick).cloned()
     }
 
-    pub(crate) async fn update(
-        &mut self,
-        rows: usize,
-        pick: Pick,
-        cells: &[(usize, Word)],
-        in_two_phases: bool,
-    ) {
+    pub(crate) async fn update(&mut self, rows: usize, pick: Pick, cells: &[(usize, Word)]) {
         let cells = self.flowing(cells, &[Direction::Outbound, Direction::Bidirectional]);
         let keys: Vec<String> = self.db.all("SELECT id FROM people ORDER BY id", &[]).await;
         if cells.is_empty() || keys.is_empty() {
@@ -42,14 +36,14 @@ impl Walk {
             .map(|(c, _)| format!("{0} = r.{0}", COLUMNS[*c].0))
             .collect();
         let sql = format!(
-            "UPDATE people p SET {} FROM jsonb_to_recordset($1) AS r ({TYPES}) WHERE p.id = r.id RETURNING p.id",
+            "UPDATE people p SET {} FROM jsonb_to_recordset($1) AS r ({VALUES}) WHERE p.id = r.id RETURNING p.id",
             set.join(", ")
         );
-        let values = Json::from(objects.clone());
-        let done = match in_two_phases {
-            true => self.in_two_phases(&sql, &values).await,
-            false => self.db.client().query(&sql, &[&values]).await,
-        };
+        let done = self
+            .db
+            .client()
+            .query(&sql, &[&Json::from(objects.clone())])
+            .await;
         self.note(format!(
             "UPDATE {} : {}",
             Json::from(objects.clone()),
@@ -69,68 +63,6 @@ impl Walk {
             Err(error) if error.code() == Some(&SqlState::CHECK_VIOLATION) => {}
             Err(error) => panic!("{sql}: {error:?}"),
         }
-    }
-
-    async fn in_two_phases(
-        &self,
-        sql: &str,
-        values: &Json,
-    ) -> Result<Vec<tokio_postgres::Row>, tokio_postgres::Error> {
-        let client = self.db.client();
-        client.batch_execute("BEGIN").await?;
-        let done = client.query(sql, &[values]).await;
-        let end = match &done {
-            Ok(_) => "PREPARE TRANSACTION 'walk'; COMMIT PREPARED 'walk'",
-            Err(_) => "ROLLBACK",
-        };
-        for statement in end.split(';') {
-            client.batch_execute(statement).await?;
-        }
-        done
-    }
-
-    /// Where the map does not allow TRUNCATE, nothing happens.
-    pub(crate) async fn reload(&mut self) {
-        let client = self.db.client();
-        let sql = "BEGIN; CREATE TEMP TABLE kept ON COMMIT DROP AS TABLE people; TRUNCATE people";
-        let mut done = client.batch_execute(sql).await;
-        let mut rows = Vec::new();
-        if done.is_ok() {
-            rows = self
-                .db
-                .rows("SELECT id, to_jsonb(k) FROM kept k", &[])
-                .await;
-            let sql = "INSERT INTO people OVERRIDING SYSTEM VALUE SELECT * FROM kept; COMMIT";
-            done = client.batch_execute(sql).await;
-        }
-        if done.is_err() {
-            self.db.execute("ROLLBACK").await;
-        }
-        self.note(format!("TRUNCATE and the same rows again: {done:?}"));
-        if done.is_ok() {
-            for row in rows {
-                self.set_row(row.get(0), &row.get(1));
-            }
-        }
-    }
-
-    /// Settings of which what is captured must not depend.
-    pub(crate) async fn settings(&mut self, pick: Pick) {
-        const SETTINGS: [&str; 10] = [
-            "RESET ALL",
-            "SET standard_conforming_strings = off",
-            "SET DateStyle = 'SQL, DMY'",
-            "SET TimeZone = 'Asia/Kathmandu'",
-            "SET extra_float_digits = -15",
-            "SET bytea_output = 'escape'",
-            "SET IntervalStyle = 'sql_standard'",
-            "SET search_path = pg_catalog, public",
-            "SET array_nulls = off",
-            "SET quote_all_identifiers = on",
-        ];
-        let sql = nth(&SETTINGS, pick).expect("some");
-        self.db.execute(sql).await;
-        self.note((*sql).to_owned());
     }
 
     pub(crate) fn set_row(&mut self, key: &str, object: &Json) {
@@ -156,7 +88,7 @@ impl Walk {
         }
         let names = COLUMNS.map(|(column, _)| column).join(", ");
         let sql = format!(
-            "INSERT INTO people (id, {names}) SELECT id, {names} FROM jsonb_to_recordset($1) AS r ({TYPES})
+            "INSERT INTO people (id, {names}) SELECT id, {names} FROM jsonb_to_recordset($1) AS r ({VALUES})
              ON CONFLICT (id) DO NOTHING RETURNING id"
         );
         let hit: Vec<String> = self.db.all(&sql, &[&Json::from(objects.clone())]).await;
@@ -196,6 +128,75 @@ impl Walk {
             self.note(format!("DELETE {key}"));
             self.reborn.insert(key.clone());
             self.deleted.insert(key);
+        }
+    }
+
+    /// Rows that come back in the transaction that takes them out are new ones to everybody.
+    pub(crate) async fn reload(&mut self) {
+        // Where records follow, rows are not taken out without a word of each.
+        let empty = match self.plan.on_delete {
+            "ignore" => "TRUNCATE people",
+            _ => "DELETE FROM people",
+        };
+        let sql = format!(
+            "BEGIN; CREATE TEMP TABLE kept ON COMMIT DROP AS SELECT * FROM people; {empty};
+             INSERT INTO people OVERRIDING SYSTEM VALUE SELECT * FROM kept; COMMIT"
+        );
+        self.db.execute(&sql).await;
+        let sql = "SELECT pg_catalog.to_jsonb(p) FROM people p";
+        let rows: Vec<Json> = self.db.all(sql, &[]).await;
+        self.note(format!("{empty} and INSERT of {} rows", rows.len()));
+        for row in rows {
+            let key = row["id"].as_str().expect("a key");
+            self.inserted.insert(key.to_owned(), self.at);
+            self.reborn.insert(key.to_owned());
+            self.set_row(key, &row);
+        }
+    }
+
+    /// Others wait for the row, or pass it by, until it is known what becomes of the transaction.
+    pub(crate) async fn prepare(
+        &mut self,
+        pick: Pick,
+        cells: &[(usize, Word)],
+        commit: bool,
+        ms: u64,
+    ) {
+        let cells = self.flowing(cells, &[Direction::Outbound, Direction::Bidirectional]);
+        let Some(key) = self.row(pick).await.filter(|_| !cells.is_empty()) else {
+            return;
+        };
+        let object = Json::from(self.values('a', &cells, &key));
+        let set: Vec<String> = cells
+            .iter()
+            .map(|(c, _)| format!("{0} = r.{0}", COLUMNS[*c].0))
+            .collect();
+        let sql = format!(
+            "UPDATE people p SET {} FROM jsonb_to_record($1) AS r ({VALUES}) WHERE p.id = $2",
+            set.join(", ")
+        );
+        self.db.execute("BEGIN").await;
+        let done = self.db.client().execute(&sql, &[&object, &key]).await;
+        let is_done = match &done {
+            Ok(rows) => *rows == 1,
+            // A field that may not change any more.
+            Err(error) if error.code() == Some(&SqlState::CHECK_VIOLATION) => false,
+            Err(error) => panic!("{sql}: {error:?}"),
+        };
+        if !is_done {
+            self.db.execute("ROLLBACK").await;
+            return;
+        }
+        let name = format!("walk{}", self.at);
+        self.db
+            .execute(&format!("PREPARE TRANSACTION '{name}'"))
+            .await;
+        tokio::time::sleep(std::time::Duration::from_millis(ms)).await;
+        let end = if commit { "COMMIT" } else { "ROLLBACK" };
+        self.db.execute(&format!("{end} PREPARED '{name}'")).await;
+        self.note(format!("{end} PREPARED of {key}: {object}"));
+        if commit {
+            self.set_row(&key, &object);
         }
     }
 
@@ -264,7 +265,7 @@ impl Walk {
                         self.misled.insert((call.key.clone(), column));
                     }
                     let edit = Edit {
-                        value: crate::oracle::meaning(value),
+                        value: crate::forms::plain(value),
                         began: call.began,
                         ended: self.at,
                         certain: stands && matches!(side, Side::Row(_)),

@@ -118,6 +118,14 @@ async fn make(session: &Session, call: &Call) -> Ended {
     }
 }
 
+/// What a column has never held.
+fn nobodys(column: &str) -> &'static str {
+    match column {
+        "born" => "1899-12-31",
+        _ => "7",
+    }
+}
+
 async fn attempt(session: &Session, call: &Call) -> Result<Ended, tokio_postgres::Error> {
     let client = session.client();
     let columns: Vec<&str> = call.changes.keys().map(String::as_str).collect();
@@ -126,7 +134,7 @@ async fn attempt(session: &Session, call: &Call) -> Result<Ended, tokio_postgres
         Base::Row => {
             let rows = client
                 .query(
-                    "SELECT to_jsonb(p) FROM people p WHERE id = $1",
+                    "SELECT pg_catalog.to_jsonb(p) FROM people p WHERE id = $1",
                     &[&call.key],
                 )
                 .await?;
@@ -141,7 +149,7 @@ async fn attempt(session: &Session, call: &Call) -> Result<Ended, tokio_postgres
         Base::Wrong => Some(
             call.changes
                 .keys()
-                .map(|c| (c.clone(), Json::from("7")))
+                .map(|c| (c.clone(), Json::from(nobodys(c))))
                 .collect::<Map<_, _>>()
                 .into(),
         ),

@@ -3,6 +3,7 @@
 use crm_suites::{Json, Vendor, json};
 use serde_json::Map;
 
+use crate::forms::is_indigestible;
 use crate::oracle::Side;
 use crate::plan::{COLUMNS, CrmKey, Pick, Word};
 use crate::walker::{Walk, nth};
@@ -113,6 +114,28 @@ impl Walk {
         let key = fields.get("id").and_then(Json::as_str);
         self.keys_in_crm.extend(key.map(str::to_owned));
         self.set_record(&ids[0], &fields);
+    }
+
+    /// What no row can take is set to something else.
+    pub(crate) async fn cure(&mut self) {
+        let records = self.crm.records(&self.db, self.object()).await;
+        for (id, fields) in records {
+            let cells: Vec<(usize, Word)> = (0..COLUMNS.len())
+                .filter(|&n| {
+                    fields
+                        .get(self.plan.vendor.field(COLUMNS[n].0))
+                        .is_some_and(is_indigestible)
+                })
+                .map(|n| (n, Word::Own))
+                .collect();
+            if cells.is_empty() {
+                continue;
+            }
+            let fields = self.values('c', &cells, &id);
+            self.note(format!("CRM cures {id}: {}", Json::from(fields.clone())));
+            self.edit_record(&id, &fields).await.expect("it is there");
+            self.set_record(&id, &fields);
+        }
     }
 
     pub(crate) async fn crm_delete(&mut self, id: &str) {

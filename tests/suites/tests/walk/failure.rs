@@ -17,15 +17,13 @@ impl Walk {
         );
         let _ = writeln!(
             told,
-            "on_insert {}, on_delete {}, on_crm_insert {}, on_crm_delete {}, conflict_scope {}, skew {} s, defers {}, swallows {}",
+            "on_insert {}, on_delete {}, on_crm_insert {}, on_crm_delete {}, conflict_scope {}, skew {} s",
             plan.on_insert,
             plan.on_delete,
             plan.on_crm_insert,
             plan.on_crm_delete,
             plan.conflict_scope,
-            plan.skew_s,
-            plan.defers,
-            plan.swallows
+            plan.skew_s
         );
         for field in &plan.fields {
             let _ = writeln!(
@@ -78,7 +76,7 @@ impl Walk {
                 "SELECT at::time, path, operation, result, record_key, crm_id, fields, error_class, error, actor FROM crm.audit_log
                  WHERE {of} ORDER BY at, audit_id")),
             ("ingestion", "SELECT cursor, next_at, read, applied, echoes FROM crm.ingest_state".to_owned()),
-            ("status", "SELECT to_jsonb(s) FROM crm.status s".to_owned()),
+            ("status", "SELECT pg_catalog.to_jsonb(s) FROM crm.status s".to_owned()),
         ] {
             let rows = self.db.text(&sql).await;
             let lines: Vec<&str> = rows.lines().collect();
@@ -101,7 +99,7 @@ impl Walk {
             let row = self
                 .db
                 .text(&format!(
-                    "SELECT to_jsonb(p) FROM people p WHERE id = '{}'",
+                    "SELECT pg_catalog.to_jsonb(p) FROM people p WHERE id = '{}'",
                     key.replace('\'', "''")
                 ))
                 .await;

@@ -8,6 +8,7 @@ mod applications;
 mod calls;
 mod crm_users;
 mod failure;
+mod forms;
 mod operators;
 mod oracle;
 mod plan;

@@ -43,7 +43,7 @@ impl Walk {
         };
         let mut values: Vec<(Side, Json)> = Vec::new();
         if winner == "local" {
-            let sql = "SELECT to_jsonb(p) -> $2 FROM people p WHERE id = $1";
+            let sql = "SELECT pg_catalog.to_jsonb(p) -> $2 FROM people p WHERE id = $1";
             let held: Vec<Option<Json>> = self.db.all(sql, &[&key, column]).await;
             values.extend(
                 held.into_iter()
@@ -59,7 +59,7 @@ impl Walk {
             }
         }
         for (side, value) in values {
-            let (value, began, ended) = (crate::oracle::meaning(&value), self.at, self.at);
+            let (value, began, ended) = (crate::forms::plain(&value), self.at, self.at);
             self.oracle.edit(
                 side,
                 column,

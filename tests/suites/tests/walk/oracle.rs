@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crm_suites::Json;
 
+use crate::forms::plain;
+
 /// One side of a record.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
@@ -37,7 +39,7 @@ impl Oracle {
 
     /// An edit that was over as soon as it had begun.
     pub fn set(&mut self, side: Side, column: &'static str, value: &Json, at: usize) {
-        let value = meaning(value);
+        let value = plain(value);
         self.edit(
             side,
             column,
@@ -82,36 +84,5 @@ impl Oracle {
         self.edits
             .get(&(side.clone(), column))
             .is_some_and(|edits| edits.iter().any(|e| e.value == value))
-    }
-}
-
-/// A value in one spelling for both sides: nothing, null and empty are one, and so are 7, 7.0 and "7.00".
-pub fn plain(value: &Json) -> String {
-    let text = match value {
-        Json::Null => return String::new(),
-        Json::String(text) => text.clone(),
-        other => other.to_string(),
-    };
-    match text.parse::<f64>() {
-        Ok(number) if text.contains('.') && number.is_finite() => format!("{number}"),
-        _ => text,
-    }
-}
-
-/// A value in one spelling for both sides and for all that CRMs make of one: white space around it, ends of lines, NUL, the
-/// case of addresses and decimals that a column has no room for aside.
-pub fn meaning(value: &Json) -> String {
-    let text = plain(value);
-    if let Ok(number) = text.parse::<f64>()
-        && text.contains('.')
-    {
-        return format!("{}", (number * 100.0).round() / 100.0);
-    }
-    let text = text.replace('\0', "").replace("\r\n", "\n");
-    let text = text.trim().replace('\r', "\n");
-    if text.contains('@') {
-        text.to_lowercase()
-    } else {
-        text
     }
 }

@@ -7,13 +7,26 @@ use crm_suites::Vendor;
 use fastrand::Rng;
 
 /// Columns that a walk maps, and whether the CRM's field may be empty.
-pub const COLUMNS: [(&str, bool); 6] = [
+pub const COLUMNS: [(&str, bool); 7] = [
     ("first_name", true),
     ("last_name", false),
     ("email", true),
     ("phone", true),
     ("title", true),
     ("score", true),
+    ("born", true),
+];
+
+/// What sessions of applications may be set to, one of them at a time.
+const SETTINGS: [&str; 8] = [
+    "DateStyle = 'German, YMD'",
+    "TimeZone = 'Asia/Kathmandu'",
+    "IntervalStyle = 'sql_standard'",
+    "extra_float_digits = -15",
+    "standard_conforming_strings = off",
+    "bytea_output = 'escape'",
+    "search_path = decoys, public",
+    "quote_all_identifiers = on",
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,12 +59,10 @@ pub struct Plan {
     pub on_crm_insert: &'static str,
     pub on_crm_delete: &'static str,
     pub conflict_scope: &'static str,
+    /// The type of the column of numbers.
+    pub score: &'static str,
     /// By how much the CRM's clock is off.
     pub skew_s: i64,
-    /// The table has constraints that are checked at commit, and a domain that must not be NULL.
-    pub defers: bool,
-    /// The table has a trigger that keeps some rows from being written, without a word.
-    pub swallows: bool,
     pub actions: Vec<Action>,
 }
 
@@ -66,8 +77,11 @@ pub enum Word {
     /// One that others set as well, on either side.
     Common,
     Empty,
-    /// One of its own in a form that is easily lost, altered or refused: the n-th of those there are, counted round.
-    Odd(Pick),
+    /// One of its own in a form that somebody may have thought of as another: blanks of all kinds, line ends, signs that are
+    /// several characters, numbers that doubles or the CRM's scale have no room for.
+    Odd,
+    /// Set by people of the CRM: what the table cannot take.
+    Indigestible,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,15 +106,7 @@ pub enum Action {
         rows: usize,
         pick: Pick,
         cells: Vec<(usize, Word)>,
-        /// By PREPARE TRANSACTION and COMMIT PREPARED.
-        in_two_phases: bool,
     },
-    /// The applications' session has other settings from now on.
-    Settings {
-        pick: Pick,
-    },
-    /// TRUNCATE, and the same rows again.
-    Reload,
     Insert {
         rows: usize,
         words: Vec<Word>,
@@ -112,6 +118,19 @@ pub enum Action {
     },
     Delete {
         pick: Pick,
+    },
+    /// All rows are taken out and put back by one transaction.
+    Reload,
+    /// An update in a transaction that is prepared first.
+    Prepare {
+        pick: Pick,
+        cells: Vec<(usize, Word)>,
+        commit: bool,
+        ms: u64,
+    },
+    /// The application's session is set to something else.
+    Set {
+        setting: &'static str,
     },
     Write {
         pick: Pick,
@@ -215,8 +234,8 @@ impl Plan {
             of(&["ignore", "unlink", "delete"]),
         );
         let conflict_scope = of(&["record", "fields"]);
+        let score = of(&["numeric", "numeric(12, 2)"]);
         let skew_s = [0, -5 * 3600, 7 * 3600 + 13, 90][rng.usize(..4)];
-        let (defers, swallows) = (rng.bool(), rng.bool());
         let actions = (0..actions)
             .map(|_| Action::draw(&mut rng, vendor))
             .collect();
@@ -229,9 +248,8 @@ impl Plan {
             on_crm_insert,
             on_crm_delete,
             conflict_scope,
+            score,
             skew_s,
-            defers,
-            swallows,
             actions,
         }
     }
@@ -250,7 +268,6 @@ impl Action {
                 },
                 pick,
                 cells: cells(rng),
-                in_two_phases: rng.u8(..20) == 0,
             },
             260..310 => Action::Insert {
                 rows: if rng.u8(..5) == 0 { rng.usize(2..6) } else { 1 },
@@ -260,7 +277,11 @@ impl Action {
                 pick,
                 words: words(rng),
             },
-            317..345 => Action::Delete { pick },
+            317..340 => Action::Delete { pick },
+            340 => Action::Reload,
+            341..345 => Action::Set {
+                setting: SETTINGS[rng.usize(..SETTINGS.len())],
+            },
             345..430 => Action::Write {
                 pick,
                 cells: cells(rng),
@@ -268,10 +289,16 @@ impl Action {
                 force: rng.u8(..6) == 0,
                 commit: rng.u8(..5) != 0,
             },
-            430..440 => Action::ReadLive { pick },
-            440..640 => Action::CrmEdit {
+            430..436 => Action::ReadLive { pick },
+            436..446 => Action::Prepare {
                 pick,
                 cells: cells(rng),
+                commit: rng.u8(..4) != 0,
+                ms: rng.u64(..30),
+            },
+            446..640 => Action::CrmEdit {
+                pick,
+                cells: edited(rng),
             },
             640..670 => Action::CrmCreate {
                 key: match rng.u8(..8) {
@@ -313,8 +340,6 @@ impl Action {
             965..967 => Action::Ahead {
                 hours: rng.i64(1..30),
             },
-            967..973 => Action::Settings { pick },
-            973..975 => Action::Reload,
             _ => Action::Pass { ms: rng.u64(1..40) },
         }
     }
@@ -329,6 +354,15 @@ fn cells(rng: &mut Rng) -> Vec<(usize, Word)> {
         .collect()
 }
 
+/// What people of the CRM set now and then is nothing for a table.
+fn edited(rng: &mut Rng) -> Vec<(usize, Word)> {
+    let mut cells = cells(rng);
+    if rng.u8(..40) == 0 {
+        cells = vec![(4, Word::Indigestible)];
+    }
+    cells
+}
+
 fn words(rng: &mut Rng) -> Vec<Word> {
     (0..COLUMNS.len()).map(|column| word(rng, column)).collect()
 }
@@ -338,7 +372,7 @@ fn word(rng: &mut Rng, column: usize) -> Word {
         0 | 1 if COLUMNS[column].1 => Word::Empty,
         // Addresses are unique in some CRMs.
         2 if COLUMNS[column].0 != "email" => Word::Common,
-        3 => Word::Odd(rng.usize(..1 << 20)),
+        3 | 4 => Word::Odd,
         _ => Word::Own,
     }
 }

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crm_suites::{Json, Vendor};
 
-use crate::oracle::{Side, meaning, plain};
+use crate::forms::plain;
+use crate::oracle::Side;
 use crate::plan::{Direction, Field};
 use crate::sides::Sides;
 use crate::walker::Walk;
@@ -58,7 +59,7 @@ impl Walk {
         let name = self.plan.vendor.field("id");
         let mut carried: BTreeMap<String, &String> = BTreeMap::new();
         for (id, fields) in &sides.records {
-            let key = plain(&fields[name]);
+            let key = key_of(fields, name);
             // No field is unique in Pipedrive: people create and restore records with keys that others carry.
             let free = self.plan.vendor == Vendor::Pipedrive && self.keys_in_crm.contains(&key);
             if let Some(other) = (!key.is_empty() && !free)
@@ -116,7 +117,7 @@ impl Walk {
             let record = sides
                 .records
                 .iter()
-                .find(|(_, fields)| plain(&fields[name]) == *key);
+                .find(|(_, fields)| key_of(fields, name) == *key);
             if let Some((id, _)) = record
                 && self.plan.on_delete == "delete"
                 && !sides.relinked.contains(key)
@@ -143,8 +144,8 @@ impl Walk {
     ) -> Option<String> {
         let column = field.column;
         let (local, crm) = (
-            meaning(&row[column]),
-            meaning(&record[self.plan.vendor.field(column)]),
+            plain(&row[column]),
+            plain(&record[self.plan.vendor.field(column)]),
         );
         let open = sides
             .conflicts
@@ -235,7 +236,7 @@ impl Walk {
         let sql = "SELECT fields -> $3 -> 'new' FROM crm.audit_log
                    WHERE (record_key = $1 OR crm_id = $2) AND fields -> $3 ? 'new'";
         let told: Vec<Json> = self.db.all(sql, &[&key, &id, &name]).await;
-        let told: BTreeSet<String> = told.iter().map(meaning).collect();
+        let told: BTreeSet<String> = told.iter().map(plain).collect();
         if !own && !local.is_empty() && !told.contains(local) {
             return Some(format!(
                 "the audit does not say whence the row has '{local}'"
@@ -276,7 +277,7 @@ impl Walk {
             || self.db.text(audit).await != told
             || self.db.text(state).await != rows
         {
-            let last = "SELECT to_jsonb(a) FROM (SELECT * FROM crm.audit_log ORDER BY at DESC, audit_id DESC LIMIT 5) a";
+            let last = "SELECT pg_catalog.to_jsonb(a) FROM (SELECT * FROM crm.audit_log ORDER BY at DESC, audit_id DESC LIMIT 5) a";
             let last = self.db.text(last).await;
             self.fail(
                 &format!("it does not come to rest: {writes:?}\n{last}"),
@@ -310,6 +311,11 @@ impl Walk {
             .map(|r| format!("{} {}", r["id"], r["version"]))
             .collect()
     }
+}
+
+/// The key that a record carries, letter by letter.
+fn key_of(fields: &Json, name: &str) -> String {
+    fields[name].as_str().unwrap_or_default().to_owned()
 }
 
 fn is_write(asked: &str) -> bool {

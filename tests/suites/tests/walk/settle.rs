@@ -27,7 +27,9 @@ impl Walk {
         for place in 0..self.callers.len() {
             self.join(place).await;
         }
+        self.db.execute("RESET ALL").await;
         self.mend().await;
+        self.cure().await;
         let start = Instant::now();
         let (mut replays, mut still) = (0, 0);
         let mut last = String::new();
@@ -39,7 +41,10 @@ impl Walk {
                 .await;
             let waiting: Json = self
                 .db
-                .one(&format!("SELECT to_jsonb(w) FROM ({WAITING}) w"), &[])
+                .one(
+                    &format!("SELECT pg_catalog.to_jsonb(w) FROM ({WAITING}) w"),
+                    &[],
+                )
                 .await;
             let nothing = waiting
                 .as_object()

@@ -41,7 +41,9 @@ impl Walk {
                 })
                 .collect()
         };
-        let rows = db.rows("SELECT id, to_jsonb(p) FROM people p", &[]).await;
+        let rows = db
+            .rows("SELECT id, pg_catalog.to_jsonb(p) FROM people p", &[])
+            .await;
         let records = self.crm.records(db, self.plan.vendor.people()).await;
         let links =
             pairs("SELECT record_key, crm_id FROM crm.ledger WHERE crm_id IS NOT NULL").await;

@@ -9,6 +9,7 @@ use crm_suites::{Cluster, Crm, Database, Json, Vendor, json};
 use serde_json::Map;
 
 use crate::calls::Caller;
+use crate::forms::{SWALLOWED, value};
 use crate::oracle::Oracle;
 use crate::plan::{Action, COLUMNS, Direction, Pick, Plan, Word};
 
@@ -46,7 +47,7 @@ impl Walk {
             ("pg_crm.request_timeout", "2s"),
             ("pg_crm.bulk_threshold", "8"),
             ("deadlock_timeout", "200ms"),
-            ("max_prepared_transactions", "4"),
+            ("max_prepared_transactions", "3"),
         ]);
         let db = cluster.database().await;
         let crm = Crm::connect(&db, plan.vendor).await;
@@ -98,51 +99,8 @@ impl Walk {
 
     /// The value that an action gives a column of a record.
     pub fn value(&self, who: char, column: usize, word: Word, key: &str) -> Json {
-        let at = self.at;
-        let sign = if who == 'c' { -1.0 } else { 1.0 };
-        // The same in every CRM: what becomes of a value is not what odd keys are for.
-        let mut key = key.to_lowercase();
-        key.retain(|c| c.is_ascii_alphanumeric() || c == '-');
-        match (word, COLUMNS[column].0) {
-            (Word::Empty, _) => Json::Null,
-            (Word::Common, "score") => json!(at % 3),
-            (Word::Common, _) => format!("common {}", at % 3).into(),
-            (Word::Odd(n), name) => self.odd(who, n, name, &key),
-            (Word::Own, "score") => json!(sign * at as f64 + (key.len() % 10) as f64 / 10.0),
-            (Word::Own, "email") => format!("{who}{at}.{key}@walk.example").into(),
-            (Word::Own, _) => format!("{who}{at}.{key}").into(),
-        }
-    }
-
-    /// A value in a form that is easily lost, altered or refused.
-    fn odd(&self, who: char, n: usize, column: &str, key: &str) -> Json {
-        let at = self.at;
-        let own = format!("{who}{at}.{key}");
-        let in_crm = who == 'c';
-        match column {
-            "score" if in_crm && n.is_multiple_of(2) => json!(at as f64 + 0.127),
-            // More than the column has room for.
-            "score" if in_crm => json!(1e12 + at as f64),
-            "score" => json!(1_234_567_890.12 + at as f64),
-            "email" => format!("{who}{at}.{key}@Walk.EXAMPLE").into(),
-            "title" if self.plan.swallows && n.is_multiple_of(3) => {
-                format!("swallowed {own}").into()
-            }
-            _ => match n % 10 {
-                0 => format!("{own}\u{a0}").into(),
-                1 => format!("\u{3000}{own}").into(),
-                2 => format!("{own}\r\nand more").into(),
-                3 => format!("{own} e\u{301}").into(),
-                4 => format!("{own} \u{1f469}\u{200d}\u{1f467}").into(),
-                5 => format!("it's \"{own}\" \\ %s ; --").into(),
-                6 => format!("  {own} ").into(),
-                7 => format!("<b>{own}</b>&amp;").into(),
-                8 if column != "last_name" => "\u{a0} ".into(),
-                // The stub keeps its records as jsonb, which has no such character.
-                9 if in_crm && self.plan.vendor != Vendor::Stub => format!("{own}\0").into(),
-                _ => own.into(),
-            },
-        }
+        let is_bounded = self.plan.score != "numeric";
+        value(who, self.at, COLUMNS[column].0, word, key, is_bounded)
     }
 
     pub fn values(&self, who: char, cells: &[(usize, Word)], key: &str) -> Map<String, Json> {
@@ -164,20 +122,24 @@ impl Walk {
     pub async fn step(&mut self, action: &Action) {
         self.at += 1;
         match action {
-            Action::Update {
-                rows,
-                pick,
-                cells,
-                in_two_phases,
-            } => self.update(*rows, *pick, cells, *in_two_phases).await,
-            Action::Settings { pick } => self.settings(*pick).await,
-            Action::Reload => self.reload().await,
+            Action::Update { rows, pick, cells } => self.update(*rows, *pick, cells).await,
             Action::Insert { rows, words } => {
                 let keys = (0..*rows).map(|n| spelled(self.at, n)).collect();
                 self.insert(keys, words).await;
             }
             Action::Revive { pick, words } => self.revive(*pick, words).await,
             Action::Delete { pick } => self.delete(*pick).await,
+            Action::Reload => self.reload().await,
+            Action::Prepare {
+                pick,
+                cells,
+                commit,
+                ms,
+            } => self.prepare(*pick, cells, *commit, *ms).await,
+            Action::Set { setting } => {
+                self.note(format!("SET {setting}"));
+                self.db.execute(&format!("RESET ALL; SET {setting}")).await;
+            }
             Action::Write { .. } => self.write(action).await,
             Action::ReadLive { pick } => {
                 if let Some(key) = self.row(*pick).await {
@@ -268,28 +230,26 @@ pub fn outcome<T>(result: &Result<Vec<T>, tokio_postgres::Error>) -> String {
 
 /// The table of people and its mapping, as the plan has it.
 async fn map(db: &Database, plan: &Plan) {
-    db.execute(
-        "CREATE TABLE people (id text PRIMARY KEY DEFAULT gen_random_uuid()::text, first_name text, last_name text NOT NULL,
-                              email text, phone text, title text, score numeric(12, 2))",
-    )
-    .await;
-    if plan.defers {
-        db.execute(
-            "CREATE TABLE teams (id int PRIMARY KEY);
-             CREATE DOMAIN kind AS text DEFAULT 'person' NOT NULL;
-             ALTER TABLE people ADD team int REFERENCES teams DEFERRABLE INITIALLY DEFERRED, ADD kind kind,
-                                ADD serial int GENERATED ALWAYS AS IDENTITY UNIQUE DEFERRABLE INITIALLY DEFERRED",
-        )
-        .await;
-    }
-    if plan.swallows {
-        db.execute(
-            "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$
-             BEGIN IF NEW.title LIKE 'swallowed %' THEN RETURN NULL; END IF; RETURN NEW; END $$;
-             CREATE TRIGGER swallow BEFORE INSERT OR UPDATE ON people FOR EACH ROW EXECUTE FUNCTION swallow()",
-        )
-        .await;
-    }
+    // A constraint that holds at the end only, a trigger that swallows, and names that are not what they seem.
+    let sql = format!(
+        "CREATE TABLE firms (id int PRIMARY KEY);
+         INSERT INTO firms VALUES (1);
+         CREATE DOMAIN kind AS text DEFAULT 'person' NOT NULL;
+         CREATE TABLE people (id text PRIMARY KEY DEFAULT gen_random_uuid()::text, first_name text, last_name text NOT NULL,
+                              email text, phone text, title text, score {}, born date,
+                              firm int DEFAULT 1 REFERENCES firms DEFERRABLE INITIALLY DEFERRED, kind kind,
+                              serial int GENERATED ALWAYS AS IDENTITY UNIQUE DEFERRABLE INITIALLY DEFERRED);
+         CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+         CREATE TRIGGER swallow BEFORE INSERT OR UPDATE ON people FOR EACH ROW WHEN (NEW.title LIKE '%{SWALLOWED}%')
+         EXECUTE FUNCTION swallow();
+         CREATE SCHEMA decoys;
+         CREATE TABLE decoys.change (LIKE crm.change);
+         CREATE TABLE decoys.ledger (LIKE crm.ledger);
+         CREATE FUNCTION decoys.to_jsonb(anyelement) RETURNS jsonb LANGUAGE sql AS $$ SELECT jsonb '\"decoy\"' $$;
+         CREATE FUNCTION decoys.filled(text) RETURNS text LANGUAGE sql AS $$ SELECT 'decoy' $$",
+        plan.score
+    );
+    db.execute(&sql).await;
     let (vendor, object, key) = (plan.vendor, plan.vendor.people(), plan.vendor.field("id"));
     let sql = format!(
         "SELECT crm.map_object('{}', 'people', '{object}', external_id_field => '{key}', on_insert => '{}', on_delete => '{}',

@@ -97,6 +97,7 @@ pub const FACTS: Facts = Facts {
     rejection: Some(
         r#"{"status": 400, "body": {"error": {"code": "0x80048d19", "message": "the batch cannot be read"}}}"#,
     ),
+    no_content: &["write"],
     limits: &[
         Limit {
             form: "too many requests",

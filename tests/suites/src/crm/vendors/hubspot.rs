@@ -86,6 +86,7 @@ pub const FACTS: Facts = Facts {
     rejection: Some(
         r#"{"status": 400, "body": {"status": "error", "message": "as injected", "category": "VALIDATION_ERROR", "correlationId": "c", "errors": [{"message": "as injected", "code": "INVALID_OPTION"}]}}"#,
     ),
+    no_content: &[],
     limits: &[
         Limit {
             form: "too many in a second",

@@ -83,6 +83,7 @@ pub const FACTS: Facts = Facts {
         ("transient", "500"),
     ],
     rejection: None,
+    no_content: &[],
     limits: &[
         Limit {
             form: "too many in two seconds",

@@ -95,6 +95,7 @@ pub const FACTS: Facts = Facts {
     rejection: Some(
         r#"{"status": 400, "body": [{"errorCode": "JSON_PARSER_ERROR", "message": "a record cannot be read", "fields": []}]}"#,
     ),
+    no_content: &["write"],
     limits: &[
         Limit {
             form: "too many long requests",

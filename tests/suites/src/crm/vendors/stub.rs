@@ -54,6 +54,7 @@ pub const FACTS: Facts = Facts {
         ("transient", "transient"),
     ],
     rejection: None,
+    no_content: &[],
     limits: &[Limit {
         form: "a request to slow down",
         answer: "{}",

@@ -85,6 +85,7 @@ pub const FACTS: Facts = Facts {
     rejection: Some(
         r#"{"status": 400, "body": {"code": "INVALID_DATA", "details": {}, "message": "invalid data", "status": "error"}}"#,
     ),
+    no_content: &["read"],
     limits: &[
         Limit {
             form: "too many requests",
