@@ -18,6 +18,7 @@ pub mod ingest;
 pub mod kept;
 mod keys;
 pub mod longest;
+pub mod names;
 mod owner;
 mod pace;
 pub mod pending;
@@ -37,6 +38,7 @@ pub mod values;
 pub mod webhooks;
 
 pub use kept::{Kept, KeptForFew};
+pub use names::{Once, Running};
 pub use owner::{as_owner_of, as_owner_of_table};
 pub use transaction::{
     StoreError, as_owner, durable_transaction, nested, subtransaction, transaction,

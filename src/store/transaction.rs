@@ -118,6 +118,7 @@ impl StoreError {
                 ERRCODE_UNDEFINED_TABLE
                     | ERRCODE_UNDEFINED_COLUMN
                     | ERRCODE_UNDEFINED_FUNCTION
+                    | ERRCODE_UNDEFINED_OBJECT
                     | ERRCODE_INVALID_SCHEMA_NAME
             )
         )

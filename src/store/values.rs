@@ -22,7 +22,7 @@ use super::config::{Map, MappedField};
 use super::pace::Pace;
 use super::raw_size::RawSize;
 use super::time_limit::TimeLimit;
-use super::{Kept, StoreError, as_owner_of, subtransaction};
+use super::{Kept, Once, Running, StoreError, as_owner_of, subtransaction};
 use crate::settings::Settings;
 
 /// What became of one record's row.
@@ -549,7 +549,9 @@ impl Reading<'_> {
         let mut used = 0;
         let exhausted = Spi::connect_mut(|client: &mut SpiClient| -> Result<bool, StoreError> {
             // Not read-only, so that it sees what this transaction has just changed.
-            let mut cursor = client.try_open_cursor_mut(Kept(&statement(self.map)), &args)?;
+            let statement = statement(self.map);
+            let _running = Running::begin(&statement);
+            let mut cursor = client.try_open_cursor_mut(Kept(&statement), &args)?;
             // What is converted is in memory as soon as it is fetched.
             let most = if large.is_suspected { 1 } else { FETCH };
             let mut fetch = FIRST_FETCH.min(most);
@@ -596,7 +598,9 @@ impl Reading<'_> {
         let mut found = HashMap::with_capacity(part.len());
         let mut used = 0;
         Spi::connect_mut(|client: &mut SpiClient| -> Result<(), StoreError> {
-            let mut cursor = client.open_cursor_mut(&transforming_statement(self.map), &args);
+            let statement = transforming_statement(self.map);
+            let _running = Running::begin(&statement);
+            let mut cursor = client.try_open_cursor_mut(Once(&statement), &args)?;
             while *next < part.end && used < budget && (found.is_empty() || Instant::now() < until)
             {
                 timer.restart();
@@ -641,7 +645,7 @@ pub fn delete_row(
         let args = [record_key.into(), shard_key.into()];
         let kept = Spi::connect_mut(|client| {
             client
-                .update(&statement, None, &args)?
+                .update(Once(&statement), None, &args)?
                 .first()
                 .get_one::<bool>()
         })?;

@@ -20,6 +20,7 @@ mod search_paths;
 mod secrets_at_rest;
 mod settings;
 mod slow_senders;
+mod swapped_names;
 mod time_limits;
 
 use std::sync::LazyLock;
