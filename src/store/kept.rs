@@ -46,6 +46,9 @@ impl Kept<'_> {
             None => (plans.len() >= ROOM).then_some(None),
         });
         if let Some(known) = known {
+            if known.is_some() {
+                running.is_known();
+            }
             return Ok(known);
         }
         let types: Vec<PgOid> = args.iter().map(|arg| PgOid::from(arg.oid())).collect();

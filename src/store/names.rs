@@ -6,7 +6,7 @@
 //! before anything of it is planned or run, unless each name in it means what was known when its mapping was read. What the table,
 //! its columns' types and those functions bring along (policies, triggers, defaults, casts, checks of domains) is theirs, and not named by us.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::Arc;
 
@@ -40,10 +40,30 @@ struct Held {
     names: Arc<Names>,
     /// The statement that runs. While it does, others that are analysed are those of code that it calls.
     statement: Option<String>,
+    /// It has passed, and what is raised from now on may come from that code.
+    is_analysed: bool,
 }
 
 thread_local! {
     static HELD: RefCell<Option<Held>> = const { RefCell::new(None) };
+    static FAILED_BEFORE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While it lives, no code of others has run: an error that is raised meanwhile is nobody's fault.
+pub(super) struct Before;
+
+impl Drop for Before {
+    fn drop(&mut self) {
+        // Errors of PostgreSQL pass through here as panics.
+        if std::thread::panicking() {
+            FAILED_BEFORE.set(true);
+        }
+    }
+}
+
+/// Whether the error that was just caught was raised before any code of others had run. Asked once.
+pub(super) fn failed_before() -> bool {
+    FAILED_BEFORE.take()
 }
 
 /// Runs `work`, whose statements may name nothing else. Each of them is a [`Running`] while it runs: what is analysed in
@@ -58,6 +78,7 @@ pub(super) fn held_to<T>(names: &Arc<Names>, work: impl FnOnce() -> T) -> T {
     let held = Held {
         names: names.clone(),
         statement: None,
+        is_analysed: false,
     };
     let _restore = Restore(HELD.replace(Some(held)));
     work()
@@ -75,6 +96,7 @@ impl Running {
             let (names, has_begun) = match held {
                 Some(held) if held.statement.is_none() => {
                     held.statement = Some(statement.to_owned());
+                    held.is_analysed = false;
                     (Some(held.names.clone()), true)
                 }
                 Some(held) if held.statement.as_deref() == Some(statement) => {
@@ -91,18 +113,37 @@ impl Running {
     pub fn names(&self) -> Option<&Arc<Names>> {
         self.names.as_ref()
     }
+
+    /// It was analysed once before, and is again only if something changed.
+    pub(super) fn is_known(&self) {
+        if self.names.is_some() {
+            analysed_ours();
+        }
+    }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         if self.has_begun {
-            HELD.with_borrow_mut(|held| {
-                if let Some(held) = held {
+            let was_analysed = HELD.with_borrow_mut(|held| {
+                held.as_mut().is_none_or(|held| {
                     held.statement = None;
-                }
+                    held.is_analysed
+                })
             });
+            if !was_analysed {
+                drop(Before);
+            }
         }
     }
+}
+
+fn analysed_ours() {
+    HELD.with_borrow_mut(|held| {
+        if let Some(held) = held {
+            held.is_analysed = true;
+        }
+    });
 }
 
 /// A statement that is planned each time.
@@ -176,6 +217,7 @@ unsafe extern "C-unwind" fn hold_to_names(text: *const c_char, query: *mut pg_sy
     if let Some(stranger) = walk.stranger {
         stranger.refuse();
     }
+    analysed_ours();
 }
 
 /// Something that was named and is not what was known.

@@ -3,6 +3,7 @@
 //! What is known of a map may be as old as a request to a CRM takes. Meanwhile its table may have become somebody else's, or another
 //! table or transform may go by its name; neither ever runs with the rights of who owned the table before.
 
+use std::ffi::CString;
 use std::sync::Arc;
 
 use pgrx::PgSqlErrorCode;
@@ -10,7 +11,7 @@ use pgrx::prelude::*;
 
 use super::as_owner;
 use super::config::Map;
-use super::names::{self, Names};
+use super::names::{self, Before, Names};
 
 /// [`as_owner`] of the map's table. Raises undefined_table, undefined_function or undefined_object where a name in a statement of
 /// `work` means something else by now, or a transform belongs to somebody who may not act as the owner. Table and transforms
@@ -25,15 +26,21 @@ pub fn as_owner_of_table<T>(table: pg_sys::Oid, name: &str, work: impl FnOnce() 
 }
 
 fn as_owner_of_what<T>(held_to: &Arc<Names>, relation: &str, work: impl FnOnce() -> T) -> T {
+    let before = Before;
     let Some(owner) = hold(held_to.table) else {
         names::gone(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, relation)
     };
+    // Each statement sees to that too; most who rename a table mean no harm, and are found out here.
+    if table_named(relation) != held_to.table {
+        names::gone(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, relation)
+    }
     for function in &held_to.functions {
         if !may_run(*function, owner) {
             let transform = format!("a transform of {relation}");
             names::gone(PgSqlErrorCode::ERRCODE_UNDEFINED_FUNCTION, &transform)
         }
     }
+    drop(before);
     as_owner(owner, || names::held_to(held_to, work))
 }
 
@@ -53,6 +60,25 @@ fn hold(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
         let owner = (*class).relowner;
         pg_sys::ReleaseSysCache(tuple);
         Some(owner)
+    }
+}
+
+/// What a quoted and qualified name means.
+fn table_named(name: &str) -> pg_sys::Oid {
+    let Ok(name) = CString::new(name) else {
+        return pg_sys::InvalidOid;
+    };
+    // SAFETY: inside a transaction; the lists are the parser's own. No right on the schema is asked for: the statement will be.
+    unsafe {
+        let names = pg_sys::stringToQualifiedNameList(name.as_ptr());
+        let named = pg_sys::makeRangeVarFromNameList(names);
+        pg_sys::RangeVarGetRelidExtended(
+            named,
+            pg_sys::NoLock as i32,
+            pg_sys::RVROption::RVR_MISSING_OK,
+            None,
+            std::ptr::null_mut(),
+        )
     }
 }
 
