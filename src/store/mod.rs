@@ -40,6 +40,7 @@ pub mod webhooks;
 pub use kept::{Kept, KeptForFew};
 pub use names::{Once, Running};
 pub use owner::{as_owner_of, as_owner_of_table};
+pub use taking::transformed_in_time;
 pub use transaction::{
     StoreError, as_owner, durable_transaction, nested, subtransaction, transaction,
 };

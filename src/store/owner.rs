@@ -30,18 +30,20 @@ fn as_owner_of_what<T>(held_to: &Arc<Names>, relation: &str, work: impl FnOnce()
     let Some(owner) = hold(held_to.table) else {
         names::gone(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, relation)
     };
-    // Each statement sees to that too; most who rename a table mean no harm, and are found out here.
-    if table_named(relation) != held_to.table {
-        names::gone(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, relation)
-    }
     for function in &held_to.functions {
         if !may_run(*function, owner) {
             let transform = format!("a transform of {relation}");
             names::gone(PgSqlErrorCode::ERRCODE_UNDEFINED_FUNCTION, &transform)
         }
     }
-    drop(before);
-    as_owner(owner, || names::held_to(held_to, work))
+    as_owner(owner, || {
+        // Each statement sees to that too; most who rename a table mean no harm, and are found out here.
+        if table_named(relation) != held_to.table {
+            names::gone(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, relation)
+        }
+        drop(before);
+        names::held_to(held_to, work)
+    })
 }
 
 /// The owner of a table, which it keeps until the transaction ends.
@@ -63,12 +65,12 @@ fn hold(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
     }
 }
 
-/// What a quoted and qualified name means.
+/// What a quoted and qualified name means to the role in force.
 fn table_named(name: &str) -> pg_sys::Oid {
     let Ok(name) = CString::new(name) else {
         return pg_sys::InvalidOid;
     };
-    // SAFETY: inside a transaction; the lists are the parser's own. No right on the schema is asked for: the statement will be.
+    // SAFETY: inside a transaction; the lists are the parser's own.
     unsafe {
         let names = pg_sys::stringToQualifiedNameList(name.as_ptr());
         let named = pg_sys::makeRangeVarFromNameList(names);

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 
+use crm_domain::{ErrorClass, Failure};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
@@ -94,6 +95,21 @@ impl StoreError {
     /// statement names is gone.
     pub fn is_nobodys(&self) -> bool {
         matches!(self, StoreError::Before { .. }) || self.is_passing()
+    }
+
+    /// It says nothing of what it was about, which comes again as if nothing had been.
+    pub fn is_put_off(&self) -> bool {
+        matches!(self, StoreError::PutOff | StoreError::Before { .. })
+    }
+
+    /// What it leads to for the row that it is about.
+    pub fn failure(&self, code: &str) -> Failure {
+        let (class, code) = match self {
+            StoreError::TooLong(_) => (ErrorClass::Mapping, "transform_timeout"),
+            error if error.is_passing() => (ErrorClass::Transient, code),
+            _ => (ErrorClass::Mapping, code),
+        };
+        Failure::record(class, code, self.message())
     }
 
     /// The same as far as the error itself tells. One that a table's own code raises says what that code wants it to: such a row

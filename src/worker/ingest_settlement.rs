@@ -316,7 +316,7 @@ fn settle_part(
             events::payload("conflict", &subject, None)
         });
         pending::notify(client, told.collect())?;
-        if let Some(reason) = &arrived.quarantined {
+        if let Some(reason) = &arrived.trouble {
             rounds::did(client, map.id, 0, false, Some(reason))?;
             if arrived.unmappable >= STOP_AFTER && arrived.unmappable == records.len() {
                 let reason = format!("every record fails: {reason}");

@@ -53,7 +53,7 @@ impl Tenancy {
     async fn swap_in_between(&self, leaf: &str, other: &str) {
         let db = &self.db;
         let table = leaf.replace("leaf", "p");
-        let insert = format!("INSERT INTO {table} VALUES ('p1', 'a', '{{}}')");
+        let insert = format!("INSERT INTO {table} VALUES ('p1', 'a', '\"x\"')");
         db.execute("SELECT crm.pause('stub')").await;
         db.execute(&insert).await;
         let holder = db.session().await;
