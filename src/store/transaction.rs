@@ -97,6 +97,11 @@ impl StoreError {
         matches!(self, StoreError::Before { .. }) || self.is_passing()
     }
 
+    /// The mapping by which it was tried is not that of the table any more.
+    pub fn is_outdated(&self) -> bool {
+        matches!(self, StoreError::Before { .. }) && self.is_undefined()
+    }
+
     /// It says nothing of what it was about, which comes again as if nothing had been.
     pub fn is_put_off(&self) -> bool {
         matches!(self, StoreError::PutOff | StoreError::Before { .. })

@@ -62,7 +62,7 @@ impl Worker {
             self.waits.succeeded(Of::Map(map.id), Step::Look);
             return;
         };
-        if error.is_undefined() {
+        if error.is_undefined() && !error.is_outdated() {
             return;
         }
         let wait = self.trouble(&map, Step::Look, &error, "cannot take in changes of");
