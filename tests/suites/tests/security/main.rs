@@ -11,6 +11,7 @@ mod key_spaces;
 mod large_values;
 mod names;
 mod nested_logs;
+mod own_errors;
 mod owners;
 mod possession;
 mod raw;
