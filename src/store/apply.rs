@@ -202,7 +202,7 @@ pub fn lock_free(map: &Map, keys: &[(&str, &str)]) -> Result<HashSet<usize>, Sto
         Ok(())
     });
     for (_, error) in failed {
-        if error.is_transient() && !matches!(error, StoreError::PutOff) || error.is_undefined() {
+        if matches!(error, StoreError::Before { .. }) {
             return Err(error);
         }
     }

@@ -13,6 +13,7 @@ use pgrx::spi::{SpiClient, quote_identifier};
 use serde_json::Value as Json;
 
 use super::keys::KeyColumn;
+use super::names::Names;
 use super::{Kept, StoreError};
 
 /// A connection as configured, with how it is doing.
@@ -45,7 +46,8 @@ pub struct Map {
     pub connection_id: i32,
     /// Schema-qualified and quoted.
     pub relation: String,
-    pub table: pg_sys::Oid,
+    /// What names mean in statements that run as the table's owner.
+    pub names: Arc<Names>,
     pub crm_object: String,
     pub key: KeyColumn,
     pub shard: Option<KeyColumn>,
@@ -78,8 +80,6 @@ pub struct MappedField {
     /// Schema-qualified and quoted.
     pub transform_out: Option<String>,
     pub transform_in: Option<String>,
-    /// The functions that these names meant.
-    pub transforms: Vec<pg_sys::Oid>,
     /// Arrays and composites are read as JSON.
     pub as_json: bool,
     /// The column's values may be of any length, and are text as they are stored.
@@ -288,7 +288,8 @@ pub fn maps_of(
                          AND NOT (SELECT r.rolsuper OR r.rolbypassrls FROM pg_roles r WHERE r.oid = c.relowner), false),
                 m.conflict_scope = 'record', m.on_crm_insert = 'insert',
                 coalesce(crm.key_expression('{}', a.atttypid), ''), z.typname::text, crm.key_expression('{}', s.atttypid), s.attnotnull,
-                (SELECT n.provider FROM crm.connection n WHERE n.connection_id = m.connection_id), m.key_minds_case, m.key_max_length
+                (SELECT n.provider FROM crm.connection n WHERE n.connection_id = m.connection_id), m.key_minds_case, m.key_max_length,
+                array_remove(ARRAY[a.atttypid, s.atttypid], NULL)
          FROM crm.object_map m
          JOIN crm.map_state e USING (map_id)
          LEFT JOIN pg_class c ON c.oid = m.relation
@@ -323,7 +324,11 @@ pub fn maps_of(
             id: row.get(1)?.unwrap_or_default(),
             connection_id: row.get(2)?.unwrap_or_default(),
             relation: row.get(3)?.unwrap_or_default(),
-            table: row.get(4)?.unwrap_or(pg_sys::InvalidOid),
+            names: Arc::new(Names {
+                table: row.get(4)?.unwrap_or(pg_sys::InvalidOid),
+                functions: Vec::new(),
+                types: row.get(24)?.unwrap_or_default(),
+            }),
             crm_object: row.get(5)?.unwrap_or_default(),
             key,
             shard: row
@@ -358,7 +363,7 @@ pub fn maps_of(
                  WHERE p.oid = f.transform_in), t.oid IN ('json'::regtype, 'jsonb'::regtype), c.provider,
                 t.typlen < 0 AND t.oid <> 'numeric'::regtype, t.oid IN ('text'::regtype, 'varchar'::regtype),
                 ARRAY(SELECT p.oid FROM unnest(ARRAY[f.transform_out::oid, f.transform_in::oid]) WITH ORDINALITY AS x (oid, n) JOIN pg_proc p USING (oid) ORDER BY x.n),
-                format_type(a.atttypid, a.atttypmod), t.oid, a.atttypmod, f.described::text
+                format_type(a.atttypid, a.atttypmod), t.oid, a.atttypmod, f.described::text, a.atttypid
          FROM crm.field_map f JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
          JOIN crm.bound_column b USING (map_id, column_name) JOIN pg_type t ON t.oid = b.type_id
          LEFT JOIN pg_attribute a ON a.attrelid = m.relation AND a.attnum = b.attnum AND a.atttypid = b.type_id
@@ -377,6 +382,10 @@ pub fn maps_of(
             map.in_error = true;
             broken.push((map_id, row.get::<String>(3)?.unwrap_or_default(), trouble));
         }
+        let names = Arc::make_mut(&mut map.names);
+        names.types.extend(row.get::<pg_sys::Oid>(22)?);
+        let functions: Vec<pg_sys::Oid> = row.get(17)?.unwrap_or_default();
+        names.functions.extend(functions);
         let type_name = match row.get::<pg_sys::Oid>(19)? {
             Some(type_id) => type_beneath(type_id, row.get(20)?.unwrap_or(-1)),
             None => String::new(),
@@ -404,7 +413,6 @@ pub fn maps_of(
             }),
             transform_out: row.get(6)?,
             transform_in: row.get(12)?,
-            transforms: row.get(17)?.unwrap_or_default(),
             as_json: row.get(7)?.unwrap_or_default(),
             is_json_column: row.get(13)?.unwrap_or_default(),
             is_long: row.get(15)?.unwrap_or(true),
@@ -416,6 +424,13 @@ pub fn maps_of(
                 .get::<String>(14)?
                 .and_then(|name| crm_provider::provider(&name)),
         });
+    }
+    for map in &mut maps {
+        let names = Arc::make_mut(&mut map.names);
+        for oids in [&mut names.types, &mut names.functions] {
+            oids.sort_unstable_by_key(|oid| oid.to_u32());
+            oids.dedup();
+        }
     }
     for (map_id, column, trouble) in broken {
         let reason = format!(

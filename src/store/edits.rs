@@ -17,7 +17,7 @@ use serde_json::Value as Json;
 use super::config::{self, Connection, Map};
 use super::engine::as_engine;
 use super::keys::KeyColumn;
-use super::{Kept, StoreError, audit};
+use super::{Kept, Once, StoreError, audit};
 
 /// Runs `work` with a search_path that no caller decides. An error leaves it to the end of the (sub)transaction to put
 /// it back, as Postgres itself does.
@@ -306,11 +306,10 @@ pub fn transformed(map: &Map, transform: &str, value: &Json) -> Result<Json, Sto
     pinned(|| {
         super::as_owner_of(map, || {
             Spi::connect_mut(|client| {
-                let mut rows = client.update(
-                    &format!("SELECT {transform}($1::pg_catalog.jsonb)::pg_catalog.text"),
-                    None,
-                    &[value.to_string().into()],
-                )?;
+                let statement =
+                    format!("SELECT {transform}($1::pg_catalog.jsonb)::pg_catalog.text");
+                let mut rows =
+                    client.update(Once(&statement), None, &[value.to_string().into()])?;
                 let text = rows.next().map_or(Ok(None), |row| row.get::<String>(1))?;
                 Ok(text
                     .and_then(|text| serde_json::from_str(&text).ok())

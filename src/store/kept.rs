@@ -3,17 +3,23 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::c_long;
+use std::sync::Arc;
 
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::PgOid;
 use pgrx::spi::{OwnedPreparedStatement, Query, SpiClient, SpiCursor, SpiResult, SpiTupleTable};
 
+use super::names::{Names, Once, Running};
+
 /// Statements beyond so many are planned each time.
 const ROOM: usize = 200;
 
+/// A statement may mean one thing as this table's owner and another as that one's, or later.
+type Plans = HashMap<(Option<Arc<Names>>, String), &'static OwnedPreparedStatement>;
+
 thread_local! {
     /// Never freed: a session's end must not call into a server that is shutting down.
-    static PLANS: RefCell<HashMap<String, &'static OwnedPreparedStatement>> = RefCell::default();
+    static PLANS: RefCell<Plans> = RefCell::default();
 }
 
 /// A statement whose plan outlives the transaction. Postgres itself plans it anew when what it names, the search_path or
@@ -32,17 +38,22 @@ impl Kept<'_> {
         &self,
         client: &SpiClient,
         args: &[DatumWithOid],
+        running: &Running,
     ) -> SpiResult<Option<&'static OwnedPreparedStatement>> {
-        let known = PLANS.with_borrow(|plans| match plans.get(self.0) {
+        let key = (running.names().cloned(), self.0.to_owned());
+        let known = PLANS.with_borrow(|plans| match plans.get(&key) {
             Some(plan) => Some(Some(*plan)),
             None => (plans.len() >= ROOM).then_some(None),
         });
         if let Some(known) = known {
+            if known.is_some() {
+                running.is_known();
+            }
             return Ok(known);
         }
         let types: Vec<PgOid> = args.iter().map(|arg| PgOid::from(arg.oid())).collect();
         let plan: &'static _ = Box::leak(Box::new(client.prepare_mut(self.0, &types)?.keep()));
-        PLANS.with_borrow_mut(|plans| plans.insert(self.0.to_owned(), plan));
+        PLANS.with_borrow_mut(|plans| plans.insert(key, plan));
         Ok(Some(plan))
     }
 }
@@ -54,7 +65,8 @@ impl<'conn> Query<'conn> for Kept<'_> {
         limit: Option<c_long>,
         args: &[DatumWithOid<'mcx>],
     ) -> SpiResult<SpiTupleTable<'conn>> {
-        match self.plan(client, args)? {
+        let running = Running::begin(self.0);
+        match self.plan(client, args, &running)? {
             Some(plan) => plan.execute(client, limit, args),
             None => self.0.execute(client, limit, args),
         }
@@ -65,7 +77,8 @@ impl<'conn> Query<'conn> for Kept<'_> {
         client: &SpiClient<'conn>,
         args: &[DatumWithOid<'mcx>],
     ) -> SpiResult<SpiCursor<'conn>> {
-        match self.plan(client, args)? {
+        let running = Running::begin(self.0);
+        match self.plan(client, args, &running)? {
             Some(plan) => plan.try_open_cursor(client, args),
             None => self.0.try_open_cursor(client, args),
         }
@@ -82,7 +95,7 @@ impl<'conn> Query<'conn> for KeptForFew<'_> {
         if self.1 <= FEW {
             Kept(self.0).execute(client, limit, args)
         } else {
-            self.0.execute(client, limit, args)
+            Once(self.0).execute(client, limit, args)
         }
     }
 
@@ -94,7 +107,7 @@ impl<'conn> Query<'conn> for KeptForFew<'_> {
         if self.1 <= FEW {
             Kept(self.0).try_open_cursor(client, args)
         } else {
-            self.0.try_open_cursor(client, args)
+            Once(self.0).try_open_cursor(client, args)
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use pgrx::prelude::*;
 
-use super::{StoreError, as_owner_of_table};
+use super::{Once, StoreError, as_owner_of_table};
 
 /// The length of the longest text in a column, in characters.
 pub fn text(relation: pg_sys::Oid, column: &str) -> Result<Option<i32>, StoreError> {
@@ -17,5 +17,7 @@ pub fn text(relation: pg_sys::Oid, column: &str) -> Result<Option<i32>, StoreErr
     };
     let query =
         format!("SELECT max(pg_catalog.char_length({column}::pg_catalog.text)) FROM {name}");
-    Ok(as_owner_of_table(relation, &name, || Spi::get_one(&query))?)
+    as_owner_of_table(relation, &name, || {
+        Spi::connect_mut(|client| Ok(client.update(Once(&query), None, &[])?.first().get_one()?))
+    })
 }

@@ -18,6 +18,7 @@ pub mod ingest;
 pub mod kept;
 mod keys;
 pub mod longest;
+pub mod names;
 mod owner;
 mod pace;
 pub mod pending;
@@ -37,7 +38,9 @@ pub mod values;
 pub mod webhooks;
 
 pub use kept::{Kept, KeptForFew};
+pub use names::{Once, Running};
 pub use owner::{as_owner_of, as_owner_of_table};
+pub use taking::transformed_in_time;
 pub use transaction::{
     StoreError, as_owner, durable_transaction, nested, subtransaction, transaction,
 };

@@ -164,6 +164,13 @@ pub fn each(
         }
         match statement(pace, part) {
             Ok(()) => {}
+            // Nobody is to blame, and the others would meet the same.
+            Err(error @ StoreError::Before { .. }) => {
+                parts.push(&part[1..]);
+                let others = parts.drain(..).flatten();
+                failed.extend(others.map(|&n| (n, StoreError::PutOff)));
+                failed.push((part[0], error));
+            }
             Err(error) if part.len() == 1 => failed.push((part[0], error)),
             // The pace is another now.
             Err(StoreError::TooLong(_)) => parts.push(part),

@@ -11,6 +11,7 @@ use serde_json::{Map as JsonMap, Value as Json, json};
 
 use super::config::Map;
 use super::ingest::identity::BOTH_WENT;
+use super::ingest::state;
 use super::pending::Pending;
 use super::takes::{rows_in_use, take};
 use super::{Kept, StoreError, dead, rounds, settle, values};
@@ -163,8 +164,18 @@ fn ledger(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(), 
         .filter(|r| matches!(r.verdict, Verdict::Unlinked { .. }))
     {
         let (shard_key, record_key) = keys_of(record);
-        if map.on_crm_delete == "delete" && row_follows(client, map, shard_key, record_key)? {
-            continue;
+        if map.on_crm_delete == "delete" {
+            match row_follows(client, map, shard_key, record_key) {
+                Ok(true) => continue,
+                Ok(false) => {}
+                // It stays linked, and is looked at again by itself, a number of times.
+                Err(error) if error.is_passing() && !error.is_put_off() => {
+                    let crm_id = record.pending.crm_id.as_str();
+                    state::ask(client, map.id, &[(crm_id, None)], 1000)?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
         }
         client.update(
             Kept("SELECT crm.unlink_record($1, $2, $3)"),
@@ -185,7 +196,7 @@ pub(super) fn row_follows(
 ) -> Result<bool, StoreError> {
     match values::delete_row(map, shard_key, record_key, super::taking::limit()) {
         Ok(()) => {}
-        Err(error) if error.is_transient() => return Err(error),
+        Err(error) if error.is_put_off() || error.is_passing() => return Err(error),
         Err(error) => {
             let reason = format!(
                 "the CRM deleted record {record_key}, but its row cannot be deleted: {}",

@@ -2,16 +2,18 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use crm_domain::{Cells, Value};
+use crm_domain::retry::Backoff;
+use crm_domain::{Cells, ErrorClass, Value};
 use pgrx::spi::SpiClient;
 use serde_json::{Value as Json, json};
 
 use super::config::Map;
 use super::pace::Pace;
-use super::reconcile::{Conflict, Settled, keys_of};
+use super::reconcile::{Conflict, Settled, Verdict, keys_of};
 use super::taking::{self, Taking, bounds, limit};
 use super::values::{self, RowValues, Wanted};
 use super::{StoreError, apply};
+use crate::settings::Settings;
 
 /// Records of whose rows cells are to be set, but whose rows somebody is changing.
 pub(super) fn rows_in_use(
@@ -116,12 +118,31 @@ pub(super) fn take(
         .collect();
     let taken = taking::set(client, map, &takings, &mut Pace::new(map, Some(limit())))?;
     for (place, error) in taken.refused {
-        if error.is_transient() {
+        let record = &mut records[taking[place]];
+        if error.is_put_off() {
             return Err(error);
         }
-        refused(map, &mut records[taking[place]], &error);
+        if error.is_passing() && record.pending.attempts + 1 < Settings::current().max_attempts {
+            come_again(record, &error);
+        } else {
+            refused(map, record, &error);
+        }
     }
     Ok(())
+}
+
+/// The row may take it the next time: the edit is tried again as a whole.
+fn come_again(record: &mut Settled, error: &StoreError) {
+    for id in std::mem::take(&mut record.takes).keys() {
+        record.known.remove(id);
+    }
+    let delay = Backoff::RECORD.delay(record.pending.attempts + 1, fastrand::f64());
+    record.verdict = Verdict::Retry {
+        delay_ms: delay.as_millis() as i64,
+        charged: true,
+        class: ErrorClass::Transient,
+        error: error.message(),
+    };
 }
 
 /// The table refuses what the CRM holds: a person decides.

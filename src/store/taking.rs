@@ -25,6 +25,12 @@ pub(super) fn limit() -> Duration {
     Settings::current().transform_timeout
 }
 
+/// What a transform makes of a value, if it does so in the time that it has.
+pub fn transformed_in_time(map: &Map, transform: &str, value: &Json) -> Result<Json, StoreError> {
+    let mut pace = Pace::new(map, Some(limit()));
+    pace.run_nested(1, || edits::transformed(map, transform, value))
+}
+
 /// What may be read of rows that take what the CRM holds.
 pub(super) fn bounds() -> Bounds {
     Bounds::of(&Settings::current())

@@ -3,11 +3,13 @@
 use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 
+use crm_domain::{ErrorClass, Failure};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use pgrx::{PgSqlErrorCode, PgTryBuilder};
 
+use super::names;
 use super::settings_scope::SettingsScope;
 
 /// Why a transaction came to nothing.
@@ -15,6 +17,12 @@ use super::settings_scope::SettingsScope;
 pub enum StoreError {
     #[error("{message} (SQLSTATE {code:?})")]
     Postgres {
+        code: PgSqlErrorCode,
+        message: String,
+    },
+    /// Before a statement on a table had touched any row of it: the table is locked, or what the statement names is gone.
+    #[error("{message} (SQLSTATE {code:?})")]
+    Before {
         code: PgSqlErrorCode,
         message: String,
     },
@@ -40,7 +48,7 @@ impl StoreError {
 
     pub fn code(&self) -> Option<PgSqlErrorCode> {
         match self {
-            StoreError::Postgres { code, .. } => Some(*code),
+            StoreError::Postgres { code, .. } | StoreError::Before { code, .. } => Some(*code),
             StoreError::Spi(_) | StoreError::TooLong(_) | StoreError::PutOff => None,
         }
     }
@@ -48,7 +56,9 @@ impl StoreError {
     /// The message without the SQLSTATE, for people.
     pub fn message(&self) -> String {
         match self {
-            StoreError::Postgres { message, .. } => message.clone(),
+            StoreError::Postgres { message, .. } | StoreError::Before { message, .. } => {
+                message.clone()
+            }
             StoreError::Spi(error) => error.to_string(),
             StoreError::TooLong(_) | StoreError::PutOff => self.to_string(),
         }
@@ -84,6 +94,32 @@ impl StoreError {
     /// No record is at fault: the server has no room, shuts down or cannot read its disk, something is locked, or what the
     /// statement names is gone.
     pub fn is_nobodys(&self) -> bool {
+        matches!(self, StoreError::Before { .. }) || self.is_passing()
+    }
+
+    /// The mapping by which it was tried is not that of the table any more.
+    pub fn is_outdated(&self) -> bool {
+        matches!(self, StoreError::Before { .. }) && self.is_undefined()
+    }
+
+    /// It says nothing of what it was about, which comes again as if nothing had been.
+    pub fn is_put_off(&self) -> bool {
+        matches!(self, StoreError::PutOff | StoreError::Before { .. })
+    }
+
+    /// What it leads to for the row that it is about.
+    pub fn failure(&self, code: &str) -> Failure {
+        let (class, code) = match self {
+            StoreError::TooLong(_) => (ErrorClass::Mapping, "transform_timeout"),
+            error if error.is_passing() => (ErrorClass::Transient, code),
+            _ => (ErrorClass::Mapping, code),
+        };
+        Failure::record(class, code, self.message())
+    }
+
+    /// The same as far as the error itself tells. One that a table's own code raises says what that code wants it to: such a row
+    /// is tried again a number of times, and no more.
+    pub fn is_passing(&self) -> bool {
         self.is_transient()
             || self.is_undefined()
             || matches!(
@@ -118,6 +154,7 @@ impl StoreError {
                 ERRCODE_UNDEFINED_TABLE
                     | ERRCODE_UNDEFINED_COLUMN
                     | ERRCODE_UNDEFINED_FUNCTION
+                    | ERRCODE_UNDEFINED_OBJECT
                     | ERRCODE_INVALID_SCHEMA_NAME
             )
         )
@@ -131,9 +168,10 @@ impl From<CaughtError> for StoreError {
         | CaughtError::RustPanic {
             ereport: report, ..
         }) = error;
-        StoreError::Postgres {
-            code: report.sql_error_code(),
-            message: report.message().to_owned(),
+        let (code, message) = (report.sql_error_code(), report.message().to_owned());
+        match names::failed_before() {
+            true => StoreError::Before { code, message },
+            false => StoreError::Postgres { code, message },
         }
     }
 }

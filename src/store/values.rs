@@ -22,7 +22,7 @@ use super::config::{Map, MappedField};
 use super::pace::Pace;
 use super::raw_size::RawSize;
 use super::time_limit::TimeLimit;
-use super::{Kept, StoreError, as_owner_of, subtransaction};
+use super::{Kept, Once, Running, StoreError, as_owner_of, subtransaction};
 use crate::settings::Settings;
 
 /// What became of one record's row.
@@ -116,6 +116,7 @@ pub fn read(
         None => Pace::new(map, None),
     };
     let mut parts = vec![&all[..]];
+    let mut passing = None;
     while let Some(part) = parts.pop() {
         if pace.is_over() {
             break;
@@ -126,9 +127,15 @@ pub fn read(
             parts.extend([later, now]);
             continue;
         }
-        reading.part(&mut pace, part, &mut budget, &mut found, &mut parts)?;
+        if let Some(error) = reading.part(&mut pace, part, &mut budget, &mut found, &mut parts)? {
+            passing.get_or_insert(error);
+        }
     }
-    Ok(found)
+    match passing {
+        // Not even whose fault it is was found out.
+        Some(error) if found.is_empty() => Err(error),
+        _ => Ok(found),
+    }
 }
 
 /// Rows being read.
@@ -142,7 +149,7 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Reads a part, or says in which parts to try again.
+    /// Reads a part, or says in which parts to try again, and why if that may pass.
     fn part<'a>(
         &self,
         pace: &mut Pace,
@@ -150,9 +157,9 @@ impl Reading<'_> {
         budget: &mut usize,
         found: &mut HashMap<usize, RowValues>,
         parts: &mut Vec<&'a [usize]>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<StoreError>, StoreError> {
         if part.is_empty() || *budget == 0 {
-            return Ok(());
+            return Ok(None);
         }
         let fetch = || {
             let large = self.large(part)?;
@@ -163,26 +170,20 @@ impl Reading<'_> {
                 found.extend(rows);
                 *budget = budget.saturating_sub(used);
             }
-            // A lock on the table, or an interrupt: nobody's fault, the slice comes again.
-            Err(error) if error.is_transient() => return Err(error),
-            // The table changed under our feet; no record is at fault.
-            Err(error) if error.is_undefined() => return Err(error),
+            // The table is locked, or changed under our feet; no record is at fault, the slice comes again.
+            Err(error @ StoreError::Before { .. }) => return Err(error),
             Err(error) if part.len() == 1 => {
-                let code = match error {
-                    StoreError::TooLong(_) => "transform_timeout",
-                    _ => "unreadable_row",
-                };
-                let failure = Failure::record(ErrorClass::Mapping, code, error.message());
-                found.insert(part[0], RowValues::Unreadable(failure));
+                found.insert(part[0], unreadable(&error));
             }
             // The pace is another now.
             Err(StoreError::TooLong(_)) => parts.push(part),
-            Err(_) => {
+            Err(error) => {
                 let (left, right) = part.split_at(part.len() / 2);
                 parts.extend([right, left]);
+                return Ok(Some(error).filter(StoreError::is_passing));
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// The same where transforms are code of others, under a limit of time for each row.
@@ -221,18 +222,25 @@ impl Reading<'_> {
                     found.extend(rows);
                     budget = budget.saturating_sub(used);
                 }
-                Err(error) if error.is_transient() && !late => return Err(error),
+                Err(error @ StoreError::Before { .. }) => return Err(error),
+                // Nothing was fetched yet: a policy may have looked at any of them.
+                Err(_) if !late && next == part.start && part.len() > 1 => {
+                    let middle = part.start + part.len() / 2;
+                    parts.extend([middle..part.end, part.start..middle]);
+                }
                 Err(error) => {
-                    let failure = if late {
+                    let row = if late {
                         let limit = limit.unwrap_or_default();
                         let message = format!(
                             "the transforms of this row took longer than pg_crm.transform_timeout ({limit:?})"
                         );
-                        Failure::record(ErrorClass::Mapping, "transform_timeout", message)
+                        let failure =
+                            Failure::record(ErrorClass::Mapping, "transform_timeout", message);
+                        RowValues::Unreadable(failure)
                     } else {
-                        Failure::record(ErrorClass::Mapping, "unreadable_row", error.message())
+                        unreadable(&error)
                     };
-                    found.insert(next, RowValues::Unreadable(failure));
+                    found.insert(next, row);
                     // What was read before it went with the subtransaction.
                     let rest = next + 1..part.end;
                     let starts = rest.clone().step_by(CAREFUL).rev();
@@ -243,6 +251,10 @@ impl Reading<'_> {
         }
         Ok(found)
     }
+}
+
+fn unreadable(error: &StoreError) -> RowValues {
+    RowValues::Unreadable(error.failure("unreadable_row"))
 }
 
 /// A mapped column as text, through its transform.
@@ -549,7 +561,9 @@ impl Reading<'_> {
         let mut used = 0;
         let exhausted = Spi::connect_mut(|client: &mut SpiClient| -> Result<bool, StoreError> {
             // Not read-only, so that it sees what this transaction has just changed.
-            let mut cursor = client.try_open_cursor_mut(Kept(&statement(self.map)), &args)?;
+            let statement = statement(self.map);
+            let _running = Running::begin(&statement);
+            let mut cursor = client.try_open_cursor_mut(Kept(&statement), &args)?;
             // What is converted is in memory as soon as it is fetched.
             let most = if large.is_suspected { 1 } else { FETCH };
             let mut fetch = FIRST_FETCH.min(most);
@@ -596,7 +610,9 @@ impl Reading<'_> {
         let mut found = HashMap::with_capacity(part.len());
         let mut used = 0;
         Spi::connect_mut(|client: &mut SpiClient| -> Result<(), StoreError> {
-            let mut cursor = client.open_cursor_mut(&transforming_statement(self.map), &args);
+            let statement = transforming_statement(self.map);
+            let _running = Running::begin(&statement);
+            let mut cursor = client.try_open_cursor_mut(Once(&statement), &args)?;
             while *next < part.end && used < budget && (found.is_empty() || Instant::now() < until)
             {
                 timer.restart();
@@ -642,7 +658,7 @@ pub fn delete_row(
         let args = [record_key.into(), shard_key.into()];
         let kept = Spi::connect_mut(|client| {
             client
-                .update(&statement, None, &args)?
+                .update(Once(&statement), None, &args)?
                 .first()
                 .get_one::<bool>()
         })?;

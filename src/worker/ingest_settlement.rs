@@ -62,7 +62,7 @@ impl Worker {
             self.waits.succeeded(Of::Map(map.id), Step::Look);
             return;
         };
-        if error.is_undefined() {
+        if error.is_undefined() && !error.is_outdated() {
             return;
         }
         let wait = self.trouble(&map, Step::Look, &error, "cannot take in changes of");
@@ -343,7 +343,7 @@ fn settle_part(
             events::payload("conflict", &subject, None)
         });
         pending::notify(client, told.collect())?;
-        if let Some(reason) = &arrived.quarantined {
+        if let Some(reason) = &arrived.trouble {
             rounds::did(client, map.id, 0, false, Some(reason))?;
             if arrived.unmappable >= STOP_AFTER && arrived.unmappable == records.len() {
                 let reason = format!("every record fails: {reason}");

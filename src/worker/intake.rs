@@ -11,6 +11,7 @@ use crm_provider::{WriteKind, WriteRecord};
 
 use super::settlement::{InFlight, settled_record};
 use super::slice::Outgoing;
+use super::verdict;
 use crate::settings::Settings;
 use crate::store::StoreError;
 use crate::store::claims::Claimed;
@@ -137,11 +138,9 @@ pub(super) fn read_slice(
                 ));
             }
             Some(RowValues::Unreadable(failure)) => {
-                let verdict = Verdict::Dead {
-                    class: failure.class,
-                    code: failure.code,
-                    error: failure.message,
-                };
+                let (attempts, most) = (claimed.attempts, settings.max_attempts);
+                let draw = fastrand::f64();
+                let verdict = verdict::of(&failure, attempts, most, &map.on_crm_delete, draw);
                 settled.push(settled_record(
                     InFlight::new(claimed, &[]),
                     None,

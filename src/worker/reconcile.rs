@@ -355,10 +355,10 @@ impl Worker {
             Err(error) => error,
         };
         failpoint::reach("reconcile_settle::after_commit");
-        if error.is_undefined() {
+        if error.is_undefined() && !error.is_outdated() {
             return;
         }
-        if !error.is_transient() {
+        if !error.is_nobodys() {
             log!(
                 "pg_crm settles edits of {} one by one: {error}",
                 map.relation
@@ -369,6 +369,10 @@ impl Worker {
         {
             log!("pg_crm could not release a claim: {e}");
             self.release_lost_claims_soon();
+        }
+        // They come again, by the mapping as it is now.
+        if error.is_outdated() {
+            return;
         }
         // As they are; as the failures that they caused; and without anything that may be the trouble.
         let mut rest = judged;

@@ -128,10 +128,9 @@ fn bases(map: &Map, pending: &Pending) -> BTreeMap<u16, ShortHash> {
             hex::decode(hash)
         } else if let Some(value) = entry.get("v") {
             let value = match &field.transform_out {
-                Some(transform) => crate::store::subtransaction(|| {
-                    crate::store::edits::transformed(map, transform, value)
-                })
-                .unwrap_or(Json::Null),
+                Some(transform) => {
+                    crate::store::transformed_in_time(map, transform, value).unwrap_or(Json::Null)
+                }
                 None => value.clone(),
             };
             Value::from_json(field.field.data_type, &value)

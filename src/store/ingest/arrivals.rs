@@ -96,7 +96,7 @@ pub(super) fn settle(
             // Gone, though nobody told (on_delete => 'ignore'), or hidden from the table's owner.
             RowValues::Missing => arrived.counts.ignored += 1,
             RowValues::Unreadable(failure) => {
-                arrived.quarantine(client, map, Some(&key), record, failure)?;
+                arrived.refuse(client, map, Some(&key), record, failure)?;
             }
         }
     }
@@ -311,17 +311,12 @@ fn take(
     for (place, error) in taken.refused {
         let record = &settled[places[place]];
         gone.insert(places[place]);
-        if error.is_transient() {
+        if error.is_put_off() {
             arrived.again(record.incoming);
             continue;
         }
-        arrived.quarantine(
-            client,
-            map,
-            Some(&record.key),
-            record.incoming,
-            quarantine::refusal(&error),
-        )?;
+        let failure = quarantine::refusal(&error);
+        arrived.refuse(client, map, Some(&record.key), record.incoming, failure)?;
     }
     let mut n = 0;
     settled.retain(|_| {

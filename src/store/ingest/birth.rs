@@ -66,9 +66,7 @@ pub fn insert(
             Ok(object) => {
                 rows.insert(n, object);
             }
-            Err(error) if error.is_transient() && !matches!(error, StoreError::PutOff) => {
-                return Err(error);
-            }
+            Err(error @ StoreError::Before { .. }) => return Err(error),
             Err(error) => results[n] = Some(Err(error)),
         }
     }

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::identity::{self, Key};
 use super::locks::lock;
-use super::{Arrived, Arriving, Incoming};
+use super::{Arrived, Arriving, Incoming, quarantine};
 use crate::store::{StoreError, reconcile};
 
 /// Settles those that were linked to a row. Work that waits for a record finds out by itself that it is gone.
@@ -92,8 +92,13 @@ fn deleted(
             }
             // Its row stays, without a link.
             Ok(false) => {}
-            Err(error) if error.is_transient() => {
+            Err(error) if error.is_put_off() => {
                 arrived.again(record);
+                return Ok(());
+            }
+            Err(error) if error.is_passing() => {
+                let failure = quarantine::refusal(&error);
+                arrived.failed(Some(key), record, failure);
                 return Ok(());
             }
             Err(error) => return Err(error),

@@ -264,25 +264,33 @@ pub struct Sought {
     pub row: Option<Key>,
 }
 
-/// What these texts are as keys of the table, by place. One that cannot be a key of it is not there.
-pub fn rows_of(map: &Map, keys: &[&str]) -> Result<HashMap<usize, Sought>, StoreError> {
+/// What texts are as keys of a table, by place. One that cannot be a key of it is not there.
+pub struct Looked {
+    pub found: HashMap<usize, Sought>,
+    /// It is not known whether there is a row.
+    pub unknown: HashMap<usize, StoreError>,
+}
+
+pub fn rows_of(map: &Map, keys: &[&str]) -> Result<Looked, StoreError> {
     let all: Vec<usize> = (0..keys.len()).collect();
-    let mut found = HashMap::new();
-    let mut pace = Pace::new(map, Some(taking::limit()));
+    let (mut found, mut unknown) = (HashMap::new(), HashMap::new());
+    let mut pace = Pace::putting_off(map, taking::limit());
     let failed = pace::each(&mut pace, &all, |pace, part| {
         let some: Vec<&str> = part.iter().map(|&n| keys[n]).collect();
         let rows = pace.run(part.len(), || read_rows(map, &some))?;
         found.extend(rows.into_iter().map(|(n, key)| (part[n], key)));
         Ok(())
     });
-    for (_, error) in failed {
-        // Whether there is a row must be known.
-        let is_late = matches!(error, StoreError::TooLong(_));
-        if is_late || error.is_transient() || error.is_undefined() {
+    for (n, error) in failed {
+        if matches!(error, StoreError::Before { .. }) {
             return Err(error);
         }
+        // Else the text is none of the type's.
+        if !error.is_about_values() {
+            unknown.insert(n, error);
+        }
     }
-    Ok(found)
+    Ok(Looked { found, unknown })
 }
 
 fn read_rows(map: &Map, keys: &[&str]) -> Result<HashMap<usize, Sought>, StoreError> {

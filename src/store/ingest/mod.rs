@@ -82,10 +82,21 @@ pub struct Arrived {
     pub look: Vec<String>,
     /// Records that a person is to decide about.
     pub disputed: Vec<Key>,
-    /// Why records are in quarantine, the first of them, and how many for the mapping's sake.
-    pub quarantined: Option<String>,
+    /// Why a record cannot be taken in, the first of them, and how many for the mapping's sake.
+    pub trouble: Option<String>,
     pub unmappable: usize,
+    failing: Vec<Failing>,
     notes: Vec<Note>,
+}
+
+/// A record that could not be taken in this time.
+struct Failing {
+    crm_id: String,
+    merged_into: Option<String>,
+    by: Option<String>,
+    /// Of its row, if it has one.
+    key: Option<Key>,
+    failure: Failure,
 }
 
 /// A line of the audit.
@@ -196,6 +207,7 @@ pub fn settle(
     changed.extend(met.linked);
     arrivals::settle(client, about, changed, &written_over, &mut arrived)?;
     strangers::insert_waiting(client, map, met.waiting, &mut arrived)?;
+    arrived.charge(client, map)?;
     write_audit(client, about.connection, map, &arrived.notes)?;
     state::count(client, map.id, &arrived.counts)?;
     Ok(arrived)

@@ -6,11 +6,77 @@ use pgrx::spi::SpiClient;
 
 use super::identity::{self, Key};
 use super::state::{self, Reread};
-use super::{Arrived, Incoming, Note, write_audit};
+use super::{Arrived, Failing, Incoming, Note, write_audit};
+use crate::settings::Settings;
 use crate::store::config::{Connection, Map};
 use crate::store::{Kept, StoreError, dead};
 
 impl Arrived {
+    /// A record that cannot be taken in as things are: for good, or to be tried again a number of times.
+    pub(super) fn refuse(
+        &mut self,
+        client: &mut SpiClient,
+        map: &Map,
+        key: Option<&Key>,
+        incoming: &Incoming,
+        failure: Failure,
+    ) -> Result<(), StoreError> {
+        if failure.class == ErrorClass::Transient {
+            self.failed(key, incoming, failure);
+            return Ok(());
+        }
+        self.quarantine(client, map, key, incoming, failure)
+    }
+
+    /// It may go well the next time.
+    pub(super) fn failed(&mut self, key: Option<&Key>, incoming: &Incoming, failure: Failure) {
+        self.failing.push(Failing {
+            crm_id: incoming.crm_id.clone(),
+            merged_into: incoming.merged_into.clone(),
+            by: incoming.by.clone(),
+            key: key.cloned(),
+            failure,
+        });
+    }
+
+    /// Charges an attempt to each record that failed. One that has had as many as it may have is in quarantine.
+    pub(super) fn charge(&mut self, client: &mut SpiClient, map: &Map) -> Result<(), StoreError> {
+        let failing = std::mem::take(&mut self.failing);
+        if failing.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<(&str, Option<&str>)> = failing
+            .iter()
+            .map(|f| (f.crm_id.as_str(), f.merged_into.as_deref()))
+            .collect();
+        let attempts = state::charge(client, map.id, &ids)?;
+        let most = Settings::current().max_attempts;
+        for failing in failing {
+            let Failing {
+                crm_id,
+                by,
+                key,
+                failure,
+                ..
+            } = failing;
+            let charged = attempts.get(&crm_id).copied().unwrap_or(most);
+            let message = format!(
+                "CRM record {crm_id} cannot be taken in: {}",
+                failure.message
+            );
+            self.trouble.get_or_insert(message);
+            if charged >= most {
+                let (key, by) = (key.as_ref(), by.as_deref());
+                state::forget(client, map.id, &crm_id)?;
+                if put(client, map, key, &crm_id, by, &failure)? {
+                    self.notes
+                        .push(Note::of_quarantine(key, &crm_id, by, failure));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// `key`: of its row, if it has one.
     pub(super) fn quarantine(
         &mut self,
@@ -23,7 +89,7 @@ impl Arrived {
         let by = incoming.by.as_deref();
         let is_news = put(client, map, key, &incoming.crm_id, by, &failure)?;
         self.unmappable += usize::from(failure.class == ErrorClass::Mapping);
-        self.quarantined.get_or_insert_with(|| {
+        self.trouble.get_or_insert_with(|| {
             format!(
                 "CRM record {} cannot be taken in: {}",
                 incoming.crm_id, failure.message
@@ -39,11 +105,7 @@ impl Arrived {
 
 /// Why the table would not have it.
 pub(super) fn refusal(error: &StoreError) -> Failure {
-    let code = match error {
-        StoreError::TooLong(_) => "transform_timeout",
-        _ => "refused_by_table",
-    };
-    Failure::record(ErrorClass::Mapping, code, error.message())
+    error.failure("refused_by_table")
 }
 
 /// A record that cannot be read, however often it is tried.

@@ -7,7 +7,7 @@
 use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
 
-use crate::store::{Kept, StoreError};
+use crate::store::{Kept, Once, StoreError};
 
 /// Values drawn at a time, to close a gap.
 const DRAWS: i64 = 1000;
@@ -38,9 +38,10 @@ impl Sequence {
             if draws > DRAWS || key > self.max - self.increment {
                 break;
             }
-            Spi::get_one_with_args::<i64>(
+            call(
                 "SELECT pg_catalog.max(pg_catalog.nextval($1::pg_catalog.regclass)) FROM pg_catalog.generate_series(1, $2)",
-                &[self.oid.into(), draws.into()],
+                self.oid,
+                draws,
             )?;
         }
         self.jump(key)
@@ -74,13 +75,21 @@ impl Sequence {
             });
         }
         if self.draws_to(key)? > 0 {
-            Spi::get_one_with_args::<i64>(
+            call(
                 "SELECT pg_catalog.setval($1::pg_catalog.regclass, $2)",
-                &[self.oid.into(), key.into()],
+                self.oid,
+                key,
             )?;
         }
         // SAFETY: taken above. What setval() did is there at once, for everybody.
         unsafe { pg_sys::UnlockRelationOid(self.oid, MODE) };
         Ok(())
     }
+}
+
+fn call(statement: &str, sequence: pg_sys::Oid, number: i64) -> Result<(), StoreError> {
+    Spi::connect_mut(|client| {
+        client.update(Once(statement), None, &[sequence.into(), number.into()])?;
+        Ok(())
+    })
 }

@@ -1,6 +1,6 @@
 //! How far each map has read its CRM's changes, and which records are to be read by themselves.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use pgrx::spi::SpiClient;
 use serde_json::Value as Json;
@@ -348,6 +348,47 @@ pub fn not_yet(client: &mut SpiClient, map_id: i32, records: &[&Reread]) -> Resu
             map_id.into(),
             records.iter().map(|r| r.crm_id.as_str()).collect::<Vec<_>>().into(),
         ],
+    )?;
+    Ok(())
+}
+
+/// Records that could not be taken in come again by themselves, each time later; how often that has happened to each.
+pub fn charge(
+    client: &mut SpiClient,
+    map_id: i32,
+    records: &[(&str, Option<&str>)],
+) -> Result<HashMap<String, u32>, StoreError> {
+    let rows = client.update(
+        Kept(
+            "INSERT INTO crm.reread AS r (map_id, crm_id, merged_into, attempts, due_at)
+             SELECT DISTINCT ON (k.crm_id) $1, k.crm_id, k.merged_into, 1, now() + interval '1 s'
+             FROM unnest($2::text[], $3::text[]) AS k (crm_id, merged_into) ORDER BY k.crm_id, k.merged_into
+             ON CONFLICT (map_id, crm_id) DO UPDATE
+             SET revision = excluded.revision, attempts = least(r.attempts + 1, 1000), merged_into = coalesce(excluded.merged_into, r.merged_into),
+                 due_at = now() + interval '1 s' * least(2.0 ^ least(r.attempts, 10), 900)
+             RETURNING crm_id, attempts",
+        ),
+        None,
+        &[
+            map_id.into(),
+            records.iter().map(|(id, _)| *id).collect::<Vec<_>>().into(),
+            records.iter().map(|(_, into)| *into).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    let mut attempts = HashMap::with_capacity(rows.len());
+    for row in rows {
+        let charged = row.get::<i16>(2)?.unwrap_or_default();
+        attempts.insert(row.get(1)?.unwrap_or_default(), charged as u32);
+    }
+    Ok(attempts)
+}
+
+/// A record is not to be read by itself any more.
+pub fn forget(client: &mut SpiClient, map_id: i32, crm_id: &str) -> Result<(), StoreError> {
+    client.update(
+        Kept("DELETE FROM crm.reread WHERE map_id = $1 AND crm_id = $2"),
+        None,
+        &[map_id.into(), crm_id.into()],
     )?;
     Ok(())
 }

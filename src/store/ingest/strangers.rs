@@ -7,7 +7,7 @@ use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, json};
 
 use super::arrivals::told_of_altered;
-use super::identity::{self, Candidate, Ended, Key, Known};
+use super::identity::{self, Candidate, Ended, Key, Known, Looked};
 use super::{Arrived, Arriving, Incoming, birth, quarantine};
 use crate::store::StoreError;
 use crate::store::config::Map;
@@ -68,7 +68,10 @@ pub(super) fn settle<'a>(
     }
     // Of two with one key, the second is looked at when the first is linked.
     let keys: Vec<&str> = keyed.iter().map(|(_, key)| key.as_str()).collect();
-    let mut rows = identity::rows_of(map, &keys)?;
+    let Looked {
+        found: mut rows,
+        unknown,
+    } = identity::rows_of(map, &keys)?;
     let keys: Vec<String> = keyed
         .iter()
         .enumerate()
@@ -94,6 +97,15 @@ pub(super) fn settle<'a>(
         });
         // Whether it is the record of one of them, whose creation is on its way, is soon known.
         let is_awaited = others.iter().any(Rival::is_on_its_way);
+        if let Some(error) = unknown.get(&n) {
+            match error.is_put_off() {
+                true => arrived.again(record),
+                false => {
+                    arrived.refuse(client, map, None, record, quarantine::refusal(error))?;
+                }
+            }
+            continue;
+        }
         match (row, unborn.get(keys[n])) {
             _ if repeated.contains(&n) => arrived.again(record),
             (Some(_), _) if is_awaited => arrived.again(record),
@@ -240,13 +252,11 @@ fn insert<'a>(
                 arrived.note(Some(&born.key), record, "insert", "applied", fields);
                 released.insert(record.crm_id.as_str());
             }
-            Err(error) if error.is_transient() => arrived.again(record),
+            Err(error) if error.is_put_off() => arrived.again(record),
             Err(error) if turn == Turn::First && error.is_about_other_rows() => {
                 waiting.push(record);
             }
-            Err(error) => {
-                arrived.quarantine(client, map, None, record, quarantine::refusal(&error))?
-            }
+            Err(error) => arrived.refuse(client, map, None, record, quarantine::refusal(&error))?,
         }
     }
     quarantine::release(client, map, &released.into_iter().collect::<Vec<_>>())?;

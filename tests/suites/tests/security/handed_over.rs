@@ -50,3 +50,56 @@ async fn code_of_the_new_owner_does_not_run_as_the_old_one() {
     assert_eq!(desk.db.all::<String>(ran, &[]).await, [mallory]);
     desk.db.assert_checked().await;
 }
+
+#[tokio::test]
+async fn a_transform_of_the_old_owner_does_not_run_as_the_new_one() {
+    let db = CLUSTER.database().await;
+    let crm = Crm::connect(&db, Vendor::HubSpot).await;
+    let desk = Desk::furnish_as(db, crm, "bidirectional", "on_insert => 'ignore'", "").await;
+    let ids = desk.link(1).await;
+    let db = &desk.db;
+    let (mallory, session) = role(db, "mallory", None).await;
+    let sql = format!(
+        "GRANT CREATE ON SCHEMA public TO {mallory}; ALTER TABLE people OWNER TO {mallory}"
+    );
+    db.execute(&sql).await;
+    session
+        .execute(
+            "CREATE TABLE witness (who name, is_super bool);
+             CREATE FUNCTION shape(value jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+             BEGIN
+                INSERT INTO public.witness SELECT r.rolname, r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = current_user;
+                RETURN value;
+             END $$",
+        )
+        .await;
+    desk.map_field("phone", "transform_in => 'shape(jsonb)'")
+        .await;
+    db.execute("UPDATE people SET phone = '1', email = 'a@x.test'")
+        .await;
+    db.drain().await;
+    let people = desk.crm.vendor.people();
+    let theirs = json!({desk.crm.vendor.field("phone"): "theirs"});
+    desk.crm.edit(db, people, &ids[0], &theirs).await;
+    let flush = desk.under_way("UPDATE people SET phone = 'ours'").await;
+    db.execute("ALTER TABLE people OWNER TO postgres").await;
+    flush.await.expect("the flush");
+    eventually("the map stops", async || {
+        let sql = "SELECT reason FROM crm.status WHERE state = 'error'";
+        db.all::<String>(sql, &[]).await.pop()
+    })
+    .await;
+    let ran = "SELECT DISTINCT who::text FROM witness WHERE is_super";
+    assert_eq!(db.all::<String>(ran, &[]).await, Vec::<String>::new());
+    // Once it is the new owner's own, the row takes what the CRM holds.
+    db.execute("ALTER FUNCTION shape(jsonb) OWNER TO postgres")
+        .await;
+    desk.map_field("phone", "transform_in => 'shape(jsonb)'")
+        .await;
+    eventually("the row takes what the CRM holds", async || {
+        let sql = "SELECT phone FROM people";
+        (db.one::<String>(sql, &[]).await == "theirs").then_some(())
+    })
+    .await;
+    db.assert_checked().await;
+}

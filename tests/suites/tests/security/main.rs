@@ -11,6 +11,7 @@ mod key_spaces;
 mod large_values;
 mod names;
 mod nested_logs;
+mod own_errors;
 mod owners;
 mod possession;
 mod raw;
@@ -20,6 +21,7 @@ mod search_paths;
 mod secrets_at_rest;
 mod settings;
 mod slow_senders;
+mod swapped_names;
 mod time_limits;
 
 use std::sync::LazyLock;

@@ -76,6 +76,13 @@ impl Possession {
         );
     }
 
+    /// Makes CRM records with these keys, by which they are named too.
+    pub async fn born(&self, keys: &[String]) {
+        let sql = "INSERT INTO crm_stub.records (connection, crm_object, fields)
+                   SELECT 'stub', 'contact', jsonb_build_object('external_key', k, 'first_name', k, 'last_name', 'Born') FROM unnest($1::text[]) AS k";
+        self.db.rows(sql, &[&keys]).await;
+    }
+
     /// How often the owner's code ran at that place.
     pub async fn noted(&self, place: &str) -> i64 {
         self.db

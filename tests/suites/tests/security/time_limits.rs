@@ -218,3 +218,38 @@ async fn a_policy_that_sleeps_costs_its_record_alone() {
     assert_eq!(possession.quarantined().await, "p7");
     db.assert_checked().await;
 }
+
+/// Records that no row is linked to are looked for by their keys.
+#[tokio::test]
+async fn a_policy_that_sleeps_at_one_key_costs_its_record_alone() {
+    let cluster = cluster();
+    let db = cluster.database().await;
+    let arguments = ", on_insert => 'ignore', on_crm_insert => 'insert'";
+    let possession = Possession::in_database(db, PEOPLE, "bidirectional", arguments).await;
+    possession.owner.execute(STUBBORN).await;
+    possession
+        .owner
+        .execute(
+            "INSERT INTO m.people SELECT 'p' || n, 'Last', 'First' FROM generate_series(1, 20) n;
+             ALTER TABLE m.people ENABLE ROW LEVEL SECURITY;
+             ALTER TABLE m.people FORCE ROW LEVEL SECURITY;
+             CREATE POLICY slow ON m.people USING (m.think(CASE id WHEN 'p7' THEN 'slow' END) IS NULL OR id = 'p7')",
+        )
+        .await;
+    let db = &possession.db;
+    let keys: Vec<String> = (1..=22).map(|n| format!("p{n}")).collect();
+    possession.born(&keys).await;
+    db.execute("SELECT crm.ingest_now(1, '1 ms')").await;
+    eventually("the others have their rows", async || {
+        let sql = "SELECT count(*) = 21 FROM crm.ledger WHERE crm_id IS NOT NULL";
+        db.one::<bool>(sql, &[]).await.then_some(())
+    })
+    .await;
+    eventually("it is quarantined", async || {
+        (!possession.quarantined().await.is_empty()).then_some(())
+    })
+    .await;
+    Possession::assert_one_for_time(&possession.quarantined().await);
+    // No twin of it was made.
+    assert_eq!(db.count("m.people WHERE id = 'p7'").await, 1);
+}

@@ -1,0 +1,402 @@
+//! What the names in a statement that runs as a table's owner may mean.
+//!
+//! PostgreSQL looks names up whenever it analyses a statement: when it is prepared, and again when something has changed that it
+//! depends on. Whoever owns a schema may rename it at any moment and put something else in its place, so what a name meant before the
+//! statement is not what it means in it. Guarantees: within [`held_to`], a statement of ours is refused right after its analysis,
+//! before anything of it is planned or run, unless each name in it means what was known when its mapping was read. What the table,
+//! its columns' types and those functions bring along (policies, triggers, defaults, casts, checks of domains) is theirs, and not named by us.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::sync::Arc;
+
+use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use pgrx::spi::{Query, SpiClient, SpiCursor, SpiResult, SpiTupleTable};
+use pgrx::{PgList, PgSqlErrorCode};
+
+/// What is in catalogs of PostgreSQL's own may be named by every statement.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Names {
+    /// The only relation.
+    pub table: pg_sys::Oid,
+    pub functions: Vec<pg_sys::Oid>,
+    pub types: Vec<pg_sys::Oid>,
+}
+
+impl Names {
+    /// Of a statement that names nothing but a table.
+    pub fn of_table(table: pg_sys::Oid) -> Names {
+        Names {
+            table,
+            functions: Vec::new(),
+            types: Vec::new(),
+        }
+    }
+}
+
+struct Held {
+    names: Arc<Names>,
+    /// The statement that runs. While it does, others that are analysed are those of code that it calls.
+    statement: Option<String>,
+    /// It has passed, and what is raised from now on may come from that code.
+    is_analysed: bool,
+}
+
+thread_local! {
+    static HELD: RefCell<Option<Held>> = const { RefCell::new(None) };
+    static FAILED_BEFORE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While it lives, no code of others has run: an error that is raised meanwhile is nobody's fault.
+pub(super) struct Before;
+
+impl Drop for Before {
+    fn drop(&mut self) {
+        // Errors of PostgreSQL pass through here as panics.
+        if std::thread::panicking() {
+            FAILED_BEFORE.set(true);
+        }
+    }
+}
+
+/// Whether the error that was just caught was raised before any code of others had run. Asked once.
+pub(super) fn failed_before() -> bool {
+    FAILED_BEFORE.take()
+}
+
+/// Runs `work`, whose statements may name nothing else. Each of them is a [`Running`] while it runs: what is analysed in
+/// between is taken for one of ours.
+pub(super) fn held_to<T>(names: &Arc<Names>, work: impl FnOnce() -> T) -> T {
+    struct Restore(Option<Held>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            HELD.set(self.0.take());
+        }
+    }
+    let held = Held {
+        names: names.clone(),
+        statement: None,
+        is_analysed: false,
+    };
+    let _restore = Restore(HELD.replace(Some(held)));
+    work()
+}
+
+/// A statement of ours, from its analysis until its last row is fetched.
+pub struct Running {
+    names: Option<Arc<Names>>,
+    has_begun: bool,
+}
+
+impl Running {
+    pub fn begin(statement: &str) -> Running {
+        HELD.with_borrow_mut(|held| {
+            let (names, has_begun) = match held {
+                Some(held) if held.statement.is_none() => {
+                    held.statement = Some(statement.to_owned());
+                    held.is_analysed = false;
+                    (Some(held.names.clone()), true)
+                }
+                Some(held) if held.statement.as_deref() == Some(statement) => {
+                    (Some(held.names.clone()), false)
+                }
+                // It is not ours, or not held to anything.
+                _ => (None, false),
+            };
+            Running { names, has_begun }
+        })
+    }
+
+    /// What it is held to.
+    pub fn names(&self) -> Option<&Arc<Names>> {
+        self.names.as_ref()
+    }
+
+    /// It was analysed once before, and is again only if something changed.
+    pub(super) fn is_known(&self) {
+        if self.names.is_some() {
+            analysed_ours();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.has_begun {
+            let was_analysed = HELD.with_borrow_mut(|held| {
+                held.as_mut().is_none_or(|held| {
+                    held.statement = None;
+                    held.is_analysed
+                })
+            });
+            if !was_analysed {
+                drop(Before);
+            }
+        }
+    }
+}
+
+fn analysed_ours() {
+    HELD.with_borrow_mut(|held| {
+        if let Some(held) = held {
+            held.is_analysed = true;
+        }
+    });
+}
+
+/// A statement that is planned each time.
+pub struct Once<'a>(pub &'a str);
+
+impl<'conn> Query<'conn> for Once<'_> {
+    fn execute<'mcx>(
+        self,
+        client: &SpiClient<'conn>,
+        limit: Option<std::ffi::c_long>,
+        args: &[DatumWithOid<'mcx>],
+    ) -> SpiResult<SpiTupleTable<'conn>> {
+        let _running = Running::begin(self.0);
+        self.0.execute(client, limit, args)
+    }
+
+    fn try_open_cursor<'mcx>(
+        self,
+        client: &SpiClient<'conn>,
+        args: &[DatumWithOid<'mcx>],
+    ) -> SpiResult<SpiCursor<'conn>> {
+        let _running = Running::begin(self.0);
+        self.0.try_open_cursor(client, args)
+    }
+}
+
+static mut NEXT: pg_sys::post_parse_analyze_hook_type = None;
+
+/// Called while the library is loaded.
+pub fn install() {
+    // SAFETY: called once by each process, or by the one that it was forked from, before any statement is analysed by way of us.
+    unsafe {
+        NEXT = pg_sys::post_parse_analyze_hook;
+        pg_sys::post_parse_analyze_hook = Some(analysed);
+    }
+}
+
+/// Nothing in this frame has a destructor, so an error of another extension may pass over it.
+unsafe extern "C-unwind" fn analysed(
+    parse: *mut pg_sys::ParseState,
+    query: *mut pg_sys::Query,
+    jumble: *mut pg_sys::JumbleState,
+) {
+    // SAFETY: the arguments are handed on as they came.
+    unsafe {
+        if let Some(next) = NEXT {
+            next(parse, query, jumble);
+        }
+        hold_to_names((*parse).p_sourcetext, query);
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn hold_to_names(text: *const c_char, query: *mut pg_sys::Query) {
+    let Some(names) = HELD.with_borrow(|held| {
+        let held = held.as_ref()?;
+        // SAFETY: the text of the statement that was just analysed, if there is one.
+        let is_ours = held.statement.as_ref().is_none_or(|statement| unsafe {
+            text.is_null() || CStr::from_ptr(text).to_bytes() == statement.as_bytes()
+        });
+        is_ours.then(|| held.names.clone())
+    }) else {
+        return;
+    };
+    let mut walk = Walk {
+        names: &names,
+        stranger: None,
+    };
+    // SAFETY: the tree that the parser has just made; the walk changes nothing of it, and ends before `walk` does.
+    unsafe { visit(query.cast(), (&raw mut walk).cast()) };
+    if let Some(stranger) = walk.stranger {
+        stranger.refuse();
+    }
+    analysed_ours();
+}
+
+/// Something that was named and is not what was known.
+enum Stranger {
+    Command,
+    Table(pg_sys::Oid),
+    Function(pg_sys::Oid),
+    Type(pg_sys::Oid),
+}
+
+impl Stranger {
+    fn refuse(self) -> ! {
+        // SAFETY: inside a transaction; the names are fresh copies, or null if there is no such thing any more.
+        let (code, what) = unsafe {
+            match self {
+                Stranger::Command => (
+                    PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+                    "a command".to_owned(),
+                ),
+                Stranger::Table(oid) => (
+                    PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+                    quoted("relation", pg_sys::get_rel_name(oid)),
+                ),
+                Stranger::Function(oid) => (
+                    PgSqlErrorCode::ERRCODE_UNDEFINED_FUNCTION,
+                    quoted("function", pg_sys::get_func_name(oid)),
+                ),
+                Stranger::Type(oid) => (
+                    PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+                    quoted("type", pg_sys::format_type_be(oid)),
+                ),
+            }
+        };
+        gone(code, &what)
+    }
+}
+
+/// # Safety
+/// `name` is null or a string.
+unsafe fn quoted(kind: &str, name: *const c_char) -> String {
+    if name.is_null() {
+        return format!("a {kind}");
+    }
+    // SAFETY: see above.
+    let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
+    format!("{kind} \"{name}\"")
+}
+
+/// Raises that a name means something else by now.
+pub(super) fn gone(code: PgSqlErrorCode, what: &str) -> ! {
+    ErrorReport::new(
+        code,
+        format!("{what} is not what its name meant when the mapping was read"),
+        "pg_crm",
+    )
+    .set_hint("Nothing is lost: it is tried again with the mapping as it is now.")
+    .report(PgLogLevel::ERROR);
+    unreachable!("an error does not return")
+}
+
+struct Walk<'a> {
+    names: &'a Names,
+    stranger: Option<Stranger>,
+}
+
+// nodes/nodeFuncs.h, which the bindings leave out.
+unsafe extern "C-unwind" {
+    fn query_tree_walker(
+        query: *mut pg_sys::Query,
+        walker: Walker,
+        context: *mut c_void,
+        flags: c_int,
+    ) -> bool;
+    fn expression_tree_walker(
+        node: *mut pg_sys::Node,
+        walker: Walker,
+        context: *mut c_void,
+    ) -> bool;
+}
+
+type Walker = unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut c_void) -> bool;
+
+/// `true`: enough was seen.
+///
+/// # Safety
+/// `node` is null or a node of a tree that was analysed, `context` a [`Walk`].
+#[pg_guard]
+unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
+    use pg_sys::NodeTag::*;
+    if node.is_null() {
+        return false;
+    }
+    // SAFETY: as promised; each cast follows from the node's tag.
+    unsafe {
+        let walk = &mut *context.cast::<Walk>();
+        match (*node).type_ {
+            T_Query => {
+                let query = node.cast::<pg_sys::Query>();
+                if (*query).commandType == pg_sys::CmdType::CMD_UTILITY {
+                    walk.stranger = Some(Stranger::Command);
+                }
+                // It leads to each entry of the range table, and then to what that holds.
+                let flags = pg_sys::QTW_EXAMINE_RTES_BEFORE as c_int;
+                return walk.stranger.is_some() || query_tree_walker(query, visit, context, flags);
+            }
+            T_RangeTblEntry => {
+                walk.entry(&*node.cast());
+                return walk.stranger.is_some();
+            }
+            T_RangeTblFunction => walk.columns(&*node.cast()),
+            T_FuncExpr => walk.call(&*node.cast()),
+            T_CoerceToDomain => {
+                walk.type_((*node.cast::<pg_sys::CoerceToDomain>()).resulttype);
+            }
+            // The functions of a type, which nobody named.
+            T_CoerceViaIO => {}
+            _ => {
+                pg_sys::check_functions_in_node(node, Some(is_stranger), context);
+            }
+        }
+        walk.stranger.is_some() || expression_tree_walker(node, visit, context)
+    }
+}
+
+/// Those of operators and aggregates.
+///
+/// # Safety
+/// `context` is a [`Walk`].
+#[pg_guard]
+unsafe extern "C-unwind" fn is_stranger(function: pg_sys::Oid, context: *mut c_void) -> bool {
+    // SAFETY: as promised.
+    let walk = unsafe { &mut *context.cast::<Walk>() };
+    walk.function(function);
+    walk.stranger.is_some()
+}
+
+impl Walk<'_> {
+    fn entry(&mut self, entry: &pg_sys::RangeTblEntry) {
+        let is_relation = entry.rtekind == pg_sys::RTEKind::RTE_RELATION;
+        if is_relation && entry.relid != self.names.table {
+            self.stranger = Some(Stranger::Table(entry.relid));
+        }
+    }
+
+    /// The column definitions behind a function.
+    fn columns(&mut self, function: &pg_sys::RangeTblFunction) {
+        // SAFETY: a list of oids, or none.
+        let types = unsafe { PgList::<pg_sys::Oid>::from_pg(function.funccoltypes) };
+        for type_id in types.iter_oid() {
+            self.type_(type_id);
+        }
+    }
+
+    fn call(&mut self, call: &pg_sys::FuncExpr) {
+        use pg_sys::CoercionForm::{COERCE_EXPLICIT_CAST, COERCE_IMPLICIT_CAST};
+        // A cast belongs to the types that it is between.
+        if !matches!(call.funcformat, COERCE_EXPLICIT_CAST | COERCE_IMPLICIT_CAST) {
+            self.function(call.funcid);
+        }
+    }
+
+    fn function(&mut self, function: pg_sys::Oid) {
+        // SAFETY: a syscache look-up inside a transaction.
+        let is_catalogs = || unsafe {
+            pg_sys::get_func_namespace(function) == pg_sys::Oid::from(pg_sys::PG_CATALOG_NAMESPACE)
+        };
+        if !is_builtin(function) && !self.names.functions.contains(&function) && !is_catalogs() {
+            self.stranger = Some(Stranger::Function(function));
+        }
+    }
+
+    fn type_(&mut self, type_id: pg_sys::Oid) {
+        if !is_builtin(type_id) && !self.names.types.contains(&type_id) {
+            self.stranger = Some(Stranger::Type(type_id));
+        }
+    }
+}
+
+/// Made by initdb.
+fn is_builtin(oid: pg_sys::Oid) -> bool {
+    oid.to_u32() < pg_sys::FirstNormalObjectId
+}
