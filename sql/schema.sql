@@ -186,7 +186,7 @@ COMMENT ON COLUMN crm.change.cells IS 'bit mask of field_id, the same for all of
 COMMENT ON COLUMN crm.change.record_keys IS 'records of which the statement changed these cells, a few hundred at most; each once';
 COMMENT ON COLUMN crm.change.base IS
     'of a row with one record: what an edit of bidirectional cells was based on, field_id -> {"v": what the column held} ({}: it was long) or '
-    '{"h": hash of what the CRM held} or {"force": true}';
+    '{"h": hash of what the CRM held} or {"l": true} (what the ledger knows once its turn comes) or {"force": true}';
 COMMENT ON COLUMN crm.change.write_id IS 'crm.write(): the id that it returned';
 COMMENT ON COLUMN crm.change.actor IS 'session_user, and pg_crm.actor after a slash if set';
 
@@ -280,7 +280,8 @@ COMMENT ON COLUMN crm.pending_write.state IS
 COMMENT ON COLUMN crm.pending_write.cells IS 'the cells to write, as in crm.change';
 COMMENT ON COLUMN crm.pending_write.take IS 'the cells in which the row takes what the CRM holds (compensation, crm.resolve_conflict())';
 COMMENT ON COLUMN crm.pending_write.base IS
-    'what the oldest of the edits was based on, as in crm.change; "s": hashes of what was sent and may have arrived unheard';
+    'what the oldest of the edits was based on, as in crm.change; {"l": true}: what the ledger has known since; '
+    '"s": hashes of what was sent and may have arrived unheard';
 COMMENT ON COLUMN crm.pending_write.intended IS 'CRM field -> value, as crm.write() was given it; for people: what is sent is what the row holds';
 COMMENT ON COLUMN crm.pending_write.snapshot IS 'the mapped fields of the CRM object as they were last read, canonical';
 COMMENT ON COLUMN crm.pending_write.snapshot_hash IS 'BLAKE3 of the snapshot';
