@@ -828,6 +828,19 @@ END $$;
 COMMENT ON FUNCTION crm.replay_all(text) IS
     'queues every dead letter again, of one connection or of all, and revives maps that the CRM''s answers stopped; returns how many dead letters';
 
+CREATE FUNCTION crm.recapture(map_id int, new_rows bool DEFAULT false) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    m crm.object_map := crm.map_of(map_id);
+BEGIN
+    PERFORM crm.refuse_restricted();
+    PERFORM crm.request_recapture(m.map_id, 'crm.recapture()', coalesce(new_rows, false));
+END $$;
+COMMENT ON FUNCTION crm.recapture(int, bool) IS
+    'compares every row of a map with the ledger, in the background, and queues the cells that changed without a trigger having fired. '
+    'new_rows: rows that no record is known of are taken for inserted ones, if the map has on_insert ''create''. '
+    'Progress: crm.progress; crm.flush() waits for it';
+
 -- Sessions keep what they read of the configuration: a change reaches them as one of a table does.
 CREATE FUNCTION crm.tell_of_change() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -723,6 +723,50 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION crm.bind_restored() IS 'event trigger: binds maps that a restore brought, before a table of theirs is altered';
 
+-- What changes cells without a trigger having fired leaves a request behind, and the worker finds the cells. Once per transaction.
+CREATE FUNCTION crm.request_recapture(map_id int, reason text, new_rows bool DEFAULT false) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO crm.recapture_request (map_id, new_rows, reason, actor)
+    SELECT request_recapture.map_id, request_recapture.new_rows, request_recapture.reason,
+           session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), '')
+    WHERE NOT EXISTS (SELECT FROM crm.recapture_request r
+                      WHERE r.map_id = request_recapture.map_id AND r.xmin = pg_current_xact_id()::xid
+                        AND r.new_rows >= request_recapture.new_rows);
+    PERFORM crm.notify_worker(false);
+END $$;
+COMMENT ON FUNCTION crm.request_recapture(int, text, bool) IS 'has the worker compare the rows of a map with the ledger';
+
+-- ALTER COLUMN … TYPE … USING: fired for the table, or for each partition of it. Other reasons to rewrite leave its values as they are.
+CREATE FUNCTION crm.follow_rewrite() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF pg_event_trigger_table_rewrite_reason() & 4 <> 0 THEN
+        PERFORM crm.request_recapture(o.map_id, 'ALTER TABLE rewrote its rows')
+        FROM crm.object_map o
+        WHERE o.relation = pg_event_trigger_table_rewrite_oid()
+           OR o.relation IN (SELECT a.relid FROM pg_partition_ancestors(pg_event_trigger_table_rewrite_oid()) AS a (relid));
+    END IF;
+END $$;
+COMMENT ON FUNCTION crm.follow_rewrite() IS 'event trigger: has the rows of a mapped table compared whose columns are being rewritten';
+
+CREATE FUNCTION crm.is_made_of(type_id oid, part oid) RETURNS bool
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE parts (oid) AS (
+        SELECT type_id
+        UNION
+        SELECT x.oid
+        FROM parts p JOIN pg_type t ON t.oid = p.oid
+        LEFT JOIN pg_range r ON t.oid IN (r.rngtypid, r.rngmultitypid)
+        CROSS JOIN LATERAL (SELECT unnest(ARRAY[t.typbasetype, t.typelem, r.rngsubtype])
+                            UNION ALL
+                            SELECT a.atttypid FROM pg_attribute a
+                            WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) AS x (oid)
+        WHERE x.oid <> 0)
+    SELECT EXISTS (SELECT FROM parts p WHERE p.oid = part)
+$$;
+COMMENT ON FUNCTION crm.is_made_of(oid, oid) IS 'whether values of a type hold values of another: it is that type, a domain, array or range of it, or has such an attribute';
+
 -- Renames are followed; a dropped or retyped column stops the map.
 CREATE FUNCTION crm.follow_map(id int) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -791,6 +835,12 @@ BEGIN
         PERFORM crm.notify_worker(false);
     ELSIF EXISTS (SELECT FROM pg_class k WHERE k.oid = m.relation AND k.relkind = 'p')
           AND to_regprocedure(format('crm.capture_%s()', m.map_id)) IS NOT NULL THEN
+        -- One that was attached may come with rows that the ledger knows otherwise. What was just made is empty.
+        IF EXISTS (SELECT FROM crm.partitions(m.relation) AS p (relid)
+                   WHERE NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = p.relid AND g.tgname = format('pg_crm_%s_leaf', m.map_id))
+                     AND pg_relation_size(p.relid) > 0) THEN
+            PERFORM crm.request_recapture(m.map_id, 'a partition was attached');
+        END IF;
         PERFORM crm.guard_partitions(m.map_id);
     END IF;
 END $$;
@@ -840,6 +890,16 @@ BEGIN
             PERFORM crm.follow_later(id, sqlerrm);
         END;
     END LOOP;
+    IF TG_TAG LIKE 'ALTER%' THEN
+        -- A label of an enum, or an attribute, may go by another name now.
+        PERFORM crm.request_recapture(x.map_id, format('type %s was altered', format_type(x.altered, NULL)))
+        FROM (SELECT DISTINCT ON (b.map_id) b.map_id, t.oid AS altered
+              FROM pg_event_trigger_ddl_commands() d
+              JOIN pg_type t ON d.classid = 'pg_type'::regclass AND t.oid = d.objid OR d.classid = 'pg_class'::regclass AND t.typrelid = d.objid AND t.typtype = 'c'
+              -- Nobody alters PostgreSQL's own types.
+              JOIN crm.bound_column b ON b.type_id >= 16384 AND crm.is_made_of(b.type_id, t.oid)
+              ORDER BY b.map_id) x;
+    END IF;
     IF TG_TAG = 'DROP INDEX' THEN
         -- Of an index that was dropped CONCURRENTLY no lock is left to be seen.
         PERFORM crm.notify_worker(false);

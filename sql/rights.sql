@@ -27,7 +27,7 @@ INSERT INTO crm.access VALUES
     ('function', 'receive_webhook', 'writer'),
     ('function', 'resolve_conflict', 'operator'), ('function', 'cancel_write', 'operator'),
     ('function', 'pause', 'operator'), ('function', 'resume', 'operator'),
-    ('function', 'replay', 'operator'), ('function', 'replay_all', 'operator'),
+    ('function', 'replay', 'operator'), ('function', 'replay_all', 'operator'), ('function', 'recapture', 'operator'),
     ('function', 'test_connection', 'operator'), ('function', 'describe', 'operator'), ('function', 'check_mapping', 'operator'),
     ('function', 'create_connection', 'admin'), ('function', 'do_create_connection', 'admin'),
     ('function', 'set_credentials', 'admin'), ('function', 'do_set_credentials', 'admin'),

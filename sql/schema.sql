@@ -455,13 +455,36 @@ CREATE TABLE crm.written_over (
     field_id smallint NOT NULL,
     sent     bytea NOT NULL,
     held     bytea NOT NULL,
+    is_form  bool NOT NULL DEFAULT false,
     PRIMARY KEY (map_id, crm_id, field_id)
 );
 COMMENT ON TABLE crm.written_over IS
     'outbound cells in which the CRM held something else than it had been sent, until it is seen what became of the next attempt: the same '
     'once more is the CRM''s own form of the value';
+COMMENT ON COLUMN crm.written_over.is_form IS 'that was seen: the row and the CRM hold the same, each in its own way';
 COMMENT ON COLUMN crm.written_over.sent IS '16 bytes: BLAKE3 of what the row held and the CRM had been sent';
 COMMENT ON COLUMN crm.written_over.held IS '16 bytes: BLAKE3 of what the CRM held in its place';
+
+-- Nobody waits here for anybody: a request is a row of its own, and the newest of a map stands for the others.
+CREATE TABLE crm.recapture_request (
+    request_id   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    map_id       int NOT NULL,
+    new_rows     bool NOT NULL DEFAULT false,
+    reason       text NOT NULL,
+    actor        text NOT NULL,
+    requested_at timestamptz NOT NULL DEFAULT now(),
+    after_shard  text COLLATE "C",
+    after_key    text COLLATE "C",
+    compared     bigint NOT NULL DEFAULT 0,
+    marked       bigint NOT NULL DEFAULT 0
+);
+COMMENT ON TABLE crm.recapture_request IS
+    'maps whose rows are to be compared with the ledger, because cells may have changed without a trigger having fired; gone once that is done';
+COMMENT ON COLUMN crm.recapture_request.new_rows IS 'rows that the ledger does not know are taken for inserted ones (crm.recapture())';
+COMMENT ON COLUMN crm.recapture_request.actor IS 'who asked for it, or altered the table';
+COMMENT ON COLUMN crm.recapture_request.after_key IS 'the row that was compared last, in the order of the key; NULL: none yet';
+COMMENT ON COLUMN crm.recapture_request.compared IS 'rows so far';
+COMMENT ON COLUMN crm.recapture_request.marked IS 'records of which cells were found changed, so far';
 
 CREATE TABLE crm.former_link (
     shard_key  text COLLATE "C" NOT NULL DEFAULT '',
@@ -508,7 +531,8 @@ DECLARE
 BEGIN
     FOREACH t IN ARRAY ARRAY['crm.connection', 'crm.object_map', 'crm.field_map', 'crm.change', 'crm.ledger', 'crm.queue',
                              'crm.pending_write', 'crm.conflict', 'crm.dead_letter', 'crm.audit_log_default',
-                             'crm.ingest_state', 'crm.reread', 'crm.written_over', 'crm.former_link', 'crm.unborn', 'crm.carried_key', 'crm.reread_revision_seq',
+                             'crm.ingest_state', 'crm.reread', 'crm.written_over', 'crm.recapture_request', 'crm.former_link', 'crm.unborn',
+                             'crm.carried_key', 'crm.reread_revision_seq', 'crm.recapture_request_request_id_seq',
                              'crm.connection_connection_id_seq', 'crm.object_map_map_id_seq', 'crm.change_change_id_seq', 'crm.queue_revision_seq',
                              'crm.conflict_conflict_id_seq', 'crm.dead_letter_dead_letter_id_seq', 'crm.audit_log_audit_id_seq']
     LOOP

@@ -183,10 +183,20 @@ SELECT i.map_id, c.name, m.relation, 'backfill', i.backfill, i.total, i.backfill
        round((i.backfilled / nullif(extract(epoch FROM now() - i.backfill), 0))::numeric, 1),
        CASE WHEN i.backfilled > 0 THEN (now() - i.backfill) * (greatest(i.total - i.backfilled, 0)::float8 / i.backfilled) END, 0
 FROM crm.ingest_state i JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
-WHERE i.backfill IS NOT NULL;
-COMMENT ON VIEW crm.progress IS 'one row per write-back or backfill that is running, like pg_stat_progress_*';
-COMMENT ON COLUMN crm.progress.phase IS 'write-back, or backfill';
-COMMENT ON COLUMN crm.progress.records_total IS 'write-back: records taken up so far in this round, done or not; backfill: records in the CRM when it began, where it tells';
+WHERE i.backfill IS NOT NULL
+UNION ALL
+(SELECT DISTINCT ON (r.map_id) r.map_id, c.name, m.relation, 'recapture', r.requested_at, nullif(e.rows, 0), r.compared,
+       round((r.compared / nullif(extract(epoch FROM now() - r.requested_at), 0))::numeric, 1),
+       CASE WHEN r.compared > 0 AND e.rows > 0 THEN
+           (now() - r.requested_at) * (greatest(e.rows - r.compared, 0)::float8 / r.compared) END, 0
+FROM crm.recapture_request r JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
+CROSS JOIN LATERAL (SELECT greatest(k.reltuples::bigint, 0) AS rows FROM pg_class k WHERE k.oid = m.relation) e
+ORDER BY r.map_id, r.request_id DESC);
+COMMENT ON VIEW crm.progress IS 'one row per write-back, backfill or recapture that is running, like pg_stat_progress_*';
+COMMENT ON COLUMN crm.progress.phase IS 'write-back, backfill, or recapture: rows are being compared with the ledger';
+COMMENT ON COLUMN crm.progress.records_total IS
+    'write-back: records taken up so far in this round, done or not; backfill: records in the CRM when it began, where it tells; '
+    'recapture: rows of the table, as PostgreSQL last estimated them';
 
 CREATE TABLE crm.audit_log_retired (until timestamptz PRIMARY KEY, retired_at timestamptz NOT NULL DEFAULT now());
 COMMENT ON TABLE crm.audit_log_retired IS 'which part of the audit went with pg_crm.audit_retention';

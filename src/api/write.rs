@@ -355,6 +355,7 @@ fn row_values(target: &Target, cells: &Cells) -> Vec<(u16, Value)> {
         value: settings::max_value(),
         time: None,
         lenient: false,
+        raw: false,
     };
     let read = edits::pinned(|| values::read(&target.map, &wanted, &bounds));
     match or_raise(read).remove(&0) {

@@ -57,6 +57,8 @@ pub struct Map {
     pub on_crm_delete: String,
     /// A CRM record without a row gets one.
     pub inserts: bool,
+    /// A row without a CRM record gets one.
+    pub creates: bool,
     pub in_error: bool,
     /// Row security binds even the owner, so a row that is not seen need not be gone.
     pub hides_rows: bool,
@@ -287,7 +289,8 @@ pub fn maps_of(
                          AND NOT (SELECT r.rolsuper OR r.rolbypassrls FROM pg_roles r WHERE r.oid = c.relowner), false),
                 m.conflict_scope = 'record', m.on_crm_insert = 'insert',
                 coalesce(crm.key_expression('{}', a.atttypid), ''), z.typname::text, crm.key_expression('{}', s.atttypid), s.attnotnull,
-                (SELECT n.provider FROM crm.connection n WHERE n.connection_id = m.connection_id), m.key_minds_case, m.key_max_length
+                (SELECT n.provider FROM crm.connection n WHERE n.connection_id = m.connection_id), m.key_minds_case, m.key_max_length,
+                m.on_insert = 'create'
          FROM crm.object_map m
          JOIN crm.map_state e USING (map_id)
          LEFT JOIN pg_class c ON c.oid = m.relation
@@ -343,6 +346,7 @@ pub fn maps_of(
             hides_rows: row.get(14)?.unwrap_or_default(),
             compares_record: row.get(15)?.unwrap_or(true),
             inserts: row.get(16)?.unwrap_or_default(),
+            creates: row.get(24)?.unwrap_or_default(),
             fields: Vec::new(),
         });
     }

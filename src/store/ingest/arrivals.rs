@@ -119,7 +119,7 @@ pub(super) fn settle(
         let ids = s.forms.iter();
         ids.map(|id| (s.incoming.crm_id.as_str(), id))
     });
-    forms::forget(client, map, &formed.collect::<Vec<_>>())?;
+    forms::settle(client, map, &formed.collect::<Vec<_>>())?;
     for record in &settled {
         dispute(client, map, record)?;
     }

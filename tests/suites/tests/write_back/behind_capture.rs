@@ -1,9 +1,12 @@
 //! Cells that change without a trigger having fired: what is edited afterwards is judged by what the CRM holds, and the change
 //! itself is found.
 
-use crm_suites::{Live, Vendor, json};
+use crm_suites::{Json, Live, Vendor, json};
 
 use crate::CLUSTER;
+
+crm_suites::with_every_crm!(the_next_edit_reaches_the_crm);
+crm_suites::with_more_crms!(the_next_edit_reaches_the_crm);
 
 const BOTH_WAYS: [&str; 2] = ["first_name", "phone"];
 
@@ -31,8 +34,6 @@ async fn the_next_edit_reaches_the_crm(vendor: Vendor) {
     live.assert_both("p1", "phone", "+2").await;
     assert_eq!(live.db.count("crm.conflicts").await, 0);
 }
-
-crm_suites::with_every_crm!(the_next_edit_reaches_the_crm);
 
 #[tokio::test]
 async fn the_next_call_reaches_the_crm_also_behind_others() {
@@ -72,4 +73,170 @@ async fn a_strangers_change_stands_also_where_the_row_changed_behind_capture() {
     for column in BOTH_WAYS {
         live.assert_both("p1", column, "theirs").await;
     }
+}
+
+/// What DDL makes of mapped columns goes to the CRM, and nobody's edit is lost by it.
+#[tokio::test]
+async fn what_ddl_makes_of_cells_reaches_the_crm() {
+    let db = CLUSTER.database().await;
+    db.execute(
+        "SELECT crm.create_connection('s', 'stub');
+         CREATE TYPE mood AS ENUM ('happy', 'sad');
+         CREATE TABLE t (id int PRIMARY KEY, name varchar(80), mood mood, moods mood[], price int, title text);
+         SELECT crm.map_object('s', 't', 'contact', external_id_field => 'external_key', on_insert => 'create');
+         SELECT crm.map_field(1, 'name', 'last_name'), crm.map_field(1, 'mood', 'x_mood'), crm.map_field(1, 'price', 'x_price'),
+                crm.map_field(1, 'moods', 'x_moods', direction => 'outbound'),
+                crm.map_field(1, 'title', 'x_title', direction => 'outbound');
+         INSERT INTO t VALUES (1, 'Lovelace', 'happy', '{happy,sad}', 1250, 'Countess'), (2, 'Hopper', 'sad', '{}', 3, 'Admiral')",
+    )
+    .await;
+    db.drain().await;
+    db.execute(
+        "ALTER TABLE t ALTER COLUMN name TYPE varchar(60) USING upper(name), ALTER COLUMN title TYPE text USING left(title, 5);
+         ALTER TYPE mood RENAME VALUE 'happy' TO 'glad';
+         ALTER TABLE t ALTER COLUMN price TYPE numeric(10,2) USING price / 100.0;
+         SELECT crm.map_field(1, 'price', 'x_price')",
+    )
+    .await;
+    db.drain().await;
+    let record = "SELECT fields - 'external_key' FROM crm_stub.records WHERE fields ->> 'external_key' = '1'";
+    assert_eq!(
+        db.one::<Json>(record, &[]).await,
+        json!({"last_name": "LOVELACE", "x_mood": "glad", "x_moods": ["glad", "sad"], "x_price": 12.5, "x_title": "Count"})
+    );
+    // Each record once, with what changed of it alone.
+    let wrote = "SELECT record_key || ' ' || string_agg(x.f, ' ' ORDER BY x.f) FROM crm.audit_log a, LATERAL (SELECT jsonb_object_keys(a.fields) AS f) x
+                 WHERE operation = 'update' AND result = 'applied' AND x.f <> 'x_price' GROUP BY 1, record_key";
+    let mut wrote: Vec<String> = db
+        .all(
+            &wrote.replace("GROUP BY 1, record_key", "GROUP BY record_key"),
+            &[],
+        )
+        .await;
+    wrote.sort();
+    assert_eq!(
+        wrote,
+        ["1 last_name x_mood x_moods x_title", "2 last_name x_title"]
+    );
+    db.execute("UPDATE t SET name = 'Byron', mood = 'sad', price = 13 WHERE id = 1")
+        .await;
+    db.drain().await;
+    assert_eq!(
+        db.one::<Json>(record, &[]).await,
+        json!({"last_name": "Byron", "x_mood": "sad", "x_moods": ["glad", "sad"], "x_price": 13, "x_title": "Count"})
+    );
+    assert_eq!(db.count("crm.conflicts").await, 0);
+    db.assert_checked().await;
+}
+
+/// The rows of many are compared a part at a time, in the order of whatever makes their keys unique.
+#[tokio::test]
+async fn many_rows_are_compared_in_parts_and_by_any_key() {
+    let db = CLUSTER.database().await;
+    db.execute(
+        "SELECT crm.create_connection('s', 'stub');
+         CREATE TYPE region AS ENUM ('north', 'south');
+         CREATE TABLE plain (id text PRIMARY KEY, name text);
+         CREATE TABLE parted (region region NOT NULL, id uuid DEFAULT gen_random_uuid(), name text, PRIMARY KEY (region, id))
+             PARTITION BY LIST (region);
+         CREATE TABLE parted_north PARTITION OF parted FOR VALUES IN ('north');
+         CREATE TABLE parted_south PARTITION OF parted FOR VALUES IN ('south');
+         SELECT crm.map_object('s', 'plain', 'account', external_id_field => 'external_key', on_insert => 'create'),
+                crm.map_object('s', 'parted', 'contact', key_column => 'id', shard_column => 'region',
+                               external_id_field => 'external_key', on_insert => 'create');
+         SELECT crm.map_field(1, 'name', 'name', direction => 'outbound'), crm.map_field(2, 'name', 'last_name', direction => 'outbound');
+         INSERT INTO plain SELECT CASE WHEN n % 2 = 0 THEN 'é' ELSE 'z-' END || n, 'name ' || n FROM generate_series(1, 2500) n;
+         INSERT INTO parted (region, name) SELECT CASE WHEN n % 3 = 0 THEN 'north' ELSE 'south' END::region, 'name ' || n
+         FROM generate_series(1, 2500) n",
+    )
+    .await;
+    db.drain().await;
+    db.execute(
+        "ALTER TABLE plain ALTER name TYPE text USING CASE WHEN name LIKE '%7' THEN upper(name) ELSE name END;
+         ALTER TABLE parted ALTER name TYPE text USING CASE WHEN name LIKE '%7' THEN upper(name) ELSE name END",
+    )
+    .await;
+    db.drain().await;
+    for (object, field) in [("account", "name"), ("contact", "last_name")] {
+        let changed = format!(
+            "crm_stub.records WHERE crm_object = '{object}' AND fields ->> '{field}' LIKE 'NAME %7'"
+        );
+        assert_eq!(db.count(&changed).await, 250, "{object}");
+    }
+    assert_eq!(
+        db.count("crm.audit_log WHERE operation = 'update'").await,
+        500
+    );
+    assert_eq!(db.count("crm.recapture_request").await, 0);
+    db.assert_checked().await;
+}
+
+/// Rows that were changed, and inserted, while triggers did not fire.
+#[tokio::test]
+async fn what_an_operator_asks_for_is_captured_after_the_fact() {
+    let live = Live::with(&CLUSTER, Vendor::Stub, "on_insert => 'create'", "").await;
+    live.people(2).await;
+    live.db
+        .execute(
+            "BEGIN;
+             SET LOCAL session_replication_role = replica;
+             UPDATE people SET first_name = 'Behind' WHERE id = 'p1';
+             INSERT INTO people (id, last_name) VALUES ('p3', 'New');
+             COMMIT",
+        )
+        .await;
+    let recapture = format!("SELECT crm.recapture({})", live.map);
+    live.db.execute(&recapture).await;
+    assert!(live.db.flush().await);
+    live.quiet().await;
+    live.assert_both("p1", "first_name", "Behind").await;
+    assert_eq!(live.crm_id("p3").await, None);
+    live.db
+        .execute(&format!(
+            "SELECT crm.recapture({}, new_rows => true)",
+            live.map
+        ))
+        .await;
+    live.db.drain().await;
+    live.agree().await;
+    // What is in step stays as it is.
+    live.crm.forget(&live.db).await;
+    live.db.execute(&recapture).await;
+    assert!(live.db.flush().await);
+    live.quiet().await;
+    assert_eq!(live.crm.asked(&live.db).await, Vec::<String>::new());
+    live.db.assert_checked().await;
+}
+
+/// A partition's rows are not captured while it is detached.
+#[tokio::test]
+async fn what_changed_in_a_detached_partition_is_found() {
+    let db = CLUSTER.database().await;
+    db.execute(
+        "SELECT crm.create_connection('s', 'stub');
+         CREATE TABLE t (id int PRIMARY KEY, name text) PARTITION BY RANGE (id);
+         CREATE TABLE low PARTITION OF t FOR VALUES FROM (1) TO (100);
+         CREATE TABLE high PARTITION OF t FOR VALUES FROM (100) TO (200);
+         SELECT crm.map_object('s', 't', 'account', external_id_field => 'external_key', on_insert => 'create');
+         SELECT crm.map_field(1, 'name', 'name', direction => 'outbound');
+         INSERT INTO t VALUES (1, 'low'), (100, 'high')",
+    )
+    .await;
+    db.drain().await;
+    db.execute("ALTER TABLE t DETACH PARTITION high").await;
+    db.execute("UPDATE high SET name = 'higher'; ALTER TABLE t ATTACH PARTITION high FOR VALUES FROM (100) TO (200)")
+        .await;
+    db.drain().await;
+    let names: Vec<String> = db
+        .all(
+            "SELECT fields ->> 'name' FROM crm_stub.records ORDER BY 1",
+            &[],
+        )
+        .await;
+    assert_eq!(names, ["higher", "low"]);
+    // A new one is empty, and nothing is compared for its sake.
+    db.execute("CREATE TABLE top PARTITION OF t FOR VALUES FROM (200) TO (300)")
+        .await;
+    assert_eq!(db.count("crm.recapture_request").await, 0);
+    db.assert_checked().await;
 }
