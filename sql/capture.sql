@@ -723,6 +723,38 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION crm.bind_restored() IS 'event trigger: binds maps that a restore brought, before a table of theirs is altered';
 
+-- From the catalog alone, so that a view may ask it each time.
+CREATE FUNCTION crm.capture_trouble(map_id int) RETURNS text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(
+        (SELECT format('trigger "%s" %s', x.name,
+                       CASE WHEN g.oid IS NULL THEN 'is gone; crm.map_field() makes it anew'
+                            ELSE format('%s; ALTER TABLE %s ENABLE TRIGGER %I, and crm.recapture(%s) for what was missed',
+                                        CASE g.tgenabled WHEN 'D' THEN 'is disabled' ELSE 'fires for replicated rows alone' END,
+                                        m.relation, x.name, m.map_id) END)
+         FROM (VALUES ('insert', true), ('update', true), ('delete', m.on_delete <> 'ignore'), ('truncate', m.on_delete <> 'ignore'))
+                  AS e (event, wanted)
+         CROSS JOIN LATERAL (SELECT format('pg_crm_%s_%s', m.map_id, e.event)) AS x (name)
+         LEFT JOIN pg_trigger g ON g.tgrelid = m.relation AND g.tgname = x.name
+         WHERE e.wanted AND (g.oid IS NULL OR g.tgenabled NOT IN ('O', 'A'))
+         LIMIT 1),
+        (SELECT format('trigger "%s" of partition %s is disabled; ALTER TABLE %2$s ENABLE TRIGGER %1$I, and crm.recapture(%3$s) for what was missed',
+                       g.tgname, p.relid, m.map_id)
+         FROM crm.partitions(m.relation) AS p (relid)
+         JOIN pg_trigger g ON g.tgrelid = p.relid AND g.tgname = format('pg_crm_%s_leaf', m.map_id) AND g.tgenabled NOT IN ('O', 'A')
+         LIMIT 1),
+        (SELECT format('session_replication_role is set to replica for %s, whose sessions fire no triggers',
+                       CASE WHEN s.setrole = 0 THEN format('database "%s"', current_database()) ELSE format('role %s', s.setrole::regrole) END)
+         FROM pg_db_role_setting s
+         WHERE s.setdatabase IN (0, (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))
+           AND 'session_replication_role=replica' = ANY (s.setconfig)
+         LIMIT 1),
+        (SELECT 'session_replication_role is replica from the start in sessions such as this one, which fire no triggers'
+         FROM pg_settings s WHERE s.name = 'session_replication_role' AND s.reset_val = 'replica'))
+    FROM crm.object_map m JOIN pg_class c ON c.oid = m.relation WHERE m.map_id = capture_trouble.map_id
+$$;
+COMMENT ON FUNCTION crm.capture_trouble(int) IS 'why edits of a mapped table are not captured; NULL: they are';
+
 -- What changes cells without a trigger having fired leaves a request behind, and the worker finds the cells. Once per transaction.
 CREATE FUNCTION crm.request_recapture(map_id int, reason text, new_rows bool DEFAULT false) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -889,6 +921,8 @@ BEGIN
         EXCEPTION WHEN OTHERS THEN
             PERFORM crm.follow_later(id, sqlerrm);
         END;
+        -- The worker says so in the log, once.
+        PERFORM crm.notify_worker(false) WHERE crm.capture_trouble(id) IS NOT NULL;
     END LOOP;
     IF TG_TAG LIKE 'ALTER%' THEN
         -- A label of an enum, or an attribute, may go by another name now.
