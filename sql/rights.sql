@@ -15,7 +15,8 @@ INSERT INTO crm.access VALUES
     ('relation', 'audit_log', 'reader'), ('relation', 'connection', 'reader'), ('relation', 'object_map', 'reader'),
     ('relation', 'field_map', 'reader'), ('relation', 'ingest_state', 'reader'),
     ('function', 'hash', 'reader'), ('function', 'snapshot', 'reader'), ('function', 'snapshot_hash', 'reader'),
-    ('function', 'check', 'reader'), ('function', 'worker_state', 'reader'), ('function', 'home', 'reader'),
+    ('function', 'check', 'reader'), ('function', 'check_tables', 'reader'), ('function', 'capture_trouble', 'reader'),
+    ('function', 'check_rows', 'operator'), ('function', 'worker_state', 'reader'), ('function', 'home', 'reader'),
     -- What the views call: PostgreSQL asks the reader for the right to.
     ('function', 'cells_has', 'reader'), ('function', 'cells_count', 'reader'), ('function', 'cells_union', 'reader'),
     -- A function that runs with its caller's rights comes with what it calls.

@@ -351,3 +351,101 @@ fn known(
     }
     Ok(known)
 }
+
+/// Takes out of these what changes speak of that are not folded yet. One that names several records is found by no index, so
+/// this reads all changes of the map: it is for many keys at once.
+pub fn leave_out_unfolded(
+    client: &mut SpiClient,
+    map: &Map,
+    differing: &mut Vec<Differing>,
+    strangers: &mut Vec<Key>,
+) -> Result<(), StoreError> {
+    let keys: Vec<&Key> = differing
+        .iter()
+        .map(|d| &d.key)
+        .chain(strangers.iter())
+        .collect();
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let rows = client.update(
+        "SELECT k.shard_key, k.record_key, crm.cells_union(c.cells), bool_or(c.op = 'd')
+         FROM crm.change c CROSS JOIN unnest(c.record_keys) AS r (record_key)
+         JOIN unnest($2::text[], $3::text[]) AS k (shard_key, record_key) ON k.shard_key = c.shard_key AND k.record_key = r.record_key
+         WHERE c.map_id = $1 GROUP BY k.shard_key, k.record_key",
+        None,
+        &[
+            map.id.into(),
+            keys.iter().map(|k| k.shard_key.as_str()).collect::<Vec<_>>().into(),
+            keys.iter().map(|k| k.record_key.as_str()).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    let mut unfolded: HashMap<Key, (Cells, bool)> = HashMap::new();
+    for row in rows {
+        let key = Key {
+            shard_key: row.get(1)?.unwrap_or_default(),
+            record_key: row.get(2)?.unwrap_or_default(),
+        };
+        let cells = Cells::from_bytes(row.get::<&[u8]>(3)?.unwrap_or_default());
+        unfolded.insert(key, (cells, row.get(4)?.unwrap_or_default()));
+    }
+    strangers.retain(|key| !unfolded.contains_key(key));
+    for d in differing.iter_mut() {
+        match unfolded.get(&d.key) {
+            Some((_, true)) => d.cells = Cells::new(),
+            Some((cells, false)) => d.cells = d.cells.difference(cells),
+            None => {}
+        }
+    }
+    differing.retain(|d| !d.cells.is_empty());
+    Ok(())
+}
+
+/// Records of the next part of the ledger whose rows are gone, though nothing waits for them; and the last record of the part.
+pub fn without_rows(
+    client: &mut SpiClient,
+    map: &Map,
+    after: Option<&Key>,
+    rows: usize,
+    bounds: &Bounds,
+) -> Result<(Vec<Key>, Option<Key>), StoreError> {
+    let found = client.update(
+        Kept(
+            "SELECT l.shard_key, l.record_key,
+                    l.crm_id IS NOT NULL AND NOT EXISTS (
+                        SELECT FROM crm.queue q WHERE q.shard_key = l.shard_key AND q.map_id = l.map_id AND q.record_key = l.record_key)
+             FROM crm.ledger l
+             WHERE l.map_id = $1 AND (l.shard_key, l.map_id, l.record_key) > ($2, CASE WHEN $5 THEN $1 ELSE -1 END, $3)
+             ORDER BY l.shard_key, l.map_id, l.record_key LIMIT $4",
+        ),
+        None,
+        &[
+            map.id.into(),
+            after.map_or("", |key| key.shard_key.as_str()).into(),
+            after.map_or("", |key| key.record_key.as_str()).into(),
+            (rows as i64).into(),
+            after.is_some().into(),
+        ],
+    )?;
+    let mut keys = Vec::with_capacity(rows);
+    let mut last = None;
+    for row in found {
+        let key = Key {
+            shard_key: row.get(1)?.unwrap_or_default(),
+            record_key: row.get(2)?.unwrap_or_default(),
+        };
+        if row.get(3)?.unwrap_or_default() {
+            keys.push(key.clone());
+        }
+        last = Some(key);
+    }
+    let none = Cells::new();
+    let wanted: Vec<Wanted> = keys.iter().map(|key| wanted(key, &none)).collect();
+    let read = values::read(map, &wanted, &bounds.whole())?;
+    drop(wanted);
+    let is_gone = |(n, key)| matches!(read.get(&n), Some(RowValues::Missing)).then_some(key);
+    Ok((
+        keys.into_iter().enumerate().filter_map(is_gone).collect(),
+        last,
+    ))
+}

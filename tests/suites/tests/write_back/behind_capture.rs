@@ -1,12 +1,12 @@
 //! Cells that change without a trigger having fired: what is edited afterwards is judged by what the CRM holds, and the change
 //! itself is found.
 
-use crm_suites::{Json, Live, Vendor, json};
+use crm_suites::{Cluster, Database, Desk, Json, Live, SqlState, Vendor, eventually, json};
 
 use crate::CLUSTER;
 
-crm_suites::with_every_crm!(the_next_edit_reaches_the_crm);
-crm_suites::with_more_crms!(the_next_edit_reaches_the_crm);
+crm_suites::with_every_crm!(the_next_edit_reaches_the_crm, rows_in_step_are_no_breach);
+crm_suites::with_more_crms!(the_next_edit_reaches_the_crm, rows_in_step_are_no_breach);
 
 const BOTH_WAYS: [&str; 2] = ["first_name", "phone"];
 
@@ -239,4 +239,165 @@ async fn what_changed_in_a_detached_partition_is_found() {
         .await;
     assert_eq!(db.count("crm.recapture_request").await, 0);
     db.assert_checked().await;
+}
+
+async fn deep(db: &Database) -> Vec<String> {
+    db.all("SELECT detail FROM crm.check(deep => true) ORDER BY 1", &[])
+        .await
+}
+
+/// A table that the ledger knows, of so many rows; nothing of it was ever sent.
+async fn known_rows(db: &Database, rows: u32) {
+    db.execute(&format!(
+        "SELECT crm.create_connection('s', 'stub');
+         SELECT crm.pause('s');
+         CREATE TABLE t (id int PRIMARY KEY, name text, title text);
+         SELECT crm.map_object('s', 't', 'contact', external_id_field => 'external_key', on_insert => 'create', on_delete => 'delete');
+         SELECT crm.map_field(1, 'name', 'last_name'), crm.map_field(1, 'title', 'x_title', direction => 'outbound');
+         BEGIN;
+         SET LOCAL session_replication_role = replica;
+         INSERT INTO t SELECT n, 'name ' || n, 'title ' || n FROM generate_series(1, {rows}) n;
+         INSERT INTO crm.ledger (map_id, record_key, crm_id, synced_at, hashes)
+         SELECT 1, t.id::text, 'r' || t.id, ARRAY[now(), now()],
+                substr(crm.hash(to_jsonb(t.name)), 1, 16) || substr(crm.hash(to_jsonb(t.title)), 1, 16) FROM t;
+         COMMIT"
+    ))
+    .await;
+}
+
+#[tokio::test]
+async fn a_deep_check_holds_every_row_against_the_ledger() {
+    let db = CLUSTER.database().await;
+    known_rows(&db, 20_000).await;
+    assert_eq!(deep(&db).await, Vec::<String>::new());
+    db.execute(
+        "BEGIN;
+         SET LOCAL session_replication_role = replica;
+         UPDATE t SET name = 'behind' WHERE id IN (7, 19999);
+         UPDATE t SET title = 'behind', name = 'behind' WHERE id = 12345;
+         DELETE FROM t WHERE id = 8;
+         INSERT INTO t VALUES (20001, 'new');
+         COMMIT;
+         -- What is captured waits, and is no breach, folded or not.
+         UPDATE t SET title = 'captured', name = 'captured' WHERE id = 10;
+         UPDATE t SET title = 'captured' WHERE id BETWEEN 11 AND 600;
+         DELETE FROM t WHERE id = 9;
+         INSERT INTO t SELECT n, 'captured' FROM generate_series(20002, 20010) n",
+    )
+    .await;
+    let and_nothing = "than the CRM is known to hold, and nothing waits to be written";
+    let expected = [
+        format!("record 12345 of map 1 holds something else in \"name\", \"title\" {and_nothing}"),
+        format!("record 19999 of map 1 holds something else in \"name\" {and_nothing}"),
+        "record 20001 of map 1 has no record, and nothing waits to create one".to_owned(),
+        format!("record 7 of map 1 holds something else in \"name\" {and_nothing}"),
+        "record 8 of map 1 is linked to a CRM record, and its row is gone".to_owned(),
+    ];
+    assert_eq!(deep(&db).await, expected);
+    db.assert_checked().await;
+    // A trigger that was off for all of them is told of in few lines.
+    db.execute("BEGIN; SET LOCAL session_replication_role = replica; UPDATE t SET title = 'behind'; COMMIT")
+        .await;
+    let found = deep(&db).await;
+    let more = "rows are not what the CRM is known to hold of map 1";
+    assert!(found.len() < 120, "{}", found.len());
+    assert!(found.iter().any(|line| line.ends_with(more)), "{found:?}");
+    // Whose rows they are is not for everybody to read.
+    db.execute("DROP ROLE IF EXISTS shallow; CREATE ROLE shallow; SELECT crm.grant_access('shallow', 'reader'); SET ROLE shallow")
+        .await;
+    assert_eq!(db.count("crm.check()").await, 0);
+    let refused = db.error("SELECT * FROM crm.check(deep => true)").await;
+    assert_eq!(*refused.code(), SqlState::INSUFFICIENT_PRIVILEGE);
+    db.execute("RESET ROLE; DROP OWNED BY shallow; DROP ROLE shallow")
+        .await;
+    // It ends when its caller has had enough.
+    db.execute("SET statement_timeout = '50ms'").await;
+    let cancelled = db.error("SELECT * FROM crm.check(deep => true)").await;
+    assert_eq!(*cancelled.code(), SqlState::QUERY_CANCELED);
+}
+
+/// Whatever CRMs make of values, a check finds both sides in step after a scenario.
+async fn rows_in_step_are_no_breach(vendor: Vendor) {
+    let live = Live::open(&CLUSTER, vendor).await;
+    live.people(2).await;
+    live.edit_in_crm("p1", json!({"first_name": "Augusta", "phone": "+3"}))
+        .await;
+    live.ingest().await;
+    live.agree().await;
+    assert_eq!(deep(&live.db).await, Vec::<String>::new());
+    live.db
+        .execute(
+            "ALTER TABLE people DISABLE TRIGGER USER; UPDATE people SET phone = 'behind' WHERE id = 'p2';
+             ALTER TABLE people ENABLE TRIGGER USER",
+        )
+        .await;
+    let found = deep(&live.db).await;
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("record p2 ") && found[0].contains("\"phone\""));
+    live.db
+        .execute(&format!("SELECT crm.recapture({})", live.map))
+        .await;
+    live.db.drain().await;
+    live.agree().await;
+    assert_eq!(deep(&live.db).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn capture_that_is_off_is_seen() {
+    let cluster = Cluster::with(&[]);
+    let desk = Desk::open(&cluster, Vendor::Stub).await;
+    let status = "SELECT capture || coalesce(': ' || capture_trouble, '') FROM crm.status";
+    let breaches = "SELECT detail FROM crm.check() WHERE rule = 'edits are captured'";
+    let told = || {
+        let log = cluster.log();
+        log.matches("WARNING:  pg_crm: edits of public.people are not captured")
+            .count()
+    };
+    assert_eq!(desk.db.one::<String>(status, &[]).await, "on");
+    let name = desk
+        .db
+        .one::<String>("SELECT current_database()::text", &[])
+        .await;
+    for (n, (off, on, why)) in [
+        (
+            "ALTER TABLE people DISABLE TRIGGER pg_crm_1_update".to_owned(),
+            "ALTER TABLE people ENABLE TRIGGER pg_crm_1_update".to_owned(),
+            "\"pg_crm_1_update\" is disabled",
+        ),
+        (
+            "ALTER TABLE people ENABLE REPLICA TRIGGER pg_crm_1_insert".to_owned(),
+            "ALTER TABLE people ENABLE TRIGGER pg_crm_1_insert".to_owned(),
+            "\"pg_crm_1_insert\" fires for replicated rows alone",
+        ),
+        (
+            format!("ALTER DATABASE \"{name}\" SET session_replication_role = replica"),
+            format!("ALTER DATABASE \"{name}\" RESET session_replication_role"),
+            "set to replica for database",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        desk.db.execute(&off).await;
+        let now: String = desk.db.one(status, &[]).await;
+        assert!(now.starts_with("off: ") && now.contains(why), "{now}");
+        let found: Vec<String> = desk.db.all(breaches, &[]).await;
+        assert!(found.len() == 1 && found[0].contains(why), "{found:?}");
+        // A flush is a turn of the worker's.
+        eventually("the log tells of it", async || {
+            desk.db.flush().await;
+            (told() == n + 1).then_some(())
+        })
+        .await;
+        desk.db.execute(&on).await;
+        assert_eq!(desk.db.one::<String>(status, &[]).await, "on");
+        eventually("the log tells of its end", async || {
+            desk.db.flush().await;
+            let log = cluster.log();
+            (log.matches("are captured again").count() == n + 1).then_some(())
+        })
+        .await;
+        assert_eq!(told(), n + 1);
+        desk.db.assert_checked().await;
+    }
 }
