@@ -34,6 +34,7 @@ INSERT INTO crm.access VALUES
     ('function', 'set_credentials', 'admin'), ('function', 'do_set_credentials', 'admin'),
     ('function', 'drop_connection', 'admin'), ('function', 'adopt_connections', 'admin'),
     ('function', 'map_object', 'admin'), ('function', 'do_map_object', 'admin'),
+    ('function', 'set_capture', 'admin'), ('function', 'do_set_capture', 'admin'),
     ('function', 'map_field', 'admin'), ('function', 'do_map_field', 'admin'),
     ('function', 'unmap_field', 'admin'), ('function', 'do_unmap_field', 'admin'),
     ('function', 'unmap_object', 'admin'), ('function', 'do_unmap_object', 'admin'),

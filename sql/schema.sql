@@ -91,6 +91,7 @@ CREATE TABLE crm.object_map (
     next_field_id     smallint NOT NULL DEFAULT 0,
     key_minds_case    bool,
     key_max_length    int,
+    capture           text NOT NULL DEFAULT 'origin' CHECK (capture IN ('origin', 'always')),
     UNIQUE (connection_id, relation, crm_object)
 );
 COMMENT ON TABLE crm.object_map IS 'which table goes with which CRM object; made by crm.map_object()';
@@ -99,6 +100,8 @@ COMMENT ON COLUMN crm.object_map.external_id_field IS 'CRM field that holds our 
 COMMENT ON COLUMN crm.object_map.key_minds_case IS
     'whether the CRM tells records apart by the case of their external_id_field, as it said when a field was mapped; NULL: it did not';
 COMMENT ON COLUMN crm.object_map.key_max_length IS 'how many characters the external_id_field has room for, as the CRM said; NULL: it did not';
+COMMENT ON COLUMN crm.object_map.capture IS
+    'always: rows too that come by a subscription or under session_replication_role = replica (crm.set_capture())';
 COMMENT ON COLUMN crm.object_map.write_interval IS 'how often changed outbound cells are written back, 1 minute .. 24 hours';
 
 CREATE TABLE crm.field_map (

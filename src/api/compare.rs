@@ -65,9 +65,13 @@ fn compare_rows(
         Spi::connect_mut(|client| {
             let maps = config::maps_of(client, None)?;
             match maps.iter().find(|m| m.id == map_id) {
-                Some(map) if map.in_error => Ok(vec![format!(
-                    "the rows of map {map_id} cannot be compared: it stands still, see crm.status"
-                )]),
+                Some(map) if map.in_error => {
+                    notice!(
+                        "pg_crm does not compare the rows of {}: map {map_id} stands still, see crm.status",
+                        map.relation
+                    );
+                    Ok(Vec::new())
+                }
                 Some(map) => Comparison::of(map).run(client),
                 None => Ok(Vec::new()),
             }

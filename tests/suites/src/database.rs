@@ -330,7 +330,7 @@ impl Database {
 
     /// `crm.check()` finds nothing.
     pub async fn assert_checked(&self) {
-        let breaches = self.text("SELECT * FROM crm.check()").await;
+        let breaches = self.text("SELECT * FROM crm.check(deep => true)").await;
         assert!(breaches.is_empty(), "crm.check():\n{breaches}");
     }
 }
