@@ -125,9 +125,24 @@ impl<'a> Comparison<'a> {
                 break;
             }
         }
-        let mut lost = Vec::new();
         // Where the owner does not see every row, none can be told to be gone.
-        while !map.hides_rows {
+        if !map.hides_rows {
+            self.look_for_rows(client)?;
+        }
+        let mut told = Vec::new();
+        self.apart
+            .tell(map, "rows are not what the CRM is known to hold", &mut told);
+        self.unknown.tell(map, "rows have no record", &mut told);
+        self.gone
+            .tell(map, "records have lost their rows", &mut told);
+        Ok(told)
+    }
+
+    /// Goes through the ledger, and looks for the rows of its records.
+    fn look_for_rows(&mut self, client: &mut SpiClient) -> Result<(), StoreError> {
+        let map = self.map;
+        let (mut after, mut lost) = (None, Vec::new());
+        loop {
             pgrx::check_for_interrupts!();
             let (gone, last) =
                 compare::without_rows(client, map, after.as_ref(), PART, &self.bounds)?;
@@ -145,16 +160,9 @@ impl<'a> Comparison<'a> {
                 }
             }
             if after.is_none() {
-                break;
+                return Ok(());
             }
         }
-        let mut told = Vec::new();
-        self.apart
-            .tell(map, "rows are not what the CRM is known to hold", &mut told);
-        self.unknown.tell(map, "rows have no record", &mut told);
-        self.gone
-            .tell(map, "records have lost their rows", &mut told);
-        Ok(told)
     }
 
     fn note(&mut self, client: &mut SpiClient) -> Result<(), StoreError> {
