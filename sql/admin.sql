@@ -169,7 +169,7 @@ COMMENT ON FUNCTION crm.drop_connection(text) IS 'removes a connection and its c
 
 CREATE FUNCTION crm.do_map_object(caller bytea, connection text, relation regclass, crm_object text, key_column name,
                         shard_column name, external_id_field text, on_insert text, on_delete text, on_crm_insert text,
-                        on_crm_delete text, conflict_scope text, write_interval interval, ingest_interval interval) RETURNS int
+                        on_crm_delete text, conflict_scope text, write_interval interval, ingest_interval interval, capture text) RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     who CONSTANT oid := crm.verified(caller);
@@ -191,6 +191,7 @@ BEGIN
     PERFORM crm.check_word('conflict_scope', conflict_scope, '{record,fields}');
     PERFORM crm.check_interval('write_interval', write_interval);
     PERFORM crm.check_interval('ingest_interval', ingest_interval);
+    PERFORM crm.check_word('capture', capture, '{origin,always}');
     IF coalesce(crm_object, '') = '' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'crm_object must name the CRM''s object', HINT = 'For example Contact (Salesforce) or contacts (HubSpot).';
     END IF;
@@ -229,6 +230,7 @@ BEGIN
             HINT = 'Map those tables, or make it a partitioned table.';
     END IF;
     PERFORM crm.require_owner(who, relation);
+    PERFORM crm.check_capture(relation, capture);
     IF on_insert = 'create' AND external_id_field IS NULL THEN
         RAISE invalid_parameter_value USING
             MESSAGE = 'on_insert => ''create'' needs an external_id_field',
@@ -331,16 +333,16 @@ BEGIN
     END IF;
 
     INSERT INTO crm.object_map (connection_id, relation, crm_object, key_column, shard_column, external_id_field,
-                                on_insert, on_delete, on_crm_insert, on_crm_delete, conflict_scope, write_interval, ingest_interval)
+                                on_insert, on_delete, on_crm_insert, on_crm_delete, conflict_scope, write_interval, ingest_interval, capture)
     VALUES (c.connection_id, relation, crm_object, key_column, shard_column, external_id_field,
-            on_insert, on_delete, on_crm_insert, on_crm_delete, conflict_scope, write_interval, ingest_interval)
+            on_insert, on_delete, on_crm_insert, on_crm_delete, conflict_scope, write_interval, ingest_interval, capture)
     RETURNING object_map.map_id INTO id;
     PERFORM crm.bind_map(id);
     PERFORM crm.install_capture(id);
     PERFORM crm.notify_worker(false);
     RETURN id;
 END $$;
-COMMENT ON FUNCTION crm.do_map_object(bytea, text, regclass, text, name, name, text, text, text, text, text, text, interval, interval) IS 'what crm.map_object() does for the role that crm.caller() names';
+COMMENT ON FUNCTION crm.do_map_object(bytea, text, regclass, text, name, name, text, text, text, text, text, text, interval, interval, text) IS 'what crm.map_object() does for the role that crm.caller() names';
 
 CREATE FUNCTION crm.map_object(connection text, relation regclass, crm_object text,
                                key_column name DEFAULT NULL, shard_column name DEFAULT NULL,
@@ -349,17 +351,54 @@ CREATE FUNCTION crm.map_object(connection text, relation regclass, crm_object te
                                on_crm_insert text DEFAULT 'ignore', on_crm_delete text DEFAULT 'unlink',
                                conflict_scope text DEFAULT 'record',
                                write_interval interval DEFAULT '15 minutes',
-                               ingest_interval interval DEFAULT '1 minute') RETURNS int
+                               ingest_interval interval DEFAULT '1 minute',
+                               capture text DEFAULT 'origin') RETURNS int
 LANGUAGE sql VOLATILE AS $$
     SELECT crm.do_map_object(crm.caller(), connection, relation, crm_object, key_column, shard_column,
                              external_id_field, on_insert, on_delete, on_crm_insert, on_crm_delete, conflict_scope,
-                             write_interval, ingest_interval)
+                             write_interval, ingest_interval, capture)
 $$;
-COMMENT ON FUNCTION crm.map_object(text, regclass, text, name, name, text, text, text, text, text, text, interval, interval) IS
+COMMENT ON FUNCTION crm.map_object(text, regclass, text, name, name, text, text, text, text, text, text, interval, interval, text) IS
     'maps a table to a CRM object; the caller must own the table. on_insert: ignore | create (upsert by external_id_field). '
     'on_delete: ignore | unlink | delete (what a deleted row does to the CRM). on_crm_insert: ignore | insert (a CRM record without a row gets one). '
     'on_crm_delete: ignore | unlink | delete (what a deleted CRM record does to its row). write_interval, ingest_interval: 1 minute .. 24 hours; '
-    'the first look for changes comes an ingest_interval later, or with crm.backfill() or crm.ingest_now(). Returns map_id, for crm.map_field()';
+    'the first look for changes comes an ingest_interval later, or with crm.backfill() or crm.ingest_now(). '
+    'capture: origin | always (see crm.set_capture()). Returns map_id, for crm.map_field()';
+
+-- Clones of a row's trigger are made by whoever attaches a partition, who may not call what they call.
+CREATE FUNCTION crm.check_capture(relation regclass, capture text) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF capture = 'always' AND (SELECT c.relkind FROM pg_class c WHERE c.oid = relation) = 'p' THEN
+        RAISE feature_not_supported USING
+            MESSAGE = format('"%s" is partitioned, and cannot have capture => ''always''', relation),
+            HINT = 'crm.recapture() finds what replication has changed; or subscribe with a table that is not partitioned.';
+    END IF;
+END $$;
+COMMENT ON FUNCTION crm.check_capture(regclass, text) IS 'raises where the rows that replication brings cannot be captured';
+
+CREATE FUNCTION crm.do_set_capture(caller bytea, map_id int, capture text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    who CONSTANT oid := crm.verified(caller);
+    m crm.object_map := crm.map_of(map_id);
+BEGIN
+    PERFORM crm.require_owner(who, m.relation);
+    PERFORM crm.check_word('capture', capture, '{origin,always}');
+    PERFORM crm.check_capture(m.relation, capture);
+    UPDATE crm.object_map o SET capture = do_set_capture.capture WHERE o.map_id = m.map_id;
+    PERFORM crm.install_capture(m.map_id);
+    PERFORM crm.notify_worker(false);
+END $$;
+COMMENT ON FUNCTION crm.do_set_capture(bytea, int, text) IS 'what crm.set_capture() does for the role that crm.caller() names';
+
+CREATE FUNCTION crm.set_capture(map_id int, capture text) RETURNS void
+LANGUAGE sql VOLATILE AS $$
+    SELECT crm.do_set_capture(crm.caller(), map_id, capture)
+$$;
+COMMENT ON FUNCTION crm.set_capture(int, text) IS
+    'whose edits of a mapped table are captured; the caller must own the table. origin: those of sessions; always: rows too that come by a '
+    'subscription (without the rules of the mapping, which cannot refuse them) or under session_replication_role = replica';
 
 CREATE FUNCTION crm.check_word(argument text, word text, known text[]) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -827,6 +866,19 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION crm.replay_all(text) IS
     'queues every dead letter again, of one connection or of all, and revives maps that the CRM''s answers stopped; returns how many dead letters';
+
+CREATE FUNCTION crm.recapture(map_id int, new_rows bool DEFAULT false) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    m crm.object_map := crm.map_of(map_id);
+BEGIN
+    PERFORM crm.refuse_restricted();
+    PERFORM crm.request_recapture(m.map_id, 'crm.recapture()', coalesce(new_rows, false));
+END $$;
+COMMENT ON FUNCTION crm.recapture(int, bool) IS
+    'compares every row of a map with the ledger, in the background, and queues the cells that changed without a trigger having fired. '
+    'new_rows: rows that no record is known of are taken for inserted ones, if the map has on_insert ''create''. '
+    'Progress: crm.progress; crm.flush() waits for it';
 
 -- Sessions keep what they read of the configuration: a change reaches them as one of a table does.
 CREATE FUNCTION crm.tell_of_change() RETURNS trigger

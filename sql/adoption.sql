@@ -23,9 +23,10 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     DELETE FROM crm.field_map f WHERE f.map_id = OLD.map_id;
     DELETE FROM crm.ingest_state s WHERE s.map_id = OLD.map_id;
+    DELETE FROM crm.recapture_request r WHERE r.map_id = OLD.map_id;
     RETURN NULL;
 END $$;
-COMMENT ON FUNCTION crm.goes_with_map() IS 'trigger: takes along the fields of a map, and how far it had read';
+COMMENT ON FUNCTION crm.goes_with_map() IS 'trigger: takes along the fields of a map, how far it had read, and what was to be compared';
 CREATE TRIGGER goes_with_it AFTER DELETE ON crm.object_map FOR EACH ROW EXECUTE FUNCTION crm.goes_with_map();
 
 -- A parallel restore may make a table's key, and so have its map bound, before it brings the map's fields.

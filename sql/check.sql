@@ -1,6 +1,6 @@
 -- The invariants of pg_crm, as anybody may ask for them.
 
-CREATE FUNCTION crm.check() RETURNS TABLE (rule text, detail text)
+CREATE FUNCTION crm.check_tables() RETURNS TABLE (rule text, detail text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'no edit is lost', format('record %s of map %s is %s but has nothing to write', q.record_key, q.map_id, q.state)
     FROM crm.queue q WHERE q.cells IS NULL AND q.op <> 'd'
@@ -126,6 +126,37 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     UNION ALL
     SELECT 'nobody has more rights', format('role crm_engine: %s (%s)', t.trouble, t.hint) FROM crm.engine_trouble() t
     UNION ALL
+    SELECT 'edits are captured', format('edits of map %s (%s) are not captured: %s', m.map_id, m.relation, t.trouble)
+    FROM crm.object_map m, crm.capture_trouble(m.map_id) AS t (trouble) WHERE t.trouble IS NOT NULL
+    UNION ALL
     SELECT 'nobody has more rights', 'there is no role crm_engine' WHERE to_regrole('crm_engine') IS NULL
 $$;
-COMMENT ON FUNCTION crm.check() IS 'the invariants of pg_crm: one row per breach, none when all hold';
+COMMENT ON FUNCTION crm.check_tables() IS 'what crm.check() finds in pg_crm''s own tables';
+
+-- Reading every row of others' tables is an operator's.
+CREATE FUNCTION crm.check_rows() RETURNS TABLE (rule text, detail text)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET datestyle = 'ISO, MDY' SET timezone = 'UTC' SET intervalstyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex'
+SET xmlbinary = 'base64' SET lc_monetary = 'C' AS $$
+DECLARE
+    id int;
+BEGIN
+    PERFORM crm.refuse_restricted();
+    FOR id IN SELECT m.map_id FROM crm.object_map m JOIN pg_class c ON c.oid = m.relation ORDER BY m.map_id LOOP
+        RETURN QUERY SELECT r.rule, r.detail FROM crm.compare_rows(id) r;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION crm.check_rows() IS 'what crm.check(deep => true) finds in the mapped tables';
+
+-- With its caller's rights: who may check the tables alone need not be one who may read the rows.
+CREATE FUNCTION crm.check(deep bool DEFAULT false) RETURNS TABLE (rule text, detail text)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE AS $$
+BEGIN
+    RETURN QUERY SELECT t.rule, t.detail FROM crm.check_tables() t;
+    IF deep THEN
+        RETURN QUERY SELECT r.rule, r.detail FROM crm.check_rows() r;
+    END IF;
+END $$;
+COMMENT ON FUNCTION crm.check(bool) IS
+    'the invariants of pg_crm: one row per breach, none when all hold. deep: every row of every mapped table is held against the ledger, too, '
+    'which takes an operator and as long as reading the tables does; a NOTICE tells every 100,000 rows. Cancellable';

@@ -26,6 +26,7 @@ SELECT crm.settle_rights();
 -- For every command, so that no way to alter a table is forgotten.
 CREATE EVENT TRIGGER pg_crm_bind_restored ON ddl_command_start EXECUTE FUNCTION crm.bind_restored();
 CREATE EVENT TRIGGER pg_crm_follow_ddl ON ddl_command_end EXECUTE FUNCTION crm.follow_ddl();
+CREATE EVENT TRIGGER pg_crm_follow_rewrite ON table_rewrite EXECUTE FUNCTION crm.follow_rewrite();
 CREATE EVENT TRIGGER pg_crm_follow_drop ON sql_drop EXECUTE FUNCTION crm.follow_drop();
 
 SELECT crm.start_worker();

@@ -91,6 +91,7 @@ CREATE TABLE crm.object_map (
     next_field_id     smallint NOT NULL DEFAULT 0,
     key_minds_case    bool,
     key_max_length    int,
+    capture           text NOT NULL DEFAULT 'origin' CHECK (capture IN ('origin', 'always')),
     UNIQUE (connection_id, relation, crm_object)
 );
 COMMENT ON TABLE crm.object_map IS 'which table goes with which CRM object; made by crm.map_object()';
@@ -99,6 +100,8 @@ COMMENT ON COLUMN crm.object_map.external_id_field IS 'CRM field that holds our 
 COMMENT ON COLUMN crm.object_map.key_minds_case IS
     'whether the CRM tells records apart by the case of their external_id_field, as it said when a field was mapped; NULL: it did not';
 COMMENT ON COLUMN crm.object_map.key_max_length IS 'how many characters the external_id_field has room for, as the CRM said; NULL: it did not';
+COMMENT ON COLUMN crm.object_map.capture IS
+    'always: rows too that come by a subscription or under session_replication_role = replica (crm.set_capture())';
 COMMENT ON COLUMN crm.object_map.write_interval IS 'how often changed outbound cells are written back, 1 minute .. 24 hours';
 
 CREATE TABLE crm.field_map (
@@ -186,7 +189,7 @@ COMMENT ON COLUMN crm.change.cells IS 'bit mask of field_id, the same for all of
 COMMENT ON COLUMN crm.change.record_keys IS 'records of which the statement changed these cells, a few hundred at most; each once';
 COMMENT ON COLUMN crm.change.base IS
     'of a row with one record: what an edit of bidirectional cells was based on, field_id -> {"v": what the column held} ({}: it was long) or '
-    '{"h": hash of what the CRM held} or {"force": true}';
+    '{"h": hash of what the CRM held} or {"l": true} (what the ledger knows once its turn comes) or {"force": true}';
 COMMENT ON COLUMN crm.change.write_id IS 'crm.write(): the id that it returned';
 COMMENT ON COLUMN crm.change.actor IS 'session_user, and pg_crm.actor after a slash if set';
 
@@ -280,7 +283,8 @@ COMMENT ON COLUMN crm.pending_write.state IS
 COMMENT ON COLUMN crm.pending_write.cells IS 'the cells to write, as in crm.change';
 COMMENT ON COLUMN crm.pending_write.take IS 'the cells in which the row takes what the CRM holds (compensation, crm.resolve_conflict())';
 COMMENT ON COLUMN crm.pending_write.base IS
-    'what the oldest of the edits was based on, as in crm.change; "s": hashes of what was sent and may have arrived unheard';
+    'what the oldest of the edits was based on, as in crm.change; {"l": true}: what the ledger has known since; '
+    '"s": hashes of what was sent and may have arrived unheard';
 COMMENT ON COLUMN crm.pending_write.intended IS 'CRM field -> value, as crm.write() was given it; for people: what is sent is what the row holds';
 COMMENT ON COLUMN crm.pending_write.snapshot IS 'the mapped fields of the CRM object as they were last read, canonical';
 COMMENT ON COLUMN crm.pending_write.snapshot_hash IS 'BLAKE3 of the snapshot';
@@ -455,13 +459,36 @@ CREATE TABLE crm.written_over (
     field_id smallint NOT NULL,
     sent     bytea NOT NULL,
     held     bytea NOT NULL,
+    is_form  bool NOT NULL DEFAULT false,
     PRIMARY KEY (map_id, crm_id, field_id)
 );
 COMMENT ON TABLE crm.written_over IS
     'outbound cells in which the CRM held something else than it had been sent, until it is seen what became of the next attempt: the same '
     'once more is the CRM''s own form of the value';
+COMMENT ON COLUMN crm.written_over.is_form IS 'that was seen: the row and the CRM hold the same, each in its own way';
 COMMENT ON COLUMN crm.written_over.sent IS '16 bytes: BLAKE3 of what the row held and the CRM had been sent';
 COMMENT ON COLUMN crm.written_over.held IS '16 bytes: BLAKE3 of what the CRM held in its place';
+
+-- Nobody waits here for anybody: a request is a row of its own, and the newest of a map stands for the others.
+CREATE TABLE crm.recapture_request (
+    request_id   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    map_id       int NOT NULL,
+    new_rows     bool NOT NULL DEFAULT false,
+    reason       text NOT NULL,
+    actor        text NOT NULL,
+    requested_at timestamptz NOT NULL DEFAULT now(),
+    after_shard  text COLLATE "C",
+    after_key    text COLLATE "C",
+    compared     bigint NOT NULL DEFAULT 0,
+    marked       bigint NOT NULL DEFAULT 0
+);
+COMMENT ON TABLE crm.recapture_request IS
+    'maps whose rows are to be compared with the ledger, because cells may have changed without a trigger having fired; gone once that is done';
+COMMENT ON COLUMN crm.recapture_request.new_rows IS 'rows that the ledger does not know are taken for inserted ones (crm.recapture())';
+COMMENT ON COLUMN crm.recapture_request.actor IS 'who asked for it, or altered the table';
+COMMENT ON COLUMN crm.recapture_request.after_key IS 'the row that was compared last, in the order of the key; NULL: none yet';
+COMMENT ON COLUMN crm.recapture_request.compared IS 'rows so far';
+COMMENT ON COLUMN crm.recapture_request.marked IS 'records of which cells were found changed, so far';
 
 CREATE TABLE crm.former_link (
     shard_key  text COLLATE "C" NOT NULL DEFAULT '',
@@ -508,7 +535,8 @@ DECLARE
 BEGIN
     FOREACH t IN ARRAY ARRAY['crm.connection', 'crm.object_map', 'crm.field_map', 'crm.change', 'crm.ledger', 'crm.queue',
                              'crm.pending_write', 'crm.conflict', 'crm.dead_letter', 'crm.audit_log_default',
-                             'crm.ingest_state', 'crm.reread', 'crm.written_over', 'crm.former_link', 'crm.unborn', 'crm.carried_key', 'crm.reread_revision_seq',
+                             'crm.ingest_state', 'crm.reread', 'crm.written_over', 'crm.recapture_request', 'crm.former_link', 'crm.unborn',
+                             'crm.carried_key', 'crm.reread_revision_seq', 'crm.recapture_request_request_id_seq',
                              'crm.connection_connection_id_seq', 'crm.object_map_map_id_seq', 'crm.change_change_id_seq', 'crm.queue_revision_seq',
                              'crm.conflict_conflict_id_seq', 'crm.dead_letter_dead_letter_id_seq', 'crm.audit_log_audit_id_seq']
     LOOP

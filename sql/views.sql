@@ -80,7 +80,8 @@ SELECT m.map_id, c.name AS connection, c.provider, m.relation, m.crm_object,
        s.last_success, s.next_write_at, i.last_at AS last_ingest, i.next_at AS next_ingest_at, i.applied AS ingested, i.echoes, i.overwritten,
        (SELECT now() - min(x.changed_at) FROM crm.change x WHERE x.map_id = m.map_id) AS lag,
        s.last_error, s.last_error_at, crm.worker_state() AS worker,
-       CASE WHEN coalesce(cs.failures, 0) < 3 THEN 'closed' WHEN cs.blocked_until > now() THEN 'open' ELSE 'half-open' END AS circuit
+       CASE WHEN coalesce(cs.failures, 0) < 3 THEN 'closed' WHEN cs.blocked_until > now() THEN 'open' ELSE 'half-open' END AS circuit,
+       CASE WHEN t.trouble IS NULL THEN 'on' ELSE 'off' END AS capture, t.trouble AS capture_trouble
 FROM crm.object_map m
 JOIN crm.connection c USING (connection_id)
 LEFT JOIN crm.map_state s USING (map_id)
@@ -100,7 +101,8 @@ CROSS JOIN LATERAL (SELECT coalesce(sum(crm.cells_count(w.cells)), 0)::bigint AS
 CROSS JOIN LATERAL (SELECT count(*) AS unlinked FROM crm.queue l WHERE l.map_id = m.map_id AND l.state = 'unlinked') u
 CROSS JOIN LATERAL (SELECT count(*) AS pending FROM crm.pending_write l WHERE l.map_id = m.map_id AND l.state <> 'dead') p
 CROSS JOIN LATERAL (SELECT count(*) AS conflicts FROM crm.conflict l WHERE l.map_id = m.map_id) k
-CROSS JOIN LATERAL (SELECT count(*) AS dead FROM crm.dead_letter l WHERE l.map_id = m.map_id) d;
+CROSS JOIN LATERAL (SELECT count(*) AS dead FROM crm.dead_letter l WHERE l.map_id = m.map_id) d
+CROSS JOIN LATERAL (SELECT crm.capture_trouble(m.map_id) AS trouble) t;
 COMMENT ON VIEW crm.status IS 'one row per map: what it is doing, what waits, what went wrong';
 COMMENT ON COLUMN crm.status.state IS 'idle, syncing or error';
 COMMENT ON COLUMN crm.status.reason IS 'why nothing is sent, if nothing is';
@@ -114,6 +116,7 @@ COMMENT ON COLUMN crm.status.ingested IS 'CRM records that changed a row, a link
 COMMENT ON COLUMN crm.status.echoes IS 'CRM records that came in and brought nothing new, ever: our own writes coming back, mostly';
 COMMENT ON COLUMN crm.status.overwritten IS 'edits that people of the CRM made in outbound fields, and that were or will be written over, ever';
 COMMENT ON COLUMN crm.status.worker IS 'running, starting, no free slot, or stopped';
+COMMENT ON COLUMN crm.status.capture IS 'on; off: edits of the table are not captured, capture_trouble says why';
 COMMENT ON COLUMN crm.status.circuit IS
     'of the connection: closed; open: the CRM failed three times in a row or more, and is left alone for a while; half-open: what is sent next finds out whether it is back';
 
@@ -183,10 +186,20 @@ SELECT i.map_id, c.name, m.relation, 'backfill', i.backfill, i.total, i.backfill
        round((i.backfilled / nullif(extract(epoch FROM now() - i.backfill), 0))::numeric, 1),
        CASE WHEN i.backfilled > 0 THEN (now() - i.backfill) * (greatest(i.total - i.backfilled, 0)::float8 / i.backfilled) END, 0
 FROM crm.ingest_state i JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
-WHERE i.backfill IS NOT NULL;
-COMMENT ON VIEW crm.progress IS 'one row per write-back or backfill that is running, like pg_stat_progress_*';
-COMMENT ON COLUMN crm.progress.phase IS 'write-back, or backfill';
-COMMENT ON COLUMN crm.progress.records_total IS 'write-back: records taken up so far in this round, done or not; backfill: records in the CRM when it began, where it tells';
+WHERE i.backfill IS NOT NULL
+UNION ALL
+(SELECT DISTINCT ON (r.map_id) r.map_id, c.name, m.relation, 'recapture', r.requested_at, nullif(e.rows, 0), r.compared,
+       round((r.compared / nullif(extract(epoch FROM now() - r.requested_at), 0))::numeric, 1),
+       CASE WHEN r.compared > 0 AND e.rows > 0 THEN
+           (now() - r.requested_at) * (greatest(e.rows - r.compared, 0)::float8 / r.compared) END, 0
+FROM crm.recapture_request r JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
+CROSS JOIN LATERAL (SELECT greatest(k.reltuples::bigint, 0) AS rows FROM pg_class k WHERE k.oid = m.relation) e
+ORDER BY r.map_id, r.request_id DESC);
+COMMENT ON VIEW crm.progress IS 'one row per write-back, backfill or recapture that is running, like pg_stat_progress_*';
+COMMENT ON COLUMN crm.progress.phase IS 'write-back, backfill, or recapture: rows are being compared with the ledger';
+COMMENT ON COLUMN crm.progress.records_total IS
+    'write-back: records taken up so far in this round, done or not; backfill: records in the CRM when it began, where it tells; '
+    'recapture: rows of the table, as PostgreSQL last estimated them';
 
 CREATE TABLE crm.audit_log_retired (until timestamptz PRIMARY KEY, retired_at timestamptz NOT NULL DEFAULT now());
 COMMENT ON TABLE crm.audit_log_retired IS 'which part of the audit went with pg_crm.audit_retention';

@@ -76,7 +76,11 @@ extension_sql_file!(
 );
 extension_sql_file!("../sql/stub.sql", name = "stub", requires = ["ingest"]);
 extension_sql_file!("../sql/rights.sql", name = "rights", requires = ["stub"]);
-extension_sql_file!("../sql/check.sql", name = "check", requires = ["rights"]);
+extension_sql_file!(
+    "../sql/check.sql",
+    name = "check",
+    requires = ["rights", "compare_comments"]
+);
 extension_sql_file!("../sql/final.sql", name = "final", finalize);
 
 #[pg_guard]

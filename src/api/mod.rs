@@ -6,6 +6,7 @@ mod bound;
 mod caller;
 mod cells;
 mod check;
+mod compare;
 mod document;
 mod fit;
 mod home;

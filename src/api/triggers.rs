@@ -34,7 +34,7 @@ fn require_ours(name: &str) {
     }
 }
 
-/// A trigger for each statement of a table, which calls a function of pg_crm.
+/// A trigger of a table, which calls a function of pg_crm. `fires`: as `pg_trigger.tgenabled` has it.
 #[pg_extern(volatile, parallel_unsafe, strict, schema = "crm")]
 fn put_trigger(
     relation: pg_sys::Oid,
@@ -42,6 +42,8 @@ fn put_trigger(
     event: &str,
     tables: &str,
     function: pg_sys::Oid,
+    for_each_row: bool,
+    fires: &str,
 ) {
     require_ours(name);
     // SAFETY: syscache look-ups inside a transaction; NULL where there is no such function.
@@ -55,6 +57,9 @@ fn put_trigger(
         event,
         tables,
         function,
+        for_each_row,
+        fires: triggers::Fires::of(fires)
+            .unwrap_or_else(|| refuse(format!("\"{fires}\" says nothing about a trigger"))),
     };
     if !is_ours || !triggers::make(&trigger) {
         refuse(format!("\"{name}\" would be no trigger of pg_crm"))
@@ -68,11 +73,19 @@ fn drop_trigger(relation: pg_sys::Oid, name: &str) {
     triggers::remove(relation, name);
 }
 
+/// Whether this process applies what a subscription brings: it fires no triggers but those for each row.
+#[pg_extern(stable, parallel_safe, schema = "crm")]
+fn is_replicating() -> bool {
+    // SAFETY: a plain read of what this process is.
+    unsafe { pg_sys::IsLogicalWorker() }
+}
+
 extension_sql!(
     r#"
-COMMENT ON FUNCTION crm.put_trigger(oid, text, text, text, oid) IS 'makes a statement-level trigger of pg_crm on a table, whoever owns that';
+COMMENT ON FUNCTION crm.put_trigger(oid, text, text, text, oid, bool, text) IS 'makes a trigger of pg_crm on a table, whoever owns that';
 COMMENT ON FUNCTION crm.drop_trigger(oid, text) IS 'drops a trigger of pg_crm';
+COMMENT ON FUNCTION crm.is_replicating() IS 'whether this process applies what a subscription brings, and so fires no statement-level triggers';
 "#,
     name = "trigger_comments",
-    requires = [put_trigger, drop_trigger]
+    requires = [put_trigger, drop_trigger, is_replicating]
 );

@@ -111,6 +111,14 @@ fn perform_write(
         cells,
         force: force.unwrap_or(false),
         compares_base: base.is_some(),
+        follows: match &record {
+            Some(record) if record.edits_wait && base.is_none() => {
+                let known = CellHashes(&record.hashes);
+                let changed = changed.iter().map(|f| f.id);
+                changed.filter(|id| known.get(*id).is_some()).collect()
+            }
+            _ => Cells::new(),
+        },
         write_id: &write_id,
         actor: &actor,
         correlation_id: correlation_id.or(set.as_deref()),
@@ -263,13 +271,15 @@ pub(super) struct Edit<'a> {
     pub force: bool,
     /// The caller said what is to be compared.
     pub compares_base: bool,
+    /// Cells that follow edits which wait: what these leave in the CRM is the base, and the ledger will know it.
+    pub follows: Cells,
     pub write_id: &'a str,
     pub actor: &'a str,
     pub correlation_id: Option<&'a str>,
 }
 
 /// What the edit is based on: what the caller saw; else what the CRM last held; else, for a field of which nobody knows
-/// that, what the row holds. Where earlier edits wait, that is what the CRM will hold when this one's turn comes.
+/// that, what the row holds.
 fn bases(
     target: &Target,
     record: Option<&Record>,
@@ -293,11 +303,10 @@ fn bases(
             bases.insert(field.id, hash);
         }
     }
-    let follows = record.is_some_and(|r| r.edits_wait);
     let unknown: Cells = changed
         .iter()
         .map(|f| f.id)
-        .filter(|id| follows || !bases.contains_key(id))
+        .filter(|id| !bases.contains_key(id))
         .collect();
     if !unknown.is_empty() {
         for (id, value) in row_values(target, &unknown) {
@@ -346,6 +355,7 @@ fn row_values(target: &Target, cells: &Cells) -> Vec<(u16, Value)> {
         value: settings::max_value(),
         time: None,
         lenient: false,
+        raw: false,
     };
     let read = edits::pinned(|| values::read(&target.map, &wanted, &bounds));
     match or_raise(read).remove(&0) {

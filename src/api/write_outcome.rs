@@ -49,6 +49,9 @@ pub(super) fn queue(target: &Target, edit: &Edit, answer: &Answer, intended: &[(
                 _ if edit.force && read.is_none() => {
                     base.insert("force".into(), true.into());
                 }
+                Some(_) if read.is_none() && edit.follows.contains(id) => {
+                    base.insert("l".into(), true.into());
+                }
                 Some(hash) => {
                     base.insert("h".into(), hex::encode(&hash).into());
                 }

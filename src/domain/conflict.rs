@@ -15,6 +15,36 @@ pub fn hash(value: &Value) -> ShortHash {
     short(&value.hash())
 }
 
+/// What is known of the value that an edit was made over.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Evidence {
+    /// What whoever made the edit says that the CRM held.
+    pub stated: Option<ShortHash>,
+    /// What the ledger says that the CRM last held.
+    pub ledger: Option<ShortHash>,
+    /// Both sides once agreed on the field, so that the row cannot have missed what the ledger knows.
+    pub agreed: bool,
+    /// What the column held before the edit.
+    pub old: Option<ShortHash>,
+}
+
+impl Evidence {
+    /// What the CRM held as far as the author of the edit could know; `None`: nobody knows.
+    ///
+    /// The column's old value comes after the ledger: a column may be changed behind capture (`ALTER COLUMN … USING`, a disabled
+    /// trigger), and then says nothing of the CRM. The ledger does not move past a cell whose edit waits, but for what we
+    /// wrote there ourselves, so what it says now is what it said when the edit was made.
+    pub fn base(&self) -> Option<ShortHash> {
+        let agreed = self.ledger.filter(|_| self.agreed);
+        self.stated.or(agreed).or(self.old).or(self.ledger)
+    }
+
+    /// Whether the base depends on what the column held.
+    pub fn asks_for_old(&self) -> bool {
+        self.stated.is_none() && !(self.agreed && self.ledger.is_some())
+    }
+}
+
 /// The two sides of a field, and what they had in common.
 #[derive(Clone, Copy, Debug)]
 pub struct Sides<'a> {

@@ -59,6 +59,8 @@ pub struct Map {
     pub on_crm_delete: String,
     /// A CRM record without a row gets one.
     pub inserts: bool,
+    /// A row without a CRM record gets one.
+    pub creates: bool,
     pub in_error: bool,
     /// Row security binds even the owner, so a row that is not seen need not be gone.
     pub hides_rows: bool,
@@ -289,7 +291,8 @@ pub fn maps_of(
                 m.conflict_scope = 'record', m.on_crm_insert = 'insert',
                 coalesce(crm.key_expression('{}', a.atttypid), ''), z.typname::text, crm.key_expression('{}', s.atttypid), s.attnotnull,
                 (SELECT n.provider FROM crm.connection n WHERE n.connection_id = m.connection_id), m.key_minds_case, m.key_max_length,
-                array_remove(ARRAY[a.atttypid, s.atttypid], NULL)
+                array_remove(ARRAY[a.atttypid, s.atttypid], NULL),
+                m.on_insert = 'create'
          FROM crm.object_map m
          JOIN crm.map_state e USING (map_id)
          LEFT JOIN pg_class c ON c.oid = m.relation
@@ -349,6 +352,7 @@ pub fn maps_of(
             hides_rows: row.get(14)?.unwrap_or_default(),
             compares_record: row.get(15)?.unwrap_or(true),
             inserts: row.get(16)?.unwrap_or_default(),
+            creates: row.get(25)?.unwrap_or_default(),
             fields: Vec::new(),
         });
     }

@@ -10,6 +10,27 @@ pub fn due(client: &SpiClient) -> Result<Vec<i32>, StoreError> {
     Ok(rows.filter_map(|row| row.get(1).ok().flatten()).collect())
 }
 
+/// Tables of whose edits nothing is captured, and why, by map.
+pub fn uncaptured(client: &SpiClient) -> Result<Vec<(i32, String, String)>, StoreError> {
+    let rows = client.select(
+        Kept(
+            "SELECT m.map_id, m.relation::text, t.trouble FROM crm.object_map m, crm.capture_trouble(m.map_id) AS t (trouble)
+             WHERE t.trouble IS NOT NULL",
+        ),
+        None,
+        &[],
+    )?;
+    let mut uncaptured = Vec::new();
+    for row in rows {
+        uncaptured.push((
+            row.get(1)?.unwrap_or_default(),
+            row.get(2)?.unwrap_or_default(),
+            row.get(3)?.unwrap_or_default(),
+        ));
+    }
+    Ok(uncaptured)
+}
+
 /// Follows one of them, in a transaction of its own: it takes a strong lock on the table. Whoever comes after the worker
 /// for that table waits as long as it does, so it hardly waits.
 pub fn follow(map_id: i32) -> Result<(), StoreError> {

@@ -7,6 +7,7 @@
 pub mod apply;
 pub mod audit;
 pub mod claims;
+pub mod compare;
 pub mod config;
 pub mod connections;
 mod dead;
@@ -23,6 +24,7 @@ mod owner;
 mod pace;
 pub mod pending;
 mod raw_size;
+pub mod recapture;
 pub mod reconcile;
 pub mod rivals;
 pub mod rounds;

@@ -173,6 +173,8 @@ pub struct Pending {
     pub attempts: u32,
     /// Of the ledger.
     pub hashes: Vec<u8>,
+    /// Cells in which both sides once agreed, as the ledger has it.
+    pub synced: Cells,
     pub changed_at_ms: i64,
     pub actor: Option<String>,
     pub correlation_id: Option<String>,
@@ -209,9 +211,10 @@ pub fn due(
 ) -> Result<Vec<Pending>, StoreError> {
     let result = client.update(
         Kept("SELECT p.shard_key, p.record_key, p.write_id::text, l.crm_id, p.cells, p.take, p.base::text, p.revision, p.attempts, l.hashes,
-                (extract(epoch FROM p.changed_at) * 1000)::bigint, p.actor, p.correlation_id, p.folded::text[], p.undone::text[]
+                (extract(epoch FROM p.changed_at) * 1000)::bigint, p.actor, p.correlation_id, p.folded::text[], p.undone::text[],
+                ARRAY(SELECT (s.ord - 1)::smallint FROM unnest(l.synced_at) WITH ORDINALITY AS s (at, ord) WHERE s.at IS NOT NULL)
          FROM crm.pending_write p, LATERAL (
-             SELECT l.crm_id, l.hashes FROM crm.ledger l
+             SELECT l.crm_id, l.hashes, l.synced_at FROM crm.ledger l
              WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key AND l.crm_id IS NOT NULL
              FOR UPDATE SKIP LOCKED) l
          WHERE p.map_id = $1 AND p.state = 'queued' AND p.next_attempt_at <= now()
@@ -261,6 +264,12 @@ pub fn due(
             correlation_id: row.get(13)?,
             folded: row.get(14)?.unwrap_or_default(),
             undone: row.get(15)?.unwrap_or_default(),
+            synced: row
+                .get::<Vec<i16>>(16)?
+                .unwrap_or_default()
+                .into_iter()
+                .map(|id| id as u16)
+                .collect(),
         });
     }
     Ok(pending)

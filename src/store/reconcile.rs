@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use crm_domain::conflict::ShortHash;
 use crm_domain::storable::{storable, storable_text};
-use crm_domain::{Cells, ErrorClass, Value, hex};
+use crm_domain::{Cells, ErrorClass, Value};
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json, json};
 
@@ -251,8 +251,8 @@ fn pending(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(),
     for r in records {
         let base: JsonMap<String, Json> = r
             .known
-            .iter()
-            .map(|(id, hash)| (id.to_string(), json!({ "h": hex::encode(hash) })))
+            .keys()
+            .map(|id| (id.to_string(), json!({ "l": true })))
             .collect();
         bases.push(Json::Object(base).to_string());
         let (verdict, delay, charged, class, error) = match &r.verdict {

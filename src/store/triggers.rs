@@ -19,13 +19,51 @@ pub struct Trigger<'a> {
     /// The REFERENCING clause, or nothing.
     pub tables: &'a str,
     pub function: pg_sys::Oid,
+    /// For each row; else for each statement.
+    pub for_each_row: bool,
+    pub fires: Fires,
 }
 
-/// Makes a trigger for each statement, which goes when the extension does. `false`: the event says something else.
+/// Under which `session_replication_role` a trigger fires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fires {
+    Origin,
+    Replica,
+    Always,
+}
+
+impl Fires {
+    /// As `pg_trigger.tgenabled` has it.
+    pub fn of(letter: &str) -> Option<Fires> {
+        match letter {
+            "O" => Some(Fires::Origin),
+            "R" => Some(Fires::Replica),
+            "A" => Some(Fires::Always),
+            _ => None,
+        }
+    }
+
+    fn when(self) -> u8 {
+        match self {
+            Fires::Origin => pg_sys::TRIGGER_FIRES_ON_ORIGIN,
+            Fires::Replica => pg_sys::TRIGGER_FIRES_ON_REPLICA,
+            Fires::Always => pg_sys::TRIGGER_FIRES_ALWAYS,
+        }
+    }
+}
+
+/// Makes a trigger, which goes when the extension does. `false`: the event says something else.
 pub fn make(trigger: &Trigger) -> bool {
     let sql = format!(
-        "CREATE TRIGGER {} {} ON the_relation {} FOR EACH STATEMENT EXECUTE FUNCTION the_function()",
-        trigger.name, trigger.event, trigger.tables
+        "CREATE TRIGGER {} {} ON the_relation {} FOR EACH {} EXECUTE FUNCTION the_function()",
+        trigger.name,
+        trigger.event,
+        trigger.tables,
+        if trigger.for_each_row {
+            "ROW"
+        } else {
+            "STATEMENT"
+        }
     );
     let Ok(sql) = CString::new(sql) else {
         return false;
@@ -44,11 +82,14 @@ pub fn make(trigger: &Trigger) -> bool {
                 return false;
             }
             let statement = statement.cast::<pg_sys::CreateTrigStmt>();
-            if (*statement).row || !(*statement).whenClause.is_null() || (*statement).replace {
+            if (*statement).row != trigger.for_each_row
+                || !(*statement).whenClause.is_null()
+                || (*statement).replace
+            {
                 return false;
             }
             let none = pg_sys::InvalidOid;
-            let made = pg_sys::CreateTrigger(
+            let made = pg_sys::CreateTriggerFiringOn(
                 statement,
                 sql.as_ptr(),
                 trigger.relation,
@@ -60,6 +101,7 @@ pub fn make(trigger: &Trigger) -> bool {
                 std::ptr::null_mut(),
                 false,
                 false,
+                trigger.fires.when() as _,
             );
             let extension = pg_sys::ObjectAddress {
                 classId: pg_sys::ExtensionRelationId,

@@ -62,6 +62,8 @@ pub struct Bounds {
     pub time: Option<Duration>,
     /// What no CRM can hold (`infinity`, `NaN`) is given as its text instead of being the whole row's fault.
     pub lenient: bool,
+    /// As the row holds it, and not in the CRM's form.
+    pub raw: bool,
 }
 
 impl Bounds {
@@ -72,22 +74,23 @@ impl Bounds {
             value: settings.max_value,
             time: Some(settings.transform_timeout),
             lenient: false,
+            raw: false,
         }
     }
 
     /// The same where nothing that is read goes to a CRM.
-    pub fn lenient(self) -> Bounds {
+    pub fn lenient(&self) -> Bounds {
         Bounds {
             lenient: true,
-            ..self
+            ..*self
         }
     }
 
     /// The same without leaving out any row.
-    pub fn whole(self) -> Bounds {
+    pub fn whole(&self) -> Bounds {
         Bounds {
             bytes: usize::MAX,
-            ..self
+            ..*self
         }
     }
 }
@@ -105,6 +108,7 @@ pub fn read(
         wanted,
         most: bounds.value,
         lenient: bounds.lenient,
+        raw: bounds.raw,
     };
     if map.fields.iter().any(|f| f.transform_out.is_some()) {
         return reading.transformed(bounds);
@@ -146,6 +150,7 @@ struct Reading<'a> {
     most: usize,
     /// See [`Bounds`].
     lenient: bool,
+    raw: bool,
 }
 
 impl Reading<'_> {
@@ -267,11 +272,14 @@ fn column_text(f: &MappedField, column: &str) -> String {
 }
 
 fn value_of(f: &MappedField, text: Option<&str>) -> Result<Value, String> {
-    let value = match (&f.transform_out, text) {
+    raw_value_of(f, text).map(|value| f.stored(value))
+}
+
+fn raw_value_of(f: &MappedField, text: Option<&str>) -> Result<Value, String> {
+    match (&f.transform_out, text) {
         (Some(_), Some(json)) => from_json_text(f.field.data_type, json),
         _ => Value::from_postgres(f.field.data_type, text).map_err(|e| e.to_string()),
-    };
-    value.map(|value| f.stored(value))
+    }
 }
 
 /// What columns would be sent as if the row held what a JSON object says, in the table's own types.
@@ -530,7 +538,11 @@ impl Reading<'_> {
             }
             let text = row.get::<&str>(i + first)?;
             used += text.map_or(0, str::len) + 16;
-            match value_of(field, text) {
+            let value = match self.raw {
+                true => raw_value_of(field, text),
+                false => value_of(field, text),
+            };
+            match value {
                 Ok(value) => values.push((field.id, field.field.clone(), value)),
                 Err(_) if self.lenient => {
                     let value = Value::text(text.unwrap_or_default());

@@ -18,6 +18,8 @@ pub(super) struct Following {
     every: Duration,
     /// Why a map could not be followed when that was last said.
     told: HashMap<i32, String>,
+    /// Maps whose edits are not captured, and why, as the log was last told.
+    uncaptured: HashMap<i32, String>,
 }
 
 impl Default for Following {
@@ -26,7 +28,26 @@ impl Default for Following {
             looked_at: None,
             every: OFTEN,
             told: HashMap::new(),
+            uncaptured: HashMap::new(),
         }
+    }
+}
+
+impl Following {
+    /// Once, when it begins or becomes something else, and when it ends.
+    fn tell_of(&mut self, uncaptured: Vec<(i32, String, String)>) {
+        for map in self.uncaptured.keys() {
+            if !uncaptured.iter().any(|(id, _, _)| id == map) {
+                log!("pg_crm: edits of the table of map {map} are captured again");
+            }
+        }
+        for (map, table, why) in &uncaptured {
+            if self.uncaptured.get(map) != Some(why) {
+                warning!("pg_crm: edits of {table} are not captured: {why}");
+            }
+        }
+        let known = uncaptured.into_iter().map(|(map, _, why)| (map, why));
+        self.uncaptured = known.collect();
     }
 }
 
@@ -41,13 +62,14 @@ impl Worker {
             return Ok(following.every - before.elapsed());
         }
         let start = Instant::now();
-        let due = transaction(|client| {
+        let (due, uncaptured) = transaction(|client| {
             if config::extension_exists() {
-                follow::due(client)
+                Ok((follow::due(client)?, follow::uncaptured(client)?))
             } else {
-                Ok(Vec::new())
+                Ok((Vec::new(), Vec::new()))
             }
         })?;
+        following.tell_of(uncaptured);
         following.every = (start.elapsed() * 100).clamp(OFTEN, SELDOM);
         following.looked_at = Some(Instant::now());
         following.told.retain(|map, _| due.contains(map));

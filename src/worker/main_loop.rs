@@ -260,6 +260,7 @@ impl Worker {
         self.test(&connections);
         self.describe(&connections);
         self.real_time();
+        next = next.min(self.recapture(&connections, &maps));
         next = next.min(self.write_back(&connections, &maps));
         let connections = self.connections.clone();
         next = next.min(self.reconcile(&connections, &maps));

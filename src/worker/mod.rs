@@ -30,6 +30,7 @@ mod parts;
 mod peers;
 pub mod protocol;
 mod real_time;
+mod recapture;
 mod reconcile;
 mod reconcile_audit;
 mod refusals;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crm_domain::cells::CellHashes;
-use crm_domain::conflict::{self, ShortHash};
+use crm_domain::conflict::{self, Evidence, ShortHash};
 use crm_domain::mapping::ConflictPolicy;
 use crm_domain::{Cells, Failure, Value, hex};
 use pgrx::spi::SpiClient;
@@ -11,7 +11,7 @@ use serde_json::Value as Json;
 
 use super::checked_write::{Edit, EditField};
 use crate::store::StoreError;
-use crate::store::config::Map;
+use crate::store::config::{Map, MappedField};
 use crate::store::pending::{self, Pending};
 use crate::store::values::{self, Bounds, RowValues, Wanted};
 
@@ -36,7 +36,9 @@ pub(super) fn with_their_bases(
         let p = &w.pending;
         let based = |id: u16| {
             let entry = &p.base[id.to_string()];
-            ["h", "v", "force"].iter().any(|k| entry.get(k).is_some())
+            ["h", "v", "l", "force"]
+                .iter()
+                .any(|k| entry.get(k).is_some())
         };
         p.cells.iter().any(|id| !based(id))
     };
@@ -110,40 +112,46 @@ pub(super) fn read(
     Ok(waiting)
 }
 
-/// What the edit was based on, per field: what its row held, or the hash of what the CRM held; else what the ledger
-/// knows. A column that goes through a transform goes through it here too.
+/// What the edit was based on, per field, by [`conflict::Evidence`]. A column that goes through a transform goes through it
+/// here too.
 fn bases(map: &Map, pending: &Pending) -> BTreeMap<u16, ShortHash> {
     let mut bases = BTreeMap::new();
     for field in &map.fields {
         let id = field.id;
-        let known = || {
-            CellHashes(&pending.hashes)
-                .get(id)
-                .and_then(|hash| hash.try_into().ok())
-        };
+        if pending.is_forced(id) {
+            continue;
+        }
         let entry = &pending.base[id.to_string()];
-        let base = if pending.is_forced(id) {
-            None
-        } else if let Some(hash) = entry["h"].as_str() {
-            hex::decode(hash)
-        } else if let Some(value) = entry.get("v") {
-            let value = match &field.transform_out {
-                Some(transform) => {
-                    crate::store::transformed_in_time(map, transform, value).unwrap_or(Json::Null)
-                }
-                None => value.clone(),
-            };
-            Value::from_json(field.field.data_type, &value)
-                .ok()
-                .map(|v| conflict::hash(&field.stored(v)))
-        } else {
-            known()
+        let mut evidence = Evidence {
+            stated: entry["h"].as_str().and_then(hex::decode),
+            ledger: CellHashes(&pending.hashes)
+                .get(id)
+                .and_then(|hash| hash.try_into().ok()),
+            agreed: pending.synced.contains(id),
+            old: None,
         };
-        if let Some(base) = base {
+        if evidence.asks_for_old()
+            && let Some(value) = entry.get("v")
+        {
+            evidence.old = held(map, field, value);
+        }
+        if let Some(base) = evidence.base() {
             bases.insert(id, base);
         }
     }
     bases
+}
+
+/// The hash of what a column held, as it would have been sent.
+fn held(map: &Map, field: &MappedField, value: &Json) -> Option<ShortHash> {
+    let value = match &field.transform_out {
+        Some(transform) => {
+            crate::store::transformed_in_time(map, transform, value).unwrap_or(Json::Null)
+        }
+        None => value.clone(),
+    };
+    let value = Value::from_json(field.field.data_type, &value).ok()?;
+    Some(conflict::hash(&field.stored(value)))
 }
 
 pub(super) fn edit(map: &Map, w: &Waiting) -> Edit {

@@ -16,6 +16,8 @@ pub(super) enum Step {
     Turn,
     /// Tables that were altered are followed.
     Follow,
+    /// Rows are compared with the ledger.
+    Recapture,
     /// A slice is claimed and read.
     Read,
     /// What came back is written down.

@@ -11,13 +11,14 @@ use serde_json::{Map as JsonMap, Value as Json, json};
 
 use super::forms::{self, Answer, WrittenOver};
 use super::identity::{Key, Known};
-use super::locks::{Locked, lock};
+use super::locks::{Locked, edits_of, lock};
 use super::{Arrived, Arriving, Field, Incoming, quarantine};
 use crate::store::config::{Map, MappedField};
 use crate::store::pace::Pace;
 use crate::store::taking::{self, Altered, Taking, bounds, limit};
 use crate::store::values::{self, RowValues, Wanted};
 use crate::store::{Kept, StoreError, apply};
+use crate::worker::failpoint;
 
 /// Whether a record holds nothing but what the CRM was known to hold.
 pub(super) fn is_echo(fields: &[Field], hashes: &[u8]) -> bool {
@@ -80,9 +81,15 @@ pub(super) fn settle(
             _ => arrived.again(record),
         }
     }
+    failpoint::reach("ingest_records::locked");
     let rows = read_rows(map, &mut at_hand, arrived)?;
+    let edited = edited_meanwhile(client, map, &at_hand)?;
     let mut settled = Vec::with_capacity(at_hand.len());
     for ((record, key, locked), row) in at_hand.into_iter().zip(rows) {
+        if edited.contains(&key) {
+            arrived.again(record);
+            continue;
+        }
         match row {
             RowValues::Found(local) => {
                 let local: HashMap<u16, Value> = local
@@ -112,7 +119,7 @@ pub(super) fn settle(
         let ids = s.forms.iter();
         ids.map(|id| (s.incoming.crm_id.as_str(), id))
     });
-    forms::forget(client, map, &formed.collect::<Vec<_>>())?;
+    forms::settle(client, map, &formed.collect::<Vec<_>>())?;
     for record in &settled {
         dispute(client, map, record)?;
     }
@@ -166,6 +173,25 @@ fn read_rows(
         true
     });
     Ok(rows)
+}
+
+/// Records whose edits were committed after their ledger rows were locked and before their rows were: they wait, and are not to
+/// be taken for what the CRM was last known to hold.
+fn edited_meanwhile(
+    client: &mut SpiClient,
+    map: &Map,
+    at_hand: &[(&Incoming, Key, Locked)],
+) -> Result<HashSet<Key>, StoreError> {
+    if !map.realtime || at_hand.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let keys: Vec<&Key> = at_hand.iter().map(|(_, key, _)| key).collect();
+    let edits = edits_of(client, map, &keys)?;
+    let is_unseen = |(key, cells): (Key, Cells)| {
+        let (_, _, locked) = at_hand.iter().find(|(_, k, _)| *k == key)?;
+        (!cells.difference(&locked.edited).is_empty()).then_some(key)
+    };
+    Ok(edits.into_iter().filter_map(is_unseen).collect())
 }
 
 fn decide<'a>(

@@ -38,7 +38,7 @@ impl WrittenOver {
             return Ok(WrittenOver(found));
         }
         let rows = client.select(
-            Kept("SELECT o.crm_id, o.field_id, o.sent, o.held FROM crm.written_over o WHERE o.map_id = $1 AND o.crm_id = ANY ($2)"),
+            Kept("SELECT o.crm_id, o.field_id, o.sent, o.held FROM crm.written_over o WHERE o.map_id = $1 AND o.crm_id = ANY ($2) AND NOT o.is_form"),
             None,
             &[map.id.into(), crm_ids.to_vec().into()],
         )?;
@@ -99,7 +99,7 @@ pub(super) fn remember(
         Kept(
             "INSERT INTO crm.written_over (map_id, crm_id, field_id, sent, held)
              SELECT $1, r.* FROM unnest($2::text[], $3::smallint[], $4::bytea[], $5::bytea[]) AS r
-             ON CONFLICT (map_id, crm_id, field_id) DO UPDATE SET sent = excluded.sent, held = excluded.held",
+             ON CONFLICT (map_id, crm_id, field_id) DO UPDATE SET sent = excluded.sent, held = excluded.held, is_form = false",
         ),
         None,
         &[
@@ -108,6 +108,30 @@ pub(super) fn remember(
             answers.iter().map(|a| a.field_id as i16).collect::<Vec<_>>().into(),
             answers.iter().map(|a| a.sent.to_vec()).collect::<Vec<_>>().into(),
             answers.iter().map(|a| a.held.to_vec()).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    Ok(())
+}
+
+/// What the CRM holds there is its form of what the row holds: neither is anything but in step.
+pub(super) fn settle(
+    client: &mut SpiClient,
+    map: &Map,
+    cells: &[(&str, u16)],
+) -> Result<(), StoreError> {
+    if cells.is_empty() {
+        return Ok(());
+    }
+    client.update(
+        Kept(
+            "UPDATE crm.written_over o SET is_form = true FROM unnest($2::text[], $3::smallint[]) AS r (crm_id, field_id)
+             WHERE o.map_id = $1 AND o.crm_id = r.crm_id AND o.field_id = r.field_id",
+        ),
+        None,
+        &[
+            map.id.into(),
+            cells.iter().map(|(crm_id, _)| *crm_id).collect::<Vec<_>>().into(),
+            cells.iter().map(|(_, id)| *id as i16).collect::<Vec<_>>().into(),
         ],
     )?;
     Ok(())
@@ -140,7 +164,7 @@ pub(super) fn forget(
 /// anybody else has changed it.
 pub fn look_back(client: &mut SpiClient, map_id: i32, crm_ids: &[&str]) -> Result<(), StoreError> {
     let rows = client.select(
-        Kept("SELECT DISTINCT o.crm_id FROM crm.written_over o WHERE o.map_id = $1 AND o.crm_id = ANY ($2)"),
+        Kept("SELECT DISTINCT o.crm_id FROM crm.written_over o WHERE o.map_id = $1 AND o.crm_id = ANY ($2) AND NOT o.is_form"),
         None,
         &[map_id.into(), crm_ids.to_vec().into()],
     )?;

@@ -91,3 +91,37 @@ pub(super) fn lock(
     }
     Ok(locked)
 }
+
+/// Cells of these records with edits that are not folded yet, of those that have any.
+pub(super) fn edits_of(
+    client: &mut SpiClient,
+    map: &Map,
+    keys: &[&Key],
+) -> Result<Vec<(Key, Cells)>, StoreError> {
+    let rows = client.update(
+        Kept(
+            "SELECT k.shard_key, k.record_key, x.cells
+             FROM unnest($2::text[], $3::text[]) AS k (shard_key, record_key),
+                  LATERAL (SELECT crm.cells_union(c.cells) AS cells FROM crm.change c
+                           WHERE c.shard_key = k.shard_key AND c.map_id = $1 AND c.record_keys[1] = k.record_key
+                             AND (c.base IS NOT NULL OR c.write_id IS NOT NULL)) x
+             WHERE x.cells IS NOT NULL",
+        ),
+        None,
+        &[
+            map.id.into(),
+            keys.iter().map(|k| k.shard_key.as_str()).collect::<Vec<_>>().into(),
+            keys.iter().map(|k| k.record_key.as_str()).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    let mut edits = Vec::new();
+    for row in rows {
+        let key = Key {
+            shard_key: row.get(1)?.unwrap_or_default(),
+            record_key: row.get(2)?.unwrap_or_default(),
+        };
+        let cells = Cells::from_bytes(row.get::<&[u8]>(3)?.unwrap_or_default());
+        edits.push((key, cells));
+    }
+    Ok(edits)
+}

@@ -279,7 +279,8 @@ impl Database {
         let drained = tokio::time::timeout(limit, async {
             loop {
                 let _: Option<bool> = self.one("SELECT crm.flush(timeout => '1 s')", &[]).await;
-                let waiting = "SELECT coalesce(sum(queued), 0)::bigint FROM crm.status";
+                let waiting = "SELECT (SELECT coalesce(sum(queued), 0)::bigint FROM crm.status)
+                                    + (SELECT count(*) FROM crm.recapture_request JOIN crm.map_state s USING (map_id) WHERE s.state <> 'error')";
                 if self.one::<i64>(waiting, &[]).await == 0 && self.dirty().await == 0 {
                     return;
                 }
@@ -329,7 +330,7 @@ impl Database {
 
     /// `crm.check()` finds nothing.
     pub async fn assert_checked(&self) {
-        let breaches = self.text("SELECT * FROM crm.check()").await;
+        let breaches = self.text("SELECT * FROM crm.check(deep => true)").await;
         assert!(breaches.is_empty(), "crm.check():\n{breaches}");
     }
 }

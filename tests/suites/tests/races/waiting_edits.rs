@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crm_suites::{Session, Vendor, eventually, json};
+use crm_suites::process;
+use crm_suites::{Cluster, Live, Session, Vendor, eventually, json};
+
+use nix::sys::signal::Signal;
 
 use super::{bidirectional, desk, quiet};
 
@@ -122,6 +125,40 @@ async fn a_decision_during_a_write_stands(vendor: Vendor) {
 }
 
 crm_suites::with_remote_crms!(a_decision_during_a_write_stands);
+
+/// What the CRM holds comes in; its ledger row is locked, and its row not yet.
+#[tokio::test]
+async fn an_edit_that_slips_between_two_locks_is_not_lost() {
+    let cluster = Cluster::with(&[("pg_crm.failpoints", "ingest_records::locked:stop")]);
+    let live = Live::with(
+        &cluster,
+        Vendor::Stub,
+        "on_insert => 'ignore'",
+        "on_conflict => 'local_wins'",
+    )
+    .await;
+    live.people(1).await;
+    live.edit_in_crm("p1", json!({"phone": "theirs"})).await;
+    let session = live.db.session().await;
+    let look = tokio::spawn(async move {
+        let _: bool = session.one("SELECT crm.ingest_now()", &[]).await;
+    });
+    let worker = live.db.worker().await;
+    eventually("the worker stands still", async || {
+        cluster
+            .log()
+            .contains("reached fail point ingest_records::locked")
+            .then_some(())
+    })
+    .await;
+    live.db
+        .execute("UPDATE people SET phone = 'ours' WHERE id = 'p1'")
+        .await;
+    process::signal(worker, Signal::SIGCONT);
+    look.await.expect("the look ends");
+    live.agree().await;
+    live.assert_both("p1", "phone", "ours").await;
+}
 
 #[tokio::test]
 async fn what_is_forgotten_is_noticed() {

@@ -1,6 +1,7 @@
 //! Changed cells reach the CRM, once, whatever the statement that changed them and whatever the CRM answers.
 
 mod basics;
+mod behind_capture;
 mod bulk;
 mod composio;
 mod costs;

@@ -1,0 +1,216 @@
+//! `crm.compare_rows()`: what `crm.check(deep => true)` tells of the rows of a map.
+
+use std::fmt::Write;
+
+use pgrx::prelude::*;
+use pgrx::spi::SpiClient;
+
+use super::or_raise;
+use crate::settings::Settings;
+use crate::store::compare::{self, Differing, Key, Order};
+use crate::store::config::{self, Map};
+use crate::store::values::Bounds;
+use crate::store::{StoreError, edits};
+
+const RULE: &str = "rows and records are in step";
+/// Rows of one part.
+const PART: usize = 1000;
+/// Findings that are held until it is asked whether changes of theirs are not folded yet.
+const TOGETHER: usize = 20_000;
+/// Of each kind so many are told one by one.
+const TOLD: usize = 100;
+/// How often is told how far it came.
+const EVERY: usize = 100_000;
+
+/// Findings of one kind: the first of them, and how many.
+#[derive(Default)]
+struct Findings {
+    first: Vec<String>,
+    count: usize,
+}
+
+impl Findings {
+    fn add(&mut self, detail: impl FnOnce() -> String) {
+        self.count += 1;
+        if self.first.len() < TOLD {
+            self.first.push(detail());
+        }
+    }
+
+    fn tell(self, map: &Map, what: &str, told: &mut Vec<String>) {
+        let more = self.count - self.first.len();
+        told.extend(self.first);
+        if more > 0 {
+            told.push(format!("{more} more {what} of map {}", map.id));
+        }
+    }
+}
+
+struct Comparison<'a> {
+    map: &'a Map,
+    bounds: Bounds,
+    differing: Vec<Differing>,
+    strangers: Vec<Key>,
+    apart: Findings,
+    unknown: Findings,
+    gone: Findings,
+}
+
+/// Compares the rows of a map with the ledger, and the ledger with the rows. Runs as whoever calls it, who has to be the engine.
+#[pg_extern(volatile, parallel_unsafe, strict, schema = "crm")]
+fn compare_rows(
+    map_id: i32,
+) -> TableIterator<'static, (name!(rule, String), name!(detail, String))> {
+    let details = or_raise(edits::pinned(|| {
+        Spi::connect_mut(|client| {
+            let maps = config::maps_of(client, None)?;
+            match maps.iter().find(|m| m.id == map_id) {
+                Some(map) if map.in_error => {
+                    notice!(
+                        "pg_crm does not compare the rows of {}: map {map_id} stands still, see crm.status",
+                        map.relation
+                    );
+                    Ok(Vec::new())
+                }
+                Some(map) => Comparison::of(map).run(client),
+                None => Ok(Vec::new()),
+            }
+        })
+    }));
+    TableIterator::new(details.into_iter().map(|detail| (RULE.to_owned(), detail)))
+}
+
+impl<'a> Comparison<'a> {
+    fn of(map: &'a Map) -> Comparison<'a> {
+        let bounds = Bounds {
+            // The caller's own statement_timeout rules.
+            time: None,
+            ..Bounds::of(&Settings::current()).lenient()
+        };
+        Comparison {
+            map,
+            bounds,
+            differing: Vec::new(),
+            strangers: Vec::new(),
+            apart: Findings::default(),
+            unknown: Findings::default(),
+            gone: Findings::default(),
+        }
+    }
+
+    fn run(mut self, client: &mut SpiClient) -> Result<Vec<String>, StoreError> {
+        let map = self.map;
+        let order = Order::of(client, map)?;
+        let (mut after, mut rows) = (None, 0);
+        loop {
+            pgrx::check_for_interrupts!();
+            let part = compare::part(client, map, &order, after.as_ref(), PART, &self.bounds)?;
+            self.differing.extend(part.differing);
+            if map.creates {
+                self.strangers.extend(part.strangers);
+            }
+            if (rows + part.rows) / EVERY > rows / EVERY {
+                notice!(
+                    "pg_crm compared {} rows of {}",
+                    rows + part.rows,
+                    map.relation
+                );
+            }
+            rows += part.rows;
+            after = part.last;
+            if after.is_none() || self.differing.len() + self.strangers.len() >= TOGETHER {
+                self.note(client)?;
+            }
+            if after.is_none() {
+                break;
+            }
+        }
+        // Where the owner does not see every row, none can be told to be gone.
+        if !map.hides_rows {
+            self.look_for_rows(client)?;
+        }
+        let mut told = Vec::new();
+        self.apart
+            .tell(map, "rows are not what the CRM is known to hold", &mut told);
+        self.unknown.tell(map, "rows have no record", &mut told);
+        self.gone
+            .tell(map, "records have lost their rows", &mut told);
+        Ok(told)
+    }
+
+    /// Goes through the ledger, and looks for the rows of its records.
+    fn look_for_rows(&mut self, client: &mut SpiClient) -> Result<(), StoreError> {
+        let map = self.map;
+        let (mut after, mut lost) = (None, Vec::new());
+        loop {
+            pgrx::check_for_interrupts!();
+            let (gone, last) =
+                compare::without_rows(client, map, after.as_ref(), PART, &self.bounds)?;
+            lost.extend(gone);
+            after = last;
+            if after.is_none() || lost.len() >= TOGETHER {
+                compare::leave_out_unfolded(client, map, &mut Vec::new(), &mut lost)?;
+                for key in lost.drain(..) {
+                    self.gone.add(|| {
+                        format!(
+                            "{} is linked to a CRM record, and its row is gone",
+                            name(map, &key)
+                        )
+                    });
+                }
+            }
+            if after.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn note(&mut self, client: &mut SpiClient) -> Result<(), StoreError> {
+        let map = self.map;
+        compare::leave_out_unfolded(client, map, &mut self.differing, &mut self.strangers)?;
+        for d in self.differing.drain(..) {
+            self.apart.add(|| told(map, &d));
+        }
+        for key in self.strangers.drain(..) {
+            self.unknown.add(|| {
+                format!(
+                    "{} has no record, and nothing waits to create one",
+                    name(map, &key)
+                )
+            });
+        }
+        Ok(())
+    }
+}
+
+fn name(map: &Map, key: &Key) -> String {
+    let mut name = format!("record {} of map {}", key.record_key, map.id);
+    if !key.shard_key.is_empty() {
+        let _ = write!(name, " (shard_key {})", key.shard_key);
+    }
+    name
+}
+
+fn told(map: &Map, d: &Differing) -> String {
+    let name = name(map, &d.key);
+    if let Some(failure) = &d.failure {
+        return format!("{name} cannot be read: {}", failure.message);
+    }
+    let columns: Vec<String> = d
+        .cells
+        .iter()
+        .filter_map(|id| Some(format!("\"{}\"", map.field(id)?.column)))
+        .collect();
+    format!(
+        "{name} holds something else in {} than the CRM is known to hold, and nothing waits to be written",
+        columns.join(", ")
+    )
+}
+
+extension_sql!(
+    r#"
+COMMENT ON FUNCTION crm.compare_rows(int) IS 'what crm.check(deep => true) tells of the rows of a map';
+"#,
+    name = "compare_comments",
+    requires = [compare_rows]
+);

@@ -1,0 +1,177 @@
+//! Cells that changed without a trigger having fired, captured after the fact: requests, how far each has come, and the changes
+//! that are found, in short transactions.
+
+use crm_domain::Cells;
+use pgrx::spi::SpiClient;
+use serde_json::{Value as Json, json};
+
+use super::compare::{Differing, Key, Part};
+use super::config::Map;
+use super::{Kept, StoreError};
+
+/// A map whose rows are to be compared.
+pub struct Request {
+    pub id: i64,
+    pub map_id: i32,
+    /// Rows that the ledger does not know are taken for inserted ones.
+    new_rows: bool,
+    actor: String,
+    pub after: Option<Key>,
+    pub compared: i64,
+    pub marked: i64,
+}
+
+/// The newest of each map; what was asked before it goes with it.
+pub fn requests(client: &mut SpiClient) -> Result<Vec<Request>, StoreError> {
+    let rows = client.update(
+        Kept(
+            "SELECT DISTINCT ON (r.map_id) r.request_id, r.map_id, bool_or(r.new_rows) OVER (PARTITION BY r.map_id), r.actor, r.after_shard,
+                    r.after_key, r.compared, r.marked
+             FROM crm.recapture_request r ORDER BY r.map_id, r.request_id DESC",
+        ),
+        None,
+        &[],
+    )?;
+    let mut requests = Vec::new();
+    for row in rows {
+        let after: (Option<String>, Option<String>) = (row.get(5)?, row.get(6)?);
+        requests.push(Request {
+            id: row.get(1)?.unwrap_or_default(),
+            map_id: row.get(2)?.unwrap_or_default(),
+            new_rows: row.get(3)?.unwrap_or_default(),
+            actor: row.get(4)?.unwrap_or_default(),
+            after: after.0.zip(after.1).map(|(shard_key, record_key)| Key {
+                shard_key,
+                record_key,
+            }),
+            compared: row.get(7)?.unwrap_or_default(),
+            marked: row.get(8)?.unwrap_or_default(),
+        });
+    }
+    Ok(requests)
+}
+
+/// Captures what a part was found to hold, and notes how far that came. Edits of checked cells are based on what the ledger knows.
+pub fn mark(
+    client: &mut SpiClient,
+    map: &Map,
+    request: &mut Request,
+    part: Part,
+) -> Result<(), StoreError> {
+    let checked: Cells = map
+        .fields
+        .iter()
+        .filter(|f| f.is_checked())
+        .map(|f| f.id)
+        .collect();
+    let written = |d: &Differing| d.cells.difference(&checked);
+    let plain: Vec<&Differing> = part
+        .differing
+        .iter()
+        .filter(|d| !written(d).is_empty())
+        .collect();
+    let edits: Vec<(&Differing, Cells)> = part
+        .differing
+        .iter()
+        .map(|d| (d, d.cells.intersection(&checked)))
+        .filter(|(_, cells)| !cells.is_empty())
+        .collect();
+    let creates = request.new_rows && map.creates;
+    if !plain.is_empty() {
+        client.update(
+            Kept(
+                "INSERT INTO crm.change (shard_key, map_id, op, cells, record_keys, actor)
+                 SELECT r.shard_key, $1, 'u', r.cells, array_agg(r.record_key), $5
+                 FROM unnest($2::text[], $3::text[], $4::bytea[]) WITH ORDINALITY AS r (shard_key, record_key, cells, ord)
+                 GROUP BY r.shard_key, r.cells, (r.ord - 1) / crm.change_part()",
+            ),
+            None,
+            &[
+                map.id.into(),
+                plain.iter().map(|d| d.key.shard_key.as_str()).collect::<Vec<_>>().into(),
+                plain.iter().map(|d| d.key.record_key.as_str()).collect::<Vec<_>>().into(),
+                plain.iter().map(|d| written(d).to_bytes()).collect::<Vec<_>>().into(),
+                request.actor.as_str().into(),
+            ],
+        )?;
+    }
+    if !edits.is_empty() {
+        let bases: Vec<String> = edits.iter().map(|(_, cells)| base(cells)).collect();
+        client.update(
+            Kept(
+                "INSERT INTO crm.change (shard_key, map_id, op, cells, record_keys, base, actor)
+                 SELECT r.shard_key, $1, 'u', r.cells, ARRAY[r.record_key], r.base::jsonb, $6
+                 FROM unnest($2::text[], $3::text[], $4::bytea[], $5::text[]) AS r (shard_key, record_key, cells, base)",
+            ),
+            None,
+            &[
+                map.id.into(),
+                edits.iter().map(|(d, _)| d.key.shard_key.as_str()).collect::<Vec<_>>().into(),
+                edits.iter().map(|(d, _)| d.key.record_key.as_str()).collect::<Vec<_>>().into(),
+                edits.iter().map(|(_, cells)| cells.to_bytes()).collect::<Vec<_>>().into(),
+                bases.into(),
+                request.actor.as_str().into(),
+            ],
+        )?;
+    }
+    let strangers = match creates {
+        true => &part.strangers[..],
+        false => &[],
+    };
+    if !strangers.is_empty() {
+        client.update(
+            Kept(
+                "INSERT INTO crm.change (shard_key, map_id, op, cells, record_keys, actor)
+                 SELECT r.shard_key, $1, 'i', crm.map_cells($1), array_agg(r.record_key), $4
+                 FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS r (shard_key, record_key, ord)
+                 WHERE crm.map_cells($1) IS NOT NULL
+                 GROUP BY r.shard_key, (r.ord - 1) / crm.change_part()",
+            ),
+            None,
+            &[
+                map.id.into(),
+                strangers.iter().map(|k| k.shard_key.as_str()).collect::<Vec<_>>().into(),
+                strangers.iter().map(|k| k.record_key.as_str()).collect::<Vec<_>>().into(),
+                request.actor.as_str().into(),
+            ],
+        )?;
+    }
+    if !edits.is_empty() {
+        client.update(Kept("SELECT crm.note_change(true)"), None, &[])?;
+    }
+    request.compared += part.rows as i64;
+    request.marked += (part.differing.len() + strangers.len()) as i64;
+    request.after = part.last;
+    match &request.after {
+        Some(last) => {
+            client.update(
+                Kept(
+                    "UPDATE crm.recapture_request SET after_shard = $2, after_key = $3, compared = $4, marked = $5 WHERE request_id = $1",
+                ),
+                None,
+                &[
+                    request.id.into(),
+                    last.shard_key.as_str().into(),
+                    last.record_key.as_str().into(),
+                    request.compared.into(),
+                    request.marked.into(),
+                ],
+            )?;
+        }
+        // What was asked since is another request.
+        None => {
+            client.update(
+                Kept("DELETE FROM crm.recapture_request WHERE map_id = $1 AND request_id <= $2"),
+                None,
+                &[request.map_id.into(), request.id.into()],
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// Of each cell: what the ledger knows once its turn comes.
+fn base(cells: &Cells) -> String {
+    let known = cells.iter().map(|id| (id.to_string(), json!({"l": true})));
+    Json::Object(known.collect()).to_string()
+}

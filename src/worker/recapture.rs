@@ -1,0 +1,100 @@
+//! Rows that may have changed without a trigger having fired are compared with the ledger, a part at a time: each is a transaction of
+//! its own, and other maps have their turn in between.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pgrx::prelude::*;
+
+use super::main_loop::{IDLE, Worker};
+use super::report;
+use super::waits::{Of, Step};
+use crate::store::config::{self, Connection, Map};
+use crate::store::recapture::{self, Request};
+use crate::store::values::Bounds;
+use crate::store::{StoreError, compare, transaction};
+
+/// Rows of one transaction.
+const PART: usize = 1000;
+/// For so long at most in a turn.
+const SHARE: Duration = Duration::from_millis(500);
+
+impl Worker {
+    /// Compares what is to be compared; returns when to go on.
+    pub(super) fn recapture(&mut self, connections: &[Connection], maps: &[Arc<Map>]) -> Duration {
+        let mut requests = Vec::new();
+        let mut next = self.confined(Of::Worker, Step::Recapture, |_| {
+            requests = transaction(recapture::requests)?;
+            Ok(IDLE)
+        });
+        let until = Instant::now() + SHARE;
+        for mut request in requests {
+            let Some(map) = maps.iter().find(|m| m.id == request.map_id) else {
+                continue;
+            };
+            let away = connections
+                .iter()
+                .any(|c| c.id == map.connection_id && c.is_away);
+            if map.in_error || away {
+                continue;
+            }
+            if let Some(left) = self.waits.left(Of::Map(map.id), Step::Recapture) {
+                next = next.min(left);
+                continue;
+            }
+            report(&format!("comparing the rows of {}", map.relation));
+            let rest = match compare_until(map, &mut request, &Bounds::of(&self.settings), until) {
+                Ok(true) => {
+                    log!(
+                        "pg_crm compared {} rows of {} with the ledger: {} records had changed behind capture",
+                        request.compared,
+                        map.relation,
+                        request.marked
+                    );
+                    self.waits.succeeded(Of::Map(map.id), Step::Recapture);
+                    Duration::ZERO
+                }
+                Ok(false) => {
+                    self.waits.succeeded(Of::Map(map.id), Step::Recapture);
+                    Duration::ZERO
+                }
+                Err(error) => {
+                    self.trouble(map, Step::Recapture, &error, "cannot compare the rows of")
+                }
+            };
+            next = next.min(rest);
+        }
+        next
+    }
+}
+
+/// Goes on with a request; `true` when it is done.
+fn compare_until(
+    map: &Map,
+    request: &mut Request,
+    bounds: &Bounds,
+    until: Instant,
+) -> Result<bool, StoreError> {
+    let bounds = bounds.lenient();
+    loop {
+        let goes_on = transaction(|client| {
+            // As the table is now: whoever altered it may just have asked for this.
+            let maps = config::maps_of(client, Some(map.names.table))?;
+            let Some(map) = maps.iter().find(|m| m.id == map.id && !m.in_error) else {
+                return Ok(None);
+            };
+            let order = compare::Order::of(client, map)?;
+            let after = request.after.clone();
+            let part = compare::part(client, map, &order, after.as_ref(), PART, &bounds)?;
+            let goes_on = part.last.is_some();
+            recapture::mark(client, map, request, part)?;
+            Ok(Some(goes_on))
+        })?;
+        super::failpoint::reach("recapture::part");
+        match goes_on {
+            Some(true) if Instant::now() < until => {}
+            Some(goes_on) => return Ok(!goes_on),
+            None => return Ok(false),
+        }
+    }
+}
