@@ -27,6 +27,14 @@ pub struct Sides {
     pub untouched: BTreeSet<(String, String)>,
 }
 
+impl Sides {
+    /// Whether the record is that of a row which is there, and has not this key.
+    pub fn is_of_another(&self, id: &str, key: &str) -> bool {
+        let mut links = self.links.iter();
+        links.any(|(other, of)| of == id && other != key && self.rows.contains_key(other))
+    }
+}
+
 impl Walk {
     pub async fn sides(&self) -> Sides {
         let db = &self.db;
