@@ -367,7 +367,7 @@ async fn capture_that_is_off_is_seen() {
         (
             "ALTER TABLE people ENABLE REPLICA TRIGGER pg_crm_1_insert".to_owned(),
             "ALTER TABLE people ENABLE TRIGGER pg_crm_1_insert".to_owned(),
-            "\"pg_crm_1_insert\" fires for replicated rows alone",
+            "\"pg_crm_1_insert\" fires for replicated rows only",
         ),
         (
             format!("ALTER DATABASE \"{name}\" SET session_replication_role = replica"),
