@@ -212,7 +212,7 @@ impl Worker {
         })
     }
 
-    /// CRM records of a map to which something of ours is on its way: read now, they could not be compared.
+    /// CRM records of a map that are being written: what is read of them now could not be compared.
     pub(super) fn busy_records(&self, map_id: i32) -> HashSet<&str> {
         let flights = self.flights.values().filter(|f| f.map.id == map_id);
         let written = flights.flat_map(|f| &f.records);

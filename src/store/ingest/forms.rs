@@ -113,7 +113,7 @@ pub(super) fn remember(
     Ok(())
 }
 
-/// What the CRM holds there is its form of what the row holds: neither is anything but in step.
+/// Notes that what the CRM holds in these cells is its own form of what the row holds, so that they count as in step.
 pub(super) fn settle(
     client: &mut SpiClient,
     map: &Map,
