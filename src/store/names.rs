@@ -1,11 +1,10 @@
-//! Which objects a statement that runs as a table's owner may refer to.
+//! What the names in a statement on a mapped table may mean.
 //!
-//! PostgreSQL resolves names whenever it analyses a statement: when it is prepared, and again when something that it depends on has
-//! changed. The owner of a schema may rename it at any moment and create another one in its place, so a check of names before the
-//! statement proves nothing. Guarantees: within [`held_to`], a statement of ours is refused right after parse analysis, before it is
-//! planned or run, unless every name in it resolves to the object that was known when the mapping was read. What belongs to the
-//! table, to its columns' types and to those functions (policies, triggers, defaults, casts, domain checks) is not checked: our
-//! statement does not name it.
+//! PostgreSQL looks names up whenever it analyses a statement: when it is prepared, and again when something has changed that it
+//! depends on. Whoever owns a schema may rename it at any moment and put something else in its place, so what a name meant before the
+//! statement is not what it means in it. Guarantees: within [`held_to`], a statement of ours is refused right after its analysis,
+//! before anything of it is planned or run, unless each name in it means what was known when its mapping was read. What the table,
+//! its columns' types and those functions bring along (policies, triggers, defaults, casts, checks of domains) is theirs, and not named by us.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_char, c_int, c_void};

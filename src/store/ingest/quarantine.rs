@@ -12,7 +12,7 @@ use crate::store::config::{Connection, Map};
 use crate::store::{Kept, StoreError, dead};
 
 impl Arrived {
-    /// A record that cannot be taken in: quarantined at once, or charged with an attempt if the failure may pass.
+    /// A record that cannot be taken in as things are: for good, or to be tried again a number of times.
     pub(super) fn refuse(
         &mut self,
         client: &mut SpiClient,
@@ -28,7 +28,7 @@ impl Arrived {
         self.quarantine(client, map, key, incoming, failure)
     }
 
-    /// Charges the record with an attempt when the page is settled ([`Arrived::charge`]).
+    /// It may go well the next time.
     pub(super) fn failed(&mut self, key: Option<&Key>, incoming: &Incoming, failure: Failure) {
         self.failing.push(Failing {
             crm_id: incoming.crm_id.clone(),
@@ -39,7 +39,7 @@ impl Arrived {
         });
     }
 
-    /// Charges an attempt to each record that failed, and quarantines those that have none left.
+    /// Charges an attempt to each record that failed. One that has had as many as it may have is in quarantine.
     pub(super) fn charge(&mut self, client: &mut SpiClient, map: &Map) -> Result<(), StoreError> {
         let failing = std::mem::take(&mut self.failing);
         if failing.is_empty() {
@@ -103,7 +103,7 @@ impl Arrived {
     }
 }
 
-/// The failure of a record that the table refuses.
+/// Why the table would not have it.
 pub(super) fn refusal(error: &StoreError) -> Failure {
     error.failure("refused_by_table")
 }
@@ -127,7 +127,7 @@ pub fn give_up(
     write_audit(client, connection, map, &[note])
 }
 
-/// Makes the dead letter; `false`: there is the same one already. Pages overlap, so an unchanged record comes more than once.
+/// Whether that is news: pages overlap, so a record comes more than once without anybody having touched it.
 fn put(
     client: &mut SpiClient,
     map: &Map,
