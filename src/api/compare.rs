@@ -134,7 +134,7 @@ impl<'a> Comparison<'a> {
             .tell(map, "rows differ from what the CRM last held", &mut told);
         self.unknown.tell(map, "rows have no CRM record", &mut told);
         self.gone
-            .tell(map, "CRM records have lost their rows", &mut told);
+            .tell(map, "records have lost their rows", &mut told);
         Ok(told)
     }
 

@@ -109,12 +109,12 @@ impl Running {
         })
     }
 
-    /// The objects that it may name, if that is checked.
+    /// What it is held to.
     pub fn names(&self) -> Option<&Arc<Names>> {
         self.names.as_ref()
     }
 
-    /// Its plan is kept: PostgreSQL analyses it again only if something changed.
+    /// It was analysed once before, and is again only if something changed.
     pub(super) fn is_known(&self) {
         if self.names.is_some() {
             analysed_ours();
