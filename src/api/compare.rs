@@ -131,8 +131,8 @@ impl<'a> Comparison<'a> {
         }
         let mut told = Vec::new();
         self.apart
-            .tell(map, "rows differ from what the CRM last held", &mut told);
-        self.unknown.tell(map, "rows have no CRM record", &mut told);
+            .tell(map, "rows are not what the CRM is known to hold", &mut told);
+        self.unknown.tell(map, "rows have no record", &mut told);
         self.gone
             .tell(map, "records have lost their rows", &mut told);
         Ok(told)
