@@ -13,16 +13,10 @@ use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, quote_identifier};
 
 use super::config::Map;
+pub use super::ingest::identity::Key;
 use super::pace::Pace;
 use super::values::{self, Bounds, RowValues, Wanted};
 use super::{Kept, StoreError};
-
-/// A row's keys.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Key {
-    pub shard_key: String,
-    pub record_key: String,
-}
 
 /// A part of a table, compared.
 #[derive(Default)]
@@ -282,12 +276,7 @@ fn known(
     map: &Map,
     keys: &[Key],
 ) -> Result<Vec<Option<Known>>, StoreError> {
-    let written: Cells = map
-        .fields
-        .iter()
-        .filter(|f| f.written)
-        .map(|f| f.id)
-        .collect();
+    let written = map.cells(|f| f.written);
     let rows = client.update(
         Kept(
             "SELECT l.record_key IS NOT NULL, l.crm_id IS NOT NULL AND NOT l.detached, l.hashes,

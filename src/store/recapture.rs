@@ -6,7 +6,7 @@ use pgrx::spi::SpiClient;
 use serde_json::{Value as Json, json};
 
 use super::compare::{Differing, Key, Part};
-use super::config::Map;
+use super::config::{Map, MappedField};
 use super::{Kept, StoreError};
 
 /// A map whose rows are to be compared.
@@ -58,12 +58,7 @@ pub fn mark(
     request: &mut Request,
     part: Part,
 ) -> Result<(), StoreError> {
-    let checked: Cells = map
-        .fields
-        .iter()
-        .filter(|f| f.is_checked())
-        .map(|f| f.id)
-        .collect();
+    let checked = map.cells(MappedField::is_checked);
     let written = |d: &Differing| d.cells.difference(&checked);
     let plain: Vec<&Differing> = part
         .differing

@@ -302,16 +302,9 @@ fn settle_part(
         if matches!(what, What::Page { .. }) {
             let shown = records.iter().map(|r| r.crm_id.as_str());
             state::seen(client, map.id, shown.collect())?;
-            if matches!(
-                last,
-                Some((
-                    Came {
-                        next: Some((_, false)),
-                        ..
-                    },
-                    _
-                ))
-            ) {
+            let next = last.and_then(|(came, _)| came.next.as_ref());
+            // It was the last page.
+            if next.is_some_and(|(_, more)| !more) {
                 state::ask_unseen(client, map.id)?;
             }
         }
