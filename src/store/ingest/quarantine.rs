@@ -65,12 +65,17 @@ impl Arrived {
                 failure.message
             );
             self.trouble.get_or_insert(message);
-            if charged >= most {
+            let is_worn = charged >= most;
+            if is_worn {
                 put(client, map, key.as_ref(), &crm_id, by.as_deref(), &failure)?;
                 state::forget(client, map.id, &crm_id)?;
-                let note = Note::of_quarantine(key.as_ref(), &crm_id, by.as_deref(), failure);
-                self.notes.push(note);
             }
+            let note = Note::of_quarantine(key.as_ref(), &crm_id, by.as_deref(), failure);
+            self.notes.push(Note {
+                result: if is_worn { "dead" } else { "retry" },
+                attempt: charged,
+                ..note
+            });
         }
         Ok(())
     }

@@ -186,6 +186,55 @@ async fn another_type_in_a_column_types_place_is_not_used() {
     db.assert_checked().await;
 }
 
+/// `crm.write()` sets the row once the CRM has answered, as its caller.
+#[tokio::test]
+async fn another_type_is_not_used_as_the_caller_of_a_write() {
+    let db = CLUSTER.database().await;
+    let crm = Crm::connect(&db, Vendor::HubSpot).await;
+    let desk = Desk::furnish_as(db, crm, "bidirectional", "on_insert => 'ignore'", "").await;
+    desk.link(1).await;
+    let Desk { db, crm, map, .. } = desk;
+    let tenancy = Tenancy::found(db).await;
+    let db = &tenancy.db;
+    db.execute("CREATE DOMAIN rs.tel AS text; ALTER TABLE people ALTER phone TYPE rs.tel")
+        .await;
+    let field = crm.vendor.field("phone").to_owned();
+    let sql =
+        format!("SELECT crm.map_field({map}, 'phone', '{field}', direction => 'bidirectional')");
+    db.execute(&sql).await;
+    db.drain().await;
+    crm.fault(json!({"delay_ms": 1500, "times": 1}));
+    let session = db.session().await;
+    let call = r#"SELECT crm.write('people', 'p1', '{"phone": "ours"}')::text"#;
+    let call = tokio::spawn(async move { session.client().query_one(call, &[]).await });
+    eventually("the request is under way", async || {
+        (crm.sim().faults_left() == 0).then_some(())
+    })
+    .await;
+    tenancy
+        .mallory
+        .execute(
+            "ALTER SCHEMA rs RENAME TO former; CREATE SCHEMA rs;
+             CREATE DOMAIN rs.tel AS text CHECK (m.evil())",
+        )
+        .await;
+    let error = call.await.expect("the call").expect_err("a refusal");
+    tenancy.assert_unharmed().await;
+    let error = error.as_db_error().expect("an error of the server");
+    assert_eq!(error.code().code(), "42704", "{error:?}");
+    // The CRM has it, and so does the row in the end.
+    eventually("both sides agree", async || {
+        db.drain().await;
+        let _: Option<bool> = db.one("SELECT crm.ingest_now()", &[]).await;
+        let here: String = db.one("SELECT phone::text FROM people", &[]).await;
+        let people = crm.records(db, crm.vendor.people()).await;
+        let there = people.into_values().next().expect("a record");
+        (there[&field].as_str() == Some(here.as_str())).then_some(())
+    })
+    .await;
+    db.assert_checked().await;
+}
+
 /// `crm.check_mapping()` reads the table, as its owner.
 #[tokio::test]
 async fn another_relation_is_not_looked_at_for_its_lengths() {
