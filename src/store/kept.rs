@@ -53,6 +53,7 @@ impl Kept<'_> {
         }
         let types: Vec<PgOid> = args.iter().map(|arg| PgOid::from(arg.oid())).collect();
         let plan: &'static _ = Box::leak(Box::new(client.prepare_mut(self.0, &types)?.keep()));
+        running.must_be_analysed();
         PLANS.with_borrow_mut(|plans| plans.insert(key, plan));
         Ok(Some(plan))
     }

@@ -11,9 +11,10 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::Arc;
 
 use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys::PgOid;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
-use pgrx::spi::{Query, SpiClient, SpiCursor, SpiResult, SpiTupleTable};
+use pgrx::spi::{PreparedStatement, Query, SpiClient, SpiCursor, SpiResult, SpiTupleTable};
 use pgrx::{PgList, PgSqlErrorCode};
 
 /// The objects that statements may name, besides those that initdb made and the functions in `pg_catalog`.
@@ -81,6 +82,7 @@ pub(super) fn held_to<T>(names: &Arc<Names>, work: impl FnOnce() -> T) -> T {
         is_analysed: false,
     };
     let _restore = Restore(HELD.replace(Some(held)));
+    FAILED_BEFORE.set(false);
     work()
 }
 
@@ -112,6 +114,21 @@ impl Running {
     /// What it is held to.
     pub fn names(&self) -> Option<&Arc<Names>> {
         self.names.as_ref()
+    }
+
+    /// Raises if it was prepared and nobody looked at its names.
+    pub(super) fn must_be_analysed(&self) {
+        let was_analysed = HELD.with_borrow(|held| held.as_ref().is_some_and(|h| h.is_analysed));
+        if self.names.is_some() && !was_analysed {
+            ErrorReport::new(
+                PgSqlErrorCode::ERRCODE_EXTERNAL_ROUTINE_EXCEPTION,
+                "the names in a statement of pg_crm were not looked at",
+                "pg_crm",
+            )
+            .set_detail("Another library took the place of pg_crm's post_parse_analyze_hook and does not call it.")
+            .set_hint("Load that library before pg_crm in shared_preload_libraries, or not at all.")
+            .report(PgLogLevel::ERROR);
+        }
     }
 
     /// It was analysed once before, and is again only if something changed.
@@ -157,8 +174,9 @@ impl<'conn> Query<'conn> for Once<'_> {
         limit: Option<std::ffi::c_long>,
         args: &[DatumWithOid<'mcx>],
     ) -> SpiResult<SpiTupleTable<'conn>> {
-        let _running = Running::begin(self.0);
-        self.0.execute(client, limit, args)
+        let running = Running::begin(self.0);
+        self.prepare(client, args, &running)?
+            .execute(client, limit, args)
     }
 
     fn try_open_cursor<'mcx>(
@@ -166,8 +184,23 @@ impl<'conn> Query<'conn> for Once<'_> {
         client: &SpiClient<'conn>,
         args: &[DatumWithOid<'mcx>],
     ) -> SpiResult<SpiCursor<'conn>> {
-        let _running = Running::begin(self.0);
-        self.0.try_open_cursor(client, args)
+        let running = Running::begin(self.0);
+        self.prepare(client, args, &running)?
+            .try_open_cursor(client, args)
+    }
+}
+
+impl Once<'_> {
+    fn prepare<'conn>(
+        &self,
+        client: &SpiClient<'conn>,
+        args: &[DatumWithOid],
+        running: &Running,
+    ) -> SpiResult<PreparedStatement<'conn>> {
+        let types: Vec<PgOid> = args.iter().map(|arg| PgOid::from(arg.oid())).collect();
+        let prepared = client.prepare_mut(self.0, &types)?;
+        running.must_be_analysed();
+        Ok(prepared)
     }
 }
 

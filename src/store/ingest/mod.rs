@@ -108,6 +108,7 @@ struct Note {
     fields: String,
     by: Option<String>,
     failure: Option<Failure>,
+    attempt: u32,
 }
 
 impl Note {
@@ -120,6 +121,7 @@ impl Note {
             fields: "{}".to_owned(),
             by: by.map(str::to_owned),
             failure: Some(failure),
+            attempt: 1,
         }
     }
 }
@@ -141,6 +143,7 @@ impl Arrived {
             fields,
             by: incoming.by.clone(),
             failure: None,
+            attempt: 1,
         });
     }
 
@@ -231,7 +234,7 @@ fn write_audit(
             operation: note.operation,
             fields: &note.fields,
             result: note.result,
-            attempt: 1,
+            attempt: note.attempt,
             error_class: note.failure.as_ref().map(|f| f.class.name()),
             vendor_code: note.failure.as_ref().map(|f| f.code.as_str()),
             error: note.failure.as_ref().map(|f| f.message.as_str()),

@@ -65,14 +65,20 @@ impl Arrived {
                 failure.message
             );
             self.trouble.get_or_insert(message);
-            if charged >= most {
-                let (key, by) = (key.as_ref(), by.as_deref());
+            let (key, by) = (key.as_ref(), by.as_deref());
+            let is_worn = charged >= most;
+            if is_worn {
                 state::forget(client, map.id, &crm_id)?;
-                if put(client, map, key, &crm_id, by, &failure)? {
-                    self.notes
-                        .push(Note::of_quarantine(key, &crm_id, by, failure));
+                if !put(client, map, key, &crm_id, by, &failure)? {
+                    continue;
                 }
             }
+            let note = Note::of_quarantine(key, &crm_id, by, failure);
+            self.notes.push(Note {
+                result: if is_worn { "dead" } else { "retry" },
+                attempt: charged,
+                ..note
+            });
         }
         Ok(())
     }

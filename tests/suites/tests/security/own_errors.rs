@@ -176,6 +176,35 @@ async fn of_a_trigger_as_rows_are_inserted() {
     possession.db.assert_checked().await;
 }
 
+/// Records that no row is linked to are looked for by their keys.
+#[tokio::test]
+async fn of_a_policy_as_keys_are_looked_for() {
+    let db = CLUSTER.database().await;
+    let arguments = ", on_insert => 'ignore', on_crm_insert => 'insert'";
+    let possession = Possession::in_database(db, PEOPLE, "bidirectional", arguments).await;
+    let db = &possession.db;
+    possession.owner.execute(CODE).await;
+    possession.owner.execute(&rows()).await;
+    let code = "ALTER TABLE m.people ENABLE ROW LEVEL SECURITY; ALTER TABLE m.people FORCE ROW LEVEL SECURITY;
+                CREATE POLICY fussy ON m.people USING (m.fuss(id) IS NOT NULL)";
+    possession.owner.execute(code).await;
+    let sql = "SELECT id FROM m.people";
+    let keys: Vec<String> = db.all(sql, &[]).await;
+    possession.born(&keys).await;
+    db.execute("SELECT crm.ingest_now(1, '1 ms')").await;
+    let linked =
+        "SELECT count(*) FROM crm.ledger WHERE crm_id IS NOT NULL AND record_key LIKE 'good%'";
+    possession.goes_on(linked).await;
+    let sql = "SELECT count(*) FROM crm.dead_letters WHERE path = 'ingest' AND error_class = 'transient' AND error LIKE '%raised e%'";
+    eventually("those at fault are dead letters", async || {
+        (db.one::<i64>(sql, &[]).await == CODES.len() as i64).then_some(())
+    })
+    .await;
+    // No twins of them were made.
+    assert_eq!(db.count("m.people").await, keys.len() as i64);
+    db.assert_checked().await;
+}
+
 #[tokio::test]
 async fn of_a_trigger_as_rows_are_deleted() {
     let code = "CREATE TRIGGER fired BEFORE DELETE ON m.people FOR EACH ROW EXECUTE FUNCTION m.fired_at_delete()";

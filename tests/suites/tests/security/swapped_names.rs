@@ -87,6 +87,14 @@ impl Tenancy {
     }
 }
 
+async fn waits_for_a_lock(watch: &Session, pid: i32) {
+    let sql = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = $1";
+    eventually("it waits for a lock", async || {
+        (watch.one::<i64>(sql, &[&pid]).await > 0).then_some(())
+    })
+    .await;
+}
+
 async fn tenancy() -> Tenancy {
     let db = CLUSTER.database().await;
     Crm::connect(&db, Vendor::Stub).await;
@@ -186,6 +194,54 @@ async fn another_type_in_a_column_types_place_is_not_used() {
     db.assert_checked().await;
 }
 
+/// `crm.write()` changes the row as its caller, once nobody else holds it.
+#[tokio::test]
+async fn another_type_is_not_used_as_the_caller_of_a_write() {
+    let db = CLUSTER.database().await;
+    let crm = Crm::connect(&db, Vendor::HubSpot).await;
+    let desk = Desk::furnish_as(db, crm, "bidirectional", "on_insert => 'ignore'", "").await;
+    desk.link(1).await;
+    let Desk { db, crm, map, .. } = desk;
+    let tenancy = Tenancy::found(db).await;
+    let db = &tenancy.db;
+    db.execute("CREATE DOMAIN rs.tel AS text; ALTER TABLE people ALTER phone TYPE rs.tel")
+        .await;
+    let field = crm.vendor.field("phone").to_owned();
+    let sql =
+        format!("SELECT crm.map_field({map}, 'phone', '{field}', direction => 'bidirectional')");
+    db.execute(&sql).await;
+    db.drain().await;
+    let holder = db.session().await;
+    holder
+        .execute("BEGIN; SELECT FROM people WHERE id = 'p1' FOR UPDATE")
+        .await;
+    let session = db.session().await;
+    let pid: i32 = session.one("SELECT pg_backend_pid()", &[]).await;
+    let call = r#"SELECT crm.write('people', 'p1', '{"phone": "ours"}')::text"#;
+    let call = tokio::spawn(async move { session.client().query_one(call, &[]).await });
+    waits_for_a_lock(db, pid).await;
+    tenancy
+        .mallory
+        .execute(
+            "ALTER SCHEMA rs RENAME TO former; CREATE SCHEMA rs;
+             CREATE DOMAIN rs.tel AS text CHECK (m.evil())",
+        )
+        .await;
+    holder.execute("COMMIT").await;
+    let error = call.await.expect("the call").expect_err("a refusal");
+    tenancy.assert_unharmed().await;
+    let error = error.as_db_error().expect("an error of the server");
+    assert_eq!(error.code().code(), "42704", "{error:?}");
+    // By the mapping as it is now.
+    let call = r#"SELECT crm.write('people', 'p1', '{"phone": "ours"}')::text"#;
+    db.execute(call).await;
+    db.drain().await;
+    let people = crm.records(db, crm.vendor.people()).await;
+    let person = people.into_values().next().expect("a record");
+    assert_eq!(person[&field], "ours");
+    db.assert_checked().await;
+}
+
 /// `crm.check_mapping()` reads the table, as its owner.
 #[tokio::test]
 async fn another_relation_is_not_looked_at_for_its_lengths() {
@@ -205,11 +261,7 @@ async fn another_relation_is_not_looked_at_for_its_lengths() {
         .await;
     let sql = format!("SELECT crm.longest_text({table}::oid::regclass, 'email')");
     let looking = tokio::spawn(async move { session.client().query_one(&sql, &[]).await });
-    let waits = format!("SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = {pid}");
-    eventually("it waits for the table", async || {
-        (watch.one::<i64>(&waits, &[]).await > 0).then_some(())
-    })
-    .await;
+    waits_for_a_lock(&watch, pid).await;
     tenancy
         .mallory
         .execute(
