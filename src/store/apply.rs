@@ -108,8 +108,8 @@ pub struct Changed {
     pub as_given: bool,
 }
 
-/// Sets these columns of rows; returns those that were changed. Runs as the current user, whose own UPDATE would have looked up
-/// its names before a CRM was asked: what took one of them meanwhile is not touched.
+/// Sets these columns of rows; returns those that were changed. Runs as the current user, and names only what the mapping refers
+/// to: an UPDATE of the caller's own would have resolved these names before the CRM was asked.
 pub fn update(
     client: &mut SpiClient,
     map: &Map,

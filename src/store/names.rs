@@ -1,10 +1,11 @@
-//! What the names in a statement on a mapped table may mean.
+//! Which objects a statement on a mapped table may refer to.
 //!
-//! PostgreSQL looks names up whenever it analyses a statement: when it is prepared, and again when something has changed that it
-//! depends on. Whoever owns a schema may rename it at any moment and put something else in its place, so what a name meant before the
-//! statement is not what it means in it. Guarantees: within [`held_to`], a statement of ours is refused right after its analysis,
-//! before anything of it is planned or run, unless each name in it means what was known when its mapping was read. What the table,
-//! its columns' types and those functions bring along (policies, triggers, defaults, casts, checks of domains) is theirs, and not named by us.
+//! PostgreSQL resolves names whenever it analyses a statement: when it is prepared, and again when something that it depends on has
+//! changed. The owner of a schema may rename it at any moment and create another one in its place, so a check of names before the
+//! statement proves nothing. Guarantees: within [`held_to`], a statement of ours is refused right after parse analysis, before it is
+//! planned or run, unless every name in it resolves to the object that was known when the mapping was read. What belongs to the
+//! table, to its columns' types and to those functions (policies, triggers, defaults, casts, domain checks) is not checked: our
+//! statement does not name it.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -111,27 +112,27 @@ impl Running {
         })
     }
 
-    /// What it is held to.
+    /// The objects that it may name, if that is checked.
     pub fn names(&self) -> Option<&Arc<Names>> {
         self.names.as_ref()
     }
 
-    /// Raises if it was prepared and nobody looked at its names.
+    /// Raises an error if it was prepared without the hook having been called.
     pub(super) fn must_be_analysed(&self) {
         let was_analysed = HELD.with_borrow(|held| held.as_ref().is_some_and(|h| h.is_analysed));
         if self.names.is_some() && !was_analysed {
             ErrorReport::new(
                 PgSqlErrorCode::ERRCODE_EXTERNAL_ROUTINE_EXCEPTION,
-                "the names in a statement of pg_crm were not looked at",
+                "pg_crm could not check the names in one of its statements",
                 "pg_crm",
             )
-            .set_detail("Another library took the place of pg_crm's post_parse_analyze_hook and does not call it.")
-            .set_hint("Load that library before pg_crm in shared_preload_libraries, or not at all.")
+            .set_detail("Another library has replaced pg_crm's post_parse_analyze_hook and does not call it.")
+            .set_hint("Put that library before pg_crm in shared_preload_libraries, or do not load it.")
             .report(PgLogLevel::ERROR);
         }
     }
 
-    /// It was analysed once before, and is again only if something changed.
+    /// Its plan is kept: PostgreSQL analyses it again only if something changed.
     pub(super) fn is_known(&self) {
         if self.names.is_some() {
             analysed_ours();
