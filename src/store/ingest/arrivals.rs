@@ -12,7 +12,7 @@ use serde_json::{Map as JsonMap, Value as Json, json};
 use super::forms::{self, Answer, WrittenOver};
 use super::identity::{Key, Known};
 use super::locks::{Locked, lock};
-use super::{Arrived, Arriving, Field, Incoming, quarantine};
+use super::{Arrived, Arriving, Field, Incoming, blame, quarantine};
 use crate::store::config::{Map, MappedField};
 use crate::store::pace::Pace;
 use crate::store::taking::{self, Altered, Taking, bounds, limit};
@@ -96,7 +96,14 @@ pub(super) fn settle(
             // Gone, though nobody told (on_delete => 'ignore'), or hidden from the table's owner.
             RowValues::Missing => arrived.counts.ignored += 1,
             RowValues::Unreadable(failure) => {
-                arrived.quarantine(client, map, Some(&key), record, failure)?;
+                arrived.quarantine(
+                    client,
+                    map,
+                    Some(&key),
+                    record,
+                    failure,
+                    quarantine::NONE.to_owned(),
+                )?;
             }
         }
     }
@@ -315,12 +322,14 @@ fn take(
             arrived.again(record.incoming);
             continue;
         }
+        let fields = blame::of_row(client, map, &record.key, &record.takes, &error);
         arrived.quarantine(
             client,
             map,
             Some(&record.key),
             record.incoming,
             quarantine::refusal(&error),
+            fields,
         )?;
     }
     let mut n = 0;

@@ -6,12 +6,12 @@ use pgrx::spi::SpiClient;
 
 use super::identity::{self, Key};
 use super::state::{self, Reread};
-use super::{Arrived, Incoming, Note, write_audit};
+use super::{Arrived, Incoming, Note, Unreadable, write_audit};
 use crate::store::config::{Connection, Map};
 use crate::store::{Kept, StoreError, dead};
 
 impl Arrived {
-    /// `key`: of its row, if it has one.
+    /// `key`: of its row, if it has one. `fields`: those at fault, as the audit names fields.
     pub(super) fn quarantine(
         &mut self,
         client: &mut SpiClient,
@@ -19,9 +19,10 @@ impl Arrived {
         key: Option<&Key>,
         incoming: &Incoming,
         failure: Failure,
+        fields: String,
     ) -> Result<(), StoreError> {
         let by = incoming.by.as_deref();
-        put(client, map, key, &incoming.crm_id, by, &failure)?;
+        put(client, map, key, &incoming.crm_id, by, &failure, &fields)?;
         self.unmappable += usize::from(failure.class == ErrorClass::Mapping);
         self.quarantined.get_or_insert_with(|| {
             format!(
@@ -29,11 +30,31 @@ impl Arrived {
                 incoming.crm_id, failure.message
             )
         });
-        self.notes
-            .push(Note::of_quarantine(key, &incoming.crm_id, by, failure));
+        self.notes.push(Note::of_quarantine(
+            key,
+            &incoming.crm_id,
+            by,
+            failure,
+            fields,
+        ));
         Ok(())
     }
+
+    pub(super) fn quarantine_unreadable(
+        &mut self,
+        client: &mut SpiClient,
+        map: &Map,
+        key: Option<&Key>,
+        incoming: &Incoming,
+        unreadable: &Unreadable,
+    ) -> Result<(), StoreError> {
+        let failure = unreadable.failure.clone();
+        self.quarantine(client, map, key, incoming, failure, unreadable.fields())
+    }
 }
+
+/// No field is to blame.
+pub(super) const NONE: &str = "{}";
 
 /// Why the table would not have it.
 pub(super) fn refusal(error: &StoreError) -> Failure {
@@ -54,9 +75,9 @@ pub fn give_up(
 ) -> Result<(), StoreError> {
     let known = identity::linked(client, map, &[&record.crm_id])?;
     let key = known.get(&0).map(|known| &known.key);
-    put(client, map, key, &record.crm_id, None, failure)?;
+    put(client, map, key, &record.crm_id, None, failure, NONE)?;
     state::reread(client, map.id, &[record])?;
-    let note = Note::of_quarantine(key, &record.crm_id, None, failure.clone());
+    let note = Note::of_quarantine(key, &record.crm_id, None, failure.clone(), NONE.to_owned());
     write_audit(client, connection, map, &[note])
 }
 
@@ -67,15 +88,16 @@ fn put(
     crm_id: &str,
     by: Option<&str>,
     failure: &Failure,
+    fields: &str,
 ) -> Result<(), StoreError> {
     dead::tell_the_first(client, map, failure.class, &failure.code)?;
     client.update(
         Kept(
-            "INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, path, crm_id, operation, error_class, vendor_code, error, attempts, actor)
-             VALUES ($1, $2, $3, 'ingest', $4, 'ingest', $5, $6, $7, 1, $8)
+            "INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, path, crm_id, operation, error_class, vendor_code, error, attempts, actor, fields)
+             VALUES ($1, $2, $3, 'ingest', $4, 'ingest', $5, $6, $7, 1, $8, $9::jsonb)
              ON CONFLICT (shard_key, map_id, record_key, path) DO UPDATE
              SET crm_id = excluded.crm_id, error_class = excluded.error_class, vendor_code = excluded.vendor_code, error = excluded.error,
-                 attempts = d.attempts + 1, died_at = now(), actor = excluded.actor",
+                 attempts = d.attempts + 1, died_at = now(), actor = excluded.actor, fields = excluded.fields",
         ),
         None,
         &[
@@ -87,6 +109,7 @@ fn put(
             failure.code.as_str().into(),
             storable_text(&failure.message).as_ref().into(),
             by.into(),
+            fields.into(),
         ],
     )?;
     Ok(())

@@ -8,7 +8,7 @@ use serde_json::{Map as JsonMap, json};
 
 use super::arrivals::told_of_altered;
 use super::identity::{self, Candidate, Ended, Key, Known};
-use super::{Arrived, Arriving, Incoming, birth, quarantine};
+use super::{Arrived, Arriving, Incoming, birth, blame, quarantine};
 use crate::store::StoreError;
 use crate::store::config::Map;
 use crate::store::rivals::{self, Rival};
@@ -125,7 +125,8 @@ pub(super) fn settle<'a>(
                     known.join(", ")
                 );
                 let failure = Failure::record(ErrorClass::Conflict, "duplicate_identity", error);
-                arrived.quarantine(client, map, None, record, failure)?;
+                let fields = quarantine::NONE.to_owned();
+                arrived.quarantine(client, map, None, record, failure, fields)?;
             }
             (None, Some(gone)) if identity::bury(client, map, gone, &record.crm_id)? => {
                 arrived.counts.ignored += 1;
@@ -181,8 +182,8 @@ fn claim<'a>(
     let (readable, unreadable): (Vec<_>, Vec<_>) =
         linked.into_iter().partition(|(r, _)| r.values.is_ok());
     for (record, key) in unreadable {
-        if let Err(failure) = &record.values {
-            arrived.quarantine(client, map, Some(&key), record, failure.clone())?;
+        if let Err(unreadable) = &record.values {
+            arrived.quarantine_unreadable(client, map, Some(&key), record, unreadable)?;
         }
     }
     let known = |key| Known {
@@ -222,8 +223,8 @@ fn insert<'a>(
     let (readable, unreadable): (Vec<_>, Vec<_>) =
         records.into_iter().partition(|r| r.values.is_ok());
     for record in unreadable {
-        if let Err(failure) = &record.values {
-            arrived.quarantine(client, map, None, record, failure.clone())?;
+        if let Err(unreadable) = &record.values {
+            arrived.quarantine_unreadable(client, map, None, record, unreadable)?;
         }
     }
     let mut waiting = Vec::new();
@@ -245,7 +246,12 @@ fn insert<'a>(
                 waiting.push(record);
             }
             Err(error) => {
-                arrived.quarantine(client, map, None, record, quarantine::refusal(&error))?
+                let values = record.values.iter().flatten();
+                let values = values.filter(|v| !v.value.is_null());
+                let values = values.map(|v| (v.id, &v.value)).collect();
+                let fields = blame::of_new_row(map, &values, &error);
+                let failure = quarantine::refusal(&error);
+                arrived.quarantine(client, map, None, record, failure, fields)?
             }
         }
     }
