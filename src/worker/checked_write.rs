@@ -191,6 +191,9 @@ struct Judged {
     decisions: Vec<(u16, Decision)>,
 }
 
+/// What came of edits, by their places. `None`: there is no consent, and nothing was written.
+type Came = Option<Vec<(usize, Checked)>>;
+
 /// Reads, compares and writes once. Many edits go in parts, so that what was read is not old when it is written: as many records
 /// as one request reads, and no more parts at once than keep all requests busy that may be under way.
 async fn round(
@@ -201,7 +204,7 @@ async fn round(
     edits: &[Edit],
     open: &[usize],
     consent: &mut Consent,
-) -> Option<Vec<(usize, Checked)>> {
+) -> Came {
     let size = link.provider.read_size(object).max(1);
     let write_size = |count| {
         let settings = &link.settings;
@@ -214,14 +217,14 @@ async fn round(
     consented(consent).await?;
     let count = open.len().div_ceil(size);
     let at_once = (link.settings.in_flight() * write_size(size)).div_ceil(size);
-    let mut parts: Vec<BoxFuture<Option<Vec<(usize, Checked)>>>> = Vec::with_capacity(count);
+    let mut parts: Vec<BoxFuture<Came>> = Vec::with_capacity(count);
     for (n, open) in open.chunks(size).enumerate() {
         let id = format!("{request_id}.{}", n + 1);
         let part =
             async move { part(link, errand, &id, object, edits, open, count, &mut None).await };
         parts.push(part.boxed());
     }
-    let done: Vec<Option<Vec<(usize, Checked)>>> = stream::iter(parts)
+    let done: Vec<Came> = stream::iter(parts)
         .buffer_unordered(at_once.max(1))
         .collect()
         .await;
@@ -242,7 +245,7 @@ async fn part(
     open: &[usize],
     parts: usize,
     consent: &mut Consent,
-) -> Option<Vec<(usize, Checked)>> {
+) -> Came {
     let mut done = Vec::with_capacity(open.len());
     let mut to_write = Vec::new();
     for (index, read) in read(link, errand, object, edits, open).await {
