@@ -152,7 +152,7 @@ COMMENT ON FUNCTION crm.check_rows() IS 'what crm.check(deep => true) finds in t
 
 -- With its caller's rights: who may check the tables alone need not be one who may read the rows.
 CREATE FUNCTION crm.check(deep bool DEFAULT false) RETURNS TABLE (rule text, detail text)
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE AS $$
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY SELECT t.rule, t.detail FROM crm.check_tables() t;
     IF deep THEN
