@@ -116,7 +116,8 @@ COMMENT ON COLUMN crm.status.ingested IS 'CRM records that changed a row, a link
 COMMENT ON COLUMN crm.status.echoes IS 'CRM records that came in and brought nothing new, ever: our own writes coming back, mostly';
 COMMENT ON COLUMN crm.status.overwritten IS 'edits that people of the CRM made in outbound fields, and that were or will be written over, ever';
 COMMENT ON COLUMN crm.status.worker IS 'running, starting, no free slot, or stopped';
-COMMENT ON COLUMN crm.status.capture IS 'on; off: edits of the table are not captured, capture_trouble says why';
+COMMENT ON COLUMN crm.status.capture IS 'on; off: edits of the table are not captured';
+COMMENT ON COLUMN crm.status.capture_trouble IS 'why edits are not captured, and what to do; NULL: they are';
 COMMENT ON COLUMN crm.status.circuit IS
     'of the connection: closed; open: the CRM failed three times in a row or more, and is left alone for a while; half-open: what is sent next finds out whether it is back';
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crm_domain::budget::{Spent, Told};
 use crm_domain::key::KeyEquality;
 use crm_domain::mapping::{ConflictPolicy, Direction};
-use crm_domain::{Column, DataType, ErrorClass, Failure, FieldDescription, Value, excerpt};
+use crm_domain::{Cells, Column, DataType, ErrorClass, Failure, FieldDescription, Value, excerpt};
 use crm_provider::Provider;
 use crm_provider::record::Field;
 use pgrx::prelude::*;
@@ -168,6 +168,12 @@ impl MappedField {
 impl Map {
     pub fn field(&self, id: u16) -> Option<&MappedField> {
         self.fields.iter().find(|f| f.id == id)
+    }
+
+    /// The cells of some of its fields.
+    pub fn cells(&self, which: impl Fn(&MappedField) -> bool) -> Cells {
+        let fields = self.fields.iter().filter(|field| which(field));
+        fields.map(|field| field.id).collect()
     }
 
     /// What `jsonb_to_record` is to make of an object of these columns: each in its own type. The table's row type would do

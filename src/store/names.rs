@@ -17,7 +17,7 @@ use pgrx::prelude::*;
 use pgrx::spi::{PreparedStatement, Query, SpiClient, SpiCursor, SpiResult, SpiTupleTable};
 use pgrx::{PgList, PgSqlErrorCode};
 
-/// What is in catalogs of PostgreSQL's own may be named by every statement.
+/// The objects that statements may name, besides those that initdb made and the functions in `pg_catalog`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Names {
     /// The only relation.
@@ -27,7 +27,7 @@ pub struct Names {
 }
 
 impl Names {
-    /// Of a statement that names nothing but a table.
+    /// For a statement that names nothing but a table.
     pub fn of_table(table: pg_sys::Oid) -> Names {
         Names {
             table,
@@ -39,9 +39,9 @@ impl Names {
 
 struct Held {
     names: Arc<Names>,
-    /// The statement that runs. While it does, others that are analysed are those of code that it calls.
+    /// Our statement that is running. Any other text that is analysed meanwhile belongs to code that it calls.
     statement: Option<String>,
-    /// It has passed, and what is raised from now on may come from that code.
+    /// It has passed the check; errors from now on may come from code that it calls.
     is_analysed: bool,
 }
 
@@ -50,7 +50,7 @@ thread_local! {
     static FAILED_BEFORE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// While it lives, no code of others has run: an error that is raised meanwhile is nobody's fault.
+/// Lives while no code of a table's owner can have run yet: an error that unwinds through it is no row's fault.
 pub(super) struct Before;
 
 impl Drop for Before {
@@ -62,13 +62,13 @@ impl Drop for Before {
     }
 }
 
-/// Whether the error that was just caught was raised before any code of others had run. Asked once.
+/// Whether the error that was just caught was raised before any code of the owner had run. Asking resets the answer.
 pub(super) fn failed_before() -> bool {
     FAILED_BEFORE.take()
 }
 
-/// Runs `work`, whose statements may name nothing else. Each of them is a [`Running`] while it runs: what is analysed in
-/// between is taken for one of ours.
+/// Runs `work`, whose statements may name nothing but `names`. Each of them has to be a [`Running`] while it runs: outside of one,
+/// whatever is analysed counts as ours.
 pub(super) fn held_to<T>(names: &Arc<Names>, work: impl FnOnce() -> T) -> T {
     struct Restore(Option<Held>);
     impl Drop for Restore {
@@ -104,7 +104,7 @@ impl Running {
                 Some(held) if held.statement.as_deref() == Some(statement) => {
                     (Some(held.names.clone()), false)
                 }
-                // It is not ours, or not held to anything.
+                // Not one of ours, or nothing is being checked.
                 _ => (None, false),
             };
             Running { names, has_begun }
@@ -148,6 +148,7 @@ impl Drop for Running {
                     held.is_analysed
                 })
             });
+            // An error during the analysis passes through here, and counts as one from before any code of the owner had run.
             if !was_analysed {
                 drop(Before);
             }
@@ -205,7 +206,7 @@ impl Once<'_> {
 
 static mut NEXT: pg_sys::post_parse_analyze_hook_type = None;
 
-/// Called while the library is loaded.
+/// Installs the hook; called when the library is loaded.
 pub fn install() {
     // SAFETY: called once by each process, or by the one that it was forked from, before any statement is analysed by way of us.
     unsafe {
@@ -253,7 +254,7 @@ unsafe extern "C-unwind" fn hold_to_names(text: *const c_char, query: *mut pg_sy
     analysed_ours();
 }
 
-/// Something that was named and is not what was known.
+/// Something that a statement names and may not.
 enum Stranger {
     Command,
     Table(pg_sys::Oid),
@@ -299,14 +300,14 @@ unsafe fn quoted(kind: &str, name: *const c_char) -> String {
     format!("{kind} \"{name}\"")
 }
 
-/// Raises that a name means something else by now.
+/// Raises the error that a name no longer resolves to what the mapping refers to.
 pub(super) fn gone(code: PgSqlErrorCode, what: &str) -> ! {
     ErrorReport::new(
         code,
-        format!("{what} is not what its name meant when the mapping was read"),
+        format!("{what} is not the one that the mapping refers to"),
         "pg_crm",
     )
-    .set_hint("Nothing is lost: it is tried again with the mapping as it is now.")
+    .set_hint("It was renamed, replaced or altered meanwhile. The worker retries with the current mapping; in a session, run the statement again.")
     .report(PgLogLevel::ERROR);
     unreachable!("an error does not return")
 }
@@ -333,7 +334,7 @@ unsafe extern "C-unwind" {
 
 type Walker = unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut c_void) -> bool;
 
-/// `true`: enough was seen.
+/// Looks for a name that is not allowed; `true` ends the walk.
 ///
 /// # Safety
 /// `node` is null or a node of a tree that was analysed, `context` a [`Walk`].
@@ -352,7 +353,7 @@ unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void)
                 if (*query).commandType == pg_sys::CmdType::CMD_UTILITY {
                     walk.stranger = Some(Stranger::Command);
                 }
-                // It leads to each entry of the range table, and then to what that holds.
+                // This visits each range table entry, and then what it contains.
                 let flags = pg_sys::QTW_EXAMINE_RTES_BEFORE as c_int;
                 return walk.stranger.is_some() || query_tree_walker(query, visit, context, flags);
             }
@@ -365,7 +366,7 @@ unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void)
             T_CoerceToDomain => {
                 walk.type_((*node.cast::<pg_sys::CoerceToDomain>()).resulttype);
             }
-            // The functions of a type, which nobody named.
+            // A type's own input and output functions, which nobody named.
             T_CoerceViaIO => {}
             _ => {
                 pg_sys::check_functions_in_node(node, Some(is_stranger), context);
@@ -375,7 +376,7 @@ unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void)
     }
 }
 
-/// Those of operators and aggregates.
+/// Checks the functions behind operators, aggregates and the like.
 ///
 /// # Safety
 /// `context` is a [`Walk`].
@@ -395,7 +396,7 @@ impl Walk<'_> {
         }
     }
 
-    /// The column definitions behind a function.
+    /// The types in a function's column definition list.
     fn columns(&mut self, function: &pg_sys::RangeTblFunction) {
         // SAFETY: a list of oids, or none.
         let types = unsafe { PgList::<pg_sys::Oid>::from_pg(function.funccoltypes) };
@@ -429,7 +430,7 @@ impl Walk<'_> {
     }
 }
 
-/// Made by initdb.
+/// Whether initdb made it.
 fn is_builtin(oid: pg_sys::Oid) -> bool {
     oid.to_u32() < pg_sys::FirstNormalObjectId
 }

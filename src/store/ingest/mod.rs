@@ -108,14 +108,14 @@ pub struct Arrived {
     pub look: Vec<String>,
     /// Records that a person is to decide about.
     pub disputed: Vec<Key>,
-    /// Why a record cannot be taken in, the first of them, and how many for the mapping's sake.
+    /// Why the first of the records that cannot be taken in cannot; and how many fail because of the mapping.
     pub trouble: Option<String>,
     pub unmappable: usize,
     failing: Vec<Failing>,
     notes: Vec<Note>,
 }
 
-/// A record that could not be taken in this time.
+/// A record that could not be taken in, and is to be charged with an attempt.
 struct Failing {
     crm_id: String,
     merged_into: Option<String>,
