@@ -638,7 +638,9 @@ BEGIN
         -- Whoever may name the schema may have made a view of it.
         EXECUTE format('DROP FUNCTION crm.capture_%s() CASCADE', map_id);
     END IF;
-    EXECUTE format('DROP FUNCTION IF EXISTS crm.capture_%s_row() CASCADE', map_id);
+    IF to_regprocedure(format('crm.capture_%s_row()', map_id)) IS NOT NULL THEN
+        EXECUTE format('DROP FUNCTION crm.capture_%s_row() CASCADE', map_id);
+    END IF;
 END $$;
 COMMENT ON FUNCTION crm.remove_capture(int) IS 'removes the triggers of a map and their functions';
 

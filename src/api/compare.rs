@@ -133,8 +133,17 @@ impl<'a> Comparison<'a> {
         self.apart
             .tell(map, "rows are not what the CRM is known to hold", &mut told);
         self.unknown.tell(map, "rows have no record", &mut told);
-        self.gone
-            .tell(map, "records have lost their rows", &mut told);
+        if map.follows_deletes {
+            self.gone
+                .tell(map, "records have lost their rows", &mut told);
+        } else if let Some(first) = self.gone.first.first() {
+            // Nobody asked for more; a TRUNCATE that was not meant is seen all the same.
+            notice!(
+                "{} records of map {} have no row, such as this: {first}; on_delete is 'ignore'",
+                self.gone.count,
+                map.id
+            );
+        }
         Ok(told)
     }
 

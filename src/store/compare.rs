@@ -243,28 +243,37 @@ fn leave_out_the_crms_own(
     suspects: &mut Vec<(usize, Cells, Option<Failure>)>,
     bounds: &Bounds,
 ) -> Result<(), StoreError> {
-    let wanted: Vec<Wanted> = suspects
-        .iter()
-        .map(|(n, cells, _)| wanted(&keys[*n], cells))
-        .collect();
-    if wanted.is_empty() {
-        return Ok(());
-    }
     let raw = Bounds {
         raw: true,
         ..*bounds
     };
-    let mut rows = values::read(map, &wanted, &raw)?;
-    drop(wanted);
-    for (place, (n, cells, _)) in suspects.iter_mut().enumerate() {
-        if let (Some(RowValues::Found(fields)), Some(known)) = (rows.remove(&place), &known[*n]) {
-            let own: Cells = fields
-                .iter()
-                .filter(|(id, _, value)| known.is_in_step(*id, &conflict::hash(value)))
-                .map(|(id, _, _)| *id)
-                .collect();
-            *cells = cells.difference(&own);
+    let mut own: Vec<Cells> = Vec::with_capacity(suspects.len());
+    while own.len() < suspects.len() {
+        let left = &suspects[own.len()..];
+        let wanted: Vec<Wanted> = left
+            .iter()
+            .map(|(n, cells, _)| wanted(&keys[*n], cells))
+            .collect();
+        let mut rows = values::read(map, &wanted, &raw)?;
+        if !rows.contains_key(&0) {
+            return Err(StoreError::PutOff);
         }
+        for (place, (n, _, _)) in left.iter().enumerate() {
+            let Some(row) = rows.remove(&place) else {
+                break;
+            };
+            own.push(match (row, &known[*n]) {
+                (RowValues::Found(fields), Some(known)) => fields
+                    .iter()
+                    .filter(|(id, _, value)| known.is_in_step(*id, &conflict::hash(value)))
+                    .map(|(id, _, _)| *id)
+                    .collect(),
+                _ => Cells::new(),
+            });
+        }
+    }
+    for ((_, cells, _), own) in suspects.iter_mut().zip(own) {
+        *cells = cells.difference(&own);
     }
     suspects.retain(|(_, cells, _)| !cells.is_empty());
     Ok(())

@@ -61,6 +61,8 @@ pub struct Map {
     pub inserts: bool,
     /// A row without a CRM record gets one.
     pub creates: bool,
+    /// What is deleted in Postgres goes on in the CRM, or ends the link.
+    pub follows_deletes: bool,
     pub in_error: bool,
     /// Row security binds even the owner, so a row that is not seen need not be gone.
     pub hides_rows: bool,
@@ -298,7 +300,7 @@ pub fn maps_of(
                 coalesce(crm.key_expression('{}', a.atttypid), ''), z.typname::text, crm.key_expression('{}', s.atttypid), s.attnotnull,
                 (SELECT n.provider FROM crm.connection n WHERE n.connection_id = m.connection_id), m.key_minds_case, m.key_max_length,
                 array_remove(ARRAY[a.atttypid, s.atttypid], NULL),
-                m.on_insert = 'create'
+                m.on_insert = 'create', m.on_delete <> 'ignore'
          FROM crm.object_map m
          JOIN crm.map_state e USING (map_id)
          LEFT JOIN pg_class c ON c.oid = m.relation
@@ -359,6 +361,7 @@ pub fn maps_of(
             compares_record: row.get(15)?.unwrap_or(true),
             inserts: row.get(16)?.unwrap_or_default(),
             creates: row.get(25)?.unwrap_or_default(),
+            follows_deletes: row.get(26)?.unwrap_or_default(),
             fields: Vec::new(),
         });
     }

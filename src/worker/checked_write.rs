@@ -13,6 +13,7 @@ use crm_domain::{ErrorClass, Failure, Value};
 use crm_provider::record::{DoneBatch, DoneField, DoneRecord, Field, Guard};
 use crm_provider::{CrmObject, ReadBatch, WriteKind, WriteRecord};
 use futures_util::future::{BoxFuture, FutureExt, join_all};
+use futures_util::stream::{self, StreamExt};
 use tokio::sync::oneshot;
 
 use super::failpoint;
@@ -190,6 +191,11 @@ struct Judged {
     decisions: Vec<(u16, Decision)>,
 }
 
+/// What came of edits, by their places. `None`: there is no consent, and nothing was written.
+type Came = Option<Vec<(usize, Checked)>>;
+
+/// Reads, compares and writes once. Many edits go in parts, so that what was read is not old when it is written: as many records
+/// as one request reads, and no more parts at once than keep all requests busy that may be under way.
 async fn round(
     link: &Link,
     errand: &Errand,
@@ -198,7 +204,48 @@ async fn round(
     edits: &[Edit],
     open: &[usize],
     consent: &mut Consent,
-) -> Option<Vec<(usize, Checked)>> {
+) -> Came {
+    let size = link.provider.read_size(object).max(1);
+    let write_size = |count| {
+        let settings = &link.settings;
+        link.provider.write_size(settings, WriteKind::Update, count)
+    };
+    // A job writes more at once than is read.
+    if open.len() <= size || write_size(open.len()) > size {
+        return part(link, errand, request_id, object, edits, open, 1, consent).await;
+    }
+    consented(consent).await?;
+    let count = open.len().div_ceil(size);
+    let at_once = (link.settings.in_flight() * write_size(size)).div_ceil(size);
+    let mut parts: Vec<BoxFuture<Came>> = Vec::with_capacity(count);
+    for (n, open) in open.chunks(size).enumerate() {
+        let id = format!("{request_id}.{}", n + 1);
+        let part =
+            async move { part(link, errand, &id, object, edits, open, count, &mut None).await };
+        parts.push(part.boxed());
+    }
+    let done: Vec<Came> = stream::iter(parts)
+        .buffer_unordered(at_once.max(1))
+        .collect()
+        .await;
+    Some(done.into_iter().flatten().flatten().collect())
+}
+
+/// One of so many parts. What only a few edits get is for as many as all parts together may have.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "what a round has, and which part of it this is"
+)]
+async fn part(
+    link: &Link,
+    errand: &Errand,
+    request_id: &str,
+    object: &str,
+    edits: &[Edit],
+    open: &[usize],
+    parts: usize,
+    consent: &mut Consent,
+) -> Came {
     let mut done = Vec::with_capacity(open.len());
     let mut to_write = Vec::new();
     for (index, read) in read(link, errand, object, edits, open).await {
@@ -221,7 +268,7 @@ async fn round(
     if !to_write.is_empty() {
         consented(consent).await?;
         failpoint::reach_on_thread("request::between");
-        done.extend(write(link, errand, request_id, object, edits, to_write).await);
+        done.extend(write(link, errand, request_id, object, edits, to_write, parts).await);
     }
     Some(done)
 }
@@ -360,11 +407,11 @@ async fn write(
     object: &str,
     edits: &[Edit],
     judged: Vec<Judged>,
+    parts: usize,
 ) -> Vec<(usize, Checked)> {
     let guard = |count| link.provider.guard(WriteKind::Update, count);
-    let alone = guard(judged.len()) != Guard::Atomic
-        && guard(1) == Guard::Atomic
-        && judged.len() <= ONE_BY_ONE;
+    let count = judged.len() * parts;
+    let alone = guard(count) != Guard::Atomic && guard(1) == Guard::Atomic && count <= ONE_BY_ONE;
     let outgoing: Vec<Outgoing> = judged
         .iter()
         .enumerate()
@@ -402,7 +449,7 @@ async fn write(
         let place = one.index;
         results[place] = Some(one);
     }
-    let afterwards = guard(if alone { 1 } else { judged.len() }) == Guard::Afterwards;
+    let afterwards = guard(if alone { 1 } else { count }) == Guard::Afterwards;
     let raced = if afterwards {
         overwritten(link, errand, object, edits, &judged, &results).await
     } else {

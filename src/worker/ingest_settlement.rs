@@ -157,7 +157,7 @@ impl Worker {
                         })?;
                     } else {
                         record.deleted = false;
-                        record.values = Err(failure);
+                        record.values = Err(failure.into());
                         rest.push(record);
                     }
                 }

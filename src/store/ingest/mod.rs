@@ -7,6 +7,7 @@
 
 mod arrivals;
 mod birth;
+mod blame;
 mod departures;
 mod forms;
 pub mod identity;
@@ -21,6 +22,7 @@ use std::collections::{HashMap, HashSet};
 use crm_domain::conflict::ShortHash;
 use crm_domain::{Failure, Value};
 use pgrx::spi::SpiClient;
+use serde_json::{Value as Json, json};
 
 use self::forms::WrittenOver;
 pub use self::forms::look_back;
@@ -42,7 +44,31 @@ pub struct Incoming {
     /// Who made the last change, in the vendor's words: evidence for the audit, nothing else.
     pub by: Option<String>,
     /// Its mapped fields in the order of their ids, or why they cannot be read.
-    pub values: Result<Vec<Field>, Failure>,
+    pub values: Result<Vec<Field>, Unreadable>,
+}
+
+/// Why a record cannot be read.
+pub struct Unreadable {
+    pub failure: Failure,
+    /// The CRM's field that cannot, if it is about one.
+    pub field: Option<String>,
+}
+
+impl Unreadable {
+    /// The field at fault, as the audit names fields.
+    fn fields(&self) -> String {
+        let named = self.field.iter().map(|name| (name.clone(), json!({})));
+        Json::Object(named.collect()).to_string()
+    }
+}
+
+impl From<Failure> for Unreadable {
+    fn from(failure: Failure) -> Unreadable {
+        Unreadable {
+            failure,
+            field: None,
+        }
+    }
 }
 
 /// A field of a record that came in.
@@ -97,6 +123,7 @@ struct Failing {
     /// Of its row, if it has one.
     key: Option<Key>,
     failure: Failure,
+    fields: String,
 }
 
 /// A line of the audit.
@@ -112,13 +139,19 @@ struct Note {
 }
 
 impl Note {
-    fn of_quarantine(key: Option<&Key>, crm_id: &str, by: Option<&str>, failure: Failure) -> Note {
+    fn of_quarantine(
+        key: Option<&Key>,
+        crm_id: &str,
+        by: Option<&str>,
+        failure: Failure,
+        fields: String,
+    ) -> Note {
         Note {
             key: key.cloned(),
             crm_id: crm_id.to_owned(),
             operation: "ingest",
             result: "dead",
-            fields: "{}".to_owned(),
+            fields,
             by: by.map(str::to_owned),
             failure: Some(failure),
             attempt: 1,
@@ -201,8 +234,8 @@ pub fn settle(
         match &record.values {
             Ok(fields) if arrivals::is_echo(fields, &known.hashes) => arrived.counts.echoes += 1,
             Ok(_) => changed.push((record, known)),
-            Err(failure) => {
-                arrived.quarantine(client, map, Some(&known.key), record, failure.clone())?;
+            Err(unreadable) => {
+                arrived.quarantine_unreadable(client, map, Some(&known.key), record, unreadable)?;
             }
         }
     }

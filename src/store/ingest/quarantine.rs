@@ -6,13 +6,14 @@ use pgrx::spi::SpiClient;
 
 use super::identity::{self, Key};
 use super::state::{self, Reread};
-use super::{Arrived, Failing, Incoming, Note, write_audit};
+use super::{Arrived, Failing, Incoming, Note, Unreadable, write_audit};
 use crate::settings::Settings;
 use crate::store::config::{Connection, Map};
 use crate::store::{Kept, StoreError, dead};
 
 impl Arrived {
     /// A record that cannot be taken in as things are: for good, or to be tried again a number of times.
+    /// `key`: of its row, if it has one. `fields`: those at fault, as the audit names fields.
     pub(super) fn refuse(
         &mut self,
         client: &mut SpiClient,
@@ -20,22 +21,30 @@ impl Arrived {
         key: Option<&Key>,
         incoming: &Incoming,
         failure: Failure,
+        fields: String,
     ) -> Result<(), StoreError> {
         if failure.class == ErrorClass::Transient {
-            self.failed(key, incoming, failure);
+            self.failed(key, incoming, failure, fields);
             return Ok(());
         }
-        self.quarantine(client, map, key, incoming, failure)
+        self.quarantine(client, map, key, incoming, failure, fields)
     }
 
     /// It may go well the next time.
-    pub(super) fn failed(&mut self, key: Option<&Key>, incoming: &Incoming, failure: Failure) {
+    pub(super) fn failed(
+        &mut self,
+        key: Option<&Key>,
+        incoming: &Incoming,
+        failure: Failure,
+        fields: String,
+    ) {
         self.failing.push(Failing {
             crm_id: incoming.crm_id.clone(),
             merged_into: incoming.merged_into.clone(),
             by: incoming.by.clone(),
             key: key.cloned(),
             failure,
+            fields,
         });
     }
 
@@ -57,6 +66,7 @@ impl Arrived {
                 by,
                 key,
                 failure,
+                fields,
                 ..
             } = failing;
             let charged = attempts.get(&crm_id).copied().unwrap_or(most);
@@ -69,11 +79,11 @@ impl Arrived {
             let is_worn = charged >= most;
             if is_worn {
                 state::forget(client, map.id, &crm_id)?;
-                if !put(client, map, key, &crm_id, by, &failure)? {
+                if !put(client, map, key, &crm_id, by, &failure, &fields)? {
                     continue;
                 }
             }
-            let note = Note::of_quarantine(key, &crm_id, by, failure);
+            let note = Note::of_quarantine(key, &crm_id, by, failure, fields);
             self.notes.push(Note {
                 result: if is_worn { "dead" } else { "retry" },
                 attempt: charged,
@@ -83,7 +93,6 @@ impl Arrived {
         Ok(())
     }
 
-    /// `key`: of its row, if it has one.
     pub(super) fn quarantine(
         &mut self,
         client: &mut SpiClient,
@@ -91,9 +100,10 @@ impl Arrived {
         key: Option<&Key>,
         incoming: &Incoming,
         failure: Failure,
+        fields: String,
     ) -> Result<(), StoreError> {
-        let by = incoming.by.as_deref();
-        let is_news = put(client, map, key, &incoming.crm_id, by, &failure)?;
+        let (crm_id, by) = (&incoming.crm_id, incoming.by.as_deref());
+        let is_news = put(client, map, key, crm_id, by, &failure, &fields)?;
         self.unmappable += usize::from(failure.class == ErrorClass::Mapping);
         self.trouble.get_or_insert_with(|| {
             format!(
@@ -103,11 +113,26 @@ impl Arrived {
         });
         if is_news {
             self.notes
-                .push(Note::of_quarantine(key, &incoming.crm_id, by, failure));
+                .push(Note::of_quarantine(key, crm_id, by, failure, fields));
         }
         Ok(())
     }
+
+    pub(super) fn quarantine_unreadable(
+        &mut self,
+        client: &mut SpiClient,
+        map: &Map,
+        key: Option<&Key>,
+        incoming: &Incoming,
+        unreadable: &Unreadable,
+    ) -> Result<(), StoreError> {
+        let failure = unreadable.failure.clone();
+        self.quarantine(client, map, key, incoming, failure, unreadable.fields())
+    }
 }
+
+/// No field is to blame.
+pub(super) const NONE: &str = "{}";
 
 /// Why the table would not have it.
 pub(super) fn refusal(error: &StoreError) -> Failure {
@@ -124,12 +149,12 @@ pub fn give_up(
 ) -> Result<(), StoreError> {
     let known = identity::linked(client, map, &[&record.crm_id])?;
     let key = known.get(&0).map(|known| &known.key);
-    let is_news = put(client, map, key, &record.crm_id, None, failure)?;
+    let is_news = put(client, map, key, &record.crm_id, None, failure, NONE)?;
     state::reread(client, map.id, &[record])?;
     if !is_news {
         return Ok(());
     }
-    let note = Note::of_quarantine(key, &record.crm_id, None, failure.clone());
+    let note = Note::of_quarantine(key, &record.crm_id, None, failure.clone(), NONE.to_owned());
     write_audit(client, connection, map, &[note])
 }
 
@@ -141,15 +166,16 @@ fn put(
     crm_id: &str,
     by: Option<&str>,
     failure: &Failure,
+    fields: &str,
 ) -> Result<bool, StoreError> {
     dead::tell_the_first(client, map, failure.class, &failure.code)?;
     let put = client.update(
         Kept(
-            "INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, path, crm_id, operation, error_class, vendor_code, error, attempts, actor)
-             VALUES ($1, $2, $3, 'ingest', $4, 'ingest', $5, $6, $7, 1, $8)
+            "INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, path, crm_id, operation, error_class, vendor_code, error, attempts, actor, fields)
+             VALUES ($1, $2, $3, 'ingest', $4, 'ingest', $5, $6, $7, 1, $8, $9::jsonb)
              ON CONFLICT (shard_key, map_id, record_key, path) DO UPDATE
              SET crm_id = excluded.crm_id, error_class = excluded.error_class, vendor_code = excluded.vendor_code, error = excluded.error,
-                 attempts = d.attempts + 1, died_at = now(), actor = excluded.actor
+                 attempts = d.attempts + 1, died_at = now(), actor = excluded.actor, fields = excluded.fields
              WHERE (d.crm_id, d.error_class, d.vendor_code, d.error)
                    IS DISTINCT FROM (excluded.crm_id, excluded.error_class, excluded.vendor_code, excluded.error)
              RETURNING 1",
@@ -164,6 +190,7 @@ fn put(
             failure.code.as_str().into(),
             storable_text(&failure.message).as_ref().into(),
             by.into(),
+            fields.into(),
         ],
     )?;
     Ok(!put.is_empty())

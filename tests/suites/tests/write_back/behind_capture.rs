@@ -481,3 +481,21 @@ async fn what_replication_brings_is_captured_where_that_is_asked_for() {
         .await;
     assert_eq!(*refused.code(), SqlState::FEATURE_NOT_SUPPORTED);
 }
+
+/// Where deletes are not followed, records without rows are what was asked for; they are counted.
+#[tokio::test]
+async fn records_without_rows_are_no_breach_where_deletes_are_not_followed() {
+    let desk = Desk::open(&CLUSTER, Vendor::Stub).await;
+    desk.link(3).await;
+    desk.db.execute("UPDATE people SET phone = '1'").await;
+    desk.db.drain().await;
+    desk.db
+        .execute("TRUNCATE people; SET log_min_messages = notice")
+        .await;
+    desk.db.assert_checked().await;
+    let told = CLUSTER.log();
+    let told = told
+        .lines()
+        .find(|line| line.contains("3 records of map 1 have no row"));
+    assert!(told.is_some_and(|line| line.contains("NOTICE")), "{told:?}");
+}
