@@ -1,19 +1,19 @@
-//! Cells that changed without firing a trigger, captured after the fact: the requests to look for them, how far each has come,
-//! and the changes that were found.
+//! Cells that changed without a trigger having fired, captured after the fact: requests, how far each has come, and the changes
+//! that are found, in short transactions.
 
 use crm_domain::Cells;
 use pgrx::spi::SpiClient;
 use serde_json::{Value as Json, json};
 
 use super::compare::{Differing, Key, Part};
-use super::config::{Map, MappedField};
+use super::config::Map;
 use super::{Kept, StoreError};
 
 /// A map whose rows are to be compared.
 pub struct Request {
     pub id: i64,
     pub map_id: i32,
-    /// Rows without a ledger entry are captured as inserts.
+    /// Rows that the ledger does not know are taken for inserted ones.
     new_rows: bool,
     actor: String,
     pub after: Option<Key>,
@@ -21,7 +21,7 @@ pub struct Request {
     pub marked: i64,
 }
 
-/// The newest request of each map, which stands for the older ones.
+/// The newest of each map; what was asked before it goes with it.
 pub fn requests(client: &mut SpiClient) -> Result<Vec<Request>, StoreError> {
     let rows = client.update(
         Kept(
@@ -51,14 +51,19 @@ pub fn requests(client: &mut SpiClient) -> Result<Vec<Request>, StoreError> {
     Ok(requests)
 }
 
-/// Captures what was found in a part, and notes how far the request has come. Edits of checked cells are based on the ledger.
+/// Captures what a part was found to hold, and notes how far that came. Edits of checked cells are based on what the ledger knows.
 pub fn mark(
     client: &mut SpiClient,
     map: &Map,
     request: &mut Request,
     part: Part,
 ) -> Result<(), StoreError> {
-    let checked = map.cells(MappedField::is_checked);
+    let checked: Cells = map
+        .fields
+        .iter()
+        .filter(|f| f.is_checked())
+        .map(|f| f.id)
+        .collect();
     let written = |d: &Differing| d.cells.difference(&checked);
     let plain: Vec<&Differing> = part
         .differing
@@ -153,7 +158,7 @@ pub fn mark(
                 ],
             )?;
         }
-        // Requests that were made meanwhile stay.
+        // What was asked since is another request.
         None => {
             client.update(
                 Kept("DELETE FROM crm.recapture_request WHERE map_id = $1 AND request_id <= $2"),
@@ -165,7 +170,7 @@ pub fn mark(
     Ok(())
 }
 
-/// The base of each cell: what the ledger says when the edit is claimed.
+/// Of each cell: what the ledger knows once its turn comes.
 fn base(cells: &Cells) -> String {
     let known = cells.iter().map(|id| (id.to_string(), json!({"l": true})));
     Json::Object(known.collect()).to_string()
