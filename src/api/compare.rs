@@ -131,15 +131,15 @@ impl<'a> Comparison<'a> {
         }
         let mut told = Vec::new();
         self.apart
-            .tell(map, "rows are not what the CRM is known to hold", &mut told);
-        self.unknown.tell(map, "rows have no record", &mut told);
+            .tell(map, "rows differ from what the CRM last held", &mut told);
+        self.unknown.tell(map, "rows have no CRM record", &mut told);
         if map.follows_deletes {
             self.gone
                 .tell(map, "records have lost their rows", &mut told);
         } else if let Some(first) = self.gone.first.first() {
-            // Nobody asked for more; a TRUNCATE that was not meant is seen all the same.
+            // That is no breach, but an unintended TRUNCATE shows here.
             notice!(
-                "{} records of map {} have no row, such as this: {first}; on_delete is 'ignore'",
+                "{} records of map {} have no row, on_delete being 'ignore'; the first: {first}",
                 self.gone.count,
                 map.id
             );

@@ -194,8 +194,8 @@ struct Judged {
 /// What came of edits, by their places. `None`: there is no consent, and nothing was written.
 type Came = Option<Vec<(usize, Checked)>>;
 
-/// Reads, compares and writes once. Many edits go in parts, so that what was read is not old when it is written: as many records
-/// as one request reads, and no more parts at once than keep all requests busy that may be under way.
+/// Reads, compares and writes once. Many edits go in parts, so that little time passes between reading and writing: a part has as
+/// many records as one request reads, and only as many parts run at once as it takes to use all requests that may be in flight.
 async fn round(
     link: &Link,
     errand: &Errand,
@@ -210,7 +210,7 @@ async fn round(
         let settings = &link.settings;
         link.provider.write_size(settings, WriteKind::Update, count)
     };
-    // A job writes more at once than is read.
+    // A bulk job writes more records than one request reads.
     if open.len() <= size || write_size(open.len()) > size {
         return part(link, errand, request_id, object, edits, open, 1, consent).await;
     }
@@ -231,7 +231,8 @@ async fn round(
     Some(done.into_iter().flatten().flatten().collect())
 }
 
-/// One of so many parts. What only a few edits get is for as many as all parts together may have.
+/// One of `parts` parts. Whether there are few enough edits to be written one by one, or looked up afterwards, is decided for all parts
+/// together.
 #[expect(
     clippy::too_many_arguments,
     reason = "what a round has, and which part of it this is"

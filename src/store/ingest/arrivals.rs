@@ -176,8 +176,8 @@ fn read_rows(
     Ok(rows)
 }
 
-/// Records whose edits were committed after their ledger rows were locked and before their rows were: they wait, and are not to
-/// be taken for what the CRM was last known to hold.
+/// Records with edits that were committed after their ledger rows were locked and before their rows were. What the CRM holds must
+/// not go over these edits, so the records are read again.
 fn edited_meanwhile(
     client: &mut SpiClient,
     map: &Map,

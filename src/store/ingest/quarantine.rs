@@ -12,7 +12,7 @@ use crate::store::config::{Connection, Map};
 use crate::store::{Kept, StoreError, dead};
 
 impl Arrived {
-    /// A record that cannot be taken in as things are: for good, or to be tried again a number of times.
+    /// A record that cannot be taken in: quarantined at once, or charged with an attempt if the failure may pass.
     /// `key`: of its row, if it has one. `fields`: those at fault, as the audit names fields.
     pub(super) fn refuse(
         &mut self,
@@ -30,7 +30,7 @@ impl Arrived {
         self.quarantine(client, map, key, incoming, failure, fields)
     }
 
-    /// It may go well the next time.
+    /// Charges the record with an attempt when the page is settled ([`Arrived::charge`]).
     pub(super) fn failed(
         &mut self,
         key: Option<&Key>,
@@ -48,7 +48,7 @@ impl Arrived {
         });
     }
 
-    /// Charges an attempt to each record that failed. One that has had as many as it may have is in quarantine.
+    /// Charges an attempt to each record that failed, and quarantines those that have none left.
     pub(super) fn charge(&mut self, client: &mut SpiClient, map: &Map) -> Result<(), StoreError> {
         let failing = std::mem::take(&mut self.failing);
         if failing.is_empty() {
@@ -76,8 +76,8 @@ impl Arrived {
             );
             self.trouble.get_or_insert(message);
             let (key, by) = (key.as_ref(), by.as_deref());
-            let is_worn = charged >= most;
-            if is_worn {
+            let is_last = charged >= most;
+            if is_last {
                 state::forget(client, map.id, &crm_id)?;
                 if !put(client, map, key, &crm_id, by, &failure, &fields)? {
                     continue;
@@ -85,7 +85,7 @@ impl Arrived {
             }
             let note = Note::of_quarantine(key, &crm_id, by, failure, fields);
             self.notes.push(Note {
-                result: if is_worn { "dead" } else { "retry" },
+                result: if is_last { "dead" } else { "retry" },
                 attempt: charged,
                 ..note
             });
@@ -131,10 +131,10 @@ impl Arrived {
     }
 }
 
-/// No field is to blame.
+/// No field is at fault, in the audit's form.
 pub(super) const NONE: &str = "{}";
 
-/// Why the table would not have it.
+/// The failure of a record that the table refuses.
 pub(super) fn refusal(error: &StoreError) -> Failure {
     error.failure("refused_by_table")
 }
@@ -158,7 +158,7 @@ pub fn give_up(
     write_audit(client, connection, map, &[note])
 }
 
-/// Whether that is news: pages overlap, so a record comes more than once without anybody having touched it.
+/// Makes the dead letter; `false`: there is the same one already. Pages overlap, so an unchanged record comes more than once.
 fn put(
     client: &mut SpiClient,
     map: &Map,

@@ -293,7 +293,7 @@ async fn a_deep_check_holds_every_row_against_the_ledger() {
     db.execute("BEGIN; SET LOCAL session_replication_role = replica; UPDATE t SET title = 'behind'; COMMIT")
         .await;
     let found = deep(&db).await;
-    let more = "more rows are not what the CRM is known to hold";
+    let more = "more rows differ from what the CRM last held";
     assert!(found.len() < 120, "{}", found.len());
     assert!(found.iter().any(|line| line.ends_with(more)), "{found:?}");
     // Whose rows they are is not for everybody to read.
