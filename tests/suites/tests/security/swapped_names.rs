@@ -1,6 +1,7 @@
 //! Names are looked up by each statement anew, and whoever owns a schema may rename it at any moment: what is put in the place of a
 //! superuser's table, transform or type while pg_crm is at work is not run as the superuser.
 
+use crm_suites::desk::under_way;
 use crm_suites::{Crm, Database, Desk, Session, Vendor, eventually, json};
 
 use crate::{CLUSTER, role};
@@ -169,14 +170,7 @@ async fn another_type_in_a_column_types_place_is_not_used() {
     let people = crm.vendor.people();
     crm.edit(db, people, &ids[0], &json!({&field: "theirs"}))
         .await;
-    crm.fault(json!({"delay_ms": 1500, "times": 1}));
-    db.execute("UPDATE people SET phone = 'ours'").await;
-    let session = db.session().await;
-    let flush = tokio::spawn(async move { session.one::<bool>("SELECT crm.flush()", &[]).await });
-    eventually("the request is under way", async || {
-        (crm.sim().faults_left() == 0).then_some(())
-    })
-    .await;
+    let flush = under_way(db, &crm, "UPDATE people SET phone = 'ours'").await;
     tenancy
         .mallory
         .execute(
