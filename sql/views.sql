@@ -199,7 +199,7 @@ ORDER BY r.map_id, r.request_id DESC);
 COMMENT ON VIEW crm.progress IS 'one row per write-back, backfill or recapture that is running, like pg_stat_progress_*';
 COMMENT ON COLUMN crm.progress.phase IS 'write-back, backfill, or recapture: rows are being compared with the ledger';
 COMMENT ON COLUMN crm.progress.records_total IS
-    'write-back: records taken up so far in this round, done or not; backfill: records in the CRM when it began, where it tells; '
+    'write-back: records taken up so far in this round, done or not; backfill: records in the CRM when it began, if the CRM says so; '
     'recapture: rows of the table, as PostgreSQL last estimated them';
 
 CREATE TABLE crm.audit_log_retired (until timestamptz PRIMARY KEY, retired_at timestamptz NOT NULL DEFAULT now());

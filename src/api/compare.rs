@@ -18,7 +18,7 @@ const PART: usize = 1000;
 /// Findings that are collected before changes that are not folded yet are looked up for them.
 const TOGETHER: usize = 20_000;
 /// How many findings of each kind are reported one by one.
-const TOLD: usize = 100;
+const LISTED: usize = 100;
 /// Rows between two NOTICEs.
 const EVERY: usize = 100_000;
 
@@ -32,16 +32,16 @@ struct Findings {
 impl Findings {
     fn add(&mut self, detail: impl FnOnce() -> String) {
         self.count += 1;
-        if self.first.len() < TOLD {
+        if self.first.len() < LISTED {
             self.first.push(detail());
         }
     }
 
-    fn tell(self, map: &Map, what: &str, told: &mut Vec<String>) {
+    fn report(self, map: &Map, what: &str, lines: &mut Vec<String>) {
         let more = self.count - self.first.len();
-        told.extend(self.first);
+        lines.extend(self.first);
         if more > 0 {
-            told.push(format!("map {}: {more} more {what}", map.id));
+            lines.push(format!("map {}: {more} more {what}", map.id));
         }
     }
 }
@@ -129,13 +129,14 @@ impl<'a> Comparison<'a> {
         if !map.hides_rows {
             self.look_for_rows(client)?;
         }
-        let mut told = Vec::new();
+        let mut lines = Vec::new();
         self.apart
-            .tell(map, "rows differ from what the CRM last held", &mut told);
-        self.unknown.tell(map, "rows have no CRM record", &mut told);
+            .report(map, "rows differ from what the CRM last held", &mut lines);
+        self.unknown
+            .report(map, "rows have no CRM record", &mut lines);
         if map.follows_deletes {
             self.gone
-                .tell(map, "records have lost their rows", &mut told);
+                .report(map, "records have lost their rows", &mut lines);
         } else if let Some(first) = self.gone.first.first() {
             // That is no breach, but an unintended TRUNCATE shows here.
             notice!(
@@ -144,7 +145,7 @@ impl<'a> Comparison<'a> {
                 map.id
             );
         }
-        Ok(told)
+        Ok(lines)
     }
 
     /// Goes through the ledger, and looks for the rows of its records.
@@ -178,7 +179,7 @@ impl<'a> Comparison<'a> {
         let map = self.map;
         compare::leave_out_unfolded(client, map, &mut self.differing, &mut self.strangers)?;
         for d in self.differing.drain(..) {
-            self.apart.add(|| told(map, &d));
+            self.apart.add(|| difference(map, &d));
         }
         for key in self.strangers.drain(..) {
             self.unknown.add(|| {
@@ -200,7 +201,7 @@ fn name(map: &Map, key: &Key) -> String {
     name
 }
 
-fn told(map: &Map, d: &Differing) -> String {
+fn difference(map: &Map, d: &Differing) -> String {
     let name = name(map, &d.key);
     if let Some(failure) = &d.failure {
         return format!("{name} cannot be read: {}", failure.message);
