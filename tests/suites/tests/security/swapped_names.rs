@@ -147,37 +147,40 @@ async fn another_function_in_a_transforms_place_is_not_run() {
     db.assert_checked().await;
 }
 
-/// A value from the CRM is made one of the column's type by its name.
-#[tokio::test]
-async fn another_type_in_a_column_types_place_is_not_used() {
+/// Puts another type in the place of that of [`with_typed_phone`].
+const ANOTHER_TYPE: &str = "ALTER SCHEMA rs RENAME TO former; CREATE SCHEMA rs;
+     CREATE DOMAIN rs.tel AS text CHECK (m.evil())";
+
+/// A linked person whose phone is of a type in schema `rs`, and the id of the record.
+async fn with_typed_phone() -> (Tenancy, Crm, String) {
     let db = CLUSTER.database().await;
     let crm = Crm::connect(&db, Vendor::HubSpot).await;
     let desk = Desk::furnish_as(db, crm, "bidirectional", "on_insert => 'ignore'", "").await;
-    let ids = desk.link(1).await;
+    let mut ids = desk.link(1).await;
     let Desk { db, crm, map, .. } = desk;
     let tenancy = Tenancy::found(db).await;
-    let db = &tenancy.db;
-    db.execute("CREATE DOMAIN rs.tel AS text; ALTER TABLE people ALTER phone TYPE rs.tel")
-        .await;
-    let field = crm.vendor.field("phone").to_owned();
+    let retype = "CREATE DOMAIN rs.tel AS text; ALTER TABLE people ALTER phone TYPE rs.tel";
+    tenancy.db.execute(retype).await;
+    let field = crm.vendor.field("phone");
     let sql =
         format!("SELECT crm.map_field({map}, 'phone', '{field}', direction => 'bidirectional')");
-    db.execute(&sql).await;
+    tenancy.db.execute(&sql).await;
+    (tenancy, crm, ids.remove(0))
+}
+
+/// A value from the CRM is made one of the column's type by its name.
+#[tokio::test]
+async fn another_type_in_a_column_types_place_is_not_used() {
+    let (tenancy, crm, id) = with_typed_phone().await;
+    let (db, field) = (&tenancy.db, crm.vendor.field("phone"));
     db.execute("UPDATE people SET phone = '1', email = 'a@x.test'")
         .await;
     db.drain().await;
     // The CRM holds something else by now, which wins: the row takes it once the CRM has answered.
     let people = crm.vendor.people();
-    crm.edit(db, people, &ids[0], &json!({&field: "theirs"}))
-        .await;
+    crm.edit(db, people, &id, &json!({field: "theirs"})).await;
     let flush = under_way(db, &crm, "UPDATE people SET phone = 'ours'").await;
-    tenancy
-        .mallory
-        .execute(
-            "ALTER SCHEMA rs RENAME TO former; CREATE SCHEMA rs;
-             CREATE DOMAIN rs.tel AS text CHECK (m.evil())",
-        )
-        .await;
+    tenancy.mallory.execute(ANOTHER_TYPE).await;
     flush.await.expect("the flush");
     tenancy.assert_unharmed().await;
     eventually("the row takes what the CRM holds", async || {
@@ -191,19 +194,8 @@ async fn another_type_in_a_column_types_place_is_not_used() {
 /// `crm.write()` changes the row as its caller, once nobody else holds it.
 #[tokio::test]
 async fn another_type_is_not_used_as_the_caller_of_a_write() {
-    let db = CLUSTER.database().await;
-    let crm = Crm::connect(&db, Vendor::HubSpot).await;
-    let desk = Desk::furnish_as(db, crm, "bidirectional", "on_insert => 'ignore'", "").await;
-    desk.link(1).await;
-    let Desk { db, crm, map, .. } = desk;
-    let tenancy = Tenancy::found(db).await;
-    let db = &tenancy.db;
-    db.execute("CREATE DOMAIN rs.tel AS text; ALTER TABLE people ALTER phone TYPE rs.tel")
-        .await;
-    let field = crm.vendor.field("phone").to_owned();
-    let sql =
-        format!("SELECT crm.map_field({map}, 'phone', '{field}', direction => 'bidirectional')");
-    db.execute(&sql).await;
+    let (tenancy, crm, _) = with_typed_phone().await;
+    let (db, field) = (&tenancy.db, crm.vendor.field("phone"));
     db.drain().await;
     let holder = db.session().await;
     holder
@@ -214,13 +206,7 @@ async fn another_type_is_not_used_as_the_caller_of_a_write() {
     let call = r#"SELECT crm.write('people', 'p1', '{"phone": "ours"}')::text"#;
     let call = tokio::spawn(async move { session.client().query_one(call, &[]).await });
     waits_for_a_lock(db, pid).await;
-    tenancy
-        .mallory
-        .execute(
-            "ALTER SCHEMA rs RENAME TO former; CREATE SCHEMA rs;
-             CREATE DOMAIN rs.tel AS text CHECK (m.evil())",
-        )
-        .await;
+    tenancy.mallory.execute(ANOTHER_TYPE).await;
     holder.execute("COMMIT").await;
     let error = call.await.expect("the call").expect_err("a refusal");
     tenancy.assert_unharmed().await;
@@ -232,7 +218,7 @@ async fn another_type_is_not_used_as_the_caller_of_a_write() {
     db.drain().await;
     let people = crm.records(db, crm.vendor.people()).await;
     let person = people.into_values().next().expect("a record");
-    assert_eq!(person[&field], "ours");
+    assert_eq!(person[field], "ours");
     db.assert_checked().await;
 }
 
