@@ -990,7 +990,7 @@ BEGIN
         PERFORM crm.notify_worker(false) WHERE crm.capture_trouble(id) IS NOT NULL;
     END LOOP;
     IF TG_TAG LIKE 'ALTER%' THEN
-        -- An enum label or an attribute may have been renamed.
+        -- A label of an enum, or an attribute, may go by another name now.
         PERFORM crm.request_recapture(x.map_id, format('type %s was altered', format_type(x.altered, NULL)))
         FROM (SELECT DISTINCT ON (b.map_id) b.map_id, t.oid AS altered
               FROM pg_event_trigger_ddl_commands() d
