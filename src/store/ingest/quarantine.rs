@@ -22,7 +22,7 @@ impl Arrived {
         fields: String,
     ) -> Result<(), StoreError> {
         let by = incoming.by.as_deref();
-        put(client, map, key, &incoming.crm_id, by, &failure, &fields)?;
+        let is_news = put(client, map, key, &incoming.crm_id, by, &failure, &fields)?;
         self.unmappable += usize::from(failure.class == ErrorClass::Mapping);
         self.quarantined.get_or_insert_with(|| {
             format!(
@@ -30,6 +30,10 @@ impl Arrived {
                 incoming.crm_id, failure.message
             )
         });
+        if !is_news {
+            self.counts.echoes += 1;
+            return Ok(());
+        }
         self.notes.push(Note::of_quarantine(
             key,
             &incoming.crm_id,
@@ -81,6 +85,7 @@ pub fn give_up(
     write_audit(client, connection, map, &[note])
 }
 
+/// `false`: nothing that is not in the dead letter already, as when a record is shown once more.
 fn put(
     client: &mut SpiClient,
     map: &Map,
@@ -89,15 +94,18 @@ fn put(
     by: Option<&str>,
     failure: &Failure,
     fields: &str,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     dead::tell_the_first(client, map, failure.class, &failure.code)?;
-    client.update(
+    let rows = client.update(
         Kept(
             "INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, path, crm_id, operation, error_class, vendor_code, error, attempts, actor, fields)
              VALUES ($1, $2, $3, 'ingest', $4, 'ingest', $5, $6, $7, 1, $8, $9::jsonb)
              ON CONFLICT (shard_key, map_id, record_key, path) DO UPDATE
              SET crm_id = excluded.crm_id, error_class = excluded.error_class, vendor_code = excluded.vendor_code, error = excluded.error,
-                 attempts = d.attempts + 1, died_at = now(), actor = excluded.actor, fields = excluded.fields",
+                 attempts = d.attempts + 1, died_at = now(), actor = excluded.actor, fields = excluded.fields
+             WHERE (d.crm_id, d.error_class, d.vendor_code, d.error, d.fields)
+                   IS DISTINCT FROM (excluded.crm_id, excluded.error_class, excluded.vendor_code, excluded.error, excluded.fields)
+             RETURNING d.map_id",
         ),
         None,
         &[
@@ -112,7 +120,7 @@ fn put(
             fields.into(),
         ],
     )?;
-    Ok(())
+    Ok(!rows.is_empty())
 }
 
 /// Records that came in well after all are in quarantine no longer.
