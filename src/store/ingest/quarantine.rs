@@ -111,9 +111,11 @@ impl Arrived {
                 incoming.crm_id, failure.message
             )
         });
-        if is_news {
-            self.notes
-                .push(Note::of_quarantine(key, crm_id, by, failure, fields));
+        match is_news {
+            true => self
+                .notes
+                .push(Note::of_quarantine(key, crm_id, by, failure, fields)),
+            false => self.counts.echoes += 1,
         }
         Ok(())
     }
@@ -176,8 +178,8 @@ fn put(
              ON CONFLICT (shard_key, map_id, record_key, path) DO UPDATE
              SET crm_id = excluded.crm_id, error_class = excluded.error_class, vendor_code = excluded.vendor_code, error = excluded.error,
                  attempts = d.attempts + 1, died_at = now(), actor = excluded.actor, fields = excluded.fields
-             WHERE (d.crm_id, d.error_class, d.vendor_code, d.error)
-                   IS DISTINCT FROM (excluded.crm_id, excluded.error_class, excluded.vendor_code, excluded.error)
+             WHERE (d.crm_id, d.error_class, d.vendor_code, d.error, d.fields)
+                   IS DISTINCT FROM (excluded.crm_id, excluded.error_class, excluded.vendor_code, excluded.error, excluded.fields)
              RETURNING 1",
         ),
         None,

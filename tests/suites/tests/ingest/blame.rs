@@ -83,3 +83,37 @@ async fn the_field_that_a_row_does_not_take_is_named() {
     assert_eq!(named("a new row").await, expected);
     assert_eq!(live.db.text("SELECT name FROM t").await, "d");
 }
+
+/// Passes show what they have shown: of a part of the last minutes, or of all records.
+#[tokio::test]
+async fn what_is_shown_once_more_is_told_once() {
+    let live = taking(
+        "CREATE TABLE t (id int PRIMARY KEY, name text, score numeric(4, 1))",
+        &[("name", "last_name"), ("score", "x_score")],
+    )
+    .await;
+    live.db.execute("INSERT INTO t (id) VALUES (1)").await;
+    live.db.drain().await;
+    let dead = async |pass: &str| -> (i64, i32) {
+        let _: i64 = live.db.one(pass, &[]).await;
+        let told = "SELECT (SELECT count(*) FROM crm.audit_log WHERE path = 'ingest' AND result = 'dead'), attempts FROM crm.dead_letters";
+        let row = &live.db.rows(told, &[]).await[0];
+        (row.get(0), row.get(1))
+    };
+    let every = "SELECT crm.backfill(max(map_id)) FROM crm.object_map";
+    edited(&live.db, r#"{"x_score": 1.25}"#).await;
+    for _ in 0..3 {
+        assert_eq!(dead(every).await, (1, 1));
+    }
+    edited(&live.db, r#"{"x_score": 1.75}"#).await;
+    for _ in 0..2 {
+        assert_eq!(dead(every).await, (2, 2));
+    }
+    // Whoever has it tried again hears of it again.
+    live.db.execute("SELECT crm.replay_all()").await;
+    live.ingest().await;
+    assert_eq!(dead(every).await, (3, 1));
+    edited(&live.db, r#"{"x_score": 1.5}"#).await;
+    live.ingest().await;
+    assert_eq!(live.db.count("crm.dead_letters").await, 0);
+}
