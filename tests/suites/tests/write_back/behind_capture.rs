@@ -342,6 +342,78 @@ async fn rows_in_step_are_no_breach(vendor: Vendor) {
     assert_eq!(deep(&live.db).await, Vec::<String>::new());
 }
 
+/// What was read of a row before it was rewritten, and is on its way meanwhile, is not taken for what the row holds.
+async fn what_ddl_makes_of_a_row_on_its_way_reaches_the_crm(desk: &Desk) {
+    let flush = desk
+        .under_way("UPDATE people SET first_name = 'ada' WHERE id = 'p1'")
+        .await;
+    desk.db
+        .execute("ALTER TABLE people ALTER first_name TYPE text USING upper(first_name)")
+        .await;
+    flush.await.expect("the flush's task");
+    desk.settle().await;
+    assert_eq!(desk.field("p1", "first_name").await, "ADA");
+    assert_eq!(deep(&desk.db).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn ddl_during_a_batch_is_not_lost() {
+    let desk = Desk::open(&CLUSTER, Vendor::Salesforce).await;
+    desk.link(2).await;
+    desk.db
+        .execute("UPDATE people SET first_name = 'Known'")
+        .await;
+    desk.settle().await;
+    what_ddl_makes_of_a_row_on_its_way_reaches_the_crm(&desk).await;
+}
+
+#[tokio::test]
+async fn ddl_during_a_checked_write_is_not_lost() {
+    let live = Live::open(&CLUSTER, Vendor::Salesforce).await;
+    live.people(2).await;
+    what_ddl_makes_of_a_row_on_its_way_reaches_the_crm(&live).await;
+}
+
+/// A request that was made first, and committed while a later one was being worked off, is one of its own.
+#[tokio::test]
+async fn what_is_committed_while_rows_are_compared_is_compared_too() {
+    let db = CLUSTER.database().await;
+    db.execute(
+        "SELECT crm.create_connection('s', 'stub');
+         SELECT crm.pause('s');
+         CREATE TYPE mood AS ENUM ('happy', 'sad');
+         CREATE TABLE t (id int PRIMARY KEY, mood mood);
+         SELECT crm.map_object('s', 't', 'account', external_id_field => 'external_key', on_insert => 'create');
+         SELECT crm.map_field(1, 'mood', 'name', direction => 'outbound');
+         BEGIN;
+         SET LOCAL session_replication_role = replica;
+         INSERT INTO t SELECT n, CASE WHEN n = 1 THEN 'happy' ELSE 'sad' END::mood FROM generate_series(1, 20000) n;
+         INSERT INTO crm.ledger (map_id, record_key, crm_id, synced_at, hashes)
+         SELECT 1, t.id::text, 'r' || t.id, ARRAY[now()], substr(crm.hash(to_jsonb(t.mood)), 1, 16) FROM t;
+         COMMIT",
+    )
+    .await;
+    let other = db.session().await;
+    other
+        .execute("BEGIN; ALTER TYPE mood RENAME VALUE 'happy' TO 'glad'")
+        .await;
+    db.execute("SELECT crm.recapture(1)").await;
+    eventually("the first rows are compared", async || {
+        let far = "crm.recapture_request WHERE after_key IS NOT NULL";
+        (db.count(far).await > 0).then_some(())
+    })
+    .await;
+    other.execute("COMMIT").await;
+    eventually("all are compared", async || {
+        (db.count("crm.recapture_request").await == 0).then_some(())
+    })
+    .await;
+    assert_eq!(deep(&db).await, Vec::<String>::new());
+    let waits =
+        "(SELECT record_key FROM crm.queue UNION SELECT unnest(record_keys) FROM crm.change) w";
+    assert_eq!(db.count(waits).await, 1);
+}
+
 #[tokio::test]
 async fn capture_that_is_off_is_seen() {
     let cluster = Cluster::with(&[]);
