@@ -990,6 +990,29 @@ BEGIN
         PERFORM crm.notify_worker(false) WHERE crm.capture_trouble(id) IS NOT NULL;
     END LOOP;
     IF TG_TAG LIKE 'ALTER%' THEN
+        -- No UPDATE changes a key, and where DDL does, rows would be taken for those of other records. A retyped key has stopped the map
+        -- already; what USING makes of it is to be told all the same.
+        UPDATE crm.map_state s
+        SET state = 'error', reason = concat_ws('; ', CASE WHEN s.state = 'error' THEN s.reason END, x.trouble)
+        FROM (SELECT DISTINCT ON (m.map_id) m.map_id,
+                     format('rows may go by other keys since %s: crm.map_field() if none does, else crm.unmap_object(), and map it anew',
+                            CASE WHEN d.classid = 'pg_type'::regclass THEN format('a label of type %s was renamed', d.object_identity)
+                                 ELSE format('ALTER TABLE rewrote column "%s"', c.name) END) AS trouble
+              FROM pg_event_trigger_ddl_commands() d
+              CROSS JOIN crm.object_map m JOIN crm.map_state n USING (map_id)
+              CROSS JOIN LATERAL (
+                  SELECT r.name FROM unnest(crm.retyped_columns(d.command, n.state = 'error')) AS r (name)
+                  WHERE d.classid = 'pg_class'::regclass AND r.name IN (m.key_column, m.shard_column)
+                    AND d.objid IN (SELECT m.relation UNION ALL SELECT i.inhparent FROM pg_inherits i WHERE i.inhrelid = m.relation
+                                    UNION ALL SELECT t.typrelid FROM pg_class k JOIN pg_type t ON t.oid = k.reloftype WHERE k.oid = m.relation)
+                    -- Of this transaction: no other begins at that very moment and is seen.
+                    AND EXISTS (SELECT FROM crm.recapture_request q WHERE q.map_id = m.map_id AND q.requested_at = now())
+                  UNION ALL
+                  SELECT b.column_name FROM crm.bound_column b
+                  WHERE d.classid = 'pg_type'::regclass AND crm.renames_label(d.command)
+                    AND b.map_id = m.map_id AND b.column_name = m.shard_column AND crm.base_type(b.type_id) = d.objid) c
+              ORDER BY m.map_id) x
+        WHERE s.map_id = x.map_id AND position(x.trouble IN coalesce(s.reason, '')) = 0;
         -- A label of an enum, or an attribute, may go by another name now.
         PERFORM crm.request_recapture(x.map_id, format('type %s was altered', format_type(x.altered, NULL)))
         FROM (SELECT DISTINCT ON (b.map_id) b.map_id, t.oid AS altered

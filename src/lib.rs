@@ -32,6 +32,7 @@ extension_sql_file!(
     requires = [
         "bound_comments",
         "cells_union",
+        "ddl_comments",
         "keys_comments",
         "trigger_comments",
         "values_comments",

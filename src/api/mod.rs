@@ -7,6 +7,7 @@ mod caller;
 mod cells;
 mod check;
 mod compare;
+mod ddl;
 mod document;
 mod fit;
 mod home;

@@ -21,12 +21,11 @@ pub struct Request {
     pub marked: i64,
 }
 
-/// The newest of each map; what was asked before it goes with it.
+/// The newest of each map. One that is older, and was not there when this one began, has its turn after it.
 pub fn requests(client: &mut SpiClient) -> Result<Vec<Request>, StoreError> {
     let rows = client.update(
         Kept(
-            "SELECT DISTINCT ON (r.map_id) r.request_id, r.map_id, bool_or(r.new_rows) OVER (PARTITION BY r.map_id), r.actor, r.after_shard,
-                    r.after_key, r.compared, r.marked
+            "SELECT DISTINCT ON (r.map_id) r.request_id, r.map_id, r.new_rows, r.actor, r.after_shard, r.after_key, r.compared, r.marked
              FROM crm.recapture_request r ORDER BY r.map_id, r.request_id DESC",
         ),
         None,
@@ -51,12 +50,83 @@ pub fn requests(client: &mut SpiClient) -> Result<Vec<Request>, StoreError> {
     Ok(requests)
 }
 
-/// Captures what a part was found to hold, and notes how far that came. Edits of checked cells are based on what the ledger knows.
-pub fn mark(
+/// Before the first row is compared, in a transaction of its own: what is read from now on is no older than the requests that go with
+/// this one. Their ids do not tell that: one may be from before, and its change committed while rows were being compared.
+///
+/// Cells that are on their way are captured whatever they hold: they may have been read before they changed, and would be taken for
+/// settled once the CRM has taken them. `unsettled`: records whose last results wait to be written down.
+pub fn begin(
     client: &mut SpiClient,
     map: &Map,
     request: &mut Request,
-    part: Part,
+    unsettled: &[(&str, &str)],
+) -> Result<(), StoreError> {
+    let joined = client.update(
+        Kept("DELETE FROM crm.recapture_request WHERE map_id = $1 AND request_id < $2 RETURNING new_rows"),
+        None,
+        &[request.map_id.into(), request.id.into()],
+    )?;
+    for row in joined {
+        request.new_rows |= row.get::<bool>(1)?.unwrap_or_default();
+    }
+    client.update(
+        Kept("UPDATE crm.recapture_request SET new_rows = true WHERE request_id = $1 AND $2 AND NOT new_rows"),
+        None,
+        &[request.id.into(), request.new_rows.into()],
+    )?;
+    let written: Cells = map
+        .fields
+        .iter()
+        .filter(|f| f.written)
+        .map(|f| f.id)
+        .collect();
+    let rows = client.update(
+        Kept(
+            "WITH record AS MATERIALIZED (
+                 SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r) WHERE c.map_id = $1
+                 UNION SELECT * FROM unnest($2::text[], $3::text[])
+             )
+             SELECT x.s, x.r, crm.cells_union(x.cells)
+             FROM (SELECT r.s, r.r, q.cells FROM record r, LATERAL (
+                       SELECT q.cells FROM crm.queue q WHERE q.shard_key = r.s AND q.map_id = $1 AND q.record_key = r.r) q
+                   UNION ALL
+                   SELECT r.s, r.r, p.cells FROM record r, LATERAL (
+                       SELECT p.cells FROM crm.pending_write p
+                       WHERE p.shard_key = r.s AND p.map_id = $1 AND p.record_key = r.r AND p.state = 'queued') p
+                   UNION ALL
+                   -- A type may change its labels under the feet of a call, whose transaction is still open.
+                   SELECT p.shard_key, p.record_key, p.cells FROM crm.pending_write p
+                   WHERE p.map_id = $1 AND p.state IN ('sending', 'landed')) x (s, r, cells)
+             WHERE x.cells IS NOT NULL GROUP BY x.s, x.r",
+        ),
+        None,
+        &[
+            map.id.into(),
+            unsettled.iter().map(|(s, _)| *s).collect::<Vec<_>>().into(),
+            unsettled.iter().map(|(_, r)| *r).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    let mut under_way = Vec::new();
+    for row in rows {
+        let cells = Cells::from_bytes(row.get::<&[u8]>(3)?.unwrap_or_default());
+        under_way.push(Differing {
+            key: Key {
+                shard_key: row.get(1)?.unwrap_or_default(),
+                record_key: row.get(2)?.unwrap_or_default(),
+            },
+            cells: cells.intersection(&written),
+            failure: None,
+        });
+    }
+    capture(client, map, &request.actor, &under_way)
+}
+
+/// Captures these cells. Edits of checked cells are based on what the ledger knows.
+fn capture(
+    client: &mut SpiClient,
+    map: &Map,
+    actor: &str,
+    differing: &[Differing],
 ) -> Result<(), StoreError> {
     let checked: Cells = map
         .fields
@@ -65,18 +135,15 @@ pub fn mark(
         .map(|f| f.id)
         .collect();
     let written = |d: &Differing| d.cells.difference(&checked);
-    let plain: Vec<&Differing> = part
-        .differing
+    let plain: Vec<&Differing> = differing
         .iter()
         .filter(|d| !written(d).is_empty())
         .collect();
-    let edits: Vec<(&Differing, Cells)> = part
-        .differing
+    let edits: Vec<(&Differing, Cells)> = differing
         .iter()
         .map(|d| (d, d.cells.intersection(&checked)))
         .filter(|(_, cells)| !cells.is_empty())
         .collect();
-    let creates = request.new_rows && map.creates;
     if !plain.is_empty() {
         client.update(
             Kept(
@@ -91,7 +158,7 @@ pub fn mark(
                 plain.iter().map(|d| d.key.shard_key.as_str()).collect::<Vec<_>>().into(),
                 plain.iter().map(|d| d.key.record_key.as_str()).collect::<Vec<_>>().into(),
                 plain.iter().map(|d| written(d).to_bytes()).collect::<Vec<_>>().into(),
-                request.actor.as_str().into(),
+                actor.into(),
             ],
         )?;
     }
@@ -110,11 +177,23 @@ pub fn mark(
                 edits.iter().map(|(d, _)| d.key.record_key.as_str()).collect::<Vec<_>>().into(),
                 edits.iter().map(|(_, cells)| cells.to_bytes()).collect::<Vec<_>>().into(),
                 bases.into(),
-                request.actor.as_str().into(),
+                actor.into(),
             ],
         )?;
+        client.update(Kept("SELECT crm.note_change(true)"), None, &[])?;
     }
-    let strangers = match creates {
+    Ok(())
+}
+
+/// Captures what a part was found to hold, and notes how far that came.
+pub fn mark(
+    client: &mut SpiClient,
+    map: &Map,
+    request: &mut Request,
+    part: Part,
+) -> Result<(), StoreError> {
+    capture(client, map, &request.actor, &part.differing)?;
+    let strangers = match request.new_rows && map.creates {
         true => &part.strangers[..],
         false => &[],
     };
@@ -136,9 +215,6 @@ pub fn mark(
             ],
         )?;
     }
-    if !edits.is_empty() {
-        client.update(Kept("SELECT crm.note_change(true)"), None, &[])?;
-    }
     request.compared += part.rows as i64;
     request.marked += (part.differing.len() + strangers.len()) as i64;
     request.after = part.last;
@@ -158,12 +234,12 @@ pub fn mark(
                 ],
             )?;
         }
-        // What was asked since is another request.
+        // What was asked, or committed, since is another request.
         None => {
             client.update(
-                Kept("DELETE FROM crm.recapture_request WHERE map_id = $1 AND request_id <= $2"),
+                Kept("DELETE FROM crm.recapture_request WHERE request_id = $1"),
                 None,
-                &[request.map_id.into(), request.id.into()],
+                &[request.id.into()],
             )?;
         }
     }

@@ -12,7 +12,7 @@ use super::waits::{Of, Step};
 use crate::store::config::{self, Connection, Map};
 use crate::store::recapture::{self, Request};
 use crate::store::values::Bounds;
-use crate::store::{StoreError, compare, transaction};
+use crate::store::{StoreError, compare, reconcile, transaction};
 
 /// Rows of one transaction.
 const PART: usize = 1000;
@@ -43,7 +43,11 @@ impl Worker {
                 continue;
             }
             report(&format!("comparing the rows of {}", map.relation));
-            let rest = match compare_until(map, &mut request, &Bounds::of(&self.settings), until) {
+            let unsettled = self.unsettled(map);
+            let compared = begin(map, &mut request, &unsettled).and_then(|()| {
+                compare_until(map, &mut request, &Bounds::of(&self.settings), until)
+            });
+            let rest = match compared {
                 Ok(true) => {
                     log!(
                         "pg_crm compared {} rows of {} with the ledger: {} records had changes that were not captured",
@@ -66,6 +70,29 @@ impl Worker {
         }
         next
     }
+
+    /// Records whose last results wait to be written down.
+    fn unsettled(&self, map: &Map) -> Vec<(&str, &str)> {
+        let batches = self.held.iter().filter(|(m, _, _)| m.id == map.id);
+        let edits = self.held_pending.iter().filter(|(m, _, _)| m.id == map.id);
+        batches
+            .flat_map(|(_, _, settled)| settled)
+            .map(|s| (s.shard_key.as_str(), s.record_key.as_str()))
+            .chain(
+                edits
+                    .flat_map(|(_, _, judged)| judged)
+                    .map(|(record, _)| reconcile::keys_of(record)),
+            )
+            .collect()
+    }
+}
+
+/// Once for each request, before its first row is compared.
+fn begin(map: &Map, request: &mut Request, unsettled: &[(&str, &str)]) -> Result<(), StoreError> {
+    if request.after.is_some() {
+        return Ok(());
+    }
+    transaction(|client| recapture::begin(client, map, request, unsettled))
 }
 
 /// Goes on with a request; `true` when it is done.

@@ -336,6 +336,152 @@ async fn rows_in_step_are_no_breach(vendor: Vendor) {
     assert_eq!(deep(&live.db).await, Vec::<String>::new());
 }
 
+/// What was read of a row before it was rewritten, and is on its way meanwhile, is not taken for what the row holds.
+async fn what_ddl_makes_of_a_row_on_its_way_reaches_the_crm(desk: &Desk) {
+    let flush = desk
+        .under_way("UPDATE people SET first_name = 'ada' WHERE id = 'p1'")
+        .await;
+    desk.db
+        .execute("ALTER TABLE people ALTER first_name TYPE text USING upper(first_name)")
+        .await;
+    flush.await.expect("the flush's task");
+    desk.settle().await;
+    assert_eq!(desk.field("p1", "first_name").await, "ADA");
+    assert_eq!(deep(&desk.db).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn ddl_during_a_batch_is_not_lost() {
+    let desk = Desk::open(&CLUSTER, Vendor::Salesforce).await;
+    desk.link(2).await;
+    desk.db
+        .execute("UPDATE people SET first_name = 'Known'")
+        .await;
+    desk.settle().await;
+    what_ddl_makes_of_a_row_on_its_way_reaches_the_crm(&desk).await;
+}
+
+#[tokio::test]
+async fn ddl_during_a_checked_write_is_not_lost() {
+    let live = Live::open(&CLUSTER, Vendor::Salesforce).await;
+    live.people(2).await;
+    what_ddl_makes_of_a_row_on_its_way_reaches_the_crm(&live).await;
+}
+
+/// A request that was made first, and committed while a later one was being worked off, is one of its own.
+#[tokio::test]
+async fn what_is_committed_while_rows_are_compared_is_compared_too() {
+    let db = CLUSTER.database().await;
+    db.execute(
+        "SELECT crm.create_connection('s', 'stub');
+         SELECT crm.pause('s');
+         CREATE TYPE mood AS ENUM ('happy', 'sad');
+         CREATE TABLE t (id int PRIMARY KEY, mood mood);
+         SELECT crm.map_object('s', 't', 'account', external_id_field => 'external_key', on_insert => 'create');
+         SELECT crm.map_field(1, 'mood', 'name', direction => 'outbound');
+         BEGIN;
+         SET LOCAL session_replication_role = replica;
+         INSERT INTO t SELECT n, CASE WHEN n = 1 THEN 'happy' ELSE 'sad' END::mood FROM generate_series(1, 20000) n;
+         INSERT INTO crm.ledger (map_id, record_key, crm_id, synced_at, hashes)
+         SELECT 1, t.id::text, 'r' || t.id, ARRAY[now()], substr(crm.hash(to_jsonb(t.mood)), 1, 16) FROM t;
+         COMMIT",
+    )
+    .await;
+    let other = db.session().await;
+    other
+        .execute("BEGIN; ALTER TYPE mood RENAME VALUE 'happy' TO 'glad'")
+        .await;
+    db.execute("SELECT crm.recapture(1)").await;
+    eventually("the first rows are compared", async || {
+        let far = "crm.recapture_request WHERE after_key IS NOT NULL";
+        (db.count(far).await > 0).then_some(())
+    })
+    .await;
+    other.execute("COMMIT").await;
+    eventually("all are compared", async || {
+        (db.count("crm.recapture_request").await == 0).then_some(())
+    })
+    .await;
+    assert_eq!(deep(&db).await, Vec::<String>::new());
+    let waits =
+        "(SELECT record_key FROM crm.queue UNION SELECT unnest(record_keys) FROM crm.change) w";
+    assert_eq!(db.count(waits).await, 1);
+}
+
+/// DDL may give rows other keys, which no UPDATE does. A row is not taken for another's record then.
+#[tokio::test]
+async fn ddl_that_changes_keys_stops_the_map() {
+    let db = CLUSTER.database().await;
+    db.execute(
+        "SELECT crm.create_connection('s', 'stub');
+         CREATE TYPE region AS ENUM ('north', 'south');
+         CREATE TABLE t (id int PRIMARY KEY, region region NOT NULL, name text);
+         CREATE TABLE u (id varchar(20) PRIMARY KEY, name text);
+         SELECT crm.map_object('s', 't', 'account', shard_column => 'region', external_id_field => 'external_key', on_insert => 'create'),
+                crm.map_object('s', 'u', 'contact', external_id_field => 'external_key', on_insert => 'create');
+         SELECT crm.map_field(1, 'name', 'name', direction => 'outbound'), crm.map_field(2, 'name', 'last_name', direction => 'outbound');
+         INSERT INTO t VALUES (1, 'north', 'one'), (2, 'south', 'two');
+         INSERT INTO u VALUES ('1', 'one'), ('2', 'two')",
+    )
+    .await;
+    db.drain().await;
+    let before: Vec<Json> = db
+        .all("SELECT fields FROM crm_stub.records ORDER BY crm_id", &[])
+        .await;
+    let trouble =
+        "SELECT coalesce(split_part(reason, ':', 1), state) FROM crm.map_state ORDER BY map_id";
+    let restored = "SELECT crm.map_field(1, 'name', 'name', direction => 'outbound'), crm.map_field(2, 'name', 'last_name', direction => 'outbound')";
+    let rewrote = "rows may go by other keys since ALTER TABLE rewrote column \"id\"";
+    let label = "rows may go by other keys since a label of type public.region was renamed";
+    // What each does, what undoes it, and what is said of either map.
+    for (ddl, undo, said) in [
+        (
+            "ALTER TABLE t ALTER id TYPE int USING id + 1, ALTER name TYPE text",
+            "ALTER TABLE t ALTER id TYPE int USING id - 1",
+            [rewrote, "idle"],
+        ),
+        (
+            "ALTER TABLE u ALTER id TYPE varchar(20) USING 'x' || id",
+            "ALTER TABLE u ALTER id TYPE varchar(20) USING substr(id, 2)",
+            ["idle", rewrote],
+        ),
+        (
+            "ALTER TYPE region RENAME VALUE 'north' TO 'nord'",
+            "ALTER TYPE region RENAME VALUE 'nord' TO 'north'",
+            [label, "idle"],
+        ),
+        // A migration as frameworks write it, and what leaves keys alone.
+        (
+            "ALTER TABLE u ALTER id TYPE varchar(30) USING id::varchar(30), ALTER id SET STATISTICS 50;
+             ALTER TYPE region ADD VALUE 'east'; ALTER TABLE t ALTER name TYPE text USING name || ''",
+            "SELECT 1",
+            ["idle", "idle"],
+        ),
+    ] {
+        db.execute(ddl).await;
+        assert_eq!(db.all::<String>(trouble, &[]).await, said, "{ddl}");
+        db.flush().await;
+        db.execute(undo).await;
+        db.execute(restored).await;
+        db.drain().await;
+        assert_eq!(db.all::<String>(trouble, &[]).await, ["idle", "idle"]);
+        let now: Vec<Json> = db.all("SELECT fields FROM crm_stub.records ORDER BY crm_id", &[]).await;
+        assert_eq!(now, before, "{ddl}");
+        assert_eq!(deep(&db).await, Vec::<String>::new());
+    }
+    // One that becomes another type on the way says both.
+    db.execute("ALTER TABLE t ALTER id TYPE bigint USING id + 1")
+        .await;
+    let reason: String = db
+        .one("SELECT reason FROM crm.map_state WHERE map_id = 1", &[])
+        .await;
+    assert!(
+        reason.starts_with("column \"id\" changed its type to bigint"),
+        "{reason}"
+    );
+    assert!(reason.contains(rewrote), "{reason}");
+}
+
 #[tokio::test]
 async fn capture_that_is_off_is_seen() {
     let cluster = Cluster::with(&[]);
