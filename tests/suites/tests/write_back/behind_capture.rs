@@ -645,3 +645,31 @@ async fn records_without_rows_are_no_breach_where_deletes_are_not_followed() {
         .find(|line| line.contains("3 records of map 1 have no row"));
     assert!(told.is_some_and(|line| line.contains("NOTICE")), "{told:?}");
 }
+
+/// A worker that comes after another goes on where that one was.
+#[tokio::test]
+async fn a_comparison_goes_on_where_it_was() {
+    let cluster = Cluster::with(&[("pg_crm.failpoints", "recapture::part:terminate")]);
+    let db = cluster.database().await;
+    known_rows(&db, 2500).await;
+    let first = db.worker().await;
+    db.execute("ALTER TABLE t ALTER title TYPE text USING upper(title)")
+        .await;
+    db.worker_after(first).await;
+    eventually("all rows are compared", async || {
+        (db.count("crm.recapture_request").await == 0).then_some(())
+    })
+    .await;
+    assert!(
+        cluster.log().contains(
+            "pg_crm compared 2500 rows of public.t with the ledger: 2500 records had changed"
+        ),
+        "{}",
+        cluster.log_tail()
+    );
+    // Each row was captured once.
+    let captured = "SELECT (SELECT count(*) FROM crm.queue)
+                         + coalesce((SELECT sum(cardinality(record_keys)) FROM crm.change), 0)::bigint";
+    assert_eq!(db.one::<i64>(captured, &[]).await, 2500);
+    assert_eq!(deep(&db).await, Vec::<String>::new());
+}

@@ -51,7 +51,9 @@ async fn a_field_that_is_not_materialized_is_validated_and_not_written(vendor: V
     desk.settle().await;
     assert_eq!(desk.field("p1", "title").await, "new");
     desk.map_field("title", rule).await;
-    desk.settle().await;
+    // What was edited while the field was not written is not in step, as a deep check would say.
+    desk.db.drain().await;
+    desk.assert_same().await;
     desk.db.execute("UPDATE people SET title = 'y'").await;
     desk.settle().await;
     assert_eq!(desk.field("p1", "title").await, "y");
