@@ -553,7 +553,9 @@ async fn capture_that_is_off_is_seen() {
 async fn what_replication_brings_is_captured_where_that_is_asked_for() {
     let publisher = Cluster::with(&[("wal_level", "logical")]);
     let there = publisher.bare_database().await;
-    let table = "CREATE TABLE t (id int PRIMARY KEY, name text, title text)";
+    // Columns by the names of what the capture function knows.
+    let table =
+        "CREATE TABLE t (id int PRIMARY KEY, name text, title text, actor text, is_same bool)";
     there
         .execute(&format!(
             "{table}; INSERT INTO t VALUES (1, 'Lovelace', 'Countess'); CREATE PUBLICATION people FOR TABLE t"
