@@ -365,17 +365,17 @@ COMMENT ON FUNCTION crm.map_object(text, regclass, text, name, name, text, text,
     'the first look for changes comes an ingest_interval later, or with crm.backfill() or crm.ingest_now(). '
     'capture: origin | always (see crm.set_capture()). Returns map_id, for crm.map_field()';
 
--- Clones of a row's trigger are made by whoever attaches a partition, who may not call what they call.
+-- Attaching a partition clones row-level triggers as the role that attaches it, which may not execute their function.
 CREATE FUNCTION crm.check_capture(relation regclass, capture text) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF capture = 'always' AND (SELECT c.relkind FROM pg_class c WHERE c.oid = relation) = 'p' THEN
         RAISE feature_not_supported USING
-            MESSAGE = format('"%s" is partitioned, and cannot have capture => ''always''', relation),
-            HINT = 'crm.recapture() finds what replication has changed; or subscribe with a table that is not partitioned.';
+            MESSAGE = format('capture => ''always'' is not supported for the partitioned table %s', relation),
+            HINT = 'Replicate into a table that is not partitioned, or call crm.recapture() to find what replication changed.';
     END IF;
 END $$;
-COMMENT ON FUNCTION crm.check_capture(regclass, text) IS 'raises where the rows that replication brings cannot be captured';
+COMMENT ON FUNCTION crm.check_capture(regclass, text) IS 'raises an error if replicated rows of a table cannot be captured';
 
 CREATE FUNCTION crm.do_set_capture(caller bytea, map_id int, capture text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -397,8 +397,8 @@ LANGUAGE sql VOLATILE AS $$
     SELECT crm.do_set_capture(crm.caller(), map_id, capture)
 $$;
 COMMENT ON FUNCTION crm.set_capture(int, text) IS
-    'whose edits of a mapped table are captured; the caller must own the table. origin: those of sessions; always: rows too that come by a '
-    'subscription (without the rules of the mapping, which cannot refuse them) or under session_replication_role = replica';
+    'sets which edits of a mapped table are captured; the caller must own the table. origin: those of ordinary sessions; always: also rows that a '
+    'subscription applies (the rules of the mapping do not apply to them) and edits under session_replication_role = replica';
 
 CREATE FUNCTION crm.check_word(argument text, word text, known text[]) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -876,8 +876,8 @@ BEGIN
     PERFORM crm.request_recapture(m.map_id, 'crm.recapture()', coalesce(new_rows, false));
 END $$;
 COMMENT ON FUNCTION crm.recapture(int, bool) IS
-    'compares every row of a map with the ledger, in the background, and queues the cells that changed without a trigger having fired. '
-    'new_rows: rows that no record is known of are taken for inserted ones, if the map has on_insert ''create''. '
+    'compares every row of a map with the ledger in the background, and captures cells that changed without firing a trigger. '
+    'new_rows: also captures rows without a ledger entry, as inserts, if the map has on_insert ''create''. '
     'Progress: crm.progress; crm.flush() waits for it';
 
 -- Sessions keep what they read of the configuration: a change reaches them as one of a table does.

@@ -26,7 +26,7 @@ BEGIN
     DELETE FROM crm.recapture_request r WHERE r.map_id = OLD.map_id;
     RETURN NULL;
 END $$;
-COMMENT ON FUNCTION crm.goes_with_map() IS 'trigger: takes along the fields of a map, how far it had read, and what was to be compared';
+COMMENT ON FUNCTION crm.goes_with_map() IS 'trigger: deletes the fields, the ingestion state and the recapture requests of a map with it';
 CREATE TRIGGER goes_with_it AFTER DELETE ON crm.object_map FOR EACH ROW EXECUTE FUNCTION crm.goes_with_map();
 
 -- A parallel restore may make a table's key, and so have its map bound, before it brings the map's fields.

@@ -169,7 +169,8 @@ LANGUAGE sql VOLATILE AS $$
 $$;
 COMMENT ON FUNCTION crm.grant_access(regrole, text) IS
     'lets a role use pg_crm. reader: views, audit, hashes; writer: + write, read_live, flush, ingest_now, receive_webhook; '
-    'operator: + pause, resume, replay, resolve_conflict, cancel_write, test_connection, describe, check_mapping; admin: + mapping. '
+    'operator: + pause, resume, replay, recapture, check(deep), resolve_conflict, cancel_write, test_connection, describe, check_mapping; '
+    'admin: + mapping. '
     'crm.access has the list';
 
 -- Members of pg_read_all_data and pg_write_all_data need no grant. Secrets show no row to them, and the configuration is

@@ -101,7 +101,8 @@ COMMENT ON COLUMN crm.object_map.key_minds_case IS
     'whether the CRM tells records apart by the case of their external_id_field, as it said when a field was mapped; NULL: it did not';
 COMMENT ON COLUMN crm.object_map.key_max_length IS 'how many characters the external_id_field has room for, as the CRM said; NULL: it did not';
 COMMENT ON COLUMN crm.object_map.capture IS
-    'always: rows too that come by a subscription or under session_replication_role = replica (crm.set_capture())';
+    'origin: edits of ordinary sessions are captured; always: also those of subscriptions and of session_replication_role = replica '
+    '(crm.set_capture())';
 COMMENT ON COLUMN crm.object_map.write_interval IS 'how often changed outbound cells are written back, 1 minute .. 24 hours';
 
 CREATE TABLE crm.field_map (
@@ -189,7 +190,7 @@ COMMENT ON COLUMN crm.change.cells IS 'bit mask of field_id, the same for all of
 COMMENT ON COLUMN crm.change.record_keys IS 'records of which the statement changed these cells, a few hundred at most; each once';
 COMMENT ON COLUMN crm.change.base IS
     'of a row with one record: what an edit of bidirectional cells was based on, field_id -> {"v": what the column held} ({}: it was long) or '
-    '{"h": hash of what the CRM held} or {"l": true} (what the ledger knows once its turn comes) or {"force": true}';
+    '{"h": hash of what the CRM held} or {"l": true} (what the ledger says when the edit is claimed) or {"force": true}';
 COMMENT ON COLUMN crm.change.write_id IS 'crm.write(): the id that it returned';
 COMMENT ON COLUMN crm.change.actor IS 'session_user, and pg_crm.actor after a slash if set';
 
@@ -283,7 +284,7 @@ COMMENT ON COLUMN crm.pending_write.state IS
 COMMENT ON COLUMN crm.pending_write.cells IS 'the cells to write, as in crm.change';
 COMMENT ON COLUMN crm.pending_write.take IS 'the cells in which the row takes what the CRM holds (compensation, crm.resolve_conflict())';
 COMMENT ON COLUMN crm.pending_write.base IS
-    'what the oldest of the edits was based on, as in crm.change; {"l": true}: what the ledger has known since; '
+    'what the oldest of the edits was based on, as in crm.change; {"l": true}: what the ledger says when the edit is claimed; '
     '"s": hashes of what was sent and may have arrived unheard';
 COMMENT ON COLUMN crm.pending_write.intended IS 'CRM field -> value, as crm.write() was given it; for people: what is sent is what the row holds';
 COMMENT ON COLUMN crm.pending_write.snapshot IS 'the mapped fields of the CRM object as they were last read, canonical';
@@ -450,7 +451,7 @@ CREATE INDEX reread_due ON crm.reread (map_id, due_at);
 COMMENT ON TABLE crm.reread IS
     'CRM records to be read by themselves: a webhook spoke of them, they came in while something of ours was on its way to them, or the CRM does not tell whether they are gone';
 COMMENT ON COLUMN crm.reread.revision IS 'another each time somebody asks for the record, so that a request during a read is seen';
-COMMENT ON COLUMN crm.reread.due_at IS 'infinity: only if the pass through all records that is on does not show it';
+COMMENT ON COLUMN crm.reread.due_at IS 'infinity: to be read only if the pass through all records that is running does not show it';
 COMMENT ON COLUMN crm.reread.merged_into IS 'the record that took this one in, should it turn out to be gone';
 
 CREATE TABLE crm.written_over (
@@ -463,13 +464,13 @@ CREATE TABLE crm.written_over (
     PRIMARY KEY (map_id, crm_id, field_id)
 );
 COMMENT ON TABLE crm.written_over IS
-    'outbound cells in which the CRM held something else than it had been sent, until it is seen what became of the next attempt: the same '
-    'once more is the CRM''s own form of the value';
-COMMENT ON COLUMN crm.written_over.is_form IS 'that was seen: the row and the CRM hold the same, each in its own way';
+    'outbound cells in which the CRM held something else than it had been sent. If the next attempt ends the same way, that is the CRM''s own '
+    'form of the value (is_form); if the CRM then shows what it was sent, the row is deleted';
+COMMENT ON COLUMN crm.written_over.is_form IS 'it is the CRM''s own form of the value: the row and the record agree, each in its own form';
 COMMENT ON COLUMN crm.written_over.sent IS '16 bytes: BLAKE3 of what the row held and the CRM had been sent';
 COMMENT ON COLUMN crm.written_over.held IS '16 bytes: BLAKE3 of what the CRM held in its place';
 
--- Nobody waits here for anybody: a request is a row of its own, and the newest of a map stands for the others.
+-- Requests never wait for each other: each is a row of its own, and the newest of a map stands for the others.
 CREATE TABLE crm.recapture_request (
     request_id   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     map_id       int NOT NULL,
@@ -483,12 +484,14 @@ CREATE TABLE crm.recapture_request (
     marked       bigint NOT NULL DEFAULT 0
 );
 COMMENT ON TABLE crm.recapture_request IS
-    'maps whose rows are to be compared with the ledger, because cells may have changed without a trigger having fired; gone once that is done';
-COMMENT ON COLUMN crm.recapture_request.new_rows IS 'rows that the ledger does not know are taken for inserted ones (crm.recapture())';
-COMMENT ON COLUMN crm.recapture_request.actor IS 'who asked for it, or altered the table';
-COMMENT ON COLUMN crm.recapture_request.after_key IS 'the row that was compared last, in the order of the key; NULL: none yet';
-COMMENT ON COLUMN crm.recapture_request.compared IS 'rows so far';
-COMMENT ON COLUMN crm.recapture_request.marked IS 'records of which cells were found changed, so far';
+    'maps whose rows are to be compared with the ledger, because cells may have changed without firing a trigger; deleted once that is done';
+COMMENT ON COLUMN crm.recapture_request.new_rows IS 'rows without a ledger entry are captured as inserts (crm.recapture())';
+COMMENT ON COLUMN crm.recapture_request.reason IS 'the DDL or the function that asked for it';
+COMMENT ON COLUMN crm.recapture_request.actor IS 'who asked for it or ran the DDL, as in crm.change';
+COMMENT ON COLUMN crm.recapture_request.after_shard IS 'with after_key: the row that was compared last, in the order of the key; NULL: none yet';
+COMMENT ON COLUMN crm.recapture_request.after_key IS 'see after_shard';
+COMMENT ON COLUMN crm.recapture_request.compared IS 'rows compared so far';
+COMMENT ON COLUMN crm.recapture_request.marked IS 'records found changed so far';
 
 CREATE TABLE crm.former_link (
     shard_key  text COLLATE "C" NOT NULL DEFAULT '',

@@ -116,7 +116,8 @@ COMMENT ON COLUMN crm.status.ingested IS 'CRM records that changed a row, a link
 COMMENT ON COLUMN crm.status.echoes IS 'CRM records that came in and brought nothing new, ever: our own writes coming back, mostly';
 COMMENT ON COLUMN crm.status.overwritten IS 'edits that people of the CRM made in outbound fields, and that were or will be written over, ever';
 COMMENT ON COLUMN crm.status.worker IS 'running, starting, no free slot, or stopped';
-COMMENT ON COLUMN crm.status.capture IS 'on; off: edits of the table are not captured, capture_trouble says why';
+COMMENT ON COLUMN crm.status.capture IS 'on; off: edits of the table are not captured';
+COMMENT ON COLUMN crm.status.capture_trouble IS 'why edits are not captured, and what to do; NULL: they are';
 COMMENT ON COLUMN crm.status.circuit IS
     'of the connection: closed; open: the CRM failed three times in a row or more, and is left alone for a while; half-open: what is sent next finds out whether it is back';
 
@@ -198,7 +199,7 @@ ORDER BY r.map_id, r.request_id DESC);
 COMMENT ON VIEW crm.progress IS 'one row per write-back, backfill or recapture that is running, like pg_stat_progress_*';
 COMMENT ON COLUMN crm.progress.phase IS 'write-back, backfill, or recapture: rows are being compared with the ledger';
 COMMENT ON COLUMN crm.progress.records_total IS
-    'write-back: records taken up so far in this round, done or not; backfill: records in the CRM when it began, where it tells; '
+    'write-back: records taken up so far in this round, done or not; backfill: records in the CRM when it began, if the CRM says so; '
     'recapture: rows of the table, as PostgreSQL last estimated them';
 
 CREATE TABLE crm.audit_log_retired (until timestamptz PRIMARY KEY, retired_at timestamptz NOT NULL DEFAULT now());

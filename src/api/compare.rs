@@ -1,4 +1,4 @@
-//! `crm.compare_rows()`: what `crm.check(deep => true)` tells of the rows of a map.
+//! `crm.compare_rows()`: what `crm.check(deep => true)` reports about the rows of a map.
 
 use std::fmt::Write;
 
@@ -15,11 +15,11 @@ use crate::store::{StoreError, edits};
 const RULE: &str = "rows and records are in step";
 /// Rows of one part.
 const PART: usize = 1000;
-/// Findings that are held until it is asked whether changes of theirs are not folded yet.
+/// Findings that are collected before changes that are not folded yet are looked up for them.
 const TOGETHER: usize = 20_000;
-/// Of each kind so many are told one by one.
-const TOLD: usize = 100;
-/// How often is told how far it came.
+/// How many findings of each kind are reported one by one.
+const LISTED: usize = 100;
+/// Rows between two NOTICEs.
 const EVERY: usize = 100_000;
 
 /// Findings of one kind: the first of them, and how many.
@@ -32,16 +32,16 @@ struct Findings {
 impl Findings {
     fn add(&mut self, detail: impl FnOnce() -> String) {
         self.count += 1;
-        if self.first.len() < TOLD {
+        if self.first.len() < LISTED {
             self.first.push(detail());
         }
     }
 
-    fn tell(self, map: &Map, what: &str, told: &mut Vec<String>) {
+    fn report(self, map: &Map, what: &str, lines: &mut Vec<String>) {
         let more = self.count - self.first.len();
-        told.extend(self.first);
+        lines.extend(self.first);
         if more > 0 {
-            told.push(format!("{more} more {what} of map {}", map.id));
+            lines.push(format!("map {}: {more} more {what}", map.id));
         }
     }
 }
@@ -56,7 +56,7 @@ struct Comparison<'a> {
     gone: Findings,
 }
 
-/// Compares the rows of a map with the ledger, and the ledger with the rows. Runs as whoever calls it, who has to be the engine.
+/// Compares the rows of a map with the ledger, and the ledger with the rows. To be called as `crm_engine` (by `crm.check_rows()`).
 #[pg_extern(volatile, parallel_unsafe, strict, schema = "crm")]
 fn compare_rows(
     map_id: i32,
@@ -67,7 +67,7 @@ fn compare_rows(
             match maps.iter().find(|m| m.id == map_id) {
                 Some(map) if map.in_error => {
                     notice!(
-                        "pg_crm does not compare the rows of {}: map {map_id} stands still, see crm.status",
+                        "pg_crm skips the rows of {}: map {map_id} is in state error, see crm.status",
                         map.relation
                     );
                     Ok(Vec::new())
@@ -125,17 +125,27 @@ impl<'a> Comparison<'a> {
                 break;
             }
         }
-        // Where the owner does not see every row, none can be told to be gone.
+        // If row security hides rows from the owner, a row that is not seen need not be gone.
         if !map.hides_rows {
             self.look_for_rows(client)?;
         }
-        let mut told = Vec::new();
+        let mut lines = Vec::new();
         self.apart
-            .tell(map, "rows are not what the CRM is known to hold", &mut told);
-        self.unknown.tell(map, "rows have no record", &mut told);
-        self.gone
-            .tell(map, "records have lost their rows", &mut told);
-        Ok(told)
+            .report(map, "rows differ from what the CRM last held", &mut lines);
+        self.unknown
+            .report(map, "rows have no CRM record", &mut lines);
+        if map.follows_deletes {
+            self.gone
+                .report(map, "records have lost their rows", &mut lines);
+        } else if let Some(first) = self.gone.first.first() {
+            // That is no breach, but an unintended TRUNCATE shows here.
+            notice!(
+                "{} records of map {} have no row, on_delete being 'ignore'; the first: {first}",
+                self.gone.count,
+                map.id
+            );
+        }
+        Ok(lines)
     }
 
     /// Goes through the ledger, and looks for the rows of its records.
@@ -153,7 +163,7 @@ impl<'a> Comparison<'a> {
                 for key in lost.drain(..) {
                     self.gone.add(|| {
                         format!(
-                            "{} is linked to a CRM record, and its row is gone",
+                            "{} is linked to a CRM record, but its row is gone",
                             name(map, &key)
                         )
                     });
@@ -169,12 +179,12 @@ impl<'a> Comparison<'a> {
         let map = self.map;
         compare::leave_out_unfolded(client, map, &mut self.differing, &mut self.strangers)?;
         for d in self.differing.drain(..) {
-            self.apart.add(|| told(map, &d));
+            self.apart.add(|| difference(map, &d));
         }
         for key in self.strangers.drain(..) {
             self.unknown.add(|| {
                 format!(
-                    "{} has no record, and nothing waits to create one",
+                    "{} has no CRM record, and nothing waits to create one",
                     name(map, &key)
                 )
             });
@@ -191,7 +201,7 @@ fn name(map: &Map, key: &Key) -> String {
     name
 }
 
-fn told(map: &Map, d: &Differing) -> String {
+fn difference(map: &Map, d: &Differing) -> String {
     let name = name(map, &d.key);
     if let Some(failure) = &d.failure {
         return format!("{name} cannot be read: {}", failure.message);
@@ -202,14 +212,14 @@ fn told(map: &Map, d: &Differing) -> String {
         .filter_map(|id| Some(format!("\"{}\"", map.field(id)?.column)))
         .collect();
     format!(
-        "{name} holds something else in {} than the CRM is known to hold, and nothing waits to be written",
+        "{name} differs in {} from what the CRM last held, and nothing waits to be written",
         columns.join(", ")
     )
 }
 
 extension_sql!(
     r#"
-COMMENT ON FUNCTION crm.compare_rows(int) IS 'what crm.check(deep => true) tells of the rows of a map';
+COMMENT ON FUNCTION crm.compare_rows(int) IS 'what crm.check(deep => true) reports about the rows of a map';
 "#,
     name = "compare_comments",
     requires = [compare_rows]

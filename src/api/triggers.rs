@@ -34,7 +34,7 @@ fn require_ours(name: &str) {
     }
 }
 
-/// A trigger of a table, which calls a function of pg_crm. `fires`: as `pg_trigger.tgenabled` has it.
+/// Makes a trigger that calls a function of pg_crm. `fires`: as in `pg_trigger.tgenabled`.
 #[pg_extern(volatile, parallel_unsafe, strict, schema = "crm")]
 fn put_trigger(
     relation: pg_sys::Oid,
@@ -59,7 +59,7 @@ fn put_trigger(
         function,
         for_each_row,
         fires: triggers::Fires::of(fires)
-            .unwrap_or_else(|| refuse(format!("\"{fires}\" says nothing about a trigger"))),
+            .unwrap_or_else(|| refuse(format!("\"{fires}\" is no value of pg_trigger.tgenabled"))),
     };
     if !is_ours || !triggers::make(&trigger) {
         refuse(format!("\"{name}\" would be no trigger of pg_crm"))
@@ -73,7 +73,7 @@ fn drop_trigger(relation: pg_sys::Oid, name: &str) {
     triggers::remove(relation, name);
 }
 
-/// Whether this process applies what a subscription brings: it fires no triggers but those for each row.
+/// Whether this process applies a subscription: applying changes row by row fires row-level triggers only.
 #[pg_extern(stable, parallel_safe, schema = "crm")]
 fn is_replicating() -> bool {
     // SAFETY: a plain read of what this process is.
@@ -84,7 +84,7 @@ extension_sql!(
     r#"
 COMMENT ON FUNCTION crm.put_trigger(oid, text, text, text, oid, bool, text) IS 'makes a trigger of pg_crm on a table, whoever owns that';
 COMMENT ON FUNCTION crm.drop_trigger(oid, text) IS 'drops a trigger of pg_crm';
-COMMENT ON FUNCTION crm.is_replicating() IS 'whether this process applies what a subscription brings, and so fires no statement-level triggers';
+COMMENT ON FUNCTION crm.is_replicating() IS 'whether this process is a logical replication worker, which fires no statement-level triggers';
 "#,
     name = "trigger_comments",
     requires = [put_trigger, drop_trigger, is_replicating]

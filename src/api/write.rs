@@ -271,7 +271,7 @@ pub(super) struct Edit<'a> {
     pub force: bool,
     /// The caller said what is to be compared.
     pub compares_base: bool,
-    /// Cells that follow edits which wait: what these leave in the CRM is the base, and the ledger will know it.
+    /// Cells of a record with edits that wait: their base is what those leave in the CRM, which the ledger will say by then.
     pub follows: Cells,
     pub write_id: &'a str,
     pub actor: &'a str,

@@ -15,14 +15,14 @@ pub fn hash(value: &Value) -> ShortHash {
     short(&value.hash())
 }
 
-/// What is known of the value that an edit was made over.
+/// What is known of the CRM's value that an edit was based on.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Evidence {
-    /// What whoever made the edit says that the CRM held.
+    /// What the author of the edit stated that the CRM held.
     pub stated: Option<ShortHash>,
     /// What the ledger says that the CRM last held.
     pub ledger: Option<ShortHash>,
-    /// Both sides once agreed on the field, so that the row cannot have missed what the ledger knows.
+    /// Both sides have agreed on the field before, so the row had the value that the ledger knows.
     pub agreed: bool,
     /// What the column held before the edit.
     pub old: Option<ShortHash>,
@@ -31,9 +31,9 @@ pub struct Evidence {
 impl Evidence {
     /// What the CRM held as far as the author of the edit could know; `None`: nobody knows.
     ///
-    /// The column's old value comes after the ledger: a column may be changed behind capture (`ALTER COLUMN … USING`, a disabled
-    /// trigger), and then says nothing of the CRM. The ledger does not move past a cell whose edit waits, but for what we
-    /// wrote there ourselves, so what it says now is what it said when the edit was made.
+    /// The ledger takes precedence over the column's old value: a column may be changed behind capture (`ALTER COLUMN … USING`, a
+    /// disabled trigger), and then says nothing about the CRM. While an edit of a cell waits, its ledger entry changes only when
+    /// we write there ourselves, so it still says what it said when the edit was made.
     pub fn base(&self) -> Option<ShortHash> {
         let agreed = self.ledger.filter(|_| self.agreed);
         self.stated.or(agreed).or(self.old).or(self.ledger)

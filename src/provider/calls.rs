@@ -272,7 +272,8 @@ impl<C: Call> Operation<Vec<Outcome>> for Calls<C> {
     }
 }
 
-/// Whether sending several records at once still pays, though such requests were refused.
+/// Decides whether to send several records at once after such a request was refused, so that a refused batch never costs many
+/// more requests than its records would one by one.
 #[derive(Debug)]
 pub struct Halving {
     /// Refused requests that may be spent in vain, beyond one for each record that was settled.
@@ -290,17 +291,17 @@ impl Halving {
         }
     }
 
-    /// A request goes out.
+    /// Counts a request.
     pub fn spend(&mut self) {
         self.spent += 1;
     }
 
-    /// So many records have their outcome.
+    /// Counts records that have their outcome.
     pub fn settle(&mut self, records: usize) {
         self.settled += records;
     }
 
-    /// Whether there is room for one more request that settles nothing.
+    /// Whether another request that may settle nothing is affordable.
     pub fn pays(&self) -> bool {
         self.spent < self.settled + self.in_vain
     }

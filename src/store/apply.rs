@@ -9,7 +9,7 @@ use pgrx::spi::{SpiClient, quote_identifier};
 use super::config::Map;
 use super::pace::{self, Pace};
 use super::settings_scope::SettingsScope;
-use super::{Kept, StoreError, taking};
+use super::{Kept, StoreError, names, taking};
 
 /// Cells of a map's records that are being set right now.
 struct Applying {
@@ -108,14 +108,17 @@ pub struct Changed {
     pub as_given: bool,
 }
 
-/// Sets these columns of rows; returns those that were changed. Runs as the current user.
+/// Sets these columns of rows; returns those that were changed. Runs as the current user, and names only what the mapping refers
+/// to: an UPDATE of the caller's own would have resolved these names before the CRM was asked.
 pub fn update(
     client: &mut SpiClient,
     map: &Map,
     columns: &[&str],
     rows: &[Row],
 ) -> Result<Vec<Changed>, StoreError> {
-    update_returning(client, map, columns, rows, "true")
+    names::held_to(&map.names, || {
+        update_returning(client, map, columns, rows, "true")
+    })
 }
 
 /// The same, and looks at what the rows then hold, which takes the right to read these columns. Compared byte by byte: not
@@ -214,7 +217,8 @@ pub fn lock_free(map: &Map, keys: &[(&str, &str)]) -> Result<HashSet<usize>, Sto
 pub fn lock(map: &Map, shard_key: &str, record_key: &str) -> Result<bool, StoreError> {
     let _settings = SettingsScope::begin();
     Spi::connect_mut(|client| {
-        let found = lock_rows(client, map, &[(shard_key, record_key)], "")?;
+        let keys = [(shard_key, record_key)];
+        let found = names::held_to(&map.names, || lock_rows(client, map, &keys, ""))?;
         Ok(!found.is_empty())
     })
 }
@@ -260,11 +264,8 @@ pub fn is_visible(map: &Map, shard_key: &str, record_key: &str) -> Result<bool, 
     );
     let _settings = SettingsScope::begin();
     Spi::connect_mut(|client| {
-        let rows = client.update(
-            Kept(&statement),
-            None,
-            &[vec![shard_key].into(), vec![record_key].into()],
-        )?;
+        let args = [vec![shard_key].into(), vec![record_key].into()];
+        let rows = names::held_to(&map.names, || client.update(Kept(&statement), None, &args))?;
         Ok(!rows.is_empty())
     })
 }

@@ -1,8 +1,8 @@
-//! Rows held against the ledger, a part of the table at a time in the order of its key: which cells would be sent as something
-//! else than the CRM is known to hold, though nothing waits for them.
+//! Compares rows with the ledger, a part of the table at a time in the order of its key: which cells differ from what the CRM last
+//! held, although nothing waits to be sent for them.
 //!
-//! Guarantees: no more than a part is in memory, and each row is read once or twice, so the cost is linear. A cell is only said to
-//! differ if the ledger said the same of it before and after its row was read, and nothing waited for it at either time.
+//! Guarantees: no more than a part is in memory, and each row is read once or twice, so the cost is linear. A cell is reported as
+//! different only if the ledger said the same of it before and after its row was read, and nothing waited for it at either time.
 
 use std::collections::HashMap;
 
@@ -13,29 +13,23 @@ use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, quote_identifier};
 
 use super::config::Map;
+pub use super::ingest::identity::Key;
 use super::pace::Pace;
 use super::values::{self, Bounds, RowValues, Wanted};
 use super::{Kept, StoreError};
 
-/// A row's keys.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Key {
-    pub shard_key: String,
-    pub record_key: String,
-}
-
 /// A part of a table, compared.
 #[derive(Default)]
 pub struct Part {
-    /// The last row of it; `None`: there was none left.
+    /// Its last row; `None`: there was no row left.
     pub last: Option<Key>,
     pub rows: usize,
     pub differing: Vec<Differing>,
-    /// Rows of which the ledger knows nothing.
+    /// Rows without a ledger entry.
     pub strangers: Vec<Key>,
 }
 
-/// Cells that are not in step, of one row.
+/// The cells of one row that are not in step.
 pub struct Differing {
     pub key: Key,
     pub cells: Cells,
@@ -43,11 +37,11 @@ pub struct Differing {
     pub failure: Option<Failure>,
 }
 
-/// In which order a table's rows are gone through: that of the index that makes its keys unique.
+/// The order in which a table is scanned: that of the unique index on its keys.
 pub struct Order {
-    /// Its columns, and what texts are cast to, to be compared with them.
+    /// The index's columns, and the types that key texts are cast to.
     columns: Vec<(String, String)>,
-    /// Which of them is the shard column.
+    /// The place of the shard column among them.
     shard: Option<usize>,
 }
 
@@ -85,7 +79,7 @@ impl Order {
         if order.columns.is_empty() {
             return Err(StoreError::Postgres {
                 code: PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
-                message: format!("no index makes the keys of {} unique", map.relation),
+                message: format!("{} has no unique index on its key", map.relation),
             });
         }
         Ok(order)
@@ -140,9 +134,9 @@ impl Order {
 /// What the ledger says of a record.
 struct Known {
     hashes: Vec<u8>,
-    /// Cells that are to be as the CRM's, and for which nothing waits.
+    /// Cells that should equal the CRM's, since nothing waits for them.
     at_rest: Cells,
-    /// Cells in which the CRM has a form of its own of what has this hash.
+    /// Hashes of values that the CRM keeps in a form of its own.
     forms: HashMap<u16, ShortHash>,
 }
 
@@ -177,7 +171,7 @@ pub fn part(
         .filter_map(|&n| Some(wanted(&keys[n], &known[n].as_ref()?.at_rest)))
         .collect();
     let mut read = values::read(map, &wanted, bounds)?;
-    // What was not reached is the next part's.
+    // Rows that there was no time or room for belong to the next part.
     if let Some(unread) = (0..places.len()).find(|n| !read.contains_key(n)) {
         drop(wanted);
         keys.truncate(places[unread]);
@@ -241,7 +235,7 @@ fn wanted<'a>(key: &'a Key, cells: &'a Cells) -> Wanted<'a> {
     }
 }
 
-/// A row that took what its CRM holds may hold more than would be sent of it: neither side has changed then.
+/// A row may hold more of a value that came from the CRM than would be sent back (decimals, for instance): nothing has changed then.
 fn leave_out_the_crms_own(
     map: &Map,
     keys: &[Key],
@@ -249,28 +243,37 @@ fn leave_out_the_crms_own(
     suspects: &mut Vec<(usize, Cells, Option<Failure>)>,
     bounds: &Bounds,
 ) -> Result<(), StoreError> {
-    let wanted: Vec<Wanted> = suspects
-        .iter()
-        .map(|(n, cells, _)| wanted(&keys[*n], cells))
-        .collect();
-    if wanted.is_empty() {
-        return Ok(());
-    }
     let raw = Bounds {
         raw: true,
         ..*bounds
     };
-    let mut rows = values::read(map, &wanted, &raw)?;
-    drop(wanted);
-    for (place, (n, cells, _)) in suspects.iter_mut().enumerate() {
-        if let (Some(RowValues::Found(fields)), Some(known)) = (rows.remove(&place), &known[*n]) {
-            let own: Cells = fields
-                .iter()
-                .filter(|(id, _, value)| known.is_in_step(*id, &conflict::hash(value)))
-                .map(|(id, _, _)| *id)
-                .collect();
-            *cells = cells.difference(&own);
+    let mut own: Vec<Cells> = Vec::with_capacity(suspects.len());
+    while own.len() < suspects.len() {
+        let left = &suspects[own.len()..];
+        let wanted: Vec<Wanted> = left
+            .iter()
+            .map(|(n, cells, _)| wanted(&keys[*n], cells))
+            .collect();
+        let mut rows = values::read(map, &wanted, &raw)?;
+        if !rows.contains_key(&0) {
+            return Err(StoreError::PutOff);
         }
+        for (place, (n, _, _)) in left.iter().enumerate() {
+            let Some(row) = rows.remove(&place) else {
+                break;
+            };
+            own.push(match (row, &known[*n]) {
+                (RowValues::Found(fields), Some(known)) => fields
+                    .iter()
+                    .filter(|(id, _, value)| known.is_in_step(*id, &conflict::hash(value)))
+                    .map(|(id, _, _)| *id)
+                    .collect(),
+                _ => Cells::new(),
+            });
+        }
+    }
+    for ((_, cells, _), own) in suspects.iter_mut().zip(own) {
+        *cells = cells.difference(&own);
     }
     suspects.retain(|(_, cells, _)| !cells.is_empty());
     Ok(())
@@ -282,12 +285,7 @@ fn known(
     map: &Map,
     keys: &[Key],
 ) -> Result<Vec<Option<Known>>, StoreError> {
-    let written: Cells = map
-        .fields
-        .iter()
-        .filter(|f| f.written)
-        .map(|f| f.id)
-        .collect();
+    let written = map.cells(|f| f.written);
     let rows = client.update(
         Kept(
             "SELECT l.record_key IS NOT NULL, l.crm_id IS NOT NULL AND NOT l.detached, l.hashes,
@@ -352,8 +350,8 @@ fn known(
     Ok(known)
 }
 
-/// Takes out of these what changes speak of that are not folded yet. One that names several records is found by no index, so
-/// this reads all changes of the map: it is for many keys at once.
+/// Removes cells and rows that have changes which are not folded yet. No index finds a change that names several records, so this
+/// reads all changes of the map: call it for many keys at once.
 pub fn leave_out_unfolded(
     client: &mut SpiClient,
     map: &Map,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crm_domain::budget::{Spent, Told};
 use crm_domain::key::KeyEquality;
 use crm_domain::mapping::{ConflictPolicy, Direction};
-use crm_domain::{Column, DataType, ErrorClass, Failure, FieldDescription, Value, excerpt};
+use crm_domain::{Cells, Column, DataType, ErrorClass, Failure, FieldDescription, Value, excerpt};
 use crm_provider::Provider;
 use crm_provider::record::Field;
 use pgrx::prelude::*;
@@ -61,6 +61,8 @@ pub struct Map {
     pub inserts: bool,
     /// A row without a CRM record gets one.
     pub creates: bool,
+    /// What is deleted in Postgres goes on in the CRM, or ends the link.
+    pub follows_deletes: bool,
     pub in_error: bool,
     /// Row security binds even the owner, so a row that is not seen need not be gone.
     pub hides_rows: bool,
@@ -166,6 +168,12 @@ impl MappedField {
 impl Map {
     pub fn field(&self, id: u16) -> Option<&MappedField> {
         self.fields.iter().find(|f| f.id == id)
+    }
+
+    /// The cells of some of its fields.
+    pub fn cells(&self, which: impl Fn(&MappedField) -> bool) -> Cells {
+        let fields = self.fields.iter().filter(|field| which(field));
+        fields.map(|field| field.id).collect()
     }
 
     /// What `jsonb_to_record` is to make of an object of these columns: each in its own type. The table's row type would do
@@ -292,7 +300,7 @@ pub fn maps_of(
                 coalesce(crm.key_expression('{}', a.atttypid), ''), z.typname::text, crm.key_expression('{}', s.atttypid), s.attnotnull,
                 (SELECT n.provider FROM crm.connection n WHERE n.connection_id = m.connection_id), m.key_minds_case, m.key_max_length,
                 array_remove(ARRAY[a.atttypid, s.atttypid], NULL),
-                m.on_insert = 'create'
+                m.on_insert = 'create', m.on_delete <> 'ignore'
          FROM crm.object_map m
          JOIN crm.map_state e USING (map_id)
          LEFT JOIN pg_class c ON c.oid = m.relation
@@ -353,6 +361,7 @@ pub fn maps_of(
             compares_record: row.get(15)?.unwrap_or(true),
             inserts: row.get(16)?.unwrap_or_default(),
             creates: row.get(25)?.unwrap_or_default(),
+            follows_deletes: row.get(26)?.unwrap_or_default(),
             fields: Vec::new(),
         });
     }

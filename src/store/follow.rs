@@ -10,7 +10,7 @@ pub fn due(client: &SpiClient) -> Result<Vec<i32>, StoreError> {
     Ok(rows.filter_map(|row| row.get(1).ok().flatten()).collect())
 }
 
-/// Tables of whose edits nothing is captured, and why, by map.
+/// Maps whose edits are not captured: their ids, their tables, and why.
 pub fn uncaptured(client: &SpiClient) -> Result<Vec<(i32, String, String)>, StoreError> {
     let rows = client.select(
         Kept(

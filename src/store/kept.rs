@@ -14,7 +14,7 @@ use super::names::{Names, Once, Running};
 /// Statements beyond so many are planned each time.
 const ROOM: usize = 200;
 
-/// A statement may mean one thing as this table's owner and another as that one's, or later.
+/// Keyed by what the statement may name too: the same text may resolve differently for another table's owner, or later.
 type Plans = HashMap<(Option<Arc<Names>>, String), &'static OwnedPreparedStatement>;
 
 thread_local! {
@@ -53,6 +53,7 @@ impl Kept<'_> {
         }
         let types: Vec<PgOid> = args.iter().map(|arg| PgOid::from(arg.oid())).collect();
         let plan: &'static _ = Box::leak(Box::new(client.prepare_mut(self.0, &types)?.keep()));
+        running.must_be_analysed();
         PLANS.with_borrow_mut(|plans| plans.insert(key, plan));
         Ok(Some(plan))
     }

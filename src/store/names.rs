@@ -1,22 +1,24 @@
-//! What the names in a statement that runs as a table's owner may mean.
+//! Which objects a statement on a mapped table may refer to.
 //!
-//! PostgreSQL looks names up whenever it analyses a statement: when it is prepared, and again when something has changed that it
-//! depends on. Whoever owns a schema may rename it at any moment and put something else in its place, so what a name meant before the
-//! statement is not what it means in it. Guarantees: within [`held_to`], a statement of ours is refused right after its analysis,
-//! before anything of it is planned or run, unless each name in it means what was known when its mapping was read. What the table,
-//! its columns' types and those functions bring along (policies, triggers, defaults, casts, checks of domains) is theirs, and not named by us.
+//! PostgreSQL resolves names whenever it analyses a statement: when it is prepared, and again when something that it depends on has
+//! changed. The owner of a schema may rename it at any moment and create another one in its place, so a check of names before the
+//! statement proves nothing. Guarantees: within [`held_to`], a statement of ours is refused right after parse analysis, before it is
+//! planned or run, unless every name in it resolves to the object that was known when the mapping was read. What belongs to the
+//! table, to its columns' types and to those functions (policies, triggers, defaults, casts, domain checks) is not checked: our
+//! statement does not name it.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::Arc;
 
 use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys::PgOid;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
-use pgrx::spi::{Query, SpiClient, SpiCursor, SpiResult, SpiTupleTable};
+use pgrx::spi::{PreparedStatement, Query, SpiClient, SpiCursor, SpiResult, SpiTupleTable};
 use pgrx::{PgList, PgSqlErrorCode};
 
-/// What is in catalogs of PostgreSQL's own may be named by every statement.
+/// The objects that statements may name, besides those that initdb made and the functions in `pg_catalog`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Names {
     /// The only relation.
@@ -26,7 +28,7 @@ pub struct Names {
 }
 
 impl Names {
-    /// Of a statement that names nothing but a table.
+    /// For a statement that names nothing but a table.
     pub fn of_table(table: pg_sys::Oid) -> Names {
         Names {
             table,
@@ -38,9 +40,9 @@ impl Names {
 
 struct Held {
     names: Arc<Names>,
-    /// The statement that runs. While it does, others that are analysed are those of code that it calls.
+    /// Our statement that is running. Any other text that is analysed meanwhile belongs to code that it calls.
     statement: Option<String>,
-    /// It has passed, and what is raised from now on may come from that code.
+    /// It has passed the check; errors from now on may come from code that it calls.
     is_analysed: bool,
 }
 
@@ -49,7 +51,7 @@ thread_local! {
     static FAILED_BEFORE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// While it lives, no code of others has run: an error that is raised meanwhile is nobody's fault.
+/// Lives while no code of a table's owner can have run yet: an error that unwinds through it is no row's fault.
 pub(super) struct Before;
 
 impl Drop for Before {
@@ -61,13 +63,13 @@ impl Drop for Before {
     }
 }
 
-/// Whether the error that was just caught was raised before any code of others had run. Asked once.
+/// Whether the error that was just caught was raised before any code of the owner had run. Asking resets the answer.
 pub(super) fn failed_before() -> bool {
     FAILED_BEFORE.take()
 }
 
-/// Runs `work`, whose statements may name nothing else. Each of them is a [`Running`] while it runs: what is analysed in
-/// between is taken for one of ours.
+/// Runs `work`, whose statements may name nothing but `names`. Each of them has to be a [`Running`] while it runs: outside of one,
+/// whatever is analysed counts as ours.
 pub(super) fn held_to<T>(names: &Arc<Names>, work: impl FnOnce() -> T) -> T {
     struct Restore(Option<Held>);
     impl Drop for Restore {
@@ -81,6 +83,7 @@ pub(super) fn held_to<T>(names: &Arc<Names>, work: impl FnOnce() -> T) -> T {
         is_analysed: false,
     };
     let _restore = Restore(HELD.replace(Some(held)));
+    FAILED_BEFORE.set(false);
     work()
 }
 
@@ -102,19 +105,34 @@ impl Running {
                 Some(held) if held.statement.as_deref() == Some(statement) => {
                     (Some(held.names.clone()), false)
                 }
-                // It is not ours, or not held to anything.
+                // Not one of ours, or nothing is being checked.
                 _ => (None, false),
             };
             Running { names, has_begun }
         })
     }
 
-    /// What it is held to.
+    /// The objects that it may name, if that is checked.
     pub fn names(&self) -> Option<&Arc<Names>> {
         self.names.as_ref()
     }
 
-    /// It was analysed once before, and is again only if something changed.
+    /// Raises an error if it was prepared without the hook having been called.
+    pub(super) fn must_be_analysed(&self) {
+        let was_analysed = HELD.with_borrow(|held| held.as_ref().is_some_and(|h| h.is_analysed));
+        if self.names.is_some() && !was_analysed {
+            ErrorReport::new(
+                PgSqlErrorCode::ERRCODE_EXTERNAL_ROUTINE_EXCEPTION,
+                "pg_crm could not check the names in one of its statements",
+                "pg_crm",
+            )
+            .set_detail("Another library has replaced pg_crm's post_parse_analyze_hook and does not call it.")
+            .set_hint("Put that library before pg_crm in shared_preload_libraries, or do not load it.")
+            .report(PgLogLevel::ERROR);
+        }
+    }
+
+    /// Its plan is kept: PostgreSQL analyses it again only if something changed.
     pub(super) fn is_known(&self) {
         if self.names.is_some() {
             analysed_ours();
@@ -131,6 +149,7 @@ impl Drop for Running {
                     held.is_analysed
                 })
             });
+            // An error during the analysis passes through here, and counts as one from before any code of the owner had run.
             if !was_analysed {
                 drop(Before);
             }
@@ -156,8 +175,9 @@ impl<'conn> Query<'conn> for Once<'_> {
         limit: Option<std::ffi::c_long>,
         args: &[DatumWithOid<'mcx>],
     ) -> SpiResult<SpiTupleTable<'conn>> {
-        let _running = Running::begin(self.0);
-        self.0.execute(client, limit, args)
+        let running = Running::begin(self.0);
+        self.prepare(client, args, &running)?
+            .execute(client, limit, args)
     }
 
     fn try_open_cursor<'mcx>(
@@ -165,14 +185,29 @@ impl<'conn> Query<'conn> for Once<'_> {
         client: &SpiClient<'conn>,
         args: &[DatumWithOid<'mcx>],
     ) -> SpiResult<SpiCursor<'conn>> {
-        let _running = Running::begin(self.0);
-        self.0.try_open_cursor(client, args)
+        let running = Running::begin(self.0);
+        self.prepare(client, args, &running)?
+            .try_open_cursor(client, args)
+    }
+}
+
+impl Once<'_> {
+    fn prepare<'conn>(
+        &self,
+        client: &SpiClient<'conn>,
+        args: &[DatumWithOid],
+        running: &Running,
+    ) -> SpiResult<PreparedStatement<'conn>> {
+        let types: Vec<PgOid> = args.iter().map(|arg| PgOid::from(arg.oid())).collect();
+        let prepared = client.prepare_mut(self.0, &types)?;
+        running.must_be_analysed();
+        Ok(prepared)
     }
 }
 
 static mut NEXT: pg_sys::post_parse_analyze_hook_type = None;
 
-/// Called while the library is loaded.
+/// Installs the hook; called when the library is loaded.
 pub fn install() {
     // SAFETY: called once by each process, or by the one that it was forked from, before any statement is analysed by way of us.
     unsafe {
@@ -220,7 +255,7 @@ unsafe extern "C-unwind" fn hold_to_names(text: *const c_char, query: *mut pg_sy
     analysed_ours();
 }
 
-/// Something that was named and is not what was known.
+/// Something that a statement names and may not.
 enum Stranger {
     Command,
     Table(pg_sys::Oid),
@@ -266,14 +301,14 @@ unsafe fn quoted(kind: &str, name: *const c_char) -> String {
     format!("{kind} \"{name}\"")
 }
 
-/// Raises that a name means something else by now.
+/// Raises the error that a name no longer resolves to what the mapping refers to.
 pub(super) fn gone(code: PgSqlErrorCode, what: &str) -> ! {
     ErrorReport::new(
         code,
-        format!("{what} is not what its name meant when the mapping was read"),
+        format!("{what} is not the one that the mapping refers to"),
         "pg_crm",
     )
-    .set_hint("Nothing is lost: it is tried again with the mapping as it is now.")
+    .set_hint("It was renamed, replaced or altered meanwhile. The worker retries with the current mapping; in a session, run the statement again.")
     .report(PgLogLevel::ERROR);
     unreachable!("an error does not return")
 }
@@ -300,7 +335,7 @@ unsafe extern "C-unwind" {
 
 type Walker = unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut c_void) -> bool;
 
-/// `true`: enough was seen.
+/// Looks for a name that is not allowed; `true` ends the walk.
 ///
 /// # Safety
 /// `node` is null or a node of a tree that was analysed, `context` a [`Walk`].
@@ -319,7 +354,7 @@ unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void)
                 if (*query).commandType == pg_sys::CmdType::CMD_UTILITY {
                     walk.stranger = Some(Stranger::Command);
                 }
-                // It leads to each entry of the range table, and then to what that holds.
+                // This visits each range table entry, and then what it contains.
                 let flags = pg_sys::QTW_EXAMINE_RTES_BEFORE as c_int;
                 return walk.stranger.is_some() || query_tree_walker(query, visit, context, flags);
             }
@@ -332,7 +367,7 @@ unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void)
             T_CoerceToDomain => {
                 walk.type_((*node.cast::<pg_sys::CoerceToDomain>()).resulttype);
             }
-            // The functions of a type, which nobody named.
+            // A type's own input and output functions, which nobody named.
             T_CoerceViaIO => {}
             _ => {
                 pg_sys::check_functions_in_node(node, Some(is_stranger), context);
@@ -342,7 +377,7 @@ unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void)
     }
 }
 
-/// Those of operators and aggregates.
+/// Checks the functions behind operators, aggregates and the like.
 ///
 /// # Safety
 /// `context` is a [`Walk`].
@@ -362,7 +397,7 @@ impl Walk<'_> {
         }
     }
 
-    /// The column definitions behind a function.
+    /// The types in a function's column definition list.
     fn columns(&mut self, function: &pg_sys::RangeTblFunction) {
         // SAFETY: a list of oids, or none.
         let types = unsafe { PgList::<pg_sys::Oid>::from_pg(function.funccoltypes) };
@@ -396,7 +431,7 @@ impl Walk<'_> {
     }
 }
 
-/// Made by initdb.
+/// Whether initdb made it.
 fn is_builtin(oid: pg_sys::Oid) -> bool {
     oid.to_u32() < pg_sys::FirstNormalObjectId
 }

@@ -13,14 +13,14 @@ use super::as_owner;
 use super::config::Map;
 use super::names::{self, Before, Names};
 
-/// [`as_owner`] of the map's table. Raises undefined_table, undefined_function or undefined_object where a name in a statement of
-/// `work` means something else by now, or a transform belongs to somebody who may not act as the owner. Table and transforms
-/// are held until the transaction ends.
+/// [`as_owner`] of the map's table. Raises undefined_table, undefined_function or undefined_object if a name in a statement of
+/// `work` no longer resolves to what the mapping refers to, or a transform belongs to a role that may not act as the owner. Table
+/// and transforms stay locked until the transaction ends.
 pub fn as_owner_of<T>(map: &Map, work: impl FnOnce() -> T) -> T {
     as_owner_of_what(&map.names, &map.relation, work)
 }
 
-/// The same of a table of which no more than its name is used.
+/// The same for statements that name the table and nothing else.
 pub fn as_owner_of_table<T>(table: pg_sys::Oid, name: &str, work: impl FnOnce() -> T) -> T {
     as_owner_of_what(&Arc::new(Names::of_table(table)), name, work)
 }
@@ -37,7 +37,7 @@ fn as_owner_of_what<T>(held_to: &Arc<Names>, relation: &str, work: impl FnOnce()
         }
     }
     as_owner(owner, || {
-        // Each statement sees to that too; most who rename a table mean no harm, and are found out here.
+        // Each statement is checked as well; this catches an ordinary rename before any of them is analysed.
         if table_named(relation) != held_to.table {
             names::gone(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, relation)
         }
@@ -46,7 +46,7 @@ fn as_owner_of_what<T>(held_to: &Arc<Names>, relation: &str, work: impl FnOnce()
     })
 }
 
-/// The owner of a table, which it keeps until the transaction ends.
+/// Locks a table, so that its owner stays the same until the transaction ends, and returns the owner.
 fn hold(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
     // SAFETY: inside a transaction; the tuple is read while it is held.
     unsafe {
@@ -84,8 +84,8 @@ fn table_named(name: &str) -> pg_sys::Oid {
     }
 }
 
-/// As `crm.transform_trouble()` asks it: whoever may change a transform must be able to act as the table's owner anyway. Nobody
-/// drops it or gives it away until the transaction ends.
+/// The same check as `crm.transform_trouble()`: the role that may change a transform must be able to act as the table's owner
+/// anyway. The function is locked against DROP and ALTER … OWNER until the transaction ends.
 fn may_run(function: pg_sys::Oid, owner: pg_sys::Oid) -> bool {
     // SAFETY: inside a transaction; the tuple is read while it is held.
     unsafe {

@@ -164,7 +164,7 @@ pub fn each(
         }
         match statement(pace, part) {
             Ok(()) => {}
-            // Nobody is to blame, and the others would meet the same.
+            // No row is at fault, and the others would fail the same way.
             Err(error @ StoreError::Before { .. }) => {
                 parts.push(&part[1..]);
                 let others = parts.drain(..).flatten();

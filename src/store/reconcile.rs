@@ -168,7 +168,7 @@ fn ledger(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(), 
             match row_follows(client, map, shard_key, record_key) {
                 Ok(true) => continue,
                 Ok(false) => {}
-                // It stays linked, and is looked at again by itself, a number of times.
+                // It stays linked, and is read again by itself, as often as pg_crm.max_attempts allows.
                 Err(error) if error.is_passing() && !error.is_put_off() => {
                     let crm_id = record.pending.crm_id.as_str();
                     state::ask(client, map.id, &[(crm_id, None)], 1000)?;

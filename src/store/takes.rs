@@ -131,7 +131,7 @@ pub(super) fn take(
     Ok(())
 }
 
-/// The row may take it the next time: the edit is tried again as a whole.
+/// The error may pass: the whole edit is retried, and an attempt is charged.
 fn come_again(record: &mut Settled, error: &StoreError) {
     for id in std::mem::take(&mut record.takes).keys() {
         record.known.remove(id);

@@ -25,7 +25,7 @@ pub(super) fn limit() -> Duration {
     Settings::current().transform_timeout
 }
 
-/// What a transform makes of a value, if it does so in the time that it has.
+/// What a transform makes of a value, within `pg_crm.transform_timeout`.
 pub fn transformed_in_time(map: &Map, transform: &str, value: &Json) -> Result<Json, StoreError> {
     let mut pace = Pace::new(map, Some(limit()));
     pace.run_nested(1, || edits::transformed(map, transform, value))

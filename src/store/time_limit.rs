@@ -1,7 +1,7 @@
-//! A limit on how long code of others may run, kept by PostgreSQL's own timer of `statement_timeout`.
+//! A limit on how long a table's own code may run, by means of PostgreSQL's `statement_timeout` timer.
 //!
-//! Code that catches its cancel is cancelled again before it comes to its next statement: PL/pgSQL looks for interrupts
-//! before each one, outside of the block that would catch them, so each cancel ends one level at least of what is nested.
+//! Code that catches the cancel is cancelled again before its next statement: PL/pgSQL checks for interrupts before each
+//! statement, outside of the block that would catch them, so each cancel ends at least one level of nesting.
 
 use std::ffi::{c_int, c_void};
 use std::time::{Duration, Instant};
@@ -19,11 +19,11 @@ unsafe extern "C-unwind" {
 }
 /// Of PostgreSQL 15.
 const STATEMENT_TIMEOUT: c_int = 3;
-/// A cancel that something swallowed without an error (a wait that was ended and begun again) is followed by others.
+/// How soon the cancel is repeated, in case something swallowed it without an error (a wait that was ended and begun again).
 const AGAIN_MS: c_int = 10;
 
-/// While it lives, what runs is cancelled once the time since the last `restart` is up. The worker has no
-/// statement_timeout of its own, so the timer is free; a caller's backend has, and takes none.
+/// While it lives, whatever runs is cancelled once the time since the last `restart` is up. The worker has no
+/// statement_timeout of its own, so the timer is free. In a caller's backend it is not: pass `None` there.
 pub struct TimeLimit(Option<Box<Watch>>);
 
 /// PostgreSQL keeps its address on the stack of error contexts while the limit lives.
@@ -68,7 +68,7 @@ impl TimeLimit {
         }
     }
 
-    /// Whether that error came of it, and not of somebody's cancel.
+    /// Whether the error is due to this limit, and not to somebody's cancel.
     pub fn caused(&self, error: &StoreError) -> bool {
         matches!(error, StoreError::TooLong(_))
             || error.code() == Some(PgSqlErrorCode::ERRCODE_QUERY_CANCELED) && self.is_up()
@@ -78,7 +78,7 @@ impl TimeLimit {
         self.0.as_ref().is_some_and(|watch| watch.is_up())
     }
 
-    /// Code that caught its cancel and came to an end all the same is refused what it did.
+    /// An error if the time is up: code that caught the cancel and then finished does not count as done.
     pub fn check(&self) -> Result<(), StoreError> {
         match &self.0 {
             Some(watch) if watch.is_up() => Err(StoreError::TooLong(watch.time)),
@@ -92,7 +92,7 @@ impl Watch {
         self.since.elapsed() >= self.time
     }
 
-    /// Stops the timer. A cancel of it that nothing noticed must not hit what runs next.
+    /// Stops the timer. A cancel that has not been processed yet must not hit what runs next.
     fn stop(&self) {
         // SAFETY: as in `restart`. The signal of a timer that ran out is delivered by now.
         unsafe {
@@ -104,10 +104,10 @@ impl Watch {
     }
 }
 
-/// Called with every error while it is being reported, before anybody can catch it.
+/// An error context callback: called for every error while it is being reported, before anything can catch it.
 ///
-/// A timer alone would be lost on code that catches each cancel at once: where the next one hits is chance, and mostly that
-/// is inside of what catches it.
+/// A timer alone does not end code that catches each cancel at once: where the next one hits is chance, and usually it is
+/// inside the block that catches it.
 #[pg_guard]
 unsafe extern "C-unwind" fn cancel_again(watch: *mut c_void) {
     // SAFETY: `TimeLimit` put it there, and it lives as long as this is on the stack of error contexts.

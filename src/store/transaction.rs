@@ -20,7 +20,8 @@ pub enum StoreError {
         code: PgSqlErrorCode,
         message: String,
     },
-    /// Before a statement on a table had touched any row of it: the table is locked, or what the statement names is gone.
+    /// Raised before any code of the table's owner could run: the table is locked, or what the statement names is gone. No row
+    /// is at fault, and the statement would have failed the same for any other.
     #[error("{message} (SQLSTATE {code:?})")]
     Before {
         code: PgSqlErrorCode,
@@ -91,23 +92,22 @@ impl StoreError {
         )
     }
 
-    /// No record is at fault: the server has no room, shuts down or cannot read its disk, something is locked, or what the
-    /// statement names is gone.
+    /// No record is at fault, as far as the error tells ([`StoreError::is_passing`]), or because no row had been touched yet.
     pub fn is_nobodys(&self) -> bool {
         matches!(self, StoreError::Before { .. }) || self.is_passing()
     }
 
-    /// The mapping by which it was tried is not that of the table any more.
+    /// The mapping that was used is out of date: what it names is gone or has been replaced.
     pub fn is_outdated(&self) -> bool {
         matches!(self, StoreError::Before { .. }) && self.is_undefined()
     }
 
-    /// It says nothing of what it was about, which comes again as if nothing had been.
+    /// It says nothing about the row or record that was being worked on, which is retried without a charged attempt.
     pub fn is_put_off(&self) -> bool {
         matches!(self, StoreError::PutOff | StoreError::Before { .. })
     }
 
-    /// What it leads to for the row that it is about.
+    /// The failure of the row that it was raised for. `code` unless the row ran out of time.
     pub fn failure(&self, code: &str) -> Failure {
         let (class, code) = match self {
             StoreError::TooLong(_) => (ErrorClass::Mapping, "transform_timeout"),
@@ -117,8 +117,9 @@ impl StoreError {
         Failure::record(class, code, self.message())
     }
 
-    /// The same as far as the error itself tells. One that a table's own code raises says what that code wants it to: such a row
-    /// is tried again a number of times, and no more.
+    /// The SQLSTATE says that it may pass: the server has no room, shuts down or cannot read its disk, something is locked, or what
+    /// the statement names is gone. A table's own code can raise any SQLSTATE, so a row whose error claims this is retried
+    /// `pg_crm.max_attempts` times and no more.
     pub fn is_passing(&self) -> bool {
         self.is_transient()
             || self.is_undefined()

@@ -19,7 +19,7 @@ pub struct Trigger<'a> {
     /// The REFERENCING clause, or nothing.
     pub tables: &'a str,
     pub function: pg_sys::Oid,
-    /// For each row; else for each statement.
+    /// FOR EACH ROW instead of FOR EACH STATEMENT.
     pub for_each_row: bool,
     pub fires: Fires,
 }

@@ -62,7 +62,7 @@ pub struct Bounds {
     pub time: Option<Duration>,
     /// What no CRM can hold (`infinity`, `NaN`) is given as its text instead of being the whole row's fault.
     pub lenient: bool,
-    /// As the row holds it, and not in the CRM's form.
+    /// Values as the row holds them, not in the CRM's form.
     pub raw: bool,
 }
 
@@ -136,7 +136,7 @@ pub fn read(
         }
     }
     match passing {
-        // Not even whose fault it is was found out.
+        // The search for the row at fault got nowhere.
         Some(error) if found.is_empty() => Err(error),
         _ => Ok(found),
     }
@@ -154,7 +154,7 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Reads a part, or says in which parts to try again, and why if that may pass.
+    /// Reads a part, or adds the parts to try again to `parts`. Returns the error of a part that is split and may pass.
     fn part<'a>(
         &self,
         pace: &mut Pace,
@@ -175,7 +175,7 @@ impl Reading<'_> {
                 found.extend(rows);
                 *budget = budget.saturating_sub(used);
             }
-            // The table is locked, or changed under our feet; no record is at fault, the slice comes again.
+            // The table is locked, or was altered meanwhile; no record is at fault, the slice is retried.
             Err(error @ StoreError::Before { .. }) => return Err(error),
             Err(error) if part.len() == 1 => {
                 found.insert(part[0], unreadable(&error));
@@ -228,7 +228,7 @@ impl Reading<'_> {
                     budget = budget.saturating_sub(used);
                 }
                 Err(error @ StoreError::Before { .. }) => return Err(error),
-                // Nothing was fetched yet: a policy may have looked at any of them.
+                // Nothing was fetched yet, so any of the rows may be at fault, a policy being asked about all of them.
                 Err(_) if !late && next == part.start && part.len() > 1 => {
                     let middle = part.start + part.len() / 2;
                     parts.extend([middle..part.end, part.start..middle]);

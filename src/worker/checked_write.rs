@@ -13,6 +13,7 @@ use crm_domain::{ErrorClass, Failure, Value};
 use crm_provider::record::{DoneBatch, DoneField, DoneRecord, Field, Guard};
 use crm_provider::{CrmObject, ReadBatch, WriteKind, WriteRecord};
 use futures_util::future::{BoxFuture, FutureExt, join_all};
+use futures_util::stream::{self, StreamExt};
 use tokio::sync::oneshot;
 
 use super::failpoint;
@@ -190,6 +191,11 @@ struct Judged {
     decisions: Vec<(u16, Decision)>,
 }
 
+/// What came of edits, by their places. `None`: there is no consent, and nothing was written.
+type Came = Option<Vec<(usize, Checked)>>;
+
+/// Reads, compares and writes once. Many edits go in parts, so that little time passes between reading and writing: a part has as
+/// many records as one request reads, and only as many parts run at once as it takes to use all requests that may be in flight.
 async fn round(
     link: &Link,
     errand: &Errand,
@@ -198,7 +204,49 @@ async fn round(
     edits: &[Edit],
     open: &[usize],
     consent: &mut Consent,
-) -> Option<Vec<(usize, Checked)>> {
+) -> Came {
+    let size = link.provider.read_size(object).max(1);
+    let write_size = |count| {
+        let settings = &link.settings;
+        link.provider.write_size(settings, WriteKind::Update, count)
+    };
+    // A bulk job writes more records than one request reads.
+    if open.len() <= size || write_size(open.len()) > size {
+        return part(link, errand, request_id, object, edits, open, 1, consent).await;
+    }
+    consented(consent).await?;
+    let count = open.len().div_ceil(size);
+    let at_once = (link.settings.in_flight() * write_size(size)).div_ceil(size);
+    let mut parts: Vec<BoxFuture<Came>> = Vec::with_capacity(count);
+    for (n, open) in open.chunks(size).enumerate() {
+        let id = format!("{request_id}.{}", n + 1);
+        let part =
+            async move { part(link, errand, &id, object, edits, open, count, &mut None).await };
+        parts.push(part.boxed());
+    }
+    let done: Vec<Came> = stream::iter(parts)
+        .buffer_unordered(at_once.max(1))
+        .collect()
+        .await;
+    Some(done.into_iter().flatten().flatten().collect())
+}
+
+/// One of `parts` parts. Whether there are few enough edits to be written one by one, or looked up afterwards, is decided for all parts
+/// together.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "what a round has, and which part of it this is"
+)]
+async fn part(
+    link: &Link,
+    errand: &Errand,
+    request_id: &str,
+    object: &str,
+    edits: &[Edit],
+    open: &[usize],
+    parts: usize,
+    consent: &mut Consent,
+) -> Came {
     let mut done = Vec::with_capacity(open.len());
     let mut to_write = Vec::new();
     for (index, read) in read(link, errand, object, edits, open).await {
@@ -221,7 +269,7 @@ async fn round(
     if !to_write.is_empty() {
         consented(consent).await?;
         failpoint::reach_on_thread("request::between");
-        done.extend(write(link, errand, request_id, object, edits, to_write).await);
+        done.extend(write(link, errand, request_id, object, edits, to_write, parts).await);
     }
     Some(done)
 }
@@ -360,11 +408,11 @@ async fn write(
     object: &str,
     edits: &[Edit],
     judged: Vec<Judged>,
+    parts: usize,
 ) -> Vec<(usize, Checked)> {
     let guard = |count| link.provider.guard(WriteKind::Update, count);
-    let alone = guard(judged.len()) != Guard::Atomic
-        && guard(1) == Guard::Atomic
-        && judged.len() <= ONE_BY_ONE;
+    let count = judged.len() * parts;
+    let alone = guard(count) != Guard::Atomic && guard(1) == Guard::Atomic && count <= ONE_BY_ONE;
     let outgoing: Vec<Outgoing> = judged
         .iter()
         .enumerate()
@@ -402,7 +450,7 @@ async fn write(
         let place = one.index;
         results[place] = Some(one);
     }
-    let afterwards = guard(if alone { 1 } else { judged.len() }) == Guard::Afterwards;
+    let afterwards = guard(if alone { 1 } else { count }) == Guard::Afterwards;
     let raced = if afterwards {
         overwritten(link, errand, object, edits, &judged, &results).await
     } else {

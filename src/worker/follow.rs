@@ -18,7 +18,7 @@ pub(super) struct Following {
     every: Duration,
     /// Why a map could not be followed when that was last said.
     told: HashMap<i32, String>,
-    /// Maps whose edits are not captured, and why, as the log was last told.
+    /// Maps whose edits are not captured, and why, as last logged.
     uncaptured: HashMap<i32, String>,
 }
 
@@ -34,7 +34,7 @@ impl Default for Following {
 }
 
 impl Following {
-    /// Once, when it begins or becomes something else, and when it ends.
+    /// Logs maps whose edits are not captured: once when that begins, when its reason changes, and when it ends.
     fn tell_of(&mut self, uncaptured: Vec<(i32, String, String)>) {
         for map in self.uncaptured.keys() {
             if !uncaptured.iter().any(|(id, _, _)| id == map) {

@@ -6,8 +6,8 @@ use crm_provider::{Change, CrmObject};
 
 use super::link::Link;
 use super::tasks::caught_at_once;
-use crate::store::config::Map;
-use crate::store::ingest::{Field, Incoming};
+use crate::store::config::{Map, MappedField};
+use crate::store::ingest::{Field, Incoming, Unreadable};
 
 /// A record of a page of changes.
 pub fn changed(link: &Link, map: &Map, change: Change) -> Incoming {
@@ -50,37 +50,44 @@ pub fn read(
 }
 
 /// A panic is the trouble of the record that caused it.
-fn fields(link: &Link, map: &Map, object: &CrmObject) -> Result<Vec<Field>, Failure> {
+fn fields(link: &Link, map: &Map, object: &CrmObject) -> Result<Vec<Field>, Unreadable> {
     if let Some(trouble) = &object.trouble {
-        return Err(trouble.clone());
+        return Err(trouble.clone().into());
     }
-    caught_at_once(|| mapped(link, map, object)).and_then(|fields| fields)
+    caught_at_once(|| mapped(link, map, object))?
 }
 
-fn mapped(link: &Link, map: &Map, object: &CrmObject) -> Result<Vec<Field>, Failure> {
-    map.fields
-        .iter()
-        .map(|f| {
-            let name = &f.field.name;
-            // An empty field is told as empty; one that is not told does not exist (any more).
-            let wire = object.fields.get(name).ok_or_else(|| {
-                let message = format!("the CRM's record has no field \"{name}\"");
-                Failure::record(ErrorClass::Mapping, "no_such_field", message)
-            })?;
-            let value = link.value(&f.field, wire)?;
-            if !value.fits_jsonb() {
-                let message = format!("field \"{name}\" holds JSON that PostgreSQL cannot hold");
-                return Err(Failure::record(
-                    ErrorClass::Mapping,
-                    "unreadable_value",
-                    message,
-                ));
-            }
-            Ok(Field {
-                id: f.id,
-                hash: conflict::hash(&value),
-                value,
+fn mapped(link: &Link, map: &Map, object: &CrmObject) -> Result<Vec<Field>, Unreadable> {
+    let fields = map.fields.iter();
+    fields
+        .map(|field| {
+            mapped_field(link, field, object).map_err(|failure| Unreadable {
+                failure,
+                field: Some(field.field.name.clone()),
             })
         })
         .collect()
+}
+
+fn mapped_field(link: &Link, f: &MappedField, object: &CrmObject) -> Result<Field, Failure> {
+    let name = &f.field.name;
+    // An empty field is told as empty; one that is not told does not exist (any more).
+    let wire = object.fields.get(name).ok_or_else(|| {
+        let message = format!("the CRM's record has no field \"{name}\"");
+        Failure::record(ErrorClass::Mapping, "no_such_field", message)
+    })?;
+    let value = link.value(&f.field, wire)?;
+    if !value.fits_jsonb() {
+        let message = format!("field \"{name}\" holds JSON that PostgreSQL cannot hold");
+        return Err(Failure::record(
+            ErrorClass::Mapping,
+            "unreadable_value",
+            message,
+        ));
+    }
+    Ok(Field {
+        id: f.id,
+        hash: conflict::hash(&value),
+        value,
+    })
 }

@@ -157,7 +157,7 @@ impl Worker {
                         })?;
                     } else {
                         record.deleted = false;
-                        record.values = Err(failure);
+                        record.values = Err(failure.into());
                         rest.push(record);
                     }
                 }
@@ -212,7 +212,7 @@ impl Worker {
         })
     }
 
-    /// CRM records of a map to which something of ours is on its way: read now, they could not be compared.
+    /// CRM records of a map that are being written: what is read of them now could not be compared.
     pub(super) fn busy_records(&self, map_id: i32) -> HashSet<&str> {
         let flights = self.flights.values().filter(|f| f.map.id == map_id);
         let written = flights.flat_map(|f| &f.records);
@@ -302,16 +302,9 @@ fn settle_part(
         if matches!(what, What::Page { .. }) {
             let shown = records.iter().map(|r| r.crm_id.as_str());
             state::seen(client, map.id, shown.collect())?;
-            if matches!(
-                last,
-                Some((
-                    Came {
-                        next: Some((_, false)),
-                        ..
-                    },
-                    _
-                ))
-            ) {
+            let next = last.and_then(|(came, _)| came.next.as_ref());
+            // It was the last page.
+            if next.is_some_and(|(_, more)| !more) {
                 state::ask_unseen(client, map.id)?;
             }
         }

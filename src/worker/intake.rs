@@ -35,20 +35,13 @@ pub(super) fn read_slice(
     settings: &Settings,
 ) -> Result<Slice, StoreError> {
     let (mut due, refused) = with_keys_of_their_own(map, due, unsettled)?;
+    let written = map.cells(|f| f.written);
     // A record that the CRM does not have yet takes every field, those that were mapped since it was queued too.
     for record in due.iter_mut().filter(|record| record.op == b'c') {
-        for field in map.fields.iter().filter(|f| f.written) {
-            record.cells.insert(field.id);
-        }
+        record.cells = record.cells.union(&written);
     }
     let reads: Vec<usize> = (0..due.len()).filter(|&i| due[i].op != b'd').collect();
     // What waits of fields that are not written any more is not sent.
-    let written: Cells = map
-        .fields
-        .iter()
-        .filter(|f| f.written)
-        .map(|f| f.id)
-        .collect();
     let cells: Vec<Cells> = reads
         .iter()
         .map(|&i| due[i].cells.intersection(&written))

@@ -1,5 +1,5 @@
-//! Rows that may have changed without a trigger having fired are compared with the ledger, a part at a time: each is a transaction of
-//! its own, and other maps have their turn in between.
+//! Rows that may have changed without firing a trigger are compared with the ledger, a part at a time: each part is a transaction
+//! of its own, and other maps have their turn in between.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,11 +16,11 @@ use crate::store::{StoreError, compare, reconcile, transaction};
 
 /// Rows of one transaction.
 const PART: usize = 1000;
-/// For so long at most in a turn.
+/// How long one turn of the worker may spend on it.
 const SHARE: Duration = Duration::from_millis(500);
 
 impl Worker {
-    /// Compares what is to be compared; returns when to go on.
+    /// Works on the requests to compare rows; returns when to go on.
     pub(super) fn recapture(&mut self, connections: &[Connection], maps: &[Arc<Map>]) -> Duration {
         let mut requests = Vec::new();
         let mut next = self.confined(Of::Worker, Step::Recapture, |_| {
@@ -50,7 +50,7 @@ impl Worker {
             let rest = match compared {
                 Ok(true) => {
                     log!(
-                        "pg_crm compared {} rows of {} with the ledger: {} records had changed behind capture",
+                        "pg_crm compared {} rows of {} with the ledger: {} records had changes that were not captured",
                         request.compared,
                         map.relation,
                         request.marked
@@ -105,7 +105,7 @@ fn compare_until(
     let bounds = bounds.lenient();
     loop {
         let goes_on = transaction(|client| {
-            // As the table is now: whoever altered it may just have asked for this.
+            // Read anew: the DDL that made the request may be newer than what this turn knows of the table.
             let maps = config::maps_of(client, Some(map.names.table))?;
             let Some(map) = maps.iter().find(|m| m.id == map.id && !m.in_error) else {
                 return Ok(None);

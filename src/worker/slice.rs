@@ -165,7 +165,7 @@ fn send_batch<'a>(
                     .collect();
                 let others = left.split_off(left.len().div_ceil(2));
                 let mut sent = Vec::with_capacity(left.len() + others.len());
-                // One after the other: what came of the first says whether another request for several pays.
+                // One after the other: the outcome of the first half decides whether the second is sent as one request.
                 for (half, name) in [(left, 'a'), (others, 'b')] {
                     let id = format!("{request_id}{name}");
                     if counts().pays() {

@@ -112,8 +112,7 @@ pub(super) fn read(
     Ok(waiting)
 }
 
-/// What the edit was based on, per field, by [`conflict::Evidence`]. A column that goes through a transform goes through it
-/// here too.
+/// What the edit was based on, for each field, by [`conflict::Evidence`]. The column's old value goes through its transform.
 fn bases(map: &Map, pending: &Pending) -> BTreeMap<u16, ShortHash> {
     let mut bases = BTreeMap::new();
     for field in &map.fields {

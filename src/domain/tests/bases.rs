@@ -1,5 +1,5 @@
-//! What an edit is judged by, whatever happened to the row and the record before and meanwhile: a model of one cell, of which
-//! a stranger's change is never written over and no ordinary edit is lost.
+//! The base of an edit, in a model of one cell: whatever happens to the row and the record before and meanwhile, a stranger's change
+//! in the CRM is never overwritten, and no ordinary edit is lost.
 
 use crm_domain::Value;
 use crm_domain::arrival::{self, Arrival, Arrived};
@@ -174,7 +174,7 @@ impl Cell {
             Decision::Take => read,
             _ => flight.local,
         };
-        // Whoever edited the row meanwhile has not seen what the CRM holds.
+        // The author of an edit since then has not seen what the CRM holds.
         if !edited_since {
             (self.ledger, self.exchanged) = (holds, holds);
             if decision == Decision::Take {

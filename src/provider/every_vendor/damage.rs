@@ -3,8 +3,8 @@
 use crm_domain::{ErrorClass, Failure};
 
 use super::{Shown, VENDORS};
-use crate::CrmObject;
 use crate::script::{drive, settings};
+use crate::{ChangesPage, CrmObject};
 
 const IDS: [&str; 3] = ["101", "102", "103"];
 
@@ -42,18 +42,45 @@ fn told(object: &CrmObject) -> (&str, Option<ErrorClass>) {
 
 const TROUBLE: Option<ErrorClass> = Some(ErrorClass::Internal);
 
+/// One record between two that are as they should be.
+fn among_good(vendor: &Shown, record: Vec<u8>) -> [Vec<u8>; 3] {
+    [good(vendor, IDS[0]), record, good(vendor, IDS[2])]
+}
+
+/// The page of changes that a vendor's answer comes to.
+fn page(vendor: &Shown, records: &[Vec<u8>]) -> ChangesPage {
+    let changes = vendor.provider().changes(&settings(1), vendor.query());
+    let (page, _) = drive(changes, |_, request| vendor.page(request, records));
+    page.unwrap_or_else(|failure| panic!("{}: {failure}", vendor.name))
+}
+
+fn seen(page: &ChangesPage) -> Vec<(&str, Option<ErrorClass>)> {
+    page.changes.iter().map(|c| told(&c.object)).collect()
+}
+
+/// What is read of the records with these ids.
+fn read(vendor: &Shown, records: &[Vec<u8>]) -> Vec<Option<CrmObject>> {
+    let read = vendor.provider().read(&settings(1), vendor.read(&IDS));
+    let (found, _) = drive(read, |_, _| vendor.found(records));
+    found.unwrap_or_else(|failure| panic!("{}: {failure}", vendor.name))
+}
+
+fn assert_read(vendor: &Shown, records: &[Vec<u8>], of_the_second: Option<ErrorClass>) {
+    let found = read(vendor, records);
+    let seen: Vec<_> = found.iter().map(|o| o.as_ref().map(told)).collect();
+    let expected = [(IDS[0], None), (IDS[1], of_the_second), (IDS[2], None)];
+    let second = String::from_utf8_lossy(&records[1]);
+    assert_eq!(seen, expected.map(Some), "{}: {second}", vendor.name);
+}
+
 #[test]
 fn a_page_goes_on_beside_a_record_that_cannot_be_read() {
     for vendor in &VENDORS {
         for bad in damaged(vendor, IDS[1]) {
-            let records = [good(vendor, IDS[0]), bad.clone(), good(vendor, IDS[2])];
-            let changes = vendor.provider().changes(&settings(1), vendor.query());
-            let (page, _) = drive(changes, |_, request| vendor.page(request, &records));
-            let page = page.unwrap_or_else(|failure| panic!("{}: {failure}", vendor.name));
-            let seen: Vec<_> = page.changes.iter().map(|c| told(&c.object)).collect();
+            let page = page(vendor, &among_good(vendor, bad.clone()));
             let bad = String::from_utf8_lossy(&bad);
             assert_eq!(
-                seen,
+                seen(&page),
                 [(IDS[0], None), (IDS[1], TROUBLE), (IDS[2], None)],
                 "{}: {bad}",
                 vendor.name
@@ -68,22 +95,7 @@ fn a_page_goes_on_beside_a_record_that_cannot_be_read() {
 fn a_read_goes_on_beside_a_record_that_cannot_be_read() {
     for vendor in &VENDORS {
         for bad in damaged(vendor, IDS[1]) {
-            let records = [good(vendor, IDS[0]), bad.clone(), good(vendor, IDS[2])];
-            let read = vendor.provider().read(&settings(1), vendor.read(&IDS));
-            let (found, _) = drive(read, |_, _| vendor.found(&records));
-            let found = found.unwrap_or_else(|failure| panic!("{}: {failure}", vendor.name));
-            let seen: Vec<_> = found.iter().map(|o| o.as_ref().map(told)).collect();
-            let bad = String::from_utf8_lossy(&bad);
-            assert_eq!(
-                seen,
-                [
-                    Some((IDS[0], None)),
-                    Some((IDS[1], TROUBLE)),
-                    Some((IDS[2], None))
-                ],
-                "{}: {bad}",
-                vendor.name
-            );
+            assert_read(vendor, &among_good(vendor, bad), TROUBLE);
         }
     }
 }
@@ -103,17 +115,9 @@ const STRANGE: [&str; 7] = [
 fn what_does_not_say_which_record_it_is_is_counted_and_passed() {
     for vendor in &VENDORS {
         for id in STRANGE {
-            let records = [
-                good(vendor, IDS[0]),
-                (vendor.record)(id, "\"x\""),
-                good(vendor, IDS[2]),
-            ];
-            let changes = vendor.provider().changes(&settings(1), vendor.query());
-            let (page, _) = drive(changes, |_, request| vendor.page(request, &records));
-            let page = page.unwrap_or_else(|failure| panic!("{} {id}: {failure}", vendor.name));
-            let seen: Vec<_> = page.changes.iter().map(|c| told(&c.object)).collect();
+            let page = page(vendor, &among_good(vendor, (vendor.record)(id, "\"x\"")));
             assert_eq!(
-                seen,
+                seen(&page),
                 [(IDS[0], None), (IDS[2], None)],
                 "{} {id}",
                 vendor.name
@@ -128,28 +132,11 @@ fn what_does_not_say_which_record_it_is_is_counted_and_passed() {
 fn nobody_is_taken_for_deleted_for_an_id_that_cannot_be_read() {
     for vendor in &VENDORS {
         for id in STRANGE {
-            let records = [
-                good(vendor, IDS[0]),
-                (vendor.record)(id, "\"x\""),
-                good(vendor, IDS[2]),
-            ];
-            let read = vendor.provider().read(&settings(1), vendor.read(&IDS));
-            let (found, _) = drive(read, |_, _| vendor.found(&records));
-            let found = found.unwrap_or_else(|failure| panic!("{} {id}: {failure}", vendor.name));
-            let seen: Vec<_> = found.iter().map(|o| o.as_ref().map(told)).collect();
             // Dataverse answers by place, and needs no id.
             let by_place = vendor.name == "dynamics365" && !id.contains("\\ud83d");
             let trouble = if by_place { None } else { TROUBLE };
-            assert_eq!(
-                seen,
-                [
-                    Some((IDS[0], None)),
-                    Some((IDS[1], trouble)),
-                    Some((IDS[2], None))
-                ],
-                "{} {id}",
-                vendor.name
-            );
+            let records = among_good(vendor, (vendor.record)(id, "\"x\""));
+            assert_read(vendor, &records, trouble);
         }
     }
 }
@@ -167,12 +154,9 @@ fn a_record_without_a_time_is_its_own_trouble_and_keeps_its_place() {
             timeless.into(),
             record(IDS[2]).into(),
         ];
-        let changes = vendor.provider().changes(&settings(1), vendor.query());
-        let (page, _) = drive(changes, |_, request| vendor.page(request, &records));
-        let page = page.unwrap_or_else(|failure| panic!("{}: {failure}", vendor.name));
-        let seen: Vec<_> = page.changes.iter().map(|c| told(&c.object)).collect();
+        let page = page(vendor, &records);
         assert_eq!(
-            seen,
+            seen(&page),
             [(IDS[0], None), (IDS[1], TROUBLE), (IDS[2], None)],
             "{}",
             vendor.name

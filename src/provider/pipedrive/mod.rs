@@ -70,9 +70,9 @@ impl Provider for Pipedrive {
         ]
     }
 
-    /// What is written one by one is sent in parallel when it is written apart; upserts share a look at
-    /// what was created, and updates one at what their records hold, in as many parts as requests may be
-    /// on their way.
+    /// Pipedrive takes one record at a time, so batches only decide what is sent in parallel. Upserts share
+    /// one look at what was created, updates one read of their records: as many parts as requests may be in
+    /// flight.
     fn write_size(&self, settings: &Settings, kind: WriteKind, count: usize) -> usize {
         let part = count.div_ceil(settings.in_flight());
         match kind {

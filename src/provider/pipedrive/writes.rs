@@ -25,13 +25,12 @@ pub(super) struct Write {
     pub batch: Arc<WriteBatch>,
     /// Of an upsert: what was created lately.
     pub newest: Newest,
-    /// What records hold of which a part is to be kept, once they were asked for together.
+    /// The records of which a part is to be kept, once they have been read together: by id, as the CRM holds them.
     pub held: Option<HashMap<String, Json>>,
     pub stage: Stage,
 }
 
-/// Updates that share the look at what their records hold: it is not to be older than it takes to write so
-/// many one after the other.
+/// Updates whose records are read together. What was read gets older with each that is written, so it is few.
 pub(super) const UPDATES: usize = 25;
 
 /// What has been asked about the record that is being written.
@@ -48,9 +47,9 @@ pub(super) enum Stage {
         left: VecDeque<String>,
         matching: Vec<Json>,
     },
-    /// What this record and others of the batch hold, because parts of them are to be kept.
+    /// Reading this record together with others of the batch, because parts of them are to be kept.
     AllHeld(String),
-    /// What the record holds, of which that list says nothing.
+    /// Reading the record by itself, because that list did not have it.
     Held(String),
     /// To be written: this record, or a new one.
     Save(Option<String>),
@@ -94,7 +93,7 @@ impl Write {
             },
             None if ids.len() > 1 => {
                 let request = self.object.by_ids(ids.iter().map(String::as_str), "");
-                // Asked for once, whatever comes of it.
+                // Read together once only, whatever comes of it.
                 self.held = Some(HashMap::new());
                 self.stage = Stage::AllHeld(id);
                 request
@@ -109,8 +108,8 @@ impl Write {
         request
     }
 
-    /// The records of the batch of which something is to be kept, if a list shows them. What is no number
-    /// can be no id, and would have the whole list refused.
+    /// The records of the batch that have to be read, if a list can show them. An id that is not a number does
+    /// not exist, and would make Pipedrive refuse the whole list.
     fn ids_to_read(&self) -> Vec<String> {
         if self.held.is_some()
             || self.batch.kind != WriteKind::Update
@@ -128,7 +127,7 @@ impl Write {
     fn take_held(&mut self, response: &Response) -> Result<(), Failure> {
         let items = match page(response) {
             Ok(page) => page.records,
-            // It may be one of the others that is to blame: each is read by itself.
+            // Another record may be at fault, so each is read by itself.
             Err(failure) if failure.scope == Scope::Records => Vec::new(),
             Err(failure) => return Err(failure),
         };

@@ -12,7 +12,7 @@ use serde_json::{Map as JsonMap, Value as Json, json};
 use super::forms::{self, Answer, WrittenOver};
 use super::identity::{Key, Known};
 use super::locks::{Locked, edits_of, lock};
-use super::{Arrived, Arriving, Field, Incoming, quarantine};
+use super::{Arrived, Arriving, Field, Incoming, blame, quarantine};
 use crate::store::config::{Map, MappedField};
 use crate::store::pace::Pace;
 use crate::store::taking::{self, Altered, Taking, bounds, limit};
@@ -103,7 +103,8 @@ pub(super) fn settle(
             // Gone, though nobody told (on_delete => 'ignore'), or hidden from the table's owner.
             RowValues::Missing => arrived.counts.ignored += 1,
             RowValues::Unreadable(failure) => {
-                arrived.refuse(client, map, Some(&key), record, failure)?;
+                let fields = quarantine::NONE.to_owned();
+                arrived.refuse(client, map, Some(&key), record, failure, fields)?;
             }
         }
     }
@@ -175,8 +176,8 @@ fn read_rows(
     Ok(rows)
 }
 
-/// Records whose edits were committed after their ledger rows were locked and before their rows were: they wait, and are not to
-/// be taken for what the CRM was last known to hold.
+/// Records with edits that were committed after their ledger rows were locked and before their rows were. What the CRM holds must
+/// not go over these edits, so the records are read again.
 fn edited_meanwhile(
     client: &mut SpiClient,
     map: &Map,
@@ -341,8 +342,10 @@ fn take(
             arrived.again(record.incoming);
             continue;
         }
+        let fields = blame::of_row(client, map, &record.key, &record.takes, &error);
         let failure = quarantine::refusal(&error);
-        arrived.refuse(client, map, Some(&record.key), record.incoming, failure)?;
+        let key = Some(&record.key);
+        arrived.refuse(client, map, key, record.incoming, failure, fields)?;
     }
     let mut n = 0;
     settled.retain(|_| {

@@ -98,7 +98,7 @@ fn deleted(
             }
             Err(error) if error.is_passing() => {
                 let failure = quarantine::refusal(&error);
-                arrived.failed(Some(key), record, failure);
+                arrived.failed(Some(key), record, failure, quarantine::NONE.to_owned());
                 return Ok(());
             }
             Err(error) => return Err(error),

@@ -113,48 +113,49 @@ pub(super) fn remember(
     Ok(())
 }
 
-/// What the CRM holds there is its form of what the row holds: neither is anything but in step.
+/// Notes that what the CRM holds in these cells is its own form of what the row holds, so that they count as in step.
 pub(super) fn settle(
     client: &mut SpiClient,
     map: &Map,
     cells: &[(&str, u16)],
 ) -> Result<(), StoreError> {
-    if cells.is_empty() {
-        return Ok(());
-    }
-    client.update(
-        Kept(
-            "UPDATE crm.written_over o SET is_form = true FROM unnest($2::text[], $3::smallint[]) AS r (crm_id, field_id)
-             WHERE o.map_id = $1 AND o.crm_id = r.crm_id AND o.field_id = r.field_id",
-        ),
-        None,
-        &[
-            map.id.into(),
-            cells.iter().map(|(crm_id, _)| *crm_id).collect::<Vec<_>>().into(),
-            cells.iter().map(|(_, id)| *id as i16).collect::<Vec<_>>().into(),
-        ],
-    )?;
-    Ok(())
+    const SETTLE: &str = "UPDATE crm.written_over o SET is_form = true FROM unnest($2::text[], $3::smallint[]) AS r (crm_id, field_id)
+        WHERE o.map_id = $1 AND o.crm_id = r.crm_id AND o.field_id = r.field_id";
+    change(client, map, cells, SETTLE)
 }
 
-pub(super) fn forget(
+/// Forgets that these cells were written over.
+fn forget(client: &mut SpiClient, map: &Map, cells: &[(&str, u16)]) -> Result<(), StoreError> {
+    const FORGET: &str = "DELETE FROM crm.written_over o USING unnest($2::text[], $3::smallint[]) AS r (crm_id, field_id)
+        WHERE o.map_id = $1 AND o.crm_id = r.crm_id AND o.field_id = r.field_id";
+    change(client, map, cells, FORGET)
+}
+
+/// Runs a statement on what was remembered of these cells.
+fn change(
     client: &mut SpiClient,
     map: &Map,
     cells: &[(&str, u16)],
+    statement: &str,
 ) -> Result<(), StoreError> {
     if cells.is_empty() {
         return Ok(());
     }
     client.update(
-        Kept(
-            "DELETE FROM crm.written_over o USING unnest($2::text[], $3::smallint[]) AS r (crm_id, field_id)
-             WHERE o.map_id = $1 AND o.crm_id = r.crm_id AND o.field_id = r.field_id",
-        ),
+        Kept(statement),
         None,
         &[
             map.id.into(),
-            cells.iter().map(|(crm_id, _)| *crm_id).collect::<Vec<_>>().into(),
-            cells.iter().map(|(_, id)| *id as i16).collect::<Vec<_>>().into(),
+            cells
+                .iter()
+                .map(|(crm_id, _)| *crm_id)
+                .collect::<Vec<_>>()
+                .into(),
+            cells
+                .iter()
+                .map(|(_, id)| *id as i16)
+                .collect::<Vec<_>>()
+                .into(),
         ],
     )?;
     Ok(())

@@ -264,13 +264,15 @@ pub struct Sought {
     pub row: Option<Key>,
 }
 
-/// What texts are as keys of a table, by place. One that cannot be a key of it is not there.
+/// What a look for rows by their keys has found, by the place of the key.
 pub struct Looked {
+    /// Without those that cannot be a key of the table.
     pub found: HashMap<usize, Sought>,
-    /// It is not known whether there is a row.
+    /// Keys for which the look failed, so that it is not known whether there is a row.
     pub unknown: HashMap<usize, StoreError>,
 }
 
+/// Looks for the rows of a map's table that have these keys.
 pub fn rows_of(map: &Map, keys: &[&str]) -> Result<Looked, StoreError> {
     let all: Vec<usize> = (0..keys.len()).collect();
     let (mut found, mut unknown) = (HashMap::new(), HashMap::new());
@@ -285,7 +287,7 @@ pub fn rows_of(map: &Map, keys: &[&str]) -> Result<Looked, StoreError> {
         if matches!(error, StoreError::Before { .. }) {
             return Err(error);
         }
-        // Else the text is none of the type's.
+        // Otherwise the text is not a value of the key's type.
         if !error.is_about_values() {
             unknown.insert(n, error);
         }

@@ -92,7 +92,7 @@ pub(super) fn lock(
     Ok(locked)
 }
 
-/// Cells of these records with edits that are not folded yet, of those that have any.
+/// For each of these records that has edits which are not folded yet, the cells that they change.
 pub(super) fn edits_of(
     client: &mut SpiClient,
     map: &Map,

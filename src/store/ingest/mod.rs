@@ -7,6 +7,7 @@
 
 mod arrivals;
 mod birth;
+mod blame;
 mod departures;
 mod forms;
 pub mod identity;
@@ -21,6 +22,7 @@ use std::collections::{HashMap, HashSet};
 use crm_domain::conflict::ShortHash;
 use crm_domain::{Failure, Value};
 use pgrx::spi::SpiClient;
+use serde_json::{Value as Json, json};
 
 use self::forms::WrittenOver;
 pub use self::forms::look_back;
@@ -42,7 +44,31 @@ pub struct Incoming {
     /// Who made the last change, in the vendor's words: evidence for the audit, nothing else.
     pub by: Option<String>,
     /// Its mapped fields in the order of their ids, or why they cannot be read.
-    pub values: Result<Vec<Field>, Failure>,
+    pub values: Result<Vec<Field>, Unreadable>,
+}
+
+/// Why a record cannot be read.
+pub struct Unreadable {
+    pub failure: Failure,
+    /// The CRM's field that cannot, if it is about one.
+    pub field: Option<String>,
+}
+
+impl Unreadable {
+    /// The field at fault, as the audit names fields.
+    fn fields(&self) -> String {
+        let named = self.field.iter().map(|name| (name.clone(), json!({})));
+        Json::Object(named.collect()).to_string()
+    }
+}
+
+impl From<Failure> for Unreadable {
+    fn from(failure: Failure) -> Unreadable {
+        Unreadable {
+            failure,
+            field: None,
+        }
+    }
 }
 
 /// A field of a record that came in.
@@ -82,14 +108,14 @@ pub struct Arrived {
     pub look: Vec<String>,
     /// Records that a person is to decide about.
     pub disputed: Vec<Key>,
-    /// Why a record cannot be taken in, the first of them, and how many for the mapping's sake.
+    /// Why the first of the records that cannot be taken in cannot; and how many fail because of the mapping.
     pub trouble: Option<String>,
     pub unmappable: usize,
     failing: Vec<Failing>,
     notes: Vec<Note>,
 }
 
-/// A record that could not be taken in this time.
+/// A record that could not be taken in, and is to be charged with an attempt.
 struct Failing {
     crm_id: String,
     merged_into: Option<String>,
@@ -97,6 +123,7 @@ struct Failing {
     /// Of its row, if it has one.
     key: Option<Key>,
     failure: Failure,
+    fields: String,
 }
 
 /// A line of the audit.
@@ -108,18 +135,26 @@ struct Note {
     fields: String,
     by: Option<String>,
     failure: Option<Failure>,
+    attempt: u32,
 }
 
 impl Note {
-    fn of_quarantine(key: Option<&Key>, crm_id: &str, by: Option<&str>, failure: Failure) -> Note {
+    fn of_quarantine(
+        key: Option<&Key>,
+        crm_id: &str,
+        by: Option<&str>,
+        failure: Failure,
+        fields: String,
+    ) -> Note {
         Note {
             key: key.cloned(),
             crm_id: crm_id.to_owned(),
             operation: "ingest",
             result: "dead",
-            fields: "{}".to_owned(),
+            fields,
             by: by.map(str::to_owned),
             failure: Some(failure),
+            attempt: 1,
         }
     }
 }
@@ -141,6 +176,7 @@ impl Arrived {
             fields,
             by: incoming.by.clone(),
             failure: None,
+            attempt: 1,
         });
     }
 
@@ -198,8 +234,8 @@ pub fn settle(
         match &record.values {
             Ok(fields) if arrivals::is_echo(fields, &known.hashes) => arrived.counts.echoes += 1,
             Ok(_) => changed.push((record, known)),
-            Err(failure) => {
-                arrived.quarantine(client, map, Some(&known.key), record, failure.clone())?;
+            Err(unreadable) => {
+                arrived.quarantine_unreadable(client, map, Some(&known.key), record, unreadable)?;
             }
         }
     }
@@ -231,7 +267,7 @@ fn write_audit(
             operation: note.operation,
             fields: &note.fields,
             result: note.result,
-            attempt: 1,
+            attempt: note.attempt,
             error_class: note.failure.as_ref().map(|f| f.class.name()),
             vendor_code: note.failure.as_ref().map(|f| f.code.as_str()),
             error: note.failure.as_ref().map(|f| f.message.as_str()),

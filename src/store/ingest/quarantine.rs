@@ -6,13 +6,14 @@ use pgrx::spi::SpiClient;
 
 use super::identity::{self, Key};
 use super::state::{self, Reread};
-use super::{Arrived, Failing, Incoming, Note, write_audit};
+use super::{Arrived, Failing, Incoming, Note, Unreadable, write_audit};
 use crate::settings::Settings;
 use crate::store::config::{Connection, Map};
 use crate::store::{Kept, StoreError, dead};
 
 impl Arrived {
-    /// A record that cannot be taken in as things are: for good, or to be tried again a number of times.
+    /// A record that cannot be taken in: quarantined at once, or charged with an attempt if the failure may pass.
+    /// `key`: of its row, if it has one. `fields`: those at fault, as the audit names fields.
     pub(super) fn refuse(
         &mut self,
         client: &mut SpiClient,
@@ -20,26 +21,34 @@ impl Arrived {
         key: Option<&Key>,
         incoming: &Incoming,
         failure: Failure,
+        fields: String,
     ) -> Result<(), StoreError> {
         if failure.class == ErrorClass::Transient {
-            self.failed(key, incoming, failure);
+            self.failed(key, incoming, failure, fields);
             return Ok(());
         }
-        self.quarantine(client, map, key, incoming, failure)
+        self.quarantine(client, map, key, incoming, failure, fields)
     }
 
-    /// It may go well the next time.
-    pub(super) fn failed(&mut self, key: Option<&Key>, incoming: &Incoming, failure: Failure) {
+    /// Charges the record with an attempt when the page is settled ([`Arrived::charge`]).
+    pub(super) fn failed(
+        &mut self,
+        key: Option<&Key>,
+        incoming: &Incoming,
+        failure: Failure,
+        fields: String,
+    ) {
         self.failing.push(Failing {
             crm_id: incoming.crm_id.clone(),
             merged_into: incoming.merged_into.clone(),
             by: incoming.by.clone(),
             key: key.cloned(),
             failure,
+            fields,
         });
     }
 
-    /// Charges an attempt to each record that failed. One that has had as many as it may have is in quarantine.
+    /// Charges an attempt to each record that failed, and quarantines those that have none left.
     pub(super) fn charge(&mut self, client: &mut SpiClient, map: &Map) -> Result<(), StoreError> {
         let failing = std::mem::take(&mut self.failing);
         if failing.is_empty() {
@@ -57,6 +66,7 @@ impl Arrived {
                 by,
                 key,
                 failure,
+                fields,
                 ..
             } = failing;
             let charged = attempts.get(&crm_id).copied().unwrap_or(most);
@@ -65,19 +75,24 @@ impl Arrived {
                 failure.message
             );
             self.trouble.get_or_insert(message);
-            if charged >= most {
-                let (key, by) = (key.as_ref(), by.as_deref());
+            let (key, by) = (key.as_ref(), by.as_deref());
+            let is_last = charged >= most;
+            if is_last {
                 state::forget(client, map.id, &crm_id)?;
-                if put(client, map, key, &crm_id, by, &failure)? {
-                    self.notes
-                        .push(Note::of_quarantine(key, &crm_id, by, failure));
+                if !put(client, map, key, &crm_id, by, &failure, &fields)? {
+                    continue;
                 }
             }
+            let note = Note::of_quarantine(key, &crm_id, by, failure, fields);
+            self.notes.push(Note {
+                result: if is_last { "dead" } else { "retry" },
+                attempt: charged,
+                ..note
+            });
         }
         Ok(())
     }
 
-    /// `key`: of its row, if it has one.
     pub(super) fn quarantine(
         &mut self,
         client: &mut SpiClient,
@@ -85,9 +100,10 @@ impl Arrived {
         key: Option<&Key>,
         incoming: &Incoming,
         failure: Failure,
+        fields: String,
     ) -> Result<(), StoreError> {
-        let by = incoming.by.as_deref();
-        let is_news = put(client, map, key, &incoming.crm_id, by, &failure)?;
+        let (crm_id, by) = (&incoming.crm_id, incoming.by.as_deref());
+        let is_news = put(client, map, key, crm_id, by, &failure, &fields)?;
         self.unmappable += usize::from(failure.class == ErrorClass::Mapping);
         self.trouble.get_or_insert_with(|| {
             format!(
@@ -95,15 +111,32 @@ impl Arrived {
                 incoming.crm_id, failure.message
             )
         });
-        if is_news {
-            self.notes
-                .push(Note::of_quarantine(key, &incoming.crm_id, by, failure));
+        match is_news {
+            true => self
+                .notes
+                .push(Note::of_quarantine(key, crm_id, by, failure, fields)),
+            false => self.counts.echoes += 1,
         }
         Ok(())
     }
+
+    pub(super) fn quarantine_unreadable(
+        &mut self,
+        client: &mut SpiClient,
+        map: &Map,
+        key: Option<&Key>,
+        incoming: &Incoming,
+        unreadable: &Unreadable,
+    ) -> Result<(), StoreError> {
+        let failure = unreadable.failure.clone();
+        self.quarantine(client, map, key, incoming, failure, unreadable.fields())
+    }
 }
 
-/// Why the table would not have it.
+/// No field is at fault, in the audit's form.
+pub(super) const NONE: &str = "{}";
+
+/// The failure of a record that the table refuses.
 pub(super) fn refusal(error: &StoreError) -> Failure {
     error.failure("refused_by_table")
 }
@@ -118,16 +151,16 @@ pub fn give_up(
 ) -> Result<(), StoreError> {
     let known = identity::linked(client, map, &[&record.crm_id])?;
     let key = known.get(&0).map(|known| &known.key);
-    let is_news = put(client, map, key, &record.crm_id, None, failure)?;
+    let is_news = put(client, map, key, &record.crm_id, None, failure, NONE)?;
     state::reread(client, map.id, &[record])?;
     if !is_news {
         return Ok(());
     }
-    let note = Note::of_quarantine(key, &record.crm_id, None, failure.clone());
+    let note = Note::of_quarantine(key, &record.crm_id, None, failure.clone(), NONE.to_owned());
     write_audit(client, connection, map, &[note])
 }
 
-/// Whether that is news: pages overlap, so a record comes more than once without anybody having touched it.
+/// Makes the dead letter; `false`: there is the same one already. Pages overlap, so an unchanged record comes more than once.
 fn put(
     client: &mut SpiClient,
     map: &Map,
@@ -135,17 +168,18 @@ fn put(
     crm_id: &str,
     by: Option<&str>,
     failure: &Failure,
+    fields: &str,
 ) -> Result<bool, StoreError> {
     dead::tell_the_first(client, map, failure.class, &failure.code)?;
     let put = client.update(
         Kept(
-            "INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, path, crm_id, operation, error_class, vendor_code, error, attempts, actor)
-             VALUES ($1, $2, $3, 'ingest', $4, 'ingest', $5, $6, $7, 1, $8)
+            "INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, path, crm_id, operation, error_class, vendor_code, error, attempts, actor, fields)
+             VALUES ($1, $2, $3, 'ingest', $4, 'ingest', $5, $6, $7, 1, $8, $9::jsonb)
              ON CONFLICT (shard_key, map_id, record_key, path) DO UPDATE
              SET crm_id = excluded.crm_id, error_class = excluded.error_class, vendor_code = excluded.vendor_code, error = excluded.error,
-                 attempts = d.attempts + 1, died_at = now(), actor = excluded.actor
-             WHERE (d.crm_id, d.error_class, d.vendor_code, d.error)
-                   IS DISTINCT FROM (excluded.crm_id, excluded.error_class, excluded.vendor_code, excluded.error)
+                 attempts = d.attempts + 1, died_at = now(), actor = excluded.actor, fields = excluded.fields
+             WHERE (d.crm_id, d.error_class, d.vendor_code, d.error, d.fields)
+                   IS DISTINCT FROM (excluded.crm_id, excluded.error_class, excluded.vendor_code, excluded.error, excluded.fields)
              RETURNING 1",
         ),
         None,
@@ -158,6 +192,7 @@ fn put(
             failure.code.as_str().into(),
             storable_text(&failure.message).as_ref().into(),
             by.into(),
+            fields.into(),
         ],
     )?;
     Ok(!put.is_empty())

@@ -210,7 +210,7 @@ pub struct Reread {
     pub merged_into: Option<String>,
 }
 
-/// Records that are due, the first ones first, and to which nothing of ours is on its way. One that keeps failing comes alone.
+/// Records that are due, the first ones first, without those that are being written (`busy`). One that keeps failing comes alone.
 pub fn due(
     client: &SpiClient,
     map_id: i32,
@@ -276,8 +276,8 @@ pub fn ask(
     Ok(())
 }
 
-/// Has every linked record read that the pass through all records that begins now does not show, because the CRM does not tell
-/// which of them are gone. They wait for [`ask_unseen`].
+/// A pass through all records begins, and the CRM does not tell which of them are gone: notes every linked record as unseen. Each
+/// page takes away those that it shows ([`seen`]); the rest is read by itself after the pass ([`ask_unseen`]).
 pub fn look_out_for_linked(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
     client.update(
         Kept(
@@ -292,7 +292,7 @@ pub fn look_out_for_linked(client: &mut SpiClient, map_id: i32) -> Result<(), St
     Ok(())
 }
 
-/// These records were shown, and so are there.
+/// A page of the pass has shown these records, so they exist.
 pub fn seen(client: &mut SpiClient, map_id: i32, crm_ids: Vec<&str>) -> Result<(), StoreError> {
     client.update(
         Kept(
@@ -306,7 +306,7 @@ pub fn seen(client: &mut SpiClient, map_id: i32, crm_ids: Vec<&str>) -> Result<(
     Ok(())
 }
 
-/// The pass has ended: what it did not show is to be read now.
+/// The pass has ended: the records that it did not show are to be read now.
 pub fn ask_unseen(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
     client.update(
         Kept(
@@ -352,7 +352,7 @@ pub fn not_yet(client: &mut SpiClient, map_id: i32, records: &[&Reread]) -> Resu
     Ok(())
 }
 
-/// Records that could not be taken in come again by themselves, each time later; how often that has happened to each.
+/// Records that could not be taken in are read again by themselves, each time after a longer wait. Returns the attempts of each.
 pub fn charge(
     client: &mut SpiClient,
     map_id: i32,
@@ -383,7 +383,7 @@ pub fn charge(
     Ok(attempts)
 }
 
-/// A record is not to be read by itself any more.
+/// A record is no longer to be read by itself.
 pub fn forget(client: &mut SpiClient, map_id: i32, crm_id: &str) -> Result<(), StoreError> {
     client.update(
         Kept("DELETE FROM crm.reread WHERE map_id = $1 AND crm_id = $2"),

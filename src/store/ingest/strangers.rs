@@ -8,7 +8,7 @@ use serde_json::{Map as JsonMap, json};
 
 use super::arrivals::told_of_altered;
 use super::identity::{self, Candidate, Ended, Key, Known, Looked};
-use super::{Arrived, Arriving, Incoming, birth, quarantine};
+use super::{Arrived, Arriving, Incoming, birth, blame, quarantine};
 use crate::store::StoreError;
 use crate::store::config::Map;
 use crate::store::rivals::{self, Rival};
@@ -101,7 +101,9 @@ pub(super) fn settle<'a>(
             match error.is_put_off() {
                 true => arrived.again(record),
                 false => {
-                    arrived.refuse(client, map, None, record, quarantine::refusal(error))?;
+                    let failure = quarantine::refusal(error);
+                    let fields = quarantine::NONE.to_owned();
+                    arrived.refuse(client, map, None, record, failure, fields)?;
                 }
             }
             continue;
@@ -137,7 +139,8 @@ pub(super) fn settle<'a>(
                     known.join(", ")
                 );
                 let failure = Failure::record(ErrorClass::Conflict, "duplicate_identity", error);
-                arrived.quarantine(client, map, None, record, failure)?;
+                let fields = quarantine::NONE.to_owned();
+                arrived.quarantine(client, map, None, record, failure, fields)?;
             }
             (None, Some(gone)) if identity::bury(client, map, gone, &record.crm_id)? => {
                 arrived.counts.ignored += 1;
@@ -193,8 +196,8 @@ fn claim<'a>(
     let (readable, unreadable): (Vec<_>, Vec<_>) =
         linked.into_iter().partition(|(r, _)| r.values.is_ok());
     for (record, key) in unreadable {
-        if let Err(failure) = &record.values {
-            arrived.quarantine(client, map, Some(&key), record, failure.clone())?;
+        if let Err(unreadable) = &record.values {
+            arrived.quarantine_unreadable(client, map, Some(&key), record, unreadable)?;
         }
     }
     let known = |key| Known {
@@ -234,8 +237,8 @@ fn insert<'a>(
     let (readable, unreadable): (Vec<_>, Vec<_>) =
         records.into_iter().partition(|r| r.values.is_ok());
     for record in unreadable {
-        if let Err(failure) = &record.values {
-            arrived.quarantine(client, map, None, record, failure.clone())?;
+        if let Err(unreadable) = &record.values {
+            arrived.quarantine_unreadable(client, map, None, record, unreadable)?;
         }
     }
     let mut waiting = Vec::new();
@@ -256,7 +259,14 @@ fn insert<'a>(
             Err(error) if turn == Turn::First && error.is_about_other_rows() => {
                 waiting.push(record);
             }
-            Err(error) => arrived.refuse(client, map, None, record, quarantine::refusal(&error))?,
+            Err(error) => {
+                let values = record.values.iter().flatten();
+                let values = values.filter(|v| !v.value.is_null());
+                let values = values.map(|v| (v.id, &v.value)).collect();
+                let fields = blame::of_new_row(map, &values, &error);
+                let failure = quarantine::refusal(&error);
+                arrived.refuse(client, map, None, record, failure, fields)?
+            }
         }
     }
     quarantine::release(client, map, &released.into_iter().collect::<Vec<_>>())?;

@@ -37,6 +37,21 @@ fn told(reply: &Reply) -> (String, Value) {
     )
 }
 
+/// The names of the records that a query found, or the status and the code of its refusal.
+fn last_names(reply: &Reply) -> Result<String, (u16, String)> {
+    match reply.status {
+        200 => {
+            let data = reply.json()["data"].as_array().cloned().unwrap();
+            let names = data
+                .iter()
+                .map(|record| record["Last_Name"].as_str().unwrap());
+            Ok(names.collect::<Vec<_>>().join(","))
+        }
+        204 => Ok(String::new()),
+        status => Err((status, told(reply).0)),
+    }
+}
+
 fn encoded(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
@@ -227,17 +242,7 @@ fn searches_find_by_criteria_email_phone_and_word() {
             &format!("/Contacts/search?fields=Last_Name&{query}"),
             Value::Null,
         );
-        match reply.status {
-            200 => {
-                let data = reply.json()["data"].as_array().cloned().unwrap();
-                let names = data
-                    .iter()
-                    .map(|record| record["Last_Name"].as_str().unwrap());
-                Ok(names.collect::<Vec<_>>().join(","))
-            }
-            204 => Ok(String::new()),
-            status => Err((status, told(&reply).0)),
-        }
+        last_names(&reply)
     };
     let criteria = |text: &str| names(&format!("criteria={}", encoded(text)));
     for (text, found) in [
@@ -379,17 +384,7 @@ fn queries_compare_by_type() {
     let ask = |rest: &str| {
         let query = format!("select Last_Name from Contacts where {rest}");
         let reply = world.zoho("POST", "/coql", json!({"select_query": query}));
-        match reply.status {
-            200 => {
-                let data = reply.json()["data"].as_array().cloned().unwrap();
-                let names = data
-                    .iter()
-                    .map(|record| record["Last_Name"].as_str().unwrap());
-                Ok(names.collect::<Vec<_>>().join(","))
-            }
-            204 => Ok(String::new()),
-            _ => Err(told(&reply).0),
-        }
+        last_names(&reply).map_err(|(_, code)| code)
     };
     for (rest, found) in [
         ("Score > 9", "Bo"),

@@ -120,18 +120,9 @@ impl Desk {
         self.db.all(sql, &[&self.map, &key]).await.pop()
     }
 
-    /// Edits, and returns the flush that writes them back while the CRM takes a second and a half to answer.
+    /// See [`under_way`].
     pub async fn under_way(&self, edits: &str) -> JoinHandle<bool> {
-        self.crm.fault(json!({"delay_ms": 1500, "times": 1}));
-        self.db.execute(edits).await;
-        let session = self.db.session().await;
-        let flush =
-            tokio::spawn(async move { session.one::<bool>("SELECT crm.flush()", &[]).await });
-        eventually("the request is under way", async || {
-            (self.crm.sim().faults_left() == 0).then_some(())
-        })
-        .await;
-        flush
+        under_way(&self.db, &self.crm, edits).await
     }
 
     /// Writes everything back and holds both sides against each other.
@@ -294,4 +285,17 @@ fn person(n: usize) -> Map<String, Value> {
 /// Missing, null and empty text are one.
 fn text(value: Option<&Value>) -> String {
     value.and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+/// Edits, and returns the flush that writes them back while the CRM takes a second and a half to answer.
+pub async fn under_way(db: &Database, crm: &Crm, edits: &str) -> JoinHandle<bool> {
+    crm.fault(json!({"delay_ms": 1500, "times": 1}));
+    db.execute(edits).await;
+    let session = db.session().await;
+    let flush = tokio::spawn(async move { session.one::<bool>("SELECT crm.flush()", &[]).await });
+    eventually("the request is under way", async || {
+        (crm.sim().faults_left() == 0).then_some(())
+    })
+    .await;
+    flush
 }

@@ -1,6 +1,7 @@
 //! What people change in the CRM comes into the table: once, as the mapping has it, and never back again.
 
 mod backfill;
+mod blame;
 mod conflicts;
 mod endings;
 mod identity;

@@ -5,7 +5,7 @@ use crm_suites::{Database, Live, Vendor};
 use crate::CLUSTER;
 
 /// A database with a connection to the stub and this table `t`, mapped as a contact, which these fields of the CRM go into.
-async fn taking(table: &str, fields: &[(&str, &str)]) -> Live {
+pub async fn taking(table: &str, fields: &[(&str, &str)]) -> Live {
     let live = Live::open(&CLUSTER, Vendor::Stub).await;
     live.db
         .execute(&format!("SELECT crm.unmap_object({})", live.map))
@@ -22,12 +22,12 @@ async fn taking(table: &str, fields: &[(&str, &str)]) -> Live {
 }
 
 /// Somebody edits every record in the CRM.
-async fn edited(db: &Database, fields: &str) {
+pub async fn edited(db: &Database, fields: &str) {
     let sql = format!("UPDATE crm_stub.records SET fields = fields || '{fields}'");
     db.execute(&sql).await;
 }
 
-async fn made(db: &Database, records: &[&str]) {
+pub async fn made(db: &Database, records: &[&str]) {
     for fields in records {
         let sql = format!(
             "INSERT INTO crm_stub.records (connection, crm_object, fields) VALUES ('stub', 'contact', '{fields}')"

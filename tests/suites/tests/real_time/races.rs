@@ -83,3 +83,27 @@ async fn a_call_follows_the_edit_that_is_on_its_way(vendor: Vendor) {
     live.agree().await;
     live.assert_both("p1", "phone", "second").await;
 }
+
+/// Where the CRM guards nothing, what was read is old by no more than the time of as many writes as one read is for.
+#[tokio::test]
+async fn what_is_read_is_written_before_more_is_read() {
+    let live = Live::open(&CLUSTER, Vendor::Pipedrive).await;
+    live.people(250).await;
+    live.db.execute("UPDATE people SET phone = 'ours'").await;
+    live.quiet().await;
+    let requests = live.crm.sim().requests("persons");
+    let (mut reads, mut written) = (0, 0);
+    for request in &requests {
+        let is_read = request["query"]
+            .as_str()
+            .is_some_and(|query| query.contains("ids="));
+        if request["method"] == "PATCH" {
+            written += 1;
+        } else if is_read {
+            assert_eq!(written, reads * 100, "before read {}", reads + 1);
+            reads += 1;
+        }
+    }
+    assert_eq!((reads, written), (3, 250));
+    live.agree().await;
+}

@@ -80,6 +80,12 @@ impl Possession {
         }
     }
 
+    /// Has the worker look for changes in the CRM, and does not wait for what it finds.
+    async fn look(&self) {
+        let sql = "SELECT crm.ingest_now(1, '1 ms')";
+        self.db.execute(sql).await;
+    }
+
     async fn ends(&self, path: &str) {
         let sql = "SELECT record_key FROM crm.dead_letters WHERE path = $1 ORDER BY 1";
         eventually("those at fault are dead letters", async || {
@@ -135,10 +141,7 @@ async fn of_a_trigger_as_rows_take_what_the_crm_holds() {
         "CREATE TRIGGER fired BEFORE UPDATE ON m.people FOR EACH ROW EXECUTE FUNCTION m.fired()";
     let possession = linked("", code).await;
     possession.edit_all().await;
-    possession
-        .db
-        .execute("SELECT crm.ingest_now(1, '1 ms')")
-        .await;
+    possession.look().await;
     possession.goes_on(TAKEN).await;
     possession.ends("ingest").await;
 }
@@ -148,10 +151,7 @@ async fn of_a_transform_as_values_come_in() {
     let possession = linked("", "SELECT 1").await;
     possession.map_with("transform_in").await;
     possession.edit_all().await;
-    possession
-        .db
-        .execute("SELECT crm.ingest_now(1, '1 ms')")
-        .await;
+    possession.look().await;
     possession.goes_on(TAKEN).await;
     possession.ends("ingest").await;
 }
@@ -166,10 +166,7 @@ async fn of_a_trigger_as_rows_are_inserted() {
         .chain((1..=GOOD).map(|n| format!("good{n}")))
         .collect();
     possession.born(&names).await;
-    possession
-        .db
-        .execute("SELECT crm.ingest_now(1, '1 ms')")
-        .await;
+    possession.look().await;
     possession.goes_on(TAKEN).await;
     let sql = "SELECT count(*) FROM crm.dead_letters WHERE path = 'ingest' AND error_class = 'transient' AND error LIKE '%raised e%'";
     eventually("those at fault are dead letters", async || {
@@ -177,6 +174,35 @@ async fn of_a_trigger_as_rows_are_inserted() {
     })
     .await;
     possession.db.assert_checked().await;
+}
+
+/// Records that no row is linked to are looked for by their keys.
+#[tokio::test]
+async fn of_a_policy_as_keys_are_looked_for() {
+    let db = CLUSTER.database().await;
+    let arguments = ", on_insert => 'ignore', on_crm_insert => 'insert'";
+    let possession = Possession::in_database(db, PEOPLE, "bidirectional", arguments).await;
+    let db = &possession.db;
+    possession.owner.execute(CODE).await;
+    possession.owner.execute(&rows()).await;
+    let code = "ALTER TABLE m.people ENABLE ROW LEVEL SECURITY; ALTER TABLE m.people FORCE ROW LEVEL SECURITY;
+                CREATE POLICY fussy ON m.people USING (m.fuss(id) IS NOT NULL)";
+    possession.owner.execute(code).await;
+    let sql = "SELECT id FROM m.people";
+    let keys: Vec<String> = db.all(sql, &[]).await;
+    possession.born(&keys).await;
+    db.execute("SELECT crm.ingest_now(1, '1 ms')").await;
+    let linked =
+        "SELECT count(*) FROM crm.ledger WHERE crm_id IS NOT NULL AND record_key LIKE 'good%'";
+    possession.goes_on(linked).await;
+    let sql = "SELECT count(*) FROM crm.dead_letters WHERE path = 'ingest' AND error_class = 'transient' AND error LIKE '%raised e%'";
+    eventually("those at fault are dead letters", async || {
+        (db.one::<i64>(sql, &[]).await == CODES.len() as i64).then_some(())
+    })
+    .await;
+    // No twins of them were made.
+    assert_eq!(db.count("m.people").await, keys.len() as i64);
+    db.assert_checked().await;
 }
 
 #[tokio::test]
@@ -187,10 +213,7 @@ async fn of_a_trigger_as_rows_are_deleted() {
     for id in possession.db.all::<String>(ids, &[]).await {
         possession.crm.delete(&possession.db, "contact", &id).await;
     }
-    possession
-        .db
-        .execute("SELECT crm.ingest_now(1, '1 ms')")
-        .await;
+    possession.look().await;
     possession
         .goes_on(&format!(
             "SELECT {GOOD} - count(*) FROM m.people WHERE id LIKE 'good%'"

@@ -1,6 +1,7 @@
 //! Names are looked up by each statement anew, and whoever owns a schema may rename it at any moment: what is put in the place of a
 //! superuser's table, transform or type while pg_crm is at work is not run as the superuser.
 
+use crm_suites::desk::under_way;
 use crm_suites::{Crm, Database, Desk, Session, Vendor, eventually, json};
 
 use crate::{CLUSTER, role};
@@ -87,6 +88,14 @@ impl Tenancy {
     }
 }
 
+async fn waits_for_a_lock(watch: &Session, pid: i32) {
+    let sql = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = $1";
+    eventually("it waits for a lock", async || {
+        (watch.one::<i64>(sql, &[&pid]).await > 0).then_some(())
+    })
+    .await;
+}
+
 async fn tenancy() -> Tenancy {
     let db = CLUSTER.database().await;
     Crm::connect(&db, Vendor::Stub).await;
@@ -138,44 +147,40 @@ async fn another_function_in_a_transforms_place_is_not_run() {
     db.assert_checked().await;
 }
 
-/// A value from the CRM is made one of the column's type by its name.
-#[tokio::test]
-async fn another_type_in_a_column_types_place_is_not_used() {
+/// Puts another type in the place of that of [`with_typed_phone`].
+const ANOTHER_TYPE: &str = "ALTER SCHEMA rs RENAME TO former; CREATE SCHEMA rs;
+     CREATE DOMAIN rs.tel AS text CHECK (m.evil())";
+
+/// A linked person whose phone is of a type in schema `rs`, and the id of the record.
+async fn with_typed_phone() -> (Tenancy, Crm, String) {
     let db = CLUSTER.database().await;
     let crm = Crm::connect(&db, Vendor::HubSpot).await;
     let desk = Desk::furnish_as(db, crm, "bidirectional", "on_insert => 'ignore'", "").await;
-    let ids = desk.link(1).await;
+    let mut ids = desk.link(1).await;
     let Desk { db, crm, map, .. } = desk;
     let tenancy = Tenancy::found(db).await;
-    let db = &tenancy.db;
-    db.execute("CREATE DOMAIN rs.tel AS text; ALTER TABLE people ALTER phone TYPE rs.tel")
-        .await;
-    let field = crm.vendor.field("phone").to_owned();
+    let retype = "CREATE DOMAIN rs.tel AS text; ALTER TABLE people ALTER phone TYPE rs.tel";
+    tenancy.db.execute(retype).await;
+    let field = crm.vendor.field("phone");
     let sql =
         format!("SELECT crm.map_field({map}, 'phone', '{field}', direction => 'bidirectional')");
-    db.execute(&sql).await;
+    tenancy.db.execute(&sql).await;
+    (tenancy, crm, ids.remove(0))
+}
+
+/// A value from the CRM is made one of the column's type by its name.
+#[tokio::test]
+async fn another_type_in_a_column_types_place_is_not_used() {
+    let (tenancy, crm, id) = with_typed_phone().await;
+    let (db, field) = (&tenancy.db, crm.vendor.field("phone"));
     db.execute("UPDATE people SET phone = '1', email = 'a@x.test'")
         .await;
     db.drain().await;
     // The CRM holds something else by now, which wins: the row takes it once the CRM has answered.
     let people = crm.vendor.people();
-    crm.edit(db, people, &ids[0], &json!({&field: "theirs"}))
-        .await;
-    crm.fault(json!({"delay_ms": 1500, "times": 1}));
-    db.execute("UPDATE people SET phone = 'ours'").await;
-    let session = db.session().await;
-    let flush = tokio::spawn(async move { session.one::<bool>("SELECT crm.flush()", &[]).await });
-    eventually("the request is under way", async || {
-        (crm.sim().faults_left() == 0).then_some(())
-    })
-    .await;
-    tenancy
-        .mallory
-        .execute(
-            "ALTER SCHEMA rs RENAME TO former; CREATE SCHEMA rs;
-             CREATE DOMAIN rs.tel AS text CHECK (m.evil())",
-        )
-        .await;
+    crm.edit(db, people, &id, &json!({field: "theirs"})).await;
+    let flush = under_way(db, &crm, "UPDATE people SET phone = 'ours'").await;
+    tenancy.mallory.execute(ANOTHER_TYPE).await;
     flush.await.expect("the flush");
     tenancy.assert_unharmed().await;
     eventually("the row takes what the CRM holds", async || {
@@ -183,6 +188,37 @@ async fn another_type_in_a_column_types_place_is_not_used() {
         (db.one::<String>(sql, &[]).await == "theirs").then_some(())
     })
     .await;
+    db.assert_checked().await;
+}
+
+/// `crm.write()` changes the row as its caller, once nobody else holds it.
+#[tokio::test]
+async fn another_type_is_not_used_as_the_caller_of_a_write() {
+    let (tenancy, crm, _) = with_typed_phone().await;
+    let (db, field) = (&tenancy.db, crm.vendor.field("phone"));
+    db.drain().await;
+    let holder = db.session().await;
+    holder
+        .execute("BEGIN; SELECT FROM people WHERE id = 'p1' FOR UPDATE")
+        .await;
+    let session = db.session().await;
+    let pid: i32 = session.one("SELECT pg_backend_pid()", &[]).await;
+    let call = r#"SELECT crm.write('people', 'p1', '{"phone": "ours"}')::text"#;
+    let call = tokio::spawn(async move { session.client().query_one(call, &[]).await });
+    waits_for_a_lock(db, pid).await;
+    tenancy.mallory.execute(ANOTHER_TYPE).await;
+    holder.execute("COMMIT").await;
+    let error = call.await.expect("the call").expect_err("a refusal");
+    tenancy.assert_unharmed().await;
+    let error = error.as_db_error().expect("an error of the server");
+    assert_eq!(error.code().code(), "42704", "{error:?}");
+    // By the mapping as it is now.
+    let call = r#"SELECT crm.write('people', 'p1', '{"phone": "ours"}')::text"#;
+    db.execute(call).await;
+    db.drain().await;
+    let people = crm.records(db, crm.vendor.people()).await;
+    let person = people.into_values().next().expect("a record");
+    assert_eq!(person[field], "ours");
     db.assert_checked().await;
 }
 
@@ -205,11 +241,7 @@ async fn another_relation_is_not_looked_at_for_its_lengths() {
         .await;
     let sql = format!("SELECT crm.longest_text({table}::oid::regclass, 'email')");
     let looking = tokio::spawn(async move { session.client().query_one(&sql, &[]).await });
-    let waits = format!("SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = {pid}");
-    eventually("it waits for the table", async || {
-        (watch.one::<i64>(&waits, &[]).await > 0).then_some(())
-    })
-    .await;
+    waits_for_a_lock(&watch, pid).await;
     tenancy
         .mallory
         .execute(

@@ -18,6 +18,17 @@ impl Walk {
     }
 
     pub(crate) async fn update(&mut self, rows: usize, pick: Pick, cells: &[(usize, Word)]) {
+        self.update_with("", rows, pick, cells).await;
+    }
+
+    /// The same in a transaction that begins with this.
+    pub(crate) async fn update_with(
+        &mut self,
+        first: &str,
+        rows: usize,
+        pick: Pick,
+        cells: &[(usize, Word)],
+    ) {
         let cells = self.flowing(cells, &[Direction::Outbound, Direction::Bidirectional]);
         let keys: Vec<String> = self.db.all("SELECT id FROM people ORDER BY id", &[]).await;
         if cells.is_empty() || keys.is_empty() {
@@ -39,13 +50,15 @@ impl Walk {
             "UPDATE people p SET {} FROM jsonb_to_recordset($1) AS r ({VALUES}) WHERE p.id = r.id RETURNING p.id",
             set.join(", ")
         );
+        self.db.execute(&format!("BEGIN; {first}")).await;
         let done = self
             .db
             .client()
             .query(&sql, &[&Json::from(objects.clone())])
             .await;
+        self.db.execute("COMMIT").await;
         self.note(format!(
-            "UPDATE {} : {}",
+            "{first} UPDATE {} : {}",
             Json::from(objects.clone()),
             outcome(&done)
         ));
@@ -62,6 +75,47 @@ impl Walk {
             // A field that may not change any more.
             Err(error) if error.code() == Some(&SqlState::CHECK_VIOLATION) => {}
             Err(error) => panic!("{sql}: {error:?}"),
+        }
+    }
+
+    /// Triggers do not fire, and an operator asks for what was missed.
+    pub(crate) async fn behind(&mut self, rows: usize, pick: Pick, cells: &[(usize, Word)]) {
+        let first = "SET LOCAL session_replication_role = replica;";
+        self.update_with(first, rows, pick, cells).await;
+        self.operate("SELECT crm.recapture(map_id) FROM crm.object_map", &[])
+            .await;
+    }
+
+    /// Every row gets another value in a column, by DDL. Whoever is at work on the table is not waited for long.
+    pub(crate) async fn rewrite(&mut self, column: usize) {
+        let (name, _) = COLUMNS[column];
+        let flows = self.flowing(
+            &[(column, Word::Own)],
+            &[Direction::Outbound, Direction::Bidirectional],
+        );
+        if flows.is_empty() || ["email", "score"].contains(&name) {
+            return;
+        }
+        let using = format!(
+            "'d{}.' || regexp_replace(lower(id), '[^a-z0-9-]', '', 'g')",
+            self.at
+        );
+        let sql = format!(
+            "SET lock_timeout = '200 ms'; ALTER TABLE people ALTER {name} TYPE text USING {using}"
+        );
+        let done = self.db.client().batch_execute(&sql).await;
+        self.db.execute("RESET lock_timeout").await;
+        self.note(format!("ALTER {name} USING {using}: {}", done.is_ok()));
+        if done.is_ok() {
+            // What a CRM's user has done since is in the record's history, and may have come in already.
+            let keys: Vec<String> = self.db.all("SELECT id FROM people", &[]).await;
+            let value = format!("'d{}.'", self.at);
+            for key in keys {
+                let mut plain = key.to_lowercase();
+                plain.retain(|c| c.is_ascii_alphanumeric() || c == '-');
+                let value = Json::from(format!("{}{plain}", value.trim_matches('\'')));
+                self.oracle.set(Side::Row(key), name, &value, self.at);
+            }
         }
     }
 

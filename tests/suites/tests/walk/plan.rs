@@ -178,6 +178,16 @@ pub enum Action {
         class: &'static str,
         times: u32,
     },
+    /// Cells change behind capture, and an operator asks for what was missed.
+    Behind {
+        rows: usize,
+        pick: Pick,
+        cells: Vec<(usize, Word)>,
+    },
+    /// A column is rewritten: `ALTER COLUMN … TYPE … USING`.
+    Rewrite {
+        column: usize,
+    },
     KillWorker,
     KillCaller,
     KillServer,
@@ -339,6 +349,14 @@ impl Action {
             964 => Action::KillServer,
             965..967 => Action::Ahead {
                 hours: rng.i64(1..30),
+            },
+            967..973 => Action::Behind {
+                rows: rng.usize(1..4),
+                pick,
+                cells: cells(rng),
+            },
+            973..976 => Action::Rewrite {
+                column: rng.usize(..COLUMNS.len()),
             },
             _ => Action::Pass { ms: rng.u64(1..40) },
         }

@@ -13,7 +13,7 @@ use crate::walker::Walk;
 impl Walk {
     /// Panics with all there is to know unless both sides are as they must be.
     pub async fn prove(&mut self) {
-        let breaches = self.db.text("SELECT * FROM crm.check()").await;
+        let breaches = self.db.text("SELECT * FROM crm.check(deep => true)").await;
         if !breaches.is_empty() {
             self.fail(&format!("crm.check():\n{breaches}"), &mentioned(&breaches))
                 .await;

@@ -187,6 +187,8 @@ impl Walk {
                 class,
                 times,
             } => self.fault(operation, class, *times).await,
+            Action::Behind { rows, pick, cells } => self.behind(*rows, *pick, cells).await,
+            Action::Rewrite { column } => self.rewrite(*column).await,
             Action::KillWorker => {
                 if self.db.worker_now().await.is_some() {
                     self.db.kill_worker().await;

@@ -1,0 +1,119 @@
+//! A dead letter of what could not come in names the fields that are at fault.
+
+use crm_suites::{Json, json};
+
+use crate::tables::{edited, made, taking};
+
+#[tokio::test]
+async fn the_field_that_a_row_does_not_take_is_named() {
+    let live = taking(
+        "CREATE DOMAIN short AS text CHECK (length(VALUE) < 5);
+         CREATE TABLE t (id int PRIMARY KEY, name varchar(5), score numeric(4, 1), code short, phone text CHECK (phone <> 'none'), title text,
+                         CHECK (title <> name));
+         CREATE FUNCTION guard() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             IF NEW.title = 'forbidden' THEN RAISE EXCEPTION 'not this title'; END IF;
+             RETURN NEW;
+         END $$;
+         CREATE TRIGGER guard BEFORE INSERT OR UPDATE ON t FOR EACH ROW EXECUTE FUNCTION guard()",
+        &[("name", "last_name"), ("score", "x_score"), ("code", "x_code"), ("phone", "phone"), ("title", "first_name")],
+    )
+    .await;
+    live.db.execute("INSERT INTO t (id) VALUES (1)").await;
+    live.db.drain().await;
+    let named = async |what: &str| -> Json {
+        live.ingest().await;
+        let fields = "SELECT fields FROM crm.dead_letters WHERE path = 'ingest'";
+        let found: Vec<Json> = live.db.all(fields, &[]).await;
+        assert_eq!(found.len(), 1, "{what}: {found:?}");
+        let audit = "SELECT fields FROM crm.audit_log WHERE path = 'ingest' AND result = 'dead' ORDER BY audit_id DESC LIMIT 1";
+        assert_eq!(live.db.one::<Json>(audit, &[]).await, found[0]);
+        found[0].clone()
+    };
+    for (what, fields, expected) in [
+        (
+            "too long",
+            r#"{"last_name": "too long", "phone": "1", "x_score": 1}"#,
+            json!({"last_name": {"new": "too long"}}),
+        ),
+        (
+            "rounded",
+            r#"{"last_name": "a", "phone": "2", "x_score": 1.25}"#,
+            json!({"x_score": {"new": 1.25}}),
+        ),
+        (
+            "two at once, by a domain and a check",
+            r#"{"x_code": "longer", "phone": "none", "x_score": 2}"#,
+            json!({"x_code": {"new": "longer"}, "phone": {"new": "none"}}),
+        ),
+        (
+            "a trigger",
+            r#"{"x_code": "a", "phone": "3", "first_name": "forbidden"}"#,
+            json!({"first_name": {"new": "forbidden"}}),
+        ),
+        (
+            "none alone",
+            r#"{"first_name": "b", "last_name": "b", "phone": null, "x_score": null, "x_code": null}"#,
+            json!({"first_name": {"new": "b"}, "last_name": {"new": "b"}}),
+        ),
+        (
+            "alone",
+            r#"{"first_name": null, "last_name": "too long"}"#,
+            json!({"last_name": {"new": "too long"}}),
+        ),
+        (
+            "unreadable",
+            r#"{"last_name": "c", "x_score": "many"}"#,
+            json!({"x_score": {}}),
+        ),
+    ] {
+        edited(&live.db, fields).await;
+        assert_eq!(named(what).await, expected, "{what}");
+        // Nothing of the trials stays.
+        let row = "SELECT concat(name, score, code, phone, title) FROM t";
+        assert_eq!(live.db.text(row).await, "", "{what}");
+    }
+    edited(&live.db, r#"{"last_name": "d", "x_score": 3}"#).await;
+    made(
+        &live.db,
+        &[r#"{"external_key": "2", "last_name": "new", "x_score": 1234567, "phone": "4"}"#],
+    )
+    .await;
+    let expected = json!({"x_score": {"new": 1234567}});
+    assert_eq!(named("a new row").await, expected);
+    assert_eq!(live.db.text("SELECT name FROM t").await, "d");
+}
+
+/// Passes show what they have shown: of a part of the last minutes, or of all records.
+#[tokio::test]
+async fn what_is_shown_once_more_is_told_once() {
+    let live = taking(
+        "CREATE TABLE t (id int PRIMARY KEY, name text, score numeric(4, 1))",
+        &[("name", "last_name"), ("score", "x_score")],
+    )
+    .await;
+    live.db.execute("INSERT INTO t (id) VALUES (1)").await;
+    live.db.drain().await;
+    let dead = async |pass: &str| -> (i64, i32) {
+        let _: i64 = live.db.one(pass, &[]).await;
+        let told = "SELECT (SELECT count(*) FROM crm.audit_log WHERE path = 'ingest' AND result = 'dead'), attempts FROM crm.dead_letters";
+        let row = &live.db.rows(told, &[]).await[0];
+        (row.get(0), row.get(1))
+    };
+    let every = "SELECT crm.backfill(max(map_id)) FROM crm.object_map";
+    edited(&live.db, r#"{"x_score": 1.25}"#).await;
+    for _ in 0..3 {
+        assert_eq!(dead(every).await, (1, 1));
+    }
+    edited(&live.db, r#"{"x_score": 1.75}"#).await;
+    for _ in 0..2 {
+        assert_eq!(dead(every).await, (2, 2));
+    }
+    // Whoever has it tried again hears of it again.
+    live.db.execute("SELECT crm.replay_all()").await;
+    live.ingest().await;
+    assert_eq!(dead(every).await, (3, 1));
+    edited(&live.db, r#"{"x_score": 1.5}"#).await;
+    live.ingest().await;
+    assert_eq!(live.db.count("crm.dead_letters").await, 0);
+}
