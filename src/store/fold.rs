@@ -283,7 +283,7 @@ const FOLD: &str = "WITH slice AS MATERIALIZED (
                     CASE WHEN crm_id IS NOT NULL OR creates THEN 'queued' ELSE 'unlinked' END,
                     CASE WHEN deleted THEN 'd' WHEN crm_id IS NULL THEN 'c' ELSE 'u' END::\"char\",
                     CASE WHEN deleted THEN NULL
-                         WHEN crm_id IS NULL AND creates THEN crm.cells_or(w.cells, a.cells)
+                         WHEN crm_id IS NULL AND creates THEN crm.cells_or(w.cells, coalesce(a.cells, w.cells))
                          WHEN checked IS NULL THEN w.cells ELSE crm.cells_minus(w.cells, checked) END,
                     crm.cells_stamp(NULL, CASE WHEN checked IS NULL THEN w.cells ELSE crm.cells_minus(w.cells, checked) END, changed_at),
                     place, actor

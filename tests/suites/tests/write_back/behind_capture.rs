@@ -408,6 +408,39 @@ async fn what_is_committed_while_rows_are_compared_is_compared_too() {
     assert_eq!(db.count(waits).await, 1);
 }
 
+/// A type's label goes by another name while a call that wrote it is still to be committed: no lock is in the way of that.
+#[tokio::test]
+async fn a_label_that_is_renamed_under_an_open_call_is_not_lost() {
+    let db = CLUSTER.database().await;
+    db.execute(
+        "SELECT crm.create_connection('s', 'stub');
+         CREATE TYPE mood AS ENUM ('happy', 'sad');
+         CREATE TABLE t (id int PRIMARY KEY, name text, mood mood);
+         SELECT crm.map_object('s', 't', 'account', external_id_field => 'external_key', on_insert => 'create');
+         SELECT crm.map_field(1, 'name', 'name'), crm.map_field(1, 'mood', 'x_mood');
+         INSERT INTO t VALUES (1, 'Engine', 'sad')",
+    )
+    .await;
+    db.drain().await;
+    let caller = db.session().await;
+    caller.execute("BEGIN").await;
+    let outcome = "SELECT (crm.write('t', '1', '{\"mood\": \"happy\"}')).outcome";
+    assert_eq!(caller.one::<String>(outcome, &[]).await, "committed");
+    db.execute("ALTER TYPE mood RENAME VALUE 'happy' TO 'glad'")
+        .await;
+    eventually("all rows are compared", async || {
+        (db.count("crm.recapture_request").await == 0).then_some(())
+    })
+    .await;
+    caller.execute("COMMIT").await;
+    db.drain().await;
+    let mood: String = db
+        .one("SELECT fields ->> 'x_mood' FROM crm_stub.records", &[])
+        .await;
+    assert_eq!(mood, "glad");
+    assert_eq!(deep(&db).await, Vec::<String>::new());
+}
+
 /// DDL may give rows other keys, which no UPDATE does. A row is not taken for another's record then.
 #[tokio::test]
 async fn ddl_that_changes_keys_stops_the_map() {
@@ -547,7 +580,9 @@ async fn capture_that_is_off_is_seen() {
 async fn what_replication_brings_is_captured_where_that_is_asked_for() {
     let publisher = Cluster::with(&[("wal_level", "logical")]);
     let there = publisher.bare_database().await;
-    let table = "CREATE TABLE t (id int PRIMARY KEY, name text, title text)";
+    // Columns by the names of what the capture function knows.
+    let table =
+        "CREATE TABLE t (id int PRIMARY KEY, name text, title text, actor text, is_same bool)";
     there
         .execute(&format!(
             "{table}; INSERT INTO t VALUES (1, 'Lovelace', 'Countess'); CREATE PUBLICATION people FOR TABLE t"

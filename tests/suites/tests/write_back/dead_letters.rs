@@ -105,3 +105,34 @@ async fn the_audit_is_append_only_and_names_the_actor() {
         assert_eq!(error.code().code(), "42501", "{error:?}");
     }
 }
+
+/// A row is inserted before any field is mapped: its record has its key alone, which the CRM does not take.
+#[tokio::test]
+async fn a_record_without_fields_dies_like_any_other() {
+    let db = CLUSTER.database().await;
+    db.execute(
+        "SELECT crm.create_connection('s', 'stub');
+         CREATE TABLE t (id int PRIMARY KEY, name text);
+         SELECT crm.map_object('s', 't', 'account', external_id_field => 'external_key', on_insert => 'create');
+         INSERT INTO t VALUES (1, 'Engine')",
+    )
+    .await;
+    db.flush().await;
+    eventually("a dead letter", async || {
+        (db.count("crm.dead_letters").await == 1).then_some(())
+    })
+    .await;
+    db.assert_checked().await;
+    db.execute(
+        "SELECT crm.map_field(1, 'name', 'name', direction => 'outbound'), crm.replay_all()",
+    )
+    .await;
+    db.execute("UPDATE t SET name = 'Analytical Engine'").await;
+    db.drain().await;
+    assert_eq!(
+        db.one::<String>("SELECT fields ->> 'name' FROM crm_stub.records", &[])
+            .await,
+        "Analytical Engine"
+    );
+    db.assert_checked().await;
+}
