@@ -54,6 +54,8 @@ struct Comparison<'a> {
     apart: Findings,
     unknown: Findings,
     gone: Findings,
+    /// Why the rows beyond some place cannot be read.
+    unreadable: Option<String>,
 }
 
 /// Compares the rows of a map with the ledger, and the ledger with the rows. To be called as `crm_engine` (by `crm.check_rows()`).
@@ -95,6 +97,7 @@ impl<'a> Comparison<'a> {
             apart: Findings::default(),
             unknown: Findings::default(),
             gone: Findings::default(),
+            unreadable: None,
         }
     }
 
@@ -104,7 +107,16 @@ impl<'a> Comparison<'a> {
         let (mut after, mut rows) = (None, 0);
         loop {
             pgrx::check_for_interrupts!();
-            let part = compare::part(client, map, &order, after.as_ref(), PART, &self.bounds)?;
+            let part = match compare::part(client, map, &order, after.as_ref(), PART, &self.bounds)
+            {
+                // A policy of the table, say: which row it is about is not known without it.
+                Err(error) if error.is_the_tables() => {
+                    self.unreadable = Some(unreadable(map, after.as_ref(), &error));
+                    self.note(client)?;
+                    break;
+                }
+                part => part?,
+            };
             self.differing.extend(part.differing);
             if map.creates {
                 self.strangers.extend(part.strangers);
@@ -126,10 +138,10 @@ impl<'a> Comparison<'a> {
             }
         }
         // If row security hides rows from the owner, a row that is not seen need not be gone.
-        if !map.hides_rows {
+        if !map.hides_rows && self.unreadable.is_none() {
             self.look_for_rows(client)?;
         }
-        let mut lines = Vec::new();
+        let mut lines = Vec::from_iter(self.unreadable);
         self.apart
             .report(map, "rows differ from what the CRM last held", &mut lines);
         self.unknown
@@ -199,6 +211,15 @@ fn name(map: &Map, key: &Key) -> String {
         let _ = write!(name, " (shard_key {})", key.shard_key);
     }
     name
+}
+
+fn unreadable(map: &Map, after: Option<&Key>, error: &StoreError) -> String {
+    let beyond = after.map_or_else(String::new, |key| format!(" beyond {}", name(map, key)));
+    format!(
+        "the rows of map {}{beyond} cannot be read: {}",
+        map.id,
+        error.message()
+    )
 }
 
 fn difference(map: &Map, d: &Differing) -> String {

@@ -92,6 +92,11 @@ impl StoreError {
         )
     }
 
+    /// Code of the table raised it, and it was not the caller's cancel.
+    pub fn is_the_tables(&self) -> bool {
+        matches!(self, StoreError::Postgres { code, .. } if *code != PgSqlErrorCode::ERRCODE_QUERY_CANCELED)
+    }
+
     /// No record is at fault, as far as the error tells ([`StoreError::is_passing`]), or because no row had been touched yet.
     pub fn is_nobodys(&self) -> bool {
         matches!(self, StoreError::Before { .. }) || self.is_passing()
