@@ -24,11 +24,13 @@ mod tests {
 
     const READER: &[&str] = &[
         "audit_log",
+        "capture_trouble",
         "cell_status",
         "cells_count",
         "cells_has",
         "cells_union",
         "check",
+        "check_tables",
         "conflicts",
         "connection",
         "dead_letters",
@@ -83,6 +85,7 @@ mod tests {
         "do_ingest_now",
         "cancel_write",
         "check_mapping",
+        "check_rows",
         "describe",
         "flush",
         "ingest_now",
@@ -90,6 +93,7 @@ mod tests {
         "perform_read",
         "perform_write",
         "read_live",
+        "recapture",
         "receive_webhook",
         "resolve_conflict",
         "write",
@@ -153,6 +157,8 @@ mod tests {
                 "do_backfill",
                 "link",
                 "do_link",
+                "set_capture",
+                "do_set_capture",
             ],
         ]
         .concat();

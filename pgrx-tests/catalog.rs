@@ -61,14 +61,14 @@ mod tests {
         assert_eq!(
             rows("SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'crm'::regnamespace AND p.provolatile <> 'v'
                   AND p.proname = ANY ('{create_connection,set_credentials,test_connection,describe,check_mapping,map_object,map_field,unmap_field,
-                       unmap_object,drop_connection,link,flush,write,read_live,resolve_conflict,cancel_write,pause,resume,replay,replay_all,grant_access,adopt_connections,install_capture,bind_map}')"),
+                       unmap_object,drop_connection,link,flush,write,read_live,resolve_conflict,cancel_write,pause,resume,replay,replay_all,grant_access,adopt_connections,recapture,set_capture,install_capture,bind_map}')"),
             NOTHING
         );
         // Whatever depends on nothing but its arguments may run in parallel, and what talks to the worker may not.
         assert_eq!(
             rows("SELECT format('%s %s%s', proname, provolatile, proparallel) FROM pg_proc
                   WHERE pronamespace = 'crm'::regnamespace AND proname = ANY ('{hash,snapshot,check,ask_worker}') ORDER BY 1"),
-            ["ask_worker vu", "check su", "hash is", "snapshot su"]
+            ["ask_worker vu", "check vu", "hash is", "snapshot su"]
         );
     }
 
@@ -93,6 +93,7 @@ mod tests {
                 "crm.object_map",
                 "crm.pending_write",
                 "crm.queue",
+                "crm.recapture_request",
                 "crm.reread",
                 "crm.unborn",
                 "crm.webhook_inbox",
@@ -104,6 +105,7 @@ mod tests {
                 "crm.dead_letter_dead_letter_id_seq",
                 "crm.object_map_map_id_seq",
                 "crm.queue_revision_seq",
+                "crm.recapture_request_request_id_seq",
                 "crm.reread_revision_seq",
                 "crm.webhook_inbox_inbox_id_seq",
             ]
