@@ -367,8 +367,10 @@ unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void)
             T_CoerceToDomain => {
                 walk.type_((*node.cast::<pg_sys::CoerceToDomain>()).resulttype);
             }
-            // A type's own input and output functions, which nobody named.
-            T_CoerceViaIO => {}
+            T_CoerceViaIO => {
+                let cast = &*node.cast::<pg_sys::CoerceViaIO>();
+                walk.cast(pg_sys::exprType(cast.arg.cast()), cast.resulttype);
+            }
             _ => {
                 pg_sys::check_functions_in_node(node, Some(is_stranger), context);
             }
@@ -408,9 +410,29 @@ impl Walk<'_> {
 
     fn call(&mut self, call: &pg_sys::FuncExpr) {
         use pg_sys::CoercionForm::{COERCE_EXPLICIT_CAST, COERCE_IMPLICIT_CAST};
-        // A cast belongs to the types that it is between.
         if !matches!(call.funcformat, COERCE_EXPLICIT_CAST | COERCE_IMPLICIT_CAST) {
             self.function(call.funcid);
+            return;
+        }
+        // SAFETY: a list of expressions; the first is what is cast.
+        let from = unsafe {
+            PgList::<pg_sys::Node>::from_pg(call.args)
+                .get_ptr(0)
+                .map_or(pg_sys::InvalidOid, |arg| pg_sys::exprType(arg))
+        };
+        self.cast(from, call.funcresulttype);
+    }
+
+    /// A cast, or an input or output function, is not named: it belongs to the types that it is between.
+    fn cast(&mut self, from: pg_sys::Oid, to: pg_sys::Oid) {
+        for type_id in [from, to] {
+            // A value of a domain is cast as one of the type beneath it.
+            // SAFETY: a syscache look-up inside a transaction.
+            let is_beneath =
+                |known: &pg_sys::Oid| unsafe { pg_sys::getBaseType(*known) == type_id };
+            if !self.names.types.iter().any(is_beneath) {
+                self.type_(type_id);
+            }
         }
     }
 

@@ -90,6 +90,7 @@ impl<'a> Pace<'a> {
         work: impl FnOnce() -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let Some(limit) = self.limit else {
+            let _cancels = TimeLimit::new(None);
             return subtransaction(work);
         };
         let start = Instant::now();

@@ -216,7 +216,12 @@ async fn a_policy_that_sleeps_costs_its_record_alone() {
         .await;
     assert!(slowest < OTHERS_WAIT, "{slowest:?}");
     assert_eq!(possession.quarantined().await, "p7");
-    // The policy would sleep for whoever reads that row, and has no limit but the caller's own: the tables alone.
+    // The policy sleeps for whoever reads that row, until the caller's own limit; the tables can be checked.
+    db.execute("SET statement_timeout = '2s'").await;
+    let start = Instant::now();
+    let error = db.error("SELECT * FROM crm.check(deep => true)").await;
+    assert_eq!(error.code().code(), "57014", "{error:?}");
+    assert!(start.elapsed() < OTHERS_WAIT, "{:?}", start.elapsed());
     assert_eq!(db.text("SELECT * FROM crm.check()").await, "");
 }
 
