@@ -697,7 +697,7 @@ async fn a_comparison_goes_on_where_it_was() {
     .await;
     assert!(
         cluster.log().contains(
-            "pg_crm compared 2500 rows of public.t with the ledger: 2500 records had changed"
+            "pg_crm compared 2500 rows of public.t with the ledger: 2500 records had changes that were not captured"
         ),
         "{}",
         cluster.log_tail()
