@@ -990,7 +990,11 @@ BEGIN
         -- The worker logs it, once.
         PERFORM crm.notify_worker(false) WHERE crm.capture_trouble(id) IS NOT NULL;
     END LOOP;
-    IF TG_TAG LIKE 'ALTER%' THEN
+    -- Asked first: what follows looks at every map, and DDL is everybody's.
+    IF TG_TAG LIKE 'ALTER%' AND EXISTS (
+           SELECT FROM pg_event_trigger_ddl_commands() d
+           WHERE CASE d.classid WHEN 'pg_class'::regclass THEN crm.retyped_columns(d.command, false) <> '{}'
+                                WHEN 'pg_type'::regclass THEN crm.renames_label(d.command) END) THEN
         -- No UPDATE changes a key, and where DDL does, rows would be taken for those of other records. A retyped key has stopped the map
         -- already; what USING makes of it is to be told all the same.
         UPDATE crm.map_state s
@@ -1014,6 +1018,8 @@ BEGIN
                     AND b.map_id = m.map_id AND b.column_name = m.shard_column AND crm.base_type(b.type_id) = d.objid) c
               ORDER BY m.map_id) x
         WHERE s.map_id = x.map_id AND position(x.trouble IN coalesce(s.reason, '')) = 0;
+    END IF;
+    IF TG_TAG LIKE 'ALTER%' THEN
         -- A label of an enum, or an attribute, may go by another name now.
         PERFORM crm.request_recapture(x.map_id, format('type %s was altered', format_type(x.altered, NULL)))
         FROM (SELECT DISTINCT ON (b.map_id) b.map_id, t.oid AS altered
