@@ -64,19 +64,16 @@ fn compare_rows(
     map_id: i32,
 ) -> TableIterator<'static, (name!(rule, String), name!(detail, String))> {
     let details = or_raise(edits::pinned(|| {
-        Spi::connect_mut(|client| {
-            let maps = config::maps_of(client, None)?;
-            match maps.iter().find(|m| m.id == map_id) {
-                Some(map) if map.in_error => {
-                    notice!(
-                        "pg_crm skips the rows of {}: map {map_id} is in state error, see crm.status",
-                        map.relation
-                    );
-                    Ok(Vec::new())
-                }
-                Some(map) => Comparison::of(map).run(client),
-                None => Ok(Vec::new()),
+        Spi::connect_mut(|client| match config::map(client, map_id)? {
+            Some(map) if map.in_error => {
+                notice!(
+                    "pg_crm skips the rows of {}: map {map_id} is in state error, see crm.status",
+                    map.relation
+                );
+                Ok(Vec::new())
             }
+            Some(map) => Comparison::of(&map).run(client),
+            None => Ok(Vec::new()),
         })
     }));
     TableIterator::new(details.into_iter().map(|detail| (RULE.to_owned(), detail)))

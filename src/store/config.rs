@@ -266,6 +266,23 @@ pub fn maps(client: &mut SpiClient) -> Result<Vec<Arc<Map>>, StoreError> {
     maps_of(client, None)
 }
 
+/// One map, without reading those of other tables.
+pub fn map(client: &mut SpiClient, map_id: i32) -> Result<Option<Arc<Map>>, StoreError> {
+    let relation = client
+        .select(
+            Kept("SELECT m.relation::oid FROM crm.object_map m WHERE m.map_id = $1"),
+            None,
+            &[map_id.into()],
+        )?
+        .next()
+        .map_or(Ok(None), |row| row.get::<pg_sys::Oid>(1))?;
+    let Some(relation) = relation else {
+        return Ok(None);
+    };
+    let maps = maps_of(client, Some(relation))?;
+    Ok(maps.into_iter().find(|map| map.id == map_id))
+}
+
 /// The maps of one table, or of all.
 pub fn maps_of(
     client: &mut SpiClient,
