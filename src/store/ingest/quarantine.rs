@@ -70,11 +70,7 @@ impl Arrived {
                 ..
             } = failing;
             let charged = attempts.get(&crm_id).copied().unwrap_or(most);
-            let message = format!(
-                "CRM record {crm_id} cannot be taken in: {}",
-                failure.message
-            );
-            self.trouble.get_or_insert(message);
+            self.note_trouble(&crm_id, &failure);
             let (key, by) = (key.as_ref(), by.as_deref());
             let is_last = charged >= most;
             if is_last {
@@ -105,12 +101,7 @@ impl Arrived {
         let (crm_id, by) = (&incoming.crm_id, incoming.by.as_deref());
         let is_news = put(client, map, key, crm_id, by, &failure, &fields)?;
         self.unmappable += usize::from(failure.class == ErrorClass::Mapping);
-        self.trouble.get_or_insert_with(|| {
-            format!(
-                "CRM record {} cannot be taken in: {}",
-                incoming.crm_id, failure.message
-            )
-        });
+        self.note_trouble(crm_id, &failure);
         match is_news {
             true => self
                 .notes
@@ -118,6 +109,16 @@ impl Arrived {
             false => self.counts.echoes += 1,
         }
         Ok(())
+    }
+
+    /// The first of a page is what `crm.status.last_error` shows.
+    fn note_trouble(&mut self, crm_id: &str, failure: &Failure) {
+        self.trouble.get_or_insert_with(|| {
+            format!(
+                "CRM record {crm_id} cannot be taken in: {}",
+                failure.message
+            )
+        });
     }
 
     pub(super) fn quarantine_unreadable(
