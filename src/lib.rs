@@ -14,6 +14,7 @@ use pgrx::prelude::*;
 
 mod api;
 mod errors;
+mod failpoint;
 mod hooks;
 mod secrets;
 mod settings;

@@ -146,14 +146,14 @@ fn perform_write(
             answer.outcome != "conflict"
         });
     }
-    crate::worker::failpoint::reach("caller::answered");
+    crate::failpoint::reach("caller::answered");
     match answer.outcome.as_str() {
         "conflict" if early.is_some() => refuse(&target, &edit, &changed, changes, &answer),
         "conflict" => {}
         "committed" => settle(&target, &edit, &intended),
         _ => queue(&target, &edit, &answer, &intended),
     }
-    crate::worker::failpoint::reach("caller::settled");
+    crate::failpoint::reach("caller::settled");
     if answer.outcome == "pending" {
         wake::for_what_waits();
     }
@@ -435,7 +435,7 @@ fn ask_to_write(target: &Target, edit: &Edit, crm_id: &str, intended: &[(u16, Va
         correlation_id: edit.correlation_id.map(str::to_owned),
         backend_pid: std::process::id() as i32,
     };
-    crate::worker::failpoint::reach("caller::asks");
+    crate::failpoint::reach("caller::asks");
     // Whatever ends this call from here on, a cancel for instance: what the CRM took is put right.
     wake::if_undone();
     let answer = ask_worker("write", &intent);

@@ -16,10 +16,10 @@ use futures_util::future::{BoxFuture, FutureExt, join_all};
 use futures_util::stream::{self, StreamExt};
 use tokio::sync::oneshot;
 
-use super::failpoint;
 use super::link::{Errand, Link};
 use super::slice::{self, Destination, Outgoing};
 use super::tasks::caught;
+use crate::failpoint;
 
 /// How often an edit is judged anew because its record moved while we looked.
 const ATTEMPTS: usize = 4;

@@ -11,11 +11,12 @@ use crm_provider::{ChangesQuery, ReadBatch};
 use serde_json::Value as Json;
 
 use super::event::{Event, Task};
+use super::incoming;
 use super::link::{Errand, Lane, SharedLink};
 use super::links::Readiness;
 use super::main_loop::{HELD_AGAIN, IDLE, Worker};
 use super::waits::{Of, Step};
-use super::{failpoint, incoming};
+use crate::failpoint;
 use crate::store::config::{Connection, Map};
 use crate::store::ingest::Incoming;
 use crate::store::ingest::state::{self, Reread, State};

@@ -10,7 +10,6 @@ mod checked_write;
 mod describe;
 mod event;
 mod events;
-pub mod failpoint;
 mod flush;
 mod follow;
 pub mod frame;

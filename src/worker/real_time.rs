@@ -23,7 +23,8 @@ use super::links::AWAY;
 use super::main_loop::{HELD_AGAIN, Worker};
 use super::protocol::{Answer, Intent, Question};
 use super::tasks::caught;
-use super::{failpoint, verdict};
+use super::verdict;
+use crate::failpoint;
 use crate::store::config::Connection;
 use crate::store::{connections, durable_transaction, pending, transaction};
 

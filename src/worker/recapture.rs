@@ -117,7 +117,7 @@ fn compare_until(
             recapture::mark(client, map, request, part)?;
             Ok(Some(goes_on))
         })?;
-        super::failpoint::reach("recapture::part");
+        crate::failpoint::reach("recapture::part");
         match goes_on {
             Some(true) if Instant::now() < until => {}
             Some(goes_on) => return Ok(!goes_on),

@@ -12,10 +12,11 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::event::Event;
+use super::listener;
 use super::main_loop::Worker;
 use super::peers::Peers;
 use super::refusals::{MINUTE, Refusals};
-use super::{failpoint, listener};
+use crate::failpoint;
 use crate::store::webhooks::{self as inbox, PRUNED_AT_ONCE, Refused};
 use crate::store::{StoreError, durable_transaction, transaction};
 use crate::webhook::{Doorkeeper, Refusal};

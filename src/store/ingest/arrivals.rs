@@ -13,12 +13,12 @@ use super::forms::{self, Answer, WrittenOver};
 use super::identity::{Key, Known};
 use super::locks::{Locked, edits_of, lock};
 use super::{Arrived, Arriving, Field, Incoming, blame, quarantine};
+use crate::failpoint;
 use crate::store::config::{Map, MappedField};
 use crate::store::pace::Pace;
 use crate::store::taking::{self, Altered, Taking, bounds, limit};
 use crate::store::values::{self, RowValues, Wanted};
 use crate::store::{Kept, StoreError, apply};
-use crate::worker::failpoint;
 
 /// Whether a record holds nothing but what the CRM was known to hold.
 pub(super) fn is_echo(fields: &[Field], hashes: &[u8]) -> bool {
