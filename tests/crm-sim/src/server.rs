@@ -170,7 +170,7 @@ pub struct Answered {
 
 impl Answered {
     fn outgoing(self, sim: &Sim, services: &Services, request: &Request) -> Outgoing {
-        let (response, now) = (self.response, sim.clock.now());
+        let (response, now) = (self.response.with_half_pairs(), sim.clock.now());
         if self.half {
             return half(response, now);
         }

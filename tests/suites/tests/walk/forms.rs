@@ -61,14 +61,18 @@ fn text(own: &str, at: usize, is_required: bool) -> String {
     }
 }
 
-/// What no text of PostgreSQL holds, and what a trigger of the table lets nobody write.
+/// What no text of PostgreSQL holds, what no text at all is, and what a trigger of the table lets nobody write.
 fn indigestible(own: &str, at: usize) -> Json {
-    match at % 2 {
+    match at % 3 {
         0 => format!("{own}\0"),
+        1 => format!("{own}{HALF_PAIR}"),
         _ => format!("{own} {SWALLOWED}"),
     }
     .into()
 }
+
+/// Leaves the simulated CRMs as half of a surrogate pair.
+const HALF_PAIR: char = '\u{fdd0}';
 
 /// Rows with this word are not written, and nobody is told.
 pub const SWALLOWED: &str = "swallow me";
@@ -76,7 +80,7 @@ pub const SWALLOWED: &str = "swallow me";
 /// Whether people of the CRM have to set something else before a row can take it.
 pub fn is_indigestible(value: &Json) -> bool {
     let text = value.as_str();
-    text.is_some_and(|text| text.contains('\0') || text.contains(SWALLOWED))
+    text.is_some_and(|text| text.contains(['\0', HALF_PAIR]) || text.contains(SWALLOWED))
 }
 
 /// A value in one form for both sides: what is missing, null or blank is one, blanks around a text are none, an end of a line
