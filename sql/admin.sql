@@ -613,6 +613,8 @@ BEGIN
         transform_in = excluded.transform_in, materialize = excluded.materialize,
         -- Where the CRM was not asked, what it said of the same field before.
         described = CASE WHEN f.crm_field = excluded.crm_field THEN coalesce(excluded.described, f.described) ELSE excluded.described END;
+    -- Whoever maps its fields says that its rows have their keys still.
+    UPDATE crm.object_map o SET keys_changed = NULL WHERE o.map_id = m.map_id AND o.keys_changed IS NOT NULL;
     PERFORM crm.bind_map(m.map_id);
     PERFORM crm.install_capture(m.map_id);
     PERFORM crm.send_again(m.map_id);
@@ -858,7 +860,7 @@ BEGIN
     SELECT array_agg(d) INTO dead FROM crm.dead_letter d JOIN crm.object_map m USING (map_id)
     WHERE connection IS NULL OR m.connection_id = c.connection_id;
     -- The mapping may have been mended in the CRM, of which nobody hears here.
-    UPDATE crm.map_state s SET state = 'idle', reason = NULL
+    UPDATE crm.map_state s SET state = CASE WHEN m.keys_changed IS NULL THEN 'idle' ELSE 'error' END, reason = m.keys_changed
     FROM crm.object_map m
     WHERE m.map_id = s.map_id AND (connection IS NULL OR m.connection_id = c.connection_id)
       AND s.state = 'error' AND s.reason LIKE '%; mend the mapping, then crm.replay_all()';

@@ -757,6 +757,7 @@ BEGIN
               WHERE f.map_id = m.map_id AND f.transform_out IS NULL AND NOT crm.type_fits(b.type_id, f.data_type)
               ORDER BY f.field_id LIMIT 1), crm.lost_transform(m.map_id), crm.lost_ground(m.map_id))
         END INTO reason;
+    reason := nullif(concat_ws('; ', reason, m.keys_changed), '');
     INSERT INTO crm.map_state (map_id, state, reason)
     VALUES (m.map_id, CASE WHEN reason IS NULL THEN 'idle' ELSE 'error' END, reason)
     ON CONFLICT (map_id) DO UPDATE SET state = excluded.state, reason = excluded.reason, stale = false;
@@ -919,6 +920,7 @@ BEGIN
     END IF;
     -- Before the triggers are made anew, which is DDL of its own.
     trouble := coalesce(trouble || '; crm.map_field() or crm.unmap_field() mends it', crm.lost_ground(m.map_id));
+    trouble := nullif(concat_ws('; ', trouble, m.keys_changed), '');
     UPDATE crm.map_state s
     SET state = CASE WHEN trouble IS NULL THEN 'idle' ELSE 'error' END, reason = trouble, stale = false
     WHERE s.map_id = m.map_id AND (trouble IS NOT NULL AND (s.state <> 'error' OR s.stale) OR trouble IS NULL AND s.stale);
@@ -997,27 +999,33 @@ BEGIN
                                 WHEN 'pg_type'::regclass THEN crm.renames_label(d.command) END) THEN
         -- No UPDATE changes a key, and where DDL does, rows would be taken for those of other records. A retyped key has stopped the map
         -- already; what USING makes of it is to be told all the same.
+        -- The map itself remembers it: a restored one is not to forget.
+        WITH renamed AS (
+            UPDATE crm.object_map o
+            SET keys_changed = concat_ws('; ', o.keys_changed, x.trouble)
+            FROM (SELECT DISTINCT ON (m.map_id) m.map_id,
+                         format('rows may go by other keys since %s: crm.map_field() if none does, else crm.unmap_object(), and map it anew',
+                                CASE WHEN d.classid = 'pg_type'::regclass THEN format('a label of type %s was renamed', d.object_identity)
+                                     ELSE format('ALTER TABLE rewrote column "%s"', c.name) END) AS trouble
+                  FROM pg_event_trigger_ddl_commands() d
+                  CROSS JOIN crm.object_map m JOIN crm.map_state n USING (map_id)
+                  CROSS JOIN LATERAL (
+                      SELECT r.name FROM unnest(crm.retyped_columns(d.command, n.state = 'error')) AS r (name)
+                      WHERE d.classid = 'pg_class'::regclass AND r.name IN (m.key_column, m.shard_column)
+                        AND d.objid IN (SELECT m.relation UNION ALL SELECT i.inhparent FROM pg_inherits i WHERE i.inhrelid = m.relation
+                                        UNION ALL SELECT t.typrelid FROM pg_class k JOIN pg_type t ON t.oid = k.reloftype WHERE k.oid = m.relation)
+                        -- Of this transaction: no other begins at that very moment and is seen.
+                        AND EXISTS (SELECT FROM crm.recapture_request q WHERE q.map_id = m.map_id AND q.requested_at = now())
+                      UNION ALL
+                      SELECT b.column_name FROM crm.bound_column b
+                      WHERE d.classid = 'pg_type'::regclass AND crm.renames_label(d.command)
+                        AND b.map_id = m.map_id AND b.column_name = m.shard_column AND crm.base_type(b.type_id) = d.objid) c
+                  ORDER BY m.map_id) x
+            WHERE o.map_id = x.map_id AND position(x.trouble IN coalesce(o.keys_changed, '')) = 0
+            RETURNING o.map_id, x.trouble)
         UPDATE crm.map_state s
-        SET state = 'error', reason = concat_ws('; ', CASE WHEN s.state = 'error' THEN s.reason END, x.trouble)
-        FROM (SELECT DISTINCT ON (m.map_id) m.map_id,
-                     format('rows may go by other keys since %s: crm.map_field() if none does, else crm.unmap_object(), and map it anew',
-                            CASE WHEN d.classid = 'pg_type'::regclass THEN format('a label of type %s was renamed', d.object_identity)
-                                 ELSE format('ALTER TABLE rewrote column "%s"', c.name) END) AS trouble
-              FROM pg_event_trigger_ddl_commands() d
-              CROSS JOIN crm.object_map m JOIN crm.map_state n USING (map_id)
-              CROSS JOIN LATERAL (
-                  SELECT r.name FROM unnest(crm.retyped_columns(d.command, n.state = 'error')) AS r (name)
-                  WHERE d.classid = 'pg_class'::regclass AND r.name IN (m.key_column, m.shard_column)
-                    AND d.objid IN (SELECT m.relation UNION ALL SELECT i.inhparent FROM pg_inherits i WHERE i.inhrelid = m.relation
-                                    UNION ALL SELECT t.typrelid FROM pg_class k JOIN pg_type t ON t.oid = k.reloftype WHERE k.oid = m.relation)
-                    -- Of this transaction: no other begins at that very moment and is seen.
-                    AND EXISTS (SELECT FROM crm.recapture_request q WHERE q.map_id = m.map_id AND q.requested_at = now())
-                  UNION ALL
-                  SELECT b.column_name FROM crm.bound_column b
-                  WHERE d.classid = 'pg_type'::regclass AND crm.renames_label(d.command)
-                    AND b.map_id = m.map_id AND b.column_name = m.shard_column AND crm.base_type(b.type_id) = d.objid) c
-              ORDER BY m.map_id) x
-        WHERE s.map_id = x.map_id AND position(x.trouble IN coalesce(s.reason, '')) = 0;
+        SET state = 'error', reason = concat_ws('; ', CASE WHEN s.state = 'error' THEN s.reason END, r.trouble)
+        FROM renamed r WHERE s.map_id = r.map_id;
     END IF;
     IF TG_TAG LIKE 'ALTER%' THEN
         -- A label of an enum, or an attribute, may go by another name now.

@@ -92,6 +92,7 @@ CREATE TABLE crm.object_map (
     key_minds_case    bool,
     key_max_length    int,
     capture           text NOT NULL DEFAULT 'origin' CHECK (capture IN ('origin', 'always')),
+    keys_changed      text,
     UNIQUE (connection_id, relation, crm_object)
 );
 COMMENT ON TABLE crm.object_map IS 'which table goes with which CRM object; made by crm.map_object()';
@@ -103,6 +104,8 @@ COMMENT ON COLUMN crm.object_map.key_max_length IS 'how many characters the exte
 COMMENT ON COLUMN crm.object_map.capture IS
     'origin: edits of ordinary sessions are captured; always: also those of subscriptions and of session_replication_role = replica '
     '(crm.set_capture())';
+COMMENT ON COLUMN crm.object_map.keys_changed IS
+    'what DDL may have given its rows other keys, and the remedy: the map is stopped; NULL: none did, or crm.map_field() said that none has';
 COMMENT ON COLUMN crm.object_map.write_interval IS 'how often changed outbound cells are written back, 1 minute .. 24 hours';
 
 CREATE TABLE crm.field_map (

@@ -318,3 +318,33 @@ async fn rules_and_renames_hold_after_a_restore() {
     eventually("the worker is there", async || desk.db.worker_now().await).await;
     desk.db.assert_checked().await;
 }
+
+/// A map whose keys DDL has changed is stopped in the copy too, and whatever DDL comes after, until somebody says that none has.
+#[tokio::test]
+async fn changed_keys_are_not_forgotten() {
+    let mut desk = Desk::open(&CLUSTER, Vendor::Stub).await;
+    desk.map_field("title", "").await;
+    let ddl =
+        "ALTER TABLE people ALTER id TYPE text USING 'x' || id; ALTER TABLE people ADD note text";
+    desk.db.execute(ddl).await;
+    let reason = "SELECT coalesce(reason, state) FROM crm.status";
+    let said = "rows may go by other keys since ALTER TABLE rewrote column \"id\": crm.map_field() if none does, else crm.unmap_object(), and map it anew";
+    assert_eq!(desk.db.one::<String>(reason, &[]).await, said);
+    desk.db = restored(&desk, Way::Custom).await;
+    desk.db
+        .execute(
+            "SELECT crm.adopt_connections(); ALTER TABLE people RENAME COLUMN title TO headline",
+        )
+        .await;
+    desk.db.worker().await;
+    assert_eq!(desk.db.one::<String>(reason, &[]).await, said);
+    desk.db
+        .execute("ALTER TABLE people DROP COLUMN headline; SELECT crm.unmap_field(1, 'headline')")
+        .await;
+    assert_eq!(desk.db.one::<String>(reason, &[]).await, said);
+    desk.db
+        .execute("SELECT crm.map_field(1, 'phone', 'phone')")
+        .await;
+    assert_eq!(desk.db.one::<String>(reason, &[]).await, "idle");
+    desk.db.assert_checked().await;
+}
