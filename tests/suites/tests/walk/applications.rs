@@ -4,6 +4,7 @@ use crm_suites::Json;
 use tokio_postgres::error::SqlState;
 
 use crate::calls::Call;
+use crate::forms::{plain, value};
 use crate::oracle::{Edit, Side};
 use crate::plan::{Action, Base, COLUMNS, Direction, Pick, Word};
 use crate::walker::{CALLERS, Walk, nth, outcome};
@@ -96,12 +97,17 @@ impl Walk {
         if flows.is_empty() || ["email", "score"].contains(&name) {
             return;
         }
-        let using = format!(
-            "'d{}.' || regexp_replace(lower(id), '[^a-z0-9-]', '', 'g')",
-            self.at
-        );
+        let born = value('a', self.at, name, Word::Own, "", false);
+        let using = match name {
+            "born" => format!("date '{}'", plain(&born)),
+            _ => format!(
+                "'d{}.' || regexp_replace(lower(id), '[^a-z0-9-]', '', 'g')",
+                self.at
+            ),
+        };
+        let data_type = if name == "born" { "date" } else { "text" };
         let sql = format!(
-            "SET lock_timeout = '200 ms'; ALTER TABLE people ALTER {name} TYPE text USING {using}"
+            "SET lock_timeout = '200 ms'; ALTER TABLE people ALTER {name} TYPE {data_type} USING {using}"
         );
         let done = self.db.client().batch_execute(&sql).await;
         self.db.execute("RESET lock_timeout").await;
@@ -109,11 +115,13 @@ impl Walk {
         if done.is_ok() {
             // What a CRM's user has done since is in the record's history, and may have come in already.
             let keys: Vec<String> = self.db.all("SELECT id FROM people", &[]).await;
-            let value = format!("'d{}.'", self.at);
             for key in keys {
-                let mut plain = key.to_lowercase();
-                plain.retain(|c| c.is_ascii_alphanumeric() || c == '-');
-                let value = Json::from(format!("{}{plain}", value.trim_matches('\'')));
+                let mut letters = key.to_lowercase();
+                letters.retain(|c| c.is_ascii_alphanumeric() || c == '-');
+                let value = match name {
+                    "born" => born.clone(),
+                    _ => format!("d{}.{letters}", self.at).into(),
+                };
                 self.oracle.set(Side::Row(key), name, &value, self.at);
             }
         }
