@@ -1,5 +1,8 @@
 //! The rules of pg_crm, free of Postgres and of I/O.
 //!
+//! This folder is a crate of its own, `crm-domain`, and no module of pg_crm, though it lies in `src/`
+//! beside its modules: so the compiler sees to it that no rule names Postgres or does I/O.
+//!
 //! What a value is and when two are equal ([`value`], [`canonical`]), what an admin may map and
 //! demand ([`mapping`], [`validation`]), whether that fits what the CRM says of itself ([`description`],
 //! [`fit`]), which cells of a record are meant ([`cells`]), what becomes of a field that changed on one

@@ -1,0 +1,35 @@
+//! The providers that there are, by name.
+
+use serde_json::{Map, Value as Json};
+
+use crate::provider::Provider;
+use crate::{composio, dynamics365, hubspot, pipedrive, salesforce, stub, zoho};
+
+/// Every provider by name.
+pub fn providers() -> &'static [&'static dyn Provider] {
+    &[
+        &stub::Stub,
+        &salesforce::Salesforce,
+        &hubspot::HubSpot,
+        &pipedrive::Pipedrive,
+        &zoho::Zoho,
+        &dynamics365::Dynamics365,
+    ]
+}
+
+/// The provider of that name.
+pub fn provider(name: &str) -> Option<&'static dyn Provider> {
+    providers().iter().copied().find(|p| p.name() == name)
+}
+
+/// Where the requests of a connection go that names no URL; `None`: it must name one.
+pub fn default_base_url(
+    provider: &dyn Provider,
+    options: &Map<String, Json>,
+) -> Option<&'static str> {
+    if composio::is_way(options) {
+        Some(composio::BASE_URL)
+    } else {
+        provider.default_base_url()
+    }
+}
