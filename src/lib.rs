@@ -8,7 +8,7 @@
 //! - [`shared`]: what processes tell each other through shared memory.
 //! - `crm_domain` and `crm_provider` (`src/domain`, `src/provider`): the rules and the vendors, without Postgres and
 //!   without I/O.
-//! - `sql/`: tables, capture triggers, set-up functions, views.
+//! - [`sql`]: the order in which the files of `sql/` are run, with tables, capture, set-up functions and views.
 
 use pgrx::prelude::*;
 
@@ -19,71 +19,12 @@ mod hooks;
 mod secrets;
 mod settings;
 mod shared;
+mod sql;
 mod store;
 mod webhook;
 mod worker;
 
 pgrx::pg_module_magic!();
-
-extension_sql_file!("../sql/schema.sql", name = "schema", bootstrap);
-extension_sql_file!("../sql/webhooks.sql", name = "webhooks");
-extension_sql_file!(
-    "../sql/capture.sql",
-    name = "capture",
-    requires = [
-        "bound_comments",
-        "cells_union",
-        "ddl_comments",
-        "keys_comments",
-        "trigger_comments",
-        "values_comments",
-        "wake_comments"
-    ]
-);
-extension_sql_file!(
-    "../sql/admin.sql",
-    name = "admin",
-    requires = [
-        "capture",
-        "check_comments",
-        "webhook_comments",
-        "caller_comments",
-        "home_comments"
-    ]
-);
-extension_sql_file!(
-    "../sql/adoption.sql",
-    name = "adoption",
-    requires = ["admin", "home_comments"]
-);
-extension_sql_file!(
-    "../sql/views.sql",
-    name = "views",
-    requires = ["adoption", "ask_comments"]
-);
-extension_sql_file!(
-    "../sql/describe.sql",
-    name = "describe",
-    requires = ["views", "fit_comments"]
-);
-extension_sql_file!(
-    "../sql/real_time.sql",
-    name = "real_time",
-    requires = ["describe", "write_comments"]
-);
-extension_sql_file!(
-    "../sql/ingest.sql",
-    name = "ingest",
-    requires = ["real_time"]
-);
-extension_sql_file!("../sql/stub.sql", name = "stub", requires = ["ingest"]);
-extension_sql_file!("../sql/rights.sql", name = "rights", requires = ["stub"]);
-extension_sql_file!(
-    "../sql/check.sql",
-    name = "check",
-    requires = ["rights", "compare_comments"]
-);
-extension_sql_file!("../sql/final.sql", name = "final", finalize);
 
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {

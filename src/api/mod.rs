@@ -45,6 +45,6 @@ pub fn or_raise<T>(result: Result<T, StoreError>) -> T {
     })
 }
 
-/// The schema that the functions name; `sql/schema.sql` has made it by then.
+/// The schema that the functions name; `sql/schemas.sql` has made it by then.
 #[pgrx::pg_schema]
 mod crm {}

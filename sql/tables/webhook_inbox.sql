@@ -25,6 +25,3 @@ COMMENT ON COLUMN crm.webhook_inbox.crm_object IS 'as the vendor names it; HubSp
 COMMENT ON COLUMN crm.webhook_inbox.kind IS 'changed: created or updated; deleted; merged: taken in by another record; restored';
 COMMENT ON COLUMN crm.webhook_inbox.occurred_at IS 'by the CRM';
 COMMENT ON COLUMN crm.webhook_inbox.done_at IS 'NULL: waits to be looked at';
-
-SELECT pg_catalog.pg_extension_config_dump('crm.webhook_inbox', '');
-SELECT pg_catalog.pg_extension_config_dump('crm.webhook_inbox_inbox_id_seq', '');

@@ -1,33 +1,4 @@
 -- Where the configuration is at home, and whether it is whole: what came by a restore or with a copy of a database.
---
--- The tables that pg_dump takes along have no foreign keys among themselves: those would be there before the rows, which a
--- parallel restore brings in any order. Rows are put in by functions that hold the row which theirs belongs to; what belongs to a
--- row goes with it here.
-
-CREATE FUNCTION crm.goes_with_connection() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    IF EXISTS (SELECT FROM crm.object_map m WHERE m.connection_id = OLD.connection_id) THEN
-        RAISE foreign_key_violation USING
-            MESSAGE = format('connection "%s" still has mapped tables', OLD.name),
-            HINT = 'crm.unmap_object() them first.';
-    END IF;
-    DELETE FROM crm.webhook_inbox i WHERE i.connection_id = OLD.connection_id;
-    RETURN NULL;
-END $$;
-COMMENT ON FUNCTION crm.goes_with_connection() IS 'trigger: keeps a connection that has maps, else takes along what was posted to it';
-CREATE TRIGGER goes_with_it AFTER DELETE ON crm.connection FOR EACH ROW EXECUTE FUNCTION crm.goes_with_connection();
-
-CREATE FUNCTION crm.goes_with_map() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    DELETE FROM crm.field_map f WHERE f.map_id = OLD.map_id;
-    DELETE FROM crm.ingest_state s WHERE s.map_id = OLD.map_id;
-    DELETE FROM crm.recapture_request r WHERE r.map_id = OLD.map_id;
-    RETURN NULL;
-END $$;
-COMMENT ON FUNCTION crm.goes_with_map() IS 'trigger: deletes the fields, the ingestion state and the recapture requests of a map with it';
-CREATE TRIGGER goes_with_it AFTER DELETE ON crm.object_map FOR EACH ROW EXECUTE FUNCTION crm.goes_with_map();
 
 -- A parallel restore may make a table's key, and so have its map bound, before it brings the map's fields.
 CREATE FUNCTION crm.bind_again() RETURNS trigger
@@ -39,6 +10,7 @@ BEGIN
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION crm.bind_again() IS 'trigger: fields that came by a restore, and not by crm.map_field(), have their map bound anew';
+
 CREATE FUNCTION crm.is_restoring() RETURNS bool
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$ SELECT current_user <> 'crm_engine' $$;
 COMMENT ON FUNCTION crm.is_restoring() IS 'whether the configuration is being changed by somebody else than the functions of pg_crm: a restore, or a superuser';

@@ -1,0 +1,145 @@
+-- Maps bound to the columns of their tables, and what a table may have lost since.
+
+-- A transform runs as the table's owner, so whoever may change it must be able to act as that role anyway.
+CREATE FUNCTION crm.transform_trouble(transform oid, relation oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN NOT EXISTS (SELECT FROM pg_proc p WHERE p.oid = transform) THEN 'was dropped'
+                ELSE (SELECT format('belongs to "%s", who may not act as "%s", who owns the table', pg_get_userbyid(p.proowner), pg_get_userbyid(c.relowner))
+                      FROM pg_proc p, pg_class c
+                      WHERE p.oid = transform AND c.oid = relation AND NOT pg_has_role(p.proowner, c.relowner, 'MEMBER')) END
+    WHERE transform IS NOT NULL
+$$;
+COMMENT ON FUNCTION crm.transform_trouble(oid, oid) IS 'says why a transform must not run for a table; NULL: it may';
+
+CREATE FUNCTION crm.lost_transform(map_id int) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('a transform of column "%s" %s', f.column_name, x.trouble)
+    FROM crm.field_map f JOIN crm.object_map m USING (map_id), unnest(ARRAY[f.transform_out, f.transform_in]) AS t (oid),
+         crm.transform_trouble(t.oid, m.relation) AS x (trouble)
+    WHERE f.map_id = lost_transform.map_id AND x.trouble IS NOT NULL
+    ORDER BY f.field_id LIMIT 1
+$$;
+COMMENT ON FUNCTION crm.lost_transform(int) IS 'says which column of a map has a transform that is gone or must not run; NULL: none';
+
+CREATE FUNCTION crm.lost_ground(map_id int) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN NOT a.attnotnull THEN format('key column "%s" may be null now', m.key_column)
+                WHEN NOT crm.is_key_type(a.atttypid) THEN format('column "%s" of type %s cannot be a key', m.key_column, format_type(a.atttypid, NULL))
+                WHEN crm.is_lax(m.relation, m.key_column) THEN format('key column "%s" has a nondeterministic collation now', m.key_column)
+                WHEN NOT crm.is_key(m.relation, m.key_column, m.shard_column) THEN format('key column "%s" is not unique any more', m.key_column)
+                WHEN NOT crm.is_shard_type(s.atttypid) THEN
+                    format('column "%s" of type %s cannot be a shard_column', m.shard_column, format_type(s.atttypid, NULL))
+                WHEN crm.is_lax(m.relation, m.shard_column) THEN format('shard_column "%s" has a nondeterministic collation now', m.shard_column)
+                WHEN NOT s.attnotnull AND NOT crm.is_unique(m.relation, m.key_column) THEN
+                    format('shard_column "%s" may be null now', m.shard_column)
+                WHEN c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid) THEN
+                    format('table "%s" inherits from it, and statements on that escape validation and change capture',
+                           (SELECT i.inhrelid::regclass FROM pg_inherits i WHERE i.inhparent = c.oid ORDER BY i.inhrelid LIMIT 1))
+                WHEN crm.is_of_citus(c.oid) THEN 'it is a table of Citus now, of whose edits nothing is heard'
+                WHEN c.relpersistence = 'u' THEN 'it is unlogged, and a crash would empty it'
+                ELSE (SELECT format('the generated column "%s" can only be mapped outbound', f.column_name)
+                      FROM crm.field_map f
+                      WHERE f.map_id = m.map_id AND f.direction <> 'outbound' AND crm.is_computed(m.relation, f.column_name)
+                      ORDER BY f.field_id LIMIT 1)
+                END || '; mend the table, then crm.map_field()'
+    FROM crm.object_map m JOIN pg_class c ON c.oid = m.relation
+    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = m.key_column AND NOT a.attisdropped
+    LEFT JOIN pg_attribute s ON s.attrelid = c.oid AND s.attname = m.shard_column AND NOT s.attisdropped
+    WHERE m.map_id = lost_ground.map_id
+$$;
+COMMENT ON FUNCTION crm.lost_ground(int) IS 'says what a mapped table lacks of what mapping it took; NULL: nothing';
+
+-- Ties a map to its table as the catalog now has it, and says whether it can work.
+CREATE FUNCTION crm.bind_map(map_id int) RETURNS text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    m crm.object_map;
+    reason text;
+BEGIN
+    -- One at a time: after a restore the worker and whoever alters the table both come.
+    SELECT * INTO STRICT m FROM crm.object_map o WHERE o.map_id = bind_map.map_id FOR NO KEY UPDATE;
+    DELETE FROM crm.bound_column b WHERE b.map_id = m.map_id;
+    INSERT INTO crm.bound_column (map_id, column_name, attnum, type_id)
+    SELECT m.map_id, a.attname, a.attnum, a.atttypid
+    FROM pg_attribute a
+    WHERE a.attrelid = m.relation AND a.attnum > 0 AND NOT a.attisdropped
+      AND a.attname IN (SELECT f.column_name FROM crm.field_map f WHERE f.map_id = m.map_id
+                        UNION ALL SELECT m.key_column UNION ALL SELECT m.shard_column);
+    SELECT CASE
+        WHEN NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = m.relation) THEN 'the mapped table was dropped'
+        ELSE coalesce((SELECT format('column "%s" was dropped', wanted.column_name)
+              FROM (SELECT m.key_column AS column_name
+                    UNION ALL SELECT m.shard_column WHERE m.shard_column IS NOT NULL
+                    UNION ALL SELECT f.column_name FROM crm.field_map f WHERE f.map_id = m.map_id) wanted
+              WHERE NOT EXISTS (SELECT FROM crm.bound_column b
+                                WHERE b.map_id = m.map_id AND b.column_name = wanted.column_name)
+              LIMIT 1),
+             (SELECT format('column "%s" of type %s cannot be a %s', f.column_name, format_type(b.type_id, NULL), f.data_type)
+              FROM crm.field_map f JOIN crm.bound_column b USING (map_id, column_name)
+              WHERE f.map_id = m.map_id AND f.transform_out IS NULL AND NOT crm.type_fits(b.type_id, f.data_type)
+              ORDER BY f.field_id LIMIT 1), crm.lost_transform(m.map_id), crm.lost_ground(m.map_id))
+        END INTO reason;
+    reason := nullif(concat_ws('; ', reason, m.keys_changed), '');
+    INSERT INTO crm.map_state (map_id, state, reason)
+    VALUES (m.map_id, CASE WHEN reason IS NULL THEN 'idle' ELSE 'error' END, reason)
+    ON CONFLICT (map_id) DO UPDATE SET state = excluded.state, reason = excluded.reason, stale = false;
+    RETURN reason;
+END $$;
+COMMENT ON FUNCTION crm.bind_map(int) IS 'binds a map to its table''s columns; returns why the map cannot work, or NULL';
+
+-- A database that was just restored has maps that nobody bound yet; after a rename it would be too late.
+CREATE FUNCTION crm.bind_restored() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
+DECLARE
+    m crm.object_map;
+BEGIN
+    -- This runs before every DDL command of every role, so it asks nothing else about all maps.
+    FOREACH m IN ARRAY ARRAY(
+        SELECT o FROM crm.object_map o WHERE NOT EXISTS (SELECT FROM crm.map_state s WHERE s.map_id = o.map_id))
+    LOOP
+        -- Its keys come last in a restore.
+        CONTINUE WHEN NOT crm.is_key(m.relation, m.key_column, m.shard_column);
+        BEGIN
+            PERFORM crm.bind_map(m.map_id);
+        EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+            NULL; -- somebody else is at it
+        END;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION crm.bind_restored() IS 'event trigger: binds maps that a restore brought, before a table of theirs is altered';
+
+-- Reads the catalogs only, so that a view can call it for every map.
+CREATE FUNCTION crm.capture_trouble(map_id int) RETURNS text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(
+        (SELECT format('trigger "%s" %s', x.name,
+                       CASE WHEN g.oid IS NULL THEN format('is missing; run crm.map_field() to recreate it, then crm.recapture(%s) for what was missed', m.map_id)
+                            ELSE format('%s; run ALTER TABLE %s ENABLE %sTRIGGER %I, then crm.recapture(%s) for what was missed',
+                                        CASE g.tgenabled WHEN 'D' THEN 'is disabled' WHEN 'R' THEN 'fires for replicated rows only'
+                                                         ELSE 'does not fire for replicated rows' END,
+                                        m.relation, CASE e.fires WHEN 'A' THEN 'ALWAYS ' WHEN 'RA' THEN 'REPLICA ' END, x.name, m.map_id) END)
+         FROM (VALUES ('insert', true, CASE m.capture WHEN 'always' THEN 'A' ELSE 'OA' END),
+                      ('update', true, CASE m.capture WHEN 'always' THEN 'A' ELSE 'OA' END),
+                      ('delete', m.on_delete <> 'ignore', CASE m.capture WHEN 'always' THEN 'A' ELSE 'OA' END),
+                      ('truncate', m.on_delete <> 'ignore', 'OA'), ('row', m.capture = 'always', 'RA')) AS e (event, wanted, fires)
+         CROSS JOIN LATERAL (SELECT format('pg_crm_%s_%s', m.map_id, e.event)) AS x (name)
+         LEFT JOIN pg_trigger g ON g.tgrelid = m.relation AND g.tgname = x.name
+         WHERE e.wanted AND (g.oid IS NULL OR position(g.tgenabled::text IN e.fires) = 0)
+         LIMIT 1),
+        (SELECT format('trigger "%s" of partition %s is disabled; run ALTER TABLE %2$s ENABLE TRIGGER %1$I, then crm.recapture(%3$s) for what was missed',
+                       g.tgname, p.relid, m.map_id)
+         FROM crm.partitions(m.relation) AS p (relid)
+         JOIN pg_trigger g ON g.tgrelid = p.relid AND g.tgname = format('pg_crm_%s_leaf', m.map_id) AND g.tgenabled NOT IN ('O', 'A')
+         LIMIT 1),
+        (SELECT format('session_replication_role is set to replica for %s, whose sessions fire no capture triggers',
+                       CASE WHEN s.setrole = 0 THEN format('database "%s"', current_database()) ELSE format('role %s', s.setrole::regrole) END)
+         FROM pg_db_role_setting s
+         WHERE m.capture = 'origin' AND s.setdatabase IN (0, (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))
+           AND 'session_replication_role=replica' = ANY (s.setconfig)
+         LIMIT 1),
+        (SELECT 'session_replication_role is replica by default in sessions such as this one, which fire no capture triggers'
+         FROM pg_settings s WHERE m.capture = 'origin' AND s.name = 'session_replication_role' AND s.reset_val = 'replica'))
+    FROM crm.object_map m JOIN pg_class c ON c.oid = m.relation WHERE m.map_id = capture_trouble.map_id
+$$;
+COMMENT ON FUNCTION crm.capture_trouble(int) IS 'why edits of a mapped table are not captured; NULL: they are';

@@ -1,0 +1,123 @@
+-- Connections. Everything is checked when it is stated, so that the worker
+-- never has to guess.
+
+-- Who calls is the role in force where a function is called, and not who the session is of. So a function that asks is two:
+-- the one that people call has their rights, and hands what crm.caller() says of them to one that has the engine's.
+
+CREATE FUNCTION crm.do_create_connection(caller bytea, name text, provider text, base_url text, options jsonb,
+                        credentials jsonb) RETURNS int
+-- Generic plans hold parameters where others hold their values, which auto_explain would print.
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    who CONSTANT oid := crm.verified(caller);
+    id int;
+BEGIN
+    IF coalesce(name, '') = '' THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'a connection needs a name', HINT = 'For example: crm.create_connection(''acme'', ''hubspot'', …).';
+    END IF;
+    IF EXISTS (SELECT FROM crm.connection k WHERE k.name = do_create_connection.name) THEN
+        RAISE duplicate_object USING MESSAGE = format('connection "%s" exists already', name),
+            HINT = 'crm.set_credentials() changes its credentials; crm.drop_connection() removes it.';
+    END IF;
+    PERFORM crm.check_connection(provider, base_url, coalesce(options, '{}'));
+    PERFORM crm.check_credentials(provider, coalesce(options, '{}'), coalesce(credentials, '{}'));
+    PERFORM crm.require_references(who, coalesce(credentials, '{}'));
+    INSERT INTO crm.connection (name, provider, base_url, options, home)
+    VALUES (name, provider, rtrim(base_url, '/'), coalesce(options, '{}'), crm.home()) RETURNING connection_id INTO id;
+    INSERT INTO crm.credential (connection_id, secret) VALUES (id, coalesce(credentials, '{}'));
+    INSERT INTO crm.connection_state (connection_id) VALUES (id);
+    PERFORM crm.notify_worker(false);
+    RETURN id;
+END $$;
+COMMENT ON FUNCTION crm.do_create_connection(bytea, text, text, text, jsonb, jsonb) IS 'what crm.create_connection() does for the role that crm.caller() names';
+
+CREATE FUNCTION crm.create_connection(name text, provider text, base_url text DEFAULT NULL,
+                                      options jsonb DEFAULT '{}', credentials jsonb DEFAULT '{}') RETURNS int
+LANGUAGE sql VOLATILE AS $$
+    SELECT crm.do_create_connection(crm.caller(), name, provider, base_url, options, credentials)
+$$;
+COMMENT ON FUNCTION crm.create_connection(text, text, text, jsonb, jsonb) IS
+    'names a CRM org. provider: stub, salesforce, hubspot, pipedrive, zoho or dynamics365. options: max_in_flight (1..64), rate_limit, realtime_reserve, '
+    'via ("composio") with connected_account_id and user_id, and the provider''s own. '
+    'credentials: strings, or references that the worker resolves, {"file": "/run/secrets/x"} or {"env": "NAME"}. Returns connection_id';
+
+CREATE FUNCTION crm.do_set_credentials(caller bytea, connection text, credentials jsonb) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    who CONSTANT oid := crm.verified(caller);
+    c crm.connection := crm.connection_named(connection);
+BEGIN
+    PERFORM crm.check_credentials(c.provider, c.options, coalesce(credentials, '{}'));
+    PERFORM crm.require_references(who, coalesce(credentials, '{}'));
+    -- Whoever settles what came of the old ones sees that somebody is at it.
+    PERFORM FROM crm.connection k WHERE k.connection_id = c.connection_id FOR NO KEY UPDATE;
+    INSERT INTO crm.credential (connection_id, secret) VALUES (c.connection_id, coalesce(credentials, '{}'))
+    ON CONFLICT (connection_id) DO UPDATE SET secret = excluded.secret, version = credential.version + 1, updated_at = now();
+    INSERT INTO crm.connection_state (connection_id) VALUES (c.connection_id)
+    ON CONFLICT (connection_id) DO UPDATE
+    SET state = 'ok', failures = 0, blocked_until = '-infinity', error_class = NULL, last_error = NULL, changed_at = now();
+    PERFORM crm.notify_worker(false);
+END $$;
+COMMENT ON FUNCTION crm.do_set_credentials(bytea, text, jsonb) IS 'what crm.set_credentials() does for the role that crm.caller() names';
+
+CREATE FUNCTION crm.set_credentials(connection text, credentials jsonb) RETURNS void
+LANGUAGE sql VOLATILE AS $$
+    SELECT crm.do_set_credentials(crm.caller(), connection, credentials)
+$$;
+COMMENT ON FUNCTION crm.set_credentials(text, jsonb) IS
+    'replaces a connection''s credentials and revives it from state error; its waiting work goes on';
+
+CREATE FUNCTION crm.pause(connection text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    c crm.connection := crm.connection_named(connection);
+BEGIN
+    PERFORM crm.refuse_restricted();
+    UPDATE crm.connection k SET paused = true WHERE k.connection_id = c.connection_id;
+    PERFORM crm.notify_worker(false);
+END $$;
+COMMENT ON FUNCTION crm.pause(text) IS 'stops sending over a connection; edits go on being captured and wait';
+
+CREATE FUNCTION crm.resume(connection text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    c crm.connection := crm.connection_named(connection);
+BEGIN
+    PERFORM crm.refuse_restricted();
+    UPDATE crm.connection k SET paused = false WHERE k.connection_id = c.connection_id;
+    UPDATE crm.connection_state s SET blocked_until = '-infinity', failures = 0, told_at = NULL
+    WHERE s.connection_id = c.connection_id AND s.state = 'ok';
+    PERFORM crm.notify_worker(false);
+END $$;
+COMMENT ON FUNCTION crm.resume(text) IS 'ends crm.pause(), and the wait of a connection that an outage, a rate limit or a spent budget holds up';
+
+CREATE FUNCTION crm.drop_connection(name text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    c crm.connection := crm.connection_named(name);
+BEGIN
+    PERFORM crm.refuse_restricted();
+    IF EXISTS (SELECT FROM crm.object_map o WHERE o.connection_id = c.connection_id) THEN
+        RAISE dependent_objects_still_exist USING
+            MESSAGE = format('connection "%s" still has mapped tables', name),
+            DETAIL = (SELECT string_agg(format('map %s: %s', o.map_id, o.relation), E'\n' ORDER BY o.map_id)
+                      FROM crm.object_map o WHERE o.connection_id = c.connection_id),
+            HINT = 'crm.unmap_object() them first.';
+    END IF;
+    DELETE FROM crm.connection k WHERE k.connection_id = c.connection_id;
+    PERFORM crm.notify_worker(false);
+END $$;
+COMMENT ON FUNCTION crm.drop_connection(text) IS 'removes a connection and its credentials; refused while tables are mapped over it';
+
+CREATE FUNCTION crm.test_connection(connection text) RETURNS TABLE (ok bool, detail text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    c crm.connection := crm.connection_named(connection);
+    answer jsonb;
+BEGIN
+    answer := crm.ask_worker(jsonb_build_object('op', 'test', 'connection_id', c.connection_id), 60000);
+    ok := coalesce((answer ->> 'ok')::bool, false);
+    detail := coalesce(answer ->> 'detail', 'no answer within a minute');
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION crm.test_connection(text) IS 'one real call to the CRM with the connection''s credentials; says what came of it';

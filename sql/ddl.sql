@@ -1,0 +1,223 @@
+-- DDL on mapped tables, followed.
+
+-- Renames are followed; a dropped or retyped column stops the map.
+CREATE FUNCTION crm.follow_map(id int) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    m crm.object_map;
+    c record;
+    changed bool := (SELECT s.stale FROM crm.map_state s WHERE s.map_id = id);
+    trouble text := crm.lost_transform(id);
+BEGIN
+    -- One at a time: the worker and whoever alters the table both come.
+    SELECT * INTO m FROM crm.object_map o WHERE o.map_id = id FOR NO KEY UPDATE;
+    IF changed IS NULL OR NOT FOUND THEN
+        RETURN;
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_class k WHERE k.oid = m.relation) THEN
+        DELETE FROM crm.bound_column b WHERE b.map_id = m.map_id;
+        -- crm.follow_drop() has told it by its name.
+        UPDATE crm.map_state s SET state = 'error', reason = 'the mapped table was dropped; crm.unmap_object() mends it', stale = false
+        WHERE s.map_id = m.map_id AND (s.state <> 'error' OR s.stale);
+        RETURN;
+    END IF;
+    FOR c IN
+        SELECT b.column_name, a.attname AS current_name, b.type_id, a.atttypid
+        FROM crm.bound_column b
+        LEFT JOIN pg_attribute a ON a.attrelid = m.relation AND a.attnum = b.attnum AND NOT a.attisdropped
+        WHERE b.map_id = m.map_id
+          AND (a.attname IS DISTINCT FROM b.column_name OR a.atttypid IS DISTINCT FROM b.type_id)
+    LOOP
+        changed := true;
+        IF c.current_name IS NULL THEN
+            DELETE FROM crm.bound_column b WHERE b.map_id = m.map_id AND b.column_name = c.column_name;
+            trouble := format('column "%s" was dropped', c.column_name);
+        ELSIF c.atttypid <> c.type_id THEN
+            UPDATE crm.bound_column b SET type_id = c.atttypid WHERE b.map_id = m.map_id AND b.column_name = c.column_name;
+            trouble := format('column "%s" changed its type to %s', c.column_name, format_type(c.atttypid, NULL));
+        END IF;
+    END LOOP;
+    IF changed THEN
+        -- Renames last and at once, so that two columns may swap their names.
+        UPDATE crm.field_map f SET column_name = a.attname
+        FROM crm.bound_column b JOIN pg_attribute a ON a.attrelid = m.relation AND a.attnum = b.attnum
+        WHERE b.map_id = m.map_id AND f.map_id = m.map_id AND f.column_name = b.column_name AND a.attname <> b.column_name;
+        UPDATE crm.object_map o
+        SET key_column = coalesce((SELECT a.attname FROM crm.bound_column b JOIN pg_attribute a ON a.attrelid = m.relation AND a.attnum = b.attnum
+                                   WHERE b.map_id = m.map_id AND b.column_name = o.key_column), o.key_column),
+            shard_column = coalesce((SELECT a.attname FROM crm.bound_column b JOIN pg_attribute a ON a.attrelid = m.relation AND a.attnum = b.attnum
+                                     WHERE b.map_id = m.map_id AND b.column_name = o.shard_column), o.shard_column)
+        WHERE o.map_id = m.map_id;
+        UPDATE crm.bound_column b SET column_name = a.attname
+        FROM pg_attribute a
+        WHERE b.map_id = m.map_id AND a.attrelid = m.relation AND a.attnum = b.attnum AND a.attname <> b.column_name;
+    END IF;
+    -- Before the triggers are made anew, which is DDL of its own.
+    trouble := coalesce(trouble || '; crm.map_field() or crm.unmap_field() mends it', crm.lost_ground(m.map_id));
+    trouble := nullif(concat_ws('; ', trouble, m.keys_changed), '');
+    UPDATE crm.map_state s
+    SET state = CASE WHEN trouble IS NULL THEN 'idle' ELSE 'error' END, reason = trouble, stale = false
+    WHERE s.map_id = m.map_id AND (trouble IS NOT NULL AND (s.state <> 'error' OR s.stale) OR trouble IS NULL AND s.stale);
+    IF changed THEN
+        -- Without its key column the map captures nothing; with it, what is left goes on being captured.
+        IF EXISTS (SELECT FROM crm.bound_column b JOIN crm.object_map o USING (map_id)
+                   WHERE b.map_id = m.map_id AND b.column_name = o.key_column) THEN
+            PERFORM crm.install_capture(m.map_id);
+        ELSE
+            PERFORM crm.remove_capture(m.map_id);
+        END IF;
+        PERFORM crm.notify_worker(false);
+    ELSIF EXISTS (SELECT FROM pg_class k WHERE k.oid = m.relation AND k.relkind = 'p')
+          AND to_regprocedure(format('crm.capture_%s()', m.map_id)) IS NOT NULL THEN
+        -- An attached partition may bring rows that differ from the ledger. A new one is empty.
+        IF EXISTS (SELECT FROM crm.partitions(m.relation) AS p (relid)
+                   WHERE NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = p.relid AND g.tgname = format('pg_crm_%s_leaf', m.map_id))
+                     AND pg_relation_size(p.relid) > 0) THEN
+            PERFORM crm.request_recapture(m.map_id, 'a partition was attached');
+        END IF;
+        PERFORM crm.guard_partitions(m.map_id);
+    END IF;
+END $$;
+COMMENT ON FUNCTION crm.follow_map(int) IS
+    'follows renamed columns; stops a map whose columns were dropped or retyped, whose transforms are gone, or whose table cannot be mapped any more';
+
+-- It could not be followed now. Nobody's DDL fails for that: until the worker has made it up, the capture function itself refuses
+-- what it was not made for.
+CREATE FUNCTION crm.follow_later(id int, why text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE crm.map_state s
+    SET stale = true, state = 'error',
+        reason = coalesce(CASE WHEN s.state = 'error' AND NOT s.stale THEN s.reason || '; ' END, '')
+                 || 'its table was altered, and the worker is still to follow: ' || why
+    WHERE s.map_id IN (SELECT x.map_id FROM crm.map_state x WHERE x.map_id = id FOR UPDATE SKIP LOCKED);
+    PERFORM crm.notify_worker(false);
+END $$;
+COMMENT ON FUNCTION crm.follow_later(int, text) IS 'leaves it to the worker to follow what became of a map''s table';
+
+-- No tag is left out, so that no way to alter a table is. Looked at are the maps whose tables this very transaction holds as only
+-- DDL does, those above a partition that it made or altered, and after a DROP those of lost transforms. So nobody waits for
+-- what somebody else does to a mapped table of theirs.
+CREATE FUNCTION crm.follow_ddl() RETURNS event_trigger
+-- Longer than the worker's own lock_timeout: should each have what the other waits for, the worker gives way.
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
+DECLARE
+    id int;
+BEGIN
+    -- What pg_crm itself does to tables, and cannot alter a column or attach a partition.
+    IF TG_TAG IN ('CREATE FUNCTION', 'ALTER FUNCTION', 'CREATE TRIGGER', 'ALTER TRIGGER', 'DROP TRIGGER', 'COMMENT', 'GRANT', 'REVOKE') THEN
+        RETURN;
+    END IF;
+    FOREACH id IN ARRAY ARRAY(
+        SELECT o.map_id FROM crm.object_map o WHERE crm.is_held_by_ddl(o.relation)
+        UNION
+        SELECT o.map_id FROM pg_event_trigger_ddl_commands() d, pg_partition_ancestors(d.objid::regclass) AS a (relid), crm.object_map o
+        WHERE d.classid = 'pg_class'::regclass AND o.relation = a.relid
+        UNION
+        SELECT f.map_id FROM crm.field_map f JOIN crm.map_state s USING (map_id), unnest(ARRAY[f.transform_out, f.transform_in]) AS t (oid)
+        WHERE TG_TAG LIKE 'DROP%' AND s.state <> 'error' AND t.oid IS NOT NULL AND NOT EXISTS (SELECT FROM pg_proc p WHERE p.oid = t.oid)
+        ORDER BY 1)
+    LOOP
+        BEGIN
+            PERFORM crm.follow_map(id);
+        EXCEPTION WHEN OTHERS THEN
+            PERFORM crm.follow_later(id, sqlerrm);
+        END;
+        -- The worker logs it, once.
+        PERFORM crm.notify_worker(false) WHERE crm.capture_trouble(id) IS NOT NULL;
+    END LOOP;
+    -- Asked first: what follows looks at every map, and DDL is everybody's.
+    IF TG_TAG LIKE 'ALTER%' AND EXISTS (
+           SELECT FROM pg_event_trigger_ddl_commands() d
+           WHERE CASE d.classid WHEN 'pg_class'::regclass THEN crm.retyped_columns(d.command, false) <> '{}'
+                                WHEN 'pg_type'::regclass THEN crm.renames_label(d.command) END) THEN
+        -- No UPDATE changes a key, and where DDL does, rows would be taken for those of other records. A retyped key has stopped the map
+        -- already; what USING makes of it is to be told all the same.
+        -- The map itself remembers it: a restored one is not to forget.
+        WITH renamed AS (
+            UPDATE crm.object_map o
+            SET keys_changed = concat_ws('; ', o.keys_changed, x.trouble)
+            FROM (SELECT DISTINCT ON (m.map_id) m.map_id,
+                         format('rows may go by other keys since %s: crm.map_field() if none does, else crm.unmap_object(), and map it anew',
+                                CASE WHEN d.classid = 'pg_type'::regclass THEN format('a label of type %s was renamed', d.object_identity)
+                                     ELSE format('ALTER TABLE rewrote column "%s"', c.name) END) AS trouble
+                  FROM pg_event_trigger_ddl_commands() d
+                  CROSS JOIN crm.object_map m JOIN crm.map_state n USING (map_id)
+                  CROSS JOIN LATERAL (
+                      SELECT r.name FROM unnest(crm.retyped_columns(d.command, n.state = 'error')) AS r (name)
+                      WHERE d.classid = 'pg_class'::regclass AND r.name IN (m.key_column, m.shard_column)
+                        AND d.objid IN (SELECT m.relation UNION ALL SELECT i.inhparent FROM pg_inherits i WHERE i.inhrelid = m.relation
+                                        UNION ALL SELECT t.typrelid FROM pg_class k JOIN pg_type t ON t.oid = k.reloftype WHERE k.oid = m.relation)
+                        -- Of this transaction: no other begins at that very moment and is seen.
+                        AND EXISTS (SELECT FROM crm.recapture_request q WHERE q.map_id = m.map_id AND q.requested_at = now())
+                      UNION ALL
+                      SELECT b.column_name FROM crm.bound_column b
+                      WHERE d.classid = 'pg_type'::regclass AND crm.renames_label(d.command)
+                        AND b.map_id = m.map_id AND b.column_name = m.shard_column AND crm.base_type(b.type_id) = d.objid) c
+                  ORDER BY m.map_id) x
+            WHERE o.map_id = x.map_id AND position(x.trouble IN coalesce(o.keys_changed, '')) = 0
+            RETURNING o.map_id, x.trouble)
+        UPDATE crm.map_state s
+        SET state = 'error', reason = concat_ws('; ', CASE WHEN s.state = 'error' THEN s.reason END, r.trouble)
+        FROM renamed r WHERE s.map_id = r.map_id;
+    END IF;
+    IF TG_TAG LIKE 'ALTER%' THEN
+        -- A label of an enum, or an attribute, may go by another name now.
+        PERFORM crm.request_recapture(x.map_id, format('type %s was altered', format_type(x.altered, NULL)))
+        FROM (SELECT DISTINCT ON (b.map_id) b.map_id, t.oid AS altered
+              FROM pg_event_trigger_ddl_commands() d
+              JOIN pg_type t ON d.classid = 'pg_type'::regclass AND t.oid = d.objid OR d.classid = 'pg_class'::regclass AND t.typrelid = d.objid AND t.typtype = 'c'
+              -- Built-in types are not altered.
+              JOIN crm.bound_column b ON b.type_id >= 16384 AND crm.is_made_of(b.type_id, t.oid)
+              ORDER BY b.map_id) x;
+    END IF;
+    IF TG_TAG = 'DROP INDEX' THEN
+        -- Of an index that was dropped CONCURRENTLY no lock is left to be seen.
+        PERFORM crm.notify_worker(false);
+    END IF;
+END $$;
+COMMENT ON FUNCTION crm.follow_ddl() IS 'event trigger: crm.follow_map() for the maps that a command touched';
+
+-- For the worker, which finds what no event trigger saw: they can be disabled, and a superuser can do anything.
+CREATE FUNCTION crm.maps_to_follow() RETURNS SETOF int
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT m.map_id
+    FROM crm.object_map m JOIN crm.map_state s USING (map_id) LEFT JOIN pg_class c ON c.oid = m.relation
+    WHERE s.stale
+       OR c.oid IS NULL AND s.state <> 'error'
+       OR c.oid IS NOT NULL AND EXISTS (SELECT FROM crm.bound_column b
+                  LEFT JOIN pg_attribute a ON a.attrelid = m.relation AND a.attnum = b.attnum AND NOT a.attisdropped
+                  WHERE b.map_id = m.map_id AND (a.attname IS DISTINCT FROM b.column_name OR a.atttypid IS DISTINCT FROM b.type_id))
+       OR c.relkind = 'p' AND to_regprocedure(format('crm.capture_%s()', m.map_id)) IS NOT NULL
+          AND EXISTS (SELECT FROM crm.partitions(m.relation) AS p (relid)
+                      WHERE NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = p.relid AND g.tgname = format('pg_crm_%s_leaf', m.map_id)))
+       OR s.state <> 'error' AND (
+              EXISTS (SELECT FROM pg_attribute a
+                      WHERE a.attrelid = m.relation AND a.attname = m.key_column AND NOT a.attisdropped
+                        AND (NOT a.attnotnull OR crm.is_lax(m.relation, m.key_column) OR crm.is_lax(m.relation, m.shard_column)
+                             OR NOT EXISTS (SELECT FROM pg_index x
+                                            WHERE x.indrelid = m.relation AND x.indisunique AND x.indisvalid AND a.attnum = ANY (x.indkey))))
+           OR c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = m.relation))
+    ORDER BY 1
+$$;
+COMMENT ON FUNCTION crm.maps_to_follow() IS 'maps whose tables are not as they were bound';
+
+CREATE FUNCTION crm.follow_drop() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
+BEGIN
+    -- While the extension itself is being dropped its tables are gone already.
+    IF to_regclass('crm.map_state') IS NULL OR to_regclass('crm.object_map') IS NULL THEN
+        RETURN;
+    END IF;
+    UPDATE crm.map_state s
+    SET state = 'error', reason = format('the mapped table "%s" was dropped; crm.unmap_object() mends it', d.object_identity)
+    FROM pg_event_trigger_dropped_objects() d, crm.object_map m
+    WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND m.relation = d.objid AND s.map_id = m.map_id;
+    IF FOUND THEN
+        DELETE FROM crm.bound_column b USING crm.object_map m, pg_event_trigger_dropped_objects() d
+        WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND m.relation = d.objid AND b.map_id = m.map_id;
+    END IF;
+EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+    PERFORM crm.notify_worker(false); -- which sees for itself that the table is gone
+END $$;
+COMMENT ON FUNCTION crm.follow_drop() IS 'event trigger: stops maps whose table was dropped';

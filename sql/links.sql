@@ -1,0 +1,103 @@
+-- Links between rows and CRM records.
+
+CREATE FUNCTION crm.link_records(map_id int, shard_keys text[], record_keys text[], crm_ids text[]) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    INSERT INTO crm.ledger AS l (shard_key, map_id, record_key, crm_id)
+    SELECT k.shard_key, link_records.map_id, k.record_key, k.crm_id
+    FROM unnest(shard_keys, record_keys, crm_ids) AS k (shard_key, record_key, crm_id)
+    ON CONFLICT ON CONSTRAINT ledger_pkey DO UPDATE
+    SET crm_id = excluded.crm_id, detached = false,
+        hashes = CASE WHEN l.crm_id IS DISTINCT FROM excluded.crm_id THEN NULL ELSE l.hashes END;
+    -- A delete that waited was for another record.
+    DELETE FROM crm.queue q USING unnest(shard_keys, record_keys) AS k (shard_key, record_key)
+    WHERE q.shard_key = k.shard_key AND q.map_id = link_records.map_id AND q.record_key = k.record_key AND q.state = 'unlinked' AND q.op = 'd';
+    UPDATE crm.queue q
+    SET op = CASE q.op WHEN 'c' THEN 'u' ELSE q.op END, revision = nextval('crm.queue_revision_seq'),
+        state = CASE q.state WHEN 'unlinked' THEN 'queued' ELSE q.state END,
+        next_attempt_at = CASE q.state WHEN 'unlinked' THEN '-infinity' ELSE q.next_attempt_at END
+    FROM unnest(shard_keys, record_keys) AS k (shard_key, record_key)
+    WHERE q.shard_key = k.shard_key AND q.map_id = link_records.map_id AND q.record_key = k.record_key;
+    DELETE FROM crm.former_link f WHERE f.map_id = link_records.map_id AND f.crm_id = ANY (crm_ids);
+    DELETE FROM crm.unborn u USING unnest(shard_keys, record_keys) AS k (shard_key, record_key)
+    WHERE u.shard_key = k.shard_key AND u.map_id = link_records.map_id AND u.record_key = k.record_key;
+    DELETE FROM crm.conflict c USING unnest(shard_keys, record_keys) AS k (shard_key, record_key)
+    WHERE c.shard_key = k.shard_key AND c.map_id = link_records.map_id AND c.record_key = k.record_key AND c.field_id = -1;
+$$;
+COMMENT ON FUNCTION crm.link_records(int, text[], text[], text[]) IS 'joins records to CRM records; edits that waited for the link are queued';
+
+CREATE FUNCTION crm.unlink_record(shard_key text, map_id int, record_key text) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    INSERT INTO crm.former_link (shard_key, map_id, crm_id, record_key, ended_by)
+    SELECT l.shard_key, l.map_id, l.crm_id, l.record_key, 'crm_deleted' FROM crm.ledger l
+    WHERE l.shard_key = unlink_record.shard_key AND l.map_id = unlink_record.map_id AND l.record_key = unlink_record.record_key
+      AND l.crm_id IS NOT NULL
+    ON CONFLICT (shard_key, map_id, crm_id) DO UPDATE SET ended_by = excluded.ended_by, ended_at = now();
+    UPDATE crm.queue q SET state = 'unlinked', revision = nextval('crm.queue_revision_seq')
+    WHERE q.shard_key = unlink_record.shard_key AND q.map_id = unlink_record.map_id AND q.record_key = unlink_record.record_key
+      AND q.state = 'queued';
+    UPDATE crm.ledger l SET crm_id = NULL, hashes = NULL, detached = true
+    WHERE l.shard_key = unlink_record.shard_key AND l.map_id = unlink_record.map_id AND l.record_key = unlink_record.record_key;
+    -- Another CRM record that claimed the row may have it now.
+    INSERT INTO crm.reread AS r (map_id, crm_id)
+    SELECT c.map_id, c.crm_value #>> '{}' FROM crm.conflict c
+    WHERE c.shard_key = unlink_record.shard_key AND c.map_id = unlink_record.map_id AND c.record_key = unlink_record.record_key
+      AND c.field_id = -1 AND c.crm_value #>> '{}' IS NOT NULL
+    ON CONFLICT ON CONSTRAINT reread_pkey DO UPDATE SET revision = excluded.revision, due_at = now();
+    DELETE FROM crm.conflict c
+    WHERE c.shard_key = unlink_record.shard_key AND c.map_id = unlink_record.map_id AND c.record_key = unlink_record.record_key
+      AND c.field_id = -1;
+$$;
+COMMENT ON FUNCTION crm.unlink_record(text, int, text) IS 'dissolves the link of a record whose CRM record is gone';
+
+CREATE FUNCTION crm.linked_elsewhere(map_id int, crm_id text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('record "%s" of map %s', l.record_key, l.map_id)
+    FROM crm.object_map m JOIN crm.object_map o ON o.connection_id = m.connection_id AND lower(o.crm_object) = lower(m.crm_object)
+    JOIN crm.ledger l ON l.map_id = o.map_id AND l.crm_id = linked_elsewhere.crm_id
+    WHERE m.map_id = linked_elsewhere.map_id AND o.map_id <> m.map_id
+    LIMIT 1
+$$;
+COMMENT ON FUNCTION crm.linked_elsewhere(int, text) IS 'which record of another map of the same connection and CRM object a CRM record is linked to; NULL: none';
+
+CREATE FUNCTION crm.do_link(caller bytea, map_id int, record_key text, crm_id text, shard_key text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    who CONSTANT oid := crm.verified(caller);
+    m crm.object_map := crm.map_of(map_id);
+    other text;
+BEGIN
+    PERFORM crm.require_owner(who, m.relation);
+    IF coalesce(record_key, '') = '' OR coalesce(crm_id, '') = '' THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'a link needs a record_key and a crm_id', HINT = 'record_key is the text of the row''s key column.';
+    END IF;
+    SELECT crm.key_text(do_link.record_key, k.atttypid),
+           coalesce(CASE WHEN s.attname IS NULL THEN do_link.shard_key ELSE crm.key_text(nullif(do_link.shard_key, ''), s.atttypid) END, '')
+    INTO record_key, shard_key
+    FROM pg_attribute k LEFT JOIN pg_attribute s ON s.attrelid = m.relation AND s.attname = m.shard_column
+    WHERE k.attrelid = m.relation AND k.attname = m.key_column;
+    SELECT crm.canonical_id(c.provider, do_link.crm_id) INTO crm_id FROM crm.connection c WHERE c.connection_id = m.connection_id;
+    SELECT l.record_key INTO other FROM crm.ledger l
+    WHERE l.map_id = m.map_id AND l.crm_id = do_link.crm_id AND l.record_key <> do_link.record_key;
+    IF FOUND THEN
+        RAISE unique_violation USING MESSAGE = format('CRM record "%s" is linked to record "%s" already', crm_id, other),
+            HINT = 'A CRM record goes with one row.';
+    END IF;
+    -- One at a time over all maps of the object.
+    PERFORM FROM crm.object_map o
+    WHERE o.connection_id = m.connection_id AND lower(o.crm_object) = lower(m.crm_object) ORDER BY o.map_id FOR NO KEY UPDATE;
+    other := crm.linked_elsewhere(m.map_id, crm_id);
+    IF other IS NOT NULL THEN
+        RAISE unique_violation USING MESSAGE = format('CRM record "%s" is linked to %s already', crm_id, other),
+            DETAIL = 'Both maps write to one CRM object over one connection.',
+            HINT = 'A CRM record goes with one row of one table.';
+    END IF;
+    PERFORM crm.link_records(m.map_id, ARRAY[shard_key], ARRAY[record_key], ARRAY[crm_id]);
+    PERFORM crm.notify_worker(false);
+END $$;
+COMMENT ON FUNCTION crm.do_link(bytea, int, text, text, text) IS 'what crm.link() does for the role that crm.caller() names';
+
+CREATE FUNCTION crm.link(map_id int, record_key text, crm_id text, shard_key text DEFAULT '') RETURNS void
+LANGUAGE sql VOLATILE AS $$
+    SELECT crm.do_link(crm.caller(), map_id, record_key, crm_id, shard_key)
+$$;
+COMMENT ON FUNCTION crm.link(int, text, text, text) IS 'states that a row and a CRM record are one; edits that waited for the link are queued';

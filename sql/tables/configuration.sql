@@ -1,0 +1,102 @@
+-- What is connected and what is mapped. These tables are small enough to be copied to every node of a sharded deployment.
+--
+-- No foreign key joins them to per-record tables: unmap_object() removes what belongs to a map. Nor does one join tables that pg_dump takes
+-- along: see sql/configuration.sql.
+
+CREATE TABLE crm.connection (
+    connection_id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name          text NOT NULL UNIQUE CHECK (name <> ''),
+    provider      text NOT NULL,
+    base_url      text,
+    options       jsonb NOT NULL DEFAULT '{}',
+    paused        bool NOT NULL DEFAULT false,
+    home          text NOT NULL,
+    created_at    timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE crm.connection IS 'CRM orgs, each reached with one set of credentials; made by crm.create_connection()';
+COMMENT ON COLUMN crm.connection.base_url IS 'where the API lives; NULL: the provider''s own default';
+COMMENT ON COLUMN crm.connection.options IS 'max_in_flight (requests at once, default 4), rate_limit ({"requests": 100, "seconds": 10}), realtime_reserve (part of each budget kept for real-time writes, default 0.2), api_version and other keys of the provider';
+COMMENT ON COLUMN crm.connection.paused IS 'true: nothing is sent, work waits (crm.pause(), crm.resume())';
+COMMENT ON COLUMN crm.connection.home IS
+    'which database of which cluster sends over it, as crm.home() tells there; in another one it waits for crm.adopt_connections()';
+
+CREATE TABLE crm.credential (
+    connection_id int PRIMARY KEY REFERENCES crm.connection ON DELETE CASCADE,
+    secret        jsonb NOT NULL DEFAULT '{}',
+    version       int NOT NULL DEFAULT 1,
+    updated_at    timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE crm.credential IS 'secrets of connections, or references to them ({"file": …}, {"env": …}); superusers only, never dumped';
+
+CREATE TABLE crm.object_map (
+    map_id            int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    connection_id     int NOT NULL,
+    relation          regclass NOT NULL,
+    crm_object        text NOT NULL CHECK (crm_object <> ''),
+    key_column        name NOT NULL,
+    shard_column      name,
+    external_id_field text,
+    on_insert         text NOT NULL DEFAULT 'ignore' CHECK (on_insert IN ('ignore', 'create')),
+    on_delete         text NOT NULL DEFAULT 'ignore' CHECK (on_delete IN ('ignore', 'unlink', 'delete')),
+    on_crm_insert     text NOT NULL DEFAULT 'ignore' CHECK (on_crm_insert IN ('ignore', 'insert')),
+    on_crm_delete     text NOT NULL DEFAULT 'unlink' CHECK (on_crm_delete IN ('ignore', 'unlink', 'delete')),
+    conflict_scope    text NOT NULL DEFAULT 'record' CHECK (conflict_scope IN ('record', 'fields')),
+    write_interval    interval NOT NULL DEFAULT '15 minutes'
+                      CHECK (write_interval BETWEEN interval '1 minute' AND interval '24 hours'),
+    ingest_interval   interval NOT NULL DEFAULT '1 minute'
+                      CHECK (ingest_interval BETWEEN interval '1 minute' AND interval '24 hours'),
+    next_field_id     smallint NOT NULL DEFAULT 0,
+    key_minds_case    bool,
+    key_max_length    int,
+    capture           text NOT NULL DEFAULT 'origin' CHECK (capture IN ('origin', 'always')),
+    keys_changed      text,
+    UNIQUE (connection_id, relation, crm_object)
+);
+COMMENT ON TABLE crm.object_map IS 'which table goes with which CRM object; made by crm.map_object()';
+COMMENT ON COLUMN crm.object_map.key_column IS 'identifies a row; its text is the record_key';
+COMMENT ON COLUMN crm.object_map.external_id_field IS 'CRM field that holds our record_key; created records are upserted by it';
+COMMENT ON COLUMN crm.object_map.key_minds_case IS
+    'whether the CRM tells records apart by the case of their external_id_field, as it said when a field was mapped; NULL: it did not';
+COMMENT ON COLUMN crm.object_map.key_max_length IS 'how many characters the external_id_field has room for, as the CRM said; NULL: it did not';
+COMMENT ON COLUMN crm.object_map.capture IS
+    'origin: edits of ordinary sessions are captured; always: also those of subscriptions and of session_replication_role = replica '
+    '(crm.set_capture())';
+COMMENT ON COLUMN crm.object_map.keys_changed IS
+    'what DDL may have given its rows other keys, and the remedy: the map is stopped; NULL: none did, or crm.map_field() said that none has';
+COMMENT ON COLUMN crm.object_map.write_interval IS 'how often changed outbound cells are written back, 1 minute .. 24 hours';
+
+CREATE TABLE crm.field_map (
+    map_id        int NOT NULL,
+    field_id      smallint NOT NULL,
+    column_name   name NOT NULL,
+    crm_field     text NOT NULL CHECK (crm_field <> ''),
+    direction     text NOT NULL DEFAULT 'bidirectional'
+                  CHECK (direction IN ('outbound', 'bidirectional', 'inbound')),
+    data_type     text NOT NULL,
+    validation    jsonb NOT NULL DEFAULT '{}',
+    on_conflict   text NOT NULL DEFAULT 'crm_wins'
+                  CHECK (on_conflict IN ('crm_wins', 'local_wins', 'merge_with_audit', 'manual_review',
+                                         'immutable_after_bind', 'last_writer_wins')),
+    transform_out regprocedure,
+    transform_in  regprocedure,
+    materialize   bool NOT NULL DEFAULT true,
+    described     jsonb,
+    PRIMARY KEY (map_id, field_id),
+    UNIQUE (map_id, column_name),
+    UNIQUE (map_id, crm_field)
+);
+COMMENT ON TABLE crm.field_map IS 'which column goes with which CRM field, and how; made by crm.map_field()';
+COMMENT ON COLUMN crm.field_map.field_id IS 'the cell''s place in the ledger''s arrays; never used again for another column';
+COMMENT ON COLUMN crm.field_map.materialize IS 'false: mapped and validated, but not written back';
+COMMENT ON COLUMN crm.field_map.described IS
+    'what bounds the CRM field''s values, as the CRM told when the field was mapped or crm.check_mapping() last asked; NULL: not known';
+
+CREATE TABLE crm.bound_column (
+    map_id      int NOT NULL REFERENCES crm.object_map ON DELETE CASCADE,
+    column_name name NOT NULL,
+    attnum      smallint NOT NULL,
+    type_id     oid NOT NULL,
+    PRIMARY KEY (map_id, column_name)
+);
+COMMENT ON TABLE crm.bound_column IS
+    'the mapped columns as the catalog numbers them, to tell a rename from a drop; not dumped, made anew by crm.bind_map()';

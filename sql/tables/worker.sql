@@ -1,0 +1,75 @@
+-- The worker's own tables.
+
+CREATE TABLE crm.connection_state (
+    connection_id int PRIMARY KEY REFERENCES crm.connection ON DELETE CASCADE,
+    state         text NOT NULL DEFAULT 'ok' CHECK (state IN ('ok', 'error')),
+    failures      int NOT NULL DEFAULT 0,
+    blocked_until timestamptz NOT NULL DEFAULT '-infinity',
+    error_class   text,
+    last_error    text,
+    usage         jsonb NOT NULL DEFAULT '{}',
+    told_at       timestamptz,
+    changed_at    timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE crm.connection_state IS 'health of connections, kept by the worker';
+COMMENT ON COLUMN crm.connection_state.state IS 'error: the credentials are refused; work waits for crm.set_credentials(). See crm.connection.home too';
+COMMENT ON COLUMN crm.connection_state.failures IS 'times in a row that the CRM could not be reached or asked to wait';
+COMMENT ON COLUMN crm.connection_state.blocked_until IS 'nothing is sent before this time (outage, rate limit)';
+COMMENT ON COLUMN crm.connection_state.usage IS 'the request budget as the CRM last told it; see crm.rate_budget';
+COMMENT ON COLUMN crm.connection_state.told_at IS 'when it did';
+
+CREATE TABLE crm.map_state (
+    map_id        int PRIMARY KEY REFERENCES crm.object_map ON DELETE CASCADE,
+    state         text NOT NULL DEFAULT 'idle' CHECK (state IN ('idle', 'syncing', 'error')),
+    reason        text,
+    stale         bool NOT NULL DEFAULT false,
+    last_error    text,
+    last_error_at timestamptz,
+    last_success  timestamptz,
+    next_write_at timestamptz NOT NULL DEFAULT now(),
+    round_start   timestamptz,
+    round_total   bigint NOT NULL DEFAULT 0,
+    round_done    bigint NOT NULL DEFAULT 0
+);
+COMMENT ON TABLE crm.map_state IS 'what each map is doing; kept by the worker, not dumped';
+COMMENT ON COLUMN crm.map_state.reason IS 'why the map stands still (state error)';
+COMMENT ON COLUMN crm.map_state.stale IS 'its table was altered, and the worker is still to follow';
+
+CREATE TABLE crm.claim (
+    claim_id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    map_id       int NOT NULL,
+    path         text NOT NULL DEFAULT 'batch' CHECK (path IN ('batch', 'reconcile')),
+    worker_pid   int NOT NULL DEFAULT pg_backend_pid(),
+    claimed_at   timestamptz NOT NULL DEFAULT now(),
+    leased_until timestamptz NOT NULL,
+    shard_keys   text[] COLLATE "C" NOT NULL,
+    record_keys  text[] COLLATE "C" NOT NULL,
+    sent         text[]
+);
+ALTER TABLE crm.claim ALTER shard_keys SET STORAGE EXTERNAL, ALTER record_keys SET STORAGE EXTERNAL;
+COMMENT ON TABLE crm.claim IS
+    'slices of records that are on their way to a CRM; one that outlives its worker is released, with an attempt charged';
+COMMENT ON COLUMN crm.claim.sent IS 'per record, what is being sent: field_id -> hash; NULL: not to be remembered';
+
+-- Requests never wait for each other: each is a row of its own, and the newest of a map stands for the others.
+CREATE TABLE crm.recapture_request (
+    request_id   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    map_id       int NOT NULL,
+    new_rows     bool NOT NULL DEFAULT false,
+    reason       text NOT NULL,
+    actor        text NOT NULL,
+    requested_at timestamptz NOT NULL DEFAULT now(),
+    after_shard  text COLLATE "C",
+    after_key    text COLLATE "C",
+    compared     bigint NOT NULL DEFAULT 0,
+    marked       bigint NOT NULL DEFAULT 0
+);
+COMMENT ON TABLE crm.recapture_request IS
+    'maps whose rows are to be compared with the ledger, because cells may have changed without firing a trigger; deleted once that is done';
+COMMENT ON COLUMN crm.recapture_request.new_rows IS 'rows without a ledger entry are captured as inserts (crm.recapture())';
+COMMENT ON COLUMN crm.recapture_request.reason IS 'the DDL or the function that asked for it';
+COMMENT ON COLUMN crm.recapture_request.actor IS 'who asked for it or ran the DDL, as in crm.change';
+COMMENT ON COLUMN crm.recapture_request.after_shard IS 'with after_key: the row that was compared last, in the order of the key; NULL: none yet';
+COMMENT ON COLUMN crm.recapture_request.after_key IS 'see after_shard';
+COMMENT ON COLUMN crm.recapture_request.compared IS 'rows compared so far';
+COMMENT ON COLUMN crm.recapture_request.marked IS 'records found changed so far';

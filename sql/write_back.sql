@@ -1,0 +1,85 @@
+-- Write-back: flushing now, and queueing dead records again.
+
+CREATE FUNCTION crm.do_flush(caller bytea, map_id int, timeout interval) RETURNS bool
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    who CONSTANT oid := crm.verified(caller);
+BEGIN
+    RETURN coalesce((crm.ask_worker(jsonb_build_object('op', 'flush', 'map_ids', crm.maps_to_run(who, 'flush', map_id)),
+                                    crm.timeout_ms(timeout)) ->> 'done')::bool, false);
+END $$;
+COMMENT ON FUNCTION crm.do_flush(bytea, int, interval) IS 'what crm.flush() does for the role that crm.caller() names';
+
+CREATE FUNCTION crm.flush(map_id int DEFAULT NULL, timeout interval DEFAULT '1 minute') RETURNS bool
+LANGUAGE sql VOLATILE AS $$
+    SELECT crm.do_flush(crm.caller(), map_id, timeout)
+$$;
+COMMENT ON FUNCTION crm.flush(int, interval) IS
+    'writes committed edits back now, of one map or of all (a writer''s: of the tables that the role may update), and waits until nothing is due. '
+    'false: at the timeout, or when a connection is paused or in error. Cancellable';
+
+CREATE FUNCTION crm.requeue(dead crm.dead_letter[]) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    n bigint;
+BEGIN
+    PERFORM FROM (SELECT * FROM unnest(dead) ORDER BY shard_key, map_id, record_key) d,
+        LATERAL (SELECT FROM crm.ledger l
+                 WHERE l.shard_key = d.shard_key AND l.map_id = d.map_id AND l.record_key = d.record_key FOR UPDATE) l;
+    UPDATE crm.queue q
+    SET state = 'queued', attempts = 0, next_attempt_at = now(), error_class = NULL, last_error = NULL,
+        revision = nextval('crm.queue_revision_seq'),
+        -- A record that the CRM does not have yet takes every field, those mapped since then too.
+        cells = CASE WHEN q.op = 'c' THEN coalesce(crm.map_cells(q.map_id), q.cells) ELSE q.cells END
+    FROM unnest(dead) d
+    WHERE d.path = 'batch' AND q.shard_key = d.shard_key AND q.map_id = d.map_id AND q.record_key = d.record_key AND q.state = 'dead';
+    UPDATE crm.pending_write p
+    SET state = 'queued', attempts = 0, next_attempt_at = now(), error_class = NULL, last_error = NULL, revision = p.revision + 1
+    FROM unnest(dead) d
+    WHERE d.path = 'reconcile' AND p.shard_key = d.shard_key AND p.map_id = d.map_id AND p.record_key = d.record_key AND p.state = 'dead';
+    INSERT INTO crm.reread AS r (map_id, crm_id)
+    SELECT DISTINCT d.map_id, d.crm_id FROM unnest(dead) d WHERE d.path = 'ingest'
+    ON CONFLICT ON CONSTRAINT reread_pkey DO UPDATE SET revision = excluded.revision, attempts = 0, due_at = now();
+    DELETE FROM crm.dead_letter x USING unnest(dead) d WHERE x.shard_key = d.shard_key AND x.dead_letter_id = d.dead_letter_id;
+    GET DIAGNOSTICS n = ROW_COUNT;
+    PERFORM crm.notify_worker(true);
+    RETURN n;
+END $$;
+COMMENT ON FUNCTION crm.requeue(crm.dead_letter[]) IS 'queues dead records again, with fresh attempts; those that could not be taken in are read again';
+
+CREATE FUNCTION crm.replay(dead_letter_id bigint) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    dead crm.dead_letter[];
+BEGIN
+    PERFORM crm.refuse_restricted();
+    SELECT array_agg(d) INTO dead FROM crm.dead_letter d WHERE d.dead_letter_id = replay.dead_letter_id;
+    IF dead IS NULL THEN
+        RAISE undefined_object USING MESSAGE = format('dead letter %s does not exist', coalesce(dead_letter_id::text, 'NULL')),
+            HINT = 'crm.dead_letters lists them; one is gone once it was replayed or its record was edited again.';
+    END IF;
+    RETURN crm.requeue(dead);
+END $$;
+COMMENT ON FUNCTION crm.replay(bigint) IS 'queues a dead letter''s record again with its row''s current values; returns 1';
+
+CREATE FUNCTION crm.replay_all(connection text DEFAULT NULL) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    c crm.connection;
+    dead crm.dead_letter[];
+BEGIN
+    PERFORM crm.refuse_restricted();
+    IF connection IS NOT NULL THEN
+        c := crm.connection_named(connection);
+    END IF;
+    SELECT array_agg(d) INTO dead FROM crm.dead_letter d JOIN crm.object_map m USING (map_id)
+    WHERE connection IS NULL OR m.connection_id = c.connection_id;
+    -- The mapping may have been mended in the CRM, of which nobody hears here.
+    UPDATE crm.map_state s SET state = CASE WHEN m.keys_changed IS NULL THEN 'idle' ELSE 'error' END, reason = m.keys_changed
+    FROM crm.object_map m
+    WHERE m.map_id = s.map_id AND (connection IS NULL OR m.connection_id = c.connection_id)
+      AND s.state = 'error' AND s.reason LIKE '%; mend the mapping, then crm.replay_all()';
+    RETURN crm.requeue(coalesce(dead, '{}'));
+END $$;
+COMMENT ON FUNCTION crm.replay_all(text) IS
+    'queues every dead letter again, of one connection or of all, and revives maps that the CRM''s answers stopped; returns how many dead letters';
