@@ -6,10 +6,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
-#[path = "../../src/worker/frame.rs"]
+#[path = "../../src/worker/socket/frame.rs"]
 mod frame;
 #[expect(dead_code, reason = "the worker makes answers, nobody here does")]
-#[path = "../../src/worker/protocol.rs"]
+#[path = "../../src/worker/socket/protocol.rs"]
 mod protocol;
 
 use protocol::{Answer, Intent, Question};

@@ -17,7 +17,7 @@ use super::document::Document;
 use super::raise;
 use super::wake::has_uncommitted_changes;
 use crate::shared;
-use crate::worker::{frame, socket};
+use crate::worker::socket::{self, frame};
 
 /// Sends a request to this database's worker and waits for its answer. At the timeout the answer is `{}`.
 #[pg_extern(volatile, parallel_unsafe, schema = "crm")]

@@ -12,7 +12,7 @@ use serde_json::Value as Json;
 use super::document::Document;
 use super::raise;
 use crate::secrets;
-use crate::worker::target;
+use crate::worker::link::allowed_hosts;
 
 const INVALID: PgSqlErrorCode = PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE;
 
@@ -111,22 +111,23 @@ fn check_connection(provider_name: &str, base_url: Option<&str>, options: Docume
         ),
         Some(url) => {
             admit("base_url", url);
-            let own = crm_provider::default_base_url(provider, options).and_then(target::place);
-            if let Some(page) = target::place(url)
+            let own =
+                crm_provider::default_base_url(provider, options).and_then(allowed_hosts::place);
+            if let Some(page) = allowed_hosts::place(url)
                 && own.is_none()
             {
                 raise(
                     INVALID,
                     format!(
                         "base_url \"{}\" is more than an address",
-                        target::without_user(url)
+                        allowed_hosts::without_user(url)
                     ),
                     Some(format!(
                         "\"{page}\" looks like a page of the CRM's: the API does not live there."
                     )),
                     &format!(
                         "Leave it out: {}.",
-                        target::without_user(&url[..url.len() - page.len()])
+                        allowed_hosts::without_user(&url[..url.len() - page.len()])
                     ),
                 )
             }
@@ -137,10 +138,13 @@ fn check_connection(provider_name: &str, base_url: Option<&str>, options: Docume
 /// Raises unless requests may go there.
 fn admit(what: &str, url: &str) {
     let allowed_hosts = crate::settings::Settings::current().allowed_hosts;
-    if let Err(reason) = target::check(url, &allowed_hosts) {
+    if let Err(reason) = allowed_hosts::check(url, &allowed_hosts) {
         raise(
             INVALID,
-            format!("{what} \"{}\" is not allowed", target::without_user(url)),
+            format!(
+                "{what} \"{}\" is not allowed",
+                allowed_hosts::without_user(url)
+            ),
             Some(reason),
             "Use https; plain http goes to loopback only; pg_crm.allowed_hosts bounds the hosts.",
         )
@@ -272,7 +276,7 @@ fn check_credentials(provider_name: &str, options: Document, credentials: Docume
 fn check_literal(key: &str, text: &str) {
     if key.ends_with("_url")
         && !text.is_empty()
-        && let Err(reason) = target::check(text, &[])
+        && let Err(reason) = allowed_hosts::check(text, &[])
     {
         raise(
             INVALID,

@@ -22,7 +22,7 @@ use crate::store::config::MappedField;
 use crate::store::edits::{self, Record};
 use crate::store::values::{self, Bounds, RowValues, Wanted};
 use crate::store::{apply, nested};
-use crate::worker::protocol::{Answer, Intent, IntentField, Question};
+use crate::worker::socket::protocol::{Answer, Intent, IntentField, Question};
 
 pub(super) const INVALID: PgSqlErrorCode = PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE;
 /// The worker bounds its requests itself; this is for one that hangs.

@@ -12,7 +12,7 @@ use super::write_target::Target;
 use super::{or_raise, raise};
 use crate::store::config::{Map, MappedField};
 use crate::store::{audit, edits, values};
-use crate::worker::protocol::Answer;
+use crate::worker::socket::protocol::Answer;
 
 /// The CRM has it: the ledger knows.
 pub(super) fn settle(target: &Target, edit: &Edit, intended: &[(u16, Value)]) {

@@ -2,47 +2,27 @@
 //!
 //! A worker's main thread owns the database session and does nothing but short transactions; it waits on its latch and
 //! on an eventfd. Threads of a small runtime talk to the CRMs ([`link`]) and to backends ([`socket`]); they never touch
-//! Postgres and hand everything to the main thread as an [`event::Event`].
+//! Postgres and hand everything to the main thread as an [`main_loop::event::Event`].
 
-mod call;
-mod call_audit;
-mod checked_write;
-mod describe;
-mod event;
-mod events;
-mod flush;
-mod follow;
-pub mod frame;
-mod http;
-mod incoming;
+mod bisect;
+mod calls;
+mod connections;
 mod ingest;
-mod ingest_settlement;
-mod ingest_wait;
-mod intake;
-mod judgement;
 pub mod launcher;
-mod link;
-mod links;
-mod listener;
+pub mod link;
 mod main_loop;
-mod parts;
-mod peers;
-pub mod protocol;
-mod real_time;
+mod notification;
 mod recapture;
-mod reconcile;
-mod reconcile_audit;
-mod refusals;
-mod rota;
+mod reconciler;
+mod retry_policy;
+mod schedule;
+mod sender;
 mod session;
-mod settlement;
-mod slice;
 pub mod socket;
-pub mod target;
+mod step_backoff;
+mod table_follower;
 mod tasks;
-mod verdict;
-mod waiting;
-mod waits;
+mod waiters;
 mod webhooks;
 mod write_back;
 

@@ -8,7 +8,7 @@ use pgrx::prelude::*;
 
 use super::main_loop::{IDLE, Worker};
 use super::report;
-use super::waits::{Of, Step};
+use super::step_backoff::{Of, Step};
 use crate::store::config::{self, Connection, Map};
 use crate::store::recapture::{self, Request};
 use crate::store::values::Bounds;
@@ -21,7 +21,7 @@ const SHARE: Duration = Duration::from_millis(500);
 
 impl Worker {
     /// Works on the requests to compare rows; returns when to go on.
-    pub(super) fn recapture(&mut self, connections: &[Connection], maps: &[Arc<Map>]) -> Duration {
+    pub fn recapture(&mut self, connections: &[Connection], maps: &[Arc<Map>]) -> Duration {
         let mut requests = Vec::new();
         let mut next = self.confined(Of::Worker, Step::Recapture, |_| {
             requests = transaction(recapture::requests)?;

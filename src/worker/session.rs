@@ -3,7 +3,7 @@
 use pgrx::prelude::*;
 
 /// A session whose output forms and limits do not depend on anybody's configuration.
-pub(super) fn set_up_session() {
+pub fn set_up_session() {
     for (name, value) in [
         (c"role", c"none"),
         (c"row_security", c"on"),
@@ -82,7 +82,7 @@ fn lift_file_limit() {
 }
 
 /// Threads start with every signal blocked: a handler that ran on one of them would touch Postgres from there.
-pub(super) fn start_threads() -> tokio::runtime::Runtime {
+pub fn start_threads() -> tokio::runtime::Runtime {
     lift_file_limit();
     // SAFETY: saves, replaces and restores this thread's signal mask.
     unsafe {

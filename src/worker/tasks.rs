@@ -8,12 +8,12 @@ use std::panic::AssertUnwindSafe;
 use crm_domain::{ErrorClass, Failure};
 use futures_util::future::FutureExt;
 
-use super::event::Event;
 use super::main_loop::Worker;
+use crate::worker::main_loop::event::Event;
 
 impl Worker {
     /// Starts a task whose outcome is an event; `failed` makes another of a panic.
-    pub(super) fn start(
+    pub fn start(
         &self,
         task: impl Future<Output = Event> + Send + 'static,
         failed: impl FnOnce(Failure) -> Event + Send + 'static,
@@ -30,13 +30,13 @@ impl Worker {
 }
 
 /// Awaits something; a panic in it is a failure like others.
-pub(super) async fn caught<T>(task: impl Future<Output = T>) -> Result<T, Failure> {
+pub async fn caught<T>(task: impl Future<Output = T>) -> Result<T, Failure> {
     let result = AssertUnwindSafe(task).catch_unwind().await;
     result.map_err(|panic| panicked(&*panic))
 }
 
 /// The same of what needs no waiting for.
-pub(super) fn caught_at_once<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
+pub fn caught_at_once<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
     let result = std::panic::catch_unwind(AssertUnwindSafe(work));
     result.map_err(|panic| panicked(&*panic))
 }

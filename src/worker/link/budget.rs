@@ -11,8 +11,8 @@ use crm_provider::{Settings, Usage};
 use tokio::sync::SemaphorePermit;
 
 use super::Errand;
+use super::fair_queue::Turns;
 use super::permits::Permits;
-use super::turns::Turns;
 use crate::shared::now_ms;
 
 /// How soon a request looks again that lets more urgent ones go first.

@@ -1,20 +1,22 @@
 //! A link: one connection to a CRM as the threads use it.
 //!
 //! It drives operations, signs requests ([`token`]) or has a broker carry them ([`composio`]), bounds the requests in flight
-//! ([`permits`]) and in time ([`budget`]), has maps take [`turns`], and remembers trouble ([`signs`]), so that what is queued behind a failing
+//! ([`permits`]) and in time ([`budget`]), has maps take [`fair_queue`], and remembers trouble ([`health`]), so that what is queued behind a failing
 //! request fails at once instead of knocking on a closed door.
 //!
 //! Guarantee: no text that it hands on, of a CRM, a broker, a proxy or the transport, holds a secret of the connection
 //! ([`Secrets`]). Whatever is kept or shown of them comes from here.
 
+pub mod allowed_hosts;
 mod budget;
 mod descriptions;
-mod errand;
+mod fair_queue;
+mod health;
+pub mod http;
 mod permits;
-mod signs;
+mod request_context;
 mod token;
 mod transport;
-mod turns;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -28,19 +30,18 @@ use crm_provider::{
 };
 
 pub use self::descriptions::Told;
-pub use self::errand::Errand;
+pub use self::request_context::Errand;
 pub use self::transport::Transport;
 pub use crm_domain::budget::Lane;
 use crm_domain::budget::{Teller, Told as DayTold};
 
+use self::allowed_hosts::without_user;
 use self::budget::Budget;
 use self::descriptions::Descriptions;
+use self::health::Signs;
 use self::permits::Permits;
-use self::signs::Signs;
 pub use self::token::Keys;
 use self::token::Token;
-use super::http;
-use super::target::without_user;
 use crate::secrets::proxy_passwords;
 use crate::store::config::Connection;
 use crate::store::values::TOO_LARGE;

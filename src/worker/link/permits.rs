@@ -4,7 +4,7 @@ use crm_domain::budget::Lane;
 use crm_provider::Settings;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::worker::http::IN_FLIGHT;
+use super::http::IN_FLIGHT;
 
 /// Those that a person waits for are not queued behind those of a batch.
 pub struct Permits {

@@ -8,7 +8,7 @@ use crm_provider::{Credentials, Grant, Request, Response, Target};
 use tokio::sync::{Mutex as AsyncMutex, oneshot};
 
 use super::{Link, Transport, Way, drive};
-use crate::worker::event::{Event, Outbox};
+use crate::worker::main_loop::event::{Event, Outbox};
 
 /// A token that expires within this time is not used any more, or within half of its life, if that is short.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(30);

@@ -4,9 +4,9 @@ use crm_domain::{ErrorClass, Failure};
 use crm_provider::{Request, Response};
 use tokio::sync::oneshot;
 
-use crate::worker::event::{Event, Outbox};
-use crate::worker::http::Http;
-use crate::worker::target;
+use super::allowed_hosts;
+use super::http::Http;
+use crate::worker::main_loop::event::{Event, Outbox};
 
 pub enum Transport {
     Http {
@@ -29,7 +29,7 @@ impl Transport {
                 http,
                 allowed_hosts,
             } => {
-                target::check(&url, allowed_hosts).map_err(|reason| {
+                allowed_hosts::check(&url, allowed_hosts).map_err(|reason| {
                     Failure::connection(ErrorClass::Auth, "url_not_allowed", reason)
                 })?;
                 http.send(url, request).await

@@ -11,7 +11,7 @@ use crate::store::StoreError;
 
 /// What can fail by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Step {
+pub enum Step {
     /// What is configured is read.
     Turn,
     /// Tables that were altered are followed.
@@ -48,7 +48,7 @@ pub(super) enum Step {
 
 /// Whose step: a map's, a connection's or the worker's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Of {
+pub enum Of {
     Map(i32),
     Connection(i32),
     Worker,
@@ -73,7 +73,7 @@ struct Wait {
 }
 
 #[derive(Default)]
-pub(super) struct Waits(HashMap<(Of, Step), Wait>);
+pub struct Waits(HashMap<(Of, Step), Wait>);
 
 impl Waits {
     /// How long the step is still to be left alone.

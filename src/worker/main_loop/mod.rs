@@ -1,7 +1,9 @@
 //! The worker's main thread: it alone touches Postgres, in short transactions, and never waits for a CRM.
 //!
-//! A turn: take what the threads brought and settle it ([`super::settlement`]); fold and send what is due
-//! ([`super::write_back`]); answer those who wait. Then sleep until the next due time, a commit, an event or a signal.
+//! A turn: take what the threads brought and settle it ([`crate::worker::write_back::settle`]); fold and send what is due
+//! ([`crate::worker::write_back`]); answer those who wait. Then sleep until the next due time, a commit, an event or a signal.
+
+pub mod event;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -11,23 +13,7 @@ use crm_domain::{ErrorClass, Failure};
 use pgrx::prelude::*;
 use serde_json::{Value as Json, json};
 
-use super::checked_write::Checked;
-use super::describe::Inquiry;
-use super::event::{Event, Inbox, Outbox, Task};
-use super::flush::{Flush, Waiter};
-use super::follow::Following;
-use super::ingest::{Looking, Looks};
-use super::ingest_wait::IngestWaiter;
-use super::judgement;
-use super::link::SharedLink;
-use super::real_time::RealTime;
-use super::reconcile::Reconciling;
-use super::rota::Rota;
-use super::session::{set_up_session, start_threads};
-use super::waits::{Of, Step, Waits};
-use super::webhooks::Webhooks;
-use super::write_back::Flight;
-use super::{reload_if_asked, report, socket};
+use self::event::{Event, Inbox, Outbox, Task};
 use crate::failpoint;
 use crate::settings::Settings;
 use crate::shared::{Slot, State};
@@ -35,65 +21,82 @@ use crate::store::config::{Connection, Map};
 use crate::store::ingest::identity;
 use crate::store::settle::Settled;
 use crate::store::{self, StoreError, audit, claims, config, connections, rounds, transaction};
+use crate::worker::calls::RealTime;
+use crate::worker::connections::describe::Inquiry;
+use crate::worker::ingest::waiters::IngestWaiter;
+use crate::worker::ingest::{Looking, Looks};
+use crate::worker::link::SharedLink;
+use crate::worker::reconciler::Reconciling;
+use crate::worker::reconciler::resolve;
+use crate::worker::schedule::Rota;
+use crate::worker::sender::checked_write::Checked;
+use crate::worker::session::{set_up_session, start_threads};
+use crate::worker::socket;
+use crate::worker::step_backoff::{Of, Step, Waits};
+use crate::worker::table_follower::Following;
+use crate::worker::waiters::{Flush, Waiter};
+use crate::worker::webhooks::Webhooks;
+use crate::worker::write_back::Flight;
+use crate::worker::{reload_if_asked, report};
 
 /// How soon to look again for rows that somebody held.
-pub(super) const HELD_AGAIN: Duration = Duration::from_millis(200);
+pub const HELD_AGAIN: Duration = Duration::from_millis(200);
 /// How soon to look whether callers' transactions came to nothing of which no wake-up told, such as prepared ones.
 const INTENTS_AGAIN: Duration = Duration::from_secs(10);
 /// When nothing is due.
-pub(super) const IDLE: Duration = Duration::from_secs(3600);
+pub const IDLE: Duration = Duration::from_secs(3600);
 const MAINTENANCE: Duration = Duration::from_secs(1200);
 
-pub(super) struct Worker {
-    pub(super) slot: &'static Slot,
-    pub(super) settings: Settings,
-    pub(super) runtime: tokio::runtime::Runtime,
-    pub(super) outbox: Outbox,
-    pub(super) inbox: Inbox,
-    pub(super) links: HashMap<i32, SharedLink>,
+pub struct Worker {
+    pub slot: &'static Slot,
+    pub settings: Settings,
+    pub runtime: tokio::runtime::Runtime,
+    pub outbox: Outbox,
+    pub inbox: Inbox,
+    pub links: HashMap<i32, SharedLink>,
     /// What earlier links of a connection knew of secrets.
-    pub(super) former_secrets: HashMap<i32, Vec<String>>,
+    pub former_secrets: HashMap<i32, Vec<String>>,
     /// Connections of which the log was told that they wait to be adopted.
-    pub(super) away: HashSet<i32>,
+    pub away: HashSet<i32>,
     /// Per connection, whose turn it is to obtain a token; outlives its links.
-    pub(super) turns: HashMap<i32, Arc<tokio::sync::Mutex<()>>>,
-    pub(super) flights: HashMap<i64, Flight>,
+    pub turns: HashMap<i32, Arc<tokio::sync::Mutex<()>>>,
+    pub flights: HashMap<i64, Flight>,
     /// Of slices, whose turn it is.
-    pub(super) rota: Rota,
+    pub rota: Rota,
     /// Results whose ledger rows somebody holds.
-    pub(super) held: Vec<(Arc<Map>, Connection, Vec<Settled>)>,
-    pub(super) reconciling: HashMap<i64, Reconciling>,
-    pub(super) held_pending: Vec<judgement::Held>,
-    pub(super) real_time: RealTime,
+    pub held: Vec<(Arc<Map>, Connection, Vec<Settled>)>,
+    pub reconciling: HashMap<i64, Reconciling>,
+    pub held_pending: Vec<resolve::Held>,
+    pub real_time: RealTime,
     /// As they were at the last turn.
-    pub(super) connections: Vec<Connection>,
+    pub connections: Vec<Connection>,
     /// Changes that the last fold took; 0: nothing more can be had now.
-    pub(super) folded: usize,
-    pub(super) flushes: Vec<Flush>,
+    pub folded: usize,
+    pub flushes: Vec<Flush>,
     /// Pages of changes and records that CRMs are being asked for, by ticket.
-    pub(super) looking: HashMap<u64, Looking>,
-    pub(super) tickets: u64,
-    pub(super) looks: HashMap<i32, Looks>,
-    pub(super) ingest_waiters: Vec<IngestWaiter>,
-    pub(super) tests: Vec<(i32, tokio::sync::oneshot::Sender<Json>)>,
-    pub(super) inquiries: Vec<Inquiry>,
-    pub(super) webhooks: Webhooks,
+    pub looking: HashMap<u64, Looking>,
+    pub tickets: u64,
+    pub looks: HashMap<i32, Looks>,
+    pub ingest_waiters: Vec<IngestWaiter>,
+    pub tests: Vec<(i32, tokio::sync::oneshot::Sender<Json>)>,
+    pub inquiries: Vec<Inquiry>,
+    pub webhooks: Webhooks,
     /// Maps whose round is on.
-    pub(super) rounds: HashSet<i32>,
+    pub rounds: HashSet<i32>,
     /// What failed and is left alone for a while, so that one table in trouble does not hold up the others.
-    pub(super) waits: Waits,
+    pub waits: Waits,
     /// Records that are read at once of maps in which a slice could not be read.
-    pub(super) narrowed: HashMap<i32, usize>,
-    pub(super) narrowed_edits: HashMap<i32, usize>,
-    pub(super) narrowed_fold: Option<usize>,
-    pub(super) urgent: bool,
+    pub narrowed: HashMap<i32, usize>,
+    pub narrowed_edits: HashMap<i32, usize>,
+    pub narrowed_fold: Option<usize>,
+    pub urgent: bool,
     /// See [`store::fold`].
-    pub(super) wary: u32,
+    pub wary: u32,
     /// Maps whose edits are to go at once, but could not yet.
-    pub(super) due_at_once: HashSet<i32>,
-    pub(super) following: Following,
+    pub due_at_once: HashSet<i32>,
+    pub following: Following,
     maps_known: usize,
-    pub(super) maintenance_at: Instant,
+    pub maintenance_at: Instant,
 }
 
 pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
@@ -104,7 +107,7 @@ pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
     }
     set_up_session();
     let (outbox, inbox) =
-        super::event::channel().unwrap_or_else(|e| error!("pg_crm cannot make an eventfd: {e}"));
+        self::event::channel().unwrap_or_else(|e| error!("pg_crm cannot make an eventfd: {e}"));
     let runtime = start_threads();
     match socket::bind(database) {
         Ok(listener) => {
@@ -281,7 +284,7 @@ impl Worker {
     }
 
     /// Does one part of a turn; its trouble is its own. Returns when it wants to be done again.
-    pub(super) fn confined(
+    pub fn confined(
         &mut self,
         of: Of,
         step: Step,
@@ -300,7 +303,7 @@ impl Worker {
     }
 
     /// Notes that a step failed; returns how long it is left alone.
-    pub(super) fn stumbled(&mut self, of: Of, step: Step, error: &StoreError) -> Duration {
+    pub fn stumbled(&mut self, of: Of, step: Step, error: &StoreError) -> Duration {
         let (wait, is_news) = self.waits.failed(of, step, error);
         if is_news && !error.is_undefined() {
             let whose = match of {
@@ -314,13 +317,7 @@ impl Worker {
     }
 
     /// The same of a map, whose status tells of it.
-    pub(super) fn trouble(
-        &mut self,
-        map: &Map,
-        step: Step,
-        error: &StoreError,
-        what: &str,
-    ) -> Duration {
+    pub fn trouble(&mut self, map: &Map, step: Step, error: &StoreError, what: &str) -> Duration {
         let (wait, is_news) = self.waits.failed(Of::Map(map.id), step, error);
         if error.is_undefined() {
             return wait;
@@ -482,7 +479,7 @@ impl Worker {
     }
 
     /// A claim could not be released: it is found by the next maintenance, which comes soon.
-    pub(super) fn release_lost_claims_soon(&mut self) {
+    pub fn release_lost_claims_soon(&mut self) {
         let soon = Instant::now() + Duration::from_secs(1);
         self.maintenance_at = self.maintenance_at.min(soon);
     }

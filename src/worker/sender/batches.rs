@@ -8,9 +8,9 @@ use crm_domain::{ErrorClass, Failure};
 use crm_provider::{Halving, WriteBatch, WriteKind, WriteRecord, Written};
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 
-use super::link::{Errand, Link};
-use super::tasks::caught;
 use crate::failpoint;
+use crate::worker::link::{Errand, Link};
+use crate::worker::tasks::caught;
 
 /// A record to send; `index` is its place in the slice.
 pub struct Outgoing {

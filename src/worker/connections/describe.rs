@@ -4,12 +4,12 @@ use crm_domain::{ErrorClass, Failure};
 use serde_json::{Value as Json, json};
 use tokio::sync::oneshot;
 
-use super::link::Told;
-use super::links::AWAY;
-use super::main_loop::Worker;
+use super::AWAY;
 use crate::store::config::Connection;
+use crate::worker::link::Told;
+use crate::worker::main_loop::Worker;
 
-pub(super) struct Inquiry {
+pub struct Inquiry {
     connection_id: i32,
     object: String,
     /// The CRM is asked in any case. Otherwise a late answer will do, and a connection that rests is left alone.
@@ -48,7 +48,7 @@ impl Inquiry {
 
 impl Worker {
     /// Asks the CRMs, or says why not.
-    pub(super) fn describe(&mut self, connections: &[Connection]) {
+    pub fn describe(&mut self, connections: &[Connection]) {
         for inquiry in std::mem::take(&mut self.inquiries) {
             let known = connections.iter().find(|c| c.id == inquiry.connection_id);
             let obstacle = inquiry.obstacle(known);

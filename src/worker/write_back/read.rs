@@ -9,9 +9,7 @@ use crm_domain::{Cells, DataType, ErrorClass, Value};
 use crm_provider::record::Field;
 use crm_provider::{WriteKind, WriteRecord};
 
-use super::settlement::{InFlight, settled_record};
-use super::slice::Outgoing;
-use super::verdict;
+use super::settle::{InFlight, settled_record};
 use crate::settings::Settings;
 use crate::store::StoreError;
 use crate::store::claims::Claimed;
@@ -19,16 +17,18 @@ use crate::store::config::{Map, MappedField};
 use crate::store::rivals::{self, Rival};
 use crate::store::settle::{Settled, Verdict};
 use crate::store::values::{self, Bounds, RowValues, Wanted};
+use crate::worker::retry_policy;
+use crate::worker::sender::batches::Outgoing;
 
 /// A slice as read: what is on its way, what is sent of it, and what needs no sending.
-pub(super) struct Slice {
+pub struct Slice {
     pub records: Vec<InFlight>,
     pub outgoing: Vec<Outgoing>,
     pub settled: Vec<Settled>,
 }
 
 /// Reads a slice's values. What needs no sending, or cannot be sent, is settled at once.
-pub(super) fn read_slice(
+pub fn read_slice(
     map: &Map,
     due: Vec<Claimed>,
     unsettled: &[(&str, &str)],
@@ -133,7 +133,7 @@ pub(super) fn read_slice(
             Some(RowValues::Unreadable(failure)) => {
                 let (attempts, most) = (claimed.attempts, settings.max_attempts);
                 let draw = fastrand::f64();
-                let verdict = verdict::of(&failure, attempts, most, &map.on_crm_delete, draw);
+                let verdict = retry_policy::of(&failure, attempts, most, &map.on_crm_delete, draw);
                 settled.push(settled_record(
                     InFlight::new(claimed, &[]),
                     None,

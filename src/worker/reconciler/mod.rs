@@ -1,5 +1,9 @@
 //! The reconciler: edits that wait are read, compared, written or settled by their fields' policies, in bulk.
 
+pub mod audit;
+pub mod read;
+pub mod resolve;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,29 +13,31 @@ use crm_domain::failure::Scope;
 use crm_domain::retry::Backoff;
 use pgrx::prelude::*;
 
-use super::checked_write::{self, Checked, Edit, Outcome};
-use super::event::{Event, Task};
-use super::judgement::{blamed, event, judge, told};
-use super::link::{Errand, Lane, SharedLink};
-use super::links::Readiness;
-use super::main_loop::{HELD_AGAIN, IDLE, Worker};
-use super::parts::{Left, in_parts};
-use super::reconcile_audit::Entry;
-use super::waiting::{Waiting, edit, read, sending, with_their_bases};
-use super::waits::{Of, Step};
-use super::{real_time, report, rota};
+use self::audit::Entry;
+use self::read::{Waiting, edit, read, sending, with_their_bases};
+use self::resolve::{blamed, event, judge, told};
 use crate::failpoint;
 use crate::store::config::{self, Connection, Map};
 use crate::store::pending::Pending;
 use crate::store::reconcile::{self, Settled};
 use crate::store::values::Bounds;
 use crate::store::{StoreError, claims, pending, transaction};
+use crate::worker::bisect::{Left, in_parts};
+use crate::worker::calls;
+use crate::worker::connections::Readiness;
+use crate::worker::link::{Errand, Lane, SharedLink};
+use crate::worker::main_loop::event::{Event, Task};
+use crate::worker::main_loop::{HELD_AGAIN, IDLE, Worker};
+use crate::worker::report;
+use crate::worker::schedule;
+use crate::worker::sender::checked_write::{self, Checked, Edit, Outcome};
+use crate::worker::step_backoff::{Of, Step};
 
 /// Pending writes of one slice at most.
 const SLICE: usize = 1000;
 
 /// Pending writes on their way.
-pub(super) struct Reconciling {
+pub struct Reconciling {
     pub map: Arc<Map>,
     pub connection: Connection,
     pub waiting: Vec<Waiting>,
@@ -46,7 +52,7 @@ struct Taken {
 
 impl Worker {
     /// Sends what is due of the pending writes; returns when something will be due next.
-    pub(super) fn reconcile(&mut self, connections: &[Connection], maps: &[Arc<Map>]) -> Duration {
+    pub fn reconcile(&mut self, connections: &[Connection], maps: &[Arc<Map>]) -> Duration {
         let mut next = IDLE;
         if self.folded == 0 {
             next = next.min(self.confined(Of::Worker, Step::Adopt, Worker::adopt_orphans));
@@ -67,7 +73,7 @@ impl Worker {
                 continue;
             }
             let mut idle = false;
-            while rota::may_go(map, self.reconciling.values().map(|r| &r.map)) {
+            while schedule::may_go(map, self.reconciling.values().map(|r| &r.map)) {
                 match self.dispatch_pending(connection, map, &link) {
                     Ok(true) => self.rota.served(map),
                     Ok(false) => {
@@ -282,7 +288,7 @@ impl Worker {
     }
 
     /// The task that had these edits came to nothing.
-    pub(super) fn edits_failed(&mut self, claim_id: i64, failure: &Failure) {
+    pub fn edits_failed(&mut self, claim_id: i64, failure: &Failure) {
         let edits = self.reconciling.get(&claim_id).map_or(0, |r| {
             r.waiting.iter().filter(|w| w.fault.is_none()).count()
         });
@@ -291,12 +297,7 @@ impl Worker {
     }
 
     /// Settles what came back.
-    pub(super) fn reconciled(
-        &mut self,
-        claim_id: i64,
-        checked: Vec<Checked>,
-        trouble: Option<Failure>,
-    ) {
+    pub fn reconciled(&mut self, claim_id: i64, checked: Vec<Checked>, trouble: Option<Failure>) {
         let Some(flight) = self.reconciling.remove(&claim_id) else {
             return;
         };
@@ -333,7 +334,7 @@ impl Worker {
         let trouble =
             trouble.or_else(|| failures.into_iter().find(|f| f.scope == Scope::Connection));
         if let Some(known) = self.connections.iter_mut().find(|c| c.id == connection.id) {
-            real_time::note_health(known, connection.version, trouble.as_ref());
+            calls::note_health(known, connection.version, trouble.as_ref());
         }
         self.settle_pending(map, connection, judged, Some(claim_id));
     }
@@ -452,7 +453,7 @@ impl Worker {
         }
     }
 
-    pub(super) fn settle_held_pending(&mut self) {
+    pub fn settle_held_pending(&mut self) {
         for (map, connection, judged) in std::mem::take(&mut self.held_pending) {
             let of = Of::Map(map.id);
             if self.waits.left(of, Step::SettleEdits).is_some() {

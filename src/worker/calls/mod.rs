@@ -3,6 +3,9 @@
 //! Intents and outcomes of all who call at once share transactions: one commit before anything of theirs is written to a
 //! CRM, one before any of them is answered. The CRM is read meanwhile.
 
+pub mod audit;
+pub mod call;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,24 +17,24 @@ use pgrx::spi::SpiClient;
 use serde_json::Value as Json;
 use tokio::sync::oneshot;
 
-use super::call::{answer, edit, opening, read, send_answer};
-use super::call_audit::{event, write_down};
-use super::checked_write::{self, Checked, Outcome};
-use super::event::{Event, Task};
-use super::link::{Errand, Lane, SharedLink};
-use super::links::AWAY;
-use super::main_loop::{HELD_AGAIN, Worker};
-use super::protocol::{Answer, Intent, Question};
-use super::tasks::caught;
-use super::verdict;
+use self::audit::{event, write_down};
+use self::call::{answer, edit, opening, read, send_answer};
 use crate::failpoint;
 use crate::store::config::Connection;
 use crate::store::{connections, durable_transaction, pending, transaction};
+use crate::worker::connections::AWAY;
+use crate::worker::link::{Errand, Lane, SharedLink};
+use crate::worker::main_loop::event::{Event, Task};
+use crate::worker::main_loop::{HELD_AGAIN, Worker};
+use crate::worker::retry_policy;
+use crate::worker::sender::checked_write::{self, Checked, Outcome};
+use crate::worker::socket::protocol::{Answer, Intent, Question};
+use crate::worker::tasks::caught;
 
-pub(super) type Reply = oneshot::Sender<Json>;
+pub type Reply = oneshot::Sender<Json>;
 
 /// A call that is being sent.
-pub(super) struct Call {
+pub struct Call {
     pub intent: Intent,
     reply: Reply,
     /// Of the credentials that it goes with.
@@ -39,7 +42,7 @@ pub(super) struct Call {
 }
 
 #[derive(Default)]
-pub(super) struct RealTime {
+pub struct RealTime {
     /// New since the last turn.
     fresh: Vec<(Intent, Reply)>,
     questions: Vec<(Question, Reply)>,
@@ -123,7 +126,7 @@ impl RealTime {
 
 impl Worker {
     /// Writes down what is new and what came back, in one transaction; then lets the one be written and answers the other.
-    pub(super) fn real_time(&mut self) {
+    pub fn real_time(&mut self) {
         if !self.real_time.has_work() {
             return;
         }
@@ -346,14 +349,14 @@ impl Worker {
 
 /// Writes down how a connection is doing, if that is news. `version`: of the credentials that its CRM was asked with; of
 /// others than the connection's own it tells nothing.
-pub(super) fn note_health(connection: &mut Connection, version: i32, trouble: Option<&Failure>) {
+pub fn note_health(connection: &mut Connection, version: i32, trouble: Option<&Failure>) {
     if version != connection.version {
         return;
     }
     let result = match trouble {
         Some(failure) => {
-            let wait =
-                verdict::pause(failure, connection.failures, fastrand::f64()).as_millis() as i64;
+            let wait = retry_policy::pause(failure, connection.failures, fastrand::f64())
+                .as_millis() as i64;
             let noted =
                 transaction(|client| connections::troubled(client, connection, failure, wait));
             if *noted.as_ref().unwrap_or(&true) {

@@ -7,16 +7,17 @@ use crm_domain::conflict::{self, Decision};
 use crm_domain::{ErrorClass, Failure, Value, canonical, excerpt};
 use serde_json::{Map as JsonMap, Value as Json, json};
 
-use super::checked_write::{Checked, Outcome};
-use super::reconcile_audit::Entry;
-use super::waiting::{Waiting, sending};
-use super::{events, verdict};
+use super::audit::Entry;
+use super::read::{Waiting, sending};
 use crate::store::StoreError;
 use crate::store::config::{Connection, Map};
 use crate::store::pending::Pending;
 use crate::store::reconcile::{Conflict, Settled, Take, Verdict};
+use crate::worker::notification;
+use crate::worker::retry_policy;
+use crate::worker::sender::checked_write::{Checked, Outcome};
 
-pub(super) fn judge(
+pub fn judge(
     map: &Map,
     w: Waiting,
     checked: Option<Checked>,
@@ -84,7 +85,7 @@ pub(super) fn judge(
 fn verdict_on(failure: &Failure, attempts: u32, max_attempts: u32, map: &Map) -> Verdict {
     use crate::store::settle::Verdict as Batch;
     let draw = fastrand::f64();
-    match verdict::of(failure, attempts, max_attempts, &map.on_crm_delete, draw) {
+    match retry_policy::of(failure, attempts, max_attempts, &map.on_crm_delete, draw) {
         Batch::Retry {
             delay_ms,
             charged,
@@ -104,7 +105,7 @@ fn verdict_on(failure: &Failure, attempts: u32, max_attempts: u32, map: &Map) ->
 }
 
 /// An edit that cannot be read, or of which cannot be written down what became of it, because of this error.
-pub(super) fn blamed(
+pub fn blamed(
     map: &Map,
     pending: Pending,
     sent: String,
@@ -233,7 +234,7 @@ fn snapshot(map: &Map, read: &BTreeMap<u16, Value>) -> (Json, Vec<u8>) {
     (canonical::snapshot(&fields), hash)
 }
 
-pub(super) fn told(record: &Settled) -> (&'static str, Option<&str>) {
+pub fn told(record: &Settled) -> (&'static str, Option<&str>) {
     match &record.verdict {
         Verdict::Done if !record.conflicts.is_empty() => ("conflict", None),
         Verdict::Done => ("sync_completed", None),
@@ -243,16 +244,16 @@ pub(super) fn told(record: &Settled) -> (&'static str, Option<&str>) {
     }
 }
 
-pub(super) fn event(
+pub fn event(
     name: &str,
     connection: &Connection,
     map: &Map,
     p: &Pending,
     error: Option<&str>,
 ) -> String {
-    events::payload(
+    notification::payload(
         name,
-        &events::Subject {
+        &notification::Subject {
             connection: &connection.name,
             map_id: map.id,
             relation: &map.relation,
@@ -266,4 +267,4 @@ pub(super) fn event(
 }
 
 /// Results that wait for a lock, with what their audit will say.
-pub(super) type Held = (Arc<Map>, Connection, Vec<(Settled, Entry)>);
+pub type Held = (Arc<Map>, Connection, Vec<(Settled, Entry)>);

@@ -9,13 +9,13 @@ use crm_provider::ReadBatch;
 use crm_provider::record::Field;
 use serde_json::{Map as JsonMap, Value as Json, json};
 
-use super::checked_write::{self, Checked, Edit, EditField, Outcome};
-use super::link::{Errand, Lane, SharedLink};
-use super::protocol::{Answer, Intent, IntentField, Question};
-use super::real_time::Reply;
+use super::Reply;
 use crate::store::pending;
+use crate::worker::link::{Errand, Lane, SharedLink};
+use crate::worker::sender::checked_write::{self, Checked, Edit, EditField, Outcome};
+use crate::worker::socket::protocol::{Answer, Intent, IntentField, Question};
 
-pub(super) fn differs(f: &IntentField, read: &Value) -> bool {
+pub fn differs(f: &IntentField, read: &Value) -> bool {
     f.compared && base_of(f).is_some_and(|base| base != crm_domain::conflict::hash(read))
 }
 
@@ -33,7 +33,7 @@ fn field_of(f: &IntentField) -> (Arc<Field>, DataType) {
 }
 
 /// The intent as it is committed before anything is sent.
-pub(super) fn opening(intent: &Intent) -> pending::Intent<'_> {
+pub fn opening(intent: &Intent) -> pending::Intent<'_> {
     let written = || {
         intent
             .fields
@@ -56,7 +56,7 @@ pub(super) fn opening(intent: &Intent) -> pending::Intent<'_> {
     }
 }
 
-pub(super) fn edit(intent: &Intent) -> Edit {
+pub fn edit(intent: &Intent) -> Edit {
     let fields = intent.fields.iter().map(|f| {
         let (field, data_type) = field_of(f);
         EditField {
@@ -82,7 +82,7 @@ pub(super) fn edit(intent: &Intent) -> Edit {
     }
 }
 
-pub(super) async fn read(link: &SharedLink, question: &Question) -> Answer {
+pub async fn read(link: &SharedLink, question: &Question) -> Answer {
     let fields: Vec<(u16, Arc<Field>)> = question
         .fields
         .iter()
@@ -125,7 +125,7 @@ fn by_id<'a>(values: impl Iterator<Item = (&'a u16, &'a Value)>) -> JsonMap<Stri
 }
 
 /// What the caller hears.
-pub(super) fn answer(intent: &Intent, checked: &Checked) -> Answer {
+pub fn answer(intent: &Intent, checked: &Checked) -> Answer {
     let mut values = checked.read.as_ref().map(|read| by_id(read.iter()));
     match &checked.outcome {
         Outcome::Conflict => Answer {
@@ -160,7 +160,7 @@ pub(super) fn answer(intent: &Intent, checked: &Checked) -> Answer {
     }
 }
 
-pub(super) fn send_answer(reply: Reply, answer: &Answer) {
+pub fn send_answer(reply: Reply, answer: &Answer) {
     let _ = reply
         .send(serde_json::to_value(answer).unwrap_or_else(|e| json!({"error": e.to_string()})));
 }

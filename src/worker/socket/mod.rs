@@ -4,6 +4,9 @@
 //! socket lies in the data directory (a process's working directory), mode 0600, beside other files that base backups
 //! leave out.
 
+pub mod frame;
+pub mod protocol;
+
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -14,8 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::oneshot;
 
-use super::event::{Event, Outbox};
-use super::frame;
+use crate::worker::main_loop::event::{Event, Outbox};
 
 pub const VERSION: u64 = 1;
 

@@ -8,17 +8,19 @@ use crm_domain::failure::Scope;
 use crm_domain::{ErrorClass, Failure};
 use pgrx::prelude::*;
 
-use super::ingest::{Came, Looking, PAGE, What};
-use super::main_loop::{HELD_AGAIN, Worker};
-use super::parts::{Left, in_parts};
-use super::waits::{Of, Step};
-use super::{events, real_time, report};
+use super::{Came, Looking, PAGE, What};
 use crate::failpoint;
 use crate::store::config::{self, Map};
 use crate::store::ingest::state::{self, Reread};
 use crate::store::ingest::{self, Arrived, Arriving, Incoming};
 use crate::store::values::READ_TIME;
 use crate::store::{StoreError, pending, rounds, transaction};
+use crate::worker::bisect::{Left, in_parts};
+use crate::worker::calls;
+use crate::worker::main_loop::{HELD_AGAIN, Worker};
+use crate::worker::notification;
+use crate::worker::report;
+use crate::worker::step_backoff::{Of, Step};
 
 /// How soon a look that failed for reasons of its own is repeated, at first.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -29,12 +31,7 @@ const STOP_AFTER: usize = 5;
 
 impl Worker {
     /// Settles what came back.
-    pub(super) fn came(
-        &mut self,
-        ticket: u64,
-        came: Result<Came, Failure>,
-        trouble: Option<Failure>,
-    ) {
+    pub fn came(&mut self, ticket: u64, came: Result<Came, Failure>, trouble: Option<Failure>) {
         let Some(looking) = self.looking.remove(&ticket) else {
             return;
         };
@@ -46,7 +43,7 @@ impl Worker {
             .iter_mut()
             .find(|c| c.id == looking.connection.id)
         {
-            real_time::note_health(known, looking.connection.version, trouble.as_ref());
+            calls::note_health(known, looking.connection.version, trouble.as_ref());
         }
         let map = looking.map.clone();
         let start = Instant::now();
@@ -214,7 +211,7 @@ impl Worker {
     }
 
     /// CRM records of a map that are being written: what is read of them now could not be compared.
-    pub(super) fn busy_records(&self, map_id: i32) -> HashSet<&str> {
+    pub fn busy_records(&self, map_id: i32) -> HashSet<&str> {
         let flights = self.flights.values().filter(|f| f.map.id == map_id);
         let written = flights.flat_map(|f| &f.records);
         let written = written.filter_map(|r| r.claimed().crm_id.as_deref());
@@ -325,7 +322,7 @@ fn settle_part(
         });
         ask_again(client, map, what, records, &arrived, wait)?;
         let told = arrived.disputed.iter().map(|key| {
-            let subject = events::Subject {
+            let subject = notification::Subject {
                 connection: &connection.name,
                 map_id: map.id,
                 relation: &map.relation,
@@ -334,7 +331,7 @@ fn settle_part(
                 write_id: None,
                 correlation_id: None,
             };
-            events::payload("conflict", &subject, None)
+            notification::payload("conflict", &subject, None)
         });
         pending::notify(client, told.collect())?;
         if let Some(reason) = &arrived.trouble {

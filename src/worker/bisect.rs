@@ -6,13 +6,13 @@
 use crate::store::StoreError;
 
 /// What could not be done: one item and the error that it causes, or several that nobody is to blame for.
-pub(super) struct Left<T> {
+pub struct Left<T> {
     pub items: Vec<T>,
     pub error: StoreError,
 }
 
 /// Has `work` done for all items, in as few parts as will do. `work` is all or nothing: a transaction.
-pub(super) fn in_parts<T>(
+pub fn in_parts<T>(
     items: Vec<T>,
     mut work: impl FnMut(&mut Vec<T>) -> Result<(), StoreError>,
 ) -> Vec<Left<T>> {

@@ -7,13 +7,13 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 use tokio::sync::oneshot;
 
-use super::flush::{Waiter, stands_still};
-use super::ingest::Looks;
-use super::main_loop::{IDLE, Worker};
-use super::waits::{Of, Step};
+use super::Looks;
 use crate::store::config::{Connection, Map};
 use crate::store::ingest::state;
 use crate::store::{StoreError, transaction};
+use crate::worker::main_loop::{IDLE, Worker};
+use crate::worker::step_backoff::{Of, Step};
+use crate::worker::waiters::{Waiter, stands_still};
 
 /// A backend that waits until a look at the CRM's changes, begun after it asked, has come to its end.
 pub struct IngestWaiter {
@@ -53,7 +53,7 @@ impl IngestWaiter {
 
 impl Worker {
     /// Takes up those who have just asked.
-    pub(super) fn begin_ingests(&mut self, maps: &[Arc<Map>]) -> Duration {
+    pub fn begin_ingests(&mut self, maps: &[Arc<Map>]) -> Duration {
         self.confined(Of::Worker, Step::Ingests, |worker| {
             worker.try_begin_ingests(maps).map(|()| IDLE)
         })
@@ -78,7 +78,7 @@ impl Worker {
     }
 
     /// Answers those whose looks have come to their end, or stand still; the others' time is the answer.
-    pub(super) fn answer_ingests(
+    pub fn answer_ingests(
         &mut self,
         connections: &[Connection],
         maps: &[Arc<Map>],

@@ -1,5 +1,7 @@
 //! One link per connection, made anew when its configuration changed, and who may use it when.
 
+pub mod describe;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,21 +10,21 @@ use crm_provider::News;
 use pgrx::prelude::*;
 use serde_json::json;
 
-use super::flush::stands_still;
-use super::http::Http;
-use super::link::{Errand, Keys, Lane, Link, SharedLink, Transport};
-use super::main_loop::{HELD_AGAIN, IDLE, Worker};
-use super::waits::{Of, Step};
 use crate::secrets;
 use crate::shared::now_ms;
 use crate::store::config::{self, Connection, Map};
 use crate::store::{StoreError, connections, transaction};
+use crate::worker::link::http::Http;
+use crate::worker::link::{Errand, Keys, Lane, Link, SharedLink, Transport};
+use crate::worker::main_loop::{HELD_AGAIN, IDLE, Worker};
+use crate::worker::step_backoff::{Of, Step};
+use crate::worker::waiters::stands_still;
 
 /// Why nothing is asked of a CRM.
-pub(super) const AWAY: &str = "the connection came with a restore or a copy of a database and waits for crm.adopt_connections()";
+pub const AWAY: &str = "the connection came with a restore or a copy of a database and waits for crm.adopt_connections()";
 
 /// Whether work of a map can go to its CRM.
-pub(super) enum Readiness<'c> {
+pub enum Readiness<'c> {
     Ready(&'c Connection, SharedLink),
     /// The connection waits, for a rate limit for instance, or finds out whether the CRM is back.
     Blocked(Duration),
@@ -31,7 +33,7 @@ pub(super) enum Readiness<'c> {
 }
 
 impl Worker {
-    pub(super) fn readiness<'c>(&self, map: &Map, connections: &'c [Connection]) -> Readiness<'c> {
+    pub fn readiness<'c>(&self, map: &Map, connections: &'c [Connection]) -> Readiness<'c> {
         let connection = connections.iter().find(|c| c.id == map.connection_id);
         let link = connection.and_then(|c| self.links.get(&c.id));
         match (connection, link) {
@@ -70,7 +72,7 @@ impl Worker {
     }
 
     /// Keeps what the CRMs told of their budgets, so that a restart does not forget it.
-    pub(super) fn note_budgets(&self) -> Result<(), StoreError> {
+    pub fn note_budgets(&self) -> Result<(), StoreError> {
         let links = self.links.values();
         let told: Vec<(i32, News)> = links
             .filter_map(|link| Some((link.connection_id, link.take_news()?)))
@@ -85,7 +87,7 @@ impl Worker {
     }
 
     /// Keeps one link per connection, made anew when its configuration changed.
-    pub(super) fn connect(&mut self, connections: &[Connection]) -> Duration {
+    pub fn connect(&mut self, connections: &[Connection]) -> Duration {
         self.retire_links(|link| connections.iter().any(|c| !c.is_away && link.leads_to(c)));
         self.turns
             .retain(|id, _| connections.iter().any(|c| c.id == *id));
@@ -105,7 +107,7 @@ impl Worker {
     }
 
     /// Lets go of links. What they know of secrets stays: answers to what they asked may still come.
-    pub(super) fn retire_links(&mut self, stays: impl Fn(&SharedLink) -> bool) {
+    pub fn retire_links(&mut self, stays: impl Fn(&SharedLink) -> bool) {
         let retired = self.links.extract_if(|_, link| !stays(link));
         self.former_secrets
             .extend(retired.map(|(id, link)| (id, link.known_secrets())));
@@ -174,7 +176,7 @@ impl Worker {
     }
 
     /// Real calls for those who asked `crm.test_connection()`.
-    pub(super) fn test(&mut self, connections: &[Connection]) {
+    pub fn test(&mut self, connections: &[Connection]) {
         for (id, reply) in std::mem::take(&mut self.tests) {
             let Some(link) = self.links.get(&id).cloned() else {
                 let known = connections.iter().find(|c| c.id == id);

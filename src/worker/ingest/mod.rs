@@ -3,6 +3,10 @@
 //! Of a map, one page and one read are on their way at once. The next page is asked for before the last one is settled;
 //! should that one come to nothing, so does the next.
 
+pub mod apply;
+pub mod canonical;
+pub mod waiters;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,23 +14,22 @@ use crm_provider::record::Field;
 use crm_provider::{ChangesQuery, ReadBatch};
 use serde_json::Value as Json;
 
-use super::event::{Event, Task};
-use super::incoming;
-use super::link::{Errand, Lane, SharedLink};
-use super::links::Readiness;
-use super::main_loop::{HELD_AGAIN, IDLE, Worker};
-use super::waits::{Of, Step};
 use crate::failpoint;
 use crate::store::config::{Connection, Map};
 use crate::store::ingest::Incoming;
 use crate::store::ingest::state::{self, Reread, State};
 use crate::store::{StoreError, claims, transaction, webhooks};
+use crate::worker::connections::Readiness;
+use crate::worker::link::{Errand, Lane, SharedLink};
+use crate::worker::main_loop::event::{Event, Task};
+use crate::worker::main_loop::{HELD_AGAIN, IDLE, Worker};
+use crate::worker::step_backoff::{Of, Step};
 
 /// Records of a page, unless the vendor takes fewer: what one transaction settles.
-pub(super) const PAGE: usize = 2000;
+pub const PAGE: usize = 2000;
 
 /// A page or a read on its way.
-pub(super) struct Looking {
+pub struct Looking {
     pub map: Arc<Map>,
     pub connection: Connection,
     /// See [`state::moment`].
@@ -34,7 +37,7 @@ pub(super) struct Looking {
     pub what: What,
 }
 
-pub(super) enum What {
+pub enum What {
     Page { since: Option<Json> },
     Records(Vec<Reread>),
 }
@@ -54,7 +57,7 @@ pub struct Came {
 
 /// What a map's looks for changes need to remember.
 #[derive(Default)]
-pub(super) struct Looks {
+pub struct Looks {
     /// Passes through a CRM's changes that were begun, and the last one that came to its end.
     begun: u64,
     ended: u64,
@@ -89,7 +92,7 @@ impl Looks {
 
 impl Worker {
     /// Asks for what is due; returns when something will be due next.
-    pub(super) fn ingest(&mut self, connections: &[Connection], maps: &[Arc<Map>]) -> Duration {
+    pub fn ingest(&mut self, connections: &[Connection], maps: &[Arc<Map>]) -> Duration {
         let mut next = IDLE;
         let mut states = Vec::new();
         let mut known = |worker: &mut Worker, next: &mut Duration| {
@@ -212,7 +215,7 @@ impl Worker {
     }
 
     /// Asks for the page after that cursor; `None`: after the one that the map stands at.
-    pub(super) fn ask_page(
+    pub fn ask_page(
         &mut self,
         connection: &Connection,
         map: &Arc<Map>,
@@ -268,7 +271,7 @@ impl Worker {
                 records: page
                     .changes
                     .into_iter()
-                    .map(|change| incoming::changed(&link, &map, change))
+                    .map(|change| canonical::changed(&link, &map, change))
                     .collect(),
                 next: Some((page.next, page.more)),
                 total,
@@ -337,7 +340,7 @@ impl Worker {
                     .zip(objects)
                     .map(|(r, object)| {
                         let into = r.merged_into.as_deref();
-                        incoming::read(&link, &map, &r.crm_id, into, object)
+                        canonical::read(&link, &map, &r.crm_id, into, object)
                     })
                     .collect(),
                 next: None,

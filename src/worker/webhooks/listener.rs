@@ -25,10 +25,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::time::{sleep, timeout};
 
-use super::event::{Event, Outbox};
 use super::peers::{Peers, Phase, Seat};
-use super::webhooks::{Admitted, Knock, Notice};
+use super::{Admitted, Knock, Notice};
 use crate::webhook::{self, MAX_BODY, Refusal};
+use crate::worker::main_loop::event::{Event, Outbox};
 
 /// Requests whose bodies are read or that wait for their answer, at once. For another one the slowest body gives way;
 /// while all wait for their answers, it is told to come again.

@@ -9,14 +9,14 @@ use crm_domain::{Cells, Failure, Value, hex};
 use pgrx::spi::SpiClient;
 use serde_json::Value as Json;
 
-use super::checked_write::{Edit, EditField};
 use crate::store::StoreError;
 use crate::store::config::{Map, MappedField};
 use crate::store::pending::{self, Pending};
 use crate::store::values::{self, Bounds, RowValues, Wanted};
+use crate::worker::sender::checked_write::{Edit, EditField};
 
 /// A pending write with what its row holds.
-pub(super) struct Waiting {
+pub struct Waiting {
     pub pending: Pending,
     /// What the row holds in the cells of the edit and in those that it takes.
     pub local: BTreeMap<u16, Value>,
@@ -27,7 +27,7 @@ pub(super) struct Waiting {
 
 /// Leaves out edits that stem from an INSERT, and so have no base, while a later one is not folded yet: what their rows hold
 /// by now was written by somebody who had seen what the CRM holds.
-pub(super) fn with_their_bases(
+pub fn with_their_bases(
     client: &SpiClient,
     map: &Map,
     mut waiting: Vec<Waiting>,
@@ -61,11 +61,7 @@ pub(super) fn with_their_bases(
 }
 
 /// What rows hold, as far as the bound on bytes lets us read.
-pub(super) fn read(
-    map: &Map,
-    due: Vec<Pending>,
-    bounds: &Bounds,
-) -> Result<Vec<Waiting>, StoreError> {
+pub fn read(map: &Map, due: Vec<Pending>, bounds: &Bounds) -> Result<Vec<Waiting>, StoreError> {
     let cells: Vec<Cells> = due.iter().map(|p| p.cells.union(&p.take)).collect();
     let wanted: Vec<Wanted> = due
         .iter()
@@ -153,7 +149,7 @@ fn held(map: &Map, field: &MappedField, value: &Json) -> Option<ShortHash> {
     Some(conflict::hash(&field.stored(value)))
 }
 
-pub(super) fn edit(map: &Map, w: &Waiting) -> Edit {
+pub fn edit(map: &Map, w: &Waiting) -> Edit {
     let p = &w.pending;
     let fields = map
         .fields
@@ -200,7 +196,7 @@ fn sent(entry: &Json) -> Vec<ShortHash> {
 }
 
 /// What an attempt is about to send: field_id -> hash in hex, as JSON. It is remembered until the outcome is known.
-pub(super) fn sending(w: &Waiting) -> String {
+pub fn sending(w: &Waiting) -> String {
     let cells = w
         .local
         .iter()

@@ -1,25 +1,29 @@
 //! The write-back: rounds open, changes are folded, and slices of what is due are claimed, read and sent.
 
+pub mod read;
+pub mod settle;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
-use super::event::{Event, Task};
-use super::flush::stands_still;
-use super::intake::{Slice, read_slice};
-use super::link::{Errand, Lane, SharedLink};
-use super::links::Readiness;
-use super::main_loop::{HELD_AGAIN, IDLE, Worker};
-use super::settlement::{InFlight, settled_record};
-use super::slice::{self, Destination};
-use super::waits::{Of, Step};
-use super::{report, rota};
+use self::read::{Slice, read_slice};
+use self::settle::{InFlight, settled_record};
 use crate::failpoint;
 use crate::store::claims::Claimed;
 use crate::store::config::{self, Connection, Map};
 use crate::store::settle::Verdict;
 use crate::store::{StoreError, claims, fold, rounds, transaction, values};
+use crate::worker::connections::Readiness;
+use crate::worker::link::{Errand, Lane, SharedLink};
+use crate::worker::main_loop::event::{Event, Task};
+use crate::worker::main_loop::{HELD_AGAIN, IDLE, Worker};
+use crate::worker::report;
+use crate::worker::schedule;
+use crate::worker::sender::batches::{self, Destination};
+use crate::worker::step_backoff::{Of, Step};
+use crate::worker::waiters::stands_still;
 
 /// A slice that was claimed and read.
 struct Taken {
@@ -32,7 +36,7 @@ struct Taken {
 const FOLD_ATTEMPTS: u32 = 3;
 
 /// A slice on its way to a CRM.
-pub(super) struct Flight {
+pub struct Flight {
     pub map: Arc<Map>,
     pub connection: Connection,
     pub records: Vec<InFlight>,
@@ -40,7 +44,7 @@ pub(super) struct Flight {
 
 impl Worker {
     /// Folds and sends; returns when something will be due next.
-    pub(super) fn write_back(&mut self, connections: &[Connection], maps: &[Arc<Map>]) -> Duration {
+    pub fn write_back(&mut self, connections: &[Connection], maps: &[Arc<Map>]) -> Duration {
         let mut next = self
             .maintenance_at
             .saturating_duration_since(Instant::now());
@@ -94,7 +98,7 @@ impl Worker {
             }
             let whole = self.rounds.contains(&map.id);
             let mut idle = false;
-            while rota::may_go(map, self.flights.values().map(|f| &f.map)) {
+            while schedule::may_go(map, self.flights.values().map(|f| &f.map)) {
                 let start = Instant::now();
                 match self.dispatch(connection, map, &link, whole) {
                     Ok(true) => {
@@ -346,7 +350,7 @@ impl Worker {
         self.start(
             async move {
                 failpoint::reach_on_thread("send::task");
-                let sent = slice::send(&link, &destination, outgoing).await;
+                let sent = batches::send(&link, &destination, outgoing).await;
                 let trouble = link.take_trouble();
                 Event::Done {
                     claim_id,
@@ -361,7 +365,7 @@ impl Worker {
         );
     }
 
-    pub(super) fn answer_flushes(&mut self, connections: &[Connection], maps: &[Arc<Map>]) {
+    pub fn answer_flushes(&mut self, connections: &[Connection], maps: &[Arc<Map>]) {
         for flush in std::mem::take(&mut self.flushes) {
             let covered: Vec<&Arc<Map>> = maps.iter().filter(|m| flush.covers(m.id)).collect();
             let working: Vec<i32> = covered

@@ -14,7 +14,7 @@ type Fields = JsonMap<String, Json>;
 
 /// What the audit says of a pending write.
 #[derive(Default)]
-pub(super) struct Entry {
+pub struct Entry {
     pub fields: Fields,
     pub conflicting: Fields,
     /// Fields in which the CRM's value stands.

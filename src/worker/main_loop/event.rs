@@ -9,10 +9,10 @@ use crm_provider::{Request, Response};
 use serde_json::Value as Json;
 use tokio::sync::oneshot;
 
-use super::checked_write::Checked;
-use super::ingest::Came;
-use super::slice::Sent;
-use super::webhooks::Notice;
+use crate::worker::ingest::Came;
+use crate::worker::sender::batches::Sent;
+use crate::worker::sender::checked_write::Checked;
+use crate::worker::webhooks::Notice;
 
 pub enum Event {
     /// A slice came back from its CRM.

@@ -16,10 +16,10 @@ use futures_util::future::{BoxFuture, FutureExt, join_all};
 use futures_util::stream::{self, StreamExt};
 use tokio::sync::oneshot;
 
-use super::link::{Errand, Link};
-use super::slice::{self, Destination, Outgoing};
-use super::tasks::caught;
+use super::batches::{self, Destination, Outgoing};
 use crate::failpoint;
+use crate::worker::link::{Errand, Link};
+use crate::worker::tasks::caught;
 
 /// How often an edit is judged anew because its record moved while we looked.
 const ATTEMPTS: usize = 4;
@@ -444,8 +444,8 @@ async fn write(
         errand: errand.clone(),
         at_once: if alone { 1 } else { usize::MAX },
     };
-    let sent = slice::send(link, &destination, outgoing).await;
-    let mut results: Vec<Option<slice::Sent>> = judged.iter().map(|_| None).collect();
+    let sent = batches::send(link, &destination, outgoing).await;
+    let mut results: Vec<Option<batches::Sent>> = judged.iter().map(|_| None).collect();
     for one in sent {
         let place = one.index;
         results[place] = Some(one);
@@ -462,12 +462,12 @@ async fn write(
         .enumerate()
         .map(|(place, (j, sent))| {
             let (request_id, outcome) = match sent {
-                Some(slice::Sent {
+                Some(batches::Sent {
                     request_id,
                     result: Ok(_),
                     ..
                 }) => (request_id, Outcome::Done(j.decisions)),
-                Some(slice::Sent {
+                Some(batches::Sent {
                     request_id,
                     result: Err(failure),
                     ..
@@ -500,7 +500,7 @@ async fn overwritten(
     object: &str,
     edits: &[Edit],
     judged: &[Judged],
-    results: &[Option<slice::Sent>],
+    results: &[Option<batches::Sent>],
 ) -> BTreeMap<usize, Vec<(u16, Value)>> {
     let mut places = Vec::new();
     let mut records = Vec::new();

@@ -12,22 +12,23 @@ use crm_provider::record::Field;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 
-use super::main_loop::Worker;
-use super::parts::{Left, in_parts};
-use super::slice::Sent;
-use super::waits::{Of, Step};
-use super::{report, verdict};
 use crate::failpoint;
 use crate::store::claims::Claimed;
 use crate::store::config::{Connection, Map};
 use crate::store::settle::{Settled, Verdict};
 use crate::store::{StoreError, claims, connections, pending, rounds, settle, transaction, values};
+use crate::worker::bisect::{Left, in_parts};
+use crate::worker::main_loop::Worker;
+use crate::worker::report;
+use crate::worker::retry_policy;
+use crate::worker::sender::batches::Sent;
+use crate::worker::step_backoff::{Of, Step};
 
 /// A map stops when at least so many records fail for the mapping's sake and none succeeds.
 const STOP_AFTER: usize = 5;
 
 /// A claimed record on its way: what is to be remembered of the values that were sent.
-pub(super) struct InFlight {
+pub struct InFlight {
     claimed: Claimed,
     sent: Cells,
     /// 16 bytes per sent cell, in ordinal order.
@@ -93,7 +94,7 @@ impl InFlight {
 
 impl Worker {
     /// Settles what came back.
-    pub(super) fn done(&mut self, claim_id: i64, sent: Vec<Sent>, trouble: Option<Failure>) {
+    pub fn done(&mut self, claim_id: i64, sent: Vec<Sent>, trouble: Option<Failure>) {
         failpoint::reach("send::after");
         let Some(flight) = self.flights.remove(&claim_id) else {
             return;
@@ -112,7 +113,7 @@ impl Worker {
             claims::release(client, claim_id)?;
             match &trouble {
                 Some(failure) => {
-                    let wait = verdict::pause(failure, connection.failures, draw());
+                    let wait = retry_policy::pause(failure, connection.failures, draw());
                     let wait = wait.as_millis() as i64;
                     connections::troubled(client, &connection, failure, wait)?;
                 }
@@ -151,7 +152,7 @@ impl Worker {
     }
 
     /// The task that had a slice came to nothing.
-    pub(super) fn slice_failed(&mut self, claim_id: i64, failure: &Failure) {
+    pub fn slice_failed(&mut self, claim_id: i64, failure: &Failure) {
         let records = self.flights.get(&claim_id).map_or(0, |f| f.records.len());
         let sent = (0..records).map(|index| Sent {
             index,
@@ -176,12 +177,7 @@ impl Worker {
 
     /// Settles in parts, so that one result that cannot be written down does not keep the others from it: it counts as a
     /// failed attempt, and as a dead letter if no retry can mend it.
-    pub(super) fn settle_parts(
-        &mut self,
-        map: Arc<Map>,
-        connection: Connection,
-        settled: Vec<Settled>,
-    ) {
+    pub fn settle_parts(&mut self, map: Arc<Map>, connection: Connection, settled: Vec<Settled>) {
         let mut rest = settled;
         for rung in [Rung::AsItIs, Rung::Blamed, Rung::Bare] {
             let mut held = Vec::new();
@@ -248,7 +244,7 @@ impl Worker {
     }
 
     /// What becomes of a record whose result cannot be written down because of the record.
-    pub(super) fn blamed(&self, map: &Map, record: &Settled, error: &StoreError) -> Verdict {
+    pub fn blamed(&self, map: &Map, record: &Settled, error: &StoreError) -> Verdict {
         let dead = |class: ErrorClass, code: &str, error: String| Verdict::Dead {
             class,
             code: code.to_owned(),
@@ -266,7 +262,7 @@ impl Worker {
             return dead(ErrorClass::Internal, "settle", error.message());
         }
         let failure = Failure::record(ErrorClass::Transient, "settle", error.message());
-        verdict::of(
+        retry_policy::of(
             &failure,
             record.attempt.saturating_sub(1),
             self.settings.max_attempts,
@@ -275,7 +271,7 @@ impl Worker {
         )
     }
 
-    pub(super) fn settle_held(&mut self) {
+    pub fn settle_held(&mut self) {
         for (map, connection, settled) in std::mem::take(&mut self.held) {
             if self.waits.left(Of::Map(map.id), Step::Settle).is_some() {
                 self.held.push((map, connection, settled));
@@ -323,7 +319,7 @@ impl Worker {
                         let verdict = if gone {
                             Verdict::Applied
                         } else {
-                            verdict::of(
+                            retry_policy::of(
                                 &failure,
                                 record.claimed.attempts,
                                 self.settings.max_attempts,
@@ -422,7 +418,7 @@ enum Rung {
     Bare,
 }
 
-pub(super) fn settled_record(
+pub fn settled_record(
     record: InFlight,
     crm_id: Option<String>,
     verdict: Verdict,

@@ -1,6 +1,10 @@
 //! Webhooks of the listener, as the main thread handles them: whoever knocks is shown to the connection that they name;
 //! what the threads let in is stored, all that is at hand in one transaction, and answered after its commit.
 
+pub mod listener;
+pub mod peers;
+pub mod refusal_log;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,15 +15,14 @@ use pgrx::spi::SpiClient;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::event::Event;
-use super::listener;
-use super::main_loop::Worker;
-use super::peers::Peers;
-use super::refusals::{MINUTE, Refusals};
+use self::peers::Peers;
+use self::refusal_log::{MINUTE, Refusals};
 use crate::failpoint;
 use crate::store::webhooks::{self as inbox, PRUNED_AT_ONCE, Refused};
 use crate::store::{StoreError, durable_transaction, transaction};
 use crate::webhook::{Doorkeeper, Refusal};
+use crate::worker::main_loop::Worker;
+use crate::worker::main_loop::event::Event;
 
 /// What the threads have to say about webhooks. A reply that is dropped tells them that the database cannot now.
 pub enum Notice {
@@ -60,7 +63,7 @@ pub struct Webhooks {
 
 impl Worker {
     /// Keeps one listener at the address that the settings name, if they name one.
-    pub(super) fn listen_for_webhooks(&mut self) {
+    pub fn listen_for_webhooks(&mut self) {
         let wanted = &self.settings.webhook_listen;
         let current = self.webhooks.listener.as_ref();
         if current.map_or("", |(address, _)| address) == wanted {
@@ -79,7 +82,7 @@ impl Worker {
         }
     }
 
-    pub(super) fn notice(&mut self, notice: Notice) {
+    pub fn notice(&mut self, notice: Notice) {
         let webhooks = &mut self.webhooks;
         match notice {
             Notice::Knock(knock) => webhooks.knocks.push(knock),
@@ -95,7 +98,7 @@ impl Worker {
     }
 
     /// Serves whoever knocks and takes in what was admitted; whether anything new came in.
-    pub(super) fn receive_webhooks(&mut self) -> bool {
+    pub fn receive_webhooks(&mut self) -> bool {
         let (shown, taken) = (self.show_in(), self.take_in());
         let any = *taken.as_ref().unwrap_or(&false);
         for error in [shown.err(), taken.err()].into_iter().flatten() {
@@ -170,7 +173,7 @@ impl Worker {
     }
 
     /// Removes what was done with long ago, a slice now and the rest between other work.
-    pub(super) fn prune_inbox(&mut self) {
+    pub fn prune_inbox(&mut self) {
         match transaction(inbox::prune) {
             Ok(PRUNED_AT_ONCE) => self.outbox.send(Event::Webhook(Notice::PruneOn)),
             Ok(_) => {}

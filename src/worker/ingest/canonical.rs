@@ -4,10 +4,10 @@ use crm_domain::{ErrorClass, Failure, conflict};
 use crm_provider::changes::key;
 use crm_provider::{Change, CrmObject};
 
-use super::link::Link;
-use super::tasks::caught_at_once;
 use crate::store::config::{Map, MappedField};
 use crate::store::ingest::{Field, Incoming, Unreadable};
+use crate::worker::link::Link;
+use crate::worker::tasks::caught_at_once;
 
 /// A record of a page of changes.
 pub fn changed(link: &Link, map: &Map, change: Change) -> Incoming {

@@ -6,14 +6,14 @@ use crm_domain::excerpt;
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json};
 
+use super::Call;
 use super::call::differs;
-use super::checked_write::{Checked, Outcome};
-use super::protocol::Intent;
-use super::real_time::Call;
 use crate::store::{audit, pending};
+use crate::worker::sender::checked_write::{Checked, Outcome};
+use crate::worker::socket::protocol::Intent;
 
 /// Audit, intents and events of calls that came back.
-pub(super) fn write_down(
+pub fn write_down(
     client: &mut SpiClient,
     back: &[(Call, Checked)],
 ) -> Result<(), crate::store::StoreError> {
@@ -94,10 +94,10 @@ pub(super) fn write_down(
     pending::notify(client, events)
 }
 
-pub(super) fn event(name: &str, intent: &Intent, error: Option<String>) -> String {
-    super::events::payload(
+pub fn event(name: &str, intent: &Intent, error: Option<String>) -> String {
+    crate::worker::notification::payload(
         name,
-        &super::events::Subject {
+        &crate::worker::notification::Subject {
             connection: &intent.connection,
             map_id: intent.map_id,
             relation: &intent.relation,

@@ -13,7 +13,7 @@ use crate::store::{StoreError, config, follow, transaction};
 const OFTEN: Duration = Duration::from_secs(1);
 const SELDOM: Duration = Duration::from_secs(60);
 
-pub(super) struct Following {
+pub struct Following {
     looked_at: Option<Instant>,
     every: Duration,
     /// Why a map could not be followed when that was last said.
@@ -53,7 +53,7 @@ impl Following {
 
 impl Worker {
     /// Follows what is to be followed; returns when to look again although nobody asks.
-    pub(super) fn follow_tables(&mut self) -> Result<Duration, StoreError> {
+    pub fn follow_tables(&mut self) -> Result<Duration, StoreError> {
         let following = &mut self.following;
         if let Some(before) = following.looked_at
             && before.elapsed() < following.every
