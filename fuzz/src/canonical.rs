@@ -45,6 +45,6 @@ pub(crate) fn of_value(data_type: DataType, value: &Value) {
     );
     assert_eq!(value.hash(), canonical::hash(&json));
     let mut bytes = Vec::new();
-    assert_eq!(canonical::append(&mut bytes, value), value.hash());
+    assert_eq!(value.append_canonical(&mut bytes), value.hash());
     assert_eq!(String::from_utf8_lossy(&bytes), canonical::text(&json));
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use crm_domain::{DataType, Value, canonical, validation, value};
+use crm_domain::{DataType, Value, canonical, snapshot, validation, value};
 use pgrx::prelude::*;
 use pgrx::{JsonB, PgSqlErrorCode};
 
@@ -88,7 +88,7 @@ fn canonical_object(
             ),
         };
     }
-    JsonB(canonical::snapshot(&snapshot))
+    JsonB(snapshot::json(&snapshot))
 }
 
 extension_sql!(

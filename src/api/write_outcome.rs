@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crm_domain::{Value, canonical, conflict, excerpt, hex};
+use crm_domain::{Value, conflict, excerpt, hex, snapshot};
 use pgrx::PgSqlErrorCode;
 use serde_json::{Map as JsonMap, Value as Json, json};
 
@@ -147,7 +147,7 @@ pub(super) fn snapshot_hash(map: &Map, values: &JsonMap<String, Json>) -> String
             Some((f.field.name.clone(), value))
         })
         .collect();
-    format!("\\x{}", canonical::snapshot_hash(&snapshot).to_hex())
+    format!("\\x{}", snapshot::hash(&snapshot).to_hex())
 }
 
 pub(super) fn object(what: &str, json: Option<Document>) -> JsonMap<String, Json> {

@@ -1,4 +1,4 @@
-//! The one spelling of a value, and its BLAKE3.
+//! The one spelling of a JSON value, and its BLAKE3.
 //!
 //! Two JSON values have the same canonical text if and only if they are equal: objects are sorted by
 //! key (in byte order), numbers are spelt one way whatever their scale or exponent, strings carry
@@ -11,7 +11,6 @@ use std::io::{self, Write};
 
 use serde_json::Value as Json;
 
-use crate::Value;
 use crate::value::number;
 
 /// The canonical text of a JSON value.
@@ -26,36 +25,9 @@ pub fn hash(json: &Json) -> blake3::Hash {
     hashed(|sink| write_json(sink, json))
 }
 
-/// The BLAKE3 of a value: that of its JSON form.
-pub fn hash_value(value: &Value) -> blake3::Hash {
-    hashed(|sink| write_value(sink, value))
-}
-
-/// Appends the canonical JSON of a value, and returns its hash.
-pub fn append(out: &mut Vec<u8>, value: &Value) -> blake3::Hash {
-    let start = out.len();
-    infallible(write_value(out, value));
-    blake3::hash(&out[start..])
-}
-
 /// Appends a text as JSON.
 pub fn append_text(out: &mut Vec<u8>, text: &str) {
     infallible(write_string(out, text));
-}
-
-/// A record's fields as one canonical JSON object. Fields without a value are left out, since null
-/// and missing are one.
-pub fn snapshot(fields: &BTreeMap<String, Value>) -> Json {
-    let present = fields.iter().filter(|(_, value)| !value.is_null());
-    present
-        .map(|(name, value)| (name.clone(), value.to_json()))
-        .collect()
-}
-
-/// The BLAKE3 of [`snapshot`].
-pub fn snapshot_hash(fields: &BTreeMap<String, Value>) -> blake3::Hash {
-    let present = fields.iter().filter(|(_, value)| !value.is_null());
-    hashed(|sink| write_object(sink, present, write_value))
 }
 
 /// Spells every number inside a JSON value canonically, so that `==` compares values.
@@ -72,7 +44,7 @@ pub fn normalise(json: &mut Json) {
     }
 }
 
-fn write_json(out: &mut impl Write, json: &Json) -> io::Result<()> {
+pub(crate) fn write_json(out: &mut impl Write, json: &Json) -> io::Result<()> {
     match json {
         Json::Null => out.write_all(b"null"),
         Json::Bool(b) => write_bool(out, *b),
@@ -94,30 +66,16 @@ fn write_json(out: &mut impl Write, json: &Json) -> io::Result<()> {
     }
 }
 
-/// Writes what `write_json(out, &value.to_json())` would, without making the JSON.
-fn write_value(out: &mut impl Write, value: &Value) -> io::Result<()> {
-    match value {
-        Value::Null => out.write_all(b"null"),
-        Value::Text(s) => write_string(out, s),
-        Value::Number(n) => out.write_all(n.as_str().as_bytes()),
-        Value::Boolean(b) => write_bool(out, *b),
-        Value::Date(date) => write!(out, "\"{date}\""),
-        Value::Timestamp(ms) => write!(out, "\"{}\"", crate::value::time::Utc(*ms)),
-        Value::MultiChoice(words) => write_array(out, words, |out, word| write_string(out, word)),
-        Value::Json(json) => write_json(out, json),
-    }
-}
-
-fn write_bool(out: &mut impl Write, b: bool) -> io::Result<()> {
+pub(crate) fn write_bool(out: &mut impl Write, b: bool) -> io::Result<()> {
     out.write_all(if b { b"true" } else { b"false" })
 }
 
 /// serde_json escapes the quote, the backslash and the control characters, each in one way.
-fn write_string(out: &mut impl Write, s: &str) -> io::Result<()> {
+pub(crate) fn write_string(out: &mut impl Write, s: &str) -> io::Result<()> {
     Ok(serde_json::to_writer(out, s)?)
 }
 
-fn write_array<W: Write, T>(
+pub(crate) fn write_array<W: Write, T>(
     out: &mut W,
     items: impl IntoIterator<Item = T>,
     write_item: impl Fn(&mut W, T) -> io::Result<()>,
@@ -132,7 +90,7 @@ fn write_array<W: Write, T>(
     out.write_all(b"]")
 }
 
-fn write_object<'a, W: Write, T: 'a>(
+pub(crate) fn write_object<'a, W: Write, T: 'a>(
     out: &mut W,
     entries: impl IntoIterator<Item = (&'a String, &'a T)>,
     write_item: impl Fn(&mut W, &T) -> io::Result<()>,
@@ -149,7 +107,8 @@ fn write_object<'a, W: Write, T: 'a>(
     out.write_all(b"}")
 }
 
-fn hashed(write: impl FnOnce(&mut HashSink) -> io::Result<()>) -> blake3::Hash {
+/// The BLAKE3 of what is written.
+pub(crate) fn hashed(write: impl FnOnce(&mut HashSink) -> io::Result<()>) -> blake3::Hash {
     let mut sink = HashSink {
         buffer: [0; 256],
         used: 0,
@@ -160,13 +119,13 @@ fn hashed(write: impl FnOnce(&mut HashSink) -> io::Result<()>) -> blake3::Hash {
 }
 
 /// Memory takes whatever is written to it.
-fn infallible(written: io::Result<()>) {
+pub(crate) fn infallible(written: io::Result<()>) {
     written.expect("writing to memory does not fail");
 }
 
 /// Collects what is written and hashes it. Most values fit the buffer, and hashing it in one go costs
 /// a fraction of setting up an incremental hasher.
-struct HashSink {
+pub(crate) struct HashSink {
     buffer: [u8; 256],
     used: usize,
     spilt: Option<blake3::Hasher>,
@@ -227,7 +186,6 @@ mod tests {
         assert_eq!(hash(&Json::Null), blake3::hash(b"null"));
         assert_eq!(hash(&read("100.0")), blake3::hash(b"100"));
         assert_eq!(hash(&read(r#""100""#)), blake3::hash(br#""100""#));
-        assert_eq!(snapshot_hash(&BTreeMap::new()), blake3::hash(b"{}"));
     }
 
     #[test]

@@ -79,7 +79,7 @@ mod tests {
             assert!(kept.len() < 5000 && kept.ends_with(" bytes)"), "{kept}");
             let mut out = b"{\"new\":".to_vec();
             let start = out.len();
-            canonical::append(&mut out, &value);
+            value.append_canonical(&mut out);
             shorten(&mut out, start, &value);
             out.push(b'}');
             let entry: Json = serde_json::from_slice(&out).unwrap();
@@ -88,7 +88,7 @@ mod tests {
         // Quotes double as they are escaped; the value itself is not long.
         let quotes = Value::text(&"\"".repeat(BYTES - 1));
         let mut out = Vec::new();
-        canonical::append(&mut out, &quotes);
+        quotes.append_canonical(&mut out);
         shorten(&mut out, 0, &quotes);
         assert!(serde_json::from_slice::<Json>(&out).is_ok());
     }

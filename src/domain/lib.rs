@@ -25,6 +25,7 @@ pub mod hex;
 pub mod key;
 pub mod mapping;
 pub mod retry;
+pub mod snapshot;
 pub mod storable;
 pub mod validation;
 pub mod value;

@@ -8,12 +8,13 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 
-use crm_domain::{ErrorClass, Failure};
+use crm_domain::Failure;
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 use serde_json::value::RawValue;
 
 use crate::Response;
+use crate::errors::unreadable_record;
 
 /// A record in an answer.
 #[derive(Clone, Debug, Default)]
@@ -45,11 +46,6 @@ impl From<Json> for Item {
             trouble: None,
         }
     }
-}
-
-pub(crate) fn unreadable_record(why: impl std::fmt::Display) -> Failure {
-    let message = format!("what the CRM says of this record cannot be understood: {why}");
-    Failure::record(ErrorClass::Internal, "unreadable_record", message)
 }
 
 impl Response {

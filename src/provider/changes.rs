@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
-use crate::body::unreadable_record;
+use crate::errors::unreadable_record;
 use crate::record::Field;
 use crate::{CrmObject, Step, wire};
 

@@ -171,6 +171,26 @@ pub(crate) fn unreadable(response: &Response) -> Failure {
     Failure::record(ErrorClass::Internal, "unreadable_answer", message)
 }
 
+/// A record of an answer that says nothing of it that can be understood.
+pub(crate) fn unreadable_record(why: impl std::fmt::Display) -> Failure {
+    let message = format!("what the CRM says of this record cannot be understood: {why}");
+    Failure::record(ErrorClass::Internal, "unreadable_record", message)
+}
+
+/// A status that is no error, and none that the vendor documents for what was asked.
+pub(crate) fn undocumented(response: &Response) -> Option<Failure> {
+    let status = response.status;
+    let is_error = status >= 400;
+    (!is_error && !response.is_success()).then(|| {
+        let known: Vec<String> = response.success.iter().map(u16::to_string).collect();
+        let message = format!(
+            "HTTP {status}, which cannot be understood: the CRM's documentation names {}",
+            known.join(", ")
+        );
+        Failure::record(ErrorClass::Internal, "undocumented_status", message)
+    })
+}
+
 /// The refusal of a request that could have told of each of its records: if it is not found, the
 /// object or the path is unknown, and no record may be taken for deleted because of it.
 pub(crate) fn refused(failure: Failure) -> Failure {

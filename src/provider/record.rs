@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crm_domain::{DataType, Failure, Value};
 
-use crate::body::unreadable_record;
+use crate::errors::unreadable_record;
 
 /// What a batch does. A batch is of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -4,10 +4,6 @@
 //! redirection, a part of an answer, a promise to do it later) is a failure of whatever was asked, to be tried again: it is
 //! neither taken for written nor for read.
 
-use crm_domain::{ErrorClass, Failure};
-
-use crate::Response;
-
 pub(crate) type Success = &'static [u16];
 
 /// Reads, token grants and whatever else is not named here.
@@ -63,18 +59,4 @@ pub(crate) mod pipedrive {
     use super::Success;
 
     pub const CREATE: Success = &[200, 201];
-}
-
-/// A status that is no error, and none that the vendor documents for what was asked.
-pub(crate) fn undocumented(response: &Response) -> Option<Failure> {
-    let status = response.status;
-    let is_error = status >= 400;
-    (!is_error && !response.is_success()).then(|| {
-        let known: Vec<String> = response.success.iter().map(u16::to_string).collect();
-        let message = format!(
-            "HTTP {status}, which cannot be understood: the CRM's documentation names {}",
-            known.join(", ")
-        );
-        Failure::record(ErrorClass::Internal, "undocumented_status", message)
-    })
 }

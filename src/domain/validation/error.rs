@@ -1,6 +1,7 @@
 //! What is wrong with rules, and what rules find wrong with a value.
 
-use super::{Bound, Rule};
+use super::bound::Bound;
+use super::rule::Rule;
 use crate::value::excerpt;
 use crate::{DataType, UnknownWord};
 

@@ -4,60 +4,22 @@
 //! a hint) and checked against canonical values, so a rule says the same whichever side a value
 //! comes from. Null is subject to `nullable` alone.
 
+mod bound;
 mod error;
 mod pattern;
+mod rule;
 
 use std::cmp::Ordering;
-use std::fmt;
 
-use jiff::civil::Date;
 use serde_json::Value as Json;
 
-use crate::value::{excerpt, time};
-use crate::words::words;
-use crate::{DataType, Number, Value};
+use crate::value::excerpt;
+use crate::{DataType, Value};
 
+pub use bound::Bound;
 pub use error::{RulesError, Violation};
 pub use pattern::Pattern;
-
-words! {
-    /// The names of the rules.
-    Rule: "validation rule" {
-        Min = "min",
-        Max = "max",
-        MaxLength = "max_length",
-        Nullable = "nullable",
-        Pattern = "pattern",
-        Choices = "choices",
-    }
-}
-
-impl Rule {
-    /// The types that the rule makes sense for.
-    ///
-    /// A length is that of text as the CRM stores it; JSON and multi-choices, which each vendor spells
-    /// in a way of its own, have none to count.
-    pub fn types(self) -> &'static [DataType] {
-        use DataType::*;
-        match self {
-            Rule::Min | Rule::Max => &[Number, Date, Timestamp],
-            Rule::MaxLength | Rule::Pattern => &[Text, Choice, Reference],
-            Rule::Nullable => &DataType::ALL,
-            Rule::Choices => &[Text, Number, Choice, MultiChoice, Reference],
-        }
-    }
-
-    fn example(self) -> &'static str {
-        match self {
-            Rule::Min => r#"{"min": 0} or {"min": "2026-01-01"}"#,
-            Rule::Max => r#"{"max": 100} or {"max": "2026-12-31"}"#,
-            Rule::MaxLength => r#"{"max_length": 80}"#,
-            Rule::Nullable => r#"{"nullable": false}"#,
-            Rule::Pattern => r#"{"pattern": "^[A-Z]{2}[0-9]+$"}"#,
-            Rule::Choices => r#"{"choices": ["new", "open", "won"]}"#,
-        }
-    }
-}
+pub use rule::Rule;
 
 /// The rules of one field.
 #[derive(Clone, Debug, PartialEq)]
@@ -215,46 +177,6 @@ fn read_choices(json: &Json, data_type: DataType) -> Result<Vec<String>, String>
         }
     }
     Ok(choices)
-}
-
-/// A limit of a number, a date or a timestamp. Displays as the canonical text of the value.
-#[derive(Clone, Debug, PartialEq, PartialOrd)]
-pub enum Bound {
-    Number(Number),
-    Date(Date),
-    Timestamp(i64),
-}
-
-impl Bound {
-    fn parse(json: &Json, data_type: DataType) -> Result<Bound, String> {
-        match Value::from_json(data_type, json) {
-            Ok(Value::Number(n)) => Ok(Bound::Number(n)),
-            Ok(Value::Date(date)) => Ok(Bound::Date(date)),
-            Ok(Value::Timestamp(ms)) => Ok(Bound::Timestamp(ms)),
-            Ok(_) => Err(format!("must be a {data_type}")),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-
-    /// Where a value lies from here; `None` if it is of another type.
-    fn order(&self, value: &Value) -> Option<Ordering> {
-        match (value, self) {
-            (Value::Number(n), Bound::Number(bound)) => Some(n.cmp(bound)),
-            (Value::Date(date), Bound::Date(bound)) => Some(date.cmp(bound)),
-            (Value::Timestamp(ms), Bound::Timestamp(bound)) => Some(ms.cmp(bound)),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for Bound {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Bound::Number(n) => n.fmt(f),
-            Bound::Date(date) => date.fmt(f),
-            Bound::Timestamp(ms) => time::Utc(*ms).fmt(f),
-        }
-    }
 }
 
 /// How many characters a CRM counts: UTF-16 code units, since Salesforce, HubSpot and Dynamics

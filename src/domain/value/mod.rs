@@ -10,6 +10,8 @@
 //! - text has LF line ends and no white space around it, as CRMs store it;
 //! - null, missing, empty text and an empty multi-choice are one: [`Value::Null`].
 
+mod blank;
+mod canonical_form;
 mod error;
 pub mod number;
 pub(crate) mod time;
@@ -22,6 +24,9 @@ use serde_json::Value as Json;
 
 use crate::{DataType, canonical};
 
+use blank::canonical_text;
+
+pub use blank::{filled, is_blank};
 pub use error::ValueError;
 pub(crate) use error::excerpt;
 pub use number::Number;
@@ -192,11 +197,6 @@ impl Value {
         Some(Cow::Owned(owned))
     }
 
-    /// The BLAKE3 of the canonical JSON form: `canonical::hash(&self.to_json())`.
-    pub fn hash(&self) -> blake3::Hash {
-        canonical::hash_value(self)
-    }
-
     /// Whether PostgreSQL's `jsonb` can hold the value: it has no NUL, and its numbers are `numeric`.
     pub fn fits_jsonb(&self) -> bool {
         match self {
@@ -254,31 +254,6 @@ fn json_fits(json: &Json) -> bool {
 
 fn parse_json(expected: DataType, text: &str) -> Result<Json, ValueError> {
     serde_json::from_str(text).map_err(|_| ValueError::unreadable(expected, text))
-}
-
-/// What is blank, in the rules, in values and at vendors alike: Unicode's white space, and the control characters that
-/// Java's `trim` takes for it.
-pub fn is_blank(c: char) -> bool {
-    c <= ' ' || c.is_whitespace()
-}
-
-/// The text that a CRM is sent for this one, which the rules are about; `None`: it is blank, and so no value at all.
-pub fn filled(text: &str) -> Option<Cow<'_, str>> {
-    Some(canonical_text(text)).filter(|text| !text.is_empty())
-}
-
-/// Text as CRMs store it: CRLF and CR are LF, nothing blank around it. NUL, which Postgres cannot
-/// hold, is dropped.
-fn canonical_text(text: &str) -> Cow<'_, str> {
-    let text = text.trim_matches(is_blank);
-    if !text.bytes().any(|b| b == b'\r' || b == 0) {
-        return Cow::Borrowed(text);
-    }
-    Cow::Owned(
-        text.replace('\0', "")
-            .replace("\r\n", "\n")
-            .replace('\r', "\n"),
-    )
 }
 
 /// A JSON scalar as text, the way a text field shows it.

@@ -118,7 +118,7 @@ impl FromStr for Number {
 
     /// Reads what Postgres and JSON call a number; white space around it is allowed.
     fn from_str(text: &str) -> Result<Self, ValueError> {
-        let text = text.trim_matches(super::is_blank);
+        let text = text.trim_matches(super::blank::is_blank);
         if is_canonical(text) {
             return Ok(Number(text.into()));
         }

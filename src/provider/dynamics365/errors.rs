@@ -4,8 +4,8 @@
 use crm_domain::{ErrorClass, Failure};
 
 use crate::Response;
+use crate::errors::undocumented;
 use crate::errors::{self, Complaint, Rule};
-use crate::success::undocumented;
 
 use ErrorClass::{Auth, Conflict, Mapping, NotFound, RateLimited, Transient, Validation};
 

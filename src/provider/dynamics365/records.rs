@@ -12,9 +12,10 @@ use serde_json::{Map, Value as Json};
 use super::options::WriteHeaders;
 use super::{api, batch, columns, errors};
 use crate::calls::{Call, Next, Outcome, Slots};
+use crate::errors::undocumented;
 use crate::errors::{refused, unreadable};
 use crate::request::encode;
-use crate::success::{OK, dynamics365 as success, undocumented};
+use crate::success::{OK, dynamics365 as success};
 use crate::{Method, Request, Response, Settings, WriteBatch, WriteKind, WriteRecord, Written};
 
 /// Records in one batch. Up to 1000 are allowed; Microsoft's advice is few, and several batches at once

@@ -12,7 +12,8 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::{Value as Json, json};
 
-use super::{errors, object_path, values};
+use super::api::object_path;
+use super::{errors, values};
 use crate::calls::{Call, Next, Slots};
 use crate::errors::{refused, unreadable};
 use crate::success::hubspot as success;

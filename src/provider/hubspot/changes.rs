@@ -9,10 +9,12 @@ use crm_domain::{ErrorClass, Failure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 
+use super::api::object_path;
+use super::errors;
 use super::reads::modified_property;
-use super::{errors, object_path};
-use crate::body::{Item, Listed, unreadable_record};
+use crate::body::{Item, Listed};
 use crate::changes::{self, Change, ChangesPage, ChangesQuery};
+use crate::errors::unreadable_record;
 use crate::errors::{refused, unreadable};
 use crate::look::Look;
 use crate::operation::{Exchange, Refusal};

@@ -4,8 +4,8 @@
 use crm_domain::{ErrorClass, Failure, Value};
 use serde_json::{Value as Json, json};
 
+use crate::errors::undocumented;
 use crate::errors::{self, Complaint, Rule};
-use crate::success::undocumented;
 use crate::{Response, wire};
 
 use ErrorClass::{Auth, Conflict, Mapping, NotFound, RateLimited, Transient, Validation};

@@ -8,7 +8,8 @@ use crm_domain::{ErrorClass, Failure};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
-use super::{errors, object_path};
+use super::api::object_path;
+use super::errors;
 use crate::body::Listed;
 use crate::errors::{refused, unreadable};
 use crate::history::{Entry, overwritten};

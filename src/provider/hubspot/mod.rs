@@ -1,5 +1,6 @@
 //! HubSpot: CRM objects v3, single and in batches of 100.
 
+mod api;
 mod batches;
 mod changes;
 mod describe;
@@ -21,7 +22,6 @@ use serde_json::Value as Json;
 
 use crate::calls::{Calls, Outcome, Slots, rounds};
 use crate::operation::Exchange;
-use crate::request::encode;
 use crate::stored::Habits;
 use crate::walk::OVERLAP_OPTION;
 use crate::{
@@ -34,10 +34,6 @@ use batches::Batch;
 use rows::Row;
 
 pub struct HubSpot;
-
-fn object_path(object: &str) -> String {
-    format!("/crm/v3/objects/{}", encode(object))
-}
 
 impl Provider for HubSpot {
     fn name(&self) -> &'static str {

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use crm_domain::{ErrorClass, Failure};
 use serde_json::{Map, Value as Json, json};
 
-use super::{errors, object_path};
-use crate::body::{Item, Listed, unreadable_record};
+use super::api::object_path;
+use super::errors;
+use crate::body::{Item, Listed};
+use crate::errors::unreadable_record;
 use crate::errors::{refused, unreadable};
 use crate::operation::Exchange;
 use crate::record::in_order;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crm_domain::Failure;
 
-use super::{errors, object_path, values};
+use super::api::object_path;
+use super::{errors, values};
 use crate::calls::{Call, Next, Slots};
 use crate::errors::unreadable;
 use crate::request::encode;

@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 
 use super::answers::{go_on, page};
 use super::objects::{Object, Version};
-use super::{seek, values};
+use super::{field_name, seek};
 use crate::{Method, Operation, Request, Response, Step, wire};
 
 /// Fields in one page, the most that both versions allow.
@@ -146,7 +146,7 @@ impl Describe {
             field.required = matches!(rights, Required);
             let is_writable = !matches!(rights, ReadOnly);
             (field.createable, field.updateable) = (is_writable, is_writable);
-            if values::is_composite(name) {
+            if field_name::is_composite(name) {
                 // The list as a whole, of which the type told is that of one item.
                 field.data_types.push(DataType::Json);
                 field.max_length = None;
@@ -214,7 +214,7 @@ fn fields(told: &Json) -> Vec<FieldDescription> {
         ..FieldDescription::default()
     };
     let parts = parts(&field.crm_type).iter().map(|(part, data_type)| {
-        let is_writable = values::PARTS.contains(part);
+        let is_writable = field_name::PARTS.contains(part);
         FieldDescription {
             name: format!("{}.{part}", field.name),
             label: format!("{}: {part}", field.label),

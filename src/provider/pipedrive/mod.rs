@@ -7,6 +7,7 @@ mod answers;
 mod changes;
 mod describe;
 mod errors;
+mod field_name;
 mod history;
 mod oauth;
 mod objects;

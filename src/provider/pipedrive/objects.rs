@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use crm_domain::{ErrorClass, Failure};
 
-use super::values;
+use super::field_name;
 use crate::request::encode;
 use crate::{Method, Request};
 
@@ -158,9 +158,10 @@ impl Object {
         if self.version == Version::V1 {
             return String::new();
         }
-        let names: BTreeSet<&str> = names.map(|name| values::split(name).0).collect();
-        let (keys, own): (Vec<&str>, Vec<&str>) =
-            names.into_iter().partition(|name| values::is_custom(name));
+        let names: BTreeSet<&str> = names.map(|name| field_name::split(name).0).collect();
+        let (keys, own): (Vec<&str>, Vec<&str>) = names
+            .into_iter()
+            .partition(|name| field_name::is_custom(name));
         let optional: Vec<&str> = OPTIONAL.into_iter().filter(|n| own.contains(n)).collect();
         let mut wanted = String::new();
         if (1..=CUSTOM_KEYS).contains(&keys.len()) {

@@ -17,7 +17,7 @@ use serde_json::Value as Json;
 
 use super::answers::{Page, go_on};
 use super::objects::{Object, Version};
-use super::values;
+use super::{field_name, values};
 use crate::request::encode;
 use crate::{Method, Request, WriteBatch, changes};
 
@@ -120,7 +120,7 @@ pub(super) fn holds_keys(object: &Object, field: &str) -> bool {
             | ("person" | "organization" | "product", "name")
             | ("deal" | "lead", "title")
     );
-    object.is_searchable && (values::is_custom(field) || searched)
+    object.is_searchable && (field_name::is_custom(field) || searched)
 }
 
 /// Why there can be no upsert.

@@ -11,6 +11,7 @@
 use crm_domain::{DataType, Value, ValueError};
 use serde_json::{Map, Value as Json, json};
 
+use super::field_name::{LISTS, PARTS, PLACES, is_custom, split};
 use super::objects::{Object, Version};
 use crate::stored::{Habits, Numbers};
 use crate::walk::{SECOND, moment};
@@ -22,32 +23,7 @@ pub(super) const HABITS: Habits = Habits {
     ..Habits::NONE
 };
 
-/// Lists of addresses of a person, of which one is the primary one.
-const LISTS: [&str; 3] = ["emails", "phones", "ims"];
-/// Fields that hold a place; its text is what can be written.
-const PLACES: [&str; 3] = ["address", "postal_address", "location"];
-/// Parts that one cannot be written without the others. The rest of a place is derived from its text.
-pub(super) const PARTS: [&str; 5] = ["value", "amount", "currency", "until", "timezone_name"];
-
 const CUSTOM: &str = "custom_fields";
-
-/// Whether a name is the key of a custom field.
-pub(super) fn is_custom(name: &str) -> bool {
-    name.len() == 40 && name.bytes().all(|b| b.is_ascii_hexdigit())
-}
-
-/// Whether an own field is a list of addresses or a place, which JSON alone holds as a whole.
-pub(super) fn is_composite(name: &str) -> bool {
-    LISTS.contains(&name) || PLACES.contains(&name)
-}
-
-/// The field that a name means, and the part of it.
-pub(super) fn split(name: &str) -> (&str, Option<&str>) {
-    match name.split_once('.') {
-        Some((field, part)) => (field, Some(part)),
-        None => (name, None),
-    }
-}
 
 /// A value in the form that a field of its type takes.
 pub(super) fn form(data_type: DataType, value: &Value) -> Json {

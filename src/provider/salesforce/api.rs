@@ -50,6 +50,13 @@ pub(super) fn named(request: Request) -> Request {
     request.header("sforce-call-options", "client=pg_crm")
 }
 
+/// Whether a key may stand in a path: Salesforce takes what follows a dot for a file extension
+/// (`a@b.inc` is answered 404), and servers on the way decode and fold slashes and semicolons.
+pub(super) fn is_path_safe(key: &str) -> bool {
+    !key.chars()
+        .any(|c| matches!(c, '.' | '/' | '\\' | ';' | '%') || c.is_control())
+}
+
 /// The form in which ids compare: the 15 characters that both spellings begin with. The other three
 /// of the long spelling are a checksum.
 pub(super) fn id_form(id: &str) -> &str {

@@ -13,8 +13,9 @@ use serde_json::{Map, Value as Json};
 
 use super::api::{Api, id_form};
 use super::{errors, reads};
-use crate::body::{Item, Listed, unreadable_record};
+use crate::body::{Item, Listed};
 use crate::changes::{self, Change, ChangesPage, ChangesQuery, is_api_name};
+use crate::errors::unreadable_record;
 use crate::errors::{refused, unreadable};
 use crate::operation::{Exchange, Refusal};
 use crate::request::encode;

@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde_json::Value as Json;
 
 use crate::Response;
+use crate::errors::undocumented;
 use crate::errors::{self, Complaint, Rule};
-use crate::success::undocumented;
 
 use ErrorClass::{Auth, Conflict, Internal, Mapping, NotFound, RateLimited, Transient, Validation};
 

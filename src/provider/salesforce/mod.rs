@@ -116,7 +116,7 @@ impl Provider for Salesforce {
         };
         let rounds = rounds(&batch, &mut slots, key_form);
         match &batch.records[..] {
-            [_] if batch.kind != WriteKind::Upsert || rows::is_path_safe(batch.key(0)) => {
+            [_] if batch.kind != WriteKind::Upsert || api::is_path_safe(batch.key(0)) => {
                 Box::new(Single::new(api, batch, rounds, slots))
             }
             records if records.len() > 1 && takes_job(settings, records.len()) => {

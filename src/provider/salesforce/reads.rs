@@ -12,9 +12,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use crm_domain::Failure;
 use serde_json::{Map, Value as Json, json};
 
-use super::api::{Api, id_form};
+use super::api::{Api, id_form, is_path_safe};
 use super::errors;
-use super::rows::is_path_safe;
 use super::version::{Tag, Version};
 use crate::body::Item;
 use crate::errors::{refused, unreadable};

@@ -181,13 +181,6 @@ impl Operation<Vec<Outcome>> for Single {
     }
 }
 
-/// Whether a key may stand in a path: Salesforce takes what follows a dot for a file extension
-/// (`a@b.inc` is answered 404), and servers on the way decode and fold slashes and semicolons.
-pub(super) fn is_path_safe(key: &str) -> bool {
-    !key.chars()
-        .any(|c| matches!(c, '.' | '/' | '\\' | ';' | '%') || c.is_control())
-}
-
 impl Call for Row {
     fn request(&mut self, records: &[usize]) -> Request {
         let batch = &*self.batch;

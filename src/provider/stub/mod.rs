@@ -15,11 +15,12 @@ use crm_domain::{DataType, Description, ErrorClass, Failure, Value, ValueError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 
-use crate::body::{Item, Listed, unreadable_record};
+use crate::body::{Item, Listed};
 use crate::calls::{Call, Calls, Next, Outcome, Slots, rounds};
+use crate::errors::undocumented;
+use crate::errors::unreadable_record;
 use crate::errors::{self, Complaint, Rule, unreadable};
 use crate::operation::Exchange;
-use crate::success::undocumented;
 use crate::wire::{self, List};
 use crate::{
     Change, ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard, Method,

@@ -15,9 +15,10 @@ use crm_domain::failure::Scope;
 use crm_domain::{ErrorClass, Failure};
 use serde_json::{Value as Json, json};
 
+use super::api::{ORG_OPTION, option};
 use super::loads::{self, LIMITS};
 use super::records::{self, Records, TRIGGER_OPTION};
-use super::{ORG_OPTION, archive, errors, option, results};
+use super::{archive, errors, results};
 use crate::calls::{Calls, Outcome, Slots};
 use crate::errors::unreadable;
 use crate::job::{ByJob, Job, Watch};

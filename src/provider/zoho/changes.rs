@@ -8,11 +8,13 @@ use crm_domain::{ErrorClass, Failure};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::api::module_path;
+use super::errors;
 use super::reads::{self, FIELDS, MODIFIED, Reading};
 use super::values::second;
-use super::{errors, module_path};
-use crate::body::{Item, Listed, unreadable_record};
+use crate::body::{Item, Listed};
 use crate::changes::{self, Change, ChangesPage, ChangesQuery, is_api_name};
+use crate::errors::unreadable_record;
 use crate::errors::{refused, unreadable};
 use crate::look::Look;
 use crate::operation::{Exchange, Refusal};

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use crm_domain::{ErrorClass, Failure};
 use serde_json::Value as Json;
 
-use super::{errors, module_path, values};
+use super::api::module_path;
+use super::{errors, values};
 use crate::errors::{refused, unreadable};
 use crate::history::{Entry, Logged, histories, overwritten};
 use crate::operation::Exchange;

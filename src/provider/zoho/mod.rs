@@ -4,6 +4,7 @@
 //! what its documentation of older versions states; whether it does is looked at afterwards, by the
 //! record's timeline.
 
+mod api;
 mod archive;
 mod bulk;
 mod changes;
@@ -28,32 +29,19 @@ use serde_json::Value as Json;
 
 use crate::calls::{Calls, Outcome, Slots, rounds};
 use crate::operation::Exchange;
-use crate::request::encode;
 use crate::stored::Habits;
 use crate::walk::{OVERLAP_OPTION, SECOND};
 use crate::{
     ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard, Method, Operation,
     Overwritten, Provider, ReadBatch, Request, Response, Settings, Usage, WebhookError,
-    WebhookEvent, WebhookRequest, WriteBatch, WriteKind, webhook, wire,
+    WebhookEvent, WebhookRequest, WriteBatch, WriteKind, webhook,
 };
 
+use api::option;
+pub use api::{ORG_OPTION, UPLOAD_URL_OPTION};
 use records::{Records, TRIGGER_OPTION};
 
 pub struct Zoho;
-
-/// The option that names the organisation (its `zgid`), for tokens that may not ask for it.
-pub const ORG_OPTION: &str = "org_id";
-/// The option that says where files of bulk write jobs go, where that does not follow from the base URL.
-pub const UPLOAD_URL_OPTION: &str = "upload_url";
-
-/// An option that holds a word.
-fn option(settings: &Settings, key: &str) -> Option<String> {
-    wire::word(settings.options.get(key)?).filter(|word| !word.is_empty())
-}
-
-fn module_path(module: &str) -> String {
-    format!("/crm/v8/{}", encode(module))
-}
 
 impl Provider for Zoho {
     fn name(&self) -> &'static str {

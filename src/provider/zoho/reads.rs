@@ -6,7 +6,8 @@ use std::sync::Arc;
 use crm_domain::Failure;
 use serde_json::{Map, Value as Json};
 
-use super::{errors, module_path, values};
+use super::api::module_path;
+use super::{errors, values};
 use crate::body::{Item, Listed};
 use crate::errors::{refused, unreadable};
 use crate::record::in_order;

@@ -7,11 +7,13 @@ use crm_domain::{ErrorClass, Failure};
 use serde::Serialize;
 use serde_json::{Map, Value as Json, json};
 
-use super::{errors, module_path, values};
+use super::api::module_path;
+use super::{errors, values};
 use crate::calls::{Call, Next, Slots};
+use crate::errors::undocumented;
 use crate::errors::{refused, unreadable};
 use crate::request::encode;
-use crate::success::{undocumented, zoho as success};
+use crate::success::zoho as success;
 use crate::{Method, Request, Response, Settings, WriteBatch, WriteKind, Written, wire};
 
 /// Records in one request ("API Limits").

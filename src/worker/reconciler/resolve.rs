@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crm_domain::conflict::{self, Decision};
-use crm_domain::{ErrorClass, Failure, Value, canonical, excerpt};
+use crm_domain::{ErrorClass, Failure, Value, excerpt, snapshot};
 use serde_json::{Map as JsonMap, Value as Json, json};
 
 use super::audit::Entry;
@@ -230,8 +230,8 @@ fn snapshot(map: &Map, read: &BTreeMap<u16, Value>) -> (Json, Vec<u8>) {
         .iter()
         .filter_map(|(id, value)| Some((map.field(*id)?.field.name.clone(), value.clone())))
         .collect();
-    let hash = canonical::snapshot_hash(&fields).as_bytes().to_vec();
-    (canonical::snapshot(&fields), hash)
+    let hash = snapshot::hash(&fields).as_bytes().to_vec();
+    (snapshot::json(&fields), hash)
 }
 
 pub fn told(record: &Settled) -> (&'static str, Option<&str>) {

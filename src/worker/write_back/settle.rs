@@ -51,7 +51,7 @@ impl InFlight {
             canonical::append_text(&mut json, &field.name);
             json.extend_from_slice(b":{\"new\":");
             let start = json.len();
-            hashes.extend(cells::short(&canonical::append(&mut json, value)));
+            hashes.extend(cells::short(&value.append_canonical(&mut json)));
             excerpt::shorten(&mut json, start, value);
             if let Some(old) = CellHashes(&claimed.hashes).get(*id) {
                 json.extend_from_slice(b",\"old_hash\":\"");

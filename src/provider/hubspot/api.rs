@@ -1,0 +1,7 @@
+//! Paths of HubSpot's API.
+
+use crate::request::encode;
+
+pub(super) fn object_path(object: &str) -> String {
+    format!("/crm/v3/objects/{}", encode(object))
+}
