@@ -9,7 +9,7 @@ use crm_provider::{Credentials, Settings, WebhookError, WebhookEvent, WebhookReq
 use thiserror::Error;
 
 use crate::secrets;
-use crate::store::webhooks::Door;
+use crate::store::webhook_inbox::Door;
 
 /// Longest body. HubSpot posts a hundred events at once, in less than a tenth of it.
 pub const MAX_BODY: usize = 1024 * 1024;

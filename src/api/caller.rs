@@ -11,7 +11,7 @@ use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
 
 use super::raise;
-use crate::store::engine;
+use crate::store::rights;
 
 thread_local! {
     static KEY: OnceCell<[u8; 32]> = const { OnceCell::new() };
@@ -88,7 +88,7 @@ pub fn refuse_restricted() {
 /// When the transaction of a backend began; NULL: it has none. Only the engine asks.
 #[pg_extern(volatile, parallel_unsafe, strict, schema = "crm")]
 fn transaction_start(pid: i32) -> Option<TimestampWithTimeZone> {
-    if !engine::is_in_force() {
+    if !rights::is_in_force() {
         refuse_stranger()
     }
     // SAFETY: entries of this transaction's own copy, counted from 1; a hole is NULL.

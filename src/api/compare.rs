@@ -7,10 +7,12 @@ use pgrx::spi::SpiClient;
 
 use super::or_raise;
 use crate::settings::Settings;
-use crate::store::compare::{self, Differing, Key, Order};
+use crate::store::StoreError;
+use crate::store::calls::caller;
+use crate::store::capture::compare::{self, Differing, Order};
 use crate::store::config::{self, Map};
-use crate::store::values::Bounds;
-use crate::store::{StoreError, edits};
+use crate::store::record::links::Key;
+use crate::store::table::read::Bounds;
 
 const RULE: &str = "rows and records are in step";
 /// Rows of one part.
@@ -63,7 +65,7 @@ struct Comparison<'a> {
 fn compare_rows(
     map_id: i32,
 ) -> TableIterator<'static, (name!(rule, String), name!(detail, String))> {
-    let details = or_raise(edits::pinned(|| {
+    let details = or_raise(caller::pinned(|| {
         Spi::connect_mut(|client| match config::map(client, map_id)? {
             Some(map) if map.in_error => {
                 notice!(

@@ -9,7 +9,8 @@ use serde_json::json;
 
 use super::document::Document;
 use super::{or_raise, raise};
-use crate::store::{config, longest};
+use crate::store::config;
+use crate::store::table::text_length;
 
 /// What speaks against a mapping: a JSON list of field, severity, code, message and hint.
 #[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
@@ -31,7 +32,7 @@ fn type_beneath(type_id: pg_sys::Oid, modifier: i32) -> String {
 /// The length of the longest text in a column, read as the table's owner; NULL: there is none.
 #[pg_extern(volatile, strict, parallel_unsafe, schema = "crm")]
 fn longest_text(relation: pg_sys::Oid, column_name: &str) -> Option<i32> {
-    or_raise(longest::text(relation, column_name))
+    or_raise(text_length::text(relation, column_name))
 }
 
 fn read<T: DeserializeOwned>(what: &str, json: Document) -> T {

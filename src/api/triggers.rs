@@ -4,7 +4,8 @@ use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
 
 use super::raise;
-use crate::store::{engine, triggers};
+use crate::store::capture::triggers;
+use crate::store::rights;
 
 fn refuse(message: String) -> ! {
     raise(
@@ -17,7 +18,7 @@ fn refuse(message: String) -> ! {
 
 /// Nobody calls these but the engine, and nothing but triggers of pg_crm goes by such a name.
 fn require_ours(name: &str) {
-    if !engine::is_in_force() {
+    if !rights::is_in_force() {
         refuse("only pg_crm itself makes and drops its triggers".to_owned())
     }
     let words = name

@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 use super::caller::refuse_restricted;
 use super::document::Document;
 use super::{or_raise, raise, wake};
-use crate::store::webhooks::{self, Door};
+use crate::store::webhook_inbox::{self, Door};
 use crate::webhook::{Doorkeeper, Incoming, MAX_BODY, Refusal};
 
 /// How many of the events are new. `headers`: name -> value, names in any case.
@@ -26,8 +26,8 @@ fn receive_webhook(connection: Option<&str>, headers: Option<Document>, body: Op
         )
     };
     let headers = read_headers(&headers.0);
-    let door = or_raise(webhooks::in_callers_transaction(|client| {
-        webhooks::door(client, connection)
+    let door = or_raise(webhook_inbox::in_callers_transaction(|client| {
+        webhook_inbox::door(client, connection)
     }));
     let Some(door) = door else {
         unknown(connection)
@@ -41,8 +41,8 @@ fn receive_webhook(connection: Option<&str>, headers: Option<Document>, body: Op
     let keeper = Doorkeeper::new(door);
     let events = keeper.admit(&request);
     let events = events.unwrap_or_else(|refusal| refuse(&keeper.door, &refusal));
-    let stored = or_raise(webhooks::in_callers_transaction(|client| {
-        webhooks::keep(client, keeper.door.connection_id, &events)
+    let stored = or_raise(webhook_inbox::in_callers_transaction(|client| {
+        webhook_inbox::keep(client, keeper.door.connection_id, &events)
     }));
     if stored > 0 {
         wake::for_what_waits();
@@ -81,8 +81,8 @@ fn read_headers(headers: &Json) -> Vec<(String, String)> {
 }
 
 fn unknown(connection: &str) -> ! {
-    let known = or_raise(webhooks::in_callers_transaction(|client| {
-        webhooks::connections(client)
+    let known = or_raise(webhook_inbox::in_callers_transaction(|client| {
+        webhook_inbox::connections(client)
     }));
     let known = match known.is_empty() {
         true => "There is no connection yet.".to_owned(),

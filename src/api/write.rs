@@ -18,10 +18,11 @@ use super::write_outcome::{in_columns, no_row, object, queue, refuse, settle, sn
 use super::write_target::{Right, Target, choose};
 use super::{ask, or_raise, raise, wake};
 use crate::settings;
+use crate::store::calls::caller::{self, Record};
 use crate::store::config::MappedField;
-use crate::store::edits::{self, Record};
-use crate::store::values::{self, Bounds, RowValues, Wanted};
-use crate::store::{apply, nested};
+use crate::store::table::read::{self, Bounds, RowValues, Wanted};
+use crate::store::table::update;
+use crate::store::transaction::nested;
 use crate::worker::socket::protocol::{Answer, Intent, IntentField, Question};
 
 pub(super) const INVALID: PgSqlErrorCode = PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE;
@@ -87,20 +88,20 @@ fn perform_write(
     target.require(Right::See, based.as_deref().unwrap_or_default());
     let cells: Cells = changed.iter().map(|f| f.id).collect();
 
-    if !or_raise(apply::lock(
+    if !or_raise(update::lock(
         &target.map,
         &target.shard_key,
         &target.record_key,
     )) {
         no_row(&target)
     }
-    let record = or_raise(edits::record(
+    let record = or_raise(caller::record(
         &target.map,
         &target.shard_key,
         &target.record_key,
         true,
     ));
-    let (write_id, actor, set) = or_raise(edits::identity());
+    let (write_id, actor, set) = or_raise(caller::identity());
     let edit = Edit {
         bases: bases(
             &target,
@@ -213,14 +214,14 @@ fn perform_read(
             "It takes SELECT on those that are to be read, or on the table.",
         )
     }
-    if !or_raise(apply::is_visible(
+    if !or_raise(update::is_visible(
         &target.map,
         &target.shard_key,
         &target.record_key,
     )) {
         no_row(&target)
     }
-    let record = or_raise(edits::record(
+    let record = or_raise(caller::record(
         &target.map,
         &target.shard_key,
         &target.record_key,
@@ -288,8 +289,8 @@ fn bases(
 ) -> BTreeMap<u16, conflict::ShortHash> {
     if let Some((fields, base)) = given {
         let base = Json::Object(base.clone());
-        let values = or_raise(edits::pinned(|| {
-            values::of_object(&target.map, fields, &base)
+        let values = or_raise(caller::pinned(|| {
+            read::of_object(&target.map, fields, &base)
         }));
         return values
             .into_iter()
@@ -319,13 +320,13 @@ fn bases(
 /// Changes the row as the caller, and returns what it then holds in the changed cells.
 fn change_row(target: &Target, changes: &JsonMap<String, Json>, edit: &Edit) -> Vec<(u16, Value)> {
     let columns: Vec<&str> = changes.keys().map(String::as_str).collect();
-    let rows = [apply::Row {
+    let rows = [update::Row {
         shard_key: target.shard_key.clone(),
         record_key: target.record_key.clone(),
         values: Json::Object(changes.clone()).to_string(),
     }];
-    let ours = apply::Ours::edited(target.map.id, edit.cells.to_bytes(), &rows);
-    let found = Spi::connect_mut(|client| apply::update(client, &target.map, &columns, &rows));
+    let ours = update::Ours::edited(target.map.id, edit.cells.to_bytes(), &rows);
+    let found = Spi::connect_mut(|client| update::update(client, &target.map, &columns, &rows));
     drop(ours);
     if or_raise(found).is_empty() {
         no_row(target)
@@ -357,7 +358,7 @@ fn row_values(target: &Target, cells: &Cells) -> Vec<(u16, Value)> {
         lenient: false,
         raw: false,
     };
-    let read = edits::pinned(|| values::read(&target.map, &wanted, &bounds));
+    let read = caller::pinned(|| read::read(&target.map, &wanted, &bounds));
     match or_raise(read).remove(&0) {
         Some(RowValues::Found(fields)) => fields
             .into_iter()

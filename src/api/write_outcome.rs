@@ -10,8 +10,10 @@ use super::document::Document;
 use super::write::{Edit, INVALID};
 use super::write_target::Target;
 use super::{or_raise, raise};
+use crate::store::audit;
+use crate::store::calls::caller;
 use crate::store::config::{Map, MappedField};
-use crate::store::{audit, edits, values};
+use crate::store::table::read;
 use crate::worker::socket::protocol::Answer;
 
 /// The CRM has it: the ledger knows.
@@ -20,7 +22,7 @@ pub(super) fn settle(target: &Target, edit: &Edit, intended: &[(u16, Value)]) {
         .iter()
         .flat_map(|(_, value)| conflict::hash(value))
         .collect();
-    or_raise(edits::committed(
+    or_raise(caller::committed(
         &target.map,
         &target.shard_key,
         &target.record_key,
@@ -63,9 +65,9 @@ pub(super) fn queue(target: &Target, edit: &Edit, answer: &Answer, intended: &[(
             (!base.is_empty()).then(|| (id.to_string(), base.into()))
         })
         .collect();
-    or_raise(edits::queue(
+    or_raise(caller::queue(
         &target.map,
-        &edits::Edit {
+        &caller::Edit {
             shard_key: &target.shard_key,
             record_key: &target.record_key,
             write_id: edit.write_id,
@@ -85,8 +87,8 @@ pub(super) fn refuse(
     changes: JsonMap<String, Json>,
     answer: &Answer,
 ) {
-    let values = or_raise(edits::pinned(|| {
-        values::of_object(&target.map, changed, &Json::Object(changes))
+    let values = or_raise(caller::pinned(|| {
+        read::of_object(&target.map, changed, &Json::Object(changes))
     }));
     let fields: JsonMap<String, Json> = values
         .iter()
@@ -115,7 +117,7 @@ pub(super) fn refuse(
         write_id: Some(edit.write_id),
         folded: &[],
     };
-    or_raise(edits::audited(&target.map, &target.connection, &entry));
+    or_raise(caller::audited(&target.map, &target.connection, &entry));
 }
 
 /// Canonical values by field_id as the table's own types write them, by column.
@@ -129,7 +131,7 @@ pub(super) fn in_columns(
         .filter_map(|f| {
             let canonical = values.get(&f.id.to_string())?;
             let value = match &f.transform_in {
-                Some(transform) => or_raise(edits::transformed(map, transform, canonical)),
+                Some(transform) => or_raise(caller::transformed(map, transform, canonical)),
                 None => f.column_json(canonical),
             };
             Some((f.column.clone(), value))

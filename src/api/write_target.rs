@@ -7,8 +7,8 @@ use pgrx::prelude::*;
 use serde_json::{Map as JsonMap, Value as Json};
 
 use super::{ask, or_raise, raise};
+use crate::store::calls::caller;
 use crate::store::config::{Connection, Map, MappedField};
-use crate::store::edits;
 
 /// What somebody may do with a column.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub fn choose(
             "record_key is the text of the row's key column.",
         )
     };
-    let maps = or_raise(edits::targets(relation));
+    let maps = or_raise(caller::targets(relation));
     let named: Vec<_> = maps
         .iter()
         .filter(|(_, c)| connection.is_none_or(|name| c.name == name))
@@ -90,7 +90,7 @@ pub fn choose(
             "Leave shard_key away.",
         )
     }
-    let (shard_key, record_key) = or_raise(edits::spelt(map, shard_key, record_key));
+    let (shard_key, record_key) = or_raise(caller::spelt(map, shard_key, record_key));
     ask::require_worker();
     Target {
         relation,

@@ -4,8 +4,9 @@
 use crm_domain::storable::{storable, storable_text};
 use pgrx::spi::SpiClient;
 
-use super::config::{Connection, Map};
-use super::{Kept, StoreError};
+use crate::store::config::{Connection, Map};
+use crate::store::statement::Kept;
+use crate::store::transaction::StoreError;
 
 #[derive(Clone)]
 pub struct Entry<'a> {

@@ -9,8 +9,8 @@ use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use pgrx::{PgSqlErrorCode, PgTryBuilder};
 
-use super::names;
-use super::settings_scope::SettingsScope;
+use crate::store::settings_scope::SettingsScope;
+use crate::store::statement::names;
 
 /// Why a transaction came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +38,7 @@ pub enum StoreError {
 
 impl StoreError {
     /// A statement did without an error nothing with a row that is there. `what`: "inserted", "changed", "deleted".
-    pub(super) fn kept_from_being(what: &str) -> StoreError {
+    pub fn kept_from_being(what: &str) -> StoreError {
         StoreError::Postgres {
             code: PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
             message: format!(
@@ -207,7 +207,7 @@ fn run<T>(
     unsafe {
         pg_sys::SetCurrentStatementStartTimestamp();
         pg_sys::StartTransactionCommand();
-        super::engine::enter();
+        crate::store::rights::enter();
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
     }
     let work = AssertUnwindSafe(work);
@@ -246,7 +246,7 @@ fn run<T>(
         if result.is_err() {
             pg_sys::AbortCurrentTransaction();
         }
-        super::engine::leave();
+        crate::store::rights::leave();
         if OTHERS_RAN.take() {
             // Advisory locks that belong to a session would be held by the worker for ever; it takes none itself.
             pg_sys::LockReleaseAll(pg_sys::USER_LOCKMETHOD as u16, true);
@@ -258,7 +258,7 @@ fn run<T>(
 
 /// Has deferred constraints checked with each statement, until the transaction ends: PostgreSQL queues no deferred trigger
 /// inside a security-restricted operation. Not for a caller's transaction, in which it would check what the caller put off.
-pub(super) fn check_constraints_at_once() {
+pub fn check_constraints_at_once() {
     let mut all = pg_sys::ConstraintsSetStmt {
         type_: pg_sys::NodeTag::T_ConstraintsSetStmt,
         constraints: std::ptr::null_mut(),

@@ -9,10 +9,12 @@ use pgrx::prelude::*;
 use super::main_loop::{IDLE, Worker};
 use super::report;
 use super::step_backoff::{Of, Step};
+use crate::store::capture::compare;
+use crate::store::capture::recapture::{self, Request};
 use crate::store::config::{self, Connection, Map};
-use crate::store::recapture::{self, Request};
-use crate::store::values::Bounds;
-use crate::store::{StoreError, compare, reconcile, transaction};
+use crate::store::reconcile::settle;
+use crate::store::table::read::Bounds;
+use crate::store::{StoreError, transaction};
 
 /// Rows of one transaction.
 const PART: usize = 1000;
@@ -81,7 +83,7 @@ impl Worker {
             .chain(
                 edits
                     .flat_map(|(_, _, judged)| judged)
-                    .map(|(record, _)| reconcile::keys_of(record)),
+                    .map(|(record, _)| settle::keys_of(record)),
             )
             .collect()
     }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use pgrx::prelude::*;
 
 use super::main_loop::Worker;
-use crate::store::{StoreError, config, follow, transaction};
+use crate::store::capture::follow;
+use crate::store::{StoreError, config, transaction};
 
 /// As often as that at most.
 const OFTEN: Duration = Duration::from_secs(1);

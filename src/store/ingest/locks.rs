@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use crm_domain::Cells;
 use pgrx::spi::SpiClient;
 
-use super::identity::Key;
 use crate::store::config::Map;
-use crate::store::{Kept, StoreError};
+use crate::store::record::links::Key;
+use crate::store::statement::Kept;
+use crate::store::transaction::StoreError;
 
 /// A record whose ledger row is ours until the transaction ends.
 pub(super) struct Locked {

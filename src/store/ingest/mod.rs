@@ -5,17 +5,16 @@
 //! Rows change as their table's owner; one that the table refuses, or a value that cannot be read, is quarantined and its
 //! neighbours go on.
 
-mod arrivals;
-mod birth;
-mod blame;
-mod departures;
-mod forms;
-pub mod identity;
+mod changed;
+mod deleted;
+mod key_sequence;
 mod locks;
-mod quarantine;
-mod sequence;
+mod new_rows;
+pub mod quarantine;
+mod refused_fields;
 pub mod state;
-mod strangers;
+pub mod stored_forms;
+mod unlinked;
 
 use std::collections::{HashMap, HashSet};
 
@@ -24,13 +23,14 @@ use crm_domain::{Failure, Value};
 use pgrx::spi::SpiClient;
 use serde_json::{Value as Json, json};
 
-use self::forms::WrittenOver;
-pub use self::forms::look_back;
-use self::identity::{Key, Known};
-pub use self::quarantine::give_up;
-use self::state::Counts;
-use super::config::{Connection, Map};
-use super::{StoreError, audit};
+use crate::store::audit;
+use crate::store::config::{Connection, Map};
+pub use crate::store::ingest::quarantine::give_up;
+use crate::store::ingest::state::Counts;
+use crate::store::ingest::stored_forms::WrittenOver;
+pub use crate::store::ingest::stored_forms::look_back;
+use crate::store::record::links::{self, Key, Known};
+use crate::store::transaction::StoreError;
 
 /// A CRM record as it came in.
 pub struct Incoming {
@@ -195,7 +195,7 @@ pub fn settle(
     let mut arrived = Arrived::default();
     arrived.counts.read = incoming.len();
     let map = about.map;
-    departures::settle(client, about, incoming, &mut arrived)?;
+    deleted::settle(client, about, incoming, &mut arrived)?;
     let mut live: Vec<&Incoming> = incoming.iter().filter(|r| !r.deleted).collect();
     // Of one that is in the page twice, what came last.
     let last: HashMap<&str, usize> = live
@@ -212,7 +212,7 @@ pub fn settle(
         arrived.counts.echoes += n - live.len();
     }
     let ids: Vec<&str> = live.iter().map(|r| r.crm_id.as_str()).collect();
-    let mut known = identity::linked(client, map, &ids)?;
+    let mut known = links::linked(client, map, &ids)?;
     let mut written_over = WrittenOver::of(client, map, &ids)?;
     written_over.forget_echoes(client, map, &live)?;
     let carried: Vec<(&str, Option<&str>, &str)> = live
@@ -223,7 +223,7 @@ pub fn settle(
             Some((record.crm_id.as_str(), record.external_id.as_deref(), key))
         })
         .collect();
-    identity::carry(client, map, &carried)?;
+    links::carry(client, map, &carried)?;
     let mut changed: Vec<(&Incoming, Known)> = Vec::new();
     let mut strangers: Vec<&Incoming> = Vec::new();
     for (n, record) in live.into_iter().enumerate() {
@@ -232,17 +232,17 @@ pub fn settle(
             continue;
         };
         match &record.values {
-            Ok(fields) if arrivals::is_echo(fields, &known.hashes) => arrived.counts.echoes += 1,
+            Ok(fields) if changed::is_echo(fields, &known.hashes) => arrived.counts.echoes += 1,
             Ok(_) => changed.push((record, known)),
             Err(unreadable) => {
                 arrived.quarantine_unreadable(client, map, Some(&known.key), record, unreadable)?;
             }
         }
     }
-    let met = strangers::settle(client, about, strangers, &mut arrived)?;
+    let met = unlinked::settle(client, about, strangers, &mut arrived)?;
     changed.extend(met.linked);
-    arrivals::settle(client, about, changed, &written_over, &mut arrived)?;
-    strangers::insert_waiting(client, map, met.waiting, &mut arrived)?;
+    changed::settle(client, about, changed, &written_over, &mut arrived)?;
+    unlinked::insert_waiting(client, map, met.waiting, &mut arrived)?;
     arrived.charge(client, map)?;
     write_audit(client, about.connection, map, &arrived.notes)?;
     state::count(client, map.id, &arrived.counts)?;

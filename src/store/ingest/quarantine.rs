@@ -4,12 +4,14 @@ use crm_domain::storable::storable_text;
 use crm_domain::{ErrorClass, Failure};
 use pgrx::spi::SpiClient;
 
-use super::identity::{self, Key};
-use super::state::{self, Reread};
-use super::{Arrived, Failing, Incoming, Note, Unreadable, write_audit};
 use crate::settings::Settings;
 use crate::store::config::{Connection, Map};
-use crate::store::{Kept, StoreError, dead};
+use crate::store::dead_letter;
+use crate::store::ingest::state::{self, Reread};
+use crate::store::ingest::{Arrived, Failing, Incoming, Note, Unreadable, write_audit};
+use crate::store::record::links::{self, Key};
+use crate::store::statement::Kept;
+use crate::store::transaction::StoreError;
 
 impl Arrived {
     /// A record that cannot be taken in: quarantined at once, or charged with an attempt if the failure may pass.
@@ -150,7 +152,7 @@ pub fn give_up(
     record: &Reread,
     failure: &Failure,
 ) -> Result<(), StoreError> {
-    let known = identity::linked(client, map, &[&record.crm_id])?;
+    let known = links::linked(client, map, &[&record.crm_id])?;
     let key = known.get(&0).map(|known| &known.key);
     let is_news = put(client, map, key, &record.crm_id, None, failure, NONE)?;
     state::reread(client, map.id, &[record])?;
@@ -171,7 +173,7 @@ fn put(
     failure: &Failure,
     fields: &str,
 ) -> Result<bool, StoreError> {
-    dead::tell_the_first(client, map, failure.class, &failure.code)?;
+    dead_letter::tell_the_first(client, map, failure.class, &failure.code)?;
     let put = client.update(
         Kept(
             "INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, path, crm_id, operation, error_class, vendor_code, error, attempts, actor, fields)

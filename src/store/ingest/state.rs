@@ -5,7 +5,8 @@ use std::collections::{HashMap, HashSet};
 use pgrx::spi::SpiClient;
 use serde_json::Value as Json;
 
-use crate::store::{Kept, StoreError};
+use crate::store::statement::Kept;
+use crate::store::transaction::StoreError;
 
 /// Where a map stands.
 #[derive(Clone, Debug)]

@@ -8,7 +8,8 @@ use serde_json::{Map as JsonMap, Value as Json};
 
 use super::Call;
 use super::call::differs;
-use crate::store::{audit, pending};
+use crate::store::audit;
+use crate::store::reconcile::pending_writes;
 use crate::worker::sender::checked_write::{Checked, Outcome};
 use crate::worker::socket::protocol::Intent;
 
@@ -62,7 +63,7 @@ pub fn write_down(
         };
         audit::write_about(client, &about, "realtime", &entries)?;
     }
-    let ended: Vec<pending::Ended> = back
+    let ended: Vec<pending_writes::Ended> = back
         .iter()
         .map(|(call, checked)| {
             let (state, failure) = match &checked.outcome {
@@ -70,7 +71,7 @@ pub fn write_down(
                 Outcome::Conflict => (None, None),
                 Outcome::Failed(failure) => (Some("failed"), Some(failure)),
             };
-            pending::Ended {
+            pending_writes::Ended {
                 shard_key: &call.intent.shard_key,
                 write_id: &call.intent.write_id,
                 state,
@@ -79,7 +80,7 @@ pub fn write_down(
             }
         })
         .collect();
-    pending::end(client, &ended)?;
+    pending_writes::end(client, &ended)?;
     let events = back
         .iter()
         .map(|(call, checked)| {
@@ -91,7 +92,7 @@ pub fn write_down(
             event(name, &call.intent, error)
         })
         .collect();
-    pending::notify(client, events)
+    pending_writes::notify(client, events)
 }
 
 pub fn event(name: &str, intent: &Intent, error: Option<String>) -> String {

@@ -21,7 +21,8 @@ use self::audit::{event, write_down};
 use self::call::{answer, edit, opening, read, send_answer};
 use crate::failpoint;
 use crate::store::config::Connection;
-use crate::store::{connections, durable_transaction, pending, transaction};
+use crate::store::reconcile::pending_writes;
+use crate::store::{connection_state, durable_transaction, transaction};
 use crate::worker::connections::AWAY;
 use crate::worker::link::{Errand, Lane, SharedLink};
 use crate::worker::main_loop::event::{Event, Task};
@@ -157,13 +158,13 @@ impl Worker {
         let intents: Vec<&Intent> = fresh.iter().map(|c| &c.intent).collect();
         let write = |client: &mut SpiClient| {
             let openings: Vec<_> = intents.iter().map(|i| opening(i)).collect();
-            let opened = pending::open(client, &openings)?;
+            let opened = pending_writes::open(client, &openings)?;
             write_down(client, &back)?;
             let started = intents
                 .iter()
                 .map(|i| event("sync_started", i, None))
                 .collect();
-            pending::notify(client, started)?;
+            pending_writes::notify(client, started)?;
             if !intents.is_empty() {
                 failpoint::reach("intent::before_commit");
             }
@@ -358,7 +359,7 @@ pub fn note_health(connection: &mut Connection, version: i32, trouble: Option<&F
             let wait = retry_policy::pause(failure, connection.failures, fastrand::f64())
                 .as_millis() as i64;
             let noted =
-                transaction(|client| connections::troubled(client, connection, failure, wait));
+                transaction(|client| connection_state::troubled(client, connection, failure, wait));
             if *noted.as_ref().unwrap_or(&true) {
                 connection.failures += 1;
                 connection.blocked_ms = wait;
@@ -367,7 +368,7 @@ pub fn note_health(connection: &mut Connection, version: i32, trouble: Option<&F
             noted.map(|_| ())
         }
         None if connection.failures > 0 => {
-            let healed = transaction(|client| connections::healthy(client, connection));
+            let healed = transaction(|client| connection_state::healthy(client, connection));
             connection.failures = 0;
             healed
         }

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::secrets;
 use crate::shared::now_ms;
 use crate::store::config::{self, Connection, Map};
-use crate::store::{StoreError, connections, transaction};
+use crate::store::{StoreError, connection_state, transaction};
 use crate::worker::link::http::Http;
 use crate::worker::link::{Errand, Keys, Lane, Link, SharedLink, Transport};
 use crate::worker::main_loop::{HELD_AGAIN, IDLE, Worker};
@@ -53,7 +53,7 @@ impl Worker {
     fn patience(&self, connection: &Connection, link: &SharedLink) -> Option<Duration> {
         // Half open: what is on its way finds out whether the CRM is back.
         let probes =
-            connection.failures >= connections::OPENS_AFTER && self.is_asking(connection.id);
+            connection.failures >= connection_state::OPENS_AFTER && self.is_asking(connection.id);
         let days = connection.day.into_iter().chain(link.day());
         let reserve = link.settings.terms().reserve;
         let day = || {
@@ -82,7 +82,7 @@ impl Worker {
         }
         transaction(|client| {
             told.iter()
-                .try_for_each(|(id, news)| connections::used(client, *id, news))
+                .try_for_each(|(id, news)| connection_state::used(client, *id, news))
         })
     }
 
@@ -141,7 +141,9 @@ impl Worker {
             Err(reason) => {
                 let failure = Failure::connection(ErrorClass::Auth, "credentials", reason);
                 if !connection.in_error {
-                    transaction(|client| connections::troubled(client, connection, &failure, 0))?;
+                    transaction(|client| {
+                        connection_state::troubled(client, connection, &failure, 0)
+                    })?;
                 }
                 return Ok(());
             }

@@ -13,8 +13,9 @@ use crate::failpoint;
 use crate::store::config::{self, Map};
 use crate::store::ingest::state::{self, Reread};
 use crate::store::ingest::{self, Arrived, Arriving, Incoming};
-use crate::store::values::READ_TIME;
-use crate::store::{StoreError, pending, rounds, transaction};
+use crate::store::reconcile::pending_writes;
+use crate::store::table::read::READ_TIME;
+use crate::store::{StoreError, map_state, transaction};
 use crate::worker::bisect::{Left, in_parts};
 use crate::worker::calls;
 use crate::worker::main_loop::{HELD_AGAIN, Worker};
@@ -186,14 +187,14 @@ impl Worker {
         }
         let reason = format!("cannot look for changes: {failure}");
         transaction(|client| {
-            rounds::did(client, map.id, 0, false, Some(&reason))?;
+            map_state::did(client, map.id, 0, false, Some(&reason))?;
             match &looking.what {
                 What::Page { .. } if too_long => Ok(()),
                 What::Page { .. } if failure.code == "unreadable_cursor" => {
                     state::begin_anew(client, map.id)
                 }
                 What::Page { .. } if failure.class == ErrorClass::Mapping => {
-                    rounds::stop(client, map.id, &reason)
+                    map_state::stop(client, map.id, &reason)
                 }
                 What::Page { .. } => state::postpone(client, map.id, wait_ms),
                 What::Records(records) => {
@@ -294,7 +295,7 @@ fn settle_part(
                     "{} records of the CRM's answer cannot be taken in: it does not say which they are",
                     came.strays
                 );
-                rounds::did(client, map.id, 0, false, Some(&reason))?;
+                map_state::did(client, map.id, 0, false, Some(&reason))?;
             }
         }
         if matches!(what, What::Page { .. }) {
@@ -333,12 +334,12 @@ fn settle_part(
             };
             notification::payload("conflict", &subject, None)
         });
-        pending::notify(client, told.collect())?;
+        pending_writes::notify(client, told.collect())?;
         if let Some(reason) = &arrived.trouble {
-            rounds::did(client, map.id, 0, false, Some(reason))?;
+            map_state::did(client, map.id, 0, false, Some(reason))?;
             if arrived.unmappable >= STOP_AFTER && arrived.unmappable == records.len() {
                 let reason = format!("every record fails: {reason}");
-                rounds::stop(client, map.id, &reason)?;
+                map_state::stop(client, map.id, &reason)?;
             }
         }
         failpoint::reach("ingest::before_commit");

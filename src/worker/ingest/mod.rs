@@ -18,7 +18,8 @@ use crate::failpoint;
 use crate::store::config::{Connection, Map};
 use crate::store::ingest::Incoming;
 use crate::store::ingest::state::{self, Reread, State};
-use crate::store::{StoreError, claims, transaction, webhooks};
+use crate::store::write_back::claims;
+use crate::store::{StoreError, transaction, webhook_inbox};
 use crate::worker::connections::Readiness;
 use crate::worker::link::{Errand, Lane, SharedLink};
 use crate::worker::main_loop::event::{Event, Task};
@@ -151,13 +152,14 @@ impl Worker {
             return Ok(false);
         };
         transaction(|client| {
-            let events = webhooks::waiting(client, connection.id)?;
+            let events = webhook_inbox::waiting(client, connection.id)?;
             if events.is_empty() {
                 return Ok(false);
             }
             for map in maps.iter().filter(|m| m.connection_id == connection.id) {
-                let about =
-                    |e: &&webhooks::Waiting| provider.same_object(&e.crm_object, &map.crm_object);
+                let about = |e: &&webhook_inbox::Waiting| {
+                    provider.same_object(&e.crm_object, &map.crm_object)
+                };
                 let events = events.iter().filter(about);
                 let ids: Vec<(String, Option<&str>)> = events
                     .map(|e| (provider.record_id(&e.crm_id), None))
@@ -166,9 +168,9 @@ impl Worker {
                     ids.iter().map(|(id, into)| (id.as_str(), *into)).collect();
                 state::ask(client, map.id, &ids, 0)?;
             }
-            webhooks::done(client, connection.id, &events)?;
-            failpoint::reach("webhooks::before_commit");
-            Ok(events.len() == webhooks::TAKEN_AT_ONCE)
+            webhook_inbox::done(client, connection.id, &events)?;
+            failpoint::reach("webhook_inbox::before_commit");
+            Ok(events.len() == webhook_inbox::TAKEN_AT_ONCE)
         })
     }
 

@@ -44,7 +44,7 @@ pub use self::token::Keys;
 use self::token::Token;
 use crate::secrets::proxy_passwords;
 use crate::store::config::Connection;
-use crate::store::values::TOO_LARGE;
+use crate::store::table::read::TOO_LARGE;
 use serde_json::Value as Json;
 
 /// How often a repeatable request is sent again at once when its connection broke. One that took all the time that a

@@ -18,9 +18,10 @@ use crate::failpoint;
 use crate::settings::Settings;
 use crate::shared::{Slot, State};
 use crate::store::config::{Connection, Map};
-use crate::store::ingest::identity;
-use crate::store::settle::Settled;
-use crate::store::{self, StoreError, audit, claims, config, connections, rounds, transaction};
+use crate::store::record::links;
+use crate::store::write_back::claims;
+use crate::store::write_back::settle::Settled;
+use crate::store::{self, StoreError, audit, config, connection_state, map_state, transaction};
 use crate::worker::calls::RealTime;
 use crate::worker::connections::describe::Inquiry;
 use crate::worker::ingest::waiters::IngestWaiter;
@@ -100,7 +101,7 @@ pub struct Worker {
 }
 
 pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
-    if !store::engine::take_session() {
+    if !store::rights::take_session() {
         failpoint::reach("start::absent");
         slot.set_state(State::Absent);
         return;
@@ -326,7 +327,7 @@ impl Worker {
         if is_news {
             log!("pg_crm {reason}");
         }
-        let told = transaction(|client| rounds::did(client, map.id, 0, false, Some(&reason)));
+        let told = transaction(|client| map_state::did(client, map.id, 0, false, Some(&reason)));
         if let Err(error) = told
             && is_news
         {
@@ -400,11 +401,11 @@ impl Worker {
                     )
                 };
                 let answer = match transaction(|client| {
-                    store::stub::handle(client, &connection, &request)
+                    store::stub_crm::handle(client, &connection, &request)
                 }) {
                     Ok(Some(response)) => Ok(response),
                     Ok(None) => Err(lost()),
-                    Err(error) if error.is_about_values() => Ok(store::stub::refusal(&error)),
+                    Err(error) if error.is_about_values() => Ok(store::stub_crm::refusal(&error)),
                     Err(error) => Err(Failure::connection(
                         ErrorClass::Transient,
                         "stub",
@@ -420,7 +421,7 @@ impl Worker {
                 reply,
             } => {
                 let kept = store::durable_transaction(|client| {
-                    connections::rotate(client, connection_id, version, &refresh_token)
+                    connection_state::rotate(client, connection_id, version, &refresh_token)
                 });
                 // A reload may have made another link meanwhile, with the token that is void now.
                 if let Some(link) = self.links.get(&connection_id)
@@ -465,7 +466,7 @@ impl Worker {
             if lost > 0 {
                 log!("pg_crm released {lost} records that nobody had on their way any more");
             }
-            identity::prune_former(client)?;
+            links::prune_former(client)?;
             audit::maintain(client, retention)
         });
         match result {

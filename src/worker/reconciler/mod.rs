@@ -18,10 +18,12 @@ use self::read::{Waiting, edit, read, sending, with_their_bases};
 use self::resolve::{blamed, event, judge, told};
 use crate::failpoint;
 use crate::store::config::{self, Connection, Map};
-use crate::store::pending::Pending;
-use crate::store::reconcile::{self, Settled};
-use crate::store::values::Bounds;
-use crate::store::{StoreError, claims, pending, transaction};
+use crate::store::reconcile::pending_writes;
+use crate::store::reconcile::pending_writes::Pending;
+use crate::store::reconcile::settle::{self, Settled};
+use crate::store::table::read::Bounds;
+use crate::store::write_back::claims;
+use crate::store::{StoreError, transaction};
 use crate::worker::bisect::{Left, in_parts};
 use crate::worker::calls;
 use crate::worker::connections::Readiness;
@@ -94,7 +96,7 @@ impl Worker {
             }
             if idle {
                 next = next.min(self.confined(of, Step::ReadEdits, |_| {
-                    let ms = transaction(|client| pending::next_ms(client, map.id))?;
+                    let ms = transaction(|client| pending_writes::next_ms(client, map.id))?;
                     // One that is due but was not claimed is on its way or held by somebody.
                     Ok(match ms {
                         Some(ms) if ms > 0 => Duration::from_millis(ms as u64 + 1),
@@ -112,12 +114,12 @@ impl Worker {
 
     /// Intents whose callers' transactions came to nothing become the reconciler's.
     fn adopt_orphans(&mut self) -> Result<Duration, StoreError> {
-        if !transaction(|client| pending::intents_wait(client))? {
+        if !transaction(|client| pending_writes::intents_wait(client))? {
             return Ok(IDLE);
         }
         let sending: Vec<&str> = self.real_time.sending.keys().map(String::as_str).collect();
         let adopted = transaction(|client| {
-            let adopted = pending::adopt_orphans(client, sending)?;
+            let adopted = pending_writes::adopt_orphans(client, sending)?;
             if adopted > 0 {
                 failpoint::reach("adopt::before_commit");
             }
@@ -189,7 +191,7 @@ impl Worker {
         let bounds = Bounds::of(&self.settings);
         let held = self.held_pending.iter().filter(|(m, _, _)| m.id == map.id);
         let unsettled: Vec<(&str, &str)> = held
-            .flat_map(|(_, _, judged)| judged.iter().map(|(record, _)| reconcile::keys_of(record)))
+            .flat_map(|(_, _, judged)| judged.iter().map(|(record, _)| settle::keys_of(record)))
             .collect();
         let taken = transaction(|client| {
             if !claims::may_send(client, connection.id)? {
@@ -201,7 +203,7 @@ impl Worker {
             else {
                 return Ok(None);
             };
-            let due = pending::due(client, &map, rows, &unsettled)?;
+            let due = pending_writes::due(client, &map, rows, &unsettled)?;
             if due.is_empty() {
                 return Ok(None);
             }
@@ -234,7 +236,7 @@ impl Worker {
                 .iter()
                 .map(|w| event("sync_started", connection, &map, &w.pending, None))
                 .collect();
-            pending::notify(client, started)?;
+            pending_writes::notify(client, started)?;
             failpoint::reach("reconcile_claim::before_commit");
             Ok(Some(Taken {
                 claim_id,
@@ -432,7 +434,7 @@ impl Worker {
             let wait = Backoff::RECORD.bound(attempt) / 2 + Duration::from_secs(1);
             let result = transaction(|client| {
                 let error = "what became of it cannot be written down";
-                reconcile::postpone(client, &map, &judged.0, wait.as_millis() as i64, error)
+                settle::postpone(client, &map, &judged.0, wait.as_millis() as i64, error)
             });
             if let Err(error) = result {
                 self.hold_pending(map.clone(), connection.clone(), vec![judged]);
@@ -475,15 +477,15 @@ fn write_down(
     let by_key: HashMap<(&str, &str), usize> = judged
         .iter()
         .enumerate()
-        .map(|(n, (r, _))| (reconcile::keys_of(r), n))
+        .map(|(n, (r, _))| (settle::keys_of(r), n))
         .collect();
-    let place = |r: &Settled| by_key[&reconcile::keys_of(r)];
+    let place = |r: &Settled| by_key[&settle::keys_of(r)];
     transaction(|client| {
         let keys = judged.iter().map(|(r, _)| r.pending.record_key.as_str());
         failpoint::reach_with("reconcile_settle::store", keys);
         // What is settled takes part of the results with it, and this may come to nothing.
         let records = judged.iter().map(|(record, _)| record.clone()).collect();
-        let (now, later) = reconcile::settle(client, map, records)?;
+        let (now, later) = settle::settle(client, map, records)?;
         for record in &now {
             let (_, entry) = &judged[place(record)];
             entry.write(client, connection, map, record)?;
@@ -495,7 +497,7 @@ fn write_down(
                 event(name, connection, map, &r.pending, error)
             })
             .collect();
-        pending::notify(client, events)?;
+        pending_writes::notify(client, events)?;
         if let Some(claim_id) = claim_id {
             claims::release(client, claim_id)?;
         }

@@ -11,8 +11,8 @@ use serde_json::Value as Json;
 
 use crate::store::StoreError;
 use crate::store::config::{Map, MappedField};
-use crate::store::pending::{self, Pending};
-use crate::store::values::{self, Bounds, RowValues, Wanted};
+use crate::store::reconcile::pending_writes::{self, Pending};
+use crate::store::table::read::{self, Bounds, RowValues, Wanted};
 use crate::worker::sender::checked_write::{Edit, EditField};
 
 /// A pending write with what its row holds.
@@ -51,7 +51,7 @@ pub fn with_their_bases(
         return Ok(waiting);
     }
     // Asked after the rows were read: an edit that they show is seen.
-    let edited = pending::edited_since(client, map, &keys)?;
+    let edited = pending_writes::edited_since(client, map, &keys)?;
     waiting.retain(|w| {
         let is_it =
             |(s, r): &(String, String)| *s == w.pending.shard_key && *r == w.pending.record_key;
@@ -72,7 +72,7 @@ pub fn read(map: &Map, due: Vec<Pending>, bounds: &Bounds) -> Result<Vec<Waiting
             cells,
         })
         .collect();
-    let mut rows = values::read(map, &wanted, bounds)?;
+    let mut rows = read::read(map, &wanted, bounds)?;
     let mut waiting = Vec::with_capacity(due.len());
     for (n, pending) in due.into_iter().enumerate() {
         let (local, fault) = match rows.remove(&n) {
@@ -140,9 +140,8 @@ fn bases(map: &Map, pending: &Pending) -> BTreeMap<u16, ShortHash> {
 /// The hash of what a column held, as it would have been sent.
 fn held(map: &Map, field: &MappedField, value: &Json) -> Option<ShortHash> {
     let value = match &field.transform_out {
-        Some(transform) => {
-            crate::store::transformed_in_time(map, transform, value).unwrap_or(Json::Null)
-        }
+        Some(transform) => crate::store::table::write::transformed_in_time(map, transform, value)
+            .unwrap_or(Json::Null),
         None => value.clone(),
     };
     let value = Value::from_json(field.field.data_type, &value).ok()?;

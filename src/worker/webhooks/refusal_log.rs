@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::store::webhooks::{Door, Refused};
+use crate::store::webhook_inbox::{Door, Refused};
 use crate::webhook::Refusal;
 
 pub const ROWS: u32 = 10;

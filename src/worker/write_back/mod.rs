@@ -11,10 +11,12 @@ use pgrx::prelude::*;
 use self::read::{Slice, read_slice};
 use self::settle::{InFlight, settled_record};
 use crate::failpoint;
-use crate::store::claims::Claimed;
 use crate::store::config::{self, Connection, Map};
-use crate::store::settle::Verdict;
-use crate::store::{StoreError, claims, fold, rounds, transaction, values};
+use crate::store::table::read::READ_TIME;
+use crate::store::write_back::claims::Claimed;
+use crate::store::write_back::settle::Verdict;
+use crate::store::write_back::{claims, fold};
+use crate::store::{StoreError, map_state, transaction};
 use crate::worker::connections::Readiness;
 use crate::worker::link::{Errand, Lane, SharedLink};
 use crate::worker::main_loop::event::{Event, Task};
@@ -61,7 +63,7 @@ impl Worker {
                 || self.flushes.iter().any(|f| f.covers(map.id));
             if due && !stands_still(map, connections) && !self.rounds.contains(&map.id) {
                 next = next.min(self.confined(Of::Map(map.id), Step::Round, |worker| {
-                    transaction(|client| rounds::begin(client, map.id))?;
+                    transaction(|client| map_state::begin(client, map.id))?;
                     worker.due_at_once.remove(&map.id);
                     worker.rounds.insert(map.id);
                     Ok(IDLE)
@@ -104,7 +106,7 @@ impl Worker {
                     Ok(true) => {
                         self.rota.served(map);
                         // Its transforms are slow: the others have their turn before the rest of it.
-                        if start.elapsed() >= values::READ_TIME {
+                        if start.elapsed() >= READ_TIME {
                             next = Duration::ZERO;
                             break;
                         }
@@ -128,7 +130,7 @@ impl Worker {
                 // What somebody holds keeps the round open for those who wait for it.
                 if !self.flushes.iter().any(|f| f.covers(map.id)) {
                     next = next.min(self.confined(of, Step::Round, |worker| {
-                        transaction(|client| rounds::end(client, map.id))?;
+                        transaction(|client| map_state::end(client, map.id))?;
                         worker.rounds.remove(&map.id);
                         Ok(Duration::ZERO)
                     }));
@@ -298,7 +300,7 @@ impl Worker {
                 failpoint::reach_with("claim::store", records().map(|r| r.record_key.as_str()));
                 claim_id = claims::claim(client, &map, "batch", shard_keys, record_keys, None)?;
             }
-            rounds::took_up(client, map.id, slice.records.len() + slice.settled.len())?;
+            map_state::took_up(client, map.id, slice.records.len() + slice.settled.len())?;
             failpoint::reach("claim::before_commit");
             Ok(Some(Taken {
                 claim_id,

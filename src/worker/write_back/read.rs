@@ -12,11 +12,11 @@ use crm_provider::{WriteKind, WriteRecord};
 use super::settle::{InFlight, settled_record};
 use crate::settings::Settings;
 use crate::store::StoreError;
-use crate::store::claims::Claimed;
 use crate::store::config::{Map, MappedField};
-use crate::store::rivals::{self, Rival};
-use crate::store::settle::{Settled, Verdict};
-use crate::store::values::{self, Bounds, RowValues, Wanted};
+use crate::store::record::key_rivals::{self, Rival};
+use crate::store::table::read::{self, Bounds, RowValues, Wanted};
+use crate::store::write_back::claims::Claimed;
+use crate::store::write_back::settle::{Settled, Verdict};
 use crate::worker::retry_policy;
 use crate::worker::sender::batches::Outgoing;
 
@@ -55,7 +55,7 @@ pub fn read_slice(
             cells,
         })
         .collect();
-    let mut rows: HashMap<usize, RowValues> = values::read(map, &wanted, &Bounds::of(settings))?
+    let mut rows: HashMap<usize, RowValues> = read::read(map, &wanted, &Bounds::of(settings))?
         .into_iter()
         .map(|(n, row)| (reads[n], row))
         .collect();
@@ -190,7 +190,7 @@ fn with_keys_of_their_own(
         }
     }
     let mut later: HashSet<usize> = HashSet::new();
-    let rivals = rivals::rivals(map, &keys, unsettled)?;
+    let rivals = key_rivals::rivals(map, &keys, unsettled)?;
     for (&at, rivals) in &rivals {
         let n = places[at];
         if let Some(rival) = rivals.iter().find(|r| r.holds && !r.is_on_its_way()) {
@@ -220,7 +220,7 @@ fn with_keys_of_their_own(
         .iter()
         .map(|&n| (due[n].shard_key.as_str(), due[n].record_key.as_str()))
         .collect();
-    rivals::put_off(map, &put_off)?;
+    key_rivals::put_off(map, &put_off)?;
     let (mut rest, mut refused) = (Vec::with_capacity(due.len()), Vec::new());
     for (n, claimed) in due.into_iter().enumerate() {
         match verdicts.remove(&n) {

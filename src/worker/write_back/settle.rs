@@ -13,10 +13,13 @@ use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 
 use crate::failpoint;
-use crate::store::claims::Claimed;
 use crate::store::config::{Connection, Map};
-use crate::store::settle::{Settled, Verdict};
-use crate::store::{StoreError, claims, connections, pending, rounds, settle, transaction, values};
+use crate::store::reconcile::pending_writes;
+use crate::store::table::read;
+use crate::store::write_back::claims::Claimed;
+use crate::store::write_back::settle::{Settled, Verdict};
+use crate::store::write_back::{claims, settle};
+use crate::store::{StoreError, connection_state, map_state, transaction};
 use crate::worker::bisect::{Left, in_parts};
 use crate::worker::main_loop::Worker;
 use crate::worker::report;
@@ -115,12 +118,12 @@ impl Worker {
                 Some(failure) => {
                     let wait = retry_policy::pause(failure, connection.failures, draw());
                     let wait = wait.as_millis() as i64;
-                    connections::troubled(client, &connection, failure, wait)?;
+                    connection_state::troubled(client, &connection, failure, wait)?;
                 }
-                None => connections::healthy(client, &connection)?,
+                None => connection_state::healthy(client, &connection)?,
             }
             if let Some(reason) = &stop {
-                rounds::stop(client, map.id, reason)?;
+                map_state::stop(client, map.id, reason)?;
             }
             Ok(())
         };
@@ -358,7 +361,7 @@ fn write_down(
         // Not what a transaction that came to nothing left here.
         s.row_gone = false;
         if goes {
-            match values::delete_row(
+            match read::delete_row(
                 map,
                 &s.shard_key,
                 &s.record_key,
@@ -390,7 +393,7 @@ fn write_down(
         .filter(|s| s.verdict == Verdict::Moot && s.crm_id.is_none())
         .map(|s| (s.shard_key.as_str(), s.record_key.as_str()))
         .collect();
-    pending::end_with_rows(client, connection, map, &never_made)?;
+    pending_writes::end_with_rows(client, connection, map, &never_made)?;
     let applied = settled.iter().any(|s| s.verdict == Verdict::Applied);
     let error = settled.iter().find_map(|s| match &s.verdict {
         Verdict::Dead { error, code, .. }
@@ -398,7 +401,7 @@ fn write_down(
         | Verdict::Unlinked { error, code } => Some(format!("{error} ({code})")),
         _ => None,
     });
-    rounds::did(
+    map_state::did(
         client,
         map.id,
         settled.len() - held.len(),

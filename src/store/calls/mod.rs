@@ -1,0 +1,3 @@
+//! Calls of `crm.write()` and `crm.read_live()`.
+
+pub mod caller;

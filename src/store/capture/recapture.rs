@@ -1,0 +1,255 @@
+//! Cells that changed without a trigger having fired, captured after the fact: requests, how far each has come, and the changes
+//! that are found, in short transactions.
+
+use crm_domain::Cells;
+use pgrx::spi::SpiClient;
+use serde_json::{Value as Json, json};
+
+use crate::store::capture::compare::{Differing, Part};
+use crate::store::config::Map;
+use crate::store::record::links::Key;
+use crate::store::statement::Kept;
+use crate::store::transaction::StoreError;
+
+/// A map whose rows are to be compared.
+pub struct Request {
+    pub id: i64,
+    pub map_id: i32,
+    /// Rows that the ledger does not know are taken for inserted ones.
+    new_rows: bool,
+    actor: String,
+    pub after: Option<Key>,
+    pub compared: i64,
+    pub marked: i64,
+}
+
+/// The newest of each map. One that is older, and was not there when this one began, has its turn after it.
+pub fn requests(client: &mut SpiClient) -> Result<Vec<Request>, StoreError> {
+    let rows = client.update(
+        Kept(
+            "SELECT DISTINCT ON (r.map_id) r.request_id, r.map_id, r.new_rows, r.actor, r.after_shard, r.after_key, r.compared, r.marked
+             FROM crm.recapture_request r ORDER BY r.map_id, r.request_id DESC",
+        ),
+        None,
+        &[],
+    )?;
+    let mut requests = Vec::new();
+    for row in rows {
+        let after: (Option<String>, Option<String>) = (row.get(5)?, row.get(6)?);
+        requests.push(Request {
+            id: row.get(1)?.unwrap_or_default(),
+            map_id: row.get(2)?.unwrap_or_default(),
+            new_rows: row.get(3)?.unwrap_or_default(),
+            actor: row.get(4)?.unwrap_or_default(),
+            after: after.0.zip(after.1).map(|(shard_key, record_key)| Key {
+                shard_key,
+                record_key,
+            }),
+            compared: row.get(7)?.unwrap_or_default(),
+            marked: row.get(8)?.unwrap_or_default(),
+        });
+    }
+    Ok(requests)
+}
+
+/// Before the first row is compared, in a transaction of its own: what is read from now on is no older than the requests that go with
+/// this one. Their ids do not tell that: one may be from before, and its change committed while rows were being compared.
+///
+/// Cells that are on their way are captured whatever they hold: they may have been read before they changed, and would be taken for
+/// settled once the CRM has taken them. `unsettled`: records whose last results wait to be written down.
+pub fn begin(
+    client: &mut SpiClient,
+    map: &Map,
+    request: &mut Request,
+    unsettled: &[(&str, &str)],
+) -> Result<(), StoreError> {
+    let joined = client.update(
+        Kept("DELETE FROM crm.recapture_request WHERE map_id = $1 AND request_id < $2 RETURNING new_rows"),
+        None,
+        &[request.map_id.into(), request.id.into()],
+    )?;
+    for row in joined {
+        request.new_rows |= row.get::<bool>(1)?.unwrap_or_default();
+    }
+    client.update(
+        Kept("UPDATE crm.recapture_request SET new_rows = true WHERE request_id = $1 AND $2 AND NOT new_rows"),
+        None,
+        &[request.id.into(), request.new_rows.into()],
+    )?;
+    let written: Cells = map
+        .fields
+        .iter()
+        .filter(|f| f.written)
+        .map(|f| f.id)
+        .collect();
+    let rows = client.update(
+        Kept(
+            "WITH record AS MATERIALIZED (
+                 SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r) WHERE c.map_id = $1
+                 UNION SELECT * FROM unnest($2::text[], $3::text[])
+             )
+             SELECT x.s, x.r, crm.cells_union(x.cells)
+             FROM (SELECT r.s, r.r, q.cells FROM record r, LATERAL (
+                       SELECT q.cells FROM crm.queue q WHERE q.shard_key = r.s AND q.map_id = $1 AND q.record_key = r.r) q
+                   UNION ALL
+                   SELECT r.s, r.r, p.cells FROM record r, LATERAL (
+                       SELECT p.cells FROM crm.pending_write p
+                       WHERE p.shard_key = r.s AND p.map_id = $1 AND p.record_key = r.r AND p.state = 'queued') p
+                   UNION ALL
+                   -- A type may change its labels under the feet of a call, whose transaction is still open.
+                   SELECT p.shard_key, p.record_key, p.cells FROM crm.pending_write p
+                   WHERE p.map_id = $1 AND p.state IN ('sending', 'landed')) x (s, r, cells)
+             WHERE x.cells IS NOT NULL GROUP BY x.s, x.r",
+        ),
+        None,
+        &[
+            map.id.into(),
+            unsettled.iter().map(|(s, _)| *s).collect::<Vec<_>>().into(),
+            unsettled.iter().map(|(_, r)| *r).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    let mut under_way = Vec::new();
+    for row in rows {
+        let cells = Cells::from_bytes(row.get::<&[u8]>(3)?.unwrap_or_default());
+        under_way.push(Differing {
+            key: Key {
+                shard_key: row.get(1)?.unwrap_or_default(),
+                record_key: row.get(2)?.unwrap_or_default(),
+            },
+            cells: cells.intersection(&written),
+            failure: None,
+        });
+    }
+    capture(client, map, &request.actor, &under_way)
+}
+
+/// Captures these cells. Edits of checked cells are based on what the ledger knows.
+fn capture(
+    client: &mut SpiClient,
+    map: &Map,
+    actor: &str,
+    differing: &[Differing],
+) -> Result<(), StoreError> {
+    let checked: Cells = map
+        .fields
+        .iter()
+        .filter(|f| f.is_checked())
+        .map(|f| f.id)
+        .collect();
+    let written = |d: &Differing| d.cells.difference(&checked);
+    let plain: Vec<&Differing> = differing
+        .iter()
+        .filter(|d| !written(d).is_empty())
+        .collect();
+    let edits: Vec<(&Differing, Cells)> = differing
+        .iter()
+        .map(|d| (d, d.cells.intersection(&checked)))
+        .filter(|(_, cells)| !cells.is_empty())
+        .collect();
+    if !plain.is_empty() {
+        client.update(
+            Kept(
+                "INSERT INTO crm.change (shard_key, map_id, op, cells, record_keys, actor)
+                 SELECT r.shard_key, $1, 'u', r.cells, array_agg(r.record_key), $5
+                 FROM unnest($2::text[], $3::text[], $4::bytea[]) WITH ORDINALITY AS r (shard_key, record_key, cells, ord)
+                 GROUP BY r.shard_key, r.cells, (r.ord - 1) / crm.change_part()",
+            ),
+            None,
+            &[
+                map.id.into(),
+                plain.iter().map(|d| d.key.shard_key.as_str()).collect::<Vec<_>>().into(),
+                plain.iter().map(|d| d.key.record_key.as_str()).collect::<Vec<_>>().into(),
+                plain.iter().map(|d| written(d).to_bytes()).collect::<Vec<_>>().into(),
+                actor.into(),
+            ],
+        )?;
+    }
+    if !edits.is_empty() {
+        let bases: Vec<String> = edits.iter().map(|(_, cells)| base(cells)).collect();
+        client.update(
+            Kept(
+                "INSERT INTO crm.change (shard_key, map_id, op, cells, record_keys, base, actor)
+                 SELECT r.shard_key, $1, 'u', r.cells, ARRAY[r.record_key], r.base::jsonb, $6
+                 FROM unnest($2::text[], $3::text[], $4::bytea[], $5::text[]) AS r (shard_key, record_key, cells, base)",
+            ),
+            None,
+            &[
+                map.id.into(),
+                edits.iter().map(|(d, _)| d.key.shard_key.as_str()).collect::<Vec<_>>().into(),
+                edits.iter().map(|(d, _)| d.key.record_key.as_str()).collect::<Vec<_>>().into(),
+                edits.iter().map(|(_, cells)| cells.to_bytes()).collect::<Vec<_>>().into(),
+                bases.into(),
+                actor.into(),
+            ],
+        )?;
+        client.update(Kept("SELECT crm.note_change(true)"), None, &[])?;
+    }
+    Ok(())
+}
+
+/// Captures what a part was found to hold, and notes how far that came.
+pub fn mark(
+    client: &mut SpiClient,
+    map: &Map,
+    request: &mut Request,
+    part: Part,
+) -> Result<(), StoreError> {
+    capture(client, map, &request.actor, &part.differing)?;
+    let strangers = match request.new_rows && map.creates {
+        true => &part.strangers[..],
+        false => &[],
+    };
+    if !strangers.is_empty() {
+        client.update(
+            Kept(
+                "INSERT INTO crm.change (shard_key, map_id, op, cells, record_keys, actor)
+                 SELECT r.shard_key, $1, 'i', crm.map_cells($1), array_agg(r.record_key), $4
+                 FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS r (shard_key, record_key, ord)
+                 WHERE crm.map_cells($1) IS NOT NULL
+                 GROUP BY r.shard_key, (r.ord - 1) / crm.change_part()",
+            ),
+            None,
+            &[
+                map.id.into(),
+                strangers.iter().map(|k| k.shard_key.as_str()).collect::<Vec<_>>().into(),
+                strangers.iter().map(|k| k.record_key.as_str()).collect::<Vec<_>>().into(),
+                request.actor.as_str().into(),
+            ],
+        )?;
+    }
+    request.compared += part.rows as i64;
+    request.marked += (part.differing.len() + strangers.len()) as i64;
+    request.after = part.last;
+    match &request.after {
+        Some(last) => {
+            client.update(
+                Kept(
+                    "UPDATE crm.recapture_request SET after_shard = $2, after_key = $3, compared = $4, marked = $5 WHERE request_id = $1",
+                ),
+                None,
+                &[
+                    request.id.into(),
+                    last.shard_key.as_str().into(),
+                    last.record_key.as_str().into(),
+                    request.compared.into(),
+                    request.marked.into(),
+                ],
+            )?;
+        }
+        // What was asked, or committed, since is another request.
+        None => {
+            client.update(
+                Kept("DELETE FROM crm.recapture_request WHERE request_id = $1"),
+                None,
+                &[request.id.into()],
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// Of each cell: what the ledger knows once its turn comes.
+fn base(cells: &Cells) -> String {
+    let known = cells.iter().map(|id| (id.to_string(), json!({"l": true})));
+    Json::Object(known.collect()).to_string()
+}

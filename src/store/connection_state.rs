@@ -1,0 +1,163 @@
+//! How connections are doing, durable, so that a restart neither forgets an outage nor a rate limit.
+
+use crm_domain::{ErrorClass, Failure};
+use crm_provider::{News, Usage};
+use pgrx::prelude::*;
+use pgrx::spi::SpiClient;
+use serde_json::{Map, Value as Json};
+
+use crate::store::config::Connection;
+use crate::store::statement::Kept;
+use crate::store::transaction::StoreError;
+
+/// Failures in a row after which a connection's circuit is open: see `crm.status.circuit`.
+pub const OPENS_AFTER: u32 = 3;
+
+/// What was last told of the request budgets, be it with a refusal. Who was silent is taken at an earlier word.
+pub fn used(client: &mut SpiClient, connection_id: i32, news: &News) -> Result<(), StoreError> {
+    let mut told = Map::new();
+    let mut tell = |name: &str, number: Option<u64>| told.insert(name.to_owned(), number.into());
+    let seconds = |usage: &Usage| usage.window.map(|window| window.as_secs());
+    let News { crm, broker, spent } = news;
+    if *crm != Usage::default() {
+        tell("daily_limit", crm.daily_limit);
+        tell("daily_remaining", crm.daily_remaining);
+        tell("window_limit", crm.window_limit);
+        tell("window_remaining", crm.window_remaining);
+        tell("window_seconds", seconds(crm));
+    }
+    if *broker != Usage::default() {
+        tell("broker_limit", broker.window_limit);
+        tell("broker_remaining", broker.window_remaining);
+        tell("broker_seconds", seconds(broker));
+    }
+    if let Some(spent) = spent {
+        tell("day", u64::try_from(spent.day).ok());
+        tell("requests", Some(spent.requests));
+    }
+    client.update(
+        Kept("UPDATE crm.connection_state SET usage = coalesce(usage, '{}') || $2::jsonb, told_at = now() WHERE connection_id = $1"),
+        None,
+        &[connection_id.into(), Json::from(told).to_string().into()],
+    )?;
+    Ok(())
+}
+
+/// The CRM answers as it should, or again; what is known of the budget stays.
+pub fn healthy(client: &mut SpiClient, connection: &Connection) -> Result<(), StoreError> {
+    let mut well = client.update(
+        Kept("UPDATE crm.connection_state s
+         SET failures = 0, blocked_until = '-infinity', error_class = NULL, last_error = NULL, changed_at = now()
+         FROM (SELECT b.failures FROM crm.connection_state b WHERE b.connection_id = $1) before
+         WHERE s.connection_id = $1 AND s.state = 'ok' AND s.failures > 0
+           AND coalesce((SELECT k.version FROM crm.credential k WHERE k.connection_id = $1), 0) = $2
+         RETURNING before.failures"),
+        None,
+        &[connection.id.into(), connection.version.into()],
+    )?;
+    let failures = well.next().map_or(Ok(None), |row| row.get::<i32>(1))?;
+    if failures.is_some_and(|failures| failures >= OPENS_AFTER as i32) {
+        log!(
+            "pg_crm: the CRM of connection \"{}\" answers again",
+            connection.name
+        );
+    }
+    Ok(())
+}
+
+/// Whether these are the connection's credentials still, and stay so until this transaction ends: what was done with others
+/// says nothing of how it is doing. Credentials that somebody is just setting are others.
+fn is_current(client: &mut SpiClient, connection: &Connection) -> Result<bool, StoreError> {
+    if connection.version == 0 {
+        // There were none: a restored database. Whoever sets the first holds the connection; one statement to wait, or not,
+        // and another to see.
+        let free = client.update(
+            Kept("SELECT FROM crm.connection c WHERE c.connection_id = $1 FOR SHARE SKIP LOCKED"),
+            None,
+            &[connection.id.into()],
+        )?;
+        let none = client.update(
+            Kept("SELECT FROM crm.credential k WHERE k.connection_id = $1"),
+            None,
+            &[connection.id.into()],
+        )?;
+        return Ok(!free.is_empty() && none.is_empty());
+    }
+    let same = client.update(
+        Kept("SELECT FROM crm.credential k WHERE k.connection_id = $1 AND k.version = $2 FOR SHARE SKIP LOCKED"),
+        None,
+        &[connection.id.into(), connection.version.into()],
+    )?;
+    Ok(!same.is_empty())
+}
+
+/// The CRM, or the way to it, is in trouble: wait. Refused credentials stop the connection until set_credentials().
+/// `connection`: as it was when the CRM was asked. `false`: its credentials are others by now, so that nothing is noted.
+pub fn troubled(
+    client: &mut SpiClient,
+    connection: &Connection,
+    failure: &Failure,
+    wait_ms: i64,
+) -> Result<bool, StoreError> {
+    if !is_current(client, connection)? {
+        return Ok(false);
+    }
+    let refused = failure.class == ErrorClass::Auth;
+    let told = format!("{} ({})", failure.message, failure.code);
+    let mut noted = client.update(
+        Kept("WITH before AS (SELECT b.state FROM crm.connection_state b WHERE b.connection_id = $1)
+         INSERT INTO crm.connection_state AS s (connection_id, state, failures, blocked_until, error_class, last_error)
+         SELECT c.connection_id, CASE WHEN $2 THEN 'error' ELSE 'ok' END, 1, now() + $3 * interval '1 ms', $4, $5
+         FROM crm.connection c WHERE c.connection_id = $1
+         ON CONFLICT (connection_id) DO UPDATE
+         SET state = CASE WHEN $2 THEN 'error' ELSE s.state END, failures = s.failures + 1, blocked_until = excluded.blocked_until,
+             error_class = excluded.error_class, last_error = excluded.last_error, changed_at = now()
+         RETURNING s.state = 'error' AND (SELECT b.state FROM before b) IS DISTINCT FROM 'error', s.failures"),
+        None,
+        &[
+            connection.id.into(),
+            refused.into(),
+            wait_ms.into(),
+            failure.class.name().into(),
+            told.as_str().into(),
+        ],
+    )?;
+    let (stopped, failures) = match noted.next() {
+        Some(row) => (row.get::<bool>(1)?, row.get::<i32>(2)?),
+        None => (None, None),
+    };
+    let name = &connection.name;
+    if stopped.unwrap_or_default() {
+        log!(
+            "pg_crm stops connection \"{name}\" until crm.set_credentials(), its credentials are refused: {told}"
+        );
+    } else if !refused && failures == Some(OPENS_AFTER as i32) {
+        log!(
+            "pg_crm leaves the CRM of connection \"{name}\" alone for a while, {OPENS_AFTER} requests in a row failed: {told}"
+        );
+    }
+    Ok(true)
+}
+
+/// Keeps a refresh token that the vendor replaced; committed before the new access token is used. Credentials that were
+/// set since are not touched.
+pub fn rotate(
+    client: &mut SpiClient,
+    connection_id: i32,
+    version: i32,
+    refresh_token: &str,
+) -> Result<(), StoreError> {
+    // Until the end of the transaction: a generic plan holds a parameter where auto_explain would print the token.
+    client.update(
+        Kept("SELECT set_config('plan_cache_mode', 'force_generic_plan', true)"),
+        None,
+        &[],
+    )?;
+    client.update(
+        Kept("UPDATE crm.credential SET secret = secret || jsonb_build_object('refresh_token', $2), updated_at = now()
+         WHERE connection_id = $1 AND version = $3"),
+        None,
+        &[connection_id.into(), refresh_token.into(), version.into()],
+    )?;
+    Ok(())
+}

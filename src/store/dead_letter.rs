@@ -1,0 +1,31 @@
+//! Tells the server's log when records of a map begin to end as dead letters; what follows is in `crm.dead_letters`.
+
+use crm_domain::ErrorClass;
+use pgrx::prelude::*;
+use pgrx::spi::SpiClient;
+
+use crate::store::config::Map;
+use crate::store::statement::Kept;
+use crate::store::transaction::StoreError;
+
+/// Called before a dead letter is written.
+pub fn tell_the_first(
+    client: &SpiClient,
+    map: &Map,
+    class: ErrorClass,
+    code: &str,
+) -> Result<(), StoreError> {
+    let there = client.select(
+        Kept("SELECT FROM crm.dead_letter WHERE map_id = $1 LIMIT 1"),
+        Some(1),
+        &[map.id.into()],
+    )?;
+    if there.is_empty() {
+        log!(
+            "pg_crm gives up a record of {} ({}, {code}); crm.dead_letters has it, and those that follow",
+            map.relation,
+            class.name()
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,547 @@
+//! Fields that changed in the CRM, of records that have a row.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use crm_domain::arrival::{self, Arrival, Arrived as ArrivedField};
+use crm_domain::cells::{CellHashes, HASH_BYTES};
+use crm_domain::storable::storable;
+use crm_domain::{Cells, Value, conflict, excerpt, hex};
+use pgrx::spi::SpiClient;
+use serde_json::{Map as JsonMap, Value as Json, json};
+
+use crate::failpoint;
+use crate::store::config::{Map, MappedField};
+use crate::store::ingest::locks::{Locked, edits_of, lock};
+use crate::store::ingest::stored_forms::{self, Answer, WrittenOver};
+use crate::store::ingest::{Arrived, Arriving, Field, Incoming, quarantine, refused_fields};
+use crate::store::record::links::{Key, Known};
+use crate::store::statement::Kept;
+use crate::store::table::pace::Pace;
+use crate::store::table::read::{self, RowValues, Wanted};
+use crate::store::table::update;
+use crate::store::table::write::{self, Altered, Taking, bounds, limit};
+use crate::store::transaction::StoreError;
+
+/// Whether a record holds nothing but what the CRM was known to hold.
+pub(super) fn is_echo(fields: &[Field], hashes: &[u8]) -> bool {
+    let known = CellHashes(hashes);
+    fields.iter().all(|f| known.get(f.id) == Some(&f.hash[..]))
+}
+
+/// A record with what was decided of its fields.
+struct Settled<'a> {
+    incoming: &'a Incoming,
+    key: Key,
+    /// What the CRM is known to hold from now on.
+    known: Vec<&'a Field>,
+    /// Of these, in which both sides agree now.
+    synced: Cells,
+    takes: BTreeMap<u16, &'a Value>,
+    /// Cells that go to the CRM with the map's next round.
+    overwrites: Cells,
+    /// Of these, in which the CRM held something else than it had been sent.
+    answers: Vec<Answer<'a>>,
+    /// Cells in which the CRM has a form of its own of what the row holds.
+    forms: Cells,
+    /// Cells that are edits to be sent, based on what the CRM was read to hold.
+    writes: Vec<&'a Field>,
+    conflicts: Vec<Conflict<'a>>,
+    audit: JsonMap<String, Json>,
+    formed: JsonMap<String, Json>,
+    conflicting: JsonMap<String, Json>,
+}
+
+struct Conflict<'a> {
+    field: &'a Field,
+    /// `None`: there is one already.
+    kind: Option<&'static str>,
+    local: Json,
+    policy: &'static str,
+}
+
+/// Compares records with their rows and makes the two agree, as each field's direction and policy have it.
+pub(super) fn settle(
+    client: &mut SpiClient,
+    about: &Arriving,
+    changed: Vec<(&Incoming, Known)>,
+    written_over: &WrittenOver,
+    arrived: &mut Arrived,
+) -> Result<(), StoreError> {
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let map = about.map;
+    let keys: Vec<&Key> = changed.iter().map(|(_, known)| &known.key).collect();
+    let mut locked = lock(client, map, about.asked, &keys)?;
+    let mut at_hand: Vec<(&Incoming, Key, Locked)> = Vec::with_capacity(changed.len());
+    for (n, (record, known)) in changed.into_iter().enumerate() {
+        let linked = |l: &Locked| l.crm_id.as_deref() == Some(record.crm_id.as_str());
+        match locked.remove(&n) {
+            Some(locked) if linked(&locked) && locked.is_settled && !about.is_busy(&known.key) => {
+                at_hand.push((record, known.key, locked));
+            }
+            _ => arrived.again(record),
+        }
+    }
+    failpoint::reach("ingest_records::locked");
+    let rows = read_rows(map, &mut at_hand, arrived)?;
+    let edited = edited_meanwhile(client, map, &at_hand)?;
+    let mut settled = Vec::with_capacity(at_hand.len());
+    for ((record, key, locked), row) in at_hand.into_iter().zip(rows) {
+        if edited.contains(&key) {
+            arrived.again(record);
+            continue;
+        }
+        match row {
+            RowValues::Found(local) => {
+                let local: HashMap<u16, Value> = local
+                    .into_iter()
+                    .map(|(id, _, value)| (id, value))
+                    .collect();
+                let decided = decide(map, record, key, &locked, &local, written_over);
+                arrived.counts.overwritten += decided.overwrites.len();
+                settled.push(decided);
+            }
+            // Gone, though nobody told (on_delete => 'ignore'), or hidden from the table's owner.
+            RowValues::Missing => arrived.counts.ignored += 1,
+            RowValues::Unreadable(failure) => {
+                let fields = quarantine::NONE.to_owned();
+                arrived.refuse(client, map, Some(&key), record, failure, fields)?;
+            }
+        }
+    }
+    take(client, map, &mut settled, arrived)?;
+    remember(client, map, &settled)?;
+    send(client, map, &settled)?;
+    let answers: Vec<Answer> = settled
+        .iter_mut()
+        .flat_map(|s| s.answers.drain(..))
+        .collect();
+    stored_forms::remember(client, map, &answers)?;
+    let formed = settled.iter().flat_map(|s| {
+        let ids = s.forms.iter();
+        ids.map(|id| (s.incoming.crm_id.as_str(), id))
+    });
+    stored_forms::settle(client, map, &formed.collect::<Vec<_>>())?;
+    for record in &settled {
+        dispute(client, map, record)?;
+    }
+    tell(settled, map, arrived);
+    Ok(())
+}
+
+/// Locks rows and reads the fields that changed. Records whose rows somebody holds come again later.
+fn read_rows(
+    map: &Map,
+    at_hand: &mut Vec<(&Incoming, Key, Locked)>,
+    arrived: &mut Arrived,
+) -> Result<Vec<RowValues>, StoreError> {
+    let keys: Vec<(&str, &str)> = at_hand
+        .iter()
+        .map(|(_, key, _)| (key.shard_key.as_str(), key.record_key.as_str()))
+        .collect();
+    let free = update::lock_free(map, &keys)?;
+    let cells: Vec<Cells> = at_hand
+        .iter()
+        .map(|(record, _, locked)| {
+            let known = CellHashes(&locked.hashes);
+            let fields = record.values.iter().flatten();
+            let changed = fields.filter(|f| known.get(f.id) != Some(&f.hash[..]));
+            changed.map(|f| f.id).collect()
+        })
+        .collect();
+    let wanted: Vec<Wanted> = at_hand
+        .iter()
+        .zip(&cells)
+        .map(|((_, key, _), cells)| Wanted {
+            shard_key: &key.shard_key,
+            record_key: &key.record_key,
+            cells,
+        })
+        .collect();
+    let mut read = read::read(map, &wanted, &bounds().lenient())?;
+    let mut rows = Vec::with_capacity(at_hand.len());
+    let mut places = 0..;
+    at_hand.retain(|(record, _, _)| {
+        let place = places.next().unwrap_or_default();
+        match read.remove(&place) {
+            Some(RowValues::Missing) => rows.push(RowValues::Missing),
+            Some(row @ RowValues::Unreadable(_)) => rows.push(row),
+            Some(row) if free.contains(&place) => rows.push(row),
+            _ => {
+                arrived.again(record);
+                return false;
+            }
+        }
+        true
+    });
+    Ok(rows)
+}
+
+/// Records with edits that were committed after their ledger rows were locked and before their rows were. What the CRM holds must
+/// not go over these edits, so the records are read again.
+fn edited_meanwhile(
+    client: &mut SpiClient,
+    map: &Map,
+    at_hand: &[(&Incoming, Key, Locked)],
+) -> Result<HashSet<Key>, StoreError> {
+    if !map.realtime || at_hand.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let keys: Vec<&Key> = at_hand.iter().map(|(_, key, _)| key).collect();
+    let edits = edits_of(client, map, &keys)?;
+    let is_unseen = |(key, cells): (Key, Cells)| {
+        let (_, _, locked) = at_hand.iter().find(|(_, k, _)| *k == key)?;
+        (!cells.difference(&locked.edited).is_empty()).then_some(key)
+    };
+    Ok(edits.into_iter().filter_map(is_unseen).collect())
+}
+
+fn decide<'a>(
+    map: &Map,
+    incoming: &'a Incoming,
+    key: Key,
+    locked: &Locked,
+    local: &HashMap<u16, Value>,
+    written_over: &WrittenOver,
+) -> Settled<'a> {
+    let mut settled = Settled {
+        incoming,
+        key,
+        known: Vec::new(),
+        synced: Cells::new(),
+        takes: BTreeMap::new(),
+        overwrites: Cells::new(),
+        answers: Vec::new(),
+        forms: Cells::new(),
+        writes: Vec::new(),
+        conflicts: Vec::new(),
+        audit: JsonMap::new(),
+        formed: JsonMap::new(),
+        conflicting: JsonMap::new(),
+    };
+    let hashes = CellHashes(&locked.hashes);
+    for arriving in incoming.values.iter().flatten() {
+        let (Some(field), Some(local)) = (map.field(arriving.id), local.get(&arriving.id)) else {
+            continue;
+        };
+        let answer = Answer {
+            crm_id: &incoming.crm_id,
+            field_id: field.id,
+            sent: conflict::hash(local),
+            held: arriving.hash,
+        };
+        let known = hashes.get(field.id).and_then(|hash| hash.try_into().ok());
+        let arrival = arrival::settle(&ArrivedField {
+            direction: field.direction,
+            policy: field.policy,
+            written: field.written,
+            known,
+            synced: locked.synced.contains(field.id),
+            local,
+            crm: &arriving.value,
+            answered: written_over.is_answer(&answer),
+            waits: locked.edited.contains(field.id) || locked.queued.contains(field.id),
+            disputed: locked.disputed.contains(field.id),
+        });
+        settled.add(field, arriving, local, arrival);
+        if arrival == Arrival::Overwrite && known == Some(answer.sent) {
+            settled.answers.push(answer);
+        }
+    }
+    settled
+}
+
+impl<'a> Settled<'a> {
+    fn add(&mut self, field: &MappedField, arriving: &'a Field, local: &Value, arrival: Arrival) {
+        let name = || field.field.name.clone();
+        let told = || json!({ "new": excerpt::of(&arriving.value), "old": excerpt::of(local) });
+        let mut conflict = |kind: Option<&'static str>| {
+            self.conflicts.push(Conflict {
+                field: arriving,
+                kind,
+                local: local.to_json(),
+                policy: field.policy.name(),
+            });
+            if kind.is_some() {
+                let fields =
+                    json!({ "new": excerpt::of(local), "old": excerpt::of(&arriving.value) });
+                self.conflicting.insert(name(), fields);
+            }
+        };
+        match arrival {
+            Arrival::Unchanged | Arrival::Leave => {}
+            Arrival::Agreed => {
+                self.known.push(arriving);
+                self.synced.insert(field.id);
+            }
+            Arrival::Note => self.known.push(arriving),
+            Arrival::Take => {
+                self.known.push(arriving);
+                self.synced.insert(field.id);
+                self.takes.insert(field.id, &arriving.value);
+                self.audit.insert(name(), told());
+            }
+            Arrival::Overwrite => {
+                self.known.push(arriving);
+                self.overwrites.insert(field.id);
+            }
+            Arrival::Form => {
+                self.known.push(arriving);
+                self.synced.insert(field.id);
+                self.forms.insert(field.id);
+                let fields =
+                    json!({ "new": excerpt::of(local), "held": excerpt::of(&arriving.value) });
+                self.formed.insert(name(), fields);
+            }
+            Arrival::Write => {
+                self.known.push(arriving);
+                self.writes.push(arriving);
+            }
+            Arrival::Disputed => conflict(None),
+            Arrival::Locked => conflict(Some("locked_field")),
+            Arrival::Review => conflict(Some("unknown_base")),
+        }
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.takes.is_empty()
+            && self.overwrites.is_empty()
+            && self.writes.is_empty()
+            && self.conflicting.is_empty()
+    }
+}
+
+/// Rows take what the CRM holds. What the table refuses is quarantined, with everything else of that record.
+fn take(
+    client: &mut SpiClient,
+    map: &Map,
+    settled: &mut Vec<Settled>,
+    arrived: &mut Arrived,
+) -> Result<(), StoreError> {
+    let places: Vec<usize> = (0..settled.len())
+        .filter(|&n| !settled[n].takes.is_empty())
+        .collect();
+    let takings: Vec<Taking> = places
+        .iter()
+        .map(|&n| Taking {
+            shard_key: &settled[n].key.shard_key,
+            record_key: &settled[n].key.record_key,
+            values: settled[n].takes.clone(),
+        })
+        .collect();
+    let mut pace = Pace::putting_off(map, limit());
+    let taken = write::set(client, map, &takings, &mut pace)?;
+    drop(takings);
+    for (place, altered) in &taken.altered {
+        told_of_altered(map, altered, &mut settled[places[*place]].audit);
+    }
+    let mut gone = HashSet::new();
+    for (place, error) in taken.refused {
+        let record = &settled[places[place]];
+        gone.insert(places[place]);
+        if error.is_put_off() {
+            arrived.again(record.incoming);
+            continue;
+        }
+        let fields = refused_fields::of_row(client, map, &record.key, &record.takes, &error);
+        let failure = quarantine::refusal(&error);
+        let key = Some(&record.key);
+        arrived.refuse(client, map, key, record.incoming, failure, fields)?;
+    }
+    let mut n = 0;
+    settled.retain(|_| {
+        n += 1;
+        !gone.contains(&(n - 1))
+    });
+    Ok(())
+}
+
+/// The audit says what rows hold, and what the CRM does where that is something else.
+pub(super) fn told_of_altered(map: &Map, altered: &Altered, audit: &mut JsonMap<String, Json>) {
+    for (id, value) in altered {
+        let told = map
+            .field(*id)
+            .and_then(|f| audit.get_mut(&f.field.name)?.as_object_mut());
+        if let Some(told) = told
+            && let Some(crm) = told.insert("new".to_owned(), excerpt::of(value))
+        {
+            told.insert("crm".to_owned(), crm);
+        }
+    }
+}
+
+/// The ledger knows what the CRM holds.
+fn remember(client: &mut SpiClient, map: &Map, settled: &[Settled]) -> Result<(), StoreError> {
+    let known: Vec<&Settled> = settled.iter().filter(|s| !s.known.is_empty()).collect();
+    if known.is_empty() {
+        return Ok(());
+    }
+    let cells: Vec<Vec<u8>> = known
+        .iter()
+        .map(|s| s.known.iter().map(|f| f.id).collect::<Cells>().to_bytes())
+        .collect();
+    let hashes: Vec<Vec<u8>> = known
+        .iter()
+        .map(|s| {
+            let mut packed = Vec::with_capacity(s.known.len() * HASH_BYTES);
+            s.known.iter().for_each(|f| packed.extend(f.hash));
+            packed
+        })
+        .collect();
+    let taken = |s: &&Settled| -> Cells { s.takes.keys().copied().collect() };
+    let mask = |cells: Cells| (!cells.is_empty()).then(|| cells.to_bytes());
+    client.update(
+        Kept(
+            "UPDATE crm.ledger l
+             SET hashes = crm.cells_hash(l.hashes, r.cells, r.hashes), synced_at = crm.cells_synced(l.synced_at, r.synced, now(), l.changed_at, NULL),
+                 changed_at = crm.cells_stamp(l.changed_at, r.taken, now())
+             FROM unnest($2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::bytea[], $7::bytea[])
+                  AS r (shard_key, record_key, cells, hashes, synced, taken)
+             WHERE l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key",
+        ),
+        None,
+        &[
+            map.id.into(),
+            known.iter().map(|s| s.key.shard_key.as_str()).collect::<Vec<_>>().into(),
+            known.iter().map(|s| s.key.record_key.as_str()).collect::<Vec<_>>().into(),
+            cells.into(),
+            hashes.into(),
+            known.iter().map(|s| mask(s.synced.clone())).collect::<Vec<_>>().into(),
+            known.iter().map(|s| mask(taken(s))).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    // What both sides agree on is in dispute no longer, and what was out of line is in.
+    client.update(
+        Kept(
+            "DELETE FROM crm.conflict c USING unnest($2::text[], $3::text[], $4::bytea[]) AS r (shard_key, record_key, synced)
+             WHERE c.shard_key = r.shard_key AND c.map_id = $1 AND c.record_key = r.record_key AND crm.cells_has(r.synced, c.field_id)",
+        ),
+        None,
+        &[
+            map.id.into(),
+            known.iter().map(|s| s.key.shard_key.as_str()).collect::<Vec<_>>().into(),
+            known.iter().map(|s| s.key.record_key.as_str()).collect::<Vec<_>>().into(),
+            known.iter().map(|s| mask(s.synced.clone())).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    let ids: Vec<&str> = known.iter().map(|s| s.incoming.crm_id.as_str()).collect();
+    quarantine::release(client, map, &ids)
+}
+
+/// Queues what goes to the CRM.
+fn send(client: &mut SpiClient, map: &Map, settled: &[Settled]) -> Result<(), StoreError> {
+    let over: Vec<&Settled> = settled
+        .iter()
+        .filter(|s| !s.overwrites.is_empty())
+        .collect();
+    if !over.is_empty() {
+        client.update(Kept("SELECT crm.note_change(false)"), None, &[])?;
+        client.update(
+            Kept(
+                "INSERT INTO crm.change (shard_key, map_id, op, cells, record_keys, actor)
+                 SELECT r.shard_key, $1, 'u', r.cells, array_agg(r.record_key), 'pg_crm'
+                 FROM unnest($2::text[], $3::text[], $4::bytea[]) WITH ORDINALITY AS r (shard_key, record_key, cells, ord)
+                 GROUP BY r.shard_key, r.cells, r.ord / crm.change_part()",
+            ),
+            None,
+            &[
+                map.id.into(),
+                over.iter().map(|s| s.key.shard_key.as_str()).collect::<Vec<_>>().into(),
+                over.iter().map(|s| s.key.record_key.as_str()).collect::<Vec<_>>().into(),
+                over.iter().map(|s| s.overwrites.to_bytes()).collect::<Vec<_>>().into(),
+            ],
+        )?;
+    }
+    for s in settled.iter().filter(|s| !s.writes.is_empty()) {
+        let base = s
+            .writes
+            .iter()
+            .map(|f| (f.id.to_string(), json!({ "h": hex::encode(&f.hash) })));
+        let cells = s.writes.iter().map(|f| f.id).collect();
+        write::edited(
+            client,
+            map,
+            &s.key.shard_key,
+            &s.key.record_key,
+            &cells,
+            base.collect(),
+        )?;
+    }
+    Ok(())
+}
+
+/// Conflicts of one record and field are one row.
+fn dispute(client: &mut SpiClient, map: &Map, settled: &Settled) -> Result<(), StoreError> {
+    for conflict in &settled.conflicts {
+        client.update(
+            Kept(
+                "INSERT INTO crm.conflict AS c (shard_key, map_id, record_key, field_id, crm_id, conflict_type, local_value, crm_value, policy, actor)
+                 VALUES ($1, $2, $3, $4, $5, coalesce($6, 'stale_write'), $7::jsonb, $8::jsonb, $9, $10)
+                 ON CONFLICT (shard_key, map_id, record_key, field_id) DO UPDATE
+                 SET crm_id = excluded.crm_id, conflict_type = coalesce($6, c.conflict_type), local_value = excluded.local_value,
+                     crm_value = excluded.crm_value, last_attempt = now()",
+            ),
+            None,
+            &[
+                settled.key.shard_key.as_str().into(),
+                map.id.into(),
+                settled.key.record_key.as_str().into(),
+                (conflict.field.id as i16).into(),
+                settled.incoming.crm_id.as_str().into(),
+                conflict.kind.into(),
+                storable(&conflict.local.to_string()).as_ref().into(),
+                storable(&conflict.field.value.to_json().to_string())
+                    .as_ref()
+                    .into(),
+                conflict.policy.into(),
+                settled.incoming.by.as_deref().into(),
+            ],
+        )?;
+    }
+    Ok(())
+}
+
+/// What the audit says.
+fn tell(settled: Vec<Settled>, map: &Map, arrived: &mut Arrived) {
+    for record in settled {
+        if !record.formed.is_empty() {
+            let fields = Json::Object(record.formed.clone()).to_string();
+            arrived.note(
+                Some(&record.key),
+                record.incoming,
+                "update",
+                "stored_form",
+                fields,
+            );
+        }
+        if record.is_nothing() {
+            arrived.counts.echoes += 1;
+            continue;
+        }
+        arrived.counts.applied += 1;
+        let (key, incoming) = (&record.key, record.incoming);
+        if !record.audit.is_empty() {
+            let fields = Json::Object(record.audit.clone()).to_string();
+            arrived.note(Some(key), incoming, "update", "applied", fields);
+        }
+        if !record.conflicting.is_empty() {
+            let fields = Json::Object(record.conflicting.clone()).to_string();
+            arrived.note(Some(key), incoming, "update", "conflict", fields);
+            arrived.disputed.push(key.clone());
+        }
+        if !record.overwrites.is_empty() {
+            let mut fields = JsonMap::new();
+            for value in incoming.values.iter().flatten() {
+                if record.overwrites.contains(value.id)
+                    && let Some(field) = map.field(value.id)
+                {
+                    let told = json!({ "lost": excerpt::of(&value.value) });
+                    fields.insert(field.field.name.clone(), told);
+                }
+            }
+            let fields = Json::Object(fields).to_string();
+            arrived.note(Some(key), incoming, "update", "overwritten", fields);
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! Rows that are inserted for CRM records that have none (`on_crm_insert => 'insert'`).
+//!
+//! As the table's owner, so its defaults, rules and triggers have their say. A row takes every mapped field, those too
+//! that Postgres is the source of from then on.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crm_domain::cells::HASH_BYTES;
+use crm_domain::{Cells, Value};
+use pgrx::prelude::*;
+use pgrx::spi::{SpiClient, quote_identifier};
+use serde_json::{Map as JsonMap, Value as Json};
+
+use crate::store::config::Map;
+use crate::store::ingest::Incoming;
+use crate::store::ingest::key_sequence::Sequence;
+use crate::store::record::links::Key;
+use crate::store::statement::Kept;
+use crate::store::table::owner::as_owner_of;
+use crate::store::table::pace::{self, Pace};
+use crate::store::table::update::Ours;
+use crate::store::table::write::{self, Altered, Taking};
+use crate::store::transaction::StoreError;
+
+/// What became of a CRM record that was to get a row.
+pub type Born = Result<Newborn, StoreError>;
+
+/// A row that was inserted.
+pub struct Newborn {
+    pub key: Key,
+    /// What it holds instead of what the CRM does.
+    pub altered: Altered,
+}
+
+/// How a map's table gives a new row its key.
+struct KeySource {
+    /// The key column has a default, or is an identity.
+    by_default: bool,
+    /// It can hold any text.
+    is_text: bool,
+    /// Columns that cannot be set, or are not to be: the key alone may say of itself what it is.
+    generated: Vec<String>,
+    /// Where the default comes from.
+    sequence: Option<Sequence>,
+}
+
+/// Inserts rows for records that came in with values; one result for each, in order.
+pub fn insert(
+    client: &mut SpiClient,
+    map: &Map,
+    records: &[&Incoming],
+) -> Result<Vec<Born>, StoreError> {
+    let source = key_source(client, map)?;
+    let mut pace = Pace::putting_off(map, write::limit());
+    let mut objects: Vec<Result<JsonMap<String, Json>, StoreError>> =
+        Vec::with_capacity(records.len());
+    for record in records {
+        if pace.is_over() {
+            objects.push(Err(StoreError::PutOff));
+        } else {
+            objects.push(pace.run_nested(1, || columns(map, &source, record)));
+        }
+    }
+    let mut results: Vec<Option<Born>> = records.iter().map(|_| None).collect();
+    let mut rows: HashMap<usize, JsonMap<String, Json>> = HashMap::new();
+    for (n, object) in objects.into_iter().enumerate() {
+        match object {
+            Ok(object) => {
+                rows.insert(n, object);
+            }
+            Err(error @ StoreError::Before { .. }) => return Err(error),
+            Err(error) => results[n] = Some(Err(error)),
+        }
+    }
+    let mut all: Vec<usize> = rows.keys().copied().collect();
+    all.sort_unstable();
+    let failed = pace::in_any_order(all, |places| {
+        // By the columns that are set: the others take their defaults.
+        let mut alike: BTreeMap<Vec<String>, Vec<usize>> = BTreeMap::new();
+        for &n in places {
+            let names = rows[&n].keys().cloned().collect();
+            alike.entry(names).or_default().push(n);
+        }
+        let mut failed = Vec::new();
+        for (names, places) in alike {
+            failed.extend(pace::each(&mut pace, &places, |pace, part| {
+                let json: Vec<String> = part
+                    .iter()
+                    .map(|n| Json::Object(rows[n].clone()).to_string())
+                    .collect();
+                let keys =
+                    pace.run_nested(part.len(), || insert_rows(map, &source, &names, &json))?;
+                for (n, key) in part.iter().zip(keys) {
+                    let altered = Altered::new();
+                    results[*n] = Some(Ok(Newborn { key, altered }));
+                }
+                Ok(())
+            }));
+        }
+        failed
+    });
+    for (n, error) in failed {
+        results[n] = Some(Err(error));
+    }
+    let mut born: Vec<Born> = results
+        .into_iter()
+        .map(|result| result.expect("each record has a result"))
+        .collect();
+    note(client, map, records, &mut born)?;
+    Ok(born)
+}
+
+/// What the new row is to hold: column -> value. What is empty in the CRM is left to the column's default.
+fn columns(
+    map: &Map,
+    source: &KeySource,
+    record: &Incoming,
+) -> Result<JsonMap<String, Json>, StoreError> {
+    let values: BTreeMap<u16, &Value> = record
+        .values
+        .iter()
+        .flatten()
+        .filter(|v| !v.value.is_null())
+        .map(|v| (v.id, &v.value))
+        .collect();
+    let mut object = write::columns(map, &values)?;
+    object.retain(|name, _| !source.generated.contains(name));
+    if !object.contains_key(&map.key.name) && !source.generated.contains(&map.key.name) {
+        let key = record.external_id.clone();
+        let key =
+            key.or_else(|| (source.is_text && !source.by_default).then(|| record.crm_id.clone()));
+        if let Some(key) = key {
+            object.insert(map.key.name.clone(), key.into());
+        }
+    }
+    Ok(object)
+}
+
+fn key_source(client: &SpiClient, map: &Map) -> Result<KeySource, StoreError> {
+    let rows = client.select(
+        Kept(
+            "SELECT bool_or((a.atthasdef OR a.attidentity <> '') AND a.attname = $2), bool_or(t.typcategory = 'S' AND a.attname = $2),
+                    coalesce(array_agg(a.attname::text) FILTER (WHERE a.attgenerated <> '' OR a.attidentity = 'a' AND a.attname <> $2), '{}')
+             FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+             WHERE a.attrelid = (SELECT m.relation FROM crm.object_map m WHERE m.map_id = $1) AND a.attnum > 0 AND NOT a.attisdropped",
+        ),
+        None,
+        &[map.id.into(), map.key.name.as_str().into()],
+    )?;
+    let row = rows.first();
+    Ok(KeySource {
+        by_default: row.get(1)?.unwrap_or_default(),
+        is_text: row.get(2)?.unwrap_or_default(),
+        generated: row.get(3)?.unwrap_or_default(),
+        sequence: sequence(client, map)?,
+    })
+}
+
+/// The one that an identity has, or that the default of the key column draws from.
+fn sequence(client: &SpiClient, map: &Map) -> Result<Option<Sequence>, StoreError> {
+    let mut rows = client.select(
+        Kept(
+            "SELECT s.seqrelid, s.seqstart, s.seqincrement, s.seqmax
+             FROM crm.object_map m JOIN pg_attribute a ON a.attrelid = m.relation AND a.attname = $2
+             CROSS JOIN LATERAL (
+                 SELECT d.objid FROM pg_depend d
+                 WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = a.attrelid
+                   AND d.refobjsubid = a.attnum AND d.deptype = 'i'
+                 UNION ALL
+                 SELECT d.refobjid FROM pg_attrdef f JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
+                 WHERE f.adrelid = a.attrelid AND f.adnum = a.attnum AND d.refclassid = 'pg_class'::regclass) AS named (oid)
+             JOIN pg_sequence s ON s.seqrelid = named.oid
+             WHERE m.map_id = $1 AND s.seqincrement > 0 AND NOT s.seqcycle",
+        ),
+        None,
+        &[map.id.into(), map.key.name.as_str().into()],
+    )?;
+    let Some(row) = rows.next() else {
+        return Ok(None);
+    };
+    Ok(Some(Sequence {
+        oid: row.get(1)?.unwrap_or(pg_sys::InvalidOid),
+        start: row.get(2)?.unwrap_or_default(),
+        increment: row.get(3)?.unwrap_or(1),
+        max: row.get(4)?.unwrap_or_default(),
+    }))
+}
+
+/// One statement for rows of which the same columns are set.
+fn insert_rows(
+    map: &Map,
+    source: &KeySource,
+    names: &[String],
+    rows: &[String],
+) -> Result<Vec<Key>, StoreError> {
+    let list = |prefix: &str| -> String {
+        let names = names
+            .iter()
+            .map(|n| format!("{prefix}{}", quote_identifier(n)));
+        names.collect::<Vec<_>>().join(", ")
+    };
+    let relation = &map.relation;
+    let keys = format!("{}, {}", map.shard_key("t"), map.record_key("t"));
+    let statement = match names {
+        [] => format!(
+            "INSERT INTO {relation} AS t DEFAULT VALUES RETURNING {keys}"
+        ),
+        _ => format!(
+            "INSERT INTO {relation} AS t ({}) OVERRIDING SYSTEM VALUE
+             SELECT {} FROM pg_catalog.unnest($1::pg_catalog.text[]) WITH ORDINALITY AS k (row, ord),
+                    LATERAL pg_catalog.jsonb_to_record(k.row::pg_catalog.jsonb) AS r ({})
+             ORDER BY k.ord RETURNING {keys}",
+            list(""),
+            list("r."),
+            map.record_type(names.iter().map(String::as_str)),
+        ),
+    };
+    let _ours = Ours::born(map.id);
+    as_owner_of(map, || {
+        Spi::connect_mut(|client| {
+            let mut keys = Vec::with_capacity(rows.len());
+            let json: Vec<&str> = rows.iter().map(String::as_str).collect();
+            let times = if names.is_empty() { rows.len() } else { 1 };
+            for _ in 0..times {
+                let args = [json.clone().into()];
+                let args = if names.is_empty() {
+                    &args[..0]
+                } else {
+                    &args[..]
+                };
+                for row in client.update(Kept(&statement), None, args)? {
+                    keys.push(Key {
+                        shard_key: row.get(1)?.unwrap_or_default(),
+                        record_key: row.get(2)?.unwrap_or_default(),
+                    });
+                }
+            }
+            if keys.len() < rows.len() {
+                return Err(StoreError::kept_from_being("inserted"));
+            }
+            if names.contains(&map.key.name)
+                && let Some(sequence) = &source.sequence
+                && let Some(last) = keys.iter().filter_map(|k| k.record_key.parse().ok()).max()
+            {
+                sequence.leave_behind(last)?;
+            }
+            Ok(keys)
+        })
+    })
+}
+
+/// The ledger knows the new rows, and the CRM gets their keys where a field is there for them.
+fn note(
+    client: &mut SpiClient,
+    map: &Map,
+    records: &[&Incoming],
+    born: &mut [Born],
+) -> Result<(), StoreError> {
+    let places: Vec<usize> = (0..born.len()).filter(|&n| born[n].is_ok()).collect();
+    let all: Vec<(&Incoming, &Key)> = places
+        .iter()
+        .filter_map(|&n| Some((records[n], &born[n].as_ref().ok()?.key)))
+        .collect();
+    if all.is_empty() {
+        return Ok(());
+    }
+    let mut cells = Vec::with_capacity(all.len());
+    let mut hashes = Vec::with_capacity(all.len());
+    for (record, _) in &all {
+        let values = || record.values.iter().flatten();
+        cells.push(values().map(|v| v.id).collect::<Cells>().to_bytes());
+        let mut packed = Vec::with_capacity(values().count() * HASH_BYTES);
+        values().for_each(|v| packed.extend(v.hash));
+        hashes.push(packed);
+    }
+    client.update(
+        Kept(
+            "INSERT INTO crm.ledger (shard_key, map_id, record_key, crm_id, hashes, synced_at, changed_at)
+             SELECT k.shard_key, $1, k.record_key, k.crm_id, crm.cells_hash(NULL, k.cells, k.hashes), crm.cells_stamp(NULL, k.cells, now()),
+                    crm.cells_stamp(NULL, k.cells, now())
+             FROM unnest($2::text[], $3::text[], $4::text[], $5::bytea[], $6::bytea[]) AS k (shard_key, record_key, crm_id, cells, hashes)
+             ON CONFLICT ON CONSTRAINT ledger_pkey DO UPDATE
+             SET crm_id = excluded.crm_id, hashes = excluded.hashes, synced_at = excluded.synced_at, changed_at = excluded.changed_at,
+                 detached = false",
+        ),
+        None,
+        &[
+            map.id.into(),
+            all.iter().map(|(_, k)| k.shard_key.as_str()).collect::<Vec<_>>().into(),
+            all.iter().map(|(_, k)| k.record_key.as_str()).collect::<Vec<_>>().into(),
+            all.iter().map(|(r, _)| r.crm_id.as_str()).collect::<Vec<_>>().into(),
+            cells.into(),
+            hashes.into(),
+        ],
+    )?;
+    let keyless: Vec<&Key> = all
+        .iter()
+        .filter(|(r, k)| r.external_id.as_deref() != Some(k.record_key.as_str()))
+        .map(|(_, k)| *k)
+        .collect();
+    if map.external_id_field.is_some() && !keyless.is_empty() {
+        client.update(
+            Kept(
+                "INSERT INTO crm.queue (shard_key, map_id, record_key, op, cells, next_attempt_at)
+                 SELECT k.shard_key, $1, k.record_key, 'k', '\\x0000000000000000', now()
+                 FROM unnest($2::text[], $3::text[]) AS k (shard_key, record_key)
+                 ON CONFLICT (shard_key, map_id, record_key) DO UPDATE SET op = 'k', next_attempt_at = now(), revision = excluded.revision",
+            ),
+            None,
+            &[
+                map.id.into(),
+                keyless.iter().map(|k| k.shard_key.as_str()).collect::<Vec<_>>().into(),
+                keyless.iter().map(|k| k.record_key.as_str()).collect::<Vec<_>>().into(),
+            ],
+        )?;
+    }
+    let takings: Vec<Taking> = all
+        .iter()
+        .map(|(record, key)| Taking {
+            shard_key: &key.shard_key,
+            record_key: &key.record_key,
+            values: record
+                .values
+                .iter()
+                .flatten()
+                .map(|v| (v.id, &v.value))
+                .collect(),
+        })
+        .collect();
+    let every: Cells = map.fields.iter().map(|f| f.id).collect();
+    let (all, unknown) = (
+        takings.iter().collect::<Vec<_>>(),
+        vec![false; takings.len()],
+    );
+    let altered = write::recapture(client, map, &every, &all, &unknown)?;
+    for (n, altered) in altered {
+        if let Ok(newborn) = &mut born[places[n]] {
+            newborn.altered = altered;
+        }
+    }
+    Ok(())
+}

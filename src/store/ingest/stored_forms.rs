@@ -1,0 +1,176 @@
+//! What a CRM makes of what it is sent, where nobody could know that beforehand: a trigger of its own that spells out a
+//! telephone number, a rounding that no documentation tells.
+//!
+//! Guarantees: an outbound cell is written over once for each value of the row and each that the CRM makes of it. Should the
+//! CRM hold the same again after the same was sent, and the row's own value was not seen there in between, that is its
+//! form of it. A value that somebody sets after ours was seen is written over as ever.
+
+use std::collections::HashMap;
+
+use crm_domain::conflict::ShortHash;
+use pgrx::spi::SpiClient;
+
+use crate::store::config::Map;
+use crate::store::ingest::Incoming;
+use crate::store::ingest::state;
+use crate::store::statement::Kept;
+use crate::store::transaction::StoreError;
+
+/// Cells that were written over, by CRM record and field: what had been sent, and what the CRM held in its place.
+#[derive(Default)]
+pub(super) struct WrittenOver(HashMap<String, HashMap<u16, (ShortHash, ShortHash)>>);
+
+/// An outbound cell in which the CRM holds something else than it was sent.
+pub(super) struct Answer<'a> {
+    pub crm_id: &'a str,
+    pub field_id: u16,
+    pub sent: ShortHash,
+    pub held: ShortHash,
+}
+
+impl WrittenOver {
+    pub(super) fn of(
+        client: &SpiClient,
+        map: &Map,
+        crm_ids: &[&str],
+    ) -> Result<WrittenOver, StoreError> {
+        let mut found: HashMap<String, HashMap<u16, _>> = HashMap::new();
+        if !map.fields.iter().any(|f| f.written) {
+            return Ok(WrittenOver(found));
+        }
+        let rows = client.select(
+            Kept("SELECT o.crm_id, o.field_id, o.sent, o.held FROM crm.written_over o WHERE o.map_id = $1 AND o.crm_id = ANY ($2) AND NOT o.is_form"),
+            None,
+            &[map.id.into(), crm_ids.to_vec().into()],
+        )?;
+        for row in rows {
+            let hash = |place| -> Result<ShortHash, StoreError> {
+                let bytes = row.get::<&[u8]>(place)?.unwrap_or_default();
+                Ok(bytes.try_into().unwrap_or_default())
+            };
+            let id = row.get::<i16>(2)?.unwrap_or_default() as u16;
+            let record = found.entry(row.get(1)?.unwrap_or_default()).or_default();
+            record.insert(id, (hash(3)?, hash(4)?));
+        }
+        Ok(WrittenOver(found))
+    }
+
+    /// Whether the CRM held this once before, after the same was sent.
+    pub(super) fn is_answer(&self, answer: &Answer) -> bool {
+        let record = self.0.get(answer.crm_id);
+        record.and_then(|record| record.get(&answer.field_id)) == Some(&(answer.sent, answer.held))
+    }
+
+    /// Forgets cells in which the CRM now shows what it was sent: whatever comes next is somebody's change.
+    pub(super) fn forget_echoes(
+        &mut self,
+        client: &mut SpiClient,
+        map: &Map,
+        incoming: &[&Incoming],
+    ) -> Result<(), StoreError> {
+        let mut echoes = Vec::new();
+        for record in incoming {
+            let Some(cells) = self.0.get_mut(&record.crm_id) else {
+                continue;
+            };
+            for field in record.values.iter().flatten() {
+                if cells
+                    .get(&field.id)
+                    .is_some_and(|(sent, _)| *sent == field.hash)
+                {
+                    cells.remove(&field.id);
+                    echoes.push((record.crm_id.as_str(), field.id));
+                }
+            }
+        }
+        forget(client, map, &echoes)
+    }
+}
+
+/// Remembers cells that are about to be written over.
+pub(super) fn remember(
+    client: &mut SpiClient,
+    map: &Map,
+    answers: &[Answer],
+) -> Result<(), StoreError> {
+    if answers.is_empty() {
+        return Ok(());
+    }
+    client.update(
+        Kept(
+            "INSERT INTO crm.written_over (map_id, crm_id, field_id, sent, held)
+             SELECT $1, r.* FROM unnest($2::text[], $3::smallint[], $4::bytea[], $5::bytea[]) AS r
+             ON CONFLICT (map_id, crm_id, field_id) DO UPDATE SET sent = excluded.sent, held = excluded.held, is_form = false",
+        ),
+        None,
+        &[
+            map.id.into(),
+            answers.iter().map(|a| a.crm_id).collect::<Vec<_>>().into(),
+            answers.iter().map(|a| a.field_id as i16).collect::<Vec<_>>().into(),
+            answers.iter().map(|a| a.sent.to_vec()).collect::<Vec<_>>().into(),
+            answers.iter().map(|a| a.held.to_vec()).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    Ok(())
+}
+
+/// Notes that what the CRM holds in these cells is its own form of what the row holds, so that they count as in step.
+pub(super) fn settle(
+    client: &mut SpiClient,
+    map: &Map,
+    cells: &[(&str, u16)],
+) -> Result<(), StoreError> {
+    const SETTLE: &str = "UPDATE crm.written_over o SET is_form = true FROM unnest($2::text[], $3::smallint[]) AS r (crm_id, field_id)
+        WHERE o.map_id = $1 AND o.crm_id = r.crm_id AND o.field_id = r.field_id";
+    change(client, map, cells, SETTLE)
+}
+
+/// Forgets that these cells were written over.
+fn forget(client: &mut SpiClient, map: &Map, cells: &[(&str, u16)]) -> Result<(), StoreError> {
+    const FORGET: &str = "DELETE FROM crm.written_over o USING unnest($2::text[], $3::smallint[]) AS r (crm_id, field_id)
+        WHERE o.map_id = $1 AND o.crm_id = r.crm_id AND o.field_id = r.field_id";
+    change(client, map, cells, FORGET)
+}
+
+/// Runs a statement on what was remembered of these cells.
+fn change(
+    client: &mut SpiClient,
+    map: &Map,
+    cells: &[(&str, u16)],
+    statement: &str,
+) -> Result<(), StoreError> {
+    if cells.is_empty() {
+        return Ok(());
+    }
+    client.update(
+        Kept(statement),
+        None,
+        &[
+            map.id.into(),
+            cells
+                .iter()
+                .map(|(crm_id, _)| *crm_id)
+                .collect::<Vec<_>>()
+                .into(),
+            cells
+                .iter()
+                .map(|(_, id)| *id as i16)
+                .collect::<Vec<_>>()
+                .into(),
+        ],
+    )?;
+    Ok(())
+}
+
+/// Asks for the records of these in which a cell was written over: read at once, they tell what the CRM makes of it before
+/// anybody else has changed it.
+pub fn look_back(client: &mut SpiClient, map_id: i32, crm_ids: &[&str]) -> Result<(), StoreError> {
+    let rows = client.select(
+        Kept("SELECT DISTINCT o.crm_id FROM crm.written_over o WHERE o.map_id = $1 AND o.crm_id = ANY ($2) AND NOT o.is_form"),
+        None,
+        &[map_id.into(), crm_ids.to_vec().into()],
+    )?;
+    let ids: Vec<String> = rows.filter_map(|row| row.get(1).ok().flatten()).collect();
+    let asked: Vec<(&str, Option<&str>)> = ids.iter().map(|id| (id.as_str(), None)).collect();
+    state::ask(client, map_id, &asked, 0)
+}

@@ -1,0 +1,291 @@
+//! CRM records that no row is linked to.
+
+use std::collections::HashSet;
+
+use crm_domain::{ErrorClass, Failure};
+use pgrx::spi::SpiClient;
+use serde_json::{Map as JsonMap, json};
+
+use crate::store::config::Map;
+use crate::store::ingest::changed::told_of_altered;
+use crate::store::ingest::{Arrived, Arriving, Incoming, new_rows, quarantine, refused_fields};
+use crate::store::record::key_rivals::{self, Rival};
+use crate::store::record::links::{self, Candidate, Ended, Key, Known, Looked};
+use crate::store::table::write::Altered;
+use crate::store::transaction::StoreError;
+
+/// What became of records that no row was linked to.
+#[derive(Default)]
+pub(super) struct Met<'a> {
+    /// They have a row now, with which they are still to be compared.
+    pub linked: Vec<(&'a Incoming, Known)>,
+    /// Their rows are in the way of other rows, or miss one: to be tried again once the others took what came.
+    pub waiting: Vec<&'a Incoming>,
+}
+
+/// Links records to the rows whose keys they carry, and inserts rows for others.
+pub(super) fn settle<'a>(
+    client: &mut SpiClient,
+    about: &Arriving,
+    strangers: Vec<&'a Incoming>,
+    arrived: &mut Arrived,
+) -> Result<Met<'a>, StoreError> {
+    let map = about.map;
+    if strangers.is_empty()
+        || (map.external_id_field.is_none() && !map.inserts && map.on_crm_delete == "ignore")
+    {
+        arrived.counts.ignored += strangers.len();
+        return Ok(Met::default());
+    }
+    let ids: Vec<&str> = strangers.iter().map(|r| r.crm_id.as_str()).collect();
+    let elsewhere = links::elsewhere(client, map, &ids)?;
+    let former = links::former(client, map, about.asked, &ids)?;
+    let (mut keyed, mut keyless) = (Vec::new(), Vec::new());
+    for record in strangers {
+        // A CRM record has one row over all tables.
+        if elsewhere.contains(&record.crm_id) {
+            arrived.counts.ignored += 1;
+            continue;
+        }
+        let former = former.get(&record.crm_id);
+        let key = match former.map(|f| (&f.ended, f.record_key.as_str())) {
+            Some((Ended::ByCrm, key)) => Some(key),
+            // Its row was deleted, or an operator would not have it: it stays out.
+            Some((Ended::ByUs, _)) => {
+                arrived.counts.ignored += 1;
+                continue;
+            }
+            Some((Ended::JustNow, _)) => {
+                arrived.again(record);
+                continue;
+            }
+            None => record.external_id.as_deref(),
+        };
+        match key {
+            Some(key) => keyed.push((record, key.to_owned())),
+            None => keyless.push(record),
+        }
+    }
+    // Of two with one key, the second is looked at when the first is linked.
+    let keys: Vec<&str> = keyed.iter().map(|(_, key)| key.as_str()).collect();
+    let Looked {
+        found: mut rows,
+        unknown,
+    } = links::rows_of(map, &keys)?;
+    let keys: Vec<String> = keyed
+        .iter()
+        .enumerate()
+        .map(|(n, (_, key))| rows.get(&n).map_or(key, |s| &s.record_key).clone())
+        .collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let repeated = links::repeated(&keys);
+    let rowless: Vec<&str> = (0..keys.len())
+        .filter(|n| rows.get(n).is_none_or(|s| s.row.is_none()))
+        .map(|n| keys[n])
+        .collect();
+    let unborn = links::unborn(client, map, &rowless)?;
+    let texts: Vec<(&str, &str)> = keys.iter().map(|key| ("", *key)).collect();
+    let mut rivals = key_rivals::rivals(map, &texts, &[])?;
+    let mut claiming: Vec<(&Incoming, Key)> = Vec::new();
+    let mut claimed: HashSet<Key> = HashSet::new();
+    for (n, (record, _)) in keyed.iter().enumerate() {
+        let mut others = rivals.remove(&n).unwrap_or_default();
+        let row = rows.remove(&n).and_then(|s| s.row);
+        others.retain(|o| {
+            row.as_ref()
+                .is_none_or(|r| r.shard_key != o.shard_key || r.record_key != o.record_key)
+        });
+        // Whether it is the record of one of them, whose creation is on its way, is soon known.
+        let is_awaited = others.iter().any(Rival::is_on_its_way);
+        if let Some(error) = unknown.get(&n) {
+            match error.is_put_off() {
+                true => arrived.again(record),
+                false => {
+                    let failure = quarantine::refusal(error);
+                    let fields = quarantine::NONE.to_owned();
+                    arrived.refuse(client, map, None, record, failure, fields)?;
+                }
+            }
+            continue;
+        }
+        match (row, unborn.get(keys[n])) {
+            _ if repeated.contains(&n) => arrived.again(record),
+            (Some(_), _) if is_awaited => arrived.again(record),
+            (Some(key), _) => claiming.push((record, key)),
+            // The CRM keeps the key in another form, and this is the row that it was sent for.
+            (None, None) if others.len() == 1 => {
+                let Rival {
+                    shard_key,
+                    record_key,
+                    ..
+                } = others.swap_remove(0);
+                let key = Key {
+                    shard_key,
+                    record_key,
+                };
+                match claimed.insert(key.clone()) {
+                    true => claiming.push((record, key)),
+                    false => arrived.again(record),
+                }
+            }
+            (None, None) if !others.is_empty() => {
+                let known: Vec<String> = others
+                    .iter()
+                    .map(|o| format!("\"{}\"", o.record_key))
+                    .collect();
+                let error = format!(
+                    "its key \"{}\" is for the CRM that of several rows: {}",
+                    keys[n],
+                    known.join(", ")
+                );
+                let failure = Failure::record(ErrorClass::Conflict, "duplicate_identity", error);
+                let fields = quarantine::NONE.to_owned();
+                arrived.quarantine(client, map, None, record, failure, fields)?;
+            }
+            (None, Some(gone)) if links::bury(client, map, gone, &record.crm_id)? => {
+                arrived.counts.ignored += 1;
+            }
+            (None, Some(gone)) => claiming.push((record, gone.clone())),
+            (None, None) => keyless.push(record),
+        }
+    }
+    let linked = claim(client, about, claiming, arrived)?;
+    let mut waiting = Vec::new();
+    if map.inserts {
+        waiting = insert(client, map, keyless, Turn::First, arrived)?;
+    } else {
+        arrived.counts.ignored += keyless.len();
+    }
+    Ok(Met { linked, waiting })
+}
+
+/// Links records to rows that have no other record yet.
+fn claim<'a>(
+    client: &mut SpiClient,
+    about: &Arriving,
+    claiming: Vec<(&'a Incoming, Key)>,
+    arrived: &mut Arrived,
+) -> Result<Vec<(&'a Incoming, Known)>, StoreError> {
+    let map = about.map;
+    let keys: Vec<&Key> = claiming.iter().map(|(_, key)| key).collect();
+    let candidates = links::candidates(client, map, &keys)?;
+    let mut linked = Vec::new();
+    for ((record, key), candidate) in claiming.into_iter().zip(candidates) {
+        match candidate {
+            // A creation of ours that is on its way may be what made the record.
+            _ if about.is_busy(&key) => arrived.again(record),
+            Candidate::Held => arrived.again(record),
+            Candidate::Taken(other) => {
+                if links::dispute(client, map, &key, &other, &record.crm_id)? {
+                    let fields = json!({ "id": { "old": other, "new": record.crm_id } });
+                    arrived.counts.applied += 1;
+                    arrived.note(Some(&key), record, "link", "conflict", fields.to_string());
+                    arrived.disputed.push(key);
+                } else {
+                    arrived.counts.echoes += 1;
+                }
+            }
+            Candidate::Free => linked.push((record, key)),
+        }
+    }
+    let links: Vec<(&Key, &str)> = linked.iter().map(|(r, k)| (k, r.crm_id.as_str())).collect();
+    links::link(client, map, &links)?;
+    for (record, key) in &linked {
+        arrived.note(Some(key), record, "link", "applied", "{}".to_owned());
+    }
+    let (readable, unreadable): (Vec<_>, Vec<_>) =
+        linked.into_iter().partition(|(r, _)| r.values.is_ok());
+    for (record, key) in unreadable {
+        if let Err(unreadable) = &record.values {
+            arrived.quarantine_unreadable(client, map, Some(&key), record, unreadable)?;
+        }
+    }
+    let known = |key| Known {
+        key,
+        hashes: Vec::new(),
+    };
+    Ok(readable
+        .into_iter()
+        .map(|(record, key)| (record, known(key)))
+        .collect())
+}
+
+/// Inserts the rows that had to wait; what the table refuses now, it refuses.
+pub(super) fn insert_waiting(
+    client: &mut SpiClient,
+    map: &Map,
+    waiting: Vec<&Incoming>,
+    arrived: &mut Arrived,
+) -> Result<(), StoreError> {
+    insert(client, map, waiting, Turn::Last, arrived).map(|_| ())
+}
+
+#[derive(PartialEq)]
+enum Turn {
+    First,
+    Last,
+}
+
+/// Inserts rows; the answer are those that are to wait for others.
+fn insert<'a>(
+    client: &mut SpiClient,
+    map: &Map,
+    records: Vec<&'a Incoming>,
+    turn: Turn,
+    arrived: &mut Arrived,
+) -> Result<Vec<&'a Incoming>, StoreError> {
+    let (readable, unreadable): (Vec<_>, Vec<_>) =
+        records.into_iter().partition(|r| r.values.is_ok());
+    for record in unreadable {
+        if let Err(unreadable) = &record.values {
+            arrived.quarantine_unreadable(client, map, None, record, unreadable)?;
+        }
+    }
+    let mut waiting = Vec::new();
+    if readable.is_empty() {
+        return Ok(waiting);
+    }
+    let born = new_rows::insert(client, map, &readable)?;
+    let mut released = HashSet::new();
+    for (record, born) in readable.into_iter().zip(born) {
+        match born {
+            Ok(born) => {
+                arrived.counts.applied += 1;
+                let fields = told(map, record, &born.altered);
+                arrived.note(Some(&born.key), record, "insert", "applied", fields);
+                released.insert(record.crm_id.as_str());
+            }
+            Err(error) if error.is_put_off() => arrived.again(record),
+            Err(error) if turn == Turn::First && error.is_about_other_rows() => {
+                waiting.push(record);
+            }
+            Err(error) => {
+                let values = record.values.iter().flatten();
+                let values = values.filter(|v| !v.value.is_null());
+                let values = values.map(|v| (v.id, &v.value)).collect();
+                let fields = refused_fields::of_new_row(map, &values, &error);
+                let failure = quarantine::refusal(&error);
+                arrived.refuse(client, map, None, record, failure, fields)?
+            }
+        }
+    }
+    quarantine::release(client, map, &released.into_iter().collect::<Vec<_>>())?;
+    Ok(waiting)
+}
+
+/// What a new row took, as the audit has it.
+fn told(map: &Map, record: &Incoming, altered: &Altered) -> String {
+    let mut fields = JsonMap::new();
+    for value in record.values.iter().flatten() {
+        if let Some(field) = map.field(value.id)
+            && !value.value.is_null()
+        {
+            fields.insert(
+                field.field.name.clone(),
+                json!({ "new": crm_domain::excerpt::of(&value.value) }),
+            );
+        }
+    }
+    told_of_altered(map, altered, &mut fields);
+    serde_json::Value::Object(fields).to_string()
+}

@@ -1,0 +1,158 @@
+//! What the reconciler has rows take of the CRM: never over an edit that came meanwhile.
+
+use std::collections::{BTreeMap, HashSet};
+
+use crm_domain::retry::Backoff;
+use crm_domain::{Cells, ErrorClass, Value};
+use pgrx::spi::SpiClient;
+use serde_json::{Value as Json, json};
+
+use crate::settings::Settings;
+use crate::store::config::Map;
+use crate::store::reconcile::settle::{Conflict, Settled, Verdict, keys_of};
+use crate::store::table::pace::Pace;
+use crate::store::table::read::{self, RowValues, Wanted};
+use crate::store::table::update;
+use crate::store::table::write::{self, Taking, bounds, limit};
+use crate::store::transaction::StoreError;
+
+/// Records of whose rows cells are to be set, but whose rows somebody is changing.
+pub fn rows_in_use(
+    map: &Map,
+    records: &[Settled],
+    held: &HashSet<usize>,
+) -> Result<Vec<usize>, StoreError> {
+    let taking: Vec<usize> = (0..records.len())
+        .filter(|n| !held.contains(n) && !records[*n].takes.is_empty())
+        .collect();
+    if taking.is_empty() {
+        return Ok(Vec::new());
+    }
+    let keys: Vec<(&str, &str)> = taking.iter().map(|&n| keys_of(&records[n])).collect();
+    let free = update::lock_free(map, &keys)?;
+    // A row that is gone is not in use.
+    let none = Cells::new();
+    let wanted: Vec<Wanted> = keys
+        .iter()
+        .map(|(shard_key, record_key)| Wanted {
+            shard_key,
+            record_key,
+            cells: &none,
+        })
+        .collect();
+    let rows = read::read(map, &wanted, &bounds().whole())?;
+    Ok(taking
+        .iter()
+        .enumerate()
+        .filter(|(place, _)| {
+            !free.contains(place) && !matches!(rows.get(place), Some(RowValues::Missing))
+        })
+        .map(|(_, n)| *n)
+        .collect())
+}
+
+/// Sets cells of rows as their owner. A row that changed since is left alone: its own edit is on its way here.
+pub fn take(client: &mut SpiClient, map: &Map, records: &mut [Settled]) -> Result<(), StoreError> {
+    let taking: Vec<usize> = (0..records.len())
+        .filter(|&n| !records[n].takes.is_empty())
+        .collect();
+    if taking.is_empty() {
+        return Ok(());
+    }
+    let cells: Vec<Cells> = taking
+        .iter()
+        .map(|&n| records[n].takes.keys().copied().collect())
+        .collect();
+    let wanted: Vec<Wanted> = taking
+        .iter()
+        .zip(&cells)
+        .map(|(&n, cells)| Wanted {
+            shard_key: &records[n].pending.shard_key,
+            record_key: &records[n].pending.record_key,
+            cells,
+        })
+        .collect();
+    let rows = read::read(map, &wanted, &bounds().whole())?;
+    for (place, &n) in taking.iter().enumerate() {
+        let current: BTreeMap<u16, &Value> = match rows.get(&place) {
+            Some(RowValues::Found(fields)) => {
+                fields.iter().map(|(id, _, value)| (*id, value)).collect()
+            }
+            _ => BTreeMap::new(),
+        };
+        let record = &mut records[n];
+        // An edit that came meanwhile was made without having seen the CRM's value either: it keeps its base.
+        for (id, take) in &record.takes {
+            let then = take.local.as_ref();
+            let edited = |now: &&Value| then.is_some_and(|then| then != *now);
+            if current.get(id).is_some_and(edited) {
+                record.known.remove(id);
+            }
+        }
+        record
+            .takes
+            .retain(|id, take| match (current.get(id), &take.local) {
+                (Some(now), Some(then)) => *now == then && **now != take.crm,
+                (Some(now), None) => **now != take.crm,
+                (None, _) => false,
+            });
+    }
+    let taking: Vec<usize> = taking
+        .into_iter()
+        .filter(|&n| !records[n].takes.is_empty())
+        .collect();
+    let takings: Vec<Taking> = taking
+        .iter()
+        .map(|&n| Taking {
+            shard_key: &records[n].pending.shard_key,
+            record_key: &records[n].pending.record_key,
+            values: records[n]
+                .takes
+                .iter()
+                .map(|(id, t)| (*id, &t.crm))
+                .collect(),
+        })
+        .collect();
+    let taken = write::set(client, map, &takings, &mut Pace::new(map, Some(limit())))?;
+    for (place, error) in taken.refused {
+        let record = &mut records[taking[place]];
+        if error.is_put_off() {
+            return Err(error);
+        }
+        if error.is_passing() && record.pending.attempts + 1 < Settings::current().max_attempts {
+            come_again(record, &error);
+        } else {
+            refused(map, record, &error);
+        }
+    }
+    Ok(())
+}
+
+/// The error may pass: the whole edit is retried, and an attempt is charged.
+fn come_again(record: &mut Settled, error: &StoreError) {
+    for id in std::mem::take(&mut record.takes).keys() {
+        record.known.remove(id);
+    }
+    let delay = Backoff::RECORD.delay(record.pending.attempts + 1, fastrand::f64());
+    record.verdict = Verdict::Retry {
+        delay_ms: delay.as_millis() as i64,
+        charged: true,
+        class: ErrorClass::Transient,
+        error: error.message(),
+    };
+}
+
+/// The table refuses what the CRM holds: a person decides.
+fn refused(map: &Map, record: &mut Settled, error: &StoreError) {
+    for (id, take) in std::mem::take(&mut record.takes) {
+        record.known.remove(&id);
+        record.conflicts.push(Conflict {
+            field_id: id,
+            kind: "mapping_mismatch",
+            local: take.local.map_or(Json::Null, |v| v.to_json()),
+            crm: take.crm.to_json(),
+            base: json!({ "error": error.message() }),
+            policy: map.field(id).map_or("crm_wins", |f| f.policy.name()),
+        });
+    }
+}

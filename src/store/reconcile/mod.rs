@@ -1,0 +1,5 @@
+//! Edits of bidirectional cells, from their intent to the reconciler's decision.
+
+pub mod accept;
+pub mod pending_writes;
+pub mod settle;

@@ -1,0 +1,366 @@
+//! Pending writes: intents of `crm.write()` from their first commit to their caller's, and edits that wait for the
+//! reconciler.
+//!
+//! An intent is committed before anything is sent, so whatever dies, there is a row that says what may have been written.
+//! Its caller's transaction removes it. One that is left over when the record's lock is free belongs to a transaction that
+//! came to nothing: the row then takes what the CRM holds.
+
+use std::collections::HashSet;
+
+use crm_domain::Cells;
+use crm_domain::storable::storable;
+use pgrx::spi::SpiClient;
+use serde_json::{Value as Json, json};
+
+use crate::store::config::{Connection, Map};
+use crate::store::statement::Kept;
+use crate::store::transaction::StoreError;
+
+/// An edit of `crm.write()` that is about to be sent.
+pub struct Intent<'a> {
+    pub write_id: &'a str,
+    pub map_id: i32,
+    pub shard_key: &'a str,
+    pub record_key: &'a str,
+    /// Those that it writes.
+    pub cells: Cells,
+    /// CRM field -> value.
+    pub intended: Json,
+    pub actor: &'a str,
+    pub correlation_id: Option<&'a str>,
+    pub backend_pid: i32,
+}
+
+/// Commits intents. Returns the ids of those that were opened: a record with an edit that waits already is not written
+/// past it.
+pub fn open(client: &mut SpiClient, intents: &[Intent]) -> Result<HashSet<String>, StoreError> {
+    fn all<'a, T>(intents: &'a [Intent], part: impl Fn(&'a Intent) -> T) -> Vec<T> {
+        intents.iter().map(part).collect()
+    }
+    if intents.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let rows = client.update(
+        Kept("INSERT INTO crm.pending_write (shard_key, write_id, map_id, record_key, state, cells, intended, actor, correlation_id, backend_pid)
+         SELECT i.shard_key, i.write_id::uuid, i.map_id, i.record_key, 'sending', i.cells, i.intended::jsonb, i.actor, i.correlation_id,
+                i.backend_pid
+         FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::bytea[], $6::text[], $7::text[], $8::text[], $9::int[])
+              AS i (shard_key, write_id, map_id, record_key, cells, intended, actor, correlation_id, backend_pid)
+         WHERE NOT EXISTS (SELECT FROM crm.pending_write p
+                           WHERE p.shard_key = i.shard_key AND p.map_id = i.map_id AND p.record_key = i.record_key
+                             AND p.state IN ('queued', 'dead'))
+           AND NOT EXISTS (SELECT FROM crm.change c
+                           WHERE c.shard_key = i.shard_key AND c.map_id = i.map_id AND c.record_keys[1] = i.record_key
+                             AND (c.base IS NOT NULL OR c.write_id IS NOT NULL))
+           -- Nor with the first write of its record: what arrives last would stand.
+           AND NOT EXISTS (SELECT FROM crm.queue q
+                           WHERE q.shard_key = i.shard_key AND q.map_id = i.map_id AND q.record_key = i.record_key AND q.state = 'queued'
+                             AND crm.cells_count(crm.cells_and(q.cells, i.cells)) > 0)
+         RETURNING write_id::text"),
+        None,
+        &[
+            all(intents, |i| i.shard_key).into(),
+            all(intents, |i| i.write_id).into(),
+            all(intents, |i| i.map_id).into(),
+            all(intents, |i| i.record_key).into(),
+            all(intents, |i| i.cells.to_bytes()).into(),
+            all(intents, |i| storable(&i.intended.to_string()).into_owned()).into(),
+            all(intents, |i| i.actor).into(),
+            all(intents, |i| i.correlation_id).into(),
+            all(intents, |i| i.backend_pid).into(),
+        ],
+    )?;
+    let mut opened = HashSet::with_capacity(rows.len());
+    for row in rows {
+        opened.insert(row.get::<String>(1)?.unwrap_or_default());
+    }
+    Ok(opened)
+}
+
+/// How an intent ended; its caller's transaction has the next word.
+pub struct Ended<'a> {
+    pub shard_key: &'a str,
+    pub write_id: &'a str,
+    /// landed, failed, or nothing: it is closed.
+    pub state: Option<&'static str>,
+    pub error_class: Option<&'a str>,
+    pub error: Option<&'a str>,
+}
+
+pub fn end(client: &mut SpiClient, ended: &[Ended]) -> Result<(), StoreError> {
+    if ended.is_empty() {
+        return Ok(());
+    }
+    client.update(
+        Kept("WITH ended AS MATERIALIZED (
+             SELECT e.shard_key, e.write_id::uuid AS write_id, e.state, e.error_class, e.error
+             FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) AS e (shard_key, write_id, state, error_class, error)
+         ), closed AS (
+             DELETE FROM crm.pending_write p USING ended e
+             WHERE e.state IS NULL AND p.shard_key = e.shard_key AND p.write_id = e.write_id AND p.state = 'sending'
+         )
+         UPDATE crm.pending_write p SET state = e.state, error_class = e.error_class, last_error = e.error
+         FROM ended e WHERE e.state IS NOT NULL AND p.shard_key = e.shard_key AND p.write_id = e.write_id AND p.state = 'sending'"),
+        None,
+        &[
+            ended.iter().map(|e| e.shard_key).collect::<Vec<_>>().into(),
+            ended.iter().map(|e| e.write_id).collect::<Vec<_>>().into(),
+            ended.iter().map(|e| e.state).collect::<Vec<_>>().into(),
+            ended.iter().map(|e| e.error_class).collect::<Vec<_>>().into(),
+            ended.iter().map(|e| e.error).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    Ok(())
+}
+
+/// Whether intents wait for the end of their callers' transactions, beside those that are being sent.
+pub fn intents_wait(client: &SpiClient) -> Result<bool, StoreError> {
+    let mut rows = client.select(
+        Kept("SELECT EXISTS (SELECT FROM crm.pending_write WHERE state IN ('sending', 'landed', 'failed'))"),
+        None,
+        &[],
+    )?;
+    rows.next()
+        .map_or(Ok(false), |row| Ok(row.get(1)?.unwrap_or_default()))
+}
+
+/// Turns intents whose transaction came to nothing into work for the reconciler: the row takes what the CRM holds. An
+/// edit of the same cells that waits already comes first. `active`: those that are being sent.
+pub fn adopt_orphans(client: &mut SpiClient, active: Vec<&str>) -> Result<u64, StoreError> {
+    let rows = client.update(
+        Kept("WITH orphan AS MATERIALIZED (
+             SELECT p.shard_key, p.write_id FROM crm.pending_write p, LATERAL (
+                 SELECT FROM crm.ledger l WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key
+                 FOR UPDATE SKIP LOCKED) l
+             WHERE p.state IN ('sending', 'landed', 'failed') AND p.write_id <> ALL ($1::text[]::uuid[])
+               AND NOT EXISTS (SELECT FROM crm.change c
+                               WHERE c.shard_key = p.shard_key AND c.map_id = p.map_id AND c.record_keys[1] = p.record_key
+                                 AND (c.base IS NOT NULL OR c.write_id IS NOT NULL))
+         ), gone AS (
+             DELETE FROM crm.pending_write p
+             WHERE p.state IN ('sending', 'landed', 'failed') AND p.write_id <> ALL ($1::text[]::uuid[])
+               AND NOT EXISTS (SELECT FROM crm.ledger l
+                               WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key)
+         ), adopted AS (
+             DELETE FROM crm.pending_write p USING orphan o WHERE p.shard_key = o.shard_key AND p.write_id = o.write_id
+             RETURNING p.*
+         )
+         INSERT INTO crm.pending_write AS p (shard_key, map_id, record_key, state, cells, take, intended, undone, actor, correlation_id,
+                                             error_class, last_error, created_at)
+         SELECT shard_key, map_id, record_key, 'queued', '\\x0000000000000000', crm.cells_union(cells),
+                (array_agg(intended))[1], array_agg(write_id), max(actor), max(correlation_id), max(error_class), max(last_error),
+                min(created_at)
+         FROM adopted GROUP BY shard_key, map_id, record_key
+         ON CONFLICT (shard_key, map_id, record_key) WHERE state IN ('queued', 'dead') DO UPDATE
+         SET take = crm.cells_minus(crm.cells_or(coalesce(p.take, '\\x0000000000000000'), excluded.take), p.cells),
+             undone = p.undone || excluded.undone, revision = p.revision + 1"),
+        None,
+        &[active.into()],
+    )?;
+    Ok(rows.len() as u64)
+}
+
+/// A pending write, as claimed.
+#[derive(Clone, Debug)]
+pub struct Pending {
+    pub shard_key: String,
+    pub record_key: String,
+    pub write_id: String,
+    pub crm_id: String,
+    pub cells: Cells,
+    pub take: Cells,
+    pub base: Json,
+    pub revision: i64,
+    pub attempts: u32,
+    /// Of the ledger.
+    pub hashes: Vec<u8>,
+    /// Cells in which both sides once agreed, as the ledger has it.
+    pub synced: Cells,
+    pub changed_at_ms: i64,
+    pub actor: Option<String>,
+    pub correlation_id: Option<String>,
+    /// Calls of `crm.write()` that end with it.
+    pub folded: Vec<String>,
+    /// Those whose transactions came to nothing: the row takes what the CRM holds.
+    pub undone: Vec<String>,
+}
+
+impl Pending {
+    /// Whether it changes cells, rather than only having the row take some.
+    pub fn edits(&self) -> bool {
+        self.cells.iter().next().is_some()
+    }
+
+    /// The row takes the CRM's value in this cell because the call that changed it came to nothing.
+    pub fn undoes(&self, field_id: u16) -> bool {
+        !self.undone.is_empty() && self.take.contains(field_id) && !self.cells.contains(field_id)
+    }
+
+    /// The cell's edit was forced: it is written over whatever the CRM holds.
+    pub fn is_forced(&self, field_id: u16) -> bool {
+        self.base[field_id.to_string()]["force"] == true
+    }
+}
+
+/// Locks up to `rows` pending writes of the map that are due and in no other claim. `unsettled`: records whose last results
+/// wait to be written down.
+pub fn due(
+    client: &mut SpiClient,
+    map: &Map,
+    rows: usize,
+    unsettled: &[(&str, &str)],
+) -> Result<Vec<Pending>, StoreError> {
+    let result = client.update(
+        Kept("SELECT p.shard_key, p.record_key, p.write_id::text, l.crm_id, p.cells, p.take, p.base::text, p.revision, p.attempts, l.hashes,
+                (extract(epoch FROM p.changed_at) * 1000)::bigint, p.actor, p.correlation_id, p.folded::text[], p.undone::text[],
+                ARRAY(SELECT (s.ord - 1)::smallint FROM unnest(l.synced_at) WITH ORDINALITY AS s (at, ord) WHERE s.at IS NOT NULL)
+         FROM crm.pending_write p, LATERAL (
+             SELECT l.crm_id, l.hashes, l.synced_at FROM crm.ledger l
+             WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key AND l.crm_id IS NOT NULL
+             FOR UPDATE SKIP LOCKED) l
+         WHERE p.map_id = $1 AND p.state = 'queued' AND p.next_attempt_at <= now()
+           -- A call whose caller went away may still be on its way.
+           AND (p.shard_key, p.record_key) NOT IN (
+               SELECT i.shard_key, i.record_key FROM crm.pending_write i
+               WHERE i.map_id = $1 AND i.state IN ('sending', 'landed', 'failed'))
+           -- Nor are these cells on their way with all others of a record that was just linked: what arrives last would stand.
+           -- What is claimed is looked up in hashes that are made once, whatever is known of the tables.
+           AND ((p.shard_key, p.record_key) NOT IN (
+                    SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r)
+                    WHERE c.map_id = $1 AND c.path = 'batch')
+                OR (SELECT crm.cells_count(crm.cells_and(q.cells, p.cells)) > 0 FROM crm.queue q
+                    WHERE q.shard_key = p.shard_key AND q.map_id = p.map_id AND q.record_key = p.record_key) IS NOT TRUE)
+           AND (p.shard_key, p.record_key) NOT IN (
+               SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r)
+               WHERE c.map_id = $1 AND c.path = 'reconcile'
+               UNION ALL SELECT * FROM unnest($3::text[], $4::text[]))
+         ORDER BY p.next_attempt_at, p.shard_key, p.record_key
+         LIMIT $2 FOR UPDATE OF p SKIP LOCKED"),
+        None,
+        &[
+            map.id.into(),
+            (rows as i64).into(),
+            unsettled.iter().map(|(s, _)| *s).collect::<Vec<_>>().into(),
+            unsettled.iter().map(|(_, r)| *r).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    let mut pending = Vec::with_capacity(result.len());
+    for row in result {
+        pending.push(Pending {
+            shard_key: row.get(1)?.unwrap_or_default(),
+            record_key: row.get(2)?.unwrap_or_default(),
+            write_id: row.get(3)?.unwrap_or_default(),
+            crm_id: row.get(4)?.unwrap_or_default(),
+            cells: Cells::from_bytes(&row.get::<Vec<u8>>(5)?.unwrap_or_default()),
+            take: Cells::from_bytes(&row.get::<Vec<u8>>(6)?.unwrap_or_default()),
+            base: row
+                .get::<String>(7)?
+                .and_then(|text| serde_json::from_str(&text).ok())
+                .unwrap_or_else(|| json!({})),
+            revision: row.get(8)?.unwrap_or_default(),
+            attempts: row.get::<i16>(9)?.unwrap_or_default() as u32,
+            hashes: row.get::<Vec<u8>>(10)?.unwrap_or_default(),
+            changed_at_ms: row.get(11)?.unwrap_or_default(),
+            actor: row.get(12)?,
+            correlation_id: row.get(13)?,
+            folded: row.get(14)?.unwrap_or_default(),
+            undone: row.get(15)?.unwrap_or_default(),
+            synced: row
+                .get::<Vec<i16>>(16)?
+                .unwrap_or_default()
+                .into_iter()
+                .map(|id| id as u16)
+                .collect(),
+        });
+    }
+    Ok(pending)
+}
+
+/// Of these records, those with edits that were not folded yet.
+pub fn edited_since(
+    client: &SpiClient,
+    map: &Map,
+    keys: &[(&str, &str)],
+) -> Result<Vec<(String, String)>, StoreError> {
+    let rows = client.select(
+        Kept(
+            "SELECT k.shard_key, k.record_key FROM unnest($2::text[], $3::text[]) AS k (shard_key, record_key)
+             WHERE EXISTS (SELECT FROM crm.change c
+                           WHERE c.shard_key = k.shard_key AND c.map_id = $1 AND c.record_keys[1] = k.record_key
+                             AND (c.base IS NOT NULL OR c.write_id IS NOT NULL))",
+        ),
+        None,
+        &[
+            map.id.into(),
+            keys.iter().map(|(s, _)| *s).collect::<Vec<_>>().into(),
+            keys.iter().map(|(_, r)| *r).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    let mut edited = Vec::new();
+    for row in rows {
+        edited.push((
+            row.get(1)?.unwrap_or_default(),
+            row.get(2)?.unwrap_or_default(),
+        ));
+    }
+    Ok(edited)
+}
+
+/// Ends the edits of records that never were in the CRM, and whose rows are gone.
+pub fn end_with_rows(
+    client: &mut SpiClient,
+    connection: &Connection,
+    map: &Map,
+    keys: &[(&str, &str)],
+) -> Result<(), StoreError> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    client.update(
+        Kept("WITH gone AS (
+             DELETE FROM crm.pending_write p USING unnest($2::text[], $3::text[]) AS r (shard_key, record_key)
+             WHERE p.shard_key = r.shard_key AND p.map_id = $1 AND p.record_key = r.record_key AND p.state = 'queued'
+             RETURNING p.shard_key, p.record_key, p.folded || p.undone AS calls
+         )
+         INSERT INTO crm.audit_log (shard_key, map_id, connection, provider, relation, record_key, path, operation, result, error, folded)
+         SELECT g.shard_key, $1, $4, $5, $6, g.record_key, 'reconcile', 'update', 'superseded', 'the row is gone', g.calls
+         FROM gone g WHERE g.calls IS NOT NULL"),
+        None,
+        &[
+            map.id.into(),
+            keys.iter().map(|(shard_key, _)| *shard_key).collect::<Vec<_>>().into(),
+            keys.iter().map(|(_, record_key)| *record_key).collect::<Vec<_>>().into(),
+            connection.name.as_str().into(),
+            connection.provider.as_str().into(),
+            map.relation.as_str().into(),
+        ],
+    )?;
+    Ok(())
+}
+
+/// Milliseconds until the next pending write of a map that can be written; `None` when none waits.
+pub fn next_ms(client: &SpiClient, map_id: i32) -> Result<Option<i64>, StoreError> {
+    let mut rows = client.select(
+        Kept("SELECT (extract(epoch FROM greatest(p.next_attempt_at, now() - interval '1 day') - now()) * 1000)::bigint
+         FROM crm.pending_write p
+         WHERE p.map_id = $1 AND p.state = 'queued' AND EXISTS (
+             SELECT FROM crm.ledger l
+             WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key AND l.crm_id IS NOT NULL)
+         ORDER BY p.next_attempt_at LIMIT 1"),
+        None,
+        &[map_id.into()],
+    )?;
+    rows.next().map_or(Ok(None), |row| Ok(row.get(1)?))
+}
+
+/// Tells those who LISTEN to channel crm.
+pub fn notify(client: &mut SpiClient, events: Vec<String>) -> Result<(), StoreError> {
+    if !events.is_empty() {
+        client.update(
+            Kept("SELECT pg_notify('crm', e) FROM unnest($1::text[]) AS e"),
+            None,
+            &[events.into()],
+        )?;
+    }
+    Ok(())
+}

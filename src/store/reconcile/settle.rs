@@ -1,0 +1,428 @@
+//! What the reconciler decided, written down: rows, ledger, pending writes, conflicts, dead letters, audit and claim in
+//! one transaction.
+
+use std::collections::{BTreeMap, HashSet};
+
+use crm_domain::conflict::ShortHash;
+use crm_domain::storable::{storable, storable_text};
+use crm_domain::{Cells, ErrorClass, Value};
+use pgrx::spi::SpiClient;
+use serde_json::{Map as JsonMap, Value as Json, json};
+
+use crate::store::config::Map;
+use crate::store::ingest::state;
+use crate::store::reconcile::accept::{rows_in_use, take};
+use crate::store::reconcile::pending_writes::Pending;
+use crate::store::record::links::BOTH_WENT;
+use crate::store::statement::Kept;
+use crate::store::table::read;
+use crate::store::transaction::StoreError;
+use crate::store::write_back::settle;
+use crate::store::{dead_letter, map_state};
+
+/// A pending write with what became of it.
+#[derive(Clone)]
+pub struct Settled {
+    pub pending: Pending,
+    /// What the CRM is now known to hold in cells that are settled.
+    pub known: BTreeMap<u16, ShortHash>,
+    /// Cells in which the row takes the CRM's value, and what the row held when that was decided.
+    pub takes: BTreeMap<u16, Take>,
+    pub conflicts: Vec<Conflict>,
+    pub verdict: Verdict,
+    /// What was sent: field_id -> hash, as JSON. It may have arrived, whatever came back.
+    pub sent: String,
+    /// The mapped fields of the CRM object as they were read: CRM field -> canonical value.
+    pub snapshot: Option<(Json, Vec<u8>)>,
+}
+
+#[derive(Clone)]
+pub struct Take {
+    pub crm: Value,
+    /// `None`: whatever it held.
+    pub local: Option<Value>,
+}
+
+#[derive(Clone)]
+pub struct Conflict {
+    pub field_id: u16,
+    pub kind: &'static str,
+    pub local: Json,
+    pub crm: Json,
+    pub base: Json,
+    pub policy: &'static str,
+}
+
+#[derive(Clone)]
+pub enum Verdict {
+    /// Every cell is settled.
+    Done,
+    Retry {
+        delay_ms: i64,
+        charged: bool,
+        class: ErrorClass,
+        error: String,
+    },
+    Dead {
+        class: ErrorClass,
+        code: String,
+        error: String,
+    },
+    /// The CRM deleted the record.
+    Unlinked { error: String },
+}
+
+/// Writes down results. Returns those whose record or row somebody holds, or whose row changed meanwhile, to be settled
+/// later; and what was taken into rows.
+pub fn settle(
+    client: &mut SpiClient,
+    map: &Map,
+    mut records: Vec<Settled>,
+) -> Result<(Vec<Settled>, Vec<Settled>), StoreError> {
+    let keys: Vec<(&str, &str)> = records.iter().map(keys_of).collect();
+    let mut held: HashSet<usize> = settle::held_records(client, map, &keys)?
+        .into_iter()
+        .collect();
+    held.extend(rows_in_use(map, &records, &held)?);
+    let mut later = Vec::new();
+    let mut now = Vec::new();
+    for (n, record) in records.drain(..).enumerate() {
+        if held.contains(&n) {
+            later.push(record);
+        } else {
+            now.push(record);
+        }
+    }
+    take(client, map, &mut now)?;
+    ledger(client, map, &now)?;
+    pending(client, map, &now)?;
+    for record in &now {
+        conflicts(client, map, record)?;
+        dead_letter(client, map, record)?;
+    }
+    Ok((now, later))
+}
+
+/// Lets an edit wait whose result cannot be written down in any way, with an attempt charged.
+pub fn postpone(
+    client: &mut SpiClient,
+    map: &Map,
+    record: &Settled,
+    delay_ms: i64,
+    error: &str,
+) -> Result<(), StoreError> {
+    let (shard_key, record_key) = keys_of(record);
+    client.update(
+        Kept("UPDATE crm.pending_write
+         SET attempts = least(attempts + 1, 1000), next_attempt_at = now() + $6 * interval '1 ms', error_class = 'internal', last_error = $7
+         WHERE shard_key = $1 AND map_id = $2 AND record_key = $3 AND write_id = $4::uuid AND revision = $5 AND state = 'queued'"),
+        None,
+        &[
+            shard_key.into(),
+            map.id.into(),
+            record_key.into(),
+            record.pending.write_id.as_str().into(),
+            record.pending.revision.into(),
+            delay_ms.into(),
+            error.into(),
+        ],
+    )?;
+    Ok(())
+}
+
+pub fn keys_of(record: &Settled) -> (&str, &str) {
+    (&record.pending.shard_key, &record.pending.record_key)
+}
+
+fn ledger(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(), StoreError> {
+    let known: Vec<&Settled> = records.iter().filter(|r| !r.known.is_empty()).collect();
+    if !known.is_empty() {
+        let cells: Vec<Vec<u8>> = known
+            .iter()
+            .map(|r| r.known.keys().copied().collect::<Cells>().to_bytes())
+            .collect();
+        let hashes: Vec<Vec<u8>> = known
+            .iter()
+            .map(|r| r.known.values().flatten().copied().collect())
+            .collect();
+        client.update(
+            Kept("UPDATE crm.ledger l
+             SET hashes = crm.cells_hash(l.hashes, r.cells, r.hashes), synced_at = crm.cells_stamp(l.synced_at, r.cells, greatest(now(), to_timestamp(r.changed_at_ms / 1000.0))),
+                 changed_at = crm.cells_stamp(l.changed_at, r.cells, to_timestamp(r.changed_at_ms / 1000.0))
+             FROM unnest($2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::bigint[])
+                  AS r (shard_key, record_key, cells, hashes, changed_at_ms)
+             WHERE l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key"),
+            None,
+            &[
+                map.id.into(),
+                known.iter().map(|r| keys_of(r).0).collect::<Vec<_>>().into(),
+                known.iter().map(|r| keys_of(r).1).collect::<Vec<_>>().into(),
+                cells.into(),
+                hashes.into(),
+                known.iter().map(|r| r.pending.changed_at_ms).collect::<Vec<_>>().into(),
+            ],
+        )?;
+    }
+    for record in records
+        .iter()
+        .filter(|r| matches!(r.verdict, Verdict::Unlinked { .. }))
+    {
+        let (shard_key, record_key) = keys_of(record);
+        if map.on_crm_delete == "delete" {
+            match row_follows(client, map, shard_key, record_key) {
+                Ok(true) => continue,
+                Ok(false) => {}
+                // It stays linked, and is read again by itself, as often as pg_crm.max_attempts allows.
+                Err(error) if error.is_passing() && !error.is_put_off() => {
+                    let crm_id = record.pending.crm_id.as_str();
+                    state::ask(client, map.id, &[(crm_id, None)], 1000)?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        client.update(
+            Kept("SELECT crm.unlink_record($1, $2, $3)"),
+            None,
+            &[shard_key.into(), map.id.into(), record_key.into()],
+        )?;
+    }
+    Ok(())
+}
+
+/// Deletes the row of a record that the CRM deleted, and what is known of both. `false`: something keeps the row, which
+/// then stays without a link, and its map's status says why.
+pub fn row_follows(
+    client: &mut SpiClient,
+    map: &Map,
+    shard_key: &str,
+    record_key: &str,
+) -> Result<bool, StoreError> {
+    match read::delete_row(
+        map,
+        shard_key,
+        record_key,
+        crate::store::table::write::limit(),
+    ) {
+        Ok(()) => {}
+        Err(error) if error.is_put_off() || error.is_passing() => return Err(error),
+        Err(error) => {
+            let reason = format!(
+                "the CRM deleted record {record_key}, but its row cannot be deleted: {}",
+                error.message()
+            );
+            map_state::did(client, map.id, 0, false, Some(&reason))?;
+            return Ok(false);
+        }
+    }
+    forget(client, map, shard_key, record_key)?;
+    Ok(true)
+}
+
+/// Nothing is kept of a record whose row went with it; edits of that row are void.
+pub fn forget(
+    client: &mut SpiClient,
+    map: &Map,
+    shard_key: &str,
+    record_key: &str,
+) -> Result<(), StoreError> {
+    client.update(
+        Kept(&format!(
+            "WITH waiting AS (
+                 DELETE FROM crm.queue WHERE shard_key = $1 AND map_id = $2 AND record_key = $3
+             ), edits AS (
+                 DELETE FROM crm.pending_write
+                 WHERE shard_key = $1 AND map_id = $2 AND record_key = $3 AND state IN ('queued', 'dead')
+             ), conflicts AS (
+                 DELETE FROM crm.conflict WHERE shard_key = $1 AND map_id = $2 AND record_key = $3
+             ), letters AS (
+                 DELETE FROM crm.dead_letter WHERE shard_key = $1 AND map_id = $2 AND record_key = $3
+             ), known AS (
+                 DELETE FROM crm.ledger WHERE shard_key = $1 AND map_id = $2 AND record_key = $3
+                 RETURNING shard_key, map_id, crm_id, record_key
+             ) {BOTH_WENT}",
+        )),
+        None,
+        &[shard_key.into(), map.id.into(), record_key.into()],
+    )?;
+    Ok(())
+}
+
+/// A pending write whose every cell is settled goes, unless edits were folded into it since: those are based on what is now
+/// known.
+fn pending(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(), StoreError> {
+    let mut verdicts = Vec::with_capacity(records.len());
+    let mut bases = Vec::with_capacity(records.len());
+    let mut delays = Vec::with_capacity(records.len());
+    let mut charges = Vec::with_capacity(records.len());
+    let mut classes = Vec::with_capacity(records.len());
+    let mut errors = Vec::with_capacity(records.len());
+    for r in records {
+        let base: JsonMap<String, Json> = r
+            .known
+            .keys()
+            .map(|id| (id.to_string(), json!({ "l": true })))
+            .collect();
+        bases.push(Json::Object(base).to_string());
+        let (verdict, delay, charged, class, error) = match &r.verdict {
+            Verdict::Done => ("done", 0, false, None, None),
+            Verdict::Unlinked { .. } => ("done", 0, false, None, None),
+            Verdict::Retry {
+                delay_ms,
+                charged,
+                class,
+                error,
+            } => (
+                "retry",
+                *delay_ms,
+                *charged,
+                Some(class.name()),
+                Some(error.as_str()),
+            ),
+            Verdict::Dead { class, error, .. } => {
+                ("dead", 0, true, Some(class.name()), Some(error.as_str()))
+            }
+        };
+        verdicts.push(verdict);
+        delays.push(delay);
+        charges.push(charged);
+        classes.push(class);
+        errors.push(error.map(storable_text));
+    }
+    let snapshots: Vec<Option<String>> = records
+        .iter()
+        .map(|r| {
+            r.snapshot
+                .as_ref()
+                .map(|(json, _)| storable(&json.to_string()).into_owned())
+        })
+        .collect();
+    let snapshot_hashes: Vec<Option<&[u8]>> = records
+        .iter()
+        .map(|r| r.snapshot.as_ref().map(|(_, hash)| hash.as_slice()))
+        .collect();
+    client.update(
+        Kept("WITH r AS MATERIALIZED (
+             SELECT * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::bigint[], $8::bool[], $9::text[],
+                                  $10::text[], $11::text[], $12::bytea[], $13::bytea[], $14::text[], $15::text[]::uuid[])
+                  AS r (shard_key, record_key, revision, verdict, base, delay_ms, charged, error_class, error, snapshot, snapshot_hash, take, sent,
+                        write_id)
+         ), gone AS (
+             DELETE FROM crm.pending_write p USING r
+             WHERE p.shard_key = r.shard_key AND p.map_id = $1 AND p.record_key = r.record_key AND p.state IN ('queued', 'dead')
+               AND (p.write_id, p.revision) = (r.write_id, r.revision) AND r.verdict = 'done'
+         )
+         UPDATE crm.pending_write p
+         SET base = CASE WHEN r.verdict = 'done' THEN p.base || r.base::jsonb ELSE crm.base_sent(p.base, r.sent::jsonb) END,
+             -- What somebody asked for meanwhile stays asked for.
+             take = CASE WHEN r.verdict = 'done' THEN crm.cells_minus(p.take, r.take) ELSE p.take END,
+             state = CASE WHEN r.verdict = 'dead' AND (p.write_id, p.revision) = (r.write_id, r.revision) THEN 'dead' ELSE 'queued' END,
+             attempts = CASE WHEN (p.write_id, p.revision) <> (r.write_id, r.revision) THEN 0 WHEN r.charged THEN p.attempts + 1 ELSE p.attempts END,
+             next_attempt_at = CASE WHEN r.verdict = 'retry' THEN now() + r.delay_ms * interval '1 ms' ELSE '-infinity' END,
+             error_class = r.error_class, last_error = r.error,
+             snapshot = coalesce(r.snapshot::jsonb, p.snapshot), snapshot_hash = coalesce(r.snapshot_hash, p.snapshot_hash)
+         FROM r WHERE p.shard_key = r.shard_key AND p.map_id = $1 AND p.record_key = r.record_key AND p.state IN ('queued', 'dead')
+                  AND NOT ((p.write_id, p.revision) = (r.write_id, r.revision) AND r.verdict = 'done')"),
+        None,
+        &[
+            map.id.into(),
+            records.iter().map(|r| keys_of(r).0).collect::<Vec<_>>().into(),
+            records.iter().map(|r| keys_of(r).1).collect::<Vec<_>>().into(),
+            records.iter().map(|r| r.pending.revision).collect::<Vec<_>>().into(),
+            verdicts.into(),
+            bases.into(),
+            delays.into(),
+            charges.into(),
+            classes.into(),
+            errors.iter().map(|e| e.as_deref()).collect::<Vec<Option<&str>>>().into(),
+            snapshots.into(),
+            snapshot_hashes.into(),
+            records.iter().map(|r| r.pending.take.to_bytes()).collect::<Vec<_>>().into(),
+            records.iter().map(|r| r.sent.as_str()).collect::<Vec<_>>().into(),
+            records.iter().map(|r| r.pending.write_id.as_str()).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    Ok(())
+}
+
+/// Conflicts of one record and field are one row. A cell that is settled has no conflict any more.
+fn conflicts(client: &mut SpiClient, map: &Map, record: &Settled) -> Result<(), StoreError> {
+    let (shard_key, record_key) = keys_of(record);
+    let settled: Vec<i16> = record.known.keys().map(|id| *id as i16).collect();
+    if !settled.is_empty() {
+        client.update(
+            Kept("DELETE FROM crm.conflict WHERE shard_key = $1 AND map_id = $2 AND record_key = $3 AND field_id = ANY ($4)"),
+            None,
+            &[shard_key.into(), map.id.into(), record_key.into(), settled.into()],
+        )?;
+    }
+    for conflict in &record.conflicts {
+        let (local, crm, base) = (
+            conflict.local.to_string(),
+            conflict.crm.to_string(),
+            conflict.base.to_string(),
+        );
+        client.update(
+            Kept("INSERT INTO crm.conflict AS c (shard_key, map_id, record_key, field_id, crm_id, conflict_type, local_value, crm_value, base,
+                                            policy, write_id, actor, correlation_id, folded)
+             SELECT $1, $2, $3, $4, $5, $6, $7::jsonb, $8::jsonb, $9::jsonb, $10, $11::uuid, $12, $13, $14::text[]::uuid[]
+             -- The row may be gone by now.
+             WHERE EXISTS (SELECT FROM crm.ledger l WHERE l.shard_key = $1 AND l.map_id = $2 AND l.record_key = $3)
+             ON CONFLICT (shard_key, map_id, record_key, field_id) DO UPDATE
+             SET crm_id = excluded.crm_id, conflict_type = excluded.conflict_type, local_value = excluded.local_value,
+                 crm_value = excluded.crm_value, base = excluded.base, policy = excluded.policy, write_id = excluded.write_id,
+                 folded = CASE WHEN c.write_id = excluded.write_id THEN excluded.folded
+                               ELSE array_remove(c.write_id || c.folded || excluded.folded, NULL) END,
+                 actor = excluded.actor, correlation_id = excluded.correlation_id, last_attempt = now()"),
+            None,
+            &[
+                shard_key.into(),
+                map.id.into(),
+                record_key.into(),
+                (conflict.field_id as i16).into(),
+                record.pending.crm_id.as_str().into(),
+                conflict.kind.into(),
+                storable(&local).as_ref().into(),
+                storable(&crm).as_ref().into(),
+                storable(&base).as_ref().into(),
+                conflict.policy.into(),
+                record.pending.write_id.as_str().into(),
+                record.pending.actor.as_deref().into(),
+                record.pending.correlation_id.as_deref().into(),
+                record.pending.folded.clone().into(),
+            ],
+        )?;
+    }
+    Ok(())
+}
+
+fn dead_letter(client: &mut SpiClient, map: &Map, record: &Settled) -> Result<(), StoreError> {
+    let Verdict::Dead { class, code, error } = &record.verdict else {
+        return Ok(());
+    };
+    dead_letter::tell_the_first(client, map, *class, code)?;
+    let (shard_key, record_key) = keys_of(record);
+    client.update(
+        Kept("INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, path, crm_id, operation, error_class, vendor_code, error,
+                                           attempts, actor)
+         SELECT $1, $2, $3, 'reconcile', $4, 'update', $5, $6, $7, $8, $9
+         WHERE EXISTS (SELECT FROM crm.pending_write p
+                       WHERE p.shard_key = $1 AND p.map_id = $2 AND p.record_key = $3 AND p.state = 'dead')
+         ON CONFLICT (shard_key, map_id, record_key, path) DO UPDATE
+         SET error_class = excluded.error_class, vendor_code = excluded.vendor_code, error = excluded.error,
+             attempts = excluded.attempts, died_at = now()"),
+        None,
+        &[
+            shard_key.into(),
+            map.id.into(),
+            record_key.into(),
+            record.pending.crm_id.as_str().into(),
+            class.name().into(),
+            code.as_str().into(),
+            storable_text(error).as_ref().into(),
+            (record.pending.attempts as i32 + 1).into(),
+            record.pending.actor.as_deref().into(),
+        ],
+    )?;
+    Ok(())
+}

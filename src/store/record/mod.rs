@@ -1,0 +1,4 @@
+//! One record, whichever path asks.
+
+pub mod key_rivals;
+pub mod links;

@@ -1,0 +1,263 @@
+//! Rows that take what the CRM holds: set as their owner, in few statements.
+//!
+//! Whoever calls this has the records and their rows locked, and has decided. One row that the table refuses keeps none of
+//! the others from it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crm_domain::conflict;
+use crm_domain::{Cells, Value, hex};
+use pgrx::PgSqlErrorCode;
+use pgrx::prelude::*;
+use pgrx::spi::SpiClient;
+use serde_json::{Map as JsonMap, Value as Json, json};
+
+use crate::settings::Settings;
+use crate::store::calls::caller;
+use crate::store::config::Map;
+use crate::store::statement::Kept;
+use crate::store::table::owner::as_owner_of;
+use crate::store::table::pace::{self, Pace};
+use crate::store::table::read::{self, Bounds, RowValues, Wanted};
+use crate::store::table::update::{self, Ours, Row};
+use crate::store::transaction::StoreError;
+
+/// How long the table's own code may take for one row.
+pub fn limit() -> Duration {
+    Settings::current().transform_timeout
+}
+
+/// What a transform makes of a value, within `pg_crm.transform_timeout`.
+pub fn transformed_in_time(map: &Map, transform: &str, value: &Json) -> Result<Json, StoreError> {
+    let mut pace = Pace::new(map, Some(limit()));
+    pace.run_nested(1, || caller::transformed(map, transform, value))
+}
+
+/// What may be read of rows that take what the CRM holds.
+pub fn bounds() -> Bounds {
+    Bounds::of(&Settings::current())
+}
+
+/// Cells of a row, and what they take.
+pub struct Taking<'a> {
+    pub shard_key: &'a str,
+    pub record_key: &'a str,
+    /// By field_id.
+    pub values: BTreeMap<u16, &'a Value>,
+}
+
+/// What became of rows that were to take something, by their places.
+#[derive(Default)]
+pub struct Taken {
+    /// Those whom the table refuses, whose code takes too long, or that would have had to wait, and why.
+    pub refused: Vec<(usize, StoreError)>,
+    /// What rows hold instead of what they were to hold.
+    pub altered: Vec<(usize, Altered)>,
+}
+
+/// Values that the table's own code made, by field_id.
+pub type Altered = BTreeMap<u16, Value>;
+
+/// Sets the cells.
+pub fn set(
+    client: &mut SpiClient,
+    map: &Map,
+    takings: &[Taking],
+    pace: &mut Pace,
+) -> Result<Taken, StoreError> {
+    let (mut altered, mut fault) = (Vec::new(), None);
+    let refused = pace::in_any_order((0..takings.len()).collect(), |places| {
+        // By the columns that change, so that each kind of change is one statement.
+        let mut by_cells: BTreeMap<Vec<u8>, Vec<usize>> = BTreeMap::new();
+        for &n in places {
+            let cells: Cells = takings[n].values.keys().copied().collect();
+            by_cells.entry(cells.to_bytes()).or_default().push(n);
+        }
+        let mut refused = Vec::new();
+        for (cells, places) in by_cells {
+            refused.extend(pace::each(pace, &places, |pace, places| {
+                let as_given = set_together(map, takings, &cells, places, pace)?;
+                if fault.is_some() {
+                    return Ok(());
+                }
+                let set: Vec<&Taking> = places.iter().map(|&n| &takings[n]).collect();
+                let cells = Cells::from_bytes(&cells);
+                match recapture(client, map, &cells, &set, &as_given) {
+                    Ok(found) => altered.extend(found.into_iter().map(|(n, a)| (places[n], a))),
+                    Err(error) => fault = Some(error),
+                }
+                Ok(())
+            }));
+        }
+        refused
+    });
+    // None of a row's: the whole comes to nothing.
+    fault.map_or(Ok(Taken { refused, altered }), Err)
+}
+
+/// One statement for rows of which the same cells change; says for each whether it holds what it was given.
+fn set_together(
+    map: &Map,
+    takings: &[Taking],
+    cells: &[u8],
+    places: &[usize],
+    pace: &mut Pace,
+) -> Result<Vec<bool>, StoreError> {
+    let columns: Vec<&str> = Cells::from_bytes(cells)
+        .iter()
+        .filter_map(|id| map.field(id))
+        .map(|f| f.column.as_str())
+        .collect();
+    pace.run_nested(places.len(), || {
+        let rows = places
+            .iter()
+            .map(|&n| row(map, &takings[n]))
+            .collect::<Result<Vec<_>, _>>()?;
+        let _ours = Ours::taken(map.id, cells.to_vec(), &rows);
+        let changed = as_owner_of(map, || {
+            Spi::connect_mut(|client| update::update_looking(client, map, &columns, &rows))
+        })?;
+        // They are locked, so they are there.
+        if changed.len() < rows.len() {
+            return Err(StoreError::kept_from_being("changed"));
+        }
+        let mut as_given = vec![true; rows.len()];
+        for row in changed {
+            as_given[row.place] = row.as_given;
+        }
+        Ok(as_given)
+    })
+}
+
+fn row(map: &Map, taking: &Taking) -> Result<Row, StoreError> {
+    Ok(Row {
+        shard_key: taking.shard_key.to_owned(),
+        record_key: taking.record_key.to_owned(),
+        values: Json::Object(columns(map, &taking.values)?).to_string(),
+    })
+}
+
+/// Column -> value in the table's types. A value that its column would round or cut is refused: the CRM's user did not
+/// mean another one, and the column's would go back to the CRM.
+pub fn columns(
+    map: &Map,
+    values: &BTreeMap<u16, &Value>,
+) -> Result<JsonMap<String, Json>, StoreError> {
+    let mut object = JsonMap::new();
+    for (id, value) in values {
+        let Some(field) = map.field(*id) else {
+            continue;
+        };
+        if let Some(message) = field.misfit(value) {
+            return Err(StoreError::Postgres {
+                code: PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
+                message,
+            });
+        }
+        let canonical = value.to_json();
+        let value = match &field.transform_in {
+            Some(transform) => caller::transformed(map, transform, &canonical)?,
+            None => field.column_json(&canonical),
+        };
+        object.insert(field.column.clone(), value);
+    }
+    Ok(object)
+}
+
+/// What a trigger of the table made of the CRM's value is an edit like any other, where the cell's edits go to the CRM. The
+/// answer tells of all such values; of cells whose edits stay here, only where the row does not hold what it was given.
+pub fn recapture(
+    client: &mut SpiClient,
+    map: &Map,
+    cells: &Cells,
+    takings: &[&Taking],
+    as_given: &[bool],
+) -> Result<Vec<(usize, Altered)>, StoreError> {
+    let is_checked = |id: &u16| map.field(*id).is_some_and(|f| f.is_checked());
+    let checked: Cells = cells.iter().filter(is_checked).collect();
+    let places: Vec<usize> = (0..takings.len())
+        .filter(|&n| !as_given[n] || !checked.is_empty())
+        .collect();
+    if places.is_empty() {
+        return Ok(Vec::new());
+    }
+    let wanted: Vec<Wanted> = places
+        .iter()
+        .map(|&n| Wanted {
+            shard_key: takings[n].shard_key,
+            record_key: takings[n].record_key,
+            cells: if as_given[n] { &checked } else { cells },
+        })
+        .collect();
+    let mut rows = read::read(map, &wanted, &bounds().whole().lenient())?;
+    let mut all = Vec::new();
+    for (place, &n) in places.iter().enumerate() {
+        let Some(RowValues::Found(fields)) = rows.remove(&place) else {
+            continue;
+        };
+        let taking = takings[n];
+        let mut base = JsonMap::new();
+        let mut changed = Cells::new();
+        let mut altered = Altered::new();
+        for (id, _, value) in fields {
+            // Where the CRM holds more than it is known to keep of what it is sent, the row holds as much.
+            let differs = |crm: &Value| {
+                value != *crm && map.field(id).is_none_or(|f| f.stored(crm.clone()) != value)
+            };
+            if let Some(crm) = taking.values.get(&id)
+                && differs(crm)
+            {
+                if is_checked(&id) {
+                    base.insert(
+                        id.to_string(),
+                        json!({ "h": hex::encode(&conflict::hash(crm)) }),
+                    );
+                    changed.insert(id);
+                }
+                altered.insert(id, value);
+            }
+        }
+        if !changed.is_empty() {
+            edited(
+                client,
+                map,
+                taking.shard_key,
+                taking.record_key,
+                &changed,
+                base,
+            )?;
+        }
+        if !altered.is_empty() {
+            all.push((n, altered));
+        }
+    }
+    Ok(all)
+}
+
+/// Captures an edit of checked cells, as the trigger of the table would.
+pub fn edited(
+    client: &mut SpiClient,
+    map: &Map,
+    shard_key: &str,
+    record_key: &str,
+    cells: &Cells,
+    base: JsonMap<String, Json>,
+) -> Result<(), StoreError> {
+    client.update(Kept("SELECT crm.note_change(true)"), None, &[])?;
+    client.update(
+        Kept(
+            "INSERT INTO crm.change (shard_key, map_id, record_keys, op, cells, base, actor)
+             VALUES ($1, $2, ARRAY[$3], 'u', $4, $5::jsonb, 'pg_crm')",
+        ),
+        None,
+        &[
+            shard_key.into(),
+            map.id.into(),
+            record_key.into(),
+            cells.to_bytes().into(),
+            Json::Object(base).to_string().into(),
+        ],
+    )?;
+    Ok(())
+}

@@ -1,0 +1,196 @@
+//! The inbox of what CRMs told of their own accord, and the audit of what was refused.
+
+use crm_provider::{WebhookEvent, WebhookKind};
+use pgrx::prelude::*;
+use pgrx::spi::SpiClient;
+use serde_json::Value as Json;
+
+use crate::store::rights::as_engine;
+use crate::store::statement::Kept;
+use crate::store::transaction::StoreError;
+
+/// Rows that one prune takes at most, so that it is over soon.
+pub const PRUNED_AT_ONCE: usize = 10_000;
+
+/// A connection as those who knock at it need it.
+pub struct Door {
+    pub connection_id: i32,
+    pub connection: String,
+    pub provider: String,
+    pub options: Json,
+    /// As given: references are not resolved.
+    pub secret: Json,
+    /// CRM objects that a table is mapped to.
+    pub objects: Vec<String>,
+}
+
+/// The connection of that name, whether it is paused or not: what it told is kept until it goes on.
+pub fn door(client: &SpiClient, connection: &str) -> Result<Option<Door>, StoreError> {
+    let mut rows = client.select(
+        Kept("SELECT c.connection_id, c.provider, c.options::text, k.secret::text,
+                     ARRAY(SELECT DISTINCT m.crm_object FROM crm.object_map m WHERE m.connection_id = c.connection_id)
+              FROM crm.connection c LEFT JOIN crm.credential k USING (connection_id)
+              WHERE c.name = $1"),
+        None,
+        &[connection.into()],
+    )?;
+    let Some(row) = rows.next() else {
+        return Ok(None);
+    };
+    let json = |text: Option<String>| -> Json {
+        text.and_then(|text| serde_json::from_str(&text).ok())
+            .unwrap_or_default()
+    };
+    Ok(Some(Door {
+        connection_id: row.get(1)?.unwrap_or_default(),
+        connection: connection.to_owned(),
+        provider: row.get(2)?.unwrap_or_default(),
+        options: json(row.get(3)?),
+        secret: json(row.get(4)?),
+        objects: row.get(5)?.unwrap_or_default(),
+    }))
+}
+
+/// Names of the connections there are, for an error.
+pub fn connections(client: &SpiClient) -> Result<Vec<String>, StoreError> {
+    let rows = client.select("SELECT name FROM crm.connection ORDER BY name", None, &[])?;
+    Ok(rows.filter_map(|row| row.get(1).ok().flatten()).collect())
+}
+
+/// Stores the events that are not there yet; how many these are.
+pub fn keep(
+    client: &mut SpiClient,
+    connection_id: i32,
+    events: &[WebhookEvent],
+) -> Result<usize, StoreError> {
+    if events.is_empty() {
+        return Ok(0);
+    }
+    // In one order, so that two who bring the same events cannot wait for each other.
+    let stored = client.update(
+        Kept("INSERT INTO crm.webhook_inbox (connection_id, event_id, crm_object, crm_id, kind, occurred_at)
+              SELECT $1, e.event_id, e.crm_object, e.crm_id, e.kind, to_timestamp(e.occurred_ms / 1000.0)
+              FROM (SELECT FROM crm.connection c WHERE c.connection_id = $1 FOR KEY SHARE) c,
+                   unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[])
+                   AS e (event_id, crm_object, crm_id, kind, occurred_ms)
+              ORDER BY e.event_id COLLATE \"C\"
+              ON CONFLICT ON CONSTRAINT webhook_inbox_pkey DO NOTHING"),
+        None,
+        &[
+            connection_id.into(),
+            events.iter().map(|e| e.event_id.as_str()).collect::<Vec<_>>().into(),
+            events.iter().map(|e| e.object.as_str()).collect::<Vec<_>>().into(),
+            events.iter().map(|e| e.crm_id.as_str()).collect::<Vec<_>>().into(),
+            events.iter().map(|e| kind(e.kind)).collect::<Vec<_>>().into(),
+            events.iter().map(|e| e.occurred_at).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    Ok(stored.len())
+}
+
+fn kind(kind: WebhookKind) -> &'static str {
+    match kind {
+        WebhookKind::Changed => "changed",
+        WebhookKind::Deleted => "deleted",
+        WebhookKind::Merged => "merged",
+        WebhookKind::Restored => "restored",
+    }
+}
+
+/// Events of one take at most.
+pub const TAKEN_AT_ONCE: usize = 10_000;
+
+/// An event that waits to be looked at.
+pub struct Waiting {
+    inbox_id: i64,
+    pub crm_object: String,
+    pub crm_id: String,
+}
+
+/// The first events of a connection that wait.
+pub fn waiting(client: &SpiClient, connection_id: i32) -> Result<Vec<Waiting>, StoreError> {
+    let rows = client.select(
+        Kept(
+            "SELECT inbox_id, crm_object, crm_id FROM crm.webhook_inbox
+             WHERE connection_id = $1 AND done_at IS NULL ORDER BY inbox_id LIMIT $2",
+        ),
+        None,
+        &[connection_id.into(), (TAKEN_AT_ONCE as i64).into()],
+    )?;
+    let mut waiting = Vec::with_capacity(rows.len());
+    for row in rows {
+        waiting.push(Waiting {
+            inbox_id: row.get(1)?.unwrap_or_default(),
+            crm_object: row.get(2)?.unwrap_or_default(),
+            crm_id: row.get(3)?.unwrap_or_default(),
+        });
+    }
+    Ok(waiting)
+}
+
+/// Events are on their way to be looked at.
+pub fn done(
+    client: &mut SpiClient,
+    connection_id: i32,
+    events: &[Waiting],
+) -> Result<(), StoreError> {
+    client.update(
+        Kept(
+            "UPDATE crm.webhook_inbox SET done_at = now()
+             WHERE connection_id = $1 AND done_at IS NULL AND inbox_id = ANY ($2)",
+        ),
+        None,
+        &[
+            connection_id.into(),
+            events.iter().map(|e| e.inbox_id).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    Ok(())
+}
+
+/// Runs `work` in a caller's transaction, who needs no right on the tables.
+pub fn in_callers_transaction<T>(
+    work: impl FnOnce(&mut SpiClient) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    as_engine(|| Spi::connect_mut(|client| work(client)))
+}
+
+/// Removes events that were done with a week ago, some of them; how many. Vendors give up within days.
+pub fn prune(client: &mut SpiClient) -> Result<usize, StoreError> {
+    let pruned = client.update(
+        Kept("DELETE FROM crm.webhook_inbox
+              WHERE ctid = ANY (ARRAY(SELECT ctid FROM crm.webhook_inbox WHERE done_at < now() - interval '7 days'
+                                      ORDER BY done_at LIMIT $1 FOR UPDATE SKIP LOCKED))"),
+        None,
+        &[(PRUNED_AT_ONCE as i64).into()],
+    )?;
+    Ok(pruned.len())
+}
+
+/// A refused request, or several alike, for the audit.
+pub struct Refused {
+    pub connection: String,
+    pub provider: String,
+    pub class: &'static str,
+    pub error: String,
+}
+
+/// Rows about refused requests. Before anything is mapped the audit has no months of its own yet, and a row would keep this
+/// one from getting any: then there is none.
+pub fn refused(client: &mut SpiClient, refused: &[Refused]) -> Result<(), StoreError> {
+    for one in refused {
+        client.update(
+            Kept("INSERT INTO crm.audit_log (connection, provider, path, operation, result, error_class, error)
+                  SELECT $1, $2, 'ingest', 'webhook', 'refused', $3, $4
+                  WHERE EXISTS (SELECT FROM crm.object_map)"),
+            None,
+            &[
+                one.connection.as_str().into(),
+                one.provider.as_str().into(),
+                one.class.into(),
+                one.error.as_str().into(),
+            ],
+        )?;
+    }
+    Ok(())
+}

@@ -1,0 +1,265 @@
+//! Slices of queued records on their way to a CRM.
+//!
+//! A claim is one row of `crm.claim` that names its records. It is committed before anything is sent; one that a dead
+//! worker left behind is released by the next, with an attempt charged to its records, so that work which kills the
+//! worker ends as dead letters and not in a crash loop.
+
+use crm_domain::Cells;
+use pgrx::pg_sys;
+use pgrx::spi::SpiClient;
+
+use crate::store::config::Map;
+use crate::store::statement::Kept;
+use crate::store::transaction::StoreError;
+
+/// A queued record, as claimed.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    pub shard_key: String,
+    pub record_key: String,
+    pub crm_id: Option<String>,
+    /// `u`, `c` or `d`.
+    pub op: u8,
+    pub cells: Cells,
+    pub revision: i64,
+    pub attempts: u32,
+    pub hashes: Vec<u8>,
+    pub actor: Option<String>,
+    pub place: Place,
+}
+
+/// Where a record's rows were when it was claimed. They are looked for there first; once moved, by their key.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    pub queue: pg_sys::ItemPointerData,
+    pub ledger: pg_sys::ItemPointerData,
+}
+
+/// How long a slice may be on its way before it counts as left behind.
+const LEASE: &str = "1 hour";
+
+/// Whether the connection may be sent over, now and until this transaction ends: a `crm.pause()` that commits in between
+/// waits for us, so that nothing is claimed once it has returned. One that is being changed right now may not.
+pub fn may_send(client: &mut SpiClient, connection_id: i32) -> Result<bool, StoreError> {
+    let rows = client.update(
+        Kept("SELECT FROM crm.connection c
+         WHERE c.connection_id = $1 AND NOT c.paused AND NOT EXISTS (
+             SELECT FROM crm.connection_state s WHERE s.connection_id = c.connection_id AND s.state = 'error')
+         FOR SHARE OF c SKIP LOCKED"),
+        None,
+        &[connection_id.into()],
+    )?;
+    Ok(!rows.is_empty())
+}
+
+/// Locks up to `rows` records of the map that are due and in no other claim. `whole`: the map's round is on, so that
+/// fresh edits are due too; else only retries whose time has come. `unsettled`: records whose last results wait to be
+/// written down.
+pub fn due(
+    client: &mut SpiClient,
+    map: &Map,
+    rows: usize,
+    whole: bool,
+    unsettled: &[(&str, &str)],
+) -> Result<Vec<Claimed>, StoreError> {
+    if !is_due(client, map, whole)? {
+        return Ok(Vec::new());
+    }
+    let claimed = first_due(client, map, rows, Some(rows), whole, unsettled)?;
+    if !claimed.is_empty() {
+        return Ok(claimed);
+    }
+    // Nothing is due, or somebody holds all of those that came first.
+    first_due(client, map, rows, None, whole, unsettled)
+}
+
+/// Whether it is worth planning what [`first_due`] asks.
+fn is_due(client: &SpiClient, map: &Map, whole: bool) -> Result<bool, StoreError> {
+    let rows = client.select(
+        Kept("SELECT FROM crm.queue
+              WHERE map_id = $1 AND state = 'queued' AND next_attempt_at <= now() AND (next_attempt_at > '-infinity' OR $2)
+              ORDER BY next_attempt_at LIMIT 1"),
+        None,
+        &[map.id.into(), whole.into()],
+    )?;
+    Ok(!rows.is_empty())
+}
+
+/// `among`: how many of those that are due are looked at. Without a bound the planner would sort them all.
+fn first_due(
+    client: &mut SpiClient,
+    map: &Map,
+    rows: usize,
+    among: Option<usize>,
+    whole: bool,
+    unsettled: &[(&str, &str)],
+) -> Result<Vec<Claimed>, StoreError> {
+    let result = client.update(
+        "SELECT q.shard_key, q.record_key, coalesce(l.crm_id, k.crm_id), q.op::text, q.cells, q.revision, q.attempts,
+                coalesce(l.hashes, k.hashes), q.actor, q.here, coalesce(l.place, k.place)
+         FROM (SELECT ctid AS here, place, shard_key, record_key, op, cells, revision, attempts, actor FROM crm.queue
+               WHERE map_id = $1 AND state = 'queued' AND next_attempt_at <= now() AND (next_attempt_at > '-infinity' OR $3)
+                 AND (shard_key, record_key) NOT IN (
+                     SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r)
+                     WHERE c.map_id = $1 AND c.path = 'batch'
+                     UNION ALL SELECT * FROM unnest($5::text[], $6::text[]))
+               ORDER BY next_attempt_at LIMIT $4) q
+         LEFT JOIN LATERAL (
+             SELECT l.ctid AS place, l.crm_id, l.hashes FROM crm.ledger l
+             WHERE l.ctid = q.place AND l.shard_key = q.shard_key AND l.map_id = $1 AND l.record_key = q.record_key
+             FOR UPDATE SKIP LOCKED) l ON true
+         LEFT JOIN LATERAL (
+             SELECT k.ctid AS place, k.crm_id, k.hashes FROM crm.ledger k
+             WHERE l.place IS NULL AND k.shard_key = q.shard_key AND k.map_id = $1 AND k.record_key = q.record_key
+             FOR UPDATE SKIP LOCKED) k ON true
+         WHERE l.place IS NOT NULL OR k.place IS NOT NULL
+         LIMIT $2",
+        None,
+        &[
+            map.id.into(),
+            (rows as i64).into(),
+            whole.into(),
+            among.map(|n| n as i64).into(),
+            unsettled.iter().map(|(s, _)| *s).collect::<Vec<_>>().into(),
+            unsettled.iter().map(|(_, r)| *r).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    let mut claimed = Vec::with_capacity(result.len());
+    for row in result {
+        claimed.push(Claimed {
+            shard_key: row.get(1)?.unwrap_or_default(),
+            record_key: row.get(2)?.unwrap_or_default(),
+            crm_id: row.get(3)?,
+            op: row
+                .get::<&str>(4)?
+                .and_then(|op| op.bytes().next())
+                .unwrap_or(b'u'),
+            cells: Cells::from_bytes(row.get::<&[u8]>(5)?.unwrap_or_default()),
+            revision: row.get(6)?.unwrap_or_default(),
+            attempts: row.get::<i16>(7)?.unwrap_or_default() as u32,
+            hashes: row.get::<&[u8]>(8)?.unwrap_or_default().to_vec(),
+            actor: row.get(9)?,
+            place: Place {
+                queue: row.get(10)?.unwrap_or_default(),
+                ledger: row.get(11)?.unwrap_or_default(),
+            },
+        });
+    }
+    Ok(claimed)
+}
+
+/// Writes the claim; from the commit on, the records are on their way. `sent`: what is sent of each, where that is to be
+/// recognised should the outcome never be heard.
+pub fn claim(
+    client: &mut SpiClient,
+    map: &Map,
+    path: &str,
+    shard_keys: Vec<&str>,
+    record_keys: Vec<&str>,
+    sent: Option<Vec<String>>,
+) -> Result<i64, StoreError> {
+    let rows = client.update(
+        Kept(&format!(
+            "INSERT INTO crm.claim (map_id, path, shard_keys, record_keys, sent, leased_until)
+             VALUES ($1, $2, $3, $4, $5, now() + interval '{LEASE}') RETURNING claim_id"
+        )),
+        None,
+        &[
+            map.id.into(),
+            path.into(),
+            shard_keys.into(),
+            record_keys.into(),
+            sent.into(),
+        ],
+    )?;
+    let mut id = 0;
+    for row in rows {
+        id = row.get(1)?.unwrap_or_default();
+    }
+    Ok(id)
+}
+
+pub fn release(client: &mut SpiClient, claim_id: i64) -> Result<(), StoreError> {
+    client.update(
+        Kept("DELETE FROM crm.claim WHERE claim_id = $1"),
+        None,
+        &[claim_id.into()],
+    )?;
+    Ok(())
+}
+
+/// Slices that are still on their way keep their lease.
+pub fn renew(client: &mut SpiClient, flying: &[i64]) -> Result<(), StoreError> {
+    client.update(
+        &format!(
+            "UPDATE crm.claim SET leased_until = now() + interval '{LEASE}'
+             WHERE claim_id = ANY ($1) AND leased_until < now() + interval '{LEASE}' / 2"
+        ),
+        None,
+        &[flying.to_vec().into()],
+    )?;
+    Ok(())
+}
+
+/// Releases what a worker that is gone had on its way. Only one worker runs in a database, so every claim but ours is.
+pub fn release_abandoned(client: &mut SpiClient) -> Result<u64, StoreError> {
+    release_lost(client, &[])
+}
+
+/// Releases every claim but those that the worker has in hand, with an attempt charged to the records.
+pub fn release_lost(client: &mut SpiClient, flying: &[i64]) -> Result<u64, StoreError> {
+    let mut rows = client.update(
+        "WITH left_behind AS (
+             DELETE FROM crm.claim WHERE claim_id <> ALL ($1) RETURNING map_id, path, shard_keys, record_keys, sent
+         ), record AS MATERIALIZED (
+             SELECT map_id, path, k.s, k.r, k.sent FROM left_behind, unnest(shard_keys, record_keys, sent) AS k (s, r, sent)
+         ), edits AS (
+             UPDATE crm.pending_write p
+             SET attempts = p.attempts + 1, next_attempt_at = now(), base = crm.base_sent(p.base, record.sent::jsonb)
+             FROM record WHERE path = 'reconcile' AND p.shard_key = s AND p.map_id = record.map_id AND p.record_key = r
+                           AND p.state = 'queued'
+         ), locked AS (
+             SELECT l.shard_key, l.map_id, l.record_key FROM crm.ledger l
+             JOIN record ON l.shard_key = s AND l.map_id = record.map_id AND l.record_key = r
+             WHERE path = 'batch' ORDER BY 1, 2, 3 FOR UPDATE OF l SKIP LOCKED
+         ), charged AS (
+             UPDATE crm.queue q SET attempts = q.attempts + 1, next_attempt_at = now()
+             FROM locked k WHERE q.shard_key = k.shard_key AND q.map_id = k.map_id AND q.record_key = k.record_key AND q.state = 'queued'
+         )
+         SELECT count(*) FROM record",
+        None,
+        &[flying.to_vec().into()],
+    )?;
+    rows.next().map_or(Ok(0), |row| {
+        Ok(row.get::<i64>(1)?.unwrap_or_default() as u64)
+    })
+}
+
+/// Milliseconds until the map's next retry; `None` when none waits.
+pub fn next_retry_ms(client: &SpiClient, map_id: i32) -> Result<Option<i64>, StoreError> {
+    let mut rows = client.select(
+        Kept("SELECT (extract(epoch FROM next_attempt_at - now()) * 1000)::bigint FROM crm.queue
+         WHERE map_id = $1 AND state = 'queued' AND next_attempt_at > '-infinity' ORDER BY next_attempt_at LIMIT 1"),
+        None,
+        &[map_id.into()],
+    )?;
+    rows.next().map_or(Ok(None), |row| Ok(row.get(1)?))
+}
+
+/// Whether anything of these maps still waits to be written, folded or not.
+pub fn outstanding(client: &SpiClient, map_ids: &[i32]) -> Result<bool, StoreError> {
+    let mut rows = client.select(
+        "SELECT EXISTS (SELECT FROM crm.change WHERE map_id = ANY ($1))
+             OR EXISTS (SELECT FROM crm.queue WHERE map_id = ANY ($1) AND state = 'queued')
+             OR EXISTS (SELECT FROM crm.claim WHERE map_id = ANY ($1))
+             OR EXISTS (SELECT FROM crm.recapture_request WHERE map_id = ANY ($1))
+             OR EXISTS (SELECT FROM crm.pending_write p WHERE p.map_id = ANY ($1) AND p.state = 'queued' AND EXISTS (
+                            SELECT FROM crm.ledger l
+                            WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key
+                              AND l.crm_id IS NOT NULL))",
+        None,
+        &[map_ids.to_vec().into()],
+    )?;
+    rows.next()
+        .map_or(Ok(false), |row| Ok(row.get(1)?.unwrap_or_default()))
+}
