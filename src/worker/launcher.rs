@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::prelude::*;
 
-use super::{attach_signals, reload_if_asked, report, wait_latch};
+use super::process::{attach_signals, reload_if_requested, report, wait_latch};
 use crate::shared::{self, State};
 
 /// How often databases are looked for that came without CREATE EXTENSION (a template, for example).
@@ -62,7 +62,7 @@ pub extern "C-unwind" fn pg_crm_launcher_main(_argument: pg_sys::Datum) {
     let mut attempts: HashMap<u32, Attempt> = HashMap::new();
     let mut complained = false;
     loop {
-        reload_if_asked();
+        reload_if_requested();
         report("looking for databases that have pg_crm");
         let next = look(&mut attempts, &mut complained);
         report("");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use pgrx::prelude::*;
 
 use super::main_loop::{IDLE, Worker};
-use super::report;
+use super::process::report;
 use super::step_backoff::{Of, Step};
 use crate::store::capture::compare;
 use crate::store::capture::recapture::{self, Request};

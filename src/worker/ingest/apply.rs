@@ -20,7 +20,7 @@ use crate::worker::bisect::{Left, in_parts};
 use crate::worker::calls;
 use crate::worker::main_loop::{HELD_AGAIN, Worker};
 use crate::worker::notification;
-use crate::worker::report;
+use crate::worker::process::report;
 use crate::worker::step_backoff::{Of, Step};
 
 /// How soon a look that failed for reasons of its own is repeated, at first.

@@ -27,6 +27,7 @@ use crate::worker::connections::describe::Inquiry;
 use crate::worker::ingest::waiters::IngestWaiter;
 use crate::worker::ingest::{Looking, Looks};
 use crate::worker::link::SharedLink;
+use crate::worker::process::{self, reload_if_requested, report};
 use crate::worker::reconciler::Reconciling;
 use crate::worker::reconciler::resolve;
 use crate::worker::schedule::Rota;
@@ -38,7 +39,6 @@ use crate::worker::table_follower::Following;
 use crate::worker::waiters::{Flush, Waiter};
 use crate::worker::webhooks::Webhooks;
 use crate::worker::write_back::Flight;
-use crate::worker::{reload_if_asked, report};
 
 /// How soon to look again for rows that somebody held.
 pub const HELD_AGAIN: Duration = Duration::from_millis(200);
@@ -175,7 +175,7 @@ impl Worker {
         let mut due = Instant::now();
         loop {
             pgrx::check_for_interrupts!();
-            if reload_if_asked() {
+            if reload_if_requested() {
                 // Timeouts, limits and allowed hosts are built into the links.
                 self.retire_links(|_| false);
             }
@@ -205,7 +205,7 @@ impl Worker {
             if !whole {
                 report("");
                 let rest = due.saturating_duration_since(Instant::now());
-                self.wait(rest.min(self.real_time.pause()));
+                process::wait_latch_or_readable(self.inbox.fd(), rest.min(self.real_time.pause()));
                 continue;
             }
             let next = match self.turn() {
@@ -222,7 +222,7 @@ impl Worker {
             }
             report("");
             due = Instant::now() + next;
-            self.wait(next.min(self.real_time.pause()));
+            process::wait_latch_or_readable(self.inbox.fd(), next.min(self.real_time.pause()));
         }
     }
 
@@ -337,25 +337,6 @@ impl Worker {
             );
         }
         wait
-    }
-
-    fn wait(&mut self, time: Duration) {
-        let events = pg_sys::WL_LATCH_SET
-            | pg_sys::WL_SOCKET_READABLE
-            | pg_sys::WL_TIMEOUT
-            | pg_sys::WL_EXIT_ON_PM_DEATH;
-        // SAFETY: waits on this process's own latch and on the eventfd, which lives as long as the worker.
-        unsafe {
-            let ms = time.as_millis().clamp(0, 86_400_000) as i64;
-            pg_sys::WaitLatchOrSocket(
-                pg_sys::MyLatch,
-                events as i32,
-                self.inbox.fd(),
-                ms,
-                pg_sys::PG_WAIT_EXTENSION,
-            );
-            pg_sys::ResetLatch(pg_sys::MyLatch);
-        }
     }
 
     fn handle(&mut self, event: Event) {

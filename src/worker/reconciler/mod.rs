@@ -30,7 +30,7 @@ use crate::worker::connections::Readiness;
 use crate::worker::link::{Errand, Lane, SharedLink};
 use crate::worker::main_loop::event::{Event, Task};
 use crate::worker::main_loop::{HELD_AGAIN, IDLE, Worker};
-use crate::worker::report;
+use crate::worker::process::report;
 use crate::worker::schedule;
 use crate::worker::sender::checked_write::{self, Checked, Edit, Outcome};
 use crate::worker::step_backoff::{Of, Step};

@@ -21,7 +21,7 @@ use crate::worker::connections::Readiness;
 use crate::worker::link::{Errand, Lane, SharedLink};
 use crate::worker::main_loop::event::{Event, Task};
 use crate::worker::main_loop::{HELD_AGAIN, IDLE, Worker};
-use crate::worker::report;
+use crate::worker::process::report;
 use crate::worker::schedule;
 use crate::worker::sender::batches::{self, Destination};
 use crate::worker::step_backoff::{Of, Step};

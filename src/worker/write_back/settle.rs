@@ -22,7 +22,7 @@ use crate::store::write_back::{claims, settle};
 use crate::store::{StoreError, connection_state, map_state, transaction};
 use crate::worker::bisect::{Left, in_parts};
 use crate::worker::main_loop::Worker;
-use crate::worker::report;
+use crate::worker::process::report;
 use crate::worker::retry_policy;
 use crate::worker::sender::batches::Sent;
 use crate::worker::step_backoff::{Of, Step};
