@@ -12,7 +12,7 @@ mod frame;
 #[path = "../../src/worker/socket/protocol.rs"]
 mod protocol;
 
-use protocol::{Answer, Intent, Question};
+use protocol::{Answer, Intent, Question, Request};
 
 pub fn check(data: &[u8]) {
     if let Ok(Some(message)) = frame::parse(data) {
@@ -37,6 +37,7 @@ fn of_message(message: &Json) {
     survives::<Intent>(message);
     survives::<Question>(message);
     survives::<Answer>(message);
+    survives::<Request>(message);
 }
 
 /// All beginnings of a short frame, and some of a long one.

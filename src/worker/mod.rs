@@ -11,6 +11,7 @@ mod entry;
 mod ingest;
 pub mod launcher;
 pub mod link;
+mod mailbox;
 mod main_loop;
 mod notification;
 mod process;

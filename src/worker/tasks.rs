@@ -1,5 +1,4 @@
-//! What the threads do for the main thread, each with an end: a task that panics says so, in the name of those whose work it
-//! had, as one that comes back says what the CRM answered.
+//! Tasks of the threads whose outcome is a message. A task that panics sends one too: the failure of the work that it had.
 
 use std::any::Any;
 use std::future::Future;
@@ -7,36 +6,34 @@ use std::panic::AssertUnwindSafe;
 
 use crm_domain::{ErrorClass, Failure};
 use futures_util::future::FutureExt;
+use tokio::runtime::Handle;
 
-use super::main_loop::Worker;
-use crate::worker::main_loop::event::Event;
+use super::mailbox::Sender;
 
-impl Worker {
-    /// Starts a task whose outcome is an event; `failed` makes another of a panic.
-    pub fn start(
-        &self,
-        task: impl Future<Output = Event> + Send + 'static,
-        failed: impl FnOnce(Failure) -> Event + Send + 'static,
-    ) {
-        let outbox = self.outbox.clone();
-        self.runtime.spawn(async move {
-            let event = match caught(task).await {
-                Ok(event) => event,
-                Err(failure) => failed(failure),
-            };
-            outbox.send(event);
+/// Starts a task whose outcome is a message; `failed` makes one of a panic.
+pub fn spawn<M: Send + 'static>(
+    runtime: &Handle,
+    mailbox: &Sender<M>,
+    task: impl Future<Output = M> + Send + 'static,
+    failed: impl FnOnce(Failure) -> M + Send + 'static,
+) {
+    let mailbox = mailbox.clone();
+    runtime.spawn(async move {
+        mailbox.send(match catch_panic(task).await {
+            Ok(message) => message,
+            Err(failure) => failed(failure),
         });
-    }
+    });
 }
 
 /// Awaits something; a panic in it is a failure like others.
-pub async fn caught<T>(task: impl Future<Output = T>) -> Result<T, Failure> {
+pub async fn catch_panic<T>(task: impl Future<Output = T>) -> Result<T, Failure> {
     let result = AssertUnwindSafe(task).catch_unwind().await;
     result.map_err(|panic| panicked(&*panic))
 }
 
-/// The same of what needs no waiting for.
-pub fn caught_at_once<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
+/// The same for work that awaits nothing.
+pub fn catch_panic_in<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
     let result = std::panic::catch_unwind(AssertUnwindSafe(work));
     result.map_err(|panic| panicked(&*panic))
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value as Json, json};
 use tokio::sync::oneshot;
 
+use super::socket::protocol::Wait;
 use crate::store::config::{Connection, Map};
 
 /// A backend that waits for some maps.
@@ -16,18 +17,10 @@ pub struct Waiter {
 }
 
 impl Waiter {
-    pub fn new(request: &Json, reply: oneshot::Sender<Json>) -> Self {
-        let timeout = Duration::from_millis(
-            request["timeout_ms"]
-                .as_u64()
-                .unwrap_or(60_000)
-                .min(86_400_000),
-        );
+    pub fn new(request: Wait, reply: oneshot::Sender<Json>) -> Self {
+        let timeout = Duration::from_millis(request.timeout_ms.min(86_400_000));
         Waiter {
-            map_ids: request["map_ids"].as_array().map(|ids| {
-                let ids = ids.iter().filter_map(Json::as_i64);
-                ids.map(|id| id as i32).collect()
-            }),
+            map_ids: request.map_ids,
             deadline: Instant::now() + timeout,
             reply,
         }

@@ -25,14 +25,20 @@ use crate::store::reconcile::pending_writes;
 use crate::store::{connection_state, durable_transaction, transaction};
 use crate::worker::connections::AWAY;
 use crate::worker::link::{Errand, Lane, SharedLink};
-use crate::worker::main_loop::event::{Event, Task};
+use crate::worker::main_loop::event::Event;
 use crate::worker::main_loop::{HELD_AGAIN, Worker};
 use crate::worker::retry_policy;
 use crate::worker::sender::checked_write::{self, Checked, Outcome};
 use crate::worker::socket::protocol::{Answer, Intent, Question};
-use crate::worker::tasks::caught;
+use crate::worker::tasks::catch_panic;
 
 pub type Reply = oneshot::Sender<Json>;
+
+/// What the threads report.
+pub enum Message {
+    /// The CRM's result of a caller's edit.
+    Written { write_id: String, checked: Checked },
+}
 
 /// A call that is being sent.
 pub struct Call {
@@ -58,19 +64,15 @@ pub struct RealTime {
 }
 
 impl RealTime {
-    pub fn ask(&mut self, request: Json, reply: Reply) {
-        let op = request["op"].as_str().unwrap_or_default().to_owned();
-        let understood = match op.as_str() {
-            "write" => serde_json::from_value(request).map(|i| self.fresh.push((i, reply))),
-            _ => serde_json::from_value(request).map(|q| self.questions.push((q, reply))),
-        };
-        if let Err(error) = understood {
-            // The reply is dropped: the caller hears that it was not understood.
-            log!("pg_crm does not understand a request to {op}: {error}");
-        }
+    pub fn write(&mut self, intent: Intent, reply: Reply) {
+        self.fresh.push((intent, reply));
     }
 
-    pub fn came_back(&mut self, write_id: &str, checked: Checked) {
+    pub fn read(&mut self, question: Question, reply: Reply) {
+        self.questions.push((question, reply));
+    }
+
+    pub fn on_written(&mut self, write_id: &str, checked: Checked) {
         if let Some(call) = self.sending.remove(write_id) {
             self.back.push((call, checked));
         }
@@ -284,25 +286,20 @@ impl Worker {
             correlation_id: intent.correlation_id.as_deref().map(Arc::from),
             ..Errand::of_map(Lane::RealTime, intent.map_id)
         };
-        let outbox = self.outbox.clone();
+        let mailbox = self.mailbox.wrap(Event::Calls);
         self.runtime.spawn(async move {
             let edits = [edit];
             let consent = Some(consented);
-            let checked = caught(async {
+            let checked = catch_panic(async {
                 failpoint::reach_on_thread("call::task");
                 checked_write::run(&link, &errand, &write_id, &object, &edits, consent).await
             });
-            let event = match checked.await {
-                Ok(checked) => checked
-                    .and_then(|mut checked| checked.pop())
-                    .map(|checked| Event::Wrote { write_id, checked }),
-                Err(failure) => Some(Event::Failed {
-                    of: Task::Call(write_id),
-                    failure,
-                }),
+            let checked = match checked.await {
+                Ok(checked) => checked.and_then(|mut checked| checked.pop()),
+                Err(failure) => Some(Checked::failed(failure)),
             };
-            if let Some(event) = event {
-                outbox.send(event);
+            if let Some(checked) = checked {
+                mailbox.send(Message::Written { write_id, checked });
             }
         });
         Some((consent, version))

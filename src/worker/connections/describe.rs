@@ -8,32 +8,20 @@ use super::AWAY;
 use crate::store::config::Connection;
 use crate::worker::link::Told;
 use crate::worker::main_loop::Worker;
+use crate::worker::socket::protocol::Inquiry;
 
-pub struct Inquiry {
-    connection_id: i32,
-    object: String,
-    /// The CRM is asked in any case. Otherwise a late answer will do, and a connection that rests is left alone.
-    fresh: bool,
-    reply: oneshot::Sender<Json>,
+pub struct Waiting {
+    pub inquiry: Inquiry,
+    pub reply: oneshot::Sender<Json>,
 }
 
-impl Inquiry {
-    /// `None`: it is not understood, and the caller hears so by the reply that is dropped.
-    pub fn new(request: &Json, reply: oneshot::Sender<Json>) -> Option<Inquiry> {
-        Some(Inquiry {
-            connection_id: i32::try_from(request["connection_id"].as_i64()?).ok()?,
-            object: request["object"].as_str()?.to_owned(),
-            fresh: request["fresh"].as_bool()?,
-            reply,
-        })
-    }
-
+impl Waiting {
     /// Why the CRM is not asked.
     fn obstacle(&self, connection: Option<&Connection>) -> Option<&'static str> {
         match connection {
             None => Some("the worker does not know the connection: it is not committed yet"),
             Some(connection) if connection.is_away => Some(AWAY),
-            Some(_) if self.fresh => None,
+            Some(_) if self.inquiry.fresh => None,
             Some(connection) if connection.paused => Some("the connection is paused"),
             Some(connection) if connection.in_error => {
                 Some("the connection's credentials are refused")
@@ -49,18 +37,22 @@ impl Inquiry {
 impl Worker {
     /// Asks the CRMs, or says why not.
     pub fn describe(&mut self, connections: &[Connection]) {
-        for inquiry in std::mem::take(&mut self.inquiries) {
-            let known = connections.iter().find(|c| c.id == inquiry.connection_id);
-            let obstacle = inquiry.obstacle(known);
-            let link = self.links.get(&inquiry.connection_id).cloned();
+        for waiting in std::mem::take(&mut self.inquiries) {
+            let known = connections
+                .iter()
+                .find(|c| c.id == waiting.inquiry.connection_id);
+            let obstacle = waiting.obstacle(known);
+            let link = self.links.get(&waiting.inquiry.connection_id).cloned();
             let (Some(link), None) = (link, obstacle) else {
                 let why = obstacle.unwrap_or("the connection's credentials cannot be resolved");
                 let failure = Failure::connection(ErrorClass::Auth, "not_asked", why);
-                let _ = inquiry.reply.send(failed(&failure));
+                let _ = waiting.reply.send(failed(&failure));
                 continue;
             };
             self.runtime.spawn(async move {
-                let told = link.describe(&inquiry.object, inquiry.fresh).await;
+                let told = link
+                    .describe(&waiting.inquiry.object, waiting.inquiry.fresh)
+                    .await;
                 let answer = match told {
                     Some(told) => answer(told),
                     None => {
@@ -73,7 +65,7 @@ impl Worker {
                         ))
                     }
                 };
-                let _ = inquiry.reply.send(answer);
+                let _ = waiting.reply.send(answer);
             });
         }
     }

@@ -16,6 +16,7 @@ use crate::store::config::{self, Connection, Map};
 use crate::store::{StoreError, connection_state, transaction};
 use crate::worker::link::http::Http;
 use crate::worker::link::{Errand, Keys, Lane, Link, SharedLink, Transport};
+use crate::worker::main_loop::event::Event;
 use crate::worker::main_loop::{HELD_AGAIN, IDLE, Worker};
 use crate::worker::step_backoff::{Of, Step};
 use crate::worker::waiters::stands_still;
@@ -153,7 +154,7 @@ impl Worker {
         let transport = match provider.name() {
             "stub" => Transport::Stub {
                 connection: connection.name.clone(),
-                outbox: self.outbox.clone(),
+                mailbox: self.mailbox.wrap(Event::Link),
             },
             _ => Transport::Http {
                 http: Http::new(self.settings.request_timeout, self.settings.max_response),
@@ -165,7 +166,7 @@ impl Worker {
             connection,
             provider,
             settings,
-            Keys::new(credentials, turn, self.outbox.clone()),
+            Keys::new(credentials, turn, self.mailbox.wrap(Event::Link)),
             transport,
             self.settings.max_value,
             self.former_secrets

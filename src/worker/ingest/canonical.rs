@@ -7,7 +7,7 @@ use crm_provider::{Change, CrmObject};
 use crate::store::config::{Map, MappedField};
 use crate::store::ingest::{Field, Incoming, Unreadable};
 use crate::worker::link::Link;
-use crate::worker::tasks::caught_at_once;
+use crate::worker::tasks::catch_panic_in;
 
 /// A record of a page of changes.
 pub fn changed(link: &Link, map: &Map, change: Change) -> Incoming {
@@ -54,7 +54,7 @@ fn fields(link: &Link, map: &Map, object: &CrmObject) -> Result<Vec<Field>, Unre
     if let Some(trouble) = &object.trouble {
         return Err(trouble.clone().into());
     }
-    caught_at_once(|| mapped(link, map, object))?
+    catch_panic_in(|| mapped(link, map, object))?
 }
 
 fn mapped(link: &Link, map: &Map, object: &CrmObject) -> Result<Vec<Field>, Unreadable> {

@@ -10,6 +10,7 @@ pub mod waiters;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crm_domain::Failure;
 use crm_provider::record::Field;
 use crm_provider::{ChangesQuery, ReadBatch};
 use serde_json::Value as Json;
@@ -22,12 +23,23 @@ use crate::store::write_back::claims;
 use crate::store::{StoreError, transaction, webhook_inbox};
 use crate::worker::connections::Readiness;
 use crate::worker::link::{Errand, Lane, SharedLink};
-use crate::worker::main_loop::event::{Event, Task};
+use crate::worker::main_loop::event::Event;
 use crate::worker::main_loop::{HELD_AGAIN, IDLE, Worker};
 use crate::worker::step_backoff::{Of, Step};
+use crate::worker::tasks;
 
 /// Records of a page, unless the vendor takes fewer: what one transaction settles.
 pub const PAGE: usize = 2000;
+
+/// What the threads report.
+pub enum Message {
+    /// A page of changes, or records that were read by themselves.
+    Polled {
+        ticket: u64,
+        result: Result<Came, Failure>,
+        outage: Option<Failure>,
+    },
+}
 
 /// A page or a read on its way.
 pub struct Looking {
@@ -280,16 +292,19 @@ impl Worker {
                 blind: page.blind,
                 strays: page.strays,
             });
-            let trouble = link.take_trouble();
-            Event::Came {
+            Message::Polled {
                 ticket,
-                came,
-                trouble,
+                result: came,
+                outage: link.take_trouble(),
             }
         };
-        self.start(task, move |failure| Event::Failed {
-            of: Task::Look(ticket),
-            failure,
+        let mailbox = self.mailbox.wrap(Event::Ingest);
+        tasks::spawn(self.runtime.handle(), &mailbox, task, move |failure| {
+            Message::Polled {
+                ticket,
+                result: Err(failure),
+                outage: None,
+            }
         });
         Ok(())
     }
@@ -350,16 +365,19 @@ impl Worker {
                 blind: false,
                 strays: 0,
             });
-            let trouble = link.take_trouble();
-            Event::Came {
+            Message::Polled {
                 ticket,
-                came,
-                trouble,
+                result: came,
+                outage: link.take_trouble(),
             }
         };
-        self.start(task, move |failure| Event::Failed {
-            of: Task::Look(ticket),
-            failure,
+        let mailbox = self.mailbox.wrap(Event::Ingest);
+        tasks::spawn(self.runtime.handle(), &mailbox, task, move |failure| {
+            Message::Polled {
+                ticket,
+                result: Err(failure),
+                outage: None,
+            }
         });
         Ok(true)
     }

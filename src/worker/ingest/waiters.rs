@@ -12,6 +12,7 @@ use crate::store::config::{Connection, Map};
 use crate::store::ingest::state;
 use crate::store::{StoreError, transaction};
 use crate::worker::main_loop::{IDLE, Worker};
+use crate::worker::socket::protocol::Wait;
 use crate::worker::step_backoff::{Of, Step};
 use crate::worker::waiters::{Waiter, stands_still};
 
@@ -24,7 +25,7 @@ pub struct IngestWaiter {
 }
 
 impl IngestWaiter {
-    pub fn new(request: &Json, reply: oneshot::Sender<Json>, backfills: bool) -> Self {
+    pub fn new(request: Wait, reply: oneshot::Sender<Json>, backfills: bool) -> Self {
         IngestWaiter {
             waiter: Waiter::new(request, reply),
             backfills,

@@ -13,6 +13,7 @@ mod descriptions;
 mod fair_queue;
 mod health;
 pub mod http;
+mod message;
 mod permits;
 mod request_context;
 mod token;
@@ -30,6 +31,7 @@ use crm_provider::{
 };
 
 pub use self::descriptions::Told;
+pub use self::message::Message;
 pub use self::request_context::Errand;
 pub use self::transport::Transport;
 pub use crm_domain::budget::Lane;

@@ -7,8 +7,9 @@ use crm_domain::{ErrorClass, Failure};
 use crm_provider::{Credentials, Grant, Request, Response, Target};
 use tokio::sync::{Mutex as AsyncMutex, oneshot};
 
+use super::message::Message;
 use super::{Link, Transport, Way, drive};
-use crate::worker::main_loop::event::{Event, Outbox};
+use crate::worker::mailbox::Sender;
 
 /// A token that expires within this time is not used any more, or within half of its life, if that is short.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(30);
@@ -31,16 +32,20 @@ pub struct Keys {
     /// refresh tokens takes each of them once.
     turn: Arc<AsyncMutex<()>>,
     /// Where a rotated refresh token is made durable.
-    outbox: Outbox,
+    mailbox: Sender<Message>,
 }
 
 impl Keys {
-    pub fn new(credentials: Credentials, turn: Arc<AsyncMutex<()>>, outbox: Outbox) -> Self {
+    pub fn new(
+        credentials: Credentials,
+        turn: Arc<AsyncMutex<()>>,
+        mailbox: Sender<Message>,
+    ) -> Self {
         Keys {
             credentials: Mutex::new(credentials),
             token: AsyncMutex::default(),
             turn,
-            outbox,
+            mailbox,
         }
     }
 
@@ -133,7 +138,7 @@ impl Link {
     /// Makes a new refresh token durable before anything is done with what came along with it.
     async fn keep(&self, rotated: &str) -> Result<(), Failure> {
         let (reply, kept) = oneshot::channel();
-        self.keys.outbox.send(Event::Rotated {
+        self.keys.mailbox.send(Message::TokenRotated {
             connection_id: self.connection_id,
             version: self.version,
             refresh_token: rotated.to_owned(),

@@ -6,7 +6,8 @@ use tokio::sync::oneshot;
 
 use super::allowed_hosts;
 use super::http::Http;
-use crate::worker::main_loop::event::{Event, Outbox};
+use super::message::Message;
+use crate::worker::mailbox::Sender;
 
 pub enum Transport {
     Http {
@@ -14,7 +15,10 @@ pub enum Transport {
         allowed_hosts: Vec<String>,
     },
     /// The embedded CRM, asked through the main thread.
-    Stub { connection: String, outbox: Outbox },
+    Stub {
+        connection: String,
+        mailbox: Sender<Message>,
+    },
 }
 
 impl Transport {
@@ -34,9 +38,12 @@ impl Transport {
                 })?;
                 http.send(url, request).await
             }
-            Transport::Stub { connection, outbox } => {
+            Transport::Stub {
+                connection,
+                mailbox,
+            } => {
                 let (reply, answer) = oneshot::channel();
-                outbox.send(Event::Stub {
+                mailbox.send(Message::StubRequest {
                     connection: connection.clone(),
                     request: request.clone(),
                     reply,

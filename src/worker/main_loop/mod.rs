@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use crm_domain::{ErrorClass, Failure};
 use pgrx::prelude::*;
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 
-use self::event::{Event, Inbox, Outbox, Task};
+use self::event::Event;
 use crate::failpoint;
 use crate::settings::Settings;
 use crate::shared::{Slot, State};
@@ -23,22 +23,24 @@ use crate::store::write_back::claims;
 use crate::store::write_back::settle::Settled;
 use crate::store::{self, StoreError, audit, config, connection_state, map_state, transaction};
 use crate::worker::calls::RealTime;
-use crate::worker::connections::describe::Inquiry;
+use crate::worker::connections::describe::Waiting as WaitingInquiry;
 use crate::worker::ingest::waiters::IngestWaiter;
 use crate::worker::ingest::{Looking, Looks};
 use crate::worker::link::SharedLink;
+use crate::worker::mailbox::{self, Inbox, Sender};
 use crate::worker::process::{self, reload_if_requested, report};
 use crate::worker::reconciler::Reconciling;
 use crate::worker::reconciler::resolve;
 use crate::worker::schedule::Rota;
-use crate::worker::sender::checked_write::Checked;
 use crate::worker::session::{set_up_session, start_threads};
 use crate::worker::socket;
+use crate::worker::socket::protocol::Request;
 use crate::worker::step_backoff::{Of, Step, Waits};
 use crate::worker::table_follower::Following;
 use crate::worker::waiters::{Flush, Waiter};
 use crate::worker::webhooks::Webhooks;
 use crate::worker::write_back::Flight;
+use crate::worker::{calls, ingest, link, reconciler, write_back};
 
 /// How soon to look again for rows that somebody held.
 pub const HELD_AGAIN: Duration = Duration::from_millis(200);
@@ -52,8 +54,8 @@ pub struct Worker {
     pub slot: &'static Slot,
     pub settings: Settings,
     pub runtime: tokio::runtime::Runtime,
-    pub outbox: Outbox,
-    pub inbox: Inbox,
+    pub mailbox: Sender<Event>,
+    pub inbox: Inbox<Event>,
     pub links: HashMap<i32, SharedLink>,
     /// What earlier links of a connection knew of secrets.
     pub former_secrets: HashMap<i32, Vec<String>>,
@@ -80,7 +82,7 @@ pub struct Worker {
     pub looks: HashMap<i32, Looks>,
     pub ingest_waiters: Vec<IngestWaiter>,
     pub tests: Vec<(i32, tokio::sync::oneshot::Sender<Json>)>,
-    pub inquiries: Vec<Inquiry>,
+    pub inquiries: Vec<WaitingInquiry>,
     pub webhooks: Webhooks,
     /// Maps whose round is on.
     pub rounds: HashSet<i32>,
@@ -107,12 +109,12 @@ pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
         return;
     }
     set_up_session();
-    let (outbox, inbox) =
-        self::event::channel().unwrap_or_else(|e| error!("pg_crm cannot make an eventfd: {e}"));
+    let (mailbox, inbox) =
+        mailbox::channel().unwrap_or_else(|e| error!("pg_crm cannot make an eventfd: {e}"));
     let runtime = start_threads();
     match socket::bind(database) {
         Ok(listener) => {
-            runtime.spawn(socket::listen(listener, outbox.clone()));
+            runtime.spawn(socket::listen(listener, mailbox.wrap(Event::Socket)));
         }
         Err(e) => error!(
             "pg_crm cannot open its socket {}: {e}",
@@ -123,7 +125,7 @@ pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
         slot,
         settings: Settings::current(),
         runtime,
-        outbox,
+        mailbox,
         inbox,
         links: HashMap::new(),
         former_secrets: HashMap::new(),
@@ -341,39 +343,30 @@ impl Worker {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Done {
+            Event::WriteBack(write_back::Message::Sent {
                 claim_id,
                 sent,
-                trouble,
-            } => self.done(claim_id, sent, trouble),
-            Event::Wrote { write_id, checked } => {
+                outage,
+            }) => self.on_sent(claim_id, sent, outage),
+            Event::Calls(calls::Message::Written { write_id, checked }) => {
                 failpoint::reach("request::after");
-                self.real_time.came_back(&write_id, checked);
+                self.real_time.on_written(&write_id, checked);
             }
-            Event::Reconciled {
+            Event::Reconciler(reconciler::Message::Written {
                 claim_id,
                 checked,
-                trouble,
-            } => self.reconciled(claim_id, checked, trouble),
-            Event::Came {
+                outage,
+            }) => self.on_edits_written(claim_id, checked, outage),
+            Event::Ingest(ingest::Message::Polled {
                 ticket,
-                came,
-                trouble,
-            } => self.came(ticket, came, trouble),
-            Event::Failed { of, failure } => match of {
-                Task::Slice(claim_id) => self.slice_failed(claim_id, &failure),
-                Task::Edits(claim_id) => self.edits_failed(claim_id, &failure),
-                Task::Call(write_id) => {
-                    self.real_time
-                        .came_back(&write_id, Checked::failed(failure));
-                }
-                Task::Look(ticket) => self.came(ticket, Err(failure), None),
-            },
-            Event::Stub {
+                result,
+                outage,
+            }) => self.came(ticket, result, outage),
+            Event::Link(link::Message::StubRequest {
                 connection,
                 request,
                 reply,
-            } => {
+            }) => {
                 let lost = || {
                     Failure::connection(
                         ErrorClass::Transient,
@@ -395,12 +388,12 @@ impl Worker {
                 };
                 let _ = reply.send(answer);
             }
-            Event::Rotated {
+            Event::Link(link::Message::TokenRotated {
                 connection_id,
                 version,
                 refresh_token,
                 reply,
-            } => {
+            }) => {
                 let kept = store::durable_transaction(|client| {
                     connection_state::rotate(client, connection_id, version, &refresh_token)
                 });
@@ -412,22 +405,23 @@ impl Worker {
                 }
                 let _ = reply.send(kept.is_ok());
             }
-            Event::Webhook(notice) => self.notice(notice),
-            Event::Asked { request, reply } => match request["op"].as_str() {
-                Some("flush") => self.flushes.push(Flush(Waiter::new(&request, reply))),
-                Some(op @ ("ingest" | "backfill")) => {
-                    let waiter = IngestWaiter::new(&request, reply, op == "backfill");
-                    self.ingest_waiters.push(waiter);
+            Event::Webhooks(message) => self.notice(message),
+            Event::Socket(socket::Message { request, reply }) => match request {
+                Request::Flush(wait) => self.flushes.push(Flush(Waiter::new(wait, reply))),
+                Request::Ingest(wait) => {
+                    self.ingest_waiters
+                        .push(IngestWaiter::new(wait, reply, false));
                 }
-                Some("write" | "read") => self.real_time.ask(request, reply),
-                Some("describe") => self.inquiries.extend(Inquiry::new(&request, reply)),
-                Some("test") => self.tests.push((
-                    request["connection_id"].as_i64().unwrap_or_default() as i32,
-                    reply,
-                )),
-                _ => {
-                    let _ = reply.send(json!({"error": "unknown request"}));
+                Request::Backfill(wait) => {
+                    self.ingest_waiters
+                        .push(IngestWaiter::new(wait, reply, true));
                 }
+                Request::Write(intent) => self.real_time.write(intent, reply),
+                Request::Read(question) => self.real_time.read(question, reply),
+                Request::Describe(inquiry) => {
+                    self.inquiries.push(WaitingInquiry { inquiry, reply });
+                }
+                Request::Test(test) => self.tests.push((test.connection_id, reply)),
             },
         }
     }

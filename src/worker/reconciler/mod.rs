@@ -28,15 +28,26 @@ use crate::worker::bisect::{Left, in_parts};
 use crate::worker::calls;
 use crate::worker::connections::Readiness;
 use crate::worker::link::{Errand, Lane, SharedLink};
-use crate::worker::main_loop::event::{Event, Task};
+use crate::worker::main_loop::event::Event;
 use crate::worker::main_loop::{HELD_AGAIN, IDLE, Worker};
 use crate::worker::process::report;
 use crate::worker::schedule;
 use crate::worker::sender::checked_write::{self, Checked, Edit, Outcome};
 use crate::worker::step_backoff::{Of, Step};
+use crate::worker::tasks;
 
 /// Pending writes of one slice at most.
 const SLICE: usize = 1000;
+
+/// What the threads report.
+pub enum Message {
+    /// The CRM's results for claimed pending writes; an error: their task panicked.
+    Written {
+        claim_id: i64,
+        checked: Result<Vec<Checked>, Failure>,
+        outage: Option<Failure>,
+    },
+}
 
 /// Pending writes on their way.
 pub struct Reconciling {
@@ -271,35 +282,33 @@ impl Worker {
         let link = link.clone();
         let object = map.crm_object.clone();
         let errand = Errand::of_map(Lane::Reconcile, map.id);
-        self.start(
+        tasks::spawn(
+            self.runtime.handle(),
+            &self.mailbox.wrap(Event::Reconciler),
             async move {
                 let id = claim_id.to_string();
                 let checked = checked_write::run_caught(&link, &errand, id, &object, &edits).await;
-                let trouble = link.take_trouble();
-                Event::Reconciled {
+                Message::Written {
                     claim_id,
-                    checked,
-                    trouble,
+                    checked: Ok(checked),
+                    outage: link.take_trouble(),
                 }
             },
-            move |failure| Event::Failed {
-                of: Task::Edits(claim_id),
-                failure,
+            move |failure| Message::Written {
+                claim_id,
+                checked: Err(failure),
+                outage: None,
             },
         );
     }
 
-    /// The task that had these edits came to nothing.
-    pub fn edits_failed(&mut self, claim_id: i64, failure: &Failure) {
-        let edits = self.reconciling.get(&claim_id).map_or(0, |r| {
-            r.waiting.iter().filter(|w| w.fault.is_none()).count()
-        });
-        let failed = (0..edits).map(|_| Checked::failed(failure.clone()));
-        self.reconciled(claim_id, failed.collect(), None);
-    }
-
     /// Settles what came back.
-    pub fn reconciled(&mut self, claim_id: i64, checked: Vec<Checked>, trouble: Option<Failure>) {
+    pub fn on_edits_written(
+        &mut self,
+        claim_id: i64,
+        checked: Result<Vec<Checked>, Failure>,
+        outage: Option<Failure>,
+    ) {
         let Some(flight) = self.reconciling.remove(&claim_id) else {
             return;
         };
@@ -314,6 +323,11 @@ impl Worker {
             waiting.len(),
             map.relation
         ));
+        // A task that panicked fails each edit that it had.
+        let checked = checked.unwrap_or_else(|failure| {
+            let sent = waiting.iter().filter(|w| w.fault.is_none());
+            sent.map(|_| Checked::failed(failure.clone())).collect()
+        });
         let mut answers = checked.into_iter();
         let mut failures = Vec::new();
         let judged: Vec<(Settled, Entry)> = waiting
@@ -334,7 +348,7 @@ impl Worker {
             })
             .collect();
         let trouble =
-            trouble.or_else(|| failures.into_iter().find(|f| f.scope == Scope::Connection));
+            outage.or_else(|| failures.into_iter().find(|f| f.scope == Scope::Connection));
         if let Some(known) = self.connections.iter_mut().find(|c| c.id == connection.id) {
             calls::note_health(known, connection.version, trouble.as_ref());
         }

@@ -10,7 +10,7 @@ use futures_util::future::{BoxFuture, FutureExt, join_all};
 
 use crate::failpoint;
 use crate::worker::link::{Errand, Link};
-use crate::worker::tasks::caught;
+use crate::worker::tasks::catch_panic;
 
 /// A record to send; `index` is its place in the slice.
 pub struct Outgoing {
@@ -120,7 +120,7 @@ fn send_batch<'a>(
             records,
         });
         // A panic is the failure of one of these records, and is looked for like others.
-        let written = caught(async {
+        let written = catch_panic(async {
             let ids = batch.records.iter().filter_map(|r| r.crm_id.as_deref());
             failpoint::reach_on_thread_with("send::batch", ids);
             let operation = link.provider.write(&link.settings, batch.clone());

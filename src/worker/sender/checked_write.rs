@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use super::batches::{self, Destination, Outgoing};
 use crate::failpoint;
 use crate::worker::link::{Errand, Link};
-use crate::worker::tasks::caught;
+use crate::worker::tasks::catch_panic;
 
 /// How often an edit is judged anew because its record moved while we looked.
 const ATTEMPTS: usize = 4;
@@ -103,7 +103,7 @@ pub fn run_caught<'a>(
     edits: &'a [Edit],
 ) -> BoxFuture<'a, Vec<Checked>> {
     async move {
-        let checked = caught(async {
+        let checked = catch_panic(async {
             let ids = edits.iter().map(|e| e.crm_id.as_str());
             failpoint::reach_on_thread_with("reconcile::batch", ids);
             run(link, errand, &id, object, edits, None).await

@@ -1,9 +1,81 @@
-//! What a backend asks of the worker over the local socket, and what it is answered, beside `flush` and `test`.
+//! What a backend requests of the worker over the local socket, and the responses to writes and reads.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-/// A user's edit on its way to the CRM: `{"op": "write", ...}`.
+/// A request; its operation stands beside its own members: `{"op": "flush", ...}`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "op", rename_all = "lowercase")]
+pub enum Request {
+    /// Wait until nothing of some maps is due.
+    Flush(Wait),
+    /// Wait until a pass through the CRM's changes, begun from now on, is complete.
+    Ingest(Wait),
+    /// The same with every record read.
+    Backfill(Wait),
+    Write(Intent),
+    Read(Question),
+    Describe(Inquiry),
+    Test(Test),
+}
+
+/// Read by hand: serde reads a tagged enum through a buffer that does not know numbers of arbitrary precision.
+impl<'de> Deserialize<'de> for Request {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "lowercase")]
+        enum Op {
+            Flush,
+            Ingest,
+            Backfill,
+            Write,
+            Read,
+            Describe,
+            Test,
+        }
+        let request = Json::deserialize(deserializer)?;
+        let understood = Op::deserialize(&request["op"]).and_then(|op| match op {
+            Op::Flush => Wait::deserialize(request).map(Request::Flush),
+            Op::Ingest => Wait::deserialize(request).map(Request::Ingest),
+            Op::Backfill => Wait::deserialize(request).map(Request::Backfill),
+            Op::Write => Intent::deserialize(request).map(Request::Write),
+            Op::Read => Question::deserialize(request).map(Request::Read),
+            Op::Describe => Inquiry::deserialize(request).map(Request::Describe),
+            Op::Test => Test::deserialize(request).map(Request::Test),
+        });
+        understood.map_err(serde::de::Error::custom)
+    }
+}
+
+/// What a waiting backend waits for, and how long.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Wait {
+    /// `None`: all maps, those that come later too.
+    pub map_ids: Option<Vec<i32>>,
+    #[serde(default = "a_minute")]
+    pub timeout_ms: u64,
+}
+
+fn a_minute() -> u64 {
+    60_000
+}
+
+/// A request for the fields of a CRM's object.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Inquiry {
+    pub connection_id: i32,
+    pub object: String,
+    /// The CRM is asked in any case. Otherwise an answer of a moment ago will do, and a connection that rests is left alone.
+    pub fresh: bool,
+}
+
+/// A request for a real call to a connection's CRM.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Test {
+    pub connection_id: i32,
+}
+
+/// A user's edit in flight to the CRM: `{"op": "write", ...}`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Intent {
     pub write_id: String,
@@ -49,7 +121,7 @@ fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Json>, D
     Json::deserialize(value).map(Some)
 }
 
-/// A question for what the CRM holds: `{"op": "read", ...}`.
+/// A request for what the CRM holds: `{"op": "read", ...}`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Question {
     pub connection_id: i32,
@@ -107,5 +179,17 @@ mod tests {
         let there = serde_json::to_string(&none).unwrap();
         let back: IntentField = serde_json::from_str(&there).unwrap();
         assert_eq!(back.value, None);
+    }
+
+    #[test]
+    fn a_request_is_read_by_its_operation() {
+        let json = r#"{"op": "flush", "map_ids": [7], "v": 1}"#;
+        let request = serde_json::from_str(json).unwrap();
+        let Request::Flush(wait) = request else {
+            panic!("{request:?}");
+        };
+        assert_eq!((wait.map_ids, wait.timeout_ms), (Some(vec![7]), 60_000));
+        assert!(serde_json::from_str::<Request>(r#"{"op": "dance"}"#).is_err());
+        assert!(serde_json::from_str::<Request>("{}").is_err());
     }
 }

@@ -26,9 +26,9 @@ use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::peers::{Peers, Phase, Seat};
-use super::{Admitted, Knock, Notice};
+use super::{Admitted, Knock, Message};
 use crate::webhook::{self, MAX_BODY, Refusal};
-use crate::worker::main_loop::event::{Event, Outbox};
+use crate::worker::mailbox::Sender;
 
 /// Requests whose bodies are read or that wait for their answer, at once. For another one the slowest body gives way;
 /// while all wait for their answers, it is told to come again.
@@ -53,8 +53,8 @@ const NOT_SET_UP: &str = "the connection is not set up for webhooks";
 type Reply = Response<Full<Bytes>>;
 
 /// Listens until the task is aborted. What happens to the address is told once, not each time it is tried.
-pub async fn listen(address: String, peers: Arc<Peers>, outbox: Outbox) {
-    let tell = |text: String| outbox.send(Event::Webhook(Notice::Listener(text)));
+pub async fn listen(address: String, peers: Arc<Peers>, mailbox: Sender<Message>) {
+    let tell = |text: String| mailbox.send(Message::Listener(text));
     let mut told = String::new();
     let listener = loop {
         // With SO_REUSEADDR, so that a worker that starts anew need not wait for old connections to be forgotten.
@@ -81,9 +81,9 @@ pub async fn listen(address: String, peers: Arc<Peers>, outbox: Outbox) {
                     // The database is behind: who is turned away comes again.
                     continue;
                 };
-                let (places, outbox, id) = (places.clone(), outbox.clone(), seat.id());
+                let (places, mailbox, id) = (places.clone(), mailbox.clone(), seat.id());
                 let served = tokio::spawn(async move {
-                    let _ = timeout(WHOLE_TIME, converse(stream, seat, places, outbox)).await;
+                    let _ = timeout(WHOLE_TIME, converse(stream, seat, places, mailbox)).await;
                 });
                 peers.served_by(id, served.abort_handle());
             }
@@ -93,8 +93,8 @@ pub async fn listen(address: String, peers: Arc<Peers>, outbox: Outbox) {
     }
 }
 
-async fn converse(stream: TcpStream, seat: Seat, places: Arc<Semaphore>, outbox: Outbox) {
-    let (seat, desk) = (&seat, &(places, outbox));
+async fn converse(stream: TcpStream, seat: Seat, places: Arc<Semaphore>, mailbox: Sender<Message>) {
+    let (seat, desk) = (&seat, &(places, mailbox));
     let service = service_fn(move |request| async move {
         Ok::<_, Infallible>(answer(request, seat, &desk.0, &desk.1).await)
     });
@@ -112,10 +112,10 @@ async fn answer(
     request: Request<Incoming>,
     seat: &Seat,
     places: &Semaphore,
-    outbox: &Outbox,
+    mailbox: &Sender<Message>,
 ) -> Reply {
     let (head, mut body) = request.into_parts();
-    let reply = decide(&head, &mut body, seat, places, outbox).await;
+    let reply = decide(&head, &mut body, seat, places, mailbox).await;
     if !body.is_end_stream() {
         tokio::spawn(timeout(SPILL_TIME, spill(body)));
     }
@@ -137,7 +137,7 @@ async fn decide(
     body: &mut Incoming,
     seat: &Seat,
     places: &Semaphore,
-    outbox: &Outbox,
+    mailbox: &Sender<Message>,
 ) -> Reply {
     let Some(connection) = connection(head.uri.path()) else {
         return error(StatusCode::NOT_FOUND, "POST to /webhooks/{connection}");
@@ -152,8 +152,8 @@ async fn decide(
         return later("too many requests at once");
     };
     seat.enter(Phase::Body);
-    let knock = |reply| Notice::Knock(Knock { connection, reply });
-    let keeper = match ask(outbox, knock).await {
+    let knock = |reply| Message::Knock(Knock { connection, reply });
+    let keeper = match ask(mailbox, knock).await {
         Some(Some(keeper)) => keeper,
         Some(None) => return error(StatusCode::NOT_FOUND, "there is no such connection"),
         None => return later(BUSY),
@@ -173,7 +173,7 @@ async fn decide(
         Ok(events) => events,
         Err(refusal) => {
             let reply = refuse(&refusal);
-            outbox.send(Event::Webhook(Notice::Refused(keeper, refusal)));
+            mailbox.send(Message::Refused(keeper, refusal));
             return reply;
         }
     };
@@ -182,13 +182,13 @@ async fn decide(
     } else {
         let connection_id = keeper.door.connection_id;
         let admitted = |reply| {
-            Notice::Admitted(Admitted {
+            Message::Admitted(Admitted {
                 connection_id,
                 events,
                 reply,
             })
         };
-        ask(outbox, admitted).await
+        ask(mailbox, admitted).await
     };
     match accepted {
         Some(count) => reply(StatusCode::OK, &json!({ "accepted": count })),
@@ -208,9 +208,12 @@ async fn place<'p>(seat: &Seat, places: &'p Semaphore) -> Option<SemaphorePermit
 }
 
 /// Asks the main thread; `None`: it cannot, or not in time.
-async fn ask<T>(outbox: &Outbox, notice: impl FnOnce(oneshot::Sender<T>) -> Notice) -> Option<T> {
+async fn ask<T>(
+    mailbox: &Sender<Message>,
+    message: impl FnOnce(oneshot::Sender<T>) -> Message,
+) -> Option<T> {
     let (reply, answer) = oneshot::channel();
-    outbox.send(Event::Webhook(notice(reply)));
+    mailbox.send(message(reply));
     timeout(ANSWER_TIME, answer).await.ok()?.ok()
 }
 

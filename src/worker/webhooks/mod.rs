@@ -26,7 +26,7 @@ use crate::worker::main_loop::Worker;
 use crate::worker::main_loop::event::Event;
 
 /// What the threads have to say about webhooks. A reply that is dropped tells them that the database cannot now.
-pub enum Notice {
+pub enum Message {
     Knock(Knock),
     Admitted(Admitted),
     Refused(Arc<Doorkeeper>, Refusal),
@@ -35,7 +35,7 @@ pub enum Notice {
     /// A minute is over in which refusals were only counted.
     MinuteOver,
     /// There is more to prune.
-    PruneOn,
+    PruneMore,
 }
 
 pub struct Knock {
@@ -78,23 +78,23 @@ impl Worker {
         if !wanted.is_empty() {
             let [most, of_one] = self.settings.webhook_connections;
             let peers = Peers::new(most, of_one);
-            let task = listener::listen(wanted.clone(), peers, self.outbox.clone());
+            let task = listener::listen(wanted.clone(), peers, self.mailbox.wrap(Event::Webhooks));
             self.webhooks.listener = Some((wanted.clone(), self.runtime.spawn(task)));
         }
     }
 
-    pub fn notice(&mut self, notice: Notice) {
+    pub fn notice(&mut self, notice: Message) {
         let webhooks = &mut self.webhooks;
         match notice {
-            Notice::Knock(knock) => webhooks.knocks.push(knock),
-            Notice::Admitted(admitted) => webhooks.admitted.push(admitted),
-            Notice::Refused(keeper, refusal) => self.turned_away(&keeper, &refusal),
-            Notice::Listener(text) => log!("{text}"),
-            Notice::MinuteOver => {
+            Message::Knock(knock) => webhooks.knocks.push(knock),
+            Message::Admitted(admitted) => webhooks.admitted.push(admitted),
+            Message::Refused(keeper, refusal) => self.turned_away(&keeper, &refusal),
+            Message::Listener(text) => log!("{text}"),
+            Message::MinuteOver => {
                 let summaries = webhooks.refusals.summaries(Instant::now());
                 webhooks.rows.extend(summaries);
             }
-            Notice::PruneOn => self.prune_inbox(),
+            Message::PruneMore => self.prune_inbox(),
         }
     }
 
@@ -165,10 +165,10 @@ impl Worker {
         let (row, first) = refusals.count(&keeper.door, refusal, now);
         self.webhooks.rows.extend(row);
         if first {
-            let outbox = self.outbox.clone();
+            let mailbox = self.mailbox.wrap(Event::Webhooks);
             self.runtime.spawn(async move {
                 tokio::time::sleep(MINUTE).await;
-                outbox.send(Event::Webhook(Notice::MinuteOver));
+                mailbox.send(Message::MinuteOver);
             });
         }
     }
@@ -176,7 +176,7 @@ impl Worker {
     /// Removes what was done with long ago, a slice now and the rest between other work.
     pub fn prune_inbox(&mut self) {
         match transaction(inbox::prune) {
-            Ok(PRUNED_AT_ONCE) => self.outbox.send(Event::Webhook(Notice::PruneOn)),
+            Ok(PRUNED_AT_ONCE) => self.mailbox.send(Event::Webhooks(Message::PruneMore)),
             Ok(_) => {}
             // Dropped, or of a version to come.
             Err(error) if error.is_undefined() => {}

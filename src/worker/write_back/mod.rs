@@ -6,6 +6,7 @@ pub mod settle;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crm_domain::Failure;
 use pgrx::prelude::*;
 
 use self::read::{Slice, read_slice};
@@ -19,13 +20,24 @@ use crate::store::write_back::{claims, fold};
 use crate::store::{StoreError, map_state, transaction};
 use crate::worker::connections::Readiness;
 use crate::worker::link::{Errand, Lane, SharedLink};
-use crate::worker::main_loop::event::{Event, Task};
+use crate::worker::main_loop::event::Event;
 use crate::worker::main_loop::{HELD_AGAIN, IDLE, Worker};
 use crate::worker::process::report;
 use crate::worker::schedule;
-use crate::worker::sender::batches::{self, Destination};
+use crate::worker::sender::batches::{self, Destination, Sent};
 use crate::worker::step_backoff::{Of, Step};
+use crate::worker::tasks;
 use crate::worker::waiters::stands_still;
+
+/// What the threads report.
+pub enum Message {
+    /// The CRM's results for a claimed slice; an error: its task panicked.
+    Sent {
+        claim_id: i64,
+        sent: Result<Vec<Sent>, Failure>,
+        outage: Option<Failure>,
+    },
+}
 
 /// A slice that was claimed and read.
 struct Taken {
@@ -349,20 +361,22 @@ impl Worker {
         );
         failpoint::reach("send::before");
         let link = link.clone();
-        self.start(
+        tasks::spawn(
+            self.runtime.handle(),
+            &self.mailbox.wrap(Event::WriteBack),
             async move {
                 failpoint::reach_on_thread("send::task");
                 let sent = batches::send(&link, &destination, outgoing).await;
-                let trouble = link.take_trouble();
-                Event::Done {
+                Message::Sent {
                     claim_id,
-                    sent,
-                    trouble,
+                    sent: Ok(sent),
+                    outage: link.take_trouble(),
                 }
             },
-            move |failure| Event::Failed {
-                of: Task::Slice(claim_id),
-                failure,
+            move |failure| Message::Sent {
+                claim_id,
+                sent: Err(failure),
+                outage: None,
             },
         );
     }

@@ -97,11 +97,25 @@ impl InFlight {
 
 impl Worker {
     /// Settles what came back.
-    pub fn done(&mut self, claim_id: i64, sent: Vec<Sent>, trouble: Option<Failure>) {
+    pub fn on_sent(
+        &mut self,
+        claim_id: i64,
+        sent: Result<Vec<Sent>, Failure>,
+        outage: Option<Failure>,
+    ) {
         failpoint::reach("send::after");
         let Some(flight) = self.flights.remove(&claim_id) else {
             return;
         };
+        // A task that panicked fails each record that it had.
+        let sent = sent.unwrap_or_else(|failure| {
+            let failed = |index| Sent {
+                index,
+                request_id: claim_id.to_string(),
+                result: Err(failure.clone()),
+            };
+            (0..flight.records.len()).map(failed).collect()
+        });
         report(&format!(
             "settling {} records of {}",
             flight.records.len(),
@@ -109,7 +123,7 @@ impl Worker {
         ));
         let (map, connection) = (flight.map, flight.connection);
         let settled = self.judge(&map, flight.records, sent);
-        let trouble = trouble.or_else(|| connection_trouble(&settled.1));
+        let trouble = outage.or_else(|| connection_trouble(&settled.1));
         let mut settled = settled.0;
         let stop = stop_reason(&settled);
         let note = |client: &mut SpiClient| {
@@ -152,17 +166,6 @@ impl Worker {
                 self.settle_parts(map, connection, settled);
             }
         }
-    }
-
-    /// The task that had a slice came to nothing.
-    pub fn slice_failed(&mut self, claim_id: i64, failure: &Failure) {
-        let records = self.flights.get(&claim_id).map_or(0, |f| f.records.len());
-        let sent = (0..records).map(|index| Sent {
-            index,
-            request_id: claim_id.to_string(),
-            result: Err(failure.clone()),
-        });
-        self.done(claim_id, sent.collect(), None);
     }
 
     fn hold(
