@@ -35,7 +35,7 @@ export CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND := 1
 build pg_test $(clusters): export PGRX_BUILD_FLAGS := --examples
 
 # The crates without PostgreSQL; the simulator is always built along with them, so that features resolve one way.
-plain := -p crm-domain -p crm-provider -p crm-sim
+plain := -p crm-domain -p crm-provider -p crm-sim -p crm-structure
 
 # Scenarios wait more than they work: for a commit, a turn of the worker, a clock of theirs.
 threads := $(shell echo $$((2 * $$(nproc))))
@@ -81,7 +81,7 @@ lint: setup ## rustfmt, clippy for every set of features, shellcheck, dependenci
 	grep -rlI --exclude-dir=target --exclude-dir=.venv '^#!.*bash' .ci tests fuzz $(wildcard benches) | xargs shellcheck
 	.ci/deny
 
-unit: setup ## tests of the domain, the providers and the simulator, without PostgreSQL
+unit: setup ## tests of the domain, the providers, the simulator and the layers of the tree, without PostgreSQL
 	cargo test $(plain)
 
 fuzz: setup ## what is read from outside and written to it, with inputs made for it; the same ones each time (TEST=target)
