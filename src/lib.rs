@@ -31,7 +31,7 @@ pub extern "C-unwind" fn _PG_init() {
     errors::make_no_backtraces();
     settings::define();
     settings::restrict();
-    store::statement::names::install();
+    store::statement::name_check::install();
     // SAFETY: a plain read of a global that the postmaster sets while it loads libraries.
     if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
         shared::request();

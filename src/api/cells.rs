@@ -9,7 +9,7 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
 };
 use pgrx::prelude::*;
 
-use crate::store::table::update;
+use crate::store::table::capture_guard;
 
 /// The cells of either mask.
 #[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
@@ -51,19 +51,19 @@ fn cell_is_set(hashes: &[u8], field_id: i32) -> bool {
 /// The cells of a map that pg_crm itself is setting in this session right now; NULL: none.
 #[pg_extern(volatile, parallel_unsafe, schema = "crm")]
 fn applying(map_id: i32) -> Option<Vec<u8>> {
-    update::applying(map_id)
+    capture_guard::applying(map_id)
 }
 
 /// The records whose cells `applying()` speaks of: shard_key, a slash, record_key.
 #[pg_extern(volatile, parallel_unsafe, schema = "crm")]
 fn applying_to(map_id: i32) -> Option<Vec<String>> {
-    update::applying_to(map_id)
+    capture_guard::applying_to(map_id)
 }
 
 /// Whether what is being set is what the CRM holds, and no user's edit.
 #[pg_extern(volatile, parallel_unsafe, schema = "crm")]
 fn applying_from_crm(map_id: i32) -> bool {
-    update::applying_from_crm(map_id)
+    capture_guard::applying_from_crm(map_id)
 }
 
 /// Whether the mask has the cell of that field_id.

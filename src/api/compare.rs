@@ -7,12 +7,11 @@ use pgrx::spi::SpiClient;
 
 use super::or_raise;
 use crate::settings::Settings;
-use crate::store::StoreError;
-use crate::store::calls::caller;
 use crate::store::capture::compare::{self, Differing, Order};
 use crate::store::config::{self, Map};
 use crate::store::record::links::Key;
 use crate::store::table::read::Bounds;
+use crate::store::{StoreError, rights};
 
 const RULE: &str = "rows and records are in step";
 /// Rows of one part.
@@ -65,7 +64,7 @@ struct Comparison<'a> {
 fn compare_rows(
     map_id: i32,
 ) -> TableIterator<'static, (name!(rule, String), name!(detail, String))> {
-    let details = or_raise(caller::pinned(|| {
+    let details = or_raise(rights::pinned(|| {
         Spi::connect_mut(|client| match config::map(client, map_id)? {
             Some(map) if map.in_error => {
                 notice!(

@@ -10,7 +10,7 @@ use pgrx::{
 
 use super::raise;
 use crate::shared::{self, State};
-use crate::store::config::extension_exists;
+use crate::store::rights::extension_exists;
 
 /// What a commit does to the worker, from least to most.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

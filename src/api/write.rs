@@ -20,8 +20,9 @@ use super::{ask, or_raise, raise, wake};
 use crate::settings;
 use crate::store::calls::caller::{self, Record};
 use crate::store::config::MappedField;
+use crate::store::rights;
 use crate::store::table::read::{self, Bounds, RowValues, Wanted};
-use crate::store::table::update;
+use crate::store::table::{capture_guard, row_locks, update};
 use crate::store::transaction::nested;
 use crate::worker::socket::protocol::{Answer, Intent, IntentField, Question};
 
@@ -88,7 +89,7 @@ fn perform_write(
     target.require(Right::See, based.as_deref().unwrap_or_default());
     let cells: Cells = changed.iter().map(|f| f.id).collect();
 
-    if !or_raise(update::lock(
+    if !or_raise(row_locks::lock(
         &target.map,
         &target.shard_key,
         &target.record_key,
@@ -214,7 +215,7 @@ fn perform_read(
             "It takes SELECT on those that are to be read, or on the table.",
         )
     }
-    if !or_raise(update::is_visible(
+    if !or_raise(row_locks::is_visible(
         &target.map,
         &target.shard_key,
         &target.record_key,
@@ -289,7 +290,7 @@ fn bases(
 ) -> BTreeMap<u16, conflict::ShortHash> {
     if let Some((fields, base)) = given {
         let base = Json::Object(base.clone());
-        let values = or_raise(caller::pinned(|| {
+        let values = or_raise(rights::pinned(|| {
             read::of_object(&target.map, fields, &base)
         }));
         return values
@@ -325,7 +326,7 @@ fn change_row(target: &Target, changes: &JsonMap<String, Json>, edit: &Edit) -> 
         record_key: target.record_key.clone(),
         values: Json::Object(changes.clone()).to_string(),
     }];
-    let ours = update::Ours::edited(target.map.id, edit.cells.to_bytes(), &rows);
+    let ours = capture_guard::Ours::edited(target.map.id, edit.cells.to_bytes(), &rows);
     let found = Spi::connect_mut(|client| update::update(client, &target.map, &columns, &rows));
     drop(ours);
     if or_raise(found).is_empty() {
@@ -358,7 +359,7 @@ fn row_values(target: &Target, cells: &Cells) -> Vec<(u16, Value)> {
         lenient: false,
         raw: false,
     };
-    let read = caller::pinned(|| read::read(&target.map, &wanted, &bounds));
+    let read = rights::pinned(|| read::read(&target.map, &wanted, &bounds));
     match or_raise(read).remove(&0) {
         Some(RowValues::Found(fields)) => fields
             .into_iter()

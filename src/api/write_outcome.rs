@@ -10,10 +10,10 @@ use super::document::Document;
 use super::write::{Edit, INVALID};
 use super::write_target::Target;
 use super::{or_raise, raise};
-use crate::store::audit;
 use crate::store::calls::caller;
 use crate::store::config::{Map, MappedField};
-use crate::store::table::read;
+use crate::store::table::{read, transform};
+use crate::store::{audit, rights};
 use crate::worker::socket::protocol::Answer;
 
 /// The CRM has it: the ledger knows.
@@ -87,7 +87,7 @@ pub(super) fn refuse(
     changes: JsonMap<String, Json>,
     answer: &Answer,
 ) {
-    let values = or_raise(caller::pinned(|| {
+    let values = or_raise(rights::pinned(|| {
         read::of_object(&target.map, changed, &Json::Object(changes))
     }));
     let fields: JsonMap<String, Json> = values
@@ -131,7 +131,7 @@ pub(super) fn in_columns(
         .filter_map(|f| {
             let canonical = values.get(&f.id.to_string())?;
             let value = match &f.transform_in {
-                Some(transform) => or_raise(caller::transformed(map, transform, canonical)),
+                Some(transform) => or_raise(transform::transformed(map, transform, canonical)),
                 None => f.column_json(canonical),
             };
             Some((f.column.clone(), value))

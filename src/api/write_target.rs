@@ -9,6 +9,7 @@ use serde_json::{Map as JsonMap, Value as Json};
 use super::{ask, or_raise, raise};
 use crate::store::calls::caller;
 use crate::store::config::{Connection, Map, MappedField};
+use crate::store::map_cache;
 
 /// What somebody may do with a column.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,7 +41,7 @@ pub fn choose(
             "record_key is the text of the row's key column.",
         )
     };
-    let maps = or_raise(caller::targets(relation));
+    let maps = or_raise(map_cache::targets(relation));
     let named: Vec<_> = maps
         .iter()
         .filter(|(_, c)| connection.is_none_or(|name| c.name == name))

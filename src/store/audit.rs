@@ -5,8 +5,8 @@ use crm_domain::storable::{storable, storable_text};
 use pgrx::spi::SpiClient;
 
 use crate::store::config::{Connection, Map};
-use crate::store::statement::Kept;
-use crate::store::transaction::StoreError;
+use crate::store::error::StoreError;
+use crate::store::statement::Cached;
 
 #[derive(Clone)]
 pub struct Entry<'a> {
@@ -85,7 +85,7 @@ fn insert(
     let errors: Vec<_> = alike.iter().map(|e| e.error.map(storable_text)).collect();
     let folded = (!common.folded.is_empty()).then(|| common.folded.to_vec());
     client.update(
-        Kept("INSERT INTO crm.audit_log (map_id, connection, provider, relation, path, operation, result, attempt, folded, shard_key, record_key, crm_id,
+        Cached("INSERT INTO crm.audit_log (map_id, connection, provider, relation, path, operation, result, attempt, folded, shard_key, record_key, crm_id,
                                     fields, error_class, vendor_code, error, request_id, actor, correlation_id, write_id)
          SELECT $1, $2, $3, $4, $5, $6, $7, $8, $20::text[]::uuid[], e.shard_key, e.record_key, e.crm_id,
                 e.fields::jsonb, e.error_class, e.vendor_code, e.error, e.request_id, e.actor, e.correlation_id, e.write_id::uuid
@@ -122,7 +122,7 @@ fn insert(
 /// Makes partitions ahead once something is mapped (a database that is being restored brings its own), drops old ones.
 pub fn maintain(client: &mut SpiClient, retention_minutes: i32) -> Result<(), StoreError> {
     client.update(
-        Kept("SELECT crm.maintain_audit($1 * interval '1 minute') WHERE EXISTS (SELECT FROM crm.object_map)"),
+        Cached("SELECT crm.maintain_audit($1 * interval '1 minute') WHERE EXISTS (SELECT FROM crm.object_map)"),
         None,
         &[retention_minutes.into()],
     )?;

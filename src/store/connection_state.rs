@@ -7,8 +7,8 @@ use pgrx::spi::SpiClient;
 use serde_json::{Map, Value as Json};
 
 use crate::store::config::Connection;
-use crate::store::statement::Kept;
-use crate::store::transaction::StoreError;
+use crate::store::error::StoreError;
+use crate::store::statement::Cached;
 
 /// Failures in a row after which a connection's circuit is open: see `crm.status.circuit`.
 pub const OPENS_AFTER: u32 = 3;
@@ -36,7 +36,7 @@ pub fn used(client: &mut SpiClient, connection_id: i32, news: &News) -> Result<(
         tell("requests", Some(spent.requests));
     }
     client.update(
-        Kept("UPDATE crm.connection_state SET usage = coalesce(usage, '{}') || $2::jsonb, told_at = now() WHERE connection_id = $1"),
+        Cached("UPDATE crm.connection_state SET usage = coalesce(usage, '{}') || $2::jsonb, told_at = now() WHERE connection_id = $1"),
         None,
         &[connection_id.into(), Json::from(told).to_string().into()],
     )?;
@@ -46,7 +46,7 @@ pub fn used(client: &mut SpiClient, connection_id: i32, news: &News) -> Result<(
 /// The CRM answers as it should, or again; what is known of the budget stays.
 pub fn healthy(client: &mut SpiClient, connection: &Connection) -> Result<(), StoreError> {
     let mut well = client.update(
-        Kept("UPDATE crm.connection_state s
+        Cached("UPDATE crm.connection_state s
          SET failures = 0, blocked_until = '-infinity', error_class = NULL, last_error = NULL, changed_at = now()
          FROM (SELECT b.failures FROM crm.connection_state b WHERE b.connection_id = $1) before
          WHERE s.connection_id = $1 AND s.state = 'ok' AND s.failures > 0
@@ -72,19 +72,19 @@ fn is_current(client: &mut SpiClient, connection: &Connection) -> Result<bool, S
         // There were none: a restored database. Whoever sets the first holds the connection; one statement to wait, or not,
         // and another to see.
         let free = client.update(
-            Kept("SELECT FROM crm.connection c WHERE c.connection_id = $1 FOR SHARE SKIP LOCKED"),
+            Cached("SELECT FROM crm.connection c WHERE c.connection_id = $1 FOR SHARE SKIP LOCKED"),
             None,
             &[connection.id.into()],
         )?;
         let none = client.update(
-            Kept("SELECT FROM crm.credential k WHERE k.connection_id = $1"),
+            Cached("SELECT FROM crm.credential k WHERE k.connection_id = $1"),
             None,
             &[connection.id.into()],
         )?;
         return Ok(!free.is_empty() && none.is_empty());
     }
     let same = client.update(
-        Kept("SELECT FROM crm.credential k WHERE k.connection_id = $1 AND k.version = $2 FOR SHARE SKIP LOCKED"),
+        Cached("SELECT FROM crm.credential k WHERE k.connection_id = $1 AND k.version = $2 FOR SHARE SKIP LOCKED"),
         None,
         &[connection.id.into(), connection.version.into()],
     )?;
@@ -105,7 +105,7 @@ pub fn troubled(
     let refused = failure.class == ErrorClass::Auth;
     let told = format!("{} ({})", failure.message, failure.code);
     let mut noted = client.update(
-        Kept("WITH before AS (SELECT b.state FROM crm.connection_state b WHERE b.connection_id = $1)
+        Cached("WITH before AS (SELECT b.state FROM crm.connection_state b WHERE b.connection_id = $1)
          INSERT INTO crm.connection_state AS s (connection_id, state, failures, blocked_until, error_class, last_error)
          SELECT c.connection_id, CASE WHEN $2 THEN 'error' ELSE 'ok' END, 1, now() + $3 * interval '1 ms', $4, $5
          FROM crm.connection c WHERE c.connection_id = $1
@@ -149,12 +149,12 @@ pub fn rotate(
 ) -> Result<(), StoreError> {
     // Until the end of the transaction: a generic plan holds a parameter where auto_explain would print the token.
     client.update(
-        Kept("SELECT set_config('plan_cache_mode', 'force_generic_plan', true)"),
+        Cached("SELECT set_config('plan_cache_mode', 'force_generic_plan', true)"),
         None,
         &[],
     )?;
     client.update(
-        Kept("UPDATE crm.credential SET secret = secret || jsonb_build_object('refresh_token', $2), updated_at = now()
+        Cached("UPDATE crm.credential SET secret = secret || jsonb_build_object('refresh_token', $2), updated_at = now()
          WHERE connection_id = $1 AND version = $3"),
         None,
         &[connection_id.into(), refresh_token.into(), version.into()],

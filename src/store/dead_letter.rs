@@ -5,8 +5,8 @@ use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 
 use crate::store::config::Map;
-use crate::store::statement::Kept;
-use crate::store::transaction::StoreError;
+use crate::store::error::StoreError;
+use crate::store::statement::Cached;
 
 /// Called before a dead letter is written.
 pub fn tell_the_first(
@@ -16,7 +16,7 @@ pub fn tell_the_first(
     code: &str,
 ) -> Result<(), StoreError> {
     let there = client.select(
-        Kept("SELECT FROM crm.dead_letter WHERE map_id = $1 LIMIT 1"),
+        Cached("SELECT FROM crm.dead_letter WHERE map_id = $1 LIMIT 1"),
         Some(1),
         &[map.id.into()],
     )?;

@@ -3,12 +3,12 @@
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 
-use crate::store::statement::Kept;
-use crate::store::transaction::StoreError;
+use crate::store::error::StoreError;
+use crate::store::statement::Cached;
 
 pub fn begin(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
     client.update(
-        Kept("UPDATE crm.map_state SET round_start = now(), round_total = 0, round_done = 0 WHERE map_id = $1 AND round_start IS NULL"),
+        Cached("UPDATE crm.map_state SET round_start = now(), round_total = 0, round_done = 0 WHERE map_id = $1 AND round_start IS NULL"),
         None,
         &[map_id.into()],
     )?;
@@ -17,7 +17,7 @@ pub fn begin(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
 
 pub fn took_up(client: &mut SpiClient, map_id: i32, records: usize) -> Result<(), StoreError> {
     client.update(
-        Kept("UPDATE crm.map_state SET round_total = round_total + $2 WHERE map_id = $1"),
+        Cached("UPDATE crm.map_state SET round_total = round_total + $2 WHERE map_id = $1"),
         None,
         &[map_id.into(), (records as i64).into()],
     )?;
@@ -32,7 +32,7 @@ pub fn did(
     error: Option<&str>,
 ) -> Result<(), StoreError> {
     client.update(
-        Kept("UPDATE crm.map_state
+        Cached("UPDATE crm.map_state
          SET round_done = round_done + $2, last_success = CASE WHEN $3 THEN now() ELSE last_success END,
              last_error = coalesce($4, last_error), last_error_at = CASE WHEN $4 IS NULL THEN last_error_at ELSE now() END
          WHERE map_id = $1"),
@@ -45,7 +45,7 @@ pub fn did(
 /// Ends the round; the next begins a write_interval from now.
 pub fn end(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
     client.update(
-        Kept("UPDATE crm.map_state s SET round_start = NULL, next_write_at = now() + m.write_interval
+        Cached("UPDATE crm.map_state s SET round_start = NULL, next_write_at = now() + m.write_interval
          FROM crm.object_map m WHERE m.map_id = s.map_id AND s.map_id = $1"),
         None,
         &[map_id.into()],
@@ -57,7 +57,7 @@ pub fn end(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
 pub fn stop(client: &mut SpiClient, map_id: i32, reason: &str) -> Result<(), StoreError> {
     let reason = format!("{reason}; mend the mapping, then crm.replay_all()");
     let stopped = client.update(
-        Kept(
+        Cached(
             "UPDATE crm.map_state SET state = 'error', reason = $2
               WHERE map_id = $1 AND (state, reason) IS DISTINCT FROM ('error', $2)",
         ),

@@ -10,7 +10,9 @@ pub mod capture;
 pub mod config;
 pub mod connection_state;
 pub mod dead_letter;
+pub mod error;
 pub mod ingest;
+pub mod map_cache;
 pub mod map_state;
 pub mod reconcile;
 pub mod record;
@@ -23,4 +25,5 @@ pub mod transaction;
 pub mod webhook_inbox;
 pub mod write_back;
 
-pub use transaction::{StoreError, durable_transaction, transaction};
+pub use error::StoreError;
+pub use transaction::{durable_transaction, transaction};

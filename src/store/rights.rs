@@ -5,13 +5,14 @@
 //! SECURITY_RESTRICTED_OPERATION, in which Postgres refuses SET SESSION AUTHORIZATION and SET ROLE. Backends become the
 //! engine for single statements ([`as_engine`]).
 
+use std::cell::Cell;
 use std::ffi::CStr;
 
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use crate::store::calls::caller::pinned;
+use crate::store::settings_scope::SettingsScope;
 
 const ENGINE: &CStr = c"crm_engine";
 
@@ -73,7 +74,7 @@ pub fn take_session() -> bool {
     // ends the process.
     let role = unsafe {
         pg_sys::StartTransactionCommand();
-        let role = super::config::extension_exists().then(role);
+        let role = extension_exists().then(role);
         if role.is_some_and(|role| pg_sys::superuser_arg(role)) {
             ErrorReport::new(
                 PgSqlErrorCode::ERRCODE_INVALID_ROLE_SPECIFICATION,
@@ -114,4 +115,73 @@ pub fn leave() {
 fn restrict(context: i32) {
     // SAFETY: the session's own user; Postgres itself asks for an empty context outside of transactions.
     unsafe { pg_sys::SetUserIdAndSecContext(pg_sys::GetSessionUserId(), context) }
+}
+
+thread_local! {
+    /// Code of others ran since this was last cleared.
+    static OTHERS_RAN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether code of others ran since this was last asked.
+pub fn code_of_others_ran() -> bool {
+    OTHERS_RAN.take()
+}
+
+/// Runs `work` as a table's owner with restricted rights, as PostgreSQL 16's SwitchToUntrustedUser() does: code that the
+/// owner attached to the table (transforms, views, triggers) must not run with the caller's rights. Whatever it sets is
+/// undone at the end, on every path, and names are resolved in pg_catalog alone.
+pub fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
+    struct Restore(pg_sys::Oid, i32);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            // SAFETY: puts back what GetUserIdAndSecContext gave.
+            unsafe { pg_sys::SetUserIdAndSecContext(self.0, self.1) }
+        }
+    }
+    OTHERS_RAN.set(true);
+    let mut restore = Restore(pg_sys::InvalidOid, 0);
+    // SAFETY: an aborted transaction puts the user back too, so no path leaves the owner's identity behind.
+    unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut restore.0, &mut restore.1);
+        let context = restore.1
+            | (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION) as i32;
+        pg_sys::SetUserIdAndSecContext(owner, context);
+    }
+    // Dropped first: settings are put back before the user is.
+    let settings = SettingsScope::begin();
+    settings.pin_search_path();
+    let result = work();
+    drop(settings);
+    drop(restore);
+    result
+}
+
+/// Runs `work` with a search_path that no caller decides. An error leaves it to the end of the (sub)transaction to put
+/// it back, as Postgres itself does.
+pub fn pinned<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: as for a function with a SET clause; what is begun here is ended below.
+    let level = unsafe {
+        let level = pg_sys::NewGUCNestLevel();
+        pg_sys::set_config_option(
+            c"search_path".as_ptr(),
+            c"pg_catalog, pg_temp".as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+        level
+    };
+    let result = work();
+    // SAFETY: see above.
+    unsafe { pg_sys::AtEOXact_GUC(true, level) };
+    result
+}
+
+/// Whether the extension is here and the schema can be used.
+pub fn extension_exists() -> bool {
+    // SAFETY: a syscache look-up inside a transaction.
+    unsafe { pg_sys::get_extension_oid(c"pg_crm".as_ptr(), true) != pg_sys::InvalidOid }
 }

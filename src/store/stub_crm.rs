@@ -5,7 +5,7 @@ use pgrx::JsonB;
 use pgrx::spi::SpiClient;
 use serde_json::json;
 
-use crate::store::transaction::StoreError;
+use crate::store::error::StoreError;
 
 /// The answer to a request whose values the stub cannot keep, as a vendor would give it.
 pub fn refusal(error: &StoreError) -> Response {

@@ -5,9 +5,9 @@ use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use serde_json::Value as Json;
 
+use crate::store::error::StoreError;
 use crate::store::rights::as_engine;
-use crate::store::statement::Kept;
-use crate::store::transaction::StoreError;
+use crate::store::statement::Cached;
 
 /// Rows that one prune takes at most, so that it is over soon.
 pub const PRUNED_AT_ONCE: usize = 10_000;
@@ -27,7 +27,7 @@ pub struct Door {
 /// The connection of that name, whether it is paused or not: what it told is kept until it goes on.
 pub fn door(client: &SpiClient, connection: &str) -> Result<Option<Door>, StoreError> {
     let mut rows = client.select(
-        Kept("SELECT c.connection_id, c.provider, c.options::text, k.secret::text,
+        Cached("SELECT c.connection_id, c.provider, c.options::text, k.secret::text,
                      ARRAY(SELECT DISTINCT m.crm_object FROM crm.object_map m WHERE m.connection_id = c.connection_id)
               FROM crm.connection c LEFT JOIN crm.credential k USING (connection_id)
               WHERE c.name = $1"),
@@ -68,7 +68,7 @@ pub fn keep(
     }
     // In one order, so that two who bring the same events cannot wait for each other.
     let stored = client.update(
-        Kept("INSERT INTO crm.webhook_inbox (connection_id, event_id, crm_object, crm_id, kind, occurred_at)
+        Cached("INSERT INTO crm.webhook_inbox (connection_id, event_id, crm_object, crm_id, kind, occurred_at)
               SELECT $1, e.event_id, e.crm_object, e.crm_id, e.kind, to_timestamp(e.occurred_ms / 1000.0)
               FROM (SELECT FROM crm.connection c WHERE c.connection_id = $1 FOR KEY SHARE) c,
                    unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[])
@@ -110,7 +110,7 @@ pub struct Waiting {
 /// The first events of a connection that wait.
 pub fn waiting(client: &SpiClient, connection_id: i32) -> Result<Vec<Waiting>, StoreError> {
     let rows = client.select(
-        Kept(
+        Cached(
             "SELECT inbox_id, crm_object, crm_id FROM crm.webhook_inbox
              WHERE connection_id = $1 AND done_at IS NULL ORDER BY inbox_id LIMIT $2",
         ),
@@ -135,7 +135,7 @@ pub fn done(
     events: &[Waiting],
 ) -> Result<(), StoreError> {
     client.update(
-        Kept(
+        Cached(
             "UPDATE crm.webhook_inbox SET done_at = now()
              WHERE connection_id = $1 AND done_at IS NULL AND inbox_id = ANY ($2)",
         ),
@@ -158,7 +158,7 @@ pub fn in_callers_transaction<T>(
 /// Removes events that were done with a week ago, some of them; how many. Vendors give up within days.
 pub fn prune(client: &mut SpiClient) -> Result<usize, StoreError> {
     let pruned = client.update(
-        Kept("DELETE FROM crm.webhook_inbox
+        Cached("DELETE FROM crm.webhook_inbox
               WHERE ctid = ANY (ARRAY(SELECT ctid FROM crm.webhook_inbox WHERE done_at < now() - interval '7 days'
                                       ORDER BY done_at LIMIT $1 FOR UPDATE SKIP LOCKED))"),
         None,
@@ -180,7 +180,7 @@ pub struct Refused {
 pub fn refused(client: &mut SpiClient, refused: &[Refused]) -> Result<(), StoreError> {
     for one in refused {
         client.update(
-            Kept("INSERT INTO crm.audit_log (connection, provider, path, operation, result, error_class, error)
+            Cached("INSERT INTO crm.audit_log (connection, provider, path, operation, result, error_class, error)
                   SELECT $1, $2, 'ingest', 'webhook', 'refused', $3, $4
                   WHERE EXISTS (SELECT FROM crm.object_map)"),
             None,

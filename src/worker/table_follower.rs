@@ -8,7 +8,8 @@ use pgrx::prelude::*;
 
 use super::main_loop::Worker;
 use crate::store::capture::follow;
-use crate::store::{StoreError, config, transaction};
+use crate::store::rights;
+use crate::store::{StoreError, transaction};
 
 /// As often as that at most.
 const OFTEN: Duration = Duration::from_secs(1);
@@ -64,7 +65,7 @@ impl Worker {
         }
         let start = Instant::now();
         let (due, uncaptured) = transaction(|client| {
-            if config::extension_exists() {
+            if rights::extension_exists() {
                 Ok((follow::due(client)?, follow::uncaptured(client)?))
             } else {
                 Ok((Vec::new(), Vec::new()))

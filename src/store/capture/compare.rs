@@ -13,11 +13,12 @@ use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, quote_identifier};
 
 use crate::store::config::Map;
+use crate::store::error::StoreError;
+
 pub use crate::store::record::links::Key;
-use crate::store::statement::Kept;
+use crate::store::statement::Cached;
 use crate::store::table::pace::Pace;
 use crate::store::table::read::{self, Bounds, RowValues, Wanted};
-use crate::store::transaction::StoreError;
 
 /// A part of a table, compared.
 #[derive(Default)]
@@ -50,7 +51,7 @@ impl Order {
     pub fn of(client: &mut SpiClient, map: &Map) -> Result<Order, StoreError> {
         let shard = map.shard.as_ref().map(|shard| shard.name.as_str());
         let rows = client.update(
-            Kept(
+            Cached(
                 "SELECT a.attname::text, coalesce(crm.cast_type(a.atttypid), format_type(crm.base_type(a.atttypid), NULL))
                  FROM (SELECT x.indrelid, x.indkey, x.indnkeyatts FROM pg_index x
                        WHERE x.indrelid = $1 AND x.indisunique AND x.indpred IS NULL AND x.indexprs IS NULL AND x.indisvalid
@@ -121,7 +122,7 @@ impl Order {
             .collect();
         Spi::connect_mut(|client| {
             let mut keys = Vec::with_capacity(rows);
-            for row in client.update(Kept(&statement), None, &args)? {
+            for row in client.update(Cached(&statement), None, &args)? {
                 keys.push(Key {
                     shard_key: row.get(1)?.unwrap_or_default(),
                     record_key: row.get(2)?.unwrap_or_default(),
@@ -288,7 +289,7 @@ fn known(
 ) -> Result<Vec<Option<Known>>, StoreError> {
     let written = map.cells(|f| f.written);
     let rows = client.update(
-        Kept(
+        Cached(
             "SELECT l.record_key IS NOT NULL, l.crm_id IS NOT NULL AND NOT l.detached, l.hashes,
                     ARRAY(SELECT (s.ord - 1)::smallint FROM unnest(l.synced_at) WITH ORDINALITY AS s (at, ord) WHERE s.at IS NOT NULL),
                     (SELECT crm.cells_union(x.cells)
@@ -409,7 +410,7 @@ pub fn without_rows(
     bounds: &Bounds,
 ) -> Result<(Vec<Key>, Option<Key>), StoreError> {
     let found = client.update(
-        Kept(
+        Cached(
             "SELECT l.shard_key, l.record_key,
                     l.crm_id IS NOT NULL AND NOT EXISTS (
                         SELECT FROM crm.queue q WHERE q.shard_key = l.shard_key AND q.map_id = l.map_id AND q.record_key = l.record_key)

@@ -2,19 +2,20 @@
 
 use pgrx::spi::SpiClient;
 
-use crate::store::statement::Kept;
-use crate::store::transaction::{StoreError, transaction};
+use crate::store::error::StoreError;
+use crate::store::statement::Cached;
+use crate::store::transaction::transaction;
 
 /// Maps that are not as their tables are.
 pub fn due(client: &SpiClient) -> Result<Vec<i32>, StoreError> {
-    let rows = client.select(Kept("SELECT crm.maps_to_follow()"), None, &[])?;
+    let rows = client.select(Cached("SELECT crm.maps_to_follow()"), None, &[])?;
     Ok(rows.filter_map(|row| row.get(1).ok().flatten()).collect())
 }
 
 /// Maps whose edits are not captured: their ids, their tables, and why.
 pub fn uncaptured(client: &SpiClient) -> Result<Vec<(i32, String, String)>, StoreError> {
     let rows = client.select(
-        Kept(
+        Cached(
             "SELECT m.map_id, m.relation::text, t.trouble FROM crm.object_map m, crm.capture_trouble(m.map_id) AS t (trouble)
              WHERE t.trouble IS NOT NULL",
         ),

@@ -7,9 +7,9 @@ use serde_json::{Value as Json, json};
 
 use crate::store::capture::compare::{Differing, Part};
 use crate::store::config::Map;
+use crate::store::error::StoreError;
 use crate::store::record::links::Key;
-use crate::store::statement::Kept;
-use crate::store::transaction::StoreError;
+use crate::store::statement::Cached;
 
 /// A map whose rows are to be compared.
 pub struct Request {
@@ -26,7 +26,7 @@ pub struct Request {
 /// The newest of each map. One that is older, and was not there when this one began, has its turn after it.
 pub fn requests(client: &mut SpiClient) -> Result<Vec<Request>, StoreError> {
     let rows = client.update(
-        Kept(
+        Cached(
             "SELECT DISTINCT ON (r.map_id) r.request_id, r.map_id, r.new_rows, r.actor, r.after_shard, r.after_key, r.compared, r.marked
              FROM crm.recapture_request r ORDER BY r.map_id, r.request_id DESC",
         ),
@@ -64,7 +64,7 @@ pub fn begin(
     unsettled: &[(&str, &str)],
 ) -> Result<(), StoreError> {
     let joined = client.update(
-        Kept("DELETE FROM crm.recapture_request WHERE map_id = $1 AND request_id < $2 RETURNING new_rows"),
+        Cached("DELETE FROM crm.recapture_request WHERE map_id = $1 AND request_id < $2 RETURNING new_rows"),
         None,
         &[request.map_id.into(), request.id.into()],
     )?;
@@ -72,7 +72,7 @@ pub fn begin(
         request.new_rows |= row.get::<bool>(1)?.unwrap_or_default();
     }
     client.update(
-        Kept("UPDATE crm.recapture_request SET new_rows = true WHERE request_id = $1 AND $2 AND NOT new_rows"),
+        Cached("UPDATE crm.recapture_request SET new_rows = true WHERE request_id = $1 AND $2 AND NOT new_rows"),
         None,
         &[request.id.into(), request.new_rows.into()],
     )?;
@@ -83,7 +83,7 @@ pub fn begin(
         .map(|f| f.id)
         .collect();
     let rows = client.update(
-        Kept(
+        Cached(
             "WITH record AS MATERIALIZED (
                  SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r) WHERE c.map_id = $1
                  UNION SELECT * FROM unnest($2::text[], $3::text[])
@@ -148,7 +148,7 @@ fn capture(
         .collect();
     if !plain.is_empty() {
         client.update(
-            Kept(
+            Cached(
                 "INSERT INTO crm.change (shard_key, map_id, op, cells, record_keys, actor)
                  SELECT r.shard_key, $1, 'u', r.cells, array_agg(r.record_key), $5
                  FROM unnest($2::text[], $3::text[], $4::bytea[]) WITH ORDINALITY AS r (shard_key, record_key, cells, ord)
@@ -167,7 +167,7 @@ fn capture(
     if !edits.is_empty() {
         let bases: Vec<String> = edits.iter().map(|(_, cells)| base(cells)).collect();
         client.update(
-            Kept(
+            Cached(
                 "INSERT INTO crm.change (shard_key, map_id, op, cells, record_keys, base, actor)
                  SELECT r.shard_key, $1, 'u', r.cells, ARRAY[r.record_key], r.base::jsonb, $6
                  FROM unnest($2::text[], $3::text[], $4::bytea[], $5::text[]) AS r (shard_key, record_key, cells, base)",
@@ -182,7 +182,7 @@ fn capture(
                 actor.into(),
             ],
         )?;
-        client.update(Kept("SELECT crm.note_change(true)"), None, &[])?;
+        client.update(Cached("SELECT crm.note_change(true)"), None, &[])?;
     }
     Ok(())
 }
@@ -201,7 +201,7 @@ pub fn mark(
     };
     if !strangers.is_empty() {
         client.update(
-            Kept(
+            Cached(
                 "INSERT INTO crm.change (shard_key, map_id, op, cells, record_keys, actor)
                  SELECT r.shard_key, $1, 'i', crm.map_cells($1), array_agg(r.record_key), $4
                  FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS r (shard_key, record_key, ord)
@@ -223,7 +223,7 @@ pub fn mark(
     match &request.after {
         Some(last) => {
             client.update(
-                Kept(
+                Cached(
                     "UPDATE crm.recapture_request SET after_shard = $2, after_key = $3, compared = $4, marked = $5 WHERE request_id = $1",
                 ),
                 None,
@@ -239,7 +239,7 @@ pub fn mark(
         // What was asked, or committed, since is another request.
         None => {
             client.update(
-                Kept("DELETE FROM crm.recapture_request WHERE request_id = $1"),
+                Cached("DELETE FROM crm.recapture_request WHERE request_id = $1"),
                 None,
                 &[request.id.into()],
             )?;

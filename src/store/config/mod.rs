@@ -15,9 +15,9 @@ use pgrx::spi::{SpiClient, quote_identifier};
 use serde_json::Value as Json;
 
 use crate::store::config::key_column::KeyColumn;
-use crate::store::statement::Kept;
+use crate::store::error::StoreError;
+use crate::store::statement::Cached;
 use crate::store::statement::names::Names;
-use crate::store::transaction::StoreError;
 
 /// A connection as configured, with how it is doing.
 #[derive(Clone, Debug)]
@@ -194,7 +194,7 @@ impl Map {
 
 pub fn connections(client: &SpiClient) -> Result<Vec<Connection>, StoreError> {
     let rows = client.select(
-        Kept("SELECT c.connection_id, c.name, c.provider, c.base_url, c.options::text, c.paused,
+        Cached("SELECT c.connection_id, c.name, c.provider, c.base_url, c.options::text, c.paused,
                 coalesce(s.state = 'error', false) OR c.home <> crm.home(), coalesce(s.failures, 0),
                 (extract(epoch FROM greatest(coalesce(s.blocked_until, '-infinity'), now() - interval '1 day') - now()) * 1000)::bigint,
                 coalesce(k.version, 0), (s.usage ->> 'daily_remaining')::bigint, (s.usage ->> 'daily_limit')::bigint,
@@ -245,7 +245,7 @@ fn told(remaining: Option<i64>, limit: Option<i64>, at: Option<i64>) -> Option<T
 /// The secret of a connection, as given.
 pub fn secret(client: &SpiClient, connection_id: i32) -> Result<Json, StoreError> {
     let mut rows = client.select(
-        Kept("SELECT secret::text FROM crm.credential WHERE connection_id = $1"),
+        Cached("SELECT secret::text FROM crm.credential WHERE connection_id = $1"),
         None,
         &[connection_id.into()],
     )?;
@@ -273,7 +273,7 @@ pub fn maps(client: &mut SpiClient) -> Result<Vec<Arc<Map>>, StoreError> {
 pub fn map(client: &mut SpiClient, map_id: i32) -> Result<Option<Arc<Map>>, StoreError> {
     let relation = client
         .select(
-            Kept("SELECT m.relation::oid FROM crm.object_map m WHERE m.map_id = $1"),
+            Cached("SELECT m.relation::oid FROM crm.object_map m WHERE m.map_id = $1"),
             None,
             &[map_id.into()],
         )?
@@ -294,7 +294,7 @@ pub fn maps_of(
     // After a restore the catalog's numbers are new: bind what is not bound yet.
     let unbound = client.select(
         // OFFSET 0: is_key() is asked of those alone.
-        Kept("SELECT m.map_id
+        Cached("SELECT m.map_id
               FROM (SELECT m.* FROM crm.object_map m WHERE NOT EXISTS (SELECT FROM crm.map_state s WHERE s.map_id = m.map_id) OFFSET 0) m
               WHERE crm.is_key(m.relation, m.key_column, m.shard_column) OR NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = m.relation)"),
         None,
@@ -309,7 +309,7 @@ pub fn maps_of(
     let mut maps: Vec<Map> = Vec::new();
     let mut broken = Vec::new();
     let rows = client.select(
-        Kept("SELECT m.map_id, m.connection_id, CASE WHEN c.oid IS NOT NULL THEN format('%I.%I', n.nspname, c.relname) END, m.relation::oid, m.crm_object,
+        Cached("SELECT m.map_id, m.connection_id, CASE WHEN c.oid IS NOT NULL THEN format('%I.%I', n.nspname, c.relname) END, m.relation::oid, m.crm_object,
                 m.key_column::text, k.typname::text, m.shard_column::text, m.external_id_field,
                 m.on_crm_delete, e.state = 'error' OR c.oid IS NULL OR c.relkind NOT IN ('r', 'p') OR a.attnum IS NULL OR NOT crm.is_key_type(a.atttypid),
                 (extract(epoch FROM greatest(e.next_write_at, now() - interval '1 day') - now()) * 1000)::bigint,
@@ -386,7 +386,7 @@ pub fn maps_of(
         });
     }
     let rows = client.select(
-        Kept("SELECT f.map_id, f.field_id, f.column_name::text, f.crm_field, f.data_type,
+        Cached("SELECT f.map_id, f.field_id, f.column_name::text, f.crm_field, f.data_type,
                 (SELECT format('%I.%I', n.nspname, p.proname) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
                  WHERE p.oid = f.transform_out), t.typcategory IN ('A', 'C'),
                 CASE WHEN f.transform_out IS NOT NULL OR f.transform_in IS NOT NULL
@@ -508,10 +508,4 @@ pub fn type_beneath(type_id: pg_sys::Oid, mut modifier: i32) -> String {
 /// A word that the table's own CHECK has made sure of.
 fn word<T: std::str::FromStr>(text: Option<String>, otherwise: T) -> T {
     text.and_then(|text| text.parse().ok()).unwrap_or(otherwise)
-}
-
-/// Whether the extension is here and the schema can be used.
-pub fn extension_exists() -> bool {
-    // SAFETY: a syscache look-up inside a transaction.
-    unsafe { pg_sys::get_extension_oid(c"pg_crm".as_ptr(), true) != pg_sys::InvalidOid }
 }

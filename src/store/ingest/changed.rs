@@ -11,16 +11,16 @@ use serde_json::{Map as JsonMap, Value as Json, json};
 
 use crate::failpoint;
 use crate::store::config::{Map, MappedField};
+use crate::store::error::StoreError;
 use crate::store::ingest::locks::{Locked, edits_of, lock};
 use crate::store::ingest::stored_forms::{self, Answer, WrittenOver};
 use crate::store::ingest::{Arrived, Arriving, Field, Incoming, quarantine, refused_fields};
 use crate::store::record::links::{Key, Known};
-use crate::store::statement::Kept;
-use crate::store::table::pace::Pace;
-use crate::store::table::read::{self, RowValues, Wanted};
-use crate::store::table::update;
-use crate::store::table::write::{self, Altered, Taking, bounds, limit};
-use crate::store::transaction::StoreError;
+use crate::store::statement::Cached;
+use crate::store::table::pace::{Pace, limit};
+use crate::store::table::read::{self, RowValues, Wanted, bounds};
+use crate::store::table::row_locks;
+use crate::store::table::write::{self, Altered, Taking};
 
 /// Whether a record holds nothing but what the CRM was known to hold.
 pub(super) fn is_echo(fields: &[Field], hashes: &[u8]) -> bool {
@@ -140,7 +140,7 @@ fn read_rows(
         .iter()
         .map(|(_, key, _)| (key.shard_key.as_str(), key.record_key.as_str()))
         .collect();
-    let free = update::lock_free(map, &keys)?;
+    let free = row_locks::lock_free(map, &keys)?;
     let cells: Vec<Cells> = at_hand
         .iter()
         .map(|(record, _, locked)| {
@@ -392,7 +392,7 @@ fn remember(client: &mut SpiClient, map: &Map, settled: &[Settled]) -> Result<()
     let taken = |s: &&Settled| -> Cells { s.takes.keys().copied().collect() };
     let mask = |cells: Cells| (!cells.is_empty()).then(|| cells.to_bytes());
     client.update(
-        Kept(
+        Cached(
             "UPDATE crm.ledger l
              SET hashes = crm.cells_hash(l.hashes, r.cells, r.hashes), synced_at = crm.cells_synced(l.synced_at, r.synced, now(), l.changed_at, NULL),
                  changed_at = crm.cells_stamp(l.changed_at, r.taken, now())
@@ -413,7 +413,7 @@ fn remember(client: &mut SpiClient, map: &Map, settled: &[Settled]) -> Result<()
     )?;
     // What both sides agree on is in dispute no longer, and what was out of line is in.
     client.update(
-        Kept(
+        Cached(
             "DELETE FROM crm.conflict c USING unnest($2::text[], $3::text[], $4::bytea[]) AS r (shard_key, record_key, synced)
              WHERE c.shard_key = r.shard_key AND c.map_id = $1 AND c.record_key = r.record_key AND crm.cells_has(r.synced, c.field_id)",
         ),
@@ -436,9 +436,9 @@ fn send(client: &mut SpiClient, map: &Map, settled: &[Settled]) -> Result<(), St
         .filter(|s| !s.overwrites.is_empty())
         .collect();
     if !over.is_empty() {
-        client.update(Kept("SELECT crm.note_change(false)"), None, &[])?;
+        client.update(Cached("SELECT crm.note_change(false)"), None, &[])?;
         client.update(
-            Kept(
+            Cached(
                 "INSERT INTO crm.change (shard_key, map_id, op, cells, record_keys, actor)
                  SELECT r.shard_key, $1, 'u', r.cells, array_agg(r.record_key), 'pg_crm'
                  FROM unnest($2::text[], $3::text[], $4::bytea[]) WITH ORDINALITY AS r (shard_key, record_key, cells, ord)
@@ -475,7 +475,7 @@ fn send(client: &mut SpiClient, map: &Map, settled: &[Settled]) -> Result<(), St
 fn dispute(client: &mut SpiClient, map: &Map, settled: &Settled) -> Result<(), StoreError> {
     for conflict in &settled.conflicts {
         client.update(
-            Kept(
+            Cached(
                 "INSERT INTO crm.conflict AS c (shard_key, map_id, record_key, field_id, crm_id, conflict_type, local_value, crm_value, policy, actor)
                  VALUES ($1, $2, $3, $4, $5, coalesce($6, 'stale_write'), $7::jsonb, $8::jsonb, $9, $10)
                  ON CONFLICT (shard_key, map_id, record_key, field_id) DO UPDATE

@@ -3,11 +3,11 @@
 use pgrx::spi::SpiClient;
 use serde_json::json;
 
+use crate::store::error::StoreError;
 use crate::store::ingest::locks::lock;
 use crate::store::ingest::{Arrived, Arriving, Incoming, quarantine};
 use crate::store::reconcile::settle;
 use crate::store::record::links::{self, Key};
-use crate::store::transaction::StoreError;
 
 /// Settles those that were linked to a row. Work that waits for a record finds out by itself that it is gone.
 pub(super) fn settle(

@@ -7,9 +7,8 @@
 use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
 
-use crate::store::statement::Kept;
-use crate::store::statement::names::Once;
-use crate::store::transaction::StoreError;
+use crate::store::error::StoreError;
+use crate::store::statement::{Cached, Uncached};
 
 /// Values drawn at a time, to close a gap.
 const DRAWS: i64 = 1000;
@@ -54,7 +53,7 @@ impl Sequence {
         let last = Spi::connect_mut(|client| {
             client
                 .update(
-                    Kept("SELECT pg_catalog.pg_sequence_last_value($1)"),
+                    Cached("SELECT pg_catalog.pg_sequence_last_value($1)"),
                     None,
                     &[self.oid.into()],
                 )?
@@ -91,7 +90,7 @@ impl Sequence {
 
 fn call(statement: &str, sequence: pg_sys::Oid, number: i64) -> Result<(), StoreError> {
     Spi::connect_mut(|client| {
-        client.update(Once(statement), None, &[sequence.into(), number.into()])?;
+        client.update(Uncached(statement), None, &[sequence.into(), number.into()])?;
         Ok(())
     })
 }

@@ -6,9 +6,9 @@ use crm_domain::Cells;
 use pgrx::spi::SpiClient;
 
 use crate::store::config::Map;
+use crate::store::error::StoreError;
 use crate::store::record::links::Key;
-use crate::store::statement::Kept;
-use crate::store::transaction::StoreError;
+use crate::store::statement::Cached;
 
 /// A record whose ledger row is ours until the transaction ends.
 pub(super) struct Locked {
@@ -40,7 +40,7 @@ pub(super) fn lock(
     keys: &[&Key],
 ) -> Result<HashMap<usize, Locked>, StoreError> {
     let rows = client.update(
-        Kept(
+        Cached(
             "SELECT k.ord - 1, l.crm_id, l.hashes,
                     (l.age <= 0 OR pg_visible_in_snapshot((pg_current_xact_id()::text::bigint - l.age)::text::xid8, $4::pg_snapshot))
                     AND NOT EXISTS (SELECT FROM crm.pending_write p
@@ -100,7 +100,7 @@ pub(super) fn edits_of(
     keys: &[&Key],
 ) -> Result<Vec<(Key, Cells)>, StoreError> {
     let rows = client.update(
-        Kept(
+        Cached(
             "SELECT k.shard_key, k.record_key, x.cells
              FROM unnest($2::text[], $3::text[]) AS k (shard_key, record_key),
                   LATERAL (SELECT crm.cells_union(c.cells) AS cells FROM crm.change c

@@ -25,12 +25,13 @@ use serde_json::{Value as Json, json};
 
 use crate::store::audit;
 use crate::store::config::{Connection, Map};
+use crate::store::error::StoreError;
+
 pub use crate::store::ingest::quarantine::give_up;
 use crate::store::ingest::state::Counts;
 use crate::store::ingest::stored_forms::WrittenOver;
 pub use crate::store::ingest::stored_forms::look_back;
 use crate::store::record::links::{self, Key, Known};
-use crate::store::transaction::StoreError;
 
 /// A CRM record as it came in.
 pub struct Incoming {

@@ -12,15 +12,15 @@ use pgrx::spi::{SpiClient, quote_identifier};
 use serde_json::{Map as JsonMap, Value as Json};
 
 use crate::store::config::Map;
+use crate::store::error::StoreError;
 use crate::store::ingest::Incoming;
 use crate::store::ingest::key_sequence::Sequence;
 use crate::store::record::links::Key;
-use crate::store::statement::Kept;
+use crate::store::statement::Cached;
+use crate::store::table::capture_guard::Ours;
 use crate::store::table::owner::as_owner_of;
 use crate::store::table::pace::{self, Pace};
-use crate::store::table::update::Ours;
 use crate::store::table::write::{self, Altered, Taking};
-use crate::store::transaction::StoreError;
 
 /// What became of a CRM record that was to get a row.
 pub type Born = Result<Newborn, StoreError>;
@@ -51,7 +51,7 @@ pub fn insert(
     records: &[&Incoming],
 ) -> Result<Vec<Born>, StoreError> {
     let source = key_source(client, map)?;
-    let mut pace = Pace::putting_off(map, write::limit());
+    let mut pace = Pace::putting_off(map, pace::limit());
     let mut objects: Vec<Result<JsonMap<String, Json>, StoreError>> =
         Vec::with_capacity(records.len());
     for record in records {
@@ -138,7 +138,7 @@ fn columns(
 
 fn key_source(client: &SpiClient, map: &Map) -> Result<KeySource, StoreError> {
     let rows = client.select(
-        Kept(
+        Cached(
             "SELECT bool_or((a.atthasdef OR a.attidentity <> '') AND a.attname = $2), bool_or(t.typcategory = 'S' AND a.attname = $2),
                     coalesce(array_agg(a.attname::text) FILTER (WHERE a.attgenerated <> '' OR a.attidentity = 'a' AND a.attname <> $2), '{}')
              FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
@@ -159,7 +159,7 @@ fn key_source(client: &SpiClient, map: &Map) -> Result<KeySource, StoreError> {
 /// The one that an identity has, or that the default of the key column draws from.
 fn sequence(client: &SpiClient, map: &Map) -> Result<Option<Sequence>, StoreError> {
     let mut rows = client.select(
-        Kept(
+        Cached(
             "SELECT s.seqrelid, s.seqstart, s.seqincrement, s.seqmax
              FROM crm.object_map m JOIN pg_attribute a ON a.attrelid = m.relation AND a.attname = $2
              CROSS JOIN LATERAL (
@@ -228,7 +228,7 @@ fn insert_rows(
                 } else {
                     &args[..]
                 };
-                for row in client.update(Kept(&statement), None, args)? {
+                for row in client.update(Cached(&statement), None, args)? {
                     keys.push(Key {
                         shard_key: row.get(1)?.unwrap_or_default(),
                         record_key: row.get(2)?.unwrap_or_default(),
@@ -274,7 +274,7 @@ fn note(
         hashes.push(packed);
     }
     client.update(
-        Kept(
+        Cached(
             "INSERT INTO crm.ledger (shard_key, map_id, record_key, crm_id, hashes, synced_at, changed_at)
              SELECT k.shard_key, $1, k.record_key, k.crm_id, crm.cells_hash(NULL, k.cells, k.hashes), crm.cells_stamp(NULL, k.cells, now()),
                     crm.cells_stamp(NULL, k.cells, now())
@@ -300,7 +300,7 @@ fn note(
         .collect();
     if map.external_id_field.is_some() && !keyless.is_empty() {
         client.update(
-            Kept(
+            Cached(
                 "INSERT INTO crm.queue (shard_key, map_id, record_key, op, cells, next_attempt_at)
                  SELECT k.shard_key, $1, k.record_key, 'k', '\\x0000000000000000', now()
                  FROM unnest($2::text[], $3::text[]) AS k (shard_key, record_key)

@@ -7,11 +7,11 @@ use pgrx::spi::SpiClient;
 use crate::settings::Settings;
 use crate::store::config::{Connection, Map};
 use crate::store::dead_letter;
+use crate::store::error::StoreError;
 use crate::store::ingest::state::{self, Reread};
 use crate::store::ingest::{Arrived, Failing, Incoming, Note, Unreadable, write_audit};
 use crate::store::record::links::{self, Key};
-use crate::store::statement::Kept;
-use crate::store::transaction::StoreError;
+use crate::store::statement::Cached;
 
 impl Arrived {
     /// A record that cannot be taken in: quarantined at once, or charged with an attempt if the failure may pass.
@@ -175,7 +175,7 @@ fn put(
 ) -> Result<bool, StoreError> {
     dead_letter::tell_the_first(client, map, failure.class, &failure.code)?;
     let put = client.update(
-        Kept(
+        Cached(
             "INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, path, crm_id, operation, error_class, vendor_code, error, attempts, actor, fields)
              VALUES ($1, $2, $3, 'ingest', $4, 'ingest', $5, $6, $7, 1, $8, $9::jsonb)
              ON CONFLICT (shard_key, map_id, record_key, path) DO UPDATE
@@ -204,7 +204,7 @@ fn put(
 /// Records that came in well after all are in quarantine no longer.
 pub fn release(client: &mut SpiClient, map: &Map, crm_ids: &[&str]) -> Result<(), StoreError> {
     client.update(
-        Kept("DELETE FROM crm.dead_letter WHERE map_id = $1 AND path = 'ingest' AND crm_id = ANY ($2)"),
+        Cached("DELETE FROM crm.dead_letter WHERE map_id = $1 AND path = 'ingest' AND crm_id = ANY ($2)"),
         None,
         &[map.id.into(), crm_ids.to_vec().into()],
     )?;

@@ -10,12 +10,13 @@ use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json, json};
 
 use crate::store::config::Map;
+use crate::store::error::StoreError;
 use crate::store::record::links::Key;
-use crate::store::statement::Kept;
+use crate::store::statement::Cached;
 use crate::store::table::owner::as_owner_of;
-use crate::store::table::pace::Pace;
-use crate::store::table::write::{self, Taking, limit};
-use crate::store::transaction::{StoreError, nested};
+use crate::store::table::pace::{Pace, limit};
+use crate::store::table::write::{self, Taking};
+use crate::store::transaction::nested;
 
 /// How long the fields of a record may be tried: the table's own code may be slow, and other records wait.
 const ENOUGH: Duration = Duration::from_millis(200);
@@ -59,7 +60,7 @@ fn is_of_its_column(map: &Map, single: &Values) -> Result<(), StoreError> {
     Pace::putting_off(map, limit()).run_nested(1, || {
         as_owner_of(map, || {
             pgrx::Spi::connect(|client| {
-                client.select(Kept(&statement), None, &[object.as_str().into()])?;
+                client.select(Cached(&statement), None, &[object.as_str().into()])?;
                 Ok(())
             })
         })

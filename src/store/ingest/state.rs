@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use pgrx::spi::SpiClient;
 use serde_json::Value as Json;
 
-use crate::store::statement::Kept;
-use crate::store::transaction::StoreError;
+use crate::store::error::StoreError;
+use crate::store::statement::Cached;
 
 /// Where a map stands.
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ pub struct State {
 /// fields are mapped.
 pub fn all(client: &mut SpiClient) -> Result<Vec<State>, StoreError> {
     let rows = client.update(
-        Kept(
+        Cached(
             "SELECT m.map_id, s.map_id IS NULL,
                     (extract(epoch FROM least(greatest(s.next_at, now() - interval '1 day'), now() + interval '1 day') - now()) * 1000)::bigint,
                     s.backfill IS NOT NULL,
@@ -53,7 +53,7 @@ pub fn all(client: &mut SpiClient) -> Result<Vec<State>, StoreError> {
     }
     if is_new {
         client.update(
-            Kept(
+            Cached(
                 "INSERT INTO crm.ingest_state (map_id, next_at) SELECT m.map_id, now() + m.ingest_interval
                  FROM crm.object_map m JOIN crm.connection c USING (connection_id) WHERE c.home = crm.home() FOR KEY SHARE OF m
                  ON CONFLICT DO NOTHING",
@@ -69,7 +69,7 @@ pub fn all(client: &mut SpiClient) -> Result<Vec<State>, StoreError> {
 /// Where the next page begins.
 pub fn cursor(client: &SpiClient, map_id: i32) -> Result<Option<Json>, StoreError> {
     let mut rows = client.select(
-        Kept("SELECT cursor::text FROM crm.ingest_state WHERE map_id = $1"),
+        Cached("SELECT cursor::text FROM crm.ingest_state WHERE map_id = $1"),
         None,
         &[map_id.into()],
     )?;
@@ -80,7 +80,7 @@ pub fn cursor(client: &SpiClient, map_id: i32) -> Result<Option<Json>, StoreErro
 /// What the transactions that have ended by now have done. A record of which something changed after it is not compared
 /// with what was read before.
 pub fn moment(client: &SpiClient) -> Result<String, StoreError> {
-    let mut rows = client.select(Kept("SELECT pg_current_snapshot()::text"), None, &[])?;
+    let mut rows = client.select(Cached("SELECT pg_current_snapshot()::text"), None, &[])?;
     let text = rows.next().map_or(Ok(None), |row| row.get(1))?;
     Ok(text.unwrap_or_default())
 }
@@ -97,7 +97,7 @@ pub struct Counts {
 
 pub fn count(client: &mut SpiClient, map_id: i32, counts: &Counts) -> Result<(), StoreError> {
     client.update(
-        Kept(
+        Cached(
             "UPDATE crm.ingest_state
              SET read = read + $2, applied = applied + $3, echoes = echoes + $4, ignored = ignored + $5, overwritten = overwritten + $6
              WHERE map_id = $1",
@@ -126,7 +126,7 @@ pub fn advance(
     records: usize,
 ) -> Result<bool, StoreError> {
     let rows = client.update(
-        Kept(
+        Cached(
             "UPDATE crm.ingest_state s
              SET cursor = $3::jsonb, backfilled = CASE WHEN s.backfill IS NULL THEN s.backfilled ELSE s.backfilled + $5 END,
                  backfill = CASE WHEN $4 THEN s.backfill END, last_at = CASE WHEN $4 THEN s.last_at ELSE now() END,
@@ -149,7 +149,7 @@ pub fn advance(
 /// A look for changes failed: again in a while.
 pub fn postpone(client: &mut SpiClient, map_id: i32, delay_ms: i64) -> Result<(), StoreError> {
     client.update(
-        Kept(
+        Cached(
             "UPDATE crm.ingest_state SET next_at = now() + $2 * interval '1 ms' WHERE map_id = $1",
         ),
         None,
@@ -161,7 +161,7 @@ pub fn postpone(client: &mut SpiClient, map_id: i32, delay_ms: i64) -> Result<()
 /// Begins to read every record; one that is on goes on.
 pub fn begin_backfill(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
     client.update(
-        Kept(
+        Cached(
             "UPDATE crm.ingest_state SET backfill = now(), backfilled = 0, total = NULL, cursor = NULL, next_at = '-infinity'
              WHERE map_id = $1 AND backfill IS NULL",
         ),
@@ -174,7 +174,7 @@ pub fn begin_backfill(client: &mut SpiClient, map_id: i32) -> Result<(), StoreEr
 /// How many records the CRM has, for those who watch a backfill.
 pub fn note_total(client: &mut SpiClient, map_id: i32, total: u64) -> Result<(), StoreError> {
     client.update(
-        Kept("UPDATE crm.ingest_state SET total = $2 WHERE map_id = $1"),
+        Cached("UPDATE crm.ingest_state SET total = $2 WHERE map_id = $1"),
         None,
         &[map_id.into(), (total as i64).into()],
     )?;
@@ -184,7 +184,7 @@ pub fn note_total(client: &mut SpiClient, map_id: i32, total: u64) -> Result<(),
 /// How many records the backfill that ended last has read.
 pub fn backfilled(client: &SpiClient, map_id: i32) -> Result<i64, StoreError> {
     let mut rows = client.select(
-        Kept("SELECT backfilled FROM crm.ingest_state WHERE map_id = $1"),
+        Cached("SELECT backfilled FROM crm.ingest_state WHERE map_id = $1"),
         None,
         &[map_id.into()],
     )?;
@@ -195,7 +195,9 @@ pub fn backfilled(client: &SpiClient, map_id: i32) -> Result<i64, StoreError> {
 /// A cursor that the provider cannot read: from the first record again.
 pub fn begin_anew(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
     client.update(
-        Kept("UPDATE crm.ingest_state SET cursor = NULL, next_at = '-infinity' WHERE map_id = $1"),
+        Cached(
+            "UPDATE crm.ingest_state SET cursor = NULL, next_at = '-infinity' WHERE map_id = $1",
+        ),
         None,
         &[map_id.into()],
     )?;
@@ -219,7 +221,7 @@ pub fn due(
     busy: &HashSet<&str>,
 ) -> Result<Vec<Reread>, StoreError> {
     let rows = client.select(
-        Kept(
+        Cached(
             "SELECT crm_id, revision, attempts, merged_into FROM crm.reread WHERE map_id = $1 AND due_at <= now()
              ORDER BY due_at, crm_id LIMIT $2",
         ),
@@ -259,7 +261,7 @@ pub fn ask(
         return Ok(());
     }
     client.update(
-        Kept(
+        Cached(
             "INSERT INTO crm.reread AS r (map_id, crm_id, merged_into, due_at)
              SELECT DISTINCT ON (k.crm_id) $1, k.crm_id, k.merged_into, now() + $4 * interval '1 ms'
              FROM unnest($2::text[], $3::text[]) AS k (crm_id, merged_into) ORDER BY k.crm_id, k.merged_into
@@ -281,7 +283,7 @@ pub fn ask(
 /// page takes away those that it shows ([`seen`]); the rest is read by itself after the pass ([`ask_unseen`]).
 pub fn look_out_for_linked(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
     client.update(
-        Kept(
+        Cached(
             "INSERT INTO crm.reread (map_id, crm_id, due_at)
              SELECT DISTINCT l.map_id, l.crm_id, timestamptz 'infinity' FROM crm.ledger l
              WHERE l.map_id = $1 AND l.crm_id IS NOT NULL AND NOT l.detached
@@ -296,7 +298,7 @@ pub fn look_out_for_linked(client: &mut SpiClient, map_id: i32) -> Result<(), St
 /// A page of the pass has shown these records, so they exist.
 pub fn seen(client: &mut SpiClient, map_id: i32, crm_ids: Vec<&str>) -> Result<(), StoreError> {
     client.update(
-        Kept(
+        Cached(
             "DELETE FROM crm.reread r USING unnest($2::text[]) AS k (crm_id)
              WHERE r.map_id = $1 AND r.crm_id = k.crm_id AND r.due_at = 'infinity'
                AND EXISTS (SELECT FROM crm.reread x WHERE x.map_id = $1 AND x.due_at = 'infinity')",
@@ -310,7 +312,7 @@ pub fn seen(client: &mut SpiClient, map_id: i32, crm_ids: Vec<&str>) -> Result<(
 /// The pass has ended: the records that it did not show are to be read now.
 pub fn ask_unseen(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
     client.update(
-        Kept(
+        Cached(
             "UPDATE crm.reread SET due_at = now(), since = now() WHERE map_id = $1 AND due_at = 'infinity'",
         ),
         None,
@@ -322,7 +324,7 @@ pub fn ask_unseen(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError>
 /// Records were read: those of whom nobody asked again are done.
 pub fn reread(client: &mut SpiClient, map_id: i32, records: &[&Reread]) -> Result<(), StoreError> {
     client.update(
-        Kept(
+        Cached(
             "DELETE FROM crm.reread r USING unnest($2::text[], $3::bigint[]) AS k (crm_id, revision)
              WHERE r.map_id = $1 AND r.crm_id = k.crm_id AND r.revision = k.revision",
         ),
@@ -340,7 +342,7 @@ pub fn reread(client: &mut SpiClient, map_id: i32, records: &[&Reread]) -> Resul
 /// waited, the later.
 pub fn not_yet(client: &mut SpiClient, map_id: i32, records: &[&Reread]) -> Result<(), StoreError> {
     client.update(
-        Kept(
+        Cached(
             "UPDATE crm.reread r SET due_at = now() + least(greatest(now() - r.since, interval '200 ms'), interval '30 s')
              FROM unnest($2::text[]) AS k (crm_id) WHERE r.map_id = $1 AND r.crm_id = k.crm_id",
         ),
@@ -360,7 +362,7 @@ pub fn charge(
     records: &[(&str, Option<&str>)],
 ) -> Result<HashMap<String, u32>, StoreError> {
     let rows = client.update(
-        Kept(
+        Cached(
             "INSERT INTO crm.reread AS r (map_id, crm_id, merged_into, attempts, due_at)
              SELECT DISTINCT ON (k.crm_id) $1, k.crm_id, k.merged_into, 1, now() + interval '1 s'
              FROM unnest($2::text[], $3::text[]) AS k (crm_id, merged_into) ORDER BY k.crm_id, k.merged_into
@@ -387,7 +389,7 @@ pub fn charge(
 /// A record is no longer to be read by itself.
 pub fn forget(client: &mut SpiClient, map_id: i32, crm_id: &str) -> Result<(), StoreError> {
     client.update(
-        Kept("DELETE FROM crm.reread WHERE map_id = $1 AND crm_id = $2"),
+        Cached("DELETE FROM crm.reread WHERE map_id = $1 AND crm_id = $2"),
         None,
         &[map_id.into(), crm_id.into()],
     )?;
@@ -402,7 +404,7 @@ pub fn failed(
     delay_ms: i64,
 ) -> Result<(), StoreError> {
     client.update(
-        Kept(
+        Cached(
             "UPDATE crm.reread r SET due_at = now() + $3 * interval '1 ms', attempts = r.attempts + 1
              FROM unnest($2::text[]) AS k (crm_id) WHERE r.map_id = $1 AND r.crm_id = k.crm_id",
         ),

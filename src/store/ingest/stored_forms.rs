@@ -11,10 +11,9 @@ use crm_domain::conflict::ShortHash;
 use pgrx::spi::SpiClient;
 
 use crate::store::config::Map;
-use crate::store::ingest::Incoming;
-use crate::store::ingest::state;
-use crate::store::statement::Kept;
-use crate::store::transaction::StoreError;
+use crate::store::error::StoreError;
+use crate::store::ingest::{Incoming, state};
+use crate::store::statement::Cached;
 
 /// Cells that were written over, by CRM record and field: what had been sent, and what the CRM held in its place.
 #[derive(Default)]
@@ -39,7 +38,7 @@ impl WrittenOver {
             return Ok(WrittenOver(found));
         }
         let rows = client.select(
-            Kept("SELECT o.crm_id, o.field_id, o.sent, o.held FROM crm.written_over o WHERE o.map_id = $1 AND o.crm_id = ANY ($2) AND NOT o.is_form"),
+            Cached("SELECT o.crm_id, o.field_id, o.sent, o.held FROM crm.written_over o WHERE o.map_id = $1 AND o.crm_id = ANY ($2) AND NOT o.is_form"),
             None,
             &[map.id.into(), crm_ids.to_vec().into()],
         )?;
@@ -97,7 +96,7 @@ pub(super) fn remember(
         return Ok(());
     }
     client.update(
-        Kept(
+        Cached(
             "INSERT INTO crm.written_over (map_id, crm_id, field_id, sent, held)
              SELECT $1, r.* FROM unnest($2::text[], $3::smallint[], $4::bytea[], $5::bytea[]) AS r
              ON CONFLICT (map_id, crm_id, field_id) DO UPDATE SET sent = excluded.sent, held = excluded.held, is_form = false",
@@ -143,7 +142,7 @@ fn change(
         return Ok(());
     }
     client.update(
-        Kept(statement),
+        Cached(statement),
         None,
         &[
             map.id.into(),
@@ -166,7 +165,7 @@ fn change(
 /// anybody else has changed it.
 pub fn look_back(client: &mut SpiClient, map_id: i32, crm_ids: &[&str]) -> Result<(), StoreError> {
     let rows = client.select(
-        Kept("SELECT DISTINCT o.crm_id FROM crm.written_over o WHERE o.map_id = $1 AND o.crm_id = ANY ($2) AND NOT o.is_form"),
+        Cached("SELECT DISTINCT o.crm_id FROM crm.written_over o WHERE o.map_id = $1 AND o.crm_id = ANY ($2) AND NOT o.is_form"),
         None,
         &[map_id.into(), crm_ids.to_vec().into()],
     )?;

@@ -7,12 +7,12 @@ use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, json};
 
 use crate::store::config::Map;
+use crate::store::error::StoreError;
 use crate::store::ingest::changed::told_of_altered;
 use crate::store::ingest::{Arrived, Arriving, Incoming, new_rows, quarantine, refused_fields};
 use crate::store::record::key_rivals::{self, Rival};
 use crate::store::record::links::{self, Candidate, Ended, Key, Known, Looked};
 use crate::store::table::write::Altered;
-use crate::store::transaction::StoreError;
 
 /// What became of records that no row was linked to.
 #[derive(Default)]

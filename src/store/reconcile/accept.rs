@@ -9,12 +9,12 @@ use serde_json::{Value as Json, json};
 
 use crate::settings::Settings;
 use crate::store::config::Map;
+use crate::store::error::StoreError;
 use crate::store::reconcile::settle::{Conflict, Settled, Verdict, keys_of};
-use crate::store::table::pace::Pace;
-use crate::store::table::read::{self, RowValues, Wanted};
-use crate::store::table::update;
-use crate::store::table::write::{self, Taking, bounds, limit};
-use crate::store::transaction::StoreError;
+use crate::store::table::pace::{Pace, limit};
+use crate::store::table::read::{self, RowValues, Wanted, bounds};
+use crate::store::table::row_locks;
+use crate::store::table::write::{self, Taking};
 
 /// Records of whose rows cells are to be set, but whose rows somebody is changing.
 pub fn rows_in_use(
@@ -29,7 +29,7 @@ pub fn rows_in_use(
         return Ok(Vec::new());
     }
     let keys: Vec<(&str, &str)> = taking.iter().map(|&n| keys_of(&records[n])).collect();
-    let free = update::lock_free(map, &keys)?;
+    let free = row_locks::lock_free(map, &keys)?;
     // A row that is gone is not in use.
     let none = Cells::new();
     let wanted: Vec<Wanted> = keys

@@ -13,8 +13,8 @@ use pgrx::spi::SpiClient;
 use serde_json::{Value as Json, json};
 
 use crate::store::config::{Connection, Map};
-use crate::store::statement::Kept;
-use crate::store::transaction::StoreError;
+use crate::store::error::StoreError;
+use crate::store::statement::Cached;
 
 /// An edit of `crm.write()` that is about to be sent.
 pub struct Intent<'a> {
@@ -41,7 +41,7 @@ pub fn open(client: &mut SpiClient, intents: &[Intent]) -> Result<HashSet<String
         return Ok(HashSet::new());
     }
     let rows = client.update(
-        Kept("INSERT INTO crm.pending_write (shard_key, write_id, map_id, record_key, state, cells, intended, actor, correlation_id, backend_pid)
+        Cached("INSERT INTO crm.pending_write (shard_key, write_id, map_id, record_key, state, cells, intended, actor, correlation_id, backend_pid)
          SELECT i.shard_key, i.write_id::uuid, i.map_id, i.record_key, 'sending', i.cells, i.intended::jsonb, i.actor, i.correlation_id,
                 i.backend_pid
          FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::bytea[], $6::text[], $7::text[], $8::text[], $9::int[])
@@ -92,7 +92,7 @@ pub fn end(client: &mut SpiClient, ended: &[Ended]) -> Result<(), StoreError> {
         return Ok(());
     }
     client.update(
-        Kept("WITH ended AS MATERIALIZED (
+        Cached("WITH ended AS MATERIALIZED (
              SELECT e.shard_key, e.write_id::uuid AS write_id, e.state, e.error_class, e.error
              FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) AS e (shard_key, write_id, state, error_class, error)
          ), closed AS (
@@ -116,7 +116,7 @@ pub fn end(client: &mut SpiClient, ended: &[Ended]) -> Result<(), StoreError> {
 /// Whether intents wait for the end of their callers' transactions, beside those that are being sent.
 pub fn intents_wait(client: &SpiClient) -> Result<bool, StoreError> {
     let mut rows = client.select(
-        Kept("SELECT EXISTS (SELECT FROM crm.pending_write WHERE state IN ('sending', 'landed', 'failed'))"),
+        Cached("SELECT EXISTS (SELECT FROM crm.pending_write WHERE state IN ('sending', 'landed', 'failed'))"),
         None,
         &[],
     )?;
@@ -128,7 +128,7 @@ pub fn intents_wait(client: &SpiClient) -> Result<bool, StoreError> {
 /// edit of the same cells that waits already comes first. `active`: those that are being sent.
 pub fn adopt_orphans(client: &mut SpiClient, active: Vec<&str>) -> Result<u64, StoreError> {
     let rows = client.update(
-        Kept("WITH orphan AS MATERIALIZED (
+        Cached("WITH orphan AS MATERIALIZED (
              SELECT p.shard_key, p.write_id FROM crm.pending_write p, LATERAL (
                  SELECT FROM crm.ledger l WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key
                  FOR UPDATE SKIP LOCKED) l
@@ -211,7 +211,7 @@ pub fn due(
     unsettled: &[(&str, &str)],
 ) -> Result<Vec<Pending>, StoreError> {
     let result = client.update(
-        Kept("SELECT p.shard_key, p.record_key, p.write_id::text, l.crm_id, p.cells, p.take, p.base::text, p.revision, p.attempts, l.hashes,
+        Cached("SELECT p.shard_key, p.record_key, p.write_id::text, l.crm_id, p.cells, p.take, p.base::text, p.revision, p.attempts, l.hashes,
                 (extract(epoch FROM p.changed_at) * 1000)::bigint, p.actor, p.correlation_id, p.folded::text[], p.undone::text[],
                 ARRAY(SELECT (s.ord - 1)::smallint FROM unnest(l.synced_at) WITH ORDINALITY AS s (at, ord) WHERE s.at IS NOT NULL)
          FROM crm.pending_write p, LATERAL (
@@ -283,7 +283,7 @@ pub fn edited_since(
     keys: &[(&str, &str)],
 ) -> Result<Vec<(String, String)>, StoreError> {
     let rows = client.select(
-        Kept(
+        Cached(
             "SELECT k.shard_key, k.record_key FROM unnest($2::text[], $3::text[]) AS k (shard_key, record_key)
              WHERE EXISTS (SELECT FROM crm.change c
                            WHERE c.shard_key = k.shard_key AND c.map_id = $1 AND c.record_keys[1] = k.record_key
@@ -317,7 +317,7 @@ pub fn end_with_rows(
         return Ok(());
     }
     client.update(
-        Kept("WITH gone AS (
+        Cached("WITH gone AS (
              DELETE FROM crm.pending_write p USING unnest($2::text[], $3::text[]) AS r (shard_key, record_key)
              WHERE p.shard_key = r.shard_key AND p.map_id = $1 AND p.record_key = r.record_key AND p.state = 'queued'
              RETURNING p.shard_key, p.record_key, p.folded || p.undone AS calls
@@ -341,7 +341,7 @@ pub fn end_with_rows(
 /// Milliseconds until the next pending write of a map that can be written; `None` when none waits.
 pub fn next_ms(client: &SpiClient, map_id: i32) -> Result<Option<i64>, StoreError> {
     let mut rows = client.select(
-        Kept("SELECT (extract(epoch FROM greatest(p.next_attempt_at, now() - interval '1 day') - now()) * 1000)::bigint
+        Cached("SELECT (extract(epoch FROM greatest(p.next_attempt_at, now() - interval '1 day') - now()) * 1000)::bigint
          FROM crm.pending_write p
          WHERE p.map_id = $1 AND p.state = 'queued' AND EXISTS (
              SELECT FROM crm.ledger l
@@ -357,7 +357,7 @@ pub fn next_ms(client: &SpiClient, map_id: i32) -> Result<Option<i64>, StoreErro
 pub fn notify(client: &mut SpiClient, events: Vec<String>) -> Result<(), StoreError> {
     if !events.is_empty() {
         client.update(
-            Kept("SELECT pg_notify('crm', e) FROM unnest($1::text[]) AS e"),
+            Cached("SELECT pg_notify('crm', e) FROM unnest($1::text[]) AS e"),
             None,
             &[events.into()],
         )?;

@@ -10,13 +10,13 @@ use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json, json};
 
 use crate::store::config::Map;
+use crate::store::error::StoreError;
 use crate::store::ingest::state;
 use crate::store::reconcile::accept::{rows_in_use, take};
 use crate::store::reconcile::pending_writes::Pending;
 use crate::store::record::links::BOTH_WENT;
-use crate::store::statement::Kept;
-use crate::store::table::read;
-use crate::store::transaction::StoreError;
+use crate::store::statement::Cached;
+use crate::store::table::delete;
 use crate::store::write_back::settle;
 use crate::store::{dead_letter, map_state};
 
@@ -113,7 +113,7 @@ pub fn postpone(
 ) -> Result<(), StoreError> {
     let (shard_key, record_key) = keys_of(record);
     client.update(
-        Kept("UPDATE crm.pending_write
+        Cached("UPDATE crm.pending_write
          SET attempts = least(attempts + 1, 1000), next_attempt_at = now() + $6 * interval '1 ms', error_class = 'internal', last_error = $7
          WHERE shard_key = $1 AND map_id = $2 AND record_key = $3 AND write_id = $4::uuid AND revision = $5 AND state = 'queued'"),
         None,
@@ -146,7 +146,7 @@ fn ledger(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(), 
             .map(|r| r.known.values().flatten().copied().collect())
             .collect();
         client.update(
-            Kept("UPDATE crm.ledger l
+            Cached("UPDATE crm.ledger l
              SET hashes = crm.cells_hash(l.hashes, r.cells, r.hashes), synced_at = crm.cells_stamp(l.synced_at, r.cells, greatest(now(), to_timestamp(r.changed_at_ms / 1000.0))),
                  changed_at = crm.cells_stamp(l.changed_at, r.cells, to_timestamp(r.changed_at_ms / 1000.0))
              FROM unnest($2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::bigint[])
@@ -182,7 +182,7 @@ fn ledger(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(), 
             }
         }
         client.update(
-            Kept("SELECT crm.unlink_record($1, $2, $3)"),
+            Cached("SELECT crm.unlink_record($1, $2, $3)"),
             None,
             &[shard_key.into(), map.id.into(), record_key.into()],
         )?;
@@ -198,11 +198,11 @@ pub fn row_follows(
     shard_key: &str,
     record_key: &str,
 ) -> Result<bool, StoreError> {
-    match read::delete_row(
+    match delete::delete_row(
         map,
         shard_key,
         record_key,
-        crate::store::table::write::limit(),
+        crate::store::table::pace::limit(),
     ) {
         Ok(()) => {}
         Err(error) if error.is_put_off() || error.is_passing() => return Err(error),
@@ -227,7 +227,7 @@ pub fn forget(
     record_key: &str,
 ) -> Result<(), StoreError> {
     client.update(
-        Kept(&format!(
+        Cached(&format!(
             "WITH waiting AS (
                  DELETE FROM crm.queue WHERE shard_key = $1 AND map_id = $2 AND record_key = $3
              ), edits AS (
@@ -302,7 +302,7 @@ fn pending(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(),
         .map(|r| r.snapshot.as_ref().map(|(_, hash)| hash.as_slice()))
         .collect();
     client.update(
-        Kept("WITH r AS MATERIALIZED (
+        Cached("WITH r AS MATERIALIZED (
              SELECT * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::bigint[], $8::bool[], $9::text[],
                                   $10::text[], $11::text[], $12::bytea[], $13::bytea[], $14::text[], $15::text[]::uuid[])
                   AS r (shard_key, record_key, revision, verdict, base, delay_ms, charged, error_class, error, snapshot, snapshot_hash, take, sent,
@@ -351,7 +351,7 @@ fn conflicts(client: &mut SpiClient, map: &Map, record: &Settled) -> Result<(), 
     let settled: Vec<i16> = record.known.keys().map(|id| *id as i16).collect();
     if !settled.is_empty() {
         client.update(
-            Kept("DELETE FROM crm.conflict WHERE shard_key = $1 AND map_id = $2 AND record_key = $3 AND field_id = ANY ($4)"),
+            Cached("DELETE FROM crm.conflict WHERE shard_key = $1 AND map_id = $2 AND record_key = $3 AND field_id = ANY ($4)"),
             None,
             &[shard_key.into(), map.id.into(), record_key.into(), settled.into()],
         )?;
@@ -363,7 +363,7 @@ fn conflicts(client: &mut SpiClient, map: &Map, record: &Settled) -> Result<(), 
             conflict.base.to_string(),
         );
         client.update(
-            Kept("INSERT INTO crm.conflict AS c (shard_key, map_id, record_key, field_id, crm_id, conflict_type, local_value, crm_value, base,
+            Cached("INSERT INTO crm.conflict AS c (shard_key, map_id, record_key, field_id, crm_id, conflict_type, local_value, crm_value, base,
                                             policy, write_id, actor, correlation_id, folded)
              SELECT $1, $2, $3, $4, $5, $6, $7::jsonb, $8::jsonb, $9::jsonb, $10, $11::uuid, $12, $13, $14::text[]::uuid[]
              -- The row may be gone by now.
@@ -403,7 +403,7 @@ fn dead_letter(client: &mut SpiClient, map: &Map, record: &Settled) -> Result<()
     dead_letter::tell_the_first(client, map, *class, code)?;
     let (shard_key, record_key) = keys_of(record);
     client.update(
-        Kept("INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, path, crm_id, operation, error_class, vendor_code, error,
+        Cached("INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, path, crm_id, operation, error_class, vendor_code, error,
                                            attempts, actor)
          SELECT $1, $2, $3, 'reconcile', $4, 'update', $5, $6, $7, $8, $9
          WHERE EXISTS (SELECT FROM crm.pending_write p

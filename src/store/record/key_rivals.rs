@@ -11,8 +11,8 @@ use crm_domain::key::folded;
 use pgrx::prelude::*;
 
 use crate::store::config::Map;
-use crate::store::statement::{Kept, KeptForFew};
-use crate::store::transaction::StoreError;
+use crate::store::error::StoreError;
+use crate::store::statement::{Cached, CachedIfFew};
 
 /// Another record that has a key's CRM record, or may have it.
 pub struct Rival {
@@ -102,7 +102,7 @@ pub fn rivals(
             |r: &(&str, &str)| r.1.to_owned(),
         );
         let rows = client.update(
-            KeptForFew(&statement, records.len()),
+            CachedIfFew(&statement, records.len()),
             None,
             &[
                 map.id.into(),
@@ -138,7 +138,7 @@ pub fn put_off(map: &Map, records: &[(&str, &str)]) -> Result<(), StoreError> {
     }
     Spi::connect_mut(|client| {
         client.update(
-            Kept(
+            Cached(
                 "UPDATE crm.queue q SET next_attempt_at = now() + interval '500 ms'
                  FROM unnest($2::text[], $3::text[]) AS k (shard_key, record_key)
                  WHERE q.shard_key = k.shard_key AND q.map_id = $1 AND q.record_key = k.record_key AND q.state = 'queued'",

@@ -10,10 +10,9 @@ use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 
 use crate::store::config::Map;
-use crate::store::statement::Kept;
+use crate::store::error::StoreError;
+use crate::store::statement::Cached;
 use crate::store::table::pace::{self, Pace};
-use crate::store::table::write;
-use crate::store::transaction::StoreError;
 
 /// A record's keys.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -36,7 +35,7 @@ pub fn linked(
     crm_ids: &[&str],
 ) -> Result<HashMap<usize, Known>, StoreError> {
     let rows = client.select(
-        Kept(
+        Cached(
             "SELECT k.ord - 1, l.shard_key, l.record_key, l.hashes
              FROM unnest($2::text[]) WITH ORDINALITY AS k (crm_id, ord)
              JOIN crm.ledger l ON l.map_id = $1 AND l.crm_id = k.crm_id",
@@ -64,7 +63,7 @@ pub fn elsewhere(
     crm_ids: &[&str],
 ) -> Result<HashSet<String>, StoreError> {
     let rows = client.select(
-        Kept(
+        Cached(
             "SELECT l.crm_id
              FROM crm.object_map m
              JOIN crm.object_map o ON o.connection_id = m.connection_id AND lower(o.crm_object) = lower(m.crm_object) AND o.map_id <> m.map_id
@@ -103,7 +102,7 @@ pub fn former(
     crm_ids: &[&str],
 ) -> Result<HashMap<String, Former>, StoreError> {
     let rows = client.select(
-        Kept(
+        Cached(
             "SELECT f.crm_id, f.record_key, f.ended_by
              FROM (SELECT f.crm_id, f.record_key, f.ended_by, age(f.xmin) AS age FROM crm.former_link f
                    WHERE f.map_id = $1 AND f.crm_id = ANY ($2)) f
@@ -139,7 +138,7 @@ pub const BOTH_WENT: &str = "INSERT INTO crm.former_link (shard_key, map_id, crm
 /// Forgets what no answer that is on its way can speak of any more.
 pub fn prune_former(client: &mut SpiClient) -> Result<(), StoreError> {
     client.update(
-        Kept("DELETE FROM crm.former_link WHERE ended_by = 'both_deleted' AND ended_at < now() - interval '1 day'"),
+        Cached("DELETE FROM crm.former_link WHERE ended_by = 'both_deleted' AND ended_at < now() - interval '1 day'"),
         None,
         &[],
     )?;
@@ -153,7 +152,7 @@ pub fn unborn(
     keys: &[&str],
 ) -> Result<HashMap<String, Key>, StoreError> {
     let rows = client.select(
-        Kept(
+        Cached(
             "SELECT u.shard_key, u.record_key FROM crm.unborn u WHERE u.map_id = $1 AND u.record_key = ANY ($2)
              UNION ALL
              SELECT c.shard_key, k FROM crm.change c, unnest(c.record_keys) AS k
@@ -185,7 +184,7 @@ pub fn bury(
     crm_id: &str,
 ) -> Result<bool, StoreError> {
     let rows = client.update(
-        Kept(
+        Cached(
             "WITH map AS (
                  SELECT m.map_id, m.on_delete = 'delete' AS deletes FROM crm.object_map m
                  WHERE m.map_id = $2 AND NOT EXISTS (SELECT FROM crm.ledger l
@@ -234,14 +233,14 @@ pub fn carry(
     }
     if !own.is_empty() {
         client.update(
-            Kept("DELETE FROM crm.carried_key WHERE map_id = $1 AND crm_id = ANY ($2)"),
+            Cached("DELETE FROM crm.carried_key WHERE map_id = $1 AND crm_id = ANY ($2)"),
             None,
             &[map.id.into(), own.into()],
         )?;
     }
     if !others.is_empty() {
         client.update(
-            Kept(
+            Cached(
                 "INSERT INTO crm.carried_key AS c (map_id, crm_id, external_id)
                  SELECT $1, k.crm_id, k.external_id FROM unnest($2::text[], $3::text[]) AS k (crm_id, external_id)
                  ON CONFLICT (map_id, crm_id) DO UPDATE SET external_id = excluded.external_id
@@ -278,7 +277,7 @@ pub struct Looked {
 pub fn rows_of(map: &Map, keys: &[&str]) -> Result<Looked, StoreError> {
     let all: Vec<usize> = (0..keys.len()).collect();
     let (mut found, mut unknown) = (HashMap::new(), HashMap::new());
-    let mut pace = Pace::putting_off(map, write::limit());
+    let mut pace = Pace::putting_off(map, pace::limit());
     let failed = pace::each(&mut pace, &all, |pace, part| {
         let some: Vec<&str> = part.iter().map(|&n| keys[n]).collect();
         let rows = pace.run(part.len(), || read_rows(map, &some))?;
@@ -310,7 +309,7 @@ fn read_rows(map: &Map, keys: &[&str]) -> Result<HashMap<usize, Sought>, StoreEr
     );
     Spi::connect_mut(|client| {
         let mut found = HashMap::new();
-        for row in client.update(Kept(&statement), None, &[keys.to_vec().into()])? {
+        for row in client.update(Cached(&statement), None, &[keys.to_vec().into()])? {
             let (shard_key, record_key) = (row.get(3)?.unwrap_or_default(), row.get(4)?);
             let sought = Sought {
                 record_key: row.get(2)?.unwrap_or_default(),
@@ -342,7 +341,7 @@ pub fn candidates(
     keys: &[&Key],
 ) -> Result<Vec<Candidate>, StoreError> {
     let rows = client.update(
-        Kept(
+        Cached(
             "SELECT k.ord - 1, l.crm_id, l.locked IS NULL AND EXISTS (
                         SELECT FROM crm.ledger x WHERE x.shard_key = k.shard_key AND x.map_id = $1 AND x.record_key = k.record_key)
              FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS k (shard_key, record_key, ord)
@@ -375,7 +374,7 @@ pub fn link(client: &mut SpiClient, map: &Map, links: &[(&Key, &str)]) -> Result
         return Ok(());
     }
     client.update(
-        Kept("SELECT crm.link_records($1, $2, $3, $4)"),
+        Cached("SELECT crm.link_records($1, $2, $3, $4)"),
         None,
         &[
             map.id.into(),
@@ -403,7 +402,7 @@ pub fn relink(
     crm_id: &str,
 ) -> Result<bool, StoreError> {
     let rows = client.update(
-        Kept(
+        Cached(
             "UPDATE crm.ledger l SET crm_id = $4, hashes = NULL
              WHERE l.shard_key = $1 AND l.map_id = $2 AND l.record_key = $3
                AND NOT EXISTS (SELECT FROM crm.ledger x WHERE x.map_id = $2 AND x.crm_id = $4) RETURNING l.record_key",
@@ -422,7 +421,7 @@ pub fn relink(
 /// Dissolves the link of a record whose CRM record is gone. One that claimed the row too is looked at again.
 pub fn unlink(client: &mut SpiClient, map: &Map, key: &Key) -> Result<(), StoreError> {
     client.update(
-        Kept("SELECT crm.unlink_record($1, $2, $3)"),
+        Cached("SELECT crm.unlink_record($1, $2, $3)"),
         None,
         &[
             key.shard_key.as_str().into(),
@@ -442,7 +441,7 @@ pub fn dispute(
     claims: &str,
 ) -> Result<bool, StoreError> {
     let rows = client.update(
-        Kept(
+        Cached(
             "WITH before AS (SELECT crm_value FROM crm.conflict WHERE shard_key = $1 AND map_id = $2 AND record_key = $3 AND field_id = -1)
              INSERT INTO crm.conflict AS c (shard_key, map_id, record_key, field_id, crm_id, conflict_type, local_value, crm_value, policy)
              VALUES ($1, $2, $3, -1, $4, 'duplicate_identity', to_jsonb($4), to_jsonb($5), 'manual_review')

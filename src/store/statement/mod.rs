@@ -1,5 +1,6 @@
 //! Statements that a session prepares once and keeps.
 
+pub mod name_check;
 pub mod names;
 
 use std::cell::RefCell;
@@ -9,9 +10,12 @@ use std::sync::Arc;
 
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::PgOid;
-use pgrx::spi::{OwnedPreparedStatement, Query, SpiClient, SpiCursor, SpiResult, SpiTupleTable};
+use pgrx::spi::{
+    OwnedPreparedStatement, PreparedStatement, Query, SpiClient, SpiCursor, SpiResult,
+    SpiTupleTable,
+};
 
-use crate::store::statement::names::{Names, Once, Running};
+use crate::store::statement::names::{Names, Running};
 
 /// Statements beyond so many are planned each time.
 const ROOM: usize = 200;
@@ -26,16 +30,16 @@ thread_local! {
 
 /// A statement whose plan outlives the transaction. Postgres itself plans it anew when what it names, the search_path or
 /// whose row security binds it has changed. The types of its arguments are always the same.
-pub struct Kept<'a>(pub &'a str);
+pub struct Cached<'a>(pub &'a str);
 
 /// A statement about so many records, which its plan should know of. For few it is kept: a plan that is made anew takes
 /// longer than what it is for.
-pub struct KeptForFew<'a>(pub &'a str, pub usize);
+pub struct CachedIfFew<'a>(pub &'a str, pub usize);
 
 /// Up to so many records are few.
 pub const FEW: usize = 50;
 
-impl Kept<'_> {
+impl Cached<'_> {
     fn plan(
         &self,
         client: &SpiClient,
@@ -61,7 +65,7 @@ impl Kept<'_> {
     }
 }
 
-impl<'conn> Query<'conn> for Kept<'_> {
+impl<'conn> Query<'conn> for Cached<'_> {
     fn execute<'mcx>(
         self,
         client: &SpiClient<'conn>,
@@ -88,7 +92,7 @@ impl<'conn> Query<'conn> for Kept<'_> {
     }
 }
 
-impl<'conn> Query<'conn> for KeptForFew<'_> {
+impl<'conn> Query<'conn> for CachedIfFew<'_> {
     fn execute<'mcx>(
         self,
         client: &SpiClient<'conn>,
@@ -96,9 +100,9 @@ impl<'conn> Query<'conn> for KeptForFew<'_> {
         args: &[DatumWithOid<'mcx>],
     ) -> SpiResult<SpiTupleTable<'conn>> {
         if self.1 <= FEW {
-            Kept(self.0).execute(client, limit, args)
+            Cached(self.0).execute(client, limit, args)
         } else {
-            Once(self.0).execute(client, limit, args)
+            Uncached(self.0).execute(client, limit, args)
         }
     }
 
@@ -108,9 +112,49 @@ impl<'conn> Query<'conn> for KeptForFew<'_> {
         args: &[DatumWithOid<'mcx>],
     ) -> SpiResult<SpiCursor<'conn>> {
         if self.1 <= FEW {
-            Kept(self.0).try_open_cursor(client, args)
+            Cached(self.0).try_open_cursor(client, args)
         } else {
-            Once(self.0).try_open_cursor(client, args)
+            Uncached(self.0).try_open_cursor(client, args)
         }
     }
 }
+
+impl<'conn> Query<'conn> for Uncached<'_> {
+    fn execute<'mcx>(
+        self,
+        client: &SpiClient<'conn>,
+        limit: Option<std::ffi::c_long>,
+        args: &[DatumWithOid<'mcx>],
+    ) -> SpiResult<SpiTupleTable<'conn>> {
+        let running = Running::begin(self.0);
+        self.prepare(client, args, &running)?
+            .execute(client, limit, args)
+    }
+
+    fn try_open_cursor<'mcx>(
+        self,
+        client: &SpiClient<'conn>,
+        args: &[DatumWithOid<'mcx>],
+    ) -> SpiResult<SpiCursor<'conn>> {
+        let running = Running::begin(self.0);
+        self.prepare(client, args, &running)?
+            .try_open_cursor(client, args)
+    }
+}
+
+impl Uncached<'_> {
+    fn prepare<'conn>(
+        &self,
+        client: &SpiClient<'conn>,
+        args: &[DatumWithOid],
+        running: &Running,
+    ) -> SpiResult<PreparedStatement<'conn>> {
+        let types: Vec<PgOid> = args.iter().map(|arg| PgOid::from(arg.oid())).collect();
+        let prepared = client.prepare_mut(self.0, &types)?;
+        running.must_be_analysed();
+        Ok(prepared)
+    }
+}
+
+/// A statement that is planned each time.
+pub struct Uncached<'a>(pub &'a str);

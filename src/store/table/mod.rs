@@ -1,10 +1,15 @@
 //! A user's table, read and changed as its owner.
 
+pub mod capture_guard;
+pub mod delete;
 pub mod owner;
 pub mod pace;
 pub mod raw_size;
 pub mod read;
+pub mod read_statement;
+pub mod row_locks;
 pub mod text_length;
 pub mod time_limit;
+pub mod transform;
 pub mod update;
 pub mod write;

@@ -10,8 +10,8 @@ use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
 
 use crate::store::config::Map;
-use crate::store::statement::names::{self, Before, Names};
-use crate::store::transaction::as_owner;
+use crate::store::rights::as_owner;
+use crate::store::statement::names::{self, BeforeOwnersCode, Names};
 
 /// [`as_owner`] of the map's table. Raises undefined_table, undefined_function or undefined_object if a name in a statement of
 /// `work` no longer resolves to what the mapping refers to, or a transform belongs to a role that may not act as the owner. Table
@@ -26,23 +26,23 @@ pub fn as_owner_of_table<T>(table: pg_sys::Oid, name: &str, work: impl FnOnce() 
 }
 
 fn as_owner_of_what<T>(held_to: &Arc<Names>, relation: &str, work: impl FnOnce() -> T) -> T {
-    let before = Before;
+    let before = BeforeOwnersCode;
     let Some(owner) = hold(held_to.table) else {
-        names::gone(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, relation)
+        names::report_replaced(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, relation)
     };
     for function in &held_to.functions {
         if !may_run(*function, owner) {
             let transform = format!("a transform of {relation}");
-            names::gone(PgSqlErrorCode::ERRCODE_UNDEFINED_FUNCTION, &transform)
+            names::report_replaced(PgSqlErrorCode::ERRCODE_UNDEFINED_FUNCTION, &transform)
         }
     }
     as_owner(owner, || {
         // Each statement is checked as well; this catches an ordinary rename before any of them is analysed.
         if table_named(relation) != held_to.table {
-            names::gone(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, relation)
+            names::report_replaced(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, relation)
         }
         drop(before);
-        names::held_to(held_to, work)
+        names::restrict_to(held_to, work)
     })
 }
 

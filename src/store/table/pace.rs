@@ -8,11 +8,12 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use crate::settings::Settings;
 use crate::store::config::Map;
+use crate::store::error::StoreError;
 use crate::store::table::owner::as_owner_of;
 use crate::store::table::time_limit::TimeLimit;
-use crate::store::transaction::check_constraints_at_once;
-use crate::store::transaction::{StoreError, subtransaction};
+use crate::store::transaction::{check_constraints_at_once, subtransaction};
 
 /// Rows of one statement at most.
 const TOGETHER: usize = 1000;
@@ -203,4 +204,9 @@ pub fn in_any_order(
         }
         left = waiting.into_iter().map(|(n, _)| n).collect();
     }
+}
+
+/// How long the table's own code may take for one row.
+pub fn limit() -> Duration {
+    Settings::current().transform_timeout
 }

@@ -20,13 +20,17 @@ use serde_json::Value as Json;
 
 use crate::settings::Settings;
 use crate::store::config::{Map, MappedField};
-use crate::store::statement::Kept;
-use crate::store::statement::names::{Once, Running};
+use crate::store::error::StoreError;
+use crate::store::statement::names::Running;
+use crate::store::statement::{Cached, Uncached};
 use crate::store::table::owner::as_owner_of;
 use crate::store::table::pace::Pace;
 use crate::store::table::raw_size::RawSize;
+use crate::store::table::read_statement::{
+    KEYS, column_text, join, sql_bit, statement, transforming_statement,
+};
 use crate::store::table::time_limit::TimeLimit;
-use crate::store::transaction::{StoreError, subtransaction};
+use crate::store::transaction::subtransaction;
 
 /// What became of one record's row.
 pub enum RowValues {
@@ -265,15 +269,6 @@ fn unreadable(error: &StoreError) -> RowValues {
     RowValues::Unreadable(error.failure("unreadable_row"))
 }
 
-/// A mapped column as text, through its transform.
-fn column_text(f: &MappedField, column: &str) -> String {
-    match &f.transform_out {
-        Some(transform) => format!("{transform}(pg_catalog.to_jsonb({column}))::text"),
-        None if f.as_json => format!("pg_catalog.to_jsonb({column})::text"),
-        None => format!("{column}::text"),
-    }
-}
-
 fn value_of(f: &MappedField, text: Option<&str>) -> Result<Value, String> {
     raw_value_of(f, text).map(|value| f.stored(value))
 }
@@ -306,7 +301,7 @@ pub fn of_object(
     as_owner_of(map, || {
         Spi::connect_mut(|client| {
             let mut values = Vec::with_capacity(fields.len());
-            for row in client.update(Kept(&statement), None, &[object.to_string().into()])? {
+            for row in client.update(Cached(&statement), None, &[object.to_string().into()])? {
                 for (i, field) in fields.iter().enumerate() {
                     let value = value_of(field, row.get::<&str>(i + 1)?).map_err(|message| {
                         StoreError::Postgres {
@@ -320,60 +315,6 @@ pub fn of_object(
             Ok(values)
         })
     })
-}
-
-/// The statement that reads a map's columns: one text per mapped column, NULL where the cell is not wanted.
-fn statement(map: &Map) -> String {
-    let columns: String = map
-        .fields
-        .iter()
-        .map(|f| {
-            let text = column_text(f, &format!("t.{}", quote_identifier(&f.column)));
-            format!(
-                ", CASE WHEN pg_catalog.get_bit(k.cells, {}) = 1 THEN {text} END",
-                sql_bit(f.id)
-            )
-        })
-        .collect();
-    format!(
-        "SELECT k.ord{columns} FROM {KEYS} JOIN {} t ON {}",
-        map.relation,
-        join(map)
-    )
-}
-
-/// The keys and cells that are wanted.
-const KEYS: &str = "unnest($1::text[], $2::text[], $3::bytea[], $4::int[]) AS k (shard_key, record_key, cells, ord)";
-
-fn join(map: &Map) -> String {
-    map.is_row("k.shard_key", "k.record_key")
-}
-
-/// The same with transforms: a row for each key that is wanted, in order, and whether the table has it. The subquery
-/// sorts; transforms are called on top of it, row by row as they are fetched.
-fn transforming_statement(map: &Map) -> String {
-    let (mut columns, mut texts) = (String::new(), String::new());
-    for (i, f) in map.fields.iter().enumerate() {
-        columns += &format!(", t.{} AS c{i}", quote_identifier(&f.column));
-        let text = column_text(f, &format!("r.c{i}"));
-        texts += &format!(
-            ", CASE WHEN r.there AND pg_catalog.get_bit(r.cells, {}) = 1 THEN {text} END",
-            sql_bit(f.id)
-        );
-    }
-    format!(
-        "SELECT r.ord, r.there{texts}
-         FROM (SELECT k.ord, k.cells, t.{} IS NOT NULL AS there{columns} FROM {KEYS} LEFT JOIN {} t ON {} ORDER BY k.ord OFFSET 0) r",
-        quote_identifier(&map.key.name),
-        map.relation,
-        join(map)
-    )
-}
-
-/// Where get_bit() finds a cell: it counts bits from the low end of each byte, and words are big-endian.
-fn sql_bit(id: u16) -> usize {
-    let (word, bit) = (id as usize / 64, id as usize % 64);
-    (word * 8 + 7 - bit / 8) * 8 + bit % 8
 }
 
 /// The arguments of the statements for some of the records. Cells that are too large are not asked for.
@@ -494,7 +435,7 @@ impl Reading<'_> {
         );
         let args = arguments(map, self.wanted, part.iter().copied(), &large);
         Spi::connect_mut(|client| -> Result<(), StoreError> {
-            for row in client.update(Kept(&statement), None, &args)? {
+            for row in client.update(Cached(&statement), None, &args)? {
                 large.is_suspected = true;
                 let ord = row.get::<i32>(1)?.unwrap_or_default() as usize;
                 for (i, field) in converted.iter().enumerate() {
@@ -578,7 +519,7 @@ impl Reading<'_> {
             // Not read-only, so that it sees what this transaction has just changed.
             let statement = statement(self.map);
             let _running = Running::begin(&statement);
-            let mut cursor = client.try_open_cursor_mut(Kept(&statement), &args)?;
+            let mut cursor = client.try_open_cursor_mut(Cached(&statement), &args)?;
             // What is converted is in memory as soon as it is fetched.
             let most = if large.is_suspected { 1 } else { FETCH };
             let mut fetch = FIRST_FETCH.min(most);
@@ -627,7 +568,7 @@ impl Reading<'_> {
         Spi::connect_mut(|client: &mut SpiClient| -> Result<(), StoreError> {
             let statement = transforming_statement(self.map);
             let _running = Running::begin(&statement);
-            let mut cursor = client.try_open_cursor_mut(Once(&statement), &args)?;
+            let mut cursor = client.try_open_cursor_mut(Uncached(&statement), &args)?;
             while *next < part.end && used < budget && (found.is_empty() || Instant::now() < until)
             {
                 timer.restart();
@@ -654,32 +595,7 @@ fn from_json_text(data_type: DataType, text: &str) -> Result<Value, String> {
     Value::from_json(data_type, &json).map_err(|e| e.to_string())
 }
 
-/// Deletes a row whose CRM record was deleted, as the table's owner. One that somebody holds is not waited for.
-pub fn delete_row(
-    map: &Map,
-    shard_key: &str,
-    record_key: &str,
-    limit: Duration,
-) -> Result<(), StoreError> {
-    // Named, so that their types are known whether or not the condition has need of both.
-    let keys = "(SELECT $1::pg_catalog.text AS record_key, $2::pg_catalog.text AS shard_key) AS k";
-    let (relation, row) = (&map.relation, map.is_row("k.shard_key", "k.record_key"));
-    let statement = format!(
-        "WITH held AS MATERIALIZED (SELECT FROM {keys} JOIN {relation} AS t ON {row} FOR UPDATE OF t NOWAIT),
-              gone AS (DELETE FROM {relation} AS t USING {keys} WHERE {row} AND EXISTS (SELECT FROM held) RETURNING 1)
-         SELECT (SELECT pg_catalog.count(*) FROM held) > (SELECT pg_catalog.count(*) FROM gone)"
-    );
-    Pace::new(map, Some(limit)).run(1, || {
-        let args = [record_key.into(), shard_key.into()];
-        let kept = Spi::connect_mut(|client| {
-            client
-                .update(Once(&statement), None, &args)?
-                .first()
-                .get_one::<bool>()
-        })?;
-        match kept {
-            Some(true) => Err(StoreError::kept_from_being("deleted")),
-            _ => Ok(()),
-        }
-    })
+/// What may be read of rows that take what the CRM holds.
+pub fn bounds() -> Bounds {
+    Bounds::of(&Settings::current())
 }

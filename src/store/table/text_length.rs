@@ -2,9 +2,9 @@
 
 use pgrx::prelude::*;
 
-use crate::store::statement::names::Once;
+use crate::store::error::StoreError;
+use crate::store::statement::Uncached;
 use crate::store::table::owner::as_owner_of_table;
-use crate::store::transaction::StoreError;
 
 /// The length of the longest text in a column, in characters.
 pub fn text(relation: pg_sys::Oid, column: &str) -> Result<Option<i32>, StoreError> {
@@ -20,6 +20,11 @@ pub fn text(relation: pg_sys::Oid, column: &str) -> Result<Option<i32>, StoreErr
     let query =
         format!("SELECT max(pg_catalog.char_length({column}::pg_catalog.text)) FROM {name}");
     as_owner_of_table(relation, &name, || {
-        Spi::connect_mut(|client| Ok(client.update(Once(&query), None, &[])?.first().get_one()?))
+        Spi::connect_mut(|client| {
+            Ok(client
+                .update(Uncached(&query), None, &[])?
+                .first()
+                .get_one()?)
+        })
     })
 }

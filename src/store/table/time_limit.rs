@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
 
-use crate::store::transaction::StoreError;
+use crate::store::error::StoreError;
 
 // utils/timeout.h, which the bindings leave out.
 unsafe extern "C-unwind" {

@@ -4,40 +4,22 @@
 //! the others from it.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use crm_domain::conflict;
-use crm_domain::{Cells, Value, hex};
+use crm_domain::{Cells, Value, conflict, hex};
 use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json, json};
 
-use crate::settings::Settings;
-use crate::store::calls::caller;
 use crate::store::config::Map;
-use crate::store::statement::Kept;
+use crate::store::error::StoreError;
+use crate::store::statement::Cached;
+use crate::store::table::capture_guard::Ours;
 use crate::store::table::owner::as_owner_of;
 use crate::store::table::pace::{self, Pace};
-use crate::store::table::read::{self, Bounds, RowValues, Wanted};
-use crate::store::table::update::{self, Ours, Row};
-use crate::store::transaction::StoreError;
-
-/// How long the table's own code may take for one row.
-pub fn limit() -> Duration {
-    Settings::current().transform_timeout
-}
-
-/// What a transform makes of a value, within `pg_crm.transform_timeout`.
-pub fn transformed_in_time(map: &Map, transform: &str, value: &Json) -> Result<Json, StoreError> {
-    let mut pace = Pace::new(map, Some(limit()));
-    pace.run_nested(1, || caller::transformed(map, transform, value))
-}
-
-/// What may be read of rows that take what the CRM holds.
-pub fn bounds() -> Bounds {
-    Bounds::of(&Settings::current())
-}
+use crate::store::table::read::{self, RowValues, Wanted, bounds};
+use crate::store::table::transform;
+use crate::store::table::update::{self, Row};
 
 /// Cells of a row, and what they take.
 pub struct Taking<'a> {
@@ -157,7 +139,7 @@ pub fn columns(
         }
         let canonical = value.to_json();
         let value = match &field.transform_in {
-            Some(transform) => caller::transformed(map, transform, &canonical)?,
+            Some(transform) => transform::transformed(map, transform, &canonical)?,
             None => field.column_json(&canonical),
         };
         object.insert(field.column.clone(), value);
@@ -244,9 +226,9 @@ pub fn edited(
     cells: &Cells,
     base: JsonMap<String, Json>,
 ) -> Result<(), StoreError> {
-    client.update(Kept("SELECT crm.note_change(true)"), None, &[])?;
+    client.update(Cached("SELECT crm.note_change(true)"), None, &[])?;
     client.update(
-        Kept(
+        Cached(
             "INSERT INTO crm.change (shard_key, map_id, record_keys, op, cells, base, actor)
              VALUES ($1, $2, ARRAY[$3], 'u', $4, $5::jsonb, 'pg_crm')",
         ),

@@ -9,8 +9,8 @@ use pgrx::pg_sys;
 use pgrx::spi::SpiClient;
 
 use crate::store::config::Map;
-use crate::store::statement::Kept;
-use crate::store::transaction::StoreError;
+use crate::store::error::StoreError;
+use crate::store::statement::Cached;
 
 /// A queued record, as claimed.
 #[derive(Clone, Debug)]
@@ -42,7 +42,7 @@ const LEASE: &str = "1 hour";
 /// waits for us, so that nothing is claimed once it has returned. One that is being changed right now may not.
 pub fn may_send(client: &mut SpiClient, connection_id: i32) -> Result<bool, StoreError> {
     let rows = client.update(
-        Kept("SELECT FROM crm.connection c
+        Cached("SELECT FROM crm.connection c
          WHERE c.connection_id = $1 AND NOT c.paused AND NOT EXISTS (
              SELECT FROM crm.connection_state s WHERE s.connection_id = c.connection_id AND s.state = 'error')
          FOR SHARE OF c SKIP LOCKED"),
@@ -76,7 +76,7 @@ pub fn due(
 /// Whether it is worth planning what [`first_due`] asks.
 fn is_due(client: &SpiClient, map: &Map, whole: bool) -> Result<bool, StoreError> {
     let rows = client.select(
-        Kept("SELECT FROM crm.queue
+        Cached("SELECT FROM crm.queue
               WHERE map_id = $1 AND state = 'queued' AND next_attempt_at <= now() AND (next_attempt_at > '-infinity' OR $2)
               ORDER BY next_attempt_at LIMIT 1"),
         None,
@@ -159,7 +159,7 @@ pub fn claim(
     sent: Option<Vec<String>>,
 ) -> Result<i64, StoreError> {
     let rows = client.update(
-        Kept(&format!(
+        Cached(&format!(
             "INSERT INTO crm.claim (map_id, path, shard_keys, record_keys, sent, leased_until)
              VALUES ($1, $2, $3, $4, $5, now() + interval '{LEASE}') RETURNING claim_id"
         )),
@@ -181,7 +181,7 @@ pub fn claim(
 
 pub fn release(client: &mut SpiClient, claim_id: i64) -> Result<(), StoreError> {
     client.update(
-        Kept("DELETE FROM crm.claim WHERE claim_id = $1"),
+        Cached("DELETE FROM crm.claim WHERE claim_id = $1"),
         None,
         &[claim_id.into()],
     )?;
@@ -238,7 +238,7 @@ pub fn release_lost(client: &mut SpiClient, flying: &[i64]) -> Result<u64, Store
 /// Milliseconds until the map's next retry; `None` when none waits.
 pub fn next_retry_ms(client: &SpiClient, map_id: i32) -> Result<Option<i64>, StoreError> {
     let mut rows = client.select(
-        Kept("SELECT (extract(epoch FROM next_attempt_at - now()) * 1000)::bigint FROM crm.queue
+        Cached("SELECT (extract(epoch FROM next_attempt_at - now()) * 1000)::bigint FROM crm.queue
          WHERE map_id = $1 AND state = 'queued' AND next_attempt_at > '-infinity' ORDER BY next_attempt_at LIMIT 1"),
         None,
         &[map_id.into()],

@@ -7,9 +7,9 @@ use std::sync::LazyLock;
 use pgrx::PgSqlErrorCode;
 use pgrx::spi::SpiClient;
 
-use crate::store::statement::FEW;
-use crate::store::statement::{Kept, KeptForFew};
-use crate::store::transaction::{StoreError, subtransaction};
+use crate::store::error::StoreError;
+use crate::store::statement::{Cached, CachedIfFew, FEW};
+use crate::store::transaction::subtransaction;
 
 /// Slices that look for records that are queued already, once one was found.
 const WARY_FOR: u32 = 20;
@@ -67,7 +67,7 @@ fn slice_end(
     let mut last = None;
     let mut records = 0;
     let mut cursor = client.open_cursor(
-        Kept(
+        Cached(
             "SELECT shard_key, change_id, cardinality(record_keys) FROM crm.change
          WHERE (shard_key, change_id) > ($1, $2) ORDER BY shard_key, change_id",
         ),
@@ -105,7 +105,7 @@ fn fold_slice(
     statement: &str,
 ) -> Result<usize, StoreError> {
     let result = client.update(
-        KeptForFew(statement, records),
+        CachedIfFew(statement, records),
         None,
         &[
             after.0.as_str().into(),
@@ -121,7 +121,7 @@ fn fold_slice(
     }
     if gone > 0 {
         // What a person decided about a record that this fold locked just after, and did not see.
-        client.update(Kept(LATE), None, &[])?;
+        client.update(Cached(LATE), None, &[])?;
     }
     Ok(taken)
 }

@@ -8,15 +8,13 @@ use pgrx::IntoDatum;
 use pgrx::datum::DatumWithOid;
 use pgrx::spi::SpiClient;
 
-use crate::store::audit;
 use crate::store::config::{Connection, Map};
-use crate::store::dead_letter;
-use crate::store::ingest;
+use crate::store::error::StoreError;
 use crate::store::reconcile::settle;
 use crate::store::record::links::BOTH_WENT;
-use crate::store::statement::{Kept, KeptForFew};
-use crate::store::transaction::StoreError;
+use crate::store::statement::{Cached, CachedIfFew};
 use crate::store::write_back::claims::Place;
+use crate::store::{audit, dead_letter, ingest};
 
 /// How one record's write ended.
 #[derive(Debug)]
@@ -196,7 +194,7 @@ pub fn held_records(
     let shard_keys: Vec<&str> = keys.iter().map(|(shard_key, _)| *shard_key).collect();
     let record_keys: Vec<&str> = keys.iter().map(|(_, record_key)| *record_key).collect();
     let rows = client.update(
-        KeptForFew("WITH wanted AS MATERIALIZED (
+        CachedIfFew("WITH wanted AS MATERIALIZED (
              SELECT r.* FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS r (shard_key, record_key, ord)
          ), locked AS MATERIALIZED (
              SELECT w.ord FROM (SELECT * FROM wanted ORDER BY shard_key, record_key) w,
@@ -427,7 +425,7 @@ pub fn postpone(
     error: &str,
 ) -> Result<(), StoreError> {
     client.update(
-        Kept("UPDATE crm.queue
+        Cached("UPDATE crm.queue
          SET attempts = least(attempts + 1, 1000), next_attempt_at = now() + $5 * interval '1 ms', error_class = 'internal', last_error = $6
          WHERE shard_key = $1 AND map_id = $2 AND record_key = $3 AND revision = $4 AND state = 'queued'"),
         None,

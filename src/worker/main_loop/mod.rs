@@ -19,6 +19,7 @@ use crate::settings::Settings;
 use crate::shared::{Slot, State};
 use crate::store::config::{Connection, Map};
 use crate::store::record::links;
+use crate::store::rights;
 use crate::store::write_back::claims;
 use crate::store::write_back::settle::Settled;
 use crate::store::{self, StoreError, audit, config, connection_state, map_state, transaction};
@@ -232,7 +233,7 @@ impl Worker {
     fn turn(&mut self) -> Result<Option<Duration>, StoreError> {
         let follows = self.confined(Of::Worker, Step::Follow, Worker::follow_tables);
         let read = transaction(|client| {
-            if !config::extension_exists() {
+            if !rights::extension_exists() {
                 return Ok(None);
             }
             Ok(Some((config::connections(client)?, config::maps(client)?)))

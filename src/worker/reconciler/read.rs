@@ -140,8 +140,10 @@ fn bases(map: &Map, pending: &Pending) -> BTreeMap<u16, ShortHash> {
 /// The hash of what a column held, as it would have been sent.
 fn held(map: &Map, field: &MappedField, value: &Json) -> Option<ShortHash> {
     let value = match &field.transform_out {
-        Some(transform) => crate::store::table::write::transformed_in_time(map, transform, value)
-            .unwrap_or(Json::Null),
+        Some(transform) => {
+            crate::store::table::transform::transformed_in_time(map, transform, value)
+                .unwrap_or(Json::Null)
+        }
         None => value.clone(),
     };
     let value = Value::from_json(field.field.data_type, &value).ok()?;

@@ -15,7 +15,7 @@ use pgrx::spi::SpiClient;
 use crate::failpoint;
 use crate::store::config::{Connection, Map};
 use crate::store::reconcile::pending_writes;
-use crate::store::table::read;
+use crate::store::table::delete;
 use crate::store::write_back::claims::Claimed;
 use crate::store::write_back::settle::{Settled, Verdict};
 use crate::store::write_back::{claims, settle};
@@ -364,7 +364,7 @@ fn write_down(
         // Not what a transaction that came to nothing left here.
         s.row_gone = false;
         if goes {
-            match read::delete_row(
+            match delete::delete_row(
                 map,
                 &s.shard_key,
                 &s.record_key,

@@ -1,0 +1,94 @@
+//! Locks on users' rows.
+
+use std::collections::HashSet;
+
+use pgrx::prelude::*;
+use pgrx::spi::SpiClient;
+
+use crate::store::config::Map;
+use crate::store::error::StoreError;
+use crate::store::settings_scope::SettingsScope;
+use crate::store::statement::{Cached, names};
+use crate::store::table::pace::{self, Pace};
+
+/// Locks rows that nobody else holds; returns the places of those that it got. One whose policies fail or take too long is
+/// not among them: reading it says why.
+pub fn lock_free(map: &Map, keys: &[(&str, &str)]) -> Result<HashSet<usize>, StoreError> {
+    let all: Vec<usize> = (0..keys.len()).collect();
+    let mut free = HashSet::with_capacity(keys.len());
+    let mut pace = Pace::putting_off(map, pace::limit());
+    let failed = pace::each(&mut pace, &all, |pace, part| {
+        let some: Vec<(&str, &str)> = part.iter().map(|&n| keys[n]).collect();
+        let locked = pace.run(part.len(), || {
+            Spi::connect_mut(|client| lock_rows(client, map, &some, " SKIP LOCKED"))
+        })?;
+        free.extend(locked.into_iter().map(|n| part[n]));
+        Ok(())
+    });
+    for (_, error) in failed {
+        if matches!(error, StoreError::Before { .. }) {
+            return Err(error);
+        }
+    }
+    Ok(free)
+}
+
+/// Locks a row, however long that takes; `false`: the current user sees none. Whoever changed the row first had no lock
+/// but this one, so it comes before the record's: two sessions cannot wait for each other.
+pub fn lock(map: &Map, shard_key: &str, record_key: &str) -> Result<bool, StoreError> {
+    let _settings = SettingsScope::begin();
+    Spi::connect_mut(|client| {
+        let keys = [(shard_key, record_key)];
+        let found = names::restrict_to(&map.names, || lock_rows(client, map, &keys, ""))?;
+        Ok(!found.is_empty())
+    })
+}
+
+fn lock_rows(
+    client: &mut SpiClient,
+    map: &Map,
+    keys: &[(&str, &str)],
+    otherwise: &str,
+) -> Result<HashSet<usize>, StoreError> {
+    let statement = format!(
+        "SELECT k.ord - 1 FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[]))
+                              WITH ORDINALITY AS k (shard_key, record_key, ord)
+         JOIN {relation} AS t ON {row} FOR NO KEY UPDATE OF t{otherwise}",
+        relation = map.relation,
+        row = map.is_row("k.shard_key", "k.record_key"),
+    );
+    let result = client.update(
+        Cached(&statement),
+        None,
+        &[
+            keys.iter()
+                .map(|(shard, _)| *shard)
+                .collect::<Vec<_>>()
+                .into(),
+            keys.iter().map(|(_, key)| *key).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    let mut found = HashSet::with_capacity(result.len());
+    for row in result {
+        found.insert(row.get::<i64>(1)?.unwrap_or_default() as usize);
+    }
+    Ok(found)
+}
+
+/// Whether the current user sees the row. What a policy sets on the way is none of the user's doing.
+pub fn is_visible(map: &Map, shard_key: &str, record_key: &str) -> Result<bool, StoreError> {
+    let statement = format!(
+        "SELECT 1 FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) AS k (shard_key, record_key)
+         JOIN {relation} AS t ON {row}",
+        relation = map.relation,
+        row = map.is_row("k.shard_key", "k.record_key"),
+    );
+    let _settings = SettingsScope::begin();
+    Spi::connect_mut(|client| {
+        let args = [vec![shard_key].into(), vec![record_key].into()];
+        let rows = names::restrict_to(&map.names, || {
+            client.update(Cached(&statement), None, &args)
+        })?;
+        Ok(!rows.is_empty())
+    })
+}
