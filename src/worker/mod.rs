@@ -7,6 +7,7 @@
 mod bisect;
 mod calls;
 mod connections;
+mod context;
 mod entry;
 mod ingest;
 pub mod launcher;

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
-use super::main_loop::{IDLE, Worker};
+use super::main_loop::Worker;
 use super::process::report;
-use super::step_backoff::{Of, Step};
+use super::schedule::IDLE;
+use super::step_backoff::{Owner, Step};
 use crate::store::capture::compare;
 use crate::store::capture::recapture::{self, Request};
-use crate::store::config::{self, Connection, Map};
+use crate::store::config::{self, Map};
 use crate::store::reconcile::settle;
 use crate::store::table::read::Bounds;
 use crate::store::{StoreError, transaction};
@@ -23,9 +24,9 @@ const SHARE: Duration = Duration::from_millis(500);
 
 impl Worker {
     /// Works on the requests to compare rows; returns when to go on.
-    pub fn recapture(&mut self, connections: &[Connection], maps: &[Arc<Map>]) -> Duration {
+    pub fn recapture(&mut self, maps: &[Arc<Map>]) -> Duration {
         let mut requests = Vec::new();
-        let mut next = self.confined(Of::Worker, Step::Recapture, |_| {
+        let mut next = self.confined(Owner::Worker, Step::Recapture, |_| {
             requests = transaction(recapture::requests)?;
             Ok(IDLE)
         });
@@ -34,20 +35,19 @@ impl Worker {
             let Some(map) = maps.iter().find(|m| m.id == request.map_id) else {
                 continue;
             };
-            let away = connections
-                .iter()
-                .any(|c| c.id == map.connection_id && c.is_away);
+            let connection = self.cx.connections.get(map.connection_id);
+            let away = connection.is_some_and(|c| c.is_away);
             if map.in_error || away {
                 continue;
             }
-            if let Some(left) = self.waits.left(Of::Map(map.id), Step::Recapture) {
+            if let Some(left) = self.cx.backoff.left(Owner::Map(map.id), Step::Recapture) {
                 next = next.min(left);
                 continue;
             }
             report(&format!("comparing the rows of {}", map.relation));
             let unsettled = self.unsettled(map);
             let compared = begin(map, &mut request, &unsettled).and_then(|()| {
-                compare_until(map, &mut request, &Bounds::of(&self.settings), until)
+                compare_until(map, &mut request, &Bounds::of(&self.cx.settings), until)
             });
             let rest = match compared {
                 Ok(true) => {
@@ -57,16 +57,23 @@ impl Worker {
                         map.relation,
                         request.marked
                     );
-                    self.waits.succeeded(Of::Map(map.id), Step::Recapture);
+                    self.cx
+                        .backoff
+                        .succeeded(Owner::Map(map.id), Step::Recapture);
                     Duration::ZERO
                 }
                 Ok(false) => {
-                    self.waits.succeeded(Of::Map(map.id), Step::Recapture);
+                    self.cx
+                        .backoff
+                        .succeeded(Owner::Map(map.id), Step::Recapture);
                     Duration::ZERO
                 }
-                Err(error) => {
-                    self.trouble(map, Step::Recapture, &error, "cannot compare the rows of")
-                }
+                Err(error) => self.cx.backoff.map_failed(
+                    map,
+                    Step::Recapture,
+                    &error,
+                    "cannot compare the rows of",
+                ),
             };
             next = next.min(rest);
         }

@@ -1,4 +1,4 @@
-//! From a failure to what happens next (DESIGN: errors), the one place that decides it.
+//! From a failure to what happens next, the one place that decides it.
 
 use crm_domain::failure::Scope;
 use crm_domain::retry::Backoff;
@@ -7,7 +7,7 @@ use crm_domain::{ErrorClass, Failure};
 use crate::store::write_back::settle::Verdict;
 
 /// What a record's failure leads to. `attempts`: failures charged to it before this one.
-pub fn of(
+pub fn classify(
     failure: &Failure,
     attempts: u32,
     max_attempts: u32,
@@ -53,7 +53,7 @@ pub fn of(
 }
 
 /// How long a connection in trouble waits. `failures`: in a row before this one.
-pub fn pause(failure: &Failure, failures: u32, draw: f64) -> std::time::Duration {
+pub fn backoff(failure: &Failure, failures: u32, draw: f64) -> std::time::Duration {
     failure.retry_after.unwrap_or_else(|| {
         // Half fixed, half jitter: an outage is probed at a steady pace, without many databases probing together.
         let bound = Backoff::CONNECTION.bound(failures + 1);
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     fn verdict(class: ErrorClass, attempts: u32) -> Verdict {
-        of(
+        classify(
             &Failure::record(class, "X", "x"),
             attempts,
             3,
@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn a_panic_is_tried_again_as_well() {
         let panicked = Failure::record(ErrorClass::Internal, Failure::PANICKED, "x");
-        let verdict = |attempts| of(&panicked, attempts, 3, "unlink", 0.5);
+        let verdict = |attempts| classify(&panicked, attempts, 3, "unlink", 0.5);
         assert!(matches!(verdict(1), Verdict::Retry { charged: true, .. }));
         assert!(matches!(verdict(2), Verdict::Dead { .. }));
     }
@@ -98,7 +98,7 @@ mod tests {
     fn a_failing_connection_costs_no_attempt() {
         let failure = Failure::connection(ErrorClass::Transient, "unreachable", "x");
         assert!(matches!(
-            of(&failure, 100, 3, "unlink", 0.5),
+            classify(&failure, 100, 3, "unlink", 0.5),
             Verdict::Retry { charged: false, .. }
         ));
     }
@@ -122,7 +122,7 @@ mod tests {
         ));
         let failure = Failure::record(ErrorClass::NotFound, "X", "x");
         assert!(matches!(
-            of(&failure, 0, 3, "ignore", 0.5),
+            classify(&failure, 0, 3, "ignore", 0.5),
             Verdict::Dead { .. }
         ));
     }
@@ -131,6 +131,6 @@ mod tests {
     fn waits_as_told() {
         let told = Failure::connection(ErrorClass::RateLimited, "X", "x")
             .after(Some(std::time::Duration::from_secs(7)));
-        assert_eq!(pause(&told, 9, 0.1).as_secs(), 7);
+        assert_eq!(backoff(&told, 9, 0.1).as_secs(), 7);
     }
 }

@@ -1,24 +1,32 @@
-//! Whose slice goes next: a map with a million records does not keep one with ten waiting. Maps take turns, and each may have
-//! a slice on its way whatever the others of its connection have. What is on its way is bounded all the same.
+//! What goes next, and when to look again.
+//!
+//! Maps take turns: one with a million records does not keep one with ten waiting. Each map may have a batch in flight whatever
+//! the others of its connection have; all that is in flight is bounded.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::store::config::Map;
 
-/// Slices of a connection on their way at once: one being sent while the next is prepared.
-const ENOUGH: usize = 2;
+/// Delay before retrying rows that were locked.
+pub const LOCKED_RETRY: Duration = Duration::from_millis(200);
+/// When nothing is due.
+pub const IDLE: Duration = Duration::from_secs(3600);
+
+/// Batches of a connection in flight at once: one being sent while the next is prepared.
+const IN_FLIGHT: usize = 2;
 /// And with those of maps that have no other.
-const MOST: usize = 8;
+const MAX_IN_FLIGHT: usize = 8;
 
 /// When each map was served last.
 #[derive(Default)]
-pub struct Rota {
+pub struct Schedule {
     turns: u64,
     last: HashMap<i32, u64>,
 }
 
-impl Rota {
+impl Schedule {
     /// The maps, those first whose turn was longest ago.
     pub fn order<'m>(&self, maps: &'m [Arc<Map>]) -> Vec<&'m Arc<Map>> {
         let mut order: Vec<&Arc<Map>> = maps.iter().collect();
@@ -37,12 +45,16 @@ impl Rota {
     }
 }
 
-/// Whether another slice of a map may go, beside those that are on their way.
-pub fn may_go<'f>(map: &Map, on_their_way: impl Iterator<Item = &'f Arc<Map>>) -> bool {
+/// Whether another batch of a map may go, beside those in flight.
+pub fn may_go<'f>(map: &Map, in_flight: impl Iterator<Item = &'f Arc<Map>>) -> bool {
     let (mut of_map, mut of_connection) = (0, 0);
-    for other in on_their_way.filter(|other| other.connection_id == map.connection_id) {
+    for other in in_flight.filter(|other| other.connection_id == map.connection_id) {
         of_connection += 1;
         of_map += usize::from(other.id == map.id);
     }
-    of_connection < if of_map == 0 { MOST } else { ENOUGH }
+    let bound = match of_map {
+        0 => MAX_IN_FLIGHT,
+        _ => IN_FLIGHT,
+    };
+    of_connection < bound
 }

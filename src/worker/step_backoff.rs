@@ -1,60 +1,63 @@
-//! How long what failed is left alone: each step of each map (and of the worker as a whole) has its own growing wait, which its
-//! next success ends. What is the matter is logged once, when it begins or becomes something else.
+//! How long a step that failed is left alone: each step of each map, each connection and of the worker as a whole has its own
+//! growing wait, which its next success ends. So one table in trouble does not hold up the others. An error is logged once,
+//! when it begins or changes.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crm_domain::retry::Backoff;
-use pgrx::PgSqlErrorCode;
+use pgrx::prelude::*;
 
-use crate::store::StoreError;
+use crate::store::config::Map;
+use crate::store::{StoreError, map_state, transaction};
 
 /// What can fail by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
-    /// What is configured is read.
+    /// The configuration is read.
     Turn,
     /// Tables that were altered are followed.
     Follow,
     /// Rows are compared with the ledger.
     Recapture,
-    /// A slice is claimed and read.
+    /// A batch is claimed and read.
     Read,
-    /// What came back is written down.
+    /// Results of a batch are settled.
     Settle,
     /// Rounds are opened and closed.
     Round,
     Fold,
     /// Pending writes are claimed and read.
     ReadEdits,
-    SettleEdits,
+    /// Results of pending writes are recorded.
+    RecordEdits,
     /// Intents without callers become the reconciler's.
     Adopt,
-    /// What is known of looks for changes is read.
-    Looks,
-    /// A CRM is asked for changes, which are taken in.
-    Look,
-    /// What webhooks brought is taken up.
-    Mail,
+    /// The state of ingestion is read.
+    IngestState,
+    /// A CRM is polled for changes, which are applied.
+    Poll,
+    /// Events from webhooks are queued for reading.
+    Webhooks,
     /// Credentials are read.
     Connect,
-    /// What CRMs told of their budgets is kept.
+    /// Reported request budgets are stored.
     Budgets,
-    /// Those who wait are answered.
+    /// Waiters are answered.
     Flushes,
     Ingests,
     Maintain,
 }
 
-/// Whose step: a map's, a connection's or the worker's own.
+/// Whose step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Of {
+pub enum Owner {
     Map(i32),
     Connection(i32),
     Worker,
 }
 
-/// For locks that somebody holds.
+/// For locks of other sessions.
 const LOCKED: Backoff = Backoff {
     base: Duration::from_millis(200),
     cap: Duration::from_secs(2),
@@ -68,30 +71,97 @@ struct Wait {
     failures: u32,
     until: Instant,
     message: String,
-    /// The SQLSTATE, unless it is about a lock that somebody holds.
+    /// The SQLSTATE, unless it is about a lock of another session.
     code: Option<PgSqlErrorCode>,
 }
 
 #[derive(Default)]
-pub struct Waits(HashMap<(Of, Step), Wait>);
+pub struct StepBackoff(HashMap<(Owner, Step), Wait>);
 
-impl Waits {
+impl StepBackoff {
     /// How long the step is still to be left alone.
-    pub fn left(&self, of: Of, step: Step) -> Option<Duration> {
+    pub fn left(&self, owner: Owner, step: Step) -> Option<Duration> {
         self.0
-            .get(&(of, step))?
+            .get(&(owner, step))?
             .until
             .checked_duration_since(Instant::now())
     }
 
     /// How often it failed in a row.
-    pub fn failures(&self, of: Of, step: Step) -> u32 {
-        self.0.get(&(of, step)).map_or(0, |wait| wait.failures)
+    pub fn failures(&self, owner: Owner, step: Step) -> u32 {
+        self.0.get(&(owner, step)).map_or(0, |wait| wait.failures)
     }
 
-    /// Notes a failure; returns the wait, and whether it is news.
-    pub fn failed(&mut self, of: Of, step: Step, error: &StoreError) -> (Duration, bool) {
-        let wait = self.0.entry((of, step)).or_insert_with(|| Wait {
+    /// Does a step unless it is to be left alone. `work` returns when it is due again, and so does this.
+    pub fn attempt(
+        &mut self,
+        owner: Owner,
+        step: Step,
+        work: impl FnOnce() -> Result<Duration, StoreError>,
+    ) -> Duration {
+        if let Some(left) = self.left(owner, step) {
+            return left;
+        }
+        match work() {
+            Ok(next) => {
+                self.succeeded(owner, step);
+                next
+            }
+            Err(error) => self.failed(owner, step, &error),
+        }
+    }
+
+    pub fn succeeded(&mut self, owner: Owner, step: Step) {
+        if !self.0.is_empty() {
+            self.0.remove(&(owner, step));
+        }
+    }
+
+    /// Notes a failure; returns how long the step is left alone.
+    pub fn failed(&mut self, owner: Owner, step: Step, error: &StoreError) -> Duration {
+        let (wait, is_news) = self.note(owner, step, error);
+        if is_news && !error.is_undefined() {
+            let whose = match owner {
+                Owner::Map(id) => format!("map {id}"),
+                Owner::Connection(id) => format!("connection {id}"),
+                Owner::Worker => "the worker".to_owned(),
+            };
+            log!("pg_crm, {whose}: {error} ({step:?})");
+        }
+        wait
+    }
+
+    /// The same for a step of a map, whose status reports it.
+    pub fn map_failed(
+        &mut self,
+        map: &Map,
+        step: Step,
+        error: &StoreError,
+        what: &str,
+    ) -> Duration {
+        let (wait, is_news) = self.note(Owner::Map(map.id), step, error);
+        if error.is_undefined() {
+            return wait;
+        }
+        let reason = format!("{what} {}: {}", map.relation, error.message());
+        if is_news {
+            log!("pg_crm {reason}");
+        }
+        let stored = transaction(|client| map_state::did(client, map.id, 0, false, Some(&reason)));
+        if let Err(error) = stored
+            && is_news
+        {
+            log!(
+                "pg_crm cannot store the last error of {}: {error}",
+                map.relation
+            );
+        }
+        wait
+    }
+
+    /// Returns the wait, and whether the failure is news.
+    fn note(&mut self, owner: Owner, step: Step, error: &StoreError) -> (Duration, bool) {
+        let wait = self.0.entry((owner, step)).or_insert_with(|| Wait {
             failures: 0,
             until: Instant::now(),
             message: String::new(),
@@ -114,19 +184,13 @@ impl Waits {
     }
 
     /// Why the worker as a whole cannot work, if it cannot.
-    pub fn trouble_of_worker(&self) -> Option<PgSqlErrorCode> {
-        let troubles = self.0.iter().filter(|((of, _), _)| *of == Of::Worker);
-        troubles.filter_map(|(_, wait)| wait.code).next()
-    }
-
-    pub fn succeeded(&mut self, of: Of, step: Step) {
-        if !self.0.is_empty() {
-            self.0.remove(&(of, step));
-        }
+    pub fn worker_error(&self) -> Option<PgSqlErrorCode> {
+        let of_worker = self.0.iter().filter(|((o, _), _)| *o == Owner::Worker);
+        of_worker.filter_map(|(_, wait)| wait.code).next()
     }
 
     /// Forgets what is gone.
-    pub fn keep(&mut self, known: impl Fn(Of) -> bool) {
-        self.0.retain(|(of, _), _| known(*of));
+    pub fn keep(&mut self, known: impl Fn(Owner) -> bool) {
+        self.0.retain(|(owner, _), _| known(*owner));
     }
 }

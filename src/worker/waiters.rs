@@ -6,7 +6,6 @@ use serde_json::{Value as Json, json};
 use tokio::sync::oneshot;
 
 use super::socket::protocol::Wait;
-use crate::store::config::{Connection, Map};
 
 /// A backend that waits for some maps.
 pub struct Waiter {
@@ -60,13 +59,4 @@ impl std::ops::Deref for Flush {
     fn deref(&self) -> &Waiter {
         &self.0
     }
-}
-
-/// Whether a map's work waits for a person rather than for time.
-pub fn stands_still(map: &Map, connections: &[Connection]) -> bool {
-    map.in_error
-        || connections
-            .iter()
-            .find(|c| c.id == map.connection_id)
-            .is_none_or(|c| c.paused || c.in_error)
 }

@@ -11,7 +11,7 @@ use serde_json::{Map as JsonMap, Value as Json, json};
 
 use super::Reply;
 use crate::store::reconcile::pending_writes;
-use crate::worker::link::{Errand, Lane, SharedLink};
+use crate::worker::link::{Lane, RequestContext, SharedLink};
 use crate::worker::sender::checked_write::{self, Checked, Edit, EditField, Outcome};
 use crate::worker::socket::protocol::{Answer, Intent, IntentField, Question};
 
@@ -96,10 +96,10 @@ pub async fn read(link: &SharedLink, question: &Question) -> Answer {
     };
     let read = link.provider.read(&link.settings, Arc::new(batch));
     let object = link
-        .run(&Errand::new(Lane::RealTime), read)
+        .run(&RequestContext::new(Lane::RealTime), read)
         .await
         .map(|mut objects| objects.pop().flatten());
-    link.take_trouble();
+    link.take_outage();
     let values = match object {
         Ok(Some(object)) => checked_write::values(link, fields.into_iter(), &object),
         Ok(None) => {

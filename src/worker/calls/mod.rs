@@ -10,7 +10,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crm_domain::Failure;
 use crm_domain::failure::Scope;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
@@ -20,14 +19,14 @@ use tokio::sync::oneshot;
 use self::audit::{event, write_down};
 use self::call::{answer, edit, opening, read, send_answer};
 use crate::failpoint;
-use crate::store::config::Connection;
 use crate::store::reconcile::pending_writes;
-use crate::store::{connection_state, durable_transaction, transaction};
-use crate::worker::connections::AWAY;
-use crate::worker::link::{Errand, Lane, SharedLink};
+use crate::store::{durable_transaction, transaction};
+use crate::worker::connections::Connections;
+use crate::worker::connections::readiness::AWAY;
+use crate::worker::link::{Lane, RequestContext};
+use crate::worker::main_loop::Worker;
 use crate::worker::main_loop::event::Event;
-use crate::worker::main_loop::{HELD_AGAIN, Worker};
-use crate::worker::retry_policy;
+use crate::worker::schedule::LOCKED_RETRY;
 use crate::worker::sender::checked_write::{self, Checked, Outcome};
 use crate::worker::socket::protocol::{Answer, Intent, Question};
 use crate::worker::tasks::catch_panic;
@@ -85,7 +84,7 @@ impl RealTime {
     /// How long there is nothing to be done unless something happens.
     pub fn pause(&self) -> Duration {
         if self.held_up {
-            HELD_AGAIN
+            LOCKED_RETRY
         } else {
             Duration::MAX
         }
@@ -120,10 +119,10 @@ impl RealTime {
     }
 
     /// Whether a connection is asked for that the worker has no link to yet.
-    pub fn misses(&self, links: &HashMap<i32, SharedLink>) -> bool {
+    pub fn misses(&self, connections: &Connections) -> bool {
         let writes = self.fresh.iter().map(|(i, _)| i.connection_id);
         let reads = self.questions.iter().map(|(q, _)| q.connection_id);
-        writes.chain(reads).any(|id| !links.contains_key(&id))
+        writes.chain(reads).any(|id| connections.link(id).is_none())
     }
 }
 
@@ -232,11 +231,7 @@ impl Worker {
     /// Why an edit cannot be sent right now, as the answer to its caller. `starting`: those that are about to be sent.
     fn obstacle(&self, intent: &Intent, starting: usize) -> Option<Answer> {
         let pending = |class: &str, why: String| Some(Answer::failed("pending", class, why));
-        let Some(connection) = self
-            .connections
-            .iter()
-            .find(|c| c.id == intent.connection_id)
-        else {
+        let Some(connection) = self.cx.connections.get(intent.connection_id) else {
             return pending(
                 "internal",
                 "the worker does not know the connection yet".to_owned(),
@@ -251,7 +246,7 @@ impl Worker {
         if connection.is_away {
             return pending("transient", AWAY.to_owned());
         }
-        if connection.in_error || !self.links.contains_key(&connection.id) {
+        if connection.in_error || self.cx.connections.link(connection.id).is_none() {
             let why = format!(
                 "the credentials of connection \"{}\" are refused",
                 connection.name
@@ -265,7 +260,7 @@ impl Worker {
             );
             return pending("transient", why);
         }
-        if self.real_time.sending.len() + starting >= self.settings.realtime_queue {
+        if self.real_time.sending.len() + starting >= self.cx.settings.realtime_queue {
             return pending(
                 "transient",
                 "too many edits are on their way at once".to_owned(),
@@ -277,22 +272,22 @@ impl Worker {
     /// Reads the CRM for an edit while its intent is being committed; writes once that is on disk, which the caller of this
     /// says.
     fn begin(&self, intent: &Intent) -> Option<(oneshot::Sender<()>, i32)> {
-        let link = self.links.get(&intent.connection_id)?.clone();
+        let link = self.cx.connections.link(intent.connection_id)?.clone();
         let version = link.version;
         let (consent, consented) = oneshot::channel();
         let write_id = intent.write_id.clone();
         let (object, edit) = (intent.object.clone(), edit(intent));
-        let errand = Errand {
+        let context = RequestContext {
             correlation_id: intent.correlation_id.as_deref().map(Arc::from),
-            ..Errand::of_map(Lane::RealTime, intent.map_id)
+            ..RequestContext::of_map(Lane::RealTime, intent.map_id)
         };
         let mailbox = self.mailbox.wrap(Event::Calls);
-        self.runtime.spawn(async move {
+        self.cx.runtime.spawn(async move {
             let edits = [edit];
             let consent = Some(consented);
             let checked = catch_panic(async {
                 failpoint::reach_on_thread("call::task");
-                checked_write::run(&link, &errand, &write_id, &object, &edits, consent).await
+                checked_write::run(&link, &context, &write_id, &object, &edits, consent).await
             });
             let checked = match checked.await {
                 Ok(checked) => checked.and_then(|mut checked| checked.pop()),
@@ -306,75 +301,36 @@ impl Worker {
     }
 
     fn read_live(&mut self, question: Question, reply: Reply) {
-        let Some(link) = self.links.get(&question.connection_id).cloned() else {
-            let is_away = |c: &Connection| c.id == question.connection_id && c.is_away;
-            let why = match self.connections.iter().any(is_away) {
-                true => AWAY,
-                false => "the connection's credentials are refused; see crm.status",
+        let Some(link) = self.cx.connections.link(question.connection_id).cloned() else {
+            let connection = self.cx.connections.get(question.connection_id);
+            let why = match connection {
+                Some(connection) if connection.is_away => AWAY,
+                _ => "the connection's credentials are refused; see crm.status",
             };
             send_answer(reply, &Answer::failed("read", "auth", why));
             return;
         };
-        self.runtime.spawn(async move {
+        self.cx.runtime.spawn(async move {
             let answer = read(&link, &question).await;
             send_answer(reply, &answer);
         });
     }
 
-    /// What calls tell of their connections' health.
+    /// What calls prove of their connections' health.
     fn note_health(&mut self, back: &[(Call, Checked)]) {
+        let connections = &mut self.cx.connections;
         for (call, checked) in back {
-            let Some(connection) = self
-                .connections
-                .iter_mut()
-                .find(|c| c.id == call.intent.connection_id)
-            else {
-                continue;
-            };
-            let trouble = match &checked.outcome {
+            let id = call.intent.connection_id;
+            let outage = match &checked.outcome {
                 Outcome::Failed(failure) if failure.scope == Scope::Connection => Some(failure),
                 _ => None,
             };
-            if let Some(link) = self.links.get(&connection.id)
+            if let Some(link) = connections.link(id)
                 && link.version == call.version
             {
-                link.take_trouble();
+                link.take_outage();
             }
-            note_health(connection, call.version, trouble);
+            connections.note_health(id, call.version, outage);
         }
-    }
-}
-
-/// Writes down how a connection is doing, if that is news. `version`: of the credentials that its CRM was asked with; of
-/// others than the connection's own it tells nothing.
-pub fn note_health(connection: &mut Connection, version: i32, trouble: Option<&Failure>) {
-    if version != connection.version {
-        return;
-    }
-    let result = match trouble {
-        Some(failure) => {
-            let wait = retry_policy::pause(failure, connection.failures, fastrand::f64())
-                .as_millis() as i64;
-            let noted =
-                transaction(|client| connection_state::troubled(client, connection, failure, wait));
-            if *noted.as_ref().unwrap_or(&true) {
-                connection.failures += 1;
-                connection.blocked_ms = wait;
-                connection.in_error |= failure.class == crm_domain::ErrorClass::Auth;
-            }
-            noted.map(|_| ())
-        }
-        None if connection.failures > 0 => {
-            let healed = transaction(|client| connection_state::healthy(client, connection));
-            connection.failures = 0;
-            healed
-        }
-        None => Ok(()),
-    };
-    if let Err(error) = result {
-        log!(
-            "pg_crm cannot write down how connection {} is doing: {error}",
-            connection.name
-        );
     }
 }

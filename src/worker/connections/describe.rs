@@ -1,21 +1,53 @@
-//! Those who ask what fields a CRM's object has: `{"op": "describe", ...}`.
+//! Backends that wait for a description of a CRM's object: `{"op": "describe", ...}`.
 
 use crm_domain::{ErrorClass, Failure};
 use serde_json::{Value as Json, json};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::AWAY;
+use super::readiness::AWAY;
 use crate::store::config::Connection;
-use crate::worker::link::Told;
-use crate::worker::main_loop::Worker;
+use crate::worker::link::{SharedLink, Told};
 use crate::worker::socket::protocol::Inquiry;
 
-pub struct Waiting {
+/// A backend that waits for a description.
+pub struct DescribeRequest {
     pub inquiry: Inquiry,
     pub reply: oneshot::Sender<Json>,
 }
 
-impl Waiting {
+impl DescribeRequest {
+    /// Asks the CRM, or answers why it is not asked.
+    pub fn serve(
+        self,
+        connection: Option<&Connection>,
+        link: Option<SharedLink>,
+        runtime: &Handle,
+    ) {
+        let obstacle = self.obstacle(connection);
+        let (Some(link), None) = (link, obstacle) else {
+            let why = obstacle.unwrap_or("the connection's credentials cannot be resolved");
+            let failure = Failure::connection(ErrorClass::Auth, "not_asked", why);
+            let _ = self.reply.send(failed(&failure));
+            return;
+        };
+        runtime.spawn(async move {
+            let Inquiry { object, fresh, .. } = self.inquiry;
+            let answer = match link.describe(&object, fresh).await {
+                Some(told) => answer(told),
+                None => {
+                    let why = format!("provider {} cannot describe objects", link.provider.name());
+                    failed(&Failure::connection(
+                        ErrorClass::Internal,
+                        "not_supported",
+                        why,
+                    ))
+                }
+            };
+            let _ = self.reply.send(answer);
+        });
+    }
+
     /// Why the CRM is not asked.
     fn obstacle(&self, connection: Option<&Connection>) -> Option<&'static str> {
         match connection {
@@ -30,43 +62,6 @@ impl Waiting {
                 Some("the connection waits for the CRM")
             }
             Some(_) => None,
-        }
-    }
-}
-
-impl Worker {
-    /// Asks the CRMs, or says why not.
-    pub fn describe(&mut self, connections: &[Connection]) {
-        for waiting in std::mem::take(&mut self.inquiries) {
-            let known = connections
-                .iter()
-                .find(|c| c.id == waiting.inquiry.connection_id);
-            let obstacle = waiting.obstacle(known);
-            let link = self.links.get(&waiting.inquiry.connection_id).cloned();
-            let (Some(link), None) = (link, obstacle) else {
-                let why = obstacle.unwrap_or("the connection's credentials cannot be resolved");
-                let failure = Failure::connection(ErrorClass::Auth, "not_asked", why);
-                let _ = waiting.reply.send(failed(&failure));
-                continue;
-            };
-            self.runtime.spawn(async move {
-                let told = link
-                    .describe(&waiting.inquiry.object, waiting.inquiry.fresh)
-                    .await;
-                let answer = match told {
-                    Some(told) => answer(told),
-                    None => {
-                        let why =
-                            format!("provider {} cannot describe objects", link.provider.name());
-                        failed(&Failure::connection(
-                            ErrorClass::Internal,
-                            "not_supported",
-                            why,
-                        ))
-                    }
-                };
-                let _ = waiting.reply.send(answer);
-            });
         }
     }
 }

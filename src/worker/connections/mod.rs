@@ -1,121 +1,171 @@
-//! One link per connection, made anew when its configuration changed, and who may use it when.
+//! Connections as the worker knows them: one link each, made anew when its configuration changes, whether work can go to its
+//! CRM, and how it is doing.
 
 pub mod describe;
+pub mod health;
+pub mod readiness;
+pub mod test;
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crm_domain::{ErrorClass, Failure};
-use crm_provider::News;
+use crm_provider::{News, Request, Response};
 use pgrx::prelude::*;
-use serde_json::json;
+use tokio::runtime::Handle;
 
+use self::describe::DescribeRequest;
+use self::readiness::Readiness;
+use self::test::TestRequest;
 use crate::secrets;
+use crate::settings::Settings;
 use crate::shared::now_ms;
 use crate::store::config::{self, Connection, Map};
-use crate::store::{StoreError, connection_state, transaction};
+use crate::store::{StoreError, connection_state, durable_transaction, stub_crm, transaction};
 use crate::worker::link::http::Http;
-use crate::worker::link::{Errand, Keys, Lane, Link, SharedLink, Transport};
-use crate::worker::main_loop::event::Event;
-use crate::worker::main_loop::{HELD_AGAIN, IDLE, Worker};
-use crate::worker::step_backoff::{Of, Step};
-use crate::worker::waiters::stands_still;
+use crate::worker::link::{Keys, Link, Message, SharedLink, Transport};
+use crate::worker::mailbox::Sender;
+use crate::worker::schedule::{IDLE, LOCKED_RETRY};
+use crate::worker::step_backoff::{Owner, Step, StepBackoff};
 
-/// Why nothing is asked of a CRM.
-pub const AWAY: &str = "the connection came with a restore or a copy of a database and waits for crm.adopt_connections()";
-
-/// Whether work of a map can go to its CRM.
-pub enum Readiness<'c> {
-    Ready(&'c Connection, SharedLink),
-    /// The connection waits, for a rate limit for instance, or finds out whether the CRM is back.
-    Blocked(Duration),
-    /// Until a person does something.
-    Stopped,
+pub struct Connections {
+    mailbox: Sender<Message>,
+    /// As the last turn read them, and with what was noted since.
+    known: Vec<Arc<Connection>>,
+    links: HashMap<i32, SharedLink>,
+    /// Secrets that earlier links of a connection knew.
+    former_secrets: HashMap<i32, Vec<String>>,
+    /// Per connection, whose turn it is to obtain a token; outlives its links.
+    token_turns: HashMap<i32, Arc<tokio::sync::Mutex<()>>>,
+    /// Connections logged as waiting to be adopted.
+    away: HashSet<i32>,
+    tests: Vec<TestRequest>,
+    descriptions: Vec<DescribeRequest>,
 }
 
-impl Worker {
-    pub fn readiness<'c>(&self, map: &Map, connections: &'c [Connection]) -> Readiness<'c> {
-        let connection = connections.iter().find(|c| c.id == map.connection_id);
-        let link = connection.and_then(|c| self.links.get(&c.id));
-        match (connection, link) {
-            (Some(_), Some(_)) if stands_still(map, connections) => Readiness::Stopped,
-            (Some(connection), Some(_)) if connection.blocked_ms > 0 => {
-                Readiness::Blocked(Duration::from_millis(connection.blocked_ms as u64 + 1))
-            }
-            (Some(connection), Some(link)) => match self.patience(connection, link) {
-                Some(wait) => Readiness::Blocked(wait),
-                None => Readiness::Ready(connection, link.clone()),
-            },
-            _ => Readiness::Stopped,
+impl Connections {
+    pub fn new(mailbox: Sender<Message>) -> Self {
+        Connections {
+            mailbox,
+            known: Vec::new(),
+            links: HashMap::new(),
+            former_secrets: HashMap::new(),
+            token_turns: HashMap::new(),
+            away: HashSet::new(),
+            tests: Vec::new(),
+            descriptions: Vec::new(),
         }
     }
 
-    /// How long work that nobody waits for leaves the CRM alone.
-    fn patience(&self, connection: &Connection, link: &SharedLink) -> Option<Duration> {
-        // Half open: what is on its way finds out whether the CRM is back.
-        let probes =
-            connection.failures >= connection_state::OPENS_AFTER && self.is_asking(connection.id);
-        let days = connection.day.into_iter().chain(link.day());
-        let reserve = link.settings.terms().reserve;
-        let day = || {
-            let waits = days.filter_map(|day| day.day_wait(reserve, now_ms()));
-            Some(Duration::from_millis(waits.max()? as u64))
+    /// Replaces what is known by what a turn read.
+    pub fn set_known(&mut self, connections: Vec<Connection>) {
+        self.known = connections.into_iter().map(Arc::new).collect();
+    }
+
+    pub fn all(&self) -> &[Arc<Connection>] {
+        &self.known
+    }
+
+    pub fn get(&self, id: i32) -> Option<&Arc<Connection>> {
+        self.known.iter().find(|c| c.id == id)
+    }
+
+    pub fn link(&self, id: i32) -> Option<&SharedLink> {
+        self.links.get(&id)
+    }
+
+    /// Whether a map's work waits for a person rather than for time.
+    pub fn is_stopped(&self, map: &Map) -> bool {
+        let connection = self.get(map.connection_id);
+        map.in_error || connection.is_none_or(|c| c.paused || c.in_error)
+    }
+
+    /// Whether work of a map can go to its CRM. `is_in_use`: whether requests of a connection are in flight.
+    pub fn readiness(&self, map: &Map, is_in_use: impl FnOnce(i32) -> bool) -> Readiness {
+        let connection = self.get(map.connection_id);
+        let link = self.link(map.connection_id);
+        let (Some(connection), Some(link)) = (connection, link) else {
+            return Readiness::Stopped;
         };
-        probes.then_some(HELD_AGAIN).or_else(day)
+        if self.is_stopped(map) {
+            Readiness::Stopped
+        } else if connection.blocked_ms > 0 {
+            Readiness::Blocked(Duration::from_millis(connection.blocked_ms as u64 + 1))
+        } else {
+            match patience(connection, link, is_in_use) {
+                Some(wait) => Readiness::Blocked(wait),
+                None => Readiness::Ready(connection.clone(), link.clone()),
+            }
+        }
     }
 
-    /// Whether something of a connection is on its way.
-    fn is_asking(&self, connection_id: i32) -> bool {
-        let of = |c: &Connection| c.id == connection_id;
-        self.flights.values().any(|f| of(&f.connection))
-            || self.reconciling.values().any(|r| of(&r.connection))
-            || self.looking.values().any(|l| of(&l.connection))
+    /// Notes how a connection is doing, if that is news. `version`: of the credentials in use at that time; other ones than
+    /// the connection's own prove nothing.
+    pub fn note_health(&mut self, id: i32, version: i32, outage: Option<&Failure>) {
+        let is_it = |c: &&mut Arc<Connection>| c.id == id && c.version == version;
+        let Some(connection) = self.known.iter_mut().find(is_it) else {
+            return;
+        };
+        let connection = Arc::make_mut(connection);
+        if let Err(error) = health::note(connection, outage) {
+            log!(
+                "pg_crm cannot store the state of connection {}: {error}",
+                connection.name
+            );
+        }
     }
 
-    /// Keeps what the CRMs told of their budgets, so that a restart does not forget it.
-    pub fn note_budgets(&self) -> Result<(), StoreError> {
+    /// Stores the request budgets that CRMs reported, so that a restart does not forget them.
+    pub fn store_budgets(&self) -> Result<(), StoreError> {
         let links = self.links.values();
-        let told: Vec<(i32, News)> = links
+        let reported: Vec<(i32, News)> = links
             .filter_map(|link| Some((link.connection_id, link.take_news()?)))
             .collect();
-        if told.is_empty() {
+        if reported.is_empty() {
             return Ok(());
         }
         transaction(|client| {
-            told.iter()
+            reported
+                .iter()
                 .try_for_each(|(id, news)| connection_state::used(client, *id, news))
         })
     }
 
-    /// Keeps one link per connection, made anew when its configuration changed.
-    pub fn connect(&mut self, connections: &[Connection]) -> Duration {
-        self.retire_links(|link| connections.iter().any(|c| !c.is_away && link.leads_to(c)));
-        self.turns
-            .retain(|id, _| connections.iter().any(|c| c.id == *id));
-        self.former_secrets
-            .retain(|id, _| connections.iter().any(|c| c.id == *id));
-        self.tell_who_is_away(connections);
+    /// Keeps one link per connection, made anew when its configuration changed; returns when to try again.
+    pub fn connect(&mut self, settings: &Settings, backoff: &mut StepBackoff) -> Duration {
+        let known = self.known.clone();
+        self.retire_links(|link| known.iter().any(|c| !c.is_away && link.leads_to(c)));
+        let is_known = |id: &i32| known.iter().any(|c| c.id == *id);
+        self.token_turns.retain(|id, _| is_known(id));
+        self.former_secrets.retain(|id, _| is_known(id));
+        self.log_away();
         let mut next = IDLE;
-        for connection in connections.iter().filter(|c| !c.is_away) {
+        for connection in known.iter().filter(|c| !c.is_away) {
             if !self.links.contains_key(&connection.id) {
-                let of = Of::Connection(connection.id);
-                next = next.min(self.confined(of, Step::Connect, |worker| {
-                    worker.make_link(connection).map(|()| IDLE)
+                let owner = Owner::Connection(connection.id);
+                next = next.min(backoff.attempt(owner, Step::Connect, || {
+                    self.make_link(connection, settings).map(|()| IDLE)
                 }));
             }
         }
         next
     }
 
-    /// Lets go of links. What they know of secrets stays: answers to what they asked may still come.
-    pub fn retire_links(&mut self, stays: impl Fn(&SharedLink) -> bool) {
+    /// All links are made anew, since timeouts, limits and allowed hosts are built into them.
+    pub fn reconfigure(&mut self) {
+        self.retire_links(|_| false);
+    }
+
+    /// Lets go of links. The secrets that they know stay: responses to their requests may still come.
+    fn retire_links(&mut self, stays: impl Fn(&SharedLink) -> bool) {
         let retired = self.links.extract_if(|_, link| !stays(link));
         self.former_secrets
             .extend(retired.map(|(id, link)| (id, link.known_secrets())));
     }
 
-    fn tell_who_is_away(&mut self, connections: &[Connection]) {
-        for connection in connections.iter().filter(|c| c.is_away) {
+    fn log_away(&mut self) {
+        for connection in self.known.iter().filter(|c| c.is_away) {
             if self.away.insert(connection.id) {
                 ereport!(
                     PgLogLevel::LOG,
@@ -124,84 +174,133 @@ impl Worker {
                         "pg_crm: connection \"{}\" came with a restore or a copy of a database, and waits",
                         connection.name
                     ),
-                    "Once nobody else sends over it, crm.adopt_connections() has this database do so."
+                    "Once no other database sends over it, crm.adopt_connections() has this one do so."
                 );
             }
         }
-        let is_away = |id: &i32| connections.iter().any(|c| c.id == *id && c.is_away);
-        self.away.retain(is_away);
+        let known = &self.known;
+        self.away
+            .retain(|id| known.iter().any(|c| c.id == *id && c.is_away));
     }
 
-    fn make_link(&mut self, connection: &Connection) -> Result<(), StoreError> {
+    fn make_link(
+        &mut self,
+        connection: &Connection,
+        settings: &Settings,
+    ) -> Result<(), StoreError> {
         let Some(provider) = crm_provider::provider(&connection.provider) else {
             return Ok(());
         };
         let secret = transaction(|client| config::secret(client, connection.id))?;
         let credentials = match secrets::resolve(&secret) {
             Ok(credentials) => credentials,
-            Err(reason) => {
-                let failure = Failure::connection(ErrorClass::Auth, "credentials", reason);
-                if !connection.in_error {
-                    transaction(|client| {
-                        connection_state::troubled(client, connection, &failure, 0)
-                    })?;
-                }
-                return Ok(());
-            }
+            Err(reason) => return health::record_unresolved(connection, reason),
         };
-        let options = connection.options.as_object().cloned().unwrap_or_default();
-        let settings = crm_provider::Settings::new(options, self.settings.bulk_threshold);
         let transport = match provider.name() {
             "stub" => Transport::Stub {
                 connection: connection.name.clone(),
-                mailbox: self.mailbox.wrap(Event::Link),
+                mailbox: self.mailbox.clone(),
             },
             _ => Transport::Http {
-                http: Http::new(self.settings.request_timeout, self.settings.max_response),
-                allowed_hosts: self.settings.allowed_hosts.clone(),
+                http: Http::new(settings.request_timeout, settings.max_response),
+                allowed_hosts: settings.allowed_hosts.clone(),
             },
         };
-        let turn = self.turns.entry(connection.id).or_default().clone();
+        let options = connection.options.as_object().cloned().unwrap_or_default();
+        let turn = self.token_turns.entry(connection.id).or_default().clone();
+        let former = self.former_secrets.get(&connection.id).cloned();
         let link = Link::new(
             connection,
             provider,
-            settings,
-            Keys::new(credentials, turn, self.mailbox.wrap(Event::Link)),
+            crm_provider::Settings::new(options, settings.bulk_threshold),
+            Keys::new(credentials, turn, self.mailbox.clone()),
             transport,
-            self.settings.max_value,
-            self.former_secrets
-                .get(&connection.id)
-                .cloned()
-                .unwrap_or_default(),
+            settings.max_value,
+            former.unwrap_or_default(),
         );
         self.links.insert(connection.id, Arc::new(link));
         Ok(())
     }
 
-    /// Real calls for those who asked `crm.test_connection()`.
-    pub fn test(&mut self, connections: &[Connection]) {
-        for (id, reply) in std::mem::take(&mut self.tests) {
-            let Some(link) = self.links.get(&id).cloned() else {
-                let known = connections.iter().find(|c| c.id == id);
-                let detail = match known {
-                    Some(c) if c.is_away => AWAY,
-                    Some(_) => {
-                        "the credentials cannot be resolved; see crm.status and crm.connection_state"
-                    }
-                    None => "the worker does not know this connection: it is not committed yet",
-                };
-                let _ = reply.send(json!({"ok": false, "detail": detail}));
-                continue;
-            };
-            self.runtime.spawn(async move {
-                let ping = link.provider.ping(&link.settings);
-                let answer = match link.run(&Errand::new(Lane::RealTime), ping).await {
-                    Ok(detail) => json!({"ok": true, "detail": detail}),
-                    Err(failure) => json!({"ok": false, "detail": failure.to_string()}),
-                };
-                link.take_trouble();
-                let _ = reply.send(answer);
-            });
+    /// Does what a link needs of the database.
+    pub fn on_message(&mut self, message: Message) {
+        match message {
+            Message::StubRequest {
+                connection,
+                request,
+                reply,
+            } => {
+                let _ = reply.send(ask_stub(&connection, &request));
+            }
+            Message::TokenRotated {
+                connection_id,
+                version,
+                refresh_token,
+                reply,
+            } => {
+                let stored = durable_transaction(|client| {
+                    connection_state::rotate(client, connection_id, version, &refresh_token)
+                });
+                // A reload may have made another link meanwhile, with the token that is void now.
+                if let Some(link) = self.links.get(&connection_id)
+                    && link.version == version
+                {
+                    link.adopt(&refresh_token);
+                }
+                let _ = reply.send(stored.is_ok());
+            }
         }
+    }
+
+    pub fn test(&mut self, request: TestRequest) {
+        self.tests.push(request);
+    }
+
+    pub fn describe(&mut self, request: DescribeRequest) {
+        self.descriptions.push(request);
+    }
+
+    /// Serves the backends that asked for a test or a description.
+    pub fn serve_requests(&mut self, runtime: &Handle) {
+        for request in std::mem::take(&mut self.tests) {
+            let id = request.connection_id;
+            let connection = self.get(id).map(|c| &**c);
+            request.serve(connection, self.link(id).cloned(), runtime);
+        }
+        for request in std::mem::take(&mut self.descriptions) {
+            let id = request.inquiry.connection_id;
+            let connection = self.get(id).map(|c| &**c);
+            request.serve(connection, self.link(id).cloned(), runtime);
+        }
+    }
+}
+
+/// How long work that nobody waits for leaves the CRM alone.
+fn patience(
+    connection: &Connection,
+    link: &SharedLink,
+    is_in_use: impl FnOnce(i32) -> bool,
+) -> Option<Duration> {
+    // Half open: a request in flight finds out whether the CRM is back.
+    if connection.failures >= connection_state::OPENS_AFTER && is_in_use(connection.id) {
+        return Some(LOCKED_RETRY);
+    }
+    let days = connection.day.into_iter().chain(link.day());
+    let reserve = link.settings.terms().reserve;
+    let waits = days.filter_map(|day| day.day_wait(reserve, now_ms()));
+    Some(Duration::from_millis(waits.max()? as u64))
+}
+
+/// The stub CRM's response; it lives in this database.
+fn ask_stub(connection: &str, request: &Request) -> Result<Response, Failure> {
+    let failure = |code, message: String| Failure::connection(ErrorClass::Transient, code, message);
+    match transaction(|client| stub_crm::handle(client, connection, request)) {
+        Ok(Some(response)) => Ok(response),
+        Ok(None) => Err(failure(
+            "no_answer",
+            "the stub CRM's answer was lost".to_owned(),
+        )),
+        Err(error) if error.is_about_values() => Ok(stub_crm::refusal(&error)),
+        Err(error) => Err(failure("stub", error.message())),
     }
 }

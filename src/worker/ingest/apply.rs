@@ -10,18 +10,18 @@ use pgrx::prelude::*;
 
 use super::{Came, Looking, PAGE, What};
 use crate::failpoint;
-use crate::store::config::{self, Map};
+use crate::store::config::{self, Connection, Map};
 use crate::store::ingest::state::{self, Reread};
 use crate::store::ingest::{self, Arrived, Arriving, Incoming};
 use crate::store::reconcile::pending_writes;
 use crate::store::table::read::READ_TIME;
 use crate::store::{StoreError, map_state, transaction};
 use crate::worker::bisect::{Left, in_parts};
-use crate::worker::calls;
-use crate::worker::main_loop::{HELD_AGAIN, Worker};
+use crate::worker::main_loop::Worker;
 use crate::worker::notification;
 use crate::worker::process::report;
-use crate::worker::step_backoff::{Of, Step};
+use crate::worker::schedule::LOCKED_RETRY;
+use crate::worker::step_backoff::{Owner, Step};
 
 /// How soon a look that failed for reasons of its own is repeated, at first.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -39,13 +39,10 @@ impl Worker {
         failpoint::reach("ingest::after_request");
         let refused = came.as_ref().err();
         let trouble = trouble.or_else(|| refused.filter(|f| f.scope == Scope::Connection).cloned());
-        if let Some(known) = self
+        let Connection { id, version, .. } = *looking.connection;
+        self.cx
             .connections
-            .iter_mut()
-            .find(|c| c.id == looking.connection.id)
-        {
-            calls::note_health(known, looking.connection.version, trouble.as_ref());
-        }
+            .note_health(id, version, trouble.as_ref());
         let map = looking.map.clone();
         let start = Instant::now();
         let is_page = matches!(looking.what, What::Page { .. });
@@ -58,13 +55,16 @@ impl Worker {
             Err(failure) => self.look_failed(looking, &failure),
         };
         let Err(error) = result else {
-            self.waits.succeeded(Of::Map(map.id), Step::Look);
+            self.cx.backoff.succeeded(Owner::Map(map.id), Step::Poll);
             return;
         };
         if error.is_undefined() && !error.is_outdated() {
             return;
         }
-        let wait = self.trouble(&map, Step::Look, &error, "cannot take in changes of");
+        let wait =
+            self.cx
+                .backoff
+                .map_failed(&map, Step::Poll, &error, "cannot take in changes of");
         // Others have most of the worker's time, however slow a table's own code is.
         let wait = wait.max(start.elapsed() * OTHERS_SHARE);
         let wait_ms = wait.as_millis() as i64;
@@ -76,7 +76,9 @@ impl Worker {
             }
         });
         if let Err(error) = result {
-            self.stumbled(Of::Map(map.id), Step::Look, &error);
+            self.cx
+                .backoff
+                .failed(Owner::Map(map.id), Step::Poll, &error);
         }
         self.looks.entry(map.id).or_default().failures += 1;
     }
@@ -92,7 +94,7 @@ impl Worker {
             map.relation
         ));
         if let Some((next, true)) = &came.next
-            && let Some(link) = self.links.get(&connection.id).cloned()
+            && let Some(link) = self.cx.connections.link(connection.id).cloned()
         {
             self.ask_page(connection, map, &link, Some(next.clone()))?;
         }
@@ -115,7 +117,7 @@ impl Worker {
             }
         };
         failpoint::reach("ingest::after_commit");
-        let bytes = self.settings.batch_bytes;
+        let bytes = self.cx.settings.batch_bytes;
         let looks = self.looks.entry(map.id).or_default();
         if taken {
             looks.failures = 0;
@@ -181,7 +183,7 @@ impl Worker {
             _ => looks.failures + 1,
         };
         let too_long = failure.code == "response_too_long";
-        let max_attempts = self.settings.max_attempts;
+        let max_attempts = self.cx.settings.max_attempts;
         if is_page && too_long {
             looks.page = Some((looks.page.unwrap_or(PAGE) / 2).max(1));
         }
@@ -317,7 +319,7 @@ fn settle_part(
         // A row that cannot be changed because somebody holds what it refers to keeps nobody waiting.
         client.update("SET LOCAL lock_timeout = '50ms'", None, &[])?;
         let arrived = ingest::settle(client, &about, records)?;
-        let wait = HELD_AGAIN.max(match start.elapsed() {
+        let wait = LOCKED_RETRY.max(match start.elapsed() {
             time if time >= READ_TIME => time * OTHERS_SHARE,
             _ => Duration::ZERO,
         });

@@ -21,11 +21,12 @@ use crate::store::ingest::Incoming;
 use crate::store::ingest::state::{self, Reread, State};
 use crate::store::write_back::claims;
 use crate::store::{StoreError, transaction, webhook_inbox};
-use crate::worker::connections::Readiness;
-use crate::worker::link::{Errand, Lane, SharedLink};
+use crate::worker::connections::readiness::Readiness;
+use crate::worker::link::{Lane, RequestContext, SharedLink};
+use crate::worker::main_loop::Worker;
 use crate::worker::main_loop::event::Event;
-use crate::worker::main_loop::{HELD_AGAIN, IDLE, Worker};
-use crate::worker::step_backoff::{Of, Step};
+use crate::worker::schedule::{IDLE, LOCKED_RETRY};
+use crate::worker::step_backoff::{Owner, Step};
 use crate::worker::tasks;
 
 /// Records of a page, unless the vendor takes fewer: what one transaction settles.
@@ -44,7 +45,7 @@ pub enum Message {
 /// A page or a read on its way.
 pub struct Looking {
     pub map: Arc<Map>,
-    pub connection: Connection,
+    pub connection: Arc<Connection>,
     /// See [`state::moment`].
     pub asked: String,
     pub what: What,
@@ -105,21 +106,28 @@ impl Looks {
 
 impl Worker {
     /// Asks for what is due; returns when something will be due next.
-    pub fn ingest(&mut self, connections: &[Connection], maps: &[Arc<Map>]) -> Duration {
+    pub fn ingest(&mut self, maps: &[Arc<Map>]) -> Duration {
         let mut next = IDLE;
         let mut states = Vec::new();
         let mut known = |worker: &mut Worker, next: &mut Duration| {
-            *next = (*next).min(worker.confined(Of::Worker, Step::Looks, |_| {
+            *next = (*next).min(worker.confined(Owner::Worker, Step::IngestState, |_| {
                 states = transaction(state::all)?;
                 Ok(IDLE)
             }));
             states.iter().any(|s| s.has_mail)
         };
         if known(self, &mut next) {
-            for connection in connections.iter().filter(|c| !c.is_away) {
-                let of = Of::Connection(connection.id);
-                next = next.min(self.confined(of, Step::Mail, |worker| {
-                    let more = worker.take_webhooks(connection, maps)?;
+            for connection in self
+                .cx
+                .connections
+                .all()
+                .to_vec()
+                .into_iter()
+                .filter(|c| !c.is_away)
+            {
+                let of = Owner::Connection(connection.id);
+                next = next.min(self.confined(of, Step::Webhooks, |worker| {
+                    let more = worker.take_webhooks(&connection, maps)?;
                     Ok(if more { Duration::ZERO } else { IDLE })
                 }));
             }
@@ -130,7 +138,7 @@ impl Worker {
             let Some(at) = states.iter().find(|s| s.map_id == map.id) else {
                 continue;
             };
-            let (connection, link) = match self.readiness(map, connections) {
+            let (connection, link) = match self.readiness(map) {
                 Readiness::Ready(connection, link) => (connection, link),
                 Readiness::Blocked(wait) => {
                     next = next.min(wait);
@@ -138,16 +146,19 @@ impl Worker {
                 }
                 Readiness::Stopped => continue,
             };
-            let of = Of::Map(map.id);
-            let rest = self.waits.left(of, Step::Look);
+            let of = Owner::Map(map.id);
+            let rest = self.cx.backoff.left(of, Step::Poll);
             next = next.min(match rest {
                 Some(left) => left,
                 // What comes in says that this works.
-                None => match self.look(connection, map, &link, at) {
+                None => match self.look(&connection, map, &link, at) {
                     Ok(wait) => wait,
-                    Err(error) => {
-                        self.trouble(map, Step::Look, &error, "cannot look for changes of")
-                    }
+                    Err(error) => self.cx.backoff.map_failed(
+                        map,
+                        Step::Poll,
+                        &error,
+                        "cannot look for changes of",
+                    ),
                 },
             });
         }
@@ -189,7 +200,7 @@ impl Worker {
     /// Asks for a map's next page and for records by themselves, if they are due.
     fn look(
         &mut self,
-        connection: &Connection,
+        connection: &Arc<Connection>,
         map: &Arc<Map>,
         link: &SharedLink,
         at: &State,
@@ -219,7 +230,7 @@ impl Worker {
         {
             if ms <= 0 {
                 if !self.ask_records(connection, map, link)? {
-                    next = next.min(HELD_AGAIN);
+                    next = next.min(LOCKED_RETRY);
                 }
             } else {
                 next = next.min(after(ms));
@@ -231,7 +242,7 @@ impl Worker {
     /// Asks for the page after that cursor; `None`: after the one that the map stands at.
     pub fn ask_page(
         &mut self,
-        connection: &Connection,
+        connection: &Arc<Connection>,
         map: &Arc<Map>,
         link: &SharedLink,
         since: Option<Json>,
@@ -269,17 +280,17 @@ impl Worker {
         let counts = query.since.is_none();
         let ticket = self.send_look(connection, map, asked, What::Page { since });
         failpoint::reach("ingest::before_request");
-        let errand = Errand::of_map(lane, map.id);
+        let context = RequestContext::of_map(lane, map.id);
         let (link, map) = (link.clone(), map.clone());
         let task = async move {
             failpoint::reach_on_thread("ingest::task");
             let mut total = None;
             if counts && let Some(count) = link.provider.count(&link.settings, &map.crm_object) {
                 // For those who watch; the page will tell what is the matter, if something is.
-                total = link.run(&errand, count).await.ok();
+                total = link.run(&context, count).await.ok();
             }
             let page = link
-                .run(&errand, link.provider.changes(&link.settings, query))
+                .run(&context, link.provider.changes(&link.settings, query))
                 .await;
             let came = page.map(|page| Came {
                 records: page
@@ -295,11 +306,11 @@ impl Worker {
             Message::Polled {
                 ticket,
                 result: came,
-                outage: link.take_trouble(),
+                outage: link.take_outage(),
             }
         };
         let mailbox = self.mailbox.wrap(Event::Ingest);
-        tasks::spawn(self.runtime.handle(), &mailbox, task, move |failure| {
+        tasks::spawn(&self.cx.runtime, &mailbox, task, move |failure| {
             Message::Polled {
                 ticket,
                 result: Err(failure),
@@ -312,7 +323,7 @@ impl Worker {
     /// Reads records by themselves; `false`: none could be asked for.
     fn ask_records(
         &mut self,
-        connection: &Connection,
+        connection: &Arc<Connection>,
         map: &Arc<Map>,
         link: &SharedLink,
     ) -> Result<bool, StoreError> {
@@ -344,12 +355,12 @@ impl Worker {
             for_write: false,
         });
         let ticket = self.send_look(connection, map, asked, What::Records(due.clone()));
-        let errand = Errand::of_map(Lane::Ingest, map.id);
+        let context = RequestContext::of_map(Lane::Ingest, map.id);
         let (link, map) = (link.clone(), map.clone());
         let task = async move {
             failpoint::reach_on_thread("ingest::task");
             let read = link
-                .run(&errand, link.provider.read(&link.settings, batch))
+                .run(&context, link.provider.read(&link.settings, batch))
                 .await;
             let came = read.map(|objects| Came {
                 records: due
@@ -368,11 +379,11 @@ impl Worker {
             Message::Polled {
                 ticket,
                 result: came,
-                outage: link.take_trouble(),
+                outage: link.take_outage(),
             }
         };
         let mailbox = self.mailbox.wrap(Event::Ingest);
-        tasks::spawn(self.runtime.handle(), &mailbox, task, move |failure| {
+        tasks::spawn(&self.cx.runtime, &mailbox, task, move |failure| {
             Message::Polled {
                 ticket,
                 result: Err(failure),
@@ -384,7 +395,7 @@ impl Worker {
 
     fn send_look(
         &mut self,
-        connection: &Connection,
+        connection: &Arc<Connection>,
         map: &Arc<Map>,
         asked: String,
         what: What,

@@ -8,13 +8,14 @@ use serde_json::{Value as Json, json};
 use tokio::sync::oneshot;
 
 use super::Looks;
-use crate::store::config::{Connection, Map};
+use crate::store::config::Map;
 use crate::store::ingest::state;
 use crate::store::{StoreError, transaction};
-use crate::worker::main_loop::{IDLE, Worker};
+use crate::worker::main_loop::Worker;
+use crate::worker::schedule::IDLE;
 use crate::worker::socket::protocol::Wait;
-use crate::worker::step_backoff::{Of, Step};
-use crate::worker::waiters::{Waiter, stands_still};
+use crate::worker::step_backoff::{Owner, Step};
+use crate::worker::waiters::Waiter;
 
 /// A backend that waits until a look at the CRM's changes, begun after it asked, has come to its end.
 pub struct IngestWaiter {
@@ -55,7 +56,7 @@ impl IngestWaiter {
 impl Worker {
     /// Takes up those who have just asked.
     pub fn begin_ingests(&mut self, maps: &[Arc<Map>]) -> Duration {
-        self.confined(Of::Worker, Step::Ingests, |worker| {
+        self.confined(Owner::Worker, Step::Ingests, |worker| {
             worker.try_begin_ingests(maps).map(|()| IDLE)
         })
     }
@@ -79,11 +80,7 @@ impl Worker {
     }
 
     /// Answers those whose looks have come to their end, or stand still; the others' time is the answer.
-    pub fn answer_ingests(
-        &mut self,
-        connections: &[Connection],
-        maps: &[Arc<Map>],
-    ) -> Result<Option<Duration>, StoreError> {
+    pub fn answer_ingests(&mut self, maps: &[Arc<Map>]) -> Result<Option<Duration>, StoreError> {
         if self.ingest_waiters.is_empty() {
             return Ok(None);
         }
@@ -91,7 +88,7 @@ impl Worker {
         let mut failed = None;
         for waiter in std::mem::take(&mut self.ingest_waiters) {
             let covered = || maps.iter().filter(|m| waiter.waiter.covers(m.id));
-            let works = |m: &&Arc<Map>| !stands_still(m, connections);
+            let works = |m: &&Arc<Map>| !self.cx.connections.is_stopped(m);
             let all_work = covered().all(|m| works(&m));
             let open = covered().filter(works).any(|m| {
                 let state = states.iter().find(|s| s.map_id == m.id);

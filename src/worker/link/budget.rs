@@ -10,8 +10,8 @@ use crm_domain::{ErrorClass, Failure};
 use crm_provider::{Settings, Usage};
 use tokio::sync::SemaphorePermit;
 
-use super::Errand;
-use super::fair_queue::Turns;
+use super::RequestContext;
+use super::fair_queue::FairQueue;
 use super::permits::Permits;
 use crate::shared::now_ms;
 
@@ -24,7 +24,7 @@ pub struct Budget {
     noted: Mutex<Spent>,
     /// Requests that wait, by their lane.
     waiting: [AtomicUsize; Lane::COUNT],
-    turns: Turns,
+    queue: FairQueue,
 }
 
 /// A place in a lane.
@@ -42,7 +42,7 @@ impl Budget {
             budget: Mutex::new(budget::Budget::new(settings.terms(), spent)),
             noted: Mutex::new(spent),
             waiting: Default::default(),
-            turns: Turns::default(),
+            queue: FairQueue::default(),
         }
     }
 
@@ -50,10 +50,10 @@ impl Budget {
     pub async fn admit<'p>(
         &self,
         permits: &'p Permits,
-        errand: &Errand,
+        context: &RequestContext,
     ) -> Result<SemaphorePermit<'p>, Failure> {
-        let lane = errand.lane;
-        let _turn = self.turns.take(errand).await;
+        let lane = context.lane;
+        let _turn = self.queue.take(context).await;
         let mut place = None;
         loop {
             let permit = permits.get(lane).await;

@@ -8,7 +8,7 @@ use crm_domain::{Description, ErrorClass, Failure};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::timeout;
 
-use super::{Errand, Lane, Link, http};
+use super::{Lane, Link, RequestContext, http};
 
 /// How long an answer is good for those who do not ask for a fresh one.
 const KEPT: Duration = Duration::from_secs(30);
@@ -41,9 +41,9 @@ impl Link {
             });
         }
         let operation = self.provider.describe(&self.settings, object)?;
-        let was_in_trouble = self.signs.trouble().is_some();
-        let errand = Errand::new(Lane::RealTime);
-        let answer = self.run(&errand, operation);
+        let had_outage = self.health.outage().is_some();
+        let context = RequestContext::new(Lane::RealTime);
+        let answer = self.run(&context, operation);
         let description = if fresh {
             answer.await
         } else {
@@ -53,9 +53,9 @@ impl Link {
                 .await
                 .unwrap_or_else(|_| Err(late()))
         };
-        if !was_in_trouble {
+        if !had_outage {
             // Nobody's work failed: it will find out for itself.
-            self.take_trouble();
+            self.take_outage();
         }
         let told = Told {
             at: Instant::now(),

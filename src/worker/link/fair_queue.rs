@@ -1,4 +1,4 @@
-//! Turns: who waits in a lane goes in the order of coming, and of each map one stands in line, so that a map with a million
+//! FairQueue: who waits in a lane goes in the order of coming, and of each map one stands in line, so that a map with a million
 //! records does not keep one with ten waiting.
 
 use std::collections::HashMap;
@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex};
 use crm_domain::budget::Lane;
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard, OwnedMutexGuard};
 
-use super::Errand;
+use super::RequestContext;
 
 type Queue = Arc<AsyncMutex<()>>;
 
 #[derive(Default)]
-pub struct Turns {
+pub struct FairQueue {
     /// Who goes next in each lane. Those who wait for the lock get it in the order of coming.
     next: [AsyncMutex<()>; Lane::COUNT],
     /// Where a map's requests wait until one of them may stand in line.
@@ -25,16 +25,16 @@ pub struct Turn<'t> {
     _of_map: Option<OwnedMutexGuard<()>>,
 }
 
-impl Turns {
-    /// Waits until it is this errand's turn. Real-time ones come one by one, each from somebody else who waits.
-    pub async fn take(&self, errand: &Errand) -> Turn<'_> {
-        let map_id = errand.map_id.filter(|_| errand.lane != Lane::RealTime);
+impl FairQueue {
+    /// Waits until it is this context's turn. Real-time ones come one by one, each from somebody else who waits.
+    pub async fn take(&self, context: &RequestContext) -> Turn<'_> {
+        let map_id = context.map_id.filter(|_| context.lane != Lane::RealTime);
         let of_map = match map_id {
-            Some(map_id) => Some(self.of_map(errand.lane, map_id).lock_owned().await),
+            Some(map_id) => Some(self.of_map(context.lane, map_id).lock_owned().await),
             None => None,
         };
         Turn {
-            _next: self.next[errand.lane as usize].lock().await,
+            _next: self.next[context.lane as usize].lock().await,
             _of_map: of_map,
         }
     }
@@ -53,13 +53,15 @@ mod tests {
 
     #[tokio::test]
     async fn maps_alternate_and_each_keeps_its_order() {
-        let turns = Turns::default();
+        let turns = FairQueue::default();
         let came = Mutex::new(Vec::new());
         let all = (0..6).map(|n| (1, n)).chain((0..2).map(|n| (2, n)));
         let waiting = all.map(|(map_id, n)| {
             let (turns, came) = (&turns, &came);
             async move {
-                let _turn = turns.take(&Errand::of_map(Lane::Batch, map_id)).await;
+                let _turn = turns
+                    .take(&RequestContext::of_map(Lane::Batch, map_id))
+                    .await;
                 tokio::task::yield_now().await;
                 came.lock().unwrap().push((map_id, n));
             }

@@ -1,4 +1,4 @@
-//! What answers tell of a CRM beside what they were asked for: trouble, spent budgets, the time of its clock.
+//! What answers tell of a CRM beside what they were asked for: outage, spent budgets, the time of its clock.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -9,18 +9,18 @@ use crm_domain::failure::Scope;
 use crm_provider::{News, Response, Usage};
 
 #[derive(Default)]
-pub struct Signs {
-    trouble: Mutex<Option<Failure>>,
+pub struct LinkHealth {
+    outage: Mutex<Option<Failure>>,
     news: Mutex<News>,
     /// How far the CRM's clock is ahead of ours, in ms, as its last answer told.
     clock_offset_ms: AtomicI64,
 }
 
-impl Signs {
+impl LinkHealth {
     /// Remembers a failure that concerns the whole connection, the first until it is taken.
     pub fn note(&self, failure: Failure) -> Failure {
         if failure.scope == Scope::Connection {
-            self.trouble
+            self.outage
                 .lock()
                 .expect("no panic under this lock")
                 .get_or_insert(failure.clone());
@@ -28,18 +28,15 @@ impl Signs {
         failure
     }
 
-    pub fn trouble(&self) -> Option<Failure> {
-        self.trouble
+    pub fn outage(&self) -> Option<Failure> {
+        self.outage
             .lock()
             .expect("no panic under this lock")
             .clone()
     }
 
-    pub fn take_trouble(&self) -> Option<Failure> {
-        self.trouble
-            .lock()
-            .expect("no panic under this lock")
-            .take()
+    pub fn take_outage(&self) -> Option<Failure> {
+        self.outage.lock().expect("no panic under this lock").take()
     }
 
     pub fn note_usage(&self, teller: Teller, usage: Usage) {

@@ -1,7 +1,7 @@
 //! A link: one connection to a CRM as the threads use it.
 //!
 //! It drives operations, signs requests ([`token`]) or has a broker carry them ([`composio`]), bounds the requests in flight
-//! ([`permits`]) and in time ([`budget`]), has maps take [`fair_queue`], and remembers trouble ([`health`]), so that what is queued behind a failing
+//! ([`permits`]) and in time ([`budget`]), has maps take [`fair_queue`], and remembers outage ([`health`]), so that what is queued behind a failing
 //! request fails at once instead of knocking on a closed door.
 //!
 //! Guarantee: no text that it hands on, of a CRM, a broker, a proxy or the transport, holds a secret of the connection
@@ -32,7 +32,7 @@ use crm_provider::{
 
 pub use self::descriptions::Told;
 pub use self::message::Message;
-pub use self::request_context::Errand;
+pub use self::request_context::RequestContext;
 pub use self::transport::Transport;
 pub use crm_domain::budget::Lane;
 use crm_domain::budget::{Teller, Told as DayTold};
@@ -40,7 +40,7 @@ use crm_domain::budget::{Teller, Told as DayTold};
 use self::allowed_hosts::without_user;
 use self::budget::Budget;
 use self::descriptions::Descriptions;
-use self::health::Signs;
+use self::health::LinkHealth;
 use self::permits::Permits;
 pub use self::token::Keys;
 use self::token::Token;
@@ -69,7 +69,7 @@ pub struct Link {
     transport: Transport,
     max_value: usize,
     secrets: Mutex<Secrets>,
-    signs: Signs,
+    health: LinkHealth,
     descriptions: Descriptions,
 }
 
@@ -103,7 +103,7 @@ impl Link {
             keys,
             transport,
             max_value,
-            signs: Signs::default(),
+            health: LinkHealth::default(),
             descriptions: Descriptions::default(),
         }
     }
@@ -122,16 +122,16 @@ impl Link {
                 .is_some_and(|o| *o == self.settings.options)
     }
 
-    /// The trouble met since the last call; knocking is allowed again.
-    pub fn take_trouble(&self) -> Option<Failure> {
-        self.signs.take_trouble()
+    /// The outage met since the last call; knocking is allowed again.
+    pub fn take_outage(&self) -> Option<Failure> {
+        self.health.take_outage()
     }
 
     /// The request budgets as they were told since the last call.
     pub fn take_news(&self) -> Option<News> {
         let news = News {
             spent: self.budget.take_spent(),
-            ..self.signs.take_news()
+            ..self.health.take_news()
         };
         Some(news).filter(|news| *news != News::default())
     }
@@ -142,16 +142,16 @@ impl Link {
     }
 
     pub fn clock_offset_ms(&self) -> i64 {
-        self.signs.clock_offset_ms()
+        self.health.clock_offset_ms()
     }
 
     /// Drives an operation to its end.
     pub async fn run<T: Sentences>(
         &self,
-        errand: &Errand,
+        context: &RequestContext,
         operation: Box<dyn Operation<T>>,
     ) -> Result<T, Failure> {
-        let mut result = drive(operation, Signed(self, errand)).await;
+        let mut result = drive(operation, Signed(self, context)).await;
         result.mask(&self.secrets());
         result
     }
@@ -168,22 +168,26 @@ impl Link {
     /// Remembers a failure that concerns the whole connection.
     fn note(&self, mut failure: Failure) -> Failure {
         self.secrets().mask_failure(&mut failure);
-        self.signs.note(failure)
+        self.health.note(failure)
     }
 
     /// Sends a request: signed, repeated where that is harmless, with a fresh token if the old one expired.
-    async fn send(&self, errand: &Errand, mut request: Request) -> Result<Response, Failure> {
-        let admitted = self.budget.admit(&self.permits, errand).await;
+    async fn send(
+        &self,
+        context: &RequestContext,
+        mut request: Request,
+    ) -> Result<Response, Failure> {
+        let admitted = self.budget.admit(&self.permits, context).await;
         let _permit = admitted.map_err(|failure| self.note(failure))?;
         let mut refreshed = false;
         let mut repeats = 0;
         loop {
-            if let Some(failure) = self.signs.trouble() {
+            if let Some(failure) = self.health.outage() {
                 return Err(failure);
             }
             let token = self.token().await?;
             let answer = match &self.account {
-                Some(account) => self.carry(account, &token, errand, &request).await?,
+                Some(account) => self.carry(account, &token, context, &request).await?,
                 None => self.sign_and_send(&token, &mut request).await?,
             };
             let response = match answer {
@@ -201,7 +205,7 @@ impl Link {
                 Err(failure) => return Err(self.note(failure)),
             };
             self.note_usage(Teller::Crm, self.provider.usage(&response));
-            self.signs.note_clock(&response);
+            self.health.note_clock(&response);
             let Some(failure) = self.provider.failure(&response) else {
                 return Ok(response);
             };
@@ -259,11 +263,11 @@ impl Link {
         &self,
         account: &composio::Account,
         token: &Token,
-        errand: &Errand,
+        context: &RequestContext,
         request: &Request,
     ) -> Result<Result<Response, Failure>, Failure> {
         let key = token.access.as_deref().unwrap_or_default();
-        let carried = account.carry(request, key, errand.correlation_id.as_deref());
+        let carried = account.carry(request, key, context.correlation_id.as_deref());
         self.secrets().learn(&carried);
         let (Target::Api(path) | Target::File(path) | Target::Url(path)) = &carried.target;
         let url = format!("{}{path}", self.base_url);
@@ -294,7 +298,7 @@ impl Link {
 
     fn note_usage(&self, teller: Teller, usage: Usage) {
         self.budget.note(teller, &usage);
-        self.signs.note_usage(teller, usage);
+        self.health.note_usage(teller, usage);
     }
 }
 
@@ -313,7 +317,7 @@ trait Way {
     -> impl Future<Output = Result<Response, Failure>> + Send + '_;
 }
 
-struct Signed<'a>(&'a Link, &'a Errand);
+struct Signed<'a>(&'a Link, &'a RequestContext);
 
 impl Way for Signed<'_> {
     async fn send(&self, request: Request) -> Result<Response, Failure> {

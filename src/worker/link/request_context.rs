@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crm_domain::budget::Lane;
 
 #[derive(Clone, Debug)]
-pub struct Errand {
+pub struct RequestContext {
     pub lane: Lane,
     /// Maps take turns within a lane. `None`: of no map.
     pub map_id: Option<i32>,
@@ -13,19 +13,19 @@ pub struct Errand {
     pub correlation_id: Option<Arc<str>>,
 }
 
-impl Errand {
-    pub fn new(lane: Lane) -> Errand {
-        Errand {
+impl RequestContext {
+    pub fn new(lane: Lane) -> RequestContext {
+        RequestContext {
             lane,
             map_id: None,
             correlation_id: None,
         }
     }
 
-    pub fn of_map(lane: Lane, map_id: i32) -> Errand {
-        Errand {
+    pub fn of_map(lane: Lane, map_id: i32) -> RequestContext {
+        RequestContext {
             map_id: Some(map_id),
-            ..Errand::new(lane)
+            ..RequestContext::new(lane)
         }
     }
 }

@@ -107,7 +107,7 @@ impl Link {
 
     async fn authorise(&self, token: &mut Token) -> Result<bool, Failure> {
         let _turn = self.keys.turn.lock().await;
-        if let Some(failure) = self.signs.trouble() {
+        if let Some(failure) = self.health.outage() {
             return Err(failure);
         }
         let credentials = self.keys.credentials();

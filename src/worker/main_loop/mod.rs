@@ -9,9 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crm_domain::{ErrorClass, Failure};
 use pgrx::prelude::*;
-use serde_json::Value as Json;
 
 use self::event::Event;
 use crate::failpoint;
@@ -22,58 +20,46 @@ use crate::store::record::links;
 use crate::store::rights;
 use crate::store::write_back::claims;
 use crate::store::write_back::settle::Settled;
-use crate::store::{self, StoreError, audit, config, connection_state, map_state, transaction};
+use crate::store::{self, StoreError, audit, config, transaction};
 use crate::worker::calls::RealTime;
-use crate::worker::connections::describe::Waiting as WaitingInquiry;
+use crate::worker::connections::Connections;
+use crate::worker::connections::describe::DescribeRequest;
+use crate::worker::connections::readiness::Readiness;
+use crate::worker::connections::test::TestRequest;
+use crate::worker::context::Context;
 use crate::worker::ingest::waiters::IngestWaiter;
 use crate::worker::ingest::{Looking, Looks};
-use crate::worker::link::SharedLink;
 use crate::worker::mailbox::{self, Inbox, Sender};
 use crate::worker::process::{self, reload_if_requested, report};
 use crate::worker::reconciler::Reconciling;
 use crate::worker::reconciler::resolve;
-use crate::worker::schedule::Rota;
+use crate::worker::schedule::IDLE;
 use crate::worker::session::{set_up_session, start_threads};
 use crate::worker::socket;
 use crate::worker::socket::protocol::Request;
-use crate::worker::step_backoff::{Of, Step, Waits};
+use crate::worker::step_backoff::{Owner, Step};
 use crate::worker::table_follower::Following;
 use crate::worker::waiters::{Flush, Waiter};
 use crate::worker::webhooks::Webhooks;
 use crate::worker::write_back::Flight;
-use crate::worker::{calls, ingest, link, reconciler, write_back};
+use crate::worker::{calls, ingest, reconciler, write_back};
 
-/// How soon to look again for rows that somebody held.
-pub const HELD_AGAIN: Duration = Duration::from_millis(200);
 /// How soon to look whether callers' transactions came to nothing of which no wake-up told, such as prepared ones.
 const INTENTS_AGAIN: Duration = Duration::from_secs(10);
-/// When nothing is due.
-pub const IDLE: Duration = Duration::from_secs(3600);
 const MAINTENANCE: Duration = Duration::from_secs(1200);
 
 pub struct Worker {
     pub slot: &'static Slot,
-    pub settings: Settings,
     pub runtime: tokio::runtime::Runtime,
+    pub cx: Context,
     pub mailbox: Sender<Event>,
     pub inbox: Inbox<Event>,
-    pub links: HashMap<i32, SharedLink>,
-    /// What earlier links of a connection knew of secrets.
-    pub former_secrets: HashMap<i32, Vec<String>>,
-    /// Connections of which the log was told that they wait to be adopted.
-    pub away: HashSet<i32>,
-    /// Per connection, whose turn it is to obtain a token; outlives its links.
-    pub turns: HashMap<i32, Arc<tokio::sync::Mutex<()>>>,
     pub flights: HashMap<i64, Flight>,
-    /// Of slices, whose turn it is.
-    pub rota: Rota,
     /// Results whose ledger rows somebody holds.
-    pub held: Vec<(Arc<Map>, Connection, Vec<Settled>)>,
+    pub held: Vec<(Arc<Map>, Arc<Connection>, Vec<Settled>)>,
     pub reconciling: HashMap<i64, Reconciling>,
     pub held_pending: Vec<resolve::Held>,
     pub real_time: RealTime,
-    /// As they were at the last turn.
-    pub connections: Vec<Connection>,
     /// Changes that the last fold took; 0: nothing more can be had now.
     pub folded: usize,
     pub flushes: Vec<Flush>,
@@ -82,13 +68,9 @@ pub struct Worker {
     pub tickets: u64,
     pub looks: HashMap<i32, Looks>,
     pub ingest_waiters: Vec<IngestWaiter>,
-    pub tests: Vec<(i32, tokio::sync::oneshot::Sender<Json>)>,
-    pub inquiries: Vec<WaitingInquiry>,
     pub webhooks: Webhooks,
     /// Maps whose round is on.
     pub rounds: HashSet<i32>,
-    /// What failed and is left alone for a while, so that one table in trouble does not hold up the others.
-    pub waits: Waits,
     /// Records that are read at once of maps in which a slice could not be read.
     pub narrowed: HashMap<i32, usize>,
     pub narrowed_edits: HashMap<i32, usize>,
@@ -100,7 +82,6 @@ pub struct Worker {
     pub due_at_once: HashSet<i32>,
     pub following: Following,
     maps_known: usize,
-    pub maintenance_at: Instant,
 }
 
 pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
@@ -124,32 +105,26 @@ pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
     }
     let mut worker = Worker {
         slot,
-        settings: Settings::current(),
+        cx: Context::new(
+            runtime.handle().clone(),
+            Connections::new(mailbox.wrap(Event::Link)),
+        ),
         runtime,
         mailbox,
         inbox,
-        links: HashMap::new(),
-        former_secrets: HashMap::new(),
-        away: HashSet::new(),
-        turns: HashMap::new(),
         flights: HashMap::new(),
-        rota: Rota::default(),
         held: Vec::new(),
         reconciling: HashMap::new(),
         held_pending: Vec::new(),
         real_time: RealTime::default(),
-        connections: Vec::new(),
         folded: 0,
         flushes: Vec::new(),
         looking: HashMap::new(),
         tickets: 0,
         looks: HashMap::new(),
         ingest_waiters: Vec::new(),
-        tests: Vec::new(),
-        inquiries: Vec::new(),
         webhooks: Webhooks::default(),
         rounds: HashSet::new(),
-        waits: Waits::default(),
         narrowed: HashMap::new(),
         narrowed_edits: HashMap::new(),
         narrowed_fold: None,
@@ -159,7 +134,6 @@ pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
         wary: 0,
         following: Following::default(),
         maps_known: 0,
-        maintenance_at: Instant::now(),
     };
     match transaction(claims::release_abandoned) {
         Ok(0) => {}
@@ -179,10 +153,9 @@ impl Worker {
         loop {
             pgrx::check_for_interrupts!();
             if reload_if_requested() {
-                // Timeouts, limits and allowed hosts are built into the links.
-                self.retire_links(|_| false);
+                self.cx.connections.reconfigure();
             }
-            self.settings = Settings::current();
+            self.cx.settings = Settings::current();
             self.listen_for_webhooks();
             failpoint::tell_threads();
             let woken = self.slot.take_wake();
@@ -197,7 +170,7 @@ impl Worker {
             whole |= self.receive_webhooks();
             // Callers wait: what they need is known from the last turn, unless they speak of a new connection, or of one
             // that was paused meanwhile.
-            if !woken.by_a_change && !self.real_time.misses(&self.links) {
+            if !woken.by_a_change && !self.real_time.misses(&self.cx.connections) {
                 self.real_time();
             } else {
                 whole = true;
@@ -214,9 +187,9 @@ impl Worker {
             let next = match self.turn() {
                 Ok(Some(next)) => next,
                 Ok(None) => return,
-                Err(error) => self.stumbled(Of::Worker, Step::Turn, &error),
+                Err(error) => self.cx.backoff.failed(Owner::Worker, Step::Turn, &error),
             };
-            self.slot.set_trouble(self.waits.trouble_of_worker());
+            self.slot.set_trouble(self.cx.backoff.worker_error());
             for flush in self.flushes.extract_if(.., |f| f.is_over()) {
                 flush.answer(false);
             }
@@ -231,7 +204,7 @@ impl Worker {
 
     /// One turn; returns how long to sleep, or `None` when the extension is gone.
     fn turn(&mut self) -> Result<Option<Duration>, StoreError> {
-        let follows = self.confined(Of::Worker, Step::Follow, Worker::follow_tables);
+        let follows = self.confined(Owner::Worker, Step::Follow, Worker::follow_tables);
         let read = transaction(|client| {
             if !rights::extension_exists() {
                 return Ok(None);
@@ -249,38 +222,44 @@ impl Worker {
         if self.maps_known != maps.len() {
             // The first map brings the audit's partitions with it.
             self.maps_known = maps.len();
-            self.maintenance_at = Instant::now();
+            self.cx.maintenance_at = Instant::now();
         }
-        self.waits.succeeded(Of::Worker, Step::Turn);
-        self.waits.keep(|of| match of {
-            Of::Map(id) => maps.iter().any(|m| m.id == id),
-            Of::Connection(id) => connections.iter().any(|c| c.id == id),
-            Of::Worker => true,
+        self.cx.backoff.succeeded(Owner::Worker, Step::Turn);
+        self.cx.backoff.keep(|of| match of {
+            Owner::Map(id) => maps.iter().any(|m| m.id == id),
+            Owner::Connection(id) => connections.iter().any(|c| c.id == id),
+            Owner::Worker => true,
         });
         for narrowed in [&mut self.narrowed, &mut self.narrowed_edits] {
             narrowed.retain(|id, _| maps.iter().any(|m| m.id == *id));
         }
-        self.connections = connections.clone();
+        self.cx.connections.set_known(connections);
+        self.cx.maps = maps.clone().into();
         self.settle_held();
         self.settle_held_pending();
         self.maintain();
-        let mut next = follows.min(self.connect(&connections));
-        self.test(&connections);
-        self.describe(&connections);
+        let Context {
+            connections,
+            settings,
+            backoff,
+            runtime,
+            ..
+        } = &mut self.cx;
+        let mut next = follows.min(connections.connect(settings, backoff));
+        connections.serve_requests(runtime);
         self.real_time();
-        next = next.min(self.recapture(&connections, &maps));
-        next = next.min(self.write_back(&connections, &maps));
-        let connections = self.connections.clone();
-        next = next.min(self.reconcile(&connections, &maps));
+        next = next.min(self.recapture(&maps));
+        next = next.min(self.write_back(&maps));
+        next = next.min(self.reconcile(&maps));
         next = next.min(self.begin_ingests(&maps));
-        next = next.min(self.ingest(&connections, &maps));
+        next = next.min(self.ingest(&maps));
         // After what is due was sent: nothing waits for this but those who ask.
-        next = next.min(self.confined(Of::Worker, Step::Budgets, |worker| {
-            worker.note_budgets().map(|()| IDLE)
+        next = next.min(self.confined(Owner::Worker, Step::Budgets, |worker| {
+            worker.cx.connections.store_budgets().map(|()| IDLE)
         }));
-        self.answer_flushes(&connections, &maps);
-        next = next.min(self.confined(Of::Worker, Step::Ingests, |worker| {
-            let answered = worker.answer_ingests(&connections, &maps)?;
+        self.answer_flushes(&maps);
+        next = next.min(self.confined(Owner::Worker, Step::Ingests, |worker| {
+            let answered = worker.answer_ingests(&maps)?;
             Ok(answered.unwrap_or(IDLE))
         }));
         let waits = self.flushes.iter().map(|f| f.time_left()).min();
@@ -290,56 +269,40 @@ impl Worker {
     /// Does one part of a turn; its trouble is its own. Returns when it wants to be done again.
     pub fn confined(
         &mut self,
-        of: Of,
+        owner: Owner,
         step: Step,
         work: impl FnOnce(&mut Self) -> Result<Duration, StoreError>,
     ) -> Duration {
-        if let Some(left) = self.waits.left(of, step) {
+        if let Some(left) = self.cx.backoff.left(owner, step) {
             return left;
         }
         match work(self) {
             Ok(next) => {
-                self.waits.succeeded(of, step);
+                self.cx.backoff.succeeded(owner, step);
                 next
             }
-            Err(error) => self.stumbled(of, step, &error),
+            Err(error) => self.cx.backoff.failed(owner, step, &error),
         }
     }
 
-    /// Notes that a step failed; returns how long it is left alone.
-    pub fn stumbled(&mut self, of: Of, step: Step, error: &StoreError) -> Duration {
-        let (wait, is_news) = self.waits.failed(of, step, error);
-        if is_news && !error.is_undefined() {
-            let whose = match of {
-                Of::Map(id) => format!("map {id}"),
-                Of::Connection(id) => format!("connection {id}"),
-                Of::Worker => "the worker".to_owned(),
-            };
-            log!("pg_crm, {whose}: {error} ({step:?})");
-        }
-        wait
+    /// Whether work of a map can go to its CRM.
+    pub fn readiness(&self, map: &Map) -> Readiness {
+        self.cx.connections.readiness(map, |id| self.is_in_use(id))
     }
 
-    /// The same of a map, whose status tells of it.
-    pub fn trouble(&mut self, map: &Map, step: Step, error: &StoreError, what: &str) -> Duration {
-        let (wait, is_news) = self.waits.failed(Of::Map(map.id), step, error);
-        if error.is_undefined() {
-            return wait;
-        }
-        let reason = format!("{what} {}: {}", map.relation, error.message());
-        if is_news {
-            log!("pg_crm {reason}");
-        }
-        let told = transaction(|client| map_state::did(client, map.id, 0, false, Some(&reason)));
-        if let Err(error) = told
-            && is_news
-        {
-            log!(
-                "pg_crm cannot note the trouble of {}: {error}",
-                map.relation
-            );
-        }
-        wait
+    /// Whether requests of a connection are in flight.
+    fn is_in_use(&self, connection_id: i32) -> bool {
+        self.flights
+            .values()
+            .any(|f| f.connection.id == connection_id)
+            || self
+                .reconciling
+                .values()
+                .any(|r| r.connection.id == connection_id)
+            || self
+                .looking
+                .values()
+                .any(|l| l.connection.id == connection_id)
     }
 
     fn handle(&mut self, event: Event) {
@@ -363,49 +326,7 @@ impl Worker {
                 result,
                 outage,
             }) => self.came(ticket, result, outage),
-            Event::Link(link::Message::StubRequest {
-                connection,
-                request,
-                reply,
-            }) => {
-                let lost = || {
-                    Failure::connection(
-                        ErrorClass::Transient,
-                        "no_answer",
-                        "the stub CRM's answer was lost",
-                    )
-                };
-                let answer = match transaction(|client| {
-                    store::stub_crm::handle(client, &connection, &request)
-                }) {
-                    Ok(Some(response)) => Ok(response),
-                    Ok(None) => Err(lost()),
-                    Err(error) if error.is_about_values() => Ok(store::stub_crm::refusal(&error)),
-                    Err(error) => Err(Failure::connection(
-                        ErrorClass::Transient,
-                        "stub",
-                        error.message(),
-                    )),
-                };
-                let _ = reply.send(answer);
-            }
-            Event::Link(link::Message::TokenRotated {
-                connection_id,
-                version,
-                refresh_token,
-                reply,
-            }) => {
-                let kept = store::durable_transaction(|client| {
-                    connection_state::rotate(client, connection_id, version, &refresh_token)
-                });
-                // A reload may have made another link meanwhile, with the token that is void now.
-                if let Some(link) = self.links.get(&connection_id)
-                    && link.version == version
-                {
-                    link.adopt(&refresh_token);
-                }
-                let _ = reply.send(kept.is_ok());
-            }
+            Event::Link(message) => self.cx.connections.on_message(message),
             Event::Webhooks(message) => self.notice(message),
             Event::Socket(socket::Message { request, reply }) => match request {
                 Request::Flush(wait) => self.flushes.push(Flush(Waiter::new(wait, reply))),
@@ -420,20 +341,25 @@ impl Worker {
                 Request::Write(intent) => self.real_time.write(intent, reply),
                 Request::Read(question) => self.real_time.read(question, reply),
                 Request::Describe(inquiry) => {
-                    self.inquiries.push(WaitingInquiry { inquiry, reply });
+                    self.cx
+                        .connections
+                        .describe(DescribeRequest { inquiry, reply });
                 }
-                Request::Test(test) => self.tests.push((test.connection_id, reply)),
+                Request::Test(test) => self.cx.connections.test(TestRequest {
+                    connection_id: test.connection_id,
+                    reply,
+                }),
             },
         }
     }
 
     fn maintain(&mut self) {
-        if Instant::now() < self.maintenance_at {
+        if Instant::now() < self.cx.maintenance_at {
             return;
         }
-        self.maintenance_at = Instant::now() + MAINTENANCE;
+        self.cx.maintenance_at = Instant::now() + MAINTENANCE;
         self.prune_inbox();
-        let retention = self.settings.audit_retention_minutes;
+        let retention = self.cx.settings.audit_retention_minutes;
         let flying = self.flights.keys().chain(self.reconciling.keys());
         let flying: Vec<i64> = flying.copied().collect();
         let result = transaction(|client| {
@@ -446,18 +372,14 @@ impl Worker {
             audit::maintain(client, retention)
         });
         match result {
-            Ok(()) => self.waits.succeeded(Of::Worker, Step::Maintain),
+            Ok(()) => self.cx.backoff.succeeded(Owner::Worker, Step::Maintain),
             Err(error) => {
                 // Somebody may hold the audit: soon again.
-                self.stumbled(Of::Worker, Step::Maintain, &error);
-                self.maintenance_at = Instant::now() + Duration::from_secs(60);
+                self.cx
+                    .backoff
+                    .failed(Owner::Worker, Step::Maintain, &error);
+                self.cx.maintenance_at = Instant::now() + Duration::from_secs(60);
             }
         }
-    }
-
-    /// A claim could not be released: it is found by the next maintenance, which comes soon.
-    pub fn release_lost_claims_soon(&mut self) {
-        let soon = Instant::now() + Duration::from_secs(1);
-        self.maintenance_at = self.maintenance_at.min(soon);
     }
 }

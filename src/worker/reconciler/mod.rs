@@ -25,15 +25,15 @@ use crate::store::table::read::Bounds;
 use crate::store::write_back::claims;
 use crate::store::{StoreError, transaction};
 use crate::worker::bisect::{Left, in_parts};
-use crate::worker::calls;
-use crate::worker::connections::Readiness;
-use crate::worker::link::{Errand, Lane, SharedLink};
+use crate::worker::connections::readiness::Readiness;
+use crate::worker::link::{Lane, RequestContext, SharedLink};
+use crate::worker::main_loop::Worker;
 use crate::worker::main_loop::event::Event;
-use crate::worker::main_loop::{HELD_AGAIN, IDLE, Worker};
 use crate::worker::process::report;
 use crate::worker::schedule;
+use crate::worker::schedule::{IDLE, LOCKED_RETRY};
 use crate::worker::sender::checked_write::{self, Checked, Edit, Outcome};
-use crate::worker::step_backoff::{Of, Step};
+use crate::worker::step_backoff::{Owner, Step};
 use crate::worker::tasks;
 
 /// Pending writes of one slice at most.
@@ -52,7 +52,7 @@ pub enum Message {
 /// Pending writes on their way.
 pub struct Reconciling {
     pub map: Arc<Map>,
-    pub connection: Connection,
+    pub connection: Arc<Connection>,
     pub waiting: Vec<Waiting>,
 }
 
@@ -65,13 +65,19 @@ struct Taken {
 
 impl Worker {
     /// Sends what is due of the pending writes; returns when something will be due next.
-    pub fn reconcile(&mut self, connections: &[Connection], maps: &[Arc<Map>]) -> Duration {
+    pub fn reconcile(&mut self, maps: &[Arc<Map>]) -> Duration {
         let mut next = IDLE;
         if self.folded == 0 {
-            next = next.min(self.confined(Of::Worker, Step::Adopt, Worker::adopt_orphans));
+            next = next.min(self.confined(Owner::Worker, Step::Adopt, Worker::adopt_orphans));
         }
-        for map in self.rota.order(maps).into_iter().filter(|m| m.realtime) {
-            let (connection, link) = match self.readiness(map, connections) {
+        for map in self
+            .cx
+            .schedule
+            .order(maps)
+            .into_iter()
+            .filter(|m| m.realtime)
+        {
+            let (connection, link) = match self.readiness(map) {
                 Readiness::Ready(connection, link) => (connection, link),
                 Readiness::Blocked(wait) => {
                     next = next.min(wait);
@@ -79,28 +85,32 @@ impl Worker {
                 }
                 Readiness::Stopped => continue,
             };
-            let of = Of::Map(map.id);
-            let rests = [Step::ReadEdits, Step::SettleEdits].map(|s| self.waits.left(of, s));
+            let of = Owner::Map(map.id);
+            let rests = [Step::ReadEdits, Step::RecordEdits].map(|s| self.cx.backoff.left(of, s));
             if let Some(left) = rests.into_iter().flatten().max() {
                 next = next.min(left);
                 continue;
             }
             let mut idle = false;
             while schedule::may_go(map, self.reconciling.values().map(|r| &r.map)) {
-                match self.dispatch_pending(connection, map, &link) {
-                    Ok(true) => self.rota.served(map),
+                match self.dispatch_pending(&connection, map, &link) {
+                    Ok(true) => self.cx.schedule.served(map),
                     Ok(false) => {
                         idle = true;
                         break;
                     }
                     Err(error) => {
-                        let wait =
-                            self.trouble(map, Step::ReadEdits, &error, "cannot read edits of");
+                        let wait = self.cx.backoff.map_failed(
+                            map,
+                            Step::ReadEdits,
+                            &error,
+                            "cannot read edits of",
+                        );
                         next = next.min(wait);
                         break;
                     }
                 }
-                if let Some(left) = self.waits.left(of, Step::SettleEdits) {
+                if let Some(left) = self.cx.backoff.left(of, Step::RecordEdits) {
                     next = next.min(left);
                     break;
                 }
@@ -111,14 +121,14 @@ impl Worker {
                     // One that is due but was not claimed is on its way or held by somebody.
                     Ok(match ms {
                         Some(ms) if ms > 0 => Duration::from_millis(ms as u64 + 1),
-                        Some(_) => HELD_AGAIN,
+                        Some(_) => LOCKED_RETRY,
                         None => IDLE,
                     })
                 }));
             }
         }
         if !self.held_pending.is_empty() {
-            next = next.min(HELD_AGAIN);
+            next = next.min(LOCKED_RETRY);
         }
         next
     }
@@ -149,17 +159,19 @@ impl Worker {
     /// slices of the write-back are.
     fn dispatch_pending(
         &mut self,
-        connection: &Connection,
+        connection: &Arc<Connection>,
         map: &Arc<Map>,
         link: &SharedLink,
     ) -> Result<bool, StoreError> {
-        let most = self.settings.batch_rows.min(SLICE);
+        let most = self.cx.settings.batch_rows.min(SLICE);
         let narrow = self.narrowed_edits.get(&map.id);
         let rows = narrow.map_or(most, |n| most.min(*n));
         let mut due = Vec::new();
         match self.claim_edits(connection, map, rows, &mut due) {
             Ok(taken) => {
-                self.waits.succeeded(Of::Map(map.id), Step::ReadEdits);
+                self.cx
+                    .backoff
+                    .succeeded(Owner::Map(map.id), Step::ReadEdits);
                 let Some(taken) = taken else {
                     return Ok(false);
                 };
@@ -181,7 +193,7 @@ impl Worker {
                 let Some(pending) = due.pop() else {
                     return Err(error);
                 };
-                let most = self.settings.max_attempts;
+                let most = self.cx.settings.max_attempts;
                 let record = blamed(map, pending, "{}".to_owned(), &error, most);
                 self.settle_pending(map.clone(), connection.clone(), vec![record], None);
                 if error.is_about_values() {
@@ -194,12 +206,12 @@ impl Worker {
 
     fn claim_edits(
         &self,
-        connection: &Connection,
+        connection: &Arc<Connection>,
         map: &Arc<Map>,
         rows: usize,
         at_hand: &mut Vec<Pending>,
     ) -> Result<Option<Taken>, StoreError> {
-        let bounds = Bounds::of(&self.settings);
+        let bounds = Bounds::of(&self.cx.settings);
         let held = self.held_pending.iter().filter(|(m, _, _)| m.id == map.id);
         let unsettled: Vec<(&str, &str)> = held
             .flat_map(|(_, _, judged)| judged.iter().map(|(record, _)| settle::keys_of(record)))
@@ -261,7 +273,7 @@ impl Worker {
         Ok(taken)
     }
 
-    fn send_edits(&mut self, connection: &Connection, link: &SharedLink, taken: Taken) {
+    fn send_edits(&mut self, connection: &Arc<Connection>, link: &SharedLink, taken: Taken) {
         let Taken {
             claim_id,
             waiting,
@@ -281,17 +293,17 @@ impl Worker {
         failpoint::reach("request::before");
         let link = link.clone();
         let object = map.crm_object.clone();
-        let errand = Errand::of_map(Lane::Reconcile, map.id);
+        let context = RequestContext::of_map(Lane::Reconcile, map.id);
         tasks::spawn(
-            self.runtime.handle(),
+            &self.cx.runtime,
             &self.mailbox.wrap(Event::Reconciler),
             async move {
                 let id = claim_id.to_string();
-                let checked = checked_write::run_caught(&link, &errand, id, &object, &edits).await;
+                let checked = checked_write::run_caught(&link, &context, id, &object, &edits).await;
                 Message::Written {
                     claim_id,
                     checked: Ok(checked),
-                    outage: link.take_trouble(),
+                    outage: link.take_outage(),
                 }
             },
             move |failure| Message::Written {
@@ -344,29 +356,29 @@ impl Worker {
                 {
                     failures.push(failure.clone());
                 }
-                judge(&map, w, checked, self.settings.max_attempts)
+                judge(&map, w, checked, self.cx.settings.max_attempts)
             })
             .collect();
         let trouble =
             outage.or_else(|| failures.into_iter().find(|f| f.scope == Scope::Connection));
-        if let Some(known) = self.connections.iter_mut().find(|c| c.id == connection.id) {
-            calls::note_health(known, connection.version, trouble.as_ref());
-        }
+        self.cx
+            .connections
+            .note_health(connection.id, connection.version, trouble.as_ref());
         self.settle_pending(map, connection, judged, Some(claim_id));
     }
 
     fn settle_pending(
         &mut self,
         map: Arc<Map>,
-        connection: Connection,
+        connection: Arc<Connection>,
         judged: Vec<(Settled, Entry)>,
         claim_id: Option<i64>,
     ) {
-        let of = Of::Map(map.id);
+        let of = Owner::Map(map.id);
         let error = match write_down(&connection, &map, &judged, claim_id) {
             Ok(held) => {
                 failpoint::reach("reconcile_settle::after_commit");
-                self.waits.succeeded(of, Step::SettleEdits);
+                self.cx.backoff.succeeded(of, Step::RecordEdits);
                 self.hold_pending(map, connection, keep_only(judged, &held));
                 return;
             }
@@ -386,7 +398,7 @@ impl Worker {
             && let Err(e) = transaction(|client| claims::release(client, claim_id))
         {
             log!("pg_crm could not release a claim: {e}");
-            self.release_lost_claims_soon();
+            self.cx.release_lost_claims_soon();
         }
         // They come again, by the mapping as it is now.
         if error.is_outdated() {
@@ -403,7 +415,7 @@ impl Worker {
             });
             self.hold_pending(map.clone(), connection.clone(), held);
             if left.is_empty() {
-                self.waits.succeeded(of, Step::SettleEdits);
+                self.cx.backoff.succeeded(of, Step::RecordEdits);
                 return;
             }
             rest = Vec::with_capacity(left.len());
@@ -414,7 +426,9 @@ impl Worker {
                 if error.is_nobodys() {
                     self.hold_pending(map.clone(), connection.clone(), items);
                     let what = "cannot write down edits of";
-                    self.trouble(&map, Step::SettleEdits, &error, what);
+                    self.cx
+                        .backoff
+                        .map_failed(&map, Step::RecordEdits, &error, what);
                     continue;
                 }
                 for (record, entry) in items {
@@ -425,7 +439,7 @@ impl Worker {
                     );
                     rest.push(match rung {
                         0 => {
-                            let most = self.settings.max_attempts;
+                            let most = self.cx.settings.max_attempts;
                             let (blamed, mut said) =
                                 blamed(&map, record.pending, record.sent, &error, most);
                             said.fields = entry.fields;
@@ -453,7 +467,9 @@ impl Worker {
             if let Err(error) = result {
                 self.hold_pending(map.clone(), connection.clone(), vec![judged]);
                 let what = "cannot write down edits of";
-                self.trouble(&map, Step::SettleEdits, &error, what);
+                self.cx
+                    .backoff
+                    .map_failed(&map, Step::RecordEdits, &error, what);
             }
         }
     }
@@ -461,7 +477,7 @@ impl Worker {
     fn hold_pending(
         &mut self,
         map: Arc<Map>,
-        connection: Connection,
+        connection: Arc<Connection>,
         judged: Vec<(Settled, Entry)>,
     ) {
         if !judged.is_empty() {
@@ -471,8 +487,8 @@ impl Worker {
 
     pub fn settle_held_pending(&mut self) {
         for (map, connection, judged) in std::mem::take(&mut self.held_pending) {
-            let of = Of::Map(map.id);
-            if self.waits.left(of, Step::SettleEdits).is_some() {
+            let of = Owner::Map(map.id);
+            if self.cx.backoff.left(of, Step::RecordEdits).is_some() {
                 self.held_pending.push((map, connection, judged));
             } else {
                 self.settle_pending(map, connection, judged, None);

@@ -85,7 +85,7 @@ pub fn judge(
 fn verdict_on(failure: &Failure, attempts: u32, max_attempts: u32, map: &Map) -> Verdict {
     use crate::store::write_back::settle::Verdict as Batch;
     let draw = fastrand::f64();
-    match retry_policy::of(failure, attempts, max_attempts, &map.on_crm_delete, draw) {
+    match retry_policy::classify(failure, attempts, max_attempts, &map.on_crm_delete, draw) {
         Batch::Retry {
             delay_ms,
             charged,
@@ -267,4 +267,4 @@ pub fn event(
 }
 
 /// Results that wait for a lock, with what their audit will say.
-pub type Held = (Arc<Map>, Connection, Vec<(Settled, Entry)>);
+pub type Held = (Arc<Map>, Arc<Connection>, Vec<(Settled, Entry)>);

@@ -9,7 +9,7 @@ use crm_provider::{Halving, WriteBatch, WriteKind, WriteRecord, Written};
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 
 use crate::failpoint;
-use crate::worker::link::{Errand, Link};
+use crate::worker::link::{Link, RequestContext};
 use crate::worker::tasks::catch_panic;
 
 /// A record to send; `index` is its place in the slice.
@@ -34,7 +34,7 @@ pub struct Destination {
     pub request_id: String,
     pub object: String,
     pub external_id_field: Option<String>,
-    pub errand: Errand,
+    pub context: RequestContext,
     /// At most so many records in one request.
     pub at_once: usize,
 }
@@ -124,7 +124,7 @@ fn send_batch<'a>(
             let ids = batch.records.iter().filter_map(|r| r.crm_id.as_deref());
             failpoint::reach_on_thread_with("send::batch", ids);
             let operation = link.provider.write(&link.settings, batch.clone());
-            link.run(&destination.errand, operation).await
+            link.run(&destination.context, operation).await
         });
         let result = written.await.and_then(|result| result);
         let is_split =

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use super::batches::{self, Destination, Outgoing};
 use crate::failpoint;
-use crate::worker::link::{Errand, Link};
+use crate::worker::link::{Link, RequestContext};
 use crate::worker::tasks::catch_panic;
 
 /// How often an edit is judged anew because its record moved while we looked.
@@ -97,7 +97,7 @@ async fn consented(consent: &mut Consent) -> Option<()> {
 /// The same without a consent. A panic is the failure of one of the edits, which is looked for in halves.
 pub fn run_caught<'a>(
     link: &'a Link,
-    errand: &'a Errand,
+    context: &'a RequestContext,
     id: String,
     object: &'a str,
     edits: &'a [Edit],
@@ -106,7 +106,7 @@ pub fn run_caught<'a>(
         let checked = catch_panic(async {
             let ids = edits.iter().map(|e| e.crm_id.as_str());
             failpoint::reach_on_thread_with("reconcile::batch", ids);
-            run(link, errand, &id, object, edits, None).await
+            run(link, context, &id, object, edits, None).await
         });
         match checked.await {
             Ok(checked) => checked.unwrap_or_default(),
@@ -116,8 +116,8 @@ pub fn run_caught<'a>(
                 .collect(),
             Err(_) => {
                 let (left, right) = edits.split_at(edits.len() / 2);
-                let mut checked = run_caught(link, errand, format!("{id}a"), object, left).await;
-                checked.extend(run_caught(link, errand, format!("{id}b"), object, right).await);
+                let mut checked = run_caught(link, context, format!("{id}a"), object, left).await;
+                checked.extend(run_caught(link, context, format!("{id}b"), object, right).await);
                 checked
             }
         }
@@ -128,7 +128,7 @@ pub fn run_caught<'a>(
 /// Sends edits, each of another record; one result for each, in order. `None`: there is no consent, and nothing was written.
 pub async fn run(
     link: &Link,
-    errand: &Errand,
+    context: &RequestContext,
     claim_id: &str,
     object: &str,
     edits: &[Edit],
@@ -143,7 +143,7 @@ pub async fn run(
         };
         let round = round(
             link,
-            errand,
+            context,
             &request_id,
             object,
             edits,
@@ -198,7 +198,7 @@ type Came = Option<Vec<(usize, Checked)>>;
 /// many records as one request reads, and only as many parts run at once as it takes to use all requests that may be in flight.
 async fn round(
     link: &Link,
-    errand: &Errand,
+    context: &RequestContext,
     request_id: &str,
     object: &str,
     edits: &[Edit],
@@ -212,7 +212,7 @@ async fn round(
     };
     // A bulk job writes more records than one request reads.
     if open.len() <= size || write_size(open.len()) > size {
-        return part(link, errand, request_id, object, edits, open, 1, consent).await;
+        return part(link, context, request_id, object, edits, open, 1, consent).await;
     }
     consented(consent).await?;
     let count = open.len().div_ceil(size);
@@ -221,7 +221,7 @@ async fn round(
     for (n, open) in open.chunks(size).enumerate() {
         let id = format!("{request_id}.{}", n + 1);
         let part =
-            async move { part(link, errand, &id, object, edits, open, count, &mut None).await };
+            async move { part(link, context, &id, object, edits, open, count, &mut None).await };
         parts.push(part.boxed());
     }
     let done: Vec<Came> = stream::iter(parts)
@@ -239,7 +239,7 @@ async fn round(
 )]
 async fn part(
     link: &Link,
-    errand: &Errand,
+    context: &RequestContext,
     request_id: &str,
     object: &str,
     edits: &[Edit],
@@ -249,7 +249,7 @@ async fn part(
 ) -> Came {
     let mut done = Vec::with_capacity(open.len());
     let mut to_write = Vec::new();
-    for (index, read) in read(link, errand, object, edits, open).await {
+    for (index, read) in read(link, context, object, edits, open).await {
         match judge(link, &edits[index], index, read) {
             Ok(judged) if judged.decisions.iter().any(|(_, d)| *d == Decision::Write) => {
                 to_write.push(judged);
@@ -269,7 +269,7 @@ async fn part(
     if !to_write.is_empty() {
         consented(consent).await?;
         failpoint::reach_on_thread("request::between");
-        done.extend(write(link, errand, request_id, object, edits, to_write, parts).await);
+        done.extend(write(link, context, request_id, object, edits, to_write, parts).await);
     }
     Some(done)
 }
@@ -279,7 +279,7 @@ type Read = Result<Option<CrmObject>, Failure>;
 /// Reads records in as few requests as it takes.
 async fn read(
     link: &Link,
-    errand: &Errand,
+    context: &RequestContext,
     object: &str,
     edits: &[Edit],
     open: &[usize],
@@ -297,7 +297,7 @@ async fn read(
             for_write: true,
         };
         let read = link
-            .run(errand, link.provider.read(&link.settings, Arc::new(batch)))
+            .run(context, link.provider.read(&link.settings, Arc::new(batch)))
             .await;
         match read {
             Ok(objects) => {
@@ -346,7 +346,7 @@ fn judge(link: &Link, edit: &Edit, index: usize, read: Read) -> Result<Judged, B
         }
         // Somebody waits: what cannot be compared is written all the same, on what the ledger knows.
         Err(failure) if edit.strict && failure.class != ErrorClass::NotFound => {
-            link.take_trouble();
+            link.take_outage();
             let cells = edit.fields.iter().filter(|f| f.local.is_some());
             return Ok(Judged {
                 index,
@@ -403,7 +403,7 @@ fn judge(link: &Link, edit: &Edit, index: usize, read: Read) -> Result<Judged, B
 
 async fn write(
     link: &Link,
-    errand: &Errand,
+    context: &RequestContext,
     request_id: &str,
     object: &str,
     edits: &[Edit],
@@ -441,7 +441,7 @@ async fn write(
         request_id: request_id.to_owned(),
         object: object.to_owned(),
         external_id_field: None,
-        errand: errand.clone(),
+        context: context.clone(),
         at_once: if alone { 1 } else { usize::MAX },
     };
     let sent = batches::send(link, &destination, outgoing).await;
@@ -452,7 +452,7 @@ async fn write(
     }
     let afterwards = guard(if alone { 1 } else { count }) == Guard::Afterwards;
     let raced = if afterwards {
-        overwritten(link, errand, object, edits, &judged, &results).await
+        overwritten(link, context, object, edits, &judged, &results).await
     } else {
         BTreeMap::new()
     };
@@ -496,7 +496,7 @@ async fn write(
 /// the writes.
 async fn overwritten(
     link: &Link,
-    errand: &Errand,
+    context: &RequestContext,
     object: &str,
     edits: &[Edit],
     judged: &[Judged],
@@ -536,7 +536,7 @@ async fn overwritten(
         };
         let unknown = vec![Vec::new(); records.len()];
         match link.provider.overwritten(&link.settings, Arc::new(batch)) {
-            Some(look) => link.run(errand, look).await.unwrap_or(unknown),
+            Some(look) => link.run(context, look).await.unwrap_or(unknown),
             None => unknown,
         }
     });

@@ -65,7 +65,7 @@ pub struct Webhooks {
 impl Worker {
     /// Keeps one listener at the address that the settings name, if they name one.
     pub fn listen_for_webhooks(&mut self) {
-        let wanted = &self.settings.webhook_listen;
+        let wanted = &self.cx.settings.webhook_listen;
         let current = self.webhooks.listener.as_ref();
         if current.map_or("", |(address, _)| address) == wanted {
             return;
@@ -76,10 +76,10 @@ impl Worker {
             log!("pg_crm takes no more webhooks at {address}");
         }
         if !wanted.is_empty() {
-            let [most, of_one] = self.settings.webhook_connections;
+            let [most, of_one] = self.cx.settings.webhook_connections;
             let peers = Peers::new(most, of_one);
             let task = listener::listen(wanted.clone(), peers, self.mailbox.wrap(Event::Webhooks));
-            self.webhooks.listener = Some((wanted.clone(), self.runtime.spawn(task)));
+            self.webhooks.listener = Some((wanted.clone(), self.cx.runtime.spawn(task)));
         }
     }
 
@@ -166,7 +166,7 @@ impl Worker {
         self.webhooks.rows.extend(row);
         if first {
             let mailbox = self.mailbox.wrap(Event::Webhooks);
-            self.runtime.spawn(async move {
+            self.cx.runtime.spawn(async move {
                 tokio::time::sleep(MINUTE).await;
                 mailbox.send(Message::MinuteOver);
             });

@@ -18,16 +18,16 @@ use crate::store::write_back::claims::Claimed;
 use crate::store::write_back::settle::Verdict;
 use crate::store::write_back::{claims, fold};
 use crate::store::{StoreError, map_state, transaction};
-use crate::worker::connections::Readiness;
-use crate::worker::link::{Errand, Lane, SharedLink};
+use crate::worker::connections::readiness::Readiness;
+use crate::worker::link::{Lane, RequestContext, SharedLink};
+use crate::worker::main_loop::Worker;
 use crate::worker::main_loop::event::Event;
-use crate::worker::main_loop::{HELD_AGAIN, IDLE, Worker};
 use crate::worker::process::report;
 use crate::worker::schedule;
+use crate::worker::schedule::{IDLE, LOCKED_RETRY};
 use crate::worker::sender::batches::{self, Destination, Sent};
-use crate::worker::step_backoff::{Of, Step};
+use crate::worker::step_backoff::{Owner, Step};
 use crate::worker::tasks;
-use crate::worker::waiters::stands_still;
 
 /// What the threads report.
 pub enum Message {
@@ -52,14 +52,15 @@ const FOLD_ATTEMPTS: u32 = 3;
 /// A slice on its way to a CRM.
 pub struct Flight {
     pub map: Arc<Map>,
-    pub connection: Connection,
+    pub connection: Arc<Connection>,
     pub records: Vec<InFlight>,
 }
 
 impl Worker {
     /// Folds and sends; returns when something will be due next.
-    pub fn write_back(&mut self, connections: &[Connection], maps: &[Arc<Map>]) -> Duration {
+    pub fn write_back(&mut self, maps: &[Arc<Map>]) -> Duration {
         let mut next = self
+            .cx
             .maintenance_at
             .saturating_duration_since(Instant::now());
         self.rounds.retain(|id| maps.iter().any(|m| m.id == *id));
@@ -73,25 +74,25 @@ impl Worker {
             let due = map.next_write_ms <= 0
                 || self.due_at_once.contains(&map.id)
                 || self.flushes.iter().any(|f| f.covers(map.id));
-            if due && !stands_still(map, connections) && !self.rounds.contains(&map.id) {
-                next = next.min(self.confined(Of::Map(map.id), Step::Round, |worker| {
+            if due && !self.cx.connections.is_stopped(map) && !self.rounds.contains(&map.id) {
+                next = next.min(self.confined(Owner::Map(map.id), Step::Round, |worker| {
                     transaction(|client| map_state::begin(client, map.id))?;
                     worker.due_at_once.remove(&map.id);
                     worker.rounds.insert(map.id);
                     Ok(IDLE)
                 }));
-            } else if due && !stands_still(map, connections) {
+            } else if due && !self.cx.connections.is_stopped(map) {
                 self.due_at_once.remove(&map.id);
             }
         }
         self.folded = 0;
         if !self.rounds.is_empty() {
-            next = next.min(self.confined(Of::Worker, Step::Fold, Worker::fold));
+            next = next.min(self.confined(Owner::Worker, Step::Fold, Worker::fold));
         }
         let folded = self.folded;
-        self.rota.keep(maps);
-        for map in self.rota.order(maps) {
-            let (connection, link) = match self.readiness(map, connections) {
+        self.cx.schedule.keep(maps);
+        for map in self.cx.schedule.order(maps) {
+            let (connection, link) = match self.readiness(map) {
                 Readiness::Ready(connection, link) => (connection, link),
                 Readiness::Blocked(wait) => {
                     next = next.min(wait);
@@ -104,8 +105,8 @@ impl Worker {
                     continue;
                 }
             };
-            let of = Of::Map(map.id);
-            let rests = [Step::Read, Step::Settle].map(|step| self.waits.left(of, step));
+            let of = Owner::Map(map.id);
+            let rests = [Step::Read, Step::Settle].map(|step| self.cx.backoff.left(of, step));
             if let Some(left) = rests.into_iter().flatten().max() {
                 next = next.min(left);
                 continue;
@@ -114,9 +115,9 @@ impl Worker {
             let mut idle = false;
             while schedule::may_go(map, self.flights.values().map(|f| &f.map)) {
                 let start = Instant::now();
-                match self.dispatch(connection, map, &link, whole) {
+                match self.dispatch(&connection, map, &link, whole) {
                     Ok(true) => {
-                        self.rota.served(map);
+                        self.cx.schedule.served(map);
                         // Its transforms are slow: the others have their turn before the rest of it.
                         if start.elapsed() >= READ_TIME {
                             next = Duration::ZERO;
@@ -128,12 +129,17 @@ impl Worker {
                         break;
                     }
                     Err(error) => {
-                        next = next.min(self.trouble(map, Step::Read, &error, "cannot read"));
+                        next = next.min(self.cx.backoff.map_failed(
+                            map,
+                            Step::Read,
+                            &error,
+                            "cannot read",
+                        ));
                         break;
                     }
                 }
                 // What was read may be what cannot be written down.
-                if let Some(left) = self.waits.left(of, Step::Settle) {
+                if let Some(left) = self.cx.backoff.left(of, Step::Settle) {
                     next = next.min(left);
                     break;
                 }
@@ -156,7 +162,7 @@ impl Worker {
                     // One that is due but was not claimed is in flight or held by somebody.
                     Ok(match ms {
                         Some(ms) if ms > 0 => Duration::from_millis(ms as u64 + 1),
-                        Some(_) => HELD_AGAIN,
+                        Some(_) => LOCKED_RETRY,
                         None => IDLE,
                     })
                 }));
@@ -166,7 +172,7 @@ impl Worker {
             next = Duration::ZERO;
         }
         if !self.flushes.is_empty() || !self.held.is_empty() {
-            next = next.min(HELD_AGAIN);
+            next = next.min(LOCKED_RETRY);
         }
         next
     }
@@ -175,7 +181,7 @@ impl Worker {
     /// alone and is put aside: it holds up neither other records nor other maps.
     fn fold(&mut self) -> Result<Duration, StoreError> {
         report("folding changes into the ledger");
-        let most = self.settings.batch_rows;
+        let most = self.cx.settings.batch_rows;
         let rows = self.narrowed_fold.map_or(most, |n| most.min(n));
         let (wary, mut at) = (&mut self.wary, None);
         let folded = transaction(|client| {
@@ -197,7 +203,7 @@ impl Worker {
                 Ok(Duration::ZERO)
             }
             Err(error) => {
-                let failures = self.waits.failures(Of::Worker, Step::Fold);
+                let failures = self.cx.backoff.failures(Owner::Worker, Step::Fold);
                 match at {
                     Some(at) if error.is_about_values() || failures >= FOLD_ATTEMPTS => {
                         log!("pg_crm puts changes aside that cannot be folded: {error}");
@@ -217,21 +223,21 @@ impl Worker {
     /// is charged with a failed attempt.
     fn dispatch(
         &mut self,
-        connection: &Connection,
+        connection: &Arc<Connection>,
         map: &Arc<Map>,
         link: &SharedLink,
         whole: bool,
     ) -> Result<bool, StoreError> {
-        let most = self.settings.batch_rows;
+        let most = self.cx.settings.batch_rows;
         let rows = self.narrowed.get(&map.id).map_or(most, |n| most.min(*n));
         let mut due = Vec::new();
         match self.claim(connection, map, rows, whole, &mut due) {
             Ok(None) => {
-                self.waits.succeeded(Of::Map(map.id), Step::Read);
+                self.cx.backoff.succeeded(Owner::Map(map.id), Step::Read);
                 Ok(false)
             }
             Ok(Some(taken)) => {
-                self.waits.succeeded(Of::Map(map.id), Step::Read);
+                self.cx.backoff.succeeded(Owner::Map(map.id), Step::Read);
                 if let Some(narrow) = self.narrowed.remove(&map.id)
                     && narrow < most
                 {
@@ -268,13 +274,13 @@ impl Worker {
     /// Claims and reads a slice in one transaction. `due`: the records that are at hand should it fail.
     fn claim(
         &self,
-        connection: &Connection,
+        connection: &Arc<Connection>,
         map: &Arc<Map>,
         rows: usize,
         whole: bool,
         at_hand: &mut Vec<Claimed>,
     ) -> Result<Option<Taken>, StoreError> {
-        let settings = &self.settings;
+        let settings = &self.cx.settings;
         let held = self.held.iter().filter(|(m, _, _)| m.id == map.id);
         let unsettled: Vec<(&str, &str)> = held
             .flat_map(|(_, _, settled)| settled)
@@ -327,7 +333,7 @@ impl Worker {
     }
 
     /// Sends a slice that is claimed, and writes down what needs no sending or cannot be sent.
-    fn send(&mut self, connection: &Connection, link: &SharedLink, taken: Taken) {
+    fn send(&mut self, connection: &Arc<Connection>, link: &SharedLink, taken: Taken) {
         let Taken {
             claim_id,
             slice,
@@ -348,7 +354,7 @@ impl Worker {
             request_id: claim_id.to_string(),
             object: map.crm_object.clone(),
             external_id_field: map.external_id_field.clone(),
-            errand: Errand::of_map(Lane::Batch, map.id),
+            context: RequestContext::of_map(Lane::Batch, map.id),
             at_once: usize::MAX,
         };
         self.flights.insert(
@@ -362,7 +368,7 @@ impl Worker {
         failpoint::reach("send::before");
         let link = link.clone();
         tasks::spawn(
-            self.runtime.handle(),
+            &self.cx.runtime,
             &self.mailbox.wrap(Event::WriteBack),
             async move {
                 failpoint::reach_on_thread("send::task");
@@ -370,7 +376,7 @@ impl Worker {
                 Message::Sent {
                     claim_id,
                     sent: Ok(sent),
-                    outage: link.take_trouble(),
+                    outage: link.take_outage(),
                 }
             },
             move |failure| Message::Sent {
@@ -381,12 +387,12 @@ impl Worker {
         );
     }
 
-    pub fn answer_flushes(&mut self, connections: &[Connection], maps: &[Arc<Map>]) {
+    pub fn answer_flushes(&mut self, maps: &[Arc<Map>]) {
         for flush in std::mem::take(&mut self.flushes) {
             let covered: Vec<&Arc<Map>> = maps.iter().filter(|m| flush.covers(m.id)).collect();
             let working: Vec<i32> = covered
                 .iter()
-                .filter(|m| !stands_still(m, connections))
+                .filter(|m| !self.cx.connections.is_stopped(m))
                 .map(|m| m.id)
                 .collect();
             let all_work = working.len() == covered.len();
@@ -400,7 +406,7 @@ impl Worker {
             let mut outstanding = flying || !self.held.is_empty() || !self.held_pending.is_empty();
             if !outstanding {
                 outstanding = true;
-                self.confined(Of::Worker, Step::Flushes, |_| {
+                self.confined(Owner::Worker, Step::Flushes, |_| {
                     outstanding = transaction(|client| claims::outstanding(client, &working))?;
                     Ok(IDLE)
                 });

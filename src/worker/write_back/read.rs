@@ -133,7 +133,8 @@ pub fn read_slice(
             Some(RowValues::Unreadable(failure)) => {
                 let (attempts, most) = (claimed.attempts, settings.max_attempts);
                 let draw = fastrand::f64();
-                let verdict = retry_policy::of(&failure, attempts, most, &map.on_crm_delete, draw);
+                let verdict =
+                    retry_policy::classify(&failure, attempts, most, &map.on_crm_delete, draw);
                 settled.push(settled_record(
                     InFlight::new(claimed, &[]),
                     None,

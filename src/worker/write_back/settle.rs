@@ -19,13 +19,14 @@ use crate::store::table::delete;
 use crate::store::write_back::claims::Claimed;
 use crate::store::write_back::settle::{Settled, Verdict};
 use crate::store::write_back::{claims, settle};
-use crate::store::{StoreError, connection_state, map_state, transaction};
+use crate::store::{StoreError, map_state, transaction};
 use crate::worker::bisect::{Left, in_parts};
+use crate::worker::connections::health;
 use crate::worker::main_loop::Worker;
 use crate::worker::process::report;
 use crate::worker::retry_policy;
 use crate::worker::sender::batches::Sent;
-use crate::worker::step_backoff::{Of, Step};
+use crate::worker::step_backoff::{Owner, Step};
 
 /// A map stops when at least so many records fail for the mapping's sake and none succeeds.
 const STOP_AFTER: usize = 5;
@@ -128,14 +129,7 @@ impl Worker {
         let stop = stop_reason(&settled);
         let note = |client: &mut SpiClient| {
             claims::release(client, claim_id)?;
-            match &trouble {
-                Some(failure) => {
-                    let wait = retry_policy::pause(failure, connection.failures, draw());
-                    let wait = wait.as_millis() as i64;
-                    connection_state::troubled(client, &connection, failure, wait)?;
-                }
-                None => connection_state::healthy(client, &connection)?,
-            }
+            health::record(client, &connection, trouble.as_ref())?;
             if let Some(reason) = &stop {
                 map_state::stop(client, map.id, reason)?;
             }
@@ -150,7 +144,7 @@ impl Worker {
         failpoint::reach("settle::after_commit");
         match result {
             Ok(held) => {
-                self.waits.succeeded(Of::Map(map.id), Step::Settle);
+                self.cx.backoff.succeeded(Owner::Map(map.id), Step::Settle);
                 self.hold(map, connection, settled, &held);
             }
             // The extension was dropped meanwhile; the next turn notices.
@@ -161,7 +155,7 @@ impl Worker {
                 }
                 if let Err(e) = transaction(note) {
                     log!("pg_crm could not release a claim: {e}");
-                    self.release_lost_claims_soon();
+                    self.cx.release_lost_claims_soon();
                 }
                 self.settle_parts(map, connection, settled);
             }
@@ -171,7 +165,7 @@ impl Worker {
     fn hold(
         &mut self,
         map: Arc<Map>,
-        connection: Connection,
+        connection: Arc<Connection>,
         settled: Vec<Settled>,
         held: &[usize],
     ) {
@@ -183,7 +177,12 @@ impl Worker {
 
     /// Settles in parts, so that one result that cannot be written down does not keep the others from it: it counts as a
     /// failed attempt, and as a dead letter if no retry can mend it.
-    pub fn settle_parts(&mut self, map: Arc<Map>, connection: Connection, settled: Vec<Settled>) {
+    pub fn settle_parts(
+        &mut self,
+        map: Arc<Map>,
+        connection: Arc<Connection>,
+        settled: Vec<Settled>,
+    ) {
         let mut rest = settled;
         for rung in [Rung::AsItIs, Rung::Blamed, Rung::Bare] {
             let mut held = Vec::new();
@@ -195,7 +194,7 @@ impl Worker {
                 self.held.push((map.clone(), connection.clone(), held));
             }
             if left.is_empty() {
-                self.waits.succeeded(Of::Map(map.id), Step::Settle);
+                self.cx.backoff.succeeded(Owner::Map(map.id), Step::Settle);
                 return;
             }
             rest = Vec::with_capacity(left.len());
@@ -241,12 +240,14 @@ impl Worker {
     fn keep_for_later(
         &mut self,
         map: &Arc<Map>,
-        connection: &Connection,
+        connection: &Arc<Connection>,
         settled: Vec<Settled>,
         error: &StoreError,
     ) {
         self.held.push((map.clone(), connection.clone(), settled));
-        self.trouble(map, Step::Settle, error, "cannot write down what became of");
+        self.cx
+            .backoff
+            .map_failed(map, Step::Settle, error, "cannot write down what became of");
     }
 
     /// What becomes of a record whose result cannot be written down because of the record.
@@ -268,10 +269,10 @@ impl Worker {
             return dead(ErrorClass::Internal, "settle", error.message());
         }
         let failure = Failure::record(ErrorClass::Transient, "settle", error.message());
-        retry_policy::of(
+        retry_policy::classify(
             &failure,
             record.attempt.saturating_sub(1),
-            self.settings.max_attempts,
+            self.cx.settings.max_attempts,
             &map.on_crm_delete,
             draw(),
         )
@@ -279,7 +280,12 @@ impl Worker {
 
     pub fn settle_held(&mut self) {
         for (map, connection, settled) in std::mem::take(&mut self.held) {
-            if self.waits.left(Of::Map(map.id), Step::Settle).is_some() {
+            if self
+                .cx
+                .backoff
+                .left(Owner::Map(map.id), Step::Settle)
+                .is_some()
+            {
                 self.held.push((map, connection, settled));
             } else {
                 self.settle_parts(map, connection, settled);
@@ -325,10 +331,10 @@ impl Worker {
                         let verdict = if gone {
                             Verdict::Applied
                         } else {
-                            retry_policy::of(
+                            retry_policy::classify(
                                 &failure,
                                 record.claimed.attempts,
-                                self.settings.max_attempts,
+                                self.cx.settings.max_attempts,
                                 &map.on_crm_delete,
                                 draw(),
                             )

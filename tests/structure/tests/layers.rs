@@ -40,7 +40,6 @@ const COMPONENTS: &[&str] = &[
 /// Components whose state is still the main loop's.
 const UNTIED_NEXT: &[&str] = &[
     "calls",
-    "connections",
     "ingest",
     "recapture",
     "reconciler",

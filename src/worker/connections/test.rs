@@ -1,0 +1,46 @@
+//! Backends that wait in `crm.test_connection()` for a real call to a CRM: `{"op": "test", ...}`.
+
+use serde_json::{Value as Json, json};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use super::readiness::AWAY;
+use crate::store::config::Connection;
+use crate::worker::link::{Lane, RequestContext, SharedLink};
+
+/// A backend that waits for a test of a connection.
+pub struct TestRequest {
+    pub connection_id: i32,
+    pub reply: oneshot::Sender<Json>,
+}
+
+impl TestRequest {
+    /// Calls the CRM, or answers why it cannot be called.
+    pub fn serve(
+        self,
+        connection: Option<&Connection>,
+        link: Option<SharedLink>,
+        runtime: &Handle,
+    ) {
+        let Some(link) = link else {
+            let detail = match connection {
+                Some(connection) if connection.is_away => AWAY,
+                Some(_) => {
+                    "the credentials cannot be resolved; see crm.status and crm.connection_state"
+                }
+                None => "the worker does not know this connection: it is not committed yet",
+            };
+            let _ = self.reply.send(json!({"ok": false, "detail": detail}));
+            return;
+        };
+        runtime.spawn(async move {
+            let ping = link.provider.ping(&link.settings);
+            let answer = match link.run(&RequestContext::new(Lane::RealTime), ping).await {
+                Ok(detail) => json!({"ok": true, "detail": detail}),
+                Err(failure) => json!({"ok": false, "detail": failure.to_string()}),
+            };
+            link.take_outage();
+            let _ = self.reply.send(answer);
+        });
+    }
+}
