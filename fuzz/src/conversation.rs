@@ -1,7 +1,7 @@
 //! Drives an operation with the answers of a scenario, as the engine would with those of a CRM.
 
 use crm_domain::{ErrorClass, Failure};
-use crm_provider::{Operation, Provider, Request, Response, Step};
+use crm_provider::{BoxOperation, Provider, Request, Response, Step};
 
 use crate::requests;
 
@@ -69,7 +69,7 @@ fn holds_success(body: &[u8]) -> bool {
 }
 
 /// Runs an operation to its end, which it must have.
-pub fn run<T>(mut operation: Box<dyn Operation<T>>, line: &mut Line<'_>) -> Result<T, Failure> {
+pub fn run<T>(mut operation: BoxOperation<T>, line: &mut Line<'_>) -> Result<T, Failure> {
     let mut step = operation.step(None);
     for _ in 0..ENDLESS {
         step = match step {

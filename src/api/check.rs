@@ -77,7 +77,7 @@ fn check_connection(provider_name: &str, base_url: Option<&str>, options: Docume
     let known: Vec<&str> = common
         .into_iter()
         .chain(of_broker.into_iter().filter(|_| carried))
-        .chain(provider.option_keys().iter().copied())
+        .chain(provider.profile().option_keys.iter().copied())
         .collect();
     let options = members("options", &options.0, &known);
     check_way(options);
@@ -250,7 +250,7 @@ fn check_credentials(provider_name: &str, options: Document, credentials: Docume
     let is_kept = options.0.as_object().is_some_and(composio::is_way);
     let known = match is_kept {
         true => &composio::CREDENTIAL_KEYS[..],
-        false => provider.credential_keys(),
+        false => provider.profile().credential_keys,
     };
     for (key, value) in members("credentials", &credentials.0, known) {
         let reference = value.as_object().is_some_and(|o| {

@@ -96,6 +96,12 @@ impl Failure {
         self.class == ErrorClass::Conflict && self.code == Self::STALE
     }
 
+    /// No answer mentions the record, so nobody knows what became of it.
+    pub fn missing_result() -> Self {
+        let message = "the CRM's answer does not mention this record";
+        Failure::record(ErrorClass::Transient, "missing_result", message)
+    }
+
     pub fn after(mut self, wait: Option<Duration>) -> Self {
         self.retry_after = wait;
         self

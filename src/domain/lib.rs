@@ -11,6 +11,7 @@
 //! Everything here is a pure function of its arguments, so that plain `cargo test` covers it.
 
 pub mod arrival;
+pub mod bisect;
 pub mod budget;
 pub mod canonical;
 pub mod cells;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crm_domain::{ErrorClass, Failure};
 
-use crate::calls::{Call, Calls, Outcome};
+use crate::calls::{Call, Calls};
+use crate::outcomes::Outcome;
 use crate::{Operation, Response, Step};
 
 /// A vendor's way through a job, stage by stage.

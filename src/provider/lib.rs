@@ -25,6 +25,7 @@ mod look;
 mod oauth;
 pub mod operation;
 pub mod outcome;
+mod outcomes;
 pub mod pipedrive;
 mod provider;
 pub mod record;
@@ -44,12 +45,11 @@ pub mod webhook;
 mod wire;
 pub mod zoho;
 
-pub use calls::Halving;
 pub use changes::{Change, ChangesPage, ChangesQuery};
 pub use json::is_in_proportion;
-pub use operation::{Operation, Step};
+pub use operation::{BoxOperation, Operation, Step};
 pub use outcome::{Grant, News, Usage, Written};
-pub use provider::Provider;
+pub use provider::{Profile, Provider};
 pub use record::{
     CrmObject, DoneBatch, DoneField, DoneRecord, Guard, Overwritten, ReadBatch, WriteBatch,
     WriteKind, WriteRecord,

@@ -14,7 +14,7 @@ use serde_json::Value as Json;
 use crate::errors::{self, Complaint, Rule};
 use crate::operation::Exchange;
 use crate::request::encode;
-use crate::{Credentials, Grant, Method, Operation, Request, Response};
+use crate::{BoxOperation, Credentials, Grant, Method, Request, Response};
 
 use ErrorClass::{Auth, RateLimited, Transient};
 
@@ -85,7 +85,7 @@ impl Endpoint {
     }
 
     /// Asks for a token with these credentials; `None` if they lack a part.
-    pub fn obtain(self, credentials: &Credentials) -> Option<Box<dyn Operation<Grant>>> {
+    pub fn obtain(self, credentials: &Credentials) -> Option<BoxOperation<Grant>> {
         let get = |key| credentials.get(key).filter(|value| !value.is_empty());
         let (client_id, client_secret) = (get("client_id")?, get("client_secret"));
         let (mut form, url) = match get("refresh_token") {
@@ -114,7 +114,7 @@ pub(crate) fn exchange(
     form: &[(&str, &str)],
     client: Client,
     credentials: &Credentials,
-) -> Box<dyn Operation<Grant>> {
+) -> BoxOperation<Grant> {
     let pairs: Vec<String> = form
         .iter()
         .map(|(name, value)| format!("{name}={}", encode(value)))

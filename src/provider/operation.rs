@@ -33,6 +33,9 @@ pub trait Operation<T>: Send {
     }
 }
 
+/// An operation on the heap, as providers hand them out.
+pub type BoxOperation<T> = Box<dyn Operation<T>>;
+
 /// The commonest operation: one request, one answer.
 pub struct Exchange<F> {
     request: Option<Request>,

@@ -6,24 +6,36 @@ use crm_domain::key::KeyEquality;
 use crm_domain::{DataType, Description, Failure, FieldDescription, Value, ValueError};
 
 use crate::changes::{ChangesPage, ChangesQuery};
-use crate::operation::Operation;
+use crate::operation::BoxOperation;
 use crate::outcome::{Grant, Usage, Written};
 use crate::record::{CrmObject, DoneBatch, Guard, Overwritten, ReadBatch, WriteBatch, WriteKind};
 use crate::request::{Credentials, Request, Response};
 use crate::settings::Settings;
 use crate::stored::{self, Habits};
-use crate::webhook::{WebhookError, WebhookEvent, WebhookRequest};
+use crate::webhook::{self, WebhookError, WebhookEvent, WebhookRequest};
+
+/// What is fixed about a provider.
+#[derive(Debug)]
+pub struct Profile {
+    /// The name that users write in `create_connection(provider => …)`.
+    pub name: &'static str,
+    /// The base URL when the connection names none; `None` if it must name one.
+    pub base_url: Option<&'static str>,
+    /// Keys that `options` may hold beside those that every connection has.
+    pub option_keys: &'static [&'static str],
+    /// Keys that credentials may hold.
+    pub credential_keys: &'static [&'static str],
+}
 
 /// One CRM product: its requests, its answers, its errors, its value forms.
 pub trait Provider: Send + Sync {
-    /// The name users write in `create_connection(provider => …)`.
-    fn name(&self) -> &'static str;
+    /// The fixed facts of this provider.
+    fn profile(&self) -> &'static Profile;
 
-    /// The base URL when the connection names none; `None` if it must name one.
-    fn default_base_url(&self) -> Option<&'static str>;
-
-    /// Keys that `options` may hold for this provider beside those that every connection has.
-    fn option_keys(&self) -> &'static [&'static str];
+    /// The name that users write in `create_connection(provider => …)`.
+    fn name(&self) -> &'static str {
+        self.profile().name
+    }
 
     /// What speaks against the values of these options: why, and what they are.
     fn check_options(
@@ -32,9 +44,6 @@ pub trait Provider: Send + Sync {
     ) -> Result<(), (String, &'static str)> {
         Ok(())
     }
-
-    /// Keys that credentials may hold.
-    fn credential_keys(&self) -> &'static [&'static str];
 
     /// How many of `count` records one [`Provider::write`] should carry: the provider picks the
     /// endpoint (single, collection, bulk job) by the size of the batch it is given.
@@ -51,7 +60,7 @@ pub trait Provider: Send + Sync {
         &self,
         settings: &Settings,
         batch: Arc<WriteBatch>,
-    ) -> Box<dyn Operation<Vec<Result<Written, Failure>>>>;
+    ) -> BoxOperation<Vec<Result<Written, Failure>>>;
 
     /// How many ids of an object one [`Provider::read`] may carry.
     fn read_size(&self, object: &str) -> usize;
@@ -61,7 +70,7 @@ pub trait Provider: Send + Sync {
         &self,
         settings: &Settings,
         batch: Arc<ReadBatch>,
-    ) -> Box<dyn Operation<Vec<Option<CrmObject>>>>;
+    ) -> BoxOperation<Vec<Option<CrmObject>>>;
 
     /// How many records one [`Provider::overwritten`] may carry.
     fn look_back_size(&self) -> usize {
@@ -74,9 +83,11 @@ pub trait Provider: Send + Sync {
     /// `None`: the CRM keeps nothing to look at.
     fn overwritten(
         &self,
-        settings: &Settings,
-        batch: Arc<DoneBatch>,
-    ) -> Option<Box<dyn Operation<Vec<Vec<Overwritten>>>>>;
+        _settings: &Settings,
+        _batch: Arc<DoneBatch>,
+    ) -> Option<BoxOperation<Vec<Vec<Overwritten>>>> {
+        None
+    }
 
     /// Reads one page of what changed since a cursor: created, updated, deleted, merged, restored.
     ///
@@ -89,24 +100,16 @@ pub trait Provider: Send + Sync {
     ///
     /// An operation that fails has moved nothing: ask again with the same cursor. A cursor that this
     /// provider did not make fails as `unreadable_cursor`.
-    fn changes(
-        &self,
-        settings: &Settings,
-        query: Arc<ChangesQuery>,
-    ) -> Box<dyn Operation<ChangesPage>>;
+    fn changes(&self, settings: &Settings, query: Arc<ChangesQuery>) -> BoxOperation<ChangesPage>;
 
     /// How many records an object has, in one request: what is gone counts as the CRM likes. `None`: it does not tell.
-    fn count(&self, _settings: &Settings, _object: &str) -> Option<Box<dyn Operation<u64>>> {
+    fn count(&self, _settings: &Settings, _object: &str) -> Option<BoxOperation<u64>> {
         None
     }
 
     /// The fields of an object, as the CRM tells them now. An object that it does not know fails as a mapping error.
     /// `None`: this provider cannot ask.
-    fn describe(
-        &self,
-        _settings: &Settings,
-        _object: &str,
-    ) -> Option<Box<dyn Operation<Description>>> {
+    fn describe(&self, _settings: &Settings, _object: &str) -> Option<BoxOperation<Description>> {
         None
     }
 
@@ -118,12 +121,16 @@ pub trait Provider: Send + Sync {
     /// Checks a request that the CRM sent by itself and reads the events in it, in its order. Events of
     /// kinds that no record is behind are left out. It does no more than that: whether an event is new,
     /// and what the record holds now, is the caller's to find out.
+    ///
+    /// Of a CRM that sends no webhooks of its own, they come from a relay.
     fn webhook(
         &self,
-        settings: &Settings,
+        _settings: &Settings,
         credentials: &Credentials,
         request: &WebhookRequest<'_>,
-    ) -> Result<Vec<WebhookEvent>, WebhookError>;
+    ) -> Result<Vec<WebhookEvent>, WebhookError> {
+        webhook::relayed(credentials, request)
+    }
 
     /// Whether two names mean one object (`Contact`, `contact`; HubSpot: `contacts`, `contact`, `0-1`).
     fn same_object(&self, one: &str, other: &str) -> bool {
@@ -131,7 +138,7 @@ pub trait Provider: Send + Sync {
     }
 
     /// A cheap call that proves that the CRM answers and the credentials work; says what it saw.
-    fn ping(&self, settings: &Settings) -> Box<dyn Operation<String>>;
+    fn ping(&self, settings: &Settings) -> BoxOperation<String>;
 
     /// The token that credentials are already, if they are one.
     fn given_token(&self, credentials: &Credentials) -> Option<String> {
@@ -140,11 +147,7 @@ pub trait Provider: Send + Sync {
 
     /// Obtains an access token from credentials; `None` if these credentials are a token already
     /// and nothing can be refreshed.
-    fn authorise(
-        &self,
-        base_url: &str,
-        credentials: &Credentials,
-    ) -> Option<Box<dyn Operation<Grant>>>;
+    fn authorise(&self, base_url: &str, credentials: &Credentials) -> Option<BoxOperation<Grant>>;
 
     /// Where a [`Target::File`] is: an absolute URL at a host that may see the token, whatever the CRM's answers name.
     /// `base_url` is that of the API. `None`: no such host is known to be the CRM's.
@@ -153,13 +156,18 @@ pub trait Provider: Send + Sync {
     }
 
     /// Adds the authorisation to a request that goes to the CRM.
-    fn sign(&self, request: &mut Request, access_token: &str);
+    fn sign(&self, request: &mut Request, access_token: &str) {
+        let value = format!("Bearer {access_token}");
+        request.headers.push(("authorization", value));
+    }
 
     /// The failure that a response states for the request as a whole, if it states one.
     fn failure(&self, response: &Response) -> Option<Failure>;
 
-    /// What a response tells about the request budget.
-    fn usage(&self, response: &Response) -> Usage;
+    /// What a response tells about the request budget; by default, nothing.
+    fn usage(&self, _response: &Response) -> Usage {
+        Usage::default()
+    }
 
     /// A canonical value in the form this vendor is sent.
     fn to_wire(&self, data_type: DataType, value: &Value) -> serde_json::Value;

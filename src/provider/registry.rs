@@ -30,6 +30,6 @@ pub fn default_base_url(
     if composio::is_way(options) {
         Some(composio::BASE_URL)
     } else {
-        provider.default_base_url()
+        provider.profile().base_url
     }
 }

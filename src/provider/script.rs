@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 use crate::errors::{Rule, When};
 use crate::record::Field;
 use crate::{
-    Operation, Request, Response, Settings, Step, Target, WriteBatch, WriteKind, WriteRecord,
+    BoxOperation, Request, Response, Settings, Step, Target, WriteBatch, WriteKind, WriteRecord,
 };
 
 /// An answer of the script.
@@ -46,7 +46,7 @@ pub(crate) fn line(request: &Request) -> String {
 
 /// Runs an operation to its end. `answer` plays the CRM: it is given each request and its number.
 pub(crate) fn drive<T, A: Into<Answer>>(
-    mut operation: Box<dyn Operation<T>>,
+    mut operation: BoxOperation<T>,
     mut answer: impl FnMut(usize, &Request) -> A,
 ) -> (Result<T, Failure>, Log) {
     let mut log = Log::default();
@@ -148,8 +148,8 @@ pub(crate) fn batch(
 }
 
 /// The error codes of outcomes, or the id of what was written.
-pub(crate) fn told(outcomes: &[crate::calls::Outcome]) -> Vec<String> {
-    let one = |outcome: &crate::calls::Outcome| match outcome {
+pub(crate) fn told(outcomes: &[crate::outcomes::Outcome]) -> Vec<String> {
+    let one = |outcome: &crate::outcomes::Outcome| match outcome {
         Ok(written) if written.created => format!("created {}", written.crm_id),
         Ok(written) => format!("updated {}", written.crm_id),
         Err(failure) => format!("{} {}", failure.class, failure.code),

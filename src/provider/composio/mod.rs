@@ -16,7 +16,9 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::operation::Exchange;
 use crate::request::encode;
-use crate::{Credentials, Grant, Method, Operation, Request, Response, Target, errors as classes};
+use crate::{
+    BoxOperation, Credentials, Grant, Method, Request, Response, Target, errors as classes,
+};
 
 /// The option that names the way to the CRM, and this broker's name there.
 pub const VIA_OPTION: &str = "via";
@@ -65,7 +67,7 @@ impl Account {
         base_url: &str,
         provider: &'static str,
         credentials: &Credentials,
-    ) -> Option<Box<dyn Operation<Grant>>> {
+    ) -> Option<BoxOperation<Grant>> {
         let key = credentials.get(KEY).filter(|key| !key.is_empty())?;
         let url = format!("{base_url}{API}/connected_accounts/{}", encode(&self.id));
         let request = Request::url(Method::Get, url).header("x-api-key", key);

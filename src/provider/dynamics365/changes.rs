@@ -20,7 +20,7 @@ use crate::changes::{self, Change, ChangesPage, ChangesQuery};
 use crate::errors::{refused, unreadable};
 use crate::operation::Refusal;
 use crate::request::encode;
-use crate::{CrmObject, Method, Operation, Request, Response, Step, wire};
+use crate::{BoxOperation, CrmObject, Method, Operation, Request, Response, Step, wire};
 
 /// Rows in one page ("Page results").
 const LIMIT: usize = 5000;
@@ -41,7 +41,7 @@ struct Cursor {
     within: bool,
 }
 
-pub(super) fn changes(query: Arc<ChangesQuery>) -> Box<dyn Operation<ChangesPage>> {
+pub(super) fn changes(query: Arc<ChangesQuery>) -> BoxOperation<ChangesPage> {
     match changes::cursor::<Cursor>(query.since.as_ref()) {
         Ok(cursor) => Box::new(Changes {
             limit: query.limit.clamp(1, LIMIT),

@@ -4,8 +4,7 @@
 use crm_domain::{ErrorClass, Failure};
 
 use crate::Response;
-use crate::errors::undocumented;
-use crate::errors::{self, Complaint, Rule};
+use crate::errors::{self, Complaint, Rule, undocumented};
 
 use ErrorClass::{Auth, Conflict, Mapping, NotFound, RateLimited, Transient, Validation};
 
@@ -97,4 +96,9 @@ pub(crate) fn of_response(response: &Response) -> Option<Failure> {
         true => errors::classify(TABLE, &complaint, response.status),
         false => errors::classify_response(TABLE, &complaint, response),
     })
+}
+
+/// Passes a success, and fails with what any other response states.
+pub(crate) fn check(response: &Response) -> Result<(), Failure> {
+    of_response(response).map_or(Ok(()), Err)
 }

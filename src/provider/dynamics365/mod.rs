@@ -25,14 +25,15 @@ use std::sync::Arc;
 use crm_domain::{DataType, Description, Failure, Value, ValueError};
 use serde_json::Value as Json;
 
-use crate::calls::{Calls, Outcome, Slots, rounds};
+use crate::calls::Calls;
 use crate::operation::Exchange;
+use crate::outcomes::{Outcome, Plan};
 use crate::stored::Habits;
 use crate::walk::SECOND;
 use crate::{
-    ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard, Method, Operation,
-    Overwritten, Provider, ReadBatch, Request, Response, Settings, Usage, WebhookError,
-    WebhookEvent, WebhookRequest, WriteBatch, WriteKind, webhook,
+    BoxOperation, ChangesPage, ChangesQuery, Credentials, CrmObject, Grant, Guard, Method, Profile,
+    Provider, ReadBatch, Response, Settings, WebhookError, WebhookEvent, WebhookRequest,
+    WriteBatch, WriteKind, webhook,
 };
 
 use describe::Describe;
@@ -40,21 +41,30 @@ use records::Records;
 
 pub struct Dynamics365;
 
+const PROFILE: Profile = Profile {
+    name: "dynamics365",
+    // Every environment has a host of its own.
+    base_url: None,
+    option_keys: &[
+        options::SUPPRESS_DUPLICATE_DETECTION,
+        options::BYPASS_BUSINESS_LOGIC,
+    ],
+    credential_keys: &[
+        "access_token",
+        "client_id",
+        "client_secret",
+        "refresh_token",
+        "tenant_id",
+        "login_url",
+        webhook::SECRET,
+    ],
+};
+
+/// The request counts in its answers are those of one of several servers, and not meant to be steered by
+/// ("Service protection API limits"), so they are not read.
 impl Provider for Dynamics365 {
-    fn name(&self) -> &'static str {
-        "dynamics365"
-    }
-
-    /// Every environment has a host of its own.
-    fn default_base_url(&self) -> Option<&'static str> {
-        None
-    }
-
-    fn option_keys(&self) -> &'static [&'static str] {
-        &[
-            options::SUPPRESS_DUPLICATE_DETECTION,
-            options::BYPASS_BUSINESS_LOGIC,
-        ]
+    fn profile(&self) -> &'static Profile {
+        &PROFILE
     }
 
     fn check_options(
@@ -62,18 +72,6 @@ impl Provider for Dynamics365 {
         options: &serde_json::Map<String, Json>,
     ) -> Result<(), (String, &'static str)> {
         options::check(options)
-    }
-
-    fn credential_keys(&self) -> &'static [&'static str] {
-        &[
-            "access_token",
-            "client_id",
-            "client_secret",
-            "refresh_token",
-            "tenant_id",
-            "login_url",
-            webhook::SECRET,
-        ]
     }
 
     fn write_size(&self, _settings: &Settings, _kind: WriteKind, _count: usize) -> usize {
@@ -88,16 +86,10 @@ impl Provider for Dynamics365 {
         }
     }
 
-    fn write(
-        &self,
-        settings: &Settings,
-        batch: Arc<WriteBatch>,
-    ) -> Box<dyn Operation<Vec<Outcome>>> {
-        let mut slots = Slots::new(&batch);
-        let rounds = rounds(&batch, &mut slots, |key| key);
-        let records = Records::new(settings, batch.clone(), &mut slots);
-        let rounds: Vec<Vec<usize>> = rounds.iter().map(|round| slots.unsettled(round)).collect();
-        Box::new(Calls::new(records, &rounds, records::LIMIT, slots))
+    fn write(&self, settings: &Settings, batch: Arc<WriteBatch>) -> BoxOperation<Vec<Outcome>> {
+        let mut plan = Plan::new(&batch, |key| key);
+        let records = Records::new(settings, batch.clone(), &mut plan.outcomes);
+        Box::new(Calls::new(records, plan, records::LIMIT))
     }
 
     fn read_size(&self, _object: &str) -> usize {
@@ -108,32 +100,15 @@ impl Provider for Dynamics365 {
         &self,
         _settings: &Settings,
         batch: Arc<ReadBatch>,
-    ) -> Box<dyn Operation<Vec<Option<CrmObject>>>> {
+    ) -> BoxOperation<Vec<Option<CrmObject>>> {
         Box::new(reads::Reading::new(batch))
     }
 
-    /// Updates are conditional.
-    fn overwritten(
-        &self,
-        _settings: &Settings,
-        _batch: Arc<DoneBatch>,
-    ) -> Option<Box<dyn Operation<Vec<Vec<Overwritten>>>>> {
-        None
-    }
-
-    fn changes(
-        &self,
-        _settings: &Settings,
-        query: Arc<ChangesQuery>,
-    ) -> Box<dyn Operation<ChangesPage>> {
+    fn changes(&self, _settings: &Settings, query: Arc<ChangesQuery>) -> BoxOperation<ChangesPage> {
         changes::changes(query)
     }
 
-    fn describe(
-        &self,
-        _settings: &Settings,
-        object: &str,
-    ) -> Option<Box<dyn Operation<Description>>> {
+    fn describe(&self, _settings: &Settings, object: &str) -> Option<BoxOperation<Description>> {
         Some(Box::new(Describe::new(object)))
     }
 
@@ -163,38 +138,20 @@ impl Provider for Dynamics365 {
     }
 
     /// Needs no right on any table.
-    fn ping(&self, _settings: &Settings) -> Box<dyn Operation<String>> {
+    fn ping(&self, _settings: &Settings) -> BoxOperation<String> {
         let request = api::request(Method::Get, "WhoAmI");
-        Box::new(Exchange::new(
-            request,
-            |response| match errors::of_response(&response) {
-                Some(failure) => Err(failure),
-                None => Ok(greeting(&response)),
-            },
-        ))
+        Box::new(Exchange::new(request, |response| {
+            errors::check(&response)?;
+            Ok(greeting(&response))
+        }))
     }
 
-    fn authorise(
-        &self,
-        base_url: &str,
-        credentials: &Credentials,
-    ) -> Option<Box<dyn Operation<Grant>>> {
+    fn authorise(&self, base_url: &str, credentials: &Credentials) -> Option<BoxOperation<Grant>> {
         oauth::authorise(base_url, credentials)
-    }
-
-    fn sign(&self, request: &mut Request, access_token: &str) {
-        let value = format!("Bearer {access_token}");
-        request.headers.push(("authorization", value));
     }
 
     fn failure(&self, response: &Response) -> Option<Failure> {
         errors::of_response(response)
-    }
-
-    /// The counts that answers bear are of one of several servers, and not meant to be steered by ("Service
-    /// protection API limits").
-    fn usage(&self, _response: &Response) -> Usage {
-        Usage::default()
     }
 
     fn to_wire(&self, data_type: DataType, value: &Value) -> Json {

@@ -2,17 +2,14 @@
 //! own endpoint. A token is for one environment, which the scope names by its address.
 
 use crate::oauth::{self, Client};
-use crate::{Credentials, Grant, Operation};
+use crate::{BoxOperation, Credentials, Grant};
 
 const LOGIN_URL: &str = "https://login.microsoftonline.com";
 
 /// Where users of any tenant are known. Client credentials belong to a tenant of their own.
 const ANY_TENANT: &str = "organizations";
 
-pub(super) fn authorise(
-    base_url: &str,
-    credentials: &Credentials,
-) -> Option<Box<dyn Operation<Grant>>> {
+pub(super) fn authorise(base_url: &str, credentials: &Credentials) -> Option<BoxOperation<Grant>> {
     let get = |key| credentials.get(key).filter(|value| !value.is_empty());
     let (client_id, secret) = (get("client_id")?, get("client_secret"));
     let environment = format!("{}/.default", base_url.trim_end_matches('/'));

@@ -8,8 +8,7 @@ use crm_domain::{ErrorClass, Failure};
 use super::columns::{self, MODIFIED};
 use super::{api, batch, errors};
 use crate::body::Item;
-use crate::errors::undocumented;
-use crate::errors::{refused, unreadable};
+use crate::errors::{refused, undocumented, unreadable};
 use crate::{CrmObject, Method, Operation, ReadBatch, Request, Response, Step};
 
 /// Records in one batch.

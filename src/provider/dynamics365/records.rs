@@ -11,9 +11,9 @@ use serde_json::{Map, Value as Json};
 
 use super::options::WriteHeaders;
 use super::{api, batch, columns, errors};
-use crate::calls::{Call, Next, Outcome, Slots};
-use crate::errors::undocumented;
-use crate::errors::{refused, unreadable};
+use crate::calls::{Call, Next};
+use crate::errors::{refused, undocumented, unreadable};
+use crate::outcomes::{Outcome, Outcomes};
 use crate::request::encode;
 use crate::success::{OK, dynamics365 as success};
 use crate::{Method, Request, Response, Settings, WriteBatch, WriteKind, WriteRecord, Written};
@@ -29,14 +29,14 @@ pub(super) struct Records {
 }
 
 impl Records {
-    pub fn new(settings: &Settings, batch: Arc<WriteBatch>, slots: &mut Slots) -> Records {
+    pub fn new(settings: &Settings, batch: Arc<WriteBatch>, outcomes: &mut Outcomes) -> Records {
         let headers = WriteHeaders::of(&settings.options);
         let mut requests = Vec::with_capacity(batch.records.len());
         for index in 0..batch.records.len() {
             requests.push(match request(&batch, index) {
                 Ok(request) => Some(headers.on(request)),
                 Err(failure) => {
-                    slots.settle(index, Err(failure));
+                    outcomes.set(index, Err(failure));
                     None
                 }
             });
@@ -179,15 +179,15 @@ impl Call for Records {
         }
     }
 
-    fn settle(
+    fn on_response(
         &mut self,
         records: &[usize],
         response: &Response,
-        slots: &mut Slots,
+        outcomes: &mut Outcomes,
     ) -> Result<Next, Failure> {
         if let [index] = records {
             let outcome = self.outcome(*index, response)?;
-            slots.settle(*index, Ok(outcome));
+            outcomes.set(*index, Ok(outcome));
             return Ok(Next::Done);
         }
         if let Some(failure) = undocumented(response) {
@@ -201,7 +201,7 @@ impl Call for Records {
         for (&index, answer) in records.iter().zip(answers) {
             let request = self.requests[index].as_ref();
             let success = request.map_or(OK, |request| request.success);
-            slots.settle(index, self.outcome(index, &answer.answering(success)));
+            outcomes.set(index, self.outcome(index, &answer.answering(success)));
         }
         Ok(Next::Done)
     }

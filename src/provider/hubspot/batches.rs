@@ -14,8 +14,9 @@ use serde_json::{Value as Json, json};
 
 use super::api::object_path;
 use super::{errors, values};
-use crate::calls::{Call, Next, Slots};
+use crate::calls::{Call, Next};
 use crate::errors::{refused, unreadable};
+use crate::outcomes::Outcomes;
 use crate::success::hubspot as success;
 use crate::wire::{Fields, List, word};
 use crate::{Method, Request, Response, WriteBatch, WriteKind, Written};
@@ -49,11 +50,11 @@ impl Call for Batch {
             .success(success)
     }
 
-    fn settle(
+    fn on_response(
         &mut self,
         records: &[usize],
         response: &Response,
-        slots: &mut Slots,
+        outcomes: &mut Outcomes,
     ) -> Result<Next, Failure> {
         if let Some(failure) = errors::of_response(response) {
             let culprits = match records.len() {
@@ -64,7 +65,7 @@ impl Call for Batch {
                 return Err(refused(failure));
             }
             for (index, failure) in culprits {
-                slots.settle(index, Err(failure));
+                outcomes.set(index, Err(failure));
             }
             return Ok(Next::Again);
         }
@@ -77,10 +78,10 @@ impl Call for Batch {
         let ties = Ties::new(&self.batch, records);
         let mut unnamed = None;
         for error in answer["errors"].as_array().into_iter().flatten() {
-            unnamed = ties.blame(error, slots).or(unnamed);
+            unnamed = ties.blame(error, outcomes).or(unnamed);
         }
         for result in answer["results"].as_array().into_iter().flatten() {
-            self.credit(&ties, result, slots);
+            self.credit(&ties, result, outcomes);
         }
         match unnamed {
             Some(failure) => Err(failure),
@@ -90,8 +91,8 @@ impl Call for Batch {
                     && answer["results"].is_null()
                     && !partial(&answer, response)
                 {
-                    for index in slots.unsettled(records) {
-                        slots.settle(
+                    for index in outcomes.unknown(records) {
+                        outcomes.set(
                             index,
                             Ok(Written {
                                 crm_id: self.batch.key(index).to_owned(),
@@ -135,7 +136,7 @@ fn count(errors: &Json) -> Option<u64> {
 }
 
 impl Batch {
-    fn credit(&self, ties: &Ties, result: &Json, slots: &mut Slots) {
+    fn credit(&self, ties: &Ties, result: &Json, outcomes: &mut Outcomes) {
         let Some(index) = ties.of_result(result) else {
             return;
         };
@@ -147,7 +148,7 @@ impl Batch {
                 None => return,
             },
         };
-        slots.settle(index, Ok(Written { crm_id, created }));
+        outcomes.set(index, Ok(Written { crm_id, created }));
     }
 }
 
@@ -211,7 +212,7 @@ impl<'a> Ties<'a> {
 
     /// Settles the records that an error names, in its own context or in those of its inner errors.
     /// An error that names none is handed back.
-    fn blame(&self, error: &Json, slots: &mut Slots) -> Option<Failure> {
+    fn blame(&self, error: &Json, outcomes: &mut Outcomes) -> Option<Failure> {
         let failure = errors::of_records(error);
         let inner = error["errors"].as_array().into_iter().flatten();
         let contexts = inner.map(|e| &e["context"]).chain([&error["context"]]);
@@ -222,7 +223,7 @@ impl<'a> Ties<'a> {
         if named.is_empty() {
             return Some(failure);
         }
-        slots.settle_all(named, &failure);
+        outcomes.fail_all(named, &failure);
         None
     }
 

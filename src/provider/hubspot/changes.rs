@@ -14,13 +14,12 @@ use super::errors;
 use super::reads::modified_property;
 use crate::body::{Item, Listed};
 use crate::changes::{self, Change, ChangesPage, ChangesQuery};
-use crate::errors::unreadable_record;
-use crate::errors::{refused, unreadable};
+use crate::errors::{refused, unreadable, unreadable_record};
 use crate::look::Look;
 use crate::operation::{Exchange, Refusal};
 use crate::request::encode;
 use crate::walk::{self, Ask, Row, Slice, Taken, Walk};
-use crate::{CrmObject, Method, Operation, Request, Response, Settings, Step, wire};
+use crate::{BoxOperation, CrmObject, Method, Operation, Request, Response, Settings, Step, wire};
 
 /// Results in one page of a search.
 const SEARCH_LIMIT: usize = 200;
@@ -51,10 +50,7 @@ struct Cursor {
     archived: Look,
 }
 
-pub(super) fn changes(
-    settings: &Settings,
-    query: Arc<ChangesQuery>,
-) -> Box<dyn Operation<ChangesPage>> {
+pub(super) fn changes(settings: &Settings, query: Arc<ChangesQuery>) -> BoxOperation<ChangesPage> {
     match changes::cursor::<Cursor>(query.since.as_ref()) {
         Ok(cursor) => Box::new(Changes {
             overlap: walk::overlap(settings, OVERLAP_SECONDS),
@@ -85,14 +81,12 @@ struct Answer {
 }
 
 /// How many records there are, as a search for all of them says.
-pub(super) fn count(object: &str) -> Box<dyn Operation<u64>> {
+pub(super) fn count(object: &str) -> BoxOperation<u64> {
     let request = Request::new(Method::Post, format!("{}/search", object_path(object)))
         .json(&json!({ "filterGroups": [], "properties": [ID], "limit": 1, "after": "0" }))
         .repeatable();
     Box::new(Exchange::new(request, |response| {
-        if let Some(failure) = errors::of_response(&response) {
-            return Err(refused(failure));
-        }
+        errors::check(&response).map_err(refused)?;
         let total = response.json().and_then(|body| body["total"].as_u64());
         total.ok_or_else(|| unreadable(&response))
     }))
@@ -100,9 +94,7 @@ pub(super) fn count(object: &str) -> Box<dyn Operation<u64>> {
 
 impl Answer {
     fn of(response: &Response) -> Result<Answer, Failure> {
-        if let Some(failure) = errors::of_response(response) {
-            return Err(refused(failure));
-        }
+        errors::check(response).map_err(refused)?;
         let listed = response.list("results");
         let Listed { items, rest } = listed.ok_or_else(|| unreadable(response))?;
         Ok(Answer {

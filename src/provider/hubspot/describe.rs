@@ -8,7 +8,7 @@ use super::webhooks::object_name;
 use crate::errors::{refused, unreadable};
 use crate::operation::Exchange;
 use crate::request::encode;
-use crate::{Method, Operation, Request};
+use crate::{BoxOperation, Method, Request};
 
 #[derive(Deserialize)]
 struct Answer {
@@ -50,14 +50,12 @@ struct Modification {
     read_only_value: bool,
 }
 
-pub(super) fn describe(object: &str) -> Box<dyn Operation<Description>> {
+pub(super) fn describe(object: &str) -> BoxOperation<Description> {
     let path = format!("/crm/v3/properties/{}?archived=false", encode(object));
     let request = Request::new(Method::Get, path);
     let has_addresses = object_name(object) == "contacts";
     Box::new(Exchange::new(request, move |response| {
-        if let Some(failure) = errors::of_response(&response) {
-            return Err(refused(failure));
-        }
+        errors::check(&response).map_err(refused)?;
         let answer: Answer =
             crate::json::parse(&response.body).map_err(|_| unreadable(&response))?;
         let mut fields: Vec<_> = answer.results.into_iter().map(field).collect();

@@ -4,8 +4,7 @@
 use crm_domain::{ErrorClass, Failure, Value};
 use serde_json::{Value as Json, json};
 
-use crate::errors::undocumented;
-use crate::errors::{self, Complaint, Rule};
+use crate::errors::{self, Complaint, Rule, undocumented};
 use crate::{Response, wire};
 
 use ErrorClass::{Auth, Conflict, Mapping, NotFound, RateLimited, Transient, Validation};
@@ -85,6 +84,11 @@ pub(crate) fn of_response(response: &Response) -> Option<Failure> {
         response.status,
         errors::classify_response(TABLE, &complaint, response),
     ))
+}
+
+/// Passes a success, and fails with what any other response states.
+pub(crate) fn check(response: &Response) -> Result<(), Failure> {
+    of_response(response).map_or(Ok(()), Err)
 }
 
 /// 423 asks for 2 seconds at least, whatever its body.

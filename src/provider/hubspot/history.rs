@@ -15,7 +15,7 @@ use crate::errors::{refused, unreadable};
 use crate::history::{Entry, overwritten};
 use crate::operation::Exchange;
 use crate::success::hubspot as success;
-use crate::{DoneBatch, DoneRecord, Method, Operation, Overwritten, Request, Response, wire};
+use crate::{BoxOperation, DoneBatch, DoneRecord, Method, Overwritten, Request, Response, wire};
 
 /// Inputs in one batch read that asks for histories: half of what it takes otherwise.
 pub(super) const LIMIT: usize = 50;
@@ -43,7 +43,7 @@ struct Found {
     properties_with_history: Option<Histories>,
 }
 
-pub(super) fn look_back(batch: Arc<DoneBatch>) -> Box<dyn Operation<Vec<Vec<Overwritten>>>> {
+pub(super) fn look_back(batch: Arc<DoneBatch>) -> BoxOperation<Vec<Vec<Overwritten>>> {
     let records = &batch.records;
     let ids: BTreeSet<&str> = records.iter().map(|r| r.crm_id.as_str()).collect();
     let inputs: Vec<Json> = ids.into_iter().map(|id| json!({ "id": id })).collect();
@@ -63,9 +63,7 @@ pub(super) fn look_back(batch: Arc<DoneBatch>) -> Box<dyn Operation<Vec<Vec<Over
 }
 
 fn replaced(batch: &DoneBatch, response: &Response) -> Result<Vec<Vec<Overwritten>>, Failure> {
-    if let Some(failure) = errors::of_response(response) {
-        return Err(refused(failure));
-    }
+    errors::check(response).map_err(refused)?;
     let listed = response.list("results");
     let Listed { items, rest } = listed.ok_or_else(|| unreadable(response))?;
     // A record that is gone has lost more than a value, and another path tells that.

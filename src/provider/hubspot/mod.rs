@@ -20,14 +20,15 @@ use std::time::Duration;
 use crm_domain::{DataType, Description, Failure, Value, ValueError};
 use serde_json::Value as Json;
 
-use crate::calls::{Calls, Outcome, Slots, rounds};
+use crate::calls::Calls;
 use crate::operation::Exchange;
+use crate::outcomes::{Outcome, Plan};
 use crate::stored::Habits;
 use crate::walk::OVERLAP_OPTION;
 use crate::{
-    ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard, Method, Operation,
-    Overwritten, Provider, ReadBatch, Request, Response, Settings, Usage, WebhookError,
-    WebhookEvent, WebhookRequest, WriteBatch, WriteKind, webhook, wire,
+    BoxOperation, ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard,
+    Method, Overwritten, Profile, Provider, ReadBatch, Request, Response, Settings, Usage,
+    WebhookError, WebhookEvent, WebhookRequest, WriteBatch, WriteKind, webhook, wire,
 };
 
 use batches::Batch;
@@ -35,29 +36,24 @@ use rows::Row;
 
 pub struct HubSpot;
 
+const PROFILE: Profile = Profile {
+    name: "hubspot",
+    base_url: Some("https://api.hubapi.com"),
+    option_keys: &[OVERLAP_OPTION, webhook::URL_OPTION],
+    credential_keys: &[
+        "access_token",
+        "client_id",
+        "client_secret",
+        "refresh_token",
+        "token_url",
+        "scope",
+        webhook::SECRET,
+    ],
+};
+
 impl Provider for HubSpot {
-    fn name(&self) -> &'static str {
-        "hubspot"
-    }
-
-    fn default_base_url(&self) -> Option<&'static str> {
-        Some("https://api.hubapi.com")
-    }
-
-    fn option_keys(&self) -> &'static [&'static str] {
-        &[OVERLAP_OPTION, webhook::URL_OPTION]
-    }
-
-    fn credential_keys(&self) -> &'static [&'static str] {
-        &[
-            "access_token",
-            "client_id",
-            "client_secret",
-            "refresh_token",
-            "token_url",
-            "scope",
-            webhook::SECRET,
-        ]
+    fn profile(&self) -> &'static Profile {
+        &PROFILE
     }
 
     fn write_size(&self, _settings: &Settings, _kind: WriteKind, _count: usize) -> usize {
@@ -73,19 +69,14 @@ impl Provider for HubSpot {
         }
     }
 
-    fn write(
-        &self,
-        _settings: &Settings,
-        batch: Arc<WriteBatch>,
-    ) -> Box<dyn Operation<Vec<Outcome>>> {
-        let mut slots = Slots::new(&batch);
-        let rounds = rounds(&batch, &mut slots, |key| key);
+    fn write(&self, _settings: &Settings, batch: Arc<WriteBatch>) -> BoxOperation<Vec<Outcome>> {
+        let plan = Plan::new(&batch, |key| key);
         match (&batch.records[..], batch.kind) {
             // A single upsert has no path of its own.
             ([_], WriteKind::Update | WriteKind::Delete) => {
-                Box::new(Calls::new(Row { batch }, &rounds, 1, slots))
+                Box::new(Calls::new(Row { batch }, plan, 1))
             }
-            _ => Box::new(Calls::new(Batch { batch }, &rounds, batches::LIMIT, slots)),
+            _ => Box::new(Calls::new(Batch { batch }, plan, batches::LIMIT)),
         }
     }
 
@@ -97,7 +88,7 @@ impl Provider for HubSpot {
         &self,
         _settings: &Settings,
         batch: Arc<ReadBatch>,
-    ) -> Box<dyn Operation<Vec<Option<CrmObject>>>> {
+    ) -> BoxOperation<Vec<Option<CrmObject>>> {
         reads::read(batch)
     }
 
@@ -109,27 +100,19 @@ impl Provider for HubSpot {
         &self,
         _settings: &Settings,
         batch: Arc<DoneBatch>,
-    ) -> Option<Box<dyn Operation<Vec<Vec<Overwritten>>>>> {
+    ) -> Option<BoxOperation<Vec<Vec<Overwritten>>>> {
         Some(history::look_back(batch))
     }
 
-    fn changes(
-        &self,
-        settings: &Settings,
-        query: Arc<ChangesQuery>,
-    ) -> Box<dyn Operation<ChangesPage>> {
+    fn changes(&self, settings: &Settings, query: Arc<ChangesQuery>) -> BoxOperation<ChangesPage> {
         changes::changes(settings, query)
     }
 
-    fn count(&self, _settings: &Settings, object: &str) -> Option<Box<dyn Operation<u64>>> {
+    fn count(&self, _settings: &Settings, object: &str) -> Option<BoxOperation<u64>> {
         Some(changes::count(object))
     }
 
-    fn describe(
-        &self,
-        _settings: &Settings,
-        object: &str,
-    ) -> Option<Box<dyn Operation<Description>>> {
+    fn describe(&self, _settings: &Settings, object: &str) -> Option<BoxOperation<Description>> {
         Some(describe::describe(object))
     }
 
@@ -146,7 +129,7 @@ impl Provider for HubSpot {
         webhooks::object_name(one) == webhooks::object_name(other)
     }
 
-    fn ping(&self, _settings: &Settings) -> Box<dyn Operation<String>> {
+    fn ping(&self, _settings: &Settings) -> BoxOperation<String> {
         let request = Request::new(Method::Get, "/crm/v3/objects/contacts?limit=1");
         Box::new(Exchange::new(
             request,
@@ -161,18 +144,8 @@ impl Provider for HubSpot {
         ))
     }
 
-    fn authorise(
-        &self,
-        base_url: &str,
-        credentials: &Credentials,
-    ) -> Option<Box<dyn Operation<Grant>>> {
+    fn authorise(&self, base_url: &str, credentials: &Credentials) -> Option<BoxOperation<Grant>> {
         oauth::authorise(base_url, credentials)
-    }
-
-    fn sign(&self, request: &mut Request, access_token: &str) {
-        request
-            .headers
-            .push(("authorization", format!("Bearer {access_token}")));
     }
 
     fn failure(&self, response: &Response) -> Option<Failure> {

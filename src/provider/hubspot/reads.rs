@@ -9,12 +9,11 @@ use serde_json::{Map, Value as Json, json};
 use super::api::object_path;
 use super::errors;
 use crate::body::{Item, Listed};
-use crate::errors::unreadable_record;
-use crate::errors::{refused, unreadable};
+use crate::errors::{refused, unreadable, unreadable_record};
 use crate::operation::Exchange;
 use crate::record::in_order;
 use crate::success::hubspot as success;
-use crate::{CrmObject, Method, Operation, ReadBatch, Request, Response, wire};
+use crate::{BoxOperation, CrmObject, Method, ReadBatch, Request, Response, wire};
 
 /// Inputs in one batch request.
 pub(super) const LIMIT: usize = 100;
@@ -27,7 +26,7 @@ pub(super) fn modified_property(object: &str) -> &'static str {
     }
 }
 
-pub(super) fn read(batch: Arc<ReadBatch>) -> Box<dyn Operation<Vec<Option<CrmObject>>>> {
+pub(super) fn read(batch: Arc<ReadBatch>) -> BoxOperation<Vec<Option<CrmObject>>> {
     let ids: BTreeSet<&String> = batch.ids.iter().collect();
     let inputs: Vec<Json> = ids.into_iter().map(|id| json!({ "id": id })).collect();
     let mut properties: BTreeSet<&str> = batch
@@ -49,9 +48,7 @@ pub(super) fn read(batch: Arc<ReadBatch>) -> Box<dyn Operation<Vec<Option<CrmObj
 }
 
 fn objects(batch: &ReadBatch, response: &Response) -> Result<Vec<Option<CrmObject>>, Failure> {
-    if let Some(failure) = errors::of_response(response) {
-        return Err(refused(failure));
-    }
+    errors::check(response).map_err(refused)?;
     let listed = response.list("results");
     let Listed { items, rest } = listed.ok_or_else(|| unreadable(response))?;
     for error in rest["errors"].as_array().into_iter().flatten() {

@@ -6,8 +6,9 @@ use crm_domain::Failure;
 
 use super::api::object_path;
 use super::{errors, values};
-use crate::calls::{Call, Next, Slots};
+use crate::calls::{Call, Next};
 use crate::errors::unreadable;
+use crate::outcomes::Outcomes;
 use crate::request::encode;
 use crate::success::hubspot as success;
 use crate::wire::{self, Fields};
@@ -44,15 +45,13 @@ impl Call for Row {
             .success(success::UPDATE)
     }
 
-    fn settle(
+    fn on_response(
         &mut self,
         records: &[usize],
         response: &Response,
-        slots: &mut Slots,
+        outcomes: &mut Outcomes,
     ) -> Result<Next, Failure> {
-        if let Some(failure) = errors::of_response(response) {
-            return Err(failure);
-        }
+        errors::check(response)?;
         // The object comes back, unless it was archived; a page of some proxy is none.
         let is_object = || {
             response
@@ -63,7 +62,7 @@ impl Call for Row {
             return Err(unreadable(response));
         }
         let crm_id = self.batch.key(records[0]).to_owned();
-        slots.settle(
+        outcomes.set(
             records[0],
             Ok(Written {
                 crm_id,

@@ -12,10 +12,8 @@ use crate::{Response, wire};
 
 /// The record of an answer about one.
 pub(super) fn item(response: &Response) -> Result<Item, Failure> {
-    match errors::of_response(response) {
-        Some(failure) => Err(failure),
-        None => response.item_at("data").ok_or_else(|| unreadable(response)),
-    }
+    errors::check(response)?;
+    response.item_at("data").ok_or_else(|| unreadable(response))
 }
 
 /// [`item`], where its values do not matter, or nothing can be done without them.
@@ -33,9 +31,7 @@ pub(super) struct Page {
 
 /// A list that is refused has an unknown path or parameter; no record is missing because of it.
 pub(super) fn page(response: &Response) -> Result<Page, Failure> {
-    if let Some(failure) = errors::of_response(response) {
-        return Err(refused(failure));
-    }
+    errors::check(response).map_err(refused)?;
     let listed = response.list("data").or_else(|| {
         // Version 1 says so when there is nothing.
         let rest = response.json()?;

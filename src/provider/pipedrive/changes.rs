@@ -20,7 +20,7 @@ use crate::look::Look;
 use crate::operation::Refusal;
 use crate::request::encode;
 use crate::walk::{self, Ask, Row, SECOND, Slice, Taken, Walk};
-use crate::{CrmObject, Method, Operation, Request, Response, Settings, Step};
+use crate::{BoxOperation, CrmObject, Method, Operation, Request, Response, Settings, Step};
 
 /// How late a record may become visible unless an option says otherwise.
 pub(super) const OVERLAP_SECONDS: i64 = 120;
@@ -46,7 +46,7 @@ pub(super) fn changes(
     settings: &Settings,
     object: &'static Object,
     query: Arc<ChangesQuery>,
-) -> Box<dyn Operation<ChangesPage>> {
+) -> BoxOperation<ChangesPage> {
     match changes::cursor::<Cursor>(query.since.as_ref()) {
         Ok(cursor) => Box::new(Changes {
             overlap: walk::overlap(settings, OVERLAP_SECONDS),

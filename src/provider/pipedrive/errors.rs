@@ -7,8 +7,7 @@ use crm_domain::{ErrorClass, Failure};
 use serde_json::Value as Json;
 
 use crate::Response;
-use crate::errors::undocumented;
-use crate::errors::{self, Complaint, Rule};
+use crate::errors::{self, Complaint, Rule, undocumented};
 
 use ErrorClass::{Auth, Conflict, Mapping, NotFound, RateLimited, Transient, Validation};
 
@@ -81,6 +80,11 @@ pub(crate) fn of_response(response: &Response) -> Option<Failure> {
     let words = [&body["error"], &body["message"], &body["error_info"]];
     let message = words.into_iter().find_map(Json::as_str).unwrap_or_default();
     Some(classified(codes, message, response))
+}
+
+/// Passes a success, and fails with what any other response states.
+pub(crate) fn check(response: &Response) -> Result<(), Failure> {
+    of_response(response).map_or(Ok(()), Err)
 }
 
 fn classified(codes: Vec<String>, message: &str, response: &Response) -> Failure {

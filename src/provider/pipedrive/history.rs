@@ -12,7 +12,7 @@ use super::values;
 use crate::history::{Entry, Logged, histories, overwritten};
 use crate::operation::Exchange;
 use crate::request::encode;
-use crate::{DoneBatch, Method, Operation, Overwritten, Request, Response, wire};
+use crate::{BoxOperation, DoneBatch, Method, Overwritten, Request, Response, wire};
 
 /// Changes asked for: those since a read that is seconds old.
 const LIMIT: usize = 100;
@@ -27,7 +27,7 @@ pub(super) const MOST: usize = 25;
 pub(super) fn look_back(
     object: &Object,
     batch: Arc<DoneBatch>,
-) -> Option<Box<dyn Operation<Vec<Vec<Overwritten>>>>> {
+) -> Option<BoxOperation<Vec<Vec<Overwritten>>>> {
     let id = encode(&batch.records.first()?.crm_id).to_string();
     let path = format!("/api/v1/{}/{id}/changelog?limit={LIMIT}", object.name);
     let request = Request::new(Method::Get, path);

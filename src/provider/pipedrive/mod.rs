@@ -24,14 +24,15 @@ use std::sync::Arc;
 use crm_domain::{DataType, Description, Failure, Value, ValueError};
 use serde_json::Value as Json;
 
-use crate::calls::{Calls, Outcome, Slots, rounds};
+use crate::calls::Calls;
 use crate::operation::{Exchange, Refusal};
+use crate::outcomes::{Outcome, Plan};
 use crate::stored::Habits;
 use crate::walk::{OVERLAP_OPTION, SECOND, overlap};
 use crate::{
-    ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard, Method, Operation,
-    Overwritten, Provider, ReadBatch, Request, Response, Settings, Usage, WebhookError,
-    WebhookEvent, WebhookRequest, WriteBatch, WriteKind, webhook,
+    BoxOperation, ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard,
+    Method, Overwritten, Profile, Provider, ReadBatch, Request, Response, Settings, Usage,
+    WebhookError, WebhookEvent, WebhookRequest, WriteBatch, WriteKind, webhook,
 };
 
 use objects::{known, object};
@@ -43,32 +44,27 @@ const UPSERTS: usize = 100;
 
 pub struct Pipedrive;
 
+const PROFILE: Profile = Profile {
+    name: "pipedrive",
+    // A grant names the company's own host, which takes its place.
+    base_url: Some("https://api.pipedrive.com"),
+    option_keys: &[OVERLAP_OPTION],
+    credential_keys: &[
+        "api_token",
+        "access_token",
+        "client_id",
+        "client_secret",
+        "refresh_token",
+        "token_url",
+        "scope",
+        "login_url",
+        webhook::SECRET,
+    ],
+};
+
 impl Provider for Pipedrive {
-    fn name(&self) -> &'static str {
-        "pipedrive"
-    }
-
-    /// A grant names the company's own host, which takes its place.
-    fn default_base_url(&self) -> Option<&'static str> {
-        Some("https://api.pipedrive.com")
-    }
-
-    fn option_keys(&self) -> &'static [&'static str] {
-        &[OVERLAP_OPTION]
-    }
-
-    fn credential_keys(&self) -> &'static [&'static str] {
-        &[
-            "api_token",
-            "access_token",
-            "client_id",
-            "client_secret",
-            "refresh_token",
-            "token_url",
-            "scope",
-            "login_url",
-            webhook::SECRET,
-        ]
+    fn profile(&self) -> &'static Profile {
+        &PROFILE
     }
 
     /// Pipedrive takes one record at a time, so batches only decide what is sent in parallel. Upserts share
@@ -91,11 +87,7 @@ impl Provider for Pipedrive {
         }
     }
 
-    fn write(
-        &self,
-        settings: &Settings,
-        batch: Arc<WriteBatch>,
-    ) -> Box<dyn Operation<Vec<Outcome>>> {
+    fn write(&self, settings: &Settings, batch: Arc<WriteBatch>) -> BoxOperation<Vec<Outcome>> {
         let object = match object(&batch.object) {
             Ok(object) => object,
             Err(failure) => return Box::new(Refusal::new(failure)),
@@ -104,8 +96,7 @@ impl Provider for Pipedrive {
         if is_upsert && !seek::holds_keys(object, batch.key_field()) {
             return Box::new(Refusal::new(seek::keyless(object, batch.key_field())));
         }
-        let mut slots = Slots::new(&batch);
-        let rounds = rounds(&batch, &mut slots, |key| key);
+        let plan = Plan::new(&batch, |key| key);
         let write = Write {
             object,
             newest: Newest::new(overlap(settings, changes::OVERLAP_SECONDS)),
@@ -113,7 +104,7 @@ impl Provider for Pipedrive {
             stage: Stage::default(),
             batch,
         };
-        Box::new(Calls::new(write, &rounds, 1, slots))
+        Box::new(Calls::new(write, plan, 1))
     }
 
     fn read_size(&self, object: &str) -> usize {
@@ -124,7 +115,7 @@ impl Provider for Pipedrive {
         &self,
         _settings: &Settings,
         batch: Arc<ReadBatch>,
-    ) -> Box<dyn Operation<Vec<Option<CrmObject>>>> {
+    ) -> BoxOperation<Vec<Option<CrmObject>>> {
         match object(&batch.object) {
             Ok(object) => Box::new(reads::Reading::new(object, batch)),
             Err(failure) => Box::new(Refusal::new(failure)),
@@ -139,26 +130,18 @@ impl Provider for Pipedrive {
         &self,
         _settings: &Settings,
         batch: Arc<DoneBatch>,
-    ) -> Option<Box<dyn Operation<Vec<Vec<Overwritten>>>>> {
+    ) -> Option<BoxOperation<Vec<Vec<Overwritten>>>> {
         history::look_back(known(&batch.object)?, batch)
     }
 
-    fn changes(
-        &self,
-        settings: &Settings,
-        query: Arc<ChangesQuery>,
-    ) -> Box<dyn Operation<ChangesPage>> {
+    fn changes(&self, settings: &Settings, query: Arc<ChangesQuery>) -> BoxOperation<ChangesPage> {
         match object(&query.object) {
             Ok(object) => changes::changes(settings, object, query),
             Err(failure) => Box::new(Refusal::new(failure)),
         }
     }
 
-    fn describe(
-        &self,
-        _settings: &Settings,
-        name: &str,
-    ) -> Option<Box<dyn Operation<Description>>> {
+    fn describe(&self, _settings: &Settings, name: &str) -> Option<BoxOperation<Description>> {
         Some(match object(name) {
             Ok(object) => Box::new(describe::Describe::new(object)),
             Err(failure) => Box::new(Refusal::new(failure)),
@@ -181,7 +164,7 @@ impl Provider for Pipedrive {
     }
 
     /// Who one is needs no right on any object.
-    fn ping(&self, _settings: &Settings) -> Box<dyn Operation<String>> {
+    fn ping(&self, _settings: &Settings) -> BoxOperation<String> {
         let request = Request::new(Method::Get, "/api/v1/users/me");
         Box::new(Exchange::new(request, |response| {
             let me = answers::record(&response)?;
@@ -196,11 +179,7 @@ impl Provider for Pipedrive {
         oauth::given_token(credentials)
     }
 
-    fn authorise(
-        &self,
-        _base_url: &str,
-        credentials: &Credentials,
-    ) -> Option<Box<dyn Operation<Grant>>> {
+    fn authorise(&self, _base_url: &str, credentials: &Credentials) -> Option<BoxOperation<Grant>> {
         oauth::authorise(credentials)
     }
 

@@ -2,7 +2,7 @@
 //! grant says on which host the company's API lives.
 
 use crate::oauth::{Client, Endpoint};
-use crate::{Credentials, Grant, Operation, Request};
+use crate::{BoxOperation, Credentials, Grant, Request};
 
 const LOGIN_URL: &str = "https://oauth.pipedrive.com";
 
@@ -18,7 +18,7 @@ pub(super) fn given_token(credentials: &Credentials) -> Option<String> {
     given.or(api_token.map(|token| format!("{API_TOKEN}{token}")))
 }
 
-pub(super) fn authorise(credentials: &Credentials) -> Option<Box<dyn Operation<Grant>>> {
+pub(super) fn authorise(credentials: &Credentials) -> Option<BoxOperation<Grant>> {
     let login_url = credentials.get("login_url").filter(|url| !url.is_empty());
     let host = login_url.unwrap_or(LOGIN_URL).trim_end_matches('/');
     Endpoint {

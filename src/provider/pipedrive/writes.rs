@@ -15,8 +15,9 @@ use super::answers::{item, page, record};
 use super::objects::{Object, Version};
 use super::seek::Newest;
 use super::{seek, values};
-use crate::calls::{Call, Next, Slots};
+use crate::calls::{Call, Next};
 use crate::errors::unreadable;
+use crate::outcomes::Outcomes;
 use crate::success::pipedrive as success;
 use crate::{Method, Request, Response, WriteBatch, WriteKind, WriteRecord, Written, changes};
 
@@ -200,7 +201,7 @@ impl Write {
         index: usize,
         id: Option<String>,
         response: &Response,
-        slots: &mut Slots,
+        outcomes: &mut Outcomes,
     ) -> Then {
         let kind = self.batch.kind;
         let saved = match record(response) {
@@ -235,7 +236,7 @@ impl Write {
         if created {
             self.newest.note(self.batch.key(index), &crm_id);
         }
-        slots.settle(index, Ok(Written { crm_id, created }));
+        outcomes.set(index, Ok(Written { crm_id, created }));
         Ok(Next::Done)
     }
 
@@ -270,7 +271,12 @@ impl Call for Write {
         }
     }
 
-    fn settle(&mut self, records: &[usize], response: &Response, slots: &mut Slots) -> Then {
+    fn on_response(
+        &mut self,
+        records: &[usize],
+        response: &Response,
+        outcomes: &mut Outcomes,
+    ) -> Then {
         let index = records[0];
         match std::mem::take(&mut self.stage) {
             Stage::Nothing => Err(unreadable(response)),
@@ -322,7 +328,7 @@ impl Call for Write {
                 }
                 Err(failure) => Err(failure),
             },
-            Stage::Save(id) => self.saved(index, id, response, slots),
+            Stage::Save(id) => self.saved(index, id, response, outcomes),
             Stage::Missing(failure, id) => {
                 let page = page(response)?;
                 let records = page.records.iter().map(|item| &item.json);

@@ -16,29 +16,22 @@ use super::collections::{Collection, WRITE_LIMIT};
 use super::csv_rows::{self, LIMITS, Upload, key_column};
 use super::errors;
 use super::results::{self, ResultFile};
-use crate::calls::{Calls, Outcome, Slots};
+use crate::calls::Calls;
 use crate::errors::{refused, unreadable};
 use crate::job::{ByJob, Job, Watch};
+use crate::outcomes::{Outcome, Plan};
 use crate::request::encode;
 use crate::success::salesforce as success;
-use crate::{Method, Operation, Request, Response, Step, WriteBatch, WriteKind};
-
-type Outcomes = Vec<Outcome>;
+use crate::{BoxOperation, Method, Operation, Request, Response, Step, WriteBatch, WriteKind};
 
 /// Starts a bulk write. The first round goes by the job; keys that come again go after it.
 pub(super) fn write(
     api: Api,
     batch: Arc<WriteBatch>,
-    mut rounds: Vec<Vec<usize>>,
-    slots: Slots,
-) -> Box<dyn Operation<Outcomes>> {
-    let Some(first) = rounds.first_mut() else {
-        return Box::new(Calls::new(
-            Collection { api, batch },
-            &[],
-            WRITE_LIMIT,
-            slots,
-        ));
+    mut plan: Plan,
+) -> BoxOperation<Vec<Outcome>> {
+    let Some(first) = plan.rounds.first_mut() else {
+        return Box::new(Calls::new(Collection { api, batch }, plan, WRITE_LIMIT));
     };
     let Upload {
         body,
@@ -47,20 +40,14 @@ pub(super) fn write(
     } = csv_rows::build(&batch, first, LIMITS);
     *first = others;
     if carried.is_empty() {
-        return Box::new(Calls::new(
-            Collection { api, batch },
-            &rounds,
-            WRITE_LIMIT,
-            slots,
-        ));
+        return Box::new(Calls::new(Collection { api, batch }, plan, WRITE_LIMIT));
     }
     Box::new(ByJob(Bulk {
         api,
         batch,
         carried,
         body,
-        rounds,
-        slots,
+        plan,
         job: String::new(),
         stage: Stage::Create,
         watch: Watch::default(),
@@ -88,9 +75,8 @@ struct Bulk {
     batch: Arc<WriteBatch>,
     carried: Vec<usize>,
     body: Vec<u8>,
-    /// What goes by collections afterwards.
-    rounds: Vec<Vec<usize>>,
-    slots: Slots,
+    /// Its rounds go by collections afterwards.
+    plan: Plan,
     job: String,
     stage: Stage,
     watch: Watch,
@@ -108,7 +94,7 @@ impl Job for Bulk {
         self.rest.as_mut()
     }
 
-    fn send(&mut self) -> Step<Outcomes> {
+    fn send(&mut self) -> Step<Vec<Outcome>> {
         let request = match self.stage {
             Stage::Create => self
                 .api
@@ -137,7 +123,7 @@ impl Job for Bulk {
         Step::Send(named(request))
     }
 
-    fn take(&mut self, response: &Response) -> Step<Outcomes> {
+    fn take(&mut self, response: &Response) -> Step<Vec<Outcome>> {
         if let Some(failure) = errors::of_response(response) {
             return self.failed(failure);
         }
@@ -165,7 +151,7 @@ impl Job for Bulk {
     }
 
     /// A request failed, by its answer or for want of one.
-    fn failed(&mut self, failure: Failure) -> Step<Outcomes> {
+    fn failed(&mut self, failure: Failure) -> Step<Vec<Outcome>> {
         match self.stage {
             Stage::Create => Step::Done(Err(refused(failure))),
             // The job stays open and empty; Salesforce drops it after a day.
@@ -214,18 +200,18 @@ impl Bulk {
         )
     }
 
-    fn enter(&mut self, stage: Stage) -> Step<Outcomes> {
+    fn enter(&mut self, stage: Stage) -> Step<Vec<Outcome>> {
         self.stage = stage;
         self.watch.calm();
         self.send()
     }
 
-    fn look_later(&mut self) -> Step<Outcomes> {
+    fn look_later(&mut self) -> Step<Vec<Outcome>> {
         self.stage = Stage::Poll;
         Step::Wait(self.watch.next())
     }
 
-    fn polled(&mut self, response: &Response) -> Step<Outcomes> {
+    fn polled(&mut self, response: &Response) -> Step<Vec<Outcome>> {
         let job = response.json().unwrap_or_default();
         let state = job["state"].as_str().unwrap_or_default();
         match state {
@@ -254,13 +240,19 @@ impl Bulk {
     }
 
     fn fetched(&mut self, file: ResultFile, body: &[u8]) {
-        let unprocessed = results::read(file, body, &self.batch, &self.carried, &mut self.slots);
+        let unprocessed = results::read(
+            file,
+            body,
+            &self.batch,
+            &self.carried,
+            &mut self.plan.outcomes,
+        );
         if self.broken.is_none() || self.has_results() {
             let why = self
                 .broken
                 .as_ref()
                 .map_or("the bulk job ended before this record", |f| &f.message);
-            self.slots.settle_all(
+            self.plan.outcomes.fail_all(
                 unprocessed,
                 &Failure::record(ErrorClass::Transient, "unprocessed", why),
             );
@@ -270,31 +262,32 @@ impl Bulk {
     fn has_results(&self) -> bool {
         self.carried
             .iter()
-            .any(|&index| self.slots.is_settled(index))
+            .any(|&index| self.plan.outcomes.is_known(index))
     }
 
     /// The files are read. A job that failed before its first record refused the batch as a whole;
     /// of a job that failed later, the records without a result may go again.
-    fn conclude(&mut self) -> Step<Outcomes> {
+    fn conclude(&mut self) -> Step<Vec<Outcome>> {
         if let Some(failure) = self.broken.take() {
             if !self.has_results() {
                 self.refusal = Some(failure);
             } else if failure.scope == Scope::Connection {
-                self.slots
-                    .settle_all(self.carried.iter().copied(), &failure);
+                self.plan
+                    .outcomes
+                    .fail_all(self.carried.iter().copied(), &failure);
             }
         }
         self.enter(Stage::Remove)
     }
 
     /// Nothing was written: undo the job and refuse the batch.
-    fn abandon(&mut self, failure: Failure) -> Step<Outcomes> {
+    fn abandon(&mut self, failure: Failure) -> Step<Vec<Outcome>> {
         self.refusal = Some(refused(failure));
         self.enter(Stage::Abort)
     }
 
     /// The job's results cannot be had: what they would have told is unknown.
-    fn give_up(&mut self, failure: Failure) -> Step<Outcomes> {
+    fn give_up(&mut self, failure: Failure) -> Step<Vec<Outcome>> {
         let failure = match failure.scope {
             Scope::Connection => failure,
             Scope::Records => Failure {
@@ -305,24 +298,25 @@ impl Bulk {
         if !self.has_results() {
             return Step::Done(Err(self.broken.take().unwrap_or(failure)));
         }
-        self.slots
-            .settle_all(self.carried.iter().copied(), &failure);
+        self.plan
+            .outcomes
+            .fail_all(self.carried.iter().copied(), &failure);
         self.enter(Stage::Remove)
     }
 
     /// The job is removed, or has been tried to be.
-    fn go_on(&mut self) -> Step<Outcomes> {
+    fn go_on(&mut self) -> Step<Vec<Outcome>> {
         self.stage = Stage::Rest;
         if let Some(refusal) = self.refusal.take() {
             return Step::Done(Err(refusal));
         }
-        let slots = std::mem::take(&mut self.slots);
+        let plan = std::mem::take(&mut self.plan);
         let collection = Collection {
             api: self.api.clone(),
             batch: self.batch.clone(),
         };
         self.rest
-            .insert(Calls::new(collection, &self.rounds, WRITE_LIMIT, slots))
+            .insert(Calls::new(collection, plan, WRITE_LIMIT))
             .step(None)
     }
 }

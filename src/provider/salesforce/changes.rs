@@ -15,12 +15,11 @@ use super::api::{Api, id_form};
 use super::{errors, reads};
 use crate::body::{Item, Listed};
 use crate::changes::{self, Change, ChangesPage, ChangesQuery, is_api_name};
-use crate::errors::unreadable_record;
-use crate::errors::{refused, unreadable};
+use crate::errors::{refused, unreadable, unreadable_record};
 use crate::operation::{Exchange, Refusal};
 use crate::request::encode;
 use crate::walk::{self, Ask, Row, Slice, Taken, Walk, moment};
-use crate::{CrmObject, Method, Operation, Response, Settings, Step, wire};
+use crate::{BoxOperation, CrmObject, Method, Operation, Response, Settings, Step, wire};
 
 /// Records in one answer of a query (REST API Developer Guide, "Query Options Header").
 pub(super) const LIMIT: usize = 2000;
@@ -53,10 +52,7 @@ struct Cursor {
     without: Vec<String>,
 }
 
-pub(super) fn changes(
-    settings: &Settings,
-    query: Arc<ChangesQuery>,
-) -> Box<dyn Operation<ChangesPage>> {
+pub(super) fn changes(settings: &Settings, query: Arc<ChangesQuery>) -> BoxOperation<ChangesPage> {
     if let Some(name) = names(&query).find(|name| !is_api_name(name)) {
         let message = format!("\"{name}\" cannot be the API name of an object or a field");
         let failure = Failure::record(ErrorClass::Mapping, "INVALID_FIELD", message);
@@ -76,14 +72,12 @@ pub(super) fn changes(
 }
 
 /// How many records there are, deleted ones too: `SELECT COUNT()`.
-pub(super) fn count(settings: &Settings, object: &str) -> Box<dyn Operation<u64>> {
+pub(super) fn count(settings: &Settings, object: &str) -> BoxOperation<u64> {
     let text = format!("SELECT COUNT() FROM {object}");
     let path = format!("/queryAll?q={}", encode(&text));
     let request = Api::new(settings).request(Method::Get, path);
     Box::new(Exchange::new(request, |response| {
-        if let Some(failure) = errors::of_response(&response) {
-            return Err(refused(failure));
-        }
+        errors::check(&response).map_err(refused)?;
         let total = response.json().and_then(|body| body["totalSize"].as_u64());
         total.ok_or_else(|| unreadable(&response))
     }))
@@ -269,9 +263,7 @@ impl Changes {
 
     /// Fills in what a statement had no room for. What is gone meanwhile comes again as deleted.
     fn fill(&self, mut page: ChangesPage, response: &Response) -> Result<ChangesPage, Failure> {
-        if let Some(failure) = errors::of_response(response) {
-            return Err(refused(failure));
-        }
+        errors::check(response).map_err(refused)?;
         let items = response.array().ok_or_else(|| unreadable(response))?;
         let items = items.into_iter().filter(|item| !item.is_nothing());
         let mut strays = 0;

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::api::{Api, id_form};
 use super::{errors, values};
-use crate::calls::{Call, Next, Outcome, Slots};
+use crate::calls::{Call, Next};
 use crate::errors::{refused, unreadable};
+use crate::outcomes::{Outcome, Outcomes};
 use crate::request::encode;
 use crate::wire::{Fields, List};
 use crate::{Method, Request, Response, WriteBatch, WriteKind, Written};
@@ -24,7 +25,7 @@ pub(super) struct Collection {
 }
 
 impl Call for Collection {
-    fn is_parted_by_the_engine(&self) -> bool {
+    fn is_split_by_the_engine(&self) -> bool {
         true
     }
 
@@ -59,15 +60,13 @@ impl Call for Collection {
         })
     }
 
-    fn settle(
+    fn on_response(
         &mut self,
         records: &[usize],
         response: &Response,
-        slots: &mut Slots,
+        outcomes: &mut Outcomes,
     ) -> Result<Next, Failure> {
-        if let Some(failure) = errors::of_response(response) {
-            return Err(refused(failure));
-        }
+        errors::check(response).map_err(refused)?;
         let answers = response.array().ok_or_else(|| unreadable(response))?;
         for (&index, item) in records.iter().zip(answers) {
             // Null and missing alike: nothing is known of the record.
@@ -79,7 +78,7 @@ impl Call for Collection {
                 Ok(saved) => saved.outcome_for(&self.batch, index),
                 Err(_) => Err(unreadable(response)),
             };
-            slots.settle(index, outcome);
+            outcomes.set(index, outcome);
         }
         Ok(Next::Done)
     }

@@ -8,7 +8,7 @@ use super::errors;
 use crate::errors::{refused, unreadable};
 use crate::operation::Exchange;
 use crate::request::encode;
-use crate::{Method, Operation, Settings};
+use crate::{BoxOperation, Method, Settings};
 
 #[derive(Deserialize)]
 struct Answer {
@@ -51,13 +51,11 @@ struct PicklistValue {
     active: bool,
 }
 
-pub(super) fn describe(settings: &Settings, object: &str) -> Box<dyn Operation<Description>> {
+pub(super) fn describe(settings: &Settings, object: &str) -> BoxOperation<Description> {
     let path = format!("/sobjects/{}/describe", encode(object));
     let request = Api::new(settings).request(Method::Get, path);
     Box::new(Exchange::new(request, |response| {
-        if let Some(failure) = errors::of_response(&response) {
-            return Err(refused(failure));
-        }
+        errors::check(&response).map_err(refused)?;
         let answer: Answer =
             crate::json::parse(&response.body).map_err(|_| unreadable(&response))?;
         Ok(Description {

@@ -6,8 +6,7 @@ use serde::Deserialize;
 use serde_json::Value as Json;
 
 use crate::Response;
-use crate::errors::undocumented;
-use crate::errors::{self, Complaint, Rule};
+use crate::errors::{self, Complaint, Rule, undocumented};
 
 use ErrorClass::{Auth, Conflict, Internal, Mapping, NotFound, RateLimited, Transient, Validation};
 
@@ -164,6 +163,11 @@ pub(crate) fn of_response(response: &Response) -> Option<Failure> {
         return Some(errors::classify(TABLE, &complaint, 300));
     }
     Some(errors::classify_response(TABLE, &complaint, response))
+}
+
+/// Passes a success, and fails with what any other response states.
+pub(crate) fn check(response: &Response) -> Result<(), Failure> {
+    of_response(response).map_or(Ok(()), Err)
 }
 
 /// The failure of a record that a collection refused. What no table knows is the record's own fault.

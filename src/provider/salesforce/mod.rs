@@ -26,14 +26,14 @@ use std::sync::Arc;
 use crm_domain::{DataType, Description, Failure, Value, ValueError};
 use serde_json::Value as Json;
 
-use crate::calls::{Calls, Outcome, Slots, rounds};
+use crate::calls::Calls;
 use crate::operation::Exchange;
+use crate::outcomes::{Outcome, Plan};
 use crate::stored::Habits;
 use crate::walk::OVERLAP_OPTION;
 use crate::{
-    ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard, Method, Operation,
-    Overwritten, Provider, ReadBatch, Request, Response, Settings, Usage, WebhookError,
-    WebhookEvent, WebhookRequest, WriteBatch, WriteKind, webhook, wire,
+    BoxOperation, ChangesPage, ChangesQuery, Credentials, CrmObject, Grant, Guard, Method, Profile,
+    Provider, ReadBatch, Response, Settings, Usage, WriteBatch, WriteKind, webhook, wire,
 };
 
 use api::Api;
@@ -44,23 +44,35 @@ use rows::Single;
 
 pub struct Salesforce;
 
+const PROFILE: Profile = Profile {
+    name: "salesforce",
+    // Every org has a host of its own.
+    base_url: None,
+    option_keys: &[
+        "api_version",
+        OVERLAP_OPTION,
+        options::DUPLICATE_RULE,
+        options::AUTO_ASSIGN,
+    ],
+    credential_keys: &[
+        "access_token",
+        "client_id",
+        "client_secret",
+        "refresh_token",
+        "token_url",
+        "scope",
+        "username",
+        "private_key_file",
+        "audience",
+        "login_url",
+        webhook::SECRET,
+    ],
+};
+
+/// Webhooks come from a relay, since Salesforce sends none of its own.
 impl Provider for Salesforce {
-    fn name(&self) -> &'static str {
-        "salesforce"
-    }
-
-    /// Every org has a host of its own.
-    fn default_base_url(&self) -> Option<&'static str> {
-        None
-    }
-
-    fn option_keys(&self) -> &'static [&'static str] {
-        &[
-            "api_version",
-            OVERLAP_OPTION,
-            options::DUPLICATE_RULE,
-            options::AUTO_ASSIGN,
-        ]
+    fn profile(&self) -> &'static Profile {
+        &PROFILE
     }
 
     fn check_options(
@@ -68,22 +80,6 @@ impl Provider for Salesforce {
         options: &serde_json::Map<String, Json>,
     ) -> Result<(), (String, &'static str)> {
         options::check(options)
-    }
-
-    fn credential_keys(&self) -> &'static [&'static str] {
-        &[
-            "access_token",
-            "client_id",
-            "client_secret",
-            "refresh_token",
-            "token_url",
-            "scope",
-            "username",
-            "private_key_file",
-            "audience",
-            "login_url",
-            webhook::SECRET,
-        ]
     }
 
     fn write_size(&self, settings: &Settings, _kind: WriteKind, count: usize) -> usize {
@@ -95,7 +91,8 @@ impl Provider for Salesforce {
     }
 
     /// Rows take conditions, collections and jobs do not. A delete takes none anywhere ("DELETE
-    /// requests aren't supported"), and an upsert has no read that it is based on.
+    /// requests aren't supported"), and an upsert has no read that it is based on. A history, which could be
+    /// asked afterwards, is kept only of the few fields that an administrator chooses.
     fn guard(&self, kind: WriteKind, count: usize) -> Guard {
         match (kind, count) {
             (WriteKind::Update, 0 | 1) => Guard::Atomic,
@@ -103,30 +100,24 @@ impl Provider for Salesforce {
         }
     }
 
-    fn write(
-        &self,
-        settings: &Settings,
-        batch: Arc<WriteBatch>,
-    ) -> Box<dyn Operation<Vec<Outcome>>> {
+    fn write(&self, settings: &Settings, batch: Arc<WriteBatch>) -> BoxOperation<Vec<Outcome>> {
         let api = Api::new(settings);
-        let mut slots = Slots::new(&batch);
         let key_form = match batch.kind {
             WriteKind::Upsert => api::whole_key,
             WriteKind::Update | WriteKind::Delete => api::id_form,
         };
-        let rounds = rounds(&batch, &mut slots, key_form);
+        let plan = Plan::new(&batch, key_form);
         match &batch.records[..] {
             [_] if batch.kind != WriteKind::Upsert || api::is_path_safe(batch.key(0)) => {
-                Box::new(Single::new(api, batch, rounds, slots))
+                Box::new(Single::new(api, batch, plan))
             }
             records if records.len() > 1 && takes_job(settings, records.len()) => {
-                bulk::write(api, batch, rounds, slots)
+                bulk::write(api, batch, plan)
             }
             _ => Box::new(Calls::new(
                 Collection { api, batch },
-                &rounds,
+                plan,
                 collections::WRITE_LIMIT,
-                slots,
             )),
         }
     }
@@ -139,36 +130,19 @@ impl Provider for Salesforce {
         &self,
         settings: &Settings,
         batch: Arc<ReadBatch>,
-    ) -> Box<dyn Operation<Vec<Option<CrmObject>>>> {
+    ) -> BoxOperation<Vec<Option<CrmObject>>> {
         Box::new(Reading::new(Api::new(settings), batch))
     }
 
-    /// Salesforce keeps a history only of the few fields that an administrator chooses.
-    fn overwritten(
-        &self,
-        _settings: &Settings,
-        _batch: Arc<DoneBatch>,
-    ) -> Option<Box<dyn Operation<Vec<Vec<Overwritten>>>>> {
-        None
-    }
-
-    fn changes(
-        &self,
-        settings: &Settings,
-        query: Arc<ChangesQuery>,
-    ) -> Box<dyn Operation<ChangesPage>> {
+    fn changes(&self, settings: &Settings, query: Arc<ChangesQuery>) -> BoxOperation<ChangesPage> {
         changes::changes(settings, query)
     }
 
-    fn count(&self, settings: &Settings, object: &str) -> Option<Box<dyn Operation<u64>>> {
+    fn count(&self, settings: &Settings, object: &str) -> Option<BoxOperation<u64>> {
         Some(changes::count(settings, object))
     }
 
-    fn describe(
-        &self,
-        settings: &Settings,
-        object: &str,
-    ) -> Option<Box<dyn Operation<Description>>> {
+    fn describe(&self, settings: &Settings, object: &str) -> Option<BoxOperation<Description>> {
         Some(describe::describe(settings, object))
     }
 
@@ -176,40 +150,17 @@ impl Provider for Salesforce {
         api::long_id(id)
     }
 
-    /// From a relay, since Salesforce sends no webhooks of its own.
-    fn webhook(
-        &self,
-        _settings: &Settings,
-        credentials: &Credentials,
-        request: &WebhookRequest<'_>,
-    ) -> Result<Vec<WebhookEvent>, WebhookError> {
-        webhook::relayed(credentials, request)
-    }
-
     /// The limits need no right on any object, and say something worth knowing.
-    fn ping(&self, settings: &Settings) -> Box<dyn Operation<String>> {
+    fn ping(&self, settings: &Settings) -> BoxOperation<String> {
         let request = Api::new(settings).request(Method::Get, "/limits");
-        Box::new(Exchange::new(
-            request,
-            |response| match errors::of_response(&response) {
-                Some(failure) => Err(failure),
-                None => Ok(what_is_left(&response)),
-            },
-        ))
+        Box::new(Exchange::new(request, |response| {
+            errors::check(&response)?;
+            Ok(what_is_left(&response))
+        }))
     }
 
-    fn authorise(
-        &self,
-        base_url: &str,
-        credentials: &Credentials,
-    ) -> Option<Box<dyn Operation<Grant>>> {
+    fn authorise(&self, base_url: &str, credentials: &Credentials) -> Option<BoxOperation<Grant>> {
         oauth::authorise(base_url, credentials)
-    }
-
-    fn sign(&self, request: &mut Request, access_token: &str) {
-        request
-            .headers
-            .push(("authorization", format!("Bearer {access_token}")));
     }
 
     fn failure(&self, response: &Response) -> Option<Failure> {

@@ -5,16 +5,13 @@
 use crate::jwt::{self, Claims};
 use crate::oauth::{self, Client, Endpoint};
 use crate::operation::Refusal;
-use crate::{Credentials, Grant, Operation};
+use crate::{BoxOperation, Credentials, Grant};
 
 /// Where refresh tokens and assertions are honoured for every production org. Client credentials are not: they
 /// belong to the org's own host ("My Domain").
 const LOGIN_URL: &str = "https://login.salesforce.com";
 
-pub(super) fn authorise(
-    base_url: &str,
-    credentials: &Credentials,
-) -> Option<Box<dyn Operation<Grant>>> {
+pub(super) fn authorise(base_url: &str, credentials: &Credentials) -> Option<BoxOperation<Grant>> {
     let get = |key| credentials.get(key).filter(|value| !value.is_empty());
     let login_url = get("login_url").map(|url| url.trim_end_matches('/'));
     let url = |host: &str| format!("{}/services/oauth2/token", host.trim_end_matches('/'));

@@ -119,11 +119,9 @@ impl Reading {
 
     /// Takes in an answer. Returns those whose versions do not protect.
     fn take(&mut self, response: &Response) -> Result<Vec<Young>, Failure> {
-        if let Some(failure) = errors::of_response(response) {
-            // A missing record is a null in the answer; a retrieve that is not found at all names an
-            // object that does not exist.
-            return Err(refused(failure));
-        }
+        // A missing record is a null in the answer; a retrieve that is not found at all names an
+        // object that does not exist.
+        errors::check(response).map_err(refused)?;
         let items = match self.by_row {
             true => response.item().map(|item| vec![item]),
             false => response.array(),

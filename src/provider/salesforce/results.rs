@@ -7,7 +7,7 @@ use crm_domain::{ErrorClass, Failure};
 use super::api::id_form;
 use super::csv_rows::key_column;
 use super::errors;
-use crate::calls::{Outcome, Slots};
+use crate::outcomes::{Outcome, Outcomes};
 use crate::result_table::ResultTable;
 use crate::{WriteBatch, WriteKind, Written};
 
@@ -44,7 +44,7 @@ pub(super) fn read(
     body: &[u8],
     batch: &WriteBatch,
     carried: &[usize],
-    slots: &mut Slots,
+    outcomes: &mut Outcomes,
 ) -> Vec<usize> {
     let Some(mut table) = ResultTable::new(body) else {
         return Vec::new();
@@ -89,7 +89,7 @@ pub(super) fn read(
                 }),
             },
         };
-        slots.settle(index, outcome);
+        outcomes.set(index, outcome);
     }
     unprocessed
 }

@@ -9,8 +9,9 @@ use super::api::{Api, named};
 use super::collections::{Collection, Saved};
 use super::version::Version;
 use super::{errors, reads, values};
-use crate::calls::{Call, Calls, Next, Outcome, Slots};
+use crate::calls::{Call, Calls, Next};
 use crate::errors::{refused, unreadable};
+use crate::outcomes::{Outcome, Outcomes, Plan};
 use crate::request::encode;
 use crate::success::salesforce as success;
 use crate::wire::Fields;
@@ -49,20 +50,14 @@ enum Doubt {
 }
 
 impl Single {
-    pub fn new(
-        api: Api,
-        batch: Arc<WriteBatch>,
-        rounds: Vec<Vec<usize>>,
-        mut slots: Slots,
-    ) -> Self {
+    pub fn new(api: Api, batch: Arc<WriteBatch>, mut plan: Plan) -> Self {
         let based_on = batch.records[0].unless_changed.as_deref();
         let based_on = based_on.filter(|_| batch.kind == WriteKind::Update);
         let unless_changed = based_on.and_then(Version::from_text);
         if based_on.is_some() && unless_changed.is_none() {
             let message = "the version that the write is based on is none of Salesforce's";
-            slots.settle(0, Err(Failure::stale(message)));
+            plan.outcomes.set(0, Err(Failure::stale(message)));
         }
-        let rounds: Vec<Vec<usize>> = rounds.iter().map(|round| slots.unsettled(round)).collect();
         Single {
             row: Calls::new(
                 Row {
@@ -70,9 +65,8 @@ impl Single {
                     batch: batch.clone(),
                     unless_changed: unless_changed.clone(),
                 },
-                &rounds,
+                plan,
                 1,
-                slots,
             ),
             doubt: None,
             api,
@@ -120,7 +114,7 @@ impl Single {
             api: self.api.clone(),
             batch: self.batch.clone(),
         };
-        let mut calls = Calls::new(collection, &[vec![0]], 1, Slots::new(&self.batch));
+        let mut calls = Calls::new(collection, Plan::of_first(&self.batch), 1);
         let step = calls.step(None);
         self.doubt = Some(Doubt::Again(calls));
         step
@@ -141,7 +135,7 @@ impl Single {
             batch: self.batch.clone(),
             unless_changed: self.unless_changed.clone(),
         };
-        self.row = Calls::new(row, &[vec![0]], 1, Slots::new(&self.batch));
+        self.row = Calls::new(row, Plan::of_first(&self.batch), 1);
         self.row.step(None)
     }
 }
@@ -218,15 +212,13 @@ impl Call for Row {
         named(request).success(success)
     }
 
-    fn settle(
+    fn on_response(
         &mut self,
         records: &[usize],
         response: &Response,
-        slots: &mut Slots,
+        outcomes: &mut Outcomes,
     ) -> Result<Next, Failure> {
-        if let Some(failure) = errors::of_response(response) {
-            return Err(failure);
-        }
+        errors::check(response)?;
         let outcome = match self.batch.kind {
             // No body; the id stays the one we hold.
             WriteKind::Update | WriteKind::Delete => Ok(Written {
@@ -239,7 +231,7 @@ impl Call for Row {
                 saved.map_err(|_| unreadable(response))?.outcome()
             }
         };
-        slots.settle(records[0], outcome);
+        outcomes.set(records[0], outcome);
         Ok(Next::Done)
     }
 }

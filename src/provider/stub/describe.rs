@@ -3,19 +3,17 @@
 use crm_domain::Description;
 use serde_json::json;
 
-use super::failure;
+use super::errors::check;
 use crate::errors::unreadable;
 use crate::operation::Exchange;
-use crate::{Method, Operation, Request};
+use crate::{BoxOperation, Method, Request};
 
-pub(super) fn describe(object: &str) -> Box<dyn Operation<Description>> {
+pub(super) fn describe(object: &str) -> BoxOperation<Description> {
     let request = Request::new(Method::Post, "/describe")
         .json(&json!({ "object": object }))
         .repeatable();
     Box::new(Exchange::new(request, |response| {
-        match failure(&response) {
-            Some(failure) => Err(failure),
-            None => crate::json::parse(&response.body).map_err(|_| unreadable(&response)),
-        }
+        check(&response)?;
+        crate::json::parse(&response.body).map_err(|_| unreadable(&response))
     }))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crm_domain::{DataType, ErrorClass, Failure};
 use crm_provider::record::Field;
 use crm_provider::{
-    ChangesQuery, Operation, Provider, ReadBatch, Response, Settings, Step, providers,
+    BoxOperation, ChangesQuery, Provider, ReadBatch, Response, Settings, Step, providers,
 };
 
 const SHAPES: [&str; 9] = [
@@ -22,7 +22,7 @@ const SHAPES: [&str; 9] = [
 ];
 
 /// Runs an operation to its end, with the same answer to every request and then none.
-fn run<T>(mut operation: Box<dyn Operation<T>>, body: &str) {
+fn run<T>(mut operation: BoxOperation<T>, body: &str) {
     let mut step = operation.step(None);
     for n in 0..500 {
         step = match step {

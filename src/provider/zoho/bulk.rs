@@ -19,16 +19,17 @@ use super::api::{ORG_OPTION, option};
 use super::loads::{self, LIMITS};
 use super::records::{self, Records, TRIGGER_OPTION};
 use super::{archive, errors, results};
-use crate::calls::{Calls, Outcome, Slots};
+use crate::calls::Calls;
 use crate::errors::unreadable;
 use crate::job::{ByJob, Job, Watch};
+use crate::outcomes::{Outcome, Plan};
 use crate::request::encode;
 use crate::success::zoho as success;
-use crate::{Method, Operation, Request, Response, Settings, Step, WriteBatch, WriteKind, wire};
+use crate::{
+    BoxOperation, Method, Operation, Request, Response, Settings, Step, WriteBatch, WriteKind, wire,
+};
 
 const FILE: &str = "records.csv";
-
-type Outcomes = Vec<Outcome>;
 
 /// Whether so many records are work for jobs. Which automation starts a job does not ask, so where the connection says
 /// which, calls it is.
@@ -42,17 +43,16 @@ pub(super) fn takes(settings: &Settings, kind: WriteKind, count: usize) -> bool 
 pub(super) fn write(
     settings: &Settings,
     batch: Arc<WriteBatch>,
-    mut rounds: Vec<Vec<usize>>,
-    slots: Slots,
-) -> Box<dyn Operation<Outcomes>> {
-    if rounds.is_empty() {
-        rounds.push(Vec::new());
+    mut plan: Plan,
+) -> BoxOperation<Vec<Outcome>> {
+    if plan.rounds.is_empty() {
+        plan.rounds.push(Vec::new());
     }
-    let (loads, others) = loads::part(&batch, &rounds[0], settings.bulk_threshold, LIMITS);
-    rounds[0] = others;
+    let (loads, others) = loads::part(&batch, &plan.rounds[0], settings.bulk_threshold, LIMITS);
+    plan.rounds[0] = others;
     let records = Records::new(settings, batch.clone());
     if loads.is_empty() {
-        return Box::new(Calls::new(records, &rounds, records::LIMIT, slots));
+        return Box::new(Calls::new(records, plan, records::LIMIT));
     }
     Box::new(ByJob(Bulk {
         org: option(settings, ORG_OPTION),
@@ -62,8 +62,7 @@ pub(super) fn write(
         stage: Stage::Next,
         told: String::new(),
         watch: Watch::default(),
-        slots,
-        rounds,
+        plan,
         records,
         rest: None,
     }))
@@ -91,9 +90,8 @@ struct Bulk {
     /// What the last stage was told: the file's id, the job's id, where its result is.
     told: String,
     watch: Watch,
-    slots: Slots,
-    /// What goes by calls afterwards.
-    rounds: Vec<Vec<usize>>,
+    /// Its rounds go by calls afterwards.
+    plan: Plan,
     records: Records,
     rest: Option<Calls<Records>>,
 }
@@ -105,7 +103,7 @@ impl Job for Bulk {
         self.rest.as_mut()
     }
 
-    fn send(&mut self) -> Step<Outcomes> {
+    fn send(&mut self) -> Step<Vec<Outcome>> {
         Step::Send(match self.stage {
             Stage::Next => return self.next(),
             Stage::Org => Request::new(Method::Get, "/crm/v8/org"),
@@ -127,7 +125,7 @@ impl Job for Bulk {
         })
     }
 
-    fn take(&mut self, response: &Response) -> Step<Outcomes> {
+    fn take(&mut self, response: &Response) -> Step<Vec<Outcome>> {
         if let Some(failure) = errors::of_response(response) {
             return self.failed(failure);
         }
@@ -150,8 +148,9 @@ impl Job for Bulk {
             Stage::Fetch => match archive::unpack(&response.body) {
                 Some(file) => {
                     let load = std::mem::take(&mut self.load);
-                    let unfinished = results::read(&file, &self.batch, &load, &mut self.slots);
-                    self.rounds[0].extend(unfinished);
+                    let unfinished =
+                        results::read(&file, &self.batch, &load, &mut self.plan.outcomes);
+                    self.plan.rounds[0].extend(unfinished);
                     self.enter(Stage::Next)
                 }
                 None => self.failed(passing(unreadable(response))),
@@ -161,7 +160,7 @@ impl Job for Bulk {
     }
 
     /// A request failed, by its answer or for want of one.
-    fn failed(&mut self, failure: Failure) -> Step<Outcomes> {
+    fn failed(&mut self, failure: Failure) -> Step<Vec<Outcome>> {
         match self.stage {
             Stage::Poll | Stage::Fetch => match self.watch.bear(&failure) {
                 Some(wait) => Step::Wait(wait),
@@ -176,7 +175,7 @@ impl Job for Bulk {
             // Jobs are not to be had.
             _ => {
                 while let Some(load) = self.loads.pop_front() {
-                    self.rounds[0].extend(load);
+                    self.plan.rounds[0].extend(load);
                 }
                 self.by_calls()
             }
@@ -205,7 +204,7 @@ impl Bulk {
         })
     }
 
-    fn next(&mut self) -> Step<Outcomes> {
+    fn next(&mut self) -> Step<Vec<Outcome>> {
         match self.loads.pop_front() {
             Some(load) => {
                 self.load = load;
@@ -219,13 +218,18 @@ impl Bulk {
         }
     }
 
-    fn enter(&mut self, stage: Stage) -> Step<Outcomes> {
+    fn enter(&mut self, stage: Stage) -> Step<Vec<Outcome>> {
         self.stage = stage;
         self.watch.calm();
         self.send()
     }
 
-    fn told(&mut self, told: Option<String>, next: Stage, response: &Response) -> Step<Outcomes> {
+    fn told(
+        &mut self,
+        told: Option<String>,
+        next: Stage,
+        response: &Response,
+    ) -> Step<Vec<Outcome>> {
         match told {
             Some(told) => {
                 self.told = told;
@@ -235,7 +239,7 @@ impl Bulk {
         }
     }
 
-    fn polled(&mut self, body: &Json, response: &Response) -> Step<Outcomes> {
+    fn polled(&mut self, body: &Json, response: &Response) -> Step<Vec<Outcome>> {
         let job = match &body["data"][0] {
             Json::Null => body,
             wrapped => wrapped,
@@ -263,25 +267,25 @@ impl Bulk {
     }
 
     /// This job's records go by calls.
-    fn by_calls(&mut self) -> Step<Outcomes> {
-        self.rounds[0].append(&mut self.load);
+    fn by_calls(&mut self) -> Step<Vec<Outcome>> {
+        self.plan.rounds[0].append(&mut self.load);
         self.enter(Stage::Next)
     }
 
     /// What became of this job's records is not known.
-    fn give_up(&mut self, failure: Failure) -> Step<Outcomes> {
-        if !self.slots.any() {
+    fn give_up(&mut self, failure: Failure) -> Step<Vec<Outcome>> {
+        if !self.plan.outcomes.any() {
             return Step::Done(Err(failure));
         }
-        self.slots.settle_all(self.load.drain(..), &failure);
+        self.plan.outcomes.fail_all(self.load.drain(..), &failure);
         self.enter(Stage::Next)
     }
 
     /// The jobs are done.
-    fn go_on(&mut self) -> Step<Outcomes> {
-        self.rounds[0].sort_unstable();
-        let slots = std::mem::take(&mut self.slots);
-        let calls = Calls::new(self.records.clone(), &self.rounds, records::LIMIT, slots);
+    fn go_on(&mut self) -> Step<Vec<Outcome>> {
+        self.plan.rounds[0].sort_unstable();
+        let plan = std::mem::take(&mut self.plan);
+        let calls = Calls::new(self.records.clone(), plan, records::LIMIT);
         self.rest.insert(calls).step(None)
     }
 }

@@ -14,13 +14,14 @@ use super::reads::{self, FIELDS, MODIFIED, Reading};
 use super::values::second;
 use crate::body::{Item, Listed};
 use crate::changes::{self, Change, ChangesPage, ChangesQuery, is_api_name};
-use crate::errors::unreadable_record;
-use crate::errors::{refused, unreadable};
+use crate::errors::{refused, unreadable, unreadable_record};
 use crate::look::Look;
 use crate::operation::{Exchange, Refusal};
 use crate::success::zoho as success;
 use crate::walk::{self, Ask, Row, SECOND, Slice, Taken, Walk};
-use crate::{CrmObject, Method, Operation, ReadBatch, Request, Response, Settings, Step, wire};
+use crate::{
+    BoxOperation, CrmObject, Method, Operation, ReadBatch, Request, Response, Settings, Step, wire,
+};
 
 /// Rows of one query, for which it costs one credit ("Query API", overview).
 const LIMIT: usize = 200;
@@ -36,10 +37,7 @@ struct Cursor {
     deleted: Look,
 }
 
-pub(super) fn changes(
-    settings: &Settings,
-    query: Arc<ChangesQuery>,
-) -> Box<dyn Operation<ChangesPage>> {
+pub(super) fn changes(settings: &Settings, query: Arc<ChangesQuery>) -> BoxOperation<ChangesPage> {
     if let Some(name) = names(&query).find(|name| !is_api_name(name)) {
         let message = format!("\"{name}\" cannot be the API name of a module or a field");
         let failure = Failure::record(ErrorClass::Mapping, "INVALID_QUERY", message);
@@ -63,13 +61,11 @@ pub(super) fn changes(
 }
 
 /// How many records there are that are not deleted.
-pub(super) fn count(object: &str) -> Box<dyn Operation<u64>> {
+pub(super) fn count(object: &str) -> BoxOperation<u64> {
     let path = format!("{}/actions/count", module_path(object));
     let request = Request::new(Method::Get, path);
     Box::new(Exchange::new(request, |response| {
-        if let Some(failure) = errors::of_response(&response) {
-            return Err(refused(failure));
-        }
+        errors::check(&response).map_err(refused)?;
         let count = response.json().and_then(|body| body["count"].as_u64());
         count.ok_or_else(|| unreadable(&response))
     }))

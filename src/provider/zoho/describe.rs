@@ -8,7 +8,7 @@ use super::errors;
 use crate::errors::{refused, unreadable};
 use crate::operation::Exchange;
 use crate::request::encode;
-use crate::{Method, Operation, Request};
+use crate::{BoxOperation, Method, Request};
 
 #[derive(Deserialize)]
 struct Answer {
@@ -53,13 +53,11 @@ struct Operations {
     api_update: bool,
 }
 
-pub(super) fn describe(module: &str) -> Box<dyn Operation<Description>> {
+pub(super) fn describe(module: &str) -> BoxOperation<Description> {
     let path = format!("/crm/v8/settings/fields?module={}", encode(module));
     let request = Request::new(Method::Get, path);
     Box::new(Exchange::new(request, |response| {
-        if let Some(failure) = errors::of_response(&response) {
-            return Err(refused(failure));
-        }
+        errors::check(&response).map_err(refused)?;
         let answer: Answer =
             crate::json::parse(&response.body).map_err(|_| unreadable(&response))?;
         let id = FieldDescription {

@@ -7,8 +7,7 @@ use crm_domain::{ErrorClass, Failure};
 use serde_json::Value as Json;
 
 use crate::Response;
-use crate::errors::undocumented;
-use crate::errors::{self, Complaint, Rule};
+use crate::errors::{self, Complaint, Rule, undocumented};
 
 use ErrorClass::{Auth, Conflict, Mapping, NotFound, RateLimited, Transient, Validation};
 
@@ -116,6 +115,11 @@ pub(crate) fn of_response(response: &Response) -> Option<Failure> {
         }
         None => Some(limited(response).unwrap_or_else(|| errors::foreign(response))),
     }
+}
+
+/// Passes a success, and fails with what any other response states.
+pub(crate) fn check(response: &Response) -> Result<(), Failure> {
+    of_response(response).map_or(Ok(()), Err)
 }
 
 fn is_limit(complaint: &Complaint) -> bool {

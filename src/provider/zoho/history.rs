@@ -13,15 +13,13 @@ use crate::history::{Entry, Logged, histories, overwritten};
 use crate::operation::Exchange;
 use crate::request::encode;
 use crate::success::zoho as success;
-use crate::{DoneBatch, Method, Operation, Overwritten, Request, Response, wire};
+use crate::{BoxOperation, DoneBatch, Method, Overwritten, Request, Response, wire};
 
 /// Records of one write whose timelines are looked at, at most.
 pub(super) const MOST: usize = 25;
 
 /// Looks back at the one record that a batch holds.
-pub(super) fn look_back(
-    batch: Arc<DoneBatch>,
-) -> Option<Box<dyn Operation<Vec<Vec<Overwritten>>>>> {
+pub(super) fn look_back(batch: Arc<DoneBatch>) -> Option<BoxOperation<Vec<Vec<Overwritten>>>> {
     let id = encode(&batch.records.first()?.crm_id).to_string();
     let path = format!(
         "{}/{id}/__timeline?per_page=100",

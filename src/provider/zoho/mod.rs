@@ -27,14 +27,15 @@ use std::sync::Arc;
 use crm_domain::{DataType, Description, Failure, Value, ValueError};
 use serde_json::Value as Json;
 
-use crate::calls::{Calls, Outcome, Slots, rounds};
+use crate::calls::Calls;
 use crate::operation::Exchange;
+use crate::outcomes::{Outcome, Plan};
 use crate::stored::Habits;
 use crate::walk::{OVERLAP_OPTION, SECOND};
 use crate::{
-    ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard, Method, Operation,
-    Overwritten, Provider, ReadBatch, Request, Response, Settings, Usage, WebhookError,
-    WebhookEvent, WebhookRequest, WriteBatch, WriteKind, webhook,
+    BoxOperation, ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard,
+    Method, Overwritten, Profile, Provider, ReadBatch, Request, Response, Settings, Usage,
+    WebhookError, WebhookEvent, WebhookRequest, WriteBatch, WriteKind, webhook,
 };
 
 use api::option;
@@ -43,23 +44,31 @@ use records::{Records, TRIGGER_OPTION};
 
 pub struct Zoho;
 
+const PROFILE: Profile = Profile {
+    name: "zoho",
+    // Of the data centre in the United States; a grant names the account's own.
+    base_url: Some("https://www.zohoapis.com"),
+    option_keys: &[
+        OVERLAP_OPTION,
+        TRIGGER_OPTION,
+        ORG_OPTION,
+        UPLOAD_URL_OPTION,
+    ],
+    credential_keys: &[
+        "access_token",
+        "client_id",
+        "client_secret",
+        "refresh_token",
+        "token_url",
+        "scope",
+        "login_url",
+        webhook::SECRET,
+    ],
+};
+
 impl Provider for Zoho {
-    fn name(&self) -> &'static str {
-        "zoho"
-    }
-
-    /// Of the data centre in the United States; a grant names the account's own.
-    fn default_base_url(&self) -> Option<&'static str> {
-        Some("https://www.zohoapis.com")
-    }
-
-    fn option_keys(&self) -> &'static [&'static str] {
-        &[
-            OVERLAP_OPTION,
-            TRIGGER_OPTION,
-            ORG_OPTION,
-            UPLOAD_URL_OPTION,
-        ]
+    fn profile(&self) -> &'static Profile {
+        &PROFILE
     }
 
     fn check_options(
@@ -73,19 +82,6 @@ impl Provider for Zoho {
             )),
             _ => Ok(()),
         }
-    }
-
-    fn credential_keys(&self) -> &'static [&'static str] {
-        &[
-            "access_token",
-            "client_id",
-            "client_secret",
-            "refresh_token",
-            "token_url",
-            "scope",
-            "login_url",
-            webhook::SECRET,
-        ]
     }
 
     fn write_size(&self, settings: &Settings, kind: WriteKind, count: usize) -> usize {
@@ -104,18 +100,13 @@ impl Provider for Zoho {
         }
     }
 
-    fn write(
-        &self,
-        settings: &Settings,
-        batch: Arc<WriteBatch>,
-    ) -> Box<dyn Operation<Vec<Outcome>>> {
-        let mut slots = Slots::new(&batch);
-        let rounds = rounds(&batch, &mut slots, |key| key);
+    fn write(&self, settings: &Settings, batch: Arc<WriteBatch>) -> BoxOperation<Vec<Outcome>> {
+        let plan = Plan::new(&batch, |key| key);
         if bulk::takes(settings, batch.kind, batch.records.len()) {
-            return bulk::write(settings, batch, rounds, slots);
+            return bulk::write(settings, batch, plan);
         }
         let records = Records::new(settings, batch);
-        Box::new(Calls::new(records, &rounds, records::LIMIT, slots))
+        Box::new(Calls::new(records, plan, records::LIMIT))
     }
 
     fn read_size(&self, _object: &str) -> usize {
@@ -126,7 +117,7 @@ impl Provider for Zoho {
         &self,
         _settings: &Settings,
         batch: Arc<ReadBatch>,
-    ) -> Box<dyn Operation<Vec<Option<CrmObject>>>> {
+    ) -> BoxOperation<Vec<Option<CrmObject>>> {
         Box::new(reads::Reading::new(batch))
     }
 
@@ -138,27 +129,19 @@ impl Provider for Zoho {
         &self,
         _settings: &Settings,
         batch: Arc<DoneBatch>,
-    ) -> Option<Box<dyn Operation<Vec<Vec<Overwritten>>>>> {
+    ) -> Option<BoxOperation<Vec<Vec<Overwritten>>>> {
         history::look_back(batch)
     }
 
-    fn changes(
-        &self,
-        settings: &Settings,
-        query: Arc<ChangesQuery>,
-    ) -> Box<dyn Operation<ChangesPage>> {
+    fn changes(&self, settings: &Settings, query: Arc<ChangesQuery>) -> BoxOperation<ChangesPage> {
         changes::changes(settings, query)
     }
 
-    fn count(&self, _settings: &Settings, object: &str) -> Option<Box<dyn Operation<u64>>> {
+    fn count(&self, _settings: &Settings, object: &str) -> Option<BoxOperation<u64>> {
         Some(changes::count(object))
     }
 
-    fn describe(
-        &self,
-        _settings: &Settings,
-        object: &str,
-    ) -> Option<Box<dyn Operation<Description>>> {
+    fn describe(&self, _settings: &Settings, object: &str) -> Option<BoxOperation<Description>> {
         Some(describe::describe(object))
     }
 
@@ -171,7 +154,7 @@ impl Provider for Zoho {
         webhooks::read(credentials, request)
     }
 
-    fn ping(&self, _settings: &Settings) -> Box<dyn Operation<String>> {
+    fn ping(&self, _settings: &Settings) -> BoxOperation<String> {
         let request = Request::new(Method::Get, "/crm/v8/users?type=CurrentUser");
         Box::new(Exchange::new(
             request,
@@ -186,11 +169,7 @@ impl Provider for Zoho {
         ))
     }
 
-    fn authorise(
-        &self,
-        base_url: &str,
-        credentials: &Credentials,
-    ) -> Option<Box<dyn Operation<Grant>>> {
+    fn authorise(&self, base_url: &str, credentials: &Credentials) -> Option<BoxOperation<Grant>> {
         oauth::authorise(base_url, credentials)
     }
 

@@ -3,12 +3,9 @@
 
 use super::hosts;
 use crate::oauth::Endpoint;
-use crate::{Credentials, Grant, Operation};
+use crate::{BoxOperation, Credentials, Grant};
 
-pub(super) fn authorise(
-    base_url: &str,
-    credentials: &Credentials,
-) -> Option<Box<dyn Operation<Grant>>> {
+pub(super) fn authorise(base_url: &str, credentials: &Credentials) -> Option<BoxOperation<Grant>> {
     let login_url = credentials.get("login_url").filter(|url| !url.is_empty());
     let known = hosts::of(base_url).map(|dc| dc.accounts);
     let accounts = login_url.or(known).unwrap_or(base_url);

@@ -98,9 +98,7 @@ impl Reading {
 
 /// The records of a list; nothing at all is none.
 pub(super) fn records(response: &Response) -> Result<Listed, Failure> {
-    if let Some(failure) = errors::of_response(response) {
-        return Err(refused(failure));
-    }
+    errors::check(response).map_err(refused)?;
     match response.status {
         204 => Ok(Listed::default()),
         _ => response.list("data").ok_or_else(|| unreadable(response)),

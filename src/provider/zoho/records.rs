@@ -9,9 +9,9 @@ use serde_json::{Map, Value as Json, json};
 
 use super::api::module_path;
 use super::{errors, values};
-use crate::calls::{Call, Next, Slots};
-use crate::errors::undocumented;
-use crate::errors::{refused, unreadable};
+use crate::calls::{Call, Next};
+use crate::errors::{refused, undocumented, unreadable};
+use crate::outcomes::Outcomes;
 use crate::request::encode;
 use crate::success::zoho as success;
 use crate::{Method, Request, Response, Settings, WriteBatch, WriteKind, Written, wire};
@@ -73,9 +73,9 @@ impl Records {
         item.into()
     }
 
-    fn settled(&self, index: usize, item: &Json, slots: &mut Slots) {
+    fn settled(&self, index: usize, item: &Json, outcomes: &mut Outcomes) {
         if item["status"] != "success" {
-            slots.settle(index, Err(errors::of_record(item)));
+            outcomes.set(index, Err(errors::of_record(item)));
             return;
         }
         let key = self.batch.key(index);
@@ -99,7 +99,7 @@ impl Records {
                 created: is_upsert && item["action"] == "insert",
             }),
         };
-        slots.settle(index, outcome);
+        outcomes.set(index, outcome);
     }
 }
 
@@ -140,19 +140,17 @@ impl Call for Records {
         }
     }
 
-    fn settle(
+    fn on_response(
         &mut self,
         records: &[usize],
         response: &Response,
-        slots: &mut Slots,
+        outcomes: &mut Outcomes,
     ) -> Result<Next, Failure> {
         if response.status == 412 {
             let message = "the record was changed meanwhile";
             return Err(Failure::stale(message));
         }
-        if let Some(failure) = errors::of_response(response) {
-            return Err(refused(failure));
-        }
+        errors::check(response).map_err(refused)?;
         let answer = response.json().unwrap_or_default();
         let items = answer["data"]
             .as_array()
@@ -160,11 +158,11 @@ impl Call for Records {
         for (&index, item) in records.iter().zip(items) {
             match (&item["status"] == "success", undocumented(response)) {
                 // A record is not written where the whole says that none is.
-                (true, Some(failure)) => slots.settle(index, Err(failure)),
+                (true, Some(failure)) => outcomes.set(index, Err(failure)),
                 (true, None) if !response.is_success() => {
-                    slots.settle(index, Err(unreadable(response)));
+                    outcomes.set(index, Err(unreadable(response)));
                 }
-                _ => self.settled(index, item, slots),
+                _ => self.settled(index, item, outcomes),
             }
         }
         Ok(Next::Done)

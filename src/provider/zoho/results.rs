@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 
 use super::errors;
 use super::loads::{key_column, leaves_out};
-use crate::calls::{Outcome, Slots};
+use crate::outcomes::{Outcome, Outcomes};
 use crate::result_table::ResultTable;
 use crate::{WriteBatch, WriteKind, Written};
 
@@ -27,7 +27,7 @@ pub(super) fn read(
     body: &[u8],
     batch: &WriteBatch,
     load: &[usize],
-    slots: &mut Slots,
+    outcomes: &mut Outcomes,
 ) -> Vec<usize> {
     let Some(mut table) = ResultTable::new(body) else {
         return Vec::new();
@@ -58,7 +58,7 @@ pub(super) fn read(
             Some(Ok(written)) if !written.created && leaves_out(batch, &batch.records[index]) => {
                 unfinished.push(index)
             }
-            Some(outcome) => slots.settle(index, outcome),
+            Some(outcome) => outcomes.set(index, outcome),
             None => unfinished.push(index),
         }
     }

@@ -26,7 +26,7 @@ use crm_domain::failure::Scope;
 use crm_domain::{ErrorClass, Failure, Value};
 use crm_provider::record::Field;
 use crm_provider::{
-    News, Operation, Provider, Request, Response, Secrets, Sentences, Settings, Step, Target,
+    BoxOperation, News, Provider, Request, Response, Secrets, Sentences, Settings, Step, Target,
     Usage, composio, default_base_url,
 };
 
@@ -149,7 +149,7 @@ impl Link {
     pub async fn run<T: Sentences>(
         &self,
         context: &RequestContext,
-        operation: Box<dyn Operation<T>>,
+        operation: BoxOperation<T>,
     ) -> Result<T, Failure> {
         let mut result = drive(operation, Signed(self, context)).await;
         result.mask(&self.secrets());
@@ -326,7 +326,7 @@ impl Way for Signed<'_> {
 }
 
 /// Takes an operation from step to step, to its end.
-async fn drive<T>(mut operation: Box<dyn Operation<T>>, way: impl Way) -> Result<T, Failure> {
+async fn drive<T>(mut operation: BoxOperation<T>, way: impl Way) -> Result<T, Failure> {
     let mut step = operation.step(None);
     loop {
         step = match step {

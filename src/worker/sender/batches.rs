@@ -3,9 +3,10 @@
 
 use std::sync::{Arc, Mutex};
 
+use crm_domain::bisect::BisectBudget;
 use crm_domain::failure::Scope;
 use crm_domain::{ErrorClass, Failure};
-use crm_provider::{Halving, WriteBatch, WriteKind, WriteRecord, Written};
+use crm_provider::{WriteBatch, WriteKind, WriteRecord, Written};
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 
 use crate::failpoint;
@@ -79,13 +80,13 @@ pub async fn send(link: &Link, destination: &Destination, records: Vec<Outgoing>
             let request_id = format!("{}.{batch_no}", destination.request_id);
             batches.push((batch, request_id));
         }
-        let halving: Vec<Mutex<Halving>> = batches
+        let budget: Vec<Mutex<BisectBudget>> = batches
             .iter()
-            .map(|(batch, _)| Mutex::new(Halving::new(batch.len())))
+            .map(|(batch, _)| Mutex::new(BisectBudget::new(batch.len())))
             .collect();
-        let batches = batches.into_iter().zip(&halving);
-        let batches = batches.map(|((batch, request_id), halving)| {
-            send_batch(link, destination, kind, batch, request_id, halving)
+        let batches = batches.into_iter().zip(&budget);
+        let batches = batches.map(|((batch, request_id), budget)| {
+            send_batch(link, destination, kind, batch, request_id, budget)
         });
         for outcome in join_all(batches).await {
             sent.extend(outcome);
@@ -100,11 +101,11 @@ fn send_batch<'a>(
     kind: WriteKind,
     records: Vec<Outgoing>,
     request_id: String,
-    halving: &'a Mutex<Halving>,
+    budget: &'a Mutex<BisectBudget>,
 ) -> BoxFuture<'a, Vec<Sent>> {
     async move {
-        let counts = || halving.lock().expect("no panic under this lock");
-        counts().spend();
+        let counts = || budget.lock().expect("no panic under this lock");
+        counts().count_request();
         let poison = records.iter().any(|r| r.attempts >= ALONE_AFTER);
         let (places, records): (Vec<(usize, u32)>, Vec<WriteRecord>) = records
             .into_iter()
@@ -130,7 +131,7 @@ fn send_batch<'a>(
         let is_split =
             matches!(&result, Err(failure) if places.len() > 1 && splits(failure, poison));
         if !is_split {
-            counts().settle(places.len());
+            counts().count_decided(places.len());
         }
         match result {
             Ok(results) => {
@@ -140,13 +141,9 @@ fn send_batch<'a>(
                     .map(|&(index, _)| Sent {
                         index,
                         request_id: request_id.clone(),
-                        result: results.next().unwrap_or_else(|| {
-                            Err(Failure::record(
-                                ErrorClass::Internal,
-                                "no_result",
-                                "the answer does not speak of this record",
-                            ))
-                        }),
+                        result: results
+                            .next()
+                            .unwrap_or_else(|| Err(Failure::missing_result())),
                     })
                     .collect()
             }
@@ -168,13 +165,13 @@ fn send_batch<'a>(
                 // One after the other: the outcome of the first half decides whether the second is sent as one request.
                 for (half, name) in [(left, 'a'), (others, 'b')] {
                     let id = format!("{request_id}{name}");
-                    if counts().pays() {
-                        sent.extend(send_batch(link, destination, kind, half, id, halving).await);
+                    if counts().allows_batch() {
+                        sent.extend(send_batch(link, destination, kind, half, id, budget).await);
                         continue;
                     }
                     let one = |(n, record)| {
                         let id = format!("{id}-{}", n + 1);
-                        send_batch(link, destination, kind, vec![record], id, halving)
+                        send_batch(link, destination, kind, vec![record], id, budget)
                     };
                     let alone = join_all(half.into_iter().enumerate().map(one)).await;
                     sent.extend(alone.into_iter().flatten());

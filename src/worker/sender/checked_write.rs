@@ -167,13 +167,7 @@ pub async fn run(
     }
     // What came of an edit that needs no write is told no earlier either.
     consented(&mut consent).await?;
-    let lost = || {
-        Checked::failed(Failure::record(
-            ErrorClass::Transient,
-            "no_result",
-            "nothing came back for this record",
-        ))
-    };
+    let lost = || Checked::failed(Failure::missing_result());
     Some(
         results
             .into_iter()
@@ -474,11 +468,7 @@ async fn write(
                 }) => (request_id, Outcome::Failed(failure)),
                 None => (
                     request_id.to_owned(),
-                    Outcome::Failed(Failure::record(
-                        ErrorClass::Transient,
-                        "no_result",
-                        "nothing came back for this record",
-                    )),
+                    Outcome::Failed(Failure::missing_result()),
                 ),
             };
             let checked = Checked {

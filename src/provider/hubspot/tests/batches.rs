@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
 use super::super::HubSpot;
-use crate::calls::Outcome;
+use crate::outcomes::Outcome;
 use crate::script::{
     self, Answer, Log, answer, batch, body, drive, empty, field, line, page, told,
 };

@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 
 use super::super::Pipedrive;
 use super::{KEY, data, list, not_found};
-use crate::calls::Outcome;
+use crate::outcomes::Outcome;
 use crate::script::{Answer, Log, batch, body, drive, line, settings, told, with_header};
 use crate::{Method, Provider, Request, Response, WriteBatch, WriteKind};
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use crm_domain::{Failure, Value};
 
 use super::Salesforce;
-use crate::calls::Outcome;
+use crate::outcomes::Outcome;
 use crate::script::{self, Answer, Log};
 use crate::{Provider, Request, WriteBatch, WriteKind};
 

@@ -6,7 +6,7 @@ use crm_domain::{DataType, Failure, Value};
 use serde_json::{Value as Json, json};
 
 use super::super::Zoho;
-use crate::calls::Outcome;
+use crate::outcomes::Outcome;
 use crate::script::{Log, answer, batch, body, drive, empty, field, settings, told};
 use crate::{Guard, Provider, ReadBatch, Request, Response, Settings, WriteBatch, WriteKind};
 

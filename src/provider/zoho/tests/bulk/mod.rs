@@ -14,7 +14,7 @@ use serde_json::{Value as Json, json};
 
 use super::super::loads::{self, LIMITS, Limits};
 use super::super::{Zoho, archive};
-use crate::calls::Outcome;
+use crate::outcomes::Outcome;
 use crate::script::{
     Answer, Log, answer, batch, body, drive, empty, field, line, page, settings, told,
 };

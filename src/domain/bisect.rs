@@ -1,0 +1,164 @@
+//! Work on many items that fails as a whole is done again in halves, until it is known which item is at
+//! fault.
+//!
+//! Guarantees: every item that can be worked on is; the parts are tried in the items' order; an error that
+//! no item causes ends the search at once.
+
+/// What is left of some work, in order, part by part.
+#[derive(Debug, Default)]
+pub struct Parts<T> {
+    /// The next part last.
+    parts: Vec<Vec<T>>,
+}
+
+impl<T> Parts<T> {
+    pub fn new(items: Vec<T>) -> Self {
+        let mut parts = Parts { parts: Vec::new() };
+        parts.push(items);
+        parts
+    }
+
+    /// Takes the next part, which is never empty.
+    pub fn pop(&mut self) -> Option<Vec<T>> {
+        self.parts.pop()
+    }
+
+    /// Makes these items the next part.
+    pub fn push(&mut self, part: Vec<T>) {
+        if !part.is_empty() {
+            self.parts.push(part);
+        }
+    }
+
+    /// Makes the first `at` of these items the next part, and the others the one after it.
+    pub fn split(&mut self, mut part: Vec<T>, at: usize) {
+        let rest = part.split_off(at.min(part.len()));
+        self.push(rest);
+        self.push(part);
+    }
+
+    /// Makes the first half of these items the next part, and the second half the one after it.
+    pub fn halve(&mut self, part: Vec<T>) {
+        let half = part.len().div_ceil(2);
+        self.split(part, half);
+    }
+
+    /// Takes all that is left.
+    pub fn drain(&mut self) -> impl Iterator<Item = T> + '_ {
+        self.parts.drain(..).rev().flatten()
+    }
+}
+
+/// What could not be done: one item and the error that it causes, or several that are not to blame.
+#[derive(Debug)]
+pub struct Undone<T, E> {
+    pub items: Vec<T>,
+    pub error: E,
+}
+
+/// Does `work` for all items, in as few parts as will do. `work` is all or nothing, such as a
+/// transaction. An error of which `is_blameless` is true is no item's fault: it ends the search.
+pub fn bisect<T, E>(
+    items: Vec<T>,
+    is_blameless: impl Fn(&E) -> bool,
+    mut work: impl FnMut(&mut Vec<T>) -> Result<(), E>,
+) -> Vec<Undone<T, E>> {
+    let mut undone = Vec::new();
+    let mut parts = Parts::new(items);
+    while let Some(mut part) = parts.pop() {
+        let Err(error) = work(&mut part) else {
+            continue;
+        };
+        if is_blameless(&error) {
+            part.extend(parts.drain());
+        } else if part.len() > 1 {
+            parts.halve(part);
+            continue;
+        }
+        undone.push(Undone { items: part, error });
+    }
+    undone
+}
+
+/// Decides whether to send several records at once after such a request was refused, so that a refused
+/// batch never costs many more requests than its records would one by one.
+#[derive(Debug)]
+pub struct BisectBudget {
+    /// Requests that may fail to decide anything, beyond one for each record that was decided.
+    allowance: usize,
+    requests: usize,
+    decided: usize,
+}
+
+impl BisectBudget {
+    pub fn new(records: usize) -> BisectBudget {
+        BisectBudget {
+            allowance: records.div_ceil(10),
+            requests: 0,
+            decided: 0,
+        }
+    }
+
+    pub fn count_request(&mut self) {
+        self.requests += 1;
+    }
+
+    /// Counts records whose outcome is known.
+    pub fn count_decided(&mut self, records: usize) {
+        self.decided += records;
+    }
+
+    /// Whether another request that may decide nothing is affordable.
+    pub fn allows_batch(&self) -> bool {
+        self.requests < self.decided + self.allowance
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn exactly_the_items_at_fault_are_left(bad in prop::collection::vec(any::<bool>(), 0..40)) {
+            let mut done = Vec::new();
+            let undone = bisect(
+                (0..bad.len()).collect(),
+                |_| false,
+                |part| match part.iter().any(|&n| bad[n]) {
+                    true => Err(()),
+                    false => {
+                        done.extend(part.iter().copied());
+                        Ok(())
+                    }
+                },
+            );
+            prop_assert!(undone.iter().all(|undone| undone.items.len() == 1));
+            let left: Vec<usize> = undone.into_iter().flat_map(|undone| undone.items).collect();
+            let (bad, good): (Vec<usize>, Vec<usize>) = (0..bad.len()).partition(|&n| bad[n]);
+            prop_assert_eq!(left, bad);
+            prop_assert_eq!(done, good);
+        }
+    }
+
+    #[test]
+    fn an_error_that_no_item_causes_ends_the_search() {
+        let mut calls = 0;
+        let undone = bisect(
+            vec![1, 2, 3, 4, 5, 6],
+            |error| *error == "outage",
+            |part| {
+                calls += 1;
+                match (part.contains(&2), calls) {
+                    (_, 4) => Err("outage"),
+                    (true, _) => Err("refused"),
+                    _ => Ok(()),
+                }
+            },
+        );
+        let left: Vec<_> = undone.iter().map(|u| (&u.items[..], u.error)).collect();
+        assert_eq!(left, [(&[2][..], "refused"), (&[3, 4, 5, 6], "outage")]);
+    }
+}
