@@ -6,8 +6,7 @@ use crm_domain::excerpt;
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json};
 
-use super::Call;
-use super::call::differs;
+use super::call::{Call, differs};
 use crate::store::audit;
 use crate::store::reconcile::pending_writes;
 use crate::worker::sender::checked_write::{Checked, Outcome};

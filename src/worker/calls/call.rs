@@ -8,12 +8,22 @@ use crm_domain::{DataType, Value, hex};
 use crm_provider::ReadBatch;
 use crm_provider::record::Field;
 use serde_json::{Map as JsonMap, Value as Json, json};
+use tokio::sync::oneshot;
 
-use super::Reply;
 use crate::store::reconcile::pending_writes;
 use crate::worker::link::{Lane, RequestContext, SharedLink};
 use crate::worker::sender::checked_write::{self, Checked, Edit, EditField, Outcome};
 use crate::worker::socket::protocol::{Answer, Intent, IntentField, Question};
+
+pub type Reply = oneshot::Sender<Json>;
+
+/// A call that is being sent.
+pub struct Call {
+    pub intent: Intent,
+    pub reply: Reply,
+    /// Of the credentials that it goes with.
+    pub version: i32,
+}
 
 pub fn differs(f: &IntentField, read: &Value) -> bool {
     f.compared && base_of(f).is_some_and(|base| base != crm_domain::conflict::hash(read))

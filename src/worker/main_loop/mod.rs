@@ -21,7 +21,7 @@ use crate::store::rights;
 use crate::store::write_back::claims;
 use crate::store::write_back::settle::Settled;
 use crate::store::{self, StoreError, audit, config, transaction};
-use crate::worker::calls::RealTime;
+use crate::worker::calls::Calls;
 use crate::worker::connections::Connections;
 use crate::worker::connections::describe::DescribeRequest;
 use crate::worker::connections::readiness::Readiness;
@@ -42,7 +42,7 @@ use crate::worker::table_follower::Following;
 use crate::worker::waiters::{Flush, Waiter};
 use crate::worker::webhooks::Webhooks;
 use crate::worker::write_back::Flight;
-use crate::worker::{calls, ingest, reconciler, write_back};
+use crate::worker::{ingest, reconciler, write_back};
 
 /// How soon to look whether callers' transactions came to nothing of which no wake-up told, such as prepared ones.
 const INTENTS_AGAIN: Duration = Duration::from_secs(10);
@@ -59,7 +59,7 @@ pub struct Worker {
     pub held: Vec<(Arc<Map>, Arc<Connection>, Vec<Settled>)>,
     pub reconciling: HashMap<i64, Reconciling>,
     pub held_pending: Vec<resolve::Held>,
-    pub real_time: RealTime,
+    pub calls: Calls,
     /// Changes that the last fold took; 0: nothing more can be had now.
     pub folded: usize,
     pub flushes: Vec<Flush>,
@@ -110,20 +110,20 @@ pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
             Connections::new(mailbox.wrap(Event::Link)),
         ),
         runtime,
-        mailbox,
+        mailbox: mailbox.clone(),
         inbox,
         flights: HashMap::new(),
         held: Vec::new(),
         reconciling: HashMap::new(),
         held_pending: Vec::new(),
-        real_time: RealTime::default(),
+        calls: Calls::new(mailbox.wrap(Event::Calls)),
         folded: 0,
         flushes: Vec::new(),
         looking: HashMap::new(),
         tickets: 0,
         looks: HashMap::new(),
         ingest_waiters: Vec::new(),
-        webhooks: Webhooks::default(),
+        webhooks: Webhooks::new(mailbox.wrap(Event::Webhooks)),
         rounds: HashSet::new(),
         narrowed: HashMap::new(),
         narrowed_edits: HashMap::new(),
@@ -156,7 +156,7 @@ impl Worker {
                 self.cx.connections.reconfigure();
             }
             self.cx.settings = Settings::current();
-            self.listen_for_webhooks();
+            self.webhooks.listen(&self.cx.settings, &self.cx.runtime);
             failpoint::tell_threads();
             let woken = self.slot.take_wake();
             self.urgent |= woken.urgently;
@@ -167,21 +167,21 @@ impl Worker {
                 whole |= !event.is_of_a_call();
                 self.handle(event);
             }
-            whole |= self.receive_webhooks();
+            whole |= self.webhooks.receive();
             // Callers wait: what they need is known from the last turn, unless they speak of a new connection, or of one
             // that was paused meanwhile.
-            if !woken.by_a_change && !self.real_time.misses(&self.cx.connections) {
-                self.real_time();
+            if !woken.by_a_change && !self.calls.needs_link(&self.cx.connections) {
+                self.calls.turn(&mut self.cx);
             } else {
                 whole = true;
             }
-            if self.real_time.leaves_intents() {
+            if self.calls.take_answered() {
                 due = due.min(Instant::now() + INTENTS_AGAIN);
             }
             if !whole {
                 report("");
                 let rest = due.saturating_duration_since(Instant::now());
-                process::wait_latch_or_readable(self.inbox.fd(), rest.min(self.real_time.pause()));
+                process::wait_latch_or_readable(self.inbox.fd(), rest.min(self.calls.pause()));
                 continue;
             }
             let next = match self.turn() {
@@ -198,7 +198,7 @@ impl Worker {
             }
             report("");
             due = Instant::now() + next;
-            process::wait_latch_or_readable(self.inbox.fd(), next.min(self.real_time.pause()));
+            process::wait_latch_or_readable(self.inbox.fd(), next.min(self.calls.pause()));
         }
     }
 
@@ -247,7 +247,7 @@ impl Worker {
         } = &mut self.cx;
         let mut next = follows.min(connections.connect(settings, backoff));
         connections.serve_requests(runtime);
-        self.real_time();
+        self.calls.turn(&mut self.cx);
         next = next.min(self.recapture(&maps));
         next = next.min(self.write_back(&maps));
         next = next.min(self.reconcile(&maps));
@@ -312,10 +312,7 @@ impl Worker {
                 sent,
                 outage,
             }) => self.on_sent(claim_id, sent, outage),
-            Event::Calls(calls::Message::Written { write_id, checked }) => {
-                failpoint::reach("request::after");
-                self.real_time.on_written(&write_id, checked);
-            }
+            Event::Calls(message) => self.calls.on_message(message),
             Event::Reconciler(reconciler::Message::Written {
                 claim_id,
                 checked,
@@ -327,7 +324,7 @@ impl Worker {
                 outage,
             }) => self.came(ticket, result, outage),
             Event::Link(message) => self.cx.connections.on_message(message),
-            Event::Webhooks(message) => self.notice(message),
+            Event::Webhooks(message) => self.webhooks.on_message(&self.cx, message),
             Event::Socket(socket::Message { request, reply }) => match request {
                 Request::Flush(wait) => self.flushes.push(Flush(Waiter::new(wait, reply))),
                 Request::Ingest(wait) => {
@@ -338,8 +335,8 @@ impl Worker {
                     self.ingest_waiters
                         .push(IngestWaiter::new(wait, reply, true));
                 }
-                Request::Write(intent) => self.real_time.write(intent, reply),
-                Request::Read(question) => self.real_time.read(question, reply),
+                Request::Write(intent) => self.calls.write(intent, reply),
+                Request::Read(question) => self.calls.read(question, reply),
                 Request::Describe(inquiry) => {
                     self.cx
                         .connections
@@ -358,7 +355,7 @@ impl Worker {
             return;
         }
         self.cx.maintenance_at = Instant::now() + MAINTENANCE;
-        self.prune_inbox();
+        self.webhooks.prune();
         let retention = self.cx.settings.audit_retention_minutes;
         let flying = self.flights.keys().chain(self.reconciling.keys());
         let flying: Vec<i64> = flying.copied().collect();

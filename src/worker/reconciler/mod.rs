@@ -138,7 +138,7 @@ impl Worker {
         if !transaction(|client| pending_writes::intents_wait(client))? {
             return Ok(IDLE);
         }
-        let sending: Vec<&str> = self.real_time.sending.keys().map(String::as_str).collect();
+        let sending = self.calls.in_flight_ids();
         let adopted = transaction(|client| {
             let adopted = pending_writes::adopt_orphans(client, sending)?;
             if adopted > 0 {

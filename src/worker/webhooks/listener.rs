@@ -25,8 +25,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::time::{sleep, timeout};
 
+use super::message::{Accepted, Lookup, Message};
 use super::peers::{Peers, Phase, Seat};
-use super::{Admitted, Knock, Message};
 use crate::webhook::{self, MAX_BODY, Refusal};
 use crate::worker::mailbox::Sender;
 
@@ -54,7 +54,7 @@ type Reply = Response<Full<Bytes>>;
 
 /// Listens until the task is aborted. What happens to the address is told once, not each time it is tried.
 pub async fn listen(address: String, peers: Arc<Peers>, mailbox: Sender<Message>) {
-    let tell = |text: String| mailbox.send(Message::Listener(text));
+    let tell = |text: String| mailbox.send(Message::Log(text));
     let mut told = String::new();
     let listener = loop {
         // With SO_REUSEADDR, so that a worker that starts anew need not wait for old connections to be forgotten.
@@ -152,8 +152,8 @@ async fn decide(
         return later("too many requests at once");
     };
     seat.enter(Phase::Body);
-    let knock = |reply| Message::Knock(Knock { connection, reply });
-    let keeper = match ask(mailbox, knock).await {
+    let lookup = |reply| Message::Lookup(Lookup { connection, reply });
+    let keeper = match ask(mailbox, lookup).await {
         Some(Some(keeper)) => keeper,
         Some(None) => return error(StatusCode::NOT_FOUND, "there is no such connection"),
         None => return later(BUSY),
@@ -181,14 +181,14 @@ async fn decide(
         Some(0)
     } else {
         let connection_id = keeper.door.connection_id;
-        let admitted = |reply| {
-            Message::Admitted(Admitted {
+        let store = |reply| {
+            Message::Accepted(Accepted {
                 connection_id,
                 events,
                 reply,
             })
         };
-        ask(mailbox, admitted).await
+        ask(mailbox, store).await
     };
     match accepted {
         Some(count) => reply(StatusCode::OK, &json!({ "accepted": count })),

@@ -21,12 +21,12 @@ struct Minute {
 }
 
 #[derive(Default)]
-pub struct Refusals {
+pub struct RefusalLog {
     minutes: HashMap<String, Minute>,
     unknown: Option<Instant>,
 }
 
-impl Refusals {
+impl RefusalLog {
     /// The row that a refusal gets, if it gets one; else whether it is the first that is only counted.
     pub fn count(
         &mut self,
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn a_minute_has_ten_rows_and_a_sum() {
-        let mut refusals = Refusals::default();
+        let mut refusals = RefusalLog::default();
         let start = Instant::now();
         let forged = Refusal::from(WebhookError::Forged);
         let door = Door {
@@ -104,7 +104,7 @@ mod tests {
             secret: Default::default(),
             objects: Vec::new(),
         };
-        let count = |refusals: &mut Refusals, at| {
+        let count = |refusals: &mut RefusalLog, at| {
             let (row, first) = refusals.count(&door, &forged, at);
             (row.is_some(), first)
         };
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn unknown_connections_are_worth_a_line_a_minute() {
-        let mut refusals = Refusals::default();
+        let mut refusals = RefusalLog::default();
         let start = Instant::now();
         assert!(refusals.is_worth_a_line(start));
         assert!(!refusals.is_worth_a_line(start + MINUTE / 2));

@@ -39,12 +39,10 @@ const COMPONENTS: &[&str] = &[
 
 /// Components whose state is still the main loop's.
 const UNTIED_NEXT: &[&str] = &[
-    "calls",
     "ingest",
     "recapture",
     "reconciler",
     "table_follower",
-    "webhooks",
     "write_back",
 ];
 
