@@ -4,7 +4,6 @@
 //! on an eventfd. Threads of a small runtime talk to the CRMs ([`link`]) and to backends ([`socket`]); they never touch
 //! Postgres and hand everything to the main thread as an [`main_loop::event::Event`].
 
-mod bisect;
 mod calls;
 mod connections;
 mod context;

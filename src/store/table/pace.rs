@@ -8,6 +8,8 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use crm_domain::bisect::Parts;
+
 use crate::settings::Settings;
 use crate::store::config::Map;
 use crate::store::error::StoreError;
@@ -149,38 +151,29 @@ pub fn each(
     mut statement: impl FnMut(&mut Pace, &[usize]) -> Result<(), StoreError>,
 ) -> Vec<(usize, StoreError)> {
     let mut failed = Vec::new();
-    // Parts still to be done, the first one last.
-    let mut parts = vec![places];
+    let mut parts = Parts::new(places.to_vec());
     while let Some(part) = parts.pop() {
-        if part.is_empty() {
-            continue;
-        }
         if pace.is_over() {
             failed.extend(part.iter().map(|&n| (n, StoreError::PutOff)));
             continue;
         }
         let room = pace.room();
         if part.len() > room {
-            let (now, later) = part.split_at(room);
-            parts.extend([later, now]);
+            parts.split(part, room);
             continue;
         }
-        match statement(pace, part) {
+        match statement(pace, &part) {
             Ok(()) => {}
             // No row is at fault, and the others would fail the same way.
             Err(error @ StoreError::Before { .. }) => {
-                parts.push(&part[1..]);
-                let others = parts.drain(..).flatten();
-                failed.extend(others.map(|&n| (n, StoreError::PutOff)));
+                let others = part[1..].iter().copied().chain(parts.drain());
+                failed.extend(others.map(|n| (n, StoreError::PutOff)));
                 failed.push((part[0], error));
             }
             Err(error) if part.len() == 1 => failed.push((part[0], error)),
             // The pace is another now.
             Err(StoreError::TooLong(_)) => parts.push(part),
-            Err(_) => {
-                let (left, right) = part.split_at(part.len() / 2);
-                parts.extend([right, left]);
-            }
+            Err(_) => parts.halve(part),
         }
     }
     failed

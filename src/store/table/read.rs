@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crm_domain::bisect::Parts;
 use crm_domain::{Cells, DataType, ErrorClass, Failure, Value};
 use crm_provider::record::Field;
 use pgrx::PgSqlErrorCode;
@@ -126,7 +127,7 @@ pub fn read(
         Some(limit) => Pace::putting_off(map, limit),
         None => Pace::new(map, None),
     };
-    let mut parts = vec![&all[..]];
+    let mut parts = Parts::new(all);
     let mut passing = None;
     while let Some(part) = parts.pop() {
         if pace.is_over() {
@@ -134,8 +135,7 @@ pub fn read(
         }
         let room = pace.room();
         if part.len() > room && bounds.time.is_some() {
-            let (now, later) = part.split_at(room);
-            parts.extend([later, now]);
+            parts.split(part, room);
             continue;
         }
         if let Some(error) = reading.part(&mut pace, part, &mut budget, &mut found, &mut parts)? {
@@ -162,20 +162,20 @@ struct Reading<'a> {
 
 impl Reading<'_> {
     /// Reads a part, or adds the parts to try again to `parts`. Returns the error of a part that is split and may pass.
-    fn part<'a>(
+    fn part(
         &self,
         pace: &mut Pace,
-        part: &'a [usize],
+        part: Vec<usize>,
         budget: &mut usize,
         found: &mut HashMap<usize, RowValues>,
-        parts: &mut Vec<&'a [usize]>,
+        parts: &mut Parts<usize>,
     ) -> Result<Option<StoreError>, StoreError> {
-        if part.is_empty() || *budget == 0 {
+        if *budget == 0 {
             return Ok(None);
         }
         let fetch = || {
-            let large = self.large(part)?;
-            self.fetch(part, &large, *budget)
+            let large = self.large(&part)?;
+            self.fetch(&part, &large, *budget)
         };
         match pace.run(part.len(), fetch) {
             Ok((rows, used)) => {
@@ -190,8 +190,7 @@ impl Reading<'_> {
             // The pace is another now.
             Err(StoreError::TooLong(_)) => parts.push(part),
             Err(error) => {
-                let (left, right) = part.split_at(part.len() / 2);
-                parts.extend([right, left]);
+                parts.halve(part);
                 return Ok(Some(error).filter(StoreError::is_passing));
             }
         }

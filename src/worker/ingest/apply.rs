@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use crm_domain::bisect::{Undone, bisect};
 use crm_domain::failure::Scope;
 use crm_domain::{ErrorClass, Failure};
 use pgrx::prelude::*;
@@ -16,7 +17,6 @@ use crate::store::ingest::{self, Arrived, Arriving, Incoming};
 use crate::store::reconcile::pending_writes;
 use crate::store::table::read::READ_TIME;
 use crate::store::{StoreError, map_state, transaction};
-use crate::worker::bisect::{Left, in_parts};
 use crate::worker::main_loop::Worker;
 use crate::worker::notification;
 use crate::worker::process::report;
@@ -140,11 +140,11 @@ impl Worker {
     ) -> Result<(), StoreError> {
         let mut rest = records;
         for is_last in [false, true] {
-            let left = in_parts(rest, |part| {
+            let undone = bisect(rest, StoreError::is_nobodys, |part| {
                 settle_part(looking, busy, part, None).map(|_| ())
             });
-            rest = Vec::with_capacity(left.len());
-            for Left { items, error } in left {
+            rest = Vec::with_capacity(undone.len());
+            for Undone { items, error } in undone {
                 if error.is_nobodys() {
                     return Err(error);
                 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crm_domain::Failure;
+use crm_domain::bisect::{Undone, bisect};
 use crm_domain::failure::Scope;
 use crm_domain::retry::Backoff;
 use pgrx::prelude::*;
@@ -24,7 +25,6 @@ use crate::store::reconcile::settle::{self, Settled};
 use crate::store::table::read::Bounds;
 use crate::store::write_back::claims;
 use crate::store::{StoreError, transaction};
-use crate::worker::bisect::{Left, in_parts};
 use crate::worker::connections::readiness::Readiness;
 use crate::worker::link::{Lane, RequestContext, SharedLink};
 use crate::worker::main_loop::Worker;
@@ -408,18 +408,18 @@ impl Worker {
         let mut rest = judged;
         for rung in 0..3 {
             let mut held = Vec::new();
-            let left = in_parts(rest, |part| {
+            let undone = bisect(rest, StoreError::is_nobodys, |part| {
                 let indexes = write_down(&connection, &map, part, None)?;
                 held.extend(keep_only(std::mem::take(part), &indexes));
                 Ok(())
             });
             self.hold_pending(map.clone(), connection.clone(), held);
-            if left.is_empty() {
+            if undone.is_empty() {
                 self.cx.backoff.succeeded(of, Step::RecordEdits);
                 return;
             }
-            rest = Vec::with_capacity(left.len());
-            for Left { items, error } in left {
+            rest = Vec::with_capacity(undone.len());
+            for Undone { items, error } in undone {
                 if error.is_undefined() {
                     continue;
                 }

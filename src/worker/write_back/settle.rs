@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crm_domain::bisect::{Undone, bisect};
 use crm_domain::cells::{self, CellHashes, HASH_BYTES};
 use crm_domain::failure::Scope;
 use crm_domain::retry::Backoff;
@@ -20,7 +21,6 @@ use crate::store::write_back::claims::Claimed;
 use crate::store::write_back::settle::{Settled, Verdict};
 use crate::store::write_back::{claims, settle};
 use crate::store::{StoreError, map_state, transaction};
-use crate::worker::bisect::{Left, in_parts};
 use crate::worker::connections::health;
 use crate::worker::main_loop::Worker;
 use crate::worker::process::report;
@@ -186,19 +186,19 @@ impl Worker {
         let mut rest = settled;
         for rung in [Rung::AsItIs, Rung::Blamed, Rung::Bare] {
             let mut held = Vec::new();
-            let left = in_parts(rest, |part| {
+            let undone = bisect(rest, StoreError::is_nobodys, |part| {
                 let result = transaction(|client| write_down(client, &connection, &map, part));
                 result.map(|indexes| held.extend(keep_only(std::mem::take(part), &indexes)))
             });
             if !held.is_empty() {
                 self.held.push((map.clone(), connection.clone(), held));
             }
-            if left.is_empty() {
+            if undone.is_empty() {
                 self.cx.backoff.succeeded(Owner::Map(map.id), Step::Settle);
                 return;
             }
-            rest = Vec::with_capacity(left.len());
-            for Left { mut items, error } in left {
+            rest = Vec::with_capacity(undone.len());
+            for Undone { mut items, error } in undone {
                 if error.is_undefined() {
                     continue;
                 }
