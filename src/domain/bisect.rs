@@ -152,7 +152,7 @@ mod tests {
             |part| {
                 calls += 1;
                 match (part.contains(&2), calls) {
-                    (_, 4) => Err("outage"),
+                    (_, 6) => Err("outage"),
                     (true, _) => Err("refused"),
                     _ => Ok(()),
                 }
