@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::words::words;
+use crate::string_enum::string_enum;
 
-words! {
+string_enum! {
     /// The type of a mapped field: what its values mean, whatever either side calls it.
     #[derive(Serialize, Deserialize)]
     #[serde(rename_all = "snake_case")]

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::words::words;
+use crate::string_enum::string_enum;
 
-words! {
+string_enum! {
     /// The class of an error: the only thing the engine looks at when it decides what to do.
     ErrorClass: "error class" {
         /// Timeout, reset, 5xx, row lock: worth trying again.

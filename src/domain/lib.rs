@@ -5,37 +5,37 @@
 //!
 //! What a value is and when two are equal ([`value`], [`canonical`]), what an admin may map and
 //! demand ([`mapping`], [`validation`]), whether that fits what the CRM says of itself ([`description`],
-//! [`fit`]), which cells of a record are meant ([`cells`]), what becomes of a field that changed on one
-//! side or on both ([`conflict`], [`arrival`]), when two keys are one for a CRM ([`key`]), what follows from a failure ([`failure`], [`retry`]), what of it can be kept ([`storable`]), and
+//! [`compatibility`]), which cells of a record are meant ([`cells`]), what becomes of a field that changed on one
+//! side or on both ([`conflict`], [`inbound`]), when two keys are one for a CRM ([`key`]), what follows from a failure ([`failure`], [`retry`]), what of it can be kept ([`storable`]), and
 //! how many requests may go when ([`budget`]).
 //! Everything here is a pure function of its arguments, so that plain `cargo test` covers it.
 
-pub mod arrival;
 pub mod bisect;
 pub mod budget;
 pub mod canonical;
 pub mod cells;
 pub mod column;
+pub mod compatibility;
 pub mod conflict;
 pub mod data_type;
 pub mod description;
 pub mod excerpt;
 pub mod failure;
-pub mod fit;
 pub mod hex;
+pub mod inbound;
 pub mod key;
 pub mod mapping;
 pub mod retry;
 pub mod snapshot;
 pub mod storable;
+mod string_enum;
 pub mod validation;
 pub mod value;
-mod words;
 
 pub use cells::{CellHashes, Cells};
 pub use column::Column;
 pub use data_type::DataType;
 pub use description::{Choice, Description, FieldDescription};
 pub use failure::{ErrorClass, Failure};
+pub use string_enum::UnknownWord;
 pub use value::{Number, Value, ValueError};
-pub use words::UnknownWord;

@@ -1,8 +1,8 @@
 //! The words of a mapping: which way a field flows and what happens when the two sides disagree.
 
-use crate::words::words;
+use crate::string_enum::string_enum;
 
-words! {
+string_enum! {
     /// Which way a field's values flow.
     Direction: "direction" {
         /// Postgres is the source of truth; the CRM field is read-only for people.
@@ -26,7 +26,7 @@ impl Direction {
     }
 }
 
-words! {
+string_enum! {
     /// What decides when a field changed on both sides.
     ConflictPolicy: "conflict policy" {
         /// The write is skipped and the row takes the CRM's value.
@@ -44,7 +44,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// What a new row does to the CRM.
     OnInsert: "on_insert action" {
         Ignore = "ignore",
@@ -53,7 +53,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// What a deleted row does to the CRM.
     OnDelete: "on_delete action" {
         Ignore = "ignore",
@@ -64,7 +64,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// What a new CRM record does to the table.
     OnCrmInsert: "on_crm_insert action" {
         Ignore = "ignore",
@@ -73,7 +73,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// What a deleted CRM record does to the table.
     OnCrmDelete: "on_crm_delete action" {
         Ignore = "ignore",
@@ -84,7 +84,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// Which fields a real-time write compares with its base.
     ConflictScope: "conflict scope" {
         /// Every mapped field of the record that flows from the CRM.

@@ -10,6 +10,7 @@
 
 mod body;
 mod calls;
+mod change_scan;
 pub mod changes;
 pub mod composio;
 pub mod dynamics365;
@@ -21,7 +22,7 @@ pub mod hubspot;
 mod job;
 mod json;
 mod jwt;
-mod look;
+mod list_scan;
 mod oauth;
 pub mod operation;
 pub mod outcome;
@@ -34,13 +35,12 @@ pub mod request;
 mod result_table;
 pub mod salesforce;
 #[cfg(test)]
-mod script;
+mod scripted_server;
 mod secrets;
 mod settings;
 mod stored;
 pub mod stub;
 mod success;
-mod walk;
 pub mod webhook;
 mod wire;
 pub mod zoho;

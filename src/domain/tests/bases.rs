@@ -2,8 +2,8 @@
 //! in the CRM is never overwritten, and no ordinary edit is lost.
 
 use crm_domain::Value;
-use crm_domain::arrival::{self, Arrival, Arrived};
 use crm_domain::conflict::{self, Decision, Evidence, ShortHash, Sides};
+use crm_domain::inbound::{self, Arrival, Arrived};
 use crm_domain::mapping::{ConflictPolicy, Direction};
 use proptest::prelude::*;
 
@@ -95,7 +95,7 @@ impl Cell {
         if self.flight.is_some() {
             return;
         }
-        let arrival = arrival::settle(&Arrived {
+        let arrival = inbound::settle(&Arrived {
             direction: Direction::Bidirectional,
             policy: ConflictPolicy::CrmWins,
             written: true,

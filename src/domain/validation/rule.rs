@@ -1,9 +1,9 @@
 //! The rules that there are.
 
 use crate::DataType;
-use crate::words::words;
+use crate::string_enum::string_enum;
 
-words! {
+string_enum! {
     /// The names of the rules.
     Rule: "validation rule" {
         Min = "min",

@@ -7,7 +7,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::*;
 use crate::Usage;
-use crate::script::{answer, assert_rules, body, drive, page, with_header};
+use crate::scripted_server::{answer, assert_rules, body, drive, page, with_header};
 
 use ErrorClass::*;
 

@@ -26,10 +26,10 @@ use crm_domain::{DataType, Description, Failure, Value, ValueError};
 use serde_json::Value as Json;
 
 use crate::calls::Calls;
+use crate::change_scan::SECOND;
 use crate::operation::Exchange;
 use crate::outcomes::{Outcome, Plan};
 use crate::stored::Habits;
-use crate::walk::SECOND;
 use crate::{
     BoxOperation, ChangesPage, ChangesQuery, Credentials, CrmObject, Grant, Guard, Method, Profile,
     Provider, ReadBatch, Response, Settings, WebhookError, WebhookEvent, WebhookRequest,

@@ -4,8 +4,8 @@
 use crm_domain::{DataType, Value, ValueError};
 use serde_json::Value as Json;
 
+use crate::change_scan::{SECOND, moment};
 use crate::stored::{Habits, Numbers};
-use crate::walk::{SECOND, moment};
 use crate::wire;
 
 /// Decimals and money have a precision of their column, which of money is not told; floating point numbers are doubles.

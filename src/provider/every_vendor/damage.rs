@@ -3,7 +3,7 @@
 use crm_domain::{ErrorClass, Failure};
 
 use super::{Shown, VENDORS};
-use crate::script::{drive, settings};
+use crate::scripted_server::{drive, settings};
 use crate::{ChangesPage, CrmObject};
 
 const IDS: [&str; 3] = ["101", "102", "103"];
@@ -170,7 +170,7 @@ fn what_was_written_has_an_id_that_can_be_one() {
     use crm_domain::Value;
 
     use crate::WriteKind;
-    use crate::script::batch;
+    use crate::scripted_server::batch;
 
     for vendor in &VENDORS {
         for id in STRANGE {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crm_domain::DataType;
 
-use crate::script::{empty, field, line, with_header};
+use crate::scripted_server::{empty, field, line, with_header};
 use crate::{ChangesQuery, Provider, ReadBatch, Request, Response, provider};
 
 pub(super) const NOW: &str = "Fri, 02 Jan 2026 04:00:00 GMT";

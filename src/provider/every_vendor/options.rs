@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crm_domain::Value;
 use serde_json::{Map, Value as Json, json};
 
-use crate::script::{batch, drive, empty, line};
+use crate::scripted_server::{batch, drive, empty, line};
 use crate::{Provider, Request, Response, Settings, WriteKind, provider};
 
 fn settings(options: Json) -> Settings {

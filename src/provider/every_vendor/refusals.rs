@@ -7,7 +7,7 @@ use crm_domain::{ErrorClass, Value};
 use serde_json::{Value as Json, json};
 
 use crate::hubspot::HubSpot;
-use crate::script::{answer, batch, body, drive, settings};
+use crate::scripted_server::{answer, batch, body, drive, settings};
 use crate::{Provider, WriteKind};
 
 /// Of `count` records these hold what is refused.

@@ -7,7 +7,7 @@ use crm_domain::{ErrorClass, Value};
 
 use super::{VENDORS, response};
 use crate::WriteKind;
-use crate::script::{batch, drive, line, settings};
+use crate::scripted_server::{batch, drive, line, settings};
 
 /// Statuses below 400 that say something else than what was asked for, whatever the body.
 const OTHERS: [u16; 9] = [202, 203, 205, 206, 226, 301, 302, 307, 308];

@@ -13,12 +13,12 @@ use super::api::object_path;
 use super::errors;
 use super::reads::modified_property;
 use crate::body::{Item, Listed};
+use crate::change_scan::{self, Ask, Row, Slice, Taken, Walk};
 use crate::changes::{self, Change, ChangesPage, ChangesQuery};
 use crate::errors::{refused, unreadable, unreadable_record};
-use crate::look::Look;
+use crate::list_scan::Look;
 use crate::operation::{Exchange, Refusal};
 use crate::request::encode;
-use crate::walk::{self, Ask, Row, Slice, Taken, Walk};
 use crate::{BoxOperation, CrmObject, Method, Operation, Request, Response, Settings, Step, wire};
 
 /// Results in one page of a search.
@@ -53,7 +53,7 @@ struct Cursor {
 pub(super) fn changes(settings: &Settings, query: Arc<ChangesQuery>) -> BoxOperation<ChangesPage> {
     match changes::cursor::<Cursor>(query.since.as_ref()) {
         Ok(cursor) => Box::new(Changes {
-            overlap: walk::overlap(settings, OVERLAP_SECONDS),
+            overlap: change_scan::overlap(settings, OVERLAP_SECONDS),
             limit: query.limit.clamp(1, SEARCH_LIMIT),
             listing: cursor.archived.after().is_some(),
             cursor,
@@ -119,7 +119,7 @@ impl Changes {
             Ask::Since(None) => (vec![], modified),
             Ask::Since(Some(at)) => (vec![filter(modified, "GTE", at.to_string())], modified),
             Ask::Within { second, after } => {
-                let end = second + walk::SECOND;
+                let end = second + change_scan::SECOND;
                 let mut filters = vec![
                     filter(modified, "GTE", second.to_string()),
                     filter(modified, "LT", end.to_string()),

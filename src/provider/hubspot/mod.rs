@@ -21,10 +21,10 @@ use crm_domain::{DataType, Description, Failure, Value, ValueError};
 use serde_json::Value as Json;
 
 use crate::calls::Calls;
+use crate::change_scan::OVERLAP_OPTION;
 use crate::operation::Exchange;
 use crate::outcomes::{Outcome, Plan};
 use crate::stored::Habits;
-use crate::walk::OVERLAP_OPTION;
 use crate::{
     BoxOperation, ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard,
     Method, Overwritten, Profile, Provider, ReadBatch, Request, Response, Settings, Usage,

@@ -14,12 +14,12 @@ use super::answers::{Page, go_on, page};
 use super::objects::{Elsewhere, Object, Version};
 use super::seek::PAGE;
 use super::values::{self, second};
+use crate::change_scan::{self, Ask, Row, SECOND, Slice, Taken, Walk};
 use crate::changes::{self, Change, ChangesPage, ChangesQuery};
 use crate::errors::unreadable_record;
-use crate::look::Look;
+use crate::list_scan::Look;
 use crate::operation::Refusal;
 use crate::request::encode;
-use crate::walk::{self, Ask, Row, SECOND, Slice, Taken, Walk};
 use crate::{BoxOperation, CrmObject, Method, Operation, Request, Response, Settings, Step};
 
 /// How late a record may become visible unless an option says otherwise.
@@ -49,7 +49,7 @@ pub(super) fn changes(
 ) -> BoxOperation<ChangesPage> {
     match changes::cursor::<Cursor>(query.since.as_ref()) {
         Ok(cursor) => Box::new(Changes {
-            overlap: walk::overlap(settings, OVERLAP_SECONDS),
+            overlap: change_scan::overlap(settings, OVERLAP_SECONDS),
             limit: query.limit.clamp(1, PAGE),
             is_elsewhere: cursor.elsewhere.after().is_some(),
             found: Vec::new(),

@@ -25,10 +25,10 @@ use crm_domain::{DataType, Description, Failure, Value, ValueError};
 use serde_json::Value as Json;
 
 use crate::calls::Calls;
+use crate::change_scan::{OVERLAP_OPTION, SECOND, overlap};
 use crate::operation::{Exchange, Refusal};
 use crate::outcomes::{Outcome, Plan};
 use crate::stored::Habits;
-use crate::walk::{OVERLAP_OPTION, SECOND, overlap};
 use crate::{
     BoxOperation, ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard,
     Method, Overwritten, Profile, Provider, ReadBatch, Request, Response, Settings, Usage,

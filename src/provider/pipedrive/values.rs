@@ -13,8 +13,8 @@ use serde_json::{Map, Value as Json, json};
 
 use super::field_name::{LISTS, PARTS, PLACES, is_custom, split};
 use super::objects::{Object, Version};
+use crate::change_scan::{SECOND, moment};
 use crate::stored::{Habits, Numbers};
-use crate::walk::{SECOND, moment};
 use crate::{WriteRecord, wire};
 
 /// Numbers are doubles.

@@ -14,11 +14,11 @@ use serde_json::{Map, Value as Json};
 use super::api::{Api, id_form};
 use super::{errors, reads};
 use crate::body::{Item, Listed};
+use crate::change_scan::{self, Ask, Row, Slice, Taken, Walk, moment};
 use crate::changes::{self, Change, ChangesPage, ChangesQuery, is_api_name};
 use crate::errors::{refused, unreadable, unreadable_record};
 use crate::operation::{Exchange, Refusal};
 use crate::request::encode;
-use crate::walk::{self, Ask, Row, Slice, Taken, Walk, moment};
 use crate::{BoxOperation, CrmObject, Method, Operation, Response, Settings, Step, wire};
 
 /// Records in one answer of a query (REST API Developer Guide, "Query Options Header").
@@ -61,7 +61,7 @@ pub(super) fn changes(settings: &Settings, query: Arc<ChangesQuery>) -> BoxOpera
     match changes::cursor(query.since.as_ref()) {
         Ok(cursor) => Box::new(Changes {
             api: Api::new(settings),
-            overlap: walk::overlap(settings, OVERLAP_SECONDS),
+            overlap: change_scan::overlap(settings, OVERLAP_SECONDS),
             limit: query.limit.clamp(1, LIMIT),
             cursor,
             page: None,
@@ -141,7 +141,7 @@ impl Changes {
                 "SystemModstamp,Id",
             ),
             Ask::Within { second: at, after } => {
-                let (from, to) = (second(at), second(at + walk::SECOND));
+                let (from, to) = (second(at), second(at + change_scan::SECOND));
                 let after = match after {
                     "" => String::new(),
                     id => format!(" AND Id > {}", quoted(id)),

@@ -9,8 +9,10 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::Stub;
-use crate::script::values::any_value;
-use crate::script::{answer, batch, body, drive, field, line, page, settings, told, with_header};
+use crate::scripted_server::values::any_value;
+use crate::scripted_server::{
+    answer, batch, body, drive, field, line, page, settings, told, with_header,
+};
 use crate::{ChangesQuery, Credentials, Guard, Provider, ReadBatch, WriteKind};
 
 #[test]

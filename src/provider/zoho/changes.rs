@@ -13,12 +13,12 @@ use super::errors;
 use super::reads::{self, FIELDS, MODIFIED, Reading};
 use super::values::second;
 use crate::body::{Item, Listed};
+use crate::change_scan::{self, Ask, Row, SECOND, Slice, Taken, Walk};
 use crate::changes::{self, Change, ChangesPage, ChangesQuery, is_api_name};
 use crate::errors::{refused, unreadable, unreadable_record};
-use crate::look::Look;
+use crate::list_scan::Look;
 use crate::operation::{Exchange, Refusal};
 use crate::success::zoho as success;
-use crate::walk::{self, Ask, Row, SECOND, Slice, Taken, Walk};
 use crate::{
     BoxOperation, CrmObject, Method, Operation, ReadBatch, Request, Response, Settings, Step, wire,
 };
@@ -45,7 +45,7 @@ pub(super) fn changes(settings: &Settings, query: Arc<ChangesQuery>) -> BoxOpera
     }
     match changes::cursor::<Cursor>(query.since.as_ref()) {
         Ok(cursor) => Box::new(Changes {
-            overlap: walk::overlap(settings, OVERLAP_SECONDS),
+            overlap: change_scan::overlap(settings, OVERLAP_SECONDS),
             limit: query.limit.clamp(1, LIMIT),
             stage: match cursor.deleted.after() {
                 Some(_) => Stage::Deleted,

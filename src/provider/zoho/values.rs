@@ -4,8 +4,8 @@
 use crm_domain::{DataType, Value, ValueError};
 use serde_json::{Value as Json, json};
 
+use crate::change_scan::{SECOND, moment};
 use crate::stored::{Habits, Numbers};
-use crate::walk::{SECOND, moment};
 use crate::wire;
 
 /// Numbers are doubles of the field's decimals; which way halves go, its documentation does not say.

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crm_domain::arrival::{self, Arrival, Arrived as ArrivedField};
 use crm_domain::cells::{CellHashes, HASH_BYTES};
+use crm_domain::inbound::{self, Arrival, Arrived as ArrivedField};
 use crm_domain::storable::storable;
 use crm_domain::{Cells, Value, conflict, excerpt, hex};
 use pgrx::spi::SpiClient;
@@ -232,7 +232,7 @@ fn decide<'a>(
             held: arriving.hash,
         };
         let known = hashes.get(field.id).and_then(|hash| hash.try_into().ok());
-        let arrival = arrival::settle(&ArrivedField {
+        let arrival = inbound::settle(&ArrivedField {
             direction: field.direction,
             policy: field.policy,
             written: field.written,

@@ -2,7 +2,7 @@
 
 use super::super::{api, batch};
 use super::*;
-use crate::script::page;
+use crate::scripted_server::page;
 use crate::{Method, Target};
 
 #[test]

@@ -5,7 +5,7 @@ use crm_domain::{DataType, Description, ErrorClass, Failure};
 use super::super::Dynamics365;
 use super::*;
 use crate::Provider;
-use crate::script::{Log, drive, settings};
+use crate::scripted_server::{Log, drive, settings};
 
 fn describe(
     set: &str,

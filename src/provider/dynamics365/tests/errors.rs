@@ -5,7 +5,7 @@ use crm_domain::{ErrorClass, Failure};
 
 use super::super::errors::{TABLE, of_response};
 use super::*;
-use crate::script::{assert_rules, page};
+use crate::scripted_server::{assert_rules, page};
 
 use ErrorClass::*;
 

@@ -12,7 +12,7 @@ mod webhooks;
 
 use serde_json::{Value as Json, json};
 
-use crate::script::{answer, empty, with_header};
+use crate::scripted_server::{answer, empty, with_header};
 use crate::{Request, Response};
 
 pub(super) const A: &str = "0a000000-0000-4000-8000-000000000001";

@@ -6,7 +6,7 @@ use crm_domain::{DataType, ErrorClass, Failure};
 
 use super::super::Dynamics365;
 use super::*;
-use crate::script::{Log, drive, field, page, settings};
+use crate::scripted_server::{Log, drive, field, page, settings};
 use crate::{CrmObject, Provider, ReadBatch};
 
 fn read(

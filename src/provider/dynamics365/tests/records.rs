@@ -7,7 +7,7 @@ use crm_domain::{DataType, ErrorClass, Failure, Value};
 use super::super::Dynamics365;
 use super::*;
 use crate::outcomes::Outcome;
-use crate::script::{Log, batch, body, drive, field, page, settings, told};
+use crate::scripted_server::{Log, batch, body, drive, field, page, settings, told};
 use crate::{Guard, Provider, WriteBatch, WriteKind};
 
 fn write(

@@ -6,7 +6,7 @@ use crm_domain::ErrorClass;
 
 use super::super::Dynamics365;
 use super::*;
-use crate::script::{drive, settings};
+use crate::scripted_server::{drive, settings};
 use crate::webhook::tests::credentials;
 use crate::{Method, Provider};
 

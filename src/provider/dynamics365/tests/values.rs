@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::super::Dynamics365;
 use super::*;
 use crate::Provider;
-use crate::script::values::any_value;
+use crate::scripted_server::values::any_value;
 
 proptest! {
     #[test]

@@ -2,7 +2,7 @@
 
 use super::super::Dynamics365;
 use super::*;
-use crate::script::settings;
+use crate::scripted_server::settings;
 use crate::webhook::tests::credentials;
 use crate::{Provider, WebhookError, WebhookEvent, WebhookKind, WebhookRequest};
 

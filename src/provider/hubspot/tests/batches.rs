@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 
 use super::super::HubSpot;
 use crate::outcomes::Outcome;
-use crate::script::{
+use crate::scripted_server::{
     self, Answer, Log, answer, batch, body, drive, empty, field, line, page, told,
 };
 use crate::{Provider, Request, Response, WriteBatch, WriteKind};
@@ -18,7 +18,10 @@ fn write<A: Into<Answer>>(
     batch: WriteBatch,
     answer: impl FnMut(usize, &Request) -> A,
 ) -> (Result<Vec<Outcome>, Failure>, Log) {
-    drive(HubSpot.write(&script::settings(1), Arc::new(batch)), answer)
+    drive(
+        HubSpot.write(&scripted_server::settings(1), Arc::new(batch)),
+        answer,
+    )
 }
 
 fn records(kind: WriteKind, keys: &[&str]) -> WriteBatch {

@@ -6,7 +6,7 @@ use crm_domain::{DataType, ErrorClass, Failure};
 use serde_json::{Value as Json, json};
 
 use super::super::HubSpot;
-use crate::script::{Log, answer, body, drive, field, line, settings, with_header};
+use crate::scripted_server::{Log, answer, body, drive, field, line, settings, with_header};
 use crate::{ChangesPage, ChangesQuery, Method, Provider, Request, Response};
 
 const DATE: &str = "Fri, 02 Jan 2026 04:00:00 GMT";

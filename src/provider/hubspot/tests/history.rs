@@ -6,7 +6,7 @@ use crm_domain::{DataType, ErrorClass, Failure, Value};
 use serde_json::{Value as Json, json};
 
 use super::super::HubSpot;
-use crate::script::{Log, answer, body, drive, field, line, settings};
+use crate::scripted_server::{Log, answer, body, drive, field, line, settings};
 use crate::{DoneBatch, DoneField, DoneRecord, Guard, Overwritten, Provider, Response, WriteKind};
 
 /// The record was last modified at this moment when it was read.

@@ -6,7 +6,7 @@ use crm_domain::{DataType, ErrorClass, Failure};
 use serde_json::{Value as Json, json};
 
 use super::super::HubSpot;
-use crate::script::{answer, body, drive, field, line, settings};
+use crate::scripted_server::{answer, body, drive, field, line, settings};
 use crate::{CrmObject, Provider, ReadBatch, Request, Response};
 
 fn read(object: &str, response: Response) -> (Result<Vec<Option<CrmObject>>, Failure>, Request) {

@@ -7,7 +7,7 @@ use crm_domain::failure::Scope;
 use serde_json::json;
 
 use super::super::HubSpot;
-use crate::script::{answer, drive, line, page, settings, with_header};
+use crate::scripted_server::{answer, drive, line, page, settings, with_header};
 use crate::{Credentials, Provider, Usage, WriteKind};
 
 fn credentials(pairs: &[(&str, &str)]) -> Credentials {

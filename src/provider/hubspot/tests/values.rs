@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json};
 
 use super::super::HubSpot;
 use crate::Provider;
-use crate::script::values::any_value;
+use crate::scripted_server::values::any_value;
 
 /// What HubSpot answers for what it was sent: nothing for the empty text, choices in its own order.
 fn stored(data_type: DataType, wire: &Json) -> Json {

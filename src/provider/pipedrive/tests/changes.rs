@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 use super::super::Pipedrive;
 use super::super::values::second;
 use super::{KEY, list, not_found};
-use crate::script::{Log, answer, drive, field, line, settings, with_header};
+use crate::scripted_server::{Log, answer, drive, field, line, settings, with_header};
 use crate::{ChangesPage, ChangesQuery, Provider, Request, Response, Settings};
 
 const START: i64 = 1_767_323_045_000;

@@ -3,7 +3,7 @@
 use serde_json::{Value as Json, json};
 
 use super::super::Pipedrive;
-use crate::script::{answer, drive, settings};
+use crate::scripted_server::{answer, drive, settings};
 use crate::{Provider, Response};
 use crm_domain::{DataType, Description, ErrorClass, Failure};
 

@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 
 use super::super::errors::{TABLE, of_response};
 use crate::Response;
-use crate::script::{answer, assert_rules, page, with_header};
+use crate::scripted_server::{answer, assert_rules, page, with_header};
 
 use ErrorClass::*;
 

@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 
 use super::super::Pipedrive;
 use super::{list, not_found};
-use crate::script::{drive, field, settings};
+use crate::scripted_server::{drive, field, settings};
 use crate::{DoneBatch, DoneField, DoneRecord, Guard, Provider, Response, WriteKind};
 
 const READ_AT: i64 = 1_767_323_045_000;

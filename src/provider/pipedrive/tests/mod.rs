@@ -14,7 +14,7 @@ mod writes;
 use serde_json::{Value as Json, json};
 
 use crate::Response;
-use crate::script::answer;
+use crate::scripted_server::answer;
 
 /// The key of a custom field.
 const KEY: &str = "d4de1c1518b4531717c676029a45911c340390a6";

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::super::Pipedrive;
 use super::{KEY, data, list, not_found};
-use crate::script::{Log, drive, field, settings};
+use crate::scripted_server::{Log, drive, field, settings};
 use crate::{CrmObject, Provider, ReadBatch, Request, Response};
 
 fn read(

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::super::Pipedrive;
 use super::data;
-use crate::script::{answer, drive, settings, with_header};
+use crate::scripted_server::{answer, drive, settings, with_header};
 use crate::webhook::tests::credentials;
 use crate::{Method, Provider, Request, Usage};
 

@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 use super::super::Pipedrive;
 use super::{KEY, data, list, not_found};
 use crate::outcomes::Outcome;
-use crate::script::{Answer, Log, batch, body, drive, line, settings, told, with_header};
+use crate::scripted_server::{Answer, Log, batch, body, drive, line, settings, told, with_header};
 use crate::{Method, Provider, Request, Response, WriteBatch, WriteKind};
 
 const NOW: &str = "Fri, 02 Jan 2026 03:04:05 GMT";

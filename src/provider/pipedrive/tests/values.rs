@@ -7,8 +7,8 @@ use serde_json::{Value as Json, json};
 use super::super::objects::object;
 use super::super::{Pipedrive, values};
 use super::{KEY, OTHER};
-use crate::script::field;
-use crate::script::values::any_value;
+use crate::scripted_server::field;
+use crate::scripted_server::values::any_value;
 use crate::{Provider, WriteRecord};
 
 fn record(fields: &[(&str, DataType, Value)]) -> WriteRecord {

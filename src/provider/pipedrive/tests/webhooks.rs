@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value as Json, json};
 
 use super::super::Pipedrive;
-use crate::script::settings;
+use crate::scripted_server::settings;
 use crate::webhook::tests::credentials;
 use crate::{Provider, WebhookError, WebhookEvent, WebhookKind, WebhookRequest};
 

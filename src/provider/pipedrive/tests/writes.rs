@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 use super::super::Pipedrive;
 use super::{KEY, data, list, not_found};
 use crate::outcomes::Outcome;
-use crate::script::{Log, answer, batch, body, drive, field, line, page, settings, told};
+use crate::scripted_server::{Log, answer, batch, body, drive, field, line, page, settings, told};
 use crate::{Method, Provider, Request, Response, WriteBatch, WriteKind};
 
 fn write(

@@ -11,7 +11,9 @@ use serde_json::json;
 
 use super::super::csv_rows::{LIMITS, Limits, build};
 use super::{ids, updates, upserts, write_above};
-use crate::script::{Answer, answer, batch, body, empty, field, line, page, sf_error, told};
+use crate::scripted_server::{
+    Answer, answer, batch, body, empty, field, line, page, sf_error, told,
+};
 use crate::{Request, Response, WriteBatch, WriteKind};
 
 const JOB: &str = "/services/data/v66.0/jobs/ingest/750J";
@@ -583,10 +585,10 @@ fn a_batch_that_bulk_cannot_carry_at_all_makes_no_job() {
     let batch = batch("Contact", WriteKind::Upsert, "Name", &records);
     let operation = crate::Provider::write(
         &super::Salesforce,
-        &crate::script::settings(2),
+        &crate::scripted_server::settings(2),
         Arc::new(batch),
     );
-    let (_, log) = crate::script::drive(operation, |_, _| answer(200, &json!([])));
+    let (_, log) = crate::scripted_server::drive(operation, |_, _| answer(200, &json!([])));
     assert_eq!(
         log.lines(),
         ["PATCH /services/data/v66.0/composite/sobjects/Contact/Ext__c"]

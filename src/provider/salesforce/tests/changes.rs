@@ -7,7 +7,9 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Value as Json, json};
 
 use super::super::Salesforce;
-use crate::script::{Log, answer, body, drive, field, line, settings, sf_error, with_header};
+use crate::scripted_server::{
+    Log, answer, body, drive, field, line, settings, sf_error, with_header,
+};
 use crate::{ChangesPage, ChangesQuery, Provider, Request, Response, Target};
 
 const DATE: &str = "Fri, 02 Jan 2026 04:00:00 GMT";

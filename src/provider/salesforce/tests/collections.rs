@@ -8,7 +8,9 @@ use serde_json::{Value as Json, json};
 
 use super::super::Salesforce;
 use super::{ids, updates, upserts, write};
-use crate::script::{self, Answer, answer, batch, body, field, line, page, sf_error, told};
+use crate::scripted_server::{
+    self, Answer, answer, batch, body, field, line, page, sf_error, told,
+};
 use crate::{Provider, ReadBatch, Request, Response, WriteKind};
 
 fn saved(id: &str) -> Json {
@@ -247,8 +249,8 @@ fn reads_tell_records_by_id_and_missing_ones_apart() {
             record("003000000000001AAA", json!(100.0))
         ]),
     ] {
-        let operation = Salesforce.read(&script::settings(1), batch.clone().into());
-        let (result, log) = script::drive(operation, |_, _| answer(200, &results));
+        let operation = Salesforce.read(&scripted_server::settings(1), batch.clone().into());
+        let (result, log) = scripted_server::drive(operation, |_, _| answer(200, &results));
         let found = result.unwrap();
         assert_eq!(
             line(&log.requests[0]),

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::super::errors::{ErrorItem, TABLE, of_job, of_record, of_response, of_row};
 use crate::errors::When;
-use crate::script::{answer, empty, page, sf_error, with_header};
+use crate::scripted_server::{answer, empty, page, sf_error, with_header};
 
 use ErrorClass::*;
 

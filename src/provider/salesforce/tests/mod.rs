@@ -16,7 +16,7 @@ use crm_domain::{Failure, Value};
 
 use super::Salesforce;
 use crate::outcomes::Outcome;
-use crate::script::{self, Answer, Log};
+use crate::scripted_server::{self, Answer, Log};
 use crate::{Provider, Request, WriteBatch, WriteKind};
 
 /// Writes a batch with a bulk threshold that no test batch reaches.
@@ -32,8 +32,8 @@ fn write_above<A: Into<Answer>>(
     batch: WriteBatch,
     answer: impl FnMut(usize, &Request) -> A,
 ) -> (Result<Vec<Outcome>, Failure>, Log) {
-    let operation = Salesforce.write(&script::settings(bulk_threshold), Arc::new(batch));
-    script::drive(operation, answer)
+    let operation = Salesforce.write(&scripted_server::settings(bulk_threshold), Arc::new(batch));
+    scripted_server::drive(operation, answer)
 }
 
 /// Ids of records `from..to`, 18 characters each.
@@ -46,10 +46,10 @@ fn updates(ids: &[String]) -> WriteBatch {
         .iter()
         .map(|id| (id.as_str(), Value::text("x")))
         .collect();
-    script::batch("Contact", WriteKind::Update, "LastName", &records)
+    scripted_server::batch("Contact", WriteKind::Update, "LastName", &records)
 }
 
 fn upserts(keys: &[&str]) -> WriteBatch {
     let records: Vec<_> = keys.iter().map(|key| (*key, Value::text("x"))).collect();
-    script::batch("Contact", WriteKind::Upsert, "LastName", &records)
+    scripted_server::batch("Contact", WriteKind::Upsert, "LastName", &records)
 }

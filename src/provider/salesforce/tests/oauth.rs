@@ -7,7 +7,7 @@ use crm_domain::{ErrorClass, Failure};
 use serde_json::json;
 
 use super::super::Salesforce;
-use crate::script::{answer, drive, line, page};
+use crate::scripted_server::{answer, drive, line, page};
 use crate::{Credentials, Grant, Provider, Request, Response};
 
 fn credentials(pairs: &[(&str, &str)]) -> Credentials {

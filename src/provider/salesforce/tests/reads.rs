@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 use super::super::Salesforce;
 use super::super::version::Version;
 use super::ids;
-use crate::script::{self, Log, answer, body, field, line, page, sf_error, with_header};
+use crate::scripted_server::{self, Log, answer, body, field, line, page, sf_error, with_header};
 use crate::{CrmObject, Guard, Provider, ReadBatch, Request, Response, WriteKind};
 
 type Read = (Result<Vec<Option<CrmObject>>, Failure>, Log);
@@ -28,7 +28,10 @@ fn read(
         ],
         for_write,
     };
-    script::drive(Salesforce.read(&script::settings(1), batch.into()), answer)
+    scripted_server::drive(
+        Salesforce.read(&scripted_server::settings(1), batch.into()),
+        answer,
+    )
 }
 
 /// `HH:MM:SS` of the day on which all of this happens.

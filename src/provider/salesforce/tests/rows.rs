@@ -6,7 +6,9 @@ use serde_json::json;
 use super::super::version::{Tag, Version};
 use super::{ids, updates, upserts, write};
 use crate::request::Method;
-use crate::script::{answer, batch, body, empty, field, line, page, sf_error, told, with_header};
+use crate::scripted_server::{
+    answer, batch, body, empty, field, line, page, sf_error, told, with_header,
+};
 use crate::{Request, WriteKind};
 
 #[test]

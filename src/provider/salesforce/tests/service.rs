@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::super::Salesforce;
-use crate::script::{answer, drive, empty, line, page, settings, sf_error, with_header};
+use crate::scripted_server::{answer, drive, empty, line, page, settings, sf_error, with_header};
 use crate::{Method, Provider, Request, Settings, Usage, WriteKind};
 
 #[test]

@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json};
 
 use super::super::Salesforce;
 use crate::Provider;
-use crate::script::values::{any_value, double};
+use crate::scripted_server::values::{any_value, double};
 
 /// What Salesforce answers for what it was sent: numbers as doubles, moments with an offset.
 fn stored(data_type: DataType, wire: &Json) -> Json {

@@ -7,7 +7,7 @@ use crm_domain::{DataType, Failure};
 use serde_json::{Value as Json, json};
 
 use super::super::Zoho;
-use crate::script::{Log, answer, body, drive, empty, field, line, settings, with_header};
+use crate::scripted_server::{Log, answer, body, drive, empty, field, line, settings, with_header};
 use crate::{ChangesPage, ChangesQuery, Method, Provider, Request, Response};
 
 const NOW: &str = "Fri, 02 Jan 2026 03:10:00 GMT";

@@ -6,7 +6,7 @@ use crm_domain::{DataType, Value};
 use serde_json::{Value as Json, json};
 
 use super::super::Zoho;
-use crate::script::{answer, drive, empty, field, settings};
+use crate::scripted_server::{answer, drive, empty, field, settings};
 use crate::{DoneBatch, DoneField, DoneRecord, Provider, Response};
 
 const READ_AT: i64 = 1_767_323_045_000;

@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 
 use super::super::Zoho;
 use crate::outcomes::Outcome;
-use crate::script::{Log, answer, batch, body, drive, empty, field, settings, told};
+use crate::scripted_server::{Log, answer, batch, body, drive, empty, field, settings, told};
 use crate::{Guard, Provider, ReadBatch, Request, Response, Settings, WriteBatch, WriteKind};
 
 fn write(

@@ -6,7 +6,7 @@ use crm_domain::ErrorClass;
 use serde_json::json;
 
 use super::super::Zoho;
-use crate::script::{answer, drive, settings, with_header};
+use crate::scripted_server::{answer, drive, settings, with_header};
 use crate::webhook::tests::credentials;
 use crate::{Method, Provider, Request, Usage};
 

@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json};
 
 use super::super::Zoho;
 use crate::Provider;
-use crate::script::values::any_value;
+use crate::scripted_server::values::any_value;
 
 /// What Zoho shows of what it was sent: names beside ids, choices in its own order, its own time zone.
 fn shown(data_type: DataType, wire: &Json) -> Json {

@@ -3,7 +3,7 @@
 use serde_json::{Value as Json, json};
 
 use super::super::Zoho;
-use crate::script::settings;
+use crate::scripted_server::settings;
 use crate::webhook::tests::credentials;
 use crate::{Provider, WebhookError, WebhookEvent, WebhookKind, WebhookRequest};
 

@@ -15,7 +15,7 @@ use serde_json::{Value as Json, json};
 use super::super::loads::{self, LIMITS, Limits};
 use super::super::{Zoho, archive};
 use crate::outcomes::Outcome;
-use crate::script::{
+use crate::scripted_server::{
     Answer, Log, answer, batch, body, drive, empty, field, line, page, settings, told,
 };
 use crate::{Provider, Request, Response, Settings, Target, WriteBatch, WriteKind};

@@ -12,12 +12,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::description::{Description, FieldDescription};
 use crate::mapping::{Direction, OnInsert};
-use crate::words::words;
+use crate::string_enum::string_enum;
 use crate::{DataType, UnknownWord};
 
 use pairs::Pair;
 
-words! {
+string_enum! {
     /// How bad a finding is.
     #[derive(Serialize)]
     #[serde(rename_all = "snake_case")]

@@ -13,7 +13,7 @@ pub struct UnknownWord {
 }
 
 /// Declares an enum whose variants have names: `ALL`, `NAMES`, `name()`, `Display`, `FromStr`.
-macro_rules! words {
+macro_rules! string_enum {
     (
         $(#[$attribute:meta])*
         $type:ident : $kind:literal {
@@ -61,4 +61,4 @@ macro_rules! words {
     };
 }
 
-pub(crate) use words;
+pub(crate) use string_enum;

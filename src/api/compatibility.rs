@@ -1,7 +1,7 @@
 //! Whether a mapping fits the CRM, as the domain judges it.
 
 use crm_domain::Description;
-use crm_domain::fit::{self, Mapping};
+use crm_domain::compatibility::{self, Mapping};
 use pgrx::prelude::*;
 use pgrx::{JsonB, PgSqlErrorCode};
 use serde::de::DeserializeOwned;
@@ -17,7 +17,7 @@ use crate::store::table::text_length;
 fn judge_mapping(description: Document, mapping: Document) -> JsonB {
     let description: Description = read("description", description);
     let mapping: Mapping = read("mapping", mapping);
-    match fit::judge(&description, &mapping) {
+    match compatibility::judge(&description, &mapping) {
         Ok(findings) => JsonB(json!(findings)),
         Err(error) => unfit("mapping", &error.to_string()),
     }

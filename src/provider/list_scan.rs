@@ -7,7 +7,7 @@
 use crm_domain::{ErrorClass, Failure};
 use serde::{Deserialize, Serialize};
 
-use crate::walk::moment;
+use crate::change_scan::moment;
 
 /// How far it has been looked. It is stored as JSON.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
