@@ -10,11 +10,11 @@ mod tests {
     fn rights(role: &str) -> Vec<String> {
         rows(&format!(
             "SELECT DISTINCT p.proname::text COLLATE \"C\" FROM pg_proc p
-             WHERE p.pronamespace IN ('crm'::regnamespace, 'crm_stub'::regnamespace)
+             WHERE p.pronamespace IN ('crm'::regnamespace, 'crm_internal'::regnamespace, 'crm_stub'::regnamespace)
                AND has_function_privilege('{role}', p.oid, 'EXECUTE')
              UNION ALL
              SELECT c.relname::text COLLATE \"C\" FROM pg_class c
-             WHERE c.relnamespace IN ('crm'::regnamespace, 'crm_stub'::regnamespace) AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
+             WHERE c.relnamespace IN ('crm'::regnamespace, 'crm_internal'::regnamespace, 'crm_stub'::regnamespace) AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
                AND CASE c.relkind WHEN 'S' THEN has_sequence_privilege('{role}', c.oid, 'SELECT, USAGE, UPDATE')
                    ELSE has_table_privilege('{role}', c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')
                         OR has_any_column_privilege('{role}', c.oid, 'SELECT, INSERT, UPDATE, REFERENCES') END
@@ -109,11 +109,12 @@ mod tests {
         run("CREATE ROLE acc_nobody; CREATE TABLE t (id int PRIMARY KEY, a text)");
         let map = map("t", &["on_delete => 'delete'"]);
         field(map, "a", &[]);
-        run("SELECT crm.maintain_audit('0')");
+        run("SELECT crm_internal.maintain_audit('0')");
         assert_eq!(rights("acc_nobody"), [""; 0]);
         assert_eq!(
             value(
-                "SELECT has_schema_privilege('acc_nobody', 'crm', 'USAGE, CREATE') OR has_schema_privilege('acc_nobody', 'crm_stub', 'USAGE, CREATE')"
+                "SELECT has_schema_privilege('acc_nobody', 'crm', 'USAGE, CREATE')
+                 OR has_schema_privilege('acc_nobody', 'crm_internal', 'USAGE, CREATE') OR has_schema_privilege('acc_nobody', 'crm_stub', 'USAGE, CREATE')"
             ),
             "false"
         );
@@ -169,7 +170,7 @@ mod tests {
     fn only_a_superuser_grants_access() {
         run(
             "CREATE ROLE acc_grantor; SELECT crm.grant_access('acc_grantor', 'admin');
-             GRANT EXECUTE ON FUNCTION crm.grant_access, crm.do_grant_access TO acc_grantor; SET ROLE acc_grantor",
+             GRANT EXECUTE ON FUNCTION crm.grant_access, crm_internal.do_grant_access TO acc_grantor; SET ROLE acc_grantor",
         );
         refuses(
             "SELECT crm.grant_access('acc_grantor', 'admin')",

@@ -139,7 +139,9 @@ mod tests {
             ["u 1 c0", "u 1 c63", "u 1 c64", "u 1 c5,c69"]
         );
         assert_eq!(
-            value(&format!("SELECT crm.cells_count(crm.map_cells({map}))")),
+            value(&format!(
+                "SELECT crm_internal.cells_count(crm_internal.map_cells({map}))"
+            )),
             "70"
         );
         run(&format!("SELECT crm.unmap_field({map}, 'c64')"));

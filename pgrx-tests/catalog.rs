@@ -7,11 +7,9 @@ mod tests {
     use super::super::fixture::*;
 
     const NOTHING: [&str; 0] = [];
-    /// What belongs to the extension in its two schemas.
-    const FUNCTIONS: &str =
-        "pg_proc p WHERE p.pronamespace IN ('crm'::regnamespace, 'crm_stub'::regnamespace)";
-    const RELATIONS: &str =
-        "pg_class c WHERE c.relnamespace IN ('crm'::regnamespace, 'crm_stub'::regnamespace)";
+    /// What belongs to the extension in its schemas.
+    const FUNCTIONS: &str = "pg_proc p WHERE p.pronamespace IN ('crm'::regnamespace, 'crm_internal'::regnamespace, 'crm_stub'::regnamespace)";
+    const RELATIONS: &str = "pg_class c WHERE c.relnamespace IN ('crm'::regnamespace, 'crm_internal'::regnamespace, 'crm_stub'::regnamespace)";
 
     #[pg_test]
     fn whatever_runs_as_its_owner_pins_search_path() {
@@ -25,7 +23,7 @@ mod tests {
         );
         assert_eq!(
             value(&format!(
-                "SELECT prosecdef FROM pg_proc WHERE oid = 'crm.capture_{map}()'::regprocedure"
+                "SELECT prosecdef FROM pg_proc WHERE oid = 'crm_internal.capture_{map}()'::regprocedure"
             )),
             "true"
         );
@@ -41,7 +39,7 @@ mod tests {
                  SELECT c.oid::regclass::text FROM {RELATIONS} AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition
                  AND obj_description(c.oid, 'pg_class') IS NULL
                  UNION ALL
-                 SELECT n.nspname FROM pg_namespace n WHERE n.nspname IN ('crm', 'crm_stub') AND obj_description(n.oid, 'pg_namespace') IS NULL"
+                 SELECT n.nspname FROM pg_namespace n WHERE n.nspname IN ('crm', 'crm_internal', 'crm_stub') AND obj_description(n.oid, 'pg_namespace') IS NULL"
             )),
             NOTHING
         );
@@ -51,7 +49,7 @@ mod tests {
     fn functions_promise_no_more_than_they_keep() {
         // These are computed from their arguments alone.
         assert_eq!(
-            rows("SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'crm'::regnamespace AND p.provolatile = 'i'
+            rows("SELECT p.proname FROM pg_proc p WHERE p.pronamespace IN ('crm'::regnamespace, 'crm_internal'::regnamespace) AND p.provolatile = 'i'
                   AND p.proname <> ALL ('{hash,base_sent,canonical_id,cell_mask,text_length,filled,words,canonical_object,cell_is_set,cells_and,cells_minus,cells_or,cells_union,cells_has,cells_count,cells_stamp,cells_synced,
                                          cells_merge,cells_hash,change_target,change_part,check_word,check_interval,check_rules,mask_expression,
                                          check_credentials,check_connection,judge_mapping,is_unknown_object,described_field,folded_key}')"),
@@ -59,7 +57,7 @@ mod tests {
         );
         // Whatever changes something is volatile.
         assert_eq!(
-            rows("SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'crm'::regnamespace AND p.provolatile <> 'v'
+            rows("SELECT p.proname FROM pg_proc p WHERE p.pronamespace IN ('crm'::regnamespace, 'crm_internal'::regnamespace) AND p.provolatile <> 'v'
                   AND p.proname = ANY ('{create_connection,set_credentials,test_connection,describe,check_mapping,map_object,map_field,unmap_field,
                        unmap_object,drop_connection,link,flush,write,read_live,resolve_conflict,cancel_write,pause,resume,replay,replay_all,grant_access,adopt_connections,recapture,set_capture,install_capture,bind_map}')"),
             NOTHING
@@ -67,7 +65,7 @@ mod tests {
         // Whatever depends on nothing but its arguments may run in parallel, and what talks to the worker may not.
         assert_eq!(
             rows("SELECT format('%s %s%s', proname, provolatile, proparallel) FROM pg_proc
-                  WHERE pronamespace = 'crm'::regnamespace AND proname = ANY ('{hash,snapshot,check,ask_worker}') ORDER BY 1"),
+                  WHERE pronamespace IN ('crm'::regnamespace, 'crm_internal'::regnamespace) AND proname = ANY ('{hash,snapshot,check,ask_worker}') ORDER BY 1"),
             ["ask_worker vu", "check vu", "hash is", "snapshot su"]
         );
     }

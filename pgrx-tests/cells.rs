@@ -25,7 +25,7 @@ mod tests {
         ] {
             let all: Vec<u32> = a.iter().chain(&b).copied().collect();
             let equal = format!(
-                "SELECT crm.cells_or({}, {}) = {}",
+                "SELECT crm_internal.cells_or({}, {}) = {}",
                 mask(&a),
                 mask(&b),
                 mask(&all)
@@ -40,13 +40,13 @@ mod tests {
         );
         assert_eq!(
             value(&format!(
-                "SELECT crm.cells_union(m) = {} FROM {masks}",
+                "SELECT crm_internal.cells_union(m) = {} FROM {masks}",
                 mask(&[3, 7, 64])
             )),
             "true"
         );
         assert_eq!(
-            value("SELECT crm.cells_union(m) FROM (VALUES (NULL::bytea)) v (m)"),
+            value("SELECT crm_internal.cells_union(m) FROM (VALUES (NULL::bytea)) v (m)"),
             "NULL"
         );
     }
@@ -54,18 +54,18 @@ mod tests {
     #[pg_test]
     fn a_mask_counts_and_has_its_cells() {
         let m = mask(&[0, 63, 64, 99]);
-        assert_eq!(value(&format!("SELECT crm.cells_count({m})")), "4");
+        assert_eq!(value(&format!("SELECT crm_internal.cells_count({m})")), "4");
         assert_eq!(
             value(&format!(
-                "SELECT array_agg(i) FILTER (WHERE crm.cells_has({m}, i)) FROM generate_series(-1, 200) i"
+                "SELECT array_agg(i) FILTER (WHERE crm_internal.cells_has({m}, i)) FROM generate_series(-1, 200) i"
             )),
             "{0,63,64,99}"
         );
         assert_eq!(
-            value(&format!("SELECT crm.cells_has({m}, 2147483647)")),
+            value(&format!("SELECT crm_internal.cells_has({m}, 2147483647)")),
             "false"
         );
-        assert_eq!(value("SELECT crm.cells_count('')"), "0");
+        assert_eq!(value("SELECT crm_internal.cells_count('')"), "0");
     }
 
     #[pg_test]
@@ -73,15 +73,18 @@ mod tests {
         run("SET LOCAL timezone = 'UTC'");
         assert_eq!(
             value(&format!(
-                "SELECT crm.cells_stamp('{{2020-01-01, 2020-01-01}}', {}, '2026-01-01')",
+                "SELECT crm_internal.cells_stamp('{{2020-01-01, 2020-01-01}}', {}, '2026-01-01')",
                 mask(&[1, 3])
             )),
             r#"{"2020-01-01 00:00:00+00","2026-01-01 00:00:00+00",NULL,"2026-01-01 00:00:00+00"}"#
         );
-        assert_eq!(value("SELECT crm.cells_stamp(NULL, NULL, now())"), "NULL");
+        assert_eq!(
+            value("SELECT crm_internal.cells_stamp(NULL, NULL, now())"),
+            "NULL"
+        );
         assert_eq!(
             value(
-                "SELECT crm.cells_merge('{2020-01-01, NULL, 2022-01-01}', '{2021-01-01, 2021-01-01}')"
+                "SELECT crm_internal.cells_merge('{2020-01-01, NULL, 2022-01-01}', '{2021-01-01, 2021-01-01}')"
             ),
             r#"{"2021-01-01 00:00:00+00","2021-01-01 00:00:00+00","2022-01-01 00:00:00+00"}"#
         );
@@ -93,14 +96,14 @@ mod tests {
         let two = "22".repeat(16);
         assert_eq!(
             value(&format!(
-                "SELECT crm.cells_hash(NULL, {}, '\\x{one}{two}')",
+                "SELECT crm_internal.cells_hash(NULL, {}, '\\x{one}{two}')",
                 mask(&[0, 2])
             )),
             format!("\\x{one}{}{two}", "00".repeat(16))
         );
         assert_eq!(
             value(&format!(
-                "SELECT crm.cells_hash('\\x{one}', {}, '\\x{two}')",
+                "SELECT crm_internal.cells_hash('\\x{one}', {}, '\\x{two}')",
                 mask(&[0])
             )),
             format!("\\x{two}")

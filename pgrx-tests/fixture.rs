@@ -124,7 +124,7 @@ pub fn captured(map: i32) -> Vec<String> {
     let captured = rows(&format!(
         "SELECT concat_ws(' ', h.op, k.record_key, (
                     SELECT string_agg(f.column_name, ',' ORDER BY f.field_id) FROM crm.field_map f
-                    WHERE f.map_id = h.map_id AND crm.cells_has(h.cells, f.field_id)))
+                    WHERE f.map_id = h.map_id AND crm_internal.cells_has(h.cells, f.field_id)))
          FROM crm.change h, unnest(h.record_keys) WITH ORDINALITY AS k (record_key, place)
          WHERE h.map_id = {map} ORDER BY h.change_id, k.place"
     ));

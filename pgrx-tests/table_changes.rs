@@ -42,7 +42,7 @@ mod tests {
         run("UPDATE t SET a = 'x'");
         assert_eq!(
             value(&format!(
-                "SELECT crm.cells_has(cells, 1) AND NOT crm.cells_has(cells, 0) FROM crm.change WHERE map_id = {map}"
+                "SELECT crm_internal.cells_has(cells, 1) AND NOT crm_internal.cells_has(cells, 0) FROM crm.change WHERE map_id = {map}"
             )),
             "true"
         );
@@ -178,7 +178,9 @@ mod tests {
         for map in [first, second] {
             run(&format!("SELECT crm.unmap_object({map})"));
             assert_eq!(
-                value(&format!("SELECT to_regprocedure('crm.capture_{map}()')")),
+                value(&format!(
+                    "SELECT to_regprocedure('crm_internal.capture_{map}()')"
+                )),
                 "NULL"
             );
         }

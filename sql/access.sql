@@ -1,70 +1,58 @@
 -- Who may what: the role that owns all this, the one table of what each level is granted, and that nothing else is.
 
 CREATE TABLE crm.access (
-    kind  text NOT NULL CHECK (kind IN ('schema', 'relation', 'function')),
-    name  name NOT NULL,
-    level text NOT NULL CHECK (level IN ('reader', 'writer', 'operator', 'admin')),
-    PRIMARY KEY (kind, name)
+    level  text NOT NULL CHECK (level IN ('reader', 'writer', 'operator', 'admin')),
+    kind   text NOT NULL CHECK (kind IN ('schema', 'relation', 'function')),
+    schema name NOT NULL,
+    name   name NOT NULL,
+    PRIMARY KEY (kind, schema, name)
 );
-COMMENT ON TABLE crm.access IS 'what crm.grant_access() grants: USAGE on the schema, SELECT on relations, EXECUTE on functions';
+COMMENT ON TABLE crm.access IS 'what crm.grant_access() grants: USAGE on schemas, SELECT on relations, EXECUTE on functions';
 COMMENT ON COLUMN crm.access.level IS 'the first level that has it; the levels after it have it too';
-INSERT INTO crm.access VALUES
-    ('schema', 'crm', 'reader'),
-    ('relation', 'status', 'reader'), ('relation', 'cell_status', 'reader'), ('relation', 'dead_letters', 'reader'),
-    ('relation', 'pending_writes', 'reader'), ('relation', 'conflicts', 'reader'), ('relation', 'progress', 'reader'),
-    ('relation', 'audit_log', 'reader'), ('relation', 'connection', 'reader'), ('relation', 'object_map', 'reader'),
-    ('relation', 'field_map', 'reader'), ('relation', 'ingest_state', 'reader'),
-    ('function', 'hash', 'reader'), ('function', 'snapshot', 'reader'), ('function', 'snapshot_hash', 'reader'),
-    ('function', 'check', 'reader'), ('function', 'check_tables', 'reader'), ('function', 'capture_trouble', 'reader'),
-    ('function', 'check_rows', 'operator'), ('function', 'worker_state', 'reader'), ('function', 'home', 'reader'),
-    -- What the views call: PostgreSQL asks the reader for the right to.
-    ('function', 'cells_has', 'reader'), ('function', 'cells_count', 'reader'), ('function', 'cells_union', 'reader'),
-    -- A function that runs with its caller's rights comes with what it calls.
-    ('function', 'caller', 'writer'),
-    ('function', 'write', 'writer'), ('function', 'perform_write', 'writer'),
-    ('function', 'read_live', 'writer'), ('function', 'perform_read', 'writer'), ('function', 'write_status', 'writer'),
-    ('function', 'flush', 'writer'), ('function', 'do_flush', 'writer'),
-    ('function', 'ingest_now', 'writer'), ('function', 'do_ingest_now', 'writer'),
-    ('function', 'receive_webhook', 'writer'),
-    ('function', 'resolve_conflict', 'operator'), ('function', 'cancel_write', 'operator'),
-    ('function', 'pause', 'operator'), ('function', 'resume', 'operator'),
-    ('function', 'replay', 'operator'), ('function', 'replay_all', 'operator'), ('function', 'recapture', 'operator'),
-    ('function', 'test_connection', 'operator'), ('function', 'describe', 'operator'), ('function', 'check_mapping', 'operator'),
-    ('function', 'create_connection', 'admin'), ('function', 'do_create_connection', 'admin'),
-    ('function', 'set_credentials', 'admin'), ('function', 'do_set_credentials', 'admin'),
-    ('function', 'drop_connection', 'admin'), ('function', 'adopt_connections', 'admin'),
-    ('function', 'map_object', 'admin'), ('function', 'do_map_object', 'admin'),
-    ('function', 'set_capture', 'admin'), ('function', 'do_set_capture', 'admin'),
-    ('function', 'map_field', 'admin'), ('function', 'do_map_field', 'admin'),
-    ('function', 'unmap_field', 'admin'), ('function', 'do_unmap_field', 'admin'),
-    ('function', 'unmap_object', 'admin'), ('function', 'do_unmap_object', 'admin'),
-    ('function', 'link', 'admin'), ('function', 'do_link', 'admin'),
-    ('function', 'backfill', 'admin'), ('function', 'do_backfill', 'admin');
+INSERT INTO crm.access (level, kind, schema, name)
+SELECT g.level, g.kind, g.schema, unnest(g.names::name[])
+FROM (VALUES
+    ('reader', 'schema', 'crm', '{crm}'),
+    ('reader', 'relation', 'crm',
+     '{status,cell_status,dead_letters,pending_writes,conflicts,progress,audit_log,connection,object_map,field_map,ingest_state}'),
+    ('reader', 'function', 'crm', '{hash,snapshot,snapshot_hash,check,worker_state,home}'),
+    ('writer', 'function', 'crm', '{write,read_live,write_status,flush,ingest_now,receive_webhook}'),
+    ('operator', 'function', 'crm', '{resolve_conflict,cancel_write,pause,resume,replay,replay_all,recapture,test_connection,describe,check_mapping}'),
+    ('admin', 'function', 'crm',
+     '{create_connection,set_credentials,drop_connection,adopt_connections,map_object,set_capture,map_field,unmap_field,unmap_object,link,backfill}'),
+    -- A function or view that runs with its caller's rights comes with the functions that it calls.
+    ('reader', 'schema', 'crm_internal', '{crm_internal}'),
+    ('reader', 'function', 'crm_internal', '{check_tables,capture_trouble,cells_has,cells_count,cells_union}'),
+    ('writer', 'function', 'crm_internal', '{caller,perform_write,perform_read,do_flush,do_ingest_now}'),
+    ('operator', 'function', 'crm_internal', '{check_rows}'),
+    ('admin', 'function', 'crm_internal',
+     '{do_create_connection,do_set_credentials,do_map_object,do_set_capture,do_map_field,do_unmap_field,do_unmap_object,do_link,do_backfill}')
+    ) AS g (level, kind, schema, names);
 
 -- Everything in pg_crm's schemas: what the extension made, and what pg_crm made since.
 CREATE VIEW crm.objects AS
-SELECT o.kind, o.name, i.identity, i.type, o.classid, o.objid, o.owner, coalesce(o.acl, acldefault(o.acl_kind, o.owner)) AS acl
-FROM (SELECT 'schema' AS kind, n.nspname AS name, n.oid AS schema, 'pg_namespace'::regclass::oid AS classid, n.oid AS objid,
+SELECT o.kind, o.schema, o.name, i.identity, i.type, o.classid, o.objid, o.owner, coalesce(o.acl, acldefault(o.acl_kind, o.owner)) AS acl
+FROM (SELECT 'schema' AS kind, n.nspname AS name, n.nspname AS schema, 'pg_namespace'::regclass::oid AS classid, n.oid AS objid,
              n.nspowner AS owner, n.nspacl AS acl, 'n'::"char" AS acl_kind
       FROM pg_namespace n
       UNION ALL
-      SELECT CASE c.relkind WHEN 'S' THEN 'sequence' ELSE 'relation' END, c.relname, c.relnamespace, 'pg_class'::regclass, c.oid,
+      SELECT CASE c.relkind WHEN 'S' THEN 'sequence' ELSE 'relation' END, c.relname, n.nspname, 'pg_class'::regclass, c.oid,
              c.relowner, c.relacl, CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char"
-      FROM pg_class c WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
       UNION ALL
-      SELECT 'function', p.proname, p.pronamespace, 'pg_proc'::regclass, p.oid, p.proowner, p.proacl, 'f'
-      FROM pg_proc p
+      SELECT 'function', p.proname, n.nspname, 'pg_proc'::regclass, p.oid, p.proowner, p.proacl, 'f'
+      FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
       UNION ALL
       -- But the row types of tables, and arrays, which go with what they are of.
-      SELECT 'type', t.typname, t.typnamespace, 'pg_type'::regclass, t.oid, t.typowner, t.typacl, 'T'
-      FROM pg_type t
+      SELECT 'type', t.typname, n.nspname, 'pg_type'::regclass, t.oid, t.typowner, t.typacl, 'T'
+      FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
       WHERE t.typelem = 0 AND (t.typrelid = 0 OR EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c'))
      ) o
 CROSS JOIN LATERAL pg_identify_object(o.classid, o.objid, 0) i
-WHERE o.schema IN (SELECT n.oid FROM pg_namespace n WHERE n.nspname IN ('crm', 'crm_stub'));
+WHERE o.schema IN ('crm', 'crm_internal', 'crm_stub');
 COMMENT ON VIEW crm.objects IS 'everything in the schemas of pg_crm, with whose it is and what is granted on it';
 
-CREATE FUNCTION crm.strip(classid oid, objid oid) RETURNS void
+CREATE FUNCTION crm_internal.strip(classid oid, objid oid) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     g record;
@@ -78,12 +66,12 @@ BEGIN
                        g.identity, CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE g.grantee::regrole::text END);
     END LOOP;
 END $$;
-COMMENT ON FUNCTION crm.strip(oid, oid) IS
+COMMENT ON FUNCTION crm_internal.strip(oid, oid) IS
     'takes from everybody but its owner what was granted on a new object: to PUBLIC by PostgreSQL, and by the default privileges in force';
 
 -- The extension's script calls it last, and so does the script of an upgrade: what that makes is the superuser's until then, and
 -- what was there keeps its grants.
-CREATE FUNCTION crm.settle_rights() RETURNS void
+CREATE FUNCTION crm_internal.settle_rights() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     fresh CONSTANT oid[] := ARRAY(SELECT o.objid FROM crm.objects o WHERE o.owner <> 'crm_engine'::regrole);
@@ -98,11 +86,11 @@ BEGIN
     LOOP
         EXECUTE format('ALTER %s %s OWNER TO crm_engine', o.type, o.identity);
     END LOOP;
-    PERFORM crm.strip(x.classid, x.objid) FROM crm.objects x WHERE x.objid = ANY (fresh);
+    PERFORM crm_internal.strip(x.classid, x.objid) FROM crm.objects x WHERE x.objid = ANY (fresh);
 END $$;
-COMMENT ON FUNCTION crm.settle_rights() IS 'gives the objects of pg_crm that are new to its role, and nobody else anything';
+COMMENT ON FUNCTION crm_internal.settle_rights() IS 'gives the objects of pg_crm that are new to its role, and nobody else anything';
 
-CREATE FUNCTION crm.engine_trouble() RETURNS TABLE (trouble text, hint text)
+CREATE FUNCTION crm_internal.engine_trouble() RETURNS TABLE (trouble text, hint text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT format('it is %s', x.what), format('ALTER ROLE crm_engine %s', x.remedy)
     FROM pg_roles r, LATERAL (VALUES
@@ -118,9 +106,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT format('it is a member of role %s', m.roleid::regrole), format('REVOKE %s FROM crm_engine', m.roleid::regrole)
     FROM pg_auth_members m WHERE m.member = to_regrole('crm_engine')
 $$;
-COMMENT ON FUNCTION crm.engine_trouble() IS 'what role crm_engine is and must not be, and the statement that mends it';
+COMMENT ON FUNCTION crm_internal.engine_trouble() IS 'what role crm_engine is and must not be, and the statement that mends it';
 
-CREATE FUNCTION crm.stray_rights() RETURNS TABLE (trouble text)
+CREATE FUNCTION crm_internal.stray_rights() RETURNS TABLE (trouble text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT format('%s %s belongs to role %s', o.type, o.identity, o.owner::regrole)
     FROM crm.objects o WHERE o.owner <> 'crm_engine'::regrole
@@ -130,7 +118,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM crm.objects o, aclexplode(o.acl) g
     WHERE g.grantee <> o.owner
       AND (g.grantee = 0 OR g.is_grantable OR NOT EXISTS (
-          SELECT FROM crm.access a WHERE a.kind = o.kind AND a.name = o.name AND starts_with(o.identity, 'crm.') = (o.kind <> 'schema')
+          SELECT FROM crm.access a WHERE (a.kind, a.schema, a.name) = (o.kind, o.schema, o.name)
             AND g.privilege_type = CASE a.kind WHEN 'schema' THEN 'USAGE' WHEN 'relation' THEN 'SELECT' ELSE 'EXECUTE' END))
     UNION ALL
     SELECT format('%s has %s on column %s of %s %s', CASE g.grantee WHEN 0 THEN 'everybody' ELSE 'role ' || g.grantee::regrole END,
@@ -138,34 +126,33 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM crm.objects o JOIN pg_attribute t ON t.attrelid = o.objid AND o.kind = 'relation', aclexplode(t.attacl) g
     WHERE g.grantee <> o.owner
 $$;
-COMMENT ON FUNCTION crm.stray_rights() IS 'what belongs to others than role crm_engine, and what is granted beyond crm.access';
+COMMENT ON FUNCTION crm_internal.stray_rights() IS 'what belongs to others than role crm_engine, and what is granted beyond crm.access';
 
-CREATE FUNCTION crm.do_grant_access(caller bytea, role regrole, level text) RETURNS void
+CREATE FUNCTION crm_internal.do_grant_access(caller bytea, role regrole, level text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    who CONSTANT oid := crm.verified(caller);
+    who CONSTANT oid := crm_internal.verified(caller);
     levels CONSTANT text[] := '{reader,writer,operator,admin}';
     x record;
 BEGIN
-    PERFORM crm.check_word('level', level, levels);
+    PERFORM crm_internal.check_word('level', level, levels);
     IF NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.oid = who) THEN
         RAISE insufficient_privilege USING MESSAGE = 'only a superuser grants access to pg_crm', HINT = 'Ask one to call crm.grant_access().';
     END IF;
     FOR x IN
-        SELECT o.kind, o.identity FROM crm.access a JOIN crm.objects o USING (kind, name)
+        SELECT o.kind, o.identity FROM crm.access a JOIN crm.objects o USING (kind, schema, name)
         WHERE array_position(levels, a.level) <= array_position(levels, do_grant_access.level)
-          AND (o.kind = 'schema' OR starts_with(o.identity, 'crm.'))
     LOOP
         EXECUTE format('GRANT %s %s TO %s',
                        CASE x.kind WHEN 'schema' THEN 'USAGE ON SCHEMA' WHEN 'relation' THEN 'SELECT ON TABLE' ELSE 'EXECUTE ON ROUTINE' END,
                        x.identity, role);
     END LOOP;
 END $$;
-COMMENT ON FUNCTION crm.do_grant_access(bytea, regrole, text) IS 'what crm.grant_access() does for the role that crm.caller() names';
+COMMENT ON FUNCTION crm_internal.do_grant_access(bytea, regrole, text) IS 'what crm.grant_access() does for the role that crm_internal.caller() names';
 
 CREATE FUNCTION crm.grant_access(role regrole, level text) RETURNS void
 LANGUAGE sql VOLATILE AS $$
-    SELECT crm.do_grant_access(crm.caller(), role, level)
+    SELECT crm_internal.do_grant_access(crm_internal.caller(), role, level)
 $$;
 COMMENT ON FUNCTION crm.grant_access(regrole, text) IS
     'lets a role use pg_crm. reader: views, audit, hashes; writer: + write, read_live, flush, ingest_now, receive_webhook; '
@@ -177,7 +164,7 @@ COMMENT ON FUNCTION crm.grant_access(regrole, text) IS
 -- what its functions have checked.
 ALTER TABLE crm.credential ENABLE ROW LEVEL SECURITY;
 
-CREATE FUNCTION crm.refuse_direct_change() RETURNS trigger
+CREATE FUNCTION crm_internal.refuse_direct_change() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF current_user <> 'crm_engine' AND NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
@@ -193,10 +180,10 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
-COMMENT ON FUNCTION crm.refuse_direct_change() IS 'trigger: only functions of pg_crm, superusers and their restores change the configuration';
-CREATE TRIGGER guarded BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.connection FOR EACH STATEMENT EXECUTE FUNCTION crm.refuse_direct_change();
-CREATE TRIGGER guarded BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.credential FOR EACH STATEMENT EXECUTE FUNCTION crm.refuse_direct_change();
-CREATE TRIGGER guarded BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.object_map FOR EACH STATEMENT EXECUTE FUNCTION crm.refuse_direct_change();
-CREATE TRIGGER guarded BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.field_map FOR EACH STATEMENT EXECUTE FUNCTION crm.refuse_direct_change();
-CREATE TRIGGER guarded BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.bound_column FOR EACH STATEMENT EXECUTE FUNCTION crm.refuse_direct_change();
-CREATE TRIGGER guarded BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.access FOR EACH STATEMENT EXECUTE FUNCTION crm.refuse_direct_change();
+COMMENT ON FUNCTION crm_internal.refuse_direct_change() IS 'trigger: only functions of pg_crm, superusers and their restores change the configuration';
+CREATE TRIGGER guarded BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.connection FOR EACH STATEMENT EXECUTE FUNCTION crm_internal.refuse_direct_change();
+CREATE TRIGGER guarded BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.credential FOR EACH STATEMENT EXECUTE FUNCTION crm_internal.refuse_direct_change();
+CREATE TRIGGER guarded BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.object_map FOR EACH STATEMENT EXECUTE FUNCTION crm_internal.refuse_direct_change();
+CREATE TRIGGER guarded BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.field_map FOR EACH STATEMENT EXECUTE FUNCTION crm_internal.refuse_direct_change();
+CREATE TRIGGER guarded BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.bound_column FOR EACH STATEMENT EXECUTE FUNCTION crm_internal.refuse_direct_change();
+CREATE TRIGGER guarded BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.access FOR EACH STATEMENT EXECUTE FUNCTION crm_internal.refuse_direct_change();

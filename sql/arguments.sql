@@ -1,6 +1,6 @@
 -- Look-ups and checks of the arguments that set-up functions share.
 
-CREATE FUNCTION crm.connection_named(name text) RETURNS crm.connection
+CREATE FUNCTION crm_internal.connection_named(name text) RETURNS crm.connection
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     c crm.connection;
@@ -15,9 +15,9 @@ BEGIN
     END IF;
     RETURN c;
 END $$;
-COMMENT ON FUNCTION crm.connection_named(text) IS 'the connection of that name; raises undefined_object (42704)';
+COMMENT ON FUNCTION crm_internal.connection_named(text) IS 'the connection of that name; raises undefined_object (42704)';
 
-CREATE FUNCTION crm.map_of(map_id int) RETURNS crm.object_map
+CREATE FUNCTION crm_internal.map_of(map_id int) RETURNS crm.object_map
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     m crm.object_map;
@@ -32,9 +32,9 @@ BEGIN
     END IF;
     RETURN m;
 END $$;
-COMMENT ON FUNCTION crm.map_of(int) IS 'the map of that id; raises undefined_object (42704)';
+COMMENT ON FUNCTION crm_internal.map_of(int) IS 'the map of that id; raises undefined_object (42704)';
 
-CREATE FUNCTION crm.require_owner(who oid, relation regclass) RETURNS void
+CREATE FUNCTION crm_internal.require_owner(who oid, relation regclass) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT pg_has_role(who, (SELECT relowner FROM pg_class WHERE oid = relation), 'USAGE') THEN
@@ -43,9 +43,9 @@ BEGIN
             HINT = 'pg_crm reads and writes a mapped table as its owner; let the owner map it.';
     END IF;
 END $$;
-COMMENT ON FUNCTION crm.require_owner(oid, regclass) IS 'raises unless that role owns the table';
+COMMENT ON FUNCTION crm_internal.require_owner(oid, regclass) IS 'raises unless that role owns the table';
 
-CREATE FUNCTION crm.require_references(who oid, credentials jsonb) RETURNS void
+CREATE FUNCTION crm_internal.require_references(who oid, credentials jsonb) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF EXISTS (SELECT FROM jsonb_each(credentials) c WHERE jsonb_typeof(c.value) = 'object' OR c.key LIKE E'%\\_file')
@@ -56,9 +56,9 @@ BEGIN
             HINT = 'Give the credentials themselves, or let a member of pg_read_server_files call this.';
     END IF;
 END $$;
-COMMENT ON FUNCTION crm.require_references(oid, jsonb) IS 'raises unless that role may let the worker read files and environment variables';
+COMMENT ON FUNCTION crm_internal.require_references(oid, jsonb) IS 'raises unless that role may let the worker read files and environment variables';
 
-CREATE FUNCTION crm.check_word(argument text, word text, known text[]) RETURNS void
+CREATE FUNCTION crm_internal.check_word(argument text, word text, known text[]) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF word IS NULL OR word <> ALL (known) THEN
@@ -67,9 +67,9 @@ BEGIN
             HINT = format('Known words: %s.', array_to_string(known, ', '));
     END IF;
 END $$;
-COMMENT ON FUNCTION crm.check_word(text, text, text[]) IS 'raises unless the word is known, and lists the known ones';
+COMMENT ON FUNCTION crm_internal.check_word(text, text, text[]) IS 'raises unless the word is known, and lists the known ones';
 
-CREATE FUNCTION crm.check_interval(argument text, value interval) RETURNS void
+CREATE FUNCTION crm_internal.check_interval(argument text, value interval) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF value IS NULL OR value < interval '1 minute' OR value > interval '24 hours' THEN
@@ -78,9 +78,9 @@ BEGIN
             HINT = 'It lies between 1 minute and 24 hours; crm.flush() runs a write-back at once.';
     END IF;
 END $$;
-COMMENT ON FUNCTION crm.check_interval(text, interval) IS 'raises unless the interval lies between 1 minute and 24 hours';
+COMMENT ON FUNCTION crm_internal.check_interval(text, interval) IS 'raises unless the interval lies between 1 minute and 24 hours';
 
-CREATE FUNCTION crm.timeout_ms(timeout interval) RETURNS bigint
+CREATE FUNCTION crm_internal.timeout_ms(timeout interval) RETURNS bigint
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF timeout IS NULL OR timeout < interval '0' THEN
@@ -88,16 +88,16 @@ BEGIN
     END IF;
     RETURN (extract(epoch FROM timeout) * 1000)::bigint;
 END $$;
-COMMENT ON FUNCTION crm.timeout_ms(interval) IS 'a timeout in milliseconds; raises unless it is one';
+COMMENT ON FUNCTION crm_internal.timeout_ms(interval) IS 'a timeout in milliseconds; raises unless it is one';
 
-CREATE FUNCTION crm.may_write(who oid, relation regclass) RETURNS bool
+CREATE FUNCTION crm_internal.may_write(who oid, relation regclass) RETURNS bool
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT coalesce(has_any_column_privilege(who, relation, 'UPDATE')
                     OR pg_has_role(who, (SELECT c.relowner FROM pg_class c WHERE c.oid = relation), 'USAGE'), false)
 $$;
-COMMENT ON FUNCTION crm.may_write(oid, regclass) IS 'whether a role owns a table or may update it';
+COMMENT ON FUNCTION crm_internal.may_write(oid, regclass) IS 'whether a role owns a table or may update it';
 
-CREATE FUNCTION crm.maps_to_run(who oid, what text, map_id int) RETURNS int[]
+CREATE FUNCTION crm_internal.maps_to_run(who oid, what text, map_id int) RETURNS int[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     m crm.object_map;
@@ -105,17 +105,17 @@ DECLARE
 BEGIN
     -- Operators and admins run everything: theirs is the level that pauses connections.
     IF map_id IS NOT NULL THEN
-        m := crm.map_of(map_id);
+        m := crm_internal.map_of(map_id);
         wanted := ARRAY[map_id];
     END IF;
     IF NOT has_function_privilege(who, 'crm.pause(text)', 'EXECUTE') THEN
-        IF map_id IS NOT NULL AND NOT crm.may_write(who, m.relation) THEN
+        IF map_id IS NOT NULL AND NOT crm_internal.may_write(who, m.relation) THEN
             RAISE insufficient_privilege USING
                 MESSAGE = format('permission denied to %s map %s', what, map_id),
                 DETAIL = format('"%s" may not update table "%s".', pg_get_userbyid(who), m.relation),
                 HINT = format('A writer may %s the maps of tables that the role owns or may update; an operator any.', what);
         ELSIF map_id IS NULL THEN
-            SELECT array_agg(o.map_id) INTO wanted FROM crm.object_map o WHERE crm.may_write(who, o.relation);
+            SELECT array_agg(o.map_id) INTO wanted FROM crm.object_map o WHERE crm_internal.may_write(who, o.relation);
             IF wanted IS NULL AND EXISTS (SELECT FROM crm.object_map) THEN
                 RAISE insufficient_privilege USING
                     MESSAGE = format('permission denied to %s any map', what),
@@ -126,4 +126,4 @@ BEGIN
     END IF;
     RETURN wanted;
 END $$;
-COMMENT ON FUNCTION crm.maps_to_run(oid, text, int) IS 'the maps that a role may have run now, of which the named one; NULL: all; raises insufficient_privilege (42501)';
+COMMENT ON FUNCTION crm_internal.maps_to_run(oid, text, int) IS 'the maps that a role may have run now, of which the named one; NULL: all; raises insufficient_privilege (42501)';

@@ -1,17 +1,17 @@
 -- The audit log is append-only, and goes by months.
 
-CREATE FUNCTION crm.refuse_audit_change() RETURNS trigger
+CREATE FUNCTION crm_internal.refuse_audit_change() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE insufficient_privilege USING MESSAGE = 'crm.audit_log is append-only',
         HINT = 'Old months go with pg_crm.audit_retention.';
 END $$;
-COMMENT ON FUNCTION crm.refuse_audit_change() IS 'trigger: the audit is not rewritten';
-CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON crm.audit_log FOR EACH ROW EXECUTE FUNCTION crm.refuse_audit_change();
-CREATE TRIGGER never_emptied BEFORE TRUNCATE ON crm.audit_log FOR EACH STATEMENT EXECUTE FUNCTION crm.refuse_audit_change();
-CREATE TRIGGER never_emptied BEFORE TRUNCATE ON crm.audit_log_default FOR EACH STATEMENT EXECUTE FUNCTION crm.refuse_audit_change();
+COMMENT ON FUNCTION crm_internal.refuse_audit_change() IS 'trigger: the audit is not rewritten';
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON crm.audit_log FOR EACH ROW EXECUTE FUNCTION crm_internal.refuse_audit_change();
+CREATE TRIGGER never_emptied BEFORE TRUNCATE ON crm.audit_log FOR EACH STATEMENT EXECUTE FUNCTION crm_internal.refuse_audit_change();
+CREATE TRIGGER never_emptied BEFORE TRUNCATE ON crm.audit_log_default FOR EACH STATEMENT EXECUTE FUNCTION crm_internal.refuse_audit_change();
 
-CREATE FUNCTION crm.maintain_audit(retention interval) RETURNS void
+CREATE FUNCTION crm_internal.maintain_audit(retention interval) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     month timestamptz;
@@ -23,8 +23,8 @@ BEGIN
            AND NOT EXISTS (SELECT FROM ONLY crm.audit_log_default d WHERE d.at >= month AND d.at < month + interval '1 month') THEN
             EXECUTE format('CREATE TABLE crm.%I (LIKE crm.audit_log_default INCLUDING ALL)', 'audit_log_' || to_char(month, 'YYYY_MM'));
             EXECUTE format('CREATE TRIGGER never_emptied BEFORE TRUNCATE ON crm.%I FOR EACH STATEMENT '
-                           'EXECUTE FUNCTION crm.refuse_audit_change()', 'audit_log_' || to_char(month, 'YYYY_MM'));
-            PERFORM crm.strip('pg_class'::regclass, c.oid) FROM pg_class c
+                           'EXECUTE FUNCTION crm_internal.refuse_audit_change()', 'audit_log_' || to_char(month, 'YYYY_MM'));
+            PERFORM crm_internal.strip('pg_class'::regclass, c.oid) FROM pg_class c
             WHERE c.relnamespace = 'crm'::regnamespace AND c.relname = 'audit_log_' || to_char(month, 'YYYY_MM');
             EXECUTE format('ALTER TABLE crm.audit_log ATTACH PARTITION crm.%I FOR VALUES FROM (%L) TO (%L)',
                            'audit_log_' || to_char(month, 'YYYY_MM'), month, month + interval '1 month');
@@ -43,4 +43,4 @@ BEGIN
         END LOOP;
     END IF;
 END $$;
-COMMENT ON FUNCTION crm.maintain_audit(interval) IS 'makes the partitions of this and the next two months, drops those past the retention (0: none)';
+COMMENT ON FUNCTION crm_internal.maintain_audit(interval) IS 'makes the partitions of this and the next two months, drops those past the retention (0: none)';

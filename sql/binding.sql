@@ -1,7 +1,7 @@
 -- Maps bound to the columns of their tables, and what a table may have lost since.
 
 -- A transform runs as the table's owner, so whoever may change it must be able to act as that role anyway.
-CREATE FUNCTION crm.transform_trouble(transform oid, relation oid) RETURNS text
+CREATE FUNCTION crm_internal.transform_trouble(transform oid, relation oid) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN NOT EXISTS (SELECT FROM pg_proc p WHERE p.oid = transform) THEN 'was dropped'
                 ELSE (SELECT format('belongs to "%s", who may not act as "%s", who owns the table', pg_get_userbyid(p.proowner), pg_get_userbyid(c.relowner))
@@ -9,37 +9,37 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                       WHERE p.oid = transform AND c.oid = relation AND NOT pg_has_role(p.proowner, c.relowner, 'MEMBER')) END
     WHERE transform IS NOT NULL
 $$;
-COMMENT ON FUNCTION crm.transform_trouble(oid, oid) IS 'says why a transform must not run for a table; NULL: it may';
+COMMENT ON FUNCTION crm_internal.transform_trouble(oid, oid) IS 'says why a transform must not run for a table; NULL: it may';
 
-CREATE FUNCTION crm.lost_transform(map_id int) RETURNS text
+CREATE FUNCTION crm_internal.lost_transform(map_id int) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT format('a transform of column "%s" %s', f.column_name, x.trouble)
     FROM crm.field_map f JOIN crm.object_map m USING (map_id), unnest(ARRAY[f.transform_out, f.transform_in]) AS t (oid),
-         crm.transform_trouble(t.oid, m.relation) AS x (trouble)
+         crm_internal.transform_trouble(t.oid, m.relation) AS x (trouble)
     WHERE f.map_id = lost_transform.map_id AND x.trouble IS NOT NULL
     ORDER BY f.field_id LIMIT 1
 $$;
-COMMENT ON FUNCTION crm.lost_transform(int) IS 'says which column of a map has a transform that is gone or must not run; NULL: none';
+COMMENT ON FUNCTION crm_internal.lost_transform(int) IS 'says which column of a map has a transform that is gone or must not run; NULL: none';
 
-CREATE FUNCTION crm.lost_ground(map_id int) RETURNS text
+CREATE FUNCTION crm_internal.lost_ground(map_id int) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN NOT a.attnotnull THEN format('key column "%s" may be null now', m.key_column)
-                WHEN NOT crm.is_key_type(a.atttypid) THEN format('column "%s" of type %s cannot be a key', m.key_column, format_type(a.atttypid, NULL))
-                WHEN crm.is_lax(m.relation, m.key_column) THEN format('key column "%s" has a nondeterministic collation now', m.key_column)
-                WHEN NOT crm.is_key(m.relation, m.key_column, m.shard_column) THEN format('key column "%s" is not unique any more', m.key_column)
-                WHEN NOT crm.is_shard_type(s.atttypid) THEN
+                WHEN NOT crm_internal.is_key_type(a.atttypid) THEN format('column "%s" of type %s cannot be a key', m.key_column, format_type(a.atttypid, NULL))
+                WHEN crm_internal.is_lax(m.relation, m.key_column) THEN format('key column "%s" has a nondeterministic collation now', m.key_column)
+                WHEN NOT crm_internal.is_key(m.relation, m.key_column, m.shard_column) THEN format('key column "%s" is not unique any more', m.key_column)
+                WHEN NOT crm_internal.is_shard_type(s.atttypid) THEN
                     format('column "%s" of type %s cannot be a shard_column', m.shard_column, format_type(s.atttypid, NULL))
-                WHEN crm.is_lax(m.relation, m.shard_column) THEN format('shard_column "%s" has a nondeterministic collation now', m.shard_column)
-                WHEN NOT s.attnotnull AND NOT crm.is_unique(m.relation, m.key_column) THEN
+                WHEN crm_internal.is_lax(m.relation, m.shard_column) THEN format('shard_column "%s" has a nondeterministic collation now', m.shard_column)
+                WHEN NOT s.attnotnull AND NOT crm_internal.is_unique(m.relation, m.key_column) THEN
                     format('shard_column "%s" may be null now', m.shard_column)
                 WHEN c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid) THEN
                     format('table "%s" inherits from it, and statements on that escape validation and change capture',
                            (SELECT i.inhrelid::regclass FROM pg_inherits i WHERE i.inhparent = c.oid ORDER BY i.inhrelid LIMIT 1))
-                WHEN crm.is_of_citus(c.oid) THEN 'it is a table of Citus now, of whose edits nothing is heard'
+                WHEN crm_internal.is_of_citus(c.oid) THEN 'it is a table of Citus now, of whose edits nothing is heard'
                 WHEN c.relpersistence = 'u' THEN 'it is unlogged, and a crash would empty it'
                 ELSE (SELECT format('the generated column "%s" can only be mapped outbound', f.column_name)
                       FROM crm.field_map f
-                      WHERE f.map_id = m.map_id AND f.direction <> 'outbound' AND crm.is_computed(m.relation, f.column_name)
+                      WHERE f.map_id = m.map_id AND f.direction <> 'outbound' AND crm_internal.is_computed(m.relation, f.column_name)
                       ORDER BY f.field_id LIMIT 1)
                 END || '; mend the table, then crm.map_field()'
     FROM crm.object_map m JOIN pg_class c ON c.oid = m.relation
@@ -47,10 +47,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     LEFT JOIN pg_attribute s ON s.attrelid = c.oid AND s.attname = m.shard_column AND NOT s.attisdropped
     WHERE m.map_id = lost_ground.map_id
 $$;
-COMMENT ON FUNCTION crm.lost_ground(int) IS 'says what a mapped table lacks of what mapping it took; NULL: nothing';
+COMMENT ON FUNCTION crm_internal.lost_ground(int) IS 'says what a mapped table lacks of what mapping it took; NULL: nothing';
 
 -- Ties a map to its table as the catalog now has it, and says whether it can work.
-CREATE FUNCTION crm.bind_map(map_id int) RETURNS text
+CREATE FUNCTION crm_internal.bind_map(map_id int) RETURNS text
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -77,8 +77,8 @@ BEGIN
               LIMIT 1),
              (SELECT format('column "%s" of type %s cannot be a %s', f.column_name, format_type(b.type_id, NULL), f.data_type)
               FROM crm.field_map f JOIN crm.bound_column b USING (map_id, column_name)
-              WHERE f.map_id = m.map_id AND f.transform_out IS NULL AND NOT crm.type_fits(b.type_id, f.data_type)
-              ORDER BY f.field_id LIMIT 1), crm.lost_transform(m.map_id), crm.lost_ground(m.map_id))
+              WHERE f.map_id = m.map_id AND f.transform_out IS NULL AND NOT crm_internal.type_fits(b.type_id, f.data_type)
+              ORDER BY f.field_id LIMIT 1), crm_internal.lost_transform(m.map_id), crm_internal.lost_ground(m.map_id))
         END INTO reason;
     reason := nullif(concat_ws('; ', reason, m.keys_changed), '');
     INSERT INTO crm.map_state (map_id, state, reason)
@@ -86,10 +86,10 @@ BEGIN
     ON CONFLICT (map_id) DO UPDATE SET state = excluded.state, reason = excluded.reason, stale = false;
     RETURN reason;
 END $$;
-COMMENT ON FUNCTION crm.bind_map(int) IS 'binds a map to its table''s columns; returns why the map cannot work, or NULL';
+COMMENT ON FUNCTION crm_internal.bind_map(int) IS 'binds a map to its table''s columns; returns why the map cannot work, or NULL';
 
 -- A database that was just restored has maps that nobody bound yet; after a rename it would be too late.
-CREATE FUNCTION crm.bind_restored() RETURNS event_trigger
+CREATE FUNCTION crm_internal.bind_restored() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 DECLARE
     m crm.object_map;
@@ -99,18 +99,18 @@ BEGIN
         SELECT o FROM crm.object_map o WHERE NOT EXISTS (SELECT FROM crm.map_state s WHERE s.map_id = o.map_id))
     LOOP
         -- Its keys come last in a restore.
-        CONTINUE WHEN NOT crm.is_key(m.relation, m.key_column, m.shard_column);
+        CONTINUE WHEN NOT crm_internal.is_key(m.relation, m.key_column, m.shard_column);
         BEGIN
-            PERFORM crm.bind_map(m.map_id);
+            PERFORM crm_internal.bind_map(m.map_id);
         EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
             NULL; -- somebody else is at it
         END;
     END LOOP;
 END $$;
-COMMENT ON FUNCTION crm.bind_restored() IS 'event trigger: binds maps that a restore brought, before a table of theirs is altered';
+COMMENT ON FUNCTION crm_internal.bind_restored() IS 'event trigger: binds maps that a restore brought, before a table of theirs is altered';
 
 -- Reads the catalogs only, so that a view can call it for every map.
-CREATE FUNCTION crm.capture_trouble(map_id int) RETURNS text
+CREATE FUNCTION crm_internal.capture_trouble(map_id int) RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT coalesce(
         (SELECT format('trigger "%s" %s', x.name,
@@ -129,7 +129,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
          LIMIT 1),
         (SELECT format('trigger "%s" of partition %s is disabled; run ALTER TABLE %2$s ENABLE TRIGGER %1$I, then crm.recapture(%3$s) for what was missed',
                        g.tgname, p.relid, m.map_id)
-         FROM crm.partitions(m.relation) AS p (relid)
+         FROM crm_internal.partitions(m.relation) AS p (relid)
          JOIN pg_trigger g ON g.tgrelid = p.relid AND g.tgname = format('pg_crm_%s_leaf', m.map_id) AND g.tgenabled NOT IN ('O', 'A')
          LIMIT 1),
         (SELECT format('session_replication_role is set to replica for %s, whose sessions fire no capture triggers',
@@ -142,4 +142,4 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
          FROM pg_settings s WHERE m.capture = 'origin' AND s.name = 'session_replication_role' AND s.reset_val = 'replica'))
     FROM crm.object_map m JOIN pg_class c ON c.oid = m.relation WHERE m.map_id = capture_trouble.map_id
 $$;
-COMMENT ON FUNCTION crm.capture_trouble(int) IS 'why edits of a mapped table are not captured; NULL: they are';
+COMMENT ON FUNCTION crm_internal.capture_trouble(int) IS 'why edits of a mapped table are not captured; NULL: they are';

@@ -1,31 +1,31 @@
 -- Validation and change capture: one statement-level trigger per event on each mapped table, all three
--- calling one function that is generated per map (read it with \sf crm.capture_<map_id>).
+-- calling one function that is generated per map (read it with \sf crm_internal.capture_<map_id>).
 --
 -- Each statement is validated and recorded in one set-based pass over its transition tables. The
 -- function appends to crm.change and touches nothing that the worker locks.
 
 -- Where a statement's changes are appended. The one place that decides it: in a sharded deployment the
 -- answer is the shard that lies beside the shard being written.
-CREATE FUNCTION crm.change_target() RETURNS text
+CREATE FUNCTION crm_internal.change_target() RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT 'crm.change' $$;
-COMMENT ON FUNCTION crm.change_target() IS 'the table to which capture appends';
+COMMENT ON FUNCTION crm_internal.change_target() IS 'the table to which capture appends';
 
 -- So many keys of usual length fit into a page.
-CREATE FUNCTION crm.change_part() RETURNS int
+CREATE FUNCTION crm_internal.change_part() RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT 250 $$;
-COMMENT ON FUNCTION crm.change_part() IS 'how many records a row of crm.change names at most';
+COMMENT ON FUNCTION crm_internal.change_part() IS 'how many records a row of crm.change names at most';
 
 -- What an expression over a mapped column means may depend on settings of the session; a capture function carries those
 -- that its columns need.
-CREATE FUNCTION crm.pinned_settings(map_id int) RETURNS text
+CREATE FUNCTION crm_internal.pinned_settings(map_id int) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH used AS (
-        SELECT e.oid, e.typtype, crm.is_builtin(e.oid) AS is_builtin, f.data_type
+        SELECT e.oid, e.typtype, crm_internal.is_builtin(e.oid) AS is_builtin, f.data_type
         FROM crm.bound_column b
         JOIN crm.object_map m USING (map_id)
         LEFT JOIN crm.field_map f USING (map_id, column_name)
-        JOIN pg_type t ON t.oid = crm.base_type(b.type_id)
-        JOIN pg_type e ON e.oid = crm.base_type(CASE WHEN t.typcategory = 'A' AND t.typelem <> 0 THEN t.typelem ELSE t.oid END)
+        JOIN pg_type t ON t.oid = crm_internal.base_type(b.type_id)
+        JOIN pg_type e ON e.oid = crm_internal.base_type(CASE WHEN t.typcategory = 'A' AND t.typelem <> 0 THEN t.typelem ELSE t.oid END)
         WHERE b.map_id = pinned_settings.map_id)
     SELECT coalesce(string_agg(DISTINCT format(' SET %s = %L', s.name, s.value), ''), '')
     FROM used u, (VALUES
@@ -39,15 +39,15 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WHERE u.oid = ANY (s.types) OR s.of_time AND (u.data_type IN ('date', 'datetime') OR u.typtype IN ('r', 'm'))
        OR NOT u.is_builtin AND u.typtype <> 'e'
 $$;
-COMMENT ON FUNCTION crm.pinned_settings(int) IS 'the SET clauses of a map''s capture function: settings on which its columns'' values depend';
+COMMENT ON FUNCTION crm_internal.pinned_settings(int) IS 'the SET clauses of a map''s capture function: settings on which its columns'' values depend';
 
 -- Functions and triggers of a map are this server's alone: in a database with Citus, which would make them everywhere, and take
 -- them for its own. Elsewhere the setting is nobody's.
-CREATE FUNCTION crm.install_capture(map_id int) RETURNS void
+CREATE FUNCTION crm_internal.install_capture(map_id int) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET citus.enable_ddl_propagation = off AS $$
 DECLARE
     m crm.object_map;
-    fn text := format('crm.capture_%s', map_id);
+    fn text := format('crm_internal.capture_%s', map_id);
     written smallint[];
     changed text[];
     body text;
@@ -72,23 +72,23 @@ DECLARE
     event record;
 BEGIN
     SELECT * INTO STRICT m FROM crm.object_map o WHERE o.map_id = install_capture.map_id;
-    PERFORM crm.remove_capture(m.map_id);
+    PERFORM crm_internal.remove_capture(m.map_id);
     IF NOT EXISTS (SELECT FROM pg_class WHERE oid = m.relation) THEN
         RETURN;
     END IF;
 
     -- By name and base type, which a restored database has too; 0: a user's type, of which the output alone is taken.
     SELECT array_agg(b.column_name::text ORDER BY b.attnum),
-           array_agg(CASE WHEN crm.is_builtin(b.type_id) THEN crm.base_type(b.type_id) ELSE 0 END ORDER BY b.attnum)
+           array_agg(CASE WHEN crm_internal.is_builtin(b.type_id) THEN crm_internal.base_type(b.type_id) ELSE 0 END ORDER BY b.attnum)
     INTO columns, types
     FROM crm.bound_column b WHERE b.map_id = m.map_id;
     -- Texts byte by byte: whatever their collation calls equal, another text is another key.
-    SELECT crm.key_expression(format('n.%I', m.key_column), b.type_id), crm.key_expression(format('o.%I', m.key_column), b.type_id),
-           format('%s = %s', crm.comparable('n', m.key_column, b.type_id), crm.comparable('o', m.key_column, b.type_id))
+    SELECT crm_internal.key_expression(format('n.%I', m.key_column), b.type_id), crm_internal.key_expression(format('o.%I', m.key_column), b.type_id),
+           format('%s = %s', crm_internal.comparable('n', m.key_column, b.type_id), crm_internal.comparable('o', m.key_column, b.type_id))
     INTO n_key, o_key, join_on
     FROM crm.bound_column b WHERE b.map_id = m.map_id AND b.column_name = m.key_column;
-    SELECT format('coalesce(%s, '''')', crm.key_expression(format('n.%I', m.shard_column), b.type_id)),
-           format('coalesce(%s, '''')', crm.key_expression(format('o.%I', m.shard_column), b.type_id))
+    SELECT format('coalesce(%s, '''')', crm_internal.key_expression(format('n.%I', m.shard_column), b.type_id)),
+           format('coalesce(%s, '''')', crm_internal.key_expression(format('o.%I', m.shard_column), b.type_id))
     INTO n_shard, o_shard
     FROM crm.bound_column b WHERE b.map_id = m.map_id AND b.column_name = m.shard_column;
     -- Said thrice, for the planner: it knows nothing of transition tables and takes 1 in 200 pairs of rows for a match. Thinking of
@@ -99,12 +99,12 @@ BEGIN
     o_shard := coalesce(o_shard, '''''');
 
     SELECT array_agg(f.field_id ORDER BY f.field_id),
-           array_agg(format('%s IS DISTINCT FROM %s', crm.comparable('n', f.column_name, b.type_id),
-                            crm.comparable('o', f.column_name, b.type_id)) ORDER BY f.field_id),
+           array_agg(format('%s IS DISTINCT FROM %s', crm_internal.comparable('n', f.column_name, b.type_id),
+                            crm_internal.comparable('o', f.column_name, b.type_id)) ORDER BY f.field_id),
            bool_or(f.direction = 'bidirectional'),
            string_agg(format('CASE WHEN %s IS DISTINCT FROM %s THEN jsonb_build_object(%L, %s) ELSE ''{}'' END',
-                             crm.comparable('n', f.column_name, b.type_id), crm.comparable('o', f.column_name, b.type_id),
-                             f.field_id, crm.base_expression(crm.safe_column('o', f.column_name, b.type_id), b.type_id)),
+                             crm_internal.comparable('n', f.column_name, b.type_id), crm_internal.comparable('o', f.column_name, b.type_id),
+                             f.field_id, crm_internal.base_expression(crm_internal.safe_column('o', f.column_name, b.type_id), b.type_id)),
                       E'\n                     || ' ORDER BY f.field_id) FILTER (WHERE f.direction = 'bidirectional')
     INTO written, changed, realtime, old_values
     FROM crm.field_map f JOIN crm.bound_column b USING (map_id, column_name)
@@ -115,12 +115,12 @@ BEGIN
                              n_key, format('n."pg_crm.ord" AS ord, %s AS place FROM numbered n WHERE %s', f.field_id * 8 + r.place, r.condition)), E'\n            UNION ALL '),
            string_agg(format('SELECT %L || %s AS at, n."pg_crm.ord" AS ord, %s AS place FROM numbered n JOIN old_rows o ON %s WHERE (%s) AND %s IS DISTINCT FROM %s',
                              format('column "%s", rule %s, record_key ', f.column_name, r.rule), n_key, f.field_id * 8 + r.place, join_on, r.condition,
-                             crm.comparable('n', f.column_name, b.type_id), crm.comparable('o', f.column_name, b.type_id)),
+                             crm_internal.comparable('n', f.column_name, b.type_id), crm_internal.comparable('o', f.column_name, b.type_id)),
                       E'\n            UNION ALL '),
            string_agg(format('(%s)', r.condition), ' OR ')
     INTO union_insert, union_update, quick
     FROM crm.field_map f JOIN crm.bound_column b USING (map_id, column_name),
-         LATERAL crm.rule_conditions(f, b.type_id, 'n') WITH ORDINALITY AS r (rule, condition, place)
+         LATERAL crm_internal.rule_conditions(f, b.type_id, 'n') WITH ORDINALITY AS r (rule, condition, place)
     WHERE f.map_id = m.map_id AND f.direction <> 'inbound';
 
     -- A field that may not change once it is set on both sides: the ledger knows whether the CRM has a value.
@@ -129,9 +129,9 @@ BEGIN
             SELECT %1$L || %2$s FROM new_rows n JOIN old_rows o ON %3$s
             WHERE %4$s IS DISTINCT FROM %5$s AND o.%6$I IS DISTINCT FROM NULL AND EXISTS (
                 SELECT FROM crm.ledger l WHERE l.shard_key = %7$s COLLATE "C" AND l.map_id = %8$s AND l.record_key = %2$s COLLATE "C"
-                  AND crm.cell_is_set(l.hashes, %9$s))$t$,
-               format('column "%s", immutable once bound, record_key ', f.column_name), n_key, join_on, crm.comparable('n', f.column_name, b.type_id),
-               crm.comparable('o', f.column_name, b.type_id), f.column_name, n_shard, m.map_id, f.field_id),
+                  AND crm_internal.cell_is_set(l.hashes, %9$s))$t$,
+               format('column "%s", immutable once bound, record_key ', f.column_name), n_key, join_on, crm_internal.comparable('n', f.column_name, b.type_id),
+               crm_internal.comparable('o', f.column_name, b.type_id), f.column_name, n_shard, m.map_id, f.field_id),
                E'\n            UNION ALL')
     INTO immutable
     FROM crm.field_map f JOIN crm.bound_column b USING (map_id, column_name)
@@ -143,7 +143,7 @@ BEGIN
             WITH numbered AS (SELECT *, row_number() OVER () AS "pg_crm.ord" FROM new_rows)
             SELECT array_agg(at ORDER BY ord, place) INTO violations FROM (SELECT * FROM (
             %s) broken ORDER BY ord, place LIMIT 6) first_broken;
-            PERFORM crm.refuse_violations(TG_RELID, violations);
+            PERFORM crm_internal.refuse_violations(TG_RELID, violations);
         END IF;$t$, quick, union_insert);
         checks_update := format($t$
         IF EXISTS (SELECT FROM new_rows n WHERE %s) THEN
@@ -151,16 +151,16 @@ BEGIN
             SELECT array_agg(at ORDER BY ord, place) INTO violations FROM (SELECT * FROM (
             %s) broken ORDER BY ord, place LIMIT 6) first_broken;
             IF violations IS NOT NULL THEN
-                PERFORM crm.refuse_violations(TG_RELID, violations);
+                PERFORM crm_internal.refuse_violations(TG_RELID, violations);
             END IF;
         END IF;$t$, quick, union_update);
     END IF;
     IF immutable IS NOT NULL THEN
         checks_update := checks_update || format($t$
-        IF NOT crm.applying_from_crm(%s) THEN
+        IF NOT crm_internal.applying_from_crm(%s) THEN
             SELECT array_agg(broken) INTO violations FROM (SELECT * FROM (%s) AS u (broken) LIMIT 6) v;
             IF violations IS NOT NULL THEN
-                PERFORM crm.refuse_violations(TG_RELID, violations);
+                PERFORM crm_internal.refuse_violations(TG_RELID, violations);
             END IF;
         END IF;$t$, m.map_id, immutable);
     END IF;
@@ -170,24 +170,24 @@ BEGIN
               WHERE EXISTS (SELECT FROM crm.ledger l
                             WHERE l.shard_key = %s COLLATE "C" AND l.map_id = %s AND l.record_key = %s COLLATE "C")$w$,
             n_shard, m.map_id, n_key) END;
-    all_cells := coalesce(crm.mask_expression(written, array_fill('true'::text, ARRAY[coalesce(cardinality(written), 0)])), 'decode(''0000000000000000'', ''hex'')');
-    changed_cells := coalesce(crm.mask_expression(written, changed), 'decode(''0000000000000000'', ''hex'')');
+    all_cells := coalesce(crm_internal.mask_expression(written, array_fill('true'::text, ARRAY[coalesce(cardinality(written), 0)])), 'decode(''0000000000000000'', ''hex'')');
+    changed_cells := coalesce(crm_internal.mask_expression(written, changed), 'decode(''0000000000000000'', ''hex'')');
 
     body := format($f$
--- Generated by crm.install_capture(%1$s) from the mapping of %2$s; regenerated when the mapping changes.
+-- Generated by crm_internal.install_capture(%1$s) from the mapping of %2$s; regenerated when the mapping changes.
 #variable_conflict use_variable
 DECLARE
     -- First of all: nothing that names a column is looked at if the table is another than the one this was made for.
-    is_bound CONSTANT bool := crm.require_bound(TG_RELID, %22$L, %23$L);
+    is_bound CONSTANT bool := crm_internal.require_bound(TG_RELID, %22$L, %23$L);
     violations text[];
     actor text := session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), '');
     -- The cells that pg_crm itself is setting, and knows of.
-    ours bytea := crm.applying(%1$s);
+    ours bytea := crm_internal.applying(%1$s);
     our_records text[];
 BEGIN
     IF TG_OP = 'UPDATE' THEN%3$s
         IF ours IS NOT NULL THEN
-            our_records := crm.applying_to(%1$s);
+            our_records := crm_internal.applying_to(%1$s);
         END IF;
         PERFORM FROM old_rows LIMIT 1 OFFSET 1;
         IF FOUND THEN
@@ -196,10 +196,10 @@ BEGIN
             FROM (SELECT c.*, (row_number() OVER () - 1) / %16$s AS part
                   FROM (SELECT %5$s AS shard_key,
                                CASE WHEN %8$s IS NULL OR %7$s IS NULL
-                                    THEN crm.refuse_key_change(TG_RELID, coalesce(%8$s, %7$s))
+                                    THEN crm_internal.refuse_key_change(TG_RELID, coalesce(%8$s, %7$s))
                                     ELSE %7$s END AS record_key,
                                CASE WHEN ours IS NULL OR %5$s || '/' || %7$s <> ALL (our_records) THEN %9$s
-                                    ELSE crm.cells_minus(%9$s, ours) END AS cells%19$s
+                                    ELSE crm_internal.cells_minus(%9$s, ours) END AS cells%19$s
                         FROM old_rows o FULL JOIN new_rows n ON %10$s
                         OFFSET 0) c
                   WHERE c.cells <> decode(%11$L, 'hex')) k
@@ -208,9 +208,9 @@ BEGIN
             INSERT INTO %4$s (shard_key, map_id, op, cells, record_keys, actor%17$s)
             SELECT c.shard_key, %1$s, 'u', c.cells, ARRAY[c.record_key], actor%21$s
             FROM (SELECT %5$s AS shard_key,
-                         CASE WHEN %10$s THEN %7$s ELSE crm.refuse_key_change(TG_RELID, %8$s) END AS record_key,
+                         CASE WHEN %10$s THEN %7$s ELSE crm_internal.refuse_key_change(TG_RELID, %8$s) END AS record_key,
                          CASE WHEN ours IS NULL OR %5$s || '/' || %7$s <> ALL (our_records) THEN %9$s
-                              ELSE crm.cells_minus(%9$s, ours) END AS cells%19$s
+                              ELSE crm_internal.cells_minus(%9$s, ours) END AS cells%19$s
                   FROM old_rows o, new_rows n
                   OFFSET 0) c
             WHERE c.cells <> decode(%11$L, 'hex');
@@ -240,15 +240,15 @@ BEGIN
         GROUP BY k.part, k.shard_key;
     END IF;
     IF FOUND THEN
-        PERFORM crm.note_change(%15$s);
+        PERFORM crm_internal.note_change(%15$s);
     END IF;
     RETURN NULL;
 END
-$f$, m.map_id, translate(m.relation::text, E'\n\r', '  '), checks_update, crm.change_target(), n_shard, o_shard, n_key, o_key,
+$f$, m.map_id, translate(m.relation::text, E'\n\r', '  '), checks_update, crm_internal.change_target(), n_shard, o_shard, n_key, o_key,
      changed_cells, join_on, repeat('00', 8 * (1 + coalesce((SELECT max(i) FROM unnest(written) i), 0) / 64)),
      checks_insert, all_cells,
      known_only,
-     CASE WHEN realtime THEN 'true' ELSE 'false' END, crm.change_part(),
+     CASE WHEN realtime THEN 'true' ELSE 'false' END, crm_internal.change_part(),
      -- What an edit of a checked cell was based on is its record's own: such a row speaks of one record.
      CASE WHEN realtime THEN ', base, correlation_id' ELSE '' END,
      CASE WHEN realtime THEN $w$, k.base, nullif(current_setting('pg_crm.correlation_id', true), '')$w$ ELSE '' END,
@@ -258,8 +258,8 @@ $f$, m.map_id, translate(m.relation::text, E'\n\r', '  '), checks_update, crm.ch
      columns, types);
 
     EXECUTE format('CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER '
-                   'SET search_path = pg_catalog, pg_temp%s AS %L', fn, crm.pinned_settings(m.map_id), body);
-    PERFORM crm.strip('pg_proc'::regclass, to_regprocedure(fn || '()'));
+                   'SET search_path = pg_catalog, pg_temp%s AS %L', fn, crm_internal.pinned_settings(m.map_id), body);
+    PERFORM crm_internal.strip('pg_proc'::regclass, to_regprocedure(fn || '()'));
     EXECUTE format('COMMENT ON FUNCTION %s() IS %L', fn, format('validation and change capture of %s for map %s', m.relation, m.map_id));
     EXECUTE format('ALTER FUNCTION %s() DEPENDS ON EXTENSION pg_crm', fn);
 
@@ -267,14 +267,14 @@ $f$, m.map_id, translate(m.relation::text, E'\n\r', '  '), checks_update, crm.ch
     -- an update of the key counts as a delete and an insert.
     IF m.capture = 'always' THEN
         body := format($f$
--- Generated by crm.install_capture(%1$s) from the mapping of %2$s, for what a subscription brings.
+-- Generated by crm_internal.install_capture(%1$s) from the mapping of %2$s, for what a subscription brings.
 #variable_conflict use_variable
 DECLARE
-    is_bound CONSTANT bool := crm.require_bound(TG_RELID, %3$L, %4$L);
+    is_bound CONSTANT bool := crm_internal.require_bound(TG_RELID, %3$L, %4$L);
     actor text := session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), '');
     is_same bool := true;
 BEGIN
-    IF NOT crm.is_replicating() THEN
+    IF NOT crm_internal.is_replicating() THEN
         RETURN NULL; -- the statement's own trigger fires
     END IF;
     IF TG_OP = 'UPDATE' THEN
@@ -297,10 +297,10 @@ BEGIN
         SELECT %9$s, %1$s, 'i', %17$s, ARRAY[%10$s], actor
         FROM (SELECT (NEW).*) n%18$s;
     END IF;
-    PERFORM crm.note_change(%19$s);
+    PERFORM crm_internal.note_change(%19$s);
     RETURN NULL;
 END
-$f$, m.map_id, translate(m.relation::text, E'\n\r', '  '), columns, types, join_on, crm.change_target(),
+$f$, m.map_id, translate(m.relation::text, E'\n\r', '  '), columns, types, join_on, crm_internal.change_target(),
      CASE WHEN realtime THEN ', base, correlation_id' ELSE '' END,
      CASE WHEN realtime THEN $w$, c.base, nullif(current_setting('pg_crm.correlation_id', true), '')$w$ ELSE '' END,
      n_shard, n_key, changed_cells, CASE WHEN realtime THEN format(', nullif(%s, ''{}'') AS base', old_values) ELSE '' END,
@@ -308,8 +308,8 @@ $f$, m.map_id, translate(m.relation::text, E'\n\r', '  '), columns, types, join_
      CASE WHEN m.on_delete <> 'ignore' THEN 'true' ELSE 'false' END, o_shard, o_key, all_cells, known_only,
      CASE WHEN realtime THEN 'true' ELSE 'false' END);
         EXECUTE format('CREATE OR REPLACE FUNCTION %s_row() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER '
-                       'SET search_path = pg_catalog, pg_temp%s AS %L', fn, crm.pinned_settings(m.map_id), body);
-        PERFORM crm.strip('pg_proc'::regclass, to_regprocedure(fn || '_row()'));
+                       'SET search_path = pg_catalog, pg_temp%s AS %L', fn, crm_internal.pinned_settings(m.map_id), body);
+        PERFORM crm_internal.strip('pg_proc'::regclass, to_regprocedure(fn || '_row()'));
         EXECUTE format('COMMENT ON FUNCTION %s_row() IS %L', fn, format('change capture of replicated rows of %s for map %s', m.relation, m.map_id));
         EXECUTE format('ALTER FUNCTION %s_row() DEPENDS ON EXTENSION pg_crm', fn);
     END IF;
@@ -319,20 +319,20 @@ $f$, m.map_id, translate(m.relation::text, E'\n\r', '  '), columns, types, join_
             ('insert', 'AFTER INSERT', 'REFERENCING NEW TABLE AS new_rows', fn, true, false),
             ('update', 'AFTER UPDATE', 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows', fn, true, false),
             ('delete', 'AFTER DELETE', 'REFERENCING OLD TABLE AS old_rows', fn, m.on_delete <> 'ignore', false),
-            ('truncate', 'BEFORE TRUNCATE', '', 'crm.refuse_truncate', m.on_delete <> 'ignore', false),
+            ('truncate', 'BEFORE TRUNCATE', '', 'crm_internal.refuse_truncate', m.on_delete <> 'ignore', false),
             ('row', 'AFTER INSERT OR UPDATE OR DELETE', '', fn || '_row', m.capture = 'always', true)) AS t (name, event, tables, fn, wanted, for_each_row)
         WHERE wanted
     LOOP
-        PERFORM crm.put_trigger(m.relation, format('pg_crm_%s_%s', m.map_id, event.name), event.event, event.tables, (event.fn || '()')::regprocedure,
+        PERFORM crm_internal.put_trigger(m.relation, format('pg_crm_%s_%s', m.map_id, event.name), event.event, event.tables, (event.fn || '()')::regprocedure,
                                 event.for_each_row,
                                 -- A replicated TRUNCATE must not be refused.
                                 CASE WHEN event.for_each_row THEN 'R' WHEN m.capture = 'always' AND event.name <> 'truncate' THEN 'A' ELSE 'O' END);
     END LOOP;
-    PERFORM crm.guard_partitions(m.map_id);
+    PERFORM crm_internal.guard_partitions(m.map_id);
 END $$;
-COMMENT ON FUNCTION crm.install_capture(int) IS 'makes or remakes the triggers of a map';
+COMMENT ON FUNCTION crm_internal.install_capture(int) IS 'makes or remakes the triggers of a map';
 
-CREATE FUNCTION crm.remove_capture(map_id int) RETURNS void
+CREATE FUNCTION crm_internal.remove_capture(map_id int) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET citus.enable_ddl_propagation = off AS $$
 DECLARE
     t record;
@@ -341,14 +341,14 @@ BEGIN
         SELECT g.tgname, g.tgrelid AS relation FROM pg_trigger g
         WHERE g.tgname ~ format('^pg_crm_%s_(insert|update|delete|truncate|row|leaf)$', map_id) AND g.tgparentid = 0
     LOOP
-        PERFORM crm.drop_trigger(t.relation, t.tgname);
+        PERFORM crm_internal.drop_trigger(t.relation, t.tgname);
     END LOOP;
-    IF to_regprocedure(format('crm.capture_%s()', map_id)) IS NOT NULL THEN
+    IF to_regprocedure(format('crm_internal.capture_%s()', map_id)) IS NOT NULL THEN
         -- Whoever may name the schema may have made a view of it.
-        EXECUTE format('DROP FUNCTION crm.capture_%s() CASCADE', map_id);
+        EXECUTE format('DROP FUNCTION crm_internal.capture_%s() CASCADE', map_id);
     END IF;
-    IF to_regprocedure(format('crm.capture_%s_row()', map_id)) IS NOT NULL THEN
-        EXECUTE format('DROP FUNCTION crm.capture_%s_row() CASCADE', map_id);
+    IF to_regprocedure(format('crm_internal.capture_%s_row()', map_id)) IS NOT NULL THEN
+        EXECUTE format('DROP FUNCTION crm_internal.capture_%s_row() CASCADE', map_id);
     END IF;
 END $$;
-COMMENT ON FUNCTION crm.remove_capture(int) IS 'removes the triggers of a map and their functions';
+COMMENT ON FUNCTION crm_internal.remove_capture(int) IS 'removes the triggers of a map and their functions';

@@ -1,6 +1,6 @@
 -- The invariants of pg_crm, as anybody may ask for them.
 
-CREATE FUNCTION crm.check_tables() RETURNS TABLE (rule text, detail text)
+CREATE FUNCTION crm_internal.check_tables() RETURNS TABLE (rule text, detail text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'no edit is lost', format('record %s of map %s is %s but has nothing to write', q.record_key, q.map_id, q.state)
     FROM crm.queue q WHERE q.cells IS NULL AND q.op <> 'd'
@@ -64,7 +64,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     UNION ALL
     SELECT 'no edit is lost', format('pending write %s of record %s of map %s has nothing to do', p.write_id, p.record_key, p.map_id)
     FROM crm.pending_write p
-    WHERE p.state = 'queued' AND crm.cells_count(p.cells) = 0 AND coalesce(crm.cells_count(p.take), 0) = 0
+    WHERE p.state = 'queued' AND crm_internal.cells_count(p.cells) = 0 AND coalesce(crm_internal.cells_count(p.take), 0) = 0
     UNION ALL
     SELECT 'no edit is lost', format('pending write %s of record %s of map %s is %s', p.write_id, p.record_key, p.map_id,
                                      CASE WHEN p.state = 'dead' THEN 'dead but has no dead letter' ELSE 'not dead but has a dead letter' END)
@@ -94,7 +94,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     FROM crm.pending_write p
     WHERE p.state IN ('sending', 'landed', 'failed') AND p.created_at < now() - interval '1 minute'
       -- Its caller's transaction is that of a backend, or a prepared one.
-      AND coalesce(crm.transaction_start(p.backend_pid) > p.created_at, true)
+      AND coalesce(crm_internal.transaction_start(p.backend_pid) > p.created_at, true)
       AND NOT EXISTS (SELECT FROM pg_prepared_xacts x WHERE x.database = current_database())
     UNION ALL
     SELECT 'edits go at once', format('an edit of record %s of map %s waits since %s, and nothing holds it up', x.record_key, x.map_id, x.since)
@@ -122,19 +122,19 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     FROM crm.connection c, crm.credential s, jsonb_each_text(s.secret) e
     WHERE s.connection_id = c.connection_id AND length(e.value) > 5 AND position(e.value IN c.options::text) > 0
     UNION ALL
-    SELECT 'nobody has more rights', t.trouble FROM crm.stray_rights() t
+    SELECT 'nobody has more rights', t.trouble FROM crm_internal.stray_rights() t
     UNION ALL
-    SELECT 'nobody has more rights', format('role crm_engine: %s (%s)', t.trouble, t.hint) FROM crm.engine_trouble() t
+    SELECT 'nobody has more rights', format('role crm_engine: %s (%s)', t.trouble, t.hint) FROM crm_internal.engine_trouble() t
     UNION ALL
     SELECT 'edits are captured', format('edits of map %s (%s) are not captured: %s', m.map_id, m.relation, t.trouble)
-    FROM crm.object_map m, crm.capture_trouble(m.map_id) AS t (trouble) WHERE t.trouble IS NOT NULL
+    FROM crm.object_map m, crm_internal.capture_trouble(m.map_id) AS t (trouble) WHERE t.trouble IS NOT NULL
     UNION ALL
     SELECT 'nobody has more rights', 'there is no role crm_engine' WHERE to_regrole('crm_engine') IS NULL
 $$;
-COMMENT ON FUNCTION crm.check_tables() IS 'what crm.check() finds in pg_crm''s own tables';
+COMMENT ON FUNCTION crm_internal.check_tables() IS 'what crm.check() finds in pg_crm''s own tables';
 
 -- For operators only, because it reads every row of other roles' tables.
-CREATE FUNCTION crm.check_rows() RETURNS TABLE (rule text, detail text)
+CREATE FUNCTION crm_internal.check_rows() RETURNS TABLE (rule text, detail text)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET datestyle = 'ISO, MDY' SET timezone = 'UTC' SET intervalstyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex'
 SET xmlbinary = 'base64' SET lc_monetary = 'C'
@@ -143,20 +143,20 @@ SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $$
 DECLARE
     id int;
 BEGIN
-    PERFORM crm.refuse_restricted();
+    PERFORM crm_internal.refuse_restricted();
     FOR id IN SELECT m.map_id FROM crm.object_map m JOIN pg_class c ON c.oid = m.relation ORDER BY m.map_id LOOP
-        RETURN QUERY SELECT r.rule, r.detail FROM crm.compare_rows(id) r;
+        RETURN QUERY SELECT r.rule, r.detail FROM crm_internal.compare_rows(id) r;
     END LOOP;
 END $$;
-COMMENT ON FUNCTION crm.check_rows() IS 'what crm.check(deep => true) finds in the mapped tables';
+COMMENT ON FUNCTION crm_internal.check_rows() IS 'what crm.check(deep => true) finds in the mapped tables';
 
 -- SECURITY INVOKER: a reader may check pg_crm's own tables without the right to execute check_rows().
 CREATE FUNCTION crm.check(deep bool DEFAULT false) RETURNS TABLE (rule text, detail text)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    RETURN QUERY SELECT t.rule, t.detail FROM crm.check_tables() t;
+    RETURN QUERY SELECT t.rule, t.detail FROM crm_internal.check_tables() t;
     IF deep THEN
-        RETURN QUERY SELECT r.rule, r.detail FROM crm.check_rows() r;
+        RETURN QUERY SELECT r.rule, r.detail FROM crm_internal.check_rows() r;
     END IF;
 END $$;
 COMMENT ON FUNCTION crm.check(bool) IS

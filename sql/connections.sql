@@ -2,14 +2,14 @@
 -- never has to guess.
 
 -- Who calls is the role in force where a function is called, and not who the session is of. So a function that asks is two:
--- the one that people call has their rights, and hands what crm.caller() says of them to one that has the engine's.
+-- the one that people call has their rights, and hands what crm_internal.caller() says of them to one that has the engine's.
 
-CREATE FUNCTION crm.do_create_connection(caller bytea, name text, provider text, base_url text, options jsonb,
+CREATE FUNCTION crm_internal.do_create_connection(caller bytea, name text, provider text, base_url text, options jsonb,
                         credentials jsonb) RETURNS int
 -- Generic plans hold parameters where others hold their values, which auto_explain would print.
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
-    who CONSTANT oid := crm.verified(caller);
+    who CONSTANT oid := crm_internal.verified(caller);
     id int;
 BEGIN
     IF coalesce(name, '') = '' THEN
@@ -19,36 +19,36 @@ BEGIN
         RAISE duplicate_object USING MESSAGE = format('connection "%s" exists already', name),
             HINT = 'crm.set_credentials() changes its credentials; crm.drop_connection() removes it.';
     END IF;
-    PERFORM crm.check_connection(provider, base_url, coalesce(options, '{}'));
-    PERFORM crm.check_credentials(provider, coalesce(options, '{}'), coalesce(credentials, '{}'));
-    PERFORM crm.require_references(who, coalesce(credentials, '{}'));
+    PERFORM crm_internal.check_connection(provider, base_url, coalesce(options, '{}'));
+    PERFORM crm_internal.check_credentials(provider, coalesce(options, '{}'), coalesce(credentials, '{}'));
+    PERFORM crm_internal.require_references(who, coalesce(credentials, '{}'));
     INSERT INTO crm.connection (name, provider, base_url, options, home)
     VALUES (name, provider, rtrim(base_url, '/'), coalesce(options, '{}'), crm.home()) RETURNING connection_id INTO id;
     INSERT INTO crm.credential (connection_id, secret) VALUES (id, coalesce(credentials, '{}'));
     INSERT INTO crm.connection_state (connection_id) VALUES (id);
-    PERFORM crm.notify_worker(false);
+    PERFORM crm_internal.notify_worker(false);
     RETURN id;
 END $$;
-COMMENT ON FUNCTION crm.do_create_connection(bytea, text, text, text, jsonb, jsonb) IS 'what crm.create_connection() does for the role that crm.caller() names';
+COMMENT ON FUNCTION crm_internal.do_create_connection(bytea, text, text, text, jsonb, jsonb) IS 'what crm.create_connection() does for the role that crm_internal.caller() names';
 
 CREATE FUNCTION crm.create_connection(name text, provider text, base_url text DEFAULT NULL,
                                       options jsonb DEFAULT '{}', credentials jsonb DEFAULT '{}') RETURNS int
 LANGUAGE sql VOLATILE AS $$
-    SELECT crm.do_create_connection(crm.caller(), name, provider, base_url, options, credentials)
+    SELECT crm_internal.do_create_connection(crm_internal.caller(), name, provider, base_url, options, credentials)
 $$;
 COMMENT ON FUNCTION crm.create_connection(text, text, text, jsonb, jsonb) IS
     'names a CRM org. provider: stub, salesforce, hubspot, pipedrive, zoho or dynamics365. options: max_in_flight (1..64), rate_limit, realtime_reserve, '
     'via ("composio") with connected_account_id and user_id, and the provider''s own. '
     'credentials: strings, or references that the worker resolves, {"file": "/run/secrets/x"} or {"env": "NAME"}. Returns connection_id';
 
-CREATE FUNCTION crm.do_set_credentials(caller bytea, connection text, credentials jsonb) RETURNS void
+CREATE FUNCTION crm_internal.do_set_credentials(caller bytea, connection text, credentials jsonb) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
-    who CONSTANT oid := crm.verified(caller);
-    c crm.connection := crm.connection_named(connection);
+    who CONSTANT oid := crm_internal.verified(caller);
+    c crm.connection := crm_internal.connection_named(connection);
 BEGIN
-    PERFORM crm.check_credentials(c.provider, c.options, coalesce(credentials, '{}'));
-    PERFORM crm.require_references(who, coalesce(credentials, '{}'));
+    PERFORM crm_internal.check_credentials(c.provider, c.options, coalesce(credentials, '{}'));
+    PERFORM crm_internal.require_references(who, coalesce(credentials, '{}'));
     -- Whoever settles what came of the old ones sees that somebody is at it.
     PERFORM FROM crm.connection k WHERE k.connection_id = c.connection_id FOR NO KEY UPDATE;
     INSERT INTO crm.credential (connection_id, secret) VALUES (c.connection_id, coalesce(credentials, '{}'))
@@ -56,13 +56,13 @@ BEGIN
     INSERT INTO crm.connection_state (connection_id) VALUES (c.connection_id)
     ON CONFLICT (connection_id) DO UPDATE
     SET state = 'ok', failures = 0, blocked_until = '-infinity', error_class = NULL, last_error = NULL, changed_at = now();
-    PERFORM crm.notify_worker(false);
+    PERFORM crm_internal.notify_worker(false);
 END $$;
-COMMENT ON FUNCTION crm.do_set_credentials(bytea, text, jsonb) IS 'what crm.set_credentials() does for the role that crm.caller() names';
+COMMENT ON FUNCTION crm_internal.do_set_credentials(bytea, text, jsonb) IS 'what crm.set_credentials() does for the role that crm_internal.caller() names';
 
 CREATE FUNCTION crm.set_credentials(connection text, credentials jsonb) RETURNS void
 LANGUAGE sql VOLATILE AS $$
-    SELECT crm.do_set_credentials(crm.caller(), connection, credentials)
+    SELECT crm_internal.do_set_credentials(crm_internal.caller(), connection, credentials)
 $$;
 COMMENT ON FUNCTION crm.set_credentials(text, jsonb) IS
     'replaces a connection''s credentials and revives it from state error; its waiting work goes on';
@@ -70,33 +70,33 @@ COMMENT ON FUNCTION crm.set_credentials(text, jsonb) IS
 CREATE FUNCTION crm.pause(connection text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    c crm.connection := crm.connection_named(connection);
+    c crm.connection := crm_internal.connection_named(connection);
 BEGIN
-    PERFORM crm.refuse_restricted();
+    PERFORM crm_internal.refuse_restricted();
     UPDATE crm.connection k SET paused = true WHERE k.connection_id = c.connection_id;
-    PERFORM crm.notify_worker(false);
+    PERFORM crm_internal.notify_worker(false);
 END $$;
 COMMENT ON FUNCTION crm.pause(text) IS 'stops sending over a connection; edits go on being captured and wait';
 
 CREATE FUNCTION crm.resume(connection text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    c crm.connection := crm.connection_named(connection);
+    c crm.connection := crm_internal.connection_named(connection);
 BEGIN
-    PERFORM crm.refuse_restricted();
+    PERFORM crm_internal.refuse_restricted();
     UPDATE crm.connection k SET paused = false WHERE k.connection_id = c.connection_id;
     UPDATE crm.connection_state s SET blocked_until = '-infinity', failures = 0, told_at = NULL
     WHERE s.connection_id = c.connection_id AND s.state = 'ok';
-    PERFORM crm.notify_worker(false);
+    PERFORM crm_internal.notify_worker(false);
 END $$;
 COMMENT ON FUNCTION crm.resume(text) IS 'ends crm.pause(), and the wait of a connection that an outage, a rate limit or a spent budget holds up';
 
 CREATE FUNCTION crm.drop_connection(name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    c crm.connection := crm.connection_named(name);
+    c crm.connection := crm_internal.connection_named(name);
 BEGIN
-    PERFORM crm.refuse_restricted();
+    PERFORM crm_internal.refuse_restricted();
     IF EXISTS (SELECT FROM crm.object_map o WHERE o.connection_id = c.connection_id) THEN
         RAISE dependent_objects_still_exist USING
             MESSAGE = format('connection "%s" still has mapped tables', name),
@@ -105,17 +105,17 @@ BEGIN
             HINT = 'crm.unmap_object() them first.';
     END IF;
     DELETE FROM crm.connection k WHERE k.connection_id = c.connection_id;
-    PERFORM crm.notify_worker(false);
+    PERFORM crm_internal.notify_worker(false);
 END $$;
 COMMENT ON FUNCTION crm.drop_connection(text) IS 'removes a connection and its credentials; refused while tables are mapped over it';
 
 CREATE FUNCTION crm.test_connection(connection text) RETURNS TABLE (ok bool, detail text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    c crm.connection := crm.connection_named(connection);
+    c crm.connection := crm_internal.connection_named(connection);
     answer jsonb;
 BEGIN
-    answer := crm.ask_worker(jsonb_build_object('op', 'test', 'connection_id', c.connection_id), 60000);
+    answer := crm_internal.ask_worker(jsonb_build_object('op', 'test', 'connection_id', c.connection_id), 60000);
     ok := coalesce((answer ->> 'ok')::bool, false);
     detail := coalesce(answer ->> 'detail', 'no answer within a minute');
     RETURN NEXT;

@@ -1,13 +1,13 @@
 -- DDL on mapped tables, followed.
 
 -- Renames are followed; a dropped or retyped column stops the map.
-CREATE FUNCTION crm.follow_map(id int) RETURNS void
+CREATE FUNCTION crm_internal.follow_map(id int) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     m crm.object_map;
     c record;
     changed bool := (SELECT s.stale FROM crm.map_state s WHERE s.map_id = id);
-    trouble text := crm.lost_transform(id);
+    trouble text := crm_internal.lost_transform(id);
 BEGIN
     -- One at a time: the worker and whoever alters the table both come.
     SELECT * INTO m FROM crm.object_map o WHERE o.map_id = id FOR NO KEY UPDATE;
@@ -16,7 +16,7 @@ BEGIN
     END IF;
     IF NOT EXISTS (SELECT FROM pg_class k WHERE k.oid = m.relation) THEN
         DELETE FROM crm.bound_column b WHERE b.map_id = m.map_id;
-        -- crm.follow_drop() has told it by its name.
+        -- crm_internal.follow_drop() has told it by its name.
         UPDATE crm.map_state s SET state = 'error', reason = 'the mapped table was dropped; crm.unmap_object() mends it', stale = false
         WHERE s.map_id = m.map_id AND (s.state <> 'error' OR s.stale);
         RETURN;
@@ -53,7 +53,7 @@ BEGIN
         WHERE b.map_id = m.map_id AND a.attrelid = m.relation AND a.attnum = b.attnum AND a.attname <> b.column_name;
     END IF;
     -- Before the triggers are made anew, which is DDL of its own.
-    trouble := coalesce(trouble || '; crm.map_field() or crm.unmap_field() mends it', crm.lost_ground(m.map_id));
+    trouble := coalesce(trouble || '; crm.map_field() or crm.unmap_field() mends it', crm_internal.lost_ground(m.map_id));
     trouble := nullif(concat_ws('; ', trouble, m.keys_changed), '');
     UPDATE crm.map_state s
     SET state = CASE WHEN trouble IS NULL THEN 'idle' ELSE 'error' END, reason = trouble, stale = false
@@ -62,28 +62,28 @@ BEGIN
         -- Without its key column the map captures nothing; with it, what is left goes on being captured.
         IF EXISTS (SELECT FROM crm.bound_column b JOIN crm.object_map o USING (map_id)
                    WHERE b.map_id = m.map_id AND b.column_name = o.key_column) THEN
-            PERFORM crm.install_capture(m.map_id);
+            PERFORM crm_internal.install_capture(m.map_id);
         ELSE
-            PERFORM crm.remove_capture(m.map_id);
+            PERFORM crm_internal.remove_capture(m.map_id);
         END IF;
-        PERFORM crm.notify_worker(false);
+        PERFORM crm_internal.notify_worker(false);
     ELSIF EXISTS (SELECT FROM pg_class k WHERE k.oid = m.relation AND k.relkind = 'p')
-          AND to_regprocedure(format('crm.capture_%s()', m.map_id)) IS NOT NULL THEN
+          AND to_regprocedure(format('crm_internal.capture_%s()', m.map_id)) IS NOT NULL THEN
         -- An attached partition may bring rows that differ from the ledger. A new one is empty.
-        IF EXISTS (SELECT FROM crm.partitions(m.relation) AS p (relid)
+        IF EXISTS (SELECT FROM crm_internal.partitions(m.relation) AS p (relid)
                    WHERE NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = p.relid AND g.tgname = format('pg_crm_%s_leaf', m.map_id))
                      AND pg_relation_size(p.relid) > 0) THEN
-            PERFORM crm.request_recapture(m.map_id, 'a partition was attached');
+            PERFORM crm_internal.request_recapture(m.map_id, 'a partition was attached');
         END IF;
-        PERFORM crm.guard_partitions(m.map_id);
+        PERFORM crm_internal.guard_partitions(m.map_id);
     END IF;
 END $$;
-COMMENT ON FUNCTION crm.follow_map(int) IS
+COMMENT ON FUNCTION crm_internal.follow_map(int) IS
     'follows renamed columns; stops a map whose columns were dropped or retyped, whose transforms are gone, or whose table cannot be mapped any more';
 
 -- It could not be followed now. Nobody's DDL fails for that: until the worker has made it up, the capture function itself refuses
 -- what it was not made for.
-CREATE FUNCTION crm.follow_later(id int, why text) RETURNS void
+CREATE FUNCTION crm_internal.follow_later(id int, why text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     UPDATE crm.map_state s
@@ -91,14 +91,14 @@ BEGIN
         reason = coalesce(CASE WHEN s.state = 'error' AND NOT s.stale THEN s.reason || '; ' END, '')
                  || 'its table was altered, and the worker is still to follow: ' || why
     WHERE s.map_id IN (SELECT x.map_id FROM crm.map_state x WHERE x.map_id = id FOR UPDATE SKIP LOCKED);
-    PERFORM crm.notify_worker(false);
+    PERFORM crm_internal.notify_worker(false);
 END $$;
-COMMENT ON FUNCTION crm.follow_later(int, text) IS 'leaves it to the worker to follow what became of a map''s table';
+COMMENT ON FUNCTION crm_internal.follow_later(int, text) IS 'leaves it to the worker to follow what became of a map''s table';
 
 -- No tag is left out, so that no way to alter a table is. Looked at are the maps whose tables this very transaction holds as only
 -- DDL does, those above a partition that it made or altered, and after a DROP those of lost transforms. So nobody waits for
 -- what somebody else does to a mapped table of theirs.
-CREATE FUNCTION crm.follow_ddl() RETURNS event_trigger
+CREATE FUNCTION crm_internal.follow_ddl() RETURNS event_trigger
 -- Longer than the worker's own lock_timeout: should each have what the other waits for, the worker gives way.
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 DECLARE
@@ -109,7 +109,7 @@ BEGIN
         RETURN;
     END IF;
     FOREACH id IN ARRAY ARRAY(
-        SELECT o.map_id FROM crm.object_map o WHERE crm.is_held_by_ddl(o.relation)
+        SELECT o.map_id FROM crm.object_map o WHERE crm_internal.is_held_by_ddl(o.relation)
         UNION
         SELECT o.map_id FROM pg_event_trigger_ddl_commands() d, pg_partition_ancestors(d.objid::regclass) AS a (relid), crm.object_map o
         WHERE d.classid = 'pg_class'::regclass AND o.relation = a.relid
@@ -119,18 +119,18 @@ BEGIN
         ORDER BY 1)
     LOOP
         BEGIN
-            PERFORM crm.follow_map(id);
+            PERFORM crm_internal.follow_map(id);
         EXCEPTION WHEN OTHERS THEN
-            PERFORM crm.follow_later(id, sqlerrm);
+            PERFORM crm_internal.follow_later(id, sqlerrm);
         END;
         -- The worker logs it, once.
-        PERFORM crm.notify_worker(false) WHERE crm.capture_trouble(id) IS NOT NULL;
+        PERFORM crm_internal.notify_worker(false) WHERE crm_internal.capture_trouble(id) IS NOT NULL;
     END LOOP;
     -- Asked first: what follows looks at every map, and DDL is everybody's.
     IF TG_TAG LIKE 'ALTER%' AND EXISTS (
            SELECT FROM pg_event_trigger_ddl_commands() d
-           WHERE CASE d.classid WHEN 'pg_class'::regclass THEN crm.retyped_columns(d.command, false) <> '{}'
-                                WHEN 'pg_type'::regclass THEN crm.renames_label(d.command) END) THEN
+           WHERE CASE d.classid WHEN 'pg_class'::regclass THEN crm_internal.retyped_columns(d.command, false) <> '{}'
+                                WHEN 'pg_type'::regclass THEN crm_internal.renames_label(d.command) END) THEN
         -- No UPDATE changes a key, and where DDL does, rows would be taken for those of other records. A retyped key has stopped the map
         -- already; what USING makes of it is to be told all the same.
         -- The map itself remembers it: a restored one is not to forget.
@@ -144,7 +144,7 @@ BEGIN
                   FROM pg_event_trigger_ddl_commands() d
                   CROSS JOIN crm.object_map m JOIN crm.map_state n USING (map_id)
                   CROSS JOIN LATERAL (
-                      SELECT r.name FROM unnest(crm.retyped_columns(d.command, n.state = 'error')) AS r (name)
+                      SELECT r.name FROM unnest(crm_internal.retyped_columns(d.command, n.state = 'error')) AS r (name)
                       WHERE d.classid = 'pg_class'::regclass AND r.name IN (m.key_column, m.shard_column)
                         AND d.objid IN (SELECT m.relation UNION ALL SELECT i.inhparent FROM pg_inherits i WHERE i.inhrelid = m.relation
                                         UNION ALL SELECT t.typrelid FROM pg_class k JOIN pg_type t ON t.oid = k.reloftype WHERE k.oid = m.relation)
@@ -152,8 +152,8 @@ BEGIN
                         AND EXISTS (SELECT FROM crm.recapture_request q WHERE q.map_id = m.map_id AND q.requested_at = now())
                       UNION ALL
                       SELECT b.column_name FROM crm.bound_column b
-                      WHERE d.classid = 'pg_type'::regclass AND crm.renames_label(d.command)
-                        AND b.map_id = m.map_id AND b.column_name = m.shard_column AND crm.base_type(b.type_id) = d.objid) c
+                      WHERE d.classid = 'pg_type'::regclass AND crm_internal.renames_label(d.command)
+                        AND b.map_id = m.map_id AND b.column_name = m.shard_column AND crm_internal.base_type(b.type_id) = d.objid) c
                   ORDER BY m.map_id) x
             WHERE o.map_id = x.map_id AND position(x.trouble IN coalesce(o.keys_changed, '')) = 0
             RETURNING o.map_id, x.trouble)
@@ -163,23 +163,23 @@ BEGIN
     END IF;
     IF TG_TAG LIKE 'ALTER%' THEN
         -- A label of an enum, or an attribute, may go by another name now.
-        PERFORM crm.request_recapture(x.map_id, format('type %s was altered', format_type(x.altered, NULL)))
+        PERFORM crm_internal.request_recapture(x.map_id, format('type %s was altered', format_type(x.altered, NULL)))
         FROM (SELECT DISTINCT ON (b.map_id) b.map_id, t.oid AS altered
               FROM pg_event_trigger_ddl_commands() d
               JOIN pg_type t ON d.classid = 'pg_type'::regclass AND t.oid = d.objid OR d.classid = 'pg_class'::regclass AND t.typrelid = d.objid AND t.typtype = 'c'
               -- Built-in types are not altered.
-              JOIN crm.bound_column b ON b.type_id >= 16384 AND crm.is_made_of(b.type_id, t.oid)
+              JOIN crm.bound_column b ON b.type_id >= 16384 AND crm_internal.is_made_of(b.type_id, t.oid)
               ORDER BY b.map_id) x;
     END IF;
     IF TG_TAG = 'DROP INDEX' THEN
         -- Of an index that was dropped CONCURRENTLY no lock is left to be seen.
-        PERFORM crm.notify_worker(false);
+        PERFORM crm_internal.notify_worker(false);
     END IF;
 END $$;
-COMMENT ON FUNCTION crm.follow_ddl() IS 'event trigger: crm.follow_map() for the maps that a command touched';
+COMMENT ON FUNCTION crm_internal.follow_ddl() IS 'event trigger: crm_internal.follow_map() for the maps that a command touched';
 
 -- For the worker, which finds what no event trigger saw: they can be disabled, and a superuser can do anything.
-CREATE FUNCTION crm.maps_to_follow() RETURNS SETOF int
+CREATE FUNCTION crm_internal.maps_to_follow() RETURNS SETOF int
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT m.map_id
     FROM crm.object_map m JOIN crm.map_state s USING (map_id) LEFT JOIN pg_class c ON c.oid = m.relation
@@ -188,21 +188,21 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
        OR c.oid IS NOT NULL AND EXISTS (SELECT FROM crm.bound_column b
                   LEFT JOIN pg_attribute a ON a.attrelid = m.relation AND a.attnum = b.attnum AND NOT a.attisdropped
                   WHERE b.map_id = m.map_id AND (a.attname IS DISTINCT FROM b.column_name OR a.atttypid IS DISTINCT FROM b.type_id))
-       OR c.relkind = 'p' AND to_regprocedure(format('crm.capture_%s()', m.map_id)) IS NOT NULL
-          AND EXISTS (SELECT FROM crm.partitions(m.relation) AS p (relid)
+       OR c.relkind = 'p' AND to_regprocedure(format('crm_internal.capture_%s()', m.map_id)) IS NOT NULL
+          AND EXISTS (SELECT FROM crm_internal.partitions(m.relation) AS p (relid)
                       WHERE NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = p.relid AND g.tgname = format('pg_crm_%s_leaf', m.map_id)))
        OR s.state <> 'error' AND (
               EXISTS (SELECT FROM pg_attribute a
                       WHERE a.attrelid = m.relation AND a.attname = m.key_column AND NOT a.attisdropped
-                        AND (NOT a.attnotnull OR crm.is_lax(m.relation, m.key_column) OR crm.is_lax(m.relation, m.shard_column)
+                        AND (NOT a.attnotnull OR crm_internal.is_lax(m.relation, m.key_column) OR crm_internal.is_lax(m.relation, m.shard_column)
                              OR NOT EXISTS (SELECT FROM pg_index x
                                             WHERE x.indrelid = m.relation AND x.indisunique AND x.indisvalid AND a.attnum = ANY (x.indkey))))
            OR c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = m.relation))
     ORDER BY 1
 $$;
-COMMENT ON FUNCTION crm.maps_to_follow() IS 'maps whose tables are not as they were bound';
+COMMENT ON FUNCTION crm_internal.maps_to_follow() IS 'maps whose tables are not as they were bound';
 
-CREATE FUNCTION crm.follow_drop() RETURNS event_trigger
+CREATE FUNCTION crm_internal.follow_drop() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 BEGIN
     -- While the extension itself is being dropped its tables are gone already.
@@ -218,6 +218,6 @@ BEGIN
         WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND m.relation = d.objid AND b.map_id = m.map_id;
     END IF;
 EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
-    PERFORM crm.notify_worker(false); -- which sees for itself that the table is gone
+    PERFORM crm_internal.notify_worker(false); -- which sees for itself that the table is gone
 END $$;
-COMMENT ON FUNCTION crm.follow_drop() IS 'event trigger: stops maps whose table was dropped';
+COMMENT ON FUNCTION crm_internal.follow_drop() IS 'event trigger: stops maps whose table was dropped';

@@ -1,12 +1,12 @@
 -- What a CRM says of its objects' fields, and whether a mapping fits that.
 
-CREATE FUNCTION crm.ask_fields(connection_id int, crm_object text, fresh bool) RETURNS jsonb
+CREATE FUNCTION crm_internal.ask_fields(connection_id int, crm_object text, fresh bool) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     answer jsonb;
 BEGIN
     BEGIN
-        answer := crm.ask_worker(jsonb_build_object('op', 'describe', 'connection_id', connection_id, 'object', crm_object, 'fresh', fresh),
+        answer := crm_internal.ask_worker(jsonb_build_object('op', 'describe', 'connection_id', connection_id, 'object', crm_object, 'fresh', fresh),
                                  CASE WHEN fresh THEN 60000 ELSE 5000 END);
     EXCEPTION WHEN object_not_in_prerequisite_state THEN
         answer := jsonb_build_object('failure', jsonb_build_object('class', 'transient', 'code', 'no_worker', 'message', sqlerrm));
@@ -17,16 +17,16 @@ BEGIN
     RETURN jsonb_build_object('failure', jsonb_build_object('class', 'transient', 'code', 'timeout',
         'message', coalesce(answer ->> 'error', 'no answer in time')));
 END $$;
-COMMENT ON FUNCTION crm.ask_fields(int, text, bool) IS
+COMMENT ON FUNCTION crm_internal.ask_fields(int, text, bool) IS
     'asks the CRM for an object''s fields through the worker: {"description"} or {"failure"}. Not fresh: a late answer will do, and a '
     'connection that rests is left alone';
 
 -- A path that nobody knows says nothing of the object.
-CREATE FUNCTION crm.is_unknown_object(failure jsonb) RETURNS bool
+CREATE FUNCTION crm_internal.is_unknown_object(failure jsonb) RETURNS bool
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT coalesce(failure ->> 'class' = 'mapping' AND failure ->> 'code' NOT LIKE 'http%', false)
 $$;
-COMMENT ON FUNCTION crm.is_unknown_object(jsonb) IS 'whether a failure says that the CRM has no such object';
+COMMENT ON FUNCTION crm_internal.is_unknown_object(jsonb) IS 'whether a failure says that the CRM has no such object';
 
 CREATE FUNCTION crm.describe(connection text, crm_object text)
 RETURNS TABLE (name text, data_type text, crm_type text, label text, max_length int, required bool, read_only bool, createable bool,
@@ -34,15 +34,15 @@ RETURNS TABLE (name text, data_type text, crm_type text, label text, max_length 
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-    c crm.connection := crm.connection_named(connection);
+    c crm.connection := crm_internal.connection_named(connection);
     answer jsonb;
 BEGIN
     IF coalesce(crm_object, '') = '' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'crm_object must name the CRM''s object',
             HINT = 'For example Contact (Salesforce) or contacts (HubSpot).';
     END IF;
-    answer := crm.ask_fields(c.connection_id, crm_object, true);
-    IF crm.is_unknown_object(answer -> 'failure') THEN
+    answer := crm_internal.ask_fields(c.connection_id, crm_object, true);
+    IF crm_internal.is_unknown_object(answer -> 'failure') THEN
         RAISE undefined_object USING
             MESSAGE = format('connection "%s" has no object "%s"', connection, crm_object),
             DETAIL = answer #>> '{failure,message}',
@@ -69,60 +69,60 @@ COMMENT ON FUNCTION crm.describe(text, text) IS
     'people see. Errors: 42704 no such connection or object, 08006 the CRM does not answer, or not so';
 
 -- How long a column's text may be; NULL: nothing bounds it.
-CREATE FUNCTION crm.text_bound(relation regclass, column_name name) RETURNS int
+CREATE FUNCTION crm_internal.text_bound(relation regclass, column_name name) RETURNS int
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE
-        WHEN b.typcategory = 'E' THEN (SELECT max(crm.text_length(e.enumlabel)) FROM pg_enum e WHERE e.enumtypid = b.oid)
+        WHEN b.typcategory = 'E' THEN (SELECT max(crm_internal.text_length(e.enumlabel)) FROM pg_enum e WHERE e.enumtypid = b.oid)
         WHEN b.typcategory <> 'S' THEN 64 -- a number, a moment, a uuid
         WHEN b.oid IN ('varchar'::regtype, 'bpchar'::regtype)
             THEN nullif(greatest(CASE WHEN a.atttypmod > 0 THEN a.atttypmod ELSE t.typtypmod END - 4, 0), 0)
         END
-    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid JOIN pg_type b ON b.oid = crm.base_type(t.oid)
+    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid JOIN pg_type b ON b.oid = crm_internal.base_type(t.oid)
     WHERE a.attrelid = relation AND a.attname = column_name AND a.attnum > 0 AND NOT a.attisdropped
 $$;
-COMMENT ON FUNCTION crm.text_bound(regclass, name) IS 'the longest text that a column''s type admits; NULL: any';
+COMMENT ON FUNCTION crm_internal.text_bound(regclass, name) IS 'the longest text that a column''s type admits; NULL: any';
 
-CREATE FUNCTION crm.stated_mapping(m crm.object_map, fields crm.field_map[]) RETURNS jsonb
+CREATE FUNCTION crm_internal.stated_mapping(m crm.object_map, fields crm.field_map[]) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT jsonb_build_object('on_insert', m.on_insert, 'external_id_field', m.external_id_field, 'fields',
         coalesce(jsonb_agg(jsonb_build_object(
             'column', f.column_name, 'crm_field', f.crm_field, 'direction', f.direction, 'data_type', f.data_type,
             'materialize', f.materialize, 'is_transformed', f.transform_out IS NOT NULL,
             'is_transformed_in', f.transform_in IS NOT NULL,
-            'column_type', coalesce((SELECT crm.type_beneath(a.atttypid, a.atttypmod) FROM pg_attribute a
+            'column_type', coalesce((SELECT crm_internal.type_beneath(a.atttypid, a.atttypmod) FROM pg_attribute a
                                      WHERE a.attrelid = m.relation AND a.attname = f.column_name AND a.attnum > 0 AND NOT a.attisdropped), ''),
-            'max_length', least((f.validation ->> 'max_length')::bigint, crm.text_bound(m.relation, f.column_name)),
+            'max_length', least((f.validation ->> 'max_length')::bigint, crm_internal.text_bound(m.relation, f.column_name)),
             'choices', (SELECT jsonb_agg(v #>> '{}') FROM jsonb_array_elements(f.validation -> 'choices') v)) ORDER BY f.field_id), '[]'))
     FROM unnest(fields) f
 $$;
-COMMENT ON FUNCTION crm.stated_mapping(crm.object_map, crm.field_map[]) IS 'a mapping as crm.judge_mapping() takes it';
+COMMENT ON FUNCTION crm_internal.stated_mapping(crm.object_map, crm.field_map[]) IS 'a mapping as crm_internal.judge_mapping() takes it';
 
-CREATE FUNCTION crm.described_field(description jsonb, crm_field text) RETURNS jsonb
+CREATE FUNCTION crm_internal.described_field(description jsonb, crm_field text) RETURNS jsonb
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT jsonb_strip_nulls(jsonb_build_object(
         'name', d -> 'name', 'crm_type', d -> 'crm_type', 'scale', d -> 'scale', 'max_length', d -> 'max_length',
         'choices', (SELECT jsonb_agg(jsonb_build_object('value', c -> 'value')) FROM jsonb_array_elements(d -> 'choices') c)))
     FROM jsonb_array_elements(description -> 'fields') d WHERE d ->> 'name' = crm_field
 $$;
-COMMENT ON FUNCTION crm.described_field(jsonb, text) IS
+COMMENT ON FUNCTION crm_internal.described_field(jsonb, text) IS
     'what a CRM''s description says of the values of one field, as crm.field_map keeps it; NULL: it does not name the field';
 
 -- The worker compares keys by it, and does not ask the CRM for that.
-CREATE FUNCTION crm.note_key_field(m crm.object_map, description jsonb) RETURNS void
+CREATE FUNCTION crm_internal.note_key_field(m crm.object_map, description jsonb) RETURNS void
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
     UPDATE crm.object_map o SET key_minds_case = (d ->> 'minds_case')::bool, key_max_length = (d ->> 'max_length')::int
     FROM jsonb_array_elements(description -> 'fields') d
     WHERE o.map_id = m.map_id AND d ->> 'name' = m.external_id_field
       AND (o.key_minds_case, o.key_max_length) IS DISTINCT FROM ((d ->> 'minds_case')::bool, (d ->> 'max_length')::int)
 $$;
-COMMENT ON FUNCTION crm.note_key_field(crm.object_map, jsonb) IS 'remembers what a CRM says of the field that holds the keys of a map';
+COMMENT ON FUNCTION crm_internal.note_key_field(crm.object_map, jsonb) IS 'remembers what a CRM says of the field that holds the keys of a map';
 
 CREATE FUNCTION crm.check_mapping(map_id int) RETURNS TABLE (field text, severity text, code text, message text, hint text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
-    m crm.object_map := crm.map_of(map_id);
-    answer jsonb := crm.ask_fields(m.connection_id, m.crm_object, true);
+    m crm.object_map := crm_internal.map_of(map_id);
+    answer jsonb := crm_internal.ask_fields(m.connection_id, m.crm_object, true);
     finding record;
     room int;
     longest int;
@@ -130,7 +130,7 @@ BEGIN
     IF answer ? 'failure' THEN
         severity := 'error';
         message := format('%s (%s)', answer #>> '{failure,message}', answer #>> '{failure,code}');
-        IF crm.is_unknown_object(answer -> 'failure') THEN
+        IF crm_internal.is_unknown_object(answer -> 'failure') THEN
             code := 'unknown_object';
             hint := format('The CRM has no object "%s" that the connection''s user may see.', m.crm_object);
         ELSE
@@ -141,13 +141,13 @@ BEGIN
         RETURN;
     END IF;
     IF NOT current_setting('transaction_read_only')::bool THEN
-        UPDATE crm.field_map f SET described = crm.described_field(answer -> 'description', f.crm_field)
-        WHERE f.map_id = m.map_id AND f.described IS DISTINCT FROM crm.described_field(answer -> 'description', f.crm_field);
-        PERFORM crm.note_key_field(m, answer -> 'description');
+        UPDATE crm.field_map f SET described = crm_internal.described_field(answer -> 'description', f.crm_field)
+        WHERE f.map_id = m.map_id AND f.described IS DISTINCT FROM crm_internal.described_field(answer -> 'description', f.crm_field);
+        PERFORM crm_internal.note_key_field(m, answer -> 'description');
     END IF;
     FOR finding IN
         SELECT j.field, j.severity, j.code, j.message, j.hint, f.column_name
-        FROM jsonb_to_recordset(crm.judge_mapping(answer -> 'description', crm.stated_mapping(m,
+        FROM jsonb_to_recordset(crm_internal.judge_mapping(answer -> 'description', crm_internal.stated_mapping(m,
                  ARRAY(SELECT x FROM crm.field_map x WHERE x.map_id = m.map_id))))
              AS j (field text, severity text, code text, message text, hint text)
         LEFT JOIN crm.field_map f ON f.map_id = m.map_id AND f.crm_field = j.field
@@ -159,7 +159,7 @@ BEGIN
         hint := finding.hint;
         IF code IN ('too_long', 'unbounded') THEN
             SELECT (d ->> 'max_length')::int INTO room FROM jsonb_array_elements(answer #> '{description,fields}') d WHERE d ->> 'name' = field;
-            longest := crm.longest_text(m.relation, finding.column_name);
+            longest := crm_internal.longest_text(m.relation, finding.column_name);
             IF longest > room THEN
                 severity := 'warning';
                 code := 'content_too_long';
@@ -175,7 +175,7 @@ COMMENT ON FUNCTION crm.check_mapping(int) IS
     'as the table''s owner. Errors: 42704 no such map';
 
 -- For crm.map_field(): raises what is certain and says the rest. Whoever maps must not be kept from it by a CRM that is down.
-CREATE FUNCTION crm.require_fit(m crm.object_map, f crm.field_map) RETURNS jsonb
+CREATE FUNCTION crm_internal.require_fit(m crm.object_map, f crm.field_map) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     connection text := (SELECT c.name FROM crm.connection c WHERE c.connection_id = m.connection_id);
@@ -191,16 +191,16 @@ BEGIN
     END IF;
     -- What an administrator of the CRM has just made is not refused by what was known before.
     FOREACH fresh IN ARRAY '{false,true}'::bool[] LOOP
-        answer := crm.ask_fields(m.connection_id, m.crm_object, fresh);
+        answer := crm_internal.ask_fields(m.connection_id, m.crm_object, fresh);
         EXIT WHEN answer ? 'failure';
-        findings := crm.judge_mapping(answer -> 'description', crm.stated_mapping(m, fields));
+        findings := crm_internal.judge_mapping(answer -> 'description', crm_internal.stated_mapping(m, fields));
         EXIT WHEN NOT (answer ->> 'is_kept')::bool
             OR NOT jsonb_path_exists(findings, '$[*] ? (@.field == $name && @.severity == "error")', jsonb_build_object('name', f.crm_field))
                -- What it says of the field that holds the keys is remembered.
                AND (m.external_id_field IS NULL
                     OR jsonb_path_exists(answer, '$.description.fields[*] ? (@.name == $name)', jsonb_build_object('name', m.external_id_field)));
     END LOOP;
-    IF crm.is_unknown_object(answer -> 'failure') THEN
+    IF crm_internal.is_unknown_object(answer -> 'failure') THEN
         findings := jsonb_build_array(jsonb_build_object('field', f.crm_field, 'severity', 'error', 'code', 'unknown_object',
             'message', format('the CRM has no object "%s"', m.crm_object), 'hint', answer #>> '{failure,message}'));
     ELSIF answer ? 'failure' THEN
@@ -210,7 +210,7 @@ BEGIN
             HINT = format('crm.check_mapping(%s) checks the mapping later.', m.map_id);
         RETURN NULL;
     ELSE
-        PERFORM crm.note_key_field(m, answer -> 'description');
+        PERFORM crm_internal.note_key_field(m, answer -> 'description');
     END IF;
     FOR finding IN
         SELECT * FROM jsonb_to_recordset(findings) AS j (field text, severity text, code text, message text, hint text)
@@ -230,7 +230,7 @@ BEGIN
             RAISE WARNING USING MESSAGE = finding.message, HINT = finding.hint;
         END IF;
     END LOOP;
-    RETURN crm.described_field(answer -> 'description', f.crm_field);
+    RETURN crm_internal.described_field(answer -> 'description', f.crm_field);
 END $$;
-COMMENT ON FUNCTION crm.require_fit(crm.object_map, crm.field_map) IS
+COMMENT ON FUNCTION crm_internal.require_fit(crm.object_map, crm.field_map) IS
     'raises if the CRM says that a field cannot be mapped so (pg_crm.check_fields), says what is doubtful, and returns what the CRM tells of the field''s values (NULL: nothing)';

@@ -1,6 +1,6 @@
 -- Columns mapped to CRM fields.
 
-CREATE FUNCTION crm.check_transform(argument text, f regprocedure, relation regclass) RETURNS void
+CREATE FUNCTION crm_internal.check_transform(argument text, f regprocedure, relation regclass) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     function_owner oid;
@@ -25,16 +25,16 @@ BEGIN
             HINT = format('ALTER FUNCTION %s OWNER TO %I, or let the table''s owner write one that calls it.', f, pg_get_userbyid(table_owner));
     END IF;
 END $$;
-COMMENT ON FUNCTION crm.check_transform(text, regprocedure, regclass) IS
+COMMENT ON FUNCTION crm_internal.check_transform(text, regprocedure, regclass) IS
     'raises unless the function takes and returns one jsonb, and belongs to somebody who could act as the table''s owner anyway';
 
 -- What is on its way was read by the mapping of before. As after an edit in the meantime, all its cells go once more.
-CREATE FUNCTION crm.send_again(map_id int) RETURNS void
+CREATE FUNCTION crm_internal.send_again(map_id int) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     UPDATE crm.queue q
     SET revision = nextval('crm.queue_revision_seq'),
         -- A record that is just being created has taken every field but those mapped since.
-        cells = CASE WHEN q.op = 'c' THEN coalesce(crm.map_cells(q.map_id), q.cells) ELSE q.cells END
+        cells = CASE WHEN q.op = 'c' THEN coalesce(crm_internal.map_cells(q.map_id), q.cells) ELSE q.cells END
     FROM crm.claim k, unnest(k.shard_keys, k.record_keys) AS r (shard_key, record_key)
     WHERE k.map_id = send_again.map_id AND k.path = 'batch' AND q.shard_key = r.shard_key AND q.map_id = k.map_id
       AND q.record_key = r.record_key AND q.state = 'queued' AND q.op <> 'd';
@@ -43,24 +43,24 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     WHERE k.map_id = send_again.map_id AND k.path = 'reconcile' AND p.shard_key = r.shard_key AND p.map_id = k.map_id
       AND p.record_key = r.record_key AND p.state = 'queued';
 $$;
-COMMENT ON FUNCTION crm.send_again(int) IS 'has the records of a map that are on their way sent once more, by the mapping as it is now';
+COMMENT ON FUNCTION crm_internal.send_again(int) IS 'has the records of a map that are on their way sent once more, by the mapping as it is now';
 
-CREATE FUNCTION crm.do_map_field(caller bytea, map_id int, column_name name, crm_field text, direction text,
+CREATE FUNCTION crm_internal.do_map_field(caller bytea, map_id int, column_name name, crm_field text, direction text,
                         data_type text, validation jsonb, on_conflict text, transform_out regprocedure,
                         transform_in regprocedure, materialize bool) RETURNS smallint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    who CONSTANT oid := crm.verified(caller);
-    m crm.object_map := crm.map_of(map_id);
+    who CONSTANT oid := crm_internal.verified(caller);
+    m crm.object_map := crm_internal.map_of(map_id);
     type_id oid;
     suggested text;
     other name;
     stated crm.field_map;
     id smallint;
 BEGIN
-    PERFORM crm.require_owner(who, m.relation);
-    PERFORM crm.check_word('direction', direction, '{outbound,bidirectional,inbound}');
-    PERFORM crm.check_word('on_conflict', on_conflict,
+    PERFORM crm_internal.require_owner(who, m.relation);
+    PERFORM crm_internal.check_word('direction', direction, '{outbound,bidirectional,inbound}');
+    PERFORM crm_internal.check_word('on_conflict', on_conflict,
         '{crm_wins,local_wins,merge_with_audit,manual_review,immutable_after_bind,last_writer_wins}');
     IF coalesce(crm_field, '') = '' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'crm_field must name a field of the CRM object',
@@ -79,28 +79,28 @@ BEGIN
         RAISE invalid_parameter_value USING MESSAGE = format('the key column "%s" can only be mapped outbound', column_name),
             HINT = 'The key identifies the row; it never changes. external_id_field writes it into the CRM.';
     END IF;
-    IF direction <> 'outbound' AND crm.is_computed(m.relation, column_name) THEN
+    IF direction <> 'outbound' AND crm_internal.is_computed(m.relation, column_name) THEN
         RAISE invalid_parameter_value USING MESSAGE = format('the generated column "%s" can only be mapped outbound', column_name),
             DETAIL = 'Nobody can set it, so it takes nothing from the CRM.',
             HINT = 'Say direction => ''outbound'', or map the columns that it is made of.';
     END IF;
-    suggested := crm.default_data_type(type_id);
+    suggested := crm_internal.default_data_type(type_id);
     IF data_type IS NULL AND suggested IS NULL THEN
         RAISE datatype_mismatch USING
             MESSAGE = format('column "%s" has type %s, which suggests no data_type', column_name, format_type(type_id, NULL)),
             HINT = 'Give data_type and a transform_out that turns the column into it.';
     END IF;
     data_type := coalesce(data_type, suggested);
-    PERFORM crm.check_word('data_type', data_type, '{text,number,boolean,date,timestamp,choice,multi_choice,reference,json}');
-    IF transform_out IS NULL AND NOT crm.type_fits(type_id, data_type) THEN
+    PERFORM crm_internal.check_word('data_type', data_type, '{text,number,boolean,date,timestamp,choice,multi_choice,reference,json}');
+    IF transform_out IS NULL AND NOT crm_internal.type_fits(type_id, data_type) THEN
         RAISE datatype_mismatch USING
             MESSAGE = format('column "%s" of type %s cannot be a %s', column_name, format_type(type_id, NULL), data_type),
             HINT = format('Use data_type => ''%s'', or give a transform_out.', coalesce(suggested, 'text'));
     END IF;
-    PERFORM crm.check_transform('transform_out', transform_out, m.relation);
-    PERFORM crm.check_transform('transform_in', transform_in, m.relation);
-    PERFORM crm.check_rules(coalesce(validation, '{}'), data_type);
-    IF data_type IN ('number', 'date', 'timestamp') AND validation ?| '{min,max,choices}' AND NOT crm.type_fits(type_id, data_type) THEN
+    PERFORM crm_internal.check_transform('transform_out', transform_out, m.relation);
+    PERFORM crm_internal.check_transform('transform_in', transform_in, m.relation);
+    PERFORM crm_internal.check_rules(coalesce(validation, '{}'), data_type);
+    IF data_type IN ('number', 'date', 'timestamp') AND validation ?| '{min,max,choices}' AND NOT crm_internal.type_fits(type_id, data_type) THEN
         RAISE datatype_mismatch USING
             MESSAGE = format('column "%s" of type %s cannot be compared as a %s', column_name, format_type(type_id, NULL), data_type),
             DETAIL = 'Rules judge the column, before its transform_out.',
@@ -114,11 +114,11 @@ BEGIN
     END;
     stated := (m.map_id, 0, column_name, crm_field, direction, data_type, coalesce(validation, '{}'), on_conflict,
                transform_out, transform_in, materialize, NULL);
-    stated.described := crm.require_fit(m, stated);
+    stated.described := crm_internal.require_fit(m, stated);
     -- The worker holds it while it claims records, so it is not held while the CRM is asked.
     PERFORM FROM crm.object_map o WHERE o.map_id = m.map_id FOR NO KEY UPDATE;
     IF NOT FOUND THEN
-        m := crm.map_of(map_id); -- unmapped meanwhile
+        m := crm_internal.map_of(map_id); -- unmapped meanwhile
     END IF;
     IF crm_field = m.external_id_field AND column_name <> m.key_column THEN
         RAISE duplicate_object USING MESSAGE = format('CRM field "%s" is written with the record''s key already', crm_field),
@@ -146,7 +146,7 @@ BEGIN
         UPDATE crm.ingest_state s SET cursor = NULL WHERE s.map_id = m.map_id;
     END IF;
     -- What is known of another field says nothing of this one.
-    UPDATE crm.ledger l SET hashes = crm.cells_hash(l.hashes, crm.cell_mask(id), decode(repeat('00', 16), 'hex'))
+    UPDATE crm.ledger l SET hashes = crm_internal.cells_hash(l.hashes, crm_internal.cell_mask(id), decode(repeat('00', 16), 'hex'))
     WHERE l.map_id = m.map_id AND id IS NOT NULL AND EXISTS (
         SELECT FROM crm.field_map f WHERE f.map_id = m.map_id AND f.field_id = id AND f.crm_field <> do_map_field.crm_field);
     IF id IS NULL THEN
@@ -164,20 +164,20 @@ BEGIN
         described = CASE WHEN f.crm_field = excluded.crm_field THEN coalesce(excluded.described, f.described) ELSE excluded.described END;
     -- Whoever maps its fields says that its rows have their keys still.
     UPDATE crm.object_map o SET keys_changed = NULL WHERE o.map_id = m.map_id AND o.keys_changed IS NOT NULL;
-    PERFORM crm.bind_map(m.map_id);
-    PERFORM crm.install_capture(m.map_id);
-    PERFORM crm.send_again(m.map_id);
-    PERFORM crm.notify_worker(false);
+    PERFORM crm_internal.bind_map(m.map_id);
+    PERFORM crm_internal.install_capture(m.map_id);
+    PERFORM crm_internal.send_again(m.map_id);
+    PERFORM crm_internal.notify_worker(false);
     RETURN id;
 END $$;
-COMMENT ON FUNCTION crm.do_map_field(bytea, int, name, text, text, text, jsonb, text, regprocedure, regprocedure, bool) IS 'what crm.map_field() does for the role that crm.caller() names';
+COMMENT ON FUNCTION crm_internal.do_map_field(bytea, int, name, text, text, text, jsonb, text, regprocedure, regprocedure, bool) IS 'what crm.map_field() does for the role that crm_internal.caller() names';
 
 CREATE FUNCTION crm.map_field(map_id int, column_name name, crm_field text, direction text DEFAULT 'bidirectional',
                               data_type text DEFAULT NULL, validation jsonb DEFAULT '{}', on_conflict text DEFAULT 'crm_wins',
                               transform_out regprocedure DEFAULT NULL, transform_in regprocedure DEFAULT NULL,
                               materialize bool DEFAULT true) RETURNS smallint
 LANGUAGE sql VOLATILE AS $$
-    SELECT crm.do_map_field(crm.caller(), map_id, column_name, crm_field, direction, data_type, validation,
+    SELECT crm_internal.do_map_field(crm_internal.caller(), map_id, column_name, crm_field, direction, data_type, validation,
                             on_conflict, transform_out, transform_in, materialize)
 $$;
 COMMENT ON FUNCTION crm.map_field(int, name, text, text, text, jsonb, text, regprocedure, regprocedure, bool) IS
@@ -185,14 +185,14 @@ COMMENT ON FUNCTION crm.map_field(int, name, text, text, text, jsonb, text, regp
     'validation: {"min", "max", "max_length", "nullable", "pattern", "choices"}. If the CRM answers, the field must be there, and take what '
     'is to be written (pg_crm.check_fields). Returns field_id';
 
-CREATE FUNCTION crm.do_unmap_field(caller bytea, map_id int, column_name name) RETURNS void
+CREATE FUNCTION crm_internal.do_unmap_field(caller bytea, map_id int, column_name name) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    who CONSTANT oid := crm.verified(caller);
-    m crm.object_map := crm.map_of(map_id);
+    who CONSTANT oid := crm_internal.verified(caller);
+    m crm.object_map := crm_internal.map_of(map_id);
 BEGIN
     IF EXISTS (SELECT FROM pg_class WHERE oid = m.relation) THEN
-        PERFORM crm.require_owner(who, m.relation);
+        PERFORM crm_internal.require_owner(who, m.relation);
     END IF;
     PERFORM FROM crm.object_map o WHERE o.map_id = m.map_id FOR NO KEY UPDATE;
     DELETE FROM crm.field_map f WHERE f.map_id = m.map_id AND f.column_name = do_unmap_field.column_name;
@@ -203,15 +203,15 @@ BEGIN
                                              WHERE f.map_id = m.map_id) || '.', 'No column is.'),
             HINT = 'crm.field_map shows what is mapped.';
     END IF;
-    PERFORM crm.bind_map(m.map_id);
-    PERFORM crm.install_capture(m.map_id);
-    PERFORM crm.send_again(m.map_id);
-    PERFORM crm.notify_worker(false);
+    PERFORM crm_internal.bind_map(m.map_id);
+    PERFORM crm_internal.install_capture(m.map_id);
+    PERFORM crm_internal.send_again(m.map_id);
+    PERFORM crm_internal.notify_worker(false);
 END $$;
-COMMENT ON FUNCTION crm.do_unmap_field(bytea, int, name) IS 'what crm.unmap_field() does for the role that crm.caller() names';
+COMMENT ON FUNCTION crm_internal.do_unmap_field(bytea, int, name) IS 'what crm.unmap_field() does for the role that crm_internal.caller() names';
 
 CREATE FUNCTION crm.unmap_field(map_id int, column_name name) RETURNS void
 LANGUAGE sql VOLATILE AS $$
-    SELECT crm.do_unmap_field(crm.caller(), map_id, column_name)
+    SELECT crm_internal.do_unmap_field(crm_internal.caller(), map_id, column_name)
 $$;
 COMMENT ON FUNCTION crm.unmap_field(int, name) IS 'removes a column from a map; what it still had to write is dropped';

@@ -12,21 +12,21 @@ BEGIN
         END;
     END IF;
     -- Somebody may have made it beforehand, with a way in.
-    IF EXISTS (SELECT FROM crm.engine_trouble()) OR EXISTS (SELECT FROM pg_authid WHERE rolname = 'crm_engine' AND rolpassword IS NOT NULL) THEN
+    IF EXISTS (SELECT FROM crm_internal.engine_trouble()) OR EXISTS (SELECT FROM pg_authid WHERE rolname = 'crm_engine' AND rolpassword IS NOT NULL) THEN
         RAISE EXCEPTION USING
             ERRCODE = 'invalid_role_specification',
             MESSAGE = 'role "crm_engine" exists and is not as pg_crm makes it',
-            DETAIL = coalesce((SELECT string_agg(t.trouble, '; ' ORDER BY t.trouble) FROM crm.engine_trouble() t), 'it has a password') || '.',
-            HINT = coalesce((SELECT string_agg(t.hint, '; ' ORDER BY t.trouble) FROM crm.engine_trouble() t), 'ALTER ROLE crm_engine PASSWORD NULL')
+            DETAIL = coalesce((SELECT string_agg(t.trouble, '; ' ORDER BY t.trouble) FROM crm_internal.engine_trouble() t), 'it has a password') || '.',
+            HINT = coalesce((SELECT string_agg(t.hint, '; ' ORDER BY t.trouble) FROM crm_internal.engine_trouble() t), 'ALTER ROLE crm_engine PASSWORD NULL')
                    || '. Or drop it, if pg_crm is in no other database.';
     END IF;
 END $$;
-SELECT crm.settle_rights();
+SELECT crm_internal.settle_rights();
 
 -- For every command, so that no way to alter a table is forgotten.
-CREATE EVENT TRIGGER pg_crm_bind_restored ON ddl_command_start EXECUTE FUNCTION crm.bind_restored();
-CREATE EVENT TRIGGER pg_crm_follow_ddl ON ddl_command_end EXECUTE FUNCTION crm.follow_ddl();
-CREATE EVENT TRIGGER pg_crm_follow_rewrite ON table_rewrite EXECUTE FUNCTION crm.follow_rewrite();
-CREATE EVENT TRIGGER pg_crm_follow_drop ON sql_drop EXECUTE FUNCTION crm.follow_drop();
+CREATE EVENT TRIGGER pg_crm_bind_restored ON ddl_command_start EXECUTE FUNCTION crm_internal.bind_restored();
+CREATE EVENT TRIGGER pg_crm_follow_ddl ON ddl_command_end EXECUTE FUNCTION crm_internal.follow_ddl();
+CREATE EVENT TRIGGER pg_crm_follow_rewrite ON table_rewrite EXECUTE FUNCTION crm_internal.follow_rewrite();
+CREATE EVENT TRIGGER pg_crm_follow_drop ON sql_drop EXECUTE FUNCTION crm_internal.follow_drop();
 
-SELECT crm.start_worker();
+SELECT crm_internal.start_worker();

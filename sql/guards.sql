@@ -1,6 +1,6 @@
 -- What capture refuses, and the guards of partitions.
 
-CREATE FUNCTION crm.refuse_key_change(relation regclass, record_key text) RETURNS text
+CREATE FUNCTION crm_internal.refuse_key_change(relation regclass, record_key text) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE feature_not_supported USING
@@ -8,18 +8,18 @@ BEGIN
         DETAIL = format('The row with record_key "%s" would get another key, and its CRM record would lose its row.', record_key),
         HINT = 'Insert a row with the new key and delete the old one, or crm.unmap_object() first.';
 END $$;
-COMMENT ON FUNCTION crm.refuse_key_change(regclass, text) IS 'raises: the key of a mapped row is its identity';
+COMMENT ON FUNCTION crm_internal.refuse_key_change(regclass, text) IS 'raises: the key of a mapped row is its identity';
 
-CREATE FUNCTION crm.refuse_truncate() RETURNS trigger
+CREATE FUNCTION crm_internal.refuse_truncate() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE feature_not_supported USING
         MESSAGE = format('cannot truncate "%s": it is mapped to a CRM and its deletes are followed', TG_RELID::regclass),
         HINT = 'Use DELETE, or map it with on_delete => ''ignore''.';
 END $$;
-COMMENT ON FUNCTION crm.refuse_truncate() IS 'trigger: TRUNCATE tells no rows, so on_delete could not be followed';
+COMMENT ON FUNCTION crm_internal.refuse_truncate() IS 'trigger: TRUNCATE tells no rows, so on_delete could not be followed';
 
-CREATE FUNCTION crm.refuse_leaf_write() RETURNS trigger
+CREATE FUNCTION crm_internal.refuse_leaf_write() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE feature_not_supported USING
@@ -27,10 +27,10 @@ BEGIN
         DETAIL = 'A statement on the partition alone would escape validation and change capture.',
         HINT = 'Write through the partitioned table.';
 END $$;
-COMMENT ON FUNCTION crm.refuse_leaf_write() IS 'trigger: statements on a partition alone would not be captured';
+COMMENT ON FUNCTION crm_internal.refuse_leaf_write() IS 'trigger: statements on a partition alone would not be captured';
 
 -- From the catalog alone: pg_partition_tree() waits for whoever has locked a partition.
-CREATE FUNCTION crm.partitions(relation regclass) RETURNS SETOF regclass
+CREATE FUNCTION crm_internal.partitions(relation regclass) RETURNS SETOF regclass
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH RECURSIVE tree AS (
         SELECT i.inhrelid FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhparent
@@ -40,9 +40,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         JOIN pg_inherits i ON i.inhparent = t.inhrelid AND NOT i.inhdetachpending)
     SELECT inhrelid::regclass FROM tree
 $$;
-COMMENT ON FUNCTION crm.partitions(regclass) IS 'the partitions of a table at all levels';
+COMMENT ON FUNCTION crm_internal.partitions(regclass) IS 'the partitions of a table at all levels';
 
-CREATE FUNCTION crm.guard_partitions(map_id int) RETURNS void
+CREATE FUNCTION crm_internal.guard_partitions(map_id int) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET citus.enable_ddl_propagation = off AS $$
 DECLARE
     leaf regclass;
@@ -50,17 +50,17 @@ BEGIN
     FOR leaf IN
         SELECT g.tgrelid FROM pg_trigger g, crm.object_map m
         WHERE m.map_id = guard_partitions.map_id AND g.tgname = format('pg_crm_%s_leaf', m.map_id)
-          AND g.tgrelid NOT IN (SELECT crm.partitions(m.relation))
+          AND g.tgrelid NOT IN (SELECT crm_internal.partitions(m.relation))
     LOOP
-        PERFORM crm.drop_trigger(leaf, format('pg_crm_%s_leaf', map_id));
+        PERFORM crm_internal.drop_trigger(leaf, format('pg_crm_%s_leaf', map_id));
     END LOOP;
     FOR leaf IN
-        SELECT t.relid FROM crm.object_map m, crm.partitions(m.relation) AS t (relid)
+        SELECT t.relid FROM crm.object_map m, crm_internal.partitions(m.relation) AS t (relid)
         WHERE m.map_id = guard_partitions.map_id
           AND NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = t.relid AND g.tgname = format('pg_crm_%s_leaf', m.map_id))
     LOOP
-        PERFORM crm.put_trigger(leaf, format('pg_crm_%s_leaf', map_id), 'BEFORE INSERT OR UPDATE OR DELETE', '', 'crm.refuse_leaf_write()'::regprocedure,
+        PERFORM crm_internal.put_trigger(leaf, format('pg_crm_%s_leaf', map_id), 'BEFORE INSERT OR UPDATE OR DELETE', '', 'crm_internal.refuse_leaf_write()'::regprocedure,
                                 false, 'O');
     END LOOP;
 END $$;
-COMMENT ON FUNCTION crm.guard_partitions(int) IS 'puts the guard against direct writes on every partition that lacks it, takes it off tables that were detached';
+COMMENT ON FUNCTION crm_internal.guard_partitions(int) IS 'puts the guard against direct writes on every partition that lacks it, takes it off tables that were detached';

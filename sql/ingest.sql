@@ -1,33 +1,33 @@
 -- Ingestion: looking for changes now, and reading every record once.
 
-CREATE FUNCTION crm.do_ingest_now(caller bytea, map_id int, timeout interval) RETURNS bool
+CREATE FUNCTION crm_internal.do_ingest_now(caller bytea, map_id int, timeout interval) RETURNS bool
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    who CONSTANT oid := crm.verified(caller);
+    who CONSTANT oid := crm_internal.verified(caller);
 BEGIN
-    RETURN coalesce((crm.ask_worker(jsonb_build_object('op', 'ingest', 'map_ids', crm.maps_to_run(who, 'ingest', map_id)),
-                                    crm.timeout_ms(timeout)) ->> 'done')::bool, false);
+    RETURN coalesce((crm_internal.ask_worker(jsonb_build_object('op', 'ingest', 'map_ids', crm_internal.maps_to_run(who, 'ingest', map_id)),
+                                    crm_internal.timeout_ms(timeout)) ->> 'done')::bool, false);
 END $$;
-COMMENT ON FUNCTION crm.do_ingest_now(bytea, int, interval) IS 'what crm.ingest_now() does for the role that crm.caller() names';
+COMMENT ON FUNCTION crm_internal.do_ingest_now(bytea, int, interval) IS 'what crm.ingest_now() does for the role that crm_internal.caller() names';
 
 CREATE FUNCTION crm.ingest_now(map_id int DEFAULT NULL, timeout interval DEFAULT '1 minute') RETURNS bool
 LANGUAGE sql VOLATILE AS $$
-    SELECT crm.do_ingest_now(crm.caller(), map_id, timeout)
+    SELECT crm_internal.do_ingest_now(crm_internal.caller(), map_id, timeout)
 $$;
 COMMENT ON FUNCTION crm.ingest_now(int, interval) IS
     'looks for changes in the CRM now, of one map or of all (a writer''s: of the tables that the role may update), and waits until they are '
     'applied. false: at the timeout, or when a connection is paused or in error. Cancellable';
 
-CREATE FUNCTION crm.do_backfill(caller bytea, map_id int) RETURNS bigint
+CREATE FUNCTION crm_internal.do_backfill(caller bytea, map_id int) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    who CONSTANT oid := crm.verified(caller);
-    m crm.object_map := crm.map_of(map_id);
+    who CONSTANT oid := crm_internal.verified(caller);
+    m crm.object_map := crm_internal.map_of(map_id);
     answer jsonb;
 BEGIN
-    PERFORM crm.require_owner(who, m.relation);
+    PERFORM crm_internal.require_owner(who, m.relation);
     -- Its progress is the worker's: whoever waits here may go, and come again.
-    answer := crm.ask_worker(jsonb_build_object('op', 'backfill', 'map_ids', ARRAY[map_id]), 86400000);
+    answer := crm_internal.ask_worker(jsonb_build_object('op', 'backfill', 'map_ids', ARRAY[map_id]), 86400000);
     IF answer ->> 'read' IS NULL THEN
         RAISE object_not_in_prerequisite_state USING
             MESSAGE = format('the backfill of map %s stands still', map_id),
@@ -36,11 +36,11 @@ BEGIN
     END IF;
     RETURN (answer ->> 'read')::bigint;
 END $$;
-COMMENT ON FUNCTION crm.do_backfill(bytea, int) IS 'what crm.backfill() does for the role that crm.caller() names';
+COMMENT ON FUNCTION crm_internal.do_backfill(bytea, int) IS 'what crm.backfill() does for the role that crm_internal.caller() names';
 
 CREATE FUNCTION crm.backfill(map_id int) RETURNS bigint
 LANGUAGE sql VOLATILE AS $$
-    SELECT crm.do_backfill(crm.caller(), map_id)
+    SELECT crm_internal.do_backfill(crm_internal.caller(), map_id)
 $$;
 COMMENT ON FUNCTION crm.backfill(int) IS
     'reads every record of a map''s CRM object: links rows by external_id_field, applies what the CRM holds as each field''s direction and '

@@ -1,7 +1,7 @@
 -- Columns that can be keys, and the text of a key.
 
 -- The type beneath domains.
-CREATE FUNCTION crm.base_type(type_id oid) RETURNS oid
+CREATE FUNCTION crm_internal.base_type(type_id oid) RETURNS oid
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH RECURSIVE layers AS (
         SELECT oid, typbasetype FROM pg_type WHERE oid = type_id
@@ -9,84 +9,84 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         SELECT t.oid, t.typbasetype FROM layers l JOIN pg_type t ON t.oid = l.typbasetype)
     SELECT oid FROM layers WHERE typbasetype = 0
 $$;
-COMMENT ON FUNCTION crm.base_type(oid) IS 'the type beneath a domain, or the type itself';
+COMMENT ON FUNCTION crm_internal.base_type(oid) IS 'the type beneath a domain, or the type itself';
 
-CREATE FUNCTION crm.is_builtin(type_id oid) RETURNS bool
+CREATE FUNCTION crm_internal.is_builtin(type_id oid) RETURNS bool
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT typnamespace = 'pg_catalog'::regnamespace FROM pg_type WHERE oid = crm.base_type(type_id)
+    SELECT typnamespace = 'pg_catalog'::regnamespace FROM pg_type WHERE oid = crm_internal.base_type(type_id)
 $$;
-COMMENT ON FUNCTION crm.is_builtin(oid) IS 'whether a type is PostgreSQL''s own, or a domain over one';
+COMMENT ON FUNCTION crm_internal.is_builtin(oid) IS 'whether a type is PostgreSQL''s own, or a domain over one';
 
-CREATE FUNCTION crm.is_key_type(type_id oid) RETURNS bool
+CREATE FUNCTION crm_internal.is_key_type(type_id oid) RETURNS bool
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT crm.base_type(type_id) = ANY ('{smallint,integer,bigint,numeric,uuid,text,varchar,bpchar}'::regtype[])
+    SELECT crm_internal.base_type(type_id) = ANY ('{smallint,integer,bigint,numeric,uuid,text,varchar,bpchar}'::regtype[])
 $$;
-COMMENT ON FUNCTION crm.is_key_type(oid) IS 'whether a column of that type can be a key: its text is the same in every session';
+COMMENT ON FUNCTION crm_internal.is_key_type(oid) IS 'whether a column of that type can be a key: its text is the same in every session';
 
--- Of these types a value has one text, once the settings are pinned (crm.pinned_settings()) and crm.key_expression() has taken the scale off.
-CREATE FUNCTION crm.is_shard_type(type_id oid) RETURNS bool
+-- Of these types a value has one text, once the settings are pinned (crm_internal.pinned_settings()) and crm_internal.key_expression() has taken the scale off.
+CREATE FUNCTION crm_internal.is_shard_type(type_id oid) RETURNS bool
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT crm.is_key_type(type_id)
-        OR crm.base_type(type_id) = ANY (ARRAY['boolean', '"char"', 'name', 'oid', 'date', 'timestamp', 'timestamptz', 'real', 'double precision']::regtype[])
-        OR (SELECT typtype = 'e' FROM pg_type WHERE oid = crm.base_type(type_id))
+    SELECT crm_internal.is_key_type(type_id)
+        OR crm_internal.base_type(type_id) = ANY (ARRAY['boolean', '"char"', 'name', 'oid', 'date', 'timestamp', 'timestamptz', 'real', 'double precision']::regtype[])
+        OR (SELECT typtype = 'e' FROM pg_type WHERE oid = crm_internal.base_type(type_id))
 $$;
-COMMENT ON FUNCTION crm.is_shard_type(oid) IS 'whether a column of that type can be a shard_column: values that are equal have one text';
+COMMENT ON FUNCTION crm_internal.is_shard_type(oid) IS 'whether a column of that type can be a shard_column: values that are equal have one text';
 
 -- By its own name: "character" would be character(1). And without a modifier, which would cut or round what is looked for.
-CREATE FUNCTION crm.cast_type(type_id oid) RETURNS text
+CREATE FUNCTION crm_internal.cast_type(type_id oid) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT 'pg_catalog.' || quote_ident(t.typname) FROM pg_type t WHERE t.oid = crm.base_type(type_id) AND crm.is_builtin(t.oid)
+    SELECT 'pg_catalog.' || quote_ident(t.typname) FROM pg_type t WHERE t.oid = crm_internal.base_type(type_id) AND crm_internal.is_builtin(t.oid)
 $$;
-COMMENT ON FUNCTION crm.cast_type(oid) IS 'the type that the text of a key is cast to, to be looked for; NULL: a user''s type';
+COMMENT ON FUNCTION crm_internal.cast_type(oid) IS 'the type that the text of a key is cast to, to be looked for; NULL: a user''s type';
 
 -- The one place that says what the text of a key is: capture, the worker and callers' arguments all go by it. Values that PostgreSQL
 -- calls equal have one text: 71.0 and 71.00 are '71', 0 and -0 are '0'.
-CREATE FUNCTION crm.key_expression(expression text, type_id oid) RETURNS text
+CREATE FUNCTION crm_internal.key_expression(expression text, type_id oid) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT format(CASE
         -- The casts of a user's type may be functions of that user.
-        WHEN NOT crm.is_builtin(type_id)
+        WHEN NOT crm_internal.is_builtin(type_id)
             THEN 'CASE WHEN (%1$s) IS DISTINCT FROM NULL THEN pg_catalog.format(''%%s'', %1$s) END'
-        WHEN crm.base_type(type_id) = 'numeric'::regtype THEN 'pg_catalog.trim_scale(%1$s)::pg_catalog.text'
-        WHEN crm.base_type(type_id) = ANY ('{real,double precision}'::regtype[])
+        WHEN crm_internal.base_type(type_id) = 'numeric'::regtype THEN 'pg_catalog.trim_scale(%1$s)::pg_catalog.text'
+        WHEN crm_internal.base_type(type_id) = ANY ('{real,double precision}'::regtype[])
             THEN 'CASE WHEN (%1$s) OPERATOR(pg_catalog.=) 0 THEN ''0'' ELSE (%1$s)::pg_catalog.text END'
         ELSE '(%1$s)::pg_catalog.text' END, expression)
 $$;
-COMMENT ON FUNCTION crm.key_expression(text, oid) IS 'an expression for the record_key or shard_key that an expression of that type makes';
+COMMENT ON FUNCTION crm_internal.key_expression(text, oid) IS 'an expression for the record_key or shard_key that an expression of that type makes';
 
--- What somebody writes for a key, as crm.key_expression() spells it: '01' is the 1 of an integer column, and stays '01' of a text.
-CREATE FUNCTION crm.key_text(value text, type_id oid) RETURNS text
+-- What somebody writes for a key, as crm_internal.key_expression() spells it: '01' is the 1 of an integer column, and stays '01' of a text.
+CREATE FUNCTION crm_internal.key_text(value text, type_id oid) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 SET datestyle = 'ISO, MDY' SET timezone = 'UTC' SET extra_float_digits = 1 AS $$
 DECLARE
     spelled text;
 BEGIN
-    IF value IS NULL OR NOT crm.is_builtin(type_id) OR crm.base_type(type_id) = ANY ('{text,varchar,name}'::regtype[])
-       OR NOT crm.is_shard_type(type_id) THEN
+    IF value IS NULL OR NOT crm_internal.is_builtin(type_id) OR crm_internal.base_type(type_id) = ANY ('{text,varchar,name}'::regtype[])
+       OR NOT crm_internal.is_shard_type(type_id) THEN
         RETURN value;
     END IF;
-    EXECUTE format('SELECT %s', crm.key_expression('$1::' || crm.cast_type(type_id), crm.base_type(type_id))) INTO spelled USING value;
+    EXECUTE format('SELECT %s', crm_internal.key_expression('$1::' || crm_internal.cast_type(type_id), crm_internal.base_type(type_id))) INTO spelled USING value;
     RETURN spelled;
 END $$;
-COMMENT ON FUNCTION crm.key_text(text, oid) IS 'a key as pg_crm spells it, of a column of that type; raises where it cannot be one';
+COMMENT ON FUNCTION crm_internal.key_text(text, oid) IS 'a key as pg_crm spells it, of a column of that type; raises where it cannot be one';
 
-CREATE FUNCTION crm.is_lax(relation oid, column_name name) RETURNS bool
+CREATE FUNCTION crm_internal.is_lax(relation oid, column_name name) RETURNS bool
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT EXISTS (SELECT FROM pg_attribute a JOIN pg_collation c ON c.oid = a.attcollation
                    WHERE a.attrelid = relation AND a.attname = column_name AND NOT a.attisdropped AND NOT c.collisdeterministic)
 $$;
-COMMENT ON FUNCTION crm.is_lax(oid, name) IS 'whether a column''s collation calls texts equal that differ, so that its text is no identity';
+COMMENT ON FUNCTION crm_internal.is_lax(oid, name) IS 'whether a column''s collation calls texts equal that differ, so that its text is no identity';
 
-CREATE FUNCTION crm.is_unique(relation oid, column_name name) RETURNS bool
+CREATE FUNCTION crm_internal.is_unique(relation oid, column_name name) RETURNS bool
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT EXISTS (
         SELECT FROM pg_index x JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = x.indkey[0]
         WHERE x.indrelid = relation AND x.indisunique AND x.indpred IS NULL AND x.indexprs IS NULL AND x.indisvalid
           AND x.indnkeyatts = 1 AND a.attname = column_name)
 $$;
-COMMENT ON FUNCTION crm.is_unique(oid, name) IS 'whether a unique index says that a column identifies a row by itself';
+COMMENT ON FUNCTION crm_internal.is_unique(oid, name) IS 'whether a unique index says that a column identifies a row by itself';
 
-CREATE FUNCTION crm.is_key(relation regclass, key_column name, shard_column name) RETURNS bool
+CREATE FUNCTION crm_internal.is_key(relation regclass, key_column name, shard_column name) RETURNS bool
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT EXISTS (
         SELECT FROM pg_index x
@@ -95,4 +95,4 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                FROM unnest(x.indkey[0:x.indnkeyatts - 1]) AS k (attnum) JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = k.attnum)
               IN (ARRAY[key_column], (SELECT array_agg(n ORDER BY n) FROM unnest(ARRAY[key_column, shard_column]) AS n)))
 $$;
-COMMENT ON FUNCTION crm.is_key(regclass, name, name) IS 'whether a unique index says that the key, with the shard column if there is one, identifies a row';
+COMMENT ON FUNCTION crm_internal.is_key(regclass, name, name) IS 'whether a unique index says that the key, with the shard column if there is one, identifies a row';

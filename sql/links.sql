@@ -1,6 +1,6 @@
 -- Links between rows and CRM records.
 
-CREATE FUNCTION crm.link_records(map_id int, shard_keys text[], record_keys text[], crm_ids text[]) RETURNS void
+CREATE FUNCTION crm_internal.link_records(map_id int, shard_keys text[], record_keys text[], crm_ids text[]) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     INSERT INTO crm.ledger AS l (shard_key, map_id, record_key, crm_id)
     SELECT k.shard_key, link_records.map_id, k.record_key, k.crm_id
@@ -23,9 +23,9 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     DELETE FROM crm.conflict c USING unnest(shard_keys, record_keys) AS k (shard_key, record_key)
     WHERE c.shard_key = k.shard_key AND c.map_id = link_records.map_id AND c.record_key = k.record_key AND c.field_id = -1;
 $$;
-COMMENT ON FUNCTION crm.link_records(int, text[], text[], text[]) IS 'joins records to CRM records; edits that waited for the link are queued';
+COMMENT ON FUNCTION crm_internal.link_records(int, text[], text[], text[]) IS 'joins records to CRM records; edits that waited for the link are queued';
 
-CREATE FUNCTION crm.unlink_record(shard_key text, map_id int, record_key text) RETURNS void
+CREATE FUNCTION crm_internal.unlink_record(shard_key text, map_id int, record_key text) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     INSERT INTO crm.former_link (shard_key, map_id, crm_id, record_key, ended_by)
     SELECT l.shard_key, l.map_id, l.crm_id, l.record_key, 'crm_deleted' FROM crm.ledger l
@@ -47,9 +47,9 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     WHERE c.shard_key = unlink_record.shard_key AND c.map_id = unlink_record.map_id AND c.record_key = unlink_record.record_key
       AND c.field_id = -1;
 $$;
-COMMENT ON FUNCTION crm.unlink_record(text, int, text) IS 'dissolves the link of a record whose CRM record is gone';
+COMMENT ON FUNCTION crm_internal.unlink_record(text, int, text) IS 'dissolves the link of a record whose CRM record is gone';
 
-CREATE FUNCTION crm.linked_elsewhere(map_id int, crm_id text) RETURNS text
+CREATE FUNCTION crm_internal.linked_elsewhere(map_id int, crm_id text) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT format('record "%s" of map %s', l.record_key, l.map_id)
     FROM crm.object_map m JOIN crm.object_map o ON o.connection_id = m.connection_id AND lower(o.crm_object) = lower(m.crm_object)
@@ -57,25 +57,25 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WHERE m.map_id = linked_elsewhere.map_id AND o.map_id <> m.map_id
     LIMIT 1
 $$;
-COMMENT ON FUNCTION crm.linked_elsewhere(int, text) IS 'which record of another map of the same connection and CRM object a CRM record is linked to; NULL: none';
+COMMENT ON FUNCTION crm_internal.linked_elsewhere(int, text) IS 'which record of another map of the same connection and CRM object a CRM record is linked to; NULL: none';
 
-CREATE FUNCTION crm.do_link(caller bytea, map_id int, record_key text, crm_id text, shard_key text) RETURNS void
+CREATE FUNCTION crm_internal.do_link(caller bytea, map_id int, record_key text, crm_id text, shard_key text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    who CONSTANT oid := crm.verified(caller);
-    m crm.object_map := crm.map_of(map_id);
+    who CONSTANT oid := crm_internal.verified(caller);
+    m crm.object_map := crm_internal.map_of(map_id);
     other text;
 BEGIN
-    PERFORM crm.require_owner(who, m.relation);
+    PERFORM crm_internal.require_owner(who, m.relation);
     IF coalesce(record_key, '') = '' OR coalesce(crm_id, '') = '' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'a link needs a record_key and a crm_id', HINT = 'record_key is the text of the row''s key column.';
     END IF;
-    SELECT crm.key_text(do_link.record_key, k.atttypid),
-           coalesce(CASE WHEN s.attname IS NULL THEN do_link.shard_key ELSE crm.key_text(nullif(do_link.shard_key, ''), s.atttypid) END, '')
+    SELECT crm_internal.key_text(do_link.record_key, k.atttypid),
+           coalesce(CASE WHEN s.attname IS NULL THEN do_link.shard_key ELSE crm_internal.key_text(nullif(do_link.shard_key, ''), s.atttypid) END, '')
     INTO record_key, shard_key
     FROM pg_attribute k LEFT JOIN pg_attribute s ON s.attrelid = m.relation AND s.attname = m.shard_column
     WHERE k.attrelid = m.relation AND k.attname = m.key_column;
-    SELECT crm.canonical_id(c.provider, do_link.crm_id) INTO crm_id FROM crm.connection c WHERE c.connection_id = m.connection_id;
+    SELECT crm_internal.canonical_id(c.provider, do_link.crm_id) INTO crm_id FROM crm.connection c WHERE c.connection_id = m.connection_id;
     SELECT l.record_key INTO other FROM crm.ledger l
     WHERE l.map_id = m.map_id AND l.crm_id = do_link.crm_id AND l.record_key <> do_link.record_key;
     IF FOUND THEN
@@ -85,19 +85,19 @@ BEGIN
     -- One at a time over all maps of the object.
     PERFORM FROM crm.object_map o
     WHERE o.connection_id = m.connection_id AND lower(o.crm_object) = lower(m.crm_object) ORDER BY o.map_id FOR NO KEY UPDATE;
-    other := crm.linked_elsewhere(m.map_id, crm_id);
+    other := crm_internal.linked_elsewhere(m.map_id, crm_id);
     IF other IS NOT NULL THEN
         RAISE unique_violation USING MESSAGE = format('CRM record "%s" is linked to %s already', crm_id, other),
             DETAIL = 'Both maps write to one CRM object over one connection.',
             HINT = 'A CRM record goes with one row of one table.';
     END IF;
-    PERFORM crm.link_records(m.map_id, ARRAY[shard_key], ARRAY[record_key], ARRAY[crm_id]);
-    PERFORM crm.notify_worker(false);
+    PERFORM crm_internal.link_records(m.map_id, ARRAY[shard_key], ARRAY[record_key], ARRAY[crm_id]);
+    PERFORM crm_internal.notify_worker(false);
 END $$;
-COMMENT ON FUNCTION crm.do_link(bytea, int, text, text, text) IS 'what crm.link() does for the role that crm.caller() names';
+COMMENT ON FUNCTION crm_internal.do_link(bytea, int, text, text, text) IS 'what crm.link() does for the role that crm_internal.caller() names';
 
 CREATE FUNCTION crm.link(map_id int, record_key text, crm_id text, shard_key text DEFAULT '') RETURNS void
 LANGUAGE sql VOLATILE AS $$
-    SELECT crm.do_link(crm.caller(), map_id, record_key, crm_id, shard_key)
+    SELECT crm_internal.do_link(crm_internal.caller(), map_id, record_key, crm_id, shard_key)
 $$;
 COMMENT ON FUNCTION crm.link(int, text, text, text) IS 'states that a row and a CRM record are one; edits that waited for the link are queued';

@@ -1,12 +1,12 @@
 -- Tables mapped to CRM objects.
 
-CREATE FUNCTION crm.do_map_object(caller bytea, connection text, relation regclass, crm_object text, key_column name,
+CREATE FUNCTION crm_internal.do_map_object(caller bytea, connection text, relation regclass, crm_object text, key_column name,
                         shard_column name, external_id_field text, on_insert text, on_delete text, on_crm_insert text,
                         on_crm_delete text, conflict_scope text, write_interval interval, ingest_interval interval, capture text) RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    who CONSTANT oid := crm.verified(caller);
-    c crm.connection := crm.connection_named(connection);
+    who CONSTANT oid := crm_internal.verified(caller);
+    c crm.connection := crm_internal.connection_named(connection);
     kind "char";
     primary_key name[];
     key_type oid;
@@ -17,14 +17,14 @@ DECLARE
     same text;
     id int;
 BEGIN
-    PERFORM crm.check_word('on_insert', on_insert, '{ignore,create}');
-    PERFORM crm.check_word('on_delete', on_delete, '{ignore,unlink,delete}');
-    PERFORM crm.check_word('on_crm_insert', on_crm_insert, '{ignore,insert}');
-    PERFORM crm.check_word('on_crm_delete', on_crm_delete, '{ignore,unlink,delete}');
-    PERFORM crm.check_word('conflict_scope', conflict_scope, '{record,fields}');
-    PERFORM crm.check_interval('write_interval', write_interval);
-    PERFORM crm.check_interval('ingest_interval', ingest_interval);
-    PERFORM crm.check_word('capture', capture, '{origin,always}');
+    PERFORM crm_internal.check_word('on_insert', on_insert, '{ignore,create}');
+    PERFORM crm_internal.check_word('on_delete', on_delete, '{ignore,unlink,delete}');
+    PERFORM crm_internal.check_word('on_crm_insert', on_crm_insert, '{ignore,insert}');
+    PERFORM crm_internal.check_word('on_crm_delete', on_crm_delete, '{ignore,unlink,delete}');
+    PERFORM crm_internal.check_word('conflict_scope', conflict_scope, '{record,fields}');
+    PERFORM crm_internal.check_interval('write_interval', write_interval);
+    PERFORM crm_internal.check_interval('ingest_interval', ingest_interval);
+    PERFORM crm_internal.check_word('capture', capture, '{origin,always}');
     IF coalesce(crm_object, '') = '' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'crm_object must name the CRM''s object', HINT = 'For example Contact (Salesforce) or contacts (HubSpot).';
     END IF;
@@ -33,7 +33,7 @@ BEGIN
         RAISE wrong_object_type USING MESSAGE = format('"%s" is not a table', relation), HINT = 'Only tables and partitioned tables can be mapped.';
     END IF;
     IF (SELECT n.nspname FROM pg_class k JOIN pg_namespace n ON n.oid = k.relnamespace WHERE k.oid = relation)
-       IN ('crm', 'crm_stub', 'pg_catalog', 'information_schema', 'pg_toast') THEN
+       IN ('crm', 'crm_internal', 'crm_stub', 'pg_catalog', 'information_schema', 'pg_toast') THEN
         RAISE wrong_object_type USING MESSAGE = format('"%s" belongs to the system', relation), HINT = 'Map a table of your own.';
     END IF;
     IF kind = 'r' AND EXISTS (SELECT FROM pg_class WHERE oid = relation AND relispartition) THEN
@@ -42,7 +42,7 @@ BEGIN
     IF (SELECT relpersistence FROM pg_class WHERE oid = relation) = 't' THEN
         RAISE wrong_object_type USING MESSAGE = format('"%s" is a temporary table', relation), HINT = 'Only this session sees it; the worker could not.';
     END IF;
-    IF crm.is_of_citus(relation) THEN
+    IF crm_internal.is_of_citus(relation) THEN
         RAISE feature_not_supported USING
             MESSAGE = format('"%s" is a table of Citus', relation),
             DETAIL = 'Its rows lie in shards: triggers on the table itself hear of no edit, so every one would be lost.',
@@ -62,8 +62,8 @@ BEGIN
             DETAIL = 'A statement on one of them alone would escape validation and change capture.',
             HINT = 'Map those tables, or make it a partitioned table.';
     END IF;
-    PERFORM crm.require_owner(who, relation);
-    PERFORM crm.check_capture(relation, capture);
+    PERFORM crm_internal.require_owner(who, relation);
+    PERFORM crm_internal.check_capture(relation, capture);
     IF on_insert = 'create' AND external_id_field IS NULL THEN
         RAISE invalid_parameter_value USING
             MESSAGE = 'on_insert => ''create'' needs an external_id_field',
@@ -85,12 +85,12 @@ BEGIN
         END IF;
         key_column := primary_key[1];
     END IF;
-    SELECT crm.base_type(a.atttypid) INTO key_type FROM pg_attribute a
+    SELECT crm_internal.base_type(a.atttypid) INTO key_type FROM pg_attribute a
     WHERE a.attrelid = relation AND a.attname = key_column AND a.attnum > 0 AND NOT a.attisdropped;
     IF key_type IS NULL THEN
         RAISE undefined_column USING MESSAGE = format('column "%s" of "%s" does not exist', key_column, relation), HINT = 'key_column names the column that identifies a row.';
     END IF;
-    IF NOT crm.is_key_type(key_type) THEN
+    IF NOT crm_internal.is_key_type(key_type) THEN
         RAISE datatype_mismatch USING
             MESSAGE = format('column "%s" of type %s cannot be a key', key_column, format_type(key_type, NULL)),
             HINT = 'A key is an integer, a numeric, a uuid or a text.';
@@ -106,14 +106,14 @@ BEGIN
         IF NOT FOUND THEN
             RAISE undefined_column USING MESSAGE = format('column "%s" of "%s" does not exist', shard_column, relation), HINT = 'shard_column names the distribution column.';
         END IF;
-        IF NOT crm.is_shard_type(shard_type) THEN
+        IF NOT crm_internal.is_shard_type(shard_type) THEN
             RAISE datatype_mismatch USING
                 MESSAGE = format('column "%s" of type %s cannot be a shard_column', shard_column, format_type(shard_type, NULL)),
                 DETAIL = 'Its text is the shard_key, and equal values of that type can be spelt in several ways.',
                 HINT = 'A shard_column is a number, a text, a uuid, an enum, a boolean, a date or a timestamp.';
         END IF;
     END IF;
-    SELECT u.name INTO lax FROM unnest(ARRAY[key_column, shard_column]) AS u (name) WHERE crm.is_lax(relation, u.name) LIMIT 1;
+    SELECT u.name INTO lax FROM unnest(ARRAY[key_column, shard_column]) AS u (name) WHERE crm_internal.is_lax(relation, u.name) LIMIT 1;
     IF FOUND THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('column "%s" of "%s" has a nondeterministic collation and cannot be a key', lax, relation),
@@ -121,13 +121,13 @@ BEGIN
             HINT = format('Give the column a deterministic collation: ALTER TABLE %s ALTER %I TYPE %s COLLATE "C".', relation, lax,
                           (SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = lax));
     END IF;
-    IF NOT crm.is_key(relation, key_column, shard_column) THEN
+    IF NOT crm_internal.is_key(relation, key_column, shard_column) THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('column "%s" of "%s" is not unique', key_column, relation),
             HINT = 'A key needs a unique index or a primary key on it (together with shard_column if there is one).';
     END IF;
     -- Of rows without a shard, a unique index that has it among its columns says nothing.
-    IF shard_column IS NOT NULL AND NOT shard_is_set AND NOT crm.is_unique(relation, key_column) THEN
+    IF shard_column IS NOT NULL AND NOT shard_is_set AND NOT crm_internal.is_unique(relation, key_column) THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('column "%s" of "%s" may be null', shard_column, relation),
             DETAIL = format('Column "%s" is unique only together with it.', key_column),
@@ -135,7 +135,7 @@ BEGIN
     END IF;
     -- The external id is the record_key alone, so two shards' rows of one key would be one CRM record.
     IF external_id_field IS NOT NULL AND shard_column IS NOT NULL AND key_type <> 'uuid'::regtype
-       AND NOT crm.is_unique(relation, key_column) THEN
+       AND NOT crm_internal.is_unique(relation, key_column) THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('column "%s" of "%s" is unique only together with "%s"', key_column, relation, shard_column),
             DETAIL = 'external_id_field holds the record_key alone, so rows of different shards could become one CRM record.',
@@ -144,7 +144,7 @@ BEGIN
     -- One at a time, so that each sees the other.
     PERFORM FROM crm.connection k WHERE k.connection_id = c.connection_id FOR NO KEY UPDATE;
     IF NOT FOUND THEN
-        c := crm.connection_named(connection); -- dropped meanwhile
+        c := crm_internal.connection_named(connection); -- dropped meanwhile
     END IF;
     SELECT o.crm_object INTO same FROM crm.object_map o
     WHERE o.connection_id = c.connection_id AND o.relation = do_map_object.relation AND lower(o.crm_object) = lower(do_map_object.crm_object);
@@ -170,12 +170,12 @@ BEGIN
     VALUES (c.connection_id, relation, crm_object, key_column, shard_column, external_id_field,
             on_insert, on_delete, on_crm_insert, on_crm_delete, conflict_scope, write_interval, ingest_interval, capture)
     RETURNING object_map.map_id INTO id;
-    PERFORM crm.bind_map(id);
-    PERFORM crm.install_capture(id);
-    PERFORM crm.notify_worker(false);
+    PERFORM crm_internal.bind_map(id);
+    PERFORM crm_internal.install_capture(id);
+    PERFORM crm_internal.notify_worker(false);
     RETURN id;
 END $$;
-COMMENT ON FUNCTION crm.do_map_object(bytea, text, regclass, text, name, name, text, text, text, text, text, text, interval, interval, text) IS 'what crm.map_object() does for the role that crm.caller() names';
+COMMENT ON FUNCTION crm_internal.do_map_object(bytea, text, regclass, text, name, name, text, text, text, text, text, text, interval, interval, text) IS 'what crm.map_object() does for the role that crm_internal.caller() names';
 
 CREATE FUNCTION crm.map_object(connection text, relation regclass, crm_object text,
                                key_column name DEFAULT NULL, shard_column name DEFAULT NULL,
@@ -187,7 +187,7 @@ CREATE FUNCTION crm.map_object(connection text, relation regclass, crm_object te
                                ingest_interval interval DEFAULT '1 minute',
                                capture text DEFAULT 'origin') RETURNS int
 LANGUAGE sql VOLATILE AS $$
-    SELECT crm.do_map_object(crm.caller(), connection, relation, crm_object, key_column, shard_column,
+    SELECT crm_internal.do_map_object(crm_internal.caller(), connection, relation, crm_object, key_column, shard_column,
                              external_id_field, on_insert, on_delete, on_crm_insert, on_crm_delete, conflict_scope,
                              write_interval, ingest_interval, capture)
 $$;
@@ -199,7 +199,7 @@ COMMENT ON FUNCTION crm.map_object(text, regclass, text, name, name, text, text,
     'capture: origin | always (see crm.set_capture()). Returns map_id, for crm.map_field()';
 
 -- Attaching a partition clones row-level triggers as the role that attaches it, which may not execute their function.
-CREATE FUNCTION crm.check_capture(relation regclass, capture text) RETURNS void
+CREATE FUNCTION crm_internal.check_capture(relation regclass, capture text) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF capture = 'always' AND (SELECT c.relkind FROM pg_class c WHERE c.oid = relation) = 'p' THEN
@@ -208,41 +208,41 @@ BEGIN
             HINT = 'Replicate into a table that is not partitioned, or call crm.recapture() to find what replication changed.';
     END IF;
 END $$;
-COMMENT ON FUNCTION crm.check_capture(regclass, text) IS 'raises an error if replicated rows of a table cannot be captured';
+COMMENT ON FUNCTION crm_internal.check_capture(regclass, text) IS 'raises an error if replicated rows of a table cannot be captured';
 
-CREATE FUNCTION crm.do_set_capture(caller bytea, map_id int, capture text) RETURNS void
+CREATE FUNCTION crm_internal.do_set_capture(caller bytea, map_id int, capture text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    who CONSTANT oid := crm.verified(caller);
-    m crm.object_map := crm.map_of(map_id);
+    who CONSTANT oid := crm_internal.verified(caller);
+    m crm.object_map := crm_internal.map_of(map_id);
 BEGIN
-    PERFORM crm.require_owner(who, m.relation);
-    PERFORM crm.check_word('capture', capture, '{origin,always}');
-    PERFORM crm.check_capture(m.relation, capture);
+    PERFORM crm_internal.require_owner(who, m.relation);
+    PERFORM crm_internal.check_word('capture', capture, '{origin,always}');
+    PERFORM crm_internal.check_capture(m.relation, capture);
     UPDATE crm.object_map o SET capture = do_set_capture.capture WHERE o.map_id = m.map_id;
-    PERFORM crm.install_capture(m.map_id);
-    PERFORM crm.notify_worker(false);
+    PERFORM crm_internal.install_capture(m.map_id);
+    PERFORM crm_internal.notify_worker(false);
 END $$;
-COMMENT ON FUNCTION crm.do_set_capture(bytea, int, text) IS 'what crm.set_capture() does for the role that crm.caller() names';
+COMMENT ON FUNCTION crm_internal.do_set_capture(bytea, int, text) IS 'what crm.set_capture() does for the role that crm_internal.caller() names';
 
 CREATE FUNCTION crm.set_capture(map_id int, capture text) RETURNS void
 LANGUAGE sql VOLATILE AS $$
-    SELECT crm.do_set_capture(crm.caller(), map_id, capture)
+    SELECT crm_internal.do_set_capture(crm_internal.caller(), map_id, capture)
 $$;
 COMMENT ON FUNCTION crm.set_capture(int, text) IS
     'sets which edits of a mapped table are captured; the caller must own the table. origin: those of ordinary sessions; always: also rows that a '
     'subscription applies (the rules of the mapping do not apply to them) and edits under session_replication_role = replica';
 
-CREATE FUNCTION crm.do_unmap_object(caller bytea, map_id int) RETURNS void
+CREATE FUNCTION crm_internal.do_unmap_object(caller bytea, map_id int) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    who CONSTANT oid := crm.verified(caller);
-    m crm.object_map := crm.map_of(map_id);
+    who CONSTANT oid := crm_internal.verified(caller);
+    m crm.object_map := crm_internal.map_of(map_id);
 BEGIN
     IF EXISTS (SELECT FROM pg_class WHERE oid = m.relation) THEN
-        PERFORM crm.require_owner(who, m.relation);
+        PERFORM crm_internal.require_owner(who, m.relation);
     END IF;
-    PERFORM crm.remove_capture(m.map_id);
+    PERFORM crm_internal.remove_capture(m.map_id);
     DELETE FROM crm.change x WHERE x.map_id = m.map_id;
     DELETE FROM crm.claim x WHERE x.map_id = m.map_id;
     DELETE FROM crm.dead_letter x WHERE x.map_id = m.map_id;
@@ -257,12 +257,12 @@ BEGIN
     DELETE FROM crm.ledger x WHERE x.map_id = m.map_id;
     DELETE FROM crm.queue x WHERE x.map_id = m.map_id;
     DELETE FROM crm.object_map x WHERE x.map_id = m.map_id;
-    PERFORM crm.notify_worker(false);
+    PERFORM crm_internal.notify_worker(false);
 END $$;
-COMMENT ON FUNCTION crm.do_unmap_object(bytea, int) IS 'what crm.unmap_object() does for the role that crm.caller() names';
+COMMENT ON FUNCTION crm_internal.do_unmap_object(bytea, int) IS 'what crm.unmap_object() does for the role that crm_internal.caller() names';
 
 CREATE FUNCTION crm.unmap_object(map_id int) RETURNS void
 LANGUAGE sql VOLATILE AS $$
-    SELECT crm.do_unmap_object(crm.caller(), map_id)
+    SELECT crm_internal.do_unmap_object(crm_internal.caller(), map_id)
 $$;
 COMMENT ON FUNCTION crm.unmap_object(int) IS 'removes a map, its links and what waited; neither the table nor the CRM is touched, the audit stays';

@@ -22,7 +22,7 @@ RETURNS crm.write_result
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE AS $$
 BEGIN -- and not SQL, which would plan it anew with each call
     RETURN pg_catalog.jsonb_populate_record(NULL::crm.write_result,
-        crm.perform_write(relation::pg_catalog.oid, record_key, changes, base, force, connection, shard_key, correlation_id));
+        crm_internal.perform_write(relation::pg_catalog.oid, record_key, changes, base, force, connection, shard_key, correlation_id));
 END $$;
 COMMENT ON FUNCTION crm.write(regclass, text, jsonb, jsonb, bool, text, text, text) IS
     'changes a row and its CRM record while the caller waits: reads the record, compares it with base (column -> value; default: what the '
@@ -32,7 +32,7 @@ COMMENT ON FUNCTION crm.write(regclass, text, jsonb, jsonb, bool, text, text, te
 
 CREATE FUNCTION crm.read_live(relation regclass, record_key text, connection text DEFAULT NULL, shard_key text DEFAULT '') RETURNS jsonb
 LANGUAGE sql VOLATILE PARALLEL UNSAFE AS $$
-    SELECT crm.perform_read(relation::pg_catalog.oid, record_key, connection, shard_key)
+    SELECT crm_internal.perform_read(relation::pg_catalog.oid, record_key, connection, shard_key)
 $$;
 COMMENT ON FUNCTION crm.read_live(regclass, text, text, text) IS
     'asks the CRM what it holds now in the mapped fields of a row''s record, by column in the table''s types; the caller must see the row. '
@@ -41,10 +41,10 @@ COMMENT ON FUNCTION crm.read_live(regclass, text, text, text) IS
 CREATE VIEW crm.pending_writes AS
 SELECT p.write_id, p.map_id, c.name AS connection, m.relation, p.shard_key, p.record_key, l.crm_id,
        CASE WHEN p.state = 'queued' AND l.crm_id IS NULL THEN 'unlinked' ELSE p.state END AS state,
-       CASE WHEN p.undone IS NOT NULL AND crm.cells_count(p.cells) = 0 THEN 'compensate'
+       CASE WHEN p.undone IS NOT NULL AND crm_internal.cells_count(p.cells) = 0 THEN 'compensate'
             WHEN p.intended IS NOT NULL OR cardinality(p.folded) > 0 THEN 'write' ELSE 'update' END AS origin,
        ARRAY(SELECT f.column_name::text FROM crm.field_map f
-             WHERE f.map_id = p.map_id AND (crm.cells_has(p.cells, f.field_id) OR crm.cells_has(p.take, f.field_id))
+             WHERE f.map_id = p.map_id AND (crm_internal.cells_has(p.cells, f.field_id) OR crm_internal.cells_has(p.take, f.field_id))
              ORDER BY f.field_id) AS columns,
        p.intended, p.base, p.snapshot, p.snapshot_hash, now() - p.created_at AS age, p.created_at, p.changed_at, p.attempts,
        CASE WHEN p.state = 'queued' THEN greatest(nullif(p.next_attempt_at, '-infinity'), now()) END AS next_attempt_at,
@@ -57,7 +57,7 @@ UNION ALL
 SELECT h.write_id, h.map_id, c.name, m.relation, h.shard_key, h.record_keys[1], l.crm_id, 'captured',
        CASE WHEN h.write_id IS NULL THEN 'update' ELSE 'write' END,
        ARRAY(SELECT f.column_name::text FROM crm.field_map f
-             WHERE f.map_id = h.map_id AND f.direction = 'bidirectional' AND crm.cells_has(h.cells, f.field_id) ORDER BY f.field_id),
+             WHERE f.map_id = h.map_id AND f.direction = 'bidirectional' AND crm_internal.cells_has(h.cells, f.field_id) ORDER BY f.field_id),
        NULL, h.base, NULL, NULL, now() - h.changed_at, h.changed_at, h.changed_at, 0, now(), NULL, NULL, h.actor, h.correlation_id, NULL
 FROM crm.change h
 JOIN crm.object_map m USING (map_id)
@@ -120,7 +120,7 @@ COMMENT ON FUNCTION crm.write_status(uuid) IS
     'where a call of crm.write() stands. state: as in crm.pending_writes, or conflict; when it is over committed, '
     'superseded or conflict. No row: there is no such write, or its audit is gone';
 
-CREATE FUNCTION crm.resolve_identity(x crm.conflict, winner text) RETURNS void
+CREATE FUNCTION crm_internal.resolve_identity(x crm.conflict, winner text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     linked text := x.local_value #>> '{}';
@@ -136,14 +136,14 @@ BEGIN
                 DETAIL = 'A CRM record goes with one row.',
                 HINT = format('Delete or link one of the rows "%s" and "%s" otherwise, or decide for ''local''.', x.record_key, other);
         END IF;
-        other := crm.linked_elsewhere(x.map_id, claims);
+        other := crm_internal.linked_elsewhere(x.map_id, claims);
         IF other IS NOT NULL THEN
             RAISE unique_violation USING
                 MESSAGE = format('CRM record "%s" is linked to %s already', claims, other),
                 DETAIL = 'A CRM record goes with one row of one table.',
                 HINT = 'Decide for ''local''.';
         END IF;
-        PERFORM crm.link_records(x.map_id, ARRAY[x.shard_key], ARRAY[x.record_key], ARRAY[claims]);
+        PERFORM crm_internal.link_records(x.map_id, ARRAY[x.shard_key], ARRAY[x.record_key], ARRAY[claims]);
     END IF;
     -- The one that lost stays out, until crm.link() says otherwise.
     INSERT INTO crm.former_link (shard_key, map_id, crm_id, record_key, ended_by)
@@ -154,9 +154,9 @@ BEGIN
     DELETE FROM crm.conflict c WHERE c.shard_key = x.shard_key AND c.conflict_id = x.conflict_id;
     INSERT INTO crm.reread AS r (map_id, crm_id) SELECT x.map_id, claims WHERE winner = 'crm'
     ON CONFLICT ON CONSTRAINT reread_pkey DO UPDATE SET revision = excluded.revision, due_at = now();
-    PERFORM crm.notify_worker(true);
+    PERFORM crm_internal.notify_worker(true);
 END $$;
-COMMENT ON FUNCTION crm.resolve_identity(crm.conflict, text) IS 'decides which of two CRM records goes with a row';
+COMMENT ON FUNCTION crm_internal.resolve_identity(crm.conflict, text) IS 'decides which of two CRM records goes with a row';
 
 CREATE FUNCTION crm.resolve_conflict(conflict_id bigint, winner text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -164,8 +164,8 @@ DECLARE
     x crm.conflict;
     cell bytea;
 BEGIN
-    PERFORM crm.refuse_restricted();
-    PERFORM crm.check_word('winner', winner, '{crm,local}');
+    PERFORM crm_internal.refuse_restricted();
+    PERFORM crm_internal.check_word('winner', winner, '{crm,local}');
     -- The record first, as the worker does: it goes with its conflicts when its row does.
     PERFORM FROM crm.ledger l JOIN crm.conflict c USING (shard_key, map_id, record_key)
     WHERE c.conflict_id = resolve_conflict.conflict_id FOR UPDATE OF l;
@@ -175,10 +175,10 @@ BEGIN
             HINT = 'crm.conflicts lists them; one is gone once it is settled.';
     END IF;
     IF x.field_id = -1 THEN
-        PERFORM crm.resolve_identity(x, winner);
+        PERFORM crm_internal.resolve_identity(x, winner);
         RETURN;
     END IF;
-    cell := crm.cell_mask(x.field_id);
+    cell := crm_internal.cell_mask(x.field_id);
     -- Based on what the person saw: a CRM value that moved since reopens the conflict.
     INSERT INTO crm.pending_write AS p (shard_key, map_id, record_key, state, cells, take, base, folded, actor, correlation_id)
     VALUES (x.shard_key, x.map_id, x.record_key, 'queued',
@@ -186,15 +186,15 @@ BEGIN
             jsonb_build_object(x.field_id, jsonb_build_object('h', encode(substr(crm.hash(x.crm_value), 1, 16), 'hex'))),
             nullif(array_remove(x.write_id || x.folded, NULL), '{}'), session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), ''), x.correlation_id)
     ON CONFLICT (shard_key, map_id, record_key) WHERE state IN ('queued', 'dead') DO UPDATE
-    SET cells = CASE winner WHEN 'local' THEN crm.cells_or(p.cells, excluded.cells) ELSE crm.cells_minus(p.cells, excluded.take) END,
-        take = CASE winner WHEN 'crm' THEN crm.cells_or(coalesce(p.take, excluded.take), excluded.take)
-                    ELSE crm.cells_minus(p.take, excluded.cells) END,
+    SET cells = CASE winner WHEN 'local' THEN crm_internal.cells_or(p.cells, excluded.cells) ELSE crm_internal.cells_minus(p.cells, excluded.take) END,
+        take = CASE winner WHEN 'crm' THEN crm_internal.cells_or(coalesce(p.take, excluded.take), excluded.take)
+                    ELSE crm_internal.cells_minus(p.take, excluded.cells) END,
         base = p.base || excluded.base, folded = p.folded || excluded.folded, revision = p.revision + 1, state = 'queued', attempts = 0,
         next_attempt_at = '-infinity';
     DELETE FROM crm.dead_letter d
     WHERE d.path = 'reconcile' AND d.shard_key = x.shard_key AND d.map_id = x.map_id AND d.record_key = x.record_key;
     DELETE FROM crm.conflict c WHERE c.shard_key = x.shard_key AND c.conflict_id = x.conflict_id;
-    PERFORM crm.notify_worker(true);
+    PERFORM crm_internal.notify_worker(true);
 END $$;
 COMMENT ON FUNCTION crm.resolve_conflict(bigint, text) IS
     'decides a conflict: the row takes the CRM''s value (crm), or the CRM gets the row''s (local), by the same read-check-write as any edit. '
@@ -206,7 +206,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     p crm.pending_write;
 BEGIN
-    PERFORM crm.refuse_restricted();
+    PERFORM crm_internal.refuse_restricted();
     SELECT * INTO p FROM crm.pending_write w
     WHERE (w.write_id = cancel_write.write_id OR cancel_write.write_id = ANY (w.folded)) AND w.state IN ('queued', 'dead') FOR UPDATE;
     IF NOT FOUND THEN
@@ -215,11 +215,11 @@ BEGIN
     END IF;
     -- The edit stays out of the CRM; the row takes what the CRM holds, so that both sides agree again.
     UPDATE crm.pending_write w
-    SET state = 'queued', cells = decode('0000000000000000', 'hex'), take = crm.cells_or(w.cells, coalesce(w.take, w.cells)), base = '{}',
+    SET state = 'queued', cells = decode('0000000000000000', 'hex'), take = crm_internal.cells_or(w.cells, coalesce(w.take, w.cells)), base = '{}',
         revision = w.revision + 1, attempts = 0, next_attempt_at = '-infinity', error_class = NULL, last_error = NULL
     WHERE w.shard_key = p.shard_key AND w.write_id = p.write_id;
     DELETE FROM crm.dead_letter d
     WHERE d.path = 'reconcile' AND d.shard_key = p.shard_key AND d.map_id = p.map_id AND d.record_key = p.record_key;
-    PERFORM crm.notify_worker(true);
+    PERFORM crm_internal.notify_worker(true);
 END $$;
 COMMENT ON FUNCTION crm.cancel_write(uuid) IS 'gives up an edit that waits: the row takes back what the CRM holds, the edit stays in the audit';

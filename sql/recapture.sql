@@ -1,7 +1,7 @@
 -- Rows compared with the ledger, where cells may have changed without firing a trigger.
 
 -- What changes cells without firing a trigger leaves a request, once per map and transaction, and the worker finds the cells.
-CREATE FUNCTION crm.request_recapture(map_id int, reason text, new_rows bool DEFAULT false) RETURNS void
+CREATE FUNCTION crm_internal.request_recapture(map_id int, reason text, new_rows bool DEFAULT false) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO crm.recapture_request (map_id, new_rows, reason, actor)
@@ -10,17 +10,17 @@ BEGIN
     WHERE NOT EXISTS (SELECT FROM crm.recapture_request r
                       WHERE r.map_id = request_recapture.map_id AND r.xmin = pg_current_xact_id()::xid
                         AND r.new_rows >= request_recapture.new_rows);
-    PERFORM crm.notify_worker(false);
+    PERFORM crm_internal.notify_worker(false);
 END $$;
-COMMENT ON FUNCTION crm.request_recapture(int, text, bool) IS 'has the worker compare the rows of a map with the ledger';
+COMMENT ON FUNCTION crm_internal.request_recapture(int, text, bool) IS 'has the worker compare the rows of a map with the ledger';
 
 CREATE FUNCTION crm.recapture(map_id int, new_rows bool DEFAULT false) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    m crm.object_map := crm.map_of(map_id);
+    m crm.object_map := crm_internal.map_of(map_id);
 BEGIN
-    PERFORM crm.refuse_restricted();
-    PERFORM crm.request_recapture(m.map_id, 'crm.recapture()', coalesce(new_rows, false));
+    PERFORM crm_internal.refuse_restricted();
+    PERFORM crm_internal.request_recapture(m.map_id, 'crm.recapture()', coalesce(new_rows, false));
 END $$;
 COMMENT ON FUNCTION crm.recapture(int, bool) IS
     'compares every row of a map with the ledger in the background, and captures cells that changed without firing a trigger. '
@@ -29,14 +29,14 @@ COMMENT ON FUNCTION crm.recapture(int, bool) IS
 
 -- Fired for a table, or for each of its partitions. 4 is AT_REWRITE_COLUMN_REWRITE (ALTER COLUMN … TYPE … USING): rewrites for other
 -- reasons leave the values as they are.
-CREATE FUNCTION crm.follow_rewrite() RETURNS event_trigger
+CREATE FUNCTION crm_internal.follow_rewrite() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF pg_event_trigger_table_rewrite_reason() & 4 <> 0 THEN
-        PERFORM crm.request_recapture(o.map_id, 'ALTER TABLE rewrote its rows')
+        PERFORM crm_internal.request_recapture(o.map_id, 'ALTER TABLE rewrote its rows')
         FROM crm.object_map o
         WHERE o.relation = pg_event_trigger_table_rewrite_oid()
            OR o.relation IN (SELECT a.relid FROM pg_partition_ancestors(pg_event_trigger_table_rewrite_oid()) AS a (relid));
     END IF;
 END $$;
-COMMENT ON FUNCTION crm.follow_rewrite() IS 'event trigger: requests a recapture of mapped tables whose columns ALTER TABLE rewrites';
+COMMENT ON FUNCTION crm_internal.follow_rewrite() IS 'event trigger: requests a recapture of mapped tables whose columns ALTER TABLE rewrites';

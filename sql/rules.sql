@@ -1,7 +1,7 @@
 -- The rules of field mappings as SQL conditions.
 
 -- A bound of a rule as a literal. Without a zone a moment is UTC; digits alone are epoch milliseconds.
-CREATE FUNCTION crm.bound(value text, data_type text) RETURNS text
+CREATE FUNCTION crm_internal.bound(value text, data_type text) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO' AS $$
     SELECT CASE data_type
            WHEN 'number' THEN format('%L::numeric', value)
@@ -11,19 +11,19 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' S
                       WHEN value ~ '^-?[0-9]+([.][0-9]+)?$' THEN to_timestamp(value::numeric / 1000)
                       ELSE value::timestamptz END AS moment) m
 $$;
-COMMENT ON FUNCTION crm.bound(text, text) IS 'the min or max of a rule as an SQL literal that means the same in every session';
+COMMENT ON FUNCTION crm_internal.bound(text, text) IS 'the min or max of a rule as an SQL literal that means the same in every session';
 
 -- One SQL condition per broken rule of a field, with the words that describe it.
-CREATE FUNCTION crm.rule_conditions(f crm.field_map, type_id oid, alias text)
+CREATE FUNCTION crm_internal.rule_conditions(f crm.field_map, type_id oid, alias text)
 RETURNS TABLE (rule text, condition text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    v text := format('(%s)', crm.safe_column(alias, f.column_name, type_id));
-    base regtype := crm.base_type(type_id);
+    v text := format('(%s)', crm_internal.safe_column(alias, f.column_name, type_id));
+    base regtype := crm_internal.base_type(type_id);
     is_array bool := (SELECT typcategory = 'A' FROM pg_type WHERE oid = type_id);
     -- What a CRM is sent. What is blank is null for it, so `nullable` alone decides on that.
-    filled text := format('crm.filled(%s::text)', v);
-    words text := format(CASE WHEN is_array THEN 'crm.words(to_jsonb(%s::text[])::text)' ELSE 'crm.words(%s::text)' END, v);
+    filled text := format('crm_internal.filled(%s::text)', v);
+    words text := format(CASE WHEN is_array THEN 'crm_internal.words(to_jsonb(%s::text[])::text)' ELSE 'crm_internal.words(%s::text)' END, v);
     ordered text := CASE f.data_type
         WHEN 'number' THEN format('%s::numeric', v)
         WHEN 'date' THEN format(CASE WHEN base = 'timestamptz'::regtype THEN '(%s AT TIME ZONE ''UTC'')::date' ELSE '%s::date' END, v)
@@ -40,16 +40,16 @@ BEGIN
     END IF;
     IF f.validation ? 'min' THEN
         RETURN QUERY SELECT 'min: ' || (f.validation ->> 'min'),
-            format('%s < %s', ordered, crm.bound(f.validation ->> 'min', f.data_type));
+            format('%s < %s', ordered, crm_internal.bound(f.validation ->> 'min', f.data_type));
     END IF;
     IF f.validation ? 'max' THEN
         RETURN QUERY SELECT 'max: ' || (f.validation ->> 'max'),
-            format('%s > %s', ordered, crm.bound(f.validation ->> 'max', f.data_type));
+            format('%s > %s', ordered, crm_internal.bound(f.validation ->> 'max', f.data_type));
     END IF;
     IF f.validation ? 'max_length' THEN
         -- No text has more UTF-16 units than bytes, so most rows need no counting.
         RETURN QUERY SELECT 'max_length: ' || (f.validation ->> 'max_length'),
-            format('octet_length(%1$s::text) > %3$s AND crm.text_length(%2$s) > %3$s',
+            format('octet_length(%1$s::text) > %3$s AND crm_internal.text_length(%2$s) > %3$s',
                    v, filled, (f.validation ->> 'max_length')::bigint);
     END IF;
     IF f.validation ? 'pattern' THEN
@@ -69,9 +69,9 @@ BEGIN
             END;
     END IF;
 END $$;
-COMMENT ON FUNCTION crm.rule_conditions(crm.field_map, oid, text) IS 'per rule of a field the condition that breaks it';
+COMMENT ON FUNCTION crm_internal.rule_conditions(crm.field_map, oid, text) IS 'per rule of a field the condition that breaks it';
 
-CREATE FUNCTION crm.refuse_violations(relation regclass, violations text[]) RETURNS void
+CREATE FUNCTION crm_internal.refuse_violations(relation regclass, violations text[]) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE check_violation USING
@@ -82,4 +82,4 @@ BEGIN
         SCHEMA = (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation),
         TABLE = (SELECT c.relname FROM pg_class c WHERE c.oid = relation);
 END $$;
-COMMENT ON FUNCTION crm.refuse_violations(regclass, text[]) IS 'raises check_violation with the first five broken rules';
+COMMENT ON FUNCTION crm_internal.refuse_violations(regclass, text[]) IS 'raises check_violation with the first five broken rules';

@@ -16,7 +16,9 @@ BEGIN
 END $$;
 
 CREATE SCHEMA crm;
+CREATE SCHEMA crm_internal;
 CREATE SCHEMA crm_stub;
 
 COMMENT ON SCHEMA crm IS 'pg_crm: keeps tables and CRMs in step';
+COMMENT ON SCHEMA crm_internal IS 'pg_crm: functions that only pg_crm itself calls';
 COMMENT ON SCHEMA crm_stub IS 'pg_crm: the embedded CRM behind provider ''stub''';

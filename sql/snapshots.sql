@@ -3,9 +3,9 @@
 CREATE FUNCTION crm.snapshot(map_id int, crm_object jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    m crm.object_map := crm.map_of(map_id);
+    m crm.object_map := crm_internal.map_of(map_id);
 BEGIN
-    RETURN crm.canonical_object(crm_object,
+    RETURN crm_internal.canonical_object(crm_object,
         (SELECT k.provider FROM crm.connection k WHERE k.connection_id = m.connection_id),
         coalesce((SELECT array_agg(f.crm_field ORDER BY f.field_id) FROM crm.field_map f WHERE f.map_id = m.map_id), '{}'),
         coalesce((SELECT array_agg(f.data_type ORDER BY f.field_id) FROM crm.field_map f WHERE f.map_id = m.map_id), '{}'));

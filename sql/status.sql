@@ -80,8 +80,8 @@ LEFT JOIN LATERAL (SELECT r.* FROM crm.rate_budget r
                    WHERE r.connection = c.name AND r.remaining <= r.reserved
                      AND (r.budget = 'day' AND r.told_at > now() - interval '15 minutes' OR r.budget = 'daily_limit')
                    ORDER BY r.remaining LIMIT 1) b ON true
-CROSS JOIN LATERAL (SELECT coalesce(sum(crm.cells_count(w.cells)), 0)::bigint AS dirty_cells, count(*) AS queued
-                    FROM (SELECT crm.cells_union(x.cells) AS cells
+CROSS JOIN LATERAL (SELECT coalesce(sum(crm_internal.cells_count(w.cells)), 0)::bigint AS dirty_cells, count(*) AS queued
+                    FROM (SELECT crm_internal.cells_union(x.cells) AS cells
                           FROM (SELECT l.shard_key, l.record_key, l.cells FROM crm.queue l
                                 WHERE l.map_id = m.map_id AND l.state = 'queued'
                                 UNION ALL
@@ -91,7 +91,7 @@ CROSS JOIN LATERAL (SELECT count(*) AS unlinked FROM crm.queue l WHERE l.map_id 
 CROSS JOIN LATERAL (SELECT count(*) AS pending FROM crm.pending_write l WHERE l.map_id = m.map_id AND l.state <> 'dead') p
 CROSS JOIN LATERAL (SELECT count(*) AS conflicts FROM crm.conflict l WHERE l.map_id = m.map_id) k
 CROSS JOIN LATERAL (SELECT count(*) AS dead FROM crm.dead_letter l WHERE l.map_id = m.map_id) d
-CROSS JOIN LATERAL (SELECT crm.capture_trouble(m.map_id) AS trouble) t;
+CROSS JOIN LATERAL (SELECT crm_internal.capture_trouble(m.map_id) AS trouble) t;
 COMMENT ON VIEW crm.status IS 'one row per map: what it is doing, what waits, what went wrong';
 COMMENT ON COLUMN crm.status.state IS 'idle, syncing or error';
 COMMENT ON COLUMN crm.status.reason IS 'why nothing is sent, if nothing is';
@@ -112,19 +112,19 @@ COMMENT ON COLUMN crm.status.circuit IS
 
 CREATE VIEW crm.cell_status AS
 WITH unfolded AS (
-    SELECT h.shard_key, h.map_id, k.record_key, crm.cells_union(h.cells) AS cells, max(h.changed_at) AS changed_at
+    SELECT h.shard_key, h.map_id, k.record_key, crm_internal.cells_union(h.cells) AS cells, max(h.changed_at) AS changed_at
     FROM crm.change h, unnest(h.record_keys) AS k (record_key) GROUP BY h.shard_key, h.map_id, k.record_key
 )
 SELECT m.map_id, r.shard_key, r.record_key, f.column_name, f.crm_field, r.crm_id,
        greatest(r.changed_at[f.field_id + 1], q.changed_at[f.field_id + 1],
-                CASE WHEN crm.cells_has(w.cells, f.field_id) THEN w.changed_at END) AS changed_at,
+                CASE WHEN crm_internal.cells_has(w.cells, f.field_id) THEN w.changed_at END) AS changed_at,
        r.synced_at[f.field_id + 1] AS synced_at,
        r.synced_at[f.field_id + 1] AS last_synced_at,
-       CASE WHEN crm.cells_has(w.cells, f.field_id) THEN 'changed'
-            WHEN crm.cells_has(p.cells, f.field_id) OR crm.cells_has(p.take, f.field_id) THEN
+       CASE WHEN crm_internal.cells_has(w.cells, f.field_id) THEN 'changed'
+            WHEN crm_internal.cells_has(p.cells, f.field_id) OR crm_internal.cells_has(p.take, f.field_id) THEN
                 CASE p.state WHEN 'dead' THEN 'dead' ELSE 'pending' END
             WHEN x.conflict_id IS NOT NULL THEN 'conflict'
-            WHEN q.cells IS NULL OR NOT crm.cells_has(q.cells, f.field_id) THEN
+            WHEN q.cells IS NULL OR NOT crm_internal.cells_has(q.cells, f.field_id) THEN
                 CASE WHEN r.detached THEN 'detached' WHEN r.synced_at[f.field_id + 1] IS NULL THEN 'never synced' ELSE 'synced' END
             WHEN q.state = 'queued' AND k.claim_id IS NOT NULL THEN 'sending'
             WHEN q.state = 'queued' AND q.attempts > 0 THEN 'retrying'
@@ -146,7 +146,7 @@ LEFT JOIN crm.queue q USING (shard_key, map_id, record_key)
 LEFT JOIN unfolded w USING (shard_key, map_id, record_key)
 LEFT JOIN (SELECT c.map_id, u.shard_key, u.record_key, c.claim_id
            FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS u (shard_key, record_key)) k USING (shard_key, map_id, record_key)
-LEFT JOIN LATERAL (SELECT p.state, crm.cells_union(p.cells) AS cells, crm.cells_union(p.take) AS take
+LEFT JOIN LATERAL (SELECT p.state, crm_internal.cells_union(p.cells) AS cells, crm_internal.cells_union(p.take) AS take
                    FROM crm.pending_write p
                    WHERE p.shard_key = r.shard_key AND p.map_id = r.map_id AND p.record_key = r.record_key
                    GROUP BY p.state ORDER BY p.state = 'dead' LIMIT 1) p ON true

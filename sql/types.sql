@@ -1,6 +1,6 @@
 -- Which column types can be mapped, and as what.
 
-CREATE FUNCTION crm.default_data_type(type_id oid) RETURNS text
+CREATE FUNCTION crm_internal.default_data_type(type_id oid) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE
         WHEN e.typcategory = 'A' AND el.typcategory IN ('S', 'E') THEN 'multi_choice'
@@ -12,32 +12,32 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         WHEN e.typcategory = 'E' THEN 'choice'
         WHEN e.typcategory = 'S' OR e.oid = 'uuid'::regtype THEN 'text'
         END
-    FROM pg_type t JOIN pg_type e ON e.oid = crm.base_type(t.oid)
+    FROM pg_type t JOIN pg_type e ON e.oid = crm_internal.base_type(t.oid)
          LEFT JOIN pg_type el ON el.oid = e.typelem
     WHERE t.oid = type_id
 $$;
-COMMENT ON FUNCTION crm.default_data_type(oid) IS 'the data_type that a column''s type suggests; NULL: none';
+COMMENT ON FUNCTION crm_internal.default_data_type(oid) IS 'the data_type that a column''s type suggests; NULL: none';
 
-CREATE FUNCTION crm.type_fits(type_id oid, data_type text) RETURNS bool
+CREATE FUNCTION crm_internal.type_fits(type_id oid, data_type text) RETURNS bool
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT (data_type = suggested OR data_type = 'text'
             OR (suggested = 'text' AND data_type IN ('choice', 'multi_choice', 'reference'))
             OR (suggested = 'choice' AND data_type = 'reference')
             OR (suggested = 'timestamp' AND data_type = 'date') OR (suggested = 'date' AND data_type = 'timestamp')
             OR (suggested = 'multi_choice' AND data_type = 'json')) IS TRUE
-    FROM crm.default_data_type(type_id) AS suggested
+    FROM crm_internal.default_data_type(type_id) AS suggested
 $$;
-COMMENT ON FUNCTION crm.type_fits(oid, text) IS 'whether columns of a type can be that data_type without a transform';
+COMMENT ON FUNCTION crm_internal.type_fits(oid, text) IS 'whether columns of a type can be that data_type without a transform';
 
-CREATE FUNCTION crm.is_computed(relation oid, column_name name) RETURNS bool
+CREATE FUNCTION crm_internal.is_computed(relation oid, column_name name) RETURNS bool
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = is_computed.relation AND a.attname = is_computed.column_name
                      AND NOT a.attisdropped AND (a.attgenerated <> '' OR a.attidentity = 'a'))
 $$;
-COMMENT ON FUNCTION crm.is_computed(oid, name) IS 'whether no UPDATE can set the column: it is generated, or an identity GENERATED ALWAYS';
+COMMENT ON FUNCTION crm_internal.is_computed(oid, name) IS 'whether no UPDATE can set the column: it is generated, or an identity GENERATED ALWAYS';
 
 -- What crm.map_object() requires of a table, and an ALTER TABLE may take away.
-CREATE FUNCTION crm.is_of_citus(relation regclass) RETURNS bool
+CREATE FUNCTION crm_internal.is_of_citus(relation regclass) RETURNS bool
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     is_so bool := false;
@@ -47,10 +47,10 @@ BEGIN
     END IF;
     RETURN is_so;
 END $$;
-COMMENT ON FUNCTION crm.is_of_citus(regclass) IS
+COMMENT ON FUNCTION crm_internal.is_of_citus(regclass) IS
     'whether Citus keeps the table''s rows: a distributed table, a reference table, or a local one that it has in its metadata';
 
-CREATE FUNCTION crm.is_made_of(type_id oid, part oid) RETURNS bool
+CREATE FUNCTION crm_internal.is_made_of(type_id oid, part oid) RETURNS bool
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH RECURSIVE parts (oid) AS (
         SELECT type_id
@@ -65,4 +65,4 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         WHERE x.oid <> 0)
     SELECT EXISTS (SELECT FROM parts p WHERE p.oid = part)
 $$;
-COMMENT ON FUNCTION crm.is_made_of(oid, oid) IS 'whether a type is another one or is made of it: a domain, array, range or composite type of it';
+COMMENT ON FUNCTION crm_internal.is_made_of(oid, oid) IS 'whether a type is another one or is made of it: a domain, array, range or composite type of it';

@@ -1,24 +1,24 @@
 -- Write-back: flushing now, and queueing dead records again.
 
-CREATE FUNCTION crm.do_flush(caller bytea, map_id int, timeout interval) RETURNS bool
+CREATE FUNCTION crm_internal.do_flush(caller bytea, map_id int, timeout interval) RETURNS bool
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    who CONSTANT oid := crm.verified(caller);
+    who CONSTANT oid := crm_internal.verified(caller);
 BEGIN
-    RETURN coalesce((crm.ask_worker(jsonb_build_object('op', 'flush', 'map_ids', crm.maps_to_run(who, 'flush', map_id)),
-                                    crm.timeout_ms(timeout)) ->> 'done')::bool, false);
+    RETURN coalesce((crm_internal.ask_worker(jsonb_build_object('op', 'flush', 'map_ids', crm_internal.maps_to_run(who, 'flush', map_id)),
+                                    crm_internal.timeout_ms(timeout)) ->> 'done')::bool, false);
 END $$;
-COMMENT ON FUNCTION crm.do_flush(bytea, int, interval) IS 'what crm.flush() does for the role that crm.caller() names';
+COMMENT ON FUNCTION crm_internal.do_flush(bytea, int, interval) IS 'what crm.flush() does for the role that crm_internal.caller() names';
 
 CREATE FUNCTION crm.flush(map_id int DEFAULT NULL, timeout interval DEFAULT '1 minute') RETURNS bool
 LANGUAGE sql VOLATILE AS $$
-    SELECT crm.do_flush(crm.caller(), map_id, timeout)
+    SELECT crm_internal.do_flush(crm_internal.caller(), map_id, timeout)
 $$;
 COMMENT ON FUNCTION crm.flush(int, interval) IS
     'writes committed edits back now, of one map or of all (a writer''s: of the tables that the role may update), and waits until nothing is due. '
     'false: at the timeout, or when a connection is paused or in error. Cancellable';
 
-CREATE FUNCTION crm.requeue(dead crm.dead_letter[]) RETURNS bigint
+CREATE FUNCTION crm_internal.requeue(dead crm.dead_letter[]) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     n bigint;
@@ -30,7 +30,7 @@ BEGIN
     SET state = 'queued', attempts = 0, next_attempt_at = now(), error_class = NULL, last_error = NULL,
         revision = nextval('crm.queue_revision_seq'),
         -- A record that the CRM does not have yet takes every field, those mapped since then too.
-        cells = CASE WHEN q.op = 'c' THEN coalesce(crm.map_cells(q.map_id), q.cells) ELSE q.cells END
+        cells = CASE WHEN q.op = 'c' THEN coalesce(crm_internal.map_cells(q.map_id), q.cells) ELSE q.cells END
     FROM unnest(dead) d
     WHERE d.path = 'batch' AND q.shard_key = d.shard_key AND q.map_id = d.map_id AND q.record_key = d.record_key AND q.state = 'dead';
     UPDATE crm.pending_write p
@@ -42,23 +42,23 @@ BEGIN
     ON CONFLICT ON CONSTRAINT reread_pkey DO UPDATE SET revision = excluded.revision, attempts = 0, due_at = now();
     DELETE FROM crm.dead_letter x USING unnest(dead) d WHERE x.shard_key = d.shard_key AND x.dead_letter_id = d.dead_letter_id;
     GET DIAGNOSTICS n = ROW_COUNT;
-    PERFORM crm.notify_worker(true);
+    PERFORM crm_internal.notify_worker(true);
     RETURN n;
 END $$;
-COMMENT ON FUNCTION crm.requeue(crm.dead_letter[]) IS 'queues dead records again, with fresh attempts; those that could not be taken in are read again';
+COMMENT ON FUNCTION crm_internal.requeue(crm.dead_letter[]) IS 'queues dead records again, with fresh attempts; those that could not be taken in are read again';
 
 CREATE FUNCTION crm.replay(dead_letter_id bigint) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     dead crm.dead_letter[];
 BEGIN
-    PERFORM crm.refuse_restricted();
+    PERFORM crm_internal.refuse_restricted();
     SELECT array_agg(d) INTO dead FROM crm.dead_letter d WHERE d.dead_letter_id = replay.dead_letter_id;
     IF dead IS NULL THEN
         RAISE undefined_object USING MESSAGE = format('dead letter %s does not exist', coalesce(dead_letter_id::text, 'NULL')),
             HINT = 'crm.dead_letters lists them; one is gone once it was replayed or its record was edited again.';
     END IF;
-    RETURN crm.requeue(dead);
+    RETURN crm_internal.requeue(dead);
 END $$;
 COMMENT ON FUNCTION crm.replay(bigint) IS 'queues a dead letter''s record again with its row''s current values; returns 1';
 
@@ -68,9 +68,9 @@ DECLARE
     c crm.connection;
     dead crm.dead_letter[];
 BEGIN
-    PERFORM crm.refuse_restricted();
+    PERFORM crm_internal.refuse_restricted();
     IF connection IS NOT NULL THEN
-        c := crm.connection_named(connection);
+        c := crm_internal.connection_named(connection);
     END IF;
     SELECT array_agg(d) INTO dead FROM crm.dead_letter d JOIN crm.object_map m USING (map_id)
     WHERE connection IS NULL OR m.connection_id = c.connection_id;
@@ -79,7 +79,7 @@ BEGIN
     FROM crm.object_map m
     WHERE m.map_id = s.map_id AND (connection IS NULL OR m.connection_id = c.connection_id)
       AND s.state = 'error' AND s.reason LIKE '%; mend the mapping, then crm.replay_all()';
-    RETURN crm.requeue(coalesce(dead, '{}'));
+    RETURN crm_internal.requeue(coalesce(dead, '{}'));
 END $$;
 COMMENT ON FUNCTION crm.replay_all(text) IS
     'queues every dead letter again, of one connection or of all, and revives maps that the CRM''s answers stopped; returns how many dead letters';

@@ -1,7 +1,7 @@
 //! What users see of an error of pg_crm: message, DETAIL and HINT, and where in their own code it came up.
 //!
 //! Which functions of pg_crm were at work is nobody's business but ours: PostgreSQL's CONTEXT lines of them are cut off where
-//! an error leaves a function of schema crm, and can be had at `log_min_messages = debug1`. Rust's backtraces, for which the
+//! an error leaves a function of pg_crm's schemas, and can be had at `log_min_messages = debug1`. Rust's backtraces, for which the
 //! environment of a server may ask, are not made at all.
 
 use std::ffi::CStr;
@@ -69,8 +69,9 @@ unsafe extern "C-unwind" fn is_entered(function: pg_sys::Oid) -> bool {
 /// Inside a transaction.
 unsafe fn is_ours(schema: pg_sys::Oid) -> bool {
     // SAFETY: a syscache look-up.
-    schema != pg_sys::InvalidOid
-        && schema == unsafe { pg_sys::get_namespace_oid(c"crm".as_ptr(), true) }
+    let is_named =
+        |name: &CStr| schema == unsafe { pg_sys::get_namespace_oid(name.as_ptr(), true) };
+    schema != pg_sys::InvalidOid && (is_named(c"crm") || is_named(c"crm_internal"))
 }
 
 unsafe extern "C-unwind" {

@@ -99,4 +99,4 @@ CREATE TABLE crm.bound_column (
     PRIMARY KEY (map_id, column_name)
 );
 COMMENT ON TABLE crm.bound_column IS
-    'the mapped columns as the catalog numbers them, to tell a rename from a drop; not dumped, made anew by crm.bind_map()';
+    'the mapped columns as the catalog numbers them, to tell a rename from a drop; not dumped, made anew by crm_internal.bind_map()';

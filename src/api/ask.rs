@@ -20,7 +20,7 @@ use crate::shared;
 use crate::worker::socket::{self, frame};
 
 /// Sends a request to this database's worker and waits for its answer. At the timeout the answer is `{}`.
-#[pg_extern(volatile, parallel_unsafe, schema = "crm")]
+#[pg_extern(volatile, parallel_unsafe, schema = "crm_internal")]
 fn ask_worker(request: Document, timeout_ms: i64) -> JsonB {
     let Json::Object(mut request) = request.0 else {
         raise(
@@ -207,7 +207,7 @@ fn wait(stream: Option<&UnixStream>, time: Duration) {
 }
 
 extension_sql!(
-    "COMMENT ON FUNCTION crm.ask_worker(jsonb, bigint) IS 'a request to the worker over its local socket; waits, cancellably, at most that many ms';",
+    "COMMENT ON FUNCTION crm_internal.ask_worker(jsonb, bigint) IS 'a request to the worker over its local socket; waits, cancellably, at most that many ms';",
     name = "ask_comments",
     requires = [ask_worker]
 );

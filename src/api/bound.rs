@@ -9,7 +9,7 @@ use crate::shared;
 
 /// Raises unless the table has these columns with these base types (0: any, its output alone is taken). A capture function
 /// asks before anything else, so that casts and operators of a type that it was not made for are never looked up.
-#[pg_extern(stable, strict, parallel_unsafe, schema = "crm")]
+#[pg_extern(stable, strict, parallel_unsafe, schema = "crm_internal")]
 fn require_bound(relation: pg_sys::Oid, columns: Array<&str>, types: Array<pg_sys::Oid>) -> bool {
     // SAFETY: the statement that fired the trigger has the table open and locked.
     let table = unsafe { PgRelation::open(relation) };
@@ -48,7 +48,7 @@ fn require_bound(relation: pg_sys::Oid, columns: Array<&str>, types: Array<pg_sy
 }
 
 /// Whether this transaction holds a lock on the table as DDL takes it, and plain reading and writing do not.
-#[pg_extern(volatile, strict, parallel_unsafe, schema = "crm")]
+#[pg_extern(volatile, strict, parallel_unsafe, schema = "crm_internal")]
 fn is_held_by_ddl(relation: pg_sys::Oid) -> bool {
     let tag = pg_sys::LOCKTAG {
         // SAFETY: a plain read of this backend's own database.
@@ -66,8 +66,8 @@ fn is_held_by_ddl(relation: pg_sys::Oid) -> bool {
 
 extension_sql!(
     r#"
-COMMENT ON FUNCTION crm.require_bound(oid, text[], oid[]) IS 'for the capture triggers: raises unless a table has these columns of these base types; 0: of any';
-COMMENT ON FUNCTION crm.is_held_by_ddl(oid) IS 'whether this transaction holds a table as DDL does';
+COMMENT ON FUNCTION crm_internal.require_bound(oid, text[], oid[]) IS 'for the capture triggers: raises unless a table has these columns of these base types; 0: of any';
+COMMENT ON FUNCTION crm_internal.is_held_by_ddl(oid) IS 'whether this transaction holds a table as DDL does';
 "#,
     name = "bound_comments",
     requires = [require_bound, is_held_by_ddl]

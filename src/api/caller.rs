@@ -1,7 +1,7 @@
 //! Who calls.
 //!
-//! A function that asks is two: an outer one that runs with its caller's rights and says `crm.caller()`, and an inner one
-//! that runs as the engine and asks `crm.verified()` who that is. What passes between them is a token for the role in
+//! A function that asks is two: an outer one that runs with its caller's rights and says `crm_internal.caller()`, and an inner one
+//! that runs as the engine and asks `crm_internal.verified()` who that is. What passes between them is a token for the role in
 //! force, good in one transaction of one backend: nobody can make one for somebody else, and who holds one for a role
 //! had that role's rights in this transaction anyway.
 
@@ -37,8 +37,8 @@ fn token(role: pg_sys::Oid) -> Vec<u8> {
     [&role[..], proof.as_bytes()].concat()
 }
 
-/// The role in force, so that `crm.verified()` believes it.
-#[pg_extern(volatile, parallel_unsafe, schema = "crm")]
+/// The role in force, so that `crm_internal.verified()` believes it.
+#[pg_extern(volatile, parallel_unsafe, schema = "crm_internal")]
 fn caller() -> Vec<u8> {
     refuse_restricted();
     // SAFETY: a plain read.
@@ -46,7 +46,7 @@ fn caller() -> Vec<u8> {
 }
 
 /// The role that a token is of.
-#[pg_extern(volatile, parallel_unsafe, schema = "crm")]
+#[pg_extern(volatile, parallel_unsafe, schema = "crm_internal")]
 fn verified(caller: Option<&[u8]>) -> pg_sys::Oid {
     refuse_restricted();
     let role = caller.and_then(|token| token.first_chunk::<4>());
@@ -57,7 +57,7 @@ fn verified(caller: Option<&[u8]>) -> pg_sys::Oid {
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             "this is not who calls".to_owned(),
             Some(
-                "The first argument is none that crm.caller() returned in this transaction."
+                "The first argument is none that crm_internal.caller() returned in this transaction."
                     .to_owned(),
             ),
             "Call the function of the same name without do_.",
@@ -72,7 +72,7 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 
 /// Raises in code that runs for another on a table owner's behalf: transforms, triggers, policies and defaults in the worker
 /// or in `crm.write()`, functions of indexes under maintenance. Nobody there has called anything.
-#[pg_extern(volatile, parallel_unsafe, schema = "crm")]
+#[pg_extern(volatile, parallel_unsafe, schema = "crm_internal")]
 pub fn refuse_restricted() {
     // SAFETY: a plain read.
     if unsafe { pg_sys::InSecurityRestrictedOperation() } {
@@ -86,7 +86,7 @@ pub fn refuse_restricted() {
 }
 
 /// When the transaction of a backend began; NULL: it has none. Only the engine asks.
-#[pg_extern(volatile, parallel_unsafe, strict, schema = "crm")]
+#[pg_extern(volatile, parallel_unsafe, strict, schema = "crm_internal")]
 fn transaction_start(pid: i32) -> Option<TimestampWithTimeZone> {
     if !rights::is_in_force() {
         refuse_stranger()
@@ -113,10 +113,10 @@ fn refuse_stranger() -> ! {
 
 extension_sql!(
     r#"
-COMMENT ON FUNCTION crm.caller() IS 'a token for the role in force, as crm.verified() takes it in this transaction; raises insufficient_privilege (42501) in code that runs on a table owner''s behalf';
-COMMENT ON FUNCTION crm.verified(bytea) IS 'the role that a token of crm.caller() is of; raises insufficient_privilege (42501)';
-COMMENT ON FUNCTION crm.refuse_restricted() IS 'raises insufficient_privilege (42501) in code that runs on a table owner''s behalf';
-COMMENT ON FUNCTION crm.transaction_start(int) IS 'when a backend''s transaction began; NULL: it has none';
+COMMENT ON FUNCTION crm_internal.caller() IS 'a token for the role in force, as crm_internal.verified() takes it in this transaction; raises insufficient_privilege (42501) in code that runs on a table owner''s behalf';
+COMMENT ON FUNCTION crm_internal.verified(bytea) IS 'the role that a token of crm_internal.caller() is of; raises insufficient_privilege (42501)';
+COMMENT ON FUNCTION crm_internal.refuse_restricted() IS 'raises insufficient_privilege (42501) in code that runs on a table owner''s behalf';
+COMMENT ON FUNCTION crm_internal.transaction_start(int) IS 'when a backend''s transaction began; NULL: it has none';
 "#,
     name = "caller_comments",
     requires = [caller, verified, refuse_restricted, transaction_start]

@@ -12,7 +12,7 @@ use pgrx::prelude::*;
 use crate::store::table::capture_guard;
 
 /// The cells of either mask.
-#[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
+#[pg_extern(immutable, strict, parallel_safe, schema = "crm_internal")]
 fn cells_or(a: &[u8], b: &[u8]) -> Vec<u8> {
     if a == b {
         return a.to_vec();
@@ -21,7 +21,7 @@ fn cells_or(a: &[u8], b: &[u8]) -> Vec<u8> {
 }
 
 /// The cells of both masks.
-#[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
+#[pg_extern(immutable, strict, parallel_safe, schema = "crm_internal")]
 fn cells_and(a: &[u8], b: &[u8]) -> Vec<u8> {
     Cells::from_bytes(a)
         .intersection(&Cells::from_bytes(b))
@@ -29,7 +29,7 @@ fn cells_and(a: &[u8], b: &[u8]) -> Vec<u8> {
 }
 
 /// The cells of the first mask that the second has not.
-#[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
+#[pg_extern(immutable, strict, parallel_safe, schema = "crm_internal")]
 fn cells_minus(a: &[u8], b: &[u8]) -> Vec<u8> {
     let mut rest = Cells::from_bytes(a)
         .difference(&Cells::from_bytes(b))
@@ -40,7 +40,7 @@ fn cells_minus(a: &[u8], b: &[u8]) -> Vec<u8> {
 }
 
 /// Whether the hashes know the cell of that field_id to hold something.
-#[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
+#[pg_extern(immutable, strict, parallel_safe, schema = "crm_internal")]
 fn cell_is_set(hashes: &[u8], field_id: i32) -> bool {
     u16::try_from(field_id)
         .ok()
@@ -49,31 +49,31 @@ fn cell_is_set(hashes: &[u8], field_id: i32) -> bool {
 }
 
 /// The cells of a map that pg_crm itself is setting in this session right now; NULL: none.
-#[pg_extern(volatile, parallel_unsafe, schema = "crm")]
+#[pg_extern(volatile, parallel_unsafe, schema = "crm_internal")]
 fn applying(map_id: i32) -> Option<Vec<u8>> {
     capture_guard::applying(map_id)
 }
 
 /// The records whose cells `applying()` speaks of: shard_key, a slash, record_key.
-#[pg_extern(volatile, parallel_unsafe, schema = "crm")]
+#[pg_extern(volatile, parallel_unsafe, schema = "crm_internal")]
 fn applying_to(map_id: i32) -> Option<Vec<String>> {
     capture_guard::applying_to(map_id)
 }
 
 /// Whether what is being set is what the CRM holds, and no user's edit.
-#[pg_extern(volatile, parallel_unsafe, schema = "crm")]
+#[pg_extern(volatile, parallel_unsafe, schema = "crm_internal")]
 fn applying_from_crm(map_id: i32) -> bool {
     capture_guard::applying_from_crm(map_id)
 }
 
 /// Whether the mask has the cell of that field_id.
-#[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
+#[pg_extern(immutable, strict, parallel_safe, schema = "crm_internal")]
 fn cells_has(cells: &[u8], field_id: i32) -> bool {
     u16::try_from(field_id).is_ok_and(|id| cells::contains(cells, id))
 }
 
 /// How many cells the mask has.
-#[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
+#[pg_extern(immutable, strict, parallel_safe, schema = "crm_internal")]
 fn cells_count(cells: &[u8]) -> i32 {
     cells::len(cells) as i32
 }
@@ -127,7 +127,7 @@ unsafe impl BoxRet for Times {
 }
 
 /// The times with those of the mask's cells set.
-#[pg_extern(immutable, parallel_safe, schema = "crm")]
+#[pg_extern(immutable, parallel_safe, schema = "crm_internal")]
 fn cells_stamp(
     times: Option<Array<'_, TimestampWithTimeZone>>,
     cells: Option<&[u8]>,
@@ -148,7 +148,7 @@ fn cells_stamp(
 
 /// The times of the last sync with those of the mask's cells set: now, but not before what is synced was changed. The clock
 /// may have gone back since.
-#[pg_extern(immutable, parallel_safe, schema = "crm")]
+#[pg_extern(immutable, parallel_safe, schema = "crm_internal")]
 fn cells_synced(
     times: Option<Array<'_, TimestampWithTimeZone>>,
     cells: Option<&[u8]>,
@@ -172,7 +172,7 @@ fn cells_synced(
 }
 
 /// Per cell the later of two times.
-#[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
+#[pg_extern(immutable, strict, parallel_safe, schema = "crm_internal")]
 fn cells_merge(a: Array<'_, TimestampWithTimeZone>, b: Array<'_, TimestampWithTimeZone>) -> Times {
     let (mut a, b) = (Times::read(Some(a)).0, Times::read(Some(b)).0);
     a.resize(a.len().max(b.len()), None);
@@ -181,7 +181,7 @@ fn cells_merge(a: Array<'_, TimestampWithTimeZone>, b: Array<'_, TimestampWithTi
 }
 
 /// The packed hashes (16 bytes per field_id) with those of the mask's cells set, given one after another.
-#[pg_extern(immutable, parallel_safe, schema = "crm")]
+#[pg_extern(immutable, parallel_safe, schema = "crm_internal")]
 fn cells_hash(hashes: Option<&[u8]>, cells: Option<&[u8]>, new: Option<&[u8]>) -> Option<Vec<u8>> {
     let (Some(cells), Some(new)) = (cells, new) else {
         return hashes.map(<[u8]>::to_vec);
@@ -191,22 +191,22 @@ fn cells_hash(hashes: Option<&[u8]>, cells: Option<&[u8]>, new: Option<&[u8]>) -
 
 extension_sql!(
     r#"
-CREATE AGGREGATE crm.cells_union(bytea) (SFUNC = crm.cells_or, STYPE = bytea, COMBINEFUNC = crm.cells_or, PARALLEL = SAFE);
-COMMENT ON AGGREGATE crm.cells_union(bytea) IS 'the cells of any of the masks';
-COMMENT ON FUNCTION crm.cells_or(bytea, bytea) IS 'the cells of either mask';
-COMMENT ON FUNCTION crm.cells_and(bytea, bytea) IS 'the cells of both masks';
-COMMENT ON FUNCTION crm.cells_minus(bytea, bytea) IS 'the cells of the first mask that the second has not';
-COMMENT ON FUNCTION crm.cell_is_set(bytea, int) IS 'whether the CRM is known to hold a value in the cell of that field_id';
-COMMENT ON FUNCTION crm.applying(int) IS 'the cells of a map that pg_crm itself is setting in this session; asked by the capture triggers';
-COMMENT ON FUNCTION crm.applying_to(int) IS 'the records whose cells crm.applying() speaks of: shard_key, a slash, record_key';
-COMMENT ON FUNCTION crm.applying_from_crm(int) IS 'whether the cells that crm.applying() speaks of take what the CRM holds';
-COMMENT ON FUNCTION crm.cells_has(bytea, int) IS 'whether a cell mask has the cell of that field_id';
-COMMENT ON FUNCTION crm.cells_count(bytea) IS 'how many cells a mask has';
-COMMENT ON FUNCTION crm.cells_stamp(timestamptz[], bytea, timestamptz) IS 'times per field_id, with those of the mask''s cells set';
-COMMENT ON FUNCTION crm.cells_synced(timestamptz[], bytea, timestamptz, timestamptz[], timestamptz[]) IS
+CREATE AGGREGATE crm_internal.cells_union(bytea) (SFUNC = crm_internal.cells_or, STYPE = bytea, COMBINEFUNC = crm_internal.cells_or, PARALLEL = SAFE);
+COMMENT ON AGGREGATE crm_internal.cells_union(bytea) IS 'the cells of any of the masks';
+COMMENT ON FUNCTION crm_internal.cells_or(bytea, bytea) IS 'the cells of either mask';
+COMMENT ON FUNCTION crm_internal.cells_and(bytea, bytea) IS 'the cells of both masks';
+COMMENT ON FUNCTION crm_internal.cells_minus(bytea, bytea) IS 'the cells of the first mask that the second has not';
+COMMENT ON FUNCTION crm_internal.cell_is_set(bytea, int) IS 'whether the CRM is known to hold a value in the cell of that field_id';
+COMMENT ON FUNCTION crm_internal.applying(int) IS 'the cells of a map that pg_crm itself is setting in this session; asked by the capture triggers';
+COMMENT ON FUNCTION crm_internal.applying_to(int) IS 'the records whose cells crm_internal.applying() speaks of: shard_key, a slash, record_key';
+COMMENT ON FUNCTION crm_internal.applying_from_crm(int) IS 'whether the cells that crm_internal.applying() speaks of take what the CRM holds';
+COMMENT ON FUNCTION crm_internal.cells_has(bytea, int) IS 'whether a cell mask has the cell of that field_id';
+COMMENT ON FUNCTION crm_internal.cells_count(bytea) IS 'how many cells a mask has';
+COMMENT ON FUNCTION crm_internal.cells_stamp(timestamptz[], bytea, timestamptz) IS 'times per field_id, with those of the mask''s cells set';
+COMMENT ON FUNCTION crm_internal.cells_synced(timestamptz[], bytea, timestamptz, timestamptz[], timestamptz[]) IS
     'times per field_id, with those of the mask''s cells set to a time, or to when they were changed if that is later';
-COMMENT ON FUNCTION crm.cells_merge(timestamptz[], timestamptz[]) IS 'per cell the later of two times';
-COMMENT ON FUNCTION crm.cells_hash(bytea, bytea, bytea) IS 'hashes per field_id (16 bytes each), with those of the mask''s cells set';
+COMMENT ON FUNCTION crm_internal.cells_merge(timestamptz[], timestamptz[]) IS 'per cell the later of two times';
+COMMENT ON FUNCTION crm_internal.cells_hash(bytea, bytea, bytea) IS 'hashes per field_id (16 bytes each), with those of the mask''s cells set';
 "#,
     name = "cells_union",
     requires = [

@@ -59,7 +59,7 @@ fn members<'a>(what: &str, json: &'a Json, known: &[&str]) -> &'a serde_json::Ma
 }
 
 /// Raises unless the provider, its URL and its options make sense. Stable: it asks `pg_crm.allowed_hosts`.
-#[pg_extern(stable, parallel_safe, schema = "crm")]
+#[pg_extern(stable, parallel_safe, schema = "crm_internal")]
 fn check_connection(provider_name: &str, base_url: Option<&str>, options: Document) {
     let provider = provider(provider_name);
     let common = [
@@ -244,7 +244,7 @@ fn check_budget(options: &serde_json::Map<String, Json>) {
 
 /// Raises unless the keys are those of the provider, or of the broker that keeps its credentials, and each value is a
 /// string or a reference.
-#[pg_extern(immutable, parallel_safe, schema = "crm")]
+#[pg_extern(immutable, parallel_safe, schema = "crm_internal")]
 fn check_credentials(provider_name: &str, options: Document, credentials: Document) {
     let provider = provider(provider_name);
     let is_kept = options.0.as_object().is_some_and(composio::is_way);
@@ -296,7 +296,7 @@ fn check_literal(key: &str, text: &str) {
 }
 
 /// Raises unless the validation rules are known and fit the type.
-#[pg_extern(immutable, parallel_safe, schema = "crm")]
+#[pg_extern(immutable, parallel_safe, schema = "crm_internal")]
 pub fn check_rules(validation: Document, data_type: &str) {
     let data_type: DataType = data_type.parse().unwrap_or_else(|_| {
         raise(
@@ -313,9 +313,9 @@ pub fn check_rules(validation: Document, data_type: &str) {
 
 extension_sql!(
     r#"
-COMMENT ON FUNCTION crm.check_connection(text, text, jsonb) IS 'raises unless provider, base URL and options make sense';
-COMMENT ON FUNCTION crm.check_credentials(text, jsonb, jsonb) IS 'raises unless the keys are the provider''s, or its broker''s; never shows a value';
-COMMENT ON FUNCTION crm.check_rules(jsonb, text) IS 'raises unless the validation rules are known and fit the data type';
+COMMENT ON FUNCTION crm_internal.check_connection(text, text, jsonb) IS 'raises unless provider, base URL and options make sense';
+COMMENT ON FUNCTION crm_internal.check_credentials(text, jsonb, jsonb) IS 'raises unless the keys are the provider''s, or its broker''s; never shows a value';
+COMMENT ON FUNCTION crm_internal.check_rules(jsonb, text) IS 'raises unless the validation rules are known and fit the data type';
 "#,
     name = "check_comments",
     requires = [check_connection, check_credentials, check_rules]

@@ -1,4 +1,4 @@
-//! `crm.compare_rows()`: what `crm.check(deep => true)` reports about the rows of a map.
+//! `crm_internal.compare_rows()`: what `crm.check(deep => true)` reports about the rows of a map.
 
 use std::fmt::Write;
 
@@ -59,8 +59,8 @@ struct Comparison<'a> {
     unreadable: Option<String>,
 }
 
-/// Compares the rows of a map with the ledger, and the ledger with the rows. To be called as `crm_engine` (by `crm.check_rows()`).
-#[pg_extern(volatile, parallel_unsafe, strict, schema = "crm")]
+/// Compares the rows of a map with the ledger, and the ledger with the rows. To be called as `crm_engine` (by `crm_internal.check_rows()`).
+#[pg_extern(volatile, parallel_unsafe, strict, schema = "crm_internal")]
 fn compare_rows(
     map_id: i32,
 ) -> TableIterator<'static, (name!(rule, String), name!(detail, String))> {
@@ -238,7 +238,7 @@ fn difference(map: &Map, d: &Differing) -> String {
 
 extension_sql!(
     r#"
-COMMENT ON FUNCTION crm.compare_rows(int) IS 'what crm.check(deep => true) reports about the rows of a map';
+COMMENT ON FUNCTION crm_internal.compare_rows(int) IS 'what crm.check(deep => true) reports about the rows of a map';
 "#,
     name = "compare_comments",
     requires = [compare_rows]

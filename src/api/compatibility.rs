@@ -13,7 +13,7 @@ use crate::store::config;
 use crate::store::table::text_length;
 
 /// What speaks against a mapping: a JSON list of field, severity, code, message and hint.
-#[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
+#[pg_extern(immutable, strict, parallel_safe, schema = "crm_internal")]
 fn judge_mapping(description: Document, mapping: Document) -> JsonB {
     let description: Description = read("description", description);
     let mapping: Mapping = read("mapping", mapping);
@@ -24,13 +24,13 @@ fn judge_mapping(description: Document, mapping: Document) -> JsonB {
 }
 
 /// A type, or what is beneath it if it is a domain, as `format_type` names it.
-#[pg_extern(stable, strict, parallel_safe, schema = "crm")]
+#[pg_extern(stable, strict, parallel_safe, schema = "crm_internal")]
 fn type_beneath(type_id: pg_sys::Oid, modifier: i32) -> String {
     config::type_beneath(type_id, modifier)
 }
 
 /// The length of the longest text in a column, read as the table's owner; NULL: there is none.
-#[pg_extern(volatile, strict, parallel_unsafe, schema = "crm")]
+#[pg_extern(volatile, strict, parallel_unsafe, schema = "crm_internal")]
 fn longest_text(relation: pg_sys::Oid, column_name: &str) -> Option<i32> {
     or_raise(text_length::text(relation, column_name))
 }
@@ -50,9 +50,9 @@ fn unfit(what: &str, why: &str) -> ! {
 
 extension_sql!(
     r#"
-COMMENT ON FUNCTION crm.judge_mapping(jsonb, jsonb) IS 'what speaks against a mapping, by what the CRM says of its object';
-COMMENT ON FUNCTION crm.type_beneath(oid, int) IS 'a type, or what is beneath it if it is a domain, as format_type() names it';
-COMMENT ON FUNCTION crm.longest_text(oid, text) IS 'the length of the longest text in a column, read as the table''s owner';
+COMMENT ON FUNCTION crm_internal.judge_mapping(jsonb, jsonb) IS 'what speaks against a mapping, by what the CRM says of its object';
+COMMENT ON FUNCTION crm_internal.type_beneath(oid, int) IS 'a type, or what is beneath it if it is a domain, as format_type() names it';
+COMMENT ON FUNCTION crm_internal.longest_text(oid, text) IS 'the length of the longest text in a column, read as the table''s owner';
 "#,
     name = "fit_comments",
     requires = [judge_mapping, type_beneath, longest_text]

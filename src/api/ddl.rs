@@ -22,7 +22,7 @@ unsafe fn statement(command: Internal) -> *mut pg_sys::Node {
 
 /// The columns of ALTER COLUMN … TYPE; `using`: of those alone that say how, so that any value may become any other.
 #[pg_extern(sql = "
-CREATE FUNCTION crm.retyped_columns(command pg_ddl_command, \"using\" bool) RETURNS text[]
+CREATE FUNCTION crm_internal.retyped_columns(command pg_ddl_command, \"using\" bool) RETURNS text[]
 STABLE STRICT PARALLEL UNSAFE LANGUAGE c AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';")]
 fn retyped_columns(command: Internal, using: bool) -> Vec<String> {
     let mut columns = Vec::new();
@@ -52,7 +52,7 @@ fn retyped_columns(command: Internal, using: bool) -> Vec<String> {
 
 /// Whether it is ALTER TYPE … RENAME VALUE.
 #[pg_extern(sql = "
-CREATE FUNCTION crm.renames_label(command pg_ddl_command) RETURNS bool
+CREATE FUNCTION crm_internal.renames_label(command pg_ddl_command) RETURNS bool
 STABLE STRICT PARALLEL UNSAFE LANGUAGE c AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';")]
 fn renames_label(command: Internal) -> bool {
     // SAFETY: see above.
@@ -66,8 +66,8 @@ fn renames_label(command: Internal) -> bool {
 
 extension_sql!(
     r#"
-COMMENT ON FUNCTION crm.retyped_columns(pg_ddl_command, bool) IS 'the columns whose types a command changes, or of those the ones that have USING';
-COMMENT ON FUNCTION crm.renames_label(pg_ddl_command) IS 'whether a command renames a label of an enum';
+COMMENT ON FUNCTION crm_internal.retyped_columns(pg_ddl_command, bool) IS 'the columns whose types a command changes, or of those the ones that have USING';
+COMMENT ON FUNCTION crm_internal.renames_label(pg_ddl_command) IS 'whether a command renames a label of an enum';
 "#,
     name = "ddl_comments",
     requires = [retyped_columns, renames_label]

@@ -1,4 +1,4 @@
-//! The functions that SQL calls into Rust, all in schema `crm`. What they need from Postgres they get as arguments;
+//! The functions that SQL calls into Rust, in schemas `crm` and `crm_internal`. What they need from Postgres they get as arguments;
 //! what they decide, the domain and the providers decide.
 
 mod ask;
@@ -48,3 +48,7 @@ pub fn or_raise<T>(result: Result<T, StoreError>) -> T {
 /// The schema that the functions name; `sql/schemas.sql` has made it by then.
 #[pgrx::pg_schema]
 mod crm {}
+
+/// The schema of the functions that pg_crm alone calls.
+#[pgrx::pg_schema]
+mod crm_internal {}

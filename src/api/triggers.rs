@@ -1,4 +1,4 @@
-//! `crm.put_trigger()` and `crm.drop_trigger()`: how the generator of capture reaches tables that are not pg_crm's.
+//! `crm_internal.put_trigger()` and `crm_internal.drop_trigger()`: how the generator of capture reaches tables that are not pg_crm's.
 
 use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
@@ -36,7 +36,7 @@ fn require_ours(name: &str) {
 }
 
 /// Makes a trigger that calls a function of pg_crm. `fires`: as in `pg_trigger.tgenabled`.
-#[pg_extern(volatile, parallel_unsafe, strict, schema = "crm")]
+#[pg_extern(volatile, parallel_unsafe, strict, schema = "crm_internal")]
 fn put_trigger(
     relation: pg_sys::Oid,
     name: &str,
@@ -50,7 +50,7 @@ fn put_trigger(
     // SAFETY: syscache look-ups inside a transaction; NULL where there is no such function.
     let is_ours = unsafe {
         let schema = pg_sys::get_func_namespace(function);
-        schema == pg_sys::get_namespace_oid(c"crm".as_ptr(), false)
+        schema == pg_sys::get_namespace_oid(c"crm_internal".as_ptr(), false)
     };
     let trigger = triggers::Trigger {
         relation,
@@ -68,14 +68,14 @@ fn put_trigger(
 }
 
 /// The end of such a trigger, if it is there.
-#[pg_extern(volatile, parallel_unsafe, strict, schema = "crm")]
+#[pg_extern(volatile, parallel_unsafe, strict, schema = "crm_internal")]
 fn drop_trigger(relation: pg_sys::Oid, name: &str) {
     require_ours(name);
     triggers::remove(relation, name);
 }
 
 /// Whether this process applies a subscription: applying changes row by row fires row-level triggers only.
-#[pg_extern(stable, parallel_safe, schema = "crm")]
+#[pg_extern(stable, parallel_safe, schema = "crm_internal")]
 fn is_replicating() -> bool {
     // SAFETY: a plain read of what this process is.
     unsafe { pg_sys::IsLogicalWorker() }
@@ -83,9 +83,9 @@ fn is_replicating() -> bool {
 
 extension_sql!(
     r#"
-COMMENT ON FUNCTION crm.put_trigger(oid, text, text, text, oid, bool, text) IS 'makes a trigger of pg_crm on a table, whoever owns that';
-COMMENT ON FUNCTION crm.drop_trigger(oid, text) IS 'drops a trigger of pg_crm';
-COMMENT ON FUNCTION crm.is_replicating() IS 'whether this process is a logical replication worker, which fires no statement-level triggers';
+COMMENT ON FUNCTION crm_internal.put_trigger(oid, text, text, text, oid, bool, text) IS 'makes a trigger of pg_crm on a table, whoever owns that';
+COMMENT ON FUNCTION crm_internal.drop_trigger(oid, text) IS 'drops a trigger of pg_crm';
+COMMENT ON FUNCTION crm_internal.is_replicating() IS 'whether this process is a logical replication worker, which fires no statement-level triggers';
 "#,
     name = "trigger_comments",
     requires = [put_trigger, drop_trigger, is_replicating]

@@ -17,19 +17,19 @@ pub fn hash(value: Document) -> Vec<u8> {
 }
 
 /// Characters as CRMs count them.
-#[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
+#[pg_extern(immutable, strict, parallel_safe, schema = "crm_internal")]
 fn text_length(text: &str) -> i32 {
     validation::utf16_length(text) as i32
 }
 
 /// What a CRM is sent for a text: NULL for a blank one.
-#[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
+#[pg_extern(immutable, strict, parallel_safe, schema = "crm_internal")]
 fn filled(text: &str) -> Option<String> {
     value::filled(text).map(Cow::into_owned)
 }
 
 /// The words of a multi-choice column, or of an array as JSON: NULL if there is none.
-#[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
+#[pg_extern(immutable, strict, parallel_safe, schema = "crm_internal")]
 fn words(text: &str) -> Option<Vec<String>> {
     match Value::from_postgres(DataType::MultiChoice, Some(text)) {
         Ok(Value::MultiChoice(words)) => Some(words.into_iter().collect()),
@@ -40,7 +40,7 @@ fn words(text: &str) -> Option<Vec<String>> {
 }
 
 /// The one spelling of a record's id, where a provider's CRM knows several.
-#[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
+#[pg_extern(immutable, strict, parallel_safe, schema = "crm_internal")]
 fn canonical_id(provider: &str, id: &str) -> String {
     match crm_provider::provider(provider) {
         Some(provider) => provider.record_id(id),
@@ -49,7 +49,7 @@ fn canonical_id(provider: &str, id: &str) -> String {
 }
 
 /// The named fields of a CRM object in a provider's form, as canonical values.
-#[pg_extern(immutable, strict, parallel_safe, schema = "crm")]
+#[pg_extern(immutable, strict, parallel_safe, schema = "crm_internal")]
 fn canonical_object(
     object: Document,
     provider: &str,
@@ -95,12 +95,12 @@ extension_sql!(
     r#"
 COMMENT ON FUNCTION crm.hash(jsonb) IS
     'BLAKE3 (32 bytes) of the canonical form: keys sorted, numbers by value, so that 100, 100.0 and 1e2 hash alike';
-COMMENT ON FUNCTION crm.text_length(text) IS 'characters as CRMs count them: UTF-16 code units';
-COMMENT ON FUNCTION crm.filled(text) IS
+COMMENT ON FUNCTION crm_internal.text_length(text) IS 'characters as CRMs count them: UTF-16 code units';
+COMMENT ON FUNCTION crm_internal.filled(text) IS
     'a text as a CRM is sent it: no white space around it (of Unicode, and control characters), line ends LF; NULL if nothing is left';
-COMMENT ON FUNCTION crm.words(text) IS 'the words of a multi-choice (A;B;C, or a JSON array) as a CRM is sent them; NULL if there is none';
-COMMENT ON FUNCTION crm.canonical_object(jsonb, text, text[], text[]) IS 'fields of a CRM object in a provider''s form, as canonical values';
-COMMENT ON FUNCTION crm.canonical_id(text, text) IS 'the one spelling of a record''s id, where a provider''s CRM knows several (Salesforce: 15 and 18 characters)';
+COMMENT ON FUNCTION crm_internal.words(text) IS 'the words of a multi-choice (A;B;C, or a JSON array) as a CRM is sent them; NULL if there is none';
+COMMENT ON FUNCTION crm_internal.canonical_object(jsonb, text, text[], text[]) IS 'fields of a CRM object in a provider''s form, as canonical values';
+COMMENT ON FUNCTION crm_internal.canonical_id(text, text) IS 'the one spelling of a record''s id, where a provider''s CRM knows several (Salesforce: 15 and 18 characters)';
 "#,
     name = "values_comments",
     requires = [

@@ -134,26 +134,26 @@ pub fn intent_is_closed() {
 }
 
 /// Says that mapped cells changed. The worker is woken at commit if they go to the CRM at once.
-#[pg_extern(volatile, parallel_unsafe, schema = "crm")]
+#[pg_extern(volatile, parallel_unsafe, schema = "crm_internal")]
 pub fn note_change(urgent: bool) {
     at_commit(if urgent { Wake::Urgently } else { Wake::Not });
 }
 
 /// Wakes the worker when the transaction commits; cheap when called again.
-#[pg_extern(volatile, parallel_unsafe, schema = "crm")]
+#[pg_extern(volatile, parallel_unsafe, schema = "crm_internal")]
 pub fn notify_worker(urgent: bool) {
     at_commit(if urgent { Wake::Urgently } else { Wake::Soon });
 }
 
 /// Tells every session, once this transaction commits, that what it knows of a table is out of date.
-#[pg_extern(volatile, parallel_unsafe, schema = "crm")]
+#[pg_extern(volatile, parallel_unsafe, schema = "crm_internal")]
 fn invalidate(relation: pg_sys::Oid) {
     // SAFETY: as DDL on the table does; the message is part of the transaction.
     unsafe { pg_sys::CacheInvalidateRelcacheByRelid(relation) }
 }
 
 /// Asks the launcher for a worker in this database, at commit.
-#[pg_extern(volatile, parallel_unsafe, schema = "crm")]
+#[pg_extern(volatile, parallel_unsafe, schema = "crm_internal")]
 fn start_worker() {
     if !shared::available() {
         raise(
@@ -194,10 +194,10 @@ pub fn worker_state() -> String {
 
 extension_sql!(
     r#"
-COMMENT ON FUNCTION crm.note_change(bool) IS 'says that mapped cells changed; wakes the worker at commit if they go to the CRM at once';
-COMMENT ON FUNCTION crm.notify_worker(bool) IS 'wakes the worker when the transaction commits';
-COMMENT ON FUNCTION crm.invalidate(oid) IS 'has every session forget at COMMIT what it keeps of a table';
-COMMENT ON FUNCTION crm.start_worker() IS 'asks for a worker in this database; CREATE EXTENSION calls it';
+COMMENT ON FUNCTION crm_internal.note_change(bool) IS 'says that mapped cells changed; wakes the worker at commit if they go to the CRM at once';
+COMMENT ON FUNCTION crm_internal.notify_worker(bool) IS 'wakes the worker when the transaction commits';
+COMMENT ON FUNCTION crm_internal.invalidate(oid) IS 'has every session forget at COMMIT what it keeps of a table';
+COMMENT ON FUNCTION crm_internal.start_worker() IS 'asks for a worker in this database; CREATE EXTENSION calls it';
 COMMENT ON FUNCTION crm.worker_state() IS 'running, failing (and the SQLSTATE of what keeps it from working, which the server log explains), starting, waiting for a free worker slot, stopped, or not preloaded';
 "#,
     name = "wake_comments",

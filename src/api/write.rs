@@ -31,7 +31,7 @@ pub(super) const INVALID: PgSqlErrorCode = PgSqlErrorCode::ERRCODE_INVALID_PARAM
 const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// `crm.write()` as one JSON object.
-#[pg_extern(volatile, parallel_unsafe, schema = "crm")]
+#[pg_extern(volatile, parallel_unsafe, schema = "crm_internal")]
 #[allow(clippy::too_many_arguments)]
 fn perform_write(
     relation: Option<pg_sys::Oid>,
@@ -195,7 +195,7 @@ fn refuse_large(changes: &JsonMap<String, Json>) {
 }
 
 /// What the CRM holds now, by column.
-#[pg_extern(volatile, parallel_unsafe, schema = "crm")]
+#[pg_extern(volatile, parallel_unsafe, schema = "crm_internal")]
 fn perform_read(
     relation: Option<pg_sys::Oid>,
     record_key: Option<&str>,
@@ -482,8 +482,8 @@ fn ask_worker(op: &str, question: &impl serde::Serialize) -> Answer {
 
 extension_sql!(
     r#"
-COMMENT ON FUNCTION crm.perform_write(oid, text, jsonb, jsonb, bool, text, text, text) IS 'crm.write() as one JSON object';
-COMMENT ON FUNCTION crm.perform_read(oid, text, text, text) IS 'what crm.read_live() does';
+COMMENT ON FUNCTION crm_internal.perform_write(oid, text, jsonb, jsonb, bool, text, text, text) IS 'crm.write() as one JSON object';
+COMMENT ON FUNCTION crm_internal.perform_read(oid, text, text, text) IS 'what crm.read_live() does';
 "#,
     name = "write_comments",
     requires = [perform_write, perform_read]

@@ -122,7 +122,7 @@ fn insert(
 /// Makes partitions ahead once something is mapped (a database that is being restored brings its own), drops old ones.
 pub fn maintain(client: &mut SpiClient, retention_minutes: i32) -> Result<(), StoreError> {
     client.update(
-        Cached("SELECT crm.maintain_audit($1 * interval '1 minute') WHERE EXISTS (SELECT FROM crm.object_map)"),
+        Cached("SELECT crm_internal.maintain_audit($1 * interval '1 minute') WHERE EXISTS (SELECT FROM crm.object_map)"),
         None,
         &[retention_minutes.into()],
     )?;

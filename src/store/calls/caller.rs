@@ -22,8 +22,8 @@ pub fn spelt(map: &Map, shard_key: &str, record_key: &str) -> Result<(String, St
     if map.key.is_spelt(record_key) && map.shard.as_ref().is_none_or(shard_is_spelt) {
         return Ok((shard_key.to_owned(), record_key.to_owned()));
     }
-    let statement = "SELECT coalesce(CASE WHEN s.attname IS NULL THEN $2 ELSE crm.key_text(nullif($2, ''), s.atttypid) END, ''),
-                            crm.key_text($3, k.atttypid)
+    let statement = "SELECT coalesce(CASE WHEN s.attname IS NULL THEN $2 ELSE crm_internal.key_text(nullif($2, ''), s.atttypid) END, ''),
+                            crm_internal.key_text($3, k.atttypid)
          FROM crm.object_map m JOIN pg_attribute k ON k.attrelid = m.relation AND k.attname = m.key_column
          LEFT JOIN pg_attribute s ON s.attrelid = m.relation AND s.attname = m.shard_column
          WHERE m.map_id = $1";
@@ -123,8 +123,8 @@ pub fn committed(
         Spi::connect_mut(|client| {
             client.update(
                 Cached("UPDATE crm.ledger l
-                 SET hashes = crm.cells_hash(l.hashes, $4, $5), synced_at = crm.cells_stamp(l.synced_at, $4, greatest(clock_timestamp(), now())),
-                     changed_at = crm.cells_stamp(l.changed_at, $4, now())
+                 SET hashes = crm_internal.cells_hash(l.hashes, $4, $5), synced_at = crm_internal.cells_stamp(l.synced_at, $4, greatest(clock_timestamp(), now())),
+                     changed_at = crm_internal.cells_stamp(l.changed_at, $4, now())
                  WHERE l.shard_key = $1 AND l.map_id = $2 AND l.record_key = $3"),
                 None,
                 &[

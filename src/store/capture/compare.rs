@@ -52,7 +52,7 @@ impl Order {
         let shard = map.shard.as_ref().map(|shard| shard.name.as_str());
         let rows = client.update(
             Cached(
-                "SELECT a.attname::text, coalesce(crm.cast_type(a.atttypid), format_type(crm.base_type(a.atttypid), NULL))
+                "SELECT a.attname::text, coalesce(crm_internal.cast_type(a.atttypid), format_type(crm_internal.base_type(a.atttypid), NULL))
                  FROM (SELECT x.indrelid, x.indkey, x.indnkeyatts FROM pg_index x
                        WHERE x.indrelid = $1 AND x.indisunique AND x.indpred IS NULL AND x.indexprs IS NULL AND x.indisvalid
                          AND (SELECT array_agg(a.attname::text ORDER BY a.attname::text)
@@ -292,18 +292,18 @@ fn known(
         Cached(
             "SELECT l.record_key IS NOT NULL, l.crm_id IS NOT NULL AND NOT l.detached, l.hashes,
                     ARRAY(SELECT (s.ord - 1)::smallint FROM unnest(l.synced_at) WITH ORDINALITY AS s (at, ord) WHERE s.at IS NOT NULL),
-                    (SELECT crm.cells_union(x.cells)
-                     FROM (SELECT CASE WHEN q.cells IS NULL THEN crm.map_cells($1) ELSE q.cells END AS cells FROM crm.queue q
+                    (SELECT crm_internal.cells_union(x.cells)
+                     FROM (SELECT CASE WHEN q.cells IS NULL THEN crm_internal.map_cells($1) ELSE q.cells END AS cells FROM crm.queue q
                            WHERE q.shard_key = k.shard_key AND q.map_id = $1 AND q.record_key = k.record_key
                            UNION ALL
-                           SELECT crm.cells_or(p.cells, coalesce(p.take, p.cells)) FROM crm.pending_write p
+                           SELECT crm_internal.cells_or(p.cells, coalesce(p.take, p.cells)) FROM crm.pending_write p
                            WHERE p.shard_key = k.shard_key AND p.map_id = $1 AND p.record_key = k.record_key
                            UNION ALL
                            SELECT c.cells FROM crm.change c
                            WHERE c.shard_key = k.shard_key AND c.map_id = $1 AND c.record_keys[1] = k.record_key
                              AND (c.base IS NOT NULL OR c.write_id IS NOT NULL)
                            UNION ALL
-                           SELECT crm.cell_mask(c.field_id) FROM crm.conflict c
+                           SELECT crm_internal.cell_mask(c.field_id) FROM crm.conflict c
                            WHERE c.shard_key = k.shard_key AND c.map_id = $1 AND c.record_key = k.record_key AND c.field_id >= 0) x),
                     f.fields, f.sent
              FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS k (shard_key, record_key, ord)
@@ -369,7 +369,7 @@ pub fn leave_out_unfolded(
         return Ok(());
     }
     let rows = client.update(
-        "SELECT k.shard_key, k.record_key, crm.cells_union(c.cells), bool_or(c.op = 'd')
+        "SELECT k.shard_key, k.record_key, crm_internal.cells_union(c.cells), bool_or(c.op = 'd')
          FROM crm.change c CROSS JOIN unnest(c.record_keys) AS r (record_key)
          JOIN unnest($2::text[], $3::text[]) AS k (shard_key, record_key) ON k.shard_key = c.shard_key AND k.record_key = r.record_key
          WHERE c.map_id = $1 GROUP BY k.shard_key, k.record_key",

@@ -8,7 +8,7 @@ use crate::store::transaction::transaction;
 
 /// Maps that are not as their tables are.
 pub fn due(client: &SpiClient) -> Result<Vec<i32>, StoreError> {
-    let rows = client.select(Cached("SELECT crm.maps_to_follow()"), None, &[])?;
+    let rows = client.select(Cached("SELECT crm_internal.maps_to_follow()"), None, &[])?;
     Ok(rows.filter_map(|row| row.get(1).ok().flatten()).collect())
 }
 
@@ -16,7 +16,7 @@ pub fn due(client: &SpiClient) -> Result<Vec<i32>, StoreError> {
 pub fn uncaptured(client: &SpiClient) -> Result<Vec<(i32, String, String)>, StoreError> {
     let rows = client.select(
         Cached(
-            "SELECT m.map_id, m.relation::text, t.trouble FROM crm.object_map m, crm.capture_trouble(m.map_id) AS t (trouble)
+            "SELECT m.map_id, m.relation::text, t.trouble FROM crm.object_map m, crm_internal.capture_trouble(m.map_id) AS t (trouble)
              WHERE t.trouble IS NOT NULL",
         ),
         None,
@@ -42,7 +42,7 @@ pub fn follow(map_id: i32) -> Result<(), StoreError> {
             None,
             &[],
         )?;
-        client.update("SELECT crm.follow_map($1)", None, &[map_id.into()])?;
+        client.update("SELECT crm_internal.follow_map($1)", None, &[map_id.into()])?;
         Ok(())
     })
 }
@@ -51,7 +51,7 @@ pub fn follow(map_id: i32) -> Result<(), StoreError> {
 pub fn later(map_id: i32, why: &str) -> Result<(), StoreError> {
     transaction(|client| {
         client.update(
-            "SELECT crm.follow_later($1, $2)",
+            "SELECT crm_internal.follow_later($1, $2)",
             None,
             &[map_id.into(), why.into()],
         )?;

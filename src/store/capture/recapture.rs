@@ -88,7 +88,7 @@ pub fn begin(
                  SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r) WHERE c.map_id = $1
                  UNION SELECT * FROM unnest($2::text[], $3::text[])
              )
-             SELECT x.s, x.r, crm.cells_union(x.cells)
+             SELECT x.s, x.r, crm_internal.cells_union(x.cells)
              FROM (SELECT r.s, r.r, q.cells FROM record r, LATERAL (
                        SELECT q.cells FROM crm.queue q WHERE q.shard_key = r.s AND q.map_id = $1 AND q.record_key = r.r) q
                    UNION ALL
@@ -152,7 +152,7 @@ fn capture(
                 "INSERT INTO crm.change (shard_key, map_id, op, cells, record_keys, actor)
                  SELECT r.shard_key, $1, 'u', r.cells, array_agg(r.record_key), $5
                  FROM unnest($2::text[], $3::text[], $4::bytea[]) WITH ORDINALITY AS r (shard_key, record_key, cells, ord)
-                 GROUP BY r.shard_key, r.cells, (r.ord - 1) / crm.change_part()",
+                 GROUP BY r.shard_key, r.cells, (r.ord - 1) / crm_internal.change_part()",
             ),
             None,
             &[
@@ -182,7 +182,7 @@ fn capture(
                 actor.into(),
             ],
         )?;
-        client.update(Cached("SELECT crm.note_change(true)"), None, &[])?;
+        client.update(Cached("SELECT crm_internal.note_change(true)"), None, &[])?;
     }
     Ok(())
 }
@@ -203,10 +203,10 @@ pub fn mark(
         client.update(
             Cached(
                 "INSERT INTO crm.change (shard_key, map_id, op, cells, record_keys, actor)
-                 SELECT r.shard_key, $1, 'i', crm.map_cells($1), array_agg(r.record_key), $4
+                 SELECT r.shard_key, $1, 'i', crm_internal.map_cells($1), array_agg(r.record_key), $4
                  FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS r (shard_key, record_key, ord)
-                 WHERE crm.map_cells($1) IS NOT NULL
-                 GROUP BY r.shard_key, (r.ord - 1) / crm.change_part()",
+                 WHERE crm_internal.map_cells($1) IS NOT NULL
+                 GROUP BY r.shard_key, (r.ord - 1) / crm_internal.change_part()",
             ),
             None,
             &[

@@ -296,7 +296,7 @@ pub fn maps_of(
         // OFFSET 0: is_key() is asked of those alone.
         Cached("SELECT m.map_id
               FROM (SELECT m.* FROM crm.object_map m WHERE NOT EXISTS (SELECT FROM crm.map_state s WHERE s.map_id = m.map_id) OFFSET 0) m
-              WHERE crm.is_key(m.relation, m.key_column, m.shard_column) OR NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = m.relation)"),
+              WHERE crm_internal.is_key(m.relation, m.key_column, m.shard_column) OR NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = m.relation)"),
         None,
         &[],
     )?;
@@ -304,20 +304,20 @@ pub fn maps_of(
         .filter_map(|row| row.get(1).ok().flatten())
         .collect();
     for id in unbound {
-        client.update("SELECT crm.bind_map($1)", None, &[id.into()])?;
+        client.update("SELECT crm_internal.bind_map($1)", None, &[id.into()])?;
     }
     let mut maps: Vec<Map> = Vec::new();
     let mut broken = Vec::new();
     let rows = client.select(
         Cached("SELECT m.map_id, m.connection_id, CASE WHEN c.oid IS NOT NULL THEN format('%I.%I', n.nspname, c.relname) END, m.relation::oid, m.crm_object,
                 m.key_column::text, k.typname::text, m.shard_column::text, m.external_id_field,
-                m.on_crm_delete, e.state = 'error' OR c.oid IS NULL OR c.relkind NOT IN ('r', 'p') OR a.attnum IS NULL OR NOT crm.is_key_type(a.atttypid),
+                m.on_crm_delete, e.state = 'error' OR c.oid IS NULL OR c.relkind NOT IN ('r', 'p') OR a.attnum IS NULL OR NOT crm_internal.is_key_type(a.atttypid),
                 (extract(epoch FROM greatest(e.next_write_at, now() - interval '1 day') - now()) * 1000)::bigint,
                 EXISTS (SELECT FROM crm.field_map f WHERE f.map_id = m.map_id AND f.direction = 'bidirectional'),
                 coalesce(c.relrowsecurity AND c.relforcerowsecurity
                          AND NOT (SELECT r.rolsuper OR r.rolbypassrls FROM pg_roles r WHERE r.oid = c.relowner), false),
                 m.conflict_scope = 'record', m.on_crm_insert = 'insert',
-                coalesce(crm.key_expression('{}', a.atttypid), ''), z.typname::text, crm.key_expression('{}', s.atttypid), s.attnotnull,
+                coalesce(crm_internal.key_expression('{}', a.atttypid), ''), z.typname::text, crm_internal.key_expression('{}', s.atttypid), s.attnotnull,
                 (SELECT n.provider FROM crm.connection n WHERE n.connection_id = m.connection_id), m.key_minds_case, m.key_max_length,
                 array_remove(ARRAY[a.atttypid, s.atttypid], NULL),
                 m.on_insert = 'create', m.on_delete <> 'ignore'
@@ -327,9 +327,9 @@ pub fn maps_of(
          LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
          LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = m.key_column AND NOT a.attisdropped
          -- A key is looked for by the type beneath: what a domain checks is code of others, and looking sets nothing.
-         LEFT JOIN pg_type k ON k.oid = crm.base_type(a.atttypid) AND crm.is_builtin(k.oid)
+         LEFT JOIN pg_type k ON k.oid = crm_internal.base_type(a.atttypid) AND crm_internal.is_builtin(k.oid)
          LEFT JOIN pg_attribute s ON s.attrelid = c.oid AND s.attname = m.shard_column AND NOT s.attisdropped
-         LEFT JOIN pg_type z ON z.oid = crm.base_type(s.atttypid) AND crm.is_builtin(z.oid)
+         LEFT JOIN pg_type z ON z.oid = crm_internal.base_type(s.atttypid) AND crm_internal.is_builtin(z.oid)
          WHERE $1 IS NULL OR m.relation = $1
          ORDER BY m.map_id"),
         None,
@@ -390,7 +390,7 @@ pub fn maps_of(
                 (SELECT format('%I.%I', n.nspname, p.proname) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
                  WHERE p.oid = f.transform_out), t.typcategory IN ('A', 'C'),
                 CASE WHEN f.transform_out IS NOT NULL OR f.transform_in IS NOT NULL
-                     THEN coalesce(crm.transform_trouble(f.transform_out, m.relation), crm.transform_trouble(f.transform_in, m.relation)) END,
+                     THEN coalesce(crm_internal.transform_trouble(f.transform_out, m.relation), crm_internal.transform_trouble(f.transform_in, m.relation)) END,
                 f.direction, f.on_conflict, f.direction <> 'inbound' AND f.materialize,
                 (SELECT format('%I.%I', n.nspname, p.proname) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
                  WHERE p.oid = f.transform_in), t.oid IN ('json'::regtype, 'jsonb'::regtype), c.provider,
@@ -483,7 +483,7 @@ pub fn maps_of(
         unsafe { pg_sys::AcceptInvalidationMessages() };
         client.update(
             "UPDATE crm.map_state SET state = 'error', reason = $2
-             WHERE map_id = $1 AND state <> 'error' AND crm.lost_transform(map_id) IS NOT NULL",
+             WHERE map_id = $1 AND state <> 'error' AND crm_internal.lost_transform(map_id) IS NOT NULL",
             None,
             &[map_id.into(), reason.into()],
         )?;

@@ -394,8 +394,8 @@ fn remember(client: &mut SpiClient, map: &Map, settled: &[Settled]) -> Result<()
     client.update(
         Cached(
             "UPDATE crm.ledger l
-             SET hashes = crm.cells_hash(l.hashes, r.cells, r.hashes), synced_at = crm.cells_synced(l.synced_at, r.synced, now(), l.changed_at, NULL),
-                 changed_at = crm.cells_stamp(l.changed_at, r.taken, now())
+             SET hashes = crm_internal.cells_hash(l.hashes, r.cells, r.hashes), synced_at = crm_internal.cells_synced(l.synced_at, r.synced, now(), l.changed_at, NULL),
+                 changed_at = crm_internal.cells_stamp(l.changed_at, r.taken, now())
              FROM unnest($2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::bytea[], $7::bytea[])
                   AS r (shard_key, record_key, cells, hashes, synced, taken)
              WHERE l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key",
@@ -415,7 +415,7 @@ fn remember(client: &mut SpiClient, map: &Map, settled: &[Settled]) -> Result<()
     client.update(
         Cached(
             "DELETE FROM crm.conflict c USING unnest($2::text[], $3::text[], $4::bytea[]) AS r (shard_key, record_key, synced)
-             WHERE c.shard_key = r.shard_key AND c.map_id = $1 AND c.record_key = r.record_key AND crm.cells_has(r.synced, c.field_id)",
+             WHERE c.shard_key = r.shard_key AND c.map_id = $1 AND c.record_key = r.record_key AND crm_internal.cells_has(r.synced, c.field_id)",
         ),
         None,
         &[
@@ -436,13 +436,13 @@ fn send(client: &mut SpiClient, map: &Map, settled: &[Settled]) -> Result<(), St
         .filter(|s| !s.overwrites.is_empty())
         .collect();
     if !over.is_empty() {
-        client.update(Cached("SELECT crm.note_change(false)"), None, &[])?;
+        client.update(Cached("SELECT crm_internal.note_change(false)"), None, &[])?;
         client.update(
             Cached(
                 "INSERT INTO crm.change (shard_key, map_id, op, cells, record_keys, actor)
                  SELECT r.shard_key, $1, 'u', r.cells, array_agg(r.record_key), 'pg_crm'
                  FROM unnest($2::text[], $3::text[], $4::bytea[]) WITH ORDINALITY AS r (shard_key, record_key, cells, ord)
-                 GROUP BY r.shard_key, r.cells, r.ord / crm.change_part()",
+                 GROUP BY r.shard_key, r.cells, r.ord / crm_internal.change_part()",
             ),
             None,
             &[

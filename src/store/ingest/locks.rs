@@ -48,8 +48,8 @@ pub(super) fn lock(
                                       AND p.state IN ('sending', 'landed', 'failed')),
                     EXISTS (SELECT FROM crm.queue q
                             WHERE q.shard_key = k.shard_key AND q.map_id = $1 AND q.record_key = k.record_key AND q.state = 'queued'),
-                    (SELECT crm.cells_union(x.cells)
-                     FROM (SELECT crm.cells_or(p.cells, coalesce(p.take, p.cells)) AS cells FROM crm.pending_write p
+                    (SELECT crm_internal.cells_union(x.cells)
+                     FROM (SELECT crm_internal.cells_or(p.cells, coalesce(p.take, p.cells)) AS cells FROM crm.pending_write p
                            WHERE p.shard_key = k.shard_key AND p.map_id = $1 AND p.record_key = k.record_key AND p.state IN ('queued', 'dead')
                            UNION ALL
                            SELECT c.cells FROM crm.change c
@@ -103,7 +103,7 @@ pub(super) fn edits_of(
         Cached(
             "SELECT k.shard_key, k.record_key, x.cells
              FROM unnest($2::text[], $3::text[]) AS k (shard_key, record_key),
-                  LATERAL (SELECT crm.cells_union(c.cells) AS cells FROM crm.change c
+                  LATERAL (SELECT crm_internal.cells_union(c.cells) AS cells FROM crm.change c
                            WHERE c.shard_key = k.shard_key AND c.map_id = $1 AND c.record_keys[1] = k.record_key
                              AND (c.base IS NOT NULL OR c.write_id IS NOT NULL)) x
              WHERE x.cells IS NOT NULL",

@@ -276,8 +276,8 @@ fn note(
     client.update(
         Cached(
             "INSERT INTO crm.ledger (shard_key, map_id, record_key, crm_id, hashes, synced_at, changed_at)
-             SELECT k.shard_key, $1, k.record_key, k.crm_id, crm.cells_hash(NULL, k.cells, k.hashes), crm.cells_stamp(NULL, k.cells, now()),
-                    crm.cells_stamp(NULL, k.cells, now())
+             SELECT k.shard_key, $1, k.record_key, k.crm_id, crm_internal.cells_hash(NULL, k.cells, k.hashes), crm_internal.cells_stamp(NULL, k.cells, now()),
+                    crm_internal.cells_stamp(NULL, k.cells, now())
              FROM unnest($2::text[], $3::text[], $4::text[], $5::bytea[], $6::bytea[]) AS k (shard_key, record_key, crm_id, cells, hashes)
              ON CONFLICT ON CONSTRAINT ledger_pkey DO UPDATE
              SET crm_id = excluded.crm_id, hashes = excluded.hashes, synced_at = excluded.synced_at, changed_at = excluded.changed_at,

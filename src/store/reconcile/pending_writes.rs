@@ -55,7 +55,7 @@ pub fn open(client: &mut SpiClient, intents: &[Intent]) -> Result<HashSet<String
            -- Nor with the first write of its record: what arrives last would stand.
            AND NOT EXISTS (SELECT FROM crm.queue q
                            WHERE q.shard_key = i.shard_key AND q.map_id = i.map_id AND q.record_key = i.record_key AND q.state = 'queued'
-                             AND crm.cells_count(crm.cells_and(q.cells, i.cells)) > 0)
+                             AND crm_internal.cells_count(crm_internal.cells_and(q.cells, i.cells)) > 0)
          RETURNING write_id::text"),
         None,
         &[
@@ -147,12 +147,12 @@ pub fn adopt_orphans(client: &mut SpiClient, active: Vec<&str>) -> Result<u64, S
          )
          INSERT INTO crm.pending_write AS p (shard_key, map_id, record_key, state, cells, take, intended, undone, actor, correlation_id,
                                              error_class, last_error, created_at)
-         SELECT shard_key, map_id, record_key, 'queued', '\\x0000000000000000', crm.cells_union(cells),
+         SELECT shard_key, map_id, record_key, 'queued', '\\x0000000000000000', crm_internal.cells_union(cells),
                 (array_agg(intended))[1], array_agg(write_id), max(actor), max(correlation_id), max(error_class), max(last_error),
                 min(created_at)
          FROM adopted GROUP BY shard_key, map_id, record_key
          ON CONFLICT (shard_key, map_id, record_key) WHERE state IN ('queued', 'dead') DO UPDATE
-         SET take = crm.cells_minus(crm.cells_or(coalesce(p.take, '\\x0000000000000000'), excluded.take), p.cells),
+         SET take = crm_internal.cells_minus(crm_internal.cells_or(coalesce(p.take, '\\x0000000000000000'), excluded.take), p.cells),
              undone = p.undone || excluded.undone, revision = p.revision + 1"),
         None,
         &[active.into()],
@@ -228,7 +228,7 @@ pub fn due(
            AND ((p.shard_key, p.record_key) NOT IN (
                     SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r)
                     WHERE c.map_id = $1 AND c.path = 'batch')
-                OR (SELECT crm.cells_count(crm.cells_and(q.cells, p.cells)) > 0 FROM crm.queue q
+                OR (SELECT crm_internal.cells_count(crm_internal.cells_and(q.cells, p.cells)) > 0 FROM crm.queue q
                     WHERE q.shard_key = p.shard_key AND q.map_id = p.map_id AND q.record_key = p.record_key) IS NOT TRUE)
            AND (p.shard_key, p.record_key) NOT IN (
                SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r)

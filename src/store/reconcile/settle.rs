@@ -147,8 +147,8 @@ fn ledger(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(), 
             .collect();
         client.update(
             Cached("UPDATE crm.ledger l
-             SET hashes = crm.cells_hash(l.hashes, r.cells, r.hashes), synced_at = crm.cells_stamp(l.synced_at, r.cells, greatest(now(), to_timestamp(r.changed_at_ms / 1000.0))),
-                 changed_at = crm.cells_stamp(l.changed_at, r.cells, to_timestamp(r.changed_at_ms / 1000.0))
+             SET hashes = crm_internal.cells_hash(l.hashes, r.cells, r.hashes), synced_at = crm_internal.cells_stamp(l.synced_at, r.cells, greatest(now(), to_timestamp(r.changed_at_ms / 1000.0))),
+                 changed_at = crm_internal.cells_stamp(l.changed_at, r.cells, to_timestamp(r.changed_at_ms / 1000.0))
              FROM unnest($2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::bigint[])
                   AS r (shard_key, record_key, cells, hashes, changed_at_ms)
              WHERE l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key"),
@@ -182,7 +182,7 @@ fn ledger(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(), 
             }
         }
         client.update(
-            Cached("SELECT crm.unlink_record($1, $2, $3)"),
+            Cached("SELECT crm_internal.unlink_record($1, $2, $3)"),
             None,
             &[shard_key.into(), map.id.into(), record_key.into()],
         )?;
@@ -313,9 +313,9 @@ fn pending(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(),
                AND (p.write_id, p.revision) = (r.write_id, r.revision) AND r.verdict = 'done'
          )
          UPDATE crm.pending_write p
-         SET base = CASE WHEN r.verdict = 'done' THEN p.base || r.base::jsonb ELSE crm.base_sent(p.base, r.sent::jsonb) END,
+         SET base = CASE WHEN r.verdict = 'done' THEN p.base || r.base::jsonb ELSE crm_internal.base_sent(p.base, r.sent::jsonb) END,
              -- What somebody asked for meanwhile stays asked for.
-             take = CASE WHEN r.verdict = 'done' THEN crm.cells_minus(p.take, r.take) ELSE p.take END,
+             take = CASE WHEN r.verdict = 'done' THEN crm_internal.cells_minus(p.take, r.take) ELSE p.take END,
              state = CASE WHEN r.verdict = 'dead' AND (p.write_id, p.revision) = (r.write_id, r.revision) THEN 'dead' ELSE 'queued' END,
              attempts = CASE WHEN (p.write_id, p.revision) <> (r.write_id, r.revision) THEN 0 WHEN r.charged THEN p.attempts + 1 ELSE p.attempts END,
              next_attempt_at = CASE WHEN r.verdict = 'retry' THEN now() + r.delay_ms * interval '1 ms' ELSE '-infinity' END,

@@ -33,7 +33,7 @@ impl Rival {
 }
 
 /// The condition of the index, word for word.
-const IN_INDEX: &str = "(crm.folded_key(l.record_key) IS NOT NULL OR l.shard_key <> '')";
+const IN_INDEX: &str = "(crm_internal.folded_key(l.record_key) IS NOT NULL OR l.shard_key <> '')";
 
 /// Whether a creation may have reached the CRM without an answer.
 fn was_sent(alias: &str) -> String {
@@ -49,7 +49,7 @@ fn of_keys() -> String {
     format!(
         "SELECT l.shard_key, l.record_key, l.crm_id, l.record_key AS carried FROM crm.ledger l
          WHERE l.map_id = $1 AND {IN_INDEX}
-           AND hashtextextended(coalesce(crm.folded_key(l.record_key), l.record_key), 0) = hashtextextended(k.folded, 0)
+           AND hashtextextended(coalesce(crm_internal.folded_key(l.record_key), l.record_key), 0) = hashtextextended(k.folded, 0)
          UNION ALL
          SELECT l.shard_key, l.record_key, l.crm_id, l.record_key FROM crm.ledger l
          WHERE k.folded <> k.record_key AND l.shard_key = '' AND l.map_id = $1 AND l.record_key = k.folded
@@ -90,7 +90,7 @@ pub fn rivals(
              SELECT l.shard_key, l.record_key, l.crm_id, c.external_id AS carried FROM crm.carried_key c
              JOIN crm.ledger l ON l.map_id = c.map_id AND l.crm_id = c.crm_id
              WHERE c.map_id = $1
-               AND hashtextextended(coalesce(crm.folded_key(c.external_id), c.external_id), 0) = hashtextextended(k.folded, 0)) l
+               AND hashtextextended(coalesce(crm_internal.folded_key(c.external_id), c.external_id), 0) = hashtextextended(k.folded, 0)) l
          WHERE l.shard_key <> k.shard_key OR l.record_key <> k.record_key"
     );
     Spi::connect_mut(|client| {

@@ -374,7 +374,7 @@ pub fn link(client: &mut SpiClient, map: &Map, links: &[(&Key, &str)]) -> Result
         return Ok(());
     }
     client.update(
-        Cached("SELECT crm.link_records($1, $2, $3, $4)"),
+        Cached("SELECT crm_internal.link_records($1, $2, $3, $4)"),
         None,
         &[
             map.id.into(),
@@ -421,7 +421,7 @@ pub fn relink(
 /// Dissolves the link of a record whose CRM record is gone. One that claimed the row too is looked at again.
 pub fn unlink(client: &mut SpiClient, map: &Map, key: &Key) -> Result<(), StoreError> {
     client.update(
-        Cached("SELECT crm.unlink_record($1, $2, $3)"),
+        Cached("SELECT crm_internal.unlink_record($1, $2, $3)"),
         None,
         &[
             key.shard_key.as_str().into(),

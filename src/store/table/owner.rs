@@ -84,7 +84,7 @@ fn table_named(name: &str) -> pg_sys::Oid {
     }
 }
 
-/// The same check as `crm.transform_trouble()`: the role that may change a transform must be able to act as the table's owner
+/// The same check as `crm_internal.transform_trouble()`: the role that may change a transform must be able to act as the table's owner
 /// anyway. The function is locked against DROP and ALTER … OWNER until the transaction ends.
 fn may_run(function: pg_sys::Oid, owner: pg_sys::Oid) -> bool {
     // SAFETY: inside a transaction; the tuple is read while it is held.

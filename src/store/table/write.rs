@@ -226,7 +226,7 @@ pub fn edited(
     cells: &Cells,
     base: JsonMap<String, Json>,
 ) -> Result<(), StoreError> {
-    client.update(Cached("SELECT crm.note_change(true)"), None, &[])?;
+    client.update(Cached("SELECT crm_internal.note_change(true)"), None, &[])?;
     client.update(
         Cached(
             "INSERT INTO crm.change (shard_key, map_id, record_keys, op, cells, base, actor)

@@ -215,7 +215,7 @@ pub fn release_lost(client: &mut SpiClient, flying: &[i64]) -> Result<u64, Store
              SELECT map_id, path, k.s, k.r, k.sent FROM left_behind, unnest(shard_keys, record_keys, sent) AS k (s, r, sent)
          ), edits AS (
              UPDATE crm.pending_write p
-             SET attempts = p.attempts + 1, next_attempt_at = now(), base = crm.base_sent(p.base, record.sent::jsonb)
+             SET attempts = p.attempts + 1, next_attempt_at = now(), base = crm_internal.base_sent(p.base, record.sent::jsonb)
              FROM record WHERE path = 'reconcile' AND p.shard_key = s AND p.map_id = record.map_id AND p.record_key = r
                            AND p.state = 'queued'
          ), locked AS (

@@ -92,9 +92,9 @@ fn slice_end(
 const MERGE: &str = "ON CONFLICT (shard_key, map_id, record_key) DO UPDATE
     SET state = excluded.state, op = CASE WHEN q.op = 'k' AND excluded.op = 'u' THEN 'k' ELSE excluded.op END, revision = excluded.revision, place = excluded.place, actor = excluded.actor,
         cells = CASE WHEN excluded.op = 'd' THEN NULL WHEN q.cells IS NULL THEN excluded.cells
-                     ELSE crm.cells_or(q.cells, excluded.cells) END,
+                     ELSE crm_internal.cells_or(q.cells, excluded.cells) END,
         changed_at = CASE WHEN q.changed_at IS NULL THEN excluded.changed_at
-                          ELSE crm.cells_merge(q.changed_at, excluded.changed_at) END,
+                          ELSE crm_internal.cells_merge(q.changed_at, excluded.changed_at) END,
         attempts = 0, next_attempt_at = '-infinity', error_class = NULL, last_error = NULL";
 
 fn fold_slice(
@@ -137,7 +137,7 @@ fn statement(merge: &str) -> String {
 /// The calls among the notes of a record: their ids in order, and the cells that they set.
 const CALLED: &str =
     "(SELECT array_agg((n.note ->> 3)::uuid ORDER BY (n.note ->> 0)::bigint) AS writes,
-                    crm.cells_union(decode(n.note ->> 1, 'hex')) AS cells
+                    crm_internal.cells_union(decode(n.note ->> 1, 'hex')) AS cells
              FROM jsonb_array_elements(w.notes) AS n (note) WHERE n.note ->> 3 IS NOT NULL)";
 
 const FOLD: &str = "WITH slice AS MATERIALIZED (
@@ -145,9 +145,9 @@ const FOLD: &str = "WITH slice AS MATERIALIZED (
              FROM crm.change WHERE (shard_key, change_id) > ($1, $2) AND (shard_key, change_id) <= ($3, $4)
              ORDER BY shard_key, change_id FOR UPDATE SKIP LOCKED
          ), checked AS MATERIALIZED (
-             SELECT map_id, crm.checked_cells(map_id) AS cells FROM (SELECT DISTINCT map_id FROM slice) m
+             SELECT map_id, crm_internal.checked_cells(map_id) AS cells FROM (SELECT DISTINCT map_id FROM slice) m
          ), record AS MATERIALIZED (
-             SELECT s.shard_key, s.map_id, k.record_key, crm.cells_union(s.cells) AS cells, max(s.changed_at) AS changed_at,
+             SELECT s.shard_key, s.map_id, k.record_key, crm_internal.cells_union(s.cells) AS cells, max(s.changed_at) AS changed_at,
                     coalesce(max(s.change_id) FILTER (WHERE s.op = 'd') = max(s.change_id), false) AS deleted,
                     bool_or(s.op = 'i') AS inserted,
                     max(s.actor) AS actor,
@@ -184,7 +184,7 @@ const FOLD: &str = "WITH slice AS MATERIALIZED (
              JOIN crm.object_map m USING (map_id)
              JOIN checked c USING (map_id)
          ), work AS MATERIALIZED (
-             SELECT k.*, CASE WHEN checked IS NULL OR deleted OR crm.cells_count(crm.cells_minus(cells, checked)) > 0 THEN true
+             SELECT k.*, CASE WHEN checked IS NULL OR deleted OR crm_internal.cells_count(crm_internal.cells_minus(cells, checked)) > 0 THEN true
                               -- The row is back: its record is not to be deleted any more.
                               WHEN inserted AND crm_id IS NOT NULL THEN EXISTS (
                                   SELECT FROM crm.queue q WHERE q.shard_key = k.shard_key AND q.map_id = k.map_id
@@ -196,24 +196,24 @@ const FOLD: &str = "WITH slice AS MATERIALIZED (
                     (SELECT jsonb_object_agg(b.key, b.value ORDER BY b.value ? 'force', b.change_id DESC)
                      FROM (SELECT b.key, b.value, (n.note ->> 0)::bigint AS change_id
                            FROM jsonb_array_elements(w.notes) AS n (note), jsonb_each(nullif(n.note -> 2, 'null')) b
-                           WHERE crm.cells_has(decode(n.note ->> 1, 'hex'), b.key::int) AND (w.checked IS NOT NULL OR b.value ? 'force')
+                           WHERE crm_internal.cells_has(decode(n.note ->> 1, 'hex'), b.key::int) AND (w.checked IS NOT NULL OR b.value ? 'force')
                            UNION ALL
                            -- What a row is inserted with over a record that it has is based on what that one held.
                            SELECT f.field_id::text, jsonb_build_object('h', encode(substr(l.hashes, 16 * f.field_id + 1, 16), 'hex')), -1
                            FROM crm.ledger l JOIN crm.field_map f USING (map_id)
                            WHERE w.inserted AND w.crm_id IS NOT NULL
                              AND l.shard_key = w.shard_key AND l.map_id = w.map_id AND l.record_key = w.record_key
-                             AND f.direction = 'bidirectional' AND crm.cells_has(w.cells, f.field_id)
+                             AND f.direction = 'bidirectional' AND crm_internal.cells_has(w.cells, f.field_id)
                              AND substr(l.hashes, 16 * f.field_id + 1, 16) NOT IN ('', decode(repeat('00', 16), 'hex'))) b) AS base,
                     (SELECT n.note ->> 4 FROM jsonb_array_elements(w.notes) AS n (note)
                      WHERE n.note ->> 4 IS NOT NULL ORDER BY (n.note ->> 0)::bigint DESC LIMIT 1) AS correlation_id
              FROM work w
              CROSS JOIN LATERAL CALLED c
              -- A call is told what became of it, also if it goes with the creation: it waits for that, and finds it landed.
-             CROSS JOIN LATERAL (SELECT crm.cells_and(CASE WHEN w.checked IS NULL THEN c.cells ELSE w.cells END, w.checkable) AS cells) e
-             WHERE NOT w.deleted AND (w.checked IS NOT NULL OR c.writes IS NOT NULL) AND crm.cells_count(e.cells) > 0
+             CROSS JOIN LATERAL (SELECT crm_internal.cells_and(CASE WHEN w.checked IS NULL THEN c.cells ELSE w.cells END, w.checkable) AS cells) e
+             WHERE NOT w.deleted AND (w.checked IS NOT NULL OR c.writes IS NOT NULL) AND crm_internal.cells_count(e.cells) > 0
          ), whole AS MATERIALIZED (
-             SELECT map_id, crm.map_cells(map_id) AS cells
+             SELECT map_id, crm_internal.map_cells(map_id) AS cells
              FROM (SELECT DISTINCT map_id FROM work WHERE crm_id IS NULL AND creates) m
          ), revived AS (
              DELETE FROM crm.dead_letter d USING work w
@@ -254,8 +254,8 @@ const FOLD: &str = "WITH slice AS MATERIALIZED (
          ), anew AS (
              -- Inserted over a record that it has: that was its predecessor's, and what comes from the CRM comes anew.
              UPDATE crm.ledger l
-             SET hashes = crm.cells_hash(l.hashes, i.cells, decode(repeat('00', 16 * crm.cells_count(i.cells)), 'hex'))
-             FROM work w, LATERAL (SELECT crm.cells_union(crm.cell_mask(f.field_id)) AS cells FROM crm.field_map f
+             SET hashes = crm_internal.cells_hash(l.hashes, i.cells, decode(repeat('00', 16 * crm_internal.cells_count(i.cells)), 'hex'))
+             FROM work w, LATERAL (SELECT crm_internal.cells_union(crm_internal.cell_mask(f.field_id)) AS cells FROM crm.field_map f
                                    WHERE f.map_id = w.map_id AND f.direction = 'inbound') i
              WHERE w.inserted AND NOT w.deleted AND w.crm_id IS NOT NULL AND i.cells IS NOT NULL AND l.hashes IS NOT NULL
                AND l.shard_key = w.shard_key AND l.map_id = w.map_id AND l.record_key = w.record_key
@@ -284,9 +284,9 @@ const FOLD: &str = "WITH slice AS MATERIALIZED (
                     CASE WHEN crm_id IS NOT NULL OR creates THEN 'queued' ELSE 'unlinked' END,
                     CASE WHEN deleted THEN 'd' WHEN crm_id IS NULL THEN 'c' ELSE 'u' END::\"char\",
                     CASE WHEN deleted THEN NULL
-                         WHEN crm_id IS NULL AND creates THEN crm.cells_or(w.cells, coalesce(a.cells, w.cells))
-                         WHEN checked IS NULL THEN w.cells ELSE crm.cells_minus(w.cells, checked) END,
-                    crm.cells_stamp(NULL, CASE WHEN checked IS NULL THEN w.cells ELSE crm.cells_minus(w.cells, checked) END, changed_at),
+                         WHEN crm_id IS NULL AND creates THEN crm_internal.cells_or(w.cells, coalesce(a.cells, w.cells))
+                         WHEN checked IS NULL THEN w.cells ELSE crm_internal.cells_minus(w.cells, checked) END,
+                    crm_internal.cells_stamp(NULL, CASE WHEN checked IS NULL THEN w.cells ELSE crm_internal.cells_minus(w.cells, checked) END, changed_at),
                     place, actor
              FROM work w
              LEFT JOIN whole a USING (map_id)
@@ -302,7 +302,7 @@ const FOLD: &str = "WITH slice AS MATERIALIZED (
                     e.writes, 'queued', e.cells, coalesce(e.base, '{}'), e.changed_at, e.actor, e.correlation_id, 1
              FROM edit e
              ON CONFLICT (shard_key, map_id, record_key) WHERE state IN ('queued', 'dead') DO UPDATE
-             SET state = 'queued', cells = crm.cells_or(p.cells, excluded.cells), take = crm.cells_minus(p.take, excluded.cells),
+             SET state = 'queued', cells = crm_internal.cells_or(p.cells, excluded.cells), take = crm_internal.cells_minus(p.take, excluded.cells),
                  -- The oldest base stands, unless a later edit is forced.
                  base = excluded.base || p.base || coalesce(
                      (SELECT jsonb_object_agg(b.key, b.value) FROM jsonb_each(excluded.base) b WHERE b.value ? 'force'), '{}'),
@@ -368,23 +368,23 @@ const PUT_ASIDE: &str = "WITH change AS (
      ), record AS MATERIALIZED (
          SELECT l.*, c.op = 'd' AS deleted, c.actor, c.write_id,
                 CASE WHEN l.crm_id IS NOT NULL AND c.op <> 'd' THEN k.cells END AS checked,
-                CASE WHEN l.crm_id IS NULL OR k.cells IS NULL THEN m.cells ELSE crm.cells_minus(m.cells, k.cells) END AS written
-         FROM locked l, change c, LATERAL (SELECT crm.map_cells(c.map_id) AS cells) m,
-              LATERAL (SELECT crm.checked_cells(c.map_id) AS cells) k
+                CASE WHEN l.crm_id IS NULL OR k.cells IS NULL THEN m.cells ELSE crm_internal.cells_minus(m.cells, k.cells) END AS written
+         FROM locked l, change c, LATERAL (SELECT crm_internal.map_cells(c.map_id) AS cells) m,
+              LATERAL (SELECT crm_internal.checked_cells(c.map_id) AS cells) k
      ), queued AS (
          INSERT INTO crm.queue AS q (shard_key, map_id, record_key, state, op, cells, place, actor, error_class, last_error)
          SELECT shard_key, map_id, record_key, 'dead', (CASE WHEN deleted THEN 'd' WHEN crm_id IS NULL THEN 'c' ELSE 'u' END)::\"char\",
                 CASE WHEN NOT deleted THEN written END, place, actor, 'internal', $3
-         FROM record WHERE deleted OR crm.cells_count(written) > 0
+         FROM record WHERE deleted OR crm_internal.cells_count(written) > 0
          ON CONFLICT (shard_key, map_id, record_key) DO UPDATE
          SET state = 'dead', op = excluded.op, cells = excluded.cells, revision = excluded.revision, error_class = 'internal', last_error = $3
          RETURNING q.shard_key, q.map_id, q.record_key, q.op, q.actor
      ), pending AS (
          INSERT INTO crm.pending_write AS p (shard_key, map_id, record_key, state, cells, actor, folded, error_class, last_error, revision)
          SELECT shard_key, map_id, record_key, 'dead', checked, actor, CASE WHEN write_id IS NOT NULL THEN ARRAY[write_id] END, 'internal', $3, 1
-         FROM record WHERE crm.cells_count(checked) > 0
+         FROM record WHERE crm_internal.cells_count(checked) > 0
          ON CONFLICT (shard_key, map_id, record_key) WHERE state IN ('queued', 'dead') DO UPDATE
-         SET state = 'dead', cells = crm.cells_or(p.cells, excluded.cells), folded = p.folded || excluded.folded, error_class = 'internal',
+         SET state = 'dead', cells = crm_internal.cells_or(p.cells, excluded.cells), folded = p.folded || excluded.folded, error_class = 'internal',
              last_error = $3, revision = p.revision + 1
          RETURNING p.shard_key, p.map_id, p.record_key, 'u'::\"char\" AS op, p.actor
      ), letter AS (

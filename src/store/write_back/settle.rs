@@ -254,13 +254,13 @@ const APPLIED: &str = "WITH record AS MATERIALIZED (
 ), done AS (
     DELETE FROM crm.queue q USING record r
     WHERE QUEUE AND q.shard_key = r.shard_key AND q.map_id = $1 AND q.record_key = r.record_key AND q.revision = r.revision
-    RETURNING r.*, CASE WHEN r.unsent IS NULL THEN q.changed_at ELSE crm.cells_stamp(q.changed_at, r.unsent, NULL) END AS changed_at
+    RETURNING r.*, CASE WHEN r.unsent IS NULL THEN q.changed_at ELSE crm_internal.cells_stamp(q.changed_at, r.unsent, NULL) END AS changed_at
 ), known AS (
     UPDATE crm.ledger l
     SET crm_id = coalesce(r.crm_id, l.crm_id),
-        changed_at = CASE WHEN l.changed_at IS NULL THEN r.changed_at ELSE crm.cells_merge(l.changed_at, r.changed_at) END,
-        synced_at = crm.cells_synced(l.synced_at, r.cells, now(), l.changed_at, r.changed_at),
-        hashes = crm.cells_hash(l.hashes, r.cells, r.hashes)
+        changed_at = CASE WHEN l.changed_at IS NULL THEN r.changed_at ELSE crm_internal.cells_merge(l.changed_at, r.changed_at) END,
+        synced_at = crm_internal.cells_synced(l.synced_at, r.cells, now(), l.changed_at, r.changed_at),
+        hashes = crm_internal.cells_hash(l.hashes, r.cells, r.hashes)
     FROM done r
     WHERE LEDGER AND l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key
 )
@@ -386,7 +386,7 @@ fn others(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<(),
     let unlinked = records.iter().filter(|r| r.verdict.word() == "unlinked");
     for r in unlinked {
         client.update(
-            "SELECT crm.unlink_record($1, $2, $3)",
+            "SELECT crm_internal.unlink_record($1, $2, $3)",
             None,
             &[
                 r.shard_key.as_str().into(),
@@ -397,8 +397,8 @@ fn others(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<(),
     }
     client.update(
         "UPDATE crm.ledger l
-         SET crm_id = coalesce(r.crm_id, l.crm_id), synced_at = crm.cells_synced(l.synced_at, r.cells, now(), l.changed_at, NULL),
-             hashes = crm.cells_hash(l.hashes, r.cells, r.hashes)
+         SET crm_id = coalesce(r.crm_id, l.crm_id), synced_at = crm_internal.cells_synced(l.synced_at, r.cells, now(), l.changed_at, NULL),
+             hashes = crm_internal.cells_hash(l.hashes, r.cells, r.hashes)
          FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::bytea[])
               AS r (shard_key, record_key, verdict, crm_id, cells, hashes)
          WHERE l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key AND r.verdict = 'applied'",
@@ -511,7 +511,7 @@ fn delete_gone(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Resul
          UPDATE crm.queue q
          SET op = 'c', next_attempt_at = '-infinity',
              state = CASE m.on_insert WHEN 'create' THEN 'queued' ELSE 'unlinked' END,
-             cells = CASE m.on_insert WHEN 'create' THEN crm.map_cells(m.map_id) ELSE q.cells END
+             cells = CASE m.on_insert WHEN 'create' THEN crm_internal.map_cells(m.map_id) ELSE q.cells END
          FROM left_over l, crm.object_map m
          WHERE q.shard_key = l.shard_key AND q.map_id = $1 AND q.record_key = l.record_key AND m.map_id = $1",
         None,

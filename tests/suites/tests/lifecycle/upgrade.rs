@@ -37,7 +37,7 @@ async fn updated_while_busy() {
         .await;
     let sql = "ALTER TABLE crm.ledger ADD COLUMN suite_was_here int;
                CREATE OR REPLACE VIEW crm.suite_was_here AS SELECT 1 AS one;
-               SELECT crm.settle_rights();";
+               SELECT crm_internal.settle_rights();";
     let script = Script::write(&from, "9.9.9test", sql);
     let update = desk
         .db

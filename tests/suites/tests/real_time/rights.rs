@@ -84,7 +84,7 @@ async fn the_level_writer_is_enough_and_reader_is_not() {
         "UPDATE crm.ledger SET hashes = NULL",
         "DELETE FROM crm.conflict",
         "SELECT * FROM crm.credential",
-        "SELECT crm.ask_worker('{\"op\": \"write\"}', 1)",
+        "SELECT crm_internal.ask_worker('{\"op\": \"write\"}', 1)",
         "SELECT crm.resolve_conflict(1, 'crm')",
         "SELECT crm.cancel_write(gen_random_uuid())",
     ] {

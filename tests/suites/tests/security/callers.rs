@@ -26,7 +26,7 @@ async fn a_transform_sets_nothing_up() {
                      'crm.create_connection(''other'', ''stub'')', 'crm.drop_connection(''stub'')', 'crm.set_credentials(''stub'', ''{{}}'')',
                      'crm.link(1, ''p1'', ''x'')', 'crm.replay(1)', 'crm.replay_all()', 'crm.cancel_write(gen_random_uuid())',
                      'crm.resolve_conflict(1, ''crm'')', 'crm.flush()', 'crm.ingest_now()', 'crm.backfill(1)', 'crm.test_connection(''stub'')',
-                     'crm.describe(''stub'', ''contact'')', 'crm.check_mapping(1)', 'crm.caller()',
+                     'crm.describe(''stub'', ''contact'')', 'crm.check_mapping(1)', 'crm_internal.caller()',
                      'crm.receive_webhook(''stub'', ''{{}}'', '''')', 'crm.write(''public.people'', ''p1'', ''{{}}'')', 'crm.read_live(''public.people'', ''p1'')']
                  LOOP
                      refusal := NULL;
@@ -124,29 +124,30 @@ async fn a_definers_trigger_that_a_superuser_fires_calls_as_its_owner() {
 async fn nobody_says_that_somebody_else_calls() {
     let desk = Desk::open(&CLUSTER, Vendor::Stub).await;
     let (_, session) = role(&desk.db, "mallory", Some("admin")).await;
-    let call = |token: &str| format!("SELECT crm.do_set_credentials({token}, 'stub', '{{}}')");
+    let call =
+        |token: &str| format!("SELECT crm_internal.do_set_credentials({token}, 'stub', '{{}}')");
     // The role's own number in front of anything, a superuser's in front of one's own proof, nothing.
     for token in [
         "NULL",
         "''",
         "'\\x0000000a'",
         "'\\x0000000a' || decode(repeat('00', 32), 'hex')",
-        "'\\x0000000a'::bytea || substr(crm.caller(), 5)",
-        "substr(crm.caller(), 1, 35)",
-        "crm.caller() || '\\x00'",
+        "'\\x0000000a'::bytea || substr(crm_internal.caller(), 5)",
+        "substr(crm_internal.caller(), 1, 35)",
+        "crm_internal.caller() || '\\x00'",
     ] {
         refused(&session, &call(token)).await;
     }
-    session.execute(&call("crm.caller()")).await;
+    session.execute(&call("crm_internal.caller()")).await;
     // Good for its own transaction, also after an error in it, and for no other.
     let token: String = session
-        .one("SELECT quote_literal(crm.caller()::text)", &[])
+        .one("SELECT quote_literal(crm_internal.caller()::text)", &[])
         .await;
     refused(&session, &call(&format!("{token}::bytea"))).await;
     session
         .execute(&format!(
             "DO $$
-             DECLARE token bytea := crm.caller();
+             DECLARE token bytea := crm_internal.caller();
              BEGIN
                  BEGIN
                      PERFORM 1 / 0;
@@ -162,7 +163,7 @@ async fn nobody_says_that_somebody_else_calls() {
     let other = desk.db.session().await;
     other.execute("BEGIN").await;
     let token: String = other
-        .one("SELECT quote_literal(crm.caller()::text)", &[])
+        .one("SELECT quote_literal(crm_internal.caller()::text)", &[])
         .await;
     refused(&session, &call(&format!("{token}::bytea"))).await;
 }
@@ -172,11 +173,11 @@ async fn nobody_says_that_somebody_else_calls() {
 async fn every_definer_refuses_where_nobody_calls() {
     let db = CLUSTER.database().await;
     let silent = "SELECT p.oid::regprocedure FROM pg_proc p JOIN crm.access a ON a.kind = 'function' AND a.name = p.proname
-        WHERE p.pronamespace = 'crm'::regnamespace AND p.prosecdef AND p.provolatile = 'v'
-          AND p.prosrc !~ 'crm\\.verified\\(caller\\)|crm\\.refuse_restricted\\(\\)|crm\\.(ask_worker|ask_fields)\\('";
+        WHERE p.pronamespace = a.schema::regnamespace AND p.prosecdef AND p.provolatile = 'v'
+          AND p.prosrc !~ 'crm_internal\\.(verified\\(caller\\)|refuse_restricted\\(\\)|ask_worker\\(|ask_fields\\()'";
     assert_eq!(db.text(silent).await, "");
     // What is asked for a token is never called without, and what makes one never runs as somebody else.
     let outer = "SELECT p.oid::regprocedure FROM pg_proc p
-        WHERE p.pronamespace = 'crm'::regnamespace AND p.prosrc ~ 'crm\\.caller\\(\\)' AND p.prosecdef";
+        WHERE p.pronamespace IN ('crm'::regnamespace, 'crm_internal'::regnamespace) AND p.prosrc ~ 'crm_internal\\.caller\\(\\)' AND p.prosecdef";
     assert_eq!(db.text(outer).await, "");
 }

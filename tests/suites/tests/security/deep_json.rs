@@ -33,7 +33,7 @@ async fn calls(db: &Database, value: &str) -> Vec<String> {
                                    WHEN t.typcategory = 'B' THEN 'false'
                                    ELSE format('NULL::%s', a.type::regtype) END, ', ' ORDER BY a.n))
                FROM pg_proc p, unnest(p.proargtypes) WITH ORDINALITY AS a (type, n) JOIN pg_type t ON t.oid = a.type
-               WHERE p.pronamespace = 'crm'::regnamespace AND p.prokind = 'f'
+               WHERE p.pronamespace IN ('crm'::regnamespace, 'crm_internal'::regnamespace) AND p.prokind = 'f'
                GROUP BY p.oid HAVING bool_or(t.typname = 'jsonb')";
     db.all(sql, &[&value]).await
 }

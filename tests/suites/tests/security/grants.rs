@@ -27,14 +27,14 @@ const HELD: &str = "
 /// What a level is to have, by the table.
 const DUE: &str = "
     SELECT o.kind || ' ' || o.identity || ' ' || CASE o.kind WHEN 'schema' THEN 'USAGE' WHEN 'relation' THEN 'SELECT' ELSE 'EXECUTE' END
-    FROM crm.access a JOIN crm.objects o USING (kind, name)
-    WHERE array_position($1, a.level) <= $2 AND (o.kind = 'schema' OR o.identity LIKE 'crm.%')";
+    FROM crm.access a JOIN crm.objects o USING (kind, schema, name)
+    WHERE array_position($1, a.level) <= $2";
 
 #[tokio::test]
 async fn each_level_has_what_the_table_says_and_nothing_else() {
     let desk = Desk::open_with(&CLUSTER, Vendor::Stub, "on_delete => 'delete'").await;
     months(&desk).await;
-    let nameless = "SELECT kind || ' ' || name FROM crm.access a WHERE NOT EXISTS (SELECT FROM crm.objects o WHERE (o.kind, o.name) = (a.kind, a.name))";
+    let nameless = "SELECT kind || ' ' || name FROM crm.access a WHERE NOT EXISTS (SELECT FROM crm.objects o WHERE (o.kind, o.schema, o.name) = (a.kind, a.schema, a.name))";
     assert_eq!(
         desk.db.text(nameless).await,
         "",
@@ -78,9 +78,9 @@ async fn each_level_has_what_the_table_says_and_nothing_else() {
 async fn of_each_function_somebody_has_decided() {
     let db = CLUSTER.database().await;
     let sql = "SELECT DISTINCT p.pronamespace::regnamespace || '.' || p.proname FROM pg_proc p
-        WHERE p.pronamespace IN ('crm'::regnamespace, 'crm_stub'::regnamespace) AND p.proname !~ '^capture_[0-9]+$'
+        WHERE p.pronamespace IN ('crm'::regnamespace, 'crm_internal'::regnamespace, 'crm_stub'::regnamespace) AND p.proname !~ '^capture_[0-9]+$'
           AND NOT EXISTS (SELECT FROM crm.access a
-                          WHERE a.kind = 'function' AND a.name = p.proname AND p.pronamespace = 'crm'::regnamespace)";
+                          WHERE a.kind = 'function' AND a.name = p.proname AND a.schema::regnamespace = p.pronamespace)";
     let internal: BTreeSet<String> = db.all(sql, &[]).await.into_iter().collect();
     let named: BTreeSet<String> = include_str!("internal_functions.txt")
         .lines()
@@ -146,8 +146,8 @@ async fn check_tells_of_any_other_grant() {
         ("CREATE ON SCHEMA crm", "CREATE on schema crm"),
         ("USAGE ON SCHEMA crm_stub", "USAGE on schema crm_stub"),
         (
-            "EXECUTE ON FUNCTION crm.ask_worker(jsonb, bigint)",
-            "EXECUTE on function crm.ask_worker",
+            "EXECUTE ON FUNCTION crm_internal.ask_worker(jsonb, bigint)",
+            "EXECUTE on function crm_internal.ask_worker",
         ),
         (
             "USAGE ON SEQUENCE crm.queue_revision_seq",
@@ -189,7 +189,7 @@ async fn the_manual_says_what_is_granted() {
         let granted: String = db
             .one(
                 "SELECT string_agg('`' || name || '`', ', ' ORDER BY kind DESC, name) FROM crm.access
-                 WHERE level = $1 AND kind <> 'schema' AND name NOT LIKE 'do\\_%'",
+                 WHERE level = $1 AND kind <> 'schema' AND schema = 'crm'",
                 &[&level],
             )
             .await;

@@ -106,15 +106,15 @@ async fn everything_is_the_engines_and_pinned_and_not_everybodys() {
     assert_eq!(desk.db.text(public).await, "");
     // Wherever they lie: a function that the extension left elsewhere would be somebody's too.
     let unpinned = "SELECT p.oid::regprocedure FROM pg_proc p
-        WHERE p.prosecdef AND (p.pronamespace IN ('crm'::regnamespace, 'crm_stub'::regnamespace)
+        WHERE p.prosecdef AND (p.pronamespace IN ('crm'::regnamespace, 'crm_internal'::regnamespace, 'crm_stub'::regnamespace)
                                OR EXISTS (SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
                                           WHERE e.extname = 'pg_crm' AND d.objid = p.oid AND d.deptype IN ('e', 'x')))
           AND NOT coalesce(p.proconfig && ARRAY['search_path=pg_catalog, pg_temp', 'search_path=pg_catalog, crm_stub, pg_temp'], false)";
     assert_eq!(desk.db.text(unpinned).await, "");
     // What sets nothing itself runs with its caller's settings, and names everything in full.
     let loose = "SELECT p.oid::regprocedure FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
-        WHERE p.pronamespace = 'crm'::regnamespace AND l.lanname IN ('sql', 'plpgsql') AND p.proconfig IS NULL AND NOT p.prosecdef
-          AND p.prosrc !~ '^\\s*SELECT (crm\\.|''|250)' AND p.proname <> 'write'";
+        WHERE p.pronamespace IN ('crm'::regnamespace, 'crm_internal'::regnamespace) AND l.lanname IN ('sql', 'plpgsql') AND p.proconfig IS NULL AND NOT p.prosecdef
+          AND p.prosrc !~ '^\\s*SELECT (crm_internal\\.|''|250)' AND p.proname <> 'write'";
     assert_eq!(desk.db.text(loose).await, "");
     desk.db.assert_checked().await;
 }

@@ -186,7 +186,7 @@ async fn whoever_calls_keeps_their_settings() {
         ),
         (
             "postgres",
-            "SELECT crm.longest_text('m.people'::regclass, 'notes')".to_owned(),
+            "SELECT crm_internal.longest_text('m.people'::regclass, 'notes')".to_owned(),
         ),
         (
             &reader,
@@ -241,7 +241,7 @@ async fn whoever_calls_keeps_their_settings() {
     let before: String = session.one(SETTINGS, &[]).await;
     session.execute("BEGIN; SAVEPOINT before").await;
     let error = session
-        .error("SELECT crm.longest_text('m.people'::regclass, 'notes')")
+        .error("SELECT crm_internal.longest_text('m.people'::regclass, 'notes')")
         .await;
     assert!(error.message().contains("refused"), "{error:?}");
     session.execute("ROLLBACK TO before").await;

@@ -105,12 +105,12 @@ async fn the_status_says_what_keeps_the_worker_from_working() {
     let db = &live.db;
     let whole: String = db
         .one(
-            "SELECT pg_get_functiondef('crm.maps_to_follow()'::regprocedure)",
+            "SELECT pg_get_functiondef('crm_internal.maps_to_follow()'::regprocedure)",
             &[],
         )
         .await;
     db.execute(
-        "CREATE OR REPLACE FUNCTION crm.maps_to_follow() RETURNS SETOF int LANGUAGE plpgsql AS $$ BEGIN RAISE read_only_sql_transaction; END $$",
+        "CREATE OR REPLACE FUNCTION crm_internal.maps_to_follow() RETURNS SETOF int LANGUAGE plpgsql AS $$ BEGIN RAISE read_only_sql_transaction; END $$",
     )
     .await;
     let reason = format!(

@@ -239,7 +239,7 @@ async fn another_relation_is_not_looked_at_for_its_lengths() {
     let table: u32 = watch
         .one("SELECT oid FROM pg_class WHERE relname = 'p'", &[])
         .await;
-    let sql = format!("SELECT crm.longest_text({table}::oid::regclass, 'email')");
+    let sql = format!("SELECT crm_internal.longest_text({table}::oid::regclass, 'email')");
     let looking = tokio::spawn(async move { session.client().query_one(&sql, &[]).await });
     waits_for_a_lock(&watch, pid).await;
     tenancy

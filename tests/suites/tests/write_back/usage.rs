@@ -277,7 +277,9 @@ async fn the_circuit_opens_and_closes() {
         let _: bool = desk.db.one("SELECT crm.flush(timeout => '1 s')", &[]).await;
         let retry = "UPDATE crm.connection_state SET blocked_until = now()";
         desk.db.execute(retry).await;
-        desk.db.execute("SELECT crm.notify_worker(false)").await;
+        desk.db
+            .execute("SELECT crm_internal.notify_worker(false)")
+            .await;
     }
     eventually("it is open", async || {
         (circuit().await != "closed").then_some(())
