@@ -23,6 +23,7 @@ mod job;
 mod json;
 mod jwt;
 mod list_scan;
+mod moment;
 mod oauth;
 pub mod operation;
 pub mod outcome;

@@ -1,36 +1,36 @@
-//! A list that is looked through at the end of a pass, because what it shows is in no order of change: the
-//! one mechanism behind deleted and archived records that the changes themselves do not tell.
+//! A scan through a list that has no order of change, at the end of a pass: the one mechanism behind
+//! deleted and archived records that the changes themselves do not report.
 //!
-//! Guarantees: the list is read from where it goes on to its end, and not again before it is due; what
-//! was shown within `overlap` before the beginning of a look is told by the next one too.
+//! Guarantees: the list is read from where the last page ended to its end, and not again before it is due;
+//! what entered it within `overlap` before a scan began is reported by the next scan too.
 
 use crm_domain::{ErrorClass, Failure};
 use serde::{Deserialize, Serialize};
 
-use crate::change_scan::moment;
+use crate::moment;
 
-/// How far it has been looked. It is stored as JSON.
+/// The position of a scan. It is stored as JSON.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct Look {
-    /// Where the list goes on; it is being read. The vendor's own text.
+pub(crate) struct ListScan {
+    /// The vendor's token for the next page, while the list is being read.
     #[serde(skip_serializing_if = "Option::is_none")]
     after: Option<String>,
-    /// Pages of it that were read.
+    /// Pages read so far.
     pages: u32,
-    /// What the list has shown since then has not been told.
+    /// What entered the list since then has not been reported.
     #[serde(with = "moment", skip_serializing_if = "Option::is_none")]
     since: Option<i64>,
-    /// When its first page was read.
+    /// When the first page was read.
     #[serde(with = "moment", skip_serializing_if = "Option::is_none")]
     began: Option<i64>,
-    /// It is not read again before.
+    /// The list is not read again before this.
     #[serde(with = "moment", skip_serializing_if = "Option::is_none")]
     due: Option<i64>,
 }
 
-impl Look {
-    /// Where the list goes on, if it is being read.
+impl ListScan {
+    /// The token for the next page, while the list is being read.
     pub fn after(&self) -> Option<&str> {
         self.after.as_deref()
     }
@@ -43,19 +43,19 @@ impl Look {
         date.zip(self.due).is_none_or(|(date, due)| date >= due)
     }
 
-    /// From the start again: the text by which the list was to go on is not taken any more.
+    /// Starts over: the vendor no longer accepts the token.
     pub fn restart(&mut self) {
         self.after = None;
     }
 
-    /// Where a first look begins, for lists that must be told one.
+    /// Where a first scan begins, for lists that need a time to begin with.
     pub fn begin(&mut self, since: Option<i64>) {
         self.since = self.since.or(since);
     }
 
-    /// Takes in a page, and tells whether there are more. `pause` tells from the number of pages how long
-    /// not to look again.
-    pub fn take(
+    /// Moves on by a page, and returns whether there are more. `pause` says, given the number of pages, how
+    /// long to wait before the next scan.
+    pub fn advance(
         &mut self,
         next: Option<String>,
         date: Option<i64>,
@@ -63,7 +63,7 @@ impl Look {
         pause: impl Fn(u32) -> i64,
     ) -> Result<bool, Failure> {
         if next.is_some() && next == self.after {
-            let message = "the list goes on where it has been";
+            let message = "the list continues at a page that was already read";
             return Err(Failure::record(
                 ErrorClass::Internal,
                 "no_progress",

@@ -73,7 +73,7 @@ pub trait Provider: Send + Sync {
     ) -> BoxOperation<Vec<Option<CrmObject>>>;
 
     /// How many records one [`Provider::overwritten`] may carry.
-    fn look_back_size(&self) -> usize {
+    fn history_size(&self) -> usize {
         usize::MAX
     }
 

@@ -1,4 +1,4 @@
-//! The walk against CRMs that keep, show and compare times in their several ways.
+//! The scan against CRMs that keep, show and compare times in their several ways.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,49 +36,49 @@ fn name(id: u32) -> String {
 }
 
 impl Crm {
-    fn answer(&self, ask: &Ask<'_>, limit: usize) -> Slice<u32> {
+    fn answer(&self, ask: &ScanQuery<'_>, limit: usize) -> ScanPage<u32> {
         let time = |seconds: bool, at: i64| if seconds { floor(at) } else { at };
         let compared = |m: &Model| time(self.habits.compares_seconds, m.at);
         let mut found: Vec<Model> = self.records.clone();
         found.retain(|m| m.visible <= self.now);
         match ask {
-            Ask::Since(None) => {}
-            Ask::Since(Some(second)) => found.retain(|m| compared(m) >= *second),
-            Ask::Within { second, after } => found.retain(|m| {
+            ScanQuery::Since(None) => {}
+            ScanQuery::Since(Some(second)) => found.retain(|m| compared(m) >= *second),
+            ScanQuery::Within { second, after } => found.retain(|m| {
                 compared(m) >= *second && compared(m) < second + SECOND && *name(m.id) > **after
             }),
         }
         match ask {
-            Ask::Since(_) => {
+            ScanQuery::Since(_) => {
                 found.sort_by_key(|m| (time(self.habits.sorts_seconds, m.at), m.id));
             }
-            Ask::Within { .. } => found.sort_by_key(|m| m.id),
+            ScanQuery::Within { .. } => found.sort_by_key(|m| m.id),
         }
         let full = found.len() > limit;
         found.truncate(limit);
-        let row = |m: Model| Row {
+        let row = |m: Model| ScanRow {
             at: Some(time(self.habits.shows_seconds, m.at)),
             id: Some(name(m.id)),
             item: m.id,
         };
-        Slice {
+        ScanPage {
             rows: found.into_iter().map(row).collect(),
             full,
             date: self.tells_date.then(|| floor(self.now)),
         }
     }
 
-    /// Reads until there is nothing more. The walk is stored and loaded between pages.
-    fn pass(&self, walk: &mut Walk, limit: usize, overlap: i64) -> Vec<u32> {
+    /// Reads until there is nothing more. The scan is stored and loaded between pages.
+    fn pass(&self, scan: &mut ChangeScan, limit: usize, overlap: i64) -> Vec<u32> {
         let mut seen = Vec::new();
         let bound = 10 + 4 * self.records.len();
         for _ in 0..bound {
-            let stored = serde_json::to_string(walk).unwrap();
-            *walk = serde_json::from_str(&stored).unwrap();
-            let slice = self.answer(&walk.ask(), limit);
-            match walk.take(slice, overlap).unwrap() {
-                Taken::AskAgain => {}
-                Taken::Page { items, more } => {
+            let stored = serde_json::to_string(scan).unwrap();
+            *scan = serde_json::from_str(&stored).unwrap();
+            let page = self.answer(&scan.query(), limit);
+            match scan.advance(page, overlap).unwrap() {
+                ScanStep::QueryAgain => {}
+                ScanStep::Page { items, more } => {
                     seen.extend(items);
                     if !more {
                         return seen;
@@ -86,7 +86,7 @@ impl Crm {
                 }
             }
         }
-        panic!("the walk never ends: {walk:?}");
+        panic!("the scan never ends: {scan:?}");
     }
 }
 
@@ -123,8 +123,8 @@ fn ties_at_the_border_of_a_page_are_neither_lost_nor_read_for_ever() {
         (vec![], 1),
     ] {
         let crm = crm(times.clone());
-        let mut walk = Walk::default();
-        let seen = crm.pass(&mut walk, limit, 0);
+        let mut scan = ChangeScan::default();
+        let seen = crm.pass(&mut scan, limit, 0);
         assert_eq!(seen.len(), times.len(), "{times:?} by {limit}");
     }
 }
@@ -132,8 +132,8 @@ fn ties_at_the_border_of_a_page_are_neither_lost_nor_read_for_ever() {
 #[test]
 fn more_than_10_000_records_of_one_millisecond_end() {
     let crm = crm([1_767_323_045_678; 10_050]);
-    let mut walk = Walk::default();
-    let mut seen = crm.pass(&mut walk, 200, 60 * SECOND);
+    let mut scan = ChangeScan::default();
+    let mut seen = crm.pass(&mut scan, 200, 60 * SECOND);
     assert_eq!(seen.len(), 10_050);
     seen.dedup();
     assert_eq!(seen.len(), 10_050);
@@ -143,12 +143,12 @@ fn more_than_10_000_records_of_one_millisecond_end() {
 fn a_quiet_crm_is_read_again_for_the_overlap_and_then_left_alone() {
     let overlap = 60 * SECOND;
     let mut crm = crm((0..100).map(|n| n * 10 * SECOND));
-    let mut walk = Walk::default();
-    assert_eq!(crm.pass(&mut walk, 10, overlap).len(), 100);
+    let mut scan = ChangeScan::default();
+    assert_eq!(crm.pass(&mut scan, 10, overlap).len(), 100);
     let mut passes = Vec::new();
     for wait in [0, 0, 30, 29, 2, 3600, 3600] {
         crm.now += wait * SECOND;
-        passes.push(crm.pass(&mut walk, 10, overlap).len());
+        passes.push(crm.pass(&mut scan, 10, overlap).len());
     }
     // The window reaches back from the CRM's clock, and shrinks as that goes on.
     assert_eq!(passes, [7, 7, 7, 4, 1, 0, 0]);
@@ -160,7 +160,7 @@ fn a_quiet_crm_is_read_again_for_the_overlap_and_then_left_alone() {
         visible: crm.now,
     });
     let passes: Vec<usize> = (0..4)
-        .map(|_| crm.pass(&mut walk, 10, overlap).len())
+        .map(|_| crm.pass(&mut scan, 10, overlap).len())
         .collect();
     assert_eq!(passes, [1, 1, 1, 1]);
 }
@@ -168,17 +168,17 @@ fn a_quiet_crm_is_read_again_for_the_overlap_and_then_left_alone() {
 #[test]
 fn a_clock_that_was_set_back_loses_nothing() {
     let mut crm = crm([1_000_000]);
-    let mut walk = Walk::default();
-    crm.pass(&mut walk, 10, SECOND);
+    let mut scan = ChangeScan::default();
+    crm.pass(&mut scan, 10, SECOND);
     crm.now = 500_000;
     crm.records[0].visible = 0;
-    crm.pass(&mut walk, 10, SECOND);
+    crm.pass(&mut scan, 10, SECOND);
     crm.records.push(Model {
         id: 1,
         at: 500_500,
         visible: 0,
     });
-    assert!(crm.pass(&mut walk, 10, SECOND).contains(&1));
+    assert!(crm.pass(&mut scan, 10, SECOND).contains(&1));
 }
 
 /// A second that fills the first page is read by ids: what was not to be seen before it is read again.
@@ -191,14 +191,14 @@ fn what_comes_late_before_a_second_read_by_ids_is_seen() {
         visible: 9000,
     });
     crm.now = 7000;
-    let mut walk = Walk::default();
+    let mut scan = ChangeScan::default();
     assert!(matches!(
-        walk.take(crm.answer(&walk.ask(), 1), 6000),
-        Ok(Taken::AskAgain)
+        scan.advance(crm.answer(&scan.query(), 1), 6000),
+        Ok(ScanStep::QueryAgain)
     ));
     crm.now = 11_000;
-    crm.pass(&mut walk, 1, 6000);
-    assert!(crm.pass(&mut walk, 1, 6000).contains(&3));
+    crm.pass(&mut scan, 1, 6000);
+    assert!(crm.pass(&mut scan, 1, 6000).contains(&3));
 }
 
 #[test]
@@ -210,17 +210,17 @@ fn what_no_walk_stored_is_refused() {
         json!("x"),
     ] {
         assert!(
-            serde_json::from_value::<Walk>(json.clone()).is_err(),
+            serde_json::from_value::<ChangeScan>(json.clone()).is_err(),
             "{json}"
         );
     }
-    let walk = Walk {
+    let scan = ChangeScan {
         at: Some(1_767_323_045_000),
         id: Some("5".to_owned()),
         newest: Some(1_767_323_045_678),
         again: None,
     };
-    let stored = serde_json::to_value(&walk).unwrap();
+    let stored = serde_json::to_value(&scan).unwrap();
     assert_eq!(stored["id"], "5");
     assert!(
         stored["at"]
@@ -228,31 +228,31 @@ fn what_no_walk_stored_is_refused() {
             .unwrap()
             .starts_with("2026-01-02T03:04:05")
     );
-    assert_eq!(serde_json::from_value::<Walk>(stored).unwrap(), walk);
+    assert_eq!(serde_json::from_value::<ChangeScan>(stored).unwrap(), scan);
 }
 
 #[test]
 fn an_answer_that_gets_nowhere_is_an_error() {
-    let empty = || Slice::<u32> {
+    let empty = || ScanPage::<u32> {
         rows: Vec::new(),
         full: true,
         date: None,
     };
-    assert!(Walk::default().take(empty(), 0).is_err());
-    let mut walk = Walk {
+    assert!(ChangeScan::default().advance(empty(), 0).is_err());
+    let mut scan = ChangeScan {
         at: Some(0),
         id: Some("1".to_owned()),
-        ..Walk::default()
+        ..ChangeScan::default()
     };
-    let same = Slice {
-        rows: vec![Row {
+    let same = ScanPage {
+        rows: vec![ScanRow {
             at: Some(0),
             id: Some("1".to_owned()),
             item: 1,
         }],
         ..empty()
     };
-    assert!(walk.take(same, 0).is_err());
+    assert!(scan.advance(same, 0).is_err());
 }
 
 #[test]
@@ -297,12 +297,12 @@ proptest! {
         from in prop::option::of((0i64..20, prop::option::of(0u32..60))),
     ) {
         let crm = Crm { habits, tells_date, ..crm(times) };
-        let mut walk = match from {
-            None => Walk::default(),
-            Some((second, id)) => Walk {
+        let mut scan = match from {
+            None => ChangeScan::default(),
+            Some((second, id)) => ChangeScan {
                 at: Some(second * SECOND),
                 id: id.map(name),
-                ..Walk::default()
+                ..ChangeScan::default()
             },
         };
         let due = |m: &&Model| match from {
@@ -313,11 +313,11 @@ proptest! {
             }
         };
         let expected: BTreeSet<u32> = crm.records.iter().filter(due).map(|m| m.id).collect();
-        let seen: BTreeSet<u32> = crm.pass(&mut walk, limit, overlap).into_iter().collect();
+        let seen: BTreeSet<u32> = crm.pass(&mut scan, limit, overlap).into_iter().collect();
         prop_assert!(seen.is_superset(&expected), "missed {:?}", expected.difference(&seen));
     }
 
-    /// Records that change and become visible late, while the walk goes on page by page: each change
+    /// Records that change and become visible late, while the scan goes on page by page: each change
     /// is seen, if it is visible within the overlap.
     #[test]
     fn what_becomes_visible_late_is_seen(
@@ -333,7 +333,7 @@ proptest! {
             .map(|(id, at, late)| Model { id, at, visible: at + late })
             .collect();
         changes.sort_by_key(|m| (m.visible, m.at));
-        let mut walk = Walk::default();
+        let mut scan = ChangeScan::default();
         let mut seen: BTreeMap<u32, i64> = BTreeMap::new();
         let mut now = 0;
         let mut quiet = 0;
@@ -347,14 +347,14 @@ proptest! {
                 }
             }
             let crm = Crm { records: latest.values().copied().collect(), habits, now, tells_date: true };
-            let slice = crm.answer(&walk.ask(), limit);
-            if let Taken::Page { items, more } = walk.take(slice, overlap).unwrap() {
+            let page = crm.answer(&scan.query(), limit);
+            if let ScanStep::Page { items, more } = scan.advance(page, overlap).unwrap() {
                 for id in items {
                     seen.insert(id, latest[&id].at);
                 }
                 quiet = if !more && now > 80_000 { quiet + 1 } else { 0 };
             }
-            prop_assert!(now < 80_000 + 2_000 * pace, "the walk never ends: {walk:?}");
+            prop_assert!(now < 80_000 + 2_000 * pace, "the scan never ends: {scan:?}");
         }
         for change in &changes {
             let last = changes.iter().filter(|m| m.id == change.id).map(|m| m.at).max();

@@ -26,7 +26,7 @@ use crm_domain::{DataType, Description, Failure, Value, ValueError};
 use serde_json::Value as Json;
 
 use crate::calls::Calls;
-use crate::change_scan::SECOND;
+use crate::moment::SECOND;
 use crate::operation::Exchange;
 use crate::outcomes::{Outcome, Plan};
 use crate::stored::Habits;

@@ -13,10 +13,11 @@ use super::api::object_path;
 use super::errors;
 use super::reads::modified_property;
 use crate::body::{Item, Listed};
-use crate::change_scan::{self, Ask, Row, Slice, Taken, Walk};
+use crate::change_scan::{self, ChangeScan, ScanPage, ScanQuery, ScanRow, ScanStep};
 use crate::changes::{self, Change, ChangesPage, ChangesQuery};
 use crate::errors::{refused, unreadable, unreadable_record};
-use crate::list_scan::Look;
+use crate::list_scan::ListScan;
+use crate::moment;
 use crate::operation::{Exchange, Refusal};
 use crate::request::encode;
 use crate::{BoxOperation, CrmObject, Method, Operation, Request, Response, Settings, Step, wire};
@@ -46,8 +47,8 @@ const MERGED_VIDS: &str = "hs_calculated_merged_vids";
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Cursor {
-    walk: Walk,
-    archived: Look,
+    scan: ChangeScan,
+    archived: ListScan,
 }
 
 pub(super) fn changes(settings: &Settings, query: Arc<ChangesQuery>) -> BoxOperation<ChangesPage> {
@@ -115,11 +116,11 @@ impl Changes {
     fn search(&self) -> Request {
         let modified = modified_property(&self.query.object);
         let filter = |name: &str, operator: &str, value: String| json!({ "propertyName": name, "operator": operator, "value": value });
-        let (filters, sort) = match self.cursor.walk.ask() {
-            Ask::Since(None) => (vec![], modified),
-            Ask::Since(Some(at)) => (vec![filter(modified, "GTE", at.to_string())], modified),
-            Ask::Within { second, after } => {
-                let end = second + change_scan::SECOND;
+        let (filters, sort) = match self.cursor.scan.query() {
+            ScanQuery::Since(None) => (vec![], modified),
+            ScanQuery::Since(Some(at)) => (vec![filter(modified, "GTE", at.to_string())], modified),
+            ScanQuery::Within { second, after } => {
+                let end = second + moment::SECOND;
                 let mut filters = vec![
                     filter(modified, "GTE", second.to_string()),
                     filter(modified, "LT", end.to_string()),
@@ -188,12 +189,12 @@ impl Changes {
         let answer = Answer::of(response)?;
         let full = answer.after.is_some() || answer.results.len() >= self.limit;
         let rows = answer.results.into_iter().map(|found| self.row(found));
-        let slice = Slice {
+        let page = ScanPage {
             rows: rows.collect(),
             full,
             date: response.date(),
         };
-        let Taken::Page { items, more } = self.cursor.walk.take(slice, self.overlap)? else {
+        let ScanStep::Page { items, more } = self.cursor.scan.advance(page, self.overlap)? else {
             return Ok(self.ask());
         };
         self.found.extend(items.into_iter().flatten());
@@ -208,7 +209,7 @@ impl Changes {
     }
 
     /// A record, and those that it took in.
-    fn row(&self, found: Item) -> Row<Vec<Change>> {
+    fn row(&self, found: Item) -> ScanRow<Vec<Change>> {
         let Item { mut json, trouble } = found;
         let id = wire::id(&json["id"]);
         let updated_at = wire::member(&mut json, "updatedAt");
@@ -254,7 +255,7 @@ impl Changes {
             ..Change::default()
         });
         let item = std::iter::once(change).chain(gone).collect();
-        Row { at, id, item }
+        ScanRow { at, id, item }
     }
 
     fn key<'a>(&self, properties: &'a Map<String, Json>) -> Option<&'a Json> {
@@ -273,8 +274,8 @@ impl Changes {
         };
         let since = self.cursor.archived.since();
         let pause = |pages: u32| i64::from(pages.saturating_sub(1)) * PAGE_MS;
-        let look = &mut self.cursor.archived;
-        let more = look.take(answer.after, response.date(), self.overlap, pause)?;
+        let scan = &mut self.cursor.archived;
+        let more = scan.advance(answer.after, response.date(), self.overlap, pause)?;
         for Item { json, trouble } in answer.results {
             let at = wire::moment(&json["archivedAt"]);
             if at.zip(since).is_some_and(|(at, since)| at < since) {

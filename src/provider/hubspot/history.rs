@@ -43,7 +43,7 @@ struct Found {
     properties_with_history: Option<Histories>,
 }
 
-pub(super) fn look_back(batch: Arc<DoneBatch>) -> BoxOperation<Vec<Vec<Overwritten>>> {
+pub(super) fn read_history(batch: Arc<DoneBatch>) -> BoxOperation<Vec<Vec<Overwritten>>> {
     let records = &batch.records;
     let ids: BTreeSet<&str> = records.iter().map(|r| r.crm_id.as_str()).collect();
     let inputs: Vec<Json> = ids.into_iter().map(|id| json!({ "id": id })).collect();

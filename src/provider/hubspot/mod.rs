@@ -92,7 +92,7 @@ impl Provider for HubSpot {
         reads::read(batch)
     }
 
-    fn look_back_size(&self) -> usize {
+    fn history_size(&self) -> usize {
         history::LIMIT
     }
 
@@ -101,7 +101,7 @@ impl Provider for HubSpot {
         _settings: &Settings,
         batch: Arc<DoneBatch>,
     ) -> Option<BoxOperation<Vec<Vec<Overwritten>>>> {
-        Some(history::look_back(batch))
+        Some(history::read_history(batch))
     }
 
     fn changes(&self, settings: &Settings, query: Arc<ChangesQuery>) -> BoxOperation<ChangesPage> {

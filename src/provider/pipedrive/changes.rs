@@ -14,10 +14,11 @@ use super::answers::{Page, go_on, page};
 use super::objects::{Elsewhere, Object, Version};
 use super::seek::PAGE;
 use super::values::{self, second};
-use crate::change_scan::{self, Ask, Row, SECOND, Slice, Taken, Walk};
+use crate::change_scan::{self, ChangeScan, ScanPage, ScanQuery, ScanRow, ScanStep};
 use crate::changes::{self, Change, ChangesPage, ChangesQuery};
 use crate::errors::unreadable_record;
-use crate::list_scan::Look;
+use crate::list_scan::ListScan;
+use crate::moment::SECOND;
 use crate::operation::Refusal;
 use crate::request::encode;
 use crate::{BoxOperation, CrmObject, Method, Operation, Request, Response, Settings, Step};
@@ -34,12 +35,12 @@ const ELSEWHERE_MS: i64 = 15 * 60 * SECOND;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Cursor {
-    walk: Walk,
+    scan: ChangeScan,
     /// Where a second goes on that holds more than a page. The vendor's own text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     page: Option<String>,
     #[serde(default)]
-    elsewhere: Look,
+    elsewhere: ListScan,
 }
 
 pub(super) fn changes(
@@ -87,10 +88,10 @@ impl Changes {
             Version::V2 => "&sort_by=update_time&sort_direction=asc",
         };
         let since = |at: i64| format!("&updated_since={}", encode(&second(at)));
-        let range = match self.cursor.walk.ask() {
-            Ask::Since(None) => time.to_owned(),
-            Ask::Since(Some(at)) => time.to_owned() + &since(at),
-            Ask::Within { second: at, .. } => {
+        let range = match self.cursor.scan.query() {
+            ScanQuery::Since(None) => time.to_owned(),
+            ScanQuery::Since(Some(at)) => time.to_owned() + &since(at),
+            ScanQuery::Within { second: at, .. } => {
                 let page = go_on(self.object, self.cursor.page.as_deref());
                 let order = match self.object.has_until {
                     true => {
@@ -118,11 +119,11 @@ impl Changes {
     }
 
     fn archived(&self) -> Request {
-        let look = &self.cursor.elsewhere;
-        let since = look
+        let scan = &self.cursor.elsewhere;
+        let since = scan
             .since()
             .map(|at| format!("&updated_since={}", encode(&second(at))));
-        let page = go_on(self.object, look.after());
+        let page = go_on(self.object, scan.after());
         let order = "&sort_by=update_time&sort_direction=asc";
         self.request(
             "/archived",
@@ -131,11 +132,11 @@ impl Changes {
     }
 
     fn recents(&self) -> Request {
-        let look = &self.cursor.elsewhere;
-        let since = second(look.since().unwrap_or_default());
+        let scan = &self.cursor.elsewhere;
+        let since = second(scan.since().unwrap_or_default());
         // `2026-01-02 03:04:05`, in UTC.
         let since = since.replace('T', " ").replace('Z', "");
-        let start = look.after().unwrap_or("0");
+        let start = scan.after().unwrap_or("0");
         Request::new(
             Method::Get,
             format!(
@@ -161,7 +162,7 @@ impl Changes {
                     true => self.cursor.elsewhere.restart(),
                     false => {
                         self.cursor.page = None;
-                        self.cursor.walk.restart_second();
+                        self.cursor.scan.restart_second();
                     }
                 }
                 Ok(self.ask())
@@ -179,9 +180,9 @@ impl Changes {
     }
 
     fn take_list(&mut self, page: Page, response: &Response) -> Result<Step<ChangesPage>, Failure> {
-        let within = match self.cursor.walk.ask() {
-            Ask::Within { second, .. } => Some(second..second + SECOND),
-            Ask::Since(_) => None,
+        let within = match self.cursor.scan.query() {
+            ScanQuery::Within { second, .. } => Some(second..second + SECOND),
+            ScanQuery::Since(_) => None,
         };
         let mut rows = Vec::with_capacity(page.records.len());
         let mut next = page.next;
@@ -195,23 +196,23 @@ impl Changes {
             }
         }
         let date = response.date();
-        let slice = Slice {
+        let page = ScanPage {
             rows,
             full: next.is_some(),
             date,
         };
-        let taken = self.cursor.walk.take(slice, self.overlap)?;
+        let taken = self.cursor.scan.advance(page, self.overlap)?;
         self.cursor.page = next.filter(|_| within.is_some());
-        let Taken::Page { items, more } = taken else {
+        let ScanStep::Page { items, more } = taken else {
             return Ok(self.ask());
         };
         self.found.extend(items);
-        let look = &mut self.cursor.elsewhere;
-        if more || !look.is_due(date) || self.object.elsewhere == Elsewhere::Nowhere {
+        let scan = &mut self.cursor.elsewhere;
+        if more || !scan.is_due(date) || self.object.elsewhere == Elsewhere::Nowhere {
             return Ok(self.page(more));
         }
         if self.object.elsewhere == Elsewhere::Recents {
-            look.begin(date.map(|date| date - KEPT_MS));
+            scan.begin(date.map(|date| date - KEPT_MS));
         }
         self.is_elsewhere = true;
         Ok(self.ask())
@@ -222,8 +223,8 @@ impl Changes {
         page: Page,
         date: Option<i64>,
     ) -> Result<Step<ChangesPage>, Failure> {
-        let look = &mut self.cursor.elsewhere;
-        let more = look.take(page.next, date, self.overlap, |_| ELSEWHERE_MS)?;
+        let scan = &mut self.cursor.elsewhere;
+        let more = scan.advance(page.next, date, self.overlap, |_| ELSEWHERE_MS)?;
         let is_recents = self.object.elsewhere == Elsewhere::Recents;
         let told = page
             .records
@@ -241,7 +242,7 @@ impl Changes {
         Ok(self.page(more))
     }
 
-    fn row(&self, record: &Json, trouble: Option<Failure>) -> Row<Change> {
+    fn row(&self, record: &Json, trouble: Option<Failure>) -> ScanRow<Change> {
         let id = values::id(record);
         let at = values::modified_at(record);
         let names = self.query.fields.iter().map(|field| field.name.as_str());
@@ -261,7 +262,7 @@ impl Changes {
             },
             ..Change::default()
         };
-        Row { at, id, item }
+        ScanRow { at, id, item }
     }
 
     fn page(&mut self, more: bool) -> Step<ChangesPage> {

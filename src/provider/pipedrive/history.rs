@@ -24,7 +24,7 @@ const AGENT: &str = "pg_crm";
 pub(super) const MOST: usize = 25;
 
 /// Looks back at the one record that a batch holds.
-pub(super) fn look_back(
+pub(super) fn read_history(
     object: &Object,
     batch: Arc<DoneBatch>,
 ) -> Option<BoxOperation<Vec<Vec<Overwritten>>>> {

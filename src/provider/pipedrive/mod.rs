@@ -25,7 +25,8 @@ use crm_domain::{DataType, Description, Failure, Value, ValueError};
 use serde_json::Value as Json;
 
 use crate::calls::Calls;
-use crate::change_scan::{OVERLAP_OPTION, SECOND, overlap};
+use crate::change_scan::{OVERLAP_OPTION, overlap};
+use crate::moment::SECOND;
 use crate::operation::{Exchange, Refusal};
 use crate::outcomes::{Outcome, Plan};
 use crate::stored::Habits;
@@ -122,7 +123,7 @@ impl Provider for Pipedrive {
         }
     }
 
-    fn look_back_size(&self) -> usize {
+    fn history_size(&self) -> usize {
         1
     }
 
@@ -131,7 +132,7 @@ impl Provider for Pipedrive {
         _settings: &Settings,
         batch: Arc<DoneBatch>,
     ) -> Option<BoxOperation<Vec<Vec<Overwritten>>>> {
-        history::look_back(known(&batch.object)?, batch)
+        history::read_history(known(&batch.object)?, batch)
     }
 
     fn changes(&self, settings: &Settings, query: Arc<ChangesQuery>) -> BoxOperation<ChangesPage> {

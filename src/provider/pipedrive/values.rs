@@ -13,7 +13,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::field_name::{LISTS, PARTS, PLACES, is_custom, split};
 use super::objects::{Object, Version};
-use crate::change_scan::{SECOND, moment};
+use crate::moment::{self, SECOND};
 use crate::stored::{Habits, Numbers};
 use crate::{WriteRecord, wire};
 

@@ -14,9 +14,10 @@ use serde_json::{Map, Value as Json};
 use super::api::{Api, id_form};
 use super::{errors, reads};
 use crate::body::{Item, Listed};
-use crate::change_scan::{self, Ask, Row, Slice, Taken, Walk, moment};
+use crate::change_scan::{self, ChangeScan, ScanPage, ScanQuery, ScanRow, ScanStep};
 use crate::changes::{self, Change, ChangesPage, ChangesQuery, is_api_name};
 use crate::errors::{refused, unreadable, unreadable_record};
+use crate::moment;
 use crate::operation::{Exchange, Refusal};
 use crate::request::encode;
 use crate::{BoxOperation, CrmObject, Method, Operation, Response, Settings, Step, wire};
@@ -46,7 +47,7 @@ const MERGEABLE: [&str; 4] = ["Account", "Case", "Contact", "Lead"];
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Cursor {
-    walk: Walk,
+    scan: ChangeScan,
     /// Optional fields that the object turned out not to have, as long as one pass lasts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     without: Vec<String>,
@@ -134,14 +135,14 @@ impl Changes {
 
     fn path(&self, all: bool) -> String {
         let columns = self.columns(all).join(",");
-        let (range, order) = match self.cursor.walk.ask() {
-            Ask::Since(None) => (String::new(), "SystemModstamp,Id"),
-            Ask::Since(Some(at)) => (
+        let (range, order) = match self.cursor.scan.query() {
+            ScanQuery::Since(None) => (String::new(), "SystemModstamp,Id"),
+            ScanQuery::Since(Some(at)) => (
                 format!(" WHERE {TIME} >= {}", second(at)),
                 "SystemModstamp,Id",
             ),
-            Ask::Within { second: at, after } => {
-                let (from, to) = (second(at), second(at + change_scan::SECOND));
+            ScanQuery::Within { second: at, after } => {
+                let (from, to) = (second(at), second(at + moment::SECOND));
                 let after = match after {
                     "" => String::new(),
                     id => format!(" AND Id > {}", quoted(id)),
@@ -188,13 +189,13 @@ impl Changes {
         let Listed { items, rest } = listed.ok_or_else(|| unreadable(response))?;
         // The server may show fewer than asked for and say that it is not done.
         let full = rest["done"] == false || items.len() >= self.limit;
-        let slice = Slice {
+        let page = ScanPage {
             rows: items.into_iter().map(|item| self.row(item)).collect(),
             full,
             date: response.date(),
         };
         let all = self.statement().1;
-        let Taken::Page { items, more } = self.cursor.walk.take(slice, self.overlap)? else {
+        let ScanStep::Page { items, more } = self.cursor.scan.advance(page, self.overlap)? else {
             return Ok(self.ask());
         };
         if !more {
@@ -225,7 +226,7 @@ impl Changes {
         )))
     }
 
-    fn row(&self, item: Item) -> Row<Change> {
+    fn row(&self, item: Item) -> ScanRow<Change> {
         let Item { json, trouble } = item;
         let record = record_of(json);
         let id = reads::held(&record, "Id").and_then(wire::id);
@@ -250,7 +251,7 @@ impl Changes {
             deleted,
             object,
         };
-        Row { at, id, item }
+        ScanRow { at, id, item }
     }
 
     /// The asked fields in a record, by the names they were asked by.

@@ -13,10 +13,11 @@ use super::errors;
 use super::reads::{self, FIELDS, MODIFIED, Reading};
 use super::values::second;
 use crate::body::{Item, Listed};
-use crate::change_scan::{self, Ask, Row, SECOND, Slice, Taken, Walk};
+use crate::change_scan::{self, ChangeScan, ScanPage, ScanQuery, ScanRow, ScanStep};
 use crate::changes::{self, Change, ChangesPage, ChangesQuery, is_api_name};
 use crate::errors::{refused, unreadable, unreadable_record};
-use crate::list_scan::Look;
+use crate::list_scan::ListScan;
+use crate::moment::SECOND;
 use crate::operation::{Exchange, Refusal};
 use crate::success::zoho as success;
 use crate::{
@@ -32,9 +33,9 @@ const OVERLAP_SECONDS: i64 = 120;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Cursor {
-    walk: Walk,
+    scan: ChangeScan,
     #[serde(default)]
-    deleted: Look,
+    deleted: ListScan,
 }
 
 pub(super) fn changes(settings: &Settings, query: Arc<ChangesQuery>) -> BoxOperation<ChangesPage> {
@@ -127,17 +128,17 @@ impl Changes {
                 names.push(name);
             }
         }
-        let (range, order) = match self.cursor.walk.ask() {
+        let (range, order) = match self.cursor.scan.query() {
             // A query without a condition is refused.
-            Ask::Since(None) => (
+            ScanQuery::Since(None) => (
                 "id is not null".to_owned(),
                 format!("{MODIFIED} asc, id asc"),
             ),
-            Ask::Since(Some(at)) => (
+            ScanQuery::Since(Some(at)) => (
                 format!("{MODIFIED} >= '{}'", second(at)),
                 format!("{MODIFIED} asc, id asc"),
             ),
-            Ask::Within { second: at, after } => {
+            ScanQuery::Within { second: at, after } => {
                 let (from, to) = (second(at), second(at + SECOND));
                 let within = format!("({MODIFIED} >= '{from}' and {MODIFIED} < '{to}')");
                 let range = match after {
@@ -157,12 +158,12 @@ impl Changes {
     }
 
     fn deleted(&self) -> Request {
-        let look = &self.cursor.deleted;
-        let page = look.after().unwrap_or("1");
+        let scan = &self.cursor.deleted;
+        let page = scan.after().unwrap_or("1");
         let path = module_path(&self.query.object);
         let path = format!("{path}/deleted?type=all&per_page=200&page={page}");
         let request = Request::new(Method::Get, path).success(success::LIST);
-        match look.since() {
+        match scan.since() {
             Some(at) => request.header("if-modified-since", second(at)),
             None => request,
         }
@@ -172,12 +173,12 @@ impl Changes {
         let answer = answer(response)?;
         let rows = answer.records.into_iter().map(|item| self.row(item));
         let rows: Vec<_> = rows.collect();
-        let slice = Slice {
+        let page = ScanPage {
             full: answer.more || rows.len() >= self.limit,
             date: response.date(),
             rows,
         };
-        let Taken::Page { items, more } = self.cursor.walk.take(slice, self.overlap)? else {
+        let ScanStep::Page { items, more } = self.cursor.scan.advance(page, self.overlap)? else {
             return Ok(self.ask());
         };
         self.found = items;
@@ -265,12 +266,12 @@ impl Changes {
             .and_then(|page| page.parse().ok())
             .unwrap_or(1);
         let next = answer.more.then(|| (page + 1).to_string());
-        let look = &mut self.cursor.deleted;
-        let more = look.take(next, response.date(), self.overlap, |_| 0)?;
+        let scan = &mut self.cursor.deleted;
+        let more = scan.advance(next, response.date(), self.overlap, |_| 0)?;
         Ok(self.page(more))
     }
 
-    fn row(&self, item: Item) -> Row<Change> {
+    fn row(&self, item: Item) -> ScanRow<Change> {
         let Item {
             json: record,
             trouble,
@@ -293,7 +294,7 @@ impl Changes {
             },
             ..Change::default()
         };
-        Row { at, id, item }
+        ScanRow { at, id, item }
     }
 
     fn page(&mut self, more: bool) -> Step<ChangesPage> {

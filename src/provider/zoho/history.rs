@@ -19,7 +19,7 @@ use crate::{BoxOperation, DoneBatch, Method, Overwritten, Request, Response, wir
 pub(super) const MOST: usize = 25;
 
 /// Looks back at the one record that a batch holds.
-pub(super) fn look_back(batch: Arc<DoneBatch>) -> Option<BoxOperation<Vec<Vec<Overwritten>>>> {
+pub(super) fn read_history(batch: Arc<DoneBatch>) -> Option<BoxOperation<Vec<Vec<Overwritten>>>> {
     let id = encode(&batch.records.first()?.crm_id).to_string();
     let path = format!(
         "{}/{id}/__timeline?per_page=100",

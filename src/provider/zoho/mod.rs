@@ -28,7 +28,8 @@ use crm_domain::{DataType, Description, Failure, Value, ValueError};
 use serde_json::Value as Json;
 
 use crate::calls::Calls;
-use crate::change_scan::{OVERLAP_OPTION, SECOND};
+use crate::change_scan::OVERLAP_OPTION;
+use crate::moment::SECOND;
 use crate::operation::Exchange;
 use crate::outcomes::{Outcome, Plan};
 use crate::stored::Habits;
@@ -121,7 +122,7 @@ impl Provider for Zoho {
         Box::new(reads::Reading::new(batch))
     }
 
-    fn look_back_size(&self) -> usize {
+    fn history_size(&self) -> usize {
         1
     }
 
@@ -130,7 +131,7 @@ impl Provider for Zoho {
         _settings: &Settings,
         batch: Arc<DoneBatch>,
     ) -> Option<BoxOperation<Vec<Vec<Overwritten>>>> {
-        history::look_back(batch)
+        history::read_history(batch)
     }
 
     fn changes(&self, settings: &Settings, query: Arc<ChangesQuery>) -> BoxOperation<ChangesPage> {

@@ -4,7 +4,7 @@
 use crm_domain::{DataType, Value, ValueError};
 use serde_json::{Value as Json, json};
 
-use crate::change_scan::{SECOND, moment};
+use crate::moment::{self, SECOND};
 use crate::stored::{Habits, Numbers};
 use crate::wire;
 

@@ -518,7 +518,7 @@ async fn overwritten(
             fields: fields.collect(),
         });
     }
-    let size = link.provider.look_back_size().max(1);
+    let size = link.provider.history_size().max(1);
     let looks = records.chunks(size).map(|records| async move {
         let batch = DoneBatch {
             object: object.to_owned(),

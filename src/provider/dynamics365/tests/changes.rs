@@ -201,6 +201,6 @@ fn a_pass_that_gets_nowhere_ends() {
     let held = cursor("contacts?$skiptoken=1", true);
     let (result, _) = ask(Some(held), |_, _| rows("nextLink", "contacts?$skiptoken=1"));
     assert_eq!(result.unwrap_err().code, "no_progress");
-    let (result, _) = ask(Some(json!({ "walk": {} })), |_, _| empty(200));
+    let (result, _) = ask(Some(json!({ "scan": {} })), |_, _| empty(200));
     assert_eq!(result.unwrap_err().code, "unreadable_cursor");
 }

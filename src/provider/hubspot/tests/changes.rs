@@ -201,7 +201,7 @@ fn a_long_list_of_archived_records_is_read_page_by_page_and_then_seldom() {
 
 #[test]
 fn a_list_that_cannot_go_on_begins_anew() {
-    let since = json!({ "walk": {}, "archived": { "after": "stale", "pages": 3 } });
+    let since = json!({ "scan": {}, "archived": { "after": "stale", "pages": 3 } });
     let refusal =
         json!({ "status": "error", "category": "VALIDATION_ERROR", "message": "bad after" });
     let (page, log) = ask(query(Some(since.clone()), 10), |n, _| match n {
@@ -234,7 +234,7 @@ fn trouble_keeps_its_class() {
         let (page, log) = ask(query(None, 1), |_, _| response.clone());
         assert_eq!((page.unwrap_err().class, log.requests.len()), (class, 1));
     }
-    let (page, log) = ask(query(Some(json!({ "walk": 1 })), 1), |_, _| {
+    let (page, log) = ask(query(Some(json!({ "scan": 1 })), 1), |_, _| {
         results(&[], None)
     });
     assert_eq!(

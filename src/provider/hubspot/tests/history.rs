@@ -24,7 +24,7 @@ fn done(crm_id: &str, read: Value, written: Value) -> DoneRecord {
     }
 }
 
-fn look_back(
+fn read_history(
     records: Vec<DoneRecord>,
     answer: impl FnMut(usize, &crate::Request) -> Response,
 ) -> (Result<Vec<Vec<Overwritten>>, Failure>, Log) {
@@ -65,7 +65,7 @@ fn replaced(modified_at: Option<i64>, history: &[(&str, i64, char)]) -> Option<S
         ..done("1", Value::text("R"), Value::text("W"))
     };
     let response = answer(200, &json!({ "results": [found("1", history)] }));
-    let (result, _) = look_back(vec![record], |_, _| response.clone());
+    let (result, _) = read_history(vec![record], |_, _| response.clone());
     let mut result = result.unwrap();
     assert_eq!(result.len(), 1);
     let value = result.remove(0).pop()?.value;
@@ -226,7 +226,7 @@ fn values_are_compared_in_their_canonical_form() {
             fields: vec![fields],
             ..done("1", Value::Null, Value::Null)
         };
-        let (result, _) = look_back(vec![record], |_, _| answer(200, &found));
+        let (result, _) = read_history(vec![record], |_, _| answer(200, &found));
         let value = result.unwrap().remove(0).pop().map(|lost| lost.value);
         assert_eq!(value, expected.map(Json::from), "{values:?}");
     }
@@ -238,7 +238,7 @@ fn each_record_is_asked_for_once_and_told_in_order() {
         .map(|n| done(&n.to_string(), Value::text("R"), Value::text("W")))
         .collect();
     records[1].crm_id = "0".to_owned();
-    let (result, log) = look_back(records, |_, request| {
+    let (result, log) = read_history(records, |_, request| {
         let asked = body(request);
         let ids = asked["inputs"].as_array().unwrap();
         let mut results: Vec<Json> = ids
@@ -255,7 +255,7 @@ fn each_record_is_asked_for_once_and_told_in_order() {
         let gone = json!({ "category": "OBJECT_NOT_FOUND", "message": "gone", "context": { "ids": ["7"] } });
         answer(207, &json!({ "results": results, "errors": [gone] }))
     });
-    assert_eq!(HubSpot.look_back_size(), 50);
+    assert_eq!(HubSpot.history_size(), 50);
     assert_eq!(log.requests.len(), 1);
     assert_eq!(
         line(&log.requests[0]),
@@ -299,7 +299,7 @@ fn trouble_is_no_proof_that_nothing_was_replaced() {
         ),
     ] {
         let record = done("1", Value::text("R"), Value::text("W"));
-        let (result, _) = look_back(vec![record], |_, _| response.clone());
+        let (result, _) = read_history(vec![record], |_, _| response.clone());
         assert_eq!(result.unwrap_err().class, class);
     }
 }
@@ -329,7 +329,7 @@ fn what_is_not_told_is_not_guessed() {
     ];
     for told in nothing {
         let record = done("1", Value::text("R"), Value::text("W"));
-        let (result, _) = look_back(vec![record], |_, _| answer(200, &told));
+        let (result, _) = read_history(vec![record], |_, _| answer(200, &told));
         assert_eq!(result.unwrap(), [vec![]], "{told}");
     }
 }

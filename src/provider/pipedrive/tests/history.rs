@@ -120,7 +120,7 @@ fn what_is_gone_has_no_history() {
                 .is_none()
         );
     }
-    assert_eq!(Pipedrive.look_back_size(), 1);
+    assert_eq!(Pipedrive.history_size(), 1);
     assert_eq!(Pipedrive.guard(WriteKind::Update, 25), Guard::Afterwards);
     assert_eq!(Pipedrive.guard(WriteKind::Update, 26), Guard::None);
     assert_eq!(Pipedrive.guard(WriteKind::Upsert, 1), Guard::None);

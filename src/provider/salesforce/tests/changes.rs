@@ -224,7 +224,7 @@ fn nothing_from_a_mapping_or_a_cursor_gets_out_of_its_place() {
     }
     for since in [
         json!(5),
-        json!({ "walk": { "at": "x" } }),
+        json!({ "scan": { "at": "x" } }),
         json!({ "archived": {} }),
         json!("2026"),
     ] {
@@ -232,7 +232,7 @@ fn nothing_from_a_mapping_or_a_cursor_gets_out_of_its_place() {
         assert_eq!(page.unwrap_err().code, "unreadable_cursor");
         assert!(log.requests.is_empty());
     }
-    let since = json!({ "walk": { "at": "2026-01-02T03:04:05Z", "id": "' OR \\ ''" } });
+    let since = json!({ "scan": { "at": "2026-01-02T03:04:05Z", "id": "' OR \\ ''" } });
     let (_, log) = ask(query("Contact", Some(since), 1), |_, _| rows(&[], true));
     assert!(statement(&log.requests[0]).contains(r"Id > '\' OR \\ \'\'' ORDER"));
 }

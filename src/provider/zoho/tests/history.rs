@@ -71,5 +71,5 @@ fn what_has_no_timeline_has_no_history() {
     for response in [empty(204), answer(400, &gone)] {
         assert_eq!(replaced(response), None);
     }
-    assert_eq!(Zoho.look_back_size(), 1);
+    assert_eq!(Zoho.history_size(), 1);
 }
