@@ -7,9 +7,10 @@ use pgrx::spi::SpiClient;
 
 use super::or_raise;
 use crate::settings::Settings;
-use crate::store::capture::compare::{self, Differing, Order};
+use crate::store::capture::compare::{self, Differing};
+use crate::store::capture::scan_order::Order;
 use crate::store::config::{self, Map};
-use crate::store::record::links::Key;
+use crate::store::record::key::Key;
 use crate::store::table::read::Bounds;
 use crate::store::{StoreError, rights};
 

@@ -4,7 +4,8 @@
 use crm_domain::storable::{storable, storable_text};
 use pgrx::spi::SpiClient;
 
-use crate::store::config::{Connection, Map};
+use crate::store::config::connection::Connection;
+use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::statement::Cached;
 

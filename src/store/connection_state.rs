@@ -6,7 +6,7 @@ use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use serde_json::{Map, Value as Json};
 
-use crate::store::config::Connection;
+use crate::store::config::connection::Connection;
 use crate::store::error::StoreError;
 use crate::store::statement::Cached;
 

@@ -4,7 +4,7 @@ use crm_domain::ErrorClass;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 
-use crate::store::config::Map;
+use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::statement::Cached;
 

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use pgrx::prelude::*;
 
-use crate::store::config::{self, Connection, Map};
+use crate::store::config::connection::{self, Connection};
+use crate::store::config::map::Map;
+use crate::store::config::read;
 use crate::store::error::StoreError;
 use crate::store::rights::as_engine;
 
@@ -75,8 +77,8 @@ pub fn targets(relation: pg_sys::Oid) -> Result<Targets, StoreError> {
 fn read_targets(relation: pg_sys::Oid) -> Result<Vec<(Arc<Map>, Connection)>, StoreError> {
     as_engine(|| {
         Spi::connect_mut(|client| {
-            let connections = config::connections(client)?;
-            let maps = config::maps_of(client, Some(relation))?;
+            let connections = connection::connections(client)?;
+            let maps = read::maps_of(client, Some(relation))?;
             Ok(maps
                 .into_iter()
                 .filter_map(|map| {

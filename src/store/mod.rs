@@ -14,6 +14,7 @@ pub mod error;
 pub mod ingest;
 pub mod map_cache;
 pub mod map_state;
+pub mod notify;
 pub mod reconcile;
 pub mod record;
 pub mod rights;

@@ -12,8 +12,9 @@ use super::schedule::IDLE;
 use super::step_backoff::{Owner, Step};
 use crate::store::capture::compare;
 use crate::store::capture::recapture::{self, Request};
+use crate::store::capture::scan_order;
 use crate::store::config::{self, Map};
-use crate::store::reconcile::settle;
+use crate::store::reconcile::outcome;
 use crate::store::table::read::Bounds;
 use crate::store::{StoreError, transaction};
 
@@ -90,7 +91,7 @@ impl Worker {
             .chain(
                 edits
                     .flat_map(|(_, _, judged)| judged)
-                    .map(|(record, _)| settle::keys_of(record)),
+                    .map(|(record, _)| outcome::keys_of(record)),
             )
             .collect()
     }
@@ -119,7 +120,7 @@ fn compare_until(
             let Some(map) = maps.iter().find(|m| m.id == map.id && !m.in_error) else {
                 return Ok(None);
             };
-            let order = compare::Order::of(client, map)?;
+            let order = scan_order::Order::of(client, map)?;
             let after = request.after.clone();
             let part = compare::part(client, map, &order, after.as_ref(), PART, &bounds)?;
             let goes_on = part.last.is_some();

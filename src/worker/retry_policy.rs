@@ -4,7 +4,7 @@ use crm_domain::failure::Scope;
 use crm_domain::retry::Backoff;
 use crm_domain::{ErrorClass, Failure};
 
-use crate::store::write_back::settle::Verdict;
+use crate::store::write_back::outcome::Verdict;
 
 /// What a record's failure leads to. `attempts`: failures charged to it before this one.
 pub fn classify(

@@ -10,8 +10,9 @@ use pgrx::spi::SpiClient;
 use serde_json::Value as Json;
 
 use crate::store::audit;
+use crate::store::config::connection::Connection;
 use crate::store::config::key_column::KeyColumn;
-use crate::store::config::{Connection, Map};
+use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::rights::{as_engine, pinned};
 use crate::store::statement::Cached;

@@ -6,16 +6,15 @@
 
 use std::collections::HashMap;
 
-use crm_domain::cells::CellHashes;
-use crm_domain::conflict::{self, ShortHash};
-use crm_domain::{Cells, Failure, Value, hex};
-use pgrx::prelude::*;
-use pgrx::spi::{SpiClient, quote_identifier};
+use crm_domain::{Cells, Failure, Value, conflict};
+use pgrx::spi::SpiClient;
 
-use crate::store::config::Map;
+use crate::store::capture::ledger_state::{Known, known};
+use crate::store::capture::scan_order::Order;
+use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 
-pub use crate::store::record::links::Key;
+pub use crate::store::record::key::Key;
 use crate::store::statement::Cached;
 use crate::store::table::pace::Pace;
 use crate::store::table::read::{self, Bounds, RowValues, Wanted};
@@ -37,119 +36,6 @@ pub struct Differing {
     pub cells: Cells,
     /// The row cannot be read, so it would not be sent either.
     pub failure: Option<Failure>,
-}
-
-/// The order in which a table is scanned: that of the unique index on its keys.
-pub struct Order {
-    /// The index's columns, and the types that key texts are cast to.
-    columns: Vec<(String, String)>,
-    /// The place of the shard column among them.
-    shard: Option<usize>,
-}
-
-impl Order {
-    pub fn of(client: &mut SpiClient, map: &Map) -> Result<Order, StoreError> {
-        let shard = map.shard.as_ref().map(|shard| shard.name.as_str());
-        let rows = client.update(
-            Cached(
-                "SELECT a.attname::text, coalesce(crm_internal.cast_type(a.atttypid), format_type(crm_internal.base_type(a.atttypid), NULL))
-                 FROM (SELECT x.indrelid, x.indkey, x.indnkeyatts FROM pg_index x
-                       WHERE x.indrelid = $1 AND x.indisunique AND x.indpred IS NULL AND x.indexprs IS NULL AND x.indisvalid
-                         AND (SELECT array_agg(a.attname::text ORDER BY a.attname::text)
-                              FROM unnest(x.indkey[0:x.indnkeyatts - 1]) AS k (attnum)
-                              JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = k.attnum)
-                             IN (ARRAY[$2], (SELECT array_agg(n ORDER BY n) FROM unnest(ARRAY[$2, $3]) AS n))
-                       ORDER BY x.indnkeyatts, x.indexrelid LIMIT 1) x,
-                      unnest(x.indkey[0:x.indnkeyatts - 1]) WITH ORDINALITY AS k (attnum, place)
-                 JOIN pg_attribute a ON a.attrelid = $1 AND a.attnum = k.attnum
-                 ORDER BY k.place",
-            ),
-            None,
-            &[map.names.table.into(), map.key.name.as_str().into(), shard.into()],
-        )?;
-        let mut order = Order {
-            columns: Vec::new(),
-            shard: None,
-        };
-        for row in rows {
-            let name: String = row.get(1)?.unwrap_or_default();
-            if Some(name.as_str()) == shard {
-                order.shard = Some(order.columns.len());
-            }
-            order.columns.push((name, row.get(2)?.unwrap_or_default()));
-        }
-        if order.columns.is_empty() {
-            return Err(StoreError::Postgres {
-                code: PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
-                message: format!("{} has no unique index on its key", map.relation),
-            });
-        }
-        Ok(order)
-    }
-
-    /// The keys of the next rows.
-    fn keys(&self, map: &Map, after: Option<&Key>, rows: usize) -> Result<Vec<Key>, StoreError> {
-        let columns: Vec<String> = self
-            .columns
-            .iter()
-            .map(|(name, _)| format!("t.{}", quote_identifier(name)))
-            .collect();
-        let list = columns.join(", ");
-        let beyond = after.map_or_else(String::new, |_| {
-            let places = self.columns.iter().enumerate();
-            let given: Vec<String> = places
-                .map(|(place, (_, cast))| format!("${}::{cast}", place + 1))
-                .collect();
-            format!(
-                "WHERE ROW({list}) OPERATOR(pg_catalog.>) ROW({})",
-                given.join(", ")
-            )
-        });
-        let statement = format!(
-            "SELECT {}, {} FROM {} AS t {beyond} ORDER BY {list} LIMIT {rows}",
-            map.shard_key("t"),
-            map.record_key("t"),
-            map.relation
-        );
-        let args: Vec<_> = after
-            .into_iter()
-            .flat_map(|key| {
-                (0..self.columns.len()).map(|place| match self.shard == Some(place) {
-                    true => key.shard_key.as_str().into(),
-                    false => key.record_key.as_str().into(),
-                })
-            })
-            .collect();
-        Spi::connect_mut(|client| {
-            let mut keys = Vec::with_capacity(rows);
-            for row in client.update(Cached(&statement), None, &args)? {
-                keys.push(Key {
-                    shard_key: row.get(1)?.unwrap_or_default(),
-                    record_key: row.get(2)?.unwrap_or_default(),
-                });
-            }
-            Ok(keys)
-        })
-    }
-}
-
-/// What the ledger says of a record.
-struct Known {
-    hashes: Vec<u8>,
-    /// Cells that should equal the CRM's, since nothing waits for them.
-    at_rest: Cells,
-    /// Hashes of values that the CRM keeps in a form of its own.
-    forms: HashMap<u16, ShortHash>,
-}
-
-impl Known {
-    fn hash(&self, id: u16) -> Option<&[u8]> {
-        CellHashes(&self.hashes).get(id)
-    }
-
-    fn is_in_step(&self, id: u16, hash: &ShortHash) -> bool {
-        self.hash(id) == Some(&hash[..]) || self.forms.get(&id) == Some(hash)
-    }
 }
 
 /// Compares the next rows of a map's table, as its owner.
@@ -279,77 +165,6 @@ fn leave_out_the_crms_own(
     }
     suspects.retain(|(_, cells, _)| !cells.is_empty());
     Ok(())
-}
-
-/// What the ledger says of these records; `None`: nothing.
-fn known(
-    client: &mut SpiClient,
-    map: &Map,
-    keys: &[Key],
-) -> Result<Vec<Option<Known>>, StoreError> {
-    let written = map.cells(|f| f.written);
-    let rows = client.update(
-        Cached(
-            "SELECT l.record_key IS NOT NULL, l.crm_id IS NOT NULL AND NOT l.detached, l.hashes,
-                    ARRAY(SELECT (s.ord - 1)::smallint FROM unnest(l.synced_at) WITH ORDINALITY AS s (at, ord) WHERE s.at IS NOT NULL),
-                    (SELECT crm_internal.cells_union(x.cells)
-                     FROM (SELECT CASE WHEN q.cells IS NULL THEN crm_internal.map_cells($1) ELSE q.cells END AS cells FROM crm.queue q
-                           WHERE q.shard_key = k.shard_key AND q.map_id = $1 AND q.record_key = k.record_key
-                           UNION ALL
-                           SELECT crm_internal.cells_or(p.cells, coalesce(p.take, p.cells)) FROM crm.pending_write p
-                           WHERE p.shard_key = k.shard_key AND p.map_id = $1 AND p.record_key = k.record_key
-                           UNION ALL
-                           SELECT c.cells FROM crm.change c
-                           WHERE c.shard_key = k.shard_key AND c.map_id = $1 AND c.record_keys[1] = k.record_key
-                             AND (c.base IS NOT NULL OR c.write_id IS NOT NULL)
-                           UNION ALL
-                           SELECT crm_internal.cell_mask(c.field_id) FROM crm.conflict c
-                           WHERE c.shard_key = k.shard_key AND c.map_id = $1 AND c.record_key = k.record_key AND c.field_id >= 0) x),
-                    f.fields, f.sent
-             FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS k (shard_key, record_key, ord)
-             LEFT JOIN crm.ledger l ON l.shard_key = k.shard_key AND l.map_id = $1 AND l.record_key = k.record_key
-             LEFT JOIN LATERAL (SELECT array_agg(o.field_id) AS fields, array_agg(encode(o.sent, 'hex')) AS sent FROM crm.written_over o
-                                WHERE o.map_id = $1 AND o.crm_id = l.crm_id AND o.is_form
-                                  AND o.held = substr(l.hashes, 16 * o.field_id + 1, 16)) f ON true
-             ORDER BY k.ord",
-        ),
-        None,
-        &[
-            map.id.into(),
-            keys.iter().map(|k| k.shard_key.as_str()).collect::<Vec<_>>().into(),
-            keys.iter().map(|k| k.record_key.as_str()).collect::<Vec<_>>().into(),
-        ],
-    )?;
-    let mut known = Vec::with_capacity(keys.len());
-    for row in rows {
-        if !row.get::<bool>(1)?.unwrap_or_default() {
-            known.push(None);
-            continue;
-        }
-        let hashes = row.get::<&[u8]>(3)?.unwrap_or_default().to_vec();
-        let synced: Vec<i16> = row.get(4)?.unwrap_or_default();
-        let waits = Cells::from_bytes(row.get::<&[u8]>(5)?.unwrap_or_default());
-        let is_linked = row.get::<bool>(2)?.unwrap_or_default();
-        let at_rest = |id: &u16| {
-            is_linked
-                && written.contains(*id)
-                && !waits.contains(*id)
-                && CellHashes(&hashes).get(*id).is_some()
-        };
-        let at_rest = synced.iter().map(|id| *id as u16).filter(at_rest).collect();
-        let fields: Vec<i16> = row.get(6)?.unwrap_or_default();
-        let sent: Vec<String> = row.get(7)?.unwrap_or_default();
-        let forms = fields
-            .iter()
-            .zip(sent)
-            .filter_map(|(id, sent)| Some((*id as u16, hex::decode(&sent)?)));
-        known.push(Some(Known {
-            forms: forms.collect(),
-            at_rest,
-            hashes,
-        }));
-    }
-    Ok(known)
 }
 
 /// Removes cells and rows that have changes which are not folded yet. No index finds a change that names several records, so this

@@ -2,5 +2,7 @@
 
 pub mod compare;
 pub mod follow;
+mod ledger_state;
 pub mod recapture;
+pub mod scan_order;
 pub mod triggers;

@@ -6,9 +6,9 @@ use pgrx::spi::SpiClient;
 use serde_json::{Value as Json, json};
 
 use crate::store::capture::compare::{Differing, Part};
-use crate::store::config::Map;
+use crate::store::config::map::Map;
 use crate::store::error::StoreError;
-use crate::store::record::links::Key;
+use crate::store::record::key::Key;
 use crate::store::statement::Cached;
 
 /// A map whose rows are to be compared.

@@ -1,62 +1,34 @@
 //! Fields that changed in the CRM, of records that have a row.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use crm_domain::cells::{CellHashes, HASH_BYTES};
-use crm_domain::inbound::{self, Arrival, Arrived as ArrivedField};
 use crm_domain::storable::storable;
-use crm_domain::{Cells, Value, conflict, excerpt, hex};
+use crm_domain::{Cells, Value, excerpt, hex};
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json, json};
 
 use crate::failpoint;
-use crate::store::config::{Map, MappedField};
+use crate::store::config::map::Map;
 use crate::store::error::StoreError;
+use crate::store::ingest::decide::{Settled, decide};
+use crate::store::ingest::incoming::{Arriving, Field, Incoming};
 use crate::store::ingest::locks::{Locked, edits_of, lock};
+use crate::store::ingest::result::{Arrived, told_of_altered};
 use crate::store::ingest::stored_forms::{self, Answer, WrittenOver};
-use crate::store::ingest::{Arrived, Arriving, Field, Incoming, quarantine, refused_fields};
-use crate::store::record::links::{Key, Known};
+use crate::store::ingest::{quarantine, refused_fields};
+use crate::store::record::key::Key;
+use crate::store::record::links::Known;
 use crate::store::statement::Cached;
 use crate::store::table::pace::{Pace, limit};
 use crate::store::table::read::{self, RowValues, Wanted, bounds};
 use crate::store::table::row_locks;
-use crate::store::table::write::{self, Altered, Taking};
+use crate::store::table::write::{self, Taking};
 
 /// Whether a record holds nothing but what the CRM was known to hold.
 pub(super) fn is_echo(fields: &[Field], hashes: &[u8]) -> bool {
     let known = CellHashes(hashes);
     fields.iter().all(|f| known.get(f.id) == Some(&f.hash[..]))
-}
-
-/// A record with what was decided of its fields.
-struct Settled<'a> {
-    incoming: &'a Incoming,
-    key: Key,
-    /// What the CRM is known to hold from now on.
-    known: Vec<&'a Field>,
-    /// Of these, in which both sides agree now.
-    synced: Cells,
-    takes: BTreeMap<u16, &'a Value>,
-    /// Cells that go to the CRM with the map's next round.
-    overwrites: Cells,
-    /// Of these, in which the CRM held something else than it had been sent.
-    answers: Vec<Answer<'a>>,
-    /// Cells in which the CRM has a form of its own of what the row holds.
-    forms: Cells,
-    /// Cells that are edits to be sent, based on what the CRM was read to hold.
-    writes: Vec<&'a Field>,
-    conflicts: Vec<Conflict<'a>>,
-    audit: JsonMap<String, Json>,
-    formed: JsonMap<String, Json>,
-    conflicting: JsonMap<String, Json>,
-}
-
-struct Conflict<'a> {
-    field: &'a Field,
-    /// `None`: there is one already.
-    kind: Option<&'static str>,
-    local: Json,
-    policy: &'static str,
 }
 
 /// Compares records with their rows and makes the two agree, as each field's direction and policy have it.
@@ -197,121 +169,6 @@ fn edited_meanwhile(
     Ok(edits.into_iter().filter_map(is_unseen).collect())
 }
 
-fn decide<'a>(
-    map: &Map,
-    incoming: &'a Incoming,
-    key: Key,
-    locked: &Locked,
-    local: &HashMap<u16, Value>,
-    written_over: &WrittenOver,
-) -> Settled<'a> {
-    let mut settled = Settled {
-        incoming,
-        key,
-        known: Vec::new(),
-        synced: Cells::new(),
-        takes: BTreeMap::new(),
-        overwrites: Cells::new(),
-        answers: Vec::new(),
-        forms: Cells::new(),
-        writes: Vec::new(),
-        conflicts: Vec::new(),
-        audit: JsonMap::new(),
-        formed: JsonMap::new(),
-        conflicting: JsonMap::new(),
-    };
-    let hashes = CellHashes(&locked.hashes);
-    for arriving in incoming.values.iter().flatten() {
-        let (Some(field), Some(local)) = (map.field(arriving.id), local.get(&arriving.id)) else {
-            continue;
-        };
-        let answer = Answer {
-            crm_id: &incoming.crm_id,
-            field_id: field.id,
-            sent: conflict::hash(local),
-            held: arriving.hash,
-        };
-        let known = hashes.get(field.id).and_then(|hash| hash.try_into().ok());
-        let arrival = inbound::settle(&ArrivedField {
-            direction: field.direction,
-            policy: field.policy,
-            written: field.written,
-            known,
-            synced: locked.synced.contains(field.id),
-            local,
-            crm: &arriving.value,
-            answered: written_over.is_answer(&answer),
-            waits: locked.edited.contains(field.id) || locked.queued.contains(field.id),
-            disputed: locked.disputed.contains(field.id),
-        });
-        settled.add(field, arriving, local, arrival);
-        if arrival == Arrival::Overwrite && known == Some(answer.sent) {
-            settled.answers.push(answer);
-        }
-    }
-    settled
-}
-
-impl<'a> Settled<'a> {
-    fn add(&mut self, field: &MappedField, arriving: &'a Field, local: &Value, arrival: Arrival) {
-        let name = || field.field.name.clone();
-        let told = || json!({ "new": excerpt::of(&arriving.value), "old": excerpt::of(local) });
-        let mut conflict = |kind: Option<&'static str>| {
-            self.conflicts.push(Conflict {
-                field: arriving,
-                kind,
-                local: local.to_json(),
-                policy: field.policy.name(),
-            });
-            if kind.is_some() {
-                let fields =
-                    json!({ "new": excerpt::of(local), "old": excerpt::of(&arriving.value) });
-                self.conflicting.insert(name(), fields);
-            }
-        };
-        match arrival {
-            Arrival::Unchanged | Arrival::Leave => {}
-            Arrival::Agreed => {
-                self.known.push(arriving);
-                self.synced.insert(field.id);
-            }
-            Arrival::Note => self.known.push(arriving),
-            Arrival::Take => {
-                self.known.push(arriving);
-                self.synced.insert(field.id);
-                self.takes.insert(field.id, &arriving.value);
-                self.audit.insert(name(), told());
-            }
-            Arrival::Overwrite => {
-                self.known.push(arriving);
-                self.overwrites.insert(field.id);
-            }
-            Arrival::Form => {
-                self.known.push(arriving);
-                self.synced.insert(field.id);
-                self.forms.insert(field.id);
-                let fields =
-                    json!({ "new": excerpt::of(local), "held": excerpt::of(&arriving.value) });
-                self.formed.insert(name(), fields);
-            }
-            Arrival::Write => {
-                self.known.push(arriving);
-                self.writes.push(arriving);
-            }
-            Arrival::Disputed => conflict(None),
-            Arrival::Locked => conflict(Some("locked_field")),
-            Arrival::Review => conflict(Some("unknown_base")),
-        }
-    }
-
-    fn is_nothing(&self) -> bool {
-        self.takes.is_empty()
-            && self.overwrites.is_empty()
-            && self.writes.is_empty()
-            && self.conflicting.is_empty()
-    }
-}
-
 /// Rows take what the CRM holds. What the table refuses is quarantined, with everything else of that record.
 fn take(
     client: &mut SpiClient,
@@ -355,20 +212,6 @@ fn take(
         !gone.contains(&(n - 1))
     });
     Ok(())
-}
-
-/// The audit says what rows hold, and what the CRM does where that is something else.
-pub(super) fn told_of_altered(map: &Map, altered: &Altered, audit: &mut JsonMap<String, Json>) {
-    for (id, value) in altered {
-        let told = map
-            .field(*id)
-            .and_then(|f| audit.get_mut(&f.field.name)?.as_object_mut());
-        if let Some(told) = told
-            && let Some(crm) = told.insert("new".to_owned(), excerpt::of(value))
-        {
-            told.insert("crm".to_owned(), crm);
-        }
-    }
 }
 
 /// The ledger knows what the CRM holds.

@@ -4,10 +4,12 @@ use pgrx::spi::SpiClient;
 use serde_json::json;
 
 use crate::store::error::StoreError;
+use crate::store::ingest::incoming::{Arriving, Incoming};
 use crate::store::ingest::locks::lock;
-use crate::store::ingest::{Arrived, Arriving, Incoming, quarantine};
-use crate::store::reconcile::settle;
-use crate::store::record::links::{self, Key};
+use crate::store::ingest::quarantine;
+use crate::store::ingest::result::Arrived;
+use crate::store::record::key::Key;
+use crate::store::record::{links, remove};
 
 /// Settles those that were linked to a row. Work that waits for a record finds out by itself that it is gone.
 pub(super) fn settle(
@@ -85,7 +87,7 @@ fn deleted(
     let map = about.map;
     let nothing = || "{}".to_owned();
     if map.on_crm_delete == "delete" {
-        match settle::row_follows(client, map, &key.shard_key, &key.record_key) {
+        match remove::row_follows(client, map, &key.shard_key, &key.record_key) {
             Ok(true) => {
                 arrived.counts.applied += 1;
                 arrived.note(Some(key), record, "delete", "applied", nothing());

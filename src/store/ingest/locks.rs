@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use crm_domain::Cells;
 use pgrx::spi::SpiClient;
 
-use crate::store::config::Map;
+use crate::store::config::map::Map;
 use crate::store::error::StoreError;
-use crate::store::record::links::Key;
+use crate::store::record::key::Key;
 use crate::store::statement::Cached;
 
 /// A record whose ledger row is ours until the transaction ends.

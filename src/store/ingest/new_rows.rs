@@ -11,11 +11,11 @@ use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, quote_identifier};
 use serde_json::{Map as JsonMap, Value as Json};
 
-use crate::store::config::Map;
+use crate::store::config::map::Map;
 use crate::store::error::StoreError;
-use crate::store::ingest::Incoming;
+use crate::store::ingest::incoming::Incoming;
 use crate::store::ingest::key_sequence::Sequence;
-use crate::store::record::links::Key;
+use crate::store::record::key::Key;
 use crate::store::statement::Cached;
 use crate::store::table::capture_guard::Ours;
 use crate::store::table::owner::as_owner_of;

@@ -5,12 +5,15 @@ use crm_domain::{ErrorClass, Failure};
 use pgrx::spi::SpiClient;
 
 use crate::settings::Settings;
-use crate::store::config::{Connection, Map};
+use crate::store::config::connection::Connection;
+use crate::store::config::map::Map;
 use crate::store::dead_letter;
 use crate::store::error::StoreError;
-use crate::store::ingest::state::{self, Reread};
-use crate::store::ingest::{Arrived, Failing, Incoming, Note, Unreadable, write_audit};
-use crate::store::record::links::{self, Key};
+use crate::store::ingest::incoming::{Incoming, Unreadable};
+use crate::store::ingest::refetch::{self, Reread};
+use crate::store::ingest::result::{Arrived, Failing, Note, write_audit};
+use crate::store::record::key::Key;
+use crate::store::record::links;
 use crate::store::statement::Cached;
 
 impl Arrived {
@@ -60,7 +63,7 @@ impl Arrived {
             .iter()
             .map(|f| (f.crm_id.as_str(), f.merged_into.as_deref()))
             .collect();
-        let attempts = state::charge(client, map.id, &ids)?;
+        let attempts = refetch::charge(client, map.id, &ids)?;
         let most = Settings::current().max_attempts;
         for failing in failing {
             let Failing {
@@ -76,7 +79,7 @@ impl Arrived {
             let (key, by) = (key.as_ref(), by.as_deref());
             let is_last = charged >= most;
             if is_last {
-                state::forget(client, map.id, &crm_id)?;
+                refetch::forget(client, map.id, &crm_id)?;
                 if !put(client, map, key, &crm_id, by, &failure, &fields)? {
                     continue;
                 }
@@ -155,7 +158,7 @@ pub fn give_up(
     let known = links::linked(client, map, &[&record.crm_id])?;
     let key = known.get(&0).map(|known| &known.key);
     let is_news = put(client, map, key, &record.crm_id, None, failure, NONE)?;
-    state::reread(client, map.id, &[record])?;
+    refetch::reread(client, map.id, &[record])?;
     if !is_news {
         return Ok(());
     }

@@ -9,9 +9,9 @@ use crm_domain::{Value, excerpt};
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json, json};
 
-use crate::store::config::Map;
+use crate::store::config::map::Map;
 use crate::store::error::StoreError;
-use crate::store::record::links::Key;
+use crate::store::record::key::Key;
 use crate::store::statement::Cached;
 use crate::store::table::owner::as_owner_of;
 use crate::store::table::pace::{Pace, limit};

@@ -10,9 +10,10 @@ use std::collections::HashMap;
 use crm_domain::conflict::ShortHash;
 use pgrx::spi::SpiClient;
 
-use crate::store::config::Map;
+use crate::store::config::map::Map;
 use crate::store::error::StoreError;
-use crate::store::ingest::{Incoming, state};
+use crate::store::ingest::incoming::Incoming;
+use crate::store::ingest::refetch;
 use crate::store::statement::Cached;
 
 /// Cells that were written over, by CRM record and field: what had been sent, and what the CRM held in its place.
@@ -171,5 +172,5 @@ pub fn look_back(client: &mut SpiClient, map_id: i32, crm_ids: &[&str]) -> Resul
     )?;
     let ids: Vec<String> = rows.filter_map(|row| row.get(1).ok().flatten()).collect();
     let asked: Vec<(&str, Option<&str>)> = ids.iter().map(|id| (id.as_str(), None)).collect();
-    state::ask(client, map_id, &asked, 0)
+    refetch::ask(client, map_id, &asked, 0)
 }

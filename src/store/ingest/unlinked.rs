@@ -6,12 +6,17 @@ use crm_domain::{ErrorClass, Failure};
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, json};
 
-use crate::store::config::Map;
+use crate::store::config::map::Map;
 use crate::store::error::StoreError;
-use crate::store::ingest::changed::told_of_altered;
-use crate::store::ingest::{Arrived, Arriving, Incoming, new_rows, quarantine, refused_fields};
+use crate::store::ingest::incoming::{Arriving, Incoming};
+use crate::store::ingest::result::{Arrived, told_of_altered};
+use crate::store::ingest::row_lookup::{self, Looked};
+use crate::store::ingest::{new_rows, quarantine, refused_fields};
+use crate::store::record::former_links::{self, Ended};
+use crate::store::record::key::Key;
 use crate::store::record::key_rivals::{self, Rival};
-use crate::store::record::links::{self, Candidate, Ended, Key, Known, Looked};
+use crate::store::record::links::{self, Candidate, Known};
+use crate::store::record::orphaned_creates;
 use crate::store::table::write::Altered;
 
 /// What became of records that no row was linked to.
@@ -39,7 +44,7 @@ pub(super) fn settle<'a>(
     }
     let ids: Vec<&str> = strangers.iter().map(|r| r.crm_id.as_str()).collect();
     let elsewhere = links::elsewhere(client, map, &ids)?;
-    let former = links::former(client, map, about.asked, &ids)?;
+    let former = former_links::former(client, map, about.asked, &ids)?;
     let (mut keyed, mut keyless) = (Vec::new(), Vec::new());
     for record in strangers {
         // A CRM record has one row over all tables.
@@ -71,19 +76,19 @@ pub(super) fn settle<'a>(
     let Looked {
         found: mut rows,
         unknown,
-    } = links::rows_of(map, &keys)?;
+    } = row_lookup::rows_of(map, &keys)?;
     let keys: Vec<String> = keyed
         .iter()
         .enumerate()
         .map(|(n, (_, key))| rows.get(&n).map_or(key, |s| &s.record_key).clone())
         .collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-    let repeated = links::repeated(&keys);
+    let repeated = row_lookup::repeated(&keys);
     let rowless: Vec<&str> = (0..keys.len())
         .filter(|n| rows.get(n).is_none_or(|s| s.row.is_none()))
         .map(|n| keys[n])
         .collect();
-    let unborn = links::unborn(client, map, &rowless)?;
+    let unborn = orphaned_creates::unborn(client, map, &rowless)?;
     let texts: Vec<(&str, &str)> = keys.iter().map(|key| ("", *key)).collect();
     let mut rivals = key_rivals::rivals(map, &texts, &[])?;
     let mut claiming: Vec<(&Incoming, Key)> = Vec::new();
@@ -142,7 +147,7 @@ pub(super) fn settle<'a>(
                 let fields = quarantine::NONE.to_owned();
                 arrived.quarantine(client, map, None, record, failure, fields)?;
             }
-            (None, Some(gone)) if links::bury(client, map, gone, &record.crm_id)? => {
+            (None, Some(gone)) if orphaned_creates::bury(client, map, gone, &record.crm_id)? => {
                 arrived.counts.ignored += 1;
             }
             (None, Some(gone)) => claiming.push((record, gone.clone())),

@@ -8,9 +8,9 @@ use pgrx::spi::SpiClient;
 use serde_json::{Value as Json, json};
 
 use crate::settings::Settings;
-use crate::store::config::Map;
+use crate::store::config::map::Map;
 use crate::store::error::StoreError;
-use crate::store::reconcile::settle::{Conflict, Settled, Verdict, keys_of};
+use crate::store::reconcile::outcome::{Conflict, Settled, Verdict, keys_of};
 use crate::store::table::pace::{Pace, limit};
 use crate::store::table::read::{self, RowValues, Wanted, bounds};
 use crate::store::table::row_locks;

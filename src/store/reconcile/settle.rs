@@ -1,76 +1,22 @@
 //! What the reconciler decided, written down: rows, ledger, pending writes, conflicts, dead letters, audit and claim in
 //! one transaction.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
-use crm_domain::conflict::ShortHash;
+use crm_domain::Cells;
 use crm_domain::storable::{storable, storable_text};
-use crm_domain::{Cells, ErrorClass, Value};
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json, json};
 
-use crate::store::config::Map;
+use crate::store::config::map::Map;
+use crate::store::dead_letter;
 use crate::store::error::StoreError;
-use crate::store::ingest::state;
+use crate::store::ingest::refetch;
 use crate::store::reconcile::accept::{rows_in_use, take};
-use crate::store::reconcile::pending_writes::Pending;
-use crate::store::record::links::BOTH_WENT;
+use crate::store::reconcile::outcome::{Settled, Verdict, keys_of};
+use crate::store::record::locks;
+use crate::store::record::remove::row_follows;
 use crate::store::statement::Cached;
-use crate::store::table::delete;
-use crate::store::write_back::settle;
-use crate::store::{dead_letter, map_state};
-
-/// A pending write with what became of it.
-#[derive(Clone)]
-pub struct Settled {
-    pub pending: Pending,
-    /// What the CRM is now known to hold in cells that are settled.
-    pub known: BTreeMap<u16, ShortHash>,
-    /// Cells in which the row takes the CRM's value, and what the row held when that was decided.
-    pub takes: BTreeMap<u16, Take>,
-    pub conflicts: Vec<Conflict>,
-    pub verdict: Verdict,
-    /// What was sent: field_id -> hash, as JSON. It may have arrived, whatever came back.
-    pub sent: String,
-    /// The mapped fields of the CRM object as they were read: CRM field -> canonical value.
-    pub snapshot: Option<(Json, Vec<u8>)>,
-}
-
-#[derive(Clone)]
-pub struct Take {
-    pub crm: Value,
-    /// `None`: whatever it held.
-    pub local: Option<Value>,
-}
-
-#[derive(Clone)]
-pub struct Conflict {
-    pub field_id: u16,
-    pub kind: &'static str,
-    pub local: Json,
-    pub crm: Json,
-    pub base: Json,
-    pub policy: &'static str,
-}
-
-#[derive(Clone)]
-pub enum Verdict {
-    /// Every cell is settled.
-    Done,
-    Retry {
-        delay_ms: i64,
-        charged: bool,
-        class: ErrorClass,
-        error: String,
-    },
-    Dead {
-        class: ErrorClass,
-        code: String,
-        error: String,
-    },
-    /// The CRM deleted the record.
-    Unlinked { error: String },
-}
 
 /// Writes down results. Returns those whose record or row somebody holds, or whose row changed meanwhile, to be settled
 /// later; and what was taken into rows.
@@ -80,7 +26,7 @@ pub fn settle(
     mut records: Vec<Settled>,
 ) -> Result<(Vec<Settled>, Vec<Settled>), StoreError> {
     let keys: Vec<(&str, &str)> = records.iter().map(keys_of).collect();
-    let mut held: HashSet<usize> = settle::held_records(client, map, &keys)?
+    let mut held: HashSet<usize> = locks::held_records(client, map, &keys)?
         .into_iter()
         .collect();
     held.extend(rows_in_use(map, &records, &held)?);
@@ -130,10 +76,6 @@ pub fn postpone(
     Ok(())
 }
 
-pub fn keys_of(record: &Settled) -> (&str, &str) {
-    (&record.pending.shard_key, &record.pending.record_key)
-}
-
 fn ledger(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(), StoreError> {
     let known: Vec<&Settled> = records.iter().filter(|r| !r.known.is_empty()).collect();
     if !known.is_empty() {
@@ -175,7 +117,7 @@ fn ledger(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(), 
                 // It stays linked, and is read again by itself, as often as pg_crm.max_attempts allows.
                 Err(error) if error.is_passing() && !error.is_put_off() => {
                     let crm_id = record.pending.crm_id.as_str();
-                    state::ask(client, map.id, &[(crm_id, None)], 1000)?;
+                    refetch::ask(client, map.id, &[(crm_id, None)], 1000)?;
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -187,64 +129,6 @@ fn ledger(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(), 
             &[shard_key.into(), map.id.into(), record_key.into()],
         )?;
     }
-    Ok(())
-}
-
-/// Deletes the row of a record that the CRM deleted, and what is known of both. `false`: something keeps the row, which
-/// then stays without a link, and its map's status says why.
-pub fn row_follows(
-    client: &mut SpiClient,
-    map: &Map,
-    shard_key: &str,
-    record_key: &str,
-) -> Result<bool, StoreError> {
-    match delete::delete_row(
-        map,
-        shard_key,
-        record_key,
-        crate::store::table::pace::limit(),
-    ) {
-        Ok(()) => {}
-        Err(error) if error.is_put_off() || error.is_passing() => return Err(error),
-        Err(error) => {
-            let reason = format!(
-                "the CRM deleted record {record_key}, but its row cannot be deleted: {}",
-                error.message()
-            );
-            map_state::did(client, map.id, 0, false, Some(&reason))?;
-            return Ok(false);
-        }
-    }
-    forget(client, map, shard_key, record_key)?;
-    Ok(true)
-}
-
-/// Nothing is kept of a record whose row went with it; edits of that row are void.
-pub fn forget(
-    client: &mut SpiClient,
-    map: &Map,
-    shard_key: &str,
-    record_key: &str,
-) -> Result<(), StoreError> {
-    client.update(
-        Cached(&format!(
-            "WITH waiting AS (
-                 DELETE FROM crm.queue WHERE shard_key = $1 AND map_id = $2 AND record_key = $3
-             ), edits AS (
-                 DELETE FROM crm.pending_write
-                 WHERE shard_key = $1 AND map_id = $2 AND record_key = $3 AND state IN ('queued', 'dead')
-             ), conflicts AS (
-                 DELETE FROM crm.conflict WHERE shard_key = $1 AND map_id = $2 AND record_key = $3
-             ), letters AS (
-                 DELETE FROM crm.dead_letter WHERE shard_key = $1 AND map_id = $2 AND record_key = $3
-             ), known AS (
-                 DELETE FROM crm.ledger WHERE shard_key = $1 AND map_id = $2 AND record_key = $3
-                 RETURNING shard_key, map_id, crm_id, record_key
-             ) {BOTH_WENT}",
-        )),
-        None,
-        &[shard_key.into(), map.id.into(), record_key.into()],
-    )?;
     Ok(())
 }
 

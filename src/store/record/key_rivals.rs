@@ -7,10 +7,11 @@
 
 use std::collections::HashMap;
 
-use crm_domain::key::folded;
+use crm_domain::key::{folded, is_blank_key};
 use pgrx::prelude::*;
+use pgrx::spi::SpiClient;
 
-use crate::store::config::Map;
+use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::statement::{Cached, CachedIfFew};
 
@@ -152,4 +153,48 @@ pub fn put_off(map: &Map, records: &[(&str, &str)]) -> Result<(), StoreError> {
         )?;
         Ok(())
     })
+}
+
+/// Remembers which of these CRM records carry another key than their row's, and which one. Most carry none, or the row's.
+pub fn carry(
+    client: &mut SpiClient,
+    map: &Map,
+    linked: &[(&str, Option<&str>, &str)],
+) -> Result<(), StoreError> {
+    let Some(equality) = map.key_equality.filter(|_| !linked.is_empty()) else {
+        return Ok(());
+    };
+    let (mut others, mut own) = (Vec::new(), Vec::new());
+    for (crm_id, external_id, record_key) in linked {
+        match external_id {
+            Some(key) if !is_blank_key(key) && !equality.are_one(key, record_key) => {
+                others.push((*crm_id, *key));
+            }
+            _ => own.push(*crm_id),
+        }
+    }
+    if !own.is_empty() {
+        client.update(
+            Cached("DELETE FROM crm.carried_key WHERE map_id = $1 AND crm_id = ANY ($2)"),
+            None,
+            &[map.id.into(), own.into()],
+        )?;
+    }
+    if !others.is_empty() {
+        client.update(
+            Cached(
+                "INSERT INTO crm.carried_key AS c (map_id, crm_id, external_id)
+                 SELECT $1, k.crm_id, k.external_id FROM unnest($2::text[], $3::text[]) AS k (crm_id, external_id)
+                 ON CONFLICT (map_id, crm_id) DO UPDATE SET external_id = excluded.external_id
+                 WHERE c.external_id <> excluded.external_id",
+            ),
+            None,
+            &[
+                map.id.into(),
+                others.iter().map(|(id, _)| *id).collect::<Vec<_>>().into(),
+                others.iter().map(|(_, key)| *key).collect::<Vec<_>>().into(),
+            ],
+        )?;
+    }
+    Ok(())
 }

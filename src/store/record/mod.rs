@@ -1,4 +1,9 @@
 //! One record, whichever path asks.
 
+pub mod former_links;
+pub mod key;
 pub mod key_rivals;
 pub mod links;
+pub mod locks;
+pub mod orphaned_creates;
+pub mod remove;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pgrx::prelude::*;
 
-use crate::store::config::Map;
+use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::statement::Uncached;
 use crate::store::table::pace::Pace;

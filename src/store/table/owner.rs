@@ -9,7 +9,7 @@ use std::sync::Arc;
 use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
 
-use crate::store::config::Map;
+use crate::store::config::map::Map;
 use crate::store::rights::as_owner;
 use crate::store::statement::names::{self, BeforeOwnersCode, Names};
 

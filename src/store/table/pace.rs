@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crm_domain::bisect::Parts;
 
 use crate::settings::Settings;
-use crate::store::config::Map;
+use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::table::owner::as_owner_of;
 use crate::store::table::time_limit::TimeLimit;

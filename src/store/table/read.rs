@@ -20,7 +20,8 @@ use pgrx::spi::{SpiClient, SpiHeapTupleData, quote_identifier};
 use serde_json::Value as Json;
 
 use crate::settings::Settings;
-use crate::store::config::{Map, MappedField};
+use crate::store::config::field::MappedField;
+use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::statement::names::Running;
 use crate::store::statement::{Cached, Uncached};

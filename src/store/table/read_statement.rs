@@ -2,7 +2,8 @@
 
 use pgrx::spi::quote_identifier;
 
-use crate::store::config::{Map, MappedField};
+use crate::store::config::field::MappedField;
+use crate::store::config::map::Map;
 
 /// The statement that reads a map's columns: one text per mapped column, NULL where the cell is not wanted.
 pub fn statement(map: &Map) -> String {

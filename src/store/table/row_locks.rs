@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 
-use crate::store::config::Map;
+use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::settings_scope::SettingsScope;
 use crate::store::statement::{Cached, names};

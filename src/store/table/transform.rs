@@ -3,7 +3,7 @@
 use pgrx::prelude::*;
 use serde_json::Value as Json;
 
-use crate::store::config::Map;
+use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::rights::pinned;
 use crate::store::statement::Uncached;

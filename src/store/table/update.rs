@@ -2,7 +2,7 @@
 
 use pgrx::spi::{SpiClient, quote_identifier};
 
-use crate::store::config::Map;
+use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::statement::{Cached, names};
 

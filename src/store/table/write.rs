@@ -11,7 +11,7 @@ use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json, json};
 
-use crate::store::config::Map;
+use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::statement::Cached;
 use crate::store::table::capture_guard::Ours;

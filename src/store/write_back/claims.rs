@@ -8,7 +8,7 @@ use crm_domain::Cells;
 use pgrx::pg_sys;
 use pgrx::spi::SpiClient;
 
-use crate::store::config::Map;
+use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::statement::Cached;
 

@@ -8,7 +8,8 @@ use serde_json::{Map as JsonMap, Value as Json};
 
 use super::call::{Call, differs};
 use crate::store::audit;
-use crate::store::reconcile::pending_writes;
+use crate::store::calls::intents;
+use crate::store::notify;
 use crate::worker::sender::checked_write::{Checked, Outcome};
 use crate::worker::socket::protocol::Intent;
 
@@ -62,7 +63,7 @@ pub fn write_down(
         };
         audit::write_about(client, &about, "realtime", &entries)?;
     }
-    let ended: Vec<pending_writes::Ended> = back
+    let ended: Vec<intents::Ended> = back
         .iter()
         .map(|(call, checked)| {
             let (state, failure) = match &checked.outcome {
@@ -70,7 +71,7 @@ pub fn write_down(
                 Outcome::Conflict => (None, None),
                 Outcome::Failed(failure) => (Some("failed"), Some(failure)),
             };
-            pending_writes::Ended {
+            intents::Ended {
                 shard_key: &call.intent.shard_key,
                 write_id: &call.intent.write_id,
                 state,
@@ -79,7 +80,7 @@ pub fn write_down(
             }
         })
         .collect();
-    pending_writes::end(client, &ended)?;
+    intents::end(client, &ended)?;
     let events = back
         .iter()
         .map(|(call, checked)| {
@@ -91,7 +92,7 @@ pub fn write_down(
             event(name, &call.intent, error)
         })
         .collect();
-    pending_writes::notify(client, events)
+    notify::notify(client, events)
 }
 
 pub fn event(name: &str, intent: &Intent, error: Option<String>) -> String {

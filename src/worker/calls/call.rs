@@ -10,7 +10,7 @@ use crm_provider::record::Field;
 use serde_json::{Map as JsonMap, Value as Json, json};
 use tokio::sync::oneshot;
 
-use crate::store::reconcile::pending_writes;
+use crate::store::calls::intents;
 use crate::worker::link::{Lane, RequestContext, SharedLink};
 use crate::worker::sender::checked_write::{self, Checked, Edit, EditField, Outcome};
 use crate::worker::socket::protocol::{Answer, Intent, IntentField, Question};
@@ -43,7 +43,7 @@ fn field_of(f: &IntentField) -> (Arc<Field>, DataType) {
 }
 
 /// The intent as it is committed before anything is sent.
-pub fn opening(intent: &Intent) -> pending_writes::Intent<'_> {
+pub fn opening(intent: &Intent) -> intents::Intent<'_> {
     let written = || {
         intent
             .fields
@@ -53,7 +53,7 @@ pub fn opening(intent: &Intent) -> pending_writes::Intent<'_> {
     let intended: JsonMap<String, Json> = written()
         .map(|(f, value)| (f.name.clone(), value))
         .collect();
-    pending_writes::Intent {
+    intents::Intent {
         write_id: &intent.write_id,
         map_id: intent.map_id,
         shard_key: &intent.shard_key,

@@ -18,7 +18,8 @@ use tokio::sync::oneshot;
 use self::audit::{event, write_down};
 use self::call::{Call, Reply, answer, edit, opening, read, send_answer};
 use crate::failpoint;
-use crate::store::reconcile::pending_writes;
+use crate::store::calls::intents;
+use crate::store::notify;
 use crate::store::{durable_transaction, transaction};
 use crate::worker::connections::Connections;
 use crate::worker::connections::readiness::AWAY;
@@ -285,13 +286,13 @@ fn record(
     let intents: Vec<&Intent> = fresh.iter().map(|c| &c.intent).collect();
     let write = |client: &mut SpiClient| {
         let openings: Vec<_> = intents.iter().map(|i| opening(i)).collect();
-        let opened = pending_writes::open(client, &openings)?;
+        let opened = intents::open(client, &openings)?;
         write_down(client, results)?;
         let started = intents
             .iter()
             .map(|i| event("sync_started", i, None))
             .collect();
-        pending_writes::notify(client, started)?;
+        notify::notify(client, started)?;
         if !intents.is_empty() {
             failpoint::reach("intent::before_commit");
         }

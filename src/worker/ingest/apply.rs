@@ -12,9 +12,11 @@ use pgrx::prelude::*;
 use super::{Came, Looking, PAGE, What};
 use crate::failpoint;
 use crate::store::config::{self, Connection, Map};
-use crate::store::ingest::state::{self, Reread};
+use crate::store::ingest::refetch;
+use crate::store::ingest::refetch::Reread;
+use crate::store::ingest::state;
 use crate::store::ingest::{self, Arrived, Arriving, Incoming};
-use crate::store::reconcile::pending_writes;
+use crate::store::notify;
 use crate::store::table::read::READ_TIME;
 use crate::store::{StoreError, map_state, transaction};
 use crate::worker::main_loop::Worker;
@@ -72,7 +74,7 @@ impl Worker {
             true => state::postpone(client, map.id, wait_ms),
             false => {
                 let records: Vec<&Reread> = rereads.iter().collect();
-                state::failed(client, map.id, &records, wait_ms)
+                refetch::failed(client, map.id, &records, wait_ms)
             }
         });
         if let Err(error) = result {
@@ -203,7 +205,7 @@ impl Worker {
                     let (worn, others): (Vec<&Reread>, Vec<&Reread>) = records
                         .iter()
                         .partition(|r| records.len() == 1 && r.attempts + 1 >= max_attempts);
-                    state::failed(client, map.id, &others, wait_ms)?;
+                    refetch::failed(client, map.id, &others, wait_ms)?;
                     for record in worn {
                         ingest::give_up(client, &looking.connection, map, record, failure)?;
                     }
@@ -281,7 +283,7 @@ fn settle_part(
                 return Ok(false);
             }
             if came.blind {
-                state::look_out_for_linked(client, map.id)?;
+                refetch::look_out_for_linked(client, map.id)?;
             }
             if let Some(total) = came.total {
                 state::note_total(client, map.id, total)?;
@@ -302,11 +304,11 @@ fn settle_part(
         }
         if matches!(what, What::Page { .. }) {
             let shown = records.iter().map(|r| r.crm_id.as_str());
-            state::seen(client, map.id, shown.collect())?;
+            refetch::seen(client, map.id, shown.collect())?;
             let next = last.and_then(|(came, _)| came.next.as_ref());
             // It was the last page.
             if next.is_some_and(|(_, more)| !more) {
-                state::ask_unseen(client, map.id)?;
+                refetch::ask_unseen(client, map.id)?;
             }
         }
         failpoint::reach_with("ingest::store", records.iter().map(|r| r.crm_id.as_str()));
@@ -336,7 +338,7 @@ fn settle_part(
             };
             notification::payload("conflict", &subject, None)
         });
-        pending_writes::notify(client, told.collect())?;
+        notify::notify(client, told.collect())?;
         if let Some(reason) = &arrived.trouble {
             map_state::did(client, map.id, 0, false, Some(reason))?;
             if arrived.unmappable >= STOP_AFTER && arrived.unmappable == records.len() {
@@ -393,15 +395,15 @@ fn ask_again(
             .iter()
             .filter(|r| came.contains(r.crm_id.as_str()))
             .partition(|r| again.contains(r.crm_id.as_str()));
-        state::reread(client, map.id, &read)?;
-        state::not_yet(client, map.id, &not_yet)?;
+        refetch::reread(client, map.id, &read)?;
+        refetch::not_yet(client, map.id, &not_yet)?;
     } else {
         let again: Vec<(&str, Option<&str>)> = arrived
             .again
             .iter()
             .map(|(id, into)| (id.as_str(), into.as_deref()))
             .collect();
-        state::ask(client, map.id, &again, wait.as_millis() as i64)?;
+        refetch::ask(client, map.id, &again, wait.as_millis() as i64)?;
     }
-    state::ask(client, map.id, &look, 0)
+    refetch::ask(client, map.id, &look, 0)
 }

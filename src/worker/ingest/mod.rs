@@ -18,7 +18,9 @@ use serde_json::Value as Json;
 use crate::failpoint;
 use crate::store::config::{Connection, Map};
 use crate::store::ingest::Incoming;
-use crate::store::ingest::state::{self, Reread, State};
+use crate::store::ingest::refetch;
+use crate::store::ingest::refetch::Reread;
+use crate::store::ingest::state::{self, State};
 use crate::store::write_back::claims;
 use crate::store::{StoreError, transaction, webhook_inbox};
 use crate::worker::connections::readiness::Readiness;
@@ -189,7 +191,7 @@ impl Worker {
                     .collect();
                 let ids: Vec<(&str, Option<&str>)> =
                     ids.iter().map(|(id, into)| (id.as_str(), *into)).collect();
-                state::ask(client, map.id, &ids, 0)?;
+                refetch::ask(client, map.id, &ids, 0)?;
             }
             webhook_inbox::done(client, connection.id, &events)?;
             failpoint::reach("webhook_inbox::before_commit");
@@ -333,7 +335,7 @@ impl Worker {
             if !claims::may_send(client, connection.id)? {
                 return Ok(None);
             }
-            let due = state::due(client, map.id, limit, &busy)?;
+            let due = refetch::due(client, map.id, limit, &busy)?;
             Ok(Some((due, state::moment(client)?)))
         })?;
         let Some((due, asked)) = asked.filter(|(due, _)| !due.is_empty()) else {

@@ -16,10 +16,10 @@ use crate::failpoint;
 use crate::settings::Settings;
 use crate::shared::{Slot, State};
 use crate::store::config::{Connection, Map};
-use crate::store::record::links;
+use crate::store::record::former_links;
 use crate::store::rights;
 use crate::store::write_back::claims;
-use crate::store::write_back::settle::Settled;
+use crate::store::write_back::outcome::Settled;
 use crate::store::{self, StoreError, audit, config, transaction};
 use crate::worker::calls::Calls;
 use crate::worker::connections::Connections;
@@ -365,7 +365,7 @@ impl Worker {
             if lost > 0 {
                 log!("pg_crm released {lost} records that nobody had on their way any more");
             }
-            links::prune_former(client)?;
+            former_links::prune_former(client)?;
             audit::maintain(client, retention)
         });
         match result {

@@ -6,8 +6,8 @@ use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json};
 
 use crate::store::config::{Connection, Map};
+use crate::store::reconcile::outcome::{Settled, Verdict};
 use crate::store::reconcile::pending_writes::Pending;
-use crate::store::reconcile::settle::{Settled, Verdict};
 use crate::store::{StoreError, audit};
 
 type Fields = JsonMap<String, Json>;

@@ -18,10 +18,14 @@ use self::audit::Entry;
 use self::read::{Waiting, edit, read, sending, with_their_bases};
 use self::resolve::{blamed, event, judge, told};
 use crate::failpoint;
+use crate::store::calls::intents;
 use crate::store::config::{self, Connection, Map};
+use crate::store::notify;
+use crate::store::reconcile::outcome;
+use crate::store::reconcile::outcome::Settled;
 use crate::store::reconcile::pending_writes;
 use crate::store::reconcile::pending_writes::Pending;
-use crate::store::reconcile::settle::{self, Settled};
+use crate::store::reconcile::settle;
 use crate::store::table::read::Bounds;
 use crate::store::write_back::claims;
 use crate::store::{StoreError, transaction};
@@ -135,7 +139,7 @@ impl Worker {
 
     /// Intents whose callers' transactions came to nothing become the reconciler's.
     fn adopt_orphans(&mut self) -> Result<Duration, StoreError> {
-        if !transaction(|client| pending_writes::intents_wait(client))? {
+        if !transaction(|client| intents::intents_wait(client))? {
             return Ok(IDLE);
         }
         let sending = self.calls.in_flight_ids();
@@ -214,7 +218,7 @@ impl Worker {
         let bounds = Bounds::of(&self.cx.settings);
         let held = self.held_pending.iter().filter(|(m, _, _)| m.id == map.id);
         let unsettled: Vec<(&str, &str)> = held
-            .flat_map(|(_, _, judged)| judged.iter().map(|(record, _)| settle::keys_of(record)))
+            .flat_map(|(_, _, judged)| judged.iter().map(|(record, _)| outcome::keys_of(record)))
             .collect();
         let taken = transaction(|client| {
             if !claims::may_send(client, connection.id)? {
@@ -259,7 +263,7 @@ impl Worker {
                 .iter()
                 .map(|w| event("sync_started", connection, &map, &w.pending, None))
                 .collect();
-            pending_writes::notify(client, started)?;
+            notify::notify(client, started)?;
             failpoint::reach("reconcile_claim::before_commit");
             Ok(Some(Taken {
                 claim_id,
@@ -507,9 +511,9 @@ fn write_down(
     let by_key: HashMap<(&str, &str), usize> = judged
         .iter()
         .enumerate()
-        .map(|(n, (r, _))| (settle::keys_of(r), n))
+        .map(|(n, (r, _))| (outcome::keys_of(r), n))
         .collect();
-    let place = |r: &Settled| by_key[&settle::keys_of(r)];
+    let place = |r: &Settled| by_key[&outcome::keys_of(r)];
     transaction(|client| {
         let keys = judged.iter().map(|(r, _)| r.pending.record_key.as_str());
         failpoint::reach_with("reconcile_settle::store", keys);
@@ -527,7 +531,7 @@ fn write_down(
                 event(name, connection, map, &r.pending, error)
             })
             .collect();
-        pending_writes::notify(client, events)?;
+        notify::notify(client, events)?;
         if let Some(claim_id) = claim_id {
             claims::release(client, claim_id)?;
         }

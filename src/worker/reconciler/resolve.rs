@@ -11,8 +11,8 @@ use super::audit::Entry;
 use super::read::{Waiting, sending};
 use crate::store::StoreError;
 use crate::store::config::{Connection, Map};
+use crate::store::reconcile::outcome::{Conflict, Settled, Take, Verdict};
 use crate::store::reconcile::pending_writes::Pending;
-use crate::store::reconcile::settle::{Conflict, Settled, Take, Verdict};
 use crate::worker::notification;
 use crate::worker::retry_policy;
 use crate::worker::sender::checked_write::{Checked, Outcome};
@@ -83,7 +83,7 @@ pub fn judge(
 
 /// What a failure leads to.
 fn verdict_on(failure: &Failure, attempts: u32, max_attempts: u32, map: &Map) -> Verdict {
-    use crate::store::write_back::settle::Verdict as Batch;
+    use crate::store::write_back::outcome::Verdict as Batch;
     let draw = fastrand::f64();
     match retry_policy::classify(failure, attempts, max_attempts, &map.on_crm_delete, draw) {
         Batch::Retry {

@@ -15,7 +15,7 @@ use crate::failpoint;
 use crate::store::config::{self, Connection, Map};
 use crate::store::table::read::READ_TIME;
 use crate::store::write_back::claims::Claimed;
-use crate::store::write_back::settle::Verdict;
+use crate::store::write_back::outcome::Verdict;
 use crate::store::write_back::{claims, fold};
 use crate::store::{StoreError, map_state, transaction};
 use crate::worker::connections::readiness::Readiness;

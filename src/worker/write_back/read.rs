@@ -16,7 +16,7 @@ use crate::store::config::{Map, MappedField};
 use crate::store::record::key_rivals::{self, Rival};
 use crate::store::table::read::{self, Bounds, RowValues, Wanted};
 use crate::store::write_back::claims::Claimed;
-use crate::store::write_back::settle::{Settled, Verdict};
+use crate::store::write_back::outcome::{Settled, Verdict};
 use crate::worker::retry_policy;
 use crate::worker::sender::batches::Outgoing;
 

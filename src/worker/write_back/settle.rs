@@ -18,7 +18,8 @@ use crate::store::config::{Connection, Map};
 use crate::store::reconcile::pending_writes;
 use crate::store::table::delete;
 use crate::store::write_back::claims::Claimed;
-use crate::store::write_back::settle::{Settled, Verdict};
+use crate::store::write_back::failed;
+use crate::store::write_back::outcome::{Settled, Verdict};
 use crate::store::write_back::{claims, settle};
 use crate::store::{StoreError, map_state, transaction};
 use crate::worker::connections::health;
@@ -228,7 +229,7 @@ impl Worker {
             let wait = Backoff::RECORD.bound(record.attempt) / 2 + Duration::from_secs(1);
             let result = transaction(|client| {
                 let error = "what became of it cannot be written down";
-                settle::postpone(client, &map, &record, wait.as_millis() as i64, error)
+                failed::postpone(client, &map, &record, wait.as_millis() as i64, error)
             });
             if let Err(error) = result {
                 self.keep_for_later(&map, &connection, vec![record], &error);

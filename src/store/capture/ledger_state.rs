@@ -1,0 +1,103 @@
+//! What the ledger says of records whose rows are compared.
+
+use std::collections::HashMap;
+
+use crm_domain::cells::CellHashes;
+use crm_domain::conflict::ShortHash;
+use crm_domain::{Cells, hex};
+use pgrx::spi::SpiClient;
+
+use crate::store::config::map::Map;
+use crate::store::error::StoreError;
+use crate::store::record::key::Key;
+use crate::store::statement::Cached;
+
+/// What the ledger says of a record.
+pub struct Known {
+    pub hashes: Vec<u8>,
+    /// Cells that should equal the CRM's, since nothing waits for them.
+    pub at_rest: Cells,
+    /// Hashes of values that the CRM keeps in a form of its own.
+    pub forms: HashMap<u16, ShortHash>,
+}
+
+impl Known {
+    pub fn hash(&self, id: u16) -> Option<&[u8]> {
+        CellHashes(&self.hashes).get(id)
+    }
+
+    pub fn is_in_step(&self, id: u16, hash: &ShortHash) -> bool {
+        self.hash(id) == Some(&hash[..]) || self.forms.get(&id) == Some(hash)
+    }
+}
+
+/// What the ledger says of these records; `None`: nothing.
+pub fn known(
+    client: &mut SpiClient,
+    map: &Map,
+    keys: &[Key],
+) -> Result<Vec<Option<Known>>, StoreError> {
+    let written = map.cells(|f| f.written);
+    let rows = client.update(
+        Cached(
+            "SELECT l.record_key IS NOT NULL, l.crm_id IS NOT NULL AND NOT l.detached, l.hashes,
+                    ARRAY(SELECT (s.ord - 1)::smallint FROM unnest(l.synced_at) WITH ORDINALITY AS s (at, ord) WHERE s.at IS NOT NULL),
+                    (SELECT crm_internal.cells_union(x.cells)
+                     FROM (SELECT CASE WHEN q.cells IS NULL THEN crm_internal.map_cells($1) ELSE q.cells END AS cells FROM crm.queue q
+                           WHERE q.shard_key = k.shard_key AND q.map_id = $1 AND q.record_key = k.record_key
+                           UNION ALL
+                           SELECT crm_internal.cells_or(p.cells, coalesce(p.take, p.cells)) FROM crm.pending_write p
+                           WHERE p.shard_key = k.shard_key AND p.map_id = $1 AND p.record_key = k.record_key
+                           UNION ALL
+                           SELECT c.cells FROM crm.change c
+                           WHERE c.shard_key = k.shard_key AND c.map_id = $1 AND c.record_keys[1] = k.record_key
+                             AND (c.base IS NOT NULL OR c.write_id IS NOT NULL)
+                           UNION ALL
+                           SELECT crm_internal.cell_mask(c.field_id) FROM crm.conflict c
+                           WHERE c.shard_key = k.shard_key AND c.map_id = $1 AND c.record_key = k.record_key AND c.field_id >= 0) x),
+                    f.fields, f.sent
+             FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS k (shard_key, record_key, ord)
+             LEFT JOIN crm.ledger l ON l.shard_key = k.shard_key AND l.map_id = $1 AND l.record_key = k.record_key
+             LEFT JOIN LATERAL (SELECT array_agg(o.field_id) AS fields, array_agg(encode(o.sent, 'hex')) AS sent FROM crm.written_over o
+                                WHERE o.map_id = $1 AND o.crm_id = l.crm_id AND o.is_form
+                                  AND o.held = substr(l.hashes, 16 * o.field_id + 1, 16)) f ON true
+             ORDER BY k.ord",
+        ),
+        None,
+        &[
+            map.id.into(),
+            keys.iter().map(|k| k.shard_key.as_str()).collect::<Vec<_>>().into(),
+            keys.iter().map(|k| k.record_key.as_str()).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    let mut known = Vec::with_capacity(keys.len());
+    for row in rows {
+        if !row.get::<bool>(1)?.unwrap_or_default() {
+            known.push(None);
+            continue;
+        }
+        let hashes = row.get::<&[u8]>(3)?.unwrap_or_default().to_vec();
+        let synced: Vec<i16> = row.get(4)?.unwrap_or_default();
+        let waits = Cells::from_bytes(row.get::<&[u8]>(5)?.unwrap_or_default());
+        let is_linked = row.get::<bool>(2)?.unwrap_or_default();
+        let at_rest = |id: &u16| {
+            is_linked
+                && written.contains(*id)
+                && !waits.contains(*id)
+                && CellHashes(&hashes).get(*id).is_some()
+        };
+        let at_rest = synced.iter().map(|id| *id as u16).filter(at_rest).collect();
+        let fields: Vec<i16> = row.get(6)?.unwrap_or_default();
+        let sent: Vec<String> = row.get(7)?.unwrap_or_default();
+        let forms = fields
+            .iter()
+            .zip(sent)
+            .filter_map(|(id, sent)| Some((*id as u16, hex::decode(&sent)?)));
+        known.push(Some(Known {
+            forms: forms.collect(),
+            at_rest,
+            hashes,
+        }));
+    }
+    Ok(known)
+}

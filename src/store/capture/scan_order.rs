@@ -1,0 +1,108 @@
+//! The order in which a table is scanned.
+
+use pgrx::prelude::*;
+use pgrx::spi::{SpiClient, quote_identifier};
+
+use crate::store::config::map::Map;
+use crate::store::error::StoreError;
+use crate::store::record::key::Key;
+use crate::store::statement::Cached;
+
+/// The order in which a table is scanned: that of the unique index on its keys.
+pub struct Order {
+    /// The index's columns, and the types that key texts are cast to.
+    pub columns: Vec<(String, String)>,
+    /// The place of the shard column among them.
+    pub shard: Option<usize>,
+}
+
+impl Order {
+    pub fn of(client: &mut SpiClient, map: &Map) -> Result<Order, StoreError> {
+        let shard = map.shard.as_ref().map(|shard| shard.name.as_str());
+        let rows = client.update(
+            Cached(
+                "SELECT a.attname::text, coalesce(crm_internal.cast_type(a.atttypid), format_type(crm_internal.base_type(a.atttypid), NULL))
+                 FROM (SELECT x.indrelid, x.indkey, x.indnkeyatts FROM pg_index x
+                       WHERE x.indrelid = $1 AND x.indisunique AND x.indpred IS NULL AND x.indexprs IS NULL AND x.indisvalid
+                         AND (SELECT array_agg(a.attname::text ORDER BY a.attname::text)
+                              FROM unnest(x.indkey[0:x.indnkeyatts - 1]) AS k (attnum)
+                              JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = k.attnum)
+                             IN (ARRAY[$2], (SELECT array_agg(n ORDER BY n) FROM unnest(ARRAY[$2, $3]) AS n))
+                       ORDER BY x.indnkeyatts, x.indexrelid LIMIT 1) x,
+                      unnest(x.indkey[0:x.indnkeyatts - 1]) WITH ORDINALITY AS k (attnum, place)
+                 JOIN pg_attribute a ON a.attrelid = $1 AND a.attnum = k.attnum
+                 ORDER BY k.place",
+            ),
+            None,
+            &[map.names.table.into(), map.key.name.as_str().into(), shard.into()],
+        )?;
+        let mut order = Order {
+            columns: Vec::new(),
+            shard: None,
+        };
+        for row in rows {
+            let name: String = row.get(1)?.unwrap_or_default();
+            if Some(name.as_str()) == shard {
+                order.shard = Some(order.columns.len());
+            }
+            order.columns.push((name, row.get(2)?.unwrap_or_default()));
+        }
+        if order.columns.is_empty() {
+            return Err(StoreError::Postgres {
+                code: PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+                message: format!("{} has no unique index on its key", map.relation),
+            });
+        }
+        Ok(order)
+    }
+
+    /// The keys of the next rows.
+    pub fn keys(
+        &self,
+        map: &Map,
+        after: Option<&Key>,
+        rows: usize,
+    ) -> Result<Vec<Key>, StoreError> {
+        let columns: Vec<String> = self
+            .columns
+            .iter()
+            .map(|(name, _)| format!("t.{}", quote_identifier(name)))
+            .collect();
+        let list = columns.join(", ");
+        let beyond = after.map_or_else(String::new, |_| {
+            let places = self.columns.iter().enumerate();
+            let given: Vec<String> = places
+                .map(|(place, (_, cast))| format!("${}::{cast}", place + 1))
+                .collect();
+            format!(
+                "WHERE ROW({list}) OPERATOR(pg_catalog.>) ROW({})",
+                given.join(", ")
+            )
+        });
+        let statement = format!(
+            "SELECT {}, {} FROM {} AS t {beyond} ORDER BY {list} LIMIT {rows}",
+            map.shard_key("t"),
+            map.record_key("t"),
+            map.relation
+        );
+        let args: Vec<_> = after
+            .into_iter()
+            .flat_map(|key| {
+                (0..self.columns.len()).map(|place| match self.shard == Some(place) {
+                    true => key.shard_key.as_str().into(),
+                    false => key.record_key.as_str().into(),
+                })
+            })
+            .collect();
+        Spi::connect_mut(|client| {
+            let mut keys = Vec::with_capacity(rows);
+            for row in client.update(Cached(&statement), None, &args)? {
+                keys.push(Key {
+                    shard_key: row.get(1)?.unwrap_or_default(),
+                    record_key: row.get(2)?.unwrap_or_default(),
+                });
+            }
+            Ok(keys)
+        })
+    }
+}

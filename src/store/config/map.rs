@@ -1,0 +1,70 @@
+//! An object map with what its table is like.
+
+use std::sync::Arc;
+
+use crm_domain::Cells;
+use crm_domain::key::KeyEquality;
+use pgrx::spi::quote_identifier;
+
+use crate::store::config::MappedField;
+use crate::store::config::key_column::KeyColumn;
+use crate::store::statement::names::Names;
+
+/// An object map with what its table is like.
+pub struct Map {
+    pub id: i32,
+    pub connection_id: i32,
+    /// Schema-qualified and quoted.
+    pub relation: String,
+    /// What names mean in statements that run as the table's owner.
+    pub names: Arc<Names>,
+    pub crm_object: String,
+    pub key: KeyColumn,
+    pub shard: Option<KeyColumn>,
+    pub external_id_field: Option<String>,
+    /// When the CRM takes two keys for one; `None`: it does not get them.
+    pub key_equality: Option<KeyEquality>,
+    /// Characters that the CRM has room for in a key, as far as that is known.
+    pub key_room: Option<usize>,
+    pub on_crm_delete: String,
+    /// A CRM record without a row gets one.
+    pub inserts: bool,
+    /// A row without a CRM record gets one.
+    pub creates: bool,
+    /// What is deleted in Postgres goes on in the CRM, or ends the link.
+    pub follows_deletes: bool,
+    pub in_error: bool,
+    /// Row security binds even the owner, so a row that is not seen need not be gone.
+    pub hides_rows: bool,
+    /// It has bidirectional cells, whose edits are sent at once.
+    pub realtime: bool,
+    /// crm.write() compares every field that flows from the CRM, not only those it changes.
+    pub compares_record: bool,
+    /// Milliseconds from now until the next round; not positive: it is due.
+    pub next_write_ms: i64,
+    pub fields: Vec<MappedField>,
+}
+
+impl Map {
+    pub fn field(&self, id: u16) -> Option<&MappedField> {
+        self.fields.iter().find(|f| f.id == id)
+    }
+
+    /// The cells of some of its fields.
+    pub fn cells(&self, which: impl Fn(&MappedField) -> bool) -> Cells {
+        let fields = self.fields.iter().filter(|field| which(field));
+        fields.map(|field| field.id).collect()
+    }
+
+    /// What `jsonb_to_record` is to make of an object of these columns: each in its own type. The table's row type would do
+    /// as well, but it has the other columns too, and some types refuse to be empty.
+    pub fn record_type<'a>(&self, columns: impl IntoIterator<Item = &'a str>) -> String {
+        let definition = |column: &str| {
+            let field = self.fields.iter().find(|f| f.column == column);
+            let data_type = field.map_or(self.key.type_name(), |f| f.column_type.as_str());
+            format!("{} {data_type}", quote_identifier(column))
+        };
+        let columns: Vec<String> = columns.into_iter().map(definition).collect();
+        columns.join(", ")
+    }
+}

@@ -1,0 +1,167 @@
+//! What is to become of the fields of a record that changed in the CRM.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crm_domain::cells::CellHashes;
+use crm_domain::inbound::{self, Arrival, Arrived as ArrivedField};
+use crm_domain::{Cells, Value, conflict, excerpt};
+use serde_json::{Map as JsonMap, Value as Json, json};
+
+use crate::store::config::field::MappedField;
+use crate::store::config::map::Map;
+use crate::store::ingest::incoming::{Field, Incoming};
+use crate::store::ingest::locks::Locked;
+use crate::store::ingest::stored_forms::{Answer, WrittenOver};
+use crate::store::record::key::Key;
+
+/// A record with what was decided of its fields.
+pub struct Settled<'a> {
+    pub incoming: &'a Incoming,
+    pub key: Key,
+    /// What the CRM is known to hold from now on.
+    pub known: Vec<&'a Field>,
+    /// Of these, in which both sides agree now.
+    pub synced: Cells,
+    pub takes: BTreeMap<u16, &'a Value>,
+    /// Cells that go to the CRM with the map's next round.
+    pub overwrites: Cells,
+    /// Of these, in which the CRM held something else than it had been sent.
+    pub answers: Vec<Answer<'a>>,
+    /// Cells in which the CRM has a form of its own of what the row holds.
+    pub forms: Cells,
+    /// Cells that are edits to be sent, based on what the CRM was read to hold.
+    pub writes: Vec<&'a Field>,
+    pub conflicts: Vec<Conflict<'a>>,
+    pub audit: JsonMap<String, Json>,
+    pub formed: JsonMap<String, Json>,
+    pub conflicting: JsonMap<String, Json>,
+}
+
+pub struct Conflict<'a> {
+    pub field: &'a Field,
+    /// `None`: there is one already.
+    pub kind: Option<&'static str>,
+    pub local: Json,
+    pub policy: &'static str,
+}
+
+pub fn decide<'a>(
+    map: &Map,
+    incoming: &'a Incoming,
+    key: Key,
+    locked: &Locked,
+    local: &HashMap<u16, Value>,
+    written_over: &WrittenOver,
+) -> Settled<'a> {
+    let mut settled = Settled {
+        incoming,
+        key,
+        known: Vec::new(),
+        synced: Cells::new(),
+        takes: BTreeMap::new(),
+        overwrites: Cells::new(),
+        answers: Vec::new(),
+        forms: Cells::new(),
+        writes: Vec::new(),
+        conflicts: Vec::new(),
+        audit: JsonMap::new(),
+        formed: JsonMap::new(),
+        conflicting: JsonMap::new(),
+    };
+    let hashes = CellHashes(&locked.hashes);
+    for arriving in incoming.values.iter().flatten() {
+        let (Some(field), Some(local)) = (map.field(arriving.id), local.get(&arriving.id)) else {
+            continue;
+        };
+        let answer = Answer {
+            crm_id: &incoming.crm_id,
+            field_id: field.id,
+            sent: conflict::hash(local),
+            held: arriving.hash,
+        };
+        let known = hashes.get(field.id).and_then(|hash| hash.try_into().ok());
+        let arrival = inbound::settle(&ArrivedField {
+            direction: field.direction,
+            policy: field.policy,
+            written: field.written,
+            known,
+            synced: locked.synced.contains(field.id),
+            local,
+            crm: &arriving.value,
+            answered: written_over.is_answer(&answer),
+            waits: locked.edited.contains(field.id) || locked.queued.contains(field.id),
+            disputed: locked.disputed.contains(field.id),
+        });
+        settled.add(field, arriving, local, arrival);
+        if arrival == Arrival::Overwrite && known == Some(answer.sent) {
+            settled.answers.push(answer);
+        }
+    }
+    settled
+}
+
+impl<'a> Settled<'a> {
+    pub fn add(
+        &mut self,
+        field: &MappedField,
+        arriving: &'a Field,
+        local: &Value,
+        arrival: Arrival,
+    ) {
+        let name = || field.field.name.clone();
+        let told = || json!({ "new": excerpt::of(&arriving.value), "old": excerpt::of(local) });
+        let mut conflict = |kind: Option<&'static str>| {
+            self.conflicts.push(Conflict {
+                field: arriving,
+                kind,
+                local: local.to_json(),
+                policy: field.policy.name(),
+            });
+            if kind.is_some() {
+                let fields =
+                    json!({ "new": excerpt::of(local), "old": excerpt::of(&arriving.value) });
+                self.conflicting.insert(name(), fields);
+            }
+        };
+        match arrival {
+            Arrival::Unchanged | Arrival::Leave => {}
+            Arrival::Agreed => {
+                self.known.push(arriving);
+                self.synced.insert(field.id);
+            }
+            Arrival::Note => self.known.push(arriving),
+            Arrival::Take => {
+                self.known.push(arriving);
+                self.synced.insert(field.id);
+                self.takes.insert(field.id, &arriving.value);
+                self.audit.insert(name(), told());
+            }
+            Arrival::Overwrite => {
+                self.known.push(arriving);
+                self.overwrites.insert(field.id);
+            }
+            Arrival::Form => {
+                self.known.push(arriving);
+                self.synced.insert(field.id);
+                self.forms.insert(field.id);
+                let fields =
+                    json!({ "new": excerpt::of(local), "held": excerpt::of(&arriving.value) });
+                self.formed.insert(name(), fields);
+            }
+            Arrival::Write => {
+                self.known.push(arriving);
+                self.writes.push(arriving);
+            }
+            Arrival::Disputed => conflict(None),
+            Arrival::Locked => conflict(Some("locked_field")),
+            Arrival::Review => conflict(Some("unknown_base")),
+        }
+    }
+
+    pub fn is_nothing(&self) -> bool {
+        self.takes.is_empty()
+            && self.overwrites.is_empty()
+            && self.writes.is_empty()
+            && self.conflicting.is_empty()
+    }
+}

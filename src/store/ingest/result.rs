@@ -1,0 +1,151 @@
+//! What came of records that came in.
+
+use crm_domain::{Failure, excerpt};
+use pgrx::spi::SpiClient;
+use serde_json::{Map as JsonMap, Value as Json};
+
+use crate::store::audit;
+use crate::store::config::connection::Connection;
+use crate::store::config::map::Map;
+use crate::store::error::StoreError;
+use crate::store::ingest::Incoming;
+use crate::store::ingest::state::Counts;
+use crate::store::record::key::Key;
+use crate::store::table::write::Altered;
+
+/// What came of records that came in.
+#[derive(Default)]
+pub struct Arrived {
+    pub counts: Counts,
+    /// Records that could not be compared yet, and into which they were merged.
+    pub again: Vec<(String, Option<String>)>,
+    /// Other records that are worth a look.
+    pub look: Vec<String>,
+    /// Records that a person is to decide about.
+    pub disputed: Vec<Key>,
+    /// Why the first of the records that cannot be taken in cannot; and how many fail because of the mapping.
+    pub trouble: Option<String>,
+    pub unmappable: usize,
+    pub failing: Vec<Failing>,
+    pub notes: Vec<Note>,
+}
+
+/// A record that could not be taken in, and is to be charged with an attempt.
+pub struct Failing {
+    pub crm_id: String,
+    pub merged_into: Option<String>,
+    pub by: Option<String>,
+    /// Of its row, if it has one.
+    pub key: Option<Key>,
+    pub failure: Failure,
+    pub fields: String,
+}
+
+/// A line of the audit.
+pub struct Note {
+    pub key: Option<Key>,
+    pub crm_id: String,
+    pub operation: &'static str,
+    pub result: &'static str,
+    pub fields: String,
+    pub by: Option<String>,
+    pub failure: Option<Failure>,
+    pub attempt: u32,
+}
+
+impl Note {
+    pub fn of_quarantine(
+        key: Option<&Key>,
+        crm_id: &str,
+        by: Option<&str>,
+        failure: Failure,
+        fields: String,
+    ) -> Note {
+        Note {
+            key: key.cloned(),
+            crm_id: crm_id.to_owned(),
+            operation: "ingest",
+            result: "dead",
+            fields,
+            by: by.map(str::to_owned),
+            failure: Some(failure),
+            attempt: 1,
+        }
+    }
+}
+
+impl Arrived {
+    pub fn note(
+        &mut self,
+        key: Option<&Key>,
+        incoming: &Incoming,
+        operation: &'static str,
+        result: &'static str,
+        fields: String,
+    ) {
+        self.notes.push(Note {
+            key: key.cloned(),
+            crm_id: incoming.crm_id.clone(),
+            operation,
+            result,
+            fields,
+            by: incoming.by.clone(),
+            failure: None,
+            attempt: 1,
+        });
+    }
+
+    pub fn again(&mut self, incoming: &Incoming) {
+        self.again
+            .push((incoming.crm_id.clone(), incoming.merged_into.clone()));
+    }
+}
+
+pub fn write_audit(
+    client: &mut SpiClient,
+    connection: &Connection,
+    map: &Map,
+    notes: &[Note],
+) -> Result<(), StoreError> {
+    let entries: Vec<audit::Entry> = notes
+        .iter()
+        .map(|note| audit::Entry {
+            shard_key: note.key.as_ref().map_or("", |k| k.shard_key.as_str()),
+            record_key: note
+                .key
+                .as_ref()
+                .map_or(note.crm_id.as_str(), |k| k.record_key.as_str()),
+            crm_id: Some(&note.crm_id),
+            operation: note.operation,
+            fields: &note.fields,
+            result: note.result,
+            attempt: note.attempt,
+            error_class: note.failure.as_ref().map(|f| f.class.name()),
+            vendor_code: note.failure.as_ref().map(|f| f.code.as_str()),
+            error: note.failure.as_ref().map(|f| f.message.as_str()),
+            request_id: None,
+            actor: note.by.as_deref(),
+            correlation_id: None,
+            write_id: None,
+            folded: &[],
+        })
+        .collect();
+    if entries.is_empty() {
+        return Ok(());
+    }
+    audit::write(client, connection, map, "ingest", &entries)
+}
+
+/// The audit says what rows hold, and what the CRM does where that is something else.
+pub fn told_of_altered(map: &Map, altered: &Altered, audit: &mut JsonMap<String, Json>) {
+    for (id, value) in altered {
+        let told = map
+            .field(*id)
+            .and_then(|f| audit.get_mut(&f.field.name)?.as_object_mut());
+        if let Some(told) = told
+            && let Some(crm) = told.insert("new".to_owned(), excerpt::of(value))
+        {
+            told.insert("crm".to_owned(), crm);
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Looks for rows by the keys that CRM records carry.
+
+use std::collections::{HashMap, HashSet};
+
+use pgrx::prelude::*;
+
+use crate::store::config::map::Map;
+use crate::store::error::StoreError;
+use crate::store::record::key::Key;
+use crate::store::statement::Cached;
+use crate::store::table::pace::{self, Pace};
+
+/// What a text is as a key of a table.
+pub struct Sought {
+    /// As capture spells it.
+    pub record_key: String,
+    /// Of the row that has it.
+    pub row: Option<Key>,
+}
+
+/// What a look for rows by their keys has found, by the place of the key.
+pub struct Looked {
+    /// Without those that cannot be a key of the table.
+    pub found: HashMap<usize, Sought>,
+    /// Keys for which the look failed, so that it is not known whether there is a row.
+    pub unknown: HashMap<usize, StoreError>,
+}
+
+/// Looks for the rows of a map's table that have these keys.
+pub fn rows_of(map: &Map, keys: &[&str]) -> Result<Looked, StoreError> {
+    let all: Vec<usize> = (0..keys.len()).collect();
+    let (mut found, mut unknown) = (HashMap::new(), HashMap::new());
+    let mut pace = Pace::putting_off(map, pace::limit());
+    let failed = pace::each(&mut pace, &all, |pace, part| {
+        let some: Vec<&str> = part.iter().map(|&n| keys[n]).collect();
+        let rows = pace.run(part.len(), || read_rows(map, &some))?;
+        found.extend(rows.into_iter().map(|(n, key)| (part[n], key)));
+        Ok(())
+    });
+    for (n, error) in failed {
+        if matches!(error, StoreError::Before { .. }) {
+            return Err(error);
+        }
+        // Otherwise the text is not a value of the key's type.
+        if !error.is_about_values() {
+            unknown.insert(n, error);
+        }
+    }
+    Ok(Looked { found, unknown })
+}
+
+pub fn read_rows(map: &Map, keys: &[&str]) -> Result<HashMap<usize, Sought>, StoreError> {
+    let statement = format!(
+        "SELECT k.ord - 1, {}, {}, {}
+         FROM pg_catalog.unnest($1::pg_catalog.text[]) WITH ORDINALITY AS k (key, ord)
+         LEFT JOIN {} AS t ON {}",
+        map.record_key_of("k.key"),
+        map.shard_key("t"),
+        map.record_key("t"),
+        map.relation,
+        map.has_key("k.key"),
+    );
+    Spi::connect_mut(|client| {
+        let mut found = HashMap::new();
+        for row in client.update(Cached(&statement), None, &[keys.to_vec().into()])? {
+            let (shard_key, record_key) = (row.get(3)?.unwrap_or_default(), row.get(4)?);
+            let sought = Sought {
+                record_key: row.get(2)?.unwrap_or_default(),
+                row: record_key.map(|record_key| Key {
+                    shard_key,
+                    record_key,
+                }),
+            };
+            found.insert(row.get::<i64>(1)?.unwrap_or_default() as usize, sought);
+        }
+        Ok(found)
+    })
+}
+
+/// Places of texts that were seen before in the list.
+pub fn repeated(keys: &[&str]) -> HashSet<usize> {
+    let mut seen = HashSet::new();
+    let repeats = keys
+        .iter()
+        .enumerate()
+        .filter(|(_, key)| !seen.insert(**key));
+    repeats.map(|(n, _)| n).collect()
+}

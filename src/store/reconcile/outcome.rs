@@ -1,0 +1,65 @@
+//! What the reconciler decided of a pending write.
+
+use std::collections::BTreeMap;
+
+use crm_domain::conflict::ShortHash;
+use crm_domain::{ErrorClass, Value};
+use serde_json::Value as Json;
+
+use crate::store::reconcile::pending_writes::Pending;
+
+/// A pending write with what became of it.
+#[derive(Clone)]
+pub struct Settled {
+    pub pending: Pending,
+    /// What the CRM is now known to hold in cells that are settled.
+    pub known: BTreeMap<u16, ShortHash>,
+    /// Cells in which the row takes the CRM's value, and what the row held when that was decided.
+    pub takes: BTreeMap<u16, Take>,
+    pub conflicts: Vec<Conflict>,
+    pub verdict: Verdict,
+    /// What was sent: field_id -> hash, as JSON. It may have arrived, whatever came back.
+    pub sent: String,
+    /// The mapped fields of the CRM object as they were read: CRM field -> canonical value.
+    pub snapshot: Option<(Json, Vec<u8>)>,
+}
+
+#[derive(Clone)]
+pub struct Take {
+    pub crm: Value,
+    /// `None`: whatever it held.
+    pub local: Option<Value>,
+}
+
+#[derive(Clone)]
+pub struct Conflict {
+    pub field_id: u16,
+    pub kind: &'static str,
+    pub local: Json,
+    pub crm: Json,
+    pub base: Json,
+    pub policy: &'static str,
+}
+
+#[derive(Clone)]
+pub enum Verdict {
+    /// Every cell is settled.
+    Done,
+    Retry {
+        delay_ms: i64,
+        charged: bool,
+        class: ErrorClass,
+        error: String,
+    },
+    Dead {
+        class: ErrorClass,
+        code: String,
+        error: String,
+    },
+    /// The CRM deleted the record.
+    Unlinked { error: String },
+}
+
+pub fn keys_of(record: &Settled) -> (&str, &str) {
+    (&record.pending.shard_key, &record.pending.record_key)
+}
