@@ -8,6 +8,7 @@ mod calls;
 mod connections;
 mod context;
 mod entry;
+mod in_flight;
 mod ingest;
 pub mod launcher;
 pub mod link;

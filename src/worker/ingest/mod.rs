@@ -1,146 +1,116 @@
-//! Ingestion: looks for changes in the CRMs, page by page, and reads by itself what a page could not settle.
+//! Ingestion: CRMs are polled for changes, page by page, and records that a page could not settle are read by themselves.
 //!
-//! Of a map, one page and one read are on their way at once. The next page is asked for before the last one is settled;
-//! should that one come to nothing, so does the next.
+//! Of a map, one page and one read are in flight at once. The next page is requested before the last one is applied; if
+//! that one fails, the next one is dropped.
 
 pub mod apply;
 pub mod canonical;
+pub mod passes;
+pub mod request;
 pub mod waiters;
+pub mod webhook_events;
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
 
-use crm_domain::Failure;
-use crm_provider::record::Field;
-use crm_provider::{ChangesQuery, ReadBatch};
+use crm_domain::failure::Scope;
+use crm_domain::{ErrorClass, Failure};
+use pgrx::prelude::*;
 use serde_json::Value as Json;
 
+use self::apply::{Last, OTHERS_SHARE, apply, apply_in_parts};
+use self::passes::PollPasses;
+use self::request::{PAGE, PollRequest, PollResult, Source, Target};
+use self::waiters::{IngestWaiter, IngestWaiters};
 use crate::failpoint;
-use crate::store::config::{Connection, Map};
-use crate::store::ingest::Incoming;
+use crate::store::config::Connection;
 use crate::store::ingest::refetch;
-use crate::store::ingest::refetch::Reread;
 use crate::store::ingest::state::{self, State};
 use crate::store::write_back::claims;
-use crate::store::{StoreError, transaction, webhook_inbox};
+use crate::store::{StoreError, transaction};
 use crate::worker::connections::readiness::Readiness;
-use crate::worker::link::{Lane, RequestContext, SharedLink};
-use crate::worker::main_loop::Worker;
-use crate::worker::main_loop::event::Event;
+use crate::worker::context::Context;
+use crate::worker::in_flight::RecordsInFlight;
+use crate::worker::link::Lane;
+use crate::worker::mailbox::Sender;
+use crate::worker::process::report;
 use crate::worker::schedule::{IDLE, LOCKED_RETRY};
 use crate::worker::step_backoff::{Owner, Step};
 use crate::worker::tasks;
 
-/// Records of a page, unless the vendor takes fewer: what one transaction settles.
-pub const PAGE: usize = 2000;
+/// Delay before a poll that failed for reasons of its own is repeated, at first.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// What the threads report.
 pub enum Message {
-    /// A page of changes, or records that were read by themselves.
+    /// The CRM's response to a request; an error: the request failed or its task panicked.
     Polled {
         ticket: u64,
-        result: Result<Came, Failure>,
+        result: Result<PollResult, Failure>,
         outage: Option<Failure>,
     },
 }
 
-/// A page or a read on its way.
-pub struct Looking {
-    pub map: Arc<Map>,
-    pub connection: Arc<Connection>,
-    /// See [`state::moment`].
-    pub asked: String,
-    pub what: What,
+/// The records of a map that other components have in flight.
+pub type InFlight<'a> = &'a dyn Fn(i32) -> RecordsInFlight;
+
+pub struct Ingest {
+    mailbox: Sender<Message>,
+    /// Requests in flight, by ticket.
+    polls: HashMap<u64, PollRequest>,
+    tickets: u64,
+    /// By map.
+    passes: HashMap<i32, PollPasses>,
+    waiters: IngestWaiters,
 }
 
-pub enum What {
-    Page { since: Option<Json> },
-    Records(Vec<Reread>),
-}
-
-/// What came back.
-pub struct Came {
-    pub records: Vec<Incoming>,
-    /// Of a page: where to go on, and whether at once.
-    pub next: Option<(Json, bool)>,
-    /// How many records the CRM has, if that was asked.
-    pub total: Option<u64>,
-    /// The CRM does not tell which records were deleted before.
-    pub blind: bool,
-    /// Records of which the answer does not say which they are.
-    pub strays: usize,
-}
-
-/// What a map's looks for changes need to remember.
-#[derive(Default)]
-pub struct Looks {
-    /// Passes through a CRM's changes that were begun, and the last one that came to its end.
-    begun: u64,
-    ended: u64,
-    /// The pass that is on reads every record.
-    reads_all: bool,
-    /// In a row.
-    pub failures: u32,
-    /// Records of a page at most, once an answer was too long.
-    pub page: Option<usize>,
-}
-
-impl Looks {
-    /// The number of the next pass that begins.
-    pub fn next_pass(&self) -> u64 {
-        self.begun + 1
-    }
-
-    pub fn has_ended(&self, pass: u64) -> bool {
-        self.ended >= pass
-    }
-
-    /// The pass that is on has come to its end.
-    pub fn end(&mut self) {
-        self.ended = self.begun;
-        self.reads_all = false;
-    }
-
-    fn is_on(&self) -> bool {
-        self.begun > self.ended
-    }
-}
-
-impl Worker {
-    /// Asks for what is due; returns when something will be due next.
-    pub fn ingest(&mut self, maps: &[Arc<Map>]) -> Duration {
-        let mut next = IDLE;
-        let mut states = Vec::new();
-        let mut known = |worker: &mut Worker, next: &mut Duration| {
-            *next = (*next).min(worker.confined(Owner::Worker, Step::IngestState, |_| {
-                states = transaction(state::all)?;
-                Ok(IDLE)
-            }));
-            states.iter().any(|s| s.has_mail)
-        };
-        if known(self, &mut next) {
-            for connection in self
-                .cx
-                .connections
-                .all()
-                .to_vec()
-                .into_iter()
-                .filter(|c| !c.is_away)
-            {
-                let of = Owner::Connection(connection.id);
-                next = next.min(self.confined(of, Step::Webhooks, |worker| {
-                    let more = worker.take_webhooks(&connection, maps)?;
-                    Ok(if more { Duration::ZERO } else { IDLE })
-                }));
-            }
-            known(self, &mut next);
+impl Ingest {
+    pub fn new(mailbox: Sender<Message>) -> Self {
+        Ingest {
+            mailbox,
+            polls: HashMap::new(),
+            tickets: 0,
+            passes: HashMap::new(),
+            waiters: IngestWaiters::default(),
         }
-        self.looks.retain(|id, _| maps.iter().any(|m| m.id == *id));
+    }
+
+    pub fn add_waiter(&mut self, waiter: IngestWaiter) {
+        self.waiters.add(waiter);
+    }
+
+    /// Whether requests of a connection are in flight.
+    pub fn uses(&self, connection_id: i32) -> bool {
+        self.polls
+            .values()
+            .any(|poll| poll.connection.id == connection_id)
+    }
+
+    /// Requests what is due; returns when something will be due next. `is_in_use`: whether others have requests of a connection
+    /// in flight.
+    pub fn turn(
+        &mut self,
+        cx: &mut Context,
+        in_flight: InFlight,
+        is_in_use: &dyn Fn(i32) -> bool,
+    ) -> Duration {
+        let maps = cx.maps.clone();
+        let (waiters, passes) = (&mut self.waiters, &mut self.passes);
+        let mut next = cx.backoff.attempt(Owner::Worker, Step::Ingests, || {
+            waiters.begin(&maps, passes).map(|()| IDLE)
+        });
+        let mut states = read_states(cx, &mut next);
+        if states.iter().any(|s| s.has_mail) {
+            next = next.min(queue_webhooks(cx));
+            states = read_states(cx, &mut next);
+        }
+        self.passes.retain(|id, _| maps.iter().any(|m| m.id == *id));
         for map in maps.iter().filter(|m| !m.fields.is_empty()) {
             let Some(at) = states.iter().find(|s| s.map_id == map.id) else {
                 continue;
             };
-            let (connection, link) = match self.readiness(map) {
+            let in_use = |id| is_in_use(id) || self.uses(id);
+            let (connection, link) = match cx.connections.readiness(map, in_use) {
                 Readiness::Ready(connection, link) => (connection, link),
                 Readiness::Blocked(wait) => {
                     next = next.min(wait);
@@ -148,81 +118,52 @@ impl Worker {
                 }
                 Readiness::Stopped => continue,
             };
-            let of = Owner::Map(map.id);
-            let rest = self.cx.backoff.left(of, Step::Poll);
-            next = next.min(match rest {
+            let source = Source {
+                map: map.clone(),
+                connection,
+                link,
+            };
+            let left = cx.backoff.left(Owner::Map(map.id), Step::Poll);
+            next = next.min(match left {
                 Some(left) => left,
-                // What comes in says that this works.
-                None => match self.look(&connection, map, &link, at) {
+                // The step succeeds when the response is applied.
+                None => match self.poll(cx, &source, at, in_flight) {
                     Ok(wait) => wait,
-                    Err(error) => self.cx.backoff.map_failed(
-                        map,
-                        Step::Poll,
-                        &error,
-                        "cannot look for changes of",
-                    ),
+                    Err(error) => {
+                        cx.backoff
+                            .map_failed(map, Step::Poll, &error, "cannot poll for changes of")
+                    }
                 },
             });
         }
         next
     }
 
-    /// Has the records read that webhooks spoke of, each once; `true`: there are more.
-    fn take_webhooks(
-        &self,
-        connection: &Connection,
-        maps: &[Arc<Map>],
-    ) -> Result<bool, StoreError> {
-        let Some(provider) = crm_provider::provider(&connection.provider) else {
-            return Ok(false);
-        };
-        transaction(|client| {
-            let events = webhook_inbox::waiting(client, connection.id)?;
-            if events.is_empty() {
-                return Ok(false);
-            }
-            for map in maps.iter().filter(|m| m.connection_id == connection.id) {
-                let about = |e: &&webhook_inbox::Waiting| {
-                    provider.same_object(&e.crm_object, &map.crm_object)
-                };
-                let events = events.iter().filter(about);
-                let ids: Vec<(String, Option<&str>)> = events
-                    .map(|e| (provider.record_id(&e.crm_id), None))
-                    .collect();
-                let ids: Vec<(&str, Option<&str>)> =
-                    ids.iter().map(|(id, into)| (id.as_str(), *into)).collect();
-                refetch::ask(client, map.id, &ids, 0)?;
-            }
-            webhook_inbox::done(client, connection.id, &events)?;
-            failpoint::reach("webhook_inbox::before_commit");
-            Ok(events.len() == webhook_inbox::TAKEN_AT_ONCE)
-        })
-    }
-
-    /// Asks for a map's next page and for records by themselves, if they are due.
-    fn look(
+    /// Requests a map's next page and records by themselves, if they are due.
+    fn poll(
         &mut self,
-        connection: &Arc<Connection>,
-        map: &Arc<Map>,
-        link: &SharedLink,
+        cx: &Context,
+        source: &Source,
         at: &State,
+        in_flight: InFlight,
     ) -> Result<Duration, StoreError> {
-        let mut next = Duration::from_secs(3600);
+        let map_id = source.map.id;
+        let mut next = IDLE;
         let after = |ms: i64| Duration::from_millis(ms.max(0) as u64 + 1);
         let (mut pages, mut reads) = (false, false);
-        for looking in self.looking.values().filter(|l| l.map.id == map.id) {
-            match looking.what {
-                What::Page { .. } => pages = true,
-                What::Records(_) => reads = true,
+        for poll in self.polls.values().filter(|poll| poll.map.id == map_id) {
+            match poll.target {
+                Target::Page { .. } => pages = true,
+                Target::Records(_) => reads = true,
             }
         }
         if !pages {
-            let looks = self.looks.entry(map.id).or_default();
-            looks.reads_all |= at.backfills;
-            let wanted = self.ingest_waiters.iter().any(|w| w.wants(map.id, looks));
-            let rests = looks.failures > 0 && at.next_ms > 0;
-            if at.next_ms <= 0 || at.backfills || wanted && !rests || looks.is_on() && !rests {
-                self.ask_page(connection, map, link, None)?;
+            let passes = self.passes.entry(map_id).or_default();
+            passes.reads_all(at.backfills);
+            let wanted = self.waiters.want(map_id, passes);
+            let rests = passes.failures > 0 && at.next_ms > 0;
+            if at.next_ms <= 0 || at.backfills || (wanted || passes.is_open()) && !rests {
+                self.request_page(cx, source, None)?;
             } else {
                 next = next.min(after(at.next_ms));
             }
@@ -230,186 +171,285 @@ impl Worker {
         if let Some(ms) = at.reread_ms
             && !reads
         {
-            if ms <= 0 {
-                if !self.ask_records(connection, map, link)? {
-                    next = next.min(LOCKED_RETRY);
-                }
-            } else {
+            if ms > 0 {
                 next = next.min(after(ms));
+            } else if !self.request_records(cx, source, in_flight)? {
+                next = next.min(LOCKED_RETRY);
             }
         }
         Ok(next)
     }
 
-    /// Asks for the page after that cursor; `None`: after the one that the map stands at.
-    pub fn ask_page(
+    /// Requests the page after that cursor; `None`: after the map's own.
+    fn request_page(
         &mut self,
-        connection: &Arc<Connection>,
-        map: &Arc<Map>,
-        link: &SharedLink,
+        cx: &Context,
+        source: &Source,
         since: Option<Json>,
     ) -> Result<(), StoreError> {
+        let map_id = source.map.id;
         let begins = since.is_none();
-        let asked = transaction(|client| {
-            if !claims::may_send(client, connection.id)? {
+        let allowed = transaction(|client| {
+            if !claims::may_send(client, source.connection.id)? {
                 return Ok(None);
             }
             let since = match since {
                 Some(since) => Some(since),
-                None => state::cursor(client, map.id)?,
+                None => state::cursor(client, map_id)?,
             };
             Ok(Some((since, state::moment(client)?)))
         })?;
-        let Some((since, asked)) = asked else {
+        let Some((since, asked)) = allowed else {
             return Ok(());
         };
-        let looks = self.looks.entry(map.id).or_default();
-        if begins && !looks.is_on() {
-            looks.begun += 1;
+        let passes = self.passes.entry(map_id).or_default();
+        if begins {
+            passes.begin();
         }
-        looks.reads_all |= since.is_none();
-        let lane = match looks.reads_all {
+        let lane = match passes.reads_all(since.is_none()) {
             true => Lane::Drift,
             false => Lane::Ingest,
         };
-        let query = Arc::new(ChangesQuery {
-            object: map.crm_object.clone(),
-            fields: map.fields.iter().map(|f| f.field.clone()).collect(),
-            external_id_field: map.external_id_field.clone(),
-            since: since.clone(),
-            limit: looks.page.unwrap_or(PAGE),
-        });
-        let counts = query.since.is_none();
-        let ticket = self.send_look(connection, map, asked, What::Page { since });
+        let query = source.page_query(since.clone(), passes.page_size());
+        let ticket = self.note(source, asked, Target::Page { since });
         failpoint::reach("ingest::before_request");
-        let context = RequestContext::of_map(lane, map.id);
-        let (link, map) = (link.clone(), map.clone());
-        let task = async move {
+        let source = source.clone();
+        self.spawn(cx, ticket, async move {
             failpoint::reach_on_thread("ingest::task");
-            let mut total = None;
-            if counts && let Some(count) = link.provider.count(&link.settings, &map.crm_object) {
-                // For those who watch; the page will tell what is the matter, if something is.
-                total = link.run(&context, count).await.ok();
-            }
-            let page = link
-                .run(&context, link.provider.changes(&link.settings, query))
-                .await;
-            let came = page.map(|page| Came {
-                records: page
-                    .changes
-                    .into_iter()
-                    .map(|change| canonical::changed(&link, &map, change))
-                    .collect(),
-                next: Some((page.next, page.more)),
-                total,
-                blind: page.blind,
-                strays: page.strays,
-            });
-            Message::Polled {
-                ticket,
-                result: came,
-                outage: link.take_outage(),
-            }
-        };
-        let mailbox = self.mailbox.wrap(Event::Ingest);
-        tasks::spawn(&self.cx.runtime, &mailbox, task, move |failure| {
-            Message::Polled {
-                ticket,
-                result: Err(failure),
-                outage: None,
-            }
+            let result = source.page(lane, query).await;
+            (result, source.link.take_outage())
         });
         Ok(())
     }
 
-    /// Reads records by themselves; `false`: none could be asked for.
-    fn ask_records(
+    /// Reads records by themselves; `false`: none could be requested.
+    fn request_records(
         &mut self,
-        connection: &Arc<Connection>,
-        map: &Arc<Map>,
-        link: &SharedLink,
+        cx: &Context,
+        source: &Source,
+        in_flight: InFlight,
     ) -> Result<bool, StoreError> {
+        let Source { map, link, .. } = source;
         let limit = link.provider.read_size(&map.crm_object).clamp(1, PAGE);
-        let busy = self.busy_records(map.id);
-        let asked = transaction(|client| {
-            if !claims::may_send(client, connection.id)? {
+        let written = in_flight(map.id).crm_ids;
+        let written: HashSet<&str> = written.iter().map(String::as_str).collect();
+        let allowed = transaction(|client| {
+            if !claims::may_send(client, source.connection.id)? {
                 return Ok(None);
             }
-            let due = refetch::due(client, map.id, limit, &busy)?;
+            let due = refetch::due(client, map.id, limit, &written)?;
             Ok(Some((due, state::moment(client)?)))
         })?;
-        let Some((due, asked)) = asked.filter(|(due, _)| !due.is_empty()) else {
+        let Some((due, asked)) = allowed.filter(|(due, _)| !due.is_empty()) else {
             return Ok(false);
         };
-        let mut fields: Vec<Arc<Field>> = map.fields.iter().map(|f| f.field.clone()).collect();
-        if let Some(name) = &map.external_id_field
-            && !fields.iter().any(|f| f.name == *name)
-        {
-            fields.push(Arc::new(Field {
-                name: name.clone(),
-                data_type: crm_domain::DataType::Text,
-            }));
-        }
-        let batch = Arc::new(ReadBatch {
-            object: map.crm_object.clone(),
-            ids: due.iter().map(|r| r.crm_id.clone()).collect(),
-            fields,
-            for_write: false,
-        });
-        let ticket = self.send_look(connection, map, asked, What::Records(due.clone()));
-        let context = RequestContext::of_map(Lane::Ingest, map.id);
-        let (link, map) = (link.clone(), map.clone());
-        let task = async move {
+        let ticket = self.note(source, asked, Target::Records(due.clone()));
+        let source = source.clone();
+        self.spawn(cx, ticket, async move {
             failpoint::reach_on_thread("ingest::task");
-            let read = link
-                .run(&context, link.provider.read(&link.settings, batch))
-                .await;
-            let came = read.map(|objects| Came {
-                records: due
-                    .iter()
-                    .zip(objects)
-                    .map(|(r, object)| {
-                        let into = r.merged_into.as_deref();
-                        canonical::read(&link, &map, &r.crm_id, into, object)
-                    })
-                    .collect(),
-                next: None,
-                total: None,
-                blind: false,
-                strays: 0,
-            });
-            Message::Polled {
-                ticket,
-                result: came,
-                outage: link.take_outage(),
-            }
-        };
-        let mailbox = self.mailbox.wrap(Event::Ingest);
-        tasks::spawn(&self.cx.runtime, &mailbox, task, move |failure| {
-            Message::Polled {
-                ticket,
-                result: Err(failure),
-                outage: None,
-            }
+            let result = source.records(&due).await;
+            (result, source.link.take_outage())
         });
         Ok(true)
     }
 
-    fn send_look(
-        &mut self,
-        connection: &Arc<Connection>,
-        map: &Arc<Map>,
-        asked: String,
-        what: What,
-    ) -> u64 {
+    fn note(&mut self, source: &Source, asked: String, target: Target) -> u64 {
         self.tickets += 1;
-        let looking = Looking {
-            map: map.clone(),
-            connection: connection.clone(),
+        let request = PollRequest {
+            map: source.map.clone(),
+            connection: source.connection.clone(),
             asked,
-            what,
+            target,
         };
-        self.looking.insert(self.tickets, looking);
+        self.polls.insert(self.tickets, request);
         self.tickets
     }
+
+    fn spawn(
+        &self,
+        cx: &Context,
+        ticket: u64,
+        poll: impl Future<Output = (Result<PollResult, Failure>, Option<Failure>)> + Send + 'static,
+    ) {
+        let polled = move |(result, outage)| Message::Polled {
+            ticket,
+            result,
+            outage,
+        };
+        tasks::spawn(
+            &cx.runtime,
+            &self.mailbox,
+            async move { polled(poll.await) },
+            move |failure| polled((Err(failure), None)),
+        );
+    }
+
+    /// Applies a response.
+    pub fn on_message(&mut self, cx: &mut Context, message: Message, in_flight: InFlight) {
+        let Message::Polled {
+            ticket,
+            result,
+            outage,
+        } = message;
+        let Some(poll) = self.polls.remove(&ticket) else {
+            return;
+        };
+        failpoint::reach("ingest::after_request");
+        let failure = result.as_ref().err();
+        let outage = outage.or_else(|| failure.filter(|f| f.scope == Scope::Connection).cloned());
+        let Connection { id, version, .. } = *poll.connection;
+        cx.connections.note_health(id, version, outage.as_ref());
+        let start = Instant::now();
+        let applied = match result {
+            Ok(result) => self.on_result(cx, &poll, result, in_flight),
+            Err(failure) => self.on_failure(cx, &poll, &failure),
+        };
+        let map = &poll.map;
+        let Err(error) = applied else {
+            cx.backoff.succeeded(Owner::Map(map.id), Step::Poll);
+            return;
+        };
+        if error.is_undefined() && !error.is_outdated() {
+            return;
+        }
+        let wait = cx
+            .backoff
+            .map_failed(map, Step::Poll, &error, "cannot apply changes of");
+        // Others have most of the worker's time, however slow a table's own code is.
+        let wait = wait.max(start.elapsed() * OTHERS_SHARE);
+        if let Err(error) = apply::postpone(&poll, wait) {
+            cx.backoff.failed(Owner::Map(map.id), Step::Poll, &error);
+        }
+        self.passes.entry(map.id).or_default().failures += 1;
+    }
+
+    /// Applies what came in one transaction; if that fails, in parts.
+    fn on_result(
+        &mut self,
+        cx: &Context,
+        poll: &PollRequest,
+        mut result: PollResult,
+        in_flight: InFlight,
+    ) -> Result<(), StoreError> {
+        let map = &poll.map;
+        report(&format!(
+            "applying {} changes to {}",
+            result.records.len(),
+            map.relation
+        ));
+        if let Some((next, true)) = &result.next
+            && let Some(link) = cx.connections.link(poll.connection.id).cloned()
+        {
+            let source = Source {
+                map: map.clone(),
+                connection: poll.connection.clone(),
+                link,
+            };
+            self.request_page(cx, &source, Some(next.clone()))?;
+        }
+        let busy = in_flight(map.id).keys;
+        let records = std::mem::take(&mut result.records);
+        let count = records.len();
+        let size = apply::size(&records);
+        let last = Last {
+            result: &result,
+            count,
+        };
+        let applied = match apply(poll, &busy, &records, Some(&last)) {
+            Ok(applied) => applied,
+            Err(error) if error.is_nobodys() || records.is_empty() => return Err(error),
+            Err(error) => {
+                log!(
+                    "pg_crm applies changes of {} one by one: {error}",
+                    map.relation
+                );
+                apply_in_parts(poll, &busy, records)?;
+                apply(poll, &busy, &[], Some(&last))?
+            }
+        };
+        failpoint::reach("ingest::after_commit");
+        let passes = self.passes.entry(map.id).or_default();
+        if applied {
+            passes.failures = 0;
+            if result.next.is_some() && count > 0 {
+                // As many as the bound on bytes allows, by what these are.
+                passes.set_page_size(cx.settings.batch_bytes / (size / count).max(1));
+            }
+            if matches!(result.next, Some((_, false))) {
+                passes.end();
+            }
+        }
+        Ok(())
+    }
+
+    fn on_failure(
+        &mut self,
+        cx: &Context,
+        poll: &PollRequest,
+        failure: &Failure,
+    ) -> Result<(), StoreError> {
+        if failure.scope == Scope::Connection {
+            // The connection waits, and this with it.
+            return Ok(());
+        }
+        let passes = self.passes.entry(poll.map.id).or_default();
+        let wait = RETRY * 2u32.saturating_pow(passes.failures.min(6));
+        passes.failures = match failure.class {
+            // It waits for a person from now on, who is not kept waiting.
+            ErrorClass::Mapping if poll.is_page() => 0,
+            _ => passes.failures + 1,
+        };
+        if poll.is_page() && failure.code == apply::TOO_LONG {
+            passes.set_page_size(passes.page_size() / 2);
+        }
+        apply::fail(poll, failure, wait, cx.settings.max_attempts)
+    }
+
+    /// Answers waiters whose passes are complete; returns when to look again.
+    pub fn answer_waiters(&mut self, cx: &mut Context) -> Duration {
+        let Context {
+            maps,
+            connections,
+            backoff,
+            ..
+        } = cx;
+        backoff.attempt(Owner::Worker, Step::Ingests, || {
+            let left = self.waiters.answer(maps, connections, &self.passes)?;
+            Ok(left.unwrap_or(IDLE))
+        })
+    }
+
+    /// Answers waiters whose time is up.
+    pub fn expire_waiters(&mut self) {
+        self.waiters.expire();
+    }
+}
+
+fn read_states(cx: &mut Context, next: &mut Duration) -> Vec<State> {
+    let mut states = Vec::new();
+    let wait = cx.backoff.attempt(Owner::Worker, Step::IngestState, || {
+        states = transaction(state::all)?;
+        Ok(IDLE)
+    });
+    *next = (*next).min(wait);
+    states
+}
+
+/// Queues the records that webhooks named; returns when to go on.
+fn queue_webhooks(cx: &mut Context) -> Duration {
+    let mut next = IDLE;
+    let Context {
+        maps,
+        connections,
+        backoff,
+        ..
+    } = cx;
+    for connection in connections.all().iter().filter(|c| !c.is_away) {
+        let owner = Owner::Connection(connection.id);
+        next = next.min(backoff.attempt(owner, Step::Webhooks, || {
+            let more = webhook_events::queue_reads(connection, maps)?;
+            Ok(if more { Duration::ZERO } else { IDLE })
+        }));
+    }
+    next
 }

@@ -4,20 +4,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value as Json, json};
-use tokio::sync::oneshot;
+use serde_json::json;
 
-use super::Looks;
+use super::passes::PollPasses;
 use crate::store::config::Map;
 use crate::store::ingest::state;
 use crate::store::{StoreError, transaction};
-use crate::worker::main_loop::Worker;
-use crate::worker::schedule::IDLE;
-use crate::worker::socket::protocol::Wait;
-use crate::worker::step_backoff::{Owner, Step};
+use crate::worker::connections::Connections;
 use crate::worker::waiters::Waiter;
 
-/// A backend that waits until a look at the CRM's changes, begun after it asked, has come to its end.
+/// A backend that waits until a pass through the CRM's changes, begun after it asked, is complete.
 pub struct IngestWaiter {
     waiter: Waiter,
     backfills: bool,
@@ -26,86 +22,91 @@ pub struct IngestWaiter {
 }
 
 impl IngestWaiter {
-    pub fn new(request: Wait, reply: oneshot::Sender<Json>, backfills: bool) -> Self {
+    pub fn new(waiter: Waiter, backfills: bool) -> Self {
         IngestWaiter {
-            waiter: Waiter::new(request, reply),
+            waiter,
             backfills,
             passes: None,
         }
     }
 
-    /// Whether a look at the map's changes is to begin for it.
-    pub fn wants(&self, map_id: i32, looks: &Looks) -> bool {
+    /// Whether a pass through the map's changes is to begin for it.
+    fn wants(&self, map_id: i32, passes: &PollPasses) -> bool {
         let pass = self.passes.as_ref().and_then(|p| p.get(&map_id));
-        pass.is_some_and(|pass| !looks.has_ended(*pass))
+        pass.is_some_and(|pass| !passes.is_complete(*pass))
     }
 
-    pub fn is_over(&self) -> bool {
-        self.waiter.is_over()
-    }
-
-    pub fn time_left(&self) -> Duration {
-        self.waiter.time_left()
-    }
-
-    pub fn answer(self, done: bool) {
+    fn answer(self, done: bool) {
         self.waiter.answer(json!({ "done": done }));
     }
 }
 
-impl Worker {
-    /// Takes up those who have just asked.
-    pub fn begin_ingests(&mut self, maps: &[Arc<Map>]) -> Duration {
-        self.confined(Owner::Worker, Step::Ingests, |worker| {
-            worker.try_begin_ingests(maps).map(|()| IDLE)
-        })
+#[derive(Default)]
+pub struct IngestWaiters(Vec<IngestWaiter>);
+
+impl IngestWaiters {
+    pub fn add(&mut self, waiter: IngestWaiter) {
+        self.0.push(waiter);
     }
 
-    fn try_begin_ingests(&mut self, maps: &[Arc<Map>]) -> Result<(), StoreError> {
+    /// Whether any waits for a pass through the map's changes.
+    pub fn want(&self, map_id: i32, passes: &PollPasses) -> bool {
+        self.0.iter().any(|w| w.wants(map_id, passes))
+    }
+
+    /// Assigns passes to those who have just asked.
+    pub fn begin(
+        &mut self,
+        maps: &[Arc<Map>],
+        passes: &mut HashMap<i32, PollPasses>,
+    ) -> Result<(), StoreError> {
         let fresh = |w: &&mut IngestWaiter| w.passes.is_none();
-        for waiter in self.ingest_waiters.iter_mut().filter(fresh) {
-            let mut passes = HashMap::new();
+        for waiter in self.0.iter_mut().filter(fresh) {
+            let mut wanted = HashMap::new();
             for map in maps.iter().filter(|m| waiter.waiter.covers(m.id)) {
                 if map.fields.is_empty() {
                     continue;
                 }
-                passes.insert(map.id, self.looks.entry(map.id).or_default().next_pass());
+                wanted.insert(map.id, passes.entry(map.id).or_default().next_pass());
                 if waiter.backfills {
                     transaction(|client| state::begin_backfill(client, map.id))?;
                 }
             }
-            waiter.passes = Some(passes);
+            waiter.passes = Some(wanted);
         }
         Ok(())
     }
 
-    /// Answers those whose looks have come to their end, or stand still; the others' time is the answer.
-    pub fn answer_ingests(&mut self, maps: &[Arc<Map>]) -> Result<Option<Duration>, StoreError> {
-        if self.ingest_waiters.is_empty() {
+    /// Answers those whose passes are complete, or stopped. Returns the time that is left to the others, if there are any.
+    pub fn answer(
+        &mut self,
+        maps: &[Arc<Map>],
+        connections: &Connections,
+        passes: &HashMap<i32, PollPasses>,
+    ) -> Result<Option<Duration>, StoreError> {
+        if self.0.is_empty() {
             return Ok(None);
         }
         let states = transaction(state::all)?;
         let mut failed = None;
-        for waiter in std::mem::take(&mut self.ingest_waiters) {
+        for waiter in std::mem::take(&mut self.0) {
             let covered = || maps.iter().filter(|m| waiter.waiter.covers(m.id));
-            let works = |m: &&Arc<Map>| !self.cx.connections.is_stopped(m);
+            let works = |m: &&Arc<Map>| !connections.is_stopped(m);
             let all_work = covered().all(|m| works(&m));
             let open = covered().filter(works).any(|m| {
                 let state = states.iter().find(|s| s.map_id == m.id);
-                self.looks
-                    .get(&m.id)
-                    .is_some_and(|looks| waiter.wants(m.id, looks))
-                    || state
-                        .is_some_and(|s| s.reread_ms.is_some() || waiter.backfills && s.backfills)
+                let reads =
+                    |s: &state::State| s.reread_ms.is_some() || waiter.backfills && s.backfills;
+                passes.get(&m.id).is_some_and(|p| waiter.wants(m.id, p)) || state.is_some_and(reads)
             });
-            if open && !waiter.is_over() {
-                self.ingest_waiters.push(waiter);
+            if open && !waiter.waiter.is_over() {
+                self.0.push(waiter);
             } else if waiter.backfills {
                 let read = match covered().next().filter(|_| all_work && !open) {
                     Some(map) => match transaction(|client| state::backfilled(client, map.id)) {
                         Ok(read) => json!({ "read": read }),
                         Err(error) => {
-                            self.ingest_waiters.push(waiter);
+                            self.0.push(waiter);
                             failed = Some(error);
                             continue;
                         }
@@ -120,7 +121,13 @@ impl Worker {
         if let Some(error) = failed {
             return Err(error);
         }
-        let waits = self.ingest_waiters.iter().map(IngestWaiter::time_left);
-        Ok(waits.min())
+        Ok(self.0.iter().map(|w| w.waiter.time_left()).min())
+    }
+
+    /// Answers those whose time is up.
+    pub fn expire(&mut self) {
+        for waiter in self.0.extract_if(.., |w| w.waiter.is_over()) {
+            waiter.answer(false);
+        }
     }
 }

@@ -27,8 +27,9 @@ use crate::worker::connections::describe::DescribeRequest;
 use crate::worker::connections::readiness::Readiness;
 use crate::worker::connections::test::TestRequest;
 use crate::worker::context::Context;
+use crate::worker::in_flight::RecordsInFlight;
+use crate::worker::ingest::Ingest;
 use crate::worker::ingest::waiters::IngestWaiter;
-use crate::worker::ingest::{Looking, Looks};
 use crate::worker::mailbox::{self, Inbox, Sender};
 use crate::worker::process::{self, reload_if_requested, report};
 use crate::worker::reconciler::Reconciling;
@@ -42,7 +43,7 @@ use crate::worker::table_follower::Following;
 use crate::worker::waiters::{Flush, Waiter};
 use crate::worker::webhooks::Webhooks;
 use crate::worker::write_back::Flight;
-use crate::worker::{ingest, reconciler, write_back};
+use crate::worker::{reconciler, write_back};
 
 /// How soon to look whether callers' transactions came to nothing of which no wake-up told, such as prepared ones.
 const INTENTS_AGAIN: Duration = Duration::from_secs(10);
@@ -63,11 +64,7 @@ pub struct Worker {
     /// Changes that the last fold took; 0: nothing more can be had now.
     pub folded: usize,
     pub flushes: Vec<Flush>,
-    /// Pages of changes and records that CRMs are being asked for, by ticket.
-    pub looking: HashMap<u64, Looking>,
-    pub tickets: u64,
-    pub looks: HashMap<i32, Looks>,
-    pub ingest_waiters: Vec<IngestWaiter>,
+    pub ingest: Ingest,
     pub webhooks: Webhooks,
     /// Maps whose round is on.
     pub rounds: HashSet<i32>,
@@ -119,10 +116,7 @@ pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
         calls: Calls::new(mailbox.wrap(Event::Calls)),
         folded: 0,
         flushes: Vec::new(),
-        looking: HashMap::new(),
-        tickets: 0,
-        looks: HashMap::new(),
-        ingest_waiters: Vec::new(),
+        ingest: Ingest::new(mailbox.wrap(Event::Ingest)),
         webhooks: Webhooks::new(mailbox.wrap(Event::Webhooks)),
         rounds: HashSet::new(),
         narrowed: HashMap::new(),
@@ -193,9 +187,7 @@ impl Worker {
             for flush in self.flushes.extract_if(.., |f| f.is_over()) {
                 flush.answer(false);
             }
-            for waiter in self.ingest_waiters.extract_if(.., |w| w.is_over()) {
-                waiter.answer(false);
-            }
+            self.ingest.expire_waiters();
             report("");
             due = Instant::now() + next;
             process::wait_latch_or_readable(self.inbox.fd(), next.min(self.calls.pause()));
@@ -251,17 +243,21 @@ impl Worker {
         next = next.min(self.recapture(&maps));
         next = next.min(self.write_back(&maps));
         next = next.min(self.reconcile(&maps));
-        next = next.min(self.begin_ingests(&maps));
-        next = next.min(self.ingest(&maps));
+        let (flights, held) = (&self.flights, &self.held);
+        let (reconciling, held_pending) = (&self.reconciling, &self.held_pending);
+        let in_flight = |map_id| in_flight(map_id, flights, held, reconciling, held_pending);
+        let is_in_use = |id| {
+            let mut flights = flights.values().map(|f| f.connection.id);
+            let mut edits = reconciling.values().map(|r| r.connection.id);
+            flights.any(|c| c == id) || edits.any(|c| c == id)
+        };
+        next = next.min(self.ingest.turn(&mut self.cx, &in_flight, &is_in_use));
         // After what is due was sent: nothing waits for this but those who ask.
         next = next.min(self.confined(Owner::Worker, Step::Budgets, |worker| {
             worker.cx.connections.store_budgets().map(|()| IDLE)
         }));
         self.answer_flushes(&maps);
-        next = next.min(self.confined(Owner::Worker, Step::Ingests, |worker| {
-            let answered = worker.answer_ingests(&maps)?;
-            Ok(answered.unwrap_or(IDLE))
-        }));
+        next = next.min(self.ingest.answer_waiters(&mut self.cx));
         let waits = self.flushes.iter().map(|f| f.time_left()).min();
         Ok(Some(next.min(waits.unwrap_or(next))))
     }
@@ -299,10 +295,7 @@ impl Worker {
                 .reconciling
                 .values()
                 .any(|r| r.connection.id == connection_id)
-            || self
-                .looking
-                .values()
-                .any(|l| l.connection.id == connection_id)
+            || self.ingest.uses(connection_id)
     }
 
     fn handle(&mut self, event: Event) {
@@ -318,22 +311,24 @@ impl Worker {
                 checked,
                 outage,
             }) => self.on_edits_written(claim_id, checked, outage),
-            Event::Ingest(ingest::Message::Polled {
-                ticket,
-                result,
-                outage,
-            }) => self.came(ticket, result, outage),
+            Event::Ingest(message) => {
+                let (flights, held) = (&self.flights, &self.held);
+                let (reconciling, held_pending) = (&self.reconciling, &self.held_pending);
+                let in_flight =
+                    |map_id| in_flight(map_id, flights, held, reconciling, held_pending);
+                self.ingest.on_message(&mut self.cx, message, &in_flight);
+            }
             Event::Link(message) => self.cx.connections.on_message(message),
             Event::Webhooks(message) => self.webhooks.on_message(&self.cx, message),
             Event::Socket(socket::Message { request, reply }) => match request {
                 Request::Flush(wait) => self.flushes.push(Flush(Waiter::new(wait, reply))),
                 Request::Ingest(wait) => {
-                    self.ingest_waiters
-                        .push(IngestWaiter::new(wait, reply, false));
+                    let waiter = Waiter::new(wait, reply);
+                    self.ingest.add_waiter(IngestWaiter::new(waiter, false));
                 }
                 Request::Backfill(wait) => {
-                    self.ingest_waiters
-                        .push(IngestWaiter::new(wait, reply, true));
+                    let waiter = Waiter::new(wait, reply);
+                    self.ingest.add_waiter(IngestWaiter::new(waiter, true));
                 }
                 Request::Write(intent) => self.calls.write(intent, reply),
                 Request::Read(question) => self.calls.read(question, reply),
@@ -379,4 +374,37 @@ impl Worker {
             }
         }
     }
+}
+
+/// CRM records and keys of a map to which something of ours is in flight.
+fn in_flight(
+    map_id: i32,
+    flights: &HashMap<i64, Flight>,
+    held: &[(Arc<Map>, Arc<Connection>, Vec<Settled>)],
+    reconciling: &HashMap<i64, Reconciling>,
+    held_pending: &[resolve::Held],
+) -> RecordsInFlight {
+    let mut found = RecordsInFlight::default();
+    for flight in flights.values().filter(|f| f.map.id == map_id) {
+        for record in flight.records.iter().map(|r| r.claimed()) {
+            found.add(&record.shard_key, &record.record_key);
+            found.crm_ids.extend(record.crm_id.clone());
+        }
+    }
+    for (_, _, settled) in held.iter().filter(|(m, _, _)| m.id == map_id) {
+        settled
+            .iter()
+            .for_each(|s| found.add(&s.shard_key, &s.record_key));
+    }
+    for flight in reconciling.values().filter(|r| r.map.id == map_id) {
+        for pending in flight.waiting.iter().map(|w| &w.pending) {
+            found.add(&pending.shard_key, &pending.record_key);
+            found.crm_ids.insert(pending.crm_id.clone());
+        }
+    }
+    for (_, _, judged) in held_pending.iter().filter(|(m, _, _)| m.id == map_id) {
+        let records = judged.iter().map(|(s, _)| &s.pending);
+        records.for_each(|p| found.add(&p.shard_key, &p.record_key));
+    }
+    found
 }
