@@ -17,8 +17,6 @@ mod values;
 pub mod wake;
 mod webhook;
 mod write;
-mod write_outcome;
-mod write_target;
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode};

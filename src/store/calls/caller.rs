@@ -157,7 +157,7 @@ pub fn audited(map: &Map, connection: &Connection, entry: &audit::Entry) -> Resu
 }
 
 /// What an edit of a row is queued with.
-pub struct Edit<'a> {
+pub struct QueuedEdit<'a> {
     pub shard_key: &'a str,
     pub record_key: &'a str,
     pub write_id: &'a str,
@@ -168,7 +168,7 @@ pub struct Edit<'a> {
 }
 
 /// The CRM does not have the edit: it waits for the reconciler from the caller's COMMIT on.
-pub fn queue(map: &Map, edit: &Edit) -> Result<(), StoreError> {
+pub fn queue(map: &Map, edit: &QueuedEdit) -> Result<(), StoreError> {
     as_engine(|| {
         Spi::connect_mut(|client| {
             client.update(

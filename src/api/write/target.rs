@@ -6,7 +6,8 @@ use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
 use serde_json::{Map as JsonMap, Value as Json};
 
-use super::{ask, or_raise, raise};
+use crate::api::document::Document;
+use crate::api::{ask, or_raise, raise};
 use crate::store::calls::caller;
 use crate::store::config::{Connection, Map, MappedField};
 use crate::store::map_cache;
@@ -191,4 +192,31 @@ impl Target {
             })
             .collect()
     }
+}
+
+pub const INVALID: PgSqlErrorCode = PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE;
+
+pub fn object(what: &str, json: Option<Document>) -> JsonMap<String, Json> {
+    match json {
+        Some(Document(Json::Object(object))) => object,
+        _ => raise(
+            INVALID,
+            format!("{what} must be a JSON object of column -> value"),
+            None,
+            "For example '{\"phone\": \"+49 30 1\"}'.",
+        ),
+    }
+}
+
+pub fn no_row(target: &Target) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_NO_DATA_FOUND,
+        format!(
+            "table {} has no row with record_key \"{}\" that you may change",
+            target.map.relation, target.record_key
+        ),
+        (!target.shard_key.is_empty())
+            .then(|| format!("Its shard_key is \"{}\".", target.shard_key)),
+        "record_key is the text of the key column; row security may hide a row.",
+    )
 }

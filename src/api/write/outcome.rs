@@ -3,13 +3,11 @@
 use std::collections::BTreeMap;
 
 use crm_domain::{Value, conflict, excerpt, hex, snapshot};
-use pgrx::PgSqlErrorCode;
 use serde_json::{Map as JsonMap, Value as Json, json};
 
-use super::document::Document;
-use super::write::{Edit, INVALID};
-use super::write_target::Target;
-use super::{or_raise, raise};
+use crate::api::or_raise;
+use crate::api::write::edit::Edit;
+use crate::api::write::target::Target;
 use crate::store::calls::caller;
 use crate::store::config::{Map, MappedField};
 use crate::store::table::{read, transform};
@@ -17,7 +15,7 @@ use crate::store::{audit, rights};
 use crate::worker::socket::protocol::Answer;
 
 /// The CRM has it: the ledger knows.
-pub(super) fn settle(target: &Target, edit: &Edit, intended: &[(u16, Value)]) {
+pub fn record_commit(target: &Target, edit: &Edit, intended: &[(u16, Value)]) {
     let hashes: Vec<u8> = intended
         .iter()
         .flat_map(|(_, value)| conflict::hash(value))
@@ -34,7 +32,7 @@ pub(super) fn settle(target: &Target, edit: &Edit, intended: &[(u16, Value)]) {
 
 /// The CRM does not have it: it waits for the reconciler, with what it was based on. A forced edit is based on what was
 /// read. What was sent may have arrived all the same, and is then no change of the CRM's.
-pub(super) fn queue(target: &Target, edit: &Edit, answer: &Answer, intended: &[(u16, Value)]) {
+pub fn queue_edit(target: &Target, edit: &Edit, answer: &Answer, intended: &[(u16, Value)]) {
     let base: JsonMap<String, Json> = edit
         .cells
         .iter()
@@ -67,7 +65,7 @@ pub(super) fn queue(target: &Target, edit: &Edit, answer: &Answer, intended: &[(
         .collect();
     or_raise(caller::queue(
         &target.map,
-        &caller::Edit {
+        &caller::QueuedEdit {
             shard_key: &target.shard_key,
             record_key: &target.record_key,
             write_id: edit.write_id,
@@ -80,7 +78,7 @@ pub(super) fn queue(target: &Target, edit: &Edit, answer: &Answer, intended: &[(
 }
 
 /// The worker was not asked: only here is it known that the call was refused.
-pub(super) fn refuse(
+pub fn audit_conflict(
     target: &Target,
     edit: &Edit,
     changed: &[&MappedField],
@@ -121,7 +119,7 @@ pub(super) fn refuse(
 }
 
 /// Canonical values by field_id as the table's own types write them, by column.
-pub(super) fn in_columns(
+pub fn in_columns(
     map: &Map,
     fields: &[&MappedField],
     values: &JsonMap<String, Json>,
@@ -140,7 +138,7 @@ pub(super) fn in_columns(
 }
 
 /// As `crm.snapshot_hash()` makes it, in bytea's hex form.
-pub(super) fn snapshot_hash(map: &Map, values: &JsonMap<String, Json>) -> String {
+pub fn snapshot_hash(map: &Map, values: &JsonMap<String, Json>) -> String {
     let snapshot: BTreeMap<String, Value> = map
         .fields
         .iter()
@@ -150,29 +148,4 @@ pub(super) fn snapshot_hash(map: &Map, values: &JsonMap<String, Json>) -> String
         })
         .collect();
     format!("\\x{}", snapshot::hash(&snapshot).to_hex())
-}
-
-pub(super) fn object(what: &str, json: Option<Document>) -> JsonMap<String, Json> {
-    match json {
-        Some(Document(Json::Object(object))) => object,
-        _ => raise(
-            INVALID,
-            format!("{what} must be a JSON object of column -> value"),
-            None,
-            "For example '{\"phone\": \"+49 30 1\"}'.",
-        ),
-    }
-}
-
-pub(super) fn no_row(target: &Target) -> ! {
-    raise(
-        PgSqlErrorCode::ERRCODE_NO_DATA_FOUND,
-        format!(
-            "table {} has no row with record_key \"{}\" that you may change",
-            target.map.relation, target.record_key
-        ),
-        (!target.shard_key.is_empty())
-            .then(|| format!("Its shard_key is \"{}\".", target.shard_key)),
-        "record_key is the text of the key column; row security may hide a row.",
-    )
 }

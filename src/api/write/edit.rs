@@ -1,0 +1,190 @@
+//! An edit that is being made: what it is based on, and what the row then holds.
+
+use std::collections::BTreeMap;
+
+use crm_domain::cells::CellHashes;
+use crm_domain::{Cells, ErrorClass, Value, conflict};
+use pgrx::PgSqlErrorCode;
+use pgrx::prelude::*;
+use serde_json::{Map as JsonMap, Value as Json};
+
+use crate::api::write::target::{Target, no_row};
+use crate::api::{or_raise, raise};
+use crate::settings;
+use crate::store::calls::caller::Record;
+use crate::store::config::MappedField;
+use crate::store::rights;
+use crate::store::table::read::{self, Bounds, RowValues, Wanted};
+use crate::store::table::{capture_guard, update};
+use crate::worker::socket::protocol::Answer;
+
+/// An edit that is being made.
+pub struct Edit<'a> {
+    pub cells: Cells,
+    /// Per field the hash of what the CRM held when the edit was formed.
+    pub bases: BTreeMap<u16, conflict::ShortHash>,
+    pub force: bool,
+    /// The caller said what is to be compared.
+    pub compares_base: bool,
+    /// Cells of a record with edits that wait: their base is what those leave in the CRM, which the ledger will say by then.
+    pub follows: Cells,
+    pub write_id: &'a str,
+    pub actor: &'a str,
+    pub correlation_id: Option<&'a str>,
+}
+
+/// What the edit is based on: what the caller saw; else what the CRM last held; else, for a field of which nobody knows
+/// that, what the row holds.
+pub fn bases(
+    target: &Target,
+    record: Option<&Record>,
+    changed: &[&MappedField],
+    given: Option<(&[&MappedField], &JsonMap<String, Json>)>,
+) -> BTreeMap<u16, conflict::ShortHash> {
+    if let Some((fields, base)) = given {
+        let base = Json::Object(base.clone());
+        let values = or_raise(rights::pinned(|| {
+            read::of_object(&target.map, fields, &base)
+        }));
+        return values
+            .into_iter()
+            .map(|(id, value)| (id, conflict::hash(&value)))
+            .collect();
+    }
+    let hashes = CellHashes(record.map_or(&[][..], |r| &r.hashes));
+    let mut bases = BTreeMap::new();
+    for field in &target.map.fields {
+        if let Some(hash) = hashes.get(field.id).and_then(|hash| hash.try_into().ok()) {
+            bases.insert(field.id, hash);
+        }
+    }
+    let unknown: Cells = changed
+        .iter()
+        .map(|f| f.id)
+        .filter(|id| !bases.contains_key(id))
+        .collect();
+    if !unknown.is_empty() {
+        for (id, value) in row_values(target, &unknown) {
+            bases.insert(id, conflict::hash(&value));
+        }
+    }
+    bases
+}
+
+/// Changes the row as the caller, and returns what it then holds in the changed cells.
+pub fn change_row(
+    target: &Target,
+    changes: &JsonMap<String, Json>,
+    edit: &Edit,
+) -> Vec<(u16, Value)> {
+    let columns: Vec<&str> = changes.keys().map(String::as_str).collect();
+    let rows = [update::Row {
+        shard_key: target.shard_key.clone(),
+        record_key: target.record_key.clone(),
+        values: Json::Object(changes.clone()).to_string(),
+    }];
+    let ours = capture_guard::Ours::edited(target.map.id, edit.cells.to_bytes(), &rows);
+    let found = Spi::connect_mut(|client| update::update(client, &target.map, &columns, &rows));
+    drop(ours);
+    if or_raise(found).is_empty() {
+        no_row(target)
+    }
+    let intended = row_values(target, &edit.cells);
+    let unholdable = |(id, value): &(u16, Value)| target.map.field(*id)?.unholdable(value);
+    if let Some(failure) = intended.iter().find_map(unholdable) {
+        raise(
+            PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+            format!("record \"{}\" cannot be sent", target.record_key),
+            Some(failure.message),
+            "Nothing is changed. A validation rule (min, max) keeps such values out of the column.",
+        )
+    }
+    intended
+}
+
+/// What the row holds, as it would be sent.
+pub fn row_values(target: &Target, cells: &Cells) -> Vec<(u16, Value)> {
+    let wanted = [Wanted {
+        shard_key: &target.shard_key,
+        record_key: &target.record_key,
+        cells,
+    }];
+    let bounds = Bounds {
+        bytes: usize::MAX,
+        value: settings::max_value(),
+        time: None,
+        lenient: false,
+        raw: false,
+    };
+    let read = rights::pinned(|| read::read(&target.map, &wanted, &bounds));
+    match or_raise(read).remove(&0) {
+        Some(RowValues::Found(fields)) => fields
+            .into_iter()
+            .map(|(id, _, value)| (id, value))
+            .collect(),
+        Some(RowValues::Unreadable(failure)) => raise(
+            PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
+            format!("record \"{}\" cannot be sent", target.record_key),
+            Some(failure.message),
+            "The record_key, the column's value or its transform_out is at fault.",
+        ),
+        Some(RowValues::Missing) | None => no_row(target),
+    }
+}
+
+/// The answer that needs no CRM: where edits wait the CRM cannot tell whether the caller has seen them, but the row can.
+pub fn early_answer(
+    target: &Target,
+    record: Option<&Record>,
+    edit: &Edit,
+    based: &[&MappedField],
+) -> Option<Answer> {
+    if !edit.compares_base || edit.force || !record.is_some_and(|r| r.edits_wait) {
+        return None;
+    }
+    Some(if row_differs(target, based, &edit.bases) {
+        let why = "the row holds an edit on its way to the CRM that this one was not based on";
+        Answer::failed("conflict", "conflict", why)
+    } else {
+        let why = "an earlier edit of this record waits; this one follows it";
+        Answer::failed("pending", ErrorClass::Transient.name(), why)
+    })
+}
+
+/// Whether the row holds something else than the caller saw.
+pub fn row_differs(
+    target: &Target,
+    based: &[&MappedField],
+    bases: &BTreeMap<u16, conflict::ShortHash>,
+) -> bool {
+    let cells: Cells = based
+        .iter()
+        .filter(|f| f.is_checked())
+        .map(|f| f.id)
+        .collect();
+    let values = row_values(target, &cells);
+    let mut values = values.iter();
+    values.any(|(id, value)| bases.get(id) != Some(&conflict::hash(value)))
+}
+
+/// Raises if a value is larger than one that is sent may be.
+pub fn refuse_large(changes: &JsonMap<String, Json>) {
+    let most = settings::max_value();
+    for (column, value) in changes {
+        let bytes = match value {
+            Json::String(text) => text.len(),
+            Json::Array(_) | Json::Object(_) | Json::Number(_) => value.to_string().len(),
+            Json::Null | Json::Bool(_) => 0,
+        };
+        if bytes > most {
+            raise(
+                PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+                format!("the value for column \"{column}\" is too large to be sent to a CRM"),
+                Some(format!(
+                    "It has {bytes} bytes; pg_crm.max_value_bytes allows {most}."
+                )),
+                "Nothing is changed. No CRM holds texts of that size.",
+            )
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! `crm.write()` and `crm.read_live()`: a user's edit goes to the CRM while they wait.
+//!
+//! The row is changed first, in a subtransaction and as the caller, so that every rule of the table and of the mapping has
+//! spoken before the CRM is touched, and what is sent is what the row holds. Then the worker reads, compares and writes. A
+//! conflict undoes the subtransaction. Whatever else happens, the edit stays in the row and is with the CRM, or on its way.
+
+mod edit;
+mod outcome;
+mod request;
+mod target;
+
+use crm_domain::cells::CellHashes;
+use crm_domain::{Cells, ErrorClass};
+use pgrx::prelude::*;
+use pgrx::{JsonB, PgSqlErrorCode};
+use serde_json::{Value as Json, json};
+
+use crate::api::document::Document;
+use crate::api::write::edit::{Edit, bases, change_row, early_answer, refuse_large};
+use crate::api::write::outcome::{in_columns, snapshot_hash};
+use crate::api::write::request::{ask_to_write, ask_worker, intent_field};
+use crate::api::write::target::{INVALID, Right, choose, no_row, object};
+use crate::api::{or_raise, raise, wake};
+use crate::settings;
+use crate::store::calls::caller;
+use crate::store::table::row_locks;
+use crate::store::transaction::nested;
+use crate::worker::socket::protocol::{Answer, Question};
+
+/// `crm.write()` as one JSON object.
+#[pg_extern(volatile, parallel_unsafe, schema = "crm_internal")]
+#[allow(clippy::too_many_arguments)]
+fn perform_write(
+    relation: Option<pg_sys::Oid>,
+    record_key: Option<&str>,
+    changes: Option<Document>,
+    base: Option<Document>,
+    force: Option<bool>,
+    connection: Option<&str>,
+    shard_key: Option<&str>,
+    correlation_id: Option<&str>,
+) -> JsonB {
+    let target = choose(relation, record_key, connection, shard_key);
+    if let Some(id) = correlation_id
+        && let Err(why) = settings::is_name(id.as_bytes())
+    {
+        raise(
+            INVALID,
+            "correlation_id is no name".to_owned(),
+            Some(why.to_string_lossy().into_owned()),
+            "Give the application's own short id of what it is doing.",
+        )
+    }
+    let changes = object("changes", changes);
+    if changes.is_empty() {
+        raise(
+            INVALID,
+            "changes names no column".to_owned(),
+            None,
+            "Give what is to change, such as '{\"phone\": \"+49 30 1\"}'; crm.read_live() only reads.",
+        )
+    }
+    refuse_large(&changes);
+    let changed = target.columns("changes", &changes, "written", |f| f.is_checked());
+    // Written as text it would be: nobody means that.
+    if let Some(field) = changed.iter().find(|f| {
+        let of_json = f.as_json || f.is_json_column;
+        !of_json
+            && matches!(
+                changes.get(&f.column),
+                Some(Json::Array(_) | Json::Object(_))
+            )
+    }) {
+        raise(
+            PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+            format!("column \"{}\" takes no JSON array or object", field.column),
+            None,
+            "Give it a text, a number, true, false or null; several choices as one text, separated by semicolons.",
+        )
+    }
+    let base = base.map(|base| object("base", Some(base)));
+    let based = base
+        .as_ref()
+        .map(|base| target.columns("base", base, "compared", |f| f.direction.reads_crm()));
+    target.require(Right::Change, &changed);
+    target.require(Right::See, based.as_deref().unwrap_or_default());
+    let cells: Cells = changed.iter().map(|f| f.id).collect();
+
+    if !or_raise(row_locks::lock(
+        &target.map,
+        &target.shard_key,
+        &target.record_key,
+    )) {
+        no_row(&target)
+    }
+    let record = or_raise(caller::record(
+        &target.map,
+        &target.shard_key,
+        &target.record_key,
+        true,
+    ));
+    let (write_id, actor, set) = or_raise(caller::identity());
+    let edit = Edit {
+        bases: bases(
+            &target,
+            record.as_ref(),
+            &changed,
+            based.as_deref().zip(base.as_ref()),
+        ),
+        cells,
+        force: force.unwrap_or(false),
+        compares_base: base.is_some(),
+        follows: match &record {
+            Some(record) if record.edits_wait && base.is_none() => {
+                let known = CellHashes(&record.hashes);
+                let changed = changed.iter().map(|f| f.id);
+                changed.filter(|id| known.get(*id).is_some()).collect()
+            }
+            _ => Cells::new(),
+        },
+        write_id: &write_id,
+        actor: &actor,
+        correlation_id: correlation_id.or(set.as_deref()),
+    };
+    let early = early_answer(
+        &target,
+        record.as_ref(),
+        &edit,
+        based.as_deref().unwrap_or_default(),
+    );
+    let mut answer = early.clone().unwrap_or_default();
+    let mut intended = Vec::new();
+    if answer.outcome != "conflict" {
+        nested(|| {
+            intended = change_row(&target, &changes, &edit);
+            let crm_id = record.as_ref().and_then(|r| r.crm_id.as_deref());
+            match (&early, crm_id) {
+                (Some(_), _) => {}
+                (None, Some(crm_id)) => answer = ask_to_write(&target, &edit, crm_id, &intended),
+                (None, None) => {
+                    let why = "the record is not linked to a CRM record yet";
+                    answer = Answer::failed("pending", ErrorClass::NotFound.name(), why);
+                }
+            }
+            answer.outcome != "conflict"
+        });
+    }
+    crate::failpoint::reach("caller::answered");
+    match answer.outcome.as_str() {
+        "conflict" if early.is_some() => {
+            outcome::audit_conflict(&target, &edit, &changed, changes, &answer)
+        }
+        "conflict" => {}
+        "committed" => outcome::record_commit(&target, &edit, &intended),
+        _ => outcome::queue_edit(&target, &edit, &answer, &intended),
+    }
+    crate::failpoint::reach("caller::settled");
+    if answer.outcome == "pending" {
+        wake::for_what_waits();
+    }
+    let visible = target.visible();
+    // A hash of few possible values is as good as the value, so it goes where all that is in it may be seen.
+    let sees_all = visible.len() == target.map.fields.len();
+    JsonB(json!({
+        "write_id": write_id,
+        "outcome": answer.outcome,
+        "crm_values": answer.values.as_ref().map(|v| in_columns(&target.map, &visible, v)),
+        "snapshot_hash": answer.values.as_ref().filter(|_| sees_all).map(|v| snapshot_hash(&target.map, v)),
+        "error_class": answer.error_class,
+        "error": answer.error,
+    }))
+}
+
+/// What the CRM holds now, by column.
+#[pg_extern(volatile, parallel_unsafe, schema = "crm_internal")]
+fn perform_read(
+    relation: Option<pg_sys::Oid>,
+    record_key: Option<&str>,
+    connection: Option<&str>,
+    shard_key: Option<&str>,
+) -> JsonB {
+    let target = choose(relation, record_key, connection, shard_key);
+    let visible = target.visible();
+    if visible.is_empty() && !target.map.fields.is_empty() {
+        raise(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!(
+                "permission denied for the mapped columns of {}",
+                target.map.relation
+            ),
+            None,
+            "It takes SELECT on those that are to be read, or on the table.",
+        )
+    }
+    if !or_raise(row_locks::is_visible(
+        &target.map,
+        &target.shard_key,
+        &target.record_key,
+    )) {
+        no_row(&target)
+    }
+    let record = or_raise(caller::record(
+        &target.map,
+        &target.shard_key,
+        &target.record_key,
+        false,
+    ));
+    let Some(crm_id) = record.and_then(|r| r.crm_id) else {
+        raise(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!(
+                "record \"{}\" is not linked to a CRM record yet",
+                target.record_key
+            ),
+            None,
+            "crm.link() states a known pair of ids; records that pg_crm creates are linked by themselves.",
+        )
+    };
+    let question = Question {
+        connection_id: target.connection.id,
+        crm_id,
+        object: target.map.crm_object.clone(),
+        fields: visible
+            .iter()
+            .map(|f| intent_field(f, None, None, false))
+            .collect(),
+    };
+    let answer = ask_worker("read", &question);
+    match answer.values {
+        Some(values) => JsonB(Json::Object(in_columns(&target.map, &visible, &values))),
+        None => raise(
+            PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
+            format!(
+                "the CRM could not be read: {}",
+                answer.error.as_deref().unwrap_or("no answer")
+            ),
+            answer
+                .error_class
+                .map(|class| format!("Error class: {class}.")),
+            "crm.status shows how the connection is doing.",
+        ),
+    }
+}
+
+extension_sql!(
+    r#"
+COMMENT ON FUNCTION crm_internal.perform_write(oid, text, jsonb, jsonb, bool, text, text, text) IS 'crm.write() as one JSON object';
+COMMENT ON FUNCTION crm_internal.perform_read(oid, text, text, text) IS 'what crm.read_live() does';
+"#,
+    name = "write_comments",
+    requires = [perform_write, perform_read]
+);

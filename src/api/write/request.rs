@@ -1,0 +1,91 @@
+//! What the worker is asked, and its answer.
+
+use std::time::Duration;
+
+use crm_domain::{Value, conflict, hex};
+use pgrx::PgSqlErrorCode;
+use serde_json::{Value as Json, json};
+
+use crate::api::write::edit::Edit;
+use crate::api::write::target::Target;
+use crate::api::{ask, raise, wake};
+use crate::store::config::MappedField;
+use crate::worker::socket::protocol::{Answer, Intent, IntentField};
+
+/// The worker bounds its requests itself; this is for one that hangs.
+pub const PATIENCE: Duration = Duration::from_secs(3600);
+
+pub fn ask_to_write(
+    target: &Target,
+    edit: &Edit,
+    crm_id: &str,
+    intended: &[(u16, Value)],
+) -> Answer {
+    let field = |f: &MappedField| {
+        let value = intended.iter().find(|(id, _)| *id == f.id);
+        let compared = f.direction.reads_crm()
+            && edit.bases.contains_key(&f.id)
+            && !edit.force
+            && (edit.compares_base || target.map.compares_record || edit.cells.contains(f.id));
+        let base = edit.bases.get(&f.id).filter(|_| !edit.force);
+        intent_field(f, value.map(|(_, value)| value), base, compared)
+    };
+    let intent = Intent {
+        write_id: edit.write_id.to_owned(),
+        connection_id: target.connection.id,
+        map_id: target.map.id,
+        shard_key: target.shard_key.clone(),
+        record_key: target.record_key.clone(),
+        crm_id: crm_id.to_owned(),
+        relation: target.map.relation.clone(),
+        connection: target.connection.name.clone(),
+        provider: target.connection.provider.clone(),
+        object: target.map.crm_object.clone(),
+        force: edit.force,
+        fields: target.map.fields.iter().map(field).collect(),
+        actor: edit.actor.to_owned(),
+        correlation_id: edit.correlation_id.map(str::to_owned),
+        backend_pid: std::process::id() as i32,
+    };
+    crate::failpoint::reach("caller::asks");
+    // Whatever ends this call from here on, a cancel for instance: what the CRM took is put right.
+    wake::if_undone();
+    let answer = ask_worker("write", &intent);
+    if answer.outcome == "conflict" {
+        wake::intent_is_closed();
+    }
+    answer
+}
+
+pub fn intent_field(
+    f: &MappedField,
+    value: Option<&Value>,
+    base: Option<&conflict::ShortHash>,
+    compared: bool,
+) -> IntentField {
+    IntentField {
+        id: f.id,
+        name: f.field.name.clone(),
+        data_type: f.field.data_type.name().to_owned(),
+        value: value.map(Value::to_json),
+        base: base.map(|hash| hex::encode(hash)),
+        compared,
+    }
+}
+
+pub fn ask_worker(op: &str, question: &impl serde::Serialize) -> Answer {
+    let mut request = match serde_json::to_value(question) {
+        Ok(Json::Object(request)) => request,
+        _ => unreachable!("a struct is a JSON object"),
+    };
+    request.insert("op".into(), json!(op));
+    let answer = ask::ask(request, PATIENCE).and_then(|a| serde_json::from_value(a).ok());
+    answer.unwrap_or_else(|| {
+        raise(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "the pg_crm worker did not answer as it should".to_owned(),
+            None,
+            "Nothing is changed; should the CRM have taken the write, the row will be made to agree. See the server log.",
+        )
+    })
+}
