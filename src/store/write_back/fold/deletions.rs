@@ -1,0 +1,100 @@
+//! Rows that are gone.
+//!
+//! Guarantees: their edits are given up, with an audit row for each call that made one. What was known of their records is
+//! forgotten, but for what keeps a record from coming back: a link that it had, a creation that may be in flight. Where the
+//! CRM record is to be deleted too, everything else stays until it is.
+
+use pgrx::spi::SpiClient;
+
+use super::take::{Record, column};
+use crate::store::statement::Kept;
+use crate::store::transaction::StoreError;
+
+pub fn fold(client: &mut SpiClient, records: &[Record]) -> Result<(), StoreError> {
+    if records.is_empty() {
+        return Ok(());
+    }
+    let all: Vec<&Record> = records.iter().collect();
+    let forgotten: Vec<&Record> = records.iter().filter(|r| !r.deletes_record).collect();
+    let noted = [
+        column(&all, |r| r.shard_key.as_str()),
+        column(&all, |r| r.map_id),
+        column(&all, |r| r.record_key.as_str()),
+        column(&all, |r| r.notes.as_deref()),
+    ];
+    client.update(Kept(GIVE_UP_EDITS), None, &noted)?;
+    for statement in [VOID_CONFLICTS, VOID_DEAD_LETTERS] {
+        client.update(Kept(statement), None, &noted[..3])?;
+    }
+    let keys = [
+        column(&forgotten, |r| r.shard_key.as_str()),
+        column(&forgotten, |r| r.map_id),
+        column(&forgotten, |r| r.record_key.as_str()),
+    ];
+    // The queue tells of creations in flight, and the ledger of links: they come last.
+    for statement in [
+        REMEMBER_CREATIONS,
+        REMEMBER_LINKS,
+        FORGET_QUEUED,
+        FORGET_RECORDS,
+    ] {
+        client.update(Kept(statement), None, &keys)?;
+    }
+    Ok(())
+}
+
+/// Edits that wait are given up; their calls, and those in the changes themselves, are told so.
+const GIVE_UP_EDITS: &str = "WITH record AS MATERIALIZED (
+        SELECT r.shard_key, r.map_id, r.record_key, r.notes::jsonb AS notes
+        FROM unnest($1::text[], $2::int[], $3::text[], $4::text[]) AS r (shard_key, map_id, record_key, notes)
+    ), given_up AS (
+        DELETE FROM crm.pending_write p USING record r
+        WHERE p.state IN ('queued', 'dead') AND p.shard_key = r.shard_key AND p.map_id = r.map_id AND p.record_key = r.record_key
+        RETURNING p.shard_key, p.map_id, p.record_key, p.folded || p.undone AS calls
+    )
+    INSERT INTO crm.audit_log (shard_key, map_id, connection, provider, relation, record_key, path, operation, result, error, folded)
+    SELECT g.shard_key, g.map_id, c.name, c.provider, m.relation::text, g.record_key, 'reconcile', 'update', 'superseded', 'the row is gone', g.calls
+    FROM (SELECT * FROM given_up
+          UNION ALL
+          SELECT r.shard_key, r.map_id, r.record_key,
+                 (SELECT array_agg((n.note ->> 3)::uuid ORDER BY (n.note ->> 0)::bigint)
+                  FROM jsonb_array_elements(r.notes) AS n (note) WHERE n.note ->> 3 IS NOT NULL)
+          FROM record r WHERE r.notes IS NOT NULL) g
+    JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
+    WHERE g.calls IS NOT NULL";
+
+const VOID_CONFLICTS: &str = "
+    DELETE FROM crm.conflict c USING unnest($1::text[], $2::int[], $3::text[]) AS r (shard_key, map_id, record_key)
+    WHERE c.shard_key = r.shard_key AND c.map_id = r.map_id AND c.record_key = r.record_key";
+
+const VOID_DEAD_LETTERS: &str = "
+    DELETE FROM crm.dead_letter d USING unnest($1::text[], $2::int[], $3::text[]) AS r (shard_key, map_id, record_key)
+    WHERE d.path IN ('batch', 'reconcile') AND d.shard_key = r.shard_key AND d.map_id = r.map_id AND d.record_key = r.record_key";
+
+/// The CRM may have created the record, or be about to: it is not to become a row again, or is to be deleted.
+const REMEMBER_CREATIONS: &str = "
+    INSERT INTO crm.unborn (shard_key, map_id, record_key)
+    SELECT r.shard_key, r.map_id, r.record_key
+    FROM unnest($1::text[], $2::int[], $3::text[]) AS r (shard_key, map_id, record_key)
+    JOIN crm.object_map m USING (map_id) JOIN crm.ledger l USING (shard_key, map_id, record_key)
+    WHERE l.crm_id IS NULL AND (m.on_delete = 'delete' OR m.on_crm_insert = 'insert') AND EXISTS (
+        SELECT FROM crm.queue q
+        WHERE q.shard_key = r.shard_key AND q.map_id = r.map_id AND q.record_key = r.record_key AND q.op = 'c' AND q.state <> 'unlinked')
+    ON CONFLICT DO NOTHING";
+
+/// Where CRM records get rows, one whose row was deleted does not get it again.
+const REMEMBER_LINKS: &str = "
+    INSERT INTO crm.former_link (shard_key, map_id, crm_id, record_key, ended_by)
+    SELECT r.shard_key, r.map_id, l.crm_id, r.record_key, 'row_deleted'
+    FROM unnest($1::text[], $2::int[], $3::text[]) AS r (shard_key, map_id, record_key)
+    JOIN crm.object_map m USING (map_id) JOIN crm.ledger l USING (shard_key, map_id, record_key)
+    WHERE m.on_crm_insert = 'insert' AND l.crm_id IS NOT NULL
+    ON CONFLICT (shard_key, map_id, crm_id) DO UPDATE SET ended_by = excluded.ended_by, ended_at = now()";
+
+const FORGET_QUEUED: &str = "
+    DELETE FROM crm.queue q USING unnest($1::text[], $2::int[], $3::text[]) AS r (shard_key, map_id, record_key)
+    WHERE q.shard_key = r.shard_key AND q.map_id = r.map_id AND q.record_key = r.record_key";
+
+const FORGET_RECORDS: &str = "
+    DELETE FROM crm.ledger l USING unnest($1::text[], $2::int[], $3::text[]) AS r (shard_key, map_id, record_key)
+    WHERE l.shard_key = r.shard_key AND l.map_id = r.map_id AND l.record_key = r.record_key";

@@ -1,0 +1,122 @@
+//! Committed changes become queued work: `crm.change` is folded into `crm.queue` and `crm.pending_write`, a slice at a time.
+//!
+//! Guarantees: a record's changes are folded in the order in which they were committed. A record whose ledger row another
+//! session has locked is left for the next fold, with all of its changes.
+//!
+//! One statement ([`take`]) locks a slice of changes and the ledger rows of its records, and queues plain updates, which
+//! are nearly all there is. The records that need more come back, each kind to statements of its own: rows that are gone
+//! ([`deletions`]), edits that are checked against the CRM before they are written ([`edits`]), rows inserted over a
+//! record that they have already ([`reinsertions`]).
+
+mod deletions;
+mod edits;
+mod put_aside;
+mod reinsertions;
+mod take;
+
+use pgrx::PgSqlErrorCode;
+use pgrx::spi::SpiClient;
+
+pub use put_aside::put_aside;
+
+use crate::store::statement::{FEW, Kept};
+use crate::store::transaction::{StoreError, subtransaction};
+use take::{OnQueued, Record};
+
+/// Slices that expect records to be queued already, once one was found.
+const EXPECT_QUEUED_FOR: u32 = 20;
+
+/// Where a slice of `crm.change` begins or ends: (shard_key, change_id).
+pub type Place = (String, i64);
+
+/// Folds the changes of about `rows` records; returns of how many. 0: no more can be had now.
+///
+/// `expect_queued`: for how many slices to come records are expected to be queued already. Looking for that costs as much
+/// as the rest of an INSERT, so slices go without it until one finds such a record and is folded again.
+///
+/// `at`: the last row of the slice that is being folded, for whoever asks after an error.
+pub fn fold(
+    client: &mut SpiClient,
+    rows: usize,
+    expect_queued: &mut u32,
+    at: &mut Option<Place>,
+) -> Result<usize, StoreError> {
+    let mut after = (String::new(), i64::MIN);
+    while let Some((last, records)) = slice_end(client, &after, rows)? {
+        *at = Some(last.clone());
+        let slice = take::Slice {
+            after: &after,
+            last: &last,
+            records,
+        };
+        let mut taken = None;
+        if records > FEW && *expect_queued == 0 {
+            match subtransaction(|| take::take(client, &slice, OnQueued::Fail)) {
+                Ok(all) => taken = Some(all),
+                Err(error) if error.code() == Some(PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION) => {
+                    *expect_queued = EXPECT_QUEUED_FOR;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let taken = match taken {
+            Some(taken) => taken,
+            None => {
+                *expect_queued = expect_queued.saturating_sub(1);
+                take::take(client, &slice, OnQueued::Merge)?
+            }
+        };
+        fold_involved(client, taken.involved)?;
+        if taken.records > 0 {
+            return Ok(taken.records);
+        }
+        // All of these records are locked; others come after them.
+        after = last;
+    }
+    Ok(0)
+}
+
+/// The records that need more than a place in the queue. Their ledger rows are locked by now, so that these statements see
+/// whatever was decided about them before.
+fn fold_involved(client: &mut SpiClient, involved: Vec<Record>) -> Result<(), StoreError> {
+    if involved.is_empty() {
+        return Ok(());
+    }
+    let (deleted, live): (Vec<Record>, Vec<Record>) =
+        involved.into_iter().partition(|r| r.is_deleted);
+    deletions::fold(client, &deleted)?;
+    edits::fold(client, &live)?;
+    reinsertions::fold(client, &live)?;
+    let deletes = deleted.iter().filter(|r| r.deletes_record);
+    take::queue(client, live.iter().chain(deletes).collect())
+}
+
+/// The last row of the slice that begins after that place and has about so many records; and how many it has.
+fn slice_end(
+    client: &SpiClient,
+    after: &Place,
+    rows: usize,
+) -> Result<Option<(Place, usize)>, StoreError> {
+    let mut last = None;
+    let mut records = 0;
+    let mut cursor = client.open_cursor(
+        Kept(
+            "SELECT shard_key, change_id, cardinality(record_keys) FROM crm.change
+         WHERE (shard_key, change_id) > ($1, $2) ORDER BY shard_key, change_id",
+        ),
+        &[after.0.as_str().into(), after.1.into()],
+    );
+    while records < rows {
+        let few = cursor.fetch(50)?;
+        if few.is_empty() {
+            break;
+        }
+        for row in few {
+            if records < rows {
+                records += row.get::<i32>(3)?.unwrap_or_default() as usize;
+                last = row.get::<String>(1)?.zip(row.get::<i64>(2)?);
+            }
+        }
+    }
+    Ok(last.map(|last| (last, records)))
+}
