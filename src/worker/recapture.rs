@@ -47,9 +47,9 @@ impl Worker {
             }
             report(&format!("comparing the rows of {}", map.relation));
             let unsettled = self.unsettled(map);
-            let compared = begin(map, &mut request, &unsettled).and_then(|()| {
-                compare_until(map, &mut request, &Bounds::of(&self.cx.settings), until)
-            });
+            let bounds = Bounds::of(&self.cx.settings);
+            let compared = begin(map, &mut request, &unsettled, bounds.time)
+                .and_then(|()| compare_until(map, &mut request, &bounds, until));
             let rest = match compared {
                 Ok(true) => {
                     log!(
@@ -98,11 +98,16 @@ impl Worker {
 }
 
 /// Once for each request, before its first row is compared.
-fn begin(map: &Map, request: &mut Request, unsettled: &[(&str, &str)]) -> Result<(), StoreError> {
+fn begin(
+    map: &Map,
+    request: &mut Request,
+    unsettled: &[(&str, &str)],
+    limit: Option<Duration>,
+) -> Result<(), StoreError> {
     if request.after.is_some() {
         return Ok(());
     }
-    transaction(|client| recapture::begin(client, map, request, unsettled))
+    transaction(|client| recapture::begin(client, map, request, unsettled, limit))
 }
 
 /// Goes on with a request; `true` when it is done.
@@ -124,7 +129,7 @@ fn compare_until(
             let after = request.after.clone();
             let part = compare::part(client, map, &order, after.as_ref(), PART, &bounds)?;
             let goes_on = part.last.is_some();
-            recapture::mark(client, map, request, part)?;
+            recapture::mark(client, map, request, part, bounds.time)?;
             Ok(Some(goes_on))
         })?;
         crate::failpoint::reach("recapture::part");

@@ -1,6 +1,8 @@
 //! Cells that changed without a trigger having fired, captured after the fact: requests, how far each has come, and the changes
 //! that are found, in short transactions.
 
+use std::time::Duration;
+
 use crm_domain::Cells;
 use pgrx::spi::SpiClient;
 use serde_json::{Value as Json, json};
@@ -10,6 +12,7 @@ use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::record::key::Key;
 use crate::store::statement::Cached;
+use crate::store::table::row_locks::lock_present;
 
 /// A map whose rows are to be compared.
 pub struct Request {
@@ -62,6 +65,7 @@ pub fn begin(
     map: &Map,
     request: &mut Request,
     unsettled: &[(&str, &str)],
+    limit: Option<Duration>,
 ) -> Result<(), StoreError> {
     let joined = client.update(
         Cached("DELETE FROM crm.recapture_request WHERE map_id = $1 AND request_id < $2 RETURNING new_rows"),
@@ -120,16 +124,25 @@ pub fn begin(
             failure: None,
         });
     }
-    capture(client, map, &request.actor, &under_way)
+    capture(client, map, &request.actor, &under_way, limit)
 }
 
-/// Captures these cells. Edits of checked cells are based on what the ledger knows.
+/// Captures these cells of rows that are there. Edits of checked cells are based on what the ledger knows.
+///
+/// A change is captured under a lock of its row, as a trigger would: after the change that deletes a row comes none that
+/// speaks of it, or its record would count as not deleted.
 fn capture(
     client: &mut SpiClient,
     map: &Map,
     actor: &str,
     differing: &[Differing],
+    limit: Option<Duration>,
 ) -> Result<(), StoreError> {
+    let keys: Vec<(&str, &str)> = differing.iter().map(|d| d.key.parts()).collect();
+    let there = lock_present(map, &keys, limit)?;
+    let differing: Vec<&Differing> = (differing.iter().enumerate())
+        .filter_map(|(n, d)| there.contains(&n).then_some(d))
+        .collect();
     let checked: Cells = map
         .fields
         .iter()
@@ -139,11 +152,12 @@ fn capture(
     let written = |d: &Differing| d.cells.difference(&checked);
     let plain: Vec<&Differing> = differing
         .iter()
+        .copied()
         .filter(|d| !written(d).is_empty())
         .collect();
     let edits: Vec<(&Differing, Cells)> = differing
         .iter()
-        .map(|d| (d, d.cells.intersection(&checked)))
+        .map(|d| (*d, d.cells.intersection(&checked)))
         .filter(|(_, cells)| !cells.is_empty())
         .collect();
     if !plain.is_empty() {
@@ -193,12 +207,17 @@ pub fn mark(
     map: &Map,
     request: &mut Request,
     part: Part,
+    limit: Option<Duration>,
 ) -> Result<(), StoreError> {
-    capture(client, map, &request.actor, &part.differing)?;
-    let strangers = match request.new_rows && map.creates {
-        true => &part.strangers[..],
-        false => &[],
+    capture(client, map, &request.actor, &part.differing, limit)?;
+    let strangers: Vec<(&str, &str)> = match request.new_rows && map.creates {
+        true => part.strangers.iter().map(Key::parts).collect(),
+        false => Vec::new(),
     };
+    let there = lock_present(map, &strangers, limit)?;
+    let strangers: Vec<(&str, &str)> = (strangers.into_iter().enumerate())
+        .filter_map(|(n, key)| there.contains(&n).then_some(key))
+        .collect();
     if !strangers.is_empty() {
         client.update(
             Cached(
@@ -211,8 +230,8 @@ pub fn mark(
             None,
             &[
                 map.id.into(),
-                strangers.iter().map(|k| k.shard_key.as_str()).collect::<Vec<_>>().into(),
-                strangers.iter().map(|k| k.record_key.as_str()).collect::<Vec<_>>().into(),
+                strangers.iter().map(|k| k.0).collect::<Vec<_>>().into(),
+                strangers.iter().map(|k| k.1).collect::<Vec<_>>().into(),
                 request.actor.as_str().into(),
             ],
         )?;

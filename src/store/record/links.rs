@@ -12,6 +12,13 @@ use crate::store::error::StoreError;
 use crate::store::record::key::Key;
 use crate::store::statement::Cached;
 
+impl Key {
+    /// The shard key and the record key.
+    pub fn parts(&self) -> (&str, &str) {
+        (&self.shard_key, &self.record_key)
+    }
+}
+
 /// A record that the ledger knows.
 #[derive(Clone, Debug)]
 pub struct Known {

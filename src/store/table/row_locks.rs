@@ -1,6 +1,7 @@
 //! Locks on users' rows.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
@@ -11,6 +12,9 @@ use crate::store::settings_scope::SettingsScope;
 use crate::store::statement::{Cached, names};
 use crate::store::table::pace::{self, Pace};
 
+/// Rows that one statement locks.
+const PART: usize = 1000;
+
 /// Locks rows that nobody else holds; returns the places of those that it got. One whose policies fail or take too long is
 /// not among them: reading it says why.
 pub fn lock_free(map: &Map, keys: &[(&str, &str)]) -> Result<HashSet<usize>, StoreError> {
@@ -20,7 +24,9 @@ pub fn lock_free(map: &Map, keys: &[(&str, &str)]) -> Result<HashSet<usize>, Sto
     let failed = pace::each(&mut pace, &all, |pace, part| {
         let some: Vec<(&str, &str)> = part.iter().map(|&n| keys[n]).collect();
         let locked = pace.run(part.len(), || {
-            Spi::connect_mut(|client| lock_rows(client, map, &some, " SKIP LOCKED"))
+            Spi::connect_mut(|client| {
+                lock_rows(client, map, &some, "FOR NO KEY UPDATE OF t SKIP LOCKED")
+            })
         })?;
         free.extend(locked.into_iter().map(|n| part[n]));
         Ok(())
@@ -39,21 +45,40 @@ pub fn lock(map: &Map, shard_key: &str, record_key: &str) -> Result<bool, StoreE
     let _settings = SettingsScope::begin();
     Spi::connect_mut(|client| {
         let keys = [(shard_key, record_key)];
-        let found = names::restrict_to(&map.names, || lock_rows(client, map, &keys, ""))?;
+        let found = names::restrict_to(&map.names, || {
+            lock_rows(client, map, &keys, "FOR NO KEY UPDATE OF t")
+        })?;
         Ok(!found.is_empty())
     })
+}
+
+/// Keeps other sessions from deleting rows until the transaction ends; returns the places of those that are there.
+pub fn lock_present(
+    map: &Map,
+    keys: &[(&str, &str)],
+    limit: Option<Duration>,
+) -> Result<HashSet<usize>, StoreError> {
+    let mut present = HashSet::with_capacity(keys.len());
+    let mut pace = Pace::new(map, limit);
+    for (part, keys) in keys.chunks(PART).enumerate() {
+        let found = pace.run(keys.len(), || {
+            Spi::connect_mut(|client| lock_rows(client, map, keys, "FOR KEY SHARE OF t"))
+        })?;
+        present.extend(found.into_iter().map(|n| part * PART + n));
+    }
+    Ok(present)
 }
 
 fn lock_rows(
     client: &mut SpiClient,
     map: &Map,
     keys: &[(&str, &str)],
-    otherwise: &str,
+    lock: &str,
 ) -> Result<HashSet<usize>, StoreError> {
     let statement = format!(
         "SELECT k.ord - 1 FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[]))
                               WITH ORDINALITY AS k (shard_key, record_key, ord)
-         JOIN {relation} AS t ON {row} FOR NO KEY UPDATE OF t{otherwise}",
+         JOIN {relation} AS t ON {row} {lock}",
         relation = map.relation,
         row = map.is_row("k.shard_key", "k.record_key"),
     );

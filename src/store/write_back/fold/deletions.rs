@@ -7,8 +7,8 @@
 use pgrx::spi::SpiClient;
 
 use super::take::{Record, column};
-use crate::store::statement::Kept;
-use crate::store::transaction::StoreError;
+use crate::store::error::StoreError;
+use crate::store::statement::Cached;
 
 pub fn fold(client: &mut SpiClient, records: &[Record]) -> Result<(), StoreError> {
     if records.is_empty() {
@@ -22,9 +22,9 @@ pub fn fold(client: &mut SpiClient, records: &[Record]) -> Result<(), StoreError
         column(&all, |r| r.record_key.as_str()),
         column(&all, |r| r.notes.as_deref()),
     ];
-    client.update(Kept(GIVE_UP_EDITS), None, &noted)?;
+    client.update(Cached(GIVE_UP_EDITS), None, &noted)?;
     for statement in [VOID_CONFLICTS, VOID_DEAD_LETTERS] {
-        client.update(Kept(statement), None, &noted[..3])?;
+        client.update(Cached(statement), None, &noted[..3])?;
     }
     let keys = [
         column(&forgotten, |r| r.shard_key.as_str()),
@@ -38,7 +38,7 @@ pub fn fold(client: &mut SpiClient, records: &[Record]) -> Result<(), StoreError
         FORGET_QUEUED,
         FORGET_RECORDS,
     ] {
-        client.update(Kept(statement), None, &keys)?;
+        client.update(Cached(statement), None, &keys)?;
     }
     Ok(())
 }

@@ -6,8 +6,8 @@
 use pgrx::spi::SpiClient;
 
 use super::take::{Record, column};
-use crate::store::statement::KeptForFew;
-use crate::store::transaction::StoreError;
+use crate::store::error::StoreError;
+use crate::store::statement::CachedIfFew;
 
 pub fn fold(client: &mut SpiClient, records: &[Record]) -> Result<(), StoreError> {
     let all: Vec<&Record> = records
@@ -18,7 +18,7 @@ pub fn fold(client: &mut SpiClient, records: &[Record]) -> Result<(), StoreError
         return Ok(());
     }
     client.update(
-        KeptForFew(PEND, all.len()),
+        CachedIfFew(PEND, all.len()),
         None,
         &[
             column(&all, |r| r.shard_key.as_str()),

@@ -19,8 +19,9 @@ use pgrx::spi::SpiClient;
 
 pub use put_aside::put_aside;
 
-use crate::store::statement::{FEW, Kept};
-use crate::store::transaction::{StoreError, subtransaction};
+use crate::store::error::StoreError;
+use crate::store::statement::{Cached, FEW};
+use crate::store::transaction::subtransaction;
 use take::{OnQueued, Record};
 
 /// Slices that expect records to be queued already, once one was found.
@@ -100,7 +101,7 @@ fn slice_end(
     let mut last = None;
     let mut records = 0;
     let mut cursor = client.open_cursor(
-        Kept(
+        Cached(
             "SELECT shard_key, change_id, cardinality(record_keys) FROM crm.change
          WHERE (shard_key, change_id) > ($1, $2) ORDER BY shard_key, change_id",
         ),

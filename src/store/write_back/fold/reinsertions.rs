@@ -5,8 +5,8 @@
 use pgrx::spi::SpiClient;
 
 use super::take::{Record, column};
-use crate::store::statement::Kept;
-use crate::store::transaction::StoreError;
+use crate::store::error::StoreError;
+use crate::store::statement::Cached;
 
 pub fn fold(client: &mut SpiClient, records: &[Record]) -> Result<(), StoreError> {
     let again: Vec<&Record> = records.iter().filter(|r| r.is_reinserted).collect();
@@ -14,7 +14,7 @@ pub fn fold(client: &mut SpiClient, records: &[Record]) -> Result<(), StoreError
         return Ok(());
     }
     client.update(
-        Kept(FETCH_ANEW),
+        Cached(FETCH_ANEW),
         None,
         &[
             column(&again, |r| r.shard_key.as_str()),

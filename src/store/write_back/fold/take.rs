@@ -10,8 +10,8 @@ use pgrx::pg_sys::ItemPointerData;
 use pgrx::spi::SpiClient;
 
 use super::Place;
-use crate::store::statement::{Kept, KeptForFew};
-use crate::store::transaction::StoreError;
+use crate::store::error::StoreError;
+use crate::store::statement::{Cached, CachedIfFew};
 
 /// A part of `crm.change`: what comes after one row, up to another, with about so many records.
 pub struct Slice<'a> {
@@ -76,7 +76,7 @@ pub fn take(
         OnQueued::Merge => &*TAKE,
     };
     let rows = client.update(
-        KeptForFew(statement, slice.records),
+        CachedIfFew(statement, slice.records),
         None,
         &[
             slice.after.0.as_str().into(),
@@ -129,7 +129,7 @@ pub fn queue(client: &mut SpiClient, records: Vec<&Record>) -> Result<(), StoreE
         return Ok(());
     }
     client.update(
-        Kept(&QUEUE),
+        Cached(&QUEUE),
         None,
         &[
             column(&records, |r| r.shard_key.as_str()),

@@ -368,6 +368,39 @@ async fn ddl_during_a_checked_write_is_not_lost() {
     what_ddl_makes_of_a_row_on_its_way_reaches_the_crm(&live).await;
 }
 
+/// A change that is captured after the fact speaks of a row that is there: the deletion of one that is in flight is not undone by it.
+#[tokio::test]
+async fn a_row_that_is_deleted_while_it_is_recaptured_stays_deleted() {
+    for bidirectional in [false, true] {
+        let desk = Desk::open_with(
+            &CLUSTER,
+            Vendor::Salesforce,
+            "on_insert => 'create', on_delete => 'delete'",
+        )
+        .await;
+        if bidirectional {
+            desk.db
+                .execute("SELECT crm.map_field(1, 'first_name', 'FirstName')")
+                .await;
+        }
+        desk.link(3).await;
+        desk.db
+            .execute("UPDATE people SET first_name = 'Known'")
+            .await;
+        desk.settle().await;
+        let flush = desk
+            .under_way("UPDATE people SET first_name = 'ada' WHERE id = 'p1'")
+            .await;
+        desk.db
+            .execute("BEGIN; DELETE FROM people WHERE id = 'p1'; SELECT crm.recapture(1); COMMIT")
+            .await;
+        flush.await.expect("the flush's task");
+        desk.settle().await;
+        assert_eq!(desk.db.count("crm.ledger").await, 2);
+        assert_eq!(deep(&desk.db).await, Vec::<String>::new());
+    }
+}
+
 /// A request that was made first, and committed while a later one was being worked off, is one of its own.
 #[tokio::test]
 async fn what_is_committed_while_rows_are_compared_is_compared_too() {
@@ -634,9 +667,10 @@ async fn what_replication_brings_is_captured_where_that_is_asked_for() {
         "on"
     );
     // Sessions that play the replica are captured, too, and each change once.
-    db.execute("SET session_replication_role = replica; UPDATE t SET name = 'King' WHERE id = 1; RESET session_replication_role")
+    db.execute("BEGIN; SET LOCAL session_replication_role = replica; UPDATE t SET name = 'King' WHERE id = 1")
         .await;
     assert_eq!(db.count("crm.change").await, 1);
+    db.execute("COMMIT").await;
     holds("1 King longer than ten letters, 4 Bartik").await;
     db.assert_checked().await;
     // As before, once it is asked for no more.
