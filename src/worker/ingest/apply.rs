@@ -183,7 +183,11 @@ pub fn apply(
         notify::notify(client, conflicts.collect())?;
         if let Some(reason) = &arrived.trouble {
             map_state::did(client, map.id, 0, false, Some(reason))?;
-            if arrived.unmappable >= STOP_AFTER && arrived.unmappable == records.len() {
+            // Of records that are read again because they failed before, it says nothing that all of them fail.
+            if poll.is_page()
+                && arrived.unmappable >= STOP_AFTER
+                && arrived.unmappable == records.len()
+            {
                 let reason = format!("every record fails: {reason}");
                 map_state::stop(client, map.id, &reason)?;
             }

@@ -117,3 +117,30 @@ async fn what_is_shown_once_more_is_told_once() {
     live.ingest().await;
     assert_eq!(live.db.count("crm.dead_letters").await, 0);
 }
+
+/// A map stops where nothing that comes in can be mapped. That records which failed before fail again says nothing of the others.
+#[tokio::test]
+async fn records_that_fail_again_do_not_stop_the_map() {
+    let live = taking(
+        "CREATE TABLE t (id int PRIMARY KEY, name text, score numeric(4, 1))",
+        &[("name", "last_name"), ("score", "x_score")],
+    )
+    .await;
+    live.db
+        .execute("INSERT INTO t (id) SELECT generate_series(1, 9)")
+        .await;
+    live.db.drain().await;
+    live.db
+        .execute("UPDATE crm_stub.records SET fields = fields || '{\"last_name\": \"new\"}' || CASE WHEN crm_id > (SELECT min(crm_id) FROM crm_stub.records) THEN '{\"x_score\": 1.25}' ELSE '{}' END::jsonb")
+        .await;
+    live.ingest().await;
+    assert_eq!(live.db.count("crm.dead_letters").await, 8);
+    live.db.execute("SELECT crm.replay_all()").await;
+    live.ingest().await;
+    assert_eq!(live.db.count("crm.dead_letters").await, 8);
+    let state = "SELECT state FROM crm.status WHERE relation IN ('t', 'public.t')";
+    assert_eq!(live.db.one::<String>(state, &[]).await, "idle");
+    edited(&live.db, r#"{"x_score": 1.5}"#).await;
+    live.ingest().await;
+    assert_eq!(live.db.count("crm.dead_letters").await, 0);
+}
