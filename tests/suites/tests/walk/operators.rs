@@ -85,6 +85,15 @@ impl Walk {
         let sql =
             format!("SELECT crm.set_credentials('{name}', '{credentials}'), crm.resume('{name}')");
         self.operate(&sql, &[]).await;
+        self.restart_map().await;
+    }
+
+    /// A map stops when all that comes in at once is what the table cannot take. An operator has it go on.
+    pub(crate) async fn restart_map(&mut self) {
+        let stopped = "crm.map_state WHERE state = 'error' AND reason LIKE 'every record fails: %'";
+        if self.db.count(stopped).await > 0 {
+            self.operate("SELECT crm.replay_all()", &[]).await;
+        }
     }
 
     pub(crate) async fn fault(&mut self, operation: &str, class: &str, times: u32) {

@@ -35,6 +35,9 @@ impl Walk {
         let mut last = String::new();
         while still < 2 {
             let done = self.round().await;
+            if !done {
+                self.restart_map().await;
+            }
             let told = self
                 .db
                 .text("SELECT count(*), (SELECT count(*) FROM crm.conflict) FROM crm.audit_log")
