@@ -1,12 +1,11 @@
 //! Rows that may have changed without firing a trigger are compared with the ledger, a part at a time: each part is a transaction
 //! of its own, and other maps have their turn in between.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
-use super::main_loop::Worker;
+use super::context::Context;
 use super::process::report;
 use super::schedule::IDLE;
 use super::step_backoff::{Owner, Step};
@@ -14,7 +13,6 @@ use crate::store::capture::compare;
 use crate::store::capture::recapture::{self, Request};
 use crate::store::capture::scan_order;
 use crate::store::config::{self, Map};
-use crate::store::reconcile::outcome;
 use crate::store::table::read::Bounds;
 use crate::store::{StoreError, transaction};
 
@@ -23,78 +21,53 @@ const PART: usize = 1000;
 /// How long one turn of the worker may spend on it.
 const SHARE: Duration = Duration::from_millis(500);
 
-impl Worker {
-    /// Works on the requests to compare rows; returns when to go on.
-    pub fn recapture(&mut self, maps: &[Arc<Map>]) -> Duration {
-        let mut requests = Vec::new();
-        let mut next = self.confined(Owner::Worker, Step::Recapture, |_| {
-            requests = transaction(recapture::requests)?;
-            Ok(IDLE)
-        });
-        let until = Instant::now() + SHARE;
-        for mut request in requests {
-            let Some(map) = maps.iter().find(|m| m.id == request.map_id) else {
-                continue;
-            };
-            let connection = self.cx.connections.get(map.connection_id);
-            let away = connection.is_some_and(|c| c.is_away);
-            if map.in_error || away {
-                continue;
-            }
-            if let Some(left) = self.cx.backoff.left(Owner::Map(map.id), Step::Recapture) {
-                next = next.min(left);
-                continue;
-            }
-            report(&format!("comparing the rows of {}", map.relation));
-            let unsettled = self.unsettled(map);
-            let bounds = Bounds::of(&self.cx.settings);
-            let compared = begin(map, &mut request, &unsettled, bounds.time)
-                .and_then(|()| compare_until(map, &mut request, &bounds, until));
-            let rest = match compared {
-                Ok(true) => {
+/// Works on the requests to compare rows; returns when to go on. `unsettled`: records of a map whose last results are not
+/// stored yet.
+pub fn turn<'u>(cx: &mut Context, unsettled: impl Fn(i32) -> Vec<(&'u str, &'u str)>) -> Duration {
+    let mut requests = Vec::new();
+    let mut next = cx.backoff.attempt(Owner::Worker, Step::Recapture, || {
+        requests = transaction(recapture::requests)?;
+        Ok(IDLE)
+    });
+    let until = Instant::now() + SHARE;
+    let maps = cx.maps.clone();
+    for mut request in requests {
+        let Some(map) = maps.iter().find(|m| m.id == request.map_id) else {
+            continue;
+        };
+        let connection = cx.connections.get(map.connection_id);
+        if map.in_error || connection.is_some_and(|c| c.is_away) {
+            continue;
+        }
+        let owner = Owner::Map(map.id);
+        if let Some(left) = cx.backoff.left(owner, Step::Recapture) {
+            next = next.min(left);
+            continue;
+        }
+        report(&format!("comparing the rows of {}", map.relation));
+        let bounds = Bounds::of(&cx.settings);
+        let compared = begin(map, &mut request, &unsettled(map.id), bounds.time)
+            .and_then(|()| compare_until(map, &mut request, &bounds, until));
+        next = next.min(match compared {
+            Ok(done) => {
+                if done {
                     log!(
                         "pg_crm compared {} rows of {} with the ledger: {} records had changes that were not captured",
                         request.compared,
                         map.relation,
                         request.marked
                     );
-                    self.cx
-                        .backoff
-                        .succeeded(Owner::Map(map.id), Step::Recapture);
-                    Duration::ZERO
                 }
-                Ok(false) => {
-                    self.cx
-                        .backoff
-                        .succeeded(Owner::Map(map.id), Step::Recapture);
-                    Duration::ZERO
-                }
-                Err(error) => self.cx.backoff.map_failed(
-                    map,
-                    Step::Recapture,
-                    &error,
-                    "cannot compare the rows of",
-                ),
-            };
-            next = next.min(rest);
-        }
-        next
+                cx.backoff.succeeded(owner, Step::Recapture);
+                Duration::ZERO
+            }
+            Err(error) => {
+                let what = "cannot compare the rows of";
+                cx.backoff.map_failed(map, Step::Recapture, &error, what)
+            }
+        });
     }
-
-    /// Records whose last results wait to be written down.
-    fn unsettled(&self, map: &Map) -> Vec<(&str, &str)> {
-        let batches = self.held.iter().filter(|(m, _, _)| m.id == map.id);
-        let edits = self.held_pending.iter().filter(|(m, _, _)| m.id == map.id);
-        batches
-            .flat_map(|(_, _, settled)| settled)
-            .map(|s| (s.shard_key.as_str(), s.record_key.as_str()))
-            .chain(
-                edits
-                    .flat_map(|(_, _, judged)| judged)
-                    .map(|(record, _)| outcome::keys_of(record)),
-            )
-            .collect()
-    }
+    next
 }
 
 /// Once for each request, before its first row is compared.

@@ -1,12 +1,13 @@
-//! Tables that were altered unnoticed are found in a turn, which a capture trigger that refuses to work brings about.
-//! Looking costs the worker a hundredth of its time at most, however many maps there are.
+//! Follows tables that were altered without an event trigger noticing: a capture trigger that refuses to work wakes the worker for
+//! it. Looking for them costs the worker a hundredth of its time at most, however many maps there are.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
-use super::main_loop::Worker;
+use super::context::Context;
+use super::step_backoff::{Owner, Step};
 use crate::store::capture::follow;
 use crate::store::rights;
 use crate::store::{StoreError, transaction};
@@ -15,29 +16,29 @@ use crate::store::{StoreError, transaction};
 const OFTEN: Duration = Duration::from_secs(1);
 const SELDOM: Duration = Duration::from_secs(60);
 
-pub struct Following {
+pub struct TableFollower {
     looked_at: Option<Instant>,
     every: Duration,
-    /// Why a map could not be followed when that was last said.
-    told: HashMap<i32, String>,
+    /// Why a map could not be followed, as last logged.
+    reported: HashMap<i32, String>,
     /// Maps whose edits are not captured, and why, as last logged.
     uncaptured: HashMap<i32, String>,
 }
 
-impl Default for Following {
+impl Default for TableFollower {
     fn default() -> Self {
-        Following {
+        TableFollower {
             looked_at: None,
             every: OFTEN,
-            told: HashMap::new(),
+            reported: HashMap::new(),
             uncaptured: HashMap::new(),
         }
     }
 }
 
-impl Following {
+impl TableFollower {
     /// Logs maps whose edits are not captured: once when that begins, when its reason changes, and when it ends.
-    fn tell_of(&mut self, uncaptured: Vec<(i32, String, String)>) {
+    fn log_uncaptured(&mut self, uncaptured: Vec<(i32, String, String)>) {
         for map in self.uncaptured.keys() {
             if !uncaptured.iter().any(|(id, _, _)| id == map) {
                 log!("pg_crm: edits of the table of map {map} are captured again");
@@ -51,17 +52,19 @@ impl Following {
         let known = uncaptured.into_iter().map(|(map, _, why)| (map, why));
         self.uncaptured = known.collect();
     }
-}
 
-impl Worker {
-    /// Follows what is to be followed; returns when to look again although nobody asks.
-    pub fn follow_tables(&mut self) -> Result<Duration, StoreError> {
-        let following = &mut self.following;
-        if let Some(before) = following.looked_at
-            && before.elapsed() < following.every
+    /// Follows altered tables; returns when to look again although nobody asks.
+    pub fn turn(&mut self, cx: &mut Context) -> Duration {
+        cx.backoff
+            .attempt(Owner::Worker, Step::Follow, || self.follow())
+    }
+
+    fn follow(&mut self) -> Result<Duration, StoreError> {
+        if let Some(before) = self.looked_at
+            && before.elapsed() < self.every
         {
-            // This turn may be about a change that was not looked at.
-            return Ok(following.every - before.elapsed());
+            // This turn may be about a change that has not been looked at.
+            return Ok(self.every - before.elapsed());
         }
         let start = Instant::now();
         let (due, uncaptured) = transaction(|client| {
@@ -71,22 +74,22 @@ impl Worker {
                 Ok((Vec::new(), Vec::new()))
             }
         })?;
-        following.tell_of(uncaptured);
-        following.every = (start.elapsed() * 100).clamp(OFTEN, SELDOM);
-        following.looked_at = Some(Instant::now());
-        following.told.retain(|map, _| due.contains(map));
+        self.log_uncaptured(uncaptured);
+        self.every = (start.elapsed() * 100).clamp(OFTEN, SELDOM);
+        self.looked_at = Some(Instant::now());
+        self.reported.retain(|map, _| due.contains(map));
         let mut again = Duration::MAX;
         for map in due {
             let Err(error) = follow::follow(map) else {
                 continue;
             };
-            again = following.every;
+            again = self.every;
             let why = error.message();
-            if following.told.get(&map) != Some(&why) {
+            if self.reported.get(&map) != Some(&why) {
                 log!("pg_crm cannot follow the table of map {map} yet: {error}");
-                // Whoever holds the table may hold what that needs, too.
+                // A session that has locked the table may have locked what that needs, too.
                 if follow::later(map, &why).is_ok() {
-                    following.told.insert(map, why);
+                    self.reported.insert(map, why);
                 }
             }
         }

@@ -32,18 +32,17 @@ use crate::worker::ingest::Ingest;
 use crate::worker::ingest::waiters::IngestWaiter;
 use crate::worker::mailbox::{self, Inbox, Sender};
 use crate::worker::process::{self, reload_if_requested, report};
-use crate::worker::reconciler::Reconciling;
-use crate::worker::reconciler::resolve;
+use crate::worker::reconciler::{self, Reconciler};
 use crate::worker::schedule::IDLE;
 use crate::worker::session::{set_up_session, start_threads};
 use crate::worker::socket;
 use crate::worker::socket::protocol::Request;
 use crate::worker::step_backoff::{Owner, Step};
-use crate::worker::table_follower::Following;
+use crate::worker::table_follower::TableFollower;
 use crate::worker::waiters::{Flush, Waiter};
 use crate::worker::webhooks::Webhooks;
 use crate::worker::write_back::Flight;
-use crate::worker::{reconciler, write_back};
+use crate::worker::{recapture, write_back};
 
 /// How soon to look whether callers' transactions came to nothing of which no wake-up told, such as prepared ones.
 const INTENTS_AGAIN: Duration = Duration::from_secs(10);
@@ -58,8 +57,7 @@ pub struct Worker {
     pub flights: HashMap<i64, Flight>,
     /// Results whose ledger rows somebody holds.
     pub held: Vec<(Arc<Map>, Arc<Connection>, Vec<Settled>)>,
-    pub reconciling: HashMap<i64, Reconciling>,
-    pub held_pending: Vec<resolve::Held>,
+    pub reconciler: Reconciler,
     pub calls: Calls,
     /// Changes that the last fold took; 0: nothing more can be had now.
     pub folded: usize,
@@ -70,14 +68,13 @@ pub struct Worker {
     pub rounds: HashSet<i32>,
     /// Records that are read at once of maps in which a slice could not be read.
     pub narrowed: HashMap<i32, usize>,
-    pub narrowed_edits: HashMap<i32, usize>,
     pub narrowed_fold: Option<usize>,
     pub urgent: bool,
     /// See [`store::fold`].
     pub wary: u32,
     /// Maps whose edits are to go at once, but could not yet.
     pub due_at_once: HashSet<i32>,
-    pub following: Following,
+    pub table_follower: TableFollower,
     maps_known: usize,
 }
 
@@ -111,8 +108,7 @@ pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
         inbox,
         flights: HashMap::new(),
         held: Vec::new(),
-        reconciling: HashMap::new(),
-        held_pending: Vec::new(),
+        reconciler: Reconciler::new(mailbox.wrap(Event::Reconciler)),
         calls: Calls::new(mailbox.wrap(Event::Calls)),
         folded: 0,
         flushes: Vec::new(),
@@ -120,13 +116,12 @@ pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
         webhooks: Webhooks::new(mailbox.wrap(Event::Webhooks)),
         rounds: HashSet::new(),
         narrowed: HashMap::new(),
-        narrowed_edits: HashMap::new(),
         narrowed_fold: None,
         // Nobody wakes us again for what was committed while there was no worker.
         urgent: true,
         due_at_once: HashSet::new(),
         wary: 0,
-        following: Following::default(),
+        table_follower: TableFollower::default(),
         maps_known: 0,
     };
     match transaction(claims::release_abandoned) {
@@ -196,7 +191,7 @@ impl Worker {
 
     /// One turn; returns how long to sleep, or `None` when the extension is gone.
     fn turn(&mut self) -> Result<Option<Duration>, StoreError> {
-        let follows = self.confined(Owner::Worker, Step::Follow, Worker::follow_tables);
+        let follows = self.table_follower.turn(&mut self.cx);
         let read = transaction(|client| {
             if !rights::extension_exists() {
                 return Ok(None);
@@ -222,13 +217,12 @@ impl Worker {
             Owner::Connection(id) => connections.iter().any(|c| c.id == id),
             Owner::Worker => true,
         });
-        for narrowed in [&mut self.narrowed, &mut self.narrowed_edits] {
-            narrowed.retain(|id, _| maps.iter().any(|m| m.id == *id));
-        }
+        self.narrowed
+            .retain(|id, _| maps.iter().any(|m| m.id == *id));
         self.cx.connections.set_known(connections);
         self.cx.maps = maps.clone().into();
         self.settle_held();
-        self.settle_held_pending();
+        self.reconciler.retry_unrecorded(&mut self.cx);
         self.maintain();
         let Context {
             connections,
@@ -240,17 +234,25 @@ impl Worker {
         let mut next = follows.min(connections.connect(settings, backoff));
         connections.serve_requests(runtime);
         self.calls.turn(&mut self.cx);
-        next = next.min(self.recapture(&maps));
+        let (held, reconciler) = (&self.held, &self.reconciler);
+        next = next.min(recapture::turn(&mut self.cx, |map_id| {
+            let batches = held.iter().filter(|(m, _, _)| m.id == map_id);
+            let batches = batches.flat_map(|(_, _, settled)| settled);
+            let batches = batches.map(|s| (s.shard_key.as_str(), s.record_key.as_str()));
+            batches.chain(reconciler.unrecorded(map_id)).collect()
+        }));
         next = next.min(self.write_back(&maps));
-        next = next.min(self.reconcile(&maps));
+        if self.folded == 0 {
+            let in_flight = self.calls.in_flight_ids();
+            next = next.min(reconciler::adopt_orphans(&mut self.cx, in_flight));
+        }
+        let (flights, ingest) = (&self.flights, &self.ingest);
+        let is_in_use = |id| flights.values().any(|f| f.connection.id == id) || ingest.uses(id);
+        next = next.min(self.reconciler.turn(&mut self.cx, &is_in_use));
         let (flights, held) = (&self.flights, &self.held);
-        let (reconciling, held_pending) = (&self.reconciling, &self.held_pending);
-        let in_flight = |map_id| in_flight(map_id, flights, held, reconciling, held_pending);
-        let is_in_use = |id| {
-            let mut flights = flights.values().map(|f| f.connection.id);
-            let mut edits = reconciling.values().map(|r| r.connection.id);
-            flights.any(|c| c == id) || edits.any(|c| c == id)
-        };
+        let reconciler = &self.reconciler;
+        let in_flight = |map_id| in_flight(map_id, flights, held, reconciler);
+        let is_in_use = |id| flights.values().any(|f| f.connection.id == id) || reconciler.uses(id);
         next = next.min(self.ingest.turn(&mut self.cx, &in_flight, &is_in_use));
         // After what is due was sent: nothing waits for this but those who ask.
         next = next.min(self.confined(Owner::Worker, Step::Budgets, |worker| {
@@ -291,10 +293,7 @@ impl Worker {
         self.flights
             .values()
             .any(|f| f.connection.id == connection_id)
-            || self
-                .reconciling
-                .values()
-                .any(|r| r.connection.id == connection_id)
+            || self.reconciler.uses(connection_id)
             || self.ingest.uses(connection_id)
     }
 
@@ -306,16 +305,11 @@ impl Worker {
                 outage,
             }) => self.on_sent(claim_id, sent, outage),
             Event::Calls(message) => self.calls.on_message(message),
-            Event::Reconciler(reconciler::Message::Written {
-                claim_id,
-                checked,
-                outage,
-            }) => self.on_edits_written(claim_id, checked, outage),
+            Event::Reconciler(message) => self.reconciler.on_message(&mut self.cx, message),
             Event::Ingest(message) => {
                 let (flights, held) = (&self.flights, &self.held);
-                let (reconciling, held_pending) = (&self.reconciling, &self.held_pending);
-                let in_flight =
-                    |map_id| in_flight(map_id, flights, held, reconciling, held_pending);
+                let reconciler = &self.reconciler;
+                let in_flight = |map_id| in_flight(map_id, flights, held, reconciler);
                 self.ingest.on_message(&mut self.cx, message, &in_flight);
             }
             Event::Link(message) => self.cx.connections.on_message(message),
@@ -352,8 +346,8 @@ impl Worker {
         self.cx.maintenance_at = Instant::now() + MAINTENANCE;
         self.webhooks.prune();
         let retention = self.cx.settings.audit_retention_minutes;
-        let flying = self.flights.keys().chain(self.reconciling.keys());
-        let flying: Vec<i64> = flying.copied().collect();
+        let flying = self.flights.keys().copied().chain(self.reconciler.claims());
+        let flying: Vec<i64> = flying.collect();
         let result = transaction(|client| {
             claims::renew(client, &flying)?;
             let lost = claims::release_lost(client, &flying)?;
@@ -381,8 +375,7 @@ fn in_flight(
     map_id: i32,
     flights: &HashMap<i64, Flight>,
     held: &[(Arc<Map>, Arc<Connection>, Vec<Settled>)],
-    reconciling: &HashMap<i64, Reconciling>,
-    held_pending: &[resolve::Held],
+    reconciler: &Reconciler,
 ) -> RecordsInFlight {
     let mut found = RecordsInFlight::default();
     for flight in flights.values().filter(|f| f.map.id == map_id) {
@@ -396,15 +389,6 @@ fn in_flight(
             .iter()
             .for_each(|s| found.add(&s.shard_key, &s.record_key));
     }
-    for flight in reconciling.values().filter(|r| r.map.id == map_id) {
-        for pending in flight.waiting.iter().map(|w| &w.pending) {
-            found.add(&pending.shard_key, &pending.record_key);
-            found.crm_ids.insert(pending.crm_id.clone());
-        }
-    }
-    for (_, _, judged) in held_pending.iter().filter(|(m, _, _)| m.id == map_id) {
-        let records = judged.iter().map(|(s, _)| &s.pending);
-        records.for_each(|p| found.add(&p.shard_key, &p.record_key));
-    }
+    reconciler.add_in_flight(map_id, &mut found);
     found
 }

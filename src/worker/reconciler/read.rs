@@ -16,9 +16,9 @@ use crate::store::table::read::{self, Bounds, RowValues, Wanted};
 use crate::worker::sender::checked_write::{Edit, EditField};
 
 /// A pending write with what its row holds.
-pub struct Waiting {
+pub struct PendingWithRow {
     pub pending: Pending,
-    /// What the row holds in the cells of the edit and in those that it takes.
+    /// What the row holds in the cells of the edit and in those that accept the CRM's value.
     pub local: BTreeMap<u16, Value>,
     pub bases: BTreeMap<u16, ShortHash>,
     /// The row is gone or cannot be read.
@@ -26,13 +26,13 @@ pub struct Waiting {
 }
 
 /// Leaves out edits that stem from an INSERT, and so have no base, while a later one is not folded yet: what their rows hold
-/// by now was written by somebody who had seen what the CRM holds.
+/// by now was written after the CRM's value had been seen.
 pub fn with_their_bases(
     client: &SpiClient,
     map: &Map,
-    mut waiting: Vec<Waiting>,
-) -> Result<Vec<Waiting>, StoreError> {
-    let baseless = |w: &Waiting| {
+    mut waiting: Vec<PendingWithRow>,
+) -> Result<Vec<PendingWithRow>, StoreError> {
+    let baseless = |w: &PendingWithRow| {
         let p = &w.pending;
         let based = |id: u16| {
             let entry = &p.base[id.to_string()];
@@ -61,7 +61,11 @@ pub fn with_their_bases(
 }
 
 /// What rows hold, as far as the bound on bytes lets us read.
-pub fn read(map: &Map, due: Vec<Pending>, bounds: &Bounds) -> Result<Vec<Waiting>, StoreError> {
+pub fn read(
+    map: &Map,
+    due: Vec<Pending>,
+    bounds: &Bounds,
+) -> Result<Vec<PendingWithRow>, StoreError> {
     let cells: Vec<Cells> = due.iter().map(|p| p.cells.union(&p.take)).collect();
     let wanted: Vec<Wanted> = due
         .iter()
@@ -98,7 +102,7 @@ pub fn read(map: &Map, due: Vec<Pending>, bounds: &Bounds) -> Result<Vec<Waiting
         let unholdable = |(id, value): (&u16, &Value)| map.field(*id)?.unholdable(value);
         let fault = fault.or_else(|| sent.into_iter().find_map(unholdable));
         let bases = bases(map, &pending);
-        waiting.push(Waiting {
+        waiting.push(PendingWithRow {
             pending,
             local,
             bases,
@@ -150,7 +154,7 @@ fn held(map: &Map, field: &MappedField, value: &Json) -> Option<ShortHash> {
     Some(conflict::hash(&field.stored(value)))
 }
 
-pub fn edit(map: &Map, w: &Waiting) -> Edit {
+pub fn edit(map: &Map, w: &PendingWithRow) -> Edit {
     let p = &w.pending;
     let fields = map
         .fields
@@ -197,7 +201,7 @@ fn sent(entry: &Json) -> Vec<ShortHash> {
 }
 
 /// What an attempt is about to send: field_id -> hash in hex, as JSON. It is remembered until the outcome is known.
-pub fn sending(w: &Waiting) -> String {
+pub fn sending(w: &PendingWithRow) -> String {
     let cells = w
         .local
         .iter()

@@ -1,14 +1,13 @@
-//! From what the CRM answered to what becomes of each cell of a pending write.
+//! Conflict resolution: from the CRM's response to the outcome of each cell of a pending write.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use crm_domain::conflict::{self, Decision};
 use crm_domain::{ErrorClass, Failure, Value, excerpt, snapshot};
 use serde_json::{Map as JsonMap, Value as Json, json};
 
 use super::audit::Entry;
-use super::read::{Waiting, sending};
+use super::read::{PendingWithRow, sending};
 use crate::store::StoreError;
 use crate::store::config::{Connection, Map};
 use crate::store::reconcile::outcome::{Conflict, Settled, Take, Verdict};
@@ -17,9 +16,9 @@ use crate::worker::notification;
 use crate::worker::retry_policy;
 use crate::worker::sender::checked_write::{Checked, Outcome};
 
-pub fn judge(
+pub fn resolve(
     map: &Map,
-    w: Waiting,
+    w: PendingWithRow,
     checked: Option<Checked>,
     max_attempts: u32,
 ) -> (Settled, Entry) {
@@ -104,7 +103,7 @@ fn verdict_on(failure: &Failure, attempts: u32, max_attempts: u32, map: &Map) ->
     }
 }
 
-/// An edit that cannot be read, or of which cannot be written down what became of it, because of this error.
+/// An edit that cannot be read, or whose result cannot be recorded, because of this error.
 pub fn blamed(
     map: &Map,
     pending: Pending,
@@ -148,7 +147,7 @@ fn decide(
             Decision::Write | Decision::Landed => {
                 let Some(value) = ours else { continue };
                 settled.known.insert(*id, conflict::hash(value));
-                // What is there already was written by an attempt of which we did not hear.
+                // What is there already was written by an attempt whose response was lost.
                 entry.wrote = true;
                 note(map, &mut entry.fields, *id, ours, theirs);
                 if let Some((_, value)) = raced.iter().find(|(raced, _)| raced == id)
@@ -161,7 +160,7 @@ fn decide(
                 let Some(crm) = theirs else { continue };
                 settled.known.insert(*id, conflict::hash(crm));
                 let undone = settled.pending.undoes(*id);
-                // That somebody's call came to nothing is told even where nothing has to be put right.
+                // A call that was rolled back is reported even where nothing has to be put right.
                 if undone {
                     note_superseded(map, &mut entry.undone, *id, ours, crm);
                 } else if ours != Some(crm) {
@@ -265,6 +264,3 @@ pub fn event(
         error,
     )
 }
-
-/// Results that wait for a lock, with what their audit will say.
-pub type Held = (Arc<Map>, Arc<Connection>, Vec<(Settled, Entry)>);

@@ -399,11 +399,9 @@ impl Worker {
             // What is on its way is outstanding; asking the tables as well would cost a scan each turn. What is on its way
             // for a map that is gone or stands still is nobody's work any more.
             let flying = self.flights.values().any(|f| working.contains(&f.map.id))
-                || self
-                    .reconciling
-                    .values()
-                    .any(|r| working.contains(&r.map.id));
-            let mut outstanding = flying || !self.held.is_empty() || !self.held_pending.is_empty();
+                || self.reconciler.works_on(&working);
+            let mut outstanding =
+                flying || !self.held.is_empty() || self.reconciler.has_unrecorded();
             if !outstanding {
                 outstanding = true;
                 self.confined(Owner::Worker, Step::Flushes, |_| {
