@@ -51,7 +51,7 @@ mod tests {
         assert_eq!(
             rows("SELECT p.proname FROM pg_proc p WHERE p.pronamespace IN ('crm'::regnamespace, 'crm_internal'::regnamespace) AND p.provolatile = 'i'
                   AND p.proname <> ALL ('{hash,base_sent,canonical_id,cell_mask,text_length,filled,words,canonical_object,cell_is_set,cells_and,cells_minus,cells_or,cells_union,cells_has,cells_count,cells_stamp,cells_synced,
-                                         cells_merge,cells_hash,change_target,change_part,check_word,check_interval,check_rules,mask_expression,
+                                         cells_merge,cells_hash,change_target,change_part,check_choice,check_interval,check_rules,mask_expression,
                                          check_credentials,check_connection,judge_mapping,is_unknown_object,described_field,folded_key}')"),
             NOTHING
         );
@@ -79,7 +79,7 @@ mod tests {
             ),
             [
                 "crm.audit_log_default",
-                "crm.carried_key",
+                "crm.mismatched_key",
                 "crm.change",
                 "crm.conflict",
                 "crm.connection",
@@ -92,10 +92,10 @@ mod tests {
                 "crm.pending_write",
                 "crm.queue",
                 "crm.recapture_request",
-                "crm.reread",
-                "crm.unborn",
+                "crm.refetch",
+                "crm.orphaned_create",
                 "crm.webhook_inbox",
-                "crm.written_over",
+                "crm.overwritten_cell",
                 "crm.audit_log_audit_id_seq",
                 "crm.change_change_id_seq",
                 "crm.conflict_conflict_id_seq",
@@ -104,7 +104,7 @@ mod tests {
                 "crm.object_map_map_id_seq",
                 "crm.queue_revision_seq",
                 "crm.recapture_request_request_id_seq",
-                "crm.reread_revision_seq",
+                "crm.refetch_revision_seq",
                 "crm.webhook_inbox_inbox_id_seq",
             ]
         );

@@ -52,21 +52,21 @@ CROSS JOIN LATERAL pg_identify_object(o.classid, o.objid, 0) i
 WHERE o.schema IN ('crm', 'crm_internal', 'crm_stub');
 COMMENT ON VIEW crm.objects IS 'everything in the schemas of pg_crm, with whose it is and what is granted on it';
 
-CREATE FUNCTION crm_internal.strip(classid oid, objid oid) RETURNS void
+CREATE FUNCTION crm_internal.revoke_grants(classid oid, objid oid) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     g record;
 BEGIN
     FOR g IN
         SELECT DISTINCT o.kind, o.identity, a.grantee FROM crm.objects o, aclexplode(o.acl) a
-        WHERE o.classid = strip.classid AND o.objid = strip.objid AND a.grantee <> o.owner
+        WHERE o.classid = revoke_grants.classid AND o.objid = revoke_grants.objid AND a.grantee <> o.owner
     LOOP
         EXECUTE format('REVOKE ALL ON %s %s FROM %s CASCADE',
                        CASE g.kind WHEN 'relation' THEN 'TABLE' WHEN 'function' THEN 'ROUTINE' ELSE upper(g.kind) END,
                        g.identity, CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE g.grantee::regrole::text END);
     END LOOP;
 END $$;
-COMMENT ON FUNCTION crm_internal.strip(oid, oid) IS
+COMMENT ON FUNCTION crm_internal.revoke_grants(oid, oid) IS
     'takes from everybody but its owner what was granted on a new object: to PUBLIC by PostgreSQL, and by the default privileges in force';
 
 -- The extension's script calls it last, and so does the script of an upgrade: what that makes is the superuser's until then, and
@@ -86,7 +86,7 @@ BEGIN
     LOOP
         EXECUTE format('ALTER %s %s OWNER TO crm_engine', o.type, o.identity);
     END LOOP;
-    PERFORM crm_internal.strip(x.classid, x.objid) FROM crm.objects x WHERE x.objid = ANY (fresh);
+    PERFORM crm_internal.revoke_grants(x.classid, x.objid) FROM crm.objects x WHERE x.objid = ANY (fresh);
 END $$;
 COMMENT ON FUNCTION crm_internal.settle_rights() IS 'gives the objects of pg_crm that are new to its role, and nobody else anything';
 
@@ -108,7 +108,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION crm_internal.engine_trouble() IS 'what role crm_engine is and must not be, and the statement that mends it';
 
-CREATE FUNCTION crm_internal.stray_rights() RETURNS TABLE (trouble text)
+CREATE FUNCTION crm_internal.unexpected_grants() RETURNS TABLE (trouble text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT format('%s %s belongs to role %s', o.type, o.identity, o.owner::regrole)
     FROM crm.objects o WHERE o.owner <> 'crm_engine'::regrole
@@ -126,7 +126,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM crm.objects o JOIN pg_attribute t ON t.attrelid = o.objid AND o.kind = 'relation', aclexplode(t.attacl) g
     WHERE g.grantee <> o.owner
 $$;
-COMMENT ON FUNCTION crm_internal.stray_rights() IS 'what belongs to others than role crm_engine, and what is granted beyond crm.access';
+COMMENT ON FUNCTION crm_internal.unexpected_grants() IS 'what belongs to others than role crm_engine, and what is granted beyond crm.access';
 
 CREATE FUNCTION crm_internal.do_grant_access(caller bytea, role regrole, level text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -135,7 +135,7 @@ DECLARE
     levels CONSTANT text[] := '{reader,writer,operator,admin}';
     x record;
 BEGIN
-    PERFORM crm_internal.check_word('level', level, levels);
+    PERFORM crm_internal.check_choice('level', level, levels);
     IF NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.oid = who) THEN
         RAISE insufficient_privilege USING MESSAGE = 'only a superuser grants access to pg_crm', HINT = 'Ask one to call crm.grant_access().';
     END IF;

@@ -58,7 +58,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION crm_internal.require_references(oid, jsonb) IS 'raises unless that role may let the worker read files and environment variables';
 
-CREATE FUNCTION crm_internal.check_word(argument text, word text, known text[]) RETURNS void
+CREATE FUNCTION crm_internal.check_choice(argument text, word text, known text[]) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF word IS NULL OR word <> ALL (known) THEN
@@ -67,7 +67,7 @@ BEGIN
             HINT = format('Known words: %s.', array_to_string(known, ', '));
     END IF;
 END $$;
-COMMENT ON FUNCTION crm_internal.check_word(text, text, text[]) IS 'raises unless the word is known, and lists the known ones';
+COMMENT ON FUNCTION crm_internal.check_choice(text, text, text[]) IS 'raises unless the word is known, and lists the known ones';
 
 CREATE FUNCTION crm_internal.check_interval(argument text, value interval) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -24,7 +24,7 @@ BEGIN
             EXECUTE format('CREATE TABLE crm.%I (LIKE crm.audit_log_default INCLUDING ALL)', 'audit_log_' || to_char(month, 'YYYY_MM'));
             EXECUTE format('CREATE TRIGGER never_emptied BEFORE TRUNCATE ON crm.%I FOR EACH STATEMENT '
                            'EXECUTE FUNCTION crm_internal.refuse_audit_change()', 'audit_log_' || to_char(month, 'YYYY_MM'));
-            PERFORM crm_internal.strip('pg_class'::regclass, c.oid) FROM pg_class c
+            PERFORM crm_internal.revoke_grants('pg_class'::regclass, c.oid) FROM pg_class c
             WHERE c.relnamespace = 'crm'::regnamespace AND c.relname = 'audit_log_' || to_char(month, 'YYYY_MM');
             EXECUTE format('ALTER TABLE crm.audit_log ATTACH PARTITION crm.%I FOR VALUES FROM (%L) TO (%L)',
                            'audit_log_' || to_char(month, 'YYYY_MM'), month, month + interval '1 month');

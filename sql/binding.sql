@@ -21,15 +21,15 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION crm_internal.lost_transform(int) IS 'says which column of a map has a transform that is gone or must not run; NULL: none';
 
-CREATE FUNCTION crm_internal.lost_ground(map_id int) RETURNS text
+CREATE FUNCTION crm_internal.table_trouble(map_id int) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN NOT a.attnotnull THEN format('key column "%s" may be null now', m.key_column)
                 WHEN NOT crm_internal.is_key_type(a.atttypid) THEN format('column "%s" of type %s cannot be a key', m.key_column, format_type(a.atttypid, NULL))
-                WHEN crm_internal.is_lax(m.relation, m.key_column) THEN format('key column "%s" has a nondeterministic collation now', m.key_column)
+                WHEN crm_internal.is_nondeterministic(m.relation, m.key_column) THEN format('key column "%s" has a nondeterministic collation now', m.key_column)
                 WHEN NOT crm_internal.is_key(m.relation, m.key_column, m.shard_column) THEN format('key column "%s" is not unique any more', m.key_column)
                 WHEN NOT crm_internal.is_shard_type(s.atttypid) THEN
                     format('column "%s" of type %s cannot be a shard_column', m.shard_column, format_type(s.atttypid, NULL))
-                WHEN crm_internal.is_lax(m.relation, m.shard_column) THEN format('shard_column "%s" has a nondeterministic collation now', m.shard_column)
+                WHEN crm_internal.is_nondeterministic(m.relation, m.shard_column) THEN format('shard_column "%s" has a nondeterministic collation now', m.shard_column)
                 WHEN NOT s.attnotnull AND NOT crm_internal.is_unique(m.relation, m.key_column) THEN
                     format('shard_column "%s" may be null now', m.shard_column)
                 WHEN c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid) THEN
@@ -45,9 +45,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM crm.object_map m JOIN pg_class c ON c.oid = m.relation
     JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = m.key_column AND NOT a.attisdropped
     LEFT JOIN pg_attribute s ON s.attrelid = c.oid AND s.attname = m.shard_column AND NOT s.attisdropped
-    WHERE m.map_id = lost_ground.map_id
+    WHERE m.map_id = table_trouble.map_id
 $$;
-COMMENT ON FUNCTION crm_internal.lost_ground(int) IS 'says what a mapped table lacks of what mapping it took; NULL: nothing';
+COMMENT ON FUNCTION crm_internal.table_trouble(int) IS 'says what a mapped table lacks of what mapping it took; NULL: nothing';
 
 -- Ties a map to its table as the catalog now has it, and says whether it can work.
 CREATE FUNCTION crm_internal.bind_map(map_id int) RETURNS text
@@ -78,7 +78,7 @@ BEGIN
              (SELECT format('column "%s" of type %s cannot be a %s', f.column_name, format_type(b.type_id, NULL), f.data_type)
               FROM crm.field_map f JOIN crm.bound_column b USING (map_id, column_name)
               WHERE f.map_id = m.map_id AND f.transform_out IS NULL AND NOT crm_internal.type_fits(b.type_id, f.data_type)
-              ORDER BY f.field_id LIMIT 1), crm_internal.lost_transform(m.map_id), crm_internal.lost_ground(m.map_id))
+              ORDER BY f.field_id LIMIT 1), crm_internal.lost_transform(m.map_id), crm_internal.table_trouble(m.map_id))
         END INTO reason;
     reason := nullif(concat_ws('; ', reason, m.keys_changed), '');
     INSERT INTO crm.map_state (map_id, state, reason)

@@ -259,7 +259,7 @@ $f$, m.map_id, translate(m.relation::text, E'\n\r', '  '), checks_update, crm_in
 
     EXECUTE format('CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER '
                    'SET search_path = pg_catalog, pg_temp%s AS %L', fn, crm_internal.pinned_settings(m.map_id), body);
-    PERFORM crm_internal.strip('pg_proc'::regclass, to_regprocedure(fn || '()'));
+    PERFORM crm_internal.revoke_grants('pg_proc'::regclass, to_regprocedure(fn || '()'));
     EXECUTE format('COMMENT ON FUNCTION %s() IS %L', fn, format('validation and change capture of %s for map %s', m.relation, m.map_id));
     EXECUTE format('ALTER FUNCTION %s() DEPENDS ON EXTENSION pg_crm', fn);
 
@@ -309,7 +309,7 @@ $f$, m.map_id, translate(m.relation::text, E'\n\r', '  '), columns, types, join_
      CASE WHEN realtime THEN 'true' ELSE 'false' END);
         EXECUTE format('CREATE OR REPLACE FUNCTION %s_row() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER '
                        'SET search_path = pg_catalog, pg_temp%s AS %L', fn, crm_internal.pinned_settings(m.map_id), body);
-        PERFORM crm_internal.strip('pg_proc'::regclass, to_regprocedure(fn || '_row()'));
+        PERFORM crm_internal.revoke_grants('pg_proc'::regclass, to_regprocedure(fn || '_row()'));
         EXECUTE format('COMMENT ON FUNCTION %s_row() IS %L', fn, format('change capture of replicated rows of %s for map %s', m.relation, m.map_id));
         EXECUTE format('ALTER FUNCTION %s_row() DEPENDS ON EXTENSION pg_crm', fn);
     END IF;

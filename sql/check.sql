@@ -85,7 +85,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     WHERE NOT EXISTS (SELECT FROM crm.ledger l WHERE l.shard_key = x.shard_key AND l.map_id = x.map_id AND l.record_key = x.record_key)
     UNION ALL
     SELECT 'changes come in', format('CRM record %s is to be read for map %s since %s, and nothing holds it up', r.crm_id, r.map_id, r.since)
-    FROM crm.reread r JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
+    FROM crm.refetch r JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
     LEFT JOIN crm.map_state s USING (map_id) LEFT JOIN crm.connection_state cs USING (connection_id)
     WHERE r.due_at < now() - interval '5 minutes' AND NOT c.paused AND c.home = crm.home() AND s.state IS DISTINCT FROM 'error' AND cs.state IS DISTINCT FROM 'error'
       AND coalesce(cs.blocked_until < now() - interval '5 minutes', true) AND crm.worker_state() = 'running'
@@ -122,7 +122,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     FROM crm.connection c, crm.credential s, jsonb_each_text(s.secret) e
     WHERE s.connection_id = c.connection_id AND length(e.value) > 5 AND position(e.value IN c.options::text) > 0
     UNION ALL
-    SELECT 'nobody has more rights', t.trouble FROM crm_internal.stray_rights() t
+    SELECT 'nobody has more rights', t.trouble FROM crm_internal.unexpected_grants() t
     UNION ALL
     SELECT 'nobody has more rights', format('role crm_engine: %s (%s)', t.trouble, t.hint) FROM crm_internal.engine_trouble() t
     UNION ALL

@@ -85,7 +85,7 @@ DECLARE
 BEGIN
     PERFORM crm_internal.refuse_restricted();
     UPDATE crm.connection k SET paused = false WHERE k.connection_id = c.connection_id;
-    UPDATE crm.connection_state s SET blocked_until = '-infinity', failures = 0, told_at = NULL
+    UPDATE crm.connection_state s SET blocked_until = '-infinity', failures = 0, usage_reported_at = NULL
     WHERE s.connection_id = c.connection_id AND s.state = 'ok';
     PERFORM crm_internal.notify_worker(false);
 END $$;

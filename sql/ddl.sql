@@ -53,7 +53,7 @@ BEGIN
         WHERE b.map_id = m.map_id AND a.attrelid = m.relation AND a.attnum = b.attnum AND a.attname <> b.column_name;
     END IF;
     -- Before the triggers are made anew, which is DDL of its own.
-    trouble := coalesce(trouble || '; crm.map_field() or crm.unmap_field() mends it', crm_internal.lost_ground(m.map_id));
+    trouble := coalesce(trouble || '; crm.map_field() or crm.unmap_field() mends it', crm_internal.table_trouble(m.map_id));
     trouble := nullif(concat_ws('; ', trouble, m.keys_changed), '');
     UPDATE crm.map_state s
     SET state = CASE WHEN trouble IS NULL THEN 'idle' ELSE 'error' END, reason = trouble, stale = false
@@ -194,7 +194,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
        OR s.state <> 'error' AND (
               EXISTS (SELECT FROM pg_attribute a
                       WHERE a.attrelid = m.relation AND a.attname = m.key_column AND NOT a.attisdropped
-                        AND (NOT a.attnotnull OR crm_internal.is_lax(m.relation, m.key_column) OR crm_internal.is_lax(m.relation, m.shard_column)
+                        AND (NOT a.attnotnull OR crm_internal.is_nondeterministic(m.relation, m.key_column) OR crm_internal.is_nondeterministic(m.relation, m.shard_column)
                              OR NOT EXISTS (SELECT FROM pg_index x
                                             WHERE x.indrelid = m.relation AND x.indisunique AND x.indisvalid AND a.attnum = ANY (x.indkey))))
            OR c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = m.relation))

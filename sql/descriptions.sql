@@ -82,7 +82,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION crm_internal.text_bound(regclass, name) IS 'the longest text that a column''s type admits; NULL: any';
 
-CREATE FUNCTION crm_internal.stated_mapping(m crm.object_map, fields crm.field_map[]) RETURNS jsonb
+CREATE FUNCTION crm_internal.mapping_json(m crm.object_map, fields crm.field_map[]) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT jsonb_build_object('on_insert', m.on_insert, 'external_id_field', m.external_id_field, 'fields',
         coalesce(jsonb_agg(jsonb_build_object(
@@ -95,7 +95,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
             'choices', (SELECT jsonb_agg(v #>> '{}') FROM jsonb_array_elements(f.validation -> 'choices') v)) ORDER BY f.field_id), '[]'))
     FROM unnest(fields) f
 $$;
-COMMENT ON FUNCTION crm_internal.stated_mapping(crm.object_map, crm.field_map[]) IS 'a mapping as crm_internal.judge_mapping() takes it';
+COMMENT ON FUNCTION crm_internal.mapping_json(crm.object_map, crm.field_map[]) IS 'a mapping as crm_internal.judge_mapping() takes it';
 
 CREATE FUNCTION crm_internal.described_field(description jsonb, crm_field text) RETURNS jsonb
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -110,10 +110,10 @@ COMMENT ON FUNCTION crm_internal.described_field(jsonb, text) IS
 -- The worker compares keys by it, and does not ask the CRM for that.
 CREATE FUNCTION crm_internal.note_key_field(m crm.object_map, description jsonb) RETURNS void
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-    UPDATE crm.object_map o SET key_minds_case = (d ->> 'minds_case')::bool, key_max_length = (d ->> 'max_length')::int
+    UPDATE crm.object_map o SET key_is_case_sensitive = (d ->> 'minds_case')::bool, key_max_length = (d ->> 'max_length')::int
     FROM jsonb_array_elements(description -> 'fields') d
     WHERE o.map_id = m.map_id AND d ->> 'name' = m.external_id_field
-      AND (o.key_minds_case, o.key_max_length) IS DISTINCT FROM ((d ->> 'minds_case')::bool, (d ->> 'max_length')::int)
+      AND (o.key_is_case_sensitive, o.key_max_length) IS DISTINCT FROM ((d ->> 'minds_case')::bool, (d ->> 'max_length')::int)
 $$;
 COMMENT ON FUNCTION crm_internal.note_key_field(crm.object_map, jsonb) IS 'remembers what a CRM says of the field that holds the keys of a map';
 
@@ -147,7 +147,7 @@ BEGIN
     END IF;
     FOR finding IN
         SELECT j.field, j.severity, j.code, j.message, j.hint, f.column_name
-        FROM jsonb_to_recordset(crm_internal.judge_mapping(answer -> 'description', crm_internal.stated_mapping(m,
+        FROM jsonb_to_recordset(crm_internal.judge_mapping(answer -> 'description', crm_internal.mapping_json(m,
                  ARRAY(SELECT x FROM crm.field_map x WHERE x.map_id = m.map_id))))
              AS j (field text, severity text, code text, message text, hint text)
         LEFT JOIN crm.field_map f ON f.map_id = m.map_id AND f.crm_field = j.field
@@ -175,7 +175,7 @@ COMMENT ON FUNCTION crm.check_mapping(int) IS
     'as the table''s owner. Errors: 42704 no such map';
 
 -- For crm.map_field(): raises what is certain and says the rest. Whoever maps must not be kept from it by a CRM that is down.
-CREATE FUNCTION crm_internal.require_fit(m crm.object_map, f crm.field_map) RETURNS jsonb
+CREATE FUNCTION crm_internal.require_compatible(m crm.object_map, f crm.field_map) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     connection text := (SELECT c.name FROM crm.connection c WHERE c.connection_id = m.connection_id);
@@ -193,7 +193,7 @@ BEGIN
     FOREACH fresh IN ARRAY '{false,true}'::bool[] LOOP
         answer := crm_internal.ask_fields(m.connection_id, m.crm_object, fresh);
         EXIT WHEN answer ? 'failure';
-        findings := crm_internal.judge_mapping(answer -> 'description', crm_internal.stated_mapping(m, fields));
+        findings := crm_internal.judge_mapping(answer -> 'description', crm_internal.mapping_json(m, fields));
         EXIT WHEN NOT (answer ->> 'is_kept')::bool
             OR NOT jsonb_path_exists(findings, '$[*] ? (@.field == $name && @.severity == "error")', jsonb_build_object('name', f.crm_field))
                -- What it says of the field that holds the keys is remembered.
@@ -232,5 +232,5 @@ BEGIN
     END LOOP;
     RETURN crm_internal.described_field(answer -> 'description', f.crm_field);
 END $$;
-COMMENT ON FUNCTION crm_internal.require_fit(crm.object_map, crm.field_map) IS
+COMMENT ON FUNCTION crm_internal.require_compatible(crm.object_map, crm.field_map) IS
     'raises if the CRM says that a field cannot be mapped so (pg_crm.check_fields), says what is doubtful, and returns what the CRM tells of the field''s values (NULL: nothing)';

@@ -29,21 +29,21 @@ COMMENT ON FUNCTION crm_internal.check_transform(text, regprocedure, regclass) I
     'raises unless the function takes and returns one jsonb, and belongs to somebody who could act as the table''s owner anyway';
 
 -- What is on its way was read by the mapping of before. As after an edit in the meantime, all its cells go once more.
-CREATE FUNCTION crm_internal.send_again(map_id int) RETURNS void
+CREATE FUNCTION crm_internal.resend_in_flight(map_id int) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     UPDATE crm.queue q
     SET revision = nextval('crm.queue_revision_seq'),
         -- A record that is just being created has taken every field but those mapped since.
         cells = CASE WHEN q.op = 'c' THEN coalesce(crm_internal.map_cells(q.map_id), q.cells) ELSE q.cells END
     FROM crm.claim k, unnest(k.shard_keys, k.record_keys) AS r (shard_key, record_key)
-    WHERE k.map_id = send_again.map_id AND k.path = 'batch' AND q.shard_key = r.shard_key AND q.map_id = k.map_id
+    WHERE k.map_id = resend_in_flight.map_id AND k.path = 'batch' AND q.shard_key = r.shard_key AND q.map_id = k.map_id
       AND q.record_key = r.record_key AND q.state = 'queued' AND q.op <> 'd';
     UPDATE crm.pending_write p SET revision = p.revision + 1
     FROM crm.claim k, unnest(k.shard_keys, k.record_keys) AS r (shard_key, record_key)
-    WHERE k.map_id = send_again.map_id AND k.path = 'reconcile' AND p.shard_key = r.shard_key AND p.map_id = k.map_id
+    WHERE k.map_id = resend_in_flight.map_id AND k.path = 'reconcile' AND p.shard_key = r.shard_key AND p.map_id = k.map_id
       AND p.record_key = r.record_key AND p.state = 'queued';
 $$;
-COMMENT ON FUNCTION crm_internal.send_again(int) IS 'has the records of a map that are on their way sent once more, by the mapping as it is now';
+COMMENT ON FUNCTION crm_internal.resend_in_flight(int) IS 'has the records of a map that are on their way sent once more, by the mapping as it is now';
 
 CREATE FUNCTION crm_internal.do_map_field(caller bytea, map_id int, column_name name, crm_field text, direction text,
                         data_type text, validation jsonb, on_conflict text, transform_out regprocedure,
@@ -59,8 +59,8 @@ DECLARE
     id smallint;
 BEGIN
     PERFORM crm_internal.require_owner(who, m.relation);
-    PERFORM crm_internal.check_word('direction', direction, '{outbound,bidirectional,inbound}');
-    PERFORM crm_internal.check_word('on_conflict', on_conflict,
+    PERFORM crm_internal.check_choice('direction', direction, '{outbound,bidirectional,inbound}');
+    PERFORM crm_internal.check_choice('on_conflict', on_conflict,
         '{crm_wins,local_wins,merge_with_audit,manual_review,immutable_after_bind,last_writer_wins}');
     IF coalesce(crm_field, '') = '' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'crm_field must name a field of the CRM object',
@@ -91,7 +91,7 @@ BEGIN
             HINT = 'Give data_type and a transform_out that turns the column into it.';
     END IF;
     data_type := coalesce(data_type, suggested);
-    PERFORM crm_internal.check_word('data_type', data_type, '{text,number,boolean,date,timestamp,choice,multi_choice,reference,json}');
+    PERFORM crm_internal.check_choice('data_type', data_type, '{text,number,boolean,date,timestamp,choice,multi_choice,reference,json}');
     IF transform_out IS NULL AND NOT crm_internal.type_fits(type_id, data_type) THEN
         RAISE datatype_mismatch USING
             MESSAGE = format('column "%s" of type %s cannot be a %s', column_name, format_type(type_id, NULL), data_type),
@@ -114,7 +114,7 @@ BEGIN
     END;
     stated := (m.map_id, 0, column_name, crm_field, direction, data_type, coalesce(validation, '{}'), on_conflict,
                transform_out, transform_in, materialize, NULL);
-    stated.described := crm_internal.require_fit(m, stated);
+    stated.described := crm_internal.require_compatible(m, stated);
     -- The worker holds it while it claims records, so it is not held while the CRM is asked.
     PERFORM FROM crm.object_map o WHERE o.map_id = m.map_id FOR NO KEY UPDATE;
     IF NOT FOUND THEN
@@ -166,7 +166,7 @@ BEGIN
     UPDATE crm.object_map o SET keys_changed = NULL WHERE o.map_id = m.map_id AND o.keys_changed IS NOT NULL;
     PERFORM crm_internal.bind_map(m.map_id);
     PERFORM crm_internal.install_capture(m.map_id);
-    PERFORM crm_internal.send_again(m.map_id);
+    PERFORM crm_internal.resend_in_flight(m.map_id);
     PERFORM crm_internal.notify_worker(false);
     RETURN id;
 END $$;
@@ -205,7 +205,7 @@ BEGIN
     END IF;
     PERFORM crm_internal.bind_map(m.map_id);
     PERFORM crm_internal.install_capture(m.map_id);
-    PERFORM crm_internal.send_again(m.map_id);
+    PERFORM crm_internal.resend_in_flight(m.map_id);
     PERFORM crm_internal.notify_worker(false);
 END $$;
 COMMENT ON FUNCTION crm_internal.do_unmap_field(bytea, int, name) IS 'what crm.unmap_field() does for the role that crm_internal.caller() names';

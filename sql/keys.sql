@@ -70,12 +70,12 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION crm_internal.key_text(text, oid) IS 'a key as pg_crm spells it, of a column of that type; raises where it cannot be one';
 
-CREATE FUNCTION crm_internal.is_lax(relation oid, column_name name) RETURNS bool
+CREATE FUNCTION crm_internal.is_nondeterministic(relation oid, column_name name) RETURNS bool
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT EXISTS (SELECT FROM pg_attribute a JOIN pg_collation c ON c.oid = a.attcollation
                    WHERE a.attrelid = relation AND a.attname = column_name AND NOT a.attisdropped AND NOT c.collisdeterministic)
 $$;
-COMMENT ON FUNCTION crm_internal.is_lax(oid, name) IS 'whether a column''s collation calls texts equal that differ, so that its text is no identity';
+COMMENT ON FUNCTION crm_internal.is_nondeterministic(oid, name) IS 'whether a column''s collation calls texts equal that differ, so that its text is no identity';
 
 CREATE FUNCTION crm_internal.is_unique(relation oid, column_name name) RETURNS bool
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$

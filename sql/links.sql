@@ -18,7 +18,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     FROM unnest(shard_keys, record_keys) AS k (shard_key, record_key)
     WHERE q.shard_key = k.shard_key AND q.map_id = link_records.map_id AND q.record_key = k.record_key;
     DELETE FROM crm.former_link f WHERE f.map_id = link_records.map_id AND f.crm_id = ANY (crm_ids);
-    DELETE FROM crm.unborn u USING unnest(shard_keys, record_keys) AS k (shard_key, record_key)
+    DELETE FROM crm.orphaned_create u USING unnest(shard_keys, record_keys) AS k (shard_key, record_key)
     WHERE u.shard_key = k.shard_key AND u.map_id = link_records.map_id AND u.record_key = k.record_key;
     DELETE FROM crm.conflict c USING unnest(shard_keys, record_keys) AS k (shard_key, record_key)
     WHERE c.shard_key = k.shard_key AND c.map_id = link_records.map_id AND c.record_key = k.record_key AND c.field_id = -1;
@@ -38,11 +38,11 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     UPDATE crm.ledger l SET crm_id = NULL, hashes = NULL, detached = true
     WHERE l.shard_key = unlink_record.shard_key AND l.map_id = unlink_record.map_id AND l.record_key = unlink_record.record_key;
     -- Another CRM record that claimed the row may have it now.
-    INSERT INTO crm.reread AS r (map_id, crm_id)
+    INSERT INTO crm.refetch AS r (map_id, crm_id)
     SELECT c.map_id, c.crm_value #>> '{}' FROM crm.conflict c
     WHERE c.shard_key = unlink_record.shard_key AND c.map_id = unlink_record.map_id AND c.record_key = unlink_record.record_key
       AND c.field_id = -1 AND c.crm_value #>> '{}' IS NOT NULL
-    ON CONFLICT ON CONSTRAINT reread_pkey DO UPDATE SET revision = excluded.revision, due_at = now();
+    ON CONFLICT ON CONSTRAINT refetch_pkey DO UPDATE SET revision = excluded.revision, due_at = now();
     DELETE FROM crm.conflict c
     WHERE c.shard_key = unlink_record.shard_key AND c.map_id = unlink_record.map_id AND c.record_key = unlink_record.record_key
       AND c.field_id = -1;

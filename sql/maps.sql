@@ -17,14 +17,14 @@ DECLARE
     same text;
     id int;
 BEGIN
-    PERFORM crm_internal.check_word('on_insert', on_insert, '{ignore,create}');
-    PERFORM crm_internal.check_word('on_delete', on_delete, '{ignore,unlink,delete}');
-    PERFORM crm_internal.check_word('on_crm_insert', on_crm_insert, '{ignore,insert}');
-    PERFORM crm_internal.check_word('on_crm_delete', on_crm_delete, '{ignore,unlink,delete}');
-    PERFORM crm_internal.check_word('conflict_scope', conflict_scope, '{record,fields}');
+    PERFORM crm_internal.check_choice('on_insert', on_insert, '{ignore,create}');
+    PERFORM crm_internal.check_choice('on_delete', on_delete, '{ignore,unlink,delete}');
+    PERFORM crm_internal.check_choice('on_crm_insert', on_crm_insert, '{ignore,insert}');
+    PERFORM crm_internal.check_choice('on_crm_delete', on_crm_delete, '{ignore,unlink,delete}');
+    PERFORM crm_internal.check_choice('conflict_scope', conflict_scope, '{record,fields}');
     PERFORM crm_internal.check_interval('write_interval', write_interval);
     PERFORM crm_internal.check_interval('ingest_interval', ingest_interval);
-    PERFORM crm_internal.check_word('capture', capture, '{origin,always}');
+    PERFORM crm_internal.check_choice('capture', capture, '{origin,always}');
     IF coalesce(crm_object, '') = '' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'crm_object must name the CRM''s object', HINT = 'For example Contact (Salesforce) or contacts (HubSpot).';
     END IF;
@@ -113,7 +113,7 @@ BEGIN
                 HINT = 'A shard_column is a number, a text, a uuid, an enum, a boolean, a date or a timestamp.';
         END IF;
     END IF;
-    SELECT u.name INTO lax FROM unnest(ARRAY[key_column, shard_column]) AS u (name) WHERE crm_internal.is_lax(relation, u.name) LIMIT 1;
+    SELECT u.name INTO lax FROM unnest(ARRAY[key_column, shard_column]) AS u (name) WHERE crm_internal.is_nondeterministic(relation, u.name) LIMIT 1;
     IF FOUND THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('column "%s" of "%s" has a nondeterministic collation and cannot be a key', lax, relation),
@@ -217,7 +217,7 @@ DECLARE
     m crm.object_map := crm_internal.map_of(map_id);
 BEGIN
     PERFORM crm_internal.require_owner(who, m.relation);
-    PERFORM crm_internal.check_word('capture', capture, '{origin,always}');
+    PERFORM crm_internal.check_choice('capture', capture, '{origin,always}');
     PERFORM crm_internal.check_capture(m.relation, capture);
     UPDATE crm.object_map o SET capture = do_set_capture.capture WHERE o.map_id = m.map_id;
     PERFORM crm_internal.install_capture(m.map_id);
@@ -248,11 +248,11 @@ BEGIN
     DELETE FROM crm.dead_letter x WHERE x.map_id = m.map_id;
     DELETE FROM crm.pending_write x WHERE x.map_id = m.map_id;
     DELETE FROM crm.conflict x WHERE x.map_id = m.map_id;
-    DELETE FROM crm.reread x WHERE x.map_id = m.map_id;
-    DELETE FROM crm.written_over x WHERE x.map_id = m.map_id;
+    DELETE FROM crm.refetch x WHERE x.map_id = m.map_id;
+    DELETE FROM crm.overwritten_cell x WHERE x.map_id = m.map_id;
     DELETE FROM crm.former_link x WHERE x.map_id = m.map_id;
-    DELETE FROM crm.unborn x WHERE x.map_id = m.map_id;
-    DELETE FROM crm.carried_key x WHERE x.map_id = m.map_id;
+    DELETE FROM crm.orphaned_create x WHERE x.map_id = m.map_id;
+    DELETE FROM crm.mismatched_key x WHERE x.map_id = m.map_id;
     -- First the rows by which the worker sees that somebody holds a record.
     DELETE FROM crm.ledger x WHERE x.map_id = m.map_id;
     DELETE FROM crm.queue x WHERE x.map_id = m.map_id;

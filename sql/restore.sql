@@ -1,7 +1,7 @@
 -- Where the configuration is at home, and whether it is whole: what came by a restore or with a copy of a database.
 
 -- A parallel restore may make a table's key, and so have its map bound, before it brings the map's fields.
-CREATE FUNCTION crm_internal.bind_again() RETURNS trigger
+CREATE FUNCTION crm_internal.rebind_restored() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     -- Whoever is binding one of these maps has seen none of these fields.
@@ -9,13 +9,13 @@ BEGIN
     DELETE FROM crm.map_state s WHERE s.map_id IN (SELECT f.map_id FROM fresh f);
     RETURN NULL;
 END $$;
-COMMENT ON FUNCTION crm_internal.bind_again() IS 'trigger: fields that came by a restore, and not by crm.map_field(), have their map bound anew';
+COMMENT ON FUNCTION crm_internal.rebind_restored() IS 'trigger: fields that came by a restore, and not by crm.map_field(), have their map bound anew';
 
 CREATE FUNCTION crm_internal.is_restoring() RETURNS bool
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$ SELECT current_user <> 'crm_engine' $$;
 COMMENT ON FUNCTION crm_internal.is_restoring() IS 'whether the configuration is being changed by somebody else than the functions of pg_crm: a restore, or a superuser';
-CREATE TRIGGER restored AFTER INSERT ON crm.field_map REFERENCING NEW TABLE AS fresh
-    FOR EACH STATEMENT WHEN (crm_internal.is_restoring()) EXECUTE FUNCTION crm_internal.bind_again();
+CREATE TRIGGER rebind AFTER INSERT ON crm.field_map REFERENCING NEW TABLE AS fresh
+    FOR EACH STATEMENT WHEN (crm_internal.is_restoring()) EXECUTE FUNCTION crm_internal.rebind_restored();
 
 CREATE FUNCTION crm.adopt_connections(connection text DEFAULT NULL) RETURNS SETOF text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

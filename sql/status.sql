@@ -2,7 +2,7 @@
 
 CREATE VIEW crm.rate_budget AS
 WITH told AS (
-    SELECT c.connection_id, c.name AS connection, c.provider, c.options, s.told_at, s.usage,
+    SELECT c.connection_id, c.name AS connection, c.provider, c.options, s.usage_reported_at AS told_at, s.usage,
            least(greatest(coalesce((c.options ->> 'realtime_reserve')::numeric, 0.2), 0), 0.9) AS reserve,
            (s.usage ->> 'daily_limit')::bigint AS daily_limit, (s.usage ->> 'daily_remaining')::bigint AS daily_remaining,
            (s.usage ->> 'window_limit')::bigint AS window_limit, (s.usage ->> 'window_remaining')::bigint AS window_remaining,
@@ -39,7 +39,7 @@ CROSS JOIN LATERAL (
             WHERE m.connection_id = t.connection_id AND q.state = 'queued')
          + (SELECT count(*) FROM crm.pending_write p JOIN crm.object_map m USING (map_id)
             WHERE m.connection_id = t.connection_id AND p.state = 'queued')
-         + (SELECT count(*) FROM crm.reread r JOIN crm.object_map m USING (map_id)
+         + (SELECT count(*) FROM crm.refetch r JOIN crm.object_map m USING (map_id)
             WHERE m.connection_id = t.connection_id AND r.due_at < 'infinity') AS waiting) w;
 COMMENT ON VIEW crm.rate_budget IS
     'the request budgets of each connection: what the CRM told last (day, window), what a broker on the way told (broker) and what the admin allows (rate_limit, daily_limit)';

@@ -37,9 +37,9 @@ BEGIN
     SET state = 'queued', attempts = 0, next_attempt_at = now(), error_class = NULL, last_error = NULL, revision = p.revision + 1
     FROM unnest(dead) d
     WHERE d.path = 'reconcile' AND p.shard_key = d.shard_key AND p.map_id = d.map_id AND p.record_key = d.record_key AND p.state = 'dead';
-    INSERT INTO crm.reread AS r (map_id, crm_id)
+    INSERT INTO crm.refetch AS r (map_id, crm_id)
     SELECT DISTINCT d.map_id, d.crm_id FROM unnest(dead) d WHERE d.path = 'ingest'
-    ON CONFLICT ON CONSTRAINT reread_pkey DO UPDATE SET revision = excluded.revision, attempts = 0, due_at = now();
+    ON CONFLICT ON CONSTRAINT refetch_pkey DO UPDATE SET revision = excluded.revision, attempts = 0, due_at = now();
     DELETE FROM crm.dead_letter x USING unnest(dead) d WHERE x.shard_key = d.shard_key AND x.dead_letter_id = d.dead_letter_id;
     GET DIAGNOSTICS n = ROW_COUNT;
     PERFORM crm_internal.notify_worker(true);

@@ -46,7 +46,7 @@ CREATE TABLE crm.object_map (
     ingest_interval   interval NOT NULL DEFAULT '1 minute'
                       CHECK (ingest_interval BETWEEN interval '1 minute' AND interval '24 hours'),
     next_field_id     smallint NOT NULL DEFAULT 0,
-    key_minds_case    bool,
+    key_is_case_sensitive    bool,
     key_max_length    int,
     capture           text NOT NULL DEFAULT 'origin' CHECK (capture IN ('origin', 'always')),
     keys_changed      text,
@@ -55,7 +55,7 @@ CREATE TABLE crm.object_map (
 COMMENT ON TABLE crm.object_map IS 'which table goes with which CRM object; made by crm.map_object()';
 COMMENT ON COLUMN crm.object_map.key_column IS 'identifies a row; its text is the record_key';
 COMMENT ON COLUMN crm.object_map.external_id_field IS 'CRM field that holds our record_key; created records are upserted by it';
-COMMENT ON COLUMN crm.object_map.key_minds_case IS
+COMMENT ON COLUMN crm.object_map.key_is_case_sensitive IS
     'whether the CRM tells records apart by the case of their external_id_field, as it said when a field was mapped; NULL: it did not';
 COMMENT ON COLUMN crm.object_map.key_max_length IS 'how many characters the external_id_field has room for, as the CRM said; NULL: it did not';
 COMMENT ON COLUMN crm.object_map.capture IS

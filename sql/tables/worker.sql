@@ -8,7 +8,7 @@ CREATE TABLE crm.connection_state (
     error_class   text,
     last_error    text,
     usage         jsonb NOT NULL DEFAULT '{}',
-    told_at       timestamptz,
+    usage_reported_at timestamptz,
     changed_at    timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE crm.connection_state IS 'health of connections, kept by the worker';
@@ -16,7 +16,7 @@ COMMENT ON COLUMN crm.connection_state.state IS 'error: the credentials are refu
 COMMENT ON COLUMN crm.connection_state.failures IS 'times in a row that the CRM could not be reached or asked to wait';
 COMMENT ON COLUMN crm.connection_state.blocked_until IS 'nothing is sent before this time (outage, rate limit)';
 COMMENT ON COLUMN crm.connection_state.usage IS 'the request budget as the CRM last told it; see crm.rate_budget';
-COMMENT ON COLUMN crm.connection_state.told_at IS 'when it did';
+COMMENT ON COLUMN crm.connection_state.usage_reported_at IS 'when it did';
 
 CREATE TABLE crm.map_state (
     map_id        int PRIMARY KEY REFERENCES crm.object_map ON DELETE CASCADE,

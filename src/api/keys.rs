@@ -18,7 +18,7 @@ COMMENT ON FUNCTION crm_internal.folded_key(text) IS 'a key in lower case and wi
 -- shards, a key does not tell whose it is.
 CREATE INDEX ledger_folded ON crm.ledger (map_id, hashtextextended(coalesce(crm_internal.folded_key(record_key), record_key), 0))
     WHERE crm_internal.folded_key(record_key) IS NOT NULL OR shard_key <> '';
-CREATE INDEX carried_key_folded ON crm.carried_key (map_id, hashtextextended(coalesce(crm_internal.folded_key(external_id), external_id), 0));
+CREATE INDEX carried_key_folded ON crm.mismatched_key (map_id, hashtextextended(coalesce(crm_internal.folded_key(external_id), external_id), 0));
 "#,
     name = "keys_comments",
     requires = [folded_key]

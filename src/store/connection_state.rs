@@ -36,7 +36,7 @@ pub fn used(client: &mut SpiClient, connection_id: i32, news: &News) -> Result<(
         tell("requests", Some(spent.requests));
     }
     client.update(
-        Cached("UPDATE crm.connection_state SET usage = coalesce(usage, '{}') || $2::jsonb, told_at = now() WHERE connection_id = $1"),
+        Cached("UPDATE crm.connection_state SET usage = coalesce(usage, '{}') || $2::jsonb, usage_reported_at = now() WHERE connection_id = $1"),
         None,
         &[connection_id.into(), Json::from(told).to_string().into()],
     )?;

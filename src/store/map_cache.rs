@@ -28,7 +28,7 @@ fn forget() {
 }
 
 /// Postgres calls these when a table, a function or a role is altered, here or elsewhere; changes of the configuration are told the same way
-/// (`crm_internal.tell_of_change()`).
+/// (`crm_internal.invalidate_configuration()`).
 #[pg_guard]
 unsafe extern "C-unwind" fn table_changed(_argument: pg_sys::Datum, _table: pg_sys::Oid) {
     forget();

@@ -37,7 +37,7 @@ pub fn connections(client: &SpiClient) -> Result<Vec<Connection>, StoreError> {
                 coalesce(s.state = 'error', false) OR c.home <> crm.home(), coalesce(s.failures, 0),
                 (extract(epoch FROM greatest(coalesce(s.blocked_until, '-infinity'), now() - interval '1 day') - now()) * 1000)::bigint,
                 coalesce(k.version, 0), (s.usage ->> 'daily_remaining')::bigint, (s.usage ->> 'daily_limit')::bigint,
-                (extract(epoch FROM s.told_at) * 1000)::bigint,
+                (extract(epoch FROM s.usage_reported_at) * 1000)::bigint,
                 (s.usage ->> 'day')::bigint, (s.usage ->> 'requests')::bigint, c.home <> crm.home()
          FROM crm.connection c
          LEFT JOIN crm.connection_state s USING (connection_id)

@@ -78,7 +78,7 @@ pub fn maps_of(
                          AND NOT (SELECT r.rolsuper OR r.rolbypassrls FROM pg_roles r WHERE r.oid = c.relowner), false),
                 m.conflict_scope = 'record', m.on_crm_insert = 'insert',
                 coalesce(crm_internal.key_expression('{}', a.atttypid), ''), z.typname::text, crm_internal.key_expression('{}', s.atttypid), s.attnotnull,
-                (SELECT n.provider FROM crm.connection n WHERE n.connection_id = m.connection_id), m.key_minds_case, m.key_max_length,
+                (SELECT n.provider FROM crm.connection n WHERE n.connection_id = m.connection_id), m.key_is_case_sensitive, m.key_max_length,
                 array_remove(ARRAY[a.atttypid, s.atttypid], NULL),
                 m.on_insert = 'create', m.on_delete <> 'ignore'
          FROM crm.object_map m

@@ -25,7 +25,7 @@ pub fn due(
 ) -> Result<Vec<Reread>, StoreError> {
     let rows = client.select(
         Cached(
-            "SELECT crm_id, revision, attempts, merged_into FROM crm.reread WHERE map_id = $1 AND due_at <= now()
+            "SELECT crm_id, revision, attempts, merged_into FROM crm.refetch WHERE map_id = $1 AND due_at <= now()
              ORDER BY due_at, crm_id LIMIT $2",
         ),
         None,
@@ -65,7 +65,7 @@ pub fn ask(
     }
     client.update(
         Cached(
-            "INSERT INTO crm.reread AS r (map_id, crm_id, merged_into, due_at)
+            "INSERT INTO crm.refetch AS r (map_id, crm_id, merged_into, due_at)
              SELECT DISTINCT ON (k.crm_id) $1, k.crm_id, k.merged_into, now() + $4 * interval '1 ms'
              FROM unnest($2::text[], $3::text[]) AS k (crm_id, merged_into) ORDER BY k.crm_id, k.merged_into
              ON CONFLICT (map_id, crm_id) DO UPDATE
@@ -87,7 +87,7 @@ pub fn ask(
 pub fn look_out_for_linked(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
     client.update(
         Cached(
-            "INSERT INTO crm.reread (map_id, crm_id, due_at)
+            "INSERT INTO crm.refetch (map_id, crm_id, due_at)
              SELECT DISTINCT l.map_id, l.crm_id, timestamptz 'infinity' FROM crm.ledger l
              WHERE l.map_id = $1 AND l.crm_id IS NOT NULL AND NOT l.detached
              ON CONFLICT (map_id, crm_id) DO NOTHING",
@@ -102,9 +102,9 @@ pub fn look_out_for_linked(client: &mut SpiClient, map_id: i32) -> Result<(), St
 pub fn seen(client: &mut SpiClient, map_id: i32, crm_ids: Vec<&str>) -> Result<(), StoreError> {
     client.update(
         Cached(
-            "DELETE FROM crm.reread r USING unnest($2::text[]) AS k (crm_id)
+            "DELETE FROM crm.refetch r USING unnest($2::text[]) AS k (crm_id)
              WHERE r.map_id = $1 AND r.crm_id = k.crm_id AND r.due_at = 'infinity'
-               AND EXISTS (SELECT FROM crm.reread x WHERE x.map_id = $1 AND x.due_at = 'infinity')",
+               AND EXISTS (SELECT FROM crm.refetch x WHERE x.map_id = $1 AND x.due_at = 'infinity')",
         ),
         None,
         &[map_id.into(), crm_ids.into()],
@@ -116,7 +116,7 @@ pub fn seen(client: &mut SpiClient, map_id: i32, crm_ids: Vec<&str>) -> Result<(
 pub fn ask_unseen(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
     client.update(
         Cached(
-            "UPDATE crm.reread SET due_at = now(), since = now() WHERE map_id = $1 AND due_at = 'infinity'",
+            "UPDATE crm.refetch SET due_at = now(), since = now() WHERE map_id = $1 AND due_at = 'infinity'",
         ),
         None,
         &[map_id.into()],
@@ -128,7 +128,7 @@ pub fn ask_unseen(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError>
 pub fn reread(client: &mut SpiClient, map_id: i32, records: &[&Reread]) -> Result<(), StoreError> {
     client.update(
         Cached(
-            "DELETE FROM crm.reread r USING unnest($2::text[], $3::bigint[]) AS k (crm_id, revision)
+            "DELETE FROM crm.refetch r USING unnest($2::text[], $3::bigint[]) AS k (crm_id, revision)
              WHERE r.map_id = $1 AND r.crm_id = k.crm_id AND r.revision = k.revision",
         ),
         None,
@@ -146,7 +146,7 @@ pub fn reread(client: &mut SpiClient, map_id: i32, records: &[&Reread]) -> Resul
 pub fn not_yet(client: &mut SpiClient, map_id: i32, records: &[&Reread]) -> Result<(), StoreError> {
     client.update(
         Cached(
-            "UPDATE crm.reread r SET due_at = now() + least(greatest(now() - r.since, interval '200 ms'), interval '30 s')
+            "UPDATE crm.refetch r SET due_at = now() + least(greatest(now() - r.since, interval '200 ms'), interval '30 s')
              FROM unnest($2::text[]) AS k (crm_id) WHERE r.map_id = $1 AND r.crm_id = k.crm_id",
         ),
         None,
@@ -166,7 +166,7 @@ pub fn charge(
 ) -> Result<HashMap<String, u32>, StoreError> {
     let rows = client.update(
         Cached(
-            "INSERT INTO crm.reread AS r (map_id, crm_id, merged_into, attempts, due_at)
+            "INSERT INTO crm.refetch AS r (map_id, crm_id, merged_into, attempts, due_at)
              SELECT DISTINCT ON (k.crm_id) $1, k.crm_id, k.merged_into, 1, now() + interval '1 s'
              FROM unnest($2::text[], $3::text[]) AS k (crm_id, merged_into) ORDER BY k.crm_id, k.merged_into
              ON CONFLICT (map_id, crm_id) DO UPDATE
@@ -192,7 +192,7 @@ pub fn charge(
 /// A record is no longer to be read by itself.
 pub fn forget(client: &mut SpiClient, map_id: i32, crm_id: &str) -> Result<(), StoreError> {
     client.update(
-        Cached("DELETE FROM crm.reread WHERE map_id = $1 AND crm_id = $2"),
+        Cached("DELETE FROM crm.refetch WHERE map_id = $1 AND crm_id = $2"),
         None,
         &[map_id.into(), crm_id.into()],
     )?;
@@ -208,7 +208,7 @@ pub fn failed(
 ) -> Result<(), StoreError> {
     client.update(
         Cached(
-            "UPDATE crm.reread r SET due_at = now() + $3 * interval '1 ms', attempts = r.attempts + 1
+            "UPDATE crm.refetch r SET due_at = now() + $3 * interval '1 ms', attempts = r.attempts + 1
              FROM unnest($2::text[]) AS k (crm_id) WHERE r.map_id = $1 AND r.crm_id = k.crm_id",
         ),
         None,

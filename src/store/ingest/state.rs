@@ -28,7 +28,7 @@ pub fn all(client: &mut SpiClient) -> Result<Vec<State>, StoreError> {
             "SELECT m.map_id, s.map_id IS NULL,
                     (extract(epoch FROM least(greatest(s.next_at, now() - interval '1 day'), now() + interval '1 day') - now()) * 1000)::bigint,
                     s.backfill IS NOT NULL,
-                    (SELECT (extract(epoch FROM greatest(r.due_at, now() - interval '1 day') - now()) * 1000)::bigint FROM crm.reread r
+                    (SELECT (extract(epoch FROM greatest(r.due_at, now() - interval '1 day') - now()) * 1000)::bigint FROM crm.refetch r
                      WHERE r.map_id = m.map_id AND r.due_at < 'infinity' ORDER BY r.due_at LIMIT 1),
                     EXISTS (SELECT FROM crm.webhook_inbox i WHERE i.connection_id = m.connection_id AND i.done_at IS NULL)
              FROM crm.object_map m JOIN crm.connection c USING (connection_id) LEFT JOIN crm.ingest_state s USING (map_id)

@@ -39,7 +39,7 @@ impl WrittenOver {
             return Ok(WrittenOver(found));
         }
         let rows = client.select(
-            Cached("SELECT o.crm_id, o.field_id, o.sent, o.held FROM crm.written_over o WHERE o.map_id = $1 AND o.crm_id = ANY ($2) AND NOT o.is_form"),
+            Cached("SELECT o.crm_id, o.field_id, o.sent, o.held FROM crm.overwritten_cell o WHERE o.map_id = $1 AND o.crm_id = ANY ($2) AND NOT o.is_stored_form"),
             None,
             &[map.id.into(), crm_ids.to_vec().into()],
         )?;
@@ -98,9 +98,9 @@ pub(super) fn remember(
     }
     client.update(
         Cached(
-            "INSERT INTO crm.written_over (map_id, crm_id, field_id, sent, held)
+            "INSERT INTO crm.overwritten_cell (map_id, crm_id, field_id, sent, held)
              SELECT $1, r.* FROM unnest($2::text[], $3::smallint[], $4::bytea[], $5::bytea[]) AS r
-             ON CONFLICT (map_id, crm_id, field_id) DO UPDATE SET sent = excluded.sent, held = excluded.held, is_form = false",
+             ON CONFLICT (map_id, crm_id, field_id) DO UPDATE SET sent = excluded.sent, held = excluded.held, is_stored_form = false",
         ),
         None,
         &[
@@ -120,14 +120,14 @@ pub(super) fn settle(
     map: &Map,
     cells: &[(&str, u16)],
 ) -> Result<(), StoreError> {
-    const SETTLE: &str = "UPDATE crm.written_over o SET is_form = true FROM unnest($2::text[], $3::smallint[]) AS r (crm_id, field_id)
+    const SETTLE: &str = "UPDATE crm.overwritten_cell o SET is_stored_form = true FROM unnest($2::text[], $3::smallint[]) AS r (crm_id, field_id)
         WHERE o.map_id = $1 AND o.crm_id = r.crm_id AND o.field_id = r.field_id";
     change(client, map, cells, SETTLE)
 }
 
 /// Forgets that these cells were written over.
 fn forget(client: &mut SpiClient, map: &Map, cells: &[(&str, u16)]) -> Result<(), StoreError> {
-    const FORGET: &str = "DELETE FROM crm.written_over o USING unnest($2::text[], $3::smallint[]) AS r (crm_id, field_id)
+    const FORGET: &str = "DELETE FROM crm.overwritten_cell o USING unnest($2::text[], $3::smallint[]) AS r (crm_id, field_id)
         WHERE o.map_id = $1 AND o.crm_id = r.crm_id AND o.field_id = r.field_id";
     change(client, map, cells, FORGET)
 }
@@ -166,7 +166,7 @@ fn change(
 /// anybody else has changed it.
 pub fn look_back(client: &mut SpiClient, map_id: i32, crm_ids: &[&str]) -> Result<(), StoreError> {
     let rows = client.select(
-        Cached("SELECT DISTINCT o.crm_id FROM crm.written_over o WHERE o.map_id = $1 AND o.crm_id = ANY ($2) AND NOT o.is_form"),
+        Cached("SELECT DISTINCT o.crm_id FROM crm.overwritten_cell o WHERE o.map_id = $1 AND o.crm_id = ANY ($2) AND NOT o.is_stored_form"),
         None,
         &[map_id.into(), crm_ids.to_vec().into()],
     )?;

@@ -3,7 +3,7 @@
 //! Only one of them can have the CRM's record, and it is found out before anything is sent. Every record that is linked or
 //! queued has its row in the ledger, so that is where rivals are looked for: an index has the keys that are not their own
 //! folded form ([`crm_domain::key::folded`]), and the folded form itself is a key like any other. What a CRM record was read
-//! to carry that is not its row's key is in `crm.carried_key`.
+//! to carry that is not its row's key is in `crm.mismatched_key`.
 
 use std::collections::HashMap;
 
@@ -88,7 +88,7 @@ pub fn rivals(
          FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS k (shard_key, record_key, folded, ord)
          CROSS JOIN LATERAL (
              {of_keys}
-             SELECT l.shard_key, l.record_key, l.crm_id, c.external_id AS carried FROM crm.carried_key c
+             SELECT l.shard_key, l.record_key, l.crm_id, c.external_id AS carried FROM crm.mismatched_key c
              JOIN crm.ledger l ON l.map_id = c.map_id AND l.crm_id = c.crm_id
              WHERE c.map_id = $1
                AND hashtextextended(coalesce(crm_internal.folded_key(c.external_id), c.external_id), 0) = hashtextextended(k.folded, 0)) l
@@ -175,7 +175,7 @@ pub fn carry(
     }
     if !own.is_empty() {
         client.update(
-            Cached("DELETE FROM crm.carried_key WHERE map_id = $1 AND crm_id = ANY ($2)"),
+            Cached("DELETE FROM crm.mismatched_key WHERE map_id = $1 AND crm_id = ANY ($2)"),
             None,
             &[map.id.into(), own.into()],
         )?;
@@ -183,7 +183,7 @@ pub fn carry(
     if !others.is_empty() {
         client.update(
             Cached(
-                "INSERT INTO crm.carried_key AS c (map_id, crm_id, external_id)
+                "INSERT INTO crm.mismatched_key AS c (map_id, crm_id, external_id)
                  SELECT $1, k.crm_id, k.external_id FROM unnest($2::text[], $3::text[]) AS k (crm_id, external_id)
                  ON CONFLICT (map_id, crm_id) DO UPDATE SET external_id = excluded.external_id
                  WHERE c.external_id <> excluded.external_id",

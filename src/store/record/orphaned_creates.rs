@@ -17,7 +17,7 @@ pub fn unborn(
 ) -> Result<HashMap<String, Key>, StoreError> {
     let rows = client.select(
         Cached(
-            "SELECT u.shard_key, u.record_key FROM crm.unborn u WHERE u.map_id = $1 AND u.record_key = ANY ($2)
+            "SELECT u.shard_key, u.record_key FROM crm.orphaned_create u WHERE u.map_id = $1 AND u.record_key = ANY ($2)
              UNION ALL
              SELECT c.shard_key, k FROM crm.change c, unnest(c.record_keys) AS k
              WHERE c.map_id = $1 AND c.op = 'd' AND c.record_keys && $2 AND k = ANY ($2)
@@ -62,7 +62,7 @@ pub fn bury(
                  SELECT $1, map_id, $4, $3, 'row_deleted' FROM map WHERE NOT deletes
                  ON CONFLICT (shard_key, map_id, crm_id) DO UPDATE SET ended_by = excluded.ended_by, ended_at = now()
              ), known AS (
-                 DELETE FROM crm.unborn u USING map WHERE u.shard_key = $1 AND u.map_id = $2 AND u.record_key = $3
+                 DELETE FROM crm.orphaned_create u USING map WHERE u.shard_key = $1 AND u.map_id = $2 AND u.record_key = $3
              )
              SELECT FROM map",
         ),

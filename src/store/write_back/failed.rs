@@ -47,7 +47,7 @@ pub fn others(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result
                AND l.shard_key = v.shard_key AND l.map_id = v.map_id AND l.record_key = v.record_key
          )
          -- But an earlier attempt may have made it.
-         INSERT INTO crm.unborn (shard_key, map_id, record_key)
+         INSERT INTO crm.orphaned_create (shard_key, map_id, record_key)
          SELECT v.shard_key, v.map_id, v.record_key FROM void v JOIN crm.object_map m USING (map_id)
          WHERE v.op = 'c' AND v.verdict = 'moot' AND (m.on_delete = 'delete' OR m.on_crm_insert = 'insert')
          ON CONFLICT DO NOTHING",

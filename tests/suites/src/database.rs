@@ -309,7 +309,7 @@ impl Database {
     /// Waits until every record that was asked for by itself is read.
     pub async fn no_record_is_to_be_read(&self) {
         eventually("the records are read", async || {
-            (self.count("crm.reread").await == 0).then_some(())
+            (self.count("crm.refetch").await == 0).then_some(())
         })
         .await;
     }

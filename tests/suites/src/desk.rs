@@ -137,7 +137,7 @@ impl Desk {
         let done: bool = self.db.one("SELECT crm.ingest_now()", &[]).await;
         if !done {
             let status = self.db.text("SELECT to_jsonb(s) FROM crm.status s").await;
-            let open = self.db.text("SELECT to_jsonb(r) FROM crm.reread r").await;
+            let open = self.db.text("SELECT to_jsonb(r) FROM crm.refetch r").await;
             panic!("the CRM's changes were not taken in\n{status}\n{open}");
         }
         self.db.assert_checked().await;

@@ -73,7 +73,7 @@ const VOID_DEAD_LETTERS: &str = "
 
 /// The CRM may have created the record, or be about to: it is not to become a row again, or is to be deleted.
 const REMEMBER_CREATIONS: &str = "
-    INSERT INTO crm.unborn (shard_key, map_id, record_key)
+    INSERT INTO crm.orphaned_create (shard_key, map_id, record_key)
     SELECT r.shard_key, r.map_id, r.record_key
     FROM unnest($1::text[], $2::int[], $3::text[]) AS r (shard_key, map_id, record_key)
     JOIN crm.object_map m USING (map_id) JOIN crm.ledger l USING (shard_key, map_id, record_key)

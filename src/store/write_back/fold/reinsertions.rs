@@ -35,5 +35,5 @@ const FETCH_ANEW: &str = "WITH forgotten AS (
           AND l.shard_key = r.shard_key AND l.map_id = r.map_id AND l.record_key = r.record_key
         RETURNING l.map_id, l.crm_id
     )
-    INSERT INTO crm.reread AS r (map_id, crm_id) SELECT map_id, crm_id FROM forgotten
-    ON CONFLICT ON CONSTRAINT reread_pkey DO UPDATE SET revision = excluded.revision, due_at = now()";
+    INSERT INTO crm.refetch AS r (map_id, crm_id) SELECT map_id, crm_id FROM forgotten
+    ON CONFLICT ON CONSTRAINT refetch_pkey DO UPDATE SET revision = excluded.revision, due_at = now()";

@@ -228,7 +228,7 @@ const LOCK: &str = "WITH slice AS MATERIALIZED (
         WHERE r.is_plain AND r.writes AND d.path = 'batch'
           AND d.shard_key = r.shard_key AND d.map_id = r.map_id AND d.record_key = r.record_key
     ), recreated AS (
-        DELETE FROM crm.unborn u USING ready r
+        DELETE FROM crm.orphaned_create u USING ready r
         WHERE NOT r.is_deleted AND r.crm_id IS NULL
           AND u.shard_key = r.shard_key AND u.map_id = r.map_id AND u.record_key = r.record_key
     ), queue AS (

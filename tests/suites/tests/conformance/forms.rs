@@ -160,7 +160,12 @@ async fn a_form_that_nobody_foresees_is_written_over_once(contestant: Contestant
     assert_eq!(rows(&desk).await, held);
     assert_eq!(desk.crm.records(&desk.db, object).await, records);
     assert_eq!(desk.audit_rows().await, told);
-    assert_eq!(desk.db.count("crm.written_over WHERE NOT is_form").await, 0);
+    assert_eq!(
+        desk.db
+            .count("crm.overwritten_cell WHERE NOT is_stored_form")
+            .await,
+        0
+    );
     // What the row holds next goes there as ever.
     desk.db.execute("UPDATE people SET score = 7").await;
     desk.db.drain().await;
@@ -186,7 +191,12 @@ async fn a_persons_value_is_written_over_as_often_as_it_is_set(contestant: Conte
         let overwritten = "SELECT overwritten FROM crm.status";
         assert_eq!(desk.db.one::<i64>(overwritten, &[]).await, n);
     }
-    assert_eq!(desk.db.count("crm.written_over WHERE NOT is_form").await, 0);
+    assert_eq!(
+        desk.db
+            .count("crm.overwritten_cell WHERE NOT is_stored_form")
+            .await,
+        0
+    );
 }
 
 async fn a_value_that_no_field_can_hold_is_not_sent(contestant: Contestant) {

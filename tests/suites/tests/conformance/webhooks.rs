@@ -83,7 +83,7 @@ async fn what_changed_there_is_here_at_once(contestant: Contestant) {
     .await;
     eventually("nothing waits in the inbox", async || {
         let waiting = "crm.webhook_inbox WHERE done_at IS NULL";
-        (desk.db.count(waiting).await + desk.db.count("crm.reread").await == 0).then_some(())
+        (desk.db.count(waiting).await + desk.db.count("crm.refetch").await == 0).then_some(())
     })
     .await;
     assert_eq!(

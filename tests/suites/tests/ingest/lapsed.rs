@@ -26,7 +26,7 @@ async fn what_was_deleted_unheard_is_found_record_by_record() {
     .await;
     assert_eq!(live.db.count("people WHERE id = 'p2'").await, 0);
     eventually("everything was read", async || {
-        (live.db.count("crm.reread").await == 0).then_some(())
+        (live.db.count("crm.refetch").await == 0).then_some(())
     })
     .await;
     live.agree().await;

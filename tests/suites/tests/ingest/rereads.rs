@@ -48,7 +48,7 @@ async fn what_a_pass_has_shown_is_not_read_once_more() {
     assert_eq!(asked.len(), 3, "{asked:?}");
     assert_eq!(live.db.count("people").await, 29);
     assert_eq!(live.db.count("people WHERE id = 'p7'").await, 0);
-    assert_eq!(live.db.count("crm.reread").await, 0);
+    assert_eq!(live.db.count("crm.refetch").await, 0);
     // The same in every pass that reads all.
     live.crm.forget(&live.db).await;
     live.edit_in_crm("p3", json!({"phone": "theirs"})).await;

@@ -94,9 +94,9 @@ async fn contents(db: &Database) -> Vec<(String, i64, String)> {
         "dead_letter",
         "audit_log",
         "ingest_state",
-        "reread",
+        "refetch",
         "former_link",
-        "unborn",
+        "orphaned_create",
         "webhook_inbox",
     ] {
         let sql = format!(

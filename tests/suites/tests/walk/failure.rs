@@ -71,7 +71,7 @@ impl Walk {
             ("conflicts", format!("SELECT * FROM crm.conflicts WHERE {of} LIMIT 20")),
             ("dead letters", format!("SELECT * FROM crm.dead_letters WHERE {of} LIMIT 20")),
             ("former links", format!("SELECT * FROM crm.former_link WHERE {of} LIMIT 20")),
-            ("to read", "SELECT * FROM crm.reread LIMIT 20".to_owned()),
+            ("to read", "SELECT * FROM crm.refetch LIMIT 20".to_owned()),
             ("audit", format!(
                 "SELECT at::time, path, operation, result, record_key, crm_id, fields, error_class, error, actor FROM crm.audit_log
                  WHERE {of} ORDER BY at, audit_id")),

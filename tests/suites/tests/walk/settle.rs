@@ -16,7 +16,7 @@ const LOOK_S: i64 = 15 * 60;
 const WAITING: &str = "
     SELECT (SELECT count(*) FROM crm.change) AS changes,
            (SELECT count(*) FROM crm.claim) AS claims,
-           (SELECT count(*) FROM crm.reread) AS to_read,
+           (SELECT count(*) FROM crm.refetch) AS to_read,
            (SELECT count(*) FROM crm.queue WHERE state = 'queued') AS queued,
            (SELECT count(*) FROM crm.pending_writes WHERE state NOT IN ('dead', 'unlinked')) AS pending";
 
