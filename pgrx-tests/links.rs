@@ -14,7 +14,7 @@ mod tests {
             &format!("SELECT crm.link({map}, '2', 'account-1')"),
             &[
                 "23505",
-                "CRM record \"account-1\" is linked to record \"1\" already",
+                "CRM record \"account-1\" is already linked to record \"1\"",
             ],
         );
         accepts(&format!("SELECT crm.link({map}, '1', 'account-1')"));

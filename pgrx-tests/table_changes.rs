@@ -95,7 +95,7 @@ mod tests {
         run("ALTER TABLE t DROP a");
         assert_eq!(
             state(map),
-            "error: column \"a\" was dropped; crm.map_field() or crm.unmap_field() mends it"
+            "error: column \"a\" was dropped; fix it with crm.map_field() or crm.unmap_field()"
         );
         run("INSERT INTO t VALUES (1, 'x')");
         run("UPDATE t SET b = 'y'");
@@ -145,7 +145,7 @@ mod tests {
         run("DROP FUNCTION shout(jsonb)");
         assert_eq!(
             state(map),
-            "error: a transform of column \"a\" was dropped; crm.map_field() or crm.unmap_field() mends it"
+            "error: a transform of column \"a\" was dropped; fix it with crm.map_field() or crm.unmap_field()"
         );
         field(map, "b", &[]);
         assert!(state(map).starts_with("error"));
@@ -171,7 +171,7 @@ mod tests {
         run("DROP TABLE t; DROP SCHEMA gone CASCADE");
         assert_eq!(
             state(first),
-            "error: the mapped table \"public.t\" was dropped; crm.unmap_object() mends it"
+            "error: the mapped table \"public.t\" was dropped; call crm.unmap_object()"
         );
         assert!(state(second).contains("\"gone.t\" was dropped"));
         run("CREATE TABLE u (id int PRIMARY KEY)");

@@ -1,4 +1,4 @@
--- Who may what: the role that owns all this, the one table of what each level is granted, and that nothing else is.
+-- Access control: the role that owns all objects, what each level is granted, and checks that nothing else is granted.
 
 CREATE TABLE crm.access (
     level  text NOT NULL CHECK (level IN ('reader', 'writer', 'operator', 'admin')),
@@ -8,7 +8,7 @@ CREATE TABLE crm.access (
     PRIMARY KEY (kind, schema, name)
 );
 COMMENT ON TABLE crm.access IS 'what crm.grant_access() grants: USAGE on schemas, SELECT on relations, EXECUTE on functions';
-COMMENT ON COLUMN crm.access.level IS 'the first level that has it; the levels after it have it too';
+COMMENT ON COLUMN crm.access.level IS 'the lowest level that has it; higher levels have it too';
 INSERT INTO crm.access (level, kind, schema, name)
 SELECT g.level, g.kind, g.schema, unnest(g.names::name[])
 FROM (VALUES
@@ -29,7 +29,7 @@ FROM (VALUES
      '{do_create_connection,do_set_credentials,do_map_object,do_set_capture,do_map_field,do_unmap_field,do_unmap_object,do_link,do_backfill}')
     ) AS g (level, kind, schema, names);
 
--- Everything in pg_crm's schemas: what the extension made, and what pg_crm made since.
+-- Every object in pg_crm's schemas: those of the extension, and those that pg_crm has created since.
 CREATE VIEW crm.objects AS
 SELECT o.kind, o.schema, o.name, i.identity, i.type, o.classid, o.objid, o.owner, coalesce(o.acl, acldefault(o.acl_kind, o.owner)) AS acl
 FROM (SELECT 'schema' AS kind, n.nspname AS name, n.nspname AS schema, 'pg_namespace'::regclass::oid AS classid, n.oid AS objid,
@@ -43,14 +43,23 @@ FROM (SELECT 'schema' AS kind, n.nspname AS name, n.nspname AS schema, 'pg_names
       SELECT 'function', p.proname, n.nspname, 'pg_proc'::regclass, p.oid, p.proowner, p.proacl, 'f'
       FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
       UNION ALL
-      -- But the row types of tables, and arrays, which go with what they are of.
+      -- Except array types and the row types of tables, which belong to their element type or table.
       SELECT 'type', t.typname, n.nspname, 'pg_type'::regclass, t.oid, t.typowner, t.typacl, 'T'
       FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
       WHERE t.typelem = 0 AND (t.typrelid = 0 OR EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c'))
      ) o
 CROSS JOIN LATERAL pg_identify_object(o.classid, o.objid, 0) i
 WHERE o.schema IN ('crm', 'crm_internal', 'crm_stub');
-COMMENT ON VIEW crm.objects IS 'everything in the schemas of pg_crm, with whose it is and what is granted on it';
+COMMENT ON VIEW crm.objects IS 'every object in the schemas of pg_crm, with its owner and grants';
+COMMENT ON COLUMN crm.objects.kind IS 'schema, relation, sequence, function or type';
+COMMENT ON COLUMN crm.objects.schema IS 'name of the schema';
+COMMENT ON COLUMN crm.objects.name IS 'name of the object; overloaded functions share one';
+COMMENT ON COLUMN crm.objects.identity IS 'qualified name, with argument types for functions';
+COMMENT ON COLUMN crm.objects.type IS 'kind as the catalog words it: table, view, function …';
+COMMENT ON COLUMN crm.objects.classid IS 'oid of the catalog that lists it';
+COMMENT ON COLUMN crm.objects.objid IS 'oid of the object';
+COMMENT ON COLUMN crm.objects.owner IS 'oid of its owner';
+COMMENT ON COLUMN crm.objects.acl IS 'its grants, the defaults included';
 
 CREATE FUNCTION crm_internal.revoke_grants(classid oid, objid oid) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -67,10 +76,10 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON FUNCTION crm_internal.revoke_grants(oid, oid) IS
-    'takes from everybody but its owner what was granted on a new object: to PUBLIC by PostgreSQL, and by the default privileges in force';
+    'revokes all grants on a new object, except its owner''s: those to PUBLIC, and those of default privileges';
 
--- The extension's script calls it last, and so does the script of an upgrade: what that makes is the superuser's until then, and
--- what was there keeps its grants.
+-- The install script calls it last, and so do upgrade scripts: new objects belong to the superuser until then, and existing
+-- objects keep their grants.
 CREATE FUNCTION crm_internal.settle_rights() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -80,7 +89,7 @@ BEGIN
     FOR o IN
         SELECT x.type, x.identity FROM crm.objects x
         WHERE x.objid = ANY (fresh)
-          -- A sequence of a column follows its table.
+          -- The sequence of a column follows its table.
           AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = x.classid AND d.objid = x.objid AND x.kind = 'sequence'
                           AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i'))
     LOOP
@@ -88,16 +97,17 @@ BEGIN
     END LOOP;
     PERFORM crm_internal.revoke_grants(x.classid, x.objid) FROM crm.objects x WHERE x.objid = ANY (fresh);
 END $$;
-COMMENT ON FUNCTION crm_internal.settle_rights() IS 'gives the objects of pg_crm that are new to its role, and nobody else anything';
+COMMENT ON FUNCTION crm_internal.settle_rights() IS
+    'makes crm_engine the owner of new objects of pg_crm, and revokes all other grants on them';
 
 CREATE FUNCTION crm_internal.engine_trouble() RETURNS TABLE (trouble text, hint text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT format('it is %s', x.what), format('ALTER ROLE crm_engine %s', x.remedy)
     FROM pg_roles r, LATERAL (VALUES
-        (r.rolsuper, 'a superuser', 'NOSUPERUSER'), (r.rolcanlogin, 'allowed to log in', 'NOLOGIN'),
-        (r.rolcreaterole, 'allowed to create roles', 'NOCREATEROLE'), (r.rolcreatedb, 'allowed to create databases', 'NOCREATEDB'),
-        (r.rolreplication, 'allowed to replicate', 'NOREPLICATION'), (r.rolbypassrls, 'not bound by row security', 'NOBYPASSRLS'),
-        (r.rolinherit, 'to inherit the rights of roles that it is a member of', 'NOINHERIT')) AS x (is_so, what, remedy)
+        (r.rolsuper, 'a superuser', 'NOSUPERUSER'), (r.rolcanlogin, 'able to log in', 'NOLOGIN'),
+        (r.rolcreaterole, 'able to create roles', 'NOCREATEROLE'), (r.rolcreatedb, 'able to create databases', 'NOCREATEDB'),
+        (r.rolreplication, 'able to replicate', 'NOREPLICATION'), (r.rolbypassrls, 'exempt from row security', 'NOBYPASSRLS'),
+        (r.rolinherit, 'inheriting privileges of other roles', 'NOINHERIT')) AS x (is_so, what, remedy)
     WHERE r.rolname = 'crm_engine' AND x.is_so
     UNION ALL
     SELECT format('role %s is a member of it', m.member::regrole), format('REVOKE crm_engine FROM %s', m.member::regrole)
@@ -106,7 +116,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT format('it is a member of role %s', m.roleid::regrole), format('REVOKE %s FROM crm_engine', m.roleid::regrole)
     FROM pg_auth_members m WHERE m.member = to_regrole('crm_engine')
 $$;
-COMMENT ON FUNCTION crm_internal.engine_trouble() IS 'what role crm_engine is and must not be, and the statement that mends it';
+COMMENT ON FUNCTION crm_internal.engine_trouble() IS
+    'attributes and memberships that role crm_engine must not have, each with the statement that removes it';
 
 CREATE FUNCTION crm_internal.unexpected_grants() RETURNS TABLE (trouble text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -126,7 +137,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM crm.objects o JOIN pg_attribute t ON t.attrelid = o.objid AND o.kind = 'relation', aclexplode(t.attacl) g
     WHERE g.grantee <> o.owner
 $$;
-COMMENT ON FUNCTION crm_internal.unexpected_grants() IS 'what belongs to others than role crm_engine, and what is granted beyond crm.access';
+COMMENT ON FUNCTION crm_internal.unexpected_grants() IS 'objects not owned by crm_engine, and grants that are not in crm.access';
 
 CREATE FUNCTION crm_internal.do_grant_access(caller bytea, role regrole, level text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -137,7 +148,8 @@ DECLARE
 BEGIN
     PERFORM crm_internal.check_choice('level', level, levels);
     IF NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.oid = who) THEN
-        RAISE insufficient_privilege USING MESSAGE = 'only a superuser grants access to pg_crm', HINT = 'Ask one to call crm.grant_access().';
+        RAISE insufficient_privilege USING MESSAGE = 'only a superuser can grant access to pg_crm',
+            HINT = 'Ask one to call crm.grant_access().';
     END IF;
     FOR x IN
         SELECT o.kind, o.identity FROM crm.access a JOIN crm.objects o USING (kind, schema, name)
@@ -148,20 +160,21 @@ BEGIN
                        x.identity, role);
     END LOOP;
 END $$;
-COMMENT ON FUNCTION crm_internal.do_grant_access(bytea, regrole, text) IS 'what crm.grant_access() does for the role that crm_internal.caller() names';
+COMMENT ON FUNCTION crm_internal.do_grant_access(bytea, regrole, text) IS
+    'crm.grant_access() for the role that the token of crm_internal.caller() names';
 
 CREATE FUNCTION crm.grant_access(role regrole, level text) RETURNS void
 LANGUAGE sql VOLATILE AS $$
     SELECT crm_internal.do_grant_access(crm_internal.caller(), role, level)
 $$;
 COMMENT ON FUNCTION crm.grant_access(regrole, text) IS
-    'lets a role use pg_crm. reader: views, audit, hashes; writer: + write, read_live, flush, ingest_now, receive_webhook; '
+    'grants a role access to pg_crm. reader: views, audit, hashes; writer: + write, read_live, flush, ingest_now, receive_webhook; '
     'operator: + pause, resume, replay, recapture, check(deep), resolve_conflict, cancel_write, test_connection, describe, check_mapping; '
     'admin: + mapping. '
-    'crm.access has the list';
+    'Superusers only; crm.access has the list. Errors: 22023 no such level, 42501 not a superuser';
 
--- Members of pg_read_all_data and pg_write_all_data need no grant. Secrets show no row to them, and the configuration is
--- what its functions have checked.
+-- Members of pg_read_all_data and pg_write_all_data need no grants: row security hides the secrets from them, and the triggers
+-- below keep the configuration as its functions have checked it.
 ALTER TABLE crm.credential ENABLE ROW LEVEL SECURITY;
 
 CREATE FUNCTION crm_internal.refuse_direct_change() RETURNS trigger
@@ -169,8 +182,8 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF current_user <> 'crm_engine' AND NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
         RAISE insufficient_privilege USING
-            MESSAGE = format('table "crm.%s" is not to be changed directly', TG_TABLE_NAME),
-            DETAIL = 'What it holds decides with whose rights code runs, and was checked when it was stated.',
+            MESSAGE = format('table "crm.%s" must not be changed directly', TG_TABLE_NAME),
+            DETAIL = 'Its contents decide with whose privileges code runs, and were checked when they were set.',
             HINT = CASE TG_TABLE_NAME
                 WHEN 'connection' THEN 'Use crm.create_connection(), crm.pause(), crm.resume() and crm.drop_connection().'
                 WHEN 'credential' THEN 'Use crm.set_credentials().'
@@ -180,10 +193,17 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
-COMMENT ON FUNCTION crm_internal.refuse_direct_change() IS 'trigger: only functions of pg_crm, superusers and their restores change the configuration';
-CREATE TRIGGER guarded BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.connection FOR EACH STATEMENT EXECUTE FUNCTION crm_internal.refuse_direct_change();
-CREATE TRIGGER guarded BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.credential FOR EACH STATEMENT EXECUTE FUNCTION crm_internal.refuse_direct_change();
-CREATE TRIGGER guarded BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.object_map FOR EACH STATEMENT EXECUTE FUNCTION crm_internal.refuse_direct_change();
-CREATE TRIGGER guarded BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.field_map FOR EACH STATEMENT EXECUTE FUNCTION crm_internal.refuse_direct_change();
-CREATE TRIGGER guarded BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.bound_column FOR EACH STATEMENT EXECUTE FUNCTION crm_internal.refuse_direct_change();
-CREATE TRIGGER guarded BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.access FOR EACH STATEMENT EXECUTE FUNCTION crm_internal.refuse_direct_change();
+COMMENT ON FUNCTION crm_internal.refuse_direct_change() IS
+    'trigger: only functions of pg_crm and superusers (so restores) change the configuration';
+CREATE TRIGGER guarded BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.connection
+    FOR EACH STATEMENT EXECUTE FUNCTION crm_internal.refuse_direct_change();
+CREATE TRIGGER guarded BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.credential
+    FOR EACH STATEMENT EXECUTE FUNCTION crm_internal.refuse_direct_change();
+CREATE TRIGGER guarded BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.object_map
+    FOR EACH STATEMENT EXECUTE FUNCTION crm_internal.refuse_direct_change();
+CREATE TRIGGER guarded BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.field_map
+    FOR EACH STATEMENT EXECUTE FUNCTION crm_internal.refuse_direct_change();
+CREATE TRIGGER guarded BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.bound_column
+    FOR EACH STATEMENT EXECUTE FUNCTION crm_internal.refuse_direct_change();
+CREATE TRIGGER guarded BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.access
+    FOR EACH STATEMENT EXECUTE FUNCTION crm_internal.refuse_direct_change();

@@ -10,12 +10,12 @@ BEGIN
         RAISE undefined_object USING
             MESSAGE = format('connection "%s" does not exist', name),
             DETAIL = coalesce('Connections: ' || (SELECT string_agg(k.name, ', ' ORDER BY k.name) FROM crm.connection k) || '.',
-                              'There is no connection yet.'),
-            HINT = 'Make it with crm.create_connection().';
+                              'There are no connections yet.'),
+            HINT = 'Create it with crm.create_connection().';
     END IF;
     RETURN c;
 END $$;
-COMMENT ON FUNCTION crm_internal.connection_named(text) IS 'the connection of that name; raises undefined_object (42704)';
+COMMENT ON FUNCTION crm_internal.connection_named(text) IS 'the connection with that name; raises undefined_object (42704)';
 
 CREATE FUNCTION crm_internal.map_of(map_id int) RETURNS crm.object_map
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -27,12 +27,12 @@ BEGIN
         RAISE undefined_object USING
             MESSAGE = format('map %s does not exist', coalesce(map_id::text, 'NULL')),
             DETAIL = coalesce('Maps: ' || (SELECT string_agg(format('%s (%s)', o.map_id, o.relation), ', ' ORDER BY o.map_id)
-                                           FROM crm.object_map o) || '.', 'There is no map yet.'),
-            HINT = 'Make it with crm.map_object().';
+                                           FROM crm.object_map o) || '.', 'There are no maps yet.'),
+            HINT = 'Create it with crm.map_object().';
     END IF;
     RETURN m;
 END $$;
-COMMENT ON FUNCTION crm_internal.map_of(int) IS 'the map of that id; raises undefined_object (42704)';
+COMMENT ON FUNCTION crm_internal.map_of(int) IS 'the map with that id; raises undefined_object (42704)';
 
 CREATE FUNCTION crm_internal.require_owner(who oid, relation regclass) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -40,10 +40,10 @@ BEGIN
     IF NOT pg_has_role(who, (SELECT relowner FROM pg_class WHERE oid = relation), 'USAGE') THEN
         RAISE insufficient_privilege USING
             MESSAGE = format('must be owner of table "%s" to map it', relation),
-            HINT = 'pg_crm reads and writes a mapped table as its owner; let the owner map it.';
+            HINT = 'pg_crm reads and writes a mapped table as its owner, so the owner has to map it.';
     END IF;
 END $$;
-COMMENT ON FUNCTION crm_internal.require_owner(oid, regclass) IS 'raises unless that role owns the table';
+COMMENT ON FUNCTION crm_internal.require_owner(oid, regclass) IS 'raises insufficient_privilege (42501) unless the role owns the table';
 
 CREATE FUNCTION crm_internal.require_references(who oid, credentials jsonb) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -51,12 +51,13 @@ BEGIN
     IF EXISTS (SELECT FROM jsonb_each(credentials) c WHERE jsonb_typeof(c.value) = 'object' OR c.key LIKE E'%\\_file')
        AND NOT pg_has_role(who, 'pg_read_server_files', 'USAGE') THEN
         RAISE insufficient_privilege USING
-            MESSAGE = 'credentials by reference need the rights of role pg_read_server_files',
+            MESSAGE = 'credentials by reference require the privileges of role pg_read_server_files',
             DETAIL = 'The worker reads the file or the environment of the server and sends it to the connection''s base_url.',
-            HINT = 'Give the credentials themselves, or let a member of pg_read_server_files call this.';
+            HINT = 'Pass the credentials themselves, or have a member of pg_read_server_files call this function.';
     END IF;
 END $$;
-COMMENT ON FUNCTION crm_internal.require_references(oid, jsonb) IS 'raises unless that role may let the worker read files and environment variables';
+COMMENT ON FUNCTION crm_internal.require_references(oid, jsonb) IS
+    'raises insufficient_privilege (42501) unless the role may have the worker read files and environment variables';
 
 CREATE FUNCTION crm_internal.check_choice(argument text, word text, known text[]) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -64,10 +65,11 @@ BEGIN
     IF word IS NULL OR word <> ALL (known) THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('%s cannot be "%s"', argument, coalesce(word, 'NULL')),
-            HINT = format('Known words: %s.', array_to_string(known, ', '));
+            HINT = format('Valid values: %s.', array_to_string(known, ', '));
     END IF;
 END $$;
-COMMENT ON FUNCTION crm_internal.check_choice(text, text, text[]) IS 'raises unless the word is known, and lists the known ones';
+COMMENT ON FUNCTION crm_internal.check_choice(text, text, text[]) IS
+    'raises invalid_parameter_value (22023) unless the value is one of the valid ones, and lists these';
 
 CREATE FUNCTION crm_internal.check_interval(argument text, value interval) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -75,10 +77,11 @@ BEGIN
     IF value IS NULL OR value < interval '1 minute' OR value > interval '24 hours' THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('%s cannot be %s', argument, coalesce(value::text, 'NULL')),
-            HINT = 'It lies between 1 minute and 24 hours; crm.flush() runs a write-back at once.';
+            HINT = 'It must be between 1 minute and 24 hours; crm.flush() runs a write-back at once.';
     END IF;
 END $$;
-COMMENT ON FUNCTION crm_internal.check_interval(text, interval) IS 'raises unless the interval lies between 1 minute and 24 hours';
+COMMENT ON FUNCTION crm_internal.check_interval(text, interval) IS
+    'raises invalid_parameter_value (22023) unless the interval is between 1 minute and 24 hours';
 
 CREATE FUNCTION crm_internal.timeout_ms(timeout interval) RETURNS bigint
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -88,7 +91,8 @@ BEGIN
     END IF;
     RETURN (extract(epoch FROM timeout) * 1000)::bigint;
 END $$;
-COMMENT ON FUNCTION crm_internal.timeout_ms(interval) IS 'a timeout in milliseconds; raises unless it is one';
+COMMENT ON FUNCTION crm_internal.timeout_ms(interval) IS
+    'a timeout in milliseconds; raises invalid_parameter_value (22023) if it is NULL or negative';
 
 CREATE FUNCTION crm_internal.may_write(who oid, relation regclass) RETURNS bool
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -103,7 +107,7 @@ DECLARE
     m crm.object_map;
     wanted int[];
 BEGIN
-    -- Operators and admins run everything: theirs is the level that pauses connections.
+    -- Operators and admins may run every map: theirs is the level that may pause connections.
     IF map_id IS NOT NULL THEN
         m := crm_internal.map_of(map_id);
         wanted := ARRAY[map_id];
@@ -126,4 +130,5 @@ BEGIN
     END IF;
     RETURN wanted;
 END $$;
-COMMENT ON FUNCTION crm_internal.maps_to_run(oid, text, int) IS 'the maps that a role may have run now, of which the named one; NULL: all; raises insufficient_privilege (42501)';
+COMMENT ON FUNCTION crm_internal.maps_to_run(oid, text, int) IS
+    'ids of the maps that a role may flush or ingest, or the given one if it may; NULL: all; raises insufficient_privilege (42501)';

@@ -1,15 +1,16 @@
--- The audit log is append-only, and goes by months.
+-- The audit log: append-only, partitioned by month.
 
 CREATE FUNCTION crm_internal.refuse_audit_change() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE insufficient_privilege USING MESSAGE = 'crm.audit_log is append-only',
-        HINT = 'Old months go with pg_crm.audit_retention.';
+        HINT = 'Old months are dropped according to pg_crm.audit_retention.';
 END $$;
-COMMENT ON FUNCTION crm_internal.refuse_audit_change() IS 'trigger: the audit is not rewritten';
+COMMENT ON FUNCTION crm_internal.refuse_audit_change() IS 'trigger: raises insufficient_privilege (42501), the audit log is append-only';
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON crm.audit_log FOR EACH ROW EXECUTE FUNCTION crm_internal.refuse_audit_change();
 CREATE TRIGGER never_emptied BEFORE TRUNCATE ON crm.audit_log FOR EACH STATEMENT EXECUTE FUNCTION crm_internal.refuse_audit_change();
-CREATE TRIGGER never_emptied BEFORE TRUNCATE ON crm.audit_log_default FOR EACH STATEMENT EXECUTE FUNCTION crm_internal.refuse_audit_change();
+CREATE TRIGGER never_emptied BEFORE TRUNCATE ON crm.audit_log_default
+    FOR EACH STATEMENT EXECUTE FUNCTION crm_internal.refuse_audit_change();
 
 CREATE FUNCTION crm_internal.maintain_audit(retention interval) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -17,7 +18,7 @@ DECLARE
     month timestamptz;
     p record;
 BEGIN
-    -- Months in UTC, so that the bounds do not depend on who runs this.
+    -- Months in UTC, so that the bounds do not depend on the session.
     FOR month IN SELECT date_trunc('month', now() AT TIME ZONE 'UTC') + i * interval '1 month' FROM generate_series(0, 2) i LOOP
         IF to_regclass(format('crm.audit_log_%s', to_char(month, 'YYYY_MM'))) IS NULL
            AND NOT EXISTS (SELECT FROM ONLY crm.audit_log_default d WHERE d.at >= month AND d.at < month + interval '1 month') THEN
@@ -43,4 +44,5 @@ BEGIN
         END LOOP;
     END IF;
 END $$;
-COMMENT ON FUNCTION crm_internal.maintain_audit(interval) IS 'makes the partitions of this and the next two months, drops those past the retention (0: none)';
+COMMENT ON FUNCTION crm_internal.maintain_audit(interval) IS
+    'creates the partitions of this and the next two months, drops those older than the retention (0: none)';

@@ -1,15 +1,15 @@
--- Maps bound to the columns of their tables, and what a table may have lost since.
+-- Maps bound to the columns of their tables, and checks that a table still meets the requirements of mapping.
 
--- A transform runs as the table's owner, so whoever may change it must be able to act as that role anyway.
+-- A transform runs as the table's owner, so its own owner must be able to act as that role anyway.
 CREATE FUNCTION crm_internal.transform_trouble(transform oid, relation oid) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN NOT EXISTS (SELECT FROM pg_proc p WHERE p.oid = transform) THEN 'was dropped'
-                ELSE (SELECT format('belongs to "%s", who may not act as "%s", who owns the table', pg_get_userbyid(p.proowner), pg_get_userbyid(c.relowner))
+                ELSE (SELECT format('belongs to "%s", who cannot act as "%s", the owner of the table', pg_get_userbyid(p.proowner), pg_get_userbyid(c.relowner))
                       FROM pg_proc p, pg_class c
                       WHERE p.oid = transform AND c.oid = relation AND NOT pg_has_role(p.proowner, c.relowner, 'MEMBER')) END
     WHERE transform IS NOT NULL
 $$;
-COMMENT ON FUNCTION crm_internal.transform_trouble(oid, oid) IS 'says why a transform must not run for a table; NULL: it may';
+COMMENT ON FUNCTION crm_internal.transform_trouble(oid, oid) IS 'why a transform must not run for a table; NULL: it may';
 
 CREATE FUNCTION crm_internal.lost_transform(map_id int) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -19,37 +19,36 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WHERE f.map_id = lost_transform.map_id AND x.trouble IS NOT NULL
     ORDER BY f.field_id LIMIT 1
 $$;
-COMMENT ON FUNCTION crm_internal.lost_transform(int) IS 'says which column of a map has a transform that is gone or must not run; NULL: none';
+COMMENT ON FUNCTION crm_internal.lost_transform(int) IS 'the first column of a map whose transform was dropped or must not run; NULL: none';
 
 CREATE FUNCTION crm_internal.table_trouble(map_id int) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT CASE WHEN NOT a.attnotnull THEN format('key column "%s" may be null now', m.key_column)
+    SELECT CASE WHEN NOT a.attnotnull THEN format('key column "%s" is nullable now', m.key_column)
                 WHEN NOT crm_internal.is_key_type(a.atttypid) THEN format('column "%s" of type %s cannot be a key', m.key_column, format_type(a.atttypid, NULL))
                 WHEN crm_internal.is_nondeterministic(m.relation, m.key_column) THEN format('key column "%s" has a nondeterministic collation now', m.key_column)
-                WHEN NOT crm_internal.is_key(m.relation, m.key_column, m.shard_column) THEN format('key column "%s" is not unique any more', m.key_column)
+                WHEN NOT crm_internal.is_key(m.relation, m.key_column, m.shard_column) THEN format('key column "%s" is no longer unique', m.key_column)
                 WHEN NOT crm_internal.is_shard_type(s.atttypid) THEN
                     format('column "%s" of type %s cannot be a shard_column', m.shard_column, format_type(s.atttypid, NULL))
                 WHEN crm_internal.is_nondeterministic(m.relation, m.shard_column) THEN format('shard_column "%s" has a nondeterministic collation now', m.shard_column)
                 WHEN NOT s.attnotnull AND NOT crm_internal.is_unique(m.relation, m.key_column) THEN
-                    format('shard_column "%s" may be null now', m.shard_column)
+                    format('shard_column "%s" is nullable now', m.shard_column)
                 WHEN c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid) THEN
-                    format('table "%s" inherits from it, and statements on that escape validation and change capture',
+                    format('table "%s" inherits from it, and statements on that bypass validation and change capture',
                            (SELECT i.inhrelid::regclass FROM pg_inherits i WHERE i.inhparent = c.oid ORDER BY i.inhrelid LIMIT 1))
-                WHEN crm_internal.is_of_citus(c.oid) THEN 'it is a table of Citus now, of whose edits nothing is heard'
-                WHEN c.relpersistence = 'u' THEN 'it is unlogged, and a crash would empty it'
+                WHEN crm_internal.is_of_citus(c.oid) THEN 'it is a Citus table now, whose edits are not captured'
+                WHEN c.relpersistence = 'u' THEN 'it is unlogged, and a crash would truncate it'
                 ELSE (SELECT format('the generated column "%s" can only be mapped outbound', f.column_name)
                       FROM crm.field_map f
                       WHERE f.map_id = m.map_id AND f.direction <> 'outbound' AND crm_internal.is_computed(m.relation, f.column_name)
                       ORDER BY f.field_id LIMIT 1)
-                END || '; mend the table, then crm.map_field()'
+                END || '; fix the table, then call crm.map_field()'
     FROM crm.object_map m JOIN pg_class c ON c.oid = m.relation
     JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = m.key_column AND NOT a.attisdropped
     LEFT JOIN pg_attribute s ON s.attrelid = c.oid AND s.attname = m.shard_column AND NOT s.attisdropped
     WHERE m.map_id = table_trouble.map_id
 $$;
-COMMENT ON FUNCTION crm_internal.table_trouble(int) IS 'says what a mapped table lacks of what mapping it took; NULL: nothing';
+COMMENT ON FUNCTION crm_internal.table_trouble(int) IS 'which requirement of crm.map_object() a mapped table no longer meets; NULL: none';
 
--- Ties a map to its table as the catalog now has it, and says whether it can work.
 CREATE FUNCTION crm_internal.bind_map(map_id int) RETURNS text
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
@@ -57,7 +56,7 @@ DECLARE
     m crm.object_map;
     reason text;
 BEGIN
-    -- One at a time: after a restore the worker and whoever alters the table both come.
+    -- One at a time: after a restore, the worker and a session that alters the table may both get here.
     SELECT * INTO STRICT m FROM crm.object_map o WHERE o.map_id = bind_map.map_id FOR NO KEY UPDATE;
     DELETE FROM crm.bound_column b WHERE b.map_id = m.map_id;
     INSERT INTO crm.bound_column (map_id, column_name, attnum, type_id)
@@ -86,30 +85,31 @@ BEGIN
     ON CONFLICT (map_id) DO UPDATE SET state = excluded.state, reason = excluded.reason, stale = false;
     RETURN reason;
 END $$;
-COMMENT ON FUNCTION crm_internal.bind_map(int) IS 'binds a map to its table''s columns; returns why the map cannot work, or NULL';
+COMMENT ON FUNCTION crm_internal.bind_map(int) IS
+    'binds a map to the columns of its table as the catalog has them now; returns why the map cannot work, or NULL';
 
--- A database that was just restored has maps that nobody bound yet; after a rename it would be too late.
+-- A restored database has maps that are not bound yet; after a rename it would be too late.
 CREATE FUNCTION crm_internal.bind_restored() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 DECLARE
     m crm.object_map;
 BEGIN
-    -- This runs before every DDL command of every role, so it asks nothing else about all maps.
+    -- This runs before every DDL command of every role, so it does not examine maps any further.
     FOREACH m IN ARRAY ARRAY(
         SELECT o FROM crm.object_map o WHERE NOT EXISTS (SELECT FROM crm.map_state s WHERE s.map_id = o.map_id))
     LOOP
-        -- Its keys come last in a restore.
+        -- A restore creates keys last.
         CONTINUE WHEN NOT crm_internal.is_key(m.relation, m.key_column, m.shard_column);
         BEGIN
             PERFORM crm_internal.bind_map(m.map_id);
         EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
-            NULL; -- somebody else is at it
+            NULL; -- another session is binding it
         END;
     END LOOP;
 END $$;
-COMMENT ON FUNCTION crm_internal.bind_restored() IS 'event trigger: binds maps that a restore brought, before a table of theirs is altered';
+COMMENT ON FUNCTION crm_internal.bind_restored() IS 'event trigger: binds restored maps before their tables are altered';
 
--- Reads the catalogs only, so that a view can call it for every map.
+-- Reads catalogs only, so that a view can call it for every map.
 CREATE FUNCTION crm_internal.capture_trouble(map_id int) RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT coalesce(
@@ -132,14 +132,14 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
          FROM crm_internal.partitions(m.relation) AS p (relid)
          JOIN pg_trigger g ON g.tgrelid = p.relid AND g.tgname = format('pg_crm_%s_leaf', m.map_id) AND g.tgenabled NOT IN ('O', 'A')
          LIMIT 1),
-        (SELECT format('session_replication_role is set to replica for %s, whose sessions fire no capture triggers',
+        (SELECT format('session_replication_role is set to replica for %s, whose sessions do not fire capture triggers',
                        CASE WHEN s.setrole = 0 THEN format('database "%s"', current_database()) ELSE format('role %s', s.setrole::regrole) END)
          FROM pg_db_role_setting s
          WHERE m.capture = 'origin' AND s.setdatabase IN (0, (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))
            AND 'session_replication_role=replica' = ANY (s.setconfig)
          LIMIT 1),
-        (SELECT 'session_replication_role is replica by default in sessions such as this one, which fire no capture triggers'
+        (SELECT 'session_replication_role is replica by default in sessions such as this one, which do not fire capture triggers'
          FROM pg_settings s WHERE m.capture = 'origin' AND s.name = 'session_replication_role' AND s.reset_val = 'replica'))
     FROM crm.object_map m JOIN pg_class c ON c.oid = m.relation WHERE m.map_id = capture_trouble.map_id
 $$;
-COMMENT ON FUNCTION crm_internal.capture_trouble(int) IS 'why edits of a mapped table are not captured; NULL: they are';
+COMMENT ON FUNCTION crm_internal.capture_trouble(int) IS 'why edits of a mapped table are not captured, and how to fix it; NULL: they are';

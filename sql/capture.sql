@@ -4,19 +4,19 @@
 -- Each statement is validated and recorded in one set-based pass over its transition tables. The
 -- function appends to crm.change and touches nothing that the worker locks.
 
--- Where a statement's changes are appended. The one place that decides it: in a sharded deployment the
--- answer is the shard that lies beside the shard being written.
+-- The only place that decides where changes are appended: in a sharded deployment it would be the shard beside the one
+-- being written.
 CREATE FUNCTION crm_internal.change_target() RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT 'crm.change' $$;
 COMMENT ON FUNCTION crm_internal.change_target() IS 'the table to which capture appends';
 
--- So many keys of usual length fit into a page.
+-- As many keys of usual length as fit into a page.
 CREATE FUNCTION crm_internal.change_part() RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT 250 $$;
-COMMENT ON FUNCTION crm_internal.change_part() IS 'how many records a row of crm.change names at most';
+COMMENT ON FUNCTION crm_internal.change_part() IS 'maximum number of records in a row of crm.change';
 
--- What an expression over a mapped column means may depend on settings of the session; a capture function carries those
--- that its columns need.
+-- The result of an expression over a mapped column may depend on settings of the session; a capture function pins those
+-- that its columns depend on.
 CREATE FUNCTION crm_internal.pinned_settings(map_id int) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH used AS (
@@ -35,14 +35,15 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         ('extra_float_digits', '1', '{real,double precision,point,line,lseg,box,path,polygon,circle}', false),
         ('bytea_output', 'hex', '{bytea}', false),
         ('lc_monetary', 'C', '{money}', false)) AS s (name, value, types, of_time)
-    -- A user's type may hold any of them within.
+    -- A user-defined type may contain any of them.
     WHERE u.oid = ANY (s.types) OR s.of_time AND (u.data_type IN ('date', 'datetime') OR u.typtype IN ('r', 'm'))
        OR NOT u.is_builtin AND u.typtype <> 'e'
 $$;
-COMMENT ON FUNCTION crm_internal.pinned_settings(int) IS 'the SET clauses of a map''s capture function: settings on which its columns'' values depend';
+COMMENT ON FUNCTION crm_internal.pinned_settings(int) IS
+    'SET clauses of a map''s capture function: settings on which the values of its columns depend';
 
--- Functions and triggers of a map are this server's alone: in a database with Citus, which would make them everywhere, and take
--- them for its own. Elsewhere the setting is nobody's.
+-- Functions and triggers of a map exist on this server only; Citus would create them on all nodes. Without Citus the setting
+-- has no effect.
 CREATE FUNCTION crm_internal.install_capture(map_id int) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET citus.enable_ddl_propagation = off AS $$
 DECLARE
@@ -77,12 +78,12 @@ BEGIN
         RETURN;
     END IF;
 
-    -- By name and base type, which a restored database has too; 0: a user's type, of which the output alone is taken.
+    -- By name and base type, which a restored database has too; 0: a user-defined type, of which only the output is used.
     SELECT array_agg(b.column_name::text ORDER BY b.attnum),
            array_agg(CASE WHEN crm_internal.is_builtin(b.type_id) THEN crm_internal.base_type(b.type_id) ELSE 0 END ORDER BY b.attnum)
     INTO columns, types
     FROM crm.bound_column b WHERE b.map_id = m.map_id;
-    -- Texts byte by byte: whatever their collation calls equal, another text is another key.
+    -- Texts byte by byte: whatever their collation considers equal, another text is another key.
     SELECT crm_internal.key_expression(format('n.%I', m.key_column), b.type_id), crm_internal.key_expression(format('o.%I', m.key_column), b.type_id),
            format('%s = %s', crm_internal.comparable('n', m.key_column, b.type_id), crm_internal.comparable('o', m.key_column, b.type_id))
     INTO n_key, o_key, join_on
@@ -91,8 +92,8 @@ BEGIN
            format('coalesce(%s, '''')', crm_internal.key_expression(format('o.%I', m.shard_column), b.type_id))
     INTO n_shard, o_shard
     FROM crm.bound_column b WHERE b.map_id = m.map_id AND b.column_name = m.shard_column;
-    -- Said thrice, for the planner: it knows nothing of transition tables and takes 1 in 200 pairs of rows for a match. Thinking of
-    -- 50 million rows where there are 100,000, it would compile the statement just in time.
+    -- Repeated three times for the planner: it has no statistics of transition tables and estimates that 1 in 200 pairs of rows
+    -- match. With 50 million estimated rows instead of 100,000 it would use JIT compilation.
     join_on := format('%1$s AND %1$s AND %1$s', join_on)
                || coalesce(' AND ' || n_shard || ' = ' || o_shard, '');
     n_shard := coalesce(n_shard, '''''');
@@ -110,7 +111,7 @@ BEGIN
     FROM crm.field_map f JOIN crm.bound_column b USING (map_id, column_name)
     WHERE f.map_id = m.map_id AND f.direction <> 'inbound' AND f.materialize;
 
-    -- Rules bind the cells that a statement sets: all of a new row, the changed ones of an old row.
+    -- Rules apply to the cells that a statement sets: all of a new row, the changed ones of an updated row.
     SELECT string_agg(format('SELECT %L || %s AS at, %s', format('column "%s", rule %s, record_key ', f.column_name, r.rule),
                              n_key, format('n."pg_crm.ord" AS ord, %s AS place FROM numbered n WHERE %s', f.field_id * 8 + r.place, r.condition)), E'\n            UNION ALL '),
            string_agg(format('SELECT %L || %s AS at, n."pg_crm.ord" AS ord, %s AS place FROM numbered n JOIN old_rows o ON %s WHERE (%s) AND %s IS DISTINCT FROM %s',
@@ -123,7 +124,7 @@ BEGIN
          LATERAL crm_internal.rule_conditions(f, b.type_id, 'n') WITH ORDINALITY AS r (rule, condition, place)
     WHERE f.map_id = m.map_id AND f.direction <> 'inbound';
 
-    -- A field that may not change once it is set on both sides: the ledger knows whether the CRM has a value.
+    -- Fields that must not change once both sides have a value: the ledger knows whether the CRM has one.
     SELECT string_agg(format(
                $t$
             SELECT %1$L || %2$s FROM new_rows n JOIN old_rows o ON %3$s
@@ -165,7 +166,7 @@ BEGIN
         END IF;$t$, m.map_id, immutable);
     END IF;
 
-    -- With on_insert 'ignore', only rows that have a record.
+    -- With on_insert 'ignore', only rows that are linked or queued.
     known_only := CASE m.on_insert WHEN 'create' THEN '' ELSE format($w$
               WHERE EXISTS (SELECT FROM crm.ledger l
                             WHERE l.shard_key = %s COLLATE "C" AND l.map_id = %s AND l.record_key = %s COLLATE "C")$w$,
@@ -177,11 +178,11 @@ BEGIN
 -- Generated by crm_internal.install_capture(%1$s) from the mapping of %2$s; regenerated when the mapping changes.
 #variable_conflict use_variable
 DECLARE
-    -- First of all: nothing that names a column is looked at if the table is another than the one this was made for.
+    -- First: no expression over a column is evaluated unless the table is as it was when this function was generated.
     is_bound CONSTANT bool := crm_internal.require_bound(TG_RELID, %22$L, %23$L);
     violations text[];
     actor text := session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), '');
-    -- The cells that pg_crm itself is setting, and knows of.
+    -- The cells that pg_crm itself is setting.
     ours bytea := crm_internal.applying(%1$s);
     our_records text[];
 BEGIN
@@ -204,7 +205,7 @@ BEGIN
                         OFFSET 0) c
                   WHERE c.cells <> decode(%11$L, 'hex')) k
             GROUP BY k.part, k.shard_key, k.cells%20$s;
-        ELSE -- one row has nothing to be joined or gathered
+        ELSE -- a single row needs no join and no grouping
             INSERT INTO %4$s (shard_key, map_id, op, cells, record_keys, actor%17$s)
             SELECT c.shard_key, %1$s, 'u', c.cells, ARRAY[c.record_key], actor%21$s
             FROM (SELECT %5$s AS shard_key,
@@ -216,7 +217,7 @@ BEGIN
             WHERE c.cells <> decode(%11$L, 'hex');
         END IF;
     ELSIF TG_OP = 'INSERT' THEN%12$s
-        -- A row that pg_crm inserts for a CRM record holds what that holds; rows that triggers add on the way are users' own.
+        -- A row that pg_crm inserts for a CRM record has its values; rows that triggers insert are edits.
         IF ours IS NOT NULL AND pg_trigger_depth() = 1 THEN
             RETURN NULL;
         END IF;
@@ -249,7 +250,7 @@ $f$, m.map_id, translate(m.relation::text, E'\n\r', '  '), checks_update, crm_in
      checks_insert, all_cells,
      known_only,
      CASE WHEN realtime THEN 'true' ELSE 'false' END, crm_internal.change_part(),
-     -- What an edit of a checked cell was based on is its record's own: such a row speaks of one record.
+     -- The base of an edit of a bidirectional cell differs per record: such a row names one record.
      CASE WHEN realtime THEN ', base, correlation_id' ELSE '' END,
      CASE WHEN realtime THEN $w$, k.base, nullif(current_setting('pg_crm.correlation_id', true), '')$w$ ELSE '' END,
      CASE WHEN realtime THEN format(E',\n                               nullif(%s, ''{}'') AS base', old_values) ELSE '' END,
@@ -263,11 +264,11 @@ $f$, m.map_id, translate(m.relation::text, E'\n\r', '  '), checks_update, crm_in
     EXECUTE format('COMMENT ON FUNCTION %s() IS %L', fn, format('validation and change capture of %s for map %s', m.relation, m.map_id));
     EXECUTE format('ALTER FUNCTION %s() DEPENDS ON EXTENSION pg_crm', fn);
 
-    -- Applying a subscription fires row-level triggers only. What it applies must not be refused, so the rules are not checked, and
+    -- A subscription fires row-level triggers only. What it applies must not be rejected, so rules are not checked, and
     -- an update of the key counts as a delete and an insert.
     IF m.capture = 'always' THEN
         body := format($f$
--- Generated by crm_internal.install_capture(%1$s) from the mapping of %2$s, for what a subscription brings.
+-- Generated by crm_internal.install_capture(%1$s) from the mapping of %2$s, for changes that a subscription applies.
 #variable_conflict use_variable
 DECLARE
     is_bound CONSTANT bool := crm_internal.require_bound(TG_RELID, %3$L, %4$L);
@@ -275,7 +276,7 @@ DECLARE
     is_same bool := true;
 BEGIN
     IF NOT crm_internal.is_replicating() THEN
-        RETURN NULL; -- the statement's own trigger fires
+        RETURN NULL; -- the statement-level trigger fires
     END IF;
     IF TG_OP = 'UPDATE' THEN
         SELECT %5$s INTO is_same FROM (SELECT (OLD).*) o, (SELECT (NEW).*) n;
@@ -325,12 +326,12 @@ $f$, m.map_id, translate(m.relation::text, E'\n\r', '  '), columns, types, join_
     LOOP
         PERFORM crm_internal.put_trigger(m.relation, format('pg_crm_%s_%s', m.map_id, event.name), event.event, event.tables, (event.fn || '()')::regprocedure,
                                 event.for_each_row,
-                                -- A replicated TRUNCATE must not be refused.
+                                -- A replicated TRUNCATE must not be rejected.
                                 CASE WHEN event.for_each_row THEN 'R' WHEN m.capture = 'always' AND event.name <> 'truncate' THEN 'A' ELSE 'O' END);
     END LOOP;
     PERFORM crm_internal.guard_partitions(m.map_id);
 END $$;
-COMMENT ON FUNCTION crm_internal.install_capture(int) IS 'makes or remakes the triggers of a map';
+COMMENT ON FUNCTION crm_internal.install_capture(int) IS 'creates the capture function and triggers of a map, or re-creates them';
 
 CREATE FUNCTION crm_internal.remove_capture(map_id int) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET citus.enable_ddl_propagation = off AS $$
@@ -344,11 +345,11 @@ BEGIN
         PERFORM crm_internal.drop_trigger(t.relation, t.tgname);
     END LOOP;
     IF to_regprocedure(format('crm_internal.capture_%s()', map_id)) IS NOT NULL THEN
-        -- Whoever may name the schema may have made a view of it.
+        -- A view may depend on it.
         EXECUTE format('DROP FUNCTION crm_internal.capture_%s() CASCADE', map_id);
     END IF;
     IF to_regprocedure(format('crm_internal.capture_%s_row()', map_id)) IS NOT NULL THEN
         EXECUTE format('DROP FUNCTION crm_internal.capture_%s_row() CASCADE', map_id);
     END IF;
 END $$;
-COMMENT ON FUNCTION crm_internal.remove_capture(int) IS 'removes the triggers of a map and their functions';
+COMMENT ON FUNCTION crm_internal.remove_capture(int) IS 'drops the triggers of a map and their functions';

@@ -7,7 +7,8 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
                     (coalesce(base #> ARRAY[s.key, 's'], '[]') - (s.value #>> '{}')) || jsonb_build_array(s.value)))
          FROM jsonb_each(sent) s), '{}')
 $$;
-COMMENT ON FUNCTION crm_internal.base_sent(jsonb, jsonb) IS 'the base of a pending write with what was sent meanwhile and may have arrived: field_id -> hash';
+COMMENT ON FUNCTION crm_internal.base_sent(jsonb, jsonb) IS
+    'the base of a pending write, with hashes of values added that were sent since and may have arrived: field_id -> hash';
 
 CREATE FUNCTION crm_internal.cell_mask(field_id int) RETURNS bytea
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -28,4 +29,5 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT crm_internal.cells_union(crm_internal.cell_mask(f.field_id))
     FROM crm.field_map f WHERE f.map_id = checked_cells.map_id AND f.direction = 'bidirectional' AND f.materialize
 $$;
-COMMENT ON FUNCTION crm_internal.checked_cells(int) IS 'the mask of the cells whose edits are checked against the CRM before they are written; NULL: none';
+COMMENT ON FUNCTION crm_internal.checked_cells(int) IS
+    'the mask of the cells whose edits are checked against the CRM before they are written; NULL: none';

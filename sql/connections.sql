@@ -1,22 +1,23 @@
--- Connections. Everything is checked when it is stated, so that the worker
+-- Connections. Every argument is checked when it is set, so that the worker
 -- never has to guess.
 
--- Who calls is the role in force where a function is called, and not who the session is of. So a function that asks is two:
--- the one that people call has their rights, and hands what crm_internal.caller() says of them to one that has the engine's.
+-- The caller is the role in effect where a function is called, not the session's user. So a function that needs to know is split
+-- in two: the public one runs with the caller's privileges and passes crm_internal.caller() to one that runs as crm_engine.
 
 CREATE FUNCTION crm_internal.do_create_connection(caller bytea, name text, provider text, base_url text, options jsonb,
                         credentials jsonb) RETURNS int
--- Generic plans hold parameters where others hold their values, which auto_explain would print.
+-- Generic plans have parameters in place of values, which auto_explain would log.
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     who CONSTANT oid := crm_internal.verified(caller);
     id int;
 BEGIN
     IF coalesce(name, '') = '' THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'a connection needs a name', HINT = 'For example: crm.create_connection(''acme'', ''hubspot'', …).';
+        RAISE invalid_parameter_value USING MESSAGE = 'a connection must have a name',
+            HINT = 'For example: crm.create_connection(''acme'', ''hubspot'', …).';
     END IF;
     IF EXISTS (SELECT FROM crm.connection k WHERE k.name = do_create_connection.name) THEN
-        RAISE duplicate_object USING MESSAGE = format('connection "%s" exists already', name),
+        RAISE duplicate_object USING MESSAGE = format('connection "%s" already exists', name),
             HINT = 'crm.set_credentials() changes its credentials; crm.drop_connection() removes it.';
     END IF;
     PERFORM crm_internal.check_connection(provider, base_url, coalesce(options, '{}'));
@@ -29,7 +30,8 @@ BEGIN
     PERFORM crm_internal.notify_worker(false);
     RETURN id;
 END $$;
-COMMENT ON FUNCTION crm_internal.do_create_connection(bytea, text, text, text, jsonb, jsonb) IS 'what crm.create_connection() does for the role that crm_internal.caller() names';
+COMMENT ON FUNCTION crm_internal.do_create_connection(bytea, text, text, text, jsonb, jsonb) IS
+    'crm.create_connection() for the role that the token of crm_internal.caller() names';
 
 CREATE FUNCTION crm.create_connection(name text, provider text, base_url text DEFAULT NULL,
                                       options jsonb DEFAULT '{}', credentials jsonb DEFAULT '{}') RETURNS int
@@ -37,7 +39,8 @@ LANGUAGE sql VOLATILE AS $$
     SELECT crm_internal.do_create_connection(crm_internal.caller(), name, provider, base_url, options, credentials)
 $$;
 COMMENT ON FUNCTION crm.create_connection(text, text, text, jsonb, jsonb) IS
-    'names a CRM org. provider: stub, salesforce, hubspot, pipedrive, zoho or dynamics365. options: max_in_flight (1..64), rate_limit, realtime_reserve, '
+    'creates a connection to a CRM org. provider: stub, salesforce, hubspot, pipedrive, zoho or dynamics365. options: max_in_flight '
+    '(1..64), rate_limit, realtime_reserve, '
     'via ("composio") with connected_account_id and user_id, and the provider''s own. '
     'credentials: strings, or references that the worker resolves, {"file": "/run/secrets/x"} or {"env": "NAME"}. Returns connection_id';
 
@@ -49,7 +52,7 @@ DECLARE
 BEGIN
     PERFORM crm_internal.check_credentials(c.provider, c.options, coalesce(credentials, '{}'));
     PERFORM crm_internal.require_references(who, coalesce(credentials, '{}'));
-    -- Whoever settles what came of the old ones sees that somebody is at it.
+    -- Locks out the settlement of requests that used the old ones.
     PERFORM FROM crm.connection k WHERE k.connection_id = c.connection_id FOR NO KEY UPDATE;
     INSERT INTO crm.credential (connection_id, secret) VALUES (c.connection_id, coalesce(credentials, '{}'))
     ON CONFLICT (connection_id) DO UPDATE SET secret = excluded.secret, version = credential.version + 1, updated_at = now();
@@ -58,14 +61,15 @@ BEGIN
     SET state = 'ok', failures = 0, blocked_until = '-infinity', error_class = NULL, last_error = NULL, changed_at = now();
     PERFORM crm_internal.notify_worker(false);
 END $$;
-COMMENT ON FUNCTION crm_internal.do_set_credentials(bytea, text, jsonb) IS 'what crm.set_credentials() does for the role that crm_internal.caller() names';
+COMMENT ON FUNCTION crm_internal.do_set_credentials(bytea, text, jsonb) IS
+    'crm.set_credentials() for the role that the token of crm_internal.caller() names';
 
 CREATE FUNCTION crm.set_credentials(connection text, credentials jsonb) RETURNS void
 LANGUAGE sql VOLATILE AS $$
     SELECT crm_internal.do_set_credentials(crm_internal.caller(), connection, credentials)
 $$;
 COMMENT ON FUNCTION crm.set_credentials(text, jsonb) IS
-    'replaces a connection''s credentials and revives it from state error; its waiting work goes on';
+    'replaces the credentials of a connection and ends its state error; queued work continues. Errors: 42704 no such connection';
 
 CREATE FUNCTION crm.pause(connection text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -76,7 +80,8 @@ BEGIN
     UPDATE crm.connection k SET paused = true WHERE k.connection_id = c.connection_id;
     PERFORM crm_internal.notify_worker(false);
 END $$;
-COMMENT ON FUNCTION crm.pause(text) IS 'stops sending over a connection; edits go on being captured and wait';
+COMMENT ON FUNCTION crm.pause(text) IS
+    'stops sending over a connection; edits are still captured and are queued. Errors: 42704 no such connection';
 
 CREATE FUNCTION crm.resume(connection text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -89,7 +94,8 @@ BEGIN
     WHERE s.connection_id = c.connection_id AND s.state = 'ok';
     PERFORM crm_internal.notify_worker(false);
 END $$;
-COMMENT ON FUNCTION crm.resume(text) IS 'ends crm.pause(), and the wait of a connection that an outage, a rate limit or a spent budget holds up';
+COMMENT ON FUNCTION crm.resume(text) IS
+    'ends crm.pause(), and the wait after an outage, a rate limit or an exhausted budget. Errors: 42704 no such connection';
 
 CREATE FUNCTION crm.drop_connection(name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -102,12 +108,13 @@ BEGIN
             MESSAGE = format('connection "%s" still has mapped tables', name),
             DETAIL = (SELECT string_agg(format('map %s: %s', o.map_id, o.relation), E'\n' ORDER BY o.map_id)
                       FROM crm.object_map o WHERE o.connection_id = c.connection_id),
-            HINT = 'crm.unmap_object() them first.';
+            HINT = 'Call crm.unmap_object() for them first.';
     END IF;
     DELETE FROM crm.connection k WHERE k.connection_id = c.connection_id;
     PERFORM crm_internal.notify_worker(false);
 END $$;
-COMMENT ON FUNCTION crm.drop_connection(text) IS 'removes a connection and its credentials; refused while tables are mapped over it';
+COMMENT ON FUNCTION crm.drop_connection(text) IS
+    'drops a connection and its credentials. Errors: 42704 no such connection, 2BP01 tables are mapped over it';
 
 CREATE FUNCTION crm.test_connection(connection text) RETURNS TABLE (ok bool, detail text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -117,7 +124,8 @@ DECLARE
 BEGIN
     answer := crm_internal.ask_worker(jsonb_build_object('op', 'test', 'connection_id', c.connection_id), 60000);
     ok := coalesce((answer ->> 'ok')::bool, false);
-    detail := coalesce(answer ->> 'detail', 'no answer within a minute');
+    detail := coalesce(answer ->> 'detail', 'no response within a minute');
     RETURN NEXT;
 END $$;
-COMMENT ON FUNCTION crm.test_connection(text) IS 'one real call to the CRM with the connection''s credentials; says what came of it';
+COMMENT ON FUNCTION crm.test_connection(text) IS
+    'makes one request to the CRM with the credentials of the connection and reports the result; waits up to a minute';

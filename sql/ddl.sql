@@ -1,6 +1,5 @@
--- DDL on mapped tables, followed.
+-- Adapting maps to DDL on their tables.
 
--- Renames are followed; a dropped or retyped column stops the map.
 CREATE FUNCTION crm_internal.follow_map(id int) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -9,15 +8,15 @@ DECLARE
     changed bool := (SELECT s.stale FROM crm.map_state s WHERE s.map_id = id);
     trouble text := crm_internal.lost_transform(id);
 BEGIN
-    -- One at a time: the worker and whoever alters the table both come.
+    -- One at a time: the worker and a session that alters the table may both get here.
     SELECT * INTO m FROM crm.object_map o WHERE o.map_id = id FOR NO KEY UPDATE;
     IF changed IS NULL OR NOT FOUND THEN
         RETURN;
     END IF;
     IF NOT EXISTS (SELECT FROM pg_class k WHERE k.oid = m.relation) THEN
         DELETE FROM crm.bound_column b WHERE b.map_id = m.map_id;
-        -- crm_internal.follow_drop() has told it by its name.
-        UPDATE crm.map_state s SET state = 'error', reason = 'the mapped table was dropped; crm.unmap_object() mends it', stale = false
+        -- crm_internal.follow_drop() has reported it by name.
+        UPDATE crm.map_state s SET state = 'error', reason = 'the mapped table was dropped; call crm.unmap_object()', stale = false
         WHERE s.map_id = m.map_id AND (s.state <> 'error' OR s.stale);
         RETURN;
     END IF;
@@ -38,7 +37,7 @@ BEGIN
         END IF;
     END LOOP;
     IF changed THEN
-        -- Renames last and at once, so that two columns may swap their names.
+        -- Renames last and in one statement, so that two columns may swap names.
         UPDATE crm.field_map f SET column_name = a.attname
         FROM crm.bound_column b JOIN pg_attribute a ON a.attrelid = m.relation AND a.attnum = b.attnum
         WHERE b.map_id = m.map_id AND f.map_id = m.map_id AND f.column_name = b.column_name AND a.attname <> b.column_name;
@@ -52,14 +51,14 @@ BEGIN
         FROM pg_attribute a
         WHERE b.map_id = m.map_id AND a.attrelid = m.relation AND a.attnum = b.attnum AND a.attname <> b.column_name;
     END IF;
-    -- Before the triggers are made anew, which is DDL of its own.
-    trouble := coalesce(trouble || '; crm.map_field() or crm.unmap_field() mends it', crm_internal.table_trouble(m.map_id));
+    -- Before triggers are re-created, which is DDL itself.
+    trouble := coalesce(trouble || '; fix it with crm.map_field() or crm.unmap_field()', crm_internal.table_trouble(m.map_id));
     trouble := nullif(concat_ws('; ', trouble, m.keys_changed), '');
     UPDATE crm.map_state s
     SET state = CASE WHEN trouble IS NULL THEN 'idle' ELSE 'error' END, reason = trouble, stale = false
     WHERE s.map_id = m.map_id AND (trouble IS NOT NULL AND (s.state <> 'error' OR s.stale) OR trouble IS NULL AND s.stale);
     IF changed THEN
-        -- Without its key column the map captures nothing; with it, what is left goes on being captured.
+        -- Without its key column a map captures nothing; with it, the remaining columns are still captured.
         IF EXISTS (SELECT FROM crm.bound_column b JOIN crm.object_map o USING (map_id)
                    WHERE b.map_id = m.map_id AND b.column_name = o.key_column) THEN
             PERFORM crm_internal.install_capture(m.map_id);
@@ -69,7 +68,7 @@ BEGIN
         PERFORM crm_internal.notify_worker(false);
     ELSIF EXISTS (SELECT FROM pg_class k WHERE k.oid = m.relation AND k.relkind = 'p')
           AND to_regprocedure(format('crm_internal.capture_%s()', m.map_id)) IS NOT NULL THEN
-        -- An attached partition may bring rows that differ from the ledger. A new one is empty.
+        -- An attached partition may have rows that differ from the ledger. A new one is empty.
         IF EXISTS (SELECT FROM crm_internal.partitions(m.relation) AS p (relid)
                    WHERE NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = p.relid AND g.tgname = format('pg_crm_%s_leaf', m.map_id))
                      AND pg_relation_size(p.relid) > 0) THEN
@@ -79,32 +78,33 @@ BEGIN
     END IF;
 END $$;
 COMMENT ON FUNCTION crm_internal.follow_map(int) IS
-    'follows renamed columns; stops a map whose columns were dropped or retyped, whose transforms are gone, or whose table cannot be mapped any more';
+    'adapts a map to renamed columns; stops it if a column was dropped or retyped, a transform was dropped, or its table can no longer '
+    'be mapped';
 
--- It could not be followed now. Nobody's DDL fails for that: until the worker has made it up, the capture function itself refuses
--- what it was not made for.
+-- DDL never fails because the map could not be adapted: until the worker has done so, the capture function itself rejects edits
+-- of a table for which it was not generated.
 CREATE FUNCTION crm_internal.follow_later(id int, why text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     UPDATE crm.map_state s
     SET stale = true, state = 'error',
         reason = coalesce(CASE WHEN s.state = 'error' AND NOT s.stale THEN s.reason || '; ' END, '')
-                 || 'its table was altered, and the worker is still to follow: ' || why
+                 || 'its table was altered, and the worker has not rebuilt the map yet: ' || why
     WHERE s.map_id IN (SELECT x.map_id FROM crm.map_state x WHERE x.map_id = id FOR UPDATE SKIP LOCKED);
     PERFORM crm_internal.notify_worker(false);
 END $$;
-COMMENT ON FUNCTION crm_internal.follow_later(int, text) IS 'leaves it to the worker to follow what became of a map''s table';
+COMMENT ON FUNCTION crm_internal.follow_later(int, text) IS 'marks a map as stale, so that the worker adapts it to its table';
 
--- No tag is left out, so that no way to alter a table is. Looked at are the maps whose tables this very transaction holds as only
--- DDL does, those above a partition that it made or altered, and after a DROP those of lost transforms. So nobody waits for
--- what somebody else does to a mapped table of theirs.
+-- All commands, so that no way to alter a table is missed. Examines the maps whose tables this transaction has locked as only
+-- DDL does, those of the parents of partitions that it created or altered, and after a DROP those with dropped transforms. So a
+-- command never waits for DDL on other mapped tables.
 CREATE FUNCTION crm_internal.follow_ddl() RETURNS event_trigger
--- Longer than the worker's own lock_timeout: should each have what the other waits for, the worker gives way.
+-- Longer than the worker's lock_timeout: in a deadlock, the worker gives way.
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 DECLARE
     id int;
 BEGIN
-    -- What pg_crm itself does to tables, and cannot alter a column or attach a partition.
+    -- Commands that pg_crm itself runs, and that cannot alter a column or attach a partition.
     IF TG_TAG IN ('CREATE FUNCTION', 'ALTER FUNCTION', 'CREATE TRIGGER', 'ALTER TRIGGER', 'DROP TRIGGER', 'COMMENT', 'GRANT', 'REVOKE') THEN
         RETURN;
     END IF;
@@ -123,22 +123,21 @@ BEGIN
         EXCEPTION WHEN OTHERS THEN
             PERFORM crm_internal.follow_later(id, sqlerrm);
         END;
-        -- The worker logs it, once.
+        -- The worker logs it once.
         PERFORM crm_internal.notify_worker(false) WHERE crm_internal.capture_trouble(id) IS NOT NULL;
     END LOOP;
-    -- Asked first: what follows looks at every map, and DDL is everybody's.
+    -- A cheap test first: what follows examines every map.
     IF TG_TAG LIKE 'ALTER%' AND EXISTS (
            SELECT FROM pg_event_trigger_ddl_commands() d
            WHERE CASE d.classid WHEN 'pg_class'::regclass THEN crm_internal.retyped_columns(d.command, false) <> '{}'
                                 WHEN 'pg_type'::regclass THEN crm_internal.renames_label(d.command) END) THEN
-        -- No UPDATE changes a key, and where DDL does, rows would be taken for those of other records. A retyped key has stopped the map
-        -- already; what USING makes of it is to be told all the same.
-        -- The map itself remembers it: a restored one is not to forget.
+        -- UPDATE cannot change a key, but DDL can, and rows would be taken for those of other records. A retyped key has already
+        -- stopped the map; a USING clause is reported all the same. It is kept in the map, so that it survives a restore.
         WITH renamed AS (
             UPDATE crm.object_map o
             SET keys_changed = concat_ws('; ', o.keys_changed, x.trouble)
             FROM (SELECT DISTINCT ON (m.map_id) m.map_id,
-                         format('rows may go by other keys since %s: crm.map_field() if none does, else crm.unmap_object(), and map it anew',
+                         format('keys of rows may have changed: %s; call crm.map_field() if none did, otherwise crm.unmap_object() and map the table again',
                                 CASE WHEN d.classid = 'pg_type'::regclass THEN format('a label of type %s was renamed', d.object_identity)
                                      ELSE format('ALTER TABLE rewrote column "%s"', c.name) END) AS trouble
                   FROM pg_event_trigger_ddl_commands() d
@@ -148,7 +147,7 @@ BEGIN
                       WHERE d.classid = 'pg_class'::regclass AND r.name IN (m.key_column, m.shard_column)
                         AND d.objid IN (SELECT m.relation UNION ALL SELECT i.inhparent FROM pg_inherits i WHERE i.inhrelid = m.relation
                                         UNION ALL SELECT t.typrelid FROM pg_class k JOIN pg_type t ON t.oid = k.reloftype WHERE k.oid = m.relation)
-                        -- Of this transaction: no other begins at that very moment and is seen.
+                        -- By this transaction: no other has the same start time and is visible.
                         AND EXISTS (SELECT FROM crm.recapture_request q WHERE q.map_id = m.map_id AND q.requested_at = now())
                       UNION ALL
                       SELECT b.column_name FROM crm.bound_column b
@@ -162,7 +161,7 @@ BEGIN
         FROM renamed r WHERE s.map_id = r.map_id;
     END IF;
     IF TG_TAG LIKE 'ALTER%' THEN
-        -- A label of an enum, or an attribute, may go by another name now.
+        -- A label of an enum or an attribute may have been renamed.
         PERFORM crm_internal.request_recapture(x.map_id, format('type %s was altered', format_type(x.altered, NULL)))
         FROM (SELECT DISTINCT ON (b.map_id) b.map_id, t.oid AS altered
               FROM pg_event_trigger_ddl_commands() d
@@ -172,13 +171,13 @@ BEGIN
               ORDER BY b.map_id) x;
     END IF;
     IF TG_TAG = 'DROP INDEX' THEN
-        -- Of an index that was dropped CONCURRENTLY no lock is left to be seen.
+        -- DROP INDEX CONCURRENTLY leaves no lock to detect.
         PERFORM crm_internal.notify_worker(false);
     END IF;
 END $$;
 COMMENT ON FUNCTION crm_internal.follow_ddl() IS 'event trigger: crm_internal.follow_map() for the maps that a command touched';
 
--- For the worker, which finds what no event trigger saw: they can be disabled, and a superuser can do anything.
+-- For the worker: event triggers can be disabled, and superusers can change catalogs.
 CREATE FUNCTION crm_internal.maps_to_follow() RETURNS SETOF int
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT m.map_id
@@ -200,17 +199,17 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            OR c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = m.relation))
     ORDER BY 1
 $$;
-COMMENT ON FUNCTION crm_internal.maps_to_follow() IS 'maps whose tables are not as they were bound';
+COMMENT ON FUNCTION crm_internal.maps_to_follow() IS 'maps whose tables differ from what they were bound to';
 
 CREATE FUNCTION crm_internal.follow_drop() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 BEGIN
-    -- While the extension itself is being dropped its tables are gone already.
+    -- When the extension itself is being dropped, its tables no longer exist.
     IF to_regclass('crm.map_state') IS NULL OR to_regclass('crm.object_map') IS NULL THEN
         RETURN;
     END IF;
     UPDATE crm.map_state s
-    SET state = 'error', reason = format('the mapped table "%s" was dropped; crm.unmap_object() mends it', d.object_identity)
+    SET state = 'error', reason = format('the mapped table "%s" was dropped; call crm.unmap_object()', d.object_identity)
     FROM pg_event_trigger_dropped_objects() d, crm.object_map m
     WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND m.relation = d.objid AND s.map_id = m.map_id;
     IF FOUND THEN
@@ -218,6 +217,6 @@ BEGIN
         WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND m.relation = d.objid AND b.map_id = m.map_id;
     END IF;
 EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
-    PERFORM crm_internal.notify_worker(false); -- which sees for itself that the table is gone
+    PERFORM crm_internal.notify_worker(false); -- it detects the drop itself
 END $$;
-COMMENT ON FUNCTION crm_internal.follow_drop() IS 'event trigger: stops maps whose table was dropped';
+COMMENT ON FUNCTION crm_internal.follow_drop() IS 'event trigger: stops maps whose tables were dropped';

@@ -1,4 +1,4 @@
--- What a CRM says of its objects' fields, and whether a mapping fits that.
+-- Field descriptions from CRMs, and checks of mappings against them.
 
 CREATE FUNCTION crm_internal.ask_fields(connection_id int, crm_object text, fresh bool) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
@@ -15,13 +15,13 @@ BEGIN
         RETURN answer;
     END IF;
     RETURN jsonb_build_object('failure', jsonb_build_object('class', 'transient', 'code', 'timeout',
-        'message', coalesce(answer ->> 'error', 'no answer in time')));
+        'message', coalesce(answer ->> 'error', 'no response in time')));
 END $$;
 COMMENT ON FUNCTION crm_internal.ask_fields(int, text, bool) IS
-    'asks the CRM for an object''s fields through the worker: {"description"} or {"failure"}. Not fresh: a late answer will do, and a '
-    'connection that rests is left alone';
+    'queries the CRM for the fields of an object through the worker: {"description"} or {"failure"}. Not fresh: a cached description '
+    'is enough, and a connection in back-off is not used';
 
--- A path that nobody knows says nothing of the object.
+-- An unknown path is not an unknown object.
 CREATE FUNCTION crm_internal.is_unknown_object(failure jsonb) RETURNS bool
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT coalesce(failure ->> 'class' = 'mapping' AND failure ->> 'code' NOT LIKE 'http%', false)
@@ -49,9 +49,9 @@ BEGIN
             HINT = 'It is the API name, such as Contact (Salesforce) or contacts (HubSpot); the connection''s user must see it.';
     ELSIF answer ? 'failure' THEN
         RAISE connection_failure USING
-            MESSAGE = format('connection "%s" could not be asked for the fields of "%s"', connection, crm_object),
+            MESSAGE = format('connection "%s" could not be queried for the fields of "%s"', connection, crm_object),
             DETAIL = format('%s (%s)', answer #>> '{failure,message}', answer #>> '{failure,code}'),
-            HINT = 'crm.test_connection() and crm.status say how the connection is doing.';
+            HINT = 'See crm.test_connection() and crm.status for the state of the connection.';
     END IF;
     RETURN QUERY
         SELECT f.name, f.data_types ->> 0, f.crm_type, f.label, f.max_length, f.required, NOT (f.createable OR f.updateable),
@@ -64,23 +64,22 @@ BEGIN
         ORDER BY f.name COLLATE "C";
 END $$;
 COMMENT ON FUNCTION crm.describe(text, text) IS
-    'asks the CRM what fields an object has. data_type: that of crm.map_field(), NULL if its values are not known; crm_type: the vendor''s '
-    'word; required: no record is created without it; is_key: it can be an external_id_field; choices: what is written, choice_labels: what '
-    'people see. Errors: 42704 no such connection or object, 08006 the CRM does not answer, or not so';
+    'queries the CRM for the fields of an object. data_type: as in crm.map_field(), NULL: not known; crm_type: the vendor''s type; '
+    'required: needed to create a record; is_key: can be an external_id_field; choices: values, choice_labels: their labels in the CRM. '
+    'Errors: 42704 no such connection or object, 08006 the CRM did not respond, or returned an error';
 
--- How long a column's text may be; NULL: nothing bounds it.
 CREATE FUNCTION crm_internal.text_bound(relation regclass, column_name name) RETURNS int
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE
         WHEN b.typcategory = 'E' THEN (SELECT max(crm_internal.text_length(e.enumlabel)) FROM pg_enum e WHERE e.enumtypid = b.oid)
-        WHEN b.typcategory <> 'S' THEN 64 -- a number, a moment, a uuid
+        WHEN b.typcategory <> 'S' THEN 64 -- a number, a timestamp, a uuid
         WHEN b.oid IN ('varchar'::regtype, 'bpchar'::regtype)
             THEN nullif(greatest(CASE WHEN a.atttypmod > 0 THEN a.atttypmod ELSE t.typtypmod END - 4, 0), 0)
         END
     FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid JOIN pg_type b ON b.oid = crm_internal.base_type(t.oid)
     WHERE a.attrelid = relation AND a.attname = column_name AND a.attnum > 0 AND NOT a.attisdropped
 $$;
-COMMENT ON FUNCTION crm_internal.text_bound(regclass, name) IS 'the longest text that a column''s type admits; NULL: any';
+COMMENT ON FUNCTION crm_internal.text_bound(regclass, name) IS 'maximum text length of a column''s type, in characters; NULL: unlimited';
 
 CREATE FUNCTION crm_internal.mapping_json(m crm.object_map, fields crm.field_map[]) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -95,7 +94,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
             'choices', (SELECT jsonb_agg(v #>> '{}') FROM jsonb_array_elements(f.validation -> 'choices') v)) ORDER BY f.field_id), '[]'))
     FROM unnest(fields) f
 $$;
-COMMENT ON FUNCTION crm_internal.mapping_json(crm.object_map, crm.field_map[]) IS 'a mapping as crm_internal.judge_mapping() takes it';
+COMMENT ON FUNCTION crm_internal.mapping_json(crm.object_map, crm.field_map[]) IS
+    'a mapping in the form that crm_internal.judge_mapping() takes';
 
 CREATE FUNCTION crm_internal.described_field(description jsonb, crm_field text) RETURNS jsonb
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -105,9 +105,9 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM jsonb_array_elements(description -> 'fields') d WHERE d ->> 'name' = crm_field
 $$;
 COMMENT ON FUNCTION crm_internal.described_field(jsonb, text) IS
-    'what a CRM''s description says of the values of one field, as crm.field_map keeps it; NULL: it does not name the field';
+    'the part of a CRM''s description that is stored in crm.field_map for a field; NULL: it does not include the field';
 
--- The worker compares keys by it, and does not ask the CRM for that.
+-- The worker needs it to compare keys.
 CREATE FUNCTION crm_internal.note_key_field(m crm.object_map, description jsonb) RETURNS void
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
     UPDATE crm.object_map o SET key_is_case_sensitive = (d ->> 'minds_case')::bool, key_max_length = (d ->> 'max_length')::int
@@ -115,7 +115,7 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
     WHERE o.map_id = m.map_id AND d ->> 'name' = m.external_id_field
       AND (o.key_is_case_sensitive, o.key_max_length) IS DISTINCT FROM ((d ->> 'minds_case')::bool, (d ->> 'max_length')::int)
 $$;
-COMMENT ON FUNCTION crm_internal.note_key_field(crm.object_map, jsonb) IS 'remembers what a CRM says of the field that holds the keys of a map';
+COMMENT ON FUNCTION crm_internal.note_key_field(crm.object_map, jsonb) IS 'stores what a CRM reports of the external_id_field of a map';
 
 CREATE FUNCTION crm.check_mapping(map_id int) RETURNS TABLE (field text, severity text, code text, message text, hint text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -135,7 +135,7 @@ BEGIN
             hint := format('The CRM has no object "%s" that the connection''s user may see.', m.crm_object);
         ELSE
             code := 'no_answer';
-            hint := 'Nothing could be checked; crm.test_connection() and crm.status say how the connection is doing.';
+            hint := 'Nothing could be checked; see crm.test_connection() and crm.status for the state of the connection.';
         END IF;
         RETURN NEXT;
         RETURN;
@@ -163,18 +163,18 @@ BEGIN
             IF longest > room THEN
                 severity := 'warning';
                 code := 'content_too_long';
-                message := format('"%s" has room for %s characters, and column "%s" holds texts of up to %s', field, room, finding.column_name, longest);
+                message := format('"%s" is limited to %s characters, but column "%s" has texts of up to %s', field, room, finding.column_name, longest);
             END IF;
         END IF;
         RETURN NEXT;
     END LOOP;
 END $$;
 COMMENT ON FUNCTION crm.check_mapping(int) IS
-    'asks the CRM what fields the object of a map has, and says what speaks against the mapping; no row: nothing does. severity: error (it '
-    'cannot work), warning (it will not work for some records), info. field: NULL, or the CRM field. It reads texts that nothing bounds '
-    'as the table''s owner. Errors: 42704 no such map';
+    'queries the CRM for the fields of the object of a map, and returns the problems of the mapping; no row: none. severity: error (it '
+    'cannot work), warning (it will fail for some records), info. field: the CRM field, or NULL. Columns of unlimited length are read, '
+    'as the owner of the table. Errors: 42704 no such map';
 
--- For crm.map_field(): raises what is certain and says the rest. Whoever maps must not be kept from it by a CRM that is down.
+-- For crm.map_field(): raises certain problems and reports the others. An outage of the CRM must not prevent mapping.
 CREATE FUNCTION crm_internal.require_compatible(m crm.object_map, f crm.field_map) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -189,14 +189,14 @@ BEGIN
     IF current_setting('pg_crm.check_fields') = 'off' THEN
         RETURN NULL;
     END IF;
-    -- What an administrator of the CRM has just made is not refused by what was known before.
+    -- A field that was just created in the CRM must not be rejected because of a cached description.
     FOREACH fresh IN ARRAY '{false,true}'::bool[] LOOP
         answer := crm_internal.ask_fields(m.connection_id, m.crm_object, fresh);
         EXIT WHEN answer ? 'failure';
         findings := crm_internal.judge_mapping(answer -> 'description', crm_internal.mapping_json(m, fields));
         EXIT WHEN NOT (answer ->> 'is_kept')::bool
             OR NOT jsonb_path_exists(findings, '$[*] ? (@.field == $name && @.severity == "error")', jsonb_build_object('name', f.crm_field))
-               -- What it says of the field that holds the keys is remembered.
+               -- Its description of the external_id_field is stored.
                AND (m.external_id_field IS NULL
                     OR jsonb_path_exists(answer, '$.description.fields[*] ? (@.name == $name)', jsonb_build_object('name', m.external_id_field)));
     END LOOP;
@@ -205,9 +205,9 @@ BEGIN
             'message', format('the CRM has no object "%s"', m.crm_object), 'hint', answer #>> '{failure,message}'));
     ELSIF answer ? 'failure' THEN
         RAISE NOTICE USING
-            MESSAGE = format('CRM field "%s" was not checked: the CRM was not asked, or does not answer', f.crm_field),
+            MESSAGE = format('CRM field "%s" was not checked: the CRM was not queried, or did not respond', f.crm_field),
             DETAIL = format('Connection "%s": %s (%s).', connection, answer #>> '{failure,message}', answer #>> '{failure,code}'),
-            HINT = format('crm.check_mapping(%s) checks the mapping later.', m.map_id);
+            HINT = format('Check the mapping later with crm.check_mapping(%s).', m.map_id);
         RETURN NULL;
     ELSE
         PERFORM crm_internal.note_key_field(m, answer -> 'description');
@@ -233,4 +233,5 @@ BEGIN
     RETURN crm_internal.described_field(answer -> 'description', f.crm_field);
 END $$;
 COMMENT ON FUNCTION crm_internal.require_compatible(crm.object_map, crm.field_map) IS
-    'raises if the CRM says that a field cannot be mapped so (pg_crm.check_fields), says what is doubtful, and returns what the CRM tells of the field''s values (NULL: nothing)';
+    'raises if the CRM says that a field cannot be mapped so (pg_crm.check_fields), says what is doubtful, and returns what the CRM '
+    'tells of the field''s values (NULL: nothing)';

@@ -15,25 +15,25 @@ BEGIN
     IF NOT FOUND THEN
         RAISE invalid_function_definition USING
             MESSAGE = format('%s %s is not a function f(jsonb) that returns jsonb', argument, f),
-            HINT = 'It gets the column as to_jsonb() gives it, and returns the value for the CRM.';
+            HINT = 'It receives the column as converted by to_jsonb(), and returns the value for the CRM.';
     END IF;
     IF NOT pg_has_role(function_owner, table_owner, 'MEMBER') THEN
         RAISE insufficient_privilege USING
-            MESSAGE = format('%s %s is somebody else''s', argument, f),
-            DETAIL = format('It would run with the rights of "%s", who owns table "%s", and "%s", who may change it, does not have those.',
+            MESSAGE = format('%s %s belongs to another role', argument, f),
+            DETAIL = format('It would run with the privileges of "%s", the owner of table "%s"; "%s", its own owner, does not have these.',
                             pg_get_userbyid(table_owner), relation, pg_get_userbyid(function_owner)),
-            HINT = format('ALTER FUNCTION %s OWNER TO %I, or let the table''s owner write one that calls it.', f, pg_get_userbyid(table_owner));
+            HINT = format('ALTER FUNCTION %s OWNER TO %I, or have the owner of the table write one that calls it.', f, pg_get_userbyid(table_owner));
     END IF;
 END $$;
 COMMENT ON FUNCTION crm_internal.check_transform(text, regprocedure, regclass) IS
-    'raises unless the function takes and returns one jsonb, and belongs to somebody who could act as the table''s owner anyway';
+    'raises unless the function takes and returns jsonb, and its owner can act as the owner of the table';
 
--- What is on its way was read by the mapping of before. As after an edit in the meantime, all its cells go once more.
+-- Records in flight were read with the previous mapping. As after an edit in the meantime, all their cells are sent again.
 CREATE FUNCTION crm_internal.resend_in_flight(map_id int) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     UPDATE crm.queue q
     SET revision = nextval('crm.queue_revision_seq'),
-        -- A record that is just being created has taken every field but those mapped since.
+        -- A record that is being created has every field except those mapped since.
         cells = CASE WHEN q.op = 'c' THEN coalesce(crm_internal.map_cells(q.map_id), q.cells) ELSE q.cells END
     FROM crm.claim k, unnest(k.shard_keys, k.record_keys) AS r (shard_key, record_key)
     WHERE k.map_id = resend_in_flight.map_id AND k.path = 'batch' AND q.shard_key = r.shard_key AND q.map_id = k.map_id
@@ -43,7 +43,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     WHERE k.map_id = resend_in_flight.map_id AND k.path = 'reconcile' AND p.shard_key = r.shard_key AND p.map_id = k.map_id
       AND p.record_key = r.record_key AND p.state = 'queued';
 $$;
-COMMENT ON FUNCTION crm_internal.resend_in_flight(int) IS 'has the records of a map that are on their way sent once more, by the mapping as it is now';
+COMMENT ON FUNCTION crm_internal.resend_in_flight(int) IS 'queues the records of a map that are in flight again, with the current mapping';
 
 CREATE FUNCTION crm_internal.do_map_field(caller bytea, map_id int, column_name name, crm_field text, direction text,
                         data_type text, validation jsonb, on_conflict text, transform_out regprocedure,
@@ -81,14 +81,14 @@ BEGIN
     END IF;
     IF direction <> 'outbound' AND crm_internal.is_computed(m.relation, column_name) THEN
         RAISE invalid_parameter_value USING MESSAGE = format('the generated column "%s" can only be mapped outbound', column_name),
-            DETAIL = 'Nobody can set it, so it takes nothing from the CRM.',
-            HINT = 'Say direction => ''outbound'', or map the columns that it is made of.';
+            DETAIL = 'Its value cannot be set, so it cannot receive values from the CRM.',
+            HINT = 'Use direction => ''outbound'', or map the columns that it is computed from.';
     END IF;
     suggested := crm_internal.default_data_type(type_id);
     IF data_type IS NULL AND suggested IS NULL THEN
         RAISE datatype_mismatch USING
             MESSAGE = format('column "%s" has type %s, which suggests no data_type', column_name, format_type(type_id, NULL)),
-            HINT = 'Give data_type and a transform_out that turns the column into it.';
+            HINT = 'Pass data_type and a transform_out that converts the column to it.';
     END IF;
     data_type := coalesce(data_type, suggested);
     PERFORM crm_internal.check_choice('data_type', data_type, '{text,number,boolean,date,timestamp,choice,multi_choice,reference,json}');
@@ -103,8 +103,8 @@ BEGIN
     IF data_type IN ('number', 'date', 'timestamp') AND validation ?| '{min,max,choices}' AND NOT crm_internal.type_fits(type_id, data_type) THEN
         RAISE datatype_mismatch USING
             MESSAGE = format('column "%s" of type %s cannot be compared as a %s', column_name, format_type(type_id, NULL), data_type),
-            DETAIL = 'Rules judge the column, before its transform_out.',
-            HINT = 'Leave out min, max and choices, and let a CHECK constraint of the table or the transform refuse bad values.';
+            DETAIL = 'Rules are checked against the column, before its transform_out.',
+            HINT = 'Omit min, max and choices, and have a CHECK constraint of the table or the transform reject bad values.';
     END IF;
     BEGIN
         PERFORM '' ~ (validation ->> 'pattern');
@@ -115,26 +115,26 @@ BEGIN
     stated := (m.map_id, 0, column_name, crm_field, direction, data_type, coalesce(validation, '{}'), on_conflict,
                transform_out, transform_in, materialize, NULL);
     stated.described := crm_internal.require_compatible(m, stated);
-    -- The worker holds it while it claims records, so it is not held while the CRM is asked.
+    -- The worker locks it while it claims records, so it must not be locked while the CRM is queried.
     PERFORM FROM crm.object_map o WHERE o.map_id = m.map_id FOR NO KEY UPDATE;
     IF NOT FOUND THEN
-        m := crm_internal.map_of(map_id); -- unmapped meanwhile
+        m := crm_internal.map_of(map_id); -- unmapped by another session
     END IF;
     IF crm_field = m.external_id_field AND column_name <> m.key_column THEN
-        RAISE duplicate_object USING MESSAGE = format('CRM field "%s" is written with the record''s key already', crm_field),
+        RAISE duplicate_object USING MESSAGE = format('CRM field "%s" already holds the key of the record', crm_field),
             HINT = 'It is the map''s external_id_field.';
     END IF;
     SELECT f.column_name INTO other FROM crm.field_map f
     WHERE f.map_id = m.map_id AND f.crm_field = do_map_field.crm_field AND f.column_name <> do_map_field.column_name;
     IF FOUND THEN
-        RAISE duplicate_object USING MESSAGE = format('CRM field "%s" is mapped to column "%s" already', crm_field, other),
+        RAISE duplicate_object USING MESSAGE = format('CRM field "%s" is already mapped to column "%s"', crm_field, other),
             HINT = 'Two columns cannot write one CRM field; crm.unmap_field() the other first.';
     END IF;
     SELECT f.map_id INTO id FROM crm.field_map f JOIN crm.object_map o USING (map_id)
     WHERE o.connection_id = m.connection_id AND o.relation = m.relation AND o.crm_object = m.crm_object AND o.map_id <> m.map_id
       AND f.crm_field = do_map_field.crm_field;
     IF FOUND THEN
-        RAISE duplicate_object USING MESSAGE = format('CRM field "%s" is mapped by map %s already', crm_field, id);
+        RAISE duplicate_object USING MESSAGE = format('CRM field "%s" is already mapped by map %s', crm_field, id);
     END IF;
 
     SELECT f.field_id INTO id FROM crm.field_map f WHERE f.map_id = m.map_id AND f.column_name = do_map_field.column_name;
@@ -142,10 +142,10 @@ BEGIN
         SELECT FROM crm.field_map f WHERE f.map_id = m.map_id AND f.column_name = do_map_field.column_name
           AND (f.crm_field, f.direction, f.data_type, f.transform_in) IS NOT DISTINCT FROM
               (do_map_field.crm_field, do_map_field.direction, do_map_field.data_type, do_map_field.transform_in)) THEN
-        -- What the CRM holds in it is not known yet: every record is looked at again.
+        -- The CRM values of the field are not known yet: every record is read again.
         UPDATE crm.ingest_state s SET cursor = NULL WHERE s.map_id = m.map_id;
     END IF;
-    -- What is known of another field says nothing of this one.
+    -- Hashes of another field's values do not apply to this one.
     UPDATE crm.ledger l SET hashes = crm_internal.cells_hash(l.hashes, crm_internal.cell_mask(id), decode(repeat('00', 16), 'hex'))
     WHERE l.map_id = m.map_id AND id IS NOT NULL AND EXISTS (
         SELECT FROM crm.field_map f WHERE f.map_id = m.map_id AND f.field_id = id AND f.crm_field <> do_map_field.crm_field);
@@ -160,9 +160,9 @@ BEGIN
     SET crm_field = excluded.crm_field, direction = excluded.direction, data_type = excluded.data_type,
         validation = excluded.validation, on_conflict = excluded.on_conflict, transform_out = excluded.transform_out,
         transform_in = excluded.transform_in, materialize = excluded.materialize,
-        -- Where the CRM was not asked, what it said of the same field before.
+        -- If the CRM was not queried, keep what it reported of the same field before.
         described = CASE WHEN f.crm_field = excluded.crm_field THEN coalesce(excluded.described, f.described) ELSE excluded.described END;
-    -- Whoever maps its fields says that its rows have their keys still.
+    -- Mapping a field confirms that the keys of its rows have not changed.
     UPDATE crm.object_map o SET keys_changed = NULL WHERE o.map_id = m.map_id AND o.keys_changed IS NOT NULL;
     PERFORM crm_internal.bind_map(m.map_id);
     PERFORM crm_internal.install_capture(m.map_id);
@@ -170,7 +170,8 @@ BEGIN
     PERFORM crm_internal.notify_worker(false);
     RETURN id;
 END $$;
-COMMENT ON FUNCTION crm_internal.do_map_field(bytea, int, name, text, text, text, jsonb, text, regprocedure, regprocedure, bool) IS 'what crm.map_field() does for the role that crm_internal.caller() names';
+COMMENT ON FUNCTION crm_internal.do_map_field(bytea, int, name, text, text, text, jsonb, text, regprocedure, regprocedure, bool) IS
+    'crm.map_field() for the role that the token of crm_internal.caller() names';
 
 CREATE FUNCTION crm.map_field(map_id int, column_name name, crm_field text, direction text DEFAULT 'bidirectional',
                               data_type text DEFAULT NULL, validation jsonb DEFAULT '{}', on_conflict text DEFAULT 'crm_wins',
@@ -181,9 +182,9 @@ LANGUAGE sql VOLATILE AS $$
                             on_conflict, transform_out, transform_in, materialize)
 $$;
 COMMENT ON FUNCTION crm.map_field(int, name, text, text, text, jsonb, text, regprocedure, regprocedure, bool) IS
-    'maps a column to a CRM field; again for the same column: changes the mapping. direction: outbound | bidirectional | inbound. '
-    'validation: {"min", "max", "max_length", "nullable", "pattern", "choices"}. If the CRM answers, the field must be there, and take what '
-    'is to be written (pg_crm.check_fields). Returns field_id';
+    'maps a column to a CRM field, or changes the mapping of the column. direction: outbound | bidirectional | inbound. '
+    'validation: {"min", "max", "max_length", "nullable", "pattern", "choices"}. If the CRM responds, the field must exist and accept the '
+    'values of the column (pg_crm.check_fields). Returns field_id';
 
 CREATE FUNCTION crm_internal.do_unmap_field(caller bytea, map_id int, column_name name) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -200,7 +201,7 @@ BEGIN
         RAISE undefined_object USING
             MESSAGE = format('column "%s" is not mapped by map %s', column_name, map_id),
             DETAIL = coalesce('Mapped: ' || (SELECT string_agg(f.column_name, ', ' ORDER BY f.field_id) FROM crm.field_map f
-                                             WHERE f.map_id = m.map_id) || '.', 'No column is.'),
+                                             WHERE f.map_id = m.map_id) || '.', 'No columns are mapped.'),
             HINT = 'crm.field_map shows what is mapped.';
     END IF;
     PERFORM crm_internal.bind_map(m.map_id);
@@ -208,10 +209,13 @@ BEGIN
     PERFORM crm_internal.resend_in_flight(m.map_id);
     PERFORM crm_internal.notify_worker(false);
 END $$;
-COMMENT ON FUNCTION crm_internal.do_unmap_field(bytea, int, name) IS 'what crm.unmap_field() does for the role that crm_internal.caller() names';
+COMMENT ON FUNCTION crm_internal.do_unmap_field(bytea, int, name) IS
+    'crm.unmap_field() for the role that the token of crm_internal.caller() names';
 
 CREATE FUNCTION crm.unmap_field(map_id int, column_name name) RETURNS void
 LANGUAGE sql VOLATILE AS $$
     SELECT crm_internal.do_unmap_field(crm_internal.caller(), map_id, column_name)
 $$;
-COMMENT ON FUNCTION crm.unmap_field(int, name) IS 'removes a column from a map; what it still had to write is dropped';
+COMMENT ON FUNCTION crm.unmap_field(int, name) IS
+    'removes a column from a map; its queued changes are dropped. Errors: 42704 no such map, or the column is not mapped; 42501 not '
+    'the owner of the table';

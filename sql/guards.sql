@@ -1,35 +1,38 @@
--- What capture refuses, and the guards of partitions.
+-- Statements that capture rejects, and guards on partitions.
 
 CREATE FUNCTION crm_internal.refuse_key_change(relation regclass, record_key text) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE feature_not_supported USING
         MESSAGE = format('the key of a mapped row of "%s" cannot be changed', relation),
-        DETAIL = format('The row with record_key "%s" would get another key, and its CRM record would lose its row.', record_key),
+        DETAIL = format('The row with record_key "%s" would get another key, and its CRM record would no longer have a row.', record_key),
         HINT = 'Insert a row with the new key and delete the old one, or crm.unmap_object() first.';
 END $$;
-COMMENT ON FUNCTION crm_internal.refuse_key_change(regclass, text) IS 'raises: the key of a mapped row is its identity';
+COMMENT ON FUNCTION crm_internal.refuse_key_change(regclass, text) IS
+    'raises feature_not_supported (0A000): the key of a mapped row must not change';
 
 CREATE FUNCTION crm_internal.refuse_truncate() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE feature_not_supported USING
-        MESSAGE = format('cannot truncate "%s": it is mapped to a CRM and its deletes are followed', TG_RELID::regclass),
+        MESSAGE = format('cannot truncate "%s": it is mapped to a CRM, and deletes are propagated', TG_RELID::regclass),
         HINT = 'Use DELETE, or map it with on_delete => ''ignore''.';
 END $$;
-COMMENT ON FUNCTION crm_internal.refuse_truncate() IS 'trigger: TRUNCATE tells no rows, so on_delete could not be followed';
+COMMENT ON FUNCTION crm_internal.refuse_truncate() IS
+    'trigger: raises feature_not_supported (0A000), since TRUNCATE does not list rows for on_delete';
 
 CREATE FUNCTION crm_internal.refuse_leaf_write() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE feature_not_supported USING
         MESSAGE = format('cannot write to partition "%s" directly: its parent is mapped to a CRM', TG_RELID::regclass),
-        DETAIL = 'A statement on the partition alone would escape validation and change capture.',
+        DETAIL = 'A statement on the partition alone would bypass validation and change capture.',
         HINT = 'Write through the partitioned table.';
 END $$;
-COMMENT ON FUNCTION crm_internal.refuse_leaf_write() IS 'trigger: statements on a partition alone would not be captured';
+COMMENT ON FUNCTION crm_internal.refuse_leaf_write() IS
+    'trigger: raises feature_not_supported (0A000), since statements on a partition alone would not be captured';
 
--- From the catalog alone: pg_partition_tree() waits for whoever has locked a partition.
+-- From the catalog only: pg_partition_tree() would wait for locks on partitions.
 CREATE FUNCTION crm_internal.partitions(relation regclass) RETURNS SETOF regclass
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH RECURSIVE tree AS (
@@ -40,7 +43,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         JOIN pg_inherits i ON i.inhparent = t.inhrelid AND NOT i.inhdetachpending)
     SELECT inhrelid::regclass FROM tree
 $$;
-COMMENT ON FUNCTION crm_internal.partitions(regclass) IS 'the partitions of a table at all levels';
+COMMENT ON FUNCTION crm_internal.partitions(regclass) IS 'partitions of a table at all levels';
 
 CREATE FUNCTION crm_internal.guard_partitions(map_id int) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET citus.enable_ddl_propagation = off AS $$
@@ -63,4 +66,5 @@ BEGIN
                                 false, 'O');
     END LOOP;
 END $$;
-COMMENT ON FUNCTION crm_internal.guard_partitions(int) IS 'puts the guard against direct writes on every partition that lacks it, takes it off tables that were detached';
+COMMENT ON FUNCTION crm_internal.guard_partitions(int) IS
+    'adds the guard trigger to partitions that lack it, and drops it from detached tables';

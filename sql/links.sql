@@ -8,7 +8,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     ON CONFLICT ON CONSTRAINT ledger_pkey DO UPDATE
     SET crm_id = excluded.crm_id, detached = false,
         hashes = CASE WHEN l.crm_id IS DISTINCT FROM excluded.crm_id THEN NULL ELSE l.hashes END;
-    -- A delete that waited was for another record.
+    -- A queued delete was for another record.
     DELETE FROM crm.queue q USING unnest(shard_keys, record_keys) AS k (shard_key, record_key)
     WHERE q.shard_key = k.shard_key AND q.map_id = link_records.map_id AND q.record_key = k.record_key AND q.state = 'unlinked' AND q.op = 'd';
     UPDATE crm.queue q
@@ -23,7 +23,8 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     DELETE FROM crm.conflict c USING unnest(shard_keys, record_keys) AS k (shard_key, record_key)
     WHERE c.shard_key = k.shard_key AND c.map_id = link_records.map_id AND c.record_key = k.record_key AND c.field_id = -1;
 $$;
-COMMENT ON FUNCTION crm_internal.link_records(int, text[], text[], text[]) IS 'joins records to CRM records; edits that waited for the link are queued';
+COMMENT ON FUNCTION crm_internal.link_records(int, text[], text[], text[]) IS
+    'links rows to CRM records; edits that waited for the link are queued';
 
 CREATE FUNCTION crm_internal.unlink_record(shard_key text, map_id int, record_key text) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
@@ -37,7 +38,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
       AND q.state = 'queued';
     UPDATE crm.ledger l SET crm_id = NULL, hashes = NULL, detached = true
     WHERE l.shard_key = unlink_record.shard_key AND l.map_id = unlink_record.map_id AND l.record_key = unlink_record.record_key;
-    -- Another CRM record that claimed the row may have it now.
+    -- Another CRM record that claimed the row may be linked to it now.
     INSERT INTO crm.refetch AS r (map_id, crm_id)
     SELECT c.map_id, c.crm_value #>> '{}' FROM crm.conflict c
     WHERE c.shard_key = unlink_record.shard_key AND c.map_id = unlink_record.map_id AND c.record_key = unlink_record.record_key
@@ -47,7 +48,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     WHERE c.shard_key = unlink_record.shard_key AND c.map_id = unlink_record.map_id AND c.record_key = unlink_record.record_key
       AND c.field_id = -1;
 $$;
-COMMENT ON FUNCTION crm_internal.unlink_record(text, int, text) IS 'dissolves the link of a record whose CRM record is gone';
+COMMENT ON FUNCTION crm_internal.unlink_record(text, int, text) IS 'removes the link of a row whose CRM record was deleted';
 
 CREATE FUNCTION crm_internal.linked_elsewhere(map_id int, crm_id text) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -57,7 +58,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WHERE m.map_id = linked_elsewhere.map_id AND o.map_id <> m.map_id
     LIMIT 1
 $$;
-COMMENT ON FUNCTION crm_internal.linked_elsewhere(int, text) IS 'which record of another map of the same connection and CRM object a CRM record is linked to; NULL: none';
+COMMENT ON FUNCTION crm_internal.linked_elsewhere(int, text) IS
+    'the record of another map of the same connection and CRM object to which a CRM record is linked; NULL: none';
 
 CREATE FUNCTION crm_internal.do_link(caller bytea, map_id int, record_key text, crm_id text, shard_key text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -68,7 +70,8 @@ DECLARE
 BEGIN
     PERFORM crm_internal.require_owner(who, m.relation);
     IF coalesce(record_key, '') = '' OR coalesce(crm_id, '') = '' THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'a link needs a record_key and a crm_id', HINT = 'record_key is the text of the row''s key column.';
+        RAISE invalid_parameter_value USING MESSAGE = 'a link needs a record_key and a crm_id',
+            HINT = 'record_key is the text of the row''s key column.';
     END IF;
     SELECT crm_internal.key_text(do_link.record_key, k.atttypid),
            coalesce(CASE WHEN s.attname IS NULL THEN do_link.shard_key ELSE crm_internal.key_text(nullif(do_link.shard_key, ''), s.atttypid) END, '')
@@ -79,25 +82,28 @@ BEGIN
     SELECT l.record_key INTO other FROM crm.ledger l
     WHERE l.map_id = m.map_id AND l.crm_id = do_link.crm_id AND l.record_key <> do_link.record_key;
     IF FOUND THEN
-        RAISE unique_violation USING MESSAGE = format('CRM record "%s" is linked to record "%s" already', crm_id, other),
-            HINT = 'A CRM record goes with one row.';
+        RAISE unique_violation USING MESSAGE = format('CRM record "%s" is already linked to record "%s"', crm_id, other),
+            HINT = 'A CRM record can be linked to one row only.';
     END IF;
-    -- One at a time over all maps of the object.
+    -- One at a time for all maps of the object.
     PERFORM FROM crm.object_map o
     WHERE o.connection_id = m.connection_id AND lower(o.crm_object) = lower(m.crm_object) ORDER BY o.map_id FOR NO KEY UPDATE;
     other := crm_internal.linked_elsewhere(m.map_id, crm_id);
     IF other IS NOT NULL THEN
-        RAISE unique_violation USING MESSAGE = format('CRM record "%s" is linked to %s already', crm_id, other),
+        RAISE unique_violation USING MESSAGE = format('CRM record "%s" is already linked to %s', crm_id, other),
             DETAIL = 'Both maps write to one CRM object over one connection.',
-            HINT = 'A CRM record goes with one row of one table.';
+            HINT = 'A CRM record can be linked to one row of one table only.';
     END IF;
     PERFORM crm_internal.link_records(m.map_id, ARRAY[shard_key], ARRAY[record_key], ARRAY[crm_id]);
     PERFORM crm_internal.notify_worker(false);
 END $$;
-COMMENT ON FUNCTION crm_internal.do_link(bytea, int, text, text, text) IS 'what crm.link() does for the role that crm_internal.caller() names';
+COMMENT ON FUNCTION crm_internal.do_link(bytea, int, text, text, text) IS
+    'crm.link() for the role that the token of crm_internal.caller() names';
 
 CREATE FUNCTION crm.link(map_id int, record_key text, crm_id text, shard_key text DEFAULT '') RETURNS void
 LANGUAGE sql VOLATILE AS $$
     SELECT crm_internal.do_link(crm_internal.caller(), map_id, record_key, crm_id, shard_key)
 $$;
-COMMENT ON FUNCTION crm.link(int, text, text, text) IS 'states that a row and a CRM record are one; edits that waited for the link are queued';
+COMMENT ON FUNCTION crm.link(int, text, text, text) IS
+    'links a row to a CRM record; edits that waited for the link are queued. Errors: 42704 no such map, 23505 either is linked already, '
+    '42501 not the owner of the table';

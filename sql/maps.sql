@@ -26,48 +26,52 @@ BEGIN
     PERFORM crm_internal.check_interval('ingest_interval', ingest_interval);
     PERFORM crm_internal.check_choice('capture', capture, '{origin,always}');
     IF coalesce(crm_object, '') = '' THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'crm_object must name the CRM''s object', HINT = 'For example Contact (Salesforce) or contacts (HubSpot).';
+        RAISE invalid_parameter_value USING MESSAGE = 'crm_object must name the CRM''s object',
+            HINT = 'For example Contact (Salesforce) or contacts (HubSpot).';
     END IF;
     SELECT relkind INTO kind FROM pg_class WHERE oid = relation;
     IF kind IS NULL OR kind NOT IN ('r', 'p') THEN
-        RAISE wrong_object_type USING MESSAGE = format('"%s" is not a table', relation), HINT = 'Only tables and partitioned tables can be mapped.';
+        RAISE wrong_object_type USING MESSAGE = format('"%s" is not a table', relation),
+            HINT = 'Only tables and partitioned tables can be mapped.';
     END IF;
     IF (SELECT n.nspname FROM pg_class k JOIN pg_namespace n ON n.oid = k.relnamespace WHERE k.oid = relation)
        IN ('crm', 'crm_internal', 'crm_stub', 'pg_catalog', 'information_schema', 'pg_toast') THEN
         RAISE wrong_object_type USING MESSAGE = format('"%s" belongs to the system', relation), HINT = 'Map a table of your own.';
     END IF;
     IF kind = 'r' AND EXISTS (SELECT FROM pg_class WHERE oid = relation AND relispartition) THEN
-        RAISE wrong_object_type USING MESSAGE = format('"%s" is a partition', relation), HINT = 'Map the partitioned table that it belongs to.';
+        RAISE wrong_object_type USING MESSAGE = format('"%s" is a partition', relation),
+            HINT = 'Map the partitioned table that it belongs to.';
     END IF;
     IF (SELECT relpersistence FROM pg_class WHERE oid = relation) = 't' THEN
-        RAISE wrong_object_type USING MESSAGE = format('"%s" is a temporary table', relation), HINT = 'Only this session sees it; the worker could not.';
+        RAISE wrong_object_type USING MESSAGE = format('"%s" is a temporary table', relation),
+            HINT = 'Only this session can see it; the worker cannot.';
     END IF;
     IF crm_internal.is_of_citus(relation) THEN
         RAISE feature_not_supported USING
             MESSAGE = format('"%s" is a table of Citus', relation),
-            DETAIL = 'Its rows lie in shards: triggers on the table itself hear of no edit, so every one would be lost.',
+            DETAIL = 'Its rows are in shards, so triggers on the table itself fire for no edit, and every edit would be lost.',
             HINT = 'Distributed and reference tables are not supported yet; undistribute_table() makes one local, and local tables can be mapped.';
     END IF;
-    -- Of a partitioned table the rows' own.
+    -- For a partitioned table: its partitions.
     IF EXISTS (SELECT FROM pg_class k WHERE k.relpersistence = 'u'
                AND (k.oid = relation OR k.oid IN (SELECT t.relid FROM pg_partition_tree(relation) t))) THEN
         RAISE wrong_object_type USING
             MESSAGE = format('"%s" is unlogged', relation),
-            DETAIL = 'A crash of the server empties it, and neither the links nor the CRM would hear of that.',
+            DETAIL = 'A crash of the server truncates it, and neither the links nor the CRM would be updated.',
             HINT = format('ALTER TABLE %s SET LOGGED.', relation);
     END IF;
     IF kind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = relation) THEN
         RAISE wrong_object_type USING
             MESSAGE = format('tables inherit from "%s"', relation),
-            DETAIL = 'A statement on one of them alone would escape validation and change capture.',
-            HINT = 'Map those tables, or make it a partitioned table.';
+            DETAIL = 'A statement on one of them alone would bypass validation and change capture.',
+            HINT = 'Map those tables instead, or convert it to a partitioned table.';
     END IF;
     PERFORM crm_internal.require_owner(who, relation);
     PERFORM crm_internal.check_capture(relation, capture);
     IF on_insert = 'create' AND external_id_field IS NULL THEN
         RAISE invalid_parameter_value USING
             MESSAGE = 'on_insert => ''create'' needs an external_id_field',
-            DETAIL = 'A created record is upserted by a CRM field that holds our key, so that a repeated creation cannot make a twin.',
+            DETAIL = 'A created record is upserted by a CRM field that holds the record_key, so that repeating a creation cannot create a duplicate.',
             HINT = 'Name a unique field of the CRM object, such as External_Key__c, in external_id_field.';
     END IF;
 
@@ -78,7 +82,7 @@ BEGIN
     IF key_column IS NULL THEN
         IF primary_key IS NULL OR cardinality(primary_key) <> 1 THEN
             RAISE invalid_parameter_value USING
-                MESSAGE = format('cannot tell the key column of "%s"', relation),
+                MESSAGE = format('cannot determine the key column of "%s"', relation),
                 DETAIL = CASE WHEN primary_key IS NULL THEN 'It has no primary key.'
                               ELSE format('Its primary key has several columns: %s.', array_to_string(primary_key, ', ')) END,
                 HINT = 'Name a unique column in key_column (and the distribution column in shard_column).';
@@ -88,7 +92,8 @@ BEGIN
     SELECT crm_internal.base_type(a.atttypid) INTO key_type FROM pg_attribute a
     WHERE a.attrelid = relation AND a.attname = key_column AND a.attnum > 0 AND NOT a.attisdropped;
     IF key_type IS NULL THEN
-        RAISE undefined_column USING MESSAGE = format('column "%s" of "%s" does not exist', key_column, relation), HINT = 'key_column names the column that identifies a row.';
+        RAISE undefined_column USING MESSAGE = format('column "%s" of "%s" does not exist', key_column, relation),
+            HINT = 'key_column names the column that identifies a row.';
     END IF;
     IF NOT crm_internal.is_key_type(key_type) THEN
         RAISE datatype_mismatch USING
@@ -104,12 +109,13 @@ BEGIN
         SELECT a.atttypid, a.attnotnull INTO shard_type, shard_is_set FROM pg_attribute a
         WHERE a.attrelid = relation AND a.attname = shard_column AND a.attnum > 0 AND NOT a.attisdropped;
         IF NOT FOUND THEN
-            RAISE undefined_column USING MESSAGE = format('column "%s" of "%s" does not exist', shard_column, relation), HINT = 'shard_column names the distribution column.';
+            RAISE undefined_column USING MESSAGE = format('column "%s" of "%s" does not exist', shard_column, relation),
+                HINT = 'shard_column names the distribution column.';
         END IF;
         IF NOT crm_internal.is_shard_type(shard_type) THEN
             RAISE datatype_mismatch USING
                 MESSAGE = format('column "%s" of type %s cannot be a shard_column', shard_column, format_type(shard_type, NULL)),
-                DETAIL = 'Its text is the shard_key, and equal values of that type can be spelt in several ways.',
+                DETAIL = 'Its text is the shard_key, and equal values of that type can have different texts.',
                 HINT = 'A shard_column is a number, a text, a uuid, an enum, a boolean, a date or a timestamp.';
         END IF;
     END IF;
@@ -117,7 +123,7 @@ BEGIN
     IF FOUND THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('column "%s" of "%s" has a nondeterministic collation and cannot be a key', lax, relation),
-            DETAIL = 'Keys that the collation calls equal are different texts, and the CRM would get a record for each.',
+            DETAIL = 'Keys that the collation considers equal are different texts, and the CRM would get a record for each.',
             HINT = format('Give the column a deterministic collation: ALTER TABLE %s ALTER %I TYPE %s COLLATE "C".', relation, lax,
                           (SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = lax));
     END IF;
@@ -126,14 +132,14 @@ BEGIN
             MESSAGE = format('column "%s" of "%s" is not unique', key_column, relation),
             HINT = 'A key needs a unique index or a primary key on it (together with shard_column if there is one).';
     END IF;
-    -- Of rows without a shard, a unique index that has it among its columns says nothing.
+    -- A unique index that includes a nullable shard_column does not make rows without one unique.
     IF shard_column IS NOT NULL AND NOT shard_is_set AND NOT crm_internal.is_unique(relation, key_column) THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('column "%s" of "%s" may be null', shard_column, relation),
             DETAIL = format('Column "%s" is unique only together with it.', key_column),
             HINT = format('ALTER TABLE %s ALTER %I SET NOT NULL.', relation, shard_column);
     END IF;
-    -- The external id is the record_key alone, so two shards' rows of one key would be one CRM record.
+    -- The external id is the record_key alone, so rows of two shards with the same key would be one CRM record.
     IF external_id_field IS NOT NULL AND shard_column IS NOT NULL AND key_type <> 'uuid'::regtype
        AND NOT crm_internal.is_unique(relation, key_column) THEN
         RAISE invalid_parameter_value USING
@@ -141,28 +147,28 @@ BEGIN
             DETAIL = 'external_id_field holds the record_key alone, so rows of different shards could become one CRM record.',
             HINT = 'Use a key that is unique by itself (a uuid, for example), or no external_id_field.';
     END IF;
-    -- One at a time, so that each sees the other.
+    -- One at a time, so that concurrent calls see each other.
     PERFORM FROM crm.connection k WHERE k.connection_id = c.connection_id FOR NO KEY UPDATE;
     IF NOT FOUND THEN
-        c := crm_internal.connection_named(connection); -- dropped meanwhile
+        c := crm_internal.connection_named(connection); -- dropped by another session
     END IF;
     SELECT o.crm_object INTO same FROM crm.object_map o
     WHERE o.connection_id = c.connection_id AND o.relation = do_map_object.relation AND lower(o.crm_object) = lower(do_map_object.crm_object);
     IF FOUND THEN
         RAISE duplicate_object USING
-            MESSAGE = format('"%s" is mapped to %s on connection "%s" already', relation, same, connection),
+            MESSAGE = format('"%s" is already mapped to %s on connection "%s"', relation, same, connection),
             HINT = 'crm.map_field() adds columns to it; crm.unmap_object() removes it.';
     END IF;
 
-    -- A key of two tables would be one CRM record's: the rows of one would overwrite and delete the other's.
+    -- Rows of two tables with the same key would be one CRM record, and overwrite or delete each other's.
     SELECT o.relation::regclass INTO other FROM crm.object_map o
     WHERE o.connection_id = c.connection_id AND lower(o.crm_object) = lower(do_map_object.crm_object)
       AND lower(o.external_id_field) = lower(do_map_object.external_id_field);
     IF FOUND THEN
         RAISE duplicate_object USING
-            MESSAGE = format('field "%s" of %s holds the keys of another table already', external_id_field, crm_object),
+            MESSAGE = format('field "%s" of %s already holds the keys of another table', external_id_field, crm_object),
             DETAIL = format('"%s" is mapped to %s on connection "%s" with this external_id_field.', other, crm_object, connection),
-            HINT = 'Each table that is mapped to one CRM object needs an external_id_field of its own; it says whose a record is.';
+            HINT = 'Each table mapped to a CRM object needs its own external_id_field, which identifies the table of a record.';
     END IF;
 
     INSERT INTO crm.object_map (connection_id, relation, crm_object, key_column, shard_column, external_id_field,
@@ -175,7 +181,8 @@ BEGIN
     PERFORM crm_internal.notify_worker(false);
     RETURN id;
 END $$;
-COMMENT ON FUNCTION crm_internal.do_map_object(bytea, text, regclass, text, name, name, text, text, text, text, text, text, interval, interval, text) IS 'what crm.map_object() does for the role that crm_internal.caller() names';
+COMMENT ON FUNCTION crm_internal.do_map_object(bytea, text, regclass, text, name, name, text, text, text, text, text, text, interval, interval, text) IS
+    'crm.map_object() for the role that the token of crm_internal.caller() names';
 
 CREATE FUNCTION crm.map_object(connection text, relation regclass, crm_object text,
                                key_column name DEFAULT NULL, shard_column name DEFAULT NULL,
@@ -193,12 +200,14 @@ LANGUAGE sql VOLATILE AS $$
 $$;
 COMMENT ON FUNCTION crm.map_object(text, regclass, text, name, name, text, text, text, text, text, text, interval, interval, text) IS
     'maps a table to a CRM object; the caller must own the table. on_insert: ignore | create (upsert by external_id_field). '
-    'on_delete: ignore | unlink | delete (what a deleted row does to the CRM). on_crm_insert: ignore | insert (a CRM record without a row gets one). '
-    'on_crm_delete: ignore | unlink | delete (what a deleted CRM record does to its row). write_interval, ingest_interval: 1 minute .. 24 hours; '
-    'the first look for changes comes an ingest_interval later, or with crm.backfill() or crm.ingest_now(). '
+    'on_delete: ignore | unlink | delete (what a deleted row does to the CRM). on_crm_insert: ignore | insert (a CRM record without a '
+    'row gets one). '
+    'on_crm_delete: ignore | unlink | delete (what a deleted CRM record does to its row). write_interval, ingest_interval: 1 minute .. '
+    '24 hours; '
+    'the CRM is first polled for changes after an ingest_interval, or by crm.backfill() or crm.ingest_now(). '
     'capture: origin | always (see crm.set_capture()). Returns map_id, for crm.map_field()';
 
--- Attaching a partition clones row-level triggers as the role that attaches it, which may not execute their function.
+-- Attaching a partition clones row-level triggers as the role that attaches it, which may lack EXECUTE on their function.
 CREATE FUNCTION crm_internal.check_capture(relation regclass, capture text) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -208,7 +217,8 @@ BEGIN
             HINT = 'Replicate into a table that is not partitioned, or call crm.recapture() to find what replication changed.';
     END IF;
 END $$;
-COMMENT ON FUNCTION crm_internal.check_capture(regclass, text) IS 'raises an error if replicated rows of a table cannot be captured';
+COMMENT ON FUNCTION crm_internal.check_capture(regclass, text) IS
+    'raises feature_not_supported (0A000) if replicated rows of a table cannot be captured';
 
 CREATE FUNCTION crm_internal.do_set_capture(caller bytea, map_id int, capture text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -223,14 +233,16 @@ BEGIN
     PERFORM crm_internal.install_capture(m.map_id);
     PERFORM crm_internal.notify_worker(false);
 END $$;
-COMMENT ON FUNCTION crm_internal.do_set_capture(bytea, int, text) IS 'what crm.set_capture() does for the role that crm_internal.caller() names';
+COMMENT ON FUNCTION crm_internal.do_set_capture(bytea, int, text) IS
+    'crm.set_capture() for the role that the token of crm_internal.caller() names';
 
 CREATE FUNCTION crm.set_capture(map_id int, capture text) RETURNS void
 LANGUAGE sql VOLATILE AS $$
     SELECT crm_internal.do_set_capture(crm_internal.caller(), map_id, capture)
 $$;
 COMMENT ON FUNCTION crm.set_capture(int, text) IS
-    'sets which edits of a mapped table are captured; the caller must own the table. origin: those of ordinary sessions; always: also rows that a '
+    'sets which edits of a mapped table are captured; the caller must own the table. origin: those of ordinary sessions; always: also '
+    'rows that a '
     'subscription applies (the rules of the mapping do not apply to them) and edits under session_replication_role = replica';
 
 CREATE FUNCTION crm_internal.do_unmap_object(caller bytea, map_id int) RETURNS void
@@ -253,16 +265,19 @@ BEGIN
     DELETE FROM crm.former_link x WHERE x.map_id = m.map_id;
     DELETE FROM crm.orphaned_create x WHERE x.map_id = m.map_id;
     DELETE FROM crm.mismatched_key x WHERE x.map_id = m.map_id;
-    -- First the rows by which the worker sees that somebody holds a record.
+    -- First the rows that show the worker that a record is locked.
     DELETE FROM crm.ledger x WHERE x.map_id = m.map_id;
     DELETE FROM crm.queue x WHERE x.map_id = m.map_id;
     DELETE FROM crm.object_map x WHERE x.map_id = m.map_id;
     PERFORM crm_internal.notify_worker(false);
 END $$;
-COMMENT ON FUNCTION crm_internal.do_unmap_object(bytea, int) IS 'what crm.unmap_object() does for the role that crm_internal.caller() names';
+COMMENT ON FUNCTION crm_internal.do_unmap_object(bytea, int) IS
+    'crm.unmap_object() for the role that the token of crm_internal.caller() names';
 
 CREATE FUNCTION crm.unmap_object(map_id int) RETURNS void
 LANGUAGE sql VOLATILE AS $$
     SELECT crm_internal.do_unmap_object(crm_internal.caller(), map_id)
 $$;
-COMMENT ON FUNCTION crm.unmap_object(int) IS 'removes a map, its links and what waited; neither the table nor the CRM is touched, the audit stays';
+COMMENT ON FUNCTION crm.unmap_object(int) IS
+    'removes a map, its links and queued changes; neither the table nor the CRM is changed, and the audit log is kept. '
+    'Errors: 42704 no such map, 42501 not the owner of the table';

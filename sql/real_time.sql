@@ -1,4 +1,4 @@
--- Real time: crm.write() for applications; pending writes and conflicts for operators.
+-- Real time: crm.write() and crm.read_live() for applications; pending writes and conflicts for operators.
 
 CREATE TYPE crm.write_result AS (
     write_id      uuid,
@@ -8,34 +8,35 @@ CREATE TYPE crm.write_result AS (
     error_class   text,
     error         text
 );
-COMMENT ON TYPE crm.write_result IS 'what came of crm.write()';
+COMMENT ON TYPE crm.write_result IS 'result of crm.write()';
 COMMENT ON COLUMN crm.write_result.outcome IS
-    'committed: both sides hold it; conflict: the CRM holds something else than the base, nothing was written anywhere; '
-    'pending: the row holds it, the CRM gets it from the reconciler';
-COMMENT ON COLUMN crm.write_result.crm_values IS 'what the CRM holds in the mapped fields, by column in the table''s types; NULL: it could not be read';
-COMMENT ON COLUMN crm.write_result.snapshot_hash IS 'crm.snapshot_hash() of what the CRM holds';
+    'committed: both sides have the new values; conflict: the CRM value differs from the base, nothing was written on either side; '
+    'pending: the row has the new values, the reconciler writes them to the CRM';
+COMMENT ON COLUMN crm.write_result.crm_values IS
+    'CRM values of the mapped fields, by column and in the types of the table; NULL: they could not be read';
+COMMENT ON COLUMN crm.write_result.snapshot_hash IS 'crm.snapshot_hash() of the CRM record; NULL: it could not be read';
 
--- No SET here: triggers of the caller''s table run with the caller''s settings.
+-- No SET here: triggers of the table run with the caller's settings.
 CREATE FUNCTION crm.write(relation regclass, record_key text, changes jsonb, base jsonb DEFAULT NULL, force bool DEFAULT false,
                           connection text DEFAULT NULL, shard_key text DEFAULT '', correlation_id text DEFAULT NULL)
 RETURNS crm.write_result
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE AS $$
-BEGIN -- and not SQL, which would plan it anew with each call
+BEGIN -- not SQL, which would plan the call each time
     RETURN pg_catalog.jsonb_populate_record(NULL::crm.write_result,
         crm_internal.perform_write(relation::pg_catalog.oid, record_key, changes, base, force, connection, shard_key, correlation_id));
 END $$;
 COMMENT ON FUNCTION crm.write(regclass, text, jsonb, jsonb, bool, text, text, text) IS
-    'changes a row and its CRM record while the caller waits: reads the record, compares it with base (column -> value; default: what the '
-    'CRM last held), writes it, changes the row. changes: column -> value of bidirectional columns. force: whatever the CRM holds is '
-    'overwritten. connection: needed if the table is mapped more than once. Cancellable. Errors: 22023 bad argument, 23514 a rule is '
-    'broken, P0002 no such row, 55000 no worker';
+    'changes a row and its CRM record synchronously: reads the record, compares it with base (column -> value; default: the last known CRM '
+    'values), writes it, updates the row. changes: column -> value of bidirectional columns. force: overwrites whatever the CRM has. '
+    'connection: required if the table is mapped more than once. Cancellable. Errors: 22023 invalid argument, 23514 a rule is violated, '
+    'P0002 no such row, 55000 no worker';
 
 CREATE FUNCTION crm.read_live(relation regclass, record_key text, connection text DEFAULT NULL, shard_key text DEFAULT '') RETURNS jsonb
 LANGUAGE sql VOLATILE PARALLEL UNSAFE AS $$
     SELECT crm_internal.perform_read(relation::pg_catalog.oid, record_key, connection, shard_key)
 $$;
 COMMENT ON FUNCTION crm.read_live(regclass, text, text, text) IS
-    'asks the CRM what it holds now in the mapped fields of a row''s record, by column in the table''s types; the caller must see the row. '
+    'reads the mapped fields of a row''s CRM record now, by column and in the types of the table; the caller must see the row. '
     'Cancellable. Errors: 55000 the record is not linked, or no worker; 08006 the CRM could not be read';
 
 CREATE VIEW crm.pending_writes AS
@@ -64,27 +65,69 @@ JOIN crm.object_map m USING (map_id)
 JOIN crm.connection c USING (connection_id)
 LEFT JOIN crm.ledger l ON l.shard_key = h.shard_key AND l.map_id = h.map_id AND l.record_key = h.record_keys[1]
 WHERE h.base IS NOT NULL OR h.write_id IS NOT NULL;
-COMMENT ON VIEW crm.pending_writes IS 'edits of bidirectional cells whose outcome is not final: on their way, or waiting for the reconciler';
+COMMENT ON VIEW crm.pending_writes IS 'edits of bidirectional cells whose outcome is not final: in flight, or queued for the reconciler';
+COMMENT ON COLUMN crm.pending_writes.write_id IS
+    'id that crm.write() returned, or one made for the edit; NULL: a captured UPDATE that has none yet';
+COMMENT ON COLUMN crm.pending_writes.map_id IS 'the map, as crm.map_object() returned it';
+COMMENT ON COLUMN crm.pending_writes.connection IS 'name of the connection';
+COMMENT ON COLUMN crm.pending_writes.relation IS 'the mapped table';
+COMMENT ON COLUMN crm.pending_writes.shard_key IS 'text of the shard_column; empty: the map has none';
+COMMENT ON COLUMN crm.pending_writes.record_key IS 'text of the row''s key column';
+COMMENT ON COLUMN crm.pending_writes.crm_id IS 'id of the CRM record; NULL: the row is not linked to one';
 COMMENT ON COLUMN crm.pending_writes.state IS
-    'sending, landed, failed (calls of crm.write() under way), captured (committed, the worker has not taken it up yet), queued, unlinked (waits for a CRM id), dead (see crm.dead_letters)';
+    'sending, landed, failed (a crm.write() call in progress), captured (committed, not processed by the worker yet), queued, '
+    'unlinked (waiting for a CRM id), dead (see crm.dead_letters)';
 COMMENT ON COLUMN crm.pending_writes.origin IS
-    'update: a plain UPDATE; write: crm.write(); compensate: a call of it whose transaction came to nothing';
-COMMENT ON COLUMN crm.pending_writes.folded IS 'ids of calls of crm.write() that this one stands for';
+    'update: a plain UPDATE; write: crm.write(); compensate: a crm.write() call whose transaction was rolled back';
+COMMENT ON COLUMN crm.pending_writes.columns IS 'columns to be written or to be set to the CRM value';
+COMMENT ON COLUMN crm.pending_writes.intended IS
+    'CRM field -> value, as given to crm.write(), for information: what is sent is what the row holds; NULL: a plain UPDATE';
+COMMENT ON COLUMN crm.pending_writes.base IS 'what the edit was based on, by field_id; NULL: not recorded';
+COMMENT ON COLUMN crm.pending_writes.snapshot IS 'mapped fields of the CRM record as last read, canonical; NULL: not read yet';
+COMMENT ON COLUMN crm.pending_writes.snapshot_hash IS 'BLAKE3 hash of the snapshot; NULL: not read yet';
+COMMENT ON COLUMN crm.pending_writes.age IS 'time since created_at';
+COMMENT ON COLUMN crm.pending_writes.created_at IS 'when the oldest of the edits was made';
+COMMENT ON COLUMN crm.pending_writes.changed_at IS 'when the newest of the edits was made';
+COMMENT ON COLUMN crm.pending_writes.attempts IS 'failed attempts so far';
+COMMENT ON COLUMN crm.pending_writes.next_attempt_at IS 'when the next attempt is due; NULL: none is scheduled';
+COMMENT ON COLUMN crm.pending_writes.error_class IS 'class of the last error, as in crm.dead_letters; NULL: none';
+COMMENT ON COLUMN crm.pending_writes.last_error IS 'message of the last error; NULL: none';
+COMMENT ON COLUMN crm.pending_writes.actor IS 'who made the edit, as in crm.dead_letters';
+COMMENT ON COLUMN crm.pending_writes.correlation_id IS 'correlation_id of crm.write(), or pg_crm.correlation_id of the session; NULL: none';
+COMMENT ON COLUMN crm.pending_writes.folded IS 'ids of further crm.write() calls merged into this write; NULL: none';
 
 CREATE VIEW crm.conflicts AS
-SELECT x.conflict_id, x.map_id, c.name AS connection, m.relation AS entity_type, x.shard_key, x.record_key, x.crm_id, f.column_name,
+SELECT x.conflict_id, x.map_id, c.name AS connection, m.relation, x.shard_key, x.record_key, x.crm_id, f.column_name,
        f.crm_field, x.conflict_type, x.local_value, x.crm_value, x.base, x.policy, x.first_seen, x.last_attempt, x.write_id, x.actor,
        x.correlation_id
 FROM crm.conflict x
 JOIN crm.object_map m USING (map_id)
 JOIN crm.connection c USING (connection_id)
 LEFT JOIN crm.field_map f USING (map_id, field_id);
-COMMENT ON VIEW crm.conflicts IS 'cells that both sides changed and no policy decides; crm.resolve_conflict() does';
+COMMENT ON VIEW crm.conflicts IS 'cells that changed on both sides and that no policy decides; crm.resolve_conflict() resolves one';
+COMMENT ON COLUMN crm.conflicts.conflict_id IS 'argument of crm.resolve_conflict()';
+COMMENT ON COLUMN crm.conflicts.map_id IS 'the map, as crm.map_object() returned it';
+COMMENT ON COLUMN crm.conflicts.connection IS 'name of the connection';
+COMMENT ON COLUMN crm.conflicts.relation IS 'the mapped table';
+COMMENT ON COLUMN crm.conflicts.shard_key IS 'text of the shard_column; empty: the map has none';
+COMMENT ON COLUMN crm.conflicts.record_key IS 'text of the row''s key column';
+COMMENT ON COLUMN crm.conflicts.crm_id IS 'id of the CRM record; NULL: the row is not linked to one';
+COMMENT ON COLUMN crm.conflicts.column_name IS 'column of the table; NULL: the conflict is about the record as a whole';
+COMMENT ON COLUMN crm.conflicts.crm_field IS 'field of the CRM object; NULL: the conflict is about the record as a whole';
 COMMENT ON COLUMN crm.conflicts.conflict_type IS
-    'stale_write: the CRM holds what the edit was not based on; immutable: an edit of a field that may not change once bound; '
-    'locked_field: the CRM changed such a field; unknown_base: the sides differ and nobody knows which is newer; '
-    'mapping_mismatch: the table refuses what the CRM holds; duplicate_identity: two CRM records claim one row (local_value: the id of the '
-    'linked one, crm_value: of the other)';
+    'stale_write: the CRM value is not the one the edit was based on; immutable: an edit of a field that must not change once both '
+    'sides have it; locked_field: the CRM changed such a field; unknown_base: the sides differ and it is not known which is newer; '
+    'mapping_mismatch: the table rejects the CRM value; duplicate_identity: two CRM records claim one row (local_value: id of the '
+    'linked record, crm_value: id of the other)';
+COMMENT ON COLUMN crm.conflicts.local_value IS 'value of the row, canonical; NULL: null';
+COMMENT ON COLUMN crm.conflicts.crm_value IS 'value in the CRM, canonical; NULL: null';
+COMMENT ON COLUMN crm.conflicts.base IS 'value before the edit, canonical; NULL: not known';
+COMMENT ON COLUMN crm.conflicts.policy IS 'on_conflict policy of the field';
+COMMENT ON COLUMN crm.conflicts.first_seen IS 'when the conflict was first found';
+COMMENT ON COLUMN crm.conflicts.last_attempt IS 'when it was last found unresolved';
+COMMENT ON COLUMN crm.conflicts.write_id IS 'crm.write() call that conflicts; NULL: a plain UPDATE or a change in the CRM';
+COMMENT ON COLUMN crm.conflicts.actor IS 'who made the edit, as in crm.dead_letters';
+COMMENT ON COLUMN crm.conflicts.correlation_id IS 'correlation_id of the edit; NULL: none';
 
 CREATE FUNCTION crm.write_status(write_id uuid)
 RETURNS TABLE (write_id uuid, state text, map_id int, relation regclass, shard_key text, record_key text, attempts int,
@@ -99,8 +142,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
                                 || write_status.write_id)
         ORDER BY p.state IN ('captured', 'queued', 'unlinked', 'dead') DESC LIMIT 1
     ), conflicting AS (
-        SELECT write_status.write_id, 'conflict', c.map_id, c.entity_type, c.shard_key, c.record_key, NULL::int, NULL::timestamptz,
-               'conflict', 'waits for crm.resolve_conflict(' || c.conflict_id || ')', c.last_attempt, c.correlation_id
+        SELECT write_status.write_id, 'conflict', c.map_id, c.relation, c.shard_key, c.record_key, NULL::int, NULL::timestamptz,
+               'conflict', 'waiting for crm.resolve_conflict(' || c.conflict_id || ')', c.last_attempt, c.correlation_id
         FROM crm.conflicts c JOIN crm.conflict x USING (shard_key, conflict_id)
         WHERE x.write_id = write_status.write_id OR write_status.write_id = ANY (x.folded) LIMIT 1
     ), ended AS (
@@ -110,15 +153,15 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
         FROM (SELECT * FROM crm.audit_log l WHERE l.write_id = write_status.write_id
               UNION ALL
               SELECT * FROM crm.audit_log l WHERE l.folded @> ARRAY[write_status.write_id]) a
-        -- What a call wrote itself stands, though its caller rolled back: the row took it then.
+        -- What a call wrote itself counts, even if its caller rolled back: the row was set to it then.
         ORDER BY a.path = 'realtime' AND a.result IN ('applied', 'raced') DESC, a.at DESC, a.audit_id DESC LIMIT 1
     )
     SELECT * FROM (SELECT * FROM waiting UNION ALL SELECT * FROM conflicting UNION ALL SELECT * FROM ended) s
     LIMIT 1
 $$;
 COMMENT ON FUNCTION crm.write_status(uuid) IS
-    'where a call of crm.write() stands. state: as in crm.pending_writes, or conflict; when it is over committed, '
-    'superseded or conflict. No row: there is no such write, or its audit is gone';
+    'state of a crm.write() call: as in crm.pending_writes, or conflict; finally committed, superseded or conflict. '
+    'No row: there is no such write, or its month of the audit log was dropped';
 
 CREATE FUNCTION crm_internal.resolve_identity(x crm.conflict, winner text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -132,20 +175,20 @@ BEGIN
         SELECT l.record_key INTO other FROM crm.ledger l WHERE l.map_id = x.map_id AND l.crm_id = claims AND l.record_key <> x.record_key;
         IF FOUND THEN
             RAISE unique_violation USING
-                MESSAGE = format('CRM record "%s" is linked to record "%s" already', claims, other),
-                DETAIL = 'A CRM record goes with one row.',
-                HINT = format('Delete or link one of the rows "%s" and "%s" otherwise, or decide for ''local''.', x.record_key, other);
+                MESSAGE = format('CRM record "%s" is already linked to record "%s"', claims, other),
+                DETAIL = 'A CRM record can be linked to one row only.',
+                HINT = format('Delete one of the rows "%s" and "%s" or link it to another record, or resolve the conflict with ''local''.', x.record_key, other);
         END IF;
         other := crm_internal.linked_elsewhere(x.map_id, claims);
         IF other IS NOT NULL THEN
             RAISE unique_violation USING
-                MESSAGE = format('CRM record "%s" is linked to %s already', claims, other),
-                DETAIL = 'A CRM record goes with one row of one table.',
+                MESSAGE = format('CRM record "%s" is already linked to %s', claims, other),
+                DETAIL = 'A CRM record can be linked to one row of one table only.',
                 HINT = 'Decide for ''local''.';
         END IF;
         PERFORM crm_internal.link_records(x.map_id, ARRAY[x.shard_key], ARRAY[x.record_key], ARRAY[claims]);
     END IF;
-    -- The one that lost stays out, until crm.link() says otherwise.
+    -- The rejected record is not linked again, except by crm.link().
     INSERT INTO crm.former_link (shard_key, map_id, crm_id, record_key, ended_by)
     SELECT x.shard_key, x.map_id, lost, x.record_key, 'rejected'
     FROM (SELECT CASE winner WHEN 'crm' THEN linked ELSE claims END AS lost) y
@@ -156,7 +199,7 @@ BEGIN
     ON CONFLICT ON CONSTRAINT refetch_pkey DO UPDATE SET revision = excluded.revision, due_at = now();
     PERFORM crm_internal.notify_worker(true);
 END $$;
-COMMENT ON FUNCTION crm_internal.resolve_identity(crm.conflict, text) IS 'decides which of two CRM records goes with a row';
+COMMENT ON FUNCTION crm_internal.resolve_identity(crm.conflict, text) IS 'decides which of two CRM records a row is linked to';
 
 CREATE FUNCTION crm.resolve_conflict(conflict_id bigint, winner text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -166,20 +209,20 @@ DECLARE
 BEGIN
     PERFORM crm_internal.refuse_restricted();
     PERFORM crm_internal.check_choice('winner', winner, '{crm,local}');
-    -- The record first, as the worker does: it goes with its conflicts when its row does.
+    -- The record first, as the worker does: deleting a row deletes its conflicts.
     PERFORM FROM crm.ledger l JOIN crm.conflict c USING (shard_key, map_id, record_key)
     WHERE c.conflict_id = resolve_conflict.conflict_id FOR UPDATE OF l;
     SELECT * INTO x FROM crm.conflict c WHERE c.conflict_id = resolve_conflict.conflict_id FOR UPDATE;
     IF NOT FOUND THEN
         RAISE undefined_object USING MESSAGE = format('conflict %s does not exist', coalesce(conflict_id::text, 'NULL')),
-            HINT = 'crm.conflicts lists them; one is gone once it is settled.';
+            HINT = 'crm.conflicts lists them; a conflict is removed when it is resolved.';
     END IF;
     IF x.field_id = -1 THEN
         PERFORM crm_internal.resolve_identity(x, winner);
         RETURN;
     END IF;
     cell := crm_internal.cell_mask(x.field_id);
-    -- Based on what the person saw: a CRM value that moved since reopens the conflict.
+    -- Based on the CRM value that was shown: if it has changed since, the conflict is reopened.
     INSERT INTO crm.pending_write AS p (shard_key, map_id, record_key, state, cells, take, base, folded, actor, correlation_id)
     VALUES (x.shard_key, x.map_id, x.record_key, 'queued',
             CASE winner WHEN 'local' THEN cell ELSE decode('0000000000000000', 'hex') END, CASE winner WHEN 'crm' THEN cell END,
@@ -197,9 +240,11 @@ BEGIN
     PERFORM crm_internal.notify_worker(true);
 END $$;
 COMMENT ON FUNCTION crm.resolve_conflict(bigint, text) IS
-    'decides a conflict: the row takes the CRM''s value (crm), or the CRM gets the row''s (local), by the same read-check-write as any edit. '
-    'Should the CRM''s value have moved meanwhile, the conflict is opened again with the new one. duplicate_identity: the row goes with the '
-    'record that claims it (crm), or stays with its own (local)';
+    'resolves a conflict: the row is set to the CRM value (crm), or the CRM to the row''s value (local), by the same read-check-write '
+    'as any '
+    'edit. If the CRM value has changed meanwhile, the conflict is reopened with the new one. duplicate_identity: the row is linked to the '
+    'record that claims it (crm), or keeps its link (local). Errors: 42704 no such conflict, 22023 invalid winner, 23505 the record is '
+    'linked';
 
 CREATE FUNCTION crm.cancel_write(write_id uuid) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -210,10 +255,10 @@ BEGIN
     SELECT * INTO p FROM crm.pending_write w
     WHERE (w.write_id = cancel_write.write_id OR cancel_write.write_id = ANY (w.folded)) AND w.state IN ('queued', 'dead') FOR UPDATE;
     IF NOT FOUND THEN
-        RAISE undefined_object USING MESSAGE = format('no pending write %s waits', coalesce(write_id::text, 'NULL')),
-            HINT = 'crm.pending_writes lists them; one that is being sent cannot be cancelled.';
+        RAISE undefined_object USING MESSAGE = format('pending write %s does not exist', coalesce(write_id::text, 'NULL')),
+            HINT = 'crm.pending_writes lists them; a write in flight cannot be cancelled.';
     END IF;
-    -- The edit stays out of the CRM; the row takes what the CRM holds, so that both sides agree again.
+    -- The edit is not written; the row is set to the CRM value, so that both sides agree again.
     UPDATE crm.pending_write w
     SET state = 'queued', cells = decode('0000000000000000', 'hex'), take = crm_internal.cells_or(w.cells, coalesce(w.take, w.cells)), base = '{}',
         revision = w.revision + 1, attempts = 0, next_attempt_at = '-infinity', error_class = NULL, last_error = NULL
@@ -222,4 +267,5 @@ BEGIN
     WHERE d.path = 'reconcile' AND d.shard_key = p.shard_key AND d.map_id = p.map_id AND d.record_key = p.record_key;
     PERFORM crm_internal.notify_worker(true);
 END $$;
-COMMENT ON FUNCTION crm.cancel_write(uuid) IS 'gives up an edit that waits: the row takes back what the CRM holds, the edit stays in the audit';
+COMMENT ON FUNCTION crm.cancel_write(uuid) IS
+    'cancels a queued edit: the row is set back to the CRM values; the audit log keeps the edit. Errors: 42704 no such pending write';

@@ -1,6 +1,6 @@
--- Rows compared with the ledger, where cells may have changed without firing a trigger.
+-- Comparing rows with the ledger when cells may have changed without firing a trigger.
 
--- What changes cells without firing a trigger leaves a request, once per map and transaction, and the worker finds the cells.
+-- Requests are inserted once per map and transaction; the worker finds the cells that changed.
 CREATE FUNCTION crm_internal.request_recapture(map_id int, reason text, new_rows bool DEFAULT false) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -12,7 +12,7 @@ BEGIN
                         AND r.new_rows >= request_recapture.new_rows);
     PERFORM crm_internal.notify_worker(false);
 END $$;
-COMMENT ON FUNCTION crm_internal.request_recapture(int, text, bool) IS 'has the worker compare the rows of a map with the ledger';
+COMMENT ON FUNCTION crm_internal.request_recapture(int, text, bool) IS 'requests that the worker compare the rows of a map with the ledger';
 
 CREATE FUNCTION crm.recapture(map_id int, new_rows bool DEFAULT false) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -24,11 +24,11 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION crm.recapture(int, bool) IS
     'compares every row of a map with the ledger in the background, and captures cells that changed without firing a trigger. '
-    'new_rows: also captures rows without a ledger entry, as inserts, if the map has on_insert ''create''. '
+    'new_rows: also captures rows without a ledger entry as inserts, if the map has on_insert ''create''. '
     'Progress: crm.progress; crm.flush() waits for it';
 
--- Fired for a table, or for each of its partitions. 4 is AT_REWRITE_COLUMN_REWRITE (ALTER COLUMN … TYPE … USING): rewrites for other
--- reasons leave the values as they are.
+-- Fires for a table, or for each of its partitions. 4 is AT_REWRITE_COLUMN_REWRITE (ALTER COLUMN … TYPE … USING): other rewrites
+-- do not change values.
 CREATE FUNCTION crm_internal.follow_rewrite() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -39,4 +39,5 @@ BEGIN
            OR o.relation IN (SELECT a.relid FROM pg_partition_ancestors(pg_event_trigger_table_rewrite_oid()) AS a (relid));
     END IF;
 END $$;
-COMMENT ON FUNCTION crm_internal.follow_rewrite() IS 'event trigger: requests a recapture of mapped tables whose columns ALTER TABLE rewrites';
+COMMENT ON FUNCTION crm_internal.follow_rewrite() IS
+    'event trigger: requests a recapture of mapped tables whose columns ALTER TABLE rewrites';

@@ -1,6 +1,6 @@
--- The rules of field mappings as SQL conditions.
+-- Validation rules of field mappings as SQL conditions.
 
--- A bound of a rule as a literal. Without a zone a moment is UTC; digits alone are epoch milliseconds.
+-- A timestamp without time zone is UTC; digits alone are milliseconds since the epoch.
 CREATE FUNCTION crm_internal.bound(value text, data_type text) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO' AS $$
     SELECT CASE data_type
@@ -13,7 +13,6 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' S
 $$;
 COMMENT ON FUNCTION crm_internal.bound(text, text) IS 'the min or max of a rule as an SQL literal that means the same in every session';
 
--- One SQL condition per broken rule of a field, with the words that describe it.
 CREATE FUNCTION crm_internal.rule_conditions(f crm.field_map, type_id oid, alias text)
 RETURNS TABLE (rule text, condition text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -21,7 +20,7 @@ DECLARE
     v text := format('(%s)', crm_internal.safe_column(alias, f.column_name, type_id));
     base regtype := crm_internal.base_type(type_id);
     is_array bool := (SELECT typcategory = 'A' FROM pg_type WHERE oid = type_id);
-    -- What a CRM is sent. What is blank is null for it, so `nullable` alone decides on that.
+    -- The value as the CRM is sent it. A blank text is NULL for the CRM, so only `nullable` applies to it.
     filled text := format('crm_internal.filled(%s::text)', v);
     words text := format(CASE WHEN is_array THEN 'crm_internal.words(to_jsonb(%s::text[])::text)' ELSE 'crm_internal.words(%s::text)' END, v);
     ordered text := CASE f.data_type
@@ -33,7 +32,7 @@ BEGIN
     IF f.validation -> 'nullable' = 'false' THEN
         RETURN QUERY SELECT 'nullable: false', CASE
             WHEN is_array OR f.data_type = 'multi_choice' THEN format('%s IS NULL', words)
-            -- What begins with a visible ASCII character is not blank: for most rows that look is enough.
+            -- A text that begins with a visible ASCII character is not blank: a cheap test for most rows.
             WHEN f.data_type IN ('text', 'choice', 'reference') THEN
                 format('(%1$s IS NULL OR ascii(%1$s::text) NOT BETWEEN 33 AND 126 AND %2$s IS NULL)', v, filled)
             ELSE format('%s IS NULL', v) END;
@@ -47,7 +46,7 @@ BEGIN
             format('%s > %s', ordered, crm_internal.bound(f.validation ->> 'max', f.data_type));
     END IF;
     IF f.validation ? 'max_length' THEN
-        -- No text has more UTF-16 units than bytes, so most rows need no counting.
+        -- No text has more UTF-16 units than bytes, so most rows need not be counted.
         RETURN QUERY SELECT 'max_length: ' || (f.validation ->> 'max_length'),
             format('octet_length(%1$s::text) > %3$s AND crm_internal.text_length(%2$s) > %3$s',
                    v, filled, (f.validation ->> 'max_length')::bigint);
@@ -63,23 +62,24 @@ BEGIN
             WHEN f.data_type = 'number' THEN
                 format('%s <> ALL (%L::numeric[])', ordered, ARRAY(SELECT jsonb_array_elements_text(f.validation -> 'choices')))
             ELSE
-                -- A choice is spelt as the CRM is sent it, so for most rows the first comparison is enough.
+                -- Choices are written as the CRM is sent them, so the first comparison is enough for most rows.
                 format('%1$s::text <> ALL (%3$L::text[]) AND %2$s <> ALL (%3$L::text[])', v, filled,
                        ARRAY(SELECT jsonb_array_elements_text(f.validation -> 'choices')))
             END;
     END IF;
 END $$;
-COMMENT ON FUNCTION crm_internal.rule_conditions(crm.field_map, oid, text) IS 'per rule of a field the condition that breaks it';
+COMMENT ON FUNCTION crm_internal.rule_conditions(crm.field_map, oid, text) IS
+    'one row per validation rule of a field: its text, and the SQL condition that is true if a row violates it';
 
 CREATE FUNCTION crm_internal.refuse_violations(relation regclass, violations text[]) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE check_violation USING
-        MESSAGE = format('new values of relation "%s" break the rules of its CRM mapping', relation),
+        MESSAGE = format('new values of relation "%s" violate the rules of its CRM mapping', relation),
         DETAIL = array_to_string(violations[1:5], E'\n')
                  || CASE WHEN cardinality(violations) > 5 THEN E'\n…' ELSE '' END,
         HINT = 'The rules are in crm.field_map.validation; crm.map_field() changes them.',
         SCHEMA = (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation),
         TABLE = (SELECT c.relname FROM pg_class c WHERE c.oid = relation);
 END $$;
-COMMENT ON FUNCTION crm_internal.refuse_violations(regclass, text[]) IS 'raises check_violation with the first five broken rules';
+COMMENT ON FUNCTION crm_internal.refuse_violations(regclass, text[]) IS 'raises check_violation (23514) with the first five violations';

@@ -1,4 +1,4 @@
--- The mapped fields of a CRM object as canonical values.
+-- The mapped fields of a CRM record as canonical values.
 
 CREATE FUNCTION crm.snapshot(map_id int, crm_object jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -11,8 +11,9 @@ BEGIN
         coalesce((SELECT array_agg(f.data_type ORDER BY f.field_id) FROM crm.field_map f WHERE f.map_id = m.map_id), '{}'));
 END $$;
 COMMENT ON FUNCTION crm.snapshot(int, jsonb) IS
-    'the mapped fields of a CRM object, given in the vendor''s form (a JSON object of field -> value), as canonical values';
+    'canonical values of the mapped fields of a CRM record, given in the vendor''s form (JSON object of field -> value). Errors: 42704 '
+    'no such map';
 
 CREATE FUNCTION crm.snapshot_hash(map_id int, crm_object jsonb) RETURNS bytea
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$ SELECT crm.hash(crm.snapshot(map_id, crm_object)) $$;
-COMMENT ON FUNCTION crm.snapshot_hash(int, jsonb) IS 'BLAKE3 of crm.snapshot(): 32 bytes';
+COMMENT ON FUNCTION crm.snapshot_hash(int, jsonb) IS 'BLAKE3 hash of crm.snapshot(), 32 bytes. Errors: 42704 no such map';

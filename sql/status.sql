@@ -1,8 +1,8 @@
--- What operators and readers see.
+-- Views for readers and operators.
 
 CREATE VIEW crm.rate_budget AS
-WITH told AS (
-    SELECT c.connection_id, c.name AS connection, c.provider, c.options, s.usage_reported_at AS told_at, s.usage,
+WITH reported AS (
+    SELECT c.connection_id, c.name AS connection, c.provider, c.options, s.usage_reported_at AS reported_at, s.usage,
            least(greatest(coalesce((c.options ->> 'realtime_reserve')::numeric, 0.2), 0), 0.9) AS reserve,
            (s.usage ->> 'daily_limit')::bigint AS daily_limit, (s.usage ->> 'daily_remaining')::bigint AS daily_remaining,
            (s.usage ->> 'window_limit')::bigint AS window_limit, (s.usage ->> 'window_remaining')::bigint AS window_remaining,
@@ -16,24 +16,24 @@ WITH told AS (
     CROSS JOIN (SELECT date_trunc('day', now(), 'UTC') + interval '1 day') AS d (midnight)
 )
 SELECT t.connection, t.provider, b.budget, b."limit", b."limit" - b.remaining AS used, b.remaining,
-       ceil(b."limit" * t.reserve)::bigint AS reserved, b.per, b.told_at, b.resets_at, w.waiting
-FROM told t
+       ceil(b."limit" * t.reserve)::bigint AS reserved, b.per, b.reported_at, b.resets_at, w.waiting
+FROM reported t
 CROSS JOIN LATERAL (
-    SELECT 'day', t.daily_limit, t.daily_remaining, interval '1 day', t.told_at, NULL::timestamptz
+    SELECT 'day', t.daily_limit, t.daily_remaining, interval '1 day', t.reported_at, NULL::timestamptz
     WHERE t.daily_remaining IS NOT NULL
     UNION ALL
-    SELECT 'window', t.window_limit, t.window_remaining, t.window_length, t.told_at, t.told_at + t.window_length
+    SELECT 'window', t.window_limit, t.window_remaining, t.window_length, t.reported_at, t.reported_at + t.window_length
     WHERE t.window_remaining IS NOT NULL
     UNION ALL
-    SELECT 'broker', t.broker_limit, t.broker_remaining, t.broker_length, t.told_at, t.told_at + t.broker_length
+    SELECT 'broker', t.broker_limit, t.broker_remaining, t.broker_length, t.reported_at, t.reported_at + t.broker_length
     WHERE t.broker_remaining IS NOT NULL
     UNION ALL
-    SELECT 'daily_limit', t.daily_bound, t.daily_bound - least(t.daily_bound, t.spent), interval '1 day', t.told_at, t.midnight
+    SELECT 'daily_limit', t.daily_bound, t.daily_bound - least(t.daily_bound, t.spent), interval '1 day', t.reported_at, t.midnight
     WHERE t.daily_bound IS NOT NULL
     UNION ALL
     SELECT 'rate_limit', (t.options #>> '{rate_limit,requests}')::bigint, NULL,
            make_interval(secs => (t.options #>> '{rate_limit,seconds}')::float8), NULL, NULL
-    WHERE t.options ? 'rate_limit') AS b (budget, "limit", remaining, per, told_at, resets_at)
+    WHERE t.options ? 'rate_limit') AS b (budget, "limit", remaining, per, reported_at, resets_at)
 CROSS JOIN LATERAL (
     SELECT (SELECT count(*) FROM crm.queue q JOIN crm.object_map m USING (map_id)
             WHERE m.connection_id = t.connection_id AND q.state = 'queued')
@@ -42,12 +42,22 @@ CROSS JOIN LATERAL (
          + (SELECT count(*) FROM crm.refetch r JOIN crm.object_map m USING (map_id)
             WHERE m.connection_id = t.connection_id AND r.due_at < 'infinity') AS waiting) w;
 COMMENT ON VIEW crm.rate_budget IS
-    'the request budgets of each connection: what the CRM told last (day, window), what a broker on the way told (broker) and what the admin allows (rate_limit, daily_limit)';
-COMMENT ON COLUMN crm.rate_budget."limit" IS 'requests; NULL: the CRM does not tell';
-COMMENT ON COLUMN crm.rate_budget.reserved IS 'of the limit, kept for real-time writes (option realtime_reserve)';
-COMMENT ON COLUMN crm.rate_budget.per IS 'the time that the limit is for';
-COMMENT ON COLUMN crm.rate_budget.resets_at IS 'NULL: the CRM does not tell when its day ends';
-COMMENT ON COLUMN crm.rate_budget.waiting IS 'records that wait to be written or read through this connection';
+    'one row per request budget of a connection: what the CRM reported last (day, window), what a broker reported (broker), and what '
+    'the administrator allows (rate_limit, daily_limit)';
+COMMENT ON COLUMN crm.rate_budget.connection IS 'name of the connection';
+COMMENT ON COLUMN crm.rate_budget.provider IS 'provider of the connection';
+COMMENT ON COLUMN crm.rate_budget.budget IS
+    'day: requests per day; window: requests per short interval; broker: requests of the broker; daily_limit, rate_limit: the options '
+    'of that name';
+COMMENT ON COLUMN crm.rate_budget."limit" IS 'requests allowed per interval; NULL: the CRM does not report it';
+COMMENT ON COLUMN crm.rate_budget.used IS 'requests used in the current interval; NULL: not known';
+COMMENT ON COLUMN crm.rate_budget.remaining IS 'requests left in the current interval; NULL: not known';
+COMMENT ON COLUMN crm.rate_budget.reserved IS
+    'requests of the limit that are reserved for real-time writes (option realtime_reserve); NULL: the limit is not known';
+COMMENT ON COLUMN crm.rate_budget.per IS 'length of the interval; NULL: the CRM does not report it';
+COMMENT ON COLUMN crm.rate_budget.reported_at IS 'when the CRM or the broker last reported its budget; NULL: it never did';
+COMMENT ON COLUMN crm.rate_budget.resets_at IS 'when the interval ends; NULL: not known';
+COMMENT ON COLUMN crm.rate_budget.waiting IS 'records queued to be written or read over this connection';
 
 CREATE VIEW crm.status AS
 SELECT m.map_id, c.name AS connection, c.provider, m.relation, m.crm_object,
@@ -55,15 +65,15 @@ SELECT m.map_id, c.name AS connection, c.provider, m.relation, m.crm_object,
             WHEN EXISTS (SELECT FROM crm.claim x WHERE x.map_id = m.map_id) THEN 'syncing'
             ELSE 'idle' END AS state,
        CASE WHEN c.home <> crm.home() THEN
-                format('connection "%s" came with a restore or a copy of a database, which may go on sending; '
-                       'once that does not, crm.adopt_connections() has this one send', c.name)
+                format('connection "%s" came with a restore or a copy of a database that may still be sending; '
+                       'once it has stopped, call crm.adopt_connections() here', c.name)
             WHEN s.state = 'error' THEN s.reason
-            WHEN cs.state = 'error' THEN 'credentials refused: ' || cs.last_error
+            WHEN cs.state = 'error' THEN 'credentials rejected: ' || cs.last_error
             WHEN c.paused THEN 'connection paused'
             WHEN crm.worker_state() <> 'running' THEN 'worker ' || crm.worker_state()
             WHEN cs.blocked_until > now() THEN format('waiting for the CRM until %s: %s', cs.blocked_until, cs.last_error)
             WHEN b.connection IS NOT NULL THEN
-                format('the rest of the day''s %s requests, %s, is kept for real-time writes', b."limit", b.remaining)
+                format('the remaining %s of the day''s %s requests are reserved for real-time writes', b."limit", b.remaining)
             END AS reason,
        q.dirty_cells, q.queued, u.unlinked, p.pending, k.conflicts, d.dead,
        s.last_success, s.next_write_at, i.last_at AS last_ingest, i.next_at AS next_ingest_at, i.applied AS ingested, i.echoes, i.overwritten,
@@ -78,7 +88,7 @@ LEFT JOIN crm.ingest_state i USING (map_id)
 LEFT JOIN crm.connection_state cs USING (connection_id)
 LEFT JOIN LATERAL (SELECT r.* FROM crm.rate_budget r
                    WHERE r.connection = c.name AND r.remaining <= r.reserved
-                     AND (r.budget = 'day' AND r.told_at > now() - interval '15 minutes' OR r.budget = 'daily_limit')
+                     AND (r.budget = 'day' AND r.reported_at > now() - interval '15 minutes' OR r.budget = 'daily_limit')
                    ORDER BY r.remaining LIMIT 1) b ON true
 CROSS JOIN LATERAL (SELECT coalesce(sum(crm_internal.cells_count(w.cells)), 0)::bigint AS dirty_cells, count(*) AS queued
                     FROM (SELECT crm_internal.cells_union(x.cells) AS cells
@@ -92,23 +102,37 @@ CROSS JOIN LATERAL (SELECT count(*) AS pending FROM crm.pending_write l WHERE l.
 CROSS JOIN LATERAL (SELECT count(*) AS conflicts FROM crm.conflict l WHERE l.map_id = m.map_id) k
 CROSS JOIN LATERAL (SELECT count(*) AS dead FROM crm.dead_letter l WHERE l.map_id = m.map_id) d
 CROSS JOIN LATERAL (SELECT crm_internal.capture_trouble(m.map_id) AS trouble) t;
-COMMENT ON VIEW crm.status IS 'one row per map: what it is doing, what waits, what went wrong';
+COMMENT ON VIEW crm.status IS 'one row per map: what it is doing, what is queued, what went wrong';
+COMMENT ON COLUMN crm.status.map_id IS 'the map, as crm.map_object() returned it';
+COMMENT ON COLUMN crm.status.connection IS 'name of the connection';
+COMMENT ON COLUMN crm.status.provider IS 'provider of the connection';
+COMMENT ON COLUMN crm.status.relation IS 'the mapped table';
+COMMENT ON COLUMN crm.status.crm_object IS 'the CRM object that the table is mapped to';
 COMMENT ON COLUMN crm.status.state IS 'idle, syncing or error';
-COMMENT ON COLUMN crm.status.reason IS 'why nothing is sent, if nothing is';
-COMMENT ON COLUMN crm.status.dirty_cells IS 'cells that wait to be written, folded or not';
-COMMENT ON COLUMN crm.status.unlinked IS 'records whose edits wait for a CRM id (crm.link())';
+COMMENT ON COLUMN crm.status.reason IS 'why nothing is sent; NULL: nothing is in the way';
+COMMENT ON COLUMN crm.status.dirty_cells IS 'changed cells that are not written back yet';
+COMMENT ON COLUMN crm.status.queued IS
+    'records with changes that are not written back yet; includes those that the worker has not read from crm.change';
+COMMENT ON COLUMN crm.status.unlinked IS 'records whose edits are waiting for a CRM id (crm.link())';
 COMMENT ON COLUMN crm.status.pending IS 'edits of bidirectional cells whose outcome is not final (crm.pending_writes)';
-COMMENT ON COLUMN crm.status.conflicts IS 'cells that wait for crm.resolve_conflict() (crm.conflicts)';
-COMMENT ON COLUMN crm.status.lag IS 'age of the oldest change that the worker has not taken up';
-COMMENT ON COLUMN crm.status.last_ingest IS 'when the CRM''s changes were last read to their end';
-COMMENT ON COLUMN crm.status.ingested IS 'CRM records that changed a row, a link or a conflict, ever';
-COMMENT ON COLUMN crm.status.echoes IS 'CRM records that came in and brought nothing new, ever: our own writes coming back, mostly';
-COMMENT ON COLUMN crm.status.overwritten IS 'edits that people of the CRM made in outbound fields, and that were or will be written over, ever';
-COMMENT ON COLUMN crm.status.worker IS 'running, starting, no free slot, or stopped';
-COMMENT ON COLUMN crm.status.capture IS 'on; off: edits of the table are not captured';
-COMMENT ON COLUMN crm.status.capture_trouble IS 'why edits are not captured, and what to do; NULL: they are';
+COMMENT ON COLUMN crm.status.conflicts IS 'conflicts to be resolved with crm.resolve_conflict() (crm.conflicts)';
+COMMENT ON COLUMN crm.status.dead IS 'dead letters of the map (crm.dead_letters)';
+COMMENT ON COLUMN crm.status.last_success IS 'when a write-back last succeeded; NULL: never';
+COMMENT ON COLUMN crm.status.next_write_at IS 'when the next scheduled write-back starts';
+COMMENT ON COLUMN crm.status.last_ingest IS 'when the CRM''s changes were last read to the end; NULL: never';
+COMMENT ON COLUMN crm.status.next_ingest_at IS 'when the CRM is polled for changes next';
+COMMENT ON COLUMN crm.status.ingested IS 'total CRM records that changed a row, a link or a conflict';
+COMMENT ON COLUMN crm.status.echoes IS 'total CRM records that were read and changed nothing, mostly our own writes';
+COMMENT ON COLUMN crm.status.overwritten IS 'total edits of outbound fields by CRM users that were overwritten, or will be';
+COMMENT ON COLUMN crm.status.lag IS 'age of the oldest captured change that the worker has not processed; NULL: there is none';
+COMMENT ON COLUMN crm.status.last_error IS 'the last error of this map; NULL: none';
+COMMENT ON COLUMN crm.status.last_error_at IS 'when the last error occurred; NULL: none did';
+COMMENT ON COLUMN crm.status.worker IS 'state of the background worker: running, starting, no free slot, or stopped';
 COMMENT ON COLUMN crm.status.circuit IS
-    'of the connection: closed; open: the CRM failed three times in a row or more, and is left alone for a while; half-open: what is sent next finds out whether it is back';
+    'of the connection: closed; open: the CRM failed at least three times in a row, and no requests are sent for a while; half-open: '
+    'the next request shows whether it has recovered';
+COMMENT ON COLUMN crm.status.capture IS 'on; off: edits of the table are not captured';
+COMMENT ON COLUMN crm.status.capture_trouble IS 'why edits are not captured, and how to fix it; NULL: they are';
 
 CREATE VIEW crm.cell_status AS
 WITH unfolded AS (
@@ -118,7 +142,6 @@ WITH unfolded AS (
 SELECT m.map_id, r.shard_key, r.record_key, f.column_name, f.crm_field, r.crm_id,
        greatest(r.changed_at[f.field_id + 1], q.changed_at[f.field_id + 1],
                 CASE WHEN crm_internal.cells_has(w.cells, f.field_id) THEN w.changed_at END) AS changed_at,
-       r.synced_at[f.field_id + 1] AS synced_at,
        r.synced_at[f.field_id + 1] AS last_synced_at,
        CASE WHEN crm_internal.cells_has(w.cells, f.field_id) THEN 'changed'
             WHEN crm_internal.cells_has(p.cells, f.field_id) OR crm_internal.cells_has(p.take, f.field_id) THEN
@@ -152,15 +175,50 @@ LEFT JOIN LATERAL (SELECT p.state, crm_internal.cells_union(p.cells) AS cells, c
                    GROUP BY p.state ORDER BY p.state = 'dead' LIMIT 1) p ON true
 LEFT JOIN crm.conflict x ON x.shard_key = r.shard_key AND x.map_id = r.map_id AND x.record_key = r.record_key AND x.field_id = f.field_id
 WHERE f.direction <> 'inbound' OR r.synced_at[f.field_id + 1] IS NOT NULL OR x.conflict_id IS NOT NULL;
-COMMENT ON VIEW crm.cell_status IS 'one row per cell of each known record: when it changed, when it was last synced, what it waits for';
+COMMENT ON VIEW crm.cell_status IS 'one row per cell of each known record: when it changed, when it was last synced, and its state';
+COMMENT ON COLUMN crm.cell_status.map_id IS 'the map, as crm.map_object() returned it';
+COMMENT ON COLUMN crm.cell_status.shard_key IS 'text of the shard_column; empty: the map has none';
+COMMENT ON COLUMN crm.cell_status.record_key IS 'text of the row''s key column';
+COMMENT ON COLUMN crm.cell_status.column_name IS 'column of the table';
+COMMENT ON COLUMN crm.cell_status.crm_field IS 'field of the CRM object';
+COMMENT ON COLUMN crm.cell_status.crm_id IS 'id of the CRM record; NULL: the row is not linked to one';
+COMMENT ON COLUMN crm.cell_status.changed_at IS 'when the column was last changed; NULL: not since it was mapped';
+COMMENT ON COLUMN crm.cell_status.last_synced_at IS 'when both sides last agreed on the value; NULL: never';
 COMMENT ON COLUMN crm.cell_status.state IS
-    'never synced, synced, changed (not taken up yet), queued, sending, retrying, unlinked (waits for a CRM id), pending (see crm.pending_writes), conflict (see crm.conflicts), dead (see crm.dead_letters), detached (the CRM deleted the record)';
+    'never synced, synced, changed (not processed by the worker yet), queued, sending, retrying, unlinked (waiting for a CRM id), '
+    'pending (see crm.pending_writes), conflict (see crm.conflicts), dead (see crm.dead_letters), detached (the CRM deleted the '
+    'record)';
+COMMENT ON COLUMN crm.cell_status.attempts IS 'failed attempts so far; 0: none, or nothing is queued';
+COMMENT ON COLUMN crm.cell_status.next_attempt_at IS 'when the next retry is due; NULL: no retry is scheduled';
+COMMENT ON COLUMN crm.cell_status.error_class IS
+    'class of the last error: transient, rate_limited, auth, validation, mapping, conflict, not_found or internal; NULL: none';
+COMMENT ON COLUMN crm.cell_status.last_error IS 'message of the last error; NULL: none';
 
 CREATE VIEW crm.dead_letters AS
 SELECT d.dead_letter_id, d.map_id, c.name AS connection, m.relation, d.shard_key, d.record_key, d.crm_id, d.path, d.operation, d.fields,
        d.error_class, d.vendor_code, d.error, d.attempts, d.died_at, d.actor
 FROM crm.dead_letter d JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id);
-COMMENT ON VIEW crm.dead_letters IS 'records whose write-back stopped, and why; crm.replay() queues one again, an edit of the record does too';
+COMMENT ON VIEW crm.dead_letters IS
+    'records that could not be written or ingested, and why; crm.replay() queues one again, and so does the next edit of the record';
+COMMENT ON COLUMN crm.dead_letters.dead_letter_id IS 'argument of crm.replay()';
+COMMENT ON COLUMN crm.dead_letters.map_id IS 'the map, as crm.map_object() returned it';
+COMMENT ON COLUMN crm.dead_letters.connection IS 'name of the connection';
+COMMENT ON COLUMN crm.dead_letters.relation IS 'the mapped table';
+COMMENT ON COLUMN crm.dead_letters.shard_key IS 'text of the shard_column; empty: the map has none';
+COMMENT ON COLUMN crm.dead_letters.record_key IS 'text of the row''s key column; of a CRM record without a row: its CRM id';
+COMMENT ON COLUMN crm.dead_letters.crm_id IS 'id of the CRM record; NULL: the row is not linked to one';
+COMMENT ON COLUMN crm.dead_letters.path IS
+    'batch: scheduled write-back; reconcile: a pending write; ingest: a CRM record that could not be stored';
+COMMENT ON COLUMN crm.dead_letters.operation IS 'what was attempted: create, update or delete; of path ingest also insert or ingest';
+COMMENT ON COLUMN crm.dead_letters.fields IS 'CRM field -> {"new": value sent, "old": value before, where it is known}';
+COMMENT ON COLUMN crm.dead_letters.error_class IS
+    'class of the error: transient, rate_limited, auth, validation, mapping, conflict, not_found or internal';
+COMMENT ON COLUMN crm.dead_letters.vendor_code IS 'the CRM''s error code, or the SQLSTATE of the table''s error; NULL: there was none';
+COMMENT ON COLUMN crm.dead_letters.error IS 'error message; NULL: there was none';
+COMMENT ON COLUMN crm.dead_letters.attempts IS 'attempts made';
+COMMENT ON COLUMN crm.dead_letters.died_at IS 'when the last attempt failed';
+COMMENT ON COLUMN crm.dead_letters.actor IS
+    'who made the edit: session_user, followed by a slash and pg_crm.actor if that was set; NULL: not known';
 
 CREATE VIEW crm.progress AS
 SELECT s.map_id, c.name AS connection, m.relation, 'write-back'::text AS phase, s.round_start AS started_at,
@@ -185,8 +243,16 @@ UNION ALL
 FROM crm.recapture_request r JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
 CROSS JOIN LATERAL (SELECT greatest(k.reltuples::bigint, 0) AS rows FROM pg_class k WHERE k.oid = m.relation) e
 ORDER BY r.map_id, r.request_id DESC);
-COMMENT ON VIEW crm.progress IS 'one row per write-back, backfill or recapture that is running, like pg_stat_progress_*';
-COMMENT ON COLUMN crm.progress.phase IS 'write-back, backfill, or recapture: rows are being compared with the ledger';
+COMMENT ON VIEW crm.progress IS 'one row per running write-back, backfill or recapture, like pg_stat_progress_*';
+COMMENT ON COLUMN crm.progress.map_id IS 'the map, as crm.map_object() returned it';
+COMMENT ON COLUMN crm.progress.connection IS 'name of the connection';
+COMMENT ON COLUMN crm.progress.relation IS 'the mapped table';
+COMMENT ON COLUMN crm.progress.phase IS 'write-back; backfill; recapture: rows are compared with the ledger';
+COMMENT ON COLUMN crm.progress.started_at IS 'when it started';
 COMMENT ON COLUMN crm.progress.records_total IS
-    'write-back: records taken up so far in this round, done or not; backfill: records in the CRM when it began, if the CRM says so; '
-    'recapture: rows of the table, as PostgreSQL last estimated them';
+    'write-back: records read so far in this round, including those already done; backfill: records in the CRM when it started, NULL: '
+    'the CRM does not report it; recapture: PostgreSQL''s estimate of the rows, NULL: there is none';
+COMMENT ON COLUMN crm.progress.records_done IS 'records done so far';
+COMMENT ON COLUMN crm.progress.records_per_second IS 'average since the start; NULL: it has just started';
+COMMENT ON COLUMN crm.progress.eta IS 'estimated time remaining; NULL: not known';
+COMMENT ON COLUMN crm.progress.records_in_flight IS 'records being sent to the CRM now; 0 for backfill and recapture';

@@ -1,4 +1,4 @@
--- Which column types can be mapped, and as what.
+-- Which column types can be mapped, and to which data types.
 
 CREATE FUNCTION crm_internal.default_data_type(type_id oid) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -16,7 +16,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
          LEFT JOIN pg_type el ON el.oid = e.typelem
     WHERE t.oid = type_id
 $$;
-COMMENT ON FUNCTION crm_internal.default_data_type(oid) IS 'the data_type that a column''s type suggests; NULL: none';
+COMMENT ON FUNCTION crm_internal.default_data_type(oid) IS 'the default data_type of a column type; NULL: there is none';
 
 CREATE FUNCTION crm_internal.type_fits(type_id oid, data_type text) RETURNS bool
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -27,16 +27,16 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
             OR (suggested = 'multi_choice' AND data_type = 'json')) IS TRUE
     FROM crm_internal.default_data_type(type_id) AS suggested
 $$;
-COMMENT ON FUNCTION crm_internal.type_fits(oid, text) IS 'whether columns of a type can be that data_type without a transform';
+COMMENT ON FUNCTION crm_internal.type_fits(oid, text) IS 'whether columns of a type can be mapped as that data_type without a transform';
 
 CREATE FUNCTION crm_internal.is_computed(relation oid, column_name name) RETURNS bool
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = is_computed.relation AND a.attname = is_computed.column_name
                      AND NOT a.attisdropped AND (a.attgenerated <> '' OR a.attidentity = 'a'))
 $$;
-COMMENT ON FUNCTION crm_internal.is_computed(oid, name) IS 'whether no UPDATE can set the column: it is generated, or an identity GENERATED ALWAYS';
+COMMENT ON FUNCTION crm_internal.is_computed(oid, name) IS
+    'whether a column cannot be set by UPDATE: it is generated, or an identity column GENERATED ALWAYS';
 
--- What crm.map_object() requires of a table, and an ALTER TABLE may take away.
 CREATE FUNCTION crm_internal.is_of_citus(relation regclass) RETURNS bool
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -48,7 +48,7 @@ BEGIN
     RETURN is_so;
 END $$;
 COMMENT ON FUNCTION crm_internal.is_of_citus(regclass) IS
-    'whether Citus keeps the table''s rows: a distributed table, a reference table, or a local one that it has in its metadata';
+    'whether a table is managed by Citus: distributed, reference, or local with metadata';
 
 CREATE FUNCTION crm_internal.is_made_of(type_id oid, part oid) RETURNS bool
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -65,4 +65,5 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         WHERE x.oid <> 0)
     SELECT EXISTS (SELECT FROM parts p WHERE p.oid = part)
 $$;
-COMMENT ON FUNCTION crm_internal.is_made_of(oid, oid) IS 'whether a type is another one or is made of it: a domain, array, range or composite type of it';
+COMMENT ON FUNCTION crm_internal.is_made_of(oid, oid) IS
+    'whether a type is the other one or is made of it: a domain, array, range or composite type of it';

@@ -11,10 +11,10 @@ CREATE TABLE crm_stub.injections (
 
 CREATE INDEX injections_connection ON crm_stub.injections (connection);
 
-COMMENT ON TABLE crm_stub.injections IS 'Faults that are still to come, made by crm_stub.inject. The oldest that matches a request goes first.';
-COMMENT ON COLUMN crm_stub.injections.times IS 'Requests that it will still fail';
-COMMENT ON COLUMN crm_stub.injections.crm_id IS 'The record that fails, null for whole requests';
-COMMENT ON COLUMN crm_stub.injections.operation IS 'read, write, changes or describe; null for any request but describe';
+COMMENT ON TABLE crm_stub.injections IS 'Pending faults, created by crm_stub.inject. The oldest that matches a request applies first.';
+COMMENT ON COLUMN crm_stub.injections.times IS 'Requests that are still to fail';
+COMMENT ON COLUMN crm_stub.injections.crm_id IS 'The record that fails; NULL: whole requests';
+COMMENT ON COLUMN crm_stub.injections.operation IS 'read, write, changes or describe; NULL: any request but describe';
 
 CREATE FUNCTION crm_stub.inject(connection text, class text, times int DEFAULT 1, crm_id text DEFAULT NULL,
                                 operation text DEFAULT NULL)
@@ -59,9 +59,10 @@ END
 $$;
 
 COMMENT ON FUNCTION crm_stub.inject(text, text, int, text, text) IS
-    'Makes the next times requests (of that operation) fail with a class of errors, with timeout (not applied, no answer) or drop_after_apply (applied, no answer). '
-    'With crm_id only that record fails (named by its id, or by its external id where that is how it is sent), in the next times requests that hold it. '
-    'Said again, it replaces the number of times; 0 clears those that match (a null class: of every class).';
+    'Makes the next times requests (of that operation) fail with a class of errors, with timeout (not applied, no answer) or '
+    'drop_after_apply (applied, no answer). '
+    'With crm_id only that record fails (its id, or its external id if it is sent by that), in the next times requests that include it. '
+    'Calling it again replaces the number of times; 0 clears matching faults (class NULL: all classes).';
 
 CREATE FUNCTION crm_stub.take_faults(connection text, operation text, keys text[], OUT whole text, OUT refused jsonb)
     LANGUAGE plpgsql VOLATILE
@@ -76,13 +77,13 @@ BEGIN
         SELECT i.injection_id, i.class, i.crm_id, c.status, c.message
         FROM crm_stub.injections i JOIN crm_stub.classes c ON c.class = i.class
         WHERE i.connection = take_faults.connection
-          -- Who maps a column takes no fault away from the work that it is meant for.
+          -- Mapping a column must not consume a fault that is meant for other requests.
           AND (i.operation IS NULL AND take_faults.operation <> 'describe' OR i.operation = take_faults.operation)
           AND (i.crm_id IS NULL OR i.crm_id = ANY (take_faults.keys))
         ORDER BY i.crm_id IS NOT NULL, i.injection_id
         FOR UPDATE OF i
     LOOP
-        -- An answer can only be lost whole, and what is read has no errors of its own: it is there or not.
+        -- A response is lost as a whole, and reading a record has no error of its own: it exists or not.
         IF fault.crm_id IS NULL OR fault.status = 0 OR take_faults.operation <> 'write' AND fault.class <> 'not_found' THEN
             whole := fault.class;
         ELSIF refused ? fault.crm_id THEN
@@ -98,4 +99,4 @@ END
 $$;
 
 COMMENT ON FUNCTION crm_stub.take_faults(text, text, text[]) IS
-    'Counts down and returns the faults that a request meets: one for the whole request, or errors by the key of a record';
+    'Returns the faults that apply to a request, and counts them down: one for the whole request, or errors by record key';

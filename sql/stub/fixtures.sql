@@ -44,9 +44,10 @@ END
 $$;
 
 COMMENT ON FUNCTION crm_stub.load_fixtures(text) IS
-    'Gives a connection''s CRM three accounts, four contacts and three deals, always the same, and returns how many it had to add. Records whose external_key is there already are left alone.';
+    'Gives a connection''s CRM three accounts, four contacts and three deals, always the same, and returns how many it had to add. '
+    'Records whose external_key is there already are left alone.';
 
--- Nothing for everybody.
+-- No grants to PUBLIC.
 
 REVOKE ALL ON ALL TABLES IN SCHEMA crm_stub FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA crm_stub FROM PUBLIC;

@@ -11,10 +11,10 @@ CREATE TABLE crm_stub.requests (
     body       jsonb
 );
 
-COMMENT ON TABLE crm_stub.requests IS 'What was asked of the stub CRM, in the order of request_id. TRUNCATE it at will.';
-COMMENT ON COLUMN crm_stub.requests.at IS 'Time by the clock of the connection, after the request was dealt with';
+COMMENT ON TABLE crm_stub.requests IS 'Requests to the stub CRM, in the order of request_id. TRUNCATE it at will.';
+COMMENT ON COLUMN crm_stub.requests.at IS 'Time by the clock of the connection, after the request was processed';
 COMMENT ON COLUMN crm_stub.requests.records IS 'Number of records that the request names';
-COMMENT ON COLUMN crm_stub.requests.status IS 'Status of the answer; 0 if there was none';
+COMMENT ON COLUMN crm_stub.requests.status IS 'Status of the response; 0: there was none';
 COMMENT ON COLUMN crm_stub.requests.body IS 'Body of the request';
 
 CREATE FUNCTION crm_stub.answer(connection text, method text, path text, request jsonb,
@@ -57,11 +57,11 @@ BEGIN
                 format('the stub does not know %s %s; it knows POST /write, POST /read, POST /changes, POST /count, POST /describe and GET /ping', method, path)))
         END;
     EXCEPTION
-        -- Somebody else's open transaction, or one that was faster: nothing of this request is applied.
+        -- Another transaction is open, or was faster: nothing of this request is applied.
         WHEN lock_not_available OR deadlock_detected OR serialization_failure OR unique_violation THEN
             whole := NULL;
             answer := jsonb_build_object('error', crm_stub.error('transient', 'record_locked',
-                'somebody is changing what this request needs'));
+                'another transaction is changing what this request needs'));
     END;
 
     status := CASE WHEN whole = 'drop_after_apply' THEN 0
@@ -89,8 +89,8 @@ $$;
 
 COMMENT ON FUNCTION crm_stub.answer(text, text, text, jsonb) IS 'What crm_stub.handle does, beneath its settings';
 
--- The settings: who is at work; how long it waits for others; and plans that stay right while the tables grow,
--- since they are made once per session and look everything up by index.
+-- Settings: the caller, for the trigger; how long it waits for locks; and plans that remain good while the tables grow,
+-- since they are made once per session and use indexes only.
 CREATE FUNCTION crm_stub.handle(connection text, method text, path text, body jsonb,
                                 OUT status int, OUT headers jsonb, OUT body jsonb)
     LANGUAGE sql VOLATILE
@@ -107,4 +107,5 @@ BEGIN ATOMIC
 END;
 
 COMMENT ON FUNCTION crm_stub.handle(text, text, text, jsonb) IS
-    'Answers one request of pg_crm to the stub CRM of a connection: POST /write, POST /read, POST /changes, POST /count, POST /describe, GET /ping. Status 0 means that no answer came; whether the request was applied is then not known.';
+    'Answers one request of pg_crm to the stub CRM of a connection: POST /write, POST /read, POST /changes, POST /count, POST '
+    '/describe, GET /ping. Status 0 means that no answer came; whether the request was applied is then not known.';

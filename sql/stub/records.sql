@@ -24,23 +24,25 @@ CREATE UNIQUE INDEX records_external_key ON crm_stub.records (connection, crm_ob
 CREATE INDEX records_changed ON crm_stub.records (connection, crm_object, changed_in, crm_id);
 CREATE INDEX records_modified ON crm_stub.records (connection, modified_at, crm_object, crm_id);
 -- The ids of the form that crm_stub.id_text gives, in the order of their numbers. Built of nothing but PostgreSQL's own
--- functions, because whoever writes to the table needs the right to call what its indexes call.
+-- functions, because inserting into the table requires EXECUTE on the functions of its indexes.
 CREATE INDEX records_number ON crm_stub.records (connection, crm_object, length(crm_id), crm_id)
     WHERE crm_id ~ ('^' || crm_object || '-([0-9]{6}|[1-9][0-9]{6,17})$');
 
 COMMENT ON TABLE crm_stub.records IS
-    'The records of the stub CRM. Read it, or INSERT, UPDATE and DELETE as a user of the CRM would: version, time and author keep themselves.';
+    'The records of the stub CRM. Read it, or INSERT, UPDATE and DELETE as a user of the CRM would: version, time and author keep '
+    'themselves.';
 COMMENT ON COLUMN crm_stub.records.connection IS 'Name of the connection whose CRM holds the record';
 COMMENT ON COLUMN crm_stub.records.crm_object IS 'account, contact or deal';
 COMMENT ON COLUMN crm_stub.records.crm_id IS 'Id of the record; assigned if an INSERT gives none';
-COMMENT ON COLUMN crm_stub.records.fields IS 'Values of the fields that have one: an absent field, null and (for text) the empty text are one';
+COMMENT ON COLUMN crm_stub.records.fields IS
+    'Values of the fields that have one: an absent field, null and (for text) the empty text are one';
 COMMENT ON COLUMN crm_stub.records.version IS '1 at first, one more with each modification';
 COMMENT ON COLUMN crm_stub.records.modified_at IS 'Time of the last modification by the clock of the connection';
 COMMENT ON COLUMN crm_stub.records.modified_by IS 'pg_crm, or crm-user for what was changed in this table directly';
-COMMENT ON COLUMN crm_stub.records.changed_in IS 'Transaction of the last modification: the order in which POST /changes tells of them';
+COMMENT ON COLUMN crm_stub.records.changed_in IS 'Transaction of the last modification: the order in which POST /changes returns them';
 COMMENT ON COLUMN crm_stub.records.deleted IS 'Whether the record is deleted; DELETE sets it and keeps the row (so psql says DELETE 0)';
 
--- The settings of these two: a plan made while the table is small must still be right when it is large.
+-- Settings of these two functions: a plan made while the table is small must still be good when it is large.
 CREATE FUNCTION crm_stub.clock(connection text) RETURNS timestamptz
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, crm_stub, pg_temp
@@ -79,7 +81,7 @@ $$;
 COMMENT ON FUNCTION crm_stub.last_number(text, text) IS
     'The number of the last id that was assigned. Call crm_stub.lock_numbers before using the next one.';
 
--- Its own function, because only what is executed after the wait sees what the other transaction committed.
+-- A function of its own, because only statements after the wait see what the other transaction committed.
 CREATE FUNCTION crm_stub.lock_numbers(connection text, crm_object text) RETURNS void
     LANGUAGE sql VOLATILE
 BEGIN ATOMIC
@@ -88,4 +90,4 @@ BEGIN ATOMIC
 END;
 
 COMMENT ON FUNCTION crm_stub.lock_numbers(text, text) IS
-    'Makes transactions that create records of one object on one connection come one after another';
+    'Serialises transactions that create records of one object on one connection';

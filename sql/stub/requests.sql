@@ -4,7 +4,7 @@ CREATE FUNCTION crm_stub.list(body jsonb, key text) RETURNS jsonb
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE WHEN jsonb_typeof(body -> key) = 'array' THEN body -> key END;
 
-COMMENT ON FUNCTION crm_stub.list(jsonb, text) IS 'The list of that name in a request, null if there is none';
+COMMENT ON FUNCTION crm_stub.list(jsonb, text) IS 'The list of that name in a request; NULL: there is none';
 
 CREATE FUNCTION crm_stub.refusal(body jsonb, list text) RETURNS jsonb
     LANGUAGE plpgsql STABLE
@@ -23,7 +23,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION crm_stub.refusal(jsonb, text) IS 'The error for a request that cannot be taken at all, null if it can';
+COMMENT ON FUNCTION crm_stub.refusal(jsonb, text) IS 'The error of a request that cannot be processed at all; NULL: it can';
 
 CREATE FUNCTION crm_stub.write(connection text, body jsonb, refused jsonb) RETURNS jsonb
     LANGUAGE plpgsql VOLATILE
@@ -57,7 +57,7 @@ BEGIN
     needed := ARRAY(SELECT d.name FROM crm_stub.fields d WHERE d.crm_object = object AND d.required);
     moment := crm_stub.clock(connection) + interval '1 second';
 
-    -- Look-ups are scalar subqueries, not EXISTS: PostgreSQL might answer that by hashing the whole table.
+    -- Look-ups are scalar subqueries, not EXISTS, for which PostgreSQL might hash the whole table.
     WITH input AS MATERIALIZED (
         SELECT i.ord,
                CASE kind WHEN 'upsert' THEN nullif(btrim(i.record ->> 'external_id', E' \t\n\r\x0B\f'), '')
@@ -112,11 +112,11 @@ BEGIN
                        SELECT r.crm_id FROM crm_stub.records r
                        WHERE r.connection = write.connection AND r.crm_object = object AND r.crm_id = m.target
                          AND NOT r.deleted) IS NOT NULL THEN
-                       crm_stub.error('transient', 'record_locked', 'somebody is changing this record')
+                       crm_stub.error('transient', 'record_locked', 'another transaction is changing this record')
                    WHEN NOT m.is_new AND m.old IS NULL THEN
                        crm_stub.error('not_found', 'not_found', format('there is no %s with this id', object))
-                   -- Compared under the record's lock, so that nothing comes between this and the write. What is to
-                   -- be new is no version of anything.
+                   -- Compared under the record's lock, so that nothing can come between this and the write. A new record has
+                   -- no version.
                    WHEN m.based_on IS NOT NULL AND m.based_on IS DISTINCT FROM m.version::text THEN
                        crm_stub.error('conflict', 'stale', format('the %s is not at version %s', object, m.based_on))
                    WHEN kind <> 'delete' AND NOT m.new ?& needed THEN crm_stub.missing(object, m.new)
@@ -126,7 +126,7 @@ BEGIN
         SELECT j.ord, j.target, j.is_new, j.new,
                CASE
                    WHEN j.error IS NOT NULL THEN j.error
-                   -- The first of those that are fine gets the key.
+                   -- The first valid one gets the key.
                    WHEN j.new_key IS NOT NULL AND (
                        row_number() OVER (PARTITION BY j.new_key, j.error IS NULL ORDER BY j.ord) > 1
                        OR (
@@ -160,7 +160,8 @@ END
 $$;
 
 COMMENT ON FUNCTION crm_stub.write(text, jsonb, jsonb) IS
-    'Answers POST /write: {object, kind: create | update | upsert | delete, external_id_field, records: [{id | external_id, version, fields}]}; a record that names a version is written only if it is still that; refused holds injected errors by key';
+    'Answers POST /write: {object, kind: create | update | upsert | delete, external_id_field, records: [{id | external_id, version, '
+    'fields}]}; a record that names a version is written only if it is still that; refused holds injected errors by key';
 
 CREATE FUNCTION crm_stub.read(connection text, body jsonb, refused jsonb) RETURNS jsonb
     LANGUAGE plpgsql VOLATILE
@@ -203,9 +204,9 @@ $$;
 COMMENT ON FUNCTION crm_stub.read(text, jsonb, jsonb) IS
     'Answers POST /read: {object, ids, fields}; one result per id, null where there is no such record. Without fields, all of them.';
 
--- A cursor is a snapshot: what it sees has been told. So nothing is told twice, and nothing is missed, even of
--- transactions that end in another order than they began. A pass that takes several pages tells what a second
--- snapshot sees, taken by its first page: {"seen": SNAPSHOT, "until": SNAPSHOT, "after": [TRANSACTION, ID]}.
+-- A cursor is a snapshot: what it sees has been returned. So nothing is returned twice, and nothing is missed, even if
+-- transactions end in another order than they began. A pass of several pages returns what a second snapshot sees,
+-- taken by its first page: {"seen": SNAPSHOT, "until": SNAPSHOT, "after": [TRANSACTION, ID]}.
 CREATE FUNCTION crm_stub.changes(connection text, body jsonb) RETURNS jsonb
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, crm_stub, pg_temp
@@ -259,7 +260,7 @@ BEGIN
     IF error IS NOT NULL THEN
         RETURN jsonb_build_object('error', error);
     END IF;
-    -- A snapshot of a cluster that was ahead of this one has seen nothing here.
+    -- A snapshot from a cluster that was ahead of this one has seen nothing here.
     IF pg_snapshot_xmax(coalesce(until, seen)) > pg_snapshot_xmax(pg_current_snapshot()) THEN
         seen := NULL;
         until := NULL;
@@ -302,7 +303,8 @@ END
 $$;
 
 COMMENT ON FUNCTION crm_stub.changes(text, jsonb) IS
-    'Answers POST /changes: {object, fields, external_id_field, since, limit}; a page of what changed since the cursor, deleted records too, in the order of transactions, and the next cursor. Without since, every record.';
+    'Answers POST /changes: {object, fields, external_id_field, since, limit}; a page of what changed since the cursor, deleted '
+    'records too, in the order of transactions, and the next cursor. Without since, every record.';
 
 CREATE FUNCTION crm_stub.describe(object text) RETURNS jsonb
     LANGUAGE sql STABLE
@@ -320,4 +322,5 @@ BEGIN ATOMIC
     FROM crm_stub.fields d WHERE d.crm_object = describe.object;
 END;
 
-COMMENT ON FUNCTION crm_stub.describe(text) IS 'Answers POST /describe: {object}; its fields, but for the custom ones, which are whatever one writes';
+COMMENT ON FUNCTION crm_stub.describe(text) IS
+    'Answers POST /describe: {object}; its fields, but for the custom ones, which are whatever one writes';

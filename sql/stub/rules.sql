@@ -16,7 +16,7 @@ CREATE FUNCTION crm_stub.is_date(value text) RETURNS bool
 
 COMMENT ON FUNCTION crm_stub.is_date(text) IS 'Whether a text is a day of the calendar, YYYY-MM-DD';
 
--- Written so that PostgreSQL inlines it: a whole request is checked by one plan.
+-- Written so that PostgreSQL inlines it: one plan checks a whole request.
 CREATE FUNCTION crm_stub.checked(connection text, crm_object text, fields jsonb)
     RETURNS TABLE (sent jsonb, cleared text[], error jsonb)
     LANGUAGE sql STABLE
@@ -55,8 +55,7 @@ BEGIN ATOMIC
                END AS error
         FROM jsonb_each(checked.fields) AS given
         LEFT JOIN crm_stub.fields d ON d.crm_object = checked.crm_object AND d.name = given.key
-        -- Text is stored without blanks around it and with LF line ends; an empty one is no value. OFFSET 0 has it
-        -- computed once.
+        -- Text is stored trimmed and with LF line ends; an empty text is no value. OFFSET 0: computed once.
         CROSS JOIN LATERAL (
             SELECT CASE
                 WHEN given.value = 'null' THEN NULL
@@ -71,7 +70,7 @@ BEGIN ATOMIC
 END;
 
 COMMENT ON FUNCTION crm_stub.checked(text, text, jsonb) IS
-    'Given values of a record as they will be stored, the fields that are to have none, and the first error among them';
+    'Values of a record as they will be stored, the fields to be cleared, and the first error';
 
 CREATE FUNCTION crm_stub.missing(crm_object text, fields jsonb) RETURNS jsonb
     LANGUAGE plpgsql STABLE
@@ -85,7 +84,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION crm_stub.missing(text, jsonb) IS 'The error for a record that lacks a required field, null if it lacks none';
+COMMENT ON FUNCTION crm_stub.missing(text, jsonb) IS 'The error for a record that lacks a required field; NULL: it lacks none';
 
 CREATE FUNCTION crm_stub.object_names() RETURNS text
     LANGUAGE sql STABLE
@@ -105,4 +104,4 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION crm_stub.field_names(text) IS 'The fields of an object, for messages; null if there is no such object';
+COMMENT ON FUNCTION crm_stub.field_names(text) IS 'The fields of an object, for messages; NULL: there is no such object';

@@ -9,12 +9,12 @@
 --     changes anything, and each row that a CRM user changes, is one second later than what came before. Reading
 --     moves no clock, so a poll in the background shifts no time.
 --   * Its state is crm_stub.records and nothing else; TRUNCATE of that table is a new CRM.
---   * It never waits long for a lock: a record that somebody else is changing is refused as `transient`, and a
---     request that has to wait (for a key or for the next id, taken by a transaction that is still open) is refused
---     as a whole after 250 ms. So an open transaction of a CRM user cannot hold up pg_crm.
+--   * It never waits long for a lock: a record that another transaction is changing is refused as `transient`, and a
+--     request that has to wait (for a key or for the next id, used by a transaction that is still open) is refused
+--     as a whole after 250 ms. So an open transaction of a CRM user cannot block pg_crm.
 --
--- A CRM user is whoever runs INSERT, UPDATE or DELETE on crm_stub.records. pg_crm goes through crm_stub.handle.
--- What is in these tables is never dumped.
+-- CRM users run INSERT, UPDATE or DELETE on crm_stub.records. pg_crm uses crm_stub.handle. The contents of these
+-- tables are never dumped.
 
 -- The schema of the CRM.
 
@@ -67,7 +67,7 @@ CREATE TABLE crm_stub.classes (
 );
 
 COMMENT ON TABLE crm_stub.classes IS
-    'What a request can fail with and the status that tells so; status 0 is no answer at all. crm_stub.inject takes these classes.';
+    'Classes of errors and their HTTP status; status 0: no response at all. crm_stub.inject takes these classes.';
 
 INSERT INTO crm_stub.classes (class, status, message) VALUES
     ('transient',        503, 'the stub is unavailable, as injected'),
@@ -75,7 +75,7 @@ INSERT INTO crm_stub.classes (class, status, message) VALUES
     ('auth',             401, 'the session is not valid, as injected'),
     ('validation',       422, 'a rule of the CRM refuses this, as injected'),
     ('mapping',          400, 'the CRM does not know this field, as injected'),
-    ('conflict',         412, 'the record was changed by somebody else, as injected'),
+    ('conflict',         412, 'the record was changed by another client, as injected'),
     ('not_found',        404, 'there is no such record, as injected'),
     ('internal',         500, 'something is broken, as injected'),
     ('timeout',            0, 'no answer, nothing applied'),

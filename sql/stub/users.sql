@@ -1,6 +1,6 @@
 -- CRM users: plain SQL on crm_stub.records.
 
--- As its owner, so that a user needs privileges on the table only.
+-- SECURITY DEFINER, so that users need privileges on the table only.
 CREATE FUNCTION crm_stub.keep_record() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, crm_stub, pg_temp
@@ -33,7 +33,7 @@ BEGIN
         RAISE EXCEPTION 'a record of the stub CRM keeps its connection, object and id'
             USING ERRCODE = 'check_violation', DETAIL = format('The record is %s at connection "%s".', OLD.crm_id, OLD.connection);
     ELSE
-        -- What was accepted once is not looked at again: a deal may outlive its account.
+        -- Values that were accepted before are not checked again: a deal may outlive its account.
         SELECT coalesce(jsonb_object_agg(f.key, f.value), '{}') INTO changed
         FROM jsonb_each(NEW.fields) AS f WHERE f.value IS DISTINCT FROM OLD.fields -> f.key;
     END IF;
@@ -75,11 +75,11 @@ END
 $$;
 
 COMMENT ON FUNCTION crm_stub.keep_record() IS
-    'Trigger of crm_stub.records: holds a CRM user to the rules, keeps id, version, time and author, turns DELETE into deleted';
+    'Trigger of crm_stub.records: enforces the rules, sets id, version, time and author, turns DELETE into deleted';
 
--- crm_stub.handle has checked what it writes and sets every column itself.
+-- crm_stub.handle checks what it writes and sets every column itself.
 CREATE TRIGGER keep_record BEFORE INSERT OR UPDATE OR DELETE ON crm_stub.records
     FOR EACH ROW WHEN (current_setting('crm_stub.caller', true) IS DISTINCT FROM 'pg_crm')
     EXECUTE FUNCTION crm_stub.keep_record();
 
-COMMENT ON TRIGGER keep_record ON crm_stub.records IS 'What a CRM user changes obeys the rules and is stamped';
+COMMENT ON TRIGGER keep_record ON crm_stub.records IS 'Enforces the rules on changes by CRM users, and stamps them';

@@ -1,4 +1,4 @@
--- What is connected and what is mapped. These tables are small enough to be copied to every node of a sharded deployment.
+-- Connections and mappings. These tables are small enough to be copied to every node of a sharded deployment.
 --
 -- No foreign key joins them to per-record tables: unmap_object() removes what belongs to a map. Nor does one join tables that pg_dump takes
 -- along: see sql/configuration.sql.
@@ -13,12 +13,14 @@ CREATE TABLE crm.connection (
     home          text NOT NULL,
     created_at    timestamptz NOT NULL DEFAULT now()
 );
-COMMENT ON TABLE crm.connection IS 'CRM orgs, each reached with one set of credentials; made by crm.create_connection()';
-COMMENT ON COLUMN crm.connection.base_url IS 'where the API lives; NULL: the provider''s own default';
-COMMENT ON COLUMN crm.connection.options IS 'max_in_flight (requests at once, default 4), rate_limit ({"requests": 100, "seconds": 10}), realtime_reserve (part of each budget kept for real-time writes, default 0.2), api_version and other keys of the provider';
-COMMENT ON COLUMN crm.connection.paused IS 'true: nothing is sent, work waits (crm.pause(), crm.resume())';
+COMMENT ON TABLE crm.connection IS 'CRM orgs, each reached with one set of credentials; created by crm.create_connection()';
+COMMENT ON COLUMN crm.connection.base_url IS 'base URL of the API; NULL: the default of the provider';
+COMMENT ON COLUMN crm.connection.options IS
+    'max_in_flight (requests at once, default 4), rate_limit ({"requests": 100, "seconds": 10}), realtime_reserve (part of each budget '
+    'kept for real-time writes, default 0.2), api_version and other keys of the provider';
+COMMENT ON COLUMN crm.connection.paused IS 'true: nothing is sent, work is queued (crm.pause(), crm.resume())';
 COMMENT ON COLUMN crm.connection.home IS
-    'which database of which cluster sends over it, as crm.home() tells there; in another one it waits for crm.adopt_connections()';
+    'the database that sends over it, as crm.home() identifies it; in any other one it waits for crm.adopt_connections()';
 
 CREATE TABLE crm.credential (
     connection_id int PRIMARY KEY REFERENCES crm.connection ON DELETE CASCADE,
@@ -52,17 +54,19 @@ CREATE TABLE crm.object_map (
     keys_changed      text,
     UNIQUE (connection_id, relation, crm_object)
 );
-COMMENT ON TABLE crm.object_map IS 'which table goes with which CRM object; made by crm.map_object()';
-COMMENT ON COLUMN crm.object_map.key_column IS 'identifies a row; its text is the record_key';
-COMMENT ON COLUMN crm.object_map.external_id_field IS 'CRM field that holds our record_key; created records are upserted by it';
+COMMENT ON TABLE crm.object_map IS 'tables mapped to CRM objects; created by crm.map_object()';
+COMMENT ON COLUMN crm.object_map.key_column IS 'column that identifies a row; its text is the record_key';
+COMMENT ON COLUMN crm.object_map.external_id_field IS 'CRM field that holds the record_key; created records are upserted by it';
 COMMENT ON COLUMN crm.object_map.key_is_case_sensitive IS
-    'whether the CRM tells records apart by the case of their external_id_field, as it said when a field was mapped; NULL: it did not';
-COMMENT ON COLUMN crm.object_map.key_max_length IS 'how many characters the external_id_field has room for, as the CRM said; NULL: it did not';
+    'whether the CRM compares its external_id_field case-sensitively, as it reported when a field was mapped; NULL: not reported';
+COMMENT ON COLUMN crm.object_map.key_max_length IS
+    'maximum length of the external_id_field in characters, as the CRM reported; NULL: not reported';
 COMMENT ON COLUMN crm.object_map.capture IS
     'origin: edits of ordinary sessions are captured; always: also those of subscriptions and of session_replication_role = replica '
     '(crm.set_capture())';
 COMMENT ON COLUMN crm.object_map.keys_changed IS
-    'what DDL may have given its rows other keys, and the remedy: the map is stopped; NULL: none did, or crm.map_field() said that none has';
+    'which DDL may have changed the keys of its rows, and the remedy: the map is stopped; NULL: none, or crm.map_field() confirmed '
+    'that no key changed';
 COMMENT ON COLUMN crm.object_map.write_interval IS 'how often changed outbound cells are written back, 1 minute .. 24 hours';
 
 CREATE TABLE crm.field_map (
@@ -85,11 +89,11 @@ CREATE TABLE crm.field_map (
     UNIQUE (map_id, column_name),
     UNIQUE (map_id, crm_field)
 );
-COMMENT ON TABLE crm.field_map IS 'which column goes with which CRM field, and how; made by crm.map_field()';
-COMMENT ON COLUMN crm.field_map.field_id IS 'the cell''s place in the ledger''s arrays; never used again for another column';
+COMMENT ON TABLE crm.field_map IS 'columns mapped to CRM fields; created by crm.map_field()';
+COMMENT ON COLUMN crm.field_map.field_id IS 'position of the cell in the arrays of crm.ledger; never reused for another column';
 COMMENT ON COLUMN crm.field_map.materialize IS 'false: mapped and validated, but not written back';
 COMMENT ON COLUMN crm.field_map.described IS
-    'what bounds the CRM field''s values, as the CRM told when the field was mapped or crm.check_mapping() last asked; NULL: not known';
+    'limits of the CRM field''s values, as the CRM reported when the field was mapped or crm.check_mapping() last ran; NULL: not known';
 
 CREATE TABLE crm.bound_column (
     map_id      int NOT NULL REFERENCES crm.object_map ON DELETE CASCADE,
@@ -99,4 +103,4 @@ CREATE TABLE crm.bound_column (
     PRIMARY KEY (map_id, column_name)
 );
 COMMENT ON TABLE crm.bound_column IS
-    'the mapped columns as the catalog numbers them, to tell a rename from a drop; not dumped, made anew by crm_internal.bind_map()';
+    'attribute numbers and types of mapped columns, to distinguish a rename from a drop; not dumped, rebuilt by crm_internal.bind_map()';

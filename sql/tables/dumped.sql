@@ -1,4 +1,4 @@
--- What pg_dump takes along: the mapping and every record's state, never a credential.
+-- What pg_dump dumps: the mapping and the state of every record, never a credential.
 DO $$
 DECLARE
     t text;

@@ -1,4 +1,4 @@
--- What ingestion remembers of the CRM's records.
+-- State of ingestion: cursors, records to fetch, and what is known of CRM records beside the ledger.
 
 CREATE TABLE crm.ingest_state (
     map_id      int PRIMARY KEY,
@@ -14,18 +14,19 @@ CREATE TABLE crm.ingest_state (
     ignored     bigint NOT NULL DEFAULT 0,
     overwritten bigint NOT NULL DEFAULT 0
 );
-COMMENT ON TABLE crm.ingest_state IS 'how far each map has read its CRM''s changes, and what came of them; kept by the worker';
-COMMENT ON COLUMN crm.ingest_state.cursor IS 'where to read on, in the provider''s words; NULL: from the first record there is';
-COMMENT ON COLUMN crm.ingest_state.next_at IS 'when to look for changes again';
-COMMENT ON COLUMN crm.ingest_state.last_at IS 'when the CRM was last read to the end of its changes';
-COMMENT ON COLUMN crm.ingest_state.backfill IS 'since when every record is being read; NULL: only what changed is';
-COMMENT ON COLUMN crm.ingest_state.backfilled IS 'records read so far by the backfill that is on, or by the last one';
-COMMENT ON COLUMN crm.ingest_state.total IS 'records that the CRM had when the backfill began, where it tells';
-COMMENT ON COLUMN crm.ingest_state.read IS 'records that came in, ever';
-COMMENT ON COLUMN crm.ingest_state.applied IS 'of these, those that changed a row, a link or a conflict';
-COMMENT ON COLUMN crm.ingest_state.echoes IS 'of these, those that brought nothing new: our own writes coming back, or changes of other fields';
-COMMENT ON COLUMN crm.ingest_state.ignored IS 'of these, those that belong to no row (on_crm_insert, on_crm_delete)';
-COMMENT ON COLUMN crm.ingest_state.overwritten IS 'fields that people of the CRM changed and that are written over, their columns being the source of truth';
+COMMENT ON TABLE crm.ingest_state IS
+    'how far each map has read the changes of its CRM object, and their outcomes; maintained by the worker';
+COMMENT ON COLUMN crm.ingest_state.cursor IS 'where to continue, in the provider''s format; NULL: from the first record';
+COMMENT ON COLUMN crm.ingest_state.next_at IS 'when the CRM is polled for changes next';
+COMMENT ON COLUMN crm.ingest_state.last_at IS 'when the CRM''s changes were last read to the end; NULL: never';
+COMMENT ON COLUMN crm.ingest_state.backfill IS 'when the running backfill started; NULL: none is running';
+COMMENT ON COLUMN crm.ingest_state.backfilled IS 'records read by the running or the last backfill';
+COMMENT ON COLUMN crm.ingest_state.total IS 'records in the CRM when the backfill started; NULL: not reported';
+COMMENT ON COLUMN crm.ingest_state.read IS 'total CRM records read';
+COMMENT ON COLUMN crm.ingest_state.applied IS 'total CRM records that changed a row, a link or a conflict';
+COMMENT ON COLUMN crm.ingest_state.echoes IS 'total CRM records that changed nothing: our own writes, or changes of unmapped fields';
+COMMENT ON COLUMN crm.ingest_state.ignored IS 'total CRM records without a row that were left alone (on_crm_insert, on_crm_delete)';
+COMMENT ON COLUMN crm.ingest_state.overwritten IS 'total edits of outbound fields by CRM users that were overwritten, or will be';
 
 CREATE TABLE crm.refetch (
     map_id   int NOT NULL,
@@ -39,10 +40,11 @@ CREATE TABLE crm.refetch (
 );
 CREATE INDEX refetch_due ON crm.refetch (map_id, due_at);
 COMMENT ON TABLE crm.refetch IS
-    'CRM records to be read by themselves: a webhook spoke of them, they came in while something of ours was on its way to them, or the CRM does not tell whether they are gone';
-COMMENT ON COLUMN crm.refetch.revision IS 'another each time somebody asks for the record, so that a request during a read is seen';
-COMMENT ON COLUMN crm.refetch.due_at IS 'infinity: to be read only if the pass through all records that is running does not show it';
-COMMENT ON COLUMN crm.refetch.merged_into IS 'the record that took this one in, should it turn out to be gone';
+    'CRM records to be fetched individually: a webhook named them, they were read while a write to them was in flight, '
+    'or the CRM does not report whether they were deleted';
+COMMENT ON COLUMN crm.refetch.revision IS 'changes with each request, so that a request during a read is noticed';
+COMMENT ON COLUMN crm.refetch.due_at IS 'infinity: to be fetched only if the running pass through all records does not include it';
+COMMENT ON COLUMN crm.refetch.merged_into IS 'the record that this one was merged into, should it turn out to be deleted; NULL: none';
 
 CREATE TABLE crm.overwritten_cell (
     map_id   int NOT NULL,
@@ -54,11 +56,11 @@ CREATE TABLE crm.overwritten_cell (
     PRIMARY KEY (map_id, crm_id, field_id)
 );
 COMMENT ON TABLE crm.overwritten_cell IS
-    'outbound cells in which the CRM held something else than it had been sent. If the next attempt ends the same way, that is the CRM''s own '
-    'form of the value (is_stored_form); if the CRM then shows what it was sent, the row is deleted';
-COMMENT ON COLUMN crm.overwritten_cell.is_stored_form IS 'it is the CRM''s own form of the value: the row and the record agree, each in its own form';
-COMMENT ON COLUMN crm.overwritten_cell.sent IS '16 bytes: BLAKE3 of what the row held and the CRM had been sent';
-COMMENT ON COLUMN crm.overwritten_cell.held IS '16 bytes: BLAKE3 of what the CRM held in its place';
+    'outbound cells whose CRM value differs from what was sent. If the next attempt ends the same way, it is the form in which the CRM '
+    'stores the value (is_stored_form); if the CRM then has the value that was sent, the row is deleted';
+COMMENT ON COLUMN crm.overwritten_cell.is_stored_form IS 'true: the CRM stores the value in this form; the row and the record agree';
+COMMENT ON COLUMN crm.overwritten_cell.sent IS '16 bytes: BLAKE3 of the value that was sent';
+COMMENT ON COLUMN crm.overwritten_cell.held IS '16 bytes: BLAKE3 of the CRM value';
 
 CREATE TABLE crm.former_link (
     shard_key  text COLLATE "C" NOT NULL DEFAULT '',
@@ -71,10 +73,10 @@ CREATE TABLE crm.former_link (
 );
 CREATE INDEX former_link_crm_id ON crm.former_link (map_id, crm_id);
 COMMENT ON TABLE crm.former_link IS
-    'CRM records that had a row once: one whose row was deleted is not inserted again, one that the CRM restores finds its row again';
+    'links that ended: a CRM record whose row was deleted is not inserted again, one that the CRM restores is linked to its row again';
 COMMENT ON COLUMN crm.former_link.ended_by IS
-    'row_deleted; crm_deleted; rejected: an operator decided that it is not the row''s record (crm.resolve_conflict()); '
-    'both_deleted: kept for a day, so that what was read of the record before does not bring the row back';
+    'row_deleted; crm_deleted; rejected: an operator decided that the row has another record (crm.resolve_conflict()); '
+    'both_deleted: kept for a day, so that an older read of the record does not insert the row again';
 
 CREATE TABLE crm.orphaned_create (
     shard_key  text COLLATE "C" NOT NULL DEFAULT '',
@@ -85,8 +87,8 @@ CREATE TABLE crm.orphaned_create (
 );
 CREATE INDEX orphaned_create_record_key ON crm.orphaned_create (map_id, record_key);
 COMMENT ON TABLE crm.orphaned_create IS
-    'rows that were deleted before it was heard whether the CRM made their records: a record that turns up with such a key is not inserted, '
-    'and deleted where on_delete says so';
+    'rows that were deleted while the creation of their CRM records was unconfirmed: a CRM record that turns up with such a key is not '
+    'inserted, and is deleted if on_delete says so';
 
 CREATE TABLE crm.mismatched_key (
     map_id      int NOT NULL,
@@ -95,5 +97,5 @@ CREATE TABLE crm.mismatched_key (
     PRIMARY KEY (map_id, crm_id)
 );
 COMMENT ON TABLE crm.mismatched_key IS
-    'CRM records that were read to carry another key than that of their row: a row with that key must not be taken for theirs';
-COMMENT ON COLUMN crm.mismatched_key.external_id IS 'what the external_id_field held';
+    'linked CRM records whose external_id_field is not the key of their row: a row with that key must not be linked to them';
+COMMENT ON COLUMN crm.mismatched_key.external_id IS 'value of the external_id_field';

@@ -1,4 +1,4 @@
--- What became of records: dead letters and the audit log.
+-- Outcomes: dead letters and the audit log.
 
 CREATE TABLE crm.dead_letter (
     shard_key      text COLLATE "C" NOT NULL DEFAULT '',
@@ -20,9 +20,9 @@ CREATE TABLE crm.dead_letter (
 CREATE UNIQUE INDEX dead_letter_record ON crm.dead_letter (shard_key, map_id, record_key, path);
 CREATE INDEX dead_letter_crm_id ON crm.dead_letter (map_id, crm_id) WHERE path = 'ingest';
 COMMENT ON TABLE crm.dead_letter IS
-    'records whose write-back stopped, their cells stay in crm.queue until crm.replay() or the next edit of the record; '
-    'and CRM records that cannot be taken in (path ingest), until crm.replay() or their next change';
-COMMENT ON COLUMN crm.dead_letter.record_key IS 'of a CRM record that has no row: its CRM id';
+    'records that could not be written, whose cells stay in crm.queue until crm.replay() or the next edit of the record; '
+    'and CRM records that could not be stored (path ingest), until crm.replay() or their next change';
+COMMENT ON COLUMN crm.dead_letter.record_key IS 'text of the row''s key column; of a CRM record without a row: its CRM id';
 
 CREATE TABLE crm.audit_log (
     shard_key      text COLLATE "C" NOT NULL DEFAULT '',
@@ -48,27 +48,29 @@ CREATE TABLE crm.audit_log (
     write_id       uuid,
     folded         uuid[]
 ) PARTITION BY RANGE (at);
--- Keys and indexes belong to the partitions: pg_dump takes those along that the worker makes, and a key that came from
--- this table, a member of the extension, would be made twice by a restore.
+-- Keys and indexes belong to the partitions: pg_dump dumps those that the worker creates, and a restore would create
+-- a key inherited from this table, a member of the extension, twice.
 CREATE TABLE crm.audit_log_default PARTITION OF crm.audit_log DEFAULT;
 ALTER TABLE crm.audit_log_default ADD PRIMARY KEY (shard_key, audit_id);
 CREATE INDEX audit_log_default_record ON crm.audit_log_default (map_id, record_key);
 CREATE INDEX audit_log_default_write ON crm.audit_log_default (write_id) WHERE write_id IS NOT NULL;
 CREATE INDEX audit_log_default_folded ON crm.audit_log_default USING gin (folded) WHERE folded IS NOT NULL;
-COMMENT ON TABLE crm.audit_log IS 'every attempt to change something, committed with its effect; UPDATE and DELETE are refused';
-COMMENT ON TABLE crm.audit_log_default IS 'audit rows of months for which no partition was made ahead';
+COMMENT ON TABLE crm.audit_log IS 'every attempt to change something, committed with its effect; append-only';
+COMMENT ON TABLE crm.audit_log_default IS 'audit rows of months without a partition of their own';
 COMMENT ON COLUMN crm.audit_log.path IS 'batch, realtime, reconcile, ingest, compensate or setup';
-COMMENT ON COLUMN crm.audit_log.actor IS 'who made the edit; of path ingest: who made the change, in the vendor''s words';
-COMMENT ON COLUMN crm.audit_log.operation IS 'create, update, delete; of path ingest also insert, link, unlink, relink, ingest (none of them yet), webhook (a '
-    'request that a CRM sent, or somebody in its name); of path setup: adopt';
+COMMENT ON COLUMN crm.audit_log.actor IS 'who made the edit; of path ingest: who made the change, as the vendor names them';
+COMMENT ON COLUMN crm.audit_log.operation IS
+    'create, update, delete; of path ingest also insert, link, unlink, relink, ingest (not decided yet), webhook (a '
+    'request received from a CRM or in its name); of path setup: adopt';
 COMMENT ON COLUMN crm.audit_log.fields IS
-    'CRM field -> {"new": value sent, "old": value before where it is known, "old_hash": BLAKE3 of it where only that is}';
+    'CRM field -> {"new": value sent, "old": previous value if known, "old_hash": its BLAKE3 hash if only that is known}';
 COMMENT ON COLUMN crm.audit_log.result IS
-    'applied; retry (will be tried again); dead (see crm.dead_letters); superseded (the CRM''s value stands); conflict (nothing was written); '
-    'raced (applied, but over a CRM edit that came between our read and our write); overwritten (a CRM edit of an outbound field, which the '
-    'map''s next round replaces); stored_form (the CRM holds an outbound value in a form of its own, which is left alone); refused (a webhook that is not to be believed)';
-COMMENT ON COLUMN crm.audit_log.folded IS 'ids of calls of crm.write() beside write_id of which the same is true';
-COMMENT ON COLUMN crm.audit_log.request_id IS 'ties together the records of one request to the CRM';
+    'applied; retry (will be retried); dead (see crm.dead_letters); superseded (the CRM value stands); conflict (nothing was written); '
+    'raced (applied, but over a CRM edit made between our read and our write); overwritten (a CRM edit of an outbound field, which the '
+    'next round of the map replaces); stored_form (the CRM stores an outbound value in a form of its own, which is left alone); '
+    'refused (a webhook that could not be verified)';
+COMMENT ON COLUMN crm.audit_log.folded IS 'ids of further crm.write() calls with the same outcome';
+COMMENT ON COLUMN crm.audit_log.request_id IS 'identifies the request to the CRM, which all its records share';
 
 CREATE TABLE crm.audit_log_retired (until timestamptz PRIMARY KEY, retired_at timestamptz NOT NULL DEFAULT now());
-COMMENT ON TABLE crm.audit_log_retired IS 'which part of the audit went with pg_crm.audit_retention';
+COMMENT ON TABLE crm.audit_log_retired IS 'months of the audit log that were dropped by pg_crm.audit_retention';

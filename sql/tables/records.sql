@@ -1,9 +1,9 @@
--- The state of each record: what changed, what is known, what is to be written.
+-- State per record: captured changes, the ledger, what is queued to be written.
 --
 -- Per-record tables begin their primary key with shard_key, so that a sharded deployment can co-locate
 -- them with the mapped table.
 
--- Keys are compared as bytes in these tables: an index of them costs half of what a language's order costs.
+-- Keys are compared as bytes in these tables: such an index costs half as much as one in a linguistic collation.
 
 CREATE TABLE crm.change (
     shard_key   text COLLATE "C" NOT NULL DEFAULT '',
@@ -19,9 +19,9 @@ CREATE TABLE crm.change (
     correlation_id text,
     PRIMARY KEY (shard_key, change_id)
 );
--- Only of edits that go to the CRM at once, so that the others cost nothing. Such a row speaks of one record.
+-- Only for edits that are sent at once, so that others cost nothing. Such a row names one record.
 CREATE INDEX change_edit ON crm.change (shard_key, map_id, (record_keys[1])) WHERE base IS NOT NULL OR write_id IS NOT NULL;
--- Keys stay in the row, and as they are, while they fit into a page.
+-- Keys stay in the row, uncompressed, while they fit into a page.
 ALTER TABLE crm.change ALTER record_keys SET STORAGE EXTERNAL;
 ALTER TABLE crm.change SET (toast_tuple_target = 8160,
                             autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 5000,
@@ -29,13 +29,14 @@ ALTER TABLE crm.change SET (toast_tuple_target = 8160,
 COMMENT ON TABLE crm.change IS
     'append-only: which cells of which records a committed statement changed; the worker folds it into crm.queue';
 COMMENT ON COLUMN crm.change.op IS 'i: inserted, u: updated, d: deleted';
-COMMENT ON COLUMN crm.change.cells IS 'bit mask of field_id, the same for all of the records: 64-bit words, big-endian';
-COMMENT ON COLUMN crm.change.record_keys IS 'records of which the statement changed these cells, a few hundred at most; each once';
+COMMENT ON COLUMN crm.change.cells IS 'bit mask of field_id, the same for all records of the row: 64-bit words, big-endian';
+COMMENT ON COLUMN crm.change.record_keys IS 'records whose cells of that mask the statement changed, a few hundred at most; each once';
 COMMENT ON COLUMN crm.change.base IS
-    'of a row with one record: what an edit of bidirectional cells was based on, field_id -> {"v": what the column held} ({}: it was long) or '
-    '{"h": hash of what the CRM held} or {"l": true} (what the ledger says when the edit is claimed) or {"force": true}';
-COMMENT ON COLUMN crm.change.write_id IS 'crm.write(): the id that it returned';
-COMMENT ON COLUMN crm.change.actor IS 'session_user, and pg_crm.actor after a slash if set';
+    'in a row with one record: what an edit of bidirectional cells was based on, field_id -> {"v": previous column value} ({}: too '
+    'long) or '
+    '{"h": hash of the CRM value} or {"l": true} (the ledger''s hash when the edit is claimed) or {"force": true}';
+COMMENT ON COLUMN crm.change.write_id IS 'id that crm.write() returned; NULL: another statement';
+COMMENT ON COLUMN crm.change.actor IS 'session_user, followed by a slash and pg_crm.actor if that was set';
 
 CREATE TABLE crm.ledger (
     shard_key  text COLLATE "C" NOT NULL DEFAULT '',
@@ -47,17 +48,18 @@ CREATE TABLE crm.ledger (
     synced_at  timestamptz[],
     hashes     bytea,
     PRIMARY KEY (shard_key, map_id, record_key)
--- No index speaks of what a write-back changes, and each page has room for its rows once more: UPDATEs stay on their page.
+-- No index covers a column that write-back updates, and each page has room for a second version of its rows: updates are HOT.
 ) WITH (fillfactor = 45);
 ALTER TABLE crm.ledger SET (autovacuum_vacuum_scale_factor = 0.05);
--- By the CRM's id first: what comes in from a CRM does not tell the shard.
+-- CRM id before shard_key: changes in the CRM do not name the shard.
 CREATE UNIQUE INDEX ledger_crm_id ON crm.ledger (map_id, crm_id, shard_key) WHERE crm_id IS NOT NULL;
 COMMENT ON TABLE crm.ledger IS
-    'one row per record that is linked or queued: its CRM id and, per cell, when it changed, when it was last synced, what the CRM last held. '
-    'Its row lock is the lock of the record';
-COMMENT ON COLUMN crm.ledger.changed_at IS 'by field_id; later changes that still wait are in crm.queue';
-COMMENT ON COLUMN crm.ledger.hashes IS '16 bytes per field_id: BLAKE3 of the value that the CRM last held; zeros: not known';
-COMMENT ON COLUMN crm.ledger.detached IS 'the CRM deleted the record: it is not created again, only crm.link() joins it anew';
+    'one row per record that is linked or queued: its CRM id and, per cell, when it changed, when it was last synced, and a hash of '
+    'the CRM value. Its row lock is the lock of the record';
+COMMENT ON COLUMN crm.ledger.changed_at IS 'by field_id; newer changes that are still queued are in crm.queue';
+COMMENT ON COLUMN crm.ledger.hashes IS '16 bytes per field_id: BLAKE3 of the last known CRM value; zeros: not known';
+COMMENT ON COLUMN crm.ledger.detached IS
+    'true: the CRM deleted the record; it is not created again, only crm.link() links the row to a record';
 
 CREATE TABLE crm.queue (
     shard_key       text COLLATE "C" NOT NULL DEFAULT '',
@@ -81,14 +83,14 @@ ALTER TABLE crm.queue SET (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacu
 CREATE INDEX queue_due ON crm.queue (map_id, next_attempt_at) WHERE state = 'queued';
 CREATE INDEX queue_waiting ON crm.queue (map_id, state) WHERE state <> 'queued';
 COMMENT ON TABLE crm.queue IS
-    'what waits to be written, a row per record, each with a row in crm.ledger that is locked before this one is touched; gone once the CRM took it';
-COMMENT ON COLUMN crm.queue.op IS 'u update, k update that brings the record_key to external_id_field too, c create (upsert), d delete';
-COMMENT ON COLUMN crm.queue.state IS 'queued: to be written; unlinked: waits for a CRM id; dead: see crm.dead_letters';
-COMMENT ON COLUMN crm.queue.revision IS 'another with each fold, so that an edit during a write is seen';
-COMMENT ON COLUMN crm.queue.next_attempt_at IS '-infinity: with the map''s next round; else the time of the retry';
-COMMENT ON COLUMN crm.queue.cells IS 'the cells that wait, as in crm.change; NULL: none, a delete';
-COMMENT ON COLUMN crm.queue.place IS 'where in crm.ledger its row was when this one was made: looked at first, before the index is asked';
-COMMENT ON COLUMN crm.queue.changed_at IS 'when the cells that wait were changed, by field_id';
+    'one row per record that is to be written; its row in crm.ledger is locked first. Deleted once the CRM accepted the record';
+COMMENT ON COLUMN crm.queue.op IS 'u: update; k: update that also writes record_key to external_id_field; c: create (upsert); d: delete';
+COMMENT ON COLUMN crm.queue.state IS 'queued: to be written; unlinked: waiting for a CRM id; dead: see crm.dead_letters';
+COMMENT ON COLUMN crm.queue.revision IS 'changes with each fold, so that an edit during a write is noticed';
+COMMENT ON COLUMN crm.queue.next_attempt_at IS '-infinity: in the next round of the map; else the time of the retry';
+COMMENT ON COLUMN crm.queue.cells IS 'cells to be written, as in crm.change; NULL: none (a delete)';
+COMMENT ON COLUMN crm.queue.place IS 'ctid of the crm.ledger row when this row was inserted: tried before the index';
+COMMENT ON COLUMN crm.queue.changed_at IS 'when the cells to be written were changed, by field_id';
 
 CREATE TABLE crm.pending_write (
     shard_key       text COLLATE "C" NOT NULL DEFAULT '',
@@ -120,21 +122,24 @@ CREATE UNIQUE INDEX pending_write_record ON crm.pending_write (shard_key, map_id
 CREATE INDEX pending_write_due ON crm.pending_write (map_id, next_attempt_at) WHERE state = 'queued';
 CREATE INDEX pending_write_intent ON crm.pending_write (map_id) WHERE state IN ('sending', 'landed', 'failed');
 CREATE INDEX pending_write_calls ON crm.pending_write USING gin (folded, undone) WHERE folded IS NOT NULL OR undone IS NOT NULL;
-COMMENT ON TABLE crm.pending_write IS 'edits of bidirectional cells whose outcome is not final: at most one queued row per record, into which later edits fold';
+COMMENT ON TABLE crm.pending_write IS
+    'edits of bidirectional cells whose outcome is not final: at most one queued row per record, into which later edits are folded';
 COMMENT ON COLUMN crm.pending_write.state IS
-    'sending, landed, failed: an intent of crm.write(), which its caller''s transaction removes (sent; the CRM took it; it did not); '
+    'sending, landed, failed: an intent of crm.write(), which its caller''s transaction removes (sent; accepted by the CRM; not accepted); '
     'queued: for the reconciler; dead: see crm.dead_letters';
-COMMENT ON COLUMN crm.pending_write.cells IS 'the cells to write, as in crm.change';
-COMMENT ON COLUMN crm.pending_write.take IS 'the cells in which the row takes what the CRM holds (compensation, crm.resolve_conflict())';
+COMMENT ON COLUMN crm.pending_write.cells IS 'cells to be written, as in crm.change';
+COMMENT ON COLUMN crm.pending_write.take IS 'cells that are to be set to the CRM value (compensation, crm.resolve_conflict()); NULL: none';
 COMMENT ON COLUMN crm.pending_write.base IS
-    'what the oldest of the edits was based on, as in crm.change; {"l": true}: what the ledger says when the edit is claimed; '
-    '"s": hashes of what was sent and may have arrived unheard';
-COMMENT ON COLUMN crm.pending_write.intended IS 'CRM field -> value, as crm.write() was given it; for people: what is sent is what the row holds';
-COMMENT ON COLUMN crm.pending_write.snapshot IS 'the mapped fields of the CRM object as they were last read, canonical';
-COMMENT ON COLUMN crm.pending_write.snapshot_hash IS 'BLAKE3 of the snapshot';
-COMMENT ON COLUMN crm.pending_write.folded IS 'ids of calls of crm.write() whose edits were folded into this row';
-COMMENT ON COLUMN crm.pending_write.undone IS 'ids of calls of crm.write() whose transactions came to nothing, which is why the row takes what the CRM holds';
-COMMENT ON COLUMN crm.pending_write.revision IS 'counts the folds, so that an edit during a write is seen';
+    'what the oldest of the edits was based on, as in crm.change; '
+    '"s": hashes of values that were sent and may have arrived although no response did';
+COMMENT ON COLUMN crm.pending_write.intended IS
+    'CRM field -> value, as given to crm.write(), for information: what is sent is what the row holds';
+COMMENT ON COLUMN crm.pending_write.snapshot IS 'mapped fields of the CRM record as last read, canonical';
+COMMENT ON COLUMN crm.pending_write.snapshot_hash IS 'BLAKE3 hash of the snapshot';
+COMMENT ON COLUMN crm.pending_write.folded IS 'ids of crm.write() calls whose edits were folded into this row';
+COMMENT ON COLUMN crm.pending_write.undone IS
+    'ids of crm.write() calls whose transactions were rolled back: the row is set to the CRM values';
+COMMENT ON COLUMN crm.pending_write.revision IS 'number of folds, so that an edit during a write is noticed';
 
 CREATE TABLE crm.conflict (
     shard_key      text COLLATE "C" NOT NULL DEFAULT '',
@@ -157,10 +162,10 @@ CREATE TABLE crm.conflict (
     PRIMARY KEY (shard_key, conflict_id)
 );
 CREATE UNIQUE INDEX conflict_cell ON crm.conflict (shard_key, map_id, record_key, field_id);
-COMMENT ON TABLE crm.conflict IS 'cells that both sides changed and no policy decides: they wait for crm.resolve_conflict()';
+COMMENT ON TABLE crm.conflict IS 'cells that changed on both sides and that no policy decides; resolved by crm.resolve_conflict()';
 COMMENT ON COLUMN crm.conflict.field_id IS '-1: the conflict is about the record as a whole (duplicate_identity)';
 COMMENT ON COLUMN crm.conflict.conflict_type IS 'see the view crm.conflicts';
-COMMENT ON COLUMN crm.conflict.local_value IS 'what the row held, canonical';
-COMMENT ON COLUMN crm.conflict.crm_value IS 'what the CRM held, canonical';
-COMMENT ON COLUMN crm.conflict.folded IS 'ids of calls of crm.write() beside write_id that wait for the same decision';
-COMMENT ON COLUMN crm.conflict.base IS 'what the column held before the edit, where it is known';
+COMMENT ON COLUMN crm.conflict.local_value IS 'value of the row, canonical';
+COMMENT ON COLUMN crm.conflict.crm_value IS 'value in the CRM, canonical';
+COMMENT ON COLUMN crm.conflict.folded IS 'ids of further crm.write() calls that depend on the same decision';
+COMMENT ON COLUMN crm.conflict.base IS 'value of the column before the edit; NULL: not known';

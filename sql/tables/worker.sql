@@ -1,4 +1,4 @@
--- The worker's own tables.
+-- State of the worker: health of connections, state of maps, claims, recapture requests.
 
 CREATE TABLE crm.connection_state (
     connection_id int PRIMARY KEY REFERENCES crm.connection ON DELETE CASCADE,
@@ -11,12 +11,13 @@ CREATE TABLE crm.connection_state (
     usage_reported_at timestamptz,
     changed_at    timestamptz NOT NULL DEFAULT now()
 );
-COMMENT ON TABLE crm.connection_state IS 'health of connections, kept by the worker';
-COMMENT ON COLUMN crm.connection_state.state IS 'error: the credentials are refused; work waits for crm.set_credentials(). See crm.connection.home too';
-COMMENT ON COLUMN crm.connection_state.failures IS 'times in a row that the CRM could not be reached or asked to wait';
+COMMENT ON TABLE crm.connection_state IS 'health of connections, maintained by the worker';
+COMMENT ON COLUMN crm.connection_state.state IS
+    'error: the CRM rejected the credentials; nothing is sent until crm.set_credentials(). See also crm.connection.home';
+COMMENT ON COLUMN crm.connection_state.failures IS 'consecutive failures: the CRM could not be reached or asked to wait';
 COMMENT ON COLUMN crm.connection_state.blocked_until IS 'nothing is sent before this time (outage, rate limit)';
-COMMENT ON COLUMN crm.connection_state.usage IS 'the request budget as the CRM last told it; see crm.rate_budget';
-COMMENT ON COLUMN crm.connection_state.usage_reported_at IS 'when it did';
+COMMENT ON COLUMN crm.connection_state.usage IS 'request budget as the CRM last reported it; see crm.rate_budget';
+COMMENT ON COLUMN crm.connection_state.usage_reported_at IS 'when the CRM last reported its request budget; NULL: never';
 
 CREATE TABLE crm.map_state (
     map_id        int PRIMARY KEY REFERENCES crm.object_map ON DELETE CASCADE,
@@ -31,9 +32,9 @@ CREATE TABLE crm.map_state (
     round_total   bigint NOT NULL DEFAULT 0,
     round_done    bigint NOT NULL DEFAULT 0
 );
-COMMENT ON TABLE crm.map_state IS 'what each map is doing; kept by the worker, not dumped';
-COMMENT ON COLUMN crm.map_state.reason IS 'why the map stands still (state error)';
-COMMENT ON COLUMN crm.map_state.stale IS 'its table was altered, and the worker is still to follow';
+COMMENT ON TABLE crm.map_state IS 'what each map is doing; maintained by the worker, not dumped';
+COMMENT ON COLUMN crm.map_state.reason IS 'why the map is stopped (state error)';
+COMMENT ON COLUMN crm.map_state.stale IS 'true: its table was altered, and the worker has not rebuilt the map yet';
 
 CREATE TABLE crm.claim (
     claim_id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -48,10 +49,10 @@ CREATE TABLE crm.claim (
 );
 ALTER TABLE crm.claim ALTER shard_keys SET STORAGE EXTERNAL, ALTER record_keys SET STORAGE EXTERNAL;
 COMMENT ON TABLE crm.claim IS
-    'slices of records that are on their way to a CRM; one that outlives its worker is released, with an attempt charged';
-COMMENT ON COLUMN crm.claim.sent IS 'per record, what is being sent: field_id -> hash; NULL: not to be remembered';
+    'batches of records in flight to a CRM; a claim that outlives its worker is released, and counts as an attempt';
+COMMENT ON COLUMN crm.claim.sent IS 'per record, what is being sent: field_id -> hash; NULL: not recorded';
 
--- Requests never wait for each other: each is a row of its own, and the newest of a map stands for the others.
+-- Requests never wait for each other: each is a row of its own, and the newest of a map represents all.
 CREATE TABLE crm.recapture_request (
     request_id   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     map_id       int NOT NULL,
@@ -65,11 +66,11 @@ CREATE TABLE crm.recapture_request (
     marked       bigint NOT NULL DEFAULT 0
 );
 COMMENT ON TABLE crm.recapture_request IS
-    'maps whose rows are to be compared with the ledger, because cells may have changed without firing a trigger; deleted once that is done';
-COMMENT ON COLUMN crm.recapture_request.new_rows IS 'rows without a ledger entry are captured as inserts (crm.recapture())';
-COMMENT ON COLUMN crm.recapture_request.reason IS 'the DDL or the function that asked for it';
-COMMENT ON COLUMN crm.recapture_request.actor IS 'who asked for it or ran the DDL, as in crm.change';
-COMMENT ON COLUMN crm.recapture_request.after_shard IS 'with after_key: the row that was compared last, in the order of the key; NULL: none yet';
+    'maps whose rows are to be compared with the ledger, because cells may have changed without firing a trigger; deleted when done';
+COMMENT ON COLUMN crm.recapture_request.new_rows IS 'true: rows without a ledger entry are captured as inserts (crm.recapture())';
+COMMENT ON COLUMN crm.recapture_request.reason IS 'the DDL or the function that requested it';
+COMMENT ON COLUMN crm.recapture_request.actor IS 'who requested it or ran the DDL, as in crm.change';
+COMMENT ON COLUMN crm.recapture_request.after_shard IS 'with after_key: the last row compared, in key order; NULL: none yet';
 COMMENT ON COLUMN crm.recapture_request.after_key IS 'see after_shard';
 COMMENT ON COLUMN crm.recapture_request.compared IS 'rows compared so far';
 COMMENT ON COLUMN crm.recapture_request.marked IS 'records found changed so far';

@@ -85,14 +85,14 @@ fn unknown(connection: &str) -> ! {
         webhook_inbox::connections(client)
     }));
     let known = match known.is_empty() {
-        true => "There is no connection yet.".to_owned(),
+        true => "There are no connections yet.".to_owned(),
         false => format!("Connections: {}.", known.join(", ")),
     };
     raise(
         PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
         format!("connection \"{connection}\" does not exist"),
         Some(known),
-        "Make it with crm.create_connection().",
+        "Create it with crm.create_connection().",
     )
 }
 

@@ -55,7 +55,7 @@ pub fn end(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
 
 /// Stops a map that cannot work as the CRM answers, until crm.replay_all(), which knows such a reason by its end.
 pub fn stop(client: &mut SpiClient, map_id: i32, reason: &str) -> Result<(), StoreError> {
-    let reason = format!("{reason}; mend the mapping, then crm.replay_all()");
+    let reason = format!("{reason}; fix the mapping, then call crm.replay_all()");
     let stopped = client.update(
         Cached(
             "UPDATE crm.map_state SET state = 'error', reason = $2

@@ -227,7 +227,7 @@ pub fn maps_of(
     }
     for (map_id, column, trouble) in broken {
         let reason = format!(
-            "a transform of column \"{column}\" {trouble}; crm.map_field() or crm.unmap_field() mends it"
+            "a transform of column \"{column}\" {trouble}; fix it with crm.map_field() or crm.unmap_field()"
         );
         // Somebody may be mending it this moment: looked at again once they are done.
         let held = client.update(

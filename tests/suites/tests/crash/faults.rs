@@ -315,7 +315,7 @@ async fn a_claim_of_nobody_is_released() {
     desk.db.execute(sql).await;
     desk.db.execute("UPDATE people SET phone = 'new'").await;
     begin(&desk).await;
-    let told = "SELECT detail FROM crm.check() WHERE rule = 'claims end'";
+    let told = "SELECT detail FROM crm.check() WHERE rule = 'claims are released'";
     let told: Vec<String> = desk.db.all(told, &[]).await;
     assert_eq!(told.len(), 1, "{told:?}");
     // The worker looks after its claims when it maintains the audit, which another map has it do.

@@ -174,25 +174,25 @@ async fn what_is_forgotten_is_noticed() {
             format!(
                 "INSERT INTO crm.pending_write {row} VALUES ('', {map}, 'p1', 'landed', {cells}, 1, {then}, {then})"
             ),
-            "intents end",
+            "intents are finished",
         ),
         (
             format!(
                 "INSERT INTO crm.pending_write {row} VALUES ('', {map}, 'p1', 'landed', {cells}, pg_backend_pid(), {then}, {then})"
             ),
-            "intents end",
+            "intents are finished",
         ),
         (
             format!(
                 "INSERT INTO crm.pending_write {row} VALUES ('', {map}, 'p1', 'queued', {cells}, 1, {then}, {then})"
             ),
-            "edits go at once",
+            "edits are written promptly",
         ),
         (
             format!(
                 "INSERT INTO crm.change (map_id, record_keys, op, cells, base, changed_at, actor) VALUES ({map}, '{{p1}}', 'u', {cells}, '{{}}', {then}, 'x')"
             ),
-            "edits go at once",
+            "edits are written promptly",
         ),
         (
             format!(

@@ -94,7 +94,7 @@ async fn a_record_that_another_table_has_is_not_linked() {
         .text("SELECT rule || ': ' || detail FROM crm.check()")
         .await;
     assert!(
-        found.contains("no twin") && found.contains("record o1 of map"),
+        found.contains("no duplicate link") && found.contains("record o1 of map"),
         "{found}"
     );
     desk.db

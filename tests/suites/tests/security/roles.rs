@@ -128,7 +128,7 @@ async fn a_role_that_was_made_beforehand_must_be_as_pg_crm_makes_it() {
         (
             "CREATE ROLE crm_engine LOGIN NOINHERIT",
             "DROP ROLE crm_engine",
-            "allowed to log in",
+            "able to log in",
         ),
         (
             "CREATE ROLE crm_engine NOINHERIT PASSWORD 'x'",
@@ -194,8 +194,8 @@ async fn check_tells_when_there_is_a_way_in() {
     let found = db.text("SELECT detail FROM crm.check() ORDER BY 1").await;
     for says in [
         "mallory is a member",
-        "allowed to log in",
-        "allowed to create roles",
+        "able to log in",
+        "able to create roles",
     ] {
         assert!(found.contains(says), "{says}: {found}");
     }
