@@ -40,7 +40,7 @@ pub struct FieldDescription {
     pub is_double: bool,
     /// Whether it keeps its text in lower case.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub lowers: bool,
+    pub is_lower_case: bool,
     /// Whether no record is created without it.
     pub required: bool,
     /// Whether a new record may be given a value.

@@ -22,13 +22,13 @@ pub(crate) struct Item {
     /// With trouble: without what cannot be read, and with U+FFFD for characters that are none.
     pub json: Json,
     /// Why its values are not to be trusted.
-    pub trouble: Option<Failure>,
+    pub damage: Option<Failure>,
 }
 
 impl Item {
     /// A `null` in the place of a record.
     pub fn is_nothing(&self) -> bool {
-        self.json.is_null() && self.trouble.is_none()
+        self.json.is_null() && self.damage.is_none()
     }
 }
 
@@ -41,22 +41,19 @@ pub(crate) struct Listed {
 
 impl From<Json> for Item {
     fn from(json: Json) -> Item {
-        Item {
-            json,
-            trouble: None,
-        }
+        Item { json, damage: None }
     }
 }
 
 impl Response {
     /// The whole body, for answers that hold no record's values: what is no character is U+FFFD.
     pub fn json(&self) -> Option<Json> {
-        read(self.bare())
+        read(self.json_bytes())
     }
 
     /// A list of records under a name; `None`: there is none.
     pub(crate) fn list(&self, name: &str) -> Option<Listed> {
-        let body = self.bare();
+        let body = self.json_bytes();
         if let Ok(mut rest) = serde_json::from_slice::<Json>(body) {
             return match rest.get_mut(name)?.take() {
                 Json::Array(items) => Some(Listed {
@@ -66,7 +63,7 @@ impl Response {
                 _ => None,
             };
         }
-        let text = mended(body);
+        let text = with_escapes(body);
         let mut members: HashMap<String, &RawValue> = serde_json::from_str(&text).ok()?;
         let items = items(members.remove(name)?.get())?;
         Some(Listed {
@@ -77,21 +74,21 @@ impl Response {
 
     /// A list of records that is the whole body.
     pub(crate) fn array(&self) -> Option<Vec<Item>> {
-        let body = self.bare();
+        let body = self.json_bytes();
         match serde_json::from_slice(body) {
             Ok(Json::Array(items)) => Some(items.into_iter().map(Item::from).collect()),
             Ok(_) => None,
-            Err(_) => items(&mended(body)),
+            Err(_) => items(&with_escapes(body)),
         }
     }
 
     /// A record that is the whole body.
     pub(crate) fn item(&self) -> Option<Item> {
-        let body = self.bare();
+        let body = self.json_bytes();
         let item = match serde_json::from_slice::<Json>(body) {
             Ok(json) => Item::from(json),
             Err(_) => {
-                let text = mended(body);
+                let text = with_escapes(body);
                 let raw: &RawValue = serde_json::from_str(&text).ok()?;
                 item(raw.get())
             }
@@ -101,11 +98,11 @@ impl Response {
 
     /// A record under a name.
     pub(crate) fn item_at(&self, name: &str) -> Option<Item> {
-        let body = self.bare();
+        let body = self.json_bytes();
         let item = match serde_json::from_slice::<Json>(body) {
             Ok(mut json) => Item::from(json.get_mut(name)?.take()),
             Err(_) => {
-                let text = mended(body);
+                let text = with_escapes(body);
                 let members: HashMap<String, &RawValue> = serde_json::from_str(&text).ok()?;
                 item(members.get(name)?.get())
             }
@@ -115,13 +112,13 @@ impl Response {
 
     /// What stands under a name, as it is written there.
     pub(crate) fn raw_at(&self, name: &str) -> Option<String> {
-        let text = mended(self.bare());
+        let text = with_escapes(self.json_bytes());
         let members: HashMap<String, &RawValue> = serde_json::from_str(&text).ok()?;
         Some((*members.get(name)?).get().to_owned())
     }
 
     /// The body without the mark that some begin with; nothing, if it would take more memory than an answer is worth.
-    fn bare(&self) -> &[u8] {
+    fn json_bytes(&self) -> &[u8] {
         let bare = self.body.strip_prefix(b"\xef\xbb\xbf");
         let bare = bare.unwrap_or(&self.body);
         match crate::json::is_in_proportion(bare) {
@@ -134,13 +131,13 @@ impl Response {
 /// JSON of which the records' values do not matter: what is no character is U+FFFD.
 pub(crate) fn read<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
     serde_json::from_slice(body)
-        .or_else(|_| serde_json::from_str(&repaired(&mended(body))))
+        .or_else(|_| serde_json::from_str(&with_replacements(&with_escapes(body))))
         .ok()
 }
 
 /// The text that a string of JSON spells; what is no character is U+FFFD.
 pub(crate) fn text_of(string: &str) -> String {
-    serde_json::from_str(&repaired(string)).unwrap_or_default()
+    serde_json::from_str(&with_replacements(string)).unwrap_or_default()
 }
 
 fn items(text: &str) -> Option<Vec<Item>> {
@@ -151,14 +148,11 @@ fn items(text: &str) -> Option<Vec<Item>> {
 fn item(text: &str) -> Item {
     let error = match serde_json::from_str(text) {
         Ok(json) => {
-            return Item {
-                json,
-                trouble: None,
-            };
+            return Item { json, damage: None };
         }
         Err(error) => error,
     };
-    let text = repaired(text);
+    let text = with_replacements(text);
     let members = serde_json::from_str::<HashMap<String, &RawValue>>(&text);
     Item {
         // Member by member, so that one of them does not hide the record's id.
@@ -166,14 +160,14 @@ fn item(text: &str) -> Item {
             Ok(members) => members.into_iter().map(member).collect(),
             Err(_) => serde_json::from_str(&text).unwrap_or_default(),
         },
-        trouble: Some(unreadable_record(why(&error))),
+        damage: Some(unreadable_record(why(&error))),
     }
 }
 
 fn member((name, raw): (String, &RawValue)) -> (String, Json) {
     let text = raw.get();
     let json = serde_json::from_str(text);
-    let json = json.or_else(|_| serde_json::from_str(&repaired(text)));
+    let json = json.or_else(|_| serde_json::from_str(&with_replacements(text)));
     (name, json.unwrap_or_default())
 }
 
@@ -188,7 +182,7 @@ fn why(error: &serde_json::Error) -> String {
 
 /// A body as text whose strings are well-formed, if anything can make them so. A byte that is no UTF-8 becomes the half of
 /// a surrogate pair, so that its record alone cannot be read.
-fn mended(body: &[u8]) -> String {
+fn with_escapes(body: &[u8]) -> String {
     let mut text = String::with_capacity(body.len() + 64);
     let (mut within, mut escaped) = (false, false);
     for chunk in body.utf8_chunks() {
@@ -218,7 +212,7 @@ fn mended(body: &[u8]) -> String {
 }
 
 /// JSON text with U+FFFD for each half of a surrogate pair.
-fn repaired(text: &str) -> String {
+fn with_replacements(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('\\') {
@@ -265,9 +259,7 @@ mod tests {
     }
 
     fn shown(items: &[Item]) -> Vec<(&Json, bool)> {
-        let marked = items
-            .iter()
-            .map(|item| (&item.json, item.trouble.is_some()));
+        let marked = items.iter().map(|item| (&item.json, item.damage.is_some()));
         marked.collect()
     }
 
@@ -370,8 +362,8 @@ mod tests {
         #[test]
         fn what_is_well_formed_is_read_the_same_either_way(texts in prop::collection::vec("\\PC{0,8}|[\\\\\"u\\x00-\\x1fd8]{0,8}", 0..4)) {
             let body = json!(texts.iter().map(|text| json!({"v": text})).collect::<Vec<_>>()).to_string();
-            prop_assert_eq!(&mended(body.as_bytes()), &body);
-            prop_assert_eq!(&repaired(&body), &body);
+            prop_assert_eq!(&with_escapes(body.as_bytes()), &body);
+            prop_assert_eq!(&with_replacements(&body), &body);
         }
 
         #[test]

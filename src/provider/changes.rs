@@ -36,7 +36,7 @@ pub struct Change {
     /// The record that took this one in when they were merged; set only if `deleted`.
     pub merged_into: Option<String>,
     /// Who made the last change, in the vendor's words. Evidence, no proof: not every vendor tells it.
-    pub by: Option<String>,
+    pub modified_by: Option<String>,
 }
 
 /// One page of changes, in the order in which they are to be applied.
@@ -52,9 +52,9 @@ pub struct ChangesPage {
     pub more: bool,
     /// The CRM does not tell what was deleted before this page: whoever holds records that it does not
     /// show has to look for them one by one.
-    pub blind: bool,
+    pub deletions_unknown: bool,
     /// Records of the page of which cannot be read which they are: no more than that can be told of them.
-    pub strays: usize,
+    pub unidentified: usize,
 }
 
 /// A provider's own form of a cursor; the first one if there is none yet.
@@ -68,7 +68,7 @@ pub(crate) fn cursor<C: DeserializeOwned + Default>(since: Option<&Json>) -> Res
     })
 }
 
-pub(crate) fn stored(cursor: &impl Serialize) -> Json {
+pub(crate) fn cursor_json(cursor: &impl Serialize) -> Json {
     serde_json::to_value(cursor).expect("cursors are plain")
 }
 
@@ -78,43 +78,53 @@ pub(crate) fn page(
     cursor: &impl Serialize,
     more: bool,
 ) -> Step<ChangesPage> {
-    Step::Done(Ok(told(std::mem::take(found), stored(cursor), more, false)))
+    Step::Done(Ok(page_of(
+        std::mem::take(found),
+        cursor_json(cursor),
+        more,
+        false,
+    )))
 }
 
 /// A page of what was found. What has no id is counted, and told by its number alone.
-pub(crate) fn told(found: Vec<Change>, next: Json, more: bool, blind: bool) -> ChangesPage {
+pub(crate) fn page_of(
+    found: Vec<Change>,
+    next: Json,
+    more: bool,
+    deletions_unknown: bool,
+) -> ChangesPage {
     let count = found.len();
     let mut changes = found;
     changes.retain(|change| !change.object.crm_id.is_empty());
     ChangesPage {
-        strays: count - changes.len(),
+        unidentified: count - changes.len(),
         changes,
         next,
         more,
-        blind,
+        deletions_unknown,
     }
 }
 
 /// The key that a record of a page holds, and what is the matter with the record: a key that was damaged is none.
 pub(crate) fn keyed(
     held: Option<&Json>,
-    trouble: Option<Failure>,
+    damage: Option<Failure>,
 ) -> (Option<String>, Option<Failure>) {
     let key = key(held);
     let is_whole = |key: &String| !key.contains(['\0', char::REPLACEMENT_CHARACTER]);
     match key {
         Some(key) if key.contains('\0') => (
             None,
-            trouble.or_else(|| Some(unreadable_record("its key holds a NUL"))),
+            damage.or_else(|| Some(unreadable_record("its key holds a NUL"))),
         ),
-        Some(key) if trouble.is_some() => (Some(key).filter(is_whole), trouble),
-        key => (key, trouble),
+        Some(key) if damage.is_some() => (Some(key).filter(is_whole), damage),
+        key => (key, damage),
     }
 }
 
 /// Who changed a record last, as far as it can be told.
-pub(crate) fn by(held: &Json) -> Option<String> {
-    wire::word(held).map(|word| crate::errors::clean(&word))
+pub(crate) fn modified_by(held: &Json) -> Option<String> {
+    wire::scalar_text(held).map(|word| crate::errors::clean(&word))
 }
 
 /// A key as text, whatever the type of the field that holds it; an empty one is none.
@@ -125,7 +135,7 @@ pub fn key(value: Option<&Json>) -> Option<String> {
             let number = Value::number(&number.to_string()).ok()?;
             number.to_text()?.into_owned()
         }
-        value => wire::word(value)?,
+        value => wire::scalar_text(value)?,
     };
     Some(text).filter(|key| !key.is_empty())
 }

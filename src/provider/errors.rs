@@ -72,19 +72,19 @@ impl Rule {
         }
     }
 
-    fn applies(&self, complaint: &Complaint) -> bool {
-        complaint.codes.iter().any(|code| code == self.code)
+    fn applies(&self, vendor_error: &VendorError) -> bool {
+        vendor_error.codes.iter().any(|code| code == self.code)
             && match self.when {
                 When::Always => true,
-                When::Says(text) => complaint.message.contains(text),
-                When::NamesField => complaint.names_field,
+                When::Says(text) => vendor_error.message.contains(text),
+                When::NamesField => vendor_error.names_field,
             }
     }
 }
 
 /// An error as a vendor wrote it, whatever the shape it came in.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Complaint {
+pub(crate) struct VendorError {
     /// The vendor's codes, the most telling first.
     pub codes: Vec<String>,
     pub message: String,
@@ -94,18 +94,18 @@ pub(crate) struct Complaint {
 
 /// The failure that a complaint states. The first rule that applies decides, so that a table's order
 /// is its priority; the status decides where none does.
-pub(crate) fn classify(table: &[Rule], complaint: &Complaint, status: u16) -> Failure {
-    let rule = table.iter().find(|rule| rule.applies(complaint));
+pub(crate) fn classify(table: &[Rule], vendor_error: &VendorError, status: u16) -> Failure {
+    let rule = table.iter().find(|rule| rule.applies(vendor_error));
     let (class, scope) = match rule {
         Some(rule) => (rule.class, rule.scope),
         None => by_status(status),
     };
-    let code = match (rule, complaint.codes.first()) {
+    let code = match (rule, vendor_error.codes.first()) {
         (Some(rule), _) => rule.code.to_owned(),
         (None, Some(code)) => code.clone(),
         (None, None) => status_code(status),
     };
-    let message = clean(&complaint.message);
+    let message = clean(&vendor_error.message);
     let message = if message.is_empty() {
         format!("HTTP {status}")
     } else {
@@ -122,10 +122,10 @@ pub(crate) fn classify(table: &[Rule], complaint: &Complaint, status: u16) -> Fa
 /// [`classify`] for a whole response, whose `Retry-After` goes before the table's own wait.
 pub(crate) fn classify_response(
     table: &[Rule],
-    complaint: &Complaint,
+    vendor_error: &VendorError,
     response: &Response,
 ) -> Failure {
-    let mut failure = classify(table, complaint, response.status);
+    let mut failure = classify(table, vendor_error, response.status);
     if is_precondition(response.status) {
         return Failure::stale(failure.message);
     }
@@ -133,7 +133,7 @@ pub(crate) fn classify_response(
     if failure.class == ErrorClass::Transient && matches!(response.status, 429 | 502..) {
         (failure.class, failure.scope) = by_status(response.status);
     }
-    let told = told_wait(response, &failure);
+    let told = requested_wait(response, &failure);
     Failure {
         retry_after: told.or(failure.retry_after),
         ..failure
@@ -147,7 +147,7 @@ fn is_precondition(status: u16) -> bool {
 }
 
 /// The failure of a response whose body is not of the vendor's making: a proxy's page, an outage.
-pub(crate) fn foreign(response: &Response) -> Failure {
+pub(crate) fn foreign_body(response: &Response) -> Failure {
     let status = response.status;
     if is_precondition(status) {
         return Failure::stale(format!("HTTP {status}: the record was changed meanwhile"));
@@ -158,7 +158,7 @@ pub(crate) fn foreign(response: &Response) -> Failure {
         scope,
         ..Failure::record(class, status_code(status), message)
     };
-    let told = told_wait(response, &failure);
+    let told = requested_wait(response, &failure);
     failure.after(told)
 }
 
@@ -248,7 +248,7 @@ const DAILY_WAIT: Duration = Duration::from_secs(15 * 60);
 
 /// What `Retry-After` asks for, in seconds; where that is beyond all reason, in milliseconds, which
 /// some of HubSpot's endpoints are seen to send. A date there is left to the engine's backoff.
-fn told_wait(response: &Response, failure: &Failure) -> Option<Duration> {
+fn requested_wait(response: &Response, failure: &Failure) -> Option<Duration> {
     let longest = match failure.class {
         ErrorClass::RateLimited if failure.retry_after >= Some(DAILY_WAIT) => 24 * 60 * MINUTE,
         ErrorClass::RateLimited => 10 * MINUTE,

@@ -27,9 +27,9 @@ pub(crate) trait Job: Send {
 }
 
 /// A write by a job.
-pub(crate) struct ByJob<J>(pub J);
+pub(crate) struct JobWrite<J>(pub J);
 
-impl<J: Job> Operation<Vec<Outcome>> for ByJob<J> {
+impl<J: Job> Operation<Vec<Outcome>> for JobWrite<J> {
     fn step(&mut self, answer: Option<Response>) -> Step<Vec<Outcome>> {
         match (self.0.rest(), answer) {
             (Some(rest), answer) => rest.step(answer),
@@ -54,31 +54,31 @@ const PATIENCE: u32 = 30;
 /// The longest that a vendor's "come back later" is obeyed while a job is open.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-pub(crate) struct Watch {
+pub(crate) struct PollTimer {
     wait: Duration,
     /// Failures in a row.
     troubles: u32,
 }
 
-impl Default for Watch {
+impl Default for PollTimer {
     fn default() -> Self {
-        Watch {
+        PollTimer {
             wait: FIRST_WAIT,
             troubles: 0,
         }
     }
 }
 
-impl Watch {
+impl PollTimer {
     /// How long to wait before the next look.
-    pub fn next(&mut self) -> Duration {
+    pub fn next_wait(&mut self) -> Duration {
         let wait = self.wait;
         self.wait = (wait * 2).min(LONGEST_WAIT);
         wait
     }
 
     /// All goes well again.
-    pub fn calm(&mut self) {
+    pub fn reset(&mut self) {
         self.troubles = 0;
     }
 
@@ -89,14 +89,14 @@ impl Watch {
     }
 
     /// How long to wait after a failure. `None`: it does not pass, or has not for long.
-    pub fn bear(&mut self, failure: &Failure) -> Option<Duration> {
+    pub fn wait_after(&mut self, failure: &Failure) -> Option<Duration> {
         let passing = matches!(
             failure.class,
             // An answer that is none of the CRM's says nothing of the job.
             ErrorClass::Transient | ErrorClass::RateLimited | ErrorClass::Internal
         );
         (passing && self.try_again()).then(|| {
-            let wait = self.next();
+            let wait = self.next_wait();
             failure
                 .retry_after
                 .map_or(wait, |told| told.min(LONGEST_PAUSE))

@@ -39,7 +39,7 @@ pub mod salesforce;
 mod scripted_server;
 mod secrets;
 mod settings;
-mod stored;
+mod storage_rules;
 pub mod stub;
 mod success;
 pub mod webhook;
@@ -49,7 +49,7 @@ pub mod zoho;
 pub use changes::{Change, ChangesPage, ChangesQuery};
 pub use json::is_in_proportion;
 pub use operation::{BoxOperation, Operation, Step};
-pub use outcome::{Grant, News, Usage, Written};
+pub use outcome::{Grant, Usage, UsageReport, Written};
 pub use provider::{Profile, Provider};
 pub use record::{
     CrmObject, DoneBatch, DoneField, DoneRecord, Guard, Overwritten, ReadBatch, WriteBatch,
@@ -57,6 +57,6 @@ pub use record::{
 };
 pub use registry::{default_base_url, provider, providers};
 pub use request::{Credentials, Method, Request, Response, Target};
-pub use secrets::{Secrets, Sentences};
+pub use secrets::{Mask, Secrets};
 pub use settings::{DAY_OPTION, IN_FLIGHT_OPTION, RATE_OPTION, RESERVE_OPTION, Settings};
 pub use webhook::{WebhookError, WebhookEvent, WebhookKind, WebhookRequest};

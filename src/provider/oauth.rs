@@ -11,7 +11,7 @@ use crm_domain::failure::Scope;
 use crm_domain::{ErrorClass, Failure};
 use serde_json::Value as Json;
 
-use crate::errors::{self, Complaint, Rule};
+use crate::errors::{self, Rule, VendorError};
 use crate::operation::Exchange;
 use crate::request::encode;
 use crate::{BoxOperation, Credentials, Grant, Method, Request, Response};
@@ -70,7 +70,7 @@ pub(crate) struct Endpoint {
     pub for_clients: Option<String>,
     pub client: Client,
     /// Whether a client that has no secret may exchange refresh tokens.
-    pub takes_public_clients: bool,
+    pub allows_public_clients: bool,
 }
 
 impl Endpoint {
@@ -80,7 +80,7 @@ impl Endpoint {
             url,
             for_clients: None,
             client: Client::InForm,
-            takes_public_clients: false,
+            allows_public_clients: false,
         }
     }
 
@@ -95,7 +95,7 @@ impl Endpoint {
             ),
             None => (vec![("grant_type", "client_credentials")], self.for_clients),
         };
-        if client_secret.is_none() && !(self.takes_public_clients && form.len() > 1) {
+        if client_secret.is_none() && !(self.allows_public_clients && form.len() > 1) {
             return None;
         }
         if matches!(self.client, Client::InForm) {
@@ -182,7 +182,7 @@ fn grant(response: &Response, secrets: &[String]) -> Result<Grant, Failure> {
 
 fn refusal(response: &Response, secrets: &[String]) -> Failure {
     let Some(Json::Object(body)) = response.json() else {
-        return in_connection(errors::foreign(response));
+        return in_connection(errors::foreign_body(response));
     };
     let first = |names: [&str; 2]| {
         names
@@ -196,12 +196,12 @@ fn refusal(response: &Response, secrets: &[String]) -> Failure {
     for secret in secrets {
         message = message.replace(secret.as_str(), "…");
     }
-    let complaint = Complaint {
+    let vendor_error = VendorError {
         codes: Vec::from_iter(first(["error", "status"]).map(str::to_owned)),
         message,
         names_field: false,
     };
-    in_connection(errors::classify_response(TABLE, &complaint, response))
+    in_connection(errors::classify_response(TABLE, &vendor_error, response))
 }
 
 /// No record is at fault when a token is refused, whatever the status.

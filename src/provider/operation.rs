@@ -67,15 +67,15 @@ where
 }
 
 /// An operation that fails before anything is sent.
-pub(crate) struct Refusal(Option<Failure>);
+pub(crate) struct FailedOperation(Option<Failure>);
 
-impl Refusal {
-    pub fn new(failure: Failure) -> Refusal {
-        Refusal(Some(failure))
+impl FailedOperation {
+    pub fn new(failure: Failure) -> FailedOperation {
+        FailedOperation(Some(failure))
     }
 }
 
-impl<T> Operation<T> for Refusal {
+impl<T> Operation<T> for FailedOperation {
     fn step(&mut self, _answer: Option<Response>) -> Step<T> {
         Step::Done(Err(self.0.take().expect("a refusal is told once")))
     }

@@ -44,7 +44,7 @@ pub struct Usage {
 
 /// What was told of request budgets lately, and by whom.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct News {
+pub struct UsageReport {
     pub crm: Usage,
     /// By who carries requests to it.
     pub broker: Usage,

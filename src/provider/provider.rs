@@ -11,7 +11,7 @@ use crate::outcome::{Grant, Usage, Written};
 use crate::record::{CrmObject, DoneBatch, Guard, Overwritten, ReadBatch, WriteBatch, WriteKind};
 use crate::request::{Credentials, Request, Response};
 use crate::settings::Settings;
-use crate::stored::{self, Habits};
+use crate::storage_rules::{self, StorageRules};
 use crate::webhook::{self, WebhookError, WebhookEvent, WebhookRequest};
 
 /// What is fixed about a provider.
@@ -191,23 +191,23 @@ pub trait Provider: Send + Sync {
         value: &Value,
     ) -> Option<Value> {
         let value = self.stored(data_type, value.clone());
-        stored::form(&self.habits(), field, value)
+        storage_rules::form(&self.storage_rules(), field, value)
     }
 
     /// The same with what the vendor's habits say of each field.
-    fn characterised(&self, mut description: Description) -> Description {
-        stored::characterise(&self.habits(), &mut description);
+    fn with_storage_rules(&self, mut description: Description) -> Description {
+        storage_rules::apply_storage_rules(&self.storage_rules(), &mut description);
         description
     }
 
     /// Why no field of this vendor's can hold the value, whatever it is sent.
-    fn unholdable(&self, value: &Value) -> Option<&'static str> {
-        stored::unholdable(&self.habits(), value)
+    fn unstorable_reason(&self, value: &Value) -> Option<&'static str> {
+        storage_rules::unstorable_reason(&self.storage_rules(), value)
     }
 
     /// What the vendor does with values of any field.
-    fn habits(&self) -> Habits {
-        Habits::NONE
+    fn storage_rules(&self) -> StorageRules {
+        StorageRules::NONE
     }
 
     /// A value in the form this vendor answers, made canonical.

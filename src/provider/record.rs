@@ -105,24 +105,24 @@ pub struct CrmObject {
     /// the record kept changing while it was read: try later.
     pub version: Option<String>,
     /// Why nothing of its fields is known: the CRM's answer could not be read as far as it speaks of this record.
-    pub trouble: Option<Failure>,
+    pub damage: Option<Failure>,
 }
 
 /// Records that were read, in the order in which they were asked for. What nothing was found of is gone; unless the answer
 /// held records of which cannot be read which they are: then it may be one of these.
 pub(crate) fn in_order(
     ids: &[String],
-    strays: usize,
+    unidentified: usize,
     found: impl Fn(&str) -> Option<CrmObject>,
 ) -> Vec<Option<CrmObject>> {
     let stray = |id: &String| CrmObject {
         crm_id: id.clone(),
-        trouble: Some(unreadable_record(
+        damage: Some(unreadable_record(
             "the answer does not say which record it is",
         )),
         ..CrmObject::default()
     };
-    let one = |id: &String| found(id).or_else(|| (strays > 0).then(|| stray(id)));
+    let one = |id: &String| found(id).or_else(|| (unidentified > 0).then(|| stray(id)));
     ids.iter().map(one).collect()
 }
 

@@ -228,11 +228,11 @@ fn lower_escapes(text: &str) -> String {
 
 /// What an operation ends in, as far as it holds sentences of others. Values of records are no sentences: they stay as
 /// they are.
-pub trait Sentences {
+pub trait Mask {
     fn mask(&mut self, secrets: &Secrets);
 }
 
-impl<T: Sentences> Sentences for Result<T, Failure> {
+impl<T: Mask> Mask for Result<T, Failure> {
     fn mask(&mut self, secrets: &Secrets) {
         match self {
             Ok(result) => result.mask(secrets),
@@ -241,13 +241,13 @@ impl<T: Sentences> Sentences for Result<T, Failure> {
     }
 }
 
-impl<T: Sentences> Sentences for Vec<T> {
+impl<T: Mask> Mask for Vec<T> {
     fn mask(&mut self, secrets: &Secrets) {
         self.iter_mut().for_each(|item| item.mask(secrets));
     }
 }
 
-impl Sentences for String {
+impl Mask for String {
     fn mask(&mut self, secrets: &Secrets) {
         if let Cow::Owned(masked) = secrets.mask(self) {
             *self = masked;
@@ -258,7 +258,7 @@ impl Sentences for String {
 /// Results without any.
 macro_rules! without_sentences {
     ($($result:ty),+) => {
-        $(impl Sentences for $result {
+        $(impl Mask for $result {
             fn mask(&mut self, _: &Secrets) {}
         })+
     };

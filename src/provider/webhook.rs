@@ -232,7 +232,7 @@ pub(crate) fn relayed(
             Some(told) => wire::moment(told),
         };
         Some(WebhookEvent {
-            event_id: wire::word(&event.event_id).filter(|id| !id.is_empty())?,
+            event_id: wire::scalar_text(&event.event_id).filter(|id| !id.is_empty())?,
             kind: kind(&event.change_type)?,
             crm_id: Some(event.id).filter(|id| !id.is_empty())?,
             object: Some(event.object).filter(|object| !object.is_empty())?,

@@ -80,7 +80,7 @@ pub(crate) fn moment(wire: &Json) -> Option<i64> {
 }
 
 /// A text or a number, as text.
-pub(crate) fn word(json: &Json) -> Option<String> {
+pub(crate) fn scalar_text(json: &Json) -> Option<String> {
     match json {
         Json::String(text) => Some(text.clone()),
         Json::Number(number) => Some(number.to_string()),
@@ -90,7 +90,7 @@ pub(crate) fn word(json: &Json) -> Option<String> {
 
 /// A record's id, if it can be one: what no id holds tells that it was damaged on its way, or is none.
 pub(crate) fn id(json: &Json) -> Option<String> {
-    word(json).filter(|id| is_id(id))
+    scalar_text(json).filter(|id| is_id(id))
 }
 
 /// Whether a text may be the id of a record.

@@ -1,7 +1,7 @@
 //! How connections are doing, durable, so that a restart neither forgets an outage nor a rate limit.
 
 use crm_domain::{ErrorClass, Failure};
-use crm_provider::{News, Usage};
+use crm_provider::{Usage, UsageReport};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use serde_json::{Map, Value as Json};
@@ -14,11 +14,15 @@ use crate::store::statement::Cached;
 pub const OPENS_AFTER: u32 = 3;
 
 /// What was last told of the request budgets, be it with a refusal. Who was silent is taken at an earlier word.
-pub fn used(client: &mut SpiClient, connection_id: i32, news: &News) -> Result<(), StoreError> {
+pub fn used(
+    client: &mut SpiClient,
+    connection_id: i32,
+    report: &UsageReport,
+) -> Result<(), StoreError> {
     let mut told = Map::new();
     let mut tell = |name: &str, number: Option<u64>| told.insert(name.to_owned(), number.into());
     let seconds = |usage: &Usage| usage.window.map(|window| window.as_secs());
-    let News { crm, broker, spent } = news;
+    let UsageReport { crm, broker, spent } = report;
     if *crm != Usage::default() {
         tell("daily_limit", crm.daily_limit);
         tell("daily_remaining", crm.daily_remaining);

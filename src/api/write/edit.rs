@@ -90,8 +90,9 @@ pub fn change_row(
         no_row(target)
     }
     let intended = row_values(target, &edit.cells);
-    let unholdable = |(id, value): &(u16, Value)| target.map.field(*id)?.unholdable(value);
-    if let Some(failure) = intended.iter().find_map(unholdable) {
+    let unstorable_reason =
+        |(id, value): &(u16, Value)| target.map.field(*id)?.unstorable_reason(value);
+    if let Some(failure) = intended.iter().find_map(unstorable_reason) {
         raise(
             PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
             format!("record \"{}\" cannot be sent", target.record_key),

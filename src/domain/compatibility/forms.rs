@@ -25,7 +25,7 @@ pub(super) fn sent(
         hint: hint.to_owned(),
     };
     let mut findings = Vec::new();
-    if field.lowers && data_type == DataType::Text {
+    if field.is_lower_case && data_type == DataType::Text {
         let message = format!("the CRM keeps \"{name}\" in lower case");
         let hint = "The row keeps its own case; the two count as equal.";
         findings.push(say(Severity::Info, "lower_case", message, hint));

@@ -251,8 +251,8 @@ fn what_one_side_does_not_keep_of_the_other_is_told() {
         is_double,
         ..field("f", DataType::Number)
     };
-    let lowers = FieldDescription {
-        lowers: true,
+    let lower_case = FieldDescription {
+        is_lower_case: true,
         ..field("f", DataType::Text)
     };
     for (field, direction, column_type, told) in [
@@ -303,7 +303,7 @@ fn what_one_side_does_not_keep_of_the_other_is_told() {
             &["info fewer_digits f"],
         ),
         (number(None, false), "bidirectional", "numeric", &[]),
-        (lowers, "outbound", "text", &["info lower_case f"]),
+        (lower_case, "outbound", "text", &["info lower_case f"]),
     ] {
         let data_type = field.data_types[0].name();
         let mapping = one(MappedField {

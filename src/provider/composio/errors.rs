@@ -5,7 +5,7 @@ use crm_domain::{ErrorClass, Failure};
 use serde_json::Value as Json;
 
 use crate::Response;
-use crate::errors::{self, Complaint, Rule};
+use crate::errors::{self, Rule, VendorError};
 
 use ErrorClass::{Auth, Mapping, RateLimited, Transient};
 
@@ -57,12 +57,12 @@ pub(super) fn refusal(response: &Response) -> Failure {
             message.push_str(told);
         }
     }
-    let complaint = Complaint {
+    let vendor_error = VendorError {
         codes: vec![format!("composio_{}", response.status)],
         message,
         names_field: false,
     };
-    errors::classify_response(TABLE, &complaint, response)
+    errors::classify_response(TABLE, &vendor_error, response)
 }
 
 /// An account that cannot be used as it is.

@@ -3,7 +3,7 @@
 //!
 //! Guarantees: a link goes to the connection's own host alone, and asks for the columns that are mapped
 //! now; a link that has lapsed is followed by a pass through all rows. Such a pass tells nothing of rows
-//! that were deleted before it, and says so ([`ChangesPage::blind`]).
+//! that were deleted before it, and says so ([`ChangesPage::deletions_unknown`]).
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use super::{api, errors};
 use crate::body::{Item, Listed};
 use crate::changes::{self, Change, ChangesPage, ChangesQuery};
 use crate::errors::{refused, unreadable};
-use crate::operation::Refusal;
+use crate::operation::FailedOperation;
 use crate::request::encode;
 use crate::{BoxOperation, CrmObject, Method, Operation, Request, Response, Step, wire};
 
@@ -45,11 +45,11 @@ pub(super) fn changes(query: Arc<ChangesQuery>) -> BoxOperation<ChangesPage> {
     match changes::cursor::<Cursor>(query.since.as_ref()) {
         Ok(cursor) => Box::new(Changes {
             limit: query.limit.clamp(1, LIMIT),
-            blind: cursor.link.is_none(),
+            deletions_unknown: cursor.link.is_none(),
             query,
             cursor,
         }),
-        Err(failure) => Box::new(Refusal::new(failure)),
+        Err(failure) => Box::new(FailedOperation::new(failure)),
     }
 }
 
@@ -58,7 +58,7 @@ struct Changes {
     limit: usize,
     cursor: Cursor,
     /// Whether all rows are being read from the first one on.
-    blind: bool,
+    deletions_unknown: bool,
 }
 
 impl Changes {
@@ -106,7 +106,7 @@ impl Changes {
             Some(failure) if self.cursor.link.is_some() && has_lapsed(&failure) => {
                 self.cursor.link = None;
                 self.cursor.within = false;
-                self.blind = true;
+                self.deletions_unknown = true;
                 return Ok(Step::Send(self.ask()?));
             }
             Some(failure) => return Err(failure),
@@ -155,12 +155,17 @@ impl Changes {
         }
         self.cursor.link = Some(went_on.ok_or_else(|| untracked(&self.query.object))?);
         self.cursor.within = more;
-        let next = changes::stored(&self.cursor);
-        Ok(Step::Done(Ok(changes::told(found, next, more, self.blind))))
+        let next = changes::cursor_json(&self.cursor);
+        Ok(Step::Done(Ok(changes::page_of(
+            found,
+            next,
+            more,
+            self.deletions_unknown,
+        ))))
     }
 
     fn change(&self, id_column: &str, item: Item) -> Change {
-        let Item { json: row, trouble } = item;
+        let Item { json: row, damage } = item;
         let id = |json: &Json| wire::id(json).map(|id| api::id_form(&id));
         let context = row["@odata.context"].as_str().unwrap_or_default();
         if context.ends_with("/$deletedEntity") || row["reason"] == "deleted" {
@@ -174,16 +179,16 @@ impl Changes {
             };
         }
         let key = self.query.external_id_field.as_deref();
-        let (external_id, trouble) = changes::keyed(key.and_then(|key| row.get(key)), trouble);
+        let (external_id, damage) = changes::keyed(key.and_then(|key| row.get(key)), damage);
         Change {
             external_id,
-            by: changes::by(&row[MODIFIED_BY]),
+            modified_by: changes::modified_by(&row[MODIFIED_BY]),
             object: CrmObject {
                 crm_id: id(&row[id_column]).unwrap_or_default(),
                 fields: columns::held(&row, &self.query.fields),
                 modified_at: columns::modified_at(&row),
                 version: None,
-                trouble,
+                damage,
             },
             ..Change::default()
         }

@@ -4,7 +4,7 @@
 use crm_domain::{ErrorClass, Failure};
 
 use crate::Response;
-use crate::errors::{self, Complaint, Rule, undocumented};
+use crate::errors::{self, Rule, VendorError, undocumented};
 
 use ErrorClass::{Auth, Conflict, Mapping, NotFound, RateLimited, Transient, Validation};
 
@@ -78,7 +78,7 @@ pub(crate) fn of_response(response: &Response) -> Option<Failure> {
     }
     let body = response.json().unwrap_or_default();
     let Some(error) = body["error"].as_object() else {
-        return Some(errors::foreign(response));
+        return Some(errors::foreign_body(response));
     };
     let text = |name: &str| error.get(name).and_then(|held| held.as_str());
     let code = text("code").unwrap_or_default().to_ascii_lowercase();
@@ -87,14 +87,14 @@ pub(crate) fn of_response(response: &Response) -> Option<Failure> {
         VERSION_MISMATCH => Failure::STALE,
         code => code,
     };
-    let complaint = Complaint {
+    let vendor_error = VendorError {
         codes: vec![code.to_owned()],
         message: text("message").unwrap_or_default().to_owned(),
         names_field: false,
     };
     Some(match DUPLICATES.contains(&code) {
-        true => errors::classify(TABLE, &complaint, response.status),
-        false => errors::classify_response(TABLE, &complaint, response),
+        true => errors::classify(TABLE, &vendor_error, response.status),
+        false => errors::classify_response(TABLE, &vendor_error, response),
     })
 }
 

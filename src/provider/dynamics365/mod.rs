@@ -29,7 +29,7 @@ use crate::calls::Calls;
 use crate::moment::SECOND;
 use crate::operation::Exchange;
 use crate::outcomes::{Outcome, Plan};
-use crate::stored::Habits;
+use crate::storage_rules::StorageRules;
 use crate::{
     BoxOperation, ChangesPage, ChangesQuery, Credentials, CrmObject, Grant, Guard, Method, Profile,
     Provider, ReadBatch, Response, Settings, WebhookError, WebhookEvent, WebhookRequest,
@@ -167,8 +167,8 @@ impl Provider for Dynamics365 {
         }
     }
 
-    fn habits(&self) -> Habits {
-        values::HABITS
+    fn storage_rules(&self) -> StorageRules {
+        values::STORAGE_RULES
     }
 
     fn from_wire(&self, data_type: DataType, wire: &Json) -> Result<Value, ValueError> {

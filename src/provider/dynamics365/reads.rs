@@ -56,7 +56,7 @@ impl Reading {
         rows.map(|(id, answer)| match self.row(id, answer) {
             Err(failure) if failure.class == ErrorClass::Internal => Ok(Some(CrmObject {
                 crm_id: id.clone(),
-                trouble: Some(failure),
+                damage: Some(failure),
                 ..CrmObject::default()
             })),
             row => row,
@@ -70,13 +70,13 @@ impl Reading {
             Some(failure) if failure.class == ErrorClass::NotFound => return Ok(None),
             Some(failure) => return Err(failure),
         }
-        let Item { json: row, trouble } = response.item().ok_or_else(|| unreadable(response))?;
+        let Item { json: row, damage } = response.item().ok_or_else(|| unreadable(response))?;
         Ok(Some(CrmObject {
             crm_id: id.to_owned(),
             fields: columns::held(&row, &self.batch.fields),
             modified_at: columns::modified_at(&row),
             version: row["@odata.etag"].as_str().map(str::to_owned),
-            trouble,
+            damage,
         }))
     }
 }

@@ -5,13 +5,13 @@ use crm_domain::{DataType, Value, ValueError};
 use serde_json::Value as Json;
 
 use crate::moment::{self, SECOND};
-use crate::stored::{Habits, Numbers};
+use crate::storage_rules::{NumberStorage, StorageRules};
 use crate::wire;
 
 /// Decimals and money have a precision of their column, which of money is not told; floating point numbers are doubles.
-pub(super) const HABITS: Habits = Habits {
-    numbers: Numbers::Decimals,
-    ..Habits::NONE
+pub(super) const STORAGE_RULES: StorageRules = StorageRules {
+    numbers: NumberStorage::Decimals,
+    ..StorageRules::NONE
 };
 
 pub(super) fn form(data_type: DataType, value: &Value) -> Json {

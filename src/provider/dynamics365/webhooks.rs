@@ -47,7 +47,7 @@ fn events(context: &Json) -> Option<Vec<WebhookEvent>> {
     let taken_in = parameter(context, "SubordinateId").filter(|_| message == "Merge");
     // The record that another took in is kept, as an inactive one.
     let ids = [Some(crm_id), taken_in.and_then(id)].into_iter().flatten();
-    let word = |name: &str| wire::word(&context[name]).unwrap_or_default();
+    let word = |name: &str| wire::scalar_text(&context[name]).unwrap_or_default();
     let one = |crm_id: String| {
         let parts = [
             word("CorrelationId"),

@@ -37,7 +37,7 @@ fn damaged(vendor: &Shown, id: &str) -> Vec<Vec<u8>> {
 
 fn told(object: &CrmObject) -> (&str, Option<ErrorClass>) {
     let class = |failure: &Failure| failure.class;
-    (&object.crm_id, object.trouble.as_ref().map(class))
+    (&object.crm_id, object.damage.as_ref().map(class))
 }
 
 const TROUBLE: Option<ErrorClass> = Some(ErrorClass::Internal);
@@ -86,7 +86,7 @@ fn a_page_goes_on_beside_a_record_that_cannot_be_read() {
                 vendor.name
             );
             assert_eq!(page.changes[2].object.fields[vendor.text], "fine");
-            assert!(!page.more && page.strays == 0 && page.next.is_object());
+            assert!(!page.more && page.unidentified == 0 && page.next.is_object());
         }
     }
 }
@@ -122,7 +122,12 @@ fn what_does_not_say_which_record_it_is_is_counted_and_passed() {
                 "{} {id}",
                 vendor.name
             );
-            assert_eq!((page.strays, page.more), (1, false), "{} {id}", vendor.name);
+            assert_eq!(
+                (page.unidentified, page.more),
+                (1, false),
+                "{} {id}",
+                vendor.name
+            );
         }
     }
 }
@@ -134,9 +139,9 @@ fn nobody_is_taken_for_deleted_for_an_id_that_cannot_be_read() {
         for id in STRANGE {
             // Dataverse answers by place, and needs no id.
             let by_place = vendor.name == "dynamics365" && !id.contains("\\ud83d");
-            let trouble = if by_place { None } else { TROUBLE };
+            let damage = if by_place { None } else { TROUBLE };
             let records = among_good(vendor, (vendor.record)(id, "\"x\""));
-            assert_read(vendor, &records, trouble);
+            assert_read(vendor, &records, damage);
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::calls::{Call, Next};
 use crate::errors::{refused, unreadable};
 use crate::outcomes::Outcomes;
 use crate::success::hubspot as success;
-use crate::wire::{Fields, List, word};
+use crate::wire::{Fields, List, scalar_text};
 use crate::{Method, Request, Response, WriteBatch, WriteKind, Written};
 
 /// Inputs in one batch request.
@@ -143,7 +143,7 @@ impl Batch {
         let (crm_id, created) = match self.batch.kind {
             // A merged record answers under another id; the one we hold stays valid.
             WriteKind::Update | WriteKind::Delete => (self.batch.key(index).to_owned(), false),
-            WriteKind::Upsert => match word(&result["id"]) {
+            WriteKind::Upsert => match scalar_text(&result["id"]) {
                 Some(id) => (id, result["new"].as_bool().unwrap_or(false)),
                 None => return,
             },
@@ -200,14 +200,14 @@ impl<'a> Ties<'a> {
     }
 
     fn of_result(&self, result: &Json) -> Option<usize> {
-        if let Some(index) = word(&result[TRACE]).and_then(|trace| self.of_trace(&trace)) {
+        if let Some(index) = scalar_text(&result[TRACE]).and_then(|trace| self.of_trace(&trace)) {
             return Some(index);
         }
         let key = match self.batch.kind {
             WriteKind::Upsert => &result["properties"][self.batch.key_field()],
             WriteKind::Update | WriteKind::Delete => &result["id"],
         };
-        self.of_key(&word(key)?)
+        self.of_key(&scalar_text(key)?)
     }
 
     /// Settles the records that an error names, in its own context or in those of its inner errors.
@@ -219,7 +219,7 @@ impl<'a> Ties<'a> {
         let mut named: Vec<usize> = contexts
             .flat_map(|context| self.of_context(context))
             .collect();
-        named.extend(word(&error[TRACE]).and_then(|trace| self.of_trace(&trace)));
+        named.extend(scalar_text(&error[TRACE]).and_then(|trace| self.of_trace(&trace)));
         if named.is_empty() {
             return Some(failure);
         }
@@ -248,7 +248,7 @@ fn words(json: &Json) -> impl Iterator<Item = String> {
         Json::Array(items) => items,
         one => std::slice::from_ref(one),
     };
-    items.iter().filter_map(word)
+    items.iter().filter_map(scalar_text)
 }
 
 #[derive(Serialize)]

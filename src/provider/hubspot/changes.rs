@@ -18,7 +18,7 @@ use crate::changes::{self, Change, ChangesPage, ChangesQuery};
 use crate::errors::{refused, unreadable, unreadable_record};
 use crate::list_scan::ListScan;
 use crate::moment;
-use crate::operation::{Exchange, Refusal};
+use crate::operation::{Exchange, FailedOperation};
 use crate::request::encode;
 use crate::{BoxOperation, CrmObject, Method, Operation, Request, Response, Settings, Step, wire};
 
@@ -61,7 +61,7 @@ pub(super) fn changes(settings: &Settings, query: Arc<ChangesQuery>) -> BoxOpera
             found: Vec::new(),
             query,
         }),
-        Err(failure) => Box::new(Refusal::new(failure)),
+        Err(failure) => Box::new(FailedOperation::new(failure)),
     }
 }
 
@@ -100,7 +100,7 @@ impl Answer {
         let Listed { items, rest } = listed.ok_or_else(|| unreadable(response))?;
         Ok(Answer {
             results: items,
-            after: wire::word(&rest["paging"]["next"]["after"]),
+            after: wire::scalar_text(&rest["paging"]["next"]["after"]),
         })
     }
 }
@@ -210,7 +210,7 @@ impl Changes {
 
     /// A record, and those that it took in.
     fn row(&self, found: Item) -> ScanRow<Vec<Change>> {
-        let Item { mut json, trouble } = found;
+        let Item { mut json, damage } = found;
         let id = wire::id(&json["id"]);
         let updated_at = wire::member(&mut json, "updatedAt");
         let mut properties = match wire::member(&mut json, "properties") {
@@ -221,14 +221,14 @@ impl Changes {
             .get(modified_property(&self.query.object))
             .filter(|at| !at.is_null());
         let at = wire::moment(modified.unwrap_or(&updated_at));
-        let (external_id, trouble) = changes::keyed(self.key(&properties), trouble);
-        let trouble = trouble.or_else(|| at.is_none().then(|| unreadable_record(NO_TIME)));
+        let (external_id, damage) = changes::keyed(self.key(&properties), damage);
+        let damage = damage.or_else(|| at.is_none().then(|| unreadable_record(NO_TIME)));
         let losers = match &id {
             Some(id) => losers(id, &properties),
             None => Vec::new(),
         };
         // As webhooks spell it.
-        let by = properties.get(BY).and_then(changes::by);
+        let by = properties.get(BY).and_then(changes::modified_by);
         let by = by.map(|user| format!("userId:{user}"));
         let asked = self.query.fields.iter();
         let fields = asked.filter_map(|field| properties.remove_entry(&field.name));
@@ -238,10 +238,10 @@ impl Changes {
                 fields: fields.collect(),
                 modified_at: at,
                 version: None,
-                trouble,
+                damage,
             },
             external_id,
-            by,
+            modified_by: by,
             ..Change::default()
         };
         let gone = losers.into_iter().map(|loser| Change {
@@ -276,18 +276,18 @@ impl Changes {
         let pause = |pages: u32| i64::from(pages.saturating_sub(1)) * PAGE_MS;
         let scan = &mut self.cursor.archived;
         let more = scan.advance(answer.after, response.date(), self.overlap, pause)?;
-        for Item { json, trouble } in answer.results {
+        for Item { json, damage } in answer.results {
             let at = wire::moment(&json["archivedAt"]);
             if at.zip(since).is_some_and(|(at, since)| at < since) {
                 continue;
             }
             let key = json["properties"].as_object().and_then(|p| self.key(p));
-            let (external_id, trouble) = changes::keyed(key, trouble);
+            let (external_id, damage) = changes::keyed(key, damage);
             self.found.push(Change {
                 object: CrmObject {
                     modified_at: at.or_else(|| wire::moment(&json["updatedAt"])),
                     crm_id: wire::id(&json["id"]).unwrap_or_default(),
-                    trouble,
+                    damage,
                     ..CrmObject::default()
                 },
                 external_id,

@@ -4,7 +4,7 @@
 use crm_domain::{ErrorClass, Failure, Value};
 use serde_json::{Value as Json, json};
 
-use crate::errors::{self, Complaint, Rule, undocumented};
+use crate::errors::{self, Rule, VendorError, undocumented};
 use crate::{Response, wire};
 
 use ErrorClass::{Auth, Conflict, Mapping, NotFound, RateLimited, Transient, Validation};
@@ -73,16 +73,16 @@ pub(crate) fn of_response(response: &Response) -> Option<Failure> {
         Some(Json::Array(items)) => items.into_iter().next(),
         body => body,
     };
-    let complaint = body
+    let vendor_error = body
         .filter(Json::is_object)
-        .map(|body| complaint(&body))
+        .map(|body| vendor_error(&body))
         .unwrap_or_default();
-    if complaint.codes.is_empty() && complaint.message.is_empty() {
-        return Some(defaults(response.status, errors::foreign(response)));
+    if vendor_error.codes.is_empty() && vendor_error.message.is_empty() {
+        return Some(defaults(response.status, errors::foreign_body(response)));
     }
     Some(defaults(
         response.status,
-        errors::classify_response(TABLE, &complaint, response),
+        errors::classify_response(TABLE, &vendor_error, response),
     ))
 }
 
@@ -101,7 +101,7 @@ fn defaults(status: u16, failure: Failure) -> Failure {
 
 /// The failure that an error inside a batch's answer states, of the records it names.
 pub(crate) fn of_records(error: &Json) -> Failure {
-    errors::classify(TABLE, &complaint(error), 400)
+    errors::classify(TABLE, &vendor_error(error), 400)
 }
 
 /// What a refusal says of a property.
@@ -124,8 +124,8 @@ pub(crate) fn wrong_properties(response: &Response) -> Vec<WrongProperty> {
     let one = |error: &Json| {
         let context = &error["context"];
         let word = |json: &Json| match json {
-            Json::Array(words) => words.first().and_then(wire::word),
-            word => wire::word(word),
+            Json::Array(words) => words.first().and_then(wire::scalar_text),
+            word => wire::scalar_text(word),
         };
         let name = word(&error["name"]).or_else(|| word(&context["propertyName"]))?;
         let value = ["value", "propertyValue"].iter();
@@ -163,7 +163,7 @@ impl WrongProperty {
 
 /// Everything in an error that may be a code: of its inner errors, of those that its message quotes,
 /// and its own, the inmost first.
-fn complaint(error: &Json) -> Complaint {
+fn vendor_error(error: &Json) -> VendorError {
     let message = error["message"].as_str().unwrap_or_default();
     let quoted = quoted_errors(message);
     let inner = error["errors"].as_array().into_iter().flatten();
@@ -175,7 +175,7 @@ fn complaint(error: &Json) -> Complaint {
         .chain(own)
         .filter_map(Json::as_str)
         .filter(|code| !code.is_empty());
-    Complaint {
+    VendorError {
         codes: codes.map(str::to_owned).collect(),
         message: in_words(message, &quoted),
         names_field: false,

@@ -76,7 +76,7 @@ fn replaced(batch: &DoneBatch, response: &Response) -> Result<Vec<Vec<Overwritte
         return Err(failure);
     }
     // What cannot be read tells nothing.
-    let readable = items.into_iter().filter(|item| item.trouble.is_none());
+    let readable = items.into_iter().filter(|item| item.damage.is_none());
     let found = readable.filter_map(|item| serde_json::from_value::<Found>(item.json).ok());
     let histories: HashMap<String, HashMap<String, Vec<Entry>>> = found
         .filter_map(|found| Some((found.id, entries(found.properties_with_history?))))

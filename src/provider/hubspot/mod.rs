@@ -24,7 +24,7 @@ use crate::calls::Calls;
 use crate::change_scan::OVERLAP_OPTION;
 use crate::operation::Exchange;
 use crate::outcomes::{Outcome, Plan};
-use crate::stored::Habits;
+use crate::storage_rules::StorageRules;
 use crate::{
     BoxOperation, ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard,
     Method, Overwritten, Profile, Provider, ReadBatch, Request, Response, Settings, Usage,
@@ -178,8 +178,8 @@ impl Provider for HubSpot {
         values::form(value).into()
     }
 
-    fn habits(&self) -> Habits {
-        values::HABITS
+    fn storage_rules(&self) -> StorageRules {
+        values::STORAGE_RULES
     }
 
     fn from_wire(&self, data_type: DataType, wire: &Json) -> Result<Value, ValueError> {

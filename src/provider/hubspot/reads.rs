@@ -59,25 +59,27 @@ fn objects(batch: &ReadBatch, response: &Response) -> Result<Vec<Option<CrmObjec
         }
     }
     let mut found = HashMap::with_capacity(items.len());
-    let mut strays = 0;
+    let mut unidentified = 0;
     for item in items {
         match object(batch, item) {
             Some(object) => drop(found.insert(object.crm_id.clone(), object)),
-            None => strays += 1,
+            None => unidentified += 1,
         }
     }
-    Ok(in_order(&batch.ids, strays, |id| found.get(id).cloned()))
+    Ok(in_order(&batch.ids, unidentified, |id| {
+        found.get(id).cloned()
+    }))
 }
 
 /// A record; `None`: it does not say which.
 fn object(batch: &ReadBatch, item: Item) -> Option<CrmObject> {
-    let Item { mut json, trouble } = item;
+    let Item { mut json, damage } = item;
     let crm_id = wire::id(&json["id"])?;
-    let (mut properties, trouble) = match wire::member(&mut json, "properties") {
-        Json::Object(properties) => (properties, trouble),
+    let (mut properties, damage) = match wire::member(&mut json, "properties") {
+        Json::Object(properties) => (properties, damage),
         _ => (
             Map::new(),
-            trouble.or_else(|| Some(unreadable_record("it has no properties"))),
+            damage.or_else(|| Some(unreadable_record("it has no properties"))),
         ),
     };
     let modified = properties
@@ -96,6 +98,6 @@ fn object(batch: &ReadBatch, item: Item) -> Option<CrmObject> {
         fields,
         modified_at,
         version: None,
-        trouble,
+        damage,
     })
 }

@@ -3,14 +3,14 @@
 
 use crm_domain::Value;
 
-use crate::stored::{Habits, Numbers};
+use crate::storage_rules::{NumberStorage, StorageRules};
 use crate::wire::{self, Wire};
 
 /// Numbers are doubles, addresses are kept in lower case.
-pub(super) const HABITS: Habits = Habits {
-    numbers: Numbers::Doubles,
-    lowers: &["email"],
-    ..Habits::NONE
+pub(super) const STORAGE_RULES: StorageRules = StorageRules {
+    numbers: NumberStorage::Doubles,
+    lower_case: &["email"],
+    ..StorageRules::NONE
 };
 
 pub(super) fn form(value: &Value) -> Wire<'_> {

@@ -131,7 +131,7 @@ impl Event {
     /// HubSpot's `eventId` is not unique, so all that tells an event from another is taken together;
     /// the number of the attempt is left out.
     fn unique_id(&self, crm_id: &str, occurred_at: i64) -> String {
-        let word = |json: &Json| wire::word(json).unwrap_or_default();
+        let word = |json: &Json| wire::scalar_text(json).unwrap_or_default();
         let parts = [
             word(&self.portal_id),
             word(&self.subscription_id),
@@ -146,5 +146,5 @@ impl Event {
 }
 
 fn id(json: &Json) -> Option<String> {
-    wire::word(json).filter(|id| !id.is_empty() && id != "0")
+    wire::scalar_text(json).filter(|id| !id.is_empty() && id != "0")
 }

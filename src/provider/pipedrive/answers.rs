@@ -45,9 +45,9 @@ pub(super) fn page(response: &Response) -> Result<Page, Failure> {
     let pagination = &more["pagination"];
     let next = match &more["next_cursor"] {
         Json::Null if pagination["more_items_in_collection"] == true => {
-            wire::word(&pagination["next_start"])
+            wire::scalar_text(&pagination["next_start"])
         }
-        cursor => wire::word(cursor),
+        cursor => wire::scalar_text(cursor),
     };
     Ok(Page {
         records: items,

@@ -11,15 +11,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use super::answers::{Page, go_on, page};
+use super::lookup::PAGE;
 use super::objects::{Elsewhere, Object, Version};
-use super::seek::PAGE;
 use super::values::{self, second};
 use crate::change_scan::{self, ChangeScan, ScanPage, ScanQuery, ScanRow, ScanStep};
 use crate::changes::{self, Change, ChangesPage, ChangesQuery};
 use crate::errors::unreadable_record;
 use crate::list_scan::ListScan;
 use crate::moment::SECOND;
-use crate::operation::Refusal;
+use crate::operation::FailedOperation;
 use crate::request::encode;
 use crate::{BoxOperation, CrmObject, Method, Operation, Request, Response, Settings, Step};
 
@@ -58,7 +58,7 @@ pub(super) fn changes(
             cursor,
             query,
         }),
-        Err(failure) => Box::new(Refusal::new(failure)),
+        Err(failure) => Box::new(FailedOperation::new(failure)),
     }
 }
 
@@ -187,7 +187,7 @@ impl Changes {
         let mut rows = Vec::with_capacity(page.records.len());
         let mut next = page.next;
         for item in page.records {
-            let row = self.row(&item.json, item.trouble);
+            let row = self.row(&item.json, item.damage);
             // A list without an end goes on beyond the second.
             let is_within = |at| within.as_ref().is_none_or(|within| within.contains(&at));
             match row.at.is_none_or(is_within) {
@@ -232,23 +232,23 @@ impl Changes {
             .filter_map(|item| match is_recents {
                 // The list itself has told of those that are there.
                 true => {
-                    let row = self.row(&item.json["data"], item.trouble);
+                    let row = self.row(&item.json["data"], item.damage);
                     row.item.deleted.then_some(row.item)
                 }
-                false => Some(self.row(&item.json, item.trouble).item),
+                false => Some(self.row(&item.json, item.damage).item),
             });
         let told: Vec<Change> = told.collect();
         self.found.extend(told);
         Ok(self.page(more))
     }
 
-    fn row(&self, record: &Json, trouble: Option<Failure>) -> ScanRow<Change> {
+    fn row(&self, record: &Json, damage: Option<Failure>) -> ScanRow<Change> {
         let id = values::id(record);
         let at = values::modified_at(record);
         let names = self.query.fields.iter().map(|field| field.name.as_str());
         let key = self.query.external_id_field.as_deref();
         let key = key.map(|key| values::held(record, key));
-        let (external_id, trouble) = changes::keyed(key, trouble);
+        let (external_id, damage) = changes::keyed(key, damage);
         let no_time = || unreadable_record("it does not say when it was changed");
         let item = Change {
             external_id,
@@ -258,7 +258,7 @@ impl Changes {
                 fields: values::fields(record, names),
                 modified_at: at,
                 version: None,
-                trouble: trouble.or_else(|| at.is_none().then(no_time)),
+                damage: damage.or_else(|| at.is_none().then(no_time)),
             },
             ..Change::default()
         };

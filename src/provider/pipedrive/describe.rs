@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 
 use super::answers::{go_on, page};
 use super::objects::{Object, Version};
-use super::{field_name, seek};
+use super::{field_name, lookup};
 use crate::{Method, Operation, Request, Response, Step, wire};
 
 /// Fields in one page, the most that both versions allow.
@@ -155,7 +155,7 @@ impl Describe {
         let mut fields: Vec<_> = std::mem::take(&mut self.fields).into_values().collect();
         for field in &mut fields {
             field.is_key =
-                field.data_types.contains(&Text) && seek::holds_keys(self.object, &field.name);
+                field.data_types.contains(&Text) && lookup::holds_keys(self.object, &field.name);
         }
         Description {
             fields,
@@ -196,7 +196,7 @@ fn fields(told: &Json) -> Vec<FieldDescription> {
     let choices: Vec<Choice> = options
         .filter_map(|option| {
             Some(Choice {
-                value: wire::word(&option["id"])?,
+                value: wire::scalar_text(&option["id"])?,
                 label: option["label"].as_str().unwrap_or_default().to_owned(),
             })
         })

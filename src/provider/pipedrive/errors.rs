@@ -7,7 +7,7 @@ use crm_domain::{ErrorClass, Failure};
 use serde_json::Value as Json;
 
 use crate::Response;
-use crate::errors::{self, Complaint, Rule, undocumented};
+use crate::errors::{self, Rule, VendorError, undocumented};
 
 use ErrorClass::{Auth, Conflict, Mapping, NotFound, RateLimited, Transient, Validation};
 
@@ -66,7 +66,7 @@ pub(crate) fn of_response(response: &Response) -> Option<Failure> {
                 response,
             ),
             // Neither is anything that the API says without a word.
-            _ => errors::foreign(response),
+            _ => errors::foreign_body(response),
         });
     };
     let status = match response.status {
@@ -88,12 +88,12 @@ pub(crate) fn check(response: &Response) -> Result<(), Failure> {
 }
 
 fn classified(codes: Vec<String>, message: &str, response: &Response) -> Failure {
-    let complaint = Complaint {
+    let vendor_error = VendorError {
         codes,
         message: message.to_owned(),
         names_field: false,
     };
-    let failure = errors::classify_response(TABLE, &complaint, response);
+    let failure = errors::classify_response(TABLE, &vendor_error, response);
     let reset = || {
         let seconds = number(response, "x-ratelimit-reset")?;
         // It counts down the window; what is longer is no such number.

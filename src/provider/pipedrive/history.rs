@@ -43,7 +43,7 @@ fn replaced(batch: &DoneBatch, response: &Response) -> Result<Vec<Vec<Overwritte
         Err(failure) => return Err(failure),
     };
     // What cannot be read tells nothing.
-    let readable = changes.iter().filter(|item| item.trouble.is_none());
+    let readable = changes.iter().filter(|item| item.damage.is_none());
     let histories = histories(readable.filter_map(|item| logged(&item.json)).collect());
     let history = |name: &str| histories.get(name).map(Vec::as_slice);
     let mut found = vec![Vec::new(); batch.records.len()];
@@ -76,7 +76,7 @@ fn is_by_a_program(change: &Json) -> bool {
 fn source(change: &Json) -> Option<String> {
     let names = ["change_source", "change_source_user_agent"];
     let words = names.iter().filter_map(|name| change[*name].as_str());
-    let user = wire::word(&change["actor_user_id"]).map(|id| format!("userId:{id}"));
+    let user = wire::scalar_text(&change["actor_user_id"]).map(|id| format!("userId:{id}"));
     let words: Vec<String> = words.map(str::to_owned).chain(user).collect();
     (!words.is_empty()).then(|| words.join(" "))
 }

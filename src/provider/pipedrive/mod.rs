@@ -9,10 +9,10 @@ mod describe;
 mod errors;
 mod field_name;
 mod history;
+mod lookup;
 mod oauth;
 mod objects;
 mod reads;
-mod seek;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -27,17 +27,17 @@ use serde_json::Value as Json;
 use crate::calls::Calls;
 use crate::change_scan::{OVERLAP_OPTION, overlap};
 use crate::moment::SECOND;
-use crate::operation::{Exchange, Refusal};
+use crate::operation::{Exchange, FailedOperation};
 use crate::outcomes::{Outcome, Plan};
-use crate::stored::Habits;
+use crate::storage_rules::StorageRules;
 use crate::{
     BoxOperation, ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard,
     Method, Overwritten, Profile, Provider, ReadBatch, Request, Response, Settings, Usage,
     WebhookError, WebhookEvent, WebhookRequest, WriteBatch, WriteKind, webhook,
 };
 
+use lookup::RecentRecords;
 use objects::{known, object};
-use seek::Newest;
 use writes::{Stage, Write};
 
 /// Upserts that share the look at what was created lately.
@@ -91,16 +91,19 @@ impl Provider for Pipedrive {
     fn write(&self, settings: &Settings, batch: Arc<WriteBatch>) -> BoxOperation<Vec<Outcome>> {
         let object = match object(&batch.object) {
             Ok(object) => object,
-            Err(failure) => return Box::new(Refusal::new(failure)),
+            Err(failure) => return Box::new(FailedOperation::new(failure)),
         };
         let is_upsert = batch.kind == WriteKind::Upsert;
-        if is_upsert && !seek::holds_keys(object, batch.key_field()) {
-            return Box::new(Refusal::new(seek::keyless(object, batch.key_field())));
+        if is_upsert && !lookup::holds_keys(object, batch.key_field()) {
+            return Box::new(FailedOperation::new(lookup::keyless(
+                object,
+                batch.key_field(),
+            )));
         }
         let plan = Plan::new(&batch, |key| key);
         let write = Write {
             object,
-            newest: Newest::new(overlap(settings, changes::OVERLAP_SECONDS)),
+            recent: RecentRecords::new(overlap(settings, changes::OVERLAP_SECONDS)),
             held: None,
             stage: Stage::default(),
             batch,
@@ -119,7 +122,7 @@ impl Provider for Pipedrive {
     ) -> BoxOperation<Vec<Option<CrmObject>>> {
         match object(&batch.object) {
             Ok(object) => Box::new(reads::Reading::new(object, batch)),
-            Err(failure) => Box::new(Refusal::new(failure)),
+            Err(failure) => Box::new(FailedOperation::new(failure)),
         }
     }
 
@@ -138,14 +141,14 @@ impl Provider for Pipedrive {
     fn changes(&self, settings: &Settings, query: Arc<ChangesQuery>) -> BoxOperation<ChangesPage> {
         match object(&query.object) {
             Ok(object) => changes::changes(settings, object, query),
-            Err(failure) => Box::new(Refusal::new(failure)),
+            Err(failure) => Box::new(FailedOperation::new(failure)),
         }
     }
 
     fn describe(&self, _settings: &Settings, name: &str) -> Option<BoxOperation<Description>> {
         Some(match object(name) {
             Ok(object) => Box::new(describe::Describe::new(object)),
-            Err(failure) => Box::new(Refusal::new(failure)),
+            Err(failure) => Box::new(FailedOperation::new(failure)),
         })
     }
 
@@ -217,8 +220,8 @@ impl Provider for Pipedrive {
         }
     }
 
-    fn habits(&self) -> Habits {
-        values::HABITS
+    fn storage_rules(&self) -> StorageRules {
+        values::STORAGE_RULES
     }
 
     fn from_wire(&self, data_type: DataType, wire: &Json) -> Result<Value, ValueError> {

@@ -31,7 +31,7 @@ pub(super) struct Reading {
     asked: Asked,
     found: HashMap<String, CrmObject>,
     /// Records of which cannot be read which they are.
-    strays: usize,
+    unidentified: usize,
 }
 
 enum Asked {
@@ -50,7 +50,7 @@ impl Reading {
             left: batch.ids.iter().filter(is_id).cloned().collect(),
             asked: Asked::Nothing,
             found: HashMap::new(),
-            strays: 0,
+            unidentified: 0,
             object,
             batch,
         }
@@ -74,7 +74,7 @@ impl Reading {
                 }
                 None => {
                     let found = |id: &str| self.found.get(id).cloned();
-                    Step::Done(Ok(in_order(&self.batch.ids, self.strays, found)))
+                    Step::Done(Ok(in_order(&self.batch.ids, self.unidentified, found)))
                 }
             },
         }
@@ -129,7 +129,7 @@ impl Reading {
     fn keep(&mut self, item: &Item) {
         let held = &item.json;
         let Some(id) = values::id(held) else {
-            self.strays += 1;
+            self.unidentified += 1;
             return;
         };
         if values::is_deleted(held) {
@@ -141,7 +141,7 @@ impl Reading {
             fields: values::fields(held, names),
             modified_at: values::modified_at(held),
             version: None,
-            trouble: item.trouble.clone(),
+            damage: item.damage.clone(),
         };
         self.found.insert(id, object);
     }

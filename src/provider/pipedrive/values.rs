@@ -14,13 +14,13 @@ use serde_json::{Map, Value as Json, json};
 use super::field_name::{LISTS, PARTS, PLACES, is_custom, split};
 use super::objects::{Object, Version};
 use crate::moment::{self, SECOND};
-use crate::stored::{Habits, Numbers};
+use crate::storage_rules::{NumberStorage, StorageRules};
 use crate::{WriteRecord, wire};
 
 /// Numbers are doubles.
-pub(super) const HABITS: Habits = Habits {
-    numbers: Numbers::Doubles,
-    ..Habits::NONE
+pub(super) const STORAGE_RULES: StorageRules = StorageRules {
+    numbers: NumberStorage::Doubles,
+    ..StorageRules::NONE
 };
 
 const CUSTOM: &str = "custom_fields";

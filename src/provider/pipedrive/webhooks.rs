@@ -29,12 +29,16 @@ fn shown(request: &WebhookRequest<'_>) -> Option<String> {
 
 fn event(body: &Json) -> Result<Vec<WebhookEvent>, WebhookError> {
     let meta = &body["meta"];
-    let word = |names: [&str; 2]| names.iter().find_map(|name| wire::word(&meta[*name]));
+    let word = |names: [&str; 2]| {
+        names
+            .iter()
+            .find_map(|name| wire::scalar_text(&meta[*name]))
+    };
     // Version 1 calls the record's id `id`, which is the event's in version 2.
     let is_first = body["v"] == 1 || meta["entity"].is_null();
     let id = match is_first {
-        true => wire::word(&meta["id"]),
-        false => wire::word(&meta["entity_id"]),
+        true => wire::scalar_text(&meta["id"]),
+        false => wire::scalar_text(&meta["entity_id"]),
     };
     let entity = word(["entity", "object"]).ok_or(WebhookError::Malformed)?;
     let (crm_id, action) = id

@@ -12,9 +12,9 @@ use crm_domain::{ErrorClass, Failure};
 use serde_json::Value as Json;
 
 use super::answers::{item, page, record};
+use super::lookup::RecentRecords;
 use super::objects::{Object, Version};
-use super::seek::Newest;
-use super::{seek, values};
+use super::{lookup, values};
 use crate::calls::{Call, Next};
 use crate::errors::unreadable;
 use crate::outcomes::Outcomes;
@@ -25,7 +25,7 @@ pub(super) struct Write {
     pub object: &'static Object,
     pub batch: Arc<WriteBatch>,
     /// Of an upsert: what was created lately.
-    pub newest: Newest,
+    pub recent: RecentRecords,
     /// The records of which a part is to be kept, once they have been read together: by id, as the CRM holds them.
     pub held: Option<HashMap<String, Json>>,
     pub stage: Stage,
@@ -40,7 +40,7 @@ pub(super) enum Stage {
     #[default]
     Nothing,
     /// What was created lately.
-    Newest,
+    RecentRecords,
     /// Whose field holds the key.
     Search,
     /// What a record holds that the search found: it may have another key by now.
@@ -61,8 +61,8 @@ pub(super) enum Stage {
 /// A record of which parts are to be written back as they are.
 fn whole(response: &Response) -> Result<Json, Failure> {
     let item = item(response)?;
-    match item.trouble {
-        Some(trouble) => Err(trouble),
+    match item.damage {
+        Some(damage) => Err(damage),
         None => Ok(item.json),
     }
 }
@@ -132,7 +132,7 @@ impl Write {
             Err(failure) if failure.scope == Scope::Records => Vec::new(),
             Err(failure) => return Err(failure),
         };
-        let readable = items.into_iter().filter(|item| item.trouble.is_none());
+        let readable = items.into_iter().filter(|item| item.damage.is_none());
         let held = readable.filter_map(|item| Some((values::id(&item.json)?, item.json)));
         self.held = Some(held.collect());
         Ok(())
@@ -150,19 +150,19 @@ impl Write {
     }
 
     /// What is known of a key by now, or the request that finds out.
-    fn seek(&mut self, index: usize) -> Then {
+    fn look_up(&mut self, index: usize) -> Then {
         let key = self.batch.key(index);
-        match self.newest.ids(key) {
+        match self.recent.ids(key) {
             [] => {
                 self.stage = Stage::Search;
                 let field = self.batch.key_field();
-                Ok(Next::Send(seek::search(self.object, field, key)))
+                Ok(Next::Send(lookup::search(self.object, field, key)))
             }
             [id] => {
                 let id = id.clone();
                 Ok(Next::Send(self.update_or_read(index, id)))
             }
-            ids => Err(seek::ambiguous(ids)),
+            ids => Err(lookup::ambiguous(ids)),
         }
     }
 
@@ -184,7 +184,7 @@ impl Write {
                 left.remove(0).unwrap_or_default(),
                 &held,
             ))),
-            (Some(_), _) => Err(seek::ambiguous(left.make_contiguous())),
+            (Some(_), _) => Err(lookup::ambiguous(left.make_contiguous())),
             (None, _) => Ok(Next::Send(self.create(index))),
         }
     }
@@ -234,7 +234,7 @@ impl Write {
             return Err(Failure::record(ErrorClass::NotFound, "deleted", message));
         }
         if created {
-            self.newest.note(self.batch.key(index), &crm_id);
+            self.recent.note(self.batch.key(index), &crm_id);
         }
         outcomes.set(index, Ok(Written { crm_id, created }));
         Ok(Next::Done)
@@ -258,14 +258,14 @@ impl Call for Write {
                 self.stage = Stage::Save(Some(key));
                 request
             }
-            WriteKind::Upsert => match self.newest.request(self.object) {
+            WriteKind::Upsert => match self.recent.request(self.object) {
                 Some(request) => {
-                    self.stage = Stage::Newest;
+                    self.stage = Stage::RecentRecords;
                     request
                 }
                 None => {
                     self.stage = Stage::Search;
-                    seek::search(self.object, self.batch.key_field(), &key)
+                    lookup::search(self.object, self.batch.key_field(), &key)
                 }
             },
         }
@@ -280,24 +280,24 @@ impl Call for Write {
         let index = records[0];
         match std::mem::take(&mut self.stage) {
             Stage::Nothing => Err(unreadable(response)),
-            Stage::Newest => {
+            Stage::RecentRecords => {
                 let page = page(response)?;
-                self.newest.take(&self.batch, &page, response.date());
-                match self.newest.request(self.object) {
+                self.recent.take(&self.batch, &page, response.date());
+                match self.recent.request(self.object) {
                     Some(request) => {
-                        self.stage = Stage::Newest;
+                        self.stage = Stage::RecentRecords;
                         Ok(Next::Send(request))
                     }
-                    None => self.seek(index),
+                    None => self.look_up(index),
                 }
             }
             Stage::Search => {
                 // Another record of the batch may have come to be meanwhile, with the same key.
-                if !self.newest.ids(self.batch.key(index)).is_empty() {
-                    return self.seek(index);
+                if !self.recent.ids(self.batch.key(index)).is_empty() {
+                    return self.look_up(index);
                 }
                 let found = page(response)?.records;
-                let ids = found.iter().map(|item| seek::found(&item.json));
+                let ids = found.iter().map(|item| lookup::found(&item.json));
                 // One of which cannot be read which it is may be the record: then no other is made.
                 let ids: Option<VecDeque<String>> = ids.collect();
                 let ids = ids.ok_or_else(|| unreadable(response))?;

@@ -18,7 +18,7 @@ use super::errors;
 use super::results::{self, ResultFile};
 use crate::calls::Calls;
 use crate::errors::{refused, unreadable};
-use crate::job::{ByJob, Job, Watch};
+use crate::job::{Job, JobWrite, PollTimer};
 use crate::outcomes::{Outcome, Plan};
 use crate::request::encode;
 use crate::success::salesforce as success;
@@ -42,7 +42,7 @@ pub(super) fn write(
     if carried.is_empty() {
         return Box::new(Calls::new(Collection { api, batch }, plan, WRITE_LIMIT));
     }
-    Box::new(ByJob(Bulk {
+    Box::new(JobWrite(Bulk {
         api,
         batch,
         carried,
@@ -50,7 +50,7 @@ pub(super) fn write(
         plan,
         job: String::new(),
         stage: Stage::Create,
-        watch: Watch::default(),
+        timer: PollTimer::default(),
         broken: None,
         refusal: None,
         rest: None,
@@ -79,7 +79,7 @@ struct Bulk {
     plan: Plan,
     job: String,
     stage: Stage,
-    watch: Watch,
+    timer: PollTimer,
     /// Why the job did not end well, if it did not.
     broken: Option<Failure>,
     /// The refusal of the whole batch, to be told when the job is removed.
@@ -136,7 +136,7 @@ impl Job for Bulk {
                 None => Step::Done(Err(unreadable(response))),
             },
             Stage::Upload => self.enter(Stage::Close),
-            Stage::Close => self.look_later(),
+            Stage::Close => self.poll_later(),
             Stage::Poll => self.polled(response),
             Stage::Fetch(file) => {
                 self.fetched(file, &response.body);
@@ -158,7 +158,7 @@ impl Job for Bulk {
             Stage::Upload if failure.scope == Scope::Connection => Step::Done(Err(failure)),
             Stage::Upload => self.abandon(failure),
             Stage::Close | Stage::Poll | Stage::Fetch(_) => {
-                match (self.watch.bear(&failure), self.stage) {
+                match (self.timer.wait_after(&failure), self.stage) {
                     (Some(wait), stage) => {
                         // Whether the closing arrived, the job itself can tell.
                         if stage == Stage::Close {
@@ -202,13 +202,13 @@ impl Bulk {
 
     fn enter(&mut self, stage: Stage) -> Step<Vec<Outcome>> {
         self.stage = stage;
-        self.watch.calm();
+        self.timer.reset();
         self.send()
     }
 
-    fn look_later(&mut self) -> Step<Vec<Outcome>> {
+    fn poll_later(&mut self) -> Step<Vec<Outcome>> {
         self.stage = Stage::Poll;
-        Step::Wait(self.watch.next())
+        Step::Wait(self.timer.next_wait())
     }
 
     fn polled(&mut self, response: &Response) -> Step<Vec<Outcome>> {
@@ -216,13 +216,13 @@ impl Bulk {
         let state = job["state"].as_str().unwrap_or_default();
         match state {
             // The answer to the closing was lost, and the closing too.
-            "Open" if self.watch.try_again() => {
+            "Open" if self.timer.try_again() => {
                 self.stage = Stage::Close;
                 self.send()
             }
             "UploadComplete" | "InProgress" => {
-                self.watch.calm();
-                self.look_later()
+                self.timer.reset();
+                self.poll_later()
             }
             "JobComplete" => self.enter(Stage::Fetch(ResultFile::Successful)),
             "Failed" | "Aborted" => {

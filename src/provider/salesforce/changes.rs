@@ -18,7 +18,7 @@ use crate::change_scan::{self, ChangeScan, ScanPage, ScanQuery, ScanRow, ScanSte
 use crate::changes::{self, Change, ChangesPage, ChangesQuery, is_api_name};
 use crate::errors::{refused, unreadable, unreadable_record};
 use crate::moment;
-use crate::operation::{Exchange, Refusal};
+use crate::operation::{Exchange, FailedOperation};
 use crate::request::encode;
 use crate::{BoxOperation, CrmObject, Method, Operation, Response, Settings, Step, wire};
 
@@ -57,7 +57,7 @@ pub(super) fn changes(settings: &Settings, query: Arc<ChangesQuery>) -> BoxOpera
     if let Some(name) = names(&query).find(|name| !is_api_name(name)) {
         let message = format!("\"{name}\" cannot be the API name of an object or a field");
         let failure = Failure::record(ErrorClass::Mapping, "INVALID_FIELD", message);
-        return Box::new(Refusal::new(failure));
+        return Box::new(FailedOperation::new(failure));
     }
     match changes::cursor(query.since.as_ref()) {
         Ok(cursor) => Box::new(Changes {
@@ -68,7 +68,7 @@ pub(super) fn changes(settings: &Settings, query: Arc<ChangesQuery>) -> BoxOpera
             page: None,
             query,
         }),
-        Err(failure) => Box::new(Refusal::new(failure)),
+        Err(failure) => Box::new(FailedOperation::new(failure)),
     }
 }
 
@@ -201,7 +201,7 @@ impl Changes {
         if !more {
             self.cursor.without.clear();
         }
-        let page = changes::told(items, changes::stored(&self.cursor), more, false);
+        let page = changes::page_of(items, changes::cursor_json(&self.cursor), more, false);
         let live = page.changes.iter().filter(|change| !change.deleted);
         let ids: Vec<String> = live.map(|change| change.object.crm_id.clone()).collect();
         if all || ids.is_empty() {
@@ -227,27 +227,27 @@ impl Changes {
     }
 
     fn row(&self, item: Item) -> ScanRow<Change> {
-        let Item { json, trouble } = item;
+        let Item { json, damage } = item;
         let record = record_of(json);
         let id = reads::held(&record, "Id").and_then(wire::id);
         let at = reads::held(&record, TIME).and_then(wire::moment);
         let deleted = reads::held(&record, DELETED).and_then(Json::as_bool) == Some(true);
         let key = self.query.external_id_field.as_deref();
         let key = key.and_then(|key| reads::held(&record, key));
-        let (external_id, trouble) = changes::keyed(key, trouble);
+        let (external_id, damage) = changes::keyed(key, damage);
         let no_time = || unreadable_record("it does not say when it was changed");
         let object = CrmObject {
             crm_id: id.clone().unwrap_or_default(),
             modified_at: reads::held(&record, MODIFIED).and_then(wire::moment),
             fields: self.fields(&record),
             version: None,
-            trouble: trouble.or_else(|| at.is_none().then(no_time)),
+            damage: damage.or_else(|| at.is_none().then(no_time)),
         };
         let master = reads::held(&record, MASTER).and_then(wire::id);
         let item = Change {
             external_id,
             merged_into: master.filter(|_| deleted),
-            by: reads::held(&record, BY).and_then(changes::by),
+            modified_by: reads::held(&record, BY).and_then(changes::modified_by),
             deleted,
             object,
         };
@@ -267,30 +267,30 @@ impl Changes {
         errors::check(response).map_err(refused)?;
         let items = response.array().ok_or_else(|| unreadable(response))?;
         let items = items.into_iter().filter(|item| !item.is_nothing());
-        let mut strays = 0;
+        let mut unidentified = 0;
         let mut found = HashMap::new();
-        for Item { json, trouble } in items {
+        for Item { json, damage } in items {
             let record = record_of(json);
             match reads::held(&record, "Id").and_then(wire::id) {
-                Some(id) => drop(found.insert(id_form(&id).to_owned(), (record, trouble))),
-                None => strays += 1,
+                Some(id) => drop(found.insert(id_form(&id).to_owned(), (record, damage))),
+                None => unidentified += 1,
             }
         }
         page.changes.retain_mut(|change| {
             if change.deleted {
                 return true;
             }
-            let Some((record, trouble)) = found.get(id_form(&change.object.crm_id)) else {
+            let Some((record, damage)) = found.get(id_form(&change.object.crm_id)) else {
                 // It may be one of which cannot be read which it is.
-                if strays > 0 && change.object.trouble.is_none() {
-                    change.object.trouble = Some(unreadable_record("its fields do not name it"));
+                if unidentified > 0 && change.object.damage.is_none() {
+                    change.object.damage = Some(unreadable_record("its fields do not name it"));
                 }
-                return strays > 0;
+                return unidentified > 0;
             };
             let modified_at = reads::held(record, MODIFIED).and_then(wire::moment);
             change.object.modified_at = modified_at.or(change.object.modified_at);
             change.object.fields = self.fields(record);
-            change.object.trouble = change.object.trouble.take().or_else(|| trouble.clone());
+            change.object.damage = change.object.damage.take().or_else(|| damage.clone());
             true
         });
         Ok(page)

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value as Json;
 
 use crate::Response;
-use crate::errors::{self, Complaint, Rule, undocumented};
+use crate::errors::{self, Rule, VendorError, undocumented};
 
 use ErrorClass::{Auth, Conflict, Internal, Mapping, NotFound, RateLimited, Transient, Validation};
 
@@ -116,10 +116,10 @@ pub(crate) struct ErrorItem {
     fields: Option<Vec<String>>,
 }
 
-impl From<ErrorItem> for Complaint {
-    fn from(item: ErrorItem) -> Complaint {
+impl From<ErrorItem> for VendorError {
+    fn from(item: ErrorItem) -> VendorError {
         let fields = item.fields.unwrap_or_default();
-        Complaint {
+        VendorError {
             codes: Vec::from_iter(Some(item.code).filter(|code| !code.is_empty())),
             message: item.message.unwrap_or_default(),
             names_field: fields.iter().any(|field| names_field(field)),
@@ -145,24 +145,24 @@ pub(crate) fn of_response(response: &Response) -> Option<Failure> {
         // Some errors (a token's, an edge's) come as one object.
         body => body,
     };
-    let complaint = body
+    let vendor_error = body
         .and_then(|body| serde_json::from_value::<ErrorItem>(body).ok())
-        .map(Complaint::from)
+        .map(VendorError::from)
         .unwrap_or_default();
-    if complaint.codes.is_empty() && response.status != 300 {
-        return Some(errors::foreign(response));
+    if vendor_error.codes.is_empty() && response.status != 300 {
+        return Some(errors::foreign_body(response));
     }
     if response.status == 300 {
         let message = "the external id belongs to several records of the CRM".to_owned();
         let codes = vec!["DUPLICATE_EXTERNAL_ID".to_owned()];
-        let complaint = Complaint {
+        let vendor_error = VendorError {
             codes,
             message,
             names_field: false,
         };
-        return Some(errors::classify(TABLE, &complaint, 300));
+        return Some(errors::classify(TABLE, &vendor_error, 300));
     }
-    Some(errors::classify_response(TABLE, &complaint, response))
+    Some(errors::classify_response(TABLE, &vendor_error, response))
 }
 
 /// Passes a success, and fails with what any other response states.
@@ -172,12 +172,12 @@ pub(crate) fn check(response: &Response) -> Result<(), Failure> {
 
 /// The failure of a record that a collection refused. What no table knows is the record's own fault.
 pub(crate) fn of_record(errors: Vec<ErrorItem>) -> Failure {
-    let complaint = errors
+    let vendor_error = errors
         .into_iter()
         .next()
-        .map(Complaint::from)
+        .map(VendorError::from)
         .unwrap_or_default();
-    errors::classify(TABLE, &complaint, 400)
+    errors::classify(TABLE, &vendor_error, 400)
 }
 
 /// The failure of a bulk row, told as `CODE:message:fields --`.
@@ -185,24 +185,24 @@ pub(crate) fn of_row(text: &str) -> Failure {
     let (code, rest) = text.split_once(':').unwrap_or(("", text));
     let rest = rest.trim_end().trim_end_matches("--").trim_end();
     let (message, fields) = rest.rsplit_once(':').unwrap_or((rest, ""));
-    let complaint = Complaint {
+    let vendor_error = VendorError {
         codes: vec![code.trim().to_owned()],
         message: message.to_owned(),
         names_field: names_field(fields),
     };
-    errors::classify(TABLE, &complaint, 400)
+    errors::classify(TABLE, &vendor_error, 400)
 }
 
 /// The failure of a bulk job, told as `Code : message`.
 pub(crate) fn of_job(state: &str, message: &str) -> Failure {
     let known = |code: &&str| TABLE.iter().any(|rule| rule.code == *code);
     let code = message.split([':', ' ']).next().filter(known);
-    let complaint = Complaint {
+    let vendor_error = VendorError {
         codes: code.map(str::to_owned).into_iter().collect(),
         message: format!("the bulk job ended {state}: {message}"),
         names_field: false,
     };
-    let failure = errors::classify(TABLE, &complaint, 500);
+    let failure = errors::classify(TABLE, &vendor_error, 500);
     match code {
         Some(_) => failure,
         None => Failure {

@@ -30,7 +30,7 @@ use crate::calls::Calls;
 use crate::change_scan::OVERLAP_OPTION;
 use crate::operation::Exchange;
 use crate::outcomes::{Outcome, Plan};
-use crate::stored::Habits;
+use crate::storage_rules::StorageRules;
 use crate::{
     BoxOperation, ChangesPage, ChangesQuery, Credentials, CrmObject, Grant, Guard, Method, Profile,
     Provider, ReadBatch, Response, Settings, Usage, WriteBatch, WriteKind, webhook, wire,
@@ -198,8 +198,8 @@ impl Provider for Salesforce {
         }
     }
 
-    fn habits(&self) -> Habits {
-        values::HABITS
+    fn storage_rules(&self) -> StorageRules {
+        values::STORAGE_RULES
     }
 
     fn from_wire(&self, data_type: DataType, wire: &Json) -> Result<Value, ValueError> {

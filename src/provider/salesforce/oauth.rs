@@ -4,7 +4,7 @@
 
 use crate::jwt::{self, Claims};
 use crate::oauth::{self, Client, Endpoint};
-use crate::operation::Refusal;
+use crate::operation::FailedOperation;
 use crate::{BoxOperation, Credentials, Grant};
 
 /// Where refresh tokens and assertions are honoured for every production org. Client credentials are not: they
@@ -24,7 +24,7 @@ pub(super) fn authorise(base_url: &str, credentials: &Credentials) -> Option<Box
         };
         let assertion = match claims.sign(key) {
             Ok(assertion) => assertion,
-            Err(failure) => return Some(Box::new(Refusal::new(failure))),
+            Err(failure) => return Some(Box::new(FailedOperation::new(failure))),
         };
         let form = [("grant_type", jwt::GRANT), ("assertion", &assertion)];
         let url = get("token_url").map_or_else(|| url(login), str::to_owned);
@@ -32,7 +32,7 @@ pub(super) fn authorise(base_url: &str, credentials: &Credentials) -> Option<Box
     }
     Endpoint {
         for_clients: Some(url(login_url.unwrap_or(base_url))),
-        takes_public_clients: true,
+        allows_public_clients: true,
         ..Endpoint::new(url(login))
     }
     .obtain(credentials)

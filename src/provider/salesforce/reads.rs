@@ -70,7 +70,7 @@ pub(super) struct Reading {
     /// By the form in which ids compare.
     found: HashMap<String, CrmObject>,
     /// Records of which cannot be read which they are.
-    strays: usize,
+    unidentified: usize,
 }
 
 /// A record whose version does not protect yet.
@@ -96,7 +96,7 @@ impl Reading {
             not_before: None,
             again: if batch.for_write { READS_AGAIN } else { 0 },
             found: HashMap::with_capacity(batch.ids.len()),
-            strays: 0,
+            unidentified: 0,
             batch,
         };
         reading.ask(reading.batch.ids.clone());
@@ -138,14 +138,14 @@ impl Reading {
     }
 
     fn keep(&mut self, item: Item, response: &Response) -> Result<Option<Young>, Failure> {
-        let Item { json, trouble } = item;
+        let Item { json, damage } = item;
         let mut record = match json {
             Json::Object(record) => record,
             _ => Map::new(),
         };
         let id = take(&mut record, "Id").and_then(|id| wire::id(&id));
         if id.is_none() && !self.by_row {
-            self.strays += 1;
+            self.unidentified += 1;
             return Ok(None);
         }
         // A row that is another one says nothing of the row that was asked for, least of all that it is gone.
@@ -190,7 +190,7 @@ impl Reading {
             fields: asked.collect(),
             modified_at,
             version,
-            trouble,
+            damage,
             crm_id,
         };
         self.found
@@ -235,7 +235,7 @@ impl Operation<Vec<Option<CrmObject>>> for Reading {
             Some(wait) => Step::Wait(wait),
             None => {
                 let found = |id: &str| self.found.get(id_form(id)).cloned();
-                Step::Done(Ok(in_order(&self.batch.ids, self.strays, found)))
+                Step::Done(Ok(in_order(&self.batch.ids, self.unidentified, found)))
             }
         }
     }

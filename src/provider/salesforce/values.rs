@@ -3,14 +3,14 @@
 
 use crm_domain::Value;
 
-use crate::stored::{Habits, Numbers};
+use crate::storage_rules::{NumberStorage, StorageRules};
 use crate::wire::{self, Wire};
 
 /// Numbers are doubles of the field's scale, rounded half up ("Custom Field Attributes"); a choice is spelt as its list has it.
-pub(super) const HABITS: Habits = Habits {
-    numbers: Numbers::Doubles,
+pub(super) const STORAGE_RULES: StorageRules = StorageRules {
+    numbers: NumberStorage::Doubles,
     folds_choices: true,
-    ..Habits::NONE
+    ..StorageRules::NONE
 };
 
 pub(super) fn form(value: &Value) -> Wire<'_> {

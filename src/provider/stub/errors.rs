@@ -4,7 +4,7 @@ use crm_domain::{ErrorClass, Failure};
 use serde::Deserialize;
 
 use crate::Response;
-use crate::errors::{self, Complaint, Rule, undocumented};
+use crate::errors::{self, Rule, VendorError, undocumented};
 
 /// For a whole request, classes that refuse service speak of the connection, as they would from a vendor.
 const TABLE: &[Rule] = &[
@@ -40,14 +40,14 @@ pub(super) fn failure(response: &Response) -> Option<Failure> {
         return Some(failure);
     }
     let Ok(Refusal { error }) = crate::json::parse(&response.body) else {
-        return Some(errors::foreign(response));
+        return Some(errors::foreign_body(response));
     };
-    let complaint = Complaint {
+    let vendor_error = VendorError {
         codes: vec![error.class],
         message: error.message,
         names_field: false,
     };
-    let failure = errors::classify_response(TABLE, &complaint, response);
+    let failure = errors::classify_response(TABLE, &vendor_error, response);
     Some(Failure {
         code: if error.code.is_empty() {
             failure.code

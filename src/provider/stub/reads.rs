@@ -59,13 +59,13 @@ fn objects(batch: &ReadBatch, response: &Response) -> Result<Vec<Option<CrmObjec
     }
     let no_id = || unreadable_record("the answer does not say which record it is");
     let found = |(id, item): (&String, Item)| {
-        if item.json.is_null() && item.trouble.is_none() {
+        if item.json.is_null() && item.damage.is_none() {
             return None;
         }
         let mut object = object(&item);
         if object.crm_id.is_empty() {
             object.crm_id.clone_from(id);
-            object.trouble.get_or_insert_with(no_id);
+            object.damage.get_or_insert_with(no_id);
         }
         Some(object)
     };
@@ -94,18 +94,18 @@ fn page(response: &Response) -> Result<ChangesPage, Failure> {
     };
     let change = |item: Item| {
         let object = object(&item);
-        let (external_id, trouble) =
-            crate::changes::keyed(item.json.get("external_id"), object.trouble.clone());
+        let (external_id, damage) =
+            crate::changes::keyed(item.json.get("external_id"), object.damage.clone());
         Change {
-            object: CrmObject { trouble, ..object },
+            object: CrmObject { damage, ..object },
             external_id,
             deleted: item.json["deleted"] == true,
             merged_into: None,
-            by: crate::changes::by(&item.json["modified_by"]),
+            modified_by: crate::changes::modified_by(&item.json["modified_by"]),
         }
     };
     let found = items.into_iter().map(change).collect();
-    Ok(crate::changes::told(
+    Ok(crate::changes::page_of(
         found,
         rest["next"].clone(),
         more,
@@ -125,6 +125,6 @@ fn object(item: &Item) -> CrmObject {
         fields: record["fields"].as_object().cloned().unwrap_or_default(),
         modified_at: wire::moment(&record["modified_at"]),
         version,
-        trouble: item.trouble.clone(),
+        damage: item.damage.clone(),
     }
 }

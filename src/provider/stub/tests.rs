@@ -228,7 +228,7 @@ fn changes_are_asked_for_by_the_stubs_own_cursor() {
     assert_eq!(one.object.version.as_deref(), Some("3"));
     assert_eq!(one.object.modified_at, Some(1_767_323_045_000));
     assert_eq!(one.external_id.as_deref(), Some("C2"));
-    assert_eq!(one.by.as_deref(), Some("crm-user"));
+    assert_eq!(one.modified_by.as_deref(), Some("crm-user"));
     assert!(!one.deleted && two.deleted && two.external_id.is_none());
     for (response, class) in [
         (answer(200, &json!({ "changes": [] })), ErrorClass::Internal),

@@ -10,7 +10,7 @@ pub const UPLOAD_URL_OPTION: &str = "upload_url";
 
 /// An option that holds a word.
 pub(super) fn option(settings: &Settings, key: &str) -> Option<String> {
-    wire::word(settings.options.get(key)?).filter(|word| !word.is_empty())
+    wire::scalar_text(settings.options.get(key)?).filter(|word| !word.is_empty())
 }
 
 pub(super) fn module_path(module: &str) -> String {

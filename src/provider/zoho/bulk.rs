@@ -21,7 +21,7 @@ use super::records::{self, Records, TRIGGER_OPTION};
 use super::{archive, errors, results};
 use crate::calls::Calls;
 use crate::errors::unreadable;
-use crate::job::{ByJob, Job, Watch};
+use crate::job::{Job, JobWrite, PollTimer};
 use crate::outcomes::{Outcome, Plan};
 use crate::request::encode;
 use crate::success::zoho as success;
@@ -54,14 +54,14 @@ pub(super) fn write(
     if loads.is_empty() {
         return Box::new(Calls::new(records, plan, records::LIMIT));
     }
-    Box::new(ByJob(Bulk {
+    Box::new(JobWrite(Bulk {
         org: option(settings, ORG_OPTION),
         batch,
         loads: loads.into(),
         load: Vec::new(),
         stage: Stage::Next,
         told: String::new(),
-        watch: Watch::default(),
+        timer: PollTimer::default(),
         plan,
         records,
         rest: None,
@@ -89,7 +89,7 @@ struct Bulk {
     stage: Stage,
     /// What the last stage was told: the file's id, the job's id, where its result is.
     told: String,
-    watch: Watch,
+    timer: PollTimer,
     /// Its rounds go by calls afterwards.
     plan: Plan,
     records: Records,
@@ -131,7 +131,7 @@ impl Job for Bulk {
         }
         let body = response.json().unwrap_or_default();
         match self.stage {
-            Stage::Org => match wire::word(&body["org"][0]["zgid"]) {
+            Stage::Org => match wire::scalar_text(&body["org"][0]["zgid"]) {
                 Some(org) => {
                     self.org = Some(org);
                     self.enter(Stage::Upload)
@@ -139,11 +139,15 @@ impl Job for Bulk {
                 None => self.failed(unreadable(response)),
             },
             Stage::Upload => self.told(
-                wire::word(&body["details"]["file_id"]),
+                wire::scalar_text(&body["details"]["file_id"]),
                 Stage::Create,
                 response,
             ),
-            Stage::Create => self.told(wire::word(&body["details"]["id"]), Stage::Poll, response),
+            Stage::Create => self.told(
+                wire::scalar_text(&body["details"]["id"]),
+                Stage::Poll,
+                response,
+            ),
             Stage::Poll => self.polled(&body, response),
             Stage::Fetch => match archive::unpack(&response.body) {
                 Some(file) => {
@@ -162,7 +166,7 @@ impl Job for Bulk {
     /// A request failed, by its answer or for want of one.
     fn failed(&mut self, failure: Failure) -> Step<Vec<Outcome>> {
         match self.stage {
-            Stage::Poll | Stage::Fetch => match self.watch.bear(&failure) {
+            Stage::Poll | Stage::Fetch => match self.timer.wait_after(&failure) {
                 Some(wait) => Step::Wait(wait),
                 // The job has ended, and its result is not to be had.
                 None if self.stage == Stage::Fetch && !is_passing(&failure) => self.by_calls(),
@@ -208,7 +212,7 @@ impl Bulk {
         match self.loads.pop_front() {
             Some(load) => {
                 self.load = load;
-                self.watch = Watch::default();
+                self.timer = PollTimer::default();
                 self.enter(match self.org {
                     Some(_) => Stage::Upload,
                     None => Stage::Org,
@@ -220,7 +224,7 @@ impl Bulk {
 
     fn enter(&mut self, stage: Stage) -> Step<Vec<Outcome>> {
         self.stage = stage;
-        self.watch.calm();
+        self.timer.reset();
         self.send()
     }
 
@@ -249,8 +253,8 @@ impl Bulk {
         let status = status.replace([' ', '_'], "").to_ascii_uppercase();
         match status.as_str() {
             "ADDED" | "QUEUED" | "INPROGRESS" => {
-                self.watch.calm();
-                Step::Wait(self.watch.next())
+                self.timer.reset();
+                Step::Wait(self.timer.next_wait())
             }
             "COMPLETED" | "FAILED" | "FAILURE" | "SKIPPED" => {
                 match job["result"]["download_url"].as_str() {

@@ -18,7 +18,7 @@ use crate::changes::{self, Change, ChangesPage, ChangesQuery, is_api_name};
 use crate::errors::{refused, unreadable, unreadable_record};
 use crate::list_scan::ListScan;
 use crate::moment::SECOND;
-use crate::operation::{Exchange, Refusal};
+use crate::operation::{Exchange, FailedOperation};
 use crate::success::zoho as success;
 use crate::{
     BoxOperation, CrmObject, Method, Operation, ReadBatch, Request, Response, Settings, Step, wire,
@@ -42,7 +42,7 @@ pub(super) fn changes(settings: &Settings, query: Arc<ChangesQuery>) -> BoxOpera
     if let Some(name) = names(&query).find(|name| !is_api_name(name)) {
         let message = format!("\"{name}\" cannot be the API name of a module or a field");
         let failure = Failure::record(ErrorClass::Mapping, "INVALID_QUERY", message);
-        return Box::new(Refusal::new(failure));
+        return Box::new(FailedOperation::new(failure));
     }
     match changes::cursor::<Cursor>(query.since.as_ref()) {
         Ok(cursor) => Box::new(Changes {
@@ -57,7 +57,7 @@ pub(super) fn changes(settings: &Settings, query: Arc<ChangesQuery>) -> BoxOpera
             cursor,
             query,
         }),
-        Err(failure) => Box::new(Refusal::new(failure)),
+        Err(failure) => Box::new(FailedOperation::new(failure)),
     }
 }
 
@@ -221,10 +221,10 @@ impl Changes {
         self.found
             .retain_mut(|change| match objects.remove(&change.object.crm_id) {
                 Some(object) => {
-                    let trouble = change.object.trouble.take();
+                    let damage = change.object.damage.take();
                     change.object = CrmObject {
                         version: None,
-                        trouble: trouble.or(object.trouble),
+                        damage: damage.or(object.damage),
                         ..object
                     };
                     true
@@ -246,16 +246,16 @@ impl Changes {
 
     fn take_deleted(&mut self, response: &Response) -> Result<Step<ChangesPage>, Failure> {
         let answer = answer(response)?;
-        for Item { json, trouble } in answer.records {
+        for Item { json, damage } in answer.records {
             self.found.push(Change {
                 object: CrmObject {
                     crm_id: wire::id(&json["id"]).unwrap_or_default(),
                     modified_at: wire::moment(&json["deleted_time"]),
-                    trouble,
+                    damage,
                     ..CrmObject::default()
                 },
                 deleted: true,
-                by: changes::by(&json["deleted_by"]["id"]),
+                modified_by: changes::modified_by(&json["deleted_by"]["id"]),
                 ..Change::default()
             });
         }
@@ -274,12 +274,12 @@ impl Changes {
     fn row(&self, item: Item) -> ScanRow<Change> {
         let Item {
             json: record,
-            trouble,
+            damage,
         } = item;
         let id = wire::id(&record["id"]);
         let at = wire::moment(&record[MODIFIED]);
         let key = self.query.external_id_field.as_deref();
-        let (external_id, trouble) = changes::keyed(key.and_then(|key| record.get(key)), trouble);
+        let (external_id, damage) = changes::keyed(key.and_then(|key| record.get(key)), damage);
         let names = self.query.fields.iter().map(|field| &field.name);
         let held = names.filter_map(|name| Some((name.clone(), record.get(name)?.clone())));
         let no_time = || unreadable_record("it does not say when it was changed");
@@ -290,7 +290,7 @@ impl Changes {
                 fields: held.collect(),
                 modified_at: at,
                 version: None,
-                trouble: trouble.or_else(|| at.is_none().then(no_time)),
+                damage: damage.or_else(|| at.is_none().then(no_time)),
             },
             ..Change::default()
         };

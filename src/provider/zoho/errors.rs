@@ -7,7 +7,7 @@ use crm_domain::{ErrorClass, Failure};
 use serde_json::Value as Json;
 
 use crate::Response;
-use crate::errors::{self, Complaint, Rule, undocumented};
+use crate::errors::{self, Rule, VendorError, undocumented};
 
 use ErrorClass::{Auth, Conflict, Mapping, NotFound, RateLimited, Transient, Validation};
 
@@ -104,16 +104,16 @@ pub(crate) fn of_response(response: &Response) -> Option<Failure> {
     }
     match body.filter(|body| body["code"].is_string()) {
         Some(body) => {
-            let mut complaint = complaint(&body);
+            let mut vendor_error = vendor_error(&body);
             if response.status == 429 {
-                complaint.codes.insert(0, "TOO_MANY_REQUESTS".to_owned());
+                vendor_error.codes.insert(0, "TOO_MANY_REQUESTS".to_owned());
             }
-            if is_limit(&complaint) && number(response, REMAINING) == Some(0) {
-                complaint.codes = vec![CREDITS_SPENT.to_owned()];
+            if is_limit(&vendor_error) && number(response, REMAINING) == Some(0) {
+                vendor_error.codes = vec![CREDITS_SPENT.to_owned()];
             }
-            Some(errors::classify_response(TABLE, &complaint, response))
+            Some(errors::classify_response(TABLE, &vendor_error, response))
         }
-        None => Some(limited(response).unwrap_or_else(|| errors::foreign(response))),
+        None => Some(limited(response).unwrap_or_else(|| errors::foreign_body(response))),
     }
 }
 
@@ -122,8 +122,8 @@ pub(crate) fn check(response: &Response) -> Result<(), Failure> {
     of_response(response).map_or(Ok(()), Err)
 }
 
-fn is_limit(complaint: &Complaint) -> bool {
-    complaint
+fn is_limit(vendor_error: &VendorError) -> bool {
+    vendor_error
         .codes
         .iter()
         .any(|code| code == "TOO_MANY_REQUESTS")
@@ -131,18 +131,18 @@ fn is_limit(complaint: &Complaint) -> bool {
 
 /// A 429 without a word waits as long as one with.
 fn limited(response: &Response) -> Option<Failure> {
-    let failure = errors::foreign(response);
+    let failure = errors::foreign_body(response);
     let wait = failure.retry_after.unwrap_or(Duration::from_secs(10));
     (response.status == 429).then(|| failure.after(Some(wait)))
 }
 
 /// The failure of a record. What no table knows is the record's own fault.
 pub(crate) fn of_record(item: &Json) -> Failure {
-    errors::classify(TABLE, &complaint(item), 400)
+    errors::classify(TABLE, &vendor_error(item), 400)
 }
 
 /// A code, and in words which field it is about.
-fn complaint(item: &Json) -> Complaint {
+fn vendor_error(item: &Json) -> VendorError {
     let details = &item["details"];
     let named = details["api_name"].as_str().filter(|name| !name.is_empty());
     let code = item["code"].as_str().unwrap_or_default();
@@ -155,7 +155,7 @@ fn complaint(item: &Json) -> Complaint {
         (Some(name), None) => format!("{message}: {name}"),
         (None, _) => message.to_owned(),
     };
-    Complaint {
+    VendorError {
         codes: Vec::from_iter(Some(code.to_owned()).filter(|code| !code.is_empty())),
         message,
         names_field: named.is_some() && !is_id,

@@ -46,7 +46,7 @@ fn replaced(batch: &DoneBatch, response: &Response) -> Result<Vec<Vec<Overwritte
     let timeline = response.list("__timeline");
     let timeline = timeline.ok_or_else(|| unreadable(response))?.items;
     // What cannot be read tells nothing.
-    let readable = timeline.iter().filter(|item| item.trouble.is_none());
+    let readable = timeline.iter().filter(|item| item.damage.is_none());
     let histories = histories(readable.flat_map(|item| logged(&item.json)).collect());
     let history = |name: &str| histories.get(name).map(Vec::as_slice);
     if let Some((first, record)) = found.first_mut().zip(batch.records.first()) {

@@ -32,7 +32,7 @@ use crate::change_scan::OVERLAP_OPTION;
 use crate::moment::SECOND;
 use crate::operation::Exchange;
 use crate::outcomes::{Outcome, Plan};
-use crate::stored::Habits;
+use crate::storage_rules::StorageRules;
 use crate::{
     BoxOperation, ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard,
     Method, Overwritten, Profile, Provider, ReadBatch, Request, Response, Settings, Usage,
@@ -209,8 +209,8 @@ impl Provider for Zoho {
         }
     }
 
-    fn habits(&self) -> Habits {
-        values::HABITS
+    fn storage_rules(&self) -> StorageRules {
+        values::STORAGE_RULES
     }
 
     fn from_wire(&self, data_type: DataType, wire: &Json) -> Result<Value, ValueError> {

@@ -29,7 +29,7 @@ pub(super) struct Reading {
     parts: Vec<Vec<String>>,
     found: HashMap<String, CrmObject>,
     /// Records of which cannot be read which they are.
-    strays: usize,
+    unidentified: usize,
 }
 
 impl Reading {
@@ -43,7 +43,7 @@ impl Reading {
         Reading {
             parts,
             found: HashMap::new(),
-            strays: 0,
+            unidentified: 0,
             batch,
         }
     }
@@ -51,7 +51,7 @@ impl Reading {
     fn next(&self) -> Step<Vec<Option<CrmObject>>> {
         let Some(names) = self.parts.last() else {
             let found = |id: &str| self.found.get(id).cloned();
-            return Step::Done(Ok(in_order(&self.batch.ids, self.strays, found)));
+            return Step::Done(Ok(in_order(&self.batch.ids, self.unidentified, found)));
         };
         let ids: BTreeSet<&String> = self.batch.ids.iter().collect();
         let ids: Vec<String> = ids.into_iter().map(|id| encode(id).to_string()).collect();
@@ -73,11 +73,11 @@ impl Reading {
         let names = self.parts.pop().unwrap_or_default();
         for Item {
             json: record,
-            trouble,
+            damage,
         } in records(response)?.items
         {
             let Some(id) = wire::id(&record["id"]) else {
-                self.strays += 1;
+                self.unidentified += 1;
                 continue;
             };
             let object = self.found.entry(id.clone()).or_insert_with(|| CrmObject {
@@ -90,7 +90,7 @@ impl Reading {
             object.fields.extend::<Map<String, Json>>(held.collect());
             object.modified_at = wire::moment(&record[MODIFIED]);
             object.version = object.modified_at.map(values::second);
-            object.trouble = object.trouble.take().or(trouble);
+            object.damage = object.damage.take().or(damage);
         }
         Ok(())
     }

@@ -80,7 +80,7 @@ impl Records {
         }
         let key = self.batch.key(index);
         let is_upsert = self.batch.kind == WriteKind::Upsert;
-        let outcome = match wire::word(&item["details"]["id"]) {
+        let outcome = match wire::scalar_text(&item["details"]["id"]) {
             None => Err(Failure::record(
                 ErrorClass::Internal,
                 "missing_id",

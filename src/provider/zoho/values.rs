@@ -5,13 +5,13 @@ use crm_domain::{DataType, Value, ValueError};
 use serde_json::{Value as Json, json};
 
 use crate::moment::{self, SECOND};
-use crate::stored::{Habits, Numbers};
+use crate::storage_rules::{NumberStorage, StorageRules};
 use crate::wire;
 
 /// Numbers are doubles of the field's decimals; which way halves go, its documentation does not say.
-pub(super) const HABITS: Habits = Habits {
-    numbers: Numbers::Doubles,
-    ..Habits::NONE
+pub(super) const STORAGE_RULES: StorageRules = StorageRules {
+    numbers: NumberStorage::Doubles,
+    ..StorageRules::NONE
 };
 
 pub(super) fn form(data_type: DataType, value: &Value) -> Json {

@@ -28,9 +28,9 @@ fn events(body: &Json) -> Option<Vec<WebhookEvent>> {
         _ => return Some(Vec::new()),
     };
     let occurred_at = wire::moment(&body["server_time"])?;
-    let channel = wire::word(&body["channel_id"]).unwrap_or_default();
+    let channel = wire::scalar_text(&body["channel_id"]).unwrap_or_default();
     let event = |id: &Json| {
-        let crm_id = wire::word(id).filter(|id| !id.is_empty())?;
+        let crm_id = wire::scalar_text(id).filter(|id| !id.is_empty())?;
         let parts = [
             channel.as_str(),
             object,

@@ -59,8 +59,8 @@ impl MappedField {
     }
 
     /// Why the value is not sent at all: the CRM has no form of it.
-    pub fn unholdable(&self, value: &Value) -> Option<Failure> {
-        let why = self.provider?.unholdable(value)?;
+    pub fn unstorable_reason(&self, value: &Value) -> Option<Failure> {
+        let why = self.provider?.unstorable_reason(value)?;
         let message = format!(
             "column \"{}\" holds {}: {why}",
             self.column,
@@ -68,7 +68,7 @@ impl MappedField {
         );
         Some(Failure::record(
             ErrorClass::Validation,
-            "unholdable_value",
+            "unstorable_value",
             message,
         ))
     }

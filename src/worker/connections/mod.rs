@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crm_domain::{ErrorClass, Failure};
-use crm_provider::{News, Request, Response};
+use crm_provider::{Request, Response, UsageReport};
 use pgrx::prelude::*;
 use tokio::runtime::Handle;
 
@@ -100,7 +100,7 @@ impl Connections {
         }
     }
 
-    /// Notes how a connection is doing, if that is news. `version`: of the credentials in use at that time; other ones than
+    /// Notes how a connection is doing, if that is report. `version`: of the credentials in use at that time; other ones than
     /// the connection's own prove nothing.
     pub fn note_health(&mut self, id: i32, version: i32, outage: Option<&Failure>) {
         let is_it = |c: &&mut Arc<Connection>| c.id == id && c.version == version;
@@ -119,8 +119,8 @@ impl Connections {
     /// Stores the request budgets that CRMs reported, so that a restart does not forget them.
     pub fn store_budgets(&self) -> Result<(), StoreError> {
         let links = self.links.values();
-        let reported: Vec<(i32, News)> = links
-            .filter_map(|link| Some((link.connection_id, link.take_news()?)))
+        let reported: Vec<(i32, UsageReport)> = links
+            .filter_map(|link| Some((link.connection_id, link.take_usage_report()?)))
             .collect();
         if reported.is_empty() {
             return Ok(());
@@ -128,7 +128,7 @@ impl Connections {
         transaction(|client| {
             reported
                 .iter()
-                .try_for_each(|(id, news)| connection_state::used(client, *id, news))
+                .try_for_each(|(id, report)| connection_state::used(client, *id, report))
         })
     }
 

@@ -21,7 +21,7 @@ pub fn changed(link: &Link, map: &Map, change: Change) -> Incoming {
         deleted: change.deleted,
         merged_into: change.merged_into,
         by: change
-            .by
+            .modified_by
             .map(|by| format!("{}: {by}", link.provider.name())),
         values,
     }
@@ -51,7 +51,7 @@ pub fn read(
 
 /// A panic is the trouble of the record that caused it.
 fn fields(link: &Link, map: &Map, object: &CrmObject) -> Result<Vec<Field>, Unreadable> {
-    if let Some(trouble) = &object.trouble {
+    if let Some(trouble) = &object.damage {
         return Err(trouble.clone().into());
     }
     catch_panic_in(|| mapped(link, map, object))?

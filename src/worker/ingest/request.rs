@@ -104,8 +104,8 @@ impl Source {
                 .collect(),
             next: Some((page.next, page.more)),
             total,
-            blind: page.blind,
-            strays: page.strays,
+            blind: page.deletions_unknown,
+            strays: page.unidentified,
         })
     }
 

@@ -59,7 +59,7 @@ impl Link {
         }
         let told = Told {
             at: Instant::now(),
-            description: description.map(|told| self.provider.characterised(told)),
+            description: description.map(|told| self.provider.with_storage_rules(told)),
             is_kept: false,
         };
         known.insert(object.to_owned(), told.clone());

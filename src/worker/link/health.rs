@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use crm_domain::Failure;
 use crm_domain::budget::Teller;
 use crm_domain::failure::Scope;
-use crm_provider::{News, Response, Usage};
+use crm_provider::{Response, Usage, UsageReport};
 
 #[derive(Default)]
 pub struct LinkHealth {
     outage: Mutex<Option<Failure>>,
-    news: Mutex<News>,
+    report: Mutex<UsageReport>,
     /// How far the CRM's clock is ahead of ours, in ms, as its last answer told.
     clock_offset_ms: AtomicI64,
 }
@@ -41,16 +41,16 @@ impl LinkHealth {
 
     pub fn note_usage(&self, teller: Teller, usage: Usage) {
         if usage != Usage::default() {
-            let mut news = self.news.lock().expect("no panic under this lock");
+            let mut report = self.report.lock().expect("no panic under this lock");
             match teller {
-                Teller::Crm => news.crm = usage,
-                Teller::Broker => news.broker = usage,
+                Teller::Crm => report.crm = usage,
+                Teller::Broker => report.broker = usage,
             }
         }
     }
 
-    pub fn take_news(&self) -> News {
-        std::mem::take(&mut *self.news.lock().expect("no panic under this lock"))
+    pub fn take_usage_report(&self) -> UsageReport {
+        std::mem::take(&mut *self.report.lock().expect("no panic under this lock"))
     }
 
     /// An answer tells the CRM's time, in whole seconds.

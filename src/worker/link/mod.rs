@@ -26,8 +26,8 @@ use crm_domain::failure::Scope;
 use crm_domain::{ErrorClass, Failure, Value};
 use crm_provider::record::Field;
 use crm_provider::{
-    BoxOperation, News, Provider, Request, Response, Secrets, Sentences, Settings, Step, Target,
-    Usage, composio, default_base_url,
+    BoxOperation, Mask, Provider, Request, Response, Secrets, Settings, Step, Target, Usage,
+    UsageReport, composio, default_base_url,
 };
 
 pub use self::descriptions::Told;
@@ -128,12 +128,12 @@ impl Link {
     }
 
     /// The request budgets as they were told since the last call.
-    pub fn take_news(&self) -> Option<News> {
-        let news = News {
+    pub fn take_usage_report(&self) -> Option<UsageReport> {
+        let report = UsageReport {
             spent: self.budget.take_spent(),
-            ..self.health.take_news()
+            ..self.health.take_usage_report()
         };
-        Some(news).filter(|news| *news != News::default())
+        Some(report).filter(|report| *report != UsageReport::default())
     }
 
     /// What the admin leaves of the day's requests.
@@ -146,7 +146,7 @@ impl Link {
     }
 
     /// Drives an operation to its end.
-    pub async fn run<T: Sentences>(
+    pub async fn run<T: Mask>(
         &self,
         context: &RequestContext,
         operation: BoxOperation<T>,

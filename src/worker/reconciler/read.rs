@@ -99,8 +99,9 @@ pub fn read(
             Some(RowValues::Unreadable(failure)) => (BTreeMap::new(), Some(failure)),
         };
         let sent = local.iter().filter(|(id, _)| pending.cells.contains(**id));
-        let unholdable = |(id, value): (&u16, &Value)| map.field(*id)?.unholdable(value);
-        let fault = fault.or_else(|| sent.into_iter().find_map(unholdable));
+        let unstorable_reason =
+            |(id, value): (&u16, &Value)| map.field(*id)?.unstorable_reason(value);
+        let fault = fault.or_else(|| sent.into_iter().find_map(unstorable_reason));
         let bases = bases(map, &pending);
         waiting.push(PendingWithRow {
             pending,

@@ -313,7 +313,7 @@ pub fn values(
     fields: impl Iterator<Item = (u16, Arc<Field>)>,
     object: &CrmObject,
 ) -> Result<BTreeMap<u16, Value>, Failure> {
-    if let Some(trouble) = &object.trouble {
+    if let Some(trouble) = &object.damage {
         return Err(trouble.clone());
     }
     fields

@@ -157,7 +157,8 @@ fn holdable(map: &Map, row: RowValues) -> RowValues {
     let RowValues::Found(fields) = &row else {
         return row;
     };
-    let fault = |(id, _, value): &(u16, Arc<Field>, Value)| map.field(*id)?.unholdable(value);
+    let fault =
+        |(id, _, value): &(u16, Arc<Field>, Value)| map.field(*id)?.unstorable_reason(value);
     fields
         .iter()
         .find_map(fault)

@@ -181,7 +181,7 @@ fn edits_deletions_merges_and_restored_records_are_seen() {
         assert!(one(loser).deleted);
         assert!(!ids(&changes).contains(still));
         let human = changes.iter().find(|c| c.object.crm_id == *edited).unwrap();
-        assert_eq!(human.by.is_some(), vendor != "pipedrive");
+        assert_eq!(human.modified_by.is_some(), vendor != "pipedrive");
         reader.admin("PATCH", &format!("/{restored}"), json!({"deleted": false}));
         let changes = reader.pass(100);
         let last = changes.iter().rfind(|c| c.object.crm_id == *restored);

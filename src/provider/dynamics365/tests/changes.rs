@@ -71,7 +71,7 @@ fn the_first_pass_asks_for_all_rows_and_to_be_told_of_changes() {
         "odata.track-changes,odata.maxpagesize=7"
     );
     let page = result.unwrap();
-    assert!(page.more && page.blind);
+    assert!(page.more && page.deletions_unknown);
     assert_eq!(
         page.next,
         cursor(&format!("contacts?{SELECT}&$skiptoken=x"), true)
@@ -88,7 +88,7 @@ fn the_first_pass_asks_for_all_rows_and_to_be_told_of_changes() {
     );
     assert_eq!(changed.object.modified_at, Some(1_767_323_045_000));
     assert_eq!(changed.object.fields["firstname"], "Ada");
-    assert_eq!(changed.by.as_deref(), Some(C));
+    assert_eq!(changed.modified_by.as_deref(), Some(C));
     assert!(deleted.deleted && deleted.object.crm_id == B);
     let (result, log) = ask(Some(page.next), |_, _| {
         rows(
@@ -105,7 +105,7 @@ fn the_first_pass_asks_for_all_rows_and_to_be_told_of_changes() {
         "odata.track-changes,odata.maxpagesize=7"
     );
     let page = result.unwrap();
-    assert!(!page.more && !page.blind);
+    assert!(!page.more && !page.deletions_unknown);
     assert_eq!(page.next["within"], false);
 }
 
@@ -158,7 +158,7 @@ fn a_link_that_lapsed_is_followed_by_all_rows() {
             log.lines()[1],
             format!("GET /api/data/v9.2/contacts?{SELECT}")
         );
-        assert!(result.unwrap().blind);
+        assert!(result.unwrap().deletions_unknown);
     }
     // Trouble is no reason to begin anew.
     for status in [401, 429, 503] {

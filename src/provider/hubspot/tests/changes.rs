@@ -138,7 +138,7 @@ fn merged_records_are_told_by_the_one_that_took_them_in() {
         _ => results(&[], None),
     });
     let page = page.unwrap();
-    assert_eq!(page.changes[0].by.as_deref(), Some("userId:98"));
+    assert_eq!(page.changes[0].modified_by.as_deref(), Some("userId:98"));
     assert_eq!(
         ids(&page),
         [("51", false), ("52", true), ("53", true), ("54", true)]

@@ -46,13 +46,13 @@ fn search(key: &str) -> String {
     )
 }
 
-/// A CRM that holds `newest` in its list, and finds `found` by a search.
-fn crm(newest: Json, found: Json) -> impl Fn(&Request) -> Response {
+/// A CRM that holds `recent` in its list, and finds `found` by a search.
+fn crm(recent: Json, found: Json) -> impl Fn(&Request) -> Response {
     move |request: &Request| {
         let line = line(request);
         match request.method {
             Method::Get if line.contains("itemSearch") => list(found.clone(), None),
-            Method::Get if line.contains("sort_by=id") => dated(list(newest.clone(), None)),
+            Method::Get if line.contains("sort_by=id") => dated(list(recent.clone(), None)),
             Method::Get => {
                 let id: u64 = line.rsplit('/').next().unwrap().parse().unwrap();
                 data(deal(id, "K 1", 9000))
@@ -170,8 +170,8 @@ fn the_records_of_a_batch_share_one_look() {
         told(&result.unwrap()),
         ["created 99", "updated 7", "created 99"]
     );
-    let newest = log.lines().iter().filter(|line| *line == NEWEST).count();
-    assert_eq!((newest, log.requests.len()), (1, 7));
+    let recent = log.lines().iter().filter(|line| *line == NEWEST).count();
+    assert_eq!((recent, log.requests.len()), (1, 7));
 }
 
 #[test]

@@ -82,7 +82,7 @@ fn records_come_with_what_is_known_of_them() {
         json!({ "LastName": "Ada", "Level__c": 1.5 })
     );
     assert_eq!(a.external_id.as_deref(), Some("k"));
-    assert_eq!(a.by.as_deref(), Some("005x"));
+    assert_eq!(a.modified_by.as_deref(), Some("005x"));
     assert_eq!(a.object.modified_at, Some(1_767_322_800_000));
     assert_eq!(a.merged_into, None);
     assert!(b.deleted);
@@ -143,7 +143,7 @@ fn what_an_object_does_not_have_is_done_without() {
         _ => rows(std::slice::from_ref(&record), true),
     });
     let page = page.unwrap();
-    assert!(page.more && page.changes.len() == 1 && page.changes[0].by.is_none());
+    assert!(page.more && page.changes.len() == 1 && page.changes[0].modified_by.is_none());
     let asked = statement(&log.requests[2]);
     assert!(
         asked.starts_with("SELECT Id,SystemModstamp,LastModifiedDate,Ext__c,"),

@@ -86,7 +86,7 @@ fn a_pass_asks_for_changes_and_then_for_deleted_records() {
         })
         .collect();
     assert_eq!(told, [("1", false, Some("K1")), ("9", true, None)]);
-    assert_eq!(page.changes[1].by.as_deref(), Some("7"));
+    assert_eq!(page.changes[1].modified_by.as_deref(), Some("7"));
     assert!(!page.more);
     // Next time, from there on.
     let (result, log) = ask(&["City"], Some(page.next), 500, |_, _| nothing());

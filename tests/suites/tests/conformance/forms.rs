@@ -221,7 +221,7 @@ async fn a_value_that_no_field_can_hold_is_not_sent(contestant: Contestant) {
             &[],
         )
         .await;
-    assert_eq!(dead, ["validation unholdable_value true"]);
+    assert_eq!(dead, ["validation unstorable_value true"]);
     assert_eq!(live.crm.asked(&live.db).await, Vec::<String>::new());
     live.db.assert_checked().await;
 }

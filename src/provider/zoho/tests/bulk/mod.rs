@@ -1,7 +1,7 @@
 //! Bulk write jobs: the whole conversation, and what their results say.
 
+mod damage;
 mod files;
-mod trouble;
 
 use std::cell::RefCell;
 use std::sync::Arc;

@@ -100,11 +100,11 @@ fn a_refused_token_and_passing_trouble_before_the_job_are_the_batchs_own() {
 #[test]
 fn trouble_while_a_job_runs_is_waited_out() {
     let job = Job::new("id,STATUS,RECORD_ID,ERRORS\n1,UPDATED,1,\n2,UPDATED,2,\n3,UPDATED,3,\n");
-    let mut trouble = vec![page(502), empty(429), page(503), empty(200)];
+    let mut damage = vec![page(502), empty(429), page(503), empty(200)];
     let (result, log) = write(people(WriteKind::Update, &["1", "2", "3"]), |_, request| {
         let line = line(request);
         match line.contains("write/9") || line.contains(RESULT) {
-            true => trouble.pop().unwrap_or_else(|| job.answer(request)),
+            true => damage.pop().unwrap_or_else(|| job.answer(request)),
             false => job.answer(request),
         }
     });

@@ -48,7 +48,7 @@ pub(super) fn ambiguous(ids: &[String]) -> Failure {
 }
 
 /// The keys of what was created lately.
-pub(super) struct Newest {
+pub(super) struct RecentRecords {
     /// How far back to look, in milliseconds.
     overlap: i64,
     /// What was created before has been searched in vain or found by now.
@@ -58,9 +58,9 @@ pub(super) struct Newest {
     is_read: bool,
 }
 
-impl Newest {
-    pub fn new(overlap: i64) -> Newest {
-        Newest {
+impl RecentRecords {
+    pub fn new(overlap: i64) -> RecentRecords {
+        RecentRecords {
             overlap,
             bound: None,
             ids: HashMap::new(),

@@ -7,71 +7,71 @@ use crm_domain::{DataType, Description, FieldDescription, Number, Value};
 
 /// What a vendor does with values.
 #[derive(Clone, Copy)]
-pub struct Habits {
-    pub numbers: Numbers,
+pub struct StorageRules {
+    pub numbers: NumberStorage,
     /// Fields that hold their text in lower case.
-    pub lowers: &'static [&'static str],
+    pub lower_case: &'static [&'static str],
     /// A choice in other case is taken for the one in the list.
     pub folds_choices: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Numbers {
+pub enum NumberStorage {
     /// All digits.
-    Whole,
+    Exact,
     Doubles,
     /// With as many decimals as the field says; if it does not say, nobody knows.
     Decimals,
 }
 
-impl Habits {
-    pub const NONE: Habits = Habits {
-        numbers: Numbers::Whole,
-        lowers: &[],
+impl StorageRules {
+    pub const NONE: StorageRules = StorageRules {
+        numbers: NumberStorage::Exact,
+        lower_case: &[],
         folds_choices: false,
     };
 }
 
-pub(crate) fn form(habits: &Habits, field: &FieldDescription, value: Value) -> Option<Value> {
+pub(crate) fn form(rules: &StorageRules, field: &FieldDescription, value: Value) -> Option<Value> {
     Some(match value {
-        Value::Number(n) => Value::Number(number(habits, field, &n)?),
-        Value::Text(text) if habits.lowers.contains(&field.name.as_str()) => {
+        Value::Number(n) => Value::Number(number(rules, field, &n)?),
+        Value::Text(text) if rules.lower_case.contains(&field.name.as_str()) => {
             Value::Text(text.to_lowercase())
         }
-        Value::Text(text) if habits.folds_choices && !field.choices.is_empty() => {
+        Value::Text(text) if rules.folds_choices && !field.choices.is_empty() => {
             Value::Text(choice(field, text))
         }
         value => value,
     })
 }
 
-pub(crate) fn characterise(habits: &Habits, description: &mut Description) {
+pub(crate) fn apply_storage_rules(rules: &StorageRules, description: &mut Description) {
     for field in &mut description.fields {
         field.is_double =
-            habits.numbers == Numbers::Doubles && field.data_types.contains(&DataType::Number);
-        field.lowers = habits.lowers.contains(&field.name.as_str());
+            rules.numbers == NumberStorage::Doubles && field.data_types.contains(&DataType::Number);
+        field.is_lower_case = rules.lower_case.contains(&field.name.as_str());
     }
 }
 
-pub(crate) fn unholdable(habits: &Habits, value: &Value) -> Option<&'static str> {
+pub(crate) fn unstorable_reason(rules: &StorageRules, value: &Value) -> Option<&'static str> {
     match value {
-        Value::Number(n) if habits.numbers == Numbers::Doubles && n.as_double().is_none() => {
+        Value::Number(n) if rules.numbers == NumberStorage::Doubles && n.as_double().is_none() => {
             Some("the CRM keeps numbers as doubles, and no double is so large")
         }
         _ => None,
     }
 }
 
-fn number(habits: &Habits, field: &FieldDescription, n: &Number) -> Option<Number> {
+fn number(rules: &StorageRules, field: &FieldDescription, n: &Number) -> Option<Number> {
     let n = match field.scale {
         // Halves away from zero, whatever the CRM itself would do: it is sent the rounded number.
         Some(scale) => n.rounded(scale).0,
         None => n.clone(),
     };
-    match habits.numbers {
-        Numbers::Whole => Some(n),
-        Numbers::Doubles => n.as_double(),
-        Numbers::Decimals => (field.scale.is_some() || n.scale() <= 0).then_some(n),
+    match rules.numbers {
+        NumberStorage::Exact => Some(n),
+        NumberStorage::Doubles => n.as_double(),
+        NumberStorage::Decimals => (field.scale.is_some() || n.scale() <= 0).then_some(n),
     }
 }
 
@@ -146,9 +146,12 @@ mod tests {
             ("stub", false),
         ] {
             let vendor = provider(vendor).unwrap();
-            assert_eq!(vendor.unholdable(&value("-1e400")).is_some(), refuses);
-            assert_eq!(vendor.unholdable(&value("1e300")), None);
-            assert_eq!(vendor.unholdable(&Value::Null), None);
+            assert_eq!(
+                vendor.unstorable_reason(&value("-1e400")).is_some(),
+                refuses
+            );
+            assert_eq!(vendor.unstorable_reason(&value("1e300")), None);
+            assert_eq!(vendor.unstorable_reason(&Value::Null), None);
         }
     }
 
