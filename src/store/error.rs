@@ -6,7 +6,7 @@ use pgrx::pg_sys::panic::CaughtError;
 
 use crate::store::statement::names;
 
-/// Why a transaction came to nothing.
+/// Why a transaction failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("{message} (SQLSTATE {code:?})")]
@@ -14,25 +14,43 @@ pub enum StoreError {
         code: PgSqlErrorCode,
         message: String,
     },
-    /// Raised before any code of the table's owner could run: the table is locked, or what the statement names is gone. No row
-    /// is at fault, and the statement would have failed the same for any other.
+    /// Raised before any code of the table's owner could run: the table is locked, or what the statement names is gone.
     #[error("{message} (SQLSTATE {code:?})")]
-    Before {
+    BeforeOwnersCode {
         code: PgSqlErrorCode,
         message: String,
     },
     #[error("{0}")]
     Spi(#[from] pgrx::spi::Error),
+    /// A statement of ours did not return what it always returns.
+    #[error("internal error of pg_crm: {0}")]
+    Unexpected(String),
     /// A row's triggers, policies, defaults, casts or transforms.
     #[error("the table's own code took longer than pg_crm.transform_timeout ({0:?}) for this row")]
-    TooLong(std::time::Duration),
-    #[error("put off: the table's own code is slow, and others wait")]
-    PutOff,
+    RowTimeout(std::time::Duration),
+    #[error("postponed: the table's own code is slow, and other work waits")]
+    Postponed,
+}
+
+/// Whose fault a failure is, and so what becomes of the records that were being worked on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nobody's: the mapping that was used is out of date, since what it names is gone or was replaced. It is read again, and no
+    /// attempt is charged.
+    StaleMapping,
+    /// Nobody's: no row was reached, since the table is locked or there was no time left. The records come again, and no attempt
+    /// is charged.
+    NotReached,
+    /// The row's, but it may pass: the server has no room, shuts down or cannot read its disk, or something is locked. Code of
+    /// the table can raise any SQLSTATE, so the record is retried pg_crm.max_attempts times and no more.
+    MayPass,
+    /// The row's: the same statement fails again as long as the row, or the value that it is given, is the same.
+    Row,
 }
 
 impl StoreError {
-    /// A statement did without an error nothing with a row that is there. `what`: "inserted", "changed", "deleted".
-    pub fn kept_from_being(what: &str) -> StoreError {
+    /// A statement left a row that exists as it was, without an error. `what`: "inserted", "changed", "deleted".
+    pub fn prevented(what: &str) -> StoreError {
         StoreError::Postgres {
             code: PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
             message: format!(
@@ -41,25 +59,65 @@ impl StoreError {
         }
     }
 
+    pub fn unexpected(what: String) -> StoreError {
+        StoreError::Unexpected(what)
+    }
+
+    pub fn fault(&self) -> Fault {
+        match self {
+            StoreError::BeforeOwnersCode { .. } if self.is_undefined() => Fault::StaleMapping,
+            StoreError::BeforeOwnersCode { .. } | StoreError::Postponed => Fault::NotReached,
+            _ if self.may_pass() => Fault::MayPass,
+            _ => Fault::Row,
+        }
+    }
+
+    /// Whether it is no row's fault for certain, or may pass: halving a batch finds nobody to blame.
+    pub fn blames_no_row(&self) -> bool {
+        self.fault() != Fault::Row
+    }
+
+    /// Whether it is certain that no row was touched.
+    pub fn reached_no_row(&self) -> bool {
+        matches!(self.fault(), Fault::StaleMapping | Fault::NotReached)
+    }
+
+    /// The failure of the row that it was raised for. `code` unless the row ran out of time.
+    pub fn failure(&self, code: &str) -> Failure {
+        let code = match self {
+            StoreError::RowTimeout(_) => "transform_timeout",
+            _ => code,
+        };
+        let class = match self.fault() {
+            Fault::Row => ErrorClass::Mapping,
+            Fault::StaleMapping | Fault::NotReached | Fault::MayPass => ErrorClass::Transient,
+        };
+        Failure::record(class, code, self.message())
+    }
+
     pub fn code(&self) -> Option<PgSqlErrorCode> {
         match self {
-            StoreError::Postgres { code, .. } | StoreError::Before { code, .. } => Some(*code),
-            StoreError::Spi(_) | StoreError::TooLong(_) | StoreError::PutOff => None,
+            StoreError::Postgres { code, .. } | StoreError::BeforeOwnersCode { code, .. } => {
+                Some(*code)
+            }
+            StoreError::Spi(_)
+            | StoreError::Unexpected(_)
+            | StoreError::RowTimeout(_)
+            | StoreError::Postponed => None,
         }
     }
 
     /// The message without the SQLSTATE, for people.
     pub fn message(&self) -> String {
         match self {
-            StoreError::Postgres { message, .. } | StoreError::Before { message, .. } => {
+            StoreError::Postgres { message, .. } | StoreError::BeforeOwnersCode { message, .. } => {
                 message.clone()
             }
-            StoreError::Spi(error) => error.to_string(),
-            StoreError::TooLong(_) | StoreError::PutOff => self.to_string(),
+            _ => self.to_string(),
         }
     }
 
-    /// The two characters that say of what kind the error is.
+    /// The class of the SQLSTATE: its first two characters.
     fn class(&self) -> Option<[u8; 2]> {
         let code = self.code()? as i32;
         let character = |n: i32| b'0' + (code >> (6 * n) & 0x3f) as u8;
@@ -91,35 +149,8 @@ impl StoreError {
         matches!(self, StoreError::Postgres { code, .. } if *code != PgSqlErrorCode::ERRCODE_QUERY_CANCELED)
     }
 
-    /// No record is at fault, as far as the error tells ([`StoreError::is_passing`]), or because no row had been touched yet.
-    pub fn is_nobodys(&self) -> bool {
-        matches!(self, StoreError::Before { .. }) || self.is_passing()
-    }
-
-    /// The mapping that was used is out of date: what it names is gone or has been replaced.
-    pub fn is_outdated(&self) -> bool {
-        matches!(self, StoreError::Before { .. }) && self.is_undefined()
-    }
-
-    /// It says nothing about the row or record that was being worked on, which is retried without a charged attempt.
-    pub fn is_put_off(&self) -> bool {
-        matches!(self, StoreError::PutOff | StoreError::Before { .. })
-    }
-
-    /// The failure of the row that it was raised for. `code` unless the row ran out of time.
-    pub fn failure(&self, code: &str) -> Failure {
-        let (class, code) = match self {
-            StoreError::TooLong(_) => (ErrorClass::Mapping, "transform_timeout"),
-            error if error.is_passing() => (ErrorClass::Transient, code),
-            _ => (ErrorClass::Mapping, code),
-        };
-        Failure::record(class, code, self.message())
-    }
-
-    /// The SQLSTATE says that it may pass: the server has no room, shuts down or cannot read its disk, something is locked, or what
-    /// the statement names is gone. A table's own code can raise any SQLSTATE, so a row whose error claims this is retried
-    /// `pg_crm.max_attempts` times and no more.
-    pub fn is_passing(&self) -> bool {
+    /// The SQLSTATE says that it may pass.
+    fn may_pass(&self) -> bool {
         self.is_transient()
             || self.is_undefined()
             || matches!(
@@ -128,10 +159,10 @@ impl StoreError {
             )
     }
 
-    /// A lock that somebody holds, a cancelled statement, a deadlock: worth trying again soon.
+    /// A lock that another session holds, a cancelled statement, a deadlock: worth retrying soon.
     pub fn is_transient(&self) -> bool {
         use PgSqlErrorCode::*;
-        if matches!(self, StoreError::PutOff) {
+        if matches!(self, StoreError::Postponed) {
             return true;
         }
         matches!(
@@ -170,7 +201,7 @@ impl From<CaughtError> for StoreError {
         }) = error;
         let (code, message) = (report.sql_error_code(), report.message().to_owned());
         match names::failed_before_owners_code() {
-            true => StoreError::Before { code, message },
+            true => StoreError::BeforeOwnersCode { code, message },
             false => StoreError::Postgres { code, message },
         }
     }

@@ -18,6 +18,7 @@ pub mod notify;
 pub mod reconcile;
 pub mod record;
 pub mod rights;
+
 pub mod settings_scope;
 pub mod statement;
 pub mod stub_crm;
@@ -26,5 +27,5 @@ pub mod transaction;
 pub mod webhook_inbox;
 pub mod write_back;
 
-pub use error::StoreError;
+pub use error::{Fault, StoreError};
 pub use transaction::{durable_transaction, transaction};

@@ -64,7 +64,7 @@ pub fn part(
         drop(wanted);
         keys.truncate(places[unread]);
         if keys.is_empty() {
-            return Err(StoreError::PutOff);
+            return Err(StoreError::Postponed);
         }
     }
     let mut suspects = Vec::new();
@@ -144,7 +144,7 @@ fn leave_out_the_crms_own(
             .collect();
         let mut rows = read::read(map, &wanted, &raw)?;
         if !rows.contains_key(&0) {
-            return Err(StoreError::PutOff);
+            return Err(StoreError::Postponed);
         }
         for (place, (n, _, _)) in left.iter().enumerate() {
             let Some(row) = rows.remove(&place) else {

@@ -197,7 +197,7 @@ fn take(
     for (place, error) in taken.refused {
         let record = &settled[places[place]];
         gone.insert(places[place]);
-        if error.is_put_off() {
+        if error.reached_no_row() {
             arrived.again(record.incoming);
             continue;
         }

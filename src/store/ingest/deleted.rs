@@ -3,7 +3,7 @@
 use pgrx::spi::SpiClient;
 use serde_json::json;
 
-use crate::store::error::StoreError;
+use crate::store::error::{Fault, StoreError};
 use crate::store::ingest::incoming::{Arriving, Incoming};
 use crate::store::ingest::locks::lock;
 use crate::store::ingest::quarantine;
@@ -95,16 +95,18 @@ fn deleted(
             }
             // Its row stays, without a link.
             Ok(false) => {}
-            Err(error) if error.is_put_off() => {
-                arrived.again(record);
-                return Ok(());
-            }
-            Err(error) if error.is_passing() => {
-                let failure = quarantine::refusal(&error);
-                arrived.failed(Some(key), record, failure, quarantine::NONE.to_owned());
-                return Ok(());
-            }
-            Err(error) => return Err(error),
+            Err(error) => match error.fault() {
+                Fault::StaleMapping | Fault::NotReached => {
+                    arrived.again(record);
+                    return Ok(());
+                }
+                Fault::MayPass => {
+                    let failure = quarantine::refusal(&error);
+                    arrived.failed(Some(key), record, failure, quarantine::NONE.to_owned());
+                    return Ok(());
+                }
+                Fault::Row => return Err(error),
+            },
         }
     }
     links::unlink(client, map, key)?;

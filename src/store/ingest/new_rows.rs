@@ -56,7 +56,7 @@ pub fn insert(
         Vec::with_capacity(records.len());
     for record in records {
         if pace.is_over() {
-            objects.push(Err(StoreError::PutOff));
+            objects.push(Err(StoreError::Postponed));
         } else {
             objects.push(pace.run_nested(1, || columns(map, &source, record)));
         }
@@ -68,7 +68,7 @@ pub fn insert(
             Ok(object) => {
                 rows.insert(n, object);
             }
-            Err(error @ StoreError::Before { .. }) => return Err(error),
+            Err(error @ StoreError::BeforeOwnersCode { .. }) => return Err(error),
             Err(error) => results[n] = Some(Err(error)),
         }
     }
@@ -236,7 +236,7 @@ fn insert_rows(
                 }
             }
             if keys.len() < rows.len() {
-                return Err(StoreError::kept_from_being("inserted"));
+                return Err(StoreError::prevented("inserted"));
             }
             if names.contains(&map.key.name)
                 && let Some(sequence) = &source.sequence

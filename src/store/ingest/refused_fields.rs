@@ -76,7 +76,7 @@ fn named(
 ) -> String {
     let mut refused: Vec<u16> = Vec::new();
     // Not for a single value, nor for code that ran out of time, nor if the record is going to be retried.
-    if values.len() > 1 && !matches!(error, StoreError::TooLong(_)) && !error.is_passing() {
+    if values.len() > 1 && !matches!(error, StoreError::RowTimeout(_)) && !error.blames_no_row() {
         let start = Instant::now();
         for (&id, &value) in values {
             if start.elapsed() > ENOUGH {

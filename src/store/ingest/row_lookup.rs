@@ -38,7 +38,7 @@ pub fn rows_of(map: &Map, keys: &[&str]) -> Result<Looked, StoreError> {
         Ok(())
     });
     for (n, error) in failed {
-        if matches!(error, StoreError::Before { .. }) {
+        if matches!(error, StoreError::BeforeOwnersCode { .. }) {
             return Err(error);
         }
         // Otherwise the text is not a value of the key's type.

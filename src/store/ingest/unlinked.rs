@@ -103,7 +103,7 @@ pub(super) fn settle<'a>(
         // Whether it is the record of one of them, whose creation is on its way, is soon known.
         let is_awaited = others.iter().any(Rival::is_on_its_way);
         if let Some(error) = unknown.get(&n) {
-            match error.is_put_off() {
+            match error.reached_no_row() {
                 true => arrived.again(record),
                 false => {
                     let failure = quarantine::refusal(error);
@@ -260,7 +260,7 @@ fn insert<'a>(
                 arrived.note(Some(&born.key), record, "insert", "applied", fields);
                 released.insert(record.crm_id.as_str());
             }
-            Err(error) if error.is_put_off() => arrived.again(record),
+            Err(error) if error.reached_no_row() => arrived.again(record),
             Err(error) if turn == Turn::First && error.is_about_other_rows() => {
                 waiting.push(record);
             }

@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 
 use crate::settings::Settings;
 use crate::store::config::map::Map;
-use crate::store::error::StoreError;
+use crate::store::error::{Fault, StoreError};
 use crate::store::reconcile::outcome::{Conflict, Settled, Verdict, keys_of};
 use crate::store::table::pace::{Pace, limit};
 use crate::store::table::read::{self, RowValues, Wanted, bounds};
@@ -116,20 +116,18 @@ pub fn take(client: &mut SpiClient, map: &Map, records: &mut [Settled]) -> Resul
     let taken = write::set(client, map, &takings, &mut Pace::new(map, Some(limit())))?;
     for (place, error) in taken.refused {
         let record = &mut records[taking[place]];
-        if error.is_put_off() {
-            return Err(error);
-        }
-        if error.is_passing() && record.pending.attempts + 1 < Settings::current().max_attempts {
-            come_again(record, &error);
-        } else {
-            refused(map, record, &error);
+        let has_attempts = record.pending.attempts + 1 < Settings::current().max_attempts;
+        match error.fault() {
+            Fault::StaleMapping | Fault::NotReached => return Err(error),
+            Fault::MayPass if has_attempts => retry(record, &error),
+            Fault::MayPass | Fault::Row => refuse(map, record, &error),
         }
     }
     Ok(())
 }
 
 /// The error may pass: the whole edit is retried, and an attempt is charged.
-fn come_again(record: &mut Settled, error: &StoreError) {
+fn retry(record: &mut Settled, error: &StoreError) {
     for id in std::mem::take(&mut record.takes).keys() {
         record.known.remove(id);
     }
@@ -143,7 +141,7 @@ fn come_again(record: &mut Settled, error: &StoreError) {
 }
 
 /// The table refuses what the CRM holds: a person decides.
-fn refused(map: &Map, record: &mut Settled, error: &StoreError) {
+fn refuse(map: &Map, record: &mut Settled, error: &StoreError) {
     for (id, take) in std::mem::take(&mut record.takes) {
         record.known.remove(&id);
         record.conflicts.push(Conflict {

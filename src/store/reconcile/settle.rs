@@ -10,7 +10,7 @@ use serde_json::{Map as JsonMap, Value as Json, json};
 
 use crate::store::config::map::Map;
 use crate::store::dead_letter;
-use crate::store::error::StoreError;
+use crate::store::error::{Fault, StoreError};
 use crate::store::ingest::refetch;
 use crate::store::reconcile::accept::{rows_in_use, take};
 use crate::store::reconcile::outcome::{Settled, Verdict, keys_of};
@@ -115,7 +115,7 @@ fn ledger(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(), 
                 Ok(true) => continue,
                 Ok(false) => {}
                 // It stays linked, and is read again by itself, as often as pg_crm.max_attempts allows.
-                Err(error) if error.is_passing() && !error.is_put_off() => {
+                Err(error) if error.fault() == Fault::MayPass => {
                     let crm_id = record.pending.crm_id.as_str();
                     refetch::ask(client, map.id, &[(crm_id, None)], 1000)?;
                     continue;

@@ -24,7 +24,7 @@ pub fn row_follows(
         crate::store::table::pace::limit(),
     ) {
         Ok(()) => {}
-        Err(error) if error.is_put_off() || error.is_passing() => return Err(error),
+        Err(error) if error.blames_no_row() => return Err(error),
         Err(error) => {
             let reason = format!(
                 "the CRM deleted record {record_key}, but its row cannot be deleted: {}",

@@ -33,7 +33,7 @@ pub fn delete_row(
                 .get_one::<bool>()
         })?;
         match kept {
-            Some(true) => Err(StoreError::kept_from_being("deleted")),
+            Some(true) => Err(StoreError::prevented("deleted")),
             _ => Ok(()),
         }
     })

@@ -1,8 +1,8 @@
 //! How fast a table's own code goes (triggers, policies, defaults, casts, transforms), so that no statement of the worker on
 //! it takes long: rows go together as long as that is quick, one by one where it is not.
 //!
-//! No row may take longer than `pg_crm.transform_timeout`. One that does fails with [`StoreError::TooLong`]; once a table was slow,
-//! what is left of its rows after a while is put off ([`StoreError::PutOff`]), because other maps and callers wait.
+//! No row may take longer than `pg_crm.transform_timeout`. One that does fails with [`StoreError::RowTimeout`]; once a table was slow,
+//! what is left of its rows after a while is put off ([`StoreError::Postponed`]), because other maps and callers wait.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -113,7 +113,7 @@ impl<'a> Pace<'a> {
         // A statement of many rows that was cut off has tried none of them.
         self.has_begun |= rows == 1 || !is_late;
         if is_late {
-            return Err(StoreError::TooLong(limit));
+            return Err(StoreError::RowTimeout(limit));
         }
         result
     }
@@ -154,7 +154,7 @@ pub fn each(
     let mut parts = Parts::new(places.to_vec());
     while let Some(part) = parts.pop() {
         if pace.is_over() {
-            failed.extend(part.iter().map(|&n| (n, StoreError::PutOff)));
+            failed.extend(part.iter().map(|&n| (n, StoreError::Postponed)));
             continue;
         }
         let room = pace.room();
@@ -165,14 +165,14 @@ pub fn each(
         match statement(pace, &part) {
             Ok(()) => {}
             // No row is at fault, and the others would fail the same way.
-            Err(error @ StoreError::Before { .. }) => {
+            Err(error @ StoreError::BeforeOwnersCode { .. }) => {
                 let others = part[1..].iter().copied().chain(parts.drain());
-                failed.extend(others.map(|n| (n, StoreError::PutOff)));
+                failed.extend(others.map(|n| (n, StoreError::Postponed)));
                 failed.push((part[0], error));
             }
             Err(error) if part.len() == 1 => failed.push((part[0], error)),
             // The pace is another now.
-            Err(StoreError::TooLong(_)) => parts.push(part),
+            Err(StoreError::RowTimeout(_)) => parts.push(part),
             Err(_) => parts.halve(part),
         }
     }

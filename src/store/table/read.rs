@@ -184,15 +184,15 @@ impl Reading<'_> {
                 *budget = budget.saturating_sub(used);
             }
             // The table is locked, or was altered meanwhile; no record is at fault, the slice is retried.
-            Err(error @ StoreError::Before { .. }) => return Err(error),
+            Err(error @ StoreError::BeforeOwnersCode { .. }) => return Err(error),
             Err(error) if part.len() == 1 => {
                 found.insert(part[0], unreadable(&error));
             }
             // The pace is another now.
-            Err(StoreError::TooLong(_)) => parts.push(part),
+            Err(StoreError::RowTimeout(_)) => parts.push(part),
             Err(error) => {
                 parts.halve(part);
-                return Ok(Some(error).filter(StoreError::is_passing));
+                return Ok(Some(error).filter(StoreError::blames_no_row));
             }
         }
         Ok(None)
@@ -234,7 +234,7 @@ impl Reading<'_> {
                     found.extend(rows);
                     budget = budget.saturating_sub(used);
                 }
-                Err(error @ StoreError::Before { .. }) => return Err(error),
+                Err(error @ StoreError::BeforeOwnersCode { .. }) => return Err(error),
                 // Nothing was fetched yet, so any of the rows may be at fault, a policy being asked about all of them.
                 Err(_) if !late && next == part.start && part.len() > 1 => {
                     let middle = part.start + part.len() / 2;

@@ -32,7 +32,7 @@ pub fn lock_free(map: &Map, keys: &[(&str, &str)]) -> Result<HashSet<usize>, Sto
         Ok(())
     });
     for (_, error) in failed {
-        if matches!(error, StoreError::Before { .. }) {
+        if matches!(error, StoreError::BeforeOwnersCode { .. }) {
             return Err(error);
         }
     }

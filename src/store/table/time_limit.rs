@@ -69,7 +69,7 @@ impl TimeLimit {
 
     /// Whether the error is due to this limit, and not to somebody's cancel.
     pub fn caused(&self, error: &StoreError) -> bool {
-        matches!(error, StoreError::TooLong(_))
+        matches!(error, StoreError::RowTimeout(_))
             || error.code() == Some(PgSqlErrorCode::ERRCODE_QUERY_CANCELED) && self.is_up()
     }
 
@@ -80,7 +80,7 @@ impl TimeLimit {
     /// An error if the time is up: code that caught the cancel and then finished does not count as done.
     pub fn check(&self) -> Result<(), StoreError> {
         match self.0.time {
-            Some(time) if self.is_up() => Err(StoreError::TooLong(time)),
+            Some(time) if self.is_up() => Err(StoreError::RowTimeout(time)),
             _ => Ok(()),
         }
     }

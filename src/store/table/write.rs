@@ -102,7 +102,7 @@ fn set_together(
         })?;
         // They are locked, so they are there.
         if changed.len() < rows.len() {
-            return Err(StoreError::kept_from_being("changed"));
+            return Err(StoreError::prevented("changed"));
         }
         let mut as_given = vec![true; rows.len()];
         for row in changed {

@@ -51,12 +51,12 @@ pub fn apply_in_parts(
 ) -> Result<(), StoreError> {
     let mut rest = records;
     for is_last in [false, true] {
-        let undone = bisect(rest, StoreError::is_nobodys, |part| {
+        let undone = bisect(rest, StoreError::blames_no_row, |part| {
             apply(poll, busy, part, None).map(|_| ())
         });
         rest = Vec::with_capacity(undone.len());
         for Undone { items, error } in undone {
-            if error.is_nobodys() {
+            if error.blames_no_row() {
                 return Err(error);
             }
             for mut record in items {

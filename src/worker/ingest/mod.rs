@@ -23,6 +23,7 @@ use self::passes::PollPasses;
 use self::request::{PAGE, PollRequest, PollResult, Source, Target};
 use self::waiters::{IngestWaiter, IngestWaiters};
 use crate::failpoint;
+use crate::store::Fault;
 use crate::store::config::Connection;
 use crate::store::ingest::refetch;
 use crate::store::ingest::state::{self, State};
@@ -309,7 +310,7 @@ impl Ingest {
             cx.backoff.succeeded(Owner::Map(map.id), Step::Poll);
             return;
         };
-        if error.is_undefined() && !error.is_outdated() {
+        if error.is_undefined() && error.fault() != Fault::StaleMapping {
             return;
         }
         let wait = cx
@@ -357,7 +358,7 @@ impl Ingest {
         };
         let applied = match apply(poll, &busy, &records, Some(&last)) {
             Ok(applied) => applied,
-            Err(error) if error.is_nobodys() || records.is_empty() => return Err(error),
+            Err(error) if error.blames_no_row() || records.is_empty() => return Err(error),
             Err(error) => {
                 log!(
                     "pg_crm applies changes of {} one by one: {error}",

@@ -221,7 +221,7 @@ impl Reconciler {
                 self.send(cx, connection, link, claimed);
                 Ok(true)
             }
-            Err(error) if error.is_nobodys() || due.is_empty() => Err(error),
+            Err(error) if error.blames_no_row() || due.is_empty() => Err(error),
             Err(_) if due.len() > 1 => {
                 self.narrowed.insert(map.id, due.len() / 2);
                 Ok(true)

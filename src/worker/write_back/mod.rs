@@ -197,7 +197,7 @@ impl Worker {
                 self.narrowed_fold = self.narrowed_fold.map(|n| n * 2).filter(|n| *n < most);
                 Ok(IDLE)
             }
-            Err(error) if error.is_nobodys() => Err(error),
+            Err(error) if error.blames_no_row() => Err(error),
             Err(_) if rows > 1 => {
                 self.narrowed_fold = Some(rows / 2);
                 Ok(Duration::ZERO)
@@ -246,7 +246,7 @@ impl Worker {
                 self.send(connection, link, taken);
                 Ok(true)
             }
-            Err(error) if error.is_nobodys() || due.is_empty() => Err(error),
+            Err(error) if error.blames_no_row() || due.is_empty() => Err(error),
             Err(error) if due.len() > 1 => {
                 self.narrowed.insert(map.id, due.len() / 2);
                 let others = format!("{} records of {}", due.len(), map.relation);

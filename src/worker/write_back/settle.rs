@@ -187,7 +187,7 @@ impl Worker {
         let mut rest = settled;
         for rung in [Rung::AsItIs, Rung::Blamed, Rung::Bare] {
             let mut held = Vec::new();
-            let undone = bisect(rest, StoreError::is_nobodys, |part| {
+            let undone = bisect(rest, StoreError::blames_no_row, |part| {
                 let result = transaction(|client| write_down(client, &connection, &map, part));
                 result.map(|indexes| held.extend(keep_only(std::mem::take(part), &indexes)))
             });
@@ -203,7 +203,7 @@ impl Worker {
                 if error.is_undefined() {
                     continue;
                 }
-                if error.is_nobodys() {
+                if error.blames_no_row() {
                     self.keep_for_later(&map, &connection, items, &error);
                     continue;
                 }
