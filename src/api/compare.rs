@@ -13,6 +13,7 @@ use crate::store::config::{self, Map};
 use crate::store::record::key::Key;
 use crate::store::table::read::Bounds;
 use crate::store::{StoreError, rights};
+use crm_domain::mapping::{OnDelete, OnInsert};
 
 const RULE: &str = "rows and records are in step";
 /// Rows of one part.
@@ -117,7 +118,7 @@ impl<'a> Comparison<'a> {
                 part => part?,
             };
             self.differing.extend(part.differing);
-            if map.creates {
+            if map.on_insert == OnInsert::Create {
                 self.strangers.extend(part.strangers);
             }
             if (rows + part.rows) / EVERY > rows / EVERY {
@@ -145,7 +146,7 @@ impl<'a> Comparison<'a> {
             .report(map, "rows differ from what the CRM last held", &mut lines);
         self.unknown
             .report(map, "rows have no CRM record", &mut lines);
-        if map.follows_deletes {
+        if map.on_delete != OnDelete::Ignore {
             self.gone
                 .report(map, "records have lost their rows", &mut lines);
         } else if let Some(first) = self.gone.first.first() {

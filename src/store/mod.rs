@@ -18,6 +18,7 @@ pub mod notify;
 pub mod reconcile;
 pub mod record;
 pub mod rights;
+pub mod row;
 
 pub mod settings_scope;
 pub mod statement;

@@ -5,13 +5,14 @@ use crm_domain::retry::Backoff;
 use crm_domain::{ErrorClass, Failure};
 
 use crate::store::write_back::outcome::Verdict;
+use crm_domain::mapping::OnCrmDelete;
 
 /// What a record's failure leads to. `attempts`: failures charged to it before this one.
 pub fn classify(
     failure: &Failure,
     attempts: u32,
     max_attempts: u32,
-    on_crm_delete: &str,
+    on_crm_delete: OnCrmDelete,
     draw: f64,
 ) -> Verdict {
     let code = failure.code.clone();
@@ -47,7 +48,9 @@ pub fn classify(
                 error,
             }
         }
-        ErrorClass::NotFound if on_crm_delete != "ignore" => Verdict::Unlinked { code, error },
+        ErrorClass::NotFound if on_crm_delete != OnCrmDelete::Ignore => {
+            Verdict::Unlinked { code, error }
+        }
         _ => dead(code, error),
     }
 }
@@ -70,7 +73,7 @@ mod tests {
             &Failure::record(class, "X", "x"),
             attempts,
             3,
-            "unlink",
+            OnCrmDelete::Unlink,
             0.5,
         )
     }
@@ -89,7 +92,7 @@ mod tests {
     #[test]
     fn a_panic_is_tried_again_as_well() {
         let panicked = Failure::record(ErrorClass::Internal, Failure::PANICKED, "x");
-        let verdict = |attempts| classify(&panicked, attempts, 3, "unlink", 0.5);
+        let verdict = |attempts| classify(&panicked, attempts, 3, OnCrmDelete::Unlink, 0.5);
         assert!(matches!(verdict(1), Verdict::Retry { charged: true, .. }));
         assert!(matches!(verdict(2), Verdict::Dead { .. }));
     }
@@ -98,7 +101,7 @@ mod tests {
     fn a_failing_connection_costs_no_attempt() {
         let failure = Failure::connection(ErrorClass::Transient, "unreachable", "x");
         assert!(matches!(
-            classify(&failure, 100, 3, "unlink", 0.5),
+            classify(&failure, 100, 3, OnCrmDelete::Unlink, 0.5),
             Verdict::Retry { charged: false, .. }
         ));
     }
@@ -122,7 +125,7 @@ mod tests {
         ));
         let failure = Failure::record(ErrorClass::NotFound, "X", "x");
         assert!(matches!(
-            classify(&failure, 0, 3, "ignore", 0.5),
+            classify(&failure, 0, 3, OnCrmDelete::Ignore, 0.5),
             Verdict::Dead { .. }
         ));
     }

@@ -11,6 +11,7 @@ use crate::api::write::target::Target;
 use crate::api::{ask, raise, wake};
 use crate::store::config::MappedField;
 use crate::worker::socket::protocol::{Answer, Intent, IntentField};
+use crm_domain::mapping::ConflictScope;
 
 /// The worker bounds its requests itself; this is for one that hangs.
 pub const PATIENCE: Duration = Duration::from_secs(3600);
@@ -26,7 +27,9 @@ pub fn ask_to_write(
         let compared = f.direction.reads_crm()
             && edit.bases.contains_key(&f.id)
             && !edit.force
-            && (edit.compares_base || target.map.compares_record || edit.cells.contains(f.id));
+            && (edit.compares_base
+                || target.map.conflict_scope == ConflictScope::Record
+                || edit.cells.contains(f.id));
         let base = edit.bases.get(&f.id).filter(|_| !edit.force);
         intent_field(f, value.map(|(_, value)| value), base, compared)
     };

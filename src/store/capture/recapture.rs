@@ -13,6 +13,7 @@ use crate::store::error::StoreError;
 use crate::store::record::key::Key;
 use crate::store::statement::Cached;
 use crate::store::table::row_locks::lock_present;
+use crm_domain::mapping::OnInsert;
 
 /// A map whose rows are to be compared.
 pub struct Request {
@@ -210,7 +211,7 @@ pub fn mark(
     limit: Option<Duration>,
 ) -> Result<(), StoreError> {
     capture(client, map, &request.actor, &part.differing, limit)?;
-    let strangers: Vec<(&str, &str)> = match request.new_rows && map.creates {
+    let strangers: Vec<(&str, &str)> = match request.new_rows && map.on_insert == OnInsert::Create {
         true => part.strangers.iter().map(Key::parts).collect(),
         false => Vec::new(),
     };

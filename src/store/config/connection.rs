@@ -1,10 +1,11 @@
 //! Connections as they are configured, and how they are doing.
 
 use crm_domain::budget::{Spent, Told};
-use pgrx::spi::SpiClient;
-use serde_json::Value as Json;
+use pgrx::spi::{SpiClient, SpiHeapTupleData};
+use serde_json::{Value as Json, json};
 
 use crate::store::error::StoreError;
+use crate::store::row::Columns;
 use crate::store::statement::Cached;
 
 /// A connection as configured, with how it is doing.
@@ -34,11 +35,13 @@ pub struct Connection {
 pub fn connections(client: &SpiClient) -> Result<Vec<Connection>, StoreError> {
     let rows = client.select(
         Cached("SELECT c.connection_id, c.name, c.provider, c.base_url, c.options::text, c.paused,
-                coalesce(s.state = 'error', false) OR c.home <> crm.home(), coalesce(s.failures, 0),
-                (extract(epoch FROM greatest(coalesce(s.blocked_until, '-infinity'), now() - interval '1 day') - now()) * 1000)::bigint,
-                coalesce(k.version, 0), (s.usage ->> 'daily_remaining')::bigint, (s.usage ->> 'daily_limit')::bigint,
-                (extract(epoch FROM s.usage_reported_at) * 1000)::bigint,
-                (s.usage ->> 'day')::bigint, (s.usage ->> 'requests')::bigint, c.home <> crm.home()
+                coalesce(s.state = 'error', false) OR c.home <> crm.home() AS in_error, c.home <> crm.home() AS is_away,
+                coalesce(s.failures, 0) AS failures,
+                (extract(epoch FROM greatest(coalesce(s.blocked_until, '-infinity'), now() - interval '1 day') - now()) * 1000)::bigint AS blocked_ms,
+                coalesce(k.version, 0) AS version,
+                (s.usage ->> 'daily_remaining')::bigint AS remaining, (s.usage ->> 'daily_limit')::bigint AS daily_limit,
+                (extract(epoch FROM s.usage_reported_at) * 1000)::bigint AS reported_ms,
+                coalesce((s.usage ->> 'day')::bigint, 0) AS day, coalesce((s.usage ->> 'requests')::bigint, 0) AS requests
          FROM crm.connection c
          LEFT JOIN crm.connection_state s USING (connection_id)
          LEFT JOIN crm.credential k USING (connection_id)
@@ -46,34 +49,35 @@ pub fn connections(client: &SpiClient) -> Result<Vec<Connection>, StoreError> {
         None,
         &[],
     )?;
-    let mut connections = Vec::new();
-    for row in rows {
-        connections.push(Connection {
-            id: row.get(1)?.unwrap_or_default(),
-            name: row.get(2)?.unwrap_or_default(),
-            provider: row.get(3)?.unwrap_or_default(),
-            base_url: row.get(4)?,
-            options: serde_json::from_str(&row.get::<String>(5)?.unwrap_or_default())
-                .unwrap_or_default(),
-            paused: row.get(6)?.unwrap_or_default(),
-            in_error: row.get(7)?.unwrap_or_default(),
-            is_away: row.get(16)?.unwrap_or(true),
-            failures: row.get::<i32>(8)?.unwrap_or_default() as u32,
-            blocked_ms: row.get(9)?.unwrap_or_default(),
-            version: row.get(10)?.unwrap_or_default(),
-            day: told(row.get(11)?, row.get(12)?, row.get(13)?),
-            spent: Spent {
-                day: row.get(14)?.unwrap_or_default(),
-                requests: row
-                    .get::<i64>(15)?
-                    .map_or(0, |requests| requests.unsigned_abs()),
-            },
-        });
-    }
-    Ok(connections)
+    rows.map(|row| connection(&row)).collect()
 }
 
-pub fn told(remaining: Option<i64>, limit: Option<i64>, at: Option<i64>) -> Option<Told> {
+fn connection(row: &SpiHeapTupleData) -> Result<Connection, StoreError> {
+    Ok(Connection {
+        id: row.required("connection_id")?,
+        name: row.required("name")?,
+        provider: row.required("provider")?,
+        base_url: row.optional("base_url")?,
+        options: row.json("options")?,
+        paused: row.required("paused")?,
+        in_error: row.required("in_error")?,
+        is_away: row.required("is_away")?,
+        failures: row.required::<i32>("failures")? as u32,
+        blocked_ms: row.required("blocked_ms")?,
+        version: row.required("version")?,
+        day: reported(
+            row.optional("remaining")?,
+            row.optional("daily_limit")?,
+            row.optional("reported_ms")?,
+        ),
+        spent: Spent {
+            day: row.required("day")?,
+            requests: row.required::<i64>("requests")?.unsigned_abs(),
+        },
+    })
+}
+
+fn reported(remaining: Option<i64>, limit: Option<i64>, at: Option<i64>) -> Option<Told> {
     Some(Told {
         remaining: u64::try_from(remaining?).ok()?,
         limit: limit.and_then(|limit| u64::try_from(limit).ok()),
@@ -81,15 +85,13 @@ pub fn told(remaining: Option<i64>, limit: Option<i64>, at: Option<i64>) -> Opti
     })
 }
 
-/// The secret of a connection, as given.
+/// The secret of a connection, as given; an empty object if it has none.
 pub fn secret(client: &SpiClient, connection_id: i32) -> Result<Json, StoreError> {
     let mut rows = client.select(
         Cached("SELECT secret::text FROM crm.credential WHERE connection_id = $1"),
         None,
         &[connection_id.into()],
     )?;
-    let text = rows.next().map_or(Ok(None), |row| row.get::<String>(1))?;
-    Ok(text
-        .and_then(|text| serde_json::from_str(&text).ok())
-        .unwrap_or_else(|| Json::Object(Default::default())))
+    rows.next()
+        .map_or_else(|| Ok(json!({})), |row| row.json("secret"))
 }

@@ -9,6 +9,7 @@ use pgrx::spi::quote_identifier;
 use crate::store::config::MappedField;
 use crate::store::config::key_column::KeyColumn;
 use crate::store::statement::names::Names;
+use crm_domain::mapping::{ConflictScope, OnCrmDelete, OnCrmInsert, OnDelete, OnInsert};
 
 /// An object map with what its table is like.
 pub struct Map {
@@ -26,20 +27,16 @@ pub struct Map {
     pub key_equality: Option<KeyEquality>,
     /// Characters that the CRM has room for in a key, as far as that is known.
     pub key_room: Option<usize>,
-    pub on_crm_delete: String,
-    /// A CRM record without a row gets one.
-    pub inserts: bool,
-    /// A row without a CRM record gets one.
-    pub creates: bool,
-    /// What is deleted in Postgres goes on in the CRM, or ends the link.
-    pub follows_deletes: bool,
+    pub on_crm_delete: OnCrmDelete,
+    pub on_crm_insert: OnCrmInsert,
+    pub on_insert: OnInsert,
+    pub on_delete: OnDelete,
     pub in_error: bool,
     /// Row security binds even the owner, so a row that is not seen need not be gone.
     pub hides_rows: bool,
     /// It has bidirectional cells, whose edits are sent at once.
     pub realtime: bool,
-    /// crm.write() compares every field that flows from the CRM, not only those it changes.
-    pub compares_record: bool,
+    pub conflict_scope: ConflictScope,
     /// Milliseconds from now until the next round; not positive: it is due.
     pub next_write_ms: i64,
     pub fields: Vec<MappedField>,

@@ -10,4 +10,4 @@ pub mod read;
 pub use connection::{Connection, connections, secret};
 pub use field::MappedField;
 pub use map::Map;
-pub use read::{hold, map, maps, maps_of, type_beneath};
+pub use read::{lock_definition, map, maps, maps_of, type_beneath};

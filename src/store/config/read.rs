@@ -3,20 +3,20 @@
 use std::sync::Arc;
 
 use crm_domain::key::KeyEquality;
-use crm_domain::mapping::{ConflictPolicy, Direction};
-use crm_domain::{Column, DataType, FieldDescription};
+use crm_domain::{Column, FieldDescription};
 use crm_provider::record::Field;
 use pgrx::prelude::*;
-use pgrx::spi::SpiClient;
+use pgrx::spi::{SpiClient, SpiHeapTupleData};
 
 use crate::store::config::key_column::KeyColumn;
 use crate::store::config::{Map, MappedField};
 use crate::store::error::StoreError;
+use crate::store::row::Columns;
 use crate::store::statement::Cached;
 use crate::store::statement::names::Names;
 
-/// Holds a map's definition until the end of the transaction: whoever changes it waits, and then sees what was claimed by it.
-pub fn hold(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
+/// Locks a map's definition until the end of the transaction: a session that changes it waits, and then sees what was claimed by it.
+pub fn lock_definition(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
     client.update(
         "SELECT FROM crm.object_map WHERE map_id = $1 FOR SHARE",
         None,
@@ -33,12 +33,13 @@ pub fn maps(client: &mut SpiClient) -> Result<Vec<Arc<Map>>, StoreError> {
 pub fn map(client: &mut SpiClient, map_id: i32) -> Result<Option<Arc<Map>>, StoreError> {
     let relation = client
         .select(
-            Cached("SELECT m.relation::oid FROM crm.object_map m WHERE m.map_id = $1"),
+            Cached("SELECT m.relation::oid AS table_id FROM crm.object_map m WHERE m.map_id = $1"),
             None,
             &[map_id.into()],
         )?
         .next()
-        .map_or(Ok(None), |row| row.get::<pg_sys::Oid>(1))?;
+        .map(|row| row.required("table_id"))
+        .transpose()?;
     let Some(relation) = relation else {
         return Ok(None);
     };
@@ -51,7 +52,23 @@ pub fn maps_of(
     client: &mut SpiClient,
     relation: Option<pg_sys::Oid>,
 ) -> Result<Vec<Arc<Map>>, StoreError> {
-    // After a restore the catalog's numbers are new: bind what is not bound yet.
+    bind_unbound(client)?;
+    let mut maps = object_maps(client, relation)?;
+    for lost in add_fields(client, relation, &mut maps)? {
+        stop_map(client, &lost)?;
+    }
+    for map in &mut maps {
+        let names = Arc::make_mut(&mut map.names);
+        for oids in [&mut names.types, &mut names.functions] {
+            oids.sort_unstable_by_key(|oid| oid.to_u32());
+            oids.dedup();
+        }
+    }
+    Ok(maps.into_iter().map(Arc::new).collect())
+}
+
+/// After a restore the catalog's numbers are new: binds what is not bound yet.
+fn bind_unbound(client: &mut SpiClient) -> Result<(), StoreError> {
     let unbound = client.select(
         // OFFSET 0: is_key() is asked of those alone.
         Cached("SELECT m.map_id
@@ -61,26 +78,32 @@ pub fn maps_of(
         &[],
     )?;
     let unbound: Vec<i32> = unbound
-        .filter_map(|row| row.get(1).ok().flatten())
-        .collect();
+        .map(|row| row.required("map_id"))
+        .collect::<Result<_, _>>()?;
     for id in unbound {
         client.update("SELECT crm_internal.bind_map($1)", None, &[id.into()])?;
     }
-    let mut maps: Vec<Map> = Vec::new();
-    let mut broken = Vec::new();
+    Ok(())
+}
+
+/// The maps, without their fields.
+fn object_maps(client: &SpiClient, relation: Option<pg_sys::Oid>) -> Result<Vec<Map>, StoreError> {
     let rows = client.select(
-        Cached("SELECT m.map_id, m.connection_id, CASE WHEN c.oid IS NOT NULL THEN format('%I.%I', n.nspname, c.relname) END, m.relation::oid, m.crm_object,
-                m.key_column::text, k.typname::text, m.shard_column::text, m.external_id_field,
-                m.on_crm_delete, e.state = 'error' OR c.oid IS NULL OR c.relkind NOT IN ('r', 'p') OR a.attnum IS NULL OR NOT crm_internal.is_key_type(a.atttypid),
-                (extract(epoch FROM greatest(e.next_write_at, now() - interval '1 day') - now()) * 1000)::bigint,
-                EXISTS (SELECT FROM crm.field_map f WHERE f.map_id = m.map_id AND f.direction = 'bidirectional'),
+        Cached("SELECT m.map_id, m.connection_id,
+                CASE WHEN c.oid IS NOT NULL THEN format('%I.%I', n.nspname, c.relname) ELSE '' END AS relation,
+                m.relation::oid AS table_id, m.crm_object, m.external_id_field,
+                m.key_column::text, k.typname::text AS key_type, coalesce(crm_internal.key_expression('{}', a.atttypid), '') AS key_text,
+                m.shard_column::text, z.typname::text AS shard_type,
+                coalesce(crm_internal.key_expression('{}', s.atttypid), '') AS shard_text, coalesce(s.attnotnull, false) AS shard_not_null,
+                m.on_insert, m.on_delete, m.on_crm_insert, m.on_crm_delete, m.conflict_scope,
+                coalesce(e.state = 'error' OR c.oid IS NULL OR c.relkind NOT IN ('r', 'p') OR a.attnum IS NULL
+                         OR NOT crm_internal.is_key_type(a.atttypid), true) AS in_error,
+                (extract(epoch FROM greatest(e.next_write_at, now() - interval '1 day') - now()) * 1000)::bigint AS next_write_ms,
+                EXISTS (SELECT FROM crm.field_map f WHERE f.map_id = m.map_id AND f.direction = 'bidirectional') AS realtime,
                 coalesce(c.relrowsecurity AND c.relforcerowsecurity
-                         AND NOT (SELECT r.rolsuper OR r.rolbypassrls FROM pg_roles r WHERE r.oid = c.relowner), false),
-                m.conflict_scope = 'record', m.on_crm_insert = 'insert',
-                coalesce(crm_internal.key_expression('{}', a.atttypid), ''), z.typname::text, crm_internal.key_expression('{}', s.atttypid), s.attnotnull,
-                (SELECT n.provider FROM crm.connection n WHERE n.connection_id = m.connection_id), m.key_is_case_sensitive, m.key_max_length,
-                array_remove(ARRAY[a.atttypid, s.atttypid], NULL),
-                m.on_insert = 'create', m.on_delete <> 'ignore'
+                         AND NOT (SELECT r.rolsuper OR r.rolbypassrls FROM pg_roles r WHERE r.oid = c.relowner), false) AS hides_rows,
+                (SELECT n.provider FROM crm.connection n WHERE n.connection_id = m.connection_id) AS provider,
+                m.key_is_case_sensitive, m.key_max_length, array_remove(ARRAY[a.atttypid, s.atttypid], NULL) AS key_types
          FROM crm.object_map m
          JOIN crm.map_state e USING (map_id)
          LEFT JOIN pg_class c ON c.oid = m.relation
@@ -95,68 +118,89 @@ pub fn maps_of(
         None,
         &[relation.into()],
     )?;
-    for row in rows {
-        let key = KeyColumn::new(
-            row.get(6)?.unwrap_or_default(),
-            row.get(7)?,
-            row.get(17)?.unwrap_or_default(),
-            true,
-        );
-        let external_id_field: Option<String> = row.get(9)?;
-        let provider = row.get::<String>(21)?;
-        let provider = provider.and_then(|name| crm_provider::provider(&name));
-        let told = match row.get(22)? {
-            Some(true) => Some(KeyEquality::Exact),
-            Some(false) => Some(KeyEquality::IgnoringCase),
-            None => provider.map(|provider| provider.key_equality()),
-        };
-        let equality = told.filter(|_| external_id_field.is_some());
-        maps.push(Map {
-            id: row.get(1)?.unwrap_or_default(),
-            connection_id: row.get(2)?.unwrap_or_default(),
-            relation: row.get(3)?.unwrap_or_default(),
-            names: Arc::new(Names {
-                table: row.get(4)?.unwrap_or(pg_sys::InvalidOid),
-                functions: Vec::new(),
-                types: row.get(24)?.unwrap_or_default(),
-            }),
-            crm_object: row.get(5)?.unwrap_or_default(),
-            key,
-            shard: row
-                .get(8)?
-                .map(|name| -> Result<KeyColumn, StoreError> {
-                    let text = row.get(19)?.unwrap_or_default();
-                    let not_null = row.get(20)?.unwrap_or_default();
-                    Ok(KeyColumn::new(name, row.get(18)?, text, not_null))
-                })
-                .transpose()?,
-            key_equality: equality,
-            key_room: row.get::<i32>(23)?.map(|room| room as usize),
-            external_id_field,
-            on_crm_delete: row.get(10)?.unwrap_or_default(),
-            in_error: row.get(11)?.unwrap_or(true),
-            next_write_ms: row.get(12)?.unwrap_or_default(),
-            realtime: row.get(13)?.unwrap_or_default(),
-            hides_rows: row.get(14)?.unwrap_or_default(),
-            compares_record: row.get(15)?.unwrap_or(true),
-            inserts: row.get(16)?.unwrap_or_default(),
-            creates: row.get(25)?.unwrap_or_default(),
-            follows_deletes: row.get(26)?.unwrap_or_default(),
-            fields: Vec::new(),
-        });
-    }
+    rows.map(|row| object_map(&row)).collect()
+}
+
+fn object_map(row: &SpiHeapTupleData) -> Result<Map, StoreError> {
+    let key_type: Option<String> = row.optional("key_type")?;
+    let key = KeyColumn::new(
+        row.required("key_column")?,
+        key_type.as_deref(),
+        row.required("key_text")?,
+        true,
+    );
+    let shard = match row.optional("shard_column")? {
+        None => None,
+        Some(name) => {
+            let shard_type: Option<String> = row.optional("shard_type")?;
+            let (text, not_null) = (row.required("shard_text")?, row.required("shard_not_null")?);
+            Some(KeyColumn::new(name, shard_type.as_deref(), text, not_null))
+        }
+    };
+    let external_id_field: Option<String> = row.optional("external_id_field")?;
+    let provider = crm_provider::provider(row.required("provider")?);
+    let equality = match row.optional("key_is_case_sensitive")? {
+        Some(true) => Some(KeyEquality::Exact),
+        Some(false) => Some(KeyEquality::IgnoringCase),
+        None => provider.map(|provider| provider.key_equality()),
+    };
+    let key_room: Option<i32> = row.optional("key_max_length")?;
+    Ok(Map {
+        id: row.required("map_id")?,
+        connection_id: row.required("connection_id")?,
+        relation: row.required("relation")?,
+        names: Arc::new(Names {
+            table: row.required("table_id")?,
+            functions: Vec::new(),
+            types: row.required("key_types")?,
+        }),
+        crm_object: row.required("crm_object")?,
+        key,
+        shard,
+        key_equality: equality.filter(|_| external_id_field.is_some()),
+        key_room: key_room.map(|room| room as usize),
+        external_id_field,
+        on_insert: row.word("on_insert")?,
+        on_delete: row.word("on_delete")?,
+        on_crm_insert: row.word("on_crm_insert")?,
+        on_crm_delete: row.word("on_crm_delete")?,
+        conflict_scope: row.word("conflict_scope")?,
+        in_error: row.required("in_error")?,
+        next_write_ms: row.required("next_write_ms")?,
+        realtime: row.required("realtime")?,
+        hides_rows: row.required("hides_rows")?,
+        fields: Vec::new(),
+    })
+}
+
+/// A transform that is gone, or that may not run any more.
+struct LostTransform {
+    map_id: i32,
+    column: String,
+    trouble: String,
+}
+
+/// Reads the fields of these maps; returns the transforms that were lost.
+fn add_fields(
+    client: &SpiClient,
+    relation: Option<pg_sys::Oid>,
+    maps: &mut [Map],
+) -> Result<Vec<LostTransform>, StoreError> {
     let rows = client.select(
-        Cached("SELECT f.map_id, f.field_id, f.column_name::text, f.crm_field, f.data_type,
+        Cached("SELECT f.map_id, f.field_id, f.column_name::text, f.crm_field, f.data_type, f.direction, f.on_conflict,
+                f.direction <> 'inbound' AND f.materialize AS written, f.described::text, c.provider,
                 (SELECT format('%I.%I', n.nspname, p.proname) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-                 WHERE p.oid = f.transform_out), t.typcategory IN ('A', 'C'),
+                 WHERE p.oid = f.transform_out) AS transform_out,
+                (SELECT format('%I.%I', n.nspname, p.proname) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+                 WHERE p.oid = f.transform_in) AS transform_in,
                 CASE WHEN f.transform_out IS NOT NULL OR f.transform_in IS NOT NULL
-                     THEN coalesce(crm_internal.transform_trouble(f.transform_out, m.relation), crm_internal.transform_trouble(f.transform_in, m.relation)) END,
-                f.direction, f.on_conflict, f.direction <> 'inbound' AND f.materialize,
-                (SELECT format('%I.%I', n.nspname, p.proname) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-                 WHERE p.oid = f.transform_in), t.oid IN ('json'::regtype, 'jsonb'::regtype), c.provider,
-                t.typlen < 0 AND t.oid <> 'numeric'::regtype, t.oid IN ('text'::regtype, 'varchar'::regtype),
-                ARRAY(SELECT p.oid FROM unnest(ARRAY[f.transform_out::oid, f.transform_in::oid]) WITH ORDINALITY AS x (oid, n) JOIN pg_proc p USING (oid) ORDER BY x.n),
-                format_type(a.atttypid, a.atttypmod), t.oid, a.atttypmod, f.described::text, a.atttypid
+                     THEN coalesce(crm_internal.transform_trouble(f.transform_out, m.relation), crm_internal.transform_trouble(f.transform_in, m.relation)) END AS trouble,
+                ARRAY(SELECT p.oid FROM unnest(ARRAY[f.transform_out::oid, f.transform_in::oid]) WITH ORDINALITY AS x (oid, n)
+                      JOIN pg_proc p USING (oid) ORDER BY x.n) AS functions,
+                t.oid AS type_id, coalesce(a.atttypmod, -1) AS type_modifier, a.atttypid AS named_type,
+                coalesce(format_type(a.atttypid, a.atttypmod), 'text') AS column_type,
+                t.typcategory IN ('A', 'C') AS as_json, t.oid IN ('json'::regtype, 'jsonb'::regtype) AS is_json_column,
+                t.typlen < 0 AND t.oid <> 'numeric'::regtype AS is_long, t.oid IN ('text'::regtype, 'varchar'::regtype) AS is_text
          FROM crm.field_map f JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
          JOIN crm.bound_column b USING (map_id, column_name) JOIN pg_type t ON t.oid = b.type_id
          LEFT JOIN pg_attribute a ON a.attrelid = m.relation AND a.attnum = b.attnum AND a.atttypid = b.type_id
@@ -165,90 +209,90 @@ pub fn maps_of(
         None,
         &[relation.into()],
     )?;
+    let mut lost = Vec::new();
     for row in rows {
-        let map_id: i32 = row.get(1)?.unwrap_or_default();
+        let map_id: i32 = row.required("map_id")?;
         let Some(map) = maps.iter_mut().find(|m| m.id == map_id) else {
             continue;
         };
-        // Neither does the raw value go through when a transform was dropped, nor does one run that became somebody else's.
-        if let Some(trouble) = row.get::<String>(8)? {
+        // A raw value is not sent when its transform was dropped, nor does one run that belongs to another role by now.
+        if let Some(trouble) = row.optional("trouble")? {
             map.in_error = true;
-            broken.push((map_id, row.get::<String>(3)?.unwrap_or_default(), trouble));
+            lost.push(LostTransform {
+                map_id,
+                column: row.required("column_name")?,
+                trouble,
+            });
         }
         let names = Arc::make_mut(&mut map.names);
-        names.types.extend(row.get::<pg_sys::Oid>(22)?);
-        let functions: Vec<pg_sys::Oid> = row.get(17)?.unwrap_or_default();
+        names
+            .types
+            .extend(row.optional::<pg_sys::Oid>("named_type")?);
+        let functions: Vec<pg_sys::Oid> = row.required("functions")?;
         names.functions.extend(functions);
-        let type_name = match row.get::<pg_sys::Oid>(19)? {
-            Some(type_id) => type_beneath(type_id, row.get(20)?.unwrap_or(-1)),
-            None => String::new(),
-        };
-        let crm_field: String = row.get(4)?.unwrap_or_default();
-        let described = row.get::<String>(21)?;
-        let described = described.and_then(|json| serde_json::from_str(&json).ok());
-        map.fields.push(MappedField {
-            holds: Column::of(&type_name),
-            type_name,
-            described: FieldDescription {
-                name: crm_field.clone(),
-                ..described.unwrap_or_default()
-            },
-            id: row.get::<i16>(2)?.unwrap_or_default() as u16,
-            column: row.get(3)?.unwrap_or_default(),
-            column_type: row.get::<String>(18)?.unwrap_or_else(|| "text".to_owned()),
-            field: Arc::new(Field {
-                name: crm_field,
-                data_type: row
-                    .get::<String>(5)?
-                    .unwrap_or_default()
-                    .parse()
-                    .unwrap_or(DataType::Text),
-            }),
-            transform_out: row.get(6)?,
-            transform_in: row.get(12)?,
-            as_json: row.get(7)?.unwrap_or_default(),
-            is_json_column: row.get(13)?.unwrap_or_default(),
-            is_long: row.get(15)?.unwrap_or(true),
-            is_text: row.get(16)?.unwrap_or_default(),
-            direction: word(row.get::<String>(9)?, Direction::Outbound),
-            policy: word(row.get::<String>(10)?, ConflictPolicy::CrmWins),
-            written: row.get(11)?.unwrap_or_default(),
-            provider: row
-                .get::<String>(14)?
-                .and_then(|name| crm_provider::provider(&name)),
-        });
+        map.fields.push(mapped_field(&row)?);
     }
-    for map in &mut maps {
-        let names = Arc::make_mut(&mut map.names);
-        for oids in [&mut names.types, &mut names.functions] {
-            oids.sort_unstable_by_key(|oid| oid.to_u32());
-            oids.dedup();
-        }
+    Ok(lost)
+}
+
+fn mapped_field(row: &SpiHeapTupleData) -> Result<MappedField, StoreError> {
+    let type_name = type_beneath(row.required("type_id")?, row.required("type_modifier")?);
+    let crm_field: String = row.required("crm_field")?;
+    let described: Option<String> = row.optional("described")?;
+    // As an earlier version wrote it, perhaps: then only the field's name is known.
+    let described = described.and_then(|json| serde_json::from_str(&json).ok());
+    Ok(MappedField {
+        holds: Column::of(&type_name),
+        type_name,
+        described: FieldDescription {
+            name: crm_field.clone(),
+            ..described.unwrap_or_default()
+        },
+        id: row.required::<i16>("field_id")? as u16,
+        column: row.required("column_name")?,
+        column_type: row.required("column_type")?,
+        field: Arc::new(Field {
+            name: crm_field,
+            data_type: row.word("data_type")?,
+        }),
+        transform_out: row.optional("transform_out")?,
+        transform_in: row.optional("transform_in")?,
+        as_json: row.required("as_json")?,
+        is_json_column: row.required("is_json_column")?,
+        is_long: row.required("is_long")?,
+        is_text: row.required("is_text")?,
+        direction: row.word("direction")?,
+        policy: row.word("on_conflict")?,
+        written: row.required("written")?,
+        provider: crm_provider::provider(row.required("provider")?),
+    })
+}
+
+/// Stops a map whose transform was lost.
+fn stop_map(client: &mut SpiClient, lost: &LostTransform) -> Result<(), StoreError> {
+    let reason = format!(
+        "a transform of column \"{}\" {}; fix it with crm.map_field() or crm.unmap_field()",
+        lost.column, lost.trouble
+    );
+    // Another session may be fixing it this moment: it is looked at again once that has ended.
+    let locked = client.update(
+        "SELECT FROM crm.object_map WHERE map_id = $1 FOR NO KEY UPDATE SKIP LOCKED",
+        None,
+        &[lost.map_id.into()],
+    )?;
+    if locked.is_empty() {
+        return Ok(());
     }
-    for (map_id, column, trouble) in broken {
-        let reason = format!(
-            "a transform of column \"{column}\" {trouble}; fix it with crm.map_field() or crm.unmap_field()"
-        );
-        // Somebody may be mending it this moment: looked at again once they are done.
-        let held = client.update(
-            "SELECT FROM crm.object_map WHERE map_id = $1 FOR NO KEY UPDATE SKIP LOCKED",
-            None,
-            &[map_id.into()],
-        )?;
-        if held.is_empty() {
-            continue;
-        }
-        // Whoever mended it was done before we had the lock. What is known of roles and functions may be older.
-        // SAFETY: as each statement that locks a table does.
-        unsafe { pg_sys::AcceptInvalidationMessages() };
-        client.update(
-            "UPDATE crm.map_state SET state = 'error', reason = $2
-             WHERE map_id = $1 AND state <> 'error' AND crm_internal.lost_transform(map_id) IS NOT NULL",
-            None,
-            &[map_id.into(), reason.into()],
-        )?;
-    }
-    Ok(maps.into_iter().map(Arc::new).collect())
+    // It may have been fixed before we had the lock. What is known of roles and functions may be older.
+    // SAFETY: as each statement that locks a table does.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
+    client.update(
+        "UPDATE crm.map_state SET state = 'error', reason = $2
+         WHERE map_id = $1 AND state <> 'error' AND crm_internal.lost_transform(map_id) IS NOT NULL",
+        None,
+        &[lost.map_id.into(), reason.into()],
+    )?;
+    Ok(())
 }
 
 /// A type, or what is beneath it if it is a domain, as `format_type` names it.
@@ -263,9 +307,4 @@ pub fn type_beneath(type_id: pg_sys::Oid, mut modifier: i32) -> String {
         pg_sys::pfree(text.cast());
         name
     }
-}
-
-/// A word that the table's own CHECK has made sure of.
-pub fn word<T: std::str::FromStr>(text: Option<String>, otherwise: T) -> T {
-    text.and_then(|text| text.parse().ok()).unwrap_or(otherwise)
 }

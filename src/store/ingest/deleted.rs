@@ -10,6 +10,7 @@ use crate::store::ingest::quarantine;
 use crate::store::ingest::result::Arrived;
 use crate::store::record::key::Key;
 use crate::store::record::{links, remove};
+use crm_domain::mapping::OnCrmDelete;
 
 /// Settles those that were linked to a row. Work that waits for a record finds out by itself that it is gone.
 pub(super) fn settle(
@@ -45,7 +46,10 @@ pub(super) fn settle(
             arrived.again(record);
         } else if let Some(into) = &record.merged_into {
             merged(client, about, record, key, into, arrived)?;
-        } else if locked.is_queued || !locked.edited.is_empty() || map.on_crm_delete == "ignore" {
+        } else if locked.is_queued
+            || !locked.edited.is_empty()
+            || map.on_crm_delete == OnCrmDelete::Ignore
+        {
             arrived.counts.ignored += 1;
         } else {
             deleted(client, about, record, key, arrived)?;
@@ -86,7 +90,7 @@ fn deleted(
 ) -> Result<(), StoreError> {
     let map = about.map;
     let nothing = || "{}".to_owned();
-    if map.on_crm_delete == "delete" {
+    if map.on_crm_delete == OnCrmDelete::Delete {
         match remove::row_follows(client, map, &key.shard_key, &key.record_key) {
             Ok(true) => {
                 arrived.counts.applied += 1;

@@ -18,6 +18,7 @@ use crate::store::record::key_rivals::{self, Rival};
 use crate::store::record::links::{self, Candidate, Known};
 use crate::store::record::orphaned_creates;
 use crate::store::table::write::Altered;
+use crm_domain::mapping::{OnCrmDelete, OnCrmInsert};
 
 /// What became of records that no row was linked to.
 #[derive(Default)]
@@ -36,8 +37,9 @@ pub(super) fn settle<'a>(
     arrived: &mut Arrived,
 ) -> Result<Met<'a>, StoreError> {
     let map = about.map;
+    let inserts = map.on_crm_insert == OnCrmInsert::Insert;
     if strangers.is_empty()
-        || (map.external_id_field.is_none() && !map.inserts && map.on_crm_delete == "ignore")
+        || (map.external_id_field.is_none() && !inserts && map.on_crm_delete == OnCrmDelete::Ignore)
     {
         arrived.counts.ignored += strangers.len();
         return Ok(Met::default());
@@ -156,7 +158,7 @@ pub(super) fn settle<'a>(
     }
     let linked = claim(client, about, claiming, arrived)?;
     let mut waiting = Vec::new();
-    if map.inserts {
+    if inserts {
         waiting = insert(client, map, keyless, Turn::First, arrived)?;
     } else {
         arrived.counts.ignored += keyless.len();

@@ -17,6 +17,7 @@ use crate::store::reconcile::outcome::{Settled, Verdict, keys_of};
 use crate::store::record::locks;
 use crate::store::record::remove::row_follows;
 use crate::store::statement::Cached;
+use crm_domain::mapping::OnCrmDelete;
 
 /// Writes down results. Returns those whose record or row somebody holds, or whose row changed meanwhile, to be settled
 /// later; and what was taken into rows.
@@ -110,7 +111,7 @@ fn ledger(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(), 
         .filter(|r| matches!(r.verdict, Verdict::Unlinked { .. }))
     {
         let (shard_key, record_key) = keys_of(record);
-        if map.on_crm_delete == "delete" {
+        if map.on_crm_delete == OnCrmDelete::Delete {
             match row_follows(client, map, shard_key, record_key) {
                 Ok(true) => continue,
                 Ok(false) => {}

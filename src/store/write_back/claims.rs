@@ -10,7 +10,9 @@ use pgrx::spi::SpiClient;
 
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
+use crate::store::row::{self, Columns};
 use crate::store::statement::Cached;
+use crm_domain::{Op, Path};
 
 /// A queued record, as claimed.
 #[derive(Clone, Debug)]
@@ -18,8 +20,7 @@ pub struct Claimed {
     pub shard_key: String,
     pub record_key: String,
     pub crm_id: Option<String>,
-    /// `u`, `c` or `d`.
-    pub op: u8,
+    pub op: Op,
     pub cells: Cells,
     pub revision: i64,
     pub attempts: u32,
@@ -95,8 +96,8 @@ fn first_due(
     unsettled: &[(&str, &str)],
 ) -> Result<Vec<Claimed>, StoreError> {
     let result = client.update(
-        "SELECT q.shard_key, q.record_key, coalesce(l.crm_id, k.crm_id), q.op::text, q.cells, q.revision, q.attempts,
-                coalesce(l.hashes, k.hashes), q.actor, q.here, coalesce(l.place, k.place)
+        "SELECT q.shard_key, q.record_key, coalesce(l.crm_id, k.crm_id) AS crm_id, q.op::text, q.cells, q.revision, q.attempts,
+                coalesce(l.hashes, k.hashes) AS hashes, q.actor, q.here, coalesce(l.place, k.place) AS ledger_place
          FROM (SELECT ctid AS here, place, shard_key, record_key, op, cells, revision, attempts, actor FROM crm.queue
                WHERE map_id = $1 AND state = 'queued' AND next_attempt_at <= now() AND (next_attempt_at > '-infinity' OR $3)
                  AND (shard_key, record_key) NOT IN (
@@ -127,21 +128,19 @@ fn first_due(
     let mut claimed = Vec::with_capacity(result.len());
     for row in result {
         claimed.push(Claimed {
-            shard_key: row.get(1)?.unwrap_or_default(),
-            record_key: row.get(2)?.unwrap_or_default(),
-            crm_id: row.get(3)?,
-            op: row
-                .get::<&str>(4)?
-                .and_then(|op| op.bytes().next())
-                .unwrap_or(b'u'),
-            cells: Cells::from_bytes(row.get::<&[u8]>(5)?.unwrap_or_default()),
-            revision: row.get(6)?.unwrap_or_default(),
-            attempts: row.get::<i16>(7)?.unwrap_or_default() as u32,
-            hashes: row.get::<&[u8]>(8)?.unwrap_or_default().to_vec(),
-            actor: row.get(9)?,
+            shard_key: row.required("shard_key")?,
+            record_key: row.required("record_key")?,
+            crm_id: row.optional("crm_id")?,
+            op: row.word("op")?,
+            // None of a delete, nor of a record that nothing is known of.
+            cells: Cells::from_bytes(row.optional::<&[u8]>("cells")?.unwrap_or_default()),
+            revision: row.required("revision")?,
+            attempts: row.required::<i16>("attempts")? as u32,
+            hashes: row.optional("hashes")?.unwrap_or_default(),
+            actor: row.optional("actor")?,
             place: Place {
-                queue: row.get(10)?.unwrap_or_default(),
-                ledger: row.get(11)?.unwrap_or_default(),
+                queue: row.required("here")?,
+                ledger: row.required("ledger_place")?,
             },
         });
     }
@@ -153,7 +152,7 @@ fn first_due(
 pub fn claim(
     client: &mut SpiClient,
     map: &Map,
-    path: &str,
+    path: Path,
     shard_keys: Vec<&str>,
     record_keys: Vec<&str>,
     sent: Option<Vec<String>>,
@@ -166,17 +165,13 @@ pub fn claim(
         None,
         &[
             map.id.into(),
-            path.into(),
+            path.name().into(),
             shard_keys.into(),
             record_keys.into(),
             sent.into(),
         ],
     )?;
-    let mut id = 0;
-    for row in rows {
-        id = row.get(1)?.unwrap_or_default();
-    }
-    Ok(id)
+    row::only(rows)?.required("claim_id")
 }
 
 pub fn release(client: &mut SpiClient, claim_id: i64) -> Result<(), StoreError> {
@@ -208,7 +203,7 @@ pub fn release_abandoned(client: &mut SpiClient) -> Result<u64, StoreError> {
 
 /// Releases every claim but those that the worker has in hand, with an attempt charged to the records.
 pub fn release_lost(client: &mut SpiClient, flying: &[i64]) -> Result<u64, StoreError> {
-    let mut rows = client.update(
+    let rows = client.update(
         "WITH left_behind AS (
              DELETE FROM crm.claim WHERE claim_id <> ALL ($1) RETURNING map_id, path, shard_keys, record_keys, sent
          ), record AS MATERIALIZED (
@@ -226,29 +221,28 @@ pub fn release_lost(client: &mut SpiClient, flying: &[i64]) -> Result<u64, Store
              UPDATE crm.queue q SET attempts = q.attempts + 1, next_attempt_at = now()
              FROM locked k WHERE q.shard_key = k.shard_key AND q.map_id = k.map_id AND q.record_key = k.record_key AND q.state = 'queued'
          )
-         SELECT count(*) FROM record",
+         SELECT count(*) AS records FROM record",
         None,
         &[flying.to_vec().into()],
     )?;
-    rows.next().map_or(Ok(0), |row| {
-        Ok(row.get::<i64>(1)?.unwrap_or_default() as u64)
-    })
+    Ok(row::only(rows)?.number("records")? as u64)
 }
 
 /// Milliseconds until the map's next retry; `None` when none waits.
 pub fn next_retry_ms(client: &SpiClient, map_id: i32) -> Result<Option<i64>, StoreError> {
     let mut rows = client.select(
-        Cached("SELECT (extract(epoch FROM next_attempt_at - now()) * 1000)::bigint FROM crm.queue
+        Cached("SELECT (extract(epoch FROM next_attempt_at - now()) * 1000)::bigint AS ms FROM crm.queue
          WHERE map_id = $1 AND state = 'queued' AND next_attempt_at > '-infinity' ORDER BY next_attempt_at LIMIT 1"),
         None,
         &[map_id.into()],
     )?;
-    rows.next().map_or(Ok(None), |row| Ok(row.get(1)?))
+    rows.next()
+        .map_or(Ok(None), |row| row.required("ms").map(Some))
 }
 
 /// Whether anything of these maps still waits to be written, folded or not.
 pub fn outstanding(client: &SpiClient, map_ids: &[i32]) -> Result<bool, StoreError> {
-    let mut rows = client.select(
+    let rows = client.select(
         "SELECT EXISTS (SELECT FROM crm.change WHERE map_id = ANY ($1))
              OR EXISTS (SELECT FROM crm.queue WHERE map_id = ANY ($1) AND state = 'queued')
              OR EXISTS (SELECT FROM crm.claim WHERE map_id = ANY ($1))
@@ -256,10 +250,9 @@ pub fn outstanding(client: &SpiClient, map_ids: &[i32]) -> Result<bool, StoreErr
              OR EXISTS (SELECT FROM crm.pending_write p WHERE p.map_id = ANY ($1) AND p.state = 'queued' AND EXISTS (
                             SELECT FROM crm.ledger l
                             WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key
-                              AND l.crm_id IS NOT NULL))",
+                              AND l.crm_id IS NOT NULL)) AS is_outstanding",
         None,
         &[map_ids.to_vec().into()],
     )?;
-    rows.next()
-        .map_or(Ok(false), |row| Ok(row.get(1)?.unwrap_or_default()))
+    row::only(rows)?.required("is_outstanding")
 }

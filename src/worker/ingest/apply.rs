@@ -145,7 +145,7 @@ pub fn apply(
         let Some(current) = config::maps(client)?.into_iter().find(|m| m.id == map.id) else {
             return Ok(false);
         };
-        config::hold(client, map.id)?;
+        config::lock_definition(client, map.id)?;
         if !requests_the_same(&current, map) {
             return Ok(false);
         }

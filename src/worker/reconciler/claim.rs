@@ -12,6 +12,7 @@ use crate::store::table::read::Bounds;
 use crate::store::write_back::claims;
 use crate::store::{StoreError, transaction};
 use crate::worker::process::report;
+use crm_domain::Path;
 
 /// Pending writes that were claimed and read.
 pub struct ClaimedEdits {
@@ -55,7 +56,7 @@ pub fn claim(
         let claim_id = claims::claim(
             client,
             &map,
-            "reconcile",
+            Path::Reconcile,
             pending().map(|p| p.shard_key.as_str()).collect(),
             pending().map(|p| p.record_key.as_str()).collect(),
             Some(edits.iter().map(sending).collect()),

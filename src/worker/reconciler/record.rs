@@ -12,6 +12,7 @@ use pgrx::prelude::*;
 use super::audit::Entry;
 use super::resolve::{blamed, event, told};
 use crate::failpoint;
+use crate::store::Fault;
 use crate::store::config::{Connection, Map};
 use crate::store::notify;
 use crate::store::reconcile::outcome::{self, Settled};
@@ -80,10 +81,10 @@ impl Recorder {
             }
             Err(error) => error,
         };
-        if error.is_undefined() && !error.is_outdated() {
+        if error.is_undefined() && error.fault() != Fault::StaleMapping {
             return;
         }
-        if !error.is_nobodys() {
+        if !error.blames_no_row() {
             log!(
                 "pg_crm records edits of {} one by one: {error}",
                 results.map.relation
@@ -96,7 +97,7 @@ impl Recorder {
             cx.release_lost_claims_soon();
         }
         // They come again, by the mapping as it is now.
-        if error.is_outdated() {
+        if error.fault() == Fault::StaleMapping {
             return;
         }
         self.record_in_parts(cx, results);
@@ -107,7 +108,7 @@ impl Recorder {
         for rung in 0..3 {
             let mut locked = Vec::new();
             let rest = std::mem::take(&mut results.resolved);
-            let undone = bisect(rest, StoreError::is_nobodys, |part| {
+            let undone = bisect(rest, StoreError::blames_no_row, |part| {
                 let indexes = write(&results, part, None)?;
                 locked.extend(only(std::mem::take(part), &indexes));
                 Ok(())
@@ -122,7 +123,7 @@ impl Recorder {
                 if error.is_undefined() {
                     continue;
                 }
-                if error.is_nobodys() {
+                if error.blames_no_row() {
                     self.keep_for_later(cx, results.of(items), &error);
                     continue;
                 }

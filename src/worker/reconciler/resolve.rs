@@ -84,7 +84,7 @@ pub fn resolve(
 fn verdict_on(failure: &Failure, attempts: u32, max_attempts: u32, map: &Map) -> Verdict {
     use crate::store::write_back::outcome::Verdict as Batch;
     let draw = fastrand::f64();
-    match retry_policy::classify(failure, attempts, max_attempts, &map.on_crm_delete, draw) {
+    match retry_policy::classify(failure, attempts, max_attempts, map.on_crm_delete, draw) {
         Batch::Retry {
             delay_ms,
             charged,

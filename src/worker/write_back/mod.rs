@@ -28,6 +28,7 @@ use crate::worker::schedule::{IDLE, LOCKED_RETRY};
 use crate::worker::sender::batches::{self, Destination, Sent};
 use crate::worker::step_backoff::{Owner, Step};
 use crate::worker::tasks;
+use crm_domain::Path;
 
 /// What the threads report.
 pub enum Message {
@@ -290,7 +291,7 @@ impl Worker {
             if !claims::may_send(client, connection.id)? {
                 return Ok(None);
             }
-            config::hold(client, map.id)?;
+            config::lock_definition(client, map.id)?;
             // The mapping as it is now: what was folded may speak of fields that were mapped since this turn began.
             let Some(map) = config::maps(client)?
                 .into_iter()
@@ -316,7 +317,7 @@ impl Worker {
                 let shard_keys = records().map(|r| r.shard_key.as_str()).collect();
                 let record_keys = records().map(|r| r.record_key.as_str()).collect();
                 failpoint::reach_with("claim::store", records().map(|r| r.record_key.as_str()));
-                claim_id = claims::claim(client, &map, "batch", shard_keys, record_keys, None)?;
+                claim_id = claims::claim(client, &map, Path::Batch, shard_keys, record_keys, None)?;
             }
             map_state::took_up(client, map.id, slice.records.len() + slice.settled.len())?;
             failpoint::reach("claim::before_commit");

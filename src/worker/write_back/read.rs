@@ -19,6 +19,7 @@ use crate::store::write_back::claims::Claimed;
 use crate::store::write_back::outcome::{Settled, Verdict};
 use crate::worker::retry_policy;
 use crate::worker::sender::batches::Outgoing;
+use crm_domain::Op;
 
 /// A slice as read: what is on its way, what is sent of it, and what needs no sending.
 pub struct Slice {
@@ -37,10 +38,12 @@ pub fn read_slice(
     let (mut due, refused) = with_keys_of_their_own(map, due, unsettled)?;
     let written = map.cells(|f| f.written);
     // A record that the CRM does not have yet takes every field, those that were mapped since it was queued too.
-    for record in due.iter_mut().filter(|record| record.op == b'c') {
+    for record in due.iter_mut().filter(|record| record.op == Op::Create) {
         record.cells = record.cells.union(&written);
     }
-    let reads: Vec<usize> = (0..due.len()).filter(|&i| due[i].op != b'd').collect();
+    let reads: Vec<usize> = (0..due.len())
+        .filter(|&i| due[i].op != Op::Delete)
+        .collect();
     // What waits of fields that are not written any more is not sent.
     let cells: Vec<Cells> = reads
         .iter()
@@ -71,7 +74,7 @@ pub fn read_slice(
         }
     };
     for (i, claimed) in due.into_iter().enumerate() {
-        let row = if claimed.op == b'd' {
+        let row = if claimed.op == Op::Delete {
             Some(RowValues::Found(Vec::new()))
         } else {
             rows.remove(&i)
@@ -90,7 +93,7 @@ pub fn read_slice(
                     None,
                 ));
             }
-            Some(RowValues::Found(fields)) if fields.is_empty() && claimed.op == b'u' => {
+            Some(RowValues::Found(fields)) if fields.is_empty() && claimed.op == Op::Update => {
                 settled.push(settled_record(
                     InFlight::new(claimed, &[]),
                     None,
@@ -99,7 +102,9 @@ pub fn read_slice(
                     None,
                 ));
             }
-            Some(RowValues::Found(fields)) if claimed.op == b'c' || claimed.crm_id.is_some() => {
+            Some(RowValues::Found(fields))
+                if claimed.op == Op::Create || claimed.crm_id.is_some() =>
+            {
                 let mut record = InFlight::new(claimed, &fields);
                 if let Some(field) = key_field(map, record.claimed()) {
                     record.note_key(&field.name);
@@ -134,7 +139,7 @@ pub fn read_slice(
                 let (attempts, most) = (claimed.attempts, settings.max_attempts);
                 let draw = fastrand::f64();
                 let verdict =
-                    retry_policy::classify(&failure, attempts, most, &map.on_crm_delete, draw);
+                    retry_policy::classify(&failure, attempts, most, map.on_crm_delete, draw);
                 settled.push(settled_record(
                     InFlight::new(claimed, &[]),
                     None,
@@ -173,7 +178,9 @@ fn with_keys_of_their_own(
     unsettled: &[(&str, &str)],
 ) -> Result<(Vec<Claimed>, Vec<Settled>), StoreError> {
     let places: Vec<usize> = (0..due.len())
-        .filter(|&n| map.key_equality.is_some() && matches!(due[n].op, b'c' | b'k'))
+        .filter(|&n| {
+            map.key_equality.is_some() && matches!(due[n].op, Op::Create | Op::UpdateAndKey)
+        })
         .collect();
     let keys: Vec<(&str, &str)> = places
         .iter()
@@ -265,8 +272,8 @@ fn outgoing_record(
     fields: Vec<(u16, Arc<Field>, Value)>,
 ) -> Outgoing {
     let kind = match claimed.op {
-        b'd' => WriteKind::Delete,
-        b'c' => WriteKind::Upsert,
+        Op::Delete => WriteKind::Delete,
+        Op::Create => WriteKind::Upsert,
         _ => WriteKind::Update,
     };
     let upsert = kind == WriteKind::Upsert;
@@ -294,7 +301,7 @@ fn key_field(map: &Map, claimed: &Claimed) -> Option<Arc<Field>> {
     let name = map.external_id_field.as_ref()?;
     // Where the key column is mapped to it as well, it may be among the cells.
     let is_sent = |f: &MappedField| f.field.name == *name && claimed.cells.contains(f.id);
-    (claimed.op == b'k' && !map.fields.iter().any(is_sent)).then(|| {
+    (claimed.op == Op::UpdateAndKey && !map.fields.iter().any(is_sent)).then(|| {
         Arc::new(Field {
             name: name.clone(),
             data_type: DataType::Text,

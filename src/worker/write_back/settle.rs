@@ -28,6 +28,8 @@ use crate::worker::process::report;
 use crate::worker::retry_policy;
 use crate::worker::sender::batches::Sent;
 use crate::worker::step_backoff::{Owner, Step};
+use crm_domain::Op;
+use crm_domain::mapping::OnCrmDelete;
 
 /// A map stops when at least so many records fail for the mapping's sake and none succeeds.
 const STOP_AFTER: usize = 5;
@@ -274,7 +276,7 @@ impl Worker {
             &failure,
             record.attempt.saturating_sub(1),
             self.cx.settings.max_attempts,
-            &map.on_crm_delete,
+            map.on_crm_delete,
             draw(),
         )
     }
@@ -327,8 +329,8 @@ impl Worker {
                     ),
                     Err(failure) => {
                         // Deleting what is gone already is done.
-                        let gone =
-                            record.claimed.op == b'd' && failure.class == ErrorClass::NotFound;
+                        let gone = record.claimed.op == Op::Delete
+                            && failure.class == ErrorClass::NotFound;
                         let verdict = if gone {
                             Verdict::Applied
                         } else {
@@ -336,14 +338,14 @@ impl Worker {
                                 &failure,
                                 record.claimed.attempts,
                                 self.cx.settings.max_attempts,
-                                &map.on_crm_delete,
+                                map.on_crm_delete,
                                 draw(),
                             )
                         };
                         if !gone {
                             failures.push(failure);
                         }
-                        (None, verdict, record.claimed.op == b'c')
+                        (None, verdict, record.claimed.op == Op::Create)
                     }
                 };
                 settled_record(record, crm_id, verdict, created, request_id)
@@ -366,7 +368,7 @@ fn write_down(
     let (mut ready, mut held, mut stays) = (Vec::with_capacity(settled.len()), Vec::new(), None);
     for (i, s) in settled.iter_mut().enumerate() {
         let goes = matches!(s.verdict, Verdict::Unlinked { .. })
-            && map.on_crm_delete == "delete"
+            && map.on_crm_delete == OnCrmDelete::Delete
             && s.operation != "delete";
         // Not what a transaction that came to nothing left here.
         s.row_gone = false;
@@ -446,7 +448,7 @@ pub fn settled_record(
     } = record;
     Settled {
         operation: match claimed.op {
-            b'd' => "delete",
+            Op::Delete => "delete",
             _ if created => "create",
             _ => "update",
         },
