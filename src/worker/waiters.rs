@@ -44,19 +44,43 @@ impl Waiter {
     }
 }
 
-/// A backend that waits until nothing of some maps, or of any, is due.
-pub struct Flush(pub Waiter);
+/// Backends that wait until nothing of some maps, or of any, is due.
+#[derive(Default)]
+pub struct Flushes(Vec<Waiter>);
 
-impl Flush {
-    pub fn answer(self, done: bool) {
-        self.0.answer(json!({ "done": done }));
+impl Flushes {
+    pub fn add(&mut self, waiter: Waiter) {
+        self.0.push(waiter);
     }
-}
 
-impl std::ops::Deref for Flush {
-    type Target = Waiter;
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 
-    fn deref(&self) -> &Waiter {
-        &self.0
+    /// Whether any waits for this map.
+    pub fn cover(&self, map_id: i32) -> bool {
+        self.0.iter().any(|waiter| waiter.covers(map_id))
+    }
+
+    /// How long until the first one's time is up.
+    pub fn time_left(&self) -> Option<Duration> {
+        self.0.iter().map(Waiter::time_left).min()
+    }
+
+    /// Answers those for which `done` has an answer; the others wait on, until their time is up.
+    pub fn answer(&mut self, mut done: impl FnMut(&Waiter) -> Option<bool>) {
+        for waiter in std::mem::take(&mut self.0) {
+            match done(&waiter) {
+                None if !waiter.is_over() => self.0.push(waiter),
+                answer => waiter.answer(json!({ "done": answer.unwrap_or(false) })),
+            }
+        }
+    }
+
+    /// Answers those whose time is up.
+    pub fn expire(&mut self) {
+        for waiter in self.0.extract_if(.., |waiter| waiter.is_over()) {
+            waiter.answer(json!({ "done": false }));
+        }
     }
 }

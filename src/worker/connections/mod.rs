@@ -100,7 +100,7 @@ impl Connections {
         }
     }
 
-    /// Notes how a connection is doing, if that is report. `version`: of the credentials in use at that time; other ones than
+    /// Notes how a connection is doing, if that is news. `version`: of the credentials in use at that time; other ones than
     /// the connection's own prove nothing.
     pub fn note_health(&mut self, id: i32, version: i32, outage: Option<&Failure>) {
         let is_it = |c: &&mut Arc<Connection>| c.id == id && c.version == version;

@@ -1,30 +1,28 @@
 //! The worker's main thread: it alone touches Postgres, in short transactions, and never waits for a CRM.
 //!
-//! A turn: take what the threads brought and settle it ([`crate::worker::write_back::settle`]); fold and send what is due
-//! ([`crate::worker::write_back`]); answer those who wait. Then sleep until the next due time, a commit, an event or a signal.
+//! A turn: settle what the threads brought; fold, claim and send what is due; answer those who wait. Then sleep until the next due
+//! time, a commit, an event or a signal. The main loop alone knows all components: it hands each its messages, and what they need
+//! of each other it asks of one and passes to the other.
 
 pub mod event;
+pub mod maintenance;
 
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
+use serde_json::Value as Json;
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
 
 use self::event::Event;
 use crate::failpoint;
 use crate::settings::Settings;
 use crate::shared::{Slot, State};
-use crate::store::config::{Connection, Map};
-use crate::store::record::former_links;
-use crate::store::rights;
 use crate::store::write_back::claims;
-use crate::store::write_back::outcome::Settled;
-use crate::store::{self, StoreError, audit, config, transaction};
+use crate::store::{StoreError, config, rights, transaction};
 use crate::worker::calls::Calls;
 use crate::worker::connections::Connections;
 use crate::worker::connections::describe::DescribeRequest;
-use crate::worker::connections::readiness::Readiness;
 use crate::worker::connections::test::TestRequest;
 use crate::worker::context::Context;
 use crate::worker::in_flight::RecordsInFlight;
@@ -35,51 +33,34 @@ use crate::worker::process::{self, reload_if_requested, report};
 use crate::worker::reconciler::{self, Reconciler};
 use crate::worker::schedule::IDLE;
 use crate::worker::session::{set_up_session, start_threads};
-use crate::worker::socket;
 use crate::worker::socket::protocol::Request;
 use crate::worker::step_backoff::{Owner, Step};
 use crate::worker::table_follower::TableFollower;
-use crate::worker::waiters::{Flush, Waiter};
+use crate::worker::waiters::{Flushes, Waiter};
 use crate::worker::webhooks::Webhooks;
-use crate::worker::write_back::Flight;
-use crate::worker::{recapture, write_back};
+use crate::worker::write_back::WriteBack;
+use crate::worker::{recapture, socket};
 
-/// How soon to look whether callers' transactions came to nothing of which no wake-up told, such as prepared ones.
+/// How soon to look for intents whose callers' transactions were rolled back without waking the worker, such as prepared ones.
 const INTENTS_AGAIN: Duration = Duration::from_secs(10);
-const MAINTENANCE: Duration = Duration::from_secs(1200);
 
-pub struct Worker {
-    pub slot: &'static Slot,
-    pub runtime: tokio::runtime::Runtime,
-    pub cx: Context,
-    pub mailbox: Sender<Event>,
-    pub inbox: Inbox<Event>,
-    pub flights: HashMap<i64, Flight>,
-    /// Results whose ledger rows somebody holds.
-    pub held: Vec<(Arc<Map>, Arc<Connection>, Vec<Settled>)>,
-    pub reconciler: Reconciler,
-    pub calls: Calls,
-    /// Changes that the last fold took; 0: nothing more can be had now.
-    pub folded: usize,
-    pub flushes: Vec<Flush>,
-    pub ingest: Ingest,
-    pub webhooks: Webhooks,
-    /// Maps whose round is on.
-    pub rounds: HashSet<i32>,
-    /// Records that are read at once of maps in which a slice could not be read.
-    pub narrowed: HashMap<i32, usize>,
-    pub narrowed_fold: Option<usize>,
-    pub urgent: bool,
-    /// See [`store::fold`].
-    pub wary: u32,
-    /// Maps whose edits are to go at once, but could not yet.
-    pub due_at_once: HashSet<i32>,
-    pub table_follower: TableFollower,
+struct MainLoop {
+    slot: &'static Slot,
+    inbox: Inbox<Event>,
+    cx: Context,
+    write_back: WriteBack,
+    calls: Calls,
+    reconciler: Reconciler,
+    ingest: Ingest,
+    webhooks: Webhooks,
+    table_follower: TableFollower,
+    flushes: Flushes,
     maps_known: usize,
 }
 
+/// Works until the extension is dropped; everything else ends the process.
 pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
-    if !store::rights::take_session() {
+    if !rights::take_session() {
         failpoint::reach("start::absent");
         slot.set_state(State::Absent);
         return;
@@ -88,6 +69,20 @@ pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
     let (mailbox, inbox) =
         mailbox::channel().unwrap_or_else(|e| error!("pg_crm cannot make an eventfd: {e}"));
     let runtime = start_threads();
+    listen(database, &mailbox, &runtime);
+    let mut main_loop = MainLoop::new(slot, &mailbox, inbox, &runtime);
+    match transaction(claims::release_abandoned) {
+        Ok(0) => {}
+        Ok(n) => log!("pg_crm released {n} records that an earlier worker had in flight"),
+        // Dropped again already; the first turn notices.
+        Err(e) if e.is_undefined() => {}
+        Err(e) => log!("pg_crm could not release abandoned claims: {e}"),
+    }
+    main_loop.work();
+    runtime.shutdown_background();
+}
+
+fn listen(database: pg_sys::Oid, mailbox: &Sender<Event>, runtime: &Runtime) {
     match socket::bind(database) {
         Ok(listener) => {
             runtime.spawn(socket::listen(listener, mailbox.wrap(Event::Socket)));
@@ -97,46 +92,32 @@ pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
             socket::path(database).display()
         ),
     }
-    let mut worker = Worker {
-        slot,
-        cx: Context::new(
-            runtime.handle().clone(),
-            Connections::new(mailbox.wrap(Event::Link)),
-        ),
-        runtime,
-        mailbox: mailbox.clone(),
-        inbox,
-        flights: HashMap::new(),
-        held: Vec::new(),
-        reconciler: Reconciler::new(mailbox.wrap(Event::Reconciler)),
-        calls: Calls::new(mailbox.wrap(Event::Calls)),
-        folded: 0,
-        flushes: Vec::new(),
-        ingest: Ingest::new(mailbox.wrap(Event::Ingest)),
-        webhooks: Webhooks::new(mailbox.wrap(Event::Webhooks)),
-        rounds: HashSet::new(),
-        narrowed: HashMap::new(),
-        narrowed_fold: None,
-        // Nobody wakes us again for what was committed while there was no worker.
-        urgent: true,
-        due_at_once: HashSet::new(),
-        wary: 0,
-        table_follower: TableFollower::default(),
-        maps_known: 0,
-    };
-    match transaction(claims::release_abandoned) {
-        Ok(0) => {}
-        Ok(n) => log!("pg_crm released {n} records that an earlier worker had on their way"),
-        // Dropped again already; the first turn notices.
-        Err(e) if e.is_undefined() => {}
-        Err(e) => log!("pg_crm could not release abandoned claims: {e}"),
-    }
-    worker.work();
-    worker.runtime.shutdown_background();
 }
 
-impl Worker {
-    /// Turns until the extension is dropped; everything else ends the process.
+impl MainLoop {
+    fn new(
+        slot: &'static Slot,
+        mailbox: &Sender<Event>,
+        inbox: Inbox<Event>,
+        runtime: &Runtime,
+    ) -> Self {
+        let connections = Connections::new(mailbox.wrap(Event::Link));
+        MainLoop {
+            slot,
+            inbox,
+            cx: Context::new(runtime.handle().clone(), connections),
+            write_back: WriteBack::new(mailbox.wrap(Event::WriteBack)),
+            calls: Calls::new(mailbox.wrap(Event::Calls)),
+            reconciler: Reconciler::new(mailbox.wrap(Event::Reconciler)),
+            ingest: Ingest::new(mailbox.wrap(Event::Ingest)),
+            webhooks: Webhooks::new(mailbox.wrap(Event::Webhooks)),
+            table_follower: TableFollower::default(),
+            flushes: Flushes::default(),
+            maps_known: 0,
+        }
+    }
+
+    /// Turns until the extension is dropped.
     fn work(&mut self) {
         let mut due = Instant::now();
         loop {
@@ -147,30 +128,12 @@ impl Worker {
             self.cx.settings = Settings::current();
             self.webhooks.listen(&self.cx.settings, &self.cx.runtime);
             failpoint::tell_threads();
-            let woken = self.slot.take_wake();
-            self.urgent |= woken.urgently;
-            let events = self.inbox.drain();
-            // A wake without an event is somebody's latch: an extension dropped, a setting changed.
-            let mut whole = woken.at_all || events.is_empty() || Instant::now() >= due;
-            for event in events {
-                whole |= !event.is_of_a_call();
-                self.handle(event);
-            }
-            whole |= self.webhooks.receive();
-            // Callers wait: what they need is known from the last turn, unless they speak of a new connection, or of one
-            // that was paused meanwhile.
-            if !woken.by_a_change && !self.calls.needs_link(&self.cx.connections) {
-                self.calls.turn(&mut self.cx);
-            } else {
-                whole = true;
-            }
+            let whole_turn = self.receive(Instant::now() >= due);
             if self.calls.take_answered() {
                 due = due.min(Instant::now() + INTENTS_AGAIN);
             }
-            if !whole {
-                report("");
-                let rest = due.saturating_duration_since(Instant::now());
-                process::wait_latch_or_readable(self.inbox.fd(), rest.min(self.calls.pause()));
+            if !whole_turn {
+                self.sleep(due.saturating_duration_since(Instant::now()));
                 continue;
             }
             let next = match self.turn() {
@@ -179,216 +142,214 @@ impl Worker {
                 Err(error) => self.cx.backoff.failed(Owner::Worker, Step::Turn, &error),
             };
             self.slot.set_trouble(self.cx.backoff.worker_error());
-            for flush in self.flushes.extract_if(.., |f| f.is_over()) {
-                flush.answer(false);
-            }
+            self.flushes.expire();
             self.ingest.expire_waiters();
-            report("");
             due = Instant::now() + next;
-            process::wait_latch_or_readable(self.inbox.fd(), next.min(self.calls.pause()));
+            self.sleep(next);
         }
+    }
+
+    fn sleep(&self, time: Duration) {
+        report("");
+        process::wait_latch_or_readable(self.inbox.fd(), time.min(self.calls.pause()));
+    }
+
+    /// Takes in events, and serves callers by what the last turn knew. Returns whether a whole turn is due.
+    fn receive(&mut self, is_due: bool) -> bool {
+        let woken = self.slot.take_wake();
+        if woken.urgently {
+            self.write_back.hurry();
+        }
+        let events = self.inbox.drain();
+        // A wake without an event is a latch that another process set: an extension dropped, a setting changed.
+        let mut whole_turn = is_due || woken.at_all || events.is_empty();
+        for event in events {
+            whole_turn |= !event.is_of_a_call();
+            self.handle(event);
+        }
+        whole_turn |= self.webhooks.receive();
+        // Callers wait: what they need is known from the last turn, unless they use a new connection, or one that was paused
+        // meanwhile.
+        if woken.by_a_change || self.calls.needs_link(&self.cx.connections) {
+            return true;
+        }
+        self.calls.turn(&mut self.cx);
+        whole_turn
     }
 
     /// One turn; returns how long to sleep, or `None` when the extension is gone.
     fn turn(&mut self) -> Result<Option<Duration>, StoreError> {
-        let follows = self.table_follower.turn(&mut self.cx);
-        let read = transaction(|client| {
-            if !rights::extension_exists() {
-                return Ok(None);
-            }
-            Ok(Some((config::connections(client)?, config::maps(client)?)))
-        });
-        let (connections, maps) = match read {
-            Ok(Some(read)) => read,
-            Ok(None) => {
-                self.slot.set_state(State::Absent);
-                return Ok(None);
-            }
-            Err(error) => return Err(error),
-        };
-        if self.maps_known != maps.len() {
-            // The first map brings the audit's partitions with it.
-            self.maps_known = maps.len();
-            self.cx.maintenance_at = Instant::now();
+        let mut next = self.table_follower.turn(&mut self.cx);
+        if !self.read_configuration()? {
+            self.slot.set_state(State::Absent);
+            return Ok(None);
         }
-        self.cx.backoff.succeeded(Owner::Worker, Step::Turn);
-        self.cx.backoff.keep(|of| match of {
-            Owner::Map(id) => maps.iter().any(|m| m.id == id),
-            Owner::Connection(id) => connections.iter().any(|c| c.id == id),
-            Owner::Worker => true,
-        });
-        self.narrowed
-            .retain(|id, _| maps.iter().any(|m| m.id == *id));
-        self.cx.connections.set_known(connections);
-        self.cx.maps = maps.clone().into();
-        self.settle_held();
-        self.reconciler.retry_unrecorded(&mut self.cx);
-        self.maintain();
+        let cx = &mut self.cx;
+        self.write_back.retry_unsettled(cx);
+        self.reconciler.retry_unrecorded(cx);
+        if Instant::now() >= cx.maintenance_at {
+            self.webhooks.prune();
+            let in_flight = self.write_back.claims().chain(self.reconciler.claims());
+            maintenance::maintain(cx, &in_flight.collect::<Vec<i64>>());
+        }
         let Context {
             connections,
             settings,
             backoff,
             runtime,
             ..
-        } = &mut self.cx;
-        let mut next = follows.min(connections.connect(settings, backoff));
+        } = &mut *cx;
+        next = next.min(connections.connect(settings, backoff));
         connections.serve_requests(runtime);
-        self.calls.turn(&mut self.cx);
-        let (held, reconciler) = (&self.held, &self.reconciler);
-        next = next.min(recapture::turn(&mut self.cx, |map_id| {
-            let batches = held.iter().filter(|(m, _, _)| m.id == map_id);
-            let batches = batches.flat_map(|(_, _, settled)| settled);
-            let batches = batches.map(|s| (s.shard_key.as_str(), s.record_key.as_str()));
-            batches.chain(reconciler.unrecorded(map_id)).collect()
+        self.calls.turn(cx);
+        next = next.min(recapture::turn(cx, |map_id| {
+            let settling = self.write_back.unsettled(map_id);
+            settling.chain(self.reconciler.unrecorded(map_id)).collect()
         }));
-        next = next.min(self.write_back(&maps));
-        if self.folded == 0 {
+        next = next.min(self.write_back());
+        next = next.min(self.ingest());
+        // After what is due was sent: nothing waits for this but those who ask.
+        let Context {
+            connections,
+            backoff,
+            ..
+        } = &mut self.cx;
+        next = next.min(backoff.attempt(Owner::Worker, Step::Budgets, || {
+            connections.store_budgets().map(|()| IDLE)
+        }));
+        self.answer_flushes();
+        next = next.min(self.ingest.answer_waiters(&mut self.cx));
+        let maintenance = self.cx.maintenance_at;
+        next = next.min(maintenance.saturating_duration_since(Instant::now()));
+        Ok(Some(next.min(self.flushes.time_left().unwrap_or(next))))
+    }
+
+    /// Reads connections and maps; `false`: the extension is gone.
+    fn read_configuration(&mut self) -> Result<bool, StoreError> {
+        let read = transaction(|client| {
+            if !rights::extension_exists() {
+                return Ok(None);
+            }
+            Ok(Some((config::connections(client)?, config::maps(client)?)))
+        })?;
+        let Some((connections, maps)) = read else {
+            return Ok(false);
+        };
+        let cx = &mut self.cx;
+        if self.maps_known != maps.len() {
+            // The first map brings the audit's partitions with it.
+            self.maps_known = maps.len();
+            cx.maintenance_at = Instant::now();
+        }
+        cx.backoff.succeeded(Owner::Worker, Step::Turn);
+        cx.backoff.keep(|owner| match owner {
+            Owner::Map(id) => maps.iter().any(|m| m.id == id),
+            Owner::Connection(id) => connections.iter().any(|c| c.id == id),
+            Owner::Worker => true,
+        });
+        cx.connections.set_known(connections);
+        cx.maps = maps.into();
+        Ok(true)
+    }
+
+    /// Write-back and reconciler; returns when something will be due next.
+    fn write_back(&mut self) -> Duration {
+        let in_use = |id| self.reconciler.uses(id) || self.ingest.uses(id);
+        let turn = self.write_back.turn(&mut self.cx, &self.flushes, &in_use);
+        let mut next = turn.next;
+        if turn.folded == 0 {
             let in_flight = self.calls.in_flight_ids();
             next = next.min(reconciler::adopt_orphans(&mut self.cx, in_flight));
         }
-        let (flights, ingest) = (&self.flights, &self.ingest);
-        let is_in_use = |id| flights.values().any(|f| f.connection.id == id) || ingest.uses(id);
-        next = next.min(self.reconciler.turn(&mut self.cx, &is_in_use));
-        let (flights, held) = (&self.flights, &self.held);
-        let reconciler = &self.reconciler;
-        let in_flight = |map_id| in_flight(map_id, flights, held, reconciler);
-        let is_in_use = |id| flights.values().any(|f| f.connection.id == id) || reconciler.uses(id);
-        next = next.min(self.ingest.turn(&mut self.cx, &in_flight, &is_in_use));
-        // After what is due was sent: nothing waits for this but those who ask.
-        next = next.min(self.confined(Owner::Worker, Step::Budgets, |worker| {
-            worker.cx.connections.store_budgets().map(|()| IDLE)
-        }));
-        self.answer_flushes(&maps);
-        next = next.min(self.ingest.answer_waiters(&mut self.cx));
-        let waits = self.flushes.iter().map(|f| f.time_left()).min();
-        Ok(Some(next.min(waits.unwrap_or(next))))
+        let in_use = |id| self.write_back.uses(id) || self.ingest.uses(id);
+        next.min(self.reconciler.turn(&mut self.cx, &in_use))
     }
 
-    /// Does one part of a turn; its trouble is its own. Returns when it wants to be done again.
-    pub fn confined(
-        &mut self,
-        owner: Owner,
-        step: Step,
-        work: impl FnOnce(&mut Self) -> Result<Duration, StoreError>,
-    ) -> Duration {
-        if let Some(left) = self.cx.backoff.left(owner, step) {
-            return left;
-        }
-        match work(self) {
-            Ok(next) => {
-                self.cx.backoff.succeeded(owner, step);
-                next
+    fn ingest(&mut self) -> Duration {
+        let (write_back, reconciler) = (&self.write_back, &self.reconciler);
+        let in_flight = |map_id| records_in_flight(map_id, write_back, reconciler);
+        let in_use = |id| write_back.uses(id) || reconciler.uses(id);
+        self.ingest.turn(&mut self.cx, &in_flight, &in_use)
+    }
+
+    /// Answers backends in `crm.flush()` whose maps have nothing outstanding.
+    fn answer_flushes(&mut self) {
+        let Context {
+            maps,
+            connections,
+            backoff,
+            ..
+        } = &mut self.cx;
+        let unsettled = self.write_back.has_unsettled() || self.reconciler.has_unrecorded();
+        self.flushes.answer(|flush| {
+            let covered: Vec<_> = maps.iter().filter(|m| flush.covers(m.id)).collect();
+            let working: Vec<i32> = covered
+                .iter()
+                .filter(|m| !connections.is_stopped(m))
+                .map(|m| m.id)
+                .collect();
+            // What is in flight is outstanding; to ask the tables as well would cost a scan each turn. What is in flight for a
+            // map that is gone or stopped is nobody's work any more.
+            let in_flight =
+                self.write_back.works_on(&working) || self.reconciler.works_on(&working);
+            let mut outstanding = true;
+            if !in_flight && !unsettled {
+                backoff.attempt(Owner::Worker, Step::Flushes, || {
+                    outstanding = transaction(|client| claims::outstanding(client, &working))?;
+                    Ok(IDLE)
+                });
             }
-            Err(error) => self.cx.backoff.failed(owner, step, &error),
-        }
-    }
-
-    /// Whether work of a map can go to its CRM.
-    pub fn readiness(&self, map: &Map) -> Readiness {
-        self.cx.connections.readiness(map, |id| self.is_in_use(id))
-    }
-
-    /// Whether requests of a connection are in flight.
-    fn is_in_use(&self, connection_id: i32) -> bool {
-        self.flights
-            .values()
-            .any(|f| f.connection.id == connection_id)
-            || self.reconciler.uses(connection_id)
-            || self.ingest.uses(connection_id)
+            (!outstanding).then_some(working.len() == covered.len())
+        });
     }
 
     fn handle(&mut self, event: Event) {
+        let cx = &mut self.cx;
         match event {
-            Event::WriteBack(write_back::Message::Sent {
-                claim_id,
-                sent,
-                outage,
-            }) => self.on_sent(claim_id, sent, outage),
+            Event::WriteBack(message) => self.write_back.on_message(cx, message),
             Event::Calls(message) => self.calls.on_message(message),
-            Event::Reconciler(message) => self.reconciler.on_message(&mut self.cx, message),
+            Event::Reconciler(message) => self.reconciler.on_message(cx, message),
             Event::Ingest(message) => {
-                let (flights, held) = (&self.flights, &self.held);
-                let reconciler = &self.reconciler;
-                let in_flight = |map_id| in_flight(map_id, flights, held, reconciler);
-                self.ingest.on_message(&mut self.cx, message, &in_flight);
+                let (write_back, reconciler) = (&self.write_back, &self.reconciler);
+                let in_flight = |map_id| records_in_flight(map_id, write_back, reconciler);
+                self.ingest.on_message(cx, message, &in_flight);
             }
-            Event::Link(message) => self.cx.connections.on_message(message),
-            Event::Webhooks(message) => self.webhooks.on_message(&self.cx, message),
-            Event::Socket(socket::Message { request, reply }) => match request {
-                Request::Flush(wait) => self.flushes.push(Flush(Waiter::new(wait, reply))),
-                Request::Ingest(wait) => {
-                    let waiter = Waiter::new(wait, reply);
-                    self.ingest.add_waiter(IngestWaiter::new(waiter, false));
-                }
-                Request::Backfill(wait) => {
-                    let waiter = Waiter::new(wait, reply);
-                    self.ingest.add_waiter(IngestWaiter::new(waiter, true));
-                }
-                Request::Write(intent) => self.calls.write(intent, reply),
-                Request::Read(question) => self.calls.read(question, reply),
-                Request::Describe(inquiry) => {
-                    self.cx
-                        .connections
-                        .describe(DescribeRequest { inquiry, reply });
-                }
-                Request::Test(test) => self.cx.connections.test(TestRequest {
-                    connection_id: test.connection_id,
-                    reply,
-                }),
-            },
+            Event::Link(message) => cx.connections.on_message(message),
+            Event::Webhooks(message) => self.webhooks.on_message(cx, message),
+            Event::Socket(message) => self.on_request(message.request, message.reply),
         }
     }
 
-    fn maintain(&mut self) {
-        if Instant::now() < self.cx.maintenance_at {
-            return;
-        }
-        self.cx.maintenance_at = Instant::now() + MAINTENANCE;
-        self.webhooks.prune();
-        let retention = self.cx.settings.audit_retention_minutes;
-        let flying = self.flights.keys().copied().chain(self.reconciler.claims());
-        let flying: Vec<i64> = flying.collect();
-        let result = transaction(|client| {
-            claims::renew(client, &flying)?;
-            let lost = claims::release_lost(client, &flying)?;
-            if lost > 0 {
-                log!("pg_crm released {lost} records that nobody had on their way any more");
+    fn on_request(&mut self, request: Request, reply: oneshot::Sender<Json>) {
+        let connections = &mut self.cx.connections;
+        match request {
+            Request::Flush(wait) => self.flushes.add(Waiter::new(wait, reply)),
+            Request::Ingest(wait) => {
+                let waiter = IngestWaiter::new(Waiter::new(wait, reply), false);
+                self.ingest.add_waiter(waiter);
             }
-            former_links::prune_former(client)?;
-            audit::maintain(client, retention)
-        });
-        match result {
-            Ok(()) => self.cx.backoff.succeeded(Owner::Worker, Step::Maintain),
-            Err(error) => {
-                // Somebody may hold the audit: soon again.
-                self.cx
-                    .backoff
-                    .failed(Owner::Worker, Step::Maintain, &error);
-                self.cx.maintenance_at = Instant::now() + Duration::from_secs(60);
+            Request::Backfill(wait) => {
+                let waiter = IngestWaiter::new(Waiter::new(wait, reply), true);
+                self.ingest.add_waiter(waiter);
             }
+            Request::Write(intent) => self.calls.write(intent, reply),
+            Request::Read(question) => self.calls.read(question, reply),
+            Request::Describe(inquiry) => connections.describe(DescribeRequest { inquiry, reply }),
+            Request::Test(test) => connections.test(TestRequest {
+                connection_id: test.connection_id,
+                reply,
+            }),
         }
     }
 }
 
-/// CRM records and keys of a map to which something of ours is in flight.
-fn in_flight(
+fn records_in_flight(
     map_id: i32,
-    flights: &HashMap<i64, Flight>,
-    held: &[(Arc<Map>, Arc<Connection>, Vec<Settled>)],
+    write_back: &WriteBack,
     reconciler: &Reconciler,
 ) -> RecordsInFlight {
     let mut found = RecordsInFlight::default();
-    for flight in flights.values().filter(|f| f.map.id == map_id) {
-        for record in flight.records.iter().map(|r| r.claimed()) {
-            found.add(&record.shard_key, &record.record_key);
-            found.crm_ids.extend(record.crm_id.clone());
-        }
-    }
-    for (_, _, settled) in held.iter().filter(|(m, _, _)| m.id == map_id) {
-        settled
-            .iter()
-            .for_each(|s| found.add(&s.shard_key, &s.record_key));
-    }
+    write_back.add_in_flight(map_id, &mut found);
     reconciler.add_in_flight(map_id, &mut found);
     found
 }

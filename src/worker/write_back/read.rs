@@ -1,15 +1,16 @@
-//! A claimed slice with its values. What needs no sending, or cannot be sent, is judged here and not sent.
+//! A claimed batch with its values. What needs no sending, or cannot be sent, is judged here and not sent.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use crm_domain::Op;
 use crm_domain::key::is_blank_key;
 use crm_domain::validation::utf16_length;
 use crm_domain::{Cells, DataType, ErrorClass, Value};
 use crm_provider::record::Field;
 use crm_provider::{WriteKind, WriteRecord};
 
-use super::settle::{InFlight, settled_record};
+use super::in_flight::{InFlight, unsent};
 use crate::settings::Settings;
 use crate::store::StoreError;
 use crate::store::config::{Map, MappedField};
@@ -19,22 +20,21 @@ use crate::store::write_back::claims::Claimed;
 use crate::store::write_back::outcome::{Settled, Verdict};
 use crate::worker::retry_policy;
 use crate::worker::sender::batches::Outgoing;
-use crm_domain::Op;
 
-/// A slice as read: what is on its way, what is sent of it, and what needs no sending.
-pub struct Slice {
+/// A batch as read: its records in flight, what is sent of them, and what needs no sending.
+pub struct ClaimedBatch {
     pub records: Vec<InFlight>,
     pub outgoing: Vec<Outgoing>,
     pub settled: Vec<Settled>,
 }
 
-/// Reads a slice's values. What needs no sending, or cannot be sent, is settled at once.
-pub fn read_slice(
+/// Reads a batch's values. What needs no sending, or cannot be sent, is settled at once.
+pub fn read_batch(
     map: &Map,
     due: Vec<Claimed>,
     unsettled: &[(&str, &str)],
     settings: &Settings,
-) -> Result<Slice, StoreError> {
+) -> Result<ClaimedBatch, StoreError> {
     let (mut due, refused) = with_keys_of_their_own(map, due, unsettled)?;
     let written = map.cells(|f| f.written);
     // A record that the CRM does not have yet takes every field, those that were mapped since it was queued too.
@@ -66,7 +66,7 @@ pub fn read_slice(
     let mut outgoing = Vec::with_capacity(due.len());
     let mut settled = refused;
     let worn_out = || {
-        let error = "the worker died each time it had this record on its way";
+        let error = "the worker crashed every time it tried to send this record";
         Verdict::Dead {
             class: ErrorClass::Internal,
             code: "abandoned".to_owned(),
@@ -81,26 +81,14 @@ pub fn read_slice(
         };
         let row = row.map(|row| holdable(map, row));
         match row {
-            // Not reached within the bound on bytes: it comes with the next slice.
+            // Not reached within the bound on bytes: it comes with the next batch.
             None => {}
             // Failures end as dead letters before this: only claims left behind count beyond.
             Some(_) if claimed.attempts >= settings.max_attempts => {
-                settled.push(settled_record(
-                    InFlight::new(claimed, &[]),
-                    None,
-                    worn_out(),
-                    false,
-                    None,
-                ));
+                settled.push(unsent(claimed, worn_out()));
             }
             Some(RowValues::Found(fields)) if fields.is_empty() && claimed.op == Op::Update => {
-                settled.push(settled_record(
-                    InFlight::new(claimed, &[]),
-                    None,
-                    Verdict::Moot,
-                    false,
-                    None,
-                ));
+                settled.push(unsent(claimed, Verdict::Moot));
             }
             Some(RowValues::Found(fields))
                 if claimed.op == Op::Create || claimed.crm_id.is_some() =>
@@ -123,34 +111,21 @@ pub fn read_slice(
                     code: "row_not_visible".to_owned(),
                     error: "the table's owner does not see the row: it is gone, or forced row security hides it".to_owned(),
                 };
-                let record = InFlight::new(claimed, &[]);
-                settled.push(settled_record(record, None, verdict, false, None));
+                settled.push(unsent(claimed, verdict));
             }
             Some(RowValues::Found(_) | RowValues::Missing) => {
-                settled.push(settled_record(
-                    InFlight::new(claimed, &[]),
-                    None,
-                    Verdict::Moot,
-                    false,
-                    None,
-                ));
+                settled.push(unsent(claimed, Verdict::Moot));
             }
             Some(RowValues::Unreadable(failure)) => {
                 let (attempts, most) = (claimed.attempts, settings.max_attempts);
                 let draw = fastrand::f64();
                 let verdict =
                     retry_policy::classify(&failure, attempts, most, map.on_crm_delete, draw);
-                settled.push(settled_record(
-                    InFlight::new(claimed, &[]),
-                    None,
-                    verdict,
-                    false,
-                    None,
-                ));
+                settled.push(unsent(claimed, verdict));
             }
         }
     }
-    Ok(Slice {
+    Ok(ClaimedBatch {
         records,
         outgoing,
         settled,
@@ -171,7 +146,7 @@ fn holdable(map: &Map, row: RowValues) -> RowValues {
 }
 
 /// Those whose keys can be brought to the CRM, where no other record has them; and the others, judged. While it is not known
-/// whether another has it, and of two in one slice that the CRM would take for one, the later edit is put off.
+/// whether another has it, and of two in one batch that the CRM would take for one, the later edit is put off.
 fn with_keys_of_their_own(
     map: &Map,
     due: Vec<Claimed>,
@@ -234,8 +209,7 @@ fn with_keys_of_their_own(
     for (n, claimed) in due.into_iter().enumerate() {
         match verdicts.remove(&n) {
             Some(verdict) => {
-                let record = InFlight::new(claimed, &[]);
-                refused.push(settled_record(record, None, verdict, false, None));
+                refused.push(unsent(claimed, verdict));
             }
             None if later.contains(&n) => {}
             None => rest.push(claimed),
@@ -247,10 +221,10 @@ fn with_keys_of_their_own(
 fn outdone_by(rival: &Rival) -> Verdict {
     let record = match &rival.crm_id {
         Some(crm_id) => format!(", whose CRM record is {crm_id}"),
-        None => ", whose creation was not heard of again".to_owned(),
+        None => ", whose creation was never confirmed".to_owned(),
     };
     let error = format!(
-        "the CRM takes this key for that of another row, record_key \"{}\"{record}: it would be overwritten",
+        "to the CRM this key is that of another row, record_key \"{}\"{record}: it would be overwritten",
         rival.record_key
     );
     dead(ErrorClass::Conflict, "duplicate_identity", error)

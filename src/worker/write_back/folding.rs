@@ -1,0 +1,79 @@
+//! Folds captured changes into the queue, a batch per turn.
+
+use std::time::Duration;
+
+use pgrx::prelude::*;
+
+use crate::failpoint;
+use crate::store::write_back::fold;
+use crate::store::{StoreError, transaction};
+use crate::worker::context::Context;
+use crate::worker::process::report;
+use crate::worker::schedule::IDLE;
+use crate::worker::step_backoff::{Owner, Step};
+
+/// Attempts at a change that cannot be folded, unless its values are at fault.
+const ATTEMPTS: u32 = 3;
+
+#[derive(Default)]
+pub struct Folder {
+    /// Changes folded at once, after a batch could not be folded.
+    narrowed: Option<usize>,
+    /// See [`fold::fold`].
+    wary: u32,
+}
+
+impl Folder {
+    /// Folds a batch; returns how many changes it had, and when to go on.
+    ///
+    /// A batch that cannot be folded is tried again with half as many changes, until the row at fault is alone and is put
+    /// aside: it holds up neither other records nor other maps.
+    pub fn turn(&mut self, cx: &mut Context) -> (usize, Duration) {
+        let mut folded = 0;
+        let failures = cx.backoff.failures(Owner::Worker, Step::Fold);
+        let most = cx.settings.batch_rows;
+        let next = cx.backoff.attempt(Owner::Worker, Step::Fold, || {
+            report("folding changes into the ledger");
+            self.fold(most, failures, &mut folded)
+        });
+        (folded, next)
+    }
+
+    fn fold(
+        &mut self,
+        most: usize,
+        failures: u32,
+        folded: &mut usize,
+    ) -> Result<Duration, StoreError> {
+        let rows = self.narrowed.map_or(most, |n| most.min(n));
+        let mut at = None;
+        let result = transaction(|client| {
+            failpoint::reach("fold::store");
+            let folded = fold::fold(client, rows, &mut self.wary, &mut at)?;
+            failpoint::reach("fold::before_commit");
+            Ok(folded)
+        });
+        match result {
+            Ok(count) => {
+                failpoint::reach("fold::after_commit");
+                *folded = count;
+                self.narrowed = self.narrowed.map(|n| n * 2).filter(|n| *n < most);
+                Ok(IDLE)
+            }
+            Err(error) if error.blames_no_row() => Err(error),
+            Err(_) if rows > 1 => {
+                self.narrowed = Some(rows / 2);
+                Ok(Duration::ZERO)
+            }
+            Err(error) => match at {
+                Some(at) if error.is_about_values() || failures >= ATTEMPTS => {
+                    log!("pg_crm sets changes aside that cannot be folded: {error}");
+                    let why = error.message();
+                    transaction(|client| fold::put_aside(client, &at, &why))?;
+                    Ok(Duration::ZERO)
+                }
+                _ => Err(error),
+            },
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Batches in flight to a CRM, and what is remembered of each record until its result is settled.
+
+use std::sync::Arc;
+
+use crm_domain::Op;
+use crm_domain::cells::{self, CellHashes, HASH_BYTES};
+use crm_domain::{Cells, Value, canonical, excerpt, hex};
+use crm_provider::record::Field;
+
+use crate::store::config::{Connection, Map};
+use crate::store::write_back::claims::Claimed;
+use crate::store::write_back::outcome::{Settled, Verdict};
+
+/// A batch in flight.
+pub struct Batch {
+    pub map: Arc<Map>,
+    pub connection: Arc<Connection>,
+    pub records: Vec<InFlight>,
+}
+
+/// What a CRM said of a record.
+pub struct Response {
+    pub crm_id: Option<String>,
+    pub created: bool,
+    pub request_id: Option<String>,
+}
+
+/// A claimed record in flight: what is to be remembered of the values that were sent.
+pub struct InFlight {
+    claimed: Claimed,
+    sent: Cells,
+    /// 16 bytes per sent cell, in ordinal order.
+    hashes: Vec<u8>,
+    /// As the audit has it.
+    fields: String,
+}
+
+impl InFlight {
+    /// `fields` come in the order of their cells, as the packed hashes need it.
+    pub fn new(claimed: Claimed, fields: &[(u16, Arc<Field>, Value)]) -> Self {
+        let mut sent = Cells::new();
+        let mut hashes = Vec::with_capacity(fields.len() * HASH_BYTES);
+        let mut json = vec![b'{'];
+        for (id, field, value) in fields {
+            sent.insert(*id);
+            if json.len() > 1 {
+                json.push(b',');
+            }
+            canonical::append_text(&mut json, &field.name);
+            json.extend_from_slice(b":{\"new\":");
+            let start = json.len();
+            hashes.extend(cells::short(&value.append_canonical(&mut json)));
+            excerpt::shorten(&mut json, start, value);
+            if let Some(old) = CellHashes(&claimed.hashes).get(*id) {
+                json.extend_from_slice(b",\"old_hash\":\"");
+                hex::append(&mut json, old);
+                json.push(b'"');
+            }
+            json.push(b'}');
+        }
+        json.push(b'}');
+        json.shrink_to_fit();
+        InFlight {
+            claimed: Claimed {
+                hashes: Vec::new(),
+                ..claimed
+            },
+            sent,
+            hashes,
+            fields: String::from_utf8(json).expect("JSON made of texts"),
+        }
+    }
+
+    /// The record's key travels too, in that field.
+    pub fn note_key(&mut self, field: &str) {
+        let mut json = std::mem::take(&mut self.fields).into_bytes();
+        json.pop();
+        if json.len() > 1 {
+            json.push(b',');
+        }
+        canonical::append_text(&mut json, field);
+        json.extend_from_slice(b":{\"new\":");
+        canonical::append_text(&mut json, &self.claimed.record_key);
+        json.extend_from_slice(b"}}");
+        self.fields = String::from_utf8(json).expect("JSON made of texts");
+    }
+
+    pub fn claimed(&self) -> &Claimed {
+        &self.claimed
+    }
+
+    /// The record with its result.
+    pub fn settled(self, verdict: Verdict, response: Response) -> Settled {
+        let InFlight {
+            claimed,
+            sent,
+            hashes,
+            fields,
+        } = self;
+        Settled {
+            operation: match claimed.op {
+                Op::Delete => "delete",
+                _ if response.created => "create",
+                _ => "update",
+            },
+            crm_id: response.crm_id.or(claimed.crm_id),
+            shard_key: claimed.shard_key,
+            record_key: claimed.record_key,
+            unsent: claimed.cells.difference(&sent),
+            cells: sent,
+            row_gone: false,
+            hashes,
+            revision: claimed.revision,
+            attempt: claimed.attempts + 1,
+            fields,
+            actor: claimed.actor,
+            place: claimed.place,
+            request_id: response.request_id,
+            verdict,
+        }
+    }
+}
+
+/// A claimed record of which nothing is sent.
+pub fn unsent(claimed: Claimed, verdict: Verdict) -> Settled {
+    let response = Response {
+        crm_id: None,
+        created: false,
+        request_id: None,
+    };
+    InFlight::new(claimed, &[]).settled(verdict, response)
+}

@@ -1,0 +1,96 @@
+//! Rounds: a map's changes are sent together, a `write_interval` apart, or as soon as somebody waits for them.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::store::config::Map;
+use crate::store::{StoreError, map_state, transaction};
+use crate::worker::context::Context;
+use crate::worker::schedule::IDLE;
+use crate::worker::step_backoff::{Owner, Step};
+use crate::worker::waiters::Flushes;
+
+pub struct Rounds {
+    /// Maps with an open round.
+    open: HashSet<i32>,
+    /// Maps whose edits are to go at once, but could not yet.
+    due_at_once: HashSet<i32>,
+    /// Edits of bidirectional cells were committed.
+    urgent: bool,
+}
+
+impl Rounds {
+    pub fn new() -> Self {
+        Rounds {
+            open: HashSet::new(),
+            due_at_once: HashSet::new(),
+            // What was committed while there was no worker wakes nobody again.
+            urgent: true,
+        }
+    }
+
+    /// The maps with bidirectional cells are due at once.
+    pub fn hurry(&mut self) {
+        self.urgent = true;
+    }
+
+    pub fn is_open(&self, map: &Map) -> bool {
+        self.open.contains(&map.id)
+    }
+
+    pub fn any(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// Opens the rounds that are due; returns when to try again.
+    pub fn begin_due(&mut self, cx: &mut Context, flushes: &Flushes) -> Duration {
+        let maps = cx.maps.clone();
+        if std::mem::take(&mut self.urgent) {
+            let realtime = maps.iter().filter(|m| m.realtime);
+            self.due_at_once.extend(realtime.map(|m| m.id));
+        }
+        for ids in [&mut self.open, &mut self.due_at_once] {
+            ids.retain(|id| maps.iter().any(|m| m.id == *id));
+        }
+        let mut next = IDLE;
+        for map in maps.iter() {
+            let due = map.next_write_ms <= 0
+                || self.due_at_once.contains(&map.id)
+                || flushes.cover(map.id);
+            if !due || cx.connections.is_stopped(map) {
+                continue;
+            }
+            if self.is_open(map) {
+                self.due_at_once.remove(&map.id);
+                continue;
+            }
+            let owner = Owner::Map(map.id);
+            next = next.min(
+                cx.backoff
+                    .attempt(owner, Step::Round, || self.begin(map).map(|()| IDLE)),
+            );
+        }
+        next
+    }
+
+    fn begin(&mut self, map: &Map) -> Result<(), StoreError> {
+        transaction(|client| map_state::begin(client, map.id))?;
+        self.due_at_once.remove(&map.id);
+        self.open.insert(map.id);
+        Ok(())
+    }
+
+    pub fn end(&mut self, map: &Map) -> Result<(), StoreError> {
+        transaction(|client| map_state::end(client, map.id))?;
+        self.open.remove(&map.id);
+        Ok(())
+    }
+
+    /// The map was stopped: its round goes on when it works again.
+    pub fn suspend(&mut self, map: &Arc<Map>) {
+        if self.open.remove(&map.id) && map.realtime {
+            self.due_at_once.insert(map.id);
+        }
+    }
+}
