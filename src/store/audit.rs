@@ -2,6 +2,7 @@
 //! note, so that what a CRM took can be written down whatever it was.
 
 use crm_domain::storable::{storable, storable_text};
+use crm_domain::{AuditResult, Failure, Operation, Path};
 use pgrx::spi::SpiClient;
 
 use crate::store::config::connection::Connection;
@@ -9,15 +10,16 @@ use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::statement::Cached;
 
+/// One attempt on a record.
 #[derive(Clone)]
 pub struct Entry<'a> {
     pub shard_key: &'a str,
     pub record_key: &'a str,
+    pub operation: Operation,
+    pub result: AuditResult,
     pub crm_id: Option<&'a str>,
-    pub operation: &'a str,
     /// A JSON object.
     pub fields: &'a str,
-    pub result: &'a str,
     pub attempt: u32,
     pub error_class: Option<&'a str>,
     pub vendor_code: Option<&'a str>,
@@ -28,6 +30,49 @@ pub struct Entry<'a> {
     pub write_id: Option<&'a str>,
     /// Further calls of `crm.write()` of which this is true.
     pub folded: &'a [String],
+}
+
+impl<'a> Entry<'a> {
+    /// A first attempt without an error. `key`: the record's shard_key and record_key.
+    pub fn new(key: (&'a str, &'a str), operation: Operation, result: AuditResult) -> Entry<'a> {
+        Entry {
+            shard_key: key.0,
+            record_key: key.1,
+            operation,
+            result,
+            crm_id: None,
+            fields: "{}",
+            attempt: 1,
+            error_class: None,
+            vendor_code: None,
+            error: None,
+            request_id: None,
+            actor: None,
+            correlation_id: None,
+            write_id: None,
+            folded: &[],
+        }
+    }
+
+    /// The same with a failure, if there was one.
+    pub fn with_failure(self, failure: Option<&'a Failure>) -> Entry<'a> {
+        Entry {
+            error_class: failure.map(|f| f.class.name()),
+            vendor_code: failure.map(|f| f.code.as_str()),
+            error: failure.map(|f| f.message.as_str()),
+            ..self
+        }
+    }
+
+    /// What most entries of a batch have in common.
+    fn common(&self) -> (&'static str, &'static str, u32, &'a [String]) {
+        (
+            self.operation.name(),
+            self.result.name(),
+            self.attempt,
+            self.folded,
+        )
+    }
 }
 
 /// What entries have in common.
@@ -42,7 +87,7 @@ pub fn write(
     client: &mut SpiClient,
     connection: &Connection,
     map: &Map,
-    path: &str,
+    path: Path,
     entries: &[Entry],
 ) -> Result<(), StoreError> {
     let about = About {
@@ -57,28 +102,22 @@ pub fn write(
 pub fn write_about(
     client: &mut SpiClient,
     about: &About,
-    path: &str,
+    path: Path,
     entries: &[Entry],
 ) -> Result<(), StoreError> {
-    // Few words say how most records fared: once for all of them.
+    // Most records of a batch went the same way: one statement for all of those.
     let mut sorted: Vec<&Entry> = entries.iter().collect();
-    sorted.sort_by_key(|e| e.fared());
-    for alike in sorted.chunk_by(|a, b| a.fared() == b.fared()) {
+    sorted.sort_by_key(|e| e.common());
+    for alike in sorted.chunk_by(|a, b| a.common() == b.common()) {
         insert(client, about, path, alike)?;
     }
     Ok(())
 }
 
-impl<'a> Entry<'a> {
-    fn fared(&self) -> (&'a str, &'a str, u32, &'a [String]) {
-        (self.operation, self.result, self.attempt, self.folded)
-    }
-}
-
 fn insert(
     client: &mut SpiClient,
     about: &About,
-    path: &str,
+    path: Path,
     alike: &[&Entry],
 ) -> Result<(), StoreError> {
     let common = alike[0];
@@ -99,9 +138,9 @@ fn insert(
             about.connection.into(),
             about.provider.into(),
             about.relation.into(),
-            path.into(),
-            common.operation.into(),
-            common.result.into(),
+            path.name().into(),
+            common.operation.name().into(),
+            common.result.name().into(),
             (common.attempt as i32).into(),
             alike.iter().map(|e| e.shard_key).collect::<Vec<_>>().into(),
             alike.iter().map(|e| e.record_key).collect::<Vec<_>>().into(),

@@ -15,6 +15,7 @@ pub mod ingest;
 pub mod map_cache;
 pub mod map_state;
 pub mod notify;
+pub mod outcome;
 pub mod reconcile;
 pub mod record;
 pub mod rights;

@@ -4,7 +4,7 @@ use crm_domain::failure::Scope;
 use crm_domain::retry::Backoff;
 use crm_domain::{ErrorClass, Failure};
 
-use crate::store::write_back::outcome::Verdict;
+use crate::store::outcome::Outcome;
 use crm_domain::mapping::OnCrmDelete;
 
 /// What a record's failure leads to. `attempts`: failures charged to it before this one.
@@ -14,21 +14,21 @@ pub fn classify(
     max_attempts: u32,
     on_crm_delete: OnCrmDelete,
     draw: f64,
-) -> Verdict {
+) -> Outcome {
     let code = failure.code.clone();
     let error = failure.message.clone();
     let class = failure.class;
-    let dead = |code: String, error: String| Verdict::Dead { class, code, error };
+    let dead = |code: String, error: String| Outcome::Dead { class, code, error };
     match class {
         // The connection's trouble costs no attempt, and neither does being asked to wait.
-        _ if failure.scope == Scope::Connection => Verdict::Retry {
+        _ if failure.scope == Scope::Connection => Outcome::Retry {
             delay_ms: 0,
             charged: false,
             class,
             code,
             error,
         },
-        ErrorClass::RateLimited | ErrorClass::Auth => Verdict::Retry {
+        ErrorClass::RateLimited | ErrorClass::Auth => Outcome::Retry {
             delay_ms: 1000,
             charged: false,
             class,
@@ -40,7 +40,7 @@ pub fn classify(
             let delay = failure
                 .retry_after
                 .unwrap_or_else(|| Backoff::RECORD.delay(attempts + 1, draw));
-            Verdict::Retry {
+            Outcome::Retry {
                 delay_ms: delay.as_millis() as i64,
                 charged: true,
                 class,
@@ -49,7 +49,7 @@ pub fn classify(
             }
         }
         ErrorClass::NotFound if on_crm_delete != OnCrmDelete::Ignore => {
-            Verdict::Unlinked { code, error }
+            Outcome::Unlinked { code, error }
         }
         _ => dead(code, error),
     }
@@ -68,7 +68,7 @@ pub fn backoff(failure: &Failure, failures: u32, draw: f64) -> std::time::Durati
 mod tests {
     use super::*;
 
-    fn verdict(class: ErrorClass, attempts: u32) -> Verdict {
+    fn outcome(class: ErrorClass, attempts: u32) -> Outcome {
         classify(
             &Failure::record(class, "X", "x"),
             attempts,
@@ -82,19 +82,19 @@ mod tests {
     fn what_may_go_well_the_next_time_is_tried_a_bounded_number_of_times() {
         for class in [ErrorClass::Transient, ErrorClass::Internal] {
             for attempts in 0..2 {
-                let verdict = verdict(class, attempts);
-                assert!(matches!(verdict, Verdict::Retry { charged: true, .. }));
+                let outcome = outcome(class, attempts);
+                assert!(matches!(outcome, Outcome::Retry { charged: true, .. }));
             }
-            assert!(matches!(verdict(class, 2), Verdict::Dead { .. }));
+            assert!(matches!(outcome(class, 2), Outcome::Dead { .. }));
         }
     }
 
     #[test]
     fn a_panic_is_tried_again_as_well() {
         let panicked = Failure::record(ErrorClass::Internal, Failure::PANICKED, "x");
-        let verdict = |attempts| classify(&panicked, attempts, 3, OnCrmDelete::Unlink, 0.5);
-        assert!(matches!(verdict(1), Verdict::Retry { charged: true, .. }));
-        assert!(matches!(verdict(2), Verdict::Dead { .. }));
+        let outcome = |attempts| classify(&panicked, attempts, 3, OnCrmDelete::Unlink, 0.5);
+        assert!(matches!(outcome(1), Outcome::Retry { charged: true, .. }));
+        assert!(matches!(outcome(2), Outcome::Dead { .. }));
     }
 
     #[test]
@@ -102,7 +102,7 @@ mod tests {
         let failure = Failure::connection(ErrorClass::Transient, "unreachable", "x");
         assert!(matches!(
             classify(&failure, 100, 3, OnCrmDelete::Unlink, 0.5),
-            Verdict::Retry { charged: false, .. }
+            Outcome::Retry { charged: false, .. }
         ));
     }
 
@@ -113,20 +113,20 @@ mod tests {
             ErrorClass::Mapping,
             ErrorClass::Conflict,
         ] {
-            assert!(matches!(verdict(class, 0), Verdict::Dead { .. }), "{class}");
+            assert!(matches!(outcome(class, 0), Outcome::Dead { .. }), "{class}");
         }
     }
 
     #[test]
     fn a_record_the_crm_deleted_is_not_written_again() {
         assert!(matches!(
-            verdict(ErrorClass::NotFound, 0),
-            Verdict::Unlinked { .. }
+            outcome(ErrorClass::NotFound, 0),
+            Outcome::Unlinked { .. }
         ));
         let failure = Failure::record(ErrorClass::NotFound, "X", "x");
         assert!(matches!(
             classify(&failure, 0, 3, OnCrmDelete::Ignore, 0.5),
-            Verdict::Dead { .. }
+            Outcome::Dead { .. }
         ));
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crm_domain::{Value, conflict, excerpt, hex, snapshot};
+use crm_domain::{AuditResult, Operation, Value, conflict, excerpt, hex, snapshot};
 use serde_json::{Map as JsonMap, Value as Json, json};
 
 use crate::api::or_raise;
@@ -99,21 +99,17 @@ pub fn audit_conflict(
         })
         .collect();
     let entry = audit::Entry {
-        shard_key: &target.shard_key,
-        record_key: &target.record_key,
-        crm_id: None,
-        operation: "update",
         fields: &Json::Object(fields).to_string(),
-        result: "conflict",
-        attempt: 1,
         error_class: answer.error_class.as_deref(),
-        vendor_code: None,
         error: answer.error.as_deref(),
-        request_id: None,
         actor: Some(edit.actor),
         correlation_id: edit.correlation_id,
         write_id: Some(edit.write_id),
-        folded: &[],
+        ..audit::Entry::new(
+            (&target.shard_key, &target.record_key),
+            Operation::Update,
+            AuditResult::Conflict,
+        )
     };
     or_raise(caller::audited(&target.map, &target.connection, &entry));
 }

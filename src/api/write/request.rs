@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crm_domain::mapping::ConflictScope;
 use crm_domain::{Value, conflict, hex};
 use pgrx::PgSqlErrorCode;
 use serde_json::{Value as Json, json};
@@ -11,7 +12,6 @@ use crate::api::write::target::Target;
 use crate::api::{ask, raise, wake};
 use crate::store::config::MappedField;
 use crate::worker::socket::protocol::{Answer, Intent, IntentField};
-use crm_domain::mapping::ConflictScope;
 
 /// The worker bounds its requests itself; this is for one that hangs.
 pub const PATIENCE: Duration = Duration::from_secs(3600);

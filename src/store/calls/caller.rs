@@ -4,7 +4,7 @@
 //! none of them holds anything that a caller wrote but as a parameter. The caller's own row is theirs to change: see
 //! [`super::apply`].
 
-use crm_domain::Cells;
+use crm_domain::{Cells, Path};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use serde_json::Value as Json;
@@ -149,7 +149,7 @@ pub fn audited(map: &Map, connection: &Connection, entry: &audit::Entry) -> Resu
                 client,
                 connection,
                 map,
-                "realtime",
+                Path::RealTime,
                 std::slice::from_ref(entry),
             )
         })

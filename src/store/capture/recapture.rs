@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crm_domain::Cells;
+use crm_domain::mapping::OnInsert;
 use pgrx::spi::SpiClient;
 use serde_json::{Value as Json, json};
 
@@ -13,7 +14,6 @@ use crate::store::error::StoreError;
 use crate::store::record::key::Key;
 use crate::store::statement::Cached;
 use crate::store::table::row_locks::lock_present;
-use crm_domain::mapping::OnInsert;
 
 /// A map whose rows are to be compared.
 pub struct Request {

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use crm_domain::Cells;
 use crm_domain::key::KeyEquality;
+use crm_domain::mapping::{ConflictScope, OnCrmDelete, OnCrmInsert, OnDelete, OnInsert};
 use pgrx::spi::quote_identifier;
 
 use crate::store::config::MappedField;
 use crate::store::config::key_column::KeyColumn;
 use crate::store::statement::names::Names;
-use crm_domain::mapping::{ConflictScope, OnCrmDelete, OnCrmInsert, OnDelete, OnInsert};
 
 /// An object map with what its table is like.
 pub struct Map {

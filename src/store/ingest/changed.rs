@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use crm_domain::cells::{CellHashes, HASH_BYTES};
 use crm_domain::storable::storable;
-use crm_domain::{Cells, Value, excerpt, hex};
+use crm_domain::{AuditResult, Cells, Operation, Value, excerpt, hex};
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json, json};
 
@@ -353,8 +353,8 @@ fn tell(settled: Vec<Settled>, map: &Map, arrived: &mut Arrived) {
             arrived.note(
                 Some(&record.key),
                 record.incoming,
-                "update",
-                "stored_form",
+                Operation::Update,
+                AuditResult::StoredForm,
                 fields,
             );
         }
@@ -366,11 +366,23 @@ fn tell(settled: Vec<Settled>, map: &Map, arrived: &mut Arrived) {
         let (key, incoming) = (&record.key, record.incoming);
         if !record.audit.is_empty() {
             let fields = Json::Object(record.audit.clone()).to_string();
-            arrived.note(Some(key), incoming, "update", "applied", fields);
+            arrived.note(
+                Some(key),
+                incoming,
+                Operation::Update,
+                AuditResult::Applied,
+                fields,
+            );
         }
         if !record.conflicting.is_empty() {
             let fields = Json::Object(record.conflicting.clone()).to_string();
-            arrived.note(Some(key), incoming, "update", "conflict", fields);
+            arrived.note(
+                Some(key),
+                incoming,
+                Operation::Update,
+                AuditResult::Conflict,
+                fields,
+            );
             arrived.disputed.push(key.clone());
         }
         if !record.overwrites.is_empty() {
@@ -384,7 +396,13 @@ fn tell(settled: Vec<Settled>, map: &Map, arrived: &mut Arrived) {
                 }
             }
             let fields = Json::Object(fields).to_string();
-            arrived.note(Some(key), incoming, "update", "overwritten", fields);
+            arrived.note(
+                Some(key),
+                incoming,
+                Operation::Update,
+                AuditResult::Overwritten,
+                fields,
+            );
         }
     }
 }

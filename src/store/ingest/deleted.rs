@@ -1,5 +1,7 @@
 //! CRM records that are gone: deleted, or merged into another.
 
+use crm_domain::mapping::OnCrmDelete;
+use crm_domain::{AuditResult, Operation};
 use pgrx::spi::SpiClient;
 use serde_json::json;
 
@@ -10,7 +12,6 @@ use crate::store::ingest::quarantine;
 use crate::store::ingest::result::Arrived;
 use crate::store::record::key::Key;
 use crate::store::record::{links, remove};
-use crm_domain::mapping::OnCrmDelete;
 
 /// Settles those that were linked to a row. Work that waits for a record finds out by itself that it is gone.
 pub(super) fn settle(
@@ -70,14 +71,26 @@ fn merged(
     arrived.counts.applied += 1;
     let fields = json!({ "id": { "old": record.crm_id, "new": into } }).to_string();
     if links::relink(client, about.map, key, into)? {
-        arrived.note(Some(key), record, "relink", "applied", fields);
+        arrived.note(
+            Some(key),
+            record,
+            Operation::Relink,
+            AuditResult::Applied,
+            fields,
+        );
         arrived.look.push(into.to_owned());
         return Ok(());
     }
     links::unlink(client, about.map, key)?;
     links::dispute(client, about.map, key, &record.crm_id, into)?;
     arrived.disputed.push(key.clone());
-    arrived.note(Some(key), record, "unlink", "conflict", fields);
+    arrived.note(
+        Some(key),
+        record,
+        Operation::Unlink,
+        AuditResult::Conflict,
+        fields,
+    );
     Ok(())
 }
 
@@ -94,7 +107,13 @@ fn deleted(
         match remove::row_follows(client, map, &key.shard_key, &key.record_key) {
             Ok(true) => {
                 arrived.counts.applied += 1;
-                arrived.note(Some(key), record, "delete", "applied", nothing());
+                arrived.note(
+                    Some(key),
+                    record,
+                    Operation::Delete,
+                    AuditResult::Applied,
+                    nothing(),
+                );
                 return Ok(());
             }
             // Its row stays, without a link.
@@ -115,6 +134,12 @@ fn deleted(
     }
     links::unlink(client, map, key)?;
     arrived.counts.applied += 1;
-    arrived.note(Some(key), record, "unlink", "applied", nothing());
+    arrived.note(
+        Some(key),
+        record,
+        Operation::Unlink,
+        AuditResult::Applied,
+        nothing(),
+    );
     Ok(())
 }

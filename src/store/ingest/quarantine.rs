@@ -1,7 +1,7 @@
 //! CRM records that cannot be taken in: each a dead letter with the reason, while its neighbours go on.
 
 use crm_domain::storable::storable_text;
-use crm_domain::{ErrorClass, Failure};
+use crm_domain::{AuditResult, ErrorClass, Failure};
 use pgrx::spi::SpiClient;
 
 use crate::settings::Settings;
@@ -86,7 +86,11 @@ impl Arrived {
             }
             let note = Note::of_quarantine(key, &crm_id, by, failure, fields);
             self.notes.push(Note {
-                result: if is_last { "dead" } else { "retry" },
+                result: if is_last {
+                    AuditResult::Dead
+                } else {
+                    AuditResult::Retry
+                },
                 attempt: charged,
                 ..note
             });

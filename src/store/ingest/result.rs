@@ -1,6 +1,6 @@
 //! What came of records that came in.
 
-use crm_domain::{Failure, excerpt};
+use crm_domain::{AuditResult, Failure, Operation, Path, excerpt};
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json};
 
@@ -45,8 +45,8 @@ pub struct Failing {
 pub struct Note {
     pub key: Option<Key>,
     pub crm_id: String,
-    pub operation: &'static str,
-    pub result: &'static str,
+    pub operation: Operation,
+    pub result: AuditResult,
     pub fields: String,
     pub by: Option<String>,
     pub failure: Option<Failure>,
@@ -64,8 +64,8 @@ impl Note {
         Note {
             key: key.cloned(),
             crm_id: crm_id.to_owned(),
-            operation: "ingest",
-            result: "dead",
+            operation: Operation::Ingest,
+            result: AuditResult::Dead,
             fields,
             by: by.map(str::to_owned),
             failure: Some(failure),
@@ -79,8 +79,8 @@ impl Arrived {
         &mut self,
         key: Option<&Key>,
         incoming: &Incoming,
-        operation: &'static str,
-        result: &'static str,
+        operation: Operation,
+        result: AuditResult,
         fields: String,
     ) {
         self.notes.push(Note {
@@ -109,31 +109,25 @@ pub fn write_audit(
 ) -> Result<(), StoreError> {
     let entries: Vec<audit::Entry> = notes
         .iter()
-        .map(|note| audit::Entry {
-            shard_key: note.key.as_ref().map_or("", |k| k.shard_key.as_str()),
-            record_key: note
+        .map(|note| {
+            let key = note
                 .key
                 .as_ref()
-                .map_or(note.crm_id.as_str(), |k| k.record_key.as_str()),
-            crm_id: Some(&note.crm_id),
-            operation: note.operation,
-            fields: &note.fields,
-            result: note.result,
-            attempt: note.attempt,
-            error_class: note.failure.as_ref().map(|f| f.class.name()),
-            vendor_code: note.failure.as_ref().map(|f| f.code.as_str()),
-            error: note.failure.as_ref().map(|f| f.message.as_str()),
-            request_id: None,
-            actor: note.by.as_deref(),
-            correlation_id: None,
-            write_id: None,
-            folded: &[],
+                .map_or(("", note.crm_id.as_str()), Key::parts);
+            audit::Entry {
+                crm_id: Some(&note.crm_id),
+                fields: &note.fields,
+                attempt: note.attempt,
+                actor: note.by.as_deref(),
+                ..audit::Entry::new(key, note.operation, note.result)
+                    .with_failure(note.failure.as_ref())
+            }
         })
         .collect();
     if entries.is_empty() {
         return Ok(());
     }
-    audit::write(client, connection, map, "ingest", &entries)
+    audit::write(client, connection, map, Path::Ingest, &entries)
 }
 
 /// The audit says what rows hold, and what the CRM does where that is something else.

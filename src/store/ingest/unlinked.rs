@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 
-use crm_domain::{ErrorClass, Failure};
+use crm_domain::mapping::{OnCrmDelete, OnCrmInsert};
+use crm_domain::{AuditResult, ErrorClass, Failure, Operation};
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, json};
 
@@ -18,7 +19,6 @@ use crate::store::record::key_rivals::{self, Rival};
 use crate::store::record::links::{self, Candidate, Known};
 use crate::store::record::orphaned_creates;
 use crate::store::table::write::Altered;
-use crm_domain::mapping::{OnCrmDelete, OnCrmInsert};
 
 /// What became of records that no row was linked to.
 #[derive(Default)]
@@ -186,7 +186,13 @@ fn claim<'a>(
                 if links::dispute(client, map, &key, &other, &record.crm_id)? {
                     let fields = json!({ "id": { "old": other, "new": record.crm_id } });
                     arrived.counts.applied += 1;
-                    arrived.note(Some(&key), record, "link", "conflict", fields.to_string());
+                    arrived.note(
+                        Some(&key),
+                        record,
+                        Operation::Link,
+                        AuditResult::Conflict,
+                        fields.to_string(),
+                    );
                     arrived.disputed.push(key);
                 } else {
                     arrived.counts.echoes += 1;
@@ -198,7 +204,13 @@ fn claim<'a>(
     let links: Vec<(&Key, &str)> = linked.iter().map(|(r, k)| (k, r.crm_id.as_str())).collect();
     links::link(client, map, &links)?;
     for (record, key) in &linked {
-        arrived.note(Some(key), record, "link", "applied", "{}".to_owned());
+        arrived.note(
+            Some(key),
+            record,
+            Operation::Link,
+            AuditResult::Applied,
+            "{}".to_owned(),
+        );
     }
     let (readable, unreadable): (Vec<_>, Vec<_>) =
         linked.into_iter().partition(|(r, _)| r.values.is_ok());
@@ -259,7 +271,13 @@ fn insert<'a>(
             Ok(born) => {
                 arrived.counts.applied += 1;
                 let fields = told(map, record, &born.altered);
-                arrived.note(Some(&born.key), record, "insert", "applied", fields);
+                arrived.note(
+                    Some(&born.key),
+                    record,
+                    Operation::Insert,
+                    AuditResult::Applied,
+                    fields,
+                );
                 released.insert(record.crm_id.as_str());
             }
             Err(error) if error.reached_no_row() => arrived.again(record),

@@ -10,7 +10,8 @@ use serde_json::{Value as Json, json};
 use crate::settings::Settings;
 use crate::store::config::map::Map;
 use crate::store::error::{Fault, StoreError};
-use crate::store::reconcile::outcome::{Conflict, Settled, Verdict, keys_of};
+use crate::store::outcome::Outcome;
+use crate::store::reconcile::outcome::{Conflict, Resolution, keys_of};
 use crate::store::table::pace::{Pace, limit};
 use crate::store::table::read::{self, RowValues, Wanted, bounds};
 use crate::store::table::row_locks;
@@ -19,7 +20,7 @@ use crate::store::table::write::{self, Taking};
 /// Records of whose rows cells are to be set, but whose rows somebody is changing.
 pub fn rows_in_use(
     map: &Map,
-    records: &[Settled],
+    records: &[Resolution],
     held: &HashSet<usize>,
 ) -> Result<Vec<usize>, StoreError> {
     let taking: Vec<usize> = (0..records.len())
@@ -52,7 +53,11 @@ pub fn rows_in_use(
 }
 
 /// Sets cells of rows as their owner. A row that changed since is left alone: its own edit is on its way here.
-pub fn take(client: &mut SpiClient, map: &Map, records: &mut [Settled]) -> Result<(), StoreError> {
+pub fn take(
+    client: &mut SpiClient,
+    map: &Map,
+    records: &mut [Resolution],
+) -> Result<(), StoreError> {
     let taking: Vec<usize> = (0..records.len())
         .filter(|&n| !records[n].takes.is_empty())
         .collect();
@@ -127,21 +132,22 @@ pub fn take(client: &mut SpiClient, map: &Map, records: &mut [Settled]) -> Resul
 }
 
 /// The error may pass: the whole edit is retried, and an attempt is charged.
-fn retry(record: &mut Settled, error: &StoreError) {
+fn retry(record: &mut Resolution, error: &StoreError) {
     for id in std::mem::take(&mut record.takes).keys() {
         record.known.remove(id);
     }
     let delay = Backoff::RECORD.delay(record.pending.attempts + 1, fastrand::f64());
-    record.verdict = Verdict::Retry {
+    record.outcome = Outcome::Retry {
         delay_ms: delay.as_millis() as i64,
         charged: true,
         class: ErrorClass::Transient,
+        code: "refused_by_table".to_owned(),
         error: error.message(),
     };
 }
 
 /// The table refuses what the CRM holds: a person decides.
-fn refuse(map: &Map, record: &mut Settled, error: &StoreError) {
+fn refuse(map: &Map, record: &mut Resolution, error: &StoreError) {
     for (id, take) in std::mem::take(&mut record.takes) {
         record.known.remove(&id);
         record.conflicts.push(Conflict {

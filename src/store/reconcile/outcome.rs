@@ -2,22 +2,23 @@
 
 use std::collections::BTreeMap;
 
+use crm_domain::Value;
 use crm_domain::conflict::ShortHash;
-use crm_domain::{ErrorClass, Value};
 use serde_json::Value as Json;
 
+use crate::store::outcome::Outcome;
 use crate::store::reconcile::pending_writes::Pending;
 
 /// A pending write with what became of it.
 #[derive(Clone)]
-pub struct Settled {
+pub struct Resolution {
     pub pending: Pending,
     /// What the CRM is now known to hold in cells that are settled.
     pub known: BTreeMap<u16, ShortHash>,
     /// Cells in which the row takes the CRM's value, and what the row held when that was decided.
     pub takes: BTreeMap<u16, Take>,
     pub conflicts: Vec<Conflict>,
-    pub verdict: Verdict,
+    pub outcome: Outcome,
     /// What was sent: field_id -> hash, as JSON. It may have arrived, whatever came back.
     pub sent: String,
     /// The mapped fields of the CRM object as they were read: CRM field -> canonical value.
@@ -41,25 +42,6 @@ pub struct Conflict {
     pub policy: &'static str,
 }
 
-#[derive(Clone)]
-pub enum Verdict {
-    /// Every cell is settled.
-    Done,
-    Retry {
-        delay_ms: i64,
-        charged: bool,
-        class: ErrorClass,
-        error: String,
-    },
-    Dead {
-        class: ErrorClass,
-        code: String,
-        error: String,
-    },
-    /// The CRM deleted the record.
-    Unlinked { error: String },
-}
-
-pub fn keys_of(record: &Settled) -> (&str, &str) {
+pub fn keys_of(record: &Resolution) -> (&str, &str) {
     (&record.pending.shard_key, &record.pending.record_key)
 }

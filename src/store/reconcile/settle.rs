@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 
 use crm_domain::Cells;
+use crm_domain::mapping::OnCrmDelete;
 use crm_domain::storable::{storable, storable_text};
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json, json};
@@ -12,20 +13,20 @@ use crate::store::config::map::Map;
 use crate::store::dead_letter;
 use crate::store::error::{Fault, StoreError};
 use crate::store::ingest::refetch;
+use crate::store::outcome::Outcome;
 use crate::store::reconcile::accept::{rows_in_use, take};
-use crate::store::reconcile::outcome::{Settled, Verdict, keys_of};
+use crate::store::reconcile::outcome::{Resolution, keys_of};
 use crate::store::record::locks;
 use crate::store::record::remove::row_follows;
 use crate::store::statement::Cached;
-use crm_domain::mapping::OnCrmDelete;
 
 /// Writes down results. Returns those whose record or row somebody holds, or whose row changed meanwhile, to be settled
 /// later; and what was taken into rows.
 pub fn settle(
     client: &mut SpiClient,
     map: &Map,
-    mut records: Vec<Settled>,
-) -> Result<(Vec<Settled>, Vec<Settled>), StoreError> {
+    mut records: Vec<Resolution>,
+) -> Result<(Vec<Resolution>, Vec<Resolution>), StoreError> {
     let keys: Vec<(&str, &str)> = records.iter().map(keys_of).collect();
     let mut held: HashSet<usize> = locks::held_records(client, map, &keys)?
         .into_iter()
@@ -54,7 +55,7 @@ pub fn settle(
 pub fn postpone(
     client: &mut SpiClient,
     map: &Map,
-    record: &Settled,
+    record: &Resolution,
     delay_ms: i64,
     error: &str,
 ) -> Result<(), StoreError> {
@@ -77,8 +78,8 @@ pub fn postpone(
     Ok(())
 }
 
-fn ledger(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(), StoreError> {
-    let known: Vec<&Settled> = records.iter().filter(|r| !r.known.is_empty()).collect();
+fn ledger(client: &mut SpiClient, map: &Map, records: &[Resolution]) -> Result<(), StoreError> {
+    let known: Vec<&Resolution> = records.iter().filter(|r| !r.known.is_empty()).collect();
     if !known.is_empty() {
         let cells: Vec<Vec<u8>> = known
             .iter()
@@ -108,7 +109,7 @@ fn ledger(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(), 
     }
     for record in records
         .iter()
-        .filter(|r| matches!(r.verdict, Verdict::Unlinked { .. }))
+        .filter(|r| matches!(r.outcome, Outcome::Unlinked { .. }))
     {
         let (shard_key, record_key) = keys_of(record);
         if map.on_crm_delete == OnCrmDelete::Delete {
@@ -135,8 +136,8 @@ fn ledger(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(), 
 
 /// A pending write whose every cell is settled goes, unless edits were folded into it since: those are based on what is now
 /// known.
-fn pending(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(), StoreError> {
-    let mut verdicts = Vec::with_capacity(records.len());
+fn pending(client: &mut SpiClient, map: &Map, records: &[Resolution]) -> Result<(), StoreError> {
+    let mut outcomes = Vec::with_capacity(records.len());
     let mut bases = Vec::with_capacity(records.len());
     let mut delays = Vec::with_capacity(records.len());
     let mut charges = Vec::with_capacity(records.len());
@@ -149,14 +150,15 @@ fn pending(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(),
             .map(|id| (id.to_string(), json!({ "l": true })))
             .collect();
         bases.push(Json::Object(base).to_string());
-        let (verdict, delay, charged, class, error) = match &r.verdict {
-            Verdict::Done => ("done", 0, false, None, None),
-            Verdict::Unlinked { .. } => ("done", 0, false, None, None),
-            Verdict::Retry {
+        let (outcome, delay, charged, class, error) = match &r.outcome {
+            Outcome::Applied | Outcome::NothingToDo => ("done", 0, false, None, None),
+            Outcome::Unlinked { .. } => ("done", 0, false, None, None),
+            Outcome::Retry {
                 delay_ms,
                 charged,
                 class,
                 error,
+                ..
             } => (
                 "retry",
                 *delay_ms,
@@ -164,11 +166,11 @@ fn pending(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(),
                 Some(class.name()),
                 Some(error.as_str()),
             ),
-            Verdict::Dead { class, error, .. } => {
+            Outcome::Dead { class, error, .. } => {
                 ("dead", 0, true, Some(class.name()), Some(error.as_str()))
             }
         };
-        verdicts.push(verdict);
+        outcomes.push(outcome);
         delays.push(delay);
         charges.push(charged);
         classes.push(class);
@@ -190,31 +192,31 @@ fn pending(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(),
         Cached("WITH r AS MATERIALIZED (
              SELECT * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::bigint[], $8::bool[], $9::text[],
                                   $10::text[], $11::text[], $12::bytea[], $13::bytea[], $14::text[], $15::text[]::uuid[])
-                  AS r (shard_key, record_key, revision, verdict, base, delay_ms, charged, error_class, error, snapshot, snapshot_hash, take, sent,
+                  AS r (shard_key, record_key, revision, outcome, base, delay_ms, charged, error_class, error, snapshot, snapshot_hash, take, sent,
                         write_id)
          ), gone AS (
              DELETE FROM crm.pending_write p USING r
              WHERE p.shard_key = r.shard_key AND p.map_id = $1 AND p.record_key = r.record_key AND p.state IN ('queued', 'dead')
-               AND (p.write_id, p.revision) = (r.write_id, r.revision) AND r.verdict = 'done'
+               AND (p.write_id, p.revision) = (r.write_id, r.revision) AND r.outcome = 'done'
          )
          UPDATE crm.pending_write p
-         SET base = CASE WHEN r.verdict = 'done' THEN p.base || r.base::jsonb ELSE crm_internal.base_sent(p.base, r.sent::jsonb) END,
+         SET base = CASE WHEN r.outcome = 'done' THEN p.base || r.base::jsonb ELSE crm_internal.base_sent(p.base, r.sent::jsonb) END,
              -- What somebody asked for meanwhile stays asked for.
-             take = CASE WHEN r.verdict = 'done' THEN crm_internal.cells_minus(p.take, r.take) ELSE p.take END,
-             state = CASE WHEN r.verdict = 'dead' AND (p.write_id, p.revision) = (r.write_id, r.revision) THEN 'dead' ELSE 'queued' END,
+             take = CASE WHEN r.outcome = 'done' THEN crm_internal.cells_minus(p.take, r.take) ELSE p.take END,
+             state = CASE WHEN r.outcome = 'dead' AND (p.write_id, p.revision) = (r.write_id, r.revision) THEN 'dead' ELSE 'queued' END,
              attempts = CASE WHEN (p.write_id, p.revision) <> (r.write_id, r.revision) THEN 0 WHEN r.charged THEN p.attempts + 1 ELSE p.attempts END,
-             next_attempt_at = CASE WHEN r.verdict = 'retry' THEN now() + r.delay_ms * interval '1 ms' ELSE '-infinity' END,
+             next_attempt_at = CASE WHEN r.outcome = 'retry' THEN now() + r.delay_ms * interval '1 ms' ELSE '-infinity' END,
              error_class = r.error_class, last_error = r.error,
              snapshot = coalesce(r.snapshot::jsonb, p.snapshot), snapshot_hash = coalesce(r.snapshot_hash, p.snapshot_hash)
          FROM r WHERE p.shard_key = r.shard_key AND p.map_id = $1 AND p.record_key = r.record_key AND p.state IN ('queued', 'dead')
-                  AND NOT ((p.write_id, p.revision) = (r.write_id, r.revision) AND r.verdict = 'done')"),
+                  AND NOT ((p.write_id, p.revision) = (r.write_id, r.revision) AND r.outcome = 'done')"),
         None,
         &[
             map.id.into(),
             records.iter().map(|r| keys_of(r).0).collect::<Vec<_>>().into(),
             records.iter().map(|r| keys_of(r).1).collect::<Vec<_>>().into(),
             records.iter().map(|r| r.pending.revision).collect::<Vec<_>>().into(),
-            verdicts.into(),
+            outcomes.into(),
             bases.into(),
             delays.into(),
             charges.into(),
@@ -231,7 +233,7 @@ fn pending(client: &mut SpiClient, map: &Map, records: &[Settled]) -> Result<(),
 }
 
 /// Conflicts of one record and field are one row. A cell that is settled has no conflict any more.
-fn conflicts(client: &mut SpiClient, map: &Map, record: &Settled) -> Result<(), StoreError> {
+fn conflicts(client: &mut SpiClient, map: &Map, record: &Resolution) -> Result<(), StoreError> {
     let (shard_key, record_key) = keys_of(record);
     let settled: Vec<i16> = record.known.keys().map(|id| *id as i16).collect();
     if !settled.is_empty() {
@@ -281,8 +283,8 @@ fn conflicts(client: &mut SpiClient, map: &Map, record: &Settled) -> Result<(), 
     Ok(())
 }
 
-fn dead_letter(client: &mut SpiClient, map: &Map, record: &Settled) -> Result<(), StoreError> {
-    let Verdict::Dead { class, code, error } = &record.verdict else {
+fn dead_letter(client: &mut SpiClient, map: &Map, record: &Resolution) -> Result<(), StoreError> {
+    let Outcome::Dead { class, code, error } = &record.outcome else {
         return Ok(());
     };
     dead_letter::tell_the_first(client, map, *class, code)?;

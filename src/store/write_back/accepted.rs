@@ -1,11 +1,13 @@
 //! Records that the CRM accepted.
 
+use crm_domain::Operation;
 use pgrx::spi::SpiClient;
 
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::ingest::stored_forms::look_back;
-use crate::store::write_back::outcome::{Settled, Verdict, column};
+use crate::store::outcome::Outcome;
+use crate::store::write_back::outcome::{Settled, column};
 
 /// What the CRM took leaves the queue, and the ledger remembers it. The first two lines find the rows: where they were
 /// when the record was claimed (the ledger row is locked, so it still is there), or by their key.
@@ -39,7 +41,7 @@ pub fn applied<'a>(
     (queue, ledger): (&str, &str),
 ) -> Result<Vec<&'a Settled>, StoreError> {
     let (taken, mut rest): (Vec<&Settled>, Vec<&Settled>) =
-        records.iter().partition(|r| r.verdict == Verdict::Applied);
+        records.iter().partition(|r| r.outcome == Outcome::Applied);
     if taken.is_empty() {
         return Ok(rest);
     }
@@ -61,7 +63,7 @@ pub fn applied<'a>(
             }),
         ],
     )?;
-    let updated = taken.iter().filter(|r| r.operation == "update");
+    let updated = taken.iter().filter(|r| r.operation == Operation::Update);
     let updated: Vec<&str> = updated.filter_map(|r| r.crm_id.as_deref()).collect();
     for row in rows {
         rest.push(taken[row.get::<i64>(1)?.unwrap_or_default() as usize]);

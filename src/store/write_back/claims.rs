@@ -4,7 +4,7 @@
 //! worker left behind is released by the next, with an attempt charged to its records, so that work which kills the
 //! worker ends as dead letters and not in a crash loop.
 
-use crm_domain::Cells;
+use crm_domain::{Cells, Op, Path};
 use pgrx::pg_sys;
 use pgrx::spi::SpiClient;
 
@@ -12,7 +12,6 @@ use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::row::{self, Columns};
 use crate::store::statement::Cached;
-use crm_domain::{Op, Path};
 
 /// A queued record, as claimed.
 #[derive(Clone, Debug)]

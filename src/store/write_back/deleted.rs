@@ -1,12 +1,14 @@
 //! Records that were deleted on both sides.
 
+use crm_domain::Operation;
 use pgrx::spi::SpiClient;
 
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
+use crate::store::outcome::Outcome;
 use crate::store::record::former_links::BOTH_WENT;
 use crate::store::record::remove;
-use crate::store::write_back::outcome::{Settled, Verdict};
+use crate::store::write_back::outcome::Settled;
 
 /// A record that was deleted on both sides leaves the ledger.
 pub fn delete_gone(
@@ -14,7 +16,7 @@ pub fn delete_gone(
     map: &Map,
     records: &[&Settled],
 ) -> Result<(), StoreError> {
-    let is_unlinked = |r: &Settled| matches!(r.verdict, Verdict::Unlinked { .. });
+    let is_unlinked = |r: &Settled| matches!(r.outcome, Outcome::Unlinked { .. });
     // The CRM deleted it, and so did an edit that was folded meanwhile.
     let unlinked: Vec<&&Settled> = records.iter().filter(|r| is_unlinked(r)).collect();
     if !unlinked.is_empty() {
@@ -37,7 +39,9 @@ pub fn delete_gone(
     }
     let gone: Vec<&&Settled> = records
         .iter()
-        .filter(|r| r.operation == "delete" && (r.verdict == Verdict::Applied || is_unlinked(r)))
+        .filter(|r| {
+            r.operation == Operation::Delete && (r.outcome == Outcome::Applied || is_unlinked(r))
+        })
         .collect();
     if gone.is_empty() {
         return Ok(());
@@ -54,7 +58,7 @@ pub fn delete_gone(
         None,
         &[map.id.into(), shard_keys.clone().into(), record_keys.clone().into()],
     )?;
-    // What was to be decided about the CRM record is moot. Edits are too, unless the row was inserted again.
+    // What was to be decided about the CRM record needs no decision any more. Neither do edits, unless the row was inserted again.
     client.update(
         "WITH gone AS (
              SELECT r.shard_key, r.record_key, l.record_key IS NULL AS wholly FROM unnest($2::text[], $3::text[]) AS r (shard_key, record_key)

@@ -6,8 +6,9 @@ use pgrx::spi::SpiClient;
 use crate::store::config::map::Map;
 use crate::store::dead_letter;
 use crate::store::error::StoreError;
+use crate::store::outcome::Outcome;
 use crate::store::statement::Cached;
-use crate::store::write_back::outcome::{Settled, Verdict};
+use crate::store::write_back::outcome::Settled;
 
 /// Failures, and records that were edited since the claim. Such an edit (another revision) keeps all waiting cells
 /// waiting: sent once more, they do no harm.
@@ -17,75 +18,75 @@ pub fn others(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result
     }
     let shard_keys: Vec<&str> = records.iter().map(|r| r.shard_key.as_str()).collect();
     let record_keys: Vec<&str> = records.iter().map(|r| r.record_key.as_str()).collect();
-    let verdicts: Vec<&str> = records.iter().map(|r| r.verdict.word()).collect();
+    let outcomes: Vec<&str> = records.iter().map(|r| r.outcome.word()).collect();
     let errors: Vec<_> = records
         .iter()
-        .map(|r| r.verdict.failure().2.map(storable_text))
+        .map(|r| r.outcome.failure().2.map(storable_text))
         .collect();
     let revisions: Vec<i64> = records.iter().map(|r| r.revision).collect();
     let (delays, charges): (Vec<i64>, Vec<bool>) = records
         .iter()
-        .map(|r| match &r.verdict {
-            Verdict::Retry {
+        .map(|r| match &r.outcome {
+            Outcome::Retry {
                 delay_ms, charged, ..
             } => (*delay_ms, *charged),
-            Verdict::Dead { .. } => (0, true),
+            Outcome::Dead { .. } => (0, true),
             _ => (0, false),
         })
         .unzip();
     client.update(
         "WITH void AS (
              DELETE FROM crm.queue q
-             USING unnest($2::text[], $3::text[], $4::text[], $5::bigint[]) AS r (shard_key, record_key, verdict, revision)
+             USING unnest($2::text[], $3::text[], $4::text[], $5::bigint[]) AS r (shard_key, record_key, outcome, revision)
              WHERE q.shard_key = r.shard_key AND q.map_id = $1 AND q.record_key = r.record_key
-               AND q.revision = r.revision AND r.verdict IN ('moot', 'unlinked')
-             RETURNING q.shard_key, q.map_id, q.record_key, q.op, r.verdict
+               AND q.revision = r.revision AND r.outcome IN ('nothing_to_do', 'unlinked')
+             RETURNING q.shard_key, q.map_id, q.record_key, q.op, r.outcome
          ), unmade AS (
              -- A row that went before its record was made.
              DELETE FROM crm.ledger l USING void v
-             WHERE v.op = 'c' AND v.verdict = 'moot' AND l.crm_id IS NULL
+             WHERE v.op = 'c' AND v.outcome = 'nothing_to_do' AND l.crm_id IS NULL
                AND l.shard_key = v.shard_key AND l.map_id = v.map_id AND l.record_key = v.record_key
          )
          -- But an earlier attempt may have made it.
          INSERT INTO crm.orphaned_create (shard_key, map_id, record_key)
          SELECT v.shard_key, v.map_id, v.record_key FROM void v JOIN crm.object_map m USING (map_id)
-         WHERE v.op = 'c' AND v.verdict = 'moot' AND (m.on_delete = 'delete' OR m.on_crm_insert = 'insert')
+         WHERE v.op = 'c' AND v.outcome = 'nothing_to_do' AND (m.on_delete = 'delete' OR m.on_crm_insert = 'insert')
          ON CONFLICT DO NOTHING",
         None,
         &[
             map.id.into(),
             shard_keys.clone().into(),
             record_keys.clone().into(),
-            verdicts.clone().into(),
+            outcomes.clone().into(),
             revisions.clone().into(),
         ],
     )?;
     client.update(
         "UPDATE crm.queue q
-         SET state = CASE WHEN r.verdict = 'unlinked' THEN 'unlinked'
-                          WHEN r.verdict = 'dead' AND q.revision = r.revision THEN 'dead' ELSE 'queued' END,
-             op = CASE WHEN r.verdict = 'applied' AND q.op IN ('c', 'k') THEN 'u' ELSE q.op END,
-             attempts = CASE WHEN q.revision <> r.revision OR r.verdict IN ('applied', 'moot', 'unlinked') THEN 0
+         SET state = CASE WHEN r.outcome = 'unlinked' THEN 'unlinked'
+                          WHEN r.outcome = 'dead' AND q.revision = r.revision THEN 'dead' ELSE 'queued' END,
+             op = CASE WHEN r.outcome = 'applied' AND q.op IN ('c', 'k') THEN 'u' ELSE q.op END,
+             attempts = CASE WHEN q.revision <> r.revision OR r.outcome IN ('applied', 'nothing_to_do', 'unlinked') THEN 0
                              WHEN r.charged THEN q.attempts + 1 ELSE q.attempts END,
-             next_attempt_at = CASE WHEN r.verdict = 'retry' THEN now() + r.delay_ms * interval '1 ms' ELSE '-infinity' END,
+             next_attempt_at = CASE WHEN r.outcome = 'retry' THEN now() + r.delay_ms * interval '1 ms' ELSE '-infinity' END,
              error_class = r.error_class, last_error = r.error
          FROM unnest($2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bool[], $8::text[], $9::text[])
-              AS r (shard_key, record_key, verdict, revision, delay_ms, charged, error_class, error)
+              AS r (shard_key, record_key, outcome, revision, delay_ms, charged, error_class, error)
          WHERE q.shard_key = r.shard_key AND q.map_id = $1 AND q.record_key = r.record_key",
         None,
         &[
             map.id.into(),
             shard_keys.clone().into(),
             record_keys.clone().into(),
-            verdicts.clone().into(),
+            outcomes.clone().into(),
             revisions.into(),
             delays.into(),
             charges.into(),
-            records.iter().map(|r| r.verdict.failure().0).collect::<Vec<_>>().into(),
+            records.iter().map(|r| r.outcome.failure().0).collect::<Vec<_>>().into(),
             errors.iter().map(|e| e.as_deref()).collect::<Vec<Option<&str>>>().into(),
         ],
     )?;
-    let unlinked = records.iter().filter(|r| r.verdict.word() == "unlinked");
+    let unlinked = records.iter().filter(|r| r.outcome.word() == "unlinked");
     for r in unlinked {
         client.update(
             "SELECT crm_internal.unlink_record($1, $2, $3)",
@@ -102,14 +103,14 @@ pub fn others(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result
          SET crm_id = coalesce(r.crm_id, l.crm_id), synced_at = crm_internal.cells_synced(l.synced_at, r.cells, now(), l.changed_at, NULL),
              hashes = crm_internal.cells_hash(l.hashes, r.cells, r.hashes)
          FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::bytea[])
-              AS r (shard_key, record_key, verdict, crm_id, cells, hashes)
-         WHERE l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key AND r.verdict = 'applied'",
+              AS r (shard_key, record_key, outcome, crm_id, cells, hashes)
+         WHERE l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key AND r.outcome = 'applied'",
         None,
         &[
             map.id.into(),
             shard_keys.into(),
             record_keys.into(),
-            verdicts.into(),
+            outcomes.into(),
             records.iter().map(|r| r.crm_id.as_deref()).collect::<Vec<_>>().into(),
             records.iter().map(|r| r.cells.to_bytes()).collect::<Vec<_>>().into(),
             records.iter().map(|r| r.hashes.as_slice()).collect::<Vec<_>>().into(),
@@ -150,7 +151,7 @@ pub fn dead_letters(
 ) -> Result<(), StoreError> {
     let mut is_told = false;
     for r in records {
-        let Verdict::Dead { class, code, error } = &r.verdict else {
+        let Outcome::Dead { class, code, error } = &r.outcome else {
             continue;
         };
         if !is_told {
@@ -171,7 +172,7 @@ pub fn dead_letters(
                 map.id.into(),
                 r.record_key.as_str().into(),
                 r.crm_id.as_deref().into(),
-                r.operation.into(),
+                r.operation.name().into(),
                 storable(&r.fields).as_ref().into(),
                 class.name().into(),
                 code.as_str().into(),

@@ -2,17 +2,19 @@
 
 use std::collections::HashSet;
 
+use crm_domain::Path;
 use pgrx::spi::SpiClient;
 
 use crate::store::audit;
 use crate::store::config::connection::Connection;
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
+use crate::store::outcome::Outcome;
 use crate::store::record::locks::held_records;
 use crate::store::write_back::accepted::{BY_KEY, IN_PLACE, applied};
 use crate::store::write_back::deleted::delete_gone;
 use crate::store::write_back::failed::{dead_letters, others};
-use crate::store::write_back::outcome::{Settled, Verdict, column};
+use crate::store::write_back::outcome::{Settled, column};
 
 /// Settles records. Returns the indexes of those whose ledger row somebody holds, to be settled later.
 pub fn settle(
@@ -46,29 +48,27 @@ pub fn settle(
     dead_letters(client, map, &records)?;
     let entries: Vec<audit::Entry> = records
         .iter()
-        .filter(|r| r.verdict != Verdict::Moot)
+        .filter(|r| r.outcome != Outcome::NothingToDo)
         .map(|r| {
-            let (error_class, vendor_code, error) = r.verdict.failure();
+            let (error_class, vendor_code, error) = r.outcome.failure();
             audit::Entry {
-                shard_key: &r.shard_key,
-                record_key: &r.record_key,
                 crm_id: r.crm_id.as_deref(),
-                operation: r.operation,
                 fields: &r.fields,
-                result: r.verdict.result(),
                 attempt: r.attempt,
                 error_class,
                 vendor_code,
                 error,
                 request_id: r.request_id.as_deref(),
                 actor: r.actor.as_deref(),
-                correlation_id: None,
-                write_id: None,
-                folded: &[],
+                ..audit::Entry::new(
+                    (&r.shard_key, &r.record_key),
+                    r.operation,
+                    r.outcome.result(),
+                )
             }
         })
         .collect();
-    audit::write(client, connection, map, "batch", &entries)?;
+    audit::write(client, connection, map, Path::Batch, &entries)?;
     Ok(held)
 }
 

@@ -12,6 +12,7 @@ use crate::store::calls::intents;
 use crate::store::notify;
 use crate::worker::sender::checked_write::{Checked, Outcome};
 use crate::worker::socket::protocol::Intent;
+use crm_domain::{AuditResult, Operation, Path};
 
 /// Audit, intents and events of calls that came back.
 pub fn write_down(
@@ -35,22 +36,23 @@ pub fn write_down(
                     Outcome::Failed(failure) => Some(failure),
                     _ => None,
                 };
+                let operation = match intent.force {
+                    true => Operation::Force,
+                    false => Operation::Update,
+                };
                 audit::Entry {
-                    shard_key: &intent.shard_key,
-                    record_key: &intent.record_key,
                     crm_id: Some(&intent.crm_id),
-                    operation: if intent.force { "force" } else { "update" },
                     fields: &fields[n],
-                    result: result(checked),
-                    attempt: 1,
-                    error_class: failure.map(|f| f.class.name()),
-                    vendor_code: failure.map(|f| f.code.as_str()),
-                    error: failure.map(|f| f.message.as_str()),
                     request_id: Some(checked.request_id.as_str()).filter(|id| !id.is_empty()),
                     actor: Some(&intent.actor),
                     correlation_id: intent.correlation_id.as_deref(),
                     write_id: Some(&intent.write_id),
-                    folded: &[],
+                    ..audit::Entry::new(
+                        (&intent.shard_key, &intent.record_key),
+                        operation,
+                        result(checked),
+                    )
+                    .with_failure(failure)
                 }
             })
             .collect();
@@ -61,7 +63,7 @@ pub fn write_down(
             provider: &intent.provider,
             relation: &intent.relation,
         };
-        audit::write_about(client, &about, "realtime", &entries)?;
+        audit::write_about(client, &about, Path::RealTime, &entries)?;
     }
     let ended: Vec<intents::Ended> = back
         .iter()
@@ -111,12 +113,12 @@ pub fn event(name: &str, intent: &Intent, error: Option<String>) -> String {
     )
 }
 
-fn result(checked: &Checked) -> &'static str {
+fn result(checked: &Checked) -> AuditResult {
     match &checked.outcome {
-        Outcome::Done(_) if !checked.raced.is_empty() => "raced",
-        Outcome::Done(_) => "applied",
-        Outcome::Conflict => "conflict",
-        Outcome::Failed(_) => "retry",
+        Outcome::Done(_) if !checked.raced.is_empty() => AuditResult::Raced,
+        Outcome::Done(_) => AuditResult::Applied,
+        Outcome::Conflict => AuditResult::Conflict,
+        Outcome::Failed(_) => AuditResult::Retry,
     }
 }
 

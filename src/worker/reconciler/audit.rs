@@ -6,9 +6,11 @@ use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json};
 
 use crate::store::config::{Connection, Map};
-use crate::store::reconcile::outcome::{Settled, Verdict};
+use crate::store::outcome::Outcome as RecordOutcome;
+use crate::store::reconcile::outcome::Resolution;
 use crate::store::reconcile::pending_writes::Pending;
 use crate::store::{StoreError, audit};
+use crm_domain::{AuditResult, Operation, Path};
 
 type Fields = JsonMap<String, Json>;
 
@@ -33,19 +35,26 @@ impl Entry {
         client: &mut SpiClient,
         connection: &Connection,
         map: &Map,
-        record: &Settled,
+        record: &Resolution,
     ) -> Result<(), StoreError> {
         let p = &record.pending;
         let (compensates, edits) = (!p.undone.is_empty(), p.edits());
         if compensates {
-            let result = outcome(record).unwrap_or("superseded");
+            let result = outcome(record).unwrap_or(AuditResult::Superseded);
             let mut rows = vec![(result, &self.undone)];
             let mut calls = p.undone.clone();
             if !edits {
                 rows.extend(self.settled(record));
                 calls.extend(p.folded.iter().cloned());
             }
-            self.insert(client, connection, map, ("compensate", &calls), p, &rows)?;
+            self.insert(
+                client,
+                connection,
+                map,
+                (Path::Compensate, &calls),
+                p,
+                &rows,
+            )?;
         }
         // The last word on an edit is its own.
         if edits || !compensates {
@@ -55,27 +64,41 @@ impl Entry {
             };
             if rows.is_empty() {
                 // Nothing is left to be written, such as when the row is gone.
-                rows.push(("superseded", &self.superseded));
+                rows.push((AuditResult::Superseded, &self.superseded));
             }
-            self.insert(client, connection, map, ("reconcile", &p.folded), p, &rows)?;
+            self.insert(
+                client,
+                connection,
+                map,
+                (Path::Reconcile, &p.folded),
+                p,
+                &rows,
+            )?;
         }
         Ok(())
     }
 
     /// What became of the edits of a pending write whose every cell is settled.
-    fn settled(&self, record: &Settled) -> Vec<(&'static str, &Fields)> {
+    fn settled(&self, record: &Resolution) -> Vec<(AuditResult, &Fields)> {
         let mut rows = Vec::new();
-        if !matches!(record.verdict, Verdict::Done) {
+        if !matches!(record.outcome, RecordOutcome::Applied) {
             return rows;
         }
         if self.wrote {
-            rows.push((if self.raced { "raced" } else { "applied" }, &self.fields));
+            rows.push((
+                if self.raced {
+                    AuditResult::Raced
+                } else {
+                    AuditResult::Applied
+                },
+                &self.fields,
+            ));
         }
         if !record.conflicts.is_empty() {
-            rows.push(("conflict", &self.conflicting));
+            rows.push((AuditResult::Conflict, &self.conflicting));
         }
         if !self.superseded.is_empty() {
-            rows.push(("superseded", &self.superseded));
+            rows.push((AuditResult::Superseded, &self.superseded));
         }
         rows
     }
@@ -85,9 +108,9 @@ impl Entry {
         client: &mut SpiClient,
         connection: &Connection,
         map: &Map,
-        (path, calls): (&str, &[String]),
+        (path, calls): (Path, &[String]),
         p: &Pending,
-        rows: &[(&'static str, &Fields)],
+        rows: &[(AuditResult, &Fields)],
     ) -> Result<(), StoreError> {
         let texts: Vec<String> = rows
             .iter()
@@ -96,22 +119,20 @@ impl Entry {
         let entries: Vec<audit::Entry> = rows
             .iter()
             .zip(&texts)
-            .map(|((result, _), fields)| audit::Entry {
-                shard_key: &p.shard_key,
-                record_key: &p.record_key,
-                crm_id: Some(&p.crm_id),
-                operation: "update",
-                fields,
-                result,
-                attempt: p.attempts + 1,
-                error_class: self.failure.as_ref().map(|f| f.class.name()),
-                vendor_code: self.failure.as_ref().map(|f| f.code.as_str()),
-                error: self.failure.as_ref().map(|f| f.message.as_str()),
-                request_id: self.request_id.as_deref(),
-                actor: p.actor.as_deref(),
-                correlation_id: p.correlation_id.as_deref(),
-                write_id: Some(&p.write_id),
-                folded: calls,
+            .map(|((result, _), fields)| {
+                let key = (p.shard_key.as_str(), p.record_key.as_str());
+                audit::Entry {
+                    crm_id: Some(&p.crm_id),
+                    fields,
+                    attempt: p.attempts + 1,
+                    request_id: self.request_id.as_deref(),
+                    actor: p.actor.as_deref(),
+                    correlation_id: p.correlation_id.as_deref(),
+                    write_id: Some(&p.write_id),
+                    folded: calls,
+                    ..audit::Entry::new(key, Operation::Update, *result)
+                        .with_failure(self.failure.as_ref())
+                }
             })
             .collect();
         audit::write(client, connection, map, path, &entries)
@@ -119,11 +140,11 @@ impl Entry {
 }
 
 /// The one result of an attempt that did not settle the edit.
-fn outcome(record: &Settled) -> Option<&'static str> {
-    match &record.verdict {
-        Verdict::Retry { .. } => Some("retry"),
-        Verdict::Dead { .. } => Some("dead"),
-        Verdict::Unlinked { .. } => Some("superseded"),
-        Verdict::Done => None,
+fn outcome(record: &Resolution) -> Option<AuditResult> {
+    match &record.outcome {
+        RecordOutcome::Retry { .. } => Some(AuditResult::Retry),
+        RecordOutcome::Dead { .. } => Some(AuditResult::Dead),
+        RecordOutcome::Unlinked { .. } => Some(AuditResult::Superseded),
+        RecordOutcome::Applied | RecordOutcome::NothingToDo => None,
     }
 }

@@ -15,7 +15,7 @@ use crate::failpoint;
 use crate::store::Fault;
 use crate::store::config::{Connection, Map};
 use crate::store::notify;
-use crate::store::reconcile::outcome::{self, Settled};
+use crate::store::reconcile::outcome::{self, Resolution};
 use crate::store::reconcile::settle;
 use crate::store::write_back::claims;
 use crate::store::{StoreError, transaction};
@@ -23,7 +23,7 @@ use crate::worker::context::Context;
 use crate::worker::step_backoff::{Owner, Step};
 
 /// A pending write's result, and its entry of the audit.
-pub type Resolved = (Settled, Entry);
+pub type Resolved = (Resolution, Entry);
 
 /// Results of pending writes of one map.
 pub struct Results {
@@ -200,7 +200,7 @@ fn write(
         .enumerate()
         .map(|(n, (r, _))| (outcome::keys_of(r), n))
         .collect();
-    let place = |r: &Settled| by_key[&outcome::keys_of(r)];
+    let place = |r: &Resolution| by_key[&outcome::keys_of(r)];
     transaction(|client| {
         let keys = resolved.iter().map(|(r, _)| r.pending.record_key.as_str());
         failpoint::reach_with("reconcile_settle::store", keys);
@@ -225,7 +225,7 @@ fn write(
 }
 
 /// The result cannot be recorded at all: the edit is tried again later.
-fn postpone(map: &Map, record: &Settled) -> Result<(), StoreError> {
+fn postpone(map: &Map, record: &Resolution) -> Result<(), StoreError> {
     let attempt = record.pending.attempts + 1;
     let wait = Backoff::RECORD.bound(attempt) / 2 + Duration::from_secs(1);
     let error = "the result of the edit cannot be recorded";

@@ -10,7 +10,8 @@ use super::audit::Entry;
 use super::read::{PendingWithRow, sending};
 use crate::store::StoreError;
 use crate::store::config::{Connection, Map};
-use crate::store::reconcile::outcome::{Conflict, Settled, Take, Verdict};
+use crate::store::outcome::Outcome as RecordOutcome;
+use crate::store::reconcile::outcome::{Conflict, Resolution, Take};
 use crate::store::reconcile::pending_writes::Pending;
 use crate::worker::notification;
 use crate::worker::retry_policy;
@@ -21,15 +22,15 @@ pub fn resolve(
     w: PendingWithRow,
     checked: Option<Checked>,
     max_attempts: u32,
-) -> (Settled, Entry) {
+) -> (Resolution, Entry) {
     let mut entry = Entry::default();
-    let mut settled = Settled {
+    let mut settled = Resolution {
         sent: sending(&w),
         pending: w.pending,
         known: BTreeMap::new(),
         takes: BTreeMap::new(),
         conflicts: Vec::new(),
-        verdict: Verdict::Done,
+        outcome: RecordOutcome::Applied,
         snapshot: None,
     };
     let failure = match (w.fault, checked) {
@@ -74,33 +75,16 @@ pub fn resolve(
     };
     if let Some(failure) = failure {
         let attempts = settled.pending.attempts;
-        settled.verdict = verdict_on(&failure, attempts, max_attempts, map);
+        settled.outcome = outcome_of(&failure, attempts, max_attempts, map);
         entry.failure = Some(failure);
     }
     (settled, entry)
 }
 
 /// What a failure leads to.
-fn verdict_on(failure: &Failure, attempts: u32, max_attempts: u32, map: &Map) -> Verdict {
-    use crate::store::write_back::outcome::Verdict as Batch;
+fn outcome_of(failure: &Failure, attempts: u32, max_attempts: u32, map: &Map) -> RecordOutcome {
     let draw = fastrand::f64();
-    match retry_policy::classify(failure, attempts, max_attempts, map.on_crm_delete, draw) {
-        Batch::Retry {
-            delay_ms,
-            charged,
-            class,
-            error,
-            ..
-        } => Verdict::Retry {
-            delay_ms,
-            charged,
-            class,
-            error,
-        },
-        Batch::Unlinked { error, .. } => Verdict::Unlinked { error },
-        Batch::Dead { class, code, error } => Verdict::Dead { class, code, error },
-        Batch::Applied | Batch::Moot => Verdict::Done,
-    }
+    retry_policy::classify(failure, attempts, max_attempts, map.on_crm_delete, draw)
 }
 
 /// An edit that cannot be read, or whose result cannot be recorded, because of this error.
@@ -110,17 +94,17 @@ pub fn blamed(
     sent: String,
     error: &StoreError,
     max_attempts: u32,
-) -> (Settled, Entry) {
+) -> (Resolution, Entry) {
     let class = match error.is_about_values() {
         true => ErrorClass::Internal,
         false => ErrorClass::Transient,
     };
     let failure = Failure::record(class, "settle", error.message());
-    let settled = Settled {
+    let settled = Resolution {
         known: BTreeMap::new(),
         takes: BTreeMap::new(),
         conflicts: Vec::new(),
-        verdict: verdict_on(&failure, pending.attempts, max_attempts, map),
+        outcome: outcome_of(&failure, pending.attempts, max_attempts, map),
         sent,
         snapshot: None,
         pending,
@@ -134,7 +118,7 @@ pub fn blamed(
 
 fn decide(
     map: &Map,
-    settled: &mut Settled,
+    settled: &mut Resolution,
     entry: &mut Entry,
     local: &BTreeMap<u16, Value>,
     read: &BTreeMap<u16, Value>,
@@ -233,13 +217,13 @@ fn snapshot(map: &Map, read: &BTreeMap<u16, Value>) -> (Json, Vec<u8>) {
     (snapshot::json(&fields), hash)
 }
 
-pub fn told(record: &Settled) -> (&'static str, Option<&str>) {
-    match &record.verdict {
-        Verdict::Done if !record.conflicts.is_empty() => ("conflict", None),
-        Verdict::Done => ("sync_completed", None),
-        Verdict::Retry { error, .. }
-        | Verdict::Dead { error, .. }
-        | Verdict::Unlinked { error } => ("sync_failed", Some(error)),
+pub fn told(record: &Resolution) -> (&'static str, Option<&str>) {
+    match &record.outcome {
+        RecordOutcome::Applied if !record.conflicts.is_empty() => ("conflict", None),
+        RecordOutcome::Applied | RecordOutcome::NothingToDo => ("sync_completed", None),
+        RecordOutcome::Retry { error, .. }
+        | RecordOutcome::Dead { error, .. }
+        | RecordOutcome::Unlinked { error, .. } => ("sync_failed", Some(error)),
     }
 }
 

@@ -8,8 +8,10 @@ use crm_domain::{Cells, Value, canonical, excerpt, hex};
 use crm_provider::record::Field;
 
 use crate::store::config::{Connection, Map};
+use crate::store::outcome::Outcome;
 use crate::store::write_back::claims::Claimed;
-use crate::store::write_back::outcome::{Settled, Verdict};
+use crate::store::write_back::outcome::Settled;
+use crm_domain::Operation;
 
 /// A batch in flight.
 pub struct Batch {
@@ -90,7 +92,7 @@ impl InFlight {
     }
 
     /// The record with its result.
-    pub fn settled(self, verdict: Verdict, response: Response) -> Settled {
+    pub fn settled(self, outcome: Outcome, response: Response) -> Settled {
         let InFlight {
             claimed,
             sent,
@@ -99,9 +101,9 @@ impl InFlight {
         } = self;
         Settled {
             operation: match claimed.op {
-                Op::Delete => "delete",
-                _ if response.created => "create",
-                _ => "update",
+                Op::Delete => Operation::Delete,
+                _ if response.created => Operation::Create,
+                _ => Operation::Update,
             },
             crm_id: response.crm_id.or(claimed.crm_id),
             shard_key: claimed.shard_key,
@@ -116,17 +118,17 @@ impl InFlight {
             actor: claimed.actor,
             place: claimed.place,
             request_id: response.request_id,
-            verdict,
+            outcome,
         }
     }
 }
 
 /// A claimed record of which nothing is sent.
-pub fn unsent(claimed: Claimed, verdict: Verdict) -> Settled {
+pub fn unsent(claimed: Claimed, outcome: Outcome) -> Settled {
     let response = Response {
         crm_id: None,
         created: false,
         request_id: None,
     };
-    InFlight::new(claimed, &[]).settled(verdict, response)
+    InFlight::new(claimed, &[]).settled(outcome, response)
 }

@@ -23,9 +23,9 @@ use self::rounds::Rounds;
 use self::settle::{Results, Settler, blamed};
 use crate::failpoint;
 use crate::store::config::{Connection, Map};
+use crate::store::outcome::Outcome;
 use crate::store::table::read::READ_TIME;
 use crate::store::write_back::claims;
-use crate::store::write_back::outcome::Verdict;
 use crate::store::{StoreError, transaction};
 use crate::worker::connections::readiness::Readiness;
 use crate::worker::context::Context;
@@ -279,8 +279,8 @@ impl WriteBack {
                 let Some(claimed) = due.pop() else {
                     return Err(error);
                 };
-                let mut record = unsent(claimed, Verdict::Moot);
-                record.verdict = blamed(map, &record, &error, cx.settings.max_attempts);
+                let mut record = unsent(claimed, Outcome::NothingToDo);
+                record.outcome = blamed(map, &record, &error, cx.settings.max_attempts);
                 let results = Results {
                     map: map.clone(),
                     connection: connection.clone(),

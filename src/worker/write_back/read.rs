@@ -14,10 +14,11 @@ use super::in_flight::{InFlight, unsent};
 use crate::settings::Settings;
 use crate::store::StoreError;
 use crate::store::config::{Map, MappedField};
+use crate::store::outcome::Outcome;
 use crate::store::record::key_rivals::{self, Rival};
 use crate::store::table::read::{self, Bounds, RowValues, Wanted};
 use crate::store::write_back::claims::Claimed;
-use crate::store::write_back::outcome::{Settled, Verdict};
+use crate::store::write_back::outcome::Settled;
 use crate::worker::retry_policy;
 use crate::worker::sender::batches::Outgoing;
 
@@ -67,7 +68,7 @@ pub fn read_batch(
     let mut settled = refused;
     let worn_out = || {
         let error = "the worker crashed every time it tried to send this record";
-        Verdict::Dead {
+        Outcome::Dead {
             class: ErrorClass::Internal,
             code: "abandoned".to_owned(),
             error: error.to_owned(),
@@ -88,7 +89,7 @@ pub fn read_batch(
                 settled.push(unsent(claimed, worn_out()));
             }
             Some(RowValues::Found(fields)) if fields.is_empty() && claimed.op == Op::Update => {
-                settled.push(unsent(claimed, Verdict::Moot));
+                settled.push(unsent(claimed, Outcome::NothingToDo));
             }
             Some(RowValues::Found(fields))
                 if claimed.op == Op::Create || claimed.crm_id.is_some() =>
@@ -106,22 +107,22 @@ pub fn read_batch(
                 records.push(record);
             }
             Some(RowValues::Missing) if map.hides_rows => {
-                let verdict = Verdict::Dead {
+                let outcome = Outcome::Dead {
                     class: ErrorClass::Mapping,
                     code: "row_not_visible".to_owned(),
                     error: "the table's owner does not see the row: it is gone, or forced row security hides it".to_owned(),
                 };
-                settled.push(unsent(claimed, verdict));
+                settled.push(unsent(claimed, outcome));
             }
             Some(RowValues::Found(_) | RowValues::Missing) => {
-                settled.push(unsent(claimed, Verdict::Moot));
+                settled.push(unsent(claimed, Outcome::NothingToDo));
             }
             Some(RowValues::Unreadable(failure)) => {
                 let (attempts, most) = (claimed.attempts, settings.max_attempts);
                 let draw = fastrand::f64();
-                let verdict =
+                let outcome =
                     retry_policy::classify(&failure, attempts, most, map.on_crm_delete, draw);
-                settled.push(unsent(claimed, verdict));
+                settled.push(unsent(claimed, outcome));
             }
         }
     }
@@ -161,16 +162,16 @@ fn with_keys_of_their_own(
         .iter()
         .map(|&n| (due[n].shard_key.as_str(), due[n].record_key.as_str()))
         .collect();
-    let mut verdicts: HashMap<usize, Verdict> = HashMap::new();
+    let mut outcomes: HashMap<usize, Outcome> = HashMap::new();
     for (&n, (_, record_key)) in places.iter().zip(&keys) {
         if is_blank_key(record_key) {
             let error = "the row's key is blank, and the CRM could not find its record by it";
-            verdicts.insert(n, dead(ErrorClass::Mapping, "blank_key", error.to_owned()));
+            outcomes.insert(n, dead(ErrorClass::Mapping, "blank_key", error.to_owned()));
         } else if let Some(room) = map.key_room.filter(|&room| utf16_length(record_key) > room) {
             let error = format!(
                 "the row's key is longer than the {room} characters that the CRM has room for"
             );
-            verdicts.insert(n, dead(ErrorClass::Mapping, "key_too_long", error));
+            outcomes.insert(n, dead(ErrorClass::Mapping, "key_too_long", error));
         }
     }
     let mut later: HashSet<usize> = HashSet::new();
@@ -178,7 +179,7 @@ fn with_keys_of_their_own(
     for (&at, rivals) in &rivals {
         let n = places[at];
         if let Some(rival) = rivals.iter().find(|r| r.holds && !r.is_on_its_way()) {
-            verdicts.entry(n).or_insert_with(|| outdone_by(rival));
+            outcomes.entry(n).or_insert_with(|| outdone_by(rival));
         } else if rivals.iter().any(Rival::is_on_its_way) {
             later.insert(n);
         }
@@ -187,7 +188,7 @@ fn with_keys_of_their_own(
     let going: HashMap<(&str, &str), i64> = keys
         .iter()
         .zip(&places)
-        .filter(|(_, n)| !verdicts.contains_key(n) && !later.contains(n))
+        .filter(|(_, n)| !outcomes.contains_key(n) && !later.contains(n))
         .map(|(key, &n)| (*key, due[n].revision))
         .collect();
     for (&at, rivals) in &rivals {
@@ -199,7 +200,7 @@ fn with_keys_of_their_own(
             later.insert(places[at]);
         }
     }
-    later.retain(|n| !verdicts.contains_key(n));
+    later.retain(|n| !outcomes.contains_key(n));
     let put_off: Vec<(&str, &str)> = later
         .iter()
         .map(|&n| (due[n].shard_key.as_str(), due[n].record_key.as_str()))
@@ -207,9 +208,9 @@ fn with_keys_of_their_own(
     key_rivals::put_off(map, &put_off)?;
     let (mut rest, mut refused) = (Vec::with_capacity(due.len()), Vec::new());
     for (n, claimed) in due.into_iter().enumerate() {
-        match verdicts.remove(&n) {
-            Some(verdict) => {
-                refused.push(unsent(claimed, verdict));
+        match outcomes.remove(&n) {
+            Some(outcome) => {
+                refused.push(unsent(claimed, outcome));
             }
             None if later.contains(&n) => {}
             None => rest.push(claimed),
@@ -218,7 +219,7 @@ fn with_keys_of_their_own(
     Ok((rest, refused))
 }
 
-fn outdone_by(rival: &Rival) -> Verdict {
+fn outdone_by(rival: &Rival) -> Outcome {
     let record = match &rival.crm_id {
         Some(crm_id) => format!(", whose CRM record is {crm_id}"),
         None => ", whose creation was never confirmed".to_owned(),
@@ -230,8 +231,8 @@ fn outdone_by(rival: &Rival) -> Verdict {
     dead(ErrorClass::Conflict, "duplicate_identity", error)
 }
 
-fn dead(class: ErrorClass, code: &str, error: String) -> Verdict {
-    Verdict::Dead {
+fn dead(class: ErrorClass, code: &str, error: String) -> Outcome {
+    Outcome::Dead {
         class,
         code: code.to_owned(),
         error,

@@ -1,4 +1,4 @@
-//! From a CRM's responses to verdicts on the records of a batch.
+//! From a CRM's responses to outcomes on the records of a batch.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,8 @@ use crm_domain::{ErrorClass, Failure};
 
 use super::in_flight::{InFlight, Response};
 use crate::store::config::Map;
-use crate::store::write_back::outcome::{Settled, Verdict};
+use crate::store::outcome::Outcome;
+use crate::store::write_back::outcome::Settled;
 use crate::worker::retry_policy;
 use crate::worker::sender::batches::{Sent, no_result};
 
@@ -35,20 +36,20 @@ pub fn classify(
             created: op == Op::Create,
             request_id,
         };
-        let verdict = match result {
+        let outcome = match result {
             Ok(written) => {
                 response.crm_id = Some(written.crm_id).filter(|id| !id.is_empty());
                 response.created = written.created;
-                Verdict::Applied
+                Outcome::Applied
             }
             // Deleting what is gone already is done.
             Err(failure) if op == Op::Delete && failure.class == ErrorClass::NotFound => {
-                Verdict::Applied
+                Outcome::Applied
             }
             Err(failure) => {
                 let attempts = record.claimed().attempts;
                 let draw = fastrand::f64();
-                let verdict = retry_policy::classify(
+                let outcome = retry_policy::classify(
                     &failure,
                     attempts,
                     max_attempts,
@@ -58,10 +59,10 @@ pub fn classify(
                 if failure.scope == Scope::Connection {
                     outage.get_or_insert(failure);
                 }
-                verdict
+                outcome
             }
         };
-        record.settled(verdict, response)
+        record.settled(outcome, response)
     });
     (settled.collect(), outage)
 }
@@ -70,8 +71,8 @@ pub fn classify(
 pub fn stop_reason(settled: &[Settled]) -> Option<String> {
     let errors: Vec<&str> = settled
         .iter()
-        .filter_map(|s| match &s.verdict {
-            Verdict::Dead {
+        .filter_map(|s| match &s.outcome {
+            Outcome::Dead {
                 class: ErrorClass::Mapping,
                 error,
                 ..

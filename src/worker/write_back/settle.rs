@@ -14,15 +14,17 @@ use pgrx::spi::SpiClient;
 use super::results::stop_reason;
 use crate::failpoint;
 use crate::store::config::{Connection, Map};
+use crate::store::outcome::Outcome;
 use crate::store::reconcile::pending_writes;
 use crate::store::table::delete;
-use crate::store::write_back::outcome::{Settled, Verdict};
+use crate::store::write_back::outcome::Settled;
 use crate::store::write_back::{claims, failed, settle};
 use crate::store::{StoreError, map_state, transaction};
 use crate::worker::connections::health;
 use crate::worker::context::Context;
 use crate::worker::retry_policy;
 use crate::worker::step_backoff::{Owner, Step};
+use crm_domain::Operation;
 
 /// Results of records of one map.
 pub struct Results {
@@ -151,7 +153,7 @@ impl Settler {
                 match rung {
                     Rung::AsItIs => {
                         let max_attempts = cx.settings.max_attempts;
-                        record.verdict = blamed(&map, record, &error, max_attempts);
+                        record.outcome = blamed(&map, record, &error, max_attempts);
                     }
                     Rung::Blamed => {
                         record.fields = "{}".to_owned();
@@ -197,8 +199,8 @@ impl Settler {
 }
 
 /// What becomes of a record that cannot be read, or whose result cannot be stored, because of this error.
-pub fn blamed(map: &Map, record: &Settled, error: &StoreError, max_attempts: u32) -> Verdict {
-    let dead = |class: ErrorClass, code: &str, error: String| Verdict::Dead {
+pub fn blamed(map: &Map, record: &Settled, error: &StoreError, max_attempts: u32) -> Outcome {
+    let dead = |class: ErrorClass, code: &str, error: String| Outcome::Dead {
         class,
         code: code.to_owned(),
         error,
@@ -245,9 +247,9 @@ fn write(
     for (i, s) in settled.iter_mut().enumerate() {
         // Not what a transaction that was rolled back left here.
         s.row_gone = false;
-        let deletes_row = matches!(s.verdict, Verdict::Unlinked { .. })
+        let deletes_row = matches!(s.outcome, Outcome::Unlinked { .. })
             && map.on_crm_delete == OnCrmDelete::Delete
-            && s.operation != "delete";
+            && s.operation != Operation::Delete;
         if deletes_row {
             match delete::delete_row(map, &s.shard_key, &s.record_key, timeout) {
                 Ok(()) => s.row_gone = true,
@@ -273,15 +275,15 @@ fn write(
     locked.extend(not_yet.into_iter().map(|n| ready[n]));
     let never_made: Vec<(&str, &str)> = records
         .iter()
-        .filter(|s| s.verdict == Verdict::Moot && s.crm_id.is_none())
+        .filter(|s| s.outcome == Outcome::NothingToDo && s.crm_id.is_none())
         .map(|s| (s.shard_key.as_str(), s.record_key.as_str()))
         .collect();
     pending_writes::end_with_rows(client, connection, map, &never_made)?;
-    let applied = settled.iter().any(|s| s.verdict == Verdict::Applied);
-    let error = settled.iter().find_map(|s| match &s.verdict {
-        Verdict::Dead { error, code, .. }
-        | Verdict::Retry { error, code, .. }
-        | Verdict::Unlinked { error, code } => Some(format!("{error} ({code})")),
+    let applied = settled.iter().any(|s| s.outcome == Outcome::Applied);
+    let error = settled.iter().find_map(|s| match &s.outcome {
+        Outcome::Dead { error, code, .. }
+        | Outcome::Retry { error, code, .. }
+        | Outcome::Unlinked { error, code } => Some(format!("{error} ({code})")),
         _ => None,
     });
     let error = row_stays.as_deref().or(error.as_deref());
