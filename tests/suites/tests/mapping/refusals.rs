@@ -148,7 +148,7 @@ async fn tables_of_citus() {
         .await;
     let bound = "SELECT crm_internal.bind_map(map_id) FROM crm.object_map WHERE relation = 'local'::regclass";
     let trouble: String = desk.db.one(bound, &[]).await;
-    assert!(trouble.contains("a table of Citus"), "{trouble}");
+    assert!(trouble.contains("a Citus table"), "{trouble}");
 }
 
 /// What pg_crm makes for a map is not handed to Citus: its switch for that is off while the statements run, and as it was
