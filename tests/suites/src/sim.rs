@@ -96,6 +96,11 @@ impl Sim {
         }
     }
 
+    /// Where the simulator itself listens.
+    pub fn admin_address(&self) -> &str {
+        &self.admin
+    }
+
     fn answer(what: &str, answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Value {
         let mut response = answer.unwrap_or_else(|error| panic!("{what}: {error}"));
         let body = response
