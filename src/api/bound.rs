@@ -20,10 +20,9 @@ fn require_bound(relation: pg_sys::Oid, columns: Array<&str>, types: Array<pg_sy
             .find(|a| !a.attisdropped && a.name() == column)
             .map(|a| a.atttypid);
         // SAFETY: a look-up in the catalog's cache.
+        let base_of = |found| unsafe { pg_sys::getBaseType(found) };
         let fits = found.is_some_and(|found| {
-            base_type == pg_sys::InvalidOid
-                || found == base_type
-                || unsafe { pg_sys::getBaseType(found) } == base_type
+            base_type == pg_sys::InvalidOid || found == base_type || base_of(found) == base_type
         });
         if !fits {
             if shared::available() {

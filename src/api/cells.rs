@@ -109,6 +109,7 @@ unsafe impl BoxRet for Times {
             .map(|t| pg_sys::Datum::from(t.unwrap_or_default()))
             .collect();
         let (mut len, mut first) = (times.len() as i32, 1);
+        // SAFETY: both vectors have `len` elements, which the array copies.
         unsafe {
             let array = pg_sys::construct_md_array(
                 times.as_mut_ptr(),

@@ -11,8 +11,8 @@ impl FromDatum for RawSize {
         is_null: bool,
         _: pg_sys::Oid,
     ) -> Option<Self> {
-        // SAFETY: callers ask for columns of variable length alone; the header tells the size, wherever the rest is.
         (!is_null).then(|| {
+            // SAFETY: callers ask for columns of variable length only; the header has the size, wherever the rest is.
             let with_header = unsafe { pg_sys::toast_raw_datum_size(datum) };
             RawSize(with_header.saturating_sub(pg_sys::VARHDRSZ))
         })
