@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::readiness::AWAY;
 use crate::store::config::Connection;
-use crate::worker::link::{SharedLink, Told};
+use crate::worker::link::{KnownDescription, SharedLink};
 use crate::worker::socket::protocol::Inquiry;
 
 /// A backend that waits for a description.
@@ -34,7 +34,7 @@ impl DescribeRequest {
         runtime.spawn(async move {
             let Inquiry { object, fresh, .. } = self.inquiry;
             let answer = match link.describe(&object, fresh).await {
-                Some(told) => answer(told),
+                Some(description) => answer(description),
                 None => {
                     let why = format!("provider {} cannot describe objects", link.provider.name());
                     failed(&Failure::connection(
@@ -66,9 +66,9 @@ impl DescribeRequest {
     }
 }
 
-fn answer(told: Told) -> Json {
-    match told.description {
-        Ok(description) => json!({"description": description, "is_kept": told.is_kept}),
+fn answer(known: KnownDescription) -> Json {
+    match known.description {
+        Ok(description) => json!({"description": description, "is_kept": known.is_kept}),
         Err(failure) => failed(&failure),
     }
 }

@@ -24,7 +24,7 @@ use crate::shared::now_ms;
 use crate::store::config::{self, Connection, Map};
 use crate::store::{StoreError, connection_state, durable_transaction, stub_crm, transaction};
 use crate::worker::link::http::Http;
-use crate::worker::link::{Keys, Link, Message, SharedLink, Transport};
+use crate::worker::link::{Configuration, Link, Message, SharedLink, Transport};
 use crate::worker::mailbox::Sender;
 use crate::worker::schedule::{IDLE, LOCKED_RETRY};
 use crate::worker::step_backoff::{Owner, Step, StepBackoff};
@@ -207,17 +207,17 @@ impl Connections {
             },
         };
         let options = connection.options.as_object().cloned().unwrap_or_default();
-        let turn = self.token_turns.entry(connection.id).or_default().clone();
         let former = self.former_secrets.get(&connection.id).cloned();
-        let link = Link::new(
-            connection,
-            provider,
-            crm_provider::Settings::new(options, settings.bulk_threshold),
-            Keys::new(credentials, turn, self.mailbox.clone()),
+        let configuration = Configuration {
+            settings: crm_provider::Settings::new(options, settings.bulk_threshold),
+            credentials,
+            token_turn: self.token_turns.entry(connection.id).or_default().clone(),
             transport,
-            settings.max_value,
-            former.unwrap_or_default(),
-        );
+            mailbox: self.mailbox.clone(),
+            max_value: settings.max_value,
+            former_secrets: former.unwrap_or_default(),
+        };
+        let link = Link::new(connection, provider, configuration);
         self.links.insert(connection.id, Arc::new(link));
         Ok(())
     }

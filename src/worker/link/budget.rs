@@ -10,9 +10,9 @@ use crm_domain::{ErrorClass, Failure};
 use crm_provider::{Settings, Usage};
 use tokio::sync::SemaphorePermit;
 
-use super::RequestContext;
 use super::fair_queue::FairQueue;
 use super::permits::Permits;
+use super::request_context::RequestContext;
 use crate::shared::now_ms;
 
 /// How soon a request looks again that lets more urgent ones go first.

@@ -1,5 +1,5 @@
-//! What a link's CRM said of its objects, for a while: who maps many fields asks once. A CRM that does not answer is
-//! not asked again at once either. All goes with the link, so new credentials ask anew.
+//! What a link's CRM said of its objects, for a while: mapping many fields asks once. A CRM that does not respond is not
+//! asked again at once either. All goes with the link, so new credentials ask anew.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -8,61 +8,58 @@ use crm_domain::{Description, ErrorClass, Failure};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::timeout;
 
-use super::{Lane, Link, RequestContext, http};
+use super::http;
 
-/// How long an answer is good for those who do not ask for a fresh one.
+/// How long a description is good for those who do not ask for a fresh one.
 const KEPT: Duration = Duration::from_secs(30);
 /// How long these wait for the CRM.
 const PATIENCE: Duration = Duration::from_secs(4);
 
 #[derive(Default)]
-pub struct Descriptions(AsyncMutex<HashMap<String, Told>>);
+pub struct Descriptions(AsyncMutex<HashMap<String, KnownDescription>>);
 
 #[derive(Clone)]
-pub struct Told {
+pub struct KnownDescription {
     at: Instant,
     pub description: Result<Description, Failure>,
-    /// Whether it is the answer to an earlier question.
+    /// Whether it is the response to an earlier request.
     pub is_kept: bool,
 }
 
-impl Link {
-    /// The fields of an object; `None`: the provider cannot ask.
-    pub async fn describe(&self, object: &str, fresh: bool) -> Option<Told> {
-        // Held meanwhile: who comes second finds the answer.
-        let mut known = self.descriptions.0.lock().await;
-        known.retain(|_, told| told.at.elapsed() < KEPT);
-        if let Some(told) = known.get(object)
+impl Descriptions {
+    /// The fields of an object: those that are known, or those that `ask` gets from the CRM.
+    pub async fn get(
+        &self,
+        object: &str,
+        fresh: bool,
+        ask: impl Future<Output = Result<Description, Failure>>,
+    ) -> KnownDescription {
+        // Locked meanwhile: a second caller finds the description.
+        let mut known = self.0.lock().await;
+        known.retain(|_, description| description.at.elapsed() < KEPT);
+        if let Some(description) = known.get(object)
             && !fresh
         {
-            return Some(Told {
+            return KnownDescription {
                 is_kept: true,
-                ..told.clone()
-            });
+                ..description.clone()
+            };
         }
-        let operation = self.provider.describe(&self.settings, object)?;
-        let had_outage = self.health.outage().is_some();
-        let context = RequestContext::new(Lane::RealTime);
-        let answer = self.run(&context, operation);
-        let description = if fresh {
-            answer.await
-        } else {
-            let late = "no answer within a few seconds";
-            let late = || Failure::connection(ErrorClass::Transient, http::TIMEOUT, late);
-            timeout(PATIENCE, answer)
-                .await
-                .unwrap_or_else(|_| Err(late()))
+        let description = match fresh {
+            true => ask.await,
+            false => timeout(PATIENCE, ask).await.unwrap_or_else(|_| Err(late())),
         };
-        if !had_outage {
-            // Nobody's work failed: it will find out for itself.
-            self.take_outage();
-        }
-        let told = Told {
+        let description = KnownDescription {
             at: Instant::now(),
-            description: description.map(|told| self.provider.with_storage_rules(told)),
+            description,
             is_kept: false,
         };
-        known.insert(object.to_owned(), told.clone());
-        Some(told)
+        known.insert(object.to_owned(), description.clone());
+        description
     }
+}
+
+fn late() -> Failure {
+    let late = "no answer within a few seconds";
+    Failure::connection(ErrorClass::Transient, http::TIMEOUT, late)
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use crm_domain::budget::Lane;
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard, OwnedMutexGuard};
 
-use super::RequestContext;
+use super::request_context::RequestContext;
 
 type Queue = Arc<AsyncMutex<()>>;
 

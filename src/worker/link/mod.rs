@@ -1,8 +1,9 @@
 //! A link: one connection to a CRM as the threads use it.
 //!
 //! It drives operations, signs requests ([`token`]) or has a broker carry them ([`composio`]), bounds the requests in flight
-//! ([`permits`]) and in time ([`budget`]), has maps take [`fair_queue`], and remembers outage ([`health`]), so that what is queued behind a failing
-//! request fails at once instead of knocking on a closed door.
+//! ([`permits`]) and in time ([`budget`]), has maps take turns
+//! ([`fair_queue`]), and remembers an outage ([`health`]), so that what is queued behind a failing request fails at once instead
+//! of being sent to a CRM that is down.
 //!
 //! Guarantee: no text that it hands on, of a CRM, a broker, a proxy or the transport, holds a secret of the connection
 //! ([`Secrets`]). Whatever is kept or shown of them comes from here.
@@ -10,6 +11,7 @@
 pub mod allowed_hosts;
 mod budget;
 mod descriptions;
+mod drive;
 mod fair_queue;
 mod health;
 pub mod http;
@@ -18,19 +20,20 @@ mod permits;
 mod request_context;
 mod token;
 mod transport;
+mod wire;
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crm_domain::failure::Scope;
 use crm_domain::{ErrorClass, Failure, Value};
 use crm_provider::record::Field;
 use crm_provider::{
-    BoxOperation, Mask, Provider, Request, Response, Secrets, Settings, Step, Target, Usage,
+    BoxOperation, Credentials, Mask, Provider, Request, Response, Secrets, Settings, Target, Usage,
     UsageReport, composio, default_base_url,
 };
 
-pub use self::descriptions::Told;
+pub use self::descriptions::KnownDescription;
 pub use self::message::Message;
 pub use self::request_context::RequestContext;
 pub use self::transport::Transport;
@@ -40,14 +43,16 @@ use crm_domain::budget::{Teller, Told as DayTold};
 use self::allowed_hosts::without_user;
 use self::budget::Budget;
 use self::descriptions::Descriptions;
-use self::health::LinkHealth;
+use self::drive::{Send, drive};
 use self::permits::Permits;
-pub use self::token::Keys;
-use self::token::Token;
+use self::token::{Holder, Token, TokenSource};
+use self::wire::Wire;
 use crate::secrets::proxy_passwords;
 use crate::store::config::Connection;
 use crate::store::table::read::TOO_LARGE;
+use crate::worker::mailbox::Sender;
 use serde_json::Value as Json;
+use tokio::sync::Mutex as AsyncMutex;
 
 /// How often a repeatable request is sent again at once when its connection broke. One that took all the time that a
 /// request may take is not.
@@ -63,34 +68,57 @@ pub struct Link {
     base_url: String,
     /// The account whose broker carries the requests; `None`: nobody does.
     account: Option<composio::Account>,
-    keys: Keys,
+    tokens: TokenSource,
     permits: Permits,
     budget: Budget,
-    transport: Transport,
+    wire: Arc<Wire>,
     max_value: usize,
-    secrets: Mutex<Secrets>,
-    health: LinkHealth,
     descriptions: Descriptions,
 }
 
-/// Links are shared by the slices that use them.
+/// What a link is made from, beside its connection.
+pub struct Configuration {
+    pub settings: Settings,
+    pub credentials: Credentials,
+    /// Locked while a token is obtained; shared by the links of a connection.
+    pub token_turn: Arc<AsyncMutex<()>>,
+    pub transport: Transport,
+    pub mailbox: Sender<Message>,
+    /// The bytes of one value that is accepted.
+    pub max_value: usize,
+    /// Secrets of the link before this one, which responses may still quote.
+    pub former_secrets: Vec<String>,
+}
+
+/// Links are shared by the tasks that use them.
 pub type SharedLink = Arc<Link>;
 
 impl Link {
-    /// `max_value`: the bytes of one value that is taken. `former`: secrets of the link before this one, which answers may
-    /// still quote.
     pub fn new(
         connection: &Connection,
         provider: &'static dyn Provider,
-        settings: Settings,
-        keys: Keys,
-        transport: Transport,
-        max_value: usize,
-        former: Vec<String>,
+        configuration: Configuration,
     ) -> Self {
-        let more = proxy_passwords().chain(former);
+        let Configuration {
+            settings,
+            credentials,
+            token_turn,
+            transport,
+            mailbox,
+            max_value,
+            former_secrets,
+        } = configuration;
+        let more = proxy_passwords().chain(former_secrets);
+        let wire = Arc::new(Wire::new(transport, Secrets::new(&credentials, more)));
+        let base_url = base_url(connection, provider).to_owned();
+        let holder = Holder {
+            connection_id: connection.id,
+            version: connection.version,
+            provider,
+            base_url: base_url.clone(),
+            account: composio::Account::of(&settings.options),
+        };
         Link {
-            secrets: Mutex::new(Secrets::new(&keys.credentials(), more)),
             connection_id: connection.id,
             name: connection.name.clone(),
             provider,
@@ -99,11 +127,10 @@ impl Link {
             account: composio::Account::of(&settings.options),
             settings,
             version: connection.version,
-            base_url: base_url(connection, provider).to_owned(),
-            keys,
-            transport,
+            base_url,
+            tokens: TokenSource::new(holder, wire.clone(), credentials, token_turn, mailbox),
+            wire,
             max_value,
-            health: LinkHealth::default(),
             descriptions: Descriptions::default(),
         }
     }
@@ -122,16 +149,16 @@ impl Link {
                 .is_some_and(|o| *o == self.settings.options)
     }
 
-    /// The outage met since the last call; knocking is allowed again.
+    /// The outage met since the last call; requests are sent again.
     pub fn take_outage(&self) -> Option<Failure> {
-        self.health.take_outage()
+        self.wire.health.take_outage()
     }
 
-    /// The request budgets as they were told since the last call.
+    /// The request budgets as they were reported since the last call.
     pub fn take_usage_report(&self) -> Option<UsageReport> {
         let report = UsageReport {
             spent: self.budget.take_spent(),
-            ..self.health.take_usage_report()
+            ..self.wire.health.take_usage_report()
         };
         Some(report).filter(|report| *report != UsageReport::default())
     }
@@ -142,7 +169,7 @@ impl Link {
     }
 
     pub fn clock_offset_ms(&self) -> i64 {
-        self.health.clock_offset_ms()
+        self.wire.health.clock_offset_ms()
     }
 
     /// Drives an operation to its end.
@@ -152,23 +179,35 @@ impl Link {
         operation: BoxOperation<T>,
     ) -> Result<T, Failure> {
         let mut result = drive(operation, Signed(self, context)).await;
-        result.mask(&self.secrets());
+        result.mask(&self.wire.secrets());
         result
-    }
-
-    fn secrets(&self) -> MutexGuard<'_, Secrets> {
-        self.secrets.lock().expect("no panic under this lock")
     }
 
     /// What is masked, for the link that follows.
     pub fn known_secrets(&self) -> Vec<String> {
-        self.secrets().all()
+        self.wire.secrets().all()
     }
 
-    /// Remembers a failure that concerns the whole connection.
-    fn note(&self, mut failure: Failure) -> Failure {
-        self.secrets().mask_failure(&mut failure);
-        self.health.note(failure)
+    /// Takes over a refresh token that the link before this one was given.
+    pub fn adopt(&self, refresh_token: &str) {
+        self.tokens.adopt(refresh_token);
+    }
+
+    /// The fields of an object; `None`: the provider cannot ask.
+    pub async fn describe(&self, object: &str, fresh: bool) -> Option<KnownDescription> {
+        let operation = self.provider.describe(&self.settings, object)?;
+        let had_outage = self.wire.health.outage().is_some();
+        let ask = async {
+            let context = RequestContext::new(Lane::RealTime);
+            let description = self.run(&context, operation).await;
+            description.map(|description| self.provider.with_storage_rules(description))
+        };
+        let description = self.descriptions.get(object, fresh, ask).await;
+        if !had_outage && !description.is_kept {
+            // No work of a map failed: it will find out for itself.
+            self.take_outage();
+        }
+        Some(description)
     }
 
     /// Sends a request: signed, repeated where that is harmless, with a fresh token if the old one expired.
@@ -178,14 +217,14 @@ impl Link {
         mut request: Request,
     ) -> Result<Response, Failure> {
         let admitted = self.budget.admit(&self.permits, context).await;
-        let _permit = admitted.map_err(|failure| self.note(failure))?;
+        let _permit = admitted.map_err(|failure| self.wire.note(failure))?;
         let mut refreshed = false;
         let mut repeats = 0;
         loop {
-            if let Some(failure) = self.health.outage() {
+            if let Some(failure) = self.wire.health.outage() {
                 return Err(failure);
             }
-            let token = self.token().await?;
+            let token = self.tokens.current().await?;
             let answer = match &self.account {
                 Some(account) => self.carry(account, &token, context, &request).await?,
                 None => self.sign_and_send(&token, &mut request).await?,
@@ -202,23 +241,23 @@ impl Link {
                     tokio::time::sleep(Duration::from_millis(50 << repeats)).await;
                     continue;
                 }
-                Err(failure) => return Err(self.note(failure)),
+                Err(failure) => return Err(self.wire.note(failure)),
             };
             self.note_usage(Teller::Crm, self.provider.usage(&response));
-            self.health.note_clock(&response);
+            self.wire.health.note_clock(&response);
             let Some(failure) = self.provider.failure(&response) else {
                 return Ok(response);
             };
             if failure.class == ErrorClass::Auth
                 && !refreshed
                 && !matches!(request.target, Target::Url(_))
-                && self.refresh(token.generation).await?
+                && self.tokens.replace(token.generation).await?
             {
                 refreshed = true;
                 continue;
             }
             if failure.scope == Scope::Connection {
-                self.note(failure);
+                self.wire.note(failure);
             }
             return Ok(response);
         }
@@ -235,9 +274,9 @@ impl Link {
         if let (Some(access), Target::Api(_) | Target::File(_)) = (&token.access, &request.target) {
             self.provider.sign(request, access);
         }
-        self.secrets().learn(request);
+        self.wire.secrets().learn(request);
         let sent = std::mem::replace(request, Request::new(request.method, ""));
-        let (back, answer) = self.transport.exchange(url, sent).await?;
+        let (back, answer) = self.wire.transport.exchange(url, sent).await?;
         *request = back;
         request.headers = unsigned;
         Ok(answer)
@@ -268,10 +307,10 @@ impl Link {
     ) -> Result<Result<Response, Failure>, Failure> {
         let key = token.access.as_deref().unwrap_or_default();
         let carried = account.carry(request, key, context.correlation_id.as_deref());
-        self.secrets().learn(&carried);
+        self.wire.secrets().learn(&carried);
         let (Target::Api(path) | Target::File(path) | Target::Url(path)) = &carried.target;
         let url = format!("{}{path}", self.base_url);
-        let answer = self.transport.exchange(url, carried).await?.1;
+        let answer = self.wire.transport.exchange(url, carried).await?.1;
         Ok(answer.and_then(|answer| {
             self.note_usage(Teller::Broker, composio::usage(&answer));
             composio::deliver(answer).map(|answer| answer.answering(request.success))
@@ -298,7 +337,7 @@ impl Link {
 
     fn note_usage(&self, teller: Teller, usage: Usage) {
         self.budget.note(teller, &usage);
-        self.health.note_usage(teller, usage);
+        self.wire.health.note_usage(teller, usage);
     }
 }
 
@@ -311,34 +350,10 @@ fn base_url<'a>(connection: &'a Connection, provider: &'static dyn Provider) -> 
         .unwrap_or_default()
 }
 
-/// How the requests of an operation are sent.
-trait Way {
-    fn send(&self, request: Request)
-    -> impl Future<Output = Result<Response, Failure>> + Send + '_;
-}
-
 struct Signed<'a>(&'a Link, &'a RequestContext);
 
-impl Way for Signed<'_> {
+impl Send for Signed<'_> {
     async fn send(&self, request: Request) -> Result<Response, Failure> {
         self.0.send(self.1, request).await
-    }
-}
-
-/// Takes an operation from step to step, to its end.
-async fn drive<T>(mut operation: BoxOperation<T>, way: impl Way) -> Result<T, Failure> {
-    let mut step = operation.step(None);
-    loop {
-        step = match step {
-            Step::Done(result) => return result,
-            Step::Wait(time) => {
-                tokio::time::sleep(time).await;
-                operation.step(None)
-            }
-            Step::Send(request) => match way.send(request).await {
-                Ok(response) => operation.step(Some(response)),
-                Err(failure) => operation.interrupted(failure),
-            },
-        };
     }
 }

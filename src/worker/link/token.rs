@@ -4,11 +4,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crm_domain::{ErrorClass, Failure};
-use crm_provider::{Credentials, Grant, Request, Response, Target};
+use crm_provider::{Credentials, Grant, Provider, Request, Response, Target, composio};
 use tokio::sync::{Mutex as AsyncMutex, oneshot};
 
+use super::drive::{Send, drive};
 use super::message::Message;
-use super::{Link, Transport, Way, drive};
+use super::transport::Transport;
+use super::wire::Wire;
 use crate::worker::mailbox::Sender;
 
 /// A token that expires within this time is not used any more, or within half of its life, if that is short.
@@ -24,24 +26,41 @@ pub struct Token {
     renewed_at: Option<Instant>,
 }
 
-/// What a link's tokens are made from.
-pub struct Keys {
+/// Whose tokens they are.
+pub struct Holder {
+    pub connection_id: i32,
+    /// Of the credentials.
+    pub version: i32,
+    pub provider: &'static dyn Provider,
+    pub base_url: String,
+    /// The account whose broker carries the requests; `None`: nobody does.
+    pub account: Option<composio::Account>,
+}
+
+/// Where a link's tokens come from.
+pub struct TokenSource {
+    holder: Holder,
+    wire: Arc<Wire>,
     credentials: Mutex<Credentials>,
     token: AsyncMutex<Token>,
-    /// Held while a token is obtained, also by the links that this one follows or is followed by: a vendor that rotates
-    /// refresh tokens takes each of them once.
+    /// Locked while a token is obtained, also by the links that this one follows or is followed by: a vendor that rotates
+    /// refresh tokens accepts each of them once.
     turn: Arc<AsyncMutex<()>>,
     /// Where a rotated refresh token is made durable.
     mailbox: Sender<Message>,
 }
 
-impl Keys {
+impl TokenSource {
     pub fn new(
+        holder: Holder,
+        wire: Arc<Wire>,
         credentials: Credentials,
         turn: Arc<AsyncMutex<()>>,
         mailbox: Sender<Message>,
     ) -> Self {
-        Keys {
+        TokenSource {
+            holder,
+            wire,
             credentials: Mutex::new(credentials),
             token: AsyncMutex::default(),
             turn,
@@ -49,20 +68,15 @@ impl Keys {
         }
     }
 
-    pub(super) fn credentials(&self) -> Credentials {
-        self.credentials
-            .lock()
-            .expect("no panic under this lock")
-            .clone()
+    fn credentials(&self) -> Credentials {
+        let credentials = self.credentials.lock();
+        credentials.expect("no panic under this lock").clone()
     }
-}
 
-impl Link {
     /// Takes over a refresh token that the link before this one was given.
     pub fn adopt(&self, refresh_token: &str) {
-        self.secrets().add([refresh_token.to_owned()]);
-        self.keys
-            .credentials
+        self.wire.secrets().add([refresh_token.to_owned()]);
+        self.credentials
             .lock()
             .expect("no panic under this lock")
             .0
@@ -70,24 +84,24 @@ impl Link {
     }
 
     /// The current token, obtained or renewed when its end is known to be near.
-    pub(super) async fn token(&self) -> Result<Token, Failure> {
-        let mut token = self.keys.token.lock().await;
+    pub async fn current(&self) -> Result<Token, Failure> {
+        let mut token = self.token.lock().await;
         let ending = token.renewed_at.is_some_and(|at| at <= Instant::now());
         if token.access.is_some() && !ending {
             return Ok(token.clone());
         }
-        let given = match self.account {
+        let given = match self.holder.account {
             Some(_) => None,
-            None => self.provider.given_token(&self.keys.credentials()),
+            None => self.holder.provider.given_token(&self.credentials()),
         };
         if given.is_some() && token.generation == 0 {
             token.access = given;
             return Ok(token.clone());
         }
         let granted = self.authorise(&mut token).await?;
-        let needs_one = matches!(self.transport, Transport::Http { .. });
+        let needs_one = matches!(self.wire.transport, Transport::Http { .. });
         if !granted && token.access.is_none() && needs_one {
-            return Err(self.note(Failure::connection(
+            return Err(self.wire.note(Failure::connection(
                 ErrorClass::Auth,
                 "no_credentials",
                 "the connection has no credentials; crm.set_credentials() gives it some",
@@ -97,8 +111,8 @@ impl Link {
     }
 
     /// Replaces the token of that generation; a caller that comes second finds it replaced. `false`: it cannot be.
-    pub(super) async fn refresh(&self, generation: u64) -> Result<bool, Failure> {
-        let mut token = self.keys.token.lock().await;
+    pub async fn replace(&self, generation: u64) -> Result<bool, Failure> {
+        let mut token = self.token.lock().await;
         if token.generation != generation {
             return Ok(true);
         }
@@ -106,49 +120,52 @@ impl Link {
     }
 
     async fn authorise(&self, token: &mut Token) -> Result<bool, Failure> {
-        let _turn = self.keys.turn.lock().await;
-        if let Some(failure) = self.health.outage() {
+        let _turn = self.turn.lock().await;
+        if let Some(failure) = self.wire.health.outage() {
             return Err(failure);
         }
-        let credentials = self.keys.credentials();
-        let operation = match &self.account {
-            Some(account) => account.authorise(&self.base_url, self.provider.name(), &credentials),
-            None => self.provider.authorise(&self.base_url, &credentials),
+        let credentials = self.credentials();
+        let Holder {
+            provider, base_url, ..
+        } = &self.holder;
+        let operation = match &self.holder.account {
+            Some(account) => account.authorise(base_url, provider.name(), &credentials),
+            None => provider.authorise(base_url, &credentials),
         };
         let Some(operation) = operation else {
             return Ok(false);
         };
-        let grant = drive(operation, Unsigned(self))
+        let grant = drive(operation, Unsigned(&self.wire))
             .await
-            .map_err(|failure| self.note(failure))?;
+            .map_err(|failure| self.wire.note(failure))?;
         let granted = [
             Some(grant.access_token.clone()),
             grant.refresh_token.clone(),
         ];
-        self.secrets().add(granted.into_iter().flatten());
+        self.wire.secrets().add(granted.into_iter().flatten());
         if let Some(rotated) = grant.refresh_token.as_deref()
             && credentials.get("refresh_token") != Some(rotated)
         {
-            self.keep(rotated).await?;
+            self.store(rotated).await?;
         }
-        token.replace(grant);
+        token.renew(grant);
         Ok(true)
     }
 
     /// Makes a new refresh token durable before anything is done with what came along with it.
-    async fn keep(&self, rotated: &str) -> Result<(), Failure> {
-        let (reply, kept) = oneshot::channel();
-        self.keys.mailbox.send(Message::TokenRotated {
-            connection_id: self.connection_id,
-            version: self.version,
+    async fn store(&self, rotated: &str) -> Result<(), Failure> {
+        let (reply, stored) = oneshot::channel();
+        self.mailbox.send(Message::TokenRotated {
+            connection_id: self.holder.connection_id,
+            version: self.holder.version,
             refresh_token: rotated.to_owned(),
             reply,
         });
-        if !kept.await.unwrap_or(false) {
+        if !stored.await.unwrap_or(false) {
             return Err(Failure::connection(
                 ErrorClass::Transient,
                 "rotation",
-                "a new refresh token could not be kept",
+                "a new refresh token could not be stored",
             ));
         }
         self.adopt(rotated);
@@ -156,10 +173,10 @@ impl Link {
     }
 }
 
-/// A request for a grant travels as it is: no token could sign it.
-struct Unsigned<'a>(&'a Link);
+/// A request for a grant is sent as it is: no token could sign it.
+struct Unsigned<'a>(&'a Wire);
 
-impl Way for Unsigned<'_> {
+impl Send for Unsigned<'_> {
     async fn send(&self, request: Request) -> Result<Response, Failure> {
         let Target::Url(url) = request.target.clone() else {
             return Err(Failure::connection(
@@ -174,7 +191,7 @@ impl Way for Unsigned<'_> {
 }
 
 impl Token {
-    fn replace(&mut self, grant: Grant) {
+    fn renew(&mut self, grant: Grant) {
         *self = Token {
             access: Some(grant.access_token),
             base_url: grant
