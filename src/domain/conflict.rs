@@ -62,13 +62,13 @@ pub struct Sides<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// The CRM holds the row's value already.
-    Landed,
+    AlreadyApplied,
     /// The row's value goes to the CRM.
     Write,
     /// The row takes the CRM's value.
-    Take,
+    AcceptCrm,
     /// A person decides; neither side is touched.
-    Review,
+    ManualReview,
 }
 
 impl Sides<'_> {
@@ -85,20 +85,20 @@ impl Sides<'_> {
 }
 
 /// Settles a field that was changed in Postgres.
-pub fn settle(policy: ConflictPolicy, sides: &Sides) -> Decision {
+pub fn resolve(policy: ConflictPolicy, sides: &Sides) -> Decision {
     if sides.local == sides.crm {
-        return Decision::Landed;
+        return Decision::AlreadyApplied;
     }
     if !sides.crm_moved() {
         return Decision::Write;
     }
     match policy {
-        ConflictPolicy::CrmWins | ConflictPolicy::MergeWithAudit => Decision::Take,
+        ConflictPolicy::CrmWins | ConflictPolicy::MergeWithAudit => Decision::AcceptCrm,
         ConflictPolicy::LocalWins => Decision::Write,
-        ConflictPolicy::ManualReview | ConflictPolicy::ImmutableAfterBind => Decision::Review,
+        ConflictPolicy::ManualReview | ConflictPolicy::ImmutableAfterBind => Decision::ManualReview,
         ConflictPolicy::LastWriterWins => match (sides.local_changed_at, sides.crm_changed_at) {
             (Some(local), Some(crm)) if local > crm => Decision::Write,
-            _ => Decision::Take,
+            _ => Decision::AcceptCrm,
         },
     }
 }
@@ -112,7 +112,7 @@ mod tests {
     }
 
     fn decide(policy: ConflictPolicy, base: Option<&str>, local: &str, crm: &str) -> Decision {
-        settle(
+        resolve(
             policy,
             &Sides {
                 base: base.map(|base| hash(&text(base))),
@@ -135,10 +135,14 @@ mod tests {
             );
             assert_eq!(
                 decide(policy, Some("a"), "b", "b"),
-                Decision::Landed,
+                Decision::AlreadyApplied,
                 "{policy}"
             );
-            assert_eq!(decide(policy, None, "b", "b"), Decision::Landed, "{policy}");
+            assert_eq!(
+                decide(policy, None, "b", "b"),
+                Decision::AlreadyApplied,
+                "{policy}"
+            );
         }
     }
 
@@ -146,11 +150,11 @@ mod tests {
     fn both_sides_changed_is_the_policys_affair() {
         use ConflictPolicy::*;
         for (policy, decision) in [
-            (CrmWins, Decision::Take),
+            (CrmWins, Decision::AcceptCrm),
             (LocalWins, Decision::Write),
-            (MergeWithAudit, Decision::Take),
-            (ManualReview, Decision::Review),
-            (ImmutableAfterBind, Decision::Review),
+            (MergeWithAudit, Decision::AcceptCrm),
+            (ManualReview, Decision::ManualReview),
+            (ImmutableAfterBind, Decision::ManualReview),
             (LastWriterWins, Decision::Write),
         ] {
             assert_eq!(decide(policy, Some("a"), "b", "c"), decision, "{policy}");
@@ -161,7 +165,7 @@ mod tests {
     fn what_nobody_knew_is_not_overwritten_but_an_empty_field_may_be_filled() {
         assert_eq!(
             decide(ConflictPolicy::CrmWins, None, "b", "c"),
-            Decision::Take
+            Decision::AcceptCrm
         );
         assert_eq!(
             decide(ConflictPolicy::CrmWins, None, "b", ""),
@@ -170,7 +174,7 @@ mod tests {
         // A field that somebody emptied since is news.
         assert_eq!(
             decide(ConflictPolicy::CrmWins, Some("a"), "b", ""),
-            Decision::Take
+            Decision::AcceptCrm
         );
     }
 
@@ -185,7 +189,7 @@ mod tests {
                 local_changed_at: None,
                 crm_changed_at: None,
             };
-            assert_eq!(settle(policy, &sides), Decision::Write, "{policy}");
+            assert_eq!(resolve(policy, &sides), Decision::Write, "{policy}");
             let theirs = text("d");
             let moved = Sides {
                 crm: &theirs,
@@ -206,16 +210,16 @@ mod tests {
             crm_changed_at: None,
         };
         assert_eq!(
-            settle(ConflictPolicy::LastWriterWins, &sides),
-            Decision::Take
+            resolve(ConflictPolicy::LastWriterWins, &sides),
+            Decision::AcceptCrm
         );
         let later = Sides {
             crm_changed_at: Some(3),
             ..sides
         };
         assert_eq!(
-            settle(ConflictPolicy::LastWriterWins, &later),
-            Decision::Take
+            resolve(ConflictPolicy::LastWriterWins, &later),
+            Decision::AcceptCrm
         );
     }
 }

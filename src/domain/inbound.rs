@@ -9,11 +9,11 @@ use crate::mapping::{ConflictPolicy, Direction};
 
 /// A field as it came in.
 #[derive(Clone, Copy, Debug)]
-pub struct Arrived<'a> {
+pub struct InboundField<'a> {
     pub direction: Direction,
     pub policy: ConflictPolicy,
     /// Changes of the column are written to the CRM.
-    pub written: bool,
+    pub is_written: bool,
     /// What the CRM was last known to hold; `None`: nobody knows.
     pub known: Option<ShortHash>,
     /// Both sides once held the same, even if in a CRM record that is gone or was merged away.
@@ -21,84 +21,86 @@ pub struct Arrived<'a> {
     pub local: &'a Value,
     pub crm: &'a Value,
     /// The CRM held this very value once before, after what the row holds had been sent, and was written over.
-    pub answered: bool,
+    pub crm_insists: bool,
     /// An edit of the column waits to be written.
-    pub waits: bool,
+    pub has_pending_edit: bool,
     /// The field is in conflict already, and waits for a person.
-    pub disputed: bool,
+    pub in_conflict: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arrival {
+pub enum InboundDecision {
     /// The CRM holds what it was known to hold: an echo, or a change of other fields.
     Unchanged,
     /// Both sides hold the same, of which nobody knew.
     Agreed,
     /// The row takes the CRM's value.
-    Take,
+    AcceptCrm,
     /// The CRM holds something else than the row, whose column is the source of truth: it is written over.
     Overwrite,
     /// The CRM makes this of what the row holds, however often it is sent: remembered, and left alone.
-    Form,
+    KeepCrmForm,
     /// Nobody knew what the CRM held, and the row's value goes there.
     Write,
     /// The CRM's value is remembered, and nothing else is done.
-    Note,
+    Remember,
     /// The reconciler has an edit of this column to settle, and reads the record itself.
-    Leave,
+    LeavePending,
     /// The field waits for a person, who is to see what the CRM holds now.
-    Disputed,
+    InConflict,
     /// The field may not change once it is set.
-    Locked,
+    Immutable,
     /// Both sides hold something, and nobody knows which is newer: a person decides.
-    Review,
+    ManualReview,
 }
 
 /// Settles a field of a record that was read.
-pub fn settle(field: &Arrived) -> Arrival {
+pub fn decide(field: &InboundField) -> InboundDecision {
     let theirs = hash(field.crm);
     if field.known == Some(theirs) {
-        return Arrival::Unchanged;
+        return InboundDecision::Unchanged;
     }
     if field.local == field.crm {
-        return Arrival::Agreed;
+        return InboundDecision::Agreed;
     }
     match field.direction {
-        _ if field.disputed => Arrival::Disputed,
-        Direction::Inbound => Arrival::Take,
-        Direction::Outbound if !field.written => Arrival::Note,
+        _ if field.in_conflict => InboundDecision::InConflict,
+        Direction::Inbound => InboundDecision::AcceptCrm,
+        Direction::Outbound if !field.is_written => InboundDecision::Remember,
         // What the CRM held before the row was first linked is not ours to wipe out.
-        Direction::Outbound if field.known.is_none() && !field.synced => Arrival::Note,
-        Direction::Outbound if field.answered && field.known == Some(hash(field.local)) => {
-            Arrival::Form
+        Direction::Outbound if field.known.is_none() && !field.synced => InboundDecision::Remember,
+        Direction::Outbound if field.crm_insists && field.known == Some(hash(field.local)) => {
+            InboundDecision::KeepCrmForm
         }
-        Direction::Outbound => Arrival::Overwrite,
-        Direction::Bidirectional if field.waits => Arrival::Leave,
-        Direction::Bidirectional => settle_both_ways(field),
+        Direction::Outbound => InboundDecision::Overwrite,
+        Direction::Bidirectional if field.has_pending_edit => InboundDecision::LeavePending,
+        Direction::Bidirectional => decide_bidirectional(field),
     }
 }
 
-fn settle_both_ways(field: &Arrived) -> Arrival {
+fn decide_bidirectional(field: &InboundField) -> InboundDecision {
     let empty = hash(&Value::Null);
     match field.known {
         // The CRM alone changed it.
         Some(known) => match field.policy {
             ConflictPolicy::ImmutableAfterBind if known != empty && !field.local.is_null() => {
-                Arrival::Locked
+                InboundDecision::Immutable
             }
-            _ => Arrival::Take,
+            _ => InboundDecision::AcceptCrm,
         },
-        None if field.local.is_null() => Arrival::Take,
+        None if field.local.is_null() => InboundDecision::AcceptCrm,
         // Nothing is lost by filling an empty field.
-        None if field.crm.is_null() && field.written => Arrival::Write,
-        None if field.crm.is_null() => Arrival::Note,
+        None if field.crm.is_null() && field.is_written => InboundDecision::Write,
+        None if field.crm.is_null() => InboundDecision::Remember,
         None => match field.policy {
             ConflictPolicy::CrmWins
             | ConflictPolicy::MergeWithAudit
-            | ConflictPolicy::LastWriterWins => Arrival::Take,
-            ConflictPolicy::LocalWins if field.written => Arrival::Write,
-            ConflictPolicy::LocalWins => Arrival::Note,
-            ConflictPolicy::ManualReview | ConflictPolicy::ImmutableAfterBind => Arrival::Review,
+            | ConflictPolicy::LastWriterWins => InboundDecision::AcceptCrm,
+            ConflictPolicy::LocalWins if field.is_written => InboundDecision::Write,
+            ConflictPolicy::LocalWins => InboundDecision::Remember,
+            ConflictPolicy::ManualReview | ConflictPolicy::ImmutableAfterBind => {
+                InboundDecision::ManualReview
+            }
         },
     }
 }
@@ -112,25 +114,25 @@ mod tests {
         Value::text(text)
     }
 
-    fn arrive(
+    fn decided(
         direction: Direction,
         policy: ConflictPolicy,
         known: Option<&str>,
         local: &str,
         crm: &str,
         waits: bool,
-    ) -> Arrival {
-        settle(&Arrived {
+    ) -> InboundDecision {
+        decide(&InboundField {
             direction,
             policy,
-            written: direction != Direction::Inbound,
+            is_written: direction != Direction::Inbound,
             known: known.map(|known| hash(&text(known))),
             synced: false,
             local: &text(local),
             crm: &text(crm),
-            answered: false,
-            waits,
-            disputed: false,
+            crm_insists: false,
+            has_pending_edit: waits,
+            in_conflict: false,
         })
     }
 
@@ -139,10 +141,10 @@ mod tests {
         for direction in Direction::ALL {
             for policy in ConflictPolicy::ALL {
                 for waits in [false, true] {
-                    let arrival = arrive(direction, policy, Some("a"), "b", "a", waits);
-                    assert_eq!(arrival, Arrival::Unchanged);
-                    let arrival = arrive(direction, policy, None, "b", "b", waits);
-                    assert_eq!(arrival, Arrival::Agreed);
+                    let decision = decided(direction, policy, Some("a"), "b", "a", waits);
+                    assert_eq!(decision, InboundDecision::Unchanged);
+                    let decision = decided(direction, policy, None, "b", "b", waits);
+                    assert_eq!(decision, InboundDecision::Agreed);
                 }
             }
         }
@@ -153,22 +155,22 @@ mod tests {
         use ConflictPolicy::*;
         use Direction::*;
         for policy in ConflictPolicy::ALL {
-            let of = |direction| arrive(direction, policy, Some("a"), "a", "b", false);
-            assert_eq!(of(Inbound), Arrival::Take);
-            assert_eq!(of(Outbound), Arrival::Overwrite);
+            let of = |direction| decided(direction, policy, Some("a"), "a", "b", false);
+            assert_eq!(of(Inbound), InboundDecision::AcceptCrm);
+            assert_eq!(of(Outbound), InboundDecision::Overwrite);
             let locked = policy == ImmutableAfterBind;
             let both = if locked {
-                Arrival::Locked
+                InboundDecision::Immutable
             } else {
-                Arrival::Take
+                InboundDecision::AcceptCrm
             };
             assert_eq!(of(Bidirectional), both, "{policy}");
-            let waiting = arrive(Bidirectional, policy, Some("a"), "c", "b", true);
-            assert_eq!(waiting, Arrival::Leave);
+            let waiting = decided(Bidirectional, policy, Some("a"), "c", "b", true);
+            assert_eq!(waiting, InboundDecision::LeavePending);
         }
         // A field that is not set on both sides yet may be.
         let of = |known, local| {
-            arrive(
+            decided(
                 Bidirectional,
                 ImmutableAfterBind,
                 Some(known),
@@ -177,9 +179,9 @@ mod tests {
                 false,
             )
         };
-        assert_eq!(of("", ""), Arrival::Take);
-        assert_eq!(of("", "c"), Arrival::Take);
-        assert_eq!(of("a", ""), Arrival::Take);
+        assert_eq!(of("", ""), InboundDecision::AcceptCrm);
+        assert_eq!(of("", "c"), InboundDecision::AcceptCrm);
+        assert_eq!(of("a", ""), InboundDecision::AcceptCrm);
     }
 
     #[test]
@@ -188,33 +190,33 @@ mod tests {
         use Direction::*;
         for policy in ConflictPolicy::ALL {
             assert_eq!(
-                arrive(Outbound, policy, None, "a", "b", false),
-                Arrival::Note
+                decided(Outbound, policy, None, "a", "b", false),
+                InboundDecision::Remember
             );
             assert_eq!(
-                arrive(Outbound, policy, None, "", "b", false),
-                Arrival::Note
+                decided(Outbound, policy, None, "", "b", false),
+                InboundDecision::Remember
             );
             assert_eq!(
-                arrive(Bidirectional, policy, None, "", "b", false),
-                Arrival::Take
+                decided(Bidirectional, policy, None, "", "b", false),
+                InboundDecision::AcceptCrm
             );
             assert_eq!(
-                arrive(Bidirectional, policy, None, "a", "", false),
-                Arrival::Write
+                decided(Bidirectional, policy, None, "a", "", false),
+                InboundDecision::Write
             );
         }
-        for (policy, arrival) in [
-            (CrmWins, Arrival::Take),
-            (MergeWithAudit, Arrival::Take),
-            (LastWriterWins, Arrival::Take),
-            (LocalWins, Arrival::Write),
-            (ManualReview, Arrival::Review),
-            (ImmutableAfterBind, Arrival::Review),
+        for (policy, decision) in [
+            (CrmWins, InboundDecision::AcceptCrm),
+            (MergeWithAudit, InboundDecision::AcceptCrm),
+            (LastWriterWins, InboundDecision::AcceptCrm),
+            (LocalWins, InboundDecision::Write),
+            (ManualReview, InboundDecision::ManualReview),
+            (ImmutableAfterBind, InboundDecision::ManualReview),
         ] {
             assert_eq!(
-                arrive(Bidirectional, policy, None, "a", "b", false),
-                arrival,
+                decided(Bidirectional, policy, None, "a", "b", false),
+                decision,
                 "{policy}"
             );
         }
@@ -224,58 +226,58 @@ mod tests {
     fn a_column_that_was_in_step_once_is_the_source_of_truth_for_whichever_record_its_row_goes_with()
      {
         let (local, crm) = (text("a"), text("b"));
-        let field = Arrived {
+        let field = InboundField {
             direction: Direction::Outbound,
             policy: ConflictPolicy::CrmWins,
-            written: true,
+            is_written: true,
             known: None,
             synced: true,
             local: &local,
             crm: &crm,
-            answered: false,
-            waits: false,
-            disputed: false,
+            crm_insists: false,
+            has_pending_edit: false,
+            in_conflict: false,
         };
-        assert_eq!(settle(&field), Arrival::Overwrite);
-        let unwritten = Arrived {
-            written: false,
+        assert_eq!(decide(&field), InboundDecision::Overwrite);
+        let unwritten = InboundField {
+            is_written: false,
             ..field
         };
-        assert_eq!(settle(&unwritten), Arrival::Note);
+        assert_eq!(decide(&unwritten), InboundDecision::Remember);
     }
 
     #[test]
     fn what_the_crm_makes_of_the_same_again_is_its_form_of_it() {
         let (local, crm) = (text("a"), text("b"));
-        let field = Arrived {
+        let field = InboundField {
             direction: Direction::Outbound,
             policy: ConflictPolicy::CrmWins,
-            written: true,
+            is_written: true,
             known: Some(hash(&local)),
             synced: true,
             local: &local,
             crm: &crm,
-            answered: true,
-            waits: false,
-            disputed: false,
+            crm_insists: true,
+            has_pending_edit: false,
+            in_conflict: false,
         };
-        assert_eq!(settle(&field), Arrival::Form);
-        let new = Arrived {
-            answered: false,
+        assert_eq!(decide(&field), InboundDecision::KeepCrmForm);
+        let new = InboundField {
+            crm_insists: false,
             ..field
         };
-        assert_eq!(settle(&new), Arrival::Overwrite);
+        assert_eq!(decide(&new), InboundDecision::Overwrite);
         // The row holds something else by now.
-        let edited = Arrived {
+        let edited = InboundField {
             known: Some(hash(&text("c"))),
             ..field
         };
-        assert_eq!(settle(&edited), Arrival::Overwrite);
-        let both = Arrived {
+        assert_eq!(decide(&edited), InboundDecision::Overwrite);
+        let both = InboundField {
             direction: Direction::Bidirectional,
             ..field
         };
-        assert_eq!(settle(&both), Arrival::Take);
+        assert_eq!(decide(&both), InboundDecision::AcceptCrm);
     }
 
     proptest! {
@@ -288,20 +290,20 @@ mod tests {
         ) {
             let (mut row, crm) = (text(&local), text(&crm));
             let mut ledger = known.map(|known| hash(&text(&known)));
-            let field = Arrived { direction, policy, written, known: ledger, synced, local: &row, crm: &crm, answered, waits, disputed };
-            let arrival = settle(&field);
-            match arrival {
-                Arrival::Take => {
+            let field = InboundField { direction, policy, is_written: written, known: ledger, synced, local: &row, crm: &crm, crm_insists: answered, has_pending_edit: waits, in_conflict: disputed };
+            let decision = decide(&field);
+            match decision {
+                InboundDecision::AcceptCrm => {
                     row = crm.clone();
                     ledger = Some(hash(&crm));
                 }
-                Arrival::Agreed | Arrival::Note | Arrival::Overwrite | Arrival::Form | Arrival::Write => ledger = Some(hash(&crm)),
-                Arrival::Unchanged | Arrival::Leave | Arrival::Disputed | Arrival::Locked | Arrival::Review => {}
+                InboundDecision::Agreed | InboundDecision::Remember | InboundDecision::Overwrite | InboundDecision::KeepCrmForm | InboundDecision::Write => ledger = Some(hash(&crm)),
+                InboundDecision::Unchanged | InboundDecision::LeavePending | InboundDecision::InConflict | InboundDecision::Immutable | InboundDecision::ManualReview => {}
             }
-            let again = settle(&Arrived { direction, policy, written, known: ledger, synced, local: &row, crm: &crm, answered, waits, disputed });
-            match arrival {
-                Arrival::Leave | Arrival::Disputed | Arrival::Locked | Arrival::Review => prop_assert_eq!(again, arrival),
-                _ => prop_assert_eq!(again, Arrival::Unchanged),
+            let again = decide(&InboundField { direction, policy, is_written: written, known: ledger, synced, local: &row, crm: &crm, crm_insists: answered, has_pending_edit: waits, in_conflict: disputed });
+            match decision {
+                InboundDecision::LeavePending | InboundDecision::InConflict | InboundDecision::Immutable | InboundDecision::ManualReview => prop_assert_eq!(again, decision),
+                _ => prop_assert_eq!(again, InboundDecision::Unchanged),
             }
         }
     }

@@ -39,5 +39,5 @@ pub use data_type::DataType;
 pub use description::{Choice, Description, FieldDescription};
 pub use failure::{ErrorClass, Failure};
 pub use operation::{AuditResult, Op, Operation, Path};
-pub use string_enum::UnknownWord;
+pub use string_enum::UnknownName;
 pub use value::{Number, Value, ValueError};

@@ -100,11 +100,11 @@ mod tests {
     use std::str::FromStr;
 
     use super::*;
-    use crate::{DataType, ErrorClass, UnknownWord};
+    use crate::{DataType, ErrorClass, UnknownName};
 
     #[test]
     fn every_word_is_read_back() {
-        fn law<T: Copy + Debug + PartialEq + FromStr<Err = UnknownWord>>(
+        fn law<T: Copy + Debug + PartialEq + FromStr<Err = UnknownName>>(
             all: &[T],
             names: &[&str],
         ) {
@@ -127,7 +127,7 @@ mod tests {
         let error = "Outbound".parse::<Direction>().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "unknown direction \"Outbound\": known are outbound, bidirectional, inbound"
+            "unknown direction \"Outbound\": valid values are outbound, bidirectional, inbound"
         );
         let error = "x".repeat(1000).parse::<ConflictScope>().unwrap_err();
         assert!(error.to_string().len() < 200);

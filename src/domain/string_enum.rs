@@ -1,14 +1,14 @@
-//! Closed sets of words that users write in SQL: enums that know their own names.
+//! Enums whose variants have the names that users write in SQL.
 
-/// A word that is none of those its set knows. Its message lists the known ones.
+/// A name that the set does not have. The message lists those that it has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown {kind} {word:?}: known are {}", known.join(", "))]
-pub struct UnknownWord {
-    /// What the word was to name, for instance `direction`.
+#[error("unknown {kind} {name:?}: valid values are {}", known.join(", "))]
+pub struct UnknownName {
+    /// What the name stands for, such as `direction`.
     pub kind: &'static str,
-    /// The word, cut short if it is long.
-    pub word: String,
-    /// Every word of the set.
+    /// The name, cut short if it is long.
+    pub name: String,
+    /// Every name of the set.
     pub known: &'static [&'static str],
 }
 
@@ -30,7 +30,7 @@ macro_rules! string_enum {
             pub const ALL: [$type; [$($name),+].len()] = [$($type::$variant),+];
             pub const NAMES: &'static [&'static str] = &[$($name),+];
 
-            /// The word that users write and see.
+            /// The name that users write and see.
             pub fn name(self) -> &'static str {
                 match self {
                     $($type::$variant => $name,)+
@@ -45,14 +45,14 @@ macro_rules! string_enum {
         }
 
         impl std::str::FromStr for $type {
-            type Err = $crate::UnknownWord;
+            type Err = $crate::UnknownName;
 
-            fn from_str(word: &str) -> Result<Self, Self::Err> {
-                match word {
+            fn from_str(name: &str) -> Result<Self, Self::Err> {
+                match name {
                     $($name => Ok($type::$variant),)+
-                    _ => Err($crate::UnknownWord {
+                    _ => Err($crate::UnknownName {
                         kind: $kind,
-                        word: $crate::value::excerpt(word),
+                        name: $crate::value::excerpt(name),
                         known: $type::NAMES,
                     }),
                 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crm_domain::budget::Spent;
+use crm_domain::budget::Used;
 
 /// A record that the CRM took.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,5 +49,5 @@ pub struct UsageReport {
     /// By who carries requests to it.
     pub broker: Usage,
     /// By our own count, where the admin bounds it.
-    pub spent: Option<Spent>,
+    pub used: Option<Used>,
 }

@@ -1,7 +1,7 @@
 //! What a connection's options say to a provider and to the engine: the bounds on its requests, and
 //! the vendor's own settings.
 
-use crm_domain::budget::{self, Terms};
+use crm_domain::budget::{self, Limits};
 
 use crate::composio;
 
@@ -40,7 +40,7 @@ impl Settings {
     }
 
     /// What the admin allows.
-    pub fn terms(&self) -> Terms {
+    pub fn limits(&self) -> Limits {
         let rate = self.options.get(RATE_OPTION).and_then(|rate| {
             let requests = u32::try_from(rate["requests"].as_u64()?).ok()?;
             let seconds = rate["seconds"].as_f64()?;
@@ -49,7 +49,7 @@ impl Settings {
         let reserve = self.options.get(RESERVE_OPTION);
         let reserve = reserve.and_then(serde_json::Value::as_f64);
         let day = self.options.get(DAY_OPTION);
-        Terms {
+        Limits {
             rate,
             day: day.and_then(serde_json::Value::as_u64),
             reserve: reserve.unwrap_or(budget::RESERVE).clamp(0.0, 0.9),

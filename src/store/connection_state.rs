@@ -22,7 +22,7 @@ pub fn used(
     let mut told = Map::new();
     let mut tell = |name: &str, number: Option<u64>| told.insert(name.to_owned(), number.into());
     let seconds = |usage: &Usage| usage.window.map(|window| window.as_secs());
-    let UsageReport { crm, broker, spent } = report;
+    let UsageReport { crm, broker, used } = report;
     if *crm != Usage::default() {
         tell("daily_limit", crm.daily_limit);
         tell("daily_remaining", crm.daily_remaining);
@@ -35,9 +35,9 @@ pub fn used(
         tell("broker_remaining", broker.window_remaining);
         tell("broker_seconds", seconds(broker));
     }
-    if let Some(spent) = spent {
-        tell("day", u64::try_from(spent.day).ok());
-        tell("requests", Some(spent.requests));
+    if let Some(used) = used {
+        tell("day", u64::try_from(used.day).ok());
+        tell("requests", Some(used.requests));
     }
     client.update(
         Cached("UPDATE crm.connection_state SET usage = coalesce(usage, '{}') || $2::jsonb, usage_reported_at = now() WHERE connection_id = $1"),

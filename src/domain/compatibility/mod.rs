@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::description::{Description, FieldDescription};
 use crate::mapping::{Direction, OnInsert};
 use crate::string_enum::string_enum;
-use crate::{DataType, UnknownWord};
+use crate::{DataType, UnknownName};
 
 use pairs::Pair;
 
@@ -74,7 +74,7 @@ pub struct MappedField {
 }
 
 /// All findings, in the order of the mapping; what concerns no mapped field comes last.
-pub fn judge(description: &Description, mapping: &Mapping) -> Result<Vec<Finding>, UnknownWord> {
+pub fn judge(description: &Description, mapping: &Mapping) -> Result<Vec<Finding>, UnknownName> {
     let creates = mapping.on_insert.parse::<OnInsert>()? == OnInsert::Create;
     let mut findings = Vec::new();
     for mapped in &mapping.fields {
@@ -91,7 +91,7 @@ fn judge_field(
     description: &Description,
     mapped: &MappedField,
     creates: bool,
-) -> Result<Vec<Finding>, UnknownWord> {
+) -> Result<Vec<Finding>, UnknownName> {
     let direction: Direction = mapped.direction.parse()?;
     let data_type: DataType = mapped.data_type.parse()?;
     let name = &mapped.crm_field;
@@ -285,7 +285,7 @@ fn judge_key(description: &Description, mapping: &Mapping) -> Option<Finding> {
 }
 
 /// What new records lack.
-fn missing(description: &Description, mapping: &Mapping) -> Result<Vec<Finding>, UnknownWord> {
+fn missing(description: &Description, mapping: &Mapping) -> Result<Vec<Finding>, UnknownName> {
     let mut given: Vec<&str> = mapping.external_id_field.as_deref().into_iter().collect();
     for mapped in &mapping.fields {
         if mapped.materialize && mapped.direction.parse::<Direction>()?.writes_crm() {

@@ -3,7 +3,7 @@
 
 use crm_domain::Value;
 use crm_domain::conflict::{self, Decision, Evidence, ShortHash, Sides};
-use crm_domain::inbound::{self, Arrival, Arrived};
+use crm_domain::inbound::{self, InboundDecision, InboundField};
 use crm_domain::mapping::{ConflictPolicy, Direction};
 use proptest::prelude::*;
 
@@ -95,21 +95,21 @@ impl Cell {
         if self.flight.is_some() {
             return;
         }
-        let arrival = inbound::settle(&Arrived {
+        let decision = inbound::decide(&InboundField {
             direction: Direction::Bidirectional,
             policy: ConflictPolicy::CrmWins,
-            written: true,
+            is_written: true,
             known: Some(hash(self.ledger)),
             synced: true,
             local: &value(self.row),
             crm: &value(self.crm),
-            answered: false,
-            waits: self.waiting.is_some(),
-            disputed: false,
+            crm_insists: false,
+            has_pending_edit: self.waiting.is_some(),
+            in_conflict: false,
         });
-        match arrival {
-            Arrival::Unchanged | Arrival::Leave => {}
-            Arrival::Agreed | Arrival::Take => {
+        match decision {
+            InboundDecision::Unchanged | InboundDecision::LeavePending => {}
+            InboundDecision::Agreed | InboundDecision::AcceptCrm => {
                 (self.row, self.ledger, self.exchanged) = (self.crm, self.crm, self.crm);
             }
             other => panic!("{other:?}"),
@@ -137,7 +137,7 @@ impl Cell {
         let Some(flight) = self.flight.as_mut().filter(|f| f.decision.is_none()) else {
             return Ok(());
         };
-        let decision = conflict::settle(
+        let decision = conflict::resolve(
             ConflictPolicy::CrmWins,
             &Sides {
                 base: flight.base,
@@ -150,8 +150,8 @@ impl Cell {
         );
         let is_news = self.crm != self.exchanged;
         let expected = match flight.local == self.crm {
-            true => Decision::Landed,
-            false if is_news => Decision::Take,
+            true => Decision::AlreadyApplied,
+            false if is_news => Decision::AcceptCrm,
             false => Decision::Write,
         };
         prop_assert_eq!(decision, expected);
@@ -169,15 +169,15 @@ impl Cell {
         let Some(flight) = self.flight.take() else {
             return;
         };
-        let edited_since = decision == Decision::Take && self.row != flight.local;
+        let edited_since = decision == Decision::AcceptCrm && self.row != flight.local;
         let holds = match decision {
-            Decision::Take => read,
+            Decision::AcceptCrm => read,
             _ => flight.local,
         };
         // The author of an edit since then has not seen what the CRM holds.
         if !edited_since {
             (self.ledger, self.exchanged) = (holds, holds);
-            if decision == Decision::Take {
+            if decision == Decision::AcceptCrm {
                 self.row = read;
             }
         }

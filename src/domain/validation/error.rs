@@ -3,7 +3,7 @@
 use super::bound::Bound;
 use super::rule::Rule;
 use crate::value::excerpt;
-use crate::{DataType, UnknownWord};
+use crate::{DataType, UnknownName};
 
 /// Why a JSON value is no set of rules.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -11,7 +11,7 @@ pub enum RulesError {
     #[error("validation must be a JSON object")]
     NotAnObject,
     #[error(transparent)]
-    Unknown(#[from] UnknownWord),
+    Unknown(#[from] UnknownName),
     #[error("rule {rule} does not apply to a {data_type}")]
     NotForType { rule: Rule, data_type: DataType },
     #[error("rule {rule}: {reason}")]

@@ -32,7 +32,7 @@ fn rules_that_make_no_sense_are_refused() {
     assert_eq!(refusal(Text, json!([])), "validation must be a JSON object");
     assert_eq!(
         refusal(Text, json!({"maxlength": 5})),
-        "unknown validation rule \"maxlength\": known are min, max, max_length, nullable, pattern, choices"
+        "unknown validation rule \"maxlength\": valid values are min, max, max_length, nullable, pattern, choices"
     );
     assert_eq!(
         refusal(Text, json!({"min": 1})),

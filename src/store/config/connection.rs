@@ -1,6 +1,6 @@
 //! Connections as they are configured, and how they are doing.
 
-use crm_domain::budget::{Spent, Told};
+use crm_domain::budget::{Reported, Used};
 use pgrx::spi::{SpiClient, SpiHeapTupleData};
 use serde_json::{Value as Json, json};
 
@@ -27,9 +27,9 @@ pub struct Connection {
     /// Changes with each set_credentials().
     pub version: i32,
     /// The day's request budget, as the CRM last told it.
-    pub day: Option<Told>,
+    pub day: Option<Reported>,
     /// Requests of the day by our own count, where the admin bounds them.
-    pub spent: Spent,
+    pub used: Used,
 }
 
 pub fn connections(client: &SpiClient) -> Result<Vec<Connection>, StoreError> {
@@ -70,15 +70,15 @@ fn connection(row: &SpiHeapTupleData) -> Result<Connection, StoreError> {
             row.optional("daily_limit")?,
             row.optional("reported_ms")?,
         ),
-        spent: Spent {
+        used: Used {
             day: row.required("day")?,
             requests: row.required::<i64>("requests")?.unsigned_abs(),
         },
     })
 }
 
-fn reported(remaining: Option<i64>, limit: Option<i64>, at: Option<i64>) -> Option<Told> {
-    Some(Told {
+fn reported(remaining: Option<i64>, limit: Option<i64>, at: Option<i64>) -> Option<Reported> {
+    Some(Reported {
         remaining: u64::try_from(remaining?).ok()?,
         limit: limit.and_then(|limit| u64::try_from(limit).ok()),
         at: at?,

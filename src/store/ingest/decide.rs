@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crm_domain::cells::CellHashes;
-use crm_domain::inbound::{self, Arrival, Arrived as ArrivedField};
+use crm_domain::inbound::{self, InboundDecision, InboundField};
 use crm_domain::{Cells, Value, conflict, excerpt};
 use serde_json::{Map as JsonMap, Value as Json, json};
 
@@ -80,20 +80,20 @@ pub fn decide<'a>(
             held: arriving.hash,
         };
         let known = hashes.get(field.id).and_then(|hash| hash.try_into().ok());
-        let arrival = inbound::settle(&ArrivedField {
+        let decision = inbound::decide(&InboundField {
             direction: field.direction,
             policy: field.policy,
-            written: field.written,
+            is_written: field.written,
             known,
             synced: locked.synced.contains(field.id),
             local,
             crm: &arriving.value,
-            answered: written_over.is_answer(&answer),
-            waits: locked.edited.contains(field.id) || locked.queued.contains(field.id),
-            disputed: locked.disputed.contains(field.id),
+            crm_insists: written_over.is_answer(&answer),
+            has_pending_edit: locked.edited.contains(field.id) || locked.queued.contains(field.id),
+            in_conflict: locked.disputed.contains(field.id),
         });
-        settled.add(field, arriving, local, arrival);
-        if arrival == Arrival::Overwrite && known == Some(answer.sent) {
+        settled.add(field, arriving, local, decision);
+        if decision == InboundDecision::Overwrite && known == Some(answer.sent) {
             settled.answers.push(answer);
         }
     }
@@ -106,7 +106,7 @@ impl<'a> Settled<'a> {
         field: &MappedField,
         arriving: &'a Field,
         local: &Value,
-        arrival: Arrival,
+        decision: InboundDecision,
     ) {
         let name = || field.field.name.clone();
         let told = || json!({ "new": excerpt::of(&arriving.value), "old": excerpt::of(local) });
@@ -123,24 +123,24 @@ impl<'a> Settled<'a> {
                 self.conflicting.insert(name(), fields);
             }
         };
-        match arrival {
-            Arrival::Unchanged | Arrival::Leave => {}
-            Arrival::Agreed => {
+        match decision {
+            InboundDecision::Unchanged | InboundDecision::LeavePending => {}
+            InboundDecision::Agreed => {
                 self.known.push(arriving);
                 self.synced.insert(field.id);
             }
-            Arrival::Note => self.known.push(arriving),
-            Arrival::Take => {
+            InboundDecision::Remember => self.known.push(arriving),
+            InboundDecision::AcceptCrm => {
                 self.known.push(arriving);
                 self.synced.insert(field.id);
                 self.takes.insert(field.id, &arriving.value);
                 self.audit.insert(name(), told());
             }
-            Arrival::Overwrite => {
+            InboundDecision::Overwrite => {
                 self.known.push(arriving);
                 self.overwrites.insert(field.id);
             }
-            Arrival::Form => {
+            InboundDecision::KeepCrmForm => {
                 self.known.push(arriving);
                 self.synced.insert(field.id);
                 self.forms.insert(field.id);
@@ -148,13 +148,13 @@ impl<'a> Settled<'a> {
                     json!({ "new": excerpt::of(local), "held": excerpt::of(&arriving.value) });
                 self.formed.insert(name(), fields);
             }
-            Arrival::Write => {
+            InboundDecision::Write => {
                 self.known.push(arriving);
                 self.writes.push(arriving);
             }
-            Arrival::Disputed => conflict(None),
-            Arrival::Locked => conflict(Some("locked_field")),
-            Arrival::Review => conflict(Some("unknown_base")),
+            InboundDecision::InConflict => conflict(None),
+            InboundDecision::Immutable => conflict(Some("locked_field")),
+            InboundDecision::ManualReview => conflict(Some("unknown_base")),
         }
     }
 

@@ -11,7 +11,7 @@ use serde_json::{Map as JsonMap, Value as Json, json};
 use tokio::sync::oneshot;
 
 use crate::store::calls::intents;
-use crate::worker::link::{Lane, RequestContext, SharedLink};
+use crate::worker::link::{Priority, RequestContext, SharedLink};
 use crate::worker::sender::checked_write::{self, Checked, Edit, EditField, Outcome};
 use crate::worker::socket::protocol::{Answer, Intent, IntentField, Question};
 
@@ -106,7 +106,7 @@ pub async fn read(link: &SharedLink, question: &Question) -> Answer {
     };
     let read = link.provider.read(&link.settings, Arc::new(batch));
     let object = link
-        .run(&RequestContext::new(Lane::RealTime), read)
+        .run(&RequestContext::new(Priority::RealTime), read)
         .await
         .map(|mut objects| objects.pop().flatten());
     link.take_outage();
@@ -154,7 +154,7 @@ pub fn answer(intent: &Intent, checked: &Checked) -> Answer {
             let written = intent.fields.iter().filter_map(|f| {
                 let now = matches!(
                     decisions.iter().find(|(id, _)| *id == f.id)?.1,
-                    Decision::Write | Decision::Landed
+                    Decision::Write | Decision::AlreadyApplied
                 );
                 now.then_some((f.id.to_string(), f.value.clone()?))
             });

@@ -24,7 +24,7 @@ use crate::store::{durable_transaction, transaction};
 use crate::worker::connections::Connections;
 use crate::worker::connections::readiness::AWAY;
 use crate::worker::context::Context;
-use crate::worker::link::{Lane, RequestContext};
+use crate::worker::link::{Priority, RequestContext};
 use crate::worker::mailbox::Sender;
 use crate::worker::schedule::LOCKED_RETRY;
 use crate::worker::sender::checked_write::{self, Checked, Outcome};
@@ -243,7 +243,7 @@ impl Calls {
         let (object, edit) = (intent.object.clone(), edit(intent));
         let context = RequestContext {
             correlation_id: intent.correlation_id.as_deref().map(Arc::from),
-            ..RequestContext::of_map(Lane::RealTime, intent.map_id)
+            ..RequestContext::of_map(Priority::RealTime, intent.map_id)
         };
         let mailbox = self.mailbox.clone();
         cx.runtime.spawn(async move {

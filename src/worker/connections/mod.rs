@@ -286,7 +286,7 @@ fn patience(
         return Some(LOCKED_RETRY);
     }
     let days = connection.day.into_iter().chain(link.day());
-    let reserve = link.settings.terms().reserve;
+    let reserve = link.settings.limits().reserve;
     let waits = days.filter_map(|day| day.day_wait(reserve, now_ms()));
     Some(Duration::from_millis(waits.max()? as u64))
 }

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::readiness::AWAY;
 use crate::store::config::Connection;
-use crate::worker::link::{Lane, RequestContext, SharedLink};
+use crate::worker::link::{Priority, RequestContext, SharedLink};
 
 /// A backend that waits for a test of a connection.
 pub struct TestRequest {
@@ -35,7 +35,10 @@ impl TestRequest {
         };
         runtime.spawn(async move {
             let ping = link.provider.ping(&link.settings);
-            let answer = match link.run(&RequestContext::new(Lane::RealTime), ping).await {
+            let answer = match link
+                .run(&RequestContext::new(Priority::RealTime), ping)
+                .await
+            {
                 Ok(detail) => json!({"ok": true, "detail": detail}),
                 Err(failure) => json!({"ok": false, "detail": failure.to_string()}),
             };

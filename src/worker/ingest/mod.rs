@@ -32,7 +32,7 @@ use crate::store::{StoreError, transaction};
 use crate::worker::connections::readiness::Readiness;
 use crate::worker::context::Context;
 use crate::worker::in_flight::RecordsInFlight;
-use crate::worker::link::Lane;
+use crate::worker::link::Priority;
 use crate::worker::mailbox::Sender;
 use crate::worker::process::report;
 use crate::worker::schedule::{IDLE, LOCKED_RETRY};
@@ -207,9 +207,9 @@ impl Ingest {
         if begins {
             passes.begin();
         }
-        let lane = match passes.reads_all(since.is_none()) {
-            true => Lane::Drift,
-            false => Lane::Ingest,
+        let priority = match passes.reads_all(since.is_none()) {
+            true => Priority::Drift,
+            false => Priority::Ingest,
         };
         let query = source.page_query(since.clone(), passes.page_size());
         let ticket = self.note(source, asked, Target::Page { since });
@@ -217,7 +217,7 @@ impl Ingest {
         let source = source.clone();
         self.spawn(cx, ticket, async move {
             failpoint::reach_on_thread("ingest::task");
-            let result = source.page(lane, query).await;
+            let result = source.page(priority, query).await;
             (result, source.link.take_outage())
         });
         Ok(())

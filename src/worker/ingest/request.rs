@@ -11,7 +11,7 @@ use super::canonical;
 use crate::store::config::{Connection, Map};
 use crate::store::ingest::Incoming;
 use crate::store::ingest::refetch::Reread;
-use crate::worker::link::{Lane, RequestContext, SharedLink};
+use crate::worker::link::{Priority, RequestContext, SharedLink};
 
 /// Records of a page, unless the vendor takes fewer: what one transaction applies.
 pub const PAGE: usize = 2000;
@@ -85,9 +85,13 @@ impl Source {
         }
     }
 
-    pub async fn page(&self, lane: Lane, query: ChangesQuery) -> Result<PollResult, Failure> {
+    pub async fn page(
+        &self,
+        priority: Priority,
+        query: ChangesQuery,
+    ) -> Result<PollResult, Failure> {
         let Source { map, link, .. } = self;
-        let context = RequestContext::of_map(lane, map.id);
+        let context = RequestContext::of_map(priority, map.id);
         let mut total = None;
         if query.since.is_none()
             && let Some(count) = link.provider.count(&link.settings, &map.crm_object)
@@ -127,7 +131,7 @@ impl Source {
             for_write: false,
         };
         let read = link.provider.read(&link.settings, Arc::new(batch));
-        let context = RequestContext::of_map(Lane::Ingest, map.id);
+        let context = RequestContext::of_map(Priority::Ingest, map.id);
         let objects = link.run(&context, read).await?;
         let records = due.iter().zip(objects).map(|(r, object)| {
             let into = r.merged_into.as_deref();

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use crm_domain::budget::{self, Lane, Refusal, Spent, Teller, Told};
+use crm_domain::budget::{self, Priority, Refusal, Reported, Source, Used};
 use crm_domain::{ErrorClass, Failure};
 use crm_provider::{Settings, Usage};
 use tokio::sync::SemaphorePermit;
@@ -21,9 +21,9 @@ const YIELD: Duration = Duration::from_millis(20);
 pub struct Budget {
     budget: Mutex<budget::Budget>,
     /// The count as it was made durable.
-    noted: Mutex<Spent>,
+    noted: Mutex<Used>,
     /// Requests that wait, by their lane.
-    waiting: [AtomicUsize; Lane::COUNT],
+    waiting: [AtomicUsize; Priority::COUNT],
     queue: FairQueue,
 }
 
@@ -37,10 +37,10 @@ impl Drop for Waiting<'_> {
 }
 
 impl Budget {
-    pub fn new(settings: &Settings, spent: Spent) -> Self {
+    pub fn new(settings: &Settings, used: Used) -> Self {
         Budget {
-            budget: Mutex::new(budget::Budget::new(settings.terms(), spent)),
-            noted: Mutex::new(spent),
+            budget: Mutex::new(budget::Budget::new(settings.limits(), used)),
+            noted: Mutex::new(used),
             waiting: Default::default(),
             queue: FairQueue::default(),
         }
@@ -52,19 +52,19 @@ impl Budget {
         permits: &'p Permits,
         context: &RequestContext,
     ) -> Result<SemaphorePermit<'p>, Failure> {
-        let lane = context.lane;
+        let priority = context.priority;
         let _turn = self.queue.take(context).await;
         let mut place = None;
         loop {
-            let permit = permits.get(lane).await;
-            let wait = match self.take(lane) {
+            let permit = permits.get(priority).await;
+            let wait = match self.take(priority) {
                 Ok(()) => return Ok(permit),
                 Err(Refusal::Wait(ms)) => Duration::from_millis(ms as u64),
-                Err(Refusal::DaySpent(ms)) => return Err(spent(Duration::from_millis(ms as u64))),
+                Err(Refusal::DayUsedUp(ms)) => return Err(spent(Duration::from_millis(ms as u64))),
             };
             drop(permit);
             place.get_or_insert_with(|| {
-                let waiting = &self.waiting[lane as usize];
+                let waiting = &self.waiting[priority as usize];
                 waiting.fetch_add(1, SeqCst);
                 Waiting(waiting)
             });
@@ -72,11 +72,11 @@ impl Budget {
         }
     }
 
-    fn take(&self, lane: Lane) -> Result<(), Refusal> {
-        if self.is_preceded(lane) {
+    fn take(&self, priority: Priority) -> Result<(), Refusal> {
+        if self.is_preceded(priority) {
             return Err(Refusal::Wait(0));
         }
-        self.lock().take(now_ms(), lane)
+        self.lock().acquire(now_ms(), priority)
     }
 
     fn lock(&self) -> MutexGuard<'_, budget::Budget> {
@@ -84,36 +84,36 @@ impl Budget {
     }
 
     /// What the admin leaves of the day.
-    pub fn day(&self) -> Option<Told> {
+    pub fn day(&self) -> Option<Reported> {
         self.lock().day(now_ms())
     }
 
     /// The day's count, if it is bounded and has changed since the last call.
-    pub fn take_spent(&self) -> Option<Spent> {
+    pub fn take_used(&self) -> Option<Used> {
         let budget = self.lock();
         budget.day(now_ms())?;
         let mut noted = self.noted.lock().expect("no panic under this lock");
-        let spent = budget.spent();
-        (std::mem::replace(&mut *noted, spent) != spent).then_some(spent)
+        let used = budget.used();
+        (std::mem::replace(&mut *noted, used) != used).then_some(used)
     }
 
-    fn is_preceded(&self, lane: Lane) -> bool {
-        let before = &self.waiting[..lane as usize];
+    fn is_preceded(&self, priority: Priority) -> bool {
+        let before = &self.waiting[..priority as usize];
         before.iter().any(|waiting| waiting.load(SeqCst) > 0)
     }
 
     /// What an answer told of a short window.
-    pub fn note(&self, teller: Teller, usage: &Usage) {
+    pub fn note(&self, source: Source, usage: &Usage) {
         let Some((remaining, length)) = usage.window_remaining.zip(usage.window) else {
             return;
         };
-        let told = Told {
+        let told = Reported {
             remaining,
             limit: usage.window_limit,
             at: now_ms(),
         };
         self.lock()
-            .told_window(teller, told, length.as_millis() as i64);
+            .report_window(source, told, length.as_millis() as i64);
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use crm_domain::budget::Lane;
+use crm_domain::budget::Priority;
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard, OwnedMutexGuard};
 
 use super::request_context::RequestContext;
@@ -14,9 +14,9 @@ type Queue = Arc<AsyncMutex<()>>;
 #[derive(Default)]
 pub struct FairQueue {
     /// Who goes next in each lane. Those who wait for the lock get it in the order of coming.
-    next: [AsyncMutex<()>; Lane::COUNT],
+    next: [AsyncMutex<()>; Priority::COUNT],
     /// Where a map's requests wait until one of them may stand in line.
-    maps: Mutex<HashMap<(Lane, i32), Queue>>,
+    maps: Mutex<HashMap<(Priority, i32), Queue>>,
 }
 
 /// Held by who goes next.
@@ -28,20 +28,22 @@ pub struct Turn<'t> {
 impl FairQueue {
     /// Waits until it is this context's turn. Real-time ones come one by one, each from somebody else who waits.
     pub async fn take(&self, context: &RequestContext) -> Turn<'_> {
-        let map_id = context.map_id.filter(|_| context.lane != Lane::RealTime);
+        let map_id = context
+            .map_id
+            .filter(|_| context.priority != Priority::RealTime);
         let of_map = match map_id {
-            Some(map_id) => Some(self.of_map(context.lane, map_id).lock_owned().await),
+            Some(map_id) => Some(self.of_map(context.priority, map_id).lock_owned().await),
             None => None,
         };
         Turn {
-            _next: self.next[context.lane as usize].lock().await,
+            _next: self.next[context.priority as usize].lock().await,
             _of_map: of_map,
         }
     }
 
-    fn of_map(&self, lane: Lane, map_id: i32) -> Queue {
+    fn of_map(&self, priority: Priority, map_id: i32) -> Queue {
         let mut maps = self.maps.lock().expect("no panic under this lock");
-        maps.entry((lane, map_id)).or_default().clone()
+        maps.entry((priority, map_id)).or_default().clone()
     }
 }
 
@@ -60,7 +62,7 @@ mod tests {
             let (turns, came) = (&turns, &came);
             async move {
                 let _turn = turns
-                    .take(&RequestContext::of_map(Lane::Batch, map_id))
+                    .take(&RequestContext::of_map(Priority::Batch, map_id))
                     .await;
                 tokio::task::yield_now().await;
                 came.lock().unwrap().push((map_id, n));

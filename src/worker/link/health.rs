@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use crm_domain::Failure;
-use crm_domain::budget::Teller;
+use crm_domain::budget::Source;
 use crm_domain::failure::Scope;
 use crm_provider::{Response, Usage, UsageReport};
 
@@ -39,12 +39,12 @@ impl LinkHealth {
         self.outage.lock().expect("no panic under this lock").take()
     }
 
-    pub fn note_usage(&self, teller: Teller, usage: Usage) {
+    pub fn note_usage(&self, source: Source, usage: Usage) {
         if usage != Usage::default() {
             let mut report = self.report.lock().expect("no panic under this lock");
-            match teller {
-                Teller::Crm => report.crm = usage,
-                Teller::Broker => report.broker = usage,
+            match source {
+                Source::Crm => report.crm = usage,
+                Source::Broker => report.broker = usage,
             }
         }
     }

@@ -37,8 +37,8 @@ pub use self::descriptions::KnownDescription;
 pub use self::message::Message;
 pub use self::request_context::RequestContext;
 pub use self::transport::Transport;
-pub use crm_domain::budget::Lane;
-use crm_domain::budget::{Teller, Told as DayTold};
+pub use crm_domain::budget::Priority;
+use crm_domain::budget::{Reported as ReportedDay, Source};
 
 use self::allowed_hosts::without_user;
 use self::budget::Budget;
@@ -123,7 +123,7 @@ impl Link {
             name: connection.name.clone(),
             provider,
             permits: Permits::new(&settings),
-            budget: Budget::new(&settings, connection.spent),
+            budget: Budget::new(&settings, connection.used),
             account: composio::Account::of(&settings.options),
             settings,
             version: connection.version,
@@ -157,14 +157,14 @@ impl Link {
     /// The request budgets as they were reported since the last call.
     pub fn take_usage_report(&self) -> Option<UsageReport> {
         let report = UsageReport {
-            spent: self.budget.take_spent(),
+            used: self.budget.take_used(),
             ..self.wire.health.take_usage_report()
         };
         Some(report).filter(|report| *report != UsageReport::default())
     }
 
     /// What the admin leaves of the day's requests.
-    pub fn day(&self) -> Option<DayTold> {
+    pub fn day(&self) -> Option<ReportedDay> {
         self.budget.day()
     }
 
@@ -198,7 +198,7 @@ impl Link {
         let operation = self.provider.describe(&self.settings, object)?;
         let had_outage = self.wire.health.outage().is_some();
         let ask = async {
-            let context = RequestContext::new(Lane::RealTime);
+            let context = RequestContext::new(Priority::RealTime);
             let description = self.run(&context, operation).await;
             description.map(|description| self.provider.with_storage_rules(description))
         };
@@ -243,7 +243,7 @@ impl Link {
                 }
                 Err(failure) => return Err(self.wire.note(failure)),
             };
-            self.note_usage(Teller::Crm, self.provider.usage(&response));
+            self.note_usage(Source::Crm, self.provider.usage(&response));
             self.wire.health.note_clock(&response);
             let Some(failure) = self.provider.failure(&response) else {
                 return Ok(response);
@@ -312,7 +312,7 @@ impl Link {
         let url = format!("{}{path}", self.base_url);
         let answer = self.wire.transport.exchange(url, carried).await?.1;
         Ok(answer.and_then(|answer| {
-            self.note_usage(Teller::Broker, composio::usage(&answer));
+            self.note_usage(Source::Broker, composio::usage(&answer));
             composio::deliver(answer).map(|answer| answer.answering(request.success))
         }))
     }
@@ -335,9 +335,9 @@ impl Link {
         Ok(value)
     }
 
-    fn note_usage(&self, teller: Teller, usage: Usage) {
-        self.budget.note(teller, &usage);
-        self.wire.health.note_usage(teller, usage);
+    fn note_usage(&self, source: Source, usage: Usage) {
+        self.budget.note(source, &usage);
+        self.wire.health.note_usage(source, usage);
     }
 }
 

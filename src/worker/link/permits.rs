@@ -1,6 +1,6 @@
 //! How many requests of a link are in flight at once.
 
-use crm_domain::budget::Lane;
+use crm_domain::budget::Priority;
 use crm_provider::Settings;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -21,9 +21,9 @@ impl Permits {
         }
     }
 
-    pub async fn get(&self, lane: Lane) -> SemaphorePermit<'_> {
-        let permits = match lane {
-            Lane::RealTime => &self.real_time,
+    pub async fn get(&self, priority: Priority) -> SemaphorePermit<'_> {
+        let permits = match priority {
+            Priority::RealTime => &self.real_time,
             _ => &self.batch,
         };
         permits

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use crm_domain::budget::Lane;
+use crm_domain::budget::Priority;
 
 #[derive(Clone, Debug)]
 pub struct RequestContext {
-    pub lane: Lane,
+    pub priority: Priority,
     /// Maps take turns within a lane. `None`: of no map.
     pub map_id: Option<i32>,
     /// The caller's own word for it, which a broker is told.
@@ -14,18 +14,18 @@ pub struct RequestContext {
 }
 
 impl RequestContext {
-    pub fn new(lane: Lane) -> RequestContext {
+    pub fn new(priority: Priority) -> RequestContext {
         RequestContext {
-            lane,
+            priority,
             map_id: None,
             correlation_id: None,
         }
     }
 
-    pub fn of_map(lane: Lane, map_id: i32) -> RequestContext {
+    pub fn of_map(priority: Priority, map_id: i32) -> RequestContext {
         RequestContext {
             map_id: Some(map_id),
-            ..RequestContext::new(lane)
+            ..RequestContext::new(priority)
         }
     }
 }

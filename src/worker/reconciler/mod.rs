@@ -28,7 +28,7 @@ use crate::store::{StoreError, transaction};
 use crate::worker::connections::readiness::Readiness;
 use crate::worker::context::Context;
 use crate::worker::in_flight::RecordsInFlight;
-use crate::worker::link::{Lane, RequestContext, SharedLink};
+use crate::worker::link::{Priority, RequestContext, SharedLink};
 use crate::worker::mailbox::Sender;
 use crate::worker::process::report;
 use crate::worker::schedule::{IDLE, LOCKED_RETRY, may_go};
@@ -261,7 +261,7 @@ impl Reconciler {
         let readable = edits.iter().filter(|e| e.fault.is_none());
         let sent: Vec<Edit> = readable.map(|e| edit(&map, e)).collect();
         let object = map.crm_object.clone();
-        let context = RequestContext::of_map(Lane::Reconcile, map.id);
+        let context = RequestContext::of_map(Priority::Reconcile, map.id);
         let batch = InFlight {
             map,
             connection: connection.clone(),

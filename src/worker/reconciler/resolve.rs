@@ -128,7 +128,7 @@ fn decide(
     for (id, decision) in decisions {
         let (ours, theirs) = (local.get(id), read.get(id));
         match decision {
-            Decision::Write | Decision::Landed => {
+            Decision::Write | Decision::AlreadyApplied => {
                 let Some(value) = ours else { continue };
                 settled.known.insert(*id, conflict::hash(value));
                 // What is there already was written by an attempt whose response was lost.
@@ -140,7 +140,7 @@ fn decide(
                     entry.fields[&field.field.name]["raced"] = excerpt::of(value);
                 }
             }
-            Decision::Take => {
+            Decision::AcceptCrm => {
                 let Some(crm) = theirs else { continue };
                 settled.known.insert(*id, conflict::hash(crm));
                 let undone = settled.pending.undoes(*id);
@@ -156,7 +156,7 @@ fn decide(
                 };
                 settled.takes.insert(*id, take);
             }
-            Decision::Review => {
+            Decision::ManualReview => {
                 let field = map.field(*id);
                 note(map, &mut entry.conflicting, *id, ours, theirs);
                 settled.conflicts.push(Conflict {

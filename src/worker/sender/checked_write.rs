@@ -369,12 +369,12 @@ fn judge(link: &Link, edit: &Edit, index: usize, read: Read) -> Result<Judged, B
             crm_changed_at: object.modified_at.map(|at| at - link.clock_offset_ms()),
         };
         match &f.local {
-            _ if f.take && moved => decisions.push((f.id, Decision::Review)),
-            _ if f.take => decisions.push((f.id, Decision::Take)),
+            _ if f.take && moved => decisions.push((f.id, Decision::ManualReview)),
+            _ if f.take => decisions.push((f.id, Decision::AcceptCrm)),
             None => {}
-            Some(local) if local == crm => decisions.push((f.id, Decision::Landed)),
+            Some(local) if local == crm => decisions.push((f.id, Decision::AlreadyApplied)),
             Some(_) if edit.strict => decisions.push((f.id, Decision::Write)),
-            Some(local) => decisions.push((f.id, conflict::settle(f.policy, &sides(local)))),
+            Some(local) => decisions.push((f.id, conflict::resolve(f.policy, &sides(local)))),
         }
     }
     if differs {

@@ -30,7 +30,7 @@ use crate::store::{StoreError, transaction};
 use crate::worker::connections::readiness::Readiness;
 use crate::worker::context::Context;
 use crate::worker::in_flight::RecordsInFlight;
-use crate::worker::link::{Lane, RequestContext, SharedLink};
+use crate::worker::link::{Priority, RequestContext, SharedLink};
 use crate::worker::mailbox::Sender;
 use crate::worker::process::report;
 use crate::worker::schedule::{IDLE, LOCKED_RETRY, may_go};
@@ -324,7 +324,7 @@ impl WriteBack {
             request_id: claim_id.to_string(),
             object: map.crm_object.clone(),
             external_id_field: map.external_id_field.clone(),
-            context: RequestContext::of_map(Lane::Batch, map.id),
+            context: RequestContext::of_map(Priority::Batch, map.id),
             at_once: usize::MAX,
         };
         let batch = Batch {
