@@ -8,6 +8,7 @@ use serde_json::{Map, Value as Json};
 
 use crate::store::config::connection::Connection;
 use crate::store::error::StoreError;
+use crate::store::row::Columns;
 use crate::store::statement::Cached;
 
 /// Failures in a row after which a connection's circuit is open: see `crm.status.circuit`.
@@ -59,7 +60,10 @@ pub fn healthy(client: &mut SpiClient, connection: &Connection) -> Result<(), St
         None,
         &[connection.id.into(), connection.version.into()],
     )?;
-    let failures = well.next().map_or(Ok(None), |row| row.get::<i32>(1))?;
+    let failures: Option<i32> = well
+        .next()
+        .map(|row| row.required("failures"))
+        .transpose()?;
     if failures.is_some_and(|failures| failures >= OPENS_AFTER as i32) {
         log!(
             "pg_crm: the CRM of connection \"{}\" answers again",
@@ -116,7 +120,7 @@ pub fn troubled(
          ON CONFLICT (connection_id) DO UPDATE
          SET state = CASE WHEN $2 THEN 'error' ELSE s.state END, failures = s.failures + 1, blocked_until = excluded.blocked_until,
              error_class = excluded.error_class, last_error = excluded.last_error, changed_at = now()
-         RETURNING s.state = 'error' AND (SELECT b.state FROM before b) IS DISTINCT FROM 'error', s.failures"),
+         RETURNING s.state = 'error' AND (SELECT b.state FROM before b) IS DISTINCT FROM 'error' AS stopped, s.failures"),
         None,
         &[
             connection.id.into(),
@@ -126,8 +130,8 @@ pub fn troubled(
             told.as_str().into(),
         ],
     )?;
-    let (stopped, failures) = match noted.next() {
-        Some(row) => (row.get::<bool>(1)?, row.get::<i32>(2)?),
+    let (stopped, failures): (Option<bool>, Option<i32>) = match noted.next() {
+        Some(row) => (row.optional("stopped")?, row.optional("failures")?),
         None => (None, None),
     };
     let name = &connection.name;

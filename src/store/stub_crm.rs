@@ -6,6 +6,7 @@ use pgrx::spi::SpiClient;
 use serde_json::json;
 
 use crate::store::error::StoreError;
+use crate::store::row::Columns;
 
 /// The answer to a request whose values the stub cannot keep, as a vendor would give it.
 pub fn refusal(error: &StoreError) -> Response {
@@ -42,11 +43,14 @@ pub fn handle(
     let Some(row) = rows.next() else {
         return Ok(None);
     };
-    let status = row.get::<i32>(1)?.unwrap_or_default();
+    let status = row.optional::<i32>("status")?.unwrap_or_default();
     if status == 0 {
         return Ok(None);
     }
-    let headers = row.get::<JsonB>(2)?.map(|h| h.0).unwrap_or_default();
+    let headers = row
+        .optional::<JsonB>("headers")?
+        .map(|h| h.0)
+        .unwrap_or_default();
     Ok(Some(Response {
         status: status as u16,
         headers: headers
@@ -61,7 +65,7 @@ pub fn handle(
             })
             .collect(),
         body: row
-            .get::<JsonB>(3)?
+            .optional::<JsonB>("body")?
             .map(|b| b.0.to_string().into_bytes())
             .unwrap_or_default(),
         ..Response::default()

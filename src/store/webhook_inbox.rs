@@ -7,6 +7,7 @@ use serde_json::Value as Json;
 
 use crate::store::error::StoreError;
 use crate::store::rights::as_engine;
+use crate::store::row::Columns;
 use crate::store::statement::Cached;
 
 /// Rows that one prune takes at most, so that it is over soon.
@@ -28,7 +29,7 @@ pub struct Door {
 pub fn door(client: &SpiClient, connection: &str) -> Result<Option<Door>, StoreError> {
     let mut rows = client.select(
         Cached("SELECT c.connection_id, c.provider, c.options::text, k.secret::text,
-                     ARRAY(SELECT DISTINCT m.crm_object FROM crm.object_map m WHERE m.connection_id = c.connection_id)
+                     ARRAY(SELECT DISTINCT m.crm_object FROM crm.object_map m WHERE m.connection_id = c.connection_id) AS objects
               FROM crm.connection c LEFT JOIN crm.credential k USING (connection_id)
               WHERE c.name = $1"),
         None,
@@ -42,19 +43,19 @@ pub fn door(client: &SpiClient, connection: &str) -> Result<Option<Door>, StoreE
             .unwrap_or_default()
     };
     Ok(Some(Door {
-        connection_id: row.get(1)?.unwrap_or_default(),
+        connection_id: row.required("connection_id")?,
         connection: connection.to_owned(),
-        provider: row.get(2)?.unwrap_or_default(),
-        options: json(row.get(3)?),
-        secret: json(row.get(4)?),
-        objects: row.get(5)?.unwrap_or_default(),
+        provider: row.required("provider")?,
+        options: json(row.optional("options")?),
+        secret: json(row.optional("secret")?),
+        objects: row.required("objects")?,
     }))
 }
 
 /// Names of the connections there are, for an error.
 pub fn connections(client: &SpiClient) -> Result<Vec<String>, StoreError> {
     let rows = client.select("SELECT name FROM crm.connection ORDER BY name", None, &[])?;
-    Ok(rows.filter_map(|row| row.get(1).ok().flatten()).collect())
+    rows.map(|row| row.required("name")).collect()
 }
 
 /// Stores the events that are not there yet; how many these are.
@@ -120,9 +121,9 @@ pub fn waiting(client: &SpiClient, connection_id: i32) -> Result<Vec<Waiting>, S
     let mut waiting = Vec::with_capacity(rows.len());
     for row in rows {
         waiting.push(Waiting {
-            inbox_id: row.get(1)?.unwrap_or_default(),
-            crm_object: row.get(2)?.unwrap_or_default(),
-            crm_id: row.get(3)?.unwrap_or_default(),
+            inbox_id: row.required("inbox_id")?,
+            crm_object: row.required("crm_object")?,
+            crm_id: row.required("crm_id")?,
         });
     }
     Ok(waiting)

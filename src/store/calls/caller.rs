@@ -15,6 +15,7 @@ use crate::store::config::key_column::KeyColumn;
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::rights::{as_engine, pinned};
+use crate::store::row::{self, Columns};
 use crate::store::statement::Cached;
 
 /// A record's keys as capture spells them, of what a caller wrote.
@@ -23,8 +24,8 @@ pub fn spelt(map: &Map, shard_key: &str, record_key: &str) -> Result<(String, St
     if map.key.is_spelt(record_key) && map.shard.as_ref().is_none_or(shard_is_spelt) {
         return Ok((shard_key.to_owned(), record_key.to_owned()));
     }
-    let statement = "SELECT coalesce(CASE WHEN s.attname IS NULL THEN $2 ELSE crm_internal.key_text(nullif($2, ''), s.atttypid) END, ''),
-                            crm_internal.key_text($3, k.atttypid)
+    let statement = "SELECT coalesce(CASE WHEN s.attname IS NULL THEN $2 ELSE crm_internal.key_text(nullif($2, ''), s.atttypid) END, '') AS shard_key,
+                            crm_internal.key_text($3, k.atttypid) AS record_key
          FROM crm.object_map m JOIN pg_attribute k ON k.attrelid = m.relation AND k.attname = m.key_column
          LEFT JOIN pg_attribute s ON s.attrelid = m.relation AND s.attname = m.shard_column
          WHERE m.map_id = $1";
@@ -34,7 +35,9 @@ pub fn spelt(map: &Map, shard_key: &str, record_key: &str) -> Result<(String, St
                 let args = [map.id.into(), shard_key.into(), record_key.into()];
                 let mut rows = client.select(Cached(statement), None, &args)?;
                 match rows.next() {
-                    Some(row) => Ok::<_, StoreError>(row.get(1)?.zip(row.get(2)?)),
+                    Some(row) => Ok::<_, StoreError>(
+                        row.optional("shard_key")?.zip(row.optional("record_key")?),
+                    ),
                     None => Ok(None),
                 }
             })
@@ -64,7 +67,7 @@ pub fn record(
                         WHERE c.shard_key = $1 AND c.map_id = $2 AND c.record_keys[1] = $3
                           AND (c.base IS NOT NULL OR c.write_id IS NOT NULL))
                 OR EXISTS (SELECT FROM crm.pending_write p
-                           WHERE p.shard_key = $1 AND p.map_id = $2 AND p.record_key = $3 AND p.state IN ('queued', 'dead'))";
+                           WHERE p.shard_key = $1 AND p.map_id = $2 AND p.record_key = $3 AND p.state IN ('queued', 'dead')) AS edits_wait";
     let statement = format!(
         "SELECT l.crm_id, l.hashes FROM crm.ledger l
          WHERE l.shard_key = $1 AND l.map_id = $2 AND l.record_key = $3{}",
@@ -77,15 +80,15 @@ pub fn record(
             let Some(row) = rows.into_iter().next() else {
                 return Ok(None);
             };
-            let (crm_id, hashes) = (row.get(1)?, row.get::<Vec<u8>>(2)?.unwrap_or_default());
-            let edits_wait = client
-                .update(Cached(WAITS), None, &args)?
-                .first()
-                .get_one()?;
+            let (crm_id, hashes) = (
+                row.optional("crm_id")?,
+                row.optional::<Vec<u8>>("hashes")?.unwrap_or_default(),
+            );
+            let waits = row::only(client.update(Cached(WAITS), None, &args)?)?;
             Ok(Some(Record {
                 crm_id,
                 hashes,
-                edits_wait: edits_wait.unwrap_or_default(),
+                edits_wait: waits.required("edits_wait")?,
             }))
         })
     })
@@ -96,16 +99,16 @@ pub fn identity() -> Result<(String, String, Option<String>), StoreError> {
     as_engine(|| {
         Spi::connect(|client| {
             let mut rows = client.select(
-                Cached("SELECT gen_random_uuid()::text, session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), ''),
-                        nullif(current_setting('pg_crm.correlation_id', true), '')"),
+                Cached("SELECT gen_random_uuid()::text AS write_id, session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), '') AS actor,
+                        nullif(current_setting('pg_crm.correlation_id', true), '') AS correlation_id"),
                 None,
                 &[],
             )?;
             let row = rows.next().ok_or(pgrx::spi::Error::InvalidPosition)?;
             Ok((
-                row.get(1)?.unwrap_or_default(),
-                row.get(2)?.unwrap_or_default(),
-                row.get(3)?,
+                row.required("write_id")?,
+                row.required("actor")?,
+                row.optional("correlation_id")?,
             ))
         })
     })

@@ -8,6 +8,7 @@ use pgrx::spi::SpiClient;
 use serde_json::Value as Json;
 
 use crate::store::error::StoreError;
+use crate::store::row::{self, Columns};
 use crate::store::statement::Cached;
 
 /// An edit of `crm.write()` that is about to be sent.
@@ -66,7 +67,7 @@ pub fn open(client: &mut SpiClient, intents: &[Intent]) -> Result<HashSet<String
     )?;
     let mut opened = HashSet::with_capacity(rows.len());
     for row in rows {
-        opened.insert(row.get::<String>(1)?.unwrap_or_default());
+        opened.insert(row.required::<String>("write_id")?);
     }
     Ok(opened)
 }
@@ -109,11 +110,10 @@ pub fn end(client: &mut SpiClient, ended: &[Ended]) -> Result<(), StoreError> {
 
 /// Whether intents wait for the end of their callers' transactions, beside those that are being sent.
 pub fn intents_wait(client: &SpiClient) -> Result<bool, StoreError> {
-    let mut rows = client.select(
-        Cached("SELECT EXISTS (SELECT FROM crm.pending_write WHERE state IN ('sending', 'landed', 'failed'))"),
+    let rows = client.select(
+        Cached("SELECT EXISTS (SELECT FROM crm.pending_write WHERE state IN ('sending', 'landed', 'failed')) AS intents_wait"),
         None,
         &[],
     )?;
-    rows.next()
-        .map_or(Ok(false), |row| Ok(row.get(1)?.unwrap_or_default()))
+    row::only(rows)?.required("intents_wait")
 }

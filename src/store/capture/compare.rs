@@ -15,6 +15,7 @@ use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 
 pub use crate::store::record::key::Key;
+use crate::store::row::Columns;
 use crate::store::statement::Cached;
 use crate::store::table::pace::Pace;
 use crate::store::table::read::{self, Bounds, RowValues, Wanted};
@@ -184,7 +185,7 @@ pub fn leave_out_unfolded(
         return Ok(());
     }
     let rows = client.update(
-        "SELECT k.shard_key, k.record_key, crm_internal.cells_union(c.cells), bool_or(c.op = 'd')
+        "SELECT k.shard_key, k.record_key, crm_internal.cells_union(c.cells) AS cells, bool_or(c.op = 'd') AS deleted
          FROM crm.change c CROSS JOIN unnest(c.record_keys) AS r (record_key)
          JOIN unnest($2::text[], $3::text[]) AS k (shard_key, record_key) ON k.shard_key = c.shard_key AND k.record_key = r.record_key
          WHERE c.map_id = $1 GROUP BY k.shard_key, k.record_key",
@@ -198,11 +199,11 @@ pub fn leave_out_unfolded(
     let mut unfolded: HashMap<Key, (Cells, bool)> = HashMap::new();
     for row in rows {
         let key = Key {
-            shard_key: row.get(1)?.unwrap_or_default(),
-            record_key: row.get(2)?.unwrap_or_default(),
+            shard_key: row.required("shard_key")?,
+            record_key: row.required("record_key")?,
         };
-        let cells = Cells::from_bytes(row.get::<&[u8]>(3)?.unwrap_or_default());
-        unfolded.insert(key, (cells, row.get(4)?.unwrap_or_default()));
+        let cells = Cells::from_bytes(row.optional::<&[u8]>("cells")?.unwrap_or_default());
+        unfolded.insert(key, (cells, row.required("deleted")?));
     }
     strangers.retain(|key| !unfolded.contains_key(key));
     for d in differing.iter_mut() {
@@ -228,7 +229,7 @@ pub fn without_rows(
         Cached(
             "SELECT l.shard_key, l.record_key,
                     l.crm_id IS NOT NULL AND NOT EXISTS (
-                        SELECT FROM crm.queue q WHERE q.shard_key = l.shard_key AND q.map_id = l.map_id AND q.record_key = l.record_key)
+                        SELECT FROM crm.queue q WHERE q.shard_key = l.shard_key AND q.map_id = l.map_id AND q.record_key = l.record_key) AS nothing_waits
              FROM crm.ledger l
              WHERE l.map_id = $1 AND (l.shard_key, l.map_id, l.record_key) > ($2, CASE WHEN $5 THEN $1 ELSE -1 END, $3)
              ORDER BY l.shard_key, l.map_id, l.record_key LIMIT $4",
@@ -246,10 +247,10 @@ pub fn without_rows(
     let mut last = None;
     for row in found {
         let key = Key {
-            shard_key: row.get(1)?.unwrap_or_default(),
-            record_key: row.get(2)?.unwrap_or_default(),
+            shard_key: row.required("shard_key")?,
+            record_key: row.required("record_key")?,
         };
-        if row.get(3)?.unwrap_or_default() {
+        if row.required("nothing_waits")? {
             keys.push(key.clone());
         }
         last = Some(key);

@@ -3,13 +3,18 @@
 use pgrx::spi::SpiClient;
 
 use crate::store::error::StoreError;
+use crate::store::row::Columns;
 use crate::store::statement::Cached;
 use crate::store::transaction::transaction;
 
 /// Maps that are not as their tables are.
 pub fn due(client: &SpiClient) -> Result<Vec<i32>, StoreError> {
-    let rows = client.select(Cached("SELECT crm_internal.maps_to_follow()"), None, &[])?;
-    Ok(rows.filter_map(|row| row.get(1).ok().flatten()).collect())
+    let rows = client.select(
+        Cached("SELECT crm_internal.maps_to_follow() AS map_id"),
+        None,
+        &[],
+    )?;
+    rows.map(|row| row.required("map_id")).collect()
 }
 
 /// Maps whose edits are not captured: their ids, their tables, and why.
@@ -25,9 +30,9 @@ pub fn uncaptured(client: &SpiClient) -> Result<Vec<(i32, String, String)>, Stor
     let mut uncaptured = Vec::new();
     for row in rows {
         uncaptured.push((
-            row.get(1)?.unwrap_or_default(),
-            row.get(2)?.unwrap_or_default(),
-            row.get(3)?.unwrap_or_default(),
+            row.required("map_id")?,
+            row.required("relation")?,
+            row.required("trouble")?,
         ));
     }
     Ok(uncaptured)

@@ -10,6 +10,7 @@ use pgrx::spi::SpiClient;
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::record::key::Key;
+use crate::store::row::Columns;
 use crate::store::statement::Cached;
 
 /// What the ledger says of a record.
@@ -40,8 +41,8 @@ pub fn known(
     let written = map.cells(|f| f.written);
     let rows = client.update(
         Cached(
-            "SELECT l.record_key IS NOT NULL, l.crm_id IS NOT NULL AND NOT l.detached, l.hashes,
-                    ARRAY(SELECT (s.ord - 1)::smallint FROM unnest(l.synced_at) WITH ORDINALITY AS s (at, ord) WHERE s.at IS NOT NULL),
+            "SELECT l.record_key IS NOT NULL AS is_known, coalesce(l.crm_id IS NOT NULL AND NOT l.detached, false) AS is_linked, l.hashes,
+                    ARRAY(SELECT (s.ord - 1)::smallint FROM unnest(l.synced_at) WITH ORDINALITY AS s (at, ord) WHERE s.at IS NOT NULL) AS synced,
                     (SELECT crm_internal.cells_union(x.cells)
                      FROM (SELECT CASE WHEN q.cells IS NULL THEN crm_internal.map_cells($1) ELSE q.cells END AS cells FROM crm.queue q
                            WHERE q.shard_key = k.shard_key AND q.map_id = $1 AND q.record_key = k.record_key
@@ -54,7 +55,7 @@ pub fn known(
                              AND (c.base IS NOT NULL OR c.write_id IS NOT NULL)
                            UNION ALL
                            SELECT crm_internal.cell_mask(c.field_id) FROM crm.conflict c
-                           WHERE c.shard_key = k.shard_key AND c.map_id = $1 AND c.record_key = k.record_key AND c.field_id >= 0) x),
+                           WHERE c.shard_key = k.shard_key AND c.map_id = $1 AND c.record_key = k.record_key AND c.field_id >= 0) x) AS waits,
                     f.fields, f.sent
              FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS k (shard_key, record_key, ord)
              LEFT JOIN crm.ledger l ON l.shard_key = k.shard_key AND l.map_id = $1 AND l.record_key = k.record_key
@@ -72,14 +73,17 @@ pub fn known(
     )?;
     let mut known = Vec::with_capacity(keys.len());
     for row in rows {
-        if !row.get::<bool>(1)?.unwrap_or_default() {
+        if !row.required::<bool>("is_known")? {
             known.push(None);
             continue;
         }
-        let hashes = row.get::<&[u8]>(3)?.unwrap_or_default().to_vec();
-        let synced: Vec<i16> = row.get(4)?.unwrap_or_default();
-        let waits = Cells::from_bytes(row.get::<&[u8]>(5)?.unwrap_or_default());
-        let is_linked = row.get::<bool>(2)?.unwrap_or_default();
+        let hashes = row
+            .optional::<&[u8]>("hashes")?
+            .unwrap_or_default()
+            .to_vec();
+        let synced: Vec<i16> = row.required("synced")?;
+        let waits = Cells::from_bytes(row.optional::<&[u8]>("waits")?.unwrap_or_default());
+        let is_linked = row.required::<bool>("is_linked")?;
         let at_rest = |id: &u16| {
             is_linked
                 && written.contains(*id)
@@ -87,8 +91,8 @@ pub fn known(
                 && CellHashes(&hashes).get(*id).is_some()
         };
         let at_rest = synced.iter().map(|id| *id as u16).filter(at_rest).collect();
-        let fields: Vec<i16> = row.get(6)?.unwrap_or_default();
-        let sent: Vec<String> = row.get(7)?.unwrap_or_default();
+        let fields: Vec<i16> = row.optional("fields")?.unwrap_or_default();
+        let sent: Vec<String> = row.optional("sent")?.unwrap_or_default();
         let forms = fields
             .iter()
             .zip(sent)

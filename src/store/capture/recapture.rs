@@ -12,6 +12,7 @@ use crate::store::capture::compare::{Differing, Part};
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::record::key::Key;
+use crate::store::row::Columns;
 use crate::store::statement::Cached;
 use crate::store::table::row_locks::lock_present;
 
@@ -39,18 +40,19 @@ pub fn requests(client: &mut SpiClient) -> Result<Vec<Request>, StoreError> {
     )?;
     let mut requests = Vec::new();
     for row in rows {
-        let after: (Option<String>, Option<String>) = (row.get(5)?, row.get(6)?);
+        let after: (Option<String>, Option<String>) =
+            (row.optional("after_shard")?, row.optional("after_key")?);
         requests.push(Request {
-            id: row.get(1)?.unwrap_or_default(),
-            map_id: row.get(2)?.unwrap_or_default(),
-            new_rows: row.get(3)?.unwrap_or_default(),
-            actor: row.get(4)?.unwrap_or_default(),
+            id: row.required("request_id")?,
+            map_id: row.required("map_id")?,
+            new_rows: row.required("new_rows")?,
+            actor: row.required("actor")?,
             after: after.0.zip(after.1).map(|(shard_key, record_key)| Key {
                 shard_key,
                 record_key,
             }),
-            compared: row.get(7)?.unwrap_or_default(),
-            marked: row.get(8)?.unwrap_or_default(),
+            compared: row.required("compared")?,
+            marked: row.required("marked")?,
         });
     }
     Ok(requests)
@@ -74,7 +76,7 @@ pub fn begin(
         &[request.map_id.into(), request.id.into()],
     )?;
     for row in joined {
-        request.new_rows |= row.get::<bool>(1)?.unwrap_or_default();
+        request.new_rows |= row.required::<bool>("new_rows")?;
     }
     client.update(
         Cached("UPDATE crm.recapture_request SET new_rows = true WHERE request_id = $1 AND $2 AND NOT new_rows"),
@@ -93,7 +95,7 @@ pub fn begin(
                  SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r) WHERE c.map_id = $1
                  UNION SELECT * FROM unnest($2::text[], $3::text[])
              )
-             SELECT x.s, x.r, crm_internal.cells_union(x.cells)
+             SELECT x.s, x.r, crm_internal.cells_union(x.cells) AS cells
              FROM (SELECT r.s, r.r, q.cells FROM record r, LATERAL (
                        SELECT q.cells FROM crm.queue q WHERE q.shard_key = r.s AND q.map_id = $1 AND q.record_key = r.r) q
                    UNION ALL
@@ -115,11 +117,11 @@ pub fn begin(
     )?;
     let mut under_way = Vec::new();
     for row in rows {
-        let cells = Cells::from_bytes(row.get::<&[u8]>(3)?.unwrap_or_default());
+        let cells = Cells::from_bytes(row.required("cells")?);
         under_way.push(Differing {
             key: Key {
-                shard_key: row.get(1)?.unwrap_or_default(),
-                record_key: row.get(2)?.unwrap_or_default(),
+                shard_key: row.required("s")?,
+                record_key: row.required("r")?,
             },
             cells: cells.intersection(&written),
             failure: None,

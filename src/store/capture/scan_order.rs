@@ -6,6 +6,7 @@ use pgrx::spi::{SpiClient, quote_identifier};
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::record::key::Key;
+use crate::store::row::Columns;
 use crate::store::statement::Cached;
 
 /// The order in which a table is scanned: that of the unique index on its keys.
@@ -21,7 +22,7 @@ impl Order {
         let shard = map.shard.as_ref().map(|shard| shard.name.as_str());
         let rows = client.update(
             Cached(
-                "SELECT a.attname::text, coalesce(crm_internal.cast_type(a.atttypid), format_type(crm_internal.base_type(a.atttypid), NULL))
+                "SELECT a.attname::text, coalesce(crm_internal.cast_type(a.atttypid), format_type(crm_internal.base_type(a.atttypid), NULL)) AS cast_type
                  FROM (SELECT x.indrelid, x.indkey, x.indnkeyatts FROM pg_index x
                        WHERE x.indrelid = $1 AND x.indisunique AND x.indpred IS NULL AND x.indexprs IS NULL AND x.indisvalid
                          AND (SELECT array_agg(a.attname::text ORDER BY a.attname::text)
@@ -41,11 +42,11 @@ impl Order {
             shard: None,
         };
         for row in rows {
-            let name: String = row.get(1)?.unwrap_or_default();
+            let name: String = row.required("attname")?;
             if Some(name.as_str()) == shard {
                 order.shard = Some(order.columns.len());
             }
-            order.columns.push((name, row.get(2)?.unwrap_or_default()));
+            order.columns.push((name, row.required("cast_type")?));
         }
         if order.columns.is_empty() {
             return Err(StoreError::Postgres {
@@ -80,7 +81,7 @@ impl Order {
             )
         });
         let statement = format!(
-            "SELECT {}, {} FROM {} AS t {beyond} ORDER BY {list} LIMIT {rows}",
+            "SELECT {} AS shard_key, {} AS record_key FROM {} AS t {beyond} ORDER BY {list} LIMIT {rows}",
             map.shard_key("t"),
             map.record_key("t"),
             map.relation
@@ -98,8 +99,8 @@ impl Order {
             let mut keys = Vec::with_capacity(rows);
             for row in client.update(Cached(&statement), None, &args)? {
                 keys.push(Key {
-                    shard_key: row.get(1)?.unwrap_or_default(),
-                    record_key: row.get(2)?.unwrap_or_default(),
+                    shard_key: row.required("shard_key")?,
+                    record_key: row.required("record_key")?,
                 });
             }
             Ok(keys)

@@ -8,6 +8,7 @@ use pgrx::spi::SpiClient;
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::record::key::Key;
+use crate::store::row::Columns;
 use crate::store::statement::Cached;
 
 /// A record whose ledger row is ours until the transaction ends.
@@ -41,26 +42,26 @@ pub(super) fn lock(
 ) -> Result<HashMap<usize, Locked>, StoreError> {
     let rows = client.update(
         Cached(
-            "SELECT k.ord - 1, l.crm_id, l.hashes,
+            "SELECT k.ord - 1 AS ord, l.crm_id, l.hashes,
                     (l.age <= 0 OR pg_visible_in_snapshot((pg_current_xact_id()::text::bigint - l.age)::text::xid8, $4::pg_snapshot))
                     AND NOT EXISTS (SELECT FROM crm.pending_write p
                                     WHERE p.shard_key = k.shard_key AND p.map_id = $1 AND p.record_key = k.record_key
-                                      AND p.state IN ('sending', 'landed', 'failed')),
+                                      AND p.state IN ('sending', 'landed', 'failed')) AS is_settled,
                     EXISTS (SELECT FROM crm.queue q
-                            WHERE q.shard_key = k.shard_key AND q.map_id = $1 AND q.record_key = k.record_key AND q.state = 'queued'),
+                            WHERE q.shard_key = k.shard_key AND q.map_id = $1 AND q.record_key = k.record_key AND q.state = 'queued') AS is_queued,
                     (SELECT crm_internal.cells_union(x.cells)
                      FROM (SELECT crm_internal.cells_or(p.cells, coalesce(p.take, p.cells)) AS cells FROM crm.pending_write p
                            WHERE p.shard_key = k.shard_key AND p.map_id = $1 AND p.record_key = k.record_key AND p.state IN ('queued', 'dead')
                            UNION ALL
                            SELECT c.cells FROM crm.change c
                            WHERE c.shard_key = k.shard_key AND c.map_id = $1 AND c.record_keys[1] = k.record_key
-                             AND (c.base IS NOT NULL OR c.write_id IS NOT NULL)) x),
+                             AND (c.base IS NOT NULL OR c.write_id IS NOT NULL)) x) AS edited,
                     ARRAY(SELECT c.field_id FROM crm.conflict c
-                          WHERE c.shard_key = k.shard_key AND c.map_id = $1 AND c.record_key = k.record_key AND c.field_id >= 0),
+                          WHERE c.shard_key = k.shard_key AND c.map_id = $1 AND c.record_key = k.record_key AND c.field_id >= 0) AS disputed,
                     ARRAY(SELECT s.ord::smallint - 1 FROM unnest(l.synced_at) WITH ORDINALITY AS s (at, ord)
-                          WHERE l.hashes IS NULL AND s.at IS NOT NULL)::smallint[],
+                          WHERE l.hashes IS NULL AND s.at IS NOT NULL)::smallint[] AS synced,
                     (SELECT q.cells FROM crm.queue q
-                     WHERE q.shard_key = k.shard_key AND q.map_id = $1 AND q.record_key = k.record_key AND q.state = 'queued')
+                     WHERE q.shard_key = k.shard_key AND q.map_id = $1 AND q.record_key = k.record_key AND q.state = 'queued') AS queued
              FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS k (shard_key, record_key, ord),
                   LATERAL (SELECT l.crm_id, l.hashes, l.synced_at, age(l.xmin) AS age FROM crm.ledger l
                            WHERE l.shard_key = k.shard_key AND l.map_id = $1 AND l.record_key = k.record_key
@@ -76,19 +77,22 @@ pub(super) fn lock(
     )?;
     let mut locked = HashMap::with_capacity(rows.len());
     for row in rows {
-        let disputed: Vec<i16> = row.get(7)?.unwrap_or_default();
-        let synced: Vec<i16> = row.get(8)?.unwrap_or_default();
+        let disputed: Vec<i16> = row.required("disputed")?;
+        let synced: Vec<i16> = row.required("synced")?;
         let record = Locked {
-            crm_id: row.get(2)?,
-            hashes: row.get::<&[u8]>(3)?.unwrap_or_default().to_vec(),
+            crm_id: row.optional("crm_id")?,
+            hashes: row
+                .optional::<&[u8]>("hashes")?
+                .unwrap_or_default()
+                .to_vec(),
             synced: synced.into_iter().map(|id| id as u16).collect(),
-            is_settled: row.get(4)?.unwrap_or_default(),
-            is_queued: row.get(5)?.unwrap_or_default(),
-            queued: Cells::from_bytes(row.get::<&[u8]>(9)?.unwrap_or_default()),
-            edited: Cells::from_bytes(row.get::<&[u8]>(6)?.unwrap_or_default()),
+            is_settled: row.required("is_settled")?,
+            is_queued: row.required("is_queued")?,
+            queued: Cells::from_bytes(row.optional::<&[u8]>("queued")?.unwrap_or_default()),
+            edited: Cells::from_bytes(row.optional::<&[u8]>("edited")?.unwrap_or_default()),
             disputed: disputed.into_iter().map(|id| id as u16).collect(),
         };
-        locked.insert(row.get::<i64>(1)?.unwrap_or_default() as usize, record);
+        locked.insert(row.number("ord")?, record);
     }
     Ok(locked)
 }
@@ -118,10 +122,10 @@ pub(super) fn edits_of(
     let mut edits = Vec::new();
     for row in rows {
         let key = Key {
-            shard_key: row.get(1)?.unwrap_or_default(),
-            record_key: row.get(2)?.unwrap_or_default(),
+            shard_key: row.required("shard_key")?,
+            record_key: row.required("record_key")?,
         };
-        let cells = Cells::from_bytes(row.get::<&[u8]>(3)?.unwrap_or_default());
+        let cells = Cells::from_bytes(row.required::<&[u8]>("cells")?);
         edits.push((key, cells));
     }
     Ok(edits)

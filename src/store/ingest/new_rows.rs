@@ -16,6 +16,7 @@ use crate::store::error::StoreError;
 use crate::store::ingest::incoming::Incoming;
 use crate::store::ingest::key_sequence::Sequence;
 use crate::store::record::key::Key;
+use crate::store::row::{self, Columns};
 use crate::store::statement::Cached;
 use crate::store::table::capture_guard::Ours;
 use crate::store::table::owner::as_owner_of;
@@ -139,19 +140,19 @@ fn columns(
 fn key_source(client: &SpiClient, map: &Map) -> Result<KeySource, StoreError> {
     let rows = client.select(
         Cached(
-            "SELECT bool_or((a.atthasdef OR a.attidentity <> '') AND a.attname = $2), bool_or(t.typcategory = 'S' AND a.attname = $2),
-                    coalesce(array_agg(a.attname::text) FILTER (WHERE a.attgenerated <> '' OR a.attidentity = 'a' AND a.attname <> $2), '{}')
+            "SELECT bool_or((a.atthasdef OR a.attidentity <> '') AND a.attname = $2) AS by_default, bool_or(t.typcategory = 'S' AND a.attname = $2) AS is_text,
+                    coalesce(array_agg(a.attname::text) FILTER (WHERE a.attgenerated <> '' OR a.attidentity = 'a' AND a.attname <> $2), '{}') AS generated
              FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
              WHERE a.attrelid = (SELECT m.relation FROM crm.object_map m WHERE m.map_id = $1) AND a.attnum > 0 AND NOT a.attisdropped",
         ),
         None,
         &[map.id.into(), map.key.name.as_str().into()],
     )?;
-    let row = rows.first();
+    let row = row::only(rows)?;
     Ok(KeySource {
-        by_default: row.get(1)?.unwrap_or_default(),
-        is_text: row.get(2)?.unwrap_or_default(),
-        generated: row.get(3)?.unwrap_or_default(),
+        by_default: row.optional("by_default")?.unwrap_or_default(),
+        is_text: row.optional("is_text")?.unwrap_or_default(),
+        generated: row.required("generated")?,
         sequence: sequence(client, map)?,
     })
 }
@@ -179,10 +180,10 @@ fn sequence(client: &SpiClient, map: &Map) -> Result<Option<Sequence>, StoreErro
         return Ok(None);
     };
     Ok(Some(Sequence {
-        oid: row.get(1)?.unwrap_or(pg_sys::InvalidOid),
-        start: row.get(2)?.unwrap_or_default(),
-        increment: row.get(3)?.unwrap_or(1),
-        max: row.get(4)?.unwrap_or_default(),
+        oid: row.required("seqrelid")?,
+        start: row.required("seqstart")?,
+        increment: row.required("seqincrement")?,
+        max: row.required("seqmax")?,
     }))
 }
 
@@ -200,7 +201,11 @@ fn insert_rows(
         names.collect::<Vec<_>>().join(", ")
     };
     let relation = &map.relation;
-    let keys = format!("{}, {}", map.shard_key("t"), map.record_key("t"));
+    let keys = format!(
+        "{} AS shard_key, {} AS record_key",
+        map.shard_key("t"),
+        map.record_key("t")
+    );
     let statement = match names {
         [] => format!(
             "INSERT INTO {relation} AS t DEFAULT VALUES RETURNING {keys}"
@@ -230,8 +235,8 @@ fn insert_rows(
                 };
                 for row in client.update(Cached(&statement), None, args)? {
                     keys.push(Key {
-                        shard_key: row.get(1)?.unwrap_or_default(),
-                        record_key: row.get(2)?.unwrap_or_default(),
+                        shard_key: row.required("shard_key")?,
+                        record_key: row.required("record_key")?,
                     });
                 }
             }

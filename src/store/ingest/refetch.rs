@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use pgrx::spi::SpiClient;
 
 use crate::store::error::StoreError;
+use crate::store::row::Columns;
 use crate::store::statement::Cached;
 
 /// A record to be read by itself.
@@ -33,15 +34,15 @@ pub fn due(
     )?;
     let mut due = Vec::new();
     for row in rows {
-        let crm_id: String = row.get(1)?.unwrap_or_default();
+        let crm_id: String = row.required("crm_id")?;
         if due.len() == limit || busy.contains(crm_id.as_str()) {
             continue;
         }
         due.push(Reread {
             crm_id,
-            revision: row.get(2)?.unwrap_or_default(),
-            attempts: row.get::<i16>(3)?.unwrap_or_default() as u32,
-            merged_into: row.get(4)?,
+            revision: row.required("revision")?,
+            attempts: row.required::<i16>("attempts")? as u32,
+            merged_into: row.optional("merged_into")?,
         });
     }
     if let Some(worn) = due.iter().position(|r| r.attempts >= ALONE_AFTER) {
@@ -183,8 +184,8 @@ pub fn charge(
     )?;
     let mut attempts = HashMap::with_capacity(rows.len());
     for row in rows {
-        let charged = row.get::<i16>(2)?.unwrap_or_default();
-        attempts.insert(row.get(1)?.unwrap_or_default(), charged as u32);
+        let charged = row.required::<i16>("attempts")?;
+        attempts.insert(row.required("crm_id")?, charged as u32);
     }
     Ok(attempts)
 }

@@ -7,6 +7,7 @@ use pgrx::prelude::*;
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::record::key::Key;
+use crate::store::row::Columns;
 use crate::store::statement::Cached;
 use crate::store::table::pace::{self, Pace};
 
@@ -51,7 +52,7 @@ pub fn rows_of(map: &Map, keys: &[&str]) -> Result<Looked, StoreError> {
 
 pub fn read_rows(map: &Map, keys: &[&str]) -> Result<HashMap<usize, Sought>, StoreError> {
     let statement = format!(
-        "SELECT k.ord - 1, {}, {}, {}
+        "SELECT k.ord - 1 AS ord, {} AS sought, {} AS shard_key, {} AS record_key
          FROM pg_catalog.unnest($1::pg_catalog.text[]) WITH ORDINALITY AS k (key, ord)
          LEFT JOIN {} AS t ON {}",
         map.record_key_of("k.key"),
@@ -63,15 +64,15 @@ pub fn read_rows(map: &Map, keys: &[&str]) -> Result<HashMap<usize, Sought>, Sto
     Spi::connect_mut(|client| {
         let mut found = HashMap::new();
         for row in client.update(Cached(&statement), None, &[keys.to_vec().into()])? {
-            let (shard_key, record_key) = (row.get(3)?.unwrap_or_default(), row.get(4)?);
+            let (shard_key, record_key) = (row.required("shard_key")?, row.optional("record_key")?);
             let sought = Sought {
-                record_key: row.get(2)?.unwrap_or_default(),
+                record_key: row.required("sought")?,
                 row: record_key.map(|record_key| Key {
                     shard_key,
                     record_key,
                 }),
             };
-            found.insert(row.get::<i64>(1)?.unwrap_or_default() as usize, sought);
+            found.insert(row.number("ord")?, sought);
         }
         Ok(found)
     })

@@ -4,6 +4,7 @@ use pgrx::spi::SpiClient;
 use serde_json::Value as Json;
 
 use crate::store::error::StoreError;
+use crate::store::row::{self, Columns};
 use crate::store::statement::Cached;
 
 /// Where a map stands.
@@ -25,12 +26,12 @@ pub struct State {
 pub fn all(client: &mut SpiClient) -> Result<Vec<State>, StoreError> {
     let rows = client.update(
         Cached(
-            "SELECT m.map_id, s.map_id IS NULL,
-                    (extract(epoch FROM least(greatest(s.next_at, now() - interval '1 day'), now() + interval '1 day') - now()) * 1000)::bigint,
-                    s.backfill IS NOT NULL,
+            "SELECT m.map_id, s.map_id IS NULL AS is_new,
+                    (extract(epoch FROM least(greatest(s.next_at, now() - interval '1 day'), now() + interval '1 day') - now()) * 1000)::bigint AS next_ms,
+                    s.backfill IS NOT NULL AS backfills,
                     (SELECT (extract(epoch FROM greatest(r.due_at, now() - interval '1 day') - now()) * 1000)::bigint FROM crm.refetch r
-                     WHERE r.map_id = m.map_id AND r.due_at < 'infinity' ORDER BY r.due_at LIMIT 1),
-                    EXISTS (SELECT FROM crm.webhook_inbox i WHERE i.connection_id = m.connection_id AND i.done_at IS NULL)
+                     WHERE r.map_id = m.map_id AND r.due_at < 'infinity' ORDER BY r.due_at LIMIT 1) AS refetch_ms,
+                    EXISTS (SELECT FROM crm.webhook_inbox i WHERE i.connection_id = m.connection_id AND i.done_at IS NULL) AS has_mail
              FROM crm.object_map m JOIN crm.connection c USING (connection_id) LEFT JOIN crm.ingest_state s USING (map_id)
              WHERE c.home = crm.home()",
         ),
@@ -40,13 +41,13 @@ pub fn all(client: &mut SpiClient) -> Result<Vec<State>, StoreError> {
     let mut states = Vec::new();
     let mut is_new = false;
     for row in rows {
-        is_new |= row.get::<bool>(2)?.unwrap_or_default();
+        is_new |= row.required::<bool>("is_new")?;
         states.push(State {
-            map_id: row.get(1)?.unwrap_or_default(),
-            next_ms: row.get(3)?.unwrap_or(i64::MAX),
-            backfills: row.get(4)?.unwrap_or_default(),
-            reread_ms: row.get(5)?,
-            has_mail: row.get(6)?.unwrap_or_default(),
+            map_id: row.required("map_id")?,
+            next_ms: row.required("next_ms")?,
+            backfills: row.required("backfills")?,
+            reread_ms: row.optional("refetch_ms")?,
+            has_mail: row.required("has_mail")?,
         });
     }
     if is_new {
@@ -71,16 +72,22 @@ pub fn cursor(client: &SpiClient, map_id: i32) -> Result<Option<Json>, StoreErro
         None,
         &[map_id.into()],
     )?;
-    let text = rows.next().map_or(Ok(None), |row| row.get::<String>(1))?;
+    let text: Option<String> = match rows.next() {
+        Some(row) => row.optional("cursor")?,
+        None => None,
+    };
     Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
 }
 
 /// What the transactions that have ended by now have done. A record of which something changed after it is not compared
 /// with what was read before.
 pub fn moment(client: &SpiClient) -> Result<String, StoreError> {
-    let mut rows = client.select(Cached("SELECT pg_current_snapshot()::text"), None, &[])?;
-    let text = rows.next().map_or(Ok(None), |row| row.get(1))?;
-    Ok(text.unwrap_or_default())
+    let rows = client.select(
+        Cached("SELECT pg_current_snapshot()::text AS moment"),
+        None,
+        &[],
+    )?;
+    row::only(rows)?.required("moment")
 }
 
 /// What came of a page.
@@ -186,8 +193,8 @@ pub fn backfilled(client: &SpiClient, map_id: i32) -> Result<i64, StoreError> {
         None,
         &[map_id.into()],
     )?;
-    let read = rows.next().map_or(Ok(None), |row| row.get(1))?;
-    Ok(read.unwrap_or_default())
+    // None if the map was dropped meanwhile.
+    rows.next().map_or(Ok(0), |row| row.required("backfilled"))
 }
 
 /// A cursor that the provider cannot read: from the first record again.

@@ -14,6 +14,7 @@ use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::ingest::incoming::Incoming;
 use crate::store::ingest::refetch;
+use crate::store::row::Columns;
 use crate::store::statement::Cached;
 
 /// Cells that were written over, by CRM record and field: what had been sent, and what the CRM held in its place.
@@ -44,13 +45,15 @@ impl WrittenOver {
             &[map.id.into(), crm_ids.to_vec().into()],
         )?;
         for row in rows {
-            let hash = |place| -> Result<ShortHash, StoreError> {
-                let bytes = row.get::<&[u8]>(place)?.unwrap_or_default();
-                Ok(bytes.try_into().unwrap_or_default())
+            let hash = |column| -> Result<ShortHash, StoreError> {
+                let bytes: &[u8] = row.required(column)?;
+                bytes.try_into().map_err(|_| {
+                    StoreError::unexpected(format!("column \"{column}\" is no short hash"))
+                })
             };
-            let id = row.get::<i16>(2)?.unwrap_or_default() as u16;
-            let record = found.entry(row.get(1)?.unwrap_or_default()).or_default();
-            record.insert(id, (hash(3)?, hash(4)?));
+            let id = row.required::<i16>("field_id")? as u16;
+            let record = found.entry(row.required("crm_id")?).or_default();
+            record.insert(id, (hash("sent")?, hash("held")?));
         }
         Ok(WrittenOver(found))
     }
@@ -170,7 +173,9 @@ pub fn look_back(client: &mut SpiClient, map_id: i32, crm_ids: &[&str]) -> Resul
         None,
         &[map_id.into(), crm_ids.to_vec().into()],
     )?;
-    let ids: Vec<String> = rows.filter_map(|row| row.get(1).ok().flatten()).collect();
+    let ids: Vec<String> = rows
+        .map(|row| row.required("crm_id"))
+        .collect::<Result<_, _>>()?;
     let asked: Vec<(&str, Option<&str>)> = ids.iter().map(|id| (id.as_str(), None)).collect();
     refetch::ask(client, map_id, &asked, 0)
 }

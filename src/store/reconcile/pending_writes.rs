@@ -7,11 +7,12 @@
 
 use crm_domain::Cells;
 use pgrx::spi::SpiClient;
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 
 use crate::store::config::connection::Connection;
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
+use crate::store::row::Columns;
 use crate::store::statement::Cached;
 
 /// Turns intents whose transaction came to nothing into work for the reconciler: the row takes what the CRM holds. An
@@ -101,9 +102,9 @@ pub fn due(
     unsettled: &[(&str, &str)],
 ) -> Result<Vec<Pending>, StoreError> {
     let result = client.update(
-        Cached("SELECT p.shard_key, p.record_key, p.write_id::text, l.crm_id, p.cells, p.take, p.base::text, p.revision, p.attempts, l.hashes,
-                (extract(epoch FROM p.changed_at) * 1000)::bigint, p.actor, p.correlation_id, p.folded::text[], p.undone::text[],
-                ARRAY(SELECT (s.ord - 1)::smallint FROM unnest(l.synced_at) WITH ORDINALITY AS s (at, ord) WHERE s.at IS NOT NULL)
+        Cached("SELECT p.shard_key, p.record_key, p.write_id::text AS write_id, l.crm_id, p.cells, p.take, p.base::text AS base, p.revision, p.attempts, l.hashes,
+                (extract(epoch FROM p.changed_at) * 1000)::bigint AS changed_at_ms, p.actor, p.correlation_id, p.folded::text[] AS folded, p.undone::text[] AS undone,
+                ARRAY(SELECT (s.ord - 1)::smallint FROM unnest(l.synced_at) WITH ORDINALITY AS s (at, ord) WHERE s.at IS NOT NULL) AS synced
          FROM crm.pending_write p, LATERAL (
              SELECT l.crm_id, l.hashes, l.synced_at FROM crm.ledger l
              WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key AND l.crm_id IS NOT NULL
@@ -137,27 +138,23 @@ pub fn due(
     let mut pending = Vec::with_capacity(result.len());
     for row in result {
         pending.push(Pending {
-            shard_key: row.get(1)?.unwrap_or_default(),
-            record_key: row.get(2)?.unwrap_or_default(),
-            write_id: row.get(3)?.unwrap_or_default(),
-            crm_id: row.get(4)?.unwrap_or_default(),
-            cells: Cells::from_bytes(&row.get::<Vec<u8>>(5)?.unwrap_or_default()),
-            take: Cells::from_bytes(&row.get::<Vec<u8>>(6)?.unwrap_or_default()),
-            base: row
-                .get::<String>(7)?
-                .and_then(|text| serde_json::from_str(&text).ok())
-                .unwrap_or_else(|| json!({})),
-            revision: row.get(8)?.unwrap_or_default(),
-            attempts: row.get::<i16>(9)?.unwrap_or_default() as u32,
-            hashes: row.get::<Vec<u8>>(10)?.unwrap_or_default(),
-            changed_at_ms: row.get(11)?.unwrap_or_default(),
-            actor: row.get(12)?,
-            correlation_id: row.get(13)?,
-            folded: row.get(14)?.unwrap_or_default(),
-            undone: row.get(15)?.unwrap_or_default(),
+            shard_key: row.required("shard_key")?,
+            record_key: row.required("record_key")?,
+            write_id: row.required("write_id")?,
+            crm_id: row.required("crm_id")?,
+            cells: Cells::from_bytes(&row.required::<Vec<u8>>("cells")?),
+            take: Cells::from_bytes(&row.optional::<Vec<u8>>("take")?.unwrap_or_default()),
+            base: row.json("base")?,
+            revision: row.required("revision")?,
+            attempts: row.required::<i16>("attempts")? as u32,
+            hashes: row.optional::<Vec<u8>>("hashes")?.unwrap_or_default(),
+            changed_at_ms: row.required("changed_at_ms")?,
+            actor: row.optional("actor")?,
+            correlation_id: row.optional("correlation_id")?,
+            folded: row.optional("folded")?.unwrap_or_default(),
+            undone: row.optional("undone")?.unwrap_or_default(),
             synced: row
-                .get::<Vec<i16>>(16)?
-                .unwrap_or_default()
+                .required::<Vec<i16>>("synced")?
                 .into_iter()
                 .map(|id| id as u16)
                 .collect(),
@@ -188,10 +185,7 @@ pub fn edited_since(
     )?;
     let mut edited = Vec::new();
     for row in rows {
-        edited.push((
-            row.get(1)?.unwrap_or_default(),
-            row.get(2)?.unwrap_or_default(),
-        ));
+        edited.push((row.required("shard_key")?, row.required("record_key")?));
     }
     Ok(edited)
 }
@@ -231,7 +225,7 @@ pub fn end_with_rows(
 /// Milliseconds until the next pending write of a map that can be written; `None` when none waits.
 pub fn next_ms(client: &SpiClient, map_id: i32) -> Result<Option<i64>, StoreError> {
     let mut rows = client.select(
-        Cached("SELECT (extract(epoch FROM greatest(p.next_attempt_at, now() - interval '1 day') - now()) * 1000)::bigint
+        Cached("SELECT (extract(epoch FROM greatest(p.next_attempt_at, now() - interval '1 day') - now()) * 1000)::bigint AS ms
          FROM crm.pending_write p
          WHERE p.map_id = $1 AND p.state = 'queued' AND EXISTS (
              SELECT FROM crm.ledger l
@@ -240,5 +234,6 @@ pub fn next_ms(client: &SpiClient, map_id: i32) -> Result<Option<i64>, StoreErro
         None,
         &[map_id.into()],
     )?;
-    rows.next().map_or(Ok(None), |row| Ok(row.get(1)?))
+    rows.next()
+        .map_or(Ok(None), |row| row.required("ms").map(Some))
 }

@@ -6,6 +6,7 @@ use pgrx::spi::SpiClient;
 
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
+use crate::store::row::Columns;
 use crate::store::statement::Cached;
 
 /// How a link ended that a CRM record once had.
@@ -42,16 +43,13 @@ pub fn former(
     )?;
     let mut former = HashMap::new();
     for row in rows {
-        let ended = match row.get::<&str>(3)?.unwrap_or_default() {
+        let ended = match row.required::<&str>("ended_by")? {
             "crm_deleted" => Ended::ByCrm,
             "both_deleted" => Ended::JustNow,
             _ => Ended::ByUs,
         };
-        let record_key = row.get(2)?.unwrap_or_default();
-        former.insert(
-            row.get(1)?.unwrap_or_default(),
-            Former { record_key, ended },
-        );
+        let record_key = row.required("record_key")?;
+        former.insert(row.required("crm_id")?, Former { record_key, ended });
     }
     Ok(former)
 }

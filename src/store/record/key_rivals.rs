@@ -13,6 +13,7 @@ use pgrx::spi::SpiClient;
 
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
+use crate::store::row::Columns;
 use crate::store::statement::{Cached, CachedIfFew};
 
 /// Another record that has a key's CRM record, or may have it.
@@ -74,7 +75,7 @@ pub fn rivals(
     };
     let (was_sent, rival_was_sent) = (was_sent("k"), was_sent("l"));
     let statement = format!(
-        "SELECT k.ord - 1, l.shard_key, l.record_key, l.crm_id, l.carried,
+        "SELECT k.ord - 1 AS ord, l.shard_key, l.record_key, l.crm_id, l.carried,
                 l.crm_id IS NOT NULL
                 OR (l.shard_key, l.record_key) IN (SELECT * FROM unnest($5::text[], $6::text[]))
                 OR EXISTS (SELECT FROM crm.claim c WHERE c.map_id = $1 AND c.path = 'batch' AND l.record_key = ANY (c.record_keys))
@@ -82,9 +83,9 @@ pub fn rivals(
                            WHERE q.shard_key = l.shard_key AND q.map_id = $1 AND q.record_key = l.record_key AND q.op = 'c')
                    AND {rival_was_sent}
                    -- Of two that were, one goes first.
-                   AND ((l.shard_key, l.record_key) < (k.shard_key, k.record_key) OR NOT {was_sent}),
+                   AND ((l.shard_key, l.record_key) < (k.shard_key, k.record_key) OR NOT {was_sent}) AS holds,
                 EXISTS (SELECT FROM crm.queue q
-                        WHERE q.shard_key = l.shard_key AND q.map_id = $1 AND q.record_key = l.record_key AND q.state = 'queued')
+                        WHERE q.shard_key = l.shard_key AND q.map_id = $1 AND q.record_key = l.record_key AND q.state = 'queued') AS is_queued
          FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS k (shard_key, record_key, folded, ord)
          CROSS JOIN LATERAL (
              {of_keys}
@@ -115,15 +116,15 @@ pub fn rivals(
             ],
         )?;
         for row in rows {
-            let place = row.get::<i64>(1)?.unwrap_or_default() as usize;
+            let place = row.number("ord")?;
             let rival = Rival {
-                shard_key: row.get(2)?.unwrap_or_default(),
-                record_key: row.get(3)?.unwrap_or_default(),
-                crm_id: row.get(4)?,
-                holds: row.get(6)?.unwrap_or_default(),
-                is_queued: row.get(7)?.unwrap_or_default(),
+                shard_key: row.required("shard_key")?,
+                record_key: row.required("record_key")?,
+                crm_id: row.optional("crm_id")?,
+                holds: row.required("holds")?,
+                is_queued: row.required("is_queued")?,
             };
-            let carried = row.get::<&str>(5)?.unwrap_or_default();
+            let carried = row.required::<&str>("carried")?;
             if equality.are_one(carried, records[place].1) {
                 rivals.entry(place).or_default().push(rival);
             }

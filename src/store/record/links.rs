@@ -10,6 +10,7 @@ use pgrx::spi::SpiClient;
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::record::key::Key;
+use crate::store::row::{self, Columns};
 use crate::store::statement::Cached;
 
 impl Key {
@@ -34,7 +35,7 @@ pub fn linked(
 ) -> Result<HashMap<usize, Known>, StoreError> {
     let rows = client.select(
         Cached(
-            "SELECT k.ord - 1, l.shard_key, l.record_key, l.hashes
+            "SELECT k.ord - 1 AS ord, l.shard_key, l.record_key, l.hashes
              FROM unnest($2::text[]) WITH ORDINALITY AS k (crm_id, ord)
              JOIN crm.ledger l ON l.map_id = $1 AND l.crm_id = k.crm_id",
         ),
@@ -43,12 +44,15 @@ pub fn linked(
     )?;
     let mut known = HashMap::with_capacity(rows.len());
     for row in rows {
-        let place = row.get::<i64>(1)?.unwrap_or_default() as usize;
+        let place = row.number("ord")?;
         let key = Key {
-            shard_key: row.get(2)?.unwrap_or_default(),
-            record_key: row.get(3)?.unwrap_or_default(),
+            shard_key: row.required("shard_key")?,
+            record_key: row.required("record_key")?,
         };
-        let hashes = row.get::<&[u8]>(4)?.unwrap_or_default().to_vec();
+        let hashes = row
+            .optional::<&[u8]>("hashes")?
+            .unwrap_or_default()
+            .to_vec();
         known.insert(place, Known { key, hashes });
     }
     Ok(known)
@@ -73,7 +77,7 @@ pub fn elsewhere(
     )?;
     let mut found = HashSet::new();
     for row in rows {
-        found.extend(row.get::<String>(1)?);
+        found.insert(row.required("crm_id")?);
     }
     Ok(found)
 }
@@ -96,8 +100,8 @@ pub fn candidates(
 ) -> Result<Vec<Candidate>, StoreError> {
     let rows = client.update(
         Cached(
-            "SELECT k.ord - 1, l.crm_id, l.locked IS NULL AND EXISTS (
-                        SELECT FROM crm.ledger x WHERE x.shard_key = k.shard_key AND x.map_id = $1 AND x.record_key = k.record_key)
+            "SELECT k.ord - 1 AS ord, l.crm_id, l.locked IS NULL AND EXISTS (
+                        SELECT FROM crm.ledger x WHERE x.shard_key = k.shard_key AND x.map_id = $1 AND x.record_key = k.record_key) AS is_locked
              FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS k (shard_key, record_key, ord)
              LEFT JOIN LATERAL (
                  SELECT l.crm_id, true AS locked FROM crm.ledger l
@@ -112,8 +116,11 @@ pub fn candidates(
     )?;
     let mut candidates: Vec<Candidate> = keys.iter().map(|_| Candidate::Free).collect();
     for row in rows {
-        let place = row.get::<i64>(1)?.unwrap_or_default() as usize;
-        candidates[place] = match (row.get::<String>(2)?, row.get::<bool>(3)?) {
+        let place = row.number("ord")?;
+        candidates[place] = match (
+            row.optional::<String>("crm_id")?,
+            row.optional::<bool>("is_locked")?,
+        ) {
             (_, Some(true)) => Candidate::Held,
             (Some(crm_id), _) => Candidate::Taken(crm_id),
             (None, _) => Candidate::Free,
@@ -201,7 +208,7 @@ pub fn dispute(
              VALUES ($1, $2, $3, -1, $4, 'duplicate_identity', to_jsonb($4), to_jsonb($5), 'manual_review')
              ON CONFLICT (shard_key, map_id, record_key, field_id) DO UPDATE
              SET crm_id = excluded.crm_id, local_value = excluded.local_value, crm_value = excluded.crm_value, last_attempt = now()
-             RETURNING c.crm_value IS DISTINCT FROM (SELECT crm_value FROM before)",
+             RETURNING c.crm_value IS DISTINCT FROM (SELECT crm_value FROM before) AS is_news",
         ),
         None,
         &[
@@ -212,6 +219,5 @@ pub fn dispute(
             claims.into(),
         ],
     )?;
-    let news = rows.first().get_one::<bool>()?;
-    Ok(news.unwrap_or_default())
+    row::only(rows)?.required("is_news")
 }

@@ -4,6 +4,7 @@ use pgrx::spi::SpiClient;
 
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
+use crate::store::row::Columns;
 use crate::store::statement::CachedIfFew;
 
 /// Locks records' ledger rows, found by their keys; the answer names those that somebody else holds.
@@ -23,7 +24,7 @@ pub fn held_records(
                           WHERE l.shard_key = w.shard_key AND l.map_id = $1 AND l.record_key = w.record_key
                           FOR UPDATE SKIP LOCKED) l
          )
-         SELECT w.ord - 1 FROM wanted w
+         SELECT w.ord - 1 AS ord FROM wanted w
          WHERE w.ord NOT IN (SELECT ord FROM locked)
            AND (SELECT 1 FROM crm.ledger l
                 WHERE l.shard_key = w.shard_key AND l.map_id = $1 AND l.record_key = w.record_key) IS NOT NULL", keys.len()),
@@ -32,7 +33,7 @@ pub fn held_records(
     )?;
     let mut held = Vec::new();
     for row in rows {
-        held.push(row.get::<i64>(1)?.unwrap_or_default() as usize);
+        held.push(row.number("ord")?);
     }
     Ok(held)
 }

@@ -7,6 +7,7 @@ use pgrx::spi::SpiClient;
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::record::key::Key;
+use crate::store::row::Columns;
 use crate::store::statement::Cached;
 
 /// Of these keys, which no row has, those that a row had: it was deleted before it was heard whether the CRM made its record.
@@ -31,8 +32,8 @@ pub fn unborn(
     let mut unborn = HashMap::new();
     for row in rows {
         let key = Key {
-            shard_key: row.get(1)?.unwrap_or_default(),
-            record_key: row.get(2)?.unwrap_or_default(),
+            shard_key: row.required("shard_key")?,
+            record_key: row.required("record_key")?,
         };
         unborn.insert(key.record_key.clone(), key);
     }

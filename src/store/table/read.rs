@@ -23,6 +23,7 @@ use crate::settings::Settings;
 use crate::store::config::field::MappedField;
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
+use crate::store::row::Columns;
 use crate::store::statement::names::Running;
 use crate::store::statement::{Cached, Uncached};
 use crate::store::table::owner::as_owner_of;
@@ -437,7 +438,7 @@ impl Reading<'_> {
         Spi::connect_mut(|client| -> Result<(), StoreError> {
             for row in client.update(Cached(&statement), None, &args)? {
                 large.is_suspected = true;
-                let ord = row.get::<i32>(1)?.unwrap_or_default() as usize;
+                let ord = row.required::<i32>("ord")? as usize;
                 for (i, field) in converted.iter().enumerate() {
                     if let Some(RawSize(bytes)) = row.get::<RawSize>(i + 2)?
                         && bytes > self.most_of(field)
@@ -532,7 +533,7 @@ impl Reading<'_> {
                     if used >= budget {
                         return Ok(false);
                     }
-                    let ord = row.get::<i32>(1)?.unwrap_or_default() as usize;
+                    let ord = row.required::<i32>("ord")? as usize;
                     let (values, bytes) = self.values_of(ord, large, &row, 2)?;
                     used += bytes;
                     found.insert(ord, values);
@@ -573,10 +574,10 @@ impl Reading<'_> {
             {
                 timer.restart();
                 for row in cursor.fetch(1)? {
-                    let ord = row.get::<i32>(1)?.unwrap_or_default() as usize;
-                    let (values, bytes) = match row.get::<bool>(2)? {
-                        Some(true) => self.values_of(ord, large, &row, 3)?,
-                        _ => (RowValues::Missing, 0),
+                    let ord = row.required::<i32>("ord")? as usize;
+                    let (values, bytes) = match row.required::<bool>("there")? {
+                        true => self.values_of(ord, large, &row, 3)?,
+                        false => (RowValues::Missing, 0),
                     };
                     used += bytes;
                     found.insert(ord, values);

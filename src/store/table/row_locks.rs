@@ -8,6 +8,7 @@ use pgrx::spi::SpiClient;
 
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
+use crate::store::row::Columns;
 use crate::store::settings_scope::SettingsScope;
 use crate::store::statement::{Cached, names};
 use crate::store::table::pace::{self, Pace};
@@ -76,7 +77,7 @@ fn lock_rows(
     lock: &str,
 ) -> Result<HashSet<usize>, StoreError> {
     let statement = format!(
-        "SELECT k.ord - 1 FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[]))
+        "SELECT k.ord - 1 AS ord FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[]))
                               WITH ORDINALITY AS k (shard_key, record_key, ord)
          JOIN {relation} AS t ON {row} {lock}",
         relation = map.relation,
@@ -95,7 +96,7 @@ fn lock_rows(
     )?;
     let mut found = HashSet::with_capacity(result.len());
     for row in result {
-        found.insert(row.get::<i64>(1)?.unwrap_or_default() as usize);
+        found.insert(row.number("ord")?);
     }
     Ok(found)
 }

@@ -4,6 +4,7 @@ use pgrx::spi::{SpiClient, quote_identifier};
 
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
+use crate::store::row::Columns;
 use crate::store::statement::{Cached, names};
 
 /// A row to change: its keys, and column -> value as a JSON object.
@@ -69,7 +70,7 @@ fn update_returning(
          FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[]), pg_catalog.unnest($3::pg_catalog.text[]))
                   WITH ORDINALITY AS k (shard_key, record_key, changes, ord),
               LATERAL pg_catalog.jsonb_to_record(k.changes::pg_catalog.jsonb) AS r ({record})
-         WHERE {row} RETURNING k.ord - 1, {as_given}",
+         WHERE {row} RETURNING k.ord - 1 AS ord, {as_given} AS as_given",
         relation = map.relation,
         set = set.join(", "),
         record = map.record_type(columns.iter().copied()),
@@ -96,8 +97,8 @@ fn update_returning(
     let mut changed = Vec::with_capacity(result.len());
     for row in result {
         changed.push(Changed {
-            place: row.get::<i64>(1)?.unwrap_or_default() as usize,
-            as_given: row.get(2)?.unwrap_or_default(),
+            place: row.number("ord")?,
+            as_given: row.required("as_given")?,
         });
     }
     Ok(changed)

@@ -7,6 +7,7 @@ use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::ingest::stored_forms::look_back;
 use crate::store::outcome::Outcome;
+use crate::store::row::Columns;
 use crate::store::write_back::outcome::{Settled, column};
 
 /// What the CRM took leaves the queue, and the ledger remembers it. The first two lines find the rows: where they were
@@ -27,7 +28,7 @@ pub const APPLIED: &str = "WITH record AS MATERIALIZED (
     FROM done r
     WHERE LEDGER AND l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key
 )
-SELECT ord - 1 FROM record WHERE ord NOT IN (SELECT ord FROM done)";
+SELECT ord - 1 AS ord FROM record WHERE ord NOT IN (SELECT ord FROM done)";
 
 pub const IN_PLACE: (&str, &str) = ("q.ctid = r.queue_place", "l.ctid = r.ledger_place");
 
@@ -66,7 +67,7 @@ pub fn applied<'a>(
     let updated = taken.iter().filter(|r| r.operation == Operation::Update);
     let updated: Vec<&str> = updated.filter_map(|r| r.crm_id.as_deref()).collect();
     for row in rows {
-        rest.push(taken[row.get::<i64>(1)?.unwrap_or_default() as usize]);
+        rest.push(taken[row.number("ord")?]);
     }
     look_back(client, map.id, &updated)?;
     Ok(rest)

@@ -11,6 +11,7 @@ use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::outcome::Outcome;
 use crate::store::record::locks::held_records;
+use crate::store::row::Columns;
 use crate::store::write_back::accepted::{BY_KEY, IN_PLACE, applied};
 use crate::store::write_back::deleted::delete_gone;
 use crate::store::write_back::failed::{dead_letters, others};
@@ -80,7 +81,7 @@ fn moved(
     records: &[&Settled],
 ) -> Result<Vec<usize>, StoreError> {
     let rows = client.update(
-        "SELECT r.ord - 1 FROM unnest($2::text[], $3::text[], $4::tid[]) WITH ORDINALITY AS r (shard_key, record_key, place, ord)
+        "SELECT r.ord - 1 AS ord FROM unnest($2::text[], $3::text[], $4::tid[]) WITH ORDINALITY AS r (shard_key, record_key, place, ord)
          LEFT JOIN LATERAL (SELECT true AS locked FROM crm.ledger l
                             WHERE l.ctid = r.place AND l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key
                             FOR UPDATE SKIP LOCKED) l ON true
@@ -95,7 +96,7 @@ fn moved(
     )?;
     let mut moved = Vec::new();
     for row in rows {
-        moved.push(row.get::<i64>(1)?.unwrap_or_default() as usize);
+        moved.push(row.number("ord")?);
     }
     Ok(moved)
 }
