@@ -137,7 +137,8 @@ BEGIN
             UPDATE crm.object_map o
             SET keys_changed = concat_ws('; ', o.keys_changed, x.trouble)
             FROM (SELECT DISTINCT ON (m.map_id) m.map_id,
-                         format('keys of rows may have changed: %s; call crm.map_field() if none did, otherwise crm.unmap_object() and map the table again',
+                         format('%s, and keys of rows may have changed: call crm.map_field() if none did, otherwise '
+                                'crm.unmap_object(), and map the table again',
                                 CASE WHEN d.classid = 'pg_type'::regclass THEN format('a label of type %s was renamed', d.object_identity)
                                      ELSE format('ALTER TABLE rewrote column "%s"', c.name) END) AS trouble
                   FROM pg_event_trigger_ddl_commands() d

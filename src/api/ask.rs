@@ -207,7 +207,7 @@ fn wait(stream: Option<&UnixStream>, time: Duration) {
 }
 
 extension_sql!(
-    "COMMENT ON FUNCTION crm_internal.ask_worker(jsonb, bigint) IS 'a request to the worker over its local socket; waits, cancellably, at most that many ms';",
+    "COMMENT ON FUNCTION crm_internal.ask_worker(jsonb, bigint) IS 'sends a request to the worker over its local socket and waits at most that many milliseconds. Cancellable. Errors: 55000 no worker';",
     name = "ask_comments",
     requires = [ask_worker]
 );

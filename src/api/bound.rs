@@ -65,8 +65,8 @@ fn is_held_by_ddl(relation: pg_sys::Oid) -> bool {
 
 extension_sql!(
     r#"
-COMMENT ON FUNCTION crm_internal.require_bound(oid, text[], oid[]) IS 'for the capture triggers: raises unless a table has these columns of these base types; 0: of any';
-COMMENT ON FUNCTION crm_internal.is_held_by_ddl(oid) IS 'whether this transaction holds a table as DDL does';
+COMMENT ON FUNCTION crm_internal.require_bound(oid, text[], oid[]) IS 'for capture triggers: raises object_not_in_prerequisite_state (55000) unless a table has these columns with these base types; 0: any type';
+COMMENT ON FUNCTION crm_internal.is_held_by_ddl(oid) IS 'whether this transaction has locked a table as DDL does';
 "#,
     name = "bound_comments",
     requires = [require_bound, is_held_by_ddl]

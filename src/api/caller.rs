@@ -113,10 +113,10 @@ fn refuse_stranger() -> ! {
 
 extension_sql!(
     r#"
-COMMENT ON FUNCTION crm_internal.caller() IS 'a token for the role in force, as crm_internal.verified() takes it in this transaction; raises insufficient_privilege (42501) in code that runs on a table owner''s behalf';
-COMMENT ON FUNCTION crm_internal.verified(bytea) IS 'the role that a token of crm_internal.caller() is of; raises insufficient_privilege (42501)';
-COMMENT ON FUNCTION crm_internal.refuse_restricted() IS 'raises insufficient_privilege (42501) in code that runs on a table owner''s behalf';
-COMMENT ON FUNCTION crm_internal.transaction_start(int) IS 'when a backend''s transaction began; NULL: it has none';
+COMMENT ON FUNCTION crm_internal.caller() IS 'a token for the current role, valid for crm_internal.verified() in this transaction; raises insufficient_privilege (42501) in code that runs on behalf of a table owner';
+COMMENT ON FUNCTION crm_internal.verified(bytea) IS 'the role that a token of crm_internal.caller() names; raises insufficient_privilege (42501)';
+COMMENT ON FUNCTION crm_internal.refuse_restricted() IS 'raises insufficient_privilege (42501) in code that runs on behalf of a table owner';
+COMMENT ON FUNCTION crm_internal.transaction_start(int) IS 'start time of the transaction of a backend; NULL: it has none';
 "#,
     name = "caller_comments",
     requires = [caller, verified, refuse_restricted, transaction_start]

@@ -193,21 +193,21 @@ fn cells_hash(hashes: Option<&[u8]>, cells: Option<&[u8]>, new: Option<&[u8]>) -
 extension_sql!(
     r#"
 CREATE AGGREGATE crm_internal.cells_union(bytea) (SFUNC = crm_internal.cells_or, STYPE = bytea, COMBINEFUNC = crm_internal.cells_or, PARALLEL = SAFE);
-COMMENT ON AGGREGATE crm_internal.cells_union(bytea) IS 'the cells of any of the masks';
-COMMENT ON FUNCTION crm_internal.cells_or(bytea, bytea) IS 'the cells of either mask';
-COMMENT ON FUNCTION crm_internal.cells_and(bytea, bytea) IS 'the cells of both masks';
-COMMENT ON FUNCTION crm_internal.cells_minus(bytea, bytea) IS 'the cells of the first mask that the second has not';
-COMMENT ON FUNCTION crm_internal.cell_is_set(bytea, int) IS 'whether the CRM is known to hold a value in the cell of that field_id';
-COMMENT ON FUNCTION crm_internal.applying(int) IS 'the cells of a map that pg_crm itself is setting in this session; asked by the capture triggers';
-COMMENT ON FUNCTION crm_internal.applying_to(int) IS 'the records whose cells crm_internal.applying() speaks of: shard_key, a slash, record_key';
-COMMENT ON FUNCTION crm_internal.applying_from_crm(int) IS 'whether the cells that crm_internal.applying() speaks of take what the CRM holds';
-COMMENT ON FUNCTION crm_internal.cells_has(bytea, int) IS 'whether a cell mask has the cell of that field_id';
-COMMENT ON FUNCTION crm_internal.cells_count(bytea) IS 'how many cells a mask has';
-COMMENT ON FUNCTION crm_internal.cells_stamp(timestamptz[], bytea, timestamptz) IS 'times per field_id, with those of the mask''s cells set';
+COMMENT ON AGGREGATE crm_internal.cells_union(bytea) IS 'union of cell masks';
+COMMENT ON FUNCTION crm_internal.cells_or(bytea, bytea) IS 'union of two cell masks';
+COMMENT ON FUNCTION crm_internal.cells_and(bytea, bytea) IS 'intersection of two cell masks';
+COMMENT ON FUNCTION crm_internal.cells_minus(bytea, bytea) IS 'cells of the first mask that are not in the second';
+COMMENT ON FUNCTION crm_internal.cell_is_set(bytea, int) IS 'whether the hashes show that the CRM has a value for that field_id';
+COMMENT ON FUNCTION crm_internal.applying(int) IS 'for capture triggers: cells of a map that pg_crm itself is setting in this session; NULL: none';
+COMMENT ON FUNCTION crm_internal.applying_to(int) IS 'for capture triggers: records whose cells pg_crm itself is setting: shard_key, a slash, record_key';
+COMMENT ON FUNCTION crm_internal.applying_from_crm(int) IS 'for capture triggers: whether the cells that pg_crm itself is setting get CRM values';
+COMMENT ON FUNCTION crm_internal.cells_has(bytea, int) IS 'whether a cell mask includes that field_id';
+COMMENT ON FUNCTION crm_internal.cells_count(bytea) IS 'number of cells in a mask';
+COMMENT ON FUNCTION crm_internal.cells_stamp(timestamptz[], bytea, timestamptz) IS 'array of times by field_id, with the cells of the mask set to a time';
 COMMENT ON FUNCTION crm_internal.cells_synced(timestamptz[], bytea, timestamptz, timestamptz[], timestamptz[]) IS
-    'times per field_id, with those of the mask''s cells set to a time, or to when they were changed if that is later';
-COMMENT ON FUNCTION crm_internal.cells_merge(timestamptz[], timestamptz[]) IS 'per cell the later of two times';
-COMMENT ON FUNCTION crm_internal.cells_hash(bytea, bytea, bytea) IS 'hashes per field_id (16 bytes each), with those of the mask''s cells set';
+    'array of times by field_id, with the cells of the mask set to a time, or to the time of their change if that is later';
+COMMENT ON FUNCTION crm_internal.cells_merge(timestamptz[], timestamptz[]) IS 'element-wise maximum of two arrays of times';
+COMMENT ON FUNCTION crm_internal.cells_hash(bytea, bytea, bytea) IS 'hashes by field_id (16 bytes each), with the cells of the mask set';
 "#,
     name = "cells_union",
     requires = [

@@ -313,9 +313,9 @@ pub fn check_rules(validation: Document, data_type: &str) {
 
 extension_sql!(
     r#"
-COMMENT ON FUNCTION crm_internal.check_connection(text, text, jsonb) IS 'raises unless provider, base URL and options make sense';
-COMMENT ON FUNCTION crm_internal.check_credentials(text, jsonb, jsonb) IS 'raises unless the keys are the provider''s, or its broker''s; never shows a value';
-COMMENT ON FUNCTION crm_internal.check_rules(jsonb, text) IS 'raises unless the validation rules are known and fit the data type';
+COMMENT ON FUNCTION crm_internal.check_connection(text, text, jsonb) IS 'raises invalid_parameter_value (22023) unless provider, base URL and options are valid';
+COMMENT ON FUNCTION crm_internal.check_credentials(text, jsonb, jsonb) IS 'raises invalid_parameter_value (22023) unless the keys are those of the provider or its broker; never shows a value';
+COMMENT ON FUNCTION crm_internal.check_rules(jsonb, text) IS 'raises invalid_parameter_value (22023) unless the validation rules are known and apply to the data type';
 "#,
     name = "check_comments",
     requires = [check_connection, check_credentials, check_rules]

@@ -240,7 +240,7 @@ fn difference(map: &Map, d: &Differing) -> String {
 
 extension_sql!(
     r#"
-COMMENT ON FUNCTION crm_internal.compare_rows(int) IS 'what crm.check(deep => true) reports about the rows of a map';
+COMMENT ON FUNCTION crm_internal.compare_rows(int) IS 'violations that crm.check(deep => true) reports for the rows of a map';
 "#,
     name = "compare_comments",
     requires = [compare_rows]

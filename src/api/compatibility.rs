@@ -50,9 +50,9 @@ fn unfit(what: &str, why: &str) -> ! {
 
 extension_sql!(
     r#"
-COMMENT ON FUNCTION crm_internal.judge_mapping(jsonb, jsonb) IS 'what speaks against a mapping, by what the CRM says of its object';
-COMMENT ON FUNCTION crm_internal.type_beneath(oid, int) IS 'a type, or what is beneath it if it is a domain, as format_type() names it';
-COMMENT ON FUNCTION crm_internal.longest_text(oid, text) IS 'the length of the longest text in a column, read as the table''s owner';
+COMMENT ON FUNCTION crm_internal.judge_mapping(jsonb, jsonb) IS 'problems of a mapping (JSON array), given the CRM''s description of its object';
+COMMENT ON FUNCTION crm_internal.type_beneath(oid, int) IS 'the name of a type, or of the base type of a domain, as in format_type()';
+COMMENT ON FUNCTION crm_internal.longest_text(oid, text) IS 'length of the longest text in a column, in characters; reads the table as its owner';
 "#,
     name = "fit_comments",
     requires = [judge_mapping, type_beneath, longest_text]

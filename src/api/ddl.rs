@@ -66,7 +66,7 @@ fn renames_label(command: Internal) -> bool {
 
 extension_sql!(
     r#"
-COMMENT ON FUNCTION crm_internal.retyped_columns(pg_ddl_command, bool) IS 'the columns whose types a command changes, or of those the ones that have USING';
+COMMENT ON FUNCTION crm_internal.retyped_columns(pg_ddl_command, bool) IS 'columns whose types a command changes; using: only those with a USING clause';
 COMMENT ON FUNCTION crm_internal.renames_label(pg_ddl_command) IS 'whether a command renames a label of an enum';
 "#,
     name = "ddl_comments",

@@ -13,7 +13,7 @@ fn home() -> String {
 
 extension_sql!(
     r#"
-COMMENT ON FUNCTION crm.home() IS 'which database of which cluster this is: the cluster''s system identifier and the database''s oid';
+COMMENT ON FUNCTION crm.home() IS 'identifies this database: system identifier of the cluster and oid of the database';
 "#,
     name = "home_comments",
     requires = [home]

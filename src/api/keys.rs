@@ -12,7 +12,7 @@ fn folded_key(record_key: &str) -> Option<String> {
 
 extension_sql!(
     r#"
-COMMENT ON FUNCTION crm_internal.folded_key(text) IS 'a key in lower case and without what is blank around it; NULL: it is so already';
+COMMENT ON FUNCTION crm_internal.folded_key(text) IS 'a key in lower case and trimmed; NULL: it already is';
 
 -- By a hash, for a key may be longer than an index takes; and only those of which a CRM may take others for the same. Where there are
 -- shards, a key does not tell whose it is.

@@ -83,9 +83,9 @@ fn is_replicating() -> bool {
 
 extension_sql!(
     r#"
-COMMENT ON FUNCTION crm_internal.put_trigger(oid, text, text, text, oid, bool, text) IS 'makes a trigger of pg_crm on a table, whoever owns that';
+COMMENT ON FUNCTION crm_internal.put_trigger(oid, text, text, text, oid, bool, text) IS 'creates a trigger of pg_crm on a table, regardless of its owner';
 COMMENT ON FUNCTION crm_internal.drop_trigger(oid, text) IS 'drops a trigger of pg_crm';
-COMMENT ON FUNCTION crm_internal.is_replicating() IS 'whether this process is a logical replication worker, which fires no statement-level triggers';
+COMMENT ON FUNCTION crm_internal.is_replicating() IS 'whether this process is a logical replication worker, which does not fire statement-level triggers';
 "#,
     name = "trigger_comments",
     requires = [put_trigger, drop_trigger, is_replicating]

@@ -94,13 +94,13 @@ fn canonical_object(
 extension_sql!(
     r#"
 COMMENT ON FUNCTION crm.hash(jsonb) IS
-    'BLAKE3 (32 bytes) of the canonical form: keys sorted, numbers by value, so that 100, 100.0 and 1e2 hash alike';
-COMMENT ON FUNCTION crm_internal.text_length(text) IS 'characters as CRMs count them: UTF-16 code units';
+    'BLAKE3 hash (32 bytes) of the canonical form: keys sorted, numbers by value, so that 100, 100.0 and 1e2 have one hash';
+COMMENT ON FUNCTION crm_internal.text_length(text) IS 'length of a text as CRMs count it, in UTF-16 code units';
 COMMENT ON FUNCTION crm_internal.filled(text) IS
-    'a text as a CRM is sent it: no white space around it (of Unicode, and control characters), line ends LF; NULL if nothing is left';
-COMMENT ON FUNCTION crm_internal.words(text) IS 'the words of a multi-choice (A;B;C, or a JSON array) as a CRM is sent them; NULL if there is none';
-COMMENT ON FUNCTION crm_internal.canonical_object(jsonb, text, text[], text[]) IS 'fields of a CRM object in a provider''s form, as canonical values';
-COMMENT ON FUNCTION crm_internal.canonical_id(text, text) IS 'the one spelling of a record''s id, where a provider''s CRM knows several (Salesforce: 15 and 18 characters)';
+    'a text as it is sent to a CRM: trimmed (Unicode white space and control characters), line ends LF; NULL: nothing is left';
+COMMENT ON FUNCTION crm_internal.words(text) IS 'the choices of a multi_choice value (A;B;C, or a JSON array) as they are sent to a CRM; NULL: there is none';
+COMMENT ON FUNCTION crm_internal.canonical_object(jsonb, text, text[], text[]) IS 'canonical values of the fields of a CRM record given in a provider''s form';
+COMMENT ON FUNCTION crm_internal.canonical_id(text, text) IS 'the canonical form of a record id, if the CRM accepts several (Salesforce: 15 and 18 characters)';
 "#,
     name = "values_comments",
     requires = [

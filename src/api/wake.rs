@@ -194,11 +194,11 @@ pub fn worker_state() -> String {
 
 extension_sql!(
     r#"
-COMMENT ON FUNCTION crm_internal.note_change(bool) IS 'says that mapped cells changed; wakes the worker at commit if they go to the CRM at once';
+COMMENT ON FUNCTION crm_internal.note_change(bool) IS 'called by capture: wakes the worker at commit if the changes are to be sent at once';
 COMMENT ON FUNCTION crm_internal.notify_worker(bool) IS 'wakes the worker when the transaction commits';
-COMMENT ON FUNCTION crm_internal.invalidate(oid) IS 'has every session forget at COMMIT what it keeps of a table';
-COMMENT ON FUNCTION crm_internal.start_worker() IS 'asks for a worker in this database; CREATE EXTENSION calls it';
-COMMENT ON FUNCTION crm.worker_state() IS 'running, failing (and the SQLSTATE of what keeps it from working, which the server log explains), starting, waiting for a free worker slot, stopped, or not preloaded';
+COMMENT ON FUNCTION crm_internal.invalidate(oid) IS 'invalidates what sessions have cached of a table, at commit';
+COMMENT ON FUNCTION crm_internal.start_worker() IS 'starts the worker of this database; called by CREATE EXTENSION';
+COMMENT ON FUNCTION crm.worker_state() IS 'state of the background worker: running, failing (with an SQLSTATE; see the server log), starting, waiting for a free worker slot, stopped, or not preloaded';
 "#,
     name = "wake_comments",
     requires = [

@@ -155,9 +155,9 @@ fn refuse(door: &Door, refusal: &Refusal) -> ! {
 extension_sql!(
     r#"
 COMMENT ON FUNCTION crm.receive_webhook(text, jsonb, text) IS
-    'takes what a CRM posted: checks its signature, stores the events that are new in the caller''s transaction, has the worker look at '
-    'their records. headers: name -> value, in any case; body: as it came. Returns how many events are new. Errors: 42704 no such '
-    'connection, 28000 forged or too old, 22023 malformed, 54000 too large, 55000 no secret or address to check it with';
+    'receives a webhook: verifies its signature and stores new events in the caller''s transaction; the worker then fetches their records. '
+    'headers: name -> value, in any case; body: unchanged. Returns the number of new events. Errors: 42704 no such connection, 28000 invalid '
+    'signature or too old, 22023 malformed, 54000 too large, 55000 no secret or address to verify it with';
 "#,
     name = "webhook_comments",
     requires = [receive_webhook]

@@ -244,8 +244,8 @@ fn perform_read(
 
 extension_sql!(
     r#"
-COMMENT ON FUNCTION crm_internal.perform_write(oid, text, jsonb, jsonb, bool, text, text, text) IS 'crm.write() as one JSON object';
-COMMENT ON FUNCTION crm_internal.perform_read(oid, text, text, text) IS 'what crm.read_live() does';
+COMMENT ON FUNCTION crm_internal.perform_write(oid, text, jsonb, jsonb, bool, text, text, text) IS 'implementation of crm.write(); returns its result as a JSON object';
+COMMENT ON FUNCTION crm_internal.perform_read(oid, text, text, text) IS 'implementation of crm.read_live()';
 "#,
     name = "write_comments",
     requires = [perform_write, perform_read]

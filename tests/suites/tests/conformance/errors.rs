@@ -215,7 +215,7 @@ async fn what_befalls_a_whole_request_costs_no_record_an_attempt(contestant: Con
             assert_eq!(desk.state().await, "error");
             let why = "SELECT reason FROM crm.status";
             let why: Option<String> = desk.db.one(why, &[]).await;
-            assert!(why.is_some_and(|why| why.contains("refused")));
+            assert!(why.is_some_and(|why| why.contains("rejected")));
             desk.crm.relent(&desk.db).await;
             let credentials = desk.crm.credentials();
             desk.crm.set_credentials(&desk.db, credentials).await;

@@ -121,7 +121,7 @@ async fn a_refused_refresh_stops_its_connection_alone(contestant: Contestant) {
     let reason: String = desk.db.one(reason, &[&desk.map]).await;
     let grant = desk.crm.grant();
     assert!(
-        reason.contains("refused") && reason.contains(grant.refusal),
+        reason.contains("rejected") && reason.contains(grant.refusal),
         "the vendor's reason: {reason}"
     );
     assert_eq!(desk.crm.token_requests(), 1);

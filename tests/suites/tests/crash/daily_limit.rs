@@ -49,7 +49,7 @@ async fn a_daily_limit_is_kept_over_restarts() {
             .await
     );
     let reason: String = live.db.one("SELECT reason FROM crm.status", &[]).await;
-    assert!(reason.contains("kept for real-time writes"), "{reason}");
+    assert!(reason.contains("reserved for real-time writes"), "{reason}");
     assert!((25..=30).contains(&left(&live).await));
     let written = loop {
         n += 1;

@@ -111,8 +111,8 @@ async fn references_are_followed_and_kept() {
     // By set_credentials, once the old one was refused.
     std::fs::write(&file, FILE_SECRETS[2]).expect("a file");
     admits(&desk, FILE_SECRETS[2]).await;
-    let why = waits(&desk, "refused").await;
-    assert!(why.contains("refused"), "{why}");
+    let why = waits(&desk, "rejected").await;
+    assert!(why.contains("rejected"), "{why}");
     set(&desk, reference.clone()).await;
     arrives(&desk, "by set_credentials").await;
 

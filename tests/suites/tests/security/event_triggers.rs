@@ -162,7 +162,7 @@ async fn the_map_follows_later_if_it_cannot_now() {
     )
     .await;
     let reason = possession.stopped().await;
-    assert!(reason.contains("still to follow"), "{reason}");
+    assert!(reason.contains("not rebuilt the map yet"), "{reason}");
     held.execute("COMMIT").await;
     possession.idle().await;
     eventually("the column is followed", async || {

@@ -497,8 +497,8 @@ async fn ddl_that_changes_keys_stops_the_map() {
     let trouble =
         "SELECT coalesce(split_part(reason, ':', 1), state) FROM crm.map_state ORDER BY map_id";
     let restored = "SELECT crm.map_field(1, 'name', 'name', direction => 'outbound'), crm.map_field(2, 'name', 'last_name', direction => 'outbound')";
-    let rewrote = "rows may go by other keys since ALTER TABLE rewrote column \"id\"";
-    let label = "rows may go by other keys since a label of type public.region was renamed";
+    let rewrote = "ALTER TABLE rewrote column \"id\", and keys of rows may have changed";
+    let label = "a label of type public.region was renamed, and keys of rows may have changed";
     // What each does, what undoes it, and what is said of either map.
     for (ddl, undo, said) in [
         (

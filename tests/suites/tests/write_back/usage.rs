@@ -46,7 +46,7 @@ async fn salesforce_tells_the_daily_budget() {
             .await
     );
     let reason: String = desk.db.one("SELECT reason FROM crm.status", &[]).await;
-    assert!(reason.contains("kept for real-time writes"), "{reason}");
+    assert!(reason.contains("reserved for real-time writes"), "{reason}");
     assert_eq!(desk.crm.asked(&desk.db).await, Vec::<String>::new());
     let budget =
         "SELECT budget, \"limit\", used, remaining, reserved, per, waiting FROM crm.rate_budget";
