@@ -90,7 +90,7 @@ pub fn define() {
     };
     int(
         c"pg_crm.batch_rows",
-        c"Records that one slice of write-back holds at most.",
+        c"Maximum number of records in one batch of write-back.",
         c"",
         &BATCH_ROWS,
         1,
@@ -99,8 +99,8 @@ pub fn define() {
     );
     int(
         c"pg_crm.batch_bytes",
-        c"Bytes of values that one slice of write-back holds at most.",
-        c"Bounds the worker's memory, together with the number of slices in flight.",
+        c"Maximum size of the values in one batch of write-back.",
+        c"Limits the worker's memory, together with the number of batches in flight.",
         &BATCH_BYTES,
         64,
         1024 * 1024,
@@ -108,7 +108,7 @@ pub fn define() {
     );
     int(
         c"pg_crm.bulk_threshold",
-        c"Records above which a CRM's asynchronous bulk job is used.",
+        c"Number of records above which a CRM's asynchronous bulk job is used.",
         c"",
         &BULK_THRESHOLD,
         1,
@@ -117,8 +117,8 @@ pub fn define() {
     );
     int(
         c"pg_crm.max_attempts",
-        c"Failed attempts after which a record becomes a dead letter.",
-        c"Outages and rate limits of a CRM cost no attempt.",
+        c"Number of failed attempts after which a record becomes a dead letter.",
+        c"Outages and rate limits of a CRM do not count as attempts.",
         &MAX_ATTEMPTS,
         1,
         1000,
@@ -126,8 +126,8 @@ pub fn define() {
     );
     int(
         c"pg_crm.audit_retention",
-        c"Age at which months of crm.audit_log are dropped.",
-        c"0 keeps the audit for ever.",
+        c"Age at which monthly partitions of crm.audit_log are dropped.",
+        c"0 keeps the audit forever.",
         &AUDIT_RETENTION,
         0,
         i32::MAX,
@@ -135,8 +135,8 @@ pub fn define() {
     );
     int(
         c"pg_crm.realtime_queue",
-        c"Edits of crm.write() that are on their way to CRMs at once.",
-        c"The edits of callers beyond it are pending at once: the rows hold them, and they are sent in bulk.",
+        c"Maximum number of crm.write() edits in flight.",
+        c"Edits beyond it are pending at once: their rows keep them, and they are sent in bulk.",
         &REALTIME_QUEUE,
         1,
         10_000,
@@ -144,7 +144,7 @@ pub fn define() {
     );
     int(
         c"pg_crm.request_timeout",
-        c"How long one HTTP request to a CRM may take.",
+        c"Maximum duration of one HTTP request to a CRM.",
         c"",
         &REQUEST_TIMEOUT,
         100,
@@ -153,7 +153,7 @@ pub fn define() {
     );
     int(
         c"pg_crm.transform_timeout",
-        c"How long the code of a mapped table may take for one row: transforms, triggers, policies, defaults.",
+        c"Maximum time that the code of a mapped table may take for one row: transforms, triggers, policies, defaults.",
         c"The record of a row that takes longer becomes a dead letter; other maps wait meanwhile.",
         &TRANSFORM_TIMEOUT,
         10,
@@ -162,8 +162,8 @@ pub fn define() {
     );
     int(
         c"pg_crm.max_response_bytes",
-        c"Longest response of a CRM that is read.",
-        c"Counted as it comes out of the decoder.",
+        c"Maximum size of a CRM's response.",
+        c"Measured after decompression.",
         &MAX_RESPONSE,
         64,
         1024 * 1024,
@@ -171,8 +171,8 @@ pub fn define() {
     );
     int(
         c"pg_crm.max_value_bytes",
-        c"Largest value of one field that is sent to a CRM or taken from one.",
-        c"The record of a larger one becomes a dead letter. Bounds the worker's memory.",
+        c"Maximum size of one field's value sent to or taken from a CRM.",
+        c"The record of a larger value becomes a dead letter. Limits the worker's memory.",
         &MAX_VALUE,
         1,
         64 * 1024,
@@ -180,7 +180,7 @@ pub fn define() {
     );
     GucRegistry::define_string_guc(
         c"pg_crm.allowed_hosts",
-        c"Hosts that base URLs of connections may name, separated by commas; *.example.com allows subdomains.",
+        c"Hosts allowed in base URLs of connections, separated by commas; *.example.com allows subdomains.",
         c"Empty allows every host over https. Plain http is allowed to loopback addresses only.",
         &ALLOWED_HOSTS,
         GucContext::Sighup,
@@ -189,7 +189,7 @@ pub fn define() {
     // Not Sighup, so that each database can be given an address of its own (ALTER DATABASE … SET).
     GucRegistry::define_string_guc(
         c"pg_crm.webhook_listen",
-        c"Address at which the worker takes webhooks over HTTP, such as 127.0.0.1:8088.",
+        c"Address on which the worker accepts webhooks over HTTP, such as 127.0.0.1:8088.",
         c"Empty: it does not listen. CRMs post to /webhooks/{connection}.",
         &WEBHOOK_LISTEN,
         GucContext::Suset,
@@ -197,8 +197,8 @@ pub fn define() {
     );
     int(
         c"pg_crm.webhook_connections",
-        c"Connections that the listener for webhooks has open at once.",
-        c"For another one the oldest gives way whose request has not come. Takes effect when the listener starts.",
+        c"Maximum number of open connections of the webhook listener.",
+        c"Beyond it, the oldest connection that has not sent its request is closed. Takes effect when the listener starts.",
         &WEBHOOK_CONNECTIONS,
         8,
         10_000,
@@ -206,8 +206,8 @@ pub fn define() {
     );
     int(
         c"pg_crm.webhook_connections_per_peer",
-        c"Those of one address among them.",
-        c"Behind a proxy all come from its address. Takes effect when the listener starts.",
+        c"Maximum number of those connections from one address.",
+        c"Behind a proxy, all connections come from its address. Takes effect when the listener starts.",
         &WEBHOOK_CONNECTIONS_PER_PEER,
         1,
         10_000,
@@ -216,13 +216,13 @@ pub fn define() {
     for (name, short, long, setting) in [
         (
             c"pg_crm.actor",
-            c"The application's own user, recorded with each edit.",
+            c"User of the application, recorded with each edit.",
             c"Set it with SET LOCAL in the transaction that edits. At most 256 bytes.",
             &ACTOR,
         ),
         (
             c"pg_crm.correlation_id",
-            c"The application's own id of what it is doing, recorded with edits of bidirectional cells.",
+            c"The application's id for what it is doing, recorded with edits of bidirectional cells.",
             c"Set it with SET LOCAL in the transaction that edits; crm.write() takes another as an argument. At most 256 bytes.",
             &CORRELATION_ID,
         ),
@@ -245,7 +245,7 @@ pub fn define() {
     GucRegistry::define_enum_guc(
         c"pg_crm.check_fields",
         c"What crm.map_field() does with a mapping that does not fit the CRM's fields.",
-        c"error refuses what cannot work, warning only says so, off does not ask the CRM.",
+        c"error rejects a mapping that cannot work, warning only reports it, off does not ask the CRM.",
         &CHECK_FIELDS,
         GucContext::Userset,
         none,
@@ -272,7 +272,7 @@ pub fn is_name(text: &[u8]) -> Result<(), &'static CStr> {
     if text.len() > NAME_BYTES {
         Err(c"It is longer than 256 bytes.")
     } else if text.iter().any(u8::is_ascii_control) {
-        Err(c"It holds control characters.")
+        Err(c"It contains control characters.")
     } else {
         Ok(())
     }

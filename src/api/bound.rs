@@ -32,7 +32,7 @@ fn require_bound(relation: pg_sys::Oid, columns: Array<&str>, types: Array<pg_sy
             raise(
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 format!(
-                    "table \"{}\" was altered, and its CRM mapping does not know of it yet",
+                    "table \"{}\" was altered, and its CRM mapping has not been updated yet",
                     table.name()
                 ),
                 Some(format!(

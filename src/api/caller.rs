@@ -57,7 +57,7 @@ fn verified(caller: Option<&[u8]>) -> pg_sys::Oid {
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             "this is not who calls".to_owned(),
             Some(
-                "The first argument is none that crm_internal.caller() returned in this transaction."
+                "The first argument is not a value that crm_internal.caller() returned in this transaction."
                     .to_owned(),
             ),
             "Call the function of the same name without do_.",

@@ -88,7 +88,7 @@ fn check_connection(provider_name: &str, base_url: Option<&str>, options: Docume
             INVALID,
             format!("max_in_flight cannot be {n}"),
             None,
-            "It is the number of requests at once, 1 to 64.",
+            "It is the number of concurrent requests, 1 to 64.",
         );
     }
     check_budget(options);
@@ -146,7 +146,7 @@ fn admit(what: &str, url: &str) {
                 allowed_hosts::without_user(url)
             ),
             Some(reason),
-            "Use https; plain http goes to loopback only; pg_crm.allowed_hosts bounds the hosts.",
+            "Use https; plain http is allowed to loopback only; pg_crm.allowed_hosts limits the hosts.",
         )
     }
 }
@@ -166,7 +166,7 @@ fn check_way(options: &serde_json::Map<String, Json>) {
                 INVALID,
                 format!("{name} cannot be {}", options[name]),
                 None,
-                "It is a text, as Composio shows it.",
+                "It is a string, as Composio shows it.",
             )
         }
     }
@@ -180,8 +180,8 @@ fn check_way(options: &serde_json::Map<String, Json>) {
         Some(_) if !options.contains_key(composio::ACCOUNT_OPTION) => raise(
             INVALID,
             "a connection via Composio needs a connected_account_id".to_owned(),
-            Some("Of several accounts of a user Composio would take any.".to_owned()),
-            "Composio shows it beside the account, such as ca_1a2b3c.",
+            Some("With several accounts of one user, Composio would use any of them.".to_owned()),
+            "Composio shows it next to the account; it looks like ca_1a2b3c.",
         ),
         Some(_) => {}
         None => {
@@ -212,7 +212,7 @@ fn check_budget(options: &serde_json::Map<String, Json>) {
                 INVALID,
                 format!("rate_limit cannot be {rate}"),
                 None,
-                "It bounds the requests of the connection in a time of 0.1 to 3600 seconds: {\"requests\": 100, \"seconds\": 10}.",
+                "It limits the connection's requests within a window of 0.1 to 3600 seconds: {\"requests\": 100, \"seconds\": 10}.",
             );
         }
     }
@@ -225,7 +225,7 @@ fn check_budget(options: &serde_json::Map<String, Json>) {
             INVALID,
             format!("daily_limit cannot be {day}"),
             None,
-            "It bounds the connection's requests of a day, which begins at midnight UTC: 1 to 1000000000.",
+            "It limits the connection's requests per day, which begins at midnight UTC: 1 to 1000000000.",
         )
     }
     if let Some(part) = options.get(crm_provider::RESERVE_OPTION)
@@ -237,7 +237,7 @@ fn check_budget(options: &serde_json::Map<String, Json>) {
             INVALID,
             format!("realtime_reserve cannot be {part}"),
             None,
-            "It is the part of each request budget that is kept for real-time writes, 0 to 0.9.",
+            "It is the fraction of each request budget reserved for real-time writes, 0 to 0.9.",
         );
     }
 }
@@ -280,9 +280,9 @@ fn check_literal(key: &str, text: &str) {
     {
         raise(
             INVALID,
-            format!("credential \"{key}\" is no address to ask for tokens"),
+            format!("credential \"{key}\" is not a valid token URL"),
             Some(reason),
-            "Use https; plain http goes to loopback only; pg_crm.allowed_hosts bounds the hosts.",
+            "Use https; plain http is allowed to loopback only; pg_crm.allowed_hosts limits the hosts.",
         )
     }
     if key.ends_with(secrets::FILE) && !Path::new(text).is_absolute() {
@@ -290,7 +290,7 @@ fn check_literal(key: &str, text: &str) {
             INVALID,
             format!("credential \"{key}\" must be an absolute path"),
             None,
-            "The worker reads the file on the server, which alone may be able to.",
+            "The worker reads the file on the server, as the server's operating system user.",
         )
     }
 }

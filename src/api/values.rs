@@ -69,7 +69,7 @@ fn canonical_object(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             "a CRM object is a JSON object of field -> value".to_owned(),
             None,
-            "For HubSpot pass what stands under \"properties\".",
+            "For HubSpot, pass the object under \"properties\".",
         )
     };
     let mut snapshot = BTreeMap::new();

@@ -22,7 +22,7 @@ fn receive_webhook(connection: Option<&str>, headers: Option<Document>, body: Op
             PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
             "connection, headers and body must not be NULL".to_owned(),
             None,
-            "Hand over the request's headers as a JSON object, and its body as it came.",
+            "Pass the request's headers as a JSON object and its body unchanged.",
         )
     };
     let headers = read_headers(&headers.0);
@@ -119,7 +119,7 @@ fn refuse(door: &Door, refusal: &Refusal) -> ! {
         }
         Refusal::Request(WebhookError::Stale) => (
             ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
-            "Hand it over when it comes, and see to the clocks of both sides.",
+            "Pass it on as it arrives, and check the clocks of both sides.",
         ),
         Refusal::Request(WebhookError::Malformed) => (
             ERRCODE_INVALID_PARAMETER_VALUE,
@@ -127,11 +127,11 @@ fn refuse(door: &Door, refusal: &Refusal) -> ! {
         ),
         Refusal::Request(WebhookError::TooLarge) => (
             ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-            "Have the sender post fewer events at once.",
+            "Configure the sender to post fewer events per request.",
         ),
         Refusal::Request(WebhookError::Unconfigured("webhook_url")) => (
             ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            "Option webhook_url of crm.create_connection() is the address that the CRM posts to, letter by letter.",
+            "Option webhook_url of crm.create_connection() must be exactly the address that the CRM posts to.",
         ),
         Refusal::Request(WebhookError::Unconfigured(_)) | Refusal::Credentials(_) => (
             ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,

@@ -66,7 +66,7 @@ pub fn healthy(client: &mut SpiClient, connection: &Connection) -> Result<(), St
         .transpose()?;
     if failures.is_some_and(|failures| failures >= OPENS_AFTER as i32) {
         log!(
-            "pg_crm: the CRM of connection \"{}\" answers again",
+            "pg_crm: the CRM of connection \"{}\" responds again",
             connection.name
         );
     }
@@ -137,11 +137,11 @@ pub fn troubled(
     let name = &connection.name;
     if stopped.unwrap_or_default() {
         log!(
-            "pg_crm stops connection \"{name}\" until crm.set_credentials(), its credentials are refused: {told}"
+            "pg_crm stops connection \"{name}\" until crm.set_credentials(): its credentials were refused: {told}"
         );
     } else if !refused && failures == Some(OPENS_AFTER as i32) {
         log!(
-            "pg_crm leaves the CRM of connection \"{name}\" alone for a while, {OPENS_AFTER} requests in a row failed: {told}"
+            "pg_crm pauses connection \"{name}\" after {OPENS_AFTER} failed requests in a row: {told}"
         );
     }
     Ok(true)

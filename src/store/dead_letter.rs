@@ -22,7 +22,7 @@ pub fn tell_the_first(
     )?;
     if there.is_empty() {
         log!(
-            "pg_crm gives up a record of {} ({}, {code}); crm.dead_letters has it, and those that follow",
+            "pg_crm gives up on a record of {} ({}, {code}); see crm.dead_letters for this record and those that follow",
             map.relation,
             class.name()
         );

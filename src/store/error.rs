@@ -54,7 +54,7 @@ impl StoreError {
         StoreError::Postgres {
             code: PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
             message: format!(
-                "a trigger, a rule or a policy of the table kept the row from being {what}"
+                "a trigger, a rule or a policy of the table prevented the row from being {what}"
             ),
         }
     }

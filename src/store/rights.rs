@@ -27,9 +27,9 @@ pub fn role() -> pg_sys::Oid {
             "pg_crm",
         )
         .set_detail(
-            "It owns what the extension pg_crm made, and everything that pg_crm does runs as it.",
+            "It owns the objects of the extension pg_crm, and everything that pg_crm does runs as this role.",
         )
-        .set_hint("CREATE EXTENSION pg_crm makes it. If it was renamed, give it its name again.")
+        .set_hint("CREATE EXTENSION pg_crm creates it. If it was renamed, rename it back.")
         .report(PgLogLevel::ERROR);
     }
     role
@@ -78,7 +78,7 @@ pub fn take_session() -> bool {
         if role.is_some_and(|role| pg_sys::superuser_arg(role)) {
             ErrorReport::new(
                 PgSqlErrorCode::ERRCODE_INVALID_ROLE_SPECIFICATION,
-                "the worker of pg_crm does not run: role \"crm_engine\" is a superuser",
+                "the pg_crm worker cannot run: role \"crm_engine\" is a superuser",
                 "pg_crm",
             )
             .set_hint("ALTER ROLE crm_engine NOSUPERUSER; see crm.check().")

@@ -97,7 +97,7 @@ pub fn change_row(
             PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
             format!("record \"{}\" cannot be sent", target.record_key),
             Some(failure.message),
-            "Nothing is changed. A validation rule (min, max) keeps such values out of the column.",
+            "Nothing was changed. A validation rule (min, max) keeps such values out of the column.",
         )
     }
     intended
@@ -127,7 +127,7 @@ pub fn row_values(target: &Target, cells: &Cells) -> Vec<(u16, Value)> {
             PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
             format!("record \"{}\" cannot be sent", target.record_key),
             Some(failure.message),
-            "The record_key, the column's value or its transform_out is at fault.",
+            "Check the record_key, the column's value and its transform_out.",
         ),
         Some(RowValues::Missing) | None => no_row(target),
     }
@@ -144,10 +144,10 @@ pub fn early_answer(
         return None;
     }
     Some(if row_differs(target, based, &edit.bases) {
-        let why = "the row holds an edit on its way to the CRM that this one was not based on";
+        let why = "the row holds an edit, not yet in the CRM, that this edit was not based on";
         Answer::failed("conflict", "conflict", why)
     } else {
-        let why = "an earlier edit of this record waits; this one follows it";
+        let why = "an earlier edit of this record is still pending; this edit follows it";
         Answer::failed("pending", ErrorClass::Transient.name(), why)
     })
 }
@@ -184,7 +184,7 @@ pub fn refuse_large(changes: &JsonMap<String, Json>) {
                 Some(format!(
                     "It has {bytes} bytes; pg_crm.max_value_bytes allows {most}."
                 )),
-                "Nothing is changed. No CRM holds texts of that size.",
+                "Nothing was changed. No CRM stores texts of that size.",
             )
         }
     }

@@ -46,9 +46,9 @@ fn perform_write(
     {
         raise(
             INVALID,
-            "correlation_id is no name".to_owned(),
+            "invalid correlation_id".to_owned(),
             Some(why.to_string_lossy().into_owned()),
-            "Give the application's own short id of what it is doing.",
+            "Pass a short id of your own, such as that of a request.",
         )
     }
     let changes = object("changes", changes);
@@ -57,7 +57,7 @@ fn perform_write(
             INVALID,
             "changes names no column".to_owned(),
             None,
-            "Give what is to change, such as '{\"phone\": \"+49 30 1\"}'; crm.read_live() only reads.",
+            "Pass the new values, such as '{\"phone\": \"+49 30 1\"}'; to read without writing, use crm.read_live().",
         )
     }
     refuse_large(&changes);
@@ -73,9 +73,12 @@ fn perform_write(
     }) {
         raise(
             PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
-            format!("column \"{}\" takes no JSON array or object", field.column),
+            format!(
+                "column \"{}\" does not accept a JSON array or object",
+                field.column
+            ),
             None,
-            "Give it a text, a number, true, false or null; several choices as one text, separated by semicolons.",
+            "Pass a string, a number, true, false or null; several choices as one string, separated by semicolons.",
         )
     }
     let base = base.map(|base| object("base", Some(base)));
@@ -189,7 +192,7 @@ fn perform_read(
                 target.map.relation
             ),
             None,
-            "It takes SELECT on those that are to be read, or on the table.",
+            "This requires SELECT on the columns to be read, or on the table.",
         )
     }
     if !or_raise(row_locks::is_visible(
@@ -213,7 +216,7 @@ fn perform_read(
                 target.record_key
             ),
             None,
-            "crm.link() states a known pair of ids; records that pg_crm creates are linked by themselves.",
+            "crm.link() links a known pair of ids; records that pg_crm creates are linked automatically.",
         )
     };
     let question = Question {

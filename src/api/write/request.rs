@@ -86,9 +86,9 @@ pub fn ask_worker(op: &str, question: &impl serde::Serialize) -> Answer {
     answer.unwrap_or_else(|| {
         raise(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            "the pg_crm worker did not answer as it should".to_owned(),
+            "unexpected response from the pg_crm worker".to_owned(),
             None,
-            "Nothing is changed; should the CRM have taken the write, the row will be made to agree. See the server log.",
+            "Nothing was changed. If the CRM accepted the write, the row will be updated to match. See the server log.",
         )
     })
 }

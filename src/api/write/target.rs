@@ -69,7 +69,7 @@ pub fn choose(
             PgSqlErrorCode::ERRCODE_AMBIGUOUS_PARAMETER,
             "the table is mapped more than once".to_owned(),
             known(),
-            "Name the connection; the other CRMs get the edit as they get any other.",
+            "Name the connection; the other CRMs receive the edit like any other.",
         ),
     };
     if map.in_error {
@@ -77,7 +77,7 @@ pub fn choose(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             format!("map {} of {} is in state error", map.id, map.relation),
             None,
-            "crm.status.reason says why, and what mends it.",
+            "crm.status.reason says why and how to fix it.",
         )
     }
     let shard_key = shard_key.unwrap_or_default();
@@ -89,7 +89,7 @@ pub fn choose(
                 map.id, map.relation
             ),
             None,
-            "Leave shard_key away.",
+            "Omit shard_key.",
         )
     }
     let (shard_key, record_key) = or_raise(caller::spelt(map, shard_key, record_key));
@@ -142,7 +142,7 @@ impl Target {
                 field.column, self.map.relation
             ),
             None,
-            &format!("It takes {grant} on the column or on the table."),
+            &format!("This requires {grant} on the column or on the table."),
         )
     }
 
@@ -183,7 +183,7 @@ impl Target {
                     PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
                     format!("{what}: column \"{column}\" of {} {why}", self.map.relation),
                     Some(if list.is_empty() {
-                        format!("No column can be {may_be}: none is mapped bidirectional.")
+                        format!("No column can be {may_be}: none is mapped as bidirectional.")
                     } else {
                         format!("Columns that can be {may_be}: {}.", list.join(", "))
                     }),

@@ -123,10 +123,7 @@ impl Arrived {
     /// The first of a page is what `crm.status.last_error` shows.
     fn note_trouble(&mut self, crm_id: &str, failure: &Failure) {
         self.trouble.get_or_insert_with(|| {
-            format!(
-                "CRM record {crm_id} cannot be taken in: {}",
-                failure.message
-            )
+            format!("cannot ingest CRM record {crm_id}: {}", failure.message)
         });
     }
 

@@ -141,7 +141,7 @@ pub(super) fn settle<'a>(
                     .map(|o| format!("\"{}\"", o.record_key))
                     .collect();
                 let error = format!(
-                    "its key \"{}\" is for the CRM that of several rows: {}",
+                    "the CRM considers its key \"{}\" equal to the keys of several rows: {}",
                     keys[n],
                     known.join(", ")
                 );

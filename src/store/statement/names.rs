@@ -124,7 +124,7 @@ impl Running {
                 "pg_crm",
             )
             .set_detail("Another library has replaced pg_crm's post_parse_analyze_hook and does not call it.")
-            .set_hint("Put that library before pg_crm in shared_preload_libraries, or do not load it.")
+            .set_hint("List that library before pg_crm in shared_preload_libraries, or do not load it.")
             .report(PgLogLevel::ERROR);
         }
     }
@@ -175,7 +175,7 @@ pub(super) fn analysed_ours() {
 pub fn report_replaced(code: PgSqlErrorCode, what: &str) -> ! {
     ErrorReport::new(
         code,
-        format!("{what} is not the one that the mapping refers to"),
+        format!("{what} is not the object that the mapping refers to"),
         "pg_crm",
     )
     .set_hint("It was renamed, replaced or altered meanwhile. The worker retries with the current mapping; in a session, run the statement again.")

@@ -272,7 +272,7 @@ impl Calls {
             self.in_flight.insert(write_id, call);
             let _ = consent.send(());
         } else {
-            let why = "an earlier edit of this record waits; this one follows it";
+            let why = "an earlier edit of this record is still pending; this edit follows it";
             send_answer(call.reply, &Answer::failed("pending", "transient", why));
         }
     }

@@ -212,8 +212,8 @@ async fn what_a_trigger_keeps_from_happening_is_not_told_as_done() {
     assert_eq!(
         live.db.all::<String>(dead, &[]).await,
         [
-            "refused_by_table: a trigger, a rule or a policy of the table kept the row from being changed",
-            "refused_by_table: a trigger, a rule or a policy of the table kept the row from being inserted",
+            "refused_by_table: a trigger, a rule or a policy of the table prevented the row from being changed",
+            "refused_by_table: a trigger, a rule or a policy of the table prevented the row from being inserted",
         ]
     );
     let told = "SELECT count(*) FROM crm.audit_log WHERE path = 'ingest' AND result = 'applied' AND fields::text LIKE '%no%'";
@@ -233,7 +233,10 @@ async fn what_a_trigger_keeps_from_happening_is_not_told_as_done() {
                 WHERE path = 'ingest' AND operation IN ('delete', 'unlink')";
     assert_eq!(live.db.text(told).await, "3 unlink, 4 delete");
     let said = live.db.text("SELECT last_error FROM crm.status").await;
-    assert!(said.contains("kept the row from being deleted"), "{said}");
+    assert!(
+        said.contains("prevented the row from being deleted"),
+        "{said}"
+    );
 }
 
 #[tokio::test]

@@ -132,12 +132,12 @@ async fn trouble_is_told_once() {
         (desk.db.one::<i32>(failures, &[]).await >= 4).then_some(())
     })
     .await;
-    assert_eq!(told("alone for a while"), 1);
+    assert_eq!(told("failed requests in a row"), 1);
     desk.crm.sim().end_faults();
     desk.db.execute("SELECT crm.resume('salesforce')").await;
     desk.db.drain().await;
     assert_eq!(
-        told("answers again"),
+        told("responds again"),
         0,
         "crm.resume() has closed it already"
     );
@@ -163,7 +163,7 @@ async fn trouble_is_told_once() {
         .await;
     desk.db.drain_but_for_the_dead().await;
     assert_eq!(desk.db.count("crm.dead_letters").await, 2);
-    assert_eq!(told("gives up a record of public.people"), 1);
+    assert_eq!(told("gives up on a record of public.people"), 1);
     desk.db.execute("SELECT crm.replay_all()").await;
     desk.settle().await;
 }

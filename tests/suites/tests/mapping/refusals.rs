@@ -102,7 +102,7 @@ async fn an_array_for_a_text() {
             &desk,
             &write,
             "42804",
-            "takes no JSON array or object",
+            "does not accept a JSON array or object",
             "a text",
         )
         .await;

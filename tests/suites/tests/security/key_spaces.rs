@@ -39,7 +39,10 @@ async fn two_tables_do_not_share_a_key_field() {
             "{error:?}"
         );
         assert!(
-            error.hint().unwrap_or_default().contains("its own external_id_field"),
+            error
+                .hint()
+                .unwrap_or_default()
+                .contains("its own external_id_field"),
             "{error:?}"
         );
     }

@@ -210,7 +210,7 @@ async fn check_tells_when_there_is_a_way_in() {
     eventually("the worker says why it does not run", async || {
         cluster
             .log()
-            .contains("the worker of pg_crm does not run: role \"crm_engine\" is a superuser")
+            .contains("the pg_crm worker cannot run: role \"crm_engine\" is a superuser")
             .then_some(())
     })
     .await;
