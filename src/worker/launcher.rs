@@ -1,8 +1,8 @@
 //! The launcher: one worker for each database that has the extension.
 //!
 //! It starts a worker in every database it does not know; one that does not find the extension says so and ends, and is
-//! not started again before CREATE EXTENSION asks for it. Workers that end are started again, later each time they end
-//! soon. On a standby it does not run: Postgres starts it on promotion.
+//! not started again before CREATE EXTENSION asks for it. Workers that end are started again, with a growing delay while they end
+//! early. On a standby it does not run: Postgres starts it on promotion.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -20,7 +20,7 @@ pub fn classify(
     let class = failure.class;
     let dead = |code: String, error: String| Outcome::Dead { class, code, error };
     match class {
-        // The connection's trouble costs no attempt, and neither does being asked to wait.
+        // An outage of the connection costs no attempt, and neither does a request to wait.
         _ if failure.scope == Scope::Connection => Outcome::Retry {
             delay_ms: 0,
             charged: false,
@@ -35,7 +35,7 @@ pub fn classify(
             code,
             error,
         },
-        // An answer that nobody can make sense of says nothing against the record: the next may be another.
+        // A response that makes no sense says nothing against the record: the next may be another one.
         ErrorClass::Transient | ErrorClass::Internal if attempts + 1 < max_attempts => {
             let delay = failure
                 .retry_after
@@ -55,7 +55,7 @@ pub fn classify(
     }
 }
 
-/// How long a connection in trouble waits. `failures`: in a row before this one.
+/// How long a connection waits after an outage. `failures`: in a row before this one.
 pub fn backoff(failure: &Failure, failures: u32, draw: f64) -> std::time::Duration {
     failure.retry_after.unwrap_or_else(|| {
         // Half fixed, half jitter: an outage is probed at a steady pace, without many databases probing together.
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_retry_can_mend_is_dead_at_once() {
+    fn what_no_retry_can_fix_is_dead_at_once() {
         for class in [
             ErrorClass::Validation,
             ErrorClass::Mapping,
@@ -131,9 +131,9 @@ mod tests {
     }
 
     #[test]
-    fn waits_as_told() {
-        let told = Failure::connection(ErrorClass::RateLimited, "X", "x")
+    fn waits_as_requested() {
+        let limited = Failure::connection(ErrorClass::RateLimited, "X", "x")
             .after(Some(std::time::Duration::from_secs(7)));
-        assert_eq!(backoff(&told, 9, 0.1).as_secs(), 7);
+        assert_eq!(backoff(&limited, 9, 0.1).as_secs(), 7);
     }
 }

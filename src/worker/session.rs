@@ -38,9 +38,9 @@ pub fn set_up_session() {
         (c"session_replication_role", c"origin"),
         (c"plan_cache_mode", c"auto"),
         (c"jit", c"off"),
-        // A slice of usual records without temporary files.
+        // A batch of usual records without temporary files.
         (c"work_mem", c"16MB"),
-        // What a slice touches lies in memory, or will be asked for again at once: by its index, not by reading tables whole.
+        // The pages that a batch touches are in memory, or needed again at once: by index, not by reading tables whole.
         (c"random_page_cost", c"0.1"),
         // Not even where the statistics say that a table is empty, which may be old news: a plan that is kept would read it
         // whole for each record once it is full.
@@ -68,7 +68,7 @@ pub fn set_up_session() {
     }
 }
 
-/// Lets this process open as many files as it may: each caller who waits has a socket, each request another, and the
+/// Lets this process open as many files as it may: each waiting caller has a socket, each request another, and the
 /// usual soft limit of 1024 is meant for those who use select(). Postgres's own files stay within what it found at its start.
 fn lift_file_limit() {
     // SAFETY: reads and sets a limit of this process through a struct of its own.

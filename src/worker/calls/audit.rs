@@ -1,4 +1,4 @@
-//! What is written down of calls that came back: audit, intents, events.
+//! Records calls that came back: audit, intents, notifications.
 
 use std::collections::BTreeMap;
 
@@ -122,7 +122,7 @@ fn result(checked: &Checked) -> AuditResult {
     }
 }
 
-/// What the audit tells of the fields: those written, and of a conflict those that differ.
+/// The fields in the audit: those written, and after a conflict those that differ.
 fn audited(intent: &Intent, checked: &Checked) -> JsonMap<String, Json> {
     let mut fields = JsonMap::new();
     for f in &intent.fields {

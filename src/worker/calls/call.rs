@@ -1,4 +1,4 @@
-//! A call of `crm.write()` or `crm.read_live()`: from what the backend asked to an edit, and from what came of it to the answer.
+//! A call of `crm.write()` or `crm.read_live()`: from the request to an edit, and from its result to the answer.
 
 use std::sync::Arc;
 
@@ -134,7 +134,7 @@ fn by_id<'a>(values: impl Iterator<Item = (&'a u16, &'a Value)>) -> JsonMap<Stri
         .collect()
 }
 
-/// What the caller hears.
+/// The caller's answer.
 pub fn answer(intent: &Intent, checked: &Checked) -> Answer {
     let mut values = checked.read.as_ref().map(|read| by_id(read.iter()));
     match &checked.outcome {
@@ -142,7 +142,7 @@ pub fn answer(intent: &Intent, checked: &Checked) -> Answer {
             outcome: "conflict".to_owned(),
             values,
             error_class: Some("conflict".to_owned()),
-            error: Some("the CRM holds something that the edit was not based on".to_owned()),
+            error: Some("the CRM has a value that the edit was not based on".to_owned()),
         },
         Outcome::Failed(failure) => Answer {
             outcome: "pending".to_owned(),

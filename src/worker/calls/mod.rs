@@ -1,6 +1,6 @@
 //! Callers who wait in `crm.write()` and `crm.read_live()`.
 //!
-//! Intents and outcomes of all who call at once share transactions: one commit before anything of theirs is written to a
+//! Intents and outcomes of concurrent calls share transactions: one commit before anything of theirs is written to a
 //! CRM, one before any of them is answered. The CRM is read meanwhile.
 
 pub mod audit;
@@ -181,8 +181,8 @@ impl Calls {
         (fresh, consents)
     }
 
-    /// Takes the new calls, but for those of records with a call in flight: a caller who went away leaves the record's lock to
-    /// others, but not the record.
+    /// Takes the new calls, but for those of records with a call in flight: a caller that disconnected
+    /// releases its lock, but the record is still being written.
     fn take_ready(&mut self) -> Vec<(Intent, Reply)> {
         fn key(i: &Intent) -> (i32, &str, &str) {
             (i.map_id, &i.shard_key, &i.record_key)

@@ -1,4 +1,4 @@
-//! From what a CRM tells of its records to what is compared: canonical values and their hashes, made by the threads.
+//! From a CRM's records to what is compared: canonical values and their hashes, made by the threads.
 
 use crm_domain::{ErrorClass, Failure, conflict};
 use crm_provider::changes::key;
@@ -49,10 +49,10 @@ pub fn read(
     }
 }
 
-/// A panic is the trouble of the record that caused it.
+/// A panic makes the record that caused it unreadable.
 fn fields(link: &Link, map: &Map, object: &CrmObject) -> Result<Vec<Field>, Unreadable> {
-    if let Some(trouble) = &object.damage {
-        return Err(trouble.clone().into());
+    if let Some(damage) = &object.damage {
+        return Err(damage.clone().into());
     }
     catch_panic_in(|| mapped(link, map, object))?
 }
@@ -71,14 +71,14 @@ fn mapped(link: &Link, map: &Map, object: &CrmObject) -> Result<Vec<Field>, Unre
 
 fn mapped_field(link: &Link, f: &MappedField, object: &CrmObject) -> Result<Field, Failure> {
     let name = &f.field.name;
-    // An empty field is told as empty; one that is not told does not exist (any more).
+    // An empty field is reported as empty; one that is missing does not exist (any more).
     let wire = object.fields.get(name).ok_or_else(|| {
         let message = format!("the CRM's record has no field \"{name}\"");
         Failure::record(ErrorClass::Mapping, "no_such_field", message)
     })?;
     let value = link.value(&f.field, wire)?;
     if !value.fits_jsonb() {
-        let message = format!("field \"{name}\" holds JSON that PostgreSQL cannot hold");
+        let message = format!("field \"{name}\" contains JSON that PostgreSQL cannot store");
         return Err(Failure::record(
             ErrorClass::Mapping,
             "unreadable_value",

@@ -15,7 +15,7 @@ use super::permits::Permits;
 use super::request_context::RequestContext;
 use crate::shared::now_ms;
 
-/// How soon a request looks again that lets more urgent ones go first.
+/// Delay before a request that lets more urgent ones go first tries again.
 const YIELD: Duration = Duration::from_millis(20);
 
 pub struct Budget {
@@ -102,18 +102,18 @@ impl Budget {
         before.iter().any(|waiting| waiting.load(SeqCst) > 0)
     }
 
-    /// What an answer told of a short window.
+    /// What a response reported of a short window.
     pub fn note(&self, source: Source, usage: &Usage) {
         let Some((remaining, length)) = usage.window_remaining.zip(usage.window) else {
             return;
         };
-        let told = Reported {
+        let reported = Reported {
             remaining,
             limit: usage.window_limit,
             at: now_ms(),
         };
         self.lock()
-            .report_window(source, told, length.as_millis() as i64);
+            .report_window(source, reported, length.as_millis() as i64);
     }
 }
 

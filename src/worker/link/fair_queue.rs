@@ -1,5 +1,5 @@
-//! FairQueue: who waits in a lane goes in the order of coming, and of each map one stands in line, so that a map with a million
-//! records does not keep one with ten waiting.
+//! Requests of a lane go in the order in which they came, and each map has one in line, so that a map with a million records does
+//! not keep one with ten waiting.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -13,20 +13,20 @@ type Queue = Arc<AsyncMutex<()>>;
 
 #[derive(Default)]
 pub struct FairQueue {
-    /// Who goes next in each lane. Those who wait for the lock get it in the order of coming.
+    /// The next request of each lane. Waiters get the lock in the order in which they came.
     next: [AsyncMutex<()>; Priority::COUNT],
     /// Where a map's requests wait until one of them may stand in line.
     maps: Mutex<HashMap<(Priority, i32), Queue>>,
 }
 
-/// Held by who goes next.
+/// Kept by the request that goes next.
 pub struct Turn<'t> {
     _next: MutexGuard<'t, ()>,
     _of_map: Option<OwnedMutexGuard<()>>,
 }
 
 impl FairQueue {
-    /// Waits until it is this context's turn. Real-time ones come one by one, each from somebody else who waits.
+    /// Waits until it is this request's turn. Real-time ones come one by one, each from a different waiting caller.
     pub async fn take(&self, context: &RequestContext) -> Turn<'_> {
         let map_id = context
             .map_id

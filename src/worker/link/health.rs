@@ -1,4 +1,4 @@
-//! What answers tell of a CRM beside what they were asked for: outage, spent budgets, the time of its clock.
+//! Side information in responses: outages, remaining request budgets, clock skew.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -12,7 +12,7 @@ use crm_provider::{Response, Usage, UsageReport};
 pub struct LinkHealth {
     outage: Mutex<Option<Failure>>,
     report: Mutex<UsageReport>,
-    /// How far the CRM's clock is ahead of ours, in ms, as its last answer told.
+    /// How far the CRM's clock is ahead of ours, in ms, by its last response.
     clock_offset_ms: AtomicI64,
 }
 
@@ -53,7 +53,7 @@ impl LinkHealth {
         std::mem::take(&mut *self.report.lock().expect("no panic under this lock"))
     }
 
-    /// An answer tells the CRM's time, in whole seconds.
+    /// A response carries the CRM's time, in whole seconds.
     pub fn note_clock(&self, response: &Response) {
         if let Some(theirs) = response.date() {
             let offset = theirs + 500 - crate::shared::now_ms();

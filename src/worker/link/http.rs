@@ -1,8 +1,8 @@
 //! HTTP: one agent per connection, for keep-alive; one thread per request in flight.
 //!
 //! Guarantees: whatever a CRM answers, it is read for no longer than `pg_crm.request_timeout` from the first byte sent to the
-//! last one read, and no further than `pg_crm.max_response_bytes`, counted as they come out of the decoder. Of encodings gzip
-//! alone is asked for and taken. JSON that would grow in memory beyond all proportion is not handed on.
+//! last one read, and no further than `pg_crm.max_response_bytes`, counted as they come out of the decoder. Only
+//! gzip is requested and accepted. JSON that would grow in memory beyond all proportion is not handed on.
 
 use std::error::Error as _;
 use std::io::Read;
@@ -146,16 +146,16 @@ fn exchange(
             )
         })
         .collect();
-    // What is decoded has no such header any more: this one was not asked for.
+    // A decoded response has no such header any more: this one was not requested.
     if let Some(encoding) = answer.headers().get(http::header::CONTENT_ENCODING)
         && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
     {
-        let message = "the response is encoded in a way that was not asked for".to_owned();
+        let message = "the response is in an encoding that was not requested".to_owned();
         return Err(not_taken("unknown_encoding", message));
     }
     let body = read(&mut answer, limit)?;
     if !crm_provider::is_in_proportion(&body) {
-        let message = "the response's JSON holds more values than any answer of a CRM".to_owned();
+        let message = "the response's JSON has more values than any CRM's response".to_owned();
         return Err(not_taken("response_too_complex", message));
     }
     Ok(Response {
@@ -166,7 +166,7 @@ fn exchange(
     })
 }
 
-/// The body as it comes out of the decoder: a small one can hold a large one.
+/// The body as it comes out of the decoder: a small one can expand to a large one.
 fn read(answer: &mut http::Response<ureq::Body>, limit: u64) -> Result<Vec<u8>, Failure> {
     let mut body = Vec::new();
     // One byte more than may come, on either side of the decoder, tells a body that ends there from one that goes on.

@@ -135,8 +135,8 @@ impl Link {
         }
     }
 
-    /// Whether it is still the way to this connection. Numbers alone do not tell: those of an extension that was made
-    /// again begin anew.
+    /// Whether it is still the way to this connection. Its number alone is not enough: an extension that was
+    /// created again starts over.
     pub fn leads_to(&self, connection: &Connection) -> bool {
         self.connection_id == connection.id
             && self.version == connection.version
@@ -328,7 +328,7 @@ impl Link {
         if bytes > self.max_value {
             let (name, most) = (&field.name, self.max_value);
             let message = format!(
-                "the CRM's field \"{name}\" holds {bytes} bytes; pg_crm.max_value_bytes allows {most}"
+                "the CRM's field \"{name}\" has {bytes} bytes; pg_crm.max_value_bytes allows {most}"
             );
             return Err(Failure::record(ErrorClass::Validation, TOO_LARGE, message));
         }

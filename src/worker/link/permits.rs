@@ -6,7 +6,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::http::IN_FLIGHT;
 
-/// Those that a person waits for are not queued behind those of a batch.
+/// Requests that a person waits for are not queued behind those of a batch.
 pub struct Permits {
     batch: Semaphore,
     real_time: Semaphore,

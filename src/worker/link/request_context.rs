@@ -1,4 +1,4 @@
-//! What a request is for.
+//! What a request is for, and how urgent it is.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ pub struct RequestContext {
     pub priority: Priority,
     /// Maps take turns within a lane. `None`: of no map.
     pub map_id: Option<i32>,
-    /// The caller's own word for it, which a broker is told.
+    /// The caller's own id for it, passed on to a broker.
     pub correlation_id: Option<Arc<str>>,
 }
 

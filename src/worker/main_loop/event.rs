@@ -14,7 +14,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// Whether it concerns nobody but a caller who waits, so that no whole turn is due.
+    /// Whether it concerns only a waiting caller, so that no whole turn is due.
     pub fn is_of_a_call(&self) -> bool {
         match self {
             Event::Calls(_) | Event::Webhooks(_) => true,

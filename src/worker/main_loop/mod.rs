@@ -1,6 +1,6 @@
 //! The worker's main thread: it alone touches Postgres, in short transactions, and never waits for a CRM.
 //!
-//! A turn: settle what the threads brought; fold, claim and send what is due; answer those who wait. Then sleep until the next due
+//! A turn: settle what the threads brought; fold, claim and send what is due; answer waiting backends. Then sleep until the next due
 //! time, a commit, an event or a signal. The main loop alone knows all components: it hands each its messages, and what they need
 //! of each other it asks of one and passes to the other.
 
@@ -208,7 +208,7 @@ impl MainLoop {
         }));
         next = next.min(self.write_back());
         next = next.min(self.ingest());
-        // After what is due was sent: nothing waits for this but those who ask.
+        // After what is due was sent: only waiting backends depend on this.
         let Context {
             connections,
             backoff,

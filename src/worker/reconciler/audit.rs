@@ -1,4 +1,4 @@
-//! What is written down of pending writes that came back: each edit under its own path, beside the compensation that it
+//! The audit of pending writes that came back: each edit under its own path, beside the compensation that it
 //! may have been folded into, and under the id of every call of `crm.write()` that ends with it.
 
 use crm_domain::Failure;
@@ -21,7 +21,7 @@ pub struct Entry {
     pub conflicting: Fields,
     /// Fields in which the CRM's value stands.
     pub superseded: Fields,
-    /// Those among them whose edit came to nothing with its caller's transaction.
+    /// Those among them whose edit was rolled back with its caller's transaction.
     pub undone: Fields,
     pub raced: bool,
     pub wrote: bool,

@@ -1,4 +1,4 @@
-//! Claims pending writes that are due, with what their rows hold.
+//! Claims pending writes that are due, with their rows' values.
 
 use std::sync::Arc;
 

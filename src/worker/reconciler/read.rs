@@ -1,4 +1,4 @@
-//! Pending writes with what their rows hold and what they are based on.
+//! Pending writes with the values of their rows and what they are based on.
 
 use std::collections::BTreeMap;
 
@@ -15,18 +15,18 @@ use crate::store::reconcile::pending_writes::{self, Pending};
 use crate::store::table::read::{self, Bounds, RowValues, Wanted};
 use crate::worker::sender::checked_write::{Edit, EditField};
 
-/// A pending write with what its row holds.
+/// A pending write with its row's values.
 pub struct PendingWithRow {
     pub pending: Pending,
-    /// What the row holds in the cells of the edit and in those that accept the CRM's value.
+    /// The row's values in the cells of the edit and in those that accept the CRM's value.
     pub local: BTreeMap<u16, Value>,
     pub bases: BTreeMap<u16, ShortHash>,
     /// The row is gone or cannot be read.
     pub fault: Option<Failure>,
 }
 
-/// Leaves out edits that stem from an INSERT, and so have no base, while a later one is not folded yet: what their rows hold
-/// by now was written after the CRM's value had been seen.
+/// Leaves out edits that stem from an INSERT, and so have no base, while a later one is not folded yet: their rows'
+/// values were written after the CRM's value had been seen.
 pub fn with_their_bases(
     client: &SpiClient,
     map: &Map,
@@ -60,7 +60,7 @@ pub fn with_their_bases(
     Ok(waiting)
 }
 
-/// What rows hold, as far as the bound on bytes lets us read.
+/// Reads the rows' values, as far as the bound on bytes allows.
 pub fn read(
     map: &Map,
     due: Vec<Pending>,
@@ -133,7 +133,7 @@ fn bases(map: &Map, pending: &Pending) -> BTreeMap<u16, ShortHash> {
         if evidence.asks_for_old()
             && let Some(value) = entry.get("v")
         {
-            evidence.old = held(map, field, value);
+            evidence.old = base_hash(map, field, value);
         }
         if let Some(base) = evidence.base() {
             bases.insert(id, base);
@@ -142,8 +142,8 @@ fn bases(map: &Map, pending: &Pending) -> BTreeMap<u16, ShortHash> {
     bases
 }
 
-/// The hash of what a column held, as it would have been sent.
-fn held(map: &Map, field: &MappedField, value: &Json) -> Option<ShortHash> {
+/// The hash of a column's earlier value, as it would have been sent.
+fn base_hash(map: &Map, field: &MappedField, value: &Json) -> Option<ShortHash> {
     let value = match &field.transform_out {
         Some(transform) => {
             crate::store::table::transform::transformed_in_time(map, transform, value)

@@ -10,7 +10,7 @@ use crm_domain::retry::Backoff;
 use pgrx::prelude::*;
 
 use super::audit::Entry;
-use super::resolve::{blamed, event, told};
+use super::resolve::{blamed, event, notification};
 use crate::failpoint;
 use crate::store::Fault;
 use crate::store::config::{Connection, Map};
@@ -212,7 +212,7 @@ fn write(
             entry.write(client, connection, map, record)?;
         }
         let events = now.iter().map(|r| {
-            let (name, error) = told(r);
+            let (name, error) = notification(r);
             event(name, connection, map, &r.pending, error)
         });
         notify::notify(client, events.collect())?;

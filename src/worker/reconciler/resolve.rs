@@ -217,7 +217,7 @@ fn snapshot(map: &Map, read: &BTreeMap<u16, Value>) -> (Json, Vec<u8>) {
     (snapshot::json(&fields), hash)
 }
 
-pub fn told(record: &Resolution) -> (&'static str, Option<&str>) {
+pub fn notification(record: &Resolution) -> (&'static str, Option<&str>) {
     match &record.outcome {
         RecordOutcome::Applied if !record.conflicts.is_empty() => ("conflict", None),
         RecordOutcome::Applied | RecordOutcome::NothingToDo => ("sync_completed", None),

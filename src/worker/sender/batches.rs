@@ -1,5 +1,5 @@
-//! A slice on its way: grouped by kind, cut to the CRM's sizes, sent, split where a whole batch was refused, and each
-//! record's result brought back to that record.
+//! Sends batches: grouped by kind, cut to the CRM's sizes, and split where a whole request was refused. Every record gets its own
+//! result.
 
 use std::sync::{Arc, Mutex};
 
@@ -13,7 +13,7 @@ use crate::failpoint;
 use crate::worker::link::{Link, RequestContext};
 use crate::worker::tasks::catch_panic;
 
-/// A record to send; `index` is its place in the slice.
+/// A record to send; `index` is its place in the batch.
 pub struct Outgoing {
     pub index: usize,
     pub kind: WriteKind,
@@ -21,7 +21,7 @@ pub struct Outgoing {
     pub record: WriteRecord,
 }
 
-/// What came of it.
+/// Its result.
 #[derive(Debug)]
 pub struct Sent {
     pub index: usize,
@@ -29,7 +29,7 @@ pub struct Sent {
     pub result: Result<Written, Failure>,
 }
 
-/// What a slice's records have in common.
+/// What the records of a batch have in common.
 pub struct Destination {
     /// What the audit calls the requests: this, and a number.
     pub request_id: String,
@@ -43,7 +43,7 @@ pub struct Destination {
 /// Failures after which a record that keeps failing with its neighbours is sent by itself.
 const ALONE_AFTER: u32 = 3;
 
-/// Sends a slice. Deletes go before updates before upserts, so that a key that moves between records is free.
+/// Sends a batch. Deletes go before updates before upserts, so that a key that moves between records is free.
 pub async fn send(link: &Link, destination: &Destination, records: Vec<Outgoing>) -> Vec<Sent> {
     let mut sent = Vec::with_capacity(records.len());
     let mut batch_no = 0;

@@ -1,7 +1,7 @@
-//! Read, compare, write: edits on their way to a CRM, never over a value that nobody had seen.
+//! Read, compare, write: edits are sent to a CRM, never over a value that their author could not have seen.
 //!
 //! The same steps serve one edit that a caller waits for and thousands that do not. Where the CRM can refuse a write
-//! whose record moved since it was read, it is asked to, and the edit is judged again by what the record holds then. Where
+//! whose record moved since it was read, it is asked to, and the edit is resolved again by what the record contains then. Where
 //! it cannot, its history is looked at afterwards.
 
 use std::collections::BTreeMap;
@@ -43,23 +43,23 @@ pub struct EditField {
     /// What the CRM should hold; `None`: the edit does not change it.
     pub local: Option<Value>,
     pub base: Option<ShortHash>,
-    /// What earlier attempts sent, of which nobody knows whether it arrived.
+    /// What earlier attempts sent; whether it arrived is unknown.
     pub sent: Vec<ShortHash>,
     /// Whether a difference between base and CRM counts.
     pub compared: bool,
     pub policy: ConflictPolicy,
-    /// The row takes what the CRM holds (if it still holds the base, where one is given).
+    /// The row accepts the CRM's value (if that is still the base, where one is given).
     pub take: bool,
 }
 
-/// What came of an edit.
+/// The result of an edit.
 #[derive(Debug)]
 pub struct Checked {
     pub request_id: String,
     /// What the CRM held when it was read; `None`: it could not be read.
     pub read: Option<BTreeMap<u16, Value>>,
     pub outcome: Outcome,
-    /// Values of others that the write replaced, of which nobody knew.
+    /// Values of other writers that the write replaced unknowingly.
     pub raced: Vec<(u16, Value)>,
 }
 
@@ -83,7 +83,7 @@ impl Checked {
     }
 }
 
-/// Given once it is on disk that something may be written. Until then the CRM is only read.
+/// Sent once the intent is on disk: the edit may be written. Until then the CRM is only read.
 pub type Consent = Option<oneshot::Receiver<()>>;
 
 /// Waits for the consent if there is one to wait for; `None`: it is refused.
@@ -165,7 +165,7 @@ pub async fn run(
             break;
         }
     }
-    // What came of an edit that needs no write is told no earlier either.
+    // The result of an edit that needs no write is reported no earlier either.
     consented(&mut consent).await?;
     let lost = || Checked::failed(Failure::missing_result());
     Some(
@@ -176,7 +176,7 @@ pub async fn run(
     )
 }
 
-/// A record as read, on its way to be written.
+/// A record as read, before it is written.
 struct Judged {
     index: usize,
     read: Option<BTreeMap<u16, Value>>,
@@ -313,8 +313,8 @@ pub fn values(
     fields: impl Iterator<Item = (u16, Arc<Field>)>,
     object: &CrmObject,
 ) -> Result<BTreeMap<u16, Value>, Failure> {
-    if let Some(trouble) = &object.damage {
-        return Err(trouble.clone());
+    if let Some(damage) = &object.damage {
+        return Err(damage.clone());
     }
     fields
         .map(|(id, field)| {
@@ -338,7 +338,7 @@ fn judge(link: &Link, edit: &Edit, index: usize, read: Read) -> Result<Judged, B
                 "the CRM has no such record any more",
             ))));
         }
-        // Somebody waits: what cannot be compared is written all the same, on what the ledger knows.
+        // A caller waits: what cannot be compared is written all the same, based on the ledger.
         Err(failure) if edit.strict && failure.class != ErrorClass::NotFound => {
             link.take_outage();
             let cells = edit.fields.iter().filter(|f| f.local.is_some());

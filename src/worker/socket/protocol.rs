@@ -102,7 +102,7 @@ pub struct IntentField {
     pub id: u16,
     pub name: String,
     pub data_type: String,
-    /// What the user wants it to hold, canonical; absent: it is only compared, or only read.
+    /// The value that the user wants, canonical; absent: it is only compared, or only read.
     #[serde(
         default,
         deserialize_with = "present",
@@ -130,10 +130,10 @@ pub struct Question {
     pub fields: Vec<IntentField>,
 }
 
-/// What came of an intent or a question.
+/// The response to an intent or a question.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Answer {
-    /// committed, conflict or pending; read: what was asked for is in `values`.
+    /// committed, conflict or pending; read: the result is in `values`.
     pub outcome: String,
     /// What the CRM holds, canonical, by field_id; absent: not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -2,8 +2,9 @@
 //!
 //! Guarantees: 2xx is answered only after the commit that stored the events; whatever clients do, the sockets, the memory
 //! and the time that they take are bounded, and a body is read only while few others are. Signatures are checked here,
-//! so that a flood of forged requests does not keep the main thread from its work. A port that somebody holds is tried
-//! again until it is free. One request per connection, so that nobody keeps a place without using it; who is slow gives way
+//! so that a flood of forged requests does not keep the main thread from its work. A port that is
+//! in use is tried again until it is free. One request per connection, so that none keeps a place without using it; a slow client
+//! gives way
 //! ([`super::peers`]).
 
 use std::convert::Infallible;
@@ -31,9 +32,9 @@ use crate::webhook::{self, MAX_BODY, Refusal};
 use crate::worker::mailbox::Sender;
 
 /// Requests whose bodies are read or that wait for their answer, at once. For another one the slowest body gives way;
-/// while all wait for their answers, it is told to come again.
+/// while all wait for their answers, it is refused with Retry-After.
 const AT_ONCE: usize = 64;
-/// How long a place may take to become free that somebody gave up.
+/// How long a place that was given up may take to become free.
 const PLACE_TIME: Duration = Duration::from_secs(1);
 /// What is thrown away after an answer that was given before the whole body had come.
 const SPILL_BYTES: usize = 8 * 1024 * 1024;
@@ -44,7 +45,7 @@ const BODY_TIME: Duration = Duration::from_secs(10);
 const ANSWER_TIME: Duration = Duration::from_secs(20);
 /// All of the above (the database is asked twice), and the time to send the answer.
 const WHOLE_TIME: Duration = Duration::from_secs(60);
-/// How soon to try an address again that somebody holds.
+/// Delay before trying an address that is in use again.
 const BIND_AGAIN: Duration = Duration::from_secs(2);
 
 const BUSY: &str = "the database is busy";
@@ -52,33 +53,33 @@ const NOT_SET_UP: &str = "the connection is not set up for webhooks";
 
 type Reply = Response<Full<Bytes>>;
 
-/// Listens until the task is aborted. What happens to the address is told once, not each time it is tried.
+/// Listens until the task is aborted. Errors of the address are logged once, not on every attempt.
 pub async fn listen(address: String, peers: Arc<Peers>, mailbox: Sender<Message>) {
-    let tell = |text: String| mailbox.send(Message::Log(text));
-    let mut told = String::new();
+    let log = |text: String| mailbox.send(Message::Log(text));
+    let mut logged = String::new();
     let listener = loop {
         // With SO_REUSEADDR, so that a worker that starts anew need not wait for old connections to be forgotten.
         match TcpListener::bind(&address).await {
             Ok(listener) => break listener,
             Err(error) => {
                 let error = error.to_string();
-                if error != told {
-                    tell(format!(
-                        "pg_crm cannot take webhooks at {address}: {error}; it goes on trying"
+                if error != logged {
+                    log(format!(
+                        "pg_crm cannot listen for webhooks at {address}: {error}; it keeps trying"
                     ));
-                    told = error;
+                    logged = error;
                 }
                 sleep(BIND_AGAIN).await;
             }
         }
     };
-    tell(format!("pg_crm takes webhooks at {address}"));
+    log(format!("pg_crm listens for webhooks at {address}"));
     let places = Arc::new(Semaphore::new(AT_ONCE));
     loop {
         match listener.accept().await {
             Ok((stream, from)) => {
                 let Some(seat) = peers.admit(from.ip()) else {
-                    // The database is behind: who is turned away comes again.
+                    // The database is behind: a client that is turned away retries.
                     continue;
                 };
                 let (places, mailbox, id) = (places.clone(), mailbox.clone(), seat.id());
@@ -251,7 +252,7 @@ fn connection(path: &str) -> Option<String> {
     (!name.is_empty() && !name.contains('\0')).then(|| name.into_owned())
 }
 
-/// The address as the sender wrote it, as far as a proxy tells. A signature over another one would not be right.
+/// The address as the sender wrote it, as far as a proxy passes it on. A signature covers that one.
 fn url(head: &Parts) -> String {
     let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
     let scheme = header("x-forwarded-proto").unwrap_or("http");

@@ -61,7 +61,7 @@ impl Webhooks {
         if let Some((address, task)) = self.listener.take() {
             // Requests that it has accepted are answered all the same.
             task.abort();
-            log!("pg_crm takes no more webhooks at {address}");
+            log!("pg_crm no longer listens for webhooks at {address}");
         }
         if !wanted.is_empty() {
             let [most, of_one] = settings.webhook_connections;

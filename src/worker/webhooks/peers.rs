@@ -1,4 +1,4 @@
-//! Who is connected to the listener, and who gives way.
+//! The listener's clients, and which one gives way to another.
 //!
 //! Guarantee: a new connection is taken as long as any other has not sent its request yet: the oldest of those gives way. Of
 //! several addresses it is one of whoever has most of them, and no address has more than its share. So slow senders cost

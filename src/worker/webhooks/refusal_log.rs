@@ -1,4 +1,4 @@
-//! How much is written down about webhooks that are refused, so that nobody can fill the disk by posting.
+//! How many refused webhooks are recorded, so that posting cannot fill the disk.
 //!
 //! Guarantee: in a minute, no more than [`ROWS`] of a connection get a row of the audit each, and the others one together;
 //! those to connections that do not exist get one line in the log.

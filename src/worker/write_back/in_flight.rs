@@ -123,7 +123,7 @@ impl InFlight {
     }
 }
 
-/// A claimed record of which nothing is sent.
+/// A claimed record that is not sent.
 pub fn unsent(claimed: Claimed, outcome: Outcome) -> Settled {
     let response = Response {
         crm_id: None,

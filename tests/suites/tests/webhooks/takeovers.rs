@@ -42,7 +42,7 @@ async fn a_reload_moves_it_and_ends_it() {
     eventually("the log says so", async || {
         cluster
             .log()
-            .contains("cannot take webhooks at nowhere")
+            .contains("cannot listen for webhooks at nowhere")
             .then_some(())
     })
     .await;
