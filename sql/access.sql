@@ -17,7 +17,8 @@ FROM (VALUES
      '{status,cell_status,dead_letters,pending_writes,conflicts,progress,audit_log,connection,object_map,field_map,ingest_state}'),
     ('reader', 'function', 'crm', '{hash,snapshot,snapshot_hash,check,worker_state,home}'),
     ('writer', 'function', 'crm', '{write,read_live,write_status,flush,ingest_now,receive_webhook}'),
-    ('operator', 'function', 'crm', '{resolve_conflict,cancel_write,pause,resume,replay,replay_all,recapture,test_connection,describe,check_mapping}'),
+    ('operator', 'function', 'crm',
+        '{resolve_conflict,cancel_write,pause,resume,replay,replay_all,recapture,test_connection,describe,check_mapping}'),
     ('admin', 'function', 'crm',
      '{create_connection,set_credentials,drop_connection,adopt_connections,map_object,set_capture,map_field,unmap_field,unmap_object,link,backfill}'),
     -- A function or view that runs with its caller's rights comes with the functions that it calls.
@@ -156,7 +157,8 @@ BEGIN
         WHERE array_position(levels, a.level) <= array_position(levels, do_grant_access.level)
     LOOP
         EXECUTE format('GRANT %s %s TO %s',
-                       CASE x.kind WHEN 'schema' THEN 'USAGE ON SCHEMA' WHEN 'relation' THEN 'SELECT ON TABLE' ELSE 'EXECUTE ON ROUTINE' END,
+                       CASE x.kind WHEN 'schema' THEN 'USAGE ON SCHEMA' WHEN 'relation' THEN 'SELECT ON TABLE'
+                           ELSE 'EXECUTE ON ROUTINE' END,
                        x.identity, role);
     END LOOP;
 END $$;

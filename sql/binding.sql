@@ -4,7 +4,8 @@
 CREATE FUNCTION crm_internal.transform_trouble(transform oid, relation oid) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN NOT EXISTS (SELECT FROM pg_proc p WHERE p.oid = transform) THEN 'was dropped'
-                ELSE (SELECT format('belongs to "%s", who cannot act as "%s", the owner of the table', pg_get_userbyid(p.proowner), pg_get_userbyid(c.relowner))
+                ELSE (SELECT format('belongs to "%s", who cannot act as "%s", the owner of the table', pg_get_userbyid(p.proowner),
+                    pg_get_userbyid(c.relowner))
                       FROM pg_proc p, pg_class c
                       WHERE p.oid = transform AND c.oid = relation AND NOT pg_has_role(p.proowner, c.relowner, 'MEMBER')) END
     WHERE transform IS NOT NULL
@@ -24,12 +25,16 @@ COMMENT ON FUNCTION crm_internal.lost_transform(int) IS 'the first column of a m
 CREATE FUNCTION crm_internal.table_trouble(map_id int) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN NOT a.attnotnull THEN format('key column "%s" is nullable now', m.key_column)
-                WHEN NOT crm_internal.is_key_type(a.atttypid) THEN format('column "%s" of type %s cannot be a key', m.key_column, format_type(a.atttypid, NULL))
-                WHEN crm_internal.is_nondeterministic(m.relation, m.key_column) THEN format('key column "%s" has a nondeterministic collation now', m.key_column)
-                WHEN NOT crm_internal.is_key(m.relation, m.key_column, m.shard_column) THEN format('key column "%s" is no longer unique', m.key_column)
+                WHEN NOT crm_internal.is_key_type(a.atttypid)
+                    THEN format('column "%s" of type %s cannot be a key', m.key_column, format_type(a.atttypid, NULL))
+                WHEN crm_internal.is_nondeterministic(m.relation, m.key_column)
+                    THEN format('key column "%s" has a nondeterministic collation now', m.key_column)
+                WHEN NOT crm_internal.is_key(m.relation, m.key_column, m.shard_column)
+                    THEN format('key column "%s" is no longer unique', m.key_column)
                 WHEN NOT crm_internal.is_shard_type(s.atttypid) THEN
                     format('column "%s" of type %s cannot be a shard_column', m.shard_column, format_type(s.atttypid, NULL))
-                WHEN crm_internal.is_nondeterministic(m.relation, m.shard_column) THEN format('shard_column "%s" has a nondeterministic collation now', m.shard_column)
+                WHEN crm_internal.is_nondeterministic(m.relation, m.shard_column)
+                    THEN format('shard_column "%s" has a nondeterministic collation now', m.shard_column)
                 WHEN NOT s.attnotnull AND NOT crm_internal.is_unique(m.relation, m.key_column) THEN
                     format('shard_column "%s" is nullable now', m.shard_column)
                 WHEN c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid) THEN
@@ -118,7 +123,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
                             ELSE format('%s; run ALTER TABLE %s ENABLE %sTRIGGER %I, then crm.recapture(%s) for what was missed',
                                         CASE g.tgenabled WHEN 'D' THEN 'is disabled' WHEN 'R' THEN 'fires for replicated rows only'
                                                          ELSE 'does not fire for replicated rows' END,
-                                        m.relation, CASE e.fires WHEN 'A' THEN 'ALWAYS ' WHEN 'RA' THEN 'REPLICA ' END, x.name, m.map_id) END)
+                                        m.relation, CASE e.fires WHEN 'A' THEN 'ALWAYS ' WHEN 'RA' THEN 'REPLICA ' END, x.name, m.map_id)
+                                            END)
          FROM (VALUES ('insert', true, CASE m.capture WHEN 'always' THEN 'A' ELSE 'OA' END),
                       ('update', true, CASE m.capture WHEN 'always' THEN 'A' ELSE 'OA' END),
                       ('delete', m.on_delete <> 'ignore', CASE m.capture WHEN 'always' THEN 'A' ELSE 'OA' END),
@@ -133,7 +139,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
          JOIN pg_trigger g ON g.tgrelid = p.relid AND g.tgname = format('pg_crm_%s_leaf', m.map_id) AND g.tgenabled NOT IN ('O', 'A')
          LIMIT 1),
         (SELECT format('session_replication_role is set to replica for %s, whose sessions do not fire capture triggers',
-                       CASE WHEN s.setrole = 0 THEN format('database "%s"', current_database()) ELSE format('role %s', s.setrole::regrole) END)
+                       CASE WHEN s.setrole = 0 THEN format('database "%s"', current_database())
+                           ELSE format('role %s', s.setrole::regrole) END)
          FROM pg_db_role_setting s
          WHERE m.capture = 'origin' AND s.setdatabase IN (0, (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))
            AND 'session_replication_role=replica' = ANY (s.setconfig)

@@ -84,7 +84,8 @@ BEGIN
     INTO columns, types
     FROM crm.bound_column b WHERE b.map_id = m.map_id;
     -- Texts byte by byte: whatever their collation considers equal, another text is another key.
-    SELECT crm_internal.key_expression(format('n.%I', m.key_column), b.type_id), crm_internal.key_expression(format('o.%I', m.key_column), b.type_id),
+    SELECT crm_internal.key_expression(format('n.%I', m.key_column), b.type_id),
+        crm_internal.key_expression(format('o.%I', m.key_column), b.type_id),
            format('%s = %s', crm_internal.comparable('n', m.key_column, b.type_id), crm_internal.comparable('o', m.key_column, b.type_id))
     INTO n_key, o_key, join_on
     FROM crm.bound_column b WHERE b.map_id = m.map_id AND b.column_name = m.key_column;
@@ -113,10 +114,13 @@ BEGIN
 
     -- Rules apply to the cells that a statement sets: all of a new row, the changed ones of an updated row.
     SELECT string_agg(format('SELECT %L || %s AS at, %s', format('column "%s", rule %s, record_key ', f.column_name, r.rule),
-                             n_key, format('n."pg_crm.ord" AS ord, %s AS place FROM numbered n WHERE %s', f.field_id * 8 + r.place, r.condition)), E'\n            UNION ALL '),
+                             n_key, format('n."pg_crm.ord" AS ord, %s AS place FROM numbered n WHERE %s', f.field_id * 8 + r.place,
+                                 r.condition)), E'\n            UNION ALL '),
            string_agg(format('SELECT %L || %s AS at, n."pg_crm.ord" AS ord, %s AS place FROM numbered n JOIN old_rows o ON %s WHERE (%s) AND %s IS DISTINCT FROM %s',
-                             format('column "%s", rule %s, record_key ', f.column_name, r.rule), n_key, f.field_id * 8 + r.place, join_on, r.condition,
-                             crm_internal.comparable('n', f.column_name, b.type_id), crm_internal.comparable('o', f.column_name, b.type_id)),
+                             format('column "%s", rule %s, record_key ', f.column_name, r.rule), n_key, f.field_id * 8 + r.place, join_on,
+                                 r.condition,
+                             crm_internal.comparable('n', f.column_name, b.type_id),
+                                 crm_internal.comparable('o', f.column_name, b.type_id)),
                       E'\n            UNION ALL '),
            string_agg(format('(%s)', r.condition), ' OR ')
     INTO union_insert, union_update, quick
@@ -131,7 +135,8 @@ BEGIN
             WHERE %4$s IS DISTINCT FROM %5$s AND o.%6$I IS DISTINCT FROM NULL AND EXISTS (
                 SELECT FROM crm.ledger l WHERE l.shard_key = %7$s COLLATE "C" AND l.map_id = %8$s AND l.record_key = %2$s COLLATE "C"
                   AND crm_internal.cell_is_set(l.hashes, %9$s))$t$,
-               format('column "%s", immutable once bound, record_key ', f.column_name), n_key, join_on, crm_internal.comparable('n', f.column_name, b.type_id),
+               format('column "%s", immutable once bound, record_key ', f.column_name), n_key, join_on,
+                   crm_internal.comparable('n', f.column_name, b.type_id),
                crm_internal.comparable('o', f.column_name, b.type_id), f.column_name, n_shard, m.map_id, f.field_id),
                E'\n            UNION ALL')
     INTO immutable
@@ -171,7 +176,8 @@ BEGIN
               WHERE EXISTS (SELECT FROM crm.ledger l
                             WHERE l.shard_key = %s COLLATE "C" AND l.map_id = %s AND l.record_key = %s COLLATE "C")$w$,
             n_shard, m.map_id, n_key) END;
-    all_cells := coalesce(crm_internal.mask_expression(written, array_fill('true'::text, ARRAY[coalesce(cardinality(written), 0)])), 'decode(''0000000000000000'', ''hex'')');
+    all_cells := coalesce(crm_internal.mask_expression(written, array_fill('true'::text, ARRAY[coalesce(cardinality(written), 0)])),
+        'decode(''0000000000000000'', ''hex'')');
     changed_cells := coalesce(crm_internal.mask_expression(written, changed), 'decode(''0000000000000000'', ''hex'')');
 
     body := format($f$
@@ -311,7 +317,8 @@ $f$, m.map_id, translate(m.relation::text, E'\n\r', '  '), columns, types, join_
         EXECUTE format('CREATE OR REPLACE FUNCTION %s_row() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER '
                        'SET search_path = pg_catalog, pg_temp%s AS %L', fn, crm_internal.pinned_settings(m.map_id), body);
         PERFORM crm_internal.revoke_grants('pg_proc'::regclass, to_regprocedure(fn || '_row()'));
-        EXECUTE format('COMMENT ON FUNCTION %s_row() IS %L', fn, format('change capture of replicated rows of %s for map %s', m.relation, m.map_id));
+        EXECUTE format('COMMENT ON FUNCTION %s_row() IS %L', fn,
+            format('change capture of replicated rows of %s for map %s', m.relation, m.map_id));
         EXECUTE format('ALTER FUNCTION %s_row() DEPENDS ON EXTENSION pg_crm', fn);
     END IF;
 
@@ -321,13 +328,16 @@ $f$, m.map_id, translate(m.relation::text, E'\n\r', '  '), columns, types, join_
             ('update', 'AFTER UPDATE', 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows', fn, true, false),
             ('delete', 'AFTER DELETE', 'REFERENCING OLD TABLE AS old_rows', fn, m.on_delete <> 'ignore', false),
             ('truncate', 'BEFORE TRUNCATE', '', 'crm_internal.refuse_truncate', m.on_delete <> 'ignore', false),
-            ('row', 'AFTER INSERT OR UPDATE OR DELETE', '', fn || '_row', m.capture = 'always', true)) AS t (name, event, tables, fn, wanted, for_each_row)
+            ('row', 'AFTER INSERT OR UPDATE OR DELETE', '', fn || '_row', m.capture = 'always', true)) AS t (name, event, tables, fn,
+                wanted, for_each_row)
         WHERE wanted
     LOOP
-        PERFORM crm_internal.put_trigger(m.relation, format('pg_crm_%s_%s', m.map_id, event.name), event.event, event.tables, (event.fn || '()')::regprocedure,
+        PERFORM crm_internal.put_trigger(m.relation, format('pg_crm_%s_%s', m.map_id, event.name), event.event, event.tables,
+            (event.fn || '()')::regprocedure,
                                 event.for_each_row,
                                 -- A replicated TRUNCATE must not be rejected.
-                                CASE WHEN event.for_each_row THEN 'R' WHEN m.capture = 'always' AND event.name <> 'truncate' THEN 'A' ELSE 'O' END);
+                                CASE WHEN event.for_each_row THEN 'R' WHEN m.capture = 'always' AND event.name <> 'truncate' THEN 'A'
+                                    ELSE 'O' END);
     END LOOP;
     PERFORM crm_internal.guard_partitions(m.map_id);
 END $$;

@@ -11,11 +11,14 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     UNION ALL
     SELECT 'no edit is lost', format('record %s of map %s is dead but has no dead letter', q.record_key, q.map_id)
     FROM crm.queue q WHERE q.state = 'dead' AND NOT EXISTS (
-        SELECT FROM crm.dead_letter d WHERE d.shard_key = q.shard_key AND d.map_id = q.map_id AND d.record_key = q.record_key AND d.path = 'batch')
+        SELECT FROM crm.dead_letter d WHERE d.shard_key = q.shard_key AND d.map_id = q.map_id AND d.record_key = q.record_key
+            AND d.path = 'batch')
     UNION ALL
-    SELECT 'no edit is lost', format('dead letter %s names record %s of map %s, which is not dead', d.dead_letter_id, d.record_key, d.map_id)
+    SELECT 'no edit is lost', format('dead letter %s names record %s of map %s, which is not dead', d.dead_letter_id, d.record_key,
+        d.map_id)
     FROM crm.dead_letter d WHERE d.path = 'batch' AND NOT EXISTS (
-        SELECT FROM crm.queue q WHERE q.shard_key = d.shard_key AND q.map_id = d.map_id AND q.record_key = d.record_key AND q.state = 'dead')
+        SELECT FROM crm.queue q WHERE q.shard_key = d.shard_key AND q.map_id = d.map_id AND q.record_key = d.record_key
+            AND q.state = 'dead')
     UNION ALL
     SELECT 'no edit is lost', format('record %s of map %s waits for a CRM id that it has', q.record_key, q.map_id)
     FROM crm.queue q JOIN crm.ledger l USING (shard_key, map_id, record_key) WHERE q.state = 'unlinked' AND l.crm_id IS NOT NULL
@@ -67,7 +70,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     WHERE p.state = 'queued' AND crm_internal.cells_count(p.cells) = 0 AND coalesce(crm_internal.cells_count(p.take), 0) = 0
     UNION ALL
     SELECT 'no edit is lost', format('pending write %s of record %s of map %s is %s', p.write_id, p.record_key, p.map_id,
-                                     CASE WHEN p.state = 'dead' THEN 'dead but has no dead letter' ELSE 'not dead but has a dead letter' END)
+                                     CASE WHEN p.state = 'dead' THEN 'dead but has no dead letter'
+                                         ELSE 'not dead but has a dead letter' END)
     FROM crm.pending_write p
     WHERE p.state IN ('queued', 'dead') AND (p.state = 'dead') <> EXISTS (
         SELECT FROM crm.dead_letter d
@@ -84,10 +88,12 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
           UNION ALL SELECT 'a conflict', c.shard_key, c.map_id, c.record_key FROM crm.conflict c) x
     WHERE NOT EXISTS (SELECT FROM crm.ledger l WHERE l.shard_key = x.shard_key AND l.map_id = x.map_id AND l.record_key = x.record_key)
     UNION ALL
-    SELECT 'CRM changes are read', format('CRM record %s has been waiting to be fetched for map %s since %s, and nothing prevents it', r.crm_id, r.map_id, r.since)
+    SELECT 'CRM changes are read', format('CRM record %s has been waiting to be fetched for map %s since %s, and nothing prevents it',
+        r.crm_id, r.map_id, r.since)
     FROM crm.refetch r JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
     LEFT JOIN crm.map_state s USING (map_id) LEFT JOIN crm.connection_state cs USING (connection_id)
-    WHERE r.due_at < now() - interval '5 minutes' AND NOT c.paused AND c.home = crm.home() AND s.state IS DISTINCT FROM 'error' AND cs.state IS DISTINCT FROM 'error'
+    WHERE r.due_at < now() - interval '5 minutes' AND NOT c.paused AND c.home = crm.home() AND s.state IS DISTINCT FROM 'error'
+        AND cs.state IS DISTINCT FROM 'error'
       AND coalesce(cs.blocked_until < now() - interval '5 minutes', true) AND crm.worker_state() = 'running'
     UNION ALL
     SELECT 'intents are finished', format('intent %s of record %s of map %s outlived its caller', p.write_id, p.record_key, p.map_id)
@@ -97,7 +103,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
       AND coalesce(crm_internal.transaction_start(p.backend_pid) > p.created_at, true)
       AND NOT EXISTS (SELECT FROM pg_prepared_xacts x WHERE x.database = current_database())
     UNION ALL
-    SELECT 'edits are written promptly', format('an edit of record %s of map %s has been waiting since %s, and nothing prevents it', x.record_key, x.map_id, x.since)
+    SELECT 'edits are written promptly', format('an edit of record %s of map %s has been waiting since %s, and nothing prevents it',
+        x.record_key, x.map_id, x.since)
     FROM (SELECT h.map_id, h.record_keys[1], h.changed_at FROM crm.change h WHERE h.base IS NOT NULL OR h.write_id IS NOT NULL
           UNION ALL
           SELECT p.map_id, p.record_key, greatest(p.next_attempt_at, p.changed_at)
@@ -105,7 +112,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
           WHERE p.state = 'queued' AND l.crm_id IS NOT NULL) x (map_id, record_key, since)
     JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
     LEFT JOIN crm.map_state s USING (map_id) LEFT JOIN crm.connection_state cs USING (connection_id)
-    WHERE x.since < now() - interval '5 minutes' AND NOT c.paused AND c.home = crm.home() AND s.state IS DISTINCT FROM 'error' AND cs.state IS DISTINCT FROM 'error'
+    WHERE x.since < now() - interval '5 minutes' AND NOT c.paused AND c.home = crm.home() AND s.state IS DISTINCT FROM 'error'
+        AND cs.state IS DISTINCT FROM 'error'
       AND coalesce(cs.blocked_until < now() - interval '5 minutes', true) AND crm.worker_state() = 'running'
     UNION ALL
     SELECT 'claims are released', format('claim %s of map %s outlived its lease (%s)', k.claim_id, k.map_id, k.leased_until)

@@ -42,9 +42,11 @@ BEGIN
         FROM crm.bound_column b JOIN pg_attribute a ON a.attrelid = m.relation AND a.attnum = b.attnum
         WHERE b.map_id = m.map_id AND f.map_id = m.map_id AND f.column_name = b.column_name AND a.attname <> b.column_name;
         UPDATE crm.object_map o
-        SET key_column = coalesce((SELECT a.attname FROM crm.bound_column b JOIN pg_attribute a ON a.attrelid = m.relation AND a.attnum = b.attnum
+        SET key_column = coalesce((SELECT a.attname FROM crm.bound_column b JOIN pg_attribute a ON a.attrelid = m.relation
+            AND a.attnum = b.attnum
                                    WHERE b.map_id = m.map_id AND b.column_name = o.key_column), o.key_column),
-            shard_column = coalesce((SELECT a.attname FROM crm.bound_column b JOIN pg_attribute a ON a.attrelid = m.relation AND a.attnum = b.attnum
+            shard_column = coalesce((SELECT a.attname FROM crm.bound_column b JOIN pg_attribute a ON a.attrelid = m.relation
+                AND a.attnum = b.attnum
                                      WHERE b.map_id = m.map_id AND b.column_name = o.shard_column), o.shard_column)
         WHERE o.map_id = m.map_id;
         UPDATE crm.bound_column b SET column_name = a.attname
@@ -147,7 +149,8 @@ BEGIN
                       SELECT r.name FROM unnest(crm_internal.retyped_columns(d.command, n.state = 'error')) AS r (name)
                       WHERE d.classid = 'pg_class'::regclass AND r.name IN (m.key_column, m.shard_column)
                         AND d.objid IN (SELECT m.relation UNION ALL SELECT i.inhparent FROM pg_inherits i WHERE i.inhrelid = m.relation
-                                        UNION ALL SELECT t.typrelid FROM pg_class k JOIN pg_type t ON t.oid = k.reloftype WHERE k.oid = m.relation)
+                                        UNION ALL SELECT t.typrelid FROM pg_class k JOIN pg_type t ON t.oid = k.reloftype
+                                            WHERE k.oid = m.relation)
                         -- By this transaction: no other has the same start time and is visible.
                         AND EXISTS (SELECT FROM crm.recapture_request q WHERE q.map_id = m.map_id AND q.requested_at = now())
                       UNION ALL
@@ -166,7 +169,8 @@ BEGIN
         PERFORM crm_internal.request_recapture(x.map_id, format('type %s was altered', format_type(x.altered, NULL)))
         FROM (SELECT DISTINCT ON (b.map_id) b.map_id, t.oid AS altered
               FROM pg_event_trigger_ddl_commands() d
-              JOIN pg_type t ON d.classid = 'pg_type'::regclass AND t.oid = d.objid OR d.classid = 'pg_class'::regclass AND t.typrelid = d.objid AND t.typtype = 'c'
+              JOIN pg_type t ON d.classid = 'pg_type'::regclass AND t.oid = d.objid OR d.classid = 'pg_class'::regclass
+                  AND t.typrelid = d.objid AND t.typtype = 'c'
               -- Built-in types are not altered.
               JOIN crm.bound_column b ON b.type_id >= 16384 AND crm_internal.is_made_of(b.type_id, t.oid)
               ORDER BY b.map_id) x;
@@ -190,13 +194,16 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                   WHERE b.map_id = m.map_id AND (a.attname IS DISTINCT FROM b.column_name OR a.atttypid IS DISTINCT FROM b.type_id))
        OR c.relkind = 'p' AND to_regprocedure(format('crm_internal.capture_%s()', m.map_id)) IS NOT NULL
           AND EXISTS (SELECT FROM crm_internal.partitions(m.relation) AS p (relid)
-                      WHERE NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = p.relid AND g.tgname = format('pg_crm_%s_leaf', m.map_id)))
+                      WHERE NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = p.relid
+                          AND g.tgname = format('pg_crm_%s_leaf', m.map_id)))
        OR s.state <> 'error' AND (
               EXISTS (SELECT FROM pg_attribute a
                       WHERE a.attrelid = m.relation AND a.attname = m.key_column AND NOT a.attisdropped
-                        AND (NOT a.attnotnull OR crm_internal.is_nondeterministic(m.relation, m.key_column) OR crm_internal.is_nondeterministic(m.relation, m.shard_column)
+                        AND (NOT a.attnotnull OR crm_internal.is_nondeterministic(m.relation, m.key_column)
+                            OR crm_internal.is_nondeterministic(m.relation, m.shard_column)
                              OR NOT EXISTS (SELECT FROM pg_index x
-                                            WHERE x.indrelid = m.relation AND x.indisunique AND x.indisvalid AND a.attnum = ANY (x.indkey))))
+                                            WHERE x.indrelid = m.relation AND x.indisunique AND x.indisvalid
+                                                AND a.attnum = ANY (x.indkey))))
            OR c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = m.relation))
     ORDER BY 1
 $$;

@@ -6,7 +6,8 @@ DECLARE
     answer jsonb;
 BEGIN
     BEGIN
-        answer := crm_internal.ask_worker(jsonb_build_object('op', 'describe', 'connection_id', connection_id, 'object', crm_object, 'fresh', fresh),
+        answer := crm_internal.ask_worker(jsonb_build_object('op', 'describe', 'connection_id', connection_id, 'object', crm_object,
+            'fresh', fresh),
                                  CASE WHEN fresh THEN 60000 ELSE 5000 END);
     EXCEPTION WHEN object_not_in_prerequisite_state THEN
         answer := jsonb_build_object('failure', jsonb_build_object('class', 'transient', 'code', 'no_worker', 'message', sqlerrm));
@@ -89,7 +90,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
             'materialize', f.materialize, 'is_transformed', f.transform_out IS NOT NULL,
             'is_transformed_in', f.transform_in IS NOT NULL,
             'column_type', coalesce((SELECT crm_internal.type_beneath(a.atttypid, a.atttypmod) FROM pg_attribute a
-                                     WHERE a.attrelid = m.relation AND a.attname = f.column_name AND a.attnum > 0 AND NOT a.attisdropped), ''),
+                                     WHERE a.attrelid = m.relation AND a.attname = f.column_name AND a.attnum > 0 AND NOT a.attisdropped),
+                                         ''),
             'max_length', least((f.validation ->> 'max_length')::bigint, crm_internal.text_bound(m.relation, f.column_name)),
             'choices', (SELECT jsonb_agg(v #>> '{}') FROM jsonb_array_elements(f.validation -> 'choices') v)) ORDER BY f.field_id), '[]'))
     FROM unnest(fields) f
@@ -158,12 +160,14 @@ BEGIN
         message := finding.message;
         hint := finding.hint;
         IF code IN ('too_long', 'unbounded') THEN
-            SELECT (d ->> 'max_length')::int INTO room FROM jsonb_array_elements(answer #> '{description,fields}') d WHERE d ->> 'name' = field;
+            SELECT (d ->> 'max_length')::int INTO room FROM jsonb_array_elements(answer #> '{description,fields}') d
+                WHERE d ->> 'name' = field;
             longest := crm_internal.longest_text(m.relation, finding.column_name);
             IF longest > room THEN
                 severity := 'warning';
                 code := 'content_too_long';
-                message := format('"%s" is limited to %s characters, but column "%s" has texts of up to %s', field, room, finding.column_name, longest);
+                message := format('"%s" is limited to %s characters, but column "%s" has texts of up to %s', field, room,
+                    finding.column_name, longest);
             END IF;
         END IF;
         RETURN NEXT;
@@ -195,10 +199,12 @@ BEGIN
         EXIT WHEN answer ? 'failure';
         findings := crm_internal.judge_mapping(answer -> 'description', crm_internal.mapping_json(m, fields));
         EXIT WHEN NOT (answer ->> 'is_kept')::bool
-            OR NOT jsonb_path_exists(findings, '$[*] ? (@.field == $name && @.severity == "error")', jsonb_build_object('name', f.crm_field))
+            OR NOT jsonb_path_exists(findings, '$[*] ? (@.field == $name && @.severity == "error")',
+                jsonb_build_object('name', f.crm_field))
                -- Its description of the external_id_field is stored.
                AND (m.external_id_field IS NULL
-                    OR jsonb_path_exists(answer, '$.description.fields[*] ? (@.name == $name)', jsonb_build_object('name', m.external_id_field)));
+                    OR jsonb_path_exists(answer, '$.description.fields[*] ? (@.name == $name)',
+                        jsonb_build_object('name', m.external_id_field)));
     END LOOP;
     IF crm_internal.is_unknown_object(answer -> 'failure') THEN
         findings := jsonb_build_array(jsonb_build_object('field', f.crm_field, 'severity', 'error', 'code', 'unknown_object',

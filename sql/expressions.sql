@@ -21,7 +21,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                       AND (o.opcintype = e.oid OR (o.opcintype = 'text'::regtype AND e.oid = 'varchar'::regtype)))
                 THEN format('(%s)::pg_catalog.text COLLATE pg_catalog."C"', crm_internal.safe_column(alias, column_name, type_id))
                 ELSE format('%s.%I%s', alias, column_name, CASE WHEN e.typcollation <> 0 THEN ' COLLATE pg_catalog."C"' END) END
-    FROM pg_type t JOIN pg_type e ON e.oid = crm_internal.base_type(CASE WHEN t.typcategory = 'A' AND t.typelem <> 0 THEN t.typelem ELSE t.oid END)
+    FROM pg_type t JOIN pg_type e ON e.oid = crm_internal.base_type(CASE WHEN t.typcategory = 'A' AND t.typelem <> 0 THEN t.typelem
+        ELSE t.oid END)
     WHERE t.oid = crm_internal.base_type(type_id)
 $$;
 COMMENT ON FUNCTION crm_internal.comparable(text, name, oid) IS 'the SQL expression that is compared to find out whether a cell changed';

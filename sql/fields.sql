@@ -22,7 +22,8 @@ BEGIN
             MESSAGE = format('%s %s belongs to another role', argument, f),
             DETAIL = format('It would run with the privileges of "%s", the owner of table "%s"; "%s", its own owner, does not have these.',
                             pg_get_userbyid(table_owner), relation, pg_get_userbyid(function_owner)),
-            HINT = format('ALTER FUNCTION %s OWNER TO %I, or have the owner of the table write one that calls it.', f, pg_get_userbyid(table_owner));
+            HINT = format('ALTER FUNCTION %s OWNER TO %I, or have the owner of the table write one that calls it.', f,
+                pg_get_userbyid(table_owner));
     END IF;
 END $$;
 COMMENT ON FUNCTION crm_internal.check_transform(text, regprocedure, regclass) IS
@@ -100,7 +101,8 @@ BEGIN
     PERFORM crm_internal.check_transform('transform_out', transform_out, m.relation);
     PERFORM crm_internal.check_transform('transform_in', transform_in, m.relation);
     PERFORM crm_internal.check_rules(coalesce(validation, '{}'), data_type);
-    IF data_type IN ('number', 'date', 'timestamp') AND validation ?| '{min,max,choices}' AND NOT crm_internal.type_fits(type_id, data_type) THEN
+    IF data_type IN ('number', 'date', 'timestamp') AND validation ?| '{min,max,choices}'
+        AND NOT crm_internal.type_fits(type_id, data_type) THEN
         RAISE datatype_mismatch USING
             MESSAGE = format('column "%s" of type %s cannot be compared as a %s', column_name, format_type(type_id, NULL), data_type),
             DETAIL = 'Rules are checked against the column, before its transform_out.',

@@ -11,12 +11,15 @@ BEGIN
         END;
     END IF;
     -- It may have been created beforehand, with a password or members.
-    IF EXISTS (SELECT FROM crm_internal.engine_trouble()) OR EXISTS (SELECT FROM pg_authid WHERE rolname = 'crm_engine' AND rolpassword IS NOT NULL) THEN
+    IF EXISTS (SELECT FROM crm_internal.engine_trouble()) OR EXISTS (SELECT FROM pg_authid WHERE rolname = 'crm_engine'
+        AND rolpassword IS NOT NULL) THEN
         RAISE EXCEPTION USING
             ERRCODE = 'invalid_role_specification',
             MESSAGE = 'role "crm_engine" exists but is not as pg_crm creates it',
-            DETAIL = coalesce((SELECT string_agg(t.trouble, '; ' ORDER BY t.trouble) FROM crm_internal.engine_trouble() t), 'it has a password') || '.',
-            HINT = coalesce((SELECT string_agg(t.hint, '; ' ORDER BY t.trouble) FROM crm_internal.engine_trouble() t), 'ALTER ROLE crm_engine PASSWORD NULL')
+            DETAIL = coalesce((SELECT string_agg(t.trouble, '; ' ORDER BY t.trouble) FROM crm_internal.engine_trouble() t),
+                'it has a password') || '.',
+            HINT = coalesce((SELECT string_agg(t.hint, '; ' ORDER BY t.trouble) FROM crm_internal.engine_trouble() t),
+                'ALTER ROLE crm_engine PASSWORD NULL')
                    || '. Or drop it, if no other database has pg_crm.';
     END IF;
 END $$;

@@ -62,7 +62,8 @@ BEGIN
         WHERE m.map_id = guard_partitions.map_id
           AND NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = t.relid AND g.tgname = format('pg_crm_%s_leaf', m.map_id))
     LOOP
-        PERFORM crm_internal.put_trigger(leaf, format('pg_crm_%s_leaf', map_id), 'BEFORE INSERT OR UPDATE OR DELETE', '', 'crm_internal.refuse_leaf_write()'::regprocedure,
+        PERFORM crm_internal.put_trigger(leaf, format('pg_crm_%s_leaf', map_id), 'BEFORE INSERT OR UPDATE OR DELETE', '',
+            'crm_internal.refuse_leaf_write()'::regprocedure,
                                 false, 'O');
     END LOOP;
 END $$;

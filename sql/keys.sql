@@ -28,7 +28,8 @@ COMMENT ON FUNCTION crm_internal.is_key_type(oid) IS
 CREATE FUNCTION crm_internal.is_shard_type(type_id oid) RETURNS bool
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT crm_internal.is_key_type(type_id)
-        OR crm_internal.base_type(type_id) = ANY (ARRAY['boolean', '"char"', 'name', 'oid', 'date', 'timestamp', 'timestamptz', 'real', 'double precision']::regtype[])
+        OR crm_internal.base_type(type_id) = ANY (ARRAY['boolean', '"char"', 'name', 'oid', 'date', 'timestamp', 'timestamptz', 'real',
+            'double precision']::regtype[])
         OR (SELECT typtype = 'e' FROM pg_type WHERE oid = crm_internal.base_type(type_id))
 $$;
 COMMENT ON FUNCTION crm_internal.is_shard_type(oid) IS
@@ -37,7 +38,8 @@ COMMENT ON FUNCTION crm_internal.is_shard_type(oid) IS
 -- By its catalog name: "character" would be character(1). Without a modifier, which would truncate or round the key.
 CREATE FUNCTION crm_internal.cast_type(type_id oid) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT 'pg_catalog.' || quote_ident(t.typname) FROM pg_type t WHERE t.oid = crm_internal.base_type(type_id) AND crm_internal.is_builtin(t.oid)
+    SELECT 'pg_catalog.' || quote_ident(t.typname) FROM pg_type t WHERE t.oid = crm_internal.base_type(type_id)
+        AND crm_internal.is_builtin(t.oid)
 $$;
 COMMENT ON FUNCTION crm_internal.cast_type(oid) IS
     'the type to which the text of a key is cast to look up a row; NULL: a user-defined type';
@@ -69,7 +71,8 @@ BEGIN
        OR NOT crm_internal.is_shard_type(type_id) THEN
         RETURN value;
     END IF;
-    EXECUTE format('SELECT %s', crm_internal.key_expression('$1::' || crm_internal.cast_type(type_id), crm_internal.base_type(type_id))) INTO spelled USING value;
+    EXECUTE format('SELECT %s', crm_internal.key_expression('$1::' || crm_internal.cast_type(type_id),
+        crm_internal.base_type(type_id))) INTO spelled USING value;
     RETURN spelled;
 END $$;
 COMMENT ON FUNCTION crm_internal.key_text(text, oid) IS
@@ -98,7 +101,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         SELECT FROM pg_index x
         WHERE x.indrelid = relation AND x.indisunique AND x.indpred IS NULL AND x.indexprs IS NULL AND x.indisvalid
           AND (SELECT array_agg(a.attname ORDER BY a.attname)
-               FROM unnest(x.indkey[0:x.indnkeyatts - 1]) AS k (attnum) JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = k.attnum)
+               FROM unnest(x.indkey[0:x.indnkeyatts - 1]) AS k (attnum) JOIN pg_attribute a ON a.attrelid = relation
+                   AND a.attnum = k.attnum)
               IN (ARRAY[key_column], (SELECT array_agg(n ORDER BY n) FROM unnest(ARRAY[key_column, shard_column]) AS n)))
 $$;
 COMMENT ON FUNCTION crm_internal.is_key(regclass, name, name) IS

@@ -10,7 +10,8 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
         hashes = CASE WHEN l.crm_id IS DISTINCT FROM excluded.crm_id THEN NULL ELSE l.hashes END;
     -- A queued delete was for another record.
     DELETE FROM crm.queue q USING unnest(shard_keys, record_keys) AS k (shard_key, record_key)
-    WHERE q.shard_key = k.shard_key AND q.map_id = link_records.map_id AND q.record_key = k.record_key AND q.state = 'unlinked' AND q.op = 'd';
+    WHERE q.shard_key = k.shard_key AND q.map_id = link_records.map_id AND q.record_key = k.record_key AND q.state = 'unlinked'
+        AND q.op = 'd';
     UPDATE crm.queue q
     SET op = CASE q.op WHEN 'c' THEN 'u' ELSE q.op END, revision = nextval('crm.queue_revision_seq'),
         state = CASE q.state WHEN 'unlinked' THEN 'queued' ELSE q.state END,
@@ -74,7 +75,8 @@ BEGIN
             HINT = 'record_key is the text of the row''s key column.';
     END IF;
     SELECT crm_internal.key_text(do_link.record_key, k.atttypid),
-           coalesce(CASE WHEN s.attname IS NULL THEN do_link.shard_key ELSE crm_internal.key_text(nullif(do_link.shard_key, ''), s.atttypid) END, '')
+           coalesce(CASE WHEN s.attname IS NULL THEN do_link.shard_key
+               ELSE crm_internal.key_text(nullif(do_link.shard_key, ''), s.atttypid) END, '')
     INTO record_key, shard_key
     FROM pg_attribute k LEFT JOIN pg_attribute s ON s.attrelid = m.relation AND s.attname = m.shard_column
     WHERE k.attrelid = m.relation AND k.attname = m.key_column;

@@ -2,7 +2,8 @@
 
 CREATE FUNCTION crm_internal.do_map_object(caller bytea, connection text, relation regclass, crm_object text, key_column name,
                         shard_column name, external_id_field text, on_insert text, on_delete text, on_crm_insert text,
-                        on_crm_delete text, conflict_scope text, write_interval interval, ingest_interval interval, capture text) RETURNS int
+                        on_crm_delete text, conflict_scope text, write_interval interval, ingest_interval interval,
+                            capture text) RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     who CONSTANT oid := crm_internal.verified(caller);
@@ -119,13 +120,15 @@ BEGIN
                 HINT = 'A shard_column is a number, a text, a uuid, an enum, a boolean, a date or a timestamp.';
         END IF;
     END IF;
-    SELECT u.name INTO lax FROM unnest(ARRAY[key_column, shard_column]) AS u (name) WHERE crm_internal.is_nondeterministic(relation, u.name) LIMIT 1;
+    SELECT u.name INTO lax FROM unnest(ARRAY[key_column, shard_column]) AS u (name)
+        WHERE crm_internal.is_nondeterministic(relation, u.name) LIMIT 1;
     IF FOUND THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('column "%s" of "%s" has a nondeterministic collation and cannot be a key', lax, relation),
             DETAIL = 'Keys that the collation considers equal are different texts, and the CRM would get a record for each.',
             HINT = format('Give the column a deterministic collation: ALTER TABLE %s ALTER %I TYPE %s COLLATE "C".', relation, lax,
-                          (SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = lax));
+                          (SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute a WHERE a.attrelid = relation
+                              AND a.attname = lax));
     END IF;
     IF NOT crm_internal.is_key(relation, key_column, shard_column) THEN
         RAISE invalid_parameter_value USING
@@ -153,7 +156,8 @@ BEGIN
         c := crm_internal.connection_named(connection); -- dropped by another session
     END IF;
     SELECT o.crm_object INTO same FROM crm.object_map o
-    WHERE o.connection_id = c.connection_id AND o.relation = do_map_object.relation AND lower(o.crm_object) = lower(do_map_object.crm_object);
+    WHERE o.connection_id = c.connection_id AND o.relation = do_map_object.relation
+        AND lower(o.crm_object) = lower(do_map_object.crm_object);
     IF FOUND THEN
         RAISE duplicate_object USING
             MESSAGE = format('"%s" is already mapped to %s on connection "%s"', relation, same, connection),
@@ -172,7 +176,8 @@ BEGIN
     END IF;
 
     INSERT INTO crm.object_map (connection_id, relation, crm_object, key_column, shard_column, external_id_field,
-                                on_insert, on_delete, on_crm_insert, on_crm_delete, conflict_scope, write_interval, ingest_interval, capture)
+                                on_insert, on_delete, on_crm_insert, on_crm_delete, conflict_scope, write_interval, ingest_interval,
+                                    capture)
     VALUES (c.connection_id, relation, crm_object, key_column, shard_column, external_id_field,
             on_insert, on_delete, on_crm_insert, on_crm_delete, conflict_scope, write_interval, ingest_interval, capture)
     RETURNING object_map.map_id INTO id;

@@ -58,7 +58,8 @@ UNION ALL
 SELECT h.write_id, h.map_id, c.name, m.relation, h.shard_key, h.record_keys[1], l.crm_id, 'captured',
        CASE WHEN h.write_id IS NULL THEN 'update' ELSE 'write' END,
        ARRAY(SELECT f.column_name::text FROM crm.field_map f
-             WHERE f.map_id = h.map_id AND f.direction = 'bidirectional' AND crm_internal.cells_has(h.cells, f.field_id) ORDER BY f.field_id),
+             WHERE f.map_id = h.map_id AND f.direction = 'bidirectional' AND crm_internal.cells_has(h.cells, f.field_id)
+                 ORDER BY f.field_id),
        NULL, h.base, NULL, NULL, now() - h.changed_at, h.changed_at, h.changed_at, 0, now(), NULL, NULL, h.actor, h.correlation_id, NULL
 FROM crm.change h
 JOIN crm.object_map m USING (map_id)
@@ -148,7 +149,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
         WHERE x.write_id = write_status.write_id OR write_status.write_id = ANY (x.folded) LIMIT 1
     ), ended AS (
         SELECT write_status.write_id, CASE WHEN a.result IN ('applied', 'raced') THEN 'committed' ELSE a.result END, a.map_id,
-               (SELECT m.relation FROM crm.object_map m WHERE m.map_id = a.map_id), a.shard_key, a.record_key, a.attempt, NULL::timestamptz, a.error_class, a.error, a.at,
+               (SELECT m.relation FROM crm.object_map m WHERE m.map_id = a.map_id), a.shard_key, a.record_key, a.attempt,
+                   NULL::timestamptz, a.error_class, a.error, a.at,
                a.correlation_id
         FROM (SELECT * FROM crm.audit_log l WHERE l.write_id = write_status.write_id
               UNION ALL
@@ -227,9 +229,11 @@ BEGIN
     VALUES (x.shard_key, x.map_id, x.record_key, 'queued',
             CASE winner WHEN 'local' THEN cell ELSE decode('0000000000000000', 'hex') END, CASE winner WHEN 'crm' THEN cell END,
             jsonb_build_object(x.field_id, jsonb_build_object('h', encode(substr(crm.hash(x.crm_value), 1, 16), 'hex'))),
-            nullif(array_remove(x.write_id || x.folded, NULL), '{}'), session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), ''), x.correlation_id)
+            nullif(array_remove(x.write_id || x.folded, NULL), '{}'),
+                session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), ''), x.correlation_id)
     ON CONFLICT (shard_key, map_id, record_key) WHERE state IN ('queued', 'dead') DO UPDATE
-    SET cells = CASE winner WHEN 'local' THEN crm_internal.cells_or(p.cells, excluded.cells) ELSE crm_internal.cells_minus(p.cells, excluded.take) END,
+    SET cells = CASE winner WHEN 'local' THEN crm_internal.cells_or(p.cells, excluded.cells)
+        ELSE crm_internal.cells_minus(p.cells, excluded.take) END,
         take = CASE winner WHEN 'crm' THEN crm_internal.cells_or(coalesce(p.take, excluded.take), excluded.take)
                     ELSE crm_internal.cells_minus(p.take, excluded.cells) END,
         base = p.base || excluded.base, folded = p.folded || excluded.folded, revision = p.revision + 1, state = 'queued', attempts = 0,
@@ -260,7 +264,8 @@ BEGIN
     END IF;
     -- The edit is not written; the row is set to the CRM value, so that both sides agree again.
     UPDATE crm.pending_write w
-    SET state = 'queued', cells = decode('0000000000000000', 'hex'), take = crm_internal.cells_or(w.cells, coalesce(w.take, w.cells)), base = '{}',
+    SET state = 'queued', cells = decode('0000000000000000', 'hex'), take = crm_internal.cells_or(w.cells, coalesce(w.take, w.cells)),
+        base = '{}',
         revision = w.revision + 1, attempts = 0, next_attempt_at = '-infinity', error_class = NULL, last_error = NULL
     WHERE w.shard_key = p.shard_key AND w.write_id = p.write_id;
     DELETE FROM crm.dead_letter d

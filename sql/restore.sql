@@ -35,7 +35,8 @@ BEGIN
     LOOP
         UPDATE crm.connection k SET home = crm.home() WHERE k.connection_id = c.connection_id;
         INSERT INTO crm.audit_log (connection, provider, path, operation, fields, result, actor)
-        VALUES (c.name, c.provider, 'setup', 'adopt', jsonb_build_object('home', jsonb_build_object('old', c.home, 'new', crm.home())), 'applied', who);
+        VALUES (c.name, c.provider, 'setup', 'adopt', jsonb_build_object('home', jsonb_build_object('old', c.home, 'new', crm.home())),
+            'applied', who);
         RAISE LOG 'pg_crm: % adopted connection "%" into database "%"', who, c.name, current_database();
         RAISE NOTICE 'database "%" now sends over connection "%"', current_database(), c.name
             USING HINT = 'The database that it came from must no longer send over it: call crm.drop_connection() or crm.pause() there, unless it no longer exists.';

@@ -22,7 +22,8 @@ DECLARE
     is_array bool := (SELECT typcategory = 'A' FROM pg_type WHERE oid = type_id);
     -- The value as the CRM is sent it. A blank text is NULL for the CRM, so only `nullable` applies to it.
     filled text := format('crm_internal.filled(%s::text)', v);
-    words text := format(CASE WHEN is_array THEN 'crm_internal.words(to_jsonb(%s::text[])::text)' ELSE 'crm_internal.words(%s::text)' END, v);
+    words text := format(CASE WHEN is_array THEN 'crm_internal.words(to_jsonb(%s::text[])::text)' ELSE 'crm_internal.words(%s::text)' END,
+        v);
     ordered text := CASE f.data_type
         WHEN 'number' THEN format('%s::numeric', v)
         WHEN 'date' THEN format(CASE WHEN base = 'timestamptz'::regtype THEN '(%s AT TIME ZONE ''UTC'')::date' ELSE '%s::date' END, v)

@@ -9,7 +9,8 @@ DO $$
 BEGIN
     IF getdatabaseencoding() <> 'UTF8' THEN
         RAISE feature_not_supported USING
-            MESSAGE = format('pg_crm requires a database with encoding UTF8, but the encoding of "%s" is %s', current_database(), getdatabaseencoding()),
+            MESSAGE = format('pg_crm requires a database with encoding UTF8, but the encoding of "%s" is %s', current_database(),
+                getdatabaseencoding()),
             DETAIL = 'CRMs hold text in every script, which only UTF8 can store.',
             HINT = 'CREATE DATABASE … ENCODING ''UTF8'' TEMPLATE template0, and move the tables there with pg_dump.';
     END IF;

@@ -10,7 +10,8 @@ WITH reported AS (
            (s.usage ->> 'broker_limit')::bigint AS broker_limit, (s.usage ->> 'broker_remaining')::bigint AS broker_remaining,
            make_interval(secs => (s.usage ->> 'broker_seconds')::float8) AS broker_length,
            (c.options ->> 'daily_limit')::bigint AS daily_bound, d.midnight,
-           CASE WHEN (s.usage ->> 'day')::bigint = extract(epoch FROM d.midnight) / 86400 - 1 THEN (s.usage ->> 'requests')::bigint ELSE 0 END
+           CASE WHEN (s.usage ->> 'day')::bigint = extract(epoch FROM d.midnight) / 86400 - 1 THEN (s.usage ->> 'requests')::bigint
+               ELSE 0 END
                AS spent
     FROM crm.connection c LEFT JOIN crm.connection_state s USING (connection_id)
     CROSS JOIN (SELECT date_trunc('day', now(), 'UTC') + interval '1 day') AS d (midnight)
@@ -76,7 +77,8 @@ SELECT m.map_id, c.name AS connection, c.provider, m.relation, m.crm_object,
                 format('the remaining %s of the day''s %s requests are reserved for real-time writes', b."limit", b.remaining)
             END AS reason,
        q.dirty_cells, q.queued, u.unlinked, p.pending, k.conflicts, d.dead,
-       s.last_success, s.next_write_at, i.last_at AS last_ingest, i.next_at AS next_ingest_at, i.applied AS ingested, i.echoes, i.overwritten,
+       s.last_success, s.next_write_at, i.last_at AS last_ingest, i.next_at AS next_ingest_at, i.applied AS ingested, i.echoes,
+           i.overwritten,
        (SELECT now() - min(x.changed_at) FROM crm.change x WHERE x.map_id = m.map_id) AS lag,
        s.last_error, s.last_error_at, crm.worker_state() AS worker,
        CASE WHEN coalesce(cs.failures, 0) < 3 THEN 'closed' WHEN cs.blocked_until > now() THEN 'open' ELSE 'half-open' END AS circuit,

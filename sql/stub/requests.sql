@@ -105,7 +105,8 @@ BEGIN
                        crm_stub.error('validation', 'duplicate_record', 'the request names this record before')
                    WHEN jsonb_typeof(m.fields) IS DISTINCT FROM 'object' THEN
                        crm_stub.error('mapping', 'malformed_record', 'the record needs an object "fields"')
-                   WHEN kind = 'upsert' AND m.fields ? 'external_key' AND btrim(m.fields ->> 'external_key', E' \t\n\r\x0B\f') IS DISTINCT FROM m.key THEN
+                   WHEN kind = 'upsert' AND m.fields ? 'external_key' AND btrim(m.fields ->> 'external_key', E' \t\n\r\x0B\f') IS DISTINCT
+                       FROM m.key THEN
                        crm_stub.error('mapping', 'two_keys', 'fields and external_id name different keys')
                    WHEN m.error IS NOT NULL THEN m.error
                    WHEN NOT m.is_new AND m.old IS NULL AND (
