@@ -328,7 +328,7 @@ async fn changed_keys_are_not_forgotten() {
         "ALTER TABLE people ALTER id TYPE text USING 'x' || id; ALTER TABLE people ADD note text";
     desk.db.execute(ddl).await;
     let reason = "SELECT coalesce(reason, state) FROM crm.status";
-    let said = "keys of rows may have changed: ALTER TABLE rewrote column \"id\"; call crm.map_field() if none did, otherwise crm.unmap_object() and map the table again";
+    let said = "ALTER TABLE rewrote column \"id\", and keys of rows may have changed: call crm.map_field() if none did, otherwise crm.unmap_object(), and map the table again";
     assert_eq!(desk.db.one::<String>(reason, &[]).await, said);
     desk.db = restored(&desk, Way::Custom).await;
     desk.db
