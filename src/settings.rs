@@ -16,7 +16,7 @@ pub static BULK_THRESHOLD: GucSetting<i32> = GucSetting::<i32>::new(2_000);
 pub static MAX_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(10);
 /// Months of audit older than this are dropped, in minutes; 0 keeps them.
 pub static AUDIT_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(0);
-/// Edits of `crm.write()` that are on their way at once.
+/// Edits of `crm.write()` in flight.
 pub static REALTIME_QUEUE: GucSetting<i32> = GucSetting::<i32>::new(800);
 /// How long one HTTP request may take, in ms.
 pub static REQUEST_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(30_000);

@@ -1,4 +1,4 @@
-//! Telling the worker, and being told of it.
+//! Waking the worker, and hearing from it.
 
 use std::cell::Cell;
 

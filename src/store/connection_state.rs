@@ -14,7 +14,7 @@ use crate::store::statement::Cached;
 /// Failures in a row after which a connection's circuit is open: see `crm.status.circuit`.
 pub const OPENS_AFTER: u32 = 3;
 
-/// What was last told of the request budgets, be it with a refusal. Who was silent is taken at an earlier word.
+/// Stores what was last reported of the request budgets, a refusal included. If one side reported nothing, its last report stands.
 pub fn used(
     client: &mut SpiClient,
     connection_id: i32,
@@ -74,10 +74,10 @@ pub fn healthy(client: &mut SpiClient, connection: &Connection) -> Result<(), St
 }
 
 /// Whether these are the connection's credentials still, and stay so until this transaction ends: what was done with others
-/// says nothing of how it is doing. Credentials that somebody is just setting are others.
+/// says nothing of how it is doing. Credentials that another session is just setting are others.
 fn is_current(client: &mut SpiClient, connection: &Connection) -> Result<bool, StoreError> {
     if connection.version == 0 {
-        // There were none: a restored database. Whoever sets the first holds the connection; one statement to wait, or not,
+        // There were none: a restored database. A session that sets the first has locked the connection; one statement to lock, or not,
         // and another to see.
         let free = client.update(
             Cached("SELECT FROM crm.connection c WHERE c.connection_id = $1 FOR SHARE SKIP LOCKED"),

@@ -1,4 +1,4 @@
-//! Tells the server's log when records of a map begin to end as dead letters; what follows is in `crm.dead_letters`.
+//! Logs the first dead letter of a map; those that follow are in `crm.dead_letters` alone.
 
 use crm_domain::ErrorClass;
 use pgrx::prelude::*;
@@ -9,7 +9,7 @@ use crate::store::error::StoreError;
 use crate::store::statement::Cached;
 
 /// Called before a dead letter is written.
-pub fn tell_the_first(
+pub fn log_first(
     client: &SpiClient,
     map: &Map,
     class: ErrorClass,

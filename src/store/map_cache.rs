@@ -18,7 +18,7 @@ type Targets = Rc<Vec<(Arc<Map>, Connection)>>;
 thread_local! {
     /// By table, until anything changes of what they were read from.
     static KNOWN: RefCell<HashMap<pg_sys::Oid, Targets>> = RefCell::default();
-    /// Counts those changes; `None`: nobody is told of them yet.
+    /// Counts those changes; `None`: the callbacks are not registered yet.
     static CHANGES: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
@@ -27,7 +27,7 @@ fn forget() {
     KNOWN.with_borrow_mut(HashMap::clear);
 }
 
-/// Postgres calls these when a table, a function or a role is altered, here or elsewhere; changes of the configuration are told the same way
+/// Postgres calls these when a table, a function or a role is altered, here or elsewhere; changes of the configuration are announced the same way
 /// (`crm_internal.invalidate_configuration()`).
 #[pg_guard]
 unsafe extern "C-unwind" fn table_changed(_argument: pg_sys::Datum, _table: pg_sys::Oid) {

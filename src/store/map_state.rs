@@ -15,7 +15,7 @@ pub fn begin(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
     Ok(())
 }
 
-pub fn took_up(client: &mut SpiClient, map_id: i32, records: usize) -> Result<(), StoreError> {
+pub fn add_to_round(client: &mut SpiClient, map_id: i32, records: usize) -> Result<(), StoreError> {
     client.update(
         Cached("UPDATE crm.map_state SET round_total = round_total + $2 WHERE map_id = $1"),
         None,
@@ -24,7 +24,7 @@ pub fn took_up(client: &mut SpiClient, map_id: i32, records: usize) -> Result<()
     Ok(())
 }
 
-pub fn did(
+pub fn record_progress(
     client: &mut SpiClient,
     map_id: i32,
     records: usize,

@@ -5,7 +5,7 @@ use pgrx::spi::SpiClient;
 use crate::store::error::StoreError;
 use crate::store::statement::Cached;
 
-/// Tells those who LISTEN to channel crm.
+/// Notifies the listeners of channel crm.
 pub fn notify(client: &mut SpiClient, events: Vec<String>) -> Result<(), StoreError> {
     if !events.is_empty() {
         client.update(

@@ -11,8 +11,8 @@ use crate::store::{StoreError, rights};
 
 /// Runs `work` in a transaction of its own: committed when it returns `Ok`, aborted when it returns `Err` or raises.
 ///
-/// Nobody waits for the disk: a commit that a power cut loses leaves what a cut right before it would have left, and whoever
-/// commits durably on top of it makes it durable too.
+/// It does not wait for the disk: a commit that is lost in a crash leaves the state of a crash right before it, and the next
+/// durable commit makes it durable too.
 pub fn transaction<T>(
     work: impl FnOnce(&mut SpiClient) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
@@ -54,7 +54,7 @@ fn run<T>(
                 );
             }
         }
-        // What anybody sets within ends with it: no session of the worker begins with a setting of somebody else's.
+        // Settings made within end with it: no other role's setting outlives its code.
         let settings = SettingsScope::begin();
         let value = Spi::connect_mut(|client| (work.0)(client))?;
         drop(settings);

@@ -1,4 +1,4 @@
-//! The inbox of what CRMs told of their own accord, and the audit of what was refused.
+//! The inbox of webhook events, and the audit of refused requests.
 
 use crm_provider::{WebhookEvent, WebhookKind};
 use pgrx::prelude::*;
@@ -25,7 +25,7 @@ pub struct Door {
     pub objects: Vec<String>,
 }
 
-/// The connection of that name, whether it is paused or not: what it told is kept until it goes on.
+/// The connection of that name, whether it is paused or not: its events are stored until it resumes.
 pub fn door(client: &SpiClient, connection: &str) -> Result<Option<Door>, StoreError> {
     let mut rows = client.select(
         Cached("SELECT c.connection_id, c.provider, c.options::text, k.secret::text,
@@ -129,7 +129,7 @@ pub fn waiting(client: &SpiClient, connection_id: i32) -> Result<Vec<Waiting>, S
     Ok(waiting)
 }
 
-/// Events are on their way to be looked at.
+/// Marks events whose records have been queued for a refetch.
 pub fn done(
     client: &mut SpiClient,
     connection_id: i32,

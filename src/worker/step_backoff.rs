@@ -147,7 +147,9 @@ impl StepBackoff {
         if is_news {
             log!("pg_crm {reason}");
         }
-        let stored = transaction(|client| map_state::did(client, map.id, 0, false, Some(&reason)));
+        let stored = transaction(|client| {
+            map_state::record_progress(client, map.id, 0, false, Some(&reason))
+        });
         if let Err(error) = stored
             && is_news
         {

@@ -83,7 +83,7 @@ pub fn change_row(
         record_key: target.record_key.clone(),
         values: Json::Object(changes.clone()).to_string(),
     }];
-    let ours = capture_guard::Ours::edited(target.map.id, edit.cells.to_bytes(), &rows);
+    let ours = capture_guard::SuppressCapture::of_edit(target.map.id, edit.cells.to_bytes(), &rows);
     let found = Spi::connect_mut(|client| update::update(client, &target.map, &columns, &rows));
     drop(ours);
     if or_raise(found).is_empty() {

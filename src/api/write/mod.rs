@@ -2,7 +2,7 @@
 //!
 //! The row is changed first, in a subtransaction and as the caller, so that every rule of the table and of the mapping has
 //! spoken before the CRM is touched, and what is sent is what the row holds. Then the worker reads, compares and writes. A
-//! conflict undoes the subtransaction. Whatever else happens, the edit stays in the row and is with the CRM, or on its way.
+//! conflict undoes the subtransaction. Whatever else happens, the edit stays in the row and is in the CRM, or pending.
 
 mod edit;
 mod outcome;

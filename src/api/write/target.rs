@@ -12,7 +12,7 @@ use crate::store::calls::caller;
 use crate::store::config::{Connection, Map, MappedField};
 use crate::store::map_cache;
 
-/// What somebody may do with a column.
+/// What a role may do with a column.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Right {
     See,

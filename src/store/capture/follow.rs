@@ -1,4 +1,4 @@
-//! Maps whose tables were altered while no event trigger could follow: it was disabled, or somebody held what it needed.
+//! Maps whose tables were altered while no event trigger could follow: it was disabled, or another session had locked what it needed.
 
 use pgrx::spi::SpiClient;
 

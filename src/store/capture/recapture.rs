@@ -61,7 +61,7 @@ pub fn requests(client: &mut SpiClient) -> Result<Vec<Request>, StoreError> {
 /// Before the first row is compared, in a transaction of its own: what is read from now on is no older than the requests that go with
 /// this one. Their ids do not tell that: one may be from before, and its change committed while rows were being compared.
 ///
-/// Cells that are on their way are captured whatever they hold: they may have been read before they changed, and would be taken for
+/// Cells in flight are captured whatever they hold: they may have been read before they changed, and would be taken for
 /// settled once the CRM has taken them. `unsettled`: records whose last results wait to be written down.
 pub fn begin(
     client: &mut SpiClient,

@@ -26,7 +26,7 @@ pub struct Connection {
     pub blocked_ms: i64,
     /// Changes with each set_credentials().
     pub version: i32,
-    /// The day's request budget, as the CRM last told it.
+    /// The day's request budget, as the CRM last reported it.
     pub day: Option<Reported>,
     /// Requests of the day by our own count, where the admin bounds them.
     pub used: Used,

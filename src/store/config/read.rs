@@ -297,7 +297,7 @@ fn stop_map(client: &mut SpiClient, lost: &LostTransform) -> Result<(), StoreErr
 
 /// A type, or what is beneath it if it is a domain, as `format_type` names it.
 pub fn type_beneath(type_id: pg_sys::Oid, mut modifier: i32) -> String {
-    // SAFETY: syscache look-ups inside a transaction, of a type that the catalog has just told; the text is a fresh one.
+    // SAFETY: syscache look-ups inside a transaction, of a type that the catalog has just named; the text is a fresh one.
     unsafe {
         let base = pg_sys::getBaseTypeAndTypmod(type_id, &mut modifier);
         let text = pg_sys::format_type_with_typemod(base, modifier);

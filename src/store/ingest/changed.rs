@@ -11,10 +11,10 @@ use serde_json::{Map as JsonMap, Value as Json, json};
 use crate::failpoint;
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
-use crate::store::ingest::decide::{Settled, decide};
+use crate::store::ingest::decide::{Decided, decide};
 use crate::store::ingest::incoming::{Arriving, Field, Incoming};
 use crate::store::ingest::locks::{Locked, edits_of, lock};
-use crate::store::ingest::result::{Arrived, told_of_altered};
+use crate::store::ingest::result::{Arrived, note_altered};
 use crate::store::ingest::stored_forms::{self, Answer, WrittenOver};
 use crate::store::ingest::{quarantine, refused_fields};
 use crate::store::record::key::Key;
@@ -23,7 +23,7 @@ use crate::store::statement::Cached;
 use crate::store::table::pace::{Pace, limit};
 use crate::store::table::read::{self, RowValues, Wanted, bounds};
 use crate::store::table::row_locks;
-use crate::store::table::write::{self, Taking};
+use crate::store::table::write::{self, CrmValues};
 
 /// Whether a record holds nothing but what the CRM was known to hold.
 pub(super) fn is_echo(fields: &[Field], hashes: &[u8]) -> bool {
@@ -32,7 +32,7 @@ pub(super) fn is_echo(fields: &[Field], hashes: &[u8]) -> bool {
 }
 
 /// Compares records with their rows and makes the two agree, as each field's direction and policy have it.
-pub(super) fn settle(
+pub(super) fn apply(
     client: &mut SpiClient,
     about: &Arriving,
     changed: Vec<(&Incoming, Known)>,
@@ -58,7 +58,7 @@ pub(super) fn settle(
     failpoint::reach("ingest_records::locked");
     let rows = read_rows(map, &mut at_hand, arrived)?;
     let edited = edited_meanwhile(client, map, &at_hand)?;
-    let mut settled = Vec::with_capacity(at_hand.len());
+    let mut decided = Vec::with_capacity(at_hand.len());
     for ((record, key, locked), row) in at_hand.into_iter().zip(rows) {
         if edited.contains(&key) {
             arrived.again(record);
@@ -70,11 +70,11 @@ pub(super) fn settle(
                     .into_iter()
                     .map(|(id, _, value)| (id, value))
                     .collect();
-                let decided = decide(map, record, key, &locked, &local, written_over);
-                arrived.counts.overwritten += decided.overwrites.len();
-                settled.push(decided);
+                let record = decide(map, record, key, &locked, &local, written_over);
+                arrived.counts.overwritten += record.overwrites.len();
+                decided.push(record);
             }
-            // Gone, though nobody told (on_delete => 'ignore'), or hidden from the table's owner.
+            // Gone without having been captured (on_delete => 'ignore'), or hidden from the table's owner.
             RowValues::Missing => arrived.counts.ignored += 1,
             RowValues::Unreadable(failure) => {
                 let fields = quarantine::NONE.to_owned();
@@ -82,27 +82,27 @@ pub(super) fn settle(
             }
         }
     }
-    take(client, map, &mut settled, arrived)?;
-    remember(client, map, &settled)?;
-    send(client, map, &settled)?;
-    let answers: Vec<Answer> = settled
+    take(client, map, &mut decided, arrived)?;
+    remember(client, map, &decided)?;
+    send(client, map, &decided)?;
+    let answers: Vec<Answer> = decided
         .iter_mut()
         .flat_map(|s| s.answers.drain(..))
         .collect();
     stored_forms::remember(client, map, &answers)?;
-    let formed = settled.iter().flat_map(|s| {
+    let formed = decided.iter().flat_map(|s| {
         let ids = s.forms.iter();
         ids.map(|id| (s.incoming.crm_id.as_str(), id))
     });
-    stored_forms::settle(client, map, &formed.collect::<Vec<_>>())?;
-    for record in &settled {
+    stored_forms::note_forms(client, map, &formed.collect::<Vec<_>>())?;
+    for record in &decided {
         dispute(client, map, record)?;
     }
-    tell(settled, map, arrived);
+    tell(decided, map, arrived);
     Ok(())
 }
 
-/// Locks rows and reads the fields that changed. Records whose rows somebody holds come again later.
+/// Locks rows and reads the fields that changed. Records whose rows another session has locked are read again later.
 fn read_rows(
     map: &Map,
     at_hand: &mut Vec<(&Incoming, Key, Locked)>,
@@ -173,41 +173,41 @@ fn edited_meanwhile(
 fn take(
     client: &mut SpiClient,
     map: &Map,
-    settled: &mut Vec<Settled>,
+    decided: &mut Vec<Decided>,
     arrived: &mut Arrived,
 ) -> Result<(), StoreError> {
-    let places: Vec<usize> = (0..settled.len())
-        .filter(|&n| !settled[n].takes.is_empty())
+    let places: Vec<usize> = (0..decided.len())
+        .filter(|&n| !decided[n].accepts.is_empty())
         .collect();
-    let takings: Vec<Taking> = places
+    let changes: Vec<CrmValues> = places
         .iter()
-        .map(|&n| Taking {
-            shard_key: &settled[n].key.shard_key,
-            record_key: &settled[n].key.record_key,
-            values: settled[n].takes.clone(),
+        .map(|&n| CrmValues {
+            shard_key: &decided[n].key.shard_key,
+            record_key: &decided[n].key.record_key,
+            values: decided[n].accepts.clone(),
         })
         .collect();
     let mut pace = Pace::putting_off(map, limit());
-    let taken = write::set(client, map, &takings, &mut pace)?;
-    drop(takings);
+    let taken = write::set(client, map, &changes, &mut pace)?;
+    drop(changes);
     for (place, altered) in &taken.altered {
-        told_of_altered(map, altered, &mut settled[places[*place]].audit);
+        note_altered(map, altered, &mut decided[places[*place]].audit);
     }
     let mut gone = HashSet::new();
     for (place, error) in taken.refused {
-        let record = &settled[places[place]];
+        let record = &decided[places[place]];
         gone.insert(places[place]);
         if error.reached_no_row() {
             arrived.again(record.incoming);
             continue;
         }
-        let fields = refused_fields::of_row(client, map, &record.key, &record.takes, &error);
+        let fields = refused_fields::of_row(client, map, &record.key, &record.accepts, &error);
         let failure = quarantine::refusal(&error);
         let key = Some(&record.key);
         arrived.refuse(client, map, key, record.incoming, failure, fields)?;
     }
     let mut n = 0;
-    settled.retain(|_| {
+    decided.retain(|_| {
         n += 1;
         !gone.contains(&(n - 1))
     });
@@ -215,8 +215,8 @@ fn take(
 }
 
 /// The ledger knows what the CRM holds.
-fn remember(client: &mut SpiClient, map: &Map, settled: &[Settled]) -> Result<(), StoreError> {
-    let known: Vec<&Settled> = settled.iter().filter(|s| !s.known.is_empty()).collect();
+fn remember(client: &mut SpiClient, map: &Map, decided: &[Decided]) -> Result<(), StoreError> {
+    let known: Vec<&Decided> = decided.iter().filter(|s| !s.known.is_empty()).collect();
     if known.is_empty() {
         return Ok(());
     }
@@ -232,7 +232,7 @@ fn remember(client: &mut SpiClient, map: &Map, settled: &[Settled]) -> Result<()
             packed
         })
         .collect();
-    let taken = |s: &&Settled| -> Cells { s.takes.keys().copied().collect() };
+    let taken = |s: &&Decided| -> Cells { s.accepts.keys().copied().collect() };
     let mask = |cells: Cells| (!cells.is_empty()).then(|| cells.to_bytes());
     client.update(
         Cached(
@@ -273,8 +273,8 @@ fn remember(client: &mut SpiClient, map: &Map, settled: &[Settled]) -> Result<()
 }
 
 /// Queues what goes to the CRM.
-fn send(client: &mut SpiClient, map: &Map, settled: &[Settled]) -> Result<(), StoreError> {
-    let over: Vec<&Settled> = settled
+fn send(client: &mut SpiClient, map: &Map, decided: &[Decided]) -> Result<(), StoreError> {
+    let over: Vec<&Decided> = decided
         .iter()
         .filter(|s| !s.overwrites.is_empty())
         .collect();
@@ -296,7 +296,7 @@ fn send(client: &mut SpiClient, map: &Map, settled: &[Settled]) -> Result<(), St
             ],
         )?;
     }
-    for s in settled.iter().filter(|s| !s.writes.is_empty()) {
+    for s in decided.iter().filter(|s| !s.writes.is_empty()) {
         let base = s
             .writes
             .iter()
@@ -315,8 +315,8 @@ fn send(client: &mut SpiClient, map: &Map, settled: &[Settled]) -> Result<(), St
 }
 
 /// Conflicts of one record and field are one row.
-fn dispute(client: &mut SpiClient, map: &Map, settled: &Settled) -> Result<(), StoreError> {
-    for conflict in &settled.conflicts {
+fn dispute(client: &mut SpiClient, map: &Map, decided: &Decided) -> Result<(), StoreError> {
+    for conflict in &decided.conflicts {
         client.update(
             Cached(
                 "INSERT INTO crm.conflict AS c (shard_key, map_id, record_key, field_id, crm_id, conflict_type, local_value, crm_value, policy, actor)
@@ -327,18 +327,18 @@ fn dispute(client: &mut SpiClient, map: &Map, settled: &Settled) -> Result<(), S
             ),
             None,
             &[
-                settled.key.shard_key.as_str().into(),
+                decided.key.shard_key.as_str().into(),
                 map.id.into(),
-                settled.key.record_key.as_str().into(),
+                decided.key.record_key.as_str().into(),
                 (conflict.field.id as i16).into(),
-                settled.incoming.crm_id.as_str().into(),
+                decided.incoming.crm_id.as_str().into(),
                 conflict.kind.into(),
                 storable(&conflict.local.to_string()).as_ref().into(),
                 storable(&conflict.field.value.to_json().to_string())
                     .as_ref()
                     .into(),
                 conflict.policy.into(),
-                settled.incoming.by.as_deref().into(),
+                decided.incoming.by.as_deref().into(),
             ],
         )?;
     }
@@ -346,8 +346,8 @@ fn dispute(client: &mut SpiClient, map: &Map, settled: &Settled) -> Result<(), S
 }
 
 /// What the audit says.
-fn tell(settled: Vec<Settled>, map: &Map, arrived: &mut Arrived) {
-    for record in settled {
+fn tell(decided: Vec<Decided>, map: &Map, arrived: &mut Arrived) {
+    for record in decided {
         if !record.formed.is_empty() {
             let fields = Json::Object(record.formed.clone()).to_string();
             arrived.note(

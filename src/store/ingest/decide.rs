@@ -15,14 +15,14 @@ use crate::store::ingest::stored_forms::{Answer, WrittenOver};
 use crate::store::record::key::Key;
 
 /// A record with what was decided of its fields.
-pub struct Settled<'a> {
+pub struct Decided<'a> {
     pub incoming: &'a Incoming,
     pub key: Key,
     /// What the CRM is known to hold from now on.
     pub known: Vec<&'a Field>,
     /// Of these, in which both sides agree now.
     pub synced: Cells,
-    pub takes: BTreeMap<u16, &'a Value>,
+    pub accepts: BTreeMap<u16, &'a Value>,
     /// Cells that go to the CRM with the map's next round.
     pub overwrites: Cells,
     /// Of these, in which the CRM held something else than it had been sent.
@@ -52,13 +52,13 @@ pub fn decide<'a>(
     locked: &Locked,
     local: &HashMap<u16, Value>,
     written_over: &WrittenOver,
-) -> Settled<'a> {
-    let mut settled = Settled {
+) -> Decided<'a> {
+    let mut decided = Decided {
         incoming,
         key,
         known: Vec::new(),
         synced: Cells::new(),
-        takes: BTreeMap::new(),
+        accepts: BTreeMap::new(),
         overwrites: Cells::new(),
         answers: Vec::new(),
         forms: Cells::new(),
@@ -92,15 +92,15 @@ pub fn decide<'a>(
             has_pending_edit: locked.edited.contains(field.id) || locked.queued.contains(field.id),
             in_conflict: locked.disputed.contains(field.id),
         });
-        settled.add(field, arriving, local, decision);
+        decided.add(field, arriving, local, decision);
         if decision == InboundDecision::Overwrite && known == Some(answer.sent) {
-            settled.answers.push(answer);
+            decided.answers.push(answer);
         }
     }
-    settled
+    decided
 }
 
-impl<'a> Settled<'a> {
+impl<'a> Decided<'a> {
     pub fn add(
         &mut self,
         field: &MappedField,
@@ -133,7 +133,7 @@ impl<'a> Settled<'a> {
             InboundDecision::AcceptCrm => {
                 self.known.push(arriving);
                 self.synced.insert(field.id);
-                self.takes.insert(field.id, &arriving.value);
+                self.accepts.insert(field.id, &arriving.value);
                 self.audit.insert(name(), told());
             }
             InboundDecision::Overwrite => {
@@ -159,7 +159,7 @@ impl<'a> Settled<'a> {
     }
 
     pub fn is_nothing(&self) -> bool {
-        self.takes.is_empty()
+        self.accepts.is_empty()
             && self.overwrites.is_empty()
             && self.writes.is_empty()
             && self.conflicting.is_empty()

@@ -14,7 +14,7 @@ use crate::store::record::key::Key;
 use crate::store::record::{links, remove};
 
 /// Settles those that were linked to a row. Work that waits for a record finds out by itself that it is gone.
-pub(super) fn settle(
+pub(super) fn apply(
     client: &mut SpiClient,
     about: &Arriving,
     incoming: &[Incoming],
@@ -104,7 +104,7 @@ fn deleted(
     let map = about.map;
     let nothing = || "{}".to_owned();
     if map.on_crm_delete == OnCrmDelete::Delete {
-        match remove::row_follows(client, map, &key.shard_key, &key.record_key) {
+        match remove::delete_with_row(client, map, &key.shard_key, &key.record_key) {
             Ok(true) => {
                 arrived.counts.applied += 1;
                 arrived.note(

@@ -62,7 +62,7 @@ pub struct Arriving<'a> {
     pub map: &'a Map,
     /// See [`state::moment`]: before the CRM was asked.
     pub asked: &'a str,
-    /// Records to which something of ours is on its way right now.
+    /// Records with a write of ours in flight.
     pub busy: &'a HashSet<(String, String)>,
 }
 

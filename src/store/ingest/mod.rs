@@ -5,6 +5,7 @@
 //! Rows change as their table's owner; one that the table refuses, or a value that cannot be read, is quarantined and its
 //! neighbours go on.
 
+mod apply;
 mod changed;
 mod decide;
 mod deleted;
@@ -17,12 +18,11 @@ pub mod refetch;
 mod refused_fields;
 pub mod result;
 mod row_lookup;
-mod settle;
 pub mod state;
 pub mod stored_forms;
 mod unlinked;
 
+pub use apply::apply;
 pub use incoming::{Arriving, Field, Incoming, Unreadable};
 pub use quarantine::give_up;
 pub use result::Arrived;
-pub use settle::settle;

@@ -18,16 +18,16 @@ use crate::store::ingest::key_sequence::Sequence;
 use crate::store::record::key::Key;
 use crate::store::row::{self, Columns};
 use crate::store::statement::Cached;
-use crate::store::table::capture_guard::Ours;
+use crate::store::table::capture_guard::SuppressCapture;
 use crate::store::table::owner::as_owner_of;
 use crate::store::table::pace::{self, Pace};
-use crate::store::table::write::{self, Altered, Taking};
+use crate::store::table::write::{self, Altered, CrmValues};
 
 /// What became of a CRM record that was to get a row.
-pub type Born = Result<Newborn, StoreError>;
+pub type Inserted = Result<InsertedRow, StoreError>;
 
 /// A row that was inserted.
-pub struct Newborn {
+pub struct InsertedRow {
     pub key: Key,
     /// What it holds instead of what the CRM does.
     pub altered: Altered,
@@ -50,7 +50,7 @@ pub fn insert(
     client: &mut SpiClient,
     map: &Map,
     records: &[&Incoming],
-) -> Result<Vec<Born>, StoreError> {
+) -> Result<Vec<Inserted>, StoreError> {
     let source = key_source(client, map)?;
     let mut pace = Pace::putting_off(map, pace::limit());
     let mut objects: Vec<Result<JsonMap<String, Json>, StoreError>> =
@@ -62,7 +62,7 @@ pub fn insert(
             objects.push(pace.run_nested(1, || columns(map, &source, record)));
         }
     }
-    let mut results: Vec<Option<Born>> = records.iter().map(|_| None).collect();
+    let mut results: Vec<Option<Inserted>> = records.iter().map(|_| None).collect();
     let mut rows: HashMap<usize, JsonMap<String, Json>> = HashMap::new();
     for (n, object) in objects.into_iter().enumerate() {
         match object {
@@ -93,7 +93,7 @@ pub fn insert(
                     pace.run_nested(part.len(), || insert_rows(map, &source, &names, &json))?;
                 for (n, key) in part.iter().zip(keys) {
                     let altered = Altered::new();
-                    results[*n] = Some(Ok(Newborn { key, altered }));
+                    results[*n] = Some(Ok(InsertedRow { key, altered }));
                 }
                 Ok(())
             }));
@@ -103,7 +103,7 @@ pub fn insert(
     for (n, error) in failed {
         results[n] = Some(Err(error));
     }
-    let mut born: Vec<Born> = results
+    let mut born: Vec<Inserted> = results
         .into_iter()
         .map(|result| result.expect("each record has a result"))
         .collect();
@@ -220,7 +220,7 @@ fn insert_rows(
             map.record_type(names.iter().map(String::as_str)),
         ),
     };
-    let _ours = Ours::born(map.id);
+    let _ours = SuppressCapture::of_new_rows(map.id);
     as_owner_of(map, || {
         Spi::connect_mut(|client| {
             let mut keys = Vec::with_capacity(rows.len());
@@ -259,7 +259,7 @@ fn note(
     client: &mut SpiClient,
     map: &Map,
     records: &[&Incoming],
-    born: &mut [Born],
+    born: &mut [Inserted],
 ) -> Result<(), StoreError> {
     let places: Vec<usize> = (0..born.len()).filter(|&n| born[n].is_ok()).collect();
     let all: Vec<(&Incoming, &Key)> = places
@@ -319,9 +319,9 @@ fn note(
             ],
         )?;
     }
-    let takings: Vec<Taking> = all
+    let changes: Vec<CrmValues> = all
         .iter()
-        .map(|(record, key)| Taking {
+        .map(|(record, key)| CrmValues {
             shard_key: &key.shard_key,
             record_key: &key.record_key,
             values: record
@@ -334,8 +334,8 @@ fn note(
         .collect();
     let every: Cells = map.fields.iter().map(|f| f.id).collect();
     let (all, unknown) = (
-        takings.iter().collect::<Vec<_>>(),
-        vec![false; takings.len()],
+        changes.iter().collect::<Vec<_>>(),
+        vec![false; changes.len()],
     );
     let altered = write::recapture(client, map, &every, &all, &unknown)?;
     for (n, altered) in altered {

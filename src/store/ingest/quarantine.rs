@@ -1,4 +1,4 @@
-//! CRM records that cannot be taken in: each a dead letter with the reason, while its neighbours go on.
+//! CRM records that cannot be ingested: each a dead letter with the reason, while its neighbours go on.
 
 use crm_domain::storable::storable_text;
 use crm_domain::{AuditResult, ErrorClass, Failure};
@@ -17,7 +17,7 @@ use crate::store::record::links;
 use crate::store::statement::Cached;
 
 impl Arrived {
-    /// A record that cannot be taken in: quarantined at once, or charged with an attempt if the failure may pass.
+    /// A record that cannot be ingested: quarantined at once, or charged with an attempt if the failure may pass.
     /// `key`: of its row, if it has one. `fields`: those at fault, as the audit names fields.
     pub(super) fn refuse(
         &mut self,
@@ -177,7 +177,7 @@ fn put(
     failure: &Failure,
     fields: &str,
 ) -> Result<bool, StoreError> {
-    dead_letter::tell_the_first(client, map, failure.class, &failure.code)?;
+    dead_letter::log_first(client, map, failure.class, &failure.code)?;
     let put = client.update(
         Cached(
             "INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, path, crm_id, operation, error_class, vendor_code, error, attempts, actor, fields)

@@ -142,7 +142,7 @@ pub fn reread(client: &mut SpiClient, map_id: i32, records: &[&Reread]) -> Resul
     Ok(())
 }
 
-/// Records that could not be compared, because something of ours was on its way to them, come again: the longer they have
+/// Records that could not be compared, because a write of ours was in flight to them, are read again: the longer they have
 /// waited, the later.
 pub fn not_yet(client: &mut SpiClient, map_id: i32, records: &[&Reread]) -> Result<(), StoreError> {
     client.update(

@@ -15,7 +15,7 @@ use crate::store::record::key::Key;
 use crate::store::statement::Cached;
 use crate::store::table::owner::as_owner_of;
 use crate::store::table::pace::{Pace, limit};
-use crate::store::table::write::{self, Taking};
+use crate::store::table::write::{self, CrmValues};
 use crate::store::transaction::nested;
 
 /// How long the fields of a record may be tried: the table's own code may be slow, and other records wait.
@@ -33,7 +33,7 @@ pub(super) fn of_row(
     error: &StoreError,
 ) -> String {
     named(map, values, error, |single| {
-        let taking = Taking {
+        let taking = CrmValues {
             shard_key: &key.shard_key,
             record_key: &key.record_key,
             values: single.clone(),

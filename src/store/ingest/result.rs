@@ -23,7 +23,7 @@ pub struct Arrived {
     pub look: Vec<String>,
     /// Records that a person is to decide about.
     pub disputed: Vec<Key>,
-    /// Why the first of the records that cannot be taken in cannot; and how many fail because of the mapping.
+    /// Why the first of the records that cannot be ingested fails; and how many fail because of the mapping.
     pub trouble: Option<String>,
     pub unmappable: usize,
     pub failing: Vec<Failing>,
@@ -131,7 +131,7 @@ pub fn write_audit(
 }
 
 /// The audit says what rows hold, and what the CRM does where that is something else.
-pub fn told_of_altered(map: &Map, altered: &Altered, audit: &mut JsonMap<String, Json>) {
+pub fn note_altered(map: &Map, altered: &Altered, audit: &mut JsonMap<String, Json>) {
     for (id, value) in altered {
         let told = map
             .field(*id)

@@ -21,7 +21,7 @@ pub struct State {
     pub has_mail: bool,
 }
 
-/// The state of every map whose connection is at home here: the state of others may be on its way, by a restore. One that has none yet gets it: it looks for changes an interval after it was made, when its
+/// The state of every map whose connection is at home here: a restore may still be bringing the state of others. A map that has none yet gets it: it polls for changes an interval after it was made, when its
 /// fields are mapped.
 pub fn all(client: &mut SpiClient) -> Result<Vec<State>, StoreError> {
     let rows = client.update(
@@ -120,7 +120,7 @@ pub fn count(client: &mut SpiClient, map_id: i32, counts: &Counts) -> Result<(),
     Ok(())
 }
 
-/// Goes on from a page to the next; `false`: somebody has set the cursor back meanwhile, and the page counts for nothing.
+/// Goes on from a page to the next; `false`: the cursor was reset meanwhile, and the page is ignored.
 /// After the last page the map rests for its interval.
 pub fn advance(
     client: &mut SpiClient,

@@ -3,7 +3,7 @@
 //!
 //! Guarantees: an outbound cell is written over once for each value of the row and each that the CRM makes of it. Should the
 //! CRM hold the same again after the same was sent, and the row's own value was not seen there in between, that is its
-//! form of it. A value that somebody sets after ours was seen is written over as ever.
+//! form of it. A value that is set in the CRM after ours was seen there is overwritten as usual.
 
 use std::collections::HashMap;
 
@@ -64,7 +64,7 @@ impl WrittenOver {
         record.and_then(|record| record.get(&answer.field_id)) == Some(&(answer.sent, answer.held))
     }
 
-    /// Forgets cells in which the CRM now shows what it was sent: whatever comes next is somebody's change.
+    /// Forgets cells in which the CRM now shows what it was sent: whatever comes next is a change made in the CRM.
     pub(super) fn forget_echoes(
         &mut self,
         client: &mut SpiClient,
@@ -118,14 +118,14 @@ pub(super) fn remember(
 }
 
 /// Notes that what the CRM holds in these cells is its own form of what the row holds, so that they count as in step.
-pub(super) fn settle(
+pub(super) fn note_forms(
     client: &mut SpiClient,
     map: &Map,
     cells: &[(&str, u16)],
 ) -> Result<(), StoreError> {
-    const SETTLE: &str = "UPDATE crm.overwritten_cell o SET is_stored_form = true FROM unnest($2::text[], $3::smallint[]) AS r (crm_id, field_id)
+    const NOTE: &str = "UPDATE crm.overwritten_cell o SET is_stored_form = true FROM unnest($2::text[], $3::smallint[]) AS r (crm_id, field_id)
         WHERE o.map_id = $1 AND o.crm_id = r.crm_id AND o.field_id = r.field_id";
-    change(client, map, cells, SETTLE)
+    change(client, map, cells, NOTE)
 }
 
 /// Forgets that these cells were written over.
@@ -167,7 +167,11 @@ fn change(
 
 /// Asks for the records of these in which a cell was written over: read at once, they tell what the CRM makes of it before
 /// anybody else has changed it.
-pub fn look_back(client: &mut SpiClient, map_id: i32, crm_ids: &[&str]) -> Result<(), StoreError> {
+pub fn refetch_overwritten(
+    client: &mut SpiClient,
+    map_id: i32,
+    crm_ids: &[&str],
+) -> Result<(), StoreError> {
     let rows = client.select(
         Cached("SELECT DISTINCT o.crm_id FROM crm.overwritten_cell o WHERE o.map_id = $1 AND o.crm_id = ANY ($2) AND NOT o.is_stored_form"),
         None,

@@ -10,7 +10,7 @@ use serde_json::{Map as JsonMap, json};
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::ingest::incoming::{Arriving, Incoming};
-use crate::store::ingest::result::{Arrived, told_of_altered};
+use crate::store::ingest::result::{Arrived, note_altered};
 use crate::store::ingest::row_lookup::{self, Looked};
 use crate::store::ingest::{new_rows, quarantine, refused_fields};
 use crate::store::record::former_links::{self, Ended};
@@ -30,7 +30,7 @@ pub(super) struct Met<'a> {
 }
 
 /// Links records to the rows whose keys they carry, and inserts rows for others.
-pub(super) fn settle<'a>(
+pub(super) fn link_or_insert<'a>(
     client: &mut SpiClient,
     about: &Arriving,
     strangers: Vec<&'a Incoming>,
@@ -90,7 +90,7 @@ pub(super) fn settle<'a>(
         .filter(|n| rows.get(n).is_none_or(|s| s.row.is_none()))
         .map(|n| keys[n])
         .collect();
-    let unborn = orphaned_creates::unborn(client, map, &rowless)?;
+    let unborn = orphaned_creates::orphaned_creates(client, map, &rowless)?;
     let texts: Vec<(&str, &str)> = keys.iter().map(|key| ("", *key)).collect();
     let mut rivals = key_rivals::rivals(map, &texts, &[])?;
     let mut claiming: Vec<(&Incoming, Key)> = Vec::new();
@@ -102,8 +102,8 @@ pub(super) fn settle<'a>(
             row.as_ref()
                 .is_none_or(|r| r.shard_key != o.shard_key || r.record_key != o.record_key)
         });
-        // Whether it is the record of one of them, whose creation is on its way, is soon known.
-        let is_awaited = others.iter().any(Rival::is_on_its_way);
+        // Whether it is the record of one of them, whose creation is in flight, is soon known.
+        let is_awaited = others.iter().any(Rival::is_in_flight);
         if let Some(error) = unknown.get(&n) {
             match error.reached_no_row() {
                 true => arrived.again(record),
@@ -149,7 +149,9 @@ pub(super) fn settle<'a>(
                 let fields = quarantine::NONE.to_owned();
                 arrived.quarantine(client, map, None, record, failure, fields)?;
             }
-            (None, Some(gone)) if orphaned_creates::bury(client, map, gone, &record.crm_id)? => {
+            (None, Some(gone))
+                if orphaned_creates::delete_orphan(client, map, gone, &record.crm_id)? =>
+            {
                 arrived.counts.ignored += 1;
             }
             (None, Some(gone)) => claiming.push((record, gone.clone())),
@@ -179,7 +181,7 @@ fn claim<'a>(
     let mut linked = Vec::new();
     for ((record, key), candidate) in claiming.into_iter().zip(candidates) {
         match candidate {
-            // A creation of ours that is on its way may be what made the record.
+            // A creation of ours in flight may have made the record.
             _ if about.is_busy(&key) => arrived.again(record),
             Candidate::Held => arrived.again(record),
             Candidate::Taken(other) => {
@@ -311,6 +313,6 @@ fn told(map: &Map, record: &Incoming, altered: &Altered) -> String {
             );
         }
     }
-    told_of_altered(map, altered, &mut fields);
+    note_altered(map, altered, &mut fields);
     serde_json::Value::Object(fields).to_string()
 }

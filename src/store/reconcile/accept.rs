@@ -15,16 +15,16 @@ use crate::store::reconcile::outcome::{Conflict, Resolution, keys_of};
 use crate::store::table::pace::{Pace, limit};
 use crate::store::table::read::{self, RowValues, Wanted, bounds};
 use crate::store::table::row_locks;
-use crate::store::table::write::{self, Taking};
+use crate::store::table::write::{self, CrmValues};
 
-/// Records of whose rows cells are to be set, but whose rows somebody is changing.
+/// Records of whose rows cells are to be set, but whose rows another session is changing.
 pub fn rows_in_use(
     map: &Map,
     records: &[Resolution],
     held: &HashSet<usize>,
 ) -> Result<Vec<usize>, StoreError> {
     let taking: Vec<usize> = (0..records.len())
-        .filter(|n| !held.contains(n) && !records[*n].takes.is_empty())
+        .filter(|n| !held.contains(n) && !records[*n].accepts.is_empty())
         .collect();
     if taking.is_empty() {
         return Ok(Vec::new());
@@ -52,21 +52,21 @@ pub fn rows_in_use(
         .collect())
 }
 
-/// Sets cells of rows as their owner. A row that changed since is left alone: its own edit is on its way here.
-pub fn take(
+/// Sets cells of rows as their owner. A row that changed since is left alone: its own edit will be reconciled next.
+pub fn accept(
     client: &mut SpiClient,
     map: &Map,
     records: &mut [Resolution],
 ) -> Result<(), StoreError> {
     let taking: Vec<usize> = (0..records.len())
-        .filter(|&n| !records[n].takes.is_empty())
+        .filter(|&n| !records[n].accepts.is_empty())
         .collect();
     if taking.is_empty() {
         return Ok(());
     }
     let cells: Vec<Cells> = taking
         .iter()
-        .map(|&n| records[n].takes.keys().copied().collect())
+        .map(|&n| records[n].accepts.keys().copied().collect())
         .collect();
     let wanted: Vec<Wanted> = taking
         .iter()
@@ -87,7 +87,7 @@ pub fn take(
         };
         let record = &mut records[n];
         // An edit that came meanwhile was made without having seen the CRM's value either: it keeps its base.
-        for (id, take) in &record.takes {
+        for (id, take) in &record.accepts {
             let then = take.local.as_ref();
             let edited = |now: &&Value| then.is_some_and(|then| then != *now);
             if current.get(id).is_some_and(edited) {
@@ -95,7 +95,7 @@ pub fn take(
             }
         }
         record
-            .takes
+            .accepts
             .retain(|id, take| match (current.get(id), &take.local) {
                 (Some(now), Some(then)) => *now == then && **now != take.crm,
                 (Some(now), None) => **now != take.crm,
@@ -104,21 +104,21 @@ pub fn take(
     }
     let taking: Vec<usize> = taking
         .into_iter()
-        .filter(|&n| !records[n].takes.is_empty())
+        .filter(|&n| !records[n].accepts.is_empty())
         .collect();
-    let takings: Vec<Taking> = taking
+    let changes: Vec<CrmValues> = taking
         .iter()
-        .map(|&n| Taking {
+        .map(|&n| CrmValues {
             shard_key: &records[n].pending.shard_key,
             record_key: &records[n].pending.record_key,
             values: records[n]
-                .takes
+                .accepts
                 .iter()
                 .map(|(id, t)| (*id, &t.crm))
                 .collect(),
         })
         .collect();
-    let taken = write::set(client, map, &takings, &mut Pace::new(map, Some(limit())))?;
+    let taken = write::set(client, map, &changes, &mut Pace::new(map, Some(limit())))?;
     for (place, error) in taken.refused {
         let record = &mut records[taking[place]];
         let has_attempts = record.pending.attempts + 1 < Settings::current().max_attempts;
@@ -133,7 +133,7 @@ pub fn take(
 
 /// The error may pass: the whole edit is retried, and an attempt is charged.
 fn retry(record: &mut Resolution, error: &StoreError) {
-    for id in std::mem::take(&mut record.takes).keys() {
+    for id in std::mem::take(&mut record.accepts).keys() {
         record.known.remove(id);
     }
     let delay = Backoff::RECORD.delay(record.pending.attempts + 1, fastrand::f64());
@@ -148,7 +148,7 @@ fn retry(record: &mut Resolution, error: &StoreError) {
 
 /// The table refuses what the CRM holds: a person decides.
 fn refuse(map: &Map, record: &mut Resolution, error: &StoreError) {
-    for (id, take) in std::mem::take(&mut record.takes) {
+    for (id, take) in std::mem::take(&mut record.accepts) {
         record.known.remove(&id);
         record.conflicts.push(Conflict {
             field_id: id,

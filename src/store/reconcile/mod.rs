@@ -3,4 +3,4 @@
 pub mod accept;
 pub mod outcome;
 pub mod pending_writes;
-pub mod settle;
+pub mod resolve;

@@ -16,7 +16,7 @@ pub struct Resolution {
     /// What the CRM is now known to hold in cells that are settled.
     pub known: BTreeMap<u16, ShortHash>,
     /// Cells in which the row takes the CRM's value, and what the row held when that was decided.
-    pub takes: BTreeMap<u16, Take>,
+    pub accepts: BTreeMap<u16, Accepted>,
     pub conflicts: Vec<Conflict>,
     pub outcome: Outcome,
     /// What was sent: field_id -> hash, as JSON. It may have arrived, whatever came back.
@@ -26,7 +26,7 @@ pub struct Resolution {
 }
 
 #[derive(Clone)]
-pub struct Take {
+pub struct Accepted {
     pub crm: Value,
     /// `None`: whatever it held.
     pub local: Option<Value>,

@@ -3,7 +3,7 @@
 //!
 //! An intent is committed before anything is sent, so whatever dies, there is a row that says what may have been written.
 //! Its caller's transaction removes it. One that is left over when the record's lock is free belongs to a transaction that
-//! came to nothing: the row then takes what the CRM holds.
+//! was rolled back: the row then accepts what the CRM holds.
 
 use crm_domain::Cells;
 use pgrx::spi::SpiClient;
@@ -15,7 +15,7 @@ use crate::store::error::StoreError;
 use crate::store::row::Columns;
 use crate::store::statement::Cached;
 
-/// Turns intents whose transaction came to nothing into work for the reconciler: the row takes what the CRM holds. An
+/// Turns intents whose transaction was rolled back into work for the reconciler: the row accepts what the CRM holds. An
 /// edit of the same cells that waits already comes first. `active`: those that are being sent.
 pub fn adopt_orphans(client: &mut SpiClient, active: Vec<&str>) -> Result<u64, StoreError> {
     let rows = client.update(
@@ -72,7 +72,7 @@ pub struct Pending {
     pub correlation_id: Option<String>,
     /// Calls of `crm.write()` that end with it.
     pub folded: Vec<String>,
-    /// Those whose transactions came to nothing: the row takes what the CRM holds.
+    /// Those whose transactions were rolled back: the row accepts what the CRM holds.
     pub undone: Vec<String>,
 }
 
@@ -82,7 +82,7 @@ impl Pending {
         self.cells.iter().next().is_some()
     }
 
-    /// The row takes the CRM's value in this cell because the call that changed it came to nothing.
+    /// The row accepts the CRM's value in this cell because the call that changed it was rolled back.
     pub fn undoes(&self, field_id: u16) -> bool {
         !self.undone.is_empty() && self.take.contains(field_id) && !self.cells.contains(field_id)
     }
@@ -110,11 +110,11 @@ pub fn due(
              WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key AND l.crm_id IS NOT NULL
              FOR UPDATE SKIP LOCKED) l
          WHERE p.map_id = $1 AND p.state = 'queued' AND p.next_attempt_at <= now()
-           -- A call whose caller went away may still be on its way.
+           -- A call whose caller disconnected may still be in flight.
            AND (p.shard_key, p.record_key) NOT IN (
                SELECT i.shard_key, i.record_key FROM crm.pending_write i
                WHERE i.map_id = $1 AND i.state IN ('sending', 'landed', 'failed'))
-           -- Nor are these cells on their way with all others of a record that was just linked: what arrives last would stand.
+           -- Nor are these cells in flight with all others of a record that was just linked: what arrives last would stand.
            -- What is claimed is looked up in hashes that are made once, whatever is known of the tables.
            AND ((p.shard_key, p.record_key) NOT IN (
                     SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r)

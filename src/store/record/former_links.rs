@@ -55,13 +55,13 @@ pub fn former(
 }
 
 /// How a statement ends that deletes rows of the ledger, `known`, whose records went too: what was read of these before
-/// is on its way, perhaps.
+/// may still be in flight.
 pub const BOTH_WENT: &str = "INSERT INTO crm.former_link (shard_key, map_id, crm_id, record_key, ended_by)
     SELECT k.shard_key, k.map_id, k.crm_id, k.record_key, 'both_deleted' FROM known k JOIN crm.object_map m USING (map_id)
     WHERE k.crm_id IS NOT NULL AND m.on_crm_insert = 'insert'
     ON CONFLICT (shard_key, map_id, crm_id) DO UPDATE SET ended_by = excluded.ended_by, ended_at = now()";
 
-/// Forgets what no answer that is on its way can speak of any more.
+/// Deletes what no response in flight can mention any more.
 pub fn prune_former(client: &mut SpiClient) -> Result<(), StoreError> {
     client.update(
         Cached("DELETE FROM crm.former_link WHERE ended_by = 'both_deleted' AND ended_at < now() - interval '1 day'"),

@@ -21,7 +21,7 @@ pub struct Rival {
     pub shard_key: String,
     pub record_key: String,
     pub crm_id: Option<String>,
-    /// It is linked, or on its way, or it was sent and nobody knows what came of it.
+    /// It is linked or in flight, or it was sent and its outcome is unknown.
     pub holds: bool,
     /// Something is still to be sent of it.
     pub is_queued: bool,
@@ -29,7 +29,7 @@ pub struct Rival {
 
 impl Rival {
     /// What comes of it is soon known.
-    pub fn is_on_its_way(&self) -> bool {
+    pub fn is_in_flight(&self) -> bool {
         self.holds && self.crm_id.is_none() && self.is_queued
     }
 }

@@ -88,7 +88,7 @@ pub enum Candidate {
     Free,
     /// Another one does.
     Taken(String),
-    /// Somebody holds it.
+    /// Another session has locked it.
     Held,
 }
 
@@ -193,7 +193,7 @@ pub fn unlink(client: &mut SpiClient, map: &Map, key: &Key) -> Result<(), StoreE
     Ok(())
 }
 
-/// Two CRM records claim one row; `true`: that is news.
+/// Two CRM records claim one row; `true`: this was not known yet.
 pub fn dispute(
     client: &mut SpiClient,
     map: &Map,

@@ -7,8 +7,8 @@ use crate::store::error::StoreError;
 use crate::store::row::Columns;
 use crate::store::statement::CachedIfFew;
 
-/// Locks records' ledger rows, found by their keys; the answer names those that somebody else holds.
-pub fn held_records(
+/// Locks records' ledger rows, found by their keys; returns those that another session has locked.
+pub fn lock_records(
     client: &mut SpiClient,
     map: &Map,
     keys: &[(&str, &str)],

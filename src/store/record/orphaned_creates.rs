@@ -11,7 +11,7 @@ use crate::store::row::Columns;
 use crate::store::statement::Cached;
 
 /// Of these keys, which no row has, those that a row had: it was deleted before it was heard whether the CRM made its record.
-pub fn unborn(
+pub fn orphaned_creates(
     client: &SpiClient,
     map: &Map,
     keys: &[&str],
@@ -42,7 +42,7 @@ pub fn unborn(
 
 /// The record of a row that is gone is deleted too, or stays and is not inserted; `false`: the ledger still has the row, and
 /// sees to its record once they are linked.
-pub fn bury(
+pub fn delete_orphan(
     client: &mut SpiClient,
     map: &Map,
     key: &Key,

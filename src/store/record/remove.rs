@@ -11,7 +11,7 @@ use crate::store::table::delete;
 
 /// Deletes the row of a record that the CRM deleted, and what is known of both. `false`: something keeps the row, which
 /// then stays without a link, and its map's status says why.
-pub fn row_follows(
+pub fn delete_with_row(
     client: &mut SpiClient,
     map: &Map,
     shard_key: &str,
@@ -30,7 +30,7 @@ pub fn row_follows(
                 "the CRM deleted record {record_key}, but its row cannot be deleted: {}",
                 error.message()
             );
-            map_state::did(client, map.id, 0, false, Some(&reason))?;
+            map_state::record_progress(client, map.id, 0, false, Some(&reason))?;
             return Ok(false);
         }
     }

@@ -32,8 +32,8 @@ thread_local! {
 /// whose row security binds it has changed. The types of its arguments are always the same.
 pub struct Cached<'a>(pub &'a str);
 
-/// A statement about so many records, which its plan should know of. For few it is kept: a plan that is made anew takes
-/// longer than what it is for.
+/// A statement about so many records, which its plan should know of. For few the plan is cached:
+/// replanning would cost more than executing.
 pub struct CachedIfFew<'a>(pub &'a str, pub usize);
 
 /// Up to so many records are few.

@@ -18,27 +18,27 @@ thread_local! {
     static OURS: RefCell<Vec<Applying>> = const { RefCell::new(Vec::new()) };
 }
 
-/// While it lives, the capture triggers of the map leave these cells of these records alone: whoever holds it knows of
-/// the change. What users' own triggers change on the way is captured as ever.
-pub struct Ours;
+/// While it lives, the capture triggers of the map leave these cells of these records alone: the code that created
+/// it knows of the change. What users' own triggers change on the way is captured as ever.
+pub struct SuppressCapture;
 
-impl Ours {
+impl SuppressCapture {
     /// A user's edit, that goes to the CRM.
-    pub fn edited(map_id: i32, cells: Vec<u8>, rows: &[Row]) -> Ours {
-        Ours::set(map_id, cells, rows, false)
+    pub fn of_edit(map_id: i32, cells: Vec<u8>, rows: &[Row]) -> SuppressCapture {
+        SuppressCapture::set(map_id, cells, rows, false)
     }
 
     /// What the CRM holds.
-    pub fn taken(map_id: i32, cells: Vec<u8>, rows: &[Row]) -> Ours {
-        Ours::set(map_id, cells, rows, true)
+    pub fn of_crm_values(map_id: i32, cells: Vec<u8>, rows: &[Row]) -> SuppressCapture {
+        SuppressCapture::set(map_id, cells, rows, true)
     }
 
     /// A row for a CRM record that had none.
-    pub fn born(map_id: i32) -> Ours {
-        Ours::set(map_id, Vec::new(), &[], true)
+    pub fn of_new_rows(map_id: i32) -> SuppressCapture {
+        SuppressCapture::set(map_id, Vec::new(), &[], true)
     }
 
-    fn set(map_id: i32, cells: Vec<u8>, rows: &[Row], from_crm: bool) -> Ours {
+    fn set(map_id: i32, cells: Vec<u8>, rows: &[Row], from_crm: bool) -> SuppressCapture {
         let records = rows
             .iter()
             .map(|r| record_name(&r.shard_key, &r.record_key))
@@ -50,7 +50,7 @@ impl Ours {
             from_crm,
         };
         OURS.with_borrow_mut(|ours| ours.push(applying));
-        Ours
+        SuppressCapture
     }
 }
 
@@ -59,7 +59,7 @@ fn record_name(shard_key: &str, record_key: &str) -> String {
     format!("{shard_key}/{record_key}")
 }
 
-impl Drop for Ours {
+impl Drop for SuppressCapture {
     fn drop(&mut self) {
         OURS.with_borrow_mut(|ours| ours.pop());
     }

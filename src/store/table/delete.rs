@@ -9,7 +9,7 @@ use crate::store::error::StoreError;
 use crate::store::statement::Uncached;
 use crate::store::table::pace::Pace;
 
-/// Deletes a row whose CRM record was deleted, as the table's owner. One that somebody holds is not waited for.
+/// Deletes a row whose CRM record was deleted, as the table's owner. It does not wait for a row that another session has locked.
 pub fn delete_row(
     map: &Map,
     shard_key: &str,

@@ -124,7 +124,7 @@ pub fn read(
         return reading.transformed(bounds);
     }
     let mut budget = bounds.bytes;
-    // Row by row if somebody's policies or casts are slow, and what time does not reach is read later.
+    // Row by row if the table's policies or casts are slow, and what time does not reach is read later.
     let mut pace = match bounds.time {
         Some(limit) => Pace::putting_off(map, limit),
         None => Pace::new(map, None),
@@ -553,7 +553,7 @@ impl Reading<'_> {
     }
 
     /// Fetches row by row until the part is read, or `budget` bytes, or until that time. `next`: the place of the row that is
-    /// being fetched, for whoever asks after an error.
+    /// being fetched, for the caller to ask after an error.
     fn fetch_transformed(
         &self,
         part: Range<usize>,

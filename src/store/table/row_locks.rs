@@ -40,7 +40,7 @@ pub fn lock_free(map: &Map, keys: &[(&str, &str)]) -> Result<HashSet<usize>, Sto
     Ok(free)
 }
 
-/// Locks a row, however long that takes; `false`: the current user sees none. Whoever changed the row first had no lock
+/// Locks a row, however long that takes; `false`: the current user sees none. A session that changed the row first had no lock
 /// but this one, so it comes before the record's: two sessions cannot wait for each other.
 pub fn lock(map: &Map, shard_key: &str, record_key: &str) -> Result<bool, StoreError> {
     let _settings = SettingsScope::begin();

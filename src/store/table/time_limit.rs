@@ -67,7 +67,7 @@ impl TimeLimit {
         }
     }
 
-    /// Whether the error is due to this limit, and not to somebody's cancel.
+    /// Whether the error is due to this limit, and not to a user's cancel.
     pub fn caused(&self, error: &StoreError) -> bool {
         matches!(error, StoreError::RowTimeout(_))
             || error.code() == Some(PgSqlErrorCode::ERRCODE_QUERY_CANCELED) && self.is_up()

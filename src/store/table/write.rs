@@ -1,7 +1,7 @@
 //! Rows that take what the CRM holds: set as their owner, in few statements.
 //!
-//! Whoever calls this has the records and their rows locked, and has decided. One row that the table refuses keeps none of
-//! the others from it.
+//! The caller has locked the records and their rows, and has decided. A row that the table refuses does not keep the others
+//! from being written.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use serde_json::{Map as JsonMap, Value as Json, json};
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::statement::Cached;
-use crate::store::table::capture_guard::Ours;
+use crate::store::table::capture_guard::SuppressCapture;
 use crate::store::table::owner::as_owner_of;
 use crate::store::table::pace::{self, Pace};
 use crate::store::table::read::{self, RowValues, Wanted, bounds};
@@ -22,7 +22,7 @@ use crate::store::table::transform;
 use crate::store::table::update::{self, Row};
 
 /// Cells of a row, and what they take.
-pub struct Taking<'a> {
+pub struct CrmValues<'a> {
     pub shard_key: &'a str,
     pub record_key: &'a str,
     /// By field_id.
@@ -31,7 +31,7 @@ pub struct Taking<'a> {
 
 /// What became of rows that were to take something, by their places.
 #[derive(Default)]
-pub struct Taken {
+pub struct WriteResult {
     /// Those whom the table refuses, whose code takes too long, or that would have had to wait, and why.
     pub refused: Vec<(usize, StoreError)>,
     /// What rows hold instead of what they were to hold.
@@ -45,25 +45,25 @@ pub type Altered = BTreeMap<u16, Value>;
 pub fn set(
     client: &mut SpiClient,
     map: &Map,
-    takings: &[Taking],
+    changes: &[CrmValues],
     pace: &mut Pace,
-) -> Result<Taken, StoreError> {
+) -> Result<WriteResult, StoreError> {
     let (mut altered, mut fault) = (Vec::new(), None);
-    let refused = pace::in_any_order((0..takings.len()).collect(), |places| {
+    let refused = pace::in_any_order((0..changes.len()).collect(), |places| {
         // By the columns that change, so that each kind of change is one statement.
         let mut by_cells: BTreeMap<Vec<u8>, Vec<usize>> = BTreeMap::new();
         for &n in places {
-            let cells: Cells = takings[n].values.keys().copied().collect();
+            let cells: Cells = changes[n].values.keys().copied().collect();
             by_cells.entry(cells.to_bytes()).or_default().push(n);
         }
         let mut refused = Vec::new();
         for (cells, places) in by_cells {
             refused.extend(pace::each(pace, &places, |pace, places| {
-                let as_given = set_together(map, takings, &cells, places, pace)?;
+                let as_given = set_together(map, changes, &cells, places, pace)?;
                 if fault.is_some() {
                     return Ok(());
                 }
-                let set: Vec<&Taking> = places.iter().map(|&n| &takings[n]).collect();
+                let set: Vec<&CrmValues> = places.iter().map(|&n| &changes[n]).collect();
                 let cells = Cells::from_bytes(&cells);
                 match recapture(client, map, &cells, &set, &as_given) {
                     Ok(found) => altered.extend(found.into_iter().map(|(n, a)| (places[n], a))),
@@ -74,14 +74,14 @@ pub fn set(
         }
         refused
     });
-    // None of a row's: the whole comes to nothing.
-    fault.map_or(Ok(Taken { refused, altered }), Err)
+    // Not a row's fault: everything is rolled back.
+    fault.map_or(Ok(WriteResult { refused, altered }), Err)
 }
 
 /// One statement for rows of which the same cells change; says for each whether it holds what it was given.
 fn set_together(
     map: &Map,
-    takings: &[Taking],
+    changes: &[CrmValues],
     cells: &[u8],
     places: &[usize],
     pace: &mut Pace,
@@ -94,9 +94,9 @@ fn set_together(
     pace.run_nested(places.len(), || {
         let rows = places
             .iter()
-            .map(|&n| row(map, &takings[n]))
+            .map(|&n| row(map, &changes[n]))
             .collect::<Result<Vec<_>, _>>()?;
-        let _ours = Ours::taken(map.id, cells.to_vec(), &rows);
+        let _ours = SuppressCapture::of_crm_values(map.id, cells.to_vec(), &rows);
         let changed = as_owner_of(map, || {
             Spi::connect_mut(|client| update::update_looking(client, map, &columns, &rows))
         })?;
@@ -112,7 +112,7 @@ fn set_together(
     })
 }
 
-fn row(map: &Map, taking: &Taking) -> Result<Row, StoreError> {
+fn row(map: &Map, taking: &CrmValues) -> Result<Row, StoreError> {
     Ok(Row {
         shard_key: taking.shard_key.to_owned(),
         record_key: taking.record_key.to_owned(),
@@ -153,12 +153,12 @@ pub fn recapture(
     client: &mut SpiClient,
     map: &Map,
     cells: &Cells,
-    takings: &[&Taking],
+    changes: &[&CrmValues],
     as_given: &[bool],
 ) -> Result<Vec<(usize, Altered)>, StoreError> {
     let is_checked = |id: &u16| map.field(*id).is_some_and(|f| f.is_checked());
     let checked: Cells = cells.iter().filter(is_checked).collect();
-    let places: Vec<usize> = (0..takings.len())
+    let places: Vec<usize> = (0..changes.len())
         .filter(|&n| !as_given[n] || !checked.is_empty())
         .collect();
     if places.is_empty() {
@@ -167,8 +167,8 @@ pub fn recapture(
     let wanted: Vec<Wanted> = places
         .iter()
         .map(|&n| Wanted {
-            shard_key: takings[n].shard_key,
-            record_key: takings[n].record_key,
+            shard_key: changes[n].shard_key,
+            record_key: changes[n].record_key,
             cells: if as_given[n] { &checked } else { cells },
         })
         .collect();
@@ -178,7 +178,7 @@ pub fn recapture(
         let Some(RowValues::Found(fields)) = rows.remove(&place) else {
             continue;
         };
-        let taking = takings[n];
+        let taking = changes[n];
         let mut base = JsonMap::new();
         let mut changed = Cells::new();
         let mut altered = Altered::new();

@@ -5,12 +5,12 @@ use pgrx::spi::SpiClient;
 
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
-use crate::store::ingest::stored_forms::look_back;
+use crate::store::ingest::stored_forms::refetch_overwritten;
 use crate::store::outcome::Outcome;
 use crate::store::row::Columns;
 use crate::store::write_back::outcome::{Settled, column};
 
-/// What the CRM took leaves the queue, and the ledger remembers it. The first two lines find the rows: where they were
+/// Records that the CRM accepted are removed from the queue and recorded in the ledger. The first two lines find the rows: where they were
 /// when the record was claimed (the ledger row is locked, so it still is there), or by their key.
 pub const APPLIED: &str = "WITH record AS MATERIALIZED (
     SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::bytea[], $6::bytea[], $7::bigint[], $8::tid[], $9::tid[], $10::bytea[])
@@ -69,6 +69,6 @@ pub fn applied<'a>(
     for row in rows {
         rest.push(taken[row.number("ord")?]);
     }
-    look_back(client, map.id, &updated)?;
+    refetch_overwritten(client, map.id, &updated)?;
     Ok(rest)
 }

@@ -1,4 +1,4 @@
-//! Slices of queued records on their way to a CRM.
+//! Batches of queued records in flight to a CRM.
 //!
 //! A claim is one row of `crm.claim` that names its records. It is committed before anything is sent; one that a dead
 //! worker left behind is released by the next, with an attempt charged to its records, so that work which kills the
@@ -35,7 +35,7 @@ pub struct Place {
     pub ledger: pg_sys::ItemPointerData,
 }
 
-/// How long a slice may be on its way before it counts as left behind.
+/// How long a batch may be in flight before it counts as left behind.
 const LEASE: &str = "1 hour";
 
 /// Whether the connection may be sent over, now and until this transaction ends: a `crm.pause()` that commits in between
@@ -69,7 +69,7 @@ pub fn due(
     if !claimed.is_empty() {
         return Ok(claimed);
     }
-    // Nothing is due, or somebody holds all of those that came first.
+    // Nothing is due, or other sessions have locked all of those that came first.
     first_due(client, map, rows, None, whole, unsettled)
 }
 
@@ -146,7 +146,7 @@ fn first_due(
     Ok(claimed)
 }
 
-/// Writes the claim; from the commit on, the records are on their way. `sent`: what is sent of each, where that is to be
+/// Writes the claim; from the commit on, the records are in flight. `sent`: what is sent of each, where that is to be
 /// recognised should the outcome never be heard.
 pub fn claim(
     client: &mut SpiClient,
@@ -182,7 +182,7 @@ pub fn release(client: &mut SpiClient, claim_id: i64) -> Result<(), StoreError> 
     Ok(())
 }
 
-/// Slices that are still on their way keep their lease.
+/// Renews the lease of batches that are still in flight.
 pub fn renew(client: &mut SpiClient, flying: &[i64]) -> Result<(), StoreError> {
     client.update(
         &format!(
@@ -195,7 +195,7 @@ pub fn renew(client: &mut SpiClient, flying: &[i64]) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Releases what a worker that is gone had on its way. Only one worker runs in a database, so every claim but ours is.
+/// Releases what a worker that is gone had in flight. Only one worker runs in a database, so every claim but ours is.
 pub fn release_abandoned(client: &mut SpiClient) -> Result<u64, StoreError> {
     release_lost(client, &[])
 }

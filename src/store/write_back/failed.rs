@@ -155,7 +155,7 @@ pub fn dead_letters(
             continue;
         };
         if !is_told {
-            dead_letter::tell_the_first(client, map, *class, code)?;
+            dead_letter::log_first(client, map, *class, code)?;
             is_told = true;
         }
         client.update(

@@ -10,14 +10,14 @@ use crate::store::config::connection::Connection;
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::outcome::Outcome;
-use crate::store::record::locks::held_records;
+use crate::store::record::locks::lock_records;
 use crate::store::row::Columns;
 use crate::store::write_back::accepted::{BY_KEY, IN_PLACE, applied};
 use crate::store::write_back::deleted::delete_gone;
 use crate::store::write_back::failed::{dead_letters, others};
 use crate::store::write_back::outcome::{Settled, column};
 
-/// Settles records. Returns the indexes of those whose ledger row somebody holds, to be settled later.
+/// Settles records. Returns the indexes of those whose ledger row another session has locked, to be settled later.
 pub fn settle(
     client: &mut SpiClient,
     connection: &Connection,
@@ -74,7 +74,7 @@ pub fn settle(
 }
 
 /// Locks the records' ledger rows where they were when they were claimed; the answer names those that are not there any
-/// more, or that somebody holds.
+/// more, or that another session has locked.
 fn moved(
     client: &mut SpiClient,
     map: &Map,
@@ -101,7 +101,7 @@ fn moved(
     Ok(moved)
 }
 
-/// Locks the ledger rows of some records, found by their key. The answer names first those that somebody else holds.
+/// Locks the ledger rows of some records, found by their key. Returns first those that another session has locked.
 fn held(
     client: &mut SpiClient,
     map: &Map,
@@ -117,7 +117,7 @@ fn held(
             )
         })
         .collect();
-    let held = held_records(client, map, &keys)?;
+    let held = lock_records(client, map, &keys)?;
     let held: Vec<usize> = held.into_iter().map(|n| some[n]).collect();
     let free = some.iter().copied().filter(|i| !held.contains(i)).collect();
     Ok((held, free))

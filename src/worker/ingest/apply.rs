@@ -93,7 +93,7 @@ pub fn fail(
     let wait_ms = wait.as_millis() as i64;
     let reason = format!("cannot poll for changes: {failure}");
     transaction(|client| {
-        map_state::did(client, map.id, 0, false, Some(&reason))?;
+        map_state::record_progress(client, map.id, 0, false, Some(&reason))?;
         match target {
             Target::Page { .. } if failure.code == TOO_LONG => Ok(()),
             Target::Page { .. } if failure.code == "unreadable_cursor" => {
@@ -170,7 +170,7 @@ pub fn apply(
             asked: &poll.asked,
             busy,
         };
-        let arrived = ingest::settle(client, &about, records)?;
+        let arrived = ingest::apply(client, &about, records)?;
         let wait = LOCKED_RETRY.max(match start.elapsed() {
             time if time >= READ_TIME => time * OTHERS_SHARE,
             _ => Duration::ZERO,
@@ -182,7 +182,7 @@ pub fn apply(
             .map(|key| conflict(connection, map, key));
         notify::notify(client, conflicts.collect())?;
         if let Some(reason) = &arrived.trouble {
-            map_state::did(client, map.id, 0, false, Some(reason))?;
+            map_state::record_progress(client, map.id, 0, false, Some(reason))?;
             // Of records that are read again because they failed before, it says nothing that all of them fail.
             if poll.is_page()
                 && arrived.unmappable >= STOP_AFTER
@@ -226,7 +226,7 @@ fn note_progress(
             "{} records of the CRM's response were ignored: it does not identify them",
             result.strays
         );
-        map_state::did(client, map_id, 0, false, Some(&reason))?;
+        map_state::record_progress(client, map_id, 0, false, Some(&reason))?;
     }
     Ok(true)
 }

@@ -16,7 +16,7 @@ use crate::store::Fault;
 use crate::store::config::{Connection, Map};
 use crate::store::notify;
 use crate::store::reconcile::outcome::{self, Resolution};
-use crate::store::reconcile::settle;
+use crate::store::reconcile::resolve;
 use crate::store::write_back::claims;
 use crate::store::{StoreError, transaction};
 use crate::worker::context::Context;
@@ -206,7 +206,7 @@ fn write(
         failpoint::reach_with("reconcile_settle::store", keys);
         // The store takes part of the results with it, and this transaction may be rolled back.
         let records = resolved.iter().map(|(record, _)| record.clone()).collect();
-        let (now, later) = settle::settle(client, map, records)?;
+        let (now, later) = resolve::resolve(client, map, records)?;
         for record in &now {
             let (_, entry) = &resolved[place(record)];
             entry.write(client, connection, map, record)?;
@@ -229,7 +229,7 @@ fn postpone(map: &Map, record: &Resolution) -> Result<(), StoreError> {
     let attempt = record.pending.attempts + 1;
     let wait = Backoff::RECORD.bound(attempt) / 2 + Duration::from_secs(1);
     let error = "the result of the edit cannot be recorded";
-    transaction(|client| settle::postpone(client, map, record, wait.as_millis() as i64, error))
+    transaction(|client| resolve::postpone(client, map, record, wait.as_millis() as i64, error))
 }
 
 fn only(resolved: Vec<Resolved>, indexes: &[usize]) -> Vec<Resolved> {

@@ -11,7 +11,7 @@ use super::read::{PendingWithRow, sending};
 use crate::store::StoreError;
 use crate::store::config::{Connection, Map};
 use crate::store::outcome::Outcome as RecordOutcome;
-use crate::store::reconcile::outcome::{Conflict, Resolution, Take};
+use crate::store::reconcile::outcome::{Accepted, Conflict, Resolution};
 use crate::store::reconcile::pending_writes::Pending;
 use crate::worker::notification;
 use crate::worker::retry_policy;
@@ -28,7 +28,7 @@ pub fn resolve(
         sent: sending(&w),
         pending: w.pending,
         known: BTreeMap::new(),
-        takes: BTreeMap::new(),
+        accepts: BTreeMap::new(),
         conflicts: Vec::new(),
         outcome: RecordOutcome::Applied,
         snapshot: None,
@@ -102,7 +102,7 @@ pub fn blamed(
     let failure = Failure::record(class, "settle", error.message());
     let settled = Resolution {
         known: BTreeMap::new(),
-        takes: BTreeMap::new(),
+        accepts: BTreeMap::new(),
         conflicts: Vec::new(),
         outcome: outcome_of(&failure, pending.attempts, max_attempts, map),
         sent,
@@ -150,11 +150,11 @@ fn decide(
                 } else if ours != Some(crm) {
                     note_superseded(map, &mut entry.superseded, *id, ours, crm);
                 }
-                let take = Take {
+                let take = Accepted {
                     crm: crm.clone(),
                     local: ours.cloned(),
                 };
-                settled.takes.insert(*id, take);
+                settled.accepts.insert(*id, take);
             }
             Decision::ManualReview => {
                 let field = map.field(*id);

@@ -74,7 +74,7 @@ pub fn claim(
             failpoint::reach_with("claim::store", records().map(|r| r.record_key.as_str()));
             id = claims::claim(client, &map, Path::Batch, shard_keys, record_keys, None)?;
         }
-        map_state::took_up(client, map.id, batch.records.len() + batch.settled.len())?;
+        map_state::add_to_round(client, map.id, batch.records.len() + batch.settled.len())?;
         failpoint::reach("claim::before_commit");
         Ok(Some(Claim { id, batch, map }))
     })?;

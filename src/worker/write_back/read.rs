@@ -178,9 +178,9 @@ fn with_keys_of_their_own(
     let rivals = key_rivals::rivals(map, &keys, unsettled)?;
     for (&at, rivals) in &rivals {
         let n = places[at];
-        if let Some(rival) = rivals.iter().find(|r| r.holds && !r.is_on_its_way()) {
+        if let Some(rival) = rivals.iter().find(|r| r.holds && !r.is_in_flight()) {
             outcomes.entry(n).or_insert_with(|| outdone_by(rival));
-        } else if rivals.iter().any(Rival::is_on_its_way) {
+        } else if rivals.iter().any(Rival::is_in_flight) {
             later.insert(n);
         }
     }

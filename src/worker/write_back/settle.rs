@@ -287,7 +287,7 @@ fn write(
         _ => None,
     });
     let error = row_stays.as_deref().or(error.as_deref());
-    map_state::did(client, map.id, settled.len() - locked.len(), applied, error)?;
+    map_state::record_progress(client, map.id, settled.len() - locked.len(), applied, error)?;
     Ok(locked)
 }
 

@@ -14,21 +14,21 @@ use crate::store::dead_letter;
 use crate::store::error::{Fault, StoreError};
 use crate::store::ingest::refetch;
 use crate::store::outcome::Outcome;
-use crate::store::reconcile::accept::{rows_in_use, take};
+use crate::store::reconcile::accept::{accept, rows_in_use};
 use crate::store::reconcile::outcome::{Resolution, keys_of};
 use crate::store::record::locks;
-use crate::store::record::remove::row_follows;
+use crate::store::record::remove::delete_with_row;
 use crate::store::statement::Cached;
 
-/// Writes down results. Returns those whose record or row somebody holds, or whose row changed meanwhile, to be settled
+/// Writes down results. Returns those whose record or row another session has locked, or whose row changed meanwhile, to be written
 /// later; and what was taken into rows.
-pub fn settle(
+pub fn resolve(
     client: &mut SpiClient,
     map: &Map,
     mut records: Vec<Resolution>,
 ) -> Result<(Vec<Resolution>, Vec<Resolution>), StoreError> {
     let keys: Vec<(&str, &str)> = records.iter().map(keys_of).collect();
-    let mut held: HashSet<usize> = locks::held_records(client, map, &keys)?
+    let mut held: HashSet<usize> = locks::lock_records(client, map, &keys)?
         .into_iter()
         .collect();
     held.extend(rows_in_use(map, &records, &held)?);
@@ -41,7 +41,7 @@ pub fn settle(
             now.push(record);
         }
     }
-    take(client, map, &mut now)?;
+    accept(client, map, &mut now)?;
     ledger(client, map, &now)?;
     pending(client, map, &now)?;
     for record in &now {
@@ -113,7 +113,7 @@ fn ledger(client: &mut SpiClient, map: &Map, records: &[Resolution]) -> Result<(
     {
         let (shard_key, record_key) = keys_of(record);
         if map.on_crm_delete == OnCrmDelete::Delete {
-            match row_follows(client, map, shard_key, record_key) {
+            match delete_with_row(client, map, shard_key, record_key) {
                 Ok(true) => continue,
                 Ok(false) => {}
                 // It stays linked, and is read again by itself, as often as pg_crm.max_attempts allows.
@@ -201,7 +201,7 @@ fn pending(client: &mut SpiClient, map: &Map, records: &[Resolution]) -> Result<
          )
          UPDATE crm.pending_write p
          SET base = CASE WHEN r.outcome = 'done' THEN p.base || r.base::jsonb ELSE crm_internal.base_sent(p.base, r.sent::jsonb) END,
-             -- What somebody asked for meanwhile stays asked for.
+             -- What was requested meanwhile stays requested.
              take = CASE WHEN r.outcome = 'done' THEN crm_internal.cells_minus(p.take, r.take) ELSE p.take END,
              state = CASE WHEN r.outcome = 'dead' AND (p.write_id, p.revision) = (r.write_id, r.revision) THEN 'dead' ELSE 'queued' END,
              attempts = CASE WHEN (p.write_id, p.revision) <> (r.write_id, r.revision) THEN 0 WHEN r.charged THEN p.attempts + 1 ELSE p.attempts END,
@@ -287,7 +287,7 @@ fn dead_letter(client: &mut SpiClient, map: &Map, record: &Resolution) -> Result
     let Outcome::Dead { class, code, error } = &record.outcome else {
         return Ok(());
     };
-    dead_letter::tell_the_first(client, map, *class, code)?;
+    dead_letter::log_first(client, map, *class, code)?;
     let (shard_key, record_key) = keys_of(record);
     client.update(
         Cached("INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, path, crm_id, operation, error_class, vendor_code, error,

@@ -12,7 +12,7 @@ use crate::store::record::key_rivals;
 use crate::store::record::links::{self, Known};
 
 /// Settles records that came in.
-pub fn settle(
+pub fn apply(
     client: &mut SpiClient,
     about: &Arriving,
     incoming: &[Incoming],
@@ -22,7 +22,7 @@ pub fn settle(
     let mut arrived = Arrived::default();
     arrived.counts.read = incoming.len();
     let map = about.map;
-    deleted::settle(client, about, incoming, &mut arrived)?;
+    deleted::apply(client, about, incoming, &mut arrived)?;
     let mut live: Vec<&Incoming> = incoming.iter().filter(|r| !r.deleted).collect();
     // Of one that is in the page twice, what came last.
     let last: HashMap<&str, usize> = live
@@ -66,9 +66,9 @@ pub fn settle(
             }
         }
     }
-    let met = unlinked::settle(client, about, strangers, &mut arrived)?;
+    let met = unlinked::link_or_insert(client, about, strangers, &mut arrived)?;
     changed.extend(met.linked);
-    changed::settle(client, about, changed, &written_over, &mut arrived)?;
+    changed::apply(client, about, changed, &written_over, &mut arrived)?;
     unlinked::insert_waiting(client, map, met.waiting, &mut arrived)?;
     arrived.charge(client, map)?;
     write_audit(client, about.connection, map, &arrived.notes)?;
