@@ -63,7 +63,7 @@ pub(crate) fn cursor<C: DeserializeOwned + Default>(since: Option<&Json>) -> Res
         return Ok(C::default());
     };
     C::deserialize(since).map_err(|_| {
-        let message = "the cursor is none that this provider made; begin without one";
+        let message = "the cursor was not made by this provider; start without one";
         Failure::record(ErrorClass::Internal, "unreadable_cursor", message)
     })
 }
@@ -115,7 +115,7 @@ pub(crate) fn keyed(
     match key {
         Some(key) if key.contains('\0') => (
             None,
-            damage.or_else(|| Some(unreadable_record("its key holds a NUL"))),
+            damage.or_else(|| Some(unreadable_record("its key contains a NUL character"))),
         ),
         Some(key) if damage.is_some() => (Some(key).filter(is_whole), damage),
         key => (key, damage),

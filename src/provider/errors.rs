@@ -153,7 +153,7 @@ pub(crate) fn foreign_body(response: &Response) -> Failure {
         return Failure::stale(format!("HTTP {status}: the record was changed meanwhile"));
     }
     let (class, scope) = by_status(status);
-    let message = format!("HTTP {status}, with a body that is no answer of the CRM's API");
+    let message = format!("HTTP {status}, with a body that is not a response of the CRM's API");
     let failure = Failure {
         scope,
         ..Failure::record(class, status_code(status), message)
@@ -173,7 +173,7 @@ pub(crate) fn unreadable(response: &Response) -> Failure {
 
 /// A record of an answer that says nothing of it that can be understood.
 pub(crate) fn unreadable_record(why: impl std::fmt::Display) -> Failure {
-    let message = format!("what the CRM says of this record cannot be understood: {why}");
+    let message = format!("the CRM's answer for this record cannot be read: {why}");
     Failure::record(ErrorClass::Internal, "unreadable_record", message)
 }
 
@@ -184,7 +184,7 @@ pub(crate) fn undocumented(response: &Response) -> Option<Failure> {
     (!is_error && !response.is_success()).then(|| {
         let known: Vec<String> = response.success.iter().map(u16::to_string).collect();
         let message = format!(
-            "HTTP {status}, which cannot be understood: the CRM's documentation names {}",
+            "HTTP {status}, which the CRM's documentation does not name; expected {}",
             known.join(", ")
         );
         Failure::record(ErrorClass::Internal, "undocumented_status", message)

@@ -45,7 +45,7 @@ impl Claims<'_> {
             signed.as_bytes(),
             &mut signature,
         )
-        .map_err(|_| unusable("it does not sign"))?;
+        .map_err(|_| unusable("signing with it failed"))?;
         Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 }
@@ -53,15 +53,16 @@ impl Claims<'_> {
 /// In PKCS#8 (`BEGIN PRIVATE KEY`) or PKCS#1 (`BEGIN RSA PRIVATE KEY`), without a passphrase.
 fn key_pair(pem: &str) -> Result<RsaKeyPair, Failure> {
     let key = PrivateKeyDer::from_pem_slice(pem.as_bytes());
-    let key = key.map_err(|_| unusable("it is no private key in PEM without a passphrase"))?;
+    let key =
+        key.map_err(|_| unusable("it is not a private key in PEM format without a passphrase"))?;
     match &key {
         PrivateKeyDer::Pkcs8(der) => RsaKeyPair::from_pkcs8(der.secret_pkcs8_der()),
         PrivateKeyDer::Pkcs1(der) => RsaKeyPair::from_der(der.secret_pkcs1_der()),
-        _ => return Err(unusable("it is no RSA key")),
+        _ => return Err(unusable("it is not an RSA key")),
     }
     .map_err(|rejected| {
         unusable(&format!(
-            "it is no RSA key of 2048 bits or more: {rejected}"
+            "it is not an RSA key of 2048 bits or more: {rejected}"
         ))
     })
 }
@@ -134,10 +135,10 @@ pub(crate) mod tests {
         let curve = openssl("genpkey -quiet -algorithm EC -pkeyopt ec_paramgen_curve:P-256");
         let broken = key().replacen('M', "?", 3);
         for (pem, why) in [
-            ("", "no private key"),
-            ("a password instead", "no private key"),
-            (&broken, "no private key"),
-            (&curve, "no RSA key"),
+            ("", "not a private key"),
+            ("a password instead", "not a private key"),
+            (&broken, "not a private key"),
+            (&curve, "not an RSA key"),
             (&short, "2048 bits"),
         ] {
             let failure = CLAIMS.sign(pem).unwrap_err();

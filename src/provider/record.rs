@@ -117,9 +117,7 @@ pub(crate) fn in_order(
 ) -> Vec<Option<CrmObject>> {
     let stray = |id: &String| CrmObject {
         crm_id: id.clone(),
-        damage: Some(unreadable_record(
-            "the answer does not say which record it is",
-        )),
+        damage: Some(unreadable_record("the answer does not identify the record")),
         ..CrmObject::default()
     };
     let one = |id: &String| found(id).or_else(|| (unidentified > 0).then(|| stray(id)));

@@ -56,7 +56,7 @@ pub(crate) fn apply_storage_rules(rules: &StorageRules, description: &mut Descri
 pub(crate) fn unstorable_reason(rules: &StorageRules, value: &Value) -> Option<&'static str> {
     match value {
         Value::Number(n) if rules.numbers == NumberStorage::Doubles && n.as_double().is_none() => {
-            Some("the CRM keeps numbers as doubles, and no double is so large")
+            Some("the CRM stores numbers as doubles, and the value exceeds their range")
         }
         _ => None,
     }

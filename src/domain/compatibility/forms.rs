@@ -3,7 +3,7 @@
 //! Guarantees: a warning names values that the column's type admits and the field does not keep as they are, or the other
 //! way round; where nothing bounds the column, that is information.
 
-use super::{Finding, MappedField, Severity};
+use super::finding::{Finding, MappedField, Severity};
 use crate::description::FieldDescription;
 use crate::{Column, DataType};
 
@@ -44,9 +44,8 @@ pub(super) fn sent(
                 findings.push(say(Severity::Warning, "fewer_decimals", message, hint));
             }
             Column::Numeric(None) | Column::Float4 | Column::Float8 => {
-                let message = format!(
-                    "\"{name}\" keeps {scale} decimals, and nothing bounds those of the column"
-                );
+                let message =
+                    format!("\"{name}\" keeps {scale} decimals, and the column has no limit");
                 findings.push(say(Severity::Info, "fewer_decimals", message, hint));
             }
             _ => {}
@@ -66,7 +65,7 @@ pub(super) fn sent(
             findings.push(say(Severity::Warning, "fewer_digits", message, hint));
         } else if is_open {
             let message = format!(
-                "\"{name}\" keeps numbers as doubles, of {DOUBLE_DIGITS} digits, and nothing bounds the column"
+                "\"{name}\" keeps numbers as doubles, of {DOUBLE_DIGITS} digits, and the column has no limit"
             );
             findings.push(say(Severity::Info, "fewer_digits", message, hint));
         }
@@ -94,7 +93,7 @@ pub(super) fn taken(
             "\"{}\" has {scale} decimals, the column {decimals}",
             field.name
         ),
-        hint: "A value that the column cannot hold exactly is put aside as a dead letter; a wider column takes it."
+        hint: "A value that does not fit the column exactly becomes a dead letter; use a wider column."
             .to_owned(),
     })
 }

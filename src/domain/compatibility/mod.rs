@@ -3,75 +3,19 @@
 //! Guarantees: an [`Severity::Error`] is certain, every write or every read of that field would fail; what may
 //! work for some values, or only seems odd, is a warning. A name that the CRM leaves free is never judged.
 
+mod finding;
 mod forms;
 mod pairs;
 #[cfg(test)]
 mod tests;
 
-use serde::{Deserialize, Serialize};
-
 use crate::description::{Description, FieldDescription};
 use crate::mapping::{Direction, OnInsert};
-use crate::string_enum::string_enum;
 use crate::{DataType, UnknownName};
 
+pub use finding::{Finding, MappedField, Mapping, Severity};
+
 use pairs::Pair;
-
-string_enum! {
-    /// How bad a finding is.
-    #[derive(Serialize)]
-    #[serde(rename_all = "snake_case")]
-    Severity: "severity" {
-        /// It cannot work.
-        Error = "error",
-        /// It will not work for some records.
-        Warning = "warning",
-        /// Worth knowing.
-        Info = "info",
-    }
-}
-
-/// What speaks against a mapping.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// The CRM field.
-    pub field: String,
-    pub severity: Severity,
-    pub code: &'static str,
-    pub message: String,
-    pub hint: String,
-}
-
-/// A map as it is stated, with words still to be read.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub struct Mapping {
-    pub on_insert: String,
-    pub external_id_field: Option<String>,
-    pub fields: Vec<MappedField>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub struct MappedField {
-    pub column: String,
-    pub crm_field: String,
-    pub direction: String,
-    pub data_type: String,
-    /// Whether it is written back, if its direction has it so.
-    pub materialize: bool,
-    /// Whether what is sent is made by a function, so that rules and column say nothing of it.
-    #[serde(default)]
-    pub is_transformed: bool,
-    /// Whether what the row takes is made by a function.
-    #[serde(default)]
-    pub is_transformed_in: bool,
-    /// The column's type as `format_type` names it, without a domain around it.
-    #[serde(default)]
-    pub column_type: String,
-    /// What its rule allows, or else its column.
-    pub max_length: Option<u32>,
-    /// What its rule allows.
-    pub choices: Option<Vec<String>>,
-}
 
 /// All findings, in the order of the mapping; what concerns no mapped field comes last.
 pub fn judge(description: &Description, mapping: &Mapping) -> Result<Vec<Finding>, UnknownName> {
@@ -111,28 +55,28 @@ fn judge_field(
         findings.push(say(
             Severity::Error,
             "read_only",
-            format!("the CRM lets nobody write \"{name}\""),
-            "Map it inbound, or ask for the right to write it.".to_owned(),
+            format!("the CRM does not allow writes to \"{name}\""),
+            "Map it inbound, or request write access to it.".to_owned(),
         ));
     } else if writes && !field.updateable {
         findings.push(say(
             Severity::Warning,
             "not_updateable",
-            format!("\"{name}\" can be given to new records of the CRM only"),
-            "Changes of it in records that are there will be refused.".to_owned(),
+            format!("\"{name}\" can only be set when a record is created"),
+            "Changes in existing records will be refused.".to_owned(),
         ));
     } else if writes && creates && !field.createable {
         findings.push(say(
             Severity::Warning,
             "not_createable",
-            format!("\"{name}\" cannot be given to new records of the CRM"),
+            format!("\"{name}\" cannot be set when a record is created"),
             "Creating records with it will be refused.".to_owned(),
         ));
     }
     let types = || {
         let names: Vec<&str> = field.data_types.iter().map(|t| t.name()).collect();
         format!(
-            "It is a {} there: data_type => '{}'.",
+            "In the CRM it is a {}: data_type => '{}'.",
             field.crm_type,
             names.join("' or '")
         )
@@ -146,7 +90,7 @@ fn judge_field(
         Pair::Doubtful => findings.push(say(
             Severity::Warning,
             "type_doubtful",
-            format!("\"{name}\" is mapped as {data_type}, which not every value of the other side may be"),
+            format!("\"{name}\" is mapped as {data_type}, to which not every value of the other side converts"),
             types(),
         )),
         Pair::Never => findings.push(say(
@@ -172,9 +116,9 @@ fn unknown(description: &Description, name: &str) -> Option<Finding> {
         return None;
     }
     let hint = match description.near(name) {
-        Some(near) => format!("Do you mean \"{}\"?", near.name),
+        Some(near) => format!("Did you mean \"{}\"?", near.name),
         None => {
-            "crm.describe() lists the fields. One that the connection's user may not see is not among them."
+            "crm.describe() lists the fields. Fields that the connection's user may not see are not listed."
                 .to_owned()
         }
     };
@@ -203,7 +147,7 @@ fn too_long(
     ) {
         return None;
     }
-    let hint = format!("Bound it: validation => '{{\"max_length\": {room}}}'.");
+    let hint = format!("Limit it: validation => '{{\"max_length\": {room}}}'.");
     let name = &field.name;
     let (severity, code, message) = match mapped.max_length {
         Some(length) if length <= room => return None,
@@ -217,7 +161,7 @@ fn too_long(
         None => (
             Severity::Info,
             "unbounded",
-            format!("\"{name}\" has room for {room} characters, and nothing bounds the column"),
+            format!("\"{name}\" has room for {room} characters, and the column has no limit"),
         ),
     };
     Some(Finding {
@@ -245,10 +189,10 @@ fn not_a_choice(field: &FieldDescription, mapped: &MappedField) -> Option<Findin
         severity: Severity::Warning,
         code: "unknown_choice",
         message: format!(
-            "\"{}\" does not take \"{word}\", which the rule allows",
+            "\"{}\" does not accept \"{word}\", which the rule allows",
             field.name
         ),
-        hint: format!("It takes: {}.", known.join(", ")),
+        hint: format!("It accepts: {}.", known.join(", ")),
     })
 }
 
@@ -268,7 +212,8 @@ fn judge_key(description: &Description, mapping: &Mapping) -> Option<Finding> {
         })
     };
     if field.is_read_only() {
-        let message = format!("the CRM lets nobody write \"{name}\", which is to hold the key");
+        let message =
+            format!("the CRM does not allow writes to \"{name}\", which has to hold the key");
         return say(
             Severity::Error,
             "read_only",
@@ -277,7 +222,8 @@ fn judge_key(description: &Description, mapping: &Mapping) -> Option<Finding> {
         );
     }
     if !field.is_key {
-        let message = format!("no record can be found by \"{name}\", which is to hold the key");
+        let message =
+            format!("records cannot be looked up by \"{name}\", which has to hold the key");
         let hint = "Make it unique in the CRM (Salesforce: an External ID).";
         return say(Severity::Warning, "not_a_key", message, hint);
     }
@@ -300,7 +246,7 @@ fn missing(description: &Description, mapping: &Mapping) -> Result<Vec<Finding>,
             severity: Severity::Warning,
             code: "required_unmapped",
             message: format!(
-                "no record can be created without \"{}\", which no column is written to",
+                "\"{}\" is required to create records, but no column is written to it",
                 field.name
             ),
             hint: "Map a column to it; on_insert => 'create' fails until then.".to_owned(),

@@ -66,7 +66,7 @@ fn a_name_that_is_none_is_an_error_with_a_near_one() {
         ..Description::default()
     };
     let findings = judge(&description, &mapping).unwrap();
-    assert_eq!(findings[0].hint, "Do you mean \"LastName\"?");
+    assert_eq!(findings[0].hint, "Did you mean \"LastName\"?");
     description.is_partial = true;
     let findings = judge(&description, &mapping).unwrap();
     assert_eq!(findings[0].severity, Severity::Warning);

@@ -23,14 +23,14 @@ impl RulesError {
     pub fn hint(&self) -> String {
         match self {
             RulesError::NotAnObject => {
-                r#"Write for instance {"nullable": false, "max_length": 80}."#.to_owned()
+                r#"For example: {"nullable": false, "max_length": 80}."#.to_owned()
             }
             RulesError::Unknown(_) => "Correct the name of the rule, or leave it out.".to_owned(),
             RulesError::NotForType { rule, .. } => {
                 let types: Vec<&str> = rule.types().iter().map(|t| t.name()).collect();
                 format!("It applies to {}.", types.join(", "))
             }
-            RulesError::Invalid { rule, .. } => format!("Write for instance {}.", rule.example()),
+            RulesError::Invalid { rule, .. } => format!("For example: {}.", rule.example()),
         }
     }
 }
@@ -48,7 +48,7 @@ pub enum Violation {
     TooLong { length: usize, max_length: u32 },
     #[error("does not match the pattern {pattern}")]
     NoMatch { pattern: String },
-    #[error("{found:?} is none of the choices: {}", listed(choices))]
+    #[error("{found:?} is not one of the choices: {}", listed(choices))]
     NotAChoice { found: String, choices: Vec<String> },
 }
 

@@ -165,10 +165,10 @@ fn read_choices(json: &Json, data_type: DataType) -> Result<Vec<String>, String>
         let value = Value::from_json(item_type, item).map_err(|error| error.to_string())?;
         let choice = value
             .to_text()
-            .ok_or("holds an empty choice: that is what nullable is for")?;
+            .ok_or("contains an empty choice; use nullable instead")?;
         if data_type == DataType::MultiChoice && choice.contains(';') {
             return Err(format!(
-                "{:?} holds a semicolon, which parts words",
+                "{:?} contains a semicolon, which separates choices",
                 excerpt(&choice)
             ));
         }

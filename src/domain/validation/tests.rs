@@ -100,7 +100,7 @@ fn hints_show_the_way() {
     );
     assert_eq!(
         hint(json!({"max_length": 0}), Text),
-        "Write for instance {\"max_length\": 80}."
+        "For example: {\"max_length\": 80}."
     );
 }
 
@@ -232,7 +232,7 @@ fn choices_are_compared_as_values() {
     let violation = stage.check(&Value::text("New")).unwrap_err();
     assert_eq!(
         violation.to_string(),
-        "\"New\" is none of the choices: new, won"
+        "\"New\" is not one of the choices: new, won"
     );
 
     let grade = rules(Number, json!({"choices": [1, "2.0"]}));
@@ -251,7 +251,7 @@ fn choices_are_compared_as_values() {
         tags.check(&Value::multi_choice(["a", "c"]))
             .unwrap_err()
             .to_string()
-            .starts_with("\"c\" is none")
+            .starts_with("\"c\" is not")
     );
 }
 

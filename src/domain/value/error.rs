@@ -17,7 +17,7 @@ pub enum ValueError {
     Unsupported { expected: DataType, found: String },
     #[error("{found} is beyond the range of a {expected}")]
     OutOfRange { expected: DataType, found: String },
-    #[error("{found} is not a date: it is a moment within a day, not midnight UTC")]
+    #[error("{found} is not a date: it has a time of day other than midnight UTC")]
     NotMidnight { found: String },
 }
 

@@ -73,7 +73,7 @@ pub(super) fn unfit(why: &str) -> Failure {
 /// A failure of which nothing is told but a sentence: what came of the request is not known.
 pub(super) fn unknown(told: &str) -> Failure {
     let message = match errors::clean(told) {
-        told if told.is_empty() => "Composio says that it failed, and not why".to_owned(),
+        told if told.is_empty() => "Composio reported a failure without a reason".to_owned(),
         told => told,
     };
     Failure::record(Transient, "composio_failed", message)

@@ -103,7 +103,7 @@ impl Account {
         );
         let is_other = |held: &str, own: &str| !held.is_empty() && !held.eq_ignore_ascii_case(own);
         let why = if is_other(&of, provider) {
-            format!("is one of {of}, not of {provider}")
+            format!("belongs to {of}, not to {provider}")
         } else if self
             .user
             .as_deref()

@@ -146,7 +146,7 @@ impl Changes {
         let more = next.is_some();
         let went_on = next.or_else(|| link("@odata.deltaLink"));
         if more && went_on == self.cursor.link {
-            let message = "the list goes on where it has been";
+            let message = "the list continues at a page that was already read";
             return Err(Failure::record(
                 ErrorClass::Internal,
                 "no_progress",
@@ -210,7 +210,7 @@ fn untracked(object: &str) -> Failure {
 }
 
 fn strange_link() -> Failure {
-    let message = "the link to go on by is none of the Web API";
+    let message = "the link to the next page does not belong to the Web API";
     Failure::record(ErrorClass::Internal, "strange_link", message)
 }
 

@@ -52,7 +52,7 @@ impl Records {
         let named = response.header("odata-entityid").and_then(id_of_link);
         if self.batch.kind != WriteKind::Upsert {
             if named.is_some_and(|id| id != api::id_form(key)) {
-                let message = "the CRM's answer names another record at this record's place";
+                let message = "the CRM's answer has another record in place of this one";
                 let class = ErrorClass::Transient;
                 return Err(Failure::record(class, "mismatched_result", message));
             }
@@ -67,7 +67,7 @@ impl Records {
         };
         let shown = primary_key(&body, self.batch.key_field());
         let crm_id = named.or(shown).ok_or_else(|| {
-            let message = "the CRM saved the record and did not say its id";
+            let message = "the CRM saved the record but did not return its id";
             Failure::record(ErrorClass::Internal, "missing_id", message)
         })?;
         Ok(Written {
@@ -128,7 +128,7 @@ fn request(batch: &WriteBatch, index: usize) -> Result<Request, Failure> {
         return Ok(request.success(success::UPDATE));
     };
     if !api::is_addressable(key) {
-        let message = "the external id holds a character that no alternate key may have: / < > * % & : \\ ? + #";
+        let message = "the external id contains a character that alternate keys do not allow: / < > * % & : \\ ? + #";
         return Err(Failure::record(
             ErrorClass::Validation,
             "key_not_addressable",

@@ -35,7 +35,7 @@ const OVERLAP_SECONDS: i64 = 300;
 /// read in each pass if it is one page; and so seldom that its further pages are one in 6 seconds.
 const PAGE_MS: i64 = 6000;
 
-const NO_TIME: &str = "it does not say when it was changed";
+const NO_TIME: &str = "it has no modification time";
 
 const ID: &str = "hs_object_id";
 /// Who changed a record last; empty where it was no person. An object without it shows nothing.

@@ -249,7 +249,7 @@ impl Changes {
         let key = self.query.external_id_field.as_deref();
         let key = key.map(|key| values::held(record, key));
         let (external_id, damage) = changes::keyed(key, damage);
-        let no_time = || unreadable_record("it does not say when it was changed");
+        let no_time = || unreadable_record("it has no modification time");
         let item = Change {
             external_id,
             deleted: values::is_deleted(record),

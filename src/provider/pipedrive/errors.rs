@@ -62,7 +62,7 @@ pub(crate) fn of_response(response: &Response) -> Option<Failure> {
         return Some(match response.status {
             403 => classified(
                 vec![BLOCKED.to_owned()],
-                "HTTP 403 of the network in front",
+                "HTTP 403 from the network in front of the CRM",
                 response,
             ),
             // Neither is anything that the API says without a word.

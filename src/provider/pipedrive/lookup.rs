@@ -41,7 +41,7 @@ pub(super) fn found(result: &Json) -> Option<String> {
 
 pub(super) fn ambiguous(ids: &[String]) -> Failure {
     let message = format!(
-        "several records of the CRM hold the external id: {}",
+        "several CRM records have this external id: {}",
         ids.join(", ")
     );
     Failure::record(ErrorClass::Conflict, "duplicate_external_id", message)
@@ -126,7 +126,7 @@ pub(super) fn holds_keys(object: &Object, field: &str) -> bool {
 /// Why there can be no upsert.
 pub(super) fn keyless(object: &Object, field: &str) -> Failure {
     let message = format!(
-        "\"{field}\" of {} cannot be searched for; use the 40 digits of a custom field of type text",
+        "\"{field}\" of {} is not searchable; use the 40-digit key of a custom text field",
         object.name
     );
     Failure::record(ErrorClass::Mapping, "external_id_not_searchable", message)

@@ -235,7 +235,7 @@ impl Changes {
         let key = self.query.external_id_field.as_deref();
         let key = key.and_then(|key| reads::held(&record, key));
         let (external_id, damage) = changes::keyed(key, damage);
-        let no_time = || unreadable_record("it does not say when it was changed");
+        let no_time = || unreadable_record("it has no modification time");
         let object = CrmObject {
             crm_id: id.clone().unwrap_or_default(),
             modified_at: reads::held(&record, MODIFIED).and_then(wire::moment),

@@ -151,7 +151,7 @@ impl Saved {
             None if self.success => Err(Failure::record(
                 ErrorClass::Internal,
                 "missing_id",
-                "the CRM saved the record and did not say its id",
+                "the CRM saved the record but did not return its id",
             )),
             _ => Err(errors::of_record(self.errors)),
         }
@@ -166,7 +166,7 @@ impl Saved {
         let key = batch.key(index);
         match &self.id {
             Some(id) if id_form(id) != id_form(key) => {
-                let message = "the CRM's answer names another record at this record's place";
+                let message = "the CRM's answer has another record in place of this one";
                 Err(Failure::record(
                     ErrorClass::Transient,
                     "mismatched_result",

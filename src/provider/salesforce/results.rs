@@ -96,7 +96,7 @@ pub(super) fn read(
 
 fn written(crm_id: &str, created: bool) -> Outcome {
     if crm_id.is_empty() {
-        let message = "the CRM saved the record and did not say its id";
+        let message = "the CRM saved the record but did not return its id";
         return Err(Failure::record(ErrorClass::Internal, "missing_id", message));
     }
     Ok(Written {

@@ -55,7 +55,7 @@ impl Single {
         let based_on = based_on.filter(|_| batch.kind == WriteKind::Update);
         let unless_changed = based_on.and_then(Version::from_text);
         if based_on.is_some() && unless_changed.is_none() {
-            let message = "the version that the write is based on is none of Salesforce's";
+            let message = "the version that the write is based on does not come from Salesforce";
             plan.outcomes.set(0, Err(Failure::stale(message)));
         }
         Single {

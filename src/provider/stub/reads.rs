@@ -57,7 +57,7 @@ fn objects(batch: &ReadBatch, response: &Response) -> Result<Vec<Option<CrmObjec
     if results.len() != batch.ids.len() {
         return Err(unreadable(response));
     }
-    let no_id = || unreadable_record("the answer does not say which record it is");
+    let no_id = || unreadable_record("the answer does not identify the record");
     let found = |(id, item): (&String, Item)| {
         if item.json.is_null() && item.damage.is_none() {
             return None;

@@ -282,7 +282,7 @@ impl Changes {
         let (external_id, damage) = changes::keyed(key.and_then(|key| record.get(key)), damage);
         let names = self.query.fields.iter().map(|field| &field.name);
         let held = names.filter_map(|name| Some((name.clone(), record.get(name)?.clone())));
-        let no_time = || unreadable_record("it does not say when it was changed");
+        let no_time = || unreadable_record("it has no modification time");
         let item = Change {
             external_id,
             object: CrmObject {

@@ -84,10 +84,10 @@ impl Records {
             None => Err(Failure::record(
                 ErrorClass::Internal,
                 "missing_id",
-                "the CRM saved the record and did not say its id",
+                "the CRM saved the record but did not return its id",
             )),
             Some(id) if !is_upsert && id != key => {
-                let message = "the CRM's answer names another record at this record's place";
+                let message = "the CRM's answer has another record in place of this one";
                 Err(Failure::record(
                     ErrorClass::Transient,
                     "mismatched_result",

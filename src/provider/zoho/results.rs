@@ -91,7 +91,7 @@ impl Row<'_> {
             (WriteKind::Upsert, id) => id,
             (_, id) if id.is_empty() || id == key => key,
             _ => {
-                let message = "the bulk job's result names another record at this record's place";
+                let message = "the bulk job's result has another record in place of this one";
                 let code = "mismatched_result";
                 return Some(Err(Failure::record(ErrorClass::Transient, code, message)));
             }

@@ -165,7 +165,7 @@ async fn a_wrong_account_is_told_before_anything_is_sent() {
         (
             "ca_hubspot",
             "user-1",
-            "is one of hubspot, not of salesforce",
+            "belongs to hubspot, not to salesforce",
         ),
         ("ca_salesforce", "user-2", "belongs to another user"),
         ("ca_none", "user-1", "not found"),
