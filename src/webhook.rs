@@ -8,7 +8,7 @@ use crm_domain::ErrorClass;
 use crm_provider::{Credentials, Settings, WebhookError, WebhookEvent, WebhookRequest, provider};
 use thiserror::Error;
 
-use crate::secrets;
+use crate::secrets::{self, SecretError};
 use crate::store::webhook_inbox::Door;
 
 /// Longest body. HubSpot posts a hundred events at once, in less than a tenth of it.
@@ -52,7 +52,7 @@ impl Refusal {
 pub struct Doorkeeper {
     pub door: Door,
     settings: Settings,
-    credentials: Result<Credentials, String>,
+    credentials: Result<Credentials, SecretError>,
 }
 
 impl Doorkeeper {
@@ -77,7 +77,7 @@ impl Doorkeeper {
         let provider =
             provider(&self.door.provider).ok_or(WebhookError::Unconfigured("provider"))?;
         let credentials = self.credentials.as_ref();
-        let credentials = credentials.map_err(|reason| Refusal::Credentials(reason.clone()))?;
+        let credentials = credentials.map_err(|reason| Refusal::Credentials(reason.to_string()))?;
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let request = WebhookRequest {
             method: "POST",

@@ -15,7 +15,7 @@ use crate::store::calls::caller::Record;
 use crate::store::config::MappedField;
 use crate::store::rights;
 use crate::store::table::read::{self, Bounds, RowValues, Wanted};
-use crate::store::table::{capture_guard, update};
+use crate::store::table::{capture_guard, cell_value, update};
 use crate::worker::socket::protocol::Answer;
 
 /// An edit that is being made.
@@ -44,7 +44,7 @@ pub fn bases(
     if let Some((fields, base)) = given {
         let base = Json::Object(base.clone());
         let values = or_raise(rights::pinned(|| {
-            read::of_object(&target.map, fields, &base)
+            cell_value::of_object(&target.map, fields, &base)
         }));
         return values
             .into_iter()

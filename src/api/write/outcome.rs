@@ -10,7 +10,7 @@ use crate::api::write::edit::Edit;
 use crate::api::write::target::Target;
 use crate::store::calls::caller;
 use crate::store::config::{Map, MappedField};
-use crate::store::table::{read, transform};
+use crate::store::table::{cell_value, transform};
 use crate::store::{audit, rights};
 use crate::worker::socket::protocol::Answer;
 
@@ -86,7 +86,7 @@ pub fn audit_conflict(
     answer: &Answer,
 ) {
     let values = or_raise(rights::pinned(|| {
-        read::of_object(&target.map, changed, &Json::Object(changes))
+        cell_value::of_object(&target.map, changed, &Json::Object(changes))
     }));
     let fields: JsonMap<String, Json> = values
         .iter()

@@ -1,7 +1,9 @@
 //! A user's table, read and changed as its owner.
 
 pub mod capture_guard;
+pub mod cell_value;
 pub mod delete;
+pub mod fetch;
 pub mod owner;
 pub mod pace;
 pub mod raw_size;

@@ -194,7 +194,7 @@ impl Connections {
         let secret = transaction(|client| config::secret(client, connection.id))?;
         let credentials = match secrets::resolve(&secret) {
             Ok(credentials) => credentials,
-            Err(reason) => return health::record_unresolved(connection, reason),
+            Err(reason) => return health::record_unresolved(connection, reason.to_string()),
         };
         let transport = match provider.name() {
             "stub" => Transport::Stub {

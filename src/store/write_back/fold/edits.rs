@@ -5,9 +5,9 @@
 
 use pgrx::spi::SpiClient;
 
-use super::take::{Record, column};
 use crate::store::error::StoreError;
 use crate::store::statement::CachedIfFew;
+use crate::store::write_back::fold::take::{Record, column};
 
 pub fn fold(client: &mut SpiClient, records: &[Record]) -> Result<(), StoreError> {
     let all: Vec<&Record> = records

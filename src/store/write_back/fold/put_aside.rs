@@ -5,8 +5,8 @@
 
 use pgrx::spi::SpiClient;
 
-use super::Place;
 use crate::store::error::StoreError;
+use crate::store::write_back::fold::Place;
 
 /// Takes a row of changes that cannot be folded out of the way. One that names several records is parted, so that each can be
 /// tried by itself; that of one record becomes a dead letter, and its record is written anew as a whole once it is replayed.

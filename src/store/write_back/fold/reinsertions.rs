@@ -4,9 +4,9 @@
 
 use pgrx::spi::SpiClient;
 
-use super::take::{Record, column};
 use crate::store::error::StoreError;
 use crate::store::statement::Cached;
+use crate::store::write_back::fold::take::{Record, column};
 
 pub fn fold(client: &mut SpiClient, records: &[Record]) -> Result<(), StoreError> {
     let again: Vec<&Record> = records.iter().filter(|r| r.is_reinserted).collect();

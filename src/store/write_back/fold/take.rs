@@ -9,9 +9,9 @@ use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::pg_sys::ItemPointerData;
 use pgrx::spi::SpiClient;
 
-use super::Place;
 use crate::store::error::StoreError;
 use crate::store::statement::{Cached, CachedIfFew};
+use crate::store::write_back::fold::Place;
 
 /// A part of `crm.change`: what comes after one row, up to another, with about so many records.
 pub struct Slice<'a> {
