@@ -1,7 +1,7 @@
-//! How many requests may go to a CRM, and whose go first.
+//! How many requests may be sent to a CRM, and whose are sent first.
 //!
-//! Bounds that hold at once: a token bucket and a day's count by the admin's terms, the vendor's short window and the vendor's
-//! day as its last answer told them. A part of each is kept for writes that somebody waits for.
+//! Limits that apply together: a token bucket and a daily count set by the admin, the vendor's short window and the vendor's
+//! day as its last answer reported them. A part of each is reserved for writes that a caller waits for.
 //!
 //! Guarantees: whatever a CRM tells and whatever a clock does, nobody is told to wait longer than [`MAX_WAIT`]; who waits as
 //! long as told and is alone gets a request; what is kept for real time goes to nobody else, as long as the CRM's last word

@@ -1,4 +1,4 @@
-//! Which cells of a record are meant, and what the CRM last held in each, as compact bytes.
+//! Sets of a record's cells, and the hashes of what the CRM last held in each, as compact bytes.
 //!
 //! A set of cells is a bit mask in big-endian 64-bit words: cell `i` is bit `i % 64` of word `i / 64`,
 //! so that SQL can build one with `int8send(1 << i)`. Hashes lie at 16 bytes per cell. In both,

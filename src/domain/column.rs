@@ -1,4 +1,4 @@
-//! What a column of PostgreSQL holds as it is, and what it would round, cut or refuse.
+//! Which values a PostgreSQL column stores exactly, and which it would round, truncate or reject.
 
 use std::str::FromStr;
 

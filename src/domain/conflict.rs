@@ -1,4 +1,4 @@
-//! What becomes of a field of which both sides may have changed.
+//! The resolution of a field that both sides may have changed.
 //!
 //! Decided from values alone: what the edit was based on, what the row holds, what the CRM holds. Clocks count for
 //! nothing but the policy that asks for them.
@@ -61,11 +61,11 @@ pub struct Sides<'a> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// The CRM holds the row's value already.
+    /// The CRM already holds the row's value.
     AlreadyApplied,
     /// The row's value goes to the CRM.
     Write,
-    /// The row takes the CRM's value.
+    /// The row accepts the CRM's value.
     AcceptCrm,
     /// A person decides; neither side is touched.
     ManualReview,
@@ -84,7 +84,7 @@ impl Sides<'_> {
     }
 }
 
-/// Settles a field that was changed in Postgres.
+/// Decides what happens to a field that was changed in Postgres.
 pub fn resolve(policy: ConflictPolicy, sides: &Sides) -> Decision {
     if sides.local == sides.crm {
         return Decision::AlreadyApplied;

@@ -1,4 +1,4 @@
-//! What a CRM says of an object's fields, in pg_crm's words and no vendor's.
+//! A CRM's description of an object's fields, in pg_crm's terms.
 
 use serde::{Deserialize, Serialize};
 

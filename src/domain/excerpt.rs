@@ -1,4 +1,4 @@
-//! Values as the audit keeps them: a long one is cut, and its length told.
+//! Values as the audit log stores them: a long one is truncated, and its length noted.
 
 use serde_json::Value as Json;
 

@@ -1,4 +1,4 @@
-//! What can go wrong with a CRM, in the eight classes that decide what happens next.
+//! Failures of a CRM, in the eight classes that decide what happens next.
 
 use std::fmt;
 use std::time::Duration;

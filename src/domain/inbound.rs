@@ -1,4 +1,4 @@
-//! What becomes of a field as the CRM now holds it: whose change it is, told from values alone.
+//! The decision on a field that was read from the CRM: who changed it, judged by values alone.
 //!
 //! The ledger's hash says what both sides last agreed on. A field that still has it did not change, whoever touched the
 //! record; neither a clock nor the vendor's word for who did it is asked.
@@ -7,7 +7,7 @@ use crate::Value;
 use crate::conflict::{ShortHash, hash};
 use crate::mapping::{ConflictPolicy, Direction};
 
-/// A field as it came in.
+/// A field as it was read.
 #[derive(Clone, Copy, Debug)]
 pub struct InboundField<'a> {
     pub direction: Direction,
@@ -20,11 +20,11 @@ pub struct InboundField<'a> {
     pub synced: bool,
     pub local: &'a Value,
     pub crm: &'a Value,
-    /// The CRM held this very value once before, after what the row holds had been sent, and was written over.
+    /// The CRM held this very value before, after it had been sent the row's value, and was overwritten.
     pub crm_insists: bool,
-    /// An edit of the column waits to be written.
+    /// An edit of the column is pending.
     pub has_pending_edit: bool,
-    /// The field is in conflict already, and waits for a person.
+    /// The field is already in conflict, and waits for an operator.
     pub in_conflict: bool,
 }
 
@@ -34,11 +34,11 @@ pub enum InboundDecision {
     Unchanged,
     /// Both sides hold the same, of which nobody knew.
     Agreed,
-    /// The row takes the CRM's value.
+    /// The row accepts the CRM's value.
     AcceptCrm,
-    /// The CRM holds something else than the row, whose column is the source of truth: it is written over.
+    /// The CRM differs from the row, whose column is the source of truth: the CRM's value is overwritten.
     Overwrite,
-    /// The CRM makes this of what the row holds, however often it is sent: remembered, and left alone.
+    /// The CRM turns the row's value into this one however often it is sent: remembered, and left alone.
     KeepCrmForm,
     /// Nobody knew what the CRM held, and the row's value goes there.
     Write,
@@ -54,7 +54,7 @@ pub enum InboundDecision {
     ManualReview,
 }
 
-/// Settles a field of a record that was read.
+/// Decides on a field of a record that was read.
 pub fn decide(field: &InboundField) -> InboundDecision {
     let theirs = hash(field.crm);
     if field.known == Some(theirs) {

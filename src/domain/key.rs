@@ -1,4 +1,4 @@
-//! When a CRM takes two keys for one.
+//! When two keys are equal for a CRM.
 //!
 //! PostgreSQL tells keys apart byte by byte. The field of a CRM that holds them does not: it stores text without what is
 //! blank around it, and most look it up without regard to case. Two rows whose keys differ in that alone would be one

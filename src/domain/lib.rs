@@ -1,13 +1,16 @@
 //! The rules of pg_crm, free of Postgres and of I/O.
 //!
-//! This folder is a crate of its own, `crm-domain`, and no module of pg_crm, though it lies in `src/`
-//! beside its modules: so the compiler sees to it that no rule names Postgres or does I/O.
+//! This folder is a crate of its own, `crm-domain`, not a module of pg_crm, although it lies in `src/`
+//! beside pg_crm's modules: the compiler thus ensures that no rule names Postgres or does I/O.
 //!
-//! What a value is and when two are equal ([`value`], [`canonical`]), what an admin may map and
-//! demand ([`mapping`], [`validation`]), whether that fits what the CRM says of itself ([`description`],
-//! [`compatibility`]), which cells of a record are meant ([`cells`]), what becomes of a field that changed on one
-//! side or on both ([`conflict`], [`inbound`]), when two keys are one for a CRM ([`key`]), what follows from a failure ([`failure`], [`retry`]), what of it can be kept ([`storable`]), and
-//! how many requests may go when ([`budget`]).
+//! - What a value is, and when two are equal: [`value`], [`canonical`], [`snapshot`], [`key`].
+//! - What an admin may map and require, and whether it fits the CRM: [`mapping`], [`validation`],
+//!   [`description`], [`compatibility`], [`column`].
+//! - What happens to a field that changed on one side or on both: [`cells`], [`conflict`], [`inbound`].
+//! - What follows from a failure: [`failure`], [`retry`], [`bisect`].
+//! - How many requests may be sent, and when: [`budget`].
+//! - What is recorded of it all: [`excerpt`], [`storable`].
+//!
 //! Everything here is a pure function of its arguments, so that plain `cargo test` covers it.
 
 pub mod bisect;

@@ -1,4 +1,4 @@
-//! The words of a mapping: which way a field flows and what happens when the two sides disagree.
+//! The options of a mapping: in which direction a field flows, and what happens when the two sides disagree.
 
 use crate::string_enum::string_enum;
 

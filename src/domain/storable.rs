@@ -1,4 +1,4 @@
-//! JSON that PostgreSQL's `jsonb` takes, whatever was in it.
+//! JSON made acceptable to PostgreSQL's `jsonb`, whatever it contains.
 //!
 //! JSON may say what `jsonb` refuses: the character NUL, a number beyond `numeric`, a string of more than 256 MB, brackets
 //! without end. A CRM takes such a value all the same, so it is sent; what is kept of it is a note with its hash. Texts

@@ -1,4 +1,4 @@
-//! The JSON of answers, read so that what is wrong with one record is that record's trouble alone.
+//! The JSON of answers, read so that a damaged record affects no other.
 //!
 //! Guarantees: a well-formed answer is read in one pass. Of any other, each record is read by itself; one that cannot be
 //! is marked, and what is left of it serves to tell which record it is and nothing else. A half of a surrogate pair

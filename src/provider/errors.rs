@@ -1,4 +1,4 @@
-//! From a vendor's complaint to a [`Failure`].
+//! From a vendor's error to a [`Failure`].
 //!
 //! Every error of every vendor goes through [`classify`]: its codes are looked up in that vendor's
 //! table ([`Rule`]s, data), and what no table knows is classed by its HTTP status. Messages are

@@ -1,6 +1,6 @@
-//! Looking back at writes that no condition protected, for vendors that keep what a field held before. A
-//! value that lies between what we read and what we wrote is one that somebody else set in that gap,
-//! and that our write replaced.
+//! The history of writes that no condition protected, for vendors that keep the earlier values of a field.
+//! A value between the one we read and the one we wrote was set by somebody else in between, and our
+//! write replaced it.
 //!
 //! Guarantees: what the history does not tell is not guessed; what was set after our write is none that
 //! it replaced.

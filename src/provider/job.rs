@@ -1,5 +1,5 @@
-//! Jobs that a CRM works on: a batch goes by one, and by calls whatever that could not carry. Waiting for them is looking at
-//! growing intervals, with patience for trouble on the way.
+//! Bulk jobs: a batch is sent by one, and whatever it could not carry by ordinary requests. Jobs are polled at growing
+//! intervals, and transient failures of a poll are tolerated.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! JSON of others, before it is parsed.
+//! JSON from outside, before it is parsed.
 //!
 //! Guarantee: what is parsed takes memory in proportion to what a CRM has to say. `[0,0,0,…]` and `[{"":0},…]` grow by 30 to
 //! 100 times as they become values; the recursion limit of the parser bounds only how deep they are nested.

@@ -1,7 +1,7 @@
 //! The CRMs as pg_crm sees them.
 //!
-//! This folder is a crate of its own, `crm-provider`, and no module of pg_crm, though it lies in `src/`
-//! beside its modules: so the compiler sees to it that no provider names Postgres or does I/O.
+//! This folder is a crate of its own, `crm-provider`, not a module of pg_crm, although it lies in `src/`
+//! beside pg_crm's modules: the compiler thus ensures that no provider names Postgres or does I/O.
 //!
 //! A [`Provider`] is a value that turns an operation into HTTP requests and HTTP responses into
 //! outcomes. It does no I/O: an [`Operation`] is stepped by the engine, which sends what it asks for

@@ -1,4 +1,4 @@
-//! An operation in flight, stepped by the engine.
+//! An operation, driven step by step by the engine.
 
 use std::time::Duration;
 

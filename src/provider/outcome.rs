@@ -1,4 +1,4 @@
-//! What an operation ends in.
+//! The results of operations.
 
 use std::time::Duration;
 

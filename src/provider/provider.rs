@@ -1,4 +1,4 @@
-//! What every CRM must be able to do, as one trait: the engine knows no vendor beyond it.
+//! What every CRM must support, as one trait: all that the engine knows of a vendor.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Records on their way to a CRM and back.
+//! Records as they are written to a CRM and read from it.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The providers that there are, by name.
+//! The providers by name.
 
 use serde_json::{Map, Value as Json};
 
@@ -22,7 +22,7 @@ pub fn provider(name: &str) -> Option<&'static dyn Provider> {
     providers().iter().copied().find(|p| p.name() == name)
 }
 
-/// Where the requests of a connection go that names no URL; `None`: it must name one.
+/// The base URL of a connection that names none; `None` if it must name one.
 pub fn default_base_url(
     provider: &dyn Provider,
     options: &Map<String, Json>,

@@ -1,4 +1,4 @@
-//! HTTP as values: what a provider asks for and what it is answered.
+//! HTTP requests and responses as values.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,5 +1,4 @@
-//! The file in which a bulk job tells what became of its rows: CSV with a header, rows in any order, each of which is
-//! tied to its record by our key.
+//! The result file of a bulk job: CSV with a header, rows in any order, each tied to its record by our key.
 
 use std::borrow::Cow;
 

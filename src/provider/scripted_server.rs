@@ -1,4 +1,4 @@
-//! Drives an operation with scripted answers, as the engine would with real ones.
+//! A scripted CRM for unit tests: drives an operation with prepared answers, as the engine does with real ones.
 
 use std::sync::Arc;
 use std::time::Duration;

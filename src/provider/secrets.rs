@@ -1,4 +1,4 @@
-//! A connection's secrets, and every text of others searched for them.
+//! A connection's secrets, which are masked in every text that comes from outside.
 //!
 //! Guarantee: what comes out of [`Secrets::mask`] holds none of the secrets that it was taught, neither as they are nor in a
 //! form in which somebody could quote them: base64 in both alphabets, padded or not, alone or as part of something longer

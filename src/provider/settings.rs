@@ -1,5 +1,4 @@
-//! What a connection's options say to a provider and to the engine: the bounds on its requests, and
-//! the vendor's own settings.
+//! A connection's options: the limits on its requests, and the vendor's own settings.
 
 use crm_domain::budget::{self, Limits};
 
@@ -14,16 +13,16 @@ pub struct Settings {
     pub bulk_threshold: usize,
 }
 
-/// The option that bounds the requests on their way at once, and what holds without it.
+/// The option that limits the requests in flight, and its default.
 pub const IN_FLIGHT_OPTION: &str = "max_in_flight";
 const IN_FLIGHT: u64 = 4;
 const MOST_IN_FLIGHT: u64 = 64;
 
-/// The option that bounds the rate: {"requests": 100, "seconds": 10}.
+/// The option that limits the rate: {"requests": 100, "seconds": 10}.
 pub const RATE_OPTION: &str = "rate_limit";
-/// The option that bounds the requests of a day, which begins at midnight UTC.
+/// The option that limits the requests of a day, which begins at midnight UTC.
 pub const DAY_OPTION: &str = "daily_limit";
-/// The option that says which part of each budget is kept for real-time writes, 0.0 to 0.9.
+/// The option that reserves a part of each budget for real-time writes, 0.0 to 0.9.
 pub const RESERVE_OPTION: &str = "realtime_reserve";
 
 impl Settings {
@@ -56,7 +55,7 @@ impl Settings {
         }
     }
 
-    /// How many requests of a batch may be on their way at once.
+    /// How many requests of a batch may be in flight at once.
     pub fn in_flight(&self) -> usize {
         let told = self.options.get(IN_FLIGHT_OPTION);
         let told = told.and_then(serde_json::Value::as_u64);

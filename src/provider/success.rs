@@ -1,4 +1,4 @@
-//! The statuses by which vendors say that an operation was done: those that the documentation of the operation names.
+//! The HTTP statuses that mean success, as the vendor documents them for each operation.
 //!
 //! Guarantees: nothing else is success. What comes with another status below 400 (the 200 of a portal in the way, a
 //! redirection, a part of an answer, a promise to do it later) is a failure of whatever was asked, to be tried again: it is

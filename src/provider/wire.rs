@@ -1,5 +1,5 @@
-//! What the vendors' forms of values have in common: a value as text, and a record's fields as JSON
-//! that is written without being built.
+//! What the vendors' value formats have in common: a value as text, and a record's fields serialised as
+//! JSON without an intermediate tree.
 
 use std::borrow::Cow;
 

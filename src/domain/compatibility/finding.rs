@@ -1,4 +1,4 @@
-//! A mapping as it is stated, and what speaks against it.
+//! A mapping as it is stated, and the findings about it.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,7 @@ string_enum! {
     }
 }
 
-/// What speaks against a mapping.
+/// A problem of a mapping.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// The CRM field.

@@ -1,4 +1,4 @@
-//! What a mapped field holds, in one form for all who write it.
+//! The value of a mapped field, in one canonical form.
 //!
 //! Postgres writes `100.00`, HubSpot `"100"`, Salesforce `100.0`: one number. A [`Value`] is canonical
 //! from its construction on, so two values mean the same if and only if they are `==`, and then

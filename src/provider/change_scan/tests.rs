@@ -1,4 +1,4 @@
-//! The scan against CRMs that keep, show and compare times in their several ways.
+//! The scan against CRMs that store, show and compare times in different ways.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! What comes out of the broker's answers: the CRM's own answer, or the broker's refusal.
+//! The broker's answers: each holds the CRM's own answer, or the broker's refusal.
 
 use std::time::Duration;
 

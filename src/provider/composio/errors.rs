@@ -1,4 +1,4 @@
-//! The broker's own refusals, as a table. Its codes are numbers that it does not document, so its statuses decide.
+//! The broker's own errors. Its codes are undocumented numbers, so its HTTP statuses decide.
 
 use crm_domain::failure::Scope;
 use crm_domain::{ErrorClass, Failure};

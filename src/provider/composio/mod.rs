@@ -1,6 +1,6 @@
 //! Composio: a broker that keeps the credentials of a CRM, and carries requests to it.
 //!
-//! It is no provider but a way to one. A provider's own requests travel inside Composio's ("proxy execute"), and what the
+//! It is not a provider but a route to one. A provider's own requests travel inside Composio's ("proxy execute"), and what the
 //! CRM answered comes out of Composio's answers as it was, so conditions, batches and classes of errors stay that
 //! provider's. What Composio itself refuses is classed by a table of its own, like any vendor's errors.
 

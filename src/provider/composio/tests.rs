@@ -1,4 +1,4 @@
-//! What goes into the broker's request, and what comes out of its answers.
+//! The broker's requests and answers.
 
 use crm_domain::failure::Scope;
 use crm_domain::{ErrorClass, Failure};

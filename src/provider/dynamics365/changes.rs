@@ -1,5 +1,5 @@
-//! What changed, by Dataverse's change tracking: all rows once, and from then on what its delta links tell,
-//! deleted rows among them.
+//! Changes, by Dataverse's change tracking: all rows once, and from then on what its delta links report,
+//! including deleted rows.
 //!
 //! Guarantees: a link goes to the connection's own host alone, and asks for the columns that are mapped
 //! now; a link that has lapsed is followed by a pass through all rows. Such a pass tells nothing of rows

@@ -1,4 +1,4 @@
-//! What columns a table has, by the definitions that Dataverse keeps of it: the names of all tables first, since
+//! The columns of a table, from Dataverse's metadata: the names of all tables first, since
 //! lookups are mapped with the entity set that they lead to, then the rest in one batch.
 //!
 //! Guarantees: that there is no such entity set is the only mapping error; a definition that is not told is a failure,

@@ -1,4 +1,4 @@
-//! What a connection's options ask of every write: whether duplicates are looked for, and which custom logic is passed by.
+//! Options for every write: whether duplicates are detected, and which custom logic is bypassed.
 
 use serde_json::{Map, Value as Json};
 

@@ -1,4 +1,4 @@
-//! One damaged record in an answer: its own trouble, and nobody else's.
+//! A damaged record in an answer affects no other record.
 
 use crm_domain::{ErrorClass, Failure};
 

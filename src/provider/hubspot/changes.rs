@@ -1,4 +1,4 @@
-//! What changed, by search: in the order of the property that says when a record was last modified.
+//! Changes, by search in the order of the last-modified property.
 //!
 //! What search does not show is found otherwise. Archived records are looked through by the list of
 //! them, once a pass has come to its end. Merged records are told by the one that took them in.

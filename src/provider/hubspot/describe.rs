@@ -1,4 +1,4 @@
-//! What properties an object of HubSpot has. HubSpot requires none of them, and tells no lengths.
+//! The properties of a HubSpot object. HubSpot requires none of them, and does not report lengths.
 
 use crm_domain::{Choice, DataType, Description, FieldDescription};
 use serde::Deserialize;

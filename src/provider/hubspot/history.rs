@@ -1,4 +1,4 @@
-//! Looking back at writes: HubSpot writes unconditionally, but keeps every value that a property had,
+//! The history of writes: HubSpot writes unconditionally, but keeps every value that a property had,
 //! with its time and source.
 
 use std::collections::{BTreeSet, HashMap};

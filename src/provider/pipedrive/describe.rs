@@ -1,4 +1,4 @@
-//! What fields an object of Pipedrive has: those of its field lists, and what is known of its own fields.
+//! The fields of a Pipedrive object: those of its field lists, and what is known of its built-in fields.
 //!
 //! The lists tell what an administrator made. Of Pipedrive's own fields they leave some out, name some as version 1
 //! did, and tell neither what is required nor what is read-only: that is kept here ([`OWN`]).

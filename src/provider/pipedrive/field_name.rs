@@ -1,4 +1,4 @@
-//! What the name of a field tells by itself: a field, a part of one, a custom one, a list or a place.
+//! Names of fields: whether one names a field, a part of one, a custom field, a list or a place.
 
 /// Lists of addresses of a person, of which one is the primary one.
 pub(super) const LISTS: [&str; 3] = ["emails", "phones", "ims"];

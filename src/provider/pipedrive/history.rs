@@ -1,4 +1,4 @@
-//! Looking back at a write by the record's changelog, which tells each change of a field with its time
+//! The history of a write, from the record's changelog, which lists each change of a field with its time
 //! and the program that made it.
 
 use std::sync::Arc;

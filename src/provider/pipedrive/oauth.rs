@@ -1,5 +1,5 @@
-//! How Pipedrive lets one in: by a user's API token, which never ends, or by an app's refresh token. The
-//! grant says on which host the company's API lives.
+//! Access to Pipedrive: by a user's API token, which does not expire, or by an app's refresh token. The
+//! grant names the host of the company's API.
 
 use crate::oauth::{Client, Endpoint};
 use crate::{BoxOperation, Credentials, Grant, Request};

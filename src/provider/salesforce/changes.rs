@@ -1,4 +1,4 @@
-//! What changed, by SOQL: `queryAll`, in the order of `SystemModstamp`.
+//! Changes, by SOQL: `queryAll` in the order of `SystemModstamp`.
 //!
 //! `SystemModstamp` and not `LastModifiedDate`, because it moves with every change, also those that
 //! the system makes, and is never earlier. `queryAll` shows deleted records until they are purged from

@@ -1,4 +1,4 @@
-//! What fields an object of Salesforce has (sObject Describe).
+//! The fields of a Salesforce object (sObject Describe).
 
 use crm_domain::{Choice, DataType, Description, FieldDescription};
 use serde::Deserialize;

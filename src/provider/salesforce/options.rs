@@ -1,4 +1,4 @@
-//! What a connection's options ask of every write: how duplicate rules are taken, and whether assignment rules run.
+//! Options for every write: how duplicate rules apply, and whether assignment rules run.
 //!
 //! They are headers of rows and collections. Jobs have neither, so where one is set, no jobs are used.
 

@@ -1,4 +1,4 @@
-//! What fields an object of the stub has: it speaks the engine's own words.
+//! The fields of an object of the stub, in the engine's own terms.
 
 use crm_domain::Description;
 use serde_json::json;

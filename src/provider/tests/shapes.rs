@@ -1,5 +1,5 @@
-//! Answers of any shape: JSON that is no object, or whose members are others than expected, is an answer that cannot be
-//! understood, and never the end of the thread that reads it.
+//! Answers of any shape: JSON that is not an object, or has unexpected members, is an unreadable answer, and never a
+//! panic.
 
 use std::sync::Arc;
 

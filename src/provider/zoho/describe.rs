@@ -1,4 +1,4 @@
-//! What fields a module of Zoho has (`/settings/fields`). Whether a list of choices is closed it does not tell.
+//! The fields of a Zoho module (`/settings/fields`), which does not report whether a list of choices is closed.
 
 use crm_domain::{Choice, DataType, Description, FieldDescription};
 use serde::Deserialize;

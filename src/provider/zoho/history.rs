@@ -1,5 +1,5 @@
-//! Looking back at a write by the record's timeline, which tells each change of a field with its time and
-//! where it came from.
+//! The history of a write, from the record's timeline, which lists each change of a field with its time
+//! and source.
 
 use std::sync::Arc;
 

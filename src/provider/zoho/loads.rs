@@ -1,4 +1,4 @@
-//! What of a batch bulk write jobs carry, and as which files.
+//! The part of a batch that bulk write jobs carry, and their files.
 //!
 //! A job carries records that set the same fields. No cell of its file is empty, so it need not be known what an empty one
 //! does: the documents tell of `ignore_empty`, and not the same in all places. An update that clears a field goes another

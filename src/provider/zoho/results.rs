@@ -1,4 +1,4 @@
-//! The file in which a bulk write job tells what became of its rows: the first columns of the upload, and `STATUS`,
+//! The result file of a bulk write job: the first columns of the upload, and `STATUS`,
 //! `RECORD_ID` and `ERRORS` ("Download Bulk Write Result").
 
 use std::collections::HashMap;
