@@ -74,7 +74,7 @@ SELECT m.map_id, c.name AS connection, c.provider, m.relation, m.crm_object,
             WHEN crm.worker_state() <> 'running' THEN 'worker ' || crm.worker_state()
             WHEN cs.blocked_until > now() THEN format('waiting for the CRM until %s: %s', cs.blocked_until, cs.last_error)
             WHEN b.connection IS NOT NULL THEN
-                format('the remaining %s of the day''s %s requests are reserved for real-time writes', b."limit", b.remaining)
+                format('the remaining %s of the day''s %s requests are reserved for real-time writes', b.remaining, b."limit")
             END AS reason,
        q.dirty_cells, q.queued, u.unlinked, p.pending, k.conflicts, d.dead,
        s.last_success, s.next_write_at, i.last_at AS last_ingest, i.next_at AS next_ingest_at, i.applied AS ingested, i.echoes,
