@@ -2,7 +2,7 @@
 //!
 //! Each test is named by the law that it holds pg_crm to. What it does is rolled back, and the worker never sees it.
 
-mod fixture;
+pub mod fixture;
 
 mod access;
 mod audit;

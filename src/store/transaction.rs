@@ -78,7 +78,10 @@ fn run<T>(
             // Advisory locks that belong to a session would be held by the worker for ever; it takes none itself.
             pg_sys::LockReleaseAll(pg_sys::USER_LOCKMETHOD as u16, true);
         }
-        pg_sys::pgstat_report_stat(false);
+        // Inside a test's own transaction statistics are still in use.
+        if !pg_sys::IsTransactionBlock() {
+            pg_sys::pgstat_report_stat(false);
+        }
     }
     result
 }

@@ -29,3 +29,7 @@ mod tasks;
 mod waiters;
 mod webhooks;
 mod write_back;
+
+#[cfg(any(test, feature = "pg_test"))]
+#[path = "../../pgrx-tests/worker.rs"]
+mod pgrx_tests;
