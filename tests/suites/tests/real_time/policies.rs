@@ -99,7 +99,7 @@ async fn manual(vendor: Vendor) {
         "\"base\": \"+1\"",
         "\"policy\": \"manual_review\"",
         "\"record_key\": \"p1\"",
-        "\"entity_type\": \"people\"",
+        "\"relation\": \"people\"",
         "dana@acme",
     ] {
         assert!(conflict.contains(word), "{word} is not in {conflict}");
