@@ -257,7 +257,7 @@ impl MainLoop {
         let in_use = |id| self.reconciler.uses(id) || self.ingest.uses(id);
         let turn = self.write_back.turn(&mut self.cx, &self.flushes, &in_use);
         let mut next = turn.next;
-        if turn.folded == 0 {
+        if !turn.has_folded {
             let in_flight = self.calls.in_flight_ids();
             next = next.min(reconciler::adopt_orphans(&mut self.cx, in_flight));
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pgrx::prelude::*;
 
 use crate::failpoint;
-use crate::store::write_back::fold;
+use crate::store::write_back::fold::{self, Folded};
 use crate::store::{StoreError, transaction};
 use crate::worker::context::Context;
 use crate::worker::process::report;
@@ -14,6 +14,31 @@ use crate::worker::step_backoff::{Owner, Step};
 
 /// Attempts at a change that cannot be folded, unless its values are at fault.
 const ATTEMPTS: u32 = 3;
+
+/// What a turn did.
+#[derive(Default)]
+pub struct Progress {
+    folded: Folded,
+    /// It failed, and is to be tried again.
+    failed: bool,
+}
+
+impl Progress {
+    /// Changes were folded, so that there may be more.
+    pub fn is_any(&self) -> bool {
+        self.folded.records > 0
+    }
+
+    /// Whether changes of a map may be left.
+    pub fn leaves(&self, map_id: i32) -> bool {
+        self.is_any() || self.failed || self.folded.locked_maps.contains(&map_id)
+    }
+
+    /// Whether changes were left because their records are locked.
+    pub fn leaves_locked(&self) -> bool {
+        !self.folded.locked_maps.is_empty()
+    }
+}
 
 #[derive(Default)]
 pub struct Folder {
@@ -24,26 +49,30 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Folds a batch; returns how many changes it had, and when to go on.
+    /// Folds a batch; returns what that did, and when to go on.
     ///
     /// A batch that cannot be folded is tried again with half as many changes, until the row at fault is alone and is put
     /// aside: it holds up neither other records nor other maps.
-    pub fn turn(&mut self, cx: &mut Context) -> (usize, Duration) {
-        let mut folded = 0;
+    pub fn turn(&mut self, cx: &mut Context) -> (Progress, Duration) {
+        let mut folded = None;
         let failures = cx.backoff.failures(Owner::Worker, Step::Fold);
         let most = cx.settings.batch_rows;
         let next = cx.backoff.attempt(Owner::Worker, Step::Fold, || {
             report("folding changes into the ledger");
             self.fold(most, failures, &mut folded)
         });
-        (folded, next)
+        let progress = Progress {
+            failed: folded.is_none(),
+            folded: folded.unwrap_or_default(),
+        };
+        (progress, next)
     }
 
     fn fold(
         &mut self,
         most: usize,
         failures: u32,
-        folded: &mut usize,
+        folded: &mut Option<Folded>,
     ) -> Result<Duration, StoreError> {
         let rows = self.narrowed.map_or(most, |n| most.min(n));
         let mut at = None;
@@ -54,9 +83,9 @@ impl Folder {
             Ok(folded)
         });
         match result {
-            Ok(count) => {
+            Ok(done) => {
                 failpoint::reach("fold::after_commit");
-                *folded = count;
+                *folded = Some(done);
                 self.narrowed = self.narrowed.map(|n| n * 2).filter(|n| *n < most);
                 Ok(IDLE)
             }

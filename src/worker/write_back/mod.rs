@@ -16,7 +16,7 @@ use crm_domain::Failure;
 use pgrx::prelude::*;
 
 use self::claim::{Claim, Wanted, claim};
-use self::folding::Folder;
+use self::folding::{Folder, Progress};
 use self::in_flight::{Batch, unsent};
 use self::read::ClaimedBatch;
 use self::rounds::Rounds;
@@ -53,8 +53,8 @@ pub enum Message {
 pub struct Turn {
     /// When something will be due next.
     pub next: Duration,
-    /// Changes that were folded; 0: no more can be had now.
-    pub folded: usize,
+    /// Changes were folded, so that there may be more.
+    pub has_folded: bool,
 }
 
 pub struct WriteBack {
@@ -139,10 +139,10 @@ impl WriteBack {
         is_in_use: &dyn Fn(i32) -> bool,
     ) -> Turn {
         let mut next = self.rounds.begin_due(cx, flushes);
-        let mut folded = 0;
+        let mut fold = Progress::default();
         if self.rounds.any() {
-            let (count, wait) = self.folder.turn(cx);
-            folded = count;
+            let wait;
+            (fold, wait) = self.folder.turn(cx);
             next = next.min(wait);
         }
         let maps = cx.maps.clone();
@@ -154,7 +154,12 @@ impl WriteBack {
             next = next.min(match cx.connections.readiness(map, in_use) {
                 Readiness::Ready(connection, link) => {
                     let is_awaited = flushes.cover(map.id);
-                    self.serve(cx, (&connection, map, &link), folded > 0, is_awaited)
+                    self.serve(
+                        cx,
+                        (&connection, map, &link),
+                        fold.leaves(map.id),
+                        is_awaited,
+                    )
                 }
                 Readiness::Blocked(wait) => wait,
                 Readiness::Stopped => {
@@ -163,17 +168,20 @@ impl WriteBack {
                 }
             });
         }
-        if folded > 0 {
+        if fold.is_any() {
             next = Duration::ZERO;
         }
-        if !flushes.is_empty() || self.has_unsettled() {
+        if !flushes.is_empty() || self.has_unsettled() || fold.leaves_locked() {
             next = next.min(LOCKED_RETRY);
         }
-        Turn { next, folded }
+        Turn {
+            next,
+            has_folded: fold.is_any(),
+        }
     }
 
-    /// Sends what is due of one map, and ends its round once nothing is; returns when something will be due next. `goes_on`: more
-    /// changes may be folded. `is_awaited`: a backend waits for the map.
+    /// Sends what is due of one map, and ends its round once nothing is; returns when something will be due next. `goes_on`: changes
+    /// are left to be folded. `is_awaited`: a backend waits for the map.
     fn serve(
         &mut self,
         cx: &mut Context,

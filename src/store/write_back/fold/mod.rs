@@ -14,6 +14,8 @@ mod put_aside;
 mod reinsertions;
 mod take;
 
+use std::collections::HashSet;
+
 use pgrx::PgSqlErrorCode;
 use pgrx::spi::SpiClient;
 
@@ -30,7 +32,16 @@ const EXPECT_QUEUED_FOR: u32 = 20;
 /// Where a slice of `crm.change` begins or ends: (shard_key, change_id).
 pub type Place = (String, i64);
 
-/// Folds the changes of about `rows` records; returns of how many. 0: no more can be had now.
+/// What a fold did.
+#[derive(Default)]
+pub struct Folded {
+    /// Records whose changes were folded; 0: no more can be had now.
+    pub records: usize,
+    /// Maps with changes that had to be left, because another session has locked their records.
+    pub locked_maps: HashSet<i32>,
+}
+
+/// Folds the changes of about `rows` records.
 ///
 /// `expect_queued`: for how many slices to come records are expected to be queued already. Looking for that costs as much
 /// as the rest of an INSERT, so slices go without it until one finds such a record and is folded again.
@@ -41,7 +52,8 @@ pub fn fold(
     rows: usize,
     expect_queued: &mut u32,
     at: &mut Option<Place>,
-) -> Result<usize, StoreError> {
+) -> Result<Folded, StoreError> {
+    let mut folded = Folded::default();
     let mut after = (String::new(), i64::MIN);
     while let Some((last, records)) = slice_end(client, &after, rows)? {
         *at = Some(last.clone());
@@ -68,13 +80,15 @@ pub fn fold(
             }
         };
         fold_involved(client, taken.involved)?;
+        folded.locked_maps.extend(taken.locked_maps);
         if taken.records > 0 {
-            return Ok(taken.records);
+            folded.records = taken.records;
+            break;
         }
         // All of these records are locked; others come after them.
         after = last;
     }
-    Ok(0)
+    Ok(folded)
 }
 
 /// The records that need more than a place in the queue. Their ledger rows are locked by now, so that these statements see

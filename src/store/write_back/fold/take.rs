@@ -33,6 +33,8 @@ pub struct Taken {
     pub records: usize,
     /// Those of them that are not done with a place in the queue.
     pub involved: Vec<Record>,
+    /// Maps of records whose ledger rows another session has locked.
+    pub locked_maps: Vec<i32>,
 }
 
 /// A record whose changes are more than a plain update.
@@ -88,9 +90,11 @@ pub fn take(
     let mut taken = Taken {
         records: 0,
         involved: Vec::new(),
+        locked_maps: Vec::new(),
     };
     for row in rows {
         taken.records = row.get_by_name::<i64, _>("records")?.unwrap_or_default() as usize;
+        taken.locked_maps = row.get_by_name("locked_maps")?.unwrap_or_default();
         let Some(record_key) = row.get_by_name("record_key")? else {
             continue;
         };
@@ -250,8 +254,9 @@ const REMOVE: &str = "
         DELETE FROM crm.change c
         WHERE c.ctid = ANY (ARRAY(SELECT place FROM slice EXCEPT ALL SELECT place FROM kept))
     )
-    SELECT t.records, i.*
-    FROM (SELECT (SELECT count(*) FROM record) - (SELECT count(*) FROM waiting) AS records) t
+    SELECT t.*, i.*
+    FROM (SELECT (SELECT count(*) FROM record) - (SELECT count(*) FROM waiting) AS records,
+                 ARRAY(SELECT DISTINCT map_id FROM waiting) AS locked_maps) t
     LEFT JOIN (
         SELECT shard_key, map_id, record_key, crm_id, place, cells, changed_at, actor, notes::text AS notes, is_deleted,
                is_inserted AND crm_id IS NOT NULL AS is_reinserted, creates, checked IS NOT NULL AS is_checked,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crm_suites::desk::map_people;
 use crm_suites::eventually::promptly;
-use crm_suites::{Crm, Desk, Json, Vendor, eventually, json};
+use crm_suites::{Crm, Desk, Json, Live, Vendor, eventually, json};
 
 use crate::CLUSTER;
 
@@ -181,4 +181,31 @@ async fn the_worker_wakes_up_by_itself_when_the_interval_has_passed() {
         (desk.field("p1", "phone").await == "newer").then_some(())
     })
     .await;
+}
+
+/// Edits that are sent at once are sent as soon as their records are no longer locked, though nothing wakes the worker then.
+#[tokio::test]
+async fn an_edit_of_a_locked_record_goes_once_that_is_free() {
+    let live = Live::open(&CLUSTER, Vendor::Stub).await;
+    live.people(2).await;
+    let other = live.db.session().await;
+    other
+        .execute("BEGIN; SELECT FROM crm.ledger WHERE record_key = 'p1' FOR UPDATE")
+        .await;
+    let arrives = async |key: &str, phone: &str| {
+        eventually(&format!("{key} has {phone}"), async || {
+            (live.field(key, "phone").await == phone).then_some(())
+        })
+        .await;
+    };
+    // Nothing but the lock holds anything up by the time that the last of these has arrived.
+    for phone in ["+2", "+3"] {
+        live.db
+            .execute(&format!("UPDATE people SET phone = '{phone}'"))
+            .await;
+        arrives("p2", phone).await;
+    }
+    other.execute("ROLLBACK").await;
+    arrives("p1", "+3").await;
+    live.db.assert_checked().await;
 }
