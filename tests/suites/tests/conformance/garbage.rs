@@ -30,7 +30,7 @@ fn garbage() -> Vec<(&'static str, Json)> {
         ("understood", json!({"body": "null"})),
         ("understood", json!({"body": "[]"})),
         ("understood", json!({"body": ""})),
-        ("understood", nothing()),
+        ("documentation does not name", nothing()),
     ]
 }
 
