@@ -103,7 +103,7 @@ async fn an_array_for_a_text() {
             &write,
             "42804",
             "does not accept a JSON array or object",
-            "a text",
+            "Pass a string",
         )
         .await;
     }
