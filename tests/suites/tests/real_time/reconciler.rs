@@ -340,10 +340,10 @@ async fn what_waits_is_shown(vendor: Vendor) {
     assert_eq!(live.db.one::<String>(cell, &[]).await, "pending");
     live.db.assert_checked().await;
     // Cancelled while it waits for its next attempt.
-    live.crm.relent(&live.db).await;
     live.db
         .execute(&format!("SELECT crm.cancel_write('{}')", written.write_id))
         .await;
+    live.crm.relent(&live.db).await;
     live.agree().await;
     if vendor != Vendor::HubSpot {
         live.assert_both("p1", "phone", "+1").await;
