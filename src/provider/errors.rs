@@ -162,16 +162,13 @@ pub(crate) fn foreign_body(response: &Response) -> Failure {
     failure.after(told)
 }
 
-/// A success whose body says nothing that can be understood.
+/// A success whose body cannot be read.
 pub(crate) fn unreadable(response: &Response) -> Failure {
-    let message = format!(
-        "HTTP {} with a body that cannot be understood",
-        response.status
-    );
+    let message = format!("HTTP {} with a body that cannot be read", response.status);
     Failure::record(ErrorClass::Internal, "unreadable_answer", message)
 }
 
-/// A record of an answer that says nothing of it that can be understood.
+/// A record of an answer that cannot be read.
 pub(crate) fn unreadable_record(why: impl std::fmt::Display) -> Failure {
     let message = format!("the CRM's answer for this record cannot be read: {why}");
     Failure::record(ErrorClass::Internal, "unreadable_record", message)

@@ -17,20 +17,24 @@ crm_suites::with_every_contestant!(
     nothing_is_called_written_that_was_not_answered,
 );
 
+/// What errors say of an answer that is none: one of these.
+const UNREADABLE: &str =
+    "cannot be read|documentation does not name|not a response of the CRM's API";
+
 /// Answers that are none, with status 200 unless they say otherwise, and what the error then speaks of.
 fn garbage() -> Vec<(&'static str, Json)> {
     vec![
-        ("understood", json!({"body": "<html>Sign in</html>"})),
+        (UNREADABLE, json!({"body": "<html>Sign in</html>"})),
         (
-            "understood",
+            UNREADABLE,
             json!({"body": "{\"id\": \"Zo\u{eb}\"}", "latin1": true}),
         ),
         ("max_response_bytes", json!({"body": "x".repeat(70_000)})),
-        ("understood", json!({"body": "{\"id\": \"1\", \"da"})),
-        ("understood", json!({"body": "null"})),
-        ("understood", json!({"body": "[]"})),
-        ("understood", json!({"body": ""})),
-        ("documentation does not name", nothing()),
+        (UNREADABLE, json!({"body": "{\"id\": \"1\", \"da"})),
+        (UNREADABLE, json!({"body": "null"})),
+        (UNREADABLE, json!({"body": "[]"})),
+        (UNREADABLE, json!({"body": ""})),
+        (UNREADABLE, nothing()),
     ]
 }
 
@@ -86,7 +90,10 @@ async fn a_call_whose_answer_is_garbage_is_not_lost(contestant: Contestant) {
             .await
             .expect_pending("internal");
         let error = written.error.as_deref().unwrap_or_default();
-        assert!(error.contains(says), "{written:?}");
+        assert!(
+            says.split('|').any(|words| error.contains(words)),
+            "{written:?}"
+        );
         assert_eq!(written.values["phone"], before, "what was read is told");
         assert!(written.hash.is_some());
         assert_eq!(live.cell("p1", "phone").await, phone);
@@ -130,7 +137,10 @@ async fn reconciles(contestant: Contestant, operation: &str) {
         .await;
         assert_eq!(shown["error_class"], "internal", "{shown}");
         let error = shown["last_error"].as_str().unwrap_or_default();
-        assert!(error.contains(says), "{shown}");
+        assert!(
+            says.split('|').any(|words| error.contains(words)),
+            "{shown}"
+        );
         assert!(
             shown["base"].as_object().is_some_and(|b| !b.is_empty()),
             "{shown}"

@@ -135,17 +135,17 @@ async fn a_table_that_could_not_be_mapped_any_more_stops_the_map_and_says_why() 
     for (change, words, repair) in [
         (
             "ALTER TABLE people DROP CONSTRAINT people_pkey",
-            "may be null|not unique",
+            "is nullable|no longer unique",
             "ALTER TABLE people ADD PRIMARY KEY (id)",
         ),
         (
             "DROP INDEX people_key",
-            "not unique",
+            "no longer unique",
             "CREATE UNIQUE INDEX people_key ON people (id)",
         ),
         (
             "ALTER TABLE people ALTER id DROP NOT NULL",
-            "may be null",
+            "is nullable",
             "ALTER TABLE people ALTER id SET NOT NULL",
         ),
         (
