@@ -45,7 +45,7 @@ pub struct Folder {
     /// Changes folded at once, after a batch could not be folded.
     narrowed: Option<usize>,
     /// See [`fold::fold`].
-    wary: u32,
+    expect_queued: u32,
 }
 
 impl Folder {
@@ -78,7 +78,7 @@ impl Folder {
         let mut at = None;
         let result = transaction(|client| {
             failpoint::reach("fold::store");
-            let folded = fold::fold(client, rows, &mut self.wary, &mut at)?;
+            let folded = fold::fold(client, rows, &mut self.expect_queued, &mut at)?;
             failpoint::reach("fold::before_commit");
             Ok(folded)
         });

@@ -26,6 +26,9 @@ pub fn fold(client: &mut SpiClient, records: &[Record]) -> Result<(), StoreError
     for statement in [VOID_CONFLICTS, VOID_DEAD_LETTERS] {
         client.update(Cached(statement), None, &noted[..3])?;
     }
+    if forgotten.is_empty() {
+        return Ok(());
+    }
     let keys = [
         column(&forgotten, |r| r.shard_key.as_str()),
         column(&forgotten, |r| r.map_id),

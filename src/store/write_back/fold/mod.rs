@@ -22,6 +22,7 @@ use pgrx::spi::SpiClient;
 pub use put_aside::put_aside;
 
 use crate::store::error::StoreError;
+use crate::store::row::Columns;
 use crate::store::statement::{Cached, FEW};
 use crate::store::transaction::subtransaction;
 use take::{OnQueued, Record};
@@ -116,7 +117,7 @@ fn slice_end(
     let mut records = 0;
     let mut cursor = client.open_cursor(
         Cached(
-            "SELECT shard_key, change_id, cardinality(record_keys) FROM crm.change
+            "SELECT shard_key, change_id, cardinality(record_keys)::bigint AS records FROM crm.change
          WHERE (shard_key, change_id) > ($1, $2) ORDER BY shard_key, change_id",
         ),
         &[after.0.as_str().into(), after.1.into()],
@@ -128,8 +129,8 @@ fn slice_end(
         }
         for row in few {
             if records < rows {
-                records += row.get::<i32>(3)?.unwrap_or_default() as usize;
-                last = row.get::<String>(1)?.zip(row.get::<i64>(2)?);
+                records += row.number("records")?;
+                last = Some((row.required("shard_key")?, row.required("change_id")?));
             }
         }
     }

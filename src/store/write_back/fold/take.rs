@@ -10,6 +10,7 @@ use pgrx::pg_sys::ItemPointerData;
 use pgrx::spi::SpiClient;
 
 use crate::store::error::StoreError;
+use crate::store::row::Columns;
 use crate::store::statement::{Cached, CachedIfFew};
 use crate::store::write_back::fold::Place;
 
@@ -93,37 +94,36 @@ pub fn take(
         locked_maps: Vec::new(),
     };
     for row in rows {
-        taken.records = row.get_by_name::<i64, _>("records")?.unwrap_or_default() as usize;
-        taken.locked_maps = row.get_by_name("locked_maps")?.unwrap_or_default();
-        let Some(record_key) = row.get_by_name("record_key")? else {
-            continue;
-        };
-        let flag =
-            |name: &str| Ok::<_, StoreError>(row.get_by_name::<bool, _>(name)?.unwrap_or_default());
-        taken.involved.push(Record {
-            record_key,
-            shard_key: row.get_by_name("shard_key")?.unwrap_or_default(),
-            map_id: row.get_by_name("map_id")?.unwrap_or_default(),
-            crm_id: row.get_by_name("crm_id")?,
-            ledger_place: row.get_by_name("place")?,
-            cells: row.get_by_name("cells")?.unwrap_or_default(),
-            changed_at: row
-                .get_by_name("changed_at")?
-                .unwrap_or_else(TimestampWithTimeZone::negative_infinity),
-            actor: row.get_by_name("actor")?.unwrap_or_default(),
-            notes: row.get_by_name("notes")?,
-            is_deleted: flag("is_deleted")?,
-            is_reinserted: flag("is_reinserted")?,
-            creates: flag("creates")?,
-            is_checked: flag("is_checked")?,
-            deletes_record: flag("deletes_record")?,
-            writes: flag("writes")?,
-            unchecked: row.get_by_name("unchecked")?,
-            queued: row.get_by_name("queued")?,
-            checkable: row.get_by_name("checkable")?,
-        });
+        taken.records = row.number("records")?;
+        taken.locked_maps = row.required("locked_maps")?;
+        if let Some(record_key) = row.optional("record_key")? {
+            taken.involved.push(record(record_key, &row)?);
+        }
     }
     Ok(taken)
+}
+
+fn record(record_key: String, row: &impl Columns) -> Result<Record, StoreError> {
+    Ok(Record {
+        record_key,
+        shard_key: row.required("shard_key")?,
+        map_id: row.required("map_id")?,
+        crm_id: row.optional("crm_id")?,
+        ledger_place: row.optional("place")?,
+        cells: row.required("cells")?,
+        changed_at: row.required("changed_at")?,
+        actor: row.required("actor")?,
+        notes: row.optional("notes")?,
+        is_deleted: row.required("is_deleted")?,
+        is_reinserted: row.required("is_reinserted")?,
+        creates: row.required("creates")?,
+        is_checked: row.required("is_checked")?,
+        deletes_record: row.required("deletes_record")?,
+        writes: row.required("writes")?,
+        unchecked: row.optional("unchecked")?,
+        queued: row.optional("queued")?,
+        checkable: row.optional("checkable")?,
+    })
 }
 
 /// Queues records that came back from [`take`]: cells to write, or a deletion. One whose row is back is not to be deleted
