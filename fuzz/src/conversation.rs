@@ -63,7 +63,7 @@ impl<'a> Line<'a> {
 /// Dataverse and Zoho may refuse a batch as a whole and tell of records in it that they took.
 fn holds_success(body: &[u8]) -> bool {
     let body = String::from_utf8_lossy(body);
-    ["HTTP/1.1 2", "SUCCESS"]
+    ["HTTP/1.0 2", "HTTP/1.1 2", "SUCCESS"]
         .iter()
         .any(|told| body.contains(told))
 }

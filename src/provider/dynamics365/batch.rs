@@ -70,42 +70,31 @@ pub(super) fn unwrap(response: &Response) -> Option<Vec<Response>> {
     parts.into_iter().map(answer).collect()
 }
 
+/// More headers than Dataverse gives an answer, and the parts of a batch have fewer.
+const MOST_HEADERS: usize = 64;
+
 /// The answer that a part holds below the part's own headers.
 fn answer(part: &[u8]) -> Option<Response> {
-    let (_, message) = headers(part)?;
-    let (status, rest) = line(message);
-    let (headers, body) = headers(rest)?;
-    let status = String::from_utf8_lossy(status);
+    let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
+    let httparse::Status::Complete((start, _)) =
+        httparse::parse_headers(part, &mut headers).ok()?
+    else {
+        return None;
+    };
+    let message = part.get(start..)?;
+    let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
+    let mut head = httparse::Response::new(&mut headers);
+    let httparse::Status::Complete(end) = head.parse(message).ok()? else {
+        return None;
+    };
+    let held = head.headers.iter().map(|header| {
+        let value = String::from_utf8_lossy(header.value).trim().to_owned();
+        (header.name.to_ascii_lowercase(), value)
+    });
     Some(Response {
-        status: status.split_whitespace().nth(1)?.parse().ok()?,
-        headers,
-        body: body.trim_ascii().to_vec(),
+        status: head.code?,
+        headers: held.collect(),
+        body: message.get(end..)?.trim_ascii().to_vec(),
         ..Response::default()
     })
-}
-
-type Headers = Vec<(String, String)>;
-
-/// Headers up to the empty line, and what follows it.
-fn headers(text: &[u8]) -> Option<(Headers, &[u8])> {
-    let mut held = Vec::new();
-    let mut rest = text;
-    loop {
-        let (first, after) = line(rest);
-        rest = after;
-        if first.trim_ascii().is_empty() {
-            return Some((held, rest));
-        }
-        let first = String::from_utf8_lossy(first);
-        let (name, value) = first.split_once(':')?;
-        held.push((name.trim().to_ascii_lowercase(), value.trim().to_owned()));
-    }
-}
-
-/// A line, and what follows it.
-fn line(text: &[u8]) -> (&[u8], &[u8]) {
-    match text.iter().position(|&b| b == b'\n') {
-        Some(at) => (&text[..at], &text[at + 1..]),
-        None => (text, b""),
-    }
 }

@@ -98,6 +98,9 @@ fn what_is_no_batch_is_told_from_one() {
         "--batchresponse_1\r\n",
         "--batchresponse_1\r\n\r\n",
         "--batchresponse_1\r\n\r\nhello\r\n\r\n",
+        "--batchresponse_1\r\n\r\nT 204\r\n\r\n",
+        "--batchresponse_1\r\n\r\nHTTP/0.1 204 No Content\r\n\r\n",
+        "--batchresponse_1\r\n\r\nHTTP/1.1 2040 No Content\r\n\r\n",
     ] {
         let strange = Response {
             body: body.into(),
