@@ -8,7 +8,7 @@ use crm_provider::composio::{self, Account};
 use crm_provider::hubspot::HubSpot;
 use crm_provider::salesforce::Salesforce;
 use crm_provider::{
-    ChangesPage, Credentials, CrmObject, Method, Provider, Request, WriteKind, Written,
+    ChangesPage, Credentials, CrmObject, Method, Provider, Request, Step, WriteKind, Written,
 };
 use serde_json::json;
 
@@ -17,7 +17,8 @@ use crate::requests;
 use crate::scenario::{Asked, Scenario};
 
 pub fn check(provider: &dyn Provider, data: &[u8]) {
-    let scenario = Scenario::read(data);
+    let mut scenario = Scenario::read(data);
+    scenario.keep_options(provider);
     let line = Line::direct(provider, &scenario.answers);
     hold(provider, &scenario, line);
 }
@@ -29,7 +30,8 @@ pub fn check_carried(data: &[u8]) {
         Some(b'H') => &HubSpot,
         _ => &Salesforce,
     };
-    let scenario = Scenario::read(data.get(1..).unwrap_or_default());
+    let mut scenario = Scenario::read(data.get(1..).unwrap_or_default());
+    scenario.keep_options(provider);
     for response in &scenario.answers {
         composio::usage(response);
     }
@@ -139,7 +141,26 @@ fn read(
         };
         assert!(succeeded, "read, by no answer");
         same(provider, id, &object.crm_id);
+        based_on(provider, scenario, object);
         values(provider, scenario, object);
+    }
+}
+
+/// The write that is based on a read names what was read, in a request that HTTP can carry.
+fn based_on(provider: &dyn Provider, scenario: &Scenario, object: &CrmObject) {
+    if object.version.is_none() {
+        return;
+    }
+    let mut batch = scenario.write(WriteKind::Update);
+    batch.records.truncate(1);
+    for record in &mut batch.records {
+        record.unless_changed.clone_from(&object.version);
+    }
+    let first = provider
+        .write(&scenario.settings, Arc::new(batch))
+        .step(None);
+    if let Step::Send(request) = first {
+        requests::check(&request);
     }
 }
 

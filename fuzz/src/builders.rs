@@ -112,29 +112,35 @@ fn address(key: &str, step: Step<impl Sized>, plain: Step<impl Sized>) {
         return;
     };
     crate::requests::check(&request);
-    if request.method != plain.method || !says(&plain, PLAIN) || !says(&request, key) {
+    let (told, plain_parts) = (parts(&request.target), parts(&plain.target));
+    // A key that no address can hold goes by a request with another; what both have is not the key.
+    let says = |parts: &[String], text: &str| {
+        !text.is_empty() && parts.iter().any(|part| part.contains(text))
+    };
+    let own: Vec<String> = told
+        .iter()
+        .filter(|part| !plain_parts.contains(part))
+        .cloned()
+        .collect();
+    if request.method != plain.method || !says(&plain_parts, PLAIN) || !says(&own, key) {
         return;
     }
     let quoted = key.replace('\'', "''");
-    let (told, plain) = (parts(&request.target), parts(&plain.target));
     let expected: Vec<String> = [key, &quoted]
         .iter()
-        .flat_map(|key| plain.iter().map(|part| part.replace(PLAIN, key)))
+        .flat_map(|key| plain_parts.iter().map(|part| part.replace(PLAIN, key)))
         .collect();
-    let (raw, quoted) = expected.split_at(plain.len());
+    let (raw, quoted) = expected.split_at(plain_parts.len());
+    // Dataverse's ids are the same in either case.
+    let is = |expected: &[String]| {
+        let parts = told.iter().zip(expected);
+        told.len() == expected.len() && { parts }.all(|(a, b)| a.to_lowercase() == b.to_lowercase())
+    };
     assert!(
-        told == raw || told == quoted,
+        is(raw) || is(quoted),
         "{key:?} is not in its place: {:?}",
         request.target
     );
-}
-
-/// Whether a request has the text in its address.
-fn says(request: &Request, text: &str) -> bool {
-    !text.is_empty()
-        && parts(&request.target)
-            .iter()
-            .any(|part| part.contains(text))
 }
 
 fn ok(body: &Json) -> Option<Response> {

@@ -19,8 +19,8 @@ use std::sync::Arc;
 use crm_domain::{DataType, Value};
 use crm_provider::record::Field;
 use crm_provider::{
-    ChangesQuery, DoneBatch, DoneField, DoneRecord, ReadBatch, Response, Settings, WriteBatch,
-    WriteKind, WriteRecord,
+    ChangesQuery, DoneBatch, DoneField, DoneRecord, Provider, ReadBatch, Response, Settings,
+    WriteBatch, WriteKind, WriteRecord,
 };
 
 /// More than this takes time and shows nothing new.
@@ -112,6 +112,13 @@ impl Scenario {
             }
             "bulk" => self.settings.bulk_threshold = rest.parse().unwrap_or(1),
             _ => {}
+        }
+    }
+
+    /// Without the options that no connection to this provider can have.
+    pub fn keep_options(&mut self, provider: &dyn Provider) {
+        if provider.check_options(&self.settings.options).is_err() {
+            self.settings.options.clear();
         }
     }
 

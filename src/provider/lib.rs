@@ -56,7 +56,7 @@ pub use record::{
     WriteKind, WriteRecord,
 };
 pub use registry::{default_base_url, provider, providers};
-pub use request::{Credentials, Method, Request, Response, Target};
+pub use request::{Credentials, Method, Request, Response, Target, fits_header};
 pub use secrets::{Mask, Secrets};
 pub use settings::{DAY_OPTION, IN_FLIGHT_OPTION, RATE_OPTION, RESERVE_OPTION, Settings};
 pub use webhook::{WebhookError, WebhookEvent, WebhookKind, WebhookRequest};

@@ -43,6 +43,11 @@ pub(crate) fn tidy(address: &str) -> PercentEncode<'_> {
     utf8_percent_encode(address, FOREIGN)
 }
 
+/// Whether a header can hold the text, which a CRM told (RFC 9110: visible characters and white space within a line).
+pub fn fits_header(text: &str) -> bool {
+    text.bytes().all(|b| matches!(b, b' '..=b'~' | b'\t'))
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     Get,

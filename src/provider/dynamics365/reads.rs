@@ -9,7 +9,7 @@ use super::columns::{self, MODIFIED};
 use super::{api, batch, errors};
 use crate::body::Item;
 use crate::errors::{refused, undocumented, unreadable};
-use crate::{CrmObject, Method, Operation, ReadBatch, Request, Response, Step};
+use crate::{CrmObject, Method, Operation, ReadBatch, Request, Response, Step, fits_header};
 
 /// Records in one batch.
 pub(super) const LIMIT: usize = 100;
@@ -75,7 +75,10 @@ impl Reading {
             crm_id: id.to_owned(),
             fields: columns::held(&row, &self.batch.fields),
             modified_at: columns::modified_at(&row),
-            version: row["@odata.etag"].as_str().map(str::to_owned),
+            version: row["@odata.etag"]
+                .as_str()
+                .filter(|version| fits_header(version))
+                .map(str::to_owned),
             damage,
         }))
     }

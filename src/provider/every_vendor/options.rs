@@ -148,8 +148,16 @@ fn options_that_say_nothing_are_refused() {
         ),
         (
             "zoho",
-            vec![json!({ "trigger": [] }), json!({ "trigger": ["workflow"] })],
             vec![
+                json!({ "trigger": [] }),
+                json!({ "trigger": ["workflow"] }),
+                json!({ "org_id": "673573045" }),
+                json!({ "org_id": 673573045 }),
+            ],
+            vec![
+                json!({ "org_id": "1\r\nx: y" }),
+                json!({ "org_id": "" }),
+                json!({ "org_id": ["1"] }),
                 json!({ "trigger": "workflow" }),
                 json!({ "trigger": ["x"] }),
             ],

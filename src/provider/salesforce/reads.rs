@@ -19,7 +19,7 @@ use crate::body::Item;
 use crate::errors::{refused, unreadable};
 use crate::record::in_order;
 use crate::request::encode;
-use crate::{CrmObject, Method, Operation, ReadBatch, Request, Response, Step, wire};
+use crate::{CrmObject, Method, Operation, ReadBatch, Request, Response, Step, fits_header, wire};
 
 /// Ids in one retrieve by POST (REST API Developer Guide, "sObject Collections").
 pub(super) const LIMIT: usize = 2000;
@@ -172,10 +172,12 @@ impl Reading {
         let protects = modified.zip(read_at).is_some_and(|(m, read)| m < read);
         let version = Version {
             date: stamp.map(|(text, _)| text).filter(|_| protects),
-            tag: header("etag").map(|etag| Tag {
-                etag: etag.to_owned(),
-                fields: self.fields.clone(),
-            }),
+            tag: header("etag")
+                .filter(|etag| fits_header(etag))
+                .map(|etag| Tag {
+                    etag: etag.to_owned(),
+                    fields: self.fields.clone(),
+                }),
         }
         .to_text();
         let young = modified

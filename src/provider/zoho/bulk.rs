@@ -23,7 +23,7 @@ use crate::calls::Calls;
 use crate::errors::unreadable;
 use crate::job::{Job, JobWrite, PollTimer};
 use crate::outcomes::{Outcome, Plan};
-use crate::request::encode;
+use crate::request::{encode, fits_header};
 use crate::success::zoho as success;
 use crate::{
     BoxOperation, Method, Operation, Request, Response, Settings, Step, WriteBatch, WriteKind, wire,
@@ -131,13 +131,15 @@ impl Job for Bulk {
         }
         let body = response.json().unwrap_or_default();
         match self.stage {
-            Stage::Org => match wire::scalar_text(&body["org"][0]["zgid"]) {
-                Some(org) => {
-                    self.org = Some(org);
-                    self.enter(Stage::Upload)
+            Stage::Org => {
+                match wire::scalar_text(&body["org"][0]["zgid"]).filter(|org| fits_header(org)) {
+                    Some(org) => {
+                        self.org = Some(org);
+                        self.enter(Stage::Upload)
+                    }
+                    None => self.failed(unreadable(response)),
                 }
-                None => self.failed(unreadable(response)),
-            },
+            }
             Stage::Upload => self.told(
                 wire::scalar_text(&body["details"]["file_id"]),
                 Stage::Create,

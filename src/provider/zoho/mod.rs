@@ -81,7 +81,13 @@ impl Provider for Zoho {
                 format!("{TRIGGER_OPTION} cannot be {told}"),
                 "It is a list of workflow, approval and blueprint, empty for none.",
             )),
-            _ => Ok(()),
+            _ => match options.get(ORG_OPTION) {
+                Some(told) if !api::is_org(told) => Err((
+                    format!("{ORG_OPTION} cannot be {told}"),
+                    "It is the organisation's zgid: a number.",
+                )),
+                _ => Ok(()),
+            },
         }
     }
 

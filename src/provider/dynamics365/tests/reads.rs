@@ -63,6 +63,15 @@ fn one_record_is_read_by_its_own_path() {
 }
 
 #[test]
+fn a_version_that_no_header_holds_is_none() {
+    for version in ["W/\"1\"\r\nx: y", "W/\"\u{e9}\""] {
+        let row = json!({ "@odata.etag": version, "contactid": A, "firstname": null });
+        let (result, _) = read(&[A], |_, _| answer(200, &row));
+        assert_eq!(result.unwrap()[0].as_ref().unwrap().version, None);
+    }
+}
+
+#[test]
 fn several_are_read_in_a_batch() {
     assert_eq!(Dynamics365.read_size("contacts"), 100);
     let (result, log) = read(&[A, B, C], |_, _| {

@@ -230,6 +230,18 @@ fn updates_are_found_by_id_and_an_option_names_the_organisation() {
 }
 
 #[test]
+fn an_organisation_that_no_header_holds_is_none() {
+    let batch = people(WriteKind::Update, &["1", "2"]);
+    let (_, log) = write(batch, |_, request| match request.target {
+        Target::Api(ref path) if path == "/crm/v8/org" => {
+            answer(200, &json!({ "org": [{ "zgid": "1\r\nx: y" }] }))
+        }
+        _ => called(request),
+    });
+    assert!(!log.lines().iter().any(|line| line.contains("upload")));
+}
+
+#[test]
 fn jobs_are_for_many_and_never_for_deletions_nor_where_automation_is_chosen() {
     let size = |settings: &Settings, kind, count| Zoho.write_size(settings, kind, count);
     let jobs = settings(2000);
