@@ -84,7 +84,7 @@ lint: setup ## rustfmt, clippy for every set of features, shellcheck, dependenci
 unit: setup ## tests of the domain, the providers, the simulator and the layers of the tree, without PostgreSQL
 	cargo test $(plain)
 
-fuzz: setup ## what is read from outside and written to it, with inputs made for it; the same ones each time (TEST=target)
+fuzz: setup ## what is read from outside and written to it, with the inputs of its corpus; FUZZ_SECONDS=N looks for new ones (TEST=target)
 	fuzz/run $(TEST)
 
 pg_test: setup ## tests inside a PostgreSQL backend (TEST=name for some of them)
