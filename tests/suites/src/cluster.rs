@@ -1,7 +1,7 @@
 //! A PostgreSQL cluster of its own: started, stopped, crashed, reloaded, cloned into a standby.
 //!
-//! It listens on a socket in its own directory only. `PG_CONFIG` names the installation; `PG_CRM_LIBRARY_PATH`, if set, a
-//! directory where the server looks for pg_crm's library first.
+//! It listens on a socket in its own directory only. `PG_CONFIG` names the installation;
+//! `PG_CRM_LIBRARY_PATH`, if set, a directory where the server looks for pg_crm's library first.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
-use tokio::sync::OnceCell;
 
 use crate::database::Database;
 use crate::eventually::{PATIENCE, spin};
@@ -33,6 +32,43 @@ pub fn program(name: &str) -> Command {
     command
 }
 
+/// The database that new ones with the extension are copies of. No worker connects to a template.
+const TEMPLATE: &str = "with_extension";
+
+/// A cluster that does not run and whose data directory the others copy, with [`TEMPLATE`] in it: initdb and
+/// CREATE EXTENSION take longer than all else that a scenario does.
+static PRISTINE: LazyLock<Cluster> = LazyLock::new(|| {
+    let cluster = Cluster::empty(true);
+    let mut initdb = program("initdb");
+    initdb
+        .args([
+            "--username=postgres",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--locale=C.UTF-8",
+        ])
+        .args(["--no-sync", "--no-instructions", "-D"])
+        .arg(cluster.data());
+    process::run(&mut initdb);
+    cluster.configure(&[
+        ("listen_addresses", ""),
+        ("shared_preload_libraries", "pg_crm"),
+        ("fsync", "off"),
+        ("max_connections", "200"),
+        ("max_worker_processes", "100"),
+        ("max_prepared_transactions", "4"),
+        ("log_line_prefix", "%m [%p] %b %d: "),
+    ]);
+    cluster.place();
+    cluster.boot();
+    let create = format!("CREATE DATABASE {TEMPLATE} IS_TEMPLATE true");
+    cluster.psql("postgres", &create);
+    cluster.psql(TEMPLATE, "CREATE EXTENSION pg_crm");
+    cluster.stop(Signal::SIGINT);
+    process::clean_up_at_exit(None, cluster.path().to_owned());
+    cluster
+});
+
 /// Where extensions' scripts live in this installation.
 pub fn extension_directory() -> PathBuf {
     let output = process::run(program("pg_config").arg("--sharedir"));
@@ -45,8 +81,6 @@ pub struct Cluster {
     databases: AtomicU32,
     /// Held by a `static`, which is never dropped.
     shared: bool,
-    /// What the databases of a shared cluster are copies of: that takes a fifth of CREATE EXTENSION's time.
-    template: OnceCell<&'static str>,
     /// Environment variables of the server.
     environment: Vec<(String, String)>,
 }
@@ -83,34 +117,31 @@ impl Cluster {
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
-        let mut initdb = program("initdb");
-        initdb
-            .args([
-                "--username=postgres",
-                "--auth=trust",
-                "--encoding=UTF8",
-                "--locale=C.UTF-8",
-            ])
-            .args(["--no-sync", "--no-instructions", "-D"])
+        let mut copy = Command::new("cp");
+        process::as_server_user(copy.args(["-a", "--reflink=auto"]))
+            .arg(PRISTINE.data())
             .arg(cluster.data());
-        process::run(&mut initdb);
-        let socket = cluster.path().display().to_string();
-        cluster.configure(&[
-            ("listen_addresses", ""),
-            ("unix_socket_directories", &socket),
-            ("shared_preload_libraries", "pg_crm"),
-            ("fsync", "off"),
-            ("max_connections", "200"),
-            ("max_worker_processes", "100"),
-            ("max_prepared_transactions", "4"),
-            ("log_line_prefix", "%m [%p] %b %d: "),
-        ]);
-        if let Ok(path) = std::env::var("PG_CRM_LIBRARY_PATH") {
-            cluster.configure(&[("dynamic_library_path", &format!("{path}:$libdir"))]);
-        }
+        process::run(&mut copy);
+        cluster.place();
         cluster.configure(settings);
         cluster.boot();
         cluster
+    }
+
+    /// Says where the server listens, and where it finds the library if not where it is installed.
+    fn place(&self) {
+        let socket = self.path().display().to_string();
+        self.configure(&[("unix_socket_directories", &socket)]);
+        if let Ok(path) = std::env::var("PG_CRM_LIBRARY_PATH") {
+            self.configure(&[("dynamic_library_path", &format!("{path}:$libdir"))]);
+        }
+    }
+
+    /// Runs a statement before any test does.
+    fn psql(&self, database: &str, statement: &str) {
+        let mut psql = program("psql");
+        psql.arg("-Xqh").arg(self.path());
+        process::run(psql.args(["-U", "postgres", "-d", database, "-c", statement]));
     }
 
     fn empty(shared: bool) -> Cluster {
@@ -128,7 +159,6 @@ impl Cluster {
             postmaster,
             databases,
             shared,
-            template: OnceCell::new(),
             environment: Vec::new(),
         }
     }
@@ -196,7 +226,7 @@ impl Cluster {
             .stderr(log);
         let mut child = process::spawn(command, Signal::SIGQUIT);
         if self.shared {
-            process::clean_up_at_exit(child.id(), self.path().to_owned());
+            process::clean_up_at_exit(Some(child.id()), self.path().to_owned());
         }
         let pid = child.id().to_string();
         spin(
@@ -224,7 +254,8 @@ impl Cluster {
         process::signal(child.id() as i32, how);
         let ended = || child.try_wait().ok().flatten();
         let status = spin(Duration::from_secs(60), "the server stops", ended);
-        // With SIGKILL nobody tells the others; they see it by themselves, and hold the data directory until then.
+        // With SIGKILL nobody tells the others; they see it by themselves, and hold the data
+        // directory until then.
         assert!(
             how == Signal::SIGKILL || status.code().is_some(),
             "the postmaster ended with {status}"
@@ -249,7 +280,8 @@ impl Cluster {
         self.abandoned();
     }
 
-    /// Starts the server again after somebody killed the postmaster; the others see that by themselves.
+    /// Starts the server again after somebody killed the postmaster; the others see that by
+    /// themselves.
     pub fn recover(&self) {
         self.stop(Signal::SIGKILL);
         self.abandoned();
@@ -280,16 +312,8 @@ impl Cluster {
 
     /// A new database with the extension, and its worker at work.
     pub async fn database(&self) -> Database {
-        let database = if self.shared {
-            let template = *self.template.get_or_init(|| self.make_template()).await;
-            let database = self.new_database(&format!("TEMPLATE {template}")).await;
-            database.execute("SELECT crm_internal.start_worker()").await;
-            database
-        } else {
-            let database = self.bare_database().await;
-            database.execute("CREATE EXTENSION pg_crm").await;
-            database
-        };
+        let database = self.new_database(&format!("TEMPLATE {TEMPLATE}")).await;
+        database.execute("SELECT crm_internal.start_worker()").await;
         database.worker().await;
         database
     }
@@ -308,18 +332,6 @@ impl Cluster {
         let mut database = Database::open(self, &name).await;
         database.temporary = self.shared;
         database
-    }
-
-    /// A database with the extension that no worker connects to.
-    async fn make_template(&self) -> &'static str {
-        let name = "with_extension";
-        let admin = Database::open(self, "postgres").await;
-        admin
-            .execute(&format!("CREATE DATABASE {name} IS_TEMPLATE true"))
-            .await;
-        let database = Database::open(self, name).await;
-        database.execute("CREATE EXTENSION pg_crm").await;
-        name
     }
 
     fn log_file(&self) -> PathBuf {

@@ -1,7 +1,8 @@
 //! Child processes that cannot outlive the tests.
 //!
-//! The kernel kills each of them when the thread that started it ends; hence one thread starts them all and never ends.
-//! Directories are removed as the process exits, since what lives in a `static` is never dropped.
+//! The kernel kills each of them when the thread that started it ends; hence one thread starts them
+//! all and never ends. Directories are removed as the process exits, since what lives in a `static`
+//! is never dropped.
 
 use std::io::Read;
 use std::os::unix::process::CommandExt;
@@ -129,10 +130,11 @@ pub fn working_in(directory: &Path) -> Vec<i32> {
         .collect()
 }
 
-static AT_EXIT: Mutex<Vec<(u32, PathBuf)>> = Mutex::new(Vec::new());
+static AT_EXIT: Mutex<Vec<(Option<u32>, PathBuf)>> = Mutex::new(Vec::new());
 
-/// Remembers a server that a `static` holds: as the process exits it is stopped and its directory removed.
-pub fn clean_up_at_exit(pid: u32, directory: PathBuf) {
+/// Remembers a server that a `static` holds: as the process exits it is stopped, if it runs, and
+/// its directory removed.
+pub fn clean_up_at_exit(pid: Option<u32>, directory: PathBuf) {
     let mut list = AT_EXIT
         .lock()
         .unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -149,8 +151,9 @@ extern "C" fn clean_up() {
         .lock()
         .unwrap_or_else(|poisoned| poisoned.into_inner());
     for (pid, directory) in list.drain(..) {
-        let pid = Pid::from_raw(pid as i32);
-        if kill(pid, Signal::SIGQUIT).is_ok() {
+        if let Some(pid) = pid.map(|pid| Pid::from_raw(pid as i32))
+            && kill(pid, Signal::SIGQUIT).is_ok()
+        {
             let _ = nix::sys::wait::waitpid(pid, None);
         }
         let _ = std::fs::remove_dir_all(directory);
