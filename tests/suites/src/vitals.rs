@@ -3,6 +3,7 @@
 /// A reading of one process, all its threads together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Vitals {
+    /// Open descriptors, but for files on disk: those are Postgres's to keep open.
     pub files: usize,
     pub threads: usize,
     /// Times that a thread went to sleep by itself: one for each wake-up.
@@ -33,7 +34,12 @@ impl Vitals {
             .map(|task| format!("task/{}/", task.file_name().to_string_lossy()))
             .collect();
         Vitals {
-            files: list("fd").count(),
+            files: list("fd")
+                .filter(|file| {
+                    let target = std::fs::read_link(file.path()).unwrap_or_default();
+                    !target.is_absolute()
+                })
+                .count(),
             threads: tasks.len(),
             sleeps: tasks
                 .iter()

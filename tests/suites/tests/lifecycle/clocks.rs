@@ -1,4 +1,5 @@
-//! A clock that was an hour ahead, and went back: what is left of that in the tables is no alarm, then or later.
+//! A clock that was an hour ahead, and went back: what is left of that in the tables is no alarm,
+//! then or later.
 
 use crm_suites::{Crm, Desk, Vendor, with_remote_crms};
 
@@ -23,7 +24,7 @@ async fn edits_of_the_future(desk: &Desk, edits: &str) {
     desk.db
         .execute(&format!(
             "UPDATE crm.change SET changed_at = now() + interval '1 hour';
-             UPDATE crm.queue SET changed_at = ARRAY(SELECT now() + interval '1 hour' FROM unnest(changed_at));
+             UPDATE crm.queue SET changed_at = ARRAY(SELECT at + interval '1 hour' FROM unnest(changed_at) AS at);
              UPDATE crm.pending_write SET changed_at = now() + interval '1 hour';
              SELECT crm.resume('{name}')"
         ))
