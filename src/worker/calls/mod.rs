@@ -1,7 +1,7 @@
 //! Callers who wait in `crm.write()` and `crm.read_live()`.
 //!
-//! Intents and outcomes of concurrent calls share transactions: one commit before anything of theirs is written to a
-//! CRM, one before any of them is answered. The CRM is read meanwhile.
+//! Intents and outcomes of concurrent calls share transactions: one commit before anything of
+//! theirs is written to a CRM, one before any of them is answered. The CRM is read meanwhile.
 
 pub mod audit;
 pub mod call;
@@ -27,8 +27,8 @@ use crate::worker::context::Context;
 use crate::worker::link::{Priority, RequestContext};
 use crate::worker::mailbox::Sender;
 use crate::worker::schedule::LOCKED_RETRY;
-use crate::worker::sender::checked_write::{self, Checked, Outcome};
-use crate::worker::socket::protocol::{Answer, Intent, Question};
+use crate::worker::sender::checked_write::{Checked, CheckedWrite, Outcome};
+use crate::worker::socket::protocol::{Answer, AnswerOutcome, Intent, Question};
 use crate::worker::tasks::catch_panic;
 
 /// What the threads report.
@@ -94,7 +94,8 @@ impl Calls {
         }
     }
 
-    /// Whether calls ended since this was last asked, each of which leaves its intent to its caller's transaction.
+    /// Whether calls ended since this was last asked, each of which leaves its intent to its
+    /// caller's transaction.
     pub fn take_answered(&mut self) -> bool {
         std::mem::take(&mut self.answered)
     }
@@ -111,7 +112,8 @@ impl Calls {
         !(self.fresh.is_empty() && self.results.is_empty() && self.reads.is_empty())
     }
 
-    /// Records what is new and what came back, in one transaction; then lets the one be written and answers the other.
+    /// Records what is new and what came back, in one transaction; then lets the one be written and
+    /// answers the other.
     pub fn turn(&mut self, cx: &mut Context) {
         // Results free their records for calls that came meanwhile.
         while self.has_work() && self.serve(cx) {}
@@ -151,7 +153,8 @@ impl Calls {
                 self.fresh.extend(fresh);
                 false
             }
-            // The callers are told that the worker did not answer; the reconciler finds what was sent.
+            // The callers are told that the worker did not answer; the reconciler finds what was
+            // sent.
             Err(error) => {
                 self.is_locked = false;
                 log!("pg_crm cannot record edits of waiting callers: {error}");
@@ -160,7 +163,8 @@ impl Calls {
         }
     }
 
-    /// Starts what can be sent of the new calls, and answers the others. Each waits for its consent before it writes.
+    /// Starts what can be sent of the new calls, and answers the others. Each waits for its consent
+    /// before it writes.
     fn start_fresh(&mut self, cx: &Context) -> (Vec<Call>, Vec<oneshot::Sender<()>>) {
         let (mut fresh, mut consents) = (Vec::new(), Vec::new());
         for (intent, reply) in self.take_ready() {
@@ -181,8 +185,8 @@ impl Calls {
         (fresh, consents)
     }
 
-    /// Takes the new calls, but for those of records with a call in flight: a caller that disconnected
-    /// releases its lock, but the record is still being written.
+    /// Takes the new calls, but for those of records with a call in flight: a caller that
+    /// disconnected releases its lock, but the record is still being written.
     fn take_ready(&mut self) -> Vec<(Intent, Reply)> {
         fn key(i: &Intent) -> (i32, &str, &str) {
             (i.map_id, &i.shard_key, &i.record_key)
@@ -204,9 +208,11 @@ impl Calls {
         ready
     }
 
-    /// Why an edit cannot be sent right now, as the answer to its caller. `starting`: those that are about to be sent.
+    /// Why an edit cannot be sent right now, as the answer to its caller. `starting`: those that
+    /// are about to be sent.
     fn obstacle(&self, cx: &Context, intent: &Intent, starting: usize) -> Option<Answer> {
-        let pending = |class: &str, why: String| Some(Answer::failed("pending", class, why));
+        let pending =
+            |class: &str, why: String| Some(Answer::failed(AnswerOutcome::Pending, class, why));
         let Some(connection) = cx.connections.get(intent.connection_id) else {
             let why = "the worker does not know the connection yet";
             return pending("internal", why.to_owned());
@@ -233,8 +239,8 @@ impl Calls {
         None
     }
 
-    /// Reads the CRM for an edit while its intent is being committed; writes once that is on disk, which the consent that it
-    /// returns says. Also returned: the version of the credentials.
+    /// Reads the CRM for an edit while its intent is being committed; writes once that is on disk,
+    /// which the consent that it returns says. Also returned: the version of the credentials.
     fn start(&self, cx: &Context, intent: &Intent) -> Option<(oneshot::Sender<()>, i32)> {
         let link = cx.connections.link(intent.connection_id)?.clone();
         let version = link.version;
@@ -247,11 +253,15 @@ impl Calls {
         };
         let mailbox = self.mailbox.clone();
         cx.runtime.spawn(async move {
-            let edits = [edit];
-            let consent = Some(consented);
             let checked = catch_panic(async {
                 failpoint::reach_on_thread("call::task");
-                checked_write::run(&link, &context, &write_id, &object, &edits, consent).await
+                let write = CheckedWrite {
+                    link: &link,
+                    context: &context,
+                    object: &object,
+                    edits: &[edit],
+                };
+                write.run(&write_id, Some(consented)).await
             });
             let checked = match checked.await {
                 Ok(checked) => checked.and_then(|mut checked| checked.pop()),
@@ -273,12 +283,16 @@ impl Calls {
             let _ = consent.send(());
         } else {
             let why = "an earlier edit of this record is still pending; this edit follows it";
-            send_answer(call.reply, &Answer::failed("pending", "transient", why));
+            send_answer(
+                call.reply,
+                &Answer::failed(AnswerOutcome::Pending, "transient", why),
+            );
         }
     }
 }
 
-/// Records the intents of new calls and the outcomes of others. Returns the ids of the intents that may go on.
+/// Records the intents of new calls and the outcomes of others. Returns the ids of the intents that
+/// may go on.
 fn record(
     fresh: &[Call],
     results: &[(Call, Checked)],
@@ -301,8 +315,8 @@ fn record(
         }
         Ok(opened)
     };
-    // An outcome need not be durable before its caller's COMMIT, whose place in the log is behind it; without that COMMIT
-    // the intent stays, and the CRM is read.
+    // An outcome need not be durable before its caller's COMMIT, whose place in the log is behind
+    // it; without that COMMIT the intent stays, and the CRM is read.
     let opened = if intents.is_empty() {
         transaction(write)
     } else {
@@ -323,7 +337,7 @@ fn read_live(cx: &Context, question: Question, reply: Reply) {
             Some(connection) if connection.is_away => AWAY,
             _ => "the connection's credentials are refused; see crm.status",
         };
-        send_answer(reply, &Answer::failed("read", "auth", why));
+        send_answer(reply, &Answer::failed(AnswerOutcome::Read, "auth", why));
         return;
     };
     cx.runtime.spawn(async move {

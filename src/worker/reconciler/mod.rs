@@ -1,5 +1,5 @@
-//! The reconciler: pending edits of bidirectional cells are read, compared with the CRM, and written or resolved by their fields'
-//! policies, in bulk.
+//! The reconciler: pending edits of bidirectional cells are read, compared with the CRM, and
+//! written or resolved by their fields' policies, in bulk.
 
 pub mod audit;
 pub mod claim;
@@ -32,7 +32,7 @@ use crate::worker::link::{Priority, RequestContext, SharedLink};
 use crate::worker::mailbox::Sender;
 use crate::worker::process::report;
 use crate::worker::schedule::{IDLE, LOCKED_RETRY, may_go};
-use crate::worker::sender::checked_write::{self, Checked, Edit, Outcome};
+use crate::worker::sender::checked_write::{Checked, CheckedWrite, Edit, Outcome};
 use crate::worker::step_backoff::{Owner, Step};
 use crate::worker::tasks;
 
@@ -123,8 +123,8 @@ impl Reconciler {
         self.recorder.retry_unrecorded(cx);
     }
 
-    /// Sends what is due of the pending writes; returns when something will be due next. `is_in_use`: whether others have requests
-    /// of a connection in flight.
+    /// Sends what is due of the pending writes; returns when something will be due next.
+    /// `is_in_use`: whether others have requests of a connection in flight.
     pub fn turn(&mut self, cx: &mut Context, is_in_use: &dyn Fn(i32) -> bool) -> Duration {
         let mut next = IDLE;
         let maps = cx.maps.clone();
@@ -167,7 +167,8 @@ impl Reconciler {
                 Ok(false) => {
                     next = next.min(cx.backoff.attempt(owner, Step::ReadEdits, || {
                         let ms = transaction(|client| pending_writes::next_ms(client, map.id))?;
-                        // One that is due but was not claimed is in flight, or locked by another session.
+                        // One that is due but was not claimed is in flight, or locked by another
+                        // session.
                         Ok(match ms {
                             Some(ms) if ms > 0 => Duration::from_millis(ms as u64 + 1),
                             Some(_) => LOCKED_RETRY,
@@ -192,8 +193,8 @@ impl Reconciler {
 
     /// Claims a batch and sends it; `false` when nothing is due.
     ///
-    /// A batch that cannot be read is read again with half as many edits, until the one at fault is alone and is charged with a
-    /// failed attempt.
+    /// A batch that cannot be read is read again with half as many edits, until the one at fault is
+    /// alone and is charged with a failed attempt.
     fn dispatch(
         &mut self,
         cx: &mut Context,
@@ -274,11 +275,15 @@ impl Reconciler {
             &cx.runtime,
             &self.mailbox,
             async move {
-                let id = claim_id.to_string();
-                let checked = checked_write::run_caught(&link, &context, id, &object, &sent).await;
+                let write = CheckedWrite {
+                    link: &link,
+                    context: &context,
+                    object: &object,
+                    edits: &sent,
+                };
                 Message::Written {
                     claim_id,
-                    checked: Ok(checked),
+                    checked: Ok(write.run_caught(claim_id.to_string()).await),
                     outage: link.take_outage(),
                 }
             },
@@ -350,8 +355,8 @@ fn outage_among(checked: &[Checked]) -> Option<Failure> {
         .cloned()
 }
 
-/// Intents whose callers' transactions were rolled back become the reconciler's; returns when to look again. `in_flight`: ids of
-/// calls that are still being sent.
+/// Intents whose callers' transactions were rolled back become the reconciler's; returns when to
+/// look again. `in_flight`: ids of calls that are still being sent.
 pub fn adopt_orphans(cx: &mut Context, in_flight: Vec<&str>) -> Duration {
     cx.backoff.attempt(Owner::Worker, Step::Adopt, || {
         if !transaction(|client| intents::intents_wait(client))? {

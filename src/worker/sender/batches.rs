@@ -1,5 +1,5 @@
-//! Sends batches: grouped by kind, cut to the CRM's sizes, and split where a whole request was refused. Every record gets its own
-//! result.
+//! Sends batches: grouped by kind, cut to the CRM's sizes, and split where a whole request was
+//! refused. Every record gets its own result.
 
 use std::sync::{Arc, Mutex};
 
@@ -43,7 +43,8 @@ pub struct Destination {
 /// Failures after which a record that keeps failing with its neighbours is sent by itself.
 const ALONE_AFTER: u32 = 3;
 
-/// Sends a batch. Deletes go before updates before upserts, so that a key that moves between records is free.
+/// Sends a batch. Deletes go before updates before upserts, so that a key that moves between
+/// records is free.
 pub async fn send(link: &Link, destination: &Destination, records: Vec<Outgoing>) -> Vec<Sent> {
     let mut sent = Vec::with_capacity(records.len());
     let mut batch_no = 0;
@@ -71,7 +72,8 @@ pub async fn send(link: &Link, destination: &Destination, records: Vec<Outgoing>
         let mut batches = Vec::new();
         let mut records = records.into_iter();
         loop {
-            // Collected, so that a batch holds no more room than it needs: there may be as many batches as records.
+            // Collected, so that a batch holds no more room than it needs: there may be as many
+            // batches as records.
             let batch: Vec<Outgoing> = records.by_ref().take(size).collect();
             if batch.is_empty() {
                 break;
@@ -162,7 +164,8 @@ fn send_batch<'a>(
                     .collect();
                 let others = left.split_off(left.len().div_ceil(2));
                 let mut sent = Vec::with_capacity(left.len() + others.len());
-                // One after the other: the outcome of the first half decides whether the second is sent as one request.
+                // One after the other: the outcome of the first half decides whether the second is
+                // sent as one request.
                 for (half, name) in [(left, 'a'), (others, 'b')] {
                     let id = format!("{request_id}{name}");
                     if counts().allows_batch() {

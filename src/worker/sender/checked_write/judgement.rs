@@ -1,0 +1,93 @@
+//! What is to be done with each cell of an edit, by what the CRM held when it was read.
+
+use std::collections::BTreeMap;
+
+use crm_domain::conflict::{self, Decision, Sides};
+use crm_domain::{ErrorClass, Failure, Value};
+
+use super::{Checked, Edit, Outcome, Read, values};
+use crate::worker::link::Link;
+
+/// A record as read, before it is written.
+pub struct Judged {
+    pub index: usize,
+    pub read: Option<BTreeMap<u16, Value>>,
+    pub version: Option<String>,
+    pub modified_at: Option<i64>,
+    pub decisions: Vec<(u16, Decision)>,
+}
+
+impl Judged {
+    /// Whether the write holds this field.
+    pub fn writes(&self, field: u16) -> bool {
+        self.decisions.contains(&(field, Decision::Write))
+    }
+}
+
+/// Decides on each cell of an edit. `Err`: nothing is to be written.
+pub fn judge(link: &Link, edit: &Edit, index: usize, read: Read) -> Result<Judged, Box<Checked>> {
+    let object = match read {
+        Ok(Some(object)) => object,
+        Ok(None) => {
+            return Err(Box::new(Checked::failed(Failure::record(
+                ErrorClass::NotFound,
+                "not_found",
+                "the CRM has no such record any more",
+            ))));
+        }
+        // A caller waits: what cannot be compared is written all the same, based on the ledger.
+        Err(failure) if edit.strict && failure.class != ErrorClass::NotFound => {
+            link.take_outage();
+            let cells = edit.fields.iter().filter(|f| f.local.is_some());
+            return Ok(Judged {
+                index,
+                read: None,
+                version: None,
+                modified_at: None,
+                decisions: cells.map(|f| (f.id, Decision::Write)).collect(),
+            });
+        }
+        Err(failure) => return Err(Box::new(Checked::failed(failure))),
+    };
+    let fields = edit.fields.iter().map(|f| (f.id, f.field.clone()));
+    let read = values(link, fields, &object).map_err(|f| Box::new(Checked::failed(f)))?;
+    let mut decisions = Vec::new();
+    let mut differs = false;
+    for f in &edit.fields {
+        let crm = &read[&f.id];
+        let moved = f.base.is_some_and(|base| base != conflict::hash(crm));
+        differs |= edit.strict && f.compared && moved;
+        let sides = |local| Sides {
+            base: f.base,
+            sent: &f.sent,
+            local,
+            crm,
+            local_changed_at: edit.changed_at,
+            crm_changed_at: object.modified_at.map(|at| at - link.clock_offset_ms()),
+        };
+        match &f.local {
+            _ if f.take && moved => decisions.push((f.id, Decision::ManualReview)),
+            _ if f.take => decisions.push((f.id, Decision::AcceptCrm)),
+            None => {}
+            Some(local) if local == crm => decisions.push((f.id, Decision::AlreadyApplied)),
+            Some(_) if edit.strict => decisions.push((f.id, Decision::Write)),
+            Some(local) => decisions.push((f.id, conflict::resolve(f.policy, &sides(local)))),
+        }
+    }
+    if differs {
+        // What is there already needs no second writer.
+        return Err(Box::new(Checked {
+            request_id: String::new(),
+            read: Some(read),
+            outcome: Outcome::Conflict,
+            raced: Vec::new(),
+        }));
+    }
+    Ok(Judged {
+        index,
+        read: Some(read),
+        version: object.version,
+        modified_at: object.modified_at,
+        decisions,
+    })
+}
