@@ -16,7 +16,7 @@ use crate::store::config::MappedField;
 use crate::store::rights;
 use crate::store::table::read::{self, Bounds, RowValues, Wanted};
 use crate::store::table::{capture_guard, cell_value, update};
-use crate::worker::socket::protocol::Answer;
+use crate::worker::socket::protocol::{Answer, AnswerOutcome};
 
 /// An edit that is being made.
 pub struct Edit<'a> {
@@ -26,15 +26,16 @@ pub struct Edit<'a> {
     pub force: bool,
     /// The caller said what is to be compared.
     pub compares_base: bool,
-    /// Cells of a record with edits that wait: their base is what those leave in the CRM, which the ledger will say by then.
+    /// Cells of a record with edits that wait: their base is what those leave in the CRM, which the
+    /// ledger will say by then.
     pub follows: Cells,
     pub write_id: &'a str,
     pub actor: &'a str,
     pub correlation_id: Option<&'a str>,
 }
 
-/// What the edit is based on: what the caller saw; else what the CRM last held; else, for a field of which nobody knows
-/// that, what the row holds.
+/// What the edit is based on: what the caller saw; else what the CRM last held; else, for a field
+/// of which nobody knows that, what the row holds.
 pub fn bases(
     target: &Target,
     record: Option<&Record>,
@@ -133,7 +134,8 @@ pub fn row_values(target: &Target, cells: &Cells) -> Vec<(u16, Value)> {
     }
 }
 
-/// The answer that needs no CRM: where edits wait the CRM cannot tell whether the caller has seen them, but the row can.
+/// The answer that needs no CRM: where edits wait the CRM cannot tell whether the caller has seen
+/// them, but the row can.
 pub fn early_answer(
     target: &Target,
     record: Option<&Record>,
@@ -145,10 +147,10 @@ pub fn early_answer(
     }
     Some(if row_differs(target, based, &edit.bases) {
         let why = "the row holds an edit, not yet in the CRM, that this edit was not based on";
-        Answer::failed("conflict", "conflict", why)
+        Answer::failed(AnswerOutcome::Conflict, "conflict", why)
     } else {
         let why = "an earlier edit of this record is still pending; this edit follows it";
-        Answer::failed("pending", ErrorClass::Transient.name(), why)
+        Answer::failed(AnswerOutcome::Pending, ErrorClass::Transient.name(), why)
     })
 }
 

@@ -1,8 +1,9 @@
 //! `crm.write()` and `crm.read_live()`: a user's edit goes to the CRM while they wait.
 //!
-//! The row is changed first, in a subtransaction and as the caller, so that every rule of the table and of the mapping has
-//! spoken before the CRM is touched, and what is sent is what the row holds. Then the worker reads, compares and writes. A
-//! conflict undoes the subtransaction. Whatever else happens, the edit stays in the row and is in the CRM, or pending.
+//! The row is changed first, in a subtransaction and as the caller, so that every rule of the table
+//! and of the mapping has spoken before the CRM is touched, and what is sent is what the row holds.
+//! Then the worker reads, compares and writes. A conflict undoes the subtransaction. Whatever else
+//! happens, the edit stays in the row and is in the CRM, or pending.
 
 mod edit;
 mod outcome;
@@ -25,7 +26,7 @@ use crate::settings;
 use crate::store::calls::caller;
 use crate::store::table::row_locks;
 use crate::store::transaction::nested;
-use crate::worker::socket::protocol::{Answer, Question};
+use crate::worker::socket::protocol::{Answer, AnswerOutcome, Question};
 
 /// `crm.write()` as one JSON object.
 #[pg_extern(volatile, parallel_unsafe, schema = "crm_internal")]
@@ -133,7 +134,7 @@ fn perform_write(
     );
     let mut answer = early.clone().unwrap_or_default();
     let mut intended = Vec::new();
-    if answer.outcome != "conflict" {
+    if answer.outcome != AnswerOutcome::Conflict {
         nested(|| {
             intended = change_row(&target, &changes, &edit);
             let crm_id = record.as_ref().and_then(|r| r.crm_id.as_deref());
@@ -142,27 +143,31 @@ fn perform_write(
                 (None, Some(crm_id)) => answer = ask_to_write(&target, &edit, crm_id, &intended),
                 (None, None) => {
                     let why = "the record is not linked to a CRM record yet";
-                    answer = Answer::failed("pending", ErrorClass::NotFound.name(), why);
+                    answer =
+                        Answer::failed(AnswerOutcome::Pending, ErrorClass::NotFound.name(), why);
                 }
             }
-            answer.outcome != "conflict"
+            answer.outcome != AnswerOutcome::Conflict
         });
     }
     crate::failpoint::reach("caller::answered");
-    match answer.outcome.as_str() {
-        "conflict" if early.is_some() => {
+    match answer.outcome {
+        AnswerOutcome::Conflict if early.is_some() => {
             outcome::audit_conflict(&target, &edit, &changed, changes, &answer)
         }
-        "conflict" => {}
-        "committed" => outcome::record_commit(&target, &edit, &intended),
-        _ => outcome::queue_edit(&target, &edit, &answer, &intended),
+        AnswerOutcome::Conflict => {}
+        AnswerOutcome::Committed => outcome::record_commit(&target, &edit, &intended),
+        AnswerOutcome::Pending | AnswerOutcome::Read => {
+            outcome::queue_edit(&target, &edit, &answer, &intended)
+        }
     }
     crate::failpoint::reach("caller::settled");
-    if answer.outcome == "pending" {
+    if answer.outcome == AnswerOutcome::Pending {
         wake::for_what_waits();
     }
     let visible = target.visible();
-    // A hash of few possible values is as good as the value, so it goes where all that is in it may be seen.
+    // A hash of few possible values is as good as the value, so it goes where all that is in it may
+    // be seen.
     let sees_all = visible.len() == target.map.fields.len();
     JsonB(json!({
         "write_id": write_id,

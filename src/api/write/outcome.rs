@@ -30,8 +30,9 @@ pub fn record_commit(target: &Target, edit: &Edit, intended: &[(u16, Value)]) {
     ));
 }
 
-/// The CRM does not have it: it waits for the reconciler, with what it was based on. A forced edit is based on what was
-/// read. What was sent may have arrived all the same, and is then no change of the CRM's.
+/// The CRM does not have it: it waits for the reconciler, with what it was based on. A forced edit
+/// is based on what was read. What was sent may have arrived all the same, and is then no change of
+/// the CRM's.
 pub fn queue_edit(target: &Target, edit: &Edit, answer: &Answer, intended: &[(u16, Value)]) {
     let base: JsonMap<String, Json> = edit
         .cells

@@ -11,7 +11,7 @@ use crate::api::write::edit::Edit;
 use crate::api::write::target::Target;
 use crate::api::{ask, raise, wake};
 use crate::store::config::MappedField;
-use crate::worker::socket::protocol::{Answer, Intent, IntentField};
+use crate::worker::socket::protocol::{Answer, AnswerOutcome, Intent, IntentField};
 
 /// The worker bounds its requests itself; this is for one that hangs.
 pub const PATIENCE: Duration = Duration::from_secs(3600);
@@ -54,7 +54,7 @@ pub fn ask_to_write(
     // Whatever ends this call from here on, a cancel for instance: what the CRM took is put right.
     wake::if_undone();
     let answer = ask_worker("write", &intent);
-    if answer.outcome == "conflict" {
+    if answer.outcome == AnswerOutcome::Conflict {
         wake::intent_is_closed();
     }
     answer

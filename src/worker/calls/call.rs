@@ -1,4 +1,5 @@
-//! A call of `crm.write()` or `crm.read_live()`: from the request to an edit, and from its result to the answer.
+//! A call of `crm.write()` or `crm.read_live()`: from the request to an edit, and from its result
+//! to the answer.
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use tokio::sync::oneshot;
 use crate::store::calls::intents;
 use crate::worker::link::{Priority, RequestContext, SharedLink};
 use crate::worker::sender::checked_write::{self, Checked, Edit, EditField, Outcome};
-use crate::worker::socket::protocol::{Answer, Intent, IntentField, Question};
+use crate::worker::socket::protocol::{Answer, AnswerOutcome, Intent, IntentField, Question};
 
 pub type Reply = oneshot::Sender<Json>;
 
@@ -114,17 +115,21 @@ pub async fn read(link: &SharedLink, question: &Question) -> Answer {
         Ok(Some(object)) => checked_write::values(link, fields.into_iter(), &object),
         Ok(None) => {
             let why = "the CRM has no such record any more";
-            return Answer::failed("read", "not_found", why);
+            return Answer::failed(AnswerOutcome::Read, "not_found", why);
         }
         Err(failure) => Err(failure),
     };
     match values {
         Ok(values) => Answer {
-            outcome: "read".to_owned(),
+            outcome: AnswerOutcome::Read,
             values: Some(by_id(values.iter())),
             ..Answer::default()
         },
-        Err(failure) => Answer::failed("read", failure.class.name(), failure.to_string()),
+        Err(failure) => Answer::failed(
+            AnswerOutcome::Read,
+            failure.class.name(),
+            failure.to_string(),
+        ),
     }
 }
 
@@ -139,13 +144,13 @@ pub fn answer(intent: &Intent, checked: &Checked) -> Answer {
     let mut values = checked.read.as_ref().map(|read| by_id(read.iter()));
     match &checked.outcome {
         Outcome::Conflict => Answer {
-            outcome: "conflict".to_owned(),
+            outcome: AnswerOutcome::Conflict,
             values,
             error_class: Some("conflict".to_owned()),
             error: Some("the CRM has a value that the edit was not based on".to_owned()),
         },
         Outcome::Failed(failure) => Answer {
-            outcome: "pending".to_owned(),
+            outcome: AnswerOutcome::Pending,
             values,
             error_class: Some(failure.class.name().to_owned()),
             error: Some(format!("{} ({})", failure.message, failure.code)),
@@ -162,7 +167,7 @@ pub fn answer(intent: &Intent, checked: &Checked) -> Answer {
                 values.extend(written);
             }
             Answer {
-                outcome: "committed".to_owned(),
+                outcome: AnswerOutcome::Committed,
                 values,
                 ..Answer::default()
             }

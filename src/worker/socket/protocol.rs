@@ -1,4 +1,5 @@
-//! What a backend requests of the worker over the local socket, and the responses to writes and reads.
+//! What a backend requests of the worker over the local socket, and the responses to writes and
+//! reads.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
@@ -19,7 +20,8 @@ pub enum Request {
     Test(Test),
 }
 
-/// Read by hand: serde reads a tagged enum through a buffer that does not know numbers of arbitrary precision.
+/// Read by hand: serde reads a tagged enum through a buffer that does not know numbers of arbitrary
+/// precision.
 impl<'de> Deserialize<'de> for Request {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
@@ -65,7 +67,8 @@ fn a_minute() -> u64 {
 pub struct Inquiry {
     pub connection_id: i32,
     pub object: String,
-    /// The CRM is asked in any case. Otherwise an answer of a moment ago will do, and a connection that rests is left alone.
+    /// The CRM is asked in any case. Otherwise an answer of a moment ago will do, and a connection
+    /// that rests is left alone.
     pub fresh: bool,
 }
 
@@ -130,11 +133,22 @@ pub struct Question {
     pub fields: Vec<IntentField>,
 }
 
+/// The outcome of an intent or a question, as callers see it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AnswerOutcome {
+    Committed,
+    Conflict,
+    #[default]
+    Pending,
+    /// The result is in [`Answer::values`].
+    Read,
+}
+
 /// The response to an intent or a question.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Answer {
-    /// committed, conflict or pending; read: the result is in `values`.
-    pub outcome: String,
+    pub outcome: AnswerOutcome,
     /// What the CRM holds, canonical, by field_id; absent: not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub values: Option<serde_json::Map<String, Json>>,
@@ -145,9 +159,9 @@ pub struct Answer {
 }
 
 impl Answer {
-    pub fn failed(outcome: &str, class: &str, error: impl Into<String>) -> Answer {
+    pub fn failed(outcome: AnswerOutcome, class: &str, error: impl Into<String>) -> Answer {
         Answer {
-            outcome: outcome.to_owned(),
+            outcome,
             error_class: Some(class.to_owned()),
             error: Some(error.into()),
             ..Answer::default()
