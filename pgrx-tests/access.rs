@@ -1,4 +1,5 @@
-//! Who may do what: nobody anything unless granted, and an application edits its tables without knowing of pg_crm.
+//! Who may do what: nobody anything unless granted, and an application edits its tables without
+//! knowing of pg_crm.
 
 #[pgrx::pg_schema]
 mod tests {

@@ -62,7 +62,8 @@ mod tests {
                        unmap_object,drop_connection,link,flush,write,read_live,resolve_conflict,cancel_write,pause,resume,replay,replay_all,grant_access,adopt_connections,recapture,set_capture,install_capture,bind_map}')"),
             NOTHING
         );
-        // Whatever depends on nothing but its arguments may run in parallel, and what talks to the worker may not.
+        // Whatever depends on nothing but its arguments may run in parallel, and what talks to the
+        // worker may not.
         assert_eq!(
             rows("SELECT format('%s %s%s', proname, provolatile, proparallel) FROM pg_proc
                   WHERE pronamespace IN ('crm'::regnamespace, 'crm_internal'::regnamespace) AND proname = ANY ('{hash,snapshot,check,ask_worker}') ORDER BY 1"),

@@ -6,7 +6,8 @@ mod tests {
 
     use super::super::fixture::*;
 
-    /// Creates the table with a value, sets another, and returns whether that was captured as a change.
+    /// Creates the table with a value, sets another, and returns whether that was captured as a
+    /// change.
     fn changes(column_type: &str, data_type: &str, from: &str, to: &str) -> bool {
         run("DROP TABLE IF EXISTS t");
         run(&format!(

@@ -1,4 +1,5 @@
-//! What the tests share: SQL in, text out; a mapped table; what was captured of it; how a statement is refused.
+//! What the tests share: SQL in, text out; a mapped table; what was captured of it; how a statement
+//! is refused.
 
 use pgrx::prelude::*;
 
@@ -21,7 +22,8 @@ pub fn value(query: &str) -> String {
     rows.remove(0)
 }
 
-/// How a statement is refused: its SQLSTATE, message, detail and hint, a line each; empty if it is not.
+/// How a statement is refused: its SQLSTATE, message, detail and hint, a line each; empty if it is
+/// not.
 pub fn refusal(statement: &str) -> String {
     if value("SELECT to_regprocedure('pg_temp.refusal(text)') IS NULL") == "true" {
         run(r"
@@ -118,8 +120,8 @@ pub fn mapped(table: &str, columns: &[&str]) -> i32 {
     map
 }
 
-/// What was captured since the last call, as `op record_key columns`, in order; records of one statement that changed alike
-/// come together.
+/// What was captured since the last call, as `op record_key columns`, in order; records of one
+/// statement that changed alike come together.
 pub fn captured(map: i32) -> Vec<String> {
     let captured = rows(&format!(
         "SELECT concat_ws(' ', h.op, k.record_key, (

@@ -1,6 +1,7 @@
 //! `#[pg_test]`: functions inside one transaction of a real server.
 //!
-//! Each test is named by the law that it holds pg_crm to. What it does is rolled back, and the worker never sees it.
+//! Each test is named by the law that it holds pg_crm to. What it does is rolled back, and the
+//! worker never sees it.
 
 pub mod fixture;
 

@@ -1,4 +1,5 @@
-//! Validation rules at the triggers: each rule, for each type that takes it, on both sides of its limit.
+//! Validation rules at the triggers: each rule, for each type that takes it, on both sides of its
+//! limit.
 
 #[pgrx::pg_schema]
 mod tests {
@@ -172,7 +173,8 @@ mod tests {
         );
     }
 
-    /// NBSP, the ideographic space, control characters and line ends count in the rules as they do in what is sent.
+    /// NBSP, the ideographic space, control characters and line ends count in the rules as they do
+    /// in what is sent.
     #[pg_test]
     fn what_is_blank_and_how_long_a_text_is_follows_what_is_sent() {
         let blank = [

@@ -1,4 +1,5 @@
-//! ALTER and DROP of mapped tables: renames are followed, what cannot be followed stops the map and says why.
+//! ALTER and DROP of mapped tables: renames are followed, what cannot be followed stops the map and
+//! says why.
 
 #[pgrx::pg_schema]
 mod tests {

@@ -1,4 +1,5 @@
-//! Components of the worker, each by itself: with a test database, and a fake link instead of a CRM.
+//! Components of the worker, each by itself: with a test database, and a fake link instead of a
+//! CRM.
 
 #[pgrx::pg_schema]
 mod tests {

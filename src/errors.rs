@@ -1,8 +1,10 @@
-//! What users see of an error of pg_crm: message, DETAIL and HINT, and where in their own code it came up.
+//! What users see of an error of pg_crm: message, DETAIL and HINT, and where in their own code it
+//! came up.
 //!
-//! Which functions of pg_crm were at work is nobody's business but ours: PostgreSQL's CONTEXT lines of them are cut off where
-//! an error leaves a function of pg_crm's schemas, and can be had at `log_min_messages = debug1`. Rust's backtraces, for which the
-//! environment of a server may ask, are not made at all.
+//! Which functions of pg_crm were at work is nobody's business but ours: PostgreSQL's CONTEXT lines
+//! of them are cut off where an error leaves a function of pg_crm's schemas, and can be had at
+//! `log_min_messages = debug1`. Rust's backtraces, for which the environment of a server may ask,
+//! are not made at all.
 
 use std::ffi::CStr;
 
@@ -15,8 +17,8 @@ const COMPILED: [u32; 2] = [12, 13];
 pub fn make_no_backtraces() {
     const ASKED_BY: &str = "RUST_LIB_BACKTRACE";
     let asked = std::env::var_os(ASKED_BY);
-    // SAFETY: a process that loads a library has no other threads yet. The standard library asks once, and remembers; it is
-    // our copy of it that does.
+    // SAFETY: a process that loads a library has no other threads yet. The standard library asks
+    // once, and remembers; it is our copy of it that does.
     unsafe { std::env::set_var(ASKED_BY, "0") };
     let _ = std::backtrace::Backtrace::capture();
     match asked {
@@ -29,8 +31,8 @@ pub fn make_no_backtraces() {
 
 /// Called while the postmaster loads libraries.
 pub fn install() {
-    // SAFETY: nothing else runs. What is passed to a hook is one value, so where another extension's is in place, that one has
-    // it, and the context stays.
+    // SAFETY: nothing else runs. What is passed to a hook is one value, so where another
+    // extension's is in place, that one has it, and the context stays.
     unsafe {
         let (needs, hook) = (
             &raw const pg_sys::needs_fmgr_hook,
@@ -43,8 +45,8 @@ pub fn install() {
     }
 }
 
-/// Functions that run by another's rights or with settings are seen by the hook in any case. Of the others, those of pg_crm
-/// that people call are: none of them is called in the plans of the engine.
+/// Functions that run by another's rights or with settings are seen by the hook in any case. Of the
+/// others, those of pg_crm that people call are: none of them is called in the plans of the engine.
 #[pg_guard]
 unsafe extern "C-unwind" fn is_entered(function: pg_sys::Oid) -> bool {
     // SAFETY: a syscache look-up inside a transaction; the tuple is read before it is released.
@@ -75,7 +77,8 @@ unsafe fn is_ours(schema: pg_sys::Oid) -> bool {
 }
 
 unsafe extern "C-unwind" {
-    // Postgres's own functions, not the wrappers of the bindings: an error must reach its session as it was raised.
+    // Postgres's own functions, not the wrappers of the bindings: an error must reach its session
+    // as it was raised.
     #[link_name = "CopyErrorData"]
     fn raw_copy_error_data() -> *mut pg_sys::ErrorData;
     #[link_name = "FlushErrorState"]
@@ -90,7 +93,8 @@ unsafe extern "C-unwind" fn at_function(
     function: *mut pg_sys::FmgrInfo,
     kept: *mut pg_sys::Datum,
 ) {
-    // SAFETY: the arguments are valid for the call; `kept` is this function's from its start to its end.
+    // SAFETY: the arguments are valid for the call; `kept` is this function's from its start to its
+    // end.
     unsafe {
         match event {
             pg_sys::FmgrHookEventType::FHET_START => {
@@ -108,12 +112,14 @@ unsafe extern "C-unwind" fn enters(function: pg_sys::Oid) -> bool {
     unsafe { is_ours(pg_sys::get_func_namespace(function)) }
 }
 
-/// Raises the error that is on its way as if it came up where the function was called. Nothing in this frame has a destructor.
+/// Raises the error that is on its way as if it came up where the function was called. Nothing in
+/// this frame has a destructor.
 ///
 /// # Safety
 /// Called where an error was caught and is about to be thrown again.
 unsafe fn raise_anew() {
-    // SAFETY: as PG_CATCH() blocks do it; the copy lies in a context that lives until the (sub)transaction ends.
+    // SAFETY: as PG_CATCH() blocks do it; the copy lies in a context that lives until the
+    // (sub)transaction ends.
     unsafe {
         pg_sys::CurrentMemoryContext = pg_sys::CurTransactionContext;
         let error = raw_copy_error_data();

@@ -1,12 +1,13 @@
-//! Named points at which a test build ends itself, or the postmaster, or stands still, once per data directory.
+//! Named points at which a test build ends itself, or the postmaster, or stands still, once per
+//! data directory.
 //!
-//! `pg_crm.failpoints` names points, separated by commas. `point` kills the process that gets there, as `kill -9` would;
-//! `point:postmaster` kills the postmaster, and with it everything; `point:terminate` asks the process to end, `point:stop` has
-//! it stand still until SIGCONT.
+//! `pg_crm.failpoints` names points, separated by commas. `point` kills the process that gets
+//! there, as `kill -9` would; `point:postmaster` kills the postmaster, and with it everything;
+//! `point:terminate` asks the process to end, `point:stop` has it stand still until SIGCONT.
 //!
-//! `point:error:3` raises an error there, inside the transaction, the first three times; `point:error@p2` each time that record
-//! p2 is among those at hand. `panic` for `error` is a panic instead, on a thread too. The file of the point has a byte for
-//! each time.
+//! `point:error:3` raises an error there, inside the transaction, the first three times;
+//! `point:error@p2` each time that record p2 is among those at hand. `panic` for `error` is a panic
+//! instead, on a thread too. The file of the point has a byte for each time.
 
 /// Dies here if `pg_crm.failpoints` names this point. Compiles to nothing in a released build.
 #[cfg(not(feature = "failpoints"))]

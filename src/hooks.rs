@@ -1,8 +1,9 @@
-//! Utility commands that concern the worker: those that need the database to themselves, and the ends of prepared
-//! transactions.
+//! Utility commands that concern the worker: those that need the database to themselves, and the
+//! ends of prepared transactions.
 //!
-//! `DROP DATABASE`, `ALTER DATABASE … RENAME`, `… SET TABLESPACE` and `CREATE DATABASE … TEMPLATE` fail while anybody is
-//! connected. The worker is asked to end and kept out for a moment; if the command fails it comes back.
+//! `DROP DATABASE`, `ALTER DATABASE … RENAME`, `… SET TABLESPACE` and `CREATE DATABASE … TEMPLATE`
+//! fail while anybody is connected. The worker is asked to end and kept out for a moment; if the
+//! command fails it comes back.
 //!
 //! What a prepared transaction would have told the worker at its commit, `COMMIT PREPARED` tells.
 
@@ -30,8 +31,9 @@ pub fn install() {
 }
 
 unsafe extern "C-unwind" {
-    // Postgres's own function, not the wrapper of the bindings: an error of a command must reach its session as it was
-    // raised, with its position and context, not translated by way of a panic.
+    // Postgres's own function, not the wrapper of the bindings: an error of a command must reach
+    // its session as it was raised, with its position and context, not translated by way of a
+    // panic.
     #[link_name = "standard_ProcessUtility"]
     fn raw_process_utility(
         statement: *mut pg_sys::PlannedStmt,
@@ -95,8 +97,8 @@ unsafe fn ends_prepared(node: *mut pg_sys::Node) -> bool {
     }
 }
 
-/// It is over and seen by everybody. Whatever it was, the worker looks: what it had to tell was forgotten when it was
-/// prepared, by a session or a server that may be gone.
+/// It is over and seen by everybody. Whatever it was, the worker looks: what it had to tell was
+/// forgotten when it was prepared, by a session or a server that may be gone.
 #[pg_guard]
 unsafe extern "C-unwind" fn prepared_has_ended() {
     wake::after_prepared();
@@ -141,7 +143,8 @@ unsafe fn database_wanted_alone(node: *mut pg_sys::Node) -> Option<pg_sys::Oid> 
     }
 }
 
-/// Only who may change the database makes its worker leave; everybody else gets Postgres's own refusal.
+/// Only who may change the database makes its worker leave; everybody else gets Postgres's own
+/// refusal.
 fn may_connect_away(database: pg_sys::Oid) -> bool {
     // SAFETY: catalog look-ups inside the transaction of the command.
     unsafe {

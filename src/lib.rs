@@ -1,14 +1,17 @@
-//! pg_crm keeps rows of PostgreSQL and records of customers' CRMs in step, from inside the database.
+//! pg_crm keeps rows of PostgreSQL and records of customers' CRMs in step, from inside the
+//! database.
 //!
 //! - [`api`]: the functions that SQL calls; thin.
 //! - [`store`]: every SQL statement of the engine, and the transactions they run in.
-//! - [`worker`]: the launcher, one worker per database, its threads and its conversations with CRMs.
+//! - [`worker`]: the launcher, one worker per database, its threads and its conversations with
+//!   CRMs.
 //! - [`webhook`], [`secrets`]: what backends and the worker do alike.
 //! - [`errors`]: what users see of an error.
 //! - [`shared`]: what processes tell each other through shared memory.
-//! - `crm_domain` and `crm_provider` (`src/domain`, `src/provider`): the rules and the vendors, without Postgres and
-//!   without I/O.
-//! - [`sql`]: the order in which the files of `sql/` are run, with tables, capture, set-up functions and views.
+//! - `crm_domain` and `crm_provider` (`src/domain`, `src/provider`): the rules and the vendors,
+//!   without Postgres and without I/O.
+//! - [`sql`]: the order in which the files of `sql/` are run, with tables, capture, set-up
+//!   functions and views.
 
 use pgrx::prelude::*;
 

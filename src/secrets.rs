@@ -36,8 +36,8 @@ pub enum ReadError {
     OpenToOthers(String),
 }
 
-/// Resolves `"literal"`, `{"file": "/path"}`, `{"env": "NAME"}` and `private_key_file`; the error names the key, never
-/// a value.
+/// Resolves `"literal"`, `{"file": "/path"}`, `{"env": "NAME"}` and `private_key_file`; the error
+/// names the key, never a value.
 pub fn resolve(secret: &Json) -> Result<Credentials, SecretError> {
     let mut resolved = BTreeMap::new();
     for (key, value) in secret.as_object().into_iter().flatten() {
@@ -84,8 +84,8 @@ pub fn proxy_passwords() -> impl Iterator<Item = String> {
     })
 }
 
-/// A file that the server alone may read, as PostgreSQL asks of the key of its own certificate: mode 0600, or 0640 if
-/// it is root's.
+/// A file that the server alone may read, as PostgreSQL asks of the key of its own certificate:
+/// mode 0600, or 0640 if it is root's.
 fn key_file(path: &str) -> Result<String, ReadError> {
     let failed = |e| ReadError::Io(path.to_owned(), e);
     let mut file = File::open(path).map_err(failed)?;

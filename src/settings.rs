@@ -24,8 +24,8 @@ pub static REQUEST_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(30_000);
 pub static TRANSFORM_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 /// Longest response that is read, in kB.
 pub static MAX_RESPONSE: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024);
-/// Largest value of one field that is sent or taken, in kB. The longest text of the CRMs is about 131,072 characters
-/// (Salesforce's long and rich text areas), which is 512 kB at most.
+/// Largest value of one field that is sent or taken, in kB. The longest text of the CRMs is about
+/// 131,072 characters (Salesforce's long and rich text areas), which is 512 kB at most.
 pub static MAX_VALUE: GucSetting<i32> = GucSetting::<i32>::new(1024);
 /// Hosts that base URLs may name; empty: any.
 pub static ALLOWED_HOSTS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
@@ -55,14 +55,15 @@ pub enum CheckFields {
     Error,
 }
 
-/// Settings of PostgreSQL that code of a table's owner must not change while pg_crm runs it, for all that it sets is put back, but what these
-/// do is done by then: with `exit_on_error` the next error, a caught one too, ends the worker, or the session of who
-/// called `crm.write()`.
+/// Settings of PostgreSQL that code of a table's owner must not change while pg_crm runs it, for
+/// all that it sets is put back, but what these do is done by then: with `exit_on_error` the next
+/// error, a caught one too, ends the worker, or the session of who called `crm.write()`.
 const NOT_WHILE_RESTRICTED: [&CStr; 1] = [c"exit_on_error"];
 
 /// Has PostgreSQL refuse them in a security-restricted operation, as it does `role`.
 pub fn restrict() {
-    // SAFETY: this process's own table of settings, in which nothing is moved; called while the library is loaded.
+    // SAFETY: this process's own table of settings, in which nothing is moved; called while the
+    // library is loaded.
     unsafe {
         let settings = pg_sys::get_guc_variables();
         for i in 0..pg_sys::GetNumConfigOptions() {
@@ -259,12 +260,13 @@ pub fn define() {
         GucContext::Sighup,
         none,
     );
-    // A misspelt setting of ours is an error in a session and a warning at the start, and not one more of nobody's.
-    // SAFETY: a plain call while the library is loaded.
+    // A misspelt setting of ours is an error in a session and a warning at the start, and not one
+    // more of nobody's. SAFETY: a plain call while the library is loaded.
     unsafe { pg_sys::MarkGUCPrefixReserved(c"pg_crm".as_ptr()) }
 }
 
-/// Longest name that an application may give to its user or to what it does, in bytes: each of its edits carries it.
+/// Longest name that an application may give to its user or to what it does, in bytes: each of its
+/// edits carries it.
 const NAME_BYTES: usize = 256;
 
 /// Why a text is no name that an application may give; `Ok` if it is one.
@@ -284,7 +286,8 @@ unsafe extern "C-unwind" fn check_name(
     _extra: *mut *mut c_void,
     _source: pg_sys::GucSource::Type,
 ) -> bool {
-    // SAFETY: PostgreSQL passes the new value, a string or NULL; the detail is a copy in memory of this call.
+    // SAFETY: PostgreSQL passes the new value, a string or NULL; the detail is a copy in memory of
+    // this call.
     unsafe {
         if (*value).is_null() {
             return true;

@@ -1,7 +1,8 @@
 //! What backends, the launcher and the workers tell each other through shared memory.
 //!
-//! Atomics only: nothing here can be left locked, and no pointer to a process can dangle. A process is woken through
-//! its PGPROC, found by pid at that moment; should the pid be another's by then, that one wakes up for nothing.
+//! Atomics only: nothing here can be left locked, and no pointer to a process can dangle. A process
+//! is woken through its PGPROC, found by pid at that moment; should the pid be another's by then,
+//! that one wakes up for nothing.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU8, AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
@@ -125,7 +126,8 @@ fn set_latch(pid: i32) {
     if pid == 0 {
         return;
     }
-    // SAFETY: BackendPidGetProc takes its lock itself; a PGPROC lies in shared memory and is never freed.
+    // SAFETY: BackendPidGetProc takes its lock itself; a PGPROC lies in shared memory and is never
+    // freed.
     unsafe {
         let proc = pg_sys::BackendPidGetProc(pid);
         if !proc.is_null() {
@@ -200,7 +202,8 @@ impl Slot {
             return false;
         }
         self.pid.store(pid, SeqCst);
-        // Before it looks for the extension: whoever asks from now on may have come too late for that.
+        // Before it looks for the extension: whoever asks from now on may have come too late for
+        // that.
         self.asked.store(false, SeqCst);
         self.set_trouble(None);
         self.set_state(State::Running);

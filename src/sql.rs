@@ -1,5 +1,5 @@
-//! The order in which CREATE EXTENSION runs the files of `sql/`: schemas and tables, then the functions written in Rust,
-//! then what is made of both, and the rights last.
+//! The order in which CREATE EXTENSION runs the files of `sql/`: schemas and tables, then the
+//! functions written in Rust, then what is made of both, and the rights last.
 
 use pgrx::prelude::*;
 

@@ -1,8 +1,9 @@
-//! What is done with a request that a CRM sent of its own accord, whichever way it came: by `crm.receive_webhook()` or
-//! by the worker's listener.
+//! What is done with a request that a CRM sent of its own accord, whichever way it came: by
+//! `crm.receive_webhook()` or by the worker's listener.
 //!
-//! Guarantees: what is not signed with the connection's secret, is too old, too large or no list of events is refused as
-//! a whole; what is let in can be stored. No refusal shows a secret, a signature or a body.
+//! Guarantees: what is not signed with the connection's secret, is too old, too large or no list of
+//! events is refused as a whole; what is let in can be stored. No refusal shows a secret, a
+//! signature or a body.
 
 use crm_domain::ErrorClass;
 use crm_provider::{Credentials, Settings, WebhookError, WebhookEvent, WebhookRequest, provider};
@@ -13,9 +14,11 @@ use crate::store::webhook_inbox::Door;
 
 /// Longest body. HubSpot posts a hundred events at once, in less than a tenth of it.
 pub const MAX_BODY: usize = 1024 * 1024;
-/// Longest id or name, in bytes: far above what vendors use, and room for two of them in an index entry.
+/// Longest id or name, in bytes: far above what vendors use, and room for two of them in an index
+/// entry.
 const MAX_WORD: usize = 512;
-/// The year 9999, in ms: what comes after it is no time of an event, and text forms of times end there.
+/// The year 9999, in ms: what comes after it is no time of an event, and text forms of times end
+/// there.
 const LAST_MS: i64 = 253_402_300_799_999;
 
 /// A request as it came in.
@@ -69,8 +72,8 @@ impl Doorkeeper {
         }
     }
 
-    /// The events of a request that are to be stored. Those of objects that no table is mapped to are let go: nobody
-    /// would ever take them out of the inbox.
+    /// The events of a request that are to be stored. Those of objects that no table is mapped to
+    /// are let go: nobody would ever take them out of the inbox.
     pub fn admit(&self, request: &Incoming) -> Result<Vec<WebhookEvent>, Refusal> {
         let body = request.body.filter(|body| body.len() <= MAX_BODY);
         let body = body.ok_or(WebhookError::TooLarge)?;

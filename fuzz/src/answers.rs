@@ -1,5 +1,5 @@
-//! Whatever a CRM answers, each record gets its one outcome, in order, and nothing counts as done that no
-//! answer says.
+//! Whatever a CRM answers, each record gets its one outcome, in order, and nothing counts as done
+//! that no answer says.
 
 use std::sync::{Arc, LazyLock};
 

@@ -1,7 +1,8 @@
-//! What is put into a statement, a file or an address comes out of it again when it is parsed as the vendor
-//! parses it, and nothing else with it.
+//! What is put into a statement, a file or an address comes out of it again when it is parsed as
+//! the vendor parses it, and nothing else with it.
 //!
-//! The input is a list of texts, separated by the record separator (0x1e): the key of a record, then its values.
+//! The input is a list of texts, separated by the record separator (0x1e): the key of a record,
+//! then its values.
 
 use std::io::{Cursor, Read};
 use std::sync::Arc;
@@ -151,7 +152,8 @@ fn ok(body: &Json) -> Option<Response> {
     })
 }
 
-/// Asks for a page of one record, is answered `record`, and goes on from there: the second request names its id.
+/// Asks for a page of one record, is answered `record`, and goes on from there: the second request
+/// names its id.
 fn second_page(provider: &dyn Provider, first: &Json) -> Option<Request> {
     let query = |since| {
         Arc::new(ChangesQuery {
@@ -182,7 +184,8 @@ fn second_page(provider: &dyn Provider, first: &Json) -> Option<Request> {
     None
 }
 
-/// Reads the literal that stands behind `before` to its end: a backslash takes the next character as it is.
+/// Reads the literal that stands behind `before` to its end: a backslash takes the next character
+/// as it is.
 fn literal(statement: &str, before: &str) -> Option<(String, String)> {
     let (_, rest) = statement.split_once(before)?;
     let mut rest = rest.strip_prefix('\'')?.chars();
@@ -249,7 +252,8 @@ fn rows(file: &[u8]) -> Vec<Vec<(String, String)>> {
     rows.collect()
 }
 
-/// The records that a file holds are those of the batch, or else their cells are no text that a file can carry.
+/// The records that a file holds are those of the batch, or else their cells are no text that a
+/// file can carry.
 fn compare(batch: &WriteBatch, rows: &[Vec<(String, String)>], key_column: &str, null: &str) {
     for row in rows {
         let cell = |name: &str| {

@@ -1,4 +1,5 @@
-//! Frames of the local socket: whatever bytes come, they are a message, the beginning of one, or an error.
+//! Frames of the local socket: whatever bytes come, they are a message, the beginning of one, or an
+//! error.
 //!
 //! The input is what a peer sends, or else a message as JSON.
 

@@ -1,4 +1,5 @@
-//! What anybody may post: nothing is an event that was not signed, and nothing that is signed does harm.
+//! What anybody may post: nothing is an event that was not signed, and nothing that is signed does
+//! harm.
 //!
 //! ```text
 //! hubspot https://pg.test/hook?a=b

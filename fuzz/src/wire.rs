@@ -1,6 +1,7 @@
 //! Values in every vendor's form, there and back.
 //!
-//! The first byte picks the type, the rest is what a CRM answered as JSON, or else the text in a JSON string.
+//! The first byte picks the type, the rest is what a CRM answered as JSON, or else the text in a
+//! JSON string.
 
 use crm_domain::DataType;
 use crm_provider::providers;

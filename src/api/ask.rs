@@ -1,5 +1,5 @@
-//! A question to the worker over its local socket, and the wait for the answer: cancellable, bounded, and never in the
-//! way of the postmaster.
+//! A question to the worker over its local socket, and the wait for the answer: cancellable,
+//! bounded, and never in the way of the postmaster.
 
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
@@ -19,7 +19,8 @@ use super::wake::has_uncommitted_changes;
 use crate::shared;
 use crate::worker::socket::{self, frame};
 
-/// Sends a request to this database's worker and waits for its answer. At the timeout the answer is `{}`.
+/// Sends a request to this database's worker and waits for its answer. At the timeout the answer is
+/// `{}`.
 #[pg_extern(volatile, parallel_unsafe, schema = "crm_internal")]
 fn ask_worker(request: Document, timeout_ms: i64) -> JsonB {
     let Json::Object(mut request) = request.0 else {
@@ -62,7 +63,8 @@ pub fn require_worker() {
     STREAM.set(Some(stream));
 }
 
-/// Asks the worker; `None` at the timeout. An error, a cancel for instance, ends the connection, and so tells the worker.
+/// Asks the worker; `None` at the timeout. An error, a cancel for instance, ends the connection,
+/// and so tells the worker.
 pub fn ask(mut request: serde_json::Map<String, Json>, timeout: Duration) -> Option<Json> {
     refuse_restricted();
     let deadline = Instant::now() + timeout;

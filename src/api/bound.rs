@@ -1,5 +1,5 @@
-//! Whether a mapped table is the one that its capture function was made for, asked of the backend's own memory: no
-//! statement is planned for it.
+//! Whether a mapped table is the one that its capture function was made for, asked of the backend's
+//! own memory: no statement is planned for it.
 
 use pgrx::prelude::*;
 use pgrx::{PgRelation, PgSqlErrorCode};
@@ -7,8 +7,9 @@ use pgrx::{PgRelation, PgSqlErrorCode};
 use super::raise;
 use crate::shared;
 
-/// Raises unless the table has these columns with these base types (0: any, its output alone is taken). A capture function
-/// asks before anything else, so that casts and operators of a type that it was not made for are never looked up.
+/// Raises unless the table has these columns with these base types (0: any, its output alone is
+/// taken). A capture function asks before anything else, so that casts and operators of a type that
+/// it was not made for are never looked up.
 #[pg_extern(stable, strict, parallel_unsafe, schema = "crm_internal")]
 fn require_bound(relation: pg_sys::Oid, columns: Array<&str>, types: Array<pg_sys::Oid>) -> bool {
     // SAFETY: the statement that fired the trigger has the table open and locked.
@@ -46,7 +47,8 @@ fn require_bound(relation: pg_sys::Oid, columns: Array<&str>, types: Array<pg_sy
     true
 }
 
-/// Whether this transaction holds a lock on the table as DDL takes it, and plain reading and writing do not.
+/// Whether this transaction holds a lock on the table as DDL takes it, and plain reading and
+/// writing do not.
 #[pg_extern(volatile, strict, parallel_unsafe, schema = "crm_internal")]
 fn is_held_by_ddl(relation: pg_sys::Oid) -> bool {
     let tag = pg_sys::LOCKTAG {

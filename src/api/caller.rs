@@ -1,9 +1,10 @@
 //! Who calls.
 //!
-//! A function that asks is two: an outer one that runs with its caller's rights and says `crm_internal.caller()`, and an inner one
-//! that runs as the engine and asks `crm_internal.verified()` who that is. What passes between them is a token for the role in
-//! force, good in one transaction of one backend: nobody can make one for somebody else, and who holds one for a role
-//! had that role's rights in this transaction anyway.
+//! A function that asks is two: an outer one that runs with its caller's rights and says
+//! `crm_internal.caller()`, and an inner one that runs as the engine and asks
+//! `crm_internal.verified()` who that is. What passes between them is a token for the role in
+//! force, good in one transaction of one backend: nobody can make one for somebody else, and who
+//! holds one for a role had that role's rights in this transaction anyway.
 
 use std::cell::OnceCell;
 
@@ -70,8 +71,9 @@ fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |all, (x, y)| all | (x ^ y)) == 0
 }
 
-/// Raises in code that runs for another on a table owner's behalf: transforms, triggers, policies and defaults in the worker
-/// or in `crm.write()`, functions of indexes under maintenance. Nobody there has called anything.
+/// Raises in code that runs for another on a table owner's behalf: transforms, triggers, policies
+/// and defaults in the worker or in `crm.write()`, functions of indexes under maintenance. Nobody
+/// there has called anything.
 #[pg_extern(volatile, parallel_unsafe, schema = "crm_internal")]
 pub fn refuse_restricted() {
     // SAFETY: a plain read.

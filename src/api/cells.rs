@@ -98,8 +98,8 @@ unsafe impl SqlTranslatable for Times {
         Ok(ReturnsRef::One(SqlMappingRef::literal("timestamptz[]")));
 }
 
-// SAFETY: the datum is an array in the memory context of the caller. Made at once: pgrx would add one element after the
-// other, and these functions run for each record that is written back.
+// SAFETY: the datum is an array in the memory context of the caller. Made at once: pgrx would add
+// one element after the other, and these functions run for each record that is written back.
 unsafe impl BoxRet for Times {
     unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> Datum<'fcx> {
         let mut nulls: Vec<bool> = self.0.iter().map(Option::is_none).collect();
@@ -147,8 +147,8 @@ fn cells_stamp(
     (!none).then_some(times)
 }
 
-/// The times of the last sync with those of the mask's cells set: now, but not before what is synced was changed. The clock
-/// may have gone back since.
+/// The times of the last sync with those of the mask's cells set: now, but not before what is
+/// synced was changed. The clock may have gone back since.
 #[pg_extern(immutable, parallel_safe, schema = "crm_internal")]
 fn cells_synced(
     times: Option<Array<'_, TimestampWithTimeZone>>,
@@ -181,7 +181,8 @@ fn cells_merge(a: Array<'_, TimestampWithTimeZone>, b: Array<'_, TimestampWithTi
     Times(a)
 }
 
-/// The packed hashes (16 bytes per field_id) with those of the mask's cells set, given one after another.
+/// The packed hashes (16 bytes per field_id) with those of the mask's cells set, given one after
+/// another.
 #[pg_extern(immutable, parallel_safe, schema = "crm_internal")]
 fn cells_hash(hashes: Option<&[u8]>, cells: Option<&[u8]>, new: Option<&[u8]>) -> Option<Vec<u8>> {
     let (Some(cells), Some(new)) = (cells, new) else {

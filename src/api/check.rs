@@ -58,7 +58,8 @@ fn members<'a>(what: &str, json: &'a Json, known: &[&str]) -> &'a serde_json::Ma
     object
 }
 
-/// Raises unless the provider, its URL and its options make sense. Stable: it asks `pg_crm.allowed_hosts`.
+/// Raises unless the provider, its URL and its options make sense. Stable: it asks
+/// `pg_crm.allowed_hosts`.
 #[pg_extern(stable, parallel_safe, schema = "crm_internal")]
 fn check_connection(provider_name: &str, base_url: Option<&str>, options: Document) {
     let provider = provider(provider_name);
@@ -242,8 +243,8 @@ fn check_budget(options: &serde_json::Map<String, Json>) {
     }
 }
 
-/// Raises unless the keys are those of the provider, or of the broker that keeps its credentials, and each value is a
-/// string or a reference.
+/// Raises unless the keys are those of the provider, or of the broker that keeps its credentials,
+/// and each value is a string or a reference.
 #[pg_extern(immutable, parallel_safe, schema = "crm_internal")]
 fn check_credentials(provider_name: &str, options: Document, credentials: Document) {
     let provider = provider(provider_name);

@@ -61,7 +61,8 @@ struct Comparison<'a> {
     unreadable: Option<String>,
 }
 
-/// Compares the rows of a map with the ledger, and the ledger with the rows. To be called as `crm_engine` (by `crm_internal.check_rows()`).
+/// Compares the rows of a map with the ledger, and the ledger with the rows. To be called as
+/// `crm_engine` (by `crm_internal.check_rows()`).
 #[pg_extern(volatile, parallel_unsafe, strict, schema = "crm_internal")]
 fn compare_rows(
     map_id: i32,

@@ -1,5 +1,5 @@
-//! What a command does to values that no other part of the catalog tells: asked of the commands that `pg_event_trigger_ddl_commands()`
-//! has collected.
+//! What a command does to values that no other part of the catalog tells: asked of the commands
+//! that `pg_event_trigger_ddl_commands()` has collected.
 
 use std::ffi::CStr;
 
@@ -9,7 +9,8 @@ use pgrx::{Internal, PgList};
 /// The statement of a collected command.
 ///
 /// # Safety
-/// `command` is a `pg_ddl_command`, which PostgreSQL alone makes, and which lives as long as the call.
+/// `command` is a `pg_ddl_command`, which PostgreSQL alone makes, and which lives as long as the
+/// call.
 unsafe fn statement(command: Internal) -> *mut pg_sys::Node {
     let datum = command.unwrap().unwrap_or(pg_sys::Datum::null());
     let command = datum.cast_mut_ptr::<pg_sys::CollectedCommand>();
@@ -20,7 +21,8 @@ unsafe fn statement(command: Internal) -> *mut pg_sys::Node {
     unsafe { (*command).parsetree }
 }
 
-/// The columns of ALTER COLUMN … TYPE; `using`: of those alone that say how, so that any value may become any other.
+/// The columns of ALTER COLUMN … TYPE; `using`: of those alone that say how, so that any value may
+/// become any other.
 #[pg_extern(sql = "
 CREATE FUNCTION crm_internal.retyped_columns(command pg_ddl_command, \"using\" bool) RETURNS text[]
 STABLE STRICT PARALLEL UNSAFE LANGUAGE c AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';")]

@@ -1,7 +1,8 @@
 //! A `jsonb` argument, as every function of this crate takes it.
 //!
-//! Guarantee: what cannot be taken is an ordinary error with a SQLSTATE of its class. PostgreSQL stores JSON that is nested
-//! as deep as its stack allows; here it may be nested [`DEEPEST`] levels deep, as far as the parser goes.
+//! Guarantee: what cannot be taken is an ordinary error with a SQLSTATE of its class. PostgreSQL
+//! stores JSON that is nested as deep as its stack allows; here it may be nested [`DEEPEST`] levels
+//! deep, as far as the parser goes.
 
 use std::ffi::CStr;
 
@@ -42,7 +43,8 @@ impl FromDatum for Document {
         if is_null {
             return None;
         }
-        // SAFETY: the argument's type is jsonb, whose output function gives a string in memory of this call.
+        // SAFETY: the argument's type is jsonb, whose output function gives a string in memory of
+        // this call.
         let text = unsafe { direct_function_call::<&CStr>(pg_sys::jsonb_out, &[Some(datum)]) }?;
         // The database's encoding may be another one: then what is beyond ASCII is no UTF-8.
         Some(Document(parse(&text.to_string_lossy())))

@@ -3,7 +3,8 @@
 use crm_domain::key;
 use pgrx::prelude::*;
 
-/// What a key has in common with those that a CRM may take for it; NULL: it is that itself, as numbers and uuids are.
+/// What a key has in common with those that a CRM may take for it; NULL: it is that itself, as
+/// numbers and uuids are.
 #[pg_extern(immutable, strict, parallel_safe, schema = "crm_internal")]
 fn folded_key(record_key: &str) -> Option<String> {
     let folded = key::folded(record_key);

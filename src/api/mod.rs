@@ -1,5 +1,5 @@
-//! The functions that SQL calls into Rust, in schemas `crm` and `crm_internal`. What they need from Postgres they get as arguments;
-//! what they decide, the domain and the providers decide.
+//! The functions that SQL calls into Rust, in schemas `crm` and `crm_internal`. What they need from
+//! Postgres they get as arguments; what they decide, the domain and the providers decide.
 
 mod ask;
 mod bound;

@@ -1,4 +1,5 @@
-//! `crm_internal.put_trigger()` and `crm_internal.drop_trigger()`: how the generator of capture reaches tables that are not pg_crm's.
+//! `crm_internal.put_trigger()` and `crm_internal.drop_trigger()`: how the generator of capture
+//! reaches tables that are not pg_crm's.
 
 use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
@@ -74,7 +75,8 @@ fn drop_trigger(relation: pg_sys::Oid, name: &str) {
     triggers::remove(relation, name);
 }
 
-/// Whether this process applies a subscription: applying changes row by row fires row-level triggers only.
+/// Whether this process applies a subscription: applying changes row by row fires row-level
+/// triggers only.
 #[pg_extern(stable, parallel_safe, schema = "crm_internal")]
 fn is_replicating() -> bool {
     // SAFETY: a plain read of what this process is.

@@ -62,9 +62,9 @@ fn tell_of_ends() {
     }
 }
 
-/// The worker is woken when the transaction holds no lock any more and what it changed in the catalogs has been told.
-/// Postgres calls those who wait for a commit before that, so that a quick worker would see the change and judge it by
-/// what it knew of roles and functions before.
+/// The worker is woken when the transaction holds no lock any more and what it changed in the
+/// catalogs has been told. Postgres calls those who wait for a commit before that, so that a quick
+/// worker would see the change and judge it by what it knew of roles and functions before.
 #[pg_guard]
 unsafe extern "C-unwind" fn has_ended(
     phase: pg_sys::ResourceReleasePhase::Type,
@@ -82,8 +82,8 @@ unsafe extern "C-unwind" fn has_ended(
     }
 }
 
-/// Wakes the worker after a prepared transaction has ended, or has one started: the transaction may have been one that
-/// made the extension. Databases without it have nobody to wake.
+/// Wakes the worker after a prepared transaction has ended, or has one started: the transaction may
+/// have been one that made the extension. Databases without it have nobody to wake.
 pub fn after_prepared() {
     // SAFETY: a plain read of this backend's own database.
     let slot = shared::slot(unsafe { pg_sys::MyDatabaseId });
@@ -101,8 +101,8 @@ pub fn for_what_waits() {
     at_commit(Wake::Urgently);
 }
 
-/// Wakes the worker should the intent of a call come to nothing: by the end of this transaction, or by its going back to a
-/// savepoint.
+/// Wakes the worker should the intent of a call come to nothing: by the end of this transaction, or
+/// by its going back to a savepoint.
 pub fn if_undone() {
     // SAFETY: a plain read of this transaction's own state.
     if unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as i32 {
@@ -145,7 +145,8 @@ pub fn notify_worker(urgent: bool) {
     at_commit(if urgent { Wake::Urgently } else { Wake::Soon });
 }
 
-/// Tells every session, once this transaction commits, that what it knows of a table is out of date.
+/// Tells every session, once this transaction commits, that what it knows of a table is out of
+/// date.
 #[pg_extern(volatile, parallel_unsafe, schema = "crm_internal")]
 fn invalidate(relation: pg_sys::Oid) {
     // SAFETY: as DDL on the table does; the message is part of the transaction.

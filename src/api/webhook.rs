@@ -1,6 +1,7 @@
 //! `crm.receive_webhook()`: an application hands over what a CRM posted to it.
 //!
-//! Stored in the caller's transaction; the worker is woken when it commits. An error stores nothing.
+//! Stored in the caller's transaction; the worker is woken when it commits. An error stores
+//! nothing.
 
 use crm_provider::WebhookError;
 use pgrx::PgSqlErrorCode;

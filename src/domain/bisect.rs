@@ -1,8 +1,8 @@
-//! Work on many items that fails as a whole is done again in halves, until it is known which item is at
-//! fault.
+//! Work on many items that fails as a whole is done again in halves, until it is known which item
+//! is at fault.
 //!
-//! Guarantees: every item that can be worked on is; the parts are tried in the items' order; an error that
-//! no item causes ends the search at once.
+//! Guarantees: every item that can be worked on is; the parts are tried in the items' order; an
+//! error that no item causes ends the search at once.
 
 /// What is left of some work, in order, part by part.
 #[derive(Debug, Default)]
@@ -80,8 +80,8 @@ pub fn bisect<T, E>(
     undone
 }
 
-/// Decides whether to send several records at once after such a request was refused, so that a refused
-/// batch never costs many more requests than its records would one by one.
+/// Decides whether to send several records at once after such a request was refused, so that a
+/// refused batch never costs many more requests than its records would one by one.
 #[derive(Debug)]
 pub struct BisectBudget {
     /// Requests that may fail to decide anything, beyond one for each record that was decided.

@@ -1,11 +1,12 @@
 //! How many requests may be sent to a CRM, and whose are sent first.
 //!
-//! Limits that apply together: a token bucket and a daily count set by the admin, the vendor's short window and the vendor's
-//! day as its last answer reported them. A part of each is reserved for writes that a caller waits for.
+//! Limits that apply together: a token bucket and a daily count set by the admin, the vendor's
+//! short window and the vendor's day as its last answer reported them. A part of each is reserved
+//! for writes that a caller waits for.
 //!
-//! Guarantees: whatever a CRM tells and whatever a clock does, nobody is told to wait longer than [`MAX_WAIT`]; who waits as
-//! long as told and is alone gets a request; what is kept for real time goes to nobody else, as long as the CRM's last word
-//! is not older than [`STALE_AFTER`].
+//! Guarantees: whatever a CRM tells and whatever a clock does, nobody is told to wait longer than
+//! [`MAX_WAIT`]; who waits as long as told and is alone gets a request; what is kept for real time
+//! goes to nobody else, as long as the CRM's last word is not older than [`STALE_AFTER`].
 
 /// Whose requests wait for whom, the most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,8 +34,8 @@ pub enum Source {
 
 /// The longest wait for a window or a token, in ms. Vendors' windows are 1 to 60 s.
 pub const MAX_WAIT: i64 = 60_000;
-/// How long a vendor's word on its day stands, in ms. Days end when the vendor says, which none tells: after this time a
-/// request finds out.
+/// How long a vendor's word on its day stands, in ms. Days end when the vendor says, which none
+/// tells: after this time a request finds out.
 pub const STALE_AFTER: i64 = 15 * 60_000;
 /// Of each budget, the part that is kept for real time.
 pub const RESERVE: f64 = 0.2;
@@ -335,7 +336,8 @@ mod tests {
     }
 
     proptest! {
-        /// In no window of time go more requests than the bucket holds and gains, and who waits as long as told gets one.
+        /// In no window of time go more requests than the bucket holds and gains, and who waits as
+        /// long as told gets one.
         #[test]
         fn the_rate_holds_and_waits_end(
             requests in 1u32..50,

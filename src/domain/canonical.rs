@@ -1,9 +1,9 @@
 //! The one spelling of a JSON value, and its BLAKE3.
 //!
-//! Two JSON values have the same canonical text if and only if they are equal: objects are sorted by
-//! key (in byte order), numbers are spelt one way whatever their scale or exponent, strings carry
-//! only the escapes that JSON demands, and nothing is padded. JSON's own syntax keeps values of
-//! different types apart (`1`, `"1"`, `[1]`). The hash is that of the canonical text, computed
+//! Two JSON values have the same canonical text if and only if they are equal: objects are sorted
+//! by key (in byte order), numbers are spelt one way whatever their scale or exponent, strings
+//! carry only the escapes that JSON demands, and nothing is padded. JSON's own syntax keeps values
+//! of different types apart (`1`, `"1"`, `[1]`). The hash is that of the canonical text, computed
 //! without building it.
 
 use std::collections::BTreeMap;
@@ -49,7 +49,8 @@ pub(crate) fn write_json(out: &mut impl Write, json: &Json) -> io::Result<()> {
         Json::Null => out.write_all(b"null"),
         Json::Bool(b) => write_bool(out, *b),
         Json::String(s) => write_string(out, s),
-        // A number too long to normalise (its exponent alone has sixteen digits) is kept as it is spelt.
+        // A number too long to normalise (its exponent alone has sixteen digits) is kept as it is
+        // spelt.
         Json::Number(n) => match number::canonical(n.as_str()) {
             Some(spelt) => out.write_all(spelt.as_bytes()),
             None => out.write_all(n.as_str().as_bytes()),
@@ -123,8 +124,8 @@ pub(crate) fn infallible(written: io::Result<()>) {
     written.expect("writing to memory does not fail");
 }
 
-/// Collects what is written and hashes it. Most values fit the buffer, and hashing it in one go costs
-/// a fraction of setting up an incremental hasher.
+/// Collects what is written and hashes it. Most values fit the buffer, and hashing it in one go
+/// costs a fraction of setting up an incremental hasher.
 pub(crate) struct HashSink {
     buffer: [u8; 256],
     used: usize,

@@ -1,13 +1,14 @@
 //! Sets of a record's cells, and the hashes of what the CRM last held in each, as compact bytes.
 //!
-//! A set of cells is a bit mask in big-endian 64-bit words: cell `i` is bit `i % 64` of word `i / 64`,
-//! so that SQL can build one with `int8send(1 << i)`. Hashes lie at 16 bytes per cell. In both,
-//! what is missing at the end counts as zeros, so masks and hashes need not grow with the mapping.
+//! A set of cells is a bit mask in big-endian 64-bit words: cell `i` is bit `i % 64` of word `i /
+//! 64`, so that SQL can build one with `int8send(1 << i)`. Hashes lie at 16 bytes per cell. In
+//! both, what is missing at the end counts as zeros, so masks and hashes need not grow with the
+//! mapping.
 
 use std::fmt;
 
-/// Bytes of a cell's hash in the ledger: BLAKE3 cut to 128 bits. Making two values collide still takes
-/// 2^64 work, and the ledger is half as large.
+/// Bytes of a cell's hash in the ledger: BLAKE3 cut to 128 bits. Making two values collide still
+/// takes 2^64 work, and the ledger is half as large.
 pub const HASH_BYTES: usize = 16;
 
 const WORD_BYTES: usize = 8;

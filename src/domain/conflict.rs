@@ -1,7 +1,7 @@
 //! The resolution of a field that both sides may have changed.
 //!
-//! Decided from values alone: what the edit was based on, what the row holds, what the CRM holds. Clocks count for
-//! nothing but the policy that asks for them.
+//! Decided from values alone: what the edit was based on, what the row holds, what the CRM holds.
+//! Clocks count for nothing but the policy that asks for them.
 
 use crate::Value;
 use crate::cells::{HASH_BYTES, short};
@@ -31,9 +31,10 @@ pub struct Evidence {
 impl Evidence {
     /// What the CRM held as far as the author of the edit could know; `None`: nobody knows.
     ///
-    /// The ledger takes precedence over the column's old value: a column may be changed behind capture (`ALTER COLUMN … USING`, a
-    /// disabled trigger), and then says nothing about the CRM. While an edit of a cell waits, its ledger entry changes only when
-    /// we write there ourselves, so it still says what it said when the edit was made.
+    /// The ledger takes precedence over the column's old value: a column may be changed behind
+    /// capture (`ALTER COLUMN … USING`, a disabled trigger), and then says nothing about the CRM.
+    /// While an edit of a cell waits, its ledger entry changes only when we write there ourselves,
+    /// so it still says what it said when the edit was made.
     pub fn base(&self) -> Option<ShortHash> {
         let agreed = self.ledger.filter(|_| self.agreed);
         self.stated.or(agreed).or(self.old).or(self.ledger)
@@ -50,7 +51,8 @@ impl Evidence {
 pub struct Sides<'a> {
     /// What the CRM held when the edit was formed; `None`: nobody knows.
     pub base: Option<ShortHash>,
-    /// What earlier attempts sent, of which nobody knows whether it arrived: should the CRM hold it, it is our own.
+    /// What earlier attempts sent, of which nobody knows whether it arrived: should the CRM hold
+    /// it, it is our own.
     pub sent: &'a [ShortHash],
     pub local: &'a Value,
     pub crm: &'a Value,
@@ -72,8 +74,8 @@ pub enum Decision {
 }
 
 impl Sides<'_> {
-    /// Whether the CRM holds something that the edit was not based on. An empty field that nobody knew of is no news:
-    /// nothing is lost by filling it.
+    /// Whether the CRM holds something that the edit was not based on. An empty field that nobody
+    /// knew of is no news: nothing is lost by filling it.
     pub fn crm_moved(&self) -> bool {
         let crm = hash(self.crm);
         match self.base {

@@ -22,7 +22,8 @@ pub struct FieldDescription {
     /// As a mapping names it.
     pub name: String,
     pub label: String,
-    /// The types that it may be mapped as without a loss, the most natural first. None: nothing is known of its values.
+    /// The types that it may be mapped as without a loss, the most natural first. None: nothing is
+    /// known of its values.
     pub data_types: Vec<DataType>,
     /// Whether no other type will do, because what is asked of the CRM depends on it.
     #[serde(default)]
@@ -87,7 +88,8 @@ impl Description {
         prefix.is_some_and(|prefix| name.starts_with(prefix))
     }
 
-    /// A field whose name differs from this one in case and underscores alone, or whose label it is.
+    /// A field whose name differs from this one in case and underscores alone, or whose label it
+    /// is.
     pub fn near(&self, name: &str) -> Option<&FieldDescription> {
         let bare = |text: &str| -> String {
             let chars = text.chars().filter(|c| c.is_alphanumeric());

@@ -4,7 +4,8 @@ use serde_json::Value as Json;
 
 use crate::{Value, canonical};
 
-/// Longest value that the audit keeps whole, in bytes: what is longer is a document, and lies in the table and in the CRM.
+/// Longest value that the audit keeps whole, in bytes: what is longer is a document, and lies in
+/// the table and in the CRM.
 pub const BYTES: usize = 32 * 1024;
 
 /// A value as JSON, cut if it is long.

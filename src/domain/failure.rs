@@ -12,7 +12,8 @@ string_enum! {
         Transient = "transient",
         /// The vendor asks to wait: costs no attempt.
         RateLimited = "rate_limited",
-        /// Token expired or revoked, rights missing: one refresh, then the connection waits for a person.
+        /// Token expired or revoked, rights missing: one refresh, then the connection waits for a
+        /// person.
         Auth = "auth",
         /// The CRM's own rule refused the value: terminal for that payload.
         Validation = "validation",
@@ -22,7 +23,8 @@ string_enum! {
         Conflict = "conflict",
         /// The record is not (or no longer) in the CRM.
         NotFound = "not_found",
-        /// Our own fault, or an answer that nobody can make sense of: tried again, a bounded number of times.
+        /// Our own fault, or an answer that nobody can make sense of: tried again, a bounded number
+        /// of times.
         Internal = "internal",
     }
 }
@@ -51,18 +53,19 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Longest message kept, in bytes: enough for every vendor's sentence, too short for a page of HTML.
+    /// Longest message kept, in bytes: enough for every vendor's sentence, too short for a page of
+    /// HTML.
     pub const MESSAGE_BYTES: usize = 1000;
 
     /// Longest code kept, in bytes: the longest known has half of that.
     pub const CODE_BYTES: usize = 100;
 
-    /// The code of a conflict that says: the record is no longer what the write was based on, and was
-    /// not written. Read it again. Other conflicts have the vendor's codes.
+    /// The code of a conflict that says: the record is no longer what the write was based on, and
+    /// was not written. Read it again. Other conflicts have the vendor's codes.
     pub const STALE: &str = "stale";
 
-    /// The code of a failure of our own code, which may do better with other records at hand: tried again, unlike
-    /// others of its class.
+    /// The code of a failure of our own code, which may do better with other records at hand: tried
+    /// again, unlike others of its class.
     pub const PANICKED: &str = "panicked";
 
     pub fn record(class: ErrorClass, code: impl Into<String>, message: impl Into<String>) -> Self {
@@ -91,7 +94,8 @@ impl Failure {
         Failure::record(ErrorClass::Conflict, Self::STALE, message)
     }
 
-    /// Whether the CRM refused the write because somebody else changed the record since it was read.
+    /// Whether the CRM refused the write because somebody else changed the record since it was
+    /// read.
     pub fn is_stale(&self) -> bool {
         self.class == ErrorClass::Conflict && self.code == Self::STALE
     }
@@ -108,8 +112,8 @@ impl Failure {
     }
 }
 
-/// A text as it can be stored and shown, whoever wrote it: bounded, and a space for each control character (a NUL
-/// fits no text of PostgreSQL, an escape sequence no terminal).
+/// A text as it can be stored and shown, whoever wrote it: bounded, and a space for each control
+/// character (a NUL fits no text of PostgreSQL, an escape sequence no terminal).
 fn told(mut text: String, bytes: usize) -> String {
     text.truncate(text.floor_char_boundary(bytes));
     if text.contains(char::is_control) {

@@ -1,7 +1,7 @@
 //! The decision on a field that was read from the CRM: who changed it, judged by values alone.
 //!
-//! The ledger's hash says what both sides last agreed on. A field that still has it did not change, whoever touched the
-//! record; neither a clock nor the vendor's word for who did it is asked.
+//! The ledger's hash says what both sides last agreed on. A field that still has it did not change,
+//! whoever touched the record; neither a clock nor the vendor's word for who did it is asked.
 
 use crate::Value;
 use crate::conflict::{ShortHash, hash};
@@ -20,7 +20,8 @@ pub struct InboundField<'a> {
     pub synced: bool,
     pub local: &'a Value,
     pub crm: &'a Value,
-    /// The CRM held this very value before, after it had been sent the row's value, and was overwritten.
+    /// The CRM held this very value before, after it had been sent the row's value, and was
+    /// overwritten.
     pub crm_insists: bool,
     /// An edit of the column is pending.
     pub has_pending_edit: bool,
@@ -36,9 +37,11 @@ pub enum InboundDecision {
     Agreed,
     /// The row accepts the CRM's value.
     AcceptCrm,
-    /// The CRM differs from the row, whose column is the source of truth: the CRM's value is overwritten.
+    /// The CRM differs from the row, whose column is the source of truth: the CRM's value is
+    /// overwritten.
     Overwrite,
-    /// The CRM turns the row's value into this one however often it is sent: remembered, and left alone.
+    /// The CRM turns the row's value into this one however often it is sent: remembered, and left
+    /// alone.
     KeepCrmForm,
     /// Nobody knew what the CRM held, and the row's value goes there.
     Write,

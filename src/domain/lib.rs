@@ -1,12 +1,14 @@
 //! The rules of pg_crm, free of Postgres and of I/O.
 //!
-//! This folder is a crate of its own, `crm-domain`, not a module of pg_crm, although it lies in `src/`
-//! beside pg_crm's modules: the compiler thus ensures that no rule names Postgres or does I/O.
+//! This folder is a crate of its own, `crm-domain`, not a module of pg_crm, although it lies in
+//! `src/` beside pg_crm's modules: the compiler thus ensures that no rule names Postgres or does
+//! I/O.
 //!
 //! - What a value is, and when two are equal: [`value`], [`canonical`], [`snapshot`], [`key`].
 //! - What an admin may map and require, and whether it fits the CRM: [`mapping`], [`validation`],
 //!   [`description`], [`compatibility`], [`column`].
-//! - What happens to a field that changed on one side or on both: [`cells`], [`conflict`], [`inbound`].
+//! - What happens to a field that changed on one side or on both: [`cells`], [`conflict`],
+//!   [`inbound`].
 //! - What follows from a failure: [`failure`], [`retry`], [`bisect`].
 //! - How many requests may be sent, and when: [`budget`].
 //! - What is recorded of it all: [`excerpt`], [`storable`].

@@ -1,4 +1,5 @@
-//! The options of a mapping: in which direction a field flows, and what happens when the two sides disagree.
+//! The options of a mapping: in which direction a field flows, and what happens when the two sides
+//! disagree.
 
 use crate::string_enum::string_enum;
 
@@ -33,7 +34,8 @@ string_enum! {
         CrmWins = "crm_wins",
         /// The write goes through.
         LocalWins = "local_wins",
-        /// Three-way merge; where both sides changed the CRM's value stands and the loser is audited.
+        /// Three-way merge; where both sides changed the CRM's value stands and the loser is
+        /// audited.
         MergeWithAudit = "merge_with_audit",
         /// An operator decides; until then neither side is touched.
         ManualReview = "manual_review",

@@ -1,4 +1,5 @@
-//! What is done about records, and how it is recorded: the words of the queue, of claims and of the audit.
+//! What is done about records, and how it is recorded: the words of the queue, of claims and of the
+//! audit.
 
 use crate::string_enum::string_enum;
 
@@ -23,7 +24,8 @@ string_enum! {
         RealTime = "realtime",
         /// An edit of bidirectional cells that was not written by its call.
         Reconcile = "reconcile",
-        /// A row takes the CRM's values again, because the transaction that wrote them was rolled back.
+        /// A row takes the CRM's values again, because the transaction that wrote them was rolled
+        /// back.
         Compensate = "compensate",
         /// Changes of the CRM.
         Ingest = "ingest",
@@ -52,7 +54,8 @@ string_enum! {
     /// How an audited attempt ended.
     AuditResult: "result" {
         Applied = "applied",
-        /// Applied, over a change that somebody made in the CRM between the comparison and the write.
+        /// Applied, over a change that somebody made in the CRM between the comparison and the
+        /// write.
         Raced = "raced",
         /// It failed and is tried again.
         Retry = "retry",

@@ -1,8 +1,9 @@
 //! JSON made acceptable to PostgreSQL's `jsonb`, whatever it contains.
 //!
-//! JSON may say what `jsonb` refuses: the character NUL, a number beyond `numeric`, a string of more than 256 MB, brackets
-//! without end. A CRM takes such a value all the same, so it is sent; what is kept of it is a note with its hash. Texts
-//! without any of these, nearly all that there are, are passed on as they are after one look at their bytes.
+//! JSON may say what `jsonb` refuses: the character NUL, a number beyond `numeric`, a string of
+//! more than 256 MB, brackets without end. A CRM takes such a value all the same, so it is sent;
+//! what is kept of it is a note with its hash. Texts without any of these, nearly all that there
+//! are, are passed on as they are after one look at their bytes.
 
 use std::borrow::Cow;
 
@@ -11,7 +12,8 @@ use serde_json::{Value as Json, json};
 use crate::canonical;
 use crate::value::number::Number;
 
-/// The longest string, and the longest array or object, that `jsonb` takes (its lengths have 28 bits).
+/// The longest string, and the longest array or object, that `jsonb` takes (its lengths have 28
+/// bits).
 const LONGEST: usize = (1 << 28) - 1;
 /// Numbers are spelt in fewer bytes than that by anybody who means them.
 const LONG_NUMBER: usize = 1000;
@@ -20,8 +22,9 @@ const DEPTH: usize = 127;
 /// How deep the notes may lie: field -> what is said of it (`new`, `old`) -> value.
 const ENTRIES: usize = 2;
 
-/// The text of a JSON value, storable: what `jsonb` would refuse is replaced by `{"unstorable": true, "hash": …}`. Of an
-/// object of objects, as audits are made of, the values inside are replaced, each by itself.
+/// The text of a JSON value, storable: what `jsonb` would refuse is replaced by `{"unstorable":
+/// true, "hash": …}`. Of an object of objects, as audits are made of, the values inside are
+/// replaced, each by itself.
 pub fn storable(text: &str) -> Cow<'_, str> {
     if !is_suspicious(text) {
         return Cow::Borrowed(text);

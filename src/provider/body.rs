@@ -1,9 +1,10 @@
 //! The JSON of answers, read so that a damaged record affects no other.
 //!
-//! Guarantees: a well-formed answer is read in one pass. Of any other, each record is read by itself; one that cannot be
-//! is marked, and what is left of it serves to tell which record it is and nothing else. A half of a surrogate pair
-//! (`\ud83d`, legal JSON and no text), bytes that are no UTF-8 and nesting without end are such troubles. A control
-//! character that should have been escaped is none: what it means is plain.
+//! Guarantees: a well-formed answer is read in one pass. Of any other, each record is read by
+//! itself; one that cannot be is marked, and what is left of it serves to tell which record it is
+//! and nothing else. A half of a surrogate pair (`\ud83d`, legal JSON and no text), bytes that are
+//! no UTF-8 and nesting without end are such troubles. A control character that should have been
+//! escaped is none: what it means is plain.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -117,7 +118,8 @@ impl Response {
         Some((*members.get(name)?).get().to_owned())
     }
 
-    /// The body without the mark that some begin with; nothing, if it would take more memory than an answer is worth.
+    /// The body without the mark that some begin with; nothing, if it would take more memory than
+    /// an answer is worth.
     fn json_bytes(&self) -> &[u8] {
         let bare = self.body.strip_prefix(b"\xef\xbb\xbf");
         let bare = bare.unwrap_or(&self.body);
@@ -180,8 +182,8 @@ fn why(error: &serde_json::Error) -> String {
     }
 }
 
-/// A body as text whose strings are well-formed, if anything can make them so. A byte that is no UTF-8 becomes the half of
-/// a surrogate pair, so that its record alone cannot be read.
+/// A body as text whose strings are well-formed, if anything can make them so. A byte that is no
+/// UTF-8 becomes the half of a surrogate pair, so that its record alone cannot be read.
 fn with_escapes(body: &[u8]) -> String {
     let mut text = String::with_capacity(body.len() + 64);
     let (mut within, mut escaped) = (false, false);

@@ -1,7 +1,8 @@
 //! Writing a batch in one request after another.
 //!
-//! Guarantees: no request carries one key twice; what earlier requests achieved is never lost to the
-//! failure of a later one; a refused batch is sent again in halves only as long as that saves requests.
+//! Guarantees: no request carries one key twice; what earlier requests achieved is never lost to
+//! the failure of a later one; a refused batch is sent again in halves only as long as that saves
+//! requests.
 
 use std::collections::VecDeque;
 
@@ -18,7 +19,8 @@ pub(crate) enum Next {
     Done,
     /// This is to be asked before more can be told.
     Send(Request),
-    /// It was refused because of records that it names, which are settled. The others were not written, and may go again.
+    /// It was refused because of records that it names, which are settled. The others were not
+    /// written, and may go again.
     Again,
 }
 
@@ -26,15 +28,15 @@ pub(crate) enum Next {
 pub(crate) trait Call: Send {
     fn request(&mut self, records: &[usize]) -> Request;
 
-    /// Whether the engine is to split a batch that is refused as a whole: where a single record goes by another
-    /// endpoint, which says more of it.
+    /// Whether the engine is to split a batch that is refused as a whole: where a single record
+    /// goes by another endpoint, which says more of it.
     fn is_split_by_the_engine(&self) -> bool {
         false
     }
 
-    /// Reads the answer to the last request for these records: sets the outcomes of those that it speaks
-    /// of, or says what is to be asked before they can be known. `Err` is the refusal of those that it
-    /// does not name: they were not written.
+    /// Reads the answer to the last request for these records: sets the outcomes of those that it
+    /// speaks of, or says what is to be asked before they can be known. `Err` is the refusal of
+    /// those that it does not name: they were not written.
     fn on_response(
         &mut self,
         records: &[usize],
@@ -45,8 +47,8 @@ pub(crate) trait Call: Send {
 
 /// A write of one or more [`Call`]s.
 ///
-/// What is refused as a whole because of some record goes again in halves, as long as that saves requests: a batch
-/// costs at most a tenth more requests than its records would one by one.
+/// What is refused as a whole because of some record goes again in halves, as long as that saves
+/// requests: a batch costs at most a tenth more requests than its records would one by one.
 pub(crate) struct Calls<C> {
     call: C,
     queue: VecDeque<Vec<usize>>,
@@ -114,8 +116,8 @@ impl<C: Call> Calls<C> {
         unknown
     }
 
-    /// A request was refused. Trouble that passes is that of the whole batch as long as nothing is known of any record;
-    /// later it is dealt with here.
+    /// A request was refused. Trouble that passes is that of the whole batch as long as nothing is
+    /// known of any record; later it is dealt with here.
     fn refused(&mut self, failure: Failure) -> Step<Vec<Outcome>> {
         let unknown = self.outcomes.unknown(&self.sent);
         let passes = matches!(
@@ -138,7 +140,8 @@ impl<C: Call> Calls<C> {
             self.parts.halve(part);
             return self.send_next();
         } else {
-            // Of an answer that is none it is not known what was written: no other request would tell.
+            // Of an answer that is none it is not known what was written: no other request would
+            // tell.
             self.outcomes.fail_all(unknown, &failure);
         }
         self.finish_request()

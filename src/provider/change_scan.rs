@@ -1,18 +1,18 @@
 //! A scan through the records of a CRM in the order of their last change, second by second: the one
 //! mechanism behind polling vendors that tell modification times.
 //!
-//! A position is a second and, within a second, an id. Seconds, because vendors do not say whether they
-//! compare milliseconds: "from this second on" and "within this second" have one meaning whether the
-//! CRM stores, shows or compares milliseconds or not. A page that ends within a second is cut back to
-//! the seconds that it is sure to contain completely; a second with more records than fit a page is read
-//! in the order of its ids.
+//! A position is a second and, within a second, an id. Seconds, because vendors do not say whether
+//! they compare milliseconds: "from this second on" and "within this second" have one meaning
+//! whether the CRM stores, shows or compares milliseconds or not. A page that ends within a second
+//! is cut back to the seconds that it is sure to contain completely; a second with more records
+//! than fit a page is read in the order of its ids.
 //!
 //! Guarantees, as long as the CRM's answers are sorted as requested:
-//! - Each page makes progress, whatever its size, so a scan ends once the CRM is quiet: no number of
-//!   records with the same time makes it loop or skip one.
-//! - A record that becomes visible up to `overlap` after its own modification time is seen. What is read
-//!   of the last `overlap` before an answer's own date is read again by the next pass. The date is the
-//!   CRM's; where it sends none, the newest change seen stands for it.
+//! - Each page makes progress, whatever its size, so a scan ends once the CRM is quiet: no number
+//!   of records with the same time makes it loop or skip one.
+//! - A record that becomes visible up to `overlap` after its own modification time is seen. What is
+//!   read of the last `overlap` before an answer's own date is read again by the next pass. The
+//!   date is the CRM's; where it sends none, the newest change seen stands for it.
 //! - A quiet CRM is not read again and again: once its clock is `overlap` past the newest change, a
 //!   pass asks for newer changes only.
 
@@ -45,7 +45,8 @@ pub(crate) struct ChangeScan {
     /// Everything that changed before this second has been read. `None`: nothing has.
     #[serde(default, with = "moment", skip_serializing_if = "Option::is_none")]
     at: Option<i64>,
-    /// Everything of this second up to this id has been read too. `None`: the second is not read by id.
+    /// Everything of this second up to this id has been read too. `None`: the second is not read by
+    /// id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     id: Option<String>,
     /// The newest change ever seen.
@@ -61,7 +62,8 @@ pub(crate) struct ChangeScan {
 pub(crate) enum ScanQuery<'a> {
     /// What changed in this second or later, or at any time; sorted by time.
     Since(Option<i64>),
-    /// What changed within this second and has a greater id than this (empty: any id); sorted by id.
+    /// What changed within this second and has a greater id than this (empty: any id); sorted by
+    /// id.
     Within { second: i64, after: &'a str },
 }
 
@@ -139,7 +141,8 @@ impl ChangeScan {
                     return Err(stuck());
                 }
                 self.mark(second_after, page.date, overlap);
-                // Without a single readable id on a full page there is no way to request the next one.
+                // Without a single readable id on a full page there is no way to request the next
+                // one.
                 if page.full && last.is_some() {
                     self.id = last;
                 } else {
@@ -164,7 +167,8 @@ impl ChangeScan {
         }
     }
 
-    /// Reads the current second from its first id again, for when a vendor no longer accepts its page token.
+    /// Reads the current second from its first id again, for when a vendor no longer accepts its
+    /// page token.
     pub fn restart_second(&mut self) {
         self.id = self.id.take().map(|_| String::new());
     }
@@ -183,7 +187,8 @@ impl ChangeScan {
         }
     }
 
-    /// Ends a pass: the next one begins where this one was unsure, or right after the newest change.
+    /// Ends a pass: the next one begins where this one was unsure, or right after the newest
+    /// change.
     fn end(&mut self) {
         let again = self.again.take();
         if let Some(newest) = self.newest {

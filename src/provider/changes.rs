@@ -35,25 +35,27 @@ pub struct Change {
     pub deleted: bool,
     /// The record that took this one in when they were merged; set only if `deleted`.
     pub merged_into: Option<String>,
-    /// Who made the last change, in the vendor's words. Evidence, no proof: not every vendor tells it.
+    /// Who made the last change, in the vendor's words. Evidence, no proof: not every vendor tells
+    /// it.
     pub modified_by: Option<String>,
 }
 
 /// One page of changes, in the order in which they are to be applied.
 #[derive(Clone, Debug, Default)]
 pub struct ChangesPage {
-    /// Mostly as many as were asked for. There can be fewer, even none while there are `more`, and a
-    /// few more: merged records are told beside the one that took them in.
+    /// Mostly as many as were asked for. There can be fewer, even none while there are `more`, and
+    /// a few more: merged records are told beside the one that took them in.
     pub changes: Vec<Change>,
     /// Where to go on, to be stored with what was made of the page. An object, a few hundred bytes.
     pub next: Json,
-    /// Whether to ask on at once. `false`: this is all for now, and `next` lies so far back that what
-    /// becomes visible late is still found; what comes again by that has not changed.
+    /// Whether to ask on at once. `false`: this is all for now, and `next` lies so far back that
+    /// what becomes visible late is still found; what comes again by that has not changed.
     pub more: bool,
-    /// The CRM does not tell what was deleted before this page: whoever holds records that it does not
-    /// show has to look for them one by one.
+    /// The CRM does not tell what was deleted before this page: whoever holds records that it does
+    /// not show has to look for them one by one.
     pub deletions_unknown: bool,
-    /// Records of the page of which cannot be read which they are: no more than that can be told of them.
+    /// Records of the page of which cannot be read which they are: no more than that can be told of
+    /// them.
     pub unidentified: usize,
 }
 
@@ -105,7 +107,8 @@ pub(crate) fn page_of(
     }
 }
 
-/// The key that a record of a page holds, and what is the matter with the record: a key that was damaged is none.
+/// The key that a record of a page holds, and what is the matter with the record: a key that was
+/// damaged is none.
 pub(crate) fn keyed(
     held: Option<&Json>,
     damage: Option<Failure>,

@@ -92,8 +92,8 @@ pub(crate) struct VendorError {
     pub names_field: bool,
 }
 
-/// The failure that a complaint states. The first rule that applies decides, so that a table's order
-/// is its priority; the status decides where none does.
+/// The failure that a complaint states. The first rule that applies decides, so that a table's
+/// order is its priority; the status decides where none does.
 pub(crate) fn classify(table: &[Rule], vendor_error: &VendorError, status: u16) -> Failure {
     let rule = table.iter().find(|rule| rule.applies(vendor_error));
     let (class, scope) = match rule {
@@ -129,7 +129,8 @@ pub(crate) fn classify_response(
     if is_precondition(response.status) {
         return Failure::stale(failure.message);
     }
-    // A code that says no more than "later" does not make records answerable for an outage that the status tells of.
+    // A code that says no more than "later" does not make records answerable for an outage that the
+    // status tells of.
     if failure.class == ErrorClass::Transient && matches!(response.status, 429 | 502..) {
         (failure.class, failure.scope) = by_status(response.status);
     }
@@ -140,8 +141,8 @@ pub(crate) fn classify_response(
     }
 }
 
-/// Whether a status says that a condition was not met (412) or is asked for (428), whatever words the
-/// body has for it: either way, the record is to be read before it is written.
+/// Whether a status says that a condition was not met (412) or is asked for (428), whatever words
+/// the body has for it: either way, the record is to be read before it is written.
 fn is_precondition(status: u16) -> bool {
     matches!(status, 412 | 428)
 }
@@ -204,8 +205,8 @@ fn status_code(status: u16) -> String {
     format!("http_{status}")
 }
 
-/// What a status means when nothing else is known. A bare 404 is a wrong path, not a missing record:
-/// only a vendor's own code may say that a record is gone.
+/// What a status means when nothing else is known. A bare 404 is a wrong path, not a missing
+/// record: only a vendor's own code may say that a record is gone.
 const STATUSES: &[(RangeInclusive<u16>, ErrorClass, Scope)] = &[
     (300..=300, ErrorClass::Conflict, Scope::Records),
     (400..=400, ErrorClass::Validation, Scope::Records),
@@ -286,8 +287,9 @@ pub(crate) fn clean(message: &str) -> String {
     out
 }
 
-/// Salesforce session ids are `00D…!…`; HubSpot's private app tokens are `pat-…`; Zoho's are `1000.….…`; Entra's are
-/// `eyJ….….…`. Pipedrive's API tokens look like the keys of its fields, and it quotes none.
+/// Salesforce session ids are `00D…!…`; HubSpot's private app tokens are `pat-…`; Zoho's are
+/// `1000.….…`; Entra's are `eyJ….….…`. Pipedrive's API tokens look like the keys of its fields, and
+/// it quotes none.
 fn is_token(word: &str) -> bool {
     let secret = |start: &str, rest: fn(&str) -> bool| {
         word.find(start)

@@ -1,9 +1,9 @@
-//! The history of writes that no condition protected, for vendors that keep the earlier values of a field.
-//! A value between the one we read and the one we wrote was set by somebody else in between, and our
-//! write replaced it.
+//! The history of writes that no condition protected, for vendors that keep the earlier values of a
+//! field. A value between the one we read and the one we wrote was set by somebody else in between,
+//! and our write replaced it.
 //!
-//! Guarantees: what the history does not tell is not guessed; what was set after our write is none that
-//! it replaced.
+//! Guarantees: what the history does not tell is not guessed; what was set after our write is none
+//! that it replaced.
 
 use std::collections::HashMap;
 
@@ -34,8 +34,8 @@ pub(crate) struct Logged {
     pub set: Entry,
 }
 
-/// The values of each field, newest first; at the end, the one that the oldest change replaced. The log
-/// runs in either direction.
+/// The values of each field, newest first; at the end, the one that the oldest change replaced. The
+/// log runs in either direction.
 pub(crate) fn histories(mut log: Vec<Logged>) -> HashMap<String, Vec<Entry>> {
     if log.first().map(|change| change.set.at) < log.last().map(|change| change.set.at) {
         log.reverse();
@@ -57,8 +57,8 @@ pub(crate) fn histories(mut log: Vec<Logged>) -> HashMap<String, Vec<Entry>> {
 /// How a vendor's values are read.
 pub(crate) type Reading = fn(DataType, &Json) -> Result<Value, ValueError>;
 
-/// The foreign values that our write of a record replaced. `history` tells a field's entries, newest
-/// first.
+/// The foreign values that our write of a record replaced. `history` tells a field's entries,
+/// newest first.
 pub(crate) fn overwritten<'a>(
     record: &DoneRecord,
     history: impl Fn(&str) -> Option<&'a [Entry]>,
@@ -81,8 +81,8 @@ pub(crate) fn overwritten<'a>(
 /// modification time of the record as it was read.
 ///
 /// Our own entry is the newest that holds what we wrote. There is none if the field held that value
-/// already, since what does not change makes no history; so whatever was there when we read ends the
-/// search. The entry before ours is what we replaced.
+/// already, since what does not change makes no history; so whatever was there when we read ends
+/// the search. The entry before ours is what we replaced.
 fn replaced<'a>(
     done: &DoneField,
     read_at: Option<i64>,

@@ -1,5 +1,5 @@
-//! Bulk jobs: a batch is sent by one, and whatever it could not carry by ordinary requests. Jobs are polled at growing
-//! intervals, and transient failures of a poll are tolerated.
+//! Bulk jobs: a batch is sent by one, and whatever it could not carry by ordinary requests. Jobs
+//! are polled at growing intervals, and transient failures of a poll are tolerated.
 
 use std::time::Duration;
 

@@ -1,18 +1,20 @@
 //! JSON from outside, before it is parsed.
 //!
-//! Guarantee: what is parsed takes memory in proportion to what a CRM has to say. `[0,0,0,…]` and `[{"":0},…]` grow by 30 to
-//! 100 times as they become values; the recursion limit of the parser bounds only how deep they are nested.
+//! Guarantee: what is parsed takes memory in proportion to what a CRM has to say. `[0,0,0,…]` and
+//! `[{"":0},…]` grow by 30 to 100 times as they become values; the recursion limit of the parser
+//! bounds only how deep they are nested.
 
 use serde::de::{DeserializeOwned, Error};
 
-/// Memory that the values of one answer may take, beside their texts: a page of 2,000 records with 400 fields takes
-/// three quarters of it.
+/// Memory that the values of one answer may take, beside their texts: a page of 2,000 records with
+/// 400 fields takes three quarters of it.
 const MOST: usize = 96 << 20;
 /// About what an object, and what any other value takes.
 const OBJECT: usize = 640;
 const VALUE: usize = 96;
 
-/// Whether a body can be parsed in memory that is no more than an answer is worth. What is no JSON can.
+/// Whether a body can be parsed in memory that is no more than an answer is worth. What is no JSON
+/// can.
 pub fn is_in_proportion(body: &[u8]) -> bool {
     // Whatever it holds.
     if body.len() <= MOST / OBJECT {
@@ -55,7 +57,8 @@ fn after_text(mut rest: &[u8]) -> &[u8] {
     rest
 }
 
-/// Parses JSON that came inside of something else: a broker's answer holds a CRM's, which nobody has looked at.
+/// Parses JSON that came inside of something else: a broker's answer holds a CRM's, which nobody
+/// has looked at.
 pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> serde_json::Result<T> {
     if !is_in_proportion(body) {
         return Err(serde_json::Error::custom("more values than an answer has"));

@@ -1,4 +1,5 @@
-//! Signed assertions: how a server shows who it is by a key that never leaves it (RFC 7523), signed by RS256.
+//! Signed assertions: how a server shows who it is by a key that never leaves it (RFC 7523), signed
+//! by RS256.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -1,12 +1,13 @@
 //! The CRMs as pg_crm sees them.
 //!
-//! This folder is a crate of its own, `crm-provider`, not a module of pg_crm, although it lies in `src/`
-//! beside pg_crm's modules: the compiler thus ensures that no provider names Postgres or does I/O.
+//! This folder is a crate of its own, `crm-provider`, not a module of pg_crm, although it lies in
+//! `src/` beside pg_crm's modules: the compiler thus ensures that no provider names Postgres or
+//! does I/O.
 //!
 //! A [`Provider`] is a value that turns an operation into HTTP requests and HTTP responses into
-//! outcomes. It does no I/O: an [`Operation`] is stepped by the engine, which sends what it asks for
-//! and hands back the answer. So retries, budgets, token refresh, audit and splitting exist once, in
-//! the engine, and a vendor's peculiarities exist once, here.
+//! outcomes. It does no I/O: an [`Operation`] is stepped by the engine, which sends what it asks
+//! for and hands back the answer. So retries, budgets, token refresh, audit and splitting exist
+//! once, in the engine, and a vendor's peculiarities exist once, here.
 
 mod body;
 mod calls;

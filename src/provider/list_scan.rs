@@ -1,8 +1,8 @@
-//! A scan through a list that has no order of change, at the end of a pass: the one mechanism behind
-//! deleted and archived records that the changes themselves do not report.
+//! A scan through a list that has no order of change, at the end of a pass: the one mechanism
+//! behind deleted and archived records that the changes themselves do not report.
 //!
-//! Guarantees: the list is read from where the last page ended to its end, and not again before it is due;
-//! what entered it within `overlap` before a scan began is reported by the next scan too.
+//! Guarantees: the list is read from where the last page ended to its end, and not again before it
+//! is due; what entered it within `overlap` before a scan began is reported by the next scan too.
 
 use crm_domain::{ErrorClass, Failure};
 use serde::{Deserialize, Serialize};
@@ -53,8 +53,8 @@ impl ListScan {
         self.since = self.since.or(since);
     }
 
-    /// Moves on by a page, and returns whether there are more. `pause` says, given the number of pages, how
-    /// long to wait before the next scan.
+    /// Moves on by a page, and returns whether there are more. `pause` says, given the number of
+    /// pages, how long to wait before the next scan.
     pub fn advance(
         &mut self,
         next: Option<String>,

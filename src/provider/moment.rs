@@ -1,4 +1,5 @@
-//! Moments in UTC milliseconds, as JSON `2026-01-02T03:04:05.678Z`: for `#[serde(with = "moment")]`.
+//! Moments in UTC milliseconds, as JSON `2026-01-02T03:04:05.678Z`: for `#[serde(with =
+//! "moment")]`.
 
 use crm_domain::Value;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};

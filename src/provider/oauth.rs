@@ -1,6 +1,7 @@
-//! OAuth 2.0 token endpoints, which the vendors share but for the address: a form is posted, a grant
-//! or a refusal comes back. Which grant is asked for follows from the credentials: by refresh token, or as the
-//! client itself (RFC 6749 section 4.4); `token_url` takes the place of the vendor's own address. A refusal speaks of the connection and quotes none of the secrets sent.
+//! OAuth 2.0 token endpoints, which the vendors share but for the address: a form is posted, a
+//! grant or a refusal comes back. Which grant is asked for follows from the credentials: by refresh
+//! token, or as the client itself (RFC 6749 section 4.4); `token_url` takes the place of the
+//! vendor's own address. A refusal speaks of the connection and quotes none of the secrets sent.
 //! Zoho refuses with a status of 200, so what counts is whether there is a token.
 
 use std::time::Duration;

@@ -19,9 +19,10 @@ pub enum Step<T> {
 
 /// A conversation with a CRM: one request, or a job of many.
 ///
-/// The engine calls `step(None)` first and after each [`Step::Wait`], and `step(Some(response))` with
-/// the answer to each [`Step::Send`], whatever its status. It has by then dealt with an expired token
-/// (refresh, same request again). When the transport fails it calls [`Operation::interrupted`].
+/// The engine calls `step(None)` first and after each [`Step::Wait`], and `step(Some(response))`
+/// with the answer to each [`Step::Send`], whatever its status. It has by then dealt with an
+/// expired token (refresh, same request again). When the transport fails it calls
+/// [`Operation::interrupted`].
 pub trait Operation<T>: Send {
     fn step(&mut self, answer: Option<Response>) -> Step<T>;
 

@@ -1,7 +1,7 @@
 //! The outcomes of a batch, each tied to its record.
 //!
-//! Guarantees: each record gets exactly one outcome; one that no answer mentions gets a transient failure,
-//! never a silent success.
+//! Guarantees: each record gets exactly one outcome; one that no answer mentions gets a transient
+//! failure, never a silent success.
 
 use std::collections::HashMap;
 
@@ -28,9 +28,9 @@ impl Outcomes {
         }
     }
 
-    /// Sets the outcome of a record; the first one counts. What has no id was not written, as far as
-    /// anybody knows. An upsert never finds its record missing: what was not found is something that its
-    /// fields refer to.
+    /// Sets the outcome of a record; the first one counts. What has no id was not written, as far
+    /// as anybody knows. An upsert never finds its record missing: what was not found is something
+    /// that its fields refer to.
     pub fn set(&mut self, index: usize, outcome: Outcome) {
         let slot = &mut self.outcomes[index];
         if slot.is_some() {

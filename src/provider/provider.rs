@@ -77,10 +77,10 @@ pub trait Provider: Send + Sync {
         usize::MAX
     }
 
-    /// Looks back at writes that were not conditional ([`Guard::Afterwards`]): one entry per record,
-    /// in order, of the foreign values that these writes replaced and that nobody had read. An empty
-    /// entry means that none is known of. What was changed after our write is no concern of it.
-    /// `None`: the CRM keeps nothing to look at.
+    /// Looks back at writes that were not conditional ([`Guard::Afterwards`]): one entry per
+    /// record, in order, of the foreign values that these writes replaced and that nobody had read.
+    /// An empty entry means that none is known of. What was changed after our write is no concern
+    /// of it. `None`: the CRM keeps nothing to look at.
     fn overwritten(
         &self,
         _settings: &Settings,
@@ -91,24 +91,26 @@ pub trait Provider: Send + Sync {
 
     /// Reads one page of what changed since a cursor: created, updated, deleted, merged, restored.
     ///
-    /// Whoever asks on from [`ChangesPage::next`], each time from what the last page gave, sees every
-    /// change at least once, however pages are sized and however often one is asked for again: of a
-    /// record that changed several times, its latest state. A pass from `None` sees every record there
-    /// is, so this serves a backfill too. A record that changes during a pass may come several times,
-    /// and so may what changed shortly before a pass ended, since a CRM shows some changes late; a CRM
-    /// in which nothing changes is not read anew for ever. Only the CRM's clock is asked, never ours.
+    /// Whoever asks on from [`ChangesPage::next`], each time from what the last page gave, sees
+    /// every change at least once, however pages are sized and however often one is asked for
+    /// again: of a record that changed several times, its latest state. A pass from `None` sees
+    /// every record there is, so this serves a backfill too. A record that changes during a pass
+    /// may come several times, and so may what changed shortly before a pass ended, since a CRM
+    /// shows some changes late; a CRM in which nothing changes is not read anew for ever. Only the
+    /// CRM's clock is asked, never ours.
     ///
-    /// An operation that fails has moved nothing: ask again with the same cursor. A cursor that this
-    /// provider did not make fails as `unreadable_cursor`.
+    /// An operation that fails has moved nothing: ask again with the same cursor. A cursor that
+    /// this provider did not make fails as `unreadable_cursor`.
     fn changes(&self, settings: &Settings, query: Arc<ChangesQuery>) -> BoxOperation<ChangesPage>;
 
-    /// How many records an object has, in one request: what is gone counts as the CRM likes. `None`: it does not tell.
+    /// How many records an object has, in one request: what is gone counts as the CRM likes.
+    /// `None`: it does not tell.
     fn count(&self, _settings: &Settings, _object: &str) -> Option<BoxOperation<u64>> {
         None
     }
 
-    /// The fields of an object, as the CRM tells them now. An object that it does not know fails as a mapping error.
-    /// `None`: this provider cannot ask.
+    /// The fields of an object, as the CRM tells them now. An object that it does not know fails as
+    /// a mapping error. `None`: this provider cannot ask.
     fn describe(&self, _settings: &Settings, _object: &str) -> Option<BoxOperation<Description>> {
         None
     }
@@ -118,9 +120,9 @@ pub trait Provider: Send + Sync {
         id.to_owned()
     }
 
-    /// Checks a request that the CRM sent by itself and reads the events in it, in its order. Events of
-    /// kinds that no record is behind are left out. It does no more than that: whether an event is new,
-    /// and what the record holds now, is the caller's to find out.
+    /// Checks a request that the CRM sent by itself and reads the events in it, in its order.
+    /// Events of kinds that no record is behind are left out. It does no more than that: whether an
+    /// event is new, and what the record holds now, is the caller's to find out.
     ///
     /// Of a CRM that sends no webhooks of its own, they come from a relay.
     fn webhook(
@@ -132,7 +134,8 @@ pub trait Provider: Send + Sync {
         webhook::relayed(credentials, request)
     }
 
-    /// Whether two names mean one object (`Contact`, `contact`; HubSpot: `contacts`, `contact`, `0-1`).
+    /// Whether two names mean one object (`Contact`, `contact`; HubSpot: `contacts`, `contact`,
+    /// `0-1`).
     fn same_object(&self, one: &str, other: &str) -> bool {
         one.eq_ignore_ascii_case(other)
     }
@@ -149,8 +152,9 @@ pub trait Provider: Send + Sync {
     /// and nothing can be refreshed.
     fn authorise(&self, base_url: &str, credentials: &Credentials) -> Option<BoxOperation<Grant>>;
 
-    /// Where a [`Target::File`] is: an absolute URL at a host that may see the token, whatever the CRM's answers name.
-    /// `base_url` is that of the API. `None`: no such host is known to be the CRM's.
+    /// Where a [`Target::File`] is: an absolute URL at a host that may see the token, whatever the
+    /// CRM's answers name. `base_url` is that of the API. `None`: no such host is known to be the
+    /// CRM's.
     fn file_url(&self, _settings: &Settings, _base_url: &str, _file: &str) -> Option<String> {
         None
     }
@@ -182,8 +186,9 @@ pub trait Provider: Send + Sync {
         value
     }
 
-    /// The form of a value that a field holds as it is once it was sent it, by the vendor's documentation; `None`: that does
-    /// not tell, and only a read will show what becomes of the value.
+    /// The form of a value that a field holds as it is once it was sent it, by the vendor's
+    /// documentation; `None`: that does not tell, and only a read will show what becomes of the
+    /// value.
     fn stored_form(
         &self,
         field: &FieldDescription,

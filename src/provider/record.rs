@@ -38,8 +38,8 @@ pub struct Field {
 /// [`crate::Provider::guard`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guard {
-    /// The CRM itself compares [`WriteRecord::unless_changed`] as it writes. A record that was changed
-    /// is not written and fails as [`crm_domain::Failure::is_stale`].
+    /// The CRM itself compares [`WriteRecord::unless_changed`] as it writes. A record that was
+    /// changed is not written and fails as [`crm_domain::Failure::is_stale`].
     Atomic,
     /// The CRM writes whatever it holds, but keeps a history: ask [`crate::Provider::overwritten`]
     /// after the write.
@@ -57,8 +57,8 @@ pub struct WriteRecord {
     /// Only what changed; canonical values.
     pub fields: Vec<(Arc<Field>, Value)>,
     /// The [`CrmObject::version`] of the read that this write is based on: write only if the record
-    /// is still that. Honoured where [`crate::Provider::guard`] says [`Guard::Atomic`], elsewhere only
-    /// sometimes; `None` writes whatever the CRM holds.
+    /// is still that. Honoured where [`crate::Provider::guard`] says [`Guard::Atomic`], elsewhere
+    /// only sometimes; `None` writes whatever the CRM holds.
     pub unless_changed: Option<String>,
 }
 
@@ -101,15 +101,17 @@ pub struct CrmObject {
     /// When the CRM says it was last modified, UTC milliseconds, if it says so.
     pub modified_at: Option<i64>,
     /// What [`WriteRecord::unless_changed`] takes; opaque. It is only ever given if it protects. So
-    /// where the provider guards at all and the read was [`ReadBatch::for_write`], `None` means that
-    /// the record kept changing while it was read: try later.
+    /// where the provider guards at all and the read was [`ReadBatch::for_write`], `None` means
+    /// that the record kept changing while it was read: try later.
     pub version: Option<String>,
-    /// Why nothing of its fields is known: the CRM's answer could not be read as far as it speaks of this record.
+    /// Why nothing of its fields is known: the CRM's answer could not be read as far as it speaks
+    /// of this record.
     pub damage: Option<Failure>,
 }
 
-/// Records that were read, in the order in which they were asked for. What nothing was found of is gone; unless the answer
-/// held records of which cannot be read which they are: then it may be one of these.
+/// Records that were read, in the order in which they were asked for. What nothing was found of is
+/// gone; unless the answer held records of which cannot be read which they are: then it may be one
+/// of these.
 pub(crate) fn in_order(
     ids: &[String],
     unidentified: usize,

@@ -23,8 +23,9 @@ pub(crate) fn encode(text: &str) -> PercentEncode<'_> {
     utf8_percent_encode(text, RESERVED)
 }
 
-/// What no address holds as it is (RFC 3986): white space, control characters, `#`, which ends it, and what only some
-/// readers of addresses put up with. Not `%`, which says that something is encoded already.
+/// What no address holds as it is (RFC 3986): white space, control characters, `#`, which ends it,
+/// and what only some readers of addresses put up with. Not `%`, which says that something is
+/// encoded already.
 const FOREIGN: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
@@ -43,7 +44,8 @@ pub(crate) fn tidy(address: &str) -> PercentEncode<'_> {
     utf8_percent_encode(address, FOREIGN)
 }
 
-/// Whether a header can hold the text, which a CRM told (RFC 9110: visible characters and white space within a line).
+/// Whether a header can hold the text, which a CRM told (RFC 9110: visible characters and white
+/// space within a line).
 pub fn fits_header(text: &str) -> bool {
     text.bytes().all(|b| matches!(b, b' '..=b'~' | b'\t'))
 }
@@ -75,8 +77,8 @@ pub enum Target {
     /// Path and query under the connection's current base URL (which a token grant may move);
     /// the engine signs it.
     Api(String),
-    /// A file that the CRM takes or gives: a path at the host that takes them, or the URL that the CRM told.
-    /// [`crate::Provider::file_url`] says where that is; the engine signs it.
+    /// A file that the CRM takes or gives: a path at the host that takes them, or the URL that the
+    /// CRM told. [`crate::Provider::file_url`] says where that is; the engine signs it.
     File(String),
     /// An absolute URL (a token endpoint): sent as it is, unsigned.
     Url(String),
@@ -208,8 +210,8 @@ impl Response {
         i64::try_from(since.as_millis()).ok()
     }
 
-    /// When this was answered by the CRM's own clock, UTC milliseconds: the second that had begun, so
-    /// that the true time is up to a second later.
+    /// When this was answered by the CRM's own clock, UTC milliseconds: the second that had begun,
+    /// so that the true time is up to a second later.
     pub fn date(&self) -> Option<i64> {
         self.moment("date")
     }

@@ -1,4 +1,5 @@
-//! The result file of a bulk job: CSV with a header, rows in any order, each tied to its record by our key.
+//! The result file of a bulk job: CSV with a header, rows in any order, each tied to its record by
+//! our key.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,5 @@
-//! A scripted CRM for unit tests: drives an operation with prepared answers, as the engine does with real ones.
+//! A scripted CRM for unit tests: drives an operation with prepared answers, as the engine does
+//! with real ones.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -217,8 +218,8 @@ pub(crate) mod values {
     }
 }
 
-/// Each row of an error table gives the failure that it says, when the vendor complains with its code and a message of its
-/// kind.
+/// Each row of an error table gives the failure that it says, when the vendor complains with its
+/// code and a message of its kind.
 pub(crate) fn assert_rules(table: &[Rule], complain: impl Fn(&Rule, &str) -> Failure) {
     for rule in table {
         let message = match rule.when {

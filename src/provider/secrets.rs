@@ -1,9 +1,11 @@
 //! A connection's secrets, which are masked in every text that comes from outside.
 //!
-//! Guarantee: what comes out of [`Secrets::mask`] holds none of the secrets that it was taught, neither as they are nor in a
-//! form in which somebody could quote them: base64 in both alphabets, padded or not, alone or as part of something longer
-//! (`Basic …`), hexadecimal, percent-encoded, escaped as JSON. A text that was cut in the middle of a secret does not keep its
-//! beginning. Secrets of less than [`SHORTEST`] characters are not looked for: they would be found in every sentence.
+//! Guarantee: what comes out of [`Secrets::mask`] holds none of the secrets that it was taught,
+//! neither as they are nor in a form in which somebody could quote them: base64 in both alphabets,
+//! padded or not, alone or as part of something longer (`Basic …`), hexadecimal, percent-encoded,
+//! escaped as JSON. A text that was cut in the middle of a secret does not keep its beginning.
+//! Secrets of less than [`SHORTEST`] characters are not looked for: they would be found in every
+//! sentence.
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet, VecDeque};
@@ -191,7 +193,8 @@ fn forms(secret: &str) -> Vec<String> {
     forms.push(digits.to_uppercase());
     forms.push(digits);
     for engine in [STANDARD_NO_PAD, URL_SAFE_NO_PAD] {
-        // Wherever the secret begins within what is encoded, the characters that hold nothing else are the same.
+        // Wherever the secret begins within what is encoded, the characters that hold nothing else
+        // are the same.
         for before in 0..3 {
             let shifted = [&[0; 2][..before], bytes].concat();
             let encoded = engine.encode(&shifted);
@@ -226,8 +229,8 @@ fn lower_escapes(text: &str) -> String {
     out
 }
 
-/// What an operation ends in, as far as it holds sentences of others. Values of records are no sentences: they stay as
-/// they are.
+/// What an operation ends in, as far as it holds sentences of others. Values of records are no
+/// sentences: they stay as they are.
 pub trait Mask {
     fn mask(&mut self, secrets: &Secrets);
 }

@@ -1,7 +1,8 @@
 //! How CRMs change values as they store them, as far as their documentation tells.
 //!
-//! Guarantees: a value in the form that is told is held as it is, so that a read will show what was sent; where that is open
-//! (what a number of too many digits becomes, a scale that nobody tells), nothing is told.
+//! Guarantees: a value in the form that is told is held as it is, so that a read will show what was
+//! sent; where that is open (what a number of too many digits becomes, a scale that nobody tells),
+//! nothing is told.
 
 use crm_domain::{DataType, Description, FieldDescription, Number, Value};
 

@@ -1,8 +1,8 @@
 //! The HTTP statuses that mean success, as the vendor documents them for each operation.
 //!
-//! Guarantees: nothing else is success. What comes with another status below 400 (the 200 of a portal in the way, a
-//! redirection, a part of an answer, a promise to do it later) is a failure of whatever was asked, to be tried again: it is
-//! neither taken for written nor for read.
+//! Guarantees: nothing else is success. What comes with another status below 400 (the 200 of a
+//! portal in the way, a redirection, a part of an answer, a promise to do it later) is a failure of
+//! whatever was asked, to be tried again: it is neither taken for written nor for read.
 
 pub(crate) type Success = &'static [u16];
 

@@ -1,5 +1,5 @@
-//! What the vendors' value formats have in common: a value as text, and a record's fields serialised as
-//! JSON without an intermediate tree.
+//! What the vendors' value formats have in common: a value as text, and a record's fields
+//! serialised as JSON without an intermediate tree.
 
 use std::borrow::Cow;
 
@@ -43,8 +43,8 @@ impl From<Wire<'_>> for Json {
     }
 }
 
-/// A value as the text that both vendors keep of it; empty for null. A multi-choice is `A;B;C`, JSON
-/// is text to them.
+/// A value as the text that both vendors keep of it; empty for null. A multi-choice is `A;B;C`,
+/// JSON is text to them.
 pub(crate) fn text(value: &Value) -> Cow<'_, str> {
     match value {
         Value::MultiChoice(words) => Cow::Owned(
@@ -88,7 +88,8 @@ pub(crate) fn scalar_text(json: &Json) -> Option<String> {
     }
 }
 
-/// A record's id, if it can be one: what no id holds tells that it was damaged on its way, or is none.
+/// A record's id, if it can be one: what no id holds tells that it was damaged on its way, or is
+/// none.
 pub(crate) fn id(json: &Json) -> Option<String> {
     scalar_text(json).filter(|id| is_id(id))
 }
@@ -99,7 +100,8 @@ pub(crate) fn is_id(text: &str) -> bool {
     filled(text).is_some() && text.len() <= LONGEST_ID && !text.contains(is_foreign)
 }
 
-/// Takes a member out of what should be an object. Of anything else there is none: `json[name].take()` would panic.
+/// Takes a member out of what should be an object. Of anything else there is none:
+/// `json[name].take()` would panic.
 pub(crate) fn member(json: &mut Json, name: &str) -> Json {
     json.get_mut(name).map(Json::take).unwrap_or_default()
 }
@@ -121,7 +123,8 @@ impl<T: Serialize> Serialize for List<'_, T> {
     }
 }
 
-/// The fields of a record as a JSON object, but for the one that holds our key, which travels apart.
+/// The fields of a record as a JSON object, but for the one that holds our key, which travels
+/// apart.
 pub(crate) struct Fields<'a> {
     pub record: &'a WriteRecord,
     pub key_field: Option<&'a str>,

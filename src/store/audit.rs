@@ -1,5 +1,5 @@
-//! The audit: one row per attempt on a record, in the transaction of its effect. A value that it cannot hold is replaced by a
-//! note, so that what a CRM took can be written down whatever it was.
+//! The audit: one row per attempt on a record, in the transaction of its effect. A value that it
+//! cannot hold is replaced by a note, so that what a CRM took can be written down whatever it was.
 
 use crm_domain::storable::{storable, storable_text};
 use crm_domain::{AuditResult, Failure, Operation, Path};
@@ -159,7 +159,8 @@ fn insert(
     Ok(())
 }
 
-/// Makes partitions ahead once something is mapped (a database that is being restored brings its own), drops old ones.
+/// Makes partitions ahead once something is mapped (a database that is being restored brings its
+/// own), drops old ones.
 pub fn maintain(client: &mut SpiClient, retention_minutes: i32) -> Result<(), StoreError> {
     client.update(
         Cached("SELECT crm_internal.maintain_audit($1 * interval '1 minute') WHERE EXISTS (SELECT FROM crm.object_map)"),

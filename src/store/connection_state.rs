@@ -1,4 +1,5 @@
-//! How connections are doing, durable, so that a restart neither forgets an outage nor a rate limit.
+//! How connections are doing, durable, so that a restart neither forgets an outage nor a rate
+//! limit.
 
 use crm_domain::{ErrorClass, Failure};
 use crm_provider::{Usage, UsageReport};
@@ -14,7 +15,8 @@ use crate::store::statement::Cached;
 /// Failures in a row after which a connection's circuit is open: see `crm.status.circuit`.
 pub const OPENS_AFTER: u32 = 3;
 
-/// Stores what was last reported of the request budgets, a refusal included. If one side reported nothing, its last report stands.
+/// Stores what was last reported of the request budgets, a refusal included. If one side reported
+/// nothing, its last report stands.
 pub fn used(
     client: &mut SpiClient,
     connection_id: i32,
@@ -73,12 +75,13 @@ pub fn healthy(client: &mut SpiClient, connection: &Connection) -> Result<(), St
     Ok(())
 }
 
-/// Whether these are the connection's credentials still, and stay so until this transaction ends: what was done with others
-/// says nothing of how it is doing. Credentials that another session is just setting are others.
+/// Whether these are the connection's credentials still, and stay so until this transaction ends:
+/// what was done with others says nothing of how it is doing. Credentials that another session is
+/// just setting are others.
 fn is_current(client: &mut SpiClient, connection: &Connection) -> Result<bool, StoreError> {
     if connection.version == 0 {
-        // There were none: a restored database. A session that sets the first has locked the connection; one statement to lock, or not,
-        // and another to see.
+        // There were none: a restored database. A session that sets the first has locked the
+        // connection; one statement to lock, or not, and another to see.
         let free = client.update(
             Cached("SELECT FROM crm.connection c WHERE c.connection_id = $1 FOR SHARE SKIP LOCKED"),
             None,
@@ -99,8 +102,9 @@ fn is_current(client: &mut SpiClient, connection: &Connection) -> Result<bool, S
     Ok(!same.is_empty())
 }
 
-/// The CRM, or the way to it, is in trouble: wait. Refused credentials stop the connection until set_credentials().
-/// `connection`: as it was when the CRM was asked. `false`: its credentials are others by now, so that nothing is noted.
+/// The CRM, or the way to it, is in trouble: wait. Refused credentials stop the connection until
+/// set_credentials(). `connection`: as it was when the CRM was asked. `false`: its credentials are
+/// others by now, so that nothing is noted.
 pub fn troubled(
     client: &mut SpiClient,
     connection: &Connection,
@@ -147,15 +151,16 @@ pub fn troubled(
     Ok(true)
 }
 
-/// Keeps a refresh token that the vendor replaced; committed before the new access token is used. Credentials that were
-/// set since are not touched.
+/// Keeps a refresh token that the vendor replaced; committed before the new access token is used.
+/// Credentials that were set since are not touched.
 pub fn rotate(
     client: &mut SpiClient,
     connection_id: i32,
     version: i32,
     refresh_token: &str,
 ) -> Result<(), StoreError> {
-    // Until the end of the transaction: a generic plan holds a parameter where auto_explain would print the token.
+    // Until the end of the transaction: a generic plan holds a parameter where auto_explain would
+    // print the token.
     client.update(
         Cached("SELECT set_config('plan_cache_mode', 'force_generic_plan', true)"),
         None,

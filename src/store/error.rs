@@ -1,4 +1,5 @@
-//! Why something in the database failed, and what that says about the record that was being worked on.
+//! Why something in the database failed, and what that says about the record that was being worked
+//! on.
 
 use crm_domain::{ErrorClass, Failure};
 use pgrx::PgSqlErrorCode;
@@ -14,7 +15,8 @@ pub enum StoreError {
         code: PgSqlErrorCode,
         message: String,
     },
-    /// Raised before any code of the table's owner could run: the table is locked, or what the statement names is gone.
+    /// Raised before any code of the table's owner could run: the table is locked, or what the
+    /// statement names is gone.
     #[error("{message} (SQLSTATE {code:?})")]
     BeforeOwnersCode {
         code: PgSqlErrorCode,
@@ -35,21 +37,24 @@ pub enum StoreError {
 /// Whose fault a failure is, and so what becomes of the records that were being worked on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Nobody's: the mapping that was used is out of date, since what it names is gone or was replaced. It is read again, and no
-    /// attempt is charged.
+    /// Nobody's: the mapping that was used is out of date, since what it names is gone or was
+    /// replaced. It is read again, and no attempt is charged.
     StaleMapping,
-    /// Nobody's: no row was reached, since the table is locked or there was no time left. The records come again, and no attempt
-    /// is charged.
+    /// Nobody's: no row was reached, since the table is locked or there was no time left. The
+    /// records come again, and no attempt is charged.
     NotReached,
-    /// The row's, but it may pass: the server has no room, shuts down or cannot read its disk, or something is locked. Code of
-    /// the table can raise any SQLSTATE, so the record is retried pg_crm.max_attempts times and no more.
+    /// The row's, but it may pass: the server has no room, shuts down or cannot read its disk, or
+    /// something is locked. Code of the table can raise any SQLSTATE, so the record is retried
+    /// pg_crm.max_attempts times and no more.
     MayPass,
-    /// The row's: the same statement fails again as long as the row, or the value that it is given, is the same.
+    /// The row's: the same statement fails again as long as the row, or the value that it is given,
+    /// is the same.
     Row,
 }
 
 impl StoreError {
-    /// A statement left a row that exists as it was, without an error. `what`: "inserted", "changed", "deleted".
+    /// A statement left a row that exists as it was, without an error. `what`: "inserted",
+    /// "changed", "deleted".
     pub fn prevented(what: &str) -> StoreError {
         StoreError::Postgres {
             code: PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
@@ -72,7 +77,8 @@ impl StoreError {
         }
     }
 
-    /// Whether it is no row's fault for certain, or may pass: halving a batch finds nobody to blame.
+    /// Whether it is no row's fault for certain, or may pass: halving a batch finds nobody to
+    /// blame.
     pub fn blames_no_row(&self) -> bool {
         self.fault() != Fault::Row
     }
@@ -124,13 +130,15 @@ impl StoreError {
         Some([character(0), character(1)])
     }
 
-    /// A value is refused, or what it would break: the same statement fails again while the value is the same.
+    /// A value is refused, or what it would break: the same statement fails again while the value
+    /// is the same.
     pub fn is_about_values(&self) -> bool {
         // Data exceptions, integrity constraints, program limits.
         matches!(self.class().as_ref(), Some(b"22" | b"23" | b"54"))
     }
 
-    /// Another row's values are in the way, or missing: those of a record that comes in with this one, perhaps.
+    /// Another row's values are in the way, or missing: those of a record that comes in with this
+    /// one, perhaps.
     pub fn is_about_other_rows(&self) -> bool {
         use PgSqlErrorCode::*;
         matches!(

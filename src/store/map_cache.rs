@@ -1,4 +1,5 @@
-//! The maps of a table as a session of a caller knows them, until anything changes that they were read from.
+//! The maps of a table as a session of a caller knows them, until anything changes that they were
+//! read from.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -27,8 +28,8 @@ fn forget() {
     KNOWN.with_borrow_mut(HashMap::clear);
 }
 
-/// Postgres calls these when a table, a function or a role is altered, here or elsewhere; changes of the configuration are announced the same way
-/// (`crm_internal.invalidate_configuration()`).
+/// Postgres calls these when a table, a function or a role is altered, here or elsewhere; changes
+/// of the configuration are announced the same way (`crm_internal.invalidate_configuration()`).
 #[pg_guard]
 unsafe extern "C-unwind" fn table_changed(_argument: pg_sys::Datum, _table: pg_sys::Oid) {
     forget();
@@ -41,13 +42,14 @@ unsafe extern "C-unwind" fn catalog_changed(_argument: pg_sys::Datum, _cache: i3
 
 /// How many changes this session has heard of.
 fn changes() -> u64 {
-    // SAFETY: registers two functions that live as long as the process, once; messages may be accepted at any time.
+    // SAFETY: registers two functions that live as long as the process, once; messages may be
+    // accepted at any time.
     unsafe {
         if CHANGES.get().is_none() {
             let none = pg_sys::Datum::from(0);
             pg_sys::CacheRegisterRelcacheCallback(Some(table_changed), none);
-            // With a role's memberships changes who may have a function run for a table; with a schema or a type, what the names
-            // of a mapping mean.
+            // With a role's memberships changes who may have a function run for a table; with a
+            // schema or a type, what the names of a mapping mean.
             use pg_sys::SysCacheIdentifier::{
                 AUTHMEMMEMROLE, AUTHOID, NAMESPACEOID, PROCOID, TYPEOID,
             };
@@ -61,7 +63,8 @@ fn changes() -> u64 {
     CHANGES.get().unwrap_or_default()
 }
 
-/// The maps of a table, each with its connection. Of the connection only what configures it is current.
+/// The maps of a table, each with its connection. Of the connection only what configures it is
+/// current.
 pub fn targets(relation: pg_sys::Oid) -> Result<Targets, StoreError> {
     let before = changes();
     if let Some(known) = KNOWN.with_borrow(|known| known.get(&relation).cloned()) {

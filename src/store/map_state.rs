@@ -53,7 +53,8 @@ pub fn end(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Stops a map that cannot work as the CRM answers, until crm.replay_all(), which knows such a reason by its end.
+/// Stops a map that cannot work as the CRM answers, until crm.replay_all(), which knows such a
+/// reason by its end.
 pub fn stop(client: &mut SpiClient, map_id: i32, reason: &str) -> Result<(), StoreError> {
     let reason = format!("{reason}; fix the mapping, then call crm.replay_all()");
     let stopped = client.update(

@@ -1,8 +1,8 @@
 //! Every SQL statement of the engine, and the transactions that they run in.
 //!
-//! Functions take an open SPI client and are called inside [`transaction`]; they never wait for a lock that an
-//! application may hold (rows by SKIP LOCKED, the rest bounded by `lock_timeout`), and touch a mapped table only as its
-//! owner ([`as_owner_of`]).
+//! Functions take an open SPI client and are called inside [`transaction`]; they never wait for a
+//! lock that an application may hold (rows by SKIP LOCKED, the rest bounded by `lock_timeout`), and
+//! touch a mapped table only as its owner ([`as_owner_of`]).
 
 pub mod audit;
 pub mod calls;

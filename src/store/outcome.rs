@@ -1,4 +1,5 @@
-//! How an attempt to bring a record to the CRM ended: one answer for write-back and for the reconciler.
+//! How an attempt to bring a record to the CRM ended: one answer for write-back and for the
+//! reconciler.
 
 use crm_domain::{AuditResult, ErrorClass};
 

@@ -1,9 +1,9 @@
-//! The role that pg_crm is in a database: `crm_engine`, which may not log in, is no superuser, and owns all that the
-//! extension made.
+//! The role that pg_crm is in a database: `crm_engine`, which may not log in, is no superuser, and
+//! owns all that the extension made.
 //!
-//! The worker's session is the engine's from its first moment on, and stays so: each of its transactions runs under
-//! SECURITY_RESTRICTED_OPERATION, in which Postgres refuses SET SESSION AUTHORIZATION and SET ROLE. Backends become the
-//! engine for single statements ([`as_engine`]).
+//! The worker's session is the engine's from its first moment on, and stays so: each of its
+//! transactions runs under SECURITY_RESTRICTED_OPERATION, in which Postgres refuses SET SESSION
+//! AUTHORIZATION and SET ROLE. Backends become the engine for single statements ([`as_engine`]).
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -56,7 +56,8 @@ pub fn as_superuser<T>(work: impl FnOnce() -> T) -> T {
 
 fn as_role<T>(role: pg_sys::Oid, restriction: u32, work: impl FnOnce() -> T) -> T {
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
-    // SAFETY: as foreign keys' triggers do; an error leaves it to the (sub)transaction's end to put the user back.
+    // SAFETY: as foreign keys' triggers do; an error leaves it to the (sub)transaction's end to put
+    // the user back.
     unsafe {
         pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
         let restriction = restriction | pg_sys::SECURITY_LOCAL_USERID_CHANGE;
@@ -68,10 +69,11 @@ fn as_role<T>(role: pg_sys::Oid, restriction: u32, work: impl FnOnce() -> T) -> 
     result
 }
 
-/// Makes the session of a worker that has just connected the engine's. `false`: the database does not have the extension.
+/// Makes the session of a worker that has just connected the engine's. `false`: the database does
+/// not have the extension.
 pub fn take_session() -> bool {
-    // SAFETY: called outside of any transaction; look-ups in the catalog alone, in a transaction that ends here. An error
-    // ends the process.
+    // SAFETY: called outside of any transaction; look-ups in the catalog alone, in a transaction
+    // that ends here. An error ends the process.
     let role = unsafe {
         pg_sys::StartTransactionCommand();
         let role = extension_exists().then(role);
@@ -88,8 +90,9 @@ pub fn take_session() -> bool {
         role
     };
     let Some(role) = role else { return false };
-    // SAFETY: outside of any transaction, in a process that Postgres authenticated as a superuser. The database may have
-    // set a role, which would hide the session's user; what pg_stat_activity shows was taken before.
+    // SAFETY: outside of any transaction, in a process that Postgres authenticated as a superuser.
+    // The database may have set a role, which would hide the session's user; what pg_stat_activity
+    // shows was taken before.
     unsafe {
         pg_sys::SetSessionAuthorization(role, false);
         pg_sys::SetConfigOption(
@@ -113,7 +116,8 @@ pub fn leave() {
 }
 
 fn restrict(context: i32) {
-    // SAFETY: the session's own user; Postgres itself asks for an empty context outside of transactions.
+    // SAFETY: the session's own user; Postgres itself asks for an empty context outside of
+    // transactions.
     unsafe { pg_sys::SetUserIdAndSecContext(pg_sys::GetSessionUserId(), context) }
 }
 
@@ -127,9 +131,10 @@ pub fn code_of_others_ran() -> bool {
     OTHERS_RAN.take()
 }
 
-/// Runs `work` as a table's owner with restricted rights, as PostgreSQL 16's SwitchToUntrustedUser() does: code that the
-/// owner attached to the table (transforms, views, triggers) must not run with the caller's rights. Whatever it sets is
-/// undone at the end, on every path, and names are resolved in pg_catalog alone.
+/// Runs `work` as a table's owner with restricted rights, as PostgreSQL 16's
+/// SwitchToUntrustedUser() does: code that the owner attached to the table (transforms, views,
+/// triggers) must not run with the caller's rights. Whatever it sets is undone at the end, on every
+/// path, and names are resolved in pg_catalog alone.
 pub fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     struct Restore(pg_sys::Oid, i32);
     impl Drop for Restore {
@@ -140,7 +145,8 @@ pub fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     }
     OTHERS_RAN.set(true);
     let mut restore = Restore(pg_sys::InvalidOid, 0);
-    // SAFETY: an aborted transaction puts the user back too, so no path leaves the owner's identity behind.
+    // SAFETY: an aborted transaction puts the user back too, so no path leaves the owner's identity
+    // behind.
     unsafe {
         pg_sys::GetUserIdAndSecContext(&mut restore.0, &mut restore.1);
         let context = restore.1
@@ -156,8 +162,8 @@ pub fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Runs `work` with a search_path that no caller decides. An error leaves it to the end of the (sub)transaction to put
-/// it back, as Postgres itself does.
+/// Runs `work` with a search_path that no caller decides. An error leaves it to the end of the
+/// (sub)transaction to put it back, as Postgres itself does.
 pub fn pinned<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: as for a function with a SET clause; what is begun here is ended below.
     let level = unsafe {

@@ -1,7 +1,7 @@
 //! Rows of a result, read by the names of their columns.
 //!
-//! What the database must give is asked for with [`Columns::required`]: a NULL, or a column that the statement does not have, is
-//! an error of ours and never a zero or an empty text.
+//! What the database must give is asked for with [`Columns::required`]: a NULL, or a column that
+//! the statement does not have, is an error of ours and never a zero or an empty text.
 
 use std::str::FromStr;
 

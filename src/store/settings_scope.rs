@@ -4,8 +4,8 @@ use std::ffi::CStr;
 
 use pgrx::prelude::*;
 
-/// What is set while it lives is undone when it is dropped, also by `SET` and by `set_config(…, false)`; what was set before
-/// stays, also by `SET LOCAL`.
+/// What is set while it lives is undone when it is dropped, also by `SET` and by `set_config(…,
+/// false)`; what was set before stays, also by `SET LOCAL`.
 pub struct SettingsScope {
     level: i32,
 }
@@ -44,8 +44,8 @@ impl SettingsScope {
 
 impl Drop for SettingsScope {
     fn drop(&mut self) {
-        // SAFETY: ends this level and those within that an error left open; a (sub)transaction that is aborted afterwards
-        // finds nothing left to do.
+        // SAFETY: ends this level and those within that an error left open; a (sub)transaction that
+        // is aborted afterwards finds nothing left to do.
         unsafe { pg_sys::AtEOXact_GUC(false, self.level) }
     }
 }

@@ -9,17 +9,19 @@ use pgrx::spi::SpiClient;
 use crate::store::settings_scope::SettingsScope;
 use crate::store::{StoreError, rights};
 
-/// Runs `work` in a transaction of its own: committed when it returns `Ok`, aborted when it returns `Err` or raises.
+/// Runs `work` in a transaction of its own: committed when it returns `Ok`, aborted when it returns
+/// `Err` or raises.
 ///
-/// It does not wait for the disk: a commit that is lost in a crash leaves the state of a crash right before it, and the next
-/// durable commit makes it durable too.
+/// It does not wait for the disk: a commit that is lost in a crash leaves the state of a crash
+/// right before it, and the next durable commit makes it durable too.
 pub fn transaction<T>(
     work: impl FnOnce(&mut SpiClient) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
     run(work, false)
 }
 
-/// The same, on disk before it returns: for what must be known before something is done outside of the database.
+/// The same, on disk before it returns: for what must be known before something is done outside of
+/// the database.
 pub fn durable_transaction<T>(
     work: impl FnOnce(&mut SpiClient) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
@@ -58,7 +60,8 @@ fn run<T>(
         let settings = SettingsScope::begin();
         let value = Spi::connect_mut(|client| (work.0)(client))?;
         drop(settings);
-        // SAFETY: the snapshot pushed above is the active one; a commit that fails raises and is caught here.
+        // SAFETY: the snapshot pushed above is the active one; a commit that fails raises and is
+        // caught here.
         unsafe {
             pg_sys::PopActiveSnapshot();
             pg_sys::CommitTransactionCommand();
@@ -75,7 +78,8 @@ fn run<T>(
         }
         rights::leave();
         if rights::code_of_others_ran() {
-            // Advisory locks that belong to a session would be held by the worker for ever; it takes none itself.
+            // Advisory locks that belong to a session would be held by the worker for ever; it
+            // takes none itself.
             pg_sys::LockReleaseAll(pg_sys::USER_LOCKMETHOD as u16, true);
         }
         // Inside a test's own transaction statistics are still in use.
@@ -86,8 +90,9 @@ fn run<T>(
     result
 }
 
-/// Has deferred constraints checked with each statement, until the transaction ends: PostgreSQL queues no deferred trigger
-/// inside a security-restricted operation. Not for a caller's transaction, in which it would check what the caller put off.
+/// Has deferred constraints checked with each statement, until the transaction ends: PostgreSQL
+/// queues no deferred trigger inside a security-restricted operation. Not for a caller's
+/// transaction, in which it would check what the caller put off.
 pub fn check_constraints_at_once() {
     let mut all = pg_sys::ConstraintsSetStmt {
         type_: pg_sys::NodeTag::T_ConstraintsSetStmt,
@@ -100,7 +105,8 @@ pub fn check_constraints_at_once() {
 
 /// Runs `work` in a subtransaction, so that an error in it undoes it alone.
 pub fn subtransaction<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
-    // SAFETY: as PL/pgSQL does for a block with EXCEPTION: memory context and resource owner are put back on both paths.
+    // SAFETY: as PL/pgSQL does for a block with EXCEPTION: memory context and resource owner are
+    // put back on both paths.
     unsafe {
         let context = pg_sys::CurrentMemoryContext;
         let owner = pg_sys::CurrentResourceOwner;
@@ -123,9 +129,11 @@ pub fn subtransaction<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result
     }
 }
 
-/// Runs `work` in a subtransaction that is undone when it says `false`. An error undoes it too, and goes on as it is.
+/// Runs `work` in a subtransaction that is undone when it says `false`. An error undoes it too, and
+/// goes on as it is.
 pub fn nested(work: impl FnOnce() -> bool) {
-    // SAFETY: as PL/pgSQL does for a block with EXCEPTION: memory context and resource owner are put back on all paths.
+    // SAFETY: as PL/pgSQL does for a block with EXCEPTION: memory context and resource owner are
+    // put back on all paths.
     unsafe {
         let context = pg_sys::CurrentMemoryContext;
         let owner = pg_sys::CurrentResourceOwner;

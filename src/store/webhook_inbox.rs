@@ -25,7 +25,8 @@ pub struct Door {
     pub objects: Vec<String>,
 }
 
-/// The connection of that name, whether it is paused or not: its events are stored until it resumes.
+/// The connection of that name, whether it is paused or not: its events are stored until it
+/// resumes.
 pub fn door(client: &SpiClient, connection: &str) -> Result<Option<Door>, StoreError> {
     let mut rows = client.select(
         Cached("SELECT c.connection_id, c.provider, c.options::text, k.secret::text,
@@ -156,7 +157,8 @@ pub fn in_callers_transaction<T>(
     as_engine(|| Spi::connect_mut(|client| work(client)))
 }
 
-/// Removes events that were done with a week ago, some of them; how many. Vendors give up within days.
+/// Removes events that were done with a week ago, some of them; how many. Vendors give up within
+/// days.
 pub fn prune(client: &mut SpiClient) -> Result<usize, StoreError> {
     let pruned = client.update(
         Cached("DELETE FROM crm.webhook_inbox
@@ -176,8 +178,8 @@ pub struct Refused {
     pub error: String,
 }
 
-/// Rows about refused requests. Before anything is mapped the audit has no months of its own yet, and a row would keep this
-/// one from getting any: then there is none.
+/// Rows about refused requests. Before anything is mapped the audit has no months of its own yet,
+/// and a row would keep this one from getting any: then there is none.
 pub fn refused(client: &mut SpiClient, refused: &[Refused]) -> Result<(), StoreError> {
     for one in refused {
         client.update(

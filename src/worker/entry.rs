@@ -22,7 +22,8 @@ pub extern "C-unwind" fn pg_crm_worker_main(database: pg_sys::Datum) {
     if slot.is_held() {
         return;
     }
-    // SAFETY: connects this process to the database; FATAL if it is gone, which the launcher notices.
+    // SAFETY: connects this process to the database; FATAL if it is gone, which the launcher
+    // notices.
     unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0) };
     if !slot.enter(std::process::id() as i32) {
         log!("pg_crm has a worker in this database already");

@@ -7,7 +7,8 @@ use std::collections::HashSet;
 pub struct RecordsInFlight {
     /// By shard_key and record_key.
     pub keys: HashSet<(String, String)>,
-    /// Those with a write in flight, as far as they have ids: what is read of them now could not be compared.
+    /// Those with a write in flight, as far as they have ids: what is read of them now could not be
+    /// compared.
     pub crm_ids: HashSet<String>,
 }
 

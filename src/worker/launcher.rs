@@ -1,8 +1,9 @@
 //! The launcher: one worker for each database that has the extension.
 //!
-//! It starts a worker in every database it does not know; one that does not find the extension says so and ends, and is
-//! not started again before CREATE EXTENSION asks for it. Workers that end are started again, with a growing delay while they end
-//! early. On a standby it does not run: Postgres starts it on promotion.
+//! It starts a worker in every database it does not know; one that does not find the extension says
+//! so and ends, and is not started again before CREATE EXTENSION asks for it. Workers that end are
+//! started again, with a growing delay while they end early. On a standby it does not run: Postgres
+//! starts it on promotion.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -56,7 +57,8 @@ impl Attempt {
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn pg_crm_launcher_main(_argument: pg_sys::Datum) {
     attach_signals();
-    // SAFETY: no database: the shared catalogs are enough, and no database is kept from being dropped.
+    // SAFETY: no database: the shared catalogs are enough, and no database is kept from being
+    // dropped.
     unsafe { pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0) };
     shared::launcher_started(std::process::id() as i32);
     let mut attempts: HashMap<u32, Attempt> = HashMap::new();
@@ -161,10 +163,12 @@ fn start(database: pg_sys::Oid) -> bool {
         .is_ok()
 }
 
-/// Databases that may be connected to; templates are left alone, a worker would keep them from being copied.
+/// Databases that may be connected to; templates are left alone, a worker would keep them from
+/// being copied.
 fn databases() -> Vec<pg_sys::Oid> {
     let mut found = Vec::new();
-    // SAFETY: a catalog scan as the autovacuum launcher does it; pg_database is readable without a database.
+    // SAFETY: a catalog scan as the autovacuum launcher does it; pg_database is readable without a
+    // database.
     unsafe {
         pg_sys::StartTransactionCommand();
         pg_sys::GetTransactionSnapshot();

@@ -1,7 +1,7 @@
 //! The channel from the threads to the main thread, and the eventfd that wakes it.
 //!
-//! Knows no message: the main loop has one inbox of events, and each component a sender of its own messages, which arrive
-//! wrapped as events.
+//! Knows no message: the main loop has one inbox of events, and each component a sender of its own
+//! messages, which arrive wrapped as events.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};

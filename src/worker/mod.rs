@@ -1,8 +1,10 @@
-//! The background workers: a launcher for the server, one worker for each database that has the extension.
+//! The background workers: a launcher for the server, one worker for each database that has the
+//! extension.
 //!
-//! A worker's main thread owns the database session and does nothing but short transactions; it waits on its latch and
-//! on an eventfd. Threads of a small runtime talk to the CRMs ([`link`]) and to backends ([`socket`]); they never touch
-//! Postgres and hand everything to the main thread as an [`main_loop::event::Event`].
+//! A worker's main thread owns the database session and does nothing but short transactions; it
+//! waits on its latch and on an eventfd. Threads of a small runtime talk to the CRMs ([`link`]) and
+//! to backends ([`socket`]); they never touch Postgres and hand everything to the main thread as an
+//! [`main_loop::event::Event`].
 
 mod calls;
 mod connections;

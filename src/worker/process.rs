@@ -1,4 +1,5 @@
-//! What a background process of pg_crm needs of Postgres: signals, the configuration, its activity, its latch.
+//! What a background process of pg_crm needs of Postgres: signals, the configuration, its activity,
+//! its latch.
 
 use std::os::fd::RawFd;
 use std::time::Duration;
@@ -13,13 +14,16 @@ unsafe extern "C-unwind" fn on_sighup(signal: i32) {
 
 #[pg_guard]
 unsafe extern "C-unwind" fn on_sigterm(signal: i32) {
-    // SAFETY: Postgres's own handler of backends: flags and a latch; the process ends at the next safe point.
+    // SAFETY: Postgres's own handler of backends: flags and a latch; the process ends at the next
+    // safe point.
     unsafe { pg_sys::die(signal) }
 }
 
-/// Sets up signal handling as a backend has it: SIGTERM ends even a long query, at the next safe point.
+/// Sets up signal handling as a backend has it: SIGTERM ends even a long query, at the next safe
+/// point.
 pub fn attach_signals() {
-    // SAFETY: called first thing in a new process; the handlers are Postgres's own and async-signal-safe.
+    // SAFETY: called first thing in a new process; the handlers are Postgres's own and
+    // async-signal-safe.
     unsafe {
         pg_sys::pqsignal(libc::SIGHUP, Some(on_sighup));
         pg_sys::pqsignal(libc::SIGTERM, Some(on_sigterm));

@@ -1,5 +1,5 @@
-//! Rows that may have changed without firing a trigger are compared with the ledger, a part at a time: each part is a transaction
-//! of its own, and other maps have their turn in between.
+//! Rows that may have changed without firing a trigger are compared with the ledger, a part at a
+//! time: each part is a transaction of its own, and other maps have their turn in between.
 
 use std::time::{Duration, Instant};
 
@@ -21,8 +21,8 @@ const PART: usize = 1000;
 /// How long one turn of the worker may spend on it.
 const SHARE: Duration = Duration::from_millis(500);
 
-/// Works on the requests to compare rows; returns when to go on. `unsettled`: records of a map whose last results are not
-/// stored yet.
+/// Works on the requests to compare rows; returns when to go on. `unsettled`: records of a map
+/// whose last results are not stored yet.
 pub fn turn<'u>(cx: &mut Context, unsettled: impl Fn(i32) -> Vec<(&'u str, &'u str)>) -> Duration {
     let mut requests = Vec::new();
     let mut next = cx.backoff.attempt(Owner::Worker, Step::Recapture, || {
@@ -93,7 +93,8 @@ fn compare_until(
     let bounds = bounds.lenient();
     loop {
         let goes_on = transaction(|client| {
-            // Read anew: the DDL that made the request may be newer than what this turn knows of the table.
+            // Read anew: the DDL that made the request may be newer than what this turn knows of
+            // the table.
             let maps = config::maps_of(client, Some(map.names.table))?;
             let Some(map) = maps.iter().find(|m| m.id == map.id && !m.in_error) else {
                 return Ok(None);

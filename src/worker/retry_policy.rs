@@ -35,7 +35,8 @@ pub fn classify(
             code,
             error,
         },
-        // A response that makes no sense says nothing against the record: the next may be another one.
+        // A response that makes no sense says nothing against the record: the next may be another
+        // one.
         ErrorClass::Transient | ErrorClass::Internal if attempts + 1 < max_attempts => {
             let delay = failure
                 .retry_after
@@ -58,7 +59,8 @@ pub fn classify(
 /// How long a connection waits after an outage. `failures`: in a row before this one.
 pub fn backoff(failure: &Failure, failures: u32, draw: f64) -> std::time::Duration {
     failure.retry_after.unwrap_or_else(|| {
-        // Half fixed, half jitter: an outage is probed at a steady pace, without many databases probing together.
+        // Half fixed, half jitter: an outage is probed at a steady pace, without many databases
+        // probing together.
         let bound = Backoff::CONNECTION.bound(failures + 1);
         bound / 2 + (bound / 2).mul_f64(draw.clamp(0.0, 1.0))
     })

@@ -1,7 +1,8 @@
 //! What goes next, and when to look again.
 //!
-//! Maps take turns: one with a million records does not keep one with ten waiting. Each map may have a batch in flight whatever
-//! the others of its connection have; all that is in flight is bounded.
+//! Maps take turns: one with a million records does not keep one with ten waiting. Each map may
+//! have a batch in flight whatever the others of its connection have; all that is in flight is
+//! bounded.
 
 use std::collections::HashMap;
 use std::sync::Arc;

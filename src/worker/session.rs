@@ -1,4 +1,5 @@
-//! What a worker's process is made of: a session that depends on nobody's configuration, and its threads.
+//! What a worker's process is made of: a session that depends on nobody's configuration, and its
+//! threads.
 
 use pgrx::prelude::*;
 
@@ -40,10 +41,11 @@ pub fn set_up_session() {
         (c"jit", c"off"),
         // A batch of usual records without temporary files.
         (c"work_mem", c"16MB"),
-        // The pages that a batch touches are in memory, or needed again at once: by index, not by reading tables whole.
+        // The pages that a batch touches are in memory, or needed again at once: by index, not by
+        // reading tables whole.
         (c"random_page_cost", c"0.1"),
-        // Not even where the statistics say that a table is empty, which may be old news: a plan that is kept would read it
-        // whole for each record once it is full.
+        // Not even where the statistics say that a table is empty, which may be old news: a plan
+        // that is kept would read it whole for each record once it is full.
         (c"enable_seqscan", c"off"),
         (c"enable_indexscan", c"on"),
         (c"enable_indexonlyscan", c"on"),
@@ -68,8 +70,9 @@ pub fn set_up_session() {
     }
 }
 
-/// Lets this process open as many files as it may: each waiting caller has a socket, each request another, and the
-/// usual soft limit of 1024 is meant for those who use select(). Postgres's own files stay within what it found at its start.
+/// Lets this process open as many files as it may: each waiting caller has a socket, each request
+/// another, and the usual soft limit of 1024 is meant for those who use select(). Postgres's own
+/// files stay within what it found at its start.
 fn lift_file_limit() {
     // SAFETY: reads and sets a limit of this process through a struct of its own.
     unsafe {
@@ -81,7 +84,8 @@ fn lift_file_limit() {
     }
 }
 
-/// Threads start with every signal blocked: a handler that ran on one of them would touch Postgres from there.
+/// Threads start with every signal blocked: a handler that ran on one of them would touch Postgres
+/// from there.
 pub fn start_threads() -> tokio::runtime::Runtime {
     lift_file_limit();
     // SAFETY: saves, replaces and restores this thread's signal mask.

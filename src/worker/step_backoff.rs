@@ -1,6 +1,6 @@
-//! How long a step that failed is left alone: each step of each map, each connection and of the worker as a whole has its own
-//! growing wait, which its next success ends. So one table in trouble does not hold up the others. An error is logged once,
-//! when it begins or changes.
+//! How long a step that failed is left alone: each step of each map, each connection and of the
+//! worker as a whole has its own growing wait, which its next success ends. So one table in trouble
+//! does not hold up the others. An error is logged once, when it begins or changes.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -92,7 +92,8 @@ impl StepBackoff {
         self.0.get(&(owner, step)).map_or(0, |wait| wait.failures)
     }
 
-    /// Does a step unless it is to be left alone. `work` returns when it is due again, and so does this.
+    /// Does a step unless it is to be left alone. `work` returns when it is due again, and so does
+    /// this.
     pub fn attempt(
         &mut self,
         owner: Owner,

@@ -1,5 +1,6 @@
-//! Follows tables that were altered without an event trigger noticing: a capture trigger that refuses to work wakes the worker for
-//! it. Looking for them costs the worker a hundredth of its time at most, however many maps there are.
+//! Follows tables that were altered without an event trigger noticing: a capture trigger that
+//! refuses to work wakes the worker for it. Looking for them costs the worker a hundredth of its
+//! time at most, however many maps there are.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -37,7 +38,8 @@ impl Default for TableFollower {
 }
 
 impl TableFollower {
-    /// Logs maps whose edits are not captured: once when that begins, when its reason changes, and when it ends.
+    /// Logs maps whose edits are not captured: once when that begins, when its reason changes, and
+    /// when it ends.
     fn log_uncaptured(&mut self, uncaptured: Vec<(i32, String, String)>) {
         for map in self.uncaptured.keys() {
             if !uncaptured.iter().any(|(id, _, _)| id == map) {

@@ -1,4 +1,5 @@
-//! Tasks of the threads whose outcome is a message. A task that panics sends one too: the failure of the work that it had.
+//! Tasks of the threads whose outcome is a message. A task that panics sends one too: the failure
+//! of the work that it had.
 
 use std::any::Any;
 use std::future::Future;

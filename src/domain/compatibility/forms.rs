@@ -1,7 +1,7 @@
 //! Whether a column and its field keep the same of a value.
 //!
-//! Guarantees: a warning names values that the column's type admits and the field does not keep as they are, or the other
-//! way round; where nothing bounds the column, that is information.
+//! Guarantees: a warning names values that the column's type admits and the field does not keep as
+//! they are, or the other way round; where nothing bounds the column, that is information.
 
 use super::finding::{Finding, MappedField, Severity};
 use crate::description::FieldDescription;

@@ -1,7 +1,8 @@
 //! Whether a mapping is compatible with the CRM's description of the object.
 //!
-//! Guarantees: an [`Severity::Error`] is certain, every write or every read of that field would fail; what may
-//! work for some values, or only seems odd, is a warning. A name that the CRM leaves free is never judged.
+//! Guarantees: an [`Severity::Error`] is certain, every write or every read of that field would
+//! fail; what may work for some values, or only seems odd, is a warning. A name that the CRM leaves
+//! free is never judged.
 
 mod finding;
 mod forms;

@@ -1,5 +1,6 @@
-//! The base of an edit, in a model of one cell: whatever happens to the row and the record before and meanwhile, a stranger's change
-//! in the CRM is never overwritten, and no ordinary edit is lost.
+//! The base of an edit, in a model of one cell: whatever happens to the row and the record before
+//! and meanwhile, a stranger's change in the CRM is never overwritten, and no ordinary edit is
+//! lost.
 
 use crm_domain::Value;
 use crm_domain::conflict::{self, Decision, Evidence, ShortHash, Sides};
@@ -67,7 +68,8 @@ struct Cell {
     ledger: u8,
     waiting: Option<Waiting>,
     flight: Option<Flight>,
-    /// What the CRM held when both sides last exchanged a value: anything else there is a stranger's.
+    /// What the CRM held when both sides last exchanged a value: anything else there is a
+    /// stranger's.
     exchanged: u8,
 }
 

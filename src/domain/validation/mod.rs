@@ -1,8 +1,9 @@
-//! The rules that an admin sets for a field's values: `map_field(validation => '{"min": 0, "max": 100}')`.
+//! The rules that an admin sets for a field's values: `map_field(validation => '{"min": 0, "max":
+//! 100}')`.
 //!
-//! Rules are read strictly (an unknown rule, or one that makes no sense for the type, is an error with
-//! a hint) and checked against canonical values, so a rule says the same whichever side a value
-//! comes from. Null is subject to `nullable` alone.
+//! Rules are read strictly (an unknown rule, or one that makes no sense for the type, is an error
+//! with a hint) and checked against canonical values, so a rule says the same whichever side a
+//! value comes from. Null is subject to `nullable` alone.
 
 mod bound;
 mod error;

@@ -1,8 +1,9 @@
 //! Regular expressions that Postgres and this crate understand alike.
 //!
-//! The triggers match with Postgres's `~`, `crm.write` and the suites with this crate, and a value must
-//! not pass in one place and fail in the other. So a pattern is taken only if it keeps to what the two
-//! dialects share. As in Postgres it may match anywhere in the text, and `.` matches a line end.
+//! The triggers match with Postgres's `~`, `crm.write` and the suites with this crate, and a value
+//! must not pass in one place and fail in the other. So a pattern is taken only if it keeps to what
+//! the two dialects share. As in Postgres it may match anywhere in the text, and `.` matches a line
+//! end.
 
 use std::ops::Deref;
 
@@ -10,8 +11,8 @@ use regex::{Regex, RegexBuilder};
 
 /// Longest pattern, in bytes: it goes into a trigger function and into error messages.
 const MAX_BYTES: usize = 1000;
-/// Escapes of a letter that mean one thing in both dialects. (`\b` is a word boundary in one of them
-/// and a backspace in the other.)
+/// Escapes of a letter that mean one thing in both dialects. (`\b` is a word boundary in one of
+/// them and a backspace in the other.)
 const SHARED_ESCAPES: &str = "dDsSwWtnrfvA";
 
 /// A regular expression, compiled; the text of it by dereference.

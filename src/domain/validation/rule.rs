@@ -18,8 +18,8 @@ string_enum! {
 impl Rule {
     /// The types that the rule makes sense for.
     ///
-    /// A length is that of text as the CRM stores it; JSON and multi-choices, which each vendor spells
-    /// in a way of its own, have none to count.
+    /// A length is that of text as the CRM stores it; JSON and multi-choices, which each vendor
+    /// spells in a way of its own, have none to count.
     pub fn types(self) -> &'static [DataType] {
         use DataType::*;
         match self {

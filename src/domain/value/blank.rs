@@ -2,13 +2,14 @@
 
 use std::borrow::Cow;
 
-/// What is blank, in the rules, in values and at vendors alike: Unicode's white space, and the control characters that
-/// Java's `trim` takes for it.
+/// What is blank, in the rules, in values and at vendors alike: Unicode's white space, and the
+/// control characters that Java's `trim` takes for it.
 pub fn is_blank(c: char) -> bool {
     c <= ' ' || c.is_whitespace()
 }
 
-/// The text that a CRM is sent for this one, which the rules are about; `None`: it is blank, and so no value at all.
+/// The text that a CRM is sent for this one, which the rules are about; `None`: it is blank, and so
+/// no value at all.
 pub fn filled(text: &str) -> Option<Cow<'_, str>> {
     Some(canonical_text(text)).filter(|text| !text.is_empty())
 }

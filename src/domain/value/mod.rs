@@ -1,8 +1,8 @@
 //! The value of a mapped field, in one canonical form.
 //!
-//! Postgres writes `100.00`, HubSpot `"100"`, Salesforce `100.0`: one number. A [`Value`] is canonical
-//! from its construction on, so two values mean the same if and only if they are `==`, and then
-//! their JSON form and their hash are the same too:
+//! Postgres writes `100.00`, HubSpot `"100"`, Salesforce `100.0`: one number. A [`Value`] is
+//! canonical from its construction on, so two values mean the same if and only if they are `==`,
+//! and then their JSON form and their hash are the same too:
 //!
 //! - numbers are compared as decimals of any size ([`Number`]);
 //! - timestamps are UTC milliseconds, rounded down;
@@ -197,7 +197,8 @@ impl Value {
         Some(Cow::Owned(owned))
     }
 
-    /// Whether PostgreSQL's `jsonb` can hold the value: it has no NUL, and its numbers are `numeric`.
+    /// Whether PostgreSQL's `jsonb` can hold the value: it has no NUL, and its numbers are
+    /// `numeric`.
     pub fn fits_jsonb(&self) -> bool {
         match self {
             Value::Json(json) => json_fits(json),

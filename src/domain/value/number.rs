@@ -1,7 +1,7 @@
 //! Decimal numbers of any size, compared by value.
 //!
-//! A [`Number`] is its canonical text, so equality, hashing and printing cost nothing and no digit is
-//! ever lost. All work is linear in the length of the text, whatever its exponent claims.
+//! A [`Number`] is its canonical text, so equality, hashing and printing cost nothing and no digit
+//! is ever lost. All work is linear in the length of the text, whatever its exponent claims.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -19,9 +19,9 @@ const FRACTION_DIGITS: i64 = 16_383;
 /// Exponents beyond this are not told apart, so that sums of them do not overflow.
 const EXPONENT_LIMIT: i64 = 1_000_000_000_000_000;
 
-/// A decimal number within the limits of Postgres's `numeric`, as its canonical text: plain notation
-/// without superfluous zeros, scientific where plain would take more than 40 digits. Always valid
-/// JSON, never `-0`.
+/// A decimal number within the limits of Postgres's `numeric`, as its canonical text: plain
+/// notation without superfluous zeros, scientific where plain would take more than 40 digits.
+/// Always valid JSON, never `-0`.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Number(Box<str>);
 
@@ -58,14 +58,15 @@ impl Number {
         decimal.digits() - decimal.point
     }
 
-    /// How many digits it has before the point; below zero: how many zeros follow the point. Zero has no first digit.
+    /// How many digits it has before the point; below zero: how many zeros follow the point. Zero
+    /// has no first digit.
     pub fn whole_digits(&self) -> Option<i64> {
         let decimal = self.decimal();
         (!decimal.is_zero()).then_some(decimal.point)
     }
 
-    /// The number with so many decimals at most, rounded to the nearest; and whether it lay halfway, so that it went away
-    /// from zero for want of a rule.
+    /// The number with so many decimals at most, rounded to the nearest; and whether it lay
+    /// halfway, so that it went away from zero for want of a rule.
     pub fn rounded(&self, scale: u32) -> (Number, bool) {
         let decimal = self.decimal();
         let kept = decimal.point + i64::from(scale);
@@ -94,8 +95,8 @@ impl Number {
         (number, dropped == b"5")
     }
 
-    /// The number as whoever keeps a double gives it back: by the fewest digits that mean that double. `None`: no double is
-    /// so large.
+    /// The number as whoever keeps a double gives it back: by the fewest digits that mean that
+    /// double. `None`: no double is so large.
     pub fn as_double(&self) -> Option<Number> {
         let double: f64 = self.0.parse().ok()?;
         double
@@ -161,8 +162,8 @@ impl fmt::Debug for Number {
     }
 }
 
-/// The canonical spelling of a number of any size; `None` if the text is no number, or its exponent is
-/// one that we do not tell from others.
+/// The canonical spelling of a number of any size; `None` if the text is no number, or its exponent
+/// is one that we do not tell from others.
 pub(crate) fn canonical(text: &str) -> Option<Cow<'_, str>> {
     if is_canonical(text) {
         return Some(Cow::Borrowed(text));
@@ -176,8 +177,8 @@ pub(crate) fn to_json(canonical: &str) -> serde_json::Number {
     serde_json::Number::from_string_unchecked(canonical.to_owned())
 }
 
-/// Whether the text is spelt canonically in plain notation: true for most numbers there are, so that
-/// they are taken as they come.
+/// Whether the text is spelt canonically in plain notation: true for most numbers there are, so
+/// that they are taken as they come.
 fn is_canonical(text: &str) -> bool {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let (whole, fraction) = match digits.split_once('.') {
@@ -195,8 +196,9 @@ fn are_digits(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// A parsed number: ±0.`head``tail` × 10^`point`, where the digits neither begin nor end with a zero
-/// (zero has none, and point 0). They are two slices of the text because a point may part them.
+/// A parsed number: ±0.`head``tail` × 10^`point`, where the digits neither begin nor end with a
+/// zero (zero has none, and point 0). They are two slices of the text because a point may part
+/// them.
 struct Decimal<'a> {
     negative: bool,
     head: &'a str,

@@ -133,7 +133,8 @@ impl Scan<'_> {
             .then_some((days + time - offset) * 1000 + ms)
     }
 
-    /// `HH:MM[:SS[.fraction]]` as seconds and milliseconds. A leap second is the next minute's first.
+    /// `HH:MM[:SS[.fraction]]` as seconds and milliseconds. A leap second is the next minute's
+    /// first.
     fn time(&mut self) -> Option<(i64, i64)> {
         let hour = self.number(2, 23)?;
         let minute = self.eat(b':').then(|| self.number(2, 59))??;

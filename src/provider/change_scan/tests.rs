@@ -181,7 +181,8 @@ fn a_clock_that_was_set_back_loses_nothing() {
     assert!(crm.pass(&mut scan, 10, SECOND).contains(&1));
 }
 
-/// A second that fills the first page is read by ids: what was not to be seen before it is read again.
+/// A second that fills the first page is read by ids: what was not to be seen before it is read
+/// again.
 #[test]
 fn what_comes_late_before_a_second_read_by_ids_is_seen() {
     let mut crm = crm([5000, 5000, 6000]);
@@ -317,8 +318,8 @@ proptest! {
         prop_assert!(seen.is_superset(&expected), "missed {:?}", expected.difference(&seen));
     }
 
-    /// Records that change and become visible late, while the scan goes on page by page: each change
-    /// is seen, if it is visible within the overlap.
+    /// Records that change and become visible late, while the scan goes on page by page: each
+    /// change is seen, if it is visible within the overlap.
     #[test]
     fn what_becomes_visible_late_is_seen(
         changes in prop::collection::vec((0u32..15, 0i64..60_000, 0i64..5_000), 1..80),

@@ -53,7 +53,8 @@ pub fn deliver(response: Response) -> Result<Response, Failure> {
     }
 }
 
-/// What the broker tells of its own budget: `X-RateLimit`, `X-RateLimit-Remaining`, `X-RateLimit-Window-Size: 600s`.
+/// What the broker tells of its own budget: `X-RateLimit`, `X-RateLimit-Remaining`,
+/// `X-RateLimit-Window-Size: 600s`.
 pub fn usage(response: &Response) -> Usage {
     let number = |name| response.header(name)?.trim().parse().ok();
     let window = response.header("x-ratelimit-window-size");

@@ -1,8 +1,9 @@
 //! Composio: a broker that keeps the credentials of a CRM, and carries requests to it.
 //!
-//! It is not a provider but a route to one. A provider's own requests travel inside Composio's ("proxy execute"), and what the
-//! CRM answered comes out of Composio's answers as it was, so conditions, batches and classes of errors stay that
-//! provider's. What Composio itself refuses is classed by a table of its own, like any vendor's errors.
+//! It is not a provider but a route to one. A provider's own requests travel inside Composio's
+//! ("proxy execute"), and what the CRM answered comes out of Composio's answers as it was, so
+//! conditions, batches and classes of errors stay that provider's. What Composio itself refuses is
+//! classed by a table of its own, like any vendor's errors.
 
 mod answers;
 mod errors;
@@ -35,7 +36,8 @@ pub const BASE_URL: &str = "https://backend.composio.dev";
 /// The version that both calls are documented for.
 const API: &str = "/api/v3.1";
 
-/// Providers whose requests and answers are JSON but for bulk jobs, which nobody confirmed that the broker carries.
+/// Providers whose requests and answers are JSON but for bulk jobs, which nobody confirmed that the
+/// broker carries.
 pub const CARRIED: [&str; 2] = ["salesforce", "hubspot"];
 
 /// An account of a CRM at the broker, as a connection's options name it.
@@ -60,8 +62,9 @@ impl Account {
         })
     }
 
-    /// Asks whether the account is one of `provider`'s, the user's, and fit for use. The key itself is the token that is
-    /// granted. A key that may not ask is taken at its word: what it may not do, it will be told.
+    /// Asks whether the account is one of `provider`'s, the user's, and fit for use. The key itself
+    /// is the token that is granted. A key that may not ask is taken at its word: what it may not
+    /// do, it will be told.
     pub fn authorise(
         &self,
         base_url: &str,
@@ -121,7 +124,8 @@ impl Account {
         )))
     }
 
-    /// The request that has the broker send another one. Its query goes apart, as the broker documents it.
+    /// The request that has the broker send another one. Its query goes apart, as the broker
+    /// documents it.
     pub fn carry(&self, request: &Request, key: &str, correlation_id: Option<&str>) -> Request {
         let (Target::Api(target) | Target::File(target) | Target::Url(target)) = &request.target;
         let (endpoint, query) = target.split_once('?').unwrap_or((target, ""));

@@ -12,8 +12,8 @@ pub(super) fn request(method: Method, path: impl Display) -> Request {
     headed(Request::new(method, format!("{ROOT}/{path}")))
 }
 
-/// A request for a link that an answer held, which goes to the connection's own host whatever host the
-/// link names: nobody else is shown the token. `None`: it is no link of the Web API.
+/// A request for a link that an answer held, which goes to the connection's own host whatever host
+/// the link names: nobody else is shown the token. `None`: it is no link of the Web API.
 pub(super) fn follow(link: &str) -> Option<Request> {
     let path = &link[link.find("/api/data/")?..];
     Some(headed(Request::new(Method::Get, tidy(path).to_string())))
@@ -37,8 +37,8 @@ pub(super) fn by_key(set: &str, column: &str, key: &str) -> String {
     format!("{}({}={})", encode(set), encode(column), encode(&quoted))
 }
 
-/// Whether a record can be addressed by such a key ("Define alternate keys", "Unicode characters in key
-/// value"; what the articles name one by one is taken together).
+/// Whether a record can be addressed by such a key ("Define alternate keys", "Unicode characters in
+/// key value"; what the articles name one by one is taken together).
 pub(super) fn is_addressable(key: &str) -> bool {
     !key.chars()
         .any(|c| "/<>*%&:\\?+#".contains(c) || c.is_control())

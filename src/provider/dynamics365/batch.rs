@@ -1,7 +1,7 @@
 //! `$batch`: several requests in one, each with an answer of its own, in their order.
 //!
-//! No change sets: they are all or nothing. `odata.continue-on-error` has the requests after a refused one
-//! run all the same.
+//! No change sets: they are all or nothing. `odata.continue-on-error` has the requests after a
+//! refused one run all the same.
 
 use std::io::Write;
 

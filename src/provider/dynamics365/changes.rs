@@ -1,9 +1,9 @@
-//! Changes, by Dataverse's change tracking: all rows once, and from then on what its delta links report,
-//! including deleted rows.
+//! Changes, by Dataverse's change tracking: all rows once, and from then on what its delta links
+//! report, including deleted rows.
 //!
-//! Guarantees: a link goes to the connection's own host alone, and asks for the columns that are mapped
-//! now; a link that has lapsed is followed by a pass through all rows. Such a pass tells nothing of rows
-//! that were deleted before it, and says so ([`ChangesPage::deletions_unknown`]).
+//! Guarantees: a link goes to the connection's own host alone, and asks for the columns that are
+//! mapped now; a link that has lapsed is followed by a pass through all rows. Such a pass tells
+//! nothing of rows that were deleted before it, and says so ([`ChangesPage::deletions_unknown`]).
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -195,8 +195,8 @@ impl Changes {
     }
 }
 
-/// Whether the complaint may be about the link, and not about the columns or our rights: then the same is
-/// said of all rows.
+/// Whether the complaint may be about the link, and not about the columns or our rights: then the
+/// same is said of all rows.
 fn has_lapsed(failure: &Failure) -> bool {
     failure.code == errors::EXPIRED
         || matches!(failure.class, ErrorClass::Validation | ErrorClass::Mapping)

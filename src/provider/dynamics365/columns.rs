@@ -1,8 +1,9 @@
 //! Columns by the names that mappings give them.
 //!
-//! A column has its logical name. A lookup is read by one name and written by another, to a row of a table
-//! that must be named: so its field is `column/set`, or `column/navigation/set` where the navigation
-//! property is not called like the column (`parentcustomerid/parentcustomerid_account/accounts`).
+//! A column has its logical name. A lookup is read by one name and written by another, to a row of
+//! a table that must be named: so its field is `column/set`, or `column/navigation/set` where the
+//! navigation property is not called like the column
+//! (`parentcustomerid/parentcustomerid_account/accounts`).
 
 use std::borrow::Cow;
 use std::sync::Arc;

@@ -1,15 +1,17 @@
 //! A table's definition, and the fields that it makes.
 //!
-//! Guarantees: every field has the name that a mapping gives it, so a lookup is one field for reading (`column`) and
-//! one for writing for each table that it may lead to (`column/set`, `column/navigation/set`). Columns that only spell
-//! another one out cannot be asked for, and are none.
+//! Guarantees: every field has the name that a mapping gives it, so a lookup is one field for
+//! reading (`column`) and one for writing for each table that it may lead to (`column/set`,
+//! `column/navigation/set`). Columns that only spell another one out cannot be asked for, and are
+//! none.
 
 use std::collections::{BTreeSet, HashMap};
 
 use crm_domain::{Choice, DataType, FieldDescription};
 use serde::Deserialize;
 
-/// What an owner may be ("Lookup properties"): its own relationship leads to the abstract table of both.
+/// What an owner may be ("Lookup properties"): its own relationship leads to the abstract table of
+/// both.
 const OWNERS: [&str; 2] = ["systemusers", "teams"];
 
 #[derive(Default)]
@@ -260,7 +262,8 @@ impl Detail {
     }
 }
 
-/// Of files, images and parties nothing is known. A GUID that is no lookup's is read by its own name, as a text is.
+/// Of files, images and parties nothing is known. A GUID that is no lookup's is read by its own
+/// name, as a text is.
 fn data_types(kind: &str, detail: Option<&Detail>) -> Vec<DataType> {
     use DataType::{Boolean, Date, MultiChoice, Number, Reference, Text, Timestamp};
     match kind {

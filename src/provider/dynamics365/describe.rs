@@ -1,8 +1,8 @@
 //! The columns of a table, from Dataverse's metadata: the names of all tables first, since
 //! lookups are mapped with the entity set that they lead to, then the rest in one batch.
 //!
-//! Guarantees: that there is no such entity set is the only mapping error; a definition that is not told is a failure,
-//! and never a description with less in it.
+//! Guarantees: that there is no such entity set is the only mapping error; a definition that is not
+//! told is a failure, and never a description with less in it.
 
 use std::collections::HashMap;
 

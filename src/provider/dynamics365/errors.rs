@@ -1,5 +1,5 @@
-//! Dataverse's errors: one table for its codes, in whole answers and in the parts of a batch alike. A code is
-//! a number of the platform and often empty; the status is what the rest goes by.
+//! Dataverse's errors: one table for its codes, in whole answers and in the parts of a batch alike.
+//! A code is a number of the platform and often empty; the status is what the rest goes by.
 
 use crm_domain::{ErrorClass, Failure};
 
@@ -11,8 +11,8 @@ use ErrorClass::{Auth, Conflict, Mapping, NotFound, RateLimited, Transient, Vali
 /// For errors without a code, which are told by their words.
 const NO_CODE: &str = "0x0";
 
-/// "Web service error codes", "Service protection API limits" and what "Compose HTTP requests and handle
-/// errors" says of statuses.
+/// "Web service error codes", "Service protection API limits" and what "Compose HTTP requests and
+/// handle errors" says of statuses.
 pub(crate) const TABLE: &[Rule] = &[
     // The user behind the token is none of this environment's, or is disabled.
     Rule::new(Auth, "0x80072560").connection(),
@@ -60,7 +60,8 @@ pub(crate) const TABLE: &[Rule] = &[
     Rule::new(Mapping, "0x80048306"),
 ];
 
-/// A delta link has lapsed, or the table's definition is another by now: everything is to be read again.
+/// A delta link has lapsed, or the table's definition is another by now: everything is to be read
+/// again.
 pub(super) const EXPIRED: &str = "0x80044352";
 
 /// The rows of the table that a status of 412 does not make a conflict with an earlier read.

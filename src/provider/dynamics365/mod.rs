@@ -1,8 +1,8 @@
-//! Microsoft Dynamics 365, by the Dataverse Web API, version 9.2: rows by their own paths and in batches,
-//! changes by change tracking.
+//! Microsoft Dynamics 365, by the Dataverse Web API, version 9.2: rows by their own paths and in
+//! batches, changes by change tracking.
 //!
-//! An object is an entity set (`contacts`), a field a column (`firstname`). Each row shows a tag, and an
-//! update or a deletion, alone or in a batch, can be bound to it.
+//! An object is an entity set (`contacts`), a field a column (`firstname`). Each row shows a tag,
+//! and an update or a deletion, alone or in a batch, can be bound to it.
 
 mod api;
 mod batch;
@@ -60,8 +60,8 @@ const PROFILE: Profile = Profile {
     ],
 };
 
-/// The request counts in its answers are those of one of several servers, and not meant to be steered by
-/// ("Service protection API limits"), so they are not read.
+/// The request counts in its answers are those of one of several servers, and not meant to be
+/// steered by ("Service protection API limits"), so they are not read.
 impl Provider for Dynamics365 {
     fn profile(&self) -> &'static Profile {
         &PROFILE
@@ -78,7 +78,8 @@ impl Provider for Dynamics365 {
         records::LIMIT
     }
 
-    /// The parts of a batch take conditions like requests of their own. An upsert is based on no read.
+    /// The parts of a batch take conditions like requests of their own. An upsert is based on no
+    /// read.
     fn guard(&self, kind: WriteKind, _count: usize) -> Guard {
         match kind {
             WriteKind::Update | WriteKind::Delete => Guard::Atomic,

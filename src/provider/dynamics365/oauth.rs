@@ -1,5 +1,5 @@
-//! How Microsoft Entra grants access tokens: by client credentials, or by a refresh token, at the tenant's
-//! own endpoint. A token is for one environment, which the scope names by its address.
+//! How Microsoft Entra grants access tokens: by client credentials, or by a refresh token, at the
+//! tenant's own endpoint. A token is for one environment, which the scope names by its address.
 
 use crate::oauth::{self, Client};
 use crate::{BoxOperation, Credentials, Grant};

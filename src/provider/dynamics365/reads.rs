@@ -1,5 +1,5 @@
-//! Reading records by id: one by its own path, several in a batch. Each shows the tag by which a write can
-//! be bound to what was read.
+//! Reading records by id: one by its own path, several in a batch. Each shows the tag by which a
+//! write can be bound to what was read.
 
 use std::sync::Arc;
 

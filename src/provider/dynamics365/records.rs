@@ -1,8 +1,8 @@
 //! Writing records: one by its own path, several in a batch whose parts are the same requests.
 //!
-//! Guarantees: an update never creates, and takes place only on the state that it is based on if it is
-//! based on one; an upsert goes by an alternate key, which the CRM keeps unique, so that sending it
-//! again makes no second record.
+//! Guarantees: an update never creates, and takes place only on the state that it is based on if it
+//! is based on one; an upsert goes by an alternate key, which the CRM keeps unique, so that sending
+//! it again makes no second record.
 
 use std::sync::Arc;
 
@@ -18,8 +18,8 @@ use crate::request::encode;
 use crate::success::{OK, dynamics365 as success};
 use crate::{Method, Request, Response, Settings, WriteBatch, WriteKind, WriteRecord, Written};
 
-/// Records in one batch. Up to 1000 are allowed; Microsoft's advice is few, and several batches at once
-/// ("Service protection API limits", "Maximize throughput").
+/// Records in one batch. Up to 1000 are allowed; Microsoft's advice is few, and several batches at
+/// once ("Service protection API limits", "Maximize throughput").
 pub(super) const LIMIT: usize = 100;
 
 pub(super) struct Records {
@@ -76,8 +76,8 @@ impl Records {
         })
     }
 
-    /// A row that is not found may be the record, or one that a lookup of it names. Only the first may be
-    /// told as gone: the message has its id.
+    /// A row that is not found may be the record, or one that a lookup of it names. Only the first
+    /// may be told as gone: the message has its id.
     fn doubted(&self, index: usize, failure: Failure) -> Failure {
         if failure.class != ErrorClass::NotFound || self.batch.kind == WriteKind::Upsert {
             return failure;
@@ -153,7 +153,8 @@ fn id_of_link(link: &str) -> Option<String> {
     api::is_id(id).then(|| api::id_form(id))
 }
 
-/// The id in a row of which nothing was asked for but a key: beside that, it is all that a row shows.
+/// The id in a row of which nothing was asked for but a key: beside that, it is all that a row
+/// shows.
 fn primary_key(row: &Json, key_field: &str) -> Option<String> {
     let is_own = |name: &str| !name.contains('@') && !name.starts_with('_');
     let own = row.as_object()?.iter();

@@ -1,5 +1,5 @@
-//! Values as Dataverse has them: JSON of the column's type, choices as numbers, several of them as `1,2,3`,
-//! moments in whole seconds of UTC.
+//! Values as Dataverse has them: JSON of the column's type, choices as numbers, several of them as
+//! `1,2,3`, moments in whole seconds of UTC.
 
 use crm_domain::{DataType, Value, ValueError};
 use serde_json::Value as Json;
@@ -8,7 +8,8 @@ use crate::moment::{self, SECOND};
 use crate::storage_rules::{NumberStorage, StorageRules};
 use crate::wire;
 
-/// Decimals and money have a precision of their column, which of money is not told; floating point numbers are doubles.
+/// Decimals and money have a precision of their column, which of money is not told; floating point
+/// numbers are doubles.
 pub(super) const STORAGE_RULES: StorageRules = StorageRules {
     numbers: NumberStorage::Decimals,
     ..StorageRules::NONE

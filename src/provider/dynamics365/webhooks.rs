@@ -1,5 +1,6 @@
-//! Dataverse's webhooks, as steps of its event pipeline post them. Nothing is signed: the sender shows the
-//! secret, by `WebhookKey` (`?code=…`) or by `HttpHeader` in a header of a name that we chose.
+//! Dataverse's webhooks, as steps of its event pipeline post them. Nothing is signed: the sender
+//! shows the secret, by `WebhookKey` (`?code=…`) or by `HttpHeader` in a header of a name that we
+//! chose.
 
 use percent_encoding::percent_decode_str;
 use serde_json::Value as Json;

@@ -19,7 +19,8 @@ fn id_of(vendor: &Shown, id: &str) -> String {
     }
 }
 
-/// A record with a value that is none: each way in which a body is legal JSON, or nearly, and no text.
+/// A record with a value that is none: each way in which a body is legal JSON, or nearly, and no
+/// text.
 fn damaged(vendor: &Shown, id: &str) -> Vec<Vec<u8>> {
     let record = |text: &str| (vendor.record)(&id_of(vendor, id), text);
     let deep = format!("{}{}", "[".repeat(300), "]".repeat(300));

@@ -15,7 +15,8 @@ use crate::{ChangesQuery, Provider, ReadBatch, Request, Response, provider};
 pub(super) const NOW: &str = "Fri, 02 Jan 2026 04:00:00 GMT";
 const AT: &str = "2026-01-02T03:04:05Z";
 
-/// How a vendor shows records: the body of a page, and a record whose id and text are given as JSON.
+/// How a vendor shows records: the body of a page, and a record whose id and text are given as
+/// JSON.
 pub(super) struct Shown {
     pub name: &'static str,
     pub object: &'static str,

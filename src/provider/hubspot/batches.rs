@@ -107,8 +107,9 @@ impl Call for Batch {
     }
 }
 
-/// The records for whose sake a batch was refused, as far as the refusal tells for certain: it names the property, and what
-/// is wrong with any value of it, or the value. Whoever sets the same is refused likewise.
+/// The records for whose sake a batch was refused, as far as the refusal tells for certain: it
+/// names the property, and what is wrong with any value of it, or the value. Whoever sets the same
+/// is refused likewise.
 fn culprits(batch: &WriteBatch, records: &[usize], response: &Response) -> Vec<(usize, Failure)> {
     let wrong = errors::wrong_properties(response);
     let of_record = |&index: &usize| {

@@ -161,8 +161,8 @@ impl WrongProperty {
     }
 }
 
-/// Everything in an error that may be a code: of its inner errors, of those that its message quotes,
-/// and its own, the inmost first.
+/// Everything in an error that may be a code: of its inner errors, of those that its message
+/// quotes, and its own, the inmost first.
 fn vendor_error(error: &Json) -> VendorError {
     let message = error["message"].as_str().unwrap_or_default();
     let quoted = quoted_errors(message);
@@ -182,7 +182,8 @@ fn vendor_error(error: &Json) -> VendorError {
     }
 }
 
-/// A message with what it quotes put into words: `Property values were not valid: email: no address`.
+/// A message with what it quotes put into words: `Property values were not valid: email: no
+/// address`.
 fn in_words(message: &str, quoted: &[Json]) -> String {
     let Some((sentence, _)) = message.split_once("[{").filter(|_| !quoted.is_empty()) else {
         return message.to_owned();

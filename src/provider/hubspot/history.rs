@@ -1,5 +1,5 @@
-//! The history of writes: HubSpot writes unconditionally, but keeps every value that a property had,
-//! with its time and source.
+//! The history of writes: HubSpot writes unconditionally, but keeps every value that a property
+//! had, with its time and source.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;

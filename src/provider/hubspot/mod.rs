@@ -60,8 +60,8 @@ impl Provider for HubSpot {
         batches::LIMIT
     }
 
-    /// HubSpot has no conditional writes, but a history of every property. An upsert is not based on
-    /// a read, and of a deleted record no history can be asked.
+    /// HubSpot has no conditional writes, but a history of every property. An upsert is not based
+    /// on a read, and of a deleted record no history can be asked.
     fn guard(&self, kind: WriteKind, _count: usize) -> Guard {
         match kind {
             WriteKind::Update => Guard::Afterwards,

@@ -18,7 +18,8 @@ use crate::{BoxOperation, CrmObject, Method, ReadBatch, Request, Response, wire}
 /// Inputs in one batch request.
 pub(super) const LIMIT: usize = 100;
 
-/// The property that says when a record was last modified: contacts have a name of their own for it.
+/// The property that says when a record was last modified: contacts have a name of their own for
+/// it.
 pub(super) fn modified_property(object: &str) -> &'static str {
     match object.to_ascii_lowercase().as_str() {
         "contacts" | "contact" | "0-1" => "lastmodifieddate",

@@ -128,8 +128,8 @@ impl Event {
         }
     }
 
-    /// HubSpot's `eventId` is not unique, so all that tells an event from another is taken together;
-    /// the number of the attempt is left out.
+    /// HubSpot's `eventId` is not unique, so all that tells an event from another is taken
+    /// together; the number of the attempt is left out.
     fn unique_id(&self, crm_id: &str, occurred_at: i64) -> String {
         let word = |json: &Json| wire::scalar_text(json).unwrap_or_default();
         let parts = [

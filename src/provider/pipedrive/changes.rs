@@ -1,8 +1,8 @@
 //! Changes, by the list of an object's records in the order of their last change.
 //!
-//! What that list does not show is looked for elsewhere, at the end of a pass and seldom: archived deals
-//! in a list of their own, deleted records of the other objects among what has changed lately. Deleted
-//! deals are in the list itself.
+//! What that list does not show is looked for elsewhere, at the end of a pass and seldom: archived
+//! deals in a list of their own, deleted records of the other objects among what has changed
+//! lately. Deleted deals are in the list itself.
 
 use std::sync::Arc;
 

@@ -1,7 +1,9 @@
-//! The fields of a Pipedrive object: those of its field lists, and what is known of its built-in fields.
+//! The fields of a Pipedrive object: those of its field lists, and what is known of its built-in
+//! fields.
 //!
-//! The lists tell what an administrator made. Of Pipedrive's own fields they leave some out, name some as version 1
-//! did, and tell neither what is required nor what is read-only: that is kept here ([`OWN`]).
+//! The lists tell what an administrator made. Of Pipedrive's own fields they leave some out, name
+//! some as version 1 did, and tell neither what is required nor what is read-only: that is kept
+//! here ([`OWN`]).
 
 use std::collections::BTreeMap;
 
@@ -28,7 +30,8 @@ enum Rights {
 use DataType::{Boolean, Date, MultiChoice, Number, Reference, Text, Timestamp};
 use Rights::{ReadOnly, Required, Writable};
 
-/// Own fields by the word of their object, `""` for every one (API Reference; npm package `pipedrive` 33.7.0).
+/// Own fields by the word of their object, `""` for every one (API Reference; npm package
+/// `pipedrive` 33.7.0).
 const OWN: &[(&str, &str, DataType, Rights)] = &[
     ("", "id", Reference, ReadOnly),
     ("", "add_time", Timestamp, ReadOnly),

@@ -1,5 +1,5 @@
-//! Pipedrive's errors: one table for the codes of version 2, and for the statuses, which are most of what
-//! version 1 tells.
+//! Pipedrive's errors: one table for the codes of version 2, and for the statuses, which are most
+//! of what version 1 tells.
 
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ use ErrorClass::{Auth, Conflict, Mapping, NotFound, RateLimited, Transient, Vali
 const SCHEMA: &str = "ERR_SCHEMA_VALIDATION_FAILED";
 /// Ours, for a 429 while no tokens are left for the day.
 const DAY_SPENT: &str = "daily_tokens_spent";
-/// Ours, for the block of the network in front of the API, which follows on 429s that were not heeded.
+/// Ours, for the block of the network in front of the API, which follows on 429s that were not
+/// heeded.
 const BLOCKED: &str = "blocked";
 /// Ours, for an answer of 200 that denies itself.
 const DENIED: &str = "not_successful";

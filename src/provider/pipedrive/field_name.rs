@@ -4,7 +4,8 @@
 pub(super) const LISTS: [&str; 3] = ["emails", "phones", "ims"];
 /// Fields that hold a place; its text is what can be written.
 pub(super) const PLACES: [&str; 3] = ["address", "postal_address", "location"];
-/// Parts that one cannot be written without the others. The rest of a place is derived from its text.
+/// Parts that one cannot be written without the others. The rest of a place is derived from its
+/// text.
 pub(super) const PARTS: [&str; 5] = ["value", "amount", "currency", "until", "timezone_name"];
 
 /// Whether a name is the key of a custom field.

@@ -1,5 +1,5 @@
-//! The history of a write, from the record's changelog, which lists each change of a field with its time
-//! and the program that made it.
+//! The history of a write, from the record's changelog, which lists each change of a field with its
+//! time and the program that made it.
 
 use std::sync::Arc;
 

@@ -1,13 +1,13 @@
 //! Finding the record that holds a key, without a unique field: Pipedrive has none, and no upsert.
 //!
 //! A search finds records by a field, but its index follows the records with a delay that nobody
-//! states. So what was created lately is read from the list of records itself, newest first, once for
-//! all records of a batch. A create that is sent again, because its answer was lost, is found by one or
-//! the other: by the list as long as `overlap_seconds` last, by the search from then on.
+//! states. So what was created lately is read from the list of records itself, newest first, once
+//! for all records of a batch. A create that is sent again, because its answer was lost, is found
+//! by one or the other: by the list as long as `overlap_seconds` last, by the search from then on.
 //!
-//! Guarantees: a record is only taken for the one that is sought if it holds that very key. Two that
-//! hold it are a conflict; a third is not made. Two requests that create at the same time are beyond
-//! this: within one connection, a key is written by one at a time.
+//! Guarantees: a record is only taken for the one that is sought if it holds that very key. Two
+//! that hold it are a conflict; a third is not made. Two requests that create at the same time are
+//! beyond this: within one connection, a key is written by one at a time.
 
 use std::collections::HashMap;
 
@@ -93,7 +93,8 @@ impl RecentRecords {
                 self.note(&key, &id);
             }
         }
-        // A record is not created after its last change, and those that follow were created before it.
+        // A record is not created after its last change, and those that follow were created before
+        // it.
         let is_old = bound.is_none_or(|bound| times().any(|at| at < bound));
         self.is_read = is_old || page.next.is_none() || page.next == self.next;
         self.next.clone_from(&page.next);

@@ -1,7 +1,8 @@
 //! Pipedrive: one record by one request, in version 2 of its API where that has the object.
 //!
-//! There are no batches, no upsert, no unique fields and no conditions. Records are written in parallel
-//! by the engine; a record is created after it was looked for; a changelog tells what a write replaced.
+//! There are no batches, no upsert, no unique fields and no conditions. Records are written in
+//! parallel by the engine; a record is created after it was looked for; a changelog tells what a
+//! write replaced.
 
 mod answers;
 mod changes;
@@ -68,9 +69,9 @@ impl Provider for Pipedrive {
         &PROFILE
     }
 
-    /// Pipedrive takes one record at a time, so batches only decide what is sent in parallel. Upserts share
-    /// one look at what was created, updates one read of their records: as many parts as requests may be in
-    /// flight.
+    /// Pipedrive takes one record at a time, so batches only decide what is sent in parallel.
+    /// Upserts share one look at what was created, updates one read of their records: as many parts
+    /// as requests may be in flight.
     fn write_size(&self, settings: &Settings, kind: WriteKind, count: usize) -> usize {
         let part = count.div_ceil(settings.in_flight());
         match kind {
@@ -195,7 +196,8 @@ impl Provider for Pipedrive {
         errors::of_response(response)
     }
 
-    /// The day's budget counts tokens, of which a request costs 1 to 40. Each header may be missing.
+    /// The day's budget counts tokens, of which a request costs 1 to 40. Each header may be
+    /// missing.
     fn usage(&self, response: &Response) -> Usage {
         let number = |name| errors::number(response, name);
         let window_remaining = number("x-ratelimit-remaining");

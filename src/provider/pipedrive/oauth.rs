@@ -1,5 +1,5 @@
-//! Access to Pipedrive: by a user's API token, which does not expire, or by an app's refresh token. The
-//! grant names the host of the company's API.
+//! Access to Pipedrive: by a user's API token, which does not expire, or by an app's refresh token.
+//! The grant names the host of the company's API.
 
 use crate::oauth::{Client, Endpoint};
 use crate::{BoxOperation, Credentials, Grant, Request};

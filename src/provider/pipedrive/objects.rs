@@ -1,4 +1,5 @@
-//! Pipedrive's objects, and what its API can do with each: version 2 where it has one, version 1 else.
+//! Pipedrive's objects, and what its API can do with each: version 2 where it has one, version 1
+//! else.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -9,7 +10,8 @@ use super::field_name;
 use crate::request::encode;
 use crate::{Method, Request};
 
-/// Keys of custom fields in one request (API Reference, parameter `custom_fields`); beyond, all come.
+/// Keys of custom fields in one request (API Reference, parameter `custom_fields`); beyond, all
+/// come.
 const CUSTOM_KEYS: usize = 15;
 
 /// Fields that are only told if they are asked for (API Reference, parameter `include_fields`).
@@ -130,7 +132,8 @@ pub(super) fn known(name: &str) -> Option<&'static Object> {
     OBJECTS.iter().find(is_it)
 }
 
-/// A path that is not known would be answered 404, as a record is that is gone. So it is never asked.
+/// A path that is not known would be answered 404, as a record is that is gone. So it is never
+/// asked.
 pub(super) fn object(name: &str) -> Result<&'static Object, Failure> {
     known(name).ok_or_else(|| {
         let names = OBJECTS.each_ref().map(|object| object.name).join(", ");
@@ -173,7 +176,8 @@ impl Object {
         wanted
     }
 
-    /// Records by their ids; of version 1, which takes none, any: the answer shows that the path is right.
+    /// Records by their ids; of version 1, which takes none, any: the answer shows that the path is
+    /// right.
     pub fn by_ids<'a>(&self, ids: impl Iterator<Item = &'a str>, wanted: &str) -> Request {
         match self.version {
             Version::V1 => self.request(Method::Get, "?limit=1"),

@@ -1,9 +1,10 @@
-//! Values as Pipedrive has them, strictly typed: ids and options are numbers, moments whole seconds.
+//! Values as Pipedrive has them, strictly typed: ids and options are numbers, moments whole
+//! seconds.
 //!
-//! A field is named as the API names it; a custom one by the 40 digits of its key. What lies within a
-//! field is named after a dot: `KEY.currency`. A list of addresses (`emails`) or a place (`address`)
-//! that is mapped to a plain type stands for its primary address, or its text; mapped to JSON, for the
-//! whole list. JSON in a custom field is text.
+//! A field is named as the API names it; a custom one by the 40 digits of its key. What lies within
+//! a field is named after a dot: `KEY.currency`. A list of addresses (`emails`) or a place
+//! (`address`) that is mapped to a plain type stands for its primary address, or its text; mapped
+//! to JSON, for the whole list. JSON in a custom field is text.
 //!
 //! Guarantees: what is written into a part leaves the other parts as they are; a value that was
 //! written is read back as the same canonical value.
@@ -121,8 +122,8 @@ fn is_list(name: &str, data_type: DataType) -> bool {
     LISTS.contains(&name) && data_type != DataType::Json
 }
 
-/// The body of a write. `record_held` is what the record holds already, where that matters; `key` the
-/// external key's field and value, of a record that is created.
+/// The body of a write. `record_held` is what the record holds already, where that matters; `key`
+/// the external key's field and value, of a record that is created.
 pub(super) fn body(
     object: &Object,
     record: &WriteRecord,
@@ -212,7 +213,8 @@ impl Body<'_> {
     }
 }
 
-/// A list with another primary address. Without one there is no list, for the next would take its place.
+/// A list with another primary address. Without one there is no list, for the next would take its
+/// place.
 fn with_primary(list: &Json, primary: Json) -> Json {
     if primary.is_null() {
         return json!([]);

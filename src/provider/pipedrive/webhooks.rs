@@ -1,5 +1,5 @@
-//! Pipedrive's webhooks, version 2, and version 1 of old subscriptions. Nothing is signed: the sender shows
-//! the user name and the password of the subscription, by HTTP Basic.
+//! Pipedrive's webhooks, version 2, and version 1 of old subscriptions. Nothing is signed: the
+//! sender shows the user name and the password of the subscription, by HTTP Basic.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

@@ -1,8 +1,8 @@
 //! Writing records one by one, since Pipedrive takes no more at once.
 //!
-//! An update of a part of a field reads the record before, together with others of its batch; an upsert
-//! looks for it ([`super::seek`]). A record that is not found is looked for in a list, which tells one
-//! that is gone from a path that is.
+//! An update of a part of a field reads the record before, together with others of its batch; an
+//! upsert looks for it ([`super::seek`]). A record that is not found is looked for in a list, which
+//! tells one that is gone from a path that is.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -26,12 +26,14 @@ pub(super) struct Write {
     pub batch: Arc<WriteBatch>,
     /// Of an upsert: what was created lately.
     pub recent: RecentRecords,
-    /// The records of which a part is to be kept, once they have been read together: by id, as the CRM holds them.
+    /// The records of which a part is to be kept, once they have been read together: by id, as the
+    /// CRM holds them.
     pub held: Option<HashMap<String, Json>>,
     pub stage: Stage,
 }
 
-/// Updates whose records are read together. What was read gets older with each that is written, so it is few.
+/// Updates whose records are read together. What was read gets older with each that is written, so
+/// it is few.
 pub(super) const UPDATES: usize = 25;
 
 /// What has been asked about the record that is being written.
@@ -109,8 +111,8 @@ impl Write {
         request
     }
 
-    /// The records of the batch that have to be read, if a list can show them. An id that is not a number does
-    /// not exist, and would make Pipedrive refuse the whole list.
+    /// The records of the batch that have to be read, if a list can show them. An id that is not a
+    /// number does not exist, and would make Pipedrive refuse the whole list.
     fn ids_to_read(&self) -> Vec<String> {
         if self.held.is_some()
             || self.batch.kind != WriteKind::Update
@@ -208,7 +210,8 @@ impl Write {
             Ok(saved) => saved,
             Err(failure) if failure.class == ErrorClass::NotFound => {
                 return match (id, kind) {
-                    // It was there a moment ago: the next attempt finds out, and creates it if need be.
+                    // It was there a moment ago: the next attempt finds out, and creates it if need
+                    // be.
                     (Some(_), WriteKind::Upsert) => Err(Failure {
                         class: ErrorClass::Transient,
                         ..failure

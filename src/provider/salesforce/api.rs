@@ -63,8 +63,8 @@ pub(super) fn id_form(id: &str) -> &str {
     id.get(..15).filter(|_| id.len() == 18).unwrap_or(id)
 }
 
-/// The long spelling of an id: what follows the 15 characters says which of them are capitals, five by five, so that systems
-/// that know no case tell ids apart.
+/// The long spelling of an id: what follows the 15 characters says which of them are capitals, five
+/// by five, so that systems that know no case tell ids apart.
 pub(super) fn long_id(id: &str) -> String {
     if id.len() != 15 || !id.bytes().all(|b| b.is_ascii_alphanumeric()) {
         return id.to_owned();

@@ -1,9 +1,9 @@
 //! A Bulk API 2.0 ingest job, from its creation to its removal.
 //!
 //! Guarantees: every record ends with the outcome that the job's result files give it, told by our
-//! key; one that no file mentions fails as transient; what a job cannot carry goes by collections in
-//! the same operation. Once the upload is complete the job is seen through: trouble on the way to its
-//! results is waited out, because giving up would leave a job that still writes.
+//! key; one that no file mentions fails as transient; what a job cannot carry goes by collections
+//! in the same operation. Once the upload is complete the job is seen through: trouble on the way
+//! to its results is waited out, because giving up would leave a job that still writes.
 
 use std::sync::Arc;
 

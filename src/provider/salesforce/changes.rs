@@ -1,8 +1,8 @@
 //! Changes, by SOQL: `queryAll` in the order of `SystemModstamp`.
 //!
 //! `SystemModstamp` and not `LastModifiedDate`, because it moves with every change, also those that
-//! the system makes, and is never earlier. `queryAll` shows deleted records until they are purged from
-//! the recycle bin, after 15 days at most; what was purged unseen is not told by it.
+//! the system makes, and is never earlier. `queryAll` shows deleted records until they are purged
+//! from the recycle bin, after 15 days at most; what was purged unseen is not told by it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -25,11 +25,12 @@ use crate::{BoxOperation, CrmObject, Method, Operation, Response, Settings, Step
 /// Records in one answer of a query (REST API Developer Guide, "Query Options Header").
 pub(super) const LIMIT: usize = 2000;
 
-/// How late a record may become visible unless an option says otherwise: the time stamp is that of the
-/// save, the record can be seen from the commit on.
+/// How late a record may become visible unless an option says otherwise: the time stamp is that of
+/// the save, the record can be seen from the commit on.
 const OVERLAP_SECONDS: i64 = 120;
 
-/// Longest path and query. Address and headers end at 16,384 bytes together, and a token is long too.
+/// Longest path and query. Address and headers end at 16,384 bytes together, and a token is long
+/// too.
 const LONGEST_PATH: usize = 12_000;
 
 const TIME: &str = "SystemModstamp";

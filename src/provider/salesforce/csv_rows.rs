@@ -1,7 +1,8 @@
 //! Records as the CSV of a Bulk API 2.0 job.
 //!
 //! One row per record, one column per field that any of them changes: an empty cell leaves a field
-//! alone, `#N/A` clears it. Records that this form cannot carry are named, for another way to send them.
+//! alone, `#N/A` clears it. Records that this form cannot carry are named, for another way to send
+//! them.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -71,7 +72,8 @@ pub(super) fn build(batch: &WriteBatch, records: &[usize], limits: Limits) -> Up
         .sum::<usize>();
     for index in fitting {
         row.fill(None);
-        // A bound of the row's size: quotes around each cell and a comma after it, each quote doubled.
+        // A bound of the row's size: quotes around each cell and a comma after it, each quote
+        // doubled.
         let mut size = batch.key(index).len() * 2 + 3 * (row.len() + 1);
         for (hint, (name, value)) in fields(index).iter().enumerate() {
             let place = columns.place(hint, name).expect("each field has a column");

@@ -1,5 +1,5 @@
-//! Salesforce's errors: one table for what a REST call, a record of a collection and a row of a bulk
-//! job are refused with, and the three shapes in which they come.
+//! Salesforce's errors: one table for what a REST call, a record of a collection and a row of a
+//! bulk job are refused with, and the three shapes in which they come.
 
 use crm_domain::{ErrorClass, Failure};
 use serde::Deserialize;
@@ -10,8 +10,9 @@ use crate::errors::{self, Rule, VendorError, undocumented};
 
 use ErrorClass::{Auth, Conflict, Internal, Mapping, NotFound, RateLimited, Transient, Validation};
 
-/// Status codes of the REST API Developer Guide ("Status Codes and Error Responses") and of the SOAP
-/// API's `StatusCode`, which collections and bulk rows share. Order is priority among rows of one code.
+/// Status codes of the REST API Developer Guide ("Status Codes and Error Responses") and of the
+/// SOAP API's `StatusCode`, which collections and bulk rows share. Order is priority among rows of
+/// one code.
 pub(crate) const TABLE: &[Rule] = &[
     // The session, the user, the org.
     Rule::new(Auth, "INVALID_SESSION_ID").connection(),
@@ -21,7 +22,8 @@ pub(crate) const TABLE: &[Rule] = &[
     Rule::new(Auth, "API_CURRENTLY_DISABLED").connection(),
     Rule::new(Auth, "ORG_LOCKED").connection(),
     Rule::new(Auth, "PASSWORD_LOCKOUT").connection(),
-    // The budget: 24 hours rolling frees a little at any time, so ask again each quarter of an hour.
+    // The budget: 24 hours rolling frees a little at any time, so ask again each quarter of an
+    // hour.
     Rule::new(RateLimited, "REQUEST_LIMIT_EXCEEDED")
         .says("TotalRequests")
         .connection()
@@ -170,7 +172,8 @@ pub(crate) fn check(response: &Response) -> Result<(), Failure> {
     of_response(response).map_or(Ok(()), Err)
 }
 
-/// The failure of a record that a collection refused. What no table knows is the record's own fault.
+/// The failure of a record that a collection refused. What no table knows is the record's own
+/// fault.
 pub(crate) fn of_record(errors: Vec<ErrorItem>) -> Failure {
     let vendor_error = errors
         .into_iter()

@@ -91,8 +91,8 @@ impl Provider for Salesforce {
     }
 
     /// Rows take conditions, collections and jobs do not. A delete takes none anywhere ("DELETE
-    /// requests aren't supported"), and an upsert has no read that it is based on. A history, which could be
-    /// asked afterwards, is kept only of the few fields that an administrator chooses.
+    /// requests aren't supported"), and an upsert has no read that it is based on. A history, which
+    /// could be asked afterwards, is kept only of the few fields that an administrator chooses.
     fn guard(&self, kind: WriteKind, count: usize) -> Guard {
         match (kind, count) {
             (WriteKind::Update, 0 | 1) => Guard::Atomic,
@@ -167,7 +167,8 @@ impl Provider for Salesforce {
         errors::of_response(response)
     }
 
-    /// `Sforce-Limit-Info: api-usage=18/5000; per-app-api-usage=17/250(appName=x)`: by key, not by place.
+    /// `Sforce-Limit-Info: api-usage=18/5000; per-app-api-usage=17/250(appName=x)`: by key, not by
+    /// place.
     fn usage(&self, response: &Response) -> Usage {
         let info = response.header("sforce-limit-info").unwrap_or_default();
         let counts = info.split([';', ',']).find_map(|part| {

@@ -1,14 +1,14 @@
-//! How Salesforce grants access tokens: by a refresh token, by client credentials, or by an assertion that is signed
-//! with a key of the server's own (JWT bearer). The grant says where the org's API lives (`instance_url`), which may
-//! have moved.
+//! How Salesforce grants access tokens: by a refresh token, by client credentials, or by an
+//! assertion that is signed with a key of the server's own (JWT bearer). The grant says where the
+//! org's API lives (`instance_url`), which may have moved.
 
 use crate::jwt::{self, Claims};
 use crate::oauth::{self, Client, Endpoint};
 use crate::operation::FailedOperation;
 use crate::{BoxOperation, Credentials, Grant};
 
-/// Where refresh tokens and assertions are honoured for every production org. Client credentials are not: they
-/// belong to the org's own host ("My Domain").
+/// Where refresh tokens and assertions are honoured for every production org. Client credentials
+/// are not: they belong to the org's own host ("My Domain").
 const LOGIN_URL: &str = "https://login.salesforce.com";
 
 pub(super) fn authorise(base_url: &str, credentials: &Credentials) -> Option<BoxOperation<Grant>> {

@@ -1,6 +1,7 @@
 //! Options for every write: how duplicate rules apply, and whether assignment rules run.
 //!
-//! They are headers of rows and collections. Jobs have neither, so where one is set, no jobs are used.
+//! They are headers of rows and collections. Jobs have neither, so where one is set, no jobs are
+//! used.
 
 use serde_json::{Map, Value as Json};
 

@@ -63,8 +63,8 @@ pub(super) struct Reading {
     /// What the request under way asks for.
     asked: Vec<String>,
     by_row: bool,
-    /// No answer to the request under way can have been read before this moment: it is later than the
-    /// answer to the request before.
+    /// No answer to the request under way can have been read before this moment: it is later than
+    /// the answer to the request before.
     not_before: Option<i64>,
     again: u8,
     /// By the form in which ids compare.
@@ -148,7 +148,8 @@ impl Reading {
             self.unidentified += 1;
             return Ok(None);
         }
-        // A row that is another one says nothing of the row that was asked for, least of all that it is gone.
+        // A row that is another one says nothing of the row that was asked for, least of all that
+        // it is gone.
         let is_asked = |id: &String| {
             let mut asked = self.asked.iter();
             !self.by_row || asked.any(|asked| id_form(asked) == id_form(id))
@@ -248,8 +249,8 @@ fn http_date(ms: i64) -> Option<String> {
     Some(httpdate::fmt_http_date(UNIX_EPOCH.checked_add(since)?))
 }
 
-/// A field of a record. Salesforce answers in its own spelling of a field's name, whatever the case it
-/// was asked in.
+/// A field of a record. Salesforce answers in its own spelling of a field's name, whatever the case
+/// it was asked in.
 pub(super) fn held<'a>(record: &'a Map<String, Json>, name: &str) -> Option<&'a Json> {
     let spelt = || {
         record

@@ -1,4 +1,5 @@
-//! The result files of a bulk job, whose rows come in any order: each is tied to its record by our key.
+//! The result files of a bulk job, whose rows come in any order: each is tied to its record by our
+//! key.
 
 use std::collections::HashMap;
 

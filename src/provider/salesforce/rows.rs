@@ -26,9 +26,9 @@ struct Row {
 
 /// A write of a single record.
 ///
-/// Two refusals are not taken at their word. A path that is not found may name a record that is gone
-/// or an object that never was, and the first may delete a row of the user's; a collection knows the
-/// two apart. And a tag that does not match may be one that cannot.
+/// Two refusals are not taken at their word. A path that is not found may name a record that is
+/// gone or an object that never was, and the first may delete a row of the user's; a collection
+/// knows the two apart. And a tag that does not match may be one that cannot.
 pub(super) struct Single {
     row: Calls<Row>,
     doubt: Option<Doubt>,

@@ -6,7 +6,8 @@ use crm_domain::Value;
 use crate::storage_rules::{NumberStorage, StorageRules};
 use crate::wire::{self, Wire};
 
-/// Numbers are doubles of the field's scale, rounded half up ("Custom Field Attributes"); a choice is spelt as its list has it.
+/// Numbers are doubles of the field's scale, rounded half up ("Custom Field Attributes"); a choice
+/// is spelt as its list has it.
 pub(super) const STORAGE_RULES: StorageRules = StorageRules {
     numbers: NumberStorage::Doubles,
     folds_choices: true,

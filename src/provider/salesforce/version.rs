@@ -1,4 +1,5 @@
-//! What a conditional write of a row is sent, as the one text that [`crate::CrmObject::version`] is.
+//! What a conditional write of a row is sent, as the one text that [`crate::CrmObject::version`]
+//! is.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,8 +22,8 @@ pub(super) struct Version {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Tag {
     pub etag: String,
-    /// The `fields` that were read: the tag is a hash of content, and it is not told whether that is
-    /// the row's or the answer's.
+    /// The `fields` that were read: the tag is a hash of content, and it is not told whether that
+    /// is the row's or the answer's.
     pub fields: String,
 }
 

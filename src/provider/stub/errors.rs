@@ -6,7 +6,8 @@ use serde::Deserialize;
 use crate::Response;
 use crate::errors::{self, Rule, VendorError, undocumented};
 
-/// For a whole request, classes that refuse service speak of the connection, as they would from a vendor.
+/// For a whole request, classes that refuse service speak of the connection, as they would from a
+/// vendor.
 const TABLE: &[Rule] = &[
     Rule::new(ErrorClass::Transient, "transient").connection(),
     Rule::new(ErrorClass::RateLimited, "rate_limited").connection(),

@@ -1,8 +1,9 @@
-//! The embedded stand-in for a CRM: tables in schema `crm_stub`, behind a SQL function that the engine
-//! calls with these requests instead of sending them.
+//! The embedded stand-in for a CRM: tables in schema `crm_stub`, behind a SQL function that the
+//! engine calls with these requests instead of sending them.
 //!
-//! Its protocol is small and says everything in the engine's own words: `POST /write`, `POST /read`,
-//! `POST /changes`, `POST /count`, `POST /describe` and `GET /ping`, canonical values, results in the order of the request, errors with their class.
+//! Its protocol is small and says everything in the engine's own words: `POST /write`, `POST
+//! /read`, `POST /changes`, `POST /count`, `POST /describe` and `GET /ping`, canonical values,
+//! results in the order of the request, errors with their class.
 
 mod describe;
 mod errors;

@@ -83,8 +83,8 @@ pub(super) fn changes_body(query: &ChangesQuery) -> Json {
     })
 }
 
-/// The stub itself tells, to the transaction, what a cursor has seen: nothing comes late, and nothing
-/// twice.
+/// The stub itself tells, to the transaction, what a cursor has seen: nothing comes late, and
+/// nothing twice.
 fn page(response: &Response) -> Result<ChangesPage, Failure> {
     check(response)?;
     let listed = response.list("changes");

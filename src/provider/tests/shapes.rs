@@ -1,5 +1,5 @@
-//! Answers of any shape: JSON that is not an object, or has unexpected members, is an unreadable answer, and never a
-//! panic.
+//! Answers of any shape: JSON that is not an object, or has unexpected members, is an unreadable
+//! answer, and never a panic.
 
 use std::sync::Arc;
 

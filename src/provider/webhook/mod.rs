@@ -1,8 +1,9 @@
-//! Webhooks: what CRMs send by themselves. They say that a record has changed, never what it holds now.
+//! Webhooks: what CRMs send by themselves. They say that a record has changed, never what it holds
+//! now.
 //!
-//! Guarantees: no event is read from a request that was not signed with the connection's secret, or was
-//! signed more than five minutes ago; from a vendor that signs nothing and sends a secret instead, none
-//! without that secret. No error shows a secret, a signature or a body.
+//! Guarantees: no event is read from a request that was not signed with the connection's secret, or
+//! was signed more than five minutes ago; from a vendor that signs nothing and sends a secret
+//! instead, none without that secret. No error shows a secret, a signature or a body.
 
 mod event;
 mod relay;

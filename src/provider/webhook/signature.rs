@@ -1,5 +1,5 @@
-//! Proof that a webhook comes from the CRM: a signature with the connection's secret, or the secret itself.
-//! Both are compared in constant time.
+//! Proof that a webhook comes from the CRM: a signature with the connection's secret, or the secret
+//! itself. Both are compared in constant time.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -53,8 +53,8 @@ pub(crate) fn check_hubspot(
     let signature = STANDARD.decode(header("x-hubspot-signature-v3")?);
     let signature = signature.map_err(|_| WebhookError::Forged)?;
     let method = request.method.to_ascii_uppercase();
-    // The guide says to decode some of the address; the vendor's own library does not. Either is only
-    // ever right with the secret.
+    // The guide says to decode some of the address; the vendor's own library does not. Either is
+    // only ever right with the secret.
     let forms = [url.to_owned(), decode_some(url)];
     let signed = |url: &String| {
         let parts = [

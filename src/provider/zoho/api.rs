@@ -7,7 +7,8 @@ use crate::{Settings, wire};
 
 /// The option that names the organisation (its `zgid`), for tokens that may not ask for it.
 pub const ORG_OPTION: &str = "org_id";
-/// The option that says where files of bulk write jobs go, where that does not follow from the base URL.
+/// The option that says where files of bulk write jobs go, where that does not follow from the base
+/// URL.
 pub const UPLOAD_URL_OPTION: &str = "upload_url";
 
 /// An option that holds a word.

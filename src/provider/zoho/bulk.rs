@@ -1,12 +1,13 @@
 //! Bulk write jobs, from the upload of a file to its results.
 //!
-//! Guarantees: every record ends with the outcome that its job's result gives it, told by our key; one that no row
-//! mentions fails as transient. What jobs cannot carry, do not finish or leave open goes by calls of 100 records
-//! in the same operation, and so does everything where jobs are not to be had: for want of a scope, of the edition, or of
-//! a host that `pg_crm.allowed_hosts` admits.
+//! Guarantees: every record ends with the outcome that its job's result gives it, told by our key;
+//! one that no row mentions fails as transient. What jobs cannot carry, do not finish or leave open
+//! goes by calls of 100 records in the same operation, and so does everything where jobs are not to
+//! be had: for want of a scope, of the edition, or of a host that `pg_crm.allowed_hosts` admits.
 //!
-//! A job whose creation was not answered may run all the same. The batch fails as transient then, and goes again, perhaps
-//! by another job: updates by id and upserts by key do the same when done twice.
+//! A job whose creation was not answered may run all the same. The batch fails as transient then,
+//! and goes again, perhaps by another job: updates by id and upserts by key do the same when done
+//! twice.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -31,8 +32,8 @@ use crate::{
 
 const FILE: &str = "records.csv";
 
-/// Whether so many records are work for jobs. Which automation starts a job does not ask, so where the connection says
-/// which, calls it is.
+/// Whether so many records are work for jobs. Which automation starts a job does not ask, so where
+/// the connection says which, calls it is.
 pub(super) fn takes(settings: &Settings, kind: WriteKind, count: usize) -> bool {
     kind != WriteKind::Delete
         && count > settings.bulk_threshold.max(1)

@@ -1,5 +1,5 @@
-//! Changes, by COQL in the order of `Modified_Time`; deleted records, by their own list at the end of a
-//! pass.
+//! Changes, by COQL in the order of `Modified_Time`; deleted records, by their own list at the end
+//! of a pass.
 
 use std::collections::HashMap;
 use std::sync::Arc;

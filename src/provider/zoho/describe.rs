@@ -1,4 +1,5 @@
-//! The fields of a Zoho module (`/settings/fields`), which does not report whether a list of choices is closed.
+//! The fields of a Zoho module (`/settings/fields`), which does not report whether a list of
+//! choices is closed.
 
 use crm_domain::{Choice, DataType, Description, FieldDescription};
 use serde::Deserialize;

@@ -1,5 +1,5 @@
-//! Zoho's errors: one table for its codes, of requests and of records alike. The status of an answer tells
-//! nothing of its records, and not always of the request.
+//! Zoho's errors: one table for its codes, of requests and of records alike. The status of an
+//! answer tells nothing of its records, and not always of the request.
 
 use std::time::Duration;
 

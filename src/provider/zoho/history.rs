@@ -1,5 +1,5 @@
-//! The history of a write, from the record's timeline, which lists each change of a field with its time
-//! and source.
+//! The history of a write, from the record's timeline, which lists each change of a field with its
+//! time and source.
 
 use std::sync::Arc;
 

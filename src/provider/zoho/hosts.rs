@@ -1,5 +1,5 @@
-//! Zoho's data centres. A token of one of them is worth nothing at another, and may be shown to that one's own hosts
-//! alone.
+//! Zoho's data centres. A token of one of them is worth nothing at another, and may be shown to
+//! that one's own hosts alone.
 
 use crate::request::tidy;
 
@@ -46,8 +46,8 @@ pub(super) fn of(base_url: &str) -> Option<&'static DataCentre> {
     ALL.iter().find(|dc| is_within(host, dc.api))
 }
 
-/// Where a file is, or is taken: of a path the host that takes files, of a URL that Zoho told itself. `None`: the token is
-/// not for whoever is there.
+/// Where a file is, or is taken: of a path the host that takes files, of a URL that Zoho told
+/// itself. `None`: the token is not for whoever is there.
 pub(super) fn file_url(base_url: &str, upload_url: Option<&str>, file: &str) -> Option<String> {
     let known = of(base_url);
     let uploads = upload_url.or(known.map(|dc| dc.upload)).unwrap_or(base_url);

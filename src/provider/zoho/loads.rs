@@ -1,9 +1,10 @@
 //! The part of a batch that bulk write jobs carry, and their files.
 //!
-//! A job carries records that set the same fields. No cell of its file is empty, so it need not be known what an empty one
-//! does: the documents tell of `ignore_empty`, and not the same in all places. An update that clears a field goes another
-//! way. An upsert leaves fields without a value out: a record that it makes has none in them anyway, and one that was there
-//! already is written once more, another way ([`leaves_out`]).
+//! A job carries records that set the same fields. No cell of its file is empty, so it need not be
+//! known what an empty one does: the documents tell of `ignore_empty`, and not the same in all
+//! places. An update that clears a field goes another way. An upsert leaves fields without a value
+//! out: a record that it makes has none in them anyway, and one that was there already is written
+//! once more, another way ([`leaves_out`]).
 
 use std::collections::HashMap;
 
@@ -64,7 +65,8 @@ fn is_left_out(batch: &WriteBatch, field: &Field, value: &Value) -> bool {
     batch.kind == WriteKind::Upsert && cell(field, value).is_empty()
 }
 
-/// Parts the records into loads of more than `threshold` records each, and those that go another way.
+/// Parts the records into loads of more than `threshold` records each, and those that go another
+/// way.
 pub(super) fn part(
     batch: &WriteBatch,
     records: &[usize],
@@ -106,7 +108,8 @@ fn cut(batch: &WriteBatch, records: &[usize], limits: Limits) -> Vec<Vec<usize>>
     let mut loads: Vec<Vec<usize>> = Vec::new();
     let mut left = 0;
     for &index in records {
-        // A bound of the row's size: quotes around each cell and a comma after it, each quote doubled.
+        // A bound of the row's size: quotes around each cell and a comma after it, each quote
+        // doubled.
         let bound = |bytes: usize| bytes * 2 + 3;
         let cells = fields(batch, &batch.records[index]);
         let cells = cells.map(|(field, value)| bound(cell(field, value).len()));
@@ -141,7 +144,8 @@ pub(super) fn csv(batch: &WriteBatch, load: &[usize]) -> Vec<u8> {
     writer.into_inner().expect(IN_MEMORY)
 }
 
-/// The names of a file's columns. Our key is the first: of the columns a result repeats the first three alone.
+/// The names of a file's columns. Our key is the first: of the columns a result repeats the first
+/// three alone.
 pub(super) fn columns<'a>(batch: &'a WriteBatch, load: &[usize]) -> Vec<&'a str> {
     let first = load.first().map(|&index| &batch.records[index]);
     let others = first.into_iter().flat_map(|record| fields(batch, record));
@@ -183,7 +187,8 @@ fn is_name(name: &str) -> bool {
 }
 
 fn has_a_cell(field: &Field, value: &Value) -> bool {
-    // How a column of references is called, and how its field is named beside it, the documents do not agree on.
+    // How a column of references is called, and how its field is named beside it, the documents do
+    // not agree on.
     field.data_type != DataType::Reference && is_plain(&cell(field, value))
 }
 

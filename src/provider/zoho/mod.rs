@@ -1,8 +1,9 @@
-//! Zoho CRM, version 8: records in batches of 100, many of them in bulk write jobs, queries by COQL.
+//! Zoho CRM, version 8: records in batches of 100, many of them in bulk write jobs, queries by
+//! COQL.
 //!
-//! The host is that of the account's data centre. Updates of one record are conditional if Zoho honours
-//! what its documentation of older versions states; whether it does is looked at afterwards, by the
-//! record's timeline.
+//! The host is that of the account's data centre. Updates of one record are conditional if Zoho
+//! honours what its documentation of older versions states; whether it does is looked at
+//! afterwards, by the record's timeline.
 
 mod api;
 mod archive;
@@ -98,8 +99,8 @@ impl Provider for Zoho {
         }
     }
 
-    /// A timeline is that of one record, and costs a request. Few are looked at; for many that would be a hundred times
-    /// the requests of their writes.
+    /// A timeline is that of one record, and costs a request. Few are looked at; for many that
+    /// would be a hundred times the requests of their writes.
     fn guard(&self, kind: WriteKind, count: usize) -> Guard {
         match kind {
             WriteKind::Update if count <= history::MOST => Guard::Afterwards,
@@ -190,7 +191,8 @@ impl Provider for Zoho {
         request.headers.push(("authorization", value));
     }
 
-    /// A token that lacks a scope is good, and another would lack it too: what that means, whoever asked knows.
+    /// A token that lacks a scope is good, and another would lack it too: what that means, whoever
+    /// asked knows.
     fn failure(&self, response: &Response) -> Option<Failure> {
         errors::of_response(response).filter(|failure| failure.code != errors::NO_SCOPE)
     }

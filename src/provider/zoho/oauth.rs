@@ -1,5 +1,5 @@
-//! How Zoho grants access tokens: by a refresh token, at the accounts server of the data centre where the
-//! account lives.
+//! How Zoho grants access tokens: by a refresh token, at the accounts server of the data centre
+//! where the account lives.
 
 use super::hosts;
 use crate::oauth::Endpoint;

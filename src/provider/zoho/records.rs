@@ -1,5 +1,5 @@
-//! Writing records: up to 100 in one request, each with an outcome of its own, answered in the order of the
-//! request.
+//! Writing records: up to 100 in one request, each with an outcome of its own, answered in the
+//! order of the request.
 
 use std::sync::Arc;
 
@@ -19,8 +19,8 @@ use crate::{Method, Request, Response, Settings, WriteBatch, WriteKind, Written,
 /// Records in one request ("API Limits").
 pub(super) const LIMIT: usize = 100;
 
-/// The option that says which automation writes start: a list of `workflow`, `approval`, `blueprint`. Without
-/// it all that there is, as when a person writes.
+/// The option that says which automation writes start: a list of `workflow`, `approval`,
+/// `blueprint`. Without it all that there is, as when a person writes.
 pub(super) const TRIGGER_OPTION: &str = "trigger";
 
 pub(super) fn is_trigger(told: &Json) -> bool {
@@ -33,7 +33,8 @@ pub(super) fn is_trigger(told: &Json) -> bool {
         .is_some_and(|words| words.iter().all(is_known))
 }
 
-/// A write of one record may be bound to the state that was read ("Update Records", request headers).
+/// A write of one record may be bound to the state that was read ("Update Records", request
+/// headers).
 const UNLESS_CHANGED: &str = "if-unmodified-since";
 
 #[derive(Clone)]

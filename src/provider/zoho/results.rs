@@ -12,7 +12,8 @@ use crate::outcomes::{Outcome, Outcomes};
 use crate::result_table::ResultTable;
 use crate::{WriteBatch, WriteKind, Written};
 
-/// Codes that say what is wrong with a record. Others, such as `RESOURCE_NOT_FOUND`, may speak of anything.
+/// Codes that say what is wrong with a record. Others, such as `RESOURCE_NOT_FOUND`, may speak of
+/// anything.
 const TELLING: [&str; 5] = [
     "MANDATORY_NOT_FOUND",
     "INVALID_DATA",
@@ -21,8 +22,9 @@ const TELLING: [&str; 5] = [
     "LIMIT_EXCEEDED",
 ];
 
-/// Settles the records that the file names, and returns those with which the job has not done all, or of which the file does
-/// not say enough. A row that names no record of ours settles nothing: whoever is left has no result.
+/// Settles the records that the file names, and returns those with which the job has not done all,
+/// or of which the file does not say enough. A row that names no record of ours settles nothing:
+/// whoever is left has no result.
 pub(super) fn read(
     body: &[u8],
     batch: &WriteBatch,

@@ -1,5 +1,5 @@
-//! Values as Zoho has them: JSON of the field's type, moments in whole seconds, sets as lists, references
-//! by an object with an id.
+//! Values as Zoho has them: JSON of the field's type, moments in whole seconds, sets as lists,
+//! references by an object with an id.
 
 use crm_domain::{DataType, Value, ValueError};
 use serde_json::{Value as Json, json};
@@ -8,7 +8,8 @@ use crate::moment::{self, SECOND};
 use crate::storage_rules::{NumberStorage, StorageRules};
 use crate::wire;
 
-/// Numbers are doubles of the field's decimals; which way halves go, its documentation does not say.
+/// Numbers are doubles of the field's decimals; which way halves go, its documentation does not
+/// say.
 pub(super) const STORAGE_RULES: StorageRules = StorageRules {
     numbers: NumberStorage::Doubles,
     ..StorageRules::NONE

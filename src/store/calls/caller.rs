@@ -1,8 +1,8 @@
 //! What `crm.write()` and `crm.read_live()` read and write in their caller's transaction.
 //!
-//! The caller needs no right on pg_crm's own tables: these statements run as the engine with a pinned search_path, and
-//! none of them holds anything that a caller wrote but as a parameter. The caller's own row is theirs to change: see
-//! [`super::apply`].
+//! The caller needs no right on pg_crm's own tables: these statements run as the engine with a
+//! pinned search_path, and none of them holds anything that a caller wrote but as a parameter. The
+//! caller's own row is theirs to change: see [`super::apply`].
 
 use crm_domain::{Cells, Path};
 use pgrx::prelude::*;
@@ -55,14 +55,16 @@ pub struct Record {
     pub edits_wait: bool,
 }
 
-/// The record's ledger row; `lock`: until the transaction ends, so that nobody else writes the record.
+/// The record's ledger row; `lock`: until the transaction ends, so that nobody else writes the
+/// record.
 pub fn record(
     map: &Map,
     shard_key: &str,
     record_key: &str,
     lock: bool,
 ) -> Result<Option<Record>, StoreError> {
-    // Looked at in a statement of its own: one that had to wait for the lock does not see what was committed meanwhile.
+    // Looked at in a statement of its own: one that had to wait for the lock does not see what was
+    // committed meanwhile.
     const WAITS: &str = "SELECT EXISTS (SELECT FROM crm.change c
                         WHERE c.shard_key = $1 AND c.map_id = $2 AND c.record_keys[1] = $3
                           AND (c.base IS NOT NULL OR c.write_id IS NOT NULL))
@@ -194,7 +196,8 @@ pub fn queue(map: &Map, edit: &QueuedEdit) -> Result<(), StoreError> {
     })
 }
 
-/// Removes an intent. What a transaction's snapshot is too old to see stays, and the reconciler finds nothing to do.
+/// Removes an intent. What a transaction's snapshot is too old to see stays, and the reconciler
+/// finds nothing to do.
 fn close(client: &mut SpiClient, shard_key: &str, write_id: &str) -> Result<(), StoreError> {
     client.update(
         Cached("DELETE FROM crm.pending_write WHERE shard_key = $1 AND write_id = $2::uuid AND state IN ('sending', 'landed', 'failed')"),

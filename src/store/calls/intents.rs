@@ -26,8 +26,8 @@ pub struct Intent<'a> {
     pub backend_pid: i32,
 }
 
-/// Commits intents. Returns the ids of those that were opened: a record with an edit that waits already is not written
-/// past it.
+/// Commits intents. Returns the ids of those that were opened: a record with an edit that waits
+/// already is not written past it.
 pub fn open(client: &mut SpiClient, intents: &[Intent]) -> Result<HashSet<String>, StoreError> {
     fn all<'a, T>(intents: &'a [Intent], part: impl Fn(&'a Intent) -> T) -> Vec<T> {
         intents.iter().map(part).collect()
@@ -108,7 +108,8 @@ pub fn end(client: &mut SpiClient, ended: &[Ended]) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Whether intents wait for the end of their callers' transactions, beside those that are being sent.
+/// Whether intents wait for the end of their callers' transactions, beside those that are being
+/// sent.
 pub fn intents_wait(client: &SpiClient) -> Result<bool, StoreError> {
     let rows = client.select(
         Cached("SELECT EXISTS (SELECT FROM crm.pending_write WHERE state IN ('sending', 'landed', 'failed')) AS intents_wait"),

@@ -1,8 +1,9 @@
-//! Compares rows with the ledger, a part of the table at a time in the order of its key: which cells differ from what the CRM last
-//! held, although nothing waits to be sent for them.
+//! Compares rows with the ledger, a part of the table at a time in the order of its key: which
+//! cells differ from what the CRM last held, although nothing waits to be sent for them.
 //!
-//! Guarantees: no more than a part is in memory, and each row is read once or twice, so the cost is linear. A cell is reported as
-//! different only if the ledger said the same of it before and after its row was read, and nothing waited for it at either time.
+//! Guarantees: no more than a part is in memory, and each row is read once or twice, so the cost is
+//! linear. A cell is reported as different only if the ledger said the same of it before and after
+//! its row was read, and nothing waited for it at either time.
 
 use std::collections::HashMap;
 
@@ -124,7 +125,8 @@ fn wanted<'a>(key: &'a Key, cells: &'a Cells) -> Wanted<'a> {
     }
 }
 
-/// A row may hold more of a value that came from the CRM than would be sent back (decimals, for instance): nothing has changed then.
+/// A row may hold more of a value that came from the CRM than would be sent back (decimals, for
+/// instance): nothing has changed then.
 fn leave_out_the_crms_own(
     map: &Map,
     keys: &[Key],
@@ -168,8 +170,8 @@ fn leave_out_the_crms_own(
     Ok(())
 }
 
-/// Removes cells and rows that have changes which are not folded yet. No index finds a change that names several records, so this
-/// reads all changes of the map: call it for many keys at once.
+/// Removes cells and rows that have changes which are not folded yet. No index finds a change that
+/// names several records, so this reads all changes of the map: call it for many keys at once.
 pub fn leave_out_unfolded(
     client: &mut SpiClient,
     map: &Map,
@@ -217,7 +219,8 @@ pub fn leave_out_unfolded(
     Ok(())
 }
 
-/// Records of the next part of the ledger whose rows are gone, though nothing waits for them; and the last record of the part.
+/// Records of the next part of the ledger whose rows are gone, though nothing waits for them; and
+/// the last record of the part.
 pub fn without_rows(
     client: &mut SpiClient,
     map: &Map,

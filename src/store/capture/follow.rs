@@ -1,4 +1,5 @@
-//! Maps whose tables were altered while no event trigger could follow: it was disabled, or another session had locked what it needed.
+//! Maps whose tables were altered while no event trigger could follow: it was disabled, or another
+//! session had locked what it needed.
 
 use pgrx::spi::SpiClient;
 
@@ -38,8 +39,8 @@ pub fn uncaptured(client: &SpiClient) -> Result<Vec<(i32, String, String)>, Stor
     Ok(uncaptured)
 }
 
-/// Follows one of them, in a transaction of its own: it takes a strong lock on the table. Whoever comes after the worker
-/// for that table waits as long as it does, so it hardly waits.
+/// Follows one of them, in a transaction of its own: it takes a strong lock on the table. Whoever
+/// comes after the worker for that table waits as long as it does, so it hardly waits.
 pub fn follow(map_id: i32) -> Result<(), StoreError> {
     transaction(|client| {
         client.update(

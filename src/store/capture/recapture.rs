@@ -1,5 +1,5 @@
-//! Cells that changed without a trigger having fired, captured after the fact: requests, how far each has come, and the changes
-//! that are found, in short transactions.
+//! Cells that changed without a trigger having fired, captured after the fact: requests, how far
+//! each has come, and the changes that are found, in short transactions.
 
 use std::time::Duration;
 
@@ -28,7 +28,8 @@ pub struct Request {
     pub marked: i64,
 }
 
-/// The newest of each map. One that is older, and was not there when this one began, has its turn after it.
+/// The newest of each map. One that is older, and was not there when this one began, has its turn
+/// after it.
 pub fn requests(client: &mut SpiClient) -> Result<Vec<Request>, StoreError> {
     let rows = client.update(
         Cached(
@@ -58,11 +59,13 @@ pub fn requests(client: &mut SpiClient) -> Result<Vec<Request>, StoreError> {
     Ok(requests)
 }
 
-/// Before the first row is compared, in a transaction of its own: what is read from now on is no older than the requests that go with
-/// this one. Their ids do not tell that: one may be from before, and its change committed while rows were being compared.
+/// Before the first row is compared, in a transaction of its own: what is read from now on is no
+/// older than the requests that go with this one. Their ids do not tell that: one may be from
+/// before, and its change committed while rows were being compared.
 ///
-/// Cells in flight are captured whatever they hold: they may have been read before they changed, and would be taken for
-/// settled once the CRM has taken them. `unsettled`: records whose last results wait to be written down.
+/// Cells in flight are captured whatever they hold: they may have been read before they changed,
+/// and would be taken for settled once the CRM has taken them. `unsettled`: records whose last
+/// results wait to be written down.
 pub fn begin(
     client: &mut SpiClient,
     map: &Map,
@@ -130,10 +133,11 @@ pub fn begin(
     capture(client, map, &request.actor, &under_way, limit)
 }
 
-/// Captures these cells of rows that are there. Edits of checked cells are based on what the ledger knows.
+/// Captures these cells of rows that are there. Edits of checked cells are based on what the ledger
+/// knows.
 ///
-/// A change is captured under a lock of its row, as a trigger would: after the change that deletes a row comes none that
-/// speaks of it, or its record would count as not deleted.
+/// A change is captured under a lock of its row, as a trigger would: after the change that deletes
+/// a row comes none that speaks of it, or its record would count as not deleted.
 fn capture(
     client: &mut SpiClient,
     map: &Map,

@@ -1,8 +1,8 @@
 //! pg_crm's triggers on tables of others.
 //!
-//! The engine owns neither the tables nor any right on them, and their owners hold none on pg_crm's functions. So a trigger
-//! is made and dropped by Postgres's own functions beneath the commands, as a superuser: nothing of a user's runs
-//! there, no name is looked up, and no event trigger fires.
+//! The engine owns neither the tables nor any right on them, and their owners hold none on pg_crm's
+//! functions. So a trigger is made and dropped by Postgres's own functions beneath the commands, as
+//! a superuser: nothing of a user's runs there, no name is looked up, and no event trigger fires.
 
 use std::ffi::CString;
 
@@ -69,8 +69,8 @@ pub fn make(trigger: &Trigger) -> bool {
         return false;
     };
     rights::as_superuser(|| {
-        // SAFETY: the parser's own tree, checked to be what is said; the table and the function are named by oid, so that the
-        // tree's names are not looked up.
+        // SAFETY: the parser's own tree, checked to be what is said; the table and the function are
+        // named by oid, so that the tree's names are not looked up.
         unsafe {
             let parsed = pg_sys::raw_parser(sql.as_ptr(), pg_sys::RawParseMode::RAW_PARSE_DEFAULT);
             if parsed.is_null() || (*parsed).length != 1 {

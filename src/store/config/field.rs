@@ -42,13 +42,15 @@ impl MappedField {
         self.written && self.direction == Direction::Bidirectional
     }
 
-    /// For how many characters the CRM's field has room, where that is known and the column goes there as it is.
+    /// For how many characters the CRM's field has room, where that is known and the column goes
+    /// there as it is.
     pub fn room(&self) -> Option<u32> {
         let is_sent_as_it_is = self.transform_out.is_none();
         self.described.max_length.filter(|_| is_sent_as_it_is)
     }
 
-    /// A value as the CRM holds it once it was sent, as far as that is known; see [`Provider::stored_form`].
+    /// A value as the CRM holds it once it was sent, as far as that is known; see
+    /// [`Provider::stored_form`].
     pub fn stored(&self, value: Value) -> Value {
         let Some(provider) = self.provider else {
             return value;

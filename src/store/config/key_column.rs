@@ -1,7 +1,8 @@
 //! How a record's keys and its row's columns are compared.
 //!
-//! A row is looked for by casting the key to the column's type, never the column to text, so that the table's own index
-//! finds it; and `crm_internal.key_expression()` alone says what the text of a column is.
+//! A row is looked for by casting the key to the column's type, never the column to text, so that
+//! the table's own index finds it; and `crm_internal.key_expression()` alone says what the text of
+//! a column is.
 
 use pgrx::spi::quote_identifier;
 

@@ -53,8 +53,9 @@ impl Map {
         fields.map(|field| field.id).collect()
     }
 
-    /// What `jsonb_to_record` is to make of an object of these columns: each in its own type. The table's row type would do
-    /// as well, but it has the other columns too, and some types refuse to be empty.
+    /// What `jsonb_to_record` is to make of an object of these columns: each in its own type. The
+    /// table's row type would do as well, but it has the other columns too, and some types refuse
+    /// to be empty.
     pub fn record_type<'a>(&self, columns: impl IntoIterator<Item = &'a str>) -> String {
         let definition = |column: &str| {
             let field = self.fields.iter().find(|f| f.column == column);

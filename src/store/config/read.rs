@@ -15,7 +15,8 @@ use crate::store::row::Columns;
 use crate::store::statement::Cached;
 use crate::store::statement::names::Names;
 
-/// Locks a map's definition until the end of the transaction: a session that changes it waits, and then sees what was claimed by it.
+/// Locks a map's definition until the end of the transaction: a session that changes it waits, and
+/// then sees what was claimed by it.
 pub fn lock_definition(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
     client.update(
         "SELECT FROM crm.object_map WHERE map_id = $1 FOR SHARE",
@@ -215,7 +216,8 @@ fn add_fields(
         let Some(map) = maps.iter_mut().find(|m| m.id == map_id) else {
             continue;
         };
-        // A raw value is not sent when its transform was dropped, nor does one run that belongs to another role by now.
+        // A raw value is not sent when its transform was dropped, nor does one run that belongs to
+        // another role by now.
         if let Some(trouble) = row.optional("trouble")? {
             map.in_error = true;
             lost.push(LostTransform {
@@ -283,8 +285,8 @@ fn stop_map(client: &mut SpiClient, lost: &LostTransform) -> Result<(), StoreErr
     if locked.is_empty() {
         return Ok(());
     }
-    // It may have been fixed before we had the lock. What is known of roles and functions may be older.
-    // SAFETY: as each statement that locks a table does.
+    // It may have been fixed before we had the lock. What is known of roles and functions may be
+    // older. SAFETY: as each statement that locks a table does.
     unsafe { pg_sys::AcceptInvalidationMessages() };
     client.update(
         "UPDATE crm.map_state SET state = 'error', reason = $2
@@ -297,7 +299,8 @@ fn stop_map(client: &mut SpiClient, lost: &LostTransform) -> Result<(), StoreErr
 
 /// A type, or what is beneath it if it is a domain, as `format_type` names it.
 pub fn type_beneath(type_id: pg_sys::Oid, mut modifier: i32) -> String {
-    // SAFETY: syscache look-ups inside a transaction, of a type that the catalog has just named; the text is a fresh one.
+    // SAFETY: syscache look-ups inside a transaction, of a type that the catalog has just named;
+    // the text is a fresh one.
     unsafe {
         let base = pg_sys::getBaseTypeAndTypmod(type_id, &mut modifier);
         let text = pg_sys::format_type_with_typemod(base, modifier);

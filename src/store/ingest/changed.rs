@@ -31,7 +31,8 @@ pub(super) fn is_echo(fields: &[Field], hashes: &[u8]) -> bool {
     fields.iter().all(|f| known.get(f.id) == Some(&f.hash[..]))
 }
 
-/// Compares records with their rows and makes the two agree, as each field's direction and policy have it.
+/// Compares records with their rows and makes the two agree, as each field's direction and policy
+/// have it.
 pub(super) fn apply(
     client: &mut SpiClient,
     about: &Arriving,
@@ -74,7 +75,8 @@ pub(super) fn apply(
                 arrived.counts.overwritten += record.overwrites.len();
                 decided.push(record);
             }
-            // Gone without having been captured (on_delete => 'ignore'), or hidden from the table's owner.
+            // Gone without having been captured (on_delete => 'ignore'), or hidden from the table's
+            // owner.
             RowValues::Missing => arrived.counts.ignored += 1,
             RowValues::Unreadable(failure) => {
                 let fields = quarantine::NONE.to_owned();
@@ -102,7 +104,8 @@ pub(super) fn apply(
     Ok(())
 }
 
-/// Locks rows and reads the fields that changed. Records whose rows another session has locked are read again later.
+/// Locks rows and reads the fields that changed. Records whose rows another session has locked are
+/// read again later.
 fn read_rows(
     map: &Map,
     at_hand: &mut Vec<(&Incoming, Key, Locked)>,
@@ -150,8 +153,8 @@ fn read_rows(
     Ok(rows)
 }
 
-/// Records with edits that were committed after their ledger rows were locked and before their rows were. What the CRM holds must
-/// not go over these edits, so the records are read again.
+/// Records with edits that were committed after their ledger rows were locked and before their rows
+/// were. What the CRM holds must not go over these edits, so the records are read again.
 fn edited_meanwhile(
     client: &mut SpiClient,
     map: &Map,
@@ -169,7 +172,8 @@ fn edited_meanwhile(
     Ok(edits.into_iter().filter_map(is_unseen).collect())
 }
 
-/// Rows take what the CRM holds. What the table refuses is quarantined, with everything else of that record.
+/// Rows take what the CRM holds. What the table refuses is quarantined, with everything else of
+/// that record.
 fn take(
     client: &mut SpiClient,
     map: &Map,

@@ -13,7 +13,8 @@ use crate::store::ingest::result::Arrived;
 use crate::store::record::key::Key;
 use crate::store::record::{links, remove};
 
-/// Settles those that were linked to a row. Work that waits for a record finds out by itself that it is gone.
+/// Settles those that were linked to a row. Work that waits for a record finds out by itself that
+/// it is gone.
 pub(super) fn apply(
     client: &mut SpiClient,
     about: &Arriving,

@@ -1,8 +1,9 @@
 //! The sequence that a table's keys come from, kept ahead of keys that came from the CRM.
 //!
-//! It never runs backwards, whoever draws from it meanwhile: `setval()` alone would set it back to below what somebody drew
-//! between the look at it and the call. So a small gap is closed by drawing, and a large one under a lock that nobody who
-//! has drawn in an open transaction lets us have; then the record comes again.
+//! It never runs backwards, whoever draws from it meanwhile: `setval()` alone would set it back to
+//! below what somebody drew between the look at it and the call. So a small gap is closed by
+//! drawing, and a large one under a lock that nobody who has drawn in an open transaction lets us
+//! have; then the record comes again.
 
 use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
@@ -12,7 +13,8 @@ use crate::store::statement::{Cached, Uncached};
 
 /// Values drawn at a time, to close a gap.
 const DRAWS: i64 = 1000;
-/// Drawn values come from this session's cache first, which a sequence may have; then it takes another round.
+/// Drawn values come from this session's cache first, which a sequence may have; then it takes
+/// another round.
 const ROUNDS: usize = 3;
 
 /// An ascending sequence.
@@ -24,8 +26,8 @@ pub(super) struct Sequence {
 }
 
 impl Sequence {
-    /// Sees to it that the key is not drawn from now on. Runs as the table's owner. Keys that the sequence does not reach are
-    /// none of its business.
+    /// Sees to it that the key is not drawn from now on. Runs as the table's owner. Keys that the
+    /// sequence does not reach are none of its business.
     pub fn leave_behind(&self, key: i64) -> Result<(), StoreError> {
         if key < self.start || key > self.max {
             return Ok(());
@@ -68,7 +70,8 @@ impl Sequence {
 
     fn jump(&self, key: i64) -> Result<(), StoreError> {
         const MODE: i32 = pg_sys::ShareRowExclusiveLock as i32;
-        // SAFETY: inside a transaction, whose end would release the lock. Whoever draws takes RowExclusiveLock.
+        // SAFETY: inside a transaction, whose end would release the lock. Whoever draws takes
+        // RowExclusiveLock.
         if !unsafe { pg_sys::ConditionalLockRelationOid(self.oid, MODE) } {
             return Err(StoreError::Postgres {
                 code: PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,

@@ -31,9 +31,9 @@ pub(super) struct Locked {
 
 /// Locks the records that nobody else holds, by place.
 ///
-/// A record changed since a moment if the transaction that wrote its ledger row had not ended by then. Rows older than
-/// the numbering of transactions reaches are older than any moment. What this transaction wrote itself, a link, is new by our
-/// own doing.
+/// A record changed since a moment if the transaction that wrote its ledger row had not ended by
+/// then. Rows older than the numbering of transactions reaches are older than any moment. What this
+/// transaction wrote itself, a link, is new by our own doing.
 pub(super) fn lock(
     client: &mut SpiClient,
     map: &Map,

@@ -1,9 +1,10 @@
-//! What came in from a CRM, written down: rows, links, ledger, conflicts, audit and cursor in one transaction.
+//! What came in from a CRM, written down: rows, links, ledger, conflicts, audit and cursor in one
+//! transaction.
 //!
-//! Guarantees: a record is compared with what the ledger knows now and not with what it knew when the CRM was asked: one
-//! on which something of ours was at work since then is read again by itself. Whatever comes twice changes nothing twice.
-//! Rows change as their table's owner; one that the table refuses, or a value that cannot be read, is quarantined and its
-//! neighbours go on.
+//! Guarantees: a record is compared with what the ledger knows now and not with what it knew when
+//! the CRM was asked: one on which something of ours was at work since then is read again by
+//! itself. Whatever comes twice changes nothing twice. Rows change as their table's owner; one that
+//! the table refuses, or a value that cannot be read, is quarantined and its neighbours go on.
 
 mod apply;
 mod changed;

@@ -1,7 +1,7 @@
 //! Rows that are inserted for CRM records that have none (`on_crm_insert => 'insert'`).
 //!
-//! As the table's owner, so its defaults, rules and triggers have their say. A row takes every mapped field, those too
-//! that Postgres is the source of from then on.
+//! As the table's owner, so its defaults, rules and triggers have their say. A row takes every
+//! mapped field, those too that Postgres is the source of from then on.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -111,7 +111,8 @@ pub fn insert(
     Ok(born)
 }
 
-/// What the new row is to hold: column -> value. What is empty in the CRM is left to the column's default.
+/// What the new row is to hold: column -> value. What is empty in the CRM is left to the column's
+/// default.
 fn columns(
     map: &Map,
     source: &KeySource,

@@ -1,4 +1,5 @@
-//! CRM records that cannot be ingested: each a dead letter with the reason, while its neighbours go on.
+//! CRM records that cannot be ingested: each a dead letter with the reason, while its neighbours go
+//! on.
 
 use crm_domain::storable::storable_text;
 use crm_domain::{AuditResult, ErrorClass, Failure};
@@ -17,8 +18,9 @@ use crate::store::record::links;
 use crate::store::statement::Cached;
 
 impl Arrived {
-    /// A record that cannot be ingested: quarantined at once, or charged with an attempt if the failure may pass.
-    /// `key`: of its row, if it has one. `fields`: those at fault, as the audit names fields.
+    /// A record that cannot be ingested: quarantined at once, or charged with an attempt if the
+    /// failure may pass. `key`: of its row, if it has one. `fields`: those at fault, as the audit
+    /// names fields.
     pub(super) fn refuse(
         &mut self,
         client: &mut SpiClient,
@@ -167,7 +169,8 @@ pub fn give_up(
     write_audit(client, connection, map, &[note])
 }
 
-/// Makes the dead letter; `false`: there is the same one already. Pages overlap, so an unchanged record comes more than once.
+/// Makes the dead letter; `false`: there is the same one already. Pages overlap, so an unchanged
+/// record comes more than once.
 fn put(
     client: &mut SpiClient,
     map: &Map,

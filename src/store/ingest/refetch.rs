@@ -17,7 +17,8 @@ pub struct Reread {
     pub merged_into: Option<String>,
 }
 
-/// Records that are due, the first ones first, without those that are being written (`busy`). One that keeps failing comes alone.
+/// Records that are due, the first ones first, without those that are being written (`busy`). One
+/// that keeps failing comes alone.
 pub fn due(
     client: &SpiClient,
     map_id: i32,
@@ -83,8 +84,9 @@ pub fn ask(
     Ok(())
 }
 
-/// A pass through all records begins, and the CRM does not tell which of them are gone: notes every linked record as unseen. Each
-/// page takes away those that it shows ([`seen`]); the rest is read by itself after the pass ([`ask_unseen`]).
+/// A pass through all records begins, and the CRM does not tell which of them are gone: notes every
+/// linked record as unseen. Each page takes away those that it shows ([`seen`]); the rest is read
+/// by itself after the pass ([`ask_unseen`]).
 pub fn look_out_for_linked(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
     client.update(
         Cached(
@@ -142,8 +144,8 @@ pub fn reread(client: &mut SpiClient, map_id: i32, records: &[&Reread]) -> Resul
     Ok(())
 }
 
-/// Records that could not be compared, because a write of ours was in flight to them, are read again: the longer they have
-/// waited, the later.
+/// Records that could not be compared, because a write of ours was in flight to them, are read
+/// again: the longer they have waited, the later.
 pub fn not_yet(client: &mut SpiClient, map_id: i32, records: &[&Reread]) -> Result<(), StoreError> {
     client.update(
         Cached(
@@ -159,7 +161,8 @@ pub fn not_yet(client: &mut SpiClient, map_id: i32, records: &[&Reread]) -> Resu
     Ok(())
 }
 
-/// Records that could not be taken in are read again by themselves, each time after a longer wait. Returns the attempts of each.
+/// Records that could not be taken in are read again by themselves, each time after a longer wait.
+/// Returns the attempts of each.
 pub fn charge(
     client: &mut SpiClient,
     map_id: i32,

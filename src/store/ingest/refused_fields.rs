@@ -1,6 +1,7 @@
 //! Finds the fields of a CRM record that its row refuses.
 //!
-//! Guarantees: a trial changes nothing; trials of one record end after a fifth of a second, and then all fields are named.
+//! Guarantees: a trial changes nothing; trials of one record end after a fifth of a second, and
+//! then all fields are named.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -18,13 +19,15 @@ use crate::store::table::pace::{Pace, limit};
 use crate::store::table::write::{self, CrmValues};
 use crate::store::transaction::nested;
 
-/// How long the fields of a record may be tried: the table's own code may be slow, and other records wait.
+/// How long the fields of a record may be tried: the table's own code may be slow, and other
+/// records wait.
 const ENOUGH: Duration = Duration::from_millis(200);
 
 /// Values that a row was to take, by field_id.
 pub(super) type Values<'a> = BTreeMap<u16, &'a Value>;
 
-/// Of the values that a row refuses together, those that it refuses one by one. Each is tried in a subtransaction that is rolled back.
+/// Of the values that a row refuses together, those that it refuses one by one. Each is tried in a
+/// subtransaction that is rolled back.
 pub(super) fn of_row(
     client: &mut SpiClient,
     map: &Map,
@@ -43,7 +46,8 @@ pub(super) fn of_row(
     })
 }
 
-/// The same for a row that was to be inserted: the values that cannot be cast to their columns' types.
+/// The same for a row that was to be inserted: the values that cannot be cast to their columns'
+/// types.
 pub(super) fn of_new_row(map: &Map, values: &Values, error: &StoreError) -> String {
     named(map, values, error, |single| {
         is_of_its_column(map, single).is_ok()
@@ -75,7 +79,8 @@ fn named(
     mut is_taken: impl FnMut(&Values) -> bool,
 ) -> String {
     let mut refused: Vec<u16> = Vec::new();
-    // Not for a single value, nor for code that ran out of time, nor if the record is going to be retried.
+    // Not for a single value, nor for code that ran out of time, nor if the record is going to be
+    // retried.
     if values.len() > 1 && !matches!(error, StoreError::RowTimeout(_)) && !error.blames_no_row() {
         let start = Instant::now();
         for (&id, &value) in values {

@@ -23,7 +23,8 @@ pub struct Arrived {
     pub look: Vec<String>,
     /// Records that a person is to decide about.
     pub disputed: Vec<Key>,
-    /// Why the first of the records that cannot be ingested fails; and how many fail because of the mapping.
+    /// Why the first of the records that cannot be ingested fails; and how many fail because of the
+    /// mapping.
     pub trouble: Option<String>,
     pub unmappable: usize,
     pub failing: Vec<Failing>,

@@ -21,8 +21,9 @@ pub struct State {
     pub has_mail: bool,
 }
 
-/// The state of every map whose connection is at home here: a restore may still be bringing the state of others. A map that has none yet gets it: it polls for changes an interval after it was made, when its
-/// fields are mapped.
+/// The state of every map whose connection is at home here: a restore may still be bringing the
+/// state of others. A map that has none yet gets it: it polls for changes an interval after it was
+/// made, when its fields are mapped.
 pub fn all(client: &mut SpiClient) -> Result<Vec<State>, StoreError> {
     let rows = client.update(
         Cached(
@@ -79,8 +80,8 @@ pub fn cursor(client: &SpiClient, map_id: i32) -> Result<Option<Json>, StoreErro
     Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
 }
 
-/// What the transactions that have ended by now have done. A record of which something changed after it is not compared
-/// with what was read before.
+/// What the transactions that have ended by now have done. A record of which something changed
+/// after it is not compared with what was read before.
 pub fn moment(client: &SpiClient) -> Result<String, StoreError> {
     let rows = client.select(
         Cached("SELECT pg_current_snapshot()::text AS moment"),
@@ -120,8 +121,8 @@ pub fn count(client: &mut SpiClient, map_id: i32, counts: &Counts) -> Result<(),
     Ok(())
 }
 
-/// Goes on from a page to the next; `false`: the cursor was reset meanwhile, and the page is ignored.
-/// After the last page the map rests for its interval.
+/// Goes on from a page to the next; `false`: the cursor was reset meanwhile, and the page is
+/// ignored. After the last page the map rests for its interval.
 pub fn advance(
     client: &mut SpiClient,
     map_id: i32,

@@ -1,9 +1,10 @@
-//! What a CRM makes of what it is sent, where nobody could know that beforehand: a trigger of its own that spells out a
-//! telephone number, a rounding that no documentation tells.
+//! What a CRM makes of what it is sent, where nobody could know that beforehand: a trigger of its
+//! own that spells out a telephone number, a rounding that no documentation tells.
 //!
-//! Guarantees: an outbound cell is written over once for each value of the row and each that the CRM makes of it. Should the
-//! CRM hold the same again after the same was sent, and the row's own value was not seen there in between, that is its
-//! form of it. A value that is set in the CRM after ours was seen there is overwritten as usual.
+//! Guarantees: an outbound cell is written over once for each value of the row and each that the
+//! CRM makes of it. Should the CRM hold the same again after the same was sent, and the row's own
+//! value was not seen there in between, that is its form of it. A value that is set in the CRM
+//! after ours was seen there is overwritten as usual.
 
 use std::collections::HashMap;
 
@@ -17,7 +18,8 @@ use crate::store::ingest::refetch;
 use crate::store::row::Columns;
 use crate::store::statement::Cached;
 
-/// Cells that were written over, by CRM record and field: what had been sent, and what the CRM held in its place.
+/// Cells that were written over, by CRM record and field: what had been sent, and what the CRM held
+/// in its place.
 #[derive(Default)]
 pub(super) struct WrittenOver(HashMap<String, HashMap<u16, (ShortHash, ShortHash)>>);
 
@@ -64,7 +66,8 @@ impl WrittenOver {
         record.and_then(|record| record.get(&answer.field_id)) == Some(&(answer.sent, answer.held))
     }
 
-    /// Forgets cells in which the CRM now shows what it was sent: whatever comes next is a change made in the CRM.
+    /// Forgets cells in which the CRM now shows what it was sent: whatever comes next is a change
+    /// made in the CRM.
     pub(super) fn forget_echoes(
         &mut self,
         client: &mut SpiClient,
@@ -117,7 +120,8 @@ pub(super) fn remember(
     Ok(())
 }
 
-/// Notes that what the CRM holds in these cells is its own form of what the row holds, so that they count as in step.
+/// Notes that what the CRM holds in these cells is its own form of what the row holds, so that they
+/// count as in step.
 pub(super) fn note_forms(
     client: &mut SpiClient,
     map: &Map,
@@ -165,8 +169,8 @@ fn change(
     Ok(())
 }
 
-/// Asks for the records of these in which a cell was written over: read at once, they tell what the CRM makes of it before
-/// anybody else has changed it.
+/// Asks for the records of these in which a cell was written over: read at once, they tell what the
+/// CRM makes of it before anybody else has changed it.
 pub fn refetch_overwritten(
     client: &mut SpiClient,
     map_id: i32,

@@ -25,7 +25,8 @@ use crate::store::table::write::Altered;
 pub(super) struct Met<'a> {
     /// They have a row now, with which they are still to be compared.
     pub linked: Vec<(&'a Incoming, Known)>,
-    /// Their rows are in the way of other rows, or miss one: to be tried again once the others took what came.
+    /// Their rows are in the way of other rows, or miss one: to be tried again once the others took
+    /// what came.
     pub waiting: Vec<&'a Incoming>,
 }
 

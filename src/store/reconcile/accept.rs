@@ -52,7 +52,8 @@ pub fn rows_in_use(
         .collect())
 }
 
-/// Sets cells of rows as their owner. A row that changed since is left alone: its own edit will be reconciled next.
+/// Sets cells of rows as their owner. A row that changed since is left alone: its own edit will be
+/// reconciled next.
 pub fn accept(
     client: &mut SpiClient,
     map: &Map,
@@ -86,7 +87,8 @@ pub fn accept(
             _ => BTreeMap::new(),
         };
         let record = &mut records[n];
-        // An edit that came meanwhile was made without having seen the CRM's value either: it keeps its base.
+        // An edit that came meanwhile was made without having seen the CRM's value either: it keeps
+        // its base.
         for (id, take) in &record.accepts {
             let then = take.local.as_ref();
             let edited = |now: &&Value| then.is_some_and(|then| then != *now);

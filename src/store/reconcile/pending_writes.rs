@@ -1,9 +1,10 @@
-//! Pending writes: intents of `crm.write()` from their first commit to their caller's, and edits that wait for the
-//! reconciler.
+//! Pending writes: intents of `crm.write()` from their first commit to their caller's, and edits
+//! that wait for the reconciler.
 //!
-//! An intent is committed before anything is sent, so whatever dies, there is a row that says what may have been written.
-//! Its caller's transaction removes it. One that is left over when the record's lock is free belongs to a transaction that
-//! was rolled back: the row then accepts what the CRM holds.
+//! An intent is committed before anything is sent, so whatever dies, there is a row that says what
+//! may have been written. Its caller's transaction removes it. One that is left over when the
+//! record's lock is free belongs to a transaction that was rolled back: the row then accepts what
+//! the CRM holds.
 
 use crm_domain::Cells;
 use pgrx::spi::SpiClient;
@@ -15,8 +16,9 @@ use crate::store::error::StoreError;
 use crate::store::row::Columns;
 use crate::store::statement::Cached;
 
-/// Turns intents whose transaction was rolled back into work for the reconciler: the row accepts what the CRM holds. An
-/// edit of the same cells that waits already comes first. `active`: those that are being sent.
+/// Turns intents whose transaction was rolled back into work for the reconciler: the row accepts
+/// what the CRM holds. An edit of the same cells that waits already comes first. `active`: those
+/// that are being sent.
 pub fn adopt_orphans(client: &mut SpiClient, active: Vec<&str>) -> Result<u64, StoreError> {
     let rows = client.update(
         Cached("WITH orphan AS MATERIALIZED (
@@ -82,7 +84,8 @@ impl Pending {
         self.cells.iter().next().is_some()
     }
 
-    /// The row accepts the CRM's value in this cell because the call that changed it was rolled back.
+    /// The row accepts the CRM's value in this cell because the call that changed it was rolled
+    /// back.
     pub fn undoes(&self, field_id: u16) -> bool {
         !self.undone.is_empty() && self.take.contains(field_id) && !self.cells.contains(field_id)
     }
@@ -93,8 +96,8 @@ impl Pending {
     }
 }
 
-/// Locks up to `rows` pending writes of the map that are due and in no other claim. `unsettled`: records whose last results
-/// wait to be written down.
+/// Locks up to `rows` pending writes of the map that are due and in no other claim. `unsettled`:
+/// records whose last results wait to be written down.
 pub fn due(
     client: &mut SpiClient,
     map: &Map,

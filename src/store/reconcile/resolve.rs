@@ -1,5 +1,5 @@
-//! What the reconciler decided, written down: rows, ledger, pending writes, conflicts, dead letters, audit and claim in
-//! one transaction.
+//! What the reconciler decided, written down: rows, ledger, pending writes, conflicts, dead
+//! letters, audit and claim in one transaction.
 
 use std::collections::HashSet;
 
@@ -20,8 +20,8 @@ use crate::store::record::locks;
 use crate::store::record::remove::delete_with_row;
 use crate::store::statement::Cached;
 
-/// Writes down results. Returns those whose record or row another session has locked, or whose row changed meanwhile, to be written
-/// later; and what was taken into rows.
+/// Writes down results. Returns those whose record or row another session has locked, or whose row
+/// changed meanwhile, to be written later; and what was taken into rows.
 pub fn resolve(
     client: &mut SpiClient,
     map: &Map,
@@ -116,7 +116,8 @@ fn ledger(client: &mut SpiClient, map: &Map, records: &[Resolution]) -> Result<(
             match delete_with_row(client, map, shard_key, record_key) {
                 Ok(true) => continue,
                 Ok(false) => {}
-                // It stays linked, and is read again by itself, as often as pg_crm.max_attempts allows.
+                // It stays linked, and is read again by itself, as often as pg_crm.max_attempts
+                // allows.
                 Err(error) if error.fault() == Fault::MayPass => {
                     let crm_id = record.pending.crm_id.as_str();
                     refetch::ask(client, map.id, &[(crm_id, None)], 1000)?;
@@ -134,8 +135,8 @@ fn ledger(client: &mut SpiClient, map: &Map, records: &[Resolution]) -> Result<(
     Ok(())
 }
 
-/// A pending write whose every cell is settled goes, unless edits were folded into it since: those are based on what is now
-/// known.
+/// A pending write whose every cell is settled goes, unless edits were folded into it since: those
+/// are based on what is now known.
 fn pending(client: &mut SpiClient, map: &Map, records: &[Resolution]) -> Result<(), StoreError> {
     let mut outcomes = Vec::with_capacity(records.len());
     let mut bases = Vec::with_capacity(records.len());

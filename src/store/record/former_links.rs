@@ -54,8 +54,8 @@ pub fn former(
     Ok(former)
 }
 
-/// How a statement ends that deletes rows of the ledger, `known`, whose records went too: what was read of these before
-/// may still be in flight.
+/// How a statement ends that deletes rows of the ledger, `known`, whose records went too: what was
+/// read of these before may still be in flight.
 pub const BOTH_WENT: &str = "INSERT INTO crm.former_link (shard_key, map_id, crm_id, record_key, ended_by)
     SELECT k.shard_key, k.map_id, k.crm_id, k.record_key, 'both_deleted' FROM known k JOIN crm.object_map m USING (map_id)
     WHERE k.crm_id IS NOT NULL AND m.on_crm_insert = 'insert'

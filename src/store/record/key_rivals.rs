@@ -1,9 +1,10 @@
 //! Records of one map whose keys the CRM would take for one.
 //!
-//! Only one of them can have the CRM's record, and it is found out before anything is sent. Every record that is linked or
-//! queued has its row in the ledger, so that is where rivals are looked for: an index has the keys that are not their own
-//! folded form ([`crm_domain::key::folded`]), and the folded form itself is a key like any other. What a CRM record was read
-//! to carry that is not its row's key is in `crm.mismatched_key`.
+//! Only one of them can have the CRM's record, and it is found out before anything is sent. Every
+//! record that is linked or queued has its row in the ledger, so that is where rivals are looked
+//! for: an index has the keys that are not their own folded form ([`crm_domain::key::folded`]), and
+//! the folded form itself is a key like any other. What a CRM record was read to carry that is not
+//! its row's key is in `crm.mismatched_key`.
 
 use std::collections::HashMap;
 
@@ -59,7 +60,8 @@ fn of_keys() -> String {
     )
 }
 
-/// The rivals of these records, by place. `unsettled`: records whose last results wait to be written down.
+/// The rivals of these records, by place. `unsettled`: records whose last results wait to be
+/// written down.
 pub fn rivals(
     map: &Map,
     records: &[(&str, &str)],
@@ -156,7 +158,8 @@ pub fn put_off(map: &Map, records: &[(&str, &str)]) -> Result<(), StoreError> {
     })
 }
 
-/// Remembers which of these CRM records carry another key than their row's, and which one. Most carry none, or the row's.
+/// Remembers which of these CRM records carry another key than their row's, and which one. Most
+/// carry none, or the row's.
 pub fn carry(
     client: &mut SpiClient,
     map: &Map,

@@ -1,7 +1,7 @@
 //! Which row a CRM record goes with: by the ledger, else by the key that the record carries.
 //!
-//! A CRM record goes with one row and a row with one CRM record. Where two claim one, neither is touched and a conflict
-//! says so.
+//! A CRM record goes with one row and a row with one CRM record. Where two claim one, neither is
+//! touched and a conflict says so.
 
 use std::collections::{HashMap, HashSet};
 
@@ -155,7 +155,8 @@ pub fn link(client: &mut SpiClient, map: &Map, links: &[(&Key, &str)]) -> Result
     Ok(())
 }
 
-/// A record whose CRM record was merged into another goes with that one from now on; `false`: another row does already.
+/// A record whose CRM record was merged into another goes with that one from now on; `false`:
+/// another row does already.
 pub fn relink(
     client: &mut SpiClient,
     map: &Map,
@@ -179,7 +180,8 @@ pub fn relink(
     Ok(!rows.is_empty())
 }
 
-/// Dissolves the link of a record whose CRM record is gone. One that claimed the row too is looked at again.
+/// Dissolves the link of a record whose CRM record is gone. One that claimed the row too is looked
+/// at again.
 pub fn unlink(client: &mut SpiClient, map: &Map, key: &Key) -> Result<(), StoreError> {
     client.update(
         Cached("SELECT crm_internal.unlink_record($1, $2, $3)"),

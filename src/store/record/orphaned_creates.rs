@@ -1,4 +1,5 @@
-//! CRM records that were created for rows that are gone: the row was deleted before the CRM's answer was known.
+//! CRM records that were created for rows that are gone: the row was deleted before the CRM's
+//! answer was known.
 
 use std::collections::HashMap;
 
@@ -10,7 +11,8 @@ use crate::store::record::key::Key;
 use crate::store::row::Columns;
 use crate::store::statement::Cached;
 
-/// Of these keys, which no row has, those that a row had: it was deleted before it was heard whether the CRM made its record.
+/// Of these keys, which no row has, those that a row had: it was deleted before it was heard
+/// whether the CRM made its record.
 pub fn orphaned_creates(
     client: &SpiClient,
     map: &Map,
@@ -40,8 +42,8 @@ pub fn orphaned_creates(
     Ok(unborn)
 }
 
-/// The record of a row that is gone is deleted too, or stays and is not inserted; `false`: the ledger still has the row, and
-/// sees to its record once they are linked.
+/// The record of a row that is gone is deleted too, or stays and is not inserted; `false`: the
+/// ledger still has the row, and sees to its record once they are linked.
 pub fn delete_orphan(
     client: &mut SpiClient,
     map: &Map,

@@ -9,8 +9,8 @@ use crate::store::record::former_links::BOTH_WENT;
 use crate::store::statement::Cached;
 use crate::store::table::delete;
 
-/// Deletes the row of a record that the CRM deleted, and what is known of both. `false`: something keeps the row, which
-/// then stays without a link, and its map's status says why.
+/// Deletes the row of a record that the CRM deleted, and what is known of both. `false`: something
+/// keeps the row, which then stays without a link, and its map's status says why.
 pub fn delete_with_row(
     client: &mut SpiClient,
     map: &Map,

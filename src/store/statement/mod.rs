@@ -20,7 +20,8 @@ use crate::store::statement::names::{Names, Running};
 /// Statements beyond so many are planned each time.
 const ROOM: usize = 200;
 
-/// Keyed by what the statement may name too: the same text may resolve differently for another table's owner, or later.
+/// Keyed by what the statement may name too: the same text may resolve differently for another
+/// table's owner, or later.
 type Plans = HashMap<(Option<Arc<Names>>, String), &'static OwnedPreparedStatement>;
 
 thread_local! {
@@ -28,8 +29,9 @@ thread_local! {
     static PLANS: RefCell<Plans> = RefCell::default();
 }
 
-/// A statement whose plan outlives the transaction. Postgres itself plans it anew when what it names, the search_path or
-/// whose row security binds it has changed. The types of its arguments are always the same.
+/// A statement whose plan outlives the transaction. Postgres itself plans it anew when what it
+/// names, the search_path or whose row security binds it has changed. The types of its arguments
+/// are always the same.
 pub struct Cached<'a>(pub &'a str);
 
 /// A statement about so many records, which its plan should know of. For few the plan is cached:

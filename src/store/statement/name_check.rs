@@ -1,4 +1,5 @@
-//! Refuses our statements that name anything but what they may: a hook that PostgreSQL calls after it has analysed a statement.
+//! Refuses our statements that name anything but what they may: a hook that PostgreSQL calls after
+//! it has analysed a statement.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
@@ -11,7 +12,8 @@ static mut NEXT: pg_sys::post_parse_analyze_hook_type = None;
 
 /// Installs the hook; called when the library is loaded.
 pub fn install() {
-    // SAFETY: called once by each process, or by the one that it was forked from, before any statement is analysed by way of us.
+    // SAFETY: called once by each process, or by the one that it was forked from, before any
+    // statement is analysed by way of us.
     unsafe {
         NEXT = pg_sys::post_parse_analyze_hook;
         pg_sys::post_parse_analyze_hook = Some(analysed);
@@ -46,7 +48,8 @@ unsafe extern "C-unwind" fn check_names(text: *const c_char, query: *mut pg_sys:
         names: &names,
         stranger: None,
     };
-    // SAFETY: the tree that the parser has just made; the walk changes nothing of it, and ends before `walk` does.
+    // SAFETY: the tree that the parser has just made; the walk changes nothing of it, and ends
+    // before `walk` does.
     unsafe { visit(query.cast(), (&raw mut walk).cast()) };
     if let Some(stranger) = walk.stranger {
         stranger.refuse();
@@ -64,7 +67,8 @@ enum Stranger {
 
 impl Stranger {
     fn refuse(self) -> ! {
-        // SAFETY: inside a transaction; the names are fresh copies, or null if there is no such thing any more.
+        // SAFETY: inside a transaction; the names are fresh copies, or null if there is no such
+        // thing any more.
         let (code, what) = unsafe {
             match self {
                 Stranger::Command => (
@@ -210,7 +214,8 @@ impl Walk<'_> {
         self.cast(from, call.funcresulttype);
     }
 
-    /// A cast, or an input or output function, is not named: it belongs to the types that it is between.
+    /// A cast, or an input or output function, is not named: it belongs to the types that it is
+    /// between.
     fn cast(&mut self, from: pg_sys::Oid, to: pg_sys::Oid) {
         for type_id in [from, to] {
             // A value of a domain is cast as one of the type beneath it.

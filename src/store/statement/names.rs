@@ -1,11 +1,13 @@
 //! Which objects a statement on a mapped table may refer to.
 //!
-//! PostgreSQL resolves names whenever it analyses a statement: when it is prepared, and again when something that it depends on has
-//! changed. The owner of a schema may rename it at any moment and create another one in its place, so a check of names before the
-//! statement proves nothing. Guarantees: within [`restrict_to`], a statement of ours is refused right after parse analysis, before it is
-//! planned or run, unless every name in it resolves to the object that was known when the mapping was read. What belongs to the
-//! table, to its columns' types and to those functions (policies, triggers, defaults, casts, domain checks) is not checked: our
-//! statement does not name it.
+//! PostgreSQL resolves names whenever it analyses a statement: when it is prepared, and again when
+//! something that it depends on has changed. The owner of a schema may rename it at any moment and
+//! create another one in its place, so a check of names before the statement proves nothing.
+//! Guarantees: within [`restrict_to`], a statement of ours is refused right after parse analysis,
+//! before it is planned or run, unless every name in it resolves to the object that was known when
+//! the mapping was read. What belongs to the table, to its columns' types and to those functions
+//! (policies, triggers, defaults, casts, domain checks) is not checked: our statement does not name
+//! it.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -14,7 +16,8 @@ use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-/// The objects that statements may name, besides those that initdb made and the functions in `pg_catalog`.
+/// The objects that statements may name, besides those that initdb made and the functions in
+/// `pg_catalog`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Names {
     /// The only relation.
@@ -36,7 +39,8 @@ impl Names {
 
 struct Restriction {
     names: Arc<Names>,
-    /// Our statement that is running. Any other text that is analysed meanwhile belongs to code that it calls.
+    /// Our statement that is running. Any other text that is analysed meanwhile belongs to code
+    /// that it calls.
     statement: Option<String>,
     /// It has passed the check; errors from now on may come from code that it calls.
     is_analysed: bool,
@@ -47,7 +51,8 @@ thread_local! {
     static FAILED_BEFORE_OWNERS_CODE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Lives while no code of a table's owner can have run yet: an error that unwinds through it is no row's fault.
+/// Lives while no code of a table's owner can have run yet: an error that unwinds through it is no
+/// row's fault.
 pub struct BeforeOwnersCode;
 
 impl Drop for BeforeOwnersCode {
@@ -59,13 +64,14 @@ impl Drop for BeforeOwnersCode {
     }
 }
 
-/// Whether the error that was just caught was raised before any code of the owner had run. Asking resets the answer.
+/// Whether the error that was just caught was raised before any code of the owner had run. Asking
+/// resets the answer.
 pub fn failed_before_owners_code() -> bool {
     FAILED_BEFORE_OWNERS_CODE.take()
 }
 
-/// Runs `work`, whose statements may name nothing but `names`. Each of them has to be a [`Running`] while it runs: outside of one,
-/// whatever is analysed counts as ours.
+/// Runs `work`, whose statements may name nothing but `names`. Each of them has to be a [`Running`]
+/// while it runs: outside of one, whatever is analysed counts as ours.
 pub fn restrict_to<T>(names: &Arc<Names>, work: impl FnOnce() -> T) -> T {
     struct Restore(Option<Restriction>);
     impl Drop for Restore {
@@ -146,7 +152,8 @@ impl Drop for Running {
                     held.is_analysed
                 })
             });
-            // An error during the analysis passes through here, and counts as one from before any code of the owner had run.
+            // An error during the analysis passes through here, and counts as one from before any
+            // code of the owner had run.
             if !was_analysed {
                 drop(BeforeOwnersCode);
             }

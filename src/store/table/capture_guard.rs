@@ -18,8 +18,9 @@ thread_local! {
     static OURS: RefCell<Vec<Applying>> = const { RefCell::new(Vec::new()) };
 }
 
-/// While it lives, the capture triggers of the map leave these cells of these records alone: the code that created
-/// it knows of the change. What users' own triggers change on the way is captured as ever.
+/// While it lives, the capture triggers of the map leave these cells of these records alone: the
+/// code that created it knows of the change. What users' own triggers change on the way is captured
+/// as ever.
 pub struct SuppressCapture;
 
 impl SuppressCapture {

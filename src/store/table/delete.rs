@@ -9,7 +9,8 @@ use crate::store::error::StoreError;
 use crate::store::statement::Uncached;
 use crate::store::table::pace::Pace;
 
-/// Deletes a row whose CRM record was deleted, as the table's owner. It does not wait for a row that another session has locked.
+/// Deletes a row whose CRM record was deleted, as the table's owner. It does not wait for a row
+/// that another session has locked.
 pub fn delete_row(
     map: &Map,
     shard_key: &str,

@@ -1,4 +1,5 @@
-//! Fetches rows through a cursor, bounded by bytes, without loading a value that is larger than one may be.
+//! Fetches rows through a cursor, bounded by bytes, without loading a value that is larger than one
+//! may be.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -58,19 +59,22 @@ pub struct Large {
     pub is_suspected: bool,
 }
 
-/// A text of that many bytes is read, however little room its field has: the CRM's own refusal says more.
+/// A text of that many bytes is read, however little room its field has: the CRM's own refusal says
+/// more.
 pub const SPARE: usize = 32 * 1024;
 
-/// What a compressed value may grow by as it is unpacked: 255 is the most that LZ4 does, and pglz does less.
+/// What a compressed value may grow by as it is unpacked: 255 is the most that LZ4 does, and pglz
+/// does less.
 pub const UNPACKS: usize = 256;
 
-/// A column that is not read as it is stored: made text, or handed to a transform, it would be loaded before anybody could
-/// tell how large it is.
+/// A column that is not read as it is stored: made text, or handed to a transform, it would be
+/// loaded before anybody could tell how large it is.
 pub fn is_converted(f: &MappedField) -> bool {
     f.is_long && (f.transform_out.is_some() || !f.is_text)
 }
 
-/// The arguments of the statements for some of the records. Cells that are too large are not asked for.
+/// The arguments of the statements for some of the records. Cells that are too large are not asked
+/// for.
 pub fn arguments<'a>(
     map: &Map,
     wanted: &[Wanted<'a>],
@@ -107,8 +111,8 @@ pub fn arguments<'a>(
     ]
 }
 
-/// Rows fetched at a time: few at first, then as many as the rows seen so far allow, so that neither the bound on bytes
-/// is overrun by much nor small rows are fetched one by one.
+/// Rows fetched at a time: few at first, then as many as the rows seen so far allow, so that
+/// neither the bound on bytes is overrun by much nor small rows are fetched one by one.
 pub const FIRST_FETCH: usize = 16;
 
 pub const FETCH: usize = 1000;
@@ -131,8 +135,8 @@ impl Reading<'_> {
         Failure::record(ErrorClass::Validation, TOO_LARGE, message)
     }
 
-    /// Bytes of one value of this field: as many as what its CRM has room for can take, with some to spare for what it trims.
-    /// What only is to be compared with the CRM's value may be longer.
+    /// Bytes of one value of this field: as many as what its CRM has room for can take, with some
+    /// to spare for what it trims. What only is to be compared with the CRM's value may be longer.
     pub fn most_of(&self, field: &MappedField) -> usize {
         match field.room() {
             // A unit of UTF-16 has three bytes at most.
@@ -292,8 +296,8 @@ impl Reading<'_> {
         Ok((found, used))
     }
 
-    /// Fetches row by row until the part is read, or `budget` bytes, or until that time. `next`: the place of the row that is
-    /// being fetched, for the caller to ask after an error.
+    /// Fetches row by row until the part is read, or `budget` bytes, or until that time. `next`:
+    /// the place of the row that is being fetched, for the caller to ask after an error.
     pub fn fetch_transformed(
         &self,
         part: Range<usize>,

@@ -1,7 +1,9 @@
-//! Whose rights code of a mapped table has: its owner's, as the catalog says it when that code runs.
+//! Whose rights code of a mapped table has: its owner's, as the catalog says it when that code
+//! runs.
 //!
-//! What is known of a map may be as old as a request to a CRM takes. Meanwhile its table may have become somebody else's, or another
-//! table or transform may go by its name; neither ever runs with the rights of who owned the table before.
+//! What is known of a map may be as old as a request to a CRM takes. Meanwhile its table may have
+//! become somebody else's, or another table or transform may go by its name; neither ever runs with
+//! the rights of who owned the table before.
 
 use std::ffi::CString;
 use std::sync::Arc;
@@ -13,9 +15,10 @@ use crate::store::config::map::Map;
 use crate::store::rights::as_owner;
 use crate::store::statement::names::{self, BeforeOwnersCode, Names};
 
-/// [`as_owner`] of the map's table. Raises undefined_table, undefined_function or undefined_object if a name in a statement of
-/// `work` no longer resolves to what the mapping refers to, or a transform belongs to a role that may not act as the owner. Table
-/// and transforms stay locked until the transaction ends.
+/// [`as_owner`] of the map's table. Raises undefined_table, undefined_function or undefined_object
+/// if a name in a statement of `work` no longer resolves to what the mapping refers to, or a
+/// transform belongs to a role that may not act as the owner. Table and transforms stay locked
+/// until the transaction ends.
 pub fn as_owner_of<T>(map: &Map, work: impl FnOnce() -> T) -> T {
     as_owner_of_what(&map.names, &map.relation, work)
 }
@@ -37,7 +40,8 @@ fn as_owner_of_what<T>(held_to: &Arc<Names>, relation: &str, work: impl FnOnce()
         }
     }
     as_owner(owner, || {
-        // Each statement is checked as well; this catches an ordinary rename before any of them is analysed.
+        // Each statement is checked as well; this catches an ordinary rename before any of them is
+        // analysed.
         if table_named(relation) != held_to.table {
             names::report_replaced(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, relation)
         }
@@ -46,7 +50,8 @@ fn as_owner_of_what<T>(held_to: &Arc<Names>, relation: &str, work: impl FnOnce()
     })
 }
 
-/// Locks a table, so that its owner stays the same until the transaction ends, and returns the owner.
+/// Locks a table, so that its owner stays the same until the transaction ends, and returns the
+/// owner.
 fn hold(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
     // SAFETY: inside a transaction; the tuple is read while it is held.
     unsafe {
@@ -84,8 +89,9 @@ fn table_named(name: &str) -> pg_sys::Oid {
     }
 }
 
-/// The same check as `crm_internal.transform_trouble()`: the role that may change a transform must be able to act as the table's owner
-/// anyway. The function is locked against DROP and ALTER … OWNER until the transaction ends.
+/// The same check as `crm_internal.transform_trouble()`: the role that may change a transform must
+/// be able to act as the table's owner anyway. The function is locked against DROP and ALTER …
+/// OWNER until the transaction ends.
 fn may_run(function: pg_sys::Oid, owner: pg_sys::Oid) -> bool {
     // SAFETY: inside a transaction; the tuple is read while it is held.
     unsafe {

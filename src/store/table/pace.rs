@@ -1,8 +1,10 @@
-//! How fast a table's own code goes (triggers, policies, defaults, casts, transforms), so that no statement of the worker on
-//! it takes long: rows go together as long as that is quick, one by one where it is not.
+//! How fast a table's own code goes (triggers, policies, defaults, casts, transforms), so that no
+//! statement of the worker on it takes long: rows go together as long as that is quick, one by one
+//! where it is not.
 //!
-//! No row may take longer than `pg_crm.transform_timeout`. One that does fails with [`StoreError::RowTimeout`]; once a table was slow,
-//! what is left of its rows after a while is put off ([`StoreError::Postponed`]), because other maps and callers wait.
+//! No row may take longer than `pg_crm.transform_timeout`. One that does fails with
+//! [`StoreError::RowTimeout`]; once a table was slow, what is left of its rows after a while is put
+//! off ([`StoreError::Postponed`]), because other maps and callers wait.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -136,15 +138,16 @@ impl<'a> Pace<'a> {
             }
         });
         self.was_cut |= is_late;
-        // The time of rows that were cut off together is nobody's: they have it again, one by one, until one is to blame.
+        // The time of rows that were cut off together is nobody's: they have it again, one by one,
+        // until one is to blame.
         if is_slow && (self.until.is_none() || is_late && rows > 1) {
             self.until = Some(Instant::now() + SHARE);
         }
     }
 }
 
-/// Runs `statement` for all of these rows, as many at a time as the pace allows, and in halves if it fails, until it is known
-/// which rows fail. The answer names them.
+/// Runs `statement` for all of these rows, as many at a time as the pace allows, and in halves if
+/// it fails, until it is known which rows fail. The answer names them.
 pub fn each(
     pace: &mut Pace,
     places: &[usize],
@@ -179,8 +182,9 @@ pub fn each(
     failed
 }
 
-/// Tries all of these rows, and those that fail for the sake of other rows again after these, as long as that gets any
-/// further: rows may need each other in an order that nobody knows. `attempt` names those that fail, and so does the answer.
+/// Tries all of these rows, and those that fail for the sake of other rows again after these, as
+/// long as that gets any further: rows may need each other in an order that nobody knows. `attempt`
+/// names those that fail, and so does the answer.
 pub fn in_any_order(
     places: Vec<usize>,
     mut attempt: impl FnMut(&[usize]) -> Vec<(usize, StoreError)>,

@@ -1,4 +1,5 @@
-//! How large a value is that nobody has loaded: a toasted one is not fetched, nor a compressed one unpacked.
+//! How large a value is that nobody has loaded: a toasted one is not fetched, nor a compressed one
+//! unpacked.
 
 use pgrx::prelude::*;
 
@@ -12,7 +13,8 @@ impl FromDatum for RawSize {
         _: pg_sys::Oid,
     ) -> Option<Self> {
         (!is_null).then(|| {
-            // SAFETY: callers ask for columns of variable length only; the header has the size, wherever the rest is.
+            // SAFETY: callers ask for columns of variable length only; the header has the size,
+            // wherever the rest is.
             let with_header = unsafe { pg_sys::toast_raw_datum_size(datum) };
             RawSize(with_header.saturating_sub(pg_sys::VARHDRSZ))
         })

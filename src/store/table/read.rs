@@ -1,9 +1,10 @@
 //! The values to send, read from the mapped table as its owner, bounded by bytes.
 //!
-//! No value is loaded that is larger than one may be: where it is stored, its header tells. Only the cells that wait are
-//! read, so a heavy column that did not change costs nothing. A transform that fails, or takes too long, concerns its
-//! record alone: where there are transforms, rows are fetched one by one and in order, so that the place tells whose it
-//! was, and the others are read again without it.
+//! No value is loaded that is larger than one may be: where it is stored, its header tells. Only
+//! the cells that wait are read, so a heavy column that did not change costs nothing. A transform
+//! that fails, or takes too long, concerns its record alone: where there are transforms, rows are
+//! fetched one by one and in order, so that the place tells whose it was, and the others are read
+//! again without it.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -34,9 +35,11 @@ pub struct Bounds {
     pub bytes: usize,
     /// Of one value. A larger one is not loaded.
     pub value: usize,
-    /// How long the transforms of one row may take; `None`: as long as the caller's own `statement_timeout` allows.
+    /// How long the transforms of one row may take; `None`: as long as the caller's own
+    /// `statement_timeout` allows.
     pub time: Option<Duration>,
-    /// What no CRM can hold (`infinity`, `NaN`) is given as its text instead of being the whole row's fault.
+    /// What no CRM can hold (`infinity`, `NaN`) is given as its text instead of being the whole
+    /// row's fault.
     pub lenient: bool,
     /// Values as the row holds them, not in the CRM's form.
     pub raw: bool,
@@ -90,7 +93,8 @@ pub fn read(
         return reading.transformed(bounds);
     }
     let mut budget = bounds.bytes;
-    // Row by row if the table's policies or casts are slow, and what time does not reach is read later.
+    // Row by row if the table's policies or casts are slow, and what time does not reach is read
+    // later.
     let mut pace = match bounds.time {
         Some(limit) => Pace::putting_off(map, limit),
         None => Pace::new(map, None),
@@ -118,7 +122,8 @@ pub fn read(
 }
 
 impl Reading<'_> {
-    /// Reads a part, or adds the parts to try again to `parts`. Returns the error of a part that is split and may pass.
+    /// Reads a part, or adds the parts to try again to `parts`. Returns the error of a part that is
+    /// split and may pass.
     fn part(
         &self,
         pace: &mut Pace,
@@ -139,7 +144,8 @@ impl Reading<'_> {
                 found.extend(rows);
                 *budget = budget.saturating_sub(used);
             }
-            // The table is locked, or was altered meanwhile; no record is at fault, the slice is retried.
+            // The table is locked, or was altered meanwhile; no record is at fault, the slice is
+            // retried.
             Err(error @ StoreError::BeforeOwnersCode { .. }) => return Err(error),
             Err(error) if part.len() == 1 => {
                 found.insert(part[0], unreadable(&error));
@@ -191,7 +197,8 @@ impl Reading<'_> {
                     budget = budget.saturating_sub(used);
                 }
                 Err(error @ StoreError::BeforeOwnersCode { .. }) => return Err(error),
-                // Nothing was fetched yet, so any of the rows may be at fault, a policy being asked about all of them.
+                // Nothing was fetched yet, so any of the rows may be at fault, a policy being asked
+                // about all of them.
                 Err(_) if !late && next == part.start && part.len() > 1 => {
                     let middle = part.start + part.len() / 2;
                     parts.extend([middle..part.end, part.start..middle]);

@@ -5,7 +5,8 @@ use pgrx::spi::quote_identifier;
 use crate::store::config::field::MappedField;
 use crate::store::config::map::Map;
 
-/// The statement that reads a map's columns: one text per mapped column, NULL where the cell is not wanted.
+/// The statement that reads a map's columns: one text per mapped column, NULL where the cell is not
+/// wanted.
 pub fn statement(map: &Map) -> String {
     let columns: String = map
         .fields
@@ -32,8 +33,8 @@ pub fn join(map: &Map) -> String {
     map.is_row("k.shard_key", "k.record_key")
 }
 
-/// The same with transforms: a row for each key that is wanted, in order, and whether the table has it. The subquery
-/// sorts; transforms are called on top of it, row by row as they are fetched.
+/// The same with transforms: a row for each key that is wanted, in order, and whether the table has
+/// it. The subquery sorts; transforms are called on top of it, row by row as they are fetched.
 pub fn transforming_statement(map: &Map) -> String {
     let (mut columns, mut texts) = (String::new(), String::new());
     for (i, f) in map.fields.iter().enumerate() {
@@ -53,7 +54,8 @@ pub fn transforming_statement(map: &Map) -> String {
     )
 }
 
-/// Where get_bit() finds a cell: it counts bits from the low end of each byte, and words are big-endian.
+/// Where get_bit() finds a cell: it counts bits from the low end of each byte, and words are
+/// big-endian.
 pub fn sql_bit(id: u16) -> usize {
     let (word, bit) = (id as usize / 64, id as usize % 64);
     (word * 8 + 7 - bit / 8) * 8 + bit % 8

@@ -16,8 +16,8 @@ use crate::store::table::pace::{self, Pace};
 /// Rows that one statement locks.
 const PART: usize = 1000;
 
-/// Locks rows that nobody else holds; returns the places of those that it got. One whose policies fail or take too long is
-/// not among them: reading it says why.
+/// Locks rows that nobody else holds; returns the places of those that it got. One whose policies
+/// fail or take too long is not among them: reading it says why.
 pub fn lock_free(map: &Map, keys: &[(&str, &str)]) -> Result<HashSet<usize>, StoreError> {
     let all: Vec<usize> = (0..keys.len()).collect();
     let mut free = HashSet::with_capacity(keys.len());
@@ -40,8 +40,9 @@ pub fn lock_free(map: &Map, keys: &[(&str, &str)]) -> Result<HashSet<usize>, Sto
     Ok(free)
 }
 
-/// Locks a row, however long that takes; `false`: the current user sees none. A session that changed the row first had no lock
-/// but this one, so it comes before the record's: two sessions cannot wait for each other.
+/// Locks a row, however long that takes; `false`: the current user sees none. A session that
+/// changed the row first had no lock but this one, so it comes before the record's: two sessions
+/// cannot wait for each other.
 pub fn lock(map: &Map, shard_key: &str, record_key: &str) -> Result<bool, StoreError> {
     let _settings = SettingsScope::begin();
     Spi::connect_mut(|client| {
@@ -53,7 +54,8 @@ pub fn lock(map: &Map, shard_key: &str, record_key: &str) -> Result<bool, StoreE
     })
 }
 
-/// Keeps other sessions from deleting rows until the transaction ends; returns the places of those that are there.
+/// Keeps other sessions from deleting rows until the transaction ends; returns the places of those
+/// that are there.
 pub fn lock_present(
     map: &Map,
     keys: &[(&str, &str)],
@@ -101,7 +103,8 @@ fn lock_rows(
     Ok(found)
 }
 
-/// Whether the current user sees the row. What a policy sets on the way is none of the user's doing.
+/// Whether the current user sees the row. What a policy sets on the way is none of the user's
+/// doing.
 pub fn is_visible(map: &Map, shard_key: &str, record_key: &str) -> Result<bool, StoreError> {
     let statement = format!(
         "SELECT 1 FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) AS k (shard_key, record_key)

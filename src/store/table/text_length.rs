@@ -1,4 +1,5 @@
-//! How long the texts of a mapped table are. Read as the table's owner, as everything of a user's table is.
+//! How long the texts of a mapped table are. Read as the table's owner, as everything of a user's
+//! table is.
 
 use pgrx::prelude::*;
 

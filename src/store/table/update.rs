@@ -22,8 +22,9 @@ pub struct Changed {
     pub as_given: bool,
 }
 
-/// Sets these columns of rows; returns those that were changed. Runs as the current user, and names only what the mapping refers
-/// to: an UPDATE of the caller's own would have resolved these names before the CRM was asked.
+/// Sets these columns of rows; returns those that were changed. Runs as the current user, and names
+/// only what the mapping refers to: an UPDATE of the caller's own would have resolved these names
+/// before the CRM was asked.
 pub fn update(
     client: &mut SpiClient,
     map: &Map,
@@ -35,8 +36,8 @@ pub fn update(
     })
 }
 
-/// The same, and looks at what the rows then hold, which takes the right to read these columns. Compared byte by byte: not
-/// every type has an equality.
+/// The same, and looks at what the rows then hold, which takes the right to read these columns.
+/// Compared byte by byte: not every type has an equality.
 pub fn update_looking(
     client: &mut SpiClient,
     map: &Map,

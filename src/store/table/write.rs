@@ -1,7 +1,7 @@
 //! Rows that take what the CRM holds: set as their owner, in few statements.
 //!
-//! The caller has locked the records and their rows, and has decided. A row that the table refuses does not keep the others
-//! from being written.
+//! The caller has locked the records and their rows, and has decided. A row that the table refuses
+//! does not keep the others from being written.
 
 use std::collections::BTreeMap;
 
@@ -32,7 +32,8 @@ pub struct CrmValues<'a> {
 /// What became of rows that were to take something, by their places.
 #[derive(Default)]
 pub struct WriteResult {
-    /// Those whom the table refuses, whose code takes too long, or that would have had to wait, and why.
+    /// Those whom the table refuses, whose code takes too long, or that would have had to wait, and
+    /// why.
     pub refused: Vec<(usize, StoreError)>,
     /// What rows hold instead of what they were to hold.
     pub altered: Vec<(usize, Altered)>,
@@ -78,7 +79,8 @@ pub fn set(
     fault.map_or(Ok(WriteResult { refused, altered }), Err)
 }
 
-/// One statement for rows of which the same cells change; says for each whether it holds what it was given.
+/// One statement for rows of which the same cells change; says for each whether it holds what it
+/// was given.
 fn set_together(
     map: &Map,
     changes: &[CrmValues],
@@ -120,8 +122,8 @@ fn row(map: &Map, taking: &CrmValues) -> Result<Row, StoreError> {
     })
 }
 
-/// Column -> value in the table's types. A value that its column would round or cut is refused: the CRM's user did not
-/// mean another one, and the column's would go back to the CRM.
+/// Column -> value in the table's types. A value that its column would round or cut is refused: the
+/// CRM's user did not mean another one, and the column's would go back to the CRM.
 pub fn columns(
     map: &Map,
     values: &BTreeMap<u16, &Value>,
@@ -147,8 +149,9 @@ pub fn columns(
     Ok(object)
 }
 
-/// What a trigger of the table made of the CRM's value is an edit like any other, where the cell's edits go to the CRM. The
-/// answer tells of all such values; of cells whose edits stay here, only where the row does not hold what it was given.
+/// What a trigger of the table made of the CRM's value is an edit like any other, where the cell's
+/// edits go to the CRM. The answer tells of all such values; of cells whose edits stay here, only
+/// where the row does not hold what it was given.
 pub fn recapture(
     client: &mut SpiClient,
     map: &Map,
@@ -183,7 +186,8 @@ pub fn recapture(
         let mut changed = Cells::new();
         let mut altered = Altered::new();
         for (id, _, value) in fields {
-            // Where the CRM holds more than it is known to keep of what it is sent, the row holds as much.
+            // Where the CRM holds more than it is known to keep of what it is sent, the row holds
+            // as much.
             let differs = |crm: &Value| {
                 value != *crm && map.field(id).is_none_or(|f| f.stored(crm.clone()) != value)
             };

@@ -10,8 +10,9 @@ use crate::store::outcome::Outcome;
 use crate::store::row::Columns;
 use crate::store::write_back::outcome::{Settled, column};
 
-/// Records that the CRM accepted are removed from the queue and recorded in the ledger. The first two lines find the rows: where they were
-/// when the record was claimed (the ledger row is locked, so it still is there), or by their key.
+/// Records that the CRM accepted are removed from the queue and recorded in the ledger. The first
+/// two lines find the rows: where they were when the record was claimed (the ledger row is locked,
+/// so it still is there), or by their key.
 pub const APPLIED: &str = "WITH record AS MATERIALIZED (
     SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::bytea[], $6::bytea[], $7::bigint[], $8::tid[], $9::tid[], $10::bytea[])
         WITH ORDINALITY AS r (shard_key, record_key, crm_id, cells, hashes, revision, queue_place, ledger_place, unsent, ord)

@@ -1,8 +1,8 @@
 //! Batches of queued records in flight to a CRM.
 //!
-//! A claim is one row of `crm.claim` that names its records. It is committed before anything is sent; one that a dead
-//! worker left behind is released by the next, with an attempt charged to its records, so that work which kills the
-//! worker ends as dead letters and not in a crash loop.
+//! A claim is one row of `crm.claim` that names its records. It is committed before anything is
+//! sent; one that a dead worker left behind is released by the next, with an attempt charged to its
+//! records, so that work which kills the worker ends as dead letters and not in a crash loop.
 
 use crm_domain::{Cells, Op, Path};
 use pgrx::pg_sys;
@@ -28,7 +28,8 @@ pub struct Claimed {
     pub place: Place,
 }
 
-/// Where a record's rows were when it was claimed. They are looked for there first; once moved, by their key.
+/// Where a record's rows were when it was claimed. They are looked for there first; once moved, by
+/// their key.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     pub queue: pg_sys::ItemPointerData,
@@ -38,8 +39,9 @@ pub struct Place {
 /// How long a batch may be in flight before it counts as left behind.
 const LEASE: &str = "1 hour";
 
-/// Whether the connection may be sent over, now and until this transaction ends: a `crm.pause()` that commits in between
-/// waits for us, so that nothing is claimed once it has returned. One that is being changed right now may not.
+/// Whether the connection may be sent over, now and until this transaction ends: a `crm.pause()`
+/// that commits in between waits for us, so that nothing is claimed once it has returned. One that
+/// is being changed right now may not.
 pub fn may_send(client: &mut SpiClient, connection_id: i32) -> Result<bool, StoreError> {
     let rows = client.update(
         Cached("SELECT FROM crm.connection c
@@ -52,9 +54,9 @@ pub fn may_send(client: &mut SpiClient, connection_id: i32) -> Result<bool, Stor
     Ok(!rows.is_empty())
 }
 
-/// Locks up to `rows` records of the map that are due and in no other claim. `whole`: the map's round is on, so that
-/// fresh edits are due too; else only retries whose time has come. `unsettled`: records whose last results wait to be
-/// written down.
+/// Locks up to `rows` records of the map that are due and in no other claim. `whole`: the map's
+/// round is on, so that fresh edits are due too; else only retries whose time has come.
+/// `unsettled`: records whose last results wait to be written down.
 pub fn due(
     client: &mut SpiClient,
     map: &Map,
@@ -85,7 +87,8 @@ fn is_due(client: &SpiClient, map: &Map, whole: bool) -> Result<bool, StoreError
     Ok(!rows.is_empty())
 }
 
-/// `among`: how many of those that are due are looked at. Without a bound the planner would sort them all.
+/// `among`: how many of those that are due are looked at. Without a bound the planner would sort
+/// them all.
 fn first_due(
     client: &mut SpiClient,
     map: &Map,
@@ -146,8 +149,8 @@ fn first_due(
     Ok(claimed)
 }
 
-/// Writes the claim; from the commit on, the records are in flight. `sent`: what is sent of each, where that is to be
-/// recognised should the outcome never be heard.
+/// Writes the claim; from the commit on, the records are in flight. `sent`: what is sent of each,
+/// where that is to be recognised should the outcome never be heard.
 pub fn claim(
     client: &mut SpiClient,
     map: &Map,
@@ -195,12 +198,14 @@ pub fn renew(client: &mut SpiClient, flying: &[i64]) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Releases what a worker that is gone had in flight. Only one worker runs in a database, so every claim but ours is.
+/// Releases what a worker that is gone had in flight. Only one worker runs in a database, so every
+/// claim but ours is.
 pub fn release_abandoned(client: &mut SpiClient) -> Result<u64, StoreError> {
     release_lost(client, &[])
 }
 
-/// Releases every claim but those that the worker has in hand, with an attempt charged to the records.
+/// Releases every claim but those that the worker has in hand, with an attempt charged to the
+/// records.
 pub fn release_lost(client: &mut SpiClient, flying: &[i64]) -> Result<u64, StoreError> {
     let rows = client.update(
         "WITH left_behind AS (

@@ -58,7 +58,8 @@ pub fn delete_gone(
         None,
         &[map.id.into(), shard_keys.clone().into(), record_keys.clone().into()],
     )?;
-    // What was to be decided about the CRM record needs no decision any more. Neither do edits, unless the row was inserted again.
+    // What was to be decided about the CRM record needs no decision any more. Neither do edits,
+    // unless the row was inserted again.
     client.update(
         "WITH gone AS (
              SELECT r.shard_key, r.record_key, l.record_key IS NULL AS wholly FROM unnest($2::text[], $3::text[]) AS r (shard_key, record_key)

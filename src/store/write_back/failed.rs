@@ -10,8 +10,8 @@ use crate::store::outcome::Outcome;
 use crate::store::statement::Cached;
 use crate::store::write_back::outcome::Settled;
 
-/// Failures, and records that were edited since the claim. Such an edit (another revision) keeps all waiting cells
-/// waiting: sent once more, they do no harm.
+/// Failures, and records that were edited since the claim. Such an edit (another revision) keeps
+/// all waiting cells waiting: sent once more, they do no harm.
 pub fn others(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<(), StoreError> {
     if records.is_empty() {
         return Ok(());

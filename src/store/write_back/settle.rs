@@ -1,4 +1,5 @@
-//! What the CRM answered, written down: queue, ledger, dead letters, audit and claim in one transaction.
+//! What the CRM answered, written down: queue, ledger, dead letters, audit and claim in one
+//! transaction.
 
 use std::collections::HashSet;
 
@@ -17,7 +18,8 @@ use crate::store::write_back::deleted::delete_gone;
 use crate::store::write_back::failed::{dead_letters, others};
 use crate::store::write_back::outcome::{Settled, column};
 
-/// Settles records. Returns the indexes of those whose ledger row another session has locked, to be settled later.
+/// Settles records. Returns the indexes of those whose ledger row another session has locked, to be
+/// settled later.
 pub fn settle(
     client: &mut SpiClient,
     connection: &Connection,
@@ -73,8 +75,8 @@ pub fn settle(
     Ok(held)
 }
 
-/// Locks the records' ledger rows where they were when they were claimed; the answer names those that are not there any
-/// more, or that another session has locked.
+/// Locks the records' ledger rows where they were when they were claimed; the answer names those
+/// that are not there any more, or that another session has locked.
 fn moved(
     client: &mut SpiClient,
     map: &Map,
@@ -101,7 +103,8 @@ fn moved(
     Ok(moved)
 }
 
-/// Locks the ledger rows of some records, found by their key. Returns first those that another session has locked.
+/// Locks the ledger rows of some records, found by their key. Returns first those that another
+/// session has locked.
 fn held(
     client: &mut SpiClient,
     map: &Map,

@@ -9,8 +9,9 @@ use crate::store::config::Connection;
 use crate::store::{StoreError, connection_state, transaction};
 use crate::worker::retry_policy;
 
-/// Records how a connection is doing, by its last use: its CRM answered, or there was an outage. After an outage it is left alone for
-/// the time returned; `None`: nothing was recorded, as its credentials have changed.
+/// Records how a connection is doing, by its last use: its CRM answered, or there was an outage.
+/// After an outage it is left alone for the time returned; `None`: nothing was recorded, as its
+/// credentials have changed.
 pub fn record(
     client: &mut SpiClient,
     connection: &Connection,
@@ -53,7 +54,8 @@ pub fn note(connection: &mut Connection, outage: Option<&Failure>) -> Result<(),
     recorded.map(|_| ())
 }
 
-/// The connection's credentials cannot be resolved, so there is no link that could find them refused.
+/// The connection's credentials cannot be resolved, so there is no link that could find them
+/// refused.
 pub fn record_unresolved(connection: &Connection, reason: String) -> Result<(), StoreError> {
     if connection.in_error {
         return Ok(());

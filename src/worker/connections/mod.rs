@@ -1,5 +1,5 @@
-//! Connections as the worker knows them: one link each, made anew when its configuration changes, whether work can go to its
-//! CRM, and how it is doing.
+//! Connections as the worker knows them: one link each, made anew when its configuration changes,
+//! whether work can go to its CRM, and how it is doing.
 
 pub mod describe;
 pub mod health;
@@ -81,7 +81,8 @@ impl Connections {
         map.in_error || connection.is_none_or(|c| c.paused || c.in_error)
     }
 
-    /// Whether work of a map can go to its CRM. `is_in_use`: whether requests of a connection are in flight.
+    /// Whether work of a map can go to its CRM. `is_in_use`: whether requests of a connection are
+    /// in flight.
     pub fn readiness(&self, map: &Map, is_in_use: impl FnOnce(i32) -> bool) -> Readiness {
         let connection = self.get(map.connection_id);
         let link = self.link(map.connection_id);
@@ -100,8 +101,8 @@ impl Connections {
         }
     }
 
-    /// Notes how a connection is doing, if that is news. `version`: of the credentials in use at that time; other ones than
-    /// the connection's own prove nothing.
+    /// Notes how a connection is doing, if that is news. `version`: of the credentials in use at
+    /// that time; other ones than the connection's own prove nothing.
     pub fn note_health(&mut self, id: i32, version: i32, outage: Option<&Failure>) {
         let is_it = |c: &&mut Arc<Connection>| c.id == id && c.version == version;
         let Some(connection) = self.known.iter_mut().find(is_it) else {
@@ -132,7 +133,8 @@ impl Connections {
         })
     }
 
-    /// Keeps one link per connection, made anew when its configuration changed; returns when to try again.
+    /// Keeps one link per connection, made anew when its configuration changed; returns when to try
+    /// again.
     pub fn connect(&mut self, settings: &Settings, backoff: &mut StepBackoff) -> Duration {
         let known = self.known.clone();
         self.retire_links(|link| known.iter().any(|c| !c.is_away && link.leads_to(c)));
@@ -157,7 +159,8 @@ impl Connections {
         self.retire_links(|_| false);
     }
 
-    /// Lets go of links. The secrets that they know stay: responses to their requests may still come.
+    /// Lets go of links. The secrets that they know stay: responses to their requests may still
+    /// come.
     fn retire_links(&mut self, stays: impl Fn(&SharedLink) -> bool) {
         let retired = self.links.extract_if(|_, link| !stays(link));
         self.former_secrets

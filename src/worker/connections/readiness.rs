@@ -11,7 +11,8 @@ pub const AWAY: &str = "the connection came with a restore or a copy of a databa
 
 pub enum Readiness {
     Ready(Arc<Connection>, SharedLink),
-    /// The connection waits, for a rate limit for instance, or a request in flight finds out whether the CRM is back.
+    /// The connection waits, for a rate limit for instance, or a request in flight finds out
+    /// whether the CRM is back.
     Blocked(Duration),
     /// Until a person does something.
     Stopped,

@@ -1,4 +1,5 @@
-//! The CRM's responses, applied to the tables: a page or a read in one transaction each, and what is to be read again.
+//! The CRM's responses, applied to the tables: a page or a read in one transaction each, and what
+//! is to be read again.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -129,8 +130,8 @@ pub fn postpone(poll: &PollRequest, wait: Duration) -> Result<(), StoreError> {
     })
 }
 
-/// Applies records in one transaction, and with the last of them how far the CRM was read; `false`: what was requested is not
-/// what is wanted by now.
+/// Applies records in one transaction, and with the last of them how far the CRM was read; `false`:
+/// what was requested is not what is wanted by now.
 pub fn apply(
     poll: &PollRequest,
     busy: &Keys,
@@ -183,7 +184,8 @@ pub fn apply(
         notify::notify(client, conflicts.collect())?;
         if let Some(reason) = &arrived.trouble {
             map_state::record_progress(client, map.id, 0, false, Some(reason))?;
-            // Of records that are read again because they failed before, it says nothing that all of them fail.
+            // Of records that are read again because they failed before, it says nothing that all
+            // of them fail.
             if poll.is_page()
                 && arrived.unmappable >= STOP_AFTER
                 && arrived.unmappable == records.len()
@@ -197,7 +199,8 @@ pub fn apply(
     })
 }
 
-/// Stores how far the CRM was read, and what else its response said; `false`: the map stands elsewhere by now.
+/// Stores how far the CRM was read, and what else its response said; `false`: the map stands
+/// elsewhere by now.
 fn note_progress(
     client: &mut SpiClient,
     poll: &PollRequest,

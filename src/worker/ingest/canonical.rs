@@ -1,4 +1,5 @@
-//! From a CRM's records to what is compared: canonical values and their hashes, made by the threads.
+//! From a CRM's records to what is compared: canonical values and their hashes, made by the
+//! threads.
 
 use crm_domain::{ErrorClass, Failure, conflict};
 use crm_provider::changes::key;

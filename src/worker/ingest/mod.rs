@@ -1,7 +1,8 @@
-//! Ingestion: CRMs are polled for changes, page by page, and records that a page could not settle are read by themselves.
+//! Ingestion: CRMs are polled for changes, page by page, and records that a page could not settle
+//! are read by themselves.
 //!
-//! Of a map, one page and one read are in flight at once. The next page is requested before the last one is applied; if
-//! that one fails, the next one is dropped.
+//! Of a map, one page and one read are in flight at once. The next page is requested before the
+//! last one is applied; if that one fails, the next one is dropped.
 
 pub mod apply;
 pub mod canonical;
@@ -87,8 +88,8 @@ impl Ingest {
             .any(|poll| poll.connection.id == connection_id)
     }
 
-    /// Requests what is due; returns when something will be due next. `is_in_use`: whether others have requests of a connection
-    /// in flight.
+    /// Requests what is due; returns when something will be due next. `is_in_use`: whether others
+    /// have requests of a connection in flight.
     pub fn turn(
         &mut self,
         cx: &mut Context,

@@ -77,7 +77,8 @@ impl IngestWaiters {
         Ok(())
     }
 
-    /// Answers those whose passes are complete, or stopped. Returns the time that is left to the others, if there are any.
+    /// Answers those whose passes are complete, or stopped. Returns the time that is left to the
+    /// others, if there are any.
     pub fn answer(
         &mut self,
         maps: &[Arc<Map>],

@@ -1,4 +1,5 @@
-//! Where requests may go: https anywhere that `pg_crm.allowed_hosts` admits, plain http to loopback alone.
+//! Where requests may go: https anywhere that `pg_crm.allowed_hosts` admits, plain http to loopback
+//! alone.
 
 use std::net::IpAddr;
 

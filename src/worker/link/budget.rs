@@ -1,5 +1,5 @@
-//! A link's request budget as its threads share it: each request waits for its turn and its share, and keeps no permit from
-//! more urgent ones meanwhile.
+//! A link's request budget as its threads share it: each request waits for its turn and its share,
+//! and keeps no permit from more urgent ones meanwhile.
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard};
@@ -46,7 +46,8 @@ impl Budget {
         }
     }
 
-    /// Waits until a request may go; it goes with a permit. That the day's are spent is not waited out.
+    /// Waits until a request may go; it goes with a permit. That the day's are spent is not waited
+    /// out.
     pub async fn admit<'p>(
         &self,
         permits: &'p Permits,

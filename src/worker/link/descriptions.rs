@@ -1,5 +1,6 @@
-//! What a link's CRM said of its objects, for a while: mapping many fields asks once. A CRM that does not respond is not
-//! asked again at once either. All goes with the link, so new credentials ask anew.
+//! What a link's CRM said of its objects, for a while: mapping many fields asks once. A CRM that
+//! does not respond is not asked again at once either. All goes with the link, so new credentials
+//! ask anew.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

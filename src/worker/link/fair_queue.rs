@@ -1,5 +1,5 @@
-//! Requests of a lane go in the order in which they came, and each map has one in line, so that a map with a million records does
-//! not keep one with ten waiting.
+//! Requests of a lane go in the order in which they came, and each map has one in line, so that a
+//! map with a million records does not keep one with ten waiting.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -26,7 +26,8 @@ pub struct Turn<'t> {
 }
 
 impl FairQueue {
-    /// Waits until it is this request's turn. Real-time ones come one by one, each from a different waiting caller.
+    /// Waits until it is this request's turn. Real-time ones come one by one, each from a different
+    /// waiting caller.
     pub async fn take(&self, context: &RequestContext) -> Turn<'_> {
         let map_id = context
             .map_id

@@ -1,8 +1,9 @@
 //! HTTP: one agent per connection, for keep-alive; one thread per request in flight.
 //!
-//! Guarantees: whatever a CRM answers, it is read for no longer than `pg_crm.request_timeout` from the first byte sent to the
-//! last one read, and no further than `pg_crm.max_response_bytes`, counted as they come out of the decoder. Only
-//! gzip is requested and accepted. JSON that would grow in memory beyond all proportion is not handed on.
+//! Guarantees: whatever a CRM answers, it is read for no longer than `pg_crm.request_timeout` from
+//! the first byte sent to the last one read, and no further than `pg_crm.max_response_bytes`,
+//! counted as they come out of the decoder. Only gzip is requested and accepted. JSON that would
+//! grow in memory beyond all proportion is not handed on.
 
 use std::error::Error as _;
 use std::io::Read;
@@ -78,7 +79,8 @@ impl Http {
             .max_redirects(0)
             .max_redirects_will_error(false)
             .max_response_header_size(HEAD_BYTES)
-            // As many as requests may be in flight: one that is closed after each answer costs more than the request.
+            // As many as requests may be in flight: one that is closed after each answer costs more
+            // than the request.
             .max_idle_connections(IN_FLIGHT)
             .max_idle_connections_per_host(IN_FLIGHT)
             .max_idle_age(Duration::from_secs(15))
@@ -169,7 +171,8 @@ fn exchange(
 /// The body as it comes out of the decoder: a small one can expand to a large one.
 fn read(answer: &mut http::Response<ureq::Body>, limit: u64) -> Result<Vec<u8>, Failure> {
     let mut body = Vec::new();
-    // One byte more than may come, on either side of the decoder, tells a body that ends there from one that goes on.
+    // One byte more than may come, on either side of the decoder, tells a body that ends there from
+    // one that goes on.
     let reader = answer.body_mut().with_config().limit(limit + 1).reader();
     let read = reader.take(limit + 1).read_to_end(&mut body);
     if body.len() as u64 > limit {

@@ -11,7 +11,8 @@ pub enum Message {
         request: Request,
         reply: oneshot::Sender<Result<Response, Failure>>,
     },
-    /// The vendor replaced a refresh token; the new one must be durable before the access token that came along is used.
+    /// The vendor replaced a refresh token; the new one must be durable before the access token
+    /// that came along is used.
     TokenRotated {
         connection_id: i32,
         /// Of the credentials that it belongs to.

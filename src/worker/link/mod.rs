@@ -1,12 +1,12 @@
 //! A link: one connection to a CRM as the threads use it.
 //!
-//! It drives operations, signs requests ([`token`]) or has a broker carry them ([`composio`]), bounds the requests in flight
-//! ([`permits`]) and in time ([`budget`]), has maps take turns
-//! ([`fair_queue`]), and remembers an outage ([`health`]), so that what is queued behind a failing request fails at once instead
-//! of being sent to a CRM that is down.
+//! It drives operations, signs requests ([`token`]) or has a broker carry them ([`composio`]),
+//! bounds the requests in flight ([`permits`]) and in time ([`budget`]), has maps take turns
+//! ([`fair_queue`]), and remembers an outage ([`health`]), so that what is queued behind a failing
+//! request fails at once instead of being sent to a CRM that is down.
 //!
-//! Guarantee: no text that it hands on, of a CRM, a broker, a proxy or the transport, holds a secret of the connection
-//! ([`Secrets`]). Whatever is kept or shown of them comes from here.
+//! Guarantee: no text that it hands on, of a CRM, a broker, a proxy or the transport, holds a
+//! secret of the connection ([`Secrets`]). Whatever is kept or shown of them comes from here.
 
 pub mod allowed_hosts;
 mod budget;
@@ -54,8 +54,8 @@ use crate::worker::mailbox::Sender;
 use serde_json::Value as Json;
 use tokio::sync::Mutex as AsyncMutex;
 
-/// How often a repeatable request is sent again at once when its connection broke. One that took all the time that a
-/// request may take is not.
+/// How often a repeatable request is sent again at once when its connection broke. One that took
+/// all the time that a request may take is not.
 const REPEATS: u32 = 2;
 
 pub struct Link {
@@ -135,8 +135,8 @@ impl Link {
         }
     }
 
-    /// Whether it is still the way to this connection. Its number alone is not enough: an extension that was
-    /// created again starts over.
+    /// Whether it is still the way to this connection. Its number alone is not enough: an extension
+    /// that was created again starts over.
     pub fn leads_to(&self, connection: &Connection) -> bool {
         self.connection_id == connection.id
             && self.version == connection.version
@@ -210,7 +210,8 @@ impl Link {
         Some(description)
     }
 
-    /// Sends a request: signed, repeated where that is harmless, with a fresh token if the old one expired.
+    /// Sends a request: signed, repeated where that is harmless, with a fresh token if the old one
+    /// expired.
     async fn send(
         &self,
         context: &RequestContext,

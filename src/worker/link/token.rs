@@ -1,4 +1,5 @@
-//! A link's access token: given or obtained, renewed before its end, replaced once however many requests find it expired.
+//! A link's access token: given or obtained, renewed before its end, replaced once however many
+//! requests find it expired.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -13,14 +14,16 @@ use super::transport::Transport;
 use super::wire::Wire;
 use crate::worker::mailbox::Sender;
 
-/// A token that expires within this time is not used any more, or within half of its life, if that is short.
+/// A token that expires within this time is not used any more, or within half of its life, if that
+/// is short.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Default)]
 pub struct Token {
     pub access: Option<String>,
     pub base_url: Option<String>,
-    /// Counts grants, so that a request knows whether the token it failed with is still the current one.
+    /// Counts grants, so that a request knows whether the token it failed with is still the current
+    /// one.
     pub generation: u64,
     /// When another is obtained.
     renewed_at: Option<Instant>,
@@ -43,8 +46,8 @@ pub struct TokenSource {
     wire: Arc<Wire>,
     credentials: Mutex<Credentials>,
     token: AsyncMutex<Token>,
-    /// Locked while a token is obtained, also by the links that this one follows or is followed by: a vendor that rotates
-    /// refresh tokens accepts each of them once.
+    /// Locked while a token is obtained, also by the links that this one follows or is followed by:
+    /// a vendor that rotates refresh tokens accepts each of them once.
     turn: Arc<AsyncMutex<()>>,
     /// Where a rotated refresh token is made durable.
     mailbox: Sender<Message>,
@@ -110,7 +113,8 @@ impl TokenSource {
         Ok(token.clone())
     }
 
-    /// Replaces the token of that generation; a caller that comes second finds it replaced. `false`: it cannot be.
+    /// Replaces the token of that generation; a caller that comes second finds it replaced.
+    /// `false`: it cannot be.
     pub async fn replace(&self, generation: u64) -> Result<bool, Failure> {
         let mut token = self.token.lock().await;
         if token.generation != generation {

@@ -1,4 +1,5 @@
-//! Where a link's requests go: over HTTP, to hosts that are allowed alone, or to the CRM that is embedded.
+//! Where a link's requests go: over HTTP, to hosts that are allowed alone, or to the CRM that is
+//! embedded.
 
 use crm_domain::{ErrorClass, Failure};
 use crm_provider::{Request, Response};
@@ -22,7 +23,8 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// Sends a request as it is. Gives it back, so that no body is copied, along with what came of it.
+    /// Sends a request as it is. Gives it back, so that no body is copied, along with what came of
+    /// it.
     pub async fn exchange(
         &self,
         url: String,

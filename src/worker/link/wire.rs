@@ -1,4 +1,5 @@
-//! What a link and its token source send over: the transport, the secrets that no text may show, and the link's health.
+//! What a link and its token source send over: the transport, the secrets that no text may show,
+//! and the link's health.
 
 use std::sync::{Mutex, MutexGuard};
 

@@ -1,4 +1,5 @@
-//! What the threads hand to the main loop: each component's own messages. No other file knows them all.
+//! What the threads hand to the main loop: each component's own messages. No other file knows them
+//! all.
 
 use crate::worker::socket::protocol::Request;
 use crate::worker::{calls, ingest, link, reconciler, socket, webhooks, write_back};

@@ -1,4 +1,5 @@
-//! What is done every twenty minutes, or when it is known to be needed: claims renewed, lost ones released, old rows removed.
+//! What is done every twenty minutes, or when it is known to be needed: claims renewed, lost ones
+//! released, old rows removed.
 
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,10 @@
-//! The worker's main thread: it alone touches Postgres, in short transactions, and never waits for a CRM.
+//! The worker's main thread: it alone touches Postgres, in short transactions, and never waits for
+//! a CRM.
 //!
-//! A turn: settle what the threads brought; fold, claim and send what is due; answer waiting backends. Then sleep until the next due
-//! time, a commit, an event or a signal. The main loop alone knows all components: it hands each its messages, and what they need
-//! of each other it asks of one and passes to the other.
+//! A turn: settle what the threads brought; fold, claim and send what is due; answer waiting
+//! backends. Then sleep until the next due time, a commit, an event or a signal. The main loop
+//! alone knows all components: it hands each its messages, and what they need of each other it asks
+//! of one and passes to the other.
 
 pub mod event;
 pub mod maintenance;
@@ -41,7 +43,8 @@ use crate::worker::webhooks::Webhooks;
 use crate::worker::write_back::WriteBack;
 use crate::worker::{recapture, socket};
 
-/// How soon to look for intents whose callers' transactions were rolled back without waking the worker, such as prepared ones.
+/// How soon to look for intents whose callers' transactions were rolled back without waking the
+/// worker, such as prepared ones.
 const INTENTS_AGAIN: Duration = Duration::from_secs(10);
 
 struct MainLoop {
@@ -154,22 +157,24 @@ impl MainLoop {
         process::wait_latch_or_readable(self.inbox.fd(), time.min(self.calls.pause()));
     }
 
-    /// Takes in events, and serves callers by what the last turn knew. Returns whether a whole turn is due.
+    /// Takes in events, and serves callers by what the last turn knew. Returns whether a whole turn
+    /// is due.
     fn receive(&mut self, is_due: bool) -> bool {
         let woken = self.slot.take_wake();
         if woken.urgently {
             self.write_back.hurry();
         }
         let events = self.inbox.drain();
-        // A wake without an event is a latch that another process set: an extension dropped, a setting changed.
+        // A wake without an event is a latch that another process set: an extension dropped, a
+        // setting changed.
         let mut whole_turn = is_due || woken.at_all || events.is_empty();
         for event in events {
             whole_turn |= !event.is_of_a_call();
             self.handle(event);
         }
         whole_turn |= self.webhooks.receive();
-        // Callers wait: what they need is known from the last turn, unless they use a new connection, or one that was paused
-        // meanwhile.
+        // Callers wait: what they need is known from the last turn, unless they use a new
+        // connection, or one that was paused meanwhile.
         if woken.by_a_change || self.calls.needs_link(&self.cx.connections) {
             return true;
         }
@@ -288,8 +293,8 @@ impl MainLoop {
                 .filter(|m| !connections.is_stopped(m))
                 .map(|m| m.id)
                 .collect();
-            // What is in flight is outstanding; to ask the tables as well would cost a scan each turn. What is in flight for a
-            // map that is gone or stopped is nobody's work any more.
+            // What is in flight is outstanding; to ask the tables as well would cost a scan each
+            // turn. What is in flight for a map that is gone or stopped is nobody's work any more.
             let in_flight =
                 self.write_back.works_on(&working) || self.reconciler.works_on(&working);
             let mut outstanding = true;

@@ -1,5 +1,6 @@
-//! The audit of pending writes that came back: each edit under its own path, beside the compensation that it
-//! may have been folded into, and under the id of every call of `crm.write()` that ends with it.
+//! The audit of pending writes that came back: each edit under its own path, beside the
+//! compensation that it may have been folded into, and under the id of every call of `crm.write()`
+//! that ends with it.
 
 use crm_domain::Failure;
 use pgrx::spi::SpiClient;

@@ -21,8 +21,9 @@ pub struct ClaimedEdits {
     pub map: Arc<Map>,
 }
 
-/// Claims and reads pending writes in one transaction; `None`: nothing is due. `at_hand`: the pending writes that are at hand
-/// should it fail. Those in `unrecorded` have results that are not recorded yet.
+/// Claims and reads pending writes in one transaction; `None`: nothing is due. `at_hand`: the
+/// pending writes that are at hand should it fail. Those in `unrecorded` have results that are not
+/// recorded yet.
 pub fn claim(
     connection: &Connection,
     map: &Map,

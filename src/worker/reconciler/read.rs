@@ -25,8 +25,8 @@ pub struct PendingWithRow {
     pub fault: Option<Failure>,
 }
 
-/// Leaves out edits that stem from an INSERT, and so have no base, while a later one is not folded yet: their rows'
-/// values were written after the CRM's value had been seen.
+/// Leaves out edits that stem from an INSERT, and so have no base, while a later one is not folded
+/// yet: their rows' values were written after the CRM's value had been seen.
 pub fn with_their_bases(
     client: &SpiClient,
     map: &Map,
@@ -113,7 +113,8 @@ pub fn read(
     Ok(waiting)
 }
 
-/// What the edit was based on, for each field, by [`conflict::Evidence`]. The column's old value goes through its transform.
+/// What the edit was based on, for each field, by [`conflict::Evidence`]. The column's old value
+/// goes through its transform.
 fn bases(map: &Map, pending: &Pending) -> BTreeMap<u16, ShortHash> {
     let mut bases = BTreeMap::new();
     for field in &map.fields {
@@ -168,7 +169,8 @@ pub fn edit(map: &Map, w: &PendingWithRow) -> Edit {
                 id: f.id,
                 field: f.field.clone(),
                 local: changes.then(|| w.local.get(&f.id).cloned()).flatten(),
-                // A compensation takes whatever the CRM holds; a person's choice only what that person saw.
+                // A compensation takes whatever the CRM holds; a person's choice only what that
+                // person saw.
                 base: w
                     .bases
                     .get(&f.id)
@@ -201,7 +203,8 @@ fn sent(entry: &Json) -> Vec<ShortHash> {
         .collect()
 }
 
-/// What an attempt is about to send: field_id -> hash in hex, as JSON. It is remembered until the outcome is known.
+/// What an attempt is about to send: field_id -> hash in hex, as JSON. It is remembered until the
+/// outcome is known.
 pub fn sending(w: &PendingWithRow) -> String {
     let cells = w
         .local

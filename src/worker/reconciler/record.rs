@@ -1,5 +1,5 @@
-//! Records the results of pending writes. Whatever goes wrong with one, it keeps no other from being recorded, and a result that
-//! cannot be recorded now is kept until it can.
+//! Records the results of pending writes. Whatever goes wrong with one, it keeps no other from
+//! being recorded, and a result that cannot be recorded now is kept until it can.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -103,7 +103,8 @@ impl Recorder {
         self.record_in_parts(cx, results);
     }
 
-    /// Records results as they are; then as the failures that they caused; and then without anything that may be at fault.
+    /// Records results as they are; then as the failures that they caused; and then without
+    /// anything that may be at fault.
     fn record_in_parts(&mut self, cx: &mut Context, mut results: Results) {
         for rung in 0..3 {
             let mut locked = Vec::new();
@@ -186,7 +187,8 @@ impl Recorder {
     }
 }
 
-/// Records results in one transaction. Returns the places of those that another session keeps from being recorded.
+/// Records results in one transaction. Returns the places of those that another session keeps from
+/// being recorded.
 fn write(
     results: &Results,
     resolved: &[Resolved],

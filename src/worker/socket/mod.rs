@@ -1,8 +1,8 @@
 //! The local socket: how a backend asks its database's worker, and the threads that listen.
 //!
-//! What travels are frames ([`frame`]). Requests carry the version `v`; a worker refuses what it does not speak. The
-//! socket lies in the data directory (a process's working directory), mode 0600, beside other files that base backups
-//! leave out.
+//! What travels are frames ([`frame`]). Requests carry the version `v`; a worker refuses what it
+//! does not speak. The socket lies in the data directory (a process's working directory), mode
+//! 0600, beside other files that base backups leave out.
 
 pub mod frame;
 pub mod protocol;
@@ -37,7 +37,8 @@ pub fn path(database: pg_sys::Oid) -> PathBuf {
 pub fn bind(database: pg_sys::Oid) -> io::Result<std::os::unix::net::UnixListener> {
     let path = path(database);
     let _ = std::fs::remove_file(&path);
-    // The data directory is closed to others, so there is no moment at which the socket is open to them.
+    // The data directory is closed to others, so there is no moment at which the socket is open to
+    // them.
     let listener = std::os::unix::net::UnixListener::bind(&path)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
     listener.set_nonblocking(true)?;

@@ -1,10 +1,10 @@
 //! The HTTP listener for webhooks (`pg_crm.webhook_listen`), on the worker's threads.
 //!
-//! Guarantees: 2xx is answered only after the commit that stored the events; whatever clients do, the sockets, the memory
-//! and the time that they take are bounded, and a body is read only while few others are. Signatures are checked here,
-//! so that a flood of forged requests does not keep the main thread from its work. A port that is
-//! in use is tried again until it is free. One request per connection, so that none keeps a place without using it; a slow client
-//! gives way
+//! Guarantees: 2xx is answered only after the commit that stored the events; whatever clients do,
+//! the sockets, the memory and the time that they take are bounded, and a body is read only while
+//! few others are. Signatures are checked here, so that a flood of forged requests does not keep
+//! the main thread from its work. A port that is in use is tried again until it is free. One
+//! request per connection, so that none keeps a place without using it; a slow client gives way
 //! ([`super::peers`]).
 
 use std::convert::Infallible;
@@ -31,8 +31,8 @@ use super::peers::{Peers, Phase, Seat};
 use crate::webhook::{self, MAX_BODY, Refusal};
 use crate::worker::mailbox::Sender;
 
-/// Requests whose bodies are read or that wait for their answer, at once. For another one the slowest body gives way;
-/// while all wait for their answers, it is refused with Retry-After.
+/// Requests whose bodies are read or that wait for their answer, at once. For another one the
+/// slowest body gives way; while all wait for their answers, it is refused with Retry-After.
 const AT_ONCE: usize = 64;
 /// How long a place that was given up may take to become free.
 const PLACE_TIME: Duration = Duration::from_secs(1);
@@ -58,7 +58,8 @@ pub async fn listen(address: String, peers: Arc<Peers>, mailbox: Sender<Message>
     let log = |text: String| mailbox.send(Message::Log(text));
     let mut logged = String::new();
     let listener = loop {
-        // With SO_REUSEADDR, so that a worker that starts anew need not wait for old connections to be forgotten.
+        // With SO_REUSEADDR, so that a worker that starts anew need not wait for old connections to
+        // be forgotten.
         match TcpListener::bind(&address).await {
             Ok(listener) => break listener,
             Err(error) => {
@@ -123,7 +124,8 @@ async fn answer(
     reply
 }
 
-/// Throws away what is left of a body for a while: many senders read an answer only after they have sent all.
+/// Throws away what is left of a body for a while: many senders read an answer only after they have
+/// sent all.
 async fn spill(mut body: Incoming) {
     let mut room = SPILL_BYTES;
     while let Some(Ok(frame)) = body.frame().await
@@ -232,7 +234,8 @@ async fn read(
     }
 }
 
-/// A secret that is missing here is not the sender's fault: they are to come again, and need not know more.
+/// A secret that is missing here is not the sender's fault: they are to come again, and need not
+/// know more.
 fn refuse(refusal: &Refusal) -> Reply {
     let Refusal::Request(why) = refusal else {
         return later(NOT_SET_UP);

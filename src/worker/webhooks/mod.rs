@@ -1,5 +1,6 @@
-//! Webhooks of the listener, as the main thread handles them: each request is matched to the connection it names; the events
-//! that the threads accepted are stored, all at hand in one transaction, and answered after its commit.
+//! Webhooks of the listener, as the main thread handles them: each request is matched to the
+//! connection it names; the events that the threads accepted are stored, all at hand in one
+//! transaction, and answered after its commit.
 
 pub mod listener;
 pub mod message;

@@ -1,9 +1,9 @@
 //! The listener's clients, and which one gives way to another.
 //!
-//! Guarantee: a new connection is taken as long as any other has not sent its request yet: the oldest of those gives way. Of
-//! several addresses it is one of whoever has most of them, and no address has more than its share. So slow senders cost
-//! nobody but themselves, also where all come from one address, that of a proxy: who sends its request at once is never the
-//! oldest.
+//! Guarantee: a new connection is taken as long as any other has not sent its request yet: the
+//! oldest of those gives way. Of several addresses it is one of whoever has most of them, and no
+//! address has more than its share. So slow senders cost nobody but themselves, also where all come
+//! from one address, that of a proxy: who sends its request at once is never the oldest.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -54,7 +54,8 @@ impl Peers {
         self.open.lock().expect("no panic under this lock")
     }
 
-    /// A seat for a new connection, for which another gives way if need be. `None`: all wait for their answers.
+    /// A seat for a new connection, for which another gives way if need be. `None`: all wait for
+    /// their answers.
     pub fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Seat> {
         let mut open = self.lock();
         let (next, peers) = &mut *open;
@@ -94,7 +95,8 @@ impl Peers {
         }
     }
 
-    /// Ends the oldest connection whose body has not come, for the sake of one whose body may be at hand. `false`: there is none.
+    /// Ends the oldest connection whose body has not come, for the sake of one whose body may be at
+    /// hand. `false`: there is none.
     pub fn free_a_place(&self) -> bool {
         let peers = &mut self.lock().1;
         match slowest(peers, |p| p.phase == Phase::Body) {

@@ -1,7 +1,7 @@
 //! How many refused webhooks are recorded, so that posting cannot fill the disk.
 //!
-//! Guarantee: in a minute, no more than [`ROWS`] of a connection get a row of the audit each, and the others one together;
-//! those to connections that do not exist get one line in the log.
+//! Guarantee: in a minute, no more than [`ROWS`] of a connection get a row of the audit each, and
+//! the others one together; those to connections that do not exist get one line in the log.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -27,7 +27,8 @@ pub struct RefusalLog {
 }
 
 impl RefusalLog {
-    /// The row that a refusal gets, if it gets one; else whether it is the first that is only counted.
+    /// The row that a refusal gets, if it gets one; else whether it is the first that is only
+    /// counted.
     pub fn count(
         &mut self,
         door: &Door,

@@ -29,7 +29,8 @@ pub struct Wanted<'a> {
     pub unsettled: &'a [(&'a str, &'a str)],
 }
 
-/// Claims and reads a batch in one transaction; `None`: nothing is due. `at_hand`: the records that are at hand should it fail.
+/// Claims and reads a batch in one transaction; `None`: nothing is due. `at_hand`: the records that
+/// are at hand should it fail.
 pub fn claim(
     connection: &Connection,
     map: &Map,
@@ -42,7 +43,8 @@ pub fn claim(
             return Ok(None);
         }
         config::lock_definition(client, map.id)?;
-        // The mapping as it is now: what was folded may concern fields that were mapped since this turn began.
+        // The mapping as it is now: what was folded may concern fields that were mapped since this
+        // turn began.
         let Some(map) = config::maps(client)?
             .into_iter()
             .find(|m| m.id == map.id && !m.in_error)

@@ -51,8 +51,8 @@ pub struct Folder {
 impl Folder {
     /// Folds a batch; returns what that did, and when to go on.
     ///
-    /// A batch that cannot be folded is tried again with half as many changes, until the row at fault is alone and is put
-    /// aside: it holds up neither other records nor other maps.
+    /// A batch that cannot be folded is tried again with half as many changes, until the row at
+    /// fault is alone and is put aside: it holds up neither other records nor other maps.
     pub fn turn(&mut self, cx: &mut Context) -> (Progress, Duration) {
         let mut folded = None;
         let failures = cx.backoff.failures(Owner::Worker, Step::Fold);

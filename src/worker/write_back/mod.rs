@@ -1,4 +1,5 @@
-//! The write-back: rounds open, changes are folded, and batches of what is due are claimed, read, sent and settled.
+//! The write-back: rounds open, changes are folded, and batches of what is due are claimed, read,
+//! sent and settled.
 
 pub mod claim;
 pub mod folding;
@@ -180,8 +181,9 @@ impl WriteBack {
         }
     }
 
-    /// Sends what is due of one map, and ends its round once nothing is; returns when something will be due next. `goes_on`: changes
-    /// are left to be folded. `is_awaited`: a backend waits for the map.
+    /// Sends what is due of one map, and ends its round once nothing is; returns when something
+    /// will be due next. `goes_on`: changes are left to be folded. `is_awaited`: a backend waits
+    /// for the map.
     fn serve(
         &mut self,
         cx: &mut Context,
@@ -244,8 +246,8 @@ impl WriteBack {
 
     /// Claims a batch and sends it; `false` when nothing is due.
     ///
-    /// A batch that cannot be read is read again with half as many records, until the one at fault is alone and is charged with a
-    /// failed attempt.
+    /// A batch that cannot be read is read again with half as many records, until the one at fault
+    /// is alone and is charged with a failed attempt.
     fn dispatch(
         &mut self,
         cx: &mut Context,

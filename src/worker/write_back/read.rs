@@ -1,4 +1,5 @@
-//! A claimed batch with its values. What needs no sending, or cannot be sent, is judged here and not sent.
+//! A claimed batch with its values. What needs no sending, or cannot be sent, is judged here and
+//! not sent.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -38,7 +39,8 @@ pub fn read_batch(
 ) -> Result<ClaimedBatch, StoreError> {
     let (mut due, refused) = with_keys_of_their_own(map, due, unsettled)?;
     let written = map.cells(|f| f.written);
-    // A record that the CRM does not have yet takes every field, those that were mapped since it was queued too.
+    // A record that the CRM does not have yet takes every field, those that were mapped since it
+    // was queued too.
     for record in due.iter_mut().filter(|record| record.op == Op::Create) {
         record.cells = record.cells.union(&written);
     }
@@ -146,8 +148,9 @@ fn holdable(map: &Map, row: RowValues) -> RowValues {
         .map_or(row, RowValues::Unreadable)
 }
 
-/// Those whose keys can be brought to the CRM, where no other record has them; and the others, judged. While it is not known
-/// whether another has it, and of two in one batch that the CRM would take for one, the later edit is put off.
+/// Those whose keys can be brought to the CRM, where no other record has them; and the others,
+/// judged. While it is not known whether another has it, and of two in one batch that the CRM would
+/// take for one, the later edit is put off.
 fn with_keys_of_their_own(
     map: &Map,
     due: Vec<Claimed>,

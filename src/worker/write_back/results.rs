@@ -67,7 +67,8 @@ pub fn classify(
     (settled.collect(), outage)
 }
 
-/// Why a map stops. One whose every record fails because of the mapping does, instead of making a dead letter of each.
+/// Why a map stops. One whose every record fails because of the mapping does, instead of making a
+/// dead letter of each.
 pub fn stop_reason(settled: &[Settled]) -> Option<String> {
     let errors: Vec<&str> = settled
         .iter()

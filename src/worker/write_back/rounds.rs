@@ -1,4 +1,5 @@
-//! Rounds: a map's changes are sent together, a `write_interval` apart, or as soon as a backend waits for them.
+//! Rounds: a map's changes are sent together, a `write_interval` apart, or as soon as a backend
+//! waits for them.
 
 use std::collections::HashSet;
 use std::sync::Arc;

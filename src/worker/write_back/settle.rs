@@ -1,5 +1,6 @@
-//! Settles batches: results go into the ledger, the queue and the audit. Whatever goes wrong with one, it keeps no other from being
-//! settled, and a result that cannot be stored now is kept until it can.
+//! Settles batches: results go into the ledger, the queue and the audit. Whatever goes wrong with
+//! one, it keeps no other from being settled, and a result that cannot be stored now is kept until
+//! it can.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -119,8 +120,8 @@ impl Settler {
         }
     }
 
-    /// Settles in parts, so that one result that cannot be stored does not keep the others from it: it counts as a failed attempt,
-    /// and as a dead letter if no retry can help.
+    /// Settles in parts, so that one result that cannot be stored does not keep the others from it:
+    /// it counts as a failed attempt, and as a dead letter if no retry can help.
     pub fn settle_in_parts(&mut self, cx: &mut Context, mut results: Results) {
         let (map, connection) = (results.map.clone(), results.connection.clone());
         let timeout = cx.settings.transform_timeout;
@@ -198,7 +199,8 @@ impl Settler {
     }
 }
 
-/// What becomes of a record that cannot be read, or whose result cannot be stored, because of this error.
+/// What becomes of a record that cannot be read, or whose result cannot be stored, because of this
+/// error.
 pub fn blamed(map: &Map, record: &Settled, error: &StoreError, max_attempts: u32) -> Outcome {
     let dead = |class: ErrorClass, code: &str, error: String| Outcome::Dead {
         class,
@@ -231,8 +233,9 @@ fn postpone(map: &Map, record: &Settled) -> Result<(), StoreError> {
     transaction(|client| failed::postpone(client, map, record, wait.as_millis() as i64, error))
 }
 
-/// Stores results, after deleting the rows whose records the CRM deleted, if that is wanted, and reports them in the map's
-/// status. Returns the places of those that another session keeps from being stored.
+/// Stores results, after deleting the rows whose records the CRM deleted, if that is wanted, and
+/// reports them in the map's status. Returns the places of those that another session keeps from
+/// being stored.
 fn write(
     client: &mut SpiClient,
     connection: &Connection,

@@ -1,6 +1,7 @@
 //! Request budgets of one vendor: per day and per short interval.
 //!
-//! Guarantees: a refused request costs nothing; what the headers say is what the next request finds.
+//! Guarantees: a refused request costs nothing; what the headers say is what the next request
+//! finds.
 
 use crate::clock::DAY_MS;
 use parking_lot::Mutex;
@@ -92,7 +93,8 @@ impl Meter {
             now.div_euclid(DAY_MS),
             now.div_euclid(self.interval_ms.max(1)),
         );
-        // The first request only learns what day it is; an admin may have set `daily_used` before it.
+        // The first request only learns what day it is; an admin may have set `daily_used` before
+        // it.
         if self.day != 0 && self.day != day {
             self.daily_used = 0;
         }

@@ -1,7 +1,7 @@
 //! Decimal numbers as a CRM's database keeps them: exact, of so many digits behind the point.
 //!
-//! Guarantees: a half is rounded away from zero, as SQL Server and MySQL do; no number, however long its exponent,
-//! costs more than its text.
+//! Guarantees: a half is rounded away from zero, as SQL Server and MySQL do; no number, however
+//! long its exponent, costs more than its text.
 
 use bigdecimal::{BigDecimal, RoundingMode};
 use std::cmp::Ordering;
@@ -20,7 +20,8 @@ fn exact(text: &str) -> Option<BigDecimal> {
     }
 }
 
-/// The number with `digits` behind the point, at most `most` away from zero; `None`: it is none, or too big.
+/// The number with `digits` behind the point, at most `most` away from zero; `None`: it is none, or
+/// too big.
 pub fn rounded(text: &str, digits: u32, most: i64) -> Option<BigDecimal> {
     let number = exact(text)?.with_scale_round(i64::from(digits), RoundingMode::HalfUp);
     (number.abs() <= most).then_some(number)

@@ -34,7 +34,8 @@ impl Request {
             .map(|(_, value)| value)
     }
 
-    /// A comma separated parameter, blanks dropped; also understands the parameter given repeatedly.
+    /// A comma separated parameter, blanks dropped; also understands the parameter given
+    /// repeatedly.
     pub fn list(&self, name: &str) -> Vec<String> {
         pairs(&self.query)
             .filter(|(key, _)| key == name)
@@ -64,7 +65,8 @@ impl Request {
     }
 }
 
-/// Stands in a value for half of a surrogate pair, which JSON can spell and a Rust string cannot hold. It is no character.
+/// Stands in a value for half of a surrogate pair, which JSON can spell and a Rust string cannot
+/// hold. It is no character.
 const HALF_PAIR: char = '\u{fdd0}';
 
 /// An answer; the server adds `Date` and `Content-Length`.

@@ -1,7 +1,8 @@
 //! crm-sim: CRMs' HTTP APIs with real state, for suites, demo and benchmarks.
 //!
-//! A vendor is a folder that turns requests into answers over a [`store::Store`]; everything vendors
-//! have in common (state, schema, faults, log, tokens, budgets, clock, sockets) stands beside them, once.
+//! A vendor is a folder that turns requests into answers over a [`store::Store`]; everything
+//! vendors have in common (state, schema, faults, log, tokens, budgets, clock, sockets) stands
+//! beside them, once.
 
 mod admin;
 mod budget;

@@ -1,7 +1,7 @@
 //! Objects and fields as a CRM's administrator defines them.
 //!
-//! Guarantees: a field keeps its position for ever (records refer to fields by position), so a field
-//! that is removed only becomes invisible; names compare without case.
+//! Guarantees: a field keeps its position for ever (records refer to fields by position), so a
+//! field that is removed only becomes invisible; names compare without case.
 
 use crate::value::{Kind, Value};
 use serde::{Deserialize, Serialize};

@@ -1,7 +1,8 @@
 //! Sockets: listens, reads requests, lets faults act, answers, writes the log.
 //!
 //! Guarantees: connections are kept alive; a dropped connection sends nothing (or half) and closes;
-//! each request is in the log before its answer leaves, so a test that got an answer finds it there.
+//! each request is in the log before its answer leaves, so a test that got an answer finds it
+//! there.
 
 use crate::admin;
 use crate::clock;
@@ -80,7 +81,8 @@ pub async fn listen(sim: Arc<Sim>, desk: Desk, address: &str) -> std::io::Result
                 let service = service_fn(move |request| {
                     let (sim, desk) = (sim.clone(), desk.clone());
                     async move {
-                        // A task of its own: a caller that gives up does not undo what it asked for.
+                        // A task of its own: a caller that gives up does not undo what it asked
+                        // for.
                         let served = tokio::spawn(serve(sim, desk, bound, request)).await;
                         served.unwrap_or(Err(Closed::Dropped))
                     }
@@ -358,7 +360,8 @@ fn half(response: Response, now: i64) -> Outgoing {
     let (mut sender, body) = Channel::<Bytes, Closed>::new(2);
     tokio::spawn(async move {
         let _ = sender.send_data(part).await;
-        // The first half must leave before the connection breaks, or it looks like no answer at all.
+        // The first half must leave before the connection breaks, or it looks like no answer at
+        // all.
         tokio::time::sleep(Duration::from_millis(20)).await;
         sender.abort(Closed::Dropped);
     });

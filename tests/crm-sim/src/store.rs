@@ -293,7 +293,8 @@ impl Object {
             }
             record.set(field, value);
         }
-        // Enough for any test to look back on, and bounded under a benchmark that rewrites for ever.
+        // Enough for any test to look back on, and bounded under a benchmark that rewrites for
+        // ever.
         if record.history.len() > 200 {
             record.history.drain(..100);
         }

@@ -1,7 +1,7 @@
 //! What a vendor is, and what every vendor has.
 //!
-//! Guarantees: authentication, budgets, latency and tokens are kept apart per vendor; the clock, the
-//! faults and the request log are one for all.
+//! Guarantees: authentication, budgets, latency and tokens are kept apart per vendor; the clock,
+//! the faults and the request log are one for all.
 
 use crate::budget::Budget;
 use crate::clock::Clock;

@@ -1,4 +1,5 @@
-//! What Zoho does with single records, external fields, lookups, searches, pages and values, over real sockets.
+//! What Zoho does with single records, external fields, lookups, searches, pages and values, over
+//! real sockets.
 
 mod common;
 

@@ -1,6 +1,8 @@
-//! Reads the source tree as text: the modules of `src/`, what each of them imports, and the text literals that they hold.
+//! Reads the source tree as text: the modules of `src/`, what each of them imports, and the text
+//! literals that they hold.
 //!
-//! Comments and unit tests (`#[cfg(test)] mod tests`) are left out: they may name what code may not.
+//! Comments and unit tests (`#[cfg(test)] mod tests`) are left out: they may name what code may
+//! not.
 
 mod lexer;
 mod paths;
@@ -56,6 +58,25 @@ pub fn modules(directory: &str, without: &[&str]) -> Vec<Module> {
         }
     };
     found.into_iter().map(read).collect()
+}
+
+/// Where comment lines are wider than rustfmt makes a line of code: it leaves them alone.
+pub fn long_comments(most: usize) -> Vec<String> {
+    let root = repository();
+    let mut found = Vec::new();
+    for directory in ["src", "tests", "fuzz"] {
+        files(&root.join(directory), &["target"], &mut found);
+    }
+    let mut long = Vec::new();
+    for path in found {
+        let text = fs::read_to_string(&path).expect("a source file");
+        let relative = path.strip_prefix(&root).unwrap_or(&path);
+        let lines = text.lines().enumerate();
+        let lines = lines.filter(|(_, l)| l.trim_start().starts_with("//"));
+        let beyond = lines.filter(|(_, line)| line.chars().count() > most);
+        long.extend(beyond.map(|(n, _)| format!("{}:{}", relative.display(), n + 1)));
+    }
+    long
 }
 
 /// What each module imports of the others, by their paths.

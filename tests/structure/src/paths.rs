@@ -1,6 +1,7 @@
 //! Paths that code names, `use` trees unfolded and made absolute.
 
-/// The path of a module by its file below the crate's root: `/worker/link/mod.rs` is `worker::link`.
+/// The path of a module by its file below the crate's root: `/worker/link/mod.rs` is
+/// `worker::link`.
 pub fn of_file(file: &str) -> String {
     let path = file.trim_start_matches('/').trim_end_matches(".rs");
     let path = path.strip_suffix("/mod").unwrap_or(path);
@@ -36,7 +37,8 @@ pub fn named(code: &str, module: &str) -> Vec<String> {
     named
 }
 
-/// Calls `each` with every path of a `use` tree, or with the one path that stands there. Returns what follows it.
+/// Calls `each` with every path of a `use` tree, or with the one path that stands there. Returns
+/// what follows it.
 fn unfold<'c>(code: &'c str, prefix: String, each: &mut impl FnMut(&str)) -> &'c str {
     let mut prefix = prefix;
     let mut rest = code;

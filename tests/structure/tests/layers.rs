@@ -1,6 +1,7 @@
-//! What may know what, in `src/`. A failure names the files: the remedy is another place for the code, not a longer list here.
+//! What may know what, in `src/`. A failure names the files: the remedy is another place for the
+//! code, not a longer list here.
 
-use crm_structure::{Module, circles, imports, modules};
+use crm_structure::{Module, circles, imports, long_comments, modules};
 
 /// The crate `pg_crm`; domain and providers are crates of their own.
 fn pg_crm() -> Vec<Module> {
@@ -105,4 +106,10 @@ fn statements_are_the_stores() {
         );
     }
     assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn comments_are_as_wide_as_code() {
+    let found = long_comments(100);
+    assert!(found.is_empty(), "more than 100 columns: {found:#?}");
 }

@@ -212,7 +212,8 @@ impl Database {
         self.session = self.session().await;
     }
 
-    /// A session that listens to a channel; what it hears, which must be JSON, is added to `heard` until it ends.
+    /// A session that listens to a channel; what it hears, which must be JSON, is added to `heard`
+    /// until it ends.
     pub async fn listen(&self, channel: &str, heard: Arc<Mutex<Vec<Value>>>) -> Session {
         let config = Session::config(&self.socket, &self.name);
         let (client, mut connection) = config.connect(NoTls).await.expect("a connection");

@@ -287,7 +287,8 @@ fn text(value: Option<&Value>) -> String {
     value.and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
-/// Edits, and returns the flush that writes them back while the CRM takes a second and a half to answer.
+/// Edits, and returns the flush that writes them back while the CRM takes a second and a half to
+/// answer.
 pub async fn under_way(db: &Database, crm: &Crm, edits: &str) -> JoinHandle<bool> {
     crm.fault(json!({"delay_ms": 1500, "times": 1}));
     db.execute(edits).await;

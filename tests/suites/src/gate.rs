@@ -1,4 +1,5 @@
-//! A gate before a server: while it is shut, connections to it are refused and those through it are cut.
+//! A gate before a server: while it is shut, connections to it are refused and those through it are
+//! cut.
 //!
 //! The address stays the same, so what comes back is the same CRM with all that it held.
 

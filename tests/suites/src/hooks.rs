@@ -89,7 +89,8 @@ pub async fn delivered(desk: &Desk, at_least: u64) -> (u64, u64) {
     .await
 }
 
-/// Tells a listener of changes of people, twice, in the place of a CRM that posts nothing by itself.
+/// Tells a listener of changes of people, twice, in the place of a CRM that posts nothing by
+/// itself.
 pub async fn relay(desk: &Desk, url: &str, changes: &[(&str, &str)]) {
     let people = desk.crm.vendor.people();
     for (n, (id, change)) in changes.iter().enumerate() {

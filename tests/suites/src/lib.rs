@@ -1,7 +1,9 @@
-//! The harness of the suites: real PostgreSQL clusters with pg_crm preloaded, and the simulated CRMs.
+//! The harness of the suites: real PostgreSQL clusters with pg_crm preloaded, and the simulated
+//! CRMs.
 //!
-//! Every helper panics with the SQL, the request or the condition that failed, so that scenarios read as the story they
-//! tell. Nothing outlives the process: servers and simulators die with it, whatever way it ends.
+//! Every helper panics with the SQL, the request or the condition that failed, so that scenarios
+//! read as the story they tell. Nothing outlives the process: servers and simulators die with it,
+//! whatever way it ends.
 
 pub mod cluster;
 pub mod crm;
@@ -77,7 +79,8 @@ macro_rules! with_remote_crms {
     };
 }
 
-/// Makes a test of each scenario for each contestant. Who is to hold to what all hold to gets a line here.
+/// Makes a test of each scenario for each contestant. Who is to hold to what all hold to gets a
+/// line here.
 #[macro_export]
 macro_rules! with_every_contestant {
     ($($scenario:ident),+ $(,)?) => {

@@ -1,4 +1,5 @@
-//! People whose cells flow both ways: a desk for what is edited while somebody waits, and on both sides at once.
+//! People whose cells flow both ways: a desk for what is edited while somebody waits, and on both
+//! sides at once.
 
 use std::ops::Deref;
 use std::time::Duration;
@@ -102,7 +103,8 @@ impl Live {
         Live { desk }
     }
 
-    /// Adds people p1, p2, ... who are on both sides, and whom the ledger knows; the ids of their records.
+    /// Adds people p1, p2, ... who are on both sides, and whom the ledger knows; the ids of their
+    /// records.
     pub async fn people(&self, count: usize) -> Vec<String> {
         let ids = self.link(count).await;
         let every = "UPDATE people SET first_name = 'Ada', last_name = 'Byron ' || id, email = id || '@b.example', phone = '+1'";
@@ -194,7 +196,8 @@ impl Live {
         self.crm.intrude(operation, &id, &named);
     }
 
-    /// Has the worker look for changes, and a page be read that takes its time to arrive; the end of that look.
+    /// Has the worker look for changes, and a page be read that takes its time to arrive; the end
+    /// of that look.
     pub async fn page_on_its_way(&self) -> tokio::task::JoinHandle<()> {
         let path = self.crm.vendor.facts().changes;
         self.crm

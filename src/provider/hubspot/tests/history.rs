@@ -36,7 +36,8 @@ fn read_history(
     drive(operation, answer)
 }
 
-/// An entry of a history, `ms` after the read's time; `u` is a person, `i` an app, `?` says nothing.
+/// An entry of a history, `ms` after the read's time; `u` is a person, `i` an app, `?` says
+/// nothing.
 fn entry((value, ms, by): (&str, i64, char)) -> Json {
     let timestamp = Value::timestamp_ms(READ_AT + ms).to_json();
     match by {

@@ -1,5 +1,5 @@
-//! Records that are looked for before they are created, so that a create that is sent again makes no
-//! twin.
+//! Records that are looked for before they are created, so that a create that is sent again makes
+//! no twin.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Queries, and the list of what was deleted. That every record is told, however pages are cut, is tried
-//! against the simulator.
+//! Queries, and the list of what was deleted. That every record is told, however pages are cut, is
+//! tried against the simulator.
 
 use std::sync::Arc;
 

@@ -8,7 +8,8 @@ use super::super::Zoho;
 use crate::Provider;
 use crate::scripted_server::values::any_value;
 
-/// What Zoho shows of what it was sent: names beside ids, choices in its own order, its own time zone.
+/// What Zoho shows of what it was sent: names beside ids, choices in its own order, its own time
+/// zone.
 fn shown(data_type: DataType, wire: &Json) -> Json {
     match (data_type, wire) {
         (DataType::Reference, Json::Object(parts)) => json!({ "name": "x", "id": parts["id"] }),

@@ -1,8 +1,9 @@
 //! Rows that are gone.
 //!
-//! Guarantees: their edits are given up, with an audit row for each call that made one. What was known of their records is
-//! forgotten, but for what keeps a record from coming back: a link that it had, a creation that may be in flight. Where the
-//! CRM record is to be deleted too, everything else stays until it is.
+//! Guarantees: their edits are given up, with an audit row for each call that made one. What was
+//! known of their records is forgotten, but for what keeps a record from coming back: a link that
+//! it had, a creation that may be in flight. Where the CRM record is to be deleted too, everything
+//! else stays until it is.
 
 use pgrx::spi::SpiClient;
 
@@ -74,7 +75,8 @@ const VOID_DEAD_LETTERS: &str = "
     DELETE FROM crm.dead_letter d USING unnest($1::text[], $2::int[], $3::text[]) AS r (shard_key, map_id, record_key)
     WHERE d.path IN ('batch', 'reconcile') AND d.shard_key = r.shard_key AND d.map_id = r.map_id AND d.record_key = r.record_key";
 
-/// The CRM may have created the record, or be about to: it is not to become a row again, or is to be deleted.
+/// The CRM may have created the record, or be about to: it is not to become a row again, or is to
+/// be deleted.
 const REMEMBER_CREATIONS: &str = "
     INSERT INTO crm.orphaned_create (shard_key, map_id, record_key)
     SELECT r.shard_key, r.map_id, r.record_key

@@ -1,7 +1,8 @@
 //! Edits of cells that are checked against the CRM before they are written become pending writes.
 //!
-//! Guarantees: a record has one pending write at a time; what a later edit sets is added to it, on the base of the first,
-//! unless the later one is forced. The caller of each edit in it is known to the audit.
+//! Guarantees: a record has one pending write at a time; what a later edit sets is added to it, on
+//! the base of the first, unless the later one is forced. The caller of each edit in it is known to
+//! the audit.
 
 use pgrx::spi::SpiClient;
 
@@ -36,9 +37,9 @@ pub fn fold(client: &mut SpiClient, records: &[Record]) -> Result<(), StoreError
     Ok(())
 }
 
-/// The base of a cell is what its earliest edit says, and of one that is forced the latest of those. Where a row is inserted
-/// over a record that it has, it is what that record held. A call waits for its edit also if that goes with the creation of
-/// the record.
+/// The base of a cell is what its earliest edit says, and of one that is forced the latest of
+/// those. Where a row is inserted over a record that it has, it is what that record held. A call
+/// waits for its edit also if that goes with the creation of the record.
 const PEND: &str = "WITH record AS MATERIALIZED (
         SELECT r.*, c.writes, crm_internal.cells_and(CASE WHEN r.is_checked THEN r.cells ELSE c.cells END, r.checkable) AS edited
         FROM (SELECT r.shard_key, r.map_id, r.record_key, r.cells, r.checkable, r.is_checked, r.is_reinserted, r.notes::jsonb AS notes,

@@ -1,12 +1,14 @@
-//! Committed changes become queued work: `crm.change` is folded into `crm.queue` and `crm.pending_write`, a slice at a time.
+//! Committed changes become queued work: `crm.change` is folded into `crm.queue` and
+//! `crm.pending_write`, a slice at a time.
 //!
-//! Guarantees: a record's changes are folded in the order in which they were committed. A record whose ledger row another
-//! session has locked is left for the next fold, with all of its changes.
+//! Guarantees: a record's changes are folded in the order in which they were committed. A record
+//! whose ledger row another session has locked is left for the next fold, with all of its changes.
 //!
-//! One statement ([`take`]) locks a slice of changes and the ledger rows of its records, and queues plain updates, which
-//! are nearly all there is. The records that need more come back, each kind to statements of its own: rows that are gone
-//! ([`deletions`]), edits that are checked against the CRM before they are written ([`edits`]), rows inserted over a
-//! record that they have already ([`reinsertions`]).
+//! One statement ([`take`]) locks a slice of changes and the ledger rows of its records, and queues
+//! plain updates, which are nearly all there is. The records that need more come back, each kind to
+//! statements of its own: rows that are gone ([`deletions`]), edits that are checked against the
+//! CRM before they are written ([`edits`]), rows inserted over a record that they have already
+//! ([`reinsertions`]).
 
 mod deletions;
 mod edits;
@@ -44,8 +46,9 @@ pub struct Folded {
 
 /// Folds the changes of about `rows` records.
 ///
-/// `expect_queued`: for how many slices to come records are expected to be queued already. Looking for that costs as much
-/// as the rest of an INSERT, so slices go without it until one finds such a record and is folded again.
+/// `expect_queued`: for how many slices to come records are expected to be queued already. Looking
+/// for that costs as much as the rest of an INSERT, so slices go without it until one finds such a
+/// record and is folded again.
 ///
 /// `at`: the last row of the slice that is being folded, for whoever asks after an error.
 pub fn fold(
@@ -92,8 +95,8 @@ pub fn fold(
     Ok(folded)
 }
 
-/// The records that need more than a place in the queue. Their ledger rows are locked by now, so that these statements see
-/// whatever was decided about them before.
+/// The records that need more than a place in the queue. Their ledger rows are locked by now, so
+/// that these statements see whatever was decided about them before.
 fn fold_involved(client: &mut SpiClient, involved: Vec<Record>) -> Result<(), StoreError> {
     if involved.is_empty() {
         return Ok(());
@@ -107,7 +110,8 @@ fn fold_involved(client: &mut SpiClient, involved: Vec<Record>) -> Result<(), St
     take::queue(client, live.iter().chain(deletes).collect())
 }
 
-/// The last row of the slice that begins after that place and has about so many records; and how many it has.
+/// The last row of the slice that begins after that place and has about so many records; and how
+/// many it has.
 fn slice_end(
     client: &SpiClient,
     after: &Place,

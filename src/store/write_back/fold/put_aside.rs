@@ -1,15 +1,16 @@
 //! A row of changes that cannot be folded is put aside, so that the others can be.
 //!
-//! Guarantees: no edit is lost. The record of a row that is put aside becomes a dead letter, and is written as a whole once
-//! that is replayed.
+//! Guarantees: no edit is lost. The record of a row that is put aside becomes a dead letter, and is
+//! written as a whole once that is replayed.
 
 use pgrx::spi::SpiClient;
 
 use crate::store::error::StoreError;
 use crate::store::write_back::fold::Place;
 
-/// Takes a row of changes that cannot be folded out of the way. One that names several records is parted, so that each can be
-/// tried by itself; that of one record becomes a dead letter, and its record is written anew as a whole once it is replayed.
+/// Takes a row of changes that cannot be folded out of the way. One that names several records is
+/// parted, so that each can be tried by itself; that of one record becomes a dead letter, and its
+/// record is written anew as a whole once it is replayed.
 pub fn put_aside(client: &mut SpiClient, at: &Place, error: &str) -> Result<(), StoreError> {
     let place = [at.0.as_str().into(), at.1.into()];
     // What comes first of its shard has room before it.

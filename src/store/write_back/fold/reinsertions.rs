@@ -1,6 +1,8 @@
-//! Rows inserted over a record that they have already: a row was deleted and put back, or its key was taken again.
+//! Rows inserted over a record that they have already: a row was deleted and put back, or its key
+//! was taken again.
 //!
-//! Guarantees: what flows in from the CRM comes anew, since what the ledger knows of it was the former row's.
+//! Guarantees: what flows in from the CRM comes anew, since what the ledger knows of it was the
+//! former row's.
 
 use pgrx::spi::SpiClient;
 

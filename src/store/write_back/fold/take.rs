@@ -1,6 +1,8 @@
-//! Locks a slice of changes with the ledger rows of its records, takes it out of `crm.change`, and queues plain updates.
+//! Locks a slice of changes with the ledger rows of its records, takes it out of `crm.change`, and
+//! queues plain updates.
 //!
-//! A record whose ledger row another session has locked stays in `crm.change` with all of its changes.
+//! A record whose ledger row another session has locked stays in `crm.change` with all of its
+//! changes.
 
 use std::sync::LazyLock;
 
@@ -48,7 +50,8 @@ pub struct Record {
     pub cells: Vec<u8>,
     pub changed_at: TimestampWithTimeZone,
     pub actor: String,
-    /// What its edits of checked cells say of themselves, a JSON array: change_id, cells, base, write_id, correlation_id of each.
+    /// What its edits of checked cells say of themselves, a JSON array: change_id, cells, base,
+    /// write_id, correlation_id of each.
     pub notes: Option<String>,
     pub is_deleted: bool,
     /// Its row was inserted though it has a CRM record.
@@ -126,8 +129,8 @@ fn record(record_key: String, row: &impl Columns) -> Result<Record, StoreError> 
     })
 }
 
-/// Queues records that came back from [`take`]: cells to write, or a deletion. One whose row is back is not to be deleted
-/// any more.
+/// Queues records that came back from [`take`]: cells to write, or a deletion. One whose row is
+/// back is not to be deleted any more.
 pub fn queue(client: &mut SpiClient, records: Vec<&Record>) -> Result<(), StoreError> {
     if records.is_empty() {
         return Ok(());
@@ -176,7 +179,8 @@ static TAKE: LazyLock<String> = LazyLock::new(|| [LOCK, ON_QUEUED, REMOVE].conca
 static TAKE_UNQUEUED: LazyLock<String> = LazyLock::new(|| [LOCK, REMOVE].concat());
 static QUEUE: LazyLock<String> = LazyLock::new(|| [QUEUED, ON_QUEUED].concat());
 
-/// Locks the slice and the ledger rows of its records, enters records that are new to the ledger, and queues plain updates.
+/// Locks the slice and the ledger rows of its records, enters records that are new to the ledger,
+/// and queues plain updates.
 const LOCK: &str = "WITH slice AS MATERIALIZED (
         SELECT ctid AS place, shard_key, map_id, record_keys, change_id, op, cells, base, write_id, changed_at, actor, correlation_id
         FROM crm.change WHERE (shard_key, change_id) > ($1, $2) AND (shard_key, change_id) <= ($3, $4)

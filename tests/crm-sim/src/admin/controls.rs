@@ -16,7 +16,8 @@ struct TokenOrder {
     vendor: String,
     /// Makes this access token valid.
     issue: Option<String>,
-    /// With `issue`: for how long. Alone: lifetime of tokens given out from now on; `null` is for ever.
+    /// With `issue`: for how long. Alone: lifetime of tokens given out from now on; `null` is for
+    /// ever.
     #[serde(default, deserialize_with = "given")]
     lifetime_s: Option<Option<i64>>,
     issue_refresh: Option<String>,

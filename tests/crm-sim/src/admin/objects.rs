@@ -1,7 +1,8 @@
 //! `/objects/{vendor}/{object}[/{id}]`: records as a CRM user sees and edits them.
 //!
 //! Guarantees: edits obey the object's own rules, move version and modified time, and are marked as
-//! a human's unless the request says otherwise; a list of edits is applied as a whole or not at all.
+//! a human's unless the request says otherwise; a list of edits is applied as a whole or not at
+//! all.
 
 use super::{AdminError, Answer, body, input, no_route, object_of, ok, shown};
 use crate::clock;

@@ -105,8 +105,8 @@ impl Accounts {
         }
     }
 
-    /// The account with a token that is good, obtained anew if it must be. Where the CRM gives none any more, the account has
-    /// expired.
+    /// The account with a token that is good, obtained anew if it must be. Where the CRM gives none
+    /// any more, the account has expired.
     pub fn refreshed(
         &self,
         id: &str,

@@ -1,7 +1,9 @@
-//! Composio, the broker: keeps accounts of the CRMs, and sends requests to them for whoever has its key.
+//! Composio, the broker: keeps accounts of the CRMs, and sends requests to them for whoever has its
+//! key.
 //!
-//! Guarantees: a request of a CRM reaches the very vendor that stands beside, with all its faults; an answer of the CRM is a
-//! success of the broker, whatever its status; only an ACTIVE account is used; an unknown key of a request is refused.
+//! Guarantees: a request of a CRM reaches the very vendor that stands beside, with all its faults;
+//! an answer of the CRM is a success of the broker, whatever its status; only an ACTIVE account is
+//! used; an unknown key of a request is refused.
 
 mod accounts;
 mod proxy;

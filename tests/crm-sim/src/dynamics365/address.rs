@@ -24,7 +24,8 @@ pub enum Address {
     },
 }
 
-/// What the values of a key may not hold: encoded or not, the servers on the way do not let it pass.
+/// What the values of a key may not hold: encoded or not, the servers on the way do not let it
+/// pass.
 const BARRED: [char; 11] = ['/', '<', '>', '*', '%', '&', ':', '\\', '?', '+', '#'];
 
 impl Address {

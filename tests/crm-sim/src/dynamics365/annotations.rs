@@ -1,4 +1,5 @@
-//! What is told of values beside them, for those who prefer it: how people see them, and where lookups lead.
+//! What is told of values beside them, for those who prefer it: how people see them, and where
+//! lookups lead.
 //!
 //! Guarantees: nothing is added that was not asked for by its name, or by `*`.
 

@@ -1,7 +1,9 @@
-//! `EntityDefinitions(LogicalName='…')/Attributes`, `/Keys` and `/ManyToOneRelationships`: what a table's columns are.
+//! `EntityDefinitions(LogicalName='…')/Attributes`, `/Keys` and `/ManyToOneRelationships`: what a
+//! table's columns are.
 //!
-//! Guarantees: what columns of one type alone have is told of that type alone; a lookup has the column beside it that
-//! spells it out, which no row shows; a query that asks for anything else is refused.
+//! Guarantees: what columns of one type alone have is told of that type alone; a lookup has the
+//! column beside it that spells it out, which no row shows; a query that asks for anything else is
+//! refused.
 
 use super::error::DataverseError;
 use super::{Answer, ROOT, address, definitions, org};

@@ -1,7 +1,8 @@
 //! `$batch`: runs the requests of a multipart body in their order, and makes one of their answers.
 //!
-//! Guarantees: a change set is applied as a whole or not at all, and its requests may speak of what earlier ones of
-//! it made; the first refusal ends the batch unless `odata.continue-on-error` is preferred.
+//! Guarantees: a change set is applied as a whole or not at all, and its requests may speak of what
+//! earlier ones of it made; the first refusal ends the batch unless `odata.continue-on-error` is
+//! preferred.
 
 use super::error::DataverseError;
 use super::multipart::{self, Member, Part, malformed};

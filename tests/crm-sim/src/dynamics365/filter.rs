@@ -1,7 +1,7 @@
 //! `$filter`: which rows.
 //!
-//! Guarantees: total; a literal that is not of the column's type is refused, and so is what the grammar here does not
-//! know; texts compare without case, as the database does.
+//! Guarantees: total; a literal that is not of the column's type is refused, and so is what the
+//! grammar here does not know; texts compare without case, as the database does.
 
 use super::address;
 use super::error::DataverseError;

@@ -1,7 +1,7 @@
 //! Microsoft Dynamics 365: the Dataverse Web API, version 9.2.
 //!
-//! Guarantees: every call but the token endpoint needs a bearer token; each row shows a tag that any change
-//! of it replaces; what is not simulated is refused and never passed over.
+//! Guarantees: every call but the token endpoint needs a bearer token; each row shows a tag that
+//! any change of it replaces; what is not simulated is refused and never passed over.
 
 mod address;
 mod annotations;

@@ -1,7 +1,7 @@
 //! The parts of a multipart body: requests, and sets of them.
 //!
-//! Guarantees: lines end in CRLF or the whole is refused; what stands before the first boundary or behind the last
-//! one is passed over, as RFC 2046 has it.
+//! Guarantees: lines end in CRLF or the whole is refused; what stands before the first boundary or
+//! behind the last one is passed over, as RFC 2046 has it.
 
 use super::ROOT;
 use super::error::DataverseError;
@@ -56,8 +56,8 @@ fn boundary(kind: &str) -> Result<&str, DataverseError> {
         .ok_or_else(|| malformed("The content type must be multipart/mixed with a boundary."))
 }
 
-/// What stands between the lines of a boundary, up to the one that ends them. The line break before a boundary
-/// belongs to it.
+/// What stands between the lines of a boundary, up to the one that ends them. The line break before
+/// a boundary belongs to it.
 fn split<'a>(body: &'a str, boundary: &str) -> Result<Vec<&'a str>, DataverseError> {
     let mark = format!("--{boundary}");
     let mut pieces = Vec::new();
@@ -132,7 +132,8 @@ fn request(own: &HeaderMap, message: &str) -> Result<Request, DataverseError> {
     if header(own, "content-type") != "application/http" || !binary {
         return Err(malformed("A part must be application/http, in binary."));
     }
-    // Of a request without a body, the line break before the boundary may be the second of the two that end it.
+    // Of a request without a body, the line break before the boundary may be the second of the two
+    // that end it.
     let (head, body) = match message.split_once("\r\n\r\n") {
         Some(both) => both,
         None => {

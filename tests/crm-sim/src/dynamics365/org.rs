@@ -1,8 +1,9 @@
 //! The Dataverse environment: its tables, and how their rows read.
 //!
-//! Guarantees: ids are GUIDs; moments are whole seconds of UTC; choices are numbers, several of them a
-//! text; a lookup is read as `_column_value` and written by its navigation property. Decimals and money are exact and
-//! shown with all digits that the database has for them, doubles are doubles.
+//! Guarantees: ids are GUIDs; moments are whole seconds of UTC; choices are numbers, several of
+//! them a text; a lookup is read as `_column_value` and written by its navigation property.
+//! Decimals and money are exact and shown with all digits that the database has for them, doubles
+//! are doubles.
 
 use crate::clock;
 use crate::decimal;
@@ -45,7 +46,8 @@ pub fn define(def: &mut ObjectDef, spec: &ObjectSpec) -> Result<(), SchemaError>
     def.define(&spec, &Types)
 }
 
-/// The most that a column of decimals takes, and the digits behind the point that its values are shown with.
+/// The most that a column of decimals takes, and the digits behind the point that its values are
+/// shown with.
 pub fn decimals(native: &str) -> (i64, u32) {
     match native {
         "Money" => (922_337_203_685_477, 4),
@@ -53,7 +55,8 @@ pub fn decimals(native: &str) -> (i64, u32) {
     }
 }
 
-/// Columns whose values, taken together, make a row a duplicate of another: the rules that are published.
+/// Columns whose values, taken together, make a row a duplicate of another: the rules that are
+/// published.
 pub fn duplicate_rules(set: &str) -> &'static [&'static [&'static str]] {
     match set {
         "accounts" => &[&["name"]],

@@ -1,7 +1,7 @@
 //! What the body of a write sets.
 //!
-//! Guarantees: nothing is stored that does not fit its column; columns of the system are passed over, as
-//! Dataverse does; a lookup names a row that is there.
+//! Guarantees: nothing is stored that does not fit its column; columns of the system are passed
+//! over, as Dataverse does; a lookup names a row that is there.
 
 use super::address::Address;
 use super::error::DataverseError;

@@ -1,8 +1,8 @@
 //! Lists of rows, filtered and sorted, and what changed since a delta link.
 //!
-//! Guarantees: a row that changes while a list is paged is told by the delta link at its end; new and
-//! changed rows come in the order of their versions, deleted ones after them. The link to the next page says all
-//! that the first request said.
+//! Guarantees: a row that changes while a list is paged is told by the delta link at its end; new
+//! and changed rows come in the order of their versions, deleted ones after them. The link to the
+//! next page says all that the first request said.
 
 use super::error::DataverseError;
 use super::filter::Filter;
@@ -80,8 +80,8 @@ impl Place {
         })
     }
 
-    /// The rows of a query that are left. A page of a sorted list goes on behind the row that was the last; if that
-    /// one is gone, behind so many rows.
+    /// The rows of a query that are left. A page of a sorted list goes on behind the row that was
+    /// the last; if that one is gone, behind so many rows.
     fn sorted(&self, object: &Object, query: &Query) -> Vec<((bool, u64), u32)> {
         if !query.order.is_given() {
             let mut left = self.rows(object);

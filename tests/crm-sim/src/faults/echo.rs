@@ -1,4 +1,5 @@
-//! A CRM that quotes what it was sent: the credentials of a request, in all forms, in its own messages.
+//! A CRM that quotes what it was sent: the credentials of a request, in all forms, in its own
+//! messages.
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};

@@ -1,8 +1,8 @@
 //! Trouble on request.
 //!
 //! Guarantees: a fault acts on a request only if everything it names matches; each time it acts it
-//! uses up one of its `times`; faults act in the order they were made. A fault on records uses up one
-//! per record it fails.
+//! uses up one of its `times`; faults act in the order they were made. A fault on records uses up
+//! one per record it fails.
 
 pub mod echo;
 mod spec;
@@ -169,7 +169,8 @@ impl Faults {
                 plan.records.0.push(fault.clone());
                 continue;
             }
-            // One request gets one answer: a second fault that gives one waits for the next request.
+            // One request gets one answer: a second fault that gives one waits for the next
+            // request.
             let answers = fault.spec.status.is_some() || fault.spec.drop.is_some();
             let answered = plan.answer.is_some() || plan.drop.is_some();
             if (answers && answered) || !fault.use_up() {

@@ -1,7 +1,8 @@
 //! `/crm/v3/objects/{type}/batch/...`: up to 100 records per request.
 //!
 //! Guarantees: an invalid input fails the whole batch and nothing is written; records that are not
-//! there fail alone, grouped, with 207. Results come in no useful order; trace ids tell whose is whose.
+//! there fail alone, grouped, with 207. Results come in no useful order; trace ids tell whose is
+//! whose.
 
 use super::associations::{self, Links, Wanted};
 use super::error::HsError;

@@ -1,8 +1,9 @@
 //! The form in which HubSpot keeps a value.
 //!
-//! Guarantees: e-mail addresses are lower case; numbers are plain digits, with the decimals they were
-//! sent with; dates are days and times milliseconds, whichever way they were spelled; a checkbox
-//! property holds each option once, and what begins with a semicolon is added to what it holds.
+//! Guarantees: e-mail addresses are lower case; numbers are plain digits, with the decimals they
+//! were sent with; dates are days and times milliseconds, whichever way they were spelled; a
+//! checkbox property holds each option once, and what begins with a semicolon is added to what it
+//! holds.
 
 use crate::clock::{self, DAY_MS};
 use crate::schema::Field;

@@ -1,7 +1,7 @@
 //! HubSpot: CRM objects v3 and the dated versions, batch, search, properties and OAuth.
 //!
-//! Guarantees: every call but the OAuth ones needs a valid token and counts against the daily and the
-//! interval budget; the rate headers tell the same figures.
+//! Guarantees: every call but the OAuth ones needs a valid token and counts against the daily and
+//! the interval budget; the rate headers tell the same figures.
 
 mod associations;
 mod batch;

@@ -1,7 +1,7 @@
 //! Writes of single records: reads properties, checks them, applies them.
 //!
-//! Guarantees: all bad properties of a record are reported together; a record that fails has changed
-//! nothing. Single and batch calls write through here.
+//! Guarantees: all bad properties of a record are reported together; a record that fails has
+//! changed nothing. Single and batch calls write through here.
 
 use super::error::{Breach, HsError};
 use super::{form, portal};

@@ -1,8 +1,8 @@
 //! The Pipedrive account: its objects, and how its records read.
 //!
-//! Guarantees: ids and options come out as numbers, moments of version 2 as whole seconds in RFC 3339;
-//! custom fields lie apart in version 2 and beside the others in version 1. What is more than one value
-//! (a list, money, a place) is kept as the text of its JSON.
+//! Guarantees: ids and options come out as numbers, moments of version 2 as whole seconds in RFC
+//! 3339; custom fields lie apart in version 2 and beside the others in version 1. What is more than
+//! one value (a list, money, a place) is kept as the text of its JSON.
 
 use crate::clock;
 use crate::schema::{Dialect, Field, FieldSpec, ObjectDef, ObjectSpec, Source};

@@ -1,7 +1,8 @@
 //! `/dealFields` and its like: what fields an object has.
 //!
-//! Guarantees: version 2 tells codes and types and nothing of rights; version 1 tells those too, and the numbers that
-//! filters know fields by. Fields that only a record shows (`is_deleted`) are in neither.
+//! Guarantees: version 2 tells codes and types and nothing of rights; version 1 tells those too,
+//! and the numbers that filters know fields by. Fields that only a record shows (`is_deleted`) are
+//! in neither.
 
 use super::account::{self, is_custom, is_first};
 use super::error::PdError;
@@ -11,7 +12,8 @@ use crate::schema::{Field, Source};
 use crate::store::{Object, Store};
 use serde_json::{Value as Json, json};
 
-/// The object whose fields a path lists, in this version. Leads and notes are of the first one alone.
+/// The object whose fields a path lists, in this version. Leads and notes are of the first one
+/// alone.
 pub fn listed<'a>(store: &'a Store, path: &str, is_of_first: bool) -> Option<&'a Object> {
     let word = path.strip_suffix("Fields")?;
     let mut objects = store.objects.iter();

@@ -1,7 +1,7 @@
 //! Filters: conditions that are kept under a number, by which lists of version 2 are narrowed.
 //!
-//! Guarantees: a filter that is taken can be answered; its groups are one joined by `and` and one by `or`, and it has
-//! 16 conditions at most.
+//! Guarantees: a filter that is taken can be answered; its groups are one joined by `and` and one
+//! by `or`, and it has 16 conditions at most.
 
 use super::account::{self, USER, plain, word};
 use super::error::PdError;

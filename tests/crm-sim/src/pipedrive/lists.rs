@@ -1,7 +1,7 @@
 //! Lists and changelogs.
 //!
-//! Guarantees: parameters that are not known, or hold what they cannot, are refused; a cursor goes on
-//! behind the record that it names, whatever has come or gone meanwhile.
+//! Guarantees: parameters that are not known, or hold what they cannot, are refused; a cursor goes
+//! on behind the record that it names, whatever has come or gone meanwhile.
 
 use super::account::{self, as_text, floor, is_archived, is_first, plain, record_id, word};
 use super::error::PdError;

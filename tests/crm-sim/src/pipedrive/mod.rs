@@ -1,7 +1,8 @@
-//! Pipedrive: version 2 of its API, what version 1 alone has (leads, notes, filters, changelogs), and OAuth.
+//! Pipedrive: version 2 of its API, what version 1 alone has (leads, notes, filters, changelogs),
+//! and OAuth.
 //!
-//! Guarantees: every call but the token endpoint needs a token in the header that is for its kind, and
-//! costs what Pipedrive says it costs; the headers tell the same figures.
+//! Guarantees: every call but the token endpoint needs a token in the header that is for its kind,
+//! and costs what Pipedrive says it costs; the headers tell the same figures.
 
 mod account;
 mod error;

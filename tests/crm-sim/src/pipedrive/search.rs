@@ -1,6 +1,7 @@
 //! Searches of items by a term, as an index has them that may be behind.
 //!
-//! Guarantees: case is not told; of custom fields those alone are searched whose types Pipedrive searches.
+//! Guarantees: case is not told; of custom fields those alone are searched whose types Pipedrive
+//! searches.
 
 use super::account::{self, is_custom, record_id, word};
 use super::error::PdError;

@@ -1,8 +1,8 @@
 //! The form in which Salesforce keeps a value.
 //!
-//! Guarantees: texts stand without white space around them; numbers have no more decimals than their
-//! scale, rounded half up; a choice that a picklist has is spelled as the picklist spells it, and
-//! among several it stands once.
+//! Guarantees: texts stand without white space around them; numbers have no more decimals than
+//! their scale, rounded half up; a choice that a picklist has is spelled as the picklist spells it,
+//! and among several it stands once.
 
 use crate::schema::Field;
 use crate::value::{Kind, Misfit, Raw, Value, fit};

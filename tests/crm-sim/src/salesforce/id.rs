@@ -1,7 +1,7 @@
 //! Salesforce ids: 15 characters that differ by case, and three more that say which are upper case.
 //!
-//! Guarantees: what `spell` makes, `parse` takes back, in 15 or 18 characters and, in the latter form,
-//! in any case.
+//! Guarantees: what `spell` makes, `parse` takes back, in 15 or 18 characters and, in the latter
+//! form, in any case.
 
 const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 const SUFFIX: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ012345";

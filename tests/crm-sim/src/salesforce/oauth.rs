@@ -1,8 +1,8 @@
 //! `/services/oauth2/token`: refresh token, client credentials and JWT bearer flows.
 //!
 //! Guarantees: tokens given out here open the API until they expire or are revoked; errors have the
-//! OAuth shape, not the API's. An assertion must be signed with the key that the client has shown, name the
-//! client, a user and this server, and end within three minutes.
+//! OAuth shape, not the API's. An assertion must be signed with the key that the client has shown,
+//! name the client, a user and this server, and end within three minutes.
 
 use super::org;
 use crate::http::{Request, Response};

@@ -1,7 +1,8 @@
 //! `/sobjects/{Type}/...`: one record per request, by id or by external id.
 //!
 //! Guarantees: the conditional headers are honoured exactly where Salesforce honours them
-//! (`If-Match` on Account only, the dates everywhere, at one second); a refused write changes nothing.
+//! (`If-Match` on Account only, the dates everywhere, at one second); a refused write changes
+//! nothing.
 
 use super::error::SfError;
 use super::save::{self, Target, Writer};

@@ -1,7 +1,7 @@
 //! COQL: `select … from … where … order by … limit …`.
 //!
-//! Guarantees: total; a statement without a condition, of more than 50 columns, or whose criteria are not
-//! in brackets by twos is refused, as Zoho refuses them.
+//! Guarantees: total; a statement without a condition, of more than 50 columns, or whose criteria
+//! are not in brackets by twos is refused, as Zoho refuses them.
 
 use super::error::ZohoError;
 use super::key::{Key, key, key_of};

@@ -1,4 +1,5 @@
-//! What queries and searches compare: a value of a record, and what a text means where its field is concerned.
+//! What queries and searches compare: a value of a record, and what a text means where its field is
+//! concerned.
 
 use super::error::ZohoError;
 use super::org::{self, floor};

@@ -1,7 +1,7 @@
 //! Records named by external fields: the header `X-EXTERNAL`, and lookups of a body.
 //!
-//! Guarantees: a lookup names a record that is there; with the header the external value alone counts, without it the
-//! id alone.
+//! Guarantees: a lookup names a record that is there; with the header the external value alone
+//! counts, without it the id alone.
 
 use super::error::ZohoError;
 use super::org::{is_reference, record_id};

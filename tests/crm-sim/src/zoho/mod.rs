@@ -1,7 +1,8 @@
-//! Zoho CRM, version 8: records, bulk write jobs, COQL, searches, deleted records, timelines, and OAuth whose refusals are 200s.
+//! Zoho CRM, version 8: records, bulk write jobs, COQL, searches, deleted records, timelines, and
+//! OAuth whose refusals are 200s.
 //!
-//! Guarantees: every call but the token endpoint needs a token in Zoho's own scheme and costs credits; what
-//! is left of them is told once half are spent.
+//! Guarantees: every call but the token endpoint needs a token in Zoho's own scheme and costs
+//! credits; what is left of them is told once half are spent.
 
 mod bulk;
 mod coql;

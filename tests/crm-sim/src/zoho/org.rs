@@ -1,7 +1,7 @@
 //! The Zoho organisation: its modules, and how its records read.
 //!
-//! Guarantees: ids are texts of 19 digits; moments are whole seconds in the organisation's own zone; sets
-//! are lists, and references show a name beside the id.
+//! Guarantees: ids are texts of 19 digits; moments are whole seconds in the organisation's own
+//! zone; sets are lists, and references show a name beside the id.
 
 use crate::clock;
 use crate::schema::{Dialect, Field, FieldSpec, ObjectDef, ObjectSpec, Source};

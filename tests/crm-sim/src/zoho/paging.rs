@@ -1,7 +1,7 @@
 //! Pages of records: by number for the first 2,000, by tokens beyond.
 //!
-//! Guarantees: a page that a token leads to begins behind the last record of the page before, whatever has come or
-//! gone meanwhile; no records at all are an answer without a body.
+//! Guarantees: a page that a token leads to begins behind the last record of the page before,
+//! whatever has come or gone meanwhile; no records at all are an answer without a body.
 
 use super::error::ZohoError;
 use super::org::{floor, moment};

@@ -1,7 +1,7 @@
 //! Writes: reads the records of a body, checks and applies each by itself.
 //!
-//! Guarantees: a record that fails has changed nothing and stops no other; outcomes come in the order of
-//! the records. Keys that are no fields are passed over, as Zoho does.
+//! Guarantees: a record that fails has changed nothing and stops no other; outcomes come in the
+//! order of the records. Keys that are no fields are passed over, as Zoho does.
 
 use super::error::ZohoError;
 use super::org::{is_list, is_reference, moment, record_id, user};

@@ -1,6 +1,7 @@
 //! `/search`: records by criteria, e-mail, phone or word, as an index has them that may be behind.
 //!
-//! Guarantees: total; a criterion that is malformed, or of a field that is none, is refused; texts compare without case.
+//! Guarantees: total; a criterion that is malformed, or of a field that is none, is refused; texts
+//! compare without case.
 
 use super::error::ZohoError;
 use super::key::{Key, key, key_of};
@@ -64,7 +65,8 @@ impl Parser<'_> {
         }
     }
 
-    /// `(Field:how:value)`, or several of them within brackets of their own, all joined by the same word.
+    /// `(Field:how:value)`, or several of them within brackets of their own, all joined by the same
+    /// word.
     fn one(&mut self, depth: usize) -> Result<Criterion, ZohoError> {
         if depth > MOST {
             return Err(invalid("the criteria are too deep"));

@@ -67,7 +67,8 @@ impl Contestant {
         self.vendor.facts().absent.iter().chain(self.way.absent())
     }
 
-    /// Whether a situation cannot exist there. Says why not: a scenario that has nothing to tell must not look as if it had.
+    /// Whether a situation cannot exist there. Says why not: a scenario that has nothing to tell
+    /// must not look as if it had.
     pub fn lacks(self, situation: Situation) -> bool {
         let reason = self.absent().find(|(known, _)| *known == situation);
         if let Some((_, reason)) = reason {
@@ -76,7 +77,8 @@ impl Contestant {
         reason.is_some()
     }
 
-    /// Requests that so many records may take, if a thousand of them may take `of_thousand` directly.
+    /// Requests that so many records may take, if a thousand of them may take `of_thousand`
+    /// directly.
     pub fn requests(self, records: usize, of_thousand: usize) -> usize {
         match self.way {
             Way::Direct => of_thousand * records / 1000,

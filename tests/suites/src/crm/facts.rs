@@ -1,7 +1,9 @@
-//! What a vendor does in its own way, as data: names, credentials, forms of values, answers. Each vendor has one value, in
-//! a file of its own; that the outcomes are the same for all is for the scenarios to say.
+//! What a vendor does in its own way, as data: names, credentials, forms of values, answers. Each
+//! vendor has one value, in a file of its own; that the outcomes are the same for all is for the
+//! scenarios to say.
 //!
-//! Requests to match and answers to give are JSON, in the words of the simulator's faults (`crm-sim --help`).
+//! Requests to match and answers to give are JSON, in the words of the simulator's faults (`crm-sim
+//! --help`).
 
 /// Names, and what each stands for.
 pub type Table = &'static [(&'static str, &'static str)];
@@ -23,7 +25,8 @@ pub struct Facts {
     pub fields: Table,
     /// What the CRM then holds of the values that the scenario of all types writes, as JSON.
     pub held: Table,
-    /// Numbers in SQL for which its field has no room as they are, and whether it rounds them to a number of decimals.
+    /// Numbers in SQL for which its field has no room as they are, and whether it rounds them to a
+    /// number of decimals.
     pub beyond: &'static [&'static str],
     pub rounds: bool,
     /// Two options each of the fields for interests and for the source.
@@ -35,12 +38,13 @@ pub struct Facts {
     pub credentials: &'static str,
     /// How it gives out tokens.
     pub grant: Option<Grant>,
-    /// What matches requests that `read`, `write` or `create` one record of the people, and that write (`batch`) or create
-    /// (`creates`) several.
+    /// What matches requests that `read`, `write` or `create` one record of the people, and that
+    /// write (`batch`) or create (`creates`) several.
     pub requests: Table,
     /// Records that one request writes, at most.
     pub batch: usize,
-    /// Answers by which one of these requests fails, for each class of errors that has one of the vendor's own.
+    /// Answers by which one of these requests fails, for each class of errors that has one of the
+    /// vendor's own.
     pub errors: Table,
     /// Faults beside them that belong to the same situation.
     pub besides: Table,
@@ -52,8 +56,8 @@ pub struct Facts {
     pub no_content: &'static [&'static str],
     /// Each way in which it says that it has had enough.
     pub limits: &'static [Limit],
-    /// What becomes of a value that somebody sets between our read and our write: of a write of one record, and of more than
-    /// a few.
+    /// What becomes of a value that somebody sets between our read and our write: of a write of one
+    /// record, and of more than a few.
     pub guards: [Guarded; 2],
     /// Records in a page of changes, at most.
     pub page: usize,
@@ -61,7 +65,8 @@ pub struct Facts {
     pub changes: &'static str,
     /// Whether its list of changes says who made them.
     pub names_editors: bool,
-    /// What its webhooks call people; `None`: it posts none by itself, and a relay tells in its place.
+    /// What its webhooks call people; `None`: it posts none by itself, and a relay tells in its
+    /// place.
     pub told: Option<&'static str>,
     /// Records that are written in one go, and how many requests that may take.
     pub volume: Volume,
@@ -72,7 +77,8 @@ pub struct Facts {
 pub struct Firms {
     pub object: &'static str,
     pub name: &'static str,
-    /// The field of a person that shows the firm, which may be called otherwise than the one that is written.
+    /// The field of a person that shows the firm, which may be called otherwise than the one that
+    /// is written.
     pub held: &'static str,
 }
 
@@ -107,7 +113,8 @@ pub enum Guarded {
 
 pub struct Volume {
     pub records: usize,
-    /// Requests for each thousand records at most: that are created, and of which two fields are cleared.
+    /// Requests for each thousand records at most: that are created, and of which two fields are
+    /// cleared.
     pub requests: [usize; 2],
     /// Options of the connection.
     pub options: &'static str,

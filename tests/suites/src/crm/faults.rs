@@ -36,14 +36,15 @@ impl Crm {
         self.sim().fault(fault);
     }
 
-    /// What of a fault matches the requests of an operation: [`Facts::requests`](super::facts::Facts::requests).
+    /// What of a fault matches the requests of an operation:
+    /// [`Facts::requests`](super::facts::Facts::requests).
     pub fn matching(&self, operation: &str) -> Value {
         let found = fault(self.vendor.facts().requests, operation);
         found.unwrap_or_else(|| panic!("no requests that {operation}"))
     }
 
-    /// Has the next `times` requests of an operation fail: with a class of errors, with `drop` (nothing applied) or with
-    /// `drop_after_apply`. The fault ends with [`Crm::relent`].
+    /// Has the next `times` requests of an operation fail: with a class of errors, with `drop`
+    /// (nothing applied) or with `drop_after_apply`. The fault ends with [`Crm::relent`].
     pub async fn fail(&self, db: &Database, operation: &str, class: &str, times: u32) {
         let facts = self.vendor.facts();
         if self.sim.is_none() {
@@ -62,7 +63,8 @@ impl Crm {
         self.answer(db, operation, &answer, times).await;
     }
 
-    /// Has the next `times` requests of an operation answered so. The embedded CRM has one answer, a request to slow down.
+    /// Has the next `times` requests of an operation answered so. The embedded CRM has one answer,
+    /// a request to slow down.
     pub async fn answer(&self, db: &Database, operation: &str, answer: &Value, times: u32) {
         if self.sim.is_none() {
             return self.inject(db, "rate_limited", times, None, "write").await;
@@ -71,7 +73,8 @@ impl Crm {
         self.fault(with(fault, answer));
     }
 
-    /// Has the CRM refuse a record with a class of errors, whatever else is written along with it, until [`Crm::relent`].
+    /// Has the CRM refuse a record with a class of errors, whatever else is written along with it,
+    /// until [`Crm::relent`].
     pub async fn refuse(&self, db: &Database, id: &str, class: &str, message: &str) {
         let code = self.refusal(class);
         if self.sim.is_none() {
@@ -86,7 +89,8 @@ impl Crm {
         code.unwrap_or_else(|| panic!("no code for {class}"))
     }
 
-    /// Has the CRM refuse every request whose body holds a word: batches as a whole, records by themselves as invalid.
+    /// Has the CRM refuse every request whose body holds a word: batches as a whole, records by
+    /// themselves as invalid.
     pub fn reject(&self, word: &str) {
         let facts = self.vendor.facts();
         let whole = facts.rejection.map(|answer| answer.parse().expect("JSON"));

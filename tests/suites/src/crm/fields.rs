@@ -33,7 +33,8 @@ impl Vendor {
         }
     }
 
-    /// The field that shows a column's value: of firms, and of who is employed there, it is not that which is written.
+    /// The field that shows a column's value: of firms, and of who is employed there, it is not
+    /// that which is written.
     fn entry(self, column: &str) -> &'static str {
         match column {
             "firm" => self.facts().firms.name,

@@ -308,7 +308,8 @@ impl Crm {
         requests.iter().filter(|r| target(r).contains(look)).count()
     }
 
-    /// How many requests there were since the last [`Crm::forget`], those among them that are not kept any more.
+    /// How many requests there were since the last [`Crm::forget`], those among them that are not
+    /// kept any more.
     pub async fn request_count(&self, db: &Database) -> usize {
         match &self.sim {
             Some(sim) => {

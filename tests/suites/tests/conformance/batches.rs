@@ -75,7 +75,8 @@ async fn each_record_has_its_own_error(contestant: Contestant) {
     let _: bool = desk.db.one("SELECT crm.flush(timeout => '1 s')", &[]).await;
     let terminal = ["p2 validation", "p3 mapping", "p4 conflict"];
     assert_eq!(dead(&desk, 3).await, terminal);
-    // What passes by itself is no dead letter: it waits for the next attempt, of which this one is told.
+    // What passes by itself is no dead letter: it waits for the next attempt, of which this one is
+    // told.
     let retry = "SELECT count(*) FROM crm.audit_log
                  WHERE record_key = 'p5' AND result = 'retry' AND error_class = 'transient' AND attempt = 1";
     assert_eq!(desk.db.one::<i64>(retry, &[]).await, 1);

@@ -1,4 +1,5 @@
-//! Changes in the CRM come into the table: all of them and once, whatever the size of a page and the times they bear.
+//! Changes in the CRM come into the table: all of them and once, whatever the size of a page and
+//! the times they bear.
 
 use crm_suites::{Contestant, Desk, Json, Live, json};
 use serde_json::Map;

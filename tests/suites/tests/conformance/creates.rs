@@ -1,4 +1,5 @@
-//! Records that are created: once, however often the work is done again, and never beside one that has the key already.
+//! Records that are created: once, however often the work is done again, and never beside one that
+//! has the key already.
 
 use crm_suites::{Contestant, Desk, eventually, json};
 
@@ -9,7 +10,8 @@ crm_suites::with_every_contestant!(
     a_record_that_has_the_key_already_is_taken_for_the_rows_own,
 );
 
-/// The CRM has made them, and nobody hears of it: neither when they are sent, nor when they are sent again.
+/// The CRM has made them, and nobody hears of it: neither when they are sent, nor when they are
+/// sent again.
 async fn creations_whose_answer_was_lost_make_no_twin(contestant: Contestant) {
     let people = contestant.vendor.people();
     let desk = Desk::open_with(&CLUSTER, contestant, "on_insert => 'create'").await;

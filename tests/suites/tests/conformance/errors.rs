@@ -1,4 +1,5 @@
-//! The CRM says no, each in its own words: every class of errors has one outcome, which the user sees.
+//! The CRM says no, each in its own words: every class of errors has one outcome, which the user
+//! sees.
 
 use crm_suites::{Contestant, Desk, Live, eventually, json};
 

@@ -1,5 +1,5 @@
-//! What a CRM keeps in another form than it was sent in is our own value all the same: the row stays as it is, nothing is
-//! sent twice, and nobody is told of a change that nobody made.
+//! What a CRM keeps in another form than it was sent in is our own value all the same: the row
+//! stays as it is, nothing is sent twice, and nobody is told of a change that nobody made.
 
 use crm_suites::{Contestant, Desk, Json, Live, Vendor, json};
 
@@ -26,7 +26,8 @@ async fn widen(desk: &Desk) {
     desk.map_field("employer", "data_type => 'reference'").await;
 }
 
-/// A person for each number, with an address and an id that are spelt otherwise than the CRM spells them.
+/// A person for each number, with an address and an id that are spelt otherwise than the CRM spells
+/// them.
 async fn odd_people(desk: &Desk, vendor: Vendor, numbers: &[&str]) -> Json {
     desk.link(numbers.len()).await;
     let acme = json!({"firm": "Acme"});
@@ -49,7 +50,8 @@ async fn rows(desk: &Desk) -> Json {
     desk.db.one(sql, &[]).await
 }
 
-/// Three rounds in both directions change nothing on either side, and nothing is asked of the CRM but to be read.
+/// Three rounds in both directions change nothing on either side, and nothing is asked of the CRM
+/// but to be read.
 async fn nothing_happens(desk: &Desk, held: &Json) {
     let object = desk.crm.vendor.people();
     let records = desk.crm.records(&desk.db, object).await;
@@ -226,7 +228,8 @@ async fn a_value_that_no_field_can_hold_is_not_sent(contestant: Contestant) {
     live.db.assert_checked().await;
 }
 
-/// The row, its record and what is told once a record is put aside whose value the column would change.
+/// The row, its record and what is told once a record is put aside whose value the column would
+/// change.
 async fn put_aside(live: &Live, column: &str, entered: Json, told: &str) {
     let before = (rows(live).await, live.audit_rows().await);
     live.edit_in_crm("p1", json!({column: entered})).await;

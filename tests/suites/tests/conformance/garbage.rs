@@ -1,5 +1,5 @@
-//! Answers that nobody can read: the row has the edit, what the CRM held is kept, and the edit arrives once it answers in
-//! its own words, whether or not it had taken it.
+//! Answers that nobody can read: the row has the edit, what the CRM held is kept, and the edit
+//! arrives once it answers in its own words, whether or not it had taken it.
 
 use std::sync::LazyLock;
 
@@ -21,7 +21,8 @@ crm_suites::with_every_contestant!(
 const UNREADABLE: &str =
     "cannot be read|documentation does not name|not a response of the CRM's API";
 
-/// Answers that are none, with status 200 unless they say otherwise, and what the error then speaks of.
+/// Answers that are none, with status 200 unless they say otherwise, and what the error then speaks
+/// of.
 fn garbage() -> Vec<(&'static str, Json)> {
     vec![
         (UNREADABLE, json!({"body": "<html>Sign in</html>"})),
@@ -43,7 +44,8 @@ fn nothing() -> Json {
     json!({"status": 204, "body": ""})
 }
 
-/// Has every request of that kind answered so. `applied`: the CRM does what it is asked to all the same.
+/// Has every request of that kind answered so. `applied`: the CRM does what it is asked to all the
+/// same.
 async fn garble(live: &Live, operation: &str, answer: &Json, applied: bool, times: u32) {
     if live.crm.vendor == Vendor::Stub {
         return live.crm.fail(&live.db, operation, "internal", times).await;
@@ -121,7 +123,8 @@ async fn a_call_whose_answer_is_garbage_is_not_lost(contestant: Contestant) {
     }
 }
 
-/// Garbles what the reconciler does, and sees to it that the edit stays, visible and with what it is based on.
+/// Garbles what the reconciler does, and sees to it that the edit stays, visible and with what it
+/// is based on.
 async fn reconciles(contestant: Contestant, operation: &str) {
     let live = Live::open(&CLUSTER, contestant).await;
     live.people(1).await;

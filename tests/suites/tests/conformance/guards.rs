@@ -1,4 +1,5 @@
-//! Somebody edits the record in the CRM between our read and our write: the CRM refuses ours, or what ours replaced is told.
+//! Somebody edits the record in the CRM between our read and our write: the CRM refuses ours, or
+//! what ours replaced is told.
 
 use crm_suites::crm::facts::Guarded;
 use crm_suites::{Contestant, Json, Live, json};
@@ -12,8 +13,8 @@ crm_suites::with_every_contestant!(
     an_edit_of_another_field_in_between_stays,
 );
 
-/// People, and an edit of one of them that comes a while after the last that was made of it: some CRMs tell times apart by
-/// whole seconds.
+/// People, and an edit of one of them that comes a while after the last that was made of it: some
+/// CRMs tell times apart by whole seconds.
 async fn intruded(live: &Live, people: usize, operation: &str, fields: Json) {
     live.people(people).await;
     live.crm.pass_time();

@@ -1,5 +1,5 @@
-//! Keys that a CRM takes for one, or that are hard to carry: a record is its row's own, and what cannot have one is said
-//! before anything is sent.
+//! Keys that a CRM takes for one, or that are hard to carry: a record is its row's own, and what
+//! cannot have one is said before anything is sent.
 
 use crm_suites::{Contestant, Desk, Vendor, json};
 

@@ -1,4 +1,5 @@
-//! Requests to slow down, in every form that the vendor has for them: the connection waits as told, and nothing is charged.
+//! Requests to slow down, in every form that the vendor has for them: the connection waits as told,
+//! and nothing is charged.
 
 use crm_suites::{Contestant, Desk, Json, eventually};
 

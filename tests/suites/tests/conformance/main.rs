@@ -1,5 +1,6 @@
-//! What every CRM holds to, written once: the same situation has the same outcome, whoever the vendor is and however it is
-//! reached. What they do in their own ways is data (`crm_suites::crm::facts`).
+//! What every CRM holds to, written once: the same situation has the same outcome, whoever the
+//! vendor is and however it is reached. What they do in their own ways is data
+//! (`crm_suites::crm::facts`).
 
 mod batches;
 mod changes;

@@ -1,4 +1,5 @@
-//! A thousand records take as many requests as `docs/providers.md` says, and no more. `make requests` prints that table anew.
+//! A thousand records take as many requests as `docs/providers.md` says, and no more. `make
+//! requests` prints that table anew.
 
 use crm_suites::{Contestant, Desk, Live, json};
 

@@ -1,5 +1,5 @@
-//! Tokens expire and are revoked: they are obtained once however many requests find that out, work waits for them and is
-//! never lost, and they are seen nowhere.
+//! Tokens expire and are revoked: they are obtained once however many requests find that out, work
+//! waits for them and is never lost, and they are seen nowhere.
 
 use crm_suites::crm::facts::Situation;
 use crm_suites::desk::map_people;

@@ -1,5 +1,5 @@
-//! Values of every type: they arrive as the vendor holds them, nulls and odd characters among them, and come back as the
-//! table writes them.
+//! Values of every type: they arrive as the vendor holds them, nulls and odd characters among them,
+//! and come back as the table writes them.
 
 use crm_suites::{Contestant, Desk, Json, Live, Vendor, json};
 

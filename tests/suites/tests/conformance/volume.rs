@@ -1,5 +1,5 @@
-//! Many records at once: all arrive, each as its own row, in as few requests as the vendor allows, and the worker's memory is
-//! not a matter of their number.
+//! Many records at once: all arrive, each as its own row, in as few requests as the vendor allows,
+//! and the worker's memory is not a matter of their number.
 
 use crm_suites::{Contestant, Crm, Desk};
 

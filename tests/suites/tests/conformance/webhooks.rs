@@ -1,4 +1,5 @@
-//! Webhooks: what a CRM tells arrives once, however often it tells it, and its records are read and applied at once.
+//! Webhooks: what a CRM tells arrives once, however often it tells it, and its records are read and
+//! applied at once.
 
 use crm_suites::hooks::{SECRET, delivered, inbox, listening, relay, subscribe};
 use crm_suites::post::{Post, event};

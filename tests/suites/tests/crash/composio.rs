@@ -50,7 +50,8 @@ async fn a_call_whose_backend_dies_is_settled() {
     crm_suites::process::signal(pid, nix::sys::signal::Signal::SIGKILL);
     let _ = call.await;
     live.reconnect().await;
-    // Its transaction came to nothing, but the CRM had applied it: the row takes what the CRM holds.
+    // Its transaction came to nothing, but the CRM had applied it: the row takes what the CRM
+    // holds.
     live.agree().await;
     live.assert_both("p1", "phone", "+2").await;
 }

@@ -13,8 +13,8 @@ async fn kill_worker(live: &mut Live) {
     live.db.worker().await;
 }
 
-/// A day's count for a CRM that tells none: the rest is for real time, a restart does not forget it, and once it is spent the
-/// CRM is left alone.
+/// A day's count for a CRM that tells none: the rest is for real time, a restart does not forget
+/// it, and once it is spent the CRM is left alone.
 #[tokio::test]
 async fn a_daily_limit_is_kept_over_restarts() {
     let cluster = Cluster::start();

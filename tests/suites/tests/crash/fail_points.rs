@@ -1,4 +1,5 @@
-//! The worker is killed at each step of its cycle. The server then restarts everything, and the work is taken up again.
+//! The worker is killed at each step of its cycle. The server then restarts everything, and the
+//! work is taken up again.
 
 use crm_suites::{Cluster, Desk, Vendor, eventually};
 

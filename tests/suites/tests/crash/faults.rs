@@ -1,5 +1,5 @@
-//! Whatever fails inside the worker, at whatever step: it is tried again with growing waits, costs the record that causes it
-//! an attempt and nobody else one, and ends.
+//! Whatever fails inside the worker, at whatever step: it is tried again with growing waits, costs
+//! the record that causes it an attempt and nobody else one, and ends.
 
 use std::time::{Duration, Instant};
 
@@ -88,7 +88,8 @@ async fn what_fails_for_a_while_is_done_in_the_end() {
     }
 }
 
-/// One record fails whenever it is touched: it alone ends as a dead letter, after as many attempts as there may be.
+/// One record fails whenever it is touched: it alone ends as a dead letter, after as many attempts
+/// as there may be.
 #[tokio::test]
 async fn one_record_at_fault_is_the_only_one_that_dies() {
     for point in ["read::store", "claim::store", "settle::store"] {
@@ -114,7 +115,8 @@ async fn one_record_at_fault_is_the_only_one_that_dies() {
         assert_eq!(desk.db.count(others).await, 0, "{point}");
         let asked = desk.crm.asked(&desk.db).await.len();
         assert!(asked < 40, "{asked} requests with {point}");
-        // Halving forty records takes six steps; each attempt takes as many, and the steps to write it down.
+        // Halving forty records takes six steps; each attempt takes as many, and the steps to write
+        // it down.
         let happened = times(&cluster, point);
         assert!(
             happened < 30 * ATTEMPTS as u64,
@@ -130,7 +132,8 @@ async fn one_record_at_fault_is_the_only_one_that_dies() {
     }
 }
 
-/// A panic of a thread while it has a slice: the record that causes it is found, and the worker goes on.
+/// A panic of a thread while it has a slice: the record that causes it is found, and the worker
+/// goes on.
 #[tokio::test]
 async fn a_panic_is_a_failure_of_its_record() {
     let (_cluster, desk) = desk(Vendor::Stub).await;
@@ -268,7 +271,8 @@ async fn a_record_that_cannot_be_taken_in_is_put_aside() {
     desk.settle().await;
 }
 
-/// A row of changes that cannot be folded: its record alone is put aside, and the others are folded.
+/// A row of changes that cannot be folded: its record alone is put aside, and the others are
+/// folded.
 #[tokio::test]
 async fn a_change_that_cannot_be_folded_is_put_aside() {
     let (_cluster, desk) = desk(Vendor::Stub).await;

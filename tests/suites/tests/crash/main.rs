@@ -1,4 +1,5 @@
-//! Whatever is killed, at whatever step: every edit arrives, nothing arrives twice in effect, nothing is made up.
+//! Whatever is killed, at whatever step: every edit arrives, nothing arrives twice in effect,
+//! nothing is made up.
 
 mod composio;
 mod daily_limit;

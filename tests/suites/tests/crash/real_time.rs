@@ -1,5 +1,6 @@
-//! Edits of bidirectional cells, cut off at every step of their way: the process that gets there, or the whole server, is
-//! killed. Afterwards both sides agree, and an edit that was committed is not undone.
+//! Edits of bidirectional cells, cut off at every step of their way: the process that gets there,
+//! or the whole server, is killed. Afterwards both sides agree, and an edit that was committed is
+//! not undone.
 
 use std::time::Duration;
 

@@ -1,7 +1,8 @@
 //! The examples of README and docs/ work, and print what the documents say that they print.
 //!
-//! The ```` ```sql ```` blocks of a document run in order in one session of psql, against the simulator. Where a block is followed by
-//! one without a language, the output has to end with that. A block that cannot run is marked: ```` ```sql no-run ````.
+//! The ```` ```sql ```` blocks of a document run in order in one session of psql, against the
+//! simulator. Where a block is followed by one without a language, the output has to end with that.
+//! A block that cannot run is marked: ```` ```sql no-run ````.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -11,7 +12,8 @@ use std::process::Stdio;
 use crm_suites::cluster::program;
 use crm_suites::{Cluster, Sim};
 
-/// What the documents other than README take for granted: a connection, and a mapped table with a row that is linked.
+/// What the documents other than README take for granted: a connection, and a mapped table with a
+/// row that is linked.
 const SETUP: &str = r#"
 CREATE EXTENSION pg_crm;
 SELECT crm.create_connection('acme', 'salesforce', 'http://127.0.0.1:4101', credentials => '{"access_token": "sf-token"}');

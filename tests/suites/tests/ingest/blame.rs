@@ -118,7 +118,8 @@ async fn what_is_shown_once_more_is_told_once() {
     assert_eq!(live.db.count("crm.dead_letters").await, 0);
 }
 
-/// A map stops where nothing that comes in can be mapped. That records which failed before fail again says nothing of the others.
+/// A map stops where nothing that comes in can be mapped. That records which failed before fail
+/// again says nothing of the others.
 #[tokio::test]
 async fn records_that_fail_again_do_not_stop_the_map() {
     let live = taking(

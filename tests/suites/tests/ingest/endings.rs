@@ -75,7 +75,8 @@ async fn a_row_that_goes_while_a_page_is_on_its_way_stays_deleted(vendor: Vendor
     live.agree().await;
 }
 
-/// The conflict is about a record that the CRM deletes; an outbound column is the first to hear of it.
+/// The conflict is about a record that the CRM deletes; an outbound column is the first to hear of
+/// it.
 async fn conflicts_end_with_their_row(vendor: Vendor) {
     let live = Live::with(
         &CLUSTER,

@@ -1,4 +1,5 @@
-//! What people change in the CRM comes into the table: once, as the mapping has it, and never back again.
+//! What people change in the CRM comes into the table: once, as the mapping has it, and never back
+//! again.
 
 mod backfill;
 mod blame;

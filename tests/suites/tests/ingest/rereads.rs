@@ -33,7 +33,8 @@ async fn what_is_on_its_way_is_not_read_meanwhile() {
     desk.settle().await;
 }
 
-/// Dynamics 365 tells no deletions of before a pass through all records: what it does not show may be gone.
+/// Dynamics 365 tells no deletions of before a pass through all records: what it does not show may
+/// be gone.
 #[tokio::test]
 async fn what_a_pass_has_shown_is_not_read_once_more() {
     let arguments = "on_crm_delete => 'delete'";

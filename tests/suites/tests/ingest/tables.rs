@@ -4,7 +4,8 @@ use crm_suites::{Database, Live, Vendor};
 
 use crate::CLUSTER;
 
-/// A database with a connection to the stub and this table `t`, mapped as a contact, which these fields of the CRM go into.
+/// A database with a connection to the stub and this table `t`, mapped as a contact, which these
+/// fields of the CRM go into.
 pub async fn taking(table: &str, fields: &[(&str, &str)]) -> Live {
     let live = Live::open(&CLUSTER, Vendor::Stub).await;
     live.db
@@ -140,7 +141,8 @@ async fn rows_that_need_each_other_come_in_in_any_order() {
         .execute("INSERT INTO t VALUES (1, 'ada', NULL), (2, 'bob', NULL)")
         .await;
     live.db.drain().await;
-    // Bosses come last; one that is none of ours is among them; a name goes on to a new row, and another to whom it was not.
+    // Bosses come last; one that is none of ours is among them; a name goes on to a new row, and
+    // another to whom it was not.
     let edit = "UPDATE crm_stub.records SET fields = fields || CASE fields->>'external_key'
                 WHEN '1' THEN '{\"last_name\": \"ada the elder\", \"x_boss\": 6}'::jsonb ELSE '{\"x_boss\": 77}' END";
     live.db.execute(edit).await;
@@ -309,7 +311,8 @@ async fn keys_that_came_from_the_crm_are_not_drawn_again() {
         assert_eq!(live.db.text("SELECT id FROM t").await, "1", "{key}");
         let session = live.db.session().await;
         assert!(session.one::<i64>(drawn, &[]).await > 1, "{key}");
-        // A small step, a leap, one behind, one far beyond what the column's sequence may reach, and one that bears none.
+        // A small step, a leap, one behind, one far beyond what the column's sequence may reach,
+        // and one that bears none.
         made(
             &live.db,
             &[

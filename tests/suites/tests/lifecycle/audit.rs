@@ -9,7 +9,8 @@ const MONTHS: &str = "SELECT string_agg(((extract(year FROM m) - extract(year FR
           FROM pg_inherits JOIN pg_class ON oid = inhrelid
           WHERE inhparent = 'crm.audit_log'::regclass AND relname <> 'audit_log_default') x";
 
-/// Makes the partition of that month, counted from this one, with one row; as the worker made it when it was current.
+/// Makes the partition of that month, counted from this one, with one row; as the worker made it
+/// when it was current.
 async fn past(db: &crm_suites::Database, month: i32) {
     db.execute(&format!(
         "SET timezone = 'UTC';

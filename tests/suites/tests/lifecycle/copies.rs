@@ -1,11 +1,12 @@
-//! Copies of a database: two workers with the credentials of one CRM. The copy asks nothing of it until it is told to.
+//! Copies of a database: two workers with the credentials of one CRM. The copy asks nothing of it
+//! until it is told to.
 
 use crm_suites::{Database, Desk, Json, Vendor, eventually, json, with_remote_crms};
 
 use crate::CLUSTER;
 
-/// A copy of the desk's database with everything in it, credentials included, and a worker at work there. The original
-/// waits: it must not be its worker that sends what follows.
+/// A copy of the desk's database with everything in it, credentials included, and a worker at work
+/// there. The original waits: it must not be its worker that sends what follows.
 async fn copied(desk: &Desk) -> Database {
     desk.db
         .execute(&format!("SELECT crm.pause('{}')", desk.crm.vendor.name()))

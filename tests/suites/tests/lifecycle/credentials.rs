@@ -1,4 +1,5 @@
-//! Credentials change while requests are on their way: what comes of the old ones says nothing of the new ones.
+//! Credentials change while requests are on their way: what comes of the old ones says nothing of
+//! the new ones.
 
 use crm_suites::{Cluster, Crm, Desk, Session, Vendor, eventually, json, with_remote_crms};
 use tokio::task::JoinHandle;

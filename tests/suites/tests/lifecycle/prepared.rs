@@ -1,4 +1,5 @@
-//! Transactions that are prepared: what they changed goes to the CRM once they are committed, whoever commits them.
+//! Transactions that are prepared: what they changed goes to the CRM once they are committed,
+//! whoever commits them.
 
 use std::time::Duration;
 
@@ -22,7 +23,8 @@ async fn at_a_desk(cluster: &Cluster) -> Desk {
     desk
 }
 
-/// Waits until the worker has had nothing to do for a while, so that it does not come across an edit by itself.
+/// Waits until the worker has had nothing to do for a while, so that it does not come across an
+/// edit by itself.
 async fn asleep(db: &Database) {
     let sql =
         "pg_stat_activity WHERE backend_type = 'pg_crm worker' AND datname = current_database()

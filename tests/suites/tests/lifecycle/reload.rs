@@ -52,7 +52,8 @@ async fn without_preloading_the_functions_say_what_is_missing() {
     assert!(said.contains("shared_preload_libraries"), "{said}");
 }
 
-/// The links are made anew by a reload, also the one that is just being given another refresh token.
+/// The links are made anew by a reload, also the one that is just being given another refresh
+/// token.
 #[tokio::test]
 async fn a_reload_while_a_refresh_token_is_rotated_costs_no_credentials() {
     let cluster = Cluster::start();

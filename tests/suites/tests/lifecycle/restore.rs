@@ -1,4 +1,5 @@
-//! pg_dump and a restore keep mappings, links and what waits; credentials stay behind, and nothing is sent again.
+//! pg_dump and a restore keep mappings, links and what waits; credentials stay behind, and nothing
+//! is sent again.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -20,7 +21,8 @@ enum Way {
     Clean,
 }
 
-/// A copy of the database by way of pg_dump, in another database of the cluster, which it does not adopt yet.
+/// A copy of the database by way of pg_dump, in another database of the cluster, which it does not
+/// adopt yet.
 async fn restored(desk: &Desk, way: Way) -> Database {
     let copy = CLUSTER.bare_database().await;
     let dump = dumped(&CLUSTER, &desk.db, way);
@@ -319,7 +321,8 @@ async fn rules_and_renames_hold_after_a_restore() {
     desk.db.assert_checked().await;
 }
 
-/// A map whose keys DDL has changed is stopped in the copy too, and whatever DDL comes after, until somebody says that none has.
+/// A map whose keys DDL has changed is stopped in the copy too, and whatever DDL comes after, until
+/// somebody says that none has.
 #[tokio::test]
 async fn changed_keys_are_not_forgotten() {
     let mut desk = Desk::open(&CLUSTER, Vendor::Stub).await;

@@ -1,4 +1,5 @@
-//! Credentials by reference: read where the server keeps them, taken up again when they change, shown nowhere.
+//! Credentials by reference: read where the server keeps them, taken up again when they change,
+//! shown nowhere.
 
 use crm_suites::{Cluster, Desk, Vendor, eventually, json};
 

@@ -1,10 +1,12 @@
-//! No worker slot is free: the server says so, the status says so, edits wait, and more slots mend it.
+//! No worker slot is free: the server says so, the status says so, edits wait, and more slots mend
+//! it.
 
 use crm_suites::{Cluster, Crm, Desk, Vendor, eventually};
 
 #[tokio::test]
 async fn too_few_slots_are_told_and_nothing_is_lost() {
-    // One is the logical replication launcher's, one is pg_crm's launcher's, one is for the first database.
+    // One is the logical replication launcher's, one is pg_crm's launcher's, one is for the first
+    // database.
     let cluster = Cluster::with(&[("max_worker_processes", "3")]);
     let first = cluster.database().await;
     let db = cluster.bare_database().await;

@@ -112,7 +112,8 @@ async fn an_array_for_a_text() {
     assert_eq!(desk.db.one::<String>(write, &[]).await, "committed");
 }
 
-/// Citus itself is nowhere to be had here: its catalog, of which that alone is asked, is made by hand.
+/// Citus itself is nowhere to be had here: its catalog, of which that alone is asked, is made by
+/// hand.
 #[tokio::test]
 async fn tables_of_citus() {
     let cluster = Cluster::start();
@@ -151,8 +152,8 @@ async fn tables_of_citus() {
     assert!(trouble.contains("a Citus table"), "{trouble}");
 }
 
-/// What pg_crm makes for a map is not handed to Citus: its switch for that is off while the statements run, and as it was
-/// afterwards. Whether Citus heeds it was tried elsewhere.
+/// What pg_crm makes for a map is not handed to Citus: its switch for that is off while the
+/// statements run, and as it was afterwards. Whether Citus heeds it was tried elsewhere.
 #[tokio::test]
 async fn the_ddl_of_a_map_stays_where_it_is_made() {
     let desk = Desk::open(&CLUSTER, Vendor::Stub).await;

@@ -1,5 +1,5 @@
-//! Sessions that count records up, all at once, with a person of the CRM who does the same there. A count that was based
-//! on a state which somebody else had replaced would be missing from the sum.
+//! Sessions that count records up, all at once, with a person of the CRM who does the same there. A
+//! count that was based on a state which somebody else had replaced would be missing from the sum.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! The first write of a record that was linked while it waited to be created holds all of its cells, those too that flow
-//! both ways and are edited meanwhile.
+//! The first write of a record that was linked while it waited to be created holds all of its
+//! cells, those too that flow both ways and are edited meanwhile.
 
 use crm_suites::{Desk, Vendor, eventually, json};
 

@@ -1,5 +1,5 @@
-//! A person of the CRM edits the very field at each gap of an edit's way: before it is read, between the read and the
-//! write, and after the write.
+//! A person of the CRM edits the very field at each gap of an edit's way: before it is read,
+//! between the read and the write, and after the write.
 
 use crm_suites::crm::facts::Guarded;
 use crm_suites::{Desk, Vendor, json};

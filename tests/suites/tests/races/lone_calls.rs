@@ -1,5 +1,5 @@
-//! Calls of `crm.write()` whose callers went away: cancelled, undone, prepared. What the CRM took is put right, and nobody
-//! else's edit gets in between.
+//! Calls of `crm.write()` whose callers went away: cancelled, undone, prepared. What the CRM took
+//! is put right, and nobody else's edit gets in between.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
-//! What a call may not say, or may not do to the table: an error that helps, and the CRM is not asked at all.
+//! What a call may not say, or may not do to the table: an error that helps, and the CRM is not
+//! asked at all.
 
 use crm_suites::{Crm, Json, Live, Vendor, json};
 

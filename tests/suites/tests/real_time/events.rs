@@ -19,7 +19,8 @@ async fn whoever_listens_is_told(vendor: Vendor) {
     live.people(1).await;
     let heard: Arc<Mutex<Vec<Json>>> = Arc::default();
     let listener = live.db.listen("crm", heard.clone()).await;
-    // What was heard since the last call, once it holds this event: event names, all with this correlation id.
+    // What was heard since the last call, once it holds this event: event names, all with this
+    // correlation id.
     let told = async |last: &str, correlation_id: &str| -> Vec<String> {
         let event = format!("integration.crm.{last}");
         eventually(last, async || {

@@ -1,5 +1,5 @@
-//! Edits while somebody waits, and on both sides at once: nothing is overwritten unseen, nothing is lost, and both sides
-//! agree in the end.
+//! Edits while somebody waits, and on both sides at once: nothing is overwritten unseen, nothing is
+//! lost, and both sides agree in the end.
 
 mod arguments;
 mod calls;

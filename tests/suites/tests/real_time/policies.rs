@@ -114,7 +114,8 @@ async fn manual(vendor: Vendor) {
         1
     );
     live.db.assert_checked().await;
-    // The next edit of another field leaves it alone; one of this field is another conflict, not a second one.
+    // The next edit of another field leaves it alone; one of this field is another conflict, not a
+    // second one.
     live.db
         .execute("UPDATE people SET email = 'p1@c.example' WHERE id = 'p1'")
         .await;

@@ -56,7 +56,8 @@ async fn an_account_is_guarded_by_its_etag() {
     live.db.assert_checked().await;
 }
 
-/// The call holds the record while the answer to an earlier UPDATE arrives: what that one wrote is nobody else's change.
+/// The call holds the record while the answer to an earlier UPDATE arrives: what that one wrote is
+/// nobody else's change.
 async fn a_call_follows_the_edit_that_is_on_its_way(vendor: Vendor) {
     let live = Live::open(&CLUSTER, vendor).await;
     live.people(1).await;
@@ -84,7 +85,8 @@ async fn a_call_follows_the_edit_that_is_on_its_way(vendor: Vendor) {
     live.assert_both("p1", "phone", "second").await;
 }
 
-/// Where the CRM guards nothing, what was read is old by no more than the time of as many writes as one read is for.
+/// Where the CRM guards nothing, what was read is old by no more than the time of as many writes as
+/// one read is for.
 #[tokio::test]
 async fn what_is_read_is_written_before_more_is_read() {
     let live = Live::open(&CLUSTER, Vendor::Pipedrive).await;

@@ -1,4 +1,5 @@
-//! Edits that wait are settled, by the machine or by a person, and everybody can see what they wait for.
+//! Edits that wait are settled, by the machine or by a person, and everybody can see what they wait
+//! for.
 
 use crm_suites::{Json, Live, Vendor, eventually, json};
 

@@ -134,7 +134,8 @@ async fn row_security_decides_about_the_row() {
     live.agree().await;
 }
 
-/// A function of the caller's runs as the caller, in the caller's search_path, and cannot borrow our rights.
+/// A function of the caller's runs as the caller, in the caller's search_path, and cannot borrow
+/// our rights.
 #[tokio::test]
 async fn nobody_borrows_a_right() {
     let live = Live::open(&CLUSTER, Vendor::Stub).await;

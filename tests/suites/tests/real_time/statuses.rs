@@ -1,4 +1,5 @@
-//! Every id that `crm.write()` returns says for ever what became of its call, whatever it was folded into.
+//! Every id that `crm.write()` returns says for ever what became of its call, whatever it was
+//! folded into.
 
 use crm_suites::{Live, Vendor, eventually, json};
 
@@ -20,8 +21,8 @@ async fn assert_states(live: &Live, calls: &[String], state: &str) {
     }
 }
 
-/// Two calls while nothing is sent, and two more into what became of them, with a plain UPDATE before or not: all of them
-/// end in one dead letter.
+/// Two calls while nothing is sent, and two more into what became of them, with a plain UPDATE
+/// before or not: all of them end in one dead letter.
 async fn four_calls(live: &Live, key: &str, plain_first: bool) -> Vec<String> {
     live.crm.fail(&live.db, "write", "validation", 1000).await;
     live.pause().await;

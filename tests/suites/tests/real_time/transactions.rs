@@ -1,4 +1,5 @@
-//! The call is part of its caller's transaction, the CRM is not: whatever becomes of the one, the other follows.
+//! The call is part of its caller's transaction, the CRM is not: whatever becomes of the one, the
+//! other follows.
 
 use crm_suites::live::write;
 use crm_suites::{Live, Vendor, eventually, json};
@@ -108,8 +109,8 @@ async fn savepoints_and_exceptions_are_put_right(vendor: Vendor) {
         .await
         .expect("committed");
     live.db.execute("ROLLBACK TO s").await;
-    // What it was based on has changed, by our own hand: a conflict, unless the row is being made to agree already, or has
-    // been.
+    // What it was based on has changed, by our own hand: a conflict, unless the row is being made
+    // to agree already, or has been.
     let based = live.write("p1", json!({"phone": "kept"})).await;
     let agreed = live.audit("p1").await;
     let agreed = agreed.iter().filter(|a| *a == "compensate superseded");

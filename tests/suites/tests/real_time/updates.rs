@@ -1,4 +1,5 @@
-//! A plain UPDATE of bidirectional cells goes to the CRM as soon as it is committed, read and compared like any edit.
+//! A plain UPDATE of bidirectional cells goes to the CRM as soon as it is committed, read and
+//! compared like any edit.
 
 use std::time::Duration;
 
@@ -50,7 +51,8 @@ async fn an_update_arrives_without_being_asked_for(vendor: Vendor) {
     assert_eq!(live.audit("p2").await.len(), 0);
 }
 
-/// Whatever the ledger knows: a value that the user had seen in the row may be overwritten, another may not.
+/// Whatever the ledger knows: a value that the user had seen in the row may be overwritten, another
+/// may not.
 async fn what_the_user_saw_is_what_the_row_held(vendor: Vendor) {
     let live = Live::open(&CLUSTER, vendor).await;
     // Just linked: the ledger knows nothing, and one of them differs.
@@ -105,7 +107,8 @@ async fn edits_of_one_record_keep_their_order_and_fold(vendor: Vendor) {
     );
 }
 
-/// The user edits again while their last edit is losing: that edit too was made without having seen the CRM's value.
+/// The user edits again while their last edit is losing: that edit too was made without having seen
+/// the CRM's value.
 async fn an_edit_while_another_is_in_flight_does_not_overwrite_what_nobody_saw(vendor: Vendor) {
     if vendor == Vendor::Stub {
         return;
@@ -136,8 +139,8 @@ async fn a_thousand_rows_go_in_bulk(vendor: Vendor) {
         .await;
     live.quiet().await;
     let asked = live.crm.asked(&live.db).await;
-    // HubSpot: 100 to a request, each read, written, and its history looked at, 50 at a time. Salesforce: 2,000 and 200.
-    // Pipedrive: 100 to a read, one to a write and to a look.
+    // HubSpot: 100 to a request, each read, written, and its history looked at, 50 at a time.
+    // Salesforce: 2,000 and 200. Pipedrive: 100 to a read, one to a write and to a look.
     let bound = [10, 10, 45, 2015][vendor as usize];
     assert!(asked.len() <= bound, "{} requests: {asked:?}", asked.len());
     live.agree().await;

@@ -1,4 +1,5 @@
-//! Who calls is the role in force where a function is called: not whom the session is of, and nobody in the worker.
+//! Who calls is the role in force where a function is called: not whom the session is of, and
+//! nobody in the worker.
 
 use crm_suites::{Desk, Vendor};
 
@@ -74,7 +75,8 @@ async fn a_transform_sets_nothing_up() {
     desk.db.assert_checked().await;
 }
 
-/// The trigger's owner is an admin, and no member of pg_read_server_files; who inserts is a superuser.
+/// The trigger's owner is an admin, and no member of pg_read_server_files; who inserts is a
+/// superuser.
 #[tokio::test]
 async fn a_definers_trigger_that_a_superuser_fires_calls_as_its_owner() {
     let desk = Desk::open(&CLUSTER, Vendor::Stub).await;
@@ -126,7 +128,8 @@ async fn nobody_says_that_somebody_else_calls() {
     let (_, session) = role(&desk.db, "mallory", Some("admin")).await;
     let call =
         |token: &str| format!("SELECT crm_internal.do_set_credentials({token}, 'stub', '{{}}')");
-    // The role's own number in front of anything, a superuser's in front of one's own proof, nothing.
+    // The role's own number in front of anything, a superuser's in front of one's own proof,
+    // nothing.
     for token in [
         "NULL",
         "''",
@@ -168,7 +171,8 @@ async fn nobody_says_that_somebody_else_calls() {
     refused(&session, &call(&format!("{token}::bytea"))).await;
 }
 
-/// A function that changes something and does not ask who calls would be a way around those that do.
+/// A function that changes something and does not ask who calls would be a way around those that
+/// do.
 #[tokio::test]
 async fn every_definer_refuses_where_nobody_calls() {
     let db = CLUSTER.database().await;
@@ -176,7 +180,8 @@ async fn every_definer_refuses_where_nobody_calls() {
         WHERE p.pronamespace = a.schema::regnamespace AND p.prosecdef AND p.provolatile = 'v'
           AND p.prosrc !~ 'crm_internal\\.(verified\\(caller\\)|refuse_restricted\\(\\)|ask_worker\\(|ask_fields\\()'";
     assert_eq!(db.text(silent).await, "");
-    // What is asked for a token is never called without, and what makes one never runs as somebody else.
+    // What is asked for a token is never called without, and what makes one never runs as somebody
+    // else.
     let outer = "SELECT p.oid::regprocedure FROM pg_proc p
         WHERE p.pronamespace IN ('crm'::regnamespace, 'crm_internal'::regnamespace) AND p.prosrc ~ 'crm_internal\\.caller\\(\\)' AND p.prosecdef";
     assert_eq!(db.text(outer).await, "");

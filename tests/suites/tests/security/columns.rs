@@ -1,4 +1,5 @@
-//! `crm.read_live()` and `crm.write()` show columns that their caller may SELECT, and change those that the caller may UPDATE.
+//! `crm.read_live()` and `crm.write()` show columns that their caller may SELECT, and change those
+//! that the caller may UPDATE.
 
 use crm_suites::live::write;
 use crm_suites::{Live, Vendor, json};

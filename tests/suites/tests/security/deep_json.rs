@@ -1,4 +1,5 @@
-//! JSON that is nested deeper than anybody needs, or holds numbers that nobody can count: ordinary errors, whoever is asked.
+//! JSON that is nested deeper than anybody needs, or holds numbers that nobody can count: ordinary
+//! errors, whoever is asked.
 
 use std::sync::LazyLock;
 
@@ -23,7 +24,8 @@ const ODD: [(&str, &str); 5] = [
     ("a tiny number", "'[1e-16000]'::jsonb"),
 ];
 
-/// Calls of a function with that value in place of each jsonb, and something of its type in place of each other argument.
+/// Calls of a function with that value in place of each jsonb, and something of its type in place
+/// of each other argument.
 async fn calls(db: &Database, value: &str) -> Vec<String> {
     let sql = "SELECT format('SELECT %s(%s)', p.oid::regproc,
                    string_agg(CASE WHEN t.typname = 'jsonb' THEN $1

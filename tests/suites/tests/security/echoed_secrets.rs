@@ -1,4 +1,5 @@
-//! CRMs, brokers and proxies that quote the credentials they were sent: nothing that pg_crm keeps or says holds them.
+//! CRMs, brokers and proxies that quote the credentials they were sent: nothing that pg_crm keeps
+//! or says holds them.
 
 use std::sync::{Arc, LazyLock, Mutex};
 

@@ -1,4 +1,5 @@
-//! Whatever alters a mapped table is followed, and nobody's DDL waits or fails for a map of somebody else.
+//! Whatever alters a mapped table is followed, and nobody's DDL waits or fails for a map of
+//! somebody else.
 
 use std::time::Duration;
 
@@ -146,7 +147,8 @@ async fn nobody_waits_for_a_table_that_its_owner_holds() {
     .await;
 }
 
-/// The configuration is held by somebody else for as long as they like: the owner's DDL succeeds, the map follows later.
+/// The configuration is held by somebody else for as long as they like: the owner's DDL succeeds,
+/// the map follows later.
 #[tokio::test]
 async fn the_map_follows_later_if_it_cannot_now() {
     let possession = Possession::of(PEOPLE, "outbound", "").await;

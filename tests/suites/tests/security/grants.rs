@@ -1,4 +1,5 @@
-//! What each level may is what `crm.access` says, and what the manual says; everything else is refused.
+//! What each level may is what `crm.access` says, and what the manual says; everything else is
+//! refused.
 
 use std::collections::BTreeSet;
 
@@ -73,7 +74,8 @@ async fn each_level_has_what_the_table_says_and_nothing_else() {
     desk.db.assert_checked().await;
 }
 
-/// A function that is new is granted to a level by the table, or named as one that nobody calls from outside.
+/// A function that is new is granted to a level by the table, or named as one that nobody calls
+/// from outside.
 #[tokio::test]
 async fn of_each_function_somebody_has_decided() {
     let db = CLUSTER.database().await;

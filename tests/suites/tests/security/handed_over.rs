@@ -1,5 +1,5 @@
-//! A table that becomes somebody else's while pg_crm is at work on it: what the new owner attaches to it has the new owner's
-//! rights, though pg_crm read the mapping before.
+//! A table that becomes somebody else's while pg_crm is at work on it: what the new owner attaches
+//! to it has the new owner's rights, though pg_crm read the mapping before.
 
 use crm_suites::{Crm, Desk, Vendor, eventually, json};
 

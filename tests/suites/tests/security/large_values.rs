@@ -1,4 +1,5 @@
-//! Values that no CRM can hold: they become dead letters that tell the size, and nobody's memory pays for them.
+//! Values that no CRM can hold: they become dead letters that tell the size, and nobody's memory
+//! pays for them.
 
 use std::sync::LazyLock;
 
@@ -60,8 +61,8 @@ async fn a_value_is_bounded_by_what_its_field_has_room_for() {
     desk.db.assert_checked().await;
 }
 
-/// Texts that compress to nothing and texts that do not compress, in columns that are read as they are stored, that are
-/// made text, and that go through a transform.
+/// Texts that compress to nothing and texts that do not compress, in columns that are read as they
+/// are stored, that are made text, and that go through a transform.
 #[tokio::test]
 async fn a_huge_value_is_a_dead_letter_that_tells_its_size() {
     let desk = Desk::open(&CLUSTER, Vendor::HubSpot).await;

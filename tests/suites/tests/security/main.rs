@@ -1,4 +1,5 @@
-//! What nobody may do to pg_crm, or learn from it, whoever they are: the owner of a mapped table, a role, a CRM, a proxy, a sender of webhooks.
+//! What nobody may do to pg_crm, or learn from it, whoever they are: the owner of a mapped table, a
+//! role, a CRM, a proxy, a sender of webhooks.
 
 mod callers;
 mod columns;
@@ -31,7 +32,8 @@ use crm_suites::{Cluster, Database, Session};
 /// One server for most of these; each scenario has a database, and so a worker, of its own.
 static CLUSTER: LazyLock<Cluster> = LazyLock::new(Cluster::shared);
 
-/// A role of that level, or of none, named after the database; and a session in which it is in force.
+/// A role of that level, or of none, named after the database; and a session in which it is in
+/// force.
 async fn role(db: &Database, name: &str, level: Option<&str>) -> (String, Session) {
     let role = format!("{}_{name}", db.name);
     db.execute(&format!("CREATE ROLE {role}")).await;

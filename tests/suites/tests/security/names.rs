@@ -1,11 +1,12 @@
-//! What pg_crm names means what it meant when pg_crm was written, whatever lies in schemas that others may write to.
+//! What pg_crm names means what it meant when pg_crm was written, whatever lies in schemas that
+//! others may write to.
 
 use crm_suites::{Crm, Vendor};
 
 use crate::{CLUSTER, role};
 
-/// Operators and functions that fit better than PostgreSQL's own wherever an expression mixes types, in the schema in which
-/// the extension is made.
+/// Operators and functions that fit better than PostgreSQL's own wherever an expression mixes
+/// types, in the schema in which the extension is made.
 const TROJANS: &str = "
     CREATE TABLE public.witness (who name, place text);
     GRANT INSERT ON public.witness TO PUBLIC;

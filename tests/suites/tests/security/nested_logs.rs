@@ -1,5 +1,5 @@
-//! Servers that log whatever runs: what pg_crm does with credentials shows none of them. What a client writes into its own
-//! statement is the client's affair.
+//! Servers that log whatever runs: what pg_crm does with credentials shows none of them. What a
+//! client writes into its own statement is the client's affair.
 
 use crm_suites::{Cluster, Crm, Vendor, eventually, json};
 

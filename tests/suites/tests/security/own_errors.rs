@@ -1,5 +1,6 @@
-//! What a table's own code raises is its record's, whatever the SQLSTATE claims: a lock, a deadlock, a cancel, the server's end. Such
-//! a record is tried again a number of times and ends as a dead letter; its neighbours go on at once.
+//! What a table's own code raises is its record's, whatever the SQLSTATE claims: a lock, a
+//! deadlock, a cancel, the server's end. Such a record is tried again a number of times and ends as
+//! a dead letter; its neighbours go on at once.
 
 use std::sync::LazyLock;
 
@@ -99,7 +100,8 @@ impl Possession {
         self.db.assert_checked().await;
     }
 
-    /// Which rows a policy fails for is not known without it: the deep check says so. Then the policy goes.
+    /// Which rows a policy fails for is not known without it: the deep check says so. Then the
+    /// policy goes.
     async fn policy_ends(&self) {
         let sql = "SELECT detail FROM crm.check(deep => true)";
         let told: Vec<String> = self.db.all(sql, &[]).await;
@@ -234,7 +236,8 @@ async fn of_a_trigger_as_rows_are_deleted() {
     possession.ends("ingest").await;
 }
 
-/// The reconciler has a row take what the CRM holds: a person is to decide once it was refused often enough.
+/// The reconciler has a row take what the CRM holds: a person is to decide once it was refused
+/// often enough.
 #[tokio::test]
 async fn of_a_trigger_as_the_reconciler_sets_rows_right() {
     let code =

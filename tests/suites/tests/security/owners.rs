@@ -1,4 +1,5 @@
-//! Capture evaluates nothing of a type that the table's owner made, whichever way it got into the table.
+//! Capture evaluates nothing of a type that the table's owner made, whichever way it got into the
+//! table.
 
 use crm_suites::eventually;
 
@@ -25,8 +26,8 @@ const WRITES: [&str; 4] = [
     "DELETE FROM m.people WHERE id = 'p3'",
 ];
 
-/// Writes as the owner and as a superuser, and puts the rows back. The worker may run the owner's code meanwhile, as the
-/// owner; the sessions' own snapshots do not see that.
+/// Writes as the owner and as a superuser, and puts the rows back. The worker may run the owner's
+/// code meanwhile, as the owner; the sessions' own snapshots do not see that.
 async fn write(possession: &Possession) {
     for session in [&possession.owner, &*possession.db] {
         let ran = "SELECT count(*) FROM m.witness";

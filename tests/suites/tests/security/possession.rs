@@ -1,5 +1,5 @@
-//! What these scenarios start from: a mapped table that belongs to a role without any rights beyond it, and a witness that
-//! notes with whose rights that role's code runs.
+//! What these scenarios start from: a mapped table that belongs to a role without any rights beyond
+//! it, and a witness that notes with whose rights that role's code runs.
 
 use crm_suites::{Crm, Database, Session, Vendor, eventually};
 

@@ -9,7 +9,8 @@ pub struct Raw {
 }
 
 impl Raw {
-    /// Calls `answer` for each request, with the socket and the request's head; the connection ends with it.
+    /// Calls `answer` for each request, with the socket and the request's head; the connection ends
+    /// with it.
     pub fn start(answer: impl Fn(&mut TcpStream, &str) + Send + Sync + 'static) -> Raw {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));

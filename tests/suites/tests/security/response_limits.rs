@@ -1,4 +1,5 @@
-//! Answers that are made to do harm: the worker's memory and time are bounded, and other connections go on.
+//! Answers that are made to do harm: the worker's memory and time are bounded, and other
+//! connections go on.
 
 use std::io::Write;
 use std::sync::LazyLock;
@@ -37,7 +38,8 @@ async fn ask(db: &Database, connection: &str) -> Json {
     db.one(sql, &[&connection]).await
 }
 
-/// Asks the bad connection, while the good one goes on; what is told. Memory stays within three times the limit.
+/// Asks the bad connection, while the good one goes on; what is told. Memory stays within three
+/// times the limit.
 async fn survives(server: Raw) -> Json {
     let (db, _crm) = beside(&server).await;
     let worker = db.worker().await;

@@ -1,4 +1,5 @@
-//! The role `crm_engine`: it owns everything and is the worker's, and there is no way into it or out of it.
+//! The role `crm_engine`: it owns everything and is the worker's, and there is no way into it or
+//! out of it.
 
 use crm_suites::{Cluster, Desk, Vendor, eventually};
 
@@ -166,7 +167,8 @@ async fn a_role_that_was_made_beforehand_must_be_as_pg_crm_makes_it() {
     db.assert_checked().await;
 }
 
-/// It is the cluster's, so it outlives the extension in one database, and goes when nobody needs it.
+/// It is the cluster's, so it outlives the extension in one database, and goes when nobody needs
+/// it.
 #[tokio::test]
 async fn the_role_stays_while_a_database_needs_it() {
     let cluster = Cluster::start();

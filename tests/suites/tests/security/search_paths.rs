@@ -1,4 +1,5 @@
-//! Code of a table's owner changes no setting of the worker, and none of whoever calls a function of pg_crm.
+//! Code of a table's owner changes no setting of the worker, and none of whoever calls a function
+//! of pg_crm.
 
 use crm_suites::json;
 
@@ -50,7 +51,8 @@ async fn possession(more: &str) -> Possession {
 }
 
 impl Possession {
-    /// Both ways, several times, so that what was left behind by one transaction would meet the next.
+    /// Both ways, several times, so that what was left behind by one transaction would meet the
+    /// next.
     async fn to_and_fro(&self) {
         let sql = "SELECT crm_id FROM crm.ledger WHERE record_key = 'p2'";
         let id: String = self.db.one(sql, &[]).await;

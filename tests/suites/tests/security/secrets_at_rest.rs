@@ -1,4 +1,5 @@
-//! What pg_read_all_data and pg_write_all_data do not reach; and what a map row says is checked again where it is used.
+//! What pg_read_all_data and pg_write_all_data do not reach; and what a map row says is checked
+//! again where it is used.
 
 use crm_suites::{Desk, Live, Vendor, eventually};
 

@@ -21,7 +21,8 @@ const HOSTILE: [(&str, &str); 13] = [
     ("idle_in_transaction_session_timeout", "'20s'"),
 ];
 
-/// Edits of an application that knows of the settings come through both ways, under rules whose texts need care.
+/// Edits of an application that knows of the settings come through both ways, under rules whose
+/// texts need care.
 async fn works(possession: &mut Possession) {
     let db = &possession.db;
     let before = db.worker().await;

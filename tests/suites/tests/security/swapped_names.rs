@@ -1,12 +1,14 @@
-//! Names are looked up by each statement anew, and whoever owns a schema may rename it at any moment: what is put in the place of a
-//! superuser's table, transform or type while pg_crm is at work is not run as the superuser.
+//! Names are looked up by each statement anew, and whoever owns a schema may rename it at any
+//! moment: what is put in the place of a superuser's table, transform or type while pg_crm is at
+//! work is not run as the superuser.
 
 use crm_suites::desk::under_way;
 use crm_suites::{Crm, Database, Desk, Session, Vendor, eventually, json};
 
 use crate::{CLUSTER, role};
 
-/// Schema `rs` is mallory's, and what is in it a superuser's. Beside it mallory has `m`, with code that tells whether it runs as somebody else.
+/// Schema `rs` is mallory's, and what is in it a superuser's. Beside it mallory has `m`, with code
+/// that tells whether it runs as somebody else.
 struct Tenancy {
     db: Database,
     mallory: Session,
@@ -38,7 +40,8 @@ impl Tenancy {
         }
     }
 
-    /// A table whose leaf can be locked apart: statements on it are analysed, and wait when they are planned.
+    /// A table whose leaf can be locked apart: statements on it are analysed, and wait when they
+    /// are planned.
     async fn partitioned(&self, schema: &str) {
         let sql = format!(
             "CREATE TABLE {schema}.p (id text PRIMARY KEY, email text, notes jsonb) PARTITION BY HASH (id);
@@ -49,8 +52,8 @@ impl Tenancy {
         self.db.execute(&sql).await;
     }
 
-    /// Has the worker write rows back, and mallory put something else in the place of schema `rs` while it waits for the leaf,
-    /// between one of its statements and the next.
+    /// Has the worker write rows back, and mallory put something else in the place of schema `rs`
+    /// while it waits for the leaf, between one of its statements and the next.
     async fn swap_in_between(&self, leaf: &str, other: &str) {
         let db = &self.db;
         let table = leaf.replace("leaf", "p");

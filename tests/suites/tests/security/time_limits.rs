@@ -1,5 +1,5 @@
-//! Code of a table's owner has a bounded time of the worker, whatever kind of code it is: the record at fault is quarantined
-//! with the reason, and everybody else goes on.
+//! Code of a table's owner has a bounded time of the worker, whatever kind of code it is: the
+//! record at fault is quarantined with the reason, and everybody else goes on.
 
 use std::time::{Duration, Instant};
 
@@ -7,8 +7,8 @@ use crm_suites::{Cluster, eventually, json};
 
 use crate::possession::{PEOPLE, Possession};
 
-/// Nobody else waits longer, where a row may take a second: the record at fault is tried more than once, and so are its
-/// neighbours in one statement with it, before it is known.
+/// Nobody else waits longer, where a row may take a second: the record at fault is tried more than
+/// once, and so are its neighbours in one statement with it, before it is known.
 const OTHERS_WAIT: Duration = Duration::from_secs(12);
 
 /// Sleeps for one value, and does not let itself be cancelled if it can help it.
@@ -216,7 +216,8 @@ async fn a_policy_that_sleeps_costs_its_record_alone() {
         .await;
     assert!(slowest < OTHERS_WAIT, "{slowest:?}");
     assert_eq!(possession.quarantined().await, "p7");
-    // The policy sleeps for whoever reads that row, until the caller's own limit; the tables can be checked.
+    // The policy sleeps for whoever reads that row, until the caller's own limit; the tables can be
+    // checked.
     db.execute("SET statement_timeout = '2s'").await;
     let start = Instant::now();
     let error = db.error("SELECT * FROM crm.check(deep => true)").await;

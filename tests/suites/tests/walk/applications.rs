@@ -87,7 +87,8 @@ impl Walk {
             .await;
     }
 
-    /// Every row gets another value in a column, by DDL. Whoever is at work on the table is not waited for long.
+    /// Every row gets another value in a column, by DDL. Whoever is at work on the table is not
+    /// waited for long.
     pub(crate) async fn rewrite(&mut self, column: usize) {
         let (name, _) = COLUMNS[column];
         let flows = self.flowing(
@@ -113,7 +114,8 @@ impl Walk {
         self.db.execute("RESET lock_timeout").await;
         self.note(format!("ALTER {name} USING {using}: {}", done.is_ok()));
         if done.is_ok() {
-            // What a CRM's user has done since is in the record's history, and may have come in already.
+            // What a CRM's user has done since is in the record's history, and may have come in
+            // already.
             let keys: Vec<String> = self.db.all("SELECT id FROM people", &[]).await;
             for key in keys {
                 let mut letters = key.to_lowercase();
@@ -316,7 +318,8 @@ impl Walk {
                 .collect(),
             false => Vec::new(),
         };
-        // One that was based on what nobody held may have to give way to an edit that was there before.
+        // One that was based on what nobody held may have to give way to an edit that was there
+        // before.
         let stands = ended.is_certain() && (call.force || call.base == Base::Known);
         let sides = ids.into_iter().map(Side::Record);
         let sides = sides.chain(ended.may_be_in_row().then(|| Side::Row(call.key.clone())));

@@ -1,4 +1,5 @@
-//! What a walk tells when it fails: how to take it again, and all that is known of the record that it failed over.
+//! What a walk tells when it fails: how to take it again, and all that is known of the record that
+//! it failed over.
 
 use std::fmt::Write as _;
 

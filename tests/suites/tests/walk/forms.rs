@@ -1,4 +1,5 @@
-//! The values that a walk sets, in plain forms and in odd ones, and the one form in which both sides are compared.
+//! The values that a walk sets, in plain forms and in odd ones, and the one form in which both
+//! sides are compared.
 
 use crm_suites::{Json, json};
 
@@ -61,7 +62,8 @@ fn text(own: &str, at: usize, is_required: bool) -> String {
     }
 }
 
-/// What no text of PostgreSQL holds, what no text at all is, and what a trigger of the table lets nobody write.
+/// What no text of PostgreSQL holds, what no text at all is, and what a trigger of the table lets
+/// nobody write.
 fn indigestible(own: &str, at: usize) -> Json {
     match at % 3 {
         0 => format!("{own}\0"),
@@ -83,8 +85,9 @@ pub fn is_indigestible(value: &Json) -> bool {
     text.is_some_and(|text| text.contains(['\0', HALF_PAIR]) || text.contains(SWALLOWED))
 }
 
-/// A value in one form for both sides: what is missing, null or blank is one, blanks around a text are none, an end of a line
-/// is one, the case of addresses is none, and a number has hundredths, as a CRM may have no room for more.
+/// A value in one form for both sides: what is missing, null or blank is one, blanks around a text
+/// are none, an end of a line is one, the case of addresses is none, and a number has hundredths,
+/// as a CRM may have no room for more.
 pub fn plain(value: &Json) -> String {
     let text = match value {
         Json::Null => return String::new(),

@@ -1,8 +1,10 @@
-//! Both directions at once, with everything that can go wrong: a random walk, and proof that it settles.
+//! Both directions at once, with everything that can go wrong: a random walk, and proof that it
+//! settles.
 //!
-//! Applications, people in the CRM and operators do what they like, faults strike, processes are killed. Then the storm
-//! ends, and everything must be in its place (see `proof.rs`). A walk is drawn from a seed: one that fails says how to
-//! take it again. `WALK_SEED`, `WALK_ACTIONS` and `WALK_VENDOR` choose one; `make soak` takes `WALK_SEEDS` long ones.
+//! Applications, people in the CRM and operators do what they like, faults strike, processes are
+//! killed. Then the storm ends, and everything must be in its place (see `proof.rs`). A walk is
+//! drawn from a seed: one that fails says how to take it again. `WALK_SEED`, `WALK_ACTIONS` and
+//! `WALK_VENDOR` choose one; `make soak` takes `WALK_SEEDS` long ones.
 
 mod applications;
 mod calls;

@@ -88,7 +88,8 @@ impl Walk {
         self.restart_map().await;
     }
 
-    /// A map stops when all that comes in at once is what the table cannot take. An operator has it go on.
+    /// A map stops when all that comes in at once is what the table cannot take. An operator has it
+    /// go on.
     pub(crate) async fn restart_map(&mut self) {
         let stopped = "crm.map_state WHERE state = 'error' AND reason LIKE 'every record fails: %'";
         if self.db.count(stopped).await > 0 {
@@ -124,8 +125,8 @@ impl Walk {
             "drop_after_apply" => {
                 json!({"drop": if self.at.is_multiple_of(2) { "after" } else { "partial" }})
             }
-            // Applied at once. What the CRM applies after its caller has given up and come again is, to anyone who looks,
-            // somebody's later edit.
+            // Applied at once. What the CRM applies after its caller has given up and come again
+            // is, to anyone who looks, somebody's later edit.
             "slow" => json!({"delay_after_ms": 2500}),
             "conflict" => json!({"fail_records": {"code": locked, "message": "as injected"}}),
             "validation" => json!({"fail_records": {"code": refused, "message": "as injected"}}),
@@ -146,7 +147,8 @@ impl Walk {
     }
 }
 
-/// What a CRM says of a record that breaks one of its rules, and of one that it cannot write just now.
+/// What a CRM says of a record that breaks one of its rules, and of one that it cannot write just
+/// now.
 fn codes(vendor: Vendor) -> (&'static str, &'static str) {
     match vendor {
         Vendor::Stub => unreachable!("the stub is told the class"),

@@ -1,7 +1,8 @@
 //! Who has set what: the values that a cell may end with.
 //!
-//! Each side of a cell has its own history. Of each history those edits count that nobody is known to have set anything
-//! after; what both sides end with must be one of them, whichever way a policy decided.
+//! Each side of a cell has its own history. Of each history those edits count that nobody is known
+//! to have set anything after; what both sides end with must be one of them, whichever way a policy
+//! decided.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +22,8 @@ pub struct Edit {
     pub value: String,
     pub began: usize,
     pub ended: usize,
-    /// It is known to have been made. Of others nobody knows: their caller was cut off, or rolled back what the CRM took.
+    /// It is known to have been made. Of others nobody knows: their caller was cut off, or rolled
+    /// back what the CRM took.
     pub certain: bool,
 }
 

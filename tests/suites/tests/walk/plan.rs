@@ -1,7 +1,8 @@
 //! What a walk does: how the map is made, and the actions, all of it drawn from a seed.
 //!
-//! Guarantees: the same seed, CRM and number of actions give the same plan. Actions are plain data. Whom they meet is told
-//! by a number that counts round whatever rows or records there are when their turn comes.
+//! Guarantees: the same seed, CRM and number of actions give the same plan. Actions are plain data.
+//! Whom they meet is told by a number that counts round whatever rows or records there are when
+//! their turn comes.
 
 use crm_suites::Vendor;
 use fastrand::Rng;
@@ -77,8 +78,9 @@ pub enum Word {
     /// One that others set as well, on either side.
     Common,
     Empty,
-    /// One of its own in a form that somebody may have thought of as another: blanks of all kinds, line ends, signs that are
-    /// several characters, numbers that doubles or the CRM's scale have no room for.
+    /// One of its own in a form that somebody may have thought of as another: blanks of all kinds,
+    /// line ends, signs that are several characters, numbers that doubles or the CRM's scale have
+    /// no room for.
     Odd,
     /// Set by people of the CRM: what the table cannot take.
     Indigestible,

@@ -44,7 +44,8 @@ impl Walk {
         self.nothing_moves().await;
     }
 
-    /// A record has one row, a row one record, and no two records carry one key, unless people gave it to them.
+    /// A record has one row, a row one record, and no two records carry one key, unless people gave
+    /// it to them.
     fn twins(&self, sides: &Sides) -> Vec<(String, Vec<String>)> {
         let mut found = Vec::new();
         let mut seen: BTreeMap<&String, &String> = BTreeMap::new();
@@ -60,7 +61,8 @@ impl Walk {
         let mut carried: BTreeMap<String, &String> = BTreeMap::new();
         for (id, fields) in &sides.records {
             let key = key_of(fields, name);
-            // No field is unique in Pipedrive: people create and restore records with keys that others carry.
+            // No field is unique in Pipedrive: people create and restore records with keys that
+            // others carry.
             let free = self.plan.vendor == Vendor::Pipedrive && self.keys_in_crm.contains(&key);
             if let Some(other) = (!key.is_empty() && !free)
                 .then(|| carried.insert(key.clone(), id))
@@ -99,7 +101,8 @@ impl Walk {
         found
     }
 
-    /// Rows that are there again although their application deleted them, and records that should have gone with their rows.
+    /// Rows that are there again although their application deleted them, and records that should
+    /// have gone with their rows.
     fn undead(&self, sides: &Sides) -> Vec<(String, Vec<String>)> {
         let mut found = Vec::new();
         let name = self.plan.vendor.field("id");
@@ -250,7 +253,8 @@ impl Walk {
         None
     }
 
-    /// More rounds bring nothing: no request that writes, no line in the audit, no row and no record that changes.
+    /// More rounds bring nothing: no request that writes, no line in the audit, no row and no
+    /// record that changes.
     async fn nothing_moves(&mut self) {
         let audit = "SELECT count(*) FROM crm.audit_log";
         let state = "SELECT count(*), sum(hashtext(p.xmin::text || p.id)::bigint) FROM people p";

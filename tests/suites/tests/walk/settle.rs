@@ -54,7 +54,8 @@ impl Walk {
                 .expect("an object")
                 .values()
                 .all(|n| *n == 0);
-            // What a CRM does late of a request that nobody waits for any more is part of the storm.
+            // What a CRM does late of a request that nobody waits for any more is part of the
+            // storm.
             let late = self.plan.vendor != Vendor::Stub && self.crm.sim().under_way() > 0;
             still = if done && nothing && !late && told == last {
                 still + 1

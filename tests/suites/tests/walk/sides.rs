@@ -23,7 +23,8 @@ pub struct Sides {
     pub detached: BTreeSet<String>,
     /// Rows whose link has changed: their two histories do not go together any more.
     pub relinked: BTreeSet<String>,
-    /// Row and column: what both sides held when they were linked stands until one of them is edited.
+    /// Row and column: what both sides held when they were linked stands until one of them is
+    /// edited.
     pub untouched: BTreeSet<(String, String)>,
 }
 

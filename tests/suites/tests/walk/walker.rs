@@ -1,7 +1,7 @@
 //! Takes the steps of a plan, and keeps in the oracle what came of each.
 //!
-//! Calls of `crm.write()` are made in sessions of their own and joined when their session is needed again, so that
-//! everything else happens meanwhile.
+//! Calls of `crm.write()` are made in sessions of their own and joined when their session is needed
+//! again, so that everything else happens meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,7 +33,8 @@ pub struct Walk {
     pub deleted: BTreeSet<String>,
     /// Rows that were ever deleted: those of them that are there came anew, from either side.
     pub reborn: BTreeSet<String>,
-    /// Cells with a write that was based on what nobody held: later edits that fold into it may give way with it.
+    /// Cells with a write that was based on what nobody held: later edits that fold into it may
+    /// give way with it.
     pub misled: BTreeSet<(String, &'static str)>,
     /// Keys that people gave to records in the CRM.
     pub keys_in_crm: BTreeSet<String>,
@@ -232,7 +233,8 @@ pub fn outcome<T>(result: &Result<Vec<T>, tokio_postgres::Error>) -> String {
 
 /// The table of people and its mapping, as the plan has it.
 async fn map(db: &Database, plan: &Plan) {
-    // A constraint that holds at the end only, a trigger that swallows, and names that are not what they seem.
+    // A constraint that holds at the end only, a trigger that swallows, and names that are not what
+    // they seem.
     let sql = format!(
         "CREATE TABLE firms (id int PRIMARY KEY);
          INSERT INTO firms VALUES (1);
@@ -276,7 +278,8 @@ async fn map(db: &Database, plan: &Plan) {
     }
 }
 
-/// The key of a new row: some that have to be quoted, and some that most CRMs take for the one before.
+/// The key of a new row: some that have to be quoted, and some that most CRMs take for the one
+/// before.
 fn spelled(at: usize, n: usize) -> String {
     match (at + n) % 4 {
         1 if n > 0 => spelled(at, n - 1).to_uppercase(),

@@ -1,4 +1,5 @@
-//! What is in the inbox stays as long as it is needed, in a dump too, and the secret is seen nowhere.
+//! What is in the inbox stays as long as it is needed, in a dump too, and the secret is seen
+//! nowhere.
 
 use crm_suites::post::{Post, updates};
 use crm_suites::{Cluster, Vendor, cluster, eventually, process};
@@ -84,7 +85,8 @@ async fn a_dump_has_it() {
     copy.assert_checked().await;
 }
 
-/// Whatever is logged, neither the secret nor a signature is seen anywhere that the server itself writes to.
+/// Whatever is logged, neither the secret nor a signature is seen anywhere that the server itself
+/// writes to.
 #[tokio::test]
 async fn the_secret_is_seen_nowhere() {
     let cluster = Cluster::with_environment(

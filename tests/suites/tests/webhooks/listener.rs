@@ -166,7 +166,8 @@ async fn clients_that_dawdle_do_not_shut_others_out() {
     let dawdlers: Vec<TcpStream> = (0..64).map(|_| raw(&url, begun)).collect();
     let send = async || Post::relayed(SECRET, &updates(1..=1)).send(&url).await;
     assert_eq!(send().await.status, 200);
-    // They are told that they took too long; those who gave way to others, and those who never end their head, hear nothing.
+    // They are told that they took too long; those who gave way to others, and those who never end
+    // their head, hear nothing.
     let told: Vec<String> = dawdlers.into_iter().map(rest).collect();
     let late = told
         .iter()

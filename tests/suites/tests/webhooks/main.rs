@@ -1,4 +1,5 @@
-//! What CRMs tell of their own accord gets into the inbox once, from those who hold the secret, and from nobody else.
+//! What CRMs tell of their own accord gets into the inbox once, from those who hold the secret, and
+//! from nobody else.
 
 mod functions;
 mod inbox;

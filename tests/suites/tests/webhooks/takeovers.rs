@@ -77,7 +77,8 @@ async fn a_new_worker_listens_at_once() {
     assert_eq!(inbox(&desk.db).await.len(), 3);
 }
 
-/// One setting for the server: the first database that gets the address serves it, another takes over when it ends.
+/// One setting for the server: the first database that gets the address serves it, another takes
+/// over when it ends.
 #[tokio::test]
 async fn databases_that_want_the_same_address_take_turns() {
     let cluster = Cluster::start();

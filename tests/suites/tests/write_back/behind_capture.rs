@@ -1,5 +1,5 @@
-//! Cells that change without a trigger having fired: what is edited afterwards is judged by what the CRM holds, and the change
-//! itself is found.
+//! Cells that change without a trigger having fired: what is edited afterwards is judged by what
+//! the CRM holds, and the change itself is found.
 
 use crm_suites::{Cluster, Database, Desk, Json, Live, SqlState, Vendor, eventually, json};
 
@@ -123,7 +123,8 @@ async fn what_ddl_makes_of_cells_reaches_the_crm() {
     db.assert_checked().await;
 }
 
-/// The rows of many are compared a part at a time, in the order of whatever makes their keys unique.
+/// The rows of many are compared a part at a time, in the order of whatever makes their keys
+/// unique.
 #[tokio::test]
 async fn many_rows_are_compared_in_parts_and_by_any_key() {
     let db = CLUSTER.database().await;
@@ -336,7 +337,8 @@ async fn rows_in_step_are_no_breach(vendor: Vendor) {
     assert_eq!(deep(&live.db).await, Vec::<String>::new());
 }
 
-/// What was read of a row before it was rewritten, and is on its way meanwhile, is not taken for what the row holds.
+/// What was read of a row before it was rewritten, and is on its way meanwhile, is not taken for
+/// what the row holds.
 async fn what_ddl_makes_of_a_row_on_its_way_reaches_the_crm(desk: &Desk) {
     let flush = desk
         .under_way("UPDATE people SET first_name = 'ada' WHERE id = 'p1'")
@@ -368,7 +370,8 @@ async fn ddl_during_a_checked_write_is_not_lost() {
     what_ddl_makes_of_a_row_on_its_way_reaches_the_crm(&live).await;
 }
 
-/// A change that is captured after the fact speaks of a row that is there: the deletion of one that is in flight is not undone by it.
+/// A change that is captured after the fact speaks of a row that is there: the deletion of one that
+/// is in flight is not undone by it.
 #[tokio::test]
 async fn a_row_that_is_deleted_while_it_is_recaptured_stays_deleted() {
     for bidirectional in [false, true] {
@@ -401,7 +404,8 @@ async fn a_row_that_is_deleted_while_it_is_recaptured_stays_deleted() {
     }
 }
 
-/// A request that was made first, and committed while a later one was being worked off, is one of its own.
+/// A request that was made first, and committed while a later one was being worked off, is one of
+/// its own.
 #[tokio::test]
 async fn what_is_committed_while_rows_are_compared_is_compared_too() {
     let db = CLUSTER.database().await;
@@ -441,7 +445,8 @@ async fn what_is_committed_while_rows_are_compared_is_compared_too() {
     assert_eq!(db.count(waits).await, 1);
 }
 
-/// A type's label goes by another name while a call that wrote it is still to be committed: no lock is in the way of that.
+/// A type's label goes by another name while a call that wrote it is still to be committed: no lock
+/// is in the way of that.
 #[tokio::test]
 async fn a_label_that_is_renamed_under_an_open_call_is_not_lost() {
     let db = CLUSTER.database().await;
@@ -474,7 +479,8 @@ async fn a_label_that_is_renamed_under_an_open_call_is_not_lost() {
     assert_eq!(deep(&db).await, Vec::<String>::new());
 }
 
-/// DDL may give rows other keys, which no UPDATE does. A row is not taken for another's record then.
+/// DDL may give rows other keys, which no UPDATE does. A row is not taken for another's record
+/// then.
 #[tokio::test]
 async fn ddl_that_changes_keys_stops_the_map() {
     let db = CLUSTER.database().await;

@@ -1,5 +1,6 @@
-//! What the worker's statements cost grows with what they are about, and with nothing else: neither with what is known of the
-//! tables, nor with what the database's settings tell the planner to do without.
+//! What the worker's statements cost grows with what they are about, and with nothing else: neither
+//! with what is known of the tables, nor with what the database's settings tell the planner to do
+//! without.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,8 @@ const MANY: usize = 10 * FEW;
 /// How much slower than linear the larger half may be, on a machine that has other things to do.
 const NOISE: f64 = 3.0;
 
-/// People whose phone is bidirectional, in a cluster that does not look at its tables again once it has seen them empty.
+/// People whose phone is bidirectional, in a cluster that does not look at its tables again once it
+/// has seen them empty.
 async fn desk(cluster: &Cluster) -> Desk {
     let desk = Desk::open(cluster, Vendor::Stub).await;
     let (map, field) = (desk.map, desk.crm.vendor.field("phone"));

@@ -106,7 +106,8 @@ async fn the_audit_is_append_only_and_names_the_actor() {
     }
 }
 
-/// A row is inserted before any field is mapped: its record has its key alone, which the CRM does not take.
+/// A row is inserted before any field is mapped: its record has its key alone, which the CRM does
+/// not take.
 #[tokio::test]
 async fn a_record_without_fields_dies_like_any_other() {
     let db = CLUSTER.database().await;

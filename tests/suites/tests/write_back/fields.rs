@@ -127,7 +127,8 @@ async fn more_fields_than_a_word_of_the_mask(vendor: Vendor) {
     db.assert_checked().await;
     assert_same(&db, &crm, object, key, &field).await;
     db.at_rest().await;
-    // Cells at the ends of words, alone and together, and one edit after another before they are sent.
+    // Cells at the ends of words, alone and together, and one edit after another before they are
+    // sent.
     db.execute("UPDATE wide SET c63 = 'a' WHERE id = 'w1'; UPDATE wide SET c64 = 'b', c130 = NULL WHERE id = 'w1'")
         .await;
     db.execute("UPDATE wide SET c0 = 'c', c127 = 'd', c128 = 'e' WHERE id = 'w2'")

@@ -1,4 +1,5 @@
-//! Tokens that the server obtains as itself: by a key of its own, or as a client at an address of its own.
+//! Tokens that the server obtains as itself: by a key of its own, or as a client at an address of
+//! its own.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;

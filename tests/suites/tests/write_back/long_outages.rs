@@ -1,4 +1,5 @@
-//! An outage of each kind, with edits going on: it ends by itself, everything arrives, and no attempt was charged.
+//! An outage of each kind, with edits going on: it ends by itself, everything arrives, and no
+//! attempt was charged.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +12,8 @@ fn kinds() -> Vec<(&'static str, Option<Json>)> {
     vec![
         ("connection refused", None),
         ("connection dropped", Some(json!({"drop": "before"}))),
-        // Held for longer than a request may take, and then dropped: it must not be applied when nobody waits any more.
+        // Held for longer than a request may take, and then dropped: it must not be applied when
+        // nobody waits any more.
         ("hang", Some(json!({"delay_ms": 5000, "drop": "before"}))),
         ("503", Some(json!({"status": 503}))),
         (

@@ -1,4 +1,5 @@
-//! Changed cells reach the CRM, once, whatever the statement that changed them and whatever the CRM answers.
+//! Changed cells reach the CRM, once, whatever the statement that changed them and whatever the CRM
+//! answers.
 
 mod basics;
 mod behind_capture;

@@ -183,7 +183,8 @@ async fn the_worker_wakes_up_by_itself_when_the_interval_has_passed() {
     .await;
 }
 
-/// Edits that are sent at once are sent as soon as their records are no longer locked, though nothing wakes the worker then.
+/// Edits that are sent at once are sent as soon as their records are no longer locked, though
+/// nothing wakes the worker then.
 #[tokio::test]
 async fn an_edit_of_a_locked_record_goes_once_that_is_free() {
     let live = Live::open(&CLUSTER, Vendor::Stub).await;

@@ -1,4 +1,5 @@
-//! The mapping changes while edits are on their way: nothing is lost, and both sides agree by the new mapping.
+//! The mapping changes while edits are on their way: nothing is lost, and both sides agree by the
+//! new mapping.
 
 use crm_suites::{Desk, Json, Vendor, eventually, json};
 

@@ -1,4 +1,5 @@
-//! A mapped table is altered: renames are followed, what cannot be followed stops the map and says why.
+//! A mapped table is altered: renames are followed, what cannot be followed stops the map and says
+//! why.
 
 use crm_suites::{Desk, Vendor, eventually};
 

@@ -1,4 +1,5 @@
-//! Tables of every kind: partitioned, with generated columns, with odd names, under row security, with other owners.
+//! Tables of every kind: partitioned, with generated columns, with odd names, under row security,
+//! with other owners.
 
 use crm_suites::desk::map_people;
 use crm_suites::{Crm, Desk, Vendor};
@@ -190,7 +191,8 @@ async fn row_security_and_rights_of_the_application() {
     db.execute("RESET ROLE").await;
 }
 
-/// Policies that are forced on the owner hide rows from the worker, who reads as the owner. Hidden is not deleted.
+/// Policies that are forced on the owner hide rows from the worker, who reads as the owner. Hidden
+/// is not deleted.
 #[tokio::test]
 async fn rows_hidden_from_their_owner_are_not_lost_silently() {
     let desk = Desk::open_with(

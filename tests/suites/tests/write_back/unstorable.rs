@@ -1,4 +1,5 @@
-//! Values that a CRM takes and `jsonb` does not: they are sent once, and what is kept of them is a note.
+//! Values that a CRM takes and `jsonb` does not: they are sent once, and what is kept of them is a
+//! note.
 
 use crm_suites::{Cluster, Desk, Vendor, eventually, json, with_every_crm};
 

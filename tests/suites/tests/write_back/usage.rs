@@ -1,4 +1,5 @@
-//! Request budgets: what the CRM told, what the admin allows, and what is kept for real time; the circuit breaker.
+//! Request budgets: what the CRM told, what the admin allows, and what is kept for real time; the
+//! circuit breaker.
 
 use crm_suites::{Crm, Desk, Json, Live, Vendor, eventually, json};
 
@@ -54,7 +55,8 @@ async fn salesforce_tells_the_daily_budget() {
         desk.db.text(budget).await,
         "day | 5000 | 5000 | 0 | 1000 | 1 day | 3"
     );
-    // An operator knows better, but another app of the org spends the rest: the refusal is what tells.
+    // An operator knows better, but another app of the org spends the rest: the refusal is what
+    // tells.
     sim.post(
         "config",
         &json!({"vendor": "salesforce", "daily_limit": 6000, "daily_used": 6000}),

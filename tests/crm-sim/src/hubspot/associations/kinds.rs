@@ -1,7 +1,7 @@
 //! Types of associations: those that HubSpot defines, and the portal's own labels.
 //!
-//! Guarantees: a type belongs to one pair of objects in one direction and has an inverse; every pair
-//! has one type without a label, made when it is first asked for.
+//! Guarantees: a type belongs to one pair of objects in one direction and has an inverse; every
+//! pair has one type without a label, made when it is first asked for.
 
 use crate::store::Store;
 use serde_json::{Value as Json, json};

@@ -1,7 +1,7 @@
 //! Bulk API 2.0: jobs and their states.
 //!
-//! Guarantees: a job goes Open -> UploadComplete -> InProgress -> JobComplete (or Failed, or Aborted)
-//! and never back; one upload per job; results come in an order that says nothing.
+//! Guarantees: a job goes Open -> UploadComplete -> InProgress -> JobComplete (or Failed, or
+//! Aborted) and never back; one upload per job; results come in an order that says nothing.
 
 mod columns;
 mod ingest;

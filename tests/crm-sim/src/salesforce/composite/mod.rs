@@ -71,7 +71,8 @@ impl Run<'_> {
     /// Runs the requests one after the other; with `all_or_none` a failure takes back everything.
     /// Says also whether none failed.
     fn all(&self, entries: &[Entry<'_>], all_or_none: bool) -> (Vec<Json>, bool) {
-        // Few tests go this way, so a copy of the records is cheaper than a journal is to understand.
+        // Few tests go this way, so a copy of the records is cheaper than a journal is to
+        // understand.
         let before = all_or_none.then(|| self.sf.snapshot());
         let mut answers = Answers::default();
         let mut shown = Vec::with_capacity(entries.len());

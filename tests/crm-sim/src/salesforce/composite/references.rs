@@ -1,7 +1,7 @@
 //! `@{ref.field}` and `@{ref.records[0].Id}`: values of earlier answers.
 //!
-//! Guarantees: a request that refers to one that failed, or to what an answer does not hold, does not
-//! run; what is put in place of a reference cannot break the JSON around it.
+//! Guarantees: a request that refers to one that failed, or to what an answer does not hold, does
+//! not run; what is put in place of a reference cannot break the JSON around it.
 
 use super::super::error::SfError;
 use serde_json::{Map, Value as Json};

@@ -160,8 +160,8 @@ fn matches(
     let Some(since) = filter.since(object) else {
         return (0..object.records.len() as u32).filter(takes).collect();
     };
-    // Polling walks the records in the order of their modified time; a LIMIT ends the walk early, but
-    // only after the second it falls into, because times are told apart by whole seconds.
+    // Polling walks the records in the order of their modified time; a LIMIT ends the walk early,
+    // but only after the second it falls into, because times are told apart by whole seconds.
     let in_order = order.first().is_some_and(|(path, key)| {
         key.ascending && path.own() && path.field(store).source == Source::Modified
     });

@@ -1,7 +1,8 @@
 //! Bulk write: a file is uploaded, a job works through it, a ZIP tells what became of its rows.
 //!
-//! Guarantees: a job goes ADDED -> INPROGRESS -> COMPLETED (or FAILED) and never back; it goes on whether or not anybody
-//! looks; a row that fails stops no other; results come in an order that says nothing.
+//! Guarantees: a job goes ADDED -> INPROGRESS -> COMPLETED (or FAILED) and never back; it goes on
+//! whether or not anybody looks; a row that fails stops no other; results come in an order that
+//! says nothing.
 
 mod load;
 mod order;

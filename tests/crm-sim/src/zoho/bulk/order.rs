@@ -1,4 +1,5 @@
-//! What a job is ordered to do: read strictly, for a test must notice what the real one would pass over.
+//! What a job is ordered to do: read strictly, for a test must notice what the real one would pass
+//! over.
 
 use super::super::error::ZohoError;
 use super::super::org::is_reference;

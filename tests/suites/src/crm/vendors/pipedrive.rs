@@ -1,4 +1,5 @@
-//! Pipedrive, as the simulator plays it. It has no batches: what writes several are as many requests.
+//! Pipedrive, as the simulator plays it. It has no batches: what writes several are as many
+//! requests.
 
 use crate::crm::facts::{Facts, Firms, Grant, Guarded, Limit, Situation, Volume};
 

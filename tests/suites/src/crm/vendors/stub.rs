@@ -1,4 +1,5 @@
-//! The embedded CRM: its faults are those of `crm_stub.inject()`, which knows the classes by their names.
+//! The embedded CRM: its faults are those of `crm_stub.inject()`, which knows the classes by their
+//! names.
 
 use crate::crm::facts::{Facts, Firms, Guarded, Limit, Situation, Volume};
 
