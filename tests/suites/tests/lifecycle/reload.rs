@@ -26,12 +26,15 @@ async fn a_reload_reaches_the_worker() {
             .then_some(())
     })
     .await;
-    desk.db.execute(&add(2)).await;
-    desk.settle().await;
-    assert!(
-        !desk.crm.sim().requests("/jobs/ingest").is_empty(),
-        "the worker knows the new threshold"
-    );
+    // The worker may hear of it later than the backend did.
+    let mut round = 1;
+    eventually("the worker knows the new threshold", async || {
+        round += 1;
+        desk.db.execute(&add(round)).await;
+        desk.settle().await;
+        (!desk.crm.sim().requests("/jobs/ingest").is_empty()).then_some(())
+    })
+    .await;
     assert_eq!(desk.db.worker().await, worker, "without a restart");
 }
 
