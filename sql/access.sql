@@ -14,7 +14,7 @@ SELECT g.level, g.kind, g.schema, unnest(g.names::name[])
 FROM (VALUES
     ('reader', 'schema', 'crm', '{crm}'),
     ('reader', 'relation', 'crm',
-     '{status,cell_status,dead_letters,pending_writes,conflicts,progress,audit_log,connection,object_map,field_map,ingest_state}'),
+     '{status,connections,rate_budget,cell_status,dead_letters,pending_writes,conflicts,progress,audit_log,connection,object_map,field_map,ingest_state}'),
     ('reader', 'function', 'crm', '{hash,snapshot,snapshot_hash,check,worker_state,home}'),
     ('writer', 'function', 'crm', '{write,read_live,write_status,flush,ingest_now,receive_webhook}'),
     ('operator', 'function', 'crm',

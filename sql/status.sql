@@ -1,5 +1,18 @@
 -- Views for readers and operators.
 
+CREATE VIEW crm_internal.waiting AS
+SELECT c.connection_id,
+       (SELECT count(*) FROM crm.queue q JOIN crm.object_map m USING (map_id)
+        WHERE m.connection_id = c.connection_id AND q.state = 'queued')
+     + (SELECT count(*) FROM crm.pending_write p JOIN crm.object_map m USING (map_id)
+        WHERE m.connection_id = c.connection_id AND p.state = 'queued')
+     + (SELECT count(*) FROM crm.refetch r JOIN crm.object_map m USING (map_id)
+        WHERE m.connection_id = c.connection_id AND r.due_at < 'infinity') AS records
+FROM crm.connection c;
+COMMENT ON VIEW crm_internal.waiting IS 'records queued to be written or read over each connection';
+COMMENT ON COLUMN crm_internal.waiting.connection_id IS 'the connection';
+COMMENT ON COLUMN crm_internal.waiting.records IS 'their number';
+
 CREATE VIEW crm.rate_budget AS
 WITH reported AS (
     SELECT c.connection_id, c.name AS connection, c.provider, c.options, s.usage_reported_at AS reported_at, s.usage,
@@ -17,7 +30,7 @@ WITH reported AS (
     CROSS JOIN (SELECT date_trunc('day', now(), 'UTC') + interval '1 day') AS d (midnight)
 )
 SELECT t.connection, t.provider, b.budget, b."limit", b."limit" - b.remaining AS used, b.remaining,
-       ceil(b."limit" * t.reserve)::bigint AS reserved, b.per, b.reported_at, b.resets_at, w.waiting
+       ceil(b."limit" * t.reserve)::bigint AS reserved, b.per, b.reported_at, b.resets_at, w.records AS waiting
 FROM reported t
 CROSS JOIN LATERAL (
     SELECT 'day', t.daily_limit, t.daily_remaining, interval '1 day', t.reported_at, NULL::timestamptz
@@ -35,13 +48,7 @@ CROSS JOIN LATERAL (
     SELECT 'rate_limit', (t.options #>> '{rate_limit,requests}')::bigint, NULL,
            make_interval(secs => (t.options #>> '{rate_limit,seconds}')::float8), NULL, NULL
     WHERE t.options ? 'rate_limit') AS b (budget, "limit", remaining, per, reported_at, resets_at)
-CROSS JOIN LATERAL (
-    SELECT (SELECT count(*) FROM crm.queue q JOIN crm.object_map m USING (map_id)
-            WHERE m.connection_id = t.connection_id AND q.state = 'queued')
-         + (SELECT count(*) FROM crm.pending_write p JOIN crm.object_map m USING (map_id)
-            WHERE m.connection_id = t.connection_id AND p.state = 'queued')
-         + (SELECT count(*) FROM crm.refetch r JOIN crm.object_map m USING (map_id)
-            WHERE m.connection_id = t.connection_id AND r.due_at < 'infinity') AS waiting) w;
+JOIN crm_internal.waiting w USING (connection_id);
 COMMENT ON VIEW crm.rate_budget IS
     'one row per request budget of a connection: what the CRM reported last (day, window), what a broker reported (broker), and what '
     'the administrator allows (rate_limit, daily_limit)';
@@ -60,38 +67,70 @@ COMMENT ON COLUMN crm.rate_budget.reported_at IS 'when the CRM or the broker las
 COMMENT ON COLUMN crm.rate_budget.resets_at IS 'when the interval ends; NULL: not known';
 COMMENT ON COLUMN crm.rate_budget.waiting IS 'records queued to be written or read over this connection';
 
-CREATE VIEW crm.status AS
-SELECT m.map_id, c.name AS connection, c.provider, m.relation, m.crm_object,
-       CASE WHEN s.state = 'error' OR cs.state = 'error' OR c.home <> crm.home() THEN 'error'
-            WHEN EXISTS (SELECT FROM crm.claim x WHERE x.map_id = m.map_id) THEN 'syncing'
-            ELSE 'idle' END AS state,
+CREATE VIEW crm.connections AS
+SELECT c.name AS connection, c.provider,
+       CASE WHEN s.state = 'error' OR c.home <> crm.home() THEN 'error' WHEN c.paused THEN 'paused' ELSE 'ok' END AS state,
        CASE WHEN c.home <> crm.home() THEN
                 format('connection "%s" came with a restore or a copy of a database that may still be sending; '
                        'once it has stopped, call crm.adopt_connections() here', c.name)
-            WHEN s.state = 'error' THEN s.reason
-            WHEN cs.state = 'error' THEN 'credentials rejected: ' || cs.last_error
+            WHEN s.state = 'error' THEN 'credentials rejected: ' || s.last_error
             WHEN c.paused THEN 'connection paused'
             WHEN crm.worker_state() <> 'running' THEN 'worker ' || crm.worker_state()
-            WHEN cs.blocked_until > now() THEN format('waiting for the CRM until %s: %s', cs.blocked_until, cs.last_error)
-            WHEN b.connection IS NOT NULL THEN
-                format('the remaining %s of the day''s %s requests are reserved for real-time writes', b.remaining, b."limit")
+            WHEN s.blocked_until > now() THEN format('waiting for the CRM until %s: %s', s.blocked_until, s.last_error)
+            WHEN r.connection IS NOT NULL THEN
+                format('the remaining %s of the day''s %s requests are reserved for real-time writes', r.remaining, r."limit")
             END AS reason,
+       CASE WHEN coalesce(s.failures, 0) < 3 THEN 'closed' WHEN s.blocked_until > now() THEN 'open' ELSE 'half-open' END AS circuit,
+       (SELECT count(*) FROM crm.object_map m WHERE m.connection_id = c.connection_id) AS maps, w.records AS waiting,
+       (SELECT max(x.last_success) FROM crm.map_state x JOIN crm.object_map m USING (map_id)
+        WHERE m.connection_id = c.connection_id) AS last_success,
+       s.error_class, s.last_error, b.budget, b.remaining
+FROM crm.connection c
+JOIN crm_internal.waiting w USING (connection_id)
+LEFT JOIN crm.connection_state s USING (connection_id)
+LEFT JOIN LATERAL (SELECT x.* FROM crm.rate_budget x
+                   WHERE x.connection = c.name AND x.remaining <= x.reserved
+                     AND (x.budget = 'day' AND x.reported_at > now() - interval '15 minutes' OR x.budget = 'daily_limit')
+                   ORDER BY x.remaining LIMIT 1) r ON true
+LEFT JOIN LATERAL (SELECT x.budget, x.remaining FROM crm.rate_budget x
+                   WHERE x.connection = c.name AND x.remaining IS NOT NULL
+                   ORDER BY x.remaining::numeric / nullif(x."limit", 0), x.remaining LIMIT 1) b ON true;
+COMMENT ON VIEW crm.connections IS 'one row per connection: whether it sends, what is queued, what went wrong';
+COMMENT ON COLUMN crm.connections.connection IS 'name of the connection';
+COMMENT ON COLUMN crm.connections.provider IS 'provider of the connection';
+COMMENT ON COLUMN crm.connections.state IS
+    'ok; paused (crm.pause()); error: nothing is sent until crm.set_credentials() or, after a restore, crm.adopt_connections()';
+COMMENT ON COLUMN crm.connections.reason IS 'why nothing is sent; NULL: nothing is in the way';
+COMMENT ON COLUMN crm.connections.circuit IS
+    'closed; open: the CRM failed at least three times in a row, and no requests are sent for a while; half-open: the next request '
+    'shows whether it has recovered';
+COMMENT ON COLUMN crm.connections.maps IS 'number of maps';
+COMMENT ON COLUMN crm.connections.waiting IS 'records queued to be written or read over this connection';
+COMMENT ON COLUMN crm.connections.last_success IS 'when a write-back of one of its maps last succeeded; NULL: never';
+COMMENT ON COLUMN crm.connections.error_class IS
+    'class of the failure that lasts: transient, rate_limited, auth or internal; NULL: the CRM responds';
+COMMENT ON COLUMN crm.connections.last_error IS 'its message; NULL: the CRM responds';
+COMMENT ON COLUMN crm.connections.budget IS
+    'the request budget with the smallest part left: day, window, broker or daily_limit (crm.rate_budget); NULL: none is known';
+COMMENT ON COLUMN crm.connections.remaining IS 'requests left in that budget; NULL: none is known';
+
+CREATE VIEW crm.status AS
+SELECT m.map_id, c.name AS connection, c.provider, m.relation, m.crm_object,
+       CASE WHEN s.state = 'error' OR n.state = 'error' THEN 'error'
+            WHEN EXISTS (SELECT FROM crm.claim x WHERE x.map_id = m.map_id) THEN 'syncing'
+            ELSE 'idle' END AS state,
+       CASE WHEN s.state = 'error' AND c.home = crm.home() THEN s.reason ELSE n.reason END AS reason,
        q.dirty_cells, q.queued, u.unlinked, p.pending, k.conflicts, d.dead,
        s.last_success, s.next_write_at, i.last_at AS last_ingest, i.next_at AS next_ingest_at, i.applied AS ingested, i.echoes,
            i.overwritten,
        (SELECT now() - min(x.changed_at) FROM crm.change x WHERE x.map_id = m.map_id) AS lag,
        s.last_error, s.last_error_at, crm.worker_state() AS worker,
-       CASE WHEN coalesce(cs.failures, 0) < 3 THEN 'closed' WHEN cs.blocked_until > now() THEN 'open' ELSE 'half-open' END AS circuit,
-       CASE WHEN t.trouble IS NULL THEN 'on' ELSE 'off' END AS capture, t.trouble AS capture_trouble
+       n.circuit, CASE WHEN t.trouble IS NULL THEN 'on' ELSE 'off' END AS capture, t.trouble AS capture_trouble
 FROM crm.object_map m
 JOIN crm.connection c USING (connection_id)
+JOIN crm.connections n ON n.connection = c.name
 LEFT JOIN crm.map_state s USING (map_id)
 LEFT JOIN crm.ingest_state i USING (map_id)
-LEFT JOIN crm.connection_state cs USING (connection_id)
-LEFT JOIN LATERAL (SELECT r.* FROM crm.rate_budget r
-                   WHERE r.connection = c.name AND r.remaining <= r.reserved
-                     AND (r.budget = 'day' AND r.reported_at > now() - interval '15 minutes' OR r.budget = 'daily_limit')
-                   ORDER BY r.remaining LIMIT 1) b ON true
 CROSS JOIN LATERAL (SELECT coalesce(sum(crm_internal.cells_count(w.cells)), 0)::bigint AS dirty_cells, count(*) AS queued
                     FROM (SELECT crm_internal.cells_union(x.cells) AS cells
                           FROM (SELECT l.shard_key, l.record_key, l.cells FROM crm.queue l

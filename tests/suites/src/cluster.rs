@@ -35,8 +35,8 @@ pub fn program(name: &str) -> Command {
 /// The database that new ones with the extension are copies of. No worker connects to a template.
 const TEMPLATE: &str = "with_extension";
 
-/// A cluster that does not run and whose data directory the others copy, with [`TEMPLATE`] in it: initdb and
-/// CREATE EXTENSION take longer than all else that a scenario does.
+/// A cluster that does not run and whose data directory the others copy, with [`TEMPLATE`] in it:
+/// initdb and CREATE EXTENSION take longer than all else that a scenario does.
 static PRISTINE: LazyLock<Cluster> = LazyLock::new(|| {
     let cluster = Cluster::empty(true);
     let mut initdb = program("initdb");
@@ -318,6 +318,18 @@ impl Cluster {
         database.execute("SELECT crm_internal.start_worker()").await;
         database.worker().await;
         database
+    }
+
+    /// Removes what databases with the extension are copies of: nothing but they needs its role
+    /// then, and there are no new ones.
+    pub async fn remove_template(&self) {
+        let admin = Database::open(self, "postgres").await;
+        for statement in [
+            &format!("ALTER DATABASE {TEMPLATE} IS_TEMPLATE false"),
+            &format!("DROP DATABASE {TEMPLATE}"),
+        ] {
+            admin.execute(statement).await;
+        }
     }
 
     /// A new database without the extension.

@@ -124,7 +124,9 @@ async fn everything_is_the_engines_and_pinned_and_not_everybodys() {
 #[tokio::test]
 async fn a_role_that_was_made_beforehand_must_be_as_pg_crm_makes_it() {
     let cluster = Cluster::start();
+    cluster.remove_template().await;
     let db = cluster.bare_database().await;
+    db.execute("DROP ROLE crm_engine").await;
     for (made, undone, says) in [
         (
             "CREATE ROLE crm_engine LOGIN NOINHERIT",
@@ -174,6 +176,7 @@ async fn the_role_stays_while_a_database_needs_it() {
     let cluster = Cluster::start();
     let first = cluster.database().await;
     let second = cluster.database().await;
+    cluster.remove_template().await;
     first.execute("DROP EXTENSION pg_crm").await;
     let error = first.error("DROP ROLE crm_engine").await;
     assert_eq!(error.code().code(), "2BP01", "{error:?}");

@@ -11,6 +11,57 @@ async fn usage(desk: &Desk) -> Json {
 }
 
 #[tokio::test]
+async fn readers_see_how_connections_do() {
+    let desk = Desk::open(&CLUSTER, Vendor::Salesforce).await;
+    desk.link(3).await;
+    let sim = desk.crm.sim();
+    sim.post(
+        "config",
+        &json!({"vendor": "salesforce", "daily_limit": 5000, "daily_used": 17}),
+    );
+    let reader = format!("{}_reader", desk.db.name);
+    desk.db
+        .execute(&format!(
+            "CREATE ROLE {reader}; SELECT crm.grant_access('{reader}', 'reader')"
+        ))
+        .await;
+    let session = desk.db.session().await;
+    session.execute(&format!("SET ROLE {reader}")).await;
+    let connections = "SELECT connection, state, reason, circuit, maps, waiting, last_success IS NOT NULL AS succeeded,
+                              error_class, last_error IS NOT NULL AS failed, budget, remaining
+                       FROM crm.connections";
+    let edit = "UPDATE people SET phone = phone || '1'";
+    desk.db.execute(edit).await;
+    desk.settle().await;
+    let remaining: i64 = session
+        .one("SELECT remaining FROM crm.rate_budget", &[])
+        .await;
+    assert_eq!(
+        session.text(connections).await,
+        format!("salesforce | ok | (null) | closed | 1 | 0 | t | (null) | f | day | {remaining}")
+    );
+    desk.db.execute("SELECT crm.pause('salesforce')").await;
+    desk.db.execute(edit).await;
+    assert_eq!(
+        session
+            .text("SELECT state, reason FROM crm.connections")
+            .await,
+        "paused | connection paused"
+    );
+    desk.crm.fault(json!({"status": 401, "times": "unlimited"}));
+    desk.db.execute("SELECT crm.resume('salesforce')").await;
+    assert!(!desk.db.flush().await);
+    let stopped = eventually("the connection stops", async || {
+        let stopped =
+            "SELECT reason FROM crm.connections WHERE state = 'error' AND error_class = 'auth'";
+        session.all::<String>(stopped, &[]).await.pop()
+    })
+    .await;
+    assert!(stopped.starts_with("credentials rejected: "), "{stopped}");
+    desk.db.assert_checked().await;
+}
+
+#[tokio::test]
 async fn salesforce_tells_the_daily_budget() {
     let desk = Desk::open(&CLUSTER, Vendor::Salesforce).await;
     desk.link(3).await;
@@ -54,6 +105,12 @@ async fn salesforce_tells_the_daily_budget() {
     assert_eq!(
         desk.db.text(budget).await,
         "day | 5000 | 5000 | 0 | 1000 | 1 day | 3"
+    );
+    assert_eq!(
+        desk.db
+            .text("SELECT state, waiting, budget, remaining FROM crm.connections")
+            .await,
+        "ok | 3 | day | 0"
     );
     // An operator knows better, but another app of the org spends the rest: the refusal is what
     // tells.
