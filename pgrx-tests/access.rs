@@ -34,6 +34,7 @@ mod tests {
         "check_tables",
         "conflicts",
         "connection",
+        "connections",
         "dead_letters",
         "field_map",
         "hash",
@@ -42,6 +43,7 @@ mod tests {
         "object_map",
         "pending_writes",
         "progress",
+        "rate_budget",
         "snapshot",
         "snapshot_hash",
         "status",
@@ -191,6 +193,8 @@ mod tests {
         run("INSERT INTO t VALUES (1, 'x'); SET ROLE acc_looker");
         for view in [
             "status",
+            "connections",
+            "rate_budget",
             "cell_status",
             "dead_letters",
             "progress",
