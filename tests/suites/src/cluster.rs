@@ -324,12 +324,10 @@ impl Cluster {
     /// then, and there are no new ones.
     pub async fn remove_template(&self) {
         let admin = Database::open(self, "postgres").await;
-        for statement in [
-            &format!("ALTER DATABASE {TEMPLATE} IS_TEMPLATE false"),
-            &format!("DROP DATABASE {TEMPLATE}"),
-        ] {
-            admin.execute(statement).await;
-        }
+        admin
+            .execute(&format!("ALTER DATABASE {TEMPLATE} IS_TEMPLATE false"))
+            .await;
+        admin.execute(&format!("DROP DATABASE {TEMPLATE}")).await;
     }
 
     /// A new database without the extension.

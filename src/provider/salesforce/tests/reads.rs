@@ -183,6 +183,13 @@ fn an_accounts_tag_protects_at_once() {
 }
 
 #[test]
+fn a_tag_that_no_header_holds_is_none() {
+    let damaged = with_header(row(5, 30), "etag", "\"h=\u{fffd}\"");
+    let (result, _) = read("Account", &ids(1..2), true, |_, _| damaged.clone());
+    assert!(version(&result.unwrap()[0]).unwrap().tag.is_none());
+}
+
+#[test]
 fn of_many_only_those_are_read_again_that_changed_just_now() {
     let three = ids(1..4);
     let at = |seconds: [i64; 3]| {
