@@ -231,13 +231,14 @@ fn updates_are_found_by_id_and_an_option_names_the_organisation() {
 
 #[test]
 fn an_organisation_that_no_header_holds_is_none() {
-    let batch = people(WriteKind::Update, &["1", "2"]);
+    let batch = people(WriteKind::Update, &["1", "2", "3", "4"]);
     let (_, log) = write(batch, |_, request| match request.target {
         Target::Api(ref path) if path == "/crm/v8/org" => {
             answer(200, &json!({ "org": [{ "zgid": "1\r\nx: y" }] }))
         }
         _ => called(request),
     });
+    assert_eq!(log.lines()[0], "GET /crm/v8/org");
     assert!(!log.lines().iter().any(|line| line.contains("upload")));
 }
 
