@@ -148,8 +148,12 @@ async fn a_panic_is_a_failure_of_its_record() {
         (desk.db.count(dead).await == 1).then_some(())
     })
     .await;
+    // Records that were in the same batch may be in flight once more.
+    rest(&desk).await;
     assert_eq!(desk.db.count("crm.dead_letters").await, 1);
-    assert_eq!(desk.field("p8", "phone").await, "new");
+    for id in (1..=40).filter(|&n| n != 7).map(|n| format!("p{n}")) {
+        assert_eq!(desk.field(&id, "phone").await, "new", "{id}");
+    }
     let told = "crm.audit_log WHERE record_key = 'p7' AND error LIKE 'panicked: %'";
     assert_eq!(
         desk.db.count(told).await,
