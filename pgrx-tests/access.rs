@@ -40,6 +40,7 @@ mod tests {
         "hash",
         "home",
         "ingest_state",
+        "ingests",
         "object_map",
         "pending_writes",
         "progress",
@@ -161,6 +162,10 @@ mod tests {
                 "do_backfill",
                 "link",
                 "do_link",
+                "enable",
+                "do_enable",
+                "disable",
+                "do_disable",
                 "set_capture",
                 "do_set_capture",
             ],
@@ -266,6 +271,8 @@ mod tests {
             format!("crm.unmap_field({map}, 'a')"),
             format!("crm.unmap_object({map})"),
             format!("crm.link({map}, '1', 'account-1')"),
+            format!("crm.enable({map})"),
+            format!("crm.disable({map})"),
         ] {
             refuses(
                 &format!("SELECT {call}"),

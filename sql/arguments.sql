@@ -119,7 +119,8 @@ BEGIN
                 DETAIL = format('"%s" may not update table "%s".', pg_get_userbyid(who), m.relation),
                 HINT = format('A writer may %s the maps of tables that the role owns or may update; an operator any.', what);
         ELSIF map_id IS NULL THEN
-            SELECT array_agg(o.map_id) INTO wanted FROM crm.object_map o WHERE crm_internal.may_write(who, o.relation);
+            SELECT array_agg(o.map_id) INTO wanted FROM crm.object_map o
+            WHERE crm_internal.may_write(who, o.relation) AND o.enabled AND (what <> 'ingest' OR crm_internal.ingests(o.map_id));
             IF wanted IS NULL AND EXISTS (SELECT FROM crm.object_map) THEN
                 RAISE insufficient_privilege USING
                     MESSAGE = format('permission denied to %s any map', what),

@@ -147,6 +147,6 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
          LIMIT 1),
         (SELECT 'session_replication_role is replica by default in sessions such as this one, which do not fire capture triggers'
          FROM pg_settings s WHERE m.capture = 'origin' AND s.name = 'session_replication_role' AND s.reset_val = 'replica'))
-    FROM crm.object_map m JOIN pg_class c ON c.oid = m.relation WHERE m.map_id = capture_trouble.map_id
+    FROM crm.object_map m JOIN pg_class c ON c.oid = m.relation WHERE m.map_id = capture_trouble.map_id AND m.enabled
 $$;
-COMMENT ON FUNCTION crm_internal.capture_trouble(int) IS 'why edits of a mapped table are not captured, and how to fix it; NULL: they are';
+COMMENT ON FUNCTION crm_internal.capture_trouble(int) IS 'why edits of a mapped table are not captured, and how to fix it; NULL: they are, or the map is disabled';

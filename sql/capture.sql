@@ -74,7 +74,7 @@ DECLARE
 BEGIN
     SELECT * INTO STRICT m FROM crm.object_map o WHERE o.map_id = install_capture.map_id;
     PERFORM crm_internal.remove_capture(m.map_id);
-    IF NOT EXISTS (SELECT FROM pg_class WHERE oid = m.relation) THEN
+    IF NOT m.enabled OR NOT EXISTS (SELECT FROM pg_class WHERE oid = m.relation) THEN
         RETURN;
     END IF;
 
@@ -341,7 +341,7 @@ $f$, m.map_id, translate(m.relation::text, E'\n\r', '  '), columns, types, join_
     END LOOP;
     PERFORM crm_internal.guard_partitions(m.map_id);
 END $$;
-COMMENT ON FUNCTION crm_internal.install_capture(int) IS 'creates the capture function and triggers of a map, or re-creates them';
+COMMENT ON FUNCTION crm_internal.install_capture(int) IS 'creates the capture function and triggers of a map, or re-creates them; a disabled map has none';
 
 CREATE FUNCTION crm_internal.remove_capture(map_id int) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET citus.enable_ddl_propagation = off AS $$

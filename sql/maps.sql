@@ -3,7 +3,7 @@
 CREATE FUNCTION crm_internal.do_map_object(caller bytea, connection text, relation regclass, crm_object text, key_column name,
                         shard_column name, external_id_field text, on_insert text, on_delete text, on_crm_insert text,
                         on_crm_delete text, conflict_scope text, write_interval interval, ingest_interval interval,
-                            capture text) RETURNS int
+                            capture text, ingest text, enabled bool) RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     who CONSTANT oid := crm_internal.verified(caller);
@@ -26,6 +26,9 @@ BEGIN
     PERFORM crm_internal.check_interval('write_interval', write_interval);
     PERFORM crm_internal.check_interval('ingest_interval', ingest_interval);
     PERFORM crm_internal.check_choice('capture', capture, '{origin,always}');
+    IF ingest IS NOT NULL THEN
+        PERFORM crm_internal.check_choice('ingest', ingest, '{on,off}');
+    END IF;
     IF coalesce(crm_object, '') = '' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'crm_object must name the CRM''s object',
             HINT = 'For example Contact (Salesforce) or contacts (HubSpot).';
@@ -177,16 +180,17 @@ BEGIN
 
     INSERT INTO crm.object_map (connection_id, relation, crm_object, key_column, shard_column, external_id_field,
                                 on_insert, on_delete, on_crm_insert, on_crm_delete, conflict_scope, write_interval, ingest_interval,
-                                    capture)
+                                    capture, ingest, enabled)
     VALUES (c.connection_id, relation, crm_object, key_column, shard_column, external_id_field,
-            on_insert, on_delete, on_crm_insert, on_crm_delete, conflict_scope, write_interval, ingest_interval, capture)
+            on_insert, on_delete, on_crm_insert, on_crm_delete, conflict_scope, write_interval, ingest_interval, capture, ingest,
+            coalesce(enabled, true))
     RETURNING object_map.map_id INTO id;
     PERFORM crm_internal.bind_map(id);
     PERFORM crm_internal.install_capture(id);
     PERFORM crm_internal.notify_worker(false);
     RETURN id;
 END $$;
-COMMENT ON FUNCTION crm_internal.do_map_object(bytea, text, regclass, text, name, name, text, text, text, text, text, text, interval, interval, text) IS
+COMMENT ON FUNCTION crm_internal.do_map_object(bytea, text, regclass, text, name, name, text, text, text, text, text, text, interval, interval, text, text, bool) IS
     'crm.map_object() for the role that the token of crm_internal.caller() names';
 
 CREATE FUNCTION crm.map_object(connection text, relation regclass, crm_object text,
@@ -197,20 +201,22 @@ CREATE FUNCTION crm.map_object(connection text, relation regclass, crm_object te
                                conflict_scope text DEFAULT 'record',
                                write_interval interval DEFAULT '15 minutes',
                                ingest_interval interval DEFAULT '1 minute',
-                               capture text DEFAULT 'origin') RETURNS int
+                               capture text DEFAULT 'origin', ingest text DEFAULT NULL, enabled bool DEFAULT true) RETURNS int
 LANGUAGE sql VOLATILE AS $$
     SELECT crm_internal.do_map_object(crm_internal.caller(), connection, relation, crm_object, key_column, shard_column,
                              external_id_field, on_insert, on_delete, on_crm_insert, on_crm_delete, conflict_scope,
-                             write_interval, ingest_interval, capture)
+                             write_interval, ingest_interval, capture, ingest, enabled)
 $$;
-COMMENT ON FUNCTION crm.map_object(text, regclass, text, name, name, text, text, text, text, text, text, interval, interval, text) IS
+COMMENT ON FUNCTION crm.map_object(text, regclass, text, name, name, text, text, text, text, text, text, interval, interval, text, text, bool) IS
     'maps a table to a CRM object; the caller must own the table. on_insert: ignore | create (upsert by external_id_field). '
     'on_delete: ignore | unlink | delete (what a deleted row does to the CRM). on_crm_insert: ignore | insert (a CRM record without a '
     'row gets one). '
     'on_crm_delete: ignore | unlink | delete (what a deleted CRM record does to its row). write_interval, ingest_interval: 1 minute .. '
     '24 hours; '
     'the CRM is first polled for changes after an ingest_interval, or by crm.backfill() or crm.ingest_now(). '
-    'capture: origin | always (see crm.set_capture()). Returns map_id, for crm.map_field()';
+    'capture: origin | always (see crm.set_capture()). ingest: on | off, whether the CRM''s changes are read; by default they are if a '
+    'field is not outbound, on_crm_insert is insert or on_crm_delete is delete. enabled: false lays a map that does nothing until '
+    'crm.enable(). Returns map_id, for crm.map_field()';
 
 -- Attaching a partition clones row-level triggers as the role that attaches it, which may lack EXECUTE on their function.
 CREATE FUNCTION crm_internal.check_capture(relation regclass, capture text) RETURNS void
@@ -249,6 +255,100 @@ COMMENT ON FUNCTION crm.set_capture(int, text) IS
     'sets which edits of a mapped table are captured; the caller must own the table. origin: those of ordinary sessions; always: also '
     'rows that a '
     'subscription applies (the rules of the mapping do not apply to them) and edits under session_replication_role = replica';
+
+CREATE FUNCTION crm_internal.ingests(map_id int) RETURNS bool
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(m.ingest = 'on',
+                    m.on_crm_insert = 'insert' OR m.on_crm_delete = 'delete'
+                    OR EXISTS (SELECT FROM crm.field_map f WHERE f.map_id = m.map_id AND f.direction <> 'outbound'))
+    FROM crm.object_map m WHERE m.map_id = ingests.map_id
+$$;
+COMMENT ON FUNCTION crm_internal.ingests(int) IS 'whether the worker polls for changes of a map, and reads what webhooks name';
+
+-- A row that was inserted or updated since has an xmin that the snapshot does not show; DDL that rewrites a table gives every row
+-- such an xmin, and so does a restore.
+CREATE FUNCTION crm_internal.table_as_of(relation regclass) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT jsonb_build_object(
+        'home', crm.home(),
+        'files', (SELECT array_agg(pg_relation_filenode(t.oid) ORDER BY t.oid)
+                  FROM (SELECT relation::oid AS oid UNION SELECT p.relid FROM pg_partition_tree(relation) AS p) t),
+        'snapshot', pg_current_snapshot()::text)
+$$;
+COMMENT ON FUNCTION crm_internal.table_as_of(regclass) IS
+    'what identifies the rows of a table that are inserted or updated from now on: {"home", "files", "snapshot"}';
+
+CREATE FUNCTION crm_internal.do_enable(caller bytea, map_id int) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    who CONSTANT oid := crm_internal.verified(caller);
+    m crm.object_map := crm_internal.map_of(map_id);
+    is_comparable bool;
+BEGIN
+    PERFORM crm_internal.require_owner(who, m.relation);
+    SELECT * INTO m FROM crm.object_map o WHERE o.map_id = m.map_id FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        m := crm_internal.map_of(map_id); -- unmapped by another session
+    END IF;
+    IF m.enabled THEN
+        RETURN;
+    END IF;
+    UPDATE crm.object_map o SET enabled = true, disabled_as_of = NULL WHERE o.map_id = m.map_id;
+    -- Whatever was edited before this point is found by the comparison, later edits by the triggers.
+    PERFORM crm_internal.install_capture(m.map_id);
+    IF m.disabled_as_of IS NOT NULL THEN
+        is_comparable := crm_internal.table_as_of(m.relation) - 'snapshot' = m.disabled_as_of - 'snapshot';
+        PERFORM crm_internal.request_recapture(m.map_id, 'crm.enable()', is_comparable, (m.disabled_as_of ->> 'snapshot')::pg_snapshot,
+                                               m.on_delete <> 'ignore');
+        IF NOT is_comparable AND m.on_insert = 'create' THEN
+            RAISE NOTICE USING
+                MESSAGE = format('rows inserted into "%s" while map %s was disabled are not created in the CRM', m.relation, m.map_id),
+                DETAIL = 'The table was rewritten, truncated or restored, so they cannot be distinguished from older rows.',
+                HINT = format('crm.push(%s) sends rows that are there.', m.map_id);
+        END IF;
+    END IF;
+    PERFORM crm_internal.notify_worker(true);
+END $$;
+COMMENT ON FUNCTION crm_internal.do_enable(bytea, int) IS 'crm.enable() for the role that the token of crm_internal.caller() names';
+
+CREATE FUNCTION crm.enable(map_id int) RETURNS void
+LANGUAGE sql VOLATILE AS $$
+    SELECT crm_internal.do_enable(crm_internal.caller(), map_id)
+$$;
+COMMENT ON FUNCTION crm.enable(int) IS
+    'enables a disabled map; the caller must own the table. Of a map that was enabled before, the edits made since crm.disable() are '
+    'found by comparing its rows with the ledger (progress: crm.progress); rows of a map that is enabled for the first time stay as '
+    'they are until they are edited or pushed (crm.push()). Errors: 42704 no such map, 42501 not the owner of the table';
+
+CREATE FUNCTION crm_internal.do_disable(caller bytea, map_id int) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    who CONSTANT oid := crm_internal.verified(caller);
+    m crm.object_map := crm_internal.map_of(map_id);
+BEGIN
+    PERFORM crm_internal.require_owner(who, m.relation);
+    SELECT * INTO m FROM crm.object_map o WHERE o.map_id = m.map_id FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        m := crm_internal.map_of(map_id); -- unmapped by another session
+    END IF;
+    IF NOT m.enabled THEN
+        RETURN;
+    END IF;
+    -- Dropping the triggers waits for open edits; what they captured is sent once the map is enabled again.
+    PERFORM crm_internal.remove_capture(m.map_id);
+    UPDATE crm.object_map o SET enabled = false, disabled_as_of = crm_internal.table_as_of(m.relation) WHERE o.map_id = m.map_id;
+    PERFORM crm_internal.notify_worker(false);
+END $$;
+COMMENT ON FUNCTION crm_internal.do_disable(bytea, int) IS 'crm.disable() for the role that the token of crm_internal.caller() names';
+
+CREATE FUNCTION crm.disable(map_id int) RETURNS void
+LANGUAGE sql VOLATILE AS $$
+    SELECT crm_internal.do_disable(crm_internal.caller(), map_id)
+$$;
+COMMENT ON FUNCTION crm.disable(int) IS
+    'disables a map until crm.enable(); the caller must own the table. Its edits are neither validated nor captured, nothing is sent or '
+    'read, and crm.write() fails; what was queued stays queued, requests in flight are completed. Errors: 42704 no such map, 42501 not '
+    'the owner of the table';
 
 CREATE FUNCTION crm_internal.do_unmap_object(caller bytea, map_id int) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

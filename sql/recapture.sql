@@ -1,18 +1,20 @@
 -- Comparing rows with the ledger when cells may have changed without firing a trigger.
 
 -- Requests are inserted once per map and transaction; the worker finds the cells that changed.
-CREATE FUNCTION crm_internal.request_recapture(map_id int, reason text, new_rows bool DEFAULT false) RETURNS void
+CREATE FUNCTION crm_internal.request_recapture(map_id int, reason text, new_rows bool DEFAULT false, new_since pg_snapshot DEFAULT NULL,
+                                               lost_rows bool DEFAULT false) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO crm.recapture_request (map_id, new_rows, reason, actor)
-    SELECT request_recapture.map_id, request_recapture.new_rows, request_recapture.reason,
+    INSERT INTO crm.recapture_request (map_id, new_rows, new_since, lost_rows, reason, actor)
+    SELECT request_recapture.map_id, request_recapture.new_rows, CASE WHEN request_recapture.new_rows THEN request_recapture.new_since END,
+           request_recapture.lost_rows, request_recapture.reason,
            session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), '')
     WHERE NOT EXISTS (SELECT FROM crm.recapture_request r
                       WHERE r.map_id = request_recapture.map_id AND r.xmin = pg_current_xact_id()::xid
-                        AND r.new_rows >= request_recapture.new_rows);
+                        AND r.new_rows >= request_recapture.new_rows AND r.lost_rows >= request_recapture.lost_rows);
     PERFORM crm_internal.notify_worker(false);
 END $$;
-COMMENT ON FUNCTION crm_internal.request_recapture(int, text, bool) IS 'requests that the worker compare the rows of a map with the ledger';
+COMMENT ON FUNCTION crm_internal.request_recapture(int, text, bool, pg_snapshot, bool) IS 'requests that the worker compare the rows of a map with the ledger';
 
 CREATE FUNCTION crm.recapture(map_id int, new_rows bool DEFAULT false) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

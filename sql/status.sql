@@ -116,16 +116,19 @@ COMMENT ON COLUMN crm.connections.remaining IS 'requests left in that budget; NU
 
 CREATE VIEW crm.status AS
 SELECT m.map_id, c.name AS connection, c.provider, m.relation, m.crm_object,
-       CASE WHEN s.state = 'error' OR n.state = 'error' THEN 'error'
+       CASE WHEN NOT m.enabled THEN 'disabled'
+            WHEN s.state = 'error' OR n.state = 'error' THEN 'error'
             WHEN EXISTS (SELECT FROM crm.claim x WHERE x.map_id = m.map_id) THEN 'syncing'
             ELSE 'idle' END AS state,
-       CASE WHEN s.state = 'error' AND c.home = crm.home() THEN s.reason ELSE n.reason END AS reason,
+       CASE WHEN NOT m.enabled THEN format('map disabled: crm.enable(%s)', m.map_id)
+            WHEN s.state = 'error' AND c.home = crm.home() THEN s.reason ELSE n.reason END AS reason,
        q.dirty_cells, q.queued, u.unlinked, p.pending, k.conflicts, d.dead,
-       s.last_success, s.next_write_at, i.last_at AS last_ingest, i.next_at AS next_ingest_at, i.applied AS ingested, i.echoes,
+       s.last_success, s.next_write_at, i.last_at AS last_ingest,
+       CASE WHEN m.enabled AND crm_internal.ingests(m.map_id) THEN i.next_at END AS next_ingest_at, i.applied AS ingested, i.echoes,
            i.overwritten,
        (SELECT now() - min(x.changed_at) FROM crm.change x WHERE x.map_id = m.map_id) AS lag,
        s.last_error, s.last_error_at, crm.worker_state() AS worker,
-       n.circuit, CASE WHEN t.trouble IS NULL THEN 'on' ELSE 'off' END AS capture, t.trouble AS capture_trouble
+       n.circuit, CASE WHEN m.enabled AND t.trouble IS NULL THEN 'on' ELSE 'off' END AS capture, t.trouble AS capture_trouble
 FROM crm.object_map m
 JOIN crm.connection c USING (connection_id)
 JOIN crm.connections n ON n.connection = c.name
@@ -149,7 +152,7 @@ COMMENT ON COLUMN crm.status.connection IS 'name of the connection';
 COMMENT ON COLUMN crm.status.provider IS 'provider of the connection';
 COMMENT ON COLUMN crm.status.relation IS 'the mapped table';
 COMMENT ON COLUMN crm.status.crm_object IS 'the CRM object that the table is mapped to';
-COMMENT ON COLUMN crm.status.state IS 'idle, syncing or error';
+COMMENT ON COLUMN crm.status.state IS 'idle, syncing, error, or disabled (crm.disable())';
 COMMENT ON COLUMN crm.status.reason IS 'why nothing is sent; NULL: nothing is in the way';
 COMMENT ON COLUMN crm.status.dirty_cells IS 'changed cells that are not written back yet';
 COMMENT ON COLUMN crm.status.queued IS
@@ -161,7 +164,7 @@ COMMENT ON COLUMN crm.status.dead IS 'dead letters of the map (crm.dead_letters)
 COMMENT ON COLUMN crm.status.last_success IS 'when a write-back last succeeded; NULL: never';
 COMMENT ON COLUMN crm.status.next_write_at IS 'when the next scheduled write-back starts';
 COMMENT ON COLUMN crm.status.last_ingest IS 'when the CRM''s changes were last read to the end; NULL: never';
-COMMENT ON COLUMN crm.status.next_ingest_at IS 'when the CRM is polled for changes next';
+COMMENT ON COLUMN crm.status.next_ingest_at IS 'when the CRM is polled for changes next; NULL: it is not (ingest of crm.map_object())';
 COMMENT ON COLUMN crm.status.ingested IS 'total CRM records that changed a row, a link or a conflict';
 COMMENT ON COLUMN crm.status.echoes IS 'total CRM records that were read and changed nothing, mostly our own writes';
 COMMENT ON COLUMN crm.status.overwritten IS 'total edits of outbound fields by CRM users that were overwritten, or will be';
@@ -173,7 +176,7 @@ COMMENT ON COLUMN crm.status.circuit IS
     'of the connection: closed; open: the CRM failed at least three times in a row, and no requests are sent for a while; half-open: '
     'the next request shows whether it has recovered';
 COMMENT ON COLUMN crm.status.capture IS 'on; off: edits of the table are not captured';
-COMMENT ON COLUMN crm.status.capture_trouble IS 'why edits are not captured, and how to fix it; NULL: they are';
+COMMENT ON COLUMN crm.status.capture_trouble IS 'why edits are not captured, and how to fix it; NULL: they are, or the map is disabled';
 
 CREATE VIEW crm.cell_status AS
 WITH unfolded AS (

@@ -51,6 +51,9 @@ CREATE TABLE crm.object_map (
     key_is_case_sensitive    bool,
     key_max_length    int,
     capture           text NOT NULL DEFAULT 'origin' CHECK (capture IN ('origin', 'always')),
+    ingest            text CHECK (ingest IN ('on', 'off')),
+    enabled           bool NOT NULL DEFAULT true,
+    disabled_as_of    jsonb,
     keys_changed      text,
     UNIQUE (connection_id, relation, crm_object)
 );
@@ -64,6 +67,13 @@ COMMENT ON COLUMN crm.object_map.key_max_length IS
 COMMENT ON COLUMN crm.object_map.capture IS
     'origin: edits of ordinary sessions are captured; always: also those of subscriptions and of session_replication_role = replica '
     '(crm.set_capture())';
+COMMENT ON COLUMN crm.object_map.ingest IS
+    'whether the CRM''s changes are read: on | off; NULL: on if something is to be done with them (see crm.map_object())';
+COMMENT ON COLUMN crm.object_map.enabled IS
+    'false: edits of the table are not captured, and nothing is sent or read (crm.enable(), crm.disable())';
+COMMENT ON COLUMN crm.object_map.disabled_as_of IS
+    'what crm.enable() needs to find the edits made since crm.disable(): {"home", "files", "snapshot"}, as crm_internal.table_as_of() '
+    'made it; NULL: the map is enabled, or never was';
 COMMENT ON COLUMN crm.object_map.keys_changed IS
     'which DDL may have changed the keys of its rows, and the remedy: the map is stopped; NULL: none, or crm.map_field() confirmed '
     'that no key changed';

@@ -57,9 +57,12 @@ CREATE TABLE crm.recapture_request (
     request_id   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     map_id       int NOT NULL,
     new_rows     bool NOT NULL DEFAULT false,
+    new_since    pg_snapshot,
+    lost_rows    bool NOT NULL DEFAULT false,
     reason       text NOT NULL,
     actor        text NOT NULL,
     requested_at timestamptz NOT NULL DEFAULT now(),
+    phase        text NOT NULL DEFAULT 'rows' CHECK (phase IN ('rows', 'ledger')),
     after_shard  text COLLATE "C",
     after_key    text COLLATE "C",
     compared     bigint NOT NULL DEFAULT 0,
@@ -68,9 +71,13 @@ CREATE TABLE crm.recapture_request (
 COMMENT ON TABLE crm.recapture_request IS
     'maps whose rows are to be compared with the ledger, because cells may have changed without firing a trigger; deleted when done';
 COMMENT ON COLUMN crm.recapture_request.new_rows IS 'true: rows without a ledger entry are captured as inserts (crm.recapture())';
+COMMENT ON COLUMN crm.recapture_request.new_since IS
+    'rows that were there in this snapshot are no new ones; NULL: all rows without a ledger entry are';
+COMMENT ON COLUMN crm.recapture_request.lost_rows IS 'true: records whose rows are gone are captured as deleted (crm.enable())';
+COMMENT ON COLUMN crm.recapture_request.phase IS 'rows: rows are being compared; ledger: records whose rows are gone are being looked for';
 COMMENT ON COLUMN crm.recapture_request.reason IS 'the DDL or the function that requested it';
 COMMENT ON COLUMN crm.recapture_request.actor IS 'who requested it or ran the DDL, as in crm.change';
-COMMENT ON COLUMN crm.recapture_request.after_shard IS 'with after_key: the last row compared, in key order; NULL: none yet';
+COMMENT ON COLUMN crm.recapture_request.after_shard IS 'with after_key: the last row or record of the phase that was compared, in key order; NULL: none yet';
 COMMENT ON COLUMN crm.recapture_request.after_key IS 'see after_shard';
 COMMENT ON COLUMN crm.recapture_request.compared IS 'rows compared so far';
 COMMENT ON COLUMN crm.recapture_request.marked IS 'records found changed so far';

@@ -10,7 +10,7 @@ use super::process::report;
 use super::schedule::IDLE;
 use super::step_backoff::{Owner, Step};
 use crate::store::capture::compare;
-use crate::store::capture::recapture::{self, Request};
+use crate::store::capture::recapture::{self, Phase, Request};
 use crate::store::capture::scan_order;
 use crate::store::config::{self, Map};
 use crate::store::table::read::Bounds;
@@ -36,7 +36,7 @@ pub fn turn<'u>(cx: &mut Context, unsettled: impl Fn(i32) -> Vec<(&'u str, &'u s
             continue;
         };
         let connection = cx.connections.get(map.connection_id);
-        if map.in_error || connection.is_some_and(|c| c.is_away) {
+        if !map.works() || connection.is_some_and(|c| c.is_away) {
             continue;
         }
         let owner = Owner::Map(map.id);
@@ -77,7 +77,7 @@ fn begin(
     unsettled: &[(&str, &str)],
     limit: Option<Duration>,
 ) -> Result<(), StoreError> {
-    if request.after.is_some() {
+    if request.after.is_some() || request.phase == Phase::Ledger {
         return Ok(());
     }
     transaction(|client| recapture::begin(client, map, request, unsettled, limit))
@@ -96,15 +96,19 @@ fn compare_until(
             // Read anew: the DDL that made the request may be newer than what this turn knows of
             // the table.
             let maps = config::maps_of(client, Some(map.names.table))?;
-            let Some(map) = maps.iter().find(|m| m.id == map.id && !m.in_error) else {
+            let Some(map) = maps.iter().find(|m| m.id == map.id && m.works()) else {
                 return Ok(None);
             };
-            let order = scan_order::Order::of(client, map)?;
-            let after = request.after.clone();
-            let part = compare::part(client, map, &order, after.as_ref(), PART, &bounds)?;
-            let goes_on = part.last.is_some();
-            recapture::mark(client, map, request, part, bounds.time)?;
-            Ok(Some(goes_on))
+            match request.phase {
+                Phase::Rows => {
+                    let order = scan_order::Order::of(client, map)?;
+                    let after = request.after.clone();
+                    let part = compare::part(client, map, &order, after.as_ref(), PART, &bounds)?;
+                    recapture::mark(client, map, request, part, bounds.time)?;
+                }
+                Phase::Ledger => recapture::mark_lost(client, map, request, PART, &bounds)?,
+            }
+            Ok(Some(!request.is_done))
         })?;
         crate::failpoint::reach("recapture::part");
         match goes_on {

@@ -31,6 +31,11 @@ impl Waiter {
             .is_none_or(|ids| ids.contains(&map_id))
     }
 
+    /// Whether the caller named its maps; otherwise those that are not in use do not concern it.
+    pub fn names_maps(&self) -> bool {
+        self.map_ids.is_some()
+    }
+
     pub fn is_over(&self) -> bool {
         self.reply.is_closed() || Instant::now() >= self.deadline
     }

@@ -72,6 +72,14 @@ pub fn choose(
             "Name the connection; the other CRMs receive the edit like any other.",
         ),
     };
+    if !map.enabled {
+        raise(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("map {} of {} is disabled", map.id, map.relation),
+            None,
+            "crm.enable() enables it.",
+        )
+    }
     if map.in_error {
         raise(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,

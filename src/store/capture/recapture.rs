@@ -8,24 +8,41 @@ use crm_domain::mapping::OnInsert;
 use pgrx::spi::SpiClient;
 use serde_json::{Value as Json, json};
 
-use crate::store::capture::compare::{Differing, Part};
+use crate::store::capture::compare::{self, Differing, Part};
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::record::key::Key;
 use crate::store::row::Columns;
 use crate::store::statement::Cached;
-use crate::store::table::row_locks::lock_present;
+use crate::store::table::read::Bounds;
+use crate::store::table::row_locks::{self, lock_present};
 
 /// A map whose rows are to be compared.
 pub struct Request {
     pub id: i64,
     pub map_id: i32,
-    /// Rows that the ledger does not know are taken for inserted ones.
+    /// Rows that the ledger does not know are taken for inserted ones,
     new_rows: bool,
+    /// if this snapshot does not show them.
+    new_since: Option<String>,
+    /// Records whose rows are gone are taken for deleted.
+    lost_rows: bool,
     actor: String,
+    pub phase: Phase,
+    /// The last row, or record, of the phase that was compared.
     pub after: Option<Key>,
     pub compared: i64,
     pub marked: i64,
+    pub is_done: bool,
+}
+
+/// What is being compared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The table's rows with the ledger.
+    Rows,
+    /// The ledger's records with the table, to find those whose rows are gone.
+    Ledger,
 }
 
 /// The newest of each map. One that is older, and was not there when this one began, has its turn
@@ -33,7 +50,7 @@ pub struct Request {
 pub fn requests(client: &mut SpiClient) -> Result<Vec<Request>, StoreError> {
     let rows = client.update(
         Cached(
-            "SELECT DISTINCT ON (r.map_id) r.request_id, r.map_id, r.new_rows, r.actor, r.after_shard, r.after_key, r.compared, r.marked
+            "SELECT DISTINCT ON (r.map_id) r.request_id, r.map_id, r.new_rows, r.new_since::text AS new_since, r.lost_rows, r.phase = 'ledger' AS is_ledger, r.actor, r.after_shard, r.after_key, r.compared, r.marked
              FROM crm.recapture_request r ORDER BY r.map_id, r.request_id DESC",
         ),
         None,
@@ -47,6 +64,12 @@ pub fn requests(client: &mut SpiClient) -> Result<Vec<Request>, StoreError> {
             id: row.required("request_id")?,
             map_id: row.required("map_id")?,
             new_rows: row.required("new_rows")?,
+            new_since: row.optional("new_since")?,
+            lost_rows: row.required("lost_rows")?,
+            phase: match row.required("is_ledger")? {
+                true => Phase::Ledger,
+                false => Phase::Rows,
+            },
             actor: row.required("actor")?,
             after: after.0.zip(after.1).map(|(shard_key, record_key)| Key {
                 shard_key,
@@ -54,6 +77,7 @@ pub fn requests(client: &mut SpiClient) -> Result<Vec<Request>, StoreError> {
             }),
             compared: row.required("compared")?,
             marked: row.required("marked")?,
+            is_done: false,
         });
     }
     Ok(requests)
@@ -74,17 +98,31 @@ pub fn begin(
     limit: Option<Duration>,
 ) -> Result<(), StoreError> {
     let joined = client.update(
-        Cached("DELETE FROM crm.recapture_request WHERE map_id = $1 AND request_id < $2 RETURNING new_rows"),
+        Cached("DELETE FROM crm.recapture_request WHERE map_id = $1 AND request_id < $2 RETURNING new_rows, new_since::text AS new_since, lost_rows"),
         None,
         &[request.map_id.into(), request.id.into()],
     )?;
     for row in joined {
-        request.new_rows |= row.required::<bool>("new_rows")?;
+        request.lost_rows |= row.required::<bool>("lost_rows")?;
+        if row.required("new_rows")? {
+            // The earlier snapshot shows less. Without one, every row counts.
+            let since: Option<String> = row.optional("new_since")?;
+            request.new_since = since.filter(|_| !request.new_rows || request.new_since.is_some());
+            request.new_rows = true;
+        }
     }
     client.update(
-        Cached("UPDATE crm.recapture_request SET new_rows = true WHERE request_id = $1 AND $2 AND NOT new_rows"),
+        Cached(
+            "UPDATE crm.recapture_request SET new_rows = $2, new_since = $3::pg_snapshot, lost_rows = $4
+             WHERE request_id = $1 AND (new_rows, new_since::text, lost_rows) IS DISTINCT FROM ($2, $3, $4)",
+        ),
         None,
-        &[request.id.into(), request.new_rows.into()],
+        &[
+            request.id.into(),
+            request.new_rows.into(),
+            request.new_since.clone().into(),
+            request.lost_rows.into(),
+        ],
     )?;
     let written: Cells = map
         .fields
@@ -221,7 +259,11 @@ pub fn mark(
         true => part.strangers.iter().map(Key::parts).collect(),
         false => Vec::new(),
     };
-    let there = lock_present(map, &strangers, limit)?;
+    let mut there = lock_present(map, &strangers, limit)?;
+    if let (Some(since), false) = (&request.new_since, there.is_empty()) {
+        let newer = row_locks::newer_than(map, &strangers, since, limit)?;
+        there.retain(|n| newer.contains(n));
+    }
     let strangers: Vec<(&str, &str)> = (strangers.into_iter().enumerate())
         .filter_map(|(n, key)| there.contains(&n).then_some(key))
         .collect();
@@ -245,32 +287,87 @@ pub fn mark(
     }
     request.compared += part.rows as i64;
     request.marked += (part.differing.len() + strangers.len()) as i64;
-    request.after = part.last;
-    match &request.after {
-        Some(last) => {
-            client.update(
-                Cached(
-                    "UPDATE crm.recapture_request SET after_shard = $2, after_key = $3, compared = $4, marked = $5 WHERE request_id = $1",
-                ),
-                None,
-                &[
-                    request.id.into(),
-                    last.shard_key.as_str().into(),
-                    last.record_key.as_str().into(),
-                    request.compared.into(),
-                    request.marked.into(),
-                ],
-            )?;
-        }
-        // What was asked, or committed, since is another request.
-        None => {
-            client.update(
-                Cached("DELETE FROM crm.recapture_request WHERE request_id = $1"),
-                None,
-                &[request.id.into()],
-            )?;
-        }
+    advance(client, request, part.last)
+}
+
+/// Captures the deletion of rows whose records are left in a part of the ledger.
+///
+/// The ids of the changes are taken before the rows are looked for: a row that is inserted
+/// afterwards is captured with a later id, and so counts as there.
+pub fn mark_lost(
+    client: &mut SpiClient,
+    map: &Map,
+    request: &mut Request,
+    records: usize,
+    bounds: &Bounds,
+) -> Result<(), StoreError> {
+    let ids = client.update(
+        Cached("SELECT nextval(pg_get_serial_sequence('crm.change', 'change_id')) AS id FROM generate_series(1, $1)"),
+        None,
+        &[(records as i64).into()],
+    )?;
+    let ids: Vec<i64> = ids
+        .map(|row| row.required("id"))
+        .collect::<Result<_, _>>()?;
+    let after = request.after.clone();
+    let (lost, last) = compare::without_rows(client, map, after.as_ref(), records, bounds)?;
+    if !lost.is_empty() {
+        client.update(
+            Cached(
+                "INSERT INTO crm.change (shard_key, change_id, map_id, op, cells, record_keys, actor)
+                 OVERRIDING SYSTEM VALUE
+                 SELECT r.shard_key, r.id, $1, 'd', '\\x0000000000000000', ARRAY[r.record_key], $5
+                 FROM unnest($2::text[], $3::text[], $4::bigint[]) AS r (shard_key, record_key, id)",
+            ),
+            None,
+            &[
+                map.id.into(),
+                lost.iter().map(|k| k.shard_key.as_str()).collect::<Vec<_>>().into(),
+                lost.iter().map(|k| k.record_key.as_str()).collect::<Vec<_>>().into(),
+                ids[..lost.len()].to_vec().into(),
+                request.actor.as_str().into(),
+            ],
+        )?;
     }
+    request.marked += lost.len() as i64;
+    advance(client, request, last)
+}
+
+/// Notes how far a request has come. `last`: of the part; `None`: the phase is over.
+fn advance(
+    client: &mut SpiClient,
+    request: &mut Request,
+    last: Option<Key>,
+) -> Result<(), StoreError> {
+    request.after = last;
+    if request.after.is_none() && request.phase == Phase::Rows && request.lost_rows {
+        request.phase = Phase::Ledger;
+    } else if request.after.is_none() {
+        // What was asked, or committed, since is another request.
+        client.update(
+            Cached("DELETE FROM crm.recapture_request WHERE request_id = $1"),
+            None,
+            &[request.id.into()],
+        )?;
+        request.is_done = true;
+        return Ok(());
+    }
+    client.update(
+        Cached(
+            "UPDATE crm.recapture_request
+             SET phase = CASE WHEN $6 THEN 'ledger' ELSE 'rows' END, after_shard = $2, after_key = $3, compared = $4, marked = $5
+             WHERE request_id = $1",
+        ),
+        None,
+        &[
+            request.id.into(),
+            request.after.as_ref().map(|key| key.shard_key.as_str()).into(),
+            request.after.as_ref().map(|key| key.record_key.as_str()).into(),
+            request.compared.into(),
+            request.marked.into(),
+            (request.phase == Phase::Ledger).into(),
+        ],
+    )?;
     Ok(())
 }
 

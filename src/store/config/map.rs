@@ -32,6 +32,10 @@ pub struct Map {
     pub on_insert: OnInsert,
     pub on_delete: OnDelete,
     pub in_error: bool,
+    /// Otherwise nothing of it is captured, sent or read.
+    pub enabled: bool,
+    /// The CRM is polled for its changes, and what webhooks name is read.
+    pub ingests: bool,
     /// Row security binds even the owner, so a row that is not seen need not be gone.
     pub hides_rows: bool,
     /// It has bidirectional cells, whose edits are sent at once.
@@ -43,6 +47,11 @@ pub struct Map {
 }
 
 impl Map {
+    /// Whether its work may go on, as far as that depends on the map alone.
+    pub fn works(&self) -> bool {
+        self.enabled && !self.in_error
+    }
+
     pub fn field(&self, id: u16) -> Option<&MappedField> {
         self.fields.iter().find(|f| f.id == id)
     }

@@ -99,6 +99,7 @@ fn object_maps(client: &SpiClient, relation: Option<pg_sys::Oid>) -> Result<Vec<
                 m.on_insert, m.on_delete, m.on_crm_insert, m.on_crm_delete, m.conflict_scope,
                 coalesce(e.state = 'error' OR c.oid IS NULL OR c.relkind NOT IN ('r', 'p') OR a.attnum IS NULL
                          OR NOT crm_internal.is_key_type(a.atttypid), true) AS in_error,
+                m.enabled, crm_internal.ingests(m.map_id) AS ingests,
                 (extract(epoch FROM greatest(e.next_write_at, now() - interval '1 day') - now()) * 1000)::bigint AS next_write_ms,
                 EXISTS (SELECT FROM crm.field_map f WHERE f.map_id = m.map_id AND f.direction = 'bidirectional') AS realtime,
                 coalesce(c.relrowsecurity AND c.relforcerowsecurity
@@ -167,6 +168,8 @@ fn object_map(row: &SpiHeapTupleData) -> Result<Map, StoreError> {
         on_crm_delete: row.word("on_crm_delete")?,
         conflict_scope: row.word("conflict_scope")?,
         in_error: row.required("in_error")?,
+        enabled: row.required("enabled")?,
+        ingests: row.required("ingests")?,
         next_write_ms: row.required("next_write_ms")?,
         realtime: row.required("realtime")?,
         hides_rows: row.required("hides_rows")?,

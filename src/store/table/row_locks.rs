@@ -72,6 +72,41 @@ pub fn lock_present(
     Ok(present)
 }
 
+/// The places of those rows that were inserted or updated since a snapshot was taken. An xmin older
+/// than 2^31 transactions counts as old.
+pub fn newer_than(
+    map: &Map,
+    keys: &[(&str, &str)],
+    snapshot: &str,
+    limit: Option<Duration>,
+) -> Result<HashSet<usize>, StoreError> {
+    let statement = format!(
+        "SELECT k.ord - 1 AS ord FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[]))
+                              WITH ORDINALITY AS k (shard_key, record_key, ord)
+         JOIN {relation} AS t ON {row}
+         WHERE NOT pg_catalog.pg_visible_in_snapshot(
+             (pg_catalog.pg_current_xact_id()::pg_catalog.text::pg_catalog.int8 OPERATOR(pg_catalog.-) pg_catalog.age(t.xmin))
+                 ::pg_catalog.text::pg_catalog.xid8, $3::pg_catalog.pg_snapshot)",
+        relation = map.relation,
+        row = map.is_row("k.shard_key", "k.record_key"),
+    );
+    let mut newer = HashSet::new();
+    let mut pace = Pace::new(map, limit);
+    for (part, keys) in keys.chunks(PART).enumerate() {
+        let (shards, records): (Vec<&str>, Vec<&str>) = keys.iter().copied().unzip();
+        let args = [shards.into(), records.into(), snapshot.into()];
+        pace.run(keys.len(), || {
+            Spi::connect_mut(|client| {
+                for row in client.update(Cached(&statement), None, &args)? {
+                    newer.insert(part * PART + row.number("ord")?);
+                }
+                Ok(())
+            })
+        })?;
+    }
+    Ok(newer)
+}
+
 fn lock_rows(
     client: &mut SpiClient,
     map: &Map,

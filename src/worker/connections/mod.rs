@@ -78,7 +78,7 @@ impl Connections {
     /// Whether a map's work waits for a person rather than for time.
     pub fn is_stopped(&self, map: &Map) -> bool {
         let connection = self.get(map.connection_id);
-        map.in_error || connection.is_none_or(|c| c.paused || c.in_error)
+        !map.works() || connection.is_none_or(|c| c.paused || c.in_error)
     }
 
     /// Whether work of a map can go to its CRM. `is_in_use`: whether requests of a connection are

@@ -253,7 +253,7 @@ fn requests_the_same(now: &Map, then: &Map) -> bool {
         let fields = map.fields.iter();
         fields.map(|f| (f.id, f.field.clone())).collect()
     };
-    !now.in_error
+    now.works()
         && now.crm_object == then.crm_object
         && now.external_id_field == then.external_id_field
         && fields(now) == fields(then)

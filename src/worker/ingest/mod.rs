@@ -164,9 +164,10 @@ impl Ingest {
             passes.reads_all(at.backfills);
             let wanted = self.waiters.want(map_id, passes);
             let rests = passes.failures > 0 && at.next_ms > 0;
-            if at.next_ms <= 0 || at.backfills || (wanted || passes.is_open()) && !rests {
+            let is_due = source.map.ingests && at.next_ms <= 0;
+            if is_due || at.backfills || (wanted || passes.is_open()) && !rests {
                 self.request_page(cx, source, None)?;
-            } else {
+            } else if source.map.ingests || rests {
                 next = next.min(after(at.next_ms));
             }
         }

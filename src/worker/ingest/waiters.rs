@@ -30,6 +30,12 @@ impl IngestWaiter {
         }
     }
 
+    /// Who names no maps waits for those that ingest.
+    fn covers(&self, map: &Map) -> bool {
+        let waiter = &self.waiter;
+        waiter.covers(map.id) && (waiter.names_maps() || map.enabled && map.ingests)
+    }
+
     /// Whether a pass through the map's changes is to begin for it.
     fn wants(&self, map_id: i32, passes: &PollPasses) -> bool {
         let pass = self.passes.as_ref().and_then(|p| p.get(&map_id));
@@ -63,7 +69,7 @@ impl IngestWaiters {
         let fresh = |w: &&mut IngestWaiter| w.passes.is_none();
         for waiter in self.0.iter_mut().filter(fresh) {
             let mut wanted = HashMap::new();
-            for map in maps.iter().filter(|m| waiter.waiter.covers(m.id)) {
+            for map in maps.iter().filter(|m| waiter.covers(m)) {
                 if map.fields.is_empty() {
                     continue;
                 }
@@ -91,7 +97,7 @@ impl IngestWaiters {
         let states = transaction(state::all)?;
         let mut failed = None;
         for waiter in std::mem::take(&mut self.0) {
-            let covered = || maps.iter().filter(|m| waiter.waiter.covers(m.id));
+            let covered = || maps.iter().filter(|m| waiter.covers(m));
             let works = |m: &&Arc<Map>| !connections.is_stopped(m);
             let all_work = covered().all(|m| works(&m));
             let open = covered().filter(works).any(|m| {

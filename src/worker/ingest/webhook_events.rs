@@ -18,7 +18,8 @@ pub fn queue_reads(connection: &Connection, maps: &[Arc<Map>]) -> Result<bool, S
         if events.is_empty() {
             return Ok(false);
         }
-        for map in maps.iter().filter(|m| m.connection_id == connection.id) {
+        let reads = |m: &&Arc<Map>| m.connection_id == connection.id && m.ingests;
+        for map in maps.iter().filter(reads) {
             let concerns_map = |e: &&Waiting| provider.same_object(&e.crm_object, &map.crm_object);
             let events = events.iter().filter(concerns_map);
             let ids: Vec<String> = events.map(|e| provider.record_id(&e.crm_id)).collect();

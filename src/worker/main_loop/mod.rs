@@ -9,6 +9,7 @@
 pub mod event;
 pub mod maintenance;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
@@ -20,6 +21,7 @@ use self::event::Event;
 use crate::failpoint;
 use crate::settings::Settings;
 use crate::shared::{Slot, State};
+use crate::store::config::Map;
 use crate::store::write_back::claims;
 use crate::store::{StoreError, config, rights, transaction};
 use crate::worker::calls::Calls;
@@ -287,7 +289,8 @@ impl MainLoop {
         } = &mut self.cx;
         let unsettled = self.write_back.has_unsettled() || self.reconciler.has_unrecorded();
         self.flushes.answer(|flush| {
-            let covered: Vec<_> = maps.iter().filter(|m| flush.covers(m.id)).collect();
+            let covers = |m: &&Arc<Map>| flush.covers(m.id) && (m.enabled || flush.names_maps());
+            let covered: Vec<_> = maps.iter().filter(covers).collect();
             let working: Vec<i32> = covered
                 .iter()
                 .filter(|m| !connections.is_stopped(m))

@@ -37,7 +37,7 @@ pub fn claim(
         }
         let Some(map) = config::maps(client)?
             .into_iter()
-            .find(|m| m.id == map.id && !m.in_error)
+            .find(|m| m.id == map.id && m.works())
         else {
             return Ok(None);
         };

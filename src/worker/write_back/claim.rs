@@ -47,7 +47,7 @@ pub fn claim(
         // turn began.
         let Some(map) = config::maps(client)?
             .into_iter()
-            .find(|m| m.id == map.id && !m.in_error)
+            .find(|m| m.id == map.id && m.works())
         else {
             return Ok(None);
         };

@@ -242,8 +242,13 @@ pub async fn map_people(db: &Database, vendor: Vendor, relation: &str, arguments
 
 async fn map_object(db: &Database, vendor: Vendor, relation: &str, arguments: &str) -> i32 {
     let (connection, object, key) = (vendor.name(), vendor.people(), vendor.field("id"));
+    // Also where everything is outbound: what ingestion does there has its scenarios.
+    let ingest = match arguments.contains("ingest =>") {
+        true => "",
+        false => "ingest => 'on', ",
+    };
     let sql = format!(
-        "SELECT crm.map_object('{connection}', '{relation}', '{object}', external_id_field => '{key}', {arguments})"
+        "SELECT crm.map_object('{connection}', '{relation}', '{object}', external_id_field => '{key}', {ingest}{arguments})"
     );
     db.one(&sql, &[]).await
 }

@@ -8,6 +8,7 @@ mod composio;
 mod costs;
 mod crm_deletes;
 mod dead_letters;
+mod disabled;
 mod fields;
 mod grants;
 mod keys;
