@@ -12,7 +12,9 @@ CREATE TABLE crm.ingest_state (
     applied     bigint NOT NULL DEFAULT 0,
     echoes      bigint NOT NULL DEFAULT 0,
     ignored     bigint NOT NULL DEFAULT 0,
-    overwritten bigint NOT NULL DEFAULT 0
+    overwritten bigint NOT NULL DEFAULT 0,
+    pass_read   bigint NOT NULL DEFAULT 0,
+    pass_applied bigint NOT NULL DEFAULT 0
 );
 COMMENT ON TABLE crm.ingest_state IS
     'how far each map has read the changes of its CRM object, and their outcomes; maintained by the worker';
@@ -27,6 +29,8 @@ COMMENT ON COLUMN crm.ingest_state.applied IS 'total CRM records that changed a 
 COMMENT ON COLUMN crm.ingest_state.echoes IS 'total CRM records that changed nothing: our own writes, or changes of unmapped fields';
 COMMENT ON COLUMN crm.ingest_state.ignored IS 'total CRM records without a row that were left alone (on_crm_insert, on_crm_delete)';
 COMMENT ON COLUMN crm.ingest_state.overwritten IS 'total edits of outbound fields by CRM users that were overwritten, or will be';
+COMMENT ON COLUMN crm.ingest_state.pass_read IS 'of these, those read since the CRM''s changes were last read to the end';
+COMMENT ON COLUMN crm.ingest_state.pass_applied IS 'of these, those applied since then';
 
 CREATE TABLE crm.refetch (
     map_id   int NOT NULL,

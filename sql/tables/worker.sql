@@ -30,10 +30,16 @@ CREATE TABLE crm.map_state (
     next_write_at timestamptz NOT NULL DEFAULT now(),
     round_start   timestamptz,
     round_total   bigint NOT NULL DEFAULT 0,
-    round_done    bigint NOT NULL DEFAULT 0
+    round_done    bigint NOT NULL DEFAULT 0,
+    round_written bigint NOT NULL DEFAULT 0,
+    round_failed  bigint NOT NULL DEFAULT 0,
+    round_error   text
 );
 COMMENT ON TABLE crm.map_state IS 'what each map is doing; maintained by the worker, not dumped';
 COMMENT ON COLUMN crm.map_state.reason IS 'why the map is stopped (state error)';
+COMMENT ON COLUMN crm.map_state.round_written IS 'records of the running or the last round that the CRM accepted';
+COMMENT ON COLUMN crm.map_state.round_failed IS 'attempts of that round that failed';
+COMMENT ON COLUMN crm.map_state.round_error IS 'the last error of that round';
 COMMENT ON COLUMN crm.map_state.stale IS 'true: its table was altered, and the worker has not rebuilt the map yet';
 
 CREATE TABLE crm.claim (

@@ -1,9 +1,13 @@
 //! What `LISTEN crm` hears: one JSON object per event, short enough for a notification.
 
-use serde_json::json;
+use crm_domain::Path;
+use serde_json::{Value as Json, json};
 
 /// PostgreSQL takes less than 8,000 bytes.
 const LONGEST: usize = 7_900;
+
+/// Characters of an error in the event of a round: of four bytes each, and escaped, it fits.
+const LONGEST_ERROR: usize = 500;
 
 /// The record that an event speaks of.
 pub struct Subject<'a> {
@@ -16,7 +20,33 @@ pub struct Subject<'a> {
     pub correlation_id: Option<&'a str>,
 }
 
-/// `name`: sync_started, sync_completed, sync_failed or conflict.
+/// What a map's round or pass did.
+pub struct Summary<'a> {
+    pub connection: &'a str,
+    pub map_id: i32,
+    pub relation: &'a str,
+    /// Of a round: batch; of a pass through the CRM's changes: ingest.
+    pub path: Path,
+    /// Name -> number of records.
+    pub counts: Json,
+}
+
+/// An event of a whole round or pass. `name`: sync_started, sync_completed or sync_failed.
+pub fn summary(name: &str, summary: &Summary, error: Option<&str>) -> String {
+    let error: Option<String> = error.map(|e| e.chars().take(LONGEST_ERROR).collect());
+    json!({
+        "event": format!("integration.crm.{name}"),
+        "connection": summary.connection,
+        "map_id": summary.map_id,
+        "relation": summary.relation,
+        "path": summary.path.name(),
+        "counts": summary.counts,
+        "error": error,
+    })
+    .to_string()
+}
+
+/// An event of one record. `name`: sync_started, sync_completed, sync_failed or conflict.
 pub fn payload(name: &str, subject: &Subject, error: Option<&str>) -> String {
     let whole = json!({
         "event": format!("integration.crm.{name}"),

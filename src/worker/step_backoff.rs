@@ -148,9 +148,7 @@ impl StepBackoff {
         if is_news {
             log!("pg_crm {reason}");
         }
-        let stored = transaction(|client| {
-            map_state::record_progress(client, map.id, 0, false, Some(&reason))
-        });
+        let stored = transaction(|client| map_state::note_error(client, map.id, &reason));
         if let Err(error) = stored
             && is_news
         {

@@ -73,6 +73,6 @@ pub fn apply(
     unlinked::insert_waiting(client, map, met.waiting, &mut arrived)?;
     arrived.charge(client, map)?;
     write_audit(client, about.connection, map, &arrived.notes)?;
-    state::count(client, map.id, &arrived.counts)?;
+    arrived.is_first = state::count(client, map.id, &arrived.counts)?;
     Ok(arrived)
 }

@@ -17,6 +17,8 @@ use crate::store::table::write::Altered;
 #[derive(Default)]
 pub struct Arrived {
     pub counts: Counts,
+    /// The first of the pass that were applied are among them.
+    pub is_first: bool,
     /// Records that could not be compared yet, and into which they were merged.
     pub again: Vec<(String, Option<String>)>,
     /// Other records that are worth a look.

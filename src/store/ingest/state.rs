@@ -101,12 +101,14 @@ pub struct Counts {
     pub overwritten: usize,
 }
 
-pub fn count(client: &mut SpiClient, map_id: i32, counts: &Counts) -> Result<(), StoreError> {
-    client.update(
+/// Adds to the totals; whether these are the first records of the pass that were applied.
+pub fn count(client: &mut SpiClient, map_id: i32, counts: &Counts) -> Result<bool, StoreError> {
+    let mut rows = client.update(
         Cached(
             "UPDATE crm.ingest_state
-             SET read = read + $2, applied = applied + $3, echoes = echoes + $4, ignored = ignored + $5, overwritten = overwritten + $6
-             WHERE map_id = $1",
+             SET read = read + $2, applied = applied + $3, echoes = echoes + $4, ignored = ignored + $5, overwritten = overwritten + $6,
+                 pass_read = pass_read + $2, pass_applied = pass_applied + $3
+             WHERE map_id = $1 RETURNING $3 > 0 AND pass_applied = $3 AS is_first",
         ),
         None,
         &[
@@ -118,7 +120,35 @@ pub fn count(client: &mut SpiClient, map_id: i32, counts: &Counts) -> Result<(),
             (counts.overwritten as i64).into(),
         ],
     )?;
-    Ok(())
+    rows.next()
+        .map_or(Ok(false), |row| row.required("is_first"))
+}
+
+/// What a pass through the CRM's changes read and applied.
+pub struct Pass {
+    pub read: i64,
+    pub applied: i64,
+}
+
+/// Ends a pass: its counts, if it applied anything.
+pub fn end_pass(client: &mut SpiClient, map_id: i32) -> Result<Option<Pass>, StoreError> {
+    let mut rows = client.update(
+        Cached(
+            "UPDATE crm.ingest_state s SET pass_read = 0, pass_applied = 0
+             FROM (SELECT map_id, pass_read, pass_applied FROM crm.ingest_state WHERE map_id = $1 AND pass_read > 0) p
+             WHERE s.map_id = p.map_id RETURNING p.pass_read, p.pass_applied",
+        ),
+        None,
+        &[map_id.into()],
+    )?;
+    let Some(row) = rows.next() else {
+        return Ok(None);
+    };
+    let pass = Pass {
+        read: row.required("pass_read")?,
+        applied: row.required("pass_applied")?,
+    };
+    Ok(Some(pass).filter(|pass| pass.applied > 0))
 }
 
 /// Goes on from a page to the next; `false`: the cursor was reset meanwhile, and the page is

@@ -30,7 +30,7 @@ pub fn delete_with_row(
                 "the CRM deleted record {record_key}, but its row cannot be deleted: {}",
                 error.message()
             );
-            map_state::record_progress(client, map.id, 0, false, Some(&reason))?;
+            map_state::note_error(client, map.id, &reason)?;
             return Ok(false);
         }
     }

@@ -5,20 +5,21 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use crm_domain::bisect::{Undone, bisect};
-use crm_domain::{ErrorClass, Failure};
+use crm_domain::{ErrorClass, Failure, Path};
 use pgrx::spi::SpiClient;
+use serde_json::json;
 
 use super::request::{PollRequest, PollResult, Target};
 use crate::failpoint;
 use crate::store::config::{self, Connection, Map};
 use crate::store::ingest::refetch::{self, Reread};
-use crate::store::ingest::state;
+use crate::store::ingest::state::{self, Pass};
 use crate::store::ingest::{self, Arrived, Arriving, Incoming};
 use crate::store::notify;
 use crate::store::record::key::Key;
 use crate::store::table::read::READ_TIME;
 use crate::store::{StoreError, map_state, transaction};
-use crate::worker::notification;
+use crate::worker::notification::{self, Summary};
 use crate::worker::schedule::LOCKED_RETRY;
 
 /// After a table's own code took its time, others have so many times as much.
@@ -79,11 +80,13 @@ pub fn apply_in_parts(
 }
 
 /// Notes that a request failed: when it is repeated, and what else follows from the failure.
+/// `is_first`: the last one had not failed.
 pub fn fail(
     poll: &PollRequest,
     failure: &Failure,
     wait: Duration,
     max_attempts: u32,
+    is_first: bool,
 ) -> Result<(), StoreError> {
     let PollRequest {
         map,
@@ -94,7 +97,11 @@ pub fn fail(
     let wait_ms = wait.as_millis() as i64;
     let reason = format!("cannot poll for changes: {failure}");
     transaction(|client| {
-        map_state::record_progress(client, map.id, 0, false, Some(&reason))?;
+        map_state::note_error(client, map.id, &reason)?;
+        if is_first && poll.is_page() {
+            let event = pass_event("sync_failed", poll, None, Some(&reason));
+            notify::notify(client, vec![event])?;
+        }
         match target {
             Target::Page { .. } if failure.code == TOO_LONG => Ok(()),
             Target::Page { .. } if failure.code == "unreadable_cursor" => {
@@ -181,9 +188,19 @@ pub fn apply(
             .disputed
             .iter()
             .map(|key| conflict(connection, map, key));
-        notify::notify(client, conflicts.collect())?;
+        let mut events: Vec<String> = conflicts.collect();
+        if arrived.is_first {
+            events.push(pass_event("sync_started", poll, None, None));
+        }
+        let next = last.and_then(|last| last.result.next.as_ref());
+        if next.is_some_and(|(_, more)| !more)
+            && let Some(pass) = state::end_pass(client, map.id)?
+        {
+            events.push(pass_event("sync_completed", poll, Some(&pass), None));
+        }
+        notify::notify(client, events)?;
         if let Some(reason) = &arrived.trouble {
-            map_state::record_progress(client, map.id, 0, false, Some(reason))?;
+            map_state::note_error(client, map.id, reason)?;
             // Of records that are read again because they failed before, it says nothing that all
             // of them fail.
             if poll.is_page()
@@ -229,7 +246,7 @@ fn note_progress(
             "{} records of the CRM's response were ignored: it does not identify them",
             result.strays
         );
-        map_state::record_progress(client, map_id, 0, false, Some(&reason))?;
+        map_state::note_error(client, map_id, &reason)?;
     }
     Ok(true)
 }
@@ -245,6 +262,22 @@ fn conflict(connection: &Connection, map: &Map, key: &Key) -> String {
         correlation_id: None,
     };
     notification::payload("conflict", &subject, None)
+}
+
+/// The event of a pass through the CRM's changes.
+fn pass_event(name: &str, poll: &PollRequest, pass: Option<&Pass>, error: Option<&str>) -> String {
+    let counts = match pass {
+        Some(pass) => json!({ "read": pass.read, "applied": pass.applied }),
+        None => json!({}),
+    };
+    let summary = Summary {
+        connection: &poll.connection.name,
+        map_id: poll.map.id,
+        relation: &poll.map.relation,
+        path: Path::Ingest,
+        counts,
+    };
+    notification::summary(name, &summary, error)
 }
 
 /// Whether what was requested is what the map maps now.

@@ -396,6 +396,7 @@ impl Ingest {
             return Ok(());
         }
         let passes = self.passes.entry(poll.map.id).or_default();
+        let is_first = passes.failures == 0;
         let wait = RETRY * 2u32.saturating_pow(passes.failures.min(6));
         passes.failures = match failure.class {
             // It waits for a person from now on, who is not kept waiting.
@@ -405,7 +406,7 @@ impl Ingest {
         if poll.is_page() && failure.code == apply::TOO_LONG {
             passes.set_page_size(passes.page_size() / 2);
         }
-        apply::fail(poll, failure, wait, cx.settings.max_attempts)
+        apply::fail(poll, failure, wait, cx.settings.max_attempts, is_first)
     }
 
     /// Answers waiters whose passes are complete; returns when to look again.

@@ -6,9 +6,11 @@ use crm_domain::Path;
 
 use super::in_flight::InFlight;
 use super::read::{ClaimedBatch, read_batch};
+use super::rounds;
 use crate::failpoint;
 use crate::settings::Settings;
 use crate::store::config::{self, Connection, Map};
+use crate::store::notify;
 use crate::store::write_back::claims::{self, Claimed};
 use crate::store::{StoreError, map_state, transaction};
 use crate::worker::process::report;
@@ -76,7 +78,10 @@ pub fn claim(
             failpoint::reach_with("claim::store", records().map(|r| r.record_key.as_str()));
             id = claims::claim(client, &map, Path::Batch, shard_keys, record_keys, None)?;
         }
-        map_state::add_to_round(client, map.id, batch.records.len() + batch.settled.len())?;
+        let records = batch.records.len() + batch.settled.len();
+        if map_state::add_to_round(client, map.id, records)? {
+            notify::notify(client, vec![rounds::started(connection, &map)])?;
+        }
         failpoint::reach("claim::before_commit");
         Ok(Some(Claim { id, batch, map }))
     })?;

@@ -232,7 +232,7 @@ impl WriteBack {
             // What another session has locked keeps the round open for those who wait for it.
             if !is_awaited {
                 next = next.min(cx.backoff.attempt(owner, Step::Round, || {
-                    self.rounds.end(map).map(|()| Duration::ZERO)
+                    self.rounds.end(connection, map).map(|()| Duration::ZERO)
                 }));
             }
         } else if !in_round && map.next_write_ms > 0 {

@@ -5,9 +5,14 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::store::config::Map;
-use crate::store::{StoreError, map_state, transaction};
+use crm_domain::Path;
+use serde_json::{Value as Json, json};
+
+use crate::store::config::{Connection, Map};
+use crate::store::map_state::{self, Round};
+use crate::store::{StoreError, notify, transaction};
 use crate::worker::context::Context;
+use crate::worker::notification::{self, Summary};
 use crate::worker::schedule::IDLE;
 use crate::worker::step_backoff::{Owner, Step};
 use crate::worker::waiters::Flushes;
@@ -82,8 +87,12 @@ impl Rounds {
         Ok(())
     }
 
-    pub fn end(&mut self, map: &Map) -> Result<(), StoreError> {
-        transaction(|client| map_state::end(client, map.id))?;
+    pub fn end(&mut self, connection: &Connection, map: &Map) -> Result<(), StoreError> {
+        transaction(|client| {
+            let ended = map_state::end(client, map.id)?;
+            let event = ended.map(|round| ended_event(connection, map, &round));
+            notify::notify(client, event.into_iter().collect())
+        })?;
         self.open.remove(&map.id);
         Ok(())
     }
@@ -93,5 +102,36 @@ impl Rounds {
         if self.open.remove(&map.id) && map.realtime {
             self.due_at_once.insert(map.id);
         }
+    }
+}
+
+/// The event of a round whose first records are claimed.
+pub fn started(connection: &Connection, map: &Map) -> String {
+    let summary = summary(connection, map, json!({}));
+    notification::summary("sync_started", &summary, None)
+}
+
+/// The event of a round that ended: it failed if the CRM accepted none of its records.
+fn ended_event(connection: &Connection, map: &Map, round: &Round) -> String {
+    let name = match round.written == 0 && round.failed > 0 {
+        true => "sync_failed",
+        false => "sync_completed",
+    };
+    let counts = json!({
+        "records": round.records,
+        "written": round.written,
+        "failed": round.failed,
+    });
+    let summary = summary(connection, map, counts);
+    notification::summary(name, &summary, round.error.as_deref())
+}
+
+fn summary<'a>(connection: &'a Connection, map: &'a Map, counts: Json) -> Summary<'a> {
+    Summary {
+        connection: &connection.name,
+        map_id: map.id,
+        relation: &map.relation,
+        path: Path::Batch,
+        counts,
     }
 }

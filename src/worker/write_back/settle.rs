@@ -15,12 +15,13 @@ use pgrx::spi::SpiClient;
 use super::results::stop_reason;
 use crate::failpoint;
 use crate::store::config::{Connection, Map};
+use crate::store::map_state::{self, Progress};
 use crate::store::outcome::Outcome;
 use crate::store::reconcile::pending_writes;
 use crate::store::table::delete;
 use crate::store::write_back::outcome::Settled;
 use crate::store::write_back::{claims, failed, settle};
-use crate::store::{StoreError, map_state, transaction};
+use crate::store::{StoreError, transaction};
 use crate::worker::connections::health;
 use crate::worker::context::Context;
 use crate::worker::retry_policy;
@@ -282,15 +283,23 @@ fn write(
         .map(|s| (s.shard_key.as_str(), s.record_key.as_str()))
         .collect();
     pending_writes::end_with_rows(client, connection, map, &never_made)?;
-    let applied = settled.iter().any(|s| s.outcome == Outcome::Applied);
-    let error = settled.iter().find_map(|s| match &s.outcome {
-        Outcome::Dead { error, code, .. }
-        | Outcome::Retry { error, code, .. }
-        | Outcome::Unlinked { error, code } => Some(format!("{error} ({code})")),
+    let is_stored = |n: &usize| !locked.contains(n);
+    let stored = || {
+        (0..settled.len())
+            .filter(is_stored)
+            .map(|n| &settled[n].outcome)
+    };
+    let error = stored().find_map(|outcome| match outcome.failure() {
+        (_, Some(code), Some(error)) => Some(format!("{error} ({code})")),
         _ => None,
     });
-    let error = row_stays.as_deref().or(error.as_deref());
-    map_state::record_progress(client, map.id, settled.len() - locked.len(), applied, error)?;
+    let progress = Progress {
+        settled: stored().count(),
+        written: stored().filter(|o| **o == Outcome::Applied).count(),
+        failed: stored().filter(|o| o.failure().0.is_some()).count(),
+        error: row_stays.as_deref().or(error.as_deref()),
+    };
+    map_state::add_progress(client, map.id, &progress)?;
     Ok(locked)
 }
 

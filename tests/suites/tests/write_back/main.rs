@@ -9,6 +9,7 @@ mod costs;
 mod crm_deletes;
 mod dead_letters;
 mod disabled;
+mod events;
 mod fields;
 mod grants;
 mod keys;
