@@ -1,4 +1,4 @@
-//! A question to the worker over its local socket, and the wait for the answer: cancellable,
+//! A request to the worker over its local socket, and the wait for the answer: cancellable,
 //! bounded, and never in the way of the postmaster.
 
 use std::cell::RefCell;
@@ -52,7 +52,7 @@ fn ask_worker(request: Document, timeout_ms: i64) -> JsonB {
 const STARTS: Duration = Duration::from_secs(10);
 
 thread_local! {
-    /// The connection of this backend's last question, for the next one.
+    /// The connection of this backend's last request, for the next one.
     static STREAM: RefCell<Option<UnixStream>> = const { RefCell::new(None) };
 }
 
@@ -84,7 +84,7 @@ pub fn ask(mut request: serde_json::Map<String, Json>, timeout: Duration) -> Opt
     }
 }
 
-/// The connection that is left from the last question if it still stands, else a new one.
+/// The connection of the last request if it is still open, else a new one.
 fn connected(deadline: Instant) -> UnixStream {
     if let Some(mut stream) = STREAM.take()
         && let Err(error) = stream.read(&mut [0u8; 1])

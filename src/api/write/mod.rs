@@ -26,7 +26,7 @@ use crate::settings;
 use crate::store::calls::caller;
 use crate::store::table::row_locks;
 use crate::store::transaction::nested;
-use crate::worker::socket::protocol::{Answer, AnswerOutcome, Question};
+use crate::worker::socket::protocol::{Answer, AnswerOutcome, ReadRequest};
 
 /// `crm.write()` as one JSON object.
 #[pg_extern(volatile, parallel_unsafe, schema = "crm_internal")]
@@ -224,7 +224,7 @@ fn perform_read(
             "crm.link() links a known pair of ids; records that pg_crm creates are linked automatically.",
         )
     };
-    let question = Question {
+    let request = ReadRequest {
         connection_id: target.connection.id,
         crm_id,
         object: target.map.crm_object.clone(),
@@ -233,7 +233,7 @@ fn perform_read(
             .map(|f| intent_field(f, None, None, false))
             .collect(),
     };
-    let answer = ask_worker("read", &question);
+    let answer = ask_worker("read", &request);
     match answer.values {
         Some(values) => JsonB(Json::Object(in_columns(&target.map, &visible, &values))),
         None => raise(

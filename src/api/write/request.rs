@@ -76,8 +76,8 @@ pub fn intent_field(
     }
 }
 
-pub fn ask_worker(op: &str, question: &impl serde::Serialize) -> Answer {
-    let mut request = match serde_json::to_value(question) {
+pub fn ask_worker(op: &str, request: &impl serde::Serialize) -> Answer {
+    let mut request = match serde_json::to_value(request) {
         Ok(Json::Object(request)) => request,
         _ => unreachable!("a struct is a JSON object"),
     };

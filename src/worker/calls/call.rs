@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use crate::store::calls::intents;
 use crate::worker::link::{Priority, RequestContext, SharedLink};
 use crate::worker::sender::checked_write::{self, Checked, Edit, EditField, Outcome};
-use crate::worker::socket::protocol::{Answer, AnswerOutcome, Intent, IntentField, Question};
+use crate::worker::socket::protocol::{Answer, AnswerOutcome, Intent, IntentField, ReadRequest};
 
 pub type Reply = oneshot::Sender<Json>;
 
@@ -93,15 +93,15 @@ pub fn edit(intent: &Intent) -> Edit {
     }
 }
 
-pub async fn read(link: &SharedLink, question: &Question) -> Answer {
-    let fields: Vec<(u16, Arc<Field>)> = question
+pub async fn read(link: &SharedLink, request: &ReadRequest) -> Answer {
+    let fields: Vec<(u16, Arc<Field>)> = request
         .fields
         .iter()
         .map(|f| (f.id, field_of(f).0))
         .collect();
     let batch = ReadBatch {
-        object: question.object.clone(),
-        ids: vec![question.crm_id.clone()],
+        object: request.object.clone(),
+        ids: vec![request.crm_id.clone()],
         fields: fields.iter().map(|(_, field)| field.clone()).collect(),
         for_write: false,
     };

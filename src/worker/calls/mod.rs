@@ -28,7 +28,7 @@ use crate::worker::link::{Priority, RequestContext};
 use crate::worker::mailbox::Sender;
 use crate::worker::schedule::LOCKED_RETRY;
 use crate::worker::sender::checked_write::{Checked, CheckedWrite, Outcome};
-use crate::worker::socket::protocol::{Answer, AnswerOutcome, Intent, Question};
+use crate::worker::socket::protocol::{Answer, AnswerOutcome, Intent, ReadRequest};
 use crate::worker::tasks::catch_panic;
 
 /// What the threads report.
@@ -41,7 +41,7 @@ pub struct Calls {
     mailbox: Sender<Message>,
     /// New since the last turn.
     fresh: Vec<(Intent, Reply)>,
-    reads: Vec<(Question, Reply)>,
+    reads: Vec<(ReadRequest, Reply)>,
     /// Calls that are being sent, by write_id.
     in_flight: HashMap<String, Call>,
     /// Back from the CRM, not recorded yet.
@@ -69,8 +69,8 @@ impl Calls {
         self.fresh.push((intent, reply));
     }
 
-    pub fn read(&mut self, question: Question, reply: Reply) {
-        self.reads.push((question, reply));
+    pub fn read(&mut self, request: ReadRequest, reply: Reply) {
+        self.reads.push((request, reply));
     }
 
     pub fn on_message(&mut self, message: Message) {
@@ -121,8 +121,8 @@ impl Calls {
 
     /// Returns whether calls were answered.
     fn serve(&mut self, cx: &mut Context) -> bool {
-        for (question, reply) in std::mem::take(&mut self.reads) {
-            read_live(cx, question, reply);
+        for (request, reply) in std::mem::take(&mut self.reads) {
+            read_live(cx, request, reply);
         }
         let (fresh, consents) = self.start_fresh(cx);
         let results = std::mem::take(&mut self.results);
@@ -331,9 +331,9 @@ fn record(
     Ok(opened)
 }
 
-fn read_live(cx: &Context, question: Question, reply: Reply) {
-    let Some(link) = cx.connections.link(question.connection_id).cloned() else {
-        let why = match cx.connections.get(question.connection_id) {
+fn read_live(cx: &Context, request: ReadRequest, reply: Reply) {
+    let Some(link) = cx.connections.link(request.connection_id).cloned() else {
+        let why = match cx.connections.get(request.connection_id) {
             Some(connection) if connection.is_away => AWAY,
             _ => "the connection's credentials are refused; see crm.status",
         };
@@ -341,7 +341,7 @@ fn read_live(cx: &Context, question: Question, reply: Reply) {
         return;
     };
     cx.runtime.spawn(async move {
-        let answer = read(&link, &question).await;
+        let answer = read(&link, &request).await;
         send_answer(reply, &answer);
     });
 }

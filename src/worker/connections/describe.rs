@@ -8,15 +8,15 @@ use tokio::sync::oneshot;
 use super::readiness::AWAY;
 use crate::store::config::Connection;
 use crate::worker::link::{KnownDescription, SharedLink};
-use crate::worker::socket::protocol::Inquiry;
+use crate::worker::socket::protocol::DescribeRequest;
 
 /// A backend that waits for a description.
-pub struct DescribeRequest {
-    pub inquiry: Inquiry,
+pub struct PendingDescribe {
+    pub request: DescribeRequest,
     pub reply: oneshot::Sender<Json>,
 }
 
-impl DescribeRequest {
+impl PendingDescribe {
     /// Asks the CRM, or answers why it is not asked.
     pub fn serve(
         self,
@@ -32,7 +32,7 @@ impl DescribeRequest {
             return;
         };
         runtime.spawn(async move {
-            let Inquiry { object, fresh, .. } = self.inquiry;
+            let DescribeRequest { object, fresh, .. } = self.request;
             let answer = match link.describe(&object, fresh).await {
                 Some(description) => answer(description),
                 None => {
@@ -53,7 +53,7 @@ impl DescribeRequest {
         match connection {
             None => Some("the worker does not know the connection: it is not committed yet"),
             Some(connection) if connection.is_away => Some(AWAY),
-            Some(_) if self.inquiry.fresh => None,
+            Some(_) if self.request.fresh => None,
             Some(connection) if connection.paused => Some("the connection is paused"),
             Some(connection) if connection.in_error => {
                 Some("the connection's credentials are refused")

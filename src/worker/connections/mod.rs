@@ -15,9 +15,9 @@ use crm_provider::{Request, Response, UsageReport};
 use pgrx::prelude::*;
 use tokio::runtime::Handle;
 
-use self::describe::DescribeRequest;
+use self::describe::PendingDescribe;
 use self::readiness::Readiness;
-use self::test::TestRequest;
+use self::test::PendingTest;
 use crate::secrets;
 use crate::settings::Settings;
 use crate::shared::now_ms;
@@ -40,8 +40,8 @@ pub struct Connections {
     token_turns: HashMap<i32, Arc<tokio::sync::Mutex<()>>>,
     /// Connections logged as waiting to be adopted.
     away: HashSet<i32>,
-    tests: Vec<TestRequest>,
-    descriptions: Vec<DescribeRequest>,
+    tests: Vec<PendingTest>,
+    descriptions: Vec<PendingDescribe>,
 }
 
 impl Connections {
@@ -255,25 +255,25 @@ impl Connections {
         }
     }
 
-    pub fn test(&mut self, request: TestRequest) {
-        self.tests.push(request);
+    pub fn test(&mut self, pending: PendingTest) {
+        self.tests.push(pending);
     }
 
-    pub fn describe(&mut self, request: DescribeRequest) {
-        self.descriptions.push(request);
+    pub fn describe(&mut self, pending: PendingDescribe) {
+        self.descriptions.push(pending);
     }
 
     /// Serves the backends that asked for a test or a description.
     pub fn serve_requests(&mut self, runtime: &Handle) {
-        for request in std::mem::take(&mut self.tests) {
-            let id = request.connection_id;
+        for pending in std::mem::take(&mut self.tests) {
+            let id = pending.connection_id;
             let connection = self.get(id).map(|c| &**c);
-            request.serve(connection, self.link(id).cloned(), runtime);
+            pending.serve(connection, self.link(id).cloned(), runtime);
         }
-        for request in std::mem::take(&mut self.descriptions) {
-            let id = request.inquiry.connection_id;
+        for pending in std::mem::take(&mut self.descriptions) {
+            let id = pending.request.connection_id;
             let connection = self.get(id).map(|c| &**c);
-            request.serve(connection, self.link(id).cloned(), runtime);
+            pending.serve(connection, self.link(id).cloned(), runtime);
         }
     }
 }

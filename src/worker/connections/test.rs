@@ -9,12 +9,12 @@ use crate::store::config::Connection;
 use crate::worker::link::{Priority, RequestContext, SharedLink};
 
 /// A backend that waits for a test of a connection.
-pub struct TestRequest {
+pub struct PendingTest {
     pub connection_id: i32,
     pub reply: oneshot::Sender<Json>,
 }
 
-impl TestRequest {
+impl PendingTest {
     /// Calls the CRM, or answers why it cannot be called.
     pub fn serve(
         self,

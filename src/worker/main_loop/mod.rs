@@ -26,8 +26,8 @@ use crate::store::write_back::claims;
 use crate::store::{StoreError, config, rights, transaction};
 use crate::worker::calls::Calls;
 use crate::worker::connections::Connections;
-use crate::worker::connections::describe::DescribeRequest;
-use crate::worker::connections::test::TestRequest;
+use crate::worker::connections::describe::PendingDescribe;
+use crate::worker::connections::test::PendingTest;
 use crate::worker::context::Context;
 use crate::worker::in_flight::RecordsInFlight;
 use crate::worker::ingest::Ingest;
@@ -341,9 +341,9 @@ impl MainLoop {
                 self.ingest.add_waiter(waiter);
             }
             Request::Write(intent) => self.calls.write(intent, reply),
-            Request::Read(question) => self.calls.read(question, reply),
-            Request::Describe(inquiry) => connections.describe(DescribeRequest { inquiry, reply }),
-            Request::Test(test) => connections.test(TestRequest {
+            Request::Read(read) => self.calls.read(read, reply),
+            Request::Describe(request) => connections.describe(PendingDescribe { request, reply }),
+            Request::Test(test) => connections.test(PendingTest {
                 connection_id: test.connection_id,
                 reply,
             }),

@@ -15,9 +15,9 @@ pub enum Request {
     /// The same with every record read.
     Backfill(Wait),
     Write(Intent),
-    Read(Question),
-    Describe(Inquiry),
-    Test(Test),
+    Read(ReadRequest),
+    Describe(DescribeRequest),
+    Test(TestRequest),
 }
 
 /// Read by hand: serde reads a tagged enum through a buffer that does not know numbers of arbitrary
@@ -41,9 +41,9 @@ impl<'de> Deserialize<'de> for Request {
             Op::Ingest => Wait::deserialize(request).map(Request::Ingest),
             Op::Backfill => Wait::deserialize(request).map(Request::Backfill),
             Op::Write => Intent::deserialize(request).map(Request::Write),
-            Op::Read => Question::deserialize(request).map(Request::Read),
-            Op::Describe => Inquiry::deserialize(request).map(Request::Describe),
-            Op::Test => Test::deserialize(request).map(Request::Test),
+            Op::Read => ReadRequest::deserialize(request).map(Request::Read),
+            Op::Describe => DescribeRequest::deserialize(request).map(Request::Describe),
+            Op::Test => TestRequest::deserialize(request).map(Request::Test),
         });
         understood.map_err(serde::de::Error::custom)
     }
@@ -64,7 +64,7 @@ fn a_minute() -> u64 {
 
 /// A request for the fields of a CRM's object.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Inquiry {
+pub struct DescribeRequest {
     pub connection_id: i32,
     pub object: String,
     /// The CRM is asked in any case. Otherwise an answer of a moment ago will do, and a connection
@@ -74,7 +74,7 @@ pub struct Inquiry {
 
 /// A request for a real call to a connection's CRM.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Test {
+pub struct TestRequest {
     pub connection_id: i32,
 }
 
@@ -126,14 +126,14 @@ fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Json>, D
 
 /// A request for what the CRM holds: `{"op": "read", ...}`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Question {
+pub struct ReadRequest {
     pub connection_id: i32,
     pub crm_id: String,
     pub object: String,
     pub fields: Vec<IntentField>,
 }
 
-/// The outcome of an intent or a question, as callers see it.
+/// The outcome of a write or a read, as callers see it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AnswerOutcome {
@@ -145,7 +145,7 @@ pub enum AnswerOutcome {
     Read,
 }
 
-/// The response to an intent or a question.
+/// The response to a write or a read.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Answer {
     pub outcome: AnswerOutcome,
