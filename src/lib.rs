@@ -5,7 +5,7 @@
 //! - [`store`]: every SQL statement of the engine, and the transactions they run in.
 //! - [`worker`]: the launcher, one worker per database, its threads and its conversations with
 //!   CRMs.
-//! - [`webhook`], [`secrets`]: what backends and the worker do alike.
+//! - [`webhook_verifier`], [`secrets`]: what backends and the worker do alike.
 //! - [`errors`]: what users see of an error.
 //! - [`shared`]: what processes tell each other through shared memory.
 //! - `crm_domain` and `crm_provider` (`src/domain`, `src/provider`): the rules and the vendors,
@@ -24,7 +24,7 @@ mod settings;
 mod shared;
 mod sql;
 mod store;
-mod webhook;
+mod webhook_verifier;
 mod worker;
 
 pgrx::pg_module_magic!();

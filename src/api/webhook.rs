@@ -11,8 +11,8 @@ use serde_json::Value as Json;
 use super::caller::refuse_restricted;
 use super::document::Document;
 use super::{or_raise, raise, wake};
-use crate::store::webhook_inbox::{self, Door};
-use crate::webhook::{Doorkeeper, Incoming, MAX_BODY, Refusal};
+use crate::store::webhook_inbox::{self, WebhookConnection};
+use crate::webhook_verifier::{InboundRequest, MAX_BODY, Refusal, WebhookVerifier};
 
 /// How many of the events are new. `headers`: name -> value, names in any case.
 #[pg_extern(volatile, parallel_unsafe, schema = "crm")]
@@ -27,23 +27,23 @@ fn receive_webhook(connection: Option<&str>, headers: Option<Document>, body: Op
         )
     };
     let headers = read_headers(&headers.0);
-    let door = or_raise(webhook_inbox::in_callers_transaction(|client| {
-        webhook_inbox::door(client, connection)
+    let known = or_raise(webhook_inbox::in_callers_transaction(|client| {
+        webhook_inbox::connection(client, connection)
     }));
-    let Some(door) = door else {
+    let Some(known) = known else {
         unknown(connection)
     };
-    let request = Incoming {
-        // Whoever posts to an application tells it only there; option webhook_url says it.
+    let request = InboundRequest {
+        // Only the application knows it; option webhook_url states it.
         url: "",
         headers: &headers,
         body: Some(body.as_bytes()),
     };
-    let keeper = Doorkeeper::new(door);
-    let events = keeper.admit(&request);
-    let events = events.unwrap_or_else(|refusal| refuse(&keeper.door, &refusal));
+    let verifier = WebhookVerifier::new(known);
+    let events = verifier.verify(&request);
+    let events = events.unwrap_or_else(|refusal| refuse(&verifier.connection, &refusal));
     let stored = or_raise(webhook_inbox::in_callers_transaction(|client| {
-        webhook_inbox::keep(client, keeper.door.connection_id, &events)
+        webhook_inbox::keep(client, verifier.connection.id, &events)
     }));
     if stored > 0 {
         wake::for_what_waits();
@@ -83,7 +83,7 @@ fn read_headers(headers: &Json) -> Vec<(String, String)> {
 
 fn unknown(connection: &str) -> ! {
     let known = or_raise(webhook_inbox::in_callers_transaction(|client| {
-        webhook_inbox::connections(client)
+        webhook_inbox::connection_names(client)
     }));
     let known = match known.is_empty() {
         true => "There are no connections yet.".to_owned(),
@@ -97,9 +97,9 @@ fn unknown(connection: &str) -> ! {
     )
 }
 
-fn refuse(door: &Door, refusal: &Refusal) -> ! {
+fn refuse(connection: &WebhookConnection, refusal: &Refusal) -> ! {
     use PgSqlErrorCode::*;
-    let signing = match door.provider.as_str() {
+    let signing = match connection.provider.as_str() {
         "hubspot" => {
             "HubSpot signs POST, the app's target address, the body and the time with the app's secret: option webhook_url must be that \
              address letter by letter, the body must be as it came, and headers must hold X-HubSpot-Signature-v3 and \
@@ -147,7 +147,7 @@ fn refuse(door: &Door, refusal: &Refusal) -> ! {
     };
     raise(
         code,
-        format!("connection \"{}\": {refusal}", door.connection),
+        format!("connection \"{}\": {refusal}", connection.name),
         Some(detail),
         hint,
     )

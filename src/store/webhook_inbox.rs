@@ -13,10 +13,10 @@ use crate::store::statement::Cached;
 /// Rows that one prune takes at most, so that it is over soon.
 pub const PRUNED_AT_ONCE: usize = 10_000;
 
-/// A connection as those who knock at it need it.
-pub struct Door {
-    pub connection_id: i32,
-    pub connection: String,
+/// A connection, with what it takes to verify its webhooks.
+pub struct WebhookConnection {
+    pub id: i32,
+    pub name: String,
     pub provider: String,
     pub options: Json,
     /// As given: references are not resolved.
@@ -27,14 +27,14 @@ pub struct Door {
 
 /// The connection of that name, whether it is paused or not: its events are stored until it
 /// resumes.
-pub fn door(client: &SpiClient, connection: &str) -> Result<Option<Door>, StoreError> {
+pub fn connection(client: &SpiClient, name: &str) -> Result<Option<WebhookConnection>, StoreError> {
     let mut rows = client.select(
         Cached("SELECT c.connection_id, c.provider, c.options::text, k.secret::text,
                      ARRAY(SELECT DISTINCT m.crm_object FROM crm.object_map m WHERE m.connection_id = c.connection_id) AS objects
               FROM crm.connection c LEFT JOIN crm.credential k USING (connection_id)
               WHERE c.name = $1"),
         None,
-        &[connection.into()],
+        &[name.into()],
     )?;
     let Some(row) = rows.next() else {
         return Ok(None);
@@ -43,9 +43,9 @@ pub fn door(client: &SpiClient, connection: &str) -> Result<Option<Door>, StoreE
         text.and_then(|text| serde_json::from_str(&text).ok())
             .unwrap_or_default()
     };
-    Ok(Some(Door {
-        connection_id: row.required("connection_id")?,
-        connection: connection.to_owned(),
+    Ok(Some(WebhookConnection {
+        id: row.required("connection_id")?,
+        name: name.to_owned(),
         provider: row.required("provider")?,
         options: json(row.optional("options")?),
         secret: json(row.optional("secret")?),
@@ -53,8 +53,8 @@ pub fn door(client: &SpiClient, connection: &str) -> Result<Option<Door>, StoreE
     }))
 }
 
-/// Names of the connections there are, for an error.
-pub fn connections(client: &SpiClient) -> Result<Vec<String>, StoreError> {
+/// The names of all connections, for an error message.
+pub fn connection_names(client: &SpiClient) -> Result<Vec<String>, StoreError> {
     let rows = client.select("SELECT name FROM crm.connection ORDER BY name", None, &[])?;
     rows.map(|row| row.required("name")).collect()
 }

@@ -28,7 +28,7 @@ use tokio::time::{sleep, timeout};
 
 use super::message::{Accepted, Lookup, Message};
 use super::peers::{Peers, Phase, Seat};
-use crate::webhook::{self, MAX_BODY, Refusal};
+use crate::webhook_verifier::{InboundRequest, MAX_BODY, Refusal};
 use crate::worker::mailbox::Sender;
 
 /// Requests whose bodies are read or that wait for their answer, at once. For another one the
@@ -156,8 +156,8 @@ async fn decide(
     };
     seat.enter(Phase::Body);
     let lookup = |reply| Message::Lookup(Lookup { connection, reply });
-    let keeper = match ask(mailbox, lookup).await {
-        Some(Some(keeper)) => keeper,
+    let verifier = match ask(mailbox, lookup).await {
+        Some(Some(verifier)) => verifier,
         Some(None) => return error(StatusCode::NOT_FOUND, "there is no such connection"),
         None => return later(BUSY),
     };
@@ -167,7 +167,7 @@ async fn decide(
         Err(_) => return error(StatusCode::REQUEST_TIMEOUT, "the body took too long"),
     };
     seat.enter(Phase::Answer);
-    let events = keeper.admit(&webhook::Incoming {
+    let events = verifier.verify(&InboundRequest {
         url: &url(head),
         headers: &headers(head),
         body: body.as_deref(),
@@ -176,14 +176,14 @@ async fn decide(
         Ok(events) => events,
         Err(refusal) => {
             let reply = refuse(&refusal);
-            mailbox.send(Message::Refused(keeper, refusal));
+            mailbox.send(Message::Refused(verifier, refusal));
             return reply;
         }
     };
     let accepted = if events.is_empty() {
         Some(0)
     } else {
-        let connection_id = keeper.door.connection_id;
+        let connection_id = verifier.connection.id;
         let store = |reply| {
             Message::Accepted(Accepted {
                 connection_id,

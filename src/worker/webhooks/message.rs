@@ -5,13 +5,13 @@ use std::sync::Arc;
 use crm_provider::WebhookEvent;
 use tokio::sync::oneshot;
 
-use crate::webhook::{Doorkeeper, Refusal};
+use crate::webhook_verifier::{Refusal, WebhookVerifier};
 
 /// A reply that is dropped means that the database cannot answer now.
 pub enum Message {
     Lookup(Lookup),
     Accepted(Accepted),
-    Refused(Arc<Doorkeeper>, Refusal),
+    Refused(Arc<WebhookVerifier>, Refusal),
     /// For the log.
     Log(String),
     /// A minute is over in which refusals were only counted.
@@ -24,7 +24,7 @@ pub enum Message {
 pub struct Lookup {
     pub connection: String,
     /// `None`: there is no such connection.
-    pub reply: oneshot::Sender<Option<Arc<Doorkeeper>>>,
+    pub reply: oneshot::Sender<Option<Arc<WebhookVerifier>>>,
 }
 
 /// The events of a request that was accepted, to be stored before it is answered.

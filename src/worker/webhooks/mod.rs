@@ -24,7 +24,7 @@ use crate::settings::Settings;
 use crate::store::webhook_inbox as inbox;
 use crate::store::webhook_inbox::{PRUNED_AT_ONCE, Refused};
 use crate::store::{StoreError, durable_transaction, transaction};
-use crate::webhook::{Doorkeeper, Refusal};
+use crate::webhook_verifier::{Refusal, WebhookVerifier};
 use crate::worker::context::Context;
 use crate::worker::mailbox::Sender;
 
@@ -77,7 +77,7 @@ impl Webhooks {
         match message {
             Message::Lookup(lookup) => self.lookups.push(lookup),
             Message::Accepted(accepted) => self.accepted.push(accepted),
-            Message::Refused(keeper, refusal) => self.record_refusal(cx, &keeper, &refusal),
+            Message::Refused(verifier, refusal) => self.record_refusal(cx, &verifier, &refusal),
             Message::Log(text) => log!("{text}"),
             Message::MinuteOver => {
                 let summaries = self.refusals.summaries(Instant::now());
@@ -106,14 +106,14 @@ impl Webhooks {
         if lookups.is_empty() {
             return Ok(());
         }
-        let keepers = transaction(|client| keepers(client, &lookups))?;
+        let verifiers = transaction(|client| verifiers(client, &lookups))?;
         for Lookup { connection, reply } in lookups {
-            let keeper = keepers.get(&connection).cloned();
-            if keeper.is_none() && self.refusals.is_worth_a_line(Instant::now()) {
+            let verifier = verifiers.get(&connection).cloned();
+            if verifier.is_none() && self.refusals.is_worth_a_line(Instant::now()) {
                 let name: String = connection.chars().take(64).collect();
                 log!("pg_crm refuses webhooks to {name:?}: there is no such connection");
             }
-            let _ = reply.send(keeper);
+            let _ = reply.send(verifier);
         }
         Ok(())
     }
@@ -147,11 +147,11 @@ impl Webhooks {
         Ok(any)
     }
 
-    fn record_refusal(&mut self, cx: &Context, keeper: &Doorkeeper, refusal: &Refusal) {
+    fn record_refusal(&mut self, cx: &Context, verifier: &WebhookVerifier, refusal: &Refusal) {
         let now = Instant::now();
         // A minute that is over, and has no row yet, ends here.
         self.rows.extend(self.refusals.summaries(now));
-        let (row, first) = self.refusals.count(&keeper.door, refusal, now);
+        let (row, first) = self.refusals.count(&verifier.connection, refusal, now);
         self.rows.extend(row);
         if first {
             let mailbox = self.mailbox.clone();
@@ -175,17 +175,17 @@ impl Webhooks {
 }
 
 /// The connections that the requests name, as far as there are such, each read once.
-fn keepers(
+fn verifiers(
     client: &SpiClient,
     lookups: &[Lookup],
-) -> Result<HashMap<String, Arc<Doorkeeper>>, StoreError> {
-    let mut keepers = HashMap::new();
+) -> Result<HashMap<String, Arc<WebhookVerifier>>, StoreError> {
+    let mut verifiers = HashMap::new();
     for Lookup { connection, .. } in lookups {
-        if !keepers.contains_key(connection)
-            && let Some(door) = inbox::door(client, connection)?
+        if !verifiers.contains_key(connection)
+            && let Some(found) = inbox::connection(client, connection)?
         {
-            keepers.insert(connection.clone(), Arc::new(Doorkeeper::new(door)));
+            verifiers.insert(connection.clone(), Arc::new(WebhookVerifier::new(found)));
         }
     }
-    Ok(keepers)
+    Ok(verifiers)
 }

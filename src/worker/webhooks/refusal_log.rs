@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::store::webhook_inbox::{Door, Refused};
-use crate::webhook::Refusal;
+use crate::store::webhook_inbox::{Refused, WebhookConnection};
+use crate::webhook_verifier::Refusal;
 
 pub const ROWS: u32 = 10;
 pub const MINUTE: Duration = Duration::from_secs(60);
@@ -31,19 +31,19 @@ impl RefusalLog {
     /// counted.
     pub fn count(
         &mut self,
-        door: &Door,
+        connection: &WebhookConnection,
         refusal: &Refusal,
         now: Instant,
     ) -> (Option<Refused>, bool) {
         let row = || Refused {
-            connection: door.connection.clone(),
-            provider: door.provider.clone(),
+            connection: connection.name.clone(),
+            provider: connection.provider.clone(),
             class: refusal.class().name(),
             error: refusal.to_string(),
         };
         let minute = self
             .minutes
-            .entry(door.connection.clone())
+            .entry(connection.name.clone())
             .or_insert_with(|| Minute {
                 since: now,
                 rows: 0,
@@ -97,16 +97,16 @@ mod tests {
         let mut refusals = RefusalLog::default();
         let start = Instant::now();
         let forged = Refusal::from(WebhookError::Forged);
-        let door = Door {
-            connection_id: 1,
-            connection: "acme".to_owned(),
+        let connection = WebhookConnection {
+            id: 1,
+            name: "acme".to_owned(),
             provider: "stub".to_owned(),
             options: Default::default(),
             secret: Default::default(),
             objects: Vec::new(),
         };
         let count = |refusals: &mut RefusalLog, at| {
-            let (row, first) = refusals.count(&door, &forged, at);
+            let (row, first) = refusals.count(&connection, &forged, at);
             (row.is_some(), first)
         };
         for _ in 0..ROWS {

@@ -1,29 +1,27 @@
-//! What is done with a request that a CRM sent of its own accord, whichever way it came: by
-//! `crm.receive_webhook()` or by the worker's listener.
+//! Verifies a webhook, whether it came through `crm.receive_webhook()` or the worker's listener.
 //!
-//! Guarantees: what is not signed with the connection's secret, is too old, too large or no list of
-//! events is refused as a whole; what is let in can be stored. No refusal shows a secret, a
-//! signature or a body.
+//! Guarantees: a request that is not signed with the connection's secret, is too old, too large or
+//! not a list of events is refused as a whole; events that are accepted can be stored. No refusal
+//! shows a secret, a signature or a body.
 
 use crm_domain::ErrorClass;
 use crm_provider::{Credentials, Settings, WebhookError, WebhookEvent, WebhookRequest, provider};
 use thiserror::Error;
 
 use crate::secrets::{self, SecretError};
-use crate::store::webhook_inbox::Door;
+use crate::store::webhook_inbox::WebhookConnection;
 
 /// Longest body. HubSpot posts a hundred events at once, in less than a tenth of it.
 pub const MAX_BODY: usize = 1024 * 1024;
 /// Longest id or name, in bytes: far above what vendors use, and room for two of them in an index
 /// entry.
 const MAX_WORD: usize = 512;
-/// The year 9999, in ms: what comes after it is no time of an event, and text forms of times end
-/// there.
+/// The end of the year 9999, in ms: the last time that has a text form.
 const LAST_MS: i64 = 253_402_300_799_999;
 
-/// A request as it came in.
-pub struct Incoming<'a> {
-    /// The address that it was sent to, as far as it is known.
+/// A request as it was received.
+pub struct InboundRequest<'a> {
+    /// The address that it was sent to; empty if not known.
     pub url: &'a str,
     pub headers: &'a [(String, String)],
     /// `None`: it was too large to be read.
@@ -51,34 +49,34 @@ impl Refusal {
     }
 }
 
-/// A connection that can tell its CRM's requests from others. Knows secrets, and shows none.
-pub struct Doorkeeper {
-    pub door: Door,
+/// Distinguishes the requests of a connection's CRM from forged ones. Holds secrets and shows none.
+pub struct WebhookVerifier {
+    pub connection: WebhookConnection,
     settings: Settings,
     credentials: Result<Credentials, SecretError>,
 }
 
-impl Doorkeeper {
-    /// Resolves references, so not for threads.
-    pub fn new(door: Door) -> Doorkeeper {
-        let options = door.options.as_object().cloned().unwrap_or_default();
-        Doorkeeper {
+impl WebhookVerifier {
+    /// Resolves references to credentials, which only the main thread may do.
+    pub fn new(connection: WebhookConnection) -> WebhookVerifier {
+        let options = connection.options.as_object().cloned().unwrap_or_default();
+        WebhookVerifier {
             settings: Settings {
                 options,
                 ..Settings::default()
             },
-            credentials: secrets::resolve(&door.secret),
-            door,
+            credentials: secrets::resolve(&connection.secret),
+            connection,
         }
     }
 
-    /// The events of a request that are to be stored. Those of objects that no table is mapped to
-    /// are let go: nobody would ever take them out of the inbox.
-    pub fn admit(&self, request: &Incoming) -> Result<Vec<WebhookEvent>, Refusal> {
+    /// The events of a request that are to be stored. Events of objects without a mapped table are
+    /// dropped: nothing would ever remove them from the inbox.
+    pub fn verify(&self, request: &InboundRequest) -> Result<Vec<WebhookEvent>, Refusal> {
         let body = request.body.filter(|body| body.len() <= MAX_BODY);
         let body = body.ok_or(WebhookError::TooLarge)?;
         let provider =
-            provider(&self.door.provider).ok_or(WebhookError::Unconfigured("provider"))?;
+            provider(&self.connection.provider).ok_or(WebhookError::Unconfigured("provider"))?;
         let credentials = self.credentials.as_ref();
         let credentials = credentials.map_err(|reason| Refusal::Credentials(reason.to_string()))?;
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
@@ -94,7 +92,7 @@ impl Doorkeeper {
             return Err(WebhookError::Malformed.into());
         }
         let is_mapped = |event: &WebhookEvent| {
-            let mut mapped = self.door.objects.iter();
+            let mut mapped = self.connection.objects.iter();
             mapped.any(|object| provider.same_object(object, &event.object))
         };
         events.retain(is_mapped);
@@ -102,7 +100,7 @@ impl Doorkeeper {
     }
 }
 
-/// Whether PostgreSQL can hold it: no text of it takes NUL characters.
+/// Whether PostgreSQL can store it: its texts cannot contain NUL characters.
 fn fits(event: &WebhookEvent) -> bool {
     let words = [&event.event_id, &event.object, &event.crm_id];
     let word_fits = |word: &&String| word.len() <= MAX_WORD && !word.contains('\0');
