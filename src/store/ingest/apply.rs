@@ -70,8 +70,8 @@ pub fn apply(
     let met = unlinked::link_or_insert(client, about, strangers, &mut arrived)?;
     changed.extend(met.linked);
     changed::apply(client, about, changed, &written_over, &mut arrived)?;
-    unlinked::insert_waiting(client, map, met.waiting, &mut arrived)?;
-    arrived.charge(client, map)?;
+    unlinked::insert_waiting(client, about, met.waiting, &mut arrived)?;
+    arrived.charge(client, map, about.settings.max_attempts)?;
     write_audit(client, about.connection, map, &arrived.notes)?;
     arrived.is_first = state::count(client, map.id, &arrived.counts)?;
     Ok(arrived)

@@ -20,8 +20,8 @@ use crate::store::ingest::{quarantine, refused_fields};
 use crate::store::record::key::Key;
 use crate::store::record::links::Known;
 use crate::store::statement::Cached;
-use crate::store::table::pace::{Pace, limit};
-use crate::store::table::read::{self, RowValues, Wanted, bounds};
+use crate::store::table::pace::Pace;
+use crate::store::table::read::{self, Bounds, RowValues, Wanted};
 use crate::store::table::row_locks;
 use crate::store::table::write::{self, CrmValues};
 
@@ -57,7 +57,7 @@ pub(super) fn apply(
         }
     }
     failpoint::reach("ingest_records::locked");
-    let rows = read_rows(map, &mut at_hand, arrived)?;
+    let rows = read_rows(about, &mut at_hand, arrived)?;
     let edited = edited_meanwhile(client, map, &at_hand)?;
     let mut decided = Vec::with_capacity(at_hand.len());
     for ((record, key, locked), row) in at_hand.into_iter().zip(rows) {
@@ -84,7 +84,7 @@ pub(super) fn apply(
             }
         }
     }
-    take(client, map, &mut decided, arrived)?;
+    take(client, about, &mut decided, arrived)?;
     remember(client, map, &decided)?;
     send(client, map, &decided)?;
     let answers: Vec<Answer> = decided
@@ -107,15 +107,16 @@ pub(super) fn apply(
 /// Locks rows and reads the fields that changed. Records whose rows another session has locked are
 /// read again later.
 fn read_rows(
-    map: &Map,
+    about: &Arriving,
     at_hand: &mut Vec<(&Incoming, Key, Locked)>,
     arrived: &mut Arrived,
 ) -> Result<Vec<RowValues>, StoreError> {
+    let (map, settings) = (about.map, about.settings);
     let keys: Vec<(&str, &str)> = at_hand
         .iter()
         .map(|(_, key, _)| (key.shard_key.as_str(), key.record_key.as_str()))
         .collect();
-    let free = row_locks::lock_free(map, &keys)?;
+    let free = row_locks::lock_free(map, &keys, settings.transform_timeout)?;
     let cells: Vec<Cells> = at_hand
         .iter()
         .map(|(record, _, locked)| {
@@ -134,7 +135,7 @@ fn read_rows(
             cells,
         })
         .collect();
-    let mut read = read::read(map, &wanted, &bounds().lenient())?;
+    let mut read = read::read(map, &wanted, &Bounds::of(settings).lenient())?;
     let mut rows = Vec::with_capacity(at_hand.len());
     let mut places = 0..;
     at_hand.retain(|(record, _, _)| {
@@ -176,10 +177,11 @@ fn edited_meanwhile(
 /// that record.
 fn take(
     client: &mut SpiClient,
-    map: &Map,
+    about: &Arriving,
     decided: &mut Vec<Decided>,
     arrived: &mut Arrived,
 ) -> Result<(), StoreError> {
+    let (map, settings) = (about.map, about.settings);
     let places: Vec<usize> = (0..decided.len())
         .filter(|&n| !decided[n].accepts.is_empty())
         .collect();
@@ -191,8 +193,8 @@ fn take(
             values: decided[n].accepts.clone(),
         })
         .collect();
-    let mut pace = Pace::putting_off(map, limit());
-    let taken = write::set(client, map, &changes, &mut pace)?;
+    let mut pace = Pace::putting_off(map, settings.transform_timeout);
+    let taken = write::set(client, map, &changes, &mut pace, &Bounds::of(settings))?;
     drop(changes);
     for (place, altered) in &taken.altered {
         note_altered(map, altered, &mut decided[places[*place]].audit);
@@ -205,7 +207,8 @@ fn take(
             arrived.again(record.incoming);
             continue;
         }
-        let fields = refused_fields::of_row(client, map, &record.key, &record.accepts, &error);
+        let fields =
+            refused_fields::of_row(client, map, &record.key, &record.accepts, &error, settings);
         let failure = quarantine::refusal(&error);
         let key = Some(&record.key);
         arrived.refuse(client, map, key, record.incoming, failure, fields)?;

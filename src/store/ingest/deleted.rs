@@ -102,10 +102,10 @@ fn deleted(
     key: &Key,
     arrived: &mut Arrived,
 ) -> Result<(), StoreError> {
-    let map = about.map;
+    let (map, limit) = (about.map, about.settings.transform_timeout);
     let nothing = || "{}".to_owned();
     if map.on_crm_delete == OnCrmDelete::Delete {
-        match remove::delete_with_row(client, map, &key.shard_key, &key.record_key) {
+        match remove::delete_with_row(client, map, &key.shard_key, &key.record_key, limit) {
             Ok(true) => {
                 arrived.counts.applied += 1;
                 arrived.note(

@@ -6,6 +6,7 @@ use crm_domain::conflict::ShortHash;
 use crm_domain::{Failure, Value};
 use serde_json::{Value as Json, json};
 
+use crate::settings::Settings;
 use crate::store::config::connection::Connection;
 use crate::store::config::map::Map;
 use crate::store::record::key::Key;
@@ -64,6 +65,7 @@ pub struct Arriving<'a> {
     pub asked: &'a str,
     /// Records with a write of ours in flight.
     pub busy: &'a HashSet<(String, String)>,
+    pub settings: &'a Settings,
 }
 
 impl Arriving<'_> {

@@ -11,6 +11,7 @@ use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, quote_identifier};
 use serde_json::{Map as JsonMap, Value as Json};
 
+use crate::settings::Settings;
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::ingest::incoming::Incoming;
@@ -21,6 +22,7 @@ use crate::store::statement::Cached;
 use crate::store::table::capture_guard::SuppressCapture;
 use crate::store::table::owner::as_owner_of;
 use crate::store::table::pace::{self, Pace};
+use crate::store::table::read::Bounds;
 use crate::store::table::write::{self, Altered, CrmValues};
 
 /// What became of a CRM record that was to get a row.
@@ -50,9 +52,10 @@ pub fn insert(
     client: &mut SpiClient,
     map: &Map,
     records: &[&Incoming],
+    settings: &Settings,
 ) -> Result<Vec<Inserted>, StoreError> {
     let source = key_source(client, map)?;
-    let mut pace = Pace::putting_off(map, pace::limit());
+    let mut pace = Pace::putting_off(map, settings.transform_timeout);
     let mut objects: Vec<Result<JsonMap<String, Json>, StoreError>> =
         Vec::with_capacity(records.len());
     for record in records {
@@ -107,7 +110,7 @@ pub fn insert(
         .into_iter()
         .map(|result| result.expect("each record has a result"))
         .collect();
-    note(client, map, records, &mut born)?;
+    note(client, map, records, &mut born, &Bounds::of(settings))?;
     Ok(born)
 }
 
@@ -261,6 +264,7 @@ fn note(
     map: &Map,
     records: &[&Incoming],
     born: &mut [Inserted],
+    bounds: &Bounds,
 ) -> Result<(), StoreError> {
     let places: Vec<usize> = (0..born.len()).filter(|&n| born[n].is_ok()).collect();
     let all: Vec<(&Incoming, &Key)> = places
@@ -338,7 +342,7 @@ fn note(
         changes.iter().collect::<Vec<_>>(),
         vec![false; changes.len()],
     );
-    let altered = write::recapture(client, map, &every, &all, &unknown)?;
+    let altered = write::recapture(client, map, &every, &all, &unknown, bounds)?;
     for (n, altered) in altered {
         if let Ok(newborn) = &mut born[places[n]] {
             newborn.altered = altered;

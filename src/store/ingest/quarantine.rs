@@ -5,7 +5,6 @@ use crm_domain::storable::storable_text;
 use crm_domain::{AuditResult, ErrorClass, Failure};
 use pgrx::spi::SpiClient;
 
-use crate::settings::Settings;
 use crate::store::config::connection::Connection;
 use crate::store::config::map::Map;
 use crate::store::dead_letter;
@@ -55,8 +54,14 @@ impl Arrived {
         });
     }
 
-    /// Charges an attempt to each record that failed, and quarantines those that have none left.
-    pub(super) fn charge(&mut self, client: &mut SpiClient, map: &Map) -> Result<(), StoreError> {
+    /// Charges an attempt to each record that failed, and quarantines those that have none left of
+    /// `max_attempts`.
+    pub(super) fn charge(
+        &mut self,
+        client: &mut SpiClient,
+        map: &Map,
+        max_attempts: u32,
+    ) -> Result<(), StoreError> {
         let failing = std::mem::take(&mut self.failing);
         if failing.is_empty() {
             return Ok(());
@@ -66,7 +71,6 @@ impl Arrived {
             .map(|f| (f.crm_id.as_str(), f.merged_into.as_deref()))
             .collect();
         let attempts = refetch::charge(client, map.id, &ids)?;
-        let most = Settings::current().max_attempts;
         for failing in failing {
             let Failing {
                 crm_id,
@@ -76,10 +80,10 @@ impl Arrived {
                 fields,
                 ..
             } = failing;
-            let charged = attempts.get(&crm_id).copied().unwrap_or(most);
+            let charged = attempts.get(&crm_id).copied().unwrap_or(max_attempts);
             self.note_trouble(&crm_id, &failure);
             let (key, by) = (key.as_ref(), by.as_deref());
-            let is_last = charged >= most;
+            let is_last = charged >= max_attempts;
             if is_last {
                 refetch::forget(client, map.id, &crm_id)?;
                 if !put(client, map, key, &crm_id, by, &failure, &fields)? {

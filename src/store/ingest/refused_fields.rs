@@ -10,12 +10,14 @@ use crm_domain::{Value, excerpt};
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json, json};
 
+use crate::settings::Settings;
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::record::key::Key;
 use crate::store::statement::Cached;
 use crate::store::table::owner::as_owner_of;
-use crate::store::table::pace::{Pace, limit};
+use crate::store::table::pace::Pace;
+use crate::store::table::read::Bounds;
 use crate::store::table::write::{self, CrmValues};
 use crate::store::transaction::nested;
 
@@ -34,6 +36,7 @@ pub(super) fn of_row(
     key: &Key,
     values: &Values,
     error: &StoreError,
+    settings: &Settings,
 ) -> String {
     named(map, values, error, |single| {
         let taking = CrmValues {
@@ -41,27 +44,33 @@ pub(super) fn of_row(
             record_key: &key.record_key,
             values: single.clone(),
         };
-        let taken = write::set(client, map, &[taking], &mut Pace::putting_off(map, limit()));
+        let mut pace = Pace::putting_off(map, settings.transform_timeout);
+        let taken = write::set(client, map, &[taking], &mut pace, &Bounds::of(settings));
         taken.is_ok_and(|taken| taken.refused.is_empty())
     })
 }
 
 /// The same for a row that was to be inserted: the values that cannot be cast to their columns'
 /// types.
-pub(super) fn of_new_row(map: &Map, values: &Values, error: &StoreError) -> String {
+pub(super) fn of_new_row(
+    map: &Map,
+    values: &Values,
+    error: &StoreError,
+    limit: Duration,
+) -> String {
     named(map, values, error, |single| {
-        is_of_its_column(map, single).is_ok()
+        is_of_its_column(map, single, limit).is_ok()
     })
 }
 
-fn is_of_its_column(map: &Map, single: &Values) -> Result<(), StoreError> {
+fn is_of_its_column(map: &Map, single: &Values, limit: Duration) -> Result<(), StoreError> {
     let object = write::columns(map, single)?;
     let statement = format!(
         "SELECT FROM pg_catalog.jsonb_to_record($1::pg_catalog.jsonb) AS r ({})",
         map.record_type(object.keys().map(String::as_str))
     );
     let object = Json::Object(object).to_string();
-    Pace::putting_off(map, limit()).run_nested(1, || {
+    Pace::putting_off(map, limit).run_nested(1, || {
         as_owner_of(map, || {
             pgrx::Spi::connect(|client| {
                 client.select(Cached(&statement), None, &[object.as_str().into()])?;

@@ -1,6 +1,7 @@
 //! Looks for rows by the keys that CRM records carry.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use pgrx::prelude::*;
 
@@ -28,10 +29,10 @@ pub struct Looked {
 }
 
 /// Looks for the rows of a map's table that have these keys.
-pub fn rows_of(map: &Map, keys: &[&str]) -> Result<Looked, StoreError> {
+pub fn rows_of(map: &Map, keys: &[&str], limit: Duration) -> Result<Looked, StoreError> {
     let all: Vec<usize> = (0..keys.len()).collect();
     let (mut found, mut unknown) = (HashMap::new(), HashMap::new());
-    let mut pace = Pace::putting_off(map, pace::limit());
+    let mut pace = Pace::putting_off(map, limit);
     let failed = pace::each(&mut pace, &all, |pace, part| {
         let some: Vec<&str> = part.iter().map(|&n| keys[n]).collect();
         let rows = pace.run(part.len(), || read_rows(map, &some))?;

@@ -79,7 +79,7 @@ pub(super) fn link_or_insert<'a>(
     let Looked {
         found: mut rows,
         unknown,
-    } = row_lookup::rows_of(map, &keys)?;
+    } = row_lookup::rows_of(map, &keys, about.settings.transform_timeout)?;
     let keys: Vec<String> = keyed
         .iter()
         .enumerate()
@@ -162,7 +162,7 @@ pub(super) fn link_or_insert<'a>(
     let linked = claim(client, about, claiming, arrived)?;
     let mut waiting = Vec::new();
     if inserts {
-        waiting = insert(client, map, keyless, Turn::First, arrived)?;
+        waiting = insert(client, about, keyless, Turn::First, arrived)?;
     } else {
         arrived.counts.ignored += keyless.len();
     }
@@ -235,11 +235,11 @@ fn claim<'a>(
 /// Inserts the rows that had to wait; what the table refuses now, it refuses.
 pub(super) fn insert_waiting(
     client: &mut SpiClient,
-    map: &Map,
+    about: &Arriving,
     waiting: Vec<&Incoming>,
     arrived: &mut Arrived,
 ) -> Result<(), StoreError> {
-    insert(client, map, waiting, Turn::Last, arrived).map(|_| ())
+    insert(client, about, waiting, Turn::Last, arrived).map(|_| ())
 }
 
 #[derive(PartialEq)]
@@ -248,14 +248,15 @@ enum Turn {
     Last,
 }
 
-/// Inserts rows; the answer are those that are to wait for others.
+/// Inserts rows; returns the records whose rows are to wait for others.
 fn insert<'a>(
     client: &mut SpiClient,
-    map: &Map,
+    about: &Arriving,
     records: Vec<&'a Incoming>,
     turn: Turn,
     arrived: &mut Arrived,
 ) -> Result<Vec<&'a Incoming>, StoreError> {
+    let (map, settings) = (about.map, about.settings);
     let (readable, unreadable): (Vec<_>, Vec<_>) =
         records.into_iter().partition(|r| r.values.is_ok());
     for record in unreadable {
@@ -267,7 +268,7 @@ fn insert<'a>(
     if readable.is_empty() {
         return Ok(waiting);
     }
-    let born = new_rows::insert(client, map, &readable)?;
+    let born = new_rows::insert(client, map, &readable, settings)?;
     let mut released = HashSet::new();
     for (record, born) in readable.into_iter().zip(born) {
         match born {
@@ -291,7 +292,8 @@ fn insert<'a>(
                 let values = record.values.iter().flatten();
                 let values = values.filter(|v| !v.value.is_null());
                 let values = values.map(|v| (v.id, &v.value)).collect();
-                let fields = refused_fields::of_new_row(map, &values, &error);
+                let limit = settings.transform_timeout;
+                let fields = refused_fields::of_new_row(map, &values, &error, limit);
                 let failure = quarantine::refusal(&error);
                 arrived.refuse(client, map, None, record, failure, fields)?
             }

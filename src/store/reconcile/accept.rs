@@ -12,8 +12,8 @@ use crate::store::config::map::Map;
 use crate::store::error::{Fault, StoreError};
 use crate::store::outcome::Outcome;
 use crate::store::reconcile::outcome::{Conflict, Resolution, keys_of};
-use crate::store::table::pace::{Pace, limit};
-use crate::store::table::read::{self, RowValues, Wanted, bounds};
+use crate::store::table::pace::Pace;
+use crate::store::table::read::{self, Bounds, RowValues, Wanted};
 use crate::store::table::row_locks;
 use crate::store::table::write::{self, CrmValues};
 
@@ -22,6 +22,7 @@ pub fn rows_in_use(
     map: &Map,
     records: &[Resolution],
     held: &HashSet<usize>,
+    settings: &Settings,
 ) -> Result<Vec<usize>, StoreError> {
     let taking: Vec<usize> = (0..records.len())
         .filter(|n| !held.contains(n) && !records[*n].accepts.is_empty())
@@ -30,7 +31,7 @@ pub fn rows_in_use(
         return Ok(Vec::new());
     }
     let keys: Vec<(&str, &str)> = taking.iter().map(|&n| keys_of(&records[n])).collect();
-    let free = row_locks::lock_free(map, &keys)?;
+    let free = row_locks::lock_free(map, &keys, settings.transform_timeout)?;
     // A row that is gone is not in use.
     let none = Cells::new();
     let wanted: Vec<Wanted> = keys
@@ -41,7 +42,7 @@ pub fn rows_in_use(
             cells: &none,
         })
         .collect();
-    let rows = read::read(map, &wanted, &bounds().whole())?;
+    let rows = read::read(map, &wanted, &Bounds::of(settings).whole())?;
     Ok(taking
         .iter()
         .enumerate()
@@ -58,6 +59,7 @@ pub fn accept(
     client: &mut SpiClient,
     map: &Map,
     records: &mut [Resolution],
+    settings: &Settings,
 ) -> Result<(), StoreError> {
     let taking: Vec<usize> = (0..records.len())
         .filter(|&n| !records[n].accepts.is_empty())
@@ -78,7 +80,7 @@ pub fn accept(
             cells,
         })
         .collect();
-    let rows = read::read(map, &wanted, &bounds().whole())?;
+    let rows = read::read(map, &wanted, &Bounds::of(settings).whole())?;
     for (place, &n) in taking.iter().enumerate() {
         let current: BTreeMap<u16, &Value> = match rows.get(&place) {
             Some(RowValues::Found(fields)) => {
@@ -120,10 +122,11 @@ pub fn accept(
                 .collect(),
         })
         .collect();
-    let taken = write::set(client, map, &changes, &mut Pace::new(map, Some(limit())))?;
+    let mut pace = Pace::new(map, Some(settings.transform_timeout));
+    let taken = write::set(client, map, &changes, &mut pace, &Bounds::of(settings))?;
     for (place, error) in taken.refused {
         let record = &mut records[taking[place]];
-        let has_attempts = record.pending.attempts + 1 < Settings::current().max_attempts;
+        let has_attempts = record.pending.attempts + 1 < settings.max_attempts;
         match error.fault() {
             Fault::StaleMapping | Fault::NotReached => return Err(error),
             Fault::MayPass if has_attempts => retry(record, &error),

@@ -2,6 +2,7 @@
 //! letters, audit and claim in one transaction.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use crm_domain::Cells;
 use crm_domain::mapping::OnCrmDelete;
@@ -9,6 +10,7 @@ use crm_domain::storable::{storable, storable_text};
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json, json};
 
+use crate::settings::Settings;
 use crate::store::config::map::Map;
 use crate::store::dead_letter;
 use crate::store::error::{Fault, StoreError};
@@ -26,12 +28,13 @@ pub fn resolve(
     client: &mut SpiClient,
     map: &Map,
     mut records: Vec<Resolution>,
+    settings: &Settings,
 ) -> Result<(Vec<Resolution>, Vec<Resolution>), StoreError> {
     let keys: Vec<(&str, &str)> = records.iter().map(keys_of).collect();
     let mut held: HashSet<usize> = locks::lock_records(client, map, &keys)?
         .into_iter()
         .collect();
-    held.extend(rows_in_use(map, &records, &held)?);
+    held.extend(rows_in_use(map, &records, &held, settings)?);
     let mut later = Vec::new();
     let mut now = Vec::new();
     for (n, record) in records.drain(..).enumerate() {
@@ -41,8 +44,8 @@ pub fn resolve(
             now.push(record);
         }
     }
-    accept(client, map, &mut now)?;
-    ledger(client, map, &now)?;
+    accept(client, map, &mut now, settings)?;
+    ledger(client, map, &now, settings.transform_timeout)?;
     pending(client, map, &now)?;
     for record in &now {
         conflicts(client, map, record)?;
@@ -78,7 +81,12 @@ pub fn postpone(
     Ok(())
 }
 
-fn ledger(client: &mut SpiClient, map: &Map, records: &[Resolution]) -> Result<(), StoreError> {
+fn ledger(
+    client: &mut SpiClient,
+    map: &Map,
+    records: &[Resolution],
+    limit: Duration,
+) -> Result<(), StoreError> {
     let known: Vec<&Resolution> = records.iter().filter(|r| !r.known.is_empty()).collect();
     if !known.is_empty() {
         let cells: Vec<Vec<u8>> = known
@@ -113,7 +121,7 @@ fn ledger(client: &mut SpiClient, map: &Map, records: &[Resolution]) -> Result<(
     {
         let (shard_key, record_key) = keys_of(record);
         if map.on_crm_delete == OnCrmDelete::Delete {
-            match delete_with_row(client, map, shard_key, record_key) {
+            match delete_with_row(client, map, shard_key, record_key, limit) {
                 Ok(true) => continue,
                 Ok(false) => {}
                 // It stays linked, and is read again by itself, as often as pg_crm.max_attempts

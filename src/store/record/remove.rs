@@ -1,5 +1,7 @@
 //! Removes what is known of a record, and its row where that goes with it.
 
+use std::time::Duration;
+
 use pgrx::spi::SpiClient;
 
 use crate::store::config::map::Map;
@@ -16,13 +18,9 @@ pub fn delete_with_row(
     map: &Map,
     shard_key: &str,
     record_key: &str,
+    limit: Duration,
 ) -> Result<bool, StoreError> {
-    match delete::delete_row(
-        map,
-        shard_key,
-        record_key,
-        crate::store::table::pace::limit(),
-    ) {
+    match delete::delete_row(map, shard_key, record_key, limit) {
         Ok(()) => {}
         Err(error) if error.blames_no_row() => return Err(error),
         Err(error) => {

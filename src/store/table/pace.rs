@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use crm_domain::bisect::Parts;
 
-use crate::settings::Settings;
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::table::owner::as_owner_of;
@@ -201,9 +200,4 @@ pub fn in_any_order(
         }
         left = waiting.into_iter().map(|(n, _)| n).collect();
     }
-}
-
-/// How long the table's own code may take for one row.
-pub fn limit() -> Duration {
-    Settings::current().transform_timeout
 }

@@ -231,8 +231,3 @@ impl Reading<'_> {
 fn unreadable(error: &StoreError) -> RowValues {
     RowValues::Unreadable(error.failure("unreadable_row"))
 }
-
-/// What may be read of rows that take what the CRM holds.
-pub fn bounds() -> Bounds {
-    Bounds::of(&Settings::current())
-}

@@ -16,12 +16,16 @@ use crate::store::table::pace::{self, Pace};
 /// Rows that one statement locks.
 const PART: usize = 1000;
 
-/// Locks rows that nobody else holds; returns the places of those that it got. One whose policies
-/// fail or take too long is not among them: reading it says why.
-pub fn lock_free(map: &Map, keys: &[(&str, &str)]) -> Result<HashSet<usize>, StoreError> {
+/// Locks the rows that no other session has locked, and returns their places. A row whose policies
+/// fail, or take longer than `limit`, is not among them: reading it says why.
+pub fn lock_free(
+    map: &Map,
+    keys: &[(&str, &str)],
+    limit: Duration,
+) -> Result<HashSet<usize>, StoreError> {
     let all: Vec<usize> = (0..keys.len()).collect();
     let mut free = HashSet::with_capacity(keys.len());
-    let mut pace = Pace::putting_off(map, pace::limit());
+    let mut pace = Pace::putting_off(map, limit);
     let failed = pace::each(&mut pace, &all, |pace, part| {
         let some: Vec<(&str, &str)> = part.iter().map(|&n| keys[n]).collect();
         let locked = pace.run(part.len(), || {

@@ -1,5 +1,7 @@
 //! Values as a column's transforms make them, under a limit of time.
 
+use std::time::Duration;
+
 use pgrx::prelude::*;
 use serde_json::Value as Json;
 
@@ -8,11 +10,16 @@ use crate::store::error::StoreError;
 use crate::store::rights::pinned;
 use crate::store::statement::Uncached;
 use crate::store::table::owner::as_owner_of;
-use crate::store::table::pace::{Pace, limit};
+use crate::store::table::pace::Pace;
 
-/// What a transform makes of a value, within `pg_crm.transform_timeout`.
-pub fn transformed_in_time(map: &Map, transform: &str, value: &Json) -> Result<Json, StoreError> {
-    let mut pace = Pace::new(map, Some(limit()));
+/// What a transform makes of a value within `limit`.
+pub fn transformed_in_time(
+    map: &Map,
+    transform: &str,
+    value: &Json,
+    limit: Option<Duration>,
+) -> Result<Json, StoreError> {
+    let mut pace = Pace::new(map, limit);
     pace.run_nested(1, || transformed(map, transform, value))
 }
 

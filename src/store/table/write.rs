@@ -17,7 +17,7 @@ use crate::store::statement::Cached;
 use crate::store::table::capture_guard::SuppressCapture;
 use crate::store::table::owner::as_owner_of;
 use crate::store::table::pace::{self, Pace};
-use crate::store::table::read::{self, RowValues, Wanted, bounds};
+use crate::store::table::read::{self, Bounds, RowValues, Wanted};
 use crate::store::table::transform;
 use crate::store::table::update::{self, Row};
 
@@ -42,12 +42,13 @@ pub struct WriteResult {
 /// Values that the table's own code made, by field_id.
 pub type Altered = BTreeMap<u16, Value>;
 
-/// Sets the cells.
+/// Sets the cells. `bounds`: for reading what the rows hold then.
 pub fn set(
     client: &mut SpiClient,
     map: &Map,
     changes: &[CrmValues],
     pace: &mut Pace,
+    bounds: &Bounds,
 ) -> Result<WriteResult, StoreError> {
     let (mut altered, mut fault) = (Vec::new(), None);
     let refused = pace::in_any_order((0..changes.len()).collect(), |places| {
@@ -66,7 +67,7 @@ pub fn set(
                 }
                 let set: Vec<&CrmValues> = places.iter().map(|&n| &changes[n]).collect();
                 let cells = Cells::from_bytes(&cells);
-                match recapture(client, map, &cells, &set, &as_given) {
+                match recapture(client, map, &cells, &set, &as_given, bounds) {
                     Ok(found) => altered.extend(found.into_iter().map(|(n, a)| (places[n], a))),
                     Err(error) => fault = Some(error),
                 }
@@ -158,6 +159,7 @@ pub fn recapture(
     cells: &Cells,
     changes: &[&CrmValues],
     as_given: &[bool],
+    bounds: &Bounds,
 ) -> Result<Vec<(usize, Altered)>, StoreError> {
     let is_checked = |id: &u16| map.field(*id).is_some_and(|f| f.is_checked());
     let checked: Cells = cells.iter().filter(is_checked).collect();
@@ -175,7 +177,7 @@ pub fn recapture(
             cells: if as_given[n] { &checked } else { cells },
         })
         .collect();
-    let mut rows = read::read(map, &wanted, &bounds().whole().lenient())?;
+    let mut rows = read::read(map, &wanted, &bounds.whole().lenient())?;
     let mut all = Vec::new();
     for (place, &n) in places.iter().enumerate() {
         let Some(RowValues::Found(fields)) = rows.remove(&place) else {

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::request::{PollRequest, PollResult, Target};
 use crate::failpoint;
+use crate::settings::Settings;
 use crate::store::config::{self, Connection, Map};
 use crate::store::ingest::refetch::{self, Reread};
 use crate::store::ingest::state::{self, Pass};
@@ -50,11 +51,12 @@ pub fn apply_in_parts(
     poll: &PollRequest,
     busy: &Keys,
     records: Vec<Incoming>,
+    settings: &Settings,
 ) -> Result<(), StoreError> {
     let mut rest = records;
     for is_last in [false, true] {
         let undone = bisect(rest, StoreError::blames_no_row, |part| {
-            apply(poll, busy, part, None).map(|_| ())
+            apply(poll, busy, part, None, settings).map(|_| ())
         });
         rest = Vec::with_capacity(undone.len());
         for Undone { items, error } in undone {
@@ -144,6 +146,7 @@ pub fn apply(
     busy: &Keys,
     records: &[Incoming],
     last: Option<&Last>,
+    settings: &Settings,
 ) -> Result<bool, StoreError> {
     let PollRequest {
         map, connection, ..
@@ -177,6 +180,7 @@ pub fn apply(
             map: &current,
             asked: &poll.asked,
             busy,
+            settings,
         };
         let arrived = ingest::apply(client, &about, records)?;
         let wait = LOCKED_RETRY.max(match start.elapsed() {

@@ -358,7 +358,7 @@ impl Ingest {
             result: &result,
             count,
         };
-        let applied = match apply(poll, &busy, &records, Some(&last)) {
+        let applied = match apply(poll, &busy, &records, Some(&last), &cx.settings) {
             Ok(applied) => applied,
             Err(error) if error.blames_no_row() || records.is_empty() => return Err(error),
             Err(error) => {
@@ -366,8 +366,8 @@ impl Ingest {
                     "pg_crm applies changes of {} one by one: {error}",
                     map.relation
                 );
-                apply_in_parts(poll, &busy, records)?;
-                apply(poll, &busy, &[], Some(&last))?
+                apply_in_parts(poll, &busy, records, &cx.settings)?;
+                apply(poll, &busy, &[], Some(&last), &cx.settings)?
             }
         };
         failpoint::reach("ingest::after_commit");

@@ -1,6 +1,7 @@
 //! Pending writes with the values of their rows and what they are based on.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crm_domain::cells::CellHashes;
 use crm_domain::conflict::{self, Evidence, ShortHash};
@@ -13,6 +14,7 @@ use crate::store::StoreError;
 use crate::store::config::{Map, MappedField};
 use crate::store::reconcile::pending_writes::{self, Pending};
 use crate::store::table::read::{self, Bounds, RowValues, Wanted};
+use crate::store::table::transform::transformed_in_time;
 use crate::worker::sender::checked_write::{Edit, EditField};
 
 /// A pending write with its row's values.
@@ -102,7 +104,7 @@ pub fn read(
         let unstorable_reason =
             |(id, value): (&u16, &Value)| map.field(*id)?.unstorable_reason(value);
         let fault = fault.or_else(|| sent.into_iter().find_map(unstorable_reason));
-        let bases = bases(map, &pending);
+        let bases = bases(map, &pending, bounds.time);
         waiting.push(PendingWithRow {
             pending,
             local,
@@ -115,7 +117,7 @@ pub fn read(
 
 /// What the edit was based on, for each field, by [`conflict::Evidence`]. The column's old value
 /// goes through its transform.
-fn bases(map: &Map, pending: &Pending) -> BTreeMap<u16, ShortHash> {
+fn bases(map: &Map, pending: &Pending, limit: Option<Duration>) -> BTreeMap<u16, ShortHash> {
     let mut bases = BTreeMap::new();
     for field in &map.fields {
         let id = field.id;
@@ -134,7 +136,7 @@ fn bases(map: &Map, pending: &Pending) -> BTreeMap<u16, ShortHash> {
         if evidence.asks_for_old()
             && let Some(value) = entry.get("v")
         {
-            evidence.old = base_hash(map, field, value);
+            evidence.old = base_hash(map, field, value, limit);
         }
         if let Some(base) = evidence.base() {
             bases.insert(id, base);
@@ -144,12 +146,14 @@ fn bases(map: &Map, pending: &Pending) -> BTreeMap<u16, ShortHash> {
 }
 
 /// The hash of a column's earlier value, as it would have been sent.
-fn base_hash(map: &Map, field: &MappedField, value: &Json) -> Option<ShortHash> {
+fn base_hash(
+    map: &Map,
+    field: &MappedField,
+    value: &Json,
+    limit: Option<Duration>,
+) -> Option<ShortHash> {
     let value = match &field.transform_out {
-        Some(transform) => {
-            crate::store::table::transform::transformed_in_time(map, transform, value)
-                .unwrap_or(Json::Null)
-        }
+        Some(transform) => transformed_in_time(map, transform, value, limit).unwrap_or(Json::Null),
         None => value.clone(),
     };
     let value = Value::from_json(field.field.data_type, &value).ok()?;

@@ -12,6 +12,7 @@ use pgrx::prelude::*;
 use super::audit::Entry;
 use super::resolve::{blamed, event, notification};
 use crate::failpoint;
+use crate::settings::Settings;
 use crate::store::Fault;
 use crate::store::config::{Connection, Map};
 use crate::store::notify;
@@ -66,7 +67,7 @@ impl Recorder {
     /// Records results, and releases their claim.
     pub fn record(&mut self, cx: &mut Context, results: Results, claim_id: Option<i64>) {
         let owner = Owner::Map(results.map.id);
-        let written = write(&results, &results.resolved, claim_id);
+        let written = write(&results, &results.resolved, claim_id, &cx.settings);
         failpoint::reach("reconcile_settle::after_commit");
         let error = match written {
             Ok(locked) => {
@@ -110,7 +111,7 @@ impl Recorder {
             let mut locked = Vec::new();
             let rest = std::mem::take(&mut results.resolved);
             let undone = bisect(rest, StoreError::blames_no_row, |part| {
-                let indexes = write(&results, part, None)?;
+                let indexes = write(&results, part, None, &cx.settings)?;
                 locked.extend(only(std::mem::take(part), &indexes));
                 Ok(())
             });
@@ -193,6 +194,7 @@ fn write(
     results: &Results,
     resolved: &[Resolved],
     claim_id: Option<i64>,
+    settings: &Settings,
 ) -> Result<Vec<usize>, StoreError> {
     let Results {
         map, connection, ..
@@ -208,7 +210,7 @@ fn write(
         failpoint::reach_with("reconcile_settle::store", keys);
         // The store takes part of the results with it, and this transaction may be rolled back.
         let records = resolved.iter().map(|(record, _)| record.clone()).collect();
-        let (now, later) = resolve::resolve(client, map, records)?;
+        let (now, later) = resolve::resolve(client, map, records, settings)?;
         for record in &now {
             let (_, entry) = &resolved[place(record)];
             entry.write(client, connection, map, record)?;
