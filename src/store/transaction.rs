@@ -1,5 +1,6 @@
 //! Short transactions of the worker, aborted properly when anything in them raises an error.
 
+use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;
 
 use pgrx::PgTryBuilder;
@@ -42,19 +43,7 @@ fn run<T>(
     let work = AssertUnwindSafe(work);
     let result = PgTryBuilder::new(AssertUnwindSafe(move || {
         if !durably {
-            // SAFETY: as SET LOCAL does.
-            unsafe {
-                pg_sys::set_config_option(
-                    c"synchronous_commit".as_ptr(),
-                    c"off".as_ptr(),
-                    pg_sys::GucContext::PGC_USERSET,
-                    pg_sys::GucSource::PGC_S_SESSION,
-                    pg_sys::GucAction::GUC_ACTION_LOCAL,
-                    true,
-                    0,
-                    false,
-                );
-            }
+            set_local(c"synchronous_commit", c"off");
         }
         // Settings made within end with it: no other role's setting outlives its code.
         let settings = SettingsScope::begin();
@@ -88,6 +77,28 @@ fn run<T>(
         }
     }
     result
+}
+
+/// Bounds how long the rest of the transaction waits for a lock, in place of the worker's own
+/// `lock_timeout`.
+pub fn set_lock_timeout(timeout: &CStr) {
+    set_local(c"lock_timeout", timeout);
+}
+
+fn set_local(name: &CStr, value: &CStr) {
+    // SAFETY: as SET LOCAL does, inside a transaction; both texts are only read.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_LOCAL,
+            true,
+            0,
+            false,
+        );
+    }
 }
 
 /// Has deferred constraints checked with each statement, until the transaction ends: PostgreSQL

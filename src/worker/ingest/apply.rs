@@ -2,6 +2,7 @@
 //! is to be read again.
 
 use std::collections::HashSet;
+use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
 use crm_domain::bisect::{Undone, bisect};
@@ -19,6 +20,7 @@ use crate::store::ingest::{self, Arrived, Arriving, Incoming};
 use crate::store::notify;
 use crate::store::record::key::Key;
 use crate::store::table::read::READ_TIME;
+use crate::store::transaction::set_lock_timeout;
 use crate::store::{StoreError, map_state, transaction};
 use crate::worker::notification::{self, Summary};
 use crate::worker::schedule::LOCKED_RETRY;
@@ -27,6 +29,9 @@ use crate::worker::schedule::LOCKED_RETRY;
 pub const OTHERS_SHARE: u32 = 4;
 /// A map stops when a page of at least so many records cannot be mapped, none of them.
 const STOP_AFTER: usize = 5;
+/// How long a row waits for what it refers to and another session has locked: other records and
+/// maps wait with it.
+const ROW_LOCK_TIMEOUT: &CStr = c"50ms";
 /// The code of a response that is longer than it may be.
 pub const TOO_LONG: &str = "response_too_long";
 
@@ -182,6 +187,7 @@ pub fn apply(
             busy,
             settings,
         };
+        set_lock_timeout(ROW_LOCK_TIMEOUT);
         let arrived = ingest::apply(client, &about, records)?;
         let wait = LOCKED_RETRY.max(match start.elapsed() {
             time if time >= READ_TIME => time * OTHERS_SHARE,
