@@ -72,8 +72,8 @@ impl Failure {
         Failure {
             class,
             scope: Scope::Records,
-            code: told(code.into(), Self::CODE_BYTES),
-            message: told(message.into(), Self::MESSAGE_BYTES),
+            code: presentable(code.into(), Self::CODE_BYTES),
+            message: presentable(message.into(), Self::MESSAGE_BYTES),
             retry_after: None,
         }
     }
@@ -114,7 +114,7 @@ impl Failure {
 
 /// A text as it can be stored and shown, whoever wrote it: bounded, and a space for each control
 /// character (a NUL fits no text of PostgreSQL, an escape sequence no terminal).
-fn told(mut text: String, bytes: usize) -> String {
+fn presentable(mut text: String, bytes: usize) -> String {
     text.truncate(text.floor_char_boundary(bytes));
     if text.contains(char::is_control) {
         text = text.replace(char::is_control, " ");

@@ -40,11 +40,7 @@ pub fn resolve(
             return (settled, entry);
         }
         (Some(fault), _) => Some(fault),
-        (None, None) => Some(Failure::record(
-            ErrorClass::Transient,
-            "no_result",
-            "nothing came back for this record",
-        )),
+        (None, None) => Some(Failure::missing_result()),
         (None, Some(checked)) => {
             entry.request_id = Some(checked.request_id).filter(|id| !id.is_empty());
             entry.raced = !checked.raced.is_empty();

@@ -199,12 +199,3 @@ fn splits(failure: &Failure, poison: bool) -> bool {
     let passes = matches!(failure.class, ErrorClass::Transient | ErrorClass::Internal);
     failure.scope == Scope::Records && (!passes || poison)
 }
-
-/// The failure of a record that no response mentions.
-pub fn no_result() -> Failure {
-    Failure::record(
-        ErrorClass::Transient,
-        "no_result",
-        "nothing came back for this record",
-    )
-}

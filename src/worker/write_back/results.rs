@@ -11,7 +11,7 @@ use crate::store::config::Map;
 use crate::store::outcome::Outcome;
 use crate::store::write_back::outcome::Settled;
 use crate::worker::retry_policy;
-use crate::worker::sender::batches::{Sent, no_result};
+use crate::worker::sender::batches::Sent;
 
 /// A map stops when at least so many records fail because of the mapping and none succeeds.
 const STOP_AFTER: usize = 5;
@@ -28,7 +28,7 @@ pub fn classify(
     let settled = records.into_iter().enumerate().map(|(index, record)| {
         let (request_id, result) = match answers.remove(&index) {
             Some(sent) => (Some(sent.request_id), sent.result),
-            None => (None, Err(no_result())),
+            None => (None, Err(Failure::missing_result())),
         };
         let op = record.claimed().op;
         let mut response = Response {
