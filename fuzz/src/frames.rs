@@ -13,7 +13,7 @@ mod frame;
 #[path = "../../src/worker/socket/protocol.rs"]
 mod protocol;
 
-use protocol::{Answer, Intent, Question, Request};
+use protocol::{Answer, Intent, ReadRequest, Request};
 
 pub fn check(data: &[u8]) {
     if let Ok(Some(message)) = frame::parse(data) {
@@ -36,7 +36,7 @@ fn of_message(message: &Json) {
     let two = [&framed[..], &framed].concat();
     assert_eq!(frame::parse(&two).ok().flatten().as_ref(), Some(message));
     survives::<Intent>(message);
-    survives::<Question>(message);
+    survives::<ReadRequest>(message);
     survives::<Answer>(message);
     survives::<Request>(message);
 }
