@@ -160,6 +160,10 @@ mod tests {
                 "do_unmap_object",
                 "backfill",
                 "do_backfill",
+                "push",
+                "do_push",
+                "cancel_push",
+                "do_cancel_push",
                 "link",
                 "do_link",
                 "enable",
@@ -271,6 +275,7 @@ mod tests {
             format!("crm.unmap_field({map}, 'a')"),
             format!("crm.unmap_object({map})"),
             format!("crm.link({map}, '1', 'account-1')"),
+            format!("crm.push({map})"),
             format!("crm.enable({map})"),
             format!("crm.disable({map})"),
         ] {

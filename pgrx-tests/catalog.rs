@@ -59,7 +59,7 @@ mod tests {
         assert_eq!(
             rows("SELECT p.proname FROM pg_proc p WHERE p.pronamespace IN ('crm'::regnamespace, 'crm_internal'::regnamespace) AND p.provolatile <> 'v'
                   AND p.proname = ANY ('{create_connection,set_credentials,test_connection,describe,check_mapping,map_object,map_field,unmap_field,
-                       unmap_object,drop_connection,link,flush,write,read_live,resolve_conflict,cancel_write,pause,resume,replay,replay_all,grant_access,adopt_connections,recapture,set_capture,enable,disable,install_capture,bind_map}')"),
+                       unmap_object,drop_connection,link,flush,write,read_live,resolve_conflict,cancel_write,pause,resume,replay,replay_all,grant_access,adopt_connections,recapture,push,cancel_push,set_capture,enable,disable,install_capture,bind_map}')"),
             NOTHING
         );
         // Whatever depends on nothing but its arguments may run in parallel, and what talks to the
@@ -94,7 +94,7 @@ mod tests {
                 "crm.overwritten_cell",
                 "crm.pending_write",
                 "crm.queue",
-                "crm.recapture_request",
+                "crm.scan_request",
                 "crm.refetch",
                 "crm.webhook_inbox",
                 "crm.audit_log_audit_id_seq",
@@ -104,7 +104,7 @@ mod tests {
                 "crm.dead_letter_dead_letter_id_seq",
                 "crm.object_map_map_id_seq",
                 "crm.queue_revision_seq",
-                "crm.recapture_request_request_id_seq",
+                "crm.scan_request_request_id_seq",
                 "crm.refetch_revision_seq",
                 "crm.webhook_inbox_inbox_id_seq",
             ]

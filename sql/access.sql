@@ -20,14 +20,14 @@ FROM (VALUES
     ('operator', 'function', 'crm',
         '{resolve_conflict,cancel_write,pause,resume,replay,replay_all,recapture,test_connection,describe,check_mapping}'),
     ('admin', 'function', 'crm',
-     '{create_connection,set_credentials,drop_connection,adopt_connections,map_object,enable,disable,set_capture,map_field,unmap_field,unmap_object,link,backfill}'),
+     '{create_connection,set_credentials,drop_connection,adopt_connections,map_object,enable,disable,set_capture,map_field,unmap_field,unmap_object,push,cancel_push,link,backfill}'),
     -- A function or view that runs with its caller's rights comes with the functions that it calls.
     ('reader', 'schema', 'crm_internal', '{crm_internal}'),
     ('reader', 'function', 'crm_internal', '{check_tables,capture_trouble,ingests,cells_has,cells_count,cells_union}'),
     ('writer', 'function', 'crm_internal', '{caller,perform_write,perform_read,do_flush,do_ingest_now}'),
     ('operator', 'function', 'crm_internal', '{check_rows}'),
     ('admin', 'function', 'crm_internal',
-     '{do_create_connection,do_set_credentials,do_map_object,do_enable,do_disable,do_set_capture,do_map_field,do_unmap_field,do_unmap_object,do_link,do_backfill}')
+     '{do_create_connection,do_set_credentials,do_map_object,do_enable,do_disable,do_set_capture,do_map_field,do_unmap_field,do_unmap_object,do_push,do_cancel_push,do_link,do_backfill}')
     ) AS g (level, kind, schema, names);
 
 -- Every object in pg_crm's schemas: those of the extension, and those that pg_crm has created since.

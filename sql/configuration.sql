@@ -23,7 +23,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     DELETE FROM crm.field_map f WHERE f.map_id = OLD.map_id;
     DELETE FROM crm.ingest_state s WHERE s.map_id = OLD.map_id;
-    DELETE FROM crm.recapture_request r WHERE r.map_id = OLD.map_id;
+    DELETE FROM crm.scan_request r WHERE r.map_id = OLD.map_id;
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION crm_internal.cascade_map() IS

@@ -152,7 +152,7 @@ BEGIN
                                         UNION ALL SELECT t.typrelid FROM pg_class k JOIN pg_type t ON t.oid = k.reloftype
                                             WHERE k.oid = m.relation)
                         -- By this transaction: no other has the same start time and is visible.
-                        AND EXISTS (SELECT FROM crm.recapture_request q WHERE q.map_id = m.map_id AND q.requested_at = now())
+                        AND EXISTS (SELECT FROM crm.scan_request q WHERE q.map_id = m.map_id AND q.task = 'recapture' AND q.requested_at = now())
                       UNION ALL
                       SELECT b.column_name FROM crm.bound_column b
                       WHERE d.classid = 'pg_type'::regclass AND crm_internal.renames_label(d.command)

@@ -5,12 +5,12 @@ CREATE FUNCTION crm_internal.request_recapture(map_id int, reason text, new_rows
                                                lost_rows bool DEFAULT false) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO crm.recapture_request (map_id, new_rows, new_since, lost_rows, reason, actor)
+    INSERT INTO crm.scan_request (map_id, new_rows, new_since, lost_rows, reason, actor)
     SELECT request_recapture.map_id, request_recapture.new_rows, CASE WHEN request_recapture.new_rows THEN request_recapture.new_since END,
            request_recapture.lost_rows, request_recapture.reason,
            session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), '')
-    WHERE NOT EXISTS (SELECT FROM crm.recapture_request r
-                      WHERE r.map_id = request_recapture.map_id AND r.xmin = pg_current_xact_id()::xid
+    WHERE NOT EXISTS (SELECT FROM crm.scan_request r
+                      WHERE r.map_id = request_recapture.map_id AND r.task = 'recapture' AND r.xmin = pg_current_xact_id()::xid
                         AND r.new_rows >= request_recapture.new_rows AND r.lost_rows >= request_recapture.lost_rows);
     PERFORM crm_internal.notify_worker(false);
 END $$;

@@ -270,33 +270,35 @@ SELECT s.map_id, c.name AS connection, m.relation, 'write-back'::text AS phase, 
        round((s.round_done / nullif(extract(epoch FROM now() - s.round_start), 0))::numeric, 1) AS records_per_second,
        CASE WHEN s.round_done > 0 THEN
            (now() - s.round_start) * (greatest(s.round_total - s.round_done, 0)::float8 / s.round_done) END AS eta,
-       (SELECT coalesce(sum(cardinality(k.record_keys)), 0) FROM crm.claim k WHERE k.map_id = s.map_id) AS records_in_flight
+       (SELECT coalesce(sum(cardinality(k.record_keys)), 0) FROM crm.claim k WHERE k.map_id = s.map_id) AS records_in_flight,
+       NULL::bigint AS push_id
 FROM crm.map_state s JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
 WHERE s.round_start IS NOT NULL
 UNION ALL
 SELECT i.map_id, c.name, m.relation, 'backfill', i.backfill, i.total, i.backfilled,
        round((i.backfilled / nullif(extract(epoch FROM now() - i.backfill), 0))::numeric, 1),
-       CASE WHEN i.backfilled > 0 THEN (now() - i.backfill) * (greatest(i.total - i.backfilled, 0)::float8 / i.backfilled) END, 0
+       CASE WHEN i.backfilled > 0 THEN (now() - i.backfill) * (greatest(i.total - i.backfilled, 0)::float8 / i.backfilled) END, 0, NULL
 FROM crm.ingest_state i JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
 WHERE i.backfill IS NOT NULL
 UNION ALL
-(SELECT DISTINCT ON (r.map_id) r.map_id, c.name, m.relation, 'recapture', r.requested_at, nullif(e.rows, 0), r.compared,
+(SELECT DISTINCT ON (r.map_id, CASE r.task WHEN 'push' THEN r.request_id END) r.map_id, c.name, m.relation, r.task, r.requested_at, nullif(e.rows, 0), r.compared,
        round((r.compared / nullif(extract(epoch FROM now() - r.requested_at), 0))::numeric, 1),
        CASE WHEN r.compared > 0 AND e.rows > 0 THEN
-           (now() - r.requested_at) * (greatest(e.rows - r.compared, 0)::float8 / r.compared) END, 0
-FROM crm.recapture_request r JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
+           (now() - r.requested_at) * (greatest(e.rows - r.compared, 0)::float8 / r.compared) END, 0, CASE r.task WHEN 'push' THEN r.request_id END
+FROM crm.scan_request r JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
 CROSS JOIN LATERAL (SELECT greatest(k.reltuples::bigint, 0) AS rows FROM pg_class k WHERE k.oid = m.relation) e
-ORDER BY r.map_id, r.request_id DESC);
-COMMENT ON VIEW crm.progress IS 'one row per running write-back, backfill or recapture, like pg_stat_progress_*';
+ORDER BY r.map_id, CASE r.task WHEN 'push' THEN r.request_id END, r.request_id DESC);
+COMMENT ON VIEW crm.progress IS 'one row per running write-back, backfill, recapture or push, like pg_stat_progress_*';
 COMMENT ON COLUMN crm.progress.map_id IS 'the map, as crm.map_object() returned it';
 COMMENT ON COLUMN crm.progress.connection IS 'name of the connection';
 COMMENT ON COLUMN crm.progress.relation IS 'the mapped table';
-COMMENT ON COLUMN crm.progress.phase IS 'write-back; backfill; recapture: rows are compared with the ledger';
+COMMENT ON COLUMN crm.progress.phase IS 'write-back; backfill; recapture: rows are compared with the ledger; push: rows are queued (crm.push())';
 COMMENT ON COLUMN crm.progress.started_at IS 'when it started';
 COMMENT ON COLUMN crm.progress.records_total IS
     'write-back: records read so far in this round, including those already done; backfill: records in the CRM when it started, NULL: '
-    'the CRM does not report it; recapture: PostgreSQL''s estimate of the rows, NULL: there is none';
+    'the CRM does not report it; recapture and push: PostgreSQL''s estimate of the rows, NULL: there is none';
 COMMENT ON COLUMN crm.progress.records_done IS 'records done so far';
 COMMENT ON COLUMN crm.progress.records_per_second IS 'average since the start; NULL: it has just started';
 COMMENT ON COLUMN crm.progress.eta IS 'estimated time remaining; NULL: not known';
-COMMENT ON COLUMN crm.progress.records_in_flight IS 'records being sent to the CRM now; 0 for backfill and recapture';
+COMMENT ON COLUMN crm.progress.records_in_flight IS 'records being sent to the CRM now; 0 for the other phases';
+COMMENT ON COLUMN crm.progress.push_id IS 'argument of crm.cancel_push(); NULL: not a push';

@@ -50,6 +50,7 @@ extension_sql_file!(
         "cells_union",
         "check_comments",
         "compare_comments",
+        "condition_comments",
         "ddl_comments",
         "fit_comments",
         "home_comments",
@@ -100,10 +101,11 @@ extension_sql_file!(
     name = "links",
     requires = ["descriptions"]
 );
+extension_sql_file!("../sql/push.sql", name = "push", requires = ["links"]);
 extension_sql_file!(
     "../sql/configuration.sql",
     name = "configuration",
-    requires = ["links"]
+    requires = ["push"]
 );
 extension_sql_file!(
     "../sql/restore.sql",

@@ -58,13 +58,16 @@ COMMENT ON TABLE crm.claim IS
     'batches of records in flight to a CRM; a claim that outlives its worker is released, and counts as an attempt';
 COMMENT ON COLUMN crm.claim.sent IS 'per record, what is being sent: field_id -> hash; NULL: not recorded';
 
--- Requests never wait for each other: each is a row of its own, and the newest of a map represents all.
-CREATE TABLE crm.recapture_request (
+-- Requests never wait for each other: each is a row of its own.
+CREATE TABLE crm.scan_request (
     request_id   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     map_id       int NOT NULL,
+    task         text NOT NULL DEFAULT 'recapture' CHECK (task IN ('recapture', 'push')),
     new_rows     bool NOT NULL DEFAULT false,
     new_since    pg_snapshot,
     lost_rows    bool NOT NULL DEFAULT false,
+    cells        bytea,
+    condition    text,
     reason       text NOT NULL,
     actor        text NOT NULL,
     requested_at timestamptz NOT NULL DEFAULT now(),
@@ -74,16 +77,20 @@ CREATE TABLE crm.recapture_request (
     compared     bigint NOT NULL DEFAULT 0,
     marked       bigint NOT NULL DEFAULT 0
 );
-COMMENT ON TABLE crm.recapture_request IS
-    'maps whose rows are to be compared with the ledger, because cells may have changed without firing a trigger; deleted when done';
-COMMENT ON COLUMN crm.recapture_request.new_rows IS 'true: rows without a ledger entry are captured as inserts (crm.recapture())';
-COMMENT ON COLUMN crm.recapture_request.new_since IS
+COMMENT ON TABLE crm.scan_request IS
+    'scans of mapped tables, in parts: rows compared with the ledger, because cells may have changed without firing a trigger '
+    '(recapture), and rows that are to be written to the CRM (push); deleted when done';
+COMMENT ON COLUMN crm.scan_request.task IS 'recapture: the newest request of a map represents all; push: each is a scan of its own';
+COMMENT ON COLUMN crm.scan_request.cells IS 'push: the cells to be written, as in crm.change; NULL: all, those mapped later too';
+COMMENT ON COLUMN crm.scan_request.condition IS 'push: an SQL condition over the columns of the table; NULL: every row';
+COMMENT ON COLUMN crm.scan_request.new_rows IS 'true: rows without a ledger entry are captured as inserts (crm.recapture())';
+COMMENT ON COLUMN crm.scan_request.new_since IS
     'rows that were there in this snapshot are no new ones; NULL: all rows without a ledger entry are';
-COMMENT ON COLUMN crm.recapture_request.lost_rows IS 'true: records whose rows are gone are captured as deleted (crm.enable())';
-COMMENT ON COLUMN crm.recapture_request.phase IS 'rows: rows are being compared; ledger: records whose rows are gone are being looked for';
-COMMENT ON COLUMN crm.recapture_request.reason IS 'the DDL or the function that requested it';
-COMMENT ON COLUMN crm.recapture_request.actor IS 'who requested it or ran the DDL, as in crm.change';
-COMMENT ON COLUMN crm.recapture_request.after_shard IS 'with after_key: the last row or record of the phase that was compared, in key order; NULL: none yet';
-COMMENT ON COLUMN crm.recapture_request.after_key IS 'see after_shard';
-COMMENT ON COLUMN crm.recapture_request.compared IS 'rows compared so far';
-COMMENT ON COLUMN crm.recapture_request.marked IS 'records found changed so far';
+COMMENT ON COLUMN crm.scan_request.lost_rows IS 'true: records whose rows are gone are captured as deleted (crm.enable())';
+COMMENT ON COLUMN crm.scan_request.phase IS 'rows: rows are being compared; ledger: records whose rows are gone are being looked for';
+COMMENT ON COLUMN crm.scan_request.reason IS 'the DDL or the function that requested it';
+COMMENT ON COLUMN crm.scan_request.actor IS 'who requested it or ran the DDL, as in crm.change';
+COMMENT ON COLUMN crm.scan_request.after_shard IS 'with after_key: the last row or record of the phase that was compared, in key order; NULL: none yet';
+COMMENT ON COLUMN crm.scan_request.after_key IS 'see after_shard';
+COMMENT ON COLUMN crm.scan_request.compared IS 'rows compared so far';
+COMMENT ON COLUMN crm.scan_request.marked IS 'records found changed so far';

@@ -8,6 +8,7 @@ mod cells;
 mod check;
 mod compare;
 mod compatibility;
+mod condition;
 mod ddl;
 mod document;
 mod home;

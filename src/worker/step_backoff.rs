@@ -20,6 +20,10 @@ pub enum Step {
     Follow,
     /// Rows are compared with the ledger.
     Recapture,
+    /// Rows are pushed.
+    Push,
+    /// Requests to scan tables are read.
+    Scans,
     /// A batch is claimed and read.
     Read,
     /// Results of a batch are settled.

@@ -1,5 +1,4 @@
-//! Cells that changed without a trigger having fired, captured after the fact: requests, how far
-//! each has come, and the changes that are found, in short transactions.
+//! Cells that changed without a trigger having fired, captured after the fact.
 
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use pgrx::spi::SpiClient;
 use serde_json::{Value as Json, json};
 
 use crate::store::capture::compare::{self, Differing, Part};
+use crate::store::capture::scan_request::{self, Request, Task};
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::record::key::Key;
@@ -16,72 +16,6 @@ use crate::store::row::Columns;
 use crate::store::statement::Cached;
 use crate::store::table::read::Bounds;
 use crate::store::table::row_locks::{self, lock_present};
-
-/// A map whose rows are to be compared.
-pub struct Request {
-    pub id: i64,
-    pub map_id: i32,
-    /// Rows that the ledger does not know are taken for inserted ones,
-    new_rows: bool,
-    /// if this snapshot does not show them.
-    new_since: Option<String>,
-    /// Records whose rows are gone are taken for deleted.
-    lost_rows: bool,
-    actor: String,
-    pub phase: Phase,
-    /// The last row, or record, of the phase that was compared.
-    pub after: Option<Key>,
-    pub compared: i64,
-    pub marked: i64,
-    pub is_done: bool,
-}
-
-/// What is being compared.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// The table's rows with the ledger.
-    Rows,
-    /// The ledger's records with the table, to find those whose rows are gone.
-    Ledger,
-}
-
-/// The newest of each map. One that is older, and was not there when this one began, has its turn
-/// after it.
-pub fn requests(client: &mut SpiClient) -> Result<Vec<Request>, StoreError> {
-    let rows = client.update(
-        Cached(
-            "SELECT DISTINCT ON (r.map_id) r.request_id, r.map_id, r.new_rows, r.new_since::text AS new_since, r.lost_rows, r.phase = 'ledger' AS is_ledger, r.actor, r.after_shard, r.after_key, r.compared, r.marked
-             FROM crm.recapture_request r ORDER BY r.map_id, r.request_id DESC",
-        ),
-        None,
-        &[],
-    )?;
-    let mut requests = Vec::new();
-    for row in rows {
-        let after: (Option<String>, Option<String>) =
-            (row.optional("after_shard")?, row.optional("after_key")?);
-        requests.push(Request {
-            id: row.required("request_id")?,
-            map_id: row.required("map_id")?,
-            new_rows: row.required("new_rows")?,
-            new_since: row.optional("new_since")?,
-            lost_rows: row.required("lost_rows")?,
-            phase: match row.required("is_ledger")? {
-                true => Phase::Ledger,
-                false => Phase::Rows,
-            },
-            actor: row.required("actor")?,
-            after: after.0.zip(after.1).map(|(shard_key, record_key)| Key {
-                shard_key,
-                record_key,
-            }),
-            compared: row.required("compared")?,
-            marked: row.required("marked")?,
-            is_done: false,
-        });
-    }
-    Ok(requests)
-}
 
 /// Before the first row is compared, in a transaction of its own: what is read from now on is no
 /// older than the requests that go with this one. Their ids do not tell that: one may be from
@@ -97,31 +31,40 @@ pub fn begin(
     unsettled: &[(&str, &str)],
     limit: Option<Duration>,
 ) -> Result<(), StoreError> {
+    let Task::Recapture {
+        new_rows,
+        new_since,
+        lost_rows,
+        ..
+    } = &mut request.task
+    else {
+        return Ok(());
+    };
     let joined = client.update(
-        Cached("DELETE FROM crm.recapture_request WHERE map_id = $1 AND request_id < $2 RETURNING new_rows, new_since::text AS new_since, lost_rows"),
+        Cached("DELETE FROM crm.scan_request WHERE map_id = $1 AND task = 'recapture' AND request_id < $2 RETURNING new_rows, new_since::text AS new_since, lost_rows"),
         None,
         &[request.map_id.into(), request.id.into()],
     )?;
     for row in joined {
-        request.lost_rows |= row.required::<bool>("lost_rows")?;
+        *lost_rows |= row.required::<bool>("lost_rows")?;
         if row.required("new_rows")? {
             // The earlier snapshot shows less. Without one, every row counts.
             let since: Option<String> = row.optional("new_since")?;
-            request.new_since = since.filter(|_| !request.new_rows || request.new_since.is_some());
-            request.new_rows = true;
+            *new_since = since.filter(|_| !*new_rows || new_since.is_some());
+            *new_rows = true;
         }
     }
     client.update(
         Cached(
-            "UPDATE crm.recapture_request SET new_rows = $2, new_since = $3::pg_snapshot, lost_rows = $4
+            "UPDATE crm.scan_request SET new_rows = $2, new_since = $3::pg_snapshot, lost_rows = $4
              WHERE request_id = $1 AND (new_rows, new_since::text, lost_rows) IS DISTINCT FROM ($2, $3, $4)",
         ),
         None,
         &[
             request.id.into(),
-            request.new_rows.into(),
-            request.new_since.clone().into(),
-            request.lost_rows.into(),
+            (*new_rows).into(),
+            new_since.clone().into(),
+            (*lost_rows).into(),
         ],
     )?;
     let written: Cells = map
@@ -176,7 +119,7 @@ pub fn begin(
 ///
 /// A change is captured under a lock of its row, as a trigger would: after the change that deletes
 /// a row comes none that speaks of it, or its record would count as not deleted.
-fn capture(
+pub(super) fn capture(
     client: &mut SpiClient,
     map: &Map,
     actor: &str,
@@ -255,12 +198,23 @@ pub fn mark(
     limit: Option<Duration>,
 ) -> Result<(), StoreError> {
     capture(client, map, &request.actor, &part.differing, limit)?;
-    let strangers: Vec<(&str, &str)> = match request.new_rows && map.on_insert == OnInsert::Create {
+    let (is_wanted, since) = match &request.task {
+        Task::Recapture {
+            new_rows,
+            new_since,
+            ..
+        } => (
+            *new_rows && map.on_insert == OnInsert::Create,
+            new_since.as_deref(),
+        ),
+        Task::Push { .. } => (false, None),
+    };
+    let strangers: Vec<(&str, &str)> = match is_wanted {
         true => part.strangers.iter().map(Key::parts).collect(),
         false => Vec::new(),
     };
     let mut there = lock_present(map, &strangers, limit)?;
-    if let (Some(since), false) = (&request.new_since, there.is_empty()) {
+    if let (Some(since), false) = (since, there.is_empty()) {
         let newer = row_locks::newer_than(map, &strangers, since, limit)?;
         there.retain(|n| newer.contains(n));
     }
@@ -287,7 +241,7 @@ pub fn mark(
     }
     request.compared += part.rows as i64;
     request.marked += (part.differing.len() + strangers.len()) as i64;
-    advance(client, request, part.last)
+    scan_request::advance(client, request, part.last)
 }
 
 /// Captures the deletion of rows whose records are left in a part of the ledger.
@@ -330,45 +284,7 @@ pub fn mark_lost(
         )?;
     }
     request.marked += lost.len() as i64;
-    advance(client, request, last)
-}
-
-/// Notes how far a request has come. `last`: of the part; `None`: the phase is over.
-fn advance(
-    client: &mut SpiClient,
-    request: &mut Request,
-    last: Option<Key>,
-) -> Result<(), StoreError> {
-    request.after = last;
-    if request.after.is_none() && request.phase == Phase::Rows && request.lost_rows {
-        request.phase = Phase::Ledger;
-    } else if request.after.is_none() {
-        // What was asked, or committed, since is another request.
-        client.update(
-            Cached("DELETE FROM crm.recapture_request WHERE request_id = $1"),
-            None,
-            &[request.id.into()],
-        )?;
-        request.is_done = true;
-        return Ok(());
-    }
-    client.update(
-        Cached(
-            "UPDATE crm.recapture_request
-             SET phase = CASE WHEN $6 THEN 'ledger' ELSE 'rows' END, after_shard = $2, after_key = $3, compared = $4, marked = $5
-             WHERE request_id = $1",
-        ),
-        None,
-        &[
-            request.id.into(),
-            request.after.as_ref().map(|key| key.shard_key.as_str()).into(),
-            request.after.as_ref().map(|key| key.record_key.as_str()).into(),
-            request.compared.into(),
-            request.marked.into(),
-            (request.phase == Phase::Ledger).into(),
-        ],
-    )?;
-    Ok(())
+    scan_request::advance(client, request, last)
 }
 
 /// Of each cell: what the ledger knows once its turn comes.

@@ -7,7 +7,7 @@ use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::record::key::Key;
 use crate::store::row::Columns;
-use crate::store::statement::Cached;
+use crate::store::statement::{Cached, Uncached};
 
 /// The order in which a table is scanned: that of the unique index on its keys.
 pub struct Order {
@@ -64,6 +64,19 @@ impl Order {
         after: Option<&Key>,
         rows: usize,
     ) -> Result<Vec<Key>, StoreError> {
+        let rows = self.rows(map, after, rows, None)?;
+        Ok(rows.into_iter().map(|(key, _)| key).collect())
+    }
+
+    /// The keys of the next rows, and whether a condition holds for them. It is evaluated for each
+    /// row, so that a step takes no longer where it holds for few.
+    pub fn rows(
+        &self,
+        map: &Map,
+        after: Option<&Key>,
+        rows: usize,
+        condition: Option<&str>,
+    ) -> Result<Vec<(Key, bool)>, StoreError> {
         let columns: Vec<String> = self
             .columns
             .iter()
@@ -80,8 +93,9 @@ impl Order {
                 given.join(", ")
             )
         });
+        let wanted = condition.map_or_else(|| "true".to_owned(), holds);
         let statement = format!(
-            "SELECT {} AS shard_key, {} AS record_key FROM {} AS t {beyond} ORDER BY {list} LIMIT {rows}",
+            "SELECT {} AS shard_key, {} AS record_key, {wanted} AS holds FROM {} AS t {beyond} ORDER BY {list} LIMIT {rows}",
             map.shard_key("t"),
             map.record_key("t"),
             map.relation
@@ -97,13 +111,24 @@ impl Order {
             .collect();
         Spi::connect_mut(|client| {
             let mut keys = Vec::with_capacity(rows);
-            for row in client.update(Cached(&statement), None, &args)? {
-                keys.push(Key {
+            let found = match condition {
+                None => client.update(Cached(&statement), None, &args)?,
+                Some(_) => client.update(Uncached(&statement), None, &args)?,
+            };
+            for row in found {
+                let key = Key {
                     shard_key: row.required("shard_key")?,
                     record_key: row.required("record_key")?,
-                });
+                };
+                keys.push((key, row.required("holds")?));
             }
             Ok(keys)
         })
     }
+}
+
+/// A condition as part of a statement: true where it holds. A CASE, in which PostgreSQL refuses
+/// functions that return sets.
+fn holds(condition: &str) -> String {
+    format!("CASE WHEN ({condition}\n) THEN true ELSE false END")
 }

@@ -43,7 +43,7 @@ use crate::worker::table_follower::TableFollower;
 use crate::worker::waiters::{Flushes, Waiter};
 use crate::worker::webhooks::Webhooks;
 use crate::worker::write_back::WriteBack;
-use crate::worker::{recapture, socket};
+use crate::worker::{socket, table_scans};
 
 /// How soon to look for intents whose callers' transactions were rolled back without waking the
 /// worker, such as prepared ones.
@@ -209,7 +209,7 @@ impl MainLoop {
         next = next.min(connections.connect(settings, backoff));
         connections.serve_requests(runtime);
         self.calls.turn(cx);
-        next = next.min(recapture::turn(cx, |map_id| {
+        next = next.min(table_scans::turn(cx, |map_id| {
             let settling = self.write_back.unsettled(map_id);
             settling.chain(self.reconciler.unrecorded(map_id)).collect()
         }));

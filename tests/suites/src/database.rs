@@ -281,7 +281,7 @@ impl Database {
             loop {
                 let _: Option<bool> = self.one("SELECT crm.flush(timeout => '1 s')", &[]).await;
                 let waiting = "SELECT (SELECT coalesce(sum(queued), 0)::bigint FROM crm.status)
-                                    + (SELECT count(*) FROM crm.recapture_request JOIN crm.map_state s USING (map_id) WHERE s.state <> 'error')";
+                                    + (SELECT count(*) FROM crm.scan_request JOIN crm.map_state s USING (map_id) WHERE s.state <> 'error')";
                 if self.one::<i64>(waiting, &[]).await == 0 && self.dirty().await == 0 {
                     return;
                 }

@@ -170,6 +170,7 @@ async fn of_the_manual() {
     let (cluster, sim) = (Cluster::start(), Sim::start());
     let mut all = Vec::new();
     for document in [
+        "how-to",
         "ingest",
         "mapping",
         "providers",

@@ -162,7 +162,7 @@ async fn many_rows_are_compared_in_parts_and_by_any_key() {
         db.count("crm.audit_log WHERE operation = 'update'").await,
         500
     );
-    assert_eq!(db.count("crm.recapture_request").await, 0);
+    assert_eq!(db.count("crm.scan_request").await, 0);
     db.assert_checked().await;
 }
 
@@ -232,7 +232,7 @@ async fn what_changed_in_a_detached_partition_is_found() {
     // A new one is empty, and nothing is compared for its sake.
     db.execute("CREATE TABLE top PARTITION OF t FOR VALUES FROM (200) TO (300)")
         .await;
-    assert_eq!(db.count("crm.recapture_request").await, 0);
+    assert_eq!(db.count("crm.scan_request").await, 0);
     db.assert_checked().await;
 }
 
@@ -430,13 +430,13 @@ async fn what_is_committed_while_rows_are_compared_is_compared_too() {
         .await;
     db.execute("SELECT crm.recapture(1)").await;
     eventually("the first rows are compared", async || {
-        let far = "crm.recapture_request WHERE after_key IS NOT NULL";
+        let far = "crm.scan_request WHERE after_key IS NOT NULL";
         (db.count(far).await > 0).then_some(())
     })
     .await;
     other.execute("COMMIT").await;
     eventually("all are compared", async || {
-        (db.count("crm.recapture_request").await == 0).then_some(())
+        (db.count("crm.scan_request").await == 0).then_some(())
     })
     .await;
     assert_eq!(deep(&db).await, Vec::<String>::new());
@@ -467,7 +467,7 @@ async fn a_label_that_is_renamed_under_an_open_call_is_not_lost() {
     db.execute("ALTER TYPE mood RENAME VALUE 'happy' TO 'glad'")
         .await;
     eventually("all rows are compared", async || {
-        (db.count("crm.recapture_request").await == 0).then_some(())
+        (db.count("crm.scan_request").await == 0).then_some(())
     })
     .await;
     caller.execute("COMMIT").await;
@@ -732,7 +732,7 @@ async fn a_comparison_goes_on_where_it_was() {
         .await;
     db.worker_after(first).await;
     eventually("all rows are compared", async || {
-        (db.count("crm.recapture_request").await == 0).then_some(())
+        (db.count("crm.scan_request").await == 0).then_some(())
     })
     .await;
     assert!(

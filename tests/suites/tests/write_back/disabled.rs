@@ -109,7 +109,7 @@ async fn what_was_edited_while_a_map_was_disabled_is_found() {
         assert!(!names.iter().any(|n| n.starts_with(key)), "{key}");
     }
     assert_eq!(names.len(), 1996);
-    assert_eq!(db.count("crm.recapture_request").await, 0);
+    assert_eq!(db.count("crm.scan_request").await, 0);
 }
 
 #[tokio::test]
@@ -126,7 +126,7 @@ async fn rows_inserted_while_a_map_was_disabled_are_told_from_older_ones() {
     // A request that is older and knows no such time makes all of them new.
     db.execute("SELECT crm.disable(1); SELECT crm.recapture(1, new_rows => true)")
         .await;
-    assert_eq!(db.count("crm.recapture_request").await, 1);
+    assert_eq!(db.count("crm.scan_request").await, 1);
     db.execute("SELECT crm.enable(1)").await;
     db.drain().await;
     assert_eq!(names(&db).await, ["1 old 1", "2 edited", "3 new"]);

@@ -15,6 +15,7 @@ mod grants;
 mod keys;
 mod long_outages;
 mod outages;
+mod push;
 mod queue;
 mod remapping;
 mod rights;
