@@ -112,10 +112,10 @@ COMMENT ON FUNCTION crm_internal.described_field(jsonb, text) IS
 -- The worker needs it to compare keys.
 CREATE FUNCTION crm_internal.note_key_field(m crm.object_map, description jsonb) RETURNS void
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-    UPDATE crm.object_map o SET key_is_case_sensitive = (d ->> 'minds_case')::bool, key_max_length = (d ->> 'max_length')::int
+    UPDATE crm.object_map o SET key_is_case_sensitive = (d ->> 'is_case_sensitive')::bool, key_max_length = (d ->> 'max_length')::int
     FROM jsonb_array_elements(description -> 'fields') d
     WHERE o.map_id = m.map_id AND d ->> 'name' = m.external_id_field
-      AND (o.key_is_case_sensitive, o.key_max_length) IS DISTINCT FROM ((d ->> 'minds_case')::bool, (d ->> 'max_length')::int)
+      AND (o.key_is_case_sensitive, o.key_max_length) IS DISTINCT FROM ((d ->> 'is_case_sensitive')::bool, (d ->> 'max_length')::int)
 $$;
 COMMENT ON FUNCTION crm_internal.note_key_field(crm.object_map, jsonb) IS 'stores what a CRM reports of the external_id_field of a map';
 

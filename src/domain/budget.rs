@@ -72,7 +72,7 @@ pub struct Reported {
 }
 
 impl Reported {
-    /// What is left for a lane; a remainder above the limit is a lie.
+    /// What is left for a priority; a remainder above the limit is not believed.
     fn left(&self, reserve: f64, priority: Priority) -> f64 {
         let remaining = self.limit.map_or(self.remaining, |l| self.remaining.min(l));
         let reserved = match priority {

@@ -50,9 +50,9 @@ pub struct FieldDescription {
     pub updateable: bool,
     /// Whether a record can be found by its value, so that it can hold our key.
     pub is_key: bool,
-    /// Whether records are told apart by the case of what it holds, where the vendor tells.
+    /// Whether values that differ in case alone are different ones; `None`: the vendor does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub minds_case: Option<bool>,
+    pub is_case_sensitive: Option<bool>,
     /// What it takes, where the vendor lists that.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub choices: Vec<Choice>,

@@ -51,7 +51,7 @@ impl Outcome {
         }
     }
 
-    pub fn word(&self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self {
             Outcome::Applied => "applied",
             Outcome::NothingToDo => "nothing_to_do",

@@ -21,10 +21,10 @@ pub trait Columns {
         value.ok_or_else(|| StoreError::unexpected(format!("column \"{column}\" is NULL")))
     }
 
-    /// A word that the table's own CHECK has made sure of.
-    fn word<T: FromStr<Err: std::fmt::Display>>(&self, column: &str) -> Result<T, StoreError> {
-        let word: String = self.required(column)?;
-        word.parse()
+    /// A text that a CHECK constraint limits to the names of an enum.
+    fn parsed<T: FromStr<Err: std::fmt::Display>>(&self, column: &str) -> Result<T, StoreError> {
+        let name: String = self.required(column)?;
+        name.parse()
             .map_err(|error| StoreError::unexpected(format!("column \"{column}\": {error}")))
     }
 

@@ -203,7 +203,7 @@ impl Definition {
             required: attribute.is_required(),
             createable: attribute.is_valid_for_create,
             updateable: attribute.is_valid_for_update,
-            minds_case: None,
+            is_case_sensitive: None,
             is_key: *name == self.id_column
                 || (attribute.kind() == "String" && self.is_alternate_key(name)),
             is_closed: matches!(data_types[..], [DataType::Choice | DataType::MultiChoice]),

@@ -77,7 +77,7 @@ fn field(field: Field) -> FieldDescription {
         createable: field.createable,
         updateable: field.updateable,
         is_key: field.external_id || field.id_lookup,
-        minds_case: field.case_sensitive,
+        is_case_sensitive: field.case_sensitive,
         choices: active
             .map(|choice| Choice {
                 label: choice.label.unwrap_or_else(|| choice.value.clone()),

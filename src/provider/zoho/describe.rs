@@ -95,7 +95,7 @@ fn field(field: Field) -> FieldDescription {
         createable: may(|o| o.api_create),
         updateable: may(|o| o.api_update),
         is_key: field.unique.as_object().is_some_and(|how| !how.is_empty()),
-        minds_case: minds_case(&field.unique),
+        is_case_sensitive: is_case_sensitive(&field.unique),
         choices: field
             .pick_list_values
             .into_iter()
@@ -114,9 +114,9 @@ fn field(field: Field) -> FieldDescription {
 }
 
 /// Of a unique field, as a boolean or its word.
-fn minds_case(unique: &Json) -> Option<bool> {
+fn is_case_sensitive(unique: &Json) -> Option<bool> {
     match unique.get("casesensitive")? {
-        Json::Bool(minds) => Some(*minds),
+        Json::Bool(sensitive) => Some(*sensitive),
         word => word.as_str()?.parse().ok(),
     }
 }

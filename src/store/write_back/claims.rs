@@ -133,7 +133,7 @@ fn first_due(
             shard_key: row.required("shard_key")?,
             record_key: row.required("record_key")?,
             crm_id: row.optional("crm_id")?,
-            op: row.word("op")?,
+            op: row.parsed("op")?,
             // None of a delete, nor of a record that nothing is known of.
             cells: Cells::from_bytes(row.optional::<&[u8]>("cells")?.unwrap_or_default()),
             revision: row.required("revision")?,

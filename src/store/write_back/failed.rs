@@ -18,7 +18,7 @@ pub fn others(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result
     }
     let shard_keys: Vec<&str> = records.iter().map(|r| r.shard_key.as_str()).collect();
     let record_keys: Vec<&str> = records.iter().map(|r| r.record_key.as_str()).collect();
-    let outcomes: Vec<&str> = records.iter().map(|r| r.outcome.word()).collect();
+    let outcomes: Vec<&str> = records.iter().map(|r| r.outcome.name()).collect();
     let errors: Vec<_> = records
         .iter()
         .map(|r| r.outcome.failure().2.map(storable_text))
@@ -86,7 +86,7 @@ pub fn others(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result
             errors.iter().map(|e| e.as_deref()).collect::<Vec<Option<&str>>>().into(),
         ],
     )?;
-    let unlinked = records.iter().filter(|r| r.outcome.word() == "unlinked");
+    let unlinked = records.iter().filter(|r| r.outcome.name() == "unlinked");
     for r in unlinked {
         client.update(
             "SELECT crm_internal.unlink_record($1, $2, $3)",

@@ -22,12 +22,12 @@ pub struct Budget {
     budget: Mutex<budget::Budget>,
     /// The count as it was made durable.
     noted: Mutex<Used>,
-    /// Requests that wait, by their lane.
+    /// Requests that wait, by priority.
     waiting: [AtomicUsize; Priority::COUNT],
     queue: FairQueue,
 }
 
-/// A place in a lane.
+/// A request that waits.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl Drop for Waiting<'_> {

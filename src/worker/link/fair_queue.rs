@@ -1,5 +1,5 @@
-//! Requests of a lane go in the order in which they came, and each map has one in line, so that a
-//! map with a million records does not keep one with ten waiting.
+//! The order of a link's requests: first come, first served within a priority, with one request of
+//! each map in line, so that a map with a million records does not keep one with ten waiting.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -13,13 +13,13 @@ type Queue = Arc<AsyncMutex<()>>;
 
 #[derive(Default)]
 pub struct FairQueue {
-    /// The next request of each lane. Waiters get the lock in the order in which they came.
+    /// The next request of each priority. Waiters get the lock in the order in which they came.
     next: [AsyncMutex<()>; Priority::COUNT],
-    /// Where a map's requests wait until one of them may stand in line.
+    /// Where the other requests of a map wait while one of them is in line.
     maps: Mutex<HashMap<(Priority, i32), Queue>>,
 }
 
-/// Kept by the request that goes next.
+/// Held by the request that goes next.
 pub struct Turn<'t> {
     _next: MutexGuard<'t, ()>,
     _of_map: Option<OwnedMutexGuard<()>>,

@@ -7,7 +7,7 @@ use crm_domain::budget::Priority;
 #[derive(Clone, Debug)]
 pub struct RequestContext {
     pub priority: Priority,
-    /// Maps take turns within a lane. `None`: of no map.
+    /// Maps take turns within a priority. `None`: of no map.
     pub map_id: Option<i32>,
     /// The caller's own id for it, passed on to a broker.
     pub correlation_id: Option<Arc<str>>,

@@ -40,8 +40,8 @@ async fn dead(desk: &Desk) -> Vec<String> {
     dead
 }
 
-/// Which of these texts the CRM would not take for the one before: the stub minds case.
-fn minds_case(desk: &Desk) -> bool {
+/// Which of these texts the CRM keeps apart from the one before: the stub is case sensitive.
+fn is_case_sensitive(desk: &Desk) -> bool {
     desk.crm.vendor == Vendor::Stub
 }
 
@@ -51,12 +51,12 @@ async fn keys_that_are_one_for_the_crm_make_one_record(contestant: Contestant) {
     desk.db.drain().await;
     desk.crm.forget(&desk.db).await;
     insert(&desk, &[("pad ", "Eve")]).await;
-    if !minds_case(&desk) {
+    if !is_case_sensitive(&desk) {
         insert(&desk, &[("XYZ", "Mallory"), ("\u{a0}Xyz\n", "Trudy")]).await;
     }
     desk.db.flush().await;
     assert_eq!(desk.crm.asked(&desk.db).await, Vec::<String>::new());
-    let claimants: &[&str] = match minds_case(&desk) {
+    let claimants: &[&str] = match is_case_sensitive(&desk) {
         true => &["pad "],
         false => &["XYZ", "pad ", "\u{a0}Xyz\n"],
     };
@@ -99,7 +99,7 @@ async fn of_several_at_once_one_goes(contestant: Contestant) {
     )
     .await;
     desk.db.flush().await;
-    if !minds_case(&desk) {
+    if !is_case_sensitive(&desk) {
         insert(&desk, &[("ÄÖ", "C"), ("äö", "C"), ("Äö ", "C")]).await;
         desk.db.flush().await;
         assert_eq!(held(&desk).await, "A, B, C");

@@ -300,7 +300,7 @@ async fn a_column_that_calls_different_texts_equal_is_no_key() {
 
 /// What the CRM says of its field counts more than what is usual for it.
 #[tokio::test]
-async fn a_field_that_minds_case_holds_keys_that_differ_in_it() {
+async fn a_case_sensitive_field_holds_keys_that_differ_in_case() {
     let desk = Desk::open(&CLUSTER, Vendor::Salesforce).await;
     let spec = json!({"fields": [{"name": "Strict__c", "type": "string", "length": 20, "unique": true,
                                   "external_id": true, "case_sensitive": true}]});
