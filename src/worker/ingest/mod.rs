@@ -7,38 +7,35 @@
 pub mod apply;
 pub mod canonical;
 pub mod passes;
+pub mod polls;
 pub mod request;
 pub mod waiters;
 pub mod webhook_events;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crm_domain::failure::Scope;
 use crm_domain::{ErrorClass, Failure};
 use pgrx::prelude::*;
-use serde_json::Value as Json;
 
 use self::apply::{Last, OTHERS_SHARE, apply, apply_in_parts};
 use self::passes::PollPasses;
-use self::request::{PAGE, PollRequest, PollResult, Source, Target};
+use self::polls::Polls;
+use self::request::{PollRequest, PollResult, Source};
 use self::waiters::{IngestWaiter, IngestWaiters};
 use crate::failpoint;
 use crate::store::Fault;
 use crate::store::config::Connection;
-use crate::store::ingest::refetch;
 use crate::store::ingest::state::{self, State};
-use crate::store::write_back::claims;
 use crate::store::{StoreError, transaction};
 use crate::worker::connections::readiness::Readiness;
 use crate::worker::context::Context;
 use crate::worker::in_flight::RecordsInFlight;
-use crate::worker::link::Priority;
 use crate::worker::mailbox::Sender;
 use crate::worker::process::report;
 use crate::worker::schedule::{IDLE, LOCKED_RETRY};
 use crate::worker::step_backoff::{Owner, Step};
-use crate::worker::tasks;
 
 /// Delay before a poll that failed for reasons of its own is repeated, at first.
 const RETRY: Duration = Duration::from_secs(5);
@@ -57,10 +54,7 @@ pub enum Message {
 pub type InFlight<'a> = &'a dyn Fn(i32) -> RecordsInFlight;
 
 pub struct Ingest {
-    mailbox: Sender<Message>,
-    /// Requests in flight, by ticket.
-    polls: HashMap<u64, PollRequest>,
-    tickets: u64,
+    polls: Polls,
     /// By map.
     passes: HashMap<i32, PollPasses>,
     waiters: IngestWaiters,
@@ -69,9 +63,7 @@ pub struct Ingest {
 impl Ingest {
     pub fn new(mailbox: Sender<Message>) -> Self {
         Ingest {
-            mailbox,
-            polls: HashMap::new(),
-            tickets: 0,
+            polls: Polls::new(mailbox),
             passes: HashMap::new(),
             waiters: IngestWaiters::default(),
         }
@@ -83,9 +75,7 @@ impl Ingest {
 
     /// Whether requests of a connection are in flight.
     pub fn uses(&self, connection_id: i32) -> bool {
-        self.polls
-            .values()
-            .any(|poll| poll.connection.id == connection_id)
+        self.polls.uses(connection_id)
     }
 
     /// Requests what is due; returns when something will be due next. `is_in_use`: whether others
@@ -152,139 +142,28 @@ impl Ingest {
         let map_id = source.map.id;
         let mut next = IDLE;
         let after = |ms: i64| Duration::from_millis(ms.max(0) as u64 + 1);
-        let (mut pages, mut reads) = (false, false);
-        for poll in self.polls.values().filter(|poll| poll.map.id == map_id) {
-            match poll.target {
-                Target::Page { .. } => pages = true,
-                Target::Records(_) => reads = true,
-            }
-        }
-        if !pages {
+        if !self.polls.has_page(map_id) {
             let passes = self.passes.entry(map_id).or_default();
             passes.reads_all(at.backfills);
             let wanted = self.waiters.want(map_id, passes);
             let rests = passes.failures > 0 && at.next_ms > 0;
             let is_due = source.map.ingests && at.next_ms <= 0;
             if is_due || at.backfills || (wanted || passes.is_open()) && !rests {
-                self.request_page(cx, source, None)?;
+                self.polls.request_page(cx, source, passes, None)?;
             } else if source.map.ingests || rests {
                 next = next.min(after(at.next_ms));
             }
         }
         if let Some(ms) = at.reread_ms
-            && !reads
+            && !self.polls.has_records(map_id)
         {
             if ms > 0 {
                 next = next.min(after(ms));
-            } else if !self.request_records(cx, source, in_flight)? {
+            } else if !self.polls.request_records(cx, source, in_flight)? {
                 next = next.min(LOCKED_RETRY);
             }
         }
         Ok(next)
-    }
-
-    /// Requests the page after that cursor; `None`: after the map's own.
-    fn request_page(
-        &mut self,
-        cx: &Context,
-        source: &Source,
-        since: Option<Json>,
-    ) -> Result<(), StoreError> {
-        let map_id = source.map.id;
-        let begins = since.is_none();
-        let allowed = transaction(|client| {
-            if !claims::may_send(client, source.connection.id)? {
-                return Ok(None);
-            }
-            let since = match since {
-                Some(since) => Some(since),
-                None => state::cursor(client, map_id)?,
-            };
-            Ok(Some((since, state::moment(client)?)))
-        })?;
-        let Some((since, asked)) = allowed else {
-            return Ok(());
-        };
-        let passes = self.passes.entry(map_id).or_default();
-        if begins {
-            passes.begin();
-        }
-        let priority = match passes.reads_all(since.is_none()) {
-            true => Priority::Drift,
-            false => Priority::Ingest,
-        };
-        let query = source.page_query(since.clone(), passes.page_size());
-        let ticket = self.note(source, asked, Target::Page { since });
-        failpoint::reach("ingest::before_request");
-        let source = source.clone();
-        self.spawn(cx, ticket, async move {
-            failpoint::reach_on_thread("ingest::task");
-            let result = source.page(priority, query).await;
-            (result, source.link.take_outage())
-        });
-        Ok(())
-    }
-
-    /// Reads records by themselves; `false`: none could be requested.
-    fn request_records(
-        &mut self,
-        cx: &Context,
-        source: &Source,
-        in_flight: InFlight,
-    ) -> Result<bool, StoreError> {
-        let Source { map, link, .. } = source;
-        let limit = link.provider.read_size(&map.crm_object).clamp(1, PAGE);
-        let written = in_flight(map.id).crm_ids;
-        let written: HashSet<&str> = written.iter().map(String::as_str).collect();
-        let allowed = transaction(|client| {
-            if !claims::may_send(client, source.connection.id)? {
-                return Ok(None);
-            }
-            let due = refetch::due(client, map.id, limit, &written)?;
-            Ok(Some((due, state::moment(client)?)))
-        })?;
-        let Some((due, asked)) = allowed.filter(|(due, _)| !due.is_empty()) else {
-            return Ok(false);
-        };
-        let ticket = self.note(source, asked, Target::Records(due.clone()));
-        let source = source.clone();
-        self.spawn(cx, ticket, async move {
-            failpoint::reach_on_thread("ingest::task");
-            let result = source.records(&due).await;
-            (result, source.link.take_outage())
-        });
-        Ok(true)
-    }
-
-    fn note(&mut self, source: &Source, asked: String, target: Target) -> u64 {
-        self.tickets += 1;
-        let request = PollRequest {
-            map: source.map.clone(),
-            connection: source.connection.clone(),
-            asked,
-            target,
-        };
-        self.polls.insert(self.tickets, request);
-        self.tickets
-    }
-
-    fn spawn(
-        &self,
-        cx: &Context,
-        ticket: u64,
-        poll: impl Future<Output = (Result<PollResult, Failure>, Option<Failure>)> + Send + 'static,
-    ) {
-        let polled = move |(result, outage)| Message::Polled {
-            ticket,
-            result,
-            outage,
-        };
-        tasks::spawn(
-            &cx.runtime,
-            &self.mailbox,
-            async move { polled(poll.await) },
-            move |failure| polled((Err(failure), None)),
-        );
     }
 
     /// Applies a response.
@@ -294,7 +173,7 @@ impl Ingest {
             result,
             outage,
         } = message;
-        let Some(poll) = self.polls.remove(&ticket) else {
+        let Some(poll) = self.polls.take(ticket) else {
             return;
         };
         failpoint::reach("ingest::after_request");
@@ -348,7 +227,9 @@ impl Ingest {
                 connection: poll.connection.clone(),
                 link,
             };
-            self.request_page(cx, &source, Some(next.clone()))?;
+            let passes = self.passes.entry(map.id).or_default();
+            self.polls
+                .request_page(cx, &source, passes, Some(next.clone()))?;
         }
         let busy = in_flight(map.id).keys;
         let records = std::mem::take(&mut result.records);
