@@ -1,8 +1,10 @@
 //! Claims records that are due, with their values.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crm_domain::Path;
+use pgrx::prelude::*;
 
 use super::in_flight::InFlight;
 use super::read::{ClaimedBatch, read_batch};
@@ -24,19 +26,83 @@ pub struct Claim {
 
 /// Which records are claimed.
 pub struct Wanted<'a> {
-    pub rows: usize,
     /// Whether the map's round is open.
     pub in_round: bool,
     /// Records whose results are not settled yet.
     pub unsettled: &'a [(&'a str, &'a str)],
 }
 
+/// What came of a claim.
+pub enum Attempt {
+    /// Nothing is due.
+    Nothing,
+    Claimed(Claim),
+    /// The batch could not be read: the next one has fewer records.
+    Narrowed,
+    /// A record that cannot be read.
+    AtFault(Claimed, StoreError),
+}
+
+/// Finds the record that keeps a batch from being read: it is read again with half as many records,
+/// until the one at fault is alone.
+#[derive(Default)]
+pub struct Claimer {
+    /// How many records are read at once, of maps in which a batch could not be read.
+    narrowed: HashMap<i32, usize>,
+}
+
+impl Claimer {
+    /// Forgets maps that are gone.
+    pub fn keep(&mut self, maps: &[Arc<Map>]) {
+        self.narrowed
+            .retain(|id, _| maps.iter().any(|m| m.id == *id));
+    }
+
+    /// Claims and reads a batch. An error is the fault of no record.
+    pub fn claim(
+        &mut self,
+        connection: &Connection,
+        map: &Map,
+        wanted: &Wanted,
+        settings: &Settings,
+    ) -> Result<Attempt, StoreError> {
+        let most = settings.batch_rows;
+        let rows = self.narrowed.get(&map.id).map_or(most, |n| most.min(*n));
+        let mut due = Vec::new();
+        match claim(connection, map, (rows, wanted), settings, &mut due) {
+            Ok(None) => Ok(Attempt::Nothing),
+            Ok(Some(claim)) => {
+                if let Some(narrow) = self.narrowed.remove(&map.id)
+                    && narrow < most
+                {
+                    self.narrowed.insert(map.id, narrow * 2);
+                }
+                Ok(Attempt::Claimed(claim))
+            }
+            Err(error) if error.blames_no_row() => Err(error),
+            Err(error) if due.len() > 1 => {
+                self.narrowed.insert(map.id, due.len() / 2);
+                let others = format!("{} records of {}", due.len(), map.relation);
+                debug1!("pg_crm reads fewer than {others} at once: {error}");
+                Ok(Attempt::Narrowed)
+            }
+            Err(error) => match due.pop() {
+                Some(claimed) => {
+                    self.narrowed.insert(map.id, 1);
+                    Ok(Attempt::AtFault(claimed, error))
+                }
+                None => Err(error),
+            },
+        }
+    }
+}
+
 /// Claims and reads a batch in one transaction; `None`: nothing is due. `at_hand`: the records that
 /// are at hand should it fail.
-pub fn claim(
+fn claim(
     connection: &Connection,
     map: &Map,
-    wanted: &Wanted,
+    (rows, wanted): (usize, &Wanted),
     settings: &Settings,
     at_hand: &mut Vec<Claimed>,
 ) -> Result<Option<Claim>, StoreError> {
@@ -54,7 +120,6 @@ pub fn claim(
             return Ok(None);
         };
         let Wanted {
-            rows,
             in_round,
             unsettled,
         } = *wanted;

@@ -1,6 +1,7 @@
 //! The write-back: rounds open, changes are folded, and batches of what is due are claimed, read,
 //! sent and settled.
 
+pub mod batches;
 pub mod claim;
 pub mod folding;
 pub mod in_flight;
@@ -9,14 +10,13 @@ pub mod results;
 pub mod rounds;
 pub mod settle;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crm_domain::Failure;
-use pgrx::prelude::*;
 
-use self::claim::{Claim, Wanted, claim};
+use self::batches::Batches;
+use self::claim::{Attempt, Claim, Claimer, Wanted};
 use self::folding::{Folder, Progress};
 use self::in_flight::{Batch, unsent};
 use self::read::ClaimedBatch;
@@ -31,13 +31,12 @@ use crate::store::{StoreError, transaction};
 use crate::worker::connections::readiness::Readiness;
 use crate::worker::context::Context;
 use crate::worker::in_flight::RecordsInFlight;
-use crate::worker::link::{Priority, RequestContext, SharedLink};
+use crate::worker::link::SharedLink;
 use crate::worker::mailbox::Sender;
 use crate::worker::process::report;
 use crate::worker::schedule::{IDLE, LOCKED_RETRY, may_go};
-use crate::worker::sender::batches::{self, Destination, Sent};
+use crate::worker::sender::batches::Sent;
 use crate::worker::step_backoff::{Owner, Step};
-use crate::worker::tasks;
 use crate::worker::waiters::Flushes;
 
 /// What the threads report.
@@ -59,25 +58,21 @@ pub struct Turn {
 }
 
 pub struct WriteBack {
-    mailbox: Sender<Message>,
-    /// Batches in flight, by claim.
-    batches: HashMap<i64, Batch>,
+    batches: Batches,
     settler: Settler,
     rounds: Rounds,
+    claimer: Claimer,
     folder: Folder,
-    /// Records read at once of maps in which a batch could not be read.
-    narrowed: HashMap<i32, usize>,
 }
 
 impl WriteBack {
     pub fn new(mailbox: Sender<Message>) -> Self {
         WriteBack {
-            mailbox,
-            batches: HashMap::new(),
+            batches: Batches::new(mailbox),
             settler: Settler::default(),
             rounds: Rounds::new(),
+            claimer: Claimer::default(),
             folder: Folder::default(),
-            narrowed: HashMap::new(),
         }
     }
 
@@ -89,14 +84,14 @@ impl WriteBack {
     /// Whether requests of a connection are in flight.
     pub fn uses(&self, connection_id: i32) -> bool {
         self.batches
-            .values()
+            .iter()
             .any(|batch| batch.connection.id == connection_id)
     }
 
     /// Whether records of these maps are in flight.
     pub fn works_on(&self, map_ids: &[i32]) -> bool {
         self.batches
-            .values()
+            .iter()
             .any(|batch| map_ids.contains(&batch.map.id))
     }
 
@@ -112,17 +107,12 @@ impl WriteBack {
 
     /// The claims of the batches in flight.
     pub fn claims(&self) -> impl Iterator<Item = i64> {
-        self.batches.keys().copied()
+        self.batches.claims()
     }
 
     /// Adds the records of a map that are in flight.
     pub fn add_in_flight(&self, map_id: i32, found: &mut RecordsInFlight) {
-        for batch in self.batches.values().filter(|b| b.map.id == map_id) {
-            for record in batch.records.iter().map(|r| r.claimed()) {
-                found.add(&record.shard_key, &record.record_key);
-                found.crm_ids.extend(record.crm_id.clone());
-            }
-        }
+        self.batches.add_to(map_id, found);
         for (shard_key, record_key) in self.unsettled(map_id) {
             found.add(shard_key, record_key);
         }
@@ -147,8 +137,7 @@ impl WriteBack {
             next = next.min(wait);
         }
         let maps = cx.maps.clone();
-        self.narrowed
-            .retain(|id, _| maps.iter().any(|m| m.id == *id));
+        self.claimer.keep(&maps);
         cx.schedule.keep(&maps);
         for map in cx.schedule.order(&maps) {
             let in_use = |id| is_in_use(id) || self.uses(id);
@@ -199,7 +188,7 @@ impl WriteBack {
         let mut next = IDLE;
         let in_round = self.rounds.is_open(map);
         let mut idle = false;
-        while may_go(map, self.batches.values().map(|batch| &batch.map)) {
+        while may_go(map, self.batches.iter().map(|batch| &batch.map)) {
             let start = Instant::now();
             match self.dispatch(cx, (connection, map, link), in_round) {
                 Ok(true) => {
@@ -244,51 +233,31 @@ impl WriteBack {
         next
     }
 
-    /// Claims a batch and sends it; `false` when nothing is due.
-    ///
-    /// A batch that cannot be read is read again with half as many records, until the one at fault
-    /// is alone and is charged with a failed attempt.
+    /// Claims a batch and sends it; `false` when nothing is due. A record that cannot be read is
+    /// charged with a failed attempt.
     fn dispatch(
         &mut self,
         cx: &mut Context,
         (connection, map, link): (&Arc<Connection>, &Arc<Map>, &SharedLink),
         in_round: bool,
     ) -> Result<bool, StoreError> {
-        let most = cx.settings.batch_rows;
-        let rows = self.narrowed.get(&map.id).map_or(most, |n| most.min(*n));
-        let unsettled: Vec<(&str, &str)> = self.unsettled(map.id).collect();
+        let unsettled: Vec<(&str, &str)> = self.settler.unsettled(map.id).collect();
         let wanted = Wanted {
-            rows,
             in_round,
             unsettled: &unsettled,
         };
-        let mut due = Vec::new();
-        match claim(connection, map, &wanted, &cx.settings, &mut due) {
-            Ok(claim) => {
+        match self.claimer.claim(connection, map, &wanted, &cx.settings)? {
+            Attempt::Nothing => {
                 cx.backoff.succeeded(Owner::Map(map.id), Step::Read);
-                let Some(claim) = claim else {
-                    return Ok(false);
-                };
-                if let Some(narrow) = self.narrowed.remove(&map.id)
-                    && narrow < most
-                {
-                    self.narrowed.insert(map.id, narrow * 2);
-                }
+                Ok(false)
+            }
+            Attempt::Claimed(claim) => {
+                cx.backoff.succeeded(Owner::Map(map.id), Step::Read);
                 self.send(cx, connection, link, claim);
                 Ok(true)
             }
-            Err(error) if error.blames_no_row() || due.is_empty() => Err(error),
-            Err(error) if due.len() > 1 => {
-                self.narrowed.insert(map.id, due.len() / 2);
-                let others = format!("{} records of {}", due.len(), map.relation);
-                debug1!("pg_crm reads fewer than {others} at once: {error}");
-                Ok(true)
-            }
-            Err(error) => {
-                self.narrowed.insert(map.id, 1);
-                let Some(claimed) = due.pop() else {
-                    return Err(error);
-                };
+            Attempt::Narrowed => Ok(true),
+            Attempt::AtFault(claimed, error) => {
                 let mut record = unsent(claimed, Outcome::NothingToDo);
                 record.outcome = blamed(map, &record, &error, cx.settings.max_attempts);
                 let results = Results {
@@ -330,39 +299,12 @@ impl WriteBack {
         if records.is_empty() {
             return;
         }
-        let destination = Destination {
-            request_id: claim_id.to_string(),
-            object: map.crm_object.clone(),
-            external_id_field: map.external_id_field.clone(),
-            context: RequestContext::of_map(Priority::Batch, map.id),
-            at_once: usize::MAX,
-        };
         let batch = Batch {
             map,
             connection: connection.clone(),
             records,
         };
-        self.batches.insert(claim_id, batch);
-        failpoint::reach("send::before");
-        let link = link.clone();
-        tasks::spawn(
-            &cx.runtime,
-            &self.mailbox,
-            async move {
-                failpoint::reach_on_thread("send::task");
-                let sent = batches::send(&link, &destination, outgoing).await;
-                Message::Sent {
-                    claim_id,
-                    sent: Ok(sent),
-                    outage: link.take_outage(),
-                }
-            },
-            move |failure| Message::Sent {
-                claim_id,
-                sent: Err(failure),
-                outage: None,
-            },
-        );
+        self.batches.send(cx, claim_id, batch, link, outgoing);
     }
 
     /// Settles a batch that came back.
@@ -373,7 +315,7 @@ impl WriteBack {
             outage,
         } = message;
         failpoint::reach("send::after");
-        let Some(batch) = self.batches.remove(&claim_id) else {
+        let Some(batch) = self.batches.take(claim_id) else {
             return;
         };
         let Batch {

@@ -1,0 +1,92 @@
+//! The batches in flight to CRMs, by claim, and how they are sent.
+//!
+//! Guarantees: a batch is noted before it is sent, and its results, or the panic of its task, arrive
+//! as a message with its claim.
+
+use std::collections::HashMap;
+
+use super::Message;
+use super::in_flight::Batch;
+use crate::failpoint;
+use crate::worker::context::Context;
+use crate::worker::in_flight::RecordsInFlight;
+use crate::worker::link::{Priority, RequestContext, SharedLink};
+use crate::worker::mailbox::Sender;
+use crate::worker::sender::batches::{self, Destination, Outgoing};
+use crate::worker::tasks;
+
+pub struct Batches {
+    mailbox: Sender<Message>,
+    in_flight: HashMap<i64, Batch>,
+}
+
+impl Batches {
+    pub fn new(mailbox: Sender<Message>) -> Self {
+        Batches {
+            mailbox,
+            in_flight: HashMap::new(),
+        }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Batch> {
+        self.in_flight.values()
+    }
+
+    /// The claims of the batches.
+    pub fn claims(&self) -> impl Iterator<Item = i64> {
+        self.in_flight.keys().copied()
+    }
+
+    /// Adds the records of a map.
+    pub fn add_to(&self, map_id: i32, found: &mut RecordsInFlight) {
+        for batch in self.iter().filter(|batch| batch.map.id == map_id) {
+            for record in batch.records.iter().map(|r| r.claimed()) {
+                found.add(&record.shard_key, &record.record_key);
+                found.crm_ids.extend(record.crm_id.clone());
+            }
+        }
+    }
+
+    /// The batch whose results have arrived.
+    pub fn take(&mut self, claim_id: i64) -> Option<Batch> {
+        self.in_flight.remove(&claim_id)
+    }
+
+    pub fn send(
+        &mut self,
+        cx: &Context,
+        claim_id: i64,
+        batch: Batch,
+        link: &SharedLink,
+        outgoing: Vec<Outgoing>,
+    ) {
+        let destination = Destination {
+            request_id: claim_id.to_string(),
+            object: batch.map.crm_object.clone(),
+            external_id_field: batch.map.external_id_field.clone(),
+            context: RequestContext::of_map(Priority::Batch, batch.map.id),
+            at_once: usize::MAX,
+        };
+        self.in_flight.insert(claim_id, batch);
+        failpoint::reach("send::before");
+        let link = link.clone();
+        tasks::spawn(
+            &cx.runtime,
+            &self.mailbox,
+            async move {
+                failpoint::reach_on_thread("send::task");
+                let sent = batches::send(&link, &destination, outgoing).await;
+                Message::Sent {
+                    claim_id,
+                    sent: Ok(sent),
+                    outage: link.take_outage(),
+                }
+            },
+            move |failure| Message::Sent {
+                claim_id,
+                sent: Err(failure),
+                outage: None,
+            },
+        );
+    }
+}
