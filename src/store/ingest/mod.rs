@@ -9,6 +9,7 @@
 mod apply;
 mod changed;
 mod decide;
+mod decisions;
 mod deleted;
 pub mod incoming;
 mod key_sequence;
