@@ -1,5 +1,7 @@
-//! A claimed batch with its values. What needs no sending, or cannot be sent, is judged here and
-//! not sent.
+//! Reads the values of a claimed batch.
+//!
+//! Guarantees: a record that needs no sending, or cannot be sent, is settled and not sent; of two
+//! records whose keys the CRM considers equal, only one is sent.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -44,13 +46,52 @@ pub fn read_batch(
     for record in due.iter_mut().filter(|record| record.op == Op::Create) {
         record.cells = record.cells.union(&written);
     }
+    let mut rows = read_rows(map, &due, &written, settings)?;
+    let mut batch = ClaimedBatch {
+        records: Vec::with_capacity(due.len()),
+        outgoing: Vec::with_capacity(due.len()),
+        settled: refused,
+    };
+    for (i, claimed) in due.into_iter().enumerate() {
+        let row = match claimed.op {
+            Op::Delete => RowValues::Found(Vec::new()),
+            _ => match rows.remove(&i) {
+                Some(row) => holdable(map, row),
+                // Not reached within the bound on bytes: it comes with the next batch.
+                None => continue,
+            },
+        };
+        match judge_row(map, claimed, row, settings) {
+            Disposition::Settled(settled) => batch.settled.push(*settled),
+            Disposition::Send(claimed, fields) => {
+                let mut record = InFlight::new(*claimed, &fields);
+                if let Some(field) = key_field(map, record.claimed()) {
+                    record.note_key(&field.name);
+                }
+                let index = batch.records.len();
+                let outgoing = outgoing_record(map, index, record.claimed(), fields);
+                batch.outgoing.push(outgoing);
+                batch.records.push(record);
+            }
+        }
+    }
+    Ok(batch)
+}
+
+/// The values to send of the records that have any, by their places.
+fn read_rows(
+    map: &Map,
+    due: &[Claimed],
+    written: &Cells,
+    settings: &Settings,
+) -> Result<HashMap<usize, RowValues>, StoreError> {
     let reads: Vec<usize> = (0..due.len())
         .filter(|&i| due[i].op != Op::Delete)
         .collect();
     // What waits of fields that are not written any more is not sent.
     let cells: Vec<Cells> = reads
         .iter()
-        .map(|&i| due[i].cells.intersection(&written))
+        .map(|&i| due[i].cells.intersection(written))
         .collect();
     let wanted: Vec<Wanted> = reads
         .iter()
@@ -61,78 +102,42 @@ pub fn read_batch(
             cells,
         })
         .collect();
-    let mut rows: HashMap<usize, RowValues> = read::read(map, &wanted, &Bounds::of(settings))?
-        .into_iter()
-        .map(|(n, row)| (reads[n], row))
-        .collect();
-    let mut records = Vec::with_capacity(due.len());
-    let mut outgoing = Vec::with_capacity(due.len());
-    let mut settled = refused;
-    let worn_out = || {
-        let error = "the worker crashed every time it tried to send this record";
-        Outcome::Dead {
-            class: ErrorClass::Internal,
-            code: "abandoned".to_owned(),
-            error: error.to_owned(),
+    let rows = read::read(map, &wanted, &Bounds::of(settings))?;
+    Ok(rows.into_iter().map(|(n, row)| (reads[n], row)).collect())
+}
+
+/// What becomes of a claimed record.
+enum Disposition {
+    Send(Box<Claimed>, Vec<(u16, Arc<Field>, Value)>),
+    /// It needs no sending, or cannot be sent.
+    Settled(Box<Settled>),
+}
+
+fn judge_row(map: &Map, claimed: Claimed, row: RowValues, settings: &Settings) -> Disposition {
+    let outcome = match row {
+        // Failures end as dead letters before this: only claims left behind count beyond.
+        _ if claimed.attempts >= settings.max_attempts => {
+            let error = "the worker crashed every time it tried to send this record";
+            dead(ErrorClass::Internal, "abandoned", error.to_owned())
+        }
+        RowValues::Found(fields) if fields.is_empty() && claimed.op == Op::Update => {
+            Outcome::NothingToDo
+        }
+        RowValues::Found(fields) if claimed.op == Op::Create || claimed.crm_id.is_some() => {
+            return Disposition::Send(Box::new(claimed), fields);
+        }
+        RowValues::Missing if map.hides_rows => {
+            let error = "the table's owner does not see the row: it is gone, or forced row security hides it";
+            dead(ErrorClass::Mapping, "row_not_visible", error.to_owned())
+        }
+        RowValues::Found(_) | RowValues::Missing => Outcome::NothingToDo,
+        RowValues::Unreadable(failure) => {
+            let (attempts, most) = (claimed.attempts, settings.max_attempts);
+            let draw = fastrand::f64();
+            retry_policy::classify(&failure, attempts, most, map.on_crm_delete, draw)
         }
     };
-    for (i, claimed) in due.into_iter().enumerate() {
-        let row = if claimed.op == Op::Delete {
-            Some(RowValues::Found(Vec::new()))
-        } else {
-            rows.remove(&i)
-        };
-        let row = row.map(|row| holdable(map, row));
-        match row {
-            // Not reached within the bound on bytes: it comes with the next batch.
-            None => {}
-            // Failures end as dead letters before this: only claims left behind count beyond.
-            Some(_) if claimed.attempts >= settings.max_attempts => {
-                settled.push(unsent(claimed, worn_out()));
-            }
-            Some(RowValues::Found(fields)) if fields.is_empty() && claimed.op == Op::Update => {
-                settled.push(unsent(claimed, Outcome::NothingToDo));
-            }
-            Some(RowValues::Found(fields))
-                if claimed.op == Op::Create || claimed.crm_id.is_some() =>
-            {
-                let mut record = InFlight::new(claimed, &fields);
-                if let Some(field) = key_field(map, record.claimed()) {
-                    record.note_key(&field.name);
-                }
-                outgoing.push(outgoing_record(
-                    map,
-                    records.len(),
-                    record.claimed(),
-                    fields,
-                ));
-                records.push(record);
-            }
-            Some(RowValues::Missing) if map.hides_rows => {
-                let outcome = Outcome::Dead {
-                    class: ErrorClass::Mapping,
-                    code: "row_not_visible".to_owned(),
-                    error: "the table's owner does not see the row: it is gone, or forced row security hides it".to_owned(),
-                };
-                settled.push(unsent(claimed, outcome));
-            }
-            Some(RowValues::Found(_) | RowValues::Missing) => {
-                settled.push(unsent(claimed, Outcome::NothingToDo));
-            }
-            Some(RowValues::Unreadable(failure)) => {
-                let (attempts, most) = (claimed.attempts, settings.max_attempts);
-                let draw = fastrand::f64();
-                let outcome =
-                    retry_policy::classify(&failure, attempts, most, map.on_crm_delete, draw);
-                settled.push(unsent(claimed, outcome));
-            }
-        }
-    }
-    Ok(ClaimedBatch {
-        records,
-        outgoing,
-        settled,
-    })
+    Disposition::Settled(Box::new(unsent(claimed, outcome)))
 }
 
 /// The row, unless the CRM has no form of one of its values.
@@ -167,14 +172,8 @@ fn with_keys_of_their_own(
         .collect();
     let mut outcomes: HashMap<usize, Outcome> = HashMap::new();
     for (&n, (_, record_key)) in places.iter().zip(&keys) {
-        if is_blank_key(record_key) {
-            let error = "the row's key is blank, and the CRM could not find its record by it";
-            outcomes.insert(n, dead(ErrorClass::Mapping, "blank_key", error.to_owned()));
-        } else if let Some(room) = map.key_room.filter(|&room| utf16_length(record_key) > room) {
-            let error = format!(
-                "the row's key is longer than the {room} characters that the CRM has room for"
-            );
-            outcomes.insert(n, dead(ErrorClass::Mapping, "key_too_long", error));
+        if let Some(outcome) = unusable_key(map, record_key) {
+            outcomes.insert(n, outcome);
         }
     }
     let mut later: HashSet<usize> = HashSet::new();
@@ -220,6 +219,20 @@ fn with_keys_of_their_own(
         }
     }
     Ok((rest, refused))
+}
+
+/// Why the CRM cannot hold the key, or not find its record by it.
+fn unusable_key(map: &Map, record_key: &str) -> Option<Outcome> {
+    if is_blank_key(record_key) {
+        let error = "the row's key is blank, and the CRM could not find its record by it";
+        return Some(dead(ErrorClass::Mapping, "blank_key", error.to_owned()));
+    }
+    let room = map.key_room?;
+    (utf16_length(record_key) > room).then(|| {
+        let error =
+            format!("the row's key is longer than the {room} characters that the CRM has room for");
+        dead(ErrorClass::Mapping, "key_too_long", error)
+    })
 }
 
 fn outdone_by(rival: &Rival) -> Outcome {
