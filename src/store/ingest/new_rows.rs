@@ -106,12 +106,12 @@ pub fn insert(
     for (n, error) in failed {
         results[n] = Some(Err(error));
     }
-    let mut born: Vec<Inserted> = results
+    let mut inserted: Vec<Inserted> = results
         .into_iter()
         .map(|result| result.expect("each record has a result"))
         .collect();
-    note(client, map, records, &mut born, &Bounds::of(settings))?;
-    Ok(born)
+    link_and_recapture(client, map, records, &mut inserted, &Bounds::of(settings))?;
+    Ok(inserted)
 }
 
 /// What the new row is to hold: column -> value. What is empty in the CRM is left to the column's
@@ -258,73 +258,27 @@ fn insert_rows(
     })
 }
 
-/// The ledger knows the new rows, and the CRM gets their keys where a field is there for them.
-fn note(
+/// Links the new rows to their records, and captures what the table's own code made of their values.
+fn link_and_recapture(
     client: &mut SpiClient,
     map: &Map,
     records: &[&Incoming],
-    born: &mut [Inserted],
+    inserted: &mut [Inserted],
     bounds: &Bounds,
 ) -> Result<(), StoreError> {
-    let places: Vec<usize> = (0..born.len()).filter(|&n| born[n].is_ok()).collect();
-    let all: Vec<(&Incoming, &Key)> = places
-        .iter()
-        .filter_map(|&n| Some((records[n], &born[n].as_ref().ok()?.key)))
+    let places: Vec<usize> = (0..inserted.len())
+        .filter(|&n| inserted[n].is_ok())
         .collect();
-    if all.is_empty() {
+    let rows: Vec<(&Incoming, &Key)> = places
+        .iter()
+        .filter_map(|&n| Some((records[n], &inserted[n].as_ref().ok()?.key)))
+        .collect();
+    if rows.is_empty() {
         return Ok(());
     }
-    let mut cells = Vec::with_capacity(all.len());
-    let mut hashes = Vec::with_capacity(all.len());
-    for (record, _) in &all {
-        let values = || record.values.iter().flatten();
-        cells.push(values().map(|v| v.id).collect::<Cells>().to_bytes());
-        let mut packed = Vec::with_capacity(values().count() * HASH_BYTES);
-        values().for_each(|v| packed.extend(v.hash));
-        hashes.push(packed);
-    }
-    client.update(
-        Cached(
-            "INSERT INTO crm.ledger (shard_key, map_id, record_key, crm_id, hashes, synced_at, changed_at)
-             SELECT k.shard_key, $1, k.record_key, k.crm_id, crm_internal.cells_hash(NULL, k.cells, k.hashes), crm_internal.cells_stamp(NULL, k.cells, now()),
-                    crm_internal.cells_stamp(NULL, k.cells, now())
-             FROM unnest($2::text[], $3::text[], $4::text[], $5::bytea[], $6::bytea[]) AS k (shard_key, record_key, crm_id, cells, hashes)
-             ON CONFLICT ON CONSTRAINT ledger_pkey DO UPDATE
-             SET crm_id = excluded.crm_id, hashes = excluded.hashes, synced_at = excluded.synced_at, changed_at = excluded.changed_at,
-                 detached = false",
-        ),
-        None,
-        &[
-            map.id.into(),
-            all.iter().map(|(_, k)| k.shard_key.as_str()).collect::<Vec<_>>().into(),
-            all.iter().map(|(_, k)| k.record_key.as_str()).collect::<Vec<_>>().into(),
-            all.iter().map(|(r, _)| r.crm_id.as_str()).collect::<Vec<_>>().into(),
-            cells.into(),
-            hashes.into(),
-        ],
-    )?;
-    let keyless: Vec<&Key> = all
-        .iter()
-        .filter(|(r, k)| r.external_id.as_deref() != Some(k.record_key.as_str()))
-        .map(|(_, k)| *k)
-        .collect();
-    if map.external_id_field.is_some() && !keyless.is_empty() {
-        client.update(
-            Cached(
-                "INSERT INTO crm.queue (shard_key, map_id, record_key, op, cells, next_attempt_at)
-                 SELECT k.shard_key, $1, k.record_key, 'k', '\\x0000000000000000', now()
-                 FROM unnest($2::text[], $3::text[]) AS k (shard_key, record_key)
-                 ON CONFLICT (shard_key, map_id, record_key) DO UPDATE SET op = 'k', next_attempt_at = now(), revision = excluded.revision",
-            ),
-            None,
-            &[
-                map.id.into(),
-                keyless.iter().map(|k| k.shard_key.as_str()).collect::<Vec<_>>().into(),
-                keyless.iter().map(|k| k.record_key.as_str()).collect::<Vec<_>>().into(),
-            ],
-        )?;
-    }
-    let changes: Vec<CrmValues> = all
+    add_to_ledger(client, map, &rows)?;
+    queue_keys(client, map, &rows)?;
+    let changes: Vec<CrmValues> = rows
         .iter()
         .map(|(record, key)| CrmValues {
             shard_key: &key.shard_key,
@@ -344,9 +298,77 @@ fn note(
     );
     let altered = write::recapture(client, map, &every, &all, &unknown, bounds)?;
     for (n, altered) in altered {
-        if let Ok(newborn) = &mut born[places[n]] {
-            newborn.altered = altered;
+        if let Ok(row) = &mut inserted[places[n]] {
+            row.altered = altered;
         }
+    }
+    Ok(())
+}
+
+/// The ledger's rows of the new rows, with what the CRM holds.
+fn add_to_ledger(
+    client: &mut SpiClient,
+    map: &Map,
+    rows: &[(&Incoming, &Key)],
+) -> Result<(), StoreError> {
+    let mut cells = Vec::with_capacity(rows.len());
+    let mut hashes = Vec::with_capacity(rows.len());
+    for (record, _) in rows {
+        let values = || record.values.iter().flatten();
+        cells.push(values().map(|v| v.id).collect::<Cells>().to_bytes());
+        let mut packed = Vec::with_capacity(values().count() * HASH_BYTES);
+        values().for_each(|v| packed.extend(v.hash));
+        hashes.push(packed);
+    }
+    client.update(
+        Cached(
+            "INSERT INTO crm.ledger (shard_key, map_id, record_key, crm_id, hashes, synced_at, changed_at)
+             SELECT k.shard_key, $1, k.record_key, k.crm_id, crm_internal.cells_hash(NULL, k.cells, k.hashes), crm_internal.cells_stamp(NULL, k.cells, now()),
+                    crm_internal.cells_stamp(NULL, k.cells, now())
+             FROM unnest($2::text[], $3::text[], $4::text[], $5::bytea[], $6::bytea[]) AS k (shard_key, record_key, crm_id, cells, hashes)
+             ON CONFLICT ON CONSTRAINT ledger_pkey DO UPDATE
+             SET crm_id = excluded.crm_id, hashes = excluded.hashes, synced_at = excluded.synced_at, changed_at = excluded.changed_at,
+                 detached = false",
+        ),
+        None,
+        &[
+            map.id.into(),
+            rows.iter().map(|(_, k)| k.shard_key.as_str()).collect::<Vec<_>>().into(),
+            rows.iter().map(|(_, k)| k.record_key.as_str()).collect::<Vec<_>>().into(),
+            rows.iter().map(|(r, _)| r.crm_id.as_str()).collect::<Vec<_>>().into(),
+            cells.into(),
+            hashes.into(),
+        ],
+    )?;
+    Ok(())
+}
+
+/// Queues the keys of the new rows for the CRM, if the map has a field for them.
+fn queue_keys(
+    client: &mut SpiClient,
+    map: &Map,
+    rows: &[(&Incoming, &Key)],
+) -> Result<(), StoreError> {
+    let keyless: Vec<&Key> = rows
+        .iter()
+        .filter(|(r, k)| r.external_id.as_deref() != Some(k.record_key.as_str()))
+        .map(|(_, k)| *k)
+        .collect();
+    if map.external_id_field.is_some() && !keyless.is_empty() {
+        client.update(
+            Cached(
+                "INSERT INTO crm.queue (shard_key, map_id, record_key, op, cells, next_attempt_at)
+                 SELECT k.shard_key, $1, k.record_key, 'k', '\\x0000000000000000', now()
+                 FROM unnest($2::text[], $3::text[]) AS k (shard_key, record_key)
+                 ON CONFLICT (shard_key, map_id, record_key) DO UPDATE SET op = 'k', next_attempt_at = now(), revision = excluded.revision",
+            ),
+            None,
+            &[
+                map.id.into(),
+                keyless.iter().map(|k| k.shard_key.as_str()).collect::<Vec<_>>().into(),
+                keyless.iter().map(|k| k.record_key.as_str()).collect::<Vec<_>>().into(),
+            ],
+        )?;
     }
     Ok(())
 }

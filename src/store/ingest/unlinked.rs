@@ -30,6 +30,9 @@ pub(super) struct Met<'a> {
     pub waiting: Vec<&'a Incoming>,
 }
 
+/// A record, and the key of the row that it belongs to.
+type Keyed<'a> = (&'a Incoming, String);
+
 /// Links records to the rows whose keys they carry, and inserts rows for others.
 pub(super) fn link_or_insert<'a>(
     client: &mut SpiClient,
@@ -45,6 +48,27 @@ pub(super) fn link_or_insert<'a>(
         arrived.counts.ignored += strangers.len();
         return Ok(Met::default());
     }
+    let (keyed, mut keyless) = with_keys(client, about, strangers, arrived)?;
+    let claiming = find_rows(client, about, keyed, &mut keyless, arrived)?;
+    let linked = claim(client, about, claiming, arrived)?;
+    let mut waiting = Vec::new();
+    if inserts {
+        waiting = insert(client, about, keyless, Turn::First, arrived)?;
+    } else {
+        arrived.counts.ignored += keyless.len();
+    }
+    Ok(Met { linked, waiting })
+}
+
+/// Records with the keys by which their rows are looked up, and records without one. Those that are
+/// to have no row are left out.
+fn with_keys<'a>(
+    client: &mut SpiClient,
+    about: &Arriving,
+    strangers: Vec<&'a Incoming>,
+    arrived: &mut Arrived,
+) -> Result<(Vec<Keyed<'a>>, Vec<&'a Incoming>), StoreError> {
+    let map = about.map;
     let ids: Vec<&str> = strangers.iter().map(|r| r.crm_id.as_str()).collect();
     let elsewhere = links::elsewhere(client, map, &ids)?;
     let former = former_links::former(client, map, about.asked, &ids)?;
@@ -74,6 +98,19 @@ pub(super) fn link_or_insert<'a>(
             None => keyless.push(record),
         }
     }
+    Ok((keyed, keyless))
+}
+
+/// The rows that records with keys are to be linked to. Records that are to get a row are added to
+/// `rowless`.
+fn find_rows<'a>(
+    client: &mut SpiClient,
+    about: &Arriving,
+    keyed: Vec<Keyed<'a>>,
+    rowless: &mut Vec<&'a Incoming>,
+    arrived: &mut Arrived,
+) -> Result<Vec<(&'a Incoming, Key)>, StoreError> {
+    let map = about.map;
     // Of two with one key, the second is looked at when the first is linked.
     let keys: Vec<&str> = keyed.iter().map(|(_, key)| key.as_str()).collect();
     let Looked {
@@ -87,11 +124,11 @@ pub(super) fn link_or_insert<'a>(
         .collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     let repeated = row_lookup::repeated(&keys);
-    let rowless: Vec<&str> = (0..keys.len())
+    let without_row: Vec<&str> = (0..keys.len())
         .filter(|n| rows.get(n).is_none_or(|s| s.row.is_none()))
         .map(|n| keys[n])
         .collect();
-    let unborn = orphaned_creates::orphaned_creates(client, map, &rowless)?;
+    let orphans = orphaned_creates::orphaned_creates(client, map, &without_row)?;
     let texts: Vec<(&str, &str)> = keys.iter().map(|key| ("", *key)).collect();
     let mut rivals = key_rivals::rivals(map, &texts, &[])?;
     let mut claiming: Vec<(&Incoming, Key)> = Vec::new();
@@ -105,18 +142,19 @@ pub(super) fn link_or_insert<'a>(
         });
         // Whether it is the record of one of them, whose creation is in flight, is soon known.
         let is_awaited = others.iter().any(Rival::is_in_flight);
-        if let Some(error) = unknown.get(&n) {
-            match error.reached_no_row() {
-                true => arrived.again(record),
-                false => {
-                    let failure = quarantine::refusal(error);
-                    let fields = quarantine::NONE.to_owned();
-                    arrived.refuse(client, map, None, record, failure, fields)?;
-                }
+        match unknown.get(&n) {
+            Some(error) if error.reached_no_row() => {
+                arrived.again(record);
+                continue;
             }
-            continue;
+            Some(error) => {
+                let (failure, fields) = (quarantine::refusal(error), quarantine::NONE.to_owned());
+                arrived.refuse(client, map, None, record, failure, fields)?;
+                continue;
+            }
+            None => {}
         }
-        match (row, unborn.get(keys[n])) {
+        match (row, orphans.get(keys[n])) {
             _ if repeated.contains(&n) => arrived.again(record),
             (Some(_), _) if is_awaited => arrived.again(record),
             (Some(key), _) => claiming.push((record, key)),
@@ -137,16 +175,7 @@ pub(super) fn link_or_insert<'a>(
                 }
             }
             (None, None) if !others.is_empty() => {
-                let known: Vec<String> = others
-                    .iter()
-                    .map(|o| format!("\"{}\"", o.record_key))
-                    .collect();
-                let error = format!(
-                    "the CRM considers its key \"{}\" equal to the keys of several rows: {}",
-                    keys[n],
-                    known.join(", ")
-                );
-                let failure = Failure::record(ErrorClass::Conflict, "duplicate_identity", error);
+                let failure = ambiguous_key(keys[n], &others);
                 let fields = quarantine::NONE.to_owned();
                 arrived.quarantine(client, map, None, record, failure, fields)?;
             }
@@ -156,17 +185,22 @@ pub(super) fn link_or_insert<'a>(
                 arrived.counts.ignored += 1;
             }
             (None, Some(gone)) => claiming.push((record, gone.clone())),
-            (None, None) => keyless.push(record),
+            (None, None) => rowless.push(record),
         }
     }
-    let linked = claim(client, about, claiming, arrived)?;
-    let mut waiting = Vec::new();
-    if inserts {
-        waiting = insert(client, about, keyless, Turn::First, arrived)?;
-    } else {
-        arrived.counts.ignored += keyless.len();
-    }
-    Ok(Met { linked, waiting })
+    Ok(claiming)
+}
+
+fn ambiguous_key(key: &str, others: &[Rival]) -> Failure {
+    let known: Vec<String> = others
+        .iter()
+        .map(|o| format!("\"{}\"", o.record_key))
+        .collect();
+    let error = format!(
+        "the CRM considers its key \"{key}\" equal to the keys of several rows: {}",
+        known.join(", ")
+    );
+    Failure::record(ErrorClass::Conflict, "duplicate_identity", error)
 }
 
 /// Links records to rows that have no other record yet.
@@ -268,15 +302,15 @@ fn insert<'a>(
     if readable.is_empty() {
         return Ok(waiting);
     }
-    let born = new_rows::insert(client, map, &readable, settings)?;
+    let inserted = new_rows::insert(client, map, &readable, settings)?;
     let mut released = HashSet::new();
-    for (record, born) in readable.into_iter().zip(born) {
-        match born {
-            Ok(born) => {
+    for (record, result) in readable.into_iter().zip(inserted) {
+        match result {
+            Ok(row) => {
                 arrived.counts.applied += 1;
-                let fields = told(map, record, &born.altered);
+                let fields = inserted_fields(map, record, &row.altered);
                 arrived.note(
-                    Some(&born.key),
+                    Some(&row.key),
                     record,
                     Operation::Insert,
                     AuditResult::Applied,
@@ -304,7 +338,7 @@ fn insert<'a>(
 }
 
 /// What a new row took, as the audit has it.
-fn told(map: &Map, record: &Incoming, altered: &Altered) -> String {
+fn inserted_fields(map: &Map, record: &Incoming, altered: &Altered) -> String {
     let mut fields = JsonMap::new();
     for value in record.values.iter().flatten() {
         if let Some(field) = map.field(value.id)
