@@ -13,6 +13,7 @@ mod decisions;
 mod deleted;
 pub mod incoming;
 mod key_sequence;
+mod key_source;
 mod locks;
 mod new_rows;
 pub mod quarantine;
