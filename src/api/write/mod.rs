@@ -14,16 +14,17 @@ use crm_domain::cells::CellHashes;
 use crm_domain::{Cells, ErrorClass};
 use pgrx::prelude::*;
 use pgrx::{JsonB, PgSqlErrorCode};
-use serde_json::{Value as Json, json};
+use serde_json::{Map as JsonMap, Value as Json, json};
 
 use crate::api::document::Document;
 use crate::api::write::edit::{Edit, bases, change_row, early_answer, refuse_large};
 use crate::api::write::outcome::{in_columns, snapshot_hash};
 use crate::api::write::request::{ask_to_write, ask_worker, intent_field};
-use crate::api::write::target::{INVALID, Right, choose, no_row, object};
+use crate::api::write::target::{INVALID, Right, Target, choose, no_row, object};
 use crate::api::{or_raise, raise, wake};
 use crate::settings;
-use crate::store::calls::caller;
+use crate::store::calls::caller::{self, Record};
+use crate::store::config::MappedField;
 use crate::store::table::row_locks;
 use crate::store::transaction::nested;
 use crate::worker::socket::protocol::{Answer, AnswerOutcome, ReadRequest};
@@ -42,16 +43,7 @@ fn perform_write(
     correlation_id: Option<&str>,
 ) -> JsonB {
     let target = choose(relation, record_key, connection, shard_key);
-    if let Some(id) = correlation_id
-        && let Err(why) = settings::is_name(id.as_bytes())
-    {
-        raise(
-            INVALID,
-            "invalid correlation_id".to_owned(),
-            Some(why.to_string_lossy().into_owned()),
-            "Pass a short id of your own, such as that of a request.",
-        )
-    }
+    require_id(correlation_id);
     let changes = object("changes", changes);
     if changes.is_empty() {
         raise(
@@ -63,25 +55,7 @@ fn perform_write(
     }
     refuse_large(&changes);
     let changed = target.columns("changes", &changes, "written", |f| f.is_checked());
-    // Written as text it would be: nobody means that.
-    if let Some(field) = changed.iter().find(|f| {
-        let of_json = f.as_json || f.is_json_column;
-        !of_json
-            && matches!(
-                changes.get(&f.column),
-                Some(Json::Array(_) | Json::Object(_))
-            )
-    }) {
-        raise(
-            PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
-            format!(
-                "column \"{}\" does not accept a JSON array or object",
-                field.column
-            ),
-            None,
-            "Pass a string, a number, true, false or null; several choices as one string, separated by semicolons.",
-        )
-    }
+    refuse_json_for_text(&changes, &changed);
     let base = base.map(|base| object("base", Some(base)));
     let based = base
         .as_ref()
@@ -115,11 +89,7 @@ fn perform_write(
         force: force.unwrap_or(false),
         compares_base: base.is_some(),
         follows: match &record {
-            Some(record) if record.edits_wait && base.is_none() => {
-                let known = CellHashes(&record.hashes);
-                let changed = changed.iter().map(|f| f.id);
-                changed.filter(|id| known.get(*id).is_some()).collect()
-            }
+            Some(record) if record.edits_wait && base.is_none() => known_cells(record, &changed),
             _ => Cells::new(),
         },
         write_id: &write_id,
@@ -165,9 +135,14 @@ fn perform_write(
     if answer.outcome == AnswerOutcome::Pending {
         wake::for_what_waits();
     }
+    result_of_write(&target, &write_id, &answer)
+}
+
+/// What `crm.write()` returns.
+fn result_of_write(target: &Target, write_id: &str, answer: &Answer) -> JsonB {
     let visible = target.visible();
-    // A hash of few possible values is as good as the value, so it goes where all that is in it may
-    // be seen.
+    // A hash of one of few possible values reveals the value: it is shown to those who may see
+    // every value in it.
     let sees_all = visible.len() == target.map.fields.len();
     JsonB(json!({
         "write_id": write_id,
@@ -177,6 +152,48 @@ fn perform_write(
         "error_class": answer.error_class,
         "error": answer.error,
     }))
+}
+
+fn require_id(correlation_id: Option<&str>) {
+    if let Some(id) = correlation_id
+        && let Err(why) = settings::is_name(id.as_bytes())
+    {
+        raise(
+            INVALID,
+            "invalid correlation_id".to_owned(),
+            Some(why.to_string_lossy().into_owned()),
+            "Pass a short id of your own, such as that of a request.",
+        )
+    }
+}
+
+/// JSON for a column that is not JSON would be written as its text, which nobody means.
+fn refuse_json_for_text(changes: &JsonMap<String, Json>, changed: &[&MappedField]) {
+    if let Some(field) = changed.iter().find(|f| {
+        let of_json = f.as_json || f.is_json_column;
+        !of_json
+            && matches!(
+                changes.get(&f.column),
+                Some(Json::Array(_) | Json::Object(_))
+            )
+    }) {
+        raise(
+            PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+            format!(
+                "column \"{}\" does not accept a JSON array or object",
+                field.column
+            ),
+            None,
+            "Pass a string, a number, true, false or null; several choices as one string, separated by semicolons.",
+        )
+    }
+}
+
+/// The cells whose values in the CRM the ledger knows.
+fn known_cells(record: &Record, changed: &[&MappedField]) -> Cells {
+    let known = CellHashes(&record.hashes);
+    let changed = changed.iter().map(|f| f.id);
+    changed.filter(|id| known.get(*id).is_some()).collect()
 }
 
 /// What the CRM holds now, by column.
