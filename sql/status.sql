@@ -254,7 +254,9 @@ COMMENT ON COLUMN crm.dead_letters.crm_id IS 'id of the CRM record; NULL: the ro
 COMMENT ON COLUMN crm.dead_letters.path IS
     'batch: scheduled write-back; reconcile: a pending write; ingest: a CRM record that could not be stored';
 COMMENT ON COLUMN crm.dead_letters.operation IS 'what was attempted: create, update or delete; of path ingest also insert or ingest';
-COMMENT ON COLUMN crm.dead_letters.fields IS 'CRM field -> {"new": value sent, "old": value before, where it is known}';
+COMMENT ON COLUMN crm.dead_letters.fields IS
+    'CRM field -> {"new": value sent, "old": value before, where it is known}; of path ingest: the values that the table refused, each with '
+    'the "column" and its "type"';
 COMMENT ON COLUMN crm.dead_letters.error_class IS
     'class of the error: transient, rate_limited, auth, validation, mapping, conflict, not_found or internal';
 COMMENT ON COLUMN crm.dead_letters.vendor_code IS 'the CRM''s error code, or the SQLSTATE of the table''s error; NULL: there was none';

@@ -33,6 +33,7 @@ pub mod mapping;
 pub mod operation;
 pub mod retry;
 pub mod snapshot;
+pub mod stop_rule;
 pub mod storable;
 mod string_enum;
 pub mod validation;

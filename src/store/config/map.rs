@@ -43,6 +43,8 @@ pub struct Map {
     pub conflict_scope: ConflictScope,
     /// Milliseconds from now until the next round; not positive: it is due.
     pub next_write_ms: i64,
+    /// The CRM has accepted records of its write-back.
+    pub has_succeeded: bool,
     pub fields: Vec<MappedField>,
 }
 

@@ -99,7 +99,7 @@ fn object_maps(client: &SpiClient, relation: Option<pg_sys::Oid>) -> Result<Vec<
                 m.on_insert, m.on_delete, m.on_crm_insert, m.on_crm_delete, m.conflict_scope,
                 coalesce(e.state = 'error' OR c.oid IS NULL OR c.relkind NOT IN ('r', 'p') OR a.attnum IS NULL
                          OR NOT crm_internal.is_key_type(a.atttypid), true) AS in_error,
-                m.enabled, crm_internal.ingests(m.map_id) AS ingests,
+                e.last_success IS NOT NULL AS has_succeeded, m.enabled, crm_internal.ingests(m.map_id) AS ingests,
                 (extract(epoch FROM greatest(e.next_write_at, now() - interval '1 day') - now()) * 1000)::bigint AS next_write_ms,
                 EXISTS (SELECT FROM crm.field_map f WHERE f.map_id = m.map_id AND f.direction = 'bidirectional') AS realtime,
                 coalesce(c.relrowsecurity AND c.relforcerowsecurity
@@ -171,6 +171,7 @@ fn object_map(row: &SpiHeapTupleData) -> Result<Map, StoreError> {
         enabled: row.required("enabled")?,
         ingests: row.required("ingests")?,
         next_write_ms: row.required("next_write_ms")?,
+        has_succeeded: row.required("has_succeeded")?,
         realtime: row.required("realtime")?,
         hides_rows: row.required("hides_rows")?,
         fields: Vec::new(),

@@ -115,7 +115,7 @@ impl Arrived {
     ) -> Result<(), StoreError> {
         let (crm_id, by) = (&incoming.crm_id, incoming.by.as_deref());
         let is_news = put(client, map, key, crm_id, by, &failure, &fields)?;
-        self.unmappable += usize::from(failure.class == ErrorClass::Mapping);
+        self.quarantined.push(failure.class);
         self.note_trouble(crm_id, &failure);
         match is_news {
             true => self

@@ -11,6 +11,7 @@ use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json, json};
 
 use crate::settings::Settings;
+use crate::store::config::field::MappedField;
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::record::key::Key;
@@ -112,8 +113,18 @@ fn named(
         .iter()
         .filter(|(id, _)| is_named(id))
         .filter_map(|(id, value)| {
-            let name = map.field(*id)?.field.name.clone();
-            Some((name, json!({ "new": excerpt::of(value) })))
+            let MappedField {
+                field,
+                column,
+                column_type,
+                ..
+            } = map.field(*id)?;
+            let refused = json!({
+                "new": excerpt::of(value),
+                "column": column,
+                "type": column_type,
+            });
+            Some((field.name.clone(), refused))
         })
         .collect();
     Json::Object(fields).to_string()

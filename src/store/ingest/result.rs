@@ -1,6 +1,6 @@
 //! What came of records that came in.
 
-use crm_domain::{AuditResult, Failure, Operation, Path, excerpt};
+use crm_domain::{AuditResult, ErrorClass, Failure, Operation, Path, excerpt};
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json};
 
@@ -25,10 +25,10 @@ pub struct Arrived {
     pub look: Vec<String>,
     /// Records that a person is to decide about.
     pub disputed: Vec<Key>,
-    /// Why the first of the records that cannot be ingested fails; and how many fail because of the
-    /// mapping.
+    /// Why the first of the records that cannot be ingested fails; and the class of each failure
+    /// that no retry can help.
     pub trouble: Option<String>,
-    pub unmappable: usize,
+    pub quarantined: Vec<ErrorClass>,
     pub failing: Vec<Failing>,
     pub notes: Vec<Note>,
 }

@@ -124,6 +124,17 @@ pub fn count(client: &mut SpiClient, map_id: i32, counts: &Counts) -> Result<boo
         .map_or(Ok(false), |row| row.required("is_first"))
 }
 
+/// Whether a record of the map was ever applied.
+pub fn has_applied(client: &SpiClient, map_id: i32) -> Result<bool, StoreError> {
+    let mut rows = client.select(
+        Cached("SELECT applied > 0 AS has_applied FROM crm.ingest_state WHERE map_id = $1"),
+        None,
+        &[map_id.into()],
+    )?;
+    rows.next()
+        .map_or(Ok(false), |row| row.required("has_applied"))
+}
+
 /// What a pass through the CRM's changes read and applied.
 pub struct Pass {
     pub read: i64,

@@ -6,6 +6,7 @@ use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
 use crm_domain::bisect::{Undone, bisect};
+use crm_domain::stop_rule::stops;
 use crm_domain::{ErrorClass, Failure, Path};
 use pgrx::spi::SpiClient;
 use serde_json::json;
@@ -27,8 +28,6 @@ use crate::worker::schedule::LOCKED_RETRY;
 
 /// After a table's own code took its time, others have so many times as much.
 pub const OTHERS_SHARE: u32 = 4;
-/// A map stops when a page of at least so many records cannot be mapped, none of them.
-const STOP_AFTER: usize = 5;
 /// How long a row waits for what it refers to and another session has locked: other records and
 /// maps wait with it.
 const ROW_LOCK_TIMEOUT: &CStr = c"50ms";
@@ -144,31 +143,41 @@ pub fn postpone(poll: &PollRequest, wait: Duration) -> Result<(), StoreError> {
     })
 }
 
-/// Applies records in one transaction, and with the last of them how far the CRM was read; `false`:
-/// what was requested is not what is wanted by now.
+/// What came of applying records.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    Done,
+    /// Done, and the map is stopped.
+    Stopped,
+    /// Not done: what was requested is not what is wanted by now.
+    Outdated,
+}
+
+/// Applies records in one transaction, and with the last of them how far the CRM was read.
 pub fn apply(
     poll: &PollRequest,
     busy: &Keys,
     records: &[Incoming],
     last: Option<&Last>,
     settings: &Settings,
-) -> Result<bool, StoreError> {
+) -> Result<Applied, StoreError> {
     let PollRequest {
         map, connection, ..
     } = poll;
     let start = Instant::now();
     transaction(|client| {
+        let mut applied = Applied::Done;
         let Some(current) = config::maps(client)?.into_iter().find(|m| m.id == map.id) else {
-            return Ok(false);
+            return Ok(Applied::Outdated);
         };
         config::lock_definition(client, map.id)?;
         if !requests_the_same(&current, map) {
-            return Ok(false);
+            return Ok(Applied::Outdated);
         }
         if let Some(last) = last
             && !note_progress(client, poll, last)?
         {
-            return Ok(false);
+            return Ok(Applied::Outdated);
         }
         if poll.is_page() {
             let shown = records.iter().map(|r| r.crm_id.as_str());
@@ -213,16 +222,17 @@ pub fn apply(
             map_state::note_error(client, map.id, reason)?;
             // Of records that are read again because they failed before, it says nothing that all
             // of them fail.
-            if poll.is_page()
-                && arrived.unmappable >= STOP_AFTER
-                && arrived.unmappable == records.len()
-            {
-                let reason = format!("every record fails: {reason}");
-                map_state::stop(client, map.id, &reason)?;
+            if poll.is_page() && arrived.quarantined.len() == records.len() {
+                let is_new = !state::has_applied(client, map.id)?;
+                if stops(arrived.quarantined.iter().copied().map(Some), is_new) {
+                    let reason = format!("every record fails: {reason}");
+                    map_state::stop(client, map.id, &reason)?;
+                    applied = Applied::Stopped;
+                }
             }
         }
         failpoint::reach("ingest::before_commit");
-        Ok(true)
+        Ok(applied)
     })
 }
 

@@ -16,10 +16,11 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crm_domain::failure::Scope;
+use crm_domain::stop_rule::TRIAL;
 use crm_domain::{ErrorClass, Failure};
 use pgrx::prelude::*;
 
-use self::apply::{Last, OTHERS_SHARE, apply, apply_in_parts};
+use self::apply::{Applied, Last, OTHERS_SHARE, apply, apply_in_parts};
 use self::passes::PollPasses;
 use self::polls::Polls;
 use self::request::{PollRequest, PollResult, Source};
@@ -232,9 +233,19 @@ impl Ingest {
                 .request_page(cx, &source, passes, Some(next.clone()))?;
         }
         let busy = in_flight(map.id).keys;
-        let records = std::mem::take(&mut result.records);
+        let mut records = std::mem::take(&mut result.records);
         let count = records.len();
         let size = apply::size(&records);
+        // The first records that a map takes in show whether the mapping works at all. The page
+        // comes again once the map goes on.
+        let passes = self.passes.entry(map.id).or_default();
+        if !std::mem::replace(&mut passes.is_tried, true) && poll.is_page() && count > TRIAL {
+            match apply(poll, &busy, &records[..TRIAL], None, &cx.settings) {
+                Ok(Applied::Stopped) => return Ok(()),
+                Ok(Applied::Done) => drop(records.drain(..TRIAL)),
+                Ok(Applied::Outdated) | Err(_) => {}
+            }
+        }
         let last = Last {
             result: &result,
             count,
@@ -253,7 +264,7 @@ impl Ingest {
         };
         failpoint::reach("ingest::after_commit");
         let passes = self.passes.entry(map.id).or_default();
-        if applied {
+        if applied != Applied::Outdated {
             passes.failures = 0;
             if result.next.is_some() && count > 0 {
                 // As many as the bound on bytes allows, by what these are.

@@ -7,6 +7,8 @@ pub struct PollPasses {
     /// Passes that were begun, and the last one that is complete.
     begun: u64,
     complete: u64,
+    /// Records of the map were applied, or tried to, since the worker began.
+    pub is_tried: bool,
     /// The current pass reads every record.
     reads_all: bool,
     /// In a row.

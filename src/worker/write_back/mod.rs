@@ -188,7 +188,12 @@ impl WriteBack {
         let mut next = IDLE;
         let in_round = self.rounds.is_open(map);
         let mut idle = false;
-        while may_go(map, self.batches.iter().map(|batch| &batch.map)) {
+        // Until a record has succeeded, a batch shows whether the mapping works at all.
+        let may_go = |batches: &Batches| {
+            let is_alone = batches.iter().all(|batch| batch.map.id != map.id);
+            (map.has_succeeded || is_alone) && may_go(map, batches.iter().map(|b| &b.map))
+        };
+        while may_go(&self.batches) {
             let start = Instant::now();
             match self.dispatch(cx, (connection, map, link), in_round) {
                 Ok(true) => {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use crm_domain::Op;
 use crm_domain::failure::Scope;
+use crm_domain::stop_rule::{TRIAL, stops};
 use crm_domain::{ErrorClass, Failure};
 
 use super::in_flight::{InFlight, Response};
@@ -12,9 +13,6 @@ use crate::store::outcome::Outcome;
 use crate::store::write_back::outcome::Settled;
 use crate::worker::retry_policy;
 use crate::worker::sender::batches::Sent;
-
-/// A map stops when at least so many records fail because of the mapping and none succeeds.
-const STOP_AFTER: usize = 5;
 
 /// The records with their results, and an outage if their failures speak of one.
 pub fn classify(
@@ -67,20 +65,27 @@ pub fn classify(
     (settled.collect(), outage)
 }
 
-/// Why a map stops. One whose every record fails because of the mapping does, instead of making a
-/// dead letter of each.
-pub fn stop_reason(settled: &[Settled]) -> Option<String> {
-    let errors: Vec<&str> = settled
-        .iter()
-        .filter_map(|s| match &s.outcome {
-            Outcome::Dead {
-                class: ErrorClass::Mapping,
-                error,
-                ..
-            } => Some(error.as_str()),
-            _ => None,
-        })
-        .collect();
-    (errors.len() >= STOP_AFTER && errors.len() == settled.len())
-        .then(|| format!("every record fails: {}", errors[0]))
+/// Why the map stops, if it does. Then a trial of the records that failed become dead letters, and
+/// the others wait until the map goes on.
+pub fn stop_reason(map: &Map, settled: &mut [Settled]) -> Option<String> {
+    let dead = settled.iter().map(|s| match &s.outcome {
+        Outcome::Dead { class, .. } => Some(*class),
+        _ => None,
+    });
+    if !stops(dead, !map.has_succeeded) {
+        return None;
+    }
+    for record in settled.iter_mut().skip(TRIAL) {
+        if let Outcome::Dead { class, code, error } = &record.outcome {
+            record.outcome = Outcome::Retry {
+                delay_ms: 0,
+                charged: false,
+                class: *class,
+                code: code.clone(),
+                error: error.clone(),
+            };
+        }
+    }
+    let error = settled.first()?.outcome.failure().2?;
+    Some(format!("every record fails: {error}"))
 }

@@ -82,7 +82,7 @@ impl Settler {
         claim_id: i64,
         outage: Option<&Failure>,
     ) {
-        let stop = stop_reason(&results.settled);
+        let stop = stop_reason(&results.map, &mut results.settled);
         let (map, connection) = (results.map.clone(), results.connection.clone());
         let note = |client: &mut SpiClient| {
             claims::release(client, claim_id)?;

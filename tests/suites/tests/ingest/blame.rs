@@ -4,6 +4,25 @@ use crm_suites::{Json, json};
 
 use crate::tables::{edited, made, taking};
 
+/// The same with the columns that refuse the values, and their types.
+fn refused(mut fields: Json) -> Json {
+    for (field, column, column_type) in [
+        ("last_name", "name", "character varying(5)"),
+        ("x_score", "score", "numeric(4,1)"),
+        ("x_code", "code", "public.short"),
+        ("phone", "phone", "text"),
+        ("first_name", "title", "text"),
+    ] {
+        if let Some(refused) = fields.get_mut(field)
+            && refused.get("new").is_some()
+        {
+            refused["column"] = column.into();
+            refused["type"] = column_type.into();
+        }
+    }
+    fields
+}
+
 #[tokio::test]
 async fn the_field_that_a_row_does_not_take_is_named() {
     let live = taking(
@@ -68,7 +87,7 @@ async fn the_field_that_a_row_does_not_take_is_named() {
         ),
     ] {
         edited(&live.db, fields).await;
-        assert_eq!(named(what).await, expected, "{what}");
+        assert_eq!(named(what).await, refused(expected), "{what}");
         // Nothing of the trials stays.
         let row = "SELECT concat(name, score, code, phone, title) FROM t";
         assert_eq!(live.db.text(row).await, "", "{what}");
@@ -79,7 +98,7 @@ async fn the_field_that_a_row_does_not_take_is_named() {
         &[r#"{"external_key": "2", "last_name": "new", "x_score": 1234567, "phone": "4"}"#],
     )
     .await;
-    let expected = json!({"x_score": {"new": 1234567}});
+    let expected = refused(json!({"x_score": {"new": 1234567}}));
     assert_eq!(named("a new row").await, expected);
     assert_eq!(live.db.text("SELECT name FROM t").await, "d");
 }
@@ -143,5 +162,33 @@ async fn records_that_fail_again_do_not_stop_the_map() {
     assert_eq!(live.db.one::<String>(state, &[]).await, "idle");
     edited(&live.db, r#"{"x_score": 1.5}"#).await;
     live.ingest().await;
+    assert_eq!(live.db.count("crm.dead_letters").await, 0);
+}
+
+/// The table refuses whatever comes in: the map stops after a trial instead of making a dead letter
+/// of each record, and nothing is lost by it.
+#[tokio::test]
+async fn a_map_whose_every_record_is_refused_stops_after_a_trial() {
+    let live = taking(
+        "CREATE TABLE t (id text PRIMARY KEY, name text CONSTRAINT never CHECK (name IS NULL))",
+        &[("name", "last_name")],
+    )
+    .await;
+    live.db
+        .execute(
+            "INSERT INTO crm_stub.records (connection, crm_object, fields)
+             SELECT 'stub', 'contact', jsonb_build_object('external_key', 'k' || n, 'last_name', 'n' || n) FROM generate_series(1, 250) n",
+        )
+        .await;
+    live.db.execute("SELECT crm.ingest_now()").await;
+    let state = "SELECT state || ': ' || reason FROM crm.status WHERE relation = 't'::regclass";
+    let state: String = live.db.one(state, &[]).await;
+    assert!(state.starts_with("error: every record fails: "), "{state}");
+    assert!(state.contains("never"), "{state}");
+    assert_eq!(live.db.count("crm.dead_letters").await, 100);
+    live.db.execute("ALTER TABLE t DROP CONSTRAINT never").await;
+    live.db.execute("SELECT crm.replay_all()").await;
+    live.ingest().await;
+    assert_eq!(live.db.count("t WHERE name IS NOT NULL").await, 250);
     assert_eq!(live.db.count("crm.dead_letters").await, 0);
 }

@@ -137,3 +137,40 @@ async fn a_record_without_fields_dies_like_any_other() {
     );
     db.assert_checked().await;
 }
+
+/// The CRM refuses whatever is sent: the map stops after a trial instead of making a dead letter of
+/// each record, and all are sent once the CRM takes them.
+#[tokio::test]
+async fn a_map_whose_every_record_is_refused_stops_after_a_trial() {
+    let desk = Desk::open_with(&CLUSTER, Vendor::Stub, "on_insert => 'create'").await;
+    desk.db
+        .execute("SELECT crm_stub.inject('stub', 'validation', 1000, NULL, 'write')")
+        .await;
+    desk.db
+        .execute("INSERT INTO people (id, last_name) SELECT 'p' || n, 'n' || n FROM generate_series(1, 250) n")
+        .await;
+    desk.db.execute("SELECT crm.flush(timeout => '5 s')").await;
+    eventually("the map stops", async || {
+        (desk.state().await == "error").then_some(())
+    })
+    .await;
+    assert_eq!(desk.db.count("crm.dead_letters").await, 100);
+    desk.db.assert_checked().await;
+    desk.crm.relent(&desk.db).await;
+    desk.db.execute("SELECT crm.replay_all()").await;
+    desk.settle().await;
+    // It has worked by now: records that are invalid together do not stop it.
+    desk.db
+        .execute("SELECT crm_stub.inject('stub', 'validation', 1000, NULL, 'write')")
+        .await;
+    desk.db.execute("UPDATE people SET phone = 'new'").await;
+    eventually("all are dead", async || {
+        desk.db.execute("SELECT crm.flush(timeout => '1 s')").await;
+        (desk.db.count("crm.dead_letters").await == 250).then_some(())
+    })
+    .await;
+    assert_eq!(desk.state().await, "idle");
+    desk.crm.relent(&desk.db).await;
+    desk.db.execute("SELECT crm.replay_all()").await;
+    desk.settle().await;
+}
