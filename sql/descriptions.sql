@@ -239,5 +239,5 @@ BEGIN
     RETURN crm_internal.described_field(answer -> 'description', f.crm_field);
 END $$;
 COMMENT ON FUNCTION crm_internal.require_compatible(crm.object_map, crm.field_map) IS
-    'raises if the CRM says that a field cannot be mapped so (pg_crm.check_fields), says what is doubtful, and returns what the CRM '
-    'tells of the field''s values (NULL: nothing)';
+    'raises an error if the CRM''s description rules the mapping out (pg_crm.check_fields), warns about what is doubtful, and returns '
+    'the CRM''s description of the field (NULL: none)';

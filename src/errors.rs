@@ -1,10 +1,9 @@
 //! What users see of an error of pg_crm: message, DETAIL and HINT, and where in their own code it
-//! came up.
+//! was raised.
 //!
-//! Which functions of pg_crm were at work is nobody's business but ours: PostgreSQL's CONTEXT lines
-//! of them are cut off where an error leaves a function of pg_crm's schemas, and can be had at
-//! `log_min_messages = debug1`. Rust's backtraces, for which the environment of a server may ask,
-//! are not made at all.
+//! CONTEXT lines of pg_crm's own functions are cut off where an error leaves a function of its
+//! schemas; `log_min_messages = debug1` shows them. Rust's backtraces, which a server's environment
+//! may request, are disabled.
 
 use std::ffi::CStr;
 
@@ -112,7 +111,7 @@ unsafe extern "C-unwind" fn enters(function: pg_sys::Oid) -> bool {
     unsafe { is_ours(pg_sys::get_func_namespace(function)) }
 }
 
-/// Raises the error that is on its way as if it came up where the function was called. Nothing in
+/// Raises the current error as if it had been raised where the function was called. Nothing in
 /// this frame has a destructor.
 ///
 /// # Safety

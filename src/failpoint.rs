@@ -1,9 +1,9 @@
-//! Named points at which a test build ends itself, or the postmaster, or stands still, once per
-//! data directory.
+//! Named points at which a test build kills its process or the postmaster, or stops, once per data
+//! directory.
 //!
 //! `pg_crm.failpoints` names points, separated by commas. `point` kills the process that gets
 //! there, as `kill -9` would; `point:postmaster` kills the postmaster, and with it everything;
-//! `point:terminate` asks the process to end, `point:stop` has it stand still until SIGCONT.
+//! `point:terminate` asks the process to end, `point:stop` stops it until SIGCONT.
 //!
 //! `point:error:3` raises an error there, inside the transaction, the first three times;
 //! `point:error@p2` each time that record p2 is among those at hand. `panic` for `error` is a panic

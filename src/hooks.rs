@@ -5,7 +5,8 @@
 //! fail while anybody is connected. The worker is asked to end and kept out for a moment; if the
 //! command fails it comes back.
 //!
-//! What a prepared transaction would have told the worker at its commit, `COMMIT PREPARED` tells.
+//! `COMMIT PREPARED` wakes the worker, since the commit callbacks of a prepared transaction are
+//! lost.
 
 use std::ffi::{CStr, c_char};
 use std::time::{Duration, Instant};

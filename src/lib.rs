@@ -7,7 +7,7 @@
 //!   CRMs.
 //! - [`webhook_verifier`], [`secrets`]: what backends and the worker do alike.
 //! - [`errors`]: what users see of an error.
-//! - [`shared`]: what processes tell each other through shared memory.
+//! - [`shared`]: the shared memory of backends, the launcher and the workers.
 //! - `crm_domain` and `crm_provider` (`src/domain`, `src/provider`): the rules and the vendors,
 //!   without Postgres and without I/O.
 //! - [`sql`]: the order in which the files of `sql/` are run, with tables, capture, set-up

@@ -1,8 +1,8 @@
-//! What backends, the launcher and the workers tell each other through shared memory.
+//! The shared memory of backends, the launcher and the workers.
 //!
 //! Atomics only: nothing here can be left locked, and no pointer to a process can dangle. A process
-//! is woken through its PGPROC, found by pid at that moment; should the pid be another's by then,
-//! that one wakes up for nothing.
+//! is woken through its PGPROC, found by pid at that moment; if the pid has been reused by then,
+//! the other process wakes up needlessly.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU8, AtomicU32, Ordering::SeqCst};
 use std::time::Duration;

@@ -63,8 +63,8 @@ pub fn require_worker() {
     STREAM.set(Some(stream));
 }
 
-/// Asks the worker; `None` at the timeout. An error, a cancel for instance, ends the connection,
-/// and so tells the worker.
+/// Asks the worker; `None` at the timeout. An error, such as a cancel, closes the connection, which
+/// the worker notices.
 pub fn ask(mut request: serde_json::Map<String, Json>, timeout: Duration) -> Option<Json> {
     refuse_restricted();
     let deadline = Instant::now() + timeout;

@@ -1,4 +1,4 @@
-//! Who calls.
+//! Identifies the caller of a function that runs as the engine.
 //!
 //! A function that asks is two: an outer one that runs with its caller's rights and says
 //! `crm_internal.caller()`, and an inner one that runs as the engine and asks

@@ -1,4 +1,4 @@
-//! What a command does to values that no other part of the catalog tells: asked of the commands
+//! What a command does to values, where no catalog shows it: read from the commands
 //! that `pg_event_trigger_ddl_commands()` has collected.
 
 use std::ffi::CStr;

@@ -1,4 +1,4 @@
-//! Where this database is: what tells it from the copies that are made of it.
+//! The identity of this database, by which it is distinguished from copies of it.
 
 use pgrx::prelude::*;
 

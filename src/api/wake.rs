@@ -101,7 +101,7 @@ pub fn for_what_waits() {
     at_commit(Wake::Urgently);
 }
 
-/// Wakes the worker should the intent of a call come to nothing: by the end of this transaction, or
+/// Wakes the worker if the intent of a call is rolled back: by the end of this transaction, or
 /// by its going back to a savepoint.
 pub fn if_undone() {
     // SAFETY: a plain read of this transaction's own state.

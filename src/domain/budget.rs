@@ -4,9 +4,10 @@
 //! short window and the vendor's day as its last answer reported them. A part of each is reserved
 //! for writes that a caller waits for.
 //!
-//! Guarantees: whatever a CRM tells and whatever a clock does, nobody is told to wait longer than
-//! [`MAX_WAIT`]; who waits as long as told and is alone gets a request; what is kept for real time
-//! goes to nobody else, as long as the CRM's last word is not older than [`STALE_AFTER`].
+//! Guarantees: whatever a CRM reports and whatever a clock does, no wait is longer than
+//! [`MAX_WAIT`]; a request that waits as long as it has to, and is alone, may be sent; what is
+//! reserved for real time is used for nothing else while the CRM's last report is not older than
+//! [`STALE_AFTER`].
 
 /// Whose requests wait for whom, the most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,7 +25,7 @@ impl Priority {
     pub const COUNT: usize = Priority::Drift as usize + 1;
 }
 
-/// Who tells of a short window.
+/// Who reports a short window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     Crm,
@@ -61,7 +62,7 @@ impl Default for Limits {
     }
 }
 
-/// A budget as the vendor told it.
+/// A budget as the vendor reported it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reported {
     pub remaining: u64,
@@ -353,7 +354,7 @@ mod tests {
                 let priority = PRIORITIES[priority];
                 if let Err(wait) = budget.acquire(now, priority).map_err(ms) {
                     prop_assert!((1..=MAX_WAIT).contains(&wait));
-                    // A wait that was cut short is told again.
+                    // A wait that was cut short is required again.
                     let mut again = 0;
                     let mut wait = wait;
                     loop {
@@ -372,7 +373,7 @@ mod tests {
             prop_assert!(f64::from(taken) <= f64::from(requests) + gained + 1e-6);
         }
 
-        /// Whatever a vendor tells, waits are bounded.
+        /// Whatever a vendor reports, waits are bounded.
         #[test]
         fn lies_do_no_harm(
             remaining in any::<u64>(),

@@ -1,4 +1,4 @@
-//! The one spelling of a JSON value, and its BLAKE3.
+//! The canonical text of a JSON value, and its BLAKE3 hash.
 //!
 //! Two JSON values have the same canonical text if and only if they are equal: objects are sorted
 //! by key (in byte order), numbers are spelt one way whatever their scale or exponent, strings

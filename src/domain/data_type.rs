@@ -1,4 +1,4 @@
-//! The types a mapped field may have, independent of Postgres's and of any vendor's names.
+//! The types that a mapped field may have, whatever Postgres or a vendor calls them.
 
 use serde::{Deserialize, Serialize};
 

@@ -39,7 +39,7 @@ pub enum Scope {
     Connection,
 }
 
-/// A failed request or a failed record, as the vendor told it, with the class that we gave it.
+/// A failed request or a failed record, in the vendor's words, with the class that pg_crm gave it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     pub class: ErrorClass,
@@ -100,7 +100,7 @@ impl Failure {
         self.class == ErrorClass::Conflict && self.code == Self::STALE
     }
 
-    /// No answer mentions the record, so nobody knows what became of it.
+    /// No response mentions the record, so it is not known whether it was written.
     pub fn missing_result() -> Self {
         let message = "the CRM's answer does not mention this record";
         Failure::record(ErrorClass::Transient, "missing_result", message)
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_failure_tells_can_be_stored_and_shown() {
+    fn the_texts_of_a_failure_can_be_stored_and_shown() {
         let failure = Failure::record(
             ErrorClass::Mapping,
             "NO\u{1b}[2J",
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_failure_tells_is_bounded() {
+    fn the_texts_of_a_failure_are_bounded() {
         let long = "é".repeat(Failure::MESSAGE_BYTES);
         let failure = Failure::connection(ErrorClass::Transient, format!("x{long}"), long.clone());
         assert_eq!(failure.code.len(), Failure::CODE_BYTES - 1);

@@ -1,7 +1,8 @@
 //! The decision on a field that was read from the CRM: who changed it, judged by values alone.
 //!
 //! The ledger's hash says what both sides last agreed on. A field that still has it did not change,
-//! whoever touched the record; neither a clock nor the vendor's word for who did it is asked.
+//! whatever else changed in the record. Neither clocks nor the vendor's record of who made a change
+//! are used.
 
 use crate::Value;
 use crate::conflict::{ShortHash, hash};

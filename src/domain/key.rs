@@ -1,7 +1,7 @@
 //! When two keys are equal for a CRM.
 //!
-//! PostgreSQL tells keys apart byte by byte. The field of a CRM that holds them does not: it stores
-//! text without what is blank around it, and most look it up without regard to case. Two rows whose
+//! PostgreSQL compares keys byte by byte. The field of a CRM that holds them does not: it trims
+//! text, and most CRMs look it up without regard to case. Two rows whose
 //! keys differ in that alone would be one record, and the second would overwrite the first's.
 
 use std::borrow::Cow;

@@ -1,5 +1,5 @@
-//! What is done about records, and how it is recorded: the words of the queue, of claims and of the
-//! audit.
+//! Operations on records and their results, by the names that the queue, claims and the audit give
+//! them.
 
 use crate::string_enum::string_enum;
 
@@ -16,7 +16,7 @@ string_enum! {
 }
 
 string_enum! {
-    /// On which way an attempt was made.
+    /// How an attempt was made.
     Path: "path" {
         /// Write-back of outbound edits and of whole records.
         Batch = "batch",

@@ -1,5 +1,5 @@
-//! A record's fields as one canonical JSON object, and its BLAKE3. Fields without a value are left
-//! out, since null and missing are one.
+//! A record's fields as one canonical JSON object, and its BLAKE3 hash. Fields without a value are
+//! left out, since null and missing mean the same.
 
 use std::collections::BTreeMap;
 

@@ -1,9 +1,9 @@
 //! JSON made acceptable to PostgreSQL's `jsonb`, whatever it contains.
 //!
-//! JSON may say what `jsonb` refuses: the character NUL, a number beyond `numeric`, a string of
-//! more than 256 MB, brackets without end. A CRM takes such a value all the same, so it is sent;
-//! what is kept of it is a note with its hash. Texts without any of these, nearly all that there
-//! are, are passed on as they are after one look at their bytes.
+//! JSON may contain what `jsonb` rejects: the character NUL, a number beyond `numeric`, a string of
+//! more than 256 MB, too deep a nesting. A CRM accepts such a value, so it is sent; what is stored
+//! of it is a note with its hash. Other texts, nearly all of them, are scanned once and passed on
+//! unchanged.
 
 use std::borrow::Cow;
 

@@ -22,30 +22,30 @@ pub fn used(
     connection_id: i32,
     report: &UsageReport,
 ) -> Result<(), StoreError> {
-    let mut told = Map::new();
-    let mut tell = |name: &str, number: Option<u64>| told.insert(name.to_owned(), number.into());
+    let mut usage = Map::new();
+    let mut add = |name: &str, number: Option<u64>| usage.insert(name.to_owned(), number.into());
     let seconds = |usage: &Usage| usage.window.map(|window| window.as_secs());
     let UsageReport { crm, broker, used } = report;
     if *crm != Usage::default() {
-        tell("daily_limit", crm.daily_limit);
-        tell("daily_remaining", crm.daily_remaining);
-        tell("window_limit", crm.window_limit);
-        tell("window_remaining", crm.window_remaining);
-        tell("window_seconds", seconds(crm));
+        add("daily_limit", crm.daily_limit);
+        add("daily_remaining", crm.daily_remaining);
+        add("window_limit", crm.window_limit);
+        add("window_remaining", crm.window_remaining);
+        add("window_seconds", seconds(crm));
     }
     if *broker != Usage::default() {
-        tell("broker_limit", broker.window_limit);
-        tell("broker_remaining", broker.window_remaining);
-        tell("broker_seconds", seconds(broker));
+        add("broker_limit", broker.window_limit);
+        add("broker_remaining", broker.window_remaining);
+        add("broker_seconds", seconds(broker));
     }
     if let Some(used) = used {
-        tell("day", u64::try_from(used.day).ok());
-        tell("requests", Some(used.requests));
+        add("day", u64::try_from(used.day).ok());
+        add("requests", Some(used.requests));
     }
     client.update(
         Cached("UPDATE crm.connection_state SET usage = coalesce(usage, '{}') || $2::jsonb, usage_reported_at = now() WHERE connection_id = $1"),
         None,
-        &[connection_id.into(), Json::from(told).to_string().into()],
+        &[connection_id.into(), Json::from(usage).to_string().into()],
     )?;
     Ok(())
 }
@@ -115,7 +115,7 @@ pub fn troubled(
         return Ok(false);
     }
     let refused = failure.class == ErrorClass::Auth;
-    let told = format!("{} ({})", failure.message, failure.code);
+    let reason = format!("{} ({})", failure.message, failure.code);
     let mut noted = client.update(
         Cached("WITH before AS (SELECT b.state FROM crm.connection_state b WHERE b.connection_id = $1)
          INSERT INTO crm.connection_state AS s (connection_id, state, failures, blocked_until, error_class, last_error)
@@ -131,7 +131,7 @@ pub fn troubled(
             refused.into(),
             wait_ms.into(),
             failure.class.name().into(),
-            told.as_str().into(),
+            reason.as_str().into(),
         ],
     )?;
     let (stopped, failures): (Option<bool>, Option<i32>) = match noted.next() {
@@ -141,11 +141,11 @@ pub fn troubled(
     let name = &connection.name;
     if stopped.unwrap_or_default() {
         log!(
-            "pg_crm stops connection \"{name}\" until crm.set_credentials(): its credentials were refused: {told}"
+            "pg_crm stops connection \"{name}\" until crm.set_credentials(): its credentials were refused: {reason}"
         );
     } else if !refused && failures == Some(OPENS_AFTER as i32) {
         log!(
-            "pg_crm pauses connection \"{name}\" after {OPENS_AFTER} failed requests in a row: {told}"
+            "pg_crm pauses connection \"{name}\" after {OPENS_AFTER} failed requests in a row: {reason}"
         );
     }
     Ok(true)

@@ -20,7 +20,6 @@ pub mod reconcile;
 pub mod record;
 pub mod rights;
 pub mod row;
-
 pub mod settings_scope;
 pub mod statement;
 pub mod stub_crm;

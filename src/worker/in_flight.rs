@@ -1,4 +1,4 @@
-//! Records that a CRM is being sent something of, as components report them to the main loop.
+//! Records with a write in flight, as components report them to the main loop.
 
 use std::collections::HashSet;
 

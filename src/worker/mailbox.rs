@@ -45,7 +45,7 @@ impl<M> Inbox<M> {
         self.bell.as_raw_fd()
     }
 
-    /// All messages at hand; silences the bell first, so that none is missed.
+    /// All messages at hand. Resets the eventfd first, so that none is missed.
     pub fn drain(&self) -> Vec<M> {
         let mut count = [0u8; 8];
         // SAFETY: reads eight bytes from a non-blocking eventfd.

@@ -49,7 +49,7 @@ impl Waiter {
     }
 }
 
-/// Backends that wait until nothing of some maps, or of any, is due.
+/// Backends that wait until some maps, or all, have nothing outstanding.
 #[derive(Default)]
 pub struct Flushes(Vec<Waiter>);
 

@@ -1,4 +1,4 @@
-//! What the worker is asked, and its answer.
+//! Requests of `crm.write()` and `crm.read_live()` to the worker, and its answers.
 
 use std::time::Duration;
 
@@ -51,7 +51,8 @@ pub fn ask_to_write(
         backend_pid: std::process::id() as i32,
     };
     crate::failpoint::reach("caller::asks");
-    // Whatever ends this call from here on, a cancel for instance: what the CRM took is put right.
+    // If this call ends from here on, for example by a cancel, the row is later set to what the CRM
+    // holds.
     wake::if_undone();
     let answer = ask_worker("write", &intent);
     if answer.outcome == AnswerOutcome::Conflict {

@@ -1,4 +1,4 @@
-//! A CRM record as it came in.
+//! CRM records as they came in, before they are compared with anything.
 
 use std::collections::HashSet;
 
@@ -16,9 +16,9 @@ pub struct Incoming {
     pub crm_id: String,
     /// What the map's external_id_field holds.
     pub external_id: Option<String>,
-    /// It is not there any more.
+    /// It was deleted in the CRM.
     pub deleted: bool,
-    /// The record that took it in.
+    /// The record into which it was merged.
     pub merged_into: Option<String>,
     /// Who made the last change, in the vendor's words: evidence for the audit, nothing else.
     pub by: Option<String>,
@@ -61,7 +61,7 @@ pub struct Field {
 pub struct Arriving<'a> {
     pub connection: &'a Connection,
     pub map: &'a Map,
-    /// See [`state::moment`]: before the CRM was asked.
+    /// See [`state::moment`]: from before the request.
     pub asked: &'a str,
     /// Records with a write of ours in flight.
     pub busy: &'a HashSet<(String, String)>,

@@ -1,10 +1,10 @@
-//! What came in from a CRM, written down: rows, links, ledger, conflicts, audit and cursor in one
-//! transaction.
+//! Applies records that came from a CRM: rows, links, ledger, conflicts, audit and cursor change in
+//! one transaction.
 //!
-//! Guarantees: a record is compared with what the ledger knows now and not with what it knew when
-//! the CRM was asked: one on which something of ours was at work since then is read again by
-//! itself. Whatever comes twice changes nothing twice. Rows change as their table's owner; one that
-//! the table refuses, or a value that cannot be read, is quarantined and its neighbours go on.
+//! Guarantees: a record is compared with the ledger as it is now, not as it was when the CRM was
+//! asked: a record that pg_crm itself changed in between is read again by itself. Applying a record
+//! twice changes nothing the second time. Rows are changed as their table's owner; a record that
+//! the table refuses, or that cannot be read, is quarantined and does not hold up others.
 
 mod apply;
 mod changed;

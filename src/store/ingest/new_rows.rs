@@ -1,7 +1,7 @@
-//! Rows that are inserted for CRM records that have none (`on_crm_insert => 'insert'`).
+//! Inserts rows for CRM records that have none (`on_crm_insert => 'insert'`).
 //!
-//! As the table's owner, so its defaults, rules and triggers have their say. A row takes every
-//! mapped field, those too that Postgres is the source of from then on.
+//! Guarantees: rows are inserted as the table's owner, with its defaults, rules and triggers. A new
+//! row gets every mapped field, `outbound` ones too.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -31,7 +31,7 @@ pub type Inserted = Result<InsertedRow, StoreError>;
 /// A row that was inserted.
 pub struct InsertedRow {
     pub key: Key,
-    /// What it holds instead of what the CRM does.
+    /// Where it holds another value than the CRM.
     pub altered: Altered,
 }
 
@@ -196,7 +196,7 @@ fn insert_rows(
     })
 }
 
-/// Links the new rows to their records, and captures what the table's own code made of their values.
+/// Links the new rows to their records, and captures what the table's code made of the values.
 fn link_and_recapture(
     client: &mut SpiClient,
     map: &Map,

@@ -1,5 +1,5 @@
-//! CRM records that cannot be ingested: each a dead letter with the reason, while its neighbours go
-//! on.
+//! CRM records that cannot be ingested: each becomes a dead letter with the reason, and holds up no
+//! other.
 
 use crm_domain::storable::storable_text;
 use crm_domain::{AuditResult, ErrorClass, Failure};
@@ -154,7 +154,7 @@ pub(super) fn refusal(error: &StoreError) -> Failure {
     error.failure("refused_by_table")
 }
 
-/// A record that cannot be read, however often it is tried.
+/// Quarantines a record that has failed as often as it may.
 pub fn give_up(
     client: &mut SpiClient,
     connection: &Connection,
@@ -212,7 +212,7 @@ fn put(
     Ok(!put.is_empty())
 }
 
-/// Records that came in well after all are in quarantine no longer.
+/// Ends the quarantine of records that were ingested.
 pub fn release(client: &mut SpiClient, map: &Map, crm_ids: &[&str]) -> Result<(), StoreError> {
     client.update(
         Cached("DELETE FROM crm.dead_letter WHERE map_id = $1 AND path = 'ingest' AND crm_id = ANY ($2)"),

@@ -84,9 +84,9 @@ pub fn ask(
     Ok(())
 }
 
-/// A pass through all records begins, and the CRM does not tell which of them are gone: notes every
-/// linked record as unseen. Each page takes away those that it shows ([`seen`]); the rest is read
-/// by itself after the pass ([`ask_unseen`]).
+/// A pass through all records begins, and the CRM does not report earlier deletions: notes every
+/// linked record. Each page deletes the notes of the records that it shows ([`seen`]); the rest is
+/// read by itself after the pass ([`ask_unseen`]).
 pub fn look_out_for_linked(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
     client.update(
         Cached(

@@ -1,5 +1,5 @@
 //! What a CRM makes of what it is sent, where nobody could know that beforehand: a trigger of its
-//! own that spells out a telephone number, a rounding that no documentation tells.
+//! own that spells out a telephone number, an undocumented rounding.
 //!
 //! Guarantees: an outbound cell is written over once for each value of the row and each that the
 //! CRM makes of it. Should the CRM hold the same again after the same was sent, and the row's own
@@ -169,7 +169,7 @@ fn change(
     Ok(())
 }
 
-/// Asks for the records of these in which a cell was written over: read at once, they tell what the
+/// Asks for the records of these in which a cell was written over: read at once, they show what the
 /// CRM makes of it before anybody else has changed it.
 pub fn refetch_overwritten(
     client: &mut SpiClient,

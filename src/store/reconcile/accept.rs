@@ -1,4 +1,6 @@
-//! What the reconciler has rows take of the CRM: never over an edit that came meanwhile.
+//! Sets cells of rows to the CRM's values, as the reconciler decided.
+//!
+//! Guarantee: a cell that was edited meanwhile is left alone.
 
 use std::collections::{BTreeMap, HashSet};
 

@@ -1,5 +1,5 @@
-//! What the reconciler decided, written down: rows, ledger, pending writes, conflicts, dead
-//! letters, audit and claim in one transaction.
+//! Writes down what the reconciler decided: rows, ledger, pending writes, conflicts, dead letters,
+//! audit and claim change in one transaction.
 
 use std::collections::HashSet;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Keeps the capture triggers from taking what pg_crm itself sets for an edit.
+//! Keeps the capture triggers from capturing what pg_crm itself sets.
 
 use std::cell::RefCell;
 
@@ -10,7 +10,7 @@ struct Applying {
     cells: Vec<u8>,
     /// As [`record_name`] makes them.
     records: Vec<String>,
-    /// They take what the CRM holds; else they are a user's edit.
+    /// They are set to the CRM's values; else they are a user's edit.
     from_crm: bool,
 }
 

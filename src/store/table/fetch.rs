@@ -68,7 +68,7 @@ pub const SPARE: usize = 32 * 1024;
 pub const UNPACKS: usize = 256;
 
 /// A column that is not read as it is stored: made text, or handed to a transform, it would be
-/// loaded before anybody could tell how large it is.
+/// loaded before its size is known.
 pub fn is_converted(f: &MappedField) -> bool {
     f.is_long && (f.transform_out.is_some() || !f.is_text)
 }

@@ -1,10 +1,10 @@
 //! The values to send, read from the mapped table as its owner, bounded by bytes.
 //!
-//! No value is loaded that is larger than one may be: where it is stored, its header tells. Only
-//! the cells that wait are read, so a heavy column that did not change costs nothing. A transform
-//! that fails, or takes too long, concerns its record alone: where there are transforms, rows are
-//! fetched one by one and in order, so that the place tells whose it was, and the others are read
-//! again without it.
+//! Guarantees: a value larger than the limit is not loaded: the header of its stored form gives its
+//! size. Only the cells to be sent are read, so a large column that did not change costs nothing. A
+//! transform that fails, or takes too long, affects its record alone: if there are transforms, rows
+//! are fetched one by one and in order, so that the position identifies the row at fault, and the
+//! others are read again without it.
 
 use std::collections::HashMap;
 use std::ops::Range;

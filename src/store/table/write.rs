@@ -1,7 +1,8 @@
-//! Rows that take what the CRM holds: set as their owner, in few statements.
+//! Sets cells of rows to the CRM's values, as the table's owner and in few statements.
 //!
-//! The caller has locked the records and their rows, and has decided. A row that the table refuses
-//! does not keep the others from being written.
+//! The caller has locked the records and their rows, and has decided. Guarantees: a row that the
+//! table refuses does not keep the others from being written; a value that its column would change
+//! is refused.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +22,7 @@ use crate::store::table::read::{self, Bounds, RowValues, Wanted};
 use crate::store::table::transform;
 use crate::store::table::update::{self, Row};
 
-/// Cells of a row, and what they take.
+/// Cells of a row, and the values that they are set to.
 pub struct CrmValues<'a> {
     pub shard_key: &'a str,
     pub record_key: &'a str,
@@ -29,11 +30,11 @@ pub struct CrmValues<'a> {
     pub values: BTreeMap<u16, &'a Value>,
 }
 
-/// What became of rows that were to take something, by their places.
+/// What became of rows whose cells were to be set, by their places.
 #[derive(Default)]
 pub struct WriteResult {
-    /// Those whom the table refuses, whose code takes too long, or that would have had to wait, and
-    /// why.
+    /// Rows that the table refuses, whose code takes too long, or that would have had to wait for a
+    /// lock, and why.
     pub refused: Vec<(usize, StoreError)>,
     /// What rows hold instead of what they were to hold.
     pub altered: Vec<(usize, Altered)>,
@@ -150,9 +151,9 @@ pub fn columns(
     Ok(object)
 }
 
-/// What a trigger of the table made of the CRM's value is an edit like any other, where the cell's
-/// edits go to the CRM. The answer tells of all such values; of cells whose edits stay here, only
-/// where the row does not hold what it was given.
+/// Captures what the table's triggers made of the CRM's values: an edit like any other if edits of
+/// the cell go to the CRM. Returns all such values; for cells whose edits are not sent, only those in
+/// which the row does not hold what it was given.
 pub fn recapture(
     client: &mut SpiClient,
     map: &Map,

@@ -1,4 +1,4 @@
-//! What the CRM answered, written down: queue, ledger, dead letters, audit and claim in one
+//! Settles a batch by the CRM's results: queue, ledger, dead letters, audit and claim change in one
 //! transaction.
 
 use std::collections::HashSet;

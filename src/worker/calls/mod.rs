@@ -153,8 +153,8 @@ impl Calls {
                 self.fresh.extend(fresh);
                 false
             }
-            // The callers are told that the worker did not answer; the reconciler finds what was
-            // sent.
+            // The callers get the error that the worker did not answer; the reconciler finds what
+            // was sent.
             Err(error) => {
                 self.is_locked = false;
                 log!("pg_crm cannot record edits of waiting callers: {error}");

@@ -159,8 +159,8 @@ impl MainLoop {
         process::wait_latch_or_readable(self.inbox.fd(), time.min(self.calls.pause()));
     }
 
-    /// Takes in events, and serves callers by what the last turn knew. Returns whether a whole turn
-    /// is due.
+    /// Handles the messages of the threads, and serves callers with the state of the last turn.
+    /// Returns whether a whole turn is due.
     fn receive(&mut self, is_due: bool) -> bool {
         let woken = self.slot.take_wake();
         if woken.urgently {
@@ -297,7 +297,7 @@ impl MainLoop {
                 .map(|m| m.id)
                 .collect();
             // What is in flight is outstanding; to ask the tables as well would cost a scan each
-            // turn. What is in flight for a map that is gone or stopped is nobody's work any more.
+            // turn. For a map that is gone or stopped, what is in flight does not count.
             let in_flight =
                 self.write_back.works_on(&working) || self.reconciler.works_on(&working);
             let mut outstanding = true;

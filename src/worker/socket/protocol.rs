@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-/// A request; its operation stands beside its own members: `{"op": "flush", ...}`.
+/// A request, as JSON: `{"op": "flush", ...}`.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "op", rename_all = "lowercase")]
 pub enum Request {
@@ -67,8 +67,8 @@ fn a_minute() -> u64 {
 pub struct DescribeRequest {
     pub connection_id: i32,
     pub object: String,
-    /// The CRM is asked in any case. Otherwise an answer of a moment ago will do, and a connection
-    /// that rests is left alone.
+    /// The CRM is asked in any case. Otherwise a recent description is used if there is one, and a
+    /// connection that is paused or waits is not used.
     pub fresh: bool,
 }
 
@@ -119,7 +119,7 @@ pub struct IntentField {
     pub compared: bool,
 }
 
-/// A null that is there is a value: the user wants the field to be empty.
+/// A JSON null is a value, the empty one; only a missing member is `None`.
 fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Json>, D::Error> {
     Json::deserialize(value).map(Some)
 }

@@ -35,7 +35,7 @@ pub fn fold(client: &mut SpiClient, records: &[Record]) -> Result<(), StoreError
         column(&forgotten, |r| r.map_id),
         column(&forgotten, |r| r.record_key.as_str()),
     ];
-    // The queue tells of creations in flight, and the ledger of links: they come last.
+    // The queue shows creations in flight, and the ledger links: they are deleted last.
     for statement in [
         REMEMBER_CREATIONS,
         REMEMBER_LINKS,
@@ -47,7 +47,7 @@ pub fn fold(client: &mut SpiClient, records: &[Record]) -> Result<(), StoreError
     Ok(())
 }
 
-/// Edits that wait are given up; their calls, and those in the changes themselves, are told so.
+/// Gives up pending edits, with an audit row for their calls and for those in the changes.
 const GIVE_UP_EDITS: &str = "WITH record AS MATERIALIZED (
         SELECT r.shard_key, r.map_id, r.record_key, r.notes::jsonb AS notes
         FROM unnest($1::text[], $2::int[], $3::text[], $4::text[]) AS r (shard_key, map_id, record_key, notes)

@@ -50,7 +50,7 @@ pub struct Folded {
 /// for that costs as much as the rest of an INSERT, so slices go without it until one finds such a
 /// record and is folded again.
 ///
-/// `at`: the last row of the slice that is being folded, for whoever asks after an error.
+/// `at`: the last row of the slice that is being folded, read after an error.
 pub fn fold(
     client: &mut SpiClient,
     rows: usize,

@@ -105,10 +105,10 @@ pub struct Limit {
 pub enum Guarded {
     /// The CRM refuses our write.
     Refused,
-    /// Ours replaces it, and what was replaced is told.
-    Told,
-    /// Ours replaces it, and nobody knows.
-    Unseen,
+    /// Ours replaces it, and the audit reports the value that was replaced.
+    Reported,
+    /// Ours replaces it, and nothing shows what it replaced.
+    Unnoticed,
 }
 
 pub struct Volume {

@@ -57,8 +57,8 @@ async fn the_table_of_the_documentation_is_true(contestant: Contestant) {
     );
     let guarded = |guarded| match guarded {
         Guarded::Refused => "is refused",
-        Guarded::Told => "is told",
-        Guarded::Unseen => "is unseen",
+        Guarded::Reported => "is reported",
+        Guarded::Unnoticed => "is not noticed",
     };
     let one = cell(SECTION, "an edit between", vendor);
     assert_eq!(one, guarded(vendor.guards_one()));

@@ -27,7 +27,7 @@ async fn an_edit_between_read_and_write_is_not_lost_in_silence(contestant: Conte
     intruded(&live, 1, "write", json!({"phone": "theirs"})).await;
     let written = live.write("p1", json!({"phone": "ours"})).await;
     match vendor.guards_one() {
-        Guarded::Told => {
+        Guarded::Reported => {
             let written = written.expect("committed");
             live.assert_both("p1", "phone", "ours").await;
             let audit = "SELECT jsonb_build_array(result, fields -> $2) FROM crm.audit_log WHERE write_id = $1::text::uuid";
@@ -74,15 +74,15 @@ async fn neither_is_one_during_an_update_of_many(contestant: Contestant) {
 async fn assert_outcome(live: &Live, guarded: Guarded) {
     let (phone, result) = match guarded {
         Guarded::Refused => ("theirs", "reconcile superseded"),
-        Guarded::Told => ("ours", "reconcile raced"),
-        Guarded::Unseen => ("ours", "reconcile applied"),
+        Guarded::Reported => ("ours", "reconcile raced"),
+        Guarded::Unnoticed => ("ours", "reconcile applied"),
     };
     live.assert_both("p1", "phone", phone).await;
     assert_eq!(
         live.audit("p1").await.last().map(String::as_str),
         Some(result)
     );
-    if guarded == Guarded::Told {
+    if guarded == Guarded::Reported {
         let raced = "SELECT fields -> $1 ->> 'raced' FROM crm.audit_log WHERE result = 'raced'";
         let field = live.crm.vendor.field("phone");
         let raced: Vec<String> = live.db.all(raced, &[&field]).await;

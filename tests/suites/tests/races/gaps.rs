@@ -75,7 +75,7 @@ async fn a_call_meets_a_person_at_every_gap(vendor: Vendor) {
         let expected = match gap {
             Gap::BeforeRead => ("conflict", old.as_str(), "theirs", "conflict"),
             // HubSpot and Pipedrive cannot refuse it, but tell afterwards what was lost.
-            Gap::AfterRead | Gap::BeforeWrite if vendor.guards_one() == Guarded::Told => {
+            Gap::AfterRead | Gap::BeforeWrite if vendor.guards_one() == Guarded::Reported => {
                 ("committed", "ours", "ours", "raced")
             }
             Gap::AfterRead | Gap::BeforeWrite => ("conflict", old.as_str(), "theirs", "conflict"),
@@ -105,7 +105,7 @@ async fn an_update_meets_a_person_at_every_gap(vendor: Vendor) {
         let seen = (row.as_str(), crm.as_str(), results.as_str());
         let expected = match gap {
             Gap::BeforeRead => ("theirs", "theirs", "superseded"),
-            Gap::AfterRead | Gap::BeforeWrite if vendor.guards_one() == Guarded::Told => {
+            Gap::AfterRead | Gap::BeforeWrite if vendor.guards_one() == Guarded::Reported => {
                 ("ours", "ours", "raced")
             }
             Gap::AfterRead | Gap::BeforeWrite => ("theirs", "theirs", "superseded"),

@@ -79,7 +79,7 @@ async fn the_crms_condition_holds_through_the_broker(vendor: Vendor) {
     live.edit_between("p2", json!({"phone": "theirs"})).await;
     let written = live.write("p2", json!({"phone": "mine"})).await;
     match vendor.guards_one() {
-        Guarded::Told => drop(written.expect("committed")),
+        Guarded::Reported => drop(written.expect("committed")),
         _ => {
             written.expect("conflict");
             assert_eq!(live.field("p2", "phone").await, "theirs");

@@ -119,7 +119,7 @@ pub const FACTS: Facts = Facts {
             wait: 3,
         },
     ],
-    guards: [Guarded::Told, Guarded::Told],
+    guards: [Guarded::Reported, Guarded::Reported],
     page: 200,
     changes: "/search",
     names_editors: true,

@@ -112,7 +112,7 @@ pub const FACTS: Facts = Facts {
             wait: 900,
         },
     ],
-    guards: [Guarded::Told, Guarded::Unseen],
+    guards: [Guarded::Reported, Guarded::Unnoticed],
     page: 500,
     changes: "/persons?limit",
     names_editors: false,

@@ -128,7 +128,7 @@ pub const FACTS: Facts = Facts {
             wait: 3,
         },
     ],
-    guards: [Guarded::Refused, Guarded::Unseen],
+    guards: [Guarded::Refused, Guarded::Unnoticed],
     page: 2000,
     changes: "/queryAll",
     names_editors: true,

@@ -113,7 +113,7 @@ pub const FACTS: Facts = Facts {
             wait: 10,
         },
     ],
-    guards: [Guarded::Refused, Guarded::Unseen],
+    guards: [Guarded::Refused, Guarded::Unnoticed],
     page: 200,
     changes: "/coql",
     names_editors: false,
