@@ -138,60 +138,77 @@ fn send_batch<'a>(
         match result {
             Ok(results) => {
                 let mut results = results.into_iter();
-                places
-                    .iter()
-                    .map(|&(index, _)| Sent {
-                        index,
-                        request_id: request_id.clone(),
-                        result: results
-                            .next()
-                            .unwrap_or_else(|| Err(Failure::missing_result())),
-                    })
-                    .collect()
+                let result = || {
+                    let next = results.next();
+                    next.unwrap_or_else(|| Err(Failure::missing_result()))
+                };
+                with_results(&places, &request_id, result)
             }
             Err(_) if is_split => {
                 // The operation is over, so that the values are ours again.
                 let records = Arc::unwrap_or_clone(batch).records;
-                let mut left: Vec<Outgoing> = places
-                    .into_iter()
-                    .zip(records)
-                    .map(|((index, attempts), record)| Outgoing {
-                        index,
-                        kind,
-                        attempts,
-                        record,
-                    })
-                    .collect();
-                let others = left.split_off(left.len().div_ceil(2));
-                let mut sent = Vec::with_capacity(left.len() + others.len());
-                // One after the other: the outcome of the first half decides whether the second is
-                // sent as one request.
-                for (half, name) in [(left, 'a'), (others, 'b')] {
-                    let id = format!("{request_id}{name}");
-                    if counts().allows_batch() {
-                        sent.extend(send_batch(link, destination, kind, half, id, budget).await);
-                        continue;
-                    }
-                    let one = |(n, record)| {
-                        let id = format!("{id}-{}", n + 1);
-                        send_batch(link, destination, kind, vec![record], id, budget)
-                    };
-                    let alone = join_all(half.into_iter().enumerate().map(one)).await;
-                    sent.extend(alone.into_iter().flatten());
-                }
-                sent
-            }
-            Err(failure) => places
-                .iter()
-                .map(|&(index, _)| Sent {
+                let left = places.into_iter().zip(records);
+                let left = left.map(|((index, attempts), record)| Outgoing {
                     index,
-                    request_id: request_id.clone(),
-                    result: Err(failure.clone()),
-                })
-                .collect(),
+                    kind,
+                    attempts,
+                    record,
+                });
+                let left = left.collect();
+                send_halves(link, destination, kind, left, request_id, budget).await
+            }
+            Err(failure) => with_results(&places, &request_id, || Err(failure.clone())),
         }
     }
     .boxed()
+}
+
+/// Sends the records of a refused batch in halves, or one by one once the budget for
+/// batches is spent. One half after the other: the outcome of the first decides whether the second is
+/// sent as one request.
+async fn send_halves(
+    link: &Link,
+    destination: &Destination,
+    kind: WriteKind,
+    mut left: Vec<Outgoing>,
+    request_id: String,
+    budget: &Mutex<BisectBudget>,
+) -> Vec<Sent> {
+    let others = left.split_off(left.len().div_ceil(2));
+    let mut sent = Vec::with_capacity(left.len() + others.len());
+    for (half, name) in [(left, 'a'), (others, 'b')] {
+        let id = format!("{request_id}{name}");
+        let allows_batch = budget
+            .lock()
+            .expect("no panic under this lock")
+            .allows_batch();
+        if allows_batch {
+            sent.extend(send_batch(link, destination, kind, half, id, budget).await);
+            continue;
+        }
+        let one = |(n, record)| {
+            let id = format!("{id}-{}", n + 1);
+            send_batch(link, destination, kind, vec![record], id, budget)
+        };
+        let alone = join_all(half.into_iter().enumerate().map(one)).await;
+        sent.extend(alone.into_iter().flatten());
+    }
+    sent
+}
+
+fn with_results(
+    places: &[(usize, u32)],
+    request_id: &str,
+    mut result: impl FnMut() -> Result<Written, Failure>,
+) -> Vec<Sent> {
+    let places = places.iter();
+    places
+        .map(|&(index, _)| Sent {
+            index,
+            request_id: request_id.to_owned(),
+            result: result(),
+        })
+        .collect()
 }
 
 /// Whether a refused batch is worth sending in halves: when one record may be at fault for all.
