@@ -101,7 +101,7 @@ fn same(a: &Json, b: &Json) -> bool {
     }
 }
 
-/// Also: apostrophes doubled on the way (DESIGN 14).
+/// Also: apostrophes doubled on the way.
 async fn text_arrives_as_it_is(contestant: Contestant) {
     let desk = Desk::open(&CLUSTER, contestant).await;
     desk.map_field("title", "").await;

@@ -33,7 +33,7 @@ async fn a_database_without_the_extension_has_no_worker() {
     .await;
 }
 
-/// DROP DATABASE hanging (DESIGN 14): with FORCE the worker is told to go like any other session.
+/// DROP DATABASE hanging: with FORCE the worker is terminated like any other session.
 #[tokio::test]
 async fn drop_database_does_not_hang() {
     let desk = hanging(&CLUSTER, Vendor::Salesforce).await;

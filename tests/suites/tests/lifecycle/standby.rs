@@ -35,7 +35,7 @@ async fn idle_until_promoted_then_at_work() {
     desk.db.worker().await;
     desk.settle().await;
     assert_eq!(desk.field("p1", "phone").await, "left over");
-    // A failover that sends everything again (DESIGN 14): only what was left over travels.
+    // A failover that sends everything again: only what was left over travels.
     let sent = desk
         .crm
         .sim()

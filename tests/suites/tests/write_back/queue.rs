@@ -113,7 +113,7 @@ async fn a_paused_connection_keeps_its_work() {
     desk.settle().await;
 }
 
-/// Timeouts cascading through a queue (DESIGN 14).
+/// Timeouts cascading through a queue.
 #[tokio::test]
 async fn a_failing_connection_does_not_delay_another() {
     let db = CLUSTER.database().await;
