@@ -8,32 +8,42 @@ use crate::store::dead_letter;
 use crate::store::error::StoreError;
 use crate::store::outcome::Outcome;
 use crate::store::statement::Cached;
-use crate::store::write_back::outcome::Settled;
+use crate::store::write_back::outcome::{Settled, column};
 
 /// Failures, and records that were edited since the claim. Such an edit (another revision) keeps
 /// all waiting cells waiting: sent once more, they do no harm.
-pub fn others(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<(), StoreError> {
+pub fn not_applied(
+    client: &mut SpiClient,
+    map: &Map,
+    records: &[&Settled],
+) -> Result<(), StoreError> {
     if records.is_empty() {
         return Ok(());
     }
-    let shard_keys: Vec<&str> = records.iter().map(|r| r.shard_key.as_str()).collect();
-    let record_keys: Vec<&str> = records.iter().map(|r| r.record_key.as_str()).collect();
-    let outcomes: Vec<&str> = records.iter().map(|r| r.outcome.name()).collect();
-    let errors: Vec<_> = records
-        .iter()
-        .map(|r| r.outcome.failure().2.map(storable_text))
-        .collect();
-    let revisions: Vec<i64> = records.iter().map(|r| r.revision).collect();
-    let (delays, charges): (Vec<i64>, Vec<bool>) = records
-        .iter()
-        .map(|r| match &r.outcome {
-            Outcome::Retry {
-                delay_ms, charged, ..
-            } => (*delay_ms, *charged),
-            Outcome::Dead { .. } => (0, true),
-            _ => (0, false),
-        })
-        .unzip();
+    end_without_write(client, map, records)?;
+    requeue(client, map, records)?;
+    for r in records {
+        if matches!(r.outcome, Outcome::Unlinked { .. }) {
+            client.update(
+                "SELECT crm_internal.unlink_record($1, $2, $3)",
+                None,
+                &[
+                    r.shard_key.as_str().into(),
+                    map.id.into(),
+                    r.record_key.as_str().into(),
+                ],
+            )?;
+        }
+    }
+    update_ledger(client, map, records)
+}
+
+/// Removes what needs no further attempt from the queue.
+fn end_without_write(
+    client: &mut SpiClient,
+    map: &Map,
+    records: &[&Settled],
+) -> Result<(), StoreError> {
     client.update(
         "WITH void AS (
              DELETE FROM crm.queue q
@@ -55,12 +65,27 @@ pub fn others(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result
         None,
         &[
             map.id.into(),
-            shard_keys.clone().into(),
-            record_keys.clone().into(),
-            outcomes.clone().into(),
-            revisions.clone().into(),
+            column(records, |r| r.shard_key.as_str()),
+            column(records, |r| r.record_key.as_str()),
+            column(records, |r| r.outcome.name()),
+            column(records, |r| r.revision),
         ],
     )?;
+    Ok(())
+}
+
+/// Keeps the others in the queue, with the state and the time of the next attempt that follow from
+/// their outcomes.
+fn requeue(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<(), StoreError> {
+    let delay_ms = |r: &Settled| match r.outcome {
+        Outcome::Retry { delay_ms, .. } => delay_ms,
+        _ => 0,
+    };
+    let is_charged = |r: &Settled| match r.outcome {
+        Outcome::Retry { charged, .. } => charged,
+        Outcome::Dead { .. } => true,
+        _ => false,
+    };
     client.update(
         "UPDATE crm.queue q
          SET state = CASE WHEN r.outcome = 'unlinked' THEN 'unlinked'
@@ -76,28 +101,28 @@ pub fn others(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result
         None,
         &[
             map.id.into(),
-            shard_keys.clone().into(),
-            record_keys.clone().into(),
-            outcomes.clone().into(),
-            revisions.into(),
-            delays.into(),
-            charges.into(),
-            records.iter().map(|r| r.outcome.failure().0).collect::<Vec<_>>().into(),
-            errors.iter().map(|e| e.as_deref()).collect::<Vec<Option<&str>>>().into(),
+            column(records, |r| r.shard_key.as_str()),
+            column(records, |r| r.record_key.as_str()),
+            column(records, |r| r.outcome.name()),
+            column(records, |r| r.revision),
+            column(records, delay_ms),
+            column(records, is_charged),
+            column(records, |r| r.outcome.failure().0.map(str::to_owned)),
+            column(records, |r| {
+                let error = r.outcome.failure().2;
+                error.map(|error| storable_text(error).into_owned())
+            }),
         ],
     )?;
-    let unlinked = records.iter().filter(|r| r.outcome.name() == "unlinked");
-    for r in unlinked {
-        client.update(
-            "SELECT crm_internal.unlink_record($1, $2, $3)",
-            None,
-            &[
-                r.shard_key.as_str().into(),
-                map.id.into(),
-                r.record_key.as_str().into(),
-            ],
-        )?;
-    }
+    Ok(())
+}
+
+/// Records what the CRM accepted of records that were edited meanwhile.
+fn update_ledger(
+    client: &mut SpiClient,
+    map: &Map,
+    records: &[&Settled],
+) -> Result<(), StoreError> {
     client.update(
         "UPDATE crm.ledger l
          SET crm_id = coalesce(r.crm_id, l.crm_id), synced_at = crm_internal.cells_synced(l.synced_at, r.cells, now(), l.changed_at, NULL),
@@ -108,12 +133,12 @@ pub fn others(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result
         None,
         &[
             map.id.into(),
-            shard_keys.into(),
-            record_keys.into(),
-            outcomes.into(),
-            records.iter().map(|r| r.crm_id.as_deref()).collect::<Vec<_>>().into(),
-            records.iter().map(|r| r.cells.to_bytes()).collect::<Vec<_>>().into(),
-            records.iter().map(|r| r.hashes.as_slice()).collect::<Vec<_>>().into(),
+            column(records, |r| r.shard_key.as_str()),
+            column(records, |r| r.record_key.as_str()),
+            column(records, |r| r.outcome.name()),
+            column(records, |r| r.crm_id.as_deref()),
+            column(records, |r| r.cells.to_bytes()),
+            column(records, |r| r.hashes.as_slice()),
         ],
     )?;
     Ok(())
@@ -149,14 +174,14 @@ pub fn dead_letters(
     map: &Map,
     records: &[&Settled],
 ) -> Result<(), StoreError> {
-    let mut is_told = false;
+    let mut is_logged = false;
     for r in records {
         let Outcome::Dead { class, code, error } = &r.outcome else {
             continue;
         };
-        if !is_told {
+        if !is_logged {
             dead_letter::log_first(client, map, *class, code)?;
-            is_told = true;
+            is_logged = true;
         }
         client.update(
             "INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, crm_id, operation, fields, error_class, vendor_code,

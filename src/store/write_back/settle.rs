@@ -13,9 +13,9 @@ use crate::store::error::StoreError;
 use crate::store::outcome::Outcome;
 use crate::store::record::locks::lock_records;
 use crate::store::row::Columns;
-use crate::store::write_back::accepted::{BY_KEY, IN_PLACE, applied};
+use crate::store::write_back::accepted::{Find, applied};
 use crate::store::write_back::deleted::delete_gone;
-use crate::store::write_back::failed::{dead_letters, others};
+use crate::store::write_back::failed::{dead_letters, not_applied};
 use crate::store::write_back::outcome::{Settled, column};
 
 /// Settles records. Returns the indexes of those whose ledger row another session has locked, to be
@@ -27,10 +27,10 @@ pub fn settle(
     records: &[&Settled],
 ) -> Result<Vec<usize>, StoreError> {
     let moved = moved(client, map, records)?;
-    let (held, found) = if moved.is_empty() {
+    let (locked, found) = if moved.is_empty() {
         (Vec::new(), Vec::new())
     } else {
-        held(client, map, records, &moved)?
+        locked(client, map, records, &moved)?
     };
     let part = |skip: &[usize]| -> Vec<&Settled> {
         let skip: HashSet<usize> = skip.iter().copied().collect();
@@ -39,13 +39,13 @@ pub fn settle(
             .map(|(_, r)| *r)
             .collect()
     };
-    let mut rest = applied(client, map, &part(&moved), IN_PLACE)?;
+    let mut rest = applied(client, map, &part(&moved), Find::ByPlace)?;
     rest.extend(found.iter().map(|&i| records[i]));
-    let rest = applied(client, map, &rest, BY_KEY)?;
-    others(client, map, &rest)?;
-    let records = part(&held);
+    let rest = applied(client, map, &rest, Find::ByKey)?;
+    not_applied(client, map, &rest)?;
+    let records = part(&locked);
     if records.is_empty() {
-        return Ok(held);
+        return Ok(locked);
     }
     delete_gone(client, map, &records)?;
     dead_letters(client, map, &records)?;
@@ -72,7 +72,7 @@ pub fn settle(
         })
         .collect();
     audit::write(client, connection, map, Path::Batch, &entries)?;
-    Ok(held)
+    Ok(locked)
 }
 
 /// Locks the records' ledger rows where they were when they were claimed; the answer names those
@@ -105,7 +105,7 @@ fn moved(
 
 /// Locks the ledger rows of some records, found by their key. Returns first those that another
 /// session has locked.
-fn held(
+fn locked(
     client: &mut SpiClient,
     map: &Map,
     records: &[&Settled],
@@ -120,8 +120,12 @@ fn held(
             )
         })
         .collect();
-    let held = lock_records(client, map, &keys)?;
-    let held: Vec<usize> = held.into_iter().map(|n| some[n]).collect();
-    let free = some.iter().copied().filter(|i| !held.contains(i)).collect();
-    Ok((held, free))
+    let locked = lock_records(client, map, &keys)?;
+    let locked: Vec<usize> = locked.into_iter().map(|n| some[n]).collect();
+    let free = some
+        .iter()
+        .copied()
+        .filter(|i| !locked.contains(i))
+        .collect();
+    Ok((locked, free))
 }
