@@ -99,18 +99,18 @@ fn kind(kind: WebhookKind) -> &'static str {
     }
 }
 
-/// Events of one take at most.
+/// How many events are processed at once.
 pub const TAKEN_AT_ONCE: usize = 10_000;
 
-/// An event that waits to be looked at.
-pub struct Waiting {
+/// An event that is not processed yet.
+pub struct InboxEvent {
     inbox_id: i64,
     pub crm_object: String,
     pub crm_id: String,
 }
 
-/// The first events of a connection that wait.
-pub fn waiting(client: &SpiClient, connection_id: i32) -> Result<Vec<Waiting>, StoreError> {
+/// The oldest events of a connection that are not processed yet.
+pub fn waiting(client: &SpiClient, connection_id: i32) -> Result<Vec<InboxEvent>, StoreError> {
     let rows = client.select(
         Cached(
             "SELECT inbox_id, crm_object, crm_id FROM crm.webhook_inbox
@@ -121,7 +121,7 @@ pub fn waiting(client: &SpiClient, connection_id: i32) -> Result<Vec<Waiting>, S
     )?;
     let mut waiting = Vec::with_capacity(rows.len());
     for row in rows {
-        waiting.push(Waiting {
+        waiting.push(InboxEvent {
             inbox_id: row.required("inbox_id")?,
             crm_object: row.required("crm_object")?,
             crm_id: row.required("crm_id")?,
@@ -134,7 +134,7 @@ pub fn waiting(client: &SpiClient, connection_id: i32) -> Result<Vec<Waiting>, S
 pub fn done(
     client: &mut SpiClient,
     connection_id: i32,
-    events: &[Waiting],
+    events: &[InboxEvent],
 ) -> Result<(), StoreError> {
     client.update(
         Cached(

@@ -10,7 +10,7 @@ use crate::store::config::map::Map;
 use crate::store::dead_letter;
 use crate::store::error::StoreError;
 use crate::store::ingest::incoming::{Incoming, Unreadable};
-use crate::store::ingest::refetch::{self, Reread};
+use crate::store::ingest::refetch::{self, Refetch};
 use crate::store::ingest::result::{Arrived, Failing, Note, write_audit};
 use crate::store::record::key::Key;
 use crate::store::record::links;
@@ -159,7 +159,7 @@ pub fn give_up(
     client: &mut SpiClient,
     connection: &Connection,
     map: &Map,
-    record: &Reread,
+    record: &Refetch,
     failure: &Failure,
 ) -> Result<(), StoreError> {
     let known = links::linked(client, map, &[&record.crm_id])?;

@@ -10,7 +10,7 @@ use crate::store::statement::Cached;
 
 /// A record to be read by itself.
 #[derive(Clone, Debug)]
-pub struct Reread {
+pub struct Refetch {
     pub crm_id: String,
     pub revision: i64,
     pub attempts: u32,
@@ -24,7 +24,7 @@ pub fn due(
     map_id: i32,
     limit: usize,
     busy: &HashSet<&str>,
-) -> Result<Vec<Reread>, StoreError> {
+) -> Result<Vec<Refetch>, StoreError> {
     let rows = client.select(
         Cached(
             "SELECT crm_id, revision, attempts, merged_into FROM crm.refetch WHERE map_id = $1 AND due_at <= now()
@@ -39,7 +39,7 @@ pub fn due(
         if due.len() == limit || busy.contains(crm_id.as_str()) {
             continue;
         }
-        due.push(Reread {
+        due.push(Refetch {
             crm_id,
             revision: row.required("revision")?,
             attempts: row.required::<i16>("attempts")? as u32,
@@ -128,7 +128,7 @@ pub fn ask_unseen(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError>
 }
 
 /// Records were read: those of whom nobody asked again are done.
-pub fn reread(client: &mut SpiClient, map_id: i32, records: &[&Reread]) -> Result<(), StoreError> {
+pub fn reread(client: &mut SpiClient, map_id: i32, records: &[&Refetch]) -> Result<(), StoreError> {
     client.update(
         Cached(
             "DELETE FROM crm.refetch r USING unnest($2::text[], $3::bigint[]) AS k (crm_id, revision)
@@ -146,7 +146,11 @@ pub fn reread(client: &mut SpiClient, map_id: i32, records: &[&Reread]) -> Resul
 
 /// Records that could not be compared, because a write of ours was in flight to them, are read
 /// again: the longer they have waited, the later.
-pub fn not_yet(client: &mut SpiClient, map_id: i32, records: &[&Reread]) -> Result<(), StoreError> {
+pub fn not_yet(
+    client: &mut SpiClient,
+    map_id: i32,
+    records: &[&Refetch],
+) -> Result<(), StoreError> {
     client.update(
         Cached(
             "UPDATE crm.refetch r SET due_at = now() + least(greatest(now() - r.since, interval '200 ms'), interval '30 s')
@@ -207,7 +211,7 @@ pub fn forget(client: &mut SpiClient, map_id: i32, crm_id: &str) -> Result<(), S
 pub fn failed(
     client: &mut SpiClient,
     map_id: i32,
-    records: &[&Reread],
+    records: &[&Refetch],
     delay_ms: i64,
 ) -> Result<(), StoreError> {
     client.update(

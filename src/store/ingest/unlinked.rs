@@ -218,7 +218,7 @@ fn claim<'a>(
         match candidate {
             // A creation of ours in flight may have made the record.
             _ if about.is_busy(&key) => arrived.again(record),
-            Candidate::Held => arrived.again(record),
+            Candidate::Locked => arrived.again(record),
             Candidate::Taken(other) => {
                 if links::dispute(client, map, &key, &other, &record.crm_id)? {
                     let fields = json!({ "id": { "old": other, "new": record.crm_id } });

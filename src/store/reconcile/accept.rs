@@ -23,11 +23,11 @@ use crate::store::table::write::{self, CrmValues};
 pub fn rows_in_use(
     map: &Map,
     records: &[Resolution],
-    held: &HashSet<usize>,
+    locked: &HashSet<usize>,
     settings: &Settings,
 ) -> Result<Vec<usize>, StoreError> {
     let taking: Vec<usize> = (0..records.len())
-        .filter(|n| !held.contains(n) && !records[*n].accepts.is_empty())
+        .filter(|n| !locked.contains(n) && !records[*n].accepts.is_empty())
         .collect();
     if taking.is_empty() {
         return Ok(Vec::new());

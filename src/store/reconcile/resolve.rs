@@ -31,14 +31,14 @@ pub fn resolve(
     settings: &Settings,
 ) -> Result<(Vec<Resolution>, Vec<Resolution>), StoreError> {
     let keys: Vec<(&str, &str)> = records.iter().map(keys_of).collect();
-    let mut held: HashSet<usize> = locks::lock_records(client, map, &keys)?
+    let mut locked: HashSet<usize> = locks::lock_records(client, map, &keys)?
         .into_iter()
         .collect();
-    held.extend(rows_in_use(map, &records, &held, settings)?);
+    locked.extend(rows_in_use(map, &records, &locked, settings)?);
     let mut later = Vec::new();
     let mut now = Vec::new();
     for (n, record) in records.drain(..).enumerate() {
-        if held.contains(&n) {
+        if locked.contains(&n) {
             later.push(record);
         } else {
             now.push(record);

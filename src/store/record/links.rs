@@ -89,7 +89,7 @@ pub enum Candidate {
     /// Another one does.
     Taken(String),
     /// Another session has locked it.
-    Held,
+    Locked,
 }
 
 /// Locks the ledger rows of records that are to be linked.
@@ -121,7 +121,7 @@ pub fn candidates(
             row.optional::<String>("crm_id")?,
             row.optional::<bool>("is_locked")?,
         ) {
-            (_, Some(true)) => Candidate::Held,
+            (_, Some(true)) => Candidate::Locked,
             (Some(crm_id), _) => Candidate::Taken(crm_id),
             (None, _) => Candidate::Free,
         };

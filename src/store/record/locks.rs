@@ -31,9 +31,9 @@ pub fn lock_records(
         None,
         &[map.id.into(), shard_keys.into(), record_keys.into()],
     )?;
-    let mut held = Vec::new();
+    let mut locked = Vec::new();
     for row in rows {
-        held.push(row.number("ord")?);
+        locked.push(row.number("ord")?);
     }
-    Ok(held)
+    Ok(locked)
 }

@@ -15,7 +15,7 @@ use super::request::{PollRequest, PollResult, Target};
 use crate::failpoint;
 use crate::settings::Settings;
 use crate::store::config::{self, Connection, Map};
-use crate::store::ingest::refetch::{self, Reread};
+use crate::store::ingest::refetch::{self, Refetch};
 use crate::store::ingest::state::{self, Pass};
 use crate::store::ingest::{self, Arrived, Arriving, Incoming};
 use crate::store::notify;
@@ -118,7 +118,7 @@ pub fn fail(
             }
             Target::Page { .. } => state::postpone(client, map.id, wait_ms),
             Target::Records(records) => {
-                let (worn, others): (Vec<&Reread>, Vec<&Reread>) = records
+                let (worn, others): (Vec<&Refetch>, Vec<&Refetch>) = records
                     .iter()
                     .partition(|r| records.len() == 1 && r.attempts + 1 >= max_attempts);
                 refetch::failed(client, map.id, &others, wait_ms)?;
@@ -137,7 +137,7 @@ pub fn postpone(poll: &PollRequest, wait: Duration) -> Result<(), StoreError> {
     transaction(|client| match &poll.target {
         Target::Page { .. } => state::postpone(client, map_id, wait_ms),
         Target::Records(records) => {
-            let records: Vec<&Reread> = records.iter().collect();
+            let records: Vec<&Refetch> = records.iter().collect();
             refetch::failed(client, map_id, &records, wait_ms)
         }
     })
@@ -324,7 +324,7 @@ fn queue_reads(
     if let Target::Records(requested) = &poll.target {
         let again: HashSet<&str> = arrived.again.iter().map(|(id, _)| id.as_str()).collect();
         let came: HashSet<&str> = records.iter().map(|r| r.crm_id.as_str()).collect();
-        let (not_yet, read): (Vec<&Reread>, Vec<&Reread>) = requested
+        let (not_yet, read): (Vec<&Refetch>, Vec<&Refetch>) = requested
             .iter()
             .filter(|r| came.contains(r.crm_id.as_str()))
             .partition(|r| again.contains(r.crm_id.as_str()));

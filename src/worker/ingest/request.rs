@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 use super::canonical;
 use crate::store::config::{Connection, Map};
 use crate::store::ingest::Incoming;
-use crate::store::ingest::refetch::Reread;
+use crate::store::ingest::refetch::Refetch;
 use crate::worker::link::{Priority, RequestContext, SharedLink};
 
 /// Records of a page, unless the vendor takes fewer: what one transaction applies.
@@ -30,7 +30,7 @@ pub enum Target {
     Page {
         since: Option<Json>,
     },
-    Records(Vec<Reread>),
+    Records(Vec<Refetch>),
 }
 
 impl PollRequest {
@@ -39,12 +39,12 @@ impl PollRequest {
     }
 
     /// The request to read a record by itself that brought it, if that was it.
-    pub fn reread_of(&self, record: &Incoming) -> Reread {
+    pub fn reread_of(&self, record: &Incoming) -> Refetch {
         let requested = match &self.target {
             Target::Records(records) => records.iter().find(|r| r.crm_id == record.crm_id),
             Target::Page { .. } => None,
         };
-        requested.cloned().unwrap_or_else(|| Reread {
+        requested.cloned().unwrap_or_else(|| Refetch {
             crm_id: record.crm_id.clone(),
             revision: 0,
             attempts: 0,
@@ -113,7 +113,7 @@ impl Source {
         })
     }
 
-    pub async fn records(&self, due: &[Reread]) -> Result<PollResult, Failure> {
+    pub async fn records(&self, due: &[Refetch]) -> Result<PollResult, Failure> {
         let Source { map, link, .. } = self;
         let mut fields: Vec<Arc<Field>> = map.fields.iter().map(|f| f.field.clone()).collect();
         if let Some(name) = &map.external_id_field

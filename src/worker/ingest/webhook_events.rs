@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::failpoint;
 use crate::store::config::{Connection, Map};
 use crate::store::ingest::refetch;
-use crate::store::webhook_inbox::{self, Waiting};
+use crate::store::webhook_inbox::{self, InboxEvent};
 use crate::store::{StoreError, transaction};
 
 /// Has the records read that webhooks named, each once; whether there are more.
@@ -20,7 +20,8 @@ pub fn queue_reads(connection: &Connection, maps: &[Arc<Map>]) -> Result<bool, S
         }
         let reads = |m: &&Arc<Map>| m.connection_id == connection.id && m.ingests;
         for map in maps.iter().filter(reads) {
-            let concerns_map = |e: &&Waiting| provider.same_object(&e.crm_object, &map.crm_object);
+            let concerns_map =
+                |e: &&InboxEvent| provider.same_object(&e.crm_object, &map.crm_object);
             let events = events.iter().filter(concerns_map);
             let ids: Vec<String> = events.map(|e| provider.record_id(&e.crm_id)).collect();
             let ids: Vec<(&str, Option<&str>)> = ids.iter().map(|id| (id.as_str(), None)).collect();

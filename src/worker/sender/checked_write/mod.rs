@@ -107,8 +107,8 @@ pub struct CheckedWrite<'a> {
     pub edits: &'a [Edit],
 }
 
-/// What came of edits, by their places. `None`: there is no consent, and nothing was written.
-type Came = Option<Vec<(usize, Checked)>>;
+/// The results of edits, by their places. `None`: there is no consent, and nothing was written.
+type Results = Option<Vec<(usize, Checked)>>;
 
 /// A record as the CRM had it. `None`: there is none.
 type Read = Result<Option<CrmObject>, Failure>;
@@ -174,7 +174,7 @@ impl<'a> CheckedWrite<'a> {
     /// Reads, compares and writes once. Many edits go in parts, so that little time passes between
     /// reading and writing: a part has as many records as one request reads, and only as many parts
     /// run at once as it takes to use all requests that may be in flight.
-    async fn round(self, request_id: &str, open: &[usize], consent: &mut Consent) -> Came {
+    async fn round(self, request_id: &str, open: &[usize], consent: &mut Consent) -> Results {
         let (provider, settings) = (self.link.provider, &self.link.settings);
         let size = provider.read_size(self.object).max(1);
         let write_size = |count| provider.write_size(settings, WriteKind::Update, count);
@@ -185,12 +185,12 @@ impl<'a> CheckedWrite<'a> {
         consented(consent).await?;
         let count = open.len().div_ceil(size);
         let at_once = (settings.in_flight() * write_size(size)).div_ceil(size);
-        let mut parts: Vec<BoxFuture<Came>> = Vec::with_capacity(count);
+        let mut parts: Vec<BoxFuture<Results>> = Vec::with_capacity(count);
         for (n, open) in open.chunks(size).enumerate() {
             let id = format!("{request_id}.{}", n + 1);
             parts.push(async move { self.part(&id, open, count, &mut None).await }.boxed());
         }
-        let done: Vec<Came> = stream::iter(parts)
+        let done: Vec<Results> = stream::iter(parts)
             .buffer_unordered(at_once.max(1))
             .collect()
             .await;
@@ -205,7 +205,7 @@ impl<'a> CheckedWrite<'a> {
         open: &[usize],
         parts: usize,
         consent: &mut Consent,
-    ) -> Came {
+    ) -> Results {
         let mut done = Vec::with_capacity(open.len());
         let mut to_write = Vec::new();
         for (index, read) in self.read(open).await {
