@@ -50,7 +50,7 @@ pub struct FieldDescription {
     pub updateable: bool,
     /// Whether a record can be found by its value, so that it can hold our key.
     pub is_key: bool,
-    /// Whether values that differ in case alone are different ones; `None`: the vendor does not say.
+    /// Whether values that differ in case alone are different; `None`: the vendor does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub is_case_sensitive: Option<bool>,
     /// What it takes, where the vendor lists that.

@@ -1,6 +1,6 @@
-//! Fields that changed in the CRM, of records that have a row: records and rows are locked, compared
-//! and decided ([`decide`]), rows accept the CRM's values, and the rest is written down
-//! ([`decisions`]).
+//! Fields that changed in the CRM, of records that have a row: records and rows are locked and
+//! compared, each field is decided ([`decide`]), rows accept the CRM's values, and the rest is
+//! written down ([`decisions`]).
 
 use std::collections::{HashMap, HashSet};
 

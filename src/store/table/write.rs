@@ -152,8 +152,8 @@ pub fn columns(
 }
 
 /// Captures what the table's triggers made of the CRM's values: an edit like any other if edits of
-/// the cell go to the CRM. Returns all such values; for cells whose edits are not sent, only those in
-/// which the row does not hold what it was given.
+/// the cell go to the CRM. Returns all such values; for cells whose edits are not sent, only those
+/// in which the row does not hold what it was given.
 pub fn recapture(
     client: &mut SpiClient,
     map: &Map,

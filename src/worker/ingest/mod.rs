@@ -6,6 +6,7 @@
 
 pub mod apply;
 pub mod canonical;
+pub mod message;
 pub mod passes;
 pub mod polls;
 pub mod request;
@@ -21,6 +22,7 @@ use crm_domain::{ErrorClass, Failure};
 use pgrx::prelude::*;
 
 use self::apply::{Applied, Last, OTHERS_SHARE, apply, apply_in_parts};
+use self::message::InFlight;
 use self::passes::PollPasses;
 use self::polls::Polls;
 use self::request::{PollRequest, PollResult, Source};
@@ -32,7 +34,6 @@ use crate::store::ingest::state::{self, State};
 use crate::store::{StoreError, transaction};
 use crate::worker::connections::readiness::Readiness;
 use crate::worker::context::Context;
-use crate::worker::in_flight::RecordsInFlight;
 use crate::worker::mailbox::Sender;
 use crate::worker::process::report;
 use crate::worker::schedule::{IDLE, LOCKED_RETRY};
@@ -41,18 +42,7 @@ use crate::worker::step_backoff::{Owner, Step};
 /// Delay before a poll that failed for reasons of its own is repeated, at first.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// What the threads report.
-pub enum Message {
-    /// The CRM's response to a request; an error: the request failed or its task panicked.
-    Polled {
-        ticket: u64,
-        result: Result<PollResult, Failure>,
-        outage: Option<Failure>,
-    },
-}
-
-/// The records of a map that other components have in flight.
-pub type InFlight<'a> = &'a dyn Fn(i32) -> RecordsInFlight;
+pub use self::message::Message;
 
 pub struct Ingest {
     polls: Polls,

@@ -9,9 +9,9 @@ use std::collections::{HashMap, HashSet};
 use crm_domain::Failure;
 use serde_json::Value as Json;
 
+use super::message::{InFlight, Message};
 use super::passes::PollPasses;
 use super::request::{PAGE, PollRequest, PollResult, Source, Target};
-use super::{InFlight, Message};
 use crate::failpoint;
 use crate::store::ingest::refetch;
 use crate::store::ingest::state;

@@ -163,9 +163,9 @@ fn send_batch<'a>(
     .boxed()
 }
 
-/// Sends the records of a refused batch in halves, or one by one once the budget for
-/// batches is spent. One half after the other: the outcome of the first decides whether the second is
-/// sent as one request.
+/// Sends the records of a refused batch in halves, or one by one once the budget for batches is
+/// spent. One half after the other: the outcome of the first decides whether the second is sent as
+/// one request.
 async fn send_halves(
     link: &Link,
     destination: &Destination,

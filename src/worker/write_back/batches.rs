@@ -1,12 +1,12 @@
 //! The batches in flight to CRMs, by claim, and how they are sent.
 //!
-//! Guarantees: a batch is noted before it is sent, and its results, or the panic of its task, arrive
-//! as a message with its claim.
+//! Guarantees: a batch is noted before it is sent, and its results, or the panic of its task,
+//! arrive as a message with its claim.
 
 use std::collections::HashMap;
 
-use super::Message;
 use super::in_flight::Batch;
+use super::message::Message;
 use crate::failpoint;
 use crate::worker::context::Context;
 use crate::worker::in_flight::RecordsInFlight;

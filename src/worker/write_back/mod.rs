@@ -5,6 +5,7 @@ pub mod batches;
 pub mod claim;
 pub mod folding;
 pub mod in_flight;
+pub mod message;
 pub mod read;
 pub mod results;
 pub mod rounds;
@@ -12,8 +13,6 @@ pub mod settle;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use crm_domain::Failure;
 
 use self::batches::Batches;
 use self::claim::{Attempt, Claim, Claimer, Wanted};
@@ -39,15 +38,7 @@ use crate::worker::sender::batches::Sent;
 use crate::worker::step_backoff::{Owner, Step};
 use crate::worker::waiters::Flushes;
 
-/// What the threads report.
-pub enum Message {
-    /// The CRM's results for a claimed batch; an error: its task panicked.
-    Sent {
-        claim_id: i64,
-        sent: Result<Vec<Sent>, Failure>,
-        outage: Option<Failure>,
-    },
-}
+pub use self::message::Message;
 
 /// What a turn did.
 pub struct Turn {
