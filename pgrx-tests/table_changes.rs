@@ -202,8 +202,8 @@ mod tests {
     #[pg_test]
     fn unmapping_leaves_no_trace_on_the_table() {
         let map = mapped("t", &["a text"]);
-        run(&format!("SELECT crm.link({map}, '1', 'account-1')"));
         run("INSERT INTO t VALUES (1, 'x')");
+        run(&format!("SELECT crm.link({map}, '1', 'account-1')"));
         run(&format!("SELECT crm.unmap_object({map})"));
         assert_eq!(
             value("SELECT count(*) FROM pg_trigger WHERE tgrelid = 't'::regclass"),

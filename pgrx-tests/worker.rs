@@ -111,7 +111,9 @@ mod tests {
         let map = mapped("t", &["a text"]);
         run("INSERT INTO t VALUES (1, 'old')");
         captured(map);
-        run(&format!("SELECT crm.link({map}, '1', 'account-1')"));
+        run(&format!(
+            "SELECT crm.link({map}, '1', 'account-1', write_key => false)"
+        ));
         run("UPDATE t SET a = 'new'");
         transaction(|client| fold::fold(client, 100, &mut 0, &mut None)).expect("folded");
         let runtime = start_threads();

@@ -62,11 +62,27 @@ $$;
 COMMENT ON FUNCTION crm_internal.linked_elsewhere(int, text) IS
     'the record of another map of the same connection and CRM object to which a CRM record is linked; NULL: none';
 
-CREATE FUNCTION crm_internal.do_link(caller bytea, map_id int, record_key text, crm_id text, shard_key text) RETURNS void
+-- Op k is an update that also writes the key.
+CREATE FUNCTION crm_internal.queue_keys(map_id int, shard_keys text[], record_keys text[]) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    INSERT INTO crm.queue AS q (shard_key, map_id, record_key, op, cells, next_attempt_at, actor)
+    SELECT k.shard_key, m.map_id, k.record_key, 'k', '\x0000000000000000', now(),
+           session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), '')
+    FROM crm.object_map m, unnest(queue_keys.shard_keys, queue_keys.record_keys) AS k (shard_key, record_key)
+    WHERE m.map_id = queue_keys.map_id AND m.external_id_field IS NOT NULL
+    ON CONFLICT (shard_key, map_id, record_key) DO UPDATE
+    SET op = 'k', revision = excluded.revision, next_attempt_at = CASE q.state WHEN 'dead' THEN q.next_attempt_at ELSE now() END
+$$;
+COMMENT ON FUNCTION crm_internal.queue_keys(int, text[], text[]) IS
+    'queues the keys of linked rows to be written to external_id_field, if the map has one';
+
+CREATE FUNCTION crm_internal.do_link(caller bytea, map_id int, record_key text, crm_id text, shard_key text, replace bool,
+                                     write_key bool) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     who CONSTANT oid := crm_internal.verified(caller);
     m crm.object_map := crm_internal.map_of(map_id);
+    c crm.connection;
     other text;
 BEGIN
     PERFORM crm_internal.require_owner(who, m.relation);
@@ -80,16 +96,34 @@ BEGIN
     INTO record_key, shard_key
     FROM pg_attribute k LEFT JOIN pg_attribute s ON s.attrelid = m.relation AND s.attname = m.shard_column
     WHERE k.attrelid = m.relation AND k.attname = m.key_column;
-    SELECT crm_internal.canonical_id(c.provider, do_link.crm_id) INTO crm_id FROM crm.connection c WHERE c.connection_id = m.connection_id;
-    SELECT l.record_key INTO other FROM crm.ledger l
-    WHERE l.map_id = m.map_id AND l.crm_id = do_link.crm_id AND l.record_key <> do_link.record_key;
-    IF FOUND THEN
-        RAISE unique_violation USING MESSAGE = format('CRM record "%s" is already linked to record "%s"', crm_id, other),
-            HINT = 'A CRM record can be linked to one row only.';
+    SELECT * INTO c FROM crm.connection x WHERE x.connection_id = m.connection_id;
+    crm_id := crm_internal.canonical_id(c.provider, crm_id);
+    other := crm_internal.record_id_trouble(c.provider, crm_id);
+    IF other IS NOT NULL THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('"%s" cannot be the id of a record in %s', crm_id, c.provider),
+            HINT = format('An id of %s is %s.', c.provider, other);
+    END IF;
+    IF NOT crm_internal.hold_row(m.map_id, shard_key, record_key) THEN
+        RAISE no_data_found USING
+            MESSAGE = format('table %s has no row with record_key "%s"%s', m.relation, record_key,
+                             CASE WHEN shard_key <> '' THEN format(' and shard_key "%s"', shard_key) ELSE '' END),
+            HINT = 'record_key is the text of the row''s key column; insert the row first.';
     END IF;
     -- One at a time for all maps of the object.
     PERFORM FROM crm.object_map o
     WHERE o.connection_id = m.connection_id AND lower(o.crm_object) = lower(m.crm_object) ORDER BY o.map_id FOR NO KEY UPDATE;
+    SELECT l.record_key INTO other FROM crm.ledger l
+    WHERE l.map_id = m.map_id AND l.crm_id = do_link.crm_id AND (l.shard_key, l.record_key) <> (do_link.shard_key, do_link.record_key);
+    IF FOUND THEN
+        RAISE unique_violation USING MESSAGE = format('CRM record "%s" is already linked to record "%s"', crm_id, other),
+            HINT = 'A CRM record can be linked to one row only.';
+    END IF;
+    SELECT l.crm_id INTO other FROM crm.ledger l
+    WHERE l.shard_key = do_link.shard_key AND l.map_id = m.map_id AND l.record_key = do_link.record_key AND l.crm_id <> do_link.crm_id;
+    IF FOUND AND NOT coalesce(replace, false) THEN
+        RAISE unique_violation USING MESSAGE = format('record "%s" is already linked to CRM record "%s"', record_key, other),
+            HINT = format('With replace => true it is linked to "%s" instead.', crm_id);
+    END IF;
     other := crm_internal.linked_elsewhere(m.map_id, crm_id);
     IF other IS NOT NULL THEN
         RAISE unique_violation USING MESSAGE = format('CRM record "%s" is already linked to %s', crm_id, other),
@@ -97,15 +131,21 @@ BEGIN
             HINT = 'A CRM record can be linked to one row of one table only.';
     END IF;
     PERFORM crm_internal.link_records(m.map_id, ARRAY[shard_key], ARRAY[record_key], ARRAY[crm_id]);
+    IF write_key THEN
+        PERFORM crm_internal.queue_keys(m.map_id, ARRAY[shard_key], ARRAY[record_key]);
+    END IF;
     PERFORM crm_internal.notify_worker(false);
 END $$;
-COMMENT ON FUNCTION crm_internal.do_link(bytea, int, text, text, text) IS
+COMMENT ON FUNCTION crm_internal.do_link(bytea, int, text, text, text, bool, bool) IS
     'crm.link() for the role that the token of crm_internal.caller() names';
 
-CREATE FUNCTION crm.link(map_id int, record_key text, crm_id text, shard_key text DEFAULT '') RETURNS void
+CREATE FUNCTION crm.link(map_id int, record_key text, crm_id text, shard_key text DEFAULT '', replace bool DEFAULT false,
+                         write_key bool DEFAULT true) RETURNS void
 LANGUAGE sql VOLATILE AS $$
-    SELECT crm_internal.do_link(crm_internal.caller(), map_id, record_key, crm_id, shard_key)
+    SELECT crm_internal.do_link(crm_internal.caller(), map_id, record_key, crm_id, shard_key, replace, write_key)
 $$;
-COMMENT ON FUNCTION crm.link(int, text, text, text) IS
-    'links a row to a CRM record; edits that waited for the link are queued. Errors: 42704 no such map, 23505 either is linked already, '
+COMMENT ON FUNCTION crm.link(int, text, text, text, bool, bool) IS
+    'links a row to a CRM record; edits that waited for the link are queued. replace: a row that is linked to another record is linked to '
+    'this one instead. write_key: the row''s key is queued to be written to external_id_field, if the map has one; false: it is there '
+    'already. Errors: 42704 no such map, P0002 no such row, 22023 the text cannot be an id of the CRM, 23505 either is linked already, '
     '42501 not the owner of the table';

@@ -56,6 +56,7 @@ extension_sql_file!(
         "home_comments",
         "keys_comments",
         "trigger_comments",
+        "rows_comments",
         "values_comments",
         "wake_comments",
         "webhook_comments",

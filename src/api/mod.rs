@@ -13,6 +13,7 @@ mod ddl;
 mod document;
 mod home;
 mod keys;
+mod rows;
 mod triggers;
 mod values;
 pub mod wake;

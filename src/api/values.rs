@@ -48,6 +48,13 @@ fn canonical_id(provider: &str, id: &str) -> String {
     }
 }
 
+/// What the ids of a provider's records look like, if the text cannot be one; NULL: it can.
+#[pg_extern(immutable, strict, parallel_safe, schema = "crm_internal")]
+fn record_id_trouble(provider: &str, id: &str) -> Option<String> {
+    let form = crm_provider::provider(provider)?.record_id_form();
+    (!form.fits(id)).then(|| form.to_string())
+}
+
 /// The named fields of a CRM object in a provider's form, as canonical values.
 #[pg_extern(immutable, strict, parallel_safe, schema = "crm_internal")]
 fn canonical_object(
@@ -101,6 +108,7 @@ COMMENT ON FUNCTION crm_internal.filled(text) IS
 COMMENT ON FUNCTION crm_internal.words(text) IS 'the choices of a multi_choice value (A;B;C, or a JSON array) as they are sent to a CRM; NULL: there is none';
 COMMENT ON FUNCTION crm_internal.canonical_object(jsonb, text, text[], text[]) IS 'canonical values of the fields of a CRM record given in a provider''s form';
 COMMENT ON FUNCTION crm_internal.canonical_id(text, text) IS 'the canonical form of a record id, if the CRM accepts several (Salesforce: 15 and 18 characters)';
+COMMENT ON FUNCTION crm_internal.record_id_trouble(text, text) IS 'what ids of the provider''s records look like; NULL: the text can be one';
 "#,
     name = "values_comments",
     requires = [
@@ -109,6 +117,7 @@ COMMENT ON FUNCTION crm_internal.canonical_id(text, text) IS 'the canonical form
         filled,
         words,
         canonical_object,
-        canonical_id
+        canonical_id,
+        record_id_trouble
     ]
 );

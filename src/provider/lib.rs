@@ -32,6 +32,7 @@ mod outcomes;
 pub mod pipedrive;
 mod provider;
 pub mod record;
+mod record_id;
 mod registry;
 pub mod request;
 mod result_table;
@@ -56,6 +57,7 @@ pub use record::{
     CrmObject, DoneBatch, DoneField, DoneRecord, Guard, Overwritten, ReadBatch, WriteBatch,
     WriteKind, WriteRecord,
 };
+pub use record_id::RecordIdForm;
 pub use registry::{default_base_url, provider, providers};
 pub use request::{Credentials, Method, Request, Response, Target, fits_header};
 pub use secrets::{Mask, Secrets};

@@ -9,6 +9,7 @@ use crate::changes::{ChangesPage, ChangesQuery};
 use crate::operation::BoxOperation;
 use crate::outcome::{Grant, Usage, Written};
 use crate::record::{CrmObject, DoneBatch, Guard, Overwritten, ReadBatch, WriteBatch, WriteKind};
+use crate::record_id::RecordIdForm;
 use crate::request::{Credentials, Request, Response};
 use crate::settings::Settings;
 use crate::storage_rules::{self, StorageRules};
@@ -113,6 +114,11 @@ pub trait Provider: Send + Sync {
     /// a mapping error. `None`: this provider cannot ask.
     fn describe(&self, _settings: &Settings, _object: &str) -> Option<BoxOperation<Description>> {
         None
+    }
+
+    /// What the ids of records look like, in the spelling of [`Provider::record_id`].
+    fn record_id_form(&self) -> RecordIdForm {
+        RecordIdForm::Text
     }
 
     /// The one spelling of a record's id, where the CRM knows several.

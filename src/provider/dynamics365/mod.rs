@@ -29,6 +29,7 @@ use crate::calls::Calls;
 use crate::moment::SECOND;
 use crate::operation::Exchange;
 use crate::outcomes::{Outcome, Plan};
+use crate::record_id::RecordIdForm;
 use crate::storage_rules::StorageRules;
 use crate::{
     BoxOperation, ChangesPage, ChangesQuery, Credentials, CrmObject, Grant, Guard, Method, Profile,
@@ -111,6 +112,10 @@ impl Provider for Dynamics365 {
 
     fn describe(&self, _settings: &Settings, object: &str) -> Option<BoxOperation<Description>> {
         Some(Box::new(Describe::new(object)))
+    }
+
+    fn record_id_form(&self) -> RecordIdForm {
+        RecordIdForm::Uuid
     }
 
     fn record_id(&self, id: &str) -> String {

@@ -24,6 +24,7 @@ use crate::calls::Calls;
 use crate::change_scan::OVERLAP_OPTION;
 use crate::operation::Exchange;
 use crate::outcomes::{Outcome, Plan};
+use crate::record_id::RecordIdForm;
 use crate::storage_rules::StorageRules;
 use crate::{
     BoxOperation, ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard,
@@ -54,6 +55,10 @@ const PROFILE: Profile = Profile {
 impl Provider for HubSpot {
     fn profile(&self) -> &'static Profile {
         &PROFILE
+    }
+
+    fn record_id_form(&self) -> RecordIdForm {
+        RecordIdForm::Digits
     }
 
     fn write_size(&self, _settings: &Settings, _kind: WriteKind, _count: usize) -> usize {

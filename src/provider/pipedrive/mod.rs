@@ -30,6 +30,7 @@ use crate::change_scan::{OVERLAP_OPTION, overlap};
 use crate::moment::SECOND;
 use crate::operation::{Exchange, FailedOperation};
 use crate::outcomes::{Outcome, Plan};
+use crate::record_id::RecordIdForm;
 use crate::storage_rules::StorageRules;
 use crate::{
     BoxOperation, ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard,
@@ -67,6 +68,10 @@ const PROFILE: Profile = Profile {
 impl Provider for Pipedrive {
     fn profile(&self) -> &'static Profile {
         &PROFILE
+    }
+
+    fn record_id_form(&self) -> RecordIdForm {
+        RecordIdForm::DigitsOrUuid
     }
 
     /// Pipedrive takes one record at a time, so batches only decide what is sent in parallel.

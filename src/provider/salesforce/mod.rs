@@ -30,6 +30,7 @@ use crate::calls::Calls;
 use crate::change_scan::OVERLAP_OPTION;
 use crate::operation::Exchange;
 use crate::outcomes::{Outcome, Plan};
+use crate::record_id::RecordIdForm;
 use crate::storage_rules::StorageRules;
 use crate::{
     BoxOperation, ChangesPage, ChangesQuery, Credentials, CrmObject, Grant, Guard, Method, Profile,
@@ -144,6 +145,10 @@ impl Provider for Salesforce {
 
     fn describe(&self, settings: &Settings, object: &str) -> Option<BoxOperation<Description>> {
         Some(describe::describe(settings, object))
+    }
+
+    fn record_id_form(&self) -> RecordIdForm {
+        RecordIdForm::Salesforce
     }
 
     fn record_id(&self, id: &str) -> String {

@@ -33,6 +33,7 @@ use crate::change_scan::OVERLAP_OPTION;
 use crate::moment::SECOND;
 use crate::operation::Exchange;
 use crate::outcomes::{Outcome, Plan};
+use crate::record_id::RecordIdForm;
 use crate::storage_rules::StorageRules;
 use crate::{
     BoxOperation, ChangesPage, ChangesQuery, Credentials, CrmObject, DoneBatch, Grant, Guard,
@@ -71,6 +72,10 @@ const PROFILE: Profile = Profile {
 impl Provider for Zoho {
     fn profile(&self) -> &'static Profile {
         &PROFILE
+    }
+
+    fn record_id_form(&self) -> RecordIdForm {
+        RecordIdForm::Digits
     }
 
     fn check_options(

@@ -88,7 +88,8 @@ impl Desk {
                    SELECT id, first_name, last_name, email, phone
                    FROM jsonb_populate_recordset(NULL::people, $1)";
         self.db.rows(sql, &[&Value::from(people)]).await;
-        let sql = "SELECT crm.link($1, 'p' || n, id)
+        // They were created with their keys.
+        let sql = "SELECT crm.link($1, 'p' || n, id, write_key => false)
                    FROM ROWS FROM (unnest($2::text[])) WITH ORDINALITY AS given (id, n)";
         self.db.rows(sql, &[&self.map, &ids]).await;
         ids

@@ -1,12 +1,13 @@
 //! First loads: rows that were there before the map, and columns that are mapped later.
 
-use crm_suites::{Contestant, Desk, Live, json};
+use crm_suites::{Contestant, Desk, Live, SqlState, json};
 
 use crate::CLUSTER;
 
 crm_suites::with_every_contestant!(
     rows_that_are_there_are_pushed,
     what_people_typed_in_the_crm_is_compared_before_it_is_pushed_over,
+    a_link_brings_the_key_to_the_record,
 );
 
 async fn rows_that_are_there_are_pushed(contestant: Contestant) {
@@ -84,4 +85,55 @@ async fn what_people_typed_in_the_crm_is_compared_before_it_is_pushed_over(conte
     live.assert_both("p2", "first_name", "Behind").await;
     live.assert_both("p3", "first_name", "Behind").await;
     assert_eq!(live.db.count("crm.conflicts").await, 0);
+}
+
+/// Records that are there and have no key: a link brings it, and with it whoever looks for the record
+/// by its key finds it.
+async fn a_link_brings_the_key_to_the_record(contestant: Contestant) {
+    let vendor = contestant.vendor;
+    // Laid before anything moves.
+    let arguments = "on_insert => 'ignore', enabled => false";
+    let desk = Desk::open_with(&CLUSTER, contestant, arguments).await;
+    let theirs = ["One", "Two"].map(|name| {
+        let person = json!({"last_name": name, "phone": "theirs"});
+        person.as_object().cloned().unwrap_or_default()
+    });
+    let ids = desk.crm.create(&desk.db, vendor.people(), &theirs).await;
+    let link = |key: &str, id: &str, more: &str| {
+        let map = desk.map;
+        format!("SELECT crm.link({map}, '{key}', '{id}'{more})")
+    };
+    let error = desk.db.error(&link("p1", &ids[0], "")).await;
+    assert_eq!(error.code(), &SqlState::NO_DATA_FOUND, "{error:?}");
+    desk.db
+        .execute("INSERT INTO people (id, last_name) VALUES ('p1', 'One')")
+        .await;
+    let error = desk.db.error(&link("p1", "\t", "")).await;
+    assert_eq!(
+        error.code(),
+        &SqlState::INVALID_PARAMETER_VALUE,
+        "{error:?}"
+    );
+    desk.db.execute(&link("p1", &ids[1], "")).await;
+    let error = desk.db.error(&link("p1", &ids[0], "")).await;
+    assert_eq!(error.code(), &SqlState::UNIQUE_VIOLATION, "{error:?}");
+    desk.db
+        .execute(&link("p1", &ids[0], ", replace => true"))
+        .await;
+    desk.db
+        .execute(&format!("SELECT crm.enable({})", desk.map))
+        .await;
+    desk.db.drain().await;
+    let records = desk.crm.records(&desk.db, vendor.people()).await;
+    let key = |id: &str| {
+        records[id]
+            .get(vendor.field("id"))
+            .cloned()
+            .unwrap_or_default()
+    };
+    assert_eq!(key(&ids[0]), json!("p1"));
+    assert_ne!(key(&ids[1]), json!("p1"));
+    // The rest of the record is as it was.
+    assert_eq!(records[&ids[0]][vendor.field("phone")], json!("theirs"));
+    desk.db.assert_checked().await;
 }

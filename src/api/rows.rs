@@ -1,0 +1,28 @@
+//! Rows of mapped tables, as their owners see them.
+
+use pgrx::prelude::*;
+
+use super::or_raise;
+use crate::store::table::row_locks;
+use crate::store::{config, rights};
+
+/// Whether a row is there; if so, it cannot be deleted before the transaction ends. To be called as
+/// `crm_engine`.
+#[pg_extern(volatile, parallel_unsafe, strict, schema = "crm_internal")]
+fn hold_row(map_id: i32, shard_key: &str, record_key: &str) -> bool {
+    or_raise(rights::pinned(|| {
+        Spi::connect_mut(|client| {
+            let Some(map) = config::map(client, map_id)? else {
+                return Ok(false);
+            };
+            let present = row_locks::lock_present(&map, &[(shard_key, record_key)], None)?;
+            Ok(!present.is_empty())
+        })
+    }))
+}
+
+extension_sql!(
+    "COMMENT ON FUNCTION crm_internal.hold_row(int, text, text) IS 'whether the owner of a map''s table sees a row; if so, it cannot be deleted before the transaction ends';",
+    name = "rows_comments",
+    requires = [hold_row]
+);
