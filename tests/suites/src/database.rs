@@ -25,7 +25,11 @@ pub type Args<'a> = &'a [&'a (dyn ToSql + Sync)];
 pub struct Session {
     client: Client,
     connection: JoinHandle<()>,
+    notices: Notices,
 }
+
+/// What a session was told beside results.
+type Notices = Arc<Mutex<Vec<DbError>>>;
 
 impl Session {
     /// Connects; waits while the server is coming up, as it is after a crash.
@@ -42,8 +46,12 @@ impl Session {
                 None
             }
         });
-        let (client, connection) = client.await;
-        Session { client, connection }
+        let (client, connection, notices) = client.await;
+        Session {
+            client,
+            connection,
+            notices,
+        }
     }
 
     fn config(socket: &Path, database: &str) -> Config {
@@ -60,14 +68,21 @@ impl Session {
     async fn try_open(
         socket: &Path,
         database: &str,
-    ) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
+    ) -> Result<(Client, JoinHandle<()>, Notices), tokio_postgres::Error> {
         let config = Session::config(socket, database);
-        let (client, connection) = config.connect(NoTls).await?;
+        let (client, mut connection) = config.connect(NoTls).await?;
+        let notices = Notices::default();
+        let told = notices.clone();
         let connection = tokio::spawn(async move {
             // Ends with the session, or with the server, which some tests kill.
-            let _ = connection.await;
+            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await
+            {
+                if let AsyncMessage::Notice(notice) = message {
+                    told.lock().expect("no panic under this lock").push(notice);
+                }
+            }
         });
-        Ok((client, connection))
+        Ok((client, connection, notices))
     }
 
     /// Ends the session and waits until it has ended.
@@ -85,6 +100,23 @@ impl Session {
         if let Err(error) = self.client.batch_execute(sql).await {
             panic!("{sql}\n{}", told(&error));
         }
+    }
+
+    /// What these statements say beside their results: message, detail and hint of each NOTICE or
+    /// WARNING, a line each.
+    pub async fn notices(&self, sql: &str) -> String {
+        self.taken_notices();
+        self.execute(sql).await;
+        self.taken_notices()
+    }
+
+    fn taken_notices(&self) -> String {
+        let mut told = self.notices.lock().expect("no panic under this lock");
+        let lines = told.drain(..).map(|notice| {
+            let parts = [Some(notice.message()), notice.detail(), notice.hint()];
+            parts.into_iter().flatten().collect::<Vec<_>>().join(" | ")
+        });
+        lines.collect::<Vec<_>>().join("\n")
     }
 
     /// The error that these statements must end in.
@@ -226,7 +258,11 @@ impl Database {
                 }
             }
         });
-        let session = Session { client, connection };
+        let session = Session {
+            client,
+            connection,
+            notices: Notices::default(),
+        };
         session.execute(&format!("LISTEN {channel}")).await;
         session
     }
