@@ -89,8 +89,11 @@ mod tests {
         "do_ingest_now",
         "cancel_write",
         "check_mapping",
+        "check_choice",
         "check_rows",
         "describe",
+        "discard",
+        "do_resolve_conflict",
         "flush",
         "ingest_now",
         "pause",
@@ -100,6 +103,8 @@ mod tests {
         "recapture",
         "receive_webhook",
         "resolve_conflict",
+        "resolve_conflicts",
+        "set_cell",
         "write",
         "write_status",
         "resume",
@@ -170,8 +175,12 @@ mod tests {
                 "do_enable",
                 "disable",
                 "do_disable",
-                "set_capture",
-                "do_set_capture",
+                "alter_connection",
+                "do_alter_connection",
+                "alter_map",
+                "do_alter_map",
+                "alter_field",
+                "do_alter_field",
             ],
         ]
         .concat();
@@ -235,7 +244,7 @@ mod tests {
         accepts("UPDATE t SET a = 'y' WHERE id = 1");
         refuses(
             "UPDATE t SET a = 'long'",
-            &["23514", "rule max_length: 3", "crm.map_field()"],
+            &["23514", "rule max_length: 3", "crm.alter_field()"],
         );
         refuses("UPDATE t SET id = 3 WHERE id = 1", &["0A000"]);
         refuses("SELECT crm.hash('1')", &["42501"]);

@@ -85,13 +85,22 @@ pub fn map(relation: &str, arguments: &[&str]) -> i32 {
     .expect("a map_id")
 }
 
-/// Maps a column to a custom field, with these further arguments of `crm.map_field`.
+/// Maps a column to a custom field, with these further arguments of `crm.map_field`, or alters how it
+/// is mapped.
 pub fn field(map: i32, column: &str, arguments: &[&str]) {
     let field = pgrx::spi::quote_literal(format!("x_{column}"));
     let column = pgrx::spi::quote_literal(column);
     let arguments: String = arguments.iter().map(|a| format!(", {a}")).collect();
+    let mapped = value(&format!(
+        "SELECT EXISTS (SELECT FROM crm.field_map WHERE map_id = {map} AND column_name = {column})"
+    ));
+    let verb = if mapped == "true" {
+        "alter_field"
+    } else {
+        "map_field"
+    };
     run(&format!(
-        "SELECT crm.map_field({map}, {column}, {field}{arguments})"
+        "SELECT crm.{verb}({map}, {column}, {field}{arguments})"
     ));
 }
 

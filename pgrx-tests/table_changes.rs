@@ -96,7 +96,7 @@ mod tests {
         run("ALTER TABLE t DROP a");
         assert_eq!(
             state(map),
-            "error: column \"a\" was dropped; fix it with crm.map_field() or crm.unmap_field()"
+            "error: column \"a\" was dropped; fix it with crm.alter_field() or crm.unmap_field()"
         );
         run("INSERT INTO t VALUES (1, 'x')");
         run("UPDATE t SET b = 'y'");
@@ -128,7 +128,7 @@ mod tests {
             state(map),
             "error: column \"a\" of type text cannot be a number"
         );
-        field(map, "a", &[]);
+        field(map, "a", &["data_type => 'text'"]);
         assert_eq!(state(map), "idle");
         run("ALTER TABLE t ALTER a TYPE varchar(99)");
         assert!(state(map).starts_with("error"));
@@ -146,11 +146,11 @@ mod tests {
         run("DROP FUNCTION shout(jsonb)");
         assert_eq!(
             state(map),
-            "error: a transform of column \"a\" was dropped; fix it with crm.map_field() or crm.unmap_field()"
+            "error: a transform of column \"a\" was dropped; fix it with crm.alter_field() or crm.unmap_field()"
         );
         field(map, "b", &[]);
         assert!(state(map).starts_with("error"));
-        field(map, "a", &[]);
+        field(map, "a", &["transform_out => '-'"]);
         assert_eq!(state(map), "idle");
     }
 

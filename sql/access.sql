@@ -18,16 +18,18 @@ FROM (VALUES
     ('reader', 'function', 'crm', '{hash,snapshot,snapshot_hash,check,worker_state,home}'),
     ('writer', 'function', 'crm', '{write,read_live,write_status,flush,ingest_now,receive_webhook}'),
     ('operator', 'function', 'crm',
-        '{resolve_conflict,cancel_write,pause,resume,replay,replay_all,recapture,test_connection,describe,check_mapping}'),
+        '{resolve_conflict,resolve_conflicts,cancel_write,pause,resume,discard,replay,replay_all,recapture,test_connection,describe,check_mapping}'),
     ('admin', 'function', 'crm',
-     '{create_connection,set_credentials,drop_connection,adopt_connections,map_object,enable,disable,set_capture,map_field,unmap_field,unmap_object,push,cancel_push,link,backfill}'),
+     '{create_connection,set_credentials,drop_connection,adopt_connections,map_object,enable,disable,map_field,unmap_field,unmap_object,push,cancel_push,link,backfill,alter_connection,'
+     'alter_map,alter_field}'),
     -- A function or view that runs with its caller's rights comes with the functions that it calls.
     ('reader', 'schema', 'crm_internal', '{crm_internal}'),
     ('reader', 'function', 'crm_internal', '{check_tables,capture_trouble,ingests,cells_has,cells_count,cells_union}'),
     ('writer', 'function', 'crm_internal', '{caller,perform_write,perform_read,do_flush,do_ingest_now}'),
-    ('operator', 'function', 'crm_internal', '{check_rows}'),
+    ('operator', 'function', 'crm_internal', '{check_rows,check_choice,do_resolve_conflict,set_cell}'),
     ('admin', 'function', 'crm_internal',
-     '{do_create_connection,do_set_credentials,do_map_object,do_enable,do_disable,do_set_capture,do_map_field,do_unmap_field,do_unmap_object,do_push,do_cancel_push,do_link,do_backfill}')
+     '{do_create_connection,do_set_credentials,do_map_object,do_enable,do_disable,do_map_field,do_unmap_field,do_unmap_object,do_push,do_cancel_push,do_link,do_backfill,'
+     'do_alter_connection,do_alter_map,do_alter_field}')
     ) AS g (level, kind, schema, names);
 
 -- Every object in pg_crm's schemas: those of the extension, and those that pg_crm has created since.
@@ -171,7 +173,7 @@ LANGUAGE sql VOLATILE AS $$
 $$;
 COMMENT ON FUNCTION crm.grant_access(regrole, text) IS
     'grants a role access to pg_crm. reader: views, audit, hashes; writer: + write, read_live, flush, ingest_now, receive_webhook; '
-    'operator: + pause, resume, replay, recapture, check(deep), resolve_conflict, cancel_write, test_connection, describe, check_mapping; '
+    'operator: + pause, resume, discard, replay, recapture, check(deep), resolve_conflict, cancel_write, test_connection, describe, check_mapping; '
     'admin: + mapping. '
     'Superusers only; crm.access has the list. Errors: 22023 no such level, 42501 not a superuser';
 
@@ -182,21 +184,24 @@ ALTER TABLE crm.credential ENABLE ROW LEVEL SECURITY;
 CREATE FUNCTION crm_internal.refuse_direct_change() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF current_user <> 'crm_engine' AND NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
+    -- Dumps and scripts of extensions run with check_function_bodies off.
+    IF current_user <> 'crm_engine' AND NOT (current_setting('check_function_bodies') = 'off'
+                                             AND (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user)) THEN
         RAISE insufficient_privilege USING
             MESSAGE = format('table "crm.%s" must not be changed directly', TG_TABLE_NAME),
             DETAIL = 'Its contents decide with whose privileges code runs, and were checked when they were set.',
             HINT = CASE TG_TABLE_NAME
-                WHEN 'connection' THEN 'Use crm.create_connection(), crm.pause(), crm.resume() and crm.drop_connection().'
+                WHEN 'connection' THEN 'Use crm.create_connection(), crm.alter_connection(), crm.pause(), crm.resume() and '
+                                       'crm.drop_connection().'
                 WHEN 'credential' THEN 'Use crm.set_credentials().'
-                WHEN 'object_map' THEN 'Use crm.map_object() and crm.unmap_object().'
+                WHEN 'object_map' THEN 'Use crm.map_object(), crm.alter_map(), crm.pause(), crm.resume() and crm.unmap_object().'
                 WHEN 'access' THEN 'A superuser calls crm.grant_access().'
-                ELSE 'Use crm.map_field() and crm.unmap_field().' END;
+                ELSE 'Use crm.map_field(), crm.alter_field() and crm.unmap_field().' END;
     END IF;
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION crm_internal.refuse_direct_change() IS
-    'trigger: only functions of pg_crm and superusers (so restores) change the configuration';
+    'trigger: only functions of pg_crm, restores of dumps and upgrade scripts change the configuration';
 CREATE TRIGGER guarded BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.connection
     FOR EACH STATEMENT EXECUTE FUNCTION crm_internal.refuse_direct_change();
 CREATE TRIGGER guarded BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.credential

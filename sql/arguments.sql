@@ -1,5 +1,11 @@
 -- Look-ups and checks of the arguments that set-up functions share.
 
+CREATE FUNCTION crm_internal.actor() RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), '')
+$$;
+COMMENT ON FUNCTION crm_internal.actor() IS 'who acts, as crm.audit_log.actor says it';
+
 CREATE FUNCTION crm_internal.connection_named(name text) RETURNS crm.connection
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -17,6 +23,16 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION crm_internal.connection_named(text) IS 'the connection with that name; raises undefined_object (42704)';
 
+-- Set-up functions that change what belongs to a connection run one at a time.
+CREATE FUNCTION crm_internal.locked_connection(name text) RETURNS crm.connection
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM FROM crm.connection k WHERE k.name = locked_connection.name FOR NO KEY UPDATE;
+    RETURN crm_internal.connection_named(name);
+END $$;
+COMMENT ON FUNCTION crm_internal.locked_connection(text) IS
+    'the connection with that name, locked until the transaction ends; raises undefined_object (42704)';
+
 CREATE FUNCTION crm_internal.map_of(map_id int) RETURNS crm.object_map
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -33,6 +49,54 @@ BEGIN
     RETURN m;
 END $$;
 COMMENT ON FUNCTION crm_internal.map_of(int) IS 'the map with that id; raises undefined_object (42704)';
+
+-- The worker locks it while it claims records, so it must not be locked while the CRM is queried.
+CREATE FUNCTION crm_internal.locked_map(map_id int) RETURNS crm.object_map
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM FROM crm.object_map o WHERE o.map_id = locked_map.map_id FOR NO KEY UPDATE;
+    RETURN crm_internal.map_of(map_id);
+END $$;
+COMMENT ON FUNCTION crm_internal.locked_map(int) IS
+    'the map with that id, its definition locked until the transaction ends; raises undefined_object (42704)';
+
+CREATE FUNCTION crm_internal.field_of(map_id int, column_name name) RETURNS crm.field_map
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    f crm.field_map;
+BEGIN
+    SELECT * INTO f FROM crm.field_map x WHERE x.map_id = field_of.map_id AND x.column_name = field_of.column_name;
+    IF NOT FOUND THEN
+        RAISE undefined_object USING
+            MESSAGE = format('column "%s" is not mapped by map %s', column_name, map_id),
+            DETAIL = coalesce('Mapped: ' || (SELECT string_agg(x.column_name, ', ' ORDER BY x.field_id) FROM crm.field_map x
+                                             WHERE x.map_id = field_of.map_id) || '.', 'No columns are mapped.'),
+            HINT = 'crm.map_field() maps it; crm.field_map shows what is mapped.';
+    END IF;
+    RETURN f;
+END $$;
+COMMENT ON FUNCTION crm_internal.field_of(int, name) IS 'the mapping of a column; raises undefined_object (42704)';
+
+CREATE FUNCTION crm_internal.merged(argument text, options jsonb, changes jsonb) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    unknown text;
+BEGIN
+    IF jsonb_typeof(changes) <> 'object' THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('%s must be a JSON object', argument),
+            HINT = 'It is merged into what is set; a key whose value is null is removed.';
+    END IF;
+    SELECT c.key INTO unknown FROM jsonb_each(changes) c WHERE c.value = 'null' AND NOT options ? c.key LIMIT 1;
+    IF FOUND THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('%s has no "%s" that could be removed', argument, unknown),
+            HINT = coalesce('Set: ' || (SELECT string_agg(o.key, ', ' ORDER BY o.key) FROM jsonb_each(options) o) || '.', 'None is set.');
+    END IF;
+    RETURN (SELECT coalesce(jsonb_object_agg(x.key, x.value), '{}') FROM jsonb_each(options || coalesce(changes, '{}')) x
+            WHERE x.value <> 'null' OR NOT coalesce(changes, '{}') ? x.key);
+END $$;
+COMMENT ON FUNCTION crm_internal.merged(text, jsonb, jsonb) IS
+    'options with changes merged into them: a json null removes a key; raises invalid_parameter_value (22023) if there is none';
 
 CREATE FUNCTION crm_internal.require_owner(who oid, relation regclass) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -46,7 +46,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                       FROM crm.field_map f
                       WHERE f.map_id = m.map_id AND f.direction <> 'outbound' AND crm_internal.is_computed(m.relation, f.column_name)
                       ORDER BY f.field_id LIMIT 1)
-                END || '; fix the table, then call crm.map_field()'
+                END || format('; fix the table, then call crm.alter_map(%s)', m.map_id)
     FROM crm.object_map m JOIN pg_class c ON c.oid = m.relation
     JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = m.key_column AND NOT a.attisdropped
     LEFT JOIN pg_attribute s ON s.attrelid = c.oid AND s.attname = m.shard_column AND NOT s.attisdropped
@@ -119,7 +119,7 @@ CREATE FUNCTION crm_internal.capture_trouble(map_id int) RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT coalesce(
         (SELECT format('trigger "%s" %s', x.name,
-                       CASE WHEN g.oid IS NULL THEN format('is missing; run crm.map_field() to recreate it, then crm.recapture(%s) for what was missed', m.map_id)
+                       CASE WHEN g.oid IS NULL THEN format('is missing; run crm.alter_map(%s) to recreate it, then crm.recapture(%1$s) for what was missed', m.map_id)
                             ELSE format('%s; run ALTER TABLE %s ENABLE %sTRIGGER %I, then crm.recapture(%s) for what was missed',
                                         CASE g.tgenabled WHEN 'D' THEN 'is disabled' WHEN 'R' THEN 'fires for replicated rows only'
                                                          ELSE 'does not fire for replicated rows' END,

@@ -71,32 +71,6 @@ $$;
 COMMENT ON FUNCTION crm.set_credentials(text, jsonb) IS
     'replaces the credentials of a connection and ends its state error; queued work continues. Errors: 42704 no such connection';
 
-CREATE FUNCTION crm.pause(connection text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    c crm.connection := crm_internal.connection_named(connection);
-BEGIN
-    PERFORM crm_internal.refuse_restricted();
-    UPDATE crm.connection k SET paused = true WHERE k.connection_id = c.connection_id;
-    PERFORM crm_internal.notify_worker(false);
-END $$;
-COMMENT ON FUNCTION crm.pause(text) IS
-    'stops sending over a connection; edits are still captured and are queued. Errors: 42704 no such connection';
-
-CREATE FUNCTION crm.resume(connection text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    c crm.connection := crm_internal.connection_named(connection);
-BEGIN
-    PERFORM crm_internal.refuse_restricted();
-    UPDATE crm.connection k SET paused = false WHERE k.connection_id = c.connection_id;
-    UPDATE crm.connection_state s SET blocked_until = '-infinity', failures = 0, usage_reported_at = NULL
-    WHERE s.connection_id = c.connection_id AND s.state = 'ok';
-    PERFORM crm_internal.notify_worker(false);
-END $$;
-COMMENT ON FUNCTION crm.resume(text) IS
-    'ends crm.pause(), and the wait after an outage, a rate limit or an exhausted budget. Errors: 42704 no such connection';
-
 CREATE FUNCTION crm.drop_connection(name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

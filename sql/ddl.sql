@@ -54,7 +54,7 @@ BEGIN
         WHERE b.map_id = m.map_id AND a.attrelid = m.relation AND a.attnum = b.attnum AND a.attname <> b.column_name;
     END IF;
     -- Before triggers are re-created, which is DDL itself.
-    trouble := coalesce(trouble || '; fix it with crm.map_field() or crm.unmap_field()', crm_internal.table_trouble(m.map_id));
+    trouble := coalesce(trouble || '; fix it with crm.alter_field() or crm.unmap_field()', crm_internal.table_trouble(m.map_id));
     trouble := nullif(concat_ws('; ', trouble, m.keys_changed), '');
     UPDATE crm.map_state s
     SET state = CASE WHEN trouble IS NULL THEN 'idle' ELSE 'error' END, reason = trouble, stale = false
@@ -139,10 +139,10 @@ BEGIN
             UPDATE crm.object_map o
             SET keys_changed = concat_ws('; ', o.keys_changed, x.trouble)
             FROM (SELECT DISTINCT ON (m.map_id) m.map_id,
-                         format('%s, and keys of rows may have changed: call crm.map_field() if none did, otherwise '
+                         format('%s, and keys of rows may have changed: call crm.alter_map(%s) if none did, otherwise '
                                 'crm.unmap_object(), and map the table again',
                                 CASE WHEN d.classid = 'pg_type'::regclass THEN format('a label of type %s was renamed', d.object_identity)
-                                     ELSE format('ALTER TABLE rewrote column "%s"', c.name) END) AS trouble
+                                     ELSE format('ALTER TABLE rewrote column "%s"', c.name) END, m.map_id) AS trouble
                   FROM pg_event_trigger_ddl_commands() d
                   CROSS JOIN crm.object_map m JOIN crm.map_state n USING (map_id)
                   CROSS JOIN LATERAL (

@@ -46,6 +46,123 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION crm_internal.resend_in_flight(int) IS 'queues the records of a map that are in flight again, with the current mapping';
 
+CREATE FUNCTION crm_internal.require_unmapped(map_id int, column_name name) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    f crm.field_map;
+BEGIN
+    SELECT * INTO f FROM crm.field_map x WHERE x.map_id = require_unmapped.map_id AND x.column_name = require_unmapped.column_name;
+    IF FOUND THEN
+        RAISE duplicate_object USING
+            MESSAGE = format('column "%s" is already mapped by map %s', column_name, map_id),
+            DETAIL = format('It is mapped to CRM field "%s" (%s).', f.crm_field, f.direction),
+            HINT = 'crm.alter_field() changes its mapping.';
+    END IF;
+END $$;
+COMMENT ON FUNCTION crm_internal.require_unmapped(int, name) IS 'raises duplicate_object (42710) if a column is mapped already';
+
+-- All that crm.map_field() and crm.alter_field() require of a field. Queries the CRM, so nothing may be locked yet.
+CREATE FUNCTION crm_internal.check_field(m crm.object_map, f crm.field_map) RETURNS crm.field_map
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    type_id oid;
+    suggested text;
+BEGIN
+    PERFORM crm_internal.check_choice('direction', f.direction, '{outbound,bidirectional,inbound}');
+    PERFORM crm_internal.check_choice('on_conflict', f.on_conflict,
+        '{crm_wins,local_wins,merge_with_audit,manual_review,immutable_after_bind,last_writer_wins}');
+    IF coalesce(f.crm_field, '') = '' THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'crm_field must name a field of the CRM object',
+            HINT = 'It is the API name, such as Title (Salesforce) or jobtitle (HubSpot).';
+    END IF;
+    SELECT a.atttypid INTO type_id FROM pg_attribute a
+    WHERE a.attrelid = m.relation AND a.attname = f.column_name AND a.attnum > 0 AND NOT a.attisdropped;
+    IF NOT FOUND THEN
+        RAISE undefined_column USING
+            MESSAGE = format('column "%s" of "%s" does not exist', f.column_name, m.relation),
+            DETAIL = 'Columns: ' || (SELECT string_agg(attname, ', ' ORDER BY attnum) FROM pg_attribute
+                                     WHERE attrelid = m.relation AND attnum > 0 AND NOT attisdropped) || '.',
+            HINT = 'Map one of its columns.';
+    END IF;
+    IF f.column_name = m.key_column AND f.direction <> 'outbound' THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('the key column "%s" can only be mapped outbound', f.column_name),
+            HINT = 'The key identifies the row; it never changes. external_id_field writes it into the CRM.';
+    END IF;
+    IF f.direction <> 'outbound' AND crm_internal.is_computed(m.relation, f.column_name) THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('the generated column "%s" can only be mapped outbound', f.column_name),
+            DETAIL = 'Its value cannot be set, so it cannot receive values from the CRM.',
+            HINT = 'Use direction => ''outbound'', or map the columns that it is computed from.';
+    END IF;
+    suggested := crm_internal.default_data_type(type_id);
+    IF f.data_type IS NULL AND suggested IS NULL THEN
+        RAISE datatype_mismatch USING
+            MESSAGE = format('column "%s" has type %s, which suggests no data_type', f.column_name, format_type(type_id, NULL)),
+            HINT = 'Pass data_type and a transform_out that converts the column to it.';
+    END IF;
+    f.data_type := coalesce(f.data_type, suggested);
+    f.validation := coalesce(f.validation, '{}');
+    PERFORM crm_internal.check_choice('data_type', f.data_type, '{text,number,boolean,date,timestamp,choice,multi_choice,reference,json}');
+    IF f.transform_out IS NULL AND NOT crm_internal.type_fits(type_id, f.data_type) THEN
+        RAISE datatype_mismatch USING
+            MESSAGE = format('column "%s" of type %s cannot be a %s', f.column_name, format_type(type_id, NULL), f.data_type),
+            HINT = format('Use data_type => ''%s'', or give a transform_out.', coalesce(suggested, 'text'));
+    END IF;
+    PERFORM crm_internal.check_transform('transform_out', f.transform_out, m.relation);
+    PERFORM crm_internal.check_transform('transform_in', f.transform_in, m.relation);
+    PERFORM crm_internal.check_rules(f.validation, f.data_type);
+    IF f.data_type IN ('number', 'date', 'timestamp') AND f.validation ?| '{min,max,choices}'
+        AND NOT crm_internal.type_fits(type_id, f.data_type) THEN
+        RAISE datatype_mismatch USING
+            MESSAGE = format('column "%s" of type %s cannot be compared as a %s', f.column_name, format_type(type_id, NULL), f.data_type),
+            DETAIL = 'Rules are checked against the column, before its transform_out.',
+            HINT = 'Omit min, max and choices, and have a CHECK constraint of the table or the transform reject bad values.';
+    END IF;
+    BEGIN
+        PERFORM '' ~ (f.validation ->> 'pattern');
+    EXCEPTION WHEN invalid_regular_expression THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('pattern is not a regular expression: %s', sqlerrm),
+            HINT = 'Patterns are POSIX regular expressions, as the operator ~ takes them.';
+    END;
+    f.described := crm_internal.require_compatible(m, f);
+    RETURN f;
+END $$;
+COMMENT ON FUNCTION crm_internal.check_field(crm.object_map, crm.field_map) IS
+    'raises unless a column can be mapped so; returns the field with its data_type and what the CRM reports of it';
+
+-- The map's definition is locked.
+CREATE FUNCTION crm_internal.check_other_fields(m crm.object_map, f crm.field_map) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    other name;
+    id int;
+BEGIN
+    PERFORM crm_internal.check_key_field(m, f.column_name, f.crm_field);
+    SELECT o.column_name INTO other FROM crm.field_map o
+    WHERE o.map_id = m.map_id AND o.crm_field = f.crm_field AND o.column_name <> f.column_name;
+    IF FOUND THEN
+        RAISE duplicate_object USING MESSAGE = format('CRM field "%s" is already mapped to column "%s"', f.crm_field, other),
+            HINT = 'Two columns cannot write one CRM field; crm.unmap_field() the other first.';
+    END IF;
+    SELECT o.map_id INTO id FROM crm.field_map x JOIN crm.object_map o USING (map_id)
+    WHERE o.connection_id = m.connection_id AND o.relation = m.relation AND o.crm_object = m.crm_object AND o.map_id <> m.map_id
+      AND x.crm_field = f.crm_field;
+    IF FOUND THEN
+        RAISE duplicate_object USING MESSAGE = format('CRM field "%s" is already mapped by map %s', f.crm_field, id);
+    END IF;
+END $$;
+COMMENT ON FUNCTION crm_internal.check_other_fields(crm.object_map, crm.field_map) IS
+    'raises duplicate_object (42710) if another column is mapped to the CRM field';
+
+-- Capture, validation and records in flight follow a change of a map's fields.
+CREATE FUNCTION crm_internal.apply_fields(map_id int) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT crm_internal.bind_map(map_id);
+    SELECT crm_internal.install_capture(map_id);
+    SELECT crm_internal.resend_in_flight(map_id);
+    SELECT crm_internal.notify_worker(false);
+$$;
+COMMENT ON FUNCTION crm_internal.apply_fields(int) IS 'makes a change of a map''s fields effective';
+
 CREATE FUNCTION crm_internal.do_map_field(caller bytea, map_id int, column_name name, crm_field text, direction text,
                         data_type text, validation jsonb, on_conflict text, transform_out regprocedure,
                         transform_in regprocedure, materialize bool) RETURNS smallint
@@ -53,124 +170,24 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     who CONSTANT oid := crm_internal.verified(caller);
     m crm.object_map := crm_internal.map_of(map_id);
-    type_id oid;
-    suggested text;
-    other name;
-    stated crm.field_map;
-    id smallint;
+    f crm.field_map;
 BEGIN
     PERFORM crm_internal.require_owner(who, m.relation);
-    PERFORM crm_internal.check_choice('direction', direction, '{outbound,bidirectional,inbound}');
-    PERFORM crm_internal.check_choice('on_conflict', on_conflict,
-        '{crm_wins,local_wins,merge_with_audit,manual_review,immutable_after_bind,last_writer_wins}');
-    IF coalesce(crm_field, '') = '' THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'crm_field must name a field of the CRM object',
-            HINT = 'It is the API name, such as Title (Salesforce) or jobtitle (HubSpot).';
-    END IF;
-    SELECT a.atttypid INTO type_id FROM pg_attribute a
-    WHERE a.attrelid = m.relation AND a.attname = do_map_field.column_name AND a.attnum > 0 AND NOT a.attisdropped;
-    IF NOT FOUND THEN
-        RAISE undefined_column USING
-            MESSAGE = format('column "%s" of "%s" does not exist', column_name, m.relation),
-            DETAIL = 'Columns: ' || (SELECT string_agg(attname, ', ' ORDER BY attnum) FROM pg_attribute
-                                     WHERE attrelid = m.relation AND attnum > 0 AND NOT attisdropped) || '.',
-            HINT = 'Map one of its columns.';
-    END IF;
-    IF column_name = m.key_column AND direction <> 'outbound' THEN
-        RAISE invalid_parameter_value USING MESSAGE = format('the key column "%s" can only be mapped outbound', column_name),
-            HINT = 'The key identifies the row; it never changes. external_id_field writes it into the CRM.';
-    END IF;
-    IF direction <> 'outbound' AND crm_internal.is_computed(m.relation, column_name) THEN
-        RAISE invalid_parameter_value USING MESSAGE = format('the generated column "%s" can only be mapped outbound', column_name),
-            DETAIL = 'Its value cannot be set, so it cannot receive values from the CRM.',
-            HINT = 'Use direction => ''outbound'', or map the columns that it is computed from.';
-    END IF;
-    suggested := crm_internal.default_data_type(type_id);
-    IF data_type IS NULL AND suggested IS NULL THEN
-        RAISE datatype_mismatch USING
-            MESSAGE = format('column "%s" has type %s, which suggests no data_type', column_name, format_type(type_id, NULL)),
-            HINT = 'Pass data_type and a transform_out that converts the column to it.';
-    END IF;
-    data_type := coalesce(data_type, suggested);
-    PERFORM crm_internal.check_choice('data_type', data_type, '{text,number,boolean,date,timestamp,choice,multi_choice,reference,json}');
-    IF transform_out IS NULL AND NOT crm_internal.type_fits(type_id, data_type) THEN
-        RAISE datatype_mismatch USING
-            MESSAGE = format('column "%s" of type %s cannot be a %s', column_name, format_type(type_id, NULL), data_type),
-            HINT = format('Use data_type => ''%s'', or give a transform_out.', coalesce(suggested, 'text'));
-    END IF;
-    PERFORM crm_internal.check_transform('transform_out', transform_out, m.relation);
-    PERFORM crm_internal.check_transform('transform_in', transform_in, m.relation);
-    PERFORM crm_internal.check_rules(coalesce(validation, '{}'), data_type);
-    IF data_type IN ('number', 'date', 'timestamp') AND validation ?| '{min,max,choices}'
-        AND NOT crm_internal.type_fits(type_id, data_type) THEN
-        RAISE datatype_mismatch USING
-            MESSAGE = format('column "%s" of type %s cannot be compared as a %s', column_name, format_type(type_id, NULL), data_type),
-            DETAIL = 'Rules are checked against the column, before its transform_out.',
-            HINT = 'Omit min, max and choices, and have a CHECK constraint of the table or the transform reject bad values.';
-    END IF;
-    BEGIN
-        PERFORM '' ~ (validation ->> 'pattern');
-    EXCEPTION WHEN invalid_regular_expression THEN
-        RAISE invalid_parameter_value USING MESSAGE = format('pattern is not a regular expression: %s', sqlerrm),
-            HINT = 'Patterns are POSIX regular expressions, as the operator ~ takes them.';
-    END;
-    stated := (m.map_id, 0, column_name, crm_field, direction, data_type, coalesce(validation, '{}'), on_conflict,
-               transform_out, transform_in, materialize, NULL);
-    stated.described := crm_internal.require_compatible(m, stated);
-    -- The worker locks it while it claims records, so it must not be locked while the CRM is queried.
-    PERFORM FROM crm.object_map o WHERE o.map_id = m.map_id FOR NO KEY UPDATE;
-    IF NOT FOUND THEN
-        m := crm_internal.map_of(map_id); -- unmapped by another session
-    END IF;
-    IF crm_field = m.external_id_field AND column_name <> m.key_column THEN
-        RAISE duplicate_object USING MESSAGE = format('CRM field "%s" already holds the key of the record', crm_field),
-            HINT = 'It is the map''s external_id_field.';
-    END IF;
-    SELECT f.column_name INTO other FROM crm.field_map f
-    WHERE f.map_id = m.map_id AND f.crm_field = do_map_field.crm_field AND f.column_name <> do_map_field.column_name;
-    IF FOUND THEN
-        RAISE duplicate_object USING MESSAGE = format('CRM field "%s" is already mapped to column "%s"', crm_field, other),
-            HINT = 'Two columns cannot write one CRM field; crm.unmap_field() the other first.';
-    END IF;
-    SELECT f.map_id INTO id FROM crm.field_map f JOIN crm.object_map o USING (map_id)
-    WHERE o.connection_id = m.connection_id AND o.relation = m.relation AND o.crm_object = m.crm_object AND o.map_id <> m.map_id
-      AND f.crm_field = do_map_field.crm_field;
-    IF FOUND THEN
-        RAISE duplicate_object USING MESSAGE = format('CRM field "%s" is already mapped by map %s', crm_field, id);
-    END IF;
-
-    SELECT f.field_id INTO id FROM crm.field_map f WHERE f.map_id = m.map_id AND f.column_name = do_map_field.column_name;
-    IF direction <> 'outbound' AND NOT EXISTS (
-        SELECT FROM crm.field_map f WHERE f.map_id = m.map_id AND f.column_name = do_map_field.column_name
-          AND (f.crm_field, f.direction, f.data_type, f.transform_in) IS NOT DISTINCT FROM
-              (do_map_field.crm_field, do_map_field.direction, do_map_field.data_type, do_map_field.transform_in)) THEN
+    PERFORM crm_internal.require_unmapped(m.map_id, column_name);
+    f := (m.map_id, NULL, column_name, crm_field, direction, data_type, validation, on_conflict, transform_out, transform_in,
+          coalesce(materialize, true), NULL);
+    f := crm_internal.check_field(m, f);
+    m := crm_internal.locked_map(map_id);
+    PERFORM crm_internal.require_unmapped(m.map_id, column_name); -- by another session
+    PERFORM crm_internal.check_other_fields(m, f);
+    IF f.direction <> 'outbound' THEN
         -- The CRM values of the field are not known yet: every record is read again.
         UPDATE crm.ingest_state s SET cursor = NULL WHERE s.map_id = m.map_id;
     END IF;
-    -- Hashes of another field's values do not apply to this one.
-    UPDATE crm.ledger l SET hashes = crm_internal.cells_hash(l.hashes, crm_internal.cell_mask(id), decode(repeat('00', 16), 'hex'))
-    WHERE l.map_id = m.map_id AND id IS NOT NULL AND EXISTS (
-        SELECT FROM crm.field_map f WHERE f.map_id = m.map_id AND f.field_id = id AND f.crm_field <> do_map_field.crm_field);
-    IF id IS NULL THEN
-        UPDATE crm.object_map o SET next_field_id = next_field_id + 1 WHERE o.map_id = m.map_id RETURNING next_field_id - 1 INTO id;
-    END IF;
-    INSERT INTO crm.field_map AS f (map_id, field_id, column_name, crm_field, direction, data_type, validation, on_conflict,
-                                    transform_out, transform_in, materialize, described)
-    VALUES (m.map_id, id, column_name, crm_field, direction, data_type, coalesce(validation, '{}'), on_conflict,
-            transform_out, transform_in, materialize, stated.described)
-    ON CONFLICT ON CONSTRAINT field_map_pkey DO UPDATE
-    SET crm_field = excluded.crm_field, direction = excluded.direction, data_type = excluded.data_type,
-        validation = excluded.validation, on_conflict = excluded.on_conflict, transform_out = excluded.transform_out,
-        transform_in = excluded.transform_in, materialize = excluded.materialize,
-        -- If the CRM was not queried, keep what it reported of the same field before.
-        described = CASE WHEN f.crm_field = excluded.crm_field THEN coalesce(excluded.described, f.described) ELSE excluded.described END;
-    -- Mapping a field confirms that the keys of its rows have not changed.
-    UPDATE crm.object_map o SET keys_changed = NULL WHERE o.map_id = m.map_id AND o.keys_changed IS NOT NULL;
-    PERFORM crm_internal.bind_map(m.map_id);
-    PERFORM crm_internal.install_capture(m.map_id);
-    PERFORM crm_internal.resend_in_flight(m.map_id);
-    PERFORM crm_internal.notify_worker(false);
-    RETURN id;
+    UPDATE crm.object_map o SET next_field_id = next_field_id + 1 WHERE o.map_id = m.map_id RETURNING next_field_id - 1 INTO f.field_id;
+    INSERT INTO crm.field_map SELECT f.*;
+    PERFORM crm_internal.apply_fields(m.map_id);
+    RETURN f.field_id;
 END $$;
 COMMENT ON FUNCTION crm_internal.do_map_field(bytea, int, name, text, text, text, jsonb, text, regprocedure, regprocedure, bool) IS
     'crm.map_field() for the role that the token of crm_internal.caller() names';
@@ -184,32 +201,25 @@ LANGUAGE sql VOLATILE AS $$
                             on_conflict, transform_out, transform_in, materialize)
 $$;
 COMMENT ON FUNCTION crm.map_field(int, name, text, text, text, jsonb, text, regprocedure, regprocedure, bool) IS
-    'maps a column to a CRM field, or changes the mapping of the column. direction: outbound | bidirectional | inbound. '
+    'maps a column to a CRM field; crm.alter_field() changes the mapping. direction: outbound | bidirectional | inbound. '
     'validation: {"min", "max", "max_length", "nullable", "pattern", "choices"}. If the CRM responds, the field must exist and accept the '
-    'values of the column (pg_crm.check_fields). Returns field_id';
+    'values of the column (pg_crm.check_fields). Returns field_id. Errors: 42710 the column or the field is mapped already, 42703 no such '
+    'column, 42804 the types do not fit, 42501 not the owner of the table';
 
 CREATE FUNCTION crm_internal.do_unmap_field(caller bytea, map_id int, column_name name) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     who CONSTANT oid := crm_internal.verified(caller);
     m crm.object_map := crm_internal.map_of(map_id);
+    f crm.field_map;
 BEGIN
     IF EXISTS (SELECT FROM pg_class WHERE oid = m.relation) THEN
         PERFORM crm_internal.require_owner(who, m.relation);
     END IF;
-    PERFORM FROM crm.object_map o WHERE o.map_id = m.map_id FOR NO KEY UPDATE;
-    DELETE FROM crm.field_map f WHERE f.map_id = m.map_id AND f.column_name = do_unmap_field.column_name;
-    IF NOT FOUND THEN
-        RAISE undefined_object USING
-            MESSAGE = format('column "%s" is not mapped by map %s', column_name, map_id),
-            DETAIL = coalesce('Mapped: ' || (SELECT string_agg(f.column_name, ', ' ORDER BY f.field_id) FROM crm.field_map f
-                                             WHERE f.map_id = m.map_id) || '.', 'No columns are mapped.'),
-            HINT = 'crm.field_map shows what is mapped.';
-    END IF;
-    PERFORM crm_internal.bind_map(m.map_id);
-    PERFORM crm_internal.install_capture(m.map_id);
-    PERFORM crm_internal.resend_in_flight(m.map_id);
-    PERFORM crm_internal.notify_worker(false);
+    m := crm_internal.locked_map(map_id);
+    f := crm_internal.field_of(map_id, column_name);
+    DELETE FROM crm.field_map x WHERE x.map_id = m.map_id AND x.field_id = f.field_id;
+    PERFORM crm_internal.apply_fields(m.map_id);
 END $$;
 COMMENT ON FUNCTION crm_internal.do_unmap_field(bytea, int, name) IS
     'crm.unmap_field() for the role that the token of crm_internal.caller() names';

@@ -3,10 +3,14 @@
 CREATE FUNCTION crm_internal.do_ingest_now(caller bytea, map_id int, timeout interval) RETURNS bool
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    who CONSTANT oid := crm_internal.verified(caller);
+    maps CONSTANT int[] := crm_internal.maps_to_run(crm_internal.verified(caller), 'ingest', map_id);
+    done CONSTANT bool := coalesce((crm_internal.ask_worker(jsonb_build_object('op', 'ingest', 'map_ids', maps),
+                                                            crm_internal.timeout_ms(timeout)) ->> 'done')::bool, false);
 BEGIN
-    RETURN coalesce((crm_internal.ask_worker(jsonb_build_object('op', 'ingest', 'map_ids', crm_internal.maps_to_run(who, 'ingest', map_id)),
-                                    crm_internal.timeout_ms(timeout)) ->> 'done')::bool, false);
+    IF NOT done THEN
+        PERFORM crm_internal.say_why_not(maps);
+    END IF;
+    RETURN done;
 END $$;
 COMMENT ON FUNCTION crm_internal.do_ingest_now(bytea, int, interval) IS
     'crm.ingest_now() for the role that the token of crm_internal.caller() names';
@@ -17,7 +21,7 @@ LANGUAGE sql VOLATILE AS $$
 $$;
 COMMENT ON FUNCTION crm.ingest_now(int, interval) IS
     'polls the CRM for changes now, for one map or for all (for a writer: maps of tables that the role may update), and waits until they '
-    'are applied. Returns false at the timeout, or if a connection is paused or in error. Cancellable';
+    'are applied. Returns false at the timeout, or if a map or a connection is paused or in error; a NOTICE says why. Cancellable';
 
 CREATE FUNCTION crm_internal.do_backfill(caller bytea, map_id int) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -203,7 +203,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION crm_internal.resolve_identity(crm.conflict, text) IS 'decides which of two CRM records a row is linked to';
 
-CREATE FUNCTION crm.resolve_conflict(conflict_id bigint, winner text) RETURNS void
+CREATE FUNCTION crm_internal.do_resolve_conflict(conflict_id bigint, winner text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     x crm.conflict;
@@ -213,8 +213,8 @@ BEGIN
     PERFORM crm_internal.check_choice('winner', winner, '{crm,local}');
     -- The record first, as the worker does: deleting a row deletes its conflicts.
     PERFORM FROM crm.ledger l JOIN crm.conflict c USING (shard_key, map_id, record_key)
-    WHERE c.conflict_id = resolve_conflict.conflict_id FOR UPDATE OF l;
-    SELECT * INTO x FROM crm.conflict c WHERE c.conflict_id = resolve_conflict.conflict_id FOR UPDATE;
+    WHERE c.conflict_id = do_resolve_conflict.conflict_id FOR UPDATE OF l;
+    SELECT * INTO x FROM crm.conflict c WHERE c.conflict_id = do_resolve_conflict.conflict_id FOR UPDATE;
     IF NOT FOUND THEN
         RAISE undefined_object USING MESSAGE = format('conflict %s does not exist', coalesce(conflict_id::text, 'NULL')),
             HINT = 'crm.conflicts lists them; a conflict is removed when it is resolved.';
@@ -230,7 +230,7 @@ BEGIN
             CASE winner WHEN 'local' THEN cell ELSE decode('0000000000000000', 'hex') END, CASE winner WHEN 'crm' THEN cell END,
             jsonb_build_object(x.field_id, jsonb_build_object('h', encode(substr(crm.hash(x.crm_value), 1, 16), 'hex'))),
             nullif(array_remove(x.write_id || x.folded, NULL), '{}'),
-                session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), ''), x.correlation_id)
+                crm_internal.actor(), x.correlation_id)
     ON CONFLICT (shard_key, map_id, record_key) WHERE state IN ('queued', 'dead') DO UPDATE
     SET cells = CASE winner WHEN 'local' THEN crm_internal.cells_or(p.cells, excluded.cells)
         ELSE crm_internal.cells_minus(p.cells, excluded.take) END,
@@ -243,12 +243,96 @@ BEGIN
     DELETE FROM crm.conflict c WHERE c.shard_key = x.shard_key AND c.conflict_id = x.conflict_id;
     PERFORM crm_internal.notify_worker(true);
 END $$;
-COMMENT ON FUNCTION crm.resolve_conflict(bigint, text) IS
-    'resolves a conflict: the row is set to the CRM value (crm), or the CRM to the row''s value (local), by the same read-check-write '
-    'as any '
-    'edit. If the CRM value has changed meanwhile, the conflict is reopened with the new one. duplicate_identity: the row is linked to the '
-    'record that claims it (crm), or keeps its link (local). Errors: 42704 no such conflict, 22023 invalid winner, 23505 the record is '
-    'linked';
+COMMENT ON FUNCTION crm_internal.do_resolve_conflict(bigint, text) IS 'crm.resolve_conflict() for crm or local';
+
+-- With the caller's privileges and settings, as an UPDATE of the caller's own.
+CREATE FUNCTION crm_internal.set_cell(c crm.conflicts, value jsonb) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    m crm.object_map;
+    column_type pg_catalog.text;
+    key_type pg_catalog.text;
+    shard_type pg_catalog.text;
+    n bigint;
+BEGIN
+    SELECT * INTO m FROM crm.object_map o WHERE o.map_id OPERATOR(pg_catalog.=) c.map_id;
+    SELECT pg_catalog.format_type(a.atttypid, a.atttypmod) INTO column_type FROM pg_catalog.pg_attribute a
+    WHERE a.attrelid OPERATOR(pg_catalog.=) m.relation AND a.attname OPERATOR(pg_catalog.=) c.column_name AND NOT a.attisdropped;
+    SELECT pg_catalog.format_type(a.atttypid, a.atttypmod) INTO key_type FROM pg_catalog.pg_attribute a
+    WHERE a.attrelid OPERATOR(pg_catalog.=) m.relation AND a.attname OPERATOR(pg_catalog.=) m.key_column AND NOT a.attisdropped;
+    SELECT pg_catalog.format_type(a.atttypid, a.atttypmod) INTO shard_type FROM pg_catalog.pg_attribute a
+    WHERE a.attrelid OPERATOR(pg_catalog.=) m.relation AND a.attname OPERATOR(pg_catalog.=) m.shard_column AND NOT a.attisdropped;
+    EXECUTE pg_catalog.format(
+        'UPDATE %1$s t SET %2$I = r.v FROM pg_catalog.jsonb_to_record(pg_catalog.jsonb_build_object(''v'', $1)) AS r (v %3$s) '
+        'WHERE t.%4$I OPERATOR(pg_catalog.=) $2::%5$s', m.relation, c.column_name, column_type, m.key_column, key_type)
+        OPERATOR(pg_catalog.||) CASE WHEN m.shard_column IS NULL THEN ''
+            ELSE pg_catalog.format(' AND t.%1$I IS NOT DISTINCT FROM $3::%2$s', m.shard_column, shard_type) END
+        USING value, c.record_key, CASE WHEN c.shard_key OPERATOR(pg_catalog.<>) '' THEN c.shard_key END;
+    GET DIAGNOSTICS n = ROW_COUNT;
+    IF n OPERATOR(pg_catalog.<>) 1 THEN
+        RAISE no_data_found USING MESSAGE = pg_catalog.format('no row of "%s" with the key "%s" can be updated', m.relation, c.record_key),
+            HINT = 'It was deleted, or row security hides it.';
+    END IF;
+END $$;
+COMMENT ON FUNCTION crm_internal.set_cell(crm.conflicts, jsonb) IS 'sets the cell of a conflict, as the caller; raises no_data_found (P0002)';
+
+CREATE FUNCTION crm.resolve_conflict(conflict_id bigint, winner text, value jsonb DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE AS $$
+DECLARE
+    c crm.conflicts;
+BEGIN
+    PERFORM crm_internal.check_choice('winner', winner, '{crm,local,value}');
+    IF (winner OPERATOR(pg_catalog.=) 'value') OPERATOR(pg_catalog.<>) (value IS NOT NULL) THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'a value is given if, and only if, winner is ''value''',
+            HINT = 'It is in the type of the column, as JSON; ''null'' empties the cell.';
+    END IF;
+    IF winner OPERATOR(pg_catalog.<>) 'value' THEN
+        PERFORM crm_internal.do_resolve_conflict(conflict_id, winner);
+        RETURN;
+    END IF;
+    SELECT * INTO c FROM crm.conflicts x WHERE x.conflict_id OPERATOR(pg_catalog.=) resolve_conflict.conflict_id;
+    IF FOUND AND c.column_name IS NULL THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'the conflict is about a record, which has no value',
+            HINT = 'Decide for crm or local.';
+    END IF;
+    -- Based on the CRM value that was shown; what is sent is what the row holds then.
+    PERFORM crm_internal.do_resolve_conflict(conflict_id, 'local');
+    PERFORM crm_internal.set_cell(c, value);
+END $$;
+COMMENT ON FUNCTION crm.resolve_conflict(bigint, text, jsonb) IS
+    'resolves a conflict: the row is set to the CRM value (crm), the CRM to the row''s value (local), or both to a value of one''s own '
+    '(value; in the type of the column; the caller must be allowed to update the row), by the same read-check-write as any edit. If the '
+    'CRM value has changed meanwhile, the conflict is reopened with the new one. duplicate_identity: the row is linked to the '
+    'record that claims it (crm), or keeps its link (local). Errors: 42704 no such conflict, 22023 invalid winner or value, 23505 the '
+    'record is linked, P0002 no such row';
+
+CREATE FUNCTION crm.resolve_conflicts(map_id int, column_name name DEFAULT NULL, winner text DEFAULT NULL) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    f crm.field_map;
+    id bigint;
+    n bigint := 0;
+BEGIN
+    PERFORM crm_internal.refuse_restricted();
+    PERFORM crm_internal.map_of(resolve_conflicts.map_id);
+    PERFORM crm_internal.check_choice('winner', winner, '{crm,local}');
+    IF resolve_conflicts.column_name IS NOT NULL THEN
+        f := crm_internal.field_of(resolve_conflicts.map_id, resolve_conflicts.column_name);
+    END IF;
+    FOR id IN
+        SELECT c.conflict_id FROM crm.conflict c
+        WHERE c.map_id = resolve_conflicts.map_id AND c.field_id >= 0 AND (f.field_id IS NULL OR c.field_id = f.field_id)
+        ORDER BY c.shard_key, c.record_key, c.field_id
+    LOOP
+        PERFORM crm_internal.do_resolve_conflict(id, winner);
+        n := n + 1;
+    END LOOP;
+    RETURN n;
+END $$;
+COMMENT ON FUNCTION crm.resolve_conflicts(int, name, text) IS
+    'resolves the conflicts of a column of a map, or of all of its columns (NULL), as crm.resolve_conflict() does: winner crm or local; '
+    'not those about whole records (duplicate_identity). Returns their number. Errors: 42704 no such map or column, 22023 invalid winner';
 
 CREATE FUNCTION crm.cancel_write(write_id uuid) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -8,7 +8,7 @@ BEGIN
     INSERT INTO crm.scan_request (map_id, new_rows, new_since, lost_rows, reason, actor)
     SELECT request_recapture.map_id, request_recapture.new_rows, CASE WHEN request_recapture.new_rows THEN request_recapture.new_since END,
            request_recapture.lost_rows, request_recapture.reason,
-           session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), '')
+           crm_internal.actor()
     WHERE NOT EXISTS (SELECT FROM crm.scan_request r
                       WHERE r.map_id = request_recapture.map_id AND r.task = 'recapture' AND r.xmin = pg_current_xact_id()::xid
                         AND r.new_rows >= request_recapture.new_rows AND r.lost_rows >= request_recapture.lost_rows);

@@ -22,7 +22,7 @@ CREATE FUNCTION crm.adopt_connections(connection text DEFAULT NULL) RETURNS SETO
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     c crm.connection;
-    who CONSTANT text := session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), '');
+    who CONSTANT text := crm_internal.actor();
 BEGIN
     PERFORM crm_internal.refuse_restricted();
     IF connection IS NOT NULL THEN

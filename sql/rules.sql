@@ -79,7 +79,7 @@ BEGIN
         MESSAGE = format('new values of relation "%s" violate the rules of its CRM mapping', relation),
         DETAIL = array_to_string(violations[1:5], E'\n')
                  || CASE WHEN cardinality(violations) > 5 THEN E'\n…' ELSE '' END,
-        HINT = 'The rules are in crm.field_map.validation; crm.map_field() changes them.',
+        HINT = 'The rules are in crm.field_map.validation; crm.alter_field() changes them.',
         SCHEMA = (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation),
         TABLE = (SELECT c.relname FROM pg_class c WHERE c.oid = relation);
 END $$;

@@ -121,7 +121,8 @@ SELECT m.map_id, c.name AS connection, c.provider, m.relation, m.crm_object,
             WHEN EXISTS (SELECT FROM crm.claim x WHERE x.map_id = m.map_id) THEN 'syncing'
             ELSE 'idle' END AS state,
        CASE WHEN NOT m.enabled THEN format('map disabled: crm.enable(%s)', m.map_id)
-            WHEN s.state = 'error' AND c.home = crm.home() THEN s.reason ELSE n.reason END AS reason,
+            WHEN s.state = 'error' AND c.home = crm.home() THEN s.reason WHEN m.paused THEN coalesce(n.reason, 'map paused')
+            ELSE n.reason END AS reason,
        q.dirty_cells, q.queued, u.unlinked, p.pending, k.conflicts, d.dead,
        s.last_success, s.next_write_at, i.last_at AS last_ingest,
        CASE WHEN m.enabled AND crm_internal.ingests(m.map_id) THEN i.next_at END AS next_ingest_at, i.applied AS ingested, i.echoes,
@@ -186,13 +187,13 @@ WITH unfolded AS (
 SELECT m.map_id, r.shard_key, r.record_key, f.column_name, f.crm_field, r.crm_id,
        greatest(r.changed_at[f.field_id + 1], q.changed_at[f.field_id + 1],
                 CASE WHEN crm_internal.cells_has(w.cells, f.field_id) THEN w.changed_at END) AS changed_at,
-       r.synced_at[f.field_id + 1] AS last_synced_at,
+       nullif(r.synced_at[f.field_id + 1], '-infinity') AS last_synced_at,
        CASE WHEN crm_internal.cells_has(w.cells, f.field_id) THEN 'changed'
             WHEN crm_internal.cells_has(p.cells, f.field_id) OR crm_internal.cells_has(p.take, f.field_id) THEN
                 CASE p.state WHEN 'dead' THEN 'dead' ELSE 'pending' END
             WHEN x.conflict_id IS NOT NULL THEN 'conflict'
             WHEN q.cells IS NULL OR NOT crm_internal.cells_has(q.cells, f.field_id) THEN
-                CASE WHEN r.detached THEN 'detached' WHEN r.synced_at[f.field_id + 1] IS NULL THEN 'never synced' ELSE 'synced' END
+                CASE WHEN r.detached THEN 'detached' WHEN nullif(r.synced_at[f.field_id + 1], '-infinity') IS NULL THEN 'never synced' ELSE 'synced' END
             WHEN q.state = 'queued' AND k.claim_id IS NOT NULL THEN 'sending'
             WHEN q.state = 'queued' AND q.attempts > 0 THEN 'retrying'
             ELSE q.state END AS state,

@@ -104,9 +104,14 @@ extension_sql_file!(
 );
 extension_sql_file!("../sql/push.sql", name = "push", requires = ["links"]);
 extension_sql_file!(
+    "../sql/alterations.sql",
+    name = "alterations",
+    requires = ["links"]
+);
+extension_sql_file!(
     "../sql/configuration.sql",
     name = "configuration",
-    requires = ["push"]
+    requires = ["push", "alterations"]
 );
 extension_sql_file!(
     "../sql/restore.sql",
@@ -116,9 +121,14 @@ extension_sql_file!(
 extension_sql_file!("../sql/audit.sql", name = "audit", requires = ["restore"]);
 extension_sql_file!("../sql/status.sql", name = "status", requires = ["audit"]);
 extension_sql_file!(
+    "../sql/pausing.sql",
+    name = "pausing",
+    requires = ["status"]
+);
+extension_sql_file!(
     "../sql/write_back.sql",
     name = "write_back",
-    requires = ["status"]
+    requires = ["pausing"]
 );
 extension_sql_file!(
     "../sql/real_time.sql",

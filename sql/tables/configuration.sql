@@ -13,7 +13,7 @@ CREATE TABLE crm.connection (
     home          text NOT NULL,
     created_at    timestamptz NOT NULL DEFAULT now()
 );
-COMMENT ON TABLE crm.connection IS 'CRM orgs, each reached with one set of credentials; created by crm.create_connection()';
+COMMENT ON TABLE crm.connection IS 'CRM orgs, each reached with one set of credentials; created by crm.create_connection(), changed by crm.alter_connection()';
 COMMENT ON COLUMN crm.connection.base_url IS 'base URL of the API; NULL: the default of the provider';
 COMMENT ON COLUMN crm.connection.options IS
     'max_in_flight (requests at once, default 4), rate_limit ({"requests": 100, "seconds": 10}), realtime_reserve (part of each budget '
@@ -55,9 +55,10 @@ CREATE TABLE crm.object_map (
     enabled           bool NOT NULL DEFAULT true,
     disabled_as_of    jsonb,
     keys_changed      text,
+    paused            bool NOT NULL DEFAULT false,
     UNIQUE (connection_id, relation, crm_object)
 );
-COMMENT ON TABLE crm.object_map IS 'tables mapped to CRM objects; created by crm.map_object()';
+COMMENT ON TABLE crm.object_map IS 'tables mapped to CRM objects; created by crm.map_object(), changed by crm.alter_map()';
 COMMENT ON COLUMN crm.object_map.key_column IS 'column that identifies a row; its text is the record_key';
 COMMENT ON COLUMN crm.object_map.external_id_field IS 'CRM field that holds the record_key; created records are upserted by it';
 COMMENT ON COLUMN crm.object_map.key_is_case_sensitive IS
@@ -66,7 +67,7 @@ COMMENT ON COLUMN crm.object_map.key_max_length IS
     'maximum length of the external_id_field in characters, as the CRM reported; NULL: not reported';
 COMMENT ON COLUMN crm.object_map.capture IS
     'origin: edits of ordinary sessions are captured; always: also those of subscriptions and of session_replication_role = replica '
-    '(crm.set_capture())';
+    '(crm.alter_map())';
 COMMENT ON COLUMN crm.object_map.ingest IS
     'whether the CRM''s changes are read: on | off; NULL: on if something is to be done with them (see crm.map_object())';
 COMMENT ON COLUMN crm.object_map.enabled IS
@@ -75,8 +76,9 @@ COMMENT ON COLUMN crm.object_map.disabled_as_of IS
     'what crm.enable() needs to find the edits made since crm.disable(): {"home", "files", "snapshot"}, as crm_internal.table_as_of() '
     'made it; NULL: the map is enabled, or never was';
 COMMENT ON COLUMN crm.object_map.keys_changed IS
-    'which DDL may have changed the keys of its rows, and the remedy: the map is stopped; NULL: none, or crm.map_field() confirmed '
+    'which DDL may have changed the keys of its rows, and the remedy: the map is stopped; NULL: none, or crm.alter_map() confirmed '
     'that no key changed';
+COMMENT ON COLUMN crm.object_map.paused IS 'true: nothing is sent or read, edits are queued (crm.pause(), crm.resume())';
 COMMENT ON COLUMN crm.object_map.write_interval IS 'how often changed outbound cells are written back, 1 minute .. 24 hours';
 
 CREATE TABLE crm.field_map (
@@ -99,7 +101,7 @@ CREATE TABLE crm.field_map (
     UNIQUE (map_id, column_name),
     UNIQUE (map_id, crm_field)
 );
-COMMENT ON TABLE crm.field_map IS 'columns mapped to CRM fields; created by crm.map_field()';
+COMMENT ON TABLE crm.field_map IS 'columns mapped to CRM fields; created by crm.map_field(), changed by crm.alter_field()';
 COMMENT ON COLUMN crm.field_map.field_id IS 'position of the cell in the arrays of crm.ledger; never reused for another column';
 COMMENT ON COLUMN crm.field_map.materialize IS 'false: mapped and validated, but not written back';
 COMMENT ON COLUMN crm.field_map.described IS

@@ -61,14 +61,14 @@ COMMENT ON COLUMN crm.audit_log.path IS 'batch, realtime, reconcile, ingest, com
 COMMENT ON COLUMN crm.audit_log.actor IS 'who made the edit; of path ingest: who made the change, as the vendor names them';
 COMMENT ON COLUMN crm.audit_log.operation IS
     'create, update, delete; of path ingest also insert, link, unlink, relink, ingest (not decided yet), webhook (a '
-    'request received from a CRM or in its name); of path setup: adopt';
+    'request received from a CRM or in its name); of path setup: adopt, alter';
 COMMENT ON COLUMN crm.audit_log.fields IS
     'CRM field -> {"new": value sent, "old": previous value if known, "old_hash": its BLAKE3 hash if only that is known}';
 COMMENT ON COLUMN crm.audit_log.result IS
     'applied; retry (will be retried); dead (see crm.dead_letters); superseded (the CRM value stands); conflict (nothing was written); '
     'raced (applied, but over a CRM edit made between our read and our write); overwritten (a CRM edit of an outbound field, which the '
     'next round of the map replaces); stored_form (the CRM stores an outbound value in a form of its own, which is left alone); '
-    'refused (a webhook that could not be verified)';
+    'refused (a webhook that could not be verified); discarded (a dead letter that was given up with crm.discard(); error: the reason)';
 COMMENT ON COLUMN crm.audit_log.folded IS 'ids of further crm.write() calls with the same outcome';
 COMMENT ON COLUMN crm.audit_log.request_id IS 'identifies the request to the CRM, which all its records share';
 

@@ -56,6 +56,8 @@ CREATE UNIQUE INDEX ledger_crm_id ON crm.ledger (map_id, crm_id, shard_key) WHER
 COMMENT ON TABLE crm.ledger IS
     'one row per record that is linked or queued: its CRM id and, per cell, when it changed, when it was last synced, and a hash of '
     'the CRM value. Its row lock is the lock of the record';
+COMMENT ON COLUMN crm.ledger.synced_at IS
+    'by field_id; NULL: never; -infinity: once, before an edit was given up with crm.discard(), so that the sides may differ';
 COMMENT ON COLUMN crm.ledger.changed_at IS 'by field_id; newer changes that are still queued are in crm.queue';
 COMMENT ON COLUMN crm.ledger.hashes IS '16 bytes per field_id: BLAKE3 of the last known CRM value; zeros: not known';
 COMMENT ON COLUMN crm.ledger.detached IS

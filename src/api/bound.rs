@@ -40,7 +40,7 @@ fn require_bound(relation: pg_sys::Oid, columns: Array<&str>, types: Array<pg_sy
                     "Column \"{column}\" is not as it was when the triggers of the mapping were made."
                 )),
                 "Try again in a moment: the background worker makes them anew as soon as nobody holds the table; or \
-                 call crm.map_field().",
+                 call crm.alter_map().",
             );
         }
     }

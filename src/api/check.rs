@@ -10,8 +10,10 @@ use pgrx::prelude::*;
 use serde_json::Value as Json;
 
 use super::document::Document;
-use super::raise;
+use super::{or_raise, raise};
 use crate::secrets;
+use crate::store::table::violations;
+use crate::store::transaction::subtransaction;
 use crate::worker::link::allowed_hosts;
 
 const INVALID: PgSqlErrorCode = PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE;
@@ -312,12 +314,50 @@ pub fn check_rules(validation: Document, data_type: &str) {
     }
 }
 
+/// How many rows of a table violate the rules of a column: how many do, how many were read, and
+/// whether these are all. No row: the table's own code prevents reading it.
+#[pg_extern(volatile, parallel_unsafe, schema = "crm_internal")]
+fn count_violations(
+    relation: pg_sys::Oid,
+    column_name: &str,
+    as_json: bool,
+    data_type: &str,
+    validation: Document,
+) -> TableIterator<
+    'static,
+    (
+        name!(violating, i64),
+        name!(rows, i64),
+        name!(is_whole, bool),
+    ),
+> {
+    let data_type: DataType = data_type.parse().unwrap_or(DataType::Text);
+    let rules = Rules::parse(&validation.0, data_type).unwrap_or_default();
+    let counted =
+        subtransaction(|| violations::count(relation, column_name, as_json, data_type, &rules));
+    let counted = match counted {
+        Err(error) if error.is_the_tables() => None,
+        counted => Some(or_raise(counted)),
+    };
+    TableIterator::new(
+        counted
+            .into_iter()
+            .map(|c| (c.violating as i64, c.rows as i64, c.is_whole)),
+    )
+}
+
 extension_sql!(
     r#"
 COMMENT ON FUNCTION crm_internal.check_connection(text, text, jsonb) IS 'raises invalid_parameter_value (22023) unless provider, base URL and options are valid';
 COMMENT ON FUNCTION crm_internal.check_credentials(text, jsonb, jsonb) IS 'raises invalid_parameter_value (22023) unless the keys are those of the provider or its broker; never shows a value';
+COMMENT ON FUNCTION crm_internal.count_violations(oid, text, bool, text, jsonb) IS 'how many rows of a table violate validation rules of a column (as_json: an array), of how many that were read as its owner in a few seconds';
 COMMENT ON FUNCTION crm_internal.check_rules(jsonb, text) IS 'raises invalid_parameter_value (22023) unless the validation rules are known and apply to the data type';
 "#,
     name = "check_comments",
-    requires = [check_connection, check_credentials, check_rules]
+    requires = [
+        check_connection,
+        check_credentials,
+        check_rules,
+        count_violations
+    ]
 );

@@ -3,6 +3,7 @@
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 
+use crate::store::config::lock_definition;
 use crate::store::error::StoreError;
 use crate::store::row::Columns;
 use crate::store::statement::Cached;
@@ -89,6 +90,8 @@ pub struct Round {
 
 /// Ends the round, if it had any records; the next begins a write_interval from now.
 pub fn end(client: &mut SpiClient, map_id: i32) -> Result<Option<Round>, StoreError> {
+    // Another session may be changing the interval.
+    lock_definition(client, map_id)?;
     let mut rows = client.update(
         Cached("UPDATE crm.map_state s SET round_start = NULL, next_write_at = now() + m.write_interval
          FROM crm.object_map m WHERE m.map_id = s.map_id AND s.map_id = $1

@@ -42,7 +42,7 @@ pub fn known(
     let rows = client.update(
         Cached(
             "SELECT l.record_key IS NOT NULL AS is_known, coalesce(l.crm_id IS NOT NULL AND NOT l.detached, false) AS is_linked, l.hashes,
-                    ARRAY(SELECT (s.ord - 1)::smallint FROM unnest(l.synced_at) WITH ORDINALITY AS s (at, ord) WHERE s.at IS NOT NULL) AS synced,
+                    ARRAY(SELECT (s.ord - 1)::smallint FROM unnest(l.synced_at) WITH ORDINALITY AS s (at, ord) WHERE s.at > '-infinity') AS synced,
                     (SELECT crm_internal.cells_union(x.cells)
                      FROM (SELECT CASE WHEN q.cells IS NULL THEN crm_internal.map_cells($1) ELSE q.cells END AS cells FROM crm.queue q
                            WHERE q.shard_key = k.shard_key AND q.map_id = $1 AND q.record_key = k.record_key

@@ -85,6 +85,19 @@ fn reported(remaining: Option<i64>, limit: Option<i64>, at: Option<i64>) -> Opti
     })
 }
 
+/// The version of a connection's credentials; `None`: it is gone.
+pub fn version(client: &SpiClient, connection_id: i32) -> Result<Option<i32>, StoreError> {
+    let mut rows = client.select(
+        Cached(
+            "SELECT coalesce(k.version, 0) AS version
+             FROM crm.connection c LEFT JOIN crm.credential k USING (connection_id) WHERE c.connection_id = $1",
+        ),
+        None,
+        &[connection_id.into()],
+    )?;
+    rows.next().map(|row| row.required("version")).transpose()
+}
+
 /// The secret of a connection, as given; an empty object if it has none.
 pub fn secret(client: &SpiClient, connection_id: i32) -> Result<Json, StoreError> {
     let mut rows = client.select(

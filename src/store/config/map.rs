@@ -36,6 +36,8 @@ pub struct Map {
     pub enabled: bool,
     /// The CRM is polled for its changes, and what webhooks name is read.
     pub ingests: bool,
+    /// Somebody has called `crm.pause()`.
+    pub paused: bool,
     /// Row security binds even the owner, so a row that is not seen need not be gone.
     pub hides_rows: bool,
     /// It has bidirectional cells, whose edits are sent at once.
@@ -51,7 +53,7 @@ pub struct Map {
 impl Map {
     /// Whether its work may go on, as far as that depends on the map alone.
     pub fn works(&self) -> bool {
-        self.enabled && !self.in_error
+        self.enabled && !self.paused && !self.in_error
     }
 
     pub fn field(&self, id: u16) -> Option<&MappedField> {

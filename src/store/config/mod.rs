@@ -7,7 +7,7 @@ mod key_sql;
 pub mod map;
 pub mod read;
 
-pub use connection::{Connection, connections, secret};
+pub use connection::{Connection, connections, secret, version};
 pub use field::MappedField;
 pub use map::Map;
 pub use read::{lock_definition, map, maps, maps_of, type_beneath};

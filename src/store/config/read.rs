@@ -99,7 +99,7 @@ fn object_maps(client: &SpiClient, relation: Option<pg_sys::Oid>) -> Result<Vec<
                 m.on_insert, m.on_delete, m.on_crm_insert, m.on_crm_delete, m.conflict_scope,
                 coalesce(e.state = 'error' OR c.oid IS NULL OR c.relkind NOT IN ('r', 'p') OR a.attnum IS NULL
                          OR NOT crm_internal.is_key_type(a.atttypid), true) AS in_error,
-                e.last_success IS NOT NULL AS has_succeeded, m.enabled, crm_internal.ingests(m.map_id) AS ingests,
+                e.last_success IS NOT NULL AS has_succeeded, m.paused, m.enabled, crm_internal.ingests(m.map_id) AS ingests,
                 (extract(epoch FROM greatest(e.next_write_at, now() - interval '1 day') - now()) * 1000)::bigint AS next_write_ms,
                 EXISTS (SELECT FROM crm.field_map f WHERE f.map_id = m.map_id AND f.direction = 'bidirectional') AS realtime,
                 coalesce(c.relrowsecurity AND c.relforcerowsecurity
@@ -170,6 +170,7 @@ fn object_map(row: &SpiHeapTupleData) -> Result<Map, StoreError> {
         in_error: row.required("in_error")?,
         enabled: row.required("enabled")?,
         ingests: row.required("ingests")?,
+        paused: row.required("paused")?,
         next_write_ms: row.required("next_write_ms")?,
         has_succeeded: row.required("has_succeeded")?,
         realtime: row.required("realtime")?,
@@ -277,7 +278,7 @@ fn mapped_field(row: &SpiHeapTupleData) -> Result<MappedField, StoreError> {
 /// Stops a map whose transform was lost.
 fn stop_map(client: &mut SpiClient, lost: &LostTransform) -> Result<(), StoreError> {
     let reason = format!(
-        "a transform of column \"{}\" {}; fix it with crm.map_field() or crm.unmap_field()",
+        "a transform of column \"{}\" {}; fix it with crm.alter_field() or crm.unmap_field()",
         lost.column, lost.trouble
     );
     // Another session may be fixing it this moment: it is looked at again once that has ended.

@@ -14,4 +14,5 @@ pub mod text_length;
 pub mod time_limit;
 pub mod transform;
 pub mod update;
+pub mod violations;
 pub mod write;

@@ -221,6 +221,9 @@ impl Calls {
         if connection.paused {
             return pending("transient", format!("connection \"{name}\" is paused"));
         }
+        if cx.maps.iter().any(|m| m.id == intent.map_id && m.paused) {
+            return pending("transient", format!("map {} is paused", intent.map_id));
+        }
         if connection.is_away {
             return pending("transient", AWAY.to_owned());
         }

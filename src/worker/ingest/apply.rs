@@ -167,11 +167,13 @@ pub fn apply(
     let start = Instant::now();
     transaction(|client| {
         let mut applied = Applied::Done;
+        config::lock_definition(client, map.id)?;
         let Some(current) = config::maps(client)?.into_iter().find(|m| m.id == map.id) else {
             return Ok(Applied::Outdated);
         };
-        config::lock_definition(client, map.id)?;
-        if !requests_the_same(&current, map) {
+        // With other credentials, it may be another org by now.
+        let is_same_org = config::version(client, connection.id)? == Some(connection.version);
+        if !is_same_org || !requests_the_same(&current, map) {
             return Ok(Applied::Outdated);
         }
         if let Some(last) = last

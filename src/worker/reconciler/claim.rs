@@ -35,6 +35,7 @@ pub fn claim(
         if !claims::may_send(client, connection.id)? {
             return Ok(None);
         }
+        config::lock_definition(client, map.id)?;
         let Some(map) = config::maps(client)?
             .into_iter()
             .find(|m| m.id == map.id && m.works())

@@ -61,7 +61,10 @@ FROM crm.connection c JOIN crm.credential k USING (connection_id) WHERE c.name =
 -- Pausing.
 SELECT crm.pause('acme');
 SELECT paused FROM crm.connection WHERE name = 'acme';
+-- What it says depends on whether the worker has noticed that the credentials cannot be resolved.
+SET client_min_messages = error;
 SELECT crm.resume('acme');
+SET client_min_messages = warning;
 SELECT paused FROM crm.connection WHERE name = 'acme';
 SELECT crm.pause('acne');
 

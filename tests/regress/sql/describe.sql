@@ -23,7 +23,7 @@ SELECT crm.map_field(:map, 'closes', 'amount');
 SELECT count(*) FROM crm.field_map WHERE map_id = :map;
 -- Said, and done.
 SELECT crm.map_field(:map, 'owner', 'currency') AS id;
-SELECT crm.map_field(:map, 'owner', 'currency', direction => 'inbound') AS id;
+SELECT crm.alter_field(:map, 'owner', 'currency', direction => 'inbound') AS id;
 SELECT crm.map_field(:map, 'stage', 'stage', data_type => 'choice', validation => '{"choices": ["open", "closed"]}') AS id;
 SELECT crm.map_field(:map, 'amount', 'amount', data_type => 'text') AS id;
 SELECT crm.map_field(:map, 'name', 'name', validation => '{"max_length": 255}') AS id;
@@ -33,7 +33,7 @@ SELECT crm.map_field(:map, 'note', 'x_note') AS id;
 
 INSERT INTO deals (id, owner) VALUES (1, repeat('x', 5));
 SELECT field, severity, code, message, hint FROM crm.check_mapping(:map);
-SELECT crm.map_field(:map, 'owner', 'currency', direction => 'outbound') AS id;
+SELECT crm.alter_field(:map, 'owner', 'currency', direction => 'outbound') AS id;
 SELECT field, severity, code, message, hint FROM crm.check_mapping(:map) WHERE field = 'currency';
 SELECT crm.unmap_field(:map, 'name');
 SELECT crm.map_field(:map, 'money', 'name') AS id;
@@ -52,23 +52,23 @@ SELECT * FROM crm.check_mapping(:quotes);
 
 -- Less strict, or not asked at all.
 SET pg_crm.check_fields = 'warning';
-SELECT crm.map_field(:map, 'owner', 'owner') AS id;
+SELECT crm.alter_field(:map, 'owner', 'owner') AS id;
 SELECT field, severity, code FROM crm.check_mapping(:map) WHERE severity = 'error';
 SET pg_crm.check_fields = 'off';
-SELECT crm.map_field(:map, 'owner', 'nothing') AS id;
+SELECT crm.alter_field(:map, 'owner', 'nothing') AS id;
 SET pg_crm.check_fields = 'maybe';
 RESET pg_crm.check_fields;
 
 -- A CRM that does not answer keeps nobody from mapping.
 \set VERBOSITY terse
 SELECT crm.pause('fields');
-SELECT crm.map_field(:map, 'owner', 'owner', direction => 'inbound') AS id;
+SELECT crm.alter_field(:map, 'owner', 'owner', direction => 'inbound') AS id;
 SELECT crm.resume('fields');
 SELECT crm_stub.inject('fields', 'transient', 1, operation => 'describe');
 SELECT * FROM crm.describe('fields', 'deal');
 SELECT crm_stub.inject('fields', 'transient', 1, operation => 'describe');
 SELECT * FROM crm.check_mapping(:map);
-SELECT crm.map_field(:map, 'owner', 'owner', direction => 'inbound') AS id;
+SELECT crm.alter_field(:map, 'owner', 'owner', direction => 'inbound') AS id;
 \set VERBOSITY default
 
 -- Rights.

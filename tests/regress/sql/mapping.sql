@@ -92,23 +92,23 @@ SELECT crm.map_field(:map, 'nick', 'first_name'), crm.map_field(:map, 'born', 'x
 SELECT field_id, column_name, crm_field, direction, data_type FROM crm.field_map WHERE map_id = :map ORDER BY field_id;
 
 -- Rules.
-SELECT crm.map_field(:map, 'nick', 'first_name', validation => '{"maxlength": 3}');
-SELECT crm.map_field(:map, 'nick', 'first_name', validation => '[]');
-SELECT crm.map_field(:map, 'nick', 'first_name', validation => '{"min": 3}');
-SELECT crm.map_field(:map, 'nick', 'first_name', validation => '{"max_length": 0}');
-SELECT crm.map_field(:map, 'nick', 'first_name', validation => '{"max_length": "3"}');
-SELECT crm.map_field(:map, 'nick', 'first_name', validation => '{"nullable": "no"}');
-SELECT crm.map_field(:map, 'nick', 'first_name', validation => '{"choices": []}');
-SELECT crm.map_field(:map, 'nick', 'first_name', validation => '{"choices": ["a", ""]}');
-SELECT crm.map_field(:map, 'nick', 'first_name', validation => '{"pattern": "a("}');
-SELECT crm.map_field(:map, 'nick', 'first_name', validation => '{"pattern": "(?<=a)b"}');
-SELECT crm.map_field(:map, 'nick', 'first_name', validation => '{"pattern": "a\\b"}');
-SELECT crm.map_field(:map, 'born', 'x_born', validation => '{"min": "yesterday"}');
-SELECT crm.map_field(:map, 'born', 'x_born', validation => '{"min": "2026-12-31", "max": "2026-01-01"}');
-SELECT crm.map_field(:map, 'doc', 'x_doc', validation => '{"max_length": 10}');
+SELECT crm.alter_field(:map, 'nick', 'first_name', validation => '{"maxlength": 3}');
+SELECT crm.alter_field(:map, 'nick', 'first_name', validation => '[]');
+SELECT crm.alter_field(:map, 'nick', 'first_name', validation => '{"min": 3}');
+SELECT crm.alter_field(:map, 'nick', 'first_name', validation => '{"max_length": 0}');
+SELECT crm.alter_field(:map, 'nick', 'first_name', validation => '{"max_length": "3"}');
+SELECT crm.alter_field(:map, 'nick', 'first_name', validation => '{"nullable": "no"}');
+SELECT crm.alter_field(:map, 'nick', 'first_name', validation => '{"choices": []}');
+SELECT crm.alter_field(:map, 'nick', 'first_name', validation => '{"choices": ["a", ""]}');
+SELECT crm.alter_field(:map, 'nick', 'first_name', validation => '{"pattern": "a("}');
+SELECT crm.alter_field(:map, 'nick', 'first_name', validation => '{"pattern": "(?<=a)b"}');
+SELECT crm.alter_field(:map, 'nick', 'first_name', validation => '{"pattern": "a\\b"}');
+SELECT crm.alter_field(:map, 'born', 'x_born', validation => '{"min": "yesterday"}');
+SELECT crm.alter_field(:map, 'born', 'x_born', validation => '{"min": "2026-12-31", "max": "2026-01-01"}');
+SELECT crm.alter_field(:map, 'doc', 'x_doc', validation => '{"max_length": 10}');
 
 -- A CRM field is written by one column.
-SELECT crm.map_field(:map, 'select', 'first_name');
+SELECT crm.alter_field(:map, 'select', 'first_name');
 SELECT crm.unmap_object(:second);
 SELECT crm.map_object('mapping', 'contacts', 'account', external_id_field => 'external_key') AS second \gset
 SELECT crm.map_field(:second, 'nick', 'external_key');
@@ -119,18 +119,27 @@ CREATE FUNCTION wide(text) RETURNS jsonb LANGUAGE sql AS 'SELECT to_jsonb($1)';
 CREATE FUNCTION narrow(jsonb) RETURNS text LANGUAGE sql AS 'SELECT $1::text';
 CREATE FUNCTION many(jsonb) RETURNS SETOF jsonb LANGUAGE sql AS 'SELECT $1';
 CREATE FUNCTION shout(jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT to_jsonb(upper($1 #>> '{}')) $$;
-SELECT crm.map_field(:map, 'nick', 'first_name', transform_out => 'two(jsonb, jsonb)');
-SELECT crm.map_field(:map, 'nick', 'first_name', transform_out => 'wide(text)');
-SELECT crm.map_field(:map, 'nick', 'first_name', transform_out => 'narrow(jsonb)');
-SELECT crm.map_field(:map, 'nick', 'first_name', transform_in => 'many(jsonb)');
-SELECT pg_temp.refusal(format($$SELECT crm.map_field(%s, 'nick', 'first_name', transform_out => 'jsonb_agg(jsonb)')$$, :map));
-SELECT pg_temp.refusal(format($$SELECT crm.map_field(%s, 'nick', 'first_name', transform_out => 'nothing(jsonb)')$$, :map));
+SELECT crm.alter_field(:map, 'nick', 'first_name', transform_out => 'two(jsonb, jsonb)');
+SELECT crm.alter_field(:map, 'nick', 'first_name', transform_out => 'wide(text)');
+SELECT crm.alter_field(:map, 'nick', 'first_name', transform_out => 'narrow(jsonb)');
+SELECT crm.alter_field(:map, 'nick', 'first_name', transform_in => 'many(jsonb)');
+SELECT pg_temp.refusal(format($$SELECT crm.alter_field(%s, 'nick', 'first_name', transform_out => 'jsonb_agg(jsonb)')$$, :map));
+SELECT pg_temp.refusal(format($$SELECT crm.alter_field(%s, 'nick', 'first_name', transform_out => 'nothing(jsonb)')$$, :map));
 -- Rules judge the column, so they must be able to.
-SELECT crm.map_field(:map, 'nick', 'x_rank', data_type => 'number', transform_out => 'shout(jsonb)', validation => '{"min": 1}');
+SELECT crm.alter_field(:map, 'nick', 'x_rank', data_type => 'number', transform_out => 'shout(jsonb)', validation => '{"min": 1}');
 
--- Mapped again, a column changes its mapping and keeps its place.
-SELECT crm.map_field(:map, 'nick', 'last_name', 'outbound', data_type => 'number', transform_out => 'shout(jsonb)');
+-- A column is mapped once; altered, it keeps its place and what is not named.
+SELECT pg_temp.refusal(format($$SELECT crm.map_field(%s, 'nick', 'last_name')$$, :map));
+SELECT crm.alter_field(:map, 'nick', validation => '{"max_length": null}');
+SELECT crm.alter_field(:map, 'nick', validation => '{"max_length": 30, "nullable": false}');
+SELECT crm.alter_field(:map, 'nick', validation => '{"max_length": null}');
+SELECT validation FROM crm.field_map WHERE map_id = :map AND column_name = 'nick';
+SELECT crm.alter_field(:map, 'nick', validation => '{"nullable": null}');
+SELECT pg_temp.refusal(format($$SELECT crm.alter_field(%s, 'first_name', 'last_name')$$, :map));
+SELECT crm.alter_field(:map, 'nick', 'last_name', 'outbound', data_type => 'number', transform_out => 'shout(jsonb)');
 SELECT field_id, column_name, crm_field, direction, data_type, transform_out FROM crm.field_map WHERE map_id = :map AND column_name = 'nick';
+SELECT crm.alter_field(:map, 'nick', transform_out => '-', data_type => 'text', direction => 'bidirectional');
+SELECT crm_field, direction, data_type, transform_out FROM crm.field_map WHERE map_id = :map AND column_name = 'nick';
 -- A place is never given to another column.
 SELECT crm.unmap_field(:map, 'select');
 SELECT crm.map_field(:map, 'select', 'x_select');
@@ -138,6 +147,23 @@ SELECT pg_temp.refusal(format($$SELECT crm.unmap_field(%s, 'first_name')$$, :map
 SELECT pg_temp.refusal($$SELECT crm.unmap_field(0, 'nick')$$);
 SELECT pg_temp.refusal($$SELECT crm.unmap_object(0)$$);
 SELECT pg_temp.refusal($$SELECT crm.unmap_object(NULL)$$);
+
+-- Maps are altered in place as well.
+SELECT pg_temp.refusal($$SELECT crm.alter_map(0)$$);
+SELECT crm.alter_map(:map, on_insert => 'make');
+SELECT crm.alter_map(:map, on_insert => 'create');
+SELECT crm.alter_map(:map, write_interval => '59 seconds');
+SELECT crm.alter_map(:second, external_id_field => 'name');
+SELECT crm.alter_map(:map, on_delete => 'unlink', write_interval => '1 hour', on_crm_insert => 'insert');
+SELECT on_insert, on_delete, on_crm_insert, on_crm_delete, write_interval, ingest_interval FROM crm.object_map WHERE map_id = :map;
+UPDATE crm.object_map SET on_delete = 'delete';
+DELETE FROM crm.field_map;
+SELECT crm.alter_connection('mapping', base_url => 'http://crm.example');
+SELECT crm.alter_connection('nowhere');
+SELECT crm.alter_connection('mapping', options => '{"max_in_flight": 100}');
+SELECT crm.alter_connection('mapping', options => '{"max_in_flight": 8}');
+SELECT crm.alter_connection('mapping', options => '{"realtime_reserve": 0.5, "max_in_flight": null}');
+SELECT options FROM crm.connection WHERE name = 'mapping';
 
 SELECT crm.unmap_object(:map), crm.unmap_object(:lines), crm.unmap_object(:second);
 SELECT crm.drop_connection('mapping');

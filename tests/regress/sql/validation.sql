@@ -66,7 +66,7 @@ UPDATE old_deals SET name = name || '.';
 UPDATE old_deals SET name = 'short';
 
 -- Changed rules bind at once; unmapped, the table is free.
-SELECT crm.map_field(:map, 'amount', 'amount', validation => '{"max": 50}');
+SELECT crm.alter_field(:map, 'amount', 'amount', validation => '{"max": 50}');
 UPDATE deals SET amount = 51 WHERE id = 5;
 SELECT crm.unmap_field(:map, 'amount');
 UPDATE deals SET amount = -51 WHERE id = 5;

@@ -71,7 +71,7 @@ impl Desk {
         desk
     }
 
-    /// Maps one more column.
+    /// Maps one more column, or changes how one is mapped.
     pub async fn map_field(&self, column: &str, arguments: &str) {
         let (vendor, direction) = (self.crm.vendor, &self.direction);
         map_field(&self.db, vendor, self.map, column, direction, arguments).await;
@@ -268,8 +268,13 @@ async fn map_field(
     } else {
         format!(", {arguments}")
     };
+    let mapped = "SELECT EXISTS (SELECT FROM crm.field_map WHERE map_id = $1 AND column_name = $2::text::name)";
+    let verb = match db.one::<bool>(mapped, &[&map, &column]).await {
+        true => "alter_field",
+        false => "map_field",
+    };
     let sql = format!(
-        "SELECT crm.map_field({map}, '{column}', '{field}', direction => '{direction}'{more})"
+        "SELECT crm.{verb}({map}, '{column}', '{field}', direction => '{direction}'{more})"
     );
     db.execute(&sql).await;
 }

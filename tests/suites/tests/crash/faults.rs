@@ -35,7 +35,7 @@ async fn arm(desk: &Desk, faults: &str) {
 async fn both_ways(desk: &Desk) {
     let (map, field) = (desk.map, desk.crm.vendor.field("phone"));
     let sql =
-        format!("SELECT crm.map_field({map}, 'phone', '{field}', direction => 'bidirectional')");
+        format!("SELECT crm.alter_field({map}, 'phone', '{field}', direction => 'bidirectional')");
     rest(desk).await;
     desk.db.execute(&sql).await;
     rest(desk).await;

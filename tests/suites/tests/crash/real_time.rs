@@ -99,7 +99,7 @@ async fn cut_off(vendor: Vendor, cases: Vec<(Edit, &'static str, &'static str)>)
     for column in ["phone", "first_name"] {
         let field = vendor.field(column);
         let sql = format!(
-            "SELECT crm.map_field({}, '{column}', '{field}', direction => 'bidirectional')",
+            "SELECT crm.alter_field({}, '{column}', '{field}', direction => 'bidirectional')",
             desk.map
         );
         desk.db.execute(&sql).await;

@@ -331,7 +331,7 @@ async fn changed_keys_are_not_forgotten() {
         "ALTER TABLE people ALTER id TYPE text USING 'x' || id; ALTER TABLE people ADD note text";
     desk.db.execute(ddl).await;
     let reason = "SELECT coalesce(reason, state) FROM crm.status";
-    let said = "ALTER TABLE rewrote column \"id\", and keys of rows may have changed: call crm.map_field() if none did, otherwise crm.unmap_object(), and map the table again";
+    let said = "ALTER TABLE rewrote column \"id\", and keys of rows may have changed: call crm.alter_map(1) if none did, otherwise crm.unmap_object(), and map the table again";
     assert_eq!(desk.db.one::<String>(reason, &[]).await, said);
     desk.db = restored(&desk, Way::Custom).await;
     desk.db
@@ -346,8 +346,10 @@ async fn changed_keys_are_not_forgotten() {
         .await;
     assert_eq!(desk.db.one::<String>(reason, &[]).await, said);
     desk.db
-        .execute("SELECT crm.map_field(1, 'phone', 'phone')")
+        .execute("SELECT crm.alter_field(1, 'phone', direction => 'bidirectional')")
         .await;
+    assert_eq!(desk.db.one::<String>(reason, &[]).await, said);
+    desk.db.execute("SELECT crm.alter_map(1)").await;
     assert_eq!(desk.db.one::<String>(reason, &[]).await, "idle");
     desk.db.assert_checked().await;
 }

@@ -330,6 +330,11 @@ async fn a_generated_column_is_mapped_outbound_or_not_at_all() {
             .then_some(())
     })
     .await;
-    desk.db.rows(map, &[&desk.map, &"later", &"outbound"]).await;
+    desk.db
+        .rows(
+            "SELECT crm.alter_field($1, 'later', direction => 'outbound')",
+            &[&desk.map],
+        )
+        .await;
     assert_eq!(desk.db.text("SELECT state FROM crm.status").await, "idle");
 }

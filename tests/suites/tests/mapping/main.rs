@@ -1,8 +1,12 @@
-//! What the CRM says of its fields, and what is made of it when columns are mapped.
+//! What the CRM says of its fields, and what is made of it when columns are mapped; and what
+//! becomes of rows, links and queued work when the mapping is changed.
 
+mod alterations;
 mod descriptions;
 mod errors;
 mod fits;
+mod moves;
+mod pauses;
 mod refusals;
 
 use std::sync::LazyLock;

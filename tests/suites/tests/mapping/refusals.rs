@@ -147,6 +147,7 @@ async fn tables_of_citus() {
              ALTER TABLE local ADD COLUMN more text",
         )
         .await;
+    desk.db.execute("SET ROLE crm_engine").await;
     let bound = "SELECT crm_internal.bind_map(map_id) FROM crm.object_map WHERE relation = 'local'::regclass";
     let trouble: String = desk.db.one(bound, &[]).await;
     assert!(trouble.contains("a Citus table"), "{trouble}");

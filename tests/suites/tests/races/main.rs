@@ -26,7 +26,7 @@ async fn desk(vendor: Vendor, columns: &[&str]) -> Desk {
 async fn bidirectional(desk: &Desk, column: &str, more: &str) {
     let (map, field) = (desk.map, desk.crm.vendor.field(column));
     let sql = format!(
-        "SELECT crm.map_field({map}, '{column}', '{field}', direction => 'bidirectional'{more})"
+        "SELECT crm.alter_field({map}, '{column}', '{field}', direction => 'bidirectional'{more})"
     );
     desk.db.execute(&sql).await;
 }

@@ -65,7 +65,7 @@ async fn linked(arguments: &str, code: &str) -> Possession {
 impl Possession {
     async fn map_with(&self, transform: &str) {
         let sql = format!(
-            "SELECT crm.map_field({}, 'phone', 'first_name', direction => 'bidirectional', {transform} => 'm.shape(jsonb)')",
+            "SELECT crm.alter_field({}, 'phone', 'first_name', direction => 'bidirectional', {transform} => 'm.shape(jsonb)')",
             self.map
         );
         self.db.execute(&sql).await;

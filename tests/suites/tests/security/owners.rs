@@ -71,11 +71,10 @@ async fn a_retyped_key_runs_no_cast_and_is_no_key() {
     assert!(reason.contains("changed its type"), "{reason}");
     // Confirming the mapping is not enough: such a column could not have been mapped as a key.
     let map = possession.map;
-    let confirm =
-        format!("SELECT crm.map_field({map}, 'phone', 'first_name', direction => 'bidirectional')");
-    possession.db.execute(&confirm).await;
-    let reason = possession.stopped().await;
-    assert!(reason.contains("cannot be a key"), "{reason}");
+    let confirm = format!("SELECT crm.alter_field({map}, 'phone'), crm.alter_map({map})");
+    let error = possession.db.error(&confirm).await;
+    assert!(error.message().contains("cannot be a key"), "{error:?}");
+    possession.stopped().await;
     write(&possession).await;
     owner
         .execute("ALTER TABLE m.people ALTER id TYPE text USING (CASE id WHEN 'p1' THEN 'p1' END)")
@@ -92,7 +91,7 @@ async fn a_retyped_cell_runs_no_cast() {
     let possession = trapped(PEOPLE, FOLLOWED).await;
     let map = possession.map;
     let validated = format!(
-        r#"SELECT crm.map_field({map}, 'email', 'last_name', direction => 'bidirectional',                               validation => '{{"max_length": 40, "nullable": false}}')"#
+        r#"SELECT crm.alter_field({map}, 'email', 'last_name', direction => 'bidirectional',                               validation => '{{"max_length": 40, "nullable": false}}')"#
     );
     possession.db.execute(&validated).await;
     possession

@@ -115,7 +115,7 @@ async fn everything_is_the_engines_and_pinned_and_not_everybodys() {
     // What sets nothing itself runs with its caller's settings, and names everything in full.
     let loose = "SELECT p.oid::regprocedure FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
         WHERE p.pronamespace IN ('crm'::regnamespace, 'crm_internal'::regnamespace) AND l.lanname IN ('sql', 'plpgsql') AND p.proconfig IS NULL AND NOT p.prosecdef
-          AND p.prosrc !~ '^\\s*SELECT (crm_internal\\.|''|250)' AND p.proname <> 'write'";
+          AND p.prosrc !~ '^\\s*SELECT (crm_internal\\.|''|250)' AND p.proname <> ALL ('{write,resolve_conflict,set_cell}')";
     assert_eq!(desk.db.text(loose).await, "");
     desk.db.assert_checked().await;
 }

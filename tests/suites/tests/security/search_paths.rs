@@ -102,8 +102,8 @@ async fn a_transform_leaves_the_worker_as_it_was() {
     let map = possession.map;
     for (column, field) in [("email", "last_name"), ("phone", "first_name")] {
         let sql = format!(
-            "SELECT crm.map_field({map}, '{column}', '{field}', direction => 'bidirectional',
-                                  transform_out => 'm.shape(jsonb)', transform_in => 'm.shape(jsonb)')"
+            "SELECT crm.alter_field({map}, '{column}', '{field}', direction => 'bidirectional',
+                                    transform_out => 'm.shape(jsonb)', transform_in => 'm.shape(jsonb)')"
         );
         possession.db.execute(&sql).await;
     }
@@ -266,7 +266,7 @@ async fn a_transform_ends_neither_the_worker_nor_its_callers_session() {
     let (db, map) = (&possession.db, possession.map);
     let worker = db.worker().await;
     let sql = format!(
-        "SELECT crm.map_field({map}, 'email', 'last_name', transform_out => 'm.last(jsonb)')"
+        "SELECT crm.alter_field({map}, 'email', 'last_name', transform_out => 'm.last(jsonb)')"
     );
     db.execute(&sql).await;
     let session = db.session().await;

@@ -36,7 +36,7 @@ async fn works(possession: &mut Possession) {
         .execute("SET default_transaction_read_only = off; SET default_transaction_isolation = 'read committed'")
         .await;
     let rules = format!(
-        r#"SELECT crm.map_field({map}, 'phone', 'first_name', direction => 'bidirectional', validation => E'{{"pattern": "^[\\\\w ]+$", "max_length": 20}}')"#
+        r#"SELECT crm.alter_field({map}, 'phone', 'first_name', direction => 'bidirectional', validation => E'{{"pattern": "^[\\\\w ]+$", "max_length": 20}}')"#
     );
     admin.execute(&rules).await;
     let owner = db.session().await;

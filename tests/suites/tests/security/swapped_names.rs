@@ -166,7 +166,7 @@ async fn with_typed_phone() -> (Tenancy, Crm, String) {
     tenancy.db.execute(retype).await;
     let field = crm.vendor.field("phone");
     let sql =
-        format!("SELECT crm.map_field({map}, 'phone', '{field}', direction => 'bidirectional')");
+        format!("SELECT crm.alter_field({map}, 'phone', '{field}', direction => 'bidirectional')");
     tenancy.db.execute(&sql).await;
     (tenancy, crm, ids.remove(0))
 }

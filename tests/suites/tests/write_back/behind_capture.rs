@@ -95,7 +95,7 @@ async fn what_ddl_makes_of_cells_reaches_the_crm() {
         "ALTER TABLE t ALTER COLUMN name TYPE varchar(60) USING upper(name), ALTER COLUMN title TYPE text USING left(title, 5);
          ALTER TYPE mood RENAME VALUE 'happy' TO 'glad';
          ALTER TABLE t ALTER COLUMN price TYPE numeric(10,2) USING price / 100.0;
-         SELECT crm.map_field(1, 'price', 'x_price')",
+         SELECT crm.alter_field(1, 'price')",
     )
     .await;
     db.drain().await;
@@ -383,7 +383,7 @@ async fn a_row_that_is_deleted_while_it_is_recaptured_stays_deleted() {
         .await;
         if bidirectional {
             desk.db
-                .execute("SELECT crm.map_field(1, 'first_name', 'FirstName')")
+                .execute("SELECT crm.alter_field(1, 'first_name', direction => 'bidirectional')")
                 .await;
         }
         desk.link(3).await;
@@ -502,7 +502,7 @@ async fn ddl_that_changes_keys_stops_the_map() {
         .await;
     let trouble =
         "SELECT coalesce(split_part(reason, ':', 1), state) FROM crm.map_state ORDER BY map_id";
-    let restored = "SELECT crm.map_field(1, 'name', 'name', direction => 'outbound'), crm.map_field(2, 'name', 'last_name', direction => 'outbound')";
+    let restored = "SELECT crm.alter_map(1), crm.alter_map(2)";
     let rewrote = "ALTER TABLE rewrote column \"id\", and keys of rows may have changed";
     let label = "a label of type public.region was renamed, and keys of rows may have changed";
     // What each does, what undoes it, and what is said of either map.
@@ -680,7 +680,8 @@ async fn what_replication_brings_is_captured_where_that_is_asked_for() {
     holds("1 King longer than ten letters, 4 Bartik").await;
     db.assert_checked().await;
     // As before, once it is asked for no more.
-    db.execute("SELECT crm.set_capture(1, 'origin')").await;
+    db.execute("SELECT crm.alter_map(1, capture => 'origin')")
+        .await;
     there
         .execute("UPDATE t SET name = 'missed' WHERE id = 4")
         .await;

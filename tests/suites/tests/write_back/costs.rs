@@ -17,7 +17,7 @@ async fn desk(cluster: &Cluster) -> Desk {
     let desk = Desk::open(cluster, Vendor::Stub).await;
     let (map, field) = (desk.map, desk.crm.vendor.field("phone"));
     let sql =
-        format!("SELECT crm.map_field({map}, 'phone', '{field}', direction => 'bidirectional')");
+        format!("SELECT crm.alter_field({map}, 'phone', '{field}', direction => 'bidirectional')");
     desk.db.execute(&sql).await;
     desk.db.execute("VACUUM ANALYZE").await;
     // Plans are made, and kept, while there is nothing.

@@ -33,7 +33,7 @@ async fn a_field_that_is_not_materialized_is_validated_and_not_written(vendor: V
     let audited = format!("crm.audit_log WHERE fields ? '{}'", vendor.field("title"));
     assert_eq!(desk.db.count(&audited).await, 0);
     // From now on it is written; what was there is not.
-    desk.map_field("title", rule).await;
+    desk.map_field("title", "materialize => true").await;
     desk.settle().await;
     assert_eq!(desk.field("p1", "title").await, Json::Null);
     desk.db
@@ -41,22 +41,34 @@ async fn a_field_that_is_not_materialized_is_validated_and_not_written(vendor: V
         .await;
     desk.settle().await;
     assert_eq!(desk.field("p1", "title").await, "new");
-    // What waits when that ends is dropped, and nobody calls it lost.
+    // That does not end while edits wait that would be lost.
     desk.db.at_rest().await;
     desk.db
         .execute("UPDATE people SET title = 'x', phone = 'x'")
         .await;
-    desk.map_field("title", &format!("materialize => false, {rule}"))
-        .await;
+    let end = format!(
+        "SELECT crm.alter_field({}, 'title', materialize => false)",
+        desk.map
+    );
+    let error = desk.db.error(&end).await;
+    assert_eq!(error.code().code(), "55006", "{error:?}");
+    assert!(
+        error.hint().unwrap_or_default().contains("crm.flush("),
+        "{error:?}"
+    );
     desk.settle().await;
-    assert_eq!(desk.field("p1", "title").await, "new");
-    desk.map_field("title", rule).await;
+    assert_eq!(desk.field("p1", "title").await, "x");
+    desk.db.execute(&end).await;
+    desk.db.execute("UPDATE people SET title = 'y'").await;
+    desk.settle().await;
+    assert_eq!(desk.field("p1", "title").await, "x");
+    desk.map_field("title", "materialize => true").await;
     // What was edited while the field was not written is not in step, as a deep check would say.
     desk.db.drain().await;
     desk.assert_same().await;
-    desk.db.execute("UPDATE people SET title = 'y'").await;
+    desk.db.execute("UPDATE people SET title = 'z'").await;
     desk.settle().await;
-    assert_eq!(desk.field("p1", "title").await, "y");
+    assert_eq!(desk.field("p1", "title").await, "z");
 }
 
 /// How many columns are mapped: three words of a mask, the last of them almost empty.

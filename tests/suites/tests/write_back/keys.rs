@@ -291,9 +291,7 @@ async fn a_column_that_calls_different_texts_equal_is_no_key() {
     desk.db
         .execute("ALTER TABLE t ALTER k TYPE text COLLATE \"default\"")
         .await;
-    desk.db
-        .rows("SELECT crm.map_field($1, 'name', 'name')", &[&map])
-        .await;
+    desk.db.rows("SELECT crm.alter_map($1)", &[&map]).await;
     desk.db.execute("UPDATE t SET name = 'b'").await;
     assert_eq!(held(&desk).await, "abc | b");
 }

@@ -61,7 +61,9 @@ async fn outage(cluster: &Cluster, kind: &str, fault: Option<Json>, length: Dura
     // Sent as soon as they commit: nobody calls crm.flush() in this scenario.
     let (map, field) = (desk.map, Vendor::Salesforce.field("phone"));
     desk.db
-        .execute(&format!("SELECT crm.map_field({map}, 'phone', '{field}')"))
+        .execute(&format!(
+            "SELECT crm.alter_field({map}, 'phone', '{field}', direction => 'bidirectional')"
+        ))
         .await;
     desk.db.execute("UPDATE people SET phone = 'before'").await;
     let arrived = async || {

@@ -15,9 +15,14 @@ crm_suites::with_remote_crms!(
 
 async fn remap(desk: &Desk, column: &str, field: &str) {
     let (map, field) = (desk.map, desk.crm.vendor.field(field));
+    let mapped = "SELECT EXISTS (SELECT FROM crm.field_map WHERE map_id = $1 AND column_name = $2::text::name)";
+    let verb = match desk.db.one::<bool>(mapped, &[&map, &column]).await {
+        true => "alter_field",
+        false => "map_field",
+    };
     desk.db
         .execute(&format!(
-            "SELECT crm.map_field({map}, '{column}', '{field}', direction => 'outbound')"
+            "SELECT crm.{verb}({map}, '{column}', '{field}', direction => 'outbound')"
         ))
         .await;
 }

@@ -181,11 +181,8 @@ async fn a_table_that_could_not_be_mapped_any_more_stops_the_map_and_says_why() 
             "{change}: {why}"
         );
         assert_eq!(desk.field("p1", "phone").await, "1", "{change}");
-        // Mapping a field again does not help while it is so.
-        let again = format!(
-            "SELECT crm.map_field({}, 'phone', 'phone', direction => 'outbound')",
-            desk.map
-        );
+        // Altering the map does not help while it is so.
+        let again = format!("SELECT crm.alter_field({}, 'phone')", desk.map);
         desk.db.execute(&again).await;
         assert_eq!(desk.state().await, "error", "{change}");
         desk.db.execute(repair).await;

@@ -357,7 +357,7 @@ async fn the_circuit_opens_and_closes() {
     assert_eq!(circuit().await, "half-open");
     // crm.resume() would close it.
     desk.db
-        .execute("UPDATE crm.connection SET paused = false")
+        .execute("SET ROLE crm_engine; UPDATE crm.connection SET paused = false; RESET ROLE")
         .await;
     desk.settle().await;
     assert_eq!(circuit().await, "closed");
