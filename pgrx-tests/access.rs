@@ -36,6 +36,7 @@ mod tests {
         "connection",
         "connections",
         "dead_letters",
+        "export_mapping",
         "field_map",
         "hash",
         "home",
@@ -181,6 +182,13 @@ mod tests {
                 "do_alter_map",
                 "alter_field",
                 "do_alter_field",
+                "import_mapping",
+                "do_import_mapping",
+                "arguments",
+                "differences",
+                "exported_connection",
+                "exported_map",
+                "exported_field",
             ],
         ]
         .concat();

@@ -15,13 +15,13 @@ FROM (VALUES
     ('reader', 'schema', 'crm', '{crm}'),
     ('reader', 'relation', 'crm',
      '{status,connections,rate_budget,cell_status,dead_letters,pending_writes,conflicts,progress,audit_log,connection,object_map,field_map,ingest_state}'),
-    ('reader', 'function', 'crm', '{hash,snapshot,snapshot_hash,check,worker_state,home}'),
+    ('reader', 'function', 'crm', '{hash,snapshot,snapshot_hash,check,worker_state,home,export_mapping}'),
     ('writer', 'function', 'crm', '{write,read_live,write_status,flush,ingest_now,receive_webhook}'),
     ('operator', 'function', 'crm',
         '{resolve_conflict,resolve_conflicts,cancel_write,pause,resume,discard,replay,replay_all,recapture,test_connection,describe,check_mapping}'),
     ('admin', 'function', 'crm',
      '{create_connection,set_credentials,drop_connection,adopt_connections,map_object,enable,disable,map_field,unmap_field,unmap_object,push,cancel_push,link,backfill,alter_connection,'
-     'alter_map,alter_field}'),
+     'alter_map,alter_field,import_mapping}'),
     -- A function or view that runs with its caller's rights comes with the functions that it calls.
     ('reader', 'schema', 'crm_internal', '{crm_internal}'),
     ('reader', 'function', 'crm_internal', '{check_tables,capture_trouble,ingests,cells_has,cells_count,cells_union}'),
@@ -29,7 +29,7 @@ FROM (VALUES
     ('operator', 'function', 'crm_internal', '{check_rows,check_choice,do_resolve_conflict,set_cell}'),
     ('admin', 'function', 'crm_internal',
      '{do_create_connection,do_set_credentials,do_map_object,do_enable,do_disable,do_map_field,do_unmap_field,do_unmap_object,do_push,do_cancel_push,do_link,do_backfill,'
-     'do_alter_connection,do_alter_map,do_alter_field}')
+     'do_alter_connection,do_alter_map,do_alter_field,do_import_mapping,arguments,differences,exported_connection,exported_map,exported_field}')
     ) AS g (level, kind, schema, names);
 
 -- Every object in pg_crm's schemas: those of the extension, and those that pg_crm has created since.

@@ -109,9 +109,14 @@ extension_sql_file!(
     requires = ["links"]
 );
 extension_sql_file!(
+    "../sql/exchange.sql",
+    name = "exchange",
+    requires = ["alterations"]
+);
+extension_sql_file!(
     "../sql/configuration.sql",
     name = "configuration",
-    requires = ["push", "alterations"]
+    requires = ["push", "exchange"]
 );
 extension_sql_file!(
     "../sql/restore.sql",

@@ -4,6 +4,7 @@
 mod alterations;
 mod descriptions;
 mod errors;
+mod exchange;
 mod fits;
 mod moves;
 mod pauses;
