@@ -94,8 +94,8 @@ mod tests {
                 "crm.overwritten_cell",
                 "crm.pending_write",
                 "crm.queue",
-                "crm.scan_request",
                 "crm.refetch",
+                "crm.scan_request",
                 "crm.webhook_inbox",
                 "crm.audit_log_audit_id_seq",
                 "crm.change_change_id_seq",
@@ -104,8 +104,8 @@ mod tests {
                 "crm.dead_letter_dead_letter_id_seq",
                 "crm.object_map_map_id_seq",
                 "crm.queue_revision_seq",
-                "crm.scan_request_request_id_seq",
                 "crm.refetch_revision_seq",
+                "crm.scan_request_request_id_seq",
                 "crm.webhook_inbox_inbox_id_seq",
             ]
         );
