@@ -87,8 +87,7 @@ async fn what_people_typed_in_the_crm_is_compared_before_it_is_pushed_over(conte
     assert_eq!(live.db.count("crm.conflicts").await, 0);
 }
 
-/// Records that are there and have no key: a link brings it, and with it whoever looks for the record
-/// by its key finds it.
+/// Records that are there and have no key: a link brings it.
 async fn a_link_brings_the_key_to_the_record(contestant: Contestant) {
     let vendor = contestant.vendor;
     // Laid before anything moves.
