@@ -60,10 +60,12 @@ CREATE TABLE crm.overwritten_cell (
     PRIMARY KEY (map_id, crm_id, field_id)
 );
 COMMENT ON TABLE crm.overwritten_cell IS
-    'outbound cells whose CRM value differs from what was sent. If the next attempt ends the same way, it is the form in which the CRM '
-    'stores the value (is_stored_form); if the CRM then has the value that was sent, the row is deleted';
-COMMENT ON COLUMN crm.overwritten_cell.is_stored_form IS 'true: the CRM stores the value in this form; the row and the record agree';
-COMMENT ON COLUMN crm.overwritten_cell.sent IS '16 bytes: BLAKE3 of the value that was sent';
+    'cells whose CRM value differs from what the row holds. Outbound: if the next attempt ends the same way, it is the form in which the CRM '
+    'stores the value (is_stored_form); if the CRM then has the value that was sent, the row is deleted. Also cells whose column type '
+    'spells a CRM value in its own way (1 week, 7 days)';
+COMMENT ON COLUMN crm.overwritten_cell.is_stored_form IS
+    'true: the two are forms of one value, so the row and the record agree for as long as the ledger has the hash in held';
+COMMENT ON COLUMN crm.overwritten_cell.sent IS '16 bytes: BLAKE3 of the value that was sent, or that the row holds';
 COMMENT ON COLUMN crm.overwritten_cell.held IS '16 bytes: BLAKE3 of the CRM value';
 
 CREATE TABLE crm.former_link (

@@ -20,8 +20,21 @@ pub enum Column {
     Text(Option<usize>),
     Uuid,
     Jsonb,
+    /// Rounds what it reads, in ways that PostgreSQL alone tells.
+    Rounded(Rounded),
     /// Of others it is not known that they lose anything.
     Other,
+}
+
+/// How it is found out whether a column rounds a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounded {
+    /// By comparison with what this type, which has no modifier, makes of it.
+    By(&'static str),
+    /// By comparison of the digits: `money` has as many decimals as the locale has them.
+    ToCents,
+    /// Only beyond microseconds.
+    ToMicroseconds,
 }
 
 impl Column {
@@ -31,9 +44,8 @@ impl Column {
         let modifier = rest.split_once(')').map_or("", |(modifier, _)| modifier);
         let mut numbers = modifier.split(',').map(|n| n.trim().parse::<i64>().ok());
         let (first, second) = (numbers.next().flatten(), numbers.next().flatten());
-        let is_array = formatted.ends_with("[]");
         match name.trim_end() {
-            _ if is_array => Column::Other,
+            _ if formatted.ends_with("[]") => Column::of_elements(formatted),
             "numeric" => Column::Numeric(first.map(|precision| (precision, second.unwrap_or(0)))),
             "smallint" => Column::Integer(i16::MIN.into(), i16::MAX.into()),
             "integer" => Column::Integer(i32::MIN.into(), i32::MAX.into()),
@@ -50,6 +62,43 @@ impl Column {
             "text" => Column::Text(None),
             "uuid" => Column::Uuid,
             "jsonb" => Column::Jsonb,
+            "money" => Column::Rounded(Rounded::ToCents),
+            "time" if formatted.ends_with("without time zone") => {
+                Column::Rounded(Rounded::By("pg_catalog.time"))
+            }
+            "time" => Column::Rounded(Rounded::By("pg_catalog.timetz")),
+            "interval" if first.is_none() => Column::Rounded(Rounded::ToMicroseconds),
+            "time without time zone" | "time with time zone" => {
+                Column::Rounded(Rounded::ToMicroseconds)
+            }
+            // With a precision, or `interval day to second`.
+            name if name.split(' ').next() == Some("interval") => {
+                Column::Rounded(Rounded::By("pg_catalog.interval"))
+            }
+            _ => Column::Other,
+        }
+    }
+
+    /// An array is rounded as its elements are.
+    fn of_elements(formatted: &str) -> Column {
+        match Column::of(formatted.trim_end_matches("[]")) {
+            Column::Numeric(Some(_)) => Column::Rounded(Rounded::By("pg_catalog.numeric[]")),
+            Column::Moment(digits) if digits < 6 => {
+                let has_zone = formatted.contains("with time zone");
+                Column::Rounded(Rounded::By(match has_zone {
+                    true => "pg_catalog.timestamptz[]",
+                    false => "pg_catalog.timestamp[]",
+                }))
+            }
+            Column::Rounded(Rounded::By("pg_catalog.time")) => {
+                Column::Rounded(Rounded::By("pg_catalog.time[]"))
+            }
+            Column::Rounded(Rounded::By("pg_catalog.timetz")) => {
+                Column::Rounded(Rounded::By("pg_catalog.timetz[]"))
+            }
+            Column::Rounded(Rounded::By("pg_catalog.interval")) => {
+                Column::Rounded(Rounded::By("pg_catalog.interval[]"))
+            }
             _ => Column::Other,
         }
     }
@@ -120,13 +169,26 @@ impl Column {
         let text = value.to_text().unwrap_or_default();
         match self {
             Column::Text(Some(length)) => text.chars().count() <= *length,
-            Column::Text(None) | Column::Jsonb | Column::Other => true,
+            Column::Rounded(Rounded::By(_) | Rounded::ToMicroseconds) => decimals(&text) <= 6,
+            Column::Rounded(Rounded::ToCents)
+            | Column::Text(None)
+            | Column::Jsonb
+            | Column::Other => true,
             _ => false,
         }
     }
 }
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+
+/// How many decimals the last fraction in a text has that are not trailing zeros.
+fn decimals(text: &str) -> usize {
+    let fraction = text.rsplit_once('.').map_or("", |(_, fraction)| fraction);
+    let end = fraction.find(|c: char| !c.is_ascii_digit());
+    fraction[..end.unwrap_or(fraction.len())]
+        .trim_end_matches('0')
+        .len()
+}
 
 fn is_uuid(text: &str) -> bool {
     let fits = |(at, b): (usize, u8)| match at {
@@ -140,6 +202,35 @@ fn is_uuid(text: &str) -> bool {
 mod tests {
     use super::*;
     use crate::DataType;
+
+    #[test]
+    fn what_rounds_is_known_by_its_type() {
+        use Rounded::{By, ToCents, ToMicroseconds};
+        for (formatted, rounded) in [
+            ("money", Some(ToCents)),
+            ("interval", Some(ToMicroseconds)),
+            ("interval(0)", Some(By("pg_catalog.interval"))),
+            ("interval day to second(3)", Some(By("pg_catalog.interval"))),
+            ("interval year to month", Some(By("pg_catalog.interval"))),
+            ("time without time zone", Some(ToMicroseconds)),
+            ("time(0) without time zone", Some(By("pg_catalog.time"))),
+            ("time(3) with time zone", Some(By("pg_catalog.timetz"))),
+            ("time(0) with time zone[]", Some(By("pg_catalog.timetz[]"))),
+            ("numeric(10,2)[]", Some(By("pg_catalog.numeric[]"))),
+            (
+                "timestamp(0) with time zone[]",
+                Some(By("pg_catalog.timestamptz[]")),
+            ),
+            ("numeric[]", None),
+            ("integer[]", None),
+            ("timestamp with time zone[]", None),
+            ("bit(3)", None),
+            ("int4range", None),
+        ] {
+            let expected = rounded.map_or(Column::Other, Column::Rounded);
+            assert_eq!(Column::of(formatted), expected, "{formatted}");
+        }
+    }
 
     #[test]
     fn a_column_holds_what_it_does_not_change() {
@@ -244,6 +335,12 @@ mod tests {
                 Json,
                 &[r#"{"a":1}"#],
                 &[r#""\u0000""#, "[1e200000]"],
+            ),
+            (
+                "interval",
+                Text,
+                &["1 week", "1.123456", "1.5000000 s"],
+                &["1.1234567", "0.0000001 s"],
             ),
             ("text[]", Text, &["abcd"], &[]),
             ("citext", Text, &["abcd"], &[]),

@@ -40,7 +40,7 @@ pub mod validation;
 pub mod value;
 
 pub use cells::{CellHashes, Cells};
-pub use column::Column;
+pub use column::{Column, Rounded};
 pub use data_type::DataType;
 pub use description::{Choice, Description, FieldDescription};
 pub use failure::{ErrorClass, Failure};

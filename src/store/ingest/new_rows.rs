@@ -23,6 +23,7 @@ use crate::store::table::capture_guard::SuppressCapture;
 use crate::store::table::owner::as_owner_of;
 use crate::store::table::pace::{self, Pace};
 use crate::store::table::read::Bounds;
+use crate::store::table::spelling;
 use crate::store::table::write::{self, Altered, CrmValues};
 
 /// What became of a CRM record that was to get a row.
@@ -167,6 +168,7 @@ fn insert_rows(
         Spi::connect_mut(|client| {
             let mut keys = Vec::with_capacity(rows.len());
             let json: Vec<&str> = rows.iter().map(String::as_str).collect();
+            spelling::refuse_rounded(map, names.iter().map(String::as_str), &json)?;
             let times = if names.is_empty() { rows.len() } else { 1 };
             for _ in 0..times {
                 let args = [json.clone().into()];

@@ -19,6 +19,7 @@ use crate::store::statement::Cached;
 use crate::store::table::owner::as_owner_of;
 use crate::store::table::pace::Pace;
 use crate::store::table::read::Bounds;
+use crate::store::table::spelling;
 use crate::store::table::write::{self, CrmValues};
 use crate::store::transaction::nested;
 
@@ -73,6 +74,8 @@ fn is_of_its_column(map: &Map, single: &Values, limit: Duration) -> Result<(), S
     let object = Json::Object(object).to_string();
     Pace::putting_off(map, limit).run_nested(1, || {
         as_owner_of(map, || {
+            let names = single.keys().filter_map(|id| map.field(*id));
+            spelling::refuse_rounded(map, names.map(|f| f.column.as_str()), &[object.as_str()])?;
             pgrx::Spi::connect(|client| {
                 client.select(Cached(&statement), None, &[object.as_str().into()])?;
                 Ok(())

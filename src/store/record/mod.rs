@@ -1,5 +1,6 @@
 //! One record, whichever path asks.
 
+pub mod crm_forms;
 pub mod former_links;
 pub mod key;
 pub mod key_rivals;

@@ -10,6 +10,7 @@ pub mod raw_size;
 pub mod read;
 pub mod read_statement;
 pub mod row_locks;
+pub mod spelling;
 pub mod text_length;
 pub mod time_limit;
 pub mod transform;

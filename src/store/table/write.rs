@@ -14,11 +14,13 @@ use serde_json::{Map as JsonMap, Value as Json, json};
 
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
+use crate::store::record::crm_forms::{self, CrmForm};
 use crate::store::statement::Cached;
 use crate::store::table::capture_guard::SuppressCapture;
 use crate::store::table::owner::as_owner_of;
 use crate::store::table::pace::{self, Pace};
 use crate::store::table::read::{self, Bounds, RowValues, Wanted};
+use crate::store::table::spelling;
 use crate::store::table::transform;
 use crate::store::table::update::{self, Row};
 
@@ -102,6 +104,8 @@ fn set_together(
             .collect::<Result<Vec<_>, _>>()?;
         let _ours = SuppressCapture::of_crm_values(map.id, cells.to_vec(), &rows);
         let changed = as_owner_of(map, || {
+            let objects: Vec<&str> = rows.iter().map(|r| r.values.as_str()).collect();
+            spelling::refuse_rounded(map, columns.iter().copied(), &objects)?;
             Spi::connect_mut(|client| update::update_looking(client, map, &columns, &rows))
         })?;
         // They are locked, so they are there.
@@ -152,8 +156,9 @@ pub fn columns(
 }
 
 /// Captures what the table's triggers made of the CRM's values: an edit like any other if edits of
-/// the cell go to the CRM. Returns all such values; for cells whose edits are not sent, only those
-/// in which the row does not hold what it was given.
+/// the cell go to the CRM. What the column's type makes of a value is none: both forms are
+/// remembered. Returns all such values; for cells whose edits are not sent, only those in which the
+/// row does not hold what it was given.
 pub fn recapture(
     client: &mut SpiClient,
     map: &Map,
@@ -179,48 +184,56 @@ pub fn recapture(
         })
         .collect();
     let mut rows = read::read(map, &wanted, &bounds.whole().lenient())?;
-    let mut all = Vec::new();
+    let mut all: Vec<(usize, Altered)> = Vec::new();
     for (place, &n) in places.iter().enumerate() {
         let Some(RowValues::Found(fields)) = rows.remove(&place) else {
             continue;
         };
-        let taking = changes[n];
-        let mut base = JsonMap::new();
-        let mut changed = Cells::new();
-        let mut altered = Altered::new();
-        for (id, _, value) in fields {
-            // Where the CRM holds more than it is known to keep of what it is sent, the row holds
-            // as much.
-            let differs = |crm: &Value| {
-                value != *crm && map.field(id).is_none_or(|f| f.stored(crm.clone()) != value)
-            };
-            if let Some(crm) = taking.values.get(&id)
-                && differs(crm)
-            {
-                if is_checked(&id) {
-                    base.insert(
-                        id.to_string(),
-                        json!({ "h": hex::encode(&conflict::hash(crm)) }),
-                    );
-                    changed.insert(id);
-                }
-                altered.insert(id, value);
-            }
-        }
-        if !changed.is_empty() {
-            edited(
-                client,
-                map,
-                taking.shard_key,
-                taking.record_key,
-                &changed,
-                base,
-            )?;
-        }
+        // Where the CRM holds more than it is known to keep of what it is sent, the row holds as
+        // much.
+        let differs = |id: u16, value: &Value| {
+            let crm = changes[n].values.get(&id);
+            crm.is_some_and(|crm| {
+                value != *crm
+                    && map
+                        .field(id)
+                        .is_none_or(|f| f.stored((*crm).clone()) != *value)
+            })
+        };
+        let fields = fields.into_iter().map(|(id, _, value)| (id, value));
+        let altered: Altered = fields.filter(|(id, value)| differs(*id, value)).collect();
         if !altered.is_empty() {
             all.push((n, altered));
         }
     }
+    let spelled = spelling::spelled(map, changes, &all, bounds);
+    let mut forms = Vec::with_capacity(spelled.len());
+    for (n, altered) in &all {
+        let taking = changes[*n];
+        let mut base = JsonMap::new();
+        let mut changed = Cells::new();
+        for (id, value) in altered {
+            let crm = conflict::hash(taking.values[id]);
+            if spelled.contains(&(*n, *id)) {
+                forms.push(CrmForm {
+                    shard_key: taking.shard_key,
+                    record_key: taking.record_key,
+                    field_id: *id,
+                    row: conflict::hash(value),
+                    crm,
+                });
+            } else if is_checked(id) {
+                base.insert(id.to_string(), json!({ "h": hex::encode(&crm) }));
+                changed.insert(*id);
+            }
+        }
+        if !changed.is_empty() {
+            let (shard_key, record_key) = (taking.shard_key, taking.record_key);
+            edited(client, map, shard_key, record_key, &changed, base)?;
+        }
+    }
+    forms.retain(|form| map.field(form.field_id).is_some_and(|f| f.written));
+    crm_forms::remember(client, map, &forms)?;
     Ok(all)
 }
 

@@ -11,6 +11,7 @@ mod merges;
 mod rereads;
 mod schema;
 mod short_ids;
+mod spellings;
 mod tables;
 mod vanished;
 
