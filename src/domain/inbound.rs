@@ -19,6 +19,9 @@ pub struct InboundField<'a> {
     pub known: Option<ShortHash>,
     /// Both sides once held the same, even if in a CRM record that is gone or was merged away.
     pub synced: bool,
+    /// The row holds something else than it did when both sides last agreed, although its table has
+    /// no edit that says so: it was changed without capture.
+    pub row_changed: bool,
     pub local: &'a Value,
     pub crm: &'a Value,
     /// The CRM held this very value before, after it had been sent the row's value, and was
@@ -56,6 +59,8 @@ pub enum InboundDecision {
     Immutable,
     /// Both sides hold something, and nobody knows which is newer: a person decides.
     ManualReview,
+    /// Both sides changed it: a person decides.
+    BothChanged,
 }
 
 /// Decides on a field of a record that was read.
@@ -85,11 +90,18 @@ pub fn decide(field: &InboundField) -> InboundDecision {
 fn decide_bidirectional(field: &InboundField) -> InboundDecision {
     let empty = hash(&Value::Null);
     match field.known {
-        // The CRM alone changed it.
         Some(known) => match field.policy {
             ConflictPolicy::ImmutableAfterBind if known != empty && !field.local.is_null() => {
                 InboundDecision::Immutable
             }
+            // As if the edit had been captured.
+            ConflictPolicy::LocalWins if field.row_changed && field.is_written => {
+                InboundDecision::Write
+            }
+            ConflictPolicy::ManualReview if field.row_changed && field.is_written => {
+                InboundDecision::BothChanged
+            }
+            // The CRM alone changed it, or has the last word.
             _ => InboundDecision::AcceptCrm,
         },
         None if field.local.is_null() => InboundDecision::AcceptCrm,
@@ -132,6 +144,7 @@ mod tests {
             is_written: direction != Direction::Inbound,
             known: known.map(|known| hash(&text(known))),
             synced: false,
+            row_changed: false,
             local: &text(local),
             crm: &text(crm),
             crm_insists: false,
@@ -189,6 +202,46 @@ mod tests {
     }
 
     #[test]
+    fn what_changed_on_both_sides_is_settled_by_the_policy_though_nobody_captured_it() {
+        use ConflictPolicy::*;
+        use Direction::*;
+        let (local, crm) = (text("silent"), text("crm"));
+        for (policy, decision) in [
+            (CrmWins, InboundDecision::AcceptCrm),
+            (MergeWithAudit, InboundDecision::AcceptCrm),
+            (LastWriterWins, InboundDecision::AcceptCrm),
+            (LocalWins, InboundDecision::Write),
+            (ManualReview, InboundDecision::BothChanged),
+            (ImmutableAfterBind, InboundDecision::Immutable),
+        ] {
+            let field = InboundField {
+                direction: Bidirectional,
+                policy,
+                is_written: true,
+                known: Some(hash(&text("both"))),
+                synced: true,
+                row_changed: true,
+                local: &local,
+                crm: &crm,
+                crm_insists: false,
+                has_pending_edit: false,
+                in_conflict: false,
+            };
+            assert_eq!(decide(&field), decision, "{policy}");
+            // Its edits do not go to the CRM anyway.
+            let unwritten = InboundField {
+                is_written: false,
+                ..field
+            };
+            let decision = match policy {
+                ImmutableAfterBind => InboundDecision::Immutable,
+                _ => InboundDecision::AcceptCrm,
+            };
+            assert_eq!(decide(&unwritten), decision, "{policy}");
+        }
+    }
+
+    #[test]
     fn what_nobody_knew_wipes_out_nothing() {
         use ConflictPolicy::*;
         use Direction::*;
@@ -236,6 +289,7 @@ mod tests {
             is_written: true,
             known: None,
             synced: true,
+            row_changed: false,
             local: &local,
             crm: &crm,
             crm_insists: false,
@@ -259,6 +313,7 @@ mod tests {
             is_written: true,
             known: Some(hash(&local)),
             synced: true,
+            row_changed: false,
             local: &local,
             crm: &crm,
             crm_insists: true,
@@ -290,11 +345,11 @@ mod tests {
         fn settled_is_settled(
             direction in prop::sample::select(Direction::ALL.to_vec()),
             policy in prop::sample::select(ConflictPolicy::ALL.to_vec()),
-            known in prop::option::of("[ab]?"), local in "[ab]?", crm in "[ab]?", answered: bool, waits: bool, written: bool, disputed: bool, synced: bool,
+            known in prop::option::of("[ab]?"), local in "[ab]?", crm in "[ab]?", answered: bool, waits: bool, written: bool, disputed: bool, synced: bool, silent: bool,
         ) {
             let (mut row, crm) = (text(&local), text(&crm));
             let mut ledger = known.map(|known| hash(&text(&known)));
-            let field = InboundField { direction, policy, is_written: written, known: ledger, synced, local: &row, crm: &crm, crm_insists: answered, has_pending_edit: waits, in_conflict: disputed };
+            let field = InboundField { direction, policy, is_written: written, known: ledger, synced, row_changed: silent, local: &row, crm: &crm, crm_insists: answered, has_pending_edit: waits, in_conflict: disputed };
             let decision = decide(&field);
             match decision {
                 InboundDecision::AcceptCrm => {
@@ -302,11 +357,11 @@ mod tests {
                     ledger = Some(hash(&crm));
                 }
                 InboundDecision::Agreed | InboundDecision::Remember | InboundDecision::Overwrite | InboundDecision::KeepCrmForm | InboundDecision::Write => ledger = Some(hash(&crm)),
-                InboundDecision::Unchanged | InboundDecision::LeavePending | InboundDecision::InConflict | InboundDecision::Immutable | InboundDecision::ManualReview => {}
+                InboundDecision::Unchanged | InboundDecision::LeavePending | InboundDecision::InConflict | InboundDecision::Immutable | InboundDecision::ManualReview | InboundDecision::BothChanged => {}
             }
-            let again = decide(&InboundField { direction, policy, is_written: written, known: ledger, synced, local: &row, crm: &crm, crm_insists: answered, has_pending_edit: waits, in_conflict: disputed });
+            let again = decide(&InboundField { direction, policy, is_written: written, known: ledger, synced, row_changed: silent, local: &row, crm: &crm, crm_insists: answered, has_pending_edit: waits, in_conflict: disputed });
             match decision {
-                InboundDecision::LeavePending | InboundDecision::InConflict | InboundDecision::Immutable | InboundDecision::ManualReview => prop_assert_eq!(again, decision),
+                InboundDecision::LeavePending | InboundDecision::InConflict | InboundDecision::Immutable | InboundDecision::ManualReview | InboundDecision::BothChanged => prop_assert_eq!(again, decision),
                 _ => prop_assert_eq!(again, InboundDecision::Unchanged),
             }
         }

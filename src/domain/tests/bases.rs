@@ -103,6 +103,7 @@ impl Cell {
             is_written: true,
             known: Some(hash(self.ledger)),
             synced: true,
+            row_changed: self.row != self.ledger && self.waiting.is_none(),
             local: &value(self.row),
             crm: &value(self.crm),
             crm_insists: false,

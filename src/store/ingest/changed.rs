@@ -118,7 +118,11 @@ fn read_rows(
             cells,
         })
         .collect();
-    let mut read = read::read(map, &wanted, &Bounds::of(settings).lenient())?;
+    let raw = Bounds {
+        raw: true,
+        ..Bounds::of(settings).lenient()
+    };
+    let mut read = read::read(map, &wanted, &raw)?;
     let mut rows = Vec::with_capacity(at_hand.len());
     let mut places = 0..;
     at_hand.retain(|(record, _, _)| {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crm_domain::cells::CellHashes;
+use crm_domain::conflict::ShortHash;
 use crm_domain::inbound::{self, InboundDecision, InboundField};
 use crm_domain::{Cells, Value, conflict, excerpt};
 use serde_json::{Map as JsonMap, Value as Json, json};
@@ -45,12 +46,13 @@ pub struct Conflict<'a> {
     pub policy: &'static str,
 }
 
+/// Decides on the fields that changed. `held`: what the row holds in them, as it holds it.
 pub fn decide<'a>(
     map: &Map,
     incoming: &'a Incoming,
     key: Key,
     locked: &Locked,
-    local: &HashMap<u16, Value>,
+    held: &HashMap<u16, Value>,
     written_over: &WrittenOver,
 ) -> Decided<'a> {
     let mut decided = Decided {
@@ -70,22 +72,31 @@ pub fn decide<'a>(
     };
     let hashes = CellHashes(&locked.hashes);
     for arriving in incoming.values.iter().flatten() {
-        let (Some(field), Some(local)) = (map.field(arriving.id), local.get(&arriving.id)) else {
+        let (Some(field), Some(row)) = (map.field(arriving.id), held.get(&arriving.id)) else {
             continue;
         };
+        let local = &field.stored(row.clone());
         let answer = Answer {
             crm_id: &incoming.crm_id,
             field_id: field.id,
             sent: conflict::hash(local),
             held: arriving.hash,
         };
-        let known = hashes.get(field.id).and_then(|hash| hash.try_into().ok());
+        let known: Option<ShortHash> = hashes.get(field.id).and_then(|hash| hash.try_into().ok());
+        // The row may hold more of what came from the CRM than would be sent back.
+        let is_as_agreed = |known: &ShortHash| {
+            let form = written_over.agreed_with(&incoming.crm_id, field.id, known);
+            let is = |row: ShortHash| row == *known || Some(row) == form;
+            is(answer.sent) || is(conflict::hash(row))
+        };
         let decision = inbound::decide(&InboundField {
             direction: field.direction,
             policy: field.policy,
             is_written: field.written,
             known,
             synced: locked.synced.contains(field.id),
+            row_changed: locked.agreed.contains(field.id)
+                && known.as_ref().is_some_and(|known| !is_as_agreed(known)),
             local,
             crm: &arriving.value,
             crm_insists: written_over.is_answer(&answer),
@@ -155,6 +166,7 @@ impl<'a> Decided<'a> {
             InboundDecision::InConflict => conflict(None),
             InboundDecision::Immutable => conflict(Some("locked_field")),
             InboundDecision::ManualReview => conflict(Some("unknown_base")),
+            InboundDecision::BothChanged => conflict(Some("stale_write")),
         }
     }
 

@@ -15,8 +15,11 @@ use crate::store::statement::Cached;
 pub(super) struct Locked {
     pub crm_id: Option<String>,
     pub hashes: Vec<u8>,
-    /// Cells in which both sides once held the same.
+    /// Cells in which both sides once held the same, of a record that is not the one they did it
+    /// with.
     pub synced: Cells,
+    /// Cells in which both sides held the same, of the record that it is linked to.
+    pub agreed: Cells,
     /// Nothing happened to it since the CRM was asked, and no call of `crm.write()` is under way.
     pub is_settled: bool,
     /// Something waits to be written back.
@@ -59,7 +62,7 @@ pub(super) fn lock(
                     ARRAY(SELECT c.field_id FROM crm.conflict c
                           WHERE c.shard_key = k.shard_key AND c.map_id = $1 AND c.record_key = k.record_key AND c.field_id >= 0) AS disputed,
                     ARRAY(SELECT s.ord::smallint - 1 FROM unnest(l.synced_at) WITH ORDINALITY AS s (at, ord)
-                          WHERE l.hashes IS NULL AND s.at IS NOT NULL)::smallint[] AS synced,
+                          WHERE s.at IS NOT NULL)::smallint[] AS agreed,
                     (SELECT q.cells FROM crm.queue q
                      WHERE q.shard_key = k.shard_key AND q.map_id = $1 AND q.record_key = k.record_key AND q.state = 'queued') AS queued
              FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS k (shard_key, record_key, ord),
@@ -78,14 +81,18 @@ pub(super) fn lock(
     let mut locked = HashMap::with_capacity(rows.len());
     for row in rows {
         let disputed: Vec<i16> = row.required("disputed")?;
-        let synced: Vec<i16> = row.required("synced")?;
+        let agreed: Vec<i16> = row.required("agreed")?;
+        let agreed = agreed.into_iter().map(|id| id as u16).collect();
+        let hashes = row.optional::<&[u8]>("hashes")?;
+        let (synced, agreed) = match hashes {
+            None => (agreed, Cells::new()),
+            Some(_) => (Cells::new(), agreed),
+        };
         let record = Locked {
             crm_id: row.optional("crm_id")?,
-            hashes: row
-                .optional::<&[u8]>("hashes")?
-                .unwrap_or_default()
-                .to_vec(),
-            synced: synced.into_iter().map(|id| id as u16).collect(),
+            hashes: hashes.unwrap_or_default().to_vec(),
+            synced,
+            agreed,
             is_settled: row.required("is_settled")?,
             is_queued: row.required("is_queued")?,
             queued: Cells::from_bytes(row.optional::<&[u8]>("queued")?.unwrap_or_default()),

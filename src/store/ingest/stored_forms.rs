@@ -18,10 +18,15 @@ use crate::store::ingest::refetch;
 use crate::store::row::Columns;
 use crate::store::statement::Cached;
 
-/// Cells that were written over, by CRM record and field: what had been sent, and what the CRM held
-/// in its place.
+/// Cells in which the two sides differ, by CRM record and field: what had been sent, or the row
+/// held, and what the CRM held in its place.
 #[derive(Default)]
-pub(super) struct WrittenOver(HashMap<String, HashMap<u16, (ShortHash, ShortHash)>>);
+pub(super) struct WrittenOver {
+    /// Cells that were written over.
+    over: HashMap<String, HashMap<u16, (ShortHash, ShortHash)>>,
+    /// Cells in which the two agree all the same.
+    forms: HashMap<String, HashMap<u16, (ShortHash, ShortHash)>>,
+}
 
 /// An outbound cell in which the CRM holds something else than it was sent.
 pub(super) struct Answer<'a> {
@@ -37,12 +42,12 @@ impl WrittenOver {
         map: &Map,
         crm_ids: &[&str],
     ) -> Result<WrittenOver, StoreError> {
-        let mut found: HashMap<String, HashMap<u16, _>> = HashMap::new();
+        let mut found = WrittenOver::default();
         if !map.fields.iter().any(|f| f.written) {
-            return Ok(WrittenOver(found));
+            return Ok(found);
         }
         let rows = client.select(
-            Cached("SELECT o.crm_id, o.field_id, o.sent, o.held FROM crm.overwritten_cell o WHERE o.map_id = $1 AND o.crm_id = ANY ($2) AND NOT o.is_stored_form"),
+            Cached("SELECT o.crm_id, o.field_id, o.sent, o.held, o.is_stored_form FROM crm.overwritten_cell o WHERE o.map_id = $1 AND o.crm_id = ANY ($2)"),
             None,
             &[map.id.into(), crm_ids.to_vec().into()],
         )?;
@@ -54,15 +59,30 @@ impl WrittenOver {
                 })
             };
             let id = row.required::<i16>("field_id")? as u16;
-            let record = found.entry(row.required("crm_id")?).or_default();
+            let cells = match row.required("is_stored_form")? {
+                true => &mut found.forms,
+                false => &mut found.over,
+            };
+            let record = cells.entry(row.required("crm_id")?).or_default();
             record.insert(id, (hash("sent")?, hash("held")?));
         }
-        Ok(WrittenOver(found))
+        Ok(found)
+    }
+
+    /// What the row holds while the CRM holds this, and the two agree; `None`: the same.
+    pub(super) fn agreed_with(
+        &self,
+        crm_id: &str,
+        field_id: u16,
+        held: &ShortHash,
+    ) -> Option<ShortHash> {
+        let (sent, form) = self.forms.get(crm_id)?.get(&field_id)?;
+        (form == held).then_some(*sent)
     }
 
     /// Whether the CRM held this once before, after the same was sent.
     pub(super) fn is_answer(&self, answer: &Answer) -> bool {
-        let record = self.0.get(answer.crm_id);
+        let record = self.over.get(answer.crm_id);
         record.and_then(|record| record.get(&answer.field_id)) == Some(&(answer.sent, answer.held))
     }
 
@@ -76,7 +96,7 @@ impl WrittenOver {
     ) -> Result<(), StoreError> {
         let mut echoes = Vec::new();
         for record in incoming {
-            let Some(cells) = self.0.get_mut(&record.crm_id) else {
+            let Some(cells) = self.over.get_mut(&record.crm_id) else {
                 continue;
             };
             for field in record.values.iter().flatten() {

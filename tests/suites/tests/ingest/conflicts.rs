@@ -9,6 +9,7 @@ crm_suites::with_every_crm!(
     a_locked_field_is_a_conflict,
     a_conflict_shows_what_the_crm_holds_by_now,
     nobody_knows_which_is_newer,
+    what_changed_behind_capture_is_settled_by_its_policy,
     an_edit_while_a_page_is_on_its_way_is_not_undone,
     a_record_that_somebody_holds_comes_later,
     what_would_have_to_wait_keeps_nobody_waiting,
@@ -95,6 +96,48 @@ async fn a_conflict_shows_what_the_crm_holds_by_now(vendor: Vendor) {
     live.ingest().await;
     assert_eq!(live.db.count("crm.conflicts").await, 0);
     live.agree().await;
+}
+
+async fn what_changed_behind_capture_is_settled_by_its_policy(vendor: Vendor) {
+    for (policy, row, crm) in [
+        ("crm_wins", "theirs", "theirs"),
+        ("local_wins", "behind", "behind"),
+        ("manual_review", "behind", "theirs"),
+    ] {
+        let live = of_policy(vendor, policy).await;
+        live.db
+            .execute(
+                "BEGIN;
+                 SET LOCAL session_replication_role = replica;
+                 UPDATE people SET phone = 'behind' WHERE id = 'p1';
+                 COMMIT",
+            )
+            .await;
+        live.edit_in_crm("p1", json!({"phone": "theirs", "first_name": "Augusta"}))
+            .await;
+        live.ingest().await;
+        live.quiet().await;
+        live.ingest().await;
+        assert_eq!(live.cell("p1", "phone").await, row, "{policy}");
+        live.assert_both("p1", "first_name", "Augusta").await;
+        if row != crm {
+            let conflict = "SELECT conflict_type || ' ' || (local_value #>> '{}') || ' ' || (crm_value #>> '{}') FROM crm.conflicts";
+            assert_eq!(live.db.text(conflict).await, "stale_write behind theirs");
+            live.db
+                .execute("SELECT crm.resolve_conflict(conflict_id, 'local') FROM crm.conflicts")
+                .await;
+            live.quiet().await;
+        }
+        live.assert_both("p1", "phone", row).await;
+        live.agree().await;
+        let lost = "SELECT count(*) FROM crm.audit_log WHERE path = 'ingest' AND result = 'applied' AND fields::text LIKE '%behind%'";
+        let is_lost = policy == "crm_wins";
+        assert_eq!(
+            live.db.one::<i64>(lost, &[]).await,
+            i64::from(is_lost),
+            "{policy}"
+        );
+    }
 }
 
 async fn nobody_knows_which_is_newer(vendor: Vendor) {
