@@ -106,7 +106,8 @@ BEGIN
            bool_or(f.direction = 'bidirectional'),
            string_agg(format('CASE WHEN %s IS DISTINCT FROM %s THEN jsonb_build_object(%L, %s) ELSE ''{}'' END',
                              crm_internal.comparable('n', f.column_name, b.type_id), crm_internal.comparable('o', f.column_name, b.type_id),
-                             f.field_id, crm_internal.base_expression(crm_internal.safe_column('o', f.column_name, b.type_id), b.type_id)),
+                             f.field_id, crm_internal.base_expression(crm_internal.safe_column('o', f.column_name, b.type_id),
+                                                                      crm_internal.safe_column('n', f.column_name, b.type_id), b.type_id)),
                       E'\n                     || ' ORDER BY f.field_id) FILTER (WHERE f.direction = 'bidirectional')
     INTO written, changed, realtime, old_values
     FROM crm.field_map f JOIN crm.bound_column b USING (map_id, column_name)

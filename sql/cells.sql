@@ -10,6 +10,15 @@ $$;
 COMMENT ON FUNCTION crm_internal.base_sent(jsonb, jsonb) IS
     'the base of a pending write, with hashes of values added that were sent since and may have arrived: field_id -> hash';
 
+CREATE FUNCTION crm_internal.snapshot_hashes(known bytea, snapshot jsonb) RETURNS bytea
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT crm_internal.cells_hash(known, crm_internal.cells_union(crm_internal.cell_mask(s.key::int)),
+                                   string_agg(substr(crm.hash(s.value), 1, 16), '' ORDER BY s.key::int))
+    FROM jsonb_each(snapshot) s
+$$;
+COMMENT ON FUNCTION crm_internal.snapshot_hashes(bytea, jsonb) IS
+    'hashes by field_id, with those of a snapshot''s values (field_id -> canonical value) in their place';
+
 CREATE FUNCTION crm_internal.cell_mask(field_id int) RETURNS bytea
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN field_id < 64 THEN int8send(1::bigint << field_id)

@@ -39,21 +39,25 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION crm_internal.mask_expression(smallint[], text[]) IS 'an SQL expression for the mask of the cells whose conditions hold';
 
-CREATE FUNCTION crm_internal.json_base(value anyelement) RETURNS jsonb
+CREATE FUNCTION crm_internal.json_member(name text, value anyelement) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    RETURN jsonb_build_object('v', to_jsonb(value));
+    RETURN jsonb_build_object(name, to_jsonb(value));
 EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
     RETURN '{}';
 END $$;
-COMMENT ON FUNCTION crm_internal.json_base(anyelement) IS
-    'the base of an edit, as in crm.change; empty, so that the ledger''s hash is used, if jsonb cannot represent the value';
+COMMENT ON FUNCTION crm_internal.json_member(text, anyelement) IS
+    'a JSON object with one member; empty if jsonb cannot represent the value, so that the ledger''s hash is the base of an edit';
 
-CREATE FUNCTION crm_internal.base_expression(value text, type_id oid) RETURNS text
+CREATE FUNCTION crm_internal.base_expression(old text, new text, type_id oid) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     -- Only json has values that jsonb cannot represent. Long values are not copied: the ledger's hash is the base then.
-    SELECT format('CASE WHEN pg_column_size(%1$s) > 2000 AND octet_length((%1$s)::text) > 32768 THEN ''{}'' ELSE '
-                  || CASE WHEN crm_internal.base_type(type_id) IN ('json'::regtype, 'json[]'::regtype) THEN 'crm_internal.json_base(%1$s)'
-                          ELSE 'jsonb_build_object(''v'', to_jsonb(%1$s))' END || ' END', value)
+    SELECT format('CASE WHEN %3$s THEN CASE WHEN %4$s THEN ''{}'' ELSE %6$s END WHEN %4$s THEN %5$s ELSE '
+                  || CASE WHEN is_json THEN '%5$s || %6$s' ELSE 'jsonb_build_object(''v'', to_jsonb(%1$s), ''n'', to_jsonb(%2$s))' END || ' END',
+                  old, new, format(is_long, old), format(is_long, new), format(member, 'v', old), format(member, 'n', new))
+    FROM (SELECT 'pg_column_size(%1$s) > 2000 AND octet_length((%1$s)::text) > 32768' AS is_long,
+                 crm_internal.base_type(type_id) IN ('json'::regtype, 'json[]'::regtype) AS is_json) t,
+         LATERAL (SELECT CASE WHEN is_json THEN 'crm_internal.json_member(%L, %s)' ELSE 'jsonb_build_object(%L, to_jsonb(%s))' END AS member) m
 $$;
-COMMENT ON FUNCTION crm_internal.base_expression(text, oid) IS 'an SQL expression for the base of an edit of a column';
+COMMENT ON FUNCTION crm_internal.base_expression(text, text, oid) IS
+    'an SQL expression for the base of an edit of a column, and its new value';

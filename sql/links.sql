@@ -2,6 +2,12 @@
 
 CREATE FUNCTION crm_internal.link_records(map_id int, shard_keys text[], record_keys text[], crm_ids text[]) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    -- A snapshot is of the record that the row was linked to.
+    UPDATE crm.pending_write p SET snapshot = NULL, snapshot_hashes = NULL
+    FROM unnest(shard_keys, record_keys, crm_ids) AS k (shard_key, record_key, crm_id)
+    WHERE p.shard_key = k.shard_key AND p.map_id = link_records.map_id AND p.record_key = k.record_key AND p.state IN ('queued', 'dead')
+      AND NOT EXISTS (SELECT FROM crm.ledger l WHERE l.shard_key = k.shard_key AND l.map_id = link_records.map_id
+                                                 AND l.record_key = k.record_key AND l.crm_id = k.crm_id);
     INSERT INTO crm.ledger AS l (shard_key, map_id, record_key, crm_id)
     SELECT k.shard_key, link_records.map_id, k.record_key, k.crm_id
     FROM unnest(shard_keys, record_keys, crm_ids) AS k (shard_key, record_key, crm_id)

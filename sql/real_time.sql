@@ -40,32 +40,43 @@ COMMENT ON FUNCTION crm.read_live(regclass, text, text, text) IS
     'Cancellable. Errors: 55000 the record is not linked, or no worker; 08006 the CRM could not be read';
 
 CREATE VIEW crm.pending_writes AS
-SELECT p.write_id, p.map_id, c.name AS connection, m.relation, p.shard_key, p.record_key, l.crm_id,
-       CASE WHEN p.state = 'queued' AND l.crm_id IS NULL THEN 'unlinked' ELSE p.state END AS state,
-       CASE WHEN p.undone IS NOT NULL AND crm_internal.cells_count(p.cells) = 0 THEN 'compensate'
-            WHEN p.intended IS NOT NULL OR cardinality(p.folded) > 0 THEN 'write' ELSE 'update' END AS origin,
-       ARRAY(SELECT f.column_name::text FROM crm.field_map f
-             WHERE f.map_id = p.map_id AND (crm_internal.cells_has(p.cells, f.field_id) OR crm_internal.cells_has(p.take, f.field_id))
-             ORDER BY f.field_id) AS columns,
-       p.intended, p.base, p.snapshot, p.snapshot_hash, now() - p.created_at AS age, p.created_at, p.changed_at, p.attempts,
-       CASE WHEN p.state = 'queued' THEN greatest(nullif(p.next_attempt_at, '-infinity'), now()) END AS next_attempt_at,
-       p.error_class, p.last_error, p.actor, p.correlation_id, p.folded || p.undone AS folded
-FROM crm.pending_write p
+SELECT w.write_id, w.map_id, c.name AS connection, m.relation, w.shard_key, w.record_key, l.crm_id,
+       CASE WHEN w.state = 'queued' AND l.crm_id IS NULL THEN 'unlinked' ELSE w.state END AS state,
+       CASE WHEN w.is_undone AND crm_internal.cells_count(w.cells) = 0 THEN 'compensate' WHEN w.is_call THEN 'write' ELSE 'update' END AS origin,
+       f.columns, f.intended, w.base, m.conflict_scope, s.snapshot, crm.hash(s.snapshot) AS snapshot_hash, now() - w.created_at AS age,
+       w.created_at, w.changed_at, w.attempts, w.next_attempt_at, w.error_class, w.last_error, w.actor, w.correlation_id, w.folded
+FROM (SELECT p.write_id, p.map_id, p.shard_key, p.record_key, p.state, p.undone IS NOT NULL AS is_undone,
+             p.intended IS NOT NULL AND p.state NOT IN ('queued', 'dead') OR p.undone IS NOT NULL OR cardinality(p.folded) > 0 AS is_call,
+             p.cells, p.take, p.intended, p.base, p.snapshot, p.snapshot_hashes, p.created_at, p.changed_at, p.attempts,
+             CASE WHEN p.state = 'queued' THEN greatest(nullif(p.next_attempt_at, '-infinity'), now()) END AS next_attempt_at,
+             p.error_class, p.last_error, p.actor, p.correlation_id, p.folded || p.undone AS folded
+      FROM crm.pending_write p
+      UNION ALL
+      SELECT h.write_id, h.map_id, h.shard_key, h.record_keys[1], 'captured', false, h.write_id IS NOT NULL, h.cells, NULL, b.intended, b.base,
+             h.snapshot, NULL, h.changed_at, h.changed_at, 0, now(), NULL, NULL, h.actor, h.correlation_id, NULL
+      FROM crm.change h
+      CROSS JOIN LATERAL (
+          SELECT jsonb_object_agg(b.key, b.value -> 'n') FILTER (WHERE b.value ? 'n') AS intended, jsonb_object_agg(b.key, b.value - 'n') AS base
+          FROM jsonb_each(h.base) b) b
+      WHERE h.base IS NOT NULL OR h.write_id IS NOT NULL) w
 JOIN crm.object_map m USING (map_id)
 JOIN crm.connection c USING (connection_id)
-LEFT JOIN crm.ledger l ON l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key
-UNION ALL
-SELECT h.write_id, h.map_id, c.name, m.relation, h.shard_key, h.record_keys[1], l.crm_id, 'captured',
-       CASE WHEN h.write_id IS NULL THEN 'update' ELSE 'write' END,
-       ARRAY(SELECT f.column_name::text FROM crm.field_map f
-             WHERE f.map_id = h.map_id AND f.direction = 'bidirectional' AND crm_internal.cells_has(h.cells, f.field_id)
-                 ORDER BY f.field_id),
-       NULL, h.base, NULL, NULL, now() - h.changed_at, h.changed_at, h.changed_at, 0, now(), NULL, NULL, h.actor, h.correlation_id, NULL
-FROM crm.change h
-JOIN crm.object_map m USING (map_id)
-JOIN crm.connection c USING (connection_id)
-LEFT JOIN crm.ledger l ON l.shard_key = h.shard_key AND l.map_id = h.map_id AND l.record_key = h.record_keys[1]
-WHERE h.base IS NOT NULL OR h.write_id IS NOT NULL;
+LEFT JOIN crm.ledger l ON l.shard_key = w.shard_key AND l.map_id = w.map_id AND l.record_key = w.record_key
+CROSS JOIN LATERAL (
+    SELECT coalesce(array_agg(f.column_name::text ORDER BY f.field_id) FILTER (
+               WHERE (crm_internal.cells_has(w.cells, f.field_id) OR crm_internal.cells_has(w.take, f.field_id))
+                 AND (f.direction = 'bidirectional' OR w.state <> 'captured')), '{}') AS columns,
+           jsonb_object_agg(f.crm_field, w.intended -> f.field_id::text) FILTER (WHERE w.intended ? f.field_id::text) AS intended,
+           jsonb_object_agg(f.crm_field, w.snapshot -> f.field_id::text) FILTER (
+               WHERE f.direction <> 'outbound' AND w.snapshot -> f.field_id::text <> 'null') AS known,
+           jsonb_object_agg(f.crm_field, jsonb_build_object('hash', encode(h.hash, 'hex'))) FILTER (
+               WHERE f.direction <> 'outbound' AND h.hash NOT IN ('', decode(repeat('00', 16), 'hex'))) AS hashes
+    FROM crm.field_map f
+    -- That of an edit that is not folded yet, or of a call, is still the ledger's.
+    CROSS JOIN LATERAL (SELECT substr(CASE WHEN w.state IN ('queued', 'dead') THEN w.snapshot_hashes ELSE l.hashes END,
+                                      16 * f.field_id + 1, 16) AS hash) h
+    WHERE f.map_id = w.map_id) f
+CROSS JOIN LATERAL (SELECT CASE WHEN w.snapshot IS NULL THEN f.hashes ELSE coalesce(f.known, '{}') END AS snapshot) s;
 COMMENT ON VIEW crm.pending_writes IS 'edits of bidirectional cells whose outcome is not final: in flight, or queued for the reconciler';
 COMMENT ON COLUMN crm.pending_writes.write_id IS
     'id that crm.write() returned, or one made for the edit; NULL: a captured UPDATE that has none yet';
@@ -82,10 +93,14 @@ COMMENT ON COLUMN crm.pending_writes.origin IS
     'update: a plain UPDATE; write: crm.write(); compensate: a crm.write() call whose transaction was rolled back';
 COMMENT ON COLUMN crm.pending_writes.columns IS 'columns to be written or to be set to the CRM value';
 COMMENT ON COLUMN crm.pending_writes.intended IS
-    'CRM field -> value, as given to crm.write(), for information: what is sent is what the row holds; NULL: a plain UPDATE';
+    'CRM field -> value by the newest edit, for information: what is sent is what the row holds; NULL: not recorded';
 COMMENT ON COLUMN crm.pending_writes.base IS 'what the edit was based on, by field_id; NULL: not recorded';
-COMMENT ON COLUMN crm.pending_writes.snapshot IS 'mapped fields of the CRM record as last read, canonical; NULL: not read yet';
-COMMENT ON COLUMN crm.pending_writes.snapshot_hash IS 'BLAKE3 hash of the snapshot; NULL: not read yet';
+COMMENT ON COLUMN crm.pending_writes.conflict_scope IS
+    'of the map. record: the edit is written if all mapped fields that flow in are as in the snapshot; fields: if the edited ones are';
+COMMENT ON COLUMN crm.pending_writes.snapshot IS
+    'what the CRM held when the oldest edit was made: CRM field -> canonical value as crm.write() read it, else {"hash": …} from the '
+    'ledger; without the fields of which nobody knew. NULL: nothing was known';
+COMMENT ON COLUMN crm.pending_writes.snapshot_hash IS 'crm.hash() of the snapshot (BLAKE3); NULL: nothing was known';
 COMMENT ON COLUMN crm.pending_writes.age IS 'time since created_at';
 COMMENT ON COLUMN crm.pending_writes.created_at IS 'when the oldest of the edits was made';
 COMMENT ON COLUMN crm.pending_writes.changed_at IS 'when the newest of the edits was made';
@@ -116,7 +131,8 @@ COMMENT ON COLUMN crm.conflicts.crm_id IS 'id of the CRM record; NULL: the row i
 COMMENT ON COLUMN crm.conflicts.column_name IS 'column of the table; NULL: the conflict is about the record as a whole';
 COMMENT ON COLUMN crm.conflicts.crm_field IS 'field of the CRM object; NULL: the conflict is about the record as a whole';
 COMMENT ON COLUMN crm.conflicts.conflict_type IS
-    'stale_write: the CRM value is not the one the edit was based on; immutable: an edit of a field that must not change once both '
+    'stale_write: the CRM value is not the one the edit was based on; stale_record: another mapped field of the record changed in the '
+    'CRM since the edit; immutable: an edit of a field that must not change once both '
     'sides have it; locked_field: the CRM changed such a field; unknown_base: the sides differ and it is not known which is newer; '
     'mapping_mismatch: the table rejects the CRM value; duplicate_identity: two CRM records claim one row (local_value: id of the '
     'linked record, crm_value: id of the other)';
@@ -225,10 +241,12 @@ BEGIN
     END IF;
     cell := crm_internal.cell_mask(x.field_id);
     -- Based on the CRM value that was shown: if it has changed since, the conflict is reopened.
-    INSERT INTO crm.pending_write AS p (shard_key, map_id, record_key, state, cells, take, base, folded, actor, correlation_id)
+    INSERT INTO crm.pending_write AS p (shard_key, map_id, record_key, state, cells, take, base, intended, folded, actor, correlation_id)
     VALUES (x.shard_key, x.map_id, x.record_key, 'queued',
             CASE winner WHEN 'local' THEN cell ELSE decode('0000000000000000', 'hex') END, CASE winner WHEN 'crm' THEN cell END,
-            jsonb_build_object(x.field_id, jsonb_build_object('h', encode(substr(crm.hash(x.crm_value), 1, 16), 'hex'))),
+            -- What became of other fields is no matter: a person decided on this one.
+            jsonb_build_object(x.field_id, jsonb_build_object('h', encode(substr(crm.hash(x.crm_value), 1, 16), 'hex'), 'alone', true)),
+            CASE winner WHEN 'local' THEN jsonb_build_object(x.field_id, x.local_value) END,
             nullif(array_remove(x.write_id || x.folded, NULL), '{}'),
                 crm_internal.actor(), x.correlation_id)
     ON CONFLICT (shard_key, map_id, record_key) WHERE state IN ('queued', 'dead') DO UPDATE
@@ -236,7 +254,8 @@ BEGIN
         ELSE crm_internal.cells_minus(p.cells, excluded.take) END,
         take = CASE winner WHEN 'crm' THEN crm_internal.cells_or(coalesce(p.take, excluded.take), excluded.take)
                     ELSE crm_internal.cells_minus(p.take, excluded.cells) END,
-        base = p.base || excluded.base, folded = p.folded || excluded.folded, revision = p.revision + 1, state = 'queued', attempts = 0,
+        base = p.base || excluded.base, intended = coalesce(p.intended || excluded.intended, p.intended, excluded.intended),
+        folded = p.folded || excluded.folded, revision = p.revision + 1, state = 'queued', attempts = 0,
         next_attempt_at = '-infinity';
     DELETE FROM crm.dead_letter d
     WHERE d.path = 'reconcile' AND d.shard_key = x.shard_key AND d.map_id = x.map_id AND d.record_key = x.record_key;

@@ -17,6 +17,7 @@ CREATE TABLE crm.change (
     changed_at  timestamptz NOT NULL DEFAULT now(),
     actor       text NOT NULL,
     correlation_id text,
+    snapshot    jsonb,
     PRIMARY KEY (shard_key, change_id)
 );
 -- Only for edits that are sent at once, so that others cost nothing. Such a row names one record.
@@ -34,7 +35,10 @@ COMMENT ON COLUMN crm.change.record_keys IS 'records whose cells of that mask th
 COMMENT ON COLUMN crm.change.base IS
     'in a row with one record: what an edit of bidirectional cells was based on, field_id -> {"v": previous column value} ({}: too '
     'long) or '
-    '{"h": hash of the CRM value} or {"l": true} (the ledger''s hash when the edit is claimed) or {"force": true}';
+    '{"h": hash of the CRM value} or {"l": true} (the ledger''s hash when the edit is claimed) or {"force": true}; "alone": changes of '
+    'other fields do not count; "n": the new value';
+COMMENT ON COLUMN crm.change.snapshot IS
+    'the fields that flow in, as crm.write() read them, field_id -> canonical value; NULL: the ledger''s hashes are the snapshot';
 COMMENT ON COLUMN crm.change.write_id IS 'id that crm.write() returned; NULL: another statement';
 COMMENT ON COLUMN crm.change.actor IS 'session_user, followed by a slash and pg_crm.actor if that was set';
 
@@ -105,7 +109,7 @@ CREATE TABLE crm.pending_write (
     base            jsonb NOT NULL DEFAULT '{}',
     intended        jsonb,
     snapshot        jsonb,
-    snapshot_hash   bytea,
+    snapshot_hashes bytea,
     folded          uuid[],
     undone          uuid[],
     revision        bigint NOT NULL DEFAULT 0,
@@ -135,9 +139,11 @@ COMMENT ON COLUMN crm.pending_write.base IS
     'what the oldest of the edits was based on, as in crm.change; '
     '"s": hashes of values that were sent and may have arrived although no response did';
 COMMENT ON COLUMN crm.pending_write.intended IS
-    'CRM field -> value, as given to crm.write(), for information: what is sent is what the row holds';
-COMMENT ON COLUMN crm.pending_write.snapshot IS 'mapped fields of the CRM record as last read, canonical';
-COMMENT ON COLUMN crm.pending_write.snapshot_hash IS 'BLAKE3 hash of the snapshot';
+    'field_id -> value, by the newest edit, for information: what is sent is what the row holds';
+COMMENT ON COLUMN crm.pending_write.snapshot IS
+    'field_id -> canonical value, as crm.write() read the record when the oldest edit was made; NULL: it did not';
+COMMENT ON COLUMN crm.pending_write.snapshot_hashes IS
+    'what the CRM held when the oldest edit was made, as in crm.ledger.hashes: the record is written if it still holds that';
 COMMENT ON COLUMN crm.pending_write.folded IS 'ids of crm.write() calls whose edits were folded into this row';
 COMMENT ON COLUMN crm.pending_write.undone IS
     'ids of crm.write() calls whose transactions were rolled back: the row is set to the CRM values';

@@ -1,7 +1,9 @@
 //! What a call leaves in its transaction, and what it hands to its caller.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use crm_domain::storable::storable;
 use crm_domain::{AuditResult, Operation, Value, conflict, excerpt, hex, snapshot};
 use serde_json::{Map as JsonMap, Value as Json, json};
 
@@ -45,6 +47,9 @@ pub fn queue_edit(target: &Target, edit: &Edit, answer: &Answer, intended: &[(u1
                 Some(conflict::hash(&value))
             });
             let mut base = JsonMap::new();
+            if edit.force {
+                base.insert("alone".into(), true.into());
+            }
             match read.or(edit.bases.get(&id).copied()) {
                 // What would have been the base could not be read: whatever is there then.
                 _ if edit.force && read.is_none() => {
@@ -59,6 +64,7 @@ pub fn queue_edit(target: &Target, edit: &Edit, answer: &Answer, intended: &[(u1
                 None => {}
             }
             if let Some((_, sent)) = intended.iter().find(|(sent, _)| *sent == id) {
+                base.insert("n".into(), sent.to_json());
                 base.insert("s".into(), json!([hex::encode(&conflict::hash(sent))]));
             }
             (!base.is_empty()).then(|| (id.to_string(), base.into()))
@@ -72,10 +78,22 @@ pub fn queue_edit(target: &Target, edit: &Edit, answer: &Answer, intended: &[(u1
             write_id: edit.write_id,
             cells: &edit.cells,
             base: Json::Object(base),
+            snapshot: answer.values.as_ref().map(|v| snapshot(&target.map, v)),
             actor: edit.actor,
             correlation_id: edit.correlation_id,
         },
     ));
+}
+
+/// What was read of the fields that flow in, by field_id. Of what `jsonb` cannot hold, the ledger's
+/// hash will do.
+fn snapshot(map: &Map, values: &JsonMap<String, Json>) -> Json {
+    let fields = map.fields.iter().filter(|f| f.direction.reads_crm());
+    let values = fields.filter_map(|f| values.get_key_value(&f.id.to_string()));
+    values
+        .filter(|(_, value)| matches!(storable(&value.to_string()), Cow::Borrowed(_)))
+        .map(|(id, value)| (id.clone(), value.clone()))
+        .collect()
 }
 
 /// The worker was not asked: only here is it known that the call was refused.

@@ -4,6 +4,7 @@
 //! pinned search_path, and none of them holds anything that a caller wrote but as a parameter. The
 //! caller's own row is theirs to change: see [`super::apply`].
 
+use crm_domain::storable::storable;
 use crm_domain::{Cells, Path};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
@@ -168,6 +169,8 @@ pub struct QueuedEdit<'a> {
     pub write_id: &'a str,
     pub cells: &'a Cells,
     pub base: Json,
+    /// What was read of the CRM's record, field_id -> canonical value; `None`: it was not.
+    pub snapshot: Option<Json>,
     pub actor: &'a str,
     pub correlation_id: Option<&'a str>,
 }
@@ -177,18 +180,19 @@ pub fn queue(map: &Map, edit: &QueuedEdit) -> Result<(), StoreError> {
     as_engine(|| {
         Spi::connect_mut(|client| {
             client.update(
-                Cached("INSERT INTO crm.change (shard_key, map_id, record_keys, op, cells, base, write_id, actor, correlation_id)
-                 VALUES ($1, $2, ARRAY[$3], 'u', $4, $5::jsonb, $6::uuid, $7, $8)"),
+                Cached("INSERT INTO crm.change (shard_key, map_id, record_keys, op, cells, base, write_id, actor, correlation_id, snapshot)
+                 VALUES ($1, $2, ARRAY[$3], 'u', $4, $5::jsonb, $6::uuid, $7, $8, $9::jsonb)"),
                 None,
                 &[
                     edit.shard_key.into(),
                     map.id.into(),
                     edit.record_key.into(),
                     edit.cells.to_bytes().into(),
-                    edit.base.to_string().into(),
+                    storable(&edit.base.to_string()).as_ref().into(),
                     edit.write_id.into(),
                     edit.actor.into(),
                     edit.correlation_id.into(),
+                    edit.snapshot.as_ref().map(Json::to_string).into(),
                 ],
             )?;
             close(client, edit.shard_key, edit.write_id)

@@ -19,7 +19,7 @@ pub struct Intent<'a> {
     pub record_key: &'a str,
     /// Those that it writes.
     pub cells: Cells,
-    /// CRM field -> value.
+    /// field_id -> value.
     pub intended: Json,
     pub actor: &'a str,
     pub correlation_id: Option<&'a str>,

@@ -13,7 +13,7 @@ use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::ingest::decide::{Decided, decide};
 use crate::store::ingest::incoming::{Arriving, Field, Incoming};
-use crate::store::ingest::locks::{Locked, edits_of, lock};
+use crate::store::ingest::locks::{Locked, lock, unfolded};
 use crate::store::ingest::result::{Arrived, note_altered};
 use crate::store::ingest::stored_forms::WrittenOver;
 use crate::store::ingest::{decisions, quarantine, refused_fields};
@@ -141,8 +141,9 @@ fn read_rows(
     Ok(rows)
 }
 
-/// Records with edits that were committed after their ledger rows were locked and before their rows
-/// were. What the CRM holds must not go over these edits, so the records are read again.
+/// Records with edits that are not folded yet, by now that their rows are locked. What the CRM holds
+/// must not go over these edits; and the fold takes their snapshots from the ledger, which is to
+/// know nothing yet that came after them. So the records are read again.
 fn edited_meanwhile(
     client: &mut SpiClient,
     map: &Map,
@@ -152,12 +153,7 @@ fn edited_meanwhile(
         return Ok(HashSet::new());
     }
     let keys: Vec<&Key> = at_hand.iter().map(|(_, key, _)| key).collect();
-    let edits = edits_of(client, map, &keys)?;
-    let is_unseen = |(key, cells): (Key, Cells)| {
-        let (_, _, locked) = at_hand.iter().find(|(_, k, _)| *k == key)?;
-        (!cells.difference(&locked.edited).is_empty()).then_some(key)
-    };
-    Ok(edits.into_iter().filter_map(is_unseen).collect())
+    unfolded(client, map, &keys)
 }
 
 /// Rows take what the CRM holds. What the table refuses is quarantined, with everything else of

@@ -1,12 +1,13 @@
 //! Records that are to be settled, locked, with what is at work on them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crm_domain::Cells;
 use pgrx::spi::SpiClient;
 
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
+use crate::store::reconcile::pending_writes;
 use crate::store::record::key::Key;
 use crate::store::row::Columns;
 use crate::store::statement::Cached;
@@ -104,36 +105,17 @@ pub(super) fn lock(
     Ok(locked)
 }
 
-/// For each of these records that has edits which are not folded yet, the cells that they change.
-pub(super) fn edits_of(
-    client: &mut SpiClient,
+/// Those of these records that have edits which are not folded yet.
+pub(super) fn unfolded(
+    client: &SpiClient,
     map: &Map,
     keys: &[&Key],
-) -> Result<Vec<(Key, Cells)>, StoreError> {
-    let rows = client.update(
-        Cached(
-            "SELECT k.shard_key, k.record_key, x.cells
-             FROM unnest($2::text[], $3::text[]) AS k (shard_key, record_key),
-                  LATERAL (SELECT crm_internal.cells_union(c.cells) AS cells FROM crm.change c
-                           WHERE c.shard_key = k.shard_key AND c.map_id = $1 AND c.record_keys[1] = k.record_key
-                             AND (c.base IS NOT NULL OR c.write_id IS NOT NULL)) x
-             WHERE x.cells IS NOT NULL",
-        ),
-        None,
-        &[
-            map.id.into(),
-            keys.iter().map(|k| k.shard_key.as_str()).collect::<Vec<_>>().into(),
-            keys.iter().map(|k| k.record_key.as_str()).collect::<Vec<_>>().into(),
-        ],
-    )?;
-    let mut edits = Vec::new();
-    for row in rows {
-        let key = Key {
-            shard_key: row.required("shard_key")?,
-            record_key: row.required("record_key")?,
-        };
-        let cells = Cells::from_bytes(row.required::<&[u8]>("cells")?);
-        edits.push((key, cells));
-    }
-    Ok(edits)
+) -> Result<HashSet<Key>, StoreError> {
+    let keys: Vec<(&str, &str)> = keys.iter().map(|key| key.parts()).collect();
+    let edited = pending_writes::edited_since(client, map, &keys)?.into_iter();
+    let key = |(shard_key, record_key)| Key {
+        shard_key,
+        record_key,
+    };
+    Ok(edited.map(key).collect())
 }

@@ -21,8 +21,11 @@ pub struct Resolution {
     pub outcome: Outcome,
     /// What was sent: field_id -> hash, as JSON. It may have arrived, whatever came back.
     pub sent: String,
-    /// The mapped fields of the CRM object as they were read: CRM field -> canonical value.
-    pub snapshot: Option<(Json, Vec<u8>)>,
+    /// What the snapshot lacks: what we wrote since, and fields of which nobody knew when the edit
+    /// was made. For the edits that are left.
+    pub learnt: BTreeMap<u16, ShortHash>,
+    /// Another field changed in the CRM, which the row is to have soon.
+    pub is_outdated: bool,
 }
 
 #[derive(Clone)]

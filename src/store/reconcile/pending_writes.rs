@@ -38,14 +38,19 @@ pub fn adopt_orphans(client: &mut SpiClient, active: Vec<&str>) -> Result<u64, S
              DELETE FROM crm.pending_write p USING orphan o WHERE p.shard_key = o.shard_key AND p.write_id = o.write_id
              RETURNING p.*
          )
-         INSERT INTO crm.pending_write AS p (shard_key, map_id, record_key, state, cells, take, intended, undone, actor, correlation_id,
+         INSERT INTO crm.pending_write AS p (shard_key, map_id, record_key, state, cells, take, base, intended, undone, actor, correlation_id,
                                              error_class, last_error, created_at)
          SELECT shard_key, map_id, record_key, 'queued', '\\x0000000000000000', crm_internal.cells_union(cells),
+                -- Should the CRM hold it, it is our own.
+                crm_internal.base_sent('{}', (SELECT jsonb_object_agg(i.key, encode(substr(crm.hash(i.value), 1, 16), 'hex'))
+                                              FROM jsonb_each((array_agg(intended))[1]) AS i)),
                 (array_agg(intended))[1], array_agg(write_id), max(actor), max(correlation_id), max(error_class), max(last_error),
                 min(created_at)
          FROM adopted GROUP BY shard_key, map_id, record_key
          ON CONFLICT (shard_key, map_id, record_key) WHERE state IN ('queued', 'dead') DO UPDATE
          SET take = crm_internal.cells_minus(crm_internal.cells_or(coalesce(p.take, '\\x0000000000000000'), excluded.take), p.cells),
+             base = p.base || (SELECT coalesce(jsonb_object_agg(s.key, s.value), '{}') FROM jsonb_each(excluded.base) AS s
+                               WHERE NOT crm_internal.cells_has(p.cells, s.key::int)),
              undone = p.undone || excluded.undone, revision = p.revision + 1"),
         None,
         &[active.into()],
@@ -63,6 +68,8 @@ pub struct Pending {
     pub cells: Cells,
     pub take: Cells,
     pub base: Json,
+    /// Hashes of what the CRM held when the oldest of its edits was made, as in the ledger.
+    pub snapshot: Vec<u8>,
     pub revision: i64,
     pub attempts: u32,
     /// Of the ledger.
@@ -90,6 +97,11 @@ impl Pending {
         !self.undone.is_empty() && self.take.contains(field_id) && !self.cells.contains(field_id)
     }
 
+    /// A person decided on this cell: changes of other fields do not count.
+    pub fn stands_alone(&self, field_id: u16) -> bool {
+        self.base[field_id.to_string()]["alone"] == true
+    }
+
     /// The cell's edit was forced: it is written over whatever the CRM holds.
     pub fn is_forced(&self, field_id: u16) -> bool {
         self.base[field_id.to_string()]["force"] == true
@@ -105,7 +117,7 @@ pub fn due(
     unsettled: &[(&str, &str)],
 ) -> Result<Vec<Pending>, StoreError> {
     let result = client.update(
-        Cached("SELECT p.shard_key, p.record_key, p.write_id::text AS write_id, l.crm_id, p.cells, p.take, p.base::text AS base, p.revision, p.attempts, l.hashes,
+        Cached("SELECT p.shard_key, p.record_key, p.write_id::text AS write_id, l.crm_id, p.cells, p.take, p.base::text AS base, p.snapshot_hashes, p.revision, p.attempts, l.hashes,
                 (extract(epoch FROM p.changed_at) * 1000)::bigint AS changed_at_ms, p.actor, p.correlation_id, p.folded::text[] AS folded, p.undone::text[] AS undone,
                 ARRAY(SELECT (s.ord - 1)::smallint FROM unnest(l.synced_at) WITH ORDINALITY AS s (at, ord) WHERE s.at IS NOT NULL) AS synced
          FROM crm.pending_write p, LATERAL (
@@ -148,6 +160,9 @@ pub fn due(
             cells: Cells::from_bytes(&row.required::<Vec<u8>>("cells")?),
             take: Cells::from_bytes(&row.optional::<Vec<u8>>("take")?.unwrap_or_default()),
             base: row.json("base")?,
+            snapshot: row
+                .optional::<Vec<u8>>("snapshot_hashes")?
+                .unwrap_or_default(),
             revision: row.required("revision")?,
             attempts: row.required::<i16>("attempts")? as u32,
             hashes: row.optional::<Vec<u8>>("hashes")?.unwrap_or_default(),

@@ -18,12 +18,14 @@ use crate::store::ingest::refetch;
 use crate::store::outcome::Outcome;
 use crate::store::reconcile::accept::{accept, rows_in_use};
 use crate::store::reconcile::outcome::{Resolution, keys_of};
+use crate::store::reconcile::pending_writes::edited_since;
 use crate::store::record::locks;
 use crate::store::record::remove::delete_with_row;
 use crate::store::statement::Cached;
 
-/// Writes down results. Returns those whose record or row another session has locked, or whose row
-/// changed meanwhile, to be written later; and what was taken into rows.
+/// Writes down results. Returns what was written, and those to be written later: another session
+/// has locked their record or row, or their row is to take what the CRM holds and has an edit that
+/// is not folded yet, whose snapshot is of before.
 pub fn resolve(
     client: &mut SpiClient,
     map: &Map,
@@ -35,6 +37,7 @@ pub fn resolve(
         .into_iter()
         .collect();
     locked.extend(rows_in_use(map, &records, &locked, settings)?);
+    locked.extend(unfolded(client, map, &records)?);
     let mut later = Vec::new();
     let mut now = Vec::new();
     for (n, record) in records.drain(..).enumerate() {
@@ -51,7 +54,36 @@ pub fn resolve(
         conflicts(client, map, record)?;
         dead_letter(client, map, record)?;
     }
+    let outdated = now.iter().filter(|r| r.is_outdated);
+    let outdated: Vec<_> = outdated
+        .map(|r| (r.pending.crm_id.as_str(), None))
+        .collect();
+    if !outdated.is_empty() {
+        refetch::ask(client, map.id, &outdated, 0)?;
+    }
     Ok((now, later))
+}
+
+/// Of the records whose rows are to take what the CRM holds, and are locked by now, those with
+/// edits that are not folded yet.
+fn unfolded(
+    client: &SpiClient,
+    map: &Map,
+    records: &[Resolution],
+) -> Result<Vec<usize>, StoreError> {
+    let taking = records.iter().enumerate();
+    let taking: Vec<_> = taking.filter(|(_, r)| !r.accepts.is_empty()).collect();
+    if taking.is_empty() {
+        return Ok(Vec::new());
+    }
+    let keys: Vec<(&str, &str)> = taking.iter().map(|(_, r)| keys_of(r)).collect();
+    let edited: HashSet<(String, String)> = edited_since(client, map, &keys)?.into_iter().collect();
+    let is_edited = |r: &Resolution| {
+        let p = &r.pending;
+        edited.contains(&(p.shard_key.clone(), p.record_key.clone()))
+    };
+    let edited = taking.into_iter().filter(|(_, r)| is_edited(r));
+    Ok(edited.map(|(n, _)| n).collect())
 }
 
 /// Lets an edit wait whose result cannot be written down in any way, with an attempt charged.
@@ -185,23 +217,19 @@ fn pending(client: &mut SpiClient, map: &Map, records: &[Resolution]) -> Result<
         classes.push(class);
         errors.push(error.map(storable_text));
     }
-    let snapshots: Vec<Option<String>> = records
+    let learnt_cells: Vec<Vec<u8>> = records
         .iter()
-        .map(|r| {
-            r.snapshot
-                .as_ref()
-                .map(|(json, _)| storable(&json.to_string()).into_owned())
-        })
+        .map(|r| r.learnt.keys().copied().collect::<Cells>().to_bytes())
         .collect();
-    let snapshot_hashes: Vec<Option<&[u8]>> = records
+    let learnt: Vec<Vec<u8>> = records
         .iter()
-        .map(|r| r.snapshot.as_ref().map(|(_, hash)| hash.as_slice()))
+        .map(|r| r.learnt.values().flatten().copied().collect())
         .collect();
     client.update(
         Cached("WITH r AS MATERIALIZED (
              SELECT * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::bigint[], $8::bool[], $9::text[],
-                                  $10::text[], $11::text[], $12::bytea[], $13::bytea[], $14::text[], $15::text[]::uuid[])
-                  AS r (shard_key, record_key, revision, outcome, base, delay_ms, charged, error_class, error, snapshot, snapshot_hash, take, sent,
+                                  $10::text[], $11::bytea[], $12::bytea[], $13::bytea[], $14::text[], $15::text[]::uuid[])
+                  AS r (shard_key, record_key, revision, outcome, base, delay_ms, charged, error_class, error, learnt_cells, learnt, take, sent,
                         write_id)
          ), gone AS (
              DELETE FROM crm.pending_write p USING r
@@ -216,7 +244,7 @@ fn pending(client: &mut SpiClient, map: &Map, records: &[Resolution]) -> Result<
              attempts = CASE WHEN (p.write_id, p.revision) <> (r.write_id, r.revision) THEN 0 WHEN r.charged THEN p.attempts + 1 ELSE p.attempts END,
              next_attempt_at = CASE WHEN r.outcome = 'retry' THEN now() + r.delay_ms * interval '1 ms' ELSE '-infinity' END,
              error_class = r.error_class, last_error = r.error,
-             snapshot = coalesce(r.snapshot::jsonb, p.snapshot), snapshot_hash = coalesce(r.snapshot_hash, p.snapshot_hash)
+             snapshot_hashes = crm_internal.cells_hash(p.snapshot_hashes, r.learnt_cells, r.learnt)
          FROM r WHERE p.shard_key = r.shard_key AND p.map_id = $1 AND p.record_key = r.record_key AND p.state IN ('queued', 'dead')
                   AND NOT ((p.write_id, p.revision) = (r.write_id, r.revision) AND r.outcome = 'done')"),
         None,
@@ -231,8 +259,8 @@ fn pending(client: &mut SpiClient, map: &Map, records: &[Resolution]) -> Result<
             charges.into(),
             classes.into(),
             errors.iter().map(|e| e.as_deref()).collect::<Vec<Option<&str>>>().into(),
-            snapshots.into(),
-            snapshot_hashes.into(),
+            learnt_cells.into(),
+            learnt.into(),
             records.iter().map(|r| r.pending.take.to_bytes()).collect::<Vec<_>>().into(),
             records.iter().map(|r| r.sent.as_str()).collect::<Vec<_>>().into(),
             records.iter().map(|r| r.pending.write_id.as_str()).collect::<Vec<_>>().into(),

@@ -165,9 +165,15 @@ pub fn relink(
 ) -> Result<bool, StoreError> {
     let rows = client.update(
         Cached(
-            "UPDATE crm.ledger l SET crm_id = $4, hashes = NULL
-             WHERE l.shard_key = $1 AND l.map_id = $2 AND l.record_key = $3
-               AND NOT EXISTS (SELECT FROM crm.ledger x WHERE x.map_id = $2 AND x.crm_id = $4) RETURNING l.record_key",
+            "WITH relinked AS (
+                 UPDATE crm.ledger l SET crm_id = $4, hashes = NULL
+                 WHERE l.shard_key = $1 AND l.map_id = $2 AND l.record_key = $3
+                   AND NOT EXISTS (SELECT FROM crm.ledger x WHERE x.map_id = $2 AND x.crm_id = $4) RETURNING l.record_key
+             ), forgotten AS (
+                 UPDATE crm.pending_write p SET snapshot = NULL, snapshot_hashes = NULL FROM relinked
+                 WHERE p.shard_key = $1 AND p.map_id = $2 AND p.record_key = $3 AND p.state IN ('queued', 'dead')
+             )
+             SELECT record_key FROM relinked",
         ),
         None,
         &[

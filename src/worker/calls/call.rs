@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crm_domain::conflict::{Decision, ShortHash};
-use crm_domain::mapping::ConflictPolicy;
+use crm_domain::mapping::{ConflictPolicy, ConflictScope};
 use crm_domain::{DataType, Value, hex};
 use crm_provider::ReadBatch;
 use crm_provider::record::Field;
@@ -52,7 +52,7 @@ pub fn opening(intent: &Intent) -> intents::Intent<'_> {
             .filter_map(|f| Some((f, f.value.clone()?)))
     };
     let intended: JsonMap<String, Json> = written()
-        .map(|(f, value)| (f.name.clone(), value))
+        .map(|(f, value)| (f.id.to_string(), value))
         .collect();
     intents::Intent {
         write_id: &intent.write_id,
@@ -72,6 +72,8 @@ pub fn edit(intent: &Intent) -> Edit {
         let (field, data_type) = field_of(f);
         EditField {
             sent: Vec::new(),
+            snapshot: None,
+            is_alone: false,
             id: f.id,
             field,
             local: f
@@ -89,6 +91,7 @@ pub fn edit(intent: &Intent) -> Edit {
         attempts: 0,
         fields: fields.collect(),
         strict: true,
+        scope: ConflictScope::Fields,
         changed_at: None,
     }
 }

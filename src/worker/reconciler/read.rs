@@ -175,6 +175,10 @@ pub fn edit(map: &Map, w: &PendingWithRow) -> Edit {
                 local: changes.then(|| w.local.get(&f.id).cloned()).flatten(),
                 // A compensation takes whatever the CRM holds; a person's choice only what that
                 // person saw.
+                snapshot: CellHashes(&p.snapshot)
+                    .get(f.id)
+                    .and_then(|hash| hash.try_into().ok()),
+                is_alone: p.is_forced(f.id) || p.stands_alone(f.id),
                 base: w
                     .bases
                     .get(&f.id)
@@ -195,6 +199,7 @@ pub fn edit(map: &Map, w: &PendingWithRow) -> Edit {
         attempts: p.attempts,
         fields: fields.collect(),
         strict: false,
+        scope: map.conflict_scope,
         changed_at: Some(p.changed_at_ms),
     }
 }

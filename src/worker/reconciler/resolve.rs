@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crm_domain::conflict::{self, Decision};
-use crm_domain::{ErrorClass, Failure, Value, excerpt, snapshot};
+use crm_domain::cells::CellHashes;
+use crm_domain::conflict::{self, Decision, ShortHash};
+use crm_domain::{ErrorClass, Failure, Value, excerpt};
 use serde_json::{Map as JsonMap, Value as Json, json};
 
 use super::audit::Entry;
@@ -31,7 +32,8 @@ pub fn resolve(
         accepts: BTreeMap::new(),
         conflicts: Vec::new(),
         outcome: RecordOutcome::Applied,
-        snapshot: None,
+        learnt: BTreeMap::new(),
+        is_outdated: false,
     };
     let failure = match (w.fault, checked) {
         // A row that is gone has no edits.
@@ -45,18 +47,19 @@ pub fn resolve(
             entry.request_id = Some(checked.request_id).filter(|id| !id.is_empty());
             entry.raced = !checked.raced.is_empty();
             let read = checked.read.unwrap_or_default();
-            settled.snapshot = (!read.is_empty()).then(|| snapshot(map, &read));
+            settled.learnt = unknown(&settled.pending, &read);
             match checked.outcome {
                 Outcome::Done(decisions) => {
-                    decide(
+                    let changed = &checked.changed;
+                    let came = Came {
                         map,
-                        &mut settled,
-                        &mut entry,
-                        &w.local,
-                        &read,
-                        &decisions,
-                        &checked.raced,
-                    );
+                        local: &w.local,
+                        bases: &w.bases,
+                        read: &read,
+                        changed,
+                        raced: &checked.raced,
+                    };
+                    decide(&came, &mut settled, &mut entry, &decisions);
                     None
                 }
                 Outcome::Failed(failure) => {
@@ -102,7 +105,8 @@ pub fn blamed(
         conflicts: Vec::new(),
         outcome: outcome_of(&failure, pending.attempts, max_attempts, map),
         sent,
-        snapshot: None,
+        learnt: BTreeMap::new(),
+        is_outdated: false,
         pending,
     };
     let entry = Entry {
@@ -112,21 +116,63 @@ pub fn blamed(
     (settled, entry)
 }
 
-fn decide(
-    map: &Map,
-    settled: &mut Resolution,
-    entry: &mut Entry,
-    local: &BTreeMap<u16, Value>,
-    read: &BTreeMap<u16, Value>,
-    decisions: &[(u16, Decision)],
-    raced: &[(u16, Value)],
-) {
+/// Fields that were read and of which nobody knew when the edit was made: changes from now on are
+/// noticed.
+fn unknown(pending: &Pending, read: &BTreeMap<u16, Value>) -> BTreeMap<u16, ShortHash> {
+    let snapshot = CellHashes(&pending.snapshot);
+    let fields = read.iter();
+    let fields = fields.filter(|(id, _)| !pending.cells.contains(**id));
+    let fields = fields.filter(|(id, _)| snapshot.get(**id).is_none());
+    fields
+        .map(|(id, value)| (*id, conflict::hash(value)))
+        .collect()
+}
+
+/// What came of an edit.
+struct Came<'a> {
+    map: &'a Map,
+    local: &'a BTreeMap<u16, Value>,
+    /// What each field's edit was based on, if that is known.
+    bases: &'a BTreeMap<u16, ShortHash>,
+    read: &'a BTreeMap<u16, Value>,
+    /// Fields that somebody else changed since the edit was made.
+    changed: &'a [u16],
+    raced: &'a [(u16, Value)],
+}
+
+impl Came<'_> {
+    /// Whether an edit of this field met a change of other fields, and none of its own.
+    fn is_outdated(&self, pending: &Pending, id: u16, crm: Option<&Value>) -> bool {
+        let is_same = self.bases.contains_key(&id) || crm.is_some_and(Value::is_null);
+        let others = self.changed.iter().any(|other| *other != id);
+        pending.cells.contains(id) && is_same && others && !self.changed.contains(&id)
+    }
+
+    /// The names of the fields that others changed beside this one.
+    fn others(&self, id: u16) -> Vec<&str> {
+        let others = self.changed.iter().filter(|other| **other != id);
+        others
+            .filter_map(|other| Some(self.map.field(*other)?.field.name.as_str()))
+            .collect()
+    }
+}
+
+fn decide(came: &Came, settled: &mut Resolution, entry: &mut Entry, decisions: &[(u16, Decision)]) {
+    let Came {
+        map,
+        local,
+        read,
+        changed,
+        raced,
+        ..
+    } = came;
     for (id, decision) in decisions {
         let (ours, theirs) = (local.get(id), read.get(id));
         match decision {
             Decision::Write | Decision::AlreadyApplied => {
                 let Some(value) = ours else { continue };
                 settled.known.insert(*id, conflict::hash(value));
+                settled.learnt.insert(*id, conflict::hash(value));
                 // What is there already was written by an attempt whose response was lost.
                 entry.wrote = true;
                 note(map, &mut entry.fields, *id, ours, theirs);
@@ -139,12 +185,21 @@ fn decide(
             Decision::AcceptCrm => {
                 let Some(crm) = theirs else { continue };
                 settled.known.insert(*id, conflict::hash(crm));
+                if !changed.contains(id) {
+                    settled.learnt.insert(*id, conflict::hash(crm));
+                }
                 let undone = settled.pending.undoes(*id);
                 // A call that was rolled back is reported even where nothing has to be put right.
                 if undone {
                     note_superseded(map, &mut entry.undone, *id, ours, crm);
                 } else if ours != Some(crm) {
                     note_superseded(map, &mut entry.superseded, *id, ours, crm);
+                    if came.is_outdated(&settled.pending, *id, theirs)
+                        && let Some(field) = map.field(*id)
+                    {
+                        settled.is_outdated = true;
+                        entry.superseded[&field.field.name]["because"] = came.others(*id).into();
+                    }
                 }
                 let take = Accepted {
                     crm: crm.clone(),
@@ -158,6 +213,10 @@ fn decide(
                 settled.conflicts.push(Conflict {
                     field_id: *id,
                     kind: match field.map(|f| f.policy) {
+                        _ if came.is_outdated(&settled.pending, *id, theirs) => {
+                            settled.is_outdated = true;
+                            "stale_record"
+                        }
                         Some(crm_domain::mapping::ConflictPolicy::ImmutableAfterBind) => {
                             "immutable"
                         }
@@ -202,15 +261,6 @@ fn note_superseded(
     let Some(field) = map.field(id) else { return };
     let entry = json!({ "new": excerpt::of(crm), "lost": ours.map(excerpt::of) });
     fields.insert(field.field.name.clone(), entry);
-}
-
-fn snapshot(map: &Map, read: &BTreeMap<u16, Value>) -> (Json, Vec<u8>) {
-    let fields: BTreeMap<String, Value> = read
-        .iter()
-        .filter_map(|(id, value)| Some((map.field(*id)?.field.name.clone(), value.clone())))
-        .collect();
-    let hash = snapshot::hash(&fields).as_bytes().to_vec();
-    (snapshot::json(&fields), hash)
 }
 
 pub fn notification(record: &Resolution) -> (&'static str, Option<&str>) {

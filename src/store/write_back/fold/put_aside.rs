@@ -23,9 +23,9 @@ pub fn put_aside(client: &mut SpiClient, at: &Place, error: &str) -> Result<(), 
              UPDATE crm.change c SET record_keys = w.record_keys[w.half + 1:] FROM whole w WHERE c.ctid = w.place
              RETURNING c.*, w.record_keys[:w.half] AS first
          )
-         INSERT INTO crm.change (shard_key, change_id, map_id, record_keys, op, cells, base, write_id, changed_at, actor, correlation_id)
+         INSERT INTO crm.change (shard_key, change_id, map_id, record_keys, op, cells, base, write_id, changed_at, actor, correlation_id, snapshot)
          OVERRIDING SYSTEM VALUE
-         SELECT shard_key, change_id - 1, map_id, first, op, cells, base, write_id, changed_at, actor, correlation_id FROM rest",
+         SELECT shard_key, change_id - 1, map_id, first, op, cells, base, write_id, changed_at, actor, correlation_id, snapshot FROM rest",
         None,
         &place,
     )?;
@@ -48,7 +48,7 @@ pub fn put_aside(client: &mut SpiClient, at: &Place, error: &str) -> Result<(), 
 const PUT_ASIDE: &str = "WITH change AS (
          DELETE FROM crm.change WHERE shard_key = $1 AND change_id = $2 RETURNING *
      ), locked AS MATERIALIZED (
-         SELECT l.shard_key, l.map_id, l.record_key, l.crm_id, l.ctid AS place
+         SELECT l.shard_key, l.map_id, l.record_key, l.crm_id, l.hashes, l.ctid AS place
          FROM change c, unnest(c.record_keys) AS k, LATERAL (
              SELECT ctid, * FROM crm.ledger l WHERE l.shard_key = c.shard_key AND l.map_id = c.map_id AND l.record_key = k FOR UPDATE) l
      ), record AS MATERIALIZED (
@@ -66,8 +66,9 @@ const PUT_ASIDE: &str = "WITH change AS (
          SET state = 'dead', op = excluded.op, cells = excluded.cells, revision = excluded.revision, error_class = 'internal', last_error = $3
          RETURNING q.shard_key, q.map_id, q.record_key, q.op, q.actor
      ), pending AS (
-         INSERT INTO crm.pending_write AS p (shard_key, map_id, record_key, state, cells, actor, folded, error_class, last_error, revision)
-         SELECT shard_key, map_id, record_key, 'dead', checked, actor, CASE WHEN write_id IS NOT NULL THEN ARRAY[write_id] END, 'internal', $3, 1
+         INSERT INTO crm.pending_write AS p (shard_key, map_id, record_key, state, cells, snapshot_hashes, actor, folded, error_class, last_error,
+                                             revision)
+         SELECT shard_key, map_id, record_key, 'dead', checked, hashes, actor, CASE WHEN write_id IS NOT NULL THEN ARRAY[write_id] END, 'internal', $3, 1
          FROM record WHERE crm_internal.cells_count(checked) > 0
          ON CONFLICT (shard_key, map_id, record_key) WHERE state IN ('queued', 'dead') DO UPDATE
          SET state = 'dead', cells = crm_internal.cells_or(p.cells, excluded.cells), folded = p.folded || excluded.folded, error_class = 'internal',

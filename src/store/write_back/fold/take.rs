@@ -51,7 +51,7 @@ pub struct Record {
     pub changed_at: TimestampWithTimeZone,
     pub actor: String,
     /// What its edits of checked cells say of themselves, a JSON array: change_id, cells, base,
-    /// write_id, correlation_id of each.
+    /// write_id, correlation_id, snapshot of each.
     pub notes: Option<String>,
     pub is_deleted: bool,
     /// Its row was inserted though it has a CRM record.
@@ -182,7 +182,7 @@ static QUEUE: LazyLock<String> = LazyLock::new(|| [QUEUED, ON_QUEUED].concat());
 /// Locks the slice and the ledger rows of its records, enters records that are new to the ledger,
 /// and queues plain updates.
 const LOCK: &str = "WITH slice AS MATERIALIZED (
-        SELECT ctid AS place, shard_key, map_id, record_keys, change_id, op, cells, base, write_id, changed_at, actor, correlation_id
+        SELECT ctid AS place, shard_key, map_id, record_keys, change_id, op, cells, base, write_id, changed_at, actor, correlation_id, snapshot
         FROM crm.change WHERE (shard_key, change_id) > ($1, $2) AND (shard_key, change_id) <= ($3, $4)
         ORDER BY shard_key, change_id FOR UPDATE SKIP LOCKED
     ), map AS MATERIALIZED (
@@ -194,7 +194,7 @@ const LOCK: &str = "WITH slice AS MATERIALIZED (
                coalesce(max(s.change_id) FILTER (WHERE s.op = 'd') = max(s.change_id), false) AS is_deleted,
                bool_or(s.op = 'i') AS is_inserted,
                max(s.actor) AS actor,
-               jsonb_agg(jsonb_build_array(s.change_id, encode(s.cells, 'hex'), s.base, s.write_id, s.correlation_id))
+               jsonb_agg(jsonb_build_array(s.change_id, encode(s.cells, 'hex'), s.base, s.write_id, s.correlation_id, s.snapshot))
                    FILTER (WHERE s.base IS NOT NULL OR s.write_id IS NOT NULL OR s.correlation_id IS NOT NULL) AS notes
         FROM slice s, unnest(s.record_keys) AS k (record_key)
         GROUP BY s.shard_key, s.map_id, k.record_key ORDER BY k.record_key, s.map_id, s.shard_key

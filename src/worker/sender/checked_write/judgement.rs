@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crm_domain::conflict::{self, Decision, Sides};
+use crm_domain::conflict::{self, Decision, FieldEdit, RecordField, Sides};
 use crm_domain::{ErrorClass, Failure, Value};
 
-use super::{Checked, Edit, Outcome, Read, values};
+use super::{Checked, Edit, EditField, Outcome, Read, values};
 use crate::worker::link::Link;
 
 /// A record as read, before it is written.
@@ -15,6 +15,8 @@ pub struct Judged {
     pub version: Option<String>,
     pub modified_at: Option<i64>,
     pub decisions: Vec<(u16, Decision)>,
+    /// Fields that somebody else changed since the edit was made.
+    pub changed: Vec<u16>,
 }
 
 impl Judged {
@@ -44,6 +46,7 @@ pub fn judge(link: &Link, edit: &Edit, index: usize, read: Read) -> Result<Judge
                 read: None,
                 version: None,
                 modified_at: None,
+                changed: Vec::new(),
                 decisions: cells.map(|f| (f.id, Decision::Write)).collect(),
             });
         }
@@ -51,35 +54,38 @@ pub fn judge(link: &Link, edit: &Edit, index: usize, read: Read) -> Result<Judge
     };
     let fields = edit.fields.iter().map(|f| (f.id, f.field.clone()));
     let read = values(link, fields, &object).map_err(|f| Box::new(Checked::failed(f)))?;
+    let crm_changed_at = object.modified_at.map(|at| at - link.clock_offset_ms());
+    let record: Vec<RecordField> = edit
+        .fields
+        .iter()
+        .map(|f| record_field(edit, f, &read[&f.id], crm_changed_at))
+        .collect();
+    let mut resolved = conflict::resolve_record(edit.scope, &record).into_iter();
     let mut decisions = Vec::new();
     let mut differs = false;
     for f in &edit.fields {
+        let resolved = resolved.next().flatten();
         let crm = &read[&f.id];
         let moved = f.base.is_some_and(|base| base != conflict::hash(crm));
         differs |= edit.strict && f.compared && moved;
-        let sides = |local| Sides {
-            base: f.base,
-            sent: &f.sent,
-            local,
-            crm,
-            local_changed_at: edit.changed_at,
-            crm_changed_at: object.modified_at.map(|at| at - link.clock_offset_ms()),
+        let decision = match &f.local {
+            _ if f.take && moved => Some(Decision::ManualReview),
+            _ if f.take => Some(Decision::AcceptCrm),
+            Some(local) if edit.strict && local != crm => Some(Decision::Write),
+            _ => resolved,
         };
-        match &f.local {
-            _ if f.take && moved => decisions.push((f.id, Decision::ManualReview)),
-            _ if f.take => decisions.push((f.id, Decision::AcceptCrm)),
-            None => {}
-            Some(local) if local == crm => decisions.push((f.id, Decision::AlreadyApplied)),
-            Some(_) if edit.strict => decisions.push((f.id, Decision::Write)),
-            Some(local) => decisions.push((f.id, conflict::resolve(f.policy, &sides(local)))),
-        }
+        decisions.extend(decision.map(|decision| (f.id, decision)));
     }
+    let fields = edit.fields.iter().zip(&record);
+    let changed = fields.filter(|(_, field)| field.is_changed());
+    let changed = changed.map(|(f, _)| f.id).collect();
     if differs {
         // What is there already needs no second writer.
         return Err(Box::new(Checked {
             request_id: String::new(),
             read: Some(read),
             outcome: Outcome::Conflict,
+            changed,
             raced: Vec::new(),
         }));
     }
@@ -89,5 +95,32 @@ pub fn judge(link: &Link, edit: &Edit, index: usize, read: Read) -> Result<Judge
         version: object.version,
         modified_at: object.modified_at,
         decisions,
+        changed,
     })
+}
+
+fn record_field<'a>(
+    edit: &Edit,
+    f: &'a EditField,
+    crm: &'a Value,
+    crm_changed_at: Option<i64>,
+) -> RecordField<'a> {
+    let edited = f.local.as_ref().filter(|_| !f.take);
+    RecordField {
+        crm,
+        snapshot: f.snapshot,
+        sent: &f.sent,
+        edit: edited.map(|local| FieldEdit {
+            policy: f.policy,
+            is_alone: f.is_alone,
+            sides: Sides {
+                base: f.base,
+                sent: &f.sent,
+                local,
+                crm,
+                local_changed_at: edit.changed_at,
+                crm_changed_at,
+            },
+        }),
+    }
 }

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crm_domain::conflict::{Decision, ShortHash};
-use crm_domain::mapping::ConflictPolicy;
+use crm_domain::mapping::{ConflictPolicy, ConflictScope};
 use crm_domain::{Failure, Value};
 use crm_provider::record::Field;
 use crm_provider::{CrmObject, ReadBatch, WriteKind};
@@ -37,6 +37,8 @@ pub struct Edit {
     /// A caller waits: any difference to the base is a conflict, and a failed read does not keep it
     /// from being written.
     pub strict: bool,
+    /// Which fields count as changed in the CRM, where nobody waits.
+    pub scope: ConflictScope,
     /// When the row was changed, UTC milliseconds.
     pub changed_at: Option<i64>,
 }
@@ -47,9 +49,13 @@ pub struct EditField {
     /// What the CRM should hold; `None`: the edit does not change it.
     pub local: Option<Value>,
     pub base: Option<ShortHash>,
+    /// What the CRM held when the edit was made, if that is known.
+    pub snapshot: Option<ShortHash>,
+    /// Changes of other fields are no reason not to write it.
+    pub is_alone: bool,
     /// What earlier attempts sent; whether it arrived is unknown.
     pub sent: Vec<ShortHash>,
-    /// Whether a difference between base and CRM counts.
+    /// Whether a difference between base and CRM counts for a caller who waits.
     pub compared: bool,
     pub policy: ConflictPolicy,
     /// The row accepts the CRM's value (if that is still the base, where one is given).
@@ -63,6 +69,8 @@ pub struct Checked {
     /// What the CRM held when it was read; `None`: it could not be read.
     pub read: Option<BTreeMap<u16, Value>>,
     pub outcome: Outcome,
+    /// Fields that somebody else changed since the edit was made.
+    pub changed: Vec<u16>,
     /// Values of other writers that the write replaced unknowingly.
     pub raced: Vec<(u16, Value)>,
 }
@@ -82,6 +90,7 @@ impl Checked {
             request_id: String::new(),
             read: None,
             outcome: Outcome::Failed(failure),
+            changed: Vec::new(),
             raced: Vec::new(),
         }
     }
@@ -219,6 +228,7 @@ impl<'a> CheckedWrite<'a> {
                         request_id: request_id.to_owned(),
                         read: judged.read,
                         outcome: Outcome::Done(judged.decisions),
+                        changed: judged.changed,
                         raced: Vec::new(),
                     },
                 )),

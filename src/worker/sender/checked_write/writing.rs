@@ -60,6 +60,7 @@ pub async fn write(
             request_id,
             read: j.read,
             outcome,
+            changed: j.changed,
             raced: raced.remove(&place).unwrap_or_default(),
         };
         (j.index, checked)

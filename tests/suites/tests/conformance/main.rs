@@ -14,6 +14,7 @@ mod guards;
 mod keys;
 mod limits;
 mod requests;
+mod snapshots;
 mod tokens;
 mod values;
 mod volume;

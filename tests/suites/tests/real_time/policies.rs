@@ -10,6 +10,9 @@ crm_suites::with_every_crm!(
     the_last_writer_wins_whatever_the_clocks_say,
 );
 
+/// What a field's policy decides does not depend on the other fields of the record.
+const ONE_BY_ONE: &str = "on_insert => 'ignore', conflict_scope => 'fields'";
+
 async fn each_policy_decides_as_it_says(vendor: Vendor) {
     for (policy, winner) in [
         ("crm_wins", "theirs"),
@@ -19,7 +22,7 @@ async fn each_policy_decides_as_it_says(vendor: Vendor) {
         let live = Live::with(
             &CLUSTER,
             vendor,
-            "on_insert => 'ignore'",
+            ONE_BY_ONE,
             &format!("on_conflict => '{policy}'"),
         )
         .await;
@@ -72,7 +75,7 @@ async fn manual(vendor: Vendor) {
     let live = Live::with(
         &CLUSTER,
         vendor,
-        "on_insert => 'ignore'",
+        ONE_BY_ONE,
         "on_conflict => 'manual_review'",
     )
     .await;

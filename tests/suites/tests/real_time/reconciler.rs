@@ -205,7 +205,7 @@ async fn an_edit_that_waits_can_be_cancelled(vendor: Vendor) {
 }
 
 async fn a_value_that_the_table_refuses_is_a_conflict(vendor: Vendor) {
-    let live = Live::open(&CLUSTER, vendor).await;
+    let live = Live::with(&CLUSTER, vendor, "conflict_scope => 'fields'", "").await;
     live.people(2).await;
     live.db
         .execute("ALTER TABLE people ADD CONSTRAINT no_theirs CHECK (phone <> 'theirs')")
@@ -283,7 +283,7 @@ async fn what_waits_is_shown(vendor: Vendor) {
         .expect_pending("transient");
     // HubSpot's locks are the portal's, whose troubles cost no attempt.
     let tried = match vendor {
-        Vendor::HubSpot => "crm.pending_writes WHERE snapshot IS NOT NULL AND state = 'queued'",
+        Vendor::HubSpot => "crm.pending_writes WHERE last_error IS NOT NULL AND state = 'queued'",
         _ => "crm.pending_writes WHERE attempts >= 1 AND state = 'queued'",
     };
     eventually("it was tried again", async || {

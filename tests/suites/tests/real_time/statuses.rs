@@ -75,7 +75,7 @@ async fn calls_that_fold_into_one_edit_end_with_it(vendor: Vendor) {
 
 async fn calls_wait_for_the_same_person(vendor: Vendor) {
     let policy = "on_conflict => 'manual_review'";
-    let live = Live::with(&CLUSTER, vendor, "on_insert => 'ignore'", policy).await;
+    let live = Live::with(&CLUSTER, vendor, "conflict_scope => 'fields'", policy).await;
     live.people(2).await;
     for (key, winner, state) in [("p1", "local", "committed"), ("p2", "crm", "superseded")] {
         let calls = four_calls(&live, key, false).await;

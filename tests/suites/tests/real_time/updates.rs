@@ -71,7 +71,7 @@ async fn what_the_user_saw_is_what_the_row_held(vendor: Vendor) {
 }
 
 async fn edits_of_one_record_keep_their_order_and_fold(vendor: Vendor) {
-    let live = Live::open(&CLUSTER, vendor).await;
+    let live = Live::with(&CLUSTER, vendor, "conflict_scope => 'fields'", "").await;
     live.people(2).await;
     let name = vendor.name();
     live.db

@@ -211,7 +211,9 @@ impl Walk {
                 (Direction::Inbound, "CRM") => of_records.contains(value) || of_records.is_empty(),
                 _ => of_rows.contains(value) || of_records.contains(value),
             };
-            if !allowed {
+            let gave_way = value.is_empty() || known();
+            let gave_way = gave_way && self.gave_way(key, &ids, field, value).await;
+            if !allowed && !gave_way {
                 return Some(format!(
                     "{about}: the {side} holds '{value}', which nobody has set last; on the row {of_rows:?}, in the CRM {of_records:?}"
                 ));
@@ -220,6 +222,40 @@ impl Walk {
         self.unexplained(key, id, field, &local, &crm)
             .await
             .map(|what| format!("{about}: {what}"))
+    }
+
+    /// Whether an edit of the cell gave way to a change that people made in another field of the
+    /// record, so that both sides hold what was set before it.
+    async fn gave_way(
+        &self,
+        key: &str,
+        ids: &BTreeSet<String>,
+        field: &Field,
+        value: &str,
+    ) -> bool {
+        if self.plan.conflict_scope != "record" {
+            return false;
+        }
+        let vendor = self.plan.vendor;
+        let sql = "SELECT fields -> $2 FROM crm.audit_log
+                   WHERE record_key = $1 AND result = 'superseded' AND fields -> $2 ? 'because'";
+        let name = vendor.field(field.column);
+        let told: Vec<Json> = self.db.all(sql, &[&key, &name]).await;
+        let edited = |blamed: &Json| {
+            let mut fields = self.plan.fields.iter();
+            let field = fields.find(|f| blamed == vendor.field(f.column));
+            field.is_some_and(|f| {
+                f.direction != Direction::Outbound
+                    && ids.iter().any(|id| {
+                        let side = Side::Record(id.clone());
+                        !self.oracle.last(&side, f.column).is_empty()
+                    })
+            })
+        };
+        told.iter().any(|told| {
+            let blamed = told["because"].as_array().into_iter().flatten();
+            plain(&told["new"]) == value && blamed.clone().count() > 0 && blamed.clone().all(edited)
+        })
     }
 
     /// What one side has from the other is in the audit.

@@ -3,6 +3,10 @@
 //! Decided from values alone: what the edit was based on, what the row holds, what the CRM holds.
 //! Clocks count for nothing but the policy that asks for them.
 
+mod record;
+
+pub use record::{FieldEdit, RecordField, resolve_record};
+
 use crate::Value;
 use crate::cells::{HASH_BYTES, short};
 use crate::mapping::ConflictPolicy;
@@ -94,6 +98,11 @@ pub fn resolve(policy: ConflictPolicy, sides: &Sides) -> Decision {
     if !sides.crm_moved() {
         return Decision::Write;
     }
+    settle_by_policy(policy, sides)
+}
+
+/// Both sides changed.
+fn settle_by_policy(policy: ConflictPolicy, sides: &Sides) -> Decision {
     match policy {
         ConflictPolicy::CrmWins | ConflictPolicy::MergeWithAudit => Decision::AcceptCrm,
         ConflictPolicy::LocalWins => Decision::Write,
