@@ -2,6 +2,7 @@
 
 pub mod capture_guard;
 pub mod cell_value;
+pub mod crm_values;
 pub mod delete;
 pub mod fetch;
 pub mod owner;

@@ -15,10 +15,10 @@ use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::row::Columns;
 use crate::store::statement::Cached;
+use crate::store::table::crm_values::{self, Altered, CrmValues};
 use crate::store::table::owner::as_owner_of;
 use crate::store::table::pace::{self, Pace};
 use crate::store::table::read::Bounds;
-use crate::store::table::write::{self, Altered, CrmValues};
 
 /// Refuses values, in JSON objects, that their columns would round. Runs as the table's owner.
 pub fn refuse_rounded<'a>(
@@ -173,7 +173,7 @@ fn as_cast(
     for &place in places {
         let mut values = changes[place].values.clone();
         values.retain(|id, _| cells.contains(id));
-        objects.push(serde_json::Value::Object(write::columns(map, &values)?).to_string());
+        objects.push(serde_json::Value::Object(crm_values::columns(map, &values)?).to_string());
     }
     as_owner_of(map, || {
         Spi::connect_mut(|client| {

@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 
 use crm_domain::{Cells, Value, conflict, hex};
-use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json, json};
@@ -21,16 +20,9 @@ use crate::store::table::owner::as_owner_of;
 use crate::store::table::pace::{self, Pace};
 use crate::store::table::read::{self, Bounds, RowValues, Wanted};
 use crate::store::table::spelling;
-use crate::store::table::transform;
 use crate::store::table::update::{self, Row};
 
-/// Cells of a row, and the values that they are set to.
-pub struct CrmValues<'a> {
-    pub shard_key: &'a str,
-    pub record_key: &'a str,
-    /// By field_id.
-    pub values: BTreeMap<u16, &'a Value>,
-}
+pub use crate::store::table::crm_values::{Altered, CrmValues, columns};
 
 /// What became of rows whose cells were to be set, by their places.
 #[derive(Default)]
@@ -41,9 +33,6 @@ pub struct WriteResult {
     /// What rows hold instead of what they were to hold.
     pub altered: Vec<(usize, Altered)>,
 }
-
-/// Values that the table's own code made, by field_id.
-pub type Altered = BTreeMap<u16, Value>;
 
 /// Sets the cells. `bounds`: for reading what the rows hold then.
 pub fn set(
@@ -126,33 +115,6 @@ fn row(map: &Map, taking: &CrmValues) -> Result<Row, StoreError> {
         record_key: taking.record_key.to_owned(),
         values: Json::Object(columns(map, &taking.values)?).to_string(),
     })
-}
-
-/// Column -> value in the table's types. A value that its column would round or cut is refused: the
-/// CRM's user did not mean another one, and the column's would go back to the CRM.
-pub fn columns(
-    map: &Map,
-    values: &BTreeMap<u16, &Value>,
-) -> Result<JsonMap<String, Json>, StoreError> {
-    let mut object = JsonMap::new();
-    for (id, value) in values {
-        let Some(field) = map.field(*id) else {
-            continue;
-        };
-        if let Some(message) = field.misfit(value) {
-            return Err(StoreError::Postgres {
-                code: PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
-                message,
-            });
-        }
-        let canonical = value.to_json();
-        let value = match &field.transform_in {
-            Some(transform) => transform::transformed(map, transform, &canonical)?,
-            None => field.column_json(&canonical),
-        };
-        object.insert(field.column.clone(), value);
-    }
-    Ok(object)
 }
 
 /// Captures what the table's triggers made of the CRM's values: an edit like any other if edits of
