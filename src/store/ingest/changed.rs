@@ -142,8 +142,8 @@ fn read_rows(
 }
 
 /// Records with edits that are not folded yet, by now that their rows are locked. What the CRM
-/// holds must not go over these edits; and the fold takes their snapshots from the ledger, which is to
-/// know nothing yet that came after them. So the records are read again.
+/// holds must not go over these edits; and the fold takes their snapshots from the ledger, which is
+/// to know nothing yet that came after them. So the records are read again.
 fn edited_meanwhile(
     client: &mut SpiClient,
     map: &Map,
