@@ -30,6 +30,8 @@ pub enum Step {
     Settle,
     /// Rounds are opened and closed.
     Round,
+    /// It is read when a retry is due.
+    NextRetry,
     Fold,
     /// Pending writes are claimed and read.
     ReadEdits,

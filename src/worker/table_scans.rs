@@ -168,7 +168,10 @@ fn scan_until(
 ) -> Result<Progress, StoreError> {
     let bounds = bounds.lenient();
     loop {
-        let progress = transaction(|client| part(client, map, request, &bounds))?;
+        let progress = transaction(|client| {
+            failpoint::reach("recapture::store");
+            part(client, map, request, &bounds)
+        })?;
         failpoint::reach("recapture::part");
         match progress {
             Progress::GoesOn if Instant::now() < until => {}

@@ -27,5 +27,5 @@ mod unlinked;
 
 pub use apply::apply;
 pub use incoming::{Arriving, Field, Incoming, Unreadable};
-pub use quarantine::give_up;
+pub use quarantine::{charge, give_up};
 pub use result::Arrived;

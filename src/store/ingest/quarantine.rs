@@ -12,6 +12,7 @@ use crate::store::error::StoreError;
 use crate::store::ingest::incoming::{Incoming, Unreadable};
 use crate::store::ingest::refetch::{self, Refetch};
 use crate::store::ingest::result::{Arrived, Failing, Note, write_audit};
+use crate::store::map_state;
 use crate::store::record::key::Key;
 use crate::store::record::links;
 use crate::store::statement::Cached;
@@ -171,6 +172,34 @@ pub fn give_up(
     }
     let note = Note::of_quarantine(key, &record.crm_id, None, failure.clone(), NONE.to_owned());
     write_audit(client, connection, map, &[note])
+}
+
+/// Charges a record with an attempt, after which it is read again by itself, or gives it up if it
+/// has none left of `max_attempts`.
+pub fn charge(
+    client: &mut SpiClient,
+    connection: &Connection,
+    map: &Map,
+    record: &Refetch,
+    failure: &Failure,
+    max_attempts: u32,
+) -> Result<(), StoreError> {
+    let (crm_id, into) = (record.crm_id.as_str(), record.merged_into.as_deref());
+    let known = links::linked(client, map, &[crm_id])?;
+    let mut arrived = Arrived::default();
+    arrived.failing.push(Failing {
+        crm_id: crm_id.to_owned(),
+        merged_into: into.map(str::to_owned),
+        by: None,
+        key: known.get(&0).map(|known| known.key.clone()),
+        failure: failure.clone(),
+        fields: NONE.to_owned(),
+    });
+    arrived.charge(client, map, max_attempts)?;
+    if let Some(reason) = &arrived.trouble {
+        map_state::note_error(client, map.id, reason)?;
+    }
+    write_audit(client, connection, map, &arrived.notes)
 }
 
 /// Makes the dead letter; `false`: there is the same one already. Pages overlap, so an unchanged

@@ -207,6 +207,32 @@ pub fn forget(client: &mut SpiClient, map_id: i32, crm_id: &str) -> Result<(), S
     Ok(())
 }
 
+/// Records come again later, and are charged with nothing.
+pub fn postpone(
+    client: &mut SpiClient,
+    map_id: i32,
+    records: &[&Refetch],
+    delay_ms: i64,
+) -> Result<(), StoreError> {
+    client.update(
+        Cached(
+            "UPDATE crm.refetch r SET due_at = now() + $3 * interval '1 ms'
+             FROM unnest($2::text[]) AS k (crm_id) WHERE r.map_id = $1 AND r.crm_id = k.crm_id",
+        ),
+        None,
+        &[
+            map_id.into(),
+            records
+                .iter()
+                .map(|r| r.crm_id.as_str())
+                .collect::<Vec<_>>()
+                .into(),
+            delay_ms.into(),
+        ],
+    )?;
+    Ok(())
+}
+
 /// Records that the CRM would not let us read come again later.
 pub fn failed(
     client: &mut SpiClient,

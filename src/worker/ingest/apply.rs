@@ -22,7 +22,7 @@ use crate::store::notify;
 use crate::store::record::key::Key;
 use crate::store::table::read::READ_TIME;
 use crate::store::transaction::set_lock_timeout;
-use crate::store::{StoreError, map_state, transaction};
+use crate::store::{Fault, StoreError, map_state, transaction};
 use crate::worker::notification::{self, Summary};
 use crate::worker::schedule::LOCKED_RETRY;
 
@@ -31,6 +31,8 @@ pub const OTHERS_SHARE: u32 = 4;
 /// How long a row waits for what it refers to and another session has locked: other records and
 /// maps wait with it.
 const ROW_LOCK_TIMEOUT: &CStr = c"50ms";
+/// How often records that fail alike are tried together before each is tried for itself: minutes.
+const PATIENCE: u32 = 10;
 /// The code of a response that is longer than it may be.
 pub const TOO_LONG: &str = "response_too_long";
 
@@ -50,39 +52,48 @@ pub fn size(records: &[Incoming]) -> usize {
     values.flatten().map(|f| f.value.size() + 16).sum()
 }
 
-/// Applies records in as few parts as will do. A record that cannot be applied is put aside.
+/// Applies records in as few parts as will do. One that cannot be applied is charged with an
+/// attempt, and comes again by itself.
+///
+/// Fails, and charges none, where none is to blame: nothing at all can be stored, or all of them
+/// fail alike. `failures`: how often in a row that was so before.
 pub fn apply_in_parts(
     poll: &PollRequest,
     busy: &Keys,
     records: Vec<Incoming>,
     settings: &Settings,
+    failures: u32,
 ) -> Result<(), StoreError> {
-    let mut rest = records;
-    for is_last in [false, true] {
-        let undone = bisect(rest, StoreError::blames_no_row, |part| {
-            apply(poll, busy, part, None, settings).map(|_| ())
-        });
-        rest = Vec::with_capacity(undone.len());
-        for Undone { items, error } in undone {
-            if error.blames_no_row() {
-                return Err(error);
-            }
-            for mut record in items {
-                let failure = Failure::record(ErrorClass::Internal, "settle", error.message());
-                if is_last {
-                    let reread = poll.reread_of(&record);
-                    transaction(|client| {
-                        ingest::give_up(client, &poll.connection, &poll.map, &reread, &failure)
-                    })?;
-                } else {
-                    record.deleted = false;
-                    record.values = Err(failure.into());
-                    rest.push(record);
-                }
-            }
+    apply(poll, busy, &[], None, settings)?;
+    let count = records.len();
+    let mut undone = bisect(records, StoreError::blames_no_row, |part| {
+        apply(poll, busy, part, None, settings).map(|_| ())
+    });
+    let last_error = |undone: &mut Vec<Undone<Incoming, StoreError>>| undone.pop().map(|u| u.error);
+    if undone.iter().any(|u| u.error.blames_no_row()) {
+        undone.retain(|u| u.error.blames_no_row());
+        return last_error(&mut undone).map_or(Ok(()), Err);
+    }
+    if failures < PATIENCE && !poll.reads_failed() && fail_alike(&undone, count) {
+        return last_error(&mut undone).map_or(Ok(()), Err);
+    }
+    for Undone { items, error } in undone {
+        for record in items {
+            let failure = Failure::record(ErrorClass::Internal, "settle", error.message());
+            let reread = poll.reread_of(&record);
+            transaction(|client| {
+                let most = settings.max_attempts;
+                ingest::charge(client, &poll.connection, &poll.map, &reread, &failure, most)
+            })?;
         }
     }
     Ok(())
+}
+
+/// Whether all of some records fail, for the same reason: then the reason is none of them.
+fn fail_alike(undone: &[Undone<Incoming, StoreError>], count: usize) -> bool {
+    let reasons: HashSet<_> = undone.iter().map(|u| u.error.code()).collect();
+    count > 1 && undone.len() == count && reasons.len() == 1
 }
 
 /// Notes that a request failed: when it is repeated, and what else follows from the failure.
@@ -131,14 +142,21 @@ pub fn fail(
     })
 }
 
-/// What could not be applied comes again later.
-pub fn postpone(poll: &PollRequest, wait: Duration) -> Result<(), StoreError> {
+/// What could not be applied comes again later. Records that failed together are charged with no
+/// attempt, unless `error` may be about one of them.
+pub fn postpone(poll: &PollRequest, wait: Duration, error: &StoreError) -> Result<(), StoreError> {
     let (map_id, wait_ms) = (poll.map.id, wait.as_millis() as i64);
     transaction(|client| match &poll.target {
-        Target::Page { .. } => state::postpone(client, map_id, wait_ms),
+        Target::Page { .. } => {
+            failpoint::reach("ingest::postpone");
+            state::postpone(client, map_id, wait_ms)
+        }
         Target::Records(records) => {
             let records: Vec<&Refetch> = records.iter().collect();
-            refetch::failed(client, map_id, &records, wait_ms)
+            match error.fault() {
+                Fault::Row => refetch::postpone(client, map_id, &records, wait_ms),
+                _ => refetch::failed(client, map_id, &records, wait_ms),
+            }
         }
     })
 }

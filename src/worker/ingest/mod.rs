@@ -28,7 +28,6 @@ use self::polls::Polls;
 use self::request::{PollRequest, PollResult, Source};
 use self::waiters::{IngestWaiter, IngestWaiters};
 use crate::failpoint;
-use crate::store::Fault;
 use crate::store::config::Connection;
 use crate::store::ingest::state::{self, State};
 use crate::store::{StoreError, transaction};
@@ -182,15 +181,12 @@ impl Ingest {
             cx.backoff.succeeded(Owner::Map(map.id), Step::Poll);
             return;
         };
-        if error.is_undefined() && error.fault() != Fault::StaleMapping {
-            return;
-        }
         let wait = cx
             .backoff
             .map_failed(map, Step::Poll, &error, "cannot apply changes of");
         // Others have most of the worker's time, however slow a table's own code is.
         let wait = wait.max(start.elapsed() * OTHERS_SHARE);
-        if let Err(error) = apply::postpone(&poll, wait) {
+        if let Err(error) = apply::postpone(&poll, wait, &error) {
             cx.backoff.failed(Owner::Map(map.id), Step::Poll, &error);
         }
         self.passes.entry(map.id).or_default().failures += 1;
@@ -248,7 +244,8 @@ impl Ingest {
                     "pg_crm applies changes of {} one by one: {error}",
                     map.relation
                 );
-                apply_in_parts(poll, &busy, records, &cx.settings)?;
+                let failures = cx.backoff.failures(Owner::Map(map.id), Step::Poll);
+                apply_in_parts(poll, &busy, records, &cx.settings, failures)?;
                 apply(poll, &busy, &[], Some(&last), &cx.settings)?
             }
         };

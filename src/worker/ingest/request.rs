@@ -38,6 +38,14 @@ impl PollRequest {
         matches!(self.target, Target::Page { .. })
     }
 
+    /// Whether it reads records by themselves that failed before.
+    pub fn reads_failed(&self) -> bool {
+        match &self.target {
+            Target::Records(records) => records.iter().any(|r| r.attempts > 0),
+            Target::Page { .. } => false,
+        }
+    }
+
     /// The request to read a record by itself that brought it, if that was it.
     pub fn reread_of(&self, record: &Incoming) -> Refetch {
         let requested = match &self.target {

@@ -12,8 +12,8 @@ use crate::worker::process::report;
 use crate::worker::schedule::IDLE;
 use crate::worker::step_backoff::{Owner, Step};
 
-/// Attempts at a change that cannot be folded, unless its values are at fault.
-const ATTEMPTS: u32 = 3;
+/// How often changes that all cannot be folded are tried before one of them is blamed: minutes.
+const PATIENCE: u32 = 10;
 
 /// What a turn did.
 #[derive(Default)]
@@ -52,14 +52,15 @@ impl Folder {
     /// Folds a batch; returns what that did, and when to go on.
     ///
     /// A batch that cannot be folded is tried again with half as many changes, until the row at
-    /// fault is alone and is put aside: it holds up neither other records nor other maps.
+    /// fault is alone and is put aside after `pg_crm.max_attempts`: it holds up neither other
+    /// records nor other maps. Where none can be folded, none is to blame, and all of them wait.
     pub fn turn(&mut self, cx: &mut Context) -> (Progress, Duration) {
         let mut folded = None;
         let failures = cx.backoff.failures(Owner::Worker, Step::Fold);
         let most = cx.settings.batch_rows;
         let next = cx.backoff.attempt(Owner::Worker, Step::Fold, || {
             report("folding changes into the ledger");
-            self.fold(most, failures, &mut folded)
+            self.fold(most, (failures, cx.settings.max_attempts), &mut folded)
         });
         let progress = Progress {
             failed: folded.is_none(),
@@ -71,7 +72,7 @@ impl Folder {
     fn fold(
         &mut self,
         most: usize,
-        failures: u32,
+        (failures, max_attempts): (u32, u32),
         folded: &mut Option<Folded>,
     ) -> Result<Duration, StoreError> {
         let rows = self.narrowed.map_or(most, |n| most.min(n));
@@ -95,7 +96,12 @@ impl Folder {
                 Ok(Duration::ZERO)
             }
             Err(error) => match at {
-                Some(at) if error.is_about_values() || failures >= ATTEMPTS => {
+                Some(at) if error.is_about_values() || failures + 1 >= max_attempts => {
+                    let alone = fold::is_alone_at_fault(&at, &error)?;
+                    // The only one: it had all its attempts, or its values are refused.
+                    if alone == Some(false) && failures < PATIENCE {
+                        return Err(error);
+                    }
                     log!("pg_crm sets changes aside that cannot be folded: {error}");
                     let why = error.message();
                     transaction(|client| fold::put_aside(client, &at, &why))?;

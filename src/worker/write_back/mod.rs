@@ -224,7 +224,10 @@ impl WriteBack {
             next = next.min(Duration::from_millis(map.next_write_ms as u64 + 1));
         }
         if idle {
-            next = next.min(cx.backoff.attempt(owner, Step::Round, || next_retry(map)));
+            next = next.min(
+                cx.backoff
+                    .attempt(owner, Step::NextRetry, || next_retry(map)),
+            );
         }
         next
     }

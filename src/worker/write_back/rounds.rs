@@ -8,6 +8,7 @@ use std::time::Duration;
 use crm_domain::Path;
 use serde_json::{Value as Json, json};
 
+use crate::failpoint;
 use crate::store::config::{Connection, Map};
 use crate::store::map_state::{self, Round};
 use crate::store::{StoreError, notify, transaction};
@@ -81,7 +82,10 @@ impl Rounds {
     }
 
     fn begin(&mut self, map: &Map) -> Result<(), StoreError> {
-        transaction(|client| map_state::begin(client, map.id))?;
+        transaction(|client| {
+            failpoint::reach("round::begin");
+            map_state::begin(client, map.id)
+        })?;
         self.due_at_once.remove(&map.id);
         self.open.insert(map.id);
         Ok(())
@@ -89,6 +93,7 @@ impl Rounds {
 
     pub fn end(&mut self, connection: &Connection, map: &Map) -> Result<(), StoreError> {
         transaction(|client| {
+            failpoint::reach("round::end");
             let ended = map_state::end(client, map.id)?;
             let event = ended.map(|round| ended_event(connection, map, &round));
             notify::notify(client, event.into_iter().collect())

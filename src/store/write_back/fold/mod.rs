@@ -26,7 +26,7 @@ pub use put_aside::put_aside;
 use crate::store::error::StoreError;
 use crate::store::row::Columns;
 use crate::store::statement::{Cached, FEW};
-use crate::store::transaction::subtransaction;
+use crate::store::transaction::{subtransaction, transaction};
 use take::{OnQueued, Record};
 
 /// Slices that expect records to be queued already, once one was found.
@@ -93,6 +93,42 @@ pub fn fold(
         after = last;
     }
     Ok(folded)
+}
+
+/// How many changes after one that cannot be folded are tried, to see whether it is to blame.
+const OTHERS: usize = 8;
+
+/// Whether a change after that one can be folded, or could not for another reason. Rolls back what
+/// it tried. `None`: there is no other.
+pub fn is_alone_at_fault(at: &Place, error: &StoreError) -> Result<Option<bool>, StoreError> {
+    let mut after = at.clone();
+    for tried in 0..OTHERS {
+        let mut is_last = false;
+        let trial = transaction(|client| {
+            let Some((last, records)) = slice_end(client, &after, 1)? else {
+                is_last = true;
+                return Ok(());
+            };
+            let slice = take::Slice {
+                after: &after.clone(),
+                last: &last,
+                records,
+            };
+            after = last.clone();
+            let taken = take::take(client, &slice, OnQueued::Merge)?;
+            fold_involved(client, taken.involved)?;
+            // Nothing of it stays.
+            Err(StoreError::Postponed)
+        });
+        match trial {
+            Ok(()) if is_last => return Ok((tried > 0).then_some(false)),
+            Err(StoreError::Postponed) => return Ok(Some(true)),
+            Err(other) if other.blames_no_row() => return Err(other),
+            Err(other) if other.code() != error.code() => return Ok(Some(true)),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(Some(false))
 }
 
 /// The records that need more than a place in the queue. Their ledger rows are locked by now, so

@@ -88,6 +88,147 @@ async fn what_fails_for_a_while_is_done_in_the_end() {
     }
 }
 
+/// The same for what goes on beside it.
+#[tokio::test]
+async fn what_goes_on_beside_write_back_is_done_in_the_end_too() {
+    let (cluster, desk) = desk(Vendor::Stub).await;
+    let ids = desk.link(20).await;
+    both_ways(&desk).await;
+    desk.ingest().await;
+    let people = desk.crm.vendor.people();
+    for point in [
+        "round::begin",
+        "round::end",
+        "ingest::store",
+        "ingest::before_commit",
+        "reconcile_read::store",
+        "reconcile_settle::store",
+        "recapture::store",
+    ] {
+        arm(&desk, &format!("{point}:error:3")).await;
+        desk.crm.forget(&desk.db).await;
+        match point {
+            "ingest::store" | "ingest::before_commit" => {
+                for id in &ids {
+                    let edit = json!({"phone": point});
+                    desk.crm.edit(&desk.db, people, id, &edit).await;
+                }
+            }
+            "recapture::store" => {
+                desk.db
+                    .execute(&format!(
+                        "ALTER TABLE people ALTER COLUMN phone TYPE text USING '{point}'"
+                    ))
+                    .await;
+            }
+            _ => {
+                desk.db
+                    .execute(&format!(
+                        "UPDATE people SET phone = '{point}', first_name = '{point}'"
+                    ))
+                    .await;
+            }
+        }
+        eventually("the edit is on both sides", async || {
+            let sql = "SELECT crm.ingest_now(timeout => '2 s')";
+            let _: bool = desk.db.one(sql, &[]).await;
+            desk.db.flush().await;
+            let rows = format!("people WHERE phone = '{point}'");
+            let arrived = desk.db.count(&rows).await == 20
+                && desk.field("p7", "phone").await == point
+                && times(&cluster, point) == 3;
+            arrived.then_some(())
+        })
+        .await;
+        assert_eq!(times(&cluster, point), 3, "{point}");
+        let asked = desk.crm.asked(&desk.db).await.len();
+        assert!(asked < 100, "{asked} requests after {point}");
+        assert_eq!(desk.db.count("crm.dead_letters").await, 0, "{point}");
+        arm(&desk, "").await;
+        desk.settle().await;
+    }
+}
+
+/// A fault of pg_crm's own tables, which no record causes, for longer than its attempts take.
+#[tokio::test]
+async fn a_general_fault_is_nobodys() {
+    for (table, event, edit) in [
+        ("ingest_state", "UPDATE", "crm"),
+        ("ledger", "UPDATE", "crm"),
+        ("audit_log", "INSERT", "crm"),
+        ("queue", "INSERT", "rows"),
+        ("change", "DELETE", "rows"),
+    ] {
+        let (_cluster, desk) = desk(Vendor::Stub).await;
+        let ids = desk.link(20).await;
+        rest(&desk).await;
+        let sql = format!(
+            "SELECT crm.map_field({}, 'title', '{}', direction => 'bidirectional')",
+            desk.map,
+            desk.crm.vendor.field("title")
+        );
+        desk.db.execute(&sql).await;
+        rest(&desk).await;
+        desk.ingest().await;
+        desk.db
+            .execute(&format!(
+                "CREATE FUNCTION fault() RETURNS trigger LANGUAGE plpgsql AS $$
+                 BEGIN RAISE check_violation USING MESSAGE = 'a general fault'; END $$;
+                 CREATE TRIGGER fault AFTER {event} ON crm.{table} FOR EACH ROW WHEN (current_query() IS NULL) EXECUTE FUNCTION fault()"
+            ))
+            .await;
+        desk.crm.forget(&desk.db).await;
+        match edit {
+            "crm" => {
+                for id in &ids {
+                    let edit = json!({"title": "new"});
+                    desk.crm
+                        .edit(&desk.db, desk.crm.vendor.people(), id, &edit)
+                        .await;
+                }
+            }
+            _ => desk.db.execute("UPDATE people SET last_name = 'new'").await,
+        }
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(5) {
+            let _: bool = desk
+                .db
+                .one("SELECT crm.ingest_now(timeout => '1 s')", &[])
+                .await;
+            begin(&desk).await;
+        }
+        let asked = desk.crm.asked(&desk.db).await.len();
+        assert!(
+            asked < 60,
+            "{asked} requests while {table} cannot be written"
+        );
+        assert_eq!(desk.db.count("crm.dead_letters").await, 0, "{table} {edit}");
+        assert_eq!(
+            desk.db.count("crm.refetch WHERE attempts > 0").await,
+            0,
+            "{table} {edit}"
+        );
+        desk.db
+            .execute(&format!("DROP TRIGGER fault ON crm.{table}"))
+            .await;
+        eventually("everything came to an end", async || {
+            let _: bool = desk
+                .db
+                .one("SELECT crm.ingest_now(timeout => '2 s')", &[])
+                .await;
+            desk.db.flush().await;
+            let rows = match edit {
+                "crm" => "people WHERE title = 'new'",
+                _ => "people WHERE last_name = 'new'",
+            };
+            (desk.db.count(rows).await == 20 && desk.db.count("crm.queue").await == 0).then_some(())
+        })
+        .await;
+        assert_eq!(desk.db.count("crm.dead_letters").await, 0, "{table} {edit}");
+        desk.settle().await;
+    }
+}
+
 /// One record fails whenever it is touched: it alone ends as a dead letter, after as many attempts
 /// as there may be.
 #[tokio::test]
