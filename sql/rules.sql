@@ -36,6 +36,8 @@ BEGIN
             -- A text that begins with a visible ASCII character is not blank: a cheap test for most rows.
             WHEN f.data_type IN ('text', 'choice', 'reference') THEN
                 format('(%1$s IS NULL OR ascii(%1$s::text) NOT BETWEEN 33 AND 126 AND %2$s IS NULL)', v, filled)
+            -- JSON null is no value either.
+            WHEN f.data_type = 'json' THEN format('coalesce(%s, ''null'') = ''null''', filled)
             ELSE format('%s IS NULL', v) END;
     END IF;
     IF f.validation ? 'min' THEN

@@ -24,6 +24,38 @@ async fn desk() -> Desk {
     desk
 }
 
+/// What the CRM would be sent as no value is none for the rule, whatever the column calls it.
+#[tokio::test]
+async fn no_value_is_refused_in_every_form() {
+    let desk = Desk::open_with(&CLUSTER, Vendor::Stub, "on_insert => 'create'").await;
+    let map = desk.map;
+    let rule = r#"validation => '{"nullable": false}'"#;
+    desk.db
+        .execute(&format!(
+            "ALTER TABLE people ADD js json, ADD words text;
+             SELECT crm.map_field({map}, c::name, 'x_' || c, {rule}) FROM unnest(ARRAY['extra', 'js', 'interests']) AS c;
+             SELECT crm.map_field({map}, 'words', 'x_words', data_type => 'multi_choice', {rule});
+             INSERT INTO people (id, last_name, extra, js, interests, words) VALUES ('p1', 'One', '{{}}', '[null]', '{{a}}', 'a')"
+        ))
+        .await;
+    desk.settle().await;
+    for none in [
+        "extra = NULL",
+        "extra = 'null'",
+        "js = E'\\n null\\t'",
+        "interests = '{}'",
+        "interests = '{NULL}'",
+        "words = ' ; ;'",
+    ] {
+        let error = desk.db.error(&format!("UPDATE people SET {none}")).await;
+        assert_eq!(error.code().code(), "23514", "{none}: {error:?}");
+    }
+    desk.db
+        .execute("UPDATE people SET extra = '\"null\"', js = '[]'")
+        .await;
+    desk.settle().await;
+}
+
 #[tokio::test]
 async fn the_error_names_relation_column_rule_and_record() {
     let desk = desk().await;
