@@ -28,6 +28,10 @@ pub struct FieldDescription {
     /// Whether no other type will do, because what is asked of the CRM depends on it.
     #[serde(default)]
     pub is_typed: bool,
+    /// Types in whose form no value is taken, though the field holds text: a number or a boolean
+    /// where the vendor wants a string.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refused_types: Vec<DataType>,
     /// The vendor's own word for its type.
     pub crm_type: String,
     /// In characters as the vendor counts them.

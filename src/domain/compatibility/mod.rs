@@ -82,7 +82,8 @@ fn judge_field(
             names.join("' or '")
         )
     };
-    let pair = match field.is_typed && !field.data_types.contains(&data_type) {
+    let is_refused = writes && field.refused_types.contains(&data_type);
+    let pair = match (field.is_typed || is_refused) && !field.data_types.contains(&data_type) {
         true => Pair::Never,
         false => pairs::pair(data_type, &field.data_types, writes, direction.reads_crm()),
     };

@@ -173,6 +173,34 @@ fn types_go_together_always_sometimes_or_never() {
     }
 }
 
+#[test]
+fn what_a_text_field_refuses_is_an_error_where_it_is_written() {
+    let strict = FieldDescription {
+        refused_types: vec![DataType::Number, DataType::Boolean],
+        crm_type: "string".to_owned(),
+        ..field("f", DataType::Text)
+    };
+    for (data_type, direction, expected) in [
+        ("number", "outbound", &["error type_mismatch f"][..]),
+        ("boolean", "bidirectional", &["error type_mismatch f"]),
+        ("number", "inbound", &["warning type_doubtful f"]),
+        ("date", "outbound", &[]),
+        ("text", "outbound", &[]),
+    ] {
+        let mapping = one(mapped("f", direction, data_type));
+        let found = found(vec![strict.clone()], mapping.clone());
+        assert_eq!(found, expected, "{data_type} {direction}");
+        if found.first().is_some_and(|f| f.starts_with("error")) {
+            let description = Description {
+                fields: vec![strict.clone()],
+                ..Description::default()
+            };
+            let hint = &judge(&description, &mapping).unwrap()[0].hint;
+            assert_eq!(hint, "In the CRM it is a string: data_type => 'text'.");
+        }
+    }
+}
+
 fn mapped_number(name: &str, direction: &str) -> MappedField {
     mapped(name, direction, "number")
 }

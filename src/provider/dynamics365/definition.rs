@@ -67,6 +67,9 @@ pub(super) struct Detail {
     pub logical_name: String,
     max_length: Option<i64>,
     precision: Option<u32>,
+    /// Of money: 0, unless it has the precision of its currency or of the organisation.
+    #[serde(default)]
+    precision_source: u32,
     date_time_behavior: Option<Held>,
     option_set: Option<OptionSet>,
     global_option_set: Option<OptionSet>,
@@ -199,7 +202,9 @@ impl Definition {
             label: label.unwrap_or_default().to_owned(),
             crm_type: attribute.kind().to_owned(),
             max_length: room.filter(|&length| length > 0),
-            scale: detail.and_then(|detail| detail.precision),
+            scale: detail
+                .filter(|detail| detail.precision_source == 0)
+                .and_then(|detail| detail.precision),
             required: attribute.is_required(),
             createable: attribute.is_valid_for_create,
             updateable: attribute.is_valid_for_update,
@@ -208,6 +213,11 @@ impl Definition {
                 || (attribute.kind() == "String" && self.is_alternate_key(name)),
             is_closed: matches!(data_types[..], [DataType::Choice | DataType::MultiChoice]),
             choices,
+            // What is a string to Dataverse is a string in JSON.
+            refused_types: match data_types.first() {
+                Some(DataType::Text) => vec![DataType::Number, DataType::Boolean],
+                _ => Vec::new(),
+            },
             data_types,
             // It is read by another name than a column of any other type.
             is_typed: attribute.is_lookup(),

@@ -29,7 +29,7 @@ const OPTIONS: &str =
     "LogicalName&$expand=OptionSet($select=Options),GlobalOptionSet($select=Options)";
 
 /// What columns of one type alone have is told of that type alone.
-const DETAILS: [(&str, &str); 8] = [
+const DETAILS: [(&str, &str); 9] = [
     ("String", "LogicalName,MaxLength"),
     ("Memo", "LogicalName,MaxLength"),
     ("DateTime", "LogicalName,DateTimeBehavior"),
@@ -37,8 +37,9 @@ const DETAILS: [(&str, &str); 8] = [
     ("MultiSelectPicklist", OPTIONS),
     ("State", OPTIONS),
     ("Status", OPTIONS),
-    // Money has its currency's as a rule, and floating point numbers none.
+    // Of floating point numbers it is how people see them.
     ("Decimal", "LogicalName,Precision"),
+    ("Money", "LogicalName,Precision,PrecisionSource"),
 ];
 
 #[derive(Deserialize)]

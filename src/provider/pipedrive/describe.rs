@@ -157,6 +157,10 @@ impl Describe {
         }
         let mut fields: Vec<_> = std::mem::take(&mut self.fields).into_values().collect();
         for field in &mut fields {
+            // What is a string to Pipedrive is a string in JSON.
+            if field.data_types.first() == Some(&Text) {
+                field.refused_types = vec![Number, Boolean, MultiChoice];
+            }
             field.is_key =
                 field.data_types.contains(&Text) && lookup::holds_keys(self.object, &field.name);
         }

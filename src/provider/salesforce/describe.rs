@@ -87,6 +87,13 @@ fn field(field: Field) -> FieldDescription {
         is_closed: field.restricted_picklist,
         name: field.name,
         label: field.label,
+        // What is a string to Salesforce is a string in JSON.
+        refused_types: match data_types.first() {
+            Some(DataType::Text | DataType::Choice | DataType::MultiChoice) => {
+                vec![DataType::Number, DataType::Boolean]
+            }
+            _ => Vec::new(),
+        },
         data_types: data_types.to_vec(),
         crm_type: field.r#type,
         ..FieldDescription::default()

@@ -107,6 +107,15 @@ fn field(field: Field) -> FieldDescription {
         is_closed: false,
         name: field.api_name,
         label: field.field_label,
+        // What is a string to Zoho is a string in JSON.
+        refused_types: match data_types.first() {
+            Some(DataType::Text) => {
+                use DataType::{Boolean, MultiChoice, Number, Reference};
+                vec![Number, Boolean, MultiChoice, Reference]
+            }
+            Some(DataType::Choice) => vec![DataType::Number, DataType::Boolean],
+            _ => Vec::new(),
+        },
         data_types: data_types.to_vec(),
         crm_type: field.data_type,
         ..FieldDescription::default()

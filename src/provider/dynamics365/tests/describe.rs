@@ -44,16 +44,16 @@ fn column(name: &str, kind: &str, more: Json) -> Json {
 }
 
 /// Answers to a batch of questions, in the order of its parts.
-fn definition(columns: Json, keys: Json, led: Json, details: [Json; 8]) -> Response {
+fn definition(columns: Json, keys: Json, led: Json, details: [Json; 9]) -> Response {
     let parts = [columns, keys, led].into_iter().chain(details);
     batched(200, &parts.map(list).collect::<Vec<_>>())
 }
 
-fn nothing() -> [Json; 8] {
+fn nothing() -> [Json; 9] {
     std::array::from_fn(|_| json!([]))
 }
 
-fn of(columns: Json, keys: Json, led: Json, details: [Json; 8]) -> Description {
+fn of(columns: Json, keys: Json, led: Json, details: [Json; 9]) -> Description {
     let (result, _) = describe("contacts", |n, _| match n {
         0 => tables(),
         _ => definition(columns.clone(), keys.clone(), led.clone(), details.clone()),
@@ -81,7 +81,7 @@ fn the_table_is_found_and_asked_for_in_one_batch() {
     );
     assert!(log.requests[1].repeatable, "it changes nothing");
     let asked: Vec<String> = parts(&log.requests[1]).into_iter().map(|p| p.0).collect();
-    assert_eq!(asked.len(), 11);
+    assert_eq!(asked.len(), 12);
     let root = "GET /api/data/v9.2/EntityDefinitions(LogicalName=%27contact%27)";
     for line in &asked {
         assert!(line.starts_with(root), "{line}");
@@ -107,6 +107,10 @@ fn columns_are_told_in_our_words() {
         json!([{ "LogicalName": "source", "OptionSet": options, "GlobalOptionSet": options }]);
     details[4] = json!([{ "LogicalName": "tags", "OptionSet": null, "GlobalOptionSet": options }]);
     details[7] = json!([{ "LogicalName": "points", "Precision": 4 }]);
+    details[8] = json!([
+        { "LogicalName": "price", "Precision": 3, "PrecisionSource": 0 },
+        { "LogicalName": "revenue", "Precision": 3, "PrecisionSource": 2 },
+    ]);
     let required = json!({ "RequiredLevel": { "Value": "SystemRequired" } });
     let recommended = json!({ "RequiredLevel": { "Value": "ApplicationRequired" } });
     let read_only = json!({ "IsValidForCreate": false, "IsValidForUpdate": false });
@@ -121,6 +125,8 @@ fn columns_are_told_in_our_words() {
             column("seen", "DateTimeType", json!({})),
             column("untold", "DateTimeType", json!({})),
             column("points", "DecimalType", json!({})),
+            column("price", "MoneyType", json!({})),
+            column("revenue", "MoneyType", json!({})),
             column("source", "PicklistType", json!({})),
             column(
                 "sourcename",
@@ -162,6 +168,11 @@ fn columns_are_told_in_our_words() {
     assert_eq!(keys, ["firstname", "contactid"]);
     assert!(field("versionnumber").is_read_only());
     assert_eq!(field("points").scale, Some(4));
+    assert_eq!(field("price").scale, Some(3));
+    assert_eq!(field("revenue").scale, None, "its currency's");
+    let refused = &field("firstname").refused_types;
+    assert_eq!(refused, &[DataType::Number, DataType::Boolean]);
+    assert_eq!(field("points").refused_types, []);
     assert_eq!(field("versionnumber").scale, None);
     for (name, types) in [
         ("versionnumber", &[DataType::Number][..]),
@@ -271,7 +282,7 @@ fn only_a_set_that_is_none_is_unknown() {
         let (within, _) = describe("contacts", |n, _| match n {
             0 => tables(),
             _ => {
-                let mut parts: Vec<Response> = (0..11).map(|_| list(json!([]))).collect();
+                let mut parts: Vec<Response> = (0..12).map(|_| list(json!([]))).collect();
                 parts[1] = refusal.clone();
                 batched(200, &parts)
             }

@@ -167,7 +167,13 @@ fn of_kind(object: &Object, word: &str) -> Result<(Vec<Json>, bool), DataverseEr
         "String" | "Memo" => |field| json!({"MaxLength": field.spec.length}),
         "Decimal" | "Money" => |field| {
             let (most, _) = org::decimals(&field.spec.native);
-            json!({"Precision": field.spec.scale, "MaxValue": most, "MinValue": -most})
+            let mut own =
+                json!({"Precision": field.spec.scale, "MaxValue": most, "MinValue": -most});
+            if field.spec.native == "Money" {
+                // The column's own, not the currency's.
+                own["PrecisionSource"] = 0.into();
+            }
+            own
         },
         "DateTime" => |field| {
             let (format, behaviour) = match field.spec.native.as_str() {

@@ -10,11 +10,13 @@ use crate::CLUSTER;
 crm_suites::with_every_crm!(
     what_the_suites_map_fits,
     a_mapping_that_cannot_work_is_refused,
+    numbers_on_text_fields_arrive_or_are_refused,
     many_fields_are_mapped_with_few_questions,
 );
 crm_suites::with_more_crms!(
     what_the_suites_map_fits,
     a_mapping_that_cannot_work_is_refused,
+    numbers_on_text_fields_arrive_or_are_refused,
     many_fields_are_mapped_with_few_questions,
 );
 
@@ -82,6 +84,45 @@ async fn a_mapping_that_cannot_work_is_refused(vendor: Vendor) {
     assert!(error.hint().is_some_and(|hint| hint.contains("inbound")));
     let sql = format!("SELECT crm.map_field({map}, 'seen', '{fixed}', direction => 'inbound')");
     desk.db.execute(&sql).await;
+}
+
+/// A number or a boolean reaches a text field as its text, or the mapping says what to do.
+async fn numbers_on_text_fields_arrive_or_are_refused(vendor: Vendor) {
+    let desk = Desk::open_with(&CLUSTER, vendor, "on_insert => 'create'").await;
+    let field = vendor.field("title");
+    for (column, key, value, as_text) in [
+        ("score", "p1", "1.50", "1.50"),
+        ("opted_out", "p2", "true", "true"),
+    ] {
+        let map = |data_type: &str| {
+            format!(
+                "SELECT crm.map_field({}, '{column}', '{field}', direction => 'outbound'{data_type})",
+                desk.map
+            )
+        };
+        let session = desk.db.session().await;
+        if matches!(vendor, Vendor::Stub | Vendor::HubSpot) {
+            session.execute(&map("")).await;
+        } else {
+            let error = desk.db.error(&map("")).await;
+            assert_eq!(error.code().code(), "42804", "{error:?}");
+            let hint = error.hint().unwrap_or_default();
+            assert!(hint.contains("data_type => 'text'"), "{error:?}");
+            session.execute(&map(", data_type => 'text'")).await;
+        }
+        let insert = format!(
+            "INSERT INTO people (id, last_name, {column}) VALUES ('{key}', 'One', {value})"
+        );
+        desk.db.execute(&insert).await;
+        desk.db.drain().await;
+        assert_eq!(desk.db.count("crm.dead_letters").await, 0);
+        if !matches!(vendor, Vendor::Stub | Vendor::HubSpot) {
+            assert_eq!(desk.field(key, "title").await, as_text);
+        }
+        session
+            .execute(&format!("SELECT crm.unmap_field({}, '{column}')", desk.map))
+            .await;
+    }
 }
 
 async fn many_fields_are_mapped_with_few_questions(vendor: Vendor) {
