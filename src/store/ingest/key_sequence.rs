@@ -17,28 +17,40 @@ const DRAWS: i64 = 1000;
 /// another round.
 const ROUNDS: usize = 3;
 
-/// An ascending sequence.
+/// A key takes at most all but this part of the values that are left.
+const SPARED: i128 = 16;
+
 pub(super) struct Sequence {
     pub oid: pg_sys::Oid,
     pub start: i64,
+    /// Negative: it descends.
     pub increment: i64,
-    pub max: i64,
+    /// The last value that it has.
+    pub end: i64,
 }
 
 impl Sequence {
-    /// Sees to it that the key is not drawn from now on. Runs as the table's owner. Keys that the
-    /// sequence does not reach are none of its business.
-    pub fn leave_behind(&self, key: i64) -> Result<(), StoreError> {
-        if key < self.start || key > self.max {
+    /// Sees to it that the keys are not drawn from now on. Runs as the table's owner.
+    ///
+    /// Keys that the sequence does not reach are none of its business. Nor are those so close to
+    /// its end that hardly a value would be left: one record does not use up a sequence.
+    pub fn leave_behind(&self, keys: impl Iterator<Item = i64>) -> Result<(), StoreError> {
+        let (start, end) = (i128::from(self.start), i128::from(self.end));
+        let room = self.steps(self.last()?, end);
+        let reached = keys.map(i128::from).filter(|&key| {
+            let left = self.steps(key, end);
+            self.steps(start, key) >= 0 && left >= 0 && left >= room / SPARED
+        });
+        let Some(key) = reached.max_by_key(|&key| self.steps(start, key)) else {
             return Ok(());
-        }
+        };
         for _ in 0..ROUNDS {
             let draws = self.draws_to(key)?;
             if draws == 0 {
                 return Ok(());
             }
             // Close to its end, drawing fails.
-            if draws > DRAWS || key > self.max - self.increment {
+            if draws > DRAWS || self.steps(key, end) <= 1 {
                 break;
             }
             call(
@@ -50,8 +62,17 @@ impl Sequence {
         self.jump(key)
     }
 
-    /// How often to draw until the key is reached.
-    fn draws_to(&self, key: i64) -> Result<i64, StoreError> {
+    /// How many values lie from the one to the other in the direction of the sequence, rounded up;
+    /// negative: the other lies behind.
+    fn steps(&self, from: i128, to: i128) -> i128 {
+        let increment = i128::from(self.increment);
+        let gap = (to - from) * increment.signum();
+        let step = increment.abs();
+        gap.div_euclid(step) + i128::from(gap.rem_euclid(step) > 0)
+    }
+
+    /// What was drawn last.
+    fn last(&self) -> Result<i128, StoreError> {
         let last = Spi::connect_mut(|client| {
             client
                 .update(
@@ -62,13 +83,17 @@ impl Sequence {
                 .first()
                 .get_one::<i64>()
         })?;
-        let increment = i128::from(self.increment);
-        let last = last.map_or(i128::from(self.start) - increment, i128::from);
-        let gap = (i128::from(key) - last).max(0);
-        Ok(i64::try_from((gap + increment - 1) / increment).unwrap_or(i64::MAX))
+        let before_start = i128::from(self.start) - i128::from(self.increment);
+        Ok(last.map_or(before_start, i128::from))
     }
 
-    fn jump(&self, key: i64) -> Result<(), StoreError> {
+    /// How often to draw until the key is reached.
+    fn draws_to(&self, key: i128) -> Result<i64, StoreError> {
+        let draws = self.steps(self.last()?, key).max(0);
+        Ok(i64::try_from(draws).unwrap_or(i64::MAX))
+    }
+
+    fn jump(&self, key: i128) -> Result<(), StoreError> {
         const MODE: i32 = pg_sys::ShareRowExclusiveLock as i32;
         // SAFETY: inside a transaction, whose end would release the lock. Whoever draws takes
         // RowExclusiveLock.
@@ -82,7 +107,8 @@ impl Sequence {
             call(
                 "SELECT pg_catalog.setval($1::pg_catalog.regclass, $2)",
                 self.oid,
-                key,
+                // One of the table's keys.
+                key as i64,
             )?;
         }
         // SAFETY: taken above. What setval() did is there at once, for everybody.

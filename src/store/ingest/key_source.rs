@@ -44,7 +44,7 @@ pub fn key_source(client: &SpiClient, map: &Map) -> Result<KeySource, StoreError
 fn sequence(client: &SpiClient, map: &Map) -> Result<Option<Sequence>, StoreError> {
     let mut rows = client.select(
         Cached(
-            "SELECT s.seqrelid, s.seqstart, s.seqincrement, s.seqmax
+            "SELECT s.seqrelid, s.seqstart, s.seqincrement, CASE WHEN s.seqincrement > 0 THEN s.seqmax ELSE s.seqmin END AS seqend
              FROM crm.object_map m JOIN pg_attribute a ON a.attrelid = m.relation AND a.attname = $2
              CROSS JOIN LATERAL (
                  SELECT d.objid FROM pg_depend d
@@ -54,7 +54,7 @@ fn sequence(client: &SpiClient, map: &Map) -> Result<Option<Sequence>, StoreErro
                  SELECT d.refobjid FROM pg_attrdef f JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
                  WHERE f.adrelid = a.attrelid AND f.adnum = a.attnum AND d.refclassid = 'pg_class'::regclass) AS named (oid)
              JOIN pg_sequence s ON s.seqrelid = named.oid
-             WHERE m.map_id = $1 AND s.seqincrement > 0 AND NOT s.seqcycle",
+             WHERE m.map_id = $1 AND NOT s.seqcycle",
         ),
         None,
         &[map.id.into(), map.key.name.as_str().into()],
@@ -66,6 +66,6 @@ fn sequence(client: &SpiClient, map: &Map) -> Result<Option<Sequence>, StoreErro
         oid: row.required("seqrelid")?,
         start: row.required("seqstart")?,
         increment: row.required("seqincrement")?,
-        max: row.required("seqmax")?,
+        end: row.required("seqend")?,
     }))
 }

@@ -189,9 +189,8 @@ fn insert_rows(
             }
             if names.contains(&map.key.name)
                 && let Some(sequence) = &source.sequence
-                && let Some(last) = keys.iter().filter_map(|k| k.record_key.parse().ok()).max()
             {
-                sequence.leave_behind(last)?;
+                sequence.leave_behind(keys.iter().filter_map(|k| k.record_key.parse().ok()))?;
             }
             Ok(keys)
         })
