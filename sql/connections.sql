@@ -10,15 +10,25 @@ CREATE FUNCTION crm_internal.do_create_connection(caller bytea, name text, provi
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     who CONSTANT oid := crm_internal.verified(caller);
+    other text;
     id int;
 BEGIN
-    IF coalesce(name, '') = '' THEN
+    IF crm_internal.filled(name) IS NULL THEN
         RAISE invalid_parameter_value USING MESSAGE = 'a connection must have a name',
             HINT = 'For example: crm.create_connection(''acme'', ''hubspot'', …).';
+    END IF;
+    IF crm_internal.filled(name) <> name THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'the name of a connection cannot begin or end with white space',
+            HINT = format('For example %L.', crm_internal.filled(name));
     END IF;
     IF EXISTS (SELECT FROM crm.connection k WHERE k.name = do_create_connection.name) THEN
         RAISE duplicate_object USING MESSAGE = format('connection "%s" already exists', name),
             HINT = 'crm.set_credentials() changes its credentials; crm.drop_connection() removes it.';
+    END IF;
+    SELECT k.name INTO other FROM crm.connection k WHERE lower(k.name) = lower(do_create_connection.name) LIMIT 1;
+    IF FOUND THEN
+        RAISE NOTICE 'connection "%" differs from "%" by case alone', name, other
+            USING HINT = 'Names of connections are case-sensitive: these are two.';
     END IF;
     PERFORM crm_internal.check_connection(provider, base_url, coalesce(options, '{}'));
     PERFORM crm_internal.check_credentials(provider, coalesce(options, '{}'), coalesce(credentials, '{}'));

@@ -39,9 +39,13 @@ BEGIN
     IF m.ingest IS NOT NULL THEN
         PERFORM crm_internal.check_choice('ingest', m.ingest, '{on,off}');
     END IF;
-    IF coalesce(m.crm_object, '') = '' THEN
+    IF crm_internal.filled(m.crm_object) IS NULL THEN
         RAISE invalid_parameter_value USING MESSAGE = 'crm_object must name the CRM''s object',
             HINT = 'For example Contact (Salesforce) or contacts (HubSpot).';
+    END IF;
+    IF crm_internal.filled(m.crm_object) <> m.crm_object OR m.crm_object ~ '[[:space:][:cntrl:]]' THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('crm_object "%s" contains white space', m.crm_object),
+            HINT = 'It is the name in the CRM''s API, for example Contact (Salesforce) or contacts (HubSpot).';
     END IF;
     SELECT relkind INTO kind FROM pg_class WHERE oid = m.relation;
     IF kind IS NULL OR kind NOT IN ('r', 'p') THEN

@@ -21,6 +21,41 @@ async fn one_object_by_two_spellings() {
 }
 
 #[tokio::test]
+async fn names_that_are_blank_or_look_like_others() {
+    let desk = Desk::open(&CLUSTER, Vendor::Stub).await;
+    for (object, message) in [
+        ("''", "must name"),
+        ("E'\\t'", "must name"),
+        ("U&'\\00a0'", "must name"),
+        ("'lead '", "white space"),
+        ("U&'\\00a0lead'", "white space"),
+        ("'le ad'", "white space"),
+    ] {
+        let map = format!("SELECT crm.map_object('stub', 'people', {object})");
+        refused(&desk, &map, "22023", message, "Contact").await;
+    }
+    for (name, message) in [
+        ("''", "must have a name"),
+        ("'  '", "must have a name"),
+        ("U&'\\3000'", "must have a name"),
+        ("U&'s\\00a0'", "white space"),
+        ("' s'", "white space"),
+    ] {
+        let create = format!("SELECT crm.create_connection({name}, 'stub')");
+        refused(&desk, &create, "22023", message, "For example").await;
+    }
+    let session = desk.db.session().await;
+    session
+        .execute("SET log_min_messages = notice; SELECT crm.create_connection('sTuB', 'stub')")
+        .await;
+    assert!(
+        CLUSTER
+            .log()
+            .contains(r#""sTuB" differs from "stub" by case alone"#)
+    );
+}
+
+#[tokio::test]
 async fn tables_that_lose_their_rows() {
     let desk = Desk::open(&CLUSTER, Vendor::Stub).await;
     desk.db
