@@ -5,7 +5,8 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 -- CRMs use UTF-8, and the worker passes it to PostgreSQL: in another encoding it would be stored as other characters.
-DO $$
+CREATE SCHEMA crm_internal;
+CREATE FUNCTION crm_internal.require_utf8() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF getdatabaseencoding() <> 'UTF8' THEN
         RAISE feature_not_supported USING
@@ -15,9 +16,10 @@ BEGIN
             HINT = 'CREATE DATABASE … ENCODING ''UTF8'' TEMPLATE template0, and move the tables there with pg_dump.';
     END IF;
 END $$;
+SELECT crm_internal.require_utf8();
+DROP FUNCTION crm_internal.require_utf8();
 
 CREATE SCHEMA crm;
-CREATE SCHEMA crm_internal;
 CREATE SCHEMA crm_stub;
 
 COMMENT ON SCHEMA crm IS 'pg_crm: synchronises tables with CRMs';

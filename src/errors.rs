@@ -12,6 +12,9 @@ use pgrx::prelude::*;
 /// Languages internal and c, whose numbers are fixed.
 const COMPILED: [u32; 2] = [12, 13];
 
+/// The schemas of pg_crm.
+const OURS: [&CStr; 3] = [c"crm", c"crm_internal", c"crm_stub"];
+
 /// Called while the library is loaded.
 pub fn make_no_backtraces() {
     const ASKED_BY: &str = "RUST_LIB_BACKTRACE";
@@ -72,7 +75,7 @@ unsafe fn is_ours(schema: pg_sys::Oid) -> bool {
     // SAFETY: a syscache look-up.
     let is_named =
         |name: &CStr| schema == unsafe { pg_sys::get_namespace_oid(name.as_ptr(), true) };
-    schema != pg_sys::InvalidOid && (is_named(c"crm") || is_named(c"crm_internal"))
+    schema != pg_sys::InvalidOid && OURS.into_iter().any(is_named)
 }
 
 unsafe extern "C-unwind" {

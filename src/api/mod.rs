@@ -27,7 +27,10 @@ use crate::store::StoreError;
 
 /// Raises an error as Postgres's own do: what, why, and what to do about it.
 pub fn raise(code: PgSqlErrorCode, message: String, detail: Option<String>, hint: &str) -> ! {
-    let mut report = ErrorReport::new(code, message, "pg_crm").set_hint(hint);
+    let mut report = ErrorReport::new(code, message, "pg_crm");
+    if !hint.is_empty() {
+        report = report.set_hint(hint);
+    }
     if let Some(detail) = detail {
         report = report.set_detail(detail);
     }
@@ -37,11 +40,16 @@ pub fn raise(code: PgSqlErrorCode, message: String, detail: Option<String>, hint
 
 /// The value, or the error as Postgres's own do it.
 pub fn or_raise<T>(result: Result<T, StoreError>) -> T {
+    or_raise_with(result, "")
+}
+
+/// The same, with a HINT.
+pub fn or_raise_with<T>(result: Result<T, StoreError>, hint: &str) -> T {
     result.unwrap_or_else(|error| {
         let code = error
             .code()
             .unwrap_or(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR);
-        raise(code, error.message(), None, "")
+        raise(code, error.message(), None, hint)
     })
 }
 

@@ -9,8 +9,9 @@ use pgrx::prelude::*;
 use serde_json::{Map as JsonMap, Value as Json};
 
 use crate::api::write::target::{Target, no_row};
-use crate::api::{or_raise, raise};
+use crate::api::{or_raise, or_raise_with, raise};
 use crate::settings;
+use crate::store::StoreError;
 use crate::store::calls::caller::Record;
 use crate::store::config::MappedField;
 use crate::store::rights;
@@ -44,9 +45,11 @@ pub fn bases(
 ) -> BTreeMap<u16, conflict::ShortHash> {
     if let Some((fields, base)) = given {
         let base = Json::Object(base.clone());
-        let values = or_raise(rights::pinned(|| {
-            cell_value::of_object(&target.map, fields, &base)
-        }));
+        let values = rights::pinned(|| cell_value::of_object(&target.map, fields, &base));
+        let values = or_raise_with(
+            values,
+            "base holds what was read of the row: column -> value, in the form in which the CRM is sent it.",
+        );
         return values
             .into_iter()
             .map(|(id, value)| (id, conflict::hash(&value)))
@@ -88,7 +91,11 @@ pub fn change_row(
     let found = Spi::connect_mut(|client| update::update(client, &target.map, &columns, &rows));
     drop(ours);
     if or_raise(found).is_empty() {
-        no_row(target)
+        // It is locked, and was visible.
+        or_raise_with::<()>(
+            Err(StoreError::prevented("changed")),
+            "Nothing was changed. An UPDATE of your own would change nothing either.",
+        );
     }
     let intended = row_values(target, &edit.cells);
     let unstorable_reason =
