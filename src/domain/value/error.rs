@@ -19,6 +19,8 @@ pub enum ValueError {
     OutOfRange { expected: DataType, found: String },
     #[error("{found} is not a date: it has a time of day other than midnight UTC")]
     NotMidnight { found: String },
+    #[error("{found} is not one choice: it contains a semicolon, which separates choices")]
+    Separated { found: String },
 }
 
 impl ValueError {
@@ -48,6 +50,12 @@ impl ValueError {
     pub(super) fn not_midnight(text: &str) -> Self {
         ValueError::NotMidnight {
             found: quoted(text),
+        }
+    }
+
+    pub(super) fn separated(word: &str) -> Self {
+        ValueError::Separated {
+            found: quoted(word),
         }
     }
 

@@ -98,9 +98,21 @@ impl Value {
         };
         let text = text.trim_matches(is_blank);
         if data_type == DataType::MultiChoice && text.starts_with('[') {
-            return Value::from_json(data_type, &parse_json(data_type, text)?);
+            return Value::from_row(data_type, &parse_json(data_type, text)?);
         }
         Value::from_text(data_type, text)
+    }
+
+    /// Reads JSON that a row holds, or a function made of it. A choice of a list that holds a `;`
+    /// is none: a CRM would take it for several.
+    pub fn from_row(data_type: DataType, json: &Json) -> Result<Value, ValueError> {
+        if let (DataType::MultiChoice, Json::Array(items)) = (data_type, json) {
+            let mut words = items.iter().filter_map(Json::as_str);
+            if let Some(word) = words.find(|word| word.contains(';')) {
+                return Err(ValueError::separated(word));
+            }
+        }
+        Value::from_json(data_type, json)
     }
 
     /// Reads JSON leniently, as the vendors' APIs need it: numbers, booleans and moments may be

@@ -35,7 +35,7 @@ pub fn raw_value_of(f: &MappedField, text: Option<&str>) -> Result<Value, CellEr
 
 pub fn from_json_text(data_type: DataType, text: &str) -> Result<Value, CellError> {
     let json = serde_json::from_str(text)?;
-    Ok(Value::from_json(data_type, &json)?)
+    Ok(Value::from_row(data_type, &json)?)
 }
 
 /// What columns would be sent as if the row held what a JSON object says, in the table's own types.
