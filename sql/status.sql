@@ -176,7 +176,8 @@ COMMENT ON COLUMN crm.status.worker IS 'state of the background worker: running,
 COMMENT ON COLUMN crm.status.circuit IS
     'of the connection: closed; open: the CRM failed at least three times in a row, and no requests are sent for a while; half-open: '
     'the next request shows whether it has recovered';
-COMMENT ON COLUMN crm.status.capture IS 'on; off: edits of the table are not captured';
+COMMENT ON COLUMN crm.status.capture IS
+    'on; off: edits of the table are not captured. A single session with session_replication_role = replica: crm.check(deep => true) finds what it wrote';
 COMMENT ON COLUMN crm.status.capture_trouble IS 'why edits are not captured, and how to fix it; NULL: they are, or the map is disabled';
 
 CREATE VIEW crm.cell_status AS

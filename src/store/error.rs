@@ -7,6 +7,10 @@ use pgrx::pg_sys::panic::CaughtError;
 
 use crate::store::statement::names;
 
+/// What to do about code of a table that names something without its schema.
+const OWN_PATH: &str = "pg_crm runs the functions of a table with search_path pg_catalog, pg_temp: \
+     if one of them relies on another, ALTER FUNCTION ... SET search_path, or name the schema";
+
 /// Why a transaction failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -98,7 +102,14 @@ impl StoreError {
             Fault::Row => ErrorClass::Mapping,
             Fault::StaleMapping | Fault::NotReached | Fault::MayPass => ErrorClass::Transient,
         };
-        Failure::record(class, code, self.message())
+        let message = match self {
+            // An application's own session may have found it.
+            StoreError::Postgres { message, .. } if self.is_undefined() => {
+                format!("{message} ({OWN_PATH})")
+            }
+            _ => self.message(),
+        };
+        Failure::record(class, code, message)
     }
 
     pub fn code(&self) -> Option<PgSqlErrorCode> {
