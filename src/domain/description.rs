@@ -65,6 +65,14 @@ pub struct FieldDescription {
     pub is_closed: bool,
 }
 
+impl FieldDescription {
+    /// Whether the CRM alone gives the field its values, as it does a time of modification: they
+    /// change with every write, ours too, and say nothing of what a person did.
+    pub fn is_computed(&self) -> bool {
+        !self.crm_type.is_empty() && !self.createable && !self.updateable
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Choice {

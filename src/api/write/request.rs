@@ -29,6 +29,7 @@ pub fn ask_to_write(
             && !edit.force
             && (edit.compares_base
                 || target.map.conflict_scope == ConflictScope::Record
+                    && !f.described.is_computed()
                 || edit.cells.contains(f.id));
         let base = edit.bases.get(&f.id).filter(|_| !edit.force);
         intent_field(f, value.map(|(_, value)| value), base, compared)

@@ -9,7 +9,7 @@ use pgrx::prelude::*;
 
 use crate::store::error::StoreError;
 use crate::store::row::Columns;
-use crate::store::statement::Uncached;
+use crate::store::statement::{Cached, Uncached};
 use crate::store::table::owner::as_owner_of_table;
 
 /// Rows that are read at most.
@@ -34,13 +34,27 @@ pub fn count(
     data_type: DataType,
     rules: &Rules,
 ) -> Result<Count, StoreError> {
-    let (name, column) = Spi::get_two_with_args::<String, String>(
-        "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), pg_catalog.quote_ident($2)
-         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
-         WHERE c.oid OPERATOR(pg_catalog.=) $1",
-        &[relation.into(), column.into()],
-    )?;
-    let (Some(name), Some(column)) = (name, column) else {
+    let names = Spi::connect(|client| {
+        let mut rows = client.select(
+            Cached(
+                "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) AS name, pg_catalog.quote_ident($2) AS column_name
+                 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+                 WHERE c.oid OPERATOR(pg_catalog.=) $1",
+            ),
+            None,
+            &[relation.into(), column.into()],
+        )?;
+        rows.next()
+            .map(|row| {
+                Ok::<(String, String), StoreError>((
+                    row.required("name")?,
+                    row.required("column_name")?,
+                ))
+            })
+            .transpose()
+    })?;
+    // The table was dropped meanwhile.
+    let Some((name, column)) = names else {
         return Ok(Count {
             violating: 0,
             rows: 0,

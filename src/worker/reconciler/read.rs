@@ -177,6 +177,7 @@ pub fn edit(map: &Map, w: &PendingWithRow) -> Edit {
                 // person saw.
                 snapshot: CellHashes(&p.snapshot)
                     .get(f.id)
+                    .filter(|_| !f.described.is_computed())
                     .and_then(|hash| hash.try_into().ok()),
                 is_alone: p.is_forced(f.id) || p.stands_alone(f.id),
                 base: w

@@ -180,3 +180,39 @@ async fn a_row_that_goes_while_its_edit_is_on_its_way_leaves_no_conflict() {
     assert_eq!(live.db.count("crm.conflicts").await, 0);
     live.db.assert_checked().await;
 }
+
+/// A time of modification changes with our own writes: the next edit does not give way to it.
+#[tokio::test]
+async fn what_the_crm_computes_is_no_reason_to_give_way() {
+    for (vendor, field) in [
+        (Vendor::Salesforce, "LastModifiedDate"),
+        (Vendor::HubSpot, "lastmodifieddate"),
+    ] {
+        let live = Live::open(&CLUSTER, vendor).await;
+        live.db
+            .execute("ALTER TABLE people ADD modified timestamptz")
+            .await;
+        let sql = "SELECT crm.map_field($1, 'modified', $2, direction => 'inbound')";
+        live.db.rows(sql, &[&live.map, &field]).await;
+        live.people(1).await;
+        eventually("the CRM has described the field", async || {
+            let sql = "crm.field_map WHERE column_name = 'modified' AND described IS NOT NULL";
+            (live.db.count(sql).await == 1).then_some(())
+        })
+        .await;
+        live.edit_in_crm("p1", json!({"last_name": "Known"})).await;
+        live.ingest().await;
+        for phone in ["1", "2"] {
+            live.write("p1", json!({ "phone": phone })).await;
+            live.db
+                .execute(&format!("UPDATE people SET first_name = 'n{phone}'"))
+                .await;
+            live.quiet().await;
+            live.assert_both("p1", "phone", phone).await;
+            live.assert_both("p1", "first_name", &format!("n{phone}"))
+                .await;
+        }
+        live.ingest().await;
+        live.agree().await;
+    }
+}
