@@ -10,9 +10,7 @@ use crate::store::statement::Cached;
 
 pub fn begin(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
     client.update(
-        Cached("UPDATE crm.map_state SET round_start = now(), round_total = 0, round_done = 0, round_written = 0, round_failed = 0,
-                 round_error = NULL
-         WHERE map_id = $1 AND round_start IS NULL"),
+        Cached("UPDATE crm.map_state SET round_start = now(), round_total = 0, round_done = 0, round_written = 0, round_failed = 0 WHERE map_id = $1 AND round_start IS NULL"),
         None,
         &[map_id.into()],
     )?;
@@ -55,7 +53,6 @@ pub fn add_progress(
     client.update(
         Cached("UPDATE crm.map_state
          SET round_done = round_done + $2, round_written = round_written + $3, round_failed = round_failed + $4,
-             round_error = CASE WHEN $4 > 0 THEN coalesce($5, round_error) ELSE round_error END,
              last_success = CASE WHEN $3 > 0 THEN now() ELSE last_success END,
              last_error = coalesce($5, last_error), last_error_at = CASE WHEN $5 IS NULL THEN last_error_at ELSE now() END
          WHERE map_id = $1"),
@@ -85,7 +82,6 @@ pub struct Round {
     pub records: i64,
     pub written: i64,
     pub failed: i64,
-    pub error: Option<String>,
 }
 
 /// Ends the round, if it had any records; the next begins a write_interval from now.
@@ -95,7 +91,7 @@ pub fn end(client: &mut SpiClient, map_id: i32) -> Result<Option<Round>, StoreEr
     let mut rows = client.update(
         Cached("UPDATE crm.map_state s SET round_start = NULL, next_write_at = now() + m.write_interval
          FROM crm.object_map m WHERE m.map_id = s.map_id AND s.map_id = $1
-         RETURNING s.round_total, s.round_written, s.round_failed, s.round_error"),
+         RETURNING s.round_total, s.round_written, s.round_failed"),
         None,
         &[map_id.into()],
     )?;
@@ -106,7 +102,6 @@ pub fn end(client: &mut SpiClient, map_id: i32) -> Result<Option<Round>, StoreEr
         records: row.required("round_total")?,
         written: row.required("round_written")?,
         failed: row.required("round_failed")?,
-        error: row.optional("round_error")?,
     };
     Ok(Some(round).filter(|round| round.records > 0))
 }

@@ -6,9 +6,6 @@ use serde_json::{Value as Json, json};
 /// PostgreSQL takes less than 8,000 bytes.
 const LONGEST: usize = 7_900;
 
-/// Characters of an error in the event of a round: of four bytes each, and escaped, it fits.
-const LONGEST_ERROR: usize = 500;
-
 /// The record that an event speaks of.
 pub struct Subject<'a> {
     pub connection: &'a str,
@@ -32,8 +29,9 @@ pub struct Summary<'a> {
 }
 
 /// An event of a whole round or pass. `name`: sync_started, sync_completed or sync_failed.
-pub fn summary(name: &str, summary: &Summary, error: Option<&str>) -> String {
-    let error: Option<String> = error.map(|e| e.chars().take(LONGEST_ERROR).collect());
+///
+/// Any role may LISTEN: the reason of a failure, which can quote values, is in `crm.status`.
+pub fn summary(name: &str, summary: &Summary) -> String {
     json!({
         "event": format!("integration.crm.{name}"),
         "connection": summary.connection,
@@ -41,7 +39,6 @@ pub fn summary(name: &str, summary: &Summary, error: Option<&str>) -> String {
         "relation": summary.relation,
         "path": summary.path.name(),
         "counts": summary.counts,
-        "error": error,
     })
     .to_string()
 }

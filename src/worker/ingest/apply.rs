@@ -116,7 +116,7 @@ pub fn fail(
     transaction(|client| {
         map_state::note_error(client, map.id, &reason)?;
         if is_first && poll.is_page() {
-            let event = pass_event("sync_failed", poll, None, Some(&reason));
+            let event = pass_event("sync_failed", poll, None);
             notify::notify(client, vec![event])?;
         }
         match target {
@@ -229,13 +229,13 @@ pub fn apply(
             .map(|key| conflict(connection, map, key));
         let mut events: Vec<String> = conflicts.collect();
         if arrived.is_first {
-            events.push(pass_event("sync_started", poll, None, None));
+            events.push(pass_event("sync_started", poll, None));
         }
         let next = last.and_then(|last| last.result.next.as_ref());
         if next.is_some_and(|(_, more)| !more)
             && let Some(pass) = state::end_pass(client, map.id)?
         {
-            events.push(pass_event("sync_completed", poll, Some(&pass), None));
+            events.push(pass_event("sync_completed", poll, Some(&pass)));
         }
         notify::notify(client, events)?;
         if let Some(reason) = &arrived.trouble {
@@ -305,7 +305,7 @@ fn conflict(connection: &Connection, map: &Map, key: &Key) -> String {
 }
 
 /// The event of a pass through the CRM's changes.
-fn pass_event(name: &str, poll: &PollRequest, pass: Option<&Pass>, error: Option<&str>) -> String {
+fn pass_event(name: &str, poll: &PollRequest, pass: Option<&Pass>) -> String {
     let counts = match pass {
         Some(pass) => json!({ "read": pass.read, "applied": pass.applied }),
         None => json!({}),
@@ -317,7 +317,7 @@ fn pass_event(name: &str, poll: &PollRequest, pass: Option<&Pass>, error: Option
         path: Path::Ingest,
         counts,
     };
-    notification::summary(name, &summary, error)
+    notification::summary(name, &summary)
 }
 
 /// Whether what was requested is what the map maps now.

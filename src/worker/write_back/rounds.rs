@@ -113,7 +113,7 @@ impl Rounds {
 /// The event of a round whose first records are claimed.
 pub fn started(connection: &Connection, map: &Map) -> String {
     let summary = summary(connection, map, json!({}));
-    notification::summary("sync_started", &summary, None)
+    notification::summary("sync_started", &summary)
 }
 
 /// The event of a round that ended: it failed if the CRM accepted none of its records.
@@ -128,7 +128,7 @@ fn ended_event(connection: &Connection, map: &Map, round: &Round) -> String {
         "failed": round.failed,
     });
     let summary = summary(connection, map, counts);
-    notification::summary(name, &summary, round.error.as_deref())
+    notification::summary(name, &summary)
 }
 
 fn summary<'a>(connection: &'a Connection, map: &'a Map, counts: Json) -> Summary<'a> {

@@ -64,7 +64,6 @@ async fn rounds_and_passes_are_reported(vendor: Vendor) {
     assert_eq!(round[0]["event"], "integration.crm.sync_started");
     let counts = json!({ "records": 3, "written": 3, "failed": 0 });
     assert_eq!(round[1]["counts"], counts);
-    assert_eq!(round[1]["error"], Json::Null);
 
     // Our own writes come back, and a round has nothing to send: nobody hears of either.
     desk.ingest().await;
@@ -90,7 +89,6 @@ async fn rounds_and_passes_are_reported(vendor: Vendor) {
     let round = heard.until("sync_failed", "batch", desk.map).await;
     let counts = json!({ "records": 1, "written": 0, "failed": 1 });
     assert_eq!(round[1]["counts"], counts);
-    assert!(round[1]["error"].is_string(), "{round:?}");
     desk.crm.relent(&desk.db).await;
     desk.db.assert_checked().await;
 }
