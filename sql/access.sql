@@ -195,6 +195,7 @@ BEGIN
                                        'crm.drop_connection().'
                 WHEN 'credential' THEN 'Use crm.set_credentials().'
                 WHEN 'object_map' THEN 'Use crm.map_object(), crm.alter_map(), crm.pause(), crm.resume() and crm.unmap_object().'
+                WHEN 'scan_request' THEN 'Use crm.push().'
                 WHEN 'access' THEN 'A superuser calls crm.grant_access().'
                 ELSE 'Use crm.map_field(), crm.alter_field() and crm.unmap_field().' END;
     END IF;
@@ -214,3 +215,6 @@ CREATE TRIGGER guarded BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.boun
     FOR EACH STATEMENT EXECUTE FUNCTION crm_internal.refuse_direct_change();
 CREATE TRIGGER guarded BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON crm.access
     FOR EACH STATEMENT EXECUTE FUNCTION crm_internal.refuse_direct_change();
+-- A condition runs with the rights of the table's owner.
+CREATE TRIGGER guarded AFTER INSERT OR UPDATE ON crm.scan_request
+    FOR EACH ROW WHEN (NEW.condition IS NOT NULL) EXECUTE FUNCTION crm_internal.refuse_direct_change();

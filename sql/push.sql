@@ -33,9 +33,13 @@ BEGIN
         RAISE object_not_in_prerequisite_state USING MESSAGE = format('map %s has no column that is written to the CRM', map_id),
             HINT = 'crm.map_field() maps one.';
     END IF;
+    IF length(condition) > 10000 THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'the condition is longer than 10,000 characters',
+            HINT = 'Mark the rows in a column of their own, and push those.';
+    END IF;
     PERFORM crm_internal.check_condition(m.map_id, condition);
-    INSERT INTO crm.scan_request (map_id, task, cells, condition, reason, actor)
-    VALUES (m.map_id, 'push', cells, condition, 'crm.push()',
+    INSERT INTO crm.scan_request (map_id, task, cells, condition, owner, reason, actor)
+    VALUES (m.map_id, 'push', cells, condition, (SELECT pg_get_userbyid(c.relowner) FROM pg_class c WHERE c.oid = m.relation), 'crm.push()',
             session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), ''))
     RETURNING request_id INTO id;
     PERFORM crm_internal.notify_worker(false);

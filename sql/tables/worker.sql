@@ -32,14 +32,12 @@ CREATE TABLE crm.map_state (
     round_total   bigint NOT NULL DEFAULT 0,
     round_done    bigint NOT NULL DEFAULT 0,
     round_written bigint NOT NULL DEFAULT 0,
-    round_failed  bigint NOT NULL DEFAULT 0,
-    round_error   text
+    round_failed  bigint NOT NULL DEFAULT 0
 );
 COMMENT ON TABLE crm.map_state IS 'what each map is doing; maintained by the worker, not dumped';
 COMMENT ON COLUMN crm.map_state.reason IS 'why the map is stopped (state error)';
 COMMENT ON COLUMN crm.map_state.round_written IS 'records of the running or the last round that the CRM accepted';
 COMMENT ON COLUMN crm.map_state.round_failed IS 'attempts of that round that failed';
-COMMENT ON COLUMN crm.map_state.round_error IS 'the last error of that round';
 COMMENT ON COLUMN crm.map_state.stale IS 'true: its table was altered, and the worker has not rebuilt the map yet';
 
 CREATE TABLE crm.claim (
@@ -68,6 +66,7 @@ CREATE TABLE crm.scan_request (
     lost_rows    bool NOT NULL DEFAULT false,
     cells        bytea,
     condition    text,
+    owner        name,
     reason       text NOT NULL,
     actor        text NOT NULL,
     requested_at timestamptz NOT NULL DEFAULT now(),
@@ -83,6 +82,7 @@ COMMENT ON TABLE crm.scan_request IS
 COMMENT ON COLUMN crm.scan_request.task IS 'recapture: the newest request of a map represents all; push: each is a scan of its own';
 COMMENT ON COLUMN crm.scan_request.cells IS 'push: the cells to be written, as in crm.change; NULL: all, those mapped later too';
 COMMENT ON COLUMN crm.scan_request.condition IS 'push: an SQL condition over the columns of the table; NULL: every row';
+COMMENT ON COLUMN crm.scan_request.owner IS 'push: the owner of the table when it was asked for; it ends if the table has another one';
 COMMENT ON COLUMN crm.scan_request.new_rows IS 'true: rows without a ledger entry are captured as inserts (crm.recapture())';
 COMMENT ON COLUMN crm.scan_request.new_since IS
     'rows that were there in this snapshot are no new ones; NULL: all rows without a ledger entry are';

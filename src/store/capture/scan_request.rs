@@ -7,6 +7,7 @@ use crm_domain::Cells;
 use pgrx::spi::SpiClient;
 
 use crate::store::error::StoreError;
+use crate::store::map_state;
 use crate::store::record::key::Key;
 use crate::store::row::Columns;
 use crate::store::statement::Cached;
@@ -62,7 +63,11 @@ pub fn requests(client: &mut SpiClient) -> Result<Vec<Request>, StoreError> {
         Cached(
             "SELECT DISTINCT ON (r.map_id, CASE r.task WHEN 'push' THEN r.request_id END)
                     r.request_id, r.map_id, r.task = 'push' AS is_push, r.new_rows, r.new_since::text AS new_since, r.lost_rows,
-                    r.phase = 'ledger' AS is_ledger, r.cells, r.condition, r.actor, r.after_shard, r.after_key, r.compared, r.marked
+                    r.phase = 'ledger' AS is_ledger, r.cells,
+                    -- Never with the rights of another owner than the one who asked.
+                    CASE WHEN r.condition IS NOT NULL THEN
+                        format('CASE WHEN CURRENT_USER OPERATOR(pg_catalog.=) %L THEN (%s%s) END', r.owner, r.condition, chr(10))
+                    END AS condition, r.actor, r.after_shard, r.after_key, r.compared, r.marked
              FROM crm.scan_request r ORDER BY r.map_id, CASE r.task WHEN 'push' THEN r.request_id END NULLS FIRST, r.request_id DESC",
         ),
         None,
@@ -104,8 +109,23 @@ pub fn requests(client: &mut SpiClient) -> Result<Vec<Request>, StoreError> {
     Ok(requests)
 }
 
-/// Locks a request before a part of its work; `false`: it was cancelled.
+/// Locks a request before a part of its work; `false`: it was cancelled, or ends because its table
+/// has another owner than when it was asked for.
 pub fn lock(client: &mut SpiClient, request: &Request) -> Result<bool, StoreError> {
+    let disowned = client.update(
+        Cached(
+            "DELETE FROM crm.scan_request r USING crm.object_map m, pg_class c
+             WHERE r.request_id = $1 AND m.map_id = r.map_id AND c.oid = m.relation AND r.owner <> pg_get_userbyid(c.relowner)
+             RETURNING 1",
+        ),
+        None,
+        &[request.id.into()],
+    )?;
+    if !disowned.is_empty() {
+        let reason = format!("push {} ended: its table has another owner", request.id);
+        map_state::note_error(client, request.map_id, &reason)?;
+        return Ok(false);
+    }
     let found = client.update(
         Cached("SELECT FROM crm.scan_request WHERE request_id = $1 FOR UPDATE"),
         None,
