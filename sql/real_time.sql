@@ -285,7 +285,9 @@ BEGIN
         'UPDATE %1$s t SET %2$I = r.v FROM pg_catalog.jsonb_to_record(pg_catalog.jsonb_build_object(''v'', $1)) AS r (v %3$s) '
         'WHERE t.%4$I OPERATOR(pg_catalog.=) $2::%5$s', m.relation, c.column_name, column_type, m.key_column, key_type)
         OPERATOR(pg_catalog.||) CASE WHEN m.shard_column IS NULL THEN ''
-            ELSE pg_catalog.format(' AND t.%1$I IS NOT DISTINCT FROM $3::%2$s', m.shard_column, shard_type) END
+            -- IS NOT DISTINCT FROM would look for its operator along the caller's search_path.
+            WHEN c.shard_key OPERATOR(pg_catalog.=) '' THEN pg_catalog.format(' AND t.%1$I IS NULL', m.shard_column)
+            ELSE pg_catalog.format(' AND t.%1$I OPERATOR(pg_catalog.=) $3::%2$s', m.shard_column, shard_type) END
         USING value, c.record_key, CASE WHEN c.shard_key OPERATOR(pg_catalog.<>) '' THEN c.shard_key END;
     GET DIAGNOSTICS n = ROW_COUNT;
     IF n OPERATOR(pg_catalog.<>) 1 THEN
