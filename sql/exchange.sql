@@ -42,10 +42,12 @@ DECLARE
     known CONSTANT text[] := (SELECT p.proargnames FROM pg_proc p WHERE p.oid = arguments.function);
     unknown text;
 BEGIN
-    SELECT g.key INTO unknown FROM jsonb_each(given) g WHERE g.key <> ALL (known);
+    -- Neither secrets nor the loss of links come with a document.
+    SELECT g.key INTO unknown FROM jsonb_each(given) g WHERE g.key <> ALL (known) OR g.key IN ('credentials', 'relink');
     IF FOUND THEN
         RAISE invalid_parameter_value USING MESSAGE = format('"%s" of %s is not known, or cannot be changed', unknown, what),
-            HINT = format('Arguments of %s: %s.', function, array_to_string(known, ', '));
+            HINT = format('Arguments of %s: %s.', function,
+                          array_to_string(array_remove(array_remove(known, 'credentials'), 'relink'), ', '));
     END IF;
     RETURN (SELECT string_agg(format('%I => %L', g.key, g.value #>> '{}'), ', ') FROM jsonb_each(given) g WHERE g.value <> 'null');
 END $$;
@@ -91,6 +93,11 @@ BEGIN
             done := done || jsonb_build_object('object', what, 'action', 'create', 'changes', given);
         ELSE
             change := crm_internal.differences(given, crm_internal.exported_connection(c));
+            IF change ? 'base_url' THEN
+                RAISE invalid_parameter_value USING MESSAGE = format('%s has another base_url', what),
+                    DETAIL = 'A document does not send the credentials of a connection to another address.',
+                    HINT = 'Remove base_url from the document, or call crm.alter_connection() first.';
+            END IF;
             call := format('SELECT crm.alter_connection(%L, %s)', c.name, crm_internal.arguments(what, change, 'crm.alter_connection'));
             done := done || jsonb_build_object('object', what, 'action', CASE change WHEN '{}' THEN 'keep' ELSE 'alter' END, 'changes', change);
             CONTINUE WHEN change = '{}';
@@ -150,7 +157,7 @@ BEGIN
     -- A dry run does all of it, so that every check is made, and is rolled back.
     BEGIN
         done := crm_internal.do_import_mapping(mapping);
-        IF dry_run THEN
+        IF dry_run IS NOT FALSE THEN
             RAISE EXCEPTION USING ERRCODE = 'CRM00', MESSAGE = 'dry run';
         END IF;
     EXCEPTION WHEN SQLSTATE 'CRM00' THEN

@@ -15,6 +15,7 @@ mod nested_logs;
 mod own_errors;
 mod owners;
 mod possession;
+mod pushes;
 mod raw;
 mod response_limits;
 mod roles;
