@@ -184,8 +184,10 @@ BEGIN
     IF f.crm_field = old.crm_field THEN
         -- If the CRM was not queried.
         f.described := coalesce(f.described, old.described);
-    ELSE
-        -- Hashes of another field's values do not apply to this one.
+    END IF;
+    IF (f.crm_field, f.data_type, f.transform_out, f.transform_in)
+       IS DISTINCT FROM (old.crm_field, old.data_type, old.transform_out, old.transform_in) THEN
+        -- Hashes of another field's values, or of values of another form, do not apply to this one.
         UPDATE crm.ledger l
         SET hashes = crm_internal.cells_hash(l.hashes, crm_internal.cell_mask(f.field_id), decode(repeat('00', 16), 'hex'))
         WHERE l.map_id = m.map_id;

@@ -81,6 +81,7 @@ pub fn edit(intent: &Intent) -> Edit {
                 .as_ref()
                 .and_then(|v| Value::from_json(data_type, v).ok()),
             base: base_of(f),
+            base_is_guessed: false,
             compared: f.compared,
             policy: ConflictPolicy::CrmWins,
             take: false,

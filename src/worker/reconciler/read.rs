@@ -23,6 +23,8 @@ pub struct PendingWithRow {
     /// The row's values in the cells of the edit and in those that accept the CRM's value.
     pub local: BTreeMap<u16, Value>,
     pub bases: BTreeMap<u16, ShortHash>,
+    /// Fields whose base is what the row held before: nobody knows what the CRM did.
+    pub guessed: Cells,
     /// The row is gone or cannot be read.
     pub fault: Option<Failure>,
 }
@@ -104,11 +106,12 @@ pub fn read(
         let unstorable_reason =
             |(id, value): (&u16, &Value)| map.field(*id)?.unstorable_reason(value);
         let fault = fault.or_else(|| sent.into_iter().find_map(unstorable_reason));
-        let bases = bases(map, &pending, bounds.time);
+        let (bases, guessed) = bases(map, &pending, bounds.time);
         waiting.push(PendingWithRow {
             pending,
             local,
             bases,
+            guessed,
             fault,
         });
     }
@@ -117,8 +120,13 @@ pub fn read(
 
 /// What the edit was based on, for each field, by [`conflict::Evidence`]. The column's old value
 /// goes through its transform.
-fn bases(map: &Map, pending: &Pending, limit: Option<Duration>) -> BTreeMap<u16, ShortHash> {
+fn bases(
+    map: &Map,
+    pending: &Pending,
+    limit: Option<Duration>,
+) -> (BTreeMap<u16, ShortHash>, Cells) {
     let mut bases = BTreeMap::new();
+    let mut guessed = Cells::new();
     for field in &map.fields {
         let id = field.id;
         if pending.is_forced(id) {
@@ -137,12 +145,15 @@ fn bases(map: &Map, pending: &Pending, limit: Option<Duration>) -> BTreeMap<u16,
             && let Some(value) = entry.get("v")
         {
             evidence.old = base_hash(map, field, value, limit);
+            if evidence.ledger.is_none() {
+                guessed.insert(id);
+            }
         }
         if let Some(base) = evidence.base() {
             bases.insert(id, base);
         }
     }
-    bases
+    (bases, guessed)
 }
 
 /// The hash of a column's earlier value, as it would have been sent.
@@ -179,6 +190,7 @@ pub fn edit(map: &Map, w: &PendingWithRow) -> Edit {
                     .get(f.id)
                     .filter(|_| !f.described.is_computed())
                     .and_then(|hash| hash.try_into().ok()),
+                base_is_guessed: w.guessed.contains(f.id),
                 is_alone: p.is_forced(f.id) || p.stands_alone(f.id),
                 base: w
                     .bases

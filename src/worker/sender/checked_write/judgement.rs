@@ -114,7 +114,12 @@ fn record_field<'a>(
             policy: f.policy,
             is_alone: f.is_alone,
             sides: Sides {
-                base: f.base,
+                // What the row held before may never have been there: to fill an empty field takes
+                // nothing from anybody.
+                base: match f.base_is_guessed && crm.is_null() {
+                    true => Some(conflict::hash(crm)),
+                    false => f.base,
+                },
                 sent: &f.sent,
                 local,
                 crm,

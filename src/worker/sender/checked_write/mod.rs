@@ -49,6 +49,8 @@ pub struct EditField {
     /// What the CRM should hold; `None`: the edit does not change it.
     pub local: Option<Value>,
     pub base: Option<ShortHash>,
+    /// The base is what the row held before: nobody knows what the CRM did.
+    pub base_is_guessed: bool,
     /// What the CRM held when the edit was made, if that is known.
     pub snapshot: Option<ShortHash>,
     /// Changes of other fields are no reason not to write it.

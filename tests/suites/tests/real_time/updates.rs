@@ -216,3 +216,27 @@ async fn what_the_crm_computes_is_no_reason_to_give_way() {
         live.agree().await;
     }
 }
+
+/// A column is mapped to a field that the CRM leaves empty, and edited before the CRM was read: to
+/// fill the field takes nothing from anybody.
+#[tokio::test]
+async fn an_edit_of_a_column_mapped_late_fills_an_empty_field() {
+    let live = Live::open(&CLUSTER, Vendor::Stub).await;
+    live.people(2).await;
+    live.db
+        .execute(
+            "ALTER TABLE people ADD mobile text; UPDATE people SET mobile = 'old';
+             UPDATE crm_stub.records SET fields = fields || '{\"x_mobile\": \"typed\"}'
+             WHERE crm_id = (SELECT crm_id FROM crm.ledger WHERE record_key = 'p2')",
+        )
+        .await;
+    let sql = "SELECT crm.map_field($1, 'mobile', 'x_mobile')";
+    live.db.rows(sql, &[&live.map]).await;
+    live.db.execute("UPDATE people SET mobile = 'new'").await;
+    live.quiet().await;
+    let held = "SELECT string_agg(concat_ws(' ', l.record_key, p.mobile, r.fields ->> 'x_mobile'), ', ' ORDER BY l.record_key)
+                FROM people p JOIN crm.ledger l ON l.record_key = p.id JOIN crm_stub.records r USING (crm_id)";
+    // What a person typed there stands.
+    assert_eq!(live.db.text(held).await, "p1 new new, p2 typed typed");
+    live.db.assert_checked().await;
+}
