@@ -129,6 +129,11 @@ BEGIN
     IF FOUND AND NOT coalesce(replace, false) THEN
         RAISE unique_violation USING MESSAGE = format('record "%s" is already linked to CRM record "%s"', record_key, other),
             HINT = format('With replace => true it is linked to "%s" instead.', crm_id);
+    ELSIF FOUND AND EXISTS (SELECT FROM crm.claim k, unnest(k.shard_keys, k.record_keys) AS r (shard_key, record_key)
+                            WHERE k.map_id = m.map_id AND r.shard_key = do_link.shard_key AND r.record_key = do_link.record_key) THEN
+        -- Claims are made under a lock that this transaction has: none is made before its end.
+        RAISE object_in_use USING MESSAGE = format('record "%s" is being written to CRM record "%s"', record_key, other),
+            HINT = 'Try again once the CRM has answered.';
     END IF;
     other := crm_internal.linked_elsewhere(m.map_id, crm_id);
     IF other IS NOT NULL THEN
@@ -154,4 +159,4 @@ COMMENT ON FUNCTION crm.link(int, text, text, text, bool, bool) IS
     'links a row to a CRM record; edits that waited for the link are queued. replace: a row that is linked to another record is linked to '
     'this one instead. write_key: the row''s key is queued to be written to external_id_field, if the map has one; false: it is there '
     'already. Errors: 42704 no such map, P0002 no such row, 22023 the text cannot be an id of the CRM, 23505 either is linked already, '
-    '42501 not the owner of the table';
+    '55006 the row is being written to the record that is replaced, 42501 not the owner of the table';

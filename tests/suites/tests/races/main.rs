@@ -4,6 +4,7 @@ mod counters;
 mod first_writes;
 mod gaps;
 mod lone_calls;
+mod replaced_links;
 mod returning_rows;
 mod waiting_edits;
 
