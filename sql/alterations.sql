@@ -256,6 +256,12 @@ COMMENT ON FUNCTION crm.alter_field(int, name, text, text, text, jsonb, text, re
     'how many violate new rules. Errors: 42704 no such map, or the column is not mapped, and those of crm.map_field(); 55006 edits wait '
     'that would never be written';
 
+CREATE FUNCTION crm_internal.org(c crm.connection) RETURNS jsonb
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT jsonb_build_array(c.base_url, c.options -> 'org_id', c.options -> 'connected_account_id')
+$$;
+COMMENT ON FUNCTION crm_internal.org(crm.connection) IS 'what decides in which org of the CRM the ids of records are';
+
 CREATE FUNCTION crm_internal.do_alter_connection(caller bytea, name text, base_url text, options jsonb, credentials jsonb, relink bool)
 RETURNS void
 -- Generic plans have parameters in place of values, which auto_explain would log.
@@ -276,18 +282,18 @@ BEGIN
             MESSAGE = format('only a superuser can have the credentials of connection "%s" sent to another address', name),
             HINT = 'Pass the credentials for the new address in credentials.';
     END IF;
-    IF c.base_url IS DISTINCT FROM old.base_url AND NOT relink AND EXISTS (
+    IF crm_internal.org(c) IS DISTINCT FROM crm_internal.org(old) AND NOT relink AND EXISTS (
            SELECT FROM crm.object_map o JOIN crm.ledger l USING (map_id) WHERE o.connection_id = c.connection_id AND l.crm_id IS NOT NULL) THEN
         RAISE object_not_in_prerequisite_state USING
-            MESSAGE = format('rows are linked to records behind the base_url of connection "%s"', name),
-            DETAIL = 'At another address, the same ids are other records, or none.',
+            MESSAGE = format('rows are linked to records of the org that connection "%s" reaches', name),
+            DETAIL = 'In another org, the same ids are other records, or none.',
             HINT = 'With relink => true, the links are dropped and the rows are kept; they are linked anew by key as the CRM''s records are read.';
     END IF;
     UPDATE crm.connection k SET base_url = c.base_url, options = c.options WHERE k.connection_id = c.connection_id;
     IF credentials IS NOT NULL THEN
         PERFORM crm_internal.do_set_credentials(caller, name, credentials);
     END IF;
-    IF relink OR c.base_url IS DISTINCT FROM old.base_url THEN
+    IF relink OR crm_internal.org(c) IS DISTINCT FROM crm_internal.org(old) THEN
         PERFORM crm_internal.leave_org(c);
     END IF;
     INSERT INTO crm.audit_log (connection, provider, path, operation, fields, result, actor)

@@ -108,3 +108,17 @@ async fn secrets_are_not_sent_to_another_address() {
         .execute(&format!("DROP OWNED BY {admin}; DROP ROLE {admin}"))
         .await;
 }
+
+/// An option can name the org, too.
+#[tokio::test]
+async fn an_option_that_names_another_org_drops_no_links_in_silence() {
+    let desk = Desk::open(&CLUSTER, Vendor::Zoho).await;
+    desk.link(1).await;
+    let alter = "SELECT crm.alter_connection('zoho', options => '{\"org_id\": \"222\"}')";
+    let error = desk.db.error(alter).await;
+    assert_eq!(error.code().code(), "55000", "{error:?}");
+    // One that does not is altered as it is.
+    let alter = "SELECT crm.alter_connection('zoho', options => '{\"max_in_flight\": 5}')";
+    desk.db.execute(alter).await;
+    assert!(desk.crm_id("p1").await.is_some());
+}
