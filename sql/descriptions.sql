@@ -103,6 +103,7 @@ CREATE FUNCTION crm_internal.described_field(description jsonb, crm_field text) 
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT jsonb_strip_nulls(jsonb_build_object(
         'name', d -> 'name', 'crm_type', d -> 'crm_type', 'scale', d -> 'scale', 'max_length', d -> 'max_length',
+        'createable', d -> 'createable', 'updateable', d -> 'updateable',
         'choices', (SELECT jsonb_agg(jsonb_build_object('value', c -> 'value')) FROM jsonb_array_elements(d -> 'choices') c)))
     FROM jsonb_array_elements(description -> 'fields') d WHERE d ->> 'name' = crm_field
 $$;
