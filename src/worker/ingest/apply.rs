@@ -44,6 +44,8 @@ pub struct Last<'a> {
     pub result: &'a PollResult,
     /// How many records it had.
     pub count: usize,
+    /// Those that were applied before the others.
+    pub tried: &'a [Incoming],
 }
 
 /// Bytes of the records' values.
@@ -200,7 +202,8 @@ pub fn apply(
             return Ok(Applied::Outdated);
         }
         if poll.is_page() {
-            let shown = records.iter().map(|r| r.crm_id.as_str());
+            let tried = last.map_or(&[][..], |last| last.tried);
+            let shown = records.iter().chain(tried).map(|r| r.crm_id.as_str());
             refetch::seen(client, map.id, shown.collect())?;
             let next = last.and_then(|last| last.result.next.as_ref());
             // It was the last page.

@@ -224,17 +224,19 @@ impl Ingest {
         let size = apply::size(&records);
         // The first records that a map takes in show whether the mapping works at all. The page
         // comes again once the map goes on.
+        let mut tried = Vec::new();
         let passes = self.passes.entry(map.id).or_default();
         if !std::mem::replace(&mut passes.is_tried, true) && poll.is_page() && count > TRIAL {
             match apply(poll, &busy, &records[..TRIAL], None, &cx.settings) {
                 Ok(Applied::Stopped) => return Ok(()),
-                Ok(Applied::Done) => drop(records.drain(..TRIAL)),
+                Ok(Applied::Done) => tried = records.drain(..TRIAL).collect(),
                 Ok(Applied::Outdated) | Err(_) => {}
             }
         }
         let last = Last {
             result: &result,
             count,
+            tried: &tried,
         };
         let applied = match apply(poll, &busy, &records, Some(&last), &cx.settings) {
             Ok(applied) => applied,
