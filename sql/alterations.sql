@@ -257,7 +257,7 @@ COMMENT ON FUNCTION crm.alter_field(int, name, text, text, text, jsonb, text, re
     'that would never be written';
 
 CREATE FUNCTION crm_internal.org(c crm.connection) RETURNS jsonb
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT jsonb_build_array(c.base_url, c.options -> 'org_id', c.options -> 'connected_account_id')
 $$;
 COMMENT ON FUNCTION crm_internal.org(crm.connection) IS 'what decides in which org of the CRM the ids of records are';
