@@ -76,9 +76,11 @@ async fn what_was_edited_while_a_map_was_disabled_is_found() {
     .await;
     db.drain().await;
     let requests = db.count("crm_stub.requests").await;
-    db.execute("UPDATE t SET name = 'captured' WHERE id = 7")
+    // Paused, so that a round that is still open does not send it.
+    db.execute("SELECT crm.pause('s'); UPDATE t SET name = 'captured' WHERE id = 7")
         .await;
-    db.execute("SELECT crm.disable(1)").await;
+    db.execute("SELECT crm.disable(1); SELECT crm.resume('s')")
+        .await;
     assert_eq!(state(&db).await, "disabled off");
     db.execute(
         "UPDATE t SET name = 'three' WHERE id = 3; UPDATE t SET title = 'four' WHERE id = 4;
