@@ -73,7 +73,7 @@ CREATE FUNCTION crm_internal.queue_keys(map_id int, shard_keys text[], record_ke
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     INSERT INTO crm.queue AS q (shard_key, map_id, record_key, op, cells, next_attempt_at, actor)
     SELECT k.shard_key, m.map_id, k.record_key, 'k', '\x0000000000000000', now(),
-           session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), '')
+           crm_internal.actor()
     FROM crm.object_map m, unnest(queue_keys.shard_keys, queue_keys.record_keys) AS k (shard_key, record_key)
     WHERE m.map_id = queue_keys.map_id AND m.external_id_field IS NOT NULL
     ON CONFLICT (shard_key, map_id, record_key) DO UPDATE

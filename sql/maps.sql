@@ -302,10 +302,7 @@ DECLARE
     is_comparable bool;
 BEGIN
     PERFORM crm_internal.require_owner(who, m.relation);
-    SELECT * INTO m FROM crm.object_map o WHERE o.map_id = m.map_id FOR NO KEY UPDATE;
-    IF NOT FOUND THEN
-        m := crm_internal.map_of(map_id); -- unmapped by another session
-    END IF;
+    m := crm_internal.locked_map(map_id);
     IF m.enabled THEN
         RETURN;
     END IF;
@@ -343,10 +340,7 @@ DECLARE
     m crm.object_map := crm_internal.map_of(map_id);
 BEGIN
     PERFORM crm_internal.require_owner(who, m.relation);
-    SELECT * INTO m FROM crm.object_map o WHERE o.map_id = m.map_id FOR NO KEY UPDATE;
-    IF NOT FOUND THEN
-        m := crm_internal.map_of(map_id); -- unmapped by another session
-    END IF;
+    m := crm_internal.locked_map(map_id);
     IF NOT m.enabled THEN
         RETURN;
     END IF;

@@ -40,7 +40,7 @@ BEGIN
     PERFORM crm_internal.check_condition(m.map_id, condition);
     INSERT INTO crm.scan_request (map_id, task, cells, condition, owner, reason, actor)
     VALUES (m.map_id, 'push', cells, condition, (SELECT pg_get_userbyid(c.relowner) FROM pg_class c WHERE c.oid = m.relation), 'crm.push()',
-            session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), ''))
+            crm_internal.actor())
     RETURNING request_id INTO id;
     PERFORM crm_internal.notify_worker(false);
     RETURN id;
