@@ -214,9 +214,29 @@ pub fn postpone(
     records: &[&Refetch],
     delay_ms: i64,
 ) -> Result<(), StoreError> {
+    later(client, map_id, records, delay_ms, 0)
+}
+
+/// Records that the CRM would not let us read come again later.
+pub fn failed(
+    client: &mut SpiClient,
+    map_id: i32,
+    records: &[&Refetch],
+    delay_ms: i64,
+) -> Result<(), StoreError> {
+    later(client, map_id, records, delay_ms, 1)
+}
+
+fn later(
+    client: &mut SpiClient,
+    map_id: i32,
+    records: &[&Refetch],
+    delay_ms: i64,
+    attempts: i32,
+) -> Result<(), StoreError> {
     client.update(
         Cached(
-            "UPDATE crm.refetch r SET due_at = now() + $3 * interval '1 ms'
+            "UPDATE crm.refetch r SET due_at = now() + $3 * interval '1 ms', attempts = r.attempts + $4
              FROM unnest($2::text[]) AS k (crm_id) WHERE r.map_id = $1 AND r.crm_id = k.crm_id",
         ),
         None,
@@ -228,28 +248,7 @@ pub fn postpone(
                 .collect::<Vec<_>>()
                 .into(),
             delay_ms.into(),
-        ],
-    )?;
-    Ok(())
-}
-
-/// Records that the CRM would not let us read come again later.
-pub fn failed(
-    client: &mut SpiClient,
-    map_id: i32,
-    records: &[&Refetch],
-    delay_ms: i64,
-) -> Result<(), StoreError> {
-    client.update(
-        Cached(
-            "UPDATE crm.refetch r SET due_at = now() + $3 * interval '1 ms', attempts = r.attempts + 1
-             FROM unnest($2::text[]) AS k (crm_id) WHERE r.map_id = $1 AND r.crm_id = k.crm_id",
-        ),
-        None,
-        &[
-            map_id.into(),
-            records.iter().map(|r| r.crm_id.as_str()).collect::<Vec<_>>().into(),
-            delay_ms.into(),
+            attempts.into(),
         ],
     )?;
     Ok(())
