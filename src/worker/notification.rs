@@ -3,6 +3,8 @@
 use crm_domain::Path;
 use serde_json::{Value as Json, json};
 
+use crate::store::config::{Connection, Map};
+
 /// PostgreSQL takes less than 8,000 bytes.
 const LONGEST: usize = 7_900;
 
@@ -17,28 +19,18 @@ pub struct Subject<'a> {
     pub correlation_id: Option<&'a str>,
 }
 
-/// What a map's round or pass did.
-pub struct Summary<'a> {
-    pub connection: &'a str,
-    pub map_id: i32,
-    pub relation: &'a str,
-    /// Of a round: batch; of a pass through the CRM's changes: ingest.
-    pub path: Path,
-    /// Name -> number of records.
-    pub counts: Json,
-}
-
-/// An event of a whole round or pass. `name`: sync_started, sync_completed or sync_failed.
+/// An event of a map's whole round (path batch) or pass through the CRM's changes (path ingest).
+/// `name`: sync_started, sync_completed or sync_failed; `counts`: name -> number of records.
 ///
 /// Any role may LISTEN: the reason of a failure, which can quote values, is in `crm.status`.
-pub fn summary(name: &str, summary: &Summary) -> String {
+pub fn summary(name: &str, connection: &Connection, map: &Map, path: Path, counts: Json) -> String {
     json!({
         "event": format!("integration.crm.{name}"),
-        "connection": summary.connection,
-        "map_id": summary.map_id,
-        "relation": summary.relation,
-        "path": summary.path.name(),
-        "counts": summary.counts,
+        "connection": connection.name,
+        "map_id": map.id,
+        "relation": map.relation,
+        "path": path.name(),
+        "counts": counts,
     })
     .to_string()
 }

@@ -23,7 +23,7 @@ use crate::store::record::key::Key;
 use crate::store::table::read::READ_TIME;
 use crate::store::transaction::set_lock_timeout;
 use crate::store::{Fault, StoreError, map_state, transaction};
-use crate::worker::notification::{self, Summary};
+use crate::worker::notification;
 use crate::worker::schedule::LOCKED_RETRY;
 
 /// After a table's own code took its time, others have so many times as much.
@@ -313,14 +313,7 @@ fn pass_event(name: &str, poll: &PollRequest, pass: Option<&Pass>) -> String {
         Some(pass) => json!({ "read": pass.read, "applied": pass.applied }),
         None => json!({}),
     };
-    let summary = Summary {
-        connection: &poll.connection.name,
-        map_id: poll.map.id,
-        relation: &poll.map.relation,
-        path: Path::Ingest,
-        counts,
-    };
-    notification::summary(name, &summary)
+    notification::summary(name, &poll.connection, &poll.map, Path::Ingest, counts)
 }
 
 /// Whether what was requested is what the map maps now.

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crm_domain::Path;
-use serde_json::{Value as Json, json};
+use serde_json::json;
 
 use crate::failpoint;
 use crate::store::config::{Connection, Map};
 use crate::store::map_state::{self, Round};
 use crate::store::{StoreError, notify, transaction};
 use crate::worker::context::Context;
-use crate::worker::notification::{self, Summary};
+use crate::worker::notification;
 use crate::worker::schedule::IDLE;
 use crate::worker::step_backoff::{Owner, Step};
 use crate::worker::waiters::Flushes;
@@ -112,8 +112,7 @@ impl Rounds {
 
 /// The event of a round whose first records are claimed.
 pub fn started(connection: &Connection, map: &Map) -> String {
-    let summary = summary(connection, map, json!({}));
-    notification::summary("sync_started", &summary)
+    notification::summary("sync_started", connection, map, Path::Batch, json!({}))
 }
 
 /// The event of a round that ended: it failed if the CRM accepted none of its records.
@@ -127,16 +126,5 @@ fn ended_event(connection: &Connection, map: &Map, round: &Round) -> String {
         "written": round.written,
         "failed": round.failed,
     });
-    let summary = summary(connection, map, counts);
-    notification::summary(name, &summary)
-}
-
-fn summary<'a>(connection: &'a Connection, map: &'a Map, counts: Json) -> Summary<'a> {
-    Summary {
-        connection: &connection.name,
-        map_id: map.id,
-        relation: &map.relation,
-        path: Path::Batch,
-        counts,
-    }
+    notification::summary(name, connection, map, Path::Batch, counts)
 }
