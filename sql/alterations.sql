@@ -117,7 +117,7 @@ COMMENT ON FUNCTION crm.alter_map(int, text, text, text, text, text, text, inter
 
 CREATE FUNCTION crm_internal.flow(f crm.field_map) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT CASE WHEN f.direction = 'inbound' OR NOT f.materialize THEN 'none' WHEN f.direction = 'outbound' THEN 'unchecked' ELSE 'checked' END
+    SELECT CASE WHEN f.direction = 'inbound' OR NOT f.materialize OR f.create_only THEN 'none' WHEN f.direction = 'outbound' THEN 'unchecked' ELSE 'checked' END
 $$;
 COMMENT ON FUNCTION crm_internal.flow(crm.field_map) IS
     'how edits of a column are written to the CRM: none: not at all; unchecked: whatever it holds; checked: compared with it first';
@@ -153,7 +153,8 @@ COMMENT ON FUNCTION crm_internal.require_no_edits(crm.field_map, text, text) IS
     'raises object_in_use (55006) if edits of a column wait that would never be written after a change of its flow';
 
 CREATE FUNCTION crm_internal.do_alter_field(caller bytea, map_id int, column_name name, crm_field text, direction text, data_type text,
-                        validation jsonb, on_conflict text, transform_out regprocedure, transform_in regprocedure, materialize bool)
+                        validation jsonb, on_conflict text, transform_out regprocedure, transform_in regprocedure, materialize bool,
+                        send_null bool, create_only bool, create_default jsonb)
 RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -172,6 +173,9 @@ BEGIN
     f.transform_out := nullif(coalesce(transform_out, f.transform_out)::oid, 0::oid);
     f.transform_in := nullif(coalesce(transform_in, f.transform_in)::oid, 0::oid);
     f.materialize := coalesce(materialize, f.materialize);
+    f.send_null := coalesce(send_null, f.send_null);
+    f.create_only := coalesce(create_only, f.create_only);
+    f.create_default := nullif(coalesce(create_default, f.create_default), 'null');
     f := crm_internal.check_field(m, f);
     m := crm_internal.locked_map(map_id);
     now := crm_internal.field_of(map_id, column_name);
@@ -194,7 +198,8 @@ BEGIN
     END IF;
     UPDATE crm.field_map x
     SET crm_field = f.crm_field, direction = f.direction, data_type = f.data_type, validation = f.validation, on_conflict = f.on_conflict,
-        transform_out = f.transform_out, transform_in = f.transform_in, materialize = f.materialize, described = f.described
+        transform_out = f.transform_out, transform_in = f.transform_in, materialize = f.materialize, send_null = f.send_null,
+        create_only = f.create_only, create_default = f.create_default, described = f.described
     WHERE x.map_id = f.map_id AND x.field_id = f.field_id;
     IF f.direction <> 'outbound' AND (f.crm_field, f.direction, f.data_type, f.transform_in)
        IS DISTINCT FROM (old.crm_field, old.direction, old.data_type, old.transform_in) THEN
@@ -206,7 +211,7 @@ BEGIN
     PERFORM crm_internal.require_no_edits(f, crm_internal.flow(old), crm_internal.flow(f));
     PERFORM crm_internal.say_of_field(m, old, f);
 END $$;
-COMMENT ON FUNCTION crm_internal.do_alter_field(bytea, int, name, text, text, text, jsonb, text, regprocedure, regprocedure, bool) IS
+COMMENT ON FUNCTION crm_internal.do_alter_field(bytea, int, name, text, text, text, jsonb, text, regprocedure, regprocedure, bool, bool, bool, jsonb) IS
     'crm.alter_field() for the role that the token of crm_internal.caller() names';
 
 CREATE FUNCTION crm_internal.say_of_field(m crm.object_map, old crm.field_map, f crm.field_map) RETURNS void
@@ -245,14 +250,15 @@ COMMENT ON FUNCTION crm_internal.say_of_field(crm.object_map, crm.field_map, crm
 CREATE FUNCTION crm.alter_field(map_id int, column_name name, crm_field text DEFAULT NULL, direction text DEFAULT NULL,
                                 data_type text DEFAULT NULL, validation jsonb DEFAULT NULL, on_conflict text DEFAULT NULL,
                                 transform_out regprocedure DEFAULT NULL, transform_in regprocedure DEFAULT NULL,
-                                materialize bool DEFAULT NULL) RETURNS void
+                                materialize bool DEFAULT NULL, send_null bool DEFAULT NULL, create_only bool DEFAULT NULL,
+                                create_default jsonb DEFAULT NULL) RETURNS void
 LANGUAGE sql VOLATILE AS $$
     SELECT crm_internal.do_alter_field(crm_internal.caller(), map_id, column_name, crm_field, direction, data_type, validation,
-                              on_conflict, transform_out, transform_in, materialize)
+                              on_conflict, transform_out, transform_in, materialize, send_null, create_only, create_default)
 $$;
-COMMENT ON FUNCTION crm.alter_field(int, name, text, text, text, jsonb, text, regprocedure, regprocedure, bool) IS
+COMMENT ON FUNCTION crm.alter_field(int, name, text, text, text, jsonb, text, regprocedure, regprocedure, bool, bool, bool, jsonb) IS
     'changes how a column is mapped; arguments as in crm.map_field(), NULL leaves an option as it is. validation is merged, a json null '
-    'removes a rule; ''-'' removes a transform. Links and queued work are kept; NOTICEs say what the change means for existing rows, and '
+    'removes a rule, or create_default; ''-'' removes a transform. Links and queued work are kept; NOTICEs say what the change means for existing rows, and '
     'how many violate new rules. Errors: 42704 no such map, or the column is not mapped, and those of crm.map_field(); 55006 edits wait '
     'that would never be written';
 

@@ -111,7 +111,7 @@ BEGIN
                       E'\n                     || ' ORDER BY f.field_id) FILTER (WHERE f.direction = 'bidirectional')
     INTO written, changed, realtime, old_values
     FROM crm.field_map f JOIN crm.bound_column b USING (map_id, column_name)
-    WHERE f.map_id = m.map_id AND f.direction <> 'inbound' AND f.materialize;
+    WHERE f.map_id = m.map_id AND f.direction <> 'inbound' AND f.materialize AND NOT f.create_only;
 
     -- Rules apply to the cells that a statement sets: all of a new row, the changed ones of an updated row.
     SELECT string_agg(format('SELECT %L || %s AS at, %s', format('column "%s", rule %s, record_key ', f.column_name, r.rule),

@@ -29,14 +29,14 @@ COMMENT ON FUNCTION crm_internal.cell_mask(int) IS 'the mask of one cell';
 CREATE FUNCTION crm_internal.map_cells(map_id int) RETURNS bytea
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT crm_internal.cells_union(crm_internal.cell_mask(f.field_id))
-    FROM crm.field_map f WHERE f.map_id = map_cells.map_id AND f.direction <> 'inbound' AND f.materialize
+    FROM crm.field_map f WHERE f.map_id = map_cells.map_id AND f.direction <> 'inbound' AND f.materialize AND NOT f.create_only
 $$;
-COMMENT ON FUNCTION crm_internal.map_cells(int) IS 'the mask of every cell that a map writes';
+COMMENT ON FUNCTION crm_internal.map_cells(int) IS 'the mask of every cell whose edits a map writes';
 
 CREATE FUNCTION crm_internal.checked_cells(map_id int) RETURNS bytea
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT crm_internal.cells_union(crm_internal.cell_mask(f.field_id))
-    FROM crm.field_map f WHERE f.map_id = checked_cells.map_id AND f.direction = 'bidirectional' AND f.materialize
+    FROM crm.field_map f WHERE f.map_id = checked_cells.map_id AND f.direction = 'bidirectional' AND f.materialize AND NOT f.create_only
 $$;
 COMMENT ON FUNCTION crm_internal.checked_cells(int) IS
     'the mask of the cells whose edits are checked against the CRM before they are written; NULL: none';

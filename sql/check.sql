@@ -31,7 +31,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET j
                                      l.record_key, l.map_id, f.column_name, l.changed_at[f.field_id + 1],
                                      coalesce('at ' || l.synced_at[f.field_id + 1], 'never'))
     FROM crm.ledger l JOIN crm.field_map f USING (map_id)
-    WHERE NOT l.detached AND f.direction <> 'inbound' AND f.materialize
+    WHERE NOT l.detached AND f.direction <> 'inbound' AND f.materialize AND NOT f.create_only
       AND l.changed_at[f.field_id + 1] > coalesce(l.synced_at[f.field_id + 1], '-infinity')
       AND NOT EXISTS (SELECT FROM crm.queue q WHERE q.shard_key = l.shard_key AND q.map_id = l.map_id AND q.record_key = l.record_key)
     UNION ALL

@@ -49,7 +49,9 @@ BEGIN
             HINT = format('Arguments of %s: %s.', function,
                           array_to_string(array_remove(array_remove(known, 'credentials'), 'relink'), ', '));
     END IF;
-    RETURN (SELECT string_agg(format('%I => %L', g.key, g.value #>> '{}'), ', ') FROM jsonb_each(given) g WHERE g.value <> 'null');
+    -- Of the arguments that are JSON, only this one may be a scalar, or null to remove it.
+    RETURN (SELECT string_agg(format('%I => %L', g.key, CASE g.key WHEN 'create_default' THEN g.value::text ELSE g.value #>> '{}' END), ', ')
+            FROM jsonb_each(given) g WHERE g.value <> 'null' OR g.key = 'create_default');
 END $$;
 COMMENT ON FUNCTION crm_internal.arguments(text, jsonb, regproc) IS
     'members of a JSON object as named arguments of a function; raises invalid_parameter_value (22023) if it does not know one';
@@ -60,6 +62,7 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT coalesce(jsonb_object_agg(g.key, CASE
         WHEN g.key IN ('options', 'validation') THEN
             (SELECT coalesce(jsonb_object_agg(o.key, 'null'::jsonb), '{}') FROM jsonb_each(present -> g.key) o) || coalesce(nullif(g.value, 'null'), '{}')
+        WHEN g.key = 'create_default' THEN g.value
         WHEN g.value = 'null' THEN CASE WHEN g.key LIKE 'transform%' THEN '"-"' ELSE '""' END::jsonb
         ELSE g.value END), '{}')
     FROM jsonb_each(given) g WHERE g.value IS DISTINCT FROM coalesce(present -> g.key, 'null')

@@ -61,6 +61,30 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION crm_internal.require_unmapped(int, name) IS 'raises duplicate_object (42710) if a column is mapped already';
 
+CREATE FUNCTION crm_internal.check_sending(m crm.object_map, f crm.field_map) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    option CONSTANT text := CASE WHEN NOT f.send_null THEN 'send_null => false' WHEN f.create_only THEN 'create_only => true'
+                                 WHEN f.create_default IS NOT NULL THEN 'create_default' END;
+    trouble text;
+BEGIN
+    IF f.direction = 'inbound' AND option IS NOT NULL THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('the inbound column "%s" cannot have %s', f.column_name, option),
+            DETAIL = 'Its values are never sent to the CRM.',
+            HINT = 'Use direction => ''outbound'' or ''bidirectional'', or omit the option.';
+    END IF;
+    trouble := crm_internal.default_trouble((SELECT c.provider FROM crm.connection c WHERE c.connection_id = m.connection_id),
+                                            f.data_type, f.create_default);
+    IF trouble IS NOT NULL THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('create_default of column "%s" cannot be sent as a %s', f.column_name, f.data_type),
+            DETAIL = trouble,
+            HINT = 'It is JSON in the form of the data_type, such as ''"Web"'', ''42'' or ''["A", "B"]''; a json null removes it.';
+    END IF;
+END $$;
+COMMENT ON FUNCTION crm_internal.check_sending(crm.object_map, crm.field_map) IS
+    'raises invalid_parameter_value (22023) if options on how a field is sent do not fit its direction or data_type';
+
 -- All that crm.map_field() and crm.alter_field() require of a field. Queries the CRM, so nothing may be locked yet.
 CREATE FUNCTION crm_internal.check_field(m crm.object_map, f crm.field_map) RETURNS crm.field_map
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -123,6 +147,7 @@ BEGIN
         RAISE invalid_parameter_value USING MESSAGE = format('pattern is not a regular expression: %s', sqlerrm),
             HINT = 'Patterns are POSIX regular expressions, as the operator ~ takes them.';
     END;
+    PERFORM crm_internal.check_sending(m, f);
     f.described := crm_internal.require_compatible(m, f);
     RETURN f;
 END $$;
@@ -165,7 +190,8 @@ COMMENT ON FUNCTION crm_internal.apply_fields(int) IS 'makes a change of a map''
 
 CREATE FUNCTION crm_internal.do_map_field(caller bytea, map_id int, column_name name, crm_field text, direction text,
                         data_type text, validation jsonb, on_conflict text, transform_out regprocedure,
-                        transform_in regprocedure, materialize bool) RETURNS smallint
+                        transform_in regprocedure, materialize bool, send_null bool, create_only bool, create_default jsonb)
+RETURNS smallint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     who CONSTANT oid := crm_internal.verified(caller);
@@ -175,7 +201,7 @@ BEGIN
     PERFORM crm_internal.require_owner(who, m.relation);
     PERFORM crm_internal.require_unmapped(m.map_id, column_name);
     f := (m.map_id, NULL, column_name, crm_field, direction, data_type, validation, on_conflict, transform_out, transform_in,
-          coalesce(materialize, true), NULL);
+          coalesce(materialize, true), coalesce(send_null, true), coalesce(create_only, false), nullif(create_default, 'null'), NULL);
     f := crm_internal.check_field(m, f);
     m := crm_internal.locked_map(map_id);
     PERFORM crm_internal.require_unmapped(m.map_id, column_name); -- by another session
@@ -189,22 +215,25 @@ BEGIN
     PERFORM crm_internal.apply_fields(m.map_id);
     RETURN f.field_id;
 END $$;
-COMMENT ON FUNCTION crm_internal.do_map_field(bytea, int, name, text, text, text, jsonb, text, regprocedure, regprocedure, bool) IS
+COMMENT ON FUNCTION crm_internal.do_map_field(bytea, int, name, text, text, text, jsonb, text, regprocedure, regprocedure, bool, bool, bool, jsonb) IS
     'crm.map_field() for the role that the token of crm_internal.caller() names';
 
 CREATE FUNCTION crm.map_field(map_id int, column_name name, crm_field text, direction text DEFAULT 'bidirectional',
                               data_type text DEFAULT NULL, validation jsonb DEFAULT '{}', on_conflict text DEFAULT 'crm_wins',
                               transform_out regprocedure DEFAULT NULL, transform_in regprocedure DEFAULT NULL,
-                              materialize bool DEFAULT true) RETURNS smallint
+                              materialize bool DEFAULT true, send_null bool DEFAULT true, create_only bool DEFAULT false,
+                              create_default jsonb DEFAULT NULL) RETURNS smallint
 LANGUAGE sql VOLATILE AS $$
     SELECT crm_internal.do_map_field(crm_internal.caller(), map_id, column_name, crm_field, direction, data_type, validation,
-                            on_conflict, transform_out, transform_in, materialize)
+                            on_conflict, transform_out, transform_in, materialize, send_null, create_only, create_default)
 $$;
-COMMENT ON FUNCTION crm.map_field(int, name, text, text, text, jsonb, text, regprocedure, regprocedure, bool) IS
+COMMENT ON FUNCTION crm.map_field(int, name, text, text, text, jsonb, text, regprocedure, regprocedure, bool, bool, bool, jsonb) IS
     'maps a column to a CRM field; crm.alter_field() changes the mapping. direction: outbound | bidirectional | inbound. '
-    'validation: {"min", "max", "max_length", "nullable", "pattern", "choices"}. If the CRM responds, the field must exist and accept the '
+    'validation: {"min", "max", "max_length", "nullable", "pattern", "choices"}. materialize: false: not written back. send_null: '
+    'false: an empty cell is not sent, and never clears the CRM field. create_only: true: sent when a record is created, and never '
+    'again. create_default: what a record is created with where the cell is empty, in the form of data_type. If the CRM responds, the field must exist and accept the '
     'values of the column (pg_crm.check_fields). Returns field_id. Errors: 42710 the column or the field is mapped already, 42703 no such '
-    'column, 42804 the types do not fit, 42501 not the owner of the table';
+    'column, 22023 invalid value, or an option that the direction rules out, 42804 the types do not fit, 42501 not the owner of the table';
 
 CREATE FUNCTION crm_internal.do_unmap_field(caller bytea, map_id int, column_name name) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

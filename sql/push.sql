@@ -21,10 +21,11 @@ BEGIN
                 DETAIL = coalesce('Mapped: ' || (SELECT string_agg(x.column_name, ', ' ORDER BY x.field_id) FROM crm.field_map x
                                                  WHERE x.map_id = m.map_id) || '.', 'No columns are mapped.'),
                 HINT = 'crm.map_field() maps a column.';
-        ELSIF f.direction = 'inbound' OR NOT f.materialize THEN
+        ELSIF crm_internal.flow(f) = 'none' THEN
             RAISE invalid_parameter_value USING
                 MESSAGE = format('column "%s" is not written to the CRM', c),
-                DETAIL = CASE WHEN f.direction = 'inbound' THEN 'Its direction is inbound.' ELSE 'It is mapped with materialize => false.' END,
+                DETAIL = CASE WHEN f.direction = 'inbound' THEN 'Its direction is inbound.' WHEN f.create_only THEN 'It is mapped with create_only => true.'
+                              ELSE 'It is mapped with materialize => false.' END,
                 HINT = 'Only outbound and bidirectional columns can be pushed.';
         END IF;
         cells := crm_internal.cells_or(coalesce(cells, ''), crm_internal.cell_mask(f.field_id));

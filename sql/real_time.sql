@@ -13,7 +13,7 @@ COMMENT ON COLUMN crm.write_result.outcome IS
     'committed: both sides have the new values; conflict: the CRM value differs from the base, nothing was written on either side; '
     'pending: the row has the new values, the reconciler writes them to the CRM';
 COMMENT ON COLUMN crm.write_result.crm_values IS
-    'CRM values of the mapped fields, by column and in the types of the table; NULL: they could not be read';
+    'CRM values of the mapped fields, by column and in the types of the table; NULL: they could not be read, or nothing was to be sent';
 COMMENT ON COLUMN crm.write_result.snapshot_hash IS 'crm.snapshot_hash() of the CRM record; NULL: it could not be read';
 
 -- No SET here: triggers of the table run with the caller's settings.

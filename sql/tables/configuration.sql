@@ -96,6 +96,9 @@ CREATE TABLE crm.field_map (
     transform_out regprocedure,
     transform_in  regprocedure,
     materialize   bool NOT NULL DEFAULT true,
+    send_null     bool NOT NULL DEFAULT true,
+    create_only   bool NOT NULL DEFAULT false,
+    create_default jsonb,
     described     jsonb,
     PRIMARY KEY (map_id, field_id),
     UNIQUE (map_id, column_name),
@@ -104,6 +107,10 @@ CREATE TABLE crm.field_map (
 COMMENT ON TABLE crm.field_map IS 'columns mapped to CRM fields; created by crm.map_field(), changed by crm.alter_field()';
 COMMENT ON COLUMN crm.field_map.field_id IS 'position of the cell in the arrays of crm.ledger; never reused for another column';
 COMMENT ON COLUMN crm.field_map.materialize IS 'false: mapped and validated, but not written back';
+COMMENT ON COLUMN crm.field_map.send_null IS 'false: an empty cell is never sent, so that the CRM field is not cleared';
+COMMENT ON COLUMN crm.field_map.create_only IS 'true: sent when the CRM record is created, and never again';
+COMMENT ON COLUMN crm.field_map.create_default IS
+    'what a record is created with where the row''s cell is empty, as the CRM is sent it; NULL: the field is left empty';
 COMMENT ON COLUMN crm.field_map.described IS
     'limits of the CRM field''s values, as the CRM reported when the field was mapped or crm.check_mapping() last ran; NULL: not known';
 

@@ -55,6 +55,25 @@ fn record_id_trouble(provider: &str, id: &str) -> Option<String> {
     (!form.fits(id)).then(|| form.to_string())
 }
 
+/// Why a JSON value cannot be the default of a field of that type; NULL: it can, or there is none.
+#[pg_extern(immutable, parallel_safe, schema = "crm_internal")]
+fn default_trouble(
+    provider: Option<&str>,
+    data_type: Option<&str>,
+    value: Option<Document>,
+) -> Option<String> {
+    let Document(value) = value?;
+    let data_type: DataType = data_type?.parse().ok()?;
+    match Value::from_json(data_type, &value) {
+        Ok(Value::Null) => Some("It is empty.".to_owned()),
+        Ok(value) => {
+            let why = crm_provider::provider(provider?)?.unstorable_reason(&value)?;
+            Some(format!("The CRM cannot store it: {why}."))
+        }
+        Err(error) => Some(format!("It is not one: {error}.")),
+    }
+}
+
 /// The named fields of a CRM object in a provider's form, as canonical values.
 #[pg_extern(immutable, strict, parallel_safe, schema = "crm_internal")]
 fn canonical_object(
@@ -107,6 +126,7 @@ COMMENT ON FUNCTION crm_internal.filled(text) IS
     'a text as it is sent to a CRM: trimmed (Unicode white space and control characters), line ends LF; NULL: nothing is left';
 COMMENT ON FUNCTION crm_internal.words(text) IS 'the choices of a multi_choice value (A;B;C, or a JSON array) as they are sent to a CRM; NULL: there is none';
 COMMENT ON FUNCTION crm_internal.canonical_object(jsonb, text, text[], text[]) IS 'canonical values of the fields of a CRM record given in a provider''s form';
+COMMENT ON FUNCTION crm_internal.default_trouble(text, text, jsonb) IS 'why a create_default cannot be sent to a provider''s CRM; NULL: it can';
 COMMENT ON FUNCTION crm_internal.canonical_id(text, text) IS 'the canonical form of a record id, if the CRM accepts several (Salesforce: 15 and 18 characters)';
 COMMENT ON FUNCTION crm_internal.record_id_trouble(text, text) IS 'what ids of the provider''s records look like; NULL: the text can be one';
 "#,
@@ -117,6 +137,7 @@ COMMENT ON FUNCTION crm_internal.record_id_trouble(text, text) IS 'what ids of t
         filled,
         words,
         canonical_object,
+        default_trouble,
         canonical_id,
         record_id_trouble
     ]

@@ -15,6 +15,8 @@ pub struct InboundField<'a> {
     pub policy: ConflictPolicy,
     /// Changes of the column are written to the CRM.
     pub is_written: bool,
+    /// The row is empty, and that is never sent: it says nothing against what the CRM holds.
+    pub is_withheld: bool,
     /// What the CRM was last known to hold; `None`: nobody knows.
     pub known: Option<ShortHash>,
     /// Both sides once held the same, even if in a CRM record that is gone or was merged away.
@@ -75,7 +77,7 @@ pub fn decide(field: &InboundField) -> InboundDecision {
     match field.direction {
         _ if field.in_conflict => InboundDecision::InConflict,
         Direction::Inbound => InboundDecision::AcceptCrm,
-        Direction::Outbound if !field.is_written => InboundDecision::Remember,
+        Direction::Outbound if !field.is_written || field.is_withheld => InboundDecision::Remember,
         // What the CRM held before the row was first linked is not ours to wipe out.
         Direction::Outbound if field.known.is_none() && !field.synced => InboundDecision::Remember,
         Direction::Outbound if field.crm_insists && field.known == Some(hash(field.local)) => {
@@ -89,16 +91,15 @@ pub fn decide(field: &InboundField) -> InboundDecision {
 
 fn decide_bidirectional(field: &InboundField) -> InboundDecision {
     let empty = hash(&Value::Null);
+    let row_changed = field.row_changed && !field.is_withheld;
     match field.known {
         Some(known) => match field.policy {
             ConflictPolicy::ImmutableAfterBind if known != empty && !field.local.is_null() => {
                 InboundDecision::Immutable
             }
             // As if the edit had been captured.
-            ConflictPolicy::LocalWins if field.row_changed && field.is_written => {
-                InboundDecision::Write
-            }
-            ConflictPolicy::ManualReview if field.row_changed && field.is_written => {
+            ConflictPolicy::LocalWins if row_changed && field.is_written => InboundDecision::Write,
+            ConflictPolicy::ManualReview if row_changed && field.is_written => {
                 InboundDecision::BothChanged
             }
             // The CRM alone changed it, or has the last word.
@@ -142,6 +143,7 @@ mod tests {
             direction,
             policy,
             is_written: direction != Direction::Inbound,
+            is_withheld: false,
             known: known.map(|known| hash(&text(known))),
             synced: false,
             row_changed: false,
@@ -218,6 +220,7 @@ mod tests {
                 direction: Bidirectional,
                 policy,
                 is_written: true,
+                is_withheld: false,
                 known: Some(hash(&text("both"))),
                 synced: true,
                 row_changed: true,
@@ -287,6 +290,7 @@ mod tests {
             direction: Direction::Outbound,
             policy: ConflictPolicy::CrmWins,
             is_written: true,
+            is_withheld: false,
             known: None,
             synced: true,
             row_changed: false,
@@ -305,12 +309,51 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_cell_that_is_never_sent_says_nothing() {
+        let (local, crm) = (Value::Null, text("b"));
+        for policy in ConflictPolicy::ALL {
+            for (direction, decision) in [
+                (Direction::Outbound, InboundDecision::Remember),
+                (Direction::Bidirectional, InboundDecision::AcceptCrm),
+            ] {
+                let field = InboundField {
+                    direction,
+                    policy,
+                    is_written: true,
+                    is_withheld: true,
+                    known: Some(hash(&text("a"))),
+                    synced: true,
+                    row_changed: true,
+                    local: &local,
+                    crm: &crm,
+                    crm_insists: false,
+                    has_pending_edit: false,
+                    in_conflict: false,
+                };
+                assert_eq!(decide(&field), decision, "{policy}");
+                let sent = InboundField {
+                    is_withheld: false,
+                    ..field
+                };
+                let takes = decide(&sent) == InboundDecision::AcceptCrm;
+                use ConflictPolicy::{LocalWins, ManualReview};
+                let bidirectional = direction == Direction::Bidirectional;
+                assert_eq!(
+                    takes,
+                    bidirectional && !matches!(policy, LocalWins | ManualReview)
+                );
+            }
+        }
+    }
+
+    #[test]
     fn what_the_crm_makes_of_the_same_again_is_its_form_of_it() {
         let (local, crm) = (text("a"), text("b"));
         let field = InboundField {
             direction: Direction::Outbound,
             policy: ConflictPolicy::CrmWins,
             is_written: true,
+            is_withheld: false,
             known: Some(hash(&local)),
             synced: true,
             row_changed: false,
@@ -345,11 +388,11 @@ mod tests {
         fn settled_is_settled(
             direction in prop::sample::select(Direction::ALL.to_vec()),
             policy in prop::sample::select(ConflictPolicy::ALL.to_vec()),
-            known in prop::option::of("[ab]?"), local in "[ab]?", crm in "[ab]?", answered: bool, waits: bool, written: bool, disputed: bool, synced: bool, silent: bool,
+            known in prop::option::of("[ab]?"), local in "[ab]?", crm in "[ab]?", answered: bool, waits: bool, written: bool, nulls: bool, disputed: bool, synced: bool, silent: bool,
         ) {
             let (mut row, crm) = (text(&local), text(&crm));
             let mut ledger = known.map(|known| hash(&text(&known)));
-            let field = InboundField { direction, policy, is_written: written, known: ledger, synced, row_changed: silent, local: &row, crm: &crm, crm_insists: answered, has_pending_edit: waits, in_conflict: disputed };
+            let field = InboundField { direction, policy, is_written: written, is_withheld: !nulls && row.is_null(), known: ledger, synced, row_changed: silent, local: &row, crm: &crm, crm_insists: answered, has_pending_edit: waits, in_conflict: disputed };
             let decision = decide(&field);
             match decision {
                 InboundDecision::AcceptCrm => {
@@ -359,7 +402,7 @@ mod tests {
                 InboundDecision::Agreed | InboundDecision::Remember | InboundDecision::Overwrite | InboundDecision::KeepCrmForm | InboundDecision::Write => ledger = Some(hash(&crm)),
                 InboundDecision::Unchanged | InboundDecision::LeavePending | InboundDecision::InConflict | InboundDecision::Immutable | InboundDecision::ManualReview | InboundDecision::BothChanged => {}
             }
-            let again = decide(&InboundField { direction, policy, is_written: written, known: ledger, synced, row_changed: silent, local: &row, crm: &crm, crm_insists: answered, has_pending_edit: waits, in_conflict: disputed });
+            let again = decide(&InboundField { direction, policy, is_written: written, is_withheld: !nulls && row.is_null(), known: ledger, synced, row_changed: silent, local: &row, crm: &crm, crm_insists: answered, has_pending_edit: waits, in_conflict: disputed });
             match decision {
                 InboundDecision::LeavePending | InboundDecision::InConflict | InboundDecision::Immutable | InboundDecision::ManualReview | InboundDecision::BothChanged => prop_assert_eq!(again, decision),
                 _ => prop_assert_eq!(again, InboundDecision::Unchanged),

@@ -11,7 +11,7 @@ mod request;
 mod target;
 
 use crm_domain::cells::CellHashes;
-use crm_domain::{Cells, ErrorClass};
+use crm_domain::{Cells, ErrorClass, Value};
 use pgrx::prelude::*;
 use pgrx::{JsonB, PgSqlErrorCode};
 use serde_json::{Map as JsonMap, Value as Json, json};
@@ -78,7 +78,7 @@ fn perform_write(
         true,
     ));
     let (write_id, actor, set) = or_raise(caller::identity());
-    let edit = Edit {
+    let mut edit = Edit {
         bases: bases(
             &target,
             record.as_ref(),
@@ -107,6 +107,11 @@ fn perform_write(
     if answer.outcome != AnswerOutcome::Conflict {
         nested(|| {
             intended = change_row(&target, &changes, &edit);
+            // What is never sent is settled by the row alone.
+            let is_sent =
+                |id: u16, value: &Value| target.map.field(id).is_none_or(|f| !f.is_withheld(value));
+            intended.retain(|(id, value)| is_sent(*id, value));
+            edit.cells = intended.iter().map(|(id, _)| *id).collect();
             let crm_id = record.as_ref().and_then(|r| r.crm_id.as_deref());
             match (&early, crm_id) {
                 (Some(_), _) => {}
@@ -119,6 +124,13 @@ fn perform_write(
             }
             answer.outcome != AnswerOutcome::Conflict
         });
+    }
+    if edit.cells.is_empty() && answer.outcome == AnswerOutcome::Pending {
+        answer = Answer {
+            outcome: AnswerOutcome::Committed,
+            values: answer.values,
+            ..Answer::default()
+        };
     }
     crate::failpoint::reach("caller::answered");
     match answer.outcome {

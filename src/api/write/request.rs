@@ -28,7 +28,9 @@ pub fn ask_to_write(
             && edit.bases.contains_key(&f.id)
             && !edit.force
             && (edit.compares_base
+                // An edit that has nothing to send is refused for nothing.
                 || target.map.conflict_scope == ConflictScope::Record
+                    && !edit.cells.is_empty()
                     && !f.described.is_computed()
                 || edit.cells.contains(f.id));
         let base = edit.bases.get(&f.id).filter(|_| !edit.force);

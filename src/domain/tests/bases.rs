@@ -101,6 +101,7 @@ impl Cell {
             direction: Direction::Bidirectional,
             policy: ConflictPolicy::CrmWins,
             is_written: true,
+            is_withheld: false,
             known: Some(hash(self.ledger)),
             synced: true,
             row_changed: self.row != self.ledger && self.waiting.is_none(),

@@ -74,9 +74,8 @@ pub fn part(
         let Some(known) = &known[n] else { continue };
         let (cells, failure) = match read.remove(&place) {
             Some(RowValues::Found(fields)) => {
-                let differs = |(id, value): (u16, Value)| {
-                    (!known.is_in_step(id, &conflict::hash(&value))).then_some(id)
-                };
+                let differs =
+                    |(id, value): (u16, Value)| (!is_in_step(map, known, id, value)).then_some(id);
                 let fields = fields.into_iter().map(|(id, _, value)| (id, value));
                 (fields.filter_map(differs).collect(), None)
             }
@@ -115,6 +114,16 @@ pub fn part(
     let strangers = keys.iter().zip(&known).filter(|(_, known)| known.is_none());
     part.strangers = strangers.map(|(key, _)| key.clone()).collect();
     Ok(part)
+}
+
+/// Whether the CRM holds what it should with that in the row. For an empty cell it may have been
+/// sent nothing, or been created with a default.
+fn is_in_step(map: &Map, known: &Known, id: u16, value: Value) -> bool {
+    let is_known = |value: &Value| known.is_in_step(id, &conflict::hash(value));
+    let Some(field) = map.field(id) else {
+        return is_known(&value);
+    };
+    is_known(&value) || field.is_withheld(&value) || is_known(&field.created_with(value))
 }
 
 fn wanted<'a>(key: &'a Key, cells: &'a Cells) -> Wanted<'a> {

@@ -28,6 +28,12 @@ pub struct MappedField {
     pub policy: ConflictPolicy,
     /// What changes in Postgres is written to the CRM.
     pub written: bool,
+    /// A record that is created gets its value: one that is written, or that is sent only then.
+    pub created: bool,
+    /// Otherwise an empty cell is not sent.
+    pub send_null: bool,
+    /// What a record is created with where the cell is empty.
+    pub create_default: Option<Json>,
     /// Its type without a domain around it, as `format_type` names it, and what that bounds.
     pub type_name: String,
     pub holds: Column,
@@ -58,6 +64,22 @@ impl MappedField {
         let data_type = self.field.data_type;
         let form = provider.stored_form(&self.described, data_type, &value);
         form.unwrap_or_else(|| provider.stored(data_type, value))
+    }
+
+    /// Whether a cell that holds this is not sent: the CRM's field is not to be cleared.
+    pub fn is_withheld(&self, value: &Value) -> bool {
+        !self.send_null && value.is_null()
+    }
+
+    /// What a record is created with whose row holds this.
+    pub fn created_with(&self, value: Value) -> Value {
+        match &self.create_default {
+            Some(default) if value.is_null() => {
+                let default = Value::from_json(self.field.data_type, default);
+                default.map_or(value, |default| self.stored(default))
+            }
+            _ => value,
+        }
     }
 
     /// Why the value is not sent at all: the CRM has no form of it.

@@ -194,7 +194,8 @@ fn add_fields(
 ) -> Result<Vec<LostTransform>, StoreError> {
     let rows = client.select(
         Cached("SELECT f.map_id, f.field_id, f.column_name::text, f.crm_field, f.data_type, f.direction, f.on_conflict,
-                f.direction <> 'inbound' AND f.materialize AS written, f.described::text, c.provider,
+                f.direction <> 'inbound' AND f.materialize AND NOT f.create_only AS written, f.direction <> 'inbound' AND f.materialize AS created,
+                f.send_null, f.create_default::text, f.described::text, c.provider,
                 (SELECT format('%I.%I', n.nspname, p.proname) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
                  WHERE p.oid = f.transform_out) AS transform_out,
                 (SELECT format('%I.%I', n.nspname, p.proname) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
@@ -271,6 +272,11 @@ fn mapped_field(row: &SpiHeapTupleData) -> Result<MappedField, StoreError> {
         direction: row.parsed("direction")?,
         policy: row.parsed("on_conflict")?,
         written: row.required("written")?,
+        created: row.required("created")?,
+        send_null: row.required("send_null")?,
+        create_default: row
+            .optional::<String>("create_default")?
+            .and_then(|json| serde_json::from_str(&json).ok()),
         provider: crm_provider::provider(row.required("provider")?),
     })
 }

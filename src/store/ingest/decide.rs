@@ -93,6 +93,7 @@ pub fn decide<'a>(
             direction: field.direction,
             policy: field.policy,
             is_written: field.written,
+            is_withheld: field.is_withheld(local),
             known,
             synced: locked.synced.contains(field.id),
             row_changed: locked.agreed.contains(field.id)

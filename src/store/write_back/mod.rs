@@ -2,6 +2,7 @@
 
 mod accepted;
 pub mod claims;
+mod defaults;
 mod deleted;
 pub mod failed;
 pub mod fold;

@@ -17,6 +17,8 @@ pub struct Settled {
     pub cells: Cells,
     /// Cells that waited and were not sent, because they are not written any more.
     pub unsent: Cells,
+    /// Cells that were created with a default, which the row is to take.
+    pub defaulted: Cells,
     /// 16 bytes per sent cell, in ordinal order.
     pub hashes: Vec<u8>,
     pub revision: i64,

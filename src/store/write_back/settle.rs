@@ -14,6 +14,7 @@ use crate::store::outcome::Outcome;
 use crate::store::record::locks::lock_records;
 use crate::store::row::Columns;
 use crate::store::write_back::accepted::{Find, applied};
+use crate::store::write_back::defaults;
 use crate::store::write_back::deleted::delete_gone;
 use crate::store::write_back::failed::{dead_letters, not_applied};
 use crate::store::write_back::outcome::{Settled, column};
@@ -48,6 +49,7 @@ pub fn settle(
         return Ok(locked);
     }
     delete_gone(client, map, &records)?;
+    defaults::take(client, map, &records)?;
     dead_letters(client, map, &records)?;
     let entries: Vec<audit::Entry> = records
         .iter()

@@ -102,6 +102,14 @@ pub fn read(
             }
             Some(RowValues::Unreadable(failure)) => (BTreeMap::new(), Some(failure)),
         };
+        // An edit that empties a field which is never cleared has nothing to write.
+        let is_withheld = |id: u16, value: &Value| {
+            pending.cells.contains(id) && map.field(id).is_some_and(|f| f.is_withheld(value))
+        };
+        let local: BTreeMap<u16, Value> = local
+            .into_iter()
+            .filter(|(id, value)| !is_withheld(*id, value))
+            .collect();
         let sent = local.iter().filter(|(id, _)| pending.cells.contains(**id));
         let unstorable_reason =
             |(id, value): (&u16, &Value)| map.field(*id)?.unstorable_reason(value);

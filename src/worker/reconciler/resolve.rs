@@ -60,6 +60,7 @@ pub fn resolve(
                         raced: &checked.raced,
                     };
                     decide(&came, &mut settled, &mut entry, &decisions);
+                    note_withheld(&came, &settled.pending, &mut entry);
                     None
                 }
                 Outcome::Failed(failure) => {
@@ -228,6 +229,20 @@ fn decide(came: &Came, settled: &mut Resolution, entry: &mut Entry, decisions: &
                     policy: field.map_or("manual_review", |f| f.policy.name()),
                 });
             }
+        }
+    }
+}
+
+/// Edits that empty fields which are never cleared: the CRM keeps what it holds.
+fn note_withheld(came: &Came, pending: &Pending, entry: &mut Entry) {
+    for id in pending
+        .cells
+        .iter()
+        .filter(|id| !came.local.contains_key(id))
+    {
+        if let (Some(field), Some(kept)) = (came.map.field(id), came.read.get(&id)) {
+            let kept = json!({ "new": null, "kept": excerpt::of(kept) });
+            entry.superseded.insert(field.field.name.clone(), kept);
         }
     }
 }

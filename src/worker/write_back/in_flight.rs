@@ -35,6 +35,8 @@ pub struct InFlight {
     hashes: Vec<u8>,
     /// As the audit has it.
     fields: String,
+    /// See [`Settled::defaulted`].
+    defaulted: Cells,
 }
 
 impl InFlight {
@@ -70,7 +72,13 @@ impl InFlight {
             sent,
             hashes,
             fields: String::from_utf8(json).expect("JSON made of texts"),
+            defaulted: Cells::new(),
         }
+    }
+
+    /// The row is to take what was sent in these cells.
+    pub fn note_defaulted(&mut self, cells: Cells) {
+        self.defaulted = cells;
     }
 
     /// The record's key travels too, in that field.
@@ -98,6 +106,7 @@ impl InFlight {
             sent,
             hashes,
             fields,
+            defaulted,
         } = self;
         Settled {
             operation: match claimed.op {
@@ -110,6 +119,7 @@ impl InFlight {
             record_key: claimed.record_key,
             unsent: claimed.cells.difference(&sent),
             cells: sent,
+            defaulted,
             row_gone: false,
             hashes,
             revision: claimed.revision,

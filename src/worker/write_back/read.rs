@@ -42,21 +42,26 @@ pub fn read_batch(
     let (mut due, refused) = with_keys_of_their_own(map, due, unsettled)?;
     let written = map.cells(|f| f.written);
     // A record that the CRM does not have yet takes every field, those that were mapped since it
-    // was queued too.
-    for record in due.iter_mut().filter(|record| record.op == Op::Create) {
-        record.cells = record.cells.union(&written);
+    // was queued too, and those that are sent only now.
+    let created = map.cells(|f| f.created);
+    for record in due.iter_mut() {
+        record.cells = match record.op {
+            Op::Create => record.cells.union(&created),
+            _ => record.cells.clone(),
+        };
     }
-    let mut rows = read_rows(map, &due, &written, settings)?;
+    let mut rows = read_rows(map, &due, (&written, &created), settings)?;
     let mut batch = ClaimedBatch {
         records: Vec::with_capacity(due.len()),
         outgoing: Vec::with_capacity(due.len()),
         settled: refused,
     };
     for (i, claimed) in due.into_iter().enumerate() {
+        let mut defaulted = Cells::new();
         let row = match claimed.op {
             Op::Delete => RowValues::Found(Vec::new()),
             _ => match rows.remove(&i) {
-                Some(row) => holdable(map, row),
+                Some(row) => holdable(map, to_send(map, claimed.op, row, &mut defaulted)),
                 // Not reached within the bound on bytes: it comes with the next batch.
                 None => continue,
             },
@@ -65,6 +70,7 @@ pub fn read_batch(
             Disposition::Settled(settled) => batch.settled.push(*settled),
             Disposition::Send(claimed, fields) => {
                 let mut record = InFlight::new(*claimed, &fields);
+                record.note_defaulted(defaulted);
                 if let Some(field) = key_field(map, record.claimed()) {
                     record.note_key(&field.name);
                 }
@@ -82,7 +88,7 @@ pub fn read_batch(
 fn read_rows(
     map: &Map,
     due: &[Claimed],
-    written: &Cells,
+    (written, created): (&Cells, &Cells),
     settings: &Settings,
 ) -> Result<HashMap<usize, RowValues>, StoreError> {
     let reads: Vec<usize> = (0..due.len())
@@ -91,7 +97,10 @@ fn read_rows(
     // What waits of fields that are not written any more is not sent.
     let cells: Vec<Cells> = reads
         .iter()
-        .map(|&i| due[i].cells.intersection(written))
+        .map(|&i| match due[i].op {
+            Op::Create => due[i].cells.intersection(created),
+            _ => due[i].cells.intersection(written),
+        })
         .collect();
     let wanted: Vec<Wanted> = reads
         .iter()
@@ -138,6 +147,29 @@ fn judge_row(map: &Map, claimed: Claimed, row: RowValues, settings: &Settings) -
         }
     };
     Disposition::Settled(Box::new(unsent(claimed, outcome)))
+}
+
+/// What is sent of a row: a record that is created may get defaults, and an empty cell may be one
+/// that is not sent. `defaulted`: cells whose defaults are to flow back into the row.
+fn to_send(map: &Map, op: Op, row: RowValues, defaulted: &mut Cells) -> RowValues {
+    let RowValues::Found(fields) = row else {
+        return row;
+    };
+    let value = |(id, field, value): (u16, Arc<Field>, Value)| {
+        let Some(mapped) = map.field(id) else {
+            return Some((id, field, value));
+        };
+        let is_empty = value.is_null();
+        let value = match op {
+            Op::Create => mapped.created_with(value),
+            _ => value,
+        };
+        if is_empty && !value.is_null() && mapped.direction.reads_crm() {
+            defaulted.insert(id);
+        }
+        (!mapped.is_withheld(&value)).then_some((id, field, value))
+    };
+    RowValues::Found(fields.into_iter().filter_map(value).collect())
 }
 
 /// The row, unless the CRM has no form of one of its values.

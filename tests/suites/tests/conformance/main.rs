@@ -7,6 +7,7 @@ mod changes;
 mod creates;
 mod documents;
 mod errors;
+mod field_options;
 mod first_loads;
 mod forms;
 mod garbage;

@@ -34,7 +34,7 @@ async fn what_was_exported_and_imported_is_exported_again() {
     staging
         .map_field(
             "title",
-            r#"validation => '{"max_length": 5}', transform_out => 'shout(jsonb)'"#,
+            r#"validation => '{"max_length": 5}', transform_out => 'shout(jsonb)', send_null => false, create_default => '"Dr."'"#,
         )
         .await;
     let document: Json = staging.db.one(EXPORT, &[]).await;
@@ -82,7 +82,9 @@ async fn what_was_exported_and_imported_is_exported_again() {
             r#"SELECT crm.alter_map(map_id, on_insert => 'ignore', external_id_field => '', on_crm_insert => 'insert', ingest => 'on'),
                       crm.alter_field(map_id, 'title', validation => '{"max_length": null, "nullable": false}', direction => 'bidirectional',
                                       transform_out => '-', transform_in => 'shout(jsonb)'),
-                      crm.alter_field(map_id, 'phone', materialize => false), crm.disable(map_id)
+                      crm.alter_field(map_id, 'title', send_null => true, create_default => 'null'),
+                      crm.alter_field(map_id, 'phone', materialize => false, create_only => true, create_default => '"+1"'),
+                      crm.disable(map_id)
                FROM crm.object_map;
                SELECT crm.alter_connection('stub', options => '{"max_in_flight": 2}')"#,
         )

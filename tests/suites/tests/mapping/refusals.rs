@@ -213,3 +213,38 @@ async fn the_ddl_of_a_map_stays_where_it_is_made() {
     let after: String = desk.db.one("SHOW citus.enable_ddl_propagation", &[]).await;
     assert_eq!(after, "on");
 }
+
+#[tokio::test]
+async fn options_of_sending_that_mean_nothing() {
+    let desk = Desk::open(&CLUSTER, Vendor::Stub).await;
+    let map = |more: &str| format!("SELECT crm.map_field(1, 'title', 'x_title', {more})");
+    for option in [
+        "send_null => false",
+        "create_only => true",
+        "create_default => '\"a\"'",
+    ] {
+        let statement = map(&format!("direction => 'inbound', {option}"));
+        refused(&desk, &statement, "22023", "inbound column", "outbound").await;
+    }
+    for (more, message) in [
+        ("create_default => '\" \"'", "sent as a text"),
+        (
+            "data_type => 'number', transform_out => 'shout(jsonb)', create_default => '\"a\"'",
+            "sent as a number",
+        ),
+        ("create_default => '{}'", "sent as a text"),
+    ] {
+        desk.db
+            .execute(
+                "CREATE OR REPLACE FUNCTION shout(jsonb) RETURNS jsonb LANGUAGE sql AS 'SELECT $1'",
+            )
+            .await;
+        refused(&desk, &map(more), "22023", message, "data_type").await;
+    }
+    desk.db.execute(&map("create_default => '\"a\"'")).await;
+    let inbound = "SELECT crm.alter_field(1, 'title', direction => 'inbound')";
+    refused(&desk, inbound, "22023", "create_default", "omit").await;
+    let both =
+        "SELECT crm.alter_field(1, 'title', direction => 'inbound', create_default => 'null')";
+    desk.db.execute(both).await;
+}
