@@ -1,21 +1,5 @@
 -- Which columns can be keys, and the text of a key.
 
-CREATE FUNCTION crm_internal.base_type(type_id oid) RETURNS oid
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    WITH RECURSIVE layers AS (
-        SELECT oid, typbasetype FROM pg_type WHERE oid = type_id
-        UNION ALL
-        SELECT t.oid, t.typbasetype FROM layers l JOIN pg_type t ON t.oid = l.typbasetype)
-    SELECT oid FROM layers WHERE typbasetype = 0
-$$;
-COMMENT ON FUNCTION crm_internal.base_type(oid) IS 'the base type of a domain, or the type itself';
-
-CREATE FUNCTION crm_internal.is_builtin(type_id oid) RETURNS bool
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT typnamespace = 'pg_catalog'::regnamespace FROM pg_type WHERE oid = crm_internal.base_type(type_id)
-$$;
-COMMENT ON FUNCTION crm_internal.is_builtin(oid) IS 'whether a type is built in, or a domain over a built-in type';
-
 CREATE FUNCTION crm_internal.is_key_type(type_id oid) RETURNS bool
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT crm_internal.base_type(type_id) = ANY ('{smallint,integer,bigint,numeric,uuid,text,varchar,bpchar}'::regtype[])

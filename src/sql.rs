@@ -57,6 +57,7 @@ extension_sql_file!(
         "keys_comments",
         "trigger_comments",
         "rows_comments",
+        "types_comments",
         "values_comments",
         "wake_comments",
         "webhook_comments",

@@ -15,6 +15,7 @@ mod home;
 mod keys;
 mod rows;
 mod triggers;
+mod types;
 mod values;
 pub mod wake;
 mod webhook;

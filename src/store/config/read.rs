@@ -112,9 +112,9 @@ fn object_maps(client: &SpiClient, relation: Option<pg_sys::Oid>) -> Result<Vec<
          LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
          LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = m.key_column AND NOT a.attisdropped
          -- A key is looked for by the type beneath: what a domain checks is code of others, and looking sets nothing.
-         LEFT JOIN pg_type k ON k.oid = crm_internal.base_type(a.atttypid) AND crm_internal.is_builtin(k.oid)
+         LEFT JOIN pg_type k ON k.oid = CASE WHEN crm_internal.is_builtin(a.atttypid) THEN crm_internal.base_type(a.atttypid) END
          LEFT JOIN pg_attribute s ON s.attrelid = c.oid AND s.attname = m.shard_column AND NOT s.attisdropped
-         LEFT JOIN pg_type z ON z.oid = crm_internal.base_type(s.atttypid) AND crm_internal.is_builtin(z.oid)
+         LEFT JOIN pg_type z ON z.oid = CASE WHEN crm_internal.is_builtin(s.atttypid) THEN crm_internal.base_type(s.atttypid) END
          WHERE $1 IS NULL OR m.relation = $1
          ORDER BY m.map_id"),
         None,
