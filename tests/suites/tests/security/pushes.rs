@@ -14,8 +14,11 @@ async fn who_may_write_all_data_sets_no_condition() {
     let push = "INSERT INTO crm.scan_request (map_id, task, condition, reason, actor) VALUES (1, 'push', 'true', 'x', 'x')";
     refused(&session, push).await;
     desk.link(1).await;
-    desk.db.execute("SELECT crm.pause('stub')").await;
-    let push = format!("SELECT crm.push({}, condition => 'true')", desk.map);
+    // A disabled map keeps the request, so that there is one to change.
+    let push = format!(
+        "SELECT crm.disable({map}); SELECT crm.push({map}, condition => 'true')",
+        map = desk.map
+    );
     desk.db.execute(&push).await;
     refused(&session, "UPDATE crm.scan_request SET condition = 'false'").await;
 }
