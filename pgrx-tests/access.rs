@@ -37,6 +37,7 @@ mod tests {
         "connections",
         "dead_letters",
         "export_mapping",
+        "few_linked",
         "field_map",
         "hash",
         "home",
@@ -49,6 +50,9 @@ mod tests {
         "snapshot",
         "snapshot_hash",
         "status",
+        "status_wide",
+        "waiting_work",
+        "worker_busy",
         "worker_state",
     ];
 
@@ -219,6 +223,7 @@ mod tests {
         run("INSERT INTO t VALUES (1, 'x'); SET ROLE acc_looker");
         for view in [
             "status",
+            "status_wide",
             "connections",
             "rate_budget",
             "cell_status",

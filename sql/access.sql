@@ -14,7 +14,7 @@ SELECT g.level, g.kind, g.schema, unnest(g.names::name[])
 FROM (VALUES
     ('reader', 'schema', 'crm', '{crm}'),
     ('reader', 'relation', 'crm',
-     '{status,connections,rate_budget,cell_status,dead_letters,pending_writes,conflicts,progress,audit_log,connection,object_map,field_map,ingest_state}'),
+     '{status,status_wide,connections,rate_budget,cell_status,dead_letters,pending_writes,conflicts,progress,audit_log,connection,object_map,field_map,ingest_state}'),
     ('reader', 'function', 'crm', '{hash,snapshot,snapshot_hash,check,worker_state,home,export_mapping}'),
     ('writer', 'function', 'crm', '{write,read_live,write_status,flush,ingest_now,receive_webhook}'),
     ('operator', 'function', 'crm',
@@ -24,7 +24,7 @@ FROM (VALUES
      'alter_map,alter_field,import_mapping}'),
     -- A function or view that runs with its caller's rights comes with the functions that it calls.
     ('reader', 'schema', 'crm_internal', '{crm_internal}'),
-    ('reader', 'function', 'crm_internal', '{check_tables,capture_trouble,ingests,cells_has,cells_count,cells_union}'),
+    ('reader', 'function', 'crm_internal', '{check_tables,capture_trouble,ingests,worker_busy,few_linked,waiting_work,cells_has,cells_count,cells_union}'),
     ('writer', 'function', 'crm_internal', '{caller,perform_write,perform_read,do_flush,do_ingest_now}'),
     ('operator', 'function', 'crm_internal', '{check_rows,check_choice,do_resolve_conflict,set_cell}'),
     ('admin', 'function', 'crm_internal',

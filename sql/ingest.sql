@@ -36,7 +36,7 @@ BEGIN
     IF answer ->> 'read' IS NULL THEN
         RAISE object_not_in_prerequisite_state USING
             MESSAGE = format('the backfill of map %s has stopped', map_id),
-            DETAIL = coalesce((SELECT s.reason FROM crm.status s WHERE s.map_id = m.map_id), 'It did not finish within a day.'),
+            DETAIL = coalesce((SELECT s.reason FROM crm.status_wide s WHERE s.map_id = m.map_id), 'It did not finish within a day.'),
             HINT = 'It continues by itself once the cause is fixed; see crm.progress and crm.status.';
     END IF;
     RETURN (answer ->> 'read')::bigint;

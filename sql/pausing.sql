@@ -101,7 +101,7 @@ BEGIN
     PERFORM crm_internal.send_now(ARRAY[m.map_id]);
     RAISE NOTICE 'map % (%): %', m.map_id, m.relation, CASE WHEN m.paused THEN 'it is not paused any more' ELSE 'it was not paused' END
         USING DETAIL = format('%s changes are due now.', crm_internal.queued(ARRAY[m.map_id]));
-    SELECT s.reason INTO reason FROM crm.status s WHERE s.map_id = m.map_id;
+    SELECT s.reason INTO reason FROM crm.status_wide s WHERE s.map_id = m.map_id;
     IF reason IS NOT NULL THEN
         RAISE NOTICE 'nothing is sent all the same: %', reason;
     END IF;
@@ -118,7 +118,7 @@ DECLARE
     said int := 0;
     s record;
 BEGIN
-    FOR s IN SELECT x.map_id, x.relation, x.reason FROM crm.status x WHERE x.map_id = ANY (all_maps) AND x.reason IS NOT NULL ORDER BY x.map_id LOOP
+    FOR s IN SELECT x.map_id, x.relation, x.reason FROM crm.status_wide x WHERE x.map_id = ANY (all_maps) AND x.reason IS NOT NULL ORDER BY x.map_id LOOP
         said := said + 1;
         IF said <= 5 THEN
             RAISE NOTICE 'map % (%) waits: %', s.map_id, s.relation, s.reason;

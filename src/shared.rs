@@ -42,7 +42,7 @@ impl State {
         ][n.min(5) as usize]
     }
 
-    /// As `crm.status.worker` shows it.
+    /// As `crm.status_wide.worker` shows it.
     pub fn name(self) -> &'static str {
         match self {
             State::Wanted | State::Starting => "starting",
@@ -77,6 +77,8 @@ pub struct Slot {
     changed: AtomicBool,
     /// The SQLSTATE of what keeps the worker from working; 0: nothing.
     trouble: AtomicI32,
+    /// Since when the worker has been at one turn of its work, in ms; 0: it rests.
+    busy_since: AtomicI64,
     /// No worker may run in the database before this time (DROP DATABASE is under way), in ms.
     held_until: AtomicI64,
 }
@@ -174,6 +176,19 @@ impl Slot {
         let character = |n: u32| char::from((code >> (6 * n) & 0x3F) as u8 + b'0');
         (code != 0).then(|| (0..5).map(character).collect())
     }
+    /// The worker begins a turn.
+    pub fn begin_turn(&self) {
+        self.busy_since.store(now_ms(), SeqCst);
+    }
+    pub fn end_turn(&self) {
+        self.busy_since.store(0, SeqCst);
+    }
+    /// How long a worker that runs has been at one turn.
+    pub fn busy_for(&self) -> Option<Duration> {
+        let since = self.busy_since.load(SeqCst);
+        let is_busy = since > 0 && self.state() == State::Running;
+        is_busy.then(|| Duration::from_millis((now_ms() - since).max(0) as u64))
+    }
     /// Asks for a worker; called right after the commit of CREATE EXTENSION.
     pub fn ask(&self) {
         self.asked.store(true, SeqCst);
@@ -206,6 +221,7 @@ impl Slot {
         // that.
         self.asked.store(false, SeqCst);
         self.set_trouble(None);
+        self.end_turn();
         self.set_state(State::Running);
         true
     }

@@ -127,9 +127,14 @@ extension_sql_file!(
 extension_sql_file!("../sql/audit.sql", name = "audit", requires = ["restore"]);
 extension_sql_file!("../sql/status.sql", name = "status", requires = ["audit"]);
 extension_sql_file!(
+    "../sql/map_status.sql",
+    name = "map_status",
+    requires = ["status"]
+);
+extension_sql_file!(
     "../sql/pausing.sql",
     name = "pausing",
-    requires = ["status"]
+    requires = ["map_status"]
 );
 extension_sql_file!(
     "../sql/write_back.sql",

@@ -19,6 +19,7 @@ CREATE TABLE crm.dead_letter (
 );
 CREATE UNIQUE INDEX dead_letter_record ON crm.dead_letter (shard_key, map_id, record_key, path);
 CREATE INDEX dead_letter_crm_id ON crm.dead_letter (map_id, crm_id) WHERE path = 'ingest';
+CREATE INDEX dead_letter_map ON crm.dead_letter (map_id);
 COMMENT ON TABLE crm.dead_letter IS
     'records that could not be written, whose cells stay in crm.queue until crm.replay() or the next edit of the record; '
     'and CRM records that could not be stored (path ingest), until crm.replay() or their next change';

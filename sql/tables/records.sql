@@ -127,6 +127,7 @@ CREATE TABLE crm.pending_write (
 CREATE UNIQUE INDEX pending_write_record ON crm.pending_write (shard_key, map_id, record_key) WHERE state IN ('queued', 'dead');
 CREATE INDEX pending_write_due ON crm.pending_write (map_id, next_attempt_at) WHERE state = 'queued';
 CREATE INDEX pending_write_intent ON crm.pending_write (map_id) WHERE state IN ('sending', 'landed', 'failed');
+CREATE INDEX pending_write_dead ON crm.pending_write (map_id) WHERE state = 'dead';
 CREATE INDEX pending_write_calls ON crm.pending_write USING gin (folded, undone) WHERE folded IS NOT NULL OR undone IS NOT NULL;
 COMMENT ON TABLE crm.pending_write IS
     'edits of bidirectional cells whose outcome is not final: at most one queued row per record, into which later edits are folded';
@@ -170,6 +171,7 @@ CREATE TABLE crm.conflict (
     PRIMARY KEY (shard_key, conflict_id)
 );
 CREATE UNIQUE INDEX conflict_cell ON crm.conflict (shard_key, map_id, record_key, field_id);
+CREATE INDEX conflict_map ON crm.conflict (map_id);
 COMMENT ON TABLE crm.conflict IS 'cells that changed on both sides and that no policy decides; resolved by crm.resolve_conflict()';
 COMMENT ON COLUMN crm.conflict.field_id IS '-1: the conflict is about the record as a whole (duplicate_identity)';
 COMMENT ON COLUMN crm.conflict.conflict_type IS 'see the view crm.conflicts';

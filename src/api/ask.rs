@@ -136,7 +136,7 @@ fn no_worker(why: &str) -> ! {
             "The worker is {}: {why}.",
             super::wake::worker_state()
         )),
-        "Plain UPDATEs are captured all the same and are sent when it runs again; see crm.status and the server log.",
+        "Plain UPDATEs are captured all the same and are sent when it runs again; see crm.status_wide and the server log.",
     )
 }
 

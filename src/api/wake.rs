@@ -1,6 +1,7 @@
 //! Waking the worker, and hearing from it.
 
 use std::cell::Cell;
+use std::time::Duration;
 
 use pgrx::prelude::*;
 use pgrx::{
@@ -193,8 +194,24 @@ pub fn worker_state() -> String {
     }
 }
 
+/// A turn of the worker that takes longer is worth a look.
+const LONG_TURN: Duration = Duration::from_secs(5);
+
+/// See its comment below.
+#[pg_extern(parallel_safe, schema = "crm_internal")]
+fn worker_busy() -> Option<f64> {
+    if !shared::available() {
+        return None;
+    }
+    // SAFETY: a plain read of this backend's own database.
+    let slot = shared::slot(unsafe { pg_sys::MyDatabaseId })?;
+    let busy = slot.busy_for().filter(|busy| *busy > LONG_TURN)?;
+    Some(busy.as_secs_f64().floor())
+}
+
 extension_sql!(
     r#"
+COMMENT ON FUNCTION crm_internal.worker_busy() IS 'for how many seconds the worker has been at one turn of its work, if for more than five';
 COMMENT ON FUNCTION crm_internal.note_change(bool) IS 'called by capture: wakes the worker at commit if the changes are to be sent at once';
 COMMENT ON FUNCTION crm_internal.notify_worker(bool) IS 'wakes the worker when the transaction commits';
 COMMENT ON FUNCTION crm_internal.invalidate(oid) IS 'invalidates what sessions have cached of a table, at commit';
@@ -207,6 +224,7 @@ COMMENT ON FUNCTION crm.worker_state() IS 'state of the background worker: runni
         notify_worker,
         invalidate,
         start_worker,
-        worker_state
+        worker_state,
+        worker_busy
     ]
 );

@@ -12,7 +12,7 @@ use crate::store::error::StoreError;
 use crate::store::row::Columns;
 use crate::store::statement::Cached;
 
-/// Failures in a row after which a connection's circuit is open: see `crm.status.circuit`.
+/// Failures in a row after which a connection's circuit is open: see `crm.status_wide.circuit`.
 pub const OPENS_AFTER: u32 = 3;
 
 /// Stores what was last reported of the request budgets, a refusal included. If one side reported

@@ -81,7 +81,7 @@ SELECT demo.expect(:'state' = '23514', 'the broken rule is refused')
 SELECT crm.pause('embedded');
 UPDATE customers SET city = upper(city) WHERE country = 'Norway' OR country = 'Sweden';
 SELECT crm.flush(timeout => '5 seconds');
-SELECT connection, state, reason, dirty_cells, queued FROM crm.status WHERE map_id = :map_id;
+SELECT connection, state, reason, dirty_cells, queued FROM crm.status_wide WHERE map_id = :map_id;
 :hide
 SELECT demo.expect((SELECT count(*) = 0 FROM held WHERE city = upper(city)), 'nothing is written over a paused connection')
 \g /dev/null
@@ -127,7 +127,7 @@ WHERE a.connection = 'embedded' AND a.record_key = 'ERNSH' ORDER BY a.audit_id, 
 \echo
 \echo '== 2.10 The end: nothing waits, every invariant holds, and what the CRM holds equals the table'
 :show
-SELECT connection, provider, state, dirty_cells, queued, dead, last_success IS NOT NULL AS succeeded FROM crm.status;
+SELECT connection, provider, state, dirty_cells, queued, dead, last_success IS NOT NULL AS succeeded FROM crm.status_wide;
 SELECT * FROM crm.check();
 :hide
 SELECT demo.expect((SELECT count(*) = 0 FROM crm.check()), 'crm.check() finds nothing')

@@ -84,7 +84,7 @@ SELECT demo.expect(:'updated' = '23514' AND :'inserted' = '23514', 'the broken r
 SELECT crm.pause('sales');
 UPDATE customers SET city = upper(city) WHERE country IN ('Norway', 'Sweden');
 SELECT crm.flush(:sales, '5 seconds') AS sales, crm.flush(:marketing) AS marketing;
-SELECT connection, state, reason, dirty_cells, queued FROM crm.status WHERE map_id IN (:sales, :marketing);
+SELECT connection, state, reason, dirty_cells, queued FROM crm.status_wide WHERE map_id IN (:sales, :marketing);
 \ir parts/look.sql
 SELECT customer_id, crm, city, version FROM held WHERE country IN ('Norway', 'Sweden') ORDER BY 1, 2;
 :hide
@@ -163,7 +163,7 @@ FROM jsonb_each(:'stats'::jsonb) v, jsonb_each(v.value -> 'routes') r ORDER BY 1
 \echo
 \echo '== 3.11 The end: nothing waits, every invariant holds, and what both CRMs hold equals the table'
 :show
-SELECT connection, provider, state, dirty_cells, queued, dead, last_success IS NOT NULL AS succeeded FROM crm.status ORDER BY map_id;
+SELECT connection, provider, state, dirty_cells, queued, dead, last_success IS NOT NULL AS succeeded FROM crm.status_wide ORDER BY map_id;
 SELECT * FROM crm.check();
 :hide
 SELECT demo.expect((SELECT count(*) = 0 FROM crm.check()), 'crm.check() finds nothing')

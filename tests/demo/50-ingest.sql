@@ -13,9 +13,9 @@ SELECT crm_id AS bonap_there FROM crm.cell_status WHERE map_id = :marketing AND 
 \echo '== 5.1 Every record is read once. All of it is known: these are our own writes, coming back'
 :show
 SELECT crm.backfill(:sales) >= 91 AS salesforce, crm.backfill(:marketing) >= 91 AS hubspot;
-SELECT connection, ingested, echoes >= 91 AS echoes, overwritten FROM crm.status WHERE map_id IN (:sales, :marketing) ORDER BY 1;
+SELECT connection, ingested, echoes >= 91 AS echoes, overwritten FROM crm.status_wide WHERE map_id IN (:sales, :marketing) ORDER BY 1;
 :hide
-SELECT demo.expect((SELECT bool_and(ingested = 0) FROM crm.status WHERE map_id IN (:sales, :marketing)), 'our own writes change nothing')
+SELECT demo.expect((SELECT bool_and(ingested = 0) FROM crm.status_wide WHERE map_id IN (:sales, :marketing)), 'our own writes change nothing')
 \g /dev/null
 
 \echo
@@ -41,7 +41,7 @@ SELECT demo.expect(:'there'::jsonb -> 'fields' ->> 'phone' = '91.24.45.99', 'Hub
 :show
 SELECT crm.ingest_now();
 SELECT crm.flush();
-SELECT connection, ingested, overwritten FROM crm.status WHERE map_id = :sales;
+SELECT connection, ingested, overwritten FROM crm.status_wide WHERE map_id = :sales;
 :hide
 \set there `curl -fsS "$ADMIN_URL/objects/salesforce/Account/$ALFKI"`
 SELECT demo.expect(:'there'::jsonb -> 'fields' ->> 'BillingCity' = 'Berlin', 'Salesforce holds the table''s city again')
@@ -51,7 +51,7 @@ SELECT demo.expect(:'there'::jsonb -> 'fields' ->> 'BillingCity' = 'Berlin', 'Sa
 \echo '== 5.4 Once more in both directions: nothing moves any more'
 :show
 SELECT crm.ingest_now(), crm.flush();
-SELECT connection, state, queued, pending, conflicts, dead, ingested, overwritten FROM crm.status WHERE map_id IN (:sales, :marketing) ORDER BY 1;
+SELECT connection, state, queued, pending, conflicts, dead, ingested, overwritten FROM crm.status_wide WHERE map_id IN (:sales, :marketing) ORDER BY 1;
 SELECT * FROM crm.check();
 :hide
 SELECT demo.expect((SELECT count(*) = 0 FROM crm.check()), 'crm.check() finds nothing')

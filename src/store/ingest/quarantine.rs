@@ -127,7 +127,7 @@ impl Arrived {
         Ok(())
     }
 
-    /// The first of a page is what `crm.status.last_error` shows.
+    /// The first of a page is what `crm.status_wide.last_error` shows.
     fn note_trouble(&mut self, crm_id: &str, failure: &Failure) {
         self.trouble.get_or_insert_with(|| {
             format!("cannot ingest CRM record {crm_id}: {}", failure.message)

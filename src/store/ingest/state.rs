@@ -66,6 +66,29 @@ pub fn all(client: &mut SpiClient) -> Result<Vec<State>, StoreError> {
     Ok(states)
 }
 
+/// Notes that the map's changes are being read.
+pub fn begins_to_read(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
+    client.update(
+        Cached("UPDATE crm.ingest_state SET reading_since = now() WHERE map_id = $1"),
+        None,
+        &[map_id.into()],
+    )?;
+    Ok(())
+}
+
+/// Notes that no request for the map's changes is in flight; `None`: for those of any.
+pub fn rests(client: &mut SpiClient, map_id: Option<i32>) -> Result<(), StoreError> {
+    client.update(
+        Cached(
+            "UPDATE crm.ingest_state SET reading_since = NULL
+             WHERE reading_since IS NOT NULL AND ($1 IS NULL OR map_id = $1)",
+        ),
+        None,
+        &[map_id.into()],
+    )?;
+    Ok(())
+}
+
 /// Where the next page begins.
 pub fn cursor(client: &SpiClient, map_id: i32) -> Result<Option<Json>, StoreError> {
     let mut rows = client.select(
@@ -177,6 +200,7 @@ pub fn advance(
             "UPDATE crm.ingest_state s
              SET cursor = $3::jsonb, backfilled = CASE WHEN s.backfill IS NULL THEN s.backfilled ELSE s.backfilled + $5 END,
                  backfill = CASE WHEN $4 THEN s.backfill END, last_at = CASE WHEN $4 THEN s.last_at ELSE now() END,
+                 reading_since = CASE WHEN $4 THEN s.reading_since END,
                  next_at = CASE WHEN $4 THEN '-infinity' ELSE now() + m.ingest_interval END
              FROM crm.object_map m
              WHERE m.map_id = s.map_id AND s.map_id = $1 AND s.cursor IS NOT DISTINCT FROM $2::jsonb RETURNING s.map_id",

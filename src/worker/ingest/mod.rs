@@ -177,6 +177,11 @@ impl Ingest {
             Err(failure) => self.on_failure(cx, &poll, &failure),
         };
         let map = &poll.map;
+        // Unless the next page is under way. A failure to store it comes to an end with the next
+        // poll.
+        if poll.is_page() && !self.polls.has_page(map.id) {
+            let _ = transaction(|client| state::rests(client, Some(map.id)));
+        }
         let Err(error) = applied else {
             cx.backoff.succeeded(Owner::Map(map.id), Step::Poll);
             return;

@@ -80,7 +80,10 @@ impl Polls {
             }
             let since = match since {
                 Some(since) => Some(since),
-                None => state::cursor(client, map_id)?,
+                None => {
+                    state::begins_to_read(client, map_id)?;
+                    state::cursor(client, map_id)?
+                }
             };
             Ok(Some((since, state::moment(client)?)))
         })?;

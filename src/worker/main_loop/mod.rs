@@ -22,6 +22,7 @@ use crate::failpoint;
 use crate::settings::Settings;
 use crate::shared::{Slot, State};
 use crate::store::config::Map;
+use crate::store::ingest::state as ingest_state;
 use crate::store::write_back::claims;
 use crate::store::{StoreError, config, rights, transaction};
 use crate::worker::calls::Calls;
@@ -76,7 +77,11 @@ pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
     let runtime = start_threads();
     listen(database, &mailbox, &runtime);
     let mut main_loop = MainLoop::new(slot, &mailbox, inbox, &runtime);
-    match transaction(claims::release_abandoned) {
+    let released = transaction(|client| {
+        ingest_state::rests(client, None)?;
+        claims::release_abandoned(client)
+    });
+    match released {
         Ok(0) => {}
         Ok(n) => log!("pg_crm released {n} records that an earlier worker had in flight"),
         // Dropped again already; the first turn notices.
@@ -125,6 +130,7 @@ impl MainLoop {
     /// Turns until the extension is dropped.
     fn work(&mut self) {
         let mut due = Instant::now();
+        self.slot.begin_turn();
         loop {
             pgrx::check_for_interrupts!();
             if reload_if_requested() {
@@ -156,7 +162,9 @@ impl MainLoop {
 
     fn sleep(&self, time: Duration) {
         report("");
+        self.slot.end_turn();
         process::wait_latch_or_readable(self.inbox.fd(), time.min(self.calls.pause()));
+        self.slot.begin_turn();
     }
 
     /// Handles the messages of the threads, and serves callers with the state of the last turn.

@@ -26,7 +26,7 @@ SELECT crm.flush(:map);
 SELECT record_key, operation, fields - 'external_key' AS fields, result, provider, path FROM crm.audit_log
 WHERE map_id = :map AND operation = 'update' ORDER BY at;
 SELECT * FROM pg_temp.crm;
-SELECT state, dirty_cells, queued, unlinked, dead FROM crm.status WHERE map_id = :map;
+SELECT state, dirty_cells, queued, unlinked, dead FROM crm.status_wide WHERE map_id = :map;
 
 -- flush sees committed changes only, and says so.
 BEGIN;

@@ -302,7 +302,7 @@ impl Database {
     pub async fn flush(&self) -> bool {
         let done: bool = self.one("SELECT crm.flush(timeout => '30 s')", &[]).await;
         if !done {
-            let status = self.text("SELECT to_jsonb(s) FROM crm.status s").await;
+            let status = self.text("SELECT to_jsonb(s) FROM crm.status_wide s").await;
             eprintln!("-- a flush came to nothing:\n{status}");
         }
         done
@@ -316,7 +316,7 @@ impl Database {
         let drained = tokio::time::timeout(limit, async {
             loop {
                 let _: Option<bool> = self.one("SELECT crm.flush(timeout => '1 s')", &[]).await;
-                let waiting = "SELECT (SELECT coalesce(sum(queued), 0)::bigint FROM crm.status)
+                let waiting = "SELECT (SELECT coalesce(sum(queued), 0)::bigint FROM crm.status_wide)
                                     + (SELECT count(*) FROM crm.scan_request JOIN crm.map_state s USING (map_id) WHERE s.state <> 'error')";
                 if self.one::<i64>(waiting, &[]).await == 0 && self.dirty().await == 0 {
                     return;
@@ -325,7 +325,7 @@ impl Database {
             }
         });
         if drained.await.is_err() {
-            let status = self.text("SELECT to_jsonb(s) FROM crm.status s").await;
+            let status = self.text("SELECT to_jsonb(s) FROM crm.status_wide s").await;
             let cells = self
                 .text("SELECT to_jsonb(c) FROM crm.cell_status c WHERE state <> 'synced' LIMIT 5")
                 .await;

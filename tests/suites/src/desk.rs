@@ -137,7 +137,10 @@ impl Desk {
     pub async fn ingest(&self) {
         let done: bool = self.db.one("SELECT crm.ingest_now()", &[]).await;
         if !done {
-            let status = self.db.text("SELECT to_jsonb(s) FROM crm.status s").await;
+            let status = self
+                .db
+                .text("SELECT to_jsonb(s) FROM crm.status_wide s")
+                .await;
             let open = self.db.text("SELECT to_jsonb(r) FROM crm.refetch r").await;
             panic!("the CRM's changes were not taken in\n{status}\n{open}");
         }

@@ -238,7 +238,10 @@ impl Live {
         if tokio::time::timeout(PATIENCE, still()).await.is_err() {
             let waiting = "SELECT to_jsonb(p) FROM crm.pending_writes p WHERE state <> 'dead'";
             let waiting = self.db.text(waiting).await;
-            let status = self.db.text("SELECT to_jsonb(s) FROM crm.status s").await;
+            let status = self
+                .db
+                .text("SELECT to_jsonb(s) FROM crm.status_wide s")
+                .await;
             panic!("edits still wait after {PATIENCE:?}\n{waiting}\n{status}");
         }
     }

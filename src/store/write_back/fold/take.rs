@@ -287,5 +287,7 @@ const QUEUED: &str = "WITH record AS MATERIALIZED (
     INSERT INTO crm.queue AS q (shard_key, map_id, record_key, state, op, cells, changed_at, place, actor)
     SELECT shard_key, map_id, record_key, CASE WHEN is_linked OR creates THEN 'queued' ELSE 'unlinked' END,
            CASE WHEN is_deleted THEN 'd' WHEN is_linked THEN 'u' ELSE 'c' END::\"char\",
-           CASE WHEN NOT is_deleted THEN queued END, crm_internal.cells_stamp(NULL, unchecked, changed_at), place, actor
+           CASE WHEN NOT is_deleted THEN queued END,
+           -- Of a deletion, which has no cells: how long it has been waiting.
+           CASE WHEN is_deleted THEN ARRAY[changed_at] ELSE crm_internal.cells_stamp(NULL, unchecked, changed_at) END, place, actor
     FROM record";

@@ -59,14 +59,14 @@ async fn our_own_writes_coming_back_are_nothing(contestant: Contestant) {
         .await;
     live.agree().await;
     let rows = live.audit_rows().await;
-    let echoes = "SELECT echoes FROM crm.status";
+    let echoes = "SELECT echoes FROM crm.status_wide";
     let before: i64 = live.db.one(echoes, &[]).await;
     live.ingest().await;
     assert_eq!(live.audit_rows().await, rows);
     assert!(live.db.one::<i64>(echoes, &[]).await >= before + 5);
     assert_eq!(
         live.db
-            .one::<i64>("SELECT ingested FROM crm.status", &[])
+            .one::<i64>("SELECT ingested FROM crm.status_wide", &[])
             .await,
         0
     );
@@ -87,7 +87,7 @@ async fn an_outbound_field_is_written_over(contestant: Contestant) {
         .edit(&desk.db, people, &id, &json!({"phone": "theirs"}))
         .await;
     desk.ingest().await;
-    let overwritten = "SELECT overwritten FROM crm.status";
+    let overwritten = "SELECT overwritten FROM crm.status_wide";
     assert_eq!(desk.db.one::<i64>(overwritten, &[]).await, 1);
     let lost = "SELECT fields::text FROM crm.audit_log WHERE result = 'overwritten'";
     assert!(desk.db.text(lost).await.contains("theirs"));
@@ -186,7 +186,7 @@ async fn a_row_follows_its_record(contestant: Contestant) {
     let left: Vec<String> = live.db.all("SELECT id FROM people ORDER BY id", &[]).await;
     assert_eq!(left, ["p2", "p3"]);
     assert_eq!(live.crm_id("p2").await, None);
-    let said = live.db.text("SELECT last_error FROM crm.status").await;
+    let said = live.db.text("SELECT last_error FROM crm.status_wide").await;
     assert!(said.contains("p2"), "{said}");
 }
 

@@ -247,7 +247,7 @@ async fn an_error_that_every_record_has_stops_the_map(contestant: Contestant) {
         (desk.state().await == "error").then_some(())
     })
     .await;
-    let why = "SELECT concat(reason, last_error) FROM crm.status";
+    let why = "SELECT concat(reason, last_error) FROM crm.status_wide";
     let why: String = desk.db.one(why, &[]).await;
     assert!(why.contains("as injected"), "{why}");
     desk.db.assert_checked().await;

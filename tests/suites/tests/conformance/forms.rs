@@ -63,7 +63,7 @@ async fn nothing_happens(desk: &Desk, held: &Json) {
     }
     assert_eq!(&rows(desk).await, held);
     assert_eq!(desk.crm.records(&desk.db, object).await, records);
-    let overwritten = "SELECT overwritten FROM crm.status WHERE map_id = $1";
+    let overwritten = "SELECT overwritten FROM crm.status_wide WHERE map_id = $1";
     assert_eq!(desk.db.one::<i64>(overwritten, &[&desk.map]).await, 0);
     assert_eq!(desk.audit_rows().await, told);
     assert_eq!(desk.db.count("crm.conflicts").await, 0);
@@ -143,7 +143,7 @@ async fn a_form_that_nobody_foresees_is_written_over_once(contestant: Contestant
         desk.db.drain().await;
         desk.db.no_record_is_to_be_read().await;
     }
-    let overwritten = "SELECT overwritten FROM crm.status WHERE map_id = $1";
+    let overwritten = "SELECT overwritten FROM crm.status_wide WHERE map_id = $1";
     let overwritten: i64 = desk.db.one(overwritten, &[&desk.map]).await;
     let formed = desk
         .db
@@ -190,7 +190,7 @@ async fn a_persons_value_is_written_over_as_often_as_it_is_set(contestant: Conte
         desk.db.drain().await;
         desk.db.no_record_is_to_be_read().await;
         assert_eq!(desk.field("p1", "phone").await, "ours");
-        let overwritten = "SELECT overwritten FROM crm.status";
+        let overwritten = "SELECT overwritten FROM crm.status_wide";
         assert_eq!(desk.db.one::<i64>(overwritten, &[]).await, n);
     }
     assert_eq!(

@@ -209,7 +209,7 @@ async fn what_the_table_refuses_keeps_nobody_from_coming_in(vendor: Vendor) {
         dead[0].starts_with("ingest p2 ") && dead[0].contains("short"),
         "{dead:?}"
     );
-    let said = live.db.text("SELECT last_error FROM crm.status").await;
+    let said = live.db.text("SELECT last_error FROM crm.status_wide").await;
     assert!(said.contains("short"), "{said}");
     // Mended, they come in.
     live.db

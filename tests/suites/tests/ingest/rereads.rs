@@ -27,7 +27,7 @@ async fn what_is_on_its_way_is_not_read_meanwhile() {
     .await;
     desk.ingest().await;
     assert!(flush.await.expect("it does not panic"));
-    let waited = "SELECT echoes FROM crm.status";
+    let waited = "SELECT echoes FROM crm.status_wide";
     assert!(desk.db.one::<i64>(waited, &[]).await >= 75);
     assert_eq!(reads(&desk), 1, "once, when it had arrived");
     desk.settle().await;

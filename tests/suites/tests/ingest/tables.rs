@@ -234,7 +234,7 @@ async fn what_a_trigger_keeps_from_happening_is_not_told_as_done() {
     let told = "SELECT string_agg(record_key || ' ' || operation, ', ' ORDER BY record_key) FROM crm.audit_log
                 WHERE path = 'ingest' AND operation IN ('delete', 'unlink')";
     assert_eq!(live.db.text(told).await, "3 unlink, 4 delete");
-    let said = live.db.text("SELECT last_error FROM crm.status").await;
+    let said = live.db.text("SELECT last_error FROM crm.status_wide").await;
     assert!(
         said.contains("prevented the row from being deleted"),
         "{said}"

@@ -24,7 +24,7 @@ async fn too_few_slots_are_told_and_nothing_is_lost() {
     })
     .await;
     let shown = eventually("crm.status says that there is no worker", async || {
-        let shown: String = desk.db.one("SELECT worker FROM crm.status", &[]).await;
+        let shown: String = desk.db.one("SELECT worker FROM crm.status_wide", &[]).await;
         (shown != "running" && shown != "starting").then_some(shown)
     });
     assert!(shown.await.contains("slot"));

@@ -27,7 +27,7 @@ async fn a_record_without_a_link_waits_for_it(vendor: Vendor) {
         (live.state_of(&written.write_id).await == "unlinked").then_some(())
     })
     .await;
-    let shown = "SELECT unlinked FROM crm.status";
+    let shown = "SELECT unlinked FROM crm.status_wide";
     let _: i64 = live.db.one(shown, &[]).await;
     live.db.assert_checked().await;
     let person = json!({"last_name": "New", "phone": "+1"});

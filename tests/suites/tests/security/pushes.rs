@@ -57,7 +57,7 @@ async fn a_push_ends_with_the_owner_who_asked_for_it() {
     })
     .await;
     assert_eq!(desk.db.count("witness").await, 0);
-    let why = "SELECT last_error FROM crm.status";
+    let why = "SELECT last_error FROM crm.status_wide";
     let why: String = desk.db.one(why, &[]).await;
     assert!(why.contains("another owner"), "{why}");
     desk.db.assert_checked().await;

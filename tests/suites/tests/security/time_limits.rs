@@ -179,7 +179,7 @@ async fn a_delete_that_sleeps_leaves_its_row() {
         .await;
     assert!(slowest < OTHERS_WAIT, "{slowest:?}");
     eventually("its status says why", async || {
-        let sql = "SELECT last_error FROM crm.status WHERE map_id = 1 AND last_error LIKE '%took longer than%'";
+        let sql = "SELECT last_error FROM crm.status_wide WHERE map_id = 1 AND last_error LIKE '%took longer than%'";
         db.all::<String>(sql, &[]).await.pop()
     })
     .await;

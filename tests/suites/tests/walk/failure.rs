@@ -77,7 +77,7 @@ impl Walk {
                 "SELECT at::time, path, operation, result, record_key, crm_id, fields, error_class, error, actor FROM crm.audit_log
                  WHERE {of} ORDER BY at, audit_id")),
             ("ingestion", "SELECT cursor, next_at, read, applied, echoes FROM crm.ingest_state".to_owned()),
-            ("status", "SELECT pg_catalog.to_jsonb(s) FROM crm.status s".to_owned()),
+            ("status", "SELECT pg_catalog.to_jsonb(s) FROM crm.status_wide s".to_owned()),
         ] {
             let rows = self.db.text(&sql).await;
             let lines: Vec<&str> = rows.lines().collect();

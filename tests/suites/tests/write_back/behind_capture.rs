@@ -558,7 +558,7 @@ async fn ddl_that_changes_keys_stops_the_map() {
 async fn capture_that_is_off_is_seen() {
     let cluster = Cluster::with(&[]);
     let desk = Desk::open(&cluster, Vendor::Stub).await;
-    let status = "SELECT capture || coalesce(': ' || capture_trouble, '') FROM crm.status";
+    let status = "SELECT capture || coalesce(': ' || capture_trouble, '') FROM crm.status_wide";
     let breaches = "SELECT detail FROM crm.check() WHERE rule = 'edits are captured'";
     let told = || {
         let log = cluster.log();
@@ -668,7 +668,7 @@ async fn what_replication_brings_is_captured_where_that_is_asked_for() {
         .await;
     holds("1 Byron longer than ten letters, 4 Bartik").await;
     assert_eq!(
-        db.one::<String>("SELECT capture FROM crm.status", &[])
+        db.one::<String>("SELECT capture FROM crm.status_wide", &[])
             .await,
         "on"
     );

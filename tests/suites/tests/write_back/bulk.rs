@@ -95,7 +95,7 @@ async fn an_unknown_field_stops_the_map_when_every_record_fails_so() {
     .await;
     let why = desk
         .db
-        .text("SELECT reason, last_error FROM crm.status")
+        .text("SELECT reason, last_error FROM crm.status_wide")
         .await;
     assert!(why.contains("Nonsense__c"), "{why}");
     desk.db.assert_checked().await;

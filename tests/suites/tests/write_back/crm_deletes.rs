@@ -84,7 +84,7 @@ async fn the_row_stays_unlinked(vendor: Vendor) {
         .execute("UPDATE people SET phone = 'newer' WHERE id = 'p2'")
         .await;
     assert!(desk.db.flush().await);
-    let unlinked = "SELECT unlinked FROM crm.status";
+    let unlinked = "SELECT unlinked FROM crm.status_wide";
     assert_eq!(
         desk.db.one::<i64>(unlinked, &[]).await,
         1,
@@ -138,7 +138,10 @@ async fn a_row_that_others_refer_to_stays_and_the_status_says_why() {
         desk.db.execute("UPDATE people SET phone = 'new'").await;
         desk.db.drain_but_for_the_dead().await;
         assert_eq!(rows(&desk).await, "p2 p3");
-        let error: String = desk.db.one("SELECT last_error FROM crm.status", &[]).await;
+        let error: String = desk
+            .db
+            .one("SELECT last_error FROM crm.status_wide", &[])
+            .await;
         assert!(error.contains("cannot be deleted"), "{error}");
         assert!(error.contains("p2") && error.contains("orders"), "{error}");
         assert!(
@@ -197,7 +200,7 @@ async fn a_record_deleted_on_both_sides_at_once_leaves_nothing_behind() {
         desk.db.execute("DELETE FROM people WHERE id = 'p2'").await;
         flush.await.expect("the flush");
         desk.settle().await;
-        let unlinked = "SELECT unlinked FROM crm.status";
+        let unlinked = "SELECT unlinked FROM crm.status_wide";
         assert_eq!(desk.db.one::<i64>(unlinked, &[]).await, 0, "{on_delete}");
         desk.db
             .execute("INSERT INTO people (id, last_name) VALUES ('p2', 'Another')")

@@ -28,7 +28,7 @@ async fn names(db: &Database) -> Vec<String> {
 }
 
 async fn state(db: &Database) -> String {
-    db.one("SELECT state || ' ' || capture FROM crm.status", &[])
+    db.one("SELECT state || ' ' || capture FROM crm.status_wide", &[])
         .await
 }
 
@@ -152,7 +152,7 @@ async fn an_outbound_map_reads_nothing() {
     desk.db
         .execute("UPDATE crm.ingest_state SET next_at = '-infinity'")
         .await;
-    let due = "SELECT next_ingest_at IS NULL FROM crm.status";
+    let due = "SELECT next_ingest_at IS NULL FROM crm.status_wide";
     assert!(desk.db.one::<bool>(due, &[]).await);
     assert!(desk.db.one::<bool>("SELECT crm.ingest_now()", &[]).await);
     assert!(desk.db.flush().await);

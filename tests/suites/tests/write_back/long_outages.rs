@@ -113,7 +113,7 @@ async fn outage(cluster: &Cluster, kind: &str, fault: Option<Json>, length: Dura
     assert_eq!(attempts, 0, "{kind}: attempts\n{}", desk.db.text(why).await);
     let reason = desk
         .db
-        .text("SELECT state, reason, last_error FROM crm.status")
+        .text("SELECT state, reason, last_error FROM crm.status_wide")
         .await;
     assert!(
         reason.contains("waiting for the CRM") || reason.starts_with("syncing"),

@@ -21,6 +21,7 @@ mod remapping;
 mod rights;
 mod schema_changes;
 mod statements;
+mod status;
 mod tables;
 mod tight_limits;
 mod transforms;

@@ -84,7 +84,7 @@ async fn an_outage_of_any_length_needs_no_hand(vendor: Vendor) {
     desk.db.assert_checked().await;
     let why = desk
         .db
-        .text("SELECT reason, last_error FROM crm.status")
+        .text("SELECT reason, last_error FROM crm.status_wide")
         .await;
     assert!(
         why.contains("waiting for the CRM"),

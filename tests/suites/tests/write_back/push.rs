@@ -176,7 +176,7 @@ async fn a_condition_that_fails_ends_its_push() {
     .await;
     db.drain().await;
     assert_eq!(records(&db, "true").await, 1);
-    let why: String = db.one("SELECT last_error FROM crm.status", &[]).await;
+    let why: String = db.one("SELECT last_error FROM crm.status_wide", &[]).await;
     assert!(why.contains("because its condition failed"), "{why}");
 }
 

@@ -5,8 +5,9 @@ use crm_suites::{Desk, Vendor};
 use crate::CLUSTER;
 
 /// Statements, and the first level that may run them.
-const ALLOWED: [(&str, usize); 8] = [
+const ALLOWED: [(&str, usize); 9] = [
     ("SELECT * FROM crm.status", 1),
+    ("SELECT * FROM crm.status_wide", 1),
     ("SELECT * FROM crm.cell_status", 1),
     ("SELECT * FROM crm.audit_log", 1),
     ("SELECT crm.hash('1')", 1),

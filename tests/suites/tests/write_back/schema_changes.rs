@@ -20,7 +20,7 @@ async fn stopped(desk: &Desk) -> String {
     .await;
     desk.db
         .one(
-            "SELECT to_jsonb(s)::text FROM crm.status s WHERE map_id = $1",
+            "SELECT to_jsonb(s)::text FROM crm.status_wide s WHERE map_id = $1",
             &[&desk.map],
         )
         .await

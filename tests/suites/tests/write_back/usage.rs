@@ -326,7 +326,7 @@ async fn the_circuit_opens_and_closes() {
     desk.settle().await;
     let circuit = async || {
         desk.db
-            .one::<String>("SELECT circuit FROM crm.status", &[])
+            .one::<String>("SELECT circuit FROM crm.status_wide", &[])
             .await
     };
     assert_eq!(circuit().await, "closed");

@@ -47,7 +47,7 @@ async fn without_a_right_to_jobs_records_go_by_calls() {
     assert!(desk.crm.sim().requests("/crm/v8/upload").is_empty());
     let told = desk
         .db
-        .text("SELECT state, last_error FROM crm.status")
+        .text("SELECT state, last_error FROM crm.status_wide")
         .await;
     assert!(!told.contains("OAUTH"), "the connection goes on: {told}");
 }
