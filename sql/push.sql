@@ -55,8 +55,8 @@ $$;
 COMMENT ON FUNCTION crm.push(int, name[], text) IS
     'queues rows that are there to be written to the CRM: all, or those for which a condition holds; all mapped columns, or some. Rows '
     'without a CRM record are created as a whole if on_insert is create, and skipped otherwise; bidirectional cells are compared with '
-    'the CRM first, as edits based on what the ledger knows. condition: an SQL condition over the table''s columns, with built-in '
-    'functions, evaluated with the rights of the table''s owner, who alone may call this. Returns the push_id of crm.progress at once; '
+    'the CRM first, as edits based on what the ledger knows. condition: an SQL condition over the table''s columns, with '
+    'immutable built-in functions, evaluated with the rights of the table''s owner, who alone may call this. Returns the push_id of crm.progress at once; '
     'the worker does the work in parts; crm.flush() waits for it. Errors: 42704 no such map, 42703 column not mapped, 22023 column not '
     'written or invalid condition, 42501 not the owner of the table';
 

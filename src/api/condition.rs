@@ -7,19 +7,19 @@ use super::{or_raise, raise};
 use crate::store::capture::condition;
 use crate::store::{config, rights};
 
-/// Raises unless the text can be a condition on rows of a map's table, or is NULL. To be called as
-/// `crm_engine`.
+/// The columns that a condition on rows of a map's table reads; raises unless the text can be one.
+/// NULL: there is no condition. To be called as `crm_engine`.
 #[pg_extern(volatile, parallel_unsafe, schema = "crm_internal")]
-fn check_condition(map_id: i32, condition: Option<&str>) {
-    let Some(condition) = condition else { return };
+fn check_condition(map_id: i32, condition: Option<&str>) -> Option<Vec<String>> {
+    let condition = condition?;
     let checked = rights::pinned(|| {
         Spi::connect_mut(|client| {
-            Ok(config::map(client, map_id)?
-                .map(|map| (condition::check(client, &map, condition), map)))
+            Ok(config::map(client, map_id)?.map(|map| (condition::check(&map, condition), map)))
         })
     });
-    let Some((Err(error), map)) = or_raise(checked) else {
-        return;
+    let (error, map) = match or_raise(checked)? {
+        (Ok(columns), _) => return Some(columns),
+        (Err(error), map) => (error, map),
     };
     raise(
         error
@@ -27,12 +27,12 @@ fn check_condition(map_id: i32, condition: Option<&str>) {
             .unwrap_or(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE),
         format!("invalid condition on {}: {}", map.relation, error.message()),
         Some(format!("The condition is: {condition}")),
-        "It is an SQL condition, as after WHERE, over the columns of the table, with built-in functions and operators.",
+        "It is an SQL condition, as after WHERE, over the columns of the table, with immutable built-in functions and operators; for now() write the moment itself.",
     )
 }
 
 extension_sql!(
-    "COMMENT ON FUNCTION crm_internal.check_condition(int, text) IS 'raises unless the text is an SQL condition over the columns of a map''s table, evaluated as its owner, or NULL';",
+    "COMMENT ON FUNCTION crm_internal.check_condition(int, text) IS 'columns that an SQL condition over the columns of a map''s table reads; raises unless the text is one; NULL: there is none';",
     name = "condition_comments",
     requires = [check_condition]
 );

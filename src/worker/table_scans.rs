@@ -11,7 +11,7 @@ use super::process::report;
 use super::schedule::IDLE;
 use super::step_backoff::{Owner, Step};
 use crate::failpoint;
-use crate::store::capture::scan_order::Order;
+use crate::store::capture::scan_order::{MOMENT, Order};
 use crate::store::capture::scan_request::{self, Phase, Request, Task};
 use crate::store::capture::{compare, push, recapture};
 use crate::store::config::{self, Map};
@@ -167,6 +167,13 @@ fn scan_until(
     until: Instant,
 ) -> Result<Progress, StoreError> {
     let bounds = bounds.lenient();
+    let until = match request.task {
+        // It may be slow.
+        Task::Push {
+            condition: Some(_), ..
+        } => until.min(Instant::now() + MOMENT),
+        _ => until,
+    };
     loop {
         let progress = transaction(|client| {
             failpoint::reach("recapture::store");

@@ -3,8 +3,11 @@
 //! Guarantees: what people typed in the CRM is not overwritten, since the base of an edit is what
 //! the ledger knows when its turn comes. A record that the CRM deleted is not created again.
 
+use std::time::Duration;
+
 use crm_domain::Cells;
 use crm_domain::mapping::OnInsert;
+use pgrx::PgSqlErrorCode;
 use pgrx::spi::SpiClient;
 
 use crate::store::capture::compare::Differing;
@@ -22,6 +25,9 @@ use crate::store::table::read::Bounds;
 /// Edits of checked cells that may wait before a push adds more: they are sent in the order in
 /// which they came, and those of users have to wait for them.
 const WAITING: i64 = 5000;
+
+/// What a condition may take for one row: other maps wait meanwhile.
+const LONGEST: Duration = Duration::from_secs(1);
 
 /// Captures cells of the next rows.
 pub fn part(
@@ -42,9 +48,10 @@ pub fn part(
     let mut pace = Pace::new(map, bounds.time);
     let rows = rows.min(pace.room());
     let after = request.after.clone();
-    let found = pace.run(rows, || {
-        order.rows(map, after.as_ref(), rows, condition.as_deref())
-    })?;
+    let found = match condition {
+        Some(condition) => judged(map, order, after.as_ref(), rows, condition, bounds)?,
+        None => pace.run(rows, || order.rows(map, after.as_ref(), rows, None))?,
+    };
     let last = found.last().map(|(key, _)| key.clone());
     request.compared += found.len() as i64;
     let wanted: Vec<Key> = found
@@ -55,6 +62,25 @@ pub fn part(
     recapture::capture(client, map, &request.actor, &pushed, bounds.time)?;
     request.marked += pushed.len() as i64;
     scan_request::advance(client, request, last)
+}
+
+/// The next rows, and whether the condition holds for them.
+fn judged(
+    map: &Map,
+    order: &Order,
+    after: Option<&Key>,
+    rows: usize,
+    condition: &str,
+    bounds: &Bounds,
+) -> Result<Vec<(Key, bool)>, StoreError> {
+    let limit = bounds.time.map_or(LONGEST, |time| time.min(LONGEST));
+    match order.rows_in_a_moment(map, after, rows, condition, limit) {
+        Err(StoreError::RowTimeout(limit)) => Err(StoreError::Postgres {
+            code: PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            message: format!("it takes longer than {limit:?} for one row"),
+        }),
+        judged => judged,
+    }
 }
 
 /// The cells to be captured of each row that has a CRM record, or is to get one.

@@ -1,13 +1,24 @@
 //! The order in which a table is scanned.
 
-use pgrx::prelude::*;
-use pgrx::spi::{SpiClient, quote_identifier};
+use std::time::{Duration, Instant};
 
+use pgrx::datum::DatumWithOid;
+use pgrx::prelude::*;
+use pgrx::spi::{SpiClient, SpiHeapTupleData, quote_identifier};
+
+use crate::store::capture::condition::holds;
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::record::key::Key;
 use crate::store::row::Columns;
+use crate::store::statement::names::Running;
 use crate::store::statement::{Cached, Uncached};
+use crate::store::table::owner::as_owner_of;
+use crate::store::table::time_limit::TimeLimit;
+use crate::store::transaction::subtransaction;
+
+/// So long a condition is evaluated, row by row, before other maps have their turn.
+pub const MOMENT: Duration = Duration::from_millis(100);
 
 /// The order in which a table is scanned: that of the unique index on its keys.
 pub struct Order {
@@ -77,6 +88,69 @@ impl Order {
         rows: usize,
         condition: Option<&str>,
     ) -> Result<Vec<(Key, bool)>, StoreError> {
+        let statement = self.statement(map, after, rows, condition);
+        let args = self.arguments(after);
+        Spi::connect_mut(|client| {
+            let found = match condition {
+                None => client.update(Cached(&statement), None, &args)?,
+                Some(_) => client.update(Uncached(&statement), None, &args)?,
+            };
+            found.map(|row| judged(&row)).collect()
+        })
+    }
+
+    /// The same with a condition that may be slow, as many rows as a moment allows, as the table's
+    /// owner. Fails with [`StoreError::RowTimeout`] if one row takes longer than `limit`.
+    pub fn rows_in_a_moment(
+        &self,
+        map: &Map,
+        after: Option<&Key>,
+        rows: usize,
+        condition: &str,
+        limit: Duration,
+    ) -> Result<Vec<(Key, bool)>, StoreError> {
+        let statement = self.statement(map, after, rows, Some(condition));
+        let args = self.arguments(after);
+        let start = Instant::now();
+        let mut found: Vec<(Key, bool)> = Vec::new();
+        let mut timer = TimeLimit::new(Some(limit));
+        let fetch = || -> Result<(), StoreError> {
+            Spi::connect_mut(|client| {
+                let _running = Running::begin(&statement);
+                let mut cursor = client.try_open_cursor_mut(Uncached(&statement), &args)?;
+                // One at first, and as many again as there were before while that is quick.
+                while found.is_empty() || start.elapsed() < MOMENT {
+                    timer.restart();
+                    let some = cursor.fetch(found.len().max(1) as _)?;
+                    timer.check()?;
+                    if some.is_empty() {
+                        break;
+                    }
+                    for row in some {
+                        found.push(judged(&row)?);
+                    }
+                }
+                Ok(())
+            })
+        };
+        let result = subtransaction(|| as_owner_of(map, fetch));
+        let is_late = result.as_ref().is_err_and(|error| timer.caused(error));
+        drop(timer);
+        match result {
+            // Those before the slow ones are known; these come one by one.
+            Err(_) if is_late && !found.is_empty() => Ok(found),
+            Err(_) if is_late => Err(StoreError::RowTimeout(limit)),
+            result => result.map(|()| found),
+        }
+    }
+
+    fn statement(
+        &self,
+        map: &Map,
+        after: Option<&Key>,
+        rows: usize,
+        condition: Option<&str>,
+    ) -> String {
         let columns: Vec<String> = self
             .columns
             .iter()
@@ -94,41 +168,30 @@ impl Order {
             )
         });
         let wanted = condition.map_or_else(|| "true".to_owned(), holds);
-        let statement = format!(
+        format!(
             "SELECT {} AS shard_key, {} AS record_key, {wanted} AS holds FROM {} AS t {beyond} ORDER BY {list} LIMIT {rows}",
             map.shard_key("t"),
             map.record_key("t"),
             map.relation
-        );
-        let args: Vec<_> = after
-            .into_iter()
-            .flat_map(|key| {
-                (0..self.columns.len()).map(|place| match self.shard == Some(place) {
-                    true => key.shard_key.as_str().into(),
-                    false => key.record_key.as_str().into(),
-                })
+        )
+    }
+
+    fn arguments<'k>(&self, after: Option<&'k Key>) -> Vec<DatumWithOid<'k>> {
+        let of = |key: &'k Key| {
+            let places = 0..self.columns.len();
+            places.map(move |place| match self.shard == Some(place) {
+                true => key.shard_key.as_str().into(),
+                false => key.record_key.as_str().into(),
             })
-            .collect();
-        Spi::connect_mut(|client| {
-            let mut keys = Vec::with_capacity(rows);
-            let found = match condition {
-                None => client.update(Cached(&statement), None, &args)?,
-                Some(_) => client.update(Uncached(&statement), None, &args)?,
-            };
-            for row in found {
-                let key = Key {
-                    shard_key: row.required("shard_key")?,
-                    record_key: row.required("record_key")?,
-                };
-                keys.push((key, row.required("holds")?));
-            }
-            Ok(keys)
-        })
+        };
+        after.into_iter().flat_map(of).collect()
     }
 }
 
-/// A condition as part of a statement: true where it holds. A CASE, in which PostgreSQL refuses
-/// functions that return sets.
-fn holds(condition: &str) -> String {
-    format!("CASE WHEN ({condition}\n) THEN true ELSE false END")
+fn judged(row: &SpiHeapTupleData) -> Result<(Key, bool), StoreError> {
+    let key = Key {
+        shard_key: row.required("shard_key")?,
+        record_key: row.required("record_key")?,
+    };
+    Ok((key, row.required("holds")?))
 }

@@ -127,6 +127,21 @@ async fn a_condition_is_one_over_the_tables_own_columns() {
         ("id = $1", SqlState::UNDEFINED_PARAMETER),
         ("count(*) > 0", SqlState::GROUPING_ERROR),
         ("generate_series(1, 2) > 0", SqlState::DATATYPE_MISMATCH),
+        ("row_number() OVER () = 1", SqlState::WINDOWING_ERROR),
+        ("(SELECT true)", SqlState::FEATURE_NOT_SUPPORTED),
+        (
+            "query_to_xml('SELECT 1', true, false, '') IS NULL",
+            SqlState::INVALID_OBJECT_DEFINITION,
+        ),
+        (
+            "table_to_xml('public.secrets', true, false, '') IS NULL",
+            SqlState::INVALID_OBJECT_DEFINITION,
+        ),
+        ("pg_sleep(1) IS NULL", SqlState::INVALID_OBJECT_DEFINITION),
+        ("now() > '2026-01-01'", SqlState::INVALID_OBJECT_DEFINITION),
+        ("current_user = name", SqlState::INVALID_OBJECT_DEFINITION),
+        ("ctid IS NULL", SqlState::INVALID_COLUMN_REFERENCE),
+        ("t IS NULL", SqlState::INVALID_COLUMN_REFERENCE),
         ("public.mine(id)", SqlState::UNDEFINED_FUNCTION),
         (
             "EXISTS (SELECT FROM public.secrets)",
@@ -187,13 +202,18 @@ async fn a_condition_runs_with_the_owners_rights() {
     let name: String = db.one("SELECT current_database()::text", &[]).await;
     db.execute(&format!(
         "CREATE ROLE {name}_owner; GRANT CREATE ON SCHEMA public TO {name}_owner; ALTER TABLE t OWNER TO {name}_owner;
-         SELECT crm.push(1, condition => 'current_user = ''{name}_owner'' AND id = 2'); SELECT crm.enable(1)"
+         CREATE FUNCTION pg_catalog.who() RETURNS name LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN current_user; END $$;
+         SELECT crm.push(1, condition => 'who() = ''{name}_owner'' AND id = 2'); SELECT crm.enable(1)"
     ))
     .await;
     let error = db
         .error("SELECT crm.push(1, condition => 'pg_read_file(''PG_VERSION'') IS NOT NULL')")
         .await;
-    assert_eq!(error.code(), &SqlState::INSUFFICIENT_PRIVILEGE, "{error:?}");
+    assert_eq!(
+        error.code(),
+        &SqlState::INVALID_OBJECT_DEFINITION,
+        "{error:?}"
+    );
     db.drain().await;
     assert_eq!(records(&db, "fields ->> 'external_key' = '2'").await, 1);
     assert_eq!(records(&db, "true").await, 1);
@@ -218,5 +238,57 @@ async fn a_push_goes_on_where_it_was() {
     // Each row was captured once.
     let created = "crm.audit_log WHERE operation = 'create'";
     assert_eq!(db.count(created).await, 2500);
+    db.assert_checked().await;
+}
+
+/// A condition that is slow keeps other maps waiting for a moment at a time, and gets on all the
+/// same; one that takes too long for a row ends its push.
+#[tokio::test]
+async fn a_slow_condition_keeps_no_other_map_waiting() {
+    let db = loaded(60, CREATES).await;
+    // Only functions of the catalog can be named. These lie about what they do.
+    db.execute(
+        "CREATE FUNCTION pg_catalog.slow(id int) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS
+         $$ BEGIN PERFORM pg_sleep(CASE WHEN id = 61 THEN 60 ELSE 0.2 END); RETURN true; END $$;
+         CREATE TABLE other (id int PRIMARY KEY, name text);
+         SELECT crm.map_object('s', 'other', 'account', external_id_field => 'external_key', on_insert => 'create');
+         SELECT crm.map_field(2, 'name', 'name')",
+    )
+    .await;
+    let push: i64 = db
+        .one("SELECT crm.push(1, condition => 'slow(id)')", &[])
+        .await;
+    let done = format!(
+        "SELECT coalesce(max(compared), 60) FROM crm.scan_request WHERE request_id = {push}"
+    );
+    let done = async || db.one::<i64>(&done, &[]).await;
+    eventually("the push has begun", async || {
+        (done().await > 0).then_some(())
+    })
+    .await;
+    for n in 1..=5 {
+        db.execute(&format!("INSERT INTO other VALUES ({n}, 'n')"))
+            .await;
+        let created = format!("crm_object = 'account' AND fields ->> 'external_key' = '{n}'");
+        eventually("the other map has its turn", async || {
+            (records(&db, &created).await == 1).then_some(())
+        })
+        .await;
+        assert!(done().await < 60, "while the push goes on");
+    }
+    db.drain().await;
+    assert_eq!(records(&db, "crm_object = 'contact'").await, 60);
+    db.execute("INSERT INTO t (id, name) VALUES (61, 'name 61'), (62, 'name 62')")
+        .await;
+    db.drain().await;
+    db.execute("SELECT crm.push(1, condition => 'id > 60 AND slow(id)')")
+        .await;
+    eventually("the push has ended", async || {
+        (db.count("crm.scan_request").await == 0).then_some(())
+    })
+    .await;
+    let why = "SELECT last_error FROM crm.status_wide WHERE map_id = 1";
+    let why: String = db.one(why, &[]).await;
+    assert!(why.contains("longer than 1s for one row"), "{why}");
     db.assert_checked().await;
 }
