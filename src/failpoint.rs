@@ -8,6 +8,10 @@
 //! `point:error:3` raises an error there, inside the transaction, the first three times;
 //! `point:error@p2` each time that record p2 is among those at hand. `panic` for `error` is a panic
 //! instead, on a thread too. The file of the point has a byte for each time.
+//!
+//! Each transaction of the worker has a point of its own before its commit, named by its place in
+//! the source: `commit@worker/calls/mod.rs:324`. `commits` has the file of that name list those
+//! that were reached.
 
 /// Dies here if `pg_crm.failpoints` names this point. Compiles to nothing in a released build.
 #[cfg(not(feature = "failpoints"))]
@@ -29,13 +33,20 @@ pub fn reach_on_thread(_point: &str) {}
 #[inline(always)]
 pub fn reach_on_thread_with<'k>(_point: &str, _keys: impl Iterator<Item = &'k str>) {}
 
+/// The same before the commit of the transaction that begins there in the source.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn reach_commit(_place: &std::panic::Location) {}
+
 /// Lets the worker's threads know the setting.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
 pub fn tell_threads() {}
 
 #[cfg(feature = "failpoints")]
-pub use armed::{reach, reach_on_thread, reach_on_thread_with, reach_with, tell_threads};
+pub use armed::{
+    reach, reach_commit, reach_on_thread, reach_on_thread_with, reach_with, tell_threads,
+};
 
 #[cfg(feature = "failpoints")]
 mod armed {
@@ -72,6 +83,40 @@ mod armed {
         }
     }
 
+    pub fn reach_commit(place: &std::panic::Location) {
+        let setting = setting();
+        if setting.is_empty() {
+            return;
+        }
+        let file = place.file().trim_start_matches("src/");
+        let point = format!("commit@{file}:{}", place.line());
+        if setting.split(',').any(|wanted| wanted == "commits") {
+            list(&point);
+        }
+        reach(&point);
+    }
+
+    /// Adds a point to those that were reached.
+    fn list(point: &str) {
+        use std::io::Write;
+        let path = "pg_crm.failpoint.commits";
+        let known = std::fs::read_to_string(path).unwrap_or_default();
+        if !known.lines().any(|line| line == point)
+            && let Ok(mut file) = std::fs::File::options()
+                .append(true)
+                .create(true)
+                .open(path)
+        {
+            let _ = writeln!(file, "{point}");
+        }
+    }
+
+    /// The file that has a byte for each time that a point had its effect.
+    fn marker(point: &str) -> String {
+        let name = point.replace("::", ".").replace(['/', '@', ':'], ".");
+        format!("pg_crm.failpoint.{name}")
+    }
+
     pub fn reach_on_thread(point: &str) {
         reach_on_thread_with(point, std::iter::empty());
     }
@@ -97,7 +142,7 @@ mod armed {
             (rest.starts_with("error") || rest.starts_with("panic")).then_some(rest)
         })?;
         let (kind, more) = what.split_at(5);
-        let marker = format!("pg_crm.failpoint.{}", point.replace("::", "."));
+        let marker = marker(point);
         let happens = match more.split_at_checked(1) {
             Some(("@", key)) => keys.any(|k| k == key),
             Some((_, times)) => {
@@ -123,7 +168,7 @@ mod armed {
             let faults = rest.starts_with(":error") || rest.starts_with(":panic");
             (rest.is_empty() || rest.starts_with(':') && !faults).then(|| rest.to_owned())
         })?;
-        let marker = format!("pg_crm.failpoint.{}", point.replace("::", "."));
+        let marker = marker(point);
         let mut options = std::fs::OpenOptions::new();
         let first = options.write(true).create_new(true).open(marker).is_ok();
         first.then_some(victim)

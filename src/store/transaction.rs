@@ -1,12 +1,13 @@
 //! Short transactions of the worker, aborted properly when anything in them raises an error.
 
 use std::ffi::CStr;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, Location};
 
 use pgrx::PgTryBuilder;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 
+use crate::failpoint;
 use crate::store::settings_scope::SettingsScope;
 use crate::store::{StoreError, rights};
 
@@ -15,23 +16,26 @@ use crate::store::{StoreError, rights};
 ///
 /// It does not wait for the disk: a commit that is lost in a crash leaves the state of a crash
 /// right before it, and the next durable commit makes it durable too.
+#[track_caller]
 pub fn transaction<T>(
     work: impl FnOnce(&mut SpiClient) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
-    run(work, false)
+    run(work, false, Location::caller())
 }
 
 /// The same, on disk before it returns: for what must be known before something is done outside of
 /// the database.
+#[track_caller]
 pub fn durable_transaction<T>(
     work: impl FnOnce(&mut SpiClient) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
-    run(work, true)
+    run(work, true, Location::caller())
 }
 
 fn run<T>(
     work: impl FnOnce(&mut SpiClient) -> Result<T, StoreError>,
     durably: bool,
+    place: &'static Location<'static>,
 ) -> Result<T, StoreError> {
     // SAFETY: called by a worker outside any transaction; every path ends in commit or abort.
     unsafe {
@@ -49,6 +53,7 @@ fn run<T>(
         let settings = SettingsScope::begin();
         let value = Spi::connect_mut(|client| (work.0)(client))?;
         drop(settings);
+        failpoint::reach_commit(place);
         // SAFETY: the snapshot pushed above is the active one; a commit that fails raises and is
         // caught here.
         unsafe {

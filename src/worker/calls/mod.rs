@@ -52,6 +52,12 @@ pub struct Calls {
     answered: bool,
 }
 
+/// A call whose CRM record is being read; it is written once there is consent.
+struct Started {
+    call: Call,
+    consent: oneshot::Sender<()>,
+}
+
 impl Calls {
     pub fn new(mailbox: Sender<Message>) -> Self {
         Calls {
@@ -124,12 +130,23 @@ impl Calls {
         for (request, reply) in std::mem::take(&mut self.reads) {
             read_live(cx, request, reply);
         }
-        let (fresh, consents) = self.start_fresh(cx);
+        let fresh = self.start_fresh(cx);
         let results = std::mem::take(&mut self.results);
         if fresh.is_empty() && results.is_empty() {
             self.is_locked = false;
             return false;
         }
+        self.conclude(cx, fresh, results)
+    }
+
+    /// Records them, lets those that are new be written and answers the others; whether any was
+    /// answered.
+    fn conclude(
+        &mut self,
+        cx: &mut Context,
+        fresh: Vec<Started>,
+        results: Vec<(Call, Checked)>,
+    ) -> bool {
         match record(&fresh, &results) {
             Ok(opened) => {
                 note_health(cx, &results);
@@ -140,24 +157,40 @@ impl Calls {
                     let answer = answer(&call.intent, &checked);
                     send_answer(call.reply, &answer);
                 }
-                for (call, consent) in fresh.into_iter().zip(consents) {
-                    self.let_write(call, consent, &opened);
+                for started in fresh {
+                    self.let_write(started, &opened);
                 }
                 answered
             }
             // Once more, with all that has come until then.
             Err(error) if error.is_transient() => {
                 self.is_locked = true;
-                self.results = results;
-                let fresh = fresh.into_iter().map(|c| (c.intent, c.reply));
+                self.results.extend(results);
+                let fresh = fresh.into_iter().map(|s| (s.call.intent, s.call.reply));
                 self.fresh.extend(fresh);
                 false
             }
-            // The callers get the error that the worker did not answer; the reconciler finds what
-            // was sent.
+            // One of them may be to blame, and the others are not to wait for it.
+            Err(_) if fresh.len() + results.len() > 1 => {
+                let mut answered = false;
+                for started in fresh {
+                    answered |= self.conclude(cx, vec![started], Vec::new());
+                }
+                for result in results {
+                    answered |= self.conclude(cx, Vec::new(), vec![result]);
+                }
+                answered
+            }
+            // Its caller queues the edit; the reconciler finds what was sent.
             Err(error) => {
                 self.is_locked = false;
-                log!("pg_crm cannot record edits of waiting callers: {error}");
+                log!("pg_crm cannot record an edit of a waiting caller: {error}");
+                let why = format!("the worker cannot record the edit: {error}");
+                let answer = Answer::failed(AnswerOutcome::Pending, "internal", why);
+                let unrecorded = fresh.into_iter().map(|started| started.call);
+                for call in unrecorded.chain(results.into_iter().map(|(call, _)| call)) {
+                    send_answer(call.reply, &answer);
+                }
                 false
             }
         }
@@ -165,24 +198,24 @@ impl Calls {
 
     /// Starts what can be sent of the new calls, and answers the others. Each waits for its consent
     /// before it writes.
-    fn start_fresh(&mut self, cx: &Context) -> (Vec<Call>, Vec<oneshot::Sender<()>>) {
-        let (mut fresh, mut consents) = (Vec::new(), Vec::new());
+    fn start_fresh(&mut self, cx: &Context) -> Vec<Started> {
+        let mut fresh = Vec::new();
         for (intent, reply) in self.take_ready() {
             match self.obstacle(cx, &intent, fresh.len()) {
                 Some(answer) => send_answer(reply, &answer),
                 None => {
                     if let Some((consent, version)) = self.start(cx, &intent) {
-                        consents.push(consent);
-                        fresh.push(Call {
+                        let call = Call {
                             intent,
                             reply,
                             version,
-                        });
+                        };
+                        fresh.push(Started { call, consent });
                     }
                 }
             }
         }
-        (fresh, consents)
+        fresh
     }
 
     /// Takes the new calls, but for those of records with a call in flight: a caller that
@@ -278,7 +311,8 @@ impl Calls {
     }
 
     /// Its intent is on disk: the edit may be written, unless an earlier one of the record waits.
-    fn let_write(&mut self, call: Call, consent: oneshot::Sender<()>, opened: &HashSet<String>) {
+    fn let_write(&mut self, started: Started, opened: &HashSet<String>) {
+        let Started { call, consent } = started;
         if opened.contains(&call.intent.write_id) {
             failpoint::reach("request::before");
             let write_id = call.intent.write_id.clone();
@@ -297,10 +331,10 @@ impl Calls {
 /// Records the intents of new calls and the outcomes of others. Returns the ids of the intents that
 /// may go on.
 fn record(
-    fresh: &[Call],
+    fresh: &[Started],
     results: &[(Call, Checked)],
 ) -> Result<HashSet<String>, crate::store::StoreError> {
-    let intents: Vec<&Intent> = fresh.iter().map(|c| &c.intent).collect();
+    let intents: Vec<&Intent> = fresh.iter().map(|s| &s.call.intent).collect();
     let write = |client: &mut SpiClient| {
         let openings: Vec<_> = intents.iter().map(|i| opening(i)).collect();
         let opened = intents::open(client, &openings)?;
@@ -310,6 +344,10 @@ fn record(
             .map(|i| event("sync_started", i, None))
             .collect();
         notify::notify(client, started)?;
+        let keys = intents.iter().map(|i| i.record_key.as_str());
+        failpoint::reach_with("intent::store", keys);
+        let keys = results.iter().map(|(c, _)| c.intent.record_key.as_str());
+        failpoint::reach_with("outcome::store", keys);
         if !intents.is_empty() {
             failpoint::reach("intent::before_commit");
         }

@@ -337,6 +337,41 @@ async fn a_task_that_panics_is_not_waited_for() {
     desk.settle().await;
 }
 
+/// What one call leaves cannot be recorded: its caller hears so and the edit waits, and the calls
+/// that share its transaction are answered as if it were not there.
+#[tokio::test]
+async fn a_call_at_fault_is_the_only_one_that_waits() {
+    let (_cluster, desk) = desk(Vendor::Stub).await;
+    desk.link(8).await;
+    both_ways(&desk).await;
+    for point in ["intent::store", "outcome::store"] {
+        arm(&desk, &format!("{point}:error@p7")).await;
+        let mut calls = Vec::new();
+        for n in 1..=8 {
+            let session = desk.db.session().await;
+            let sql = format!(
+                "SELECT w.outcome || coalesce(' ' || w.error, '')
+                 FROM crm.write('people', 'p{n}', '{{\"phone\": \"{point}\"}}') w"
+            );
+            calls.push(tokio::spawn(async move {
+                session.one::<String>(&sql, &[]).await
+            }));
+        }
+        for (n, call) in (1..=8).zip(calls) {
+            let outcome = call.await.expect("an outcome");
+            let expected = match n {
+                7 => format!("pending the worker cannot record the edit: injected at {point}"),
+                _ => "committed".to_owned(),
+            };
+            assert!(outcome.starts_with(&expected), "p{n}: {outcome}");
+        }
+        arm(&desk, "").await;
+        rest(&desk).await;
+        assert_eq!(desk.field("p7", "phone").await, point);
+        desk.settle().await;
+    }
+}
+
 /// Pending writes: errors while they are read and settled, and a panic, of one record.
 #[tokio::test]
 async fn an_edit_at_fault_is_the_only_one_that_dies() {

@@ -1,6 +1,7 @@
 //! Whatever is killed, at whatever step: every edit arrives, nothing arrives twice in effect,
 //! nothing is made up.
 
+mod commits;
 mod composio;
 mod daily_limit;
 mod fail_points;
