@@ -90,6 +90,7 @@ fn batch(kind: WriteKind, keys: &[&str], values: &[&str]) -> WriteBatch {
         object: "Contacts".to_owned(),
         kind,
         external_id_field: is_upsert.then(|| "Ext__c".to_owned()),
+        creates_only: false,
         records: records.collect(),
     }
 }

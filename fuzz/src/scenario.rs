@@ -138,6 +138,7 @@ impl Scenario {
             object: self.object.clone(),
             kind,
             external_id_field: is_upsert.then(|| EXTERNAL_ID.to_owned()),
+            creates_only: false,
             records: records.collect(),
         }
     }

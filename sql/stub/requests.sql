@@ -33,6 +33,8 @@ AS $$
 DECLARE
     object  text := body ->> 'object';
     kind    text := body ->> 'kind';
+    -- Records that are there are not written.
+    spares  bool := kind = 'upsert' AND body -> 'creates_only' = 'true';
     error   jsonb := crm_stub.refusal(body, 'records');
     numbers bigint;
     needed  text[];
@@ -146,7 +148,7 @@ BEGIN
     ), applied AS (
         INSERT INTO crm_stub.records AS r (connection, crm_object, crm_id, fields, version, modified_at, modified_by, deleted)
         SELECT write.connection, object, s.crm_id, s.new, 1, moment, 'pg_crm', kind = 'delete'
-        FROM results s WHERE s.error IS NULL ORDER BY s.ord
+        FROM results s WHERE s.error IS NULL AND NOT (spares AND NOT s.is_new) ORDER BY s.ord
         ON CONFLICT (connection, crm_object, crm_id) DO UPDATE
         SET fields = excluded.fields, version = r.version + 1, modified_at = excluded.modified_at,
             modified_by = excluded.modified_by, deleted = excluded.deleted, changed_in = excluded.changed_in
@@ -161,8 +163,9 @@ END
 $$;
 
 COMMENT ON FUNCTION crm_stub.write(text, jsonb, jsonb) IS
-    'Answers POST /write: {object, kind: create | update | upsert | delete, external_id_field, records: [{id | external_id, version, '
-    'fields}]}; a record that names a version is written only if it is still that; refused holds injected errors by key';
+    'Answers POST /write: {object, kind: create | update | upsert | delete, external_id_field, creates_only, records: [{id | '
+    'external_id, version, fields}]}; a record that names a version is written only if it is still that; with creates_only, an upsert '
+    'writes no record that is there; refused holds injected errors by key';
 
 CREATE FUNCTION crm_stub.read(connection text, body jsonb, refused jsonb) RETURNS jsonb
     LANGUAGE plpgsql VOLATILE

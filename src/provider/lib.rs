@@ -14,6 +14,7 @@ mod calls;
 mod change_scan;
 pub mod changes;
 pub mod composio;
+mod creation;
 pub mod dynamics365;
 mod errors;
 #[cfg(test)]

@@ -79,6 +79,10 @@ pub struct WriteBatch {
     pub kind: WriteKind,
     /// The CRM field that holds our key; set for `Upsert`.
     pub external_id_field: Option<String>,
+    /// Of an `Upsert`: a record that is there already is not written. Its outcome names it, as one
+    /// that was not created. Where the CRM knows no such condition, whoever makes the record while
+    /// this looks for it has it written over all the same.
+    pub creates_only: bool,
     pub records: Vec<WriteRecord>,
 }
 
@@ -162,6 +166,16 @@ pub struct Overwritten {
 }
 
 impl WriteBatch {
+    /// A batch of the same kind without records.
+    pub(crate) fn like(other: &WriteBatch) -> WriteBatch {
+        WriteBatch {
+            object: other.object.clone(),
+            external_id_field: other.external_id_field.clone(),
+            records: Vec::new(),
+            ..*other
+        }
+    }
+
     /// The key of the record at `index`, which the plan of a write has made sure of.
     pub(crate) fn key(&self, index: usize) -> &str {
         self.records[index].key(self.kind).unwrap_or_default()

@@ -144,6 +144,7 @@ pub(crate) fn batch(
         object: object.to_owned(),
         kind,
         external_id_field: (kind == WriteKind::Upsert).then(|| "Ext__c".to_owned()),
+        creates_only: false,
         records: records.collect(),
     }
 }

@@ -30,7 +30,7 @@ pub(crate) const TABLE: &[Rule] = &[
     // The row is another one by now, or another row has the key.
     Rule::new(Conflict, Failure::STALE),
     Rule::new(Conflict, "0x80060892"),
-    Rule::new(Conflict, "0x80040237"),
+    Rule::new(Conflict, THERE),
     Rule::new(Conflict, "0x80040333"),
     // Gone, or what a lookup names is.
     Rule::new(NotFound, "0x80040217"),
@@ -64,8 +64,11 @@ pub(crate) const TABLE: &[Rule] = &[
 /// again.
 pub(super) const EXPIRED: &str = "0x80044352";
 
+/// A row that was only to be made is there.
+pub(super) const THERE: &str = "0x80040237";
+
 /// The rows of the table that a status of 412 does not make a conflict with an earlier read.
-const DUPLICATES: [&str; 3] = ["0x80060892", "0x80040237", "0x80040333"];
+const DUPLICATES: [&str; 3] = ["0x80060892", THERE, "0x80040333"];
 
 const VERSION_MISMATCH: &str = "0x80060882";
 

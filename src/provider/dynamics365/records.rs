@@ -26,6 +26,9 @@ pub(super) struct Records {
     batch: Arc<WriteBatch>,
     /// The record's own request, or what speaks against making one.
     requests: Vec<Option<Request>>,
+    /// Those of the last request whose records are there and were spared: their ids are being
+    /// asked for.
+    spared: Vec<usize>,
 }
 
 impl Records {
@@ -41,7 +44,11 @@ impl Records {
                 }
             });
         }
-        Records { batch, requests }
+        Records {
+            batch,
+            requests,
+            spared: Vec::new(),
+        }
     }
 
     fn outcome(&self, index: usize, response: &Response) -> Outcome {
@@ -74,6 +81,67 @@ impl Records {
             crm_id,
             created: response.status == 201,
         })
+    }
+
+    /// Whether a creation was refused because its record is there.
+    fn is_spared(&self, response: &Response) -> bool {
+        self.batch.creates_only
+            && errors::of_response(response).is_some_and(|failure| failure.code == errors::THERE)
+    }
+
+    /// The request for the ids of records that are there.
+    fn look(&mut self, spared: Vec<usize>) -> Request {
+        let (set, field) = (&self.batch.object, self.batch.key_field());
+        let one = |&index: &usize| {
+            let path = api::by_key(set, field, self.batch.key(index));
+            api::request(Method::Get, format!("{path}?$select={}", encode(field)))
+        };
+        let mut requests: Vec<Request> = spared.iter().map(one).collect();
+        self.spared = spared;
+        match requests.len() {
+            1 => requests.remove(0),
+            _ => batch::wrap(&requests),
+        }
+    }
+
+    /// The record that is there. One that is gone again may be made now.
+    fn there(&self, response: &Response) -> Outcome {
+        match errors::of_response(response) {
+            Some(failure) if failure.class == ErrorClass::NotFound => {
+                return Err(Failure {
+                    class: ErrorClass::Transient,
+                    ..failure
+                });
+            }
+            Some(failure) => return Err(failure),
+            None => {}
+        }
+        let row = response.json().ok_or_else(|| unreadable(response))?;
+        let crm_id = primary_key(&row, self.batch.key_field());
+        let crm_id = crm_id.ok_or_else(|| unreadable(response))?;
+        Ok(Written {
+            crm_id,
+            created: false,
+        })
+    }
+
+    fn take_ids(&mut self, response: &Response, outcomes: &mut Outcomes) -> Result<Next, Failure> {
+        let spared = std::mem::take(&mut self.spared);
+        if let [index] = spared[..] {
+            outcomes.set(index, self.there(response));
+            return Ok(Next::Done);
+        }
+        if let Some(failure) = undocumented(response) {
+            return Err(failure);
+        }
+        let answers = batch::unwrap(response).ok_or_else(|| {
+            let failure = errors::of_response(response);
+            failure.map_or_else(|| unreadable(response), refused)
+        })?;
+        for (index, answer) in spared.into_iter().zip(answers) {
+            outcomes.set(index, self.there(&answer));
+        }
+        Ok(Next::Done)
     }
 
     /// A row that is not found may be the record, or one that a lookup of it names. Only the first
@@ -140,6 +208,10 @@ fn request(batch: &WriteBatch, index: usize) -> Result<Request, Failure> {
         Method::Patch,
         format!("{path}?$select={}", encode(key_field)),
     );
+    let request = match batch.creates_only {
+        true => request.header("if-none-match", "*"),
+        false => request,
+    };
     // Otherwise the answer tells neither the id nor whether there was a record.
     Ok(request
         .header("prefer", "return=representation")
@@ -170,6 +242,7 @@ fn ids_within(message: &str) -> impl Iterator<Item = String> {
 
 impl Call for Records {
     fn request(&mut self, records: &[usize]) -> Request {
+        self.spared.clear();
         let mut requests: Vec<Request> = records
             .iter()
             .filter_map(|&index| self.requests[index].clone())
@@ -186,7 +259,13 @@ impl Call for Records {
         response: &Response,
         outcomes: &mut Outcomes,
     ) -> Result<Next, Failure> {
+        if !self.spared.is_empty() {
+            return self.take_ids(response, outcomes);
+        }
         if let [index] = records {
+            if self.is_spared(response) {
+                return Ok(Next::Send(self.look(vec![*index])));
+            }
             let outcome = self.outcome(*index, response)?;
             outcomes.set(*index, Ok(outcome));
             return Ok(Next::Done);
@@ -199,11 +278,19 @@ impl Call for Records {
             let failure = errors::of_response(response);
             return Err(failure.map_or_else(|| unreadable(response), refused));
         };
+        let mut spared = Vec::new();
         for (&index, answer) in records.iter().zip(answers) {
             let request = self.requests[index].as_ref();
             let success = request.map_or(OK, |request| request.success);
-            outcomes.set(index, self.outcome(index, &answer.answering(success)));
+            let answer = answer.answering(success);
+            match self.is_spared(&answer) {
+                true => spared.push(index),
+                false => outcomes.set(index, self.outcome(index, &answer)),
+            }
         }
-        Ok(Next::Done)
+        match spared.is_empty() {
+            true => Ok(Next::Done),
+            false => Ok(Next::Send(self.look(spared))),
+        }
     }
 }

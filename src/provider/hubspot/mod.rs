@@ -6,6 +6,7 @@ mod changes;
 mod describe;
 mod errors;
 mod history;
+mod keys;
 mod oauth;
 mod reads;
 mod rows;
@@ -22,6 +23,7 @@ use serde_json::Value as Json;
 
 use crate::calls::Calls;
 use crate::change_scan::OVERLAP_OPTION;
+use crate::creation::FindFirst;
 use crate::operation::Exchange;
 use crate::outcomes::{Outcome, Plan};
 use crate::record_id::RecordIdForm;
@@ -33,6 +35,7 @@ use crate::{
 };
 
 use batches::Batch;
+use keys::Keys;
 use rows::Row;
 
 pub struct HubSpot;
@@ -75,13 +78,9 @@ impl Provider for HubSpot {
     }
 
     fn write(&self, _settings: &Settings, batch: Arc<WriteBatch>) -> BoxOperation<Vec<Outcome>> {
-        let plan = Plan::new(&batch, |key| key);
-        match (&batch.records[..], batch.kind) {
-            // A single upsert has no path of its own.
-            ([_], WriteKind::Update | WriteKind::Delete) => {
-                Box::new(Calls::new(Row { batch }, plan, 1))
-            }
-            _ => Box::new(Calls::new(Batch { batch }, plan, batches::LIMIT)),
+        match batch.creates_only {
+            true => FindFirst::start(Keys::new(&batch), self.key_equality(), batch, write),
+            false => write(batch),
         }
     }
 
@@ -189,5 +188,16 @@ impl Provider for HubSpot {
 
     fn from_wire(&self, data_type: DataType, wire: &Json) -> Result<Value, ValueError> {
         wire::read(data_type, wire)
+    }
+}
+
+fn write(batch: Arc<WriteBatch>) -> BoxOperation<Vec<Outcome>> {
+    let plan = Plan::new(&batch, |key| key);
+    match (&batch.records[..], batch.kind) {
+        // A single upsert has no path of its own.
+        ([_], WriteKind::Update | WriteKind::Delete) => {
+            Box::new(Calls::new(Row { batch }, plan, 1))
+        }
+        _ => Box::new(Calls::new(Batch { batch }, plan, batches::LIMIT)),
     }
 }

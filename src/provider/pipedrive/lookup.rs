@@ -39,14 +39,6 @@ pub(super) fn found(result: &Json) -> Option<String> {
     values::id(&result["item"]).or_else(|| values::id(result))
 }
 
-pub(super) fn ambiguous(ids: &[String]) -> Failure {
-    let message = format!(
-        "several CRM records have this external id: {}",
-        ids.join(", ")
-    );
-    Failure::record(ErrorClass::Conflict, "duplicate_external_id", message)
-}
-
 /// The keys of what was created lately.
 pub(super) struct RecentRecords {
     /// How far back to look, in milliseconds.

@@ -16,6 +16,7 @@ use super::lookup::RecentRecords;
 use super::objects::{Object, Version};
 use super::{lookup, values};
 use crate::calls::{Call, Next};
+use crate::creation::{ambiguous, there};
 use crate::errors::unreadable;
 use crate::outcomes::Outcomes;
 use crate::success::pipedrive as success;
@@ -152,7 +153,7 @@ impl Write {
     }
 
     /// What is known of a key by now, or the request that finds out.
-    fn look_up(&mut self, index: usize) -> Then {
+    fn look_up(&mut self, index: usize, outcomes: &mut Outcomes) -> Then {
         let key = self.batch.key(index);
         match self.recent.ids(key) {
             [] => {
@@ -162,9 +163,13 @@ impl Write {
             }
             [id] => {
                 let id = id.clone();
+                if self.batch.creates_only {
+                    outcomes.set(index, there(vec![id]));
+                    return Ok(Next::Done);
+                }
                 Ok(Next::Send(self.update_or_read(index, id)))
             }
-            ids => Err(lookup::ambiguous(ids)),
+            ids => Err(ambiguous(ids)),
         }
     }
 
@@ -173,6 +178,7 @@ impl Write {
         index: usize,
         mut left: VecDeque<String>,
         mut matching: Vec<Json>,
+        outcomes: &mut Outcomes,
     ) -> Then {
         if let Some(id) = left.front() {
             let request = self.object.one(Method::Get, id);
@@ -181,12 +187,16 @@ impl Write {
         }
         left.extend(matching.iter().filter_map(values::id));
         match (matching.pop(), left.len()) {
+            (Some(_), 1) if self.batch.creates_only => {
+                outcomes.set(index, there(left.into()));
+                Ok(Next::Done)
+            }
             (Some(held), 1) => Ok(Next::Send(self.update(
                 index,
                 left.remove(0).unwrap_or_default(),
                 &held,
             ))),
-            (Some(_), _) => Err(lookup::ambiguous(left.make_contiguous())),
+            (Some(_), _) => Err(ambiguous(left.make_contiguous())),
             (None, _) => Ok(Next::Send(self.create(index))),
         }
     }
@@ -291,20 +301,20 @@ impl Call for Write {
                         self.stage = Stage::RecentRecords;
                         Ok(Next::Send(request))
                     }
-                    None => self.look_up(index),
+                    None => self.look_up(index, outcomes),
                 }
             }
             Stage::Search => {
                 // Another record of the batch may have come to be meanwhile, with the same key.
                 if !self.recent.ids(self.batch.key(index)).is_empty() {
-                    return self.look_up(index);
+                    return self.look_up(index, outcomes);
                 }
                 let found = page(response)?.records;
                 let ids = found.iter().map(|item| lookup::found(&item.json));
                 // One of which cannot be read which it is may be the record: then no other is made.
                 let ids: Option<VecDeque<String>> = ids.collect();
                 let ids = ids.ok_or_else(|| unreadable(response))?;
-                self.next_candidate(index, ids, Vec::new())
+                self.next_candidate(index, ids, Vec::new(), outcomes)
             }
             Stage::Candidates {
                 mut left,
@@ -318,7 +328,7 @@ impl Call for Write {
                     Err(failure) if failure.class == ErrorClass::NotFound => {}
                     Err(failure) => return Err(failure),
                 }
-                self.next_candidate(index, left, matching)
+                self.next_candidate(index, left, matching, outcomes)
             }
             Stage::AllHeld(id) => {
                 self.take_held(response)?;

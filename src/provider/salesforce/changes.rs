@@ -31,7 +31,7 @@ const OVERLAP_SECONDS: i64 = 120;
 
 /// Longest path and query. Address and headers end at 16,384 bytes together, and a token is long
 /// too.
-const LONGEST_PATH: usize = 12_000;
+pub(super) const LONGEST_PATH: usize = 12_000;
 
 const TIME: &str = "SystemModstamp";
 const MODIFIED: &str = "LastModifiedDate";
@@ -56,9 +56,7 @@ struct Cursor {
 
 pub(super) fn changes(settings: &Settings, query: Arc<ChangesQuery>) -> BoxOperation<ChangesPage> {
     if let Some(name) = names(&query).find(|name| !is_api_name(name)) {
-        let message = format!("\"{name}\" cannot be the API name of an object or a field");
-        let failure = Failure::record(ErrorClass::Mapping, "INVALID_FIELD", message);
-        return Box::new(FailedOperation::new(failure));
+        return Box::new(FailedOperation::new(no_name(name)));
     }
     match changes::cursor(query.since.as_ref()) {
         Ok(cursor) => Box::new(Changes {
@@ -71,6 +69,12 @@ pub(super) fn changes(settings: &Settings, query: Arc<ChangesQuery>) -> BoxOpera
         }),
         Err(failure) => Box::new(FailedOperation::new(failure)),
     }
+}
+
+/// What becomes part of a statement is a name first.
+pub(super) fn no_name(name: &str) -> Failure {
+    let message = format!("\"{name}\" cannot be the API name of an object or a field");
+    Failure::record(ErrorClass::Mapping, "INVALID_FIELD", message)
 }
 
 /// How many records there are, deleted ones too: `SELECT COUNT()`.
@@ -325,6 +329,6 @@ fn second(ms: i64) -> String {
     format!("{}Z", text.get(..19).unwrap_or(&text))
 }
 
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
 }

@@ -11,6 +11,7 @@ mod collections;
 mod csv_rows;
 mod describe;
 mod errors;
+mod keys;
 mod oauth;
 mod options;
 mod reads;
@@ -28,7 +29,9 @@ use serde_json::Value as Json;
 
 use crate::calls::Calls;
 use crate::change_scan::OVERLAP_OPTION;
-use crate::operation::Exchange;
+use crate::changes::is_api_name;
+use crate::creation::FindFirst;
+use crate::operation::{Exchange, FailedOperation};
 use crate::outcomes::{Outcome, Plan};
 use crate::record_id::RecordIdForm;
 use crate::storage_rules::StorageRules;
@@ -39,6 +42,7 @@ use crate::{
 
 use api::Api;
 use collections::Collection;
+use keys::Keys;
 use options::WriteHeaders;
 use reads::Reading;
 use rows::Single;
@@ -102,25 +106,18 @@ impl Provider for Salesforce {
     }
 
     fn write(&self, settings: &Settings, batch: Arc<WriteBatch>) -> BoxOperation<Vec<Outcome>> {
-        let api = Api::new(settings);
-        let key_form = match batch.kind {
-            WriteKind::Upsert => api::whole_key,
-            WriteKind::Update | WriteKind::Delete => api::id_form,
-        };
-        let plan = Plan::new(&batch, key_form);
-        match &batch.records[..] {
-            [_] if batch.kind != WriteKind::Upsert || api::is_path_safe(batch.key(0)) => {
-                Box::new(Single::new(api, batch, plan))
-            }
-            records if records.len() > 1 && takes_job(settings, records.len()) => {
-                bulk::write(api, batch, plan)
-            }
-            _ => Box::new(Calls::new(
-                Collection { api, batch },
-                plan,
-                collections::WRITE_LIMIT,
-            )),
+        if !batch.creates_only {
+            return write(settings, batch);
         }
+        let names = [batch.key_field(), &batch.object];
+        if let Some(name) = names.into_iter().find(|name| !is_api_name(name)) {
+            return Box::new(FailedOperation::new(changes::no_name(name)));
+        }
+        let keys = Keys::new(Api::new(settings), &batch);
+        let settings = settings.clone();
+        FindFirst::start(keys, self.key_equality(), batch, move |rest| {
+            write(&settings, rest)
+        })
     }
 
     fn read_size(&self, _object: &str) -> usize {
@@ -210,6 +207,28 @@ impl Provider for Salesforce {
 
     fn from_wire(&self, data_type: DataType, wire: &Json) -> Result<Value, ValueError> {
         wire::read(data_type, wire)
+    }
+}
+
+fn write(settings: &Settings, batch: Arc<WriteBatch>) -> BoxOperation<Vec<Outcome>> {
+    let api = Api::new(settings);
+    let key_form = match batch.kind {
+        WriteKind::Upsert => api::whole_key,
+        WriteKind::Update | WriteKind::Delete => api::id_form,
+    };
+    let plan = Plan::new(&batch, key_form);
+    match &batch.records[..] {
+        [_] if batch.kind != WriteKind::Upsert || api::is_path_safe(batch.key(0)) => {
+            Box::new(Single::new(api, batch, plan))
+        }
+        records if records.len() > 1 && takes_job(settings, records.len()) => {
+            bulk::write(api, batch, plan)
+        }
+        _ => Box::new(Calls::new(
+            Collection { api, batch },
+            plan,
+            collections::WRITE_LIMIT,
+        )),
     }
 }
 

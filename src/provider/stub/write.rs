@@ -32,6 +32,7 @@ impl Call for Write {
             object: &batch.object,
             kind: batch.kind.name(),
             external_id_field: batch.external_id_field.as_deref(),
+            creates_only: batch.creates_only,
             records: List {
                 batch,
                 records,
@@ -86,6 +87,8 @@ struct Body<'a> {
     object: &'a str,
     kind: &'static str,
     external_id_field: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    creates_only: bool,
     records: List<'a, Record<'a>>,
 }
 

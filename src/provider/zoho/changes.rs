@@ -40,9 +40,7 @@ struct Cursor {
 
 pub(super) fn changes(settings: &Settings, query: Arc<ChangesQuery>) -> BoxOperation<ChangesPage> {
     if let Some(name) = names(&query).find(|name| !is_api_name(name)) {
-        let message = format!("\"{name}\" cannot be the API name of a module or a field");
-        let failure = Failure::record(ErrorClass::Mapping, "INVALID_QUERY", message);
-        return Box::new(FailedOperation::new(failure));
+        return Box::new(FailedOperation::new(no_name(name)));
     }
     match changes::cursor::<Cursor>(query.since.as_ref()) {
         Ok(cursor) => Box::new(Changes {
@@ -59,6 +57,12 @@ pub(super) fn changes(settings: &Settings, query: Arc<ChangesQuery>) -> BoxOpera
         }),
         Err(failure) => Box::new(FailedOperation::new(failure)),
     }
+}
+
+/// What becomes part of a query is a name first.
+pub(super) fn no_name(name: &str) -> Failure {
+    let message = format!("\"{name}\" cannot be the API name of a module or a field");
+    Failure::record(ErrorClass::Mapping, "INVALID_QUERY", message)
 }
 
 /// How many records there are that are not deleted.
@@ -322,7 +326,7 @@ fn answer(response: &Response) -> Result<Answer, Failure> {
     })
 }
 
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 

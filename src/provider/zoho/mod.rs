@@ -13,6 +13,7 @@ mod describe;
 mod errors;
 mod history;
 mod hosts;
+mod keys;
 mod loads;
 mod oauth;
 mod reads;
@@ -30,8 +31,10 @@ use serde_json::Value as Json;
 
 use crate::calls::Calls;
 use crate::change_scan::OVERLAP_OPTION;
+use crate::changes::is_api_name;
+use crate::creation::FindFirst;
 use crate::moment::SECOND;
-use crate::operation::Exchange;
+use crate::operation::{Exchange, FailedOperation};
 use crate::outcomes::{Outcome, Plan};
 use crate::record_id::RecordIdForm;
 use crate::storage_rules::StorageRules;
@@ -43,6 +46,7 @@ use crate::{
 
 use api::option;
 pub use api::{ORG_OPTION, UPLOAD_URL_OPTION};
+use keys::Keys;
 use records::{Records, TRIGGER_OPTION};
 
 pub struct Zoho;
@@ -114,12 +118,17 @@ impl Provider for Zoho {
     }
 
     fn write(&self, settings: &Settings, batch: Arc<WriteBatch>) -> BoxOperation<Vec<Outcome>> {
-        let plan = Plan::new(&batch, |key| key);
-        if bulk::takes(settings, batch.kind, batch.records.len()) {
-            return bulk::write(settings, batch, plan);
+        if !batch.creates_only {
+            return write(settings, batch);
         }
-        let records = Records::new(settings, batch);
-        Box::new(Calls::new(records, plan, records::LIMIT))
+        let names = [batch.key_field(), &batch.object];
+        if let Some(name) = names.into_iter().find(|name| !is_api_name(name)) {
+            return Box::new(FailedOperation::new(changes::no_name(name)));
+        }
+        let (keys, settings) = (Keys::new(&batch), settings.clone());
+        FindFirst::start(keys, self.key_equality(), batch, move |rest| {
+            write(&settings, rest)
+        })
     }
 
     fn read_size(&self, _object: &str) -> usize {
@@ -229,4 +238,13 @@ impl Provider for Zoho {
     fn from_wire(&self, data_type: DataType, wire: &Json) -> Result<Value, ValueError> {
         values::read(data_type, wire)
     }
+}
+
+fn write(settings: &Settings, batch: Arc<WriteBatch>) -> BoxOperation<Vec<Outcome>> {
+    let plan = Plan::new(&batch, |key| key);
+    if bulk::takes(settings, batch.kind, batch.records.len()) {
+        return bulk::write(settings, batch, plan);
+    }
+    let records = Records::new(settings, batch);
+    Box::new(Calls::new(records, plan, records::LIMIT))
 }

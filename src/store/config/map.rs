@@ -56,6 +56,12 @@ impl Map {
         self.enabled && !self.paused && !self.in_error
     }
 
+    /// Whether a creation may not write over a record that is there: the fields in which people's
+    /// values count are compared first.
+    pub fn spares_records(&self) -> bool {
+        self.fields.iter().any(MappedField::is_checked)
+    }
+
     pub fn field(&self, id: u16) -> Option<&MappedField> {
         self.fields.iter().find(|f| f.id == id)
     }

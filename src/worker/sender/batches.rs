@@ -35,6 +35,8 @@ pub struct Destination {
     pub request_id: String,
     pub object: String,
     pub external_id_field: Option<String>,
+    /// See [`WriteBatch::creates_only`].
+    pub creates_only: bool,
     pub context: RequestContext,
     /// At most so many records in one request.
     pub at_once: usize,
@@ -120,6 +122,7 @@ fn send_batch<'a>(
                 .external_id_field
                 .clone()
                 .filter(|_| kind == WriteKind::Upsert),
+            creates_only: destination.creates_only && kind == WriteKind::Upsert,
             records,
         });
         // A panic is the failure of one of these records, and is looked for like others.

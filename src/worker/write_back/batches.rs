@@ -64,6 +64,7 @@ impl Batches {
             request_id: claim_id.to_string(),
             object: batch.map.crm_object.clone(),
             external_id_field: batch.map.external_id_field.clone(),
+            creates_only: batch.map.spares_records(),
             context: RequestContext::of_map(Priority::Batch, batch.map.id),
             at_once: usize::MAX,
         };

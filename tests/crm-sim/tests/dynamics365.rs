@@ -23,6 +23,7 @@ fn contacts(kind: WriteKind, records: &[(&str, Canonical)]) -> WriteBatch {
         object: "contacts".to_owned(),
         kind,
         external_id_field: (kind == WriteKind::Upsert).then(|| "crm_externalkey".to_owned()),
+        creates_only: false,
         records: records.iter().map(record).collect(),
     }
 }

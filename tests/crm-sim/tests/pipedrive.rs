@@ -26,6 +26,7 @@ fn upsert(keys: &[&str]) -> WriteBatch {
         object: "persons".to_owned(),
         kind: WriteKind::Upsert,
         external_id_field: Some(KEY.to_owned()),
+        creates_only: false,
         records: keys.iter().map(record).collect(),
     }
 }
@@ -35,6 +36,7 @@ fn update(object: &str, id: &str, fields: Vec<(Arc<Field>, Canonical)>) -> Write
         object: object.to_owned(),
         kind: WriteKind::Update,
         external_id_field: None,
+        creates_only: false,
         records: vec![WriteRecord {
             crm_id: Some(id.to_owned()),
             fields,
@@ -448,6 +450,7 @@ fn leads_and_notes_are_those_of_the_first_version() {
         object: "leads".to_owned(),
         kind: WriteKind::Upsert,
         external_id_field: Some(key.to_owned()),
+        creates_only: false,
         records: vec![WriteRecord {
             external_id: Some("L-1".to_owned()),
             fields: vec![

@@ -40,6 +40,7 @@ impl Crm<'_> {
             object: self.object.to_owned(),
             kind: WriteKind::Update,
             external_id_field: None,
+            creates_only: false,
             records: vec![WriteRecord {
                 crm_id: Some(self.id.clone()),
                 fields: vec![(self.field.clone(), Value::text(value))],

@@ -23,6 +23,7 @@ fn contacts(kind: WriteKind, records: &[(&str, Canonical)]) -> WriteBatch {
         object: "Contacts".to_owned(),
         kind,
         external_id_field: (kind == WriteKind::Upsert).then(|| "External_Key".to_owned()),
+        creates_only: false,
         records: records.iter().map(record).collect(),
     }
 }

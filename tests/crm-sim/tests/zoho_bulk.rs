@@ -163,6 +163,7 @@ fn write(
         object: "Contacts".to_owned(),
         kind,
         external_id_field: (kind == WriteKind::Upsert).then(|| "External_Key".to_owned()),
+        creates_only: false,
         records: records.iter().map(record).collect(),
     };
     let line = Line::new(world, "zoho");

@@ -277,3 +277,57 @@ fn batches_are_of_100_and_no_key_comes_twice_in_one() {
     let sizes: Vec<usize> = log.requests.iter().map(size).collect();
     assert_eq!(sizes, [100, 29, 1]);
 }
+
+#[test]
+fn a_creation_spares_records_that_are_there() {
+    let there = || {
+        answer(
+            412,
+            &error(
+                "0x80040237",
+                "A record with matching key values already exists.",
+            ),
+        )
+    };
+    let mut one = people(WriteKind::Upsert, &["K1"]);
+    one.creates_only = true;
+    let (result, log) = write(one, |n, _| match n {
+        0 => there(),
+        _ => saved(200, B),
+    });
+    assert_eq!(told(&result.unwrap()), [format!("updated {B}")]);
+    assert_eq!(header(&log.requests[0], "if-none-match"), Some("*"));
+    assert_eq!(
+        log.lines()[1],
+        "GET /api/data/v9.2/contacts(Ext__c=%27K1%27)?$select=Ext__c"
+    );
+    let mut several = people(WriteKind::Upsert, &["K1", "K2", "K3"]);
+    several.creates_only = true;
+    let (result, log) = write(several, |n, _| match n {
+        0 => batched(200, &[there(), saved(201, A), there()]),
+        _ => {
+            let gone = answer(
+                404,
+                &error(
+                    "0x80060891",
+                    "A record with the specified key values does not exist",
+                ),
+            );
+            batched(200, &[saved(200, B), gone])
+        }
+    });
+    assert_eq!(
+        told(&result.unwrap()),
+        [
+            format!("updated {B}"),
+            format!("created {A}"),
+            "transient 0x80060891".to_owned()
+        ]
+    );
+    assert_eq!(log.requests.len(), 2);
+    assert!(
+        parts(&log.requests[0])
+            .iter()
+            .all(|part| part.1.contains("if-none-match: *\r\n"))
+    );
+}

@@ -310,3 +310,57 @@ fn keys_are_percent_encoded_in_paths() {
         "PATCH /crm/v3/objects/contacts/a%2Fb%20c"
     );
 }
+
+#[test]
+fn a_creation_looks_for_its_records_and_writes_the_others() {
+    let mut batch = records(WriteKind::Upsert, &["a@x.test", "B@x.test", "c@x.test"]);
+    batch.creates_only = true;
+    let (result, log) = write(batch, |n, request| match n {
+        0 => {
+            let found = json!({ "id": "9", "properties": { "email": "b@x.test" } });
+            let missing = json!([{ "category": "OBJECT_NOT_FOUND", "message": "no", "context": { "ids": ["a@x.test", "c@x.test"] } }]);
+            partial(&[found], missing)
+        }
+        _ => {
+            let new = |input: &Json| {
+                let mut new = echo(input);
+                new["id"] = json!("7");
+                new["new"] = json!(true);
+                new
+            };
+            let results: Vec<Json> = inputs(request).iter().map(new).collect();
+            answer(200, &complete(&results))
+        }
+    });
+    assert_eq!(
+        told(&result.unwrap()),
+        ["created 7", "updated 9", "created 7"]
+    );
+    assert_eq!(
+        log.lines(),
+        [
+            "POST /crm/v3/objects/contacts/batch/read",
+            "POST /crm/v3/objects/contacts/batch/upsert"
+        ]
+    );
+    assert_eq!(
+        body(&log.requests[0]),
+        json!({ "idProperty": "email", "properties": ["email"], "propertiesWithHistory": [],
+                "inputs": [{ "id": "a@x.test" }, { "id": "B@x.test" }, { "id": "c@x.test" }] })
+    );
+    assert_eq!(inputs(&log.requests[1]).len(), 2);
+}
+
+#[test]
+fn nothing_is_written_where_it_cannot_be_read_which_records_there_are() {
+    let mut batch = records(WriteKind::Upsert, &["a@x.test"]);
+    batch.creates_only = true;
+    let (result, log) = write(batch, |_, _| {
+        answer(
+            200,
+            &complete(&[json!({ "properties": { "email": "a@x.test" } })]),
+        )
+    });
+    assert_eq!(result.unwrap_err().code, "unreadable_answer");
+    assert_eq!(log.requests.len(), 1);
+}

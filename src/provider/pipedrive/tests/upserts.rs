@@ -267,3 +267,22 @@ fn leads_are_looked_for_by_the_time_they_were_added() {
     assert!(log.lines()[1].contains("entity_type=lead"));
     assert_eq!(body(&log.requests[2]), json!({ "title": "Acme", KEY: "K" }));
 }
+
+#[test]
+fn a_creation_spares_records_that_are_there() {
+    let mut batch = upsert("deals", KEY, &["K 1"]);
+    batch.creates_only = true;
+    let crm = crm(json!([]), json!([{ "item": { "id": 5 } }]));
+    let (result, log) = run(batch.clone(), |_, request| crm(request));
+    assert_eq!(told(&result.unwrap()), ["updated 5"]);
+    assert!(
+        log.lines().iter().all(|line| line.starts_with("GET")),
+        "{:?}",
+        log.lines()
+    );
+    // What was created lately is not searched for.
+    let recent = self::crm(json!([deal(6, "K 1", 5)]), json!([]));
+    let (result, log) = run(batch, |_, request| recent(request));
+    assert_eq!(told(&result.unwrap()), ["updated 6"]);
+    assert_eq!(log.lines(), [NEWEST]);
+}

@@ -273,3 +273,86 @@ fn reads_tell_records_by_id_and_missing_ones_apart() {
         assert!(found[3].is_some());
     }
 }
+
+#[test]
+fn a_creation_looks_for_its_records_and_writes_the_others() {
+    let mut batch = upserts(&["K 1", "O'K", "K3"]);
+    batch.creates_only = true;
+    let (result, log) = write(batch, |n, _| match n {
+        0 => answer(
+            200,
+            &json!({ "totalSize": 1, "done": true, "records": [{ "Id": ids(9..10)[0], "Ext__c": "o'k" }] }),
+        ),
+        _ => {
+            let made = |n: usize| json!({ "id": ids(n..n + 1)[0], "success": true, "created": true, "errors": [] });
+            answer(200, &json!([made(1), made(3)]))
+        }
+    });
+    let made = |verb: &str, n: usize| format!("{verb} {}", ids(n..n + 1)[0]);
+    assert_eq!(
+        told(&result.unwrap()),
+        [made("created", 1), made("updated", 9), made("created", 3)]
+    );
+    let query = "SELECT%20Id%2CExt__c%20FROM%20Contact%20WHERE%20Ext__c%20IN%20%28%27K%201%27%2C%27O%5C%27K%27%2C%27K3%27%29";
+    assert_eq!(
+        log.lines(),
+        [
+            format!("GET /services/data/v66.0/query?q={query}"),
+            "PATCH /services/data/v66.0/composite/sobjects/Contact/Ext__c".to_owned()
+        ]
+    );
+}
+
+#[test]
+fn keys_that_are_numbers_are_looked_for_as_numbers() {
+    let mut batch = upserts(&["1", "2"]);
+    batch.creates_only = true;
+    let (result, log) = write(batch, |n, _| match n {
+        0 => answer(
+            400,
+            &sf_error(
+                "INVALID_FIELD",
+                "filter criterion for field 'Ext__c' must be of type double and should not be enclosed in quotes",
+            ),
+        ),
+        _ => {
+            let record = |n: usize| json!({ "Id": ids(n..n + 1)[0], "Ext__c": n as f64 });
+            answer(
+                200,
+                &json!({ "done": true, "records": [record(1), record(2)] }),
+            )
+        }
+    });
+    assert_eq!(told(&result.unwrap()).len(), 2);
+    assert!(
+        log.lines()[1].ends_with("IN%20%281%2C2%29"),
+        "{:?}",
+        log.lines()
+    );
+    assert_eq!(log.requests.len(), 2);
+}
+
+#[test]
+fn as_many_keys_are_looked_for_at_once_as_an_address_has_room_for() {
+    let keys: Vec<String> = (0..900)
+        .map(|n| format!("a key of some length {n:06}"))
+        .collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let mut batch = upserts(&keys);
+    batch.creates_only = true;
+    let (_, log) = write(batch, |_, request| match line(request).starts_with("GET") {
+        true => answer(200, &json!({ "done": true, "records": [] })),
+        false => answer(200, &json!([])),
+    });
+    let lines = log.lines();
+    let looks: Vec<&String> = lines
+        .iter()
+        .filter(|line| line.starts_with("GET"))
+        .collect();
+    assert!(looks.iter().all(|line| line.len() < 12_000));
+    let named: usize = looks
+        .iter()
+        .map(|line| line.matches("%27a%20key").count())
+        .sum();
+    assert_eq!(named, 900);
+}

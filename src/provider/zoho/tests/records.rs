@@ -232,3 +232,51 @@ fn records_are_read_in_as_few_requests_as_their_fields_take() {
     let (result, _) = drive(Zoho.read(&settings(1), Arc::new(none)), |_, _| empty(204));
     assert!(result.unwrap()[0].is_none());
 }
+
+#[test]
+fn a_creation_looks_for_its_records_and_writes_the_others() {
+    let keys: Vec<String> = (1..=60).map(|n| format!("K{n}")).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let mut batch = people(WriteKind::Upsert, &keys);
+    batch.creates_only = true;
+    let (result, log) = write(batch, |n, request| match n {
+        0 => answer(
+            200,
+            &json!({ "data": [{ "id": "9", "Ext__c": "K2" }], "info": { "more_records": false } }),
+        ),
+        _ => {
+            let sent = body(request)["data"].as_array().unwrap().len();
+            let saved: Vec<Json> = (0..sent)
+                .map(|n| saved(&format!("1{n}"), "insert"))
+                .collect();
+            answer(201, &json!({ "data": saved }))
+        }
+    });
+    let told = told(&result.unwrap());
+    assert_eq!(told[..3], ["created 10", "updated 9", "created 11"]);
+    assert_eq!(
+        log.lines(),
+        ["POST /crm/v8/coql", "POST /crm/v8/Contacts/upsert"]
+    );
+    let query = body(&log.requests[0])["select_query"].to_string();
+    assert!(
+        query.contains("select id, Ext__c from Contacts where Ext__c in ('K1', "),
+        "{query}"
+    );
+    assert!(query.contains("'K50') or Ext__c in ('K51', "), "{query}");
+    assert_eq!(body(&log.requests[1])["data"].as_array().unwrap().len(), 59);
+    // Two that have one key.
+    let mut batch = people(WriteKind::Upsert, &["K1"]);
+    batch.creates_only = true;
+    let (result, log) = write(batch, |_, _| {
+        answer(
+            200,
+            &json!({ "data": [{ "id": "1", "Ext__c": "K1" }, { "id": "2", "Ext__c": "k1" }] }),
+        )
+    });
+    assert_eq!(
+        crate::scripted_server::told(&result.unwrap()),
+        ["conflict duplicate_external_id"]
+    );
+    assert_eq!(log.requests.len(), 1);
+}

@@ -29,6 +29,7 @@ pub async fn write(
         request_id: request_id.to_owned(),
         object: of.object.to_owned(),
         external_id_field: None,
+        creates_only: false,
         context: of.context.clone(),
         at_once: if alone { 1 } else { usize::MAX },
     };
