@@ -1,5 +1,40 @@
 -- Links between rows and CRM records.
 
+CREATE FUNCTION crm_internal.pend_checked_cells(map_id int, shard_keys text[], record_keys text[]) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    WITH waiting AS MATERIALIZED (
+        SELECT q.shard_key, q.map_id, q.record_key, crm_internal.cells_and(q.cells, c.checkable) AS cells, coalesce(q.sent, '{}') AS base,
+               coalesce((SELECT max(s.at) FROM unnest(q.changed_at) AS s (at)), now()) AS changed_at, q.actor
+        FROM crm_internal.checked_cells(pend_checked_cells.map_id) AS c (checkable),
+             unnest(pend_checked_cells.shard_keys, pend_checked_cells.record_keys) AS k (shard_key, record_key),
+             LATERAL (SELECT * FROM crm.queue q
+                      WHERE q.shard_key = k.shard_key AND q.map_id = pend_checked_cells.map_id AND q.record_key = k.record_key) AS q
+        WHERE crm_internal.cells_count(crm_internal.cells_and(q.cells, c.checkable)) > 0
+    ), revived AS (
+        DELETE FROM crm.dead_letter d USING waiting w
+        WHERE d.path = 'reconcile' AND d.shard_key = w.shard_key AND d.map_id = w.map_id AND d.record_key = w.record_key
+    )
+    INSERT INTO crm.pending_write AS p (shard_key, map_id, record_key, state, cells, base, created_at, changed_at, actor)
+    SELECT w.shard_key, w.map_id, w.record_key, 'queued', w.cells, w.base, w.changed_at, w.changed_at, w.actor FROM waiting w
+    ON CONFLICT (shard_key, map_id, record_key) WHERE state IN ('queued', 'dead') DO UPDATE
+    SET state = 'queued', cells = crm_internal.cells_or(p.cells, excluded.cells), take = crm_internal.cells_minus(p.take, excluded.cells),
+        base = excluded.base || p.base, changed_at = greatest(p.changed_at, excluded.changed_at), revision = p.revision + 1, attempts = 0,
+        next_attempt_at = '-infinity', error_class = NULL, last_error = NULL;
+    UPDATE crm.queue q
+    SET cells = crm_internal.cells_minus(q.cells, c.checkable), changed_at = crm_internal.cells_stamp(q.changed_at, c.checkable, NULL),
+        sent = NULL, revision = nextval('crm.queue_revision_seq')
+    FROM crm_internal.checked_cells(pend_checked_cells.map_id) AS c (checkable),
+         unnest(pend_checked_cells.shard_keys, pend_checked_cells.record_keys) AS k (shard_key, record_key)
+    WHERE q.shard_key = k.shard_key AND q.map_id = pend_checked_cells.map_id AND q.record_key = k.record_key
+      AND crm_internal.cells_count(crm_internal.cells_and(q.cells, c.checkable)) > 0;
+    DELETE FROM crm.queue q USING unnest(pend_checked_cells.shard_keys, pend_checked_cells.record_keys) AS k (shard_key, record_key)
+    WHERE q.shard_key = k.shard_key AND q.map_id = pend_checked_cells.map_id AND q.record_key = k.record_key
+      AND q.op IN ('c', 'u') AND q.state <> 'dead' AND crm_internal.cells_count(q.cells) = 0;
+$$;
+COMMENT ON FUNCTION crm_internal.pend_checked_cells(int, text[], text[]) IS
+    'moves the bidirectional cells of records that have a CRM record from the queue to pending writes: what the CRM holds is compared '
+    'before it is written over';
+
 CREATE FUNCTION crm_internal.link_records(map_id int, shard_keys text[], record_keys text[], crm_ids text[]) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     -- A snapshot is of the record that the row was linked to.
@@ -18,6 +53,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     DELETE FROM crm.queue q USING unnest(shard_keys, record_keys) AS k (shard_key, record_key)
     WHERE q.shard_key = k.shard_key AND q.map_id = link_records.map_id AND q.record_key = k.record_key AND q.state = 'unlinked'
         AND q.op = 'd';
+    SELECT crm_internal.pend_checked_cells(link_records.map_id, shard_keys, record_keys);
     UPDATE crm.queue q
     SET op = CASE q.op WHEN 'c' THEN 'u' ELSE q.op END, revision = nextval('crm.queue_revision_seq'),
         state = CASE q.state WHEN 'unlinked' THEN 'queued' ELSE q.state END,

@@ -78,6 +78,7 @@ CREATE TABLE crm.queue (
     attempts        smallint NOT NULL DEFAULT 0,
     cells           bytea,
     changed_at      timestamptz[],
+    sent            jsonb,
     place           tid,
     actor           text,
     error_class     text,
@@ -95,6 +96,9 @@ COMMENT ON COLUMN crm.queue.state IS 'queued: to be written; unlinked: waiting f
 COMMENT ON COLUMN crm.queue.revision IS 'changes with each fold, so that an edit during a write is noticed';
 COMMENT ON COLUMN crm.queue.next_attempt_at IS '-infinity: in the next round of the map; else the time of the retry';
 COMMENT ON COLUMN crm.queue.cells IS 'cells to be written, as in crm.change; NULL: none (a delete)';
+COMMENT ON COLUMN crm.queue.sent IS
+    'of a creation that may have arrived although no response did: hashes of the values of bidirectional cells that were sent, as "s" in '
+    'crm.pending_write.base; NULL: none';
 COMMENT ON COLUMN crm.queue.place IS 'ctid of the crm.ledger row when this row was inserted: tried before the index';
 COMMENT ON COLUMN crm.queue.changed_at IS 'when the cells to be written were changed, by field_id';
 

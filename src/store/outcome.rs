@@ -8,6 +8,9 @@ use crm_domain::{AuditResult, ErrorClass};
 pub enum Outcome {
     /// The CRM accepted it, or every cell of the edit is decided.
     Applied,
+    /// The record that was to be created is there: it was not written, and its row is to be linked
+    /// to it.
+    Found,
     /// Nothing had to be sent (the row is gone, or its fields are no longer mapped).
     NothingToDo,
     /// To be tried again in so many ms; `charged` if it counts as an attempt.
@@ -31,7 +34,7 @@ pub enum Outcome {
 impl Outcome {
     pub fn result(&self) -> AuditResult {
         match self {
-            Outcome::Applied | Outcome::NothingToDo => AuditResult::Applied,
+            Outcome::Applied | Outcome::Found | Outcome::NothingToDo => AuditResult::Applied,
             Outcome::Retry { .. } => AuditResult::Retry,
             Outcome::Dead { .. } => AuditResult::Dead,
             Outcome::Unlinked { .. } => AuditResult::Superseded,
@@ -40,7 +43,7 @@ impl Outcome {
 
     pub fn failure(&self) -> (Option<&str>, Option<&str>, Option<&str>) {
         match self {
-            Outcome::Applied | Outcome::NothingToDo => (None, None, None),
+            Outcome::Applied | Outcome::Found | Outcome::NothingToDo => (None, None, None),
             Outcome::Retry {
                 class, code, error, ..
             }
@@ -54,6 +57,7 @@ impl Outcome {
     pub fn name(&self) -> &'static str {
         match self {
             Outcome::Applied => "applied",
+            Outcome::Found => "found",
             Outcome::NothingToDo => "nothing_to_do",
             Outcome::Retry { .. } => "retry",
             Outcome::Dead { .. } => "dead",

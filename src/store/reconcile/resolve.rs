@@ -192,7 +192,9 @@ fn pending(client: &mut SpiClient, map: &Map, records: &[Resolution]) -> Result<
             .collect();
         bases.push(Json::Object(base).to_string());
         let (outcome, delay, charged, class, error) = match &r.outcome {
-            Outcome::Applied | Outcome::NothingToDo => ("done", 0, false, None, None),
+            Outcome::Applied | Outcome::Found | Outcome::NothingToDo => {
+                ("done", 0, false, None, None)
+            }
             Outcome::Unlinked { .. } => ("done", 0, false, None, None),
             Outcome::Retry {
                 delay_ms,

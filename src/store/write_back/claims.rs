@@ -218,11 +218,13 @@ pub fn release_lost(client: &mut SpiClient, flying: &[i64]) -> Result<u64, Store
              FROM record WHERE path = 'reconcile' AND p.shard_key = s AND p.map_id = record.map_id AND p.record_key = r
                            AND p.state = 'queued'
          ), locked AS (
-             SELECT l.shard_key, l.map_id, l.record_key FROM crm.ledger l
+             SELECT l.shard_key, l.map_id, l.record_key, record.sent FROM crm.ledger l
              JOIN record ON l.shard_key = s AND l.map_id = record.map_id AND l.record_key = r
              WHERE path = 'batch' ORDER BY 1, 2, 3 FOR UPDATE OF l SKIP LOCKED
          ), charged AS (
-             UPDATE crm.queue q SET attempts = q.attempts + 1, next_attempt_at = now()
+             UPDATE crm.queue q
+             SET attempts = q.attempts + 1, next_attempt_at = now(),
+                 sent = CASE WHEN coalesce(k.sent, '{}') = '{}' THEN q.sent ELSE crm_internal.base_sent(coalesce(q.sent, '{}'), k.sent::jsonb) END
              FROM locked k WHERE q.shard_key = k.shard_key AND q.map_id = k.map_id AND q.record_key = k.record_key AND q.state = 'queued'
          )
          SELECT count(*) AS records FROM record",

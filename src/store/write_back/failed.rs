@@ -1,5 +1,6 @@
 //! Records that were not written, or were edited meanwhile.
 
+use crm_domain::Operation;
 use crm_domain::storable::{storable, storable_text};
 use pgrx::spi::SpiClient;
 
@@ -7,8 +8,10 @@ use crate::store::config::map::Map;
 use crate::store::dead_letter;
 use crate::store::error::StoreError;
 use crate::store::outcome::Outcome;
+use crate::store::record::key::Key;
+use crate::store::record::links;
 use crate::store::statement::Cached;
-use crate::store::write_back::outcome::{Settled, column};
+use crate::store::write_back::outcome::{Settled, column, sent_hashes};
 
 /// Failures, and records that were edited since the claim. Such an edit (another revision) keeps
 /// all waiting cells waiting: sent once more, they do no harm.
@@ -35,7 +38,45 @@ pub fn not_applied(
             )?;
         }
     }
-    update_ledger(client, map, records)
+    update_ledger(client, map, records)?;
+    let found: Vec<&&Settled> = records
+        .iter()
+        .filter(|r| r.outcome == Outcome::Found)
+        .collect();
+    link_found(client, map, &found)?;
+    // A row that was edited while its record was made: its cells waited for that as a whole.
+    let created = records.iter();
+    let created = created.filter(|r| {
+        r.outcome == Outcome::Applied && r.operation == Operation::Create && map.spares_records()
+    });
+    let created: Vec<&Settled> = created.copied().collect();
+    if created.is_empty() {
+        return Ok(());
+    }
+    client.update(
+        Cached("SELECT crm_internal.pend_checked_cells($1, $2, $3)"),
+        None,
+        &[
+            map.id.into(),
+            column(&created, |r| r.shard_key.as_str()),
+            column(&created, |r| r.record_key.as_str()),
+        ],
+    )?;
+    Ok(())
+}
+
+/// Links rows to records that were found in place of being created.
+fn link_found(client: &mut SpiClient, map: &Map, found: &[&&Settled]) -> Result<(), StoreError> {
+    let key = |r: &&&Settled| Key {
+        shard_key: r.shard_key.clone(),
+        record_key: r.record_key.clone(),
+    };
+    let keys: Vec<Key> = found.iter().map(key).collect();
+    let ids = found
+        .iter()
+        .map(|r| r.crm_id.as_deref().unwrap_or_default());
+    let links: Vec<(&Key, &str)> = keys.iter().zip(ids).collect();
+    links::link(client, map, &links)
 }
 
 /// Removes what needs no further attempt from the queue.
@@ -94,9 +135,10 @@ fn requeue(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<()
              attempts = CASE WHEN q.revision <> r.revision OR r.outcome IN ('applied', 'nothing_to_do', 'unlinked') THEN 0
                              WHEN r.charged THEN q.attempts + 1 ELSE q.attempts END,
              next_attempt_at = CASE WHEN r.outcome = 'retry' THEN now() + r.delay_ms * interval '1 ms' ELSE '-infinity' END,
-             error_class = r.error_class, last_error = r.error
-         FROM unnest($2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bool[], $8::text[], $9::text[])
-              AS r (shard_key, record_key, outcome, revision, delay_ms, charged, error_class, error)
+             error_class = r.error_class, last_error = r.error,
+             sent = CASE WHEN r.sent IS NULL THEN q.sent ELSE crm_internal.base_sent(coalesce(q.sent, '{}'), r.sent::jsonb) END
+         FROM unnest($2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bool[], $8::text[], $9::text[], $10::text[])
+              AS r (shard_key, record_key, outcome, revision, delay_ms, charged, error_class, error, sent)
          WHERE q.shard_key = r.shard_key AND q.map_id = $1 AND q.record_key = r.record_key",
         None,
         &[
@@ -111,6 +153,13 @@ fn requeue(client: &mut SpiClient, map: &Map, records: &[&Settled]) -> Result<()
             column(records, |r| {
                 let error = r.outcome.failure().2;
                 error.map(|error| storable_text(error).into_owned())
+            }),
+            column(records, |r| {
+                let may_have_arrived = matches!(r.outcome, Outcome::Retry { .. } | Outcome::Dead { .. })
+                    && r.operation == Operation::Create;
+                may_have_arrived
+                    .then(|| sent_hashes(map, &r.cells, &r.hashes))
+                    .flatten()
             }),
         ],
     )?;

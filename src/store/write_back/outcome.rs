@@ -1,9 +1,12 @@
 //! How the write of one record ended.
 
-use crm_domain::{Cells, Operation};
+use crm_domain::cells::HASH_BYTES;
+use crm_domain::{Cells, Operation, hex};
 use pgrx::IntoDatum;
 use pgrx::datum::DatumWithOid;
+use serde_json::{Map as JsonMap, Value as Json};
 
+use crate::store::config::{Map, MappedField};
 use crate::store::outcome::Outcome;
 use crate::store::write_back::claims::Place;
 
@@ -31,6 +34,17 @@ pub struct Settled {
     pub outcome: Outcome,
     /// The row followed its CRM record.
     pub row_gone: bool,
+}
+
+/// The hashes of the bidirectional cells among some that are sent with a creation: should the CRM
+/// hold these values although no response said so, they are ours. JSON, field_id -> hash in hex.
+pub fn sent_hashes(map: &Map, cells: &Cells, hashes: &[u8]) -> Option<String> {
+    let sent = cells.iter().zip(hashes.chunks(HASH_BYTES));
+    let checked = sent.filter(|(id, _)| map.field(*id).is_some_and(MappedField::is_checked));
+    let sent: JsonMap<String, Json> = checked
+        .map(|(id, hash)| (id.to_string(), hex::encode(hash).into()))
+        .collect();
+    (!sent.is_empty()).then(|| Json::Object(sent).to_string())
 }
 
 /// One argument of a statement: the same thing of each record.

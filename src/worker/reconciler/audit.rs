@@ -146,6 +146,6 @@ fn outcome(record: &Resolution) -> Option<AuditResult> {
         RecordOutcome::Retry { .. } => Some(AuditResult::Retry),
         RecordOutcome::Dead { .. } => Some(AuditResult::Dead),
         RecordOutcome::Unlinked { .. } => Some(AuditResult::Superseded),
-        RecordOutcome::Applied | RecordOutcome::NothingToDo => None,
+        RecordOutcome::Applied | RecordOutcome::Found | RecordOutcome::NothingToDo => None,
     }
 }

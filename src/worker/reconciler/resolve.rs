@@ -281,7 +281,9 @@ fn note_superseded(
 pub fn notification(record: &Resolution) -> (&'static str, Option<&str>) {
     match &record.outcome {
         RecordOutcome::Applied if !record.conflicts.is_empty() => ("conflict", None),
-        RecordOutcome::Applied | RecordOutcome::NothingToDo => ("sync_completed", None),
+        RecordOutcome::Applied | RecordOutcome::Found | RecordOutcome::NothingToDo => {
+            ("sync_completed", None)
+        }
         RecordOutcome::Retry { error, .. }
         | RecordOutcome::Dead { error, .. }
         | RecordOutcome::Unlinked { error, .. } => ("sync_failed", Some(error)),

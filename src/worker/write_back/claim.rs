@@ -141,7 +141,11 @@ fn claim(
             let shard_keys = records().map(|r| r.shard_key.as_str()).collect();
             let record_keys = records().map(|r| r.record_key.as_str()).collect();
             failpoint::reach_with("claim::store", records().map(|r| r.record_key.as_str()));
-            id = claims::claim(client, &map, Path::Batch, shard_keys, record_keys, None)?;
+            let sent = map.spares_records().then(|| {
+                let sent = batch.records.iter().map(|record| record.sent_hashes(&map));
+                sent.collect()
+            });
+            id = claims::claim(client, &map, Path::Batch, shard_keys, record_keys, sent)?;
         }
         let records = batch.records.len() + batch.settled.len();
         if map_state::add_to_round(client, map.id, records)? {

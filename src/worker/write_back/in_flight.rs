@@ -10,7 +10,7 @@ use crm_provider::record::Field;
 use crate::store::config::{Connection, Map};
 use crate::store::outcome::Outcome;
 use crate::store::write_back::claims::Claimed;
-use crate::store::write_back::outcome::Settled;
+use crate::store::write_back::outcome::{Settled, sent_hashes};
 use crm_domain::Operation;
 
 /// A batch in flight.
@@ -95,6 +95,15 @@ impl InFlight {
         self.fields = String::from_utf8(json).expect("JSON made of texts");
     }
 
+    /// What is to be recognised of a creation should its outcome never be heard, as JSON.
+    pub fn sent_hashes(&self, map: &Map) -> String {
+        let hashes = match self.claimed.op {
+            Op::Create => sent_hashes(map, &self.sent, &self.hashes),
+            _ => None,
+        };
+        hashes.unwrap_or_else(|| "{}".to_owned())
+    }
+
     pub fn claimed(&self) -> &Claimed {
         &self.claimed
     }
@@ -108,9 +117,14 @@ impl InFlight {
             fields,
             defaulted,
         } = self;
+        let fields = match outcome {
+            Outcome::Found => "{}".to_owned(),
+            _ => fields,
+        };
         Settled {
             operation: match claimed.op {
                 Op::Delete => Operation::Delete,
+                _ if outcome == Outcome::Found => Operation::Link,
                 _ if response.created => Operation::Create,
                 _ => Operation::Update,
             },

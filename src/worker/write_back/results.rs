@@ -38,7 +38,10 @@ pub fn classify(
             Ok(written) => {
                 response.crm_id = Some(written.crm_id).filter(|id| !id.is_empty());
                 response.created = written.created;
-                Outcome::Applied
+                match op == Op::Create && !written.created && map.spares_records() {
+                    true => Outcome::Found,
+                    false => Outcome::Applied,
+                }
             }
             // Deleting what is gone already is done.
             Err(failure) if op == Op::Delete && failure.class == ErrorClass::NotFound => {

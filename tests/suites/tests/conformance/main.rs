@@ -10,6 +10,7 @@ mod errors;
 mod field_options;
 mod first_loads;
 mod forms;
+mod found_records;
 mod garbage;
 mod guards;
 mod keys;

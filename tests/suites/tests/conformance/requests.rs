@@ -76,6 +76,25 @@ async fn a_thousand_records_take_few_requests(contestant: Contestant) {
     desk.settle().await;
     count(&desk, "creations", &mut counts).await;
 
+    let arguments = "on_insert => 'create', ingest => 'off'";
+    let live = Live::with(&CLUSTER, contestant, arguments, "").await;
+    live.db.execute(&create).await;
+    live.db.drain().await;
+    let what = "creations with `bidirectional` cells";
+    count(&live, what, &mut counts).await;
+    let person = |n: usize| {
+        let person = json!({"id": format!("t{n}"), "last_name": format!("Their {n}")});
+        person.as_object().cloned().unwrap_or_default()
+    };
+    let theirs: Vec<_> = (1..=RECORDS).map(person).collect();
+    live.crm.create(&live.db, people, &theirs).await;
+    live.crm.forget(&live.db).await;
+    let ours = create.replace("'n' ||", "'t' ||");
+    live.db.execute(&ours).await;
+    live.db.drain().await;
+    live.agree().await;
+    count(&live, "the same where the records are there", &mut counts).await;
+
     for (what, requests) in &counts {
         println!("requests\t{what}\t{:?}\t{requests}", contestant.vendor);
     }
