@@ -56,10 +56,11 @@ impl Map {
         self.enabled && !self.paused && !self.in_error
     }
 
-    /// Whether a creation may not write over a record that is there: the fields in which people's
-    /// values count are compared first.
+    /// Whether a creation may not write over a record that is there: fields in which people's
+    /// values count are compared first, and others are for new records alone.
     pub fn spares_records(&self) -> bool {
-        self.fields.iter().any(MappedField::is_checked)
+        let is_for_new = |f: &MappedField| f.created && !f.written;
+        self.fields.iter().any(|f| f.is_checked() || is_for_new(f))
     }
 
     pub fn field(&self, id: u16) -> Option<&MappedField> {
