@@ -107,6 +107,7 @@ mod tests {
         "read_live",
         "recapture",
         "receive_webhook",
+        "records",
         "resolve_conflict",
         "resolve_conflicts",
         "set_cell",

@@ -18,9 +18,9 @@ FROM (VALUES
     ('reader', 'function', 'crm', '{hash,snapshot,snapshot_hash,check,worker_state,home,export_mapping}'),
     ('writer', 'function', 'crm', '{write,read_live,write_status,flush,ingest_now,receive_webhook}'),
     ('operator', 'function', 'crm',
-        '{resolve_conflict,resolve_conflicts,cancel_write,pause,resume,discard,replay,replay_all,recapture,test_connection,describe,check_mapping}'),
+        '{resolve_conflict,resolve_conflicts,cancel_write,pause,resume,discard,replay,replay_all,recapture,test_connection,describe,records,check_mapping}'),
     ('admin', 'function', 'crm',
-     '{create_connection,set_credentials,drop_connection,adopt_connections,map_object,enable,disable,map_field,unmap_field,unmap_object,push,cancel_push,link,backfill,alter_connection,'
+     '{create_connection,set_credentials,drop_connection,adopt_connections,map_object,enable,disable,map_field,unmap_field,unmap_object,push,cancel_push,link,match,backfill,alter_connection,'
      'alter_map,alter_field,import_mapping}'),
     -- A function or view that runs with its caller's rights comes with the functions that it calls.
     ('reader', 'schema', 'crm_internal', '{crm_internal}'),
@@ -28,7 +28,7 @@ FROM (VALUES
     ('writer', 'function', 'crm_internal', '{caller,perform_write,perform_read,do_flush,do_ingest_now}'),
     ('operator', 'function', 'crm_internal', '{check_rows,check_choice,do_resolve_conflict,set_cell}'),
     ('admin', 'function', 'crm_internal',
-     '{do_create_connection,do_set_credentials,do_map_object,do_enable,do_disable,do_map_field,do_unmap_field,do_unmap_object,do_push,do_cancel_push,do_link,do_backfill,'
+     '{do_create_connection,do_set_credentials,do_map_object,do_enable,do_disable,do_map_field,do_unmap_field,do_unmap_object,do_push,do_cancel_push,do_link,do_match,do_backfill,'
      'do_alter_connection,do_alter_map,do_alter_field,do_import_mapping,arguments,differences,exported_connection,exported_map,exported_field}')
     ) AS g (level, kind, schema, names);
 
@@ -173,7 +173,7 @@ LANGUAGE sql VOLATILE AS $$
 $$;
 COMMENT ON FUNCTION crm.grant_access(regrole, text) IS
     'grants a role access to pg_crm. reader: views, audit, hashes; writer: + write, read_live, flush, ingest_now, receive_webhook; '
-    'operator: + pause, resume, discard, replay, recapture, check(deep), resolve_conflict, cancel_write, test_connection, describe, check_mapping; '
+    'operator: + pause, resume, discard, replay, recapture, check(deep), resolve_conflict, cancel_write, test_connection, describe, records, check_mapping; '
     'admin: + mapping. '
     'Superusers only; crm.access has the list. Errors: 22023 no such level, 42501 not a superuser';
 

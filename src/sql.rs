@@ -55,6 +55,8 @@ extension_sql_file!(
         "fit_comments",
         "home_comments",
         "keys_comments",
+        "natural_key_comments",
+        "records_comments",
         "trigger_comments",
         "rows_comments",
         "types_comments",
@@ -103,7 +105,9 @@ extension_sql_file!(
     name = "links",
     requires = ["descriptions"]
 );
-extension_sql_file!("../sql/push.sql", name = "push", requires = ["links"]);
+extension_sql_file!("../sql/records.sql", name = "records", requires = ["links"]);
+extension_sql_file!("../sql/match.sql", name = "match", requires = ["records"]);
+extension_sql_file!("../sql/push.sql", name = "push", requires = ["match"]);
 extension_sql_file!(
     "../sql/alterations.sql",
     name = "alterations",

@@ -185,6 +185,14 @@ fn read_answer(stream: &mut UnixStream, deadline: Instant) -> io::Result<Option<
     }
 }
 
+/// Waits, cancellably.
+pub fn pause(time: Duration) {
+    let until = Instant::now() + time;
+    while let Some(left) = until.checked_duration_since(Instant::now()) {
+        wait(None, left);
+    }
+}
+
 /// Waits for the socket or the latch, and gives cancel and statement_timeout their chance.
 fn wait(stream: Option<&UnixStream>, time: Duration) {
     let mut events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;

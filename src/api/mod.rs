@@ -13,6 +13,8 @@ mod ddl;
 mod document;
 mod home;
 mod keys;
+mod natural_key;
+mod records;
 mod rows;
 mod triggers;
 mod types;

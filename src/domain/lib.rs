@@ -30,6 +30,7 @@ pub mod hex;
 pub mod inbound;
 pub mod key;
 pub mod mapping;
+pub mod natural_key;
 pub mod operation;
 pub mod retry;
 pub mod snapshot;

@@ -24,7 +24,11 @@ impl PendingDescribe {
         link: Option<SharedLink>,
         runtime: &Handle,
     ) {
-        let obstacle = self.obstacle(connection);
+        let obstacle = match (connection, self.request.fresh) {
+            // The caller wants to know what the CRM says, whatever it said before.
+            (Some(connection), true) if !connection.is_away => None,
+            _ => obstacle(connection),
+        };
         let (Some(link), None) = (link, obstacle) else {
             let why = obstacle.unwrap_or("the connection's credentials cannot be resolved");
             let failure = Failure::connection(ErrorClass::Auth, "not_asked", why);
@@ -47,22 +51,17 @@ impl PendingDescribe {
             let _ = self.reply.send(answer);
         });
     }
+}
 
-    /// Why the CRM is not asked.
-    fn obstacle(&self, connection: Option<&Connection>) -> Option<&'static str> {
-        match connection {
-            None => Some("the worker does not know the connection: it is not committed yet"),
-            Some(connection) if connection.is_away => Some(AWAY),
-            Some(_) if self.request.fresh => None,
-            Some(connection) if connection.paused => Some("the connection is paused"),
-            Some(connection) if connection.in_error => {
-                Some("the connection's credentials are refused")
-            }
-            Some(connection) if connection.blocked_ms > 0 => {
-                Some("the connection waits for the CRM")
-            }
-            Some(_) => None,
-        }
+/// Why a connection's CRM is not asked.
+pub fn obstacle(connection: Option<&Connection>) -> Option<&'static str> {
+    match connection {
+        None => Some("the worker does not know the connection: it is not committed yet"),
+        Some(connection) if connection.is_away => Some(AWAY),
+        Some(connection) if connection.paused => Some("the connection is paused"),
+        Some(connection) if connection.in_error => Some("the connection's credentials are refused"),
+        Some(connection) if connection.blocked_ms > 0 => Some("the connection waits for the CRM"),
+        Some(_) => None,
     }
 }
 
@@ -73,6 +72,7 @@ fn answer(known: KnownDescription) -> Json {
     }
 }
 
-fn failed(failure: &Failure) -> Json {
-    json!({"failure": {"class": failure.class.name(), "code": failure.code, "message": failure.message}})
+pub fn failed(failure: &Failure) -> Json {
+    let wait = failure.retry_after.map(|wait| wait.as_millis() as u64);
+    json!({"failure": {"class": failure.class.name(), "code": failure.code, "message": failure.message, "retry_after_ms": wait}})
 }

@@ -4,6 +4,7 @@
 pub mod describe;
 pub mod health;
 pub mod readiness;
+pub mod records;
 pub mod test;
 
 use std::collections::{HashMap, HashSet};
@@ -17,6 +18,7 @@ use tokio::runtime::Handle;
 
 use self::describe::PendingDescribe;
 use self::readiness::Readiness;
+use self::records::PendingRecords;
 use self::test::PendingTest;
 use crate::secrets;
 use crate::settings::Settings;
@@ -42,6 +44,7 @@ pub struct Connections {
     away: HashSet<i32>,
     tests: Vec<PendingTest>,
     descriptions: Vec<PendingDescribe>,
+    listings: Vec<PendingRecords>,
 }
 
 impl Connections {
@@ -55,6 +58,7 @@ impl Connections {
             away: HashSet::new(),
             tests: Vec::new(),
             descriptions: Vec::new(),
+            listings: Vec::new(),
         }
     }
 
@@ -263,7 +267,11 @@ impl Connections {
         self.descriptions.push(pending);
     }
 
-    /// Serves the backends that asked for a test or a description.
+    pub fn list(&mut self, pending: PendingRecords) {
+        self.listings.push(pending);
+    }
+
+    /// Serves the backends that asked for a test, a description or records.
     pub fn serve_requests(&mut self, runtime: &Handle) {
         for pending in std::mem::take(&mut self.tests) {
             let id = pending.connection_id;
@@ -271,6 +279,11 @@ impl Connections {
             pending.serve(connection, self.link(id).cloned(), runtime);
         }
         for pending in std::mem::take(&mut self.descriptions) {
+            let id = pending.request.connection_id;
+            let connection = self.get(id).map(|c| &**c);
+            pending.serve(connection, self.link(id).cloned(), runtime);
+        }
+        for pending in std::mem::take(&mut self.listings) {
             let id = pending.request.connection_id;
             let connection = self.get(id).map(|c| &**c);
             pending.serve(connection, self.link(id).cloned(), runtime);

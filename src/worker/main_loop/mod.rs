@@ -28,6 +28,7 @@ use crate::store::{StoreError, config, rights, transaction};
 use crate::worker::calls::Calls;
 use crate::worker::connections::Connections;
 use crate::worker::connections::describe::PendingDescribe;
+use crate::worker::connections::records::PendingRecords;
 use crate::worker::connections::test::PendingTest;
 use crate::worker::context::Context;
 use crate::worker::in_flight::RecordsInFlight;
@@ -351,6 +352,7 @@ impl MainLoop {
             Request::Write(intent) => self.calls.write(intent, reply),
             Request::Read(read) => self.calls.read(read, reply),
             Request::Describe(request) => connections.describe(PendingDescribe { request, reply }),
+            Request::Records(request) => connections.list(PendingRecords { request, reply }),
             Request::Test(test) => connections.test(PendingTest {
                 connection_id: test.connection_id,
                 reply,

@@ -1,6 +1,8 @@
 //! What a backend requests of the worker over the local socket, and the responses to writes and
 //! reads.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
@@ -18,6 +20,7 @@ pub enum Request {
     Read(ReadRequest),
     Describe(DescribeRequest),
     Test(TestRequest),
+    Records(RecordsRequest),
 }
 
 /// Read by hand: serde reads a tagged enum through a buffer that does not know numbers of arbitrary
@@ -34,6 +37,7 @@ impl<'de> Deserialize<'de> for Request {
             Read,
             Describe,
             Test,
+            Records,
         }
         let request = Json::deserialize(deserializer)?;
         let understood = Op::deserialize(&request["op"]).and_then(|op| match op {
@@ -44,6 +48,7 @@ impl<'de> Deserialize<'de> for Request {
             Op::Read => ReadRequest::deserialize(request).map(Request::Read),
             Op::Describe => DescribeRequest::deserialize(request).map(Request::Describe),
             Op::Test => TestRequest::deserialize(request).map(Request::Test),
+            Op::Records => RecordsRequest::deserialize(request).map(Request::Records),
         });
         understood.map_err(serde::de::Error::custom)
     }
@@ -76,6 +81,24 @@ pub struct DescribeRequest {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct TestRequest {
     pub connection_id: i32,
+}
+
+/// A request for a page of the records that an object has.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct RecordsRequest {
+    pub connection_id: i32,
+    pub object: String,
+    /// The fields to show, with their types; an empty one: as the CRM describes the field.
+    pub fields: BTreeMap<String, String>,
+    /// The field whose value is shown as the record's key.
+    #[serde(default)]
+    pub external_id_field: Option<String>,
+    /// What fields must hold: a value, or one of a list.
+    #[serde(default)]
+    pub condition: serde_json::Map<String, Json>,
+    /// `next` of the page before; absent: the first one.
+    #[serde(default)]
+    pub since: Option<Json>,
 }
 
 /// A user's edit in flight to the CRM: `{"op": "write", ...}`.

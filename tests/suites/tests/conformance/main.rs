@@ -15,6 +15,7 @@ mod garbage;
 mod guards;
 mod keys;
 mod limits;
+mod matches;
 mod requests;
 mod snapshots;
 mod tokens;
