@@ -56,6 +56,20 @@ pub struct Undone<T, E> {
     pub error: E,
 }
 
+/// How often in a row items that fail alike are tried together before each is tried for itself.
+pub const PATIENCE: u32 = 10;
+
+/// Whether all of `count` items fail, for the same reason: then the reason is none of them.
+pub fn fail_alike<T, E, R: PartialEq>(
+    undone: &[Undone<T, E>],
+    count: usize,
+    reason: impl Fn(&E) -> R,
+) -> bool {
+    let mut reasons = undone.iter().map(|u| reason(&u.error));
+    let first = reasons.next();
+    count > 1 && undone.len() == count && reasons.all(|reason| Some(reason) == first)
+}
+
 /// Does `work` for all items, in as few parts as will do. `work` is all or nothing, such as a
 /// transaction. An error of which `is_blameless` is true is no item's fault: it ends the search.
 pub fn bisect<T, E>(

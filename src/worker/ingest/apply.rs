@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
-use crm_domain::bisect::{Undone, bisect};
+use crm_domain::bisect::{PATIENCE, Undone, bisect, fail_alike};
 use crm_domain::stop_rule::stops;
 use crm_domain::{ErrorClass, Failure, Path};
 use pgrx::spi::SpiClient;
@@ -31,8 +31,6 @@ pub const OTHERS_SHARE: u32 = 4;
 /// How long a row waits for what it refers to and another session has locked: other records and
 /// maps wait with it.
 const ROW_LOCK_TIMEOUT: &CStr = c"50ms";
-/// How often records that fail alike are tried together before each is tried for itself: minutes.
-const PATIENCE: u32 = 10;
 /// The code of a response that is longer than it may be.
 pub const TOO_LONG: &str = "response_too_long";
 
@@ -76,7 +74,7 @@ pub fn apply_in_parts(
         undone.retain(|u| u.error.blames_no_row());
         return last_error(&mut undone).map_or(Ok(()), Err);
     }
-    if failures < PATIENCE && !poll.reads_failed() && fail_alike(&undone, count) {
+    if failures < PATIENCE && !poll.reads_failed() && fail_alike(&undone, count, StoreError::code) {
         return last_error(&mut undone).map_or(Ok(()), Err);
     }
     for Undone { items, error } in undone {
@@ -90,12 +88,6 @@ pub fn apply_in_parts(
         }
     }
     Ok(())
-}
-
-/// Whether all of some records fail, for the same reason: then the reason is none of them.
-fn fail_alike(undone: &[Undone<Incoming, StoreError>], count: usize) -> bool {
-    let reasons: HashSet<_> = undone.iter().map(|u| u.error.code()).collect();
-    count > 1 && undone.len() == count && reasons.len() == 1
 }
 
 /// Notes that a request failed: when it is repeated, and what else follows from the failure.

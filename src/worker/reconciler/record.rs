@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crm_domain::bisect::{Undone, bisect};
+use crm_domain::bisect::{PATIENCE, Undone, bisect};
 use crm_domain::retry::Backoff;
 use pgrx::prelude::*;
 
@@ -19,7 +19,7 @@ use crate::store::notify;
 use crate::store::reconcile::outcome::{self, Resolution};
 use crate::store::reconcile::resolve;
 use crate::store::write_back::claims;
-use crate::store::{StoreError, transaction};
+use crate::store::{StoreError, faultless, transaction};
 use crate::worker::context::Context;
 use crate::worker::step_backoff::{Owner, Step};
 
@@ -110,6 +110,7 @@ impl Recorder {
         for rung in 0..3 {
             let mut locked = Vec::new();
             let rest = std::mem::take(&mut results.resolved);
+            let count = rest.len();
             let undone = bisect(rest, StoreError::blames_no_row, |part| {
                 let indexes = write(&results, part, None, &cx.settings)?;
                 locked.extend(only(std::mem::take(part), &indexes));
@@ -121,6 +122,18 @@ impl Recorder {
                 cx.backoff.succeeded(owner, Step::RecordEdits);
                 return;
             }
+            let owner = Owner::Map(results.map.id);
+            let undone = match rung {
+                0 if cx.backoff.failures(owner, Step::RecordEdits) < PATIENCE => {
+                    match faultless(undone, count) {
+                        Ok((resolved, error)) => {
+                            return self.keep_for_later(cx, results.of(resolved), &error);
+                        }
+                        Err(undone) => undone,
+                    }
+                }
+                _ => undone,
+            };
             for Undone { items, error } in undone {
                 if error.is_undefined() {
                     continue;
