@@ -232,7 +232,7 @@ impl From<CaughtError> for StoreError {
 pub fn faultless<T>(
     mut undone: Vec<Undone<T, StoreError>>,
     count: usize,
-) -> Result<(Vec<T>, StoreError), Vec<Undone<T, StoreError>>> {
+) -> Result<Undone<T, StoreError>, Vec<Undone<T, StoreError>>> {
     let is_about_them = |u: &Undone<T, StoreError>| {
         u.error.is_about_values() || u.error.is_undefined() || u.error.blames_no_row()
     };
@@ -244,5 +244,5 @@ pub fn faultless<T>(
     };
     let mut items: Vec<T> = undone.into_iter().flat_map(|u| u.items).collect();
     items.extend(last.items);
-    Ok((items, last.error))
+    Ok(Undone { items, ..last })
 }

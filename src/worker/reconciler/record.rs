@@ -126,8 +126,8 @@ impl Recorder {
             let undone = match rung {
                 0 if cx.backoff.failures(owner, Step::RecordEdits) < PATIENCE => {
                     match faultless(undone, count) {
-                        Ok((resolved, error)) => {
-                            return self.keep_for_later(cx, results.of(resolved), &error);
+                        Ok(Undone { items, error }) => {
+                            return self.keep_for_later(cx, results.of(items), &error);
                         }
                         Err(undone) => undone,
                     }

@@ -142,8 +142,8 @@ impl Settler {
             let failures = cx.backoff.failures(Owner::Map(map.id), Step::Settle);
             let undone = match rung {
                 Rung::AsItIs if failures < PATIENCE => match faultless(undone, count) {
-                    Ok((settled, error)) => {
-                        return self.keep_for_later(cx, results.of(settled), &error);
+                    Ok(Undone { items, error }) => {
+                        return self.keep_for_later(cx, results.of(items), &error);
                     }
                     Err(undone) => undone,
                 },
