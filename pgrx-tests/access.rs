@@ -40,6 +40,7 @@ mod tests {
         "few_linked",
         "field_map",
         "hash",
+        "held_reason",
         "home",
         "ingest_state",
         "ingests",
@@ -89,6 +90,7 @@ mod tests {
     ];
 
     const OPERATOR: &[&str] = &[
+        "approve",
         "caller",
         "do_flush",
         "do_ingest_now",

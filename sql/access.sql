@@ -18,13 +18,13 @@ FROM (VALUES
     ('reader', 'function', 'crm', '{hash,snapshot,snapshot_hash,check,worker_state,home,export_mapping}'),
     ('writer', 'function', 'crm', '{write,read_live,write_status,flush,ingest_now,receive_webhook}'),
     ('operator', 'function', 'crm',
-        '{resolve_conflict,resolve_conflicts,cancel_write,pause,resume,discard,replay,replay_all,recapture,test_connection,describe,records,check_mapping}'),
+        '{resolve_conflict,resolve_conflicts,cancel_write,pause,resume,approve,discard,replay,replay_all,recapture,test_connection,describe,records,check_mapping}'),
     ('admin', 'function', 'crm',
      '{create_connection,set_credentials,drop_connection,adopt_connections,map_object,enable,disable,map_field,unmap_field,unmap_object,push,cancel_push,link,match,backfill,alter_connection,'
      'alter_map,alter_field,import_mapping}'),
     -- A function or view that runs with its caller's rights comes with the functions that it calls.
     ('reader', 'schema', 'crm_internal', '{crm_internal}'),
-    ('reader', 'function', 'crm_internal', '{check_tables,capture_trouble,ingests,worker_busy,few_linked,waiting_work,cells_has,cells_count,cells_union}'),
+    ('reader', 'function', 'crm_internal', '{check_tables,capture_trouble,ingests,held_reason,worker_busy,few_linked,waiting_work,cells_has,cells_count,cells_union}'),
     ('writer', 'function', 'crm_internal', '{caller,perform_write,perform_read,do_flush,do_ingest_now}'),
     ('operator', 'function', 'crm_internal', '{check_rows,check_choice,do_resolve_conflict,set_cell}'),
     ('admin', 'function', 'crm_internal',
@@ -173,7 +173,7 @@ LANGUAGE sql VOLATILE AS $$
 $$;
 COMMENT ON FUNCTION crm.grant_access(regrole, text) IS
     'grants a role access to pg_crm. reader: views, audit, hashes; writer: + write, read_live, flush, ingest_now, receive_webhook; '
-    'operator: + pause, resume, discard, replay, recapture, check(deep), resolve_conflict, cancel_write, test_connection, describe, records, check_mapping; '
+    'operator: + pause, resume, approve, discard, replay, recapture, check(deep), resolve_conflict, cancel_write, test_connection, describe, records, check_mapping; '
     'admin: + mapping. '
     'Superusers only; crm.access has the list. Errors: 22023 no such level, 42501 not a superuser';
 

@@ -93,7 +93,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET j
         r.crm_id, r.map_id, r.since)
     FROM crm.refetch r JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
     LEFT JOIN crm.map_state s USING (map_id) LEFT JOIN crm.connection_state cs USING (connection_id)
-    WHERE r.due_at < now() - interval '5 minutes' AND m.enabled AND NOT m.paused AND NOT c.paused AND c.home = crm.home() AND s.state IS DISTINCT FROM 'error'
+    WHERE r.due_at < now() - interval '5 minutes' AND m.enabled AND NOT m.paused
+        AND NOT EXISTS (SELECT FROM crm.fuse f WHERE f.map_id = m.map_id AND f.held_at IS NOT NULL) AND NOT c.paused AND c.home = crm.home() AND s.state IS DISTINCT FROM 'error'
         AND cs.state IS DISTINCT FROM 'error'
       AND coalesce(cs.blocked_until < now() - interval '5 minutes', true) AND crm.worker_state() = 'running'
     UNION ALL
@@ -113,7 +114,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET j
           WHERE p.state = 'queued' AND l.crm_id IS NOT NULL) x (map_id, record_key, since)
     JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
     LEFT JOIN crm.map_state s USING (map_id) LEFT JOIN crm.connection_state cs USING (connection_id)
-    WHERE x.since < now() - interval '5 minutes' AND m.enabled AND NOT m.paused AND NOT c.paused AND c.home = crm.home() AND s.state IS DISTINCT FROM 'error'
+    WHERE x.since < now() - interval '5 minutes' AND m.enabled AND NOT m.paused
+        AND NOT EXISTS (SELECT FROM crm.fuse f WHERE f.map_id = m.map_id AND f.held_at IS NOT NULL) AND NOT c.paused AND c.home = crm.home() AND s.state IS DISTINCT FROM 'error'
         AND cs.state IS DISTINCT FROM 'error'
       AND coalesce(cs.blocked_until < now() - interval '5 minutes', true) AND crm.worker_state() = 'running'
     UNION ALL

@@ -84,11 +84,12 @@ WITH sample AS MATERIALIZED (
 SELECT m.map_id, c.name AS connection, c.provider, m.relation, m.crm_object,
        CASE WHEN NOT m.enabled THEN 'disabled'
             WHEN s.state = 'error' OR n.state = 'error' THEN 'error'
+            WHEN h.reason IS NOT NULL THEN 'held'
             WHEN EXISTS (SELECT FROM crm.claim x WHERE x.map_id = m.map_id) THEN 'syncing'
             ELSE 'idle' END AS state,
        CASE WHEN NOT m.enabled THEN format('map disabled: crm.enable(%s)', m.map_id)
             WHEN s.state = 'error' AND c.home = crm.home() THEN s.reason WHEN m.paused THEN coalesce(n.reason, 'map paused')
-            ELSE n.reason END AS reason,
+            ELSE coalesce(n.reason, h.reason) END AS reason,
        e.rows, g.records AS linked, CASE WHEN e.rows > g.records THEN e.rows - g.records WHEN e.rows IS NOT NULL THEN 0 END AS never_sent,
        CASE WHEN w.records > 1000 THEN w.dirty_cells * z.queued / w.records ELSE w.dirty_cells END::bigint AS dirty_cells,
        z.queued::bigint AS queued, w.unlinked, w.pending, w.conflicts, w.dead,
@@ -118,6 +119,8 @@ LEFT JOIN crm.ingest_state i USING (map_id)
 CROSS JOIN LATERAL (SELECT CASE WHEN min(a.reltuples) >= 0 THEN sum(a.reltuples)::bigint END AS rows
                     FROM pg_class a
                     WHERE a.relkind = 'r' AND a.oid IN (SELECT m.relation UNION ALL SELECT y.relid FROM pg_partition_tree(m.relation) y)) e
+CROSS JOIN LATERAL (SELECT string_agg(crm_internal.held_reason(f), '; ' ORDER BY f.direction DESC) AS reason
+                    FROM crm.fuse f WHERE f.map_id = m.map_id) h
 CROSS JOIN LATERAL crm_internal.waiting_work(m.map_id) w
 CROSS JOIN LATERAL (SELECT CASE WHEN w.records <= 1000 THEN w.records
                                 ELSE greatest(w.records, (SELECT y.records FROM sample y WHERE y.map_id = m.map_id)) END AS queued) z
@@ -131,7 +134,7 @@ COMMENT ON COLUMN crm.status_wide.connection IS 'name of the connection';
 COMMENT ON COLUMN crm.status_wide.provider IS 'provider of the connection';
 COMMENT ON COLUMN crm.status_wide.relation IS 'the mapped table';
 COMMENT ON COLUMN crm.status_wide.crm_object IS 'the CRM object that the table is mapped to';
-COMMENT ON COLUMN crm.status_wide.state IS 'idle, syncing, error, or disabled (crm.disable())';
+COMMENT ON COLUMN crm.status_wide.state IS 'idle, syncing, held (crm.approve()), error, or disabled (crm.disable())';
 COMMENT ON COLUMN crm.status_wide.reason IS 'why nothing is sent; NULL: nothing is in the way';
 COMMENT ON COLUMN crm.status_wide.rows IS
     'rows of the table, as PostgreSQL estimated them when it last analysed it; NULL: it has not yet';
@@ -185,7 +188,7 @@ COMMENT ON COLUMN crm.status.map_id IS 'the map, as crm.map_object() returned it
 COMMENT ON COLUMN crm.status.connection IS 'name of the connection';
 COMMENT ON COLUMN crm.status.provider IS 'provider of the connection';
 COMMENT ON COLUMN crm.status.relation IS 'the mapped table';
-COMMENT ON COLUMN crm.status.state IS 'idle, syncing, error, or disabled (crm.disable())';
+COMMENT ON COLUMN crm.status.state IS 'idle, syncing, held (crm.approve()), error, or disabled (crm.disable())';
 COMMENT ON COLUMN crm.status.ingest IS 'off; idle; syncing: the CRM''s changes are being read';
 COMMENT ON COLUMN crm.status.coverage IS
     'CRM records that rows are linked to / rows of the table; ~: an estimate; ?: not known before the table is analysed';

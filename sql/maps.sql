@@ -372,6 +372,7 @@ BEGIN
     PERFORM crm_internal.remove_capture(m.map_id);
     DELETE FROM crm.change x WHERE x.map_id = m.map_id;
     DELETE FROM crm.claim x WHERE x.map_id = m.map_id;
+    DELETE FROM crm.fuse x WHERE x.map_id = m.map_id;
     DELETE FROM crm.dead_letter x WHERE x.map_id = m.map_id;
     DELETE FROM crm.pending_write x WHERE x.map_id = m.map_id;
     DELETE FROM crm.conflict x WHERE x.map_id = m.map_id;

@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::time::Duration;
 
+use crm_domain::fuse::Fuse;
 use pgrx::prelude::*;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
@@ -27,6 +28,10 @@ pub static MAX_RESPONSE: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024);
 /// Largest value of one field that is sent or taken, in kB. The longest text of the CRMs is about
 /// 131,072 characters (Salesforce's long and rich text areas), which is 512 kB at most.
 pub static MAX_VALUE: GucSetting<i32> = GucSetting::<i32>::new(1024);
+/// What a round may delete, clear or create without a person: part of a map's records, and records
+/// whatever part they are; -1: everything.
+pub static FUSE_SHARE: GucSetting<f64> = GucSetting::<f64>::new(0.2);
+pub static FUSE_RECORDS: GucSetting<i32> = GucSetting::<i32>::new(500);
 /// Hosts that base URLs may name; empty: any.
 pub static ALLOWED_HOSTS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 /// Address of the listener for webhooks; empty: none.
@@ -179,6 +184,25 @@ pub fn define() {
         64 * 1024,
         GucFlags::UNIT_KB,
     );
+    int(
+        c"pg_crm.fuse_records",
+        c"Records that a round may delete, clear or create without approval, however few the map has.",
+        c"A round that would do so with more, and with more than pg_crm.fuse_share of the map's records, is held until crm.approve(). -1: never.",
+        &FUSE_RECORDS,
+        -1,
+        i32::MAX,
+        none,
+    );
+    GucRegistry::define_float_guc(
+        c"pg_crm.fuse_share",
+        c"Part of a map's records that a round may delete, clear or create without approval.",
+        c"See pg_crm.fuse_records.",
+        &FUSE_SHARE,
+        0.0,
+        1.0,
+        GucContext::Sighup,
+        none,
+    );
     GucRegistry::define_string_guc(
         c"pg_crm.allowed_hosts",
         c"Hosts allowed in base URLs of connections, separated by commas; *.example.com allows subdomains.",
@@ -315,6 +339,7 @@ pub struct Settings {
     pub transform_timeout: Duration,
     pub max_response: u64,
     pub max_value: usize,
+    pub fuse: Fuse,
     pub allowed_hosts: Vec<String>,
     pub webhook_listen: String,
     /// In all, and of one address.
@@ -338,6 +363,10 @@ impl Settings {
             transform_timeout: Duration::from_millis(TRANSFORM_TIMEOUT.get() as u64),
             max_response: MAX_RESPONSE.get() as u64 * 1024,
             max_value: max_value(),
+            fuse: Fuse {
+                share: FUSE_SHARE.get(),
+                records: Some(i64::from(FUSE_RECORDS.get())).filter(|records| *records >= 0),
+            },
             allowed_hosts: ALLOWED_HOSTS
                 .get()
                 .map(|hosts| {

@@ -130,10 +130,11 @@ extension_sql_file!(
 );
 extension_sql_file!("../sql/audit.sql", name = "audit", requires = ["restore"]);
 extension_sql_file!("../sql/status.sql", name = "status", requires = ["audit"]);
+extension_sql_file!("../sql/fuse.sql", name = "fuse", requires = ["status"]);
 extension_sql_file!(
     "../sql/map_status.sql",
     name = "map_status",
-    requires = ["status"]
+    requires = ["fuse"]
 );
 extension_sql_file!(
     "../sql/pausing.sql",

@@ -40,6 +40,32 @@ COMMENT ON COLUMN crm.map_state.round_written IS 'records of the running or the 
 COMMENT ON COLUMN crm.map_state.round_failed IS 'attempts of that round that failed';
 COMMENT ON COLUMN crm.map_state.stale IS 'true: its table was altered, and the worker has not rebuilt the map yet';
 
+CREATE TABLE crm.fuse (
+    map_id            int NOT NULL,
+    direction         text NOT NULL CHECK (direction IN ('outbound', 'inbound')),
+    held_at           timestamptz,
+    held              jsonb,
+    held_revision     bigint,
+    approved_revision bigint NOT NULL DEFAULT 0,
+    exempt            text CHECK (exempt IN ('load', 'all')),
+    deletes           bigint NOT NULL DEFAULT 0,
+    clears            bigint NOT NULL DEFAULT 0,
+    creates           bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (map_id, direction)
+);
+COMMENT ON TABLE crm.fuse IS
+    'records that the running round of a map deletes, clears or creates (outbound), or its pass through the CRM''s changes deletes, unlinks '
+    'or clears (inbound); and what is held until crm.approve()';
+COMMENT ON COLUMN crm.fuse.held_at IS 'when it was held; NULL: it is not';
+COMMENT ON COLUMN crm.fuse.held IS 'what would be done: {"deletes", "clears", "creates", "records": linked records of the map}';
+COMMENT ON COLUMN crm.fuse.held_revision IS 'edits queued up to this revision are those that crm.approve() covers';
+COMMENT ON COLUMN crm.fuse.approved_revision IS 'edits queued up to this revision are not counted';
+COMMENT ON COLUMN crm.fuse.exempt IS
+    'until the round or pass ends, load: what is created and cleared is not counted; all: nothing is (crm.approve()); NULL: all is';
+COMMENT ON COLUMN crm.fuse.deletes IS 'records that were let through since the round or pass began';
+COMMENT ON COLUMN crm.fuse.clears IS 'the same of records of which a field is emptied';
+COMMENT ON COLUMN crm.fuse.creates IS 'the same of records that are created';
+
 CREATE TABLE crm.claim (
     claim_id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     map_id       int NOT NULL,

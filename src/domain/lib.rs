@@ -9,7 +9,8 @@
 //!   [`description`], [`compatibility`], [`column`].
 //! - What happens to a field that changed on one side or on both: [`cells`], [`conflict`],
 //!   [`inbound`].
-//! - What follows from a failure: [`failure`], [`retry`], [`bisect`].
+//! - What follows from a failure: [`failure`], [`retry`], [`bisect`]; and what waits for a person:
+//!   [`stop_rule`], [`fuse`].
 //! - How many requests may be sent, and when: [`budget`].
 //! - What is recorded of it all: [`excerpt`], [`storable`].
 //!
@@ -26,6 +27,7 @@ pub mod data_type;
 pub mod description;
 pub mod excerpt;
 pub mod failure;
+pub mod fuse;
 pub mod hex;
 pub mod inbound;
 pub mod key;

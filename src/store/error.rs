@@ -2,6 +2,7 @@
 //! on.
 
 use crm_domain::bisect::{Undone, fail_alike};
+use crm_domain::fuse::Counts;
 use crm_domain::{ErrorClass, Failure};
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::panic::CaughtError;
@@ -37,6 +38,9 @@ pub enum StoreError {
     RowTimeout(std::time::Duration),
     #[error("postponed: the table's own code is slow, and other work waits")]
     Postponed,
+    /// More rows would be deleted, unlinked or cleared than may be without a person.
+    #[error("held until crm.approve()")]
+    Held { counts: Counts, linked: i64 },
 }
 
 /// Whose fault a failure is, and so what becomes of the records that were being worked on.
@@ -76,7 +80,9 @@ impl StoreError {
     pub fn fault(&self) -> Fault {
         match self {
             StoreError::BeforeOwnersCode { .. } if self.is_undefined() => Fault::StaleMapping,
-            StoreError::BeforeOwnersCode { .. } | StoreError::Postponed => Fault::NotReached,
+            StoreError::BeforeOwnersCode { .. }
+            | StoreError::Postponed
+            | StoreError::Held { .. } => Fault::NotReached,
             _ if self.may_pass() => Fault::MayPass,
             _ => Fault::Row,
         }
@@ -121,7 +127,8 @@ impl StoreError {
             StoreError::Spi(_)
             | StoreError::Unexpected(_)
             | StoreError::RowTimeout(_)
-            | StoreError::Postponed => None,
+            | StoreError::Postponed
+            | StoreError::Held { .. } => None,
         }
     }
 

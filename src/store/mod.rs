@@ -11,6 +11,7 @@ pub mod config;
 pub mod connection_state;
 pub mod dead_letter;
 pub mod error;
+pub mod fuse;
 pub mod ingest;
 pub mod map_cache;
 pub mod map_state;

@@ -1,6 +1,8 @@
 //! What `LISTEN crm` hears: one JSON object per event, short enough for a notification.
 
 use crm_domain::Path;
+use crm_domain::fuse::Counts;
+use pgrx::prelude::*;
 use serde_json::{Value as Json, json};
 
 use crate::store::config::{Connection, Map};
@@ -33,6 +35,29 @@ pub fn summary(name: &str, connection: &Connection, map: &Map, path: Path, count
         "counts": counts,
     })
     .to_string()
+}
+
+/// The event of a round or pass that is held.
+pub fn held(connection: &Connection, map: &Map, path: Path, counts: &Counts) -> String {
+    let counts = json!({
+        "deletes": counts.deletes,
+        "clears": counts.clears,
+        "creates": counts.creates,
+    });
+    summary("sync_held", connection, map, path, counts)
+}
+
+/// Logs that a map's write-back is held.
+pub fn log_held(map: &Map, counts: &Counts, linked: i64) {
+    let Counts {
+        deletes,
+        clears,
+        creates,
+    } = counts;
+    let (id, relation) = (map.id, &map.relation);
+    log!(
+        "pg_crm holds the write-back of {relation}: it would delete {deletes}, clear {clears} and create {creates} records, and {linked} are linked; crm.approve({id}) lets them go"
+    );
 }
 
 /// An event of one record. `name`: sync_started, sync_completed, sync_failed or conflict.

@@ -16,6 +16,7 @@ use crate::store::capture::scan_order::Order;
 use crate::store::capture::scan_request::{self, Request, Task};
 use crate::store::config::map::Map;
 use crate::store::error::{Fault, StoreError};
+use crate::store::fuse;
 use crate::store::record::key::Key;
 use crate::store::row::{self, Columns};
 use crate::store::statement::Cached;
@@ -58,6 +59,8 @@ pub fn part(
         .into_iter()
         .filter_map(|(key, holds)| holds.then_some(key))
         .collect();
+    // Its creations were asked for, and what it clears.
+    fuse::begin_load(client, map.id)?;
     let pushed: Vec<Differing> = wanted_cells(client, map, wanted, &cells, &written)?;
     recapture::capture(client, map, &request.actor, &pushed, bounds.time)?;
     request.marked += pushed.len() as i64;

@@ -38,6 +38,9 @@ pub struct Map {
     pub ingests: bool,
     /// Somebody has called `crm.pause()`.
     pub paused: bool,
+    /// The fuse holds back what would be written, or taken in.
+    pub is_held: bool,
+    pub is_inbound_held: bool,
     /// Row security binds even the owner, so a row that is not seen need not be gone.
     pub hides_rows: bool,
     /// It has bidirectional cells, whose edits are sent at once.

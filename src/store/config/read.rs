@@ -96,6 +96,8 @@ fn object_maps(client: &SpiClient, relation: Option<pg_sys::Oid>) -> Result<Vec<
                 m.key_column::text, k.typname::text AS key_type, coalesce(crm_internal.key_expression('{}', a.atttypid), '') AS key_text,
                 m.shard_column::text, z.typname::text AS shard_type,
                 coalesce(crm_internal.key_expression('{}', s.atttypid), '') AS shard_text, coalesce(s.attnotnull, false) AS shard_not_null,
+                EXISTS (SELECT FROM crm.fuse f WHERE f.map_id = m.map_id AND f.direction = 'outbound' AND f.held_at IS NOT NULL) AS is_held,
+                EXISTS (SELECT FROM crm.fuse f WHERE f.map_id = m.map_id AND f.direction = 'inbound' AND f.held_at IS NOT NULL) AS is_inbound_held,
                 m.on_insert, m.on_delete, m.on_crm_insert, m.on_crm_delete, m.conflict_scope,
                 coalesce(e.state = 'error' OR c.oid IS NULL OR c.relkind NOT IN ('r', 'p') OR a.attnum IS NULL
                          OR NOT crm_internal.is_key_type(a.atttypid), true) AS in_error,
@@ -171,6 +173,8 @@ fn object_map(row: &SpiHeapTupleData) -> Result<Map, StoreError> {
         enabled: row.required("enabled")?,
         ingests: row.required("ingests")?,
         paused: row.required("paused")?,
+        is_held: row.required("is_held")?,
+        is_inbound_held: row.required("is_inbound_held")?,
         next_write_ms: row.required("next_write_ms")?,
         has_succeeded: row.required("has_succeeded")?,
         realtime: row.required("realtime")?,

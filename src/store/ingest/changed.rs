@@ -201,5 +201,7 @@ fn take(
         n += 1;
         !gone.contains(&(n - 1))
     });
+    let is_cleared = |d: &&Decided| d.accepts.values().any(|value| **value == Value::Null);
+    arrived.hazards.clears += decided.iter().filter(is_cleared).count() as i64;
     Ok(())
 }

@@ -108,6 +108,7 @@ fn deleted(
         match remove::delete_with_row(client, map, &key.shard_key, &key.record_key, limit) {
             Ok(true) => {
                 arrived.counts.applied += 1;
+                arrived.hazards.deletes += 1;
                 arrived.note(
                     Some(key),
                     record,
@@ -135,6 +136,7 @@ fn deleted(
     }
     links::unlink(client, map, key)?;
     arrived.counts.applied += 1;
+    arrived.hazards.deletes += 1;
     arrived.note(
         Some(key),
         record,

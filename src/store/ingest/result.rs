@@ -1,6 +1,6 @@
 //! What came of records that came in.
 
-use crm_domain::{AuditResult, ErrorClass, Failure, Operation, Path, excerpt};
+use crm_domain::{AuditResult, ErrorClass, Failure, Operation, Path, excerpt, fuse};
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json};
 
@@ -17,6 +17,8 @@ use crate::store::table::write::Altered;
 #[derive(Default)]
 pub struct Arrived {
     pub counts: Counts,
+    /// Rows that lost their record or were deleted with it, or in which a cell was emptied.
+    pub hazards: fuse::Counts,
     /// The first of the pass that were applied are among them.
     pub is_first: bool,
     /// Records that could not be compared yet, and into which they were merged.

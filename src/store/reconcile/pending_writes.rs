@@ -13,7 +13,7 @@ use serde_json::Value as Json;
 use crate::store::config::connection::Connection;
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
-use crate::store::row::Columns;
+use crate::store::row::{self, Columns};
 use crate::store::statement::Cached;
 
 /// Turns intents whose transaction was rolled back into work for the reconciler: the row accepts
@@ -71,6 +71,8 @@ pub struct Pending {
     /// Hashes of what the CRM held when the oldest of its edits was made, as in the ledger.
     pub snapshot: Vec<u8>,
     pub revision: i64,
+    /// It was never sent, and is no edit of `crm.write()`: the fuse counts it.
+    pub is_counted: bool,
     pub attempts: u32,
     /// Of the ledger.
     pub hashes: Vec<u8>,
@@ -108,8 +110,9 @@ impl Pending {
     }
 }
 
-/// Locks up to `rows` pending writes of the map that are due and in no other claim. `unsettled`:
-/// records whose last results wait to be written down.
+/// Locks up to `rows` pending writes of the map that are due and in no other claim; of a map that
+/// is held, only those of `crm.write()`. `unsettled`: records whose last results wait to be written
+/// down.
 pub fn due(
     client: &mut SpiClient,
     map: &Map,
@@ -117,7 +120,8 @@ pub fn due(
     unsettled: &[(&str, &str)],
 ) -> Result<Vec<Pending>, StoreError> {
     let result = client.update(
-        Cached("SELECT p.shard_key, p.record_key, p.write_id::text AS write_id, l.crm_id, p.cells, p.take, p.base::text AS base, p.snapshot_hashes, p.revision, p.attempts, l.hashes,
+        Cached("SELECT p.shard_key, p.record_key, p.write_id::text AS write_id, l.crm_id, p.cells, p.take, p.base::text AS base, p.snapshot_hashes, p.revision,
+                p.next_attempt_at = '-infinity' AND p.folded IS NULL AS is_counted, p.attempts, l.hashes,
                 (extract(epoch FROM p.changed_at) * 1000)::bigint AS changed_at_ms, p.actor, p.correlation_id, p.folded::text[] AS folded, p.undone::text[] AS undone,
                 ARRAY(SELECT (s.ord - 1)::smallint FROM unnest(l.synced_at) WITH ORDINALITY AS s (at, ord) WHERE s.at IS NOT NULL) AS synced
          FROM crm.pending_write p, LATERAL (
@@ -125,6 +129,7 @@ pub fn due(
              WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key AND l.crm_id IS NOT NULL
              FOR UPDATE SKIP LOCKED) l
          WHERE p.map_id = $1 AND p.state = 'queued' AND p.next_attempt_at <= now()
+           AND (NOT $5 OR p.folded IS NOT NULL OR p.undone IS NOT NULL)
            -- A call whose caller disconnected may still be in flight.
            AND (p.shard_key, p.record_key) NOT IN (
                SELECT i.shard_key, i.record_key FROM crm.pending_write i
@@ -148,6 +153,7 @@ pub fn due(
             (rows as i64).into(),
             unsettled.iter().map(|(s, _)| *s).collect::<Vec<_>>().into(),
             unsettled.iter().map(|(_, r)| *r).collect::<Vec<_>>().into(),
+            map.is_held.into(),
         ],
     )?;
     let mut pending = Vec::with_capacity(result.len());
@@ -164,6 +170,7 @@ pub fn due(
                 .optional::<Vec<u8>>("snapshot_hashes")?
                 .unwrap_or_default(),
             revision: row.required("revision")?,
+            is_counted: row.required("is_counted")?,
             attempts: row.required::<i16>("attempts")? as u32,
             hashes: row.optional::<Vec<u8>>("hashes")?.unwrap_or_default(),
             changed_at_ms: row.required("changed_at_ms")?,
@@ -179,6 +186,26 @@ pub fn due(
         });
     }
     Ok(pending)
+}
+
+/// Edits that empty a field and were never sent, without those of `crm.write()`, and without those
+/// in flight. No more than `most` are looked at.
+pub fn clears(client: &SpiClient, map_id: i32, most: Option<i64>) -> Result<i64, StoreError> {
+    let rows = client.select(
+        Cached(
+            "SELECT count(*) AS records
+             FROM (SELECT FROM crm.pending_write p
+                   WHERE p.map_id = $1 AND p.state = 'queued' AND p.next_attempt_at = '-infinity' AND p.folded IS NULL
+                     AND p.intended @? '$.* ? (@ == null)'
+                     AND (p.shard_key, p.record_key) NOT IN (
+                         SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r)
+                         WHERE c.map_id = $1 AND c.path = 'reconcile')
+                   LIMIT $2) x",
+        ),
+        None,
+        &[map_id.into(), most.into()],
+    )?;
+    row::only(rows)?.required("records")
 }
 
 /// Of these records, those with edits that were not folded yet.

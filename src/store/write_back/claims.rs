@@ -22,6 +22,8 @@ pub struct Claimed {
     pub op: Op,
     pub cells: Cells,
     pub revision: i64,
+    /// It was never sent: it comes in the map's round.
+    pub is_fresh: bool,
     pub attempts: u32,
     pub hashes: Vec<u8>,
     pub actor: Option<String>,
@@ -99,8 +101,9 @@ fn first_due(
 ) -> Result<Vec<Claimed>, StoreError> {
     let result = client.update(
         "SELECT q.shard_key, q.record_key, coalesce(l.crm_id, k.crm_id) AS crm_id, q.op::text, q.cells, q.revision, q.attempts,
-                coalesce(l.hashes, k.hashes) AS hashes, q.actor, q.here, coalesce(l.place, k.place) AS ledger_place
-         FROM (SELECT ctid AS here, place, shard_key, record_key, op, cells, revision, attempts, actor FROM crm.queue
+                coalesce(l.hashes, k.hashes) AS hashes, q.actor, q.is_fresh, q.here, coalesce(l.place, k.place) AS ledger_place
+         FROM (SELECT ctid AS here, place, shard_key, record_key, op, cells, revision, attempts, actor,
+                      next_attempt_at = '-infinity' AS is_fresh FROM crm.queue
                WHERE map_id = $1 AND state = 'queued' AND next_attempt_at <= now() AND (next_attempt_at > '-infinity' OR $3)
                  AND (shard_key, record_key) NOT IN (
                      SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r)
@@ -137,6 +140,7 @@ fn first_due(
             // None of a delete, nor of a record that nothing is known of.
             cells: Cells::from_bytes(row.optional::<&[u8]>("cells")?.unwrap_or_default()),
             revision: row.required("revision")?,
+            is_fresh: row.required("is_fresh")?,
             attempts: row.required::<i16>("attempts")? as u32,
             hashes: row.optional("hashes")?.unwrap_or_default(),
             actor: row.optional("actor")?,

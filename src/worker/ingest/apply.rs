@@ -11,10 +11,12 @@ use crm_domain::{ErrorClass, Failure, Path};
 use pgrx::spi::SpiClient;
 use serde_json::json;
 
+use super::fuse;
 use super::request::{PollRequest, PollResult, Target};
 use crate::failpoint;
 use crate::settings::Settings;
 use crate::store::config::{self, Connection, Map};
+use crate::store::fuse::{Direction, end};
 use crate::store::ingest::refetch::{self, Refetch};
 use crate::store::ingest::state::{self, Pass};
 use crate::store::ingest::{self, Arrived, Arriving, Incoming};
@@ -185,7 +187,7 @@ pub fn apply(
         };
         // With other credentials, it may be another org by now.
         let is_same_org = config::version(client, connection.id)? == Some(connection.version);
-        if !is_same_org || !requests_the_same(&current, map) {
+        if !is_same_org || !requests_the_same(&current, map) || current.is_inbound_held {
             return Ok(Applied::Outdated);
         }
         if let Some(last) = last
@@ -213,6 +215,13 @@ pub fn apply(
         };
         set_lock_timeout(ROW_LOCK_TIMEOUT);
         let arrived = ingest::apply(client, &about, records)?;
+        fuse::judge(
+            client,
+            poll,
+            records.len(),
+            &arrived.hazards,
+            &settings.fuse,
+        )?;
         let wait = LOCKED_RETRY.max(match start.elapsed() {
             time if time >= READ_TIME => time * OTHERS_SHARE,
             _ => Duration::ZERO,
@@ -231,6 +240,9 @@ pub fn apply(
             && let Some(pass) = state::end_pass(client, map.id)?
         {
             events.push(pass_event("sync_completed", poll, Some(&pass)));
+        }
+        if next.is_some_and(|(_, more)| !more) {
+            end(client, map.id, Direction::Inbound)?;
         }
         notify::notify(client, events)?;
         if let Some(reason) = &arrived.trouble {

@@ -6,6 +6,7 @@
 
 pub mod apply;
 pub mod canonical;
+pub mod fuse;
 pub mod message;
 pub mod passes;
 pub mod polls;
@@ -87,7 +88,10 @@ impl Ingest {
             states = read_states(cx, &mut next);
         }
         self.passes.retain(|id, _| maps.iter().any(|m| m.id == *id));
-        for map in maps.iter().filter(|m| !m.fields.is_empty()) {
+        for map in maps
+            .iter()
+            .filter(|m| !m.fields.is_empty() && !m.is_inbound_held)
+        {
             let Some(at) = states.iter().find(|s| s.map_id == map.id) else {
                 continue;
             };
@@ -186,6 +190,12 @@ impl Ingest {
             cx.backoff.succeeded(Owner::Map(map.id), Step::Poll);
             return;
         };
+        if let StoreError::Held { counts, linked } = &error {
+            if let Err(error) = fuse::hold(&poll, counts, *linked) {
+                cx.backoff.failed(Owner::Map(map.id), Step::Poll, &error);
+            }
+            return;
+        }
         let wait = cx
             .backoff
             .map_failed(map, Step::Poll, &error, "cannot apply changes of");

@@ -98,7 +98,7 @@ impl IngestWaiters {
         let mut failed = None;
         for waiter in std::mem::take(&mut self.0) {
             let covered = || maps.iter().filter(|m| waiter.covers(m));
-            let works = |m: &&Arc<Map>| !connections.is_stopped(m);
+            let works = |m: &&Arc<Map>| !connections.is_stopped(m) && !m.is_inbound_held;
             let all_work = covered().all(|m| works(&m));
             let open = covered().filter(works).any(|m| {
                 let state = states.iter().find(|s| s.map_id == m.id);

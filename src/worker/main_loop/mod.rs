@@ -302,7 +302,7 @@ impl MainLoop {
             let covered: Vec<_> = maps.iter().filter(covers).collect();
             let working: Vec<i32> = covered
                 .iter()
-                .filter(|m| !connections.is_stopped(m))
+                .filter(|m| !connections.is_stopped(m) && !m.is_held)
                 .map(|m| m.id)
                 .collect();
             // What is in flight is outstanding; to ask the tables as well would cost a scan each

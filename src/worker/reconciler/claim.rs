@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::fuse;
 use super::read::{PendingWithRow, read, sending, with_their_bases};
 use super::resolve::event;
 use crate::failpoint;
@@ -11,8 +12,10 @@ use crate::store::reconcile::pending_writes::{self, Pending};
 use crate::store::table::read::Bounds;
 use crate::store::write_back::claims;
 use crate::store::{StoreError, transaction};
+use crate::worker::notification;
 use crate::worker::process::report;
 use crm_domain::Path;
+use crm_domain::fuse::Fuse;
 
 /// Pending writes that were claimed and read.
 pub struct ClaimedEdits {
@@ -27,10 +30,11 @@ pub struct ClaimedEdits {
 pub fn claim(
     connection: &Connection,
     map: &Map,
-    (rows, bounds): (usize, &Bounds),
+    (rows, bounds, fuse): (usize, &Bounds, &Fuse),
     unrecorded: &[(&str, &str)],
     at_hand: &mut Vec<Pending>,
 ) -> Result<Option<ClaimedEdits>, StoreError> {
+    let mut held = None;
     let claimed = transaction(|client| {
         if !claims::may_send(client, connection.id)? {
             return Ok(None);
@@ -54,6 +58,12 @@ pub fn claim(
         if edits.is_empty() {
             return Ok(None);
         }
+        if let Some((counts, linked)) = fuse::judge(client, &map, &edits, fuse)? {
+            let event = notification::held(connection, &map, Path::Reconcile, &counts);
+            notify::notify(client, vec![event])?;
+            held = Some((counts, linked));
+            return Ok(None);
+        }
         let pending = || edits.iter().map(|e| &e.pending);
         let claim_id = claims::claim(
             client,
@@ -72,6 +82,9 @@ pub fn claim(
             map,
         }))
     })?;
+    if let Some((counts, linked)) = held {
+        notification::log_held(map, &counts, linked);
+    }
     if claimed.is_some() {
         failpoint::reach("reconcile_claim::after_commit");
     }

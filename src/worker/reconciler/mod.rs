@@ -3,6 +3,7 @@
 
 pub mod audit;
 pub mod claim;
+pub mod fuse;
 pub mod read;
 pub mod record;
 pub mod resolve;
@@ -208,7 +209,8 @@ impl Reconciler {
         let bounds = Bounds::of(&cx.settings);
         let unrecorded: Vec<(&str, &str)> = self.unrecorded(map.id).collect();
         let mut due = Vec::new();
-        match claim(connection, map, (rows, &bounds), &unrecorded, &mut due) {
+        let limits = (rows, &bounds, &cx.settings.fuse);
+        match claim(connection, map, limits, &unrecorded, &mut due) {
             Ok(claimed) => {
                 cx.backoff.succeeded(Owner::Map(map.id), Step::ReadEdits);
                 let Some(claimed) = claimed else {

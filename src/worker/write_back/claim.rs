@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crm_domain::Path;
+use crm_domain::fuse::Counts;
 use pgrx::prelude::*;
 
+use super::fuse::{Claiming, Room, Verdict};
 use super::in_flight::InFlight;
 use super::read::{ClaimedBatch, read_batch};
 use super::rounds;
@@ -15,6 +17,7 @@ use crate::store::config::{self, Connection, Map};
 use crate::store::notify;
 use crate::store::write_back::claims::{self, Claimed};
 use crate::store::{StoreError, map_state, transaction};
+use crate::worker::notification;
 use crate::worker::process::report;
 
 /// A batch that was claimed and read.
@@ -30,6 +33,8 @@ pub struct Wanted<'a> {
     pub in_round: bool,
     /// Records whose results are not settled yet.
     pub unsettled: &'a [(&'a str, &'a str)],
+    /// Many changes wait to be folded.
+    pub is_backlogged: bool,
 }
 
 /// What came of a claim.
@@ -41,6 +46,15 @@ pub enum Attempt {
     Narrowed,
     /// A record that cannot be read.
     AtFault(Claimed, StoreError),
+    /// The fuse holds the map back.
+    Held(Counts, i64),
+}
+
+/// What a transaction that claims does.
+enum Outcome {
+    Nothing,
+    Claimed(Claim),
+    Held(Counts, i64),
 }
 
 /// Finds the record that keeps a batch from being read: it is read again with half as many records,
@@ -49,6 +63,7 @@ pub enum Attempt {
 pub struct Claimer {
     /// How many records are read at once, of maps in which a batch could not be read.
     narrowed: HashMap<i32, usize>,
+    room: Room,
 }
 
 impl Claimer {
@@ -56,6 +71,11 @@ impl Claimer {
     pub fn keep(&mut self, maps: &[Arc<Map>]) {
         self.narrowed
             .retain(|id, _| maps.iter().any(|m| m.id == *id));
+    }
+
+    /// All of the map's round has gone; whether any of it was counted by the fuse.
+    pub fn end_round(&mut self, map_id: i32) -> bool {
+        self.room.forget(map_id)
     }
 
     /// Claims and reads a batch. An error is the fault of no record.
@@ -69,9 +89,11 @@ impl Claimer {
         let most = settings.batch_rows;
         let rows = self.narrowed.get(&map.id).map_or(most, |n| most.min(*n));
         let mut due = Vec::new();
-        match claim(connection, map, (rows, wanted), settings, &mut due) {
-            Ok(None) => Ok(Attempt::Nothing),
-            Ok(Some(claim)) => {
+        let room = &mut self.room;
+        match claim(connection, map, (rows, wanted), settings, (&mut due, room)) {
+            Ok(Outcome::Nothing) => Ok(Attempt::Nothing),
+            Ok(Outcome::Held(counts, linked)) => Ok(Attempt::Held(counts, linked)),
+            Ok(Outcome::Claimed(claim)) => {
                 if let Some(narrow) = self.narrowed.remove(&map.id)
                     && narrow < most
                 {
@@ -97,35 +119,36 @@ impl Claimer {
     }
 }
 
-/// Claims and reads a batch in one transaction; `None`: nothing is due. `at_hand`: the records that
-/// are at hand should it fail.
+/// Claims and reads a batch in one transaction. `at_hand`: the records that are at hand should it
+/// fail.
 fn claim(
     connection: &Connection,
     map: &Map,
     (rows, wanted): (usize, &Wanted),
     settings: &Settings,
-    at_hand: &mut Vec<Claimed>,
-) -> Result<Option<Claim>, StoreError> {
+    (at_hand, room): (&mut Vec<Claimed>, &mut Room),
+) -> Result<Outcome, StoreError> {
     let claim = transaction(|client| {
         if !claims::may_send(client, connection.id)? {
-            return Ok(None);
+            return Ok(Outcome::Nothing);
         }
         config::lock_definition(client, map.id)?;
         // The mapping as it is now: what was folded may concern fields that were mapped since this
         // turn began.
         let Some(map) = config::maps(client)?
             .into_iter()
-            .find(|m| m.id == map.id && m.works())
+            .find(|m| m.id == map.id && m.works() && !m.is_held)
         else {
-            return Ok(None);
+            return Ok(Outcome::Nothing);
         };
         let Wanted {
             in_round,
             unsettled,
+            is_backlogged,
         } = *wanted;
         let due = claims::due(client, &map, rows, in_round, unsettled)?;
         if due.is_empty() {
-            return Ok(None);
+            return Ok(Outcome::Nothing);
         }
         at_hand.extend(due.iter().cloned());
         report(&format!(
@@ -135,6 +158,24 @@ fn claim(
         ));
         failpoint::reach_with("read::store", due.iter().map(|d| d.record_key.as_str()));
         let batch = read_batch(&map, due, unsettled, settings)?;
+        let claiming = Claiming {
+            hazards: &batch.hazards,
+            records: batch.records.len(),
+            is_backlogged,
+            unsettled,
+        };
+        match room.judge(client, &map, &settings.fuse, &claiming)? {
+            Verdict::Goes => {}
+            Verdict::Waits => return Ok(Outcome::Nothing),
+            Verdict::Held(counts, linked) => {
+                notify::notify(
+                    client,
+                    vec![notification::held(connection, &map, Path::Batch, &counts)],
+                )?;
+                failpoint::reach("fuse::before_commit");
+                return Ok(Outcome::Held(counts, linked));
+            }
+        }
         let mut id = 0;
         if !batch.records.is_empty() {
             let records = || batch.records.iter().map(InFlight::claimed);
@@ -152,9 +193,9 @@ fn claim(
             notify::notify(client, vec![rounds::started(connection, &map)])?;
         }
         failpoint::reach("claim::before_commit");
-        Ok(Some(Claim { id, batch, map }))
+        Ok(Outcome::Claimed(Claim { id, batch, map }))
     })?;
-    if claim.is_some() {
+    if matches!(claim, Outcome::Claimed(_)) {
         failpoint::reach("claim::after_commit");
     }
     Ok(claim)

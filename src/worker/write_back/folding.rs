@@ -21,12 +21,19 @@ pub struct Progress {
     folded: Folded,
     /// It failed, and is to be tried again.
     failed: bool,
+    /// It took all that it could at once.
+    is_full: bool,
 }
 
 impl Progress {
     /// Changes were folded, so that there may be more.
     pub fn is_any(&self) -> bool {
         self.folded.records > 0
+    }
+
+    /// Whether many changes wait to be folded.
+    pub fn is_full(&self) -> bool {
+        self.is_full
     }
 
     /// Whether changes of a map may be left.
@@ -64,6 +71,7 @@ impl Folder {
         });
         let progress = Progress {
             failed: folded.is_none(),
+            is_full: folded.as_ref().is_some_and(|f| f.records >= most),
             folded: folded.unwrap_or_default(),
         };
         (progress, next)

@@ -4,6 +4,7 @@
 pub mod batches;
 pub mod claim;
 pub mod folding;
+pub mod fuse;
 pub mod in_flight;
 pub mod message;
 pub mod read;
@@ -32,6 +33,7 @@ use crate::worker::context::Context;
 use crate::worker::in_flight::RecordsInFlight;
 use crate::worker::link::SharedLink;
 use crate::worker::mailbox::Sender;
+use crate::worker::notification;
 use crate::worker::process::report;
 use crate::worker::schedule::{IDLE, LOCKED_RETRY, may_go};
 use crate::worker::sender::batches::Sent;
@@ -135,12 +137,7 @@ impl WriteBack {
             next = next.min(match cx.connections.readiness(map, in_use) {
                 Readiness::Ready(connection, link) => {
                     let is_awaited = flushes.cover(map.id);
-                    self.serve(
-                        cx,
-                        (&connection, map, &link),
-                        fold.leaves(map.id),
-                        is_awaited,
-                    )
+                    self.serve(cx, (&connection, map, &link), &fold, is_awaited)
                 }
                 Readiness::Blocked(wait) => wait,
                 Readiness::Stopped => {
@@ -162,13 +159,12 @@ impl WriteBack {
     }
 
     /// Sends what is due of one map, and ends its round once nothing is; returns when something
-    /// will be due next. `goes_on`: changes are left to be folded. `is_awaited`: a backend waits
-    /// for the map.
+    /// will be due next. `is_awaited`: a backend waits for the map.
     fn serve(
         &mut self,
         cx: &mut Context,
         (connection, map, link): (&Arc<Connection>, &Arc<Map>, &SharedLink),
-        goes_on: bool,
+        fold: &Progress,
         is_awaited: bool,
     ) -> Duration {
         let owner = Owner::Map(map.id);
@@ -178,15 +174,17 @@ impl WriteBack {
         }
         let mut next = IDLE;
         let in_round = self.rounds.is_open(map);
-        let mut idle = false;
+        let goes_on = fold.leaves(map.id);
+        let is_backlogged = fold.is_full() && self.rounds.is_young(map);
+        let mut idle = map.is_held;
         // Until a record has succeeded, a batch shows whether the mapping works at all.
         let may_go = |batches: &Batches| {
             let is_alone = batches.iter().all(|batch| batch.map.id != map.id);
             (map.has_succeeded || is_alone) && may_go(map, batches.iter().map(|b| &b.map))
         };
-        while may_go(&self.batches) {
+        while !idle && may_go(&self.batches) {
             let start = Instant::now();
-            match self.dispatch(cx, (connection, map, link), in_round) {
+            match self.dispatch(cx, (connection, map, link), in_round, is_backlogged) {
                 Ok(true) => {
                     cx.schedule.served(map);
                     // Its transforms are slow: the others have their turn before the rest of it.
@@ -214,6 +212,11 @@ impl WriteBack {
             }
         }
         if in_round && idle && !goes_on && !self.works_on(&[map.id]) {
+            if self.claimer.end_round(map.id) {
+                next = next.min(cx.backoff.attempt(owner, Step::Round, || {
+                    rounds::forget_counts(map).map(|()| IDLE)
+                }));
+            }
             // What another session has locked keeps the round open for those who wait for it.
             if !is_awaited {
                 next = next.min(cx.backoff.attempt(owner, Step::Round, || {
@@ -223,7 +226,7 @@ impl WriteBack {
         } else if !in_round && map.next_write_ms > 0 {
             next = next.min(Duration::from_millis(map.next_write_ms as u64 + 1));
         }
-        if idle {
+        if idle && !map.is_held {
             next = next.min(
                 cx.backoff
                     .attempt(owner, Step::NextRetry, || next_retry(map)),
@@ -239,11 +242,13 @@ impl WriteBack {
         cx: &mut Context,
         (connection, map, link): (&Arc<Connection>, &Arc<Map>, &SharedLink),
         in_round: bool,
+        is_backlogged: bool,
     ) -> Result<bool, StoreError> {
         let unsettled: Vec<(&str, &str)> = self.settler.unsettled(map.id).collect();
         let wanted = Wanted {
             in_round,
             unsettled: &unsettled,
+            is_backlogged,
         };
         match self.claimer.claim(connection, map, &wanted, &cx.settings)? {
             Attempt::Nothing => {
@@ -256,6 +261,10 @@ impl WriteBack {
                 Ok(true)
             }
             Attempt::Narrowed => Ok(true),
+            Attempt::Held(counts, linked) => {
+                notification::log_held(map, &counts, linked);
+                Ok(false)
+            }
             Attempt::AtFault(claimed, error) => {
                 let mut record = unsent(claimed, Outcome::NothingToDo);
                 record.outcome = blamed(map, &record, &error, cx.settings.max_attempts);
@@ -286,6 +295,7 @@ impl WriteBack {
             records,
             outgoing,
             settled,
+            hazards: _,
         } = claim.batch;
         if !settled.is_empty() {
             let results = Results {

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use crm_domain::Op;
 use crm_domain::key::is_blank_key;
 use crm_domain::validation::utf16_length;
-use crm_domain::{Cells, DataType, ErrorClass, Value};
+use crm_domain::{CellHashes, Cells, DataType, ErrorClass, Value, conflict};
 use crm_provider::record::Field;
 use crm_provider::{WriteKind, WriteRecord};
 
+use super::fuse::{Hazard, Kind};
 use super::in_flight::{InFlight, unsent};
 use crate::settings::Settings;
 use crate::store::StoreError;
@@ -30,6 +31,8 @@ pub struct ClaimedBatch {
     pub records: Vec<InFlight>,
     pub outgoing: Vec<Outgoing>,
     pub settled: Vec<Settled>,
+    /// What the fuse counts.
+    pub hazards: Vec<Hazard>,
 }
 
 /// Reads a batch's values. What needs no sending, or cannot be sent, is settled at once.
@@ -55,6 +58,7 @@ pub fn read_batch(
         records: Vec::with_capacity(due.len()),
         outgoing: Vec::with_capacity(due.len()),
         settled: refused,
+        hazards: Vec::new(),
     };
     for (i, claimed) in due.into_iter().enumerate() {
         let mut defaulted = Cells::new();
@@ -69,6 +73,7 @@ pub fn read_batch(
         match judge_row(map, claimed, row, settings) {
             Disposition::Settled(settled) => batch.settled.push(*settled),
             Disposition::Send(claimed, fields) => {
+                batch.hazards.extend(hazard(&claimed, &fields));
                 let mut record = InFlight::new(*claimed, &fields);
                 record.note_defaulted(defaulted);
                 if let Some(field) = key_field(map, record.claimed()) {
@@ -82,6 +87,21 @@ pub fn read_batch(
         }
     }
     Ok(batch)
+}
+
+/// What the fuse counts of a record that was never sent.
+fn hazard(claimed: &Claimed, fields: &[(u16, Arc<Field>, Value)]) -> Option<Hazard> {
+    let null = conflict::hash(&Value::Null);
+    let clears = |(id, _, value): &(u16, Arc<Field>, Value)| {
+        *value == Value::Null && CellHashes(&claimed.hashes).get(*id) != Some(&null[..])
+    };
+    let kind = match claimed.op {
+        Op::Delete => Kind::Delete,
+        Op::Create => Kind::Create,
+        Op::Update | Op::UpdateAndKey => fields.iter().any(clears).then_some(Kind::Clear)?,
+    };
+    let revision = claimed.revision;
+    claimed.is_fresh.then_some(Hazard { kind, revision })
 }
 
 /// The values to send of the records that have any, by their places.

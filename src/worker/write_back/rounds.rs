@@ -1,15 +1,16 @@
 //! Rounds: a map's changes are sent together, a `write_interval` apart, or as soon as a backend
 //! waits for them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crm_domain::Path;
 use serde_json::json;
 
 use crate::failpoint;
 use crate::store::config::{Connection, Map};
+use crate::store::fuse::{self, Direction};
 use crate::store::map_state::{self, Round};
 use crate::store::{StoreError, notify, transaction};
 use crate::worker::context::Context;
@@ -18,9 +19,12 @@ use crate::worker::schedule::IDLE;
 use crate::worker::step_backoff::{Owner, Step};
 use crate::worker::waiters::Flushes;
 
+/// How long a round waits, with what a fuse counts, for many changes to be folded.
+const YOUNG: Duration = Duration::from_secs(60);
+
 pub struct Rounds {
     /// Maps with an open round.
-    open: HashSet<i32>,
+    open: HashMap<i32, Instant>,
     /// Maps whose edits are to go at once, but could not yet.
     due_at_once: HashSet<i32>,
     /// Edits of bidirectional cells were committed.
@@ -30,7 +34,7 @@ pub struct Rounds {
 impl Rounds {
     pub fn new() -> Self {
         Rounds {
-            open: HashSet::new(),
+            open: HashMap::new(),
             due_at_once: HashSet::new(),
             // What was committed while there was no worker wakes nobody again.
             urgent: true,
@@ -43,7 +47,13 @@ impl Rounds {
     }
 
     pub fn is_open(&self, map: &Map) -> bool {
-        self.open.contains(&map.id)
+        self.open.contains_key(&map.id)
+    }
+
+    /// Whether the round began a short while ago.
+    pub fn is_young(&self, map: &Map) -> bool {
+        let begun = self.open.get(&map.id);
+        begun.is_some_and(|begun| begun.elapsed() < YOUNG)
     }
 
     pub fn any(&self) -> bool {
@@ -57,9 +67,9 @@ impl Rounds {
             let realtime = maps.iter().filter(|m| m.realtime);
             self.due_at_once.extend(realtime.map(|m| m.id));
         }
-        for ids in [&mut self.open, &mut self.due_at_once] {
-            ids.retain(|id| maps.iter().any(|m| m.id == *id));
-        }
+        let is_known = |id: &i32| maps.iter().any(|m| m.id == *id);
+        self.open.retain(|id, _| is_known(id));
+        self.due_at_once.retain(is_known);
         let mut next = IDLE;
         for map in maps.iter() {
             let due = map.next_write_ms <= 0
@@ -87,7 +97,7 @@ impl Rounds {
             map_state::begin(client, map.id)
         })?;
         self.due_at_once.remove(&map.id);
-        self.open.insert(map.id);
+        self.open.insert(map.id, Instant::now());
         Ok(())
     }
 
@@ -95,6 +105,7 @@ impl Rounds {
         transaction(|client| {
             failpoint::reach("round::end");
             let ended = map_state::end(client, map.id)?;
+            fuse::end(client, map.id, Direction::Outbound)?;
             let event = ended.map(|round| ended_event(connection, map, &round));
             notify::notify(client, event.into_iter().collect())
         })?;
@@ -104,10 +115,15 @@ impl Rounds {
 
     /// The map was stopped: its round goes on when it works again.
     pub fn suspend(&mut self, map: &Arc<Map>) {
-        if self.open.remove(&map.id) && map.realtime {
+        if self.open.remove(&map.id).is_some() && map.realtime {
             self.due_at_once.insert(map.id);
         }
     }
+}
+
+/// All of the round has gone: what comes now is counted anew.
+pub fn forget_counts(map: &Map) -> Result<(), StoreError> {
+    transaction(|client| fuse::end(client, map.id, Direction::Outbound))
 }
 
 /// The event of a round whose first records are claimed.

@@ -11,6 +11,7 @@ mod field_options;
 mod first_loads;
 mod forms;
 mod found_records;
+mod fuse;
 mod garbage;
 mod guards;
 mod keys;

@@ -11,6 +11,7 @@ mod dead_letters;
 mod disabled;
 mod events;
 mod fields;
+mod fuse;
 mod grants;
 mod keys;
 mod long_outages;

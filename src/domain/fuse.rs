@@ -1,0 +1,107 @@
+//! When a round of write-back, or a pass through a CRM's changes, waits for a person: it would
+//! delete, clear or create more records than an accident should.
+
+/// Records that are deleted, cleared (a field that has a value is emptied), or created.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub deletes: i64,
+    pub clears: i64,
+    pub creates: i64,
+}
+
+impl Counts {
+    pub fn total(&self) -> i64 {
+        self.deletes + self.clears + self.creates
+    }
+
+    pub fn plus(&self, other: &Counts) -> Counts {
+        Counts {
+            deletes: self.deletes + other.deletes,
+            clears: self.clears + other.clears,
+            creates: self.creates + other.creates,
+        }
+    }
+
+    /// Those that nobody can have asked for by loading rows.
+    pub fn without_loads(&self) -> Counts {
+        Counts {
+            deletes: self.deletes,
+            ..Counts::default()
+        }
+    }
+
+    /// If most of so many records are alike, so are all of them.
+    pub fn of_all(&self, looked_at: i64, all: i64) -> Counts {
+        let is_typical = self.total() * 2 > looked_at && all > looked_at;
+        let scale = |n: i64| match is_typical {
+            true => (n as f64 * all as f64 / looked_at as f64).round() as i64,
+            false => n,
+        };
+        Counts {
+            deletes: scale(self.deletes),
+            clears: scale(self.clears),
+            creates: scale(self.creates),
+        }
+    }
+}
+
+/// What may pass without a person.
+#[derive(Clone, Copy, Debug)]
+pub struct Fuse {
+    /// Part of a map's records.
+    pub share: f64,
+    /// Records that pass whatever part they are; `None`: there is no fuse.
+    pub records: Option<i64>,
+}
+
+impl Fuse {
+    /// How many may pass of a map with so many linked records.
+    pub fn limit(&self, linked: i64) -> i64 {
+        let share = (self.share * linked as f64).floor() as i64;
+        self.records.map_or(i64::MAX, |records| records.max(share))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FUSE: Fuse = Fuse {
+        share: 0.2,
+        records: Some(500),
+    };
+
+    #[test]
+    fn the_larger_of_the_two_bounds_counts() {
+        assert_eq!(FUSE.limit(0), 500);
+        assert_eq!(FUSE.limit(2500), 500);
+        assert_eq!(FUSE.limit(10_004), 2000);
+        let none = Fuse {
+            records: None,
+            ..FUSE
+        };
+        assert_eq!(none.limit(10), i64::MAX);
+    }
+
+    #[test]
+    fn what_most_of_a_part_is_all_of_it_is() {
+        let clears = |clears| Counts {
+            clears,
+            ..Counts::default()
+        };
+        assert_eq!(clears(60).of_all(100, 1000), clears(600));
+        assert_eq!(clears(50).of_all(100, 1000), clears(50));
+        assert_eq!(clears(60).of_all(100, 100), clears(60));
+    }
+
+    #[test]
+    fn a_load_creates_and_clears_but_deletes_nothing() {
+        let counts = Counts {
+            deletes: 1,
+            clears: 2,
+            creates: 3,
+        };
+        assert_eq!(counts.without_loads().total(), 1);
+        assert_eq!(counts.plus(&counts).total(), 12);
+    }
+}
