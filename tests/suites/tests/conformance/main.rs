@@ -16,6 +16,7 @@ mod garbage;
 mod guards;
 mod keys;
 mod limits;
+mod listings;
 mod matches;
 mod requests;
 mod snapshots;
