@@ -34,7 +34,7 @@ DECLARE
     object  text := body ->> 'object';
     kind    text := body ->> 'kind';
     -- Records that are there are not written.
-    spares  bool := kind = 'upsert' AND body -> 'creates_only' = 'true';
+    spares  bool := coalesce(kind = 'upsert' AND body -> 'creates_only' = 'true', false);
     error   jsonb := crm_stub.refusal(body, 'records');
     numbers bigint;
     needed  text[];
