@@ -169,7 +169,7 @@ COMMENT ON FUNCTION crm_internal.do_match(bytea, int, jsonb, bool, bool) IS
 CREATE FUNCTION crm.match(map_id int, on_fields jsonb, dry_run bool DEFAULT true, write_key bool DEFAULT true)
 RETURNS TABLE (status text, record_key text, shard_key text, crm_id text, natural_key jsonb)
 LANGUAGE sql VOLATILE AS $$
-    SELECT * FROM crm_internal.do_match(crm_internal.caller(), map_id, on_fields, dry_run, write_key)
+    SELECT crm_internal.do_match(crm_internal.caller(), map_id, on_fields, dry_run, write_key)
 $$;
 COMMENT ON FUNCTION crm.match(int, jsonb, bool, bool) IS
     'compares the rows of a map with the records of its CRM object by what they have in common, and reports each: status unique (one row and one '

@@ -29,7 +29,7 @@ COMMENT ON FUNCTION crm_internal.do_records(text, text, text[], jsonb) IS 'crm.r
 CREATE FUNCTION crm.records(connection text, crm_object text, fields text[] DEFAULT '{}', condition jsonb DEFAULT NULL)
 RETURNS TABLE (crm_id text, fields jsonb, modified_at timestamptz)
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT * FROM crm_internal.do_records($1, $2, $3, $4)
+    SELECT r.* FROM crm_internal.refuse_restricted(), crm_internal.do_records($1, $2, $3, $4) AS r
 $$;
 COMMENT ON FUNCTION crm.records(text, text, text[], jsonb) IS
     'lists the records of an object of a CRM: id, the fields that are named, as canonical values, and when the record was last modified. '

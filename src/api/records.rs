@@ -97,7 +97,7 @@ fn next_page(request: &JsonMap<String, Json>) -> Json {
 fn refuse(request: &JsonMap<String, Json>, answer: &Json) -> ! {
     let failure = &answer["failure"];
     let word = |json: &Json| json.as_str().unwrap_or_default().to_owned();
-    let object = word(&request["object"]);
+    let object = request.get("object").map(word).unwrap_or_default();
     let detail = match failure.is_object() {
         true => format!("{} ({})", word(&failure["message"]), word(&failure["code"])),
         false => "no response in time".to_owned(),
