@@ -213,8 +213,6 @@ BEGIN
     WHERE lost IS NOT NULL AND NOT EXISTS (SELECT FROM crm.ledger l WHERE l.map_id = x.map_id AND l.crm_id = lost)
     ON CONFLICT (shard_key, map_id, crm_id) DO UPDATE SET ended_by = excluded.ended_by, ended_at = now();
     DELETE FROM crm.conflict c WHERE c.shard_key = x.shard_key AND c.conflict_id = x.conflict_id;
-    INSERT INTO crm.refetch AS r (map_id, crm_id) SELECT x.map_id, claims WHERE winner = 'crm'
-    ON CONFLICT ON CONSTRAINT refetch_pkey DO UPDATE SET revision = excluded.revision, due_at = now();
     PERFORM crm_internal.notify_worker(true);
 END $$;
 COMMENT ON FUNCTION crm_internal.resolve_identity(crm.conflict, text) IS 'decides which of two CRM records a row is linked to';
