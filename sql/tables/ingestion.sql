@@ -70,6 +70,17 @@ COMMENT ON COLUMN crm.overwritten_cell.is_stored_form IS
 COMMENT ON COLUMN crm.overwritten_cell.sent IS '16 bytes: BLAKE3 of the value that was sent, or that the row holds';
 COMMENT ON COLUMN crm.overwritten_cell.held IS '16 bytes: BLAKE3 of the CRM value';
 
+CREATE TABLE crm.unseen_write (
+    map_id int NOT NULL,
+    crm_id text COLLATE "C" NOT NULL,
+    cells  jsonb NOT NULL,
+    PRIMARY KEY (map_id, crm_id)
+);
+COMMENT ON TABLE crm.unseen_write IS
+    'bidirectional cells as they were last written to CRM records that have not been read since: what the CRM shows first may be its own form '
+    'of them, rounded or in another case, and is then no change';
+COMMENT ON COLUMN crm.unseen_write.cells IS 'field_id -> canonical value that was written';
+
 CREATE TABLE crm.former_link (
     shard_key  text COLLATE "C" NOT NULL DEFAULT '',
     map_id     int NOT NULL,

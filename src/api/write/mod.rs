@@ -115,7 +115,10 @@ fn perform_write(
             let crm_id = record.as_ref().and_then(|r| r.crm_id.as_deref());
             match (&early, crm_id) {
                 (Some(_), _) => {}
-                (None, Some(crm_id)) => answer = ask_to_write(&target, &edit, crm_id, &intended),
+                (None, Some(crm_id)) => {
+                    let ours = record.as_ref().map(|r| &r.ours);
+                    answer = ask_to_write(&target, &edit, (crm_id, ours), &intended)
+                }
                 (None, None) => {
                     let why = "the record is not linked to a CRM record yet";
                     answer =
@@ -138,7 +141,10 @@ fn perform_write(
             outcome::audit_conflict(&target, &edit, &changed, changes, &answer)
         }
         AnswerOutcome::Conflict => {}
-        AnswerOutcome::Committed => outcome::record_commit(&target, &edit, &intended),
+        AnswerOutcome::Committed => {
+            let crm_id = record.as_ref().and_then(|r| r.crm_id.as_deref());
+            outcome::record_commit(&target, &edit, crm_id, &answer, &intended)
+        }
         AnswerOutcome::Pending | AnswerOutcome::Read => {
             outcome::queue_edit(&target, &edit, &answer, &intended)
         }
@@ -259,7 +265,7 @@ fn perform_read(
         object: target.map.crm_object.clone(),
         fields: visible
             .iter()
-            .map(|f| intent_field(f, None, None, false))
+            .map(|f| intent_field(f, None, None, None))
             .collect(),
     };
     let answer = ask_worker("read", &request);

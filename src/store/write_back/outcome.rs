@@ -24,6 +24,10 @@ pub struct Settled {
     pub defaulted: Cells,
     /// 16 bytes per sent cell, in ordinal order.
     pub hashes: Vec<u8>,
+    /// What the CRM may hold in another form, as JSON; see [`unseen_writes`].
+    ///
+    /// [`unseen_writes`]: crate::store::record::unseen_writes
+    pub unseen: Option<String>,
     pub revision: i64,
     pub attempt: u32,
     /// JSON, as the audit has it.

@@ -30,6 +30,8 @@ pub fn resolve(
         pending: w.pending,
         known: BTreeMap::new(),
         accepts: BTreeMap::new(),
+        written: BTreeMap::new(),
+        forms: BTreeMap::new(),
         conflicts: Vec::new(),
         outcome: RecordOutcome::Applied,
         learnt: BTreeMap::new(),
@@ -103,6 +105,8 @@ pub fn blamed(
     let settled = Resolution {
         known: BTreeMap::new(),
         accepts: BTreeMap::new(),
+        written: BTreeMap::new(),
+        forms: BTreeMap::new(),
         conflicts: Vec::new(),
         outcome: outcome_of(&failure, pending.attempts, max_attempts, map),
         sent,
@@ -172,8 +176,18 @@ fn decide(came: &Came, settled: &mut Resolution, entry: &mut Entry, decisions: &
         match decision {
             Decision::Write | Decision::AlreadyApplied => {
                 let Some(value) = ours else { continue };
-                settled.known.insert(*id, conflict::hash(value));
-                settled.learnt.insert(*id, conflict::hash(value));
+                let row = conflict::hash(value);
+                let held = match (decision, theirs) {
+                    (Decision::AlreadyApplied, Some(crm)) => conflict::hash(crm),
+                    _ => row,
+                };
+                settled.known.insert(*id, held);
+                settled.learnt.insert(*id, held);
+                if *decision == Decision::Write {
+                    settled.written.insert(*id, value.clone());
+                } else if held != row {
+                    settled.forms.insert(*id, (row, held));
+                }
                 // What is there already was written by an attempt whose response was lost.
                 entry.wrote = true;
                 note(map, &mut entry.fields, *id, ours, theirs);
