@@ -98,6 +98,7 @@ mod tests {
         "check_mapping",
         "check_choice",
         "check_rows",
+        "check_value",
         "describe",
         "discard",
         "do_resolve_conflict",

@@ -26,7 +26,7 @@ FROM (VALUES
     ('reader', 'schema', 'crm_internal', '{crm_internal}'),
     ('reader', 'function', 'crm_internal', '{check_tables,capture_trouble,ingests,held_reason,worker_busy,few_linked,waiting_work,cells_has,cells_count,cells_union}'),
     ('writer', 'function', 'crm_internal', '{caller,perform_write,perform_read,do_flush,do_ingest_now}'),
-    ('operator', 'function', 'crm_internal', '{check_rows,check_choice,do_resolve_conflict,set_cell}'),
+    ('operator', 'function', 'crm_internal', '{check_rows,check_choice,check_value,do_resolve_conflict,set_cell}'),
     ('admin', 'function', 'crm_internal',
      '{do_create_connection,do_set_credentials,do_map_object,do_enable,do_disable,do_map_field,do_unmap_field,do_unmap_object,do_push,do_cancel_push,do_link,do_match,do_backfill,'
      'do_alter_connection,do_alter_map,do_alter_field,do_import_mapping,arguments,differences,exported_connection,exported_map,exported_field}')

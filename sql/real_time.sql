@@ -315,6 +315,7 @@ BEGIN
             HINT = 'Decide for crm or local.';
     END IF;
     -- Based on the CRM value that was shown; what is sent is what the row holds then.
+    PERFORM crm_internal.check_value(c.map_id, c.relation, c.column_name::pg_catalog.text, value);
     PERFORM crm_internal.do_resolve_conflict(conflict_id, 'local');
     PERFORM crm_internal.set_cell(c, value);
 END $$;
@@ -322,8 +323,8 @@ COMMENT ON FUNCTION crm.resolve_conflict(bigint, text, jsonb) IS
     'resolves a conflict: the row is set to the CRM value (crm), the CRM to the row''s value (local), or both to a value of one''s own '
     '(value; in the type of the column; the caller must be allowed to update the row), by the same read-check-write as any edit. If the '
     'CRM value has changed meanwhile, the conflict is reopened with the new one. duplicate_identity: the row is linked to the '
-    'record that claims it (crm), or keeps its link (local). Errors: 42704 no such conflict, 22023 invalid winner or value, 23505 the '
-    'record is linked, P0002 no such row';
+    'record that claims it (crm), or keeps its link (local). Errors: 42704 no such conflict, 22023 invalid winner or value, 22000 no '
+    'CRM can hold the value, 23505 the record is linked, P0002 no such row';
 
 CREATE FUNCTION crm.resolve_conflicts(map_id int, column_name name DEFAULT NULL, winner text DEFAULT NULL) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
