@@ -158,6 +158,8 @@ mod tests {
         let more = [
             OPERATOR,
             &[
+                "plan",
+                "do_plan",
                 "create_connection",
                 "do_create_connection",
                 "set_credentials",
@@ -302,6 +304,7 @@ mod tests {
             format!("crm.unmap_object({map})"),
             format!("crm.link({map}, '1', 'account-1')"),
             format!("crm.push({map})"),
+            format!("crm.plan({map})"),
             format!("crm.enable({map})"),
             format!("crm.disable({map})"),
         ] {

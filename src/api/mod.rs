@@ -14,6 +14,7 @@ mod document;
 mod home;
 mod keys;
 mod natural_key;
+mod plan;
 mod records;
 mod rows;
 mod triggers;
