@@ -15,7 +15,8 @@ CREATE TABLE crm.ingest_state (
     overwritten bigint NOT NULL DEFAULT 0,
     pass_read   bigint NOT NULL DEFAULT 0,
     pass_applied bigint NOT NULL DEFAULT 0,
-    reading_since timestamptz
+    reading_since timestamptz,
+    pass_id       uuid
 );
 COMMENT ON TABLE crm.ingest_state IS
     'how far each map has read the changes of its CRM object, and their outcomes; maintained by the worker';
@@ -32,6 +33,7 @@ COMMENT ON COLUMN crm.ingest_state.ignored IS 'total CRM records without a row t
 COMMENT ON COLUMN crm.ingest_state.overwritten IS 'total edits of outbound fields by CRM users that were overwritten, or will be';
 COMMENT ON COLUMN crm.ingest_state.pass_read IS 'of these, those read since the CRM''s changes were last read to the end';
 COMMENT ON COLUMN crm.ingest_state.pass_applied IS 'of these, those applied since then';
+COMMENT ON COLUMN crm.ingest_state.pass_id IS 'of the running or the last pass through the CRM''s changes: operation_id of the audit';
 COMMENT ON COLUMN crm.ingest_state.reading_since IS 'when the worker began to read the CRM''s changes; NULL: it is not reading';
 
 CREATE TABLE crm.refetch (

@@ -357,13 +357,13 @@ fn dead_letter(client: &mut SpiClient, map: &Map, record: &Resolution) -> Result
     let (shard_key, record_key) = keys_of(record);
     client.update(
         Cached("INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, path, crm_id, operation, error_class, vendor_code, error,
-                                           attempts, actor)
-         SELECT $1, $2, $3, 'reconcile', $4, 'update', $5, $6, $7, $8, $9
+                                           attempts, actor, correlation_id)
+         SELECT $1, $2, $3, 'reconcile', $4, 'update', $5, $6, $7, $8, $9, $10
          WHERE EXISTS (SELECT FROM crm.pending_write p
                        WHERE p.shard_key = $1 AND p.map_id = $2 AND p.record_key = $3 AND p.state = 'dead')
          ON CONFLICT (shard_key, map_id, record_key, path) DO UPDATE
          SET error_class = excluded.error_class, vendor_code = excluded.vendor_code, error = excluded.error,
-             attempts = excluded.attempts, died_at = now()"),
+             attempts = excluded.attempts, died_at = now(), actor = excluded.actor, correlation_id = excluded.correlation_id"),
         None,
         &[
             shard_key.into(),
@@ -375,6 +375,7 @@ fn dead_letter(client: &mut SpiClient, map: &Map, record: &Resolution) -> Result
             storable_text(error).as_ref().into(),
             (record.pending.attempts as i32 + 1).into(),
             record.pending.actor.as_deref().into(),
+            record.pending.correlation_id.as_deref().into(),
         ],
     )?;
     Ok(())

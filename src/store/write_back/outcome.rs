@@ -1,5 +1,7 @@
 //! How the write of one record ended.
 
+use std::sync::Arc;
+
 use crm_domain::cells::HASH_BYTES;
 use crm_domain::{Cells, Operation, hex};
 use pgrx::IntoDatum;
@@ -33,6 +35,8 @@ pub struct Settled {
     /// JSON, as the audit has it.
     pub fields: String,
     pub actor: Option<String>,
+    pub correlation_id: Option<String>,
+    pub operation_id: Option<Arc<str>>,
     pub place: Place,
     pub request_id: Option<String>,
     pub outcome: Outcome,

@@ -292,15 +292,16 @@ fn note_superseded(
     fields.insert(field.field.name.clone(), entry);
 }
 
-pub fn notification(record: &Resolution) -> (&'static str, Option<&str>) {
+pub fn notification(record: &Resolution) -> (&'static str, Option<ErrorClass>) {
     match &record.outcome {
         RecordOutcome::Applied if !record.conflicts.is_empty() => ("conflict", None),
         RecordOutcome::Applied | RecordOutcome::Found | RecordOutcome::NothingToDo => {
             ("sync_completed", None)
         }
-        RecordOutcome::Retry { error, .. }
-        | RecordOutcome::Dead { error, .. }
-        | RecordOutcome::Unlinked { error, .. } => ("sync_failed", Some(error)),
+        RecordOutcome::Retry { class, .. } | RecordOutcome::Dead { class, .. } => {
+            ("sync_failed", Some(*class))
+        }
+        RecordOutcome::Unlinked { .. } => ("sync_failed", Some(ErrorClass::NotFound)),
     }
 }
 
@@ -309,7 +310,7 @@ pub fn event(
     connection: &Connection,
     map: &Map,
     p: &Pending,
-    error: Option<&str>,
+    error: Option<ErrorClass>,
 ) -> String {
     notification::payload(
         name,
@@ -317,9 +318,8 @@ pub fn event(
             connection: &connection.name,
             map_id: map.id,
             relation: &map.relation,
-            shard_key: &p.shard_key,
-            record_key: &p.record_key,
             write_id: Some(&p.write_id),
+            conflicts: &[],
             correlation_id: p.correlation_id.as_deref(),
         },
         error,

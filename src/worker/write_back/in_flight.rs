@@ -145,6 +145,8 @@ impl InFlight {
             attempt: claimed.attempts + 1,
             fields,
             actor: claimed.actor,
+            correlation_id: claimed.correlation_id,
+            operation_id: claimed.operation_id,
             place: claimed.place,
             request_id: response.request_id,
             outcome,
