@@ -98,7 +98,6 @@ mod tests {
         "check_mapping",
         "check_choice",
         "check_rows",
-        "check_value",
         "describe",
         "discard",
         "do_resolve_conflict",
@@ -158,8 +157,6 @@ mod tests {
         let more = [
             OPERATOR,
             &[
-                "plan",
-                "do_plan",
                 "create_connection",
                 "do_create_connection",
                 "set_credentials",
@@ -304,7 +301,6 @@ mod tests {
             format!("crm.unmap_object({map})"),
             format!("crm.link({map}, '1', 'account-1')"),
             format!("crm.push({map})"),
-            format!("crm.plan({map})"),
             format!("crm.enable({map})"),
             format!("crm.disable({map})"),
         ] {

@@ -4,7 +4,7 @@
 
 CREATE FUNCTION crm_internal.do_alter_map(caller bytea, map_id int, external_id_field text, on_insert text, on_delete text,
                         on_crm_insert text, on_crm_delete text, conflict_scope text, write_interval interval, ingest_interval interval,
-                        capture text, ingest text) RETURNS void
+                        capture text, ingest text, filter text, on_filter_out text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     who CONSTANT oid := crm_internal.verified(caller);
@@ -25,6 +25,8 @@ BEGIN
     m.ingest_interval := coalesce(ingest_interval, m.ingest_interval);
     m.capture := coalesce(capture, m.capture);
     m.ingest := nullif(coalesce(ingest, m.ingest), '');
+    m.filter := nullif(coalesce(filter, m.filter), '');
+    m.on_filter_out := coalesce(on_filter_out, m.on_filter_out);
     m := crm_internal.check_map(who, m);
     IF m.external_id_field IS DISTINCT FROM old.external_id_field THEN
         PERFORM crm_internal.require_no_creations(m.map_id);
@@ -41,16 +43,17 @@ BEGIN
     SET external_id_field = m.external_id_field, on_insert = m.on_insert, on_delete = m.on_delete, on_crm_insert = m.on_crm_insert,
         on_crm_delete = m.on_crm_delete, conflict_scope = m.conflict_scope, write_interval = m.write_interval,
         ingest_interval = m.ingest_interval, capture = m.capture, ingest = m.ingest, key_is_case_sensitive = m.key_is_case_sensitive,
-        key_max_length = m.key_max_length, keys_changed = m.keys_changed
+        key_max_length = m.key_max_length, keys_changed = m.keys_changed, filter = m.filter, on_filter_out = m.on_filter_out
     WHERE o.map_id = m.map_id;
     UPDATE crm.map_state s SET next_write_at = s.next_write_at + (m.write_interval - old.write_interval) WHERE s.map_id = m.map_id;
     UPDATE crm.ingest_state s SET next_at = s.next_at + (m.ingest_interval - old.ingest_interval) WHERE s.map_id = m.map_id;
+    PERFORM crm_internal.bind_filter(m.map_id);
     PERFORM crm_internal.bind_map(m.map_id);
     PERFORM crm_internal.install_capture(m.map_id);
     PERFORM crm_internal.notify_worker(false);
     PERFORM crm_internal.say_of_map(old, m);
 END $$;
-COMMENT ON FUNCTION crm_internal.do_alter_map(bytea, int, text, text, text, text, text, text, interval, interval, text, text) IS
+COMMENT ON FUNCTION crm_internal.do_alter_map(bytea, int, text, text, text, text, text, text, interval, interval, text, text, text, text) IS
     'crm.alter_map() for the role that the token of crm_internal.caller() names';
 
 -- A creation whose outcome is not known is repeated by the field that holds the key; by another field it would make a duplicate.
@@ -90,6 +93,12 @@ BEGIN
             RAISE NOTICE '% records that are queued for deletion are still deleted', n;
         END IF;
     END IF;
+    IF m.filter IS DISTINCT FROM old.filter THEN
+        SELECT count(*) INTO n FROM crm.ledger l WHERE l.map_id = m.map_id AND l.crm_id IS NOT NULL;
+        RAISE NOTICE 'rows of "%" that are inside of the filter now, or outside, are not created or released by this', m.relation
+            USING DETAIL = format('%s rows are linked; edits of those that are outside now are not sent.', n),
+                  HINT = format('crm.push(%s) sends what is inside, and has on_filter_out decide about what is not.', m.map_id);
+    END IF;
     IF m.on_crm_insert = 'insert' AND old.on_crm_insert = 'ignore' THEN
         RAISE NOTICE 'records that have no row get one when they change in the CRM'
             USING HINT = format('crm.backfill(%s) reads all of them now.', m.map_id);
@@ -101,13 +110,14 @@ COMMENT ON FUNCTION crm_internal.say_of_map(crm.object_map, crm.object_map) IS
 CREATE FUNCTION crm.alter_map(map_id int, external_id_field text DEFAULT NULL, on_insert text DEFAULT NULL,
                               on_delete text DEFAULT NULL, on_crm_insert text DEFAULT NULL, on_crm_delete text DEFAULT NULL,
                               conflict_scope text DEFAULT NULL, write_interval interval DEFAULT NULL,
-                              ingest_interval interval DEFAULT NULL, capture text DEFAULT NULL, ingest text DEFAULT NULL) RETURNS void
+                              ingest_interval interval DEFAULT NULL, capture text DEFAULT NULL, ingest text DEFAULT NULL,
+                              filter text DEFAULT NULL, on_filter_out text DEFAULT NULL) RETURNS void
 LANGUAGE sql VOLATILE AS $$
     SELECT crm_internal.do_alter_map(crm_internal.caller(), map_id, external_id_field, on_insert, on_delete, on_crm_insert,
-                            on_crm_delete, conflict_scope, write_interval, ingest_interval, capture, ingest)
+                            on_crm_delete, conflict_scope, write_interval, ingest_interval, capture, ingest, filter, on_filter_out)
 $$;
-COMMENT ON FUNCTION crm.alter_map(int, text, text, text, text, text, text, interval, interval, text, text) IS
-    'changes options of a map; arguments as in crm.map_object(), NULL leaves an option as it is, external_id_field '''' removes it, ingest '''' is the default again. '
+COMMENT ON FUNCTION crm.alter_map(int, text, text, text, text, text, text, interval, interval, text, text, text, text) IS
+    'changes options of a map; arguments as in crm.map_object(), NULL leaves an option as it is, external_id_field '''' and filter '''' remove it, ingest '''' is the default again. '
     'Connection, table, CRM object, key_column and shard_column cannot be changed: map the table anew. Links and queued work are kept; '
     'NOTICEs say what the change means for existing rows and records. Without any option: binds the map to its table anew, and confirms '
     'after DDL that no row''s key changed. capture: '
@@ -342,8 +352,8 @@ BEGIN
             HINT = format('Call crm.pause(%L), and try again in a moment.', c.name);
     END IF;
     -- What only has a meaning for the old org.
+    DELETE FROM crm.refetch x WHERE x.map_id = ANY (maps);
     DELETE FROM crm.overwritten_cell x WHERE x.map_id = ANY (maps);
-    DELETE FROM crm.unseen_write x WHERE x.map_id = ANY (maps);
     DELETE FROM crm.former_link x WHERE x.map_id = ANY (maps);
     DELETE FROM crm.orphaned_create x WHERE x.map_id = ANY (maps);
     DELETE FROM crm.mismatched_key x WHERE x.map_id = ANY (maps);
@@ -351,7 +361,6 @@ BEGIN
     WITH conflict AS (DELETE FROM crm.conflict x WHERE x.map_id = ANY (maps) RETURNING 1),
          deletion AS (DELETE FROM crm.queue q WHERE q.map_id = ANY (maps) AND q.op = 'd' RETURNING 1)
     SELECT (SELECT count(*) FROM conflict) + (SELECT count(*) FROM deletion) INTO given_up;
-    DELETE FROM crm.refetch x WHERE x.map_id = ANY (maps);
     -- Edits wait for the new links of their records, or go with their creation. The old org's errors do not count any more.
     INSERT INTO crm.queue AS q (shard_key, map_id, record_key, op, state, cells, changed_at, actor)
     SELECT p.shard_key, p.map_id, p.record_key, 'u', 'unlinked', p.cells, crm_internal.cells_stamp(NULL, p.cells, p.changed_at), p.actor

@@ -22,6 +22,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION crm_internal.lost_transform(int) IS 'the first column of a map whose transform was dropped or must not run; NULL: none';
 
+CREATE FUNCTION crm_internal.filter_is_bound(m crm.object_map) RETURNS bool
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT NOT EXISTS (SELECT FROM unnest(m.filter_columns) AS f (name)
+                       WHERE NOT EXISTS (SELECT FROM crm.bound_column b WHERE b.map_id = m.map_id AND b.column_name = f.name))
+$$;
+COMMENT ON FUNCTION crm_internal.filter_is_bound(crm.object_map) IS 'whether the columns that a map''s filter reads are there by their names';
+
 CREATE FUNCTION crm_internal.table_trouble(map_id int) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN NOT a.attnotnull THEN format('key column "%s" is nullable now', m.key_column)
@@ -42,6 +49,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                            (SELECT i.inhrelid::regclass FROM pg_inherits i WHERE i.inhparent = c.oid ORDER BY i.inhrelid LIMIT 1))
                 WHEN crm_internal.is_of_citus(c.oid) THEN 'it is a Citus table now, whose edits are not captured'
                 WHEN c.relpersistence = 'u' THEN 'it is unlogged, and a crash would truncate it'
+                WHEN NOT crm_internal.filter_is_bound(m) THEN 'a column that its filter reads was dropped or renamed'
                 ELSE (SELECT format('the generated column "%s" can only be mapped outbound', f.column_name)
                       FROM crm.field_map f
                       WHERE f.map_id = m.map_id AND f.direction <> 'outbound' AND crm_internal.is_computed(m.relation, f.column_name)
@@ -69,12 +77,13 @@ BEGIN
     FROM pg_attribute a
     WHERE a.attrelid = m.relation AND a.attnum > 0 AND NOT a.attisdropped
       AND a.attname IN (SELECT f.column_name FROM crm.field_map f WHERE f.map_id = m.map_id
-                        UNION ALL SELECT m.key_column UNION ALL SELECT m.shard_column);
+                        UNION ALL SELECT m.key_column UNION ALL SELECT m.shard_column UNION ALL SELECT unnest(m.filter_columns));
     SELECT CASE
         WHEN NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = m.relation) THEN 'the mapped table was dropped'
         ELSE coalesce((SELECT format('column "%s" was dropped', wanted.column_name)
               FROM (SELECT m.key_column AS column_name
                     UNION ALL SELECT m.shard_column WHERE m.shard_column IS NOT NULL
+                    UNION ALL SELECT unnest(m.filter_columns)
                     UNION ALL SELECT f.column_name FROM crm.field_map f WHERE f.map_id = m.map_id) wanted
               WHERE NOT EXISTS (SELECT FROM crm.bound_column b
                                 WHERE b.map_id = m.map_id AND b.column_name = wanted.column_name)

@@ -16,7 +16,7 @@ COMMENT ON FUNCTION crm_internal.exported_field(crm.field_map) IS 'a field as cr
 CREATE FUNCTION crm_internal.exported_map(m crm.object_map) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET intervalstyle = 'postgres' AS $$
     SELECT to_jsonb(m)
-           - '{map_id,connection_id,next_field_id,key_is_case_sensitive,key_max_length,disabled_as_of,keys_changed,paused}'::text[]
+           - '{map_id,connection_id,next_field_id,key_is_case_sensitive,key_max_length,disabled_as_of,keys_changed,paused,filter_columns}'::text[]
            || jsonb_build_object('connection', (SELECT c.name FROM crm.connection c WHERE c.connection_id = m.connection_id),
                   'fields', (SELECT coalesce(jsonb_agg(crm_internal.exported_field(f) ORDER BY f.column_name), '[]')
                              FROM crm.field_map f WHERE f.map_id = m.map_id))

@@ -36,6 +36,15 @@ BEGIN
     PERFORM crm_internal.check_interval('write_interval', m.write_interval);
     PERFORM crm_internal.check_interval('ingest_interval', m.ingest_interval);
     PERFORM crm_internal.check_choice('capture', m.capture, '{origin,always}');
+    PERFORM crm_internal.check_choice('on_filter_out', m.on_filter_out, '{ignore,unlink,delete}');
+    IF m.filter IS NOT NULL AND m.capture = 'always' THEN
+        RAISE feature_not_supported USING MESSAGE = 'a map with a filter cannot have capture => ''always''',
+            HINT = 'Use capture => ''origin'', or replicate only the rows that are to be mapped.';
+    END IF;
+    IF length(m.filter) > 10000 THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'the filter is longer than 10,000 characters',
+            HINT = 'Compute it in a column of its own, and filter by that.';
+    END IF;
     IF m.ingest IS NOT NULL THEN
         PERFORM crm_internal.check_choice('ingest', m.ingest, '{on,off}');
     END IF;
@@ -193,10 +202,25 @@ END $$;
 COMMENT ON FUNCTION crm_internal.check_map(oid, crm.object_map) IS
     'raises unless a role may map a table so; returns the map with its key column, if that was not given';
 
+-- The map is in the catalog, since the condition is analysed as one over its table.
+CREATE FUNCTION crm_internal.bind_filter(map_id int) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    m CONSTANT crm.object_map := crm_internal.map_of(map_id);
+    columns CONSTANT name[] := crm_internal.check_condition(map_id, m.filter)::name[];
+BEGIN
+    IF columns = '{}' THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'the filter reads no column of the table',
+            HINT = 'Without a filter the map is about all rows; crm.disable() stops it.';
+    END IF;
+    UPDATE crm.object_map o SET filter_columns = columns WHERE o.map_id = m.map_id AND o.filter_columns IS DISTINCT FROM columns;
+END $$;
+COMMENT ON FUNCTION crm_internal.bind_filter(int) IS 'checks the filter of a map, and stores which columns it reads';
+
 CREATE FUNCTION crm_internal.do_map_object(caller bytea, connection text, relation regclass, crm_object text, key_column name,
                         shard_column name, external_id_field text, on_insert text, on_delete text, on_crm_insert text,
                         on_crm_delete text, conflict_scope text, write_interval interval, ingest_interval interval,
-                            capture text, ingest text, enabled bool) RETURNS int
+                            capture text, ingest text, enabled bool, filter text, on_filter_out text) RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     who CONSTANT oid := crm_internal.verified(caller);
@@ -218,20 +242,23 @@ BEGIN
     m.ingest_interval := ingest_interval;
     m.capture := capture;
     m.ingest := ingest;
+    m.filter := nullif(filter, '');
+    m.on_filter_out := on_filter_out;
     m := crm_internal.check_map(who, m);
     INSERT INTO crm.object_map (connection_id, relation, crm_object, key_column, shard_column, external_id_field,
                                 on_insert, on_delete, on_crm_insert, on_crm_delete, conflict_scope, write_interval, ingest_interval,
-                                    capture, ingest, enabled)
+                                    capture, ingest, enabled, filter, on_filter_out)
     VALUES (m.connection_id, m.relation, m.crm_object, m.key_column, m.shard_column, m.external_id_field,
             m.on_insert, m.on_delete, m.on_crm_insert, m.on_crm_delete, m.conflict_scope, m.write_interval, m.ingest_interval, m.capture,
-            m.ingest, coalesce(enabled, true))
+            m.ingest, coalesce(enabled, true), m.filter, m.on_filter_out)
     RETURNING object_map.map_id INTO id;
+    PERFORM crm_internal.bind_filter(id);
     PERFORM crm_internal.bind_map(id);
     PERFORM crm_internal.install_capture(id);
     PERFORM crm_internal.notify_worker(false);
     RETURN id;
 END $$;
-COMMENT ON FUNCTION crm_internal.do_map_object(bytea, text, regclass, text, name, name, text, text, text, text, text, text, interval, interval, text, text, bool) IS
+COMMENT ON FUNCTION crm_internal.do_map_object(bytea, text, regclass, text, name, name, text, text, text, text, text, text, interval, interval, text, text, bool, text, text) IS
     'crm.map_object() for the role that the token of crm_internal.caller() names';
 
 CREATE FUNCTION crm.map_object(connection text, relation regclass, crm_object text,
@@ -242,13 +269,14 @@ CREATE FUNCTION crm.map_object(connection text, relation regclass, crm_object te
                                conflict_scope text DEFAULT 'record',
                                write_interval interval DEFAULT '15 minutes',
                                ingest_interval interval DEFAULT '1 minute',
-                               capture text DEFAULT 'origin', ingest text DEFAULT NULL, enabled bool DEFAULT true) RETURNS int
+                               capture text DEFAULT 'origin', ingest text DEFAULT NULL, enabled bool DEFAULT true,
+                               filter text DEFAULT NULL, on_filter_out text DEFAULT 'ignore') RETURNS int
 LANGUAGE sql VOLATILE AS $$
     SELECT crm_internal.do_map_object(crm_internal.caller(), connection, relation, crm_object, key_column, shard_column,
                              external_id_field, on_insert, on_delete, on_crm_insert, on_crm_delete, conflict_scope,
-                             write_interval, ingest_interval, capture, ingest, enabled)
+                             write_interval, ingest_interval, capture, ingest, enabled, filter, on_filter_out)
 $$;
-COMMENT ON FUNCTION crm.map_object(text, regclass, text, name, name, text, text, text, text, text, text, interval, interval, text, text, bool) IS
+COMMENT ON FUNCTION crm.map_object(text, regclass, text, name, name, text, text, text, text, text, text, interval, interval, text, text, bool, text, text) IS
     'maps a table to a CRM object; the caller must own the table. on_insert: ignore | create (upsert by external_id_field). '
     'on_delete: ignore | unlink | delete (what a deleted row does to the CRM). on_crm_insert: ignore | insert (a CRM record without a '
     'row gets one). '
@@ -257,7 +285,9 @@ COMMENT ON FUNCTION crm.map_object(text, regclass, text, name, name, text, text,
     'the CRM is first polled for changes after an ingest_interval, or by crm.backfill() or crm.ingest_now(). '
     'capture: origin | always (crm.alter_map()). ingest: on | off, whether the CRM''s changes are read; by default they are if a '
     'field is not outbound, on_crm_insert is insert or on_crm_delete is delete. enabled: false lays a map that does nothing until '
-    'crm.enable(). Returns map_id, for crm.map_field()';
+    'crm.enable(). filter: an SQL condition over the table''s columns, with immutable built-in functions: the map is about the rows for '
+    'which it holds. on_filter_out: ignore | unlink | delete (what happens when a row leaves the filter). Returns map_id, for '
+    'crm.map_field()';
 
 -- Attaching a partition clones row-level triggers as the role that attaches it, which may lack EXECUTE on their function.
 CREATE FUNCTION crm_internal.check_capture(relation regclass, capture text) RETURNS void
@@ -378,7 +408,6 @@ BEGIN
     DELETE FROM crm.conflict x WHERE x.map_id = m.map_id;
     DELETE FROM crm.refetch x WHERE x.map_id = m.map_id;
     DELETE FROM crm.overwritten_cell x WHERE x.map_id = m.map_id;
-    DELETE FROM crm.unseen_write x WHERE x.map_id = m.map_id;
     DELETE FROM crm.former_link x WHERE x.map_id = m.map_id;
     DELETE FROM crm.orphaned_create x WHERE x.map_id = m.map_id;
     DELETE FROM crm.mismatched_key x WHERE x.map_id = m.map_id;

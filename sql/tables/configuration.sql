@@ -56,6 +56,9 @@ CREATE TABLE crm.object_map (
     disabled_as_of    jsonb,
     keys_changed      text,
     paused            bool NOT NULL DEFAULT false,
+    filter            text,
+    on_filter_out     text NOT NULL DEFAULT 'ignore' CHECK (on_filter_out IN ('ignore', 'unlink', 'delete')),
+    filter_columns    name[],
     UNIQUE (connection_id, relation, crm_object)
 );
 COMMENT ON TABLE crm.object_map IS 'tables mapped to CRM objects; created by crm.map_object(), changed by crm.alter_map()';
@@ -79,6 +82,11 @@ COMMENT ON COLUMN crm.object_map.keys_changed IS
     'which DDL may have changed the keys of its rows, and the remedy: the map is stopped; NULL: none, or crm.alter_map() confirmed '
     'that no key changed';
 COMMENT ON COLUMN crm.object_map.paused IS 'true: nothing is sent or read, edits are queued (crm.pause(), crm.resume())';
+COMMENT ON COLUMN crm.object_map.filter IS
+    'an SQL condition over columns of the table: the map is about the rows for which it holds; NULL: all rows';
+COMMENT ON COLUMN crm.object_map.on_filter_out IS
+    'what happens when a row leaves the filter: ignore (it stays linked, its edits are not sent) | unlink | delete (the CRM record)';
+COMMENT ON COLUMN crm.object_map.filter_columns IS 'the columns that the filter reads';
 COMMENT ON COLUMN crm.object_map.write_interval IS 'how often changed outbound cells are written back, 1 minute .. 24 hours';
 
 CREATE TABLE crm.field_map (

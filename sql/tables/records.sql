@@ -29,7 +29,8 @@ ALTER TABLE crm.change SET (toast_tuple_target = 8160,
                             autovacuum_vacuum_insert_threshold = -1);
 COMMENT ON TABLE crm.change IS
     'append-only: which cells of which records a committed statement changed; the worker folds it into crm.queue';
-COMMENT ON COLUMN crm.change.op IS 'i: inserted, u: updated, d: deleted';
+COMMENT ON COLUMN crm.change.op IS
+    'i: inserted, or has entered the filter of the map; u: updated; d: deleted; l: has left the filter; o: deleted outside of it';
 COMMENT ON COLUMN crm.change.cells IS 'bit mask of field_id, the same for all records of the row: 64-bit words, big-endian';
 COMMENT ON COLUMN crm.change.record_keys IS 'records whose cells of that mask the statement changed, a few hundred at most; each once';
 COMMENT ON COLUMN crm.change.base IS
@@ -81,7 +82,6 @@ CREATE TABLE crm.queue (
     sent            jsonb,
     place           tid,
     actor           text,
-    correlation_id  text,
     error_class     text,
     last_error      text,
     PRIMARY KEY (shard_key, map_id, record_key)

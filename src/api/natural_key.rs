@@ -119,7 +119,7 @@ impl Scan {
                     };
                     self.ids.iter().map(value).collect()
                 }
-                // Gone meanwhile.
+                // Gone meanwhile, or outside the filter of the map.
                 Some(RowValues::Missing) => continue,
                 Some(RowValues::Unreadable(_)) => Vec::new(),
                 None => return Ok(n),

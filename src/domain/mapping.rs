@@ -67,6 +67,18 @@ string_enum! {
 }
 
 string_enum! {
+    /// What a row that leaves the filter of its map does to the CRM.
+    OnFilterOut: "on_filter_out action" {
+        /// The pair of ids stays, edits of the row are not sent.
+        Ignore = "ignore",
+        /// Forget the pair of ids, keep the CRM record.
+        Unlink = "unlink",
+        /// Delete (archive) the CRM record.
+        Delete = "delete",
+    }
+}
+
+string_enum! {
     /// What a new CRM record does to the table.
     OnCrmInsert: "on_crm_insert action" {
         Ignore = "ignore",
@@ -117,6 +129,7 @@ mod tests {
         law(&ConflictPolicy::ALL, ConflictPolicy::NAMES);
         law(&OnInsert::ALL, OnInsert::NAMES);
         law(&OnDelete::ALL, OnDelete::NAMES);
+        law(&OnFilterOut::ALL, OnFilterOut::NAMES);
         law(&OnCrmInsert::ALL, OnCrmInsert::NAMES);
         law(&OnCrmDelete::ALL, OnCrmDelete::NAMES);
         law(&ConflictScope::ALL, ConflictScope::NAMES);

@@ -215,7 +215,7 @@ fn part(
             let order = Order::of(client, map)?;
             let after = request.after.clone();
             let part = compare::part(client, map, &order, after.as_ref(), PART, bounds)?;
-            recapture::mark(client, map, request, part, bounds.time)?;
+            recapture::mark(client, map, request, part, bounds)?;
         }
         Task::Recapture {
             phase: Phase::Ledger,

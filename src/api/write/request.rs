@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crm_domain::crm_form::Ours;
 use crm_domain::mapping::ConflictScope;
 use crm_domain::{Value, conflict, hex};
 use pgrx::PgSqlErrorCode;
@@ -12,7 +11,6 @@ use crate::api::write::edit::Edit;
 use crate::api::write::target::Target;
 use crate::api::{ask, raise, wake};
 use crate::store::config::MappedField;
-use crate::store::record::unseen_writes::OurFields;
 use crate::worker::socket::protocol::{Answer, AnswerOutcome, Intent, IntentField};
 
 /// The worker bounds its requests itself; this is for one that hangs.
@@ -21,7 +19,7 @@ pub const PATIENCE: Duration = Duration::from_secs(3600);
 pub fn ask_to_write(
     target: &Target,
     edit: &Edit,
-    (crm_id, ours): (&str, Option<&OurFields>),
+    crm_id: &str,
     intended: &[(u16, Value)],
 ) -> Answer {
     let field = |f: &MappedField| {
@@ -36,11 +34,7 @@ pub fn ask_to_write(
                     && !f.described.is_computed()
                 || edit.cells.contains(f.id));
         let base = edit.bases.get(&f.id).filter(|_| !edit.force);
-        let ours = ours.and_then(|ours| ours.get(&f.id));
-        IntentField {
-            compared,
-            ..intent_field(f, value.map(|(_, value)| value), base, ours)
-        }
+        intent_field(f, value.map(|(_, value)| value), base, compared)
     };
     let intent = Intent {
         write_id: edit.write_id.to_owned(),
@@ -74,7 +68,7 @@ pub fn intent_field(
     f: &MappedField,
     value: Option<&Value>,
     base: Option<&conflict::ShortHash>,
-    ours: Option<&Ours>,
+    compared: bool,
 ) -> IntentField {
     IntentField {
         id: f.id,
@@ -82,11 +76,7 @@ pub fn intent_field(
         data_type: f.field.data_type.name().to_owned(),
         value: value.map(Value::to_json),
         base: base.map(|hash| hex::encode(hash)),
-        unseen: ours.and_then(|ours| ours.unseen.as_ref().map(Value::to_json)),
-        form: ours
-            .and_then(|ours| ours.form)
-            .map(|(written, held)| (hex::encode(&written), hex::encode(&held))),
-        compared: false,
+        compared,
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Part {
     pub differing: Vec<Differing>,
     /// Rows without a ledger entry.
     pub strangers: Vec<Key>,
+    /// Rows outside the filter of the map.
+    pub outside: Vec<Key>,
 }
 
 /// The cells of one row that are not in step.
@@ -51,7 +53,11 @@ pub fn part(
 ) -> Result<Part, StoreError> {
     let mut pace = Pace::new(map, bounds.time);
     let rows = rows.min(pace.room());
-    let mut keys = pace.run(rows, || order.keys(map, after, rows))?;
+    let filter = map.filter.as_ref().map(|filter| filter.condition.as_str());
+    let scanned = pace.run(rows, || order.rows(map, after, rows, filter))?;
+    let (read_rows, mut last) = (scanned.len(), scanned.last().map(|(key, _)| key.clone()));
+    let (inside, outside): (Vec<_>, Vec<_>) = scanned.into_iter().partition(|(_, inside)| *inside);
+    let mut keys: Vec<Key> = inside.into_iter().map(|(key, _)| key).collect();
     let known = known(client, map, &keys)?;
     let places: Vec<usize> = (0..keys.len())
         .filter(|n| known[*n].as_ref().is_some_and(|k| !k.at_rest.is_empty()))
@@ -68,6 +74,7 @@ pub fn part(
         if keys.is_empty() {
             return Err(StoreError::Postponed);
         }
+        last = keys.last().cloned();
     }
     let mut suspects = Vec::new();
     for (place, &n) in places.iter().enumerate().filter(|(_, n)| **n < keys.len()) {
@@ -87,8 +94,9 @@ pub fn part(
         }
     }
     let mut part = Part {
-        last: keys.last().cloned(),
-        rows: keys.len(),
+        last,
+        rows: read_rows,
+        outside: outside.into_iter().map(|(key, _)| key).collect(),
         ..Part::default()
     };
     let whole = bounds.whole();
@@ -269,7 +277,7 @@ pub fn without_rows(
     }
     let none = Cells::new();
     let wanted: Vec<Wanted> = keys.iter().map(|key| wanted(key, &none)).collect();
-    let read = read::read(map, &wanted, &bounds.whole())?;
+    let read = read::read(map, &wanted, &bounds.whole().unfiltered())?;
     drop(wanted);
     let is_gone = |(n, key)| matches!(read.get(&n), Some(RowValues::Missing)).then_some(key);
     Ok((

@@ -8,17 +8,12 @@ use std::ffi::{CStr, CString};
 
 use pgrx::{PgList, PgSqlErrorCode, pg_sys};
 
+use crate::store::config::filter::holds;
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::statement::names::Running;
 use crate::store::table::pace::Pace;
 use crate::store::transaction::subtransaction;
-
-/// A condition as part of a statement: true where it holds. A CASE, in which PostgreSQL refuses
-/// functions that return sets.
-pub fn holds(condition: &str) -> String {
-    format!("CASE WHEN ({condition}\n) THEN true ELSE false END")
-}
 
 /// Fails unless the text is a condition on rows of the map's table; returns the columns that it
 /// reads.

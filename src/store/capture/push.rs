@@ -3,6 +3,7 @@
 //! Guarantees: what people typed in the CRM is not overwritten, since the base of an edit is what
 //! the ledger knows when its turn comes. A record that the CRM deleted is not created again.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use crm_domain::Cells;
@@ -54,11 +55,25 @@ pub fn part(
         None => pace.run(rows, || order.rows(map, after.as_ref(), rows, None))?,
     };
     let last = found.last().map(|(key, _)| key.clone());
-    request.compared += found.len() as i64;
-    let wanted: Vec<Key> = found
+    let scanned = found.len();
+    request.compared += scanned as i64;
+    let mut wanted: Vec<Key> = found
         .into_iter()
         .filter_map(|(key, holds)| holds.then_some(key))
         .collect();
+    if let Some(filter) = &map.filter {
+        let condition = Some(filter.condition.as_str());
+        let judged = pace.run(scanned, || {
+            order.rows(map, after.as_ref(), scanned, condition)
+        })?;
+        let inside: HashSet<Key> = judged
+            .into_iter()
+            .filter_map(|(key, inside)| inside.then_some(key))
+            .collect();
+        let (kept, outside) = wanted.into_iter().partition(|key| inside.contains(key));
+        wanted = kept;
+        recapture::leave(client, map, &request.actor, outside, bounds)?;
+    }
     // Its creations were asked for, and what it clears.
     fuse::begin_load(client, map.id)?;
     let pushed: Vec<Differing> = wanted_cells(client, map, wanted, &cells, &written)?;

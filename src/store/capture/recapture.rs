@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crm_domain::Cells;
-use crm_domain::mapping::OnInsert;
+use crm_domain::mapping::{OnFilterOut, OnInsert};
 use pgrx::spi::SpiClient;
 use serde_json::{Value as Json, json};
 
@@ -14,7 +14,7 @@ use crate::store::error::StoreError;
 use crate::store::record::key::Key;
 use crate::store::row::Columns;
 use crate::store::statement::Cached;
-use crate::store::table::read::Bounds;
+use crate::store::table::read::{self, Bounds, RowValues, Wanted};
 use crate::store::table::row_locks::{self, lock_present};
 
 /// Before the first row is compared, in a transaction of its own: what is read from now on is no
@@ -189,15 +189,65 @@ pub(super) fn capture(
     Ok(())
 }
 
+/// Captures that linked rows have left the filter of the map, where that is to have consequences.
+/// Under their locks, as a trigger would: one that enters it afterwards is captured later.
+pub(super) fn leave(
+    client: &mut SpiClient,
+    map: &Map,
+    actor: &str,
+    outside: Vec<Key>,
+    bounds: &Bounds,
+) -> Result<(), StoreError> {
+    if outside.is_empty() || map.on_filter_out == OnFilterOut::Ignore {
+        return Ok(());
+    }
+    let keys: Vec<(&str, &str)> = outside.iter().map(Key::parts).collect();
+    let there = lock_present(map, &keys, bounds.time)?;
+    let none = Cells::new();
+    let wanted: Vec<Wanted> = keys
+        .iter()
+        .map(|(shard_key, record_key)| Wanted {
+            shard_key,
+            record_key,
+            cells: &none,
+        })
+        .collect();
+    let rows = read::read(map, &wanted, &bounds.whole())?;
+    let is_outside = |n: &usize| matches!(rows.get(n), Some(RowValues::Missing));
+    let left: Vec<(&str, &str)> = (0..keys.len())
+        .filter(|n| there.contains(n) && is_outside(n))
+        .map(|n| keys[n])
+        .collect();
+    client.update(
+        Cached(
+            "INSERT INTO crm.change (shard_key, map_id, op, cells, record_keys, actor)
+             SELECT r.shard_key, $1, 'l', '\\x0000000000000000', array_agg(r.record_key), $4
+             FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS r (shard_key, record_key, ord)
+             JOIN crm.ledger l ON l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key AND l.crm_id IS NOT NULL
+             GROUP BY r.shard_key, (r.ord - 1) / crm_internal.change_part()",
+        ),
+        None,
+        &[
+            map.id.into(),
+            left.iter().map(|k| k.0).collect::<Vec<_>>().into(),
+            left.iter().map(|k| k.1).collect::<Vec<_>>().into(),
+            actor.into(),
+        ],
+    )?;
+    Ok(())
+}
+
 /// Captures what a part was found to hold, and notes how far that came.
 pub fn mark(
     client: &mut SpiClient,
     map: &Map,
     request: &mut Request,
     part: Part,
-    limit: Option<Duration>,
+    bounds: &Bounds,
 ) -> Result<(), StoreError> {
+    let limit = bounds.time;
     capture(client, map, &request.actor, &part.differing, limit)?;
+    leave(client, map, &request.actor, part.outside, bounds)?;
     let (is_wanted, since) = match &request.task {
         Task::Recapture {
             new_rows,

@@ -6,7 +6,7 @@ use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, SpiHeapTupleData, quote_identifier};
 
-use crate::store::capture::condition::holds;
+use crate::store::config::filter::holds;
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::record::key::Key;

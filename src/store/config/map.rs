@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use crm_domain::Cells;
 use crm_domain::key::KeyEquality;
-use crm_domain::mapping::{ConflictScope, OnCrmDelete, OnCrmInsert, OnDelete, OnInsert};
+use crm_domain::mapping::{
+    ConflictScope, OnCrmDelete, OnCrmInsert, OnDelete, OnFilterOut, OnInsert,
+};
 use pgrx::spi::quote_identifier;
 
 use crate::store::config::MappedField;
+use crate::store::config::filter::Filter;
 use crate::store::config::key_column::KeyColumn;
 use crate::store::statement::names::Names;
 
@@ -31,6 +34,9 @@ pub struct Map {
     pub on_crm_insert: OnCrmInsert,
     pub on_insert: OnInsert,
     pub on_delete: OnDelete,
+    /// The map is about the rows for which it holds.
+    pub filter: Option<Filter>,
+    pub on_filter_out: OnFilterOut,
     pub in_error: bool,
     /// Otherwise nothing of it is captured, sent or read.
     pub enabled: bool,

@@ -2,6 +2,7 @@
 
 pub mod connection;
 pub mod field;
+pub mod filter;
 pub mod key_column;
 mod key_sql;
 pub mod map;

@@ -8,6 +8,7 @@ use crm_provider::record::Field;
 use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, SpiHeapTupleData};
 
+use crate::store::config::filter::Filter;
 use crate::store::config::key_column::KeyColumn;
 use crate::store::config::{Map, MappedField};
 use crate::store::error::StoreError;
@@ -98,7 +99,8 @@ fn object_maps(client: &SpiClient, relation: Option<pg_sys::Oid>) -> Result<Vec<
                 coalesce(crm_internal.key_expression('{}', s.atttypid), '') AS shard_text, coalesce(s.attnotnull, false) AS shard_not_null,
                 EXISTS (SELECT FROM crm.fuse f WHERE f.map_id = m.map_id AND f.direction = 'outbound' AND f.held_at IS NOT NULL) AS is_held,
                 EXISTS (SELECT FROM crm.fuse f WHERE f.map_id = m.map_id AND f.direction = 'inbound' AND f.held_at IS NOT NULL) AS is_inbound_held,
-                m.on_insert, m.on_delete, m.on_crm_insert, m.on_crm_delete, m.conflict_scope,
+                m.on_insert, m.on_delete, m.on_crm_insert, m.on_crm_delete, m.conflict_scope, m.filter, m.on_filter_out, f.columns AS filter_columns,
+                f.given AS filter_given,
                 coalesce(e.state = 'error' OR c.oid IS NULL OR c.relkind NOT IN ('r', 'p') OR a.attnum IS NULL
                          OR NOT crm_internal.is_key_type(a.atttypid), true) AS in_error,
                 e.last_success IS NOT NULL AS has_succeeded, m.paused, m.enabled, crm_internal.ingests(m.map_id) AS ingests,
@@ -107,7 +109,7 @@ fn object_maps(client: &SpiClient, relation: Option<pg_sys::Oid>) -> Result<Vec<
                 coalesce(c.relrowsecurity AND c.relforcerowsecurity
                          AND NOT (SELECT r.rolsuper OR r.rolbypassrls FROM pg_roles r WHERE r.oid = c.relowner), false) AS hides_rows,
                 (SELECT n.provider FROM crm.connection n WHERE n.connection_id = m.connection_id) AS provider,
-                m.key_is_case_sensitive, m.key_max_length, array_remove(ARRAY[a.atttypid, s.atttypid], NULL) AS key_types
+                m.key_is_case_sensitive, m.key_max_length, array_remove(ARRAY[a.atttypid, s.atttypid], NULL) || coalesce(f.types, '{}') AS key_types
          FROM crm.object_map m
          JOIN crm.map_state e USING (map_id)
          LEFT JOIN pg_class c ON c.oid = m.relation
@@ -117,6 +119,11 @@ fn object_maps(client: &SpiClient, relation: Option<pg_sys::Oid>) -> Result<Vec<
          LEFT JOIN pg_type k ON k.oid = CASE WHEN crm_internal.is_builtin(a.atttypid) THEN crm_internal.base_type(a.atttypid) END
          LEFT JOIN pg_attribute s ON s.attrelid = c.oid AND s.attname = m.shard_column AND NOT s.attisdropped
          LEFT JOIN pg_type z ON z.oid = CASE WHEN crm_internal.is_builtin(s.atttypid) THEN crm_internal.base_type(s.atttypid) END
+         LEFT JOIN LATERAL (
+             SELECT array_agg(quote_ident(x.name) ORDER BY x.ord) AS columns, array_agg(v.atttypid ORDER BY x.ord) AS types,
+                    array_agg(format('($1::pg_catalog.text[])[%s]::%s AS %I', x.ord, format_type(v.atttypid, v.atttypmod), x.name) ORDER BY x.ord) AS given
+             FROM unnest(m.filter_columns::text[]) WITH ORDINALITY AS x (name, ord)
+             JOIN pg_attribute v ON v.attrelid = m.relation AND v.attname = x.name AND NOT v.attisdropped) f ON m.filter IS NOT NULL
          WHERE $1 IS NULL OR m.relation = $1
          ORDER BY m.map_id"),
         None,
@@ -166,6 +173,15 @@ fn object_map(row: &SpiHeapTupleData) -> Result<Map, StoreError> {
         external_id_field,
         on_insert: row.parsed("on_insert")?,
         on_delete: row.parsed("on_delete")?,
+        on_filter_out: row.parsed("on_filter_out")?,
+        filter: match row.optional("filter")? {
+            Some(condition) => Some(Filter {
+                condition,
+                columns: row.optional("filter_columns")?.unwrap_or_default(),
+                given: row.optional("filter_given")?.unwrap_or_default(),
+            }),
+            None => None,
+        },
         on_crm_insert: row.parsed("on_crm_insert")?,
         on_crm_delete: row.parsed("on_crm_delete")?,
         conflict_scope: row.parsed("conflict_scope")?,

@@ -84,7 +84,7 @@ pub(super) fn apply(
         }
     }
     take(client, about, &mut decided, arrived)?;
-    decisions::record(client, map, decided, written_over, arrived)
+    decisions::record(client, map, decided, arrived)
 }
 
 /// Locks rows and reads the fields that changed. Records whose rows another session has locked are
@@ -120,7 +120,8 @@ fn read_rows(
         .collect();
     let raw = Bounds {
         raw: true,
-        ..Bounds::of(settings).lenient()
+        // A row outside the filter takes what the CRM changes as long as it is linked.
+        ..Bounds::of(settings).lenient().unfiltered()
     };
     let mut read = read::read(map, &wanted, &raw)?;
     let mut rows = Vec::with_capacity(at_hand.len());

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use pgrx::prelude::*;
+use pgrx::spi::quote_identifier;
 
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
@@ -18,6 +19,8 @@ pub struct Sought {
     pub record_key: String,
     /// Of the row that has it.
     pub row: Option<Key>,
+    /// The row is not outside the filter of the map.
+    pub is_inside: bool,
 }
 
 /// What a look for rows by their keys has found, by the place of the key.
@@ -53,12 +56,17 @@ pub fn rows_of(map: &Map, keys: &[&str], limit: Duration) -> Result<Looked, Stor
 
 pub fn read_rows(map: &Map, keys: &[&str]) -> Result<HashMap<usize, Sought>, StoreError> {
     let statement = format!(
-        "SELECT k.ord - 1 AS ord, {} AS sought, {} AS shard_key, {} AS record_key
+        "SELECT k.ord - 1 AS ord, {} AS sought, {} AS shard_key, {} AS record_key,
+                CASE WHEN t.{} IS NULL THEN true ELSE {} END AS inside
          FROM pg_catalog.unnest($1::pg_catalog.text[]) WITH ORDINALITY AS k (key, ord)
          LEFT JOIN {} AS t ON {}",
         map.record_key_of("k.key"),
         map.shard_key("t"),
         map.record_key("t"),
+        quote_identifier(&map.key.name),
+        map.filter
+            .as_ref()
+            .map_or_else(|| "true".to_owned(), |filter| filter.of_row("t")),
         map.relation,
         map.has_key("k.key"),
     );
@@ -72,6 +80,7 @@ pub fn read_rows(map: &Map, keys: &[&str]) -> Result<HashMap<usize, Sought>, Sto
                     shard_key,
                     record_key,
                 }),
+                is_inside: row.required("inside")?,
             };
             found.insert(row.number("ord")?, sought);
         }

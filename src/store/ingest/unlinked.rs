@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crm_domain::mapping::{OnCrmDelete, OnCrmInsert};
+use crm_domain::mapping::{OnCrmDelete, OnCrmInsert, OnFilterOut};
 use crm_domain::{AuditResult, ErrorClass, Failure, Operation};
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, json};
@@ -125,7 +125,7 @@ fn find_rows<'a>(
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     let repeated = row_lookup::repeated(&keys);
     let without_row: Vec<&str> = (0..keys.len())
-        .filter(|n| rows.get(n).is_none_or(|s| s.row.is_none()))
+        .filter(|n| rows.get(n).is_none_or(|s| s.row.is_none() || !s.is_inside))
         .map(|n| keys[n])
         .collect();
     let orphans = orphaned_creates::orphaned_creates(client, map, &without_row)?;
@@ -135,7 +135,17 @@ fn find_rows<'a>(
     let mut claimed: HashSet<Key> = HashSet::new();
     for (n, (record, _)) in keyed.iter().enumerate() {
         let mut others = rivals.remove(&n).unwrap_or_default();
-        let row = rows.remove(&n).and_then(|s| s.row);
+        let sought = rows.remove(&n);
+        // A row outside the filter has no record, and this one no other row. If it was created as
+        // the row was leaving, it goes where on_filter_out says so.
+        if sought.as_ref().is_some_and(|s| !s.is_inside) {
+            if let (Some(gone), OnFilterOut::Delete) = (orphans.get(keys[n]), map.on_filter_out) {
+                orphaned_creates::delete_orphan(client, map, gone, &record.crm_id, true)?;
+            }
+            arrived.counts.ignored += 1;
+            continue;
+        }
+        let row = sought.and_then(|s| s.row);
         others.retain(|o| {
             row.as_ref()
                 .is_none_or(|r| r.shard_key != o.shard_key || r.record_key != o.record_key)
@@ -180,7 +190,7 @@ fn find_rows<'a>(
                 arrived.quarantine(client, map, None, record, failure, fields)?;
             }
             (None, Some(gone))
-                if orphaned_creates::delete_orphan(client, map, gone, &record.crm_id)? =>
+                if orphaned_creates::delete_orphan(client, map, gone, &record.crm_id, false)? =>
             {
                 arrived.counts.ignored += 1;
             }

@@ -43,17 +43,19 @@ pub fn orphaned_creates(
 }
 
 /// The record of a row that is gone is deleted too, or stays and is not inserted; `false`: the
-/// ledger still has the row, and sees to its record once they are linked.
+/// ledger still has the row, and sees to its record once they are linked. `is_there`: the row is
+/// outside the filter of the map.
 pub fn delete_orphan(
     client: &mut SpiClient,
     map: &Map,
     key: &Key,
     crm_id: &str,
+    is_there: bool,
 ) -> Result<bool, StoreError> {
     let rows = client.update(
         Cached(
             "WITH map AS (
-                 SELECT m.map_id, m.on_delete = 'delete' AS deletes FROM crm.object_map m
+                 SELECT m.map_id, CASE WHEN $5 THEN m.on_filter_out ELSE m.on_delete END = 'delete' AS deletes FROM crm.object_map m
                  WHERE m.map_id = $2 AND NOT EXISTS (SELECT FROM crm.ledger l
                                                      WHERE l.shard_key = $1 AND l.map_id = $2 AND l.record_key = $3)
              ), linked AS (
@@ -75,6 +77,7 @@ pub fn delete_orphan(
             map.id.into(),
             key.record_key.as_str().into(),
             crm_id.into(),
+            is_there.into(),
         ],
     )?;
     Ok(!rows.is_empty())

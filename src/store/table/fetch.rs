@@ -26,7 +26,7 @@ use crate::store::table::time_limit::TimeLimit;
 /// What became of one record's row.
 pub enum RowValues {
     Found(Vec<(u16, Arc<Field>, Value)>),
-    /// Its row is gone.
+    /// Its row is gone, or outside the filter of the map.
     Missing,
     /// A value or a transform is at fault.
     Unreadable(Failure),
@@ -48,6 +48,7 @@ pub struct Reading<'a> {
     /// See [`Bounds`].
     pub lenient: bool,
     pub raw: bool,
+    pub filtered: bool,
 }
 
 /// Values that are large by what is stored of them.
@@ -262,7 +263,7 @@ impl Reading<'_> {
         let mut used = 0;
         let exhausted = Spi::connect_mut(|client: &mut SpiClient| -> Result<bool, StoreError> {
             // Not read-only, so that it sees what this transaction has just changed.
-            let statement = statement(self.map);
+            let statement = statement(self.map, self.filtered);
             let _running = Running::begin(&statement);
             let mut cursor = client.try_open_cursor_mut(Cached(&statement), &args)?;
             // What is converted is in memory as soon as it is fetched.
@@ -278,6 +279,10 @@ impl Reading<'_> {
                         return Ok(false);
                     }
                     let ord = row.required::<i32>("ord")? as usize;
+                    if !row.required::<bool>("inside")? {
+                        found.insert(ord, RowValues::Missing);
+                        continue;
+                    }
                     let (values, bytes) = self.values_of(ord, large, &row, 2)?;
                     used += bytes;
                     found.insert(ord, values);
@@ -311,7 +316,7 @@ impl Reading<'_> {
         let mut found = HashMap::with_capacity(part.len());
         let mut used = 0;
         Spi::connect_mut(|client: &mut SpiClient| -> Result<(), StoreError> {
-            let statement = transforming_statement(self.map);
+            let statement = transforming_statement(self.map, self.filtered);
             let _running = Running::begin(&statement);
             let mut cursor = client.try_open_cursor_mut(Uncached(&statement), &args)?;
             while *next < part.end && used < budget && (found.is_empty() || Instant::now() < until)

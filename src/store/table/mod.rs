@@ -5,6 +5,7 @@ pub mod cell_value;
 pub mod crm_values;
 pub mod delete;
 pub mod fetch;
+pub mod membership;
 pub mod owner;
 pub mod pace;
 pub mod raw_size;

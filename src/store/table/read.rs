@@ -43,6 +43,8 @@ pub struct Bounds {
     pub lenient: bool,
     /// Values as the row holds them, not in the CRM's form.
     pub raw: bool,
+    /// A row outside the filter of the map counts as missing.
+    pub filtered: bool,
 }
 
 impl Bounds {
@@ -54,6 +56,15 @@ impl Bounds {
             time: Some(settings.transform_timeout),
             lenient: false,
             raw: false,
+            filtered: true,
+        }
+    }
+
+    /// The same of the whole table.
+    pub fn unfiltered(&self) -> Bounds {
+        Bounds {
+            filtered: false,
+            ..*self
         }
     }
 
@@ -88,6 +99,7 @@ pub fn read(
         most: bounds.value,
         lenient: bounds.lenient,
         raw: bounds.raw,
+        filtered: bounds.filtered,
     };
     if map.fields.iter().any(|f| f.transform_out.is_some()) {
         return reading.transformed(bounds);

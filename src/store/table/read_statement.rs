@@ -7,7 +7,7 @@ use crate::store::config::map::Map;
 
 /// The statement that reads a map's columns: one text per mapped column, NULL where the cell is not
 /// wanted.
-pub fn statement(map: &Map) -> String {
+pub fn statement(map: &Map, filtered: bool) -> String {
     let columns: String = map
         .fields
         .iter()
@@ -20,7 +20,8 @@ pub fn statement(map: &Map) -> String {
         })
         .collect();
     format!(
-        "SELECT k.ord{columns} FROM {KEYS} JOIN {} t ON {}",
+        "SELECT k.ord{columns}, {} AS inside FROM {KEYS} JOIN {} t ON {}",
+        inside(map, filtered),
         map.relation,
         join(map)
     )
@@ -35,7 +36,7 @@ pub fn join(map: &Map) -> String {
 
 /// The same with transforms: a row for each key that is wanted, in order, and whether the table has
 /// it. The subquery sorts; transforms are called on top of it, row by row as they are fetched.
-pub fn transforming_statement(map: &Map) -> String {
+pub fn transforming_statement(map: &Map, filtered: bool) -> String {
     let (mut columns, mut texts) = (String::new(), String::new());
     for (i, f) in map.fields.iter().enumerate() {
         columns += &format!(", t.{} AS c{i}", quote_identifier(&f.column));
@@ -47,11 +48,18 @@ pub fn transforming_statement(map: &Map) -> String {
     }
     format!(
         "SELECT r.ord, r.there{texts}
-         FROM (SELECT k.ord, k.cells, t.{} IS NOT NULL AS there{columns} FROM {KEYS} LEFT JOIN {} t ON {} ORDER BY k.ord OFFSET 0) r",
+         FROM (SELECT k.ord, k.cells, CASE WHEN t.{} IS NOT NULL THEN {} ELSE false END AS there{columns} FROM {KEYS} LEFT JOIN {} t ON {} ORDER BY k.ord OFFSET 0) r",
         quote_identifier(&map.key.name),
+        inside(map, filtered),
         map.relation,
         join(map)
     )
+}
+
+/// Whether the row `t` counts.
+fn inside(map: &Map, filtered: bool) -> String {
+    let filter = map.filter.as_ref().filter(|_| filtered);
+    filter.map_or_else(|| "true".to_owned(), |filter| filter.of_row("t"))
 }
 
 /// Where get_bit() finds a cell: it counts bits from the low end of each byte, and words are

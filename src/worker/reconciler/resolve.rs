@@ -30,8 +30,6 @@ pub fn resolve(
         pending: w.pending,
         known: BTreeMap::new(),
         accepts: BTreeMap::new(),
-        written: BTreeMap::new(),
-        forms: BTreeMap::new(),
         conflicts: Vec::new(),
         outcome: RecordOutcome::Applied,
         learnt: BTreeMap::new(),
@@ -105,8 +103,6 @@ pub fn blamed(
     let settled = Resolution {
         known: BTreeMap::new(),
         accepts: BTreeMap::new(),
-        written: BTreeMap::new(),
-        forms: BTreeMap::new(),
         conflicts: Vec::new(),
         outcome: outcome_of(&failure, pending.attempts, max_attempts, map),
         sent,
@@ -176,18 +172,8 @@ fn decide(came: &Came, settled: &mut Resolution, entry: &mut Entry, decisions: &
         match decision {
             Decision::Write | Decision::AlreadyApplied => {
                 let Some(value) = ours else { continue };
-                let row = conflict::hash(value);
-                let held = match (decision, theirs) {
-                    (Decision::AlreadyApplied, Some(crm)) => conflict::hash(crm),
-                    _ => row,
-                };
-                settled.known.insert(*id, held);
-                settled.learnt.insert(*id, held);
-                if *decision == Decision::Write {
-                    settled.written.insert(*id, value.clone());
-                } else if held != row {
-                    settled.forms.insert(*id, (row, held));
-                }
+                settled.known.insert(*id, conflict::hash(value));
+                settled.learnt.insert(*id, conflict::hash(value));
                 // What is there already was written by an attempt whose response was lost.
                 entry.wrote = true;
                 note(map, &mut entry.fields, *id, ours, theirs);
@@ -292,16 +278,15 @@ fn note_superseded(
     fields.insert(field.field.name.clone(), entry);
 }
 
-pub fn notification(record: &Resolution) -> (&'static str, Option<ErrorClass>) {
+pub fn notification(record: &Resolution) -> (&'static str, Option<&str>) {
     match &record.outcome {
         RecordOutcome::Applied if !record.conflicts.is_empty() => ("conflict", None),
         RecordOutcome::Applied | RecordOutcome::Found | RecordOutcome::NothingToDo => {
             ("sync_completed", None)
         }
-        RecordOutcome::Retry { class, .. } | RecordOutcome::Dead { class, .. } => {
-            ("sync_failed", Some(*class))
-        }
-        RecordOutcome::Unlinked { .. } => ("sync_failed", Some(ErrorClass::NotFound)),
+        RecordOutcome::Retry { error, .. }
+        | RecordOutcome::Dead { error, .. }
+        | RecordOutcome::Unlinked { error, .. } => ("sync_failed", Some(error)),
     }
 }
 
@@ -310,7 +295,7 @@ pub fn event(
     connection: &Connection,
     map: &Map,
     p: &Pending,
-    error: Option<ErrorClass>,
+    error: Option<&str>,
 ) -> String {
     notification::payload(
         name,
@@ -318,8 +303,9 @@ pub fn event(
             connection: &connection.name,
             map_id: map.id,
             relation: &map.relation,
+            shard_key: &p.shard_key,
+            record_key: &p.record_key,
             write_id: Some(&p.write_id),
-            conflicts: &[],
             correlation_id: p.correlation_id.as_deref(),
         },
         error,

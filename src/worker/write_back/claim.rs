@@ -190,11 +190,7 @@ fn claim(
         }
         let records = batch.records.len() + batch.settled.len();
         if map_state::add_to_round(client, map.id, records)? {
-            let id = map_state::round_id(client, map.id)?;
-            notify::notify(
-                client,
-                vec![rounds::started(connection, &map, id.as_deref())],
-            )?;
+            notify::notify(client, vec![rounds::started(connection, &map)])?;
         }
         failpoint::reach("claim::before_commit");
         Ok(Outcome::Claimed(Claim { id, batch, map }))

@@ -171,7 +171,6 @@ impl Settler {
                     Rung::Blamed => {
                         record.fields = "{}".to_owned();
                         record.actor = None;
-                        record.correlation_id = None;
                         record.request_id = None;
                     }
                     Rung::Bare => {}

@@ -1,10 +1,11 @@
-//! Rows that are gone.
+//! Rows that are gone, or have left the filter of their map.
 //!
 //! Guarantees: their edits are given up, with an audit row for each call that made one. What was
 //! known of their records is forgotten, but for what keeps a record from coming back: a link that
 //! it had, a creation that may be in flight. Where the CRM record is to be deleted too, everything
 //! else stays until it is.
 
+use pgrx::datum::DatumWithOid;
 use pgrx::spi::SpiClient;
 
 use crate::store::error::StoreError;
@@ -16,7 +17,11 @@ pub fn fold(client: &mut SpiClient, records: &[Record]) -> Result<(), StoreError
         return Ok(());
     }
     let all: Vec<&Record> = records.iter().collect();
-    let forgotten: Vec<&Record> = records.iter().filter(|r| !r.deletes_record).collect();
+    let kept: Vec<&Record> = records.iter().filter(|r| r.keeps_record).collect();
+    let forgotten: Vec<&Record> = records
+        .iter()
+        .filter(|r| !r.deletes_record && !r.keeps_record)
+        .collect();
     let noted = [
         column(&all, |r| r.shard_key.as_str()),
         column(&all, |r| r.map_id),
@@ -27,24 +32,31 @@ pub fn fold(client: &mut SpiClient, records: &[Record]) -> Result<(), StoreError
     for statement in [VOID_CONFLICTS, VOID_DEAD_LETTERS] {
         client.update(Cached(statement), None, &noted[..3])?;
     }
+    if !kept.is_empty() {
+        client.update(Cached(FORGET_QUEUED), None, &keys(&kept))?;
+    }
     if forgotten.is_empty() {
         return Ok(());
     }
-    let keys = [
-        column(&forgotten, |r| r.shard_key.as_str()),
-        column(&forgotten, |r| r.map_id),
-        column(&forgotten, |r| r.record_key.as_str()),
-    ];
     // The queue shows creations in flight, and the ledger links: they are deleted last.
-    for statement in [
-        REMEMBER_CREATIONS,
-        REMEMBER_LINKS,
-        FORGET_QUEUED,
-        FORGET_RECORDS,
-    ] {
-        client.update(Cached(statement), None, &keys)?;
+    let given_up: Vec<&Record> = forgotten
+        .iter()
+        .copied()
+        .filter(|r| r.is_given_up)
+        .collect();
+    client.update(Cached(REMEMBER_CREATIONS), None, &keys(&given_up))?;
+    for statement in [REMEMBER_LINKS, FORGET_QUEUED, FORGET_RECORDS] {
+        client.update(Cached(statement), None, &keys(&forgotten))?;
     }
     Ok(())
+}
+
+fn keys<'r>(records: &[&'r Record]) -> [DatumWithOid<'r>; 3] {
+    [
+        column(records, |r| r.shard_key.as_str()),
+        column(records, |r| r.map_id),
+        column(records, |r| r.record_key.as_str()),
+    ]
 }
 
 /// Gives up pending edits, with an audit row for their calls and for those in the changes.
@@ -57,7 +69,7 @@ const GIVE_UP_EDITS: &str = "WITH record AS MATERIALIZED (
         RETURNING p.shard_key, p.map_id, p.record_key, p.folded || p.undone AS calls
     )
     INSERT INTO crm.audit_log (shard_key, map_id, connection, provider, relation, record_key, path, operation, result, error, folded)
-    SELECT g.shard_key, g.map_id, c.name, c.provider, m.relation::text, g.record_key, 'reconcile', 'update', 'superseded', 'the row is gone', g.calls
+    SELECT g.shard_key, g.map_id, c.name, c.provider, m.relation::text, g.record_key, 'reconcile', 'update', 'superseded', 'the row is gone, or outside the filter of its map', g.calls
     FROM (SELECT * FROM given_up
           UNION ALL
           SELECT r.shard_key, r.map_id, r.record_key,
@@ -82,7 +94,7 @@ const REMEMBER_CREATIONS: &str = "
     SELECT r.shard_key, r.map_id, r.record_key
     FROM unnest($1::text[], $2::int[], $3::text[]) AS r (shard_key, map_id, record_key)
     JOIN crm.object_map m USING (map_id) JOIN crm.ledger l USING (shard_key, map_id, record_key)
-    WHERE l.crm_id IS NULL AND (m.on_delete = 'delete' OR m.on_crm_insert = 'insert') AND EXISTS (
+    WHERE l.crm_id IS NULL AND (m.on_delete = 'delete' OR m.on_filter_out = 'delete' OR m.on_crm_insert = 'insert') AND EXISTS (
         SELECT FROM crm.queue q
         WHERE q.shard_key = r.shard_key AND q.map_id = r.map_id AND q.record_key = r.record_key AND q.op = 'c' AND q.state <> 'unlinked')
     ON CONFLICT DO NOTHING";

@@ -50,11 +50,10 @@ pub struct Record {
     pub cells: Vec<u8>,
     pub changed_at: TimestampWithTimeZone,
     pub actor: String,
-    /// Of the newest edit that has one.
-    pub correlation_id: Option<String>,
     /// What its edits of checked cells say of themselves, a JSON array: change_id, cells, base,
     /// write_id, correlation_id, snapshot of each.
     pub notes: Option<String>,
+    /// Or is outside the filter of the map.
     pub is_deleted: bool,
     /// Its row was inserted though it has a CRM record.
     pub is_reinserted: bool,
@@ -64,6 +63,10 @@ pub struct Record {
     pub is_checked: bool,
     /// Its row is gone, and the CRM record is to be deleted.
     pub deletes_record: bool,
+    /// Its row has left the filter of the map, and stays linked.
+    pub keeps_record: bool,
+    /// Should it turn out that the CRM was about to create its record, that goes as well.
+    pub is_given_up: bool,
     /// Whether there are cells to write without a check.
     pub writes: bool,
     /// The cells to write without a check.
@@ -118,13 +121,14 @@ fn record(record_key: String, row: &impl Columns) -> Result<Record, StoreError> 
         cells: row.required("cells")?,
         changed_at: row.required("changed_at")?,
         actor: row.required("actor")?,
-        correlation_id: row.optional("correlation_id")?,
         notes: row.optional("notes")?,
         is_deleted: row.required("is_deleted")?,
         is_reinserted: row.required("is_reinserted")?,
         creates: row.required("creates")?,
         is_checked: row.required("is_checked")?,
         deletes_record: row.required("deletes_record")?,
+        keeps_record: row.required("keeps_record")?,
+        is_given_up: row.required("is_given_up")?,
         writes: row.required("writes")?,
         unchecked: row.optional("unchecked")?,
         queued: row.optional("queued")?,
@@ -154,7 +158,6 @@ pub fn queue(client: &mut SpiClient, records: Vec<&Record>) -> Result<(), StoreE
             column(&records, |r| r.changed_at),
             column(&records, |r| r.ledger_place),
             column(&records, |r| r.actor.as_str()),
-            column(&records, |r| r.correlation_id.as_deref()),
         ],
     )?;
     Ok(())
@@ -173,7 +176,6 @@ const ON_QUEUED: &str = "
     ON CONFLICT (shard_key, map_id, record_key) DO UPDATE
     SET state = excluded.state, op = CASE WHEN q.op = 'k' AND excluded.op = 'u' THEN 'k' ELSE excluded.op END,
         revision = excluded.revision, place = excluded.place, actor = excluded.actor,
-        correlation_id = coalesce(excluded.correlation_id, q.correlation_id),
         cells = CASE WHEN excluded.op = 'd' THEN NULL WHEN q.cells IS NULL THEN excluded.cells
                      ELSE crm_internal.cells_or(q.cells, excluded.cells) END,
         changed_at = CASE WHEN q.changed_at IS NULL THEN excluded.changed_at
@@ -192,18 +194,18 @@ const LOCK: &str = "WITH slice AS MATERIALIZED (
         ORDER BY shard_key, change_id FOR UPDATE SKIP LOCKED
     ), map AS MATERIALIZED (
         SELECT m.map_id, m.on_insert = 'create' AS creates, m.on_delete = 'delete' AS deletes,
+               m.on_filter_out = 'delete' AS deletes_left, m.on_filter_out = 'ignore' AS keeps_left,
                crm_internal.checked_cells(m.map_id) AS checkable, crm_internal.map_cells(m.map_id) AS cells
         FROM (SELECT DISTINCT map_id FROM slice) s JOIN crm.object_map m USING (map_id)
     ), record AS MATERIALIZED (
         SELECT s.shard_key, s.map_id, k.record_key, crm_internal.cells_union(s.cells) AS cells, max(s.changed_at) AS changed_at,
-               coalesce(max(s.change_id) FILTER (WHERE s.op = 'd') = max(s.change_id), false) AS is_deleted,
-               bool_or(s.op = 'i') AS is_inserted,
+               coalesce(max(s.change_id) FILTER (WHERE s.op NOT IN ('i', 'u')) = max(s.change_id), false) AS is_deleted,
+               coalesce(max(s.change_id) FILTER (WHERE s.op = 'l') = max(s.change_id), false) AS is_left,
+               coalesce(max(s.change_id) FILTER (WHERE s.op = 'o') = max(s.change_id), false) AS is_outside,
+               bool_or(s.op = 'l') AS has_left, bool_or(s.op = 'i') AS is_inserted,
                max(s.actor) AS actor,
-               substr(max(CASE WHEN s.correlation_id IS NOT NULL THEN lpad(s.change_id::text, 20, '0') || s.correlation_id END), 21) AS correlation_id,
-               bool_or(s.base IS NOT NULL OR s.write_id IS NOT NULL) AS is_noted,
                jsonb_agg(jsonb_build_array(s.change_id, encode(s.cells, 'hex'), s.base, s.write_id, s.correlation_id, s.snapshot))
-                   FILTER (WHERE s.base IS NOT NULL OR s.write_id IS NOT NULL
-                                 OR s.correlation_id IS NOT NULL AND s.map_id IN (SELECT m.map_id FROM map m WHERE m.checkable IS NOT NULL)) AS notes
+                   FILTER (WHERE s.base IS NOT NULL OR s.write_id IS NOT NULL OR s.correlation_id IS NOT NULL) AS notes
         FROM slice s, unnest(s.record_keys) AS k (record_key)
         GROUP BY s.shard_key, s.map_id, k.record_key ORDER BY k.record_key, s.map_id, s.shard_key
     ), seen AS MATERIALIZED (
@@ -230,10 +232,16 @@ const LOCK: &str = "WITH slice AS MATERIALIZED (
                -- A record that is created is created as a whole.
                CASE WHEN x.crm_id IS NULL AND x.creates THEN crm_internal.cells_or(x.cells, coalesce(x.map_cells, x.cells)) ELSE x.unchecked END AS queued,
                x.checked IS NULL OR x.is_deleted OR crm_internal.cells_count(x.unchecked) > 0 AS writes,
-               NOT x.is_noted AND NOT x.is_deleted AND NOT (x.is_inserted AND x.crm_id IS NOT NULL)
+               x.notes IS NULL AND NOT x.is_deleted AND NOT (x.is_inserted AND x.crm_id IS NOT NULL)
                    AND (x.checked IS NULL OR crm_internal.cells_count(crm_internal.cells_and(x.cells, x.checked)) = 0) AS is_plain
         FROM (SELECT k.*, CASE WHEN k.checked IS NULL THEN k.cells ELSE crm_internal.cells_minus(k.cells, k.checked) END AS unchecked
-              FROM (SELECT s.*, m.creates AND NOT coalesce(s.detached, false) AS creates, m.deletes, m.cells AS map_cells, m.checkable,
+              FROM (SELECT s.*, m.creates AND NOT coalesce(s.detached, false) AS creates, m.cells AS map_cells, m.checkable,
+                           -- Deleted outside of the filter: what became of its record was decided when it left.
+                           CASE WHEN s.is_left OR s.is_outside AND s.has_left THEN m.deletes_left
+                                WHEN s.is_outside THEN EXISTS (SELECT FROM crm.queue q WHERE q.shard_key = s.shard_key AND q.map_id = s.map_id
+                                                                                        AND q.record_key = s.record_key AND q.op = 'd')
+                                ELSE m.deletes END AS deletes,
+                           s.is_left AND m.keeps_left AS keeps,
                            -- There is nothing to check a record against that the CRM does not have.
                            CASE WHEN s.crm_id IS NOT NULL OR NOT m.creates OR s.detached THEN m.checkable END AS checked
                     FROM (SELECT * FROM seen
@@ -248,10 +256,9 @@ const LOCK: &str = "WITH slice AS MATERIALIZED (
         WHERE NOT r.is_deleted AND r.crm_id IS NULL
           AND u.shard_key = r.shard_key AND u.map_id = r.map_id AND u.record_key = r.record_key
     ), queue AS (
-        INSERT INTO crm.queue AS q (shard_key, map_id, record_key, state, op, cells, changed_at, place, actor, correlation_id)
+        INSERT INTO crm.queue AS q (shard_key, map_id, record_key, state, op, cells, changed_at, place, actor)
         SELECT shard_key, map_id, record_key, CASE WHEN crm_id IS NOT NULL OR creates THEN 'queued' ELSE 'unlinked' END,
-               CASE WHEN crm_id IS NULL THEN 'c' ELSE 'u' END::\"char\", queued, crm_internal.cells_stamp(NULL, unchecked, changed_at), place, actor,
-               correlation_id
+               CASE WHEN crm_id IS NULL THEN 'c' ELSE 'u' END::\"char\", queued, crm_internal.cells_stamp(NULL, unchecked, changed_at), place, actor
         FROM ready WHERE is_plain AND writes";
 
 /// Takes the changes out, but for those of records that another session has locked.
@@ -271,34 +278,33 @@ const REMOVE: &str = "
     FROM (SELECT (SELECT count(*) FROM record) - (SELECT count(*) FROM waiting) AS records,
                  ARRAY(SELECT DISTINCT map_id FROM waiting) AS locked_maps) t
     LEFT JOIN (
-        SELECT shard_key, map_id, record_key, crm_id, place, cells, changed_at, actor, correlation_id, notes::text AS notes, is_deleted,
+        SELECT shard_key, map_id, record_key, crm_id, place, cells, changed_at, actor, notes::text AS notes, is_deleted,
                is_inserted AND crm_id IS NOT NULL AS is_reinserted, creates, checked IS NOT NULL AS is_checked,
-               is_deleted AND deletes AND crm_id IS NOT NULL AS deletes_record, writes, unchecked, queued, checkable
+               is_deleted AND deletes AND crm_id IS NOT NULL AS deletes_record, keeps AND crm_id IS NOT NULL AS keeps_record,
+               is_deleted AND (deletes OR NOT is_left AND NOT is_outside) AS is_given_up, writes, unchecked, queued, checkable
         FROM ready WHERE NOT is_plain
         UNION ALL
         -- Calls that set cells of a row that came and went before anything was known of it.
-        SELECT shard_key, map_id, record_key, NULL, NULL, cells, changed_at, actor, correlation_id, notes::text, true, false, false, false, false, false,
-               NULL, NULL, NULL
+        SELECT shard_key, map_id, record_key, NULL, NULL, cells, changed_at, actor, notes::text, true, false, false, false, false, false, false,
+               false, NULL, NULL, NULL
         FROM unlocked WHERE is_deleted AND NOT is_known AND notes IS NOT NULL) i ON true";
 
 /// Dead letters about the same are void.
 const QUEUED: &str = "WITH record AS MATERIALIZED (
         SELECT *
         FROM unnest($1::text[], $2::int[], $3::text[], $4::bool[], $5::bool[], $6::bool[], $7::bool[], $8::bytea[], $9::bytea[],
-                    $10::timestamptz[], $11::tid[], $12::text[], $13::text[])
-             AS r (shard_key, map_id, record_key, is_linked, creates, is_deleted, writes, unchecked, queued, changed_at, place, actor,
-                   correlation_id)
+                    $10::timestamptz[], $11::tid[], $12::text[])
+             AS r (shard_key, map_id, record_key, is_linked, creates, is_deleted, writes, unchecked, queued, changed_at, place, actor)
         WHERE r.writes OR EXISTS (
             SELECT FROM crm.queue q WHERE q.shard_key = r.shard_key AND q.map_id = r.map_id AND q.record_key = r.record_key AND q.op = 'd')
     ), revived AS (
         DELETE FROM crm.dead_letter d USING record r
         WHERE d.path = 'batch' AND d.shard_key = r.shard_key AND d.map_id = r.map_id AND d.record_key = r.record_key
     )
-    INSERT INTO crm.queue AS q (shard_key, map_id, record_key, state, op, cells, changed_at, place, actor, correlation_id)
+    INSERT INTO crm.queue AS q (shard_key, map_id, record_key, state, op, cells, changed_at, place, actor)
     SELECT shard_key, map_id, record_key, CASE WHEN is_linked OR creates THEN 'queued' ELSE 'unlinked' END,
            CASE WHEN is_deleted THEN 'd' WHEN is_linked THEN 'u' ELSE 'c' END::\"char\",
            CASE WHEN NOT is_deleted THEN queued END,
            -- Of a deletion, which has no cells: how long it has been waiting.
-           CASE WHEN is_deleted THEN ARRAY[changed_at] ELSE crm_internal.cells_stamp(NULL, unchecked, changed_at) END, place, actor,
-           correlation_id
+           CASE WHEN is_deleted THEN ARRAY[changed_at] ELSE crm_internal.cells_stamp(NULL, unchecked, changed_at) END, place, actor
     FROM record";

@@ -5,11 +5,11 @@ mod alterations;
 mod descriptions;
 mod errors;
 mod exchange;
+mod filters;
 mod fits;
 mod moves;
 mod pauses;
 mod refusals;
-mod unsendable;
 
 use std::sync::LazyLock;
 
