@@ -68,7 +68,7 @@ impl Map {
     /// Whether a creation may not write over a record that is there: fields in which people's
     /// values count are compared first, and others are for new records alone.
     pub fn spares_records(&self) -> bool {
-        let is_for_new = |f: &MappedField| f.created && !f.written;
+        let is_for_new = |f: &MappedField| f.created && (!f.written || f.create_default.is_some());
         self.fields.iter().any(|f| f.is_checked() || is_for_new(f))
     }
 

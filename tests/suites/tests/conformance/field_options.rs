@@ -9,6 +9,7 @@ crm_suites::with_every_contestant!(
     an_empty_outbound_cell_clears_nothing,
     an_empty_bidirectional_cell_clears_nothing_and_disputes_nothing,
     what_is_sent_with_a_creation_alone,
+    a_record_that_is_there_gets_no_default,
 );
 
 /// Nothing of the map waits, and a deep check finds nothing.
@@ -165,4 +166,24 @@ async fn what_is_sent_with_a_creation_alone(contestant: Contestant) {
     rest(&live).await;
     live.agree().await;
     assert_eq!(live.field("n1", "title").await, "Second");
+}
+
+async fn a_record_that_is_there_gets_no_default(contestant: Contestant) {
+    let vendor = contestant.vendor;
+    let desk = Desk::open_with(&CLUSTER, contestant, "on_insert => 'create'").await;
+    desk.map_field("title", "create_default => '\"Boss\"'")
+        .await;
+    let theirs = json!({"id": "n1", "last_name": "One", "title": "Theirs"});
+    let theirs = theirs.as_object().cloned().unwrap_or_default();
+    let ids = desk.crm.create(&desk.db, vendor.people(), &[theirs]).await;
+    desk.db
+        .execute("INSERT INTO people (id, last_name, title) VALUES ('n1', 'Uno', NULL), ('n2', 'Two', NULL), ('n3', 'Three', 'Dr')")
+        .await;
+    desk.db.drain().await;
+    assert_eq!(desk.crm_id("n1").await.as_deref(), Some(ids[0].as_str()));
+    assert_ne!(desk.field("n1", "title").await, "Boss");
+    assert_eq!(desk.field("n2", "title").await, "Boss");
+    assert_eq!(desk.field("n3", "title").await, "Dr");
+    assert_eq!(desk.crm.records(&desk.db, vendor.people()).await.len(), 3);
+    desk.db.assert_checked().await;
 }
