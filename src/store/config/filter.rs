@@ -17,8 +17,8 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Whether the row `alias` is inside. Of the names in the statement, the condition can mean none
-    /// but those of the filter's columns.
+    /// Whether the row `alias` is inside. Of all names in the statement, the condition can mean
+    /// those of the filter's columns alone.
     pub fn of_row(&self, alias: &str) -> String {
         let columns = self.columns.iter();
         let columns: Vec<String> = columns.map(|name| format!("{alias}.{name}")).collect();
