@@ -179,6 +179,8 @@ mod tests {
                 "do_cancel_push",
                 "link",
                 "do_link",
+                "match",
+                "do_match",
                 "enable",
                 "do_enable",
                 "disable",
