@@ -98,6 +98,7 @@ mod tests {
         "check_mapping",
         "check_choice",
         "check_rows",
+        "check_value",
         "describe",
         "discard",
         "do_resolve_conflict",
@@ -157,6 +158,8 @@ mod tests {
         let more = [
             OPERATOR,
             &[
+                "plan",
+                "do_plan",
                 "create_connection",
                 "do_create_connection",
                 "set_credentials",
@@ -303,6 +306,7 @@ mod tests {
             format!("crm.unmap_object({map})"),
             format!("crm.link({map}, '1', 'account-1')"),
             format!("crm.push({map})"),
+            format!("crm.plan({map})"),
             format!("crm.enable({map})"),
             format!("crm.disable({map})"),
         ] {

@@ -96,6 +96,7 @@ mod tests {
                 "crm.queue",
                 "crm.refetch",
                 "crm.scan_request",
+                "crm.unseen_write",
                 "crm.webhook_inbox",
                 "crm.audit_log_audit_id_seq",
                 "crm.change_change_id_seq",

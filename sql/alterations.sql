@@ -352,8 +352,8 @@ BEGIN
             HINT = format('Call crm.pause(%L), and try again in a moment.', c.name);
     END IF;
     -- What only has a meaning for the old org.
-    DELETE FROM crm.refetch x WHERE x.map_id = ANY (maps);
     DELETE FROM crm.overwritten_cell x WHERE x.map_id = ANY (maps);
+    DELETE FROM crm.unseen_write x WHERE x.map_id = ANY (maps);
     DELETE FROM crm.former_link x WHERE x.map_id = ANY (maps);
     DELETE FROM crm.orphaned_create x WHERE x.map_id = ANY (maps);
     DELETE FROM crm.mismatched_key x WHERE x.map_id = ANY (maps);
@@ -361,6 +361,7 @@ BEGIN
     WITH conflict AS (DELETE FROM crm.conflict x WHERE x.map_id = ANY (maps) RETURNING 1),
          deletion AS (DELETE FROM crm.queue q WHERE q.map_id = ANY (maps) AND q.op = 'd' RETURNING 1)
     SELECT (SELECT count(*) FROM conflict) + (SELECT count(*) FROM deletion) INTO given_up;
+    DELETE FROM crm.refetch x WHERE x.map_id = ANY (maps);
     -- Edits wait for the new links of their records, or go with their creation. The old org's errors do not count any more.
     INSERT INTO crm.queue AS q (shard_key, map_id, record_key, op, state, cells, changed_at, actor)
     SELECT p.shard_key, p.map_id, p.record_key, 'u', 'unlinked', p.cells, crm_internal.cells_stamp(NULL, p.cells, p.changed_at), p.actor

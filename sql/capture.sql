@@ -207,6 +207,7 @@ DECLARE
     is_bound CONSTANT bool := crm_internal.require_bound(TG_RELID, %22$L, %23$L);
     violations text[];
     actor text := session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), '');
+    correlation text := nullif(current_setting('pg_crm.correlation_id', true), '');
     -- The cells that pg_crm itself is setting.
     ours bytea := crm_internal.applying(%1$s);
     our_records text[];
@@ -217,8 +218,8 @@ BEGIN
         END IF;
         PERFORM FROM old_rows LIMIT 1 OFFSET 1;
         IF FOUND THEN
-            INSERT INTO %4$s (shard_key, map_id, op, cells, record_keys, actor%17$s)
-            SELECT k.shard_key, %1$s, %24$s, k.cells, array_agg(k.record_key), actor%18$s
+            INSERT INTO %4$s (shard_key, map_id, op, cells, record_keys, actor, correlation_id%17$s)
+            SELECT k.shard_key, %1$s, %24$s, k.cells, array_agg(k.record_key), actor, correlation%18$s
             FROM (SELECT c.*, (row_number() OVER () - 1) / %16$s AS part
                   FROM %26$s(SELECT %5$s AS shard_key,
                                CASE WHEN %8$s IS NULL OR %7$s IS NULL
@@ -231,8 +232,8 @@ BEGIN
                   WHERE %29$sc.cells <> decode(%11$L, 'hex')%30$s) k
             GROUP BY k.part, k.shard_key, k.cells%20$s;
         ELSE -- a single row needs no join and no grouping
-            INSERT INTO %4$s (shard_key, map_id, op, cells, record_keys, actor%17$s)
-            SELECT c.shard_key, %1$s, %25$s, c.cells, ARRAY[c.record_key], actor%21$s
+            INSERT INTO %4$s (shard_key, map_id, op, cells, record_keys, actor, correlation_id%17$s)
+            SELECT c.shard_key, %1$s, %25$s, c.cells, ARRAY[c.record_key], actor, correlation%21$s
             FROM %26$s(SELECT %5$s AS shard_key,
                          CASE WHEN %10$s THEN %7$s ELSE crm_internal.refuse_key_change(TG_RELID, %8$s) END AS record_key,
                          CASE WHEN ours IS NULL OR %5$s || '/' || %7$s <> ALL (our_records) THEN %9$s
@@ -248,19 +249,19 @@ BEGIN
         END IF;
         PERFORM FROM new_rows LIMIT 1 OFFSET 1;
         IF FOUND THEN
-            INSERT INTO %4$s (shard_key, map_id, op, cells, record_keys, actor)
-            SELECT k.shard_key, %1$s, 'i', %13$s, array_agg(k.record_key), actor
+            INSERT INTO %4$s (shard_key, map_id, op, cells, record_keys, actor, correlation_id)
+            SELECT k.shard_key, %1$s, 'i', %13$s, array_agg(k.record_key), actor, correlation
             FROM (SELECT %5$s AS shard_key, %7$s AS record_key, (row_number() OVER () - 1) / %16$s AS part
                   FROM new_rows n%14$s) k
             GROUP BY k.part, k.shard_key;
         ELSE
-            INSERT INTO %4$s (shard_key, map_id, op, cells, record_keys, actor)
-            SELECT %5$s, %1$s, 'i', %13$s, ARRAY[%7$s], actor
+            INSERT INTO %4$s (shard_key, map_id, op, cells, record_keys, actor, correlation_id)
+            SELECT %5$s, %1$s, 'i', %13$s, ARRAY[%7$s], actor, correlation
             FROM new_rows n%14$s;
         END IF;
     ELSE
-        INSERT INTO %4$s (shard_key, map_id, op, cells, record_keys, actor)
-        SELECT k.shard_key, %1$s, %31$s, decode('0000000000000000', 'hex'), array_agg(k.record_key), actor
+        INSERT INTO %4$s (shard_key, map_id, op, cells, record_keys, actor, correlation_id)
+        SELECT k.shard_key, %1$s, %31$s, decode('0000000000000000', 'hex'), array_agg(k.record_key), actor, correlation
         FROM (SELECT %6$s AS shard_key, %8$s AS record_key, (row_number() OVER () - 1) / %16$s AS part%32$s
               FROM old_rows o) k
         GROUP BY k.part, k.shard_key%33$s;
@@ -276,12 +277,12 @@ $f$, m.map_id, translate(m.relation::text, E'\n\r', '  '), checks_update, crm_in
      known_only,
      CASE WHEN realtime THEN 'true' ELSE 'false' END, crm_internal.change_part(),
      -- The base of an edit of a bidirectional cell differs per record: such a row names one record.
-     CASE WHEN realtime THEN ', base, correlation_id' ELSE '' END,
-     CASE WHEN realtime THEN $w$, k.base, nullif(current_setting('pg_crm.correlation_id', true), '')$w$ ELSE '' END,
+     CASE WHEN realtime THEN ', base' ELSE '' END,
+     CASE WHEN realtime THEN ', k.base' ELSE '' END,
      CASE WHEN realtime THEN format(E',\n                               nullif(%s, ''{}'') AS base', old_values) ELSE '' END,
      CASE WHEN n_in IS NULL THEN '' ELSE ', k.op' END
          || CASE WHEN realtime THEN ', k.base, CASE WHEN k.base IS NOT NULL THEN k.record_key END' ELSE '' END,
-     CASE WHEN realtime THEN $w$, c.base, nullif(current_setting('pg_crm.correlation_id', true), '')$w$ ELSE '' END,
+     CASE WHEN realtime THEN ', c.base' ELSE '' END,
      columns, types,
      CASE WHEN n_in IS NULL THEN '''u''' ELSE 'k.op' END, CASE WHEN n_in IS NULL THEN '''u''' ELSE 'c.op' END,
      -- A row that has entered the filter is as if inserted; one that was and is outside is nobody's.
@@ -314,6 +315,7 @@ $f$, m.map_id, translate(m.relation::text, E'\n\r', '  '), checks_update, crm_in
 DECLARE
     is_bound CONSTANT bool := crm_internal.require_bound(TG_RELID, %3$L, %4$L);
     actor text := session_user || coalesce('/' || nullif(current_setting('pg_crm.actor', true), ''), '');
+    correlation text := nullif(current_setting('pg_crm.correlation_id', true), '');
     is_same bool := true;
 BEGIN
     IF NOT crm_internal.is_replicating() THEN
@@ -323,28 +325,28 @@ BEGIN
         SELECT %5$s INTO is_same FROM (SELECT (OLD).*) o, (SELECT (NEW).*) n;
     END IF;
     IF TG_OP = 'UPDATE' AND is_same THEN
-        INSERT INTO %6$s (shard_key, map_id, op, cells, record_keys, actor%7$s)
-        SELECT c.shard_key, %1$s, 'u', c.cells, ARRAY[c.record_key], actor%8$s
+        INSERT INTO %6$s (shard_key, map_id, op, cells, record_keys, actor, correlation_id%7$s)
+        SELECT c.shard_key, %1$s, 'u', c.cells, ARRAY[c.record_key], actor, correlation%8$s
         FROM (SELECT %9$s AS shard_key, %10$s AS record_key, %11$s AS cells%12$s
               FROM (SELECT (OLD).*) o, (SELECT (NEW).*) n
               OFFSET 0) c
         WHERE c.cells <> decode(%13$L, 'hex');
     END IF;
     IF %14$s AND (TG_OP = 'DELETE' OR NOT is_same) THEN
-        INSERT INTO %6$s (shard_key, map_id, op, cells, record_keys, actor)
-        SELECT %15$s, %1$s, 'd', decode('0000000000000000', 'hex'), ARRAY[%16$s], actor FROM (SELECT (OLD).*) o;
+        INSERT INTO %6$s (shard_key, map_id, op, cells, record_keys, actor, correlation_id)
+        SELECT %15$s, %1$s, 'd', decode('0000000000000000', 'hex'), ARRAY[%16$s], actor, correlation FROM (SELECT (OLD).*) o;
     END IF;
     IF TG_OP = 'INSERT' OR NOT is_same THEN
-        INSERT INTO %6$s (shard_key, map_id, op, cells, record_keys, actor)
-        SELECT %9$s, %1$s, 'i', %17$s, ARRAY[%10$s], actor
+        INSERT INTO %6$s (shard_key, map_id, op, cells, record_keys, actor, correlation_id)
+        SELECT %9$s, %1$s, 'i', %17$s, ARRAY[%10$s], actor, correlation
         FROM (SELECT (NEW).*) n%18$s;
     END IF;
     PERFORM crm_internal.note_change(%19$s);
     RETURN NULL;
 END
 $f$, m.map_id, translate(m.relation::text, E'\n\r', '  '), columns, types, join_on, crm_internal.change_target(),
-     CASE WHEN realtime THEN ', base, correlation_id' ELSE '' END,
-     CASE WHEN realtime THEN $w$, c.base, nullif(current_setting('pg_crm.correlation_id', true), '')$w$ ELSE '' END,
+     CASE WHEN realtime THEN ', base' ELSE '' END,
+     CASE WHEN realtime THEN ', c.base' ELSE '' END,
      n_shard, n_key, changed_cells, CASE WHEN realtime THEN format(', nullif(%s, ''{}'') AS base', old_values) ELSE '' END,
      repeat('00', 8 * (1 + coalesce((SELECT max(i) FROM unnest(written) i), 0) / 64)),
      CASE WHEN m.on_delete <> 'ignore' THEN 'true' ELSE 'false' END, o_shard, o_key, all_cells, known_only,

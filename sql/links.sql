@@ -81,17 +81,24 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
       AND q.state = 'queued';
     UPDATE crm.ledger l SET crm_id = NULL, hashes = NULL, detached = true
     WHERE l.shard_key = unlink_record.shard_key AND l.map_id = unlink_record.map_id AND l.record_key = unlink_record.record_key;
-    -- Another CRM record that claimed the row may be linked to it now.
-    INSERT INTO crm.refetch AS r (map_id, crm_id)
-    SELECT c.map_id, c.crm_value #>> '{}' FROM crm.conflict c
-    WHERE c.shard_key = unlink_record.shard_key AND c.map_id = unlink_record.map_id AND c.record_key = unlink_record.record_key
-      AND c.field_id = -1 AND c.crm_value #>> '{}' IS NOT NULL
-    ON CONFLICT ON CONSTRAINT refetch_pkey DO UPDATE SET revision = excluded.revision, due_at = now();
     DELETE FROM crm.conflict c
     WHERE c.shard_key = unlink_record.shard_key AND c.map_id = unlink_record.map_id AND c.record_key = unlink_record.record_key
       AND c.field_id = -1;
 $$;
 COMMENT ON FUNCTION crm_internal.unlink_record(text, int, text) IS 'removes the link of a row whose CRM record was deleted';
+
+-- Whatever ended the conflict, the row and its link with it: the CRM record that claimed the row may be linked to it now, or
+-- get a row of its own.
+CREATE FUNCTION crm_internal.ask_claimant() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO crm.refetch AS r (map_id, crm_id) VALUES (OLD.map_id, OLD.crm_value #>> '{}')
+    ON CONFLICT ON CONSTRAINT refetch_pkey DO UPDATE SET revision = excluded.revision, due_at = now();
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION crm_internal.ask_claimant() IS 'has the CRM record that claimed a row be read again when the conflict about it has ended';
+CREATE TRIGGER ask_claimant AFTER DELETE ON crm.conflict
+FOR EACH ROW WHEN (OLD.field_id = -1 AND OLD.crm_value #>> '{}' IS NOT NULL) EXECUTE FUNCTION crm_internal.ask_claimant();
 
 CREATE FUNCTION crm_internal.linked_elsewhere(map_id int, crm_id text) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -408,6 +408,7 @@ BEGIN
     DELETE FROM crm.conflict x WHERE x.map_id = m.map_id;
     DELETE FROM crm.refetch x WHERE x.map_id = m.map_id;
     DELETE FROM crm.overwritten_cell x WHERE x.map_id = m.map_id;
+    DELETE FROM crm.unseen_write x WHERE x.map_id = m.map_id;
     DELETE FROM crm.former_link x WHERE x.map_id = m.map_id;
     DELETE FROM crm.orphaned_create x WHERE x.map_id = m.map_id;
     DELETE FROM crm.mismatched_key x WHERE x.map_id = m.map_id;

@@ -213,8 +213,6 @@ BEGIN
     WHERE lost IS NOT NULL AND NOT EXISTS (SELECT FROM crm.ledger l WHERE l.map_id = x.map_id AND l.crm_id = lost)
     ON CONFLICT (shard_key, map_id, crm_id) DO UPDATE SET ended_by = excluded.ended_by, ended_at = now();
     DELETE FROM crm.conflict c WHERE c.shard_key = x.shard_key AND c.conflict_id = x.conflict_id;
-    INSERT INTO crm.refetch AS r (map_id, crm_id) SELECT x.map_id, claims WHERE winner = 'crm'
-    ON CONFLICT ON CONSTRAINT refetch_pkey DO UPDATE SET revision = excluded.revision, due_at = now();
     PERFORM crm_internal.notify_worker(true);
 END $$;
 COMMENT ON FUNCTION crm_internal.resolve_identity(crm.conflict, text) IS 'decides which of two CRM records a row is linked to';
@@ -317,6 +315,7 @@ BEGIN
             HINT = 'Decide for crm or local.';
     END IF;
     -- Based on the CRM value that was shown; what is sent is what the row holds then.
+    PERFORM crm_internal.check_value(c.map_id, c.relation, c.column_name::pg_catalog.text, value);
     PERFORM crm_internal.do_resolve_conflict(conflict_id, 'local');
     PERFORM crm_internal.set_cell(c, value);
 END $$;
@@ -324,8 +323,8 @@ COMMENT ON FUNCTION crm.resolve_conflict(bigint, text, jsonb) IS
     'resolves a conflict: the row is set to the CRM value (crm), the CRM to the row''s value (local), or both to a value of one''s own '
     '(value; in the type of the column; the caller must be allowed to update the row), by the same read-check-write as any edit. If the '
     'CRM value has changed meanwhile, the conflict is reopened with the new one. duplicate_identity: the row is linked to the '
-    'record that claims it (crm), or keeps its link (local). Errors: 42704 no such conflict, 22023 invalid winner or value, 23505 the '
-    'record is linked, P0002 no such row';
+    'record that claims it (crm), or keeps its link (local). Errors: 42704 no such conflict, 22023 invalid winner or value, 22000 no '
+    'CRM can hold the value, 23505 the record is linked, P0002 no such row';
 
 CREATE FUNCTION crm.resolve_conflicts(map_id int, column_name name DEFAULT NULL, winner text DEFAULT NULL) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

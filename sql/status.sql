@@ -176,7 +176,7 @@ COMMENT ON COLUMN crm.cell_status.last_error IS 'message of the last error; NULL
 
 CREATE VIEW crm.dead_letters AS
 SELECT d.dead_letter_id, d.map_id, c.name AS connection, m.relation, d.shard_key, d.record_key, d.crm_id, d.path, d.operation, d.fields,
-       d.error_class, d.vendor_code, d.error, d.attempts, d.died_at, d.actor
+       d.error_class, d.vendor_code, d.error, d.attempts, d.died_at, d.actor, d.correlation_id, d.operation_id
 FROM crm.dead_letter d JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id);
 COMMENT ON VIEW crm.dead_letters IS
     'records that could not be written or ingested, and why; crm.replay() queues one again, and so does the next edit of the record';
@@ -201,6 +201,11 @@ COMMENT ON COLUMN crm.dead_letters.attempts IS 'attempts made';
 COMMENT ON COLUMN crm.dead_letters.died_at IS 'when the last attempt failed';
 COMMENT ON COLUMN crm.dead_letters.actor IS
     'who made the edit: session_user, followed by a slash and pg_crm.actor if that was set; NULL: not known';
+
+COMMENT ON COLUMN crm.dead_letters.correlation_id IS
+    'pg_crm.correlation_id, or the argument of crm.write(), of the newest edit that has one; NULL: none was set';
+COMMENT ON COLUMN crm.dead_letters.operation_id IS
+    'the round or pass of the last attempt, as in crm.audit_log; NULL: of path reconcile';
 
 CREATE VIEW crm.progress AS
 SELECT s.map_id, c.name AS connection, m.relation, 'write-back'::text AS phase, s.round_start AS started_at,

@@ -139,9 +139,9 @@ BEGIN
     END IF;
     DELETE FROM crm.dead_letter x WHERE x.shard_key = d.shard_key AND x.dead_letter_id = d.dead_letter_id;
     INSERT INTO crm.audit_log (shard_key, map_id, connection, provider, relation, record_key, crm_id, path, operation, fields, result,
-                               attempt, error_class, vendor_code, error, actor, folded)
+                               attempt, error_class, vendor_code, error, actor, correlation_id, folded)
     SELECT d.shard_key, d.map_id, c.name, c.provider, m.relation::text, d.record_key, d.crm_id, d.path, d.operation, d.fields, 'discarded',
-           d.attempts, d.error_class, d.vendor_code, discard.reason, crm_internal.actor(), nullif(calls, '{}')
+           d.attempts, d.error_class, d.vendor_code, discard.reason, crm_internal.actor(), d.correlation_id, nullif(calls, '{}')
     FROM crm.object_map m JOIN crm.connection c USING (connection_id) WHERE m.map_id = d.map_id;
     PERFORM crm_internal.notify_worker(false);
 END $$;

@@ -247,7 +247,7 @@ pub fn define() {
         ),
         (
             c"pg_crm.correlation_id",
-            c"The application's id for what it is doing, recorded with edits of bidirectional cells.",
+            c"The application's id for what it is doing, recorded with each edit.",
             c"Set it with SET LOCAL in the transaction that edits; crm.write() takes another as an argument. At most 256 bytes.",
             &CORRELATION_ID,
         ),

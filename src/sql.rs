@@ -60,6 +60,7 @@ extension_sql_file!(
         "trigger_comments",
         "rows_comments",
         "types_comments",
+        "plan_comments",
         "values_comments",
         "wake_comments",
         "webhook_comments",
@@ -130,17 +131,18 @@ extension_sql_file!(
 );
 extension_sql_file!("../sql/audit.sql", name = "audit", requires = ["restore"]);
 extension_sql_file!("../sql/status.sql", name = "status", requires = ["audit"]);
+extension_sql_file!(
+    "../sql/plan.sql",
+    name = "plan",
+    requires = ["map_status", "plan_comments"]
+);
 extension_sql_file!("../sql/fuse.sql", name = "fuse", requires = ["status"]);
 extension_sql_file!(
     "../sql/map_status.sql",
     name = "map_status",
     requires = ["fuse"]
 );
-extension_sql_file!(
-    "../sql/pausing.sql",
-    name = "pausing",
-    requires = ["map_status"]
-);
+extension_sql_file!("../sql/pausing.sql", name = "pausing", requires = ["plan"]);
 extension_sql_file!(
     "../sql/write_back.sql",
     name = "write_back",

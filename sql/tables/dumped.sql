@@ -5,7 +5,7 @@ DECLARE
 BEGIN
     FOREACH t IN ARRAY ARRAY['crm.connection', 'crm.object_map', 'crm.field_map', 'crm.change', 'crm.ledger', 'crm.queue',
                              'crm.pending_write', 'crm.conflict', 'crm.dead_letter', 'crm.audit_log_default',
-                             'crm.ingest_state', 'crm.refetch', 'crm.overwritten_cell', 'crm.scan_request', 'crm.fuse', 'crm.former_link',
+                             'crm.ingest_state', 'crm.refetch', 'crm.overwritten_cell', 'crm.unseen_write', 'crm.scan_request', 'crm.fuse', 'crm.former_link',
                                  'crm.orphaned_create',
                              'crm.mismatched_key', 'crm.refetch_revision_seq', 'crm.scan_request_request_id_seq',
                              'crm.connection_connection_id_seq', 'crm.object_map_map_id_seq', 'crm.change_change_id_seq',

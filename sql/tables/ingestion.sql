@@ -15,7 +15,8 @@ CREATE TABLE crm.ingest_state (
     overwritten bigint NOT NULL DEFAULT 0,
     pass_read   bigint NOT NULL DEFAULT 0,
     pass_applied bigint NOT NULL DEFAULT 0,
-    reading_since timestamptz
+    reading_since timestamptz,
+    pass_id       uuid
 );
 COMMENT ON TABLE crm.ingest_state IS
     'how far each map has read the changes of its CRM object, and their outcomes; maintained by the worker';
@@ -32,6 +33,7 @@ COMMENT ON COLUMN crm.ingest_state.ignored IS 'total CRM records without a row t
 COMMENT ON COLUMN crm.ingest_state.overwritten IS 'total edits of outbound fields by CRM users that were overwritten, or will be';
 COMMENT ON COLUMN crm.ingest_state.pass_read IS 'of these, those read since the CRM''s changes were last read to the end';
 COMMENT ON COLUMN crm.ingest_state.pass_applied IS 'of these, those applied since then';
+COMMENT ON COLUMN crm.ingest_state.pass_id IS 'of the running or the last pass through the CRM''s changes: operation_id of the audit';
 COMMENT ON COLUMN crm.ingest_state.reading_since IS 'when the worker began to read the CRM''s changes; NULL: it is not reading';
 
 CREATE TABLE crm.refetch (
@@ -69,6 +71,17 @@ COMMENT ON COLUMN crm.overwritten_cell.is_stored_form IS
     'true: the two are forms of one value, so the row and the record agree for as long as the ledger has the hash in held';
 COMMENT ON COLUMN crm.overwritten_cell.sent IS '16 bytes: BLAKE3 of the value that was sent, or that the row holds';
 COMMENT ON COLUMN crm.overwritten_cell.held IS '16 bytes: BLAKE3 of the CRM value';
+
+CREATE TABLE crm.unseen_write (
+    map_id int NOT NULL,
+    crm_id text COLLATE "C" NOT NULL,
+    cells  jsonb NOT NULL,
+    PRIMARY KEY (map_id, crm_id)
+);
+COMMENT ON TABLE crm.unseen_write IS
+    'bidirectional cells as they were last written to CRM records that have not been read since: what the CRM shows first may be its own form '
+    'of them, rounded or in another case, and is then no change';
+COMMENT ON COLUMN crm.unseen_write.cells IS 'field_id -> canonical value that was written';
 
 CREATE TABLE crm.former_link (
     shard_key  text COLLATE "C" NOT NULL DEFAULT '',

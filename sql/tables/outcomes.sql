@@ -15,6 +15,8 @@ CREATE TABLE crm.dead_letter (
     attempts       int NOT NULL,
     died_at        timestamptz NOT NULL DEFAULT now(),
     actor          text,
+    correlation_id text,
+    operation_id   uuid,
     PRIMARY KEY (shard_key, dead_letter_id)
 );
 CREATE UNIQUE INDEX dead_letter_record ON crm.dead_letter (shard_key, map_id, record_key, path);
@@ -45,6 +47,7 @@ CREATE TABLE crm.audit_log (
     error          text,
     request_id     text,
     correlation_id text,
+    operation_id   uuid,
     actor          text,
     write_id       uuid,
     folded         uuid[]
@@ -55,14 +58,21 @@ CREATE TABLE crm.audit_log_default PARTITION OF crm.audit_log DEFAULT;
 ALTER TABLE crm.audit_log_default ADD PRIMARY KEY (shard_key, audit_id);
 CREATE INDEX audit_log_default_record ON crm.audit_log_default (map_id, record_key);
 CREATE INDEX audit_log_default_write ON crm.audit_log_default (write_id) WHERE write_id IS NOT NULL;
+CREATE INDEX audit_log_default_at ON crm.audit_log_default USING brin (at) WITH (pages_per_range = 32);
+CREATE INDEX audit_log_default_correlation ON crm.audit_log_default (correlation_id) WHERE correlation_id IS NOT NULL;
+CREATE INDEX audit_log_default_actor ON crm.audit_log_default (actor) WHERE actor IS NOT NULL;
 CREATE INDEX audit_log_default_folded ON crm.audit_log_default USING gin (folded) WHERE folded IS NOT NULL;
 COMMENT ON TABLE crm.audit_log IS 'every attempt to change something, committed with its effect; append-only';
 COMMENT ON TABLE crm.audit_log_default IS 'audit rows of months without a partition of their own';
 COMMENT ON COLUMN crm.audit_log.path IS 'batch, realtime, reconcile, ingest, compensate or setup';
 COMMENT ON COLUMN crm.audit_log.actor IS 'who made the edit; of path ingest: who made the change, as the vendor names them';
+COMMENT ON COLUMN crm.audit_log.correlation_id IS
+    'the application''s id of what it was doing: pg_crm.correlation_id, or the argument of crm.write()';
+COMMENT ON COLUMN crm.audit_log.operation_id IS
+    'identifies the round (path batch) or the pass through the CRM''s changes (path ingest) that the attempt was a part of';
 COMMENT ON COLUMN crm.audit_log.operation IS
     'create, update, delete; of path ingest also insert, link, unlink, relink, ingest (not decided yet), webhook (a '
-    'request received from a CRM or in its name); of path setup: adopt, alter';
+    'request received from a CRM or in its name); of path setup: adopt, alter, approve';
 COMMENT ON COLUMN crm.audit_log.fields IS
     'CRM field -> {"new": value sent, "old": previous value if known, "old_hash": its BLAKE3 hash if only that is known}';
 COMMENT ON COLUMN crm.audit_log.result IS

@@ -82,6 +82,7 @@ CREATE TABLE crm.queue (
     sent            jsonb,
     place           tid,
     actor           text,
+    correlation_id  text,
     error_class     text,
     last_error      text,
     PRIMARY KEY (shard_key, map_id, record_key)

@@ -29,6 +29,7 @@ CREATE TABLE crm.map_state (
     last_success  timestamptz,
     next_write_at timestamptz NOT NULL DEFAULT now(),
     round_start   timestamptz,
+    round_id      uuid,
     round_total   bigint NOT NULL DEFAULT 0,
     round_done    bigint NOT NULL DEFAULT 0,
     round_written bigint NOT NULL DEFAULT 0,
@@ -36,6 +37,7 @@ CREATE TABLE crm.map_state (
 );
 COMMENT ON TABLE crm.map_state IS 'what each map is doing; maintained by the worker, not dumped';
 COMMENT ON COLUMN crm.map_state.reason IS 'why the map is stopped (state error)';
+COMMENT ON COLUMN crm.map_state.round_id IS 'of the running or the last round: operation_id of the audit';
 COMMENT ON COLUMN crm.map_state.round_written IS 'records of the running or the last round that the CRM accepted';
 COMMENT ON COLUMN crm.map_state.round_failed IS 'attempts of that round that failed';
 COMMENT ON COLUMN crm.map_state.stale IS 'true: its table was altered, and the worker has not rebuilt the map yet';

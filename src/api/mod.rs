@@ -15,6 +15,7 @@ mod filter;
 mod home;
 mod keys;
 mod natural_key;
+mod plan;
 mod records;
 mod rows;
 mod triggers;

@@ -29,6 +29,9 @@ pub struct InboundField<'a> {
     /// The CRM held this very value before, after it had been sent the row's value, and was
     /// overwritten.
     pub crm_insists: bool,
+    /// The CRM first shows this value since we wrote there, and it may be its form of what we
+    /// wrote.
+    pub is_own_form: bool,
     /// An edit of the column is pending.
     pub has_pending_edit: bool,
     /// The field is already in conflict, and waits for an operator.
@@ -46,8 +49,8 @@ pub enum InboundDecision {
     /// The CRM differs from the row, whose column is the source of truth: the CRM's value is
     /// overwritten.
     Overwrite,
-    /// The CRM turns the row's value into this one however often it is sent: remembered, and left
-    /// alone.
+    /// The CRM holds its form of what we wrote, or turns the row's value into it however often it
+    /// is sent: remembered, and left alone.
     KeepCrmForm,
     /// Nobody knew what the CRM held, and the row's value goes there.
     Write,
@@ -73,6 +76,9 @@ pub fn decide(field: &InboundField) -> InboundDecision {
     }
     if field.local == field.crm {
         return InboundDecision::Agreed;
+    }
+    if field.is_own_form {
+        return InboundDecision::KeepCrmForm;
     }
     match field.direction {
         _ if field.in_conflict => InboundDecision::InConflict,
@@ -150,6 +156,7 @@ mod tests {
             local: &text(local),
             crm: &text(crm),
             crm_insists: false,
+            is_own_form: false,
             has_pending_edit: waits,
             in_conflict: false,
         })
@@ -227,6 +234,7 @@ mod tests {
                 local: &local,
                 crm: &crm,
                 crm_insists: false,
+                is_own_form: false,
                 has_pending_edit: false,
                 in_conflict: false,
             };
@@ -297,6 +305,7 @@ mod tests {
             local: &local,
             crm: &crm,
             crm_insists: false,
+            is_own_form: false,
             has_pending_edit: false,
             in_conflict: false,
         };
@@ -327,6 +336,7 @@ mod tests {
                     local: &local,
                     crm: &crm,
                     crm_insists: false,
+                    is_own_form: false,
                     has_pending_edit: false,
                     in_conflict: false,
                 };
@@ -360,6 +370,7 @@ mod tests {
             local: &local,
             crm: &crm,
             crm_insists: true,
+            is_own_form: false,
             has_pending_edit: false,
             in_conflict: false,
         };
@@ -382,17 +393,42 @@ mod tests {
         assert_eq!(decide(&both), InboundDecision::AcceptCrm);
     }
 
+    #[test]
+    fn the_crms_form_of_what_we_wrote_is_kept_whatever_waits() {
+        let (local, crm) = (text("McDonald"), text("MCDONALD"));
+        for policy in ConflictPolicy::ALL {
+            for (has_pending_edit, in_conflict) in [(false, false), (true, false), (false, true)] {
+                let field = InboundField {
+                    direction: Direction::Bidirectional,
+                    policy,
+                    is_written: true,
+                    is_withheld: false,
+                    known: Some(hash(&local)),
+                    synced: true,
+                    row_changed: false,
+                    local: &local,
+                    crm: &crm,
+                    crm_insists: false,
+                    is_own_form: true,
+                    has_pending_edit,
+                    in_conflict,
+                };
+                assert_eq!(decide(&field), InboundDecision::KeepCrmForm, "{policy}");
+            }
+        }
+    }
+
     proptest! {
         /// Once what came of it is done and remembered, the same record coming again is nothing.
         #[test]
         fn settled_is_settled(
             direction in prop::sample::select(Direction::ALL.to_vec()),
             policy in prop::sample::select(ConflictPolicy::ALL.to_vec()),
-            known in prop::option::of("[ab]?"), local in "[ab]?", crm in "[ab]?", answered: bool, waits: bool, written: bool, nulls: bool, disputed: bool, synced: bool, silent: bool,
+            known in prop::option::of("[ab]?"), local in "[ab]?", crm in "[ab]?", answered: bool, formed: bool, waits: bool, written: bool, nulls: bool, disputed: bool, synced: bool, silent: bool,
         ) {
             let (mut row, crm) = (text(&local), text(&crm));
             let mut ledger = known.map(|known| hash(&text(&known)));
-            let field = InboundField { direction, policy, is_written: written, is_withheld: !nulls && row.is_null(), known: ledger, synced, row_changed: silent, local: &row, crm: &crm, crm_insists: answered, has_pending_edit: waits, in_conflict: disputed };
+            let field = InboundField { direction, policy, is_written: written, is_withheld: !nulls && row.is_null(), known: ledger, synced, row_changed: silent, local: &row, crm: &crm, crm_insists: answered, is_own_form: formed, has_pending_edit: waits, in_conflict: disputed };
             let decision = decide(&field);
             match decision {
                 InboundDecision::AcceptCrm => {
@@ -402,7 +438,7 @@ mod tests {
                 InboundDecision::Agreed | InboundDecision::Remember | InboundDecision::Overwrite | InboundDecision::KeepCrmForm | InboundDecision::Write => ledger = Some(hash(&crm)),
                 InboundDecision::Unchanged | InboundDecision::LeavePending | InboundDecision::InConflict | InboundDecision::Immutable | InboundDecision::ManualReview | InboundDecision::BothChanged => {}
             }
-            let again = decide(&InboundField { direction, policy, is_written: written, is_withheld: !nulls && row.is_null(), known: ledger, synced, row_changed: silent, local: &row, crm: &crm, crm_insists: answered, has_pending_edit: waits, in_conflict: disputed });
+            let again = decide(&InboundField { direction, policy, is_written: written, is_withheld: !nulls && row.is_null(), known: ledger, synced, row_changed: silent, local: &row, crm: &crm, crm_insists: answered, is_own_form: formed, has_pending_edit: waits, in_conflict: disputed });
             match decision {
                 InboundDecision::LeavePending | InboundDecision::InConflict | InboundDecision::Immutable | InboundDecision::ManualReview | InboundDecision::BothChanged => prop_assert_eq!(again, decision),
                 _ => prop_assert_eq!(again, InboundDecision::Unchanged),

@@ -8,7 +8,7 @@
 //! - What an admin may map and require, and whether it fits the CRM: [`mapping`], [`validation`],
 //!   [`description`], [`compatibility`], [`column`].
 //! - What happens to a field that changed on one side or on both: [`cells`], [`conflict`],
-//!   [`inbound`].
+//!   [`inbound`], [`crm_form`].
 //! - What follows from a failure: [`failure`], [`retry`], [`bisect`]; and what waits for a person:
 //!   [`stop_rule`], [`fuse`].
 //! - How many requests may be sent, and when: [`budget`].
@@ -23,6 +23,7 @@ pub mod cells;
 pub mod column;
 pub mod compatibility;
 pub mod conflict;
+pub mod crm_form;
 pub mod data_type;
 pub mod description;
 pub mod excerpt;

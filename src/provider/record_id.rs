@@ -18,7 +18,11 @@ impl RecordIdForm {
     pub fn fits(self, id: &str) -> bool {
         match self {
             RecordIdForm::Text => !id.trim().is_empty() && !id.chars().any(char::is_control),
-            RecordIdForm::Digits => !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit()),
+            // With zeros before it, it would be another spelling of the same id.
+            RecordIdForm::Digits => {
+                let are_digits = !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit());
+                are_digits && (id == "0" || !id.starts_with('0'))
+            }
             RecordIdForm::Salesforce => {
                 matches!(id.len(), 15 | 18) && id.bytes().all(|b| b.is_ascii_alphanumeric())
             }
@@ -38,10 +42,10 @@ impl fmt::Display for RecordIdForm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             RecordIdForm::Text => "a text",
-            RecordIdForm::Digits => "a number",
+            RecordIdForm::Digits => "a number without leading zeros",
             RecordIdForm::Salesforce => "15 or 18 letters and digits",
             RecordIdForm::Uuid => "a GUID",
-            RecordIdForm::DigitsOrUuid => "a number or a UUID",
+            RecordIdForm::DigitsOrUuid => "a number without leading zeros, or a UUID",
         })
     }
 }
@@ -55,7 +59,13 @@ mod tests {
         let uuid = "0f0f0f0f-1234-abcd-ABCD-0123456789ab";
         for (form, fits, does_not) in [
             (Text, &["contact-1", "é"][..], &["", " ", "a\nb"][..]),
-            (Digits, &["0", "10000000001"], &["", "-1", "1.0", "x", "١"]),
+            (
+                Digits,
+                &["0", "101", "10000000001"],
+                &[
+                    "", "-1", "1.0", "x", "١", "0101", "00", " 101", "+101", "1e2",
+                ],
+            ),
             (
                 Salesforce,
                 &["003Hs0000000001", "003Hs0000000001IAA"],
@@ -75,7 +85,7 @@ mod tests {
                     "0f0f0f0f-1234-abcd-ABCD-0123456789aG",
                 ],
             ),
-            (DigitsOrUuid, &["7", uuid], &["", "7-", "seven"]),
+            (DigitsOrUuid, &["7", uuid], &["", "7-", "seven", "07"]),
         ] {
             for id in fits {
                 assert!(form.fits(id), "{form:?} {id}");

@@ -27,6 +27,8 @@ pub struct Entry<'a> {
     pub request_id: Option<&'a str>,
     pub actor: Option<&'a str>,
     pub correlation_id: Option<&'a str>,
+    /// Of the round or pass.
+    pub operation_id: Option<&'a str>,
     pub write_id: Option<&'a str>,
     /// Further calls of `crm.write()` of which this is true.
     pub folded: &'a [String],
@@ -49,6 +51,7 @@ impl<'a> Entry<'a> {
             request_id: None,
             actor: None,
             correlation_id: None,
+            operation_id: None,
             write_id: None,
             folded: &[],
         }
@@ -65,12 +68,21 @@ impl<'a> Entry<'a> {
     }
 
     /// What most entries of a batch have in common.
-    fn common(&self) -> (&'static str, &'static str, u32, &'a [String]) {
+    fn common(
+        &self,
+    ) -> (
+        &'static str,
+        &'static str,
+        u32,
+        &'a [String],
+        Option<&'a str>,
+    ) {
         (
             self.operation.name(),
             self.result.name(),
             self.attempt,
             self.folded,
+            self.operation_id,
         )
     }
 }
@@ -126,9 +138,9 @@ fn insert(
     let folded = (!common.folded.is_empty()).then(|| common.folded.to_vec());
     client.update(
         Cached("INSERT INTO crm.audit_log (map_id, connection, provider, relation, path, operation, result, attempt, folded, shard_key, record_key, crm_id,
-                                    fields, error_class, vendor_code, error, request_id, actor, correlation_id, write_id)
+                                    fields, error_class, vendor_code, error, request_id, actor, correlation_id, write_id, operation_id)
          SELECT $1, $2, $3, $4, $5, $6, $7, $8, $20::text[]::uuid[], e.shard_key, e.record_key, e.crm_id,
-                e.fields::jsonb, e.error_class, e.vendor_code, e.error, e.request_id, e.actor, e.correlation_id, e.write_id::uuid
+                e.fields::jsonb, e.error_class, e.vendor_code, e.error, e.request_id, e.actor, e.correlation_id, e.write_id::uuid, $21::uuid
          FROM unnest($9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[],
                      $18::text[], $19::text[])
               AS e (shard_key, record_key, crm_id, fields, error_class, vendor_code, error, request_id, actor, correlation_id, write_id)"),
@@ -154,6 +166,7 @@ fn insert(
             alike.iter().map(|e| e.correlation_id).collect::<Vec<_>>().into(),
             alike.iter().map(|e| e.write_id).collect::<Vec<_>>().into(),
             folded.into(),
+            common.operation_id.into(),
         ],
     )?;
     Ok(())

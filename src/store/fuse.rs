@@ -183,11 +183,12 @@ pub fn last_revision(client: &SpiClient) -> Result<i64, StoreError> {
 }
 
 /// Records that are queued to be created or deleted, and were never sent: those with a later
-/// revision that are in no claim and not `unsettled`. No more than `most` are looked at.
+/// revision that are in no claim and not `unsettled`; only deletions while rows are loaded. No more
+/// than `most` are looked at.
 pub fn queued(
     client: &SpiClient,
     map_id: i32,
-    (after, most): (i64, Option<i64>),
+    (after, exempt, most): (i64, Exempt, Option<i64>),
     unsettled: &[(&str, &str)],
 ) -> Result<Counts, StoreError> {
     let rows = client.select(
@@ -195,6 +196,7 @@ pub fn queued(
             "SELECT count(*) FILTER (WHERE x.op = 'd') AS deletes, count(*) FILTER (WHERE x.op = 'c') AS creates
              FROM (SELECT q.op FROM crm.queue q
                    WHERE q.map_id = $1 AND q.state = 'queued' AND q.op IN ('c', 'd') AND q.next_attempt_at = '-infinity' AND q.revision > $2
+                     AND (q.op = 'd' OR NOT $6)
                      AND (q.shard_key, q.record_key) NOT IN (
                          SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r)
                          WHERE c.map_id = $1 AND c.path = 'batch'
@@ -208,6 +210,7 @@ pub fn queued(
             most.into(),
             unsettled.iter().map(|(s, _)| *s).collect::<Vec<_>>().into(),
             unsettled.iter().map(|(_, r)| *r).collect::<Vec<_>>().into(),
+            (exempt == Exempt::Load).into(),
         ],
     )?;
     let row = row::only(rows)?;

@@ -1,5 +1,7 @@
 //! Rounds: a map's write-back from its first slice to the moment when nothing is due any more.
 
+use std::sync::Arc;
+
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 
@@ -10,11 +12,25 @@ use crate::store::statement::Cached;
 
 pub fn begin(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
     client.update(
-        Cached("UPDATE crm.map_state SET round_start = now(), round_total = 0, round_done = 0, round_written = 0, round_failed = 0 WHERE map_id = $1 AND round_start IS NULL"),
+        Cached("UPDATE crm.map_state SET round_start = now(), round_id = gen_random_uuid(), round_total = 0, round_done = 0, round_written = 0, round_failed = 0 WHERE map_id = $1 AND round_start IS NULL"),
         None,
         &[map_id.into()],
     )?;
     Ok(())
+}
+
+/// The id of the running round, or of the last one.
+pub fn round_id(client: &SpiClient, map_id: i32) -> Result<Option<Arc<str>>, StoreError> {
+    let mut rows = client.select(
+        Cached("SELECT round_id::text AS round_id FROM crm.map_state WHERE map_id = $1"),
+        None,
+        &[map_id.into()],
+    )?;
+    let id: Option<String> = match rows.next() {
+        Some(row) => row.optional("round_id")?,
+        None => None,
+    };
+    Ok(id.map(Arc::from))
 }
 
 /// Adds records to the open round; whether they are its first.
@@ -79,6 +95,7 @@ pub fn note_error(client: &mut SpiClient, map_id: i32, error: &str) -> Result<()
 
 /// A round that ended.
 pub struct Round {
+    pub id: Option<String>,
     pub records: i64,
     pub written: i64,
     pub failed: i64,
@@ -91,7 +108,7 @@ pub fn end(client: &mut SpiClient, map_id: i32) -> Result<Option<Round>, StoreEr
     let mut rows = client.update(
         Cached("UPDATE crm.map_state s SET round_start = NULL, next_write_at = now() + m.write_interval
          FROM crm.object_map m WHERE m.map_id = s.map_id AND s.map_id = $1
-         RETURNING s.round_total, s.round_written, s.round_failed"),
+         RETURNING s.round_id::text AS round_id, s.round_total, s.round_written, s.round_failed"),
         None,
         &[map_id.into()],
     )?;
@@ -99,6 +116,7 @@ pub fn end(client: &mut SpiClient, map_id: i32) -> Result<Option<Round>, StoreEr
         return Ok(None);
     };
     let round = Round {
+        id: row.optional("round_id")?,
         records: row.required("round_total")?,
         written: row.required("round_written")?,
         failed: row.required("round_failed")?,

@@ -8,6 +8,7 @@ pub mod audit;
 pub mod calls;
 pub mod capture;
 pub mod config;
+pub mod conflict;
 pub mod connection_state;
 pub mod dead_letter;
 pub mod error;

@@ -1,7 +1,7 @@
 //! What `LISTEN crm` hears: one JSON object per event, short enough for a notification.
 
-use crm_domain::Path;
 use crm_domain::fuse::Counts;
+use crm_domain::{ErrorClass, Path};
 use pgrx::prelude::*;
 use serde_json::{Value as Json, json};
 
@@ -10,28 +10,38 @@ use crate::store::config::{Connection, Map};
 /// PostgreSQL takes less than 8,000 bytes.
 const LONGEST: usize = 7_900;
 
-/// The record that an event speaks of.
+/// What an event of one record speaks of. Any role may LISTEN: the record's key, which can be an
+/// address, and words of the CRM are in the views, where these ids find them.
 pub struct Subject<'a> {
     pub connection: &'a str,
     pub map_id: i32,
     pub relation: &'a str,
-    pub shard_key: &'a str,
-    pub record_key: &'a str,
     pub write_id: Option<&'a str>,
+    /// Of `crm.conflicts`.
+    pub conflicts: &'a [i64],
     pub correlation_id: Option<&'a str>,
 }
 
 /// An event of a map's whole round (path batch) or pass through the CRM's changes (path ingest).
-/// `name`: sync_started, sync_completed or sync_failed; `counts`: name -> number of records.
+/// `name`: sync_started, sync_completed or sync_failed; `id`: of the round or pass, as in the audit;
+/// `counts`: name -> number of records.
 ///
-/// Any role may LISTEN: the reason of a failure, which can quote values, is in `crm.status`.
-pub fn summary(name: &str, connection: &Connection, map: &Map, path: Path, counts: Json) -> String {
+/// Any role may LISTEN: the reason of a failure, which can quote values, is in
+/// `crm.status_wide`.
+pub fn summary(
+    name: &str,
+    connection: &Connection,
+    map: &Map,
+    (path, id): (Path, Option<&str>),
+    counts: Json,
+) -> String {
     json!({
         "event": format!("integration.crm.{name}"),
         "connection": connection.name,
         "map_id": map.id,
         "relation": map.relation,
         "path": path.name(),
+        "operation_id": id,
         "counts": counts,
     })
     .to_string()
@@ -44,7 +54,7 @@ pub fn held(connection: &Connection, map: &Map, path: Path, counts: &Counts) -> 
         "clears": counts.clears,
         "creates": counts.creates,
     });
-    summary("sync_held", connection, map, path, counts)
+    summary("sync_held", connection, map, (path, None), counts)
 }
 
 /// Logs that a map's write-back is held.
@@ -61,29 +71,26 @@ pub fn log_held(map: &Map, counts: &Counts, linked: i64) {
 }
 
 /// An event of one record. `name`: sync_started, sync_completed, sync_failed or conflict.
-pub fn payload(name: &str, subject: &Subject, error: Option<&str>) -> String {
-    let whole = json!({
-        "event": format!("integration.crm.{name}"),
-        "connection": subject.connection,
-        "map_id": subject.map_id,
-        "relation": subject.relation,
-        "shard_key": subject.shard_key,
-        "record_key": subject.record_key,
-        "write_id": subject.write_id,
-        "correlation_id": subject.correlation_id,
-        "error": error,
-    })
-    .to_string();
-    if whole.len() <= LONGEST {
-        return whole;
+pub fn payload(name: &str, subject: &Subject, error_class: Option<ErrorClass>) -> String {
+    let event = |correlation_id, conflicts: &[i64]| {
+        json!({
+            "event": format!("integration.crm.{name}"),
+            "connection": subject.connection,
+            "map_id": subject.map_id,
+            "relation": subject.relation,
+            "write_id": subject.write_id,
+            "conflict_ids": conflicts,
+            "correlation_id": correlation_id,
+            "error_class": error_class.map(ErrorClass::name),
+        })
+        .to_string()
+    };
+    let whole = event(subject.correlation_id, subject.conflicts);
+    match whole.len() <= LONGEST {
+        true => whole,
+        // The other ids find the rest.
+        false => event(None, &subject.conflicts[..subject.conflicts.len().min(100)]),
     }
-    // A key or a correlation id of thousands of characters: the write_id finds the rest.
-    json!({
-        "event": format!("integration.crm.{name}"),
-        "map_id": subject.map_id,
-        "write_id": subject.write_id,
-    })
-    .to_string()
 }
 
 #[cfg(test)]
@@ -92,27 +99,28 @@ mod tests {
 
     #[test]
     fn an_event_fits_into_a_notification() {
-        let long = "x".repeat(10_000);
+        let (long, conflicts) = ("x".repeat(10_000), vec![i64::MAX; 1000]);
         let subject = Subject {
             connection: "crm",
             map_id: 1,
             relation: "public.people",
-            shard_key: "",
-            record_key: &long,
             write_id: Some("id"),
-            correlation_id: None,
+            conflicts: &conflicts,
+            correlation_id: Some(&long),
         };
         assert!(payload("conflict", &subject, None).len() < 8000);
         let short = payload(
-            "conflict",
+            "sync_failed",
             &Subject {
-                record_key: "p1",
+                conflicts: &[],
+                correlation_id: Some("order-17"),
                 ..subject
             },
-            Some("why"),
+            Some(ErrorClass::Validation),
         );
-        let event: serde_json::Value = serde_json::from_str(&short).unwrap();
-        assert_eq!(event["event"], "integration.crm.conflict");
-        assert_eq!(event["record_key"], "p1");
+        let event: Json = serde_json::from_str(&short).unwrap();
+        assert_eq!(event["event"], "integration.crm.sync_failed");
+        assert_eq!(event["correlation_id"], "order-17");
+        assert_eq!(event["error_class"], "validation");
     }
 }

@@ -13,7 +13,7 @@ use crate::api::{or_raise, or_raise_with, raise};
 use crate::settings;
 use crate::store::StoreError;
 use crate::store::calls::caller::Record;
-use crate::store::config::MappedField;
+use crate::store::config::{Map, MappedField};
 use crate::store::rights;
 use crate::store::table::read::{self, Bounds, RowValues, Wanted};
 use crate::store::table::{capture_guard, cell_value, update};
@@ -176,6 +176,35 @@ pub fn row_differs(
     let values = row_values(target, &cells);
     let mut values = values.iter();
     values.any(|(id, value)| bases.get(id) != Some(&conflict::hash(value)))
+}
+
+/// Raises if a number is one that no integer and no double holds: PostgreSQL would repeat every
+/// digit of it.
+pub fn refuse_wide_numbers(map: &Map, values: &JsonMap<String, Json>) {
+    const FEW: usize = 40;
+    const NARROW: [&str; 5] = ["smallint", "integer", "bigint", "real", "double precision"];
+    for field in map
+        .fields
+        .iter()
+        .filter(|f| NARROW.contains(&f.type_name.as_str()))
+    {
+        let text = match values.get(&field.column) {
+            Some(Json::Number(number)) => number.to_string(),
+            Some(Json::String(text)) => text.trim().to_owned(),
+            _ => continue,
+        };
+        let whole = text.split(['.', 'e', 'E']).next().unwrap_or_default();
+        let digits = whole.trim_start_matches(['+', '-']).trim_start_matches('0');
+        if digits.len() > FEW && digits.bytes().all(|b| b.is_ascii_digit()) {
+            let (column, type_name) = (&field.column, &field.type_name);
+            raise(
+                PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+                format!("the value for column \"{column}\" is out of range for type {type_name}"),
+                Some(format!("It is a number of {} digits.", digits.len())),
+                "Nothing was changed.",
+            )
+        }
+    }
 }
 
 /// Raises if a value is larger than one that is sent may be.

@@ -17,7 +17,9 @@ use pgrx::{JsonB, PgSqlErrorCode};
 use serde_json::{Map as JsonMap, Value as Json, json};
 
 use crate::api::document::Document;
-use crate::api::write::edit::{Edit, bases, change_row, early_answer, refuse_large};
+use crate::api::write::edit::{
+    Edit, bases, change_row, early_answer, refuse_large, refuse_wide_numbers,
+};
 use crate::api::write::outcome::{in_columns, snapshot_hash};
 use crate::api::write::request::{ask_to_write, ask_worker, intent_field};
 use crate::api::write::target::{INVALID, Right, Target, choose, no_row, object};
@@ -25,8 +27,9 @@ use crate::api::{or_raise, raise, wake};
 use crate::settings;
 use crate::store::calls::caller::{self, Record};
 use crate::store::config::MappedField;
-use crate::store::table::row_locks;
+use crate::store::table::{cell_value, row_locks};
 use crate::store::transaction::nested;
+use crate::store::{StoreError, rights};
 use crate::worker::socket::protocol::{Answer, AnswerOutcome, ReadRequest};
 
 /// `crm.write()` as one JSON object.
@@ -54,9 +57,11 @@ fn perform_write(
         )
     }
     refuse_large(&changes);
+    refuse_wide_numbers(&target.map, &changes);
     let changed = target.columns("changes", &changes, "written", |f| f.is_checked());
     refuse_json_for_text(&changes, &changed);
     let base = base.map(|base| object("base", Some(base)));
+    refuse_wide_numbers(&target.map, base.as_ref().unwrap_or(&JsonMap::new()));
     let based = base
         .as_ref()
         .map(|base| target.columns("base", base, "compared", |f| f.direction.reads_crm()));
@@ -115,7 +120,10 @@ fn perform_write(
             let crm_id = record.as_ref().and_then(|r| r.crm_id.as_deref());
             match (&early, crm_id) {
                 (Some(_), _) => {}
-                (None, Some(crm_id)) => answer = ask_to_write(&target, &edit, crm_id, &intended),
+                (None, Some(crm_id)) => {
+                    let ours = record.as_ref().map(|r| &r.ours);
+                    answer = ask_to_write(&target, &edit, (crm_id, ours), &intended)
+                }
                 (None, None) => {
                     let why = "the record is not linked to a CRM record yet";
                     answer =
@@ -138,7 +146,10 @@ fn perform_write(
             outcome::audit_conflict(&target, &edit, &changed, changes, &answer)
         }
         AnswerOutcome::Conflict => {}
-        AnswerOutcome::Committed => outcome::record_commit(&target, &edit, &intended),
+        AnswerOutcome::Committed => {
+            let crm_id = record.as_ref().and_then(|r| r.crm_id.as_deref());
+            outcome::record_commit(&target, &edit, crm_id, &answer, &intended)
+        }
         AnswerOutcome::Pending | AnswerOutcome::Read => {
             outcome::queue_edit(&target, &edit, &answer, &intended)
         }
@@ -148,6 +159,48 @@ fn perform_write(
         wake::for_what_waits();
     }
     result_of_write(&target, &write_id, &answer)
+}
+
+/// Raises unless a mapped column's value, as JSON, can be sent to the CRM.
+#[pg_extern(volatile, parallel_unsafe, schema = "crm_internal")]
+fn check_value(map_id: i32, relation: pg_sys::Oid, column: &str, value: Option<Document>) {
+    let Some(target) = Target::of_map(relation, map_id) else {
+        return;
+    };
+    let map = &target.map;
+    let Some(field) = map.fields.iter().find(|f| f.column == column) else {
+        return;
+    };
+    target.require(Right::Change, &[field]);
+    let value = value.map_or(Json::Null, |value| value.0);
+    let object = JsonMap::from_iter([(column.to_owned(), value)]);
+    refuse_large(&object);
+    refuse_wide_numbers(map, &object);
+    refuse_json_for_text(&object, &[field]);
+    let refuse = |why: String| {
+        raise(
+            PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
+            format!("the value for column \"{column}\" cannot be sent"),
+            Some(why),
+            "Nothing was changed. Check the value and the column's transform_out.",
+        )
+    };
+    match rights::pinned(|| cell_value::of_object(map, &[field], &Json::Object(object))) {
+        Ok(values) => {
+            let mut reasons = values
+                .iter()
+                .map(|(_, value)| field.unstorable_reason(value));
+            if let Some(failure) = reasons.find_map(|reason| reason) {
+                refuse(failure.message)
+            }
+        }
+        Err(StoreError::Postgres {
+            code: PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            message,
+        }) => refuse(message),
+        // What is no value of the column's type is refused in the words of that type.
+        Err(error) => or_raise(Err(error)),
+    }
 }
 
 /// What `crm.write()` returns.
@@ -259,7 +312,7 @@ fn perform_read(
         object: target.map.crm_object.clone(),
         fields: visible
             .iter()
-            .map(|f| intent_field(f, None, None, false))
+            .map(|f| intent_field(f, None, None, None))
             .collect(),
     };
     let answer = ask_worker("read", &request);
@@ -282,8 +335,9 @@ fn perform_read(
 extension_sql!(
     r#"
 COMMENT ON FUNCTION crm_internal.perform_write(oid, text, jsonb, jsonb, bool, text, text, text) IS 'implementation of crm.write(); returns its result as a JSON object';
+COMMENT ON FUNCTION crm_internal.check_value(int, oid, text, jsonb) IS 'raises unless a mapped column''s value, as JSON, can be sent to the CRM: 22000, 22003, 42804, 54000';
 COMMENT ON FUNCTION crm_internal.perform_read(oid, text, text, text) IS 'implementation of crm.read_live()';
 "#,
     name = "write_comments",
-    requires = [perform_write, perform_read]
+    requires = [perform_write, perform_read, check_value]
 );

@@ -12,23 +12,34 @@ use crate::api::write::edit::Edit;
 use crate::api::write::target::Target;
 use crate::store::calls::caller;
 use crate::store::config::{Map, MappedField};
+use crate::store::record::unseen_writes;
 use crate::store::table::{cell_value, transform};
 use crate::store::{audit, rights};
 use crate::worker::socket::protocol::Answer;
 
 /// The CRM has it: the ledger knows.
-pub fn record_commit(target: &Target, edit: &Edit, intended: &[(u16, Value)]) {
+pub fn record_commit(
+    target: &Target,
+    edit: &Edit,
+    crm_id: Option<&str>,
+    answer: &Answer,
+    intended: &[(u16, Value)],
+) {
     let hashes: Vec<u8> = intended
         .iter()
         .flat_map(|(_, value)| conflict::hash(value))
         .collect();
+    let written = intended
+        .iter()
+        .filter(|(id, _)| answer.written.contains(id));
+    let unseen = unseen_writes::cells(&target.map, written.map(|(id, value)| (*id, value)));
     or_raise(caller::committed(
         &target.map,
-        &target.shard_key,
-        &target.record_key,
+        (&target.shard_key, &target.record_key),
         edit.write_id,
         &edit.cells,
         &hashes,
+        crm_id.zip(unseen.as_deref()),
     ));
 }
 

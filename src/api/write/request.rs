@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crm_domain::crm_form::Ours;
 use crm_domain::mapping::ConflictScope;
 use crm_domain::{Value, conflict, hex};
 use pgrx::PgSqlErrorCode;
@@ -11,6 +12,7 @@ use crate::api::write::edit::Edit;
 use crate::api::write::target::Target;
 use crate::api::{ask, raise, wake};
 use crate::store::config::MappedField;
+use crate::store::record::unseen_writes::OurFields;
 use crate::worker::socket::protocol::{Answer, AnswerOutcome, Intent, IntentField};
 
 /// The worker bounds its requests itself; this is for one that hangs.
@@ -19,7 +21,7 @@ pub const PATIENCE: Duration = Duration::from_secs(3600);
 pub fn ask_to_write(
     target: &Target,
     edit: &Edit,
-    crm_id: &str,
+    (crm_id, ours): (&str, Option<&OurFields>),
     intended: &[(u16, Value)],
 ) -> Answer {
     let field = |f: &MappedField| {
@@ -34,7 +36,11 @@ pub fn ask_to_write(
                     && !f.described.is_computed()
                 || edit.cells.contains(f.id));
         let base = edit.bases.get(&f.id).filter(|_| !edit.force);
-        intent_field(f, value.map(|(_, value)| value), base, compared)
+        let ours = ours.and_then(|ours| ours.get(&f.id));
+        IntentField {
+            compared,
+            ..intent_field(f, value.map(|(_, value)| value), base, ours)
+        }
     };
     let intent = Intent {
         write_id: edit.write_id.to_owned(),
@@ -68,7 +74,7 @@ pub fn intent_field(
     f: &MappedField,
     value: Option<&Value>,
     base: Option<&conflict::ShortHash>,
-    compared: bool,
+    ours: Option<&Ours>,
 ) -> IntentField {
     IntentField {
         id: f.id,
@@ -76,7 +82,11 @@ pub fn intent_field(
         data_type: f.field.data_type.name().to_owned(),
         value: value.map(Value::to_json),
         base: base.map(|hash| hex::encode(hash)),
-        compared,
+        unseen: ours.and_then(|ours| ours.unseen.as_ref().map(Value::to_json)),
+        form: ours
+            .and_then(|ours| ours.form)
+            .map(|(written, held)| (hex::encode(&written), hex::encode(&held))),
+        compared: false,
     }
 }
 

@@ -112,6 +112,19 @@ pub fn choose(
 }
 
 impl Target {
+    /// A map of a table as it is, whatever keeps it from working, and none of its rows.
+    pub fn of_map(relation: pg_sys::Oid, map_id: i32) -> Option<Target> {
+        let maps = or_raise(map_cache::targets(relation));
+        let (map, connection) = maps.iter().find(|(map, _)| map.id == map_id)?;
+        Some(Target {
+            relation,
+            map: map.clone(),
+            connection: connection.clone(),
+            shard_key: String::new(),
+            record_key: String::new(),
+        })
+    }
+
     /// Whether the caller has the right to a column, or to the whole table.
     pub fn admits(&self, right: Right, column: &str) -> bool {
         let mode = match right {

@@ -58,6 +58,8 @@ pub struct Sides<'a> {
     /// What earlier attempts sent, of which nobody knows whether it arrived: should the CRM hold
     /// it, it is our own.
     pub sent: &'a [ShortHash],
+    /// What we wrote there before, if what the CRM holds is its form of that.
+    pub ours: Option<ShortHash>,
     pub local: &'a Value,
     pub crm: &'a Value,
     /// When each side changed, in UTC milliseconds by the database's clock.
@@ -82,9 +84,10 @@ impl Sides<'_> {
     /// knew of is no news: nothing is lost by filling it.
     pub fn crm_moved(&self) -> bool {
         let crm = hash(self.crm);
+        let is_held = |hash: &ShortHash| *hash == crm || Some(*hash) == self.ours;
         match self.base {
-            _ if self.sent.contains(&crm) => false,
-            Some(base) => base != crm,
+            _ if self.sent.iter().any(is_held) => false,
+            Some(base) => !is_held(&base),
             None => !self.crm.is_null(),
         }
     }
@@ -92,7 +95,7 @@ impl Sides<'_> {
 
 /// Decides what happens to a field that was changed in Postgres.
 pub fn resolve(policy: ConflictPolicy, sides: &Sides) -> Decision {
-    if sides.local == sides.crm {
+    if sides.local == sides.crm || sides.ours == Some(hash(sides.local)) {
         return Decision::AlreadyApplied;
     }
     if !sides.crm_moved() {
@@ -128,6 +131,7 @@ mod tests {
             &Sides {
                 base: base.map(|base| hash(&text(base))),
                 sent: &[],
+                ours: None,
                 local: &text(local),
                 crm: &text(crm),
                 local_changed_at: Some(2),
@@ -195,6 +199,7 @@ mod tests {
             let sides = Sides {
                 base: Some(hash(&text("a"))),
                 sent: &[hash(&text("b"))],
+                ours: None,
                 local: &text("c"),
                 crm: &text("b"),
                 local_changed_at: None,
@@ -211,10 +216,44 @@ mod tests {
     }
 
     #[test]
+    fn the_crms_form_of_what_we_wrote_is_nobodys_change() {
+        let (written, held, edited) = (text("McDonald"), text("MCDONALD"), text("Byron"));
+        for policy in ConflictPolicy::ALL {
+            let sides = Sides {
+                base: Some(hash(&written)),
+                sent: &[],
+                ours: Some(hash(&written)),
+                local: &edited,
+                crm: &held,
+                local_changed_at: None,
+                crm_changed_at: None,
+            };
+            assert_eq!(resolve(policy, &sides), Decision::Write, "{policy}");
+            let seen = Sides {
+                base: Some(hash(&held)),
+                ..sides
+            };
+            assert_eq!(resolve(policy, &seen), Decision::Write, "{policy}");
+            let same = Sides {
+                base: Some(hash(&edited)),
+                local: &written,
+                ..sides
+            };
+            assert_eq!(resolve(policy, &same), Decision::AlreadyApplied, "{policy}");
+            let moved = Sides {
+                base: Some(hash(&edited)),
+                ..sides
+            };
+            assert!(moved.crm_moved());
+        }
+    }
+
+    #[test]
     fn without_both_times_the_crm_wins() {
         let sides = Sides {
             base: None,
             sent: &[],
+            ours: None,
             local: &text("b"),
             crm: &text("c"),
             local_changed_at: Some(2),

@@ -17,6 +17,8 @@ pub struct RecordField<'a> {
     pub snapshot: Option<ShortHash>,
     /// What we sent, of which nobody knows whether it arrived, or whose caller rolled back.
     pub sent: &'a [ShortHash],
+    /// What we wrote there before, if what the CRM holds is its form of that.
+    pub ours: Option<ShortHash>,
     pub edit: Option<FieldEdit<'a>>,
 }
 
@@ -33,10 +35,11 @@ impl RecordField<'_> {
     /// Whether somebody else changed the field in the CRM since the edits of the record were made.
     pub fn is_changed(&self) -> bool {
         let crm = hash(self.crm);
-        let differs = self.snapshot.is_some_and(|snapshot| snapshot != crm);
+        let is_held = |hash: &ShortHash| *hash == crm || Some(*hash) == self.ours;
+        let differs = self.snapshot.is_some_and(|snapshot| !is_held(&snapshot));
         let known = self.edit.filter(|edit| edit.sides.base.is_some());
         let moved = known.is_some_and(|edit| edit.sides.crm_moved());
-        (differs || moved) && !self.sent.contains(&crm)
+        (differs || moved) && !self.sent.iter().any(is_held)
     }
 }
 
@@ -74,6 +77,7 @@ mod tests {
             crm,
             snapshot: snapshot.map(|s| hash(&text(s))),
             sent: &[],
+            ours: None,
             edit: None,
         }
     }
@@ -84,12 +88,14 @@ mod tests {
             crm,
             snapshot: Some(hash(&text("a"))),
             sent: &[],
+            ours: None,
             edit: Some(FieldEdit {
                 policy,
                 is_alone: false,
                 sides: Sides {
                     base: Some(hash(&text("a"))),
                     sent: &[],
+                    ours: None,
                     local,
                     crm,
                     local_changed_at: Some(2),
@@ -167,6 +173,17 @@ mod tests {
     }
 
     #[test]
+    fn the_crms_form_of_what_we_wrote_is_no_change_of_the_record() {
+        let (a, b, c) = (text("a"), text("b"), text("c"));
+        let ours = RecordField {
+            ours: Some(hash(&a)),
+            ..untouched(Some("a"), &c)
+        };
+        let record = [edited(ConflictPolicy::CrmWins, &b, &a), ours];
+        assert_eq!(decided(ConflictScope::Record, &record), Decision::Write);
+    }
+
+    #[test]
     fn what_has_arrived_is_applied_whatever_else_changed() {
         let (a, b) = (text("a"), text("b"));
         for policy in ConflictPolicy::ALL {
@@ -204,12 +221,14 @@ mod tests {
             crm: &d.crm,
             snapshot: field(d),
             sent: d.edit.as_ref().map_or(&[], |(_, _, sent)| sent),
+            ours: None,
             edit: d.edit.as_ref().map(|(policy, local, sent)| FieldEdit {
                 policy: *policy,
                 is_alone: false,
                 sides: Sides {
                     base: field(d),
                     sent,
+                    ours: None,
                     local,
                     crm: &d.crm,
                     local_changed_at: None,

@@ -108,6 +108,7 @@ impl Cell {
             local: &value(self.row),
             crm: &value(self.crm),
             crm_insists: false,
+            is_own_form: false,
             has_pending_edit: self.waiting.is_some(),
             in_conflict: false,
         });
@@ -146,6 +147,7 @@ impl Cell {
             &Sides {
                 base: flight.base,
                 sent: &[],
+                ours: None,
                 local: &value(flight.local),
                 crm: &value(self.crm),
                 local_changed_at: None,

@@ -68,18 +68,39 @@ impl Number {
     /// The number with so many decimals at most, rounded to the nearest; and whether it lay
     /// halfway, so that it went away from zero for want of a rule.
     pub fn rounded(&self, scale: u32) -> (Number, bool) {
+        let mut is_half = false;
+        let number = self.cut(scale, |dropped| {
+            is_half = dropped == b"5";
+            dropped[0] >= b'5'
+        });
+        (number, is_half)
+    }
+
+    /// Whether whoever keeps fewer decimals makes this number of the other, however they round.
+    pub fn is_rounding_of(&self, exact: &Number) -> bool {
+        let scale = self.scale().max(0);
+        let Ok(kept) = u32::try_from(scale) else {
+            return false;
+        };
+        scale < exact.scale()
+            && (*self == exact.cut(kept, |_| false) || *self == exact.cut(kept, |_| true))
+    }
+
+    /// The number with so many decimals at most. `goes_away`: whether it goes away from zero, by
+    /// the digits that are dropped, if there are any.
+    fn cut(&self, scale: u32, goes_away: impl FnOnce(&[u8]) -> bool) -> Number {
         let decimal = self.decimal();
         let kept = decimal.point + i64::from(scale);
         if decimal.digits() <= kept {
-            return (self.clone(), false);
+            return self.clone();
         }
         let Ok(kept) = usize::try_from(kept) else {
-            return (Number::from(0), false);
+            return Number::from(0);
         };
         let all: Vec<u8> = decimal.bytes().collect();
         let (kept, dropped) = all.split_at(kept);
         let mut digits = [b"0", kept].concat();
-        if dropped[0] >= b'5' {
+        if goes_away(dropped) {
             let nines = digits
                 .iter()
                 .rev()
@@ -91,8 +112,7 @@ impl Number {
         }
         let sign = if decimal.negative { "-" } else { "" };
         let text = format!("{sign}{}e-{scale}", String::from_utf8_lossy(&digits));
-        let number = text.parse().expect("it has no more digits than the number");
-        (number, dropped == b"5")
+        text.parse().expect("it has no more digits than the number")
     }
 
     /// The number as whoever keeps a double gives it back: by the fewest digits that mean that

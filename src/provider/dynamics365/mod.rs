@@ -30,7 +30,7 @@ use crate::moment::SECOND;
 use crate::operation::Exchange;
 use crate::outcomes::{Outcome, Plan};
 use crate::record_id::RecordIdForm;
-use crate::storage_rules::StorageRules;
+use crate::storage_rules::{self, StorageRules};
 use crate::{
     BoxOperation, ChangesPage, ChangesQuery, Credentials, CrmObject, Grant, Guard, Method, Profile,
     Provider, ReadBatch, Response, Settings, WebhookError, WebhookEvent, WebhookRequest,
@@ -169,8 +169,13 @@ impl Provider for Dynamics365 {
         match value {
             Value::Timestamp(ms) => Value::Timestamp(ms - ms.rem_euclid(SECOND)),
             Value::Text(id) if data_type == DataType::Reference => Value::text(&api::id_form(&id)),
-            value => values::parted(value),
+            value => values::of_row(value),
         }
+    }
+
+    fn unstorable_reason(&self, value: &Value) -> Option<&'static str> {
+        values::unstorable_reason(value)
+            .or_else(|| storage_rules::unstorable_reason(&self.storage_rules(), value))
     }
 
     fn storage_rules(&self) -> StorageRules {

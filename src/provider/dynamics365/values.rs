@@ -42,6 +42,27 @@ pub(super) fn read(data_type: DataType, held: &Json) -> Result<Value, ValueError
     Ok(parted(wire::read(data_type, held)?))
 }
 
+/// Options as rows hold them, perhaps as Dataverse writes them: `1,2`. What else holds a comma is
+/// left as it is, and is none.
+pub(super) fn of_row(value: Value) -> Value {
+    let are_options = |word: &String| {
+        !word.contains(',') || word.bytes().all(|b| b == b',' || b.is_ascii_digit())
+    };
+    match &value {
+        Value::MultiChoice(words) if words.iter().all(are_options) => parted(value),
+        _ => value,
+    }
+}
+
+pub(super) fn unstorable_reason(value: &Value) -> Option<&'static str> {
+    match value {
+        Value::MultiChoice(words) if words.iter().any(|word| word.contains(',')) => {
+            Some("the CRM separates choices by commas, so that none of them can hold one")
+        }
+        _ => None,
+    }
+}
+
 /// No option holds a comma, which stands between them.
 pub(super) fn parted(value: Value) -> Value {
     match value {

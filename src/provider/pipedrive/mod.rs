@@ -74,6 +74,11 @@ impl Provider for Pipedrive {
         RecordIdForm::DigitsOrUuid
     }
 
+    /// Leads have UUIDs, in lower case.
+    fn record_id(&self, id: &str) -> String {
+        id.to_ascii_lowercase()
+    }
+
     /// Pipedrive takes one record at a time, so batches only decide what is sent in parallel.
     /// Upserts share one look at what was created, updates one read of their records: as many parts
     /// as requests may be in flight.

@@ -63,9 +63,18 @@ pub(super) fn id_form(id: &str) -> &str {
     id.get(..15).filter(|_| id.len() == 18).unwrap_or(id)
 }
 
+/// The last three characters of an id: which of five letters are capital.
+const SUFFIXES: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ012345";
+
 /// The long spelling of an id: what follows the 15 characters says which of them are capitals, five
 /// by five, so that systems that know no case tell ids apart.
+///
+/// One of 18 characters is known to Salesforce in any case: the last three say which letters of the
+/// others are capital.
 pub(super) fn long_id(id: &str) -> String {
+    if let Some(id) = recased(id) {
+        return id;
+    }
     if id.len() != 15 || !id.bytes().all(|b| b.is_ascii_alphanumeric()) {
         return id.to_owned();
     }
@@ -75,9 +84,30 @@ pub(super) fn long_id(id: &str) -> String {
         let number: usize = bits
             .map(|(n, b)| usize::from(b.is_ascii_uppercase()) << n)
             .sum();
-        long.push(char::from(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ012345"[number]));
+        long.push(SUFFIXES[number].into());
     }
     long
+}
+
+/// An id of 18 characters in the case that its last three tell; `None`: it is none.
+fn recased(id: &str) -> Option<String> {
+    let (letters, told) = id.split_at_checked(15)?;
+    if told.len() != 3 || !id.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        return None;
+    }
+    let told = told.to_ascii_uppercase();
+    let mut recased = String::with_capacity(18);
+    for (five, told) in letters.as_bytes().chunks(5).zip(told.bytes()) {
+        let bits = SUFFIXES.iter().position(|suffix| *suffix == told)?;
+        for (n, letter) in five.iter().enumerate() {
+            recased.push(match bits >> n & 1 {
+                1 if !letter.is_ascii_alphabetic() => return None,
+                1 => letter.to_ascii_uppercase().into(),
+                _ => letter.to_ascii_lowercase().into(),
+            });
+        }
+    }
+    Some(recased + &told)
 }
 
 pub(super) fn whole_key(key: &str) -> &str {
@@ -95,6 +125,8 @@ mod tests {
             let long = long_id(id);
             assert_eq!((long.len(), id_form(&long)), (18, id));
             assert_eq!(long_id(&long), long);
+            assert_eq!(long_id(&long.to_lowercase()), long);
+            assert_eq!(long_id(&long.to_uppercase()), long);
         }
         assert_eq!(long_id("001aaaaaaaaaaaa"), "001aaaaaaaaaaaaAAA");
         assert_eq!(long_id("001AAAAAAAAAAAA"), "001AAAAAAAAAAAAY55");

@@ -15,6 +15,7 @@ use crate::store::config::connection::Connection;
 use crate::store::config::key_column::KeyColumn;
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
+use crate::store::record::unseen_writes::{self, OurFields};
 use crate::store::rights::{as_engine, pinned};
 use crate::store::row::{self, Columns};
 use crate::store::statement::Cached;
@@ -54,6 +55,8 @@ pub struct Record {
     pub hashes: Vec<u8>,
     /// Edits wait that the CRM does not have yet, perhaps this transaction's own.
     pub edits_wait: bool,
+    /// What was written to the CRM's record before, if the ledger row is locked.
+    pub ours: OurFields,
 }
 
 /// The record's ledger row; `lock`: until the transaction ends, so that nobody else writes the
@@ -84,14 +87,22 @@ pub fn record(
                 return Ok(None);
             };
             let (crm_id, hashes) = (
-                row.optional("crm_id")?,
+                row.optional::<String>("crm_id")?,
                 row.optional::<Vec<u8>>("hashes")?.unwrap_or_default(),
             );
             let waits = row::only(client.update(Cached(WAITS), None, &args)?)?;
+            let edits_wait = waits.required("edits_wait")?;
+            let ours = match &crm_id {
+                Some(id) if lock => {
+                    unseen_writes::ours(client, map, &[(id.as_str(), &hashes)])?.remove(id)
+                }
+                _ => None,
+            };
             Ok(Some(Record {
                 crm_id,
                 hashes,
-                edits_wait: waits.required("edits_wait")?,
+                edits_wait,
+                ours: ours.unwrap_or_default(),
             }))
         })
     })
@@ -117,14 +128,15 @@ pub fn identity() -> Result<(String, String, Option<String>), StoreError> {
     })
 }
 
-/// The CRM took the edit: the ledger knows it, the intent is done.
+/// The CRM took the edit: the ledger knows it, the intent is done. `unseen`: what the CRM may hold
+/// in another form, by its record.
 pub fn committed(
     map: &Map,
-    shard_key: &str,
-    record_key: &str,
+    (shard_key, record_key): (&str, &str),
     write_id: &str,
     cells: &Cells,
     hashes: &[u8],
+    unseen: Option<(&str, &str)>,
 ) -> Result<(), StoreError> {
     as_engine(|| {
         Spi::connect_mut(|client| {
@@ -142,6 +154,7 @@ pub fn committed(
                     hashes.into(),
                 ],
             )?;
+            unseen_writes::remember(client, map, unseen.as_slice())?;
             close(client, shard_key, write_id)
         })
     })

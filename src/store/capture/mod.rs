@@ -4,6 +4,7 @@ pub mod compare;
 pub mod condition;
 pub mod follow;
 mod ledger_state;
+pub mod plan;
 pub mod push;
 pub mod recapture;
 pub mod scan_order;

@@ -8,8 +8,8 @@ use crate::store::error::StoreError;
 use crate::store::ingest::result::write_audit;
 use crate::store::ingest::stored_forms::WrittenOver;
 use crate::store::ingest::{Arrived, Arriving, Incoming, changed, deleted, state, unlinked};
-use crate::store::record::key_rivals;
 use crate::store::record::links::{self, Known};
+use crate::store::record::{key_rivals, unseen_writes};
 
 /// Settles records that came in.
 pub fn apply(
@@ -21,6 +21,9 @@ pub fn apply(
     arrived.counts.read = incoming.len();
     let map = about.map;
     deleted::apply(client, about, incoming, &mut arrived)?;
+    let gone = incoming.iter().filter(|r| r.deleted);
+    let gone: Vec<&str> = gone.map(|r| r.crm_id.as_str()).collect();
+    unseen_writes::forget(client, map, &gone)?;
     let mut live: Vec<&Incoming> = incoming.iter().filter(|r| !r.deleted).collect();
     // Of one that is in the page twice, what came last.
     let last: HashMap<&str, usize> = live
@@ -50,6 +53,7 @@ pub fn apply(
         .collect();
     key_rivals::carry(client, map, &carried)?;
     let mut changed: Vec<(&Incoming, Known)> = Vec::new();
+    let mut echoes: Vec<&str> = Vec::new();
     let mut strangers: Vec<&Incoming> = Vec::new();
     for (n, record) in live.into_iter().enumerate() {
         let Some(known) = known.remove(&n) else {
@@ -57,13 +61,18 @@ pub fn apply(
             continue;
         };
         match &record.values {
-            Ok(fields) if changed::is_echo(fields, &known.hashes) => arrived.counts.echoes += 1,
+            Ok(fields) if changed::is_echo(fields, &known.hashes) => {
+                arrived.counts.echoes += 1;
+                echoes.push(&record.crm_id);
+            }
             Ok(_) => changed.push((record, known)),
             Err(unreadable) => {
                 arrived.quarantine_unreadable(client, map, Some(&known.key), record, unreadable)?;
             }
         }
     }
+    let echoes = written_over.unseen_among(echoes.into_iter());
+    unseen_writes::forget(client, map, &echoes)?;
     let met = unlinked::link_or_insert(client, about, strangers, &mut arrived)?;
     changed.extend(met.linked);
     changed::apply(client, about, changed, &written_over, &mut arrived)?;

@@ -84,7 +84,7 @@ pub(super) fn apply(
         }
     }
     take(client, about, &mut decided, arrived)?;
-    decisions::record(client, map, decided, arrived)
+    decisions::record(client, map, decided, written_over, arrived)
 }
 
 /// Locks rows and reads the fields that changed. Records whose rows another session has locked are

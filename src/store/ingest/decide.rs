@@ -29,7 +29,7 @@ pub struct Decided<'a> {
     /// Of these, in which the CRM held something else than it had been sent.
     pub answers: Vec<Answer<'a>>,
     /// Cells in which the CRM has a form of its own of what the row holds.
-    pub forms: Cells,
+    pub forms: BTreeMap<u16, (ShortHash, ShortHash)>,
     /// Cells that are edits to be sent, based on what the CRM was read to hold.
     pub writes: Vec<&'a Field>,
     pub conflicts: Vec<Conflict<'a>>,
@@ -63,7 +63,7 @@ pub fn decide<'a>(
         accepts: BTreeMap::new(),
         overwrites: Cells::new(),
         answers: Vec::new(),
-        forms: Cells::new(),
+        forms: BTreeMap::new(),
         writes: Vec::new(),
         conflicts: Vec::new(),
         audit: JsonMap::new(),
@@ -89,6 +89,9 @@ pub fn decide<'a>(
             let is = |row: ShortHash| row == *known || Some(row) == form;
             is(answer.sent) || is(conflict::hash(row))
         };
+        let written = written_over.held_as(&incoming.crm_id, field.id, known, &arriving.value);
+        let has_pending_edit = locked.edited.contains(field.id) || locked.queued.contains(field.id);
+        let in_conflict = locked.disputed.contains(field.id);
         let decision = inbound::decide(&InboundField {
             direction: field.direction,
             policy: field.policy,
@@ -101,9 +104,15 @@ pub fn decide<'a>(
             local,
             crm: &arriving.value,
             crm_insists: written_over.is_answer(&answer),
-            has_pending_edit: locked.edited.contains(field.id) || locked.queued.contains(field.id),
-            in_conflict: locked.disputed.contains(field.id),
+            is_own_form: written.is_some(),
+            has_pending_edit,
+            in_conflict,
         });
+        if decision == InboundDecision::KeepCrmForm {
+            let of_row = !has_pending_edit && !in_conflict;
+            let row = written.unwrap_or(answer.sent);
+            decided.keep_form(field, arriving, local, row, of_row);
+        }
         decided.add(field, arriving, local, decision);
         if decision == InboundDecision::Overwrite && known == Some(answer.sent) {
             decided.answers.push(answer);
@@ -136,7 +145,9 @@ impl<'a> Decided<'a> {
             }
         };
         match decision {
-            InboundDecision::Unchanged | InboundDecision::LeavePending => {}
+            InboundDecision::Unchanged
+            | InboundDecision::LeavePending
+            | InboundDecision::KeepCrmForm => {}
             InboundDecision::Agreed => {
                 self.known.push(arriving);
                 self.synced.insert(field.id);
@@ -152,14 +163,6 @@ impl<'a> Decided<'a> {
                 self.known.push(arriving);
                 self.overwrites.insert(field.id);
             }
-            InboundDecision::KeepCrmForm => {
-                self.known.push(arriving);
-                self.synced.insert(field.id);
-                self.forms.insert(field.id);
-                let fields =
-                    json!({ "new": excerpt::of(local), "held": excerpt::of(&arriving.value) });
-                self.formed.insert(name(), fields);
-            }
             InboundDecision::Write => {
                 self.known.push(arriving);
                 self.writes.push(arriving);
@@ -168,6 +171,25 @@ impl<'a> Decided<'a> {
             InboundDecision::Immutable => conflict(Some("locked_field")),
             InboundDecision::ManualReview => conflict(Some("unknown_base")),
             InboundDecision::BothChanged => conflict(Some("stale_write")),
+        }
+    }
+
+    /// The CRM holds its form of what was sent. `of_row`: the row still holds that, so both are in
+    /// step.
+    fn keep_form(
+        &mut self,
+        field: &MappedField,
+        arriving: &'a Field,
+        local: &Value,
+        sent: ShortHash,
+        of_row: bool,
+    ) {
+        self.known.push(arriving);
+        self.forms.insert(field.id, (sent, arriving.hash));
+        if of_row {
+            self.synced.insert(field.id);
+            let told = json!({ "new": excerpt::of(local), "held": excerpt::of(&arriving.value) });
+            self.formed.insert(field.field.name.clone(), told);
         }
     }
 

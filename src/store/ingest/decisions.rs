@@ -14,7 +14,9 @@ use crate::store::error::StoreError;
 use crate::store::ingest::decide::Decided;
 use crate::store::ingest::quarantine;
 use crate::store::ingest::result::Arrived;
-use crate::store::ingest::stored_forms::{self, Answer};
+use crate::store::ingest::stored_forms::{self, Answer, WrittenOver};
+use crate::store::record::crm_forms::{self, CrmForm};
+use crate::store::record::unseen_writes;
 use crate::store::statement::Cached;
 use crate::store::table::write;
 
@@ -22,6 +24,7 @@ pub(super) fn record(
     client: &mut SpiClient,
     map: &Map,
     mut decided: Vec<Decided>,
+    written_over: &WrittenOver,
     arrived: &mut Arrived,
 ) -> Result<(), StoreError> {
     update_ledger(client, map, &decided)?;
@@ -31,11 +34,19 @@ pub(super) fn record(
         .flat_map(|s| s.answers.drain(..))
         .collect();
     stored_forms::remember(client, map, &answers)?;
-    let formed = decided.iter().flat_map(|s| {
-        let ids = s.forms.iter();
-        ids.map(|id| (s.incoming.crm_id.as_str(), id))
+    let forms = decided.iter().flat_map(|s| {
+        let forms = s.forms.iter();
+        forms.map(|(id, (row, crm))| CrmForm {
+            shard_key: &s.key.shard_key,
+            record_key: &s.key.record_key,
+            field_id: *id,
+            row: *row,
+            crm: *crm,
+        })
     });
-    stored_forms::note_forms(client, map, &formed.collect::<Vec<_>>())?;
+    crm_forms::remember(client, map, &forms.collect::<Vec<_>>())?;
+    let read = decided.iter().map(|s| s.incoming.crm_id.as_str());
+    unseen_writes::forget(client, map, &written_over.unseen_among(read))?;
     for record in &decided {
         record_conflicts(client, map, record)?;
     }

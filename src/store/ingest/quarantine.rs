@@ -216,11 +216,14 @@ fn put(
     dead_letter::log_first(client, map, failure.class, &failure.code)?;
     let put = client.update(
         Cached(
-            "INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, path, crm_id, operation, error_class, vendor_code, error, attempts, actor, fields)
-             VALUES ($1, $2, $3, 'ingest', $4, 'ingest', $5, $6, $7, 1, $8, $9::jsonb)
+            "INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, path, crm_id, operation, error_class, vendor_code, error, attempts, actor, fields,
+                                               operation_id)
+             VALUES ($1, $2, $3, 'ingest', $4, 'ingest', $5, $6, $7, 1, $8, $9::jsonb,
+                     (SELECT i.pass_id FROM crm.ingest_state i WHERE i.map_id = $2))
              ON CONFLICT (shard_key, map_id, record_key, path) DO UPDATE
              SET crm_id = excluded.crm_id, error_class = excluded.error_class, vendor_code = excluded.vendor_code, error = excluded.error,
-                 attempts = d.attempts + 1, died_at = now(), actor = excluded.actor, fields = excluded.fields
+                 attempts = d.attempts + 1, died_at = now(), actor = excluded.actor, fields = excluded.fields,
+                 operation_id = excluded.operation_id
              WHERE (d.crm_id, d.error_class, d.vendor_code, d.error, d.fields)
                    IS DISTINCT FROM (excluded.crm_id, excluded.error_class, excluded.vendor_code, excluded.error, excluded.fields)
              RETURNING 1",

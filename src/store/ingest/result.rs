@@ -9,7 +9,7 @@ use crate::store::config::connection::Connection;
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::ingest::Incoming;
-use crate::store::ingest::state::Counts;
+use crate::store::ingest::state::{self, Counts};
 use crate::store::record::key::Key;
 use crate::store::table::write::Altered;
 
@@ -112,6 +112,10 @@ pub fn write_audit(
     map: &Map,
     notes: &[Note],
 ) -> Result<(), StoreError> {
+    if notes.is_empty() {
+        return Ok(());
+    }
+    let pass = state::pass_id(client, map.id)?;
     let entries: Vec<audit::Entry> = notes
         .iter()
         .map(|note| {
@@ -124,14 +128,12 @@ pub fn write_audit(
                 fields: &note.fields,
                 attempt: note.attempt,
                 actor: note.by.as_deref(),
+                operation_id: pass.as_deref(),
                 ..audit::Entry::new(key, note.operation, note.result)
                     .with_failure(note.failure.as_ref())
             }
         })
         .collect();
-    if entries.is_empty() {
-        return Ok(());
-    }
     audit::write(client, connection, map, Path::Ingest, &entries)
 }
 

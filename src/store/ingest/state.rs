@@ -66,14 +66,32 @@ pub fn all(client: &mut SpiClient) -> Result<Vec<State>, StoreError> {
     Ok(states)
 }
 
-/// Notes that the map's changes are being read.
-pub fn begins_to_read(client: &mut SpiClient, map_id: i32) -> Result<(), StoreError> {
+/// Notes that the map's changes are being read. `is_new_pass`: from the end of the last pass on.
+pub fn begins_to_read(
+    client: &mut SpiClient,
+    map_id: i32,
+    is_new_pass: bool,
+) -> Result<(), StoreError> {
     client.update(
-        Cached("UPDATE crm.ingest_state SET reading_since = now() WHERE map_id = $1"),
+        Cached(
+            "UPDATE crm.ingest_state
+             SET reading_since = now(), pass_id = CASE WHEN $2 OR pass_id IS NULL THEN gen_random_uuid() ELSE pass_id END
+             WHERE map_id = $1",
+        ),
+        None,
+        &[map_id.into(), is_new_pass.into()],
+    )?;
+    Ok(())
+}
+
+/// The id of the running pass, or of the last one.
+pub fn pass_id(client: &SpiClient, map_id: i32) -> Result<Option<String>, StoreError> {
+    let mut rows = client.select(
+        Cached("SELECT pass_id::text AS pass_id FROM crm.ingest_state WHERE map_id = $1"),
         None,
         &[map_id.into()],
     )?;
-    Ok(())
+    rows.next().map_or(Ok(None), |row| row.optional("pass_id"))
 }
 
 /// Notes that no request for the map's changes is in flight; `None`: for those of any.

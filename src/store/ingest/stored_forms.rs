@@ -5,16 +5,22 @@
 //! CRM makes of it. Should the CRM hold the same again after the same was sent, and the row's own
 //! value was not seen there in between, that is its form of it. A value that is set in the CRM
 //! after ours was seen there is overwritten as usual.
+//!
+//! Of a bidirectional cell, what a record first shows after it was written is the CRM's form of it
+//! if it can be ([`crm_domain::crm_form`]): the row keeps its own. Whatever comes next is a change.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use crm_domain::conflict::ShortHash;
+use crm_domain::Value;
+use crm_domain::conflict::{self, ShortHash};
+use crm_domain::crm_form::is_form_of;
 use pgrx::spi::SpiClient;
 
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::ingest::incoming::Incoming;
 use crate::store::ingest::refetch;
+use crate::store::record::unseen_writes;
 use crate::store::row::Columns;
 use crate::store::statement::Cached;
 
@@ -26,6 +32,8 @@ pub(super) struct WrittenOver {
     over: HashMap<String, HashMap<u16, (ShortHash, ShortHash)>>,
     /// Cells in which the two agree all the same.
     forms: HashMap<String, HashMap<u16, (ShortHash, ShortHash)>>,
+    /// What was written to records that have not been read since.
+    unseen: HashMap<String, BTreeMap<u16, Value>>,
 }
 
 /// An outbound cell in which the CRM holds something else than it was sent.
@@ -42,7 +50,10 @@ impl WrittenOver {
         map: &Map,
         crm_ids: &[&str],
     ) -> Result<WrittenOver, StoreError> {
-        let mut found = WrittenOver::default();
+        let mut found = WrittenOver {
+            unseen: unseen_writes::unseen(client, map, crm_ids)?,
+            ..WrittenOver::default()
+        };
         if !map.fields.iter().any(|f| f.written) {
             return Ok(found);
         }
@@ -78,6 +89,25 @@ impl WrittenOver {
     ) -> Option<ShortHash> {
         let (sent, form) = self.forms.get(crm_id)?.get(&field_id)?;
         (form == held).then_some(*sent)
+    }
+
+    /// What was last written to a field, if it is what the CRM was known to hold, and the CRM's
+    /// value may be its form of it.
+    pub(super) fn held_as(
+        &self,
+        crm_id: &str,
+        field_id: u16,
+        known: Option<ShortHash>,
+        crm: &Value,
+    ) -> Option<ShortHash> {
+        let ours = self.unseen.get(crm_id)?.get(&field_id)?;
+        let written = conflict::hash(ours);
+        (known == Some(written) && is_form_of(crm, ours)).then_some(written)
+    }
+
+    /// Of these records, those of which something was written that had not been seen.
+    pub(super) fn unseen_among<'a>(&self, crm_ids: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+        crm_ids.filter(|id| self.unseen.contains_key(*id)).collect()
     }
 
     /// Whether the CRM held this once before, after the same was sent.
@@ -140,51 +170,22 @@ pub(super) fn remember(
     Ok(())
 }
 
-/// Notes that what the CRM holds in these cells is its own form of what the row holds, so that they
-/// count as in step.
-pub(super) fn note_forms(
-    client: &mut SpiClient,
-    map: &Map,
-    cells: &[(&str, u16)],
-) -> Result<(), StoreError> {
-    const NOTE: &str = "UPDATE crm.overwritten_cell o SET is_stored_form = true FROM unnest($2::text[], $3::smallint[]) AS r (crm_id, field_id)
-        WHERE o.map_id = $1 AND o.crm_id = r.crm_id AND o.field_id = r.field_id";
-    change(client, map, cells, NOTE)
-}
-
 /// Forgets that these cells were written over.
 fn forget(client: &mut SpiClient, map: &Map, cells: &[(&str, u16)]) -> Result<(), StoreError> {
-    const FORGET: &str = "DELETE FROM crm.overwritten_cell o USING unnest($2::text[], $3::smallint[]) AS r (crm_id, field_id)
-        WHERE o.map_id = $1 AND o.crm_id = r.crm_id AND o.field_id = r.field_id";
-    change(client, map, cells, FORGET)
-}
-
-/// Runs a statement on what was remembered of these cells.
-fn change(
-    client: &mut SpiClient,
-    map: &Map,
-    cells: &[(&str, u16)],
-    statement: &str,
-) -> Result<(), StoreError> {
     if cells.is_empty() {
         return Ok(());
     }
+    let (ids, fields): (Vec<&str>, Vec<i16>) = cells
+        .iter()
+        .map(|(crm_id, id)| (*crm_id, *id as i16))
+        .unzip();
     client.update(
-        Cached(statement),
+        Cached(
+            "DELETE FROM crm.overwritten_cell o USING unnest($2::text[], $3::smallint[]) AS r (crm_id, field_id)
+             WHERE o.map_id = $1 AND o.crm_id = r.crm_id AND o.field_id = r.field_id",
+        ),
         None,
-        &[
-            map.id.into(),
-            cells
-                .iter()
-                .map(|(crm_id, _)| *crm_id)
-                .collect::<Vec<_>>()
-                .into(),
-            cells
-                .iter()
-                .map(|(_, id)| *id as i16)
-                .collect::<Vec<_>>()
-                .into(),
-        ],
+        &[map.id.into(), ids.into(), fields.into()],
     )?;
     Ok(())
 }

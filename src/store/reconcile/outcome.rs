@@ -17,6 +17,10 @@ pub struct Resolution {
     pub known: BTreeMap<u16, ShortHash>,
     /// Cells in which the row takes the CRM's value, and what the row held when that was decided.
     pub accepts: BTreeMap<u16, Accepted>,
+    /// Of these, what was written just now.
+    pub written: BTreeMap<u16, Value>,
+    /// Of these, in which the CRM holds its own form of what the row holds: what both hold.
+    pub forms: BTreeMap<u16, (ShortHash, ShortHash)>,
     pub conflicts: Vec<Conflict>,
     pub outcome: Outcome,
     /// What was sent: field_id -> hash, as JSON. It may have arrived, whatever came back.

@@ -19,8 +19,9 @@ use crate::store::outcome::Outcome;
 use crate::store::reconcile::accept::{accept, rows_in_use};
 use crate::store::reconcile::outcome::{Resolution, keys_of};
 use crate::store::reconcile::pending_writes::edited_since;
-use crate::store::record::locks;
+use crate::store::record::crm_forms::{self, CrmForm};
 use crate::store::record::remove::delete_with_row;
+use crate::store::record::{locks, unseen_writes};
 use crate::store::statement::Cached;
 
 /// Writes down results. Returns what was written, and those to be written later: another session
@@ -49,6 +50,7 @@ pub fn resolve(
     }
     accept(client, map, &mut now, settings)?;
     ledger(client, map, &now, settings.transform_timeout)?;
+    forms(client, map, &now)?;
     pending(client, map, &now)?;
     for record in &now {
         conflicts(client, map, record)?;
@@ -173,6 +175,31 @@ fn ledger(
         )?;
     }
     Ok(())
+}
+
+/// What the CRM holds of what was written is known once the record is read, or it is known by now.
+fn forms(client: &mut SpiClient, map: &Map, records: &[Resolution]) -> Result<(), StoreError> {
+    let written: Vec<(&str, String)> = records
+        .iter()
+        .filter_map(|r| {
+            let written = r.written.iter().map(|(id, value)| (*id, value));
+            let cells = unseen_writes::cells(map, written)?;
+            Some((r.pending.crm_id.as_str(), cells))
+        })
+        .collect();
+    let written: Vec<(&str, &str)> = written.iter().map(|(id, c)| (*id, c.as_str())).collect();
+    unseen_writes::remember(client, map, &written)?;
+    let forms = records.iter().flat_map(|r| {
+        let (shard_key, record_key) = keys_of(r);
+        r.forms.iter().map(move |(id, (row, crm))| CrmForm {
+            shard_key,
+            record_key,
+            field_id: *id,
+            row: *row,
+            crm: *crm,
+        })
+    });
+    crm_forms::remember(client, map, &forms.collect::<Vec<_>>())
 }
 
 /// A pending write whose every cell is settled goes, unless edits were folded into it since: those
@@ -330,13 +357,13 @@ fn dead_letter(client: &mut SpiClient, map: &Map, record: &Resolution) -> Result
     let (shard_key, record_key) = keys_of(record);
     client.update(
         Cached("INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, path, crm_id, operation, error_class, vendor_code, error,
-                                           attempts, actor)
-         SELECT $1, $2, $3, 'reconcile', $4, 'update', $5, $6, $7, $8, $9
+                                           attempts, actor, correlation_id)
+         SELECT $1, $2, $3, 'reconcile', $4, 'update', $5, $6, $7, $8, $9, $10
          WHERE EXISTS (SELECT FROM crm.pending_write p
                        WHERE p.shard_key = $1 AND p.map_id = $2 AND p.record_key = $3 AND p.state = 'dead')
          ON CONFLICT (shard_key, map_id, record_key, path) DO UPDATE
          SET error_class = excluded.error_class, vendor_code = excluded.vendor_code, error = excluded.error,
-             attempts = excluded.attempts, died_at = now()"),
+             attempts = excluded.attempts, died_at = now(), actor = excluded.actor, correlation_id = excluded.correlation_id"),
         None,
         &[
             shard_key.into(),
@@ -348,6 +375,7 @@ fn dead_letter(client: &mut SpiClient, map: &Map, record: &Resolution) -> Result
             storable_text(error).as_ref().into(),
             (record.pending.attempts as i32 + 1).into(),
             record.pending.actor.as_deref().into(),
+            record.pending.correlation_id.as_deref().into(),
         ],
     )?;
     Ok(())

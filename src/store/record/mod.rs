@@ -8,3 +8,4 @@ pub mod links;
 pub mod locks;
 pub mod orphaned_creates;
 pub mod remove;
+pub mod unseen_writes;

@@ -7,6 +7,7 @@ use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::ingest::stored_forms::refetch_overwritten;
 use crate::store::outcome::Outcome;
+use crate::store::record::unseen_writes;
 use crate::store::row::Columns;
 use crate::store::write_back::outcome::{Settled, column};
 
@@ -77,9 +78,15 @@ pub fn applied<'a>(
     )?;
     let updated = accepted.iter().filter(|r| r.operation == Operation::Update);
     let updated: Vec<&str> = updated.filter_map(|r| r.crm_id.as_deref()).collect();
+    let mut is_done = vec![true; accepted.len()];
     for row in rows {
-        rest.push(accepted[row.number("ord")?]);
+        let place = row.number("ord")?;
+        is_done[place] = false;
+        rest.push(accepted[place]);
     }
+    let done = accepted.iter().zip(is_done).filter(|(_, is_done)| *is_done);
+    let unseen = done.filter_map(|(r, _)| Some((r.crm_id.as_deref()?, r.unseen.as_deref()?)));
+    unseen_writes::remember(client, map, &unseen.collect::<Vec<_>>())?;
     refetch_overwritten(client, map.id, &updated)?;
     Ok(rest)
 }

@@ -4,12 +4,15 @@
 //! sent; one that a dead worker left behind is released by the next, with an attempt charged to its
 //! records, so that work which kills the worker ends as dead letters and not in a crash loop.
 
+use std::sync::Arc;
+
 use crm_domain::{Cells, Op, Path};
 use pgrx::pg_sys;
 use pgrx::spi::SpiClient;
 
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
+use crate::store::map_state;
 use crate::store::row::{self, Columns};
 use crate::store::statement::Cached;
 
@@ -27,6 +30,9 @@ pub struct Claimed {
     pub attempts: u32,
     pub hashes: Vec<u8>,
     pub actor: Option<String>,
+    pub correlation_id: Option<String>,
+    /// Of the round.
+    pub operation_id: Option<Arc<str>>,
     pub place: Place,
 }
 
@@ -101,8 +107,8 @@ fn first_due(
 ) -> Result<Vec<Claimed>, StoreError> {
     let result = client.update(
         "SELECT q.shard_key, q.record_key, coalesce(l.crm_id, k.crm_id) AS crm_id, q.op::text, q.cells, q.revision, q.attempts,
-                coalesce(l.hashes, k.hashes) AS hashes, q.actor, q.is_fresh, q.here, coalesce(l.place, k.place) AS ledger_place
-         FROM (SELECT ctid AS here, place, shard_key, record_key, op, cells, revision, attempts, actor,
+                coalesce(l.hashes, k.hashes) AS hashes, q.actor, q.correlation_id, q.is_fresh, q.here, coalesce(l.place, k.place) AS ledger_place
+         FROM (SELECT ctid AS here, place, shard_key, record_key, op, cells, revision, attempts, actor, correlation_id,
                       next_attempt_at = '-infinity' AS is_fresh FROM crm.queue
                WHERE map_id = $1 AND state = 'queued' AND next_attempt_at <= now() AND (next_attempt_at > '-infinity' OR $3)
                  AND (shard_key, record_key) NOT IN (
@@ -130,6 +136,7 @@ fn first_due(
             unsettled.iter().map(|(_, r)| *r).collect::<Vec<_>>().into(),
         ],
     )?;
+    let operation_id = map_state::round_id(client, map.id)?;
     let mut claimed = Vec::with_capacity(result.len());
     for row in result {
         claimed.push(Claimed {
@@ -144,6 +151,8 @@ fn first_due(
             attempts: row.required::<i16>("attempts")? as u32,
             hashes: row.optional("hashes")?.unwrap_or_default(),
             actor: row.optional("actor")?,
+            correlation_id: row.optional("correlation_id")?,
+            operation_id: operation_id.clone(),
             place: Place {
                 queue: row.required("here")?,
                 ledger: row.required("ledger_place")?,

@@ -234,12 +234,13 @@ pub fn dead_letters(
         }
         client.update(
             "INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, crm_id, operation, fields, error_class, vendor_code,
-                                               error, attempts, actor)
-             SELECT $1, $2, $3, $4, $5, $6::jsonb, $7, $8, $9, $10, $11
+                                               error, attempts, actor, correlation_id, operation_id)
+             SELECT $1, $2, $3, $4, $5, $6::jsonb, $7, $8, $9, $10, $11, $12, $13::uuid
              WHERE EXISTS (SELECT FROM crm.queue q WHERE q.shard_key = $1 AND q.map_id = $2 AND q.record_key = $3 AND q.state = 'dead')
              ON CONFLICT (shard_key, map_id, record_key, path) DO UPDATE
              SET operation = excluded.operation, fields = excluded.fields, error_class = excluded.error_class,
-                 vendor_code = excluded.vendor_code, error = excluded.error, attempts = excluded.attempts, died_at = now()",
+                 vendor_code = excluded.vendor_code, error = excluded.error, attempts = excluded.attempts, died_at = now(),
+                 actor = excluded.actor, correlation_id = excluded.correlation_id, operation_id = excluded.operation_id",
             None,
             &[
                 r.shard_key.as_str().into(),
@@ -253,6 +254,8 @@ pub fn dead_letters(
                 storable_text(error).as_ref().into(),
                 (r.attempt as i32).into(),
                 r.actor.as_deref().into(),
+                r.correlation_id.as_deref().into(),
+                r.operation_id.as_deref().into(),
             ],
         )?;
     }

@@ -1,5 +1,7 @@
 //! How the write of one record ended.
 
+use std::sync::Arc;
+
 use crm_domain::cells::HASH_BYTES;
 use crm_domain::{Cells, Operation, hex};
 use pgrx::IntoDatum;
@@ -24,11 +26,17 @@ pub struct Settled {
     pub defaulted: Cells,
     /// 16 bytes per sent cell, in ordinal order.
     pub hashes: Vec<u8>,
+    /// What the CRM may hold in another form, as JSON; see [`unseen_writes`].
+    ///
+    /// [`unseen_writes`]: crate::store::record::unseen_writes
+    pub unseen: Option<String>,
     pub revision: i64,
     pub attempt: u32,
     /// JSON, as the audit has it.
     pub fields: String,
     pub actor: Option<String>,
+    pub correlation_id: Option<String>,
+    pub operation_id: Option<Arc<str>>,
     pub place: Place,
     pub request_id: Option<String>,
     pub outcome: Outcome,

@@ -65,6 +65,8 @@ pub fn settle(
                 error,
                 request_id: r.request_id.as_deref(),
                 actor: r.actor.as_deref(),
+                correlation_id: r.correlation_id.as_deref(),
+                operation_id: r.operation_id.as_deref(),
                 ..audit::Entry::new(
                     (&r.shard_key, &r.record_key),
                     r.operation,

@@ -12,7 +12,7 @@ use crate::store::calls::intents;
 use crate::store::notify;
 use crate::worker::sender::checked_write::{Checked, Outcome};
 use crate::worker::socket::protocol::Intent;
-use crm_domain::{AuditResult, Operation, Path};
+use crm_domain::{AuditResult, ErrorClass, Operation, Path};
 
 /// Audit, intents and events of calls that came back.
 pub fn write_down(
@@ -89,7 +89,7 @@ pub fn write_down(
             let (name, error) = match &checked.outcome {
                 Outcome::Done(_) => ("sync_completed", None),
                 Outcome::Conflict => ("conflict", None),
-                Outcome::Failed(failure) => ("sync_failed", Some(failure.to_string())),
+                Outcome::Failed(failure) => ("sync_failed", Some(failure.class)),
             };
             event(name, &call.intent, error)
         })
@@ -97,19 +97,18 @@ pub fn write_down(
     notify::notify(client, events)
 }
 
-pub fn event(name: &str, intent: &Intent, error: Option<String>) -> String {
+pub fn event(name: &str, intent: &Intent, error: Option<ErrorClass>) -> String {
     crate::worker::notification::payload(
         name,
         &crate::worker::notification::Subject {
             connection: &intent.connection,
             map_id: intent.map_id,
             relation: &intent.relation,
-            shard_key: &intent.shard_key,
-            record_key: &intent.record_key,
             write_id: Some(&intent.write_id),
+            conflicts: &[],
             correlation_id: intent.correlation_id.as_deref(),
         },
-        error.as_deref(),
+        error,
     )
 }
 

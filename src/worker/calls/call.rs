@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use crm_domain::conflict::{Decision, ShortHash};
+use crm_domain::conflict::{self, Decision, ShortHash};
+use crm_domain::crm_form::Ours;
 use crm_domain::mapping::{ConflictPolicy, ConflictScope};
 use crm_domain::{DataType, Value, hex};
 use crm_provider::ReadBatch;
@@ -27,7 +28,19 @@ pub struct Call {
 }
 
 pub fn differs(f: &IntentField, read: &Value) -> bool {
-    f.compared && base_of(f).is_some_and(|base| base != crm_domain::conflict::hash(read))
+    let is_other = |base| base != conflict::hash(read) && Some(base) != ours_of(f).held_as(read);
+    f.compared && base_of(f).is_some_and(is_other)
+}
+
+fn ours_of(f: &IntentField) -> Ours {
+    let unseen = f.unseen.as_ref();
+    Ours {
+        unseen: unseen.and_then(|v| Value::from_json(field_of(f).1, v).ok()),
+        form: f
+            .form
+            .as_ref()
+            .and_then(|(written, held)| hex::decode(written).zip(hex::decode(held))),
+    }
 }
 
 fn base_of(f: &IntentField) -> Option<ShortHash> {
@@ -72,6 +85,7 @@ pub fn edit(intent: &Intent) -> Edit {
         let (field, data_type) = field_of(f);
         EditField {
             sent: Vec::new(),
+            ours: ours_of(f),
             snapshot: None,
             is_alone: false,
             id: f.id,
@@ -152,12 +166,14 @@ pub fn answer(intent: &Intent, checked: &Checked) -> Answer {
             values,
             error_class: Some("conflict".to_owned()),
             error: Some("the CRM has a value that the edit was not based on".to_owned()),
+            ..Answer::default()
         },
         Outcome::Failed(failure) => Answer {
             outcome: AnswerOutcome::Pending,
             values,
             error_class: Some(failure.class.name().to_owned()),
             error: Some(format!("{} ({})", failure.message, failure.code)),
+            ..Answer::default()
         },
         Outcome::Done(decisions) => {
             let written = intent.fields.iter().filter_map(|f| {
@@ -170,9 +186,11 @@ pub fn answer(intent: &Intent, checked: &Checked) -> Answer {
             if let Some(values) = &mut values {
                 values.extend(written);
             }
+            let written = decisions.iter().filter(|(_, d)| *d == Decision::Write);
             Answer {
                 outcome: AnswerOutcome::Committed,
                 values,
+                written: written.map(|(id, _)| *id).collect(),
                 ..Answer::default()
             }
         }

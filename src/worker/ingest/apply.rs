@@ -16,12 +16,12 @@ use super::request::{PollRequest, PollResult, Target};
 use crate::failpoint;
 use crate::settings::Settings;
 use crate::store::config::{self, Connection, Map};
+use crate::store::conflict;
 use crate::store::fuse::{Direction, end};
 use crate::store::ingest::refetch::{self, Refetch};
 use crate::store::ingest::state::{self, Pass};
 use crate::store::ingest::{self, Arrived, Arriving, Incoming};
 use crate::store::notify;
-use crate::store::record::key::Key;
 use crate::store::table::read::READ_TIME;
 use crate::store::transaction::set_lock_timeout;
 use crate::store::{Fault, StoreError, map_state, transaction};
@@ -112,7 +112,7 @@ pub fn fail(
     transaction(|client| {
         map_state::note_error(client, map.id, &reason)?;
         if is_first && poll.is_page() {
-            let event = pass_event("sync_failed", poll, None);
+            let event = pass_event(client, "sync_failed", poll, None)?;
             notify::notify(client, vec![event])?;
         }
         match target {
@@ -227,19 +227,19 @@ pub fn apply(
             _ => Duration::ZERO,
         });
         queue_reads(client, poll, records, &arrived, wait)?;
-        let conflicts = arrived
-            .disputed
+        let disputed = conflict::ids(client, map.id, &arrived.disputed)?;
+        let conflicts = disputed
             .iter()
-            .map(|key| conflict(connection, map, key));
+            .map(|ids| conflict_event(connection, map, ids));
         let mut events: Vec<String> = conflicts.collect();
         if arrived.is_first {
-            events.push(pass_event("sync_started", poll, None));
+            events.push(pass_event(client, "sync_started", poll, None)?);
         }
         let next = last.and_then(|last| last.result.next.as_ref());
         if next.is_some_and(|(_, more)| !more)
             && let Some(pass) = state::end_pass(client, map.id)?
         {
-            events.push(pass_event("sync_completed", poll, Some(&pass)));
+            events.push(pass_event(client, "sync_completed", poll, Some(&pass))?);
         }
         if next.is_some_and(|(_, more)| !more) {
             end(client, map.id, Direction::Inbound)?;
@@ -298,26 +298,33 @@ fn note_progress(
     Ok(true)
 }
 
-fn conflict(connection: &Connection, map: &Map, key: &Key) -> String {
+fn conflict_event(connection: &Connection, map: &Map, conflicts: &[i64]) -> String {
     let subject = notification::Subject {
         connection: &connection.name,
         map_id: map.id,
         relation: &map.relation,
-        shard_key: &key.shard_key,
-        record_key: &key.record_key,
         write_id: None,
+        conflicts,
         correlation_id: None,
     };
     notification::payload("conflict", &subject, None)
 }
 
 /// The event of a pass through the CRM's changes.
-fn pass_event(name: &str, poll: &PollRequest, pass: Option<&Pass>) -> String {
+fn pass_event(
+    client: &SpiClient,
+    name: &str,
+    poll: &PollRequest,
+    pass: Option<&Pass>,
+) -> Result<String, StoreError> {
     let counts = match pass {
         Some(pass) => json!({ "read": pass.read, "applied": pass.applied }),
         None => json!({}),
     };
-    notification::summary(name, &poll.connection, &poll.map, Path::Ingest, counts)
+    let (map, connection) = (&poll.map, &poll.connection);
+    let id = state::pass_id(client, map.id)?;
+    let path = (Path::Ingest, id.as_deref());
+    Ok(notification::summary(name, connection, map, path, counts))
 }
 
 /// Whether what was requested is what the map maps now.

@@ -81,7 +81,7 @@ impl Polls {
             let since = match since {
                 Some(since) => Some(since),
                 None => {
-                    state::begins_to_read(client, map_id)?;
+                    state::begins_to_read(client, map_id, !passes.is_open())?;
                     state::cursor(client, map_id)?
                 }
             };

@@ -54,7 +54,7 @@ pub fn claim(
         report(&format!("reading {} edits of {}", due.len(), map.relation));
         let keys = due.iter().map(|p| p.record_key.as_str());
         failpoint::reach_with("reconcile_read::store", keys);
-        let edits = with_their_bases(client, &map, read(&map, due, bounds)?)?;
+        let edits = with_their_bases(client, &map, read(client, &map, due, bounds)?)?;
         if edits.is_empty() {
             return Ok(None);
         }

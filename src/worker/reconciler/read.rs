@@ -13,6 +13,7 @@ use serde_json::Value as Json;
 use crate::store::StoreError;
 use crate::store::config::{Map, MappedField};
 use crate::store::reconcile::pending_writes::{self, Pending};
+use crate::store::record::unseen_writes::{self, OurFields};
 use crate::store::table::read::{self, Bounds, RowValues, Wanted};
 use crate::store::table::transform::transformed_in_time;
 use crate::worker::sender::checked_write::{Edit, EditField};
@@ -25,6 +26,8 @@ pub struct PendingWithRow {
     pub bases: BTreeMap<u16, ShortHash>,
     /// Fields whose base is what the row held before: nobody knows what the CRM did.
     pub guessed: Cells,
+    /// What was written to the record before, and may be held in another form.
+    pub ours: OurFields,
     /// The row is gone or cannot be read.
     pub fault: Option<Failure>,
 }
@@ -66,10 +69,16 @@ pub fn with_their_bases(
 
 /// Reads the rows' values, as far as the bound on bytes allows.
 pub fn read(
+    client: &SpiClient,
     map: &Map,
     due: Vec<Pending>,
     bounds: &Bounds,
 ) -> Result<Vec<PendingWithRow>, StoreError> {
+    let records: Vec<(&str, &[u8])> = due
+        .iter()
+        .map(|p| (p.crm_id.as_str(), p.hashes.as_slice()))
+        .collect();
+    let mut ours = unseen_writes::ours(client, map, &records)?;
     let cells: Vec<Cells> = due.iter().map(|p| p.cells.union(&p.take)).collect();
     let wanted: Vec<Wanted> = due
         .iter()
@@ -116,6 +125,7 @@ pub fn read(
         let fault = fault.or_else(|| sent.into_iter().find_map(unstorable_reason));
         let (bases, guessed) = bases(map, &pending, bounds.time);
         waiting.push(PendingWithRow {
+            ours: ours.remove(&pending.crm_id).unwrap_or_default(),
             pending,
             local,
             bases,
@@ -207,6 +217,7 @@ pub fn edit(map: &Map, w: &PendingWithRow) -> Edit {
                     .filter(|_| !take || p.base[f.id.to_string()].get("h").is_some()),
                 compared: changes,
                 sent: sent(&p.base[f.id.to_string()]),
+                ours: w.ours.get(&f.id).cloned().unwrap_or_default(),
                 policy: if p.is_forced(f.id) {
                     ConflictPolicy::LocalWins
                 } else {

@@ -30,6 +30,8 @@ pub fn resolve(
         pending: w.pending,
         known: BTreeMap::new(),
         accepts: BTreeMap::new(),
+        written: BTreeMap::new(),
+        forms: BTreeMap::new(),
         conflicts: Vec::new(),
         outcome: RecordOutcome::Applied,
         learnt: BTreeMap::new(),
@@ -103,6 +105,8 @@ pub fn blamed(
     let settled = Resolution {
         known: BTreeMap::new(),
         accepts: BTreeMap::new(),
+        written: BTreeMap::new(),
+        forms: BTreeMap::new(),
         conflicts: Vec::new(),
         outcome: outcome_of(&failure, pending.attempts, max_attempts, map),
         sent,
@@ -172,8 +176,18 @@ fn decide(came: &Came, settled: &mut Resolution, entry: &mut Entry, decisions: &
         match decision {
             Decision::Write | Decision::AlreadyApplied => {
                 let Some(value) = ours else { continue };
-                settled.known.insert(*id, conflict::hash(value));
-                settled.learnt.insert(*id, conflict::hash(value));
+                let row = conflict::hash(value);
+                let held = match (decision, theirs) {
+                    (Decision::AlreadyApplied, Some(crm)) => conflict::hash(crm),
+                    _ => row,
+                };
+                settled.known.insert(*id, held);
+                settled.learnt.insert(*id, held);
+                if *decision == Decision::Write {
+                    settled.written.insert(*id, value.clone());
+                } else if held != row {
+                    settled.forms.insert(*id, (row, held));
+                }
                 // What is there already was written by an attempt whose response was lost.
                 entry.wrote = true;
                 note(map, &mut entry.fields, *id, ours, theirs);
@@ -278,15 +292,16 @@ fn note_superseded(
     fields.insert(field.field.name.clone(), entry);
 }
 
-pub fn notification(record: &Resolution) -> (&'static str, Option<&str>) {
+pub fn notification(record: &Resolution) -> (&'static str, Option<ErrorClass>) {
     match &record.outcome {
         RecordOutcome::Applied if !record.conflicts.is_empty() => ("conflict", None),
         RecordOutcome::Applied | RecordOutcome::Found | RecordOutcome::NothingToDo => {
             ("sync_completed", None)
         }
-        RecordOutcome::Retry { error, .. }
-        | RecordOutcome::Dead { error, .. }
-        | RecordOutcome::Unlinked { error, .. } => ("sync_failed", Some(error)),
+        RecordOutcome::Retry { class, .. } | RecordOutcome::Dead { class, .. } => {
+            ("sync_failed", Some(*class))
+        }
+        RecordOutcome::Unlinked { .. } => ("sync_failed", Some(ErrorClass::NotFound)),
     }
 }
 
@@ -295,7 +310,7 @@ pub fn event(
     connection: &Connection,
     map: &Map,
     p: &Pending,
-    error: Option<&str>,
+    error: Option<ErrorClass>,
 ) -> String {
     notification::payload(
         name,
@@ -303,9 +318,8 @@ pub fn event(
             connection: &connection.name,
             map_id: map.id,
             relation: &map.relation,
-            shard_key: &p.shard_key,
-            record_key: &p.record_key,
             write_id: Some(&p.write_id),
+            conflicts: &[],
             correlation_id: p.correlation_id.as_deref(),
         },
         error,

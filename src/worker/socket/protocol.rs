@@ -138,6 +138,12 @@ pub struct IntentField {
     /// Hash of what the CRM held when the edit was formed, in hex; absent: not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
+    /// What was written there last, if the CRM was not read since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unseen: Option<Json>,
+    /// Hashes of what was written there last and of what the CRM then held, in hex, if they differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub form: Option<(String, String)>,
     /// Whether a difference is a conflict.
     pub compared: bool,
 }
@@ -175,6 +181,9 @@ pub struct Answer {
     /// What the CRM holds, canonical, by field_id; absent: not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub values: Option<serde_json::Map<String, Json>>,
+    /// The fields that were written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub written: Vec<u16>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_class: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -204,6 +213,8 @@ mod tests {
             data_type: "text".into(),
             value: Some(Json::Null),
             base: None,
+            unseen: None,
+            form: None,
             compared: true,
         };
         let there = serde_json::to_string(&field).unwrap();

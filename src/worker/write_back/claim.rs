@@ -190,7 +190,11 @@ fn claim(
         }
         let records = batch.records.len() + batch.settled.len();
         if map_state::add_to_round(client, map.id, records)? {
-            notify::notify(client, vec![rounds::started(connection, &map)])?;
+            let id = map_state::round_id(client, map.id)?;
+            notify::notify(
+                client,
+                vec![rounds::started(connection, &map, id.as_deref())],
+            )?;
         }
         failpoint::reach("claim::before_commit");
         Ok(Outcome::Claimed(Claim { id, batch, map }))

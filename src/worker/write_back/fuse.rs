@@ -99,8 +99,8 @@ impl Room {
         };
         let unsettled = claiming.unsettled;
         let mut exempt = passed.exempt;
-        let queued = |most| fuse::queued(client, map.id, (after, most), unsettled);
-        let mut total = sum(queued(Some(floor + 1))?, exempt);
+        let queued = |exempt, most| fuse::queued(client, map.id, (after, exempt, most), unsettled);
+        let mut total = sum(queued(exempt, Some(floor + 1))?, exempt);
         let mut limit = floor;
         if total.total() > floor {
             let linked = fuse::linked(client, map.id)?;
@@ -115,9 +115,9 @@ impl Room {
             return Ok(Verdict::Waits);
         }
         if total.total() > floor {
-            total = sum(queued(Some(limit.saturating_add(1)))?, exempt);
+            total = sum(queued(exempt, Some(limit.saturating_add(1)))?, exempt);
             if total.total() > limit {
-                let all = sum(queued(None)?, exempt);
+                let all = sum(queued(exempt, None)?, exempt);
                 let linked = fuse::linked(client, map.id)?;
                 fuse::hold(client, map.id, Direction::Outbound, &all, linked)?;
                 self.forget(map.id);

@@ -9,6 +9,7 @@ use crm_provider::record::Field;
 
 use crate::store::config::{Connection, Map};
 use crate::store::outcome::Outcome;
+use crate::store::record::unseen_writes;
 use crate::store::write_back::claims::Claimed;
 use crate::store::write_back::outcome::{Settled, sent_hashes};
 use crm_domain::Operation;
@@ -37,11 +38,12 @@ pub struct InFlight {
     fields: String,
     /// See [`Settled::defaulted`].
     defaulted: Cells,
+    unseen: Option<String>,
 }
 
 impl InFlight {
     /// `fields` come in the order of their cells, as the packed hashes need it.
-    pub fn new(claimed: Claimed, fields: &[(u16, Arc<Field>, Value)]) -> Self {
+    pub fn new(map: &Map, claimed: Claimed, fields: &[(u16, Arc<Field>, Value)]) -> Self {
         let mut sent = Cells::new();
         let mut hashes = Vec::with_capacity(fields.len() * HASH_BYTES);
         let mut json = vec![b'{'];
@@ -73,6 +75,7 @@ impl InFlight {
             hashes,
             fields: String::from_utf8(json).expect("JSON made of texts"),
             defaulted: Cells::new(),
+            unseen: unseen_writes::cells(map, fields.iter().map(|(id, _, value)| (*id, value))),
         }
     }
 
@@ -116,6 +119,7 @@ impl InFlight {
             hashes,
             fields,
             defaulted,
+            unseen,
         } = self;
         let fields = match outcome {
             Outcome::Found => "{}".to_owned(),
@@ -136,10 +140,13 @@ impl InFlight {
             defaulted,
             row_gone: false,
             hashes,
+            unseen,
             revision: claimed.revision,
             attempt: claimed.attempts + 1,
             fields,
             actor: claimed.actor,
+            correlation_id: claimed.correlation_id,
+            operation_id: claimed.operation_id,
             place: claimed.place,
             request_id: response.request_id,
             outcome,
@@ -148,11 +155,11 @@ impl InFlight {
 }
 
 /// A claimed record that is not sent.
-pub fn unsent(claimed: Claimed, outcome: Outcome) -> Settled {
+pub fn unsent(map: &Map, claimed: Claimed, outcome: Outcome) -> Settled {
     let response = Response {
         crm_id: None,
         created: false,
         request_id: None,
     };
-    InFlight::new(claimed, &[]).settled(outcome, response)
+    InFlight::new(map, claimed, &[]).settled(outcome, response)
 }

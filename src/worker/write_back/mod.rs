@@ -266,7 +266,7 @@ impl WriteBack {
                 Ok(false)
             }
             Attempt::AtFault(claimed, error) => {
-                let mut record = unsent(claimed, Outcome::NothingToDo);
+                let mut record = unsent(map, claimed, Outcome::NothingToDo);
                 record.outcome = blamed(map, &record, &error, cx.settings.max_attempts);
                 let results = Results {
                     map: map.clone(),

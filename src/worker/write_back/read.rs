@@ -74,7 +74,7 @@ pub fn read_batch(
             Disposition::Settled(settled) => batch.settled.push(*settled),
             Disposition::Send(claimed, fields) => {
                 batch.hazards.extend(hazard(&claimed, &fields));
-                let mut record = InFlight::new(*claimed, &fields);
+                let mut record = InFlight::new(map, *claimed, &fields);
                 record.note_defaulted(defaulted);
                 if let Some(field) = key_field(map, record.claimed()) {
                     record.note_key(&field.name);
@@ -166,7 +166,7 @@ fn judge_row(map: &Map, claimed: Claimed, row: RowValues, settings: &Settings) -
             retry_policy::classify(&failure, attempts, most, map.on_crm_delete, draw)
         }
     };
-    Disposition::Settled(Box::new(unsent(claimed, outcome)))
+    Disposition::Settled(Box::new(unsent(map, claimed, outcome)))
 }
 
 /// What is sent of a row: a record that is created may get defaults, and an empty cell may be one
@@ -264,7 +264,7 @@ fn with_keys_of_their_own(
     for (n, claimed) in due.into_iter().enumerate() {
         match outcomes.remove(&n) {
             Some(outcome) => {
-                refused.push(unsent(claimed, outcome));
+                refused.push(unsent(map, claimed, outcome));
             }
             None if later.contains(&n) => {}
             None => rest.push(claimed),

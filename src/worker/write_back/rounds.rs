@@ -127,8 +127,14 @@ pub fn forget_counts(map: &Map) -> Result<(), StoreError> {
 }
 
 /// The event of a round whose first records are claimed.
-pub fn started(connection: &Connection, map: &Map) -> String {
-    notification::summary("sync_started", connection, map, Path::Batch, json!({}))
+pub fn started(connection: &Connection, map: &Map, id: Option<&str>) -> String {
+    notification::summary(
+        "sync_started",
+        connection,
+        map,
+        (Path::Batch, id),
+        json!({}),
+    )
 }
 
 /// The event of a round that ended: it failed if the CRM accepted none of its records.
@@ -142,5 +148,6 @@ fn ended_event(connection: &Connection, map: &Map, round: &Round) -> String {
         "written": round.written,
         "failed": round.failed,
     });
-    notification::summary(name, connection, map, Path::Batch, counts)
+    let path = (Path::Batch, round.id.as_deref());
+    notification::summary(name, connection, map, path, counts)
 }

@@ -171,6 +171,7 @@ impl Settler {
                     Rung::Blamed => {
                         record.fields = "{}".to_owned();
                         record.actor = None;
+                        record.correlation_id = None;
                         record.request_id = None;
                     }
                     Rung::Bare => {}

@@ -5,7 +5,7 @@
 
 use crate::value::{Kind, Value};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use thiserror::Error;
 
 /// When the built-in objects were defined: on 1 January 2026.
@@ -67,6 +67,8 @@ pub struct ObjectSpec {
     /// Vendor's short code: key prefix of ids on Salesforce, object type id on HubSpot.
     pub code: Option<String>,
     pub fields: Vec<FieldSpec>,
+    /// What becomes of the values of fields from now on, by their names.
+    pub alter: BTreeMap<String, Alteration>,
     /// Names of fields to take away.
     pub remove: Vec<String>,
     /// What makes a new record a duplicate of another one; without it nothing does.
@@ -112,6 +114,23 @@ pub struct FieldSpec {
     pub lower: bool,
     /// The group of a HubSpot property.
     pub group: Option<String>,
+    /// What becomes of values, and no description tells.
+    pub alters: Alteration,
+}
+
+/// What a CRM makes of values by rules of its own that its descriptions do not show: a trigger, a
+/// workflow, a column that is narrower than it says.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Alteration {
+    /// Numbers are rounded to so many decimals.
+    pub decimals: Option<u32>,
+    /// Texts are cut off after so many characters.
+    pub characters: Option<usize>,
+    /// Texts are kept in upper case.
+    pub upper: bool,
+    /// Texts are kept in brackets: nobody would take them for what was sent.
+    pub brackets: bool,
 }
 
 #[derive(Debug, Error)]
@@ -210,6 +229,12 @@ impl ObjectDef {
         for field in &spec.fields {
             fields.push(self.check(field, dialect)?);
         }
+        for name in spec.alter.keys() {
+            let missing = || SchemaError::Missing {
+                field: name.clone(),
+            };
+            self.field(name).ok_or_else(missing)?;
+        }
         for name in &spec.remove {
             let missing = || SchemaError::Missing {
                 field: name.clone(),
@@ -223,6 +248,11 @@ impl ObjectDef {
         }
         for field in fields {
             self.put(field);
+        }
+        for (name, alters) in &spec.alter {
+            if let Some((at, _)) = self.field(name) {
+                self.fields[at as usize].spec.alters = alters.clone();
+            }
         }
         for name in &spec.remove {
             if let Some(at) = self.names.remove(&name.to_ascii_lowercase()) {

@@ -4,6 +4,7 @@
 //! stores anything that has not passed here. How a breach is worded is the vendor's business.
 
 use crate::clock;
+use crate::decimal;
 use crate::schema::Field;
 use std::borrow::Cow;
 
@@ -108,7 +109,40 @@ pub fn fit(field: &Field, raw: Raw<'_>) -> Result<Option<Value>, Misfit> {
         Raw::Text("") => return Ok(None),
         Raw::Text(text) => text,
     };
-    fit_text(field, text).map(Some)
+    fit_text(field, text).map(|value| Some(altered(field, value)))
+}
+
+/// What the CRM makes of a value that fits, and tells nobody.
+pub fn altered(field: &Field, value: Value) -> Value {
+    let rule = &field.spec.alters;
+    match value {
+        Value::Number(number) => match rule.decimals {
+            Some(decimals) => {
+                let unit = 10_f64.powi(decimals as i32);
+                Value::Number((number * unit).round() / unit)
+            }
+            None => value,
+        },
+        Value::Text(text) if field.kind == Kind::Decimal => match rule.decimals {
+            Some(decimals) => {
+                let number = decimal::rounded(&text, decimals, i64::MAX);
+                number.map_or(Value::Text(text), |n| Value::text(n.to_plain_string()))
+            }
+            None => Value::Text(text),
+        },
+        Value::Text(text) if field.kind == Kind::Text => {
+            let most = rule.characters.unwrap_or(usize::MAX);
+            let mut text: String = text.chars().take(most).collect();
+            if rule.upper {
+                text = text.to_uppercase();
+            }
+            if rule.brackets && !text.starts_with('[') {
+                text = format!("[{text}]");
+            }
+            Value::text(text)
+        }
+        value => value,
+    }
 }
 
 fn fit_text(field: &Field, text: &str) -> Result<Value, Misfit> {

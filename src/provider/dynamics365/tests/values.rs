@@ -102,6 +102,14 @@ fn options_are_those_that_come_back() {
     for id in ["{ 0A\u{f}}", "{ {0A} }", "{}"] {
         there_and_back(DataType::Reference, Value::text(id));
     }
+    // A label is no option, and is not taken for two.
+    let label = Value::multi_choice(["Red, dark", "3"]);
+    let label = Dynamics365.stored(DataType::MultiChoice, label.clone());
+    assert_eq!(label, Value::multi_choice(["Red, dark", "3"]));
+    assert!(Dynamics365.unstorable_reason(&label).is_some());
+    let options = Dynamics365.stored(DataType::MultiChoice, Value::multi_choice(["1,2", "3"]));
+    assert_eq!(options, Value::multi_choice(["1", "2", "3"]));
+    assert_eq!(Dynamics365.unstorable_reason(&options), None);
     let read = Dynamics365.from_wire(DataType::MultiChoice, &json!(["1,2", "3"]));
     assert_eq!(read, Ok(Value::multi_choice(["1", "2", "3"])));
 }

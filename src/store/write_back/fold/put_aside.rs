@@ -52,32 +52,33 @@ const PUT_ASIDE: &str = "WITH change AS (
          FROM change c, unnest(c.record_keys) AS k, LATERAL (
              SELECT ctid, * FROM crm.ledger l WHERE l.shard_key = c.shard_key AND l.map_id = c.map_id AND l.record_key = k FOR UPDATE) l
      ), record AS MATERIALIZED (
-         SELECT l.*, c.op = 'd' AS deleted, c.actor, c.write_id,
+         SELECT l.*, c.op = 'd' AS deleted, c.actor, c.correlation_id, c.write_id,
                 CASE WHEN l.crm_id IS NOT NULL AND c.op <> 'd' THEN k.cells END AS checked,
                 CASE WHEN l.crm_id IS NULL OR k.cells IS NULL THEN m.cells ELSE crm_internal.cells_minus(m.cells, k.cells) END AS written
          FROM locked l, change c, LATERAL (SELECT crm_internal.map_cells(c.map_id) AS cells) m,
               LATERAL (SELECT crm_internal.checked_cells(c.map_id) AS cells) k
      ), queued AS (
-         INSERT INTO crm.queue AS q (shard_key, map_id, record_key, state, op, cells, place, actor, error_class, last_error)
+         INSERT INTO crm.queue AS q (shard_key, map_id, record_key, state, op, cells, place, actor, correlation_id, error_class, last_error)
          SELECT shard_key, map_id, record_key, 'dead', (CASE WHEN deleted THEN 'd' WHEN crm_id IS NULL THEN 'c' ELSE 'u' END)::\"char\",
-                CASE WHEN NOT deleted THEN written END, place, actor, 'internal', $3
+                CASE WHEN NOT deleted THEN written END, place, actor, correlation_id, 'internal', $3
          FROM record WHERE deleted OR crm_internal.cells_count(written) > 0
          ON CONFLICT (shard_key, map_id, record_key) DO UPDATE
          SET state = 'dead', op = excluded.op, cells = excluded.cells, revision = excluded.revision, error_class = 'internal', last_error = $3
-         RETURNING q.shard_key, q.map_id, q.record_key, q.op, q.actor
+         RETURNING q.shard_key, q.map_id, q.record_key, q.op, q.actor, q.correlation_id
      ), pending AS (
-         INSERT INTO crm.pending_write AS p (shard_key, map_id, record_key, state, cells, snapshot_hashes, actor, folded, error_class, last_error,
-                                             revision)
-         SELECT shard_key, map_id, record_key, 'dead', checked, hashes, actor, CASE WHEN write_id IS NOT NULL THEN ARRAY[write_id] END, 'internal', $3, 1
+         INSERT INTO crm.pending_write AS p (shard_key, map_id, record_key, state, cells, snapshot_hashes, actor, correlation_id, folded, error_class,
+                                             last_error, revision)
+         SELECT shard_key, map_id, record_key, 'dead', checked, hashes, actor, correlation_id, CASE WHEN write_id IS NOT NULL THEN ARRAY[write_id] END, 'internal', $3, 1
          FROM record WHERE crm_internal.cells_count(checked) > 0
          ON CONFLICT (shard_key, map_id, record_key) WHERE state IN ('queued', 'dead') DO UPDATE
          SET state = 'dead', cells = crm_internal.cells_or(p.cells, excluded.cells), folded = p.folded || excluded.folded, error_class = 'internal',
              last_error = $3, revision = p.revision + 1
-         RETURNING p.shard_key, p.map_id, p.record_key, 'u'::\"char\" AS op, p.actor
+         RETURNING p.shard_key, p.map_id, p.record_key, 'u'::\"char\" AS op, p.actor, p.correlation_id
      ), letter AS (
-         INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, path, crm_id, operation, error_class, vendor_code, error, attempts, actor)
+         INSERT INTO crm.dead_letter AS d (shard_key, map_id, record_key, path, crm_id, operation, error_class, vendor_code, error, attempts, actor,
+                                           correlation_id)
          SELECT x.shard_key, x.map_id, x.record_key, x.path, r.crm_id,
-                CASE x.op WHEN 'd' THEN 'delete' WHEN 'c' THEN 'create' ELSE 'update' END, 'internal', 'fold', $3, 1, x.actor
+                CASE x.op WHEN 'd' THEN 'delete' WHEN 'c' THEN 'create' ELSE 'update' END, 'internal', 'fold', $3, 1, x.actor, x.correlation_id
          FROM (SELECT *, 'batch' AS path FROM queued UNION ALL SELECT *, 'reconcile' FROM pending) x
          JOIN record r USING (shard_key, map_id, record_key)
          ON CONFLICT (shard_key, map_id, record_key, path) DO UPDATE
@@ -86,7 +87,7 @@ const PUT_ASIDE: &str = "WITH change AS (
          RETURNING d.*
      )
      INSERT INTO crm.audit_log (shard_key, map_id, connection, provider, relation, record_key, crm_id, path, operation, result, error_class,
-                                vendor_code, error, actor)
+                                vendor_code, error, actor, correlation_id)
      SELECT l.shard_key, l.map_id, n.name, n.provider, m.relation::text, l.record_key, l.crm_id, l.path, l.operation, 'dead', l.error_class,
-            l.vendor_code, l.error, l.actor
+            l.vendor_code, l.error, l.actor, l.correlation_id
      FROM letter l JOIN crm.object_map m USING (map_id) JOIN crm.connection n USING (connection_id)";

@@ -50,6 +50,8 @@ pub struct Record {
     pub cells: Vec<u8>,
     pub changed_at: TimestampWithTimeZone,
     pub actor: String,
+    /// Of the newest edit that has one.
+    pub correlation_id: Option<String>,
     /// What its edits of checked cells say of themselves, a JSON array: change_id, cells, base,
     /// write_id, correlation_id, snapshot of each.
     pub notes: Option<String>,
@@ -121,6 +123,7 @@ fn record(record_key: String, row: &impl Columns) -> Result<Record, StoreError> 
         cells: row.required("cells")?,
         changed_at: row.required("changed_at")?,
         actor: row.required("actor")?,
+        correlation_id: row.optional("correlation_id")?,
         notes: row.optional("notes")?,
         is_deleted: row.required("is_deleted")?,
         is_reinserted: row.required("is_reinserted")?,
@@ -158,6 +161,7 @@ pub fn queue(client: &mut SpiClient, records: Vec<&Record>) -> Result<(), StoreE
             column(&records, |r| r.changed_at),
             column(&records, |r| r.ledger_place),
             column(&records, |r| r.actor.as_str()),
+            column(&records, |r| r.correlation_id.as_deref()),
         ],
     )?;
     Ok(())
@@ -176,6 +180,7 @@ const ON_QUEUED: &str = "
     ON CONFLICT (shard_key, map_id, record_key) DO UPDATE
     SET state = excluded.state, op = CASE WHEN q.op = 'k' AND excluded.op = 'u' THEN 'k' ELSE excluded.op END,
         revision = excluded.revision, place = excluded.place, actor = excluded.actor,
+        correlation_id = coalesce(excluded.correlation_id, q.correlation_id),
         cells = CASE WHEN excluded.op = 'd' THEN NULL WHEN q.cells IS NULL THEN excluded.cells
                      ELSE crm_internal.cells_or(q.cells, excluded.cells) END,
         changed_at = CASE WHEN q.changed_at IS NULL THEN excluded.changed_at
@@ -204,8 +209,11 @@ const LOCK: &str = "WITH slice AS MATERIALIZED (
                coalesce(max(s.change_id) FILTER (WHERE s.op = 'o') = max(s.change_id), false) AS is_outside,
                bool_or(s.op = 'l') AS has_left, bool_or(s.op = 'i') AS is_inserted,
                max(s.actor) AS actor,
+               substr(max(CASE WHEN s.correlation_id IS NOT NULL THEN lpad(s.change_id::text, 20, '0') || s.correlation_id END), 21) AS correlation_id,
+               bool_or(s.base IS NOT NULL OR s.write_id IS NOT NULL) AS is_noted,
                jsonb_agg(jsonb_build_array(s.change_id, encode(s.cells, 'hex'), s.base, s.write_id, s.correlation_id, s.snapshot))
-                   FILTER (WHERE s.base IS NOT NULL OR s.write_id IS NOT NULL OR s.correlation_id IS NOT NULL) AS notes
+                   FILTER (WHERE s.base IS NOT NULL OR s.write_id IS NOT NULL
+                                 OR s.correlation_id IS NOT NULL AND s.map_id IN (SELECT m.map_id FROM map m WHERE m.checkable IS NOT NULL)) AS notes
         FROM slice s, unnest(s.record_keys) AS k (record_key)
         GROUP BY s.shard_key, s.map_id, k.record_key ORDER BY k.record_key, s.map_id, s.shard_key
     ), seen AS MATERIALIZED (
@@ -232,7 +240,7 @@ const LOCK: &str = "WITH slice AS MATERIALIZED (
                -- A record that is created is created as a whole.
                CASE WHEN x.crm_id IS NULL AND x.creates THEN crm_internal.cells_or(x.cells, coalesce(x.map_cells, x.cells)) ELSE x.unchecked END AS queued,
                x.checked IS NULL OR x.is_deleted OR crm_internal.cells_count(x.unchecked) > 0 AS writes,
-               x.notes IS NULL AND NOT x.is_deleted AND NOT (x.is_inserted AND x.crm_id IS NOT NULL)
+               NOT x.is_noted AND NOT x.is_deleted AND NOT (x.is_inserted AND x.crm_id IS NOT NULL)
                    AND (x.checked IS NULL OR crm_internal.cells_count(crm_internal.cells_and(x.cells, x.checked)) = 0) AS is_plain
         FROM (SELECT k.*, CASE WHEN k.checked IS NULL THEN k.cells ELSE crm_internal.cells_minus(k.cells, k.checked) END AS unchecked
               FROM (SELECT s.*, m.creates AND NOT coalesce(s.detached, false) AS creates, m.cells AS map_cells, m.checkable,
@@ -256,9 +264,10 @@ const LOCK: &str = "WITH slice AS MATERIALIZED (
         WHERE NOT r.is_deleted AND r.crm_id IS NULL
           AND u.shard_key = r.shard_key AND u.map_id = r.map_id AND u.record_key = r.record_key
     ), queue AS (
-        INSERT INTO crm.queue AS q (shard_key, map_id, record_key, state, op, cells, changed_at, place, actor)
+        INSERT INTO crm.queue AS q (shard_key, map_id, record_key, state, op, cells, changed_at, place, actor, correlation_id)
         SELECT shard_key, map_id, record_key, CASE WHEN crm_id IS NOT NULL OR creates THEN 'queued' ELSE 'unlinked' END,
-               CASE WHEN crm_id IS NULL THEN 'c' ELSE 'u' END::\"char\", queued, crm_internal.cells_stamp(NULL, unchecked, changed_at), place, actor
+               CASE WHEN crm_id IS NULL THEN 'c' ELSE 'u' END::\"char\", queued, crm_internal.cells_stamp(NULL, unchecked, changed_at), place, actor,
+               correlation_id
         FROM ready WHERE is_plain AND writes";
 
 /// Takes the changes out, but for those of records that another session has locked.
@@ -278,33 +287,35 @@ const REMOVE: &str = "
     FROM (SELECT (SELECT count(*) FROM record) - (SELECT count(*) FROM waiting) AS records,
                  ARRAY(SELECT DISTINCT map_id FROM waiting) AS locked_maps) t
     LEFT JOIN (
-        SELECT shard_key, map_id, record_key, crm_id, place, cells, changed_at, actor, notes::text AS notes, is_deleted,
+        SELECT shard_key, map_id, record_key, crm_id, place, cells, changed_at, actor, correlation_id, notes::text AS notes, is_deleted,
                is_inserted AND crm_id IS NOT NULL AS is_reinserted, creates, checked IS NOT NULL AS is_checked,
                is_deleted AND deletes AND crm_id IS NOT NULL AS deletes_record, keeps AND crm_id IS NOT NULL AS keeps_record,
                is_deleted AND (deletes OR NOT is_left AND NOT is_outside) AS is_given_up, writes, unchecked, queued, checkable
         FROM ready WHERE NOT is_plain
         UNION ALL
         -- Calls that set cells of a row that came and went before anything was known of it.
-        SELECT shard_key, map_id, record_key, NULL, NULL, cells, changed_at, actor, notes::text, true, false, false, false, false, false, false,
-               false, NULL, NULL, NULL
+        SELECT shard_key, map_id, record_key, NULL, NULL, cells, changed_at, actor, correlation_id, notes::text, true, false, false, false, false,
+               false, false, false, NULL, NULL, NULL
         FROM unlocked WHERE is_deleted AND NOT is_known AND notes IS NOT NULL) i ON true";
 
 /// Dead letters about the same are void.
 const QUEUED: &str = "WITH record AS MATERIALIZED (
         SELECT *
         FROM unnest($1::text[], $2::int[], $3::text[], $4::bool[], $5::bool[], $6::bool[], $7::bool[], $8::bytea[], $9::bytea[],
-                    $10::timestamptz[], $11::tid[], $12::text[])
-             AS r (shard_key, map_id, record_key, is_linked, creates, is_deleted, writes, unchecked, queued, changed_at, place, actor)
+                    $10::timestamptz[], $11::tid[], $12::text[], $13::text[])
+             AS r (shard_key, map_id, record_key, is_linked, creates, is_deleted, writes, unchecked, queued, changed_at, place, actor,
+                   correlation_id)
         WHERE r.writes OR EXISTS (
             SELECT FROM crm.queue q WHERE q.shard_key = r.shard_key AND q.map_id = r.map_id AND q.record_key = r.record_key AND q.op = 'd')
     ), revived AS (
         DELETE FROM crm.dead_letter d USING record r
         WHERE d.path = 'batch' AND d.shard_key = r.shard_key AND d.map_id = r.map_id AND d.record_key = r.record_key
     )
-    INSERT INTO crm.queue AS q (shard_key, map_id, record_key, state, op, cells, changed_at, place, actor)
+    INSERT INTO crm.queue AS q (shard_key, map_id, record_key, state, op, cells, changed_at, place, actor, correlation_id)
     SELECT shard_key, map_id, record_key, CASE WHEN is_linked OR creates THEN 'queued' ELSE 'unlinked' END,
            CASE WHEN is_deleted THEN 'd' WHEN is_linked THEN 'u' ELSE 'c' END::\"char\",
            CASE WHEN NOT is_deleted THEN queued END,
            -- Of a deletion, which has no cells: how long it has been waiting.
-           CASE WHEN is_deleted THEN ARRAY[changed_at] ELSE crm_internal.cells_stamp(NULL, unchecked, changed_at) END, place, actor
+           CASE WHEN is_deleted THEN ARRAY[changed_at] ELSE crm_internal.cells_stamp(NULL, unchecked, changed_at) END, place, actor,
+           correlation_id
     FROM record";

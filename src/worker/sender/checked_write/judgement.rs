@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crm_domain::conflict::{self, Decision, FieldEdit, RecordField, Sides};
+use crm_domain::conflict::{self, Decision, FieldEdit, RecordField, ShortHash, Sides};
+use crm_domain::crm_form::is_form_of;
 use crm_domain::{ErrorClass, Failure, Value};
 
 use super::{Checked, Edit, EditField, Outcome, Read, values};
@@ -23,6 +24,20 @@ impl Judged {
     /// Whether the write holds this field.
     pub fn writes(&self, field: u16) -> bool {
         self.decisions.contains(&(field, Decision::Write))
+    }
+}
+
+impl EditField {
+    /// What we wrote there, if what the CRM holds is its form of that.
+    fn held_as(&self, crm: &Value) -> Option<ShortHash> {
+        // An attempt of which nobody knows whether it arrived.
+        let attempt = self
+            .local
+            .as_ref()
+            .map(|local| (conflict::hash(local), local));
+        let attempt = attempt.filter(|(hash, _)| self.sent.contains(hash));
+        let attempt = attempt.filter(|(_, local)| is_form_of(crm, local));
+        self.ours.held_as(crm).or(attempt.map(|(hash, _)| hash))
     }
 }
 
@@ -66,7 +81,10 @@ pub fn judge(link: &Link, edit: &Edit, index: usize, read: Read) -> Result<Judge
     for f in &edit.fields {
         let resolved = resolved.next().flatten();
         let crm = &read[&f.id];
-        let moved = f.base.is_some_and(|base| base != conflict::hash(crm));
+        let ours = f.held_as(crm);
+        let moved = f
+            .base
+            .is_some_and(|base| base != conflict::hash(crm) && Some(base) != ours);
         differs |= edit.strict && f.compared && moved;
         let decision = match &f.local {
             _ if f.take && moved => Some(Decision::ManualReview),
@@ -106,10 +124,12 @@ fn record_field<'a>(
     crm_changed_at: Option<i64>,
 ) -> RecordField<'a> {
     let edited = f.local.as_ref().filter(|_| !f.take);
+    let ours = f.held_as(crm);
     RecordField {
         crm,
         snapshot: f.snapshot,
         sent: &f.sent,
+        ours,
         edit: edited.map(|local| FieldEdit {
             policy: f.policy,
             is_alone: f.is_alone,
@@ -121,6 +141,7 @@ fn record_field<'a>(
                     false => f.base,
                 },
                 sent: &f.sent,
+                ours,
                 local,
                 crm,
                 local_changed_at: edit.changed_at,

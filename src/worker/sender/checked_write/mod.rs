@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crm_domain::conflict::{Decision, ShortHash};
+use crm_domain::crm_form::Ours;
 use crm_domain::mapping::{ConflictPolicy, ConflictScope};
 use crm_domain::{Failure, Value};
 use crm_provider::record::Field;
@@ -57,6 +58,8 @@ pub struct EditField {
     pub is_alone: bool,
     /// What earlier attempts sent; whether it arrived is unknown.
     pub sent: Vec<ShortHash>,
+    /// What earlier writes left there.
+    pub ours: Ours,
     /// Whether a difference between base and CRM counts for a caller who waits.
     pub compared: bool,
     pub policy: ConflictPolicy,

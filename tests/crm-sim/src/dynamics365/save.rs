@@ -9,7 +9,7 @@ use super::{org, rows};
 use crate::decimal;
 use crate::schema::Field;
 use crate::store::{Change, Object, Store};
-use crate::value::{Kind, Misfit, Raw, Value, fit};
+use crate::value::{Kind, Misfit, Raw, Value, altered, fit};
 use serde_json::{Map, Value as Json};
 
 type Fields = Map<String, Json>;
@@ -124,7 +124,8 @@ fn value_of(set: &str, field: &Field, value: &Json) -> Result<Option<Value>, Dat
             DataverseError::new(400, "0x80044330", text)
         };
         let number = number.ok_or_else(too_much)?;
-        return Ok(Some(Value::text(number.to_plain_string())));
+        let number = Value::text(number.to_plain_string());
+        return Ok(Some(altered(field, number)));
     }
     fit(field, Raw::from(value)).map_err(|misfit| match misfit {
         Misfit::TooLong { limit } => {

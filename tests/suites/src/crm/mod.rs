@@ -1,5 +1,6 @@
 //! The CRMs behind one face: records as a person of the CRM sees them, whoever the vendor is.
 
+mod alterations;
 mod contestants;
 pub mod facts;
 mod faults;

@@ -12,6 +12,7 @@ crm_suites::with_every_contestant!(
     a_key_without_room_is_not_sent,
     a_key_that_another_rows_record_carries_is_not_sent,
     odd_keys,
+    a_record_has_one_link_however_its_id_is_spelt,
 );
 
 async fn insert(desk: &Desk, people: &[(&str, &str)]) {
@@ -244,4 +245,44 @@ async fn odd_keys(contestant: Contestant) {
         .await;
     insert(&desk, &[("again \"1\",", "A"), ("again '2' ü", "B")]).await;
     desk.settle().await;
+}
+
+/// An id is linked in the vendor's own spelling, or not at all.
+async fn a_record_has_one_link_however_its_id_is_spelt(contestant: Contestant) {
+    let vendor = contestant.vendor;
+    let desk = Desk::open_with(&CLUSTER, contestant, "on_insert => 'ignore'").await;
+    let ids = desk.link(1).await;
+    insert(&desk, &[("other", "Other")]).await;
+    let id = &ids[0];
+    let (taken, invalid) = ("23505", "22023");
+    let spellings = match vendor {
+        Vendor::Stub => vec![(id.clone(), taken)],
+        Vendor::Salesforce => vec![
+            (id[..15].to_owned(), taken),
+            (id.to_lowercase(), taken),
+            (id.to_uppercase(), taken),
+            (format!(" {id}"), invalid),
+        ],
+        Vendor::Dynamics365 => vec![
+            (vendor.respelt(id), taken),
+            (id.to_uppercase(), taken),
+            (id.replace('-', ""), invalid),
+        ],
+        Vendor::HubSpot | Vendor::Pipedrive | Vendor::Zoho => vec![
+            (id.clone(), taken),
+            (format!("0{id}"), invalid),
+            (format!("000{id}"), invalid),
+            (format!("+{id}"), invalid),
+            (format!("{id} "), invalid),
+            (format!("{id}.0"), invalid),
+        ],
+    };
+    for (spelling, code) in spellings {
+        let sql = format!("SELECT crm.link({}, 'other', '{spelling}')", desk.map);
+        let error = desk.db.error(&sql).await;
+        assert_eq!(error.code().code(), code, "{spelling}: {error}");
+    }
+    assert_eq!(desk.crm_id("other").await, None);
+    assert_eq!(desk.crm_id("p1").await.as_ref(), Some(id));
+    desk.db.assert_checked().await;
 }

@@ -19,6 +19,7 @@ mod keys;
 mod limits;
 mod listings;
 mod matches;
+mod own_forms;
 mod requests;
 mod snapshots;
 mod tokens;

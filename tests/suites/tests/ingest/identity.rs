@@ -10,6 +10,7 @@ crm_suites::with_every_crm!(
     a_record_without_a_row_gets_one,
     a_row_that_was_deleted_here_does_not_come_back,
     a_second_record_that_claims_a_row_is_a_conflict,
+    a_record_that_claimed_a_row_gets_one_once_that_is_gone,
     an_operator_decides_whose_row_it_is,
     what_the_table_refuses_keeps_nobody_from_coming_in,
     a_key_that_the_table_cannot_hold_belongs_to_no_row,
@@ -142,6 +143,28 @@ async fn a_second_record_that_claims_a_row_is_a_conflict(vendor: Vendor) {
     assert_eq!(conflict, format!("duplicate_identity p1 {id} {twin}"));
     assert_eq!(live.cell("p1", "phone").await, "+1");
     live.nothing_goes_out().await;
+}
+
+async fn a_record_that_claimed_a_row_gets_one_once_that_is_gone(vendor: Vendor) {
+    let arguments = "on_insert => 'ignore', on_crm_insert => 'insert', on_crm_delete => 'delete'";
+    let live = Live::with(&CLUSTER, vendor, arguments, "").await;
+    live.people(1).await;
+    live.ingest().await;
+    let id = live.crm_id("p1").await.unwrap();
+    let twin = twin_of(&live, &id).await;
+    live.ingest().await;
+    assert_eq!(live.db.count("crm.conflicts").await, 1);
+    live.crm.delete(&live.db, vendor.people(), &id).await;
+    // A pass may have begun before the record was deleted.
+    eventually("the record has the row", async || {
+        live.ingest().await;
+        (live.crm_id("p1").await.as_ref() == Some(&twin)).then_some(())
+    })
+    .await;
+    assert_eq!(live.cell("p1", "last_name").await, "Twin");
+    assert_eq!(live.db.count("people").await, 1);
+    assert_eq!(live.db.count("crm.conflicts").await, 0);
+    live.agree().await;
 }
 
 /// Another record with the key of this one.

@@ -99,6 +99,7 @@ async fn contents(db: &Database) -> Vec<(String, i64, String)> {
         "refetch",
         "former_link",
         "orphaned_create",
+        "unseen_write",
         "webhook_inbox",
     ] {
         let sql = format!(

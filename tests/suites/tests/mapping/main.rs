@@ -10,6 +10,7 @@ mod fits;
 mod moves;
 mod pauses;
 mod refusals;
+mod unsendable;
 
 use std::sync::LazyLock;
 

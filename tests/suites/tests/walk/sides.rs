@@ -16,6 +16,7 @@ pub struct Sides {
     pub ever: BTreeMap<String, BTreeSet<String>>,
     /// Row and column; an empty column stands for the row as a whole.
     pub conflicts: BTreeSet<(String, String)>,
+    /// Records that claim a row which has another: of several, the last one is in conflict.
     pub conflicting: BTreeSet<String>,
     /// Rows and records.
     pub dead: BTreeSet<String>,
@@ -64,7 +65,9 @@ impl Walk {
             ever.entry(key).or_default().insert(id);
         }
         let conflicts = pairs("SELECT record_key, column_name::text FROM crm.conflicts").await;
-        let sql = "SELECT crm_value #>> '{}', NULL FROM crm.conflicts WHERE conflict_type = 'duplicate_identity'";
+        let sql = "SELECT a.crm_id, NULL FROM crm.audit_log a JOIN people p ON p.id = a.record_key
+                   JOIN crm.ledger l ON l.record_key = a.record_key AND l.crm_id <> a.crm_id
+                   WHERE (a.operation, a.result) = ('link', 'conflict')";
         let conflicting = pairs(sql).await.into_iter().map(|(id, _)| id).collect();
         let dead = pairs("SELECT record_key, crm_id FROM crm.dead_letters").await;
         let former =

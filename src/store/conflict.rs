@@ -1,0 +1,36 @@
+//! Conflicts that wait for a person, as events name them.
+
+use std::collections::HashMap;
+
+use pgrx::spi::SpiClient;
+
+use crate::store::error::StoreError;
+use crate::store::record::key::Key;
+use crate::store::row::Columns;
+use crate::store::statement::Cached;
+
+/// The ids of the conflicts of each of these records that has any.
+pub fn ids(client: &SpiClient, map_id: i32, keys: &[Key]) -> Result<Vec<Vec<i64>>, StoreError> {
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = client.select(
+        Cached(
+            "SELECT k.ord, c.conflict_id FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS k (shard_key, record_key, ord)
+             JOIN crm.conflict c ON c.shard_key = k.shard_key AND c.map_id = $1 AND c.record_key = k.record_key
+             ORDER BY k.ord, c.conflict_id",
+        ),
+        None,
+        &[
+            map_id.into(),
+            keys.iter().map(|k| k.shard_key.as_str()).collect::<Vec<_>>().into(),
+            keys.iter().map(|k| k.record_key.as_str()).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    let mut of_records: HashMap<i64, Vec<i64>> = HashMap::new();
+    for row in rows {
+        let ids = of_records.entry(row.required("ord")?).or_default();
+        ids.push(row.required("conflict_id")?);
+    }
+    Ok(of_records.into_values().collect())
+}

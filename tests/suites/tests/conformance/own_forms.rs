@@ -1,0 +1,235 @@
+//! A bidirectional cell that the CRM keeps in a form that no description tells: rounded, cut off,
+//! in another case. It is our own value: the row keeps it as it is, nobody is told of a change that
+//! nobody made, and what people of the CRM enter is taken in all the same.
+
+use crm_suites::{Contestant, Json, Live, json};
+
+use crate::CLUSTER;
+
+crm_suites::with_every_contestant!(
+    a_form_that_no_description_tells_is_no_edit,
+    a_row_that_is_created_keeps_what_the_crm_alters,
+    what_a_person_enters_is_no_form_once_ours_was_seen,
+    an_answer_that_is_lost_hides_no_form,
+);
+
+const NAME: &str = "A name that is longer than its column";
+
+/// What the CRM makes of the columns that the scenarios change.
+fn rules() -> Json {
+    json!({"score": {"decimals": 1}, "first_name": {"upper": true}, "last_name": {"characters": 24}})
+}
+
+/// People on both sides, of whom any difference would be a person's to decide, with a CRM that
+/// alters what it is sent from now on.
+async fn people(contestant: Contestant, arguments: &str) -> Live {
+    let of_fields = "on_conflict => 'manual_review'";
+    let live = Live::with(&CLUSTER, contestant, arguments, of_fields).await;
+    live.db
+        .execute("ALTER TABLE people ALTER score TYPE numeric")
+        .await;
+    live.map_field("score", of_fields).await;
+    live.people(2).await;
+    live.ingest().await;
+    live.crm.alter(&live.db, &rules()).await;
+    live.crm.pass_time();
+    live
+}
+
+fn number(value: &Json) -> f64 {
+    let text = value.as_str().map_or(value.to_string(), str::to_owned);
+    text.parse().expect("a number")
+}
+
+/// The CRM holds its forms of what the row holds.
+async fn is_altered(live: &Live, key: &str) {
+    let score = number(&live.cell(key, "score").await);
+    assert_eq!(
+        number(&live.field(key, "score").await),
+        (score * 10.0).round() / 10.0
+    );
+    for (column, form) in [
+        ("first_name", str::to_uppercase as fn(&str) -> String),
+        ("last_name", |name| {
+            name.chars()
+                .take(24)
+                .collect::<String>()
+                .trim_end()
+                .to_owned()
+        }),
+    ] {
+        let cell = live.cell(key, column).await;
+        let held = live.field(key, column).await;
+        let held = held.as_str().expect("a text").trim_end();
+        assert_eq!(held, form(cell.as_str().expect("a text")), "{column}");
+    }
+}
+
+async fn rows(live: &Live) -> Json {
+    let sql = "SELECT jsonb_agg(to_jsonb(p) ORDER BY id) FROM people p";
+    live.db.one(sql, &[]).await
+}
+
+/// Passes over what was written change neither side, and nothing is sent.
+async fn nothing_happens(live: &Live) {
+    let object = live.crm.vendor.people();
+    let before = (rows(live).await, live.crm.records(&live.db, object).await);
+    for _ in 0..2 {
+        live.crm.pass_time();
+        live.ingest().await;
+        live.nothing_goes_out().await;
+        live.db.no_record_is_to_be_read().await;
+    }
+    let after = (rows(live).await, live.crm.records(&live.db, object).await);
+    assert_eq!(before, after);
+    nobody_is_told(live).await;
+}
+
+async fn nobody_is_told(live: &Live) {
+    assert_eq!(live.db.count("crm.conflicts").await, 0);
+    let told = "SELECT path || ' ' || result || ' ' || fields FROM crm.audit_log
+                WHERE result IN ('conflict', 'superseded', 'overwritten') OR path = 'ingest' AND result <> 'stored_form'";
+    assert_eq!(live.db.all::<String>(told, &[]).await, Vec::<String>::new());
+}
+
+async fn a_form_that_no_description_tells_is_no_edit(contestant: Contestant) {
+    let live = people(contestant, "on_insert => 'ignore'").await;
+    let edit = |score: &str, name: &str| {
+        format!(
+            "UPDATE people SET score = {score}, first_name = '{name}', last_name = '{NAME} {name}' WHERE id = 'p1'"
+        )
+    };
+    // One edit after the other, before the record was read, and after.
+    for (score, name) in [("12.25", "Mac Donald"), ("13.75", "Mac Duff")] {
+        live.db.execute(&edit(score, name)).await;
+        live.quiet().await;
+        is_altered(&live, "p1").await;
+        assert_eq!(
+            number(&live.cell("p1", "score").await),
+            score.parse::<f64>().unwrap()
+        );
+        nobody_is_told(&live).await;
+    }
+    // A call that compares the whole record, and one that says what the row shows.
+    live.crm.pass_time();
+    live.crm.forget(&live.db).await;
+    live.write("p2", json!({"phone": "+20"}))
+        .await
+        .expect("committed");
+    let asked = live.crm.asked(&live.db).await;
+    live.crm.forget(&live.db).await;
+    live.write("p1", json!({"phone": "+20"}))
+        .await
+        .expect("committed");
+    let same = live.crm.asked(&live.db).await;
+    // One that was changed a moment ago may be read again, to be sure.
+    assert!(same.len() <= asked.len() + 1, "{same:?} {asked:?}");
+    nothing_happens(&live).await;
+    live.write("p1", json!({"phone": "+30"}))
+        .await
+        .expect("committed");
+    let shown: Json = live
+        .db
+        .one("SELECT jsonb_build_object('score', score, 'first_name', first_name, 'last_name', last_name) FROM people WHERE id = 'p1'", &[])
+        .await;
+    let base = format!("base => '{shown}'");
+    live.write_with("p1", json!({"phone": "+40"}), &base)
+        .await
+        .expect("committed");
+    // The same by calls.
+    for score in [40.25, 41.75] {
+        let changes =
+            json!({"score": score, "first_name": "Ada L", "last_name": format!("{NAME} {score}")});
+        live.write("p1", changes).await.expect("committed");
+        is_altered(&live, "p1").await;
+        live.write("p1", json!({"phone": format!("+{score}")}))
+            .await
+            .expect("committed");
+    }
+    nothing_happens(&live).await;
+    live.write("p1", json!({"phone": "+50"}))
+        .await
+        .expect("committed");
+    live.db.execute(&edit("42.25", "Mac Beth")).await;
+    live.quiet().await;
+    is_altered(&live, "p1").await;
+    nothing_happens(&live).await;
+    live.db.assert_checked().await;
+}
+
+async fn a_row_that_is_created_keeps_what_the_crm_alters(contestant: Contestant) {
+    let live = people(contestant, "on_insert => 'create'").await;
+    let insert = format!(
+        "INSERT INTO people (id, score, first_name, last_name) VALUES ('n1', 12.25, 'Mac Donald', '{NAME}'), ('n2', 12.25, 'Mac Donald', '{NAME}')"
+    );
+    live.db.execute(&insert).await;
+    live.db.drain().await;
+    is_altered(&live, "n1").await;
+    live.write("n1", json!({"phone": "+2"}))
+        .await
+        .expect("committed");
+    live.db
+        .execute("UPDATE people SET score = 13.75 WHERE id = 'n2'")
+        .await;
+    live.quiet().await;
+    is_altered(&live, "n2").await;
+    nothing_happens(&live).await;
+    live.write("n2", json!({"phone": "+2"}))
+        .await
+        .expect("committed");
+    live.db.assert_checked().await;
+}
+
+async fn what_a_person_enters_is_no_form_once_ours_was_seen(contestant: Contestant) {
+    let live = Live::open(&CLUSTER, contestant).await;
+    live.db
+        .execute("ALTER TABLE people ALTER score TYPE numeric")
+        .await;
+    live.map_field("score", "").await;
+    live.people(1).await;
+    let edit =
+        format!("UPDATE people SET score = 12.25, first_name = 'Mac Donald', last_name = '{NAME}'");
+    live.db.execute(&edit).await;
+    live.quiet().await;
+    live.ingest().await;
+    let theirs = json!({"score": 12.3, "first_name": "MAC DONALD", "last_name": &NAME[..24]});
+    live.crm.pass_time();
+    live.edit_in_crm("p1", theirs.clone()).await;
+    live.ingest().await;
+    for column in ["score", "first_name", "last_name"] {
+        assert_eq!(live.cell("p1", column).await, theirs[column], "{column}");
+    }
+    // And over what the CRM altered.
+    live.crm.alter(&live.db, &rules()).await;
+    live.db.execute(&edit).await;
+    live.quiet().await;
+    live.crm.pass_time();
+    live.ingest().await;
+    assert_eq!(number(&live.cell("p1", "score").await), 12.25);
+    live.crm.pass_time();
+    live.edit_in_crm("p1", json!({"score": 12.2, "first_name": "BEA"}))
+        .await;
+    live.ingest().await;
+    assert_eq!(number(&live.cell("p1", "score").await), 12.2);
+    assert_eq!(live.cell("p1", "first_name").await, "BEA");
+    assert_eq!(live.cell("p1", "last_name").await, NAME);
+    live.db.assert_checked().await;
+}
+
+async fn an_answer_that_is_lost_hides_no_form(contestant: Contestant) {
+    let live = people(contestant, "on_insert => 'ignore'").await;
+    live.crm
+        .fail(&live.db, "write", "drop_after_apply", 1)
+        .await;
+    live.db
+        .execute("UPDATE people SET score = 12.25, first_name = 'Mac Donald' WHERE id = 'p1'")
+        .await;
+    live.quiet().await;
+    live.crm.relent(&live.db).await;
+    assert_eq!(number(&live.field("p1", "score").await), 12.3);
+    assert_eq!(number(&live.cell("p1", "score").await), 12.25);
+    nothing_happens(&live).await;
+    live.write("p1", json!({"phone": "+2"}))
+        .await
+        .expect("committed");
+}
