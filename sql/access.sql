@@ -29,7 +29,7 @@ FROM (VALUES
     ('operator', 'function', 'crm_internal', '{check_rows,check_choice,check_value,do_resolve_conflict,set_cell}'),
     ('admin', 'function', 'crm_internal',
      '{do_plan,do_create_connection,do_set_credentials,do_map_object,do_enable,do_disable,do_map_field,do_unmap_field,do_unmap_object,do_push,do_cancel_push,do_link,do_match,do_backfill,'
-     'do_alter_connection,do_alter_map,do_alter_field,do_import_mapping,arguments,differences,exported_connection,exported_map,exported_field}')
+     'do_alter_connection,do_alter_map,do_alter_field,do_import_mapping,members,require_names,arguments,differences,exported_connection,exported_map,exported_field}')
     ) AS g (level, kind, schema, names);
 
 -- Every object in pg_crm's schemas: those of the extension, and those that pg_crm has created since.

@@ -36,11 +36,50 @@ COMMENT ON FUNCTION crm.export_mapping() IS
     '[{"connection", "relation" and the other arguments of crm.map_object(), "fields": [{the arguments of crm.map_field()}]}]}; no '
     'credentials, no links. The same mapping gives the same document. For crm.import_mapping()';
 
+CREATE FUNCTION crm_internal.members(what text, document jsonb, key text) RETURNS SETOF jsonb
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    list CONSTANT jsonb := document -> key;
+    member jsonb;
+BEGIN
+    IF list IS NULL THEN
+        RETURN;
+    ELSIF jsonb_typeof(list) <> 'array' THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('"%s" of %s is not an array', key, what),
+            DETAIL = format('Its type is %s.', jsonb_typeof(list)), HINT = 'crm.export_mapping() shows the form of a document.';
+    END IF;
+    FOR member IN SELECT e FROM jsonb_array_elements(list) e LOOP
+        IF jsonb_typeof(member) <> 'object' THEN
+            RAISE invalid_parameter_value USING MESSAGE = format('"%s" of %s contains something that is not an object', key, what),
+                DETAIL = format('It is: %s.', left(member::text, 100)), HINT = 'crm.export_mapping() shows the form of a document.';
+        END IF;
+        RETURN NEXT member;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION crm_internal.members(text, jsonb, text) IS
+    'the objects in a list of a document; raises invalid_parameter_value (22023) if it is no list of objects';
+
+CREATE FUNCTION crm_internal.require_names(what text, given jsonb, names text[]) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    lacking text;
+BEGIN
+    SELECT n INTO lacking FROM unnest(names) n
+    WHERE jsonb_typeof(given -> n) IS DISTINCT FROM 'string' OR given ->> n = '' LIMIT 1;
+    IF FOUND THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('%s of the document has no "%s"', what, lacking),
+            DETAIL = format('It is: %s.', left(given::text, 200)), HINT = format('Each has the texts %s.', array_to_string(names, ', '));
+    END IF;
+END $$;
+COMMENT ON FUNCTION crm_internal.require_names(text, jsonb, text[]) IS
+    'raises invalid_parameter_value (22023) unless an object of a document has texts by these names';
+
 CREATE FUNCTION crm_internal.arguments(what text, given jsonb, function regproc) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     known CONSTANT text[] := (SELECT p.proargnames FROM pg_proc p WHERE p.oid = arguments.function);
     unknown text;
+    argument record;
 BEGIN
     -- Neither secrets nor the loss of links come with a document.
     SELECT g.key INTO unknown FROM jsonb_each(given) g WHERE g.key <> ALL (known) OR g.key IN ('credentials', 'relink');
@@ -49,6 +88,25 @@ BEGIN
             HINT = format('Arguments of %s: %s.', function,
                           array_to_string(array_remove(array_remove(known, 'credentials'), 'relink'), ', '));
     END IF;
+    FOR argument IN
+        SELECT e.key, e.value, format_type(t.oid, NULL) AS type, t.oid AS type_id
+        FROM jsonb_each(given) e JOIN pg_proc p ON p.oid = arguments.function
+        CROSS JOIN LATERAL (SELECT p.proargtypes[array_position(p.proargnames, e.key) - 1] AS oid) t
+        WHERE e.value <> 'null'
+    LOOP
+        BEGIN
+            IF argument.key <> 'create_default'
+               AND (argument.type_id = 'jsonb'::regtype AND jsonb_typeof(argument.value) <> 'object'
+                    OR argument.type_id <> 'jsonb'::regtype AND jsonb_typeof(argument.value) IN ('object', 'array')) THEN
+                RAISE data_exception USING MESSAGE = format('Its type is %s.', jsonb_typeof(argument.value));
+            ELSIF argument.type_id NOT IN ('jsonb'::regtype, 'regclass'::regtype, 'regprocedure'::regtype) THEN
+                EXECUTE format('SELECT %L::%s', argument.value #>> '{}', argument.type);
+            END IF;
+        EXCEPTION WHEN data_exception THEN
+            RAISE invalid_parameter_value USING MESSAGE = format('"%s" of %s is not a value of type %s', argument.key, what, argument.type),
+                DETAIL = sqlerrm, HINT = 'crm.export_mapping() shows the form of a document.';
+        END;
+    END LOOP;
     -- Of the arguments that are JSON, only this one may be a scalar, or null to remove it.
     RETURN (SELECT string_agg(format('%I => %L', g.key, CASE g.key WHEN 'create_default' THEN g.value::text ELSE g.value #>> '{}' END), ', ')
             FROM jsonb_each(given) g WHERE g.value <> 'null' OR g.key = 'create_default');
@@ -88,10 +146,12 @@ BEGIN
         RAISE invalid_parameter_value USING MESSAGE = 'this is no mapping that crm.export_mapping() could have exported',
             HINT = 'It is an object with version (1), connections and maps.';
     END IF;
-    FOR given IN SELECT e FROM jsonb_array_elements(coalesce(mapping -> 'connections', '[]')) e LOOP
+    FOR given IN SELECT crm_internal.members('the document', mapping, 'connections') LOOP
+        PERFORM crm_internal.require_names('a connection', given, '{name}');
         what := format('connection "%s"', given ->> 'name');
         SELECT * INTO c FROM crm.connection k WHERE k.name = given ->> 'name';
         IF NOT FOUND THEN
+            PERFORM crm_internal.require_names(what, given, '{provider}');
             call := format('SELECT crm.create_connection(%s)', crm_internal.arguments(what, given, 'crm.create_connection'));
             done := done || jsonb_build_object('object', what, 'action', 'create', 'changes', given);
         ELSE
@@ -107,8 +167,10 @@ BEGIN
         END IF;
         EXECUTE call;
     END LOOP;
-    FOR given IN SELECT e FROM jsonb_array_elements(coalesce(mapping -> 'maps', '[]')) e LOOP
+    FOR given IN SELECT crm_internal.members('the document', mapping, 'maps') LOOP
+        PERFORM crm_internal.require_names('a map', given, '{connection,relation,crm_object}');
         what := format('map of %s to %s on "%s"', given ->> 'relation', given ->> 'crm_object', given ->> 'connection');
+        PERFORM crm_internal.arguments(what, given - 'fields', 'crm.map_object');
         SELECT o.* INTO m FROM crm.object_map o JOIN crm.connection k USING (connection_id)
         WHERE k.name = given ->> 'connection' AND o.relation = (given ->> 'relation')::regclass
           AND lower(o.crm_object) = lower(given ->> 'crm_object');
@@ -126,7 +188,8 @@ BEGIN
                 EXECUTE format('SELECT crm.alter_map(%s, %s)', m.map_id, crm_internal.arguments(what, change, 'crm.alter_map'));
             END IF;
         END IF;
-        FOR field IN SELECT e FROM jsonb_array_elements(coalesce(given -> 'fields', '[]')) e LOOP
+        FOR field IN SELECT crm_internal.members(what, given, 'fields') LOOP
+            PERFORM crm_internal.require_names(format('a field of %s', what), field, '{column_name,crm_field}');
             SELECT * INTO f FROM crm.field_map x WHERE x.map_id = m.map_id AND x.column_name = field ->> 'column_name';
             IF NOT FOUND THEN
                 call := format('SELECT crm.map_field(%s, %s)', m.map_id, crm_internal.arguments(what, field, 'crm.map_field'));

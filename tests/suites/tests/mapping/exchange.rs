@@ -110,6 +110,66 @@ async fn what_was_exported_and_imported_is_exported_again() {
     production.db.assert_checked().await;
 }
 
+/// Whatever is wrong with the form of a document is said, and where.
+#[tokio::test]
+async fn a_document_of_another_form_is_refused() {
+    let desk = Desk::open(&CLUSTER, Vendor::Stub).await;
+    let whole = |members: &str| format!(r#"{{"version": 1, {members}}}"#);
+    let map = |more: &str| {
+        whole(&format!(
+            r#""maps": [{{"connection": "stub", "relation": "public.people", "crm_object": "contact", {more}}}]"#
+        ))
+    };
+    for document in [
+        "null".to_owned(),
+        "[]".to_owned(),
+        "\"text\"".to_owned(),
+        "{}".to_owned(),
+        r#"{"version": 2}"#.to_owned(),
+        whole(r#""more": 1"#),
+        whole(r#""connections": {}"#),
+        whole(r#""connections": null"#),
+        whole(r#""connections": [1]"#),
+        whole(r#""connections": [{}]"#),
+        whole(r#""connections": [{"name": 1}]"#),
+        whole(r#""connections": [{"name": "new"}]"#),
+        whole(r#""connections": [{"name": "stub", "options": 1}]"#),
+        whole(r#""connections": [{"name": "new", "provider": "stub", "options": []}]"#),
+        whole(r#""maps": "all""#),
+        whole(r#""maps": [null]"#),
+        whole(r#""maps": [[]]"#),
+        whole(r#""maps": [{"connection": "stub"}]"#),
+        whole(r#""maps": [{"connection": "stub", "relation": 7, "crm_object": "contact"}]"#),
+        map(r#""write_interval": "soon""#),
+        map(r#""write_interval": {}"#),
+        map(r#""enabled": "perhaps""#),
+        map(r#""on_insert": ["create"]"#),
+        map(r#""fields": {}"#),
+        map(r#""fields": [0]"#),
+        map(r#""fields": [{"column_name": "title"}]"#),
+        map(r#""fields": [{"column_name": "title", "crm_field": null}]"#),
+        map(r#""fields": [{"column_name": "title", "crm_field": "x_title", "materialize": 7.5}]"#),
+        map(
+            r#""fields": [{"column_name": "title", "crm_field": "x_title", "validation": "none"}]"#,
+        ),
+        map(r#""fields": [{"column_name": "phone", "crm_field": "phone", "validation": 1}]"#),
+    ] {
+        let error = desk
+            .db
+            .client()
+            .query(
+                "SELECT * FROM crm.import_mapping($1::text::jsonb, false)",
+                &[&document],
+            )
+            .await
+            .expect_err(&document);
+        let error = error.as_db_error().expect("an error of the server");
+        assert_eq!(error.code().code(), "22023", "{document}: {error:?}");
+        assert!(error.hint().is_some(), "{document}: {error:?}");
+    }
+    desk.db.assert_checked().await;
+}
+
 /// The functions that the import calls make their checks, for the role that imports.
 #[tokio::test]
 async fn an_import_may_do_what_its_caller_may_do() {
