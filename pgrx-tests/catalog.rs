@@ -86,6 +86,7 @@ mod tests {
                 "crm.dead_letter",
                 "crm.field_map",
                 "crm.former_link",
+                "crm.fuse",
                 "crm.ingest_state",
                 "crm.ledger",
                 "crm.mismatched_key",

@@ -362,9 +362,11 @@ BEGIN
          deletion AS (DELETE FROM crm.queue q WHERE q.map_id = ANY (maps) AND q.op = 'd' RETURNING 1)
     SELECT (SELECT count(*) FROM conflict) + (SELECT count(*) FROM deletion) INTO given_up;
     DELETE FROM crm.refetch x WHERE x.map_id = ANY (maps);
+    DELETE FROM crm.fuse x WHERE x.map_id = ANY (maps);
     -- Edits wait for the new links of their records, or go with their creation. The old org's errors do not count any more.
-    INSERT INTO crm.queue AS q (shard_key, map_id, record_key, op, state, cells, changed_at, actor)
-    SELECT p.shard_key, p.map_id, p.record_key, 'u', 'unlinked', p.cells, crm_internal.cells_stamp(NULL, p.cells, p.changed_at), p.actor
+    INSERT INTO crm.queue AS q (shard_key, map_id, record_key, op, state, cells, changed_at, actor, correlation_id)
+    SELECT p.shard_key, p.map_id, p.record_key, 'u', 'unlinked', p.cells, crm_internal.cells_stamp(NULL, p.cells, p.changed_at), p.actor,
+           p.correlation_id
     FROM crm.pending_write p WHERE p.map_id = ANY (maps) AND crm_internal.cells_count(p.cells) > 0
     ON CONFLICT (shard_key, map_id, record_key) DO UPDATE
     SET cells = crm_internal.cells_or(q.cells, excluded.cells), changed_at = crm_internal.cells_merge(q.changed_at, excluded.changed_at);

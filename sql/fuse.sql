@@ -1,7 +1,7 @@
 -- The fuse: a round that would delete, clear or create too many records waits for a person.
 
 CREATE FUNCTION crm_internal.held_reason(f crm.fuse) RETURNS text
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN f.held_at IS NOT NULL THEN format(
         CASE f.direction WHEN 'outbound' THEN 'held: %s CRM records would be deleted, %s cleared and %s created, and %s are linked; crm.approve(%s) lets them go'
                          ELSE 'ingestion held: %s rows would be deleted or unlinked, %s cleared, and %4$s are linked; crm.approve(%5$s) lets the CRM''s changes in' END,

@@ -114,10 +114,17 @@ BEGIN
     END IF;
 
     -- All CRM records.
-    SELECT i.total INTO total FROM crm.ingest_state i WHERE i.map_id = m.map_id;
+    total := NULL;
+    IF NOT c.paused AND NOT m.paused AND c.home = crm.home() THEN
+        BEGIN
+            total := (crm_internal.ask_worker(jsonb_build_object('op', 'test', 'connection_id', c.connection_id, 'count', m.crm_object),
+                                              10000) ->> 'count')::bigint;
+        EXCEPTION WHEN object_not_in_prerequisite_state THEN
+            NULL; -- there is no worker
+        END;
+    END IF;
     RETURN QUERY VALUES
-        ('backfill', 'record', total, true, CASE WHEN total IS NULL THEN 'unknown: a backfill asks the CRM when it begins'
-                                                 ELSE 'when the last backfill began' END, '{}'::text[]),
+        ('backfill', 'record', total, true, CASE WHEN total IS NULL THEN 'unknown: the CRM does not tell, or cannot be asked now' END, '{}'::text[]),
         ('backfill', 'record without a row', CASE WHEN total > s.linked THEN total - s.linked WHEN total IS NOT NULL THEN 0 END::bigint, true,
             CASE WHEN total IS NULL THEN 'unknown' WHEN m.on_crm_insert = 'insert' THEN 'a row is inserted unless the key is that of one'
                  ELSE 'linked if their key is that of a row, ignored otherwise' END, '{}'),
@@ -133,10 +140,10 @@ COMMENT ON FUNCTION crm_internal.do_plan(bytea, int) IS 'crm.plan() for the role
 CREATE FUNCTION crm.plan(map_id int)
 RETURNS TABLE (step text, item text, number bigint, is_estimate bool, note text, samples text[])
 LANGUAGE sql STABLE AS $$
-    SELECT * FROM crm_internal.do_plan(crm_internal.caller(), map_id)
+    SELECT crm_internal.do_plan(crm_internal.caller(), map_id)
 $$;
 COMMENT ON FUNCTION crm.plan(int) IS
     'what the next round, a push of all rows (crm.push()) and a backfill (crm.backfill()) of a map would do: a row for each kind of thing, '
-    'with its number (NULL: not known), keys of up to five of them, requests, percent of the request budgets and seconds. Changes nothing '
-    'and sends nothing; reads at most 100,000 rows of the table, as its owner, who alone may call this. Errors: 42704 no such map, 42501 '
+    'with its number (NULL: not known), keys of up to five of them, requests, percent of the request budgets and seconds. Changes nothing; '
+    'asks the CRM how many records it has, unless the connection or the map is paused; reads at most 100,000 rows of the table, as its owner, who alone may call this. Errors: 42704 no such map, 42501 '
     'not the owner of the table';

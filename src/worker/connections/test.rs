@@ -1,4 +1,5 @@
-//! Backends that wait in `crm.test_connection()` for a real call to a CRM: `{"op": "test", ...}`.
+//! Backends that wait in `crm.test_connection()`, or in `crm.plan()` for the number of an object's
+//! records, for a real call to a CRM: `{"op": "test", ...}`.
 
 use serde_json::{Value as Json, json};
 use tokio::runtime::Handle;
@@ -11,6 +12,8 @@ use crate::worker::link::{Priority, RequestContext, SharedLink};
 /// A backend that waits for a test of a connection.
 pub struct PendingTest {
     pub connection_id: i32,
+    /// The object whose records are counted; `None`: the call proves that the CRM answers.
+    pub count: Option<String>,
     pub reply: oneshot::Sender<Json>,
 }
 
@@ -34,14 +37,24 @@ impl PendingTest {
             return;
         };
         runtime.spawn(async move {
-            let ping = link.provider.ping(&link.settings);
-            let answer = match link
-                .run(&RequestContext::new(Priority::RealTime), ping)
-                .await
-            {
-                Ok(detail) => json!({"ok": true, "detail": detail}),
-                Err(failure) => json!({"ok": false, "detail": failure.to_string()}),
+            let context = RequestContext::new(Priority::RealTime);
+            let answered = match self.count {
+                None => {
+                    let ping = link.provider.ping(&link.settings);
+                    let answer = link.run(&context, ping).await;
+                    answer.map(|detail| json!({"ok": true, "detail": detail}))
+                }
+                Some(object) => match link.provider.count(&link.settings, &object) {
+                    Some(count) => {
+                        let answer = link.run(&context, count).await;
+                        answer.map(|count| json!({"ok": true, "count": count}))
+                    }
+                    // The CRM does not tell.
+                    None => Ok(json!({"ok": true})),
+                },
             };
+            let answer = answered
+                .unwrap_or_else(|failure| json!({"ok": false, "detail": failure.to_string()}));
             link.take_outage();
             let _ = self.reply.send(answer);
         });

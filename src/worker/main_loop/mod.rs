@@ -355,6 +355,7 @@ impl MainLoop {
             Request::Records(request) => connections.list(PendingRecords { request, reply }),
             Request::Test(test) => connections.test(PendingTest {
                 connection_id: test.connection_id,
+                count: test.count,
                 reply,
             }),
         }

@@ -81,6 +81,9 @@ pub struct DescribeRequest {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct TestRequest {
     pub connection_id: i32,
+    /// The call asks how many records this object has.
+    #[serde(default)]
+    pub count: Option<String>,
 }
 
 /// A request for a page of the records that an object has.

@@ -25,6 +25,40 @@ async fn salesforce() {
     killed_at_every_step(Vendor::Salesforce).await;
 }
 
+/// What is held is held after a crash too, and what was approved goes.
+#[tokio::test]
+async fn the_fuse_holds_and_lets_go_across_crashes() {
+    let cluster = Cluster::with(&[("pg_crm.fuse_records", "2")]);
+    let arguments = "on_insert => 'ignore', on_delete => 'delete'";
+    let mut desk = Desk::open_with(&cluster, Vendor::Stub, arguments).await;
+    desk.link(10).await;
+    desk.settle().await;
+    let killed = async |desk: &mut Desk, point: &str, statement: &str| {
+        arm(desk, point).await;
+        desk.db.execute(statement).await;
+        let name = format!("pg_crm.failpoint.{}", point.replace("::", "."));
+        let marker = cluster.data().join(name);
+        let _ = desk.db.client().batch_execute("SELECT crm.flush()").await;
+        eventually(point, async || marker.exists().then_some(())).await;
+        desk.db.reconnect().await;
+        desk.db.worker().await;
+    };
+    let delete = "DELETE FROM people WHERE id <= 'p5'";
+    killed(&mut desk, "fuse::before_commit", delete).await;
+    eventually("it is held", async || {
+        desk.db.flush().await;
+        (desk.state().await == "held").then_some(())
+    })
+    .await;
+    let records = "crm_stub.records WHERE NOT deleted";
+    assert_eq!(desk.db.count(records).await, 10);
+    killed(&mut desk, "claim::after_commit", "SELECT crm.approve(1)").await;
+    desk.settle().await;
+    let rows = desk.db.count("people").await;
+    assert!(rows < 8, "{rows}");
+    assert_eq!(desk.db.count(records).await, rows);
+}
+
 async fn killed_at_every_step(vendor: Vendor) {
     let cluster = Cluster::start();
     let mut desk = Desk::open_with(
