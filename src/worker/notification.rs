@@ -23,8 +23,8 @@ pub struct Subject<'a> {
 }
 
 /// An event of a map's whole round (path batch) or pass through the CRM's changes (path ingest).
-/// `name`: sync_started, sync_completed, sync_failed or sync_held; `id`: of the round or pass, as in
-/// the audit; `counts`: name -> number of records.
+/// `name`: sync_started, sync_completed, sync_failed or sync_held; `id`: of the round or pass, as
+/// in the audit; `counts`: name -> number of records.
 ///
 /// Any role may LISTEN: the reason of a failure, which can quote values, is in
 /// `crm.status_wide`.
