@@ -162,6 +162,13 @@ END $$;
 COMMENT ON FUNCTION crm_internal.require_no_edits(crm.field_map, text, text) IS
     'raises object_in_use (55006) if edits of a column wait that would never be written after a change of its flow';
 
+CREATE FUNCTION crm_internal.without_hashes(base jsonb, field_id int) RETURNS jsonb
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN base ? field_id::text
+        THEN jsonb_set(base, ARRAY[field_id::text], (base -> field_id::text) - 'h' - 's') ELSE base END
+$$;
+COMMENT ON FUNCTION crm_internal.without_hashes(jsonb, int) IS 'the base of an edit without what it says of a field by hashes';
+
 CREATE FUNCTION crm_internal.do_alter_field(caller bytea, map_id int, column_name name, crm_field text, direction text, data_type text,
                         validation jsonb, on_conflict text, transform_out regprocedure, transform_in regprocedure, materialize bool,
                         send_null bool, create_only bool, create_default jsonb)
@@ -205,6 +212,16 @@ BEGIN
         UPDATE crm.ledger l
         SET hashes = crm_internal.cells_hash(l.hashes, crm_internal.cell_mask(f.field_id), decode(repeat('00', 16), 'hex'))
         WHERE l.map_id = m.map_id;
+        -- Nor to waiting edits of this column and of others: they would be taken for changes made in the CRM.
+        UPDATE crm.pending_write p
+        SET snapshot_hashes = crm_internal.cells_hash(p.snapshot_hashes, crm_internal.cell_mask(f.field_id), decode(repeat('00', 16), 'hex')),
+            snapshot = p.snapshot - f.field_id::text, base = crm_internal.without_hashes(p.base, f.field_id), revision = p.revision + 1
+        WHERE p.map_id = m.map_id AND p.state IN ('queued', 'dead');
+        UPDATE crm.change h
+        SET snapshot = h.snapshot - f.field_id::text, base = crm_internal.without_hashes(h.base, f.field_id)
+        WHERE h.map_id = m.map_id AND (h.snapshot ? f.field_id::text OR h.base ? f.field_id::text);
+        DELETE FROM crm.overwritten_cell x WHERE x.map_id = m.map_id AND x.field_id = f.field_id;
+        UPDATE crm.unseen_write u SET cells = u.cells - f.field_id::text WHERE u.map_id = m.map_id AND u.cells ? f.field_id::text;
     END IF;
     UPDATE crm.field_map x
     SET crm_field = f.crm_field, direction = f.direction, data_type = f.data_type, validation = f.validation, on_conflict = f.on_conflict,

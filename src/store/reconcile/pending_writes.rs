@@ -7,6 +7,7 @@
 //! the CRM holds.
 
 use crm_domain::Cells;
+use crm_domain::cells::CellHashes;
 use pgrx::spi::SpiClient;
 use serde_json::Value as Json;
 
@@ -102,6 +103,14 @@ impl Pending {
     /// A person decided on this cell: changes of other fields do not count.
     pub fn stands_alone(&self, field_id: u16) -> bool {
         self.base[field_id.to_string()]["alone"] == true
+    }
+
+    /// Both sides agreed on the cell, but what the CRM then held is not known any more: the field
+    /// is mapped in another way since.
+    pub fn is_forgotten(&self, field_id: u16) -> bool {
+        !self.hashes.is_empty()
+            && self.synced.contains(field_id)
+            && CellHashes(&self.hashes).get(field_id).is_none()
     }
 
     /// The cell's edit was forced: it is written over whatever the CRM holds.

@@ -218,10 +218,15 @@ pub fn edit(map: &Map, w: &PendingWithRow) -> Edit {
                 compared: changes,
                 sent: sent(&p.base[f.id.to_string()]),
                 ours: w.ours.get(&f.id).cloned().unwrap_or_default(),
-                policy: if p.is_forced(f.id) {
-                    ConflictPolicy::LocalWins
-                } else {
-                    f.policy
+                policy: match f.policy {
+                    _ if p.is_forced(f.id) => ConflictPolicy::LocalWins,
+                    // Whether anybody changed it in the CRM cannot be told: a person can.
+                    ConflictPolicy::CrmWins | ConflictPolicy::MergeWithAudit
+                        if p.is_forgotten(f.id) =>
+                    {
+                        ConflictPolicy::ManualReview
+                    }
+                    policy => policy,
                 },
                 take,
             }

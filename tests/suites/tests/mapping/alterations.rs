@@ -1,7 +1,7 @@
 //! `crm.alter_map()` and `crm.alter_field()`: a mapping is changed in place, and nothing that
 //! waits is lost.
 
-use crm_suites::{Desk, Live, Vendor, json};
+use crm_suites::{Desk, Live, Vendor, eventually, json};
 
 use crate::CLUSTER;
 
@@ -252,5 +252,100 @@ async fn the_configuration_is_changed_by_its_functions() {
             error.hint().unwrap_or_default().contains(function),
             "{sql}: {error:?}"
         );
+    }
+}
+
+/// A person whose score both sides agree on, in a CRM that nothing is sent to for now.
+async fn agreed_and_paused(arguments: &str) -> Live {
+    let live = Live::with(&CLUSTER, Vendor::Stub, arguments, "").await;
+    live.db
+        .execute("ALTER TABLE people ALTER score TYPE numeric")
+        .await;
+    live.map_field("score", "").await;
+    live.people(1).await;
+    live.db.execute("UPDATE people SET score = 12.5").await;
+    live.quiet().await;
+    live.ingest().await;
+    live.pause().await;
+    live
+}
+
+async fn retype_the_score(live: &Live) {
+    let sql = format!(
+        "SELECT crm.alter_field({}, 'score', data_type => 'text')",
+        live.map
+    );
+    live.db.execute(&sql).await;
+}
+
+#[tokio::test]
+async fn edits_that_wait_while_a_field_is_retyped_reach_the_crm() {
+    let live = agreed_and_paused("on_insert => 'ignore'").await;
+    live.crm.fail(&live.db, "write", "transient", 1000).await;
+    live.resume().await;
+    // One of another column, which is compared with the whole record, and one of the column.
+    live.write("p1", json!({"email": "ada@c.example"}))
+        .await
+        .expect("pending");
+    live.db
+        .execute("UPDATE people SET phone = '+9', score = 13.5")
+        .await;
+    eventually("the edits are folded", async || {
+        (live.db.count("crm.change").await == 0).then_some(())
+    })
+    .await;
+    retype_the_score(&live).await;
+    live.crm.relent(&live.db).await;
+    live.quiet().await;
+    live.assert_both("p1", "phone", "+9").await;
+    live.assert_both("p1", "email", "ada@c.example").await;
+    assert_eq!(live.cell("p1", "score").await, json!(13.5));
+    assert_eq!(live.field("p1", "score").await, "13.5");
+    assert_eq!(live.db.count("crm.conflicts").await, 0);
+    // And one that is made before the record is read again.
+    live.pause().await;
+    retype_back(&live).await;
+    live.db.execute("UPDATE people SET score = 14.5").await;
+    live.resume().await;
+    live.quiet().await;
+    assert_eq!(live.field("p1", "score").await, json!(14.5));
+    live.ingest().await;
+    assert_eq!(live.cell("p1", "score").await, json!(14.5));
+    let lost = "crm.audit_log WHERE result IN ('superseded', 'conflict')";
+    assert_eq!(live.db.count(lost).await, 0);
+    live.db.assert_checked().await;
+}
+
+async fn retype_back(live: &Live) {
+    let sql = format!(
+        "SELECT crm.alter_field({}, 'score', data_type => 'number')",
+        live.map
+    );
+    live.db.execute(&sql).await;
+}
+
+#[tokio::test]
+async fn edits_of_both_sides_around_a_retyped_field_are_for_a_person_to_settle() {
+    for by_call in [false, true] {
+        let live = agreed_and_paused("on_insert => 'ignore'").await;
+        live.edit_in_crm("p1", json!({"score": 99})).await;
+        if by_call {
+            live.write("p1", json!({"score": 13.5}))
+                .await
+                .expect("pending");
+        } else {
+            live.db.execute("UPDATE people SET score = 13.5").await;
+        }
+        retype_the_score(&live).await;
+        live.resume().await;
+        live.quiet().await;
+        live.ingest().await;
+        live.quiet().await;
+        assert_eq!(live.cell("p1", "score").await, json!(13.5));
+        assert_eq!(live.field("p1", "score").await, json!(99));
+        let sql =
+            "SELECT conflict_type || ' ' || local_value || ' ' || crm_value FROM crm.conflicts";
+        assert_eq!(live.db.text(sql).await, r#"stale_write "13.5" "99""#);
+        live.db.assert_checked().await;
     }
 }
