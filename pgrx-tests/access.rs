@@ -159,6 +159,8 @@ mod tests {
             OPERATOR,
             &[
                 "plan",
+                "members",
+                "require_names",
                 "do_plan",
                 "create_connection",
                 "do_create_connection",
