@@ -58,7 +58,8 @@ BEGIN
           UNION ALL
           SELECT coalesce(sum(cardinality(y.record_keys)) FILTER (WHERE y.op = 'i' AND m.on_insert = 'create'), 0),
                  coalesce(sum(cardinality(y.record_keys)) FILTER (WHERE y.op = 'u'), 0),
-                 coalesce(sum(cardinality(y.record_keys)) FILTER (WHERE y.op = 'd' AND m.on_delete = 'delete'), 0), true
+                 coalesce(sum(cardinality(y.record_keys)) FILTER (WHERE y.op = 'd' AND m.on_delete = 'delete'
+                                                                      OR y.op = 'l' AND m.on_filter_out = 'delete'), 0), true
           FROM crm.change y WHERE y.map_id = m.map_id) x;
     RETURN QUERY
     SELECT 'next round', x.item, x.number, coalesce(q.is_estimate, false), x.note,
