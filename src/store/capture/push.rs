@@ -172,8 +172,8 @@ pub fn is_held_back(client: &SpiClient, map: &Map) -> Result<bool, StoreError> {
         Cached(
             "SELECT count(*) >= $2 AS is_held_back
              FROM (SELECT FROM crm.pending_write p WHERE p.map_id = $1 AND p.state = 'queued' AND p.next_attempt_at = '-infinity'
-                   AND EXISTS (SELECT FROM crm.ledger l WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id
-                               AND l.record_key = p.record_key AND l.crm_id IS NOT NULL) LIMIT $2) x",
+                   AND (SELECT l.crm_id FROM crm.ledger l WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id
+                        AND l.record_key = p.record_key) IS NOT NULL LIMIT $2) x",
         ),
         None,
         &[map.id.into(), WAITING.into()],

@@ -80,8 +80,11 @@ fn update_ledger(client: &mut SpiClient, map: &Map, decided: &[Decided]) -> Resu
              SET hashes = crm_internal.cells_hash(l.hashes, r.cells, r.hashes), synced_at = crm_internal.cells_synced(l.synced_at, r.synced, now(), l.changed_at, NULL),
                  changed_at = crm_internal.cells_stamp(l.changed_at, r.taken, now())
              FROM unnest($2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::bytea[], $7::bytea[])
-                  AS r (shard_key, record_key, cells, hashes, synced, taken)
-             WHERE l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key",
+                  AS r (shard_key, record_key, cells, hashes, synced, taken),
+                  -- By place, whatever is known of the table: this transaction has locked the rows.
+                  LATERAL (SELECT k.ctid AS place FROM crm.ledger k
+                           WHERE k.shard_key = r.shard_key AND k.map_id = $1 AND k.record_key = r.record_key OFFSET 0) p
+             WHERE l.ctid = p.place",
         ),
         None,
         &[

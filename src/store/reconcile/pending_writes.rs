@@ -135,9 +135,10 @@ pub fn due(
                 ARRAY(SELECT (s.ord - 1)::smallint FROM unnest(l.synced_at) WITH ORDINALITY AS s (at, ord) WHERE s.at IS NOT NULL) AS synced
          FROM crm.pending_write p, LATERAL (
              SELECT l.crm_id, l.hashes, l.synced_at FROM crm.ledger l
-             WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key AND l.crm_id IS NOT NULL
-             FOR UPDATE SKIP LOCKED) l
-         WHERE p.map_id = $1 AND p.state = 'queued' AND p.next_attempt_at <= now()
+             WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key
+             -- OFFSET 0: else the index of linked records may look as good, in which a record's key is not to be found.
+             OFFSET 0 FOR UPDATE SKIP LOCKED) l
+         WHERE l.crm_id IS NOT NULL AND p.map_id = $1 AND p.state = 'queued' AND p.next_attempt_at <= now()
            AND (NOT $5 OR p.folded IS NOT NULL OR p.undone IS NOT NULL)
            -- A call whose caller disconnected may still be in flight.
            AND (p.shard_key, p.record_key) NOT IN (
@@ -281,9 +282,9 @@ pub fn next_ms(client: &SpiClient, map_id: i32) -> Result<Option<i64>, StoreErro
     let mut rows = client.select(
         Cached("SELECT (extract(epoch FROM greatest(p.next_attempt_at, now() - interval '1 day') - now()) * 1000)::bigint AS ms
          FROM crm.pending_write p
-         WHERE p.map_id = $1 AND p.state = 'queued' AND EXISTS (
-             SELECT FROM crm.ledger l
-             WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key AND l.crm_id IS NOT NULL)
+         WHERE p.map_id = $1 AND p.state = 'queued' AND (
+             SELECT l.crm_id FROM crm.ledger l
+             WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key) IS NOT NULL
          ORDER BY p.next_attempt_at LIMIT 1"),
         None,
         &[map_id.into()],

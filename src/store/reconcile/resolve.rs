@@ -136,8 +136,11 @@ fn ledger(
              SET hashes = crm_internal.cells_hash(l.hashes, r.cells, r.hashes), synced_at = crm_internal.cells_stamp(l.synced_at, r.cells, greatest(now(), to_timestamp(r.changed_at_ms / 1000.0))),
                  changed_at = crm_internal.cells_stamp(l.changed_at, r.cells, to_timestamp(r.changed_at_ms / 1000.0))
              FROM unnest($2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::bigint[])
-                  AS r (shard_key, record_key, cells, hashes, changed_at_ms)
-             WHERE l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key"),
+                  AS r (shard_key, record_key, cells, hashes, changed_at_ms),
+                  -- By place, whatever is known of the table: this transaction has locked the rows.
+                  LATERAL (SELECT k.ctid AS place FROM crm.ledger k
+                           WHERE k.shard_key = r.shard_key AND k.map_id = $1 AND k.record_key = r.record_key OFFSET 0) p
+             WHERE l.ctid = p.place"),
             None,
             &[
                 map.id.into(),

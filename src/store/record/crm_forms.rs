@@ -33,8 +33,8 @@ pub fn remember(client: &mut SpiClient, map: &Map, forms: &[CrmForm]) -> Result<
              SELECT $1, l.crm_id, f.field_id, f.sent, f.held, true
              FROM unnest($2::text[], $3::text[], $4::smallint[], $5::bytea[], $6::bytea[]) AS f (shard_key, record_key, field_id, sent, held),
                   LATERAL (SELECT l.crm_id FROM crm.ledger l
-                           WHERE l.shard_key = f.shard_key AND l.map_id = $1 AND l.record_key = f.record_key AND l.crm_id IS NOT NULL
-                           OFFSET 0) l
+                           WHERE l.shard_key = f.shard_key AND l.map_id = $1 AND l.record_key = f.record_key OFFSET 0) l
+             WHERE l.crm_id IS NOT NULL
              ON CONFLICT (map_id, crm_id, field_id) DO UPDATE SET sent = excluded.sent, held = excluded.held, is_stored_form = true",
         ),
         None,

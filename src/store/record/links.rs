@@ -36,8 +36,9 @@ pub fn linked(
     let rows = client.select(
         Cached(
             "SELECT k.ord - 1 AS ord, l.shard_key, l.record_key, l.hashes
-             FROM unnest($2::text[]) WITH ORDINALITY AS k (crm_id, ord)
-             JOIN crm.ledger l ON l.map_id = $1 AND l.crm_id = k.crm_id",
+             FROM unnest($2::text[]) WITH ORDINALITY AS k (crm_id, ord),
+                  -- Looked up one by one, whatever is known of the table.
+                  LATERAL (SELECT * FROM crm.ledger l WHERE l.map_id = $1 AND l.crm_id = k.crm_id OFFSET 0) l",
         ),
         None,
         &[map.id.into(), crm_ids.to_vec().into()],

@@ -266,10 +266,10 @@ pub fn outstanding(client: &SpiClient, map_ids: &[i32]) -> Result<bool, StoreErr
              OR EXISTS (SELECT FROM crm.queue WHERE map_id = ANY ($1) AND state = 'queued')
              OR EXISTS (SELECT FROM crm.claim WHERE map_id = ANY ($1))
              OR EXISTS (SELECT FROM crm.scan_request WHERE map_id = ANY ($1))
-             OR EXISTS (SELECT FROM crm.pending_write p WHERE p.map_id = ANY ($1) AND p.state = 'queued' AND EXISTS (
-                            SELECT FROM crm.ledger l
-                            WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key
-                              AND l.crm_id IS NOT NULL)) AS is_outstanding",
+             OR EXISTS (SELECT FROM crm.pending_write p WHERE p.map_id = ANY ($1) AND p.state = 'queued' AND (
+                            SELECT l.crm_id FROM crm.ledger l
+                            WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key)
+                            IS NOT NULL) AS is_outstanding",
         None,
         &[map_ids.to_vec().into()],
     )?;
