@@ -172,7 +172,7 @@ LANGUAGE sql VOLATILE AS $$
     SELECT crm_internal.do_match(crm_internal.caller(), map_id, on_fields, dry_run, write_key)
 $$;
 COMMENT ON FUNCTION crm.match(int, jsonb, bool, bool) IS
-    'compares the rows of a map with the records of its CRM object by what they have in common, and reports each: status unique (one row and one '
+    'compares the rows of a map (those inside its filter) with the records of its CRM object by what they have in common, and reports each: status unique (one row and one '
     'record, neither of them linked), ambiguous (several rows or records, or the record carries another key), unmatched (a row or a record '
     'alone), linked (already). on_fields: mapped columns and the CRM fields that they must be equal to, all of them; canonical values are '
     'compared, text without regard to case and outer blanks, and what is empty matches nothing. dry_run => false links what is unique, like '

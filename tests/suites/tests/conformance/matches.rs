@@ -8,6 +8,7 @@ crm_suites::with_every_contestant!(
     records_are_listed_page_by_page,
     what_is_on_both_sides_is_matched_and_linked,
     a_link_that_is_there_is_left_alone,
+    rows_outside_the_filter_are_left_out,
 );
 
 const CREATES: &str = "on_insert => 'create', ingest => 'off', enabled => false";
@@ -155,5 +156,23 @@ async fn a_link_that_is_there_is_left_alone(contestant: Contestant) {
         ))
         .await;
     assert_eq!(error.code(), &SqlState::UNDEFINED_COLUMN, "{error:?}");
+    live.db.assert_checked().await;
+}
+
+async fn rows_outside_the_filter_are_left_out(contestant: Contestant) {
+    let arguments = format!("{CREATES}, filter => 'phone IS NULL'");
+    let live = Live::with(&CLUSTER, contestant, &arguments, "").await;
+    let people = ["One", "Two"].map(|name| json!({ "last_name": name }));
+    let ids = create(&live, &people).await;
+    live.db
+        .execute("INSERT INTO people (id, last_name, phone) VALUES ('p1', 'One', NULL), ('p2', 'Two', 'outside')")
+        .await;
+    let lines = matched(&live, ", dry_run => false").await;
+    let expected = [
+        format!("unique p1 {}", ids[0]),
+        format!("unmatched {}", ids[1]),
+    ];
+    assert_eq!(lines, expected);
+    assert_eq!(live.crm_id("p2").await, None);
     live.db.assert_checked().await;
 }
