@@ -198,7 +198,7 @@ pub fn due(
     Ok(pending)
 }
 
-/// Edits that empty a field and were never sent, without those of `crm.write()`, and without those
+/// Edits that empty a field that has a value and were never sent, without those of `crm.write()`, and without those
 /// in flight. No more than `most` are looked at.
 pub fn clears(client: &SpiClient, map_id: i32, most: Option<i64>) -> Result<i64, StoreError> {
     let rows = client.select(
@@ -207,6 +207,9 @@ pub fn clears(client: &SpiClient, map_id: i32, most: Option<i64>) -> Result<i64,
              FROM (SELECT FROM crm.pending_write p
                    WHERE p.map_id = $1 AND p.state = 'queued' AND p.next_attempt_at = '-infinity' AND p.folded IS NULL
                      AND p.intended @? '$.* ? (@ == null)'
+                     AND EXISTS (SELECT FROM jsonb_each(p.intended) AS e WHERE e.value = 'null' AND crm_internal.cell_is_set(
+                         (SELECT l.hashes FROM crm.ledger l
+                          WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key), e.key::int))
                      AND (p.shard_key, p.record_key) NOT IN (
                          SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r)
                          WHERE c.map_id = $1 AND c.path = 'reconcile')

@@ -151,6 +151,25 @@ async fn a_table_that_is_reloaded_is_not_held() {
     db.assert_checked().await;
 }
 
+/// Cells that are empty on both sides clear nothing, whichever way they flow.
+#[tokio::test]
+async fn what_is_empty_already_is_not_cleared() {
+    let db = linked(&CLUSTER, 0).await;
+    db.execute(
+        "SELECT crm.alter_field(1, 'title', direction => 'bidirectional');
+         INSERT INTO t SELECT n, 'name ' || n, CASE WHEN n <= 10 THEN 'title' END FROM generate_series(1, 1200) n",
+    )
+    .await;
+    db.drain().await;
+    db.execute(
+        "CREATE TABLE kept AS SELECT * FROM t; TRUNCATE t; INSERT INTO t SELECT * FROM kept",
+    )
+    .await;
+    db.drain().await;
+    assert_eq!(state(&db).await, "idle");
+    db.assert_checked().await;
+}
+
 /// Whoever pushes has asked for it; and who sets the fuse to -1, for everything.
 #[tokio::test]
 async fn a_push_is_its_own_approval() {
