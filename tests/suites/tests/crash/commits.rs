@@ -8,6 +8,8 @@ use crm_suites::hooks::{SECRET, listening, subscribe};
 use crm_suites::live::write;
 use crm_suites::{Cluster, Desk, Vendor, eventually, json};
 
+use crate::faults::arm;
+
 /// What else fails once, so that the transactions are reached that note a failure.
 const BESIDE: &str = "settle::store:error:1,reconcile_settle::store:error:1,ingest::store:error:1,fold::store:error:1";
 
@@ -32,7 +34,7 @@ async fn each_commit_of_the_worker_may_fail() {
     subscribe(&desk, &url, SECRET, json!({}));
     desk.db.drain().await;
 
-    arm(&desk, &cluster, &format!("commits,{BESIDE}")).await;
+    arm_anew(&desk, &cluster, &format!("commits,{BESIDE}")).await;
     let usual = everything(&desk, 0).await;
     let listed = std::fs::read_to_string(cluster.data().join("pg_crm.failpoint.commits"));
     let points: BTreeSet<String> = listed.expect("a list").lines().map(Into::into).collect();
@@ -46,7 +48,7 @@ async fn each_commit_of_the_worker_may_fail() {
     let mut missed: Vec<&String> = Vec::new();
     for (round, (file, points)) in files.iter().enumerate() {
         let faults: Vec<String> = points.iter().map(|p| format!("{p}:error:3")).collect();
-        arm(&desk, &cluster, &format!("{},{BESIDE}", faults.join(","))).await;
+        arm_anew(&desk, &cluster, &format!("{},{BESIDE}", faults.join(","))).await;
         let asked = everything(&desk, round + 1).await;
         println!("{file}: {asked} requests, {usual} without faults");
         assert!(
@@ -71,31 +73,16 @@ fn happened(cluster: &Cluster, point: &str) -> bool {
 }
 
 /// Has these faults from now on, each as often as it says.
-async fn arm(desk: &Desk, cluster: &Cluster, faults: &str) {
-    let configure = async |faults: &str| {
-        desk.db
-            .execute(&format!("ALTER SYSTEM SET pg_crm.failpoints = '{faults}'"))
-            .await;
-        desk.db.execute("SELECT pg_reload_conf()").await;
-        eventually("the setting is in force", async || {
-            let seen: String = desk.db.one("SHOW pg_crm.failpoints", &[]).await;
-            (seen == faults).then_some(())
-        })
-        .await;
-    };
-    configure("").await;
+async fn arm_anew(desk: &Desk, cluster: &Cluster, faults: &str) {
+    arm(desk, "").await;
     for file in std::fs::read_dir(cluster.data()).expect("a directory") {
         let path = file.expect("an entry").path();
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
         if name.starts_with("pg_crm.failpoint.") {
-            std::fs::remove_file(path).expect("removed");
+            std::fs::remove_file(&path).expect("removed");
         }
     }
-    configure(faults).await;
+    arm(desk, faults).await;
 }
 
 /// Work of every kind at once, until both sides agree; how many requests it took.

@@ -19,7 +19,8 @@ async fn desk(vendor: Vendor) -> (Cluster, Desk) {
     (cluster, desk)
 }
 
-async fn arm(desk: &Desk, faults: &str) {
+/// Has these faults from now on.
+pub async fn arm(desk: &Desk, faults: &str) {
     desk.db
         .execute(&format!("ALTER SYSTEM SET pg_crm.failpoints = '{faults}'"))
         .await;
