@@ -67,8 +67,9 @@ BEGIN
     SELECT n INTO lacking FROM unnest(names) n
     WHERE jsonb_typeof(given -> n) IS DISTINCT FROM 'string' OR given ->> n = '' LIMIT 1;
     IF FOUND THEN
-        RAISE invalid_parameter_value USING MESSAGE = format('%s of the document has no "%s"', what, lacking),
-            DETAIL = format('It is: %s.', left(given::text, 200)), HINT = format('Each has the texts %s.', array_to_string(names, ', '));
+        RAISE invalid_parameter_value USING MESSAGE = format('%s of the document lacks the string "%s"', what, lacking),
+            DETAIL = format('It is: %s.', left((given - 'credentials')::text, 200)),
+            HINT = format('Each must have the strings %s.', array_to_string(names, ', '));
     END IF;
 END $$;
 COMMENT ON FUNCTION crm_internal.require_names(text, jsonb, text[]) IS

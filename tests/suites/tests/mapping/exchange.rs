@@ -133,6 +133,9 @@ async fn a_document_of_another_form_is_refused() {
         whole(r#""connections": [{}]"#),
         whole(r#""connections": [{"name": 1}]"#),
         whole(r#""connections": [{"name": "new"}]"#),
+        whole(r#""connections": [{"provider": "stub", "credentials": {"key": "s3cr3t"}}]"#),
+        whole(r#""connections": [{"name": "new", "credentials": {"key": "s3cr3t"}}]"#),
+        whole(r#""connections": [{"name": "stub", "credentials": {"key": "s3cr3t"}}]"#),
         whole(r#""connections": [{"name": "stub", "options": 1}]"#),
         whole(r#""connections": [{"name": "new", "provider": "stub", "options": []}]"#),
         whole(r#""maps": "all""#),
@@ -166,6 +169,7 @@ async fn a_document_of_another_form_is_refused() {
         let error = error.as_db_error().expect("an error of the server");
         assert_eq!(error.code().code(), "22023", "{document}: {error:?}");
         assert!(error.hint().is_some(), "{document}: {error:?}");
+        assert!(!format!("{error:?}").contains("s3cr3t"), "{error:?}");
     }
     desk.db.assert_checked().await;
 }
