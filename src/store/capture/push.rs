@@ -3,7 +3,7 @@
 //! Guarantees: what people typed in the CRM is not overwritten, since the base of an edit is what
 //! the ledger knows when its turn comes. A record that the CRM deleted is not created again.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use crm_domain::Cells;
@@ -47,39 +47,85 @@ pub fn part(
     let cells = cells
         .as_ref()
         .map_or_else(|| written.clone(), |c| c.intersection(&written));
-    let mut pace = Pace::new(map, bounds.time);
-    let rows = rows.min(pace.room());
-    let after = request.after.clone();
-    let found = match condition {
-        Some(condition) => judged(map, order, after.as_ref(), rows, condition, bounds)?,
-        None => pace.run(rows, || order.rows(map, after.as_ref(), rows, None))?,
-    };
+    let found = next(
+        map,
+        order,
+        request.after.as_ref(),
+        rows,
+        condition.as_deref(),
+        bounds,
+    )?;
     let last = found.last().map(|(key, _)| key.clone());
-    let scanned = found.len();
-    request.compared += scanned as i64;
-    let mut wanted: Vec<Key> = found
-        .into_iter()
-        .filter_map(|(key, holds)| holds.then_some(key))
-        .collect();
-    if let Some(filter) = &map.filter {
-        let condition = Some(filter.condition.as_str());
-        let judged = pace.run(scanned, || {
-            order.rows(map, after.as_ref(), scanned, condition)
-        })?;
-        let inside: HashSet<Key> = judged
-            .into_iter()
-            .filter_map(|(key, inside)| inside.then_some(key))
-            .collect();
-        let (kept, outside) = wanted.into_iter().partition(|key| inside.contains(key));
-        wanted = kept;
-        recapture::leave(client, map, &request.actor, outside, bounds)?;
+    request.compared += found.len() as i64;
+    let (mut wanted, mut outside) = (Vec::new(), Vec::new());
+    for (key, place) in found {
+        match place {
+            Place::Wanted => wanted.push(key),
+            Place::Outside => outside.push(key),
+            Place::Other => {}
+        }
     }
+    recapture::leave(client, map, &request.actor, outside, bounds)?;
     // Its creations were asked for, and what it clears.
     fuse::begin_load(client, map.id)?;
     let pushed: Vec<Differing> = wanted_cells(client, map, wanted, &cells, &written)?;
     recapture::capture(client, map, &request.actor, &pushed, bounds.time)?;
     request.marked += pushed.len() as i64;
     scan_request::advance(client, request, last)
+}
+
+/// What a push is to do about a row.
+#[derive(Clone, Copy)]
+enum Place {
+    Wanted,
+    /// The condition holds for it, but it is outside the filter of the map.
+    Outside,
+    /// The condition does not hold for it, or it is gone.
+    Other,
+}
+
+/// The next rows.
+fn next(
+    map: &Map,
+    order: &Order,
+    after: Option<&Key>,
+    rows: usize,
+    condition: Option<&str>,
+    bounds: &Bounds,
+) -> Result<Vec<(Key, Place)>, StoreError> {
+    let mut pace = Pace::new(map, bounds.time);
+    let rows = rows.min(pace.room());
+    let filter = map.filter.as_ref().map(|filter| filter.condition.as_str());
+    let mut scan = |rows, filter| pace.run(rows, || order.rows(map, after, rows, filter));
+    let Some(condition) = condition else {
+        let place = |inside| match inside {
+            true => Place::Wanted,
+            false => Place::Outside,
+        };
+        let found = scan(rows, filter)?.into_iter();
+        return Ok(found.map(|(key, inside)| (key, place(inside))).collect());
+    };
+    let mut found = judged(map, order, after, rows, condition, bounds)?;
+    let mut inside: HashMap<Key, bool> = HashMap::new();
+    if filter.is_some() && !found.is_empty() {
+        inside.extend(scan(found.len(), filter)?);
+        // This scan sees more: rows inserted meanwhile take the places of the last ones, which are
+        // left to the next part.
+        let seen = found.iter().rposition(|(key, _)| inside.contains_key(key));
+        found.truncate(seen.map_or(0, |last| last + 1));
+        if found.is_empty() {
+            return Err(StoreError::Postponed);
+        }
+    }
+    let place = |key: &Key, holds| match (holds, filter.is_some(), inside.get(key)) {
+        (true, false, _) | (true, true, Some(true)) => Place::Wanted,
+        (true, true, Some(false)) => Place::Outside,
+        (true, true, None) | (false, _, _) => Place::Other,
+    };
+    let found = found.into_iter();
+    Ok(found
+        .map(|(key, holds)| (key.clone(), place(&key, holds)))
+        .collect())
 }
 
 /// The next rows, and whether the condition holds for them.

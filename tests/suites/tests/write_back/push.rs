@@ -219,6 +219,27 @@ async fn a_condition_runs_with_the_owners_rights() {
     assert_eq!(records(&db, "true").await, 1);
 }
 
+/// A row that is inserted between the scan for the condition and that for the filter takes the
+/// place of another in the second: that one is left to the next part.
+#[tokio::test]
+async fn a_row_inserted_meanwhile_displaces_no_other() {
+    let arguments = "on_insert => 'create', filter => 'id > 1', enabled => false";
+    let db = loaded(30, arguments).await;
+    db.execute(
+        "UPDATE t SET id = id + 100;
+         CREATE FUNCTION pg_catalog.another() RETURNS void LANGUAGE plpgsql VOLATILE AS
+         $$ BEGIN INSERT INTO public.t (id, name) VALUES (50, 'another') ON CONFLICT DO NOTHING; END $$;
+         CREATE FUNCTION pg_catalog.adds(id int) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS
+         $$ BEGIN PERFORM pg_catalog.another(); RETURN true; END $$;
+         SELECT crm.push(1, condition => 'adds(id)'); SELECT crm.enable(1)",
+    )
+    .await;
+    db.drain().await;
+    assert_eq!(db.count("t WHERE id = 50").await, 1);
+    assert_eq!(records(&db, "true").await, 31);
+    db.assert_checked().await;
+}
+
 /// A worker that comes after another goes on where that one was.
 #[tokio::test]
 async fn a_push_goes_on_where_it_was() {
