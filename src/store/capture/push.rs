@@ -159,7 +159,10 @@ fn wanted_cells(
         Cached(
             "SELECT k.ord - 1 AS ord, l.crm_id IS NOT NULL AS is_linked, coalesce(l.detached, false) AS is_detached
              FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS k (shard_key, record_key, ord)
-             LEFT JOIN crm.ledger l ON l.shard_key = k.shard_key AND l.map_id = $1 AND l.record_key = k.record_key",
+             LEFT JOIN LATERAL (
+                 -- Looked up one by one, whatever is known of the table.
+                 SELECT l.crm_id, l.detached FROM crm.ledger l
+                 WHERE l.shard_key = k.shard_key AND l.map_id = $1 AND l.record_key = k.record_key OFFSET 0) l ON true",
         ),
         None,
         &[

@@ -223,7 +223,9 @@ pub(super) fn leave(
             "INSERT INTO crm.change (shard_key, map_id, op, cells, record_keys, actor)
              SELECT r.shard_key, $1, 'l', '\\x0000000000000000', array_agg(r.record_key), $4
              FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS r (shard_key, record_key, ord)
-             JOIN crm.ledger l ON l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key AND l.crm_id IS NOT NULL
+             -- Looked up one by one, whatever is known of the table.
+             WHERE (SELECT l.crm_id FROM crm.ledger l
+                    WHERE l.shard_key = r.shard_key AND l.map_id = $1 AND l.record_key = r.record_key) IS NOT NULL
              GROUP BY r.shard_key, (r.ord - 1) / crm_internal.change_part()",
         ),
         None,
