@@ -54,10 +54,9 @@ pub fn part(
     let mut pace = Pace::new(map, bounds.time);
     let rows = rows.min(pace.room());
     let filter = map.filter.as_ref().map(|filter| filter.condition.as_str());
-    let scanned = pace.run(rows, || order.rows(map, after, rows, filter))?;
-    let (read_rows, mut last) = (scanned.len(), scanned.last().map(|(key, _)| key.clone()));
-    let (inside, outside): (Vec<_>, Vec<_>) = scanned.into_iter().partition(|(_, inside)| *inside);
-    let mut keys: Vec<Key> = inside.into_iter().map(|(key, _)| key).collect();
+    let mut scanned = pace.run(rows, || order.rows(map, after, rows, filter))?;
+    let inside = scanned.iter().filter(|(_, inside)| *inside);
+    let mut keys: Vec<Key> = inside.map(|(key, _)| key.clone()).collect();
     let known = known(client, map, &keys)?;
     let places: Vec<usize> = (0..keys.len())
         .filter(|n| known[*n].as_ref().is_some_and(|k| !k.at_rest.is_empty()))
@@ -70,11 +69,13 @@ pub fn part(
     // Rows that there was no time or room for belong to the next part.
     if let Some(unread) = (0..places.len()).find(|n| !read.contains_key(n)) {
         drop(wanted);
-        keys.truncate(places[unread]);
-        if keys.is_empty() {
+        let first = &keys[places[unread]];
+        let before = scanned.iter().position(|(key, _)| key == first);
+        scanned.truncate(before.unwrap_or_default());
+        if scanned.is_empty() {
             return Err(StoreError::Postponed);
         }
-        last = keys.last().cloned();
+        keys.truncate(places[unread]);
     }
     let mut suspects = Vec::new();
     for (place, &n) in places.iter().enumerate().filter(|(_, n)| **n < keys.len()) {
@@ -94,9 +95,11 @@ pub fn part(
         }
     }
     let mut part = Part {
-        last,
-        rows: read_rows,
-        outside: outside.into_iter().map(|(key, _)| key).collect(),
+        last: scanned.last().map(|(key, _)| key.clone()),
+        rows: scanned.len(),
+        outside: (scanned.into_iter())
+            .filter_map(|(key, inside)| (!inside).then_some(key))
+            .collect(),
         ..Part::default()
     };
     let whole = bounds.whole();
