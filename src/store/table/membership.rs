@@ -18,6 +18,8 @@ use crate::store::table::owner::as_owner_of;
 
 /// Values of which it is remembered what a filter says; no more than that many.
 const REMEMBERED: usize = 1000;
+/// Bytes of the longest values that are remembered.
+const LONGEST: usize = 1024;
 
 type Values = Vec<Option<String>>;
 /// Of the map that was last asked about, as it was then.
@@ -29,6 +31,9 @@ thread_local! {
 
 /// Whether a row is inside that holds these texts in the columns of the filter.
 pub fn of_values(map: &Arc<Map>, values: Values) -> Result<bool, StoreError> {
+    if values.iter().flatten().map(String::len).sum::<usize>() > LONGEST {
+        return evaluate(map, &values);
+    }
     if let Some(known) = known(map, &values) {
         return Ok(known);
     }
