@@ -27,7 +27,7 @@ COMMENT ON FUNCTION crm_internal.plan_cost(crm.connection, crm.object_map, bigin
 
 CREATE FUNCTION crm_internal.do_plan(caller bytea, map_id int)
 RETURNS TABLE (step text, item text, number bigint, is_estimate bool, note text, samples text[])
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     who CONSTANT oid := crm_internal.verified(caller);
     m CONSTANT crm.object_map := crm_internal.map_of(map_id);
@@ -76,8 +76,9 @@ BEGIN
           WHERE x.map_id = m.map_id AND x.state = 'queued') y;
     RETURN QUERY VALUES ('next round', 'edit', f.n, false, 'edits of bidirectional cells, compared with the CRM first',
                          coalesce(f.samples, '{}'));
-    IF s.state = 'held' OR current_setting('pg_crm.fuse_records')::int >= 0 AND q.creates + q.deletes + total > most
-                           AND (s.linked > fuse OR q.deletes + total > most) THEN
+    IF EXISTS (SELECT FROM crm.fuse x WHERE x.map_id = m.map_id AND x.direction = 'outbound' AND x.held_at IS NOT NULL)
+       OR current_setting('pg_crm.fuse_records')::int >= 0 AND q.creates + q.deletes + total > most
+          AND (s.linked > fuse OR q.deletes + total > most) THEN
         RETURN QUERY VALUES ('next round', 'held', q.creates + q.deletes + total, false,
                              format('more than %s records: crm.approve(%s) will be needed', most, m.map_id), '{}'::text[]);
     END IF;
@@ -125,7 +126,7 @@ BEGIN
         END;
     END IF;
     RETURN QUERY VALUES
-        ('backfill', 'record', total, true, CASE WHEN total IS NULL THEN 'unknown: the CRM does not tell, or cannot be asked now' END, '{}'::text[]),
+        ('backfill', 'record', total, true, CASE WHEN total IS NULL THEN 'unknown: the CRM does not report it, or the connection or the map is paused, or there is no worker' END, '{}'::text[]),
         ('backfill', 'record without a row', CASE WHEN total > s.linked THEN total - s.linked WHEN total IS NOT NULL THEN 0 END::bigint, true,
             CASE WHEN total IS NULL THEN 'unknown' WHEN m.on_crm_insert = 'insert' THEN 'a row is inserted unless the key is that of one'
                  ELSE 'linked if their key is that of a row, ignored otherwise' END, '{}'),
@@ -140,7 +141,7 @@ COMMENT ON FUNCTION crm_internal.do_plan(bytea, int) IS 'crm.plan() for the role
 
 CREATE FUNCTION crm.plan(map_id int)
 RETURNS TABLE (step text, item text, number bigint, is_estimate bool, note text, samples text[])
-LANGUAGE sql STABLE AS $$
+LANGUAGE sql VOLATILE AS $$
     SELECT crm_internal.do_plan(crm_internal.caller(), map_id)
 $$;
 COMMENT ON FUNCTION crm.plan(int) IS

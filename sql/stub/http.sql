@@ -49,7 +49,8 @@ BEGIN
             WHEN (method, path) = ('POST', '/read') THEN crm_stub.read(connection, request, refused)
             WHEN (method, path) = ('POST', '/changes') THEN crm_stub.changes(connection, request)
             WHEN (method, path) = ('POST', '/count') THEN jsonb_build_object('count',
-                (SELECT count(*) FROM crm_stub.records r WHERE r.connection = answer.connection AND r.crm_object = request ->> 'object'))
+                (SELECT count(*) FROM crm_stub.records r
+                 WHERE r.connection = answer.connection AND r.crm_object = request ->> 'object' AND NOT r.deleted))
             WHEN (method, path) = ('POST', '/describe') THEN crm_stub.describe(request ->> 'object')
             WHEN (method, path) = ('GET', '/ping') THEN
                 jsonb_build_object('detail', format('the stub answers for connection "%s"', connection))

@@ -103,8 +103,8 @@ pub fn queued(
     let found = client.select(
         Cached(
             "SELECT q.shard_key, q.record_key, q.cells, l.hashes
-             FROM (SELECT * FROM crm.queue x WHERE x.map_id = $1 AND x.state = 'queued' ORDER BY x.next_attempt_at LIMIT $2) q
-             JOIN crm.ledger l USING (shard_key, map_id, record_key) WHERE q.op IN ('u', 'k')",
+             FROM (SELECT * FROM crm.queue x WHERE x.map_id = $1 AND x.state = 'queued' AND x.op IN ('u', 'k') ORDER BY x.next_attempt_at LIMIT $2) q
+             JOIN crm.ledger l USING (shard_key, map_id, record_key)",
         ),
         None,
         &[map.id.into(), (records as i64).into()],
