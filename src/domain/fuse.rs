@@ -1,6 +1,27 @@
 //! When a round of write-back, or a pass through a CRM's changes, waits for a person: it would
 //! delete, clear or create more records than an accident should.
 
+use crate::string_enum::string_enum;
+
+string_enum! {
+    /// Whose records are counted: what is written to the CRM, or what is taken in from it.
+    Direction: "direction" {
+        Outbound = "outbound",
+        Inbound = "inbound",
+    }
+}
+
+string_enum! {
+    /// What is not counted until the round or pass ends.
+    Exempt: "exemption" {
+        Nothing = "nothing",
+        /// Records that are created and cleared: rows are being loaded.
+        Load = "load",
+        /// All of them: `crm.approve()`.
+        All = "all",
+    }
+}
+
 /// Records that are deleted, cleared (a field that has a value is emptied), or created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {

@@ -2,36 +2,12 @@
 //! what is held.
 
 use crm_domain::fuse::Counts;
+pub use crm_domain::fuse::{Direction, Exempt};
 use pgrx::spi::SpiClient;
 
 use crate::store::error::StoreError;
 use crate::store::row::{self, Columns};
 use crate::store::statement::Cached;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    Outbound,
-    Inbound,
-}
-
-impl Direction {
-    fn name(self) -> &'static str {
-        match self {
-            Direction::Outbound => "outbound",
-            Direction::Inbound => "inbound",
-        }
-    }
-}
-
-/// What is not counted until the round or pass ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exempt {
-    Nothing,
-    /// Records that are created and cleared: rows are being loaded.
-    Load,
-    /// All of them: `crm.approve()`.
-    All,
-}
 
 /// How far a round or pass has come.
 pub struct Passed {
@@ -44,7 +20,7 @@ pub struct Passed {
 pub fn passed(client: &SpiClient, map_id: i32, direction: Direction) -> Result<Passed, StoreError> {
     let mut rows = client.select(
         Cached(
-            "SELECT exempt, deletes, clears, creates, approved_revision FROM crm.fuse WHERE map_id = $1 AND direction = $2",
+            "SELECT coalesce(exempt, 'nothing') AS exempt, deletes, clears, creates, approved_revision FROM crm.fuse WHERE map_id = $1 AND direction = $2",
         ),
         None,
         &[map_id.into(), direction.name().into()],
@@ -56,13 +32,8 @@ pub fn passed(client: &SpiClient, map_id: i32, direction: Direction) -> Result<P
             approved_revision: 0,
         });
     };
-    let exempt: Option<String> = row.optional("exempt")?;
     Ok(Passed {
-        exempt: match exempt.as_deref() {
-            Some("load") => Exempt::Load,
-            Some(_) => Exempt::All,
-            None => Exempt::Nothing,
-        },
+        exempt: row.parsed("exempt")?,
         counts: Counts {
             deletes: row.required("deletes")?,
             clears: row.required("clears")?,
