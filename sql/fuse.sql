@@ -3,7 +3,7 @@
 CREATE FUNCTION crm_internal.held_reason(f crm.fuse) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN f.held_at IS NOT NULL THEN format(
-        CASE f.direction WHEN 'outbound' THEN 'held: %s CRM records would be deleted, %s cleared and %s created, and %s are linked; crm.approve(%s) lets them go'
+        CASE f.direction WHEN 'outbound' THEN 'held: %s CRM records would be deleted, %s cleared and %s created, and %s are linked; crm.approve(%s) releases them'
                          ELSE 'ingestion held: %s rows would be deleted or unlinked, %s cleared, and %4$s are linked; crm.approve(%5$s) lets the CRM''s changes in' END,
         f.held ->> 'deletes', f.held ->> 'clears', f.held ->> 'creates', f.held ->> 'records', f.map_id) END
 $$;
@@ -32,7 +32,7 @@ BEGIN
         SELECT m.map_id, c.name, c.provider, m.relation::text, 'setup', 'approve',
                jsonb_build_object(f.direction, f.held || jsonb_build_object('held_at', f.held_at)), 'applied', crm_internal.actor()
         FROM crm.connection c WHERE c.connection_id = m.connection_id;
-        RAISE NOTICE 'map % (%) is not held any more', m.map_id, m.relation USING DETAIL = crm_internal.held_reason(f);
+        RAISE NOTICE 'map % (%) is no longer held', m.map_id, m.relation USING DETAIL = crm_internal.held_reason(f);
         approved := true;
     END LOOP;
     IF approved THEN
@@ -41,5 +41,5 @@ BEGIN
     RETURN approved;
 END $$;
 COMMENT ON FUNCTION crm.approve(int) IS
-    'lets a map go on that is held (state held of crm.status): what was counted is written, or the CRM''s changes are read to their end; '
+    'releases a map that is held (state held of crm.status): what was counted is written, or the CRM''s changes are read to their end; '
     'later edits are counted anew. Audited. Returns false if the map is not held. Errors: 42704 no such map';

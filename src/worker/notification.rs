@@ -1,4 +1,5 @@
-//! What `LISTEN crm` hears: one JSON object per event, short enough for a notification.
+//! What `LISTEN crm` hears: one JSON object per event, short enough for a notification. And the
+//! line of the server's log that a map is held.
 
 use crm_domain::fuse::Counts;
 use crm_domain::{ErrorClass, Path};
@@ -47,14 +48,19 @@ pub fn summary(
     .to_string()
 }
 
-/// The event of a round or pass that is held.
-pub fn held(connection: &Connection, map: &Map, path: Path, counts: &Counts) -> String {
+/// The event of a round or pass that is held. `of`: its path and id.
+pub fn held(
+    connection: &Connection,
+    map: &Map,
+    of: (Path, Option<&str>),
+    counts: &Counts,
+) -> String {
     let counts = json!({
         "deletes": counts.deletes,
         "clears": counts.clears,
         "creates": counts.creates,
     });
-    summary("sync_held", connection, map, (path, None), counts)
+    summary("sync_held", connection, map, of, counts)
 }
 
 /// Logs that a map's write-back is held.
@@ -66,7 +72,7 @@ pub fn log_held(map: &Map, counts: &Counts, linked: i64) {
     } = counts;
     let (id, relation) = (map.id, &map.relation);
     log!(
-        "pg_crm holds the write-back of {relation}: it would delete {deletes}, clear {clears} and create {creates} records, and {linked} are linked; crm.approve({id}) lets them go"
+        "pg_crm holds the write-back of {relation}: it would delete {deletes}, clear {clears} and create {creates} records, and {linked} are linked; crm.approve({id}) releases them"
     );
 }
 

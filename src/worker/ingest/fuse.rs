@@ -8,6 +8,7 @@ use pgrx::spi::SpiClient;
 
 use super::request::{PollRequest, Target};
 use crate::store::fuse::{self, Direction, Exempt};
+use crate::store::ingest::state;
 use crate::store::{StoreError, notify, transaction};
 use crate::worker::notification;
 
@@ -48,7 +49,9 @@ pub fn hold(poll: &PollRequest, counts: &Counts, linked: i64) -> Result<(), Stor
     let (map, connection) = (&poll.map, &poll.connection);
     transaction(|client| {
         fuse::hold(client, map.id, Direction::Inbound, counts, linked)?;
-        let event = notification::held(connection, map, Path::Ingest, counts);
+        let pass = state::pass_id(client, map.id)?;
+        let of = (Path::Ingest, pass.as_deref());
+        let event = notification::held(connection, map, of, counts);
         notify::notify(client, vec![event])
     })?;
     let Counts {

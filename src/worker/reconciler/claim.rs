@@ -59,7 +59,8 @@ pub fn claim(
             return Ok(None);
         }
         if let Some((counts, linked)) = fuse::judge(client, &map, &edits, fuse)? {
-            let event = notification::held(connection, &map, Path::Reconcile, &counts);
+            let of = (Path::Reconcile, None);
+            let event = notification::held(connection, &map, of, &counts);
             notify::notify(client, vec![event])?;
             held = Some((counts, linked));
             return Ok(None);

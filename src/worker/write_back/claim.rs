@@ -168,10 +168,10 @@ fn claim(
             Verdict::Goes => {}
             Verdict::Waits => return Ok(Outcome::Nothing),
             Verdict::Held(counts, linked) => {
-                notify::notify(
-                    client,
-                    vec![notification::held(connection, &map, Path::Batch, &counts)],
-                )?;
+                let round = map_state::round_id(client, map.id)?;
+                let of = (Path::Batch, round.as_deref());
+                let event = notification::held(connection, &map, of, &counts);
+                notify::notify(client, vec![event])?;
                 failpoint::reach("fuse::before_commit");
                 return Ok(Outcome::Held(counts, linked));
             }

@@ -73,15 +73,18 @@ async fn too_many_deletions_creations_and_emptied_fields_wait() {
     let reason: String = db.one("SELECT reason FROM crm.status", &[]).await;
     let what = "held: 700 CRM records would be deleted, 0 cleared and 0 created, and ";
     assert!(
-        reason.starts_with(what) && reason.ends_with(" are linked; crm.approve(1) lets them go"),
+        reason.starts_with(what) && reason.ends_with(" are linked; crm.approve(1) releases them"),
         "{reason}"
     );
     let notices = db.notices("SELECT crm.flush(timeout => '5 s')").await;
     assert!(notices.contains("held: 700 CRM records"), "{notices}");
     eventually("an event", async || {
         let heard = events.lock().unwrap();
-        let is_it =
-            |e: &Json| e["event"] == "integration.crm.sync_held" && e["counts"]["deletes"] == 700;
+        let is_it = |e: &Json| {
+            e["event"] == "integration.crm.sync_held"
+                && e["counts"]["deletes"] == 700
+                && e["operation_id"].is_string()
+        };
         heard.iter().any(is_it).then_some(())
     })
     .await;
