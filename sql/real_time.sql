@@ -323,8 +323,9 @@ COMMENT ON FUNCTION crm.resolve_conflict(bigint, text, jsonb) IS
     'resolves a conflict: the row is set to the CRM value (crm), the CRM to the row''s value (local), or both to a value of one''s own '
     '(value; in the type of the column; the caller must be allowed to update the row), by the same read-check-write as any edit. If the '
     'CRM value has changed meanwhile, the conflict is reopened with the new one. duplicate_identity: the row is linked to the '
-    'record that claims it (crm), or keeps its link (local). Errors: 42704 no such conflict, 22023 invalid winner or value, 22000 no '
-    'CRM can hold the value, 23505 the record is linked, P0002 no such row';
+    'record that claims it (crm), or keeps its link (local). Errors: 42704 no such conflict, 22023 invalid winner or value, 22000 the '
+    'value cannot be sent, 22003 no CRM can hold such a number, 42804 it is of another type, 54000 it is too large, 23505 the record is '
+    'linked, P0002 no such row';
 
 CREATE FUNCTION crm.resolve_conflicts(map_id int, column_name name DEFAULT NULL, winner text DEFAULT NULL) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

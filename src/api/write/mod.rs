@@ -177,12 +177,12 @@ fn check_value(map_id: i32, relation: pg_sys::Oid, column: &str, value: Option<D
     refuse_large(&object);
     refuse_wide_numbers(map, &object);
     refuse_json_for_text(&object, &[field]);
-    let refuse = |why: String| {
+    let refuse = |code, why: String| {
         raise(
-            PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
+            code,
             format!("the value for column \"{column}\" cannot be sent"),
             Some(why),
-            "Nothing was changed. Check the value and the column's transform_out.",
+            "Check the value and the column's transform_out.",
         )
     };
     match rights::pinned(|| cell_value::of_object(map, &[field], &Json::Object(object))) {
@@ -191,13 +191,16 @@ fn check_value(map_id: i32, relation: pg_sys::Oid, column: &str, value: Option<D
                 .iter()
                 .map(|(_, value)| field.unstorable_reason(value));
             if let Some(failure) = reasons.find_map(|reason| reason) {
-                refuse(failure.message)
+                refuse(
+                    PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+                    failure.message,
+                )
             }
         }
         Err(StoreError::Postgres {
             code: PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             message,
-        }) => refuse(message),
+        }) => refuse(PgSqlErrorCode::ERRCODE_DATA_EXCEPTION, message),
         // What is no value of the column's type is refused in the words of that type.
         Err(error) => or_raise(Err(error)),
     }

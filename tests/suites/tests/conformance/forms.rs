@@ -212,6 +212,14 @@ async fn a_value_that_no_field_can_hold_is_not_sent(contestant: Contestant) {
         .await;
     live.map_field("score", "").await;
     live.people(1).await;
+    // Neither crm.write() nor crm.resolve_conflict() takes it.
+    for call in [
+        "crm.write('people', 'p1', '{\"score\": 1e400}')",
+        "crm_internal.check_value(1, 'people'::regclass, 'score', '1e400')",
+    ] {
+        let error = live.db.error(&format!("SELECT {call}")).await;
+        assert_eq!(error.code().code(), "22003", "{error:?}");
+    }
     live.db
         .execute("UPDATE people SET score = 1e400 WHERE id = 'p1'")
         .await;
