@@ -24,8 +24,16 @@ async fn a_listing_waits_as_the_crm_asks(vendor: Vendor) {
     let (live, count) = three(vendor).await;
     let busy = json!({"path": vendor.facts().changes, "times": 1, "status": 429, "headers": {"Retry-After": "2"}});
     live.crm.fault(busy);
+    live.crm.sim().forget_requests();
     assert_eq!(live.db.one::<i64>(&count, &[]).await, 3);
     assert_eq!(live.crm.sim().faults_left(), 0);
+    let asked = live.crm.sim().requests("");
+    let at = |n: usize| asked[n]["at_ms"].as_i64().expect("a time");
+    let first = asked.iter().position(|r| r["status"] == 429).expect("429");
+    // The next of the listing, that is; other threads of the worker may ask for something else.
+    let next = (first + 1..asked.len()).find(|&n| asked[n]["path"] == asked[first]["path"]);
+    let gap = at(next.expect("it asks again")) - at(first);
+    assert!(gap >= 2000, "{gap} ms");
     // What the listing met is no outage of the connection.
     let state = "SELECT count(*) FROM crm.connection_state WHERE state = 'error'";
     assert_eq!(live.db.one::<i64>(state, &[]).await, 0);
