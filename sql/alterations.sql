@@ -93,11 +93,10 @@ BEGIN
             RAISE NOTICE '% records that are queued for deletion are still deleted', n;
         END IF;
     END IF;
-    IF m.filter IS DISTINCT FROM old.filter THEN
-        SELECT count(*) INTO n FROM crm.ledger l WHERE l.map_id = m.map_id AND l.crm_id IS NOT NULL;
-        RAISE NOTICE 'rows of "%" that are inside of the filter now, or outside, are not created or released by this', m.relation
-            USING DETAIL = format('%s rows are linked; edits of those that are outside now are not sent.', n),
-                  HINT = format('crm.push(%s) sends what is inside, and has on_filter_out decide about what is not.', m.map_id);
+    IF m.filter IS NOT NULL AND m.filter IS DISTINCT FROM old.filter THEN
+        RAISE NOTICE 'existing rows of "%" are neither created nor released by the new filter', m.relation
+            USING DETAIL = 'Edits of rows outside the filter are no longer sent.',
+                  HINT = format('crm.push(%s) sends the rows inside, and applies on_filter_out to linked rows outside.', m.map_id);
     END IF;
     IF m.on_crm_insert = 'insert' AND old.on_crm_insert = 'ignore' THEN
         RAISE NOTICE 'records that have no row get one when they change in the CRM'

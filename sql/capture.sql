@@ -184,8 +184,8 @@ BEGIN
         'decode(''0000000000000000'', ''hex'')');
     changed_cells := coalesce(crm_internal.mask_expression(written, changed), 'decode(''0000000000000000'', ''hex'')');
 
-    -- Which rows are inside the filter: before and after a statement. Without its columns, nothing is sent before the filter is
-    -- mended, and what is read then is judged anew.
+    -- Which rows are inside the filter: before and after a statement. Without its columns, nothing is sent until the filter is
+    -- fixed, and what is read then is judged anew.
     IF m.filter IS NOT NULL AND crm_internal.filter_is_bound(m) THEN
         SELECT format('crm_internal.in_filter(TG_RELID, %s, ARRAY[%s])', m.map_id,
                       string_agg(format('(%s)::pg_catalog.text', crm_internal.safe_column('n', b.column_name, b.type_id)), ', ' ORDER BY f.ord)),

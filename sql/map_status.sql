@@ -162,7 +162,7 @@ COMMENT ON COLUMN crm.status_wide.overwritten IS 'total edits of outbound fields
 COMMENT ON COLUMN crm.status_wide.lag IS 'age of the oldest captured change that the worker has not processed; NULL: there is none';
 COMMENT ON COLUMN crm.status_wide.last_error IS 'the last error of this map; NULL: none';
 COMMENT ON COLUMN crm.status_wide.last_error_at IS 'when the last error occurred; NULL: none did';
-COMMENT ON COLUMN crm.status_wide.worker IS 'state of the background worker: running, starting, no free slot, or stopped';
+COMMENT ON COLUMN crm.status_wide.worker IS 'state of the background worker: running, starting, failing, no free slot, stopped, or not preloaded';
 COMMENT ON COLUMN crm.status_wide.worker_busy IS
     'how long the worker has been at one turn of its work, if longer than five seconds: pg_stat_activity shows at what; NULL: it has not';
 COMMENT ON COLUMN crm.status_wide.circuit IS

@@ -211,7 +211,7 @@ pub fn define() {
         GucContext::Sighup,
         none,
     );
-    // Not Sighup, so that each database can be given an address of its own (ALTER DATABASE … SET).
+    // Not Sighup: a database can be given an address of its own (ALTER DATABASE … SET).
     GucRegistry::define_string_guc(
         c"pg_crm.webhook_listen",
         c"Address on which the worker accepts webhooks over HTTP, such as 127.0.0.1:8088.",

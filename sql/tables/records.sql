@@ -28,7 +28,7 @@ ALTER TABLE crm.change SET (toast_tuple_target = 8160,
                             autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 5000,
                             autovacuum_vacuum_insert_threshold = -1);
 COMMENT ON TABLE crm.change IS
-    'append-only: which cells of which records a committed statement changed; the worker folds it into crm.queue';
+    'which cells of which records a committed statement changed; the worker folds it into crm.queue';
 COMMENT ON COLUMN crm.change.op IS
     'i: inserted, or has entered the filter of the map; u: updated; d: deleted; l: has left the filter; o: deleted outside of it';
 COMMENT ON COLUMN crm.change.cells IS 'bit mask of field_id, the same for all records of the row: 64-bit words, big-endian';

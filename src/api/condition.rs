@@ -27,7 +27,7 @@ fn check_condition(map_id: i32, condition: Option<&str>) -> Option<Vec<String>> 
             .unwrap_or(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE),
         format!("invalid condition on {}: {}", map.relation, error.message()),
         Some(format!("The condition is: {condition}")),
-        "It is an SQL condition, as after WHERE, over the columns of the table, with immutable built-in functions and operators; for now() write the moment itself.",
+        "It is an SQL condition, as after WHERE, over the columns of the table, with immutable built-in functions and operators; use a literal timestamp instead of now().",
     )
 }
 

@@ -94,7 +94,7 @@ pub fn change_row(
         // It is locked, and was visible.
         or_raise_with::<()>(
             Err(StoreError::prevented("changed")),
-            "Nothing was changed. An UPDATE of your own would change nothing either.",
+            "An UPDATE of your own would change nothing either.",
         );
     }
     let intended = row_values(target, &edit.cells);
@@ -105,7 +105,7 @@ pub fn change_row(
             PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
             format!("record \"{}\" cannot be sent", target.record_key),
             Some(failure.message),
-            "Nothing was changed. A validation rule (min, max) keeps such values out of the column.",
+            "A validation rule (min, max) keeps such values out of the column.",
         )
     }
     intended
@@ -201,7 +201,7 @@ pub fn refuse_wide_numbers(map: &Map, values: &JsonMap<String, Json>) {
                 PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
                 format!("the value for column \"{column}\" is out of range for type {type_name}"),
                 Some(format!("It is a number of {} digits.", digits.len())),
-                "Nothing was changed.",
+                "",
             )
         }
     }
@@ -223,7 +223,7 @@ pub fn refuse_large(changes: &JsonMap<String, Json>) {
                 Some(format!(
                     "It has {bytes} bytes; pg_crm.max_value_bytes allows {most}."
                 )),
-                "Nothing was changed. No CRM stores texts of that size.",
+                "No CRM stores texts of that size.",
             )
         }
     }

@@ -102,7 +102,7 @@ pub fn ask_worker(op: &str, request: &impl serde::Serialize) -> Answer {
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "unexpected response from the pg_crm worker".to_owned(),
             None,
-            "Nothing was changed. If the CRM accepted the write, the row will be updated to match. See the server log.",
+            "If the CRM accepted the write, the row will be updated to match. See the server log.",
         )
     })
 }

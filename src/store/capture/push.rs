@@ -141,7 +141,10 @@ fn judged(
     match order.rows_in_a_moment(map, after, rows, condition, limit) {
         Err(StoreError::RowTimeout(limit)) => Err(StoreError::Postgres {
             code: PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-            message: format!("it takes longer than {limit:?} for one row"),
+            message: format!(
+                "evaluating it takes longer than {} s for one row",
+                limit.as_secs_f64()
+            ),
         }),
         judged => judged,
     }

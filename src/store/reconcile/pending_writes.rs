@@ -198,8 +198,8 @@ pub fn due(
     Ok(pending)
 }
 
-/// Edits that empty a field that has a value and were never sent, without those of `crm.write()`, and without those
-/// in flight. No more than `most` are looked at.
+/// Edits that empty a field that has a value and were never sent, without those of `crm.write()`,
+/// and without those in flight. No more than `most` are looked at.
 pub fn clears(client: &SpiClient, map_id: i32, most: Option<i64>) -> Result<i64, StoreError> {
     let rows = client.select(
         Cached(

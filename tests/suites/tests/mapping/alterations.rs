@@ -118,6 +118,13 @@ async fn options_follow_at_once() {
         .notices(&format!("SELECT crm.alter_map({map}, on_delete => 'ignore', on_insert => 'ignore', on_crm_insert => 'insert')"))
         .await;
     assert!(said.contains("crm.backfill("), "{said}");
+    // A filter says what it does not do to rows that are there; its removal does nothing to them.
+    for (filter, says) in [("notes IS NULL", true), ("", false)] {
+        let alter = format!("SELECT crm.alter_map({map}, filter => '{filter}')");
+        let said = desk.db.notices(&alter).await;
+        let is_said = said.contains("neither created nor released by the new filter");
+        assert_eq!(is_said, says, "{said}");
+    }
     desk.db.execute("DELETE FROM people WHERE id = 'p2'").await;
     desk.db
         .execute("INSERT INTO people (id, last_name) VALUES ('p3', 'Three')")

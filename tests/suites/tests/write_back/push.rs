@@ -310,6 +310,6 @@ async fn a_slow_condition_keeps_no_other_map_waiting() {
     .await;
     let why = "SELECT last_error FROM crm.status_wide WHERE map_id = 1";
     let why: String = db.one(why, &[]).await;
-    assert!(why.contains("longer than 1s for one row"), "{why}");
+    assert!(why.contains("longer than 1 s for one row"), "{why}");
     db.assert_checked().await;
 }
