@@ -101,7 +101,8 @@ fn end_without_write(
          -- But an earlier attempt may have made it.
          INSERT INTO crm.orphaned_create (shard_key, map_id, record_key)
          SELECT v.shard_key, v.map_id, v.record_key FROM void v JOIN crm.object_map m USING (map_id)
-         WHERE v.op = 'c' AND v.outcome = 'nothing_to_do' AND (m.on_delete = 'delete' OR m.on_crm_insert = 'insert')
+         WHERE v.op = 'c' AND v.outcome = 'nothing_to_do'
+           AND (m.on_delete = 'delete' OR m.on_filter_out = 'delete' OR m.on_crm_insert = 'insert')
          ON CONFLICT DO NOTHING",
         None,
         &[
