@@ -385,16 +385,18 @@ BEGIN
            p.correlation_id
     FROM crm.pending_write p WHERE p.map_id = ANY (maps) AND crm_internal.cells_count(p.cells) > 0
     ON CONFLICT (shard_key, map_id, record_key) DO UPDATE
-    SET cells = crm_internal.cells_or(q.cells, excluded.cells), changed_at = crm_internal.cells_merge(q.changed_at, excluded.changed_at);
+    SET cells = crm_internal.cells_or(q.cells, excluded.cells), changed_at = crm_internal.cells_merge(q.changed_at, excluded.changed_at),
+        correlation_id = coalesce(q.correlation_id, excluded.correlation_id);
     UPDATE crm.queue q
     SET op = 'c', state = CASE m.on_insert WHEN 'create' THEN 'queued' ELSE 'unlinked' END,
         cells = CASE m.on_insert WHEN 'create' THEN crm_internal.cells_or(q.cells, coalesce(crm_internal.map_cells(q.map_id), q.cells))
                                  ELSE q.cells END,
         revision = nextval('crm.queue_revision_seq'), attempts = 0, next_attempt_at = '-infinity', error_class = NULL, last_error = NULL
     FROM crm.object_map m WHERE m.map_id = q.map_id AND q.map_id = ANY (maps);
-    INSERT INTO crm.audit_log (shard_key, map_id, connection, provider, relation, record_key, path, operation, result, error, actor, folded)
+    INSERT INTO crm.audit_log (shard_key, map_id, connection, provider, relation, record_key, path, operation, result, error, actor, correlation_id,
+                               folded)
     SELECT p.shard_key, p.map_id, c.name, c.provider, m.relation::text, p.record_key, 'setup', 'update', 'superseded',
-           'the connection leads to another org now; the edit goes with the next write of the record', p.actor,
+           'the connection leads to another org now; the edit goes with the next write of the record', p.actor, p.correlation_id,
            array_remove(p.write_id || p.folded || p.undone, NULL)
     FROM crm.pending_write p JOIN crm.object_map m USING (map_id) WHERE p.map_id = ANY (maps);
     DELETE FROM crm.pending_write p WHERE p.map_id = ANY (maps);

@@ -4,7 +4,8 @@ CREATE FUNCTION crm_internal.pend_checked_cells(map_id int, shard_keys text[], r
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     WITH waiting AS MATERIALIZED (
         SELECT q.shard_key, q.map_id, q.record_key, crm_internal.cells_and(q.cells, c.checkable) AS cells, coalesce(q.sent, '{}') AS base,
-               coalesce((SELECT max(s.at) FROM unnest(q.changed_at) AS s (at)), now()) AS changed_at, q.actor
+               coalesce((SELECT max(s.at) FROM unnest(q.changed_at) AS s (at)), now()) AS changed_at,
+               q.actor, q.correlation_id
         FROM crm_internal.checked_cells(pend_checked_cells.map_id) AS c (checkable),
              unnest(pend_checked_cells.shard_keys, pend_checked_cells.record_keys) AS k (shard_key, record_key),
              LATERAL (SELECT * FROM crm.queue q
@@ -14,11 +15,13 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
         DELETE FROM crm.dead_letter d USING waiting w
         WHERE d.path = 'reconcile' AND d.shard_key = w.shard_key AND d.map_id = w.map_id AND d.record_key = w.record_key
     )
-    INSERT INTO crm.pending_write AS p (shard_key, map_id, record_key, state, cells, base, created_at, changed_at, actor)
-    SELECT w.shard_key, w.map_id, w.record_key, 'queued', w.cells, w.base, w.changed_at, w.changed_at, w.actor FROM waiting w
+    INSERT INTO crm.pending_write AS p (shard_key, map_id, record_key, state, cells, base, created_at, changed_at, actor, correlation_id)
+    SELECT w.shard_key, w.map_id, w.record_key, 'queued', w.cells, w.base, w.changed_at, w.changed_at, w.actor, w.correlation_id
+    FROM waiting w
     ON CONFLICT (shard_key, map_id, record_key) WHERE state IN ('queued', 'dead') DO UPDATE
     SET state = 'queued', cells = crm_internal.cells_or(p.cells, excluded.cells), take = crm_internal.cells_minus(p.take, excluded.cells),
-        base = excluded.base || p.base, changed_at = greatest(p.changed_at, excluded.changed_at), revision = p.revision + 1, attempts = 0,
+        base = excluded.base || p.base, changed_at = greatest(p.changed_at, excluded.changed_at),
+        correlation_id = coalesce(p.correlation_id, excluded.correlation_id), revision = p.revision + 1, attempts = 0,
         next_attempt_at = '-infinity', error_class = NULL, last_error = NULL;
     UPDATE crm.queue q
     SET cells = crm_internal.cells_minus(q.cells, c.checkable), changed_at = crm_internal.cells_stamp(q.changed_at, c.checkable, NULL),

@@ -81,6 +81,7 @@ async fn batches_keep_what_their_edits_were_for() {
     desk.settle().await;
     let last = audited(&desk, "one").await.pop();
     assert_eq!(last.as_deref(), Some("in-vain /dana batch update applied"));
+    desk.db.assert_checked().await;
 }
 
 /// Edits that are compared first, and those of `crm.write()`, as plain statements and in events.
@@ -117,6 +118,27 @@ async fn edits_that_are_sent_at_once_keep_it_too() {
         (is("both") && is("call")).then_some(())
     })
     .await;
+    live.db.assert_checked().await;
+}
+
+/// Edits that wait for a CRM record, and are compared with it once there is one.
+#[tokio::test]
+async fn edits_that_wait_for_a_link_keep_it() {
+    let live = Live::with(&CLUSTER, Vendor::Stub, "on_insert => 'create'", "").await;
+    live.crm.fail(&live.db, "create", "validation", 1).await;
+    let insert = "INSERT INTO people (id, last_name, phone) VALUES ('p1', 'One', '+2')";
+    live.db.execute(&within("made", insert)).await;
+    live.db.flush().await;
+    assert_eq!(live.db.count("crm.dead_letters").await, 1);
+    let record = json!({"last_name": "One", "phone": "+1"});
+    let record = record.as_object().cloned().unwrap_or_default();
+    let people = live.crm.vendor.people();
+    let ids = live.crm.create(&live.db, people, &[record]).await;
+    let link = format!("SELECT crm.link({}, 'p1', '{}')", live.map, ids[0]);
+    live.db.execute(&link).await;
+    live.agree().await;
+    let last = audited(&live, "p1").await.pop().unwrap_or_default();
+    assert!(last.starts_with("made /dana reconcile"), "{last}");
     live.db.assert_checked().await;
 }
 
@@ -186,4 +208,5 @@ async fn the_audit_has_indexes_for_what_is_looked_up() {
             "{plan}"
         );
     }
+    desk.db.assert_checked().await;
 }
