@@ -7,6 +7,8 @@
 
 use std::fmt;
 
+use crate::{Value, conflict};
+
 /// Bytes of a cell's hash in the ledger: BLAKE3 cut to 128 bits. Making two values collide still
 /// takes 2^64 work, and the ledger is half as large.
 pub const HASH_BYTES: usize = 16;
@@ -195,6 +197,12 @@ impl<'a> CellHashes<'a> {
         slot.iter().any(|&byte| byte != 0).then_some(slot)
     }
 
+    /// Whether the CRM may hold something in a cell: a value is lost if it is emptied. What is not
+    /// known counts as one.
+    pub fn may_have_value(&self, cell: u16) -> bool {
+        self.get(cell) != Some(&conflict::hash(&Value::Null)[..])
+    }
+
     /// `hashes` with the slots of `cells` replaced by `new`, which has 16 bytes for each of them in
     /// ascending order (all zeros make a slot unknown again).
     ///
@@ -263,6 +271,18 @@ mod tests {
         assert_eq!(CellHashes(&stored).get(0), Some(&stored[..16]));
         assert_eq!(CellHashes(&stored).get(1), None);
         assert_eq!(CellHashes(&stored).get(u16::MAX), None);
+    }
+
+    #[test]
+    fn only_cells_known_to_be_empty_have_no_value() {
+        let hashes = [
+            conflict::hash(&Value::Null),
+            conflict::hash(&Value::text("a")),
+            [0; HASH_BYTES],
+        ]
+        .concat();
+        let may = |cell: &u16| CellHashes(&hashes).may_have_value(*cell);
+        assert_eq!((0..5).filter(may).collect::<Vec<u16>>(), [1, 2, 3, 4]);
     }
 
     #[test]

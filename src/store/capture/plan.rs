@@ -5,7 +5,7 @@
 
 use crm_domain::cells::CellHashes;
 use crm_domain::mapping::OnInsert;
-use crm_domain::{Cells, Failure, Value, conflict};
+use crm_domain::{Cells, Failure};
 use pgrx::spi::SpiClient;
 
 use crate::store::capture::scan_order::Order;
@@ -61,7 +61,9 @@ pub fn rows(
         Cached(
             "SELECT k.ord - 1 AS ord, l.crm_id IS NOT NULL AS is_linked, coalesce(l.detached, false) AS is_detached, l.hashes
              FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS k (shard_key, record_key, ord)
-             LEFT JOIN crm.ledger l ON l.shard_key = k.shard_key AND l.map_id = $1 AND l.record_key = k.record_key
+             -- OFFSET 0, here and below: looked up one by one, whatever is known of the table.
+             LEFT JOIN LATERAL (SELECT * FROM crm.ledger l
+                                WHERE l.shard_key = k.shard_key AND l.map_id = $1 AND l.record_key = k.record_key OFFSET 0) l ON true
              ORDER BY k.ord",
         ),
         None,
@@ -140,14 +142,13 @@ fn judged(
         .collect();
     let mut read = read::read(map, &wanted, &bounds.whole())?;
     drop(wanted);
-    let null = conflict::hash(&Value::Null);
     let judge = |(n, candidate): (usize, Candidate)| {
-        let holds_more = |id: u16| CellHashes(&candidate.hashes).get(id) != Some(&null[..]);
+        let known = CellHashes(&candidate.hashes);
         let (is_cleared, failure) = match read.remove(&n) {
             Some(RowValues::Found(fields)) => {
                 let clears = fields.iter().any(|(id, _, value)| {
                     let is_sent = map.field(*id).is_some_and(|f| !f.is_withheld(value));
-                    value.is_null() && is_sent && holds_more(*id)
+                    value.is_null() && is_sent && known.may_have_value(*id)
                 });
                 (clears && candidate.fate == Fate::Updated, None)
             }

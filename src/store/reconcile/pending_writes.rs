@@ -6,8 +6,8 @@
 //! record's lock is free belongs to a transaction that was rolled back: the row then accepts what
 //! the CRM holds.
 
-use crm_domain::Cells;
 use crm_domain::cells::CellHashes;
+use crm_domain::{Cells, Value, conflict};
 use pgrx::spi::SpiClient;
 use serde_json::Value as Json;
 
@@ -198,25 +198,33 @@ pub fn due(
     Ok(pending)
 }
 
-/// Edits that empty a field that has a value and were never sent, without those of `crm.write()`,
-/// and without those in flight. No more than `most` are looked at.
+/// Edits that empty a field that may have a value and were never sent, without those of
+/// `crm.write()`, and without those in flight: `most` of them at most. Of edits to NULL no more than
+/// a few times as many are looked at, else each batch would look at all that change nothing.
 pub fn clears(client: &SpiClient, map_id: i32, most: Option<i64>) -> Result<i64, StoreError> {
     let rows = client.select(
         Cached(
             "SELECT count(*) AS records
-             FROM (SELECT FROM crm.pending_write p
-                   WHERE p.map_id = $1 AND p.state = 'queued' AND p.next_attempt_at = '-infinity' AND p.folded IS NULL
-                     AND p.intended @? '$.* ? (@ == null)'
-                     AND EXISTS (SELECT FROM jsonb_each(p.intended) AS e WHERE e.value = 'null' AND crm_internal.cell_is_set(
-                         (SELECT l.hashes FROM crm.ledger l
-                          WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key), e.key::int))
-                     AND (p.shard_key, p.record_key) NOT IN (
-                         SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r)
-                         WHERE c.map_id = $1 AND c.path = 'reconcile')
+             FROM (SELECT FROM (
+                       SELECT p.intended, (SELECT coalesce(l.hashes, '') FROM crm.ledger l
+                                           WHERE l.shard_key = p.shard_key AND l.map_id = p.map_id AND l.record_key = p.record_key) AS hashes
+                       FROM crm.pending_write p
+                       WHERE p.map_id = $1 AND p.state = 'queued' AND p.next_attempt_at = '-infinity' AND p.folded IS NULL
+                         AND p.intended @? '$.* ? (@ == null)'
+                         AND (p.shard_key, p.record_key) NOT IN (
+                             SELECT k.s, k.r FROM crm.claim c, unnest(c.shard_keys, c.record_keys) AS k (s, r)
+                             WHERE c.map_id = $1 AND c.path = 'reconcile')
+                       LIMIT 8 * $2) p
+                   WHERE EXISTS (SELECT FROM jsonb_each(p.intended) AS e
+                                 WHERE e.value = 'null' AND substr(p.hashes, 16 * e.key::int + 1, 16) <> $3)
                    LIMIT $2) x",
         ),
         None,
-        &[map_id.into(), most.into()],
+        &[
+            map_id.into(),
+            most.into(),
+            conflict::hash(&Value::Null).as_slice().into(),
+        ],
     )?;
     row::only(rows)?.required("records")
 }

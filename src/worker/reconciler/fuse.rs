@@ -1,9 +1,9 @@
 //! Whether claimed edits may go: those that empty too many fields are held, with the map's
 //! write-back, until somebody approves. Edits of `crm.write()` are not counted and not held.
 
+use crm_domain::Value;
 use crm_domain::cells::CellHashes;
 use crm_domain::fuse::{Counts, Fuse};
-use crm_domain::{Value, conflict};
 use pgrx::spi::SpiClient;
 
 use super::read::PendingWithRow;
@@ -51,16 +51,11 @@ pub fn judge(
     Ok(None)
 }
 
-/// Whether an edit empties a field that has a value, as far as the ledger knows.
+/// Whether an edit empties a field that may have a value.
 fn is_clear(edit: &PendingWithRow) -> bool {
     let known = CellHashes(&edit.pending.hashes);
-    let is_set = |id| {
-        known
-            .get(id)
-            .is_some_and(|hash| hash != conflict::hash(&Value::Null))
-    };
     let is_emptied = |(id, value): (&u16, &Value)| {
-        edit.pending.cells.contains(*id) && *value == Value::Null && is_set(*id)
+        edit.pending.cells.contains(*id) && *value == Value::Null && known.may_have_value(*id)
     };
     edit.pending.is_counted && edit.local.iter().any(is_emptied)
 }

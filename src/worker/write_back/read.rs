@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crm_domain::Op;
 use crm_domain::key::is_blank_key;
 use crm_domain::validation::utf16_length;
-use crm_domain::{CellHashes, Cells, DataType, ErrorClass, Value, conflict};
+use crm_domain::{CellHashes, Cells, DataType, ErrorClass, Value};
 use crm_provider::record::Field;
 use crm_provider::{WriteKind, WriteRecord};
 
@@ -91,9 +91,9 @@ pub fn read_batch(
 
 /// What the fuse counts of a record that was never sent.
 fn hazard(claimed: &Claimed, fields: &[(u16, Arc<Field>, Value)]) -> Option<Hazard> {
-    let null = conflict::hash(&Value::Null);
+    let known = CellHashes(&claimed.hashes);
     let clears = |(id, _, value): &(u16, Arc<Field>, Value)| {
-        *value == Value::Null && CellHashes(&claimed.hashes).get(*id) != Some(&null[..])
+        *value == Value::Null && known.may_have_value(*id)
     };
     let kind = match claimed.op {
         Op::Delete => Kind::Delete,
