@@ -16,8 +16,10 @@ pub fn ids(client: &SpiClient, map_id: i32, keys: &[Key]) -> Result<Vec<Vec<i64>
     }
     let rows = client.select(
         Cached(
-            "SELECT k.ord, c.conflict_id FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS k (shard_key, record_key, ord)
-             JOIN crm.conflict c ON c.shard_key = k.shard_key AND c.map_id = $1 AND c.record_key = k.record_key
+            "SELECT k.ord, c.conflict_id FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS k (shard_key, record_key, ord),
+                  -- OFFSET 0: looked up one by one, whatever is known of the table.
+                  LATERAL (SELECT * FROM crm.conflict c
+                           WHERE c.shard_key = k.shard_key AND c.map_id = $1 AND c.record_key = k.record_key OFFSET 0) c
              ORDER BY k.ord, c.conflict_id",
         ),
         None,

@@ -58,7 +58,9 @@ pub fn known(
                            WHERE c.shard_key = k.shard_key AND c.map_id = $1 AND c.record_key = k.record_key AND c.field_id >= 0) x) AS waits,
                     f.fields, f.sent
              FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS k (shard_key, record_key, ord)
-             LEFT JOIN crm.ledger l ON l.shard_key = k.shard_key AND l.map_id = $1 AND l.record_key = k.record_key
+             -- OFFSET 0: looked up one by one, whatever is known of the table.
+             LEFT JOIN LATERAL (SELECT * FROM crm.ledger l
+                                WHERE l.shard_key = k.shard_key AND l.map_id = $1 AND l.record_key = k.record_key OFFSET 0) l ON true
              LEFT JOIN LATERAL (SELECT array_agg(o.field_id) AS fields, array_agg(encode(o.sent, 'hex')) AS sent FROM crm.overwritten_cell o
                                 WHERE o.map_id = $1 AND o.crm_id = l.crm_id AND o.is_stored_form
                                   AND o.held = substr(l.hashes, 16 * o.field_id + 1, 16)) f ON true
