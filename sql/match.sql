@@ -81,40 +81,56 @@ $$;
 COMMENT ON FUNCTION crm_internal.matched(int) IS
     'what crm.match() found in crm.match_side; carried: the key that the CRM record has in external_id_field';
 
+CREATE FUNCTION crm_internal.lock_links(m crm.object_map) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT FROM crm.object_map o
+    WHERE o.connection_id = m.connection_id AND lower(o.crm_object) = lower(m.crm_object) ORDER BY o.map_id FOR NO KEY UPDATE
+$$;
+COMMENT ON FUNCTION crm_internal.lock_links(crm.object_map) IS
+    'locks all maps of a CRM object: rows are linked to its records one at a time, and nothing is claimed before the end of the transaction';
+
 -- Parts are looked up by index, whatever the planner knows of the ledger.
-CREATE FUNCTION crm_internal.link_matched(m crm.object_map, write_key bool) RETURNS void
+CREATE FUNCTION crm_internal.link_free(m crm.object_map, shard_keys text[], record_keys text[], crm_ids text[]) RETURNS int[]
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
-    part record;
-    free int[];
+    free int[] := crm_internal.hold_rows(m.map_id, shard_keys, record_keys);
 BEGIN
-    -- One at a time for all maps of the object; and nothing is claimed before the end of this transaction.
-    PERFORM FROM crm.object_map o
-    WHERE o.connection_id = m.connection_id AND lower(o.crm_object) = lower(m.crm_object) ORDER BY o.map_id FOR NO KEY UPDATE;
+    PERFORM FROM crm.ledger l, unnest(shard_keys, record_keys) AS k (shard_key, record_key)
+    WHERE l.shard_key = k.shard_key AND l.map_id = m.map_id AND l.record_key = k.record_key FOR NO KEY UPDATE OF l;
+    free := ARRAY(
+        SELECT k.n FROM unnest(shard_keys, record_keys, crm_ids) WITH ORDINALITY AS k (shard_key, record_key, crm_id, n)
+        WHERE k.n = ANY (free)
+          AND (SELECT l.crm_id FROM crm.ledger l
+               WHERE l.shard_key = k.shard_key AND l.map_id = m.map_id AND l.record_key = k.record_key) IS NULL
+          AND (SELECT l.record_key FROM crm.ledger l WHERE l.map_id = m.map_id AND l.crm_id = k.crm_id LIMIT 1) IS NULL
+          AND crm_internal.linked_elsewhere(m.map_id, k.crm_id) IS NULL
+        ORDER BY k.n);
+    PERFORM crm_internal.link_records(m.map_id, ARRAY(SELECT shard_keys[n] FROM unnest(free) AS n), ARRAY(SELECT record_keys[n] FROM unnest(free) AS n),
+                                      ARRAY(SELECT crm_ids[n] FROM unnest(free) AS n));
+    RETURN free;
+END $$;
+COMMENT ON FUNCTION crm_internal.link_free(crm.object_map, text[], text[], text[]) IS
+    'links rows that are there to CRM records, unless either is linked already; returns the places of those that were linked. To be called '
+    'under crm_internal.lock_links()';
+
+CREATE FUNCTION crm_internal.link_matched(m crm.object_map, write_key bool) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    part record;
+    linked int[];
+BEGIN
+    PERFORM crm_internal.lock_links(m);
     FOR part IN
         SELECT array_agg(u.shard_key) AS shard_keys, array_agg(u.record_key) AS record_keys, array_agg(u.crm_id) AS crm_ids,
                array_agg(coalesce(u.carried, '')) AS carried
         FROM (SELECT x.*, (row_number() OVER () - 1) / 1000 AS n FROM crm_internal.matched(m.map_id) AS x WHERE x.status = 'unique') AS u
         GROUP BY u.n
     LOOP
-        free := crm_internal.hold_rows(m.map_id, part.shard_keys, part.record_keys);
-        PERFORM FROM crm.ledger l, unnest(part.shard_keys, part.record_keys) AS k (shard_key, record_key)
-        WHERE l.shard_key = k.shard_key AND l.map_id = m.map_id AND l.record_key = k.record_key FOR NO KEY UPDATE OF l;
         -- Whatever was linked while the CRM was read is left alone.
-        SELECT array_agg(k.shard_key), array_agg(k.record_key), array_agg(k.crm_id), array_agg(k.carried)
-        INTO part.shard_keys, part.record_keys, part.crm_ids, part.carried
-        FROM unnest(part.shard_keys, part.record_keys, part.crm_ids, part.carried) WITH ORDINALITY
-             AS k (shard_key, record_key, crm_id, carried, n)
-        WHERE k.n = ANY (free)
-          AND (SELECT l.crm_id FROM crm.ledger l
-               WHERE l.shard_key = k.shard_key AND l.map_id = m.map_id AND l.record_key = k.record_key) IS NULL
-          AND (SELECT l.record_key FROM crm.ledger l WHERE l.map_id = m.map_id AND l.crm_id = k.crm_id LIMIT 1) IS NULL
-          AND crm_internal.linked_elsewhere(m.map_id, k.crm_id) IS NULL;
-        CONTINUE WHEN part.crm_ids IS NULL;
-        PERFORM crm_internal.link_records(m.map_id, part.shard_keys, part.record_keys, part.crm_ids);
+        linked := crm_internal.link_free(m, part.shard_keys, part.record_keys, part.crm_ids);
         CONTINUE WHEN NOT write_key;
-        SELECT array_agg(k.shard_key), array_agg(k.record_key) INTO part.shard_keys, part.record_keys
-        FROM unnest(part.shard_keys, part.record_keys, part.carried) AS k (shard_key, record_key, carried) WHERE k.carried <> k.record_key;
+        SELECT array_agg(part.shard_keys[n]), array_agg(part.record_keys[n]) INTO part.shard_keys, part.record_keys
+        FROM unnest(linked) AS n WHERE part.carried[n] <> part.record_keys[n];
         PERFORM crm_internal.queue_keys(m.map_id, part.shard_keys, part.record_keys);
     END LOOP;
     PERFORM crm_internal.notify_worker(false);
