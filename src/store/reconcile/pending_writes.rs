@@ -199,8 +199,8 @@ pub fn due(
 }
 
 /// Edits that empty a field that may have a value and were never sent, without those of
-/// `crm.write()`, and without those in flight: `most` of them at most. Of edits to NULL no more than
-/// a few times as many are looked at, else each batch would look at all that change nothing.
+/// `crm.write()`, and without those in flight: `most` of them at most. Of edits to NULL no more
+/// than a few times as many are looked at, else each batch would look at all that change nothing.
 pub fn clears(client: &SpiClient, map_id: i32, most: Option<i64>) -> Result<i64, StoreError> {
     let rows = client.select(
         Cached(
