@@ -51,7 +51,7 @@ BEGIN
     FOR member IN SELECT e FROM jsonb_array_elements(list) e LOOP
         IF jsonb_typeof(member) <> 'object' THEN
             RAISE invalid_parameter_value USING MESSAGE = format('"%s" of %s contains something that is not an object', key, what),
-                DETAIL = format('It is: %s.', left(member::text, 100)), HINT = 'crm.export_mapping() shows the form of a document.';
+                DETAIL = format('Its type is %s.', jsonb_typeof(member)), HINT = 'crm.export_mapping() shows the form of a document.';
         END IF;
         RETURN NEXT member;
     END LOOP;

@@ -130,6 +130,7 @@ async fn a_document_of_another_form_is_refused() {
         whole(r#""connections": {}"#),
         whole(r#""connections": null"#),
         whole(r#""connections": [1]"#),
+        whole(r#""connections": [[{"name": "new", "credentials": {"key": "s3cr3t"}}]]"#),
         whole(r#""connections": [{}]"#),
         whole(r#""connections": [{"name": 1}]"#),
         whole(r#""connections": [{"name": "new"}]"#),
