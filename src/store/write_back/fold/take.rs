@@ -113,7 +113,8 @@ pub fn take(
     Ok(taken)
 }
 
-fn record(record_key: String, row: &impl Columns) -> Result<Record, StoreError> {
+/// The record in a row of what [`TAKE`] returns.
+pub fn record(record_key: String, row: &impl Columns) -> Result<Record, StoreError> {
     Ok(Record {
         record_key,
         shard_key: row.required("shard_key")?,

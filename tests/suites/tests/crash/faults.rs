@@ -493,6 +493,55 @@ async fn a_change_that_cannot_be_folded_is_put_aside() {
     desk.settle().await;
 }
 
+/// A row that left the filter of its map, or was deleted, and the change cannot be folded: what
+/// becomes of its record is what the map says.
+#[tokio::test]
+async fn a_change_of_a_row_that_is_gone_is_put_aside() {
+    const LEAVES: &str = "UPDATE people SET notes = 'out'";
+    for (goes, on_filter_out, linked, kept) in [
+        (LEAVES, "delete", 0, 0),
+        (LEAVES, "unlink", 0, 1),
+        (LEAVES, "ignore", 1, 1),
+        ("DELETE FROM people", "delete", 0, 1),
+    ] {
+        let cluster = Cluster::with(&[("pg_crm.max_attempts", "3")]);
+        let arguments = format!(
+            "on_insert => 'create', on_delete => 'unlink', filter => 'notes IS NULL', on_filter_out => '{on_filter_out}'"
+        );
+        let desk = Desk::open_with(&cluster, Vendor::Stub, &arguments).await;
+        desk.link(1).await;
+        rest(&desk).await;
+        desk.db.execute("SELECT crm.pause('stub')").await;
+        desk.db.execute(goes).await;
+        // As a bug of ours might.
+        desk.db
+            .execute(
+                "UPDATE crm.change SET write_id = gen_random_uuid();
+                 CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN RAISE data_exception USING MESSAGE = 'no audit'; END $$;
+                 CREATE TRIGGER fail BEFORE INSERT ON crm.audit_log FOR EACH ROW WHEN (NEW.result = 'superseded')
+                 EXECUTE FUNCTION fail()",
+            )
+            .await;
+        desk.db.execute("SELECT crm.resume('stub')").await;
+        rest(&desk).await;
+        desk.db.execute("SELECT crm.replay_all()").await;
+        rest(&desk).await;
+        desk.db.assert_checked().await;
+        assert_eq!(
+            desk.db.count("crm.ledger").await,
+            linked,
+            "{goes}: {on_filter_out}"
+        );
+        let records = "crm_stub.records WHERE NOT deleted";
+        assert_eq!(
+            desk.db.count(records).await,
+            kept,
+            "{goes}: {on_filter_out}"
+        );
+    }
+}
+
 /// A claim that nobody works on is told, and released by the worker, who knows what it has in hand.
 #[tokio::test]
 async fn a_claim_of_nobody_is_released() {
