@@ -58,7 +58,7 @@ mod tests {
         // Whatever changes something is volatile.
         assert_eq!(
             rows("SELECT p.proname FROM pg_proc p WHERE p.pronamespace IN ('crm'::regnamespace, 'crm_internal'::regnamespace) AND p.provolatile <> 'v'
-                  AND p.proname = ANY ('{create_connection,set_credentials,test_connection,describe,records,match,check_mapping,map_object,map_field,unmap_field,
+                  AND p.proname = ANY ('{create_connection,set_credentials,test_connection,describe,records,match,check_mapping,map_object,map_field,unmap_field,import_heroku_connect,
                        unmap_object,drop_connection,link,flush,write,read_live,resolve_conflict,cancel_write,pause,resume,replay,replay_all,grant_access,adopt_connections,recapture,push,cancel_push,enable,disable,plan,alter_connection,alter_map,alter_field,discard,resolve_conflicts,install_capture,bind_map}')"),
             NOTHING
         );

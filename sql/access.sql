@@ -21,7 +21,7 @@ FROM (VALUES
         '{resolve_conflict,resolve_conflicts,cancel_write,pause,resume,approve,discard,replay,replay_all,recapture,test_connection,describe,records,check_mapping}'),
     ('admin', 'function', 'crm',
      '{plan,create_connection,set_credentials,drop_connection,adopt_connections,map_object,enable,disable,map_field,unmap_field,unmap_object,push,cancel_push,link,match,backfill,alter_connection,'
-     'alter_map,alter_field,import_mapping}'),
+     'alter_map,alter_field,import_mapping,import_heroku_connect}'),
     -- A function or view that runs with its caller's rights comes with the functions that it calls.
     ('reader', 'schema', 'crm_internal', '{crm_internal}'),
     ('reader', 'function', 'crm_internal', '{check_tables,capture_trouble,ingests,held_reason,worker_busy,few_linked,waiting_work,cells_has,cells_count,cells_union}'),
@@ -29,7 +29,7 @@ FROM (VALUES
     ('operator', 'function', 'crm_internal', '{check_rows,check_choice,check_value,do_resolve_conflict,set_cell}'),
     ('admin', 'function', 'crm_internal',
      '{do_plan,do_create_connection,do_set_credentials,do_map_object,do_enable,do_disable,do_map_field,do_unmap_field,do_unmap_object,do_push,do_cancel_push,do_link,do_match,do_backfill,'
-     'do_alter_connection,do_alter_map,do_alter_field,do_import_mapping,members,require_names,arguments,differences,exported_connection,exported_map,exported_field}')
+     'do_alter_connection,do_alter_map,do_alter_field,do_import_mapping,do_import_heroku_connect,import_heroku_object,check_heroku_document,do_link_by_column,members,require_names,arguments,differences,exported_connection,exported_map,exported_field}')
     ) AS g (level, kind, schema, names);
 
 -- Every object in pg_crm's schemas: those of the extension, and those that pg_crm has created since.

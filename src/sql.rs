@@ -120,9 +120,14 @@ extension_sql_file!(
     requires = ["alterations"]
 );
 extension_sql_file!(
+    "../sql/heroku_connect.sql",
+    name = "heroku_connect",
+    requires = ["exchange", "match"]
+);
+extension_sql_file!(
     "../sql/configuration.sql",
     name = "configuration",
-    requires = ["push", "exchange"]
+    requires = ["push", "heroku_connect"]
 );
 extension_sql_file!(
     "../sql/restore.sql",

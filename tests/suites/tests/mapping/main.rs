@@ -7,6 +7,7 @@ mod errors;
 mod exchange;
 mod filters;
 mod fits;
+mod heroku_connect;
 mod moves;
 mod pauses;
 mod refusals;
