@@ -144,10 +144,7 @@ impl<F: Finder + 'static> FindFirst<F> {
 /// The outcome of a creation whose record is there.
 pub(crate) fn there(ids: Vec<String>) -> Outcome {
     match <[String; 1]>::try_from(ids) {
-        Ok([crm_id]) => Ok(Written {
-            crm_id,
-            created: false,
-        }),
+        Ok([crm_id]) => Ok(Written::found(crm_id)),
         Err(ids) => Err(ambiguous(&ids)),
     }
 }

@@ -9,6 +9,26 @@ use crm_domain::budget::Used;
 pub struct Written {
     pub crm_id: String,
     pub created: bool,
+    /// It was there, and was left as it is.
+    pub found: bool,
+}
+
+impl Written {
+    pub fn saved(crm_id: String, created: bool) -> Written {
+        Written {
+            crm_id,
+            created,
+            found: false,
+        }
+    }
+
+    pub fn found(crm_id: String) -> Written {
+        Written {
+            crm_id,
+            created: false,
+            found: true,
+        }
+    }
 }
 
 /// An access token, as a token endpoint granted it.

@@ -153,6 +153,7 @@ pub(crate) fn batch(
 pub(crate) fn told(outcomes: &[crate::outcomes::Outcome]) -> Vec<String> {
     let one = |outcome: &crate::outcomes::Outcome| match outcome {
         Ok(written) if written.created => format!("created {}", written.crm_id),
+        Ok(written) if written.found => format!("found {}", written.crm_id),
         Ok(written) => format!("updated {}", written.crm_id),
         Err(failure) => format!("{} {}", failure.class, failure.code),
     };

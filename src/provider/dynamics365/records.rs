@@ -63,10 +63,7 @@ impl Records {
                 let class = ErrorClass::Transient;
                 return Err(Failure::record(class, "mismatched_result", message));
             }
-            return Ok(Written {
-                crm_id: key.to_owned(),
-                created: false,
-            });
+            return Ok(Written::saved(key.to_owned(), false));
         }
         let body = match response.status {
             204 => Json::Null,
@@ -77,10 +74,7 @@ impl Records {
             let message = "the CRM saved the record but did not return its id";
             Failure::record(ErrorClass::Internal, "missing_id", message)
         })?;
-        Ok(Written {
-            crm_id,
-            created: response.status == 201,
-        })
+        Ok(Written::saved(crm_id, response.status == 201))
     }
 
     /// Whether a creation was refused because its record is there.
@@ -119,10 +113,7 @@ impl Records {
         let row = response.json().ok_or_else(|| unreadable(response))?;
         let crm_id = primary_key(&row, self.batch.key_field());
         let crm_id = crm_id.ok_or_else(|| unreadable(response))?;
-        Ok(Written {
-            crm_id,
-            created: false,
-        })
+        Ok(Written::found(crm_id))
     }
 
     fn take_ids(&mut self, response: &Response, outcomes: &mut Outcomes) -> Result<Next, Failure> {

@@ -94,10 +94,7 @@ impl Call for Batch {
                     for index in outcomes.unknown(records) {
                         outcomes.set(
                             index,
-                            Ok(Written {
-                                crm_id: self.batch.key(index).to_owned(),
-                                created: false,
-                            }),
+                            Ok(Written::saved(self.batch.key(index).to_owned(), false)),
                         );
                     }
                 }
@@ -149,7 +146,7 @@ impl Batch {
                 None => return,
             },
         };
-        outcomes.set(index, Ok(Written { crm_id, created }));
+        outcomes.set(index, Ok(Written::saved(crm_id, created)));
     }
 }
 

@@ -62,13 +62,7 @@ impl Call for Row {
             return Err(unreadable(response));
         }
         let crm_id = self.batch.key(records[0]).to_owned();
-        outcomes.set(
-            records[0],
-            Ok(Written {
-                crm_id,
-                created: false,
-            }),
-        );
+        outcomes.set(records[0], Ok(Written::saved(crm_id, false)));
         Ok(Next::Done)
     }
 }

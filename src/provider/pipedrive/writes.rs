@@ -249,7 +249,7 @@ impl Write {
         if created {
             self.recent.note(self.batch.key(index), &crm_id);
         }
-        outcomes.set(index, Ok(Written { crm_id, created }));
+        outcomes.set(index, Ok(Written::saved(crm_id, created)));
         Ok(Next::Done)
     }
 

@@ -144,10 +144,7 @@ pub(super) struct Saved {
 impl Saved {
     pub fn outcome(self) -> Outcome {
         match self.id {
-            Some(crm_id) if self.success => Ok(Written {
-                crm_id,
-                created: self.created,
-            }),
+            Some(crm_id) if self.success => Ok(Written::saved(crm_id, self.created)),
             None if self.success => Err(Failure::record(
                 ErrorClass::Internal,
                 "missing_id",
@@ -173,10 +170,7 @@ impl Saved {
                     message,
                 ))
             }
-            _ => Ok(Written {
-                crm_id: key.to_owned(),
-                created: false,
-            }),
+            _ => Ok(Written::saved(key.to_owned(), false)),
         }
     }
 }

@@ -84,10 +84,7 @@ pub(super) fn read(
                     &table.text(id),
                     table.text(created).eq_ignore_ascii_case("true"),
                 ),
-                _ => Ok(Written {
-                    crm_id: batch.key(index).to_owned(),
-                    created: false,
-                }),
+                _ => Ok(Written::saved(batch.key(index).to_owned(), false)),
             },
         };
         outcomes.set(index, outcome);
@@ -100,10 +97,7 @@ fn written(crm_id: &str, created: bool) -> Outcome {
         let message = "the CRM saved the record but did not return its id";
         return Err(Failure::record(ErrorClass::Internal, "missing_id", message));
     }
-    Ok(Written {
-        crm_id: crm_id.to_owned(),
-        created,
-    })
+    Ok(Written::saved(crm_id.to_owned(), created))
 }
 
 fn key_form(kind: WriteKind, key: &[u8]) -> &[u8] {

@@ -221,10 +221,9 @@ impl Call for Row {
         errors::check(response)?;
         let outcome = match self.batch.kind {
             // No body; the id stays the one we hold.
-            WriteKind::Update | WriteKind::Delete => Ok(Written {
-                crm_id: self.batch.key(records[0]).to_owned(),
-                created: false,
-            }),
+            WriteKind::Update | WriteKind::Delete => {
+                Ok(Written::saved(self.batch.key(records[0]).to_owned(), false))
+            }
             WriteKind::Upsert => {
                 let saved = response.json().ok_or_else(|| unreadable(response))?;
                 let saved = serde_json::from_value::<Saved>(saved);

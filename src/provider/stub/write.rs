@@ -74,7 +74,14 @@ impl Call for Write {
                     id: Some(crm_id),
                     created,
                     ..
-                } => outcomes.set(index, Ok(Written { crm_id, created })),
+                } => {
+                    let is_found = self.batch.creates_only && !created;
+                    let written = match is_found {
+                        true => Written::found(crm_id),
+                        false => Written::saved(crm_id, created),
+                    };
+                    outcomes.set(index, Ok(written));
+                }
                 Answer { .. } => {}
             }
         }

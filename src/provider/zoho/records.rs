@@ -95,10 +95,10 @@ impl Records {
                     message,
                 ))
             }
-            Some(crm_id) => Ok(Written {
+            Some(crm_id) => Ok(Written::saved(
                 crm_id,
-                created: is_upsert && item["action"] == "insert",
-            }),
+                is_upsert && item["action"] == "insert",
+            )),
         };
         outcomes.set(index, outcome);
     }

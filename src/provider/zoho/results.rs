@@ -98,10 +98,10 @@ impl Row<'_> {
                 return Some(Err(Failure::record(ErrorClass::Transient, code, message)));
             }
         };
-        Some(Ok(Written {
-            crm_id: crm_id.to_owned(),
-            created: self.status == "ADDED",
-        }))
+        Some(Ok(Written::saved(
+            crm_id.to_owned(),
+            self.status == "ADDED",
+        )))
     }
 }
 

@@ -47,7 +47,7 @@ pub fn not_applied(
     // A row that was edited while its record was made: its cells waited for that as a whole.
     let created = records.iter();
     let created = created.filter(|r| {
-        r.outcome == Outcome::Applied && r.operation == Operation::Create && map.spares_records()
+        r.outcome == Outcome::Applied && r.operation != Operation::Delete && map.spares_records()
     });
     let created: Vec<&Settled> = created.copied().collect();
     if created.is_empty() {

@@ -38,7 +38,7 @@ pub fn classify(
             Ok(written) => {
                 response.crm_id = Some(written.crm_id).filter(|id| !id.is_empty());
                 response.created = written.created;
-                match op == Op::Create && !written.created && map.spares_records() {
+                match op == Op::Create && written.found && response.crm_id.is_some() {
                     true => Outcome::Found,
                     false => Outcome::Applied,
                 }

@@ -295,7 +295,7 @@ fn a_creation_spares_records_that_are_there() {
         0 => there(),
         _ => saved(200, B),
     });
-    assert_eq!(told(&result.unwrap()), [format!("updated {B}")]);
+    assert_eq!(told(&result.unwrap()), [format!("found {B}")]);
     assert_eq!(header(&log.requests[0], "if-none-match"), Some("*"));
     assert_eq!(
         log.lines()[1],
@@ -319,7 +319,7 @@ fn a_creation_spares_records_that_are_there() {
     assert_eq!(
         told(&result.unwrap()),
         [
-            format!("updated {B}"),
+            format!("found {B}"),
             format!("created {A}"),
             "transient 0x80060891".to_owned()
         ]

@@ -274,7 +274,7 @@ fn a_creation_spares_records_that_are_there() {
     batch.creates_only = true;
     let crm = crm(json!([]), json!([{ "item": { "id": 5 } }]));
     let (result, log) = run(batch.clone(), |_, request| crm(request));
-    assert_eq!(told(&result.unwrap()), ["updated 5"]);
+    assert_eq!(told(&result.unwrap()), ["found 5"]);
     assert!(
         log.lines().iter().all(|line| line.starts_with("GET")),
         "{:?}",
@@ -283,6 +283,6 @@ fn a_creation_spares_records_that_are_there() {
     // What was created lately is not searched for.
     let recent = self::crm(json!([deal(6, "K 1", 5)]), json!([]));
     let (result, log) = run(batch, |_, request| recent(request));
-    assert_eq!(told(&result.unwrap()), ["updated 6"]);
+    assert_eq!(told(&result.unwrap()), ["found 6"]);
     assert_eq!(log.lines(), [NEWEST]);
 }

@@ -291,7 +291,7 @@ fn a_creation_looks_for_its_records_and_writes_the_others() {
     let made = |verb: &str, n: usize| format!("{verb} {}", ids(n..n + 1)[0]);
     assert_eq!(
         told(&result.unwrap()),
-        [made("created", 1), made("updated", 9), made("created", 3)]
+        [made("created", 1), made("found", 9), made("created", 3)]
     );
     let query = "SELECT%20Id%2CExt__c%20FROM%20Contact%20WHERE%20Ext__c%20IN%20%28%27K%201%27%2C%27O%5C%27K%27%2C%27K3%27%29";
     assert_eq!(

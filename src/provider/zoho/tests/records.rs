@@ -253,7 +253,7 @@ fn a_creation_looks_for_its_records_and_writes_the_others() {
         }
     });
     let told = told(&result.unwrap());
-    assert_eq!(told[..3], ["created 10", "updated 9", "created 11"]);
+    assert_eq!(told[..3], ["created 10", "found 9", "created 11"]);
     assert_eq!(
         log.lines(),
         ["POST /crm/v8/coql", "POST /crm/v8/Contacts/upsert"]
