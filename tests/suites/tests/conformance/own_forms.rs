@@ -232,4 +232,5 @@ async fn an_answer_that_is_lost_hides_no_form(contestant: Contestant) {
     live.write("p1", json!({"phone": "+2"}))
         .await
         .expect("committed");
+    live.db.assert_checked().await;
 }

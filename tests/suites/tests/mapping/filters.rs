@@ -59,6 +59,7 @@ async fn a_filter_is_a_condition_over_the_tables_own_columns() {
         .error("SELECT crm.alter_map(1, on_filter_out => 'drop')")
         .await;
     assert_eq!(out.code(), &SqlState::INVALID_PARAMETER_VALUE);
+    db.assert_checked().await;
 }
 
 /// Columns of all sorts, with names that a statement might use itself, and an UPDATE in which rows
@@ -168,4 +169,5 @@ async fn a_filter_is_exported_and_imported() {
     assert_eq!(desk.db.one::<i64>(import, &[&document]).await, 1);
     let again: crm_suites::Json = desk.db.one("SELECT crm.export_mapping()", &[]).await;
     assert_eq!(again, document);
+    desk.db.assert_checked().await;
 }

@@ -202,4 +202,5 @@ async fn without_a_fuse_nothing_is_held() {
     db.execute("DELETE FROM t").await;
     db.drain().await;
     assert_eq!(db.count("crm_stub.records WHERE NOT deleted").await, 0);
+    db.assert_checked().await;
 }
