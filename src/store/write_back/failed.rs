@@ -10,6 +10,7 @@ use crate::store::error::StoreError;
 use crate::store::outcome::Outcome;
 use crate::store::record::key::Key;
 use crate::store::record::links;
+use crate::store::row::Columns;
 use crate::store::statement::Cached;
 use crate::store::write_back::outcome::{Settled, column, sent_hashes};
 
@@ -65,17 +66,35 @@ pub fn not_applied(
     Ok(())
 }
 
-/// Links rows to records that were found in place of being created.
+/// Links rows to records that were found in place of being created, unless nobody wants a record
+/// for them any more: they were deleted, or left the filter, meanwhile.
 fn link_found(client: &mut SpiClient, map: &Map, found: &[&&Settled]) -> Result<(), StoreError> {
-    let key = |r: &&&Settled| Key {
-        shard_key: r.shard_key.clone(),
-        record_key: r.record_key.clone(),
-    };
-    let keys: Vec<Key> = found.iter().map(key).collect();
-    let ids = found
-        .iter()
-        .map(|r| r.crm_id.as_deref().unwrap_or_default());
-    let links: Vec<(&Key, &str)> = keys.iter().zip(ids).collect();
+    if found.is_empty() {
+        return Ok(());
+    }
+    let wanted = client.update(
+        Cached(
+            "SELECT k.ord - 1 AS ord FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS k (shard_key, record_key, ord)
+             WHERE (SELECT q.op FROM crm.queue q
+                    WHERE q.shard_key = k.shard_key AND q.map_id = $1 AND q.record_key = k.record_key) = 'c'",
+        ),
+        None,
+        &[
+            map.id.into(),
+            found.iter().map(|r| r.shard_key.as_str()).collect::<Vec<_>>().into(),
+            found.iter().map(|r| r.record_key.as_str()).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    let mut keys = Vec::with_capacity(wanted.len());
+    for row in wanted {
+        let record = found[row.number("ord")?];
+        let key = Key {
+            shard_key: record.shard_key.clone(),
+            record_key: record.record_key.clone(),
+        };
+        keys.push((key, record.crm_id.as_deref().unwrap_or_default()));
+    }
+    let links: Vec<(&Key, &str)> = keys.iter().map(|(key, id)| (key, *id)).collect();
     links::link(client, map, &links)
 }
 

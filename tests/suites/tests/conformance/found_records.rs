@@ -162,3 +162,36 @@ async fn a_record_of_another_row_is_not_taken(contestant: Contestant) {
     assert_eq!(live.field("other", "phone").await, "theirs");
     live.db.assert_checked().await;
 }
+
+mod meanwhile {
+    use crm_suites::{Live, Vendor, eventually, json};
+
+    use super::theirs;
+    use crate::CLUSTER;
+
+    crm_suites::with_remote_crms!(a_row_that_goes_during_the_look_up_gets_no_link);
+
+    /// Nobody wants a record for it any more: what was found is left alone.
+    async fn a_row_that_goes_during_the_look_up_gets_no_link(vendor: Vendor) {
+        let arguments = "on_insert => 'create', on_delete => 'unlink', ingest => 'off'";
+        let live = Live::with(&CLUSTER, vendor, arguments, "").await;
+        theirs(&live, &["n1"]).await;
+        live.crm.fault(json!({"delay_ms": 1500, "times": 1}));
+        live.db
+            .execute("INSERT INTO people (id, last_name) VALUES ('n1', 'Ours')")
+            .await;
+        let session = live.db.session().await;
+        let flush =
+            tokio::spawn(async move { session.one::<bool>("SELECT crm.flush()", &[]).await });
+        eventually("the CRM is asked", async || {
+            (live.crm.sim().under_way() > 0).then_some(())
+        })
+        .await;
+        live.db.execute("DELETE FROM people").await;
+        flush.await.expect("the flush");
+        live.db.drain().await;
+        assert_eq!(live.db.count("crm.ledger").await, 0);
+        assert_eq!(live.crm.records(&live.db, vendor.people()).await.len(), 1);
+        live.db.assert_checked().await;
+    }
+}
