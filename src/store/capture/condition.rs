@@ -87,8 +87,40 @@ fn columns(map: &Map, statement: &str) -> Result<Vec<String>, StoreError> {
                 "functions and operators in conditions must be immutable",
             ));
         }
+        if names_the_moment(statement) && has_moments(selected) {
+            return Err(refused(
+                ERRCODE_INVALID_OBJECT_DEFINITION,
+                "'now' and 'today' and their like are not allowed in conditions",
+            ));
+        }
         columns_of(map.names.table, selected)
     }
+}
+
+/// Whether a text has a word in quotes that PostgreSQL reads as a moment of its own: what it is
+/// read as is all that is left of it after the analysis.
+fn names_the_moment(statement: &str) -> bool {
+    let lower = statement.to_ascii_lowercase();
+    let mut words = lower.split(|c: char| !c.is_ascii_alphanumeric());
+    words.any(|word| matches!(word, "now" | "today" | "tomorrow" | "yesterday"))
+}
+
+/// Whether an expression has constants of the types that read such words.
+///
+/// # Safety
+/// `node` is an analysed expression.
+unsafe fn has_moments(node: *mut pg_sys::Node) -> bool {
+    // SAFETY: as promised; the text is a fresh one.
+    let tree = unsafe { CStr::from_ptr(pg_sys::nodeToString(node.cast())) }.to_string_lossy();
+    let types = [
+        pg_sys::DATEOID,
+        pg_sys::TIMEOID,
+        pg_sys::TIMETZOID,
+        pg_sys::TIMESTAMPOID,
+        pg_sys::TIMESTAMPTZOID,
+    ];
+    let is_there = |of: &pg_sys::Oid| tree.contains(&format!(":consttype {} ", of.to_u32()));
+    types.iter().any(is_there)
 }
 
 /// # Safety

@@ -121,7 +121,9 @@ fn object_maps(client: &SpiClient, relation: Option<pg_sys::Oid>) -> Result<Vec<
          LEFT JOIN pg_type z ON z.oid = CASE WHEN crm_internal.is_builtin(s.atttypid) THEN crm_internal.base_type(s.atttypid) END
          LEFT JOIN LATERAL (
              SELECT array_agg(quote_ident(x.name) ORDER BY x.ord) AS columns, array_agg(v.atttypid ORDER BY x.ord) AS types,
-                    array_agg(format('($1::pg_catalog.text[])[%s]::%s AS %I', x.ord, format_type(v.atttypid, v.atttypmod), x.name) ORDER BY x.ord) AS given
+                    -- As the column is: with its collation, and without the checks of a domain, which may have come later.
+                    array_agg(format('($1::pg_catalog.text[])[%s]::%s%s AS %I', x.ord, crm_internal.type_beneath(v.atttypid, v.atttypmod),
+                                     coalesce(' COLLATE ' || nullif(v.attcollation, 0)::regcollation, ''), x.name) ORDER BY x.ord) AS given
              FROM unnest(m.filter_columns::text[]) WITH ORDINALITY AS x (name, ord)
              JOIN pg_attribute v ON v.attrelid = m.relation AND v.attname = x.name AND NOT v.attisdropped) f ON m.filter IS NOT NULL
          WHERE $1 IS NULL OR m.relation = $1

@@ -34,6 +34,12 @@ async fn a_filter_is_a_condition_over_the_tables_own_columns() {
         ("nothing = 1", SqlState::UNDEFINED_COLUMN),
         ("id", SqlState::DATATYPE_MISMATCH),
         ("day > now()", SqlState::INVALID_OBJECT_DEFINITION),
+        // Read once, when the condition is: another moment in each session.
+        ("day < 'now'", SqlState::INVALID_OBJECT_DEFINITION),
+        (
+            "day <= timestamptz 'Today'",
+            SqlState::INVALID_OBJECT_DEFINITION,
+        ),
         (
             "day::date = '2026-01-01'",
             SqlState::INVALID_OBJECT_DEFINITION,
@@ -170,4 +176,31 @@ async fn a_filter_is_exported_and_imported() {
     let again: crm_suites::Json = desk.db.one("SELECT crm.export_mapping()", &[]).await;
     assert_eq!(again, document);
     desk.db.assert_checked().await;
+}
+
+/// The same answer wherever it is asked: by the collation of the column, and without the checks
+/// that a domain got later.
+#[tokio::test]
+async fn a_filter_judges_values_as_their_columns_do() {
+    let db = CLUSTER.database().await;
+    db.execute(&format!(
+        "SELECT crm.create_connection('s', 'stub');
+         CREATE COLLATION caseless (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+         CREATE DOMAIN tier AS text;
+         CREATE TABLE t (id int PRIMARY KEY, name text, kind text COLLATE caseless, tier tier);
+         {MAP} filter => $$kind = 'VIP' AND tier <> 'none'$$, on_filter_out => 'delete');
+         SELECT crm.map_field(1, 'name', 'last_name', direction => 'outbound');
+         INSERT INTO t VALUES (1, 'one', 'VIP', 'old'), (2, 'two', 'vip', 'old'), (3, 'three', 'other', 'old')"
+    ))
+    .await;
+    db.drain().await;
+    assert_eq!(count(&db).await, 2);
+    db.execute("ALTER DOMAIN tier ADD CHECK (VALUE <> 'old') NOT VALID")
+        .await;
+    db.execute("UPDATE t SET kind = 'ViP', name = 'new', tier = 'new'")
+        .await;
+    db.drain().await;
+    let renewed = "crm_stub.records WHERE NOT deleted AND fields ->> 'last_name' = 'new'";
+    assert_eq!(db.count(renewed).await, 3);
+    db.assert_checked().await;
 }
