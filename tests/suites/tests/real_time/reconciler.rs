@@ -340,11 +340,17 @@ async fn what_waits_is_shown(vendor: Vendor) {
         "SELECT state FROM crm.cell_status WHERE record_key = 'p1' AND column_name = 'phone'";
     assert_eq!(live.db.one::<String>(cell, &[]).await, "pending");
     live.db.assert_checked().await;
-    // Cancelled while it waits for its next attempt.
+    // Cancelled while it waits for its next attempt, which might begin just now.
+    live.pause().await;
+    eventually("no attempt is under way", async || {
+        (live.db.count("crm.claim").await == 0).then_some(())
+    })
+    .await;
     live.db
         .execute(&format!("SELECT crm.cancel_write('{}')", written.write_id))
         .await;
     live.crm.relent(&live.db).await;
+    live.resume().await;
     live.agree().await;
     if vendor != Vendor::HubSpot {
         live.assert_both("p1", "phone", "+1").await;
