@@ -132,8 +132,8 @@ impl Calls {
         }
         let fresh = self.start_fresh(cx);
         let results = std::mem::take(&mut self.results);
+        self.is_locked = false;
         if fresh.is_empty() && results.is_empty() {
-            self.is_locked = false;
             return false;
         }
         self.conclude(cx, fresh, results)
@@ -150,7 +150,6 @@ impl Calls {
         match record(&fresh, &results) {
             Ok(opened) => {
                 note_health(cx, &results);
-                self.is_locked = false;
                 let answered = !results.is_empty();
                 self.answered |= answered;
                 for (call, checked) in results {
@@ -183,7 +182,6 @@ impl Calls {
             }
             // Its caller queues the edit; the reconciler finds what was sent.
             Err(error) => {
-                self.is_locked = false;
                 log!("pg_crm cannot record an edit of a waiting caller: {error}");
                 let why = format!("the worker cannot record the edit: {error}");
                 let answer = Answer::failed(AnswerOutcome::Pending, "internal", why);
