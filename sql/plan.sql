@@ -40,6 +40,7 @@ DECLARE
     scale numeric;
     counted bigint[] := '{0,0}';
     fuse CONSTANT bigint := greatest(current_setting('pg_crm.fuse_records')::int, 0);
+    clears CONSTANT text := 'updates that empty a field which has a value, as far as the ledger knows';
     most bigint;
     total bigint;
 BEGIN
@@ -62,15 +63,14 @@ BEGIN
                                                                       OR y.op = 'l' AND m.on_filter_out = 'delete'), 0), true
           FROM crm.change y WHERE y.map_id = m.map_id) x;
     RETURN QUERY
-    SELECT 'next round', x.item, x.number, coalesce(q.is_estimate, false), x.note,
+    SELECT 'next round', x.item, x.number, coalesce(q.is_estimate, false), NULL::text,
            ARRAY(SELECT y.record_key FROM crm.queue y
                  WHERE y.map_id = m.map_id AND y.state = 'queued' AND y.op::text = ANY (x.ops) ORDER BY y.next_attempt_at LIMIT 5)
-    FROM (VALUES ('create', q.creates, '{c}'::text[], NULL::text), ('update', q.updates, '{u,k}', NULL), ('delete', q.deletes, '{d}', NULL))
-         AS x (item, number, ops, note);
+    FROM (VALUES ('create', q.creates, '{c}'::text[]), ('update', q.updates, '{u,k}'), ('delete', q.deletes, '{d}'))
+         AS x (item, number, ops);
     SELECT x.* INTO p FROM crm_internal.plan_rows(m.map_id, true) x WHERE x.item = 'clear';
     total := CASE WHEN p.is_whole THEN p.records ELSE round(p.records::numeric * q.updates / greatest(p.rows, 1)) END;
-    RETURN QUERY VALUES ('next round', 'clear', total, NOT p.is_whole,
-                         'updates that empty a field which has a value, as far as the ledger knows', p.samples);
+    RETURN QUERY VALUES ('next round', 'clear', total, NOT p.is_whole, clears, p.samples);
     SELECT count(*) AS n, array_agg(y.record_key) FILTER (WHERE y.place <= 5) AS samples INTO f
     FROM (SELECT x.record_key, row_number() OVER (ORDER BY x.next_attempt_at) AS place FROM crm.pending_write x
           WHERE x.map_id = m.map_id AND x.state = 'queued') y;
@@ -97,7 +97,7 @@ BEGIN
                 counted[CASE p.item WHEN 'create' THEN 1 ELSE 2 END] := round(p.records * scale)::bigint;
             END IF;
             RETURN QUERY VALUES ('push', p.item, round(p.records * scale)::bigint, NOT p.is_whole,
-                CASE p.item WHEN 'clear' THEN 'updates that empty a field which has a value, as far as the ledger knows'
+                CASE p.item WHEN 'clear' THEN clears
                             WHEN 'skip' THEN 'rows without a CRM record, which are not created: on_insert, or the CRM deleted it'
                             WHEN 'unreadable' THEN 'rows that would become dead letters' END, p.samples);
         END LOOP;

@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 
 use super::document::Document;
 use super::or_raise;
-use crate::settings::{BULK_THRESHOLD, Settings};
+use crate::settings::BULK_THRESHOLD;
 use crate::store::capture::plan::{self, Fate, Planned};
 use crate::store::capture::scan_order::Order;
 use crate::store::config::{self, Map};
@@ -67,9 +67,10 @@ impl Findings {
                 .add(|| format!("{}: {}", key(), failure.message));
         }
         match planned.fate {
-            Fate::Created => self.creates.add(key),
-            Fate::Updated => self.updates.add(key),
-            Fate::Skipped => self.skipped.add(key),
+            Some(Fate::Created) => self.creates.add(key),
+            Some(Fate::Updated) => self.updates.add(key),
+            Some(Fate::Skipped) => self.skipped.add(key),
+            None => {}
         }
         if planned.is_cleared {
             self.clears.add(key);
@@ -122,20 +123,12 @@ fn plan_rows(
     TableIterator::new(kinds.into_iter().map(line))
 }
 
-fn bounds() -> Bounds {
-    Bounds {
-        // The caller's own statement_timeout rules.
-        time: None,
-        ..Bounds::of(&Settings::current())
-    }
-}
-
 fn pushed(client: &mut SpiClient, map: &Map) -> Result<Findings, StoreError> {
-    let order = Order::of(client, map)?;
+    let (order, bounds) = (Order::of(client, map)?, Bounds::of_caller());
     let (start, mut found, mut after) = (Instant::now(), Findings::default(), None);
     while (found.rows as usize) < MOST && start.elapsed() < TIME {
         pgrx::check_for_interrupts!();
-        let part = plan::rows(client, map, &order, after.as_ref(), PART, &bounds())?;
+        let part = plan::rows(client, map, &order, after.as_ref(), PART, &bounds)?;
         let Some(last) = part.last() else {
             found.is_whole = true;
             break;
@@ -147,7 +140,7 @@ fn pushed(client: &mut SpiClient, map: &Map) -> Result<Findings, StoreError> {
 }
 
 fn queued(client: &mut SpiClient, map: &Map) -> Result<Findings, StoreError> {
-    let planned = plan::queued(client, map, QUEUED, &bounds())?;
+    let planned = plan::queued(client, map, QUEUED, &Bounds::of_caller())?;
     let mut found = Findings {
         is_whole: planned.len() < QUEUED,
         ..Findings::default()
@@ -181,10 +174,7 @@ fn plan_requests(
         (WriteKind::Update, updates),
         (WriteKind::Delete, deletes),
     ];
-    let of = |count: i64, size: usize| {
-        count.max(0).div_euclid(size.max(1) as i64)
-            + i64::from(count.max(0) % size.max(1) as i64 > 0)
-    };
+    let of = |count: i64, size: usize| (count.max(0) as usize).div_ceil(size.max(1)) as i64;
     let writes = writes
         .into_iter()
         .map(|(kind, count)| of(count, provider.write_size(&options, kind, batch(count))));

@@ -53,7 +53,7 @@ pub fn part(
 ) -> Result<Part, StoreError> {
     let mut pace = Pace::new(map, bounds.time);
     let rows = rows.min(pace.room());
-    let filter = map.filter.as_ref().map(|filter| filter.condition.as_str());
+    let filter = map.condition();
     let mut scanned = pace.run(rows, || order.rows(map, after, rows, filter))?;
     let inside = scanned.iter().filter(|(_, inside)| *inside);
     let mut keys: Vec<Key> = inside.map(|(key, _)| key.clone()).collect();

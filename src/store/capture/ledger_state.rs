@@ -1,9 +1,10 @@
-//! What the ledger says of records whose rows are compared.
+//! What the ledger says of records whose rows are compared or pushed.
 
 use std::collections::HashMap;
 
 use crm_domain::cells::CellHashes;
 use crm_domain::conflict::ShortHash;
+use crm_domain::mapping::OnInsert;
 use crm_domain::{Cells, hex};
 use pgrx::spi::SpiClient;
 
@@ -106,4 +107,47 @@ pub fn known(
         }));
     }
     Ok(known)
+}
+
+/// What becomes of a row's CRM record when the row is pushed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Created,
+    Updated,
+    /// It has no CRM record and gets none.
+    Skipped,
+}
+
+/// What a push makes of each of these rows, and the hashes of what its CRM record holds.
+pub fn fates(
+    client: &mut SpiClient,
+    map: &Map,
+    keys: &[Key],
+) -> Result<Vec<(Fate, Vec<u8>)>, StoreError> {
+    let rows = client.update(
+        Cached(
+            "SELECT l.crm_id IS NOT NULL AS is_linked, coalesce(l.detached, false) AS is_detached, l.hashes
+             FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS k (shard_key, record_key, ord)
+             -- OFFSET 0: looked up one by one, whatever is known of the table.
+             LEFT JOIN LATERAL (SELECT * FROM crm.ledger l
+                                WHERE l.shard_key = k.shard_key AND l.map_id = $1 AND l.record_key = k.record_key OFFSET 0) l ON true
+             ORDER BY k.ord",
+        ),
+        None,
+        &[
+            map.id.into(),
+            keys.iter().map(|k| k.shard_key.as_str()).collect::<Vec<_>>().into(),
+            keys.iter().map(|k| k.record_key.as_str()).collect::<Vec<_>>().into(),
+        ],
+    )?;
+    let mut fates = Vec::with_capacity(keys.len());
+    for row in rows {
+        let fate = match (row.required("is_linked")?, row.required("is_detached")?) {
+            (true, _) => Fate::Updated,
+            (false, false) if map.on_insert == OnInsert::Create => Fate::Created,
+            (false, _) => Fate::Skipped,
+        };
+        fates.push((fate, row.optional("hashes")?.unwrap_or_default()));
+    }
+    Ok(fates)
 }

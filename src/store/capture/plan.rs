@@ -4,10 +4,11 @@
 //! part is in memory.
 
 use crm_domain::cells::CellHashes;
-use crm_domain::mapping::OnInsert;
 use crm_domain::{Cells, Failure};
 use pgrx::spi::SpiClient;
 
+use crate::store::capture::ledger_state;
+pub use crate::store::capture::ledger_state::Fate;
 use crate::store::capture::scan_order::Order;
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
@@ -17,19 +18,11 @@ use crate::store::statement::Cached;
 use crate::store::table::pace::Pace;
 use crate::store::table::read::{self, Bounds, RowValues, Wanted};
 
-/// What would become of a record.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
-    Created,
-    Updated,
-    /// It has no CRM record and gets none.
-    Skipped,
-}
-
 /// A row, and what would become of its record.
 pub struct Planned {
     pub key: Key,
-    pub fate: Fate,
+    /// `None`: it is outside the filter of the map, or gone.
+    pub fate: Option<Fate>,
     /// A field that has a value in the CRM would be emptied.
     pub is_cleared: bool,
     /// Why it cannot be sent.
@@ -57,41 +50,19 @@ pub fn rows(
     let mut pace = Pace::new(map, bounds.time);
     let keys = pace.run(rows, || order.keys(map, after, rows))?;
     let (written, created) = (map.cells(|f| f.written), map.cells(|f| f.created));
-    let known = client.select(
-        Cached(
-            "SELECT k.ord - 1 AS ord, l.crm_id IS NOT NULL AS is_linked, coalesce(l.detached, false) AS is_detached, l.hashes
-             FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS k (shard_key, record_key, ord)
-             -- OFFSET 0, here and below: looked up one by one, whatever is known of the table.
-             LEFT JOIN LATERAL (SELECT * FROM crm.ledger l
-                                WHERE l.shard_key = k.shard_key AND l.map_id = $1 AND l.record_key = k.record_key OFFSET 0) l ON true
-             ORDER BY k.ord",
-        ),
-        None,
-        &[
-            map.id.into(),
-            keys.iter().map(|k| k.shard_key.as_str()).collect::<Vec<_>>().into(),
-            keys.iter().map(|k| k.record_key.as_str()).collect::<Vec<_>>().into(),
-        ],
-    )?;
-    let mut candidates = Vec::with_capacity(keys.len());
-    for row in known {
-        let fate = match (row.required("is_linked")?, row.required("is_detached")?) {
-            (true, _) => Fate::Updated,
-            (false, false) if map.on_insert == OnInsert::Create => Fate::Created,
-            (false, _) => Fate::Skipped,
-        };
-        candidates.push(Candidate {
-            key: keys[row.number("ord")?].clone(),
-            fate,
-            cells: match fate {
-                Fate::Created => created.clone(),
-                Fate::Updated => written.clone(),
-                Fate::Skipped => Cells::new(),
-            },
-            hashes: row.optional("hashes")?.unwrap_or_default(),
-        });
-    }
-    judged(map, candidates, bounds)
+    let fates = ledger_state::fates(client, map, &keys)?;
+    let candidates = keys.into_iter().zip(fates);
+    let candidates = candidates.map(|(key, (fate, hashes))| Candidate {
+        cells: match fate {
+            Fate::Created => created.clone(),
+            Fate::Updated => written.clone(),
+            Fate::Skipped => Cells::new(),
+        },
+        key,
+        fate,
+        hashes,
+    });
+    judged(map, candidates.collect(), bounds)
 }
 
 /// The updates that are queued first.
@@ -144,7 +115,9 @@ fn judged(
     drop(wanted);
     let judge = |(n, candidate): (usize, Candidate)| {
         let known = CellHashes(&candidate.hashes);
-        let (is_cleared, failure) = match read.remove(&n) {
+        let row = read.remove(&n);
+        let is_there = !matches!(row, Some(RowValues::Missing));
+        let (is_cleared, failure) = match row {
             Some(RowValues::Found(fields)) => {
                 let clears = fields.iter().any(|(id, _, value)| {
                     let is_sent = map.field(*id).is_some_and(|f| !f.is_withheld(value));
@@ -157,7 +130,7 @@ fn judged(
         };
         Planned {
             key: candidate.key,
-            fate: candidate.fate,
+            fate: is_there.then_some(candidate.fate),
             is_cleared,
             failure,
         }

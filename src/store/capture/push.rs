@@ -7,11 +7,11 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crm_domain::Cells;
-use crm_domain::mapping::OnInsert;
 use pgrx::PgSqlErrorCode;
 use pgrx::spi::SpiClient;
 
 use crate::store::capture::compare::Differing;
+use crate::store::capture::ledger_state::{self, Fate};
 use crate::store::capture::recapture;
 use crate::store::capture::scan_order::Order;
 use crate::store::capture::scan_request::{self, Request, Task};
@@ -95,7 +95,7 @@ fn next(
 ) -> Result<Vec<(Key, Place)>, StoreError> {
     let mut pace = Pace::new(map, bounds.time);
     let rows = rows.min(pace.room());
-    let filter = map.filter.as_ref().map(|filter| filter.condition.as_str());
+    let filter = map.condition();
     let mut scan = |rows, filter| pace.run(rows, || order.rows(map, after, rows, filter));
     let Some(condition) = condition else {
         let place = |inside| match inside {
@@ -117,15 +117,16 @@ fn next(
             return Err(StoreError::Postponed);
         }
     }
-    let place = |key: &Key, holds| match (holds, filter.is_some(), inside.get(key)) {
-        (true, false, _) | (true, true, Some(true)) => Place::Wanted,
-        (true, true, Some(false)) => Place::Outside,
-        (true, true, None) | (false, _, _) => Place::Other,
+    let is_inside = |key: &Key| filter.map_or(Some(true), |_| inside.get(key).copied());
+    let placed = |(key, holds): (Key, bool)| {
+        let place = match is_inside(&key) {
+            Some(true) if holds => Place::Wanted,
+            Some(false) if holds => Place::Outside,
+            _ => Place::Other,
+        };
+        (key, place)
     };
-    let found = found.into_iter();
-    Ok(found
-        .map(|(key, holds)| (key.clone(), place(&key, holds)))
-        .collect())
+    Ok(found.into_iter().map(placed).collect())
 }
 
 /// The next rows, and whether the condition holds for them.
@@ -158,38 +159,20 @@ fn wanted_cells(
     cells: &Cells,
     written: &Cells,
 ) -> Result<Vec<Differing>, StoreError> {
-    let rows = client.update(
-        Cached(
-            "SELECT k.ord - 1 AS ord, l.crm_id IS NOT NULL AS is_linked, coalesce(l.detached, false) AS is_detached
-             FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS k (shard_key, record_key, ord)
-             LEFT JOIN LATERAL (
-                 -- Looked up one by one, whatever is known of the table.
-                 SELECT l.crm_id, l.detached FROM crm.ledger l
-                 WHERE l.shard_key = k.shard_key AND l.map_id = $1 AND l.record_key = k.record_key OFFSET 0) l ON true",
-        ),
-        None,
-        &[
-            map.id.into(),
-            keys.iter().map(|k| k.shard_key.as_str()).collect::<Vec<_>>().into(),
-            keys.iter().map(|k| k.record_key.as_str()).collect::<Vec<_>>().into(),
-        ],
-    )?;
-    let mut pushed = Vec::with_capacity(keys.len());
-    for row in rows {
-        let cells = match (row.required("is_linked")?, row.required("is_detached")?) {
-            (true, _) => cells,
-            (false, false) if map.on_insert == OnInsert::Create => written,
-            (false, _) => continue,
+    let fates = ledger_state::fates(client, map, &keys)?;
+    let pushed = keys.into_iter().zip(fates).filter_map(|(key, (fate, _))| {
+        let cells = match fate {
+            Fate::Updated => cells,
+            Fate::Created => written,
+            Fate::Skipped => return None,
         };
-        if !cells.is_empty() {
-            pushed.push(Differing {
-                key: keys[row.number("ord")?].clone(),
-                cells: cells.clone(),
-                failure: None,
-            });
-        }
-    }
-    Ok(pushed)
+        (!cells.is_empty()).then(|| Differing {
+            key,
+            cells: cells.clone(),
+            failure: None,
+        })
+    });
+    Ok(pushed.collect())
 }
 
 /// Whether a part failed because of the request's condition: without it the table can be read.

@@ -72,6 +72,11 @@ impl Map {
         self.fields.iter().any(|f| f.is_checked() || is_for_new(f))
     }
 
+    /// The condition of the filter.
+    pub fn condition(&self) -> Option<&str> {
+        self.filter.as_ref().map(|filter| filter.condition.as_str())
+    }
+
     pub fn field(&self, id: u16) -> Option<&MappedField> {
         self.fields.iter().find(|f| f.id == id)
     }

@@ -60,6 +60,14 @@ impl Bounds {
         }
     }
 
+    /// Those of a caller, whose own `statement_timeout` rules.
+    pub fn of_caller() -> Bounds {
+        Bounds {
+            time: None,
+            ..Bounds::of(&Settings::current())
+        }
+    }
+
     /// The same of the whole table.
     pub fn unfiltered(&self) -> Bounds {
         Bounds {

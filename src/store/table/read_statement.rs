@@ -57,7 +57,7 @@ pub fn transforming_statement(map: &Map, filtered: bool) -> String {
 }
 
 /// Whether the row `t` counts.
-fn inside(map: &Map, filtered: bool) -> String {
+pub fn inside(map: &Map, filtered: bool) -> String {
     let filter = map.filter.as_ref().filter(|_| filtered);
     filter.map_or_else(|| "true".to_owned(), |filter| filter.of_row("t"))
 }

@@ -161,3 +161,19 @@ async fn the_next_round_is_what_waits() {
         .await;
     db.assert_checked().await;
 }
+
+/// What a push leaves out is in none of its numbers.
+#[tokio::test]
+async fn rows_outside_the_filter_are_not_planned() {
+    let db = loaded("on_insert => 'create', enabled => false, filter => 'id <= 40'").await;
+    db.execute(
+        "INSERT INTO crm_stub.records (connection, crm_object, crm_id, fields)
+         VALUES ('s', 'contact', 'inside', '{}'), ('s', 'contact', 'outside', '{}');
+         SELECT crm.link(1, '7', 'inside', write_key => false), crm.link(1, '77', 'outside', write_key => false)",
+    )
+    .await;
+    let push = plan(&db, "push").await;
+    for line in ["create 39", "update 1", "skip 0", "unreadable 0"] {
+        has(&push, line);
+    }
+}
