@@ -11,6 +11,8 @@ use std::sync::Arc;
 use crm_domain::key::{KeyEquality, folded};
 use crm_domain::{ErrorClass, Failure};
 
+use crate::body::Item;
+use crate::errors::unreadable;
 use crate::outcomes::{Outcome, Outcomes};
 use crate::{BoxOperation, Operation, Request, Response, Step, WriteBatch, Written};
 
@@ -24,6 +26,17 @@ pub(crate) trait Finder: Send {
     /// The records that an answer shows: their keys and their ids. `None`: the same keys are to be
     /// asked for once more, in another form.
     fn found(&mut self, response: &Response) -> Result<Option<Vec<(String, String)>>, Failure>;
+}
+
+/// What [`Finder::found`] returns of an answer's records: one of which cannot be read which it is
+/// may be that which is sought, and then no other is made.
+pub(crate) fn all_read(
+    response: &Response,
+    items: Vec<Item>,
+    record: impl FnMut(Item) -> Option<(String, String)>,
+) -> Result<Option<Vec<(String, String)>>, Failure> {
+    let found: Option<Vec<_>> = items.into_iter().map(record).collect();
+    found.map(Some).ok_or_else(|| unreadable(response))
 }
 
 type Write = Box<dyn FnOnce(Arc<WriteBatch>) -> BoxOperation<Vec<Outcome>> + Send>;
@@ -64,21 +77,16 @@ impl<F: Finder + 'static> FindFirst<F> {
         })
     }
 
-    fn keys(&self, places: impl IntoIterator<Item = usize>) -> Vec<&str> {
-        places.into_iter().map(|n| self.batch.key(n)).collect()
-    }
-
     fn ask(&mut self) -> Step<Vec<Outcome>> {
         let batch = self.batch.clone();
-        let keys: Vec<&str> = self.asked.iter().map(|&n| batch.key(n)).collect();
-        Step::Send(self.finder.request(&keys))
+        Step::Send(self.finder.request(&keys(&batch, &self.asked)))
     }
 
     fn next(&mut self) -> Step<Vec<Outcome>> {
         if self.left.is_empty() {
             return self.write();
         }
-        let size = self.finder.size(&self.keys(self.left.iter().copied()));
+        let size = self.finder.size(&keys(&self.batch, &self.left));
         let size = size.clamp(1, self.left.len());
         self.asked = self.left.drain(..size).collect();
         self.ask()
@@ -139,6 +147,10 @@ impl<F: Finder + 'static> FindFirst<F> {
             step => step,
         }
     }
+}
+
+fn keys<'a>(batch: &'a WriteBatch, places: impl IntoIterator<Item = &'a usize>) -> Vec<&'a str> {
+    places.into_iter().map(|&n| batch.key(n)).collect()
 }
 
 /// The outcome of a creation whose record is there.

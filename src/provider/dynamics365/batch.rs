@@ -5,7 +5,10 @@
 
 use std::io::Write;
 
-use super::api;
+use crm_domain::Failure;
+
+use super::{api, errors};
+use crate::errors::{refused, undocumented, unreadable};
 use crate::{Method, Request, Response, Target};
 
 /// The parts are JSON on one line, so none of them holds this at the start of a line.
@@ -38,6 +41,18 @@ fn part(body: &mut Vec<u8>, request: &Request) -> std::io::Result<()> {
     body.write_all(b"\r\n")?;
     body.write_all(&request.body)?;
     body.write_all(b"\r\n")
+}
+
+/// The answers within an answer, in order; or why there are none.
+pub(super) fn answers(response: &Response) -> Result<Vec<Response>, Failure> {
+    if let Some(failure) = undocumented(response) {
+        return Err(failure);
+    }
+    // Its own status may be that of a part that was refused.
+    unwrap(response).ok_or_else(|| {
+        let failure = errors::of_response(response);
+        failure.map_or_else(|| unreadable(response), refused)
+    })
 }
 
 /// The answers within an answer, in order. `None`: it is no answer to a batch.

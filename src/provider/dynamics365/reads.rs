@@ -8,7 +8,7 @@ use crm_domain::{ErrorClass, Failure};
 use super::columns::{self, MODIFIED};
 use super::{api, batch, errors};
 use crate::body::Item;
-use crate::errors::{refused, undocumented, unreadable};
+use crate::errors::unreadable;
 use crate::{CrmObject, Method, Operation, ReadBatch, Request, Response, Step, fits_header};
 
 /// Records in one batch.
@@ -42,13 +42,7 @@ impl Reading {
         if let [id] = &self.batch.ids[..] {
             return Ok(vec![self.row(id, response)?]);
         }
-        if let Some(failure) = undocumented(response) {
-            return Err(failure);
-        }
-        let Some(answers) = batch::unwrap(response) else {
-            let failure = errors::of_response(response);
-            return Err(failure.map_or_else(|| unreadable(response), refused));
-        };
+        let answers = batch::answers(response)?;
         if answers.len() != self.batch.ids.len() {
             return Err(unreadable(response));
         }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value as Json};
 use super::options::WriteHeaders;
 use super::{api, batch, columns, errors};
 use crate::calls::{Call, Next};
-use crate::errors::{refused, undocumented, unreadable};
+use crate::errors::{refused, unreadable};
 use crate::outcomes::{Outcome, Outcomes};
 use crate::request::encode;
 use crate::success::{OK, dynamics365 as success};
@@ -122,13 +122,7 @@ impl Records {
             outcomes.set(index, self.there(response));
             return Ok(Next::Done);
         }
-        if let Some(failure) = undocumented(response) {
-            return Err(failure);
-        }
-        let answers = batch::unwrap(response).ok_or_else(|| {
-            let failure = errors::of_response(response);
-            failure.map_or_else(|| unreadable(response), refused)
-        })?;
+        let answers = batch::answers(response)?;
         for (index, answer) in spared.into_iter().zip(answers) {
             outcomes.set(index, self.there(&answer));
         }
@@ -261,14 +255,7 @@ impl Call for Records {
             outcomes.set(*index, Ok(outcome));
             return Ok(Next::Done);
         }
-        if let Some(failure) = undocumented(response) {
-            return Err(failure);
-        }
-        // Its own status may be that of a part that was refused.
-        let Some(answers) = batch::unwrap(response) else {
-            let failure = errors::of_response(response);
-            return Err(failure.map_or_else(|| unreadable(response), refused));
-        };
+        let answers = batch::answers(response)?;
         let mut spared = Vec::new();
         for (&index, answer) in records.iter().zip(answers) {
             let request = self.requests[index].as_ref();

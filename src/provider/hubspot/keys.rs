@@ -7,7 +7,7 @@ use super::api::object_path;
 use super::{errors, reads};
 use crate::body::{Item, Listed};
 use crate::changes;
-use crate::creation::Finder;
+use crate::creation::{Finder, all_read};
 use crate::errors::{refused, unreadable};
 use crate::success::hubspot as success;
 use crate::{Method, Request, Response, WriteBatch, wire};
@@ -60,8 +60,6 @@ impl Finder for Keys {
             let key = changes::key(Some(&json["properties"][&self.property]))?;
             Some((key, wire::id(&json["id"])?))
         };
-        // One of which cannot be read which it is may be the record: then no other is made.
-        let found: Option<Vec<_>> = items.into_iter().map(record).collect();
-        found.map(Some).ok_or_else(|| unreadable(response))
+        all_read(response, items, record)
     }
 }

@@ -8,7 +8,7 @@ use super::changes::{LONGEST_PATH, quoted};
 use super::{errors, reads};
 use crate::body::{Item, Listed};
 use crate::changes;
-use crate::creation::Finder;
+use crate::creation::{Finder, all_read};
 use crate::errors::{refused, unreadable};
 use crate::request::encode;
 use crate::{Method, Request, Response, WriteBatch, wire};
@@ -82,8 +82,6 @@ impl Finder for Keys {
             let id = reads::held(&record, "Id").and_then(wire::id)?;
             Some((changes::key(reads::held(&record, &self.field))?, id))
         };
-        // One of which cannot be read which it is may be the record: then no other is made.
-        let found: Option<Vec<_>> = items.into_iter().map(record).collect();
-        found.map(Some).ok_or_else(|| unreadable(response))
+        all_read(response, items, record)
     }
 }

@@ -7,8 +7,7 @@ use super::changes::quoted;
 use super::reads;
 use crate::body::Item;
 use crate::changes;
-use crate::creation::Finder;
-use crate::errors::unreadable;
+use crate::creation::{Finder, all_read};
 use crate::success::zoho as success;
 use crate::{Method, Request, Response, WriteBatch, wire};
 
@@ -57,12 +56,6 @@ impl Finder for Keys {
             let key = changes::key(json.get(&self.field))?;
             Some((key, wire::id(&json["id"])?))
         };
-        // One of which cannot be read which it is may be the record: then no other is made.
-        let found: Option<Vec<_>> = reads::records(response)?
-            .items
-            .into_iter()
-            .map(record)
-            .collect();
-        found.map(Some).ok_or_else(|| unreadable(response))
+        all_read(response, reads::records(response)?.items, record)
     }
 }
