@@ -6,7 +6,6 @@ use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 
 use super::or_raise;
-use crate::settings::Settings;
 use crate::store::capture::compare::{self, Differing};
 use crate::store::capture::scan_order::Order;
 use crate::store::config::{self, Map};
@@ -85,14 +84,9 @@ fn compare_rows(
 
 impl<'a> Comparison<'a> {
     fn of(map: &'a Map) -> Comparison<'a> {
-        let bounds = Bounds {
-            // The caller's own statement_timeout rules.
-            time: None,
-            ..Bounds::of(&Settings::current()).lenient()
-        };
         Comparison {
             map,
-            bounds,
+            bounds: Bounds::of_caller().lenient(),
             differing: Vec::new(),
             strangers: Vec::new(),
             apart: Findings::default(),

@@ -2,6 +2,7 @@
 //! `crm_internal.row_values()`.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crm_domain::Cells;
 use pgrx::JsonB;
@@ -10,7 +11,6 @@ use serde_json::Value as Json;
 
 use super::document::Document;
 use super::or_raise;
-use crate::settings::Settings;
 use crate::store::capture::scan_order::Order;
 use crate::store::config::{self, Map};
 use crate::store::record::key::Key;
@@ -28,7 +28,8 @@ fn natural_key(values: Document) -> Option<String> {
 }
 
 struct Scan {
-    map_id: i32,
+    map: Arc<Map>,
+    order: Order,
     ids: Vec<u16>,
     after: Option<Key>,
     is_over: bool,
@@ -49,14 +50,26 @@ fn row_values(
         name!(row_values, JsonB),
     ),
 > {
-    let mut scan = Scan {
-        map_id,
-        ids: field_ids.into_iter().map(|id| id as u16).collect(),
+    let ids = field_ids.into_iter().map(|id| id as u16).collect();
+    let found = rights::pinned(|| {
+        Spi::connect_mut(|client| -> Result<_, StoreError> {
+            let Some(map) = config::map(client, map_id)? else {
+                return Ok(None);
+            };
+            let order = Order::of(client, &map)?;
+            Ok(Some((map, order)))
+        })
+    });
+    let mut scan = or_raise(found).map(|(map, order)| Scan {
+        map,
+        order,
+        ids,
         after: None,
         is_over: false,
         rows: VecDeque::new(),
-    };
+    });
     TableIterator::new(std::iter::from_fn(move || {
+        let scan = scan.as_mut()?;
         while scan.rows.is_empty() && !scan.is_over {
             pgrx::check_for_interrupts!();
             or_raise(rights::pinned(|| scan.next_part()));
@@ -67,21 +80,12 @@ fn row_values(
 
 impl Scan {
     fn next_part(&mut self) -> Result<(), StoreError> {
-        let found = Spi::connect_mut(|client| -> Result<_, StoreError> {
-            let Some(map) = config::map(client, self.map_id)? else {
-                return Ok(None);
-            };
-            let order = Order::of(client, &map)?;
-            Ok(Some((map, order)))
+        let mut pace = Pace::new(&self.map, None);
+        let mut keys = pace.run(PART, || {
+            self.order.keys(&self.map, self.after.as_ref(), PART)
         })?;
-        let Some((map, order)) = found else {
-            self.is_over = true;
-            return Ok(());
-        };
-        let mut pace = Pace::new(&map, None);
-        let mut keys = pace.run(PART, || order.keys(&map, self.after.as_ref(), PART))?;
         self.is_over = keys.len() < PART;
-        let read = self.read(&map, &keys)?;
+        let read = self.read(&keys)?;
         if read < keys.len() {
             self.is_over = false;
             keys.truncate(read);
@@ -94,7 +98,7 @@ impl Scan {
     }
 
     /// Reads rows, as far as there is room for; how many.
-    fn read(&mut self, map: &Map, keys: &[Key]) -> Result<usize, StoreError> {
+    fn read(&mut self, keys: &[Key]) -> Result<usize, StoreError> {
         let cells: Cells = self.ids.iter().copied().collect();
         let wanted: Vec<Wanted> = keys
             .iter()
@@ -104,12 +108,7 @@ impl Scan {
                 cells: &cells,
             })
             .collect();
-        let bounds = Bounds {
-            // The caller's own statement_timeout rules.
-            time: None,
-            ..Bounds::of(&Settings::current()).lenient()
-        };
-        let mut rows = read::read(map, &wanted, &bounds)?;
+        let mut rows = read::read(&self.map, &wanted, &Bounds::of_caller().lenient())?;
         for (n, key) in keys.iter().enumerate() {
             let values: Vec<Json> = match rows.remove(&n) {
                 Some(RowValues::Found(fields)) => {

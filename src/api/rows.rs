@@ -10,15 +10,8 @@ use crate::store::{config, rights};
 /// `crm_engine`.
 #[pg_extern(volatile, parallel_unsafe, strict, schema = "crm_internal")]
 fn hold_row(map_id: i32, shard_key: &str, record_key: &str) -> bool {
-    or_raise(rights::pinned(|| {
-        Spi::connect_mut(|client| {
-            let Some(map) = config::map(client, map_id)? else {
-                return Ok(false);
-            };
-            let present = row_locks::lock_present(&map, &[(shard_key, record_key)], None)?;
-            Ok(!present.is_empty())
-        })
-    }))
+    let (shard_keys, record_keys) = (vec![shard_key.to_owned()], vec![record_key.to_owned()]);
+    !hold_rows(map_id, shard_keys, record_keys).is_empty()
 }
 
 /// The places, from 1 on, of the rows that are there; they cannot be deleted before the transaction

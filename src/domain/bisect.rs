@@ -56,7 +56,8 @@ pub struct Undone<T, E> {
     pub error: E,
 }
 
-/// How often in a row items that fail alike are tried together before each is tried for itself.
+/// How often in a row items that fail alike are tried together before each is tried for itself:
+/// minutes.
 pub const PATIENCE: u32 = 10;
 
 /// Whether all of `count` items fail, for the same reason: then the reason is none of them.

@@ -6,7 +6,6 @@
 //! entered just that, cannot be told from the values; so this is asked of what the CRM first shows
 //! after a write, and of nothing later.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use crate::Value;
@@ -65,16 +64,16 @@ pub fn is_form_of(theirs: &Value, ours: &Value) -> bool {
 
 fn is_spelling_of(theirs: &str, ours: &str) -> bool {
     let (theirs, ours) = (folded(theirs), folded(ours));
-    theirs == ours || theirs.chars().nth(LEAST_ROOM - 1).is_some() && ours.starts_with(&*theirs)
+    theirs == ours || theirs.chars().nth(LEAST_ROOM - 1).is_some() && ours.starts_with(&theirs)
 }
 
 /// The text without regard to case, and to how much white space is between words.
-fn folded(text: &str) -> Cow<'_, str> {
+fn folded(text: &str) -> String {
     let words: Vec<&str> = text.split(is_blank).filter(|w| !w.is_empty()).collect();
-    words.join(" ").to_lowercase().into()
+    words.join(" ").to_lowercase()
 }
 
-fn folded_set(words: &BTreeSet<String>) -> BTreeSet<Cow<'_, str>> {
+fn folded_set(words: &BTreeSet<String>) -> BTreeSet<String> {
     words.iter().map(|word| folded(word)).collect()
 }
 
@@ -112,12 +111,9 @@ mod tests {
             ("10", "13", false),
             ("-12.345", "12.345", false),
             ("0", "1.5", false),
-            ("1e200000", "12.345", false),
+            ("1e300", "12.345", false),
         ] {
-            let is = match theirs.contains("e200000") {
-                true => false,
-                false => is_form(DataType::Number, theirs, ours),
-            };
+            let is = is_form(DataType::Number, theirs, ours);
             assert_eq!(is, expected, "{theirs} of {ours}");
         }
     }

@@ -137,6 +137,25 @@ mod tests {
         Value::text(text)
     }
 
+    /// An outbound field that was in step, of which nothing is known now.
+    fn field<'a>(local: &'a Value, crm: &'a Value) -> InboundField<'a> {
+        InboundField {
+            direction: Direction::Outbound,
+            policy: ConflictPolicy::CrmWins,
+            is_written: true,
+            is_withheld: false,
+            known: None,
+            synced: true,
+            row_changed: false,
+            local,
+            crm,
+            crm_insists: false,
+            is_own_form: false,
+            has_pending_edit: false,
+            in_conflict: false,
+        }
+    }
+
     fn decided(
         direction: Direction,
         policy: ConflictPolicy,
@@ -149,16 +168,10 @@ mod tests {
             direction,
             policy,
             is_written: direction != Direction::Inbound,
-            is_withheld: false,
             known: known.map(|known| hash(&text(known))),
             synced: false,
-            row_changed: false,
-            local: &text(local),
-            crm: &text(crm),
-            crm_insists: false,
-            is_own_form: false,
             has_pending_edit: waits,
-            in_conflict: false,
+            ..field(&text(local), &text(crm))
         })
     }
 
@@ -226,17 +239,9 @@ mod tests {
             let field = InboundField {
                 direction: Bidirectional,
                 policy,
-                is_written: true,
-                is_withheld: false,
                 known: Some(hash(&text("both"))),
-                synced: true,
                 row_changed: true,
-                local: &local,
-                crm: &crm,
-                crm_insists: false,
-                is_own_form: false,
-                has_pending_edit: false,
-                in_conflict: false,
+                ..field(&local, &crm)
             };
             assert_eq!(decide(&field), decision, "{policy}");
             // Its edits do not go to the CRM anyway.
@@ -294,21 +299,7 @@ mod tests {
     fn a_column_that_was_in_step_once_is_the_source_of_truth_for_whichever_record_its_row_goes_with()
      {
         let (local, crm) = (text("a"), text("b"));
-        let field = InboundField {
-            direction: Direction::Outbound,
-            policy: ConflictPolicy::CrmWins,
-            is_written: true,
-            is_withheld: false,
-            known: None,
-            synced: true,
-            row_changed: false,
-            local: &local,
-            crm: &crm,
-            crm_insists: false,
-            is_own_form: false,
-            has_pending_edit: false,
-            in_conflict: false,
-        };
+        let field = field(&local, &crm);
         assert_eq!(decide(&field), InboundDecision::Overwrite);
         let unwritten = InboundField {
             is_written: false,
@@ -328,17 +319,10 @@ mod tests {
                 let field = InboundField {
                     direction,
                     policy,
-                    is_written: true,
                     is_withheld: true,
                     known: Some(hash(&text("a"))),
-                    synced: true,
                     row_changed: true,
-                    local: &local,
-                    crm: &crm,
-                    crm_insists: false,
-                    is_own_form: false,
-                    has_pending_edit: false,
-                    in_conflict: false,
+                    ..field(&local, &crm)
                 };
                 assert_eq!(decide(&field), decision, "{policy}");
                 let sent = InboundField {
@@ -360,19 +344,9 @@ mod tests {
     fn what_the_crm_makes_of_the_same_again_is_its_form_of_it() {
         let (local, crm) = (text("a"), text("b"));
         let field = InboundField {
-            direction: Direction::Outbound,
-            policy: ConflictPolicy::CrmWins,
-            is_written: true,
-            is_withheld: false,
             known: Some(hash(&local)),
-            synced: true,
-            row_changed: false,
-            local: &local,
-            crm: &crm,
             crm_insists: true,
-            is_own_form: false,
-            has_pending_edit: false,
-            in_conflict: false,
+            ..field(&local, &crm)
         };
         assert_eq!(decide(&field), InboundDecision::KeepCrmForm);
         let new = InboundField {
@@ -401,17 +375,11 @@ mod tests {
                 let field = InboundField {
                     direction: Direction::Bidirectional,
                     policy,
-                    is_written: true,
-                    is_withheld: false,
                     known: Some(hash(&local)),
-                    synced: true,
-                    row_changed: false,
-                    local: &local,
-                    crm: &crm,
-                    crm_insists: false,
                     is_own_form: true,
                     has_pending_edit,
                     in_conflict,
+                    ..field(&local, &crm)
                 };
                 assert_eq!(decide(&field), InboundDecision::KeepCrmForm, "{policy}");
             }

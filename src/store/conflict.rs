@@ -1,7 +1,5 @@
 //! Conflicts that wait for a person, as events name them.
 
-use std::collections::HashMap;
-
 use pgrx::spi::SpiClient;
 
 use crate::store::error::StoreError;
@@ -16,11 +14,12 @@ pub fn ids(client: &SpiClient, map_id: i32, keys: &[Key]) -> Result<Vec<Vec<i64>
     }
     let rows = client.select(
         Cached(
-            "SELECT k.ord, c.conflict_id FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS k (shard_key, record_key, ord),
+            "SELECT array_agg(c.conflict_id ORDER BY c.conflict_id) AS ids
+             FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS k (shard_key, record_key, ord),
                   -- OFFSET 0: looked up one by one, whatever is known of the table.
                   LATERAL (SELECT * FROM crm.conflict c
                            WHERE c.shard_key = k.shard_key AND c.map_id = $1 AND c.record_key = k.record_key OFFSET 0) c
-             ORDER BY k.ord, c.conflict_id",
+             GROUP BY k.ord ORDER BY k.ord",
         ),
         None,
         &[
@@ -29,10 +28,5 @@ pub fn ids(client: &SpiClient, map_id: i32, keys: &[Key]) -> Result<Vec<Vec<i64>
             keys.iter().map(|k| k.record_key.as_str()).collect::<Vec<_>>().into(),
         ],
     )?;
-    let mut of_records: HashMap<i64, Vec<i64>> = HashMap::new();
-    for row in rows {
-        let ids = of_records.entry(row.required("ord")?).or_default();
-        ids.push(row.required("conflict_id")?);
-    }
-    Ok(of_records.into_values().collect())
+    rows.map(|row| row.required("ids")).collect()
 }

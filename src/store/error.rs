@@ -1,7 +1,6 @@
 //! Why something in the database failed, and what that says about the record that was being worked
 //! on.
 
-use crm_domain::bisect::{Undone, fail_alike};
 use crm_domain::fuse::Counts;
 use crm_domain::{ErrorClass, Failure};
 use pgrx::PgSqlErrorCode;
@@ -232,24 +231,4 @@ impl From<CaughtError> for StoreError {
             false => StoreError::Postgres { code, message },
         }
     }
-}
-
-/// Results of which none is to blame, with their error: all of `count` cannot be stored, for the
-/// same reason, which is about no value of theirs.
-pub fn faultless<T>(
-    mut undone: Vec<Undone<T, StoreError>>,
-    count: usize,
-) -> Result<Undone<T, StoreError>, Vec<Undone<T, StoreError>>> {
-    let is_about_them = |u: &Undone<T, StoreError>| {
-        u.error.is_about_values() || u.error.is_undefined() || u.error.blames_no_row()
-    };
-    if !fail_alike(&undone, count, StoreError::code) || undone.iter().any(is_about_them) {
-        return Err(undone);
-    }
-    let Some(last) = undone.pop() else {
-        return Err(undone);
-    };
-    let mut items: Vec<T> = undone.into_iter().flat_map(|u| u.items).collect();
-    items.extend(last.items);
-    Ok(Undone { items, ..last })
 }

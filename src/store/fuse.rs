@@ -202,7 +202,7 @@ pub fn round_size(client: &SpiClient, map_id: i32) -> Result<i64, StoreError> {
         None,
         &[map_id.into()],
     )?;
-    row::only(rows)?.number("records").map(|n| n as i64)
+    row::only(rows)?.required("records")
 }
 
 /// Records that are to be read by themselves by now.
@@ -212,5 +212,5 @@ pub fn rereads(client: &SpiClient, map_id: i32) -> Result<i64, StoreError> {
         None,
         &[map_id.into()],
     )?;
-    row::only(rows)?.number("records").map(|n| n as i64)
+    row::only(rows)?.required("records")
 }

@@ -30,5 +30,5 @@ pub mod transaction;
 pub mod webhook_inbox;
 pub mod write_back;
 
-pub use error::{Fault, StoreError, faultless};
+pub use error::{Fault, StoreError};
 pub use transaction::{durable_transaction, transaction};

@@ -1,9 +1,11 @@
 //! From a failure to what happens next, the one place that decides it.
 
+use crm_domain::bisect::{PATIENCE, Undone, fail_alike};
 use crm_domain::failure::Scope;
 use crm_domain::retry::Backoff;
 use crm_domain::{ErrorClass, Failure};
 
+use crate::store::StoreError;
 use crate::store::outcome::Outcome;
 use crm_domain::mapping::OnCrmDelete;
 
@@ -64,6 +66,31 @@ pub fn backoff(failure: &Failure, failures: u32, draw: f64) -> std::time::Durati
         let bound = Backoff::CONNECTION.bound(failures + 1);
         bound / 2 + (bound / 2).mul_f64(draw.clamp(0.0, 1.0))
     })
+}
+
+/// Results of which none is to blame, with their error: all of `count` cannot be stored, for the
+/// same reason, which is about no value of theirs. `failures`: how often in a row that was so
+/// before; in the end, each is tried for itself.
+pub fn faultless<T>(
+    mut undone: Vec<Undone<T, StoreError>>,
+    count: usize,
+    failures: u32,
+) -> Result<Undone<T, StoreError>, Vec<Undone<T, StoreError>>> {
+    let is_about_them = |u: &Undone<T, StoreError>| {
+        u.error.is_about_values() || u.error.is_undefined() || u.error.blames_no_row()
+    };
+    if failures >= PATIENCE
+        || !fail_alike(&undone, count, StoreError::code)
+        || undone.iter().any(is_about_them)
+    {
+        return Err(undone);
+    }
+    let Some(last) = undone.pop() else {
+        return Err(undone);
+    };
+    let mut items: Vec<T> = undone.into_iter().flat_map(|u| u.items).collect();
+    items.extend(last.items);
+    Ok(Undone { items, ..last })
 }
 
 #[cfg(test)]

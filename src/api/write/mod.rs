@@ -187,10 +187,8 @@ fn check_value(map_id: i32, relation: pg_sys::Oid, column: &str, value: Option<D
     };
     match rights::pinned(|| cell_value::of_object(map, &[field], &Json::Object(object))) {
         Ok(values) => {
-            let mut reasons = values
-                .iter()
-                .map(|(_, value)| field.unstorable_reason(value));
-            if let Some(failure) = reasons.find_map(|reason| reason) {
+            let reason = |(_, value): &(u16, Value)| field.unstorable_reason(value);
+            if let Some(failure) = values.iter().find_map(reason) {
                 refuse(
                     PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
                     failure.message,

@@ -15,7 +15,7 @@ use crate::store::ingest::decide::Decided;
 use crate::store::ingest::quarantine;
 use crate::store::ingest::result::Arrived;
 use crate::store::ingest::stored_forms::{self, Answer, WrittenOver};
-use crate::store::record::crm_forms::{self, CrmForm};
+use crate::store::record::crm_forms;
 use crate::store::record::unseen_writes;
 use crate::store::statement::Cached;
 use crate::store::table::write;
@@ -35,14 +35,8 @@ pub(super) fn record(
         .collect();
     stored_forms::remember(client, map, &answers)?;
     let forms = decided.iter().flat_map(|s| {
-        let forms = s.forms.iter();
-        forms.map(|(id, (row, crm))| CrmForm {
-            shard_key: &s.key.shard_key,
-            record_key: &s.key.record_key,
-            field_id: *id,
-            row: *row,
-            crm: *crm,
-        })
+        let key = (s.key.shard_key.as_str(), s.key.record_key.as_str());
+        crm_forms::of(key, &s.forms)
     });
     crm_forms::remember(client, map, &forms.collect::<Vec<_>>())?;
     let read = decided.iter().map(|s| s.incoming.crm_id.as_str());

@@ -12,6 +12,7 @@ use crate::store::record::key::Key;
 use crate::store::row::Columns;
 use crate::store::statement::Cached;
 use crate::store::table::pace::{self, Pace};
+use crate::store::table::read_statement;
 
 /// What a text is as a key of a table.
 pub struct Sought {
@@ -64,9 +65,7 @@ pub fn read_rows(map: &Map, keys: &[&str]) -> Result<HashMap<usize, Sought>, Sto
         map.shard_key("t"),
         map.record_key("t"),
         quote_identifier(&map.key.name),
-        map.filter
-            .as_ref()
-            .map_or_else(|| "true".to_owned(), |filter| filter.of_row("t")),
+        read_statement::inside(map, true),
         map.relation,
         map.has_key("k.key"),
     );

@@ -66,22 +66,27 @@ pub fn all(client: &mut SpiClient) -> Result<Vec<State>, StoreError> {
     Ok(states)
 }
 
-/// Notes that the map's changes are being read. `is_new_pass`: from the end of the last pass on.
+/// Notes that the map's changes are being read; returns where the next page begins. `is_new_pass`:
+/// from the end of the last pass on.
 pub fn begins_to_read(
     client: &mut SpiClient,
     map_id: i32,
     is_new_pass: bool,
-) -> Result<(), StoreError> {
-    client.update(
+) -> Result<Option<Json>, StoreError> {
+    let mut rows = client.update(
         Cached(
             "UPDATE crm.ingest_state
              SET reading_since = now(), pass_id = CASE WHEN $2 OR pass_id IS NULL THEN gen_random_uuid() ELSE pass_id END
-             WHERE map_id = $1",
+             WHERE map_id = $1 RETURNING cursor::text AS cursor",
         ),
         None,
         &[map_id.into(), is_new_pass.into()],
     )?;
-    Ok(())
+    let text: Option<String> = match rows.next() {
+        Some(row) => row.optional("cursor")?,
+        None => None,
+    };
+    Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
 }
 
 /// The id of the running pass, or of the last one.
@@ -105,20 +110,6 @@ pub fn rests(client: &mut SpiClient, map_id: Option<i32>) -> Result<(), StoreErr
         &[map_id.into()],
     )?;
     Ok(())
-}
-
-/// Where the next page begins.
-pub fn cursor(client: &SpiClient, map_id: i32) -> Result<Option<Json>, StoreError> {
-    let mut rows = client.select(
-        Cached("SELECT cursor::text FROM crm.ingest_state WHERE map_id = $1"),
-        None,
-        &[map_id.into()],
-    )?;
-    let text: Option<String> = match rows.next() {
-        Some(row) => row.optional("cursor")?,
-        None => None,
-    };
-    Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
 }
 
 /// What the transactions that have ended by now have done. A record of which something changed

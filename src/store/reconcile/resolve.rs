@@ -19,7 +19,7 @@ use crate::store::outcome::Outcome;
 use crate::store::reconcile::accept::{accept, rows_in_use};
 use crate::store::reconcile::outcome::{Resolution, keys_of};
 use crate::store::reconcile::pending_writes::edited_since;
-use crate::store::record::crm_forms::{self, CrmForm};
+use crate::store::record::crm_forms;
 use crate::store::record::remove::delete_with_row;
 use crate::store::record::{locks, unseen_writes};
 use crate::store::statement::Cached;
@@ -192,16 +192,9 @@ fn forms(client: &mut SpiClient, map: &Map, records: &[Resolution]) -> Result<()
         .collect();
     let written: Vec<(&str, &str)> = written.iter().map(|(id, c)| (*id, c.as_str())).collect();
     unseen_writes::remember(client, map, &written)?;
-    let forms = records.iter().flat_map(|r| {
-        let (shard_key, record_key) = keys_of(r);
-        r.forms.iter().map(move |(id, (row, crm))| CrmForm {
-            shard_key,
-            record_key,
-            field_id: *id,
-            row: *row,
-            crm: *crm,
-        })
-    });
+    let forms = records
+        .iter()
+        .flat_map(|r| crm_forms::of(keys_of(r), &r.forms));
     crm_forms::remember(client, map, &forms.collect::<Vec<_>>())
 }
 

@@ -4,6 +4,8 @@
 //! The ledger knows what the CRM holds; `crm.overwritten_cell` knows what the row does, for as long
 //! as the CRM holds that. Once the ledger says something else, an entry counts for nothing.
 
+use std::collections::BTreeMap;
+
 use crm_domain::conflict::ShortHash;
 use pgrx::spi::SpiClient;
 
@@ -20,6 +22,20 @@ pub struct CrmForm<'a> {
     pub row: ShortHash,
     /// What the CRM holds.
     pub crm: ShortHash,
+}
+
+/// The cells of one record by field_id: what the row holds, and what the CRM does.
+pub fn of<'a>(
+    (shard_key, record_key): (&'a str, &'a str),
+    forms: &'a BTreeMap<u16, (ShortHash, ShortHash)>,
+) -> impl Iterator<Item = CrmForm<'a>> {
+    forms.iter().map(move |(id, (row, crm))| CrmForm {
+        shard_key,
+        record_key,
+        field_id: *id,
+        row: *row,
+        crm: *crm,
+    })
 }
 
 /// Remembers both forms of cells whose records are linked.

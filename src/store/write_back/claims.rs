@@ -136,6 +136,9 @@ fn first_due(
             unsettled.iter().map(|(_, r)| *r).collect::<Vec<_>>().into(),
         ],
     )?;
+    if result.is_empty() {
+        return Ok(Vec::new());
+    }
     let operation_id = map_state::round_id(client, map.id)?;
     let mut claimed = Vec::with_capacity(result.len());
     for row in result {

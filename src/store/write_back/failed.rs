@@ -40,17 +40,15 @@ pub fn not_applied(
         }
     }
     update_ledger(client, map, records)?;
-    let found: Vec<&&Settled> = records
-        .iter()
-        .filter(|r| r.outcome == Outcome::Found)
-        .collect();
+    let found = records.iter().copied();
+    let found: Vec<&Settled> = found.filter(|r| r.outcome == Outcome::Found).collect();
     link_found(client, map, &found)?;
+    if !map.spares_records() {
+        return Ok(());
+    }
     // A row that was edited while its record was made: its cells waited for that as a whole.
-    let created = records.iter();
-    let created = created.filter(|r| {
-        r.outcome == Outcome::Applied && r.operation != Operation::Delete && map.spares_records()
-    });
-    let created: Vec<&Settled> = created.copied().collect();
+    let is_made = |r: &&Settled| r.outcome == Outcome::Applied && r.operation != Operation::Delete;
+    let created: Vec<&Settled> = records.iter().copied().filter(is_made).collect();
     if created.is_empty() {
         return Ok(());
     }
@@ -68,7 +66,7 @@ pub fn not_applied(
 
 /// Links rows to records that were found in place of being created, unless nobody wants a record
 /// for them any more: they were deleted, or left the filter, meanwhile.
-fn link_found(client: &mut SpiClient, map: &Map, found: &[&&Settled]) -> Result<(), StoreError> {
+fn link_found(client: &mut SpiClient, map: &Map, found: &[&Settled]) -> Result<(), StoreError> {
     if found.is_empty() {
         return Ok(());
     }
@@ -81,8 +79,8 @@ fn link_found(client: &mut SpiClient, map: &Map, found: &[&&Settled]) -> Result<
         None,
         &[
             map.id.into(),
-            found.iter().map(|r| r.shard_key.as_str()).collect::<Vec<_>>().into(),
-            found.iter().map(|r| r.record_key.as_str()).collect::<Vec<_>>().into(),
+            column(found, |r| r.shard_key.as_str()),
+            column(found, |r| r.record_key.as_str()),
         ],
     )?;
     let mut keys = Vec::with_capacity(wanted.len());

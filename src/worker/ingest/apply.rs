@@ -179,6 +179,8 @@ pub fn apply(
         map, connection, ..
     } = poll;
     let start = Instant::now();
+    let next = last.and_then(|last| last.result.next.as_ref());
+    let is_last_page = next.is_some_and(|(_, more)| !more);
     transaction(|client| {
         let mut applied = Applied::Done;
         config::lock_definition(client, map.id)?;
@@ -199,9 +201,7 @@ pub fn apply(
             let tried = last.map_or(&[][..], |last| last.tried);
             let shown = records.iter().chain(tried).map(|r| r.crm_id.as_str());
             refetch::seen(client, map.id, shown.collect())?;
-            let next = last.and_then(|last| last.result.next.as_ref());
-            // It was the last page.
-            if next.is_some_and(|(_, more)| !more) {
+            if is_last_page {
                 refetch::ask_unseen(client, map.id)?;
             }
         }
@@ -235,13 +235,10 @@ pub fn apply(
         if arrived.is_first {
             events.push(pass_event(client, "sync_started", poll, None)?);
         }
-        let next = last.and_then(|last| last.result.next.as_ref());
-        if next.is_some_and(|(_, more)| !more)
-            && let Some(pass) = state::end_pass(client, map.id)?
-        {
-            events.push(pass_event(client, "sync_completed", poll, Some(&pass))?);
-        }
-        if next.is_some_and(|(_, more)| !more) {
+        if is_last_page {
+            if let Some(pass) = state::end_pass(client, map.id)? {
+                events.push(pass_event(client, "sync_completed", poll, Some(&pass))?);
+            }
             end(client, map.id, Direction::Inbound)?;
         }
         notify::notify(client, events)?;

@@ -59,7 +59,7 @@ pub fn hold(poll: &PollRequest, counts: &Counts, linked: i64) -> Result<(), Stor
     } = counts;
     let (id, relation) = (map.id, &map.relation);
     log!(
-        "pg_crm holds the ingestion of {relation}: it would delete or unlink {deletes} rows and empty cells of {clears}, and {linked} are linked; crm.approve({id}) lets the CRM's changes in"
+        "pg_crm holds the ingestion of {relation}: it would delete or unlink {deletes} rows and empty cells of {clears}, and {linked} are linked; crm.approve({id}) resumes it"
     );
     Ok(())
 }

@@ -80,10 +80,7 @@ impl Polls {
             }
             let since = match since {
                 Some(since) => Some(since),
-                None => {
-                    state::begins_to_read(client, map_id, !passes.is_open())?;
-                    state::cursor(client, map_id)?
-                }
+                None => state::begins_to_read(client, map_id, !passes.is_open())?,
             };
             Ok(Some((since, state::moment(client)?)))
         })?;

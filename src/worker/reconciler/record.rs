@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crm_domain::bisect::{PATIENCE, Undone, bisect};
+use crm_domain::bisect::{Undone, bisect};
 use crm_domain::retry::Backoff;
 use pgrx::prelude::*;
 
@@ -19,8 +19,9 @@ use crate::store::notify;
 use crate::store::reconcile::outcome::{self, Resolution};
 use crate::store::reconcile::resolve;
 use crate::store::write_back::claims;
-use crate::store::{StoreError, faultless, transaction};
+use crate::store::{StoreError, transaction};
 use crate::worker::context::Context;
+use crate::worker::retry_policy;
 use crate::worker::step_backoff::{Owner, Step};
 
 /// A pending write's result, and its entry of the audit.
@@ -111,7 +112,7 @@ impl Recorder {
             let mut locked = Vec::new();
             let rest = std::mem::take(&mut results.resolved);
             let count = rest.len();
-            let undone = bisect(rest, StoreError::blames_no_row, |part| {
+            let mut undone = bisect(rest, StoreError::blames_no_row, |part| {
                 let indexes = write(&results, part, None, &cx.settings)?;
                 locked.extend(only(std::mem::take(part), &indexes));
                 Ok(())
@@ -123,17 +124,15 @@ impl Recorder {
                 return;
             }
             let owner = Owner::Map(results.map.id);
-            let undone = match rung {
-                0 if cx.backoff.failures(owner, Step::RecordEdits) < PATIENCE => {
-                    match faultless(undone, count) {
-                        Ok(Undone { items, error }) => {
-                            return self.keep_for_later(cx, results.of(items), &error);
-                        }
-                        Err(undone) => undone,
+            if rung == 0 {
+                let failures = cx.backoff.failures(owner, Step::RecordEdits);
+                match retry_policy::faultless(undone, count, failures) {
+                    Ok(Undone { items, error }) => {
+                        return self.keep_for_later(cx, results.of(items), &error);
                     }
+                    Err(blamed) => undone = blamed,
                 }
-                _ => undone,
-            };
+            }
             for Undone { items, error } in undone {
                 if error.is_undefined() {
                     continue;

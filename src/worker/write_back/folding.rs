@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crm_domain::bisect::PATIENCE;
 use pgrx::prelude::*;
 
 use crate::failpoint;
@@ -11,9 +12,6 @@ use crate::worker::context::Context;
 use crate::worker::process::report;
 use crate::worker::schedule::IDLE;
 use crate::worker::step_backoff::{Owner, Step};
-
-/// How often changes that all cannot be folded are tried before one of them is blamed: minutes.
-const PATIENCE: u32 = 10;
 
 /// What a turn did.
 #[derive(Default)]

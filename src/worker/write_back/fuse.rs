@@ -94,16 +94,15 @@ impl Room {
             let all = fuse::round_size(client, map.id)?;
             clears = clears.of_all(claiming.records as i64, all);
         }
-        let sum = |queued: Counts, exempt| {
-            counted(queued.plus(&clears), exempt).plus(&counted(passed.counts, exempt))
-        };
+        let known = clears.plus(&passed.counts);
+        let sum = |queued: Counts, exempt| counted(queued.plus(&known), exempt);
         let unsettled = claiming.unsettled;
         let mut exempt = passed.exempt;
         let queued = |exempt, most| fuse::queued(client, map.id, (after, exempt, most), unsettled);
         let mut total = sum(queued(exempt, Some(floor + 1))?, exempt);
-        let mut limit = floor;
+        let (mut limit, mut linked) = (floor, 0);
         if total.total() > floor {
-            let linked = fuse::linked(client, map.id)?;
+            linked = fuse::linked(client, map.id)?;
             limit = fuse.limit(linked);
             // A map that has hardly any records yet is being filled.
             if linked <= floor && total.deletes + total.clears <= floor {
@@ -118,7 +117,6 @@ impl Room {
             total = sum(queued(exempt, Some(limit.saturating_add(1)))?, exempt);
             if total.total() > limit {
                 let all = sum(queued(exempt, None)?, exempt);
-                let linked = fuse::linked(client, map.id)?;
                 fuse::hold(client, map.id, Direction::Outbound, &all, linked)?;
                 self.forget(map.id);
                 return Ok(Verdict::Held(all, linked));

@@ -212,15 +212,12 @@ impl WriteBack {
             }
         }
         if in_round && idle && !goes_on && !self.works_on(&[map.id]) {
-            if self.claimer.end_round(map.id) {
-                next = next.min(cx.backoff.attempt(owner, Step::Round, || {
-                    rounds::forget_counts(map).map(|()| IDLE)
-                }));
-            }
-            // What another session has locked keeps the round open for those who wait for it.
-            if !is_awaited {
-                next = next.min(cx.backoff.attempt(owner, Step::Round, || {
-                    self.rounds.end(connection, map).map(|()| Duration::ZERO)
+            let is_counted = self.claimer.end_round(map.id);
+            if is_counted || !is_awaited {
+                next = next.min(cx.backoff.attempt(owner, Step::Round, || match is_awaited {
+                    // What another session has locked keeps the round open for those who wait.
+                    true => rounds::forget_counts(map).map(|()| IDLE),
+                    false => self.rounds.end(connection, map).map(|()| Duration::ZERO),
                 }));
             }
         } else if !in_round && map.next_write_ms > 0 {

@@ -47,11 +47,8 @@ pub fn read_batch(
     // A record that the CRM does not have yet takes every field, those that were mapped since it
     // was queued too, and those that are sent only now.
     let created = map.cells(|f| f.created);
-    for record in due.iter_mut() {
-        record.cells = match record.op {
-            Op::Create => record.cells.union(&created),
-            _ => record.cells.clone(),
-        };
+    for record in due.iter_mut().filter(|record| record.op == Op::Create) {
+        record.cells = record.cells.union(&created);
     }
     let mut rows = read_rows(map, &due, (&written, &created), settings)?;
     let mut batch = ClaimedBatch {
@@ -118,7 +115,7 @@ fn read_rows(
     let cells: Vec<Cells> = reads
         .iter()
         .map(|&i| match due[i].op {
-            Op::Create => due[i].cells.intersection(created),
+            Op::Create => created.clone(),
             _ => due[i].cells.intersection(written),
         })
         .collect();

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crm_domain::bisect::{PATIENCE, Undone, bisect};
+use crm_domain::bisect::{Undone, bisect};
 use crm_domain::mapping::OnCrmDelete;
 use crm_domain::retry::Backoff;
 use crm_domain::{ErrorClass, Failure};
@@ -21,7 +21,7 @@ use crate::store::reconcile::pending_writes;
 use crate::store::table::delete;
 use crate::store::write_back::outcome::Settled;
 use crate::store::write_back::{claims, failed, settle};
-use crate::store::{StoreError, faultless, transaction};
+use crate::store::{StoreError, transaction};
 use crate::worker::connections::health;
 use crate::worker::context::Context;
 use crate::worker::retry_policy;
@@ -130,7 +130,7 @@ impl Settler {
             let mut locked = Vec::new();
             let rest = std::mem::take(&mut results.settled);
             let count = rest.len();
-            let undone = bisect(rest, StoreError::blames_no_row, |part| {
+            let mut undone = bisect(rest, StoreError::blames_no_row, |part| {
                 let written = transaction(|client| write(client, &connection, &map, part, timeout));
                 written.map(|indexes| locked.extend(only(std::mem::take(part), &indexes)))
             });
@@ -140,15 +140,14 @@ impl Settler {
                 return;
             }
             let failures = cx.backoff.failures(Owner::Map(map.id), Step::Settle);
-            let undone = match rung {
-                Rung::AsItIs if failures < PATIENCE => match faultless(undone, count) {
+            if matches!(rung, Rung::AsItIs) {
+                match retry_policy::faultless(undone, count, failures) {
                     Ok(Undone { items, error }) => {
                         return self.keep_for_later(cx, results.of(items), &error);
                     }
-                    Err(undone) => undone,
-                },
-                _ => undone,
-            };
+                    Err(blamed) => undone = blamed,
+                }
+            }
             for Undone { mut items, error } in undone {
                 if error.is_undefined() {
                     continue;

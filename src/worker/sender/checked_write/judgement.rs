@@ -78,13 +78,12 @@ pub fn judge(link: &Link, edit: &Edit, index: usize, read: Read) -> Result<Judge
     let mut resolved = conflict::resolve_record(edit.scope, &record).into_iter();
     let mut decisions = Vec::new();
     let mut differs = false;
-    for f in &edit.fields {
+    for (f, field) in edit.fields.iter().zip(&record) {
         let resolved = resolved.next().flatten();
         let crm = &read[&f.id];
-        let ours = f.held_as(crm);
         let moved = f
             .base
-            .is_some_and(|base| base != conflict::hash(crm) && Some(base) != ours);
+            .is_some_and(|base| base != conflict::hash(crm) && Some(base) != field.ours);
         differs |= edit.strict && f.compared && moved;
         let decision = match &f.local {
             _ if f.take && moved => Some(Decision::ManualReview),
