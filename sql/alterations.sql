@@ -95,8 +95,8 @@ BEGIN
     END IF;
     IF m.filter IS NOT NULL AND m.filter IS DISTINCT FROM old.filter THEN
         RAISE NOTICE 'existing rows of "%" are neither created nor released by the new filter', m.relation
-            USING DETAIL = 'Edits of rows outside the filter are no longer sent.',
-                  HINT = format('crm.push(%s) sends the rows inside, and applies on_filter_out to linked rows outside.', m.map_id);
+            USING DETAIL = 'Edits of rows that do not match the filter are no longer sent.',
+                  HINT = format('crm.push(%s) sends the rows that match the filter, and applies on_filter_out to linked rows that do not.', m.map_id);
     END IF;
     IF m.on_crm_insert = 'insert' AND old.on_crm_insert = 'ignore' THEN
         RAISE NOTICE 'records that have no row get one when they change in the CRM'

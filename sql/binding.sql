@@ -49,7 +49,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                            (SELECT i.inhrelid::regclass FROM pg_inherits i WHERE i.inhparent = c.oid ORDER BY i.inhrelid LIMIT 1))
                 WHEN crm_internal.is_of_citus(c.oid) THEN 'it is a Citus table now, whose edits are not captured'
                 WHEN c.relpersistence = 'u' THEN 'it is unlogged, and a crash would truncate it'
-                WHEN NOT crm_internal.filter_is_bound(m) THEN 'a column that its filter reads was dropped or renamed'
+                WHEN NOT crm_internal.filter_is_bound(m) THEN 'a column used by its filter was dropped or renamed'
                 ELSE (SELECT format('the generated column "%s" can only be mapped outbound', f.column_name)
                       FROM crm.field_map f
                       WHERE f.map_id = m.map_id AND f.direction <> 'outbound' AND crm_internal.is_computed(m.relation, f.column_name)

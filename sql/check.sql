@@ -3,6 +3,14 @@
 -- So many small queries look expensive to the planner: compiling them takes five times as long as running them.
 CREATE FUNCTION crm_internal.check_tables() RETURNS TABLE (rule text, detail text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+    -- Maps whose work nothing prevents.
+    WITH free AS (
+        SELECT m.map_id FROM crm.object_map m JOIN crm.connection c USING (connection_id)
+        LEFT JOIN crm.map_state s USING (map_id) LEFT JOIN crm.connection_state cs USING (connection_id)
+        WHERE m.enabled AND NOT m.paused AND NOT c.paused AND c.home = crm.home()
+          AND s.state IS DISTINCT FROM 'error' AND cs.state IS DISTINCT FROM 'error'
+          AND NOT EXISTS (SELECT FROM crm.fuse f WHERE f.map_id = m.map_id AND f.held_at IS NOT NULL)
+          AND coalesce(cs.blocked_until < now() - interval '5 minutes', true) AND crm.worker_state() = 'running')
     SELECT 'no edit is lost', format('record %s of map %s is %s but has nothing to write', q.record_key, q.map_id, q.state)
     FROM crm.queue q WHERE q.cells IS NULL AND q.op <> 'd'
     UNION ALL
@@ -91,12 +99,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET j
     UNION ALL
     SELECT 'CRM changes are read', format('CRM record %s has been waiting to be fetched for map %s since %s, and nothing prevents it',
         r.crm_id, r.map_id, r.since)
-    FROM crm.refetch r JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
-    LEFT JOIN crm.map_state s USING (map_id) LEFT JOIN crm.connection_state cs USING (connection_id)
-    WHERE r.due_at < now() - interval '5 minutes' AND m.enabled AND NOT m.paused
-        AND NOT EXISTS (SELECT FROM crm.fuse f WHERE f.map_id = m.map_id AND f.held_at IS NOT NULL) AND NOT c.paused AND c.home = crm.home() AND s.state IS DISTINCT FROM 'error'
-        AND cs.state IS DISTINCT FROM 'error'
-      AND coalesce(cs.blocked_until < now() - interval '5 minutes', true) AND crm.worker_state() = 'running'
+    FROM crm.refetch r JOIN free USING (map_id) WHERE r.due_at < now() - interval '5 minutes'
     UNION ALL
     SELECT 'intents are finished', format('intent %s of record %s of map %s outlived its caller', p.write_id, p.record_key, p.map_id)
     FROM crm.pending_write p
@@ -112,12 +115,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET j
           SELECT p.map_id, p.record_key, greatest(p.next_attempt_at, p.changed_at)
           FROM crm.pending_write p JOIN crm.ledger l USING (shard_key, map_id, record_key)
           WHERE p.state = 'queued' AND l.crm_id IS NOT NULL) x (map_id, record_key, since)
-    JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)
-    LEFT JOIN crm.map_state s USING (map_id) LEFT JOIN crm.connection_state cs USING (connection_id)
-    WHERE x.since < now() - interval '5 minutes' AND m.enabled AND NOT m.paused
-        AND NOT EXISTS (SELECT FROM crm.fuse f WHERE f.map_id = m.map_id AND f.held_at IS NOT NULL) AND NOT c.paused AND c.home = crm.home() AND s.state IS DISTINCT FROM 'error'
-        AND cs.state IS DISTINCT FROM 'error'
-      AND coalesce(cs.blocked_until < now() - interval '5 minutes', true) AND crm.worker_state() = 'running'
+    JOIN free USING (map_id) WHERE x.since < now() - interval '5 minutes'
     UNION ALL
     SELECT 'claims are released', format('claim %s of map %s outlived its lease (%s)', k.claim_id, k.map_id, k.leased_until)
     FROM crm.claim k WHERE k.leased_until < now() - interval '1 minute'

@@ -50,7 +50,7 @@ BEGIN
     END IF;
     FOR member IN SELECT e FROM jsonb_array_elements(list) e LOOP
         IF jsonb_typeof(member) <> 'object' THEN
-            RAISE invalid_parameter_value USING MESSAGE = format('"%s" of %s contains something that is not an object', key, what),
+            RAISE invalid_parameter_value USING MESSAGE = format('"%s" of %s contains an element that is not an object', key, what),
                 DETAIL = format('Its type is %s.', jsonb_typeof(member)), HINT = 'crm.export_mapping() shows the form of a document.';
         END IF;
         RETURN NEXT member;
@@ -68,7 +68,7 @@ BEGIN
     WHERE jsonb_typeof(given -> n) IS DISTINCT FROM 'string' OR given ->> n = '' LIMIT 1;
     IF FOUND THEN
         RAISE invalid_parameter_value USING MESSAGE = format('%s of the document lacks the string "%s"', what, lacking),
-            DETAIL = format('It is: %s.', left((given - 'credentials')::text, 200)),
+            DETAIL = format('The element is: %s.', left((given - 'credentials')::text, 200)),
             HINT = format('Each must have the strings %s.', array_to_string(names, ', '));
     END IF;
 END $$;

@@ -69,7 +69,7 @@ DECLARE
     trouble text;
 BEGIN
     IF f.direction = 'inbound' AND option IS NOT NULL THEN
-        RAISE invalid_parameter_value USING MESSAGE = format('the inbound column "%s" cannot have %s', f.column_name, option),
+        RAISE invalid_parameter_value USING MESSAGE = format('column "%s" is inbound and cannot have %s', f.column_name, option),
             DETAIL = 'Its values are never sent to the CRM.',
             HINT = 'Use direction => ''outbound'' or ''bidirectional'', or omit the option.';
     END IF;
@@ -79,7 +79,7 @@ BEGIN
         RAISE invalid_parameter_value USING
             MESSAGE = format('create_default of column "%s" cannot be sent as a %s', f.column_name, f.data_type),
             DETAIL = trouble,
-            HINT = 'It is JSON in the form of the data_type, such as ''"Web"'', ''42'' or ''["A", "B"]''; a json null removes it.';
+            HINT = 'Give a JSON value of that type, such as ''"Web"'', ''42'' or ''["A", "B"]''; JSON null removes the default.';
     END IF;
 END $$;
 COMMENT ON FUNCTION crm_internal.check_sending(crm.object_map, crm.field_map) IS

@@ -4,7 +4,7 @@ CREATE FUNCTION crm_internal.held_reason(f crm.fuse) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN f.held_at IS NOT NULL THEN format(
         CASE f.direction WHEN 'outbound' THEN 'held: %s CRM records would be deleted, %s cleared and %s created, and %s are linked; crm.approve(%s) releases them'
-                         ELSE 'ingestion held: %s rows would be deleted or unlinked, %s cleared, and %4$s are linked; crm.approve(%5$s) lets the CRM''s changes in' END,
+                         ELSE 'ingestion held: %s rows would be deleted or unlinked, %s cleared, and %4$s are linked; crm.approve(%5$s) resumes ingestion' END,
         f.held ->> 'deletes', f.held ->> 'clears', f.held ->> 'creates', f.held ->> 'records', f.map_id) END
 $$;
 COMMENT ON FUNCTION crm_internal.held_reason(crm.fuse) IS 'why a map is held and what to do about it; NULL: it is not';

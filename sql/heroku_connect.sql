@@ -25,8 +25,8 @@ BEGIN
         END LOOP;
     END IF;
     IF trouble IS NOT NULL THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'this is no mapping that Heroku Connect could have exported',
-            DETAIL = trouble, HINT = format('"heroku connect:export" writes such a document; its form is %s.', form);
+        RAISE invalid_parameter_value USING MESSAGE = 'the document is not a Heroku Connect mapping export',
+            DETAIL = trouble, HINT = format('Use the output of "heroku connect:export", which has the form %s.', form);
     END IF;
 END $$;
 COMMENT ON FUNCTION crm_internal.check_heroku_document(jsonb) IS
@@ -149,7 +149,7 @@ BEGIN
         END IF;
         IF lower(f.key) IN ('id', 'isdeleted') THEN
             RETURN QUERY VALUES (f.key, 'left out',
-                CASE lower(f.key) WHEN 'id' THEN 'kept as the link' ELSE 'a record that is deleted has its row deleted' END);
+                CASE lower(f.key) WHEN 'id' THEN 'kept as the link' ELSE 'not needed: deleting a record deletes its row' END);
             CONTINUE;
         ELSIF is_written AND key_trouble IS NULL AND lower(f.key) = lower(upsert_field) THEN
             RETURN QUERY VALUES (f.key, 'mapped', 'external_id_field, which holds the key of the row');
@@ -179,7 +179,7 @@ BEGIN
         END;
     END LOOP;
     IF coalesce(config ->> 'sf_notify_enabled', 'false') <> 'false' THEN
-        RETURN QUERY VALUES ('sf_notify_enabled', 'not carried over', 'the CRM is polled; webhooks report changes sooner');
+        RETURN QUERY VALUES ('sf_notify_enabled', 'not carried over', 'the CRM is polled; configure webhooks for faster notification');
     END IF;
     IF config ? 'sf_polling_seconds' AND polls IS DISTINCT FROM extract(epoch FROM polling) THEN
         RETURN QUERY VALUES ('sf_polling_seconds', 'not carried over', format('ingest_interval is %s', polling));
@@ -215,8 +215,8 @@ BEGIN
         RAISE undefined_object USING MESSAGE = format('connection "%s" does not exist', connection),
             HINT = 'crm.create_connection() creates it.';
     ELSIF provider <> 'salesforce' THEN
-        RAISE invalid_parameter_value USING MESSAGE = format('connection "%s" does not lead to Salesforce', connection),
-            DETAIL = format('Its provider is %s.', provider), HINT = 'Heroku Connect keeps tables in step with Salesforce alone.';
+        RAISE invalid_parameter_value USING MESSAGE = format('connection "%s" is not a Salesforce connection', connection),
+            DETAIL = format('Its provider is %s.', provider), HINT = 'Heroku Connect works with Salesforce only.';
     END IF;
     SELECT coalesce(jsonb_agg(jsonb_build_object('item', k, 'outcome', 'not carried over', 'detail', 'not known') ORDER BY k COLLATE "C"), '[]')
     INTO done FROM jsonb_object_keys(document - '{connection,mappings,version}'::text[]) AS k;

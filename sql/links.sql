@@ -162,8 +162,7 @@ BEGIN
             HINT = 'record_key is the text of the row''s key column; insert the row first.';
     END IF;
     -- One at a time for all maps of the object.
-    PERFORM FROM crm.object_map o
-    WHERE o.connection_id = m.connection_id AND lower(o.crm_object) = lower(m.crm_object) ORDER BY o.map_id FOR NO KEY UPDATE;
+    PERFORM crm_internal.lock_links(m);
     SELECT l.record_key INTO other FROM crm.ledger l
     WHERE l.map_id = m.map_id AND l.crm_id = do_link.crm_id AND (l.shard_key, l.record_key) <> (do_link.shard_key, do_link.record_key);
     IF FOUND THEN

@@ -43,7 +43,7 @@ BEGIN
     END IF;
     IF length(m.filter) > 10000 THEN
         RAISE invalid_parameter_value USING MESSAGE = 'the filter is longer than 10,000 characters',
-            HINT = 'Compute it in a column of its own, and filter by that.';
+            HINT = 'Store the result in a generated column, and filter on that column.';
     END IF;
     IF m.ingest IS NOT NULL THEN
         PERFORM crm_internal.check_choice('ingest', m.ingest, '{on,off}');
@@ -210,8 +210,8 @@ DECLARE
     columns CONSTANT name[] := crm_internal.check_condition(map_id, m.filter)::name[];
 BEGIN
     IF columns = '{}' THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'the filter reads no column of the table',
-            HINT = 'Without a filter the map is about all rows; crm.disable() stops it.';
+        RAISE invalid_parameter_value USING MESSAGE = 'the filter does not reference any column of the table',
+            HINT = 'Omit the filter to map all rows, or use crm.disable() to stop the map.';
     END IF;
     UPDATE crm.object_map o SET filter_columns = columns WHERE o.map_id = m.map_id AND o.filter_columns IS DISTINCT FROM columns;
 END $$;
@@ -284,9 +284,9 @@ COMMENT ON FUNCTION crm.map_object(text, regclass, text, name, name, text, text,
     '24 hours; '
     'the CRM is first polled for changes after an ingest_interval, or by crm.backfill() or crm.ingest_now(). '
     'capture: origin | always (crm.alter_map()). ingest: on | off, whether the CRM''s changes are read; by default they are if a '
-    'field is not outbound, on_crm_insert is insert or on_crm_delete is delete. enabled: false lays a map that does nothing until '
-    'crm.enable(). filter: an SQL condition over the table''s columns, with immutable built-in functions: the map is about the rows for '
-    'which it holds. on_filter_out: ignore | unlink | delete (what happens when a row leaves the filter). Returns map_id, for '
+    'field is not outbound, on_crm_insert is insert or on_crm_delete is delete. enabled: false creates a map that does nothing until '
+    'crm.enable(). filter: an SQL condition over the table''s columns, with immutable built-in functions; only rows that '
+    'satisfy it are mapped. on_filter_out: ignore | unlink | delete (what happens when a row leaves the filter). Returns map_id, for '
     'crm.map_field()';
 
 -- Attaching a partition clones row-level triggers as the role that attaches it, which may lack EXECUTE on their function.

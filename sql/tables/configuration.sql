@@ -83,7 +83,7 @@ COMMENT ON COLUMN crm.object_map.keys_changed IS
     'that no key changed';
 COMMENT ON COLUMN crm.object_map.paused IS 'true: nothing is sent or read, edits are queued (crm.pause(), crm.resume())';
 COMMENT ON COLUMN crm.object_map.filter IS
-    'an SQL condition over columns of the table: the map is about the rows for which it holds; NULL: all rows';
+    'an SQL condition over columns of the table: only rows that satisfy it are mapped; NULL: all rows';
 COMMENT ON COLUMN crm.object_map.on_filter_out IS
     'what happens when a row leaves the filter: ignore (it stays linked, its edits are not sent) | unlink | delete (the CRM record)';
 COMMENT ON COLUMN crm.object_map.filter_columns IS 'the columns that the filter reads';

@@ -90,7 +90,7 @@ CREATE TABLE crm.queue (
 ALTER TABLE crm.queue SET (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 50000,
                            autovacuum_vacuum_insert_threshold = -1);
 CREATE INDEX queue_due ON crm.queue (map_id, next_attempt_at) WHERE state = 'queued';
--- For the fuse; it costs plain updates nothing.
+-- For the fuse. Plain updates have no entry in it, but a new revision of one is not HOT any more.
 CREATE INDEX queue_fuse ON crm.queue (map_id, revision, op) WHERE state = 'queued' AND op IN ('c', 'd') AND next_attempt_at = '-infinity';
 CREATE INDEX queue_waiting ON crm.queue (map_id, state) WHERE state <> 'queued';
 COMMENT ON TABLE crm.queue IS
