@@ -12,12 +12,6 @@ crm_suites::with_every_contestant!(
     a_record_that_is_there_gets_no_default,
 );
 
-/// Nothing of the map waits, and a deep check finds nothing.
-async fn rest(desk: &Desk) {
-    desk.db.drain().await;
-    desk.db.assert_checked().await;
-}
-
 async fn an_empty_outbound_cell_clears_nothing(contestant: Contestant) {
     let vendor = contestant.vendor;
     let desk = Desk::open_with(&CLUSTER, contestant, "on_insert => 'create'").await;
@@ -25,7 +19,7 @@ async fn an_empty_outbound_cell_clears_nothing(contestant: Contestant) {
     desk.db
         .execute("INSERT INTO people (id, last_name, title) VALUES ('n1', 'One', 'Boss'), ('n2', 'Two', NULL)")
         .await;
-    rest(&desk).await;
+    desk.rest().await;
     desk.db.execute("UPDATE people SET title = NULL").await;
     desk.nothing_goes_out().await;
     desk.db.assert_checked().await;
@@ -33,7 +27,7 @@ async fn an_empty_outbound_cell_clears_nothing(contestant: Contestant) {
     desk.db
         .execute("UPDATE people SET title = ' ', phone = '+2'")
         .await;
-    rest(&desk).await;
+    desk.rest().await;
     assert_eq!(desk.field("n1", "title").await, "Boss");
     assert_eq!(desk.field("n1", "phone").await, "+2");
     // What somebody types there neither goes away nor comes in.
@@ -47,15 +41,15 @@ async fn an_empty_outbound_cell_clears_nothing(contestant: Contestant) {
         desk.db
             .execute(&format!("SELECT crm.{verb}({})", desk.map))
             .await;
-        rest(&desk).await;
+        desk.rest().await;
     }
     assert_eq!(desk.field("n1", "title").await, "Theirs");
     desk.db.execute("UPDATE people SET title = 'Ours'").await;
-    rest(&desk).await;
+    desk.rest().await;
     assert_eq!(desk.field("n2", "title").await, "Ours");
     desk.map_field("title", "send_null => true").await;
     desk.db.execute("UPDATE people SET title = NULL").await;
-    rest(&desk).await;
+    desk.rest().await;
     assert_ne!(desk.field("n1", "title").await, "Ours");
 }
 
@@ -93,7 +87,7 @@ async fn an_empty_bidirectional_cell_clears_nothing_and_disputes_nothing(contest
         live.db
             .execute(&format!("SELECT crm.{verb}({})", live.map))
             .await;
-        rest(&live).await;
+        live.rest().await;
     }
     assert_eq!(live.field("p1", "phone").await, "+1");
     // What the CRM changes at the same time flows in, and nobody has to decide.
@@ -112,7 +106,7 @@ async fn an_empty_bidirectional_cell_clears_nothing_and_disputes_nothing(contest
     live.ingest().await;
     live.assert_both("p1", "phone", "+5").await;
     assert_eq!(live.db.count("crm.conflicts").await, 0);
-    rest(&live).await;
+    live.rest().await;
 }
 
 async fn what_is_sent_with_a_creation_alone(contestant: Contestant) {
@@ -128,7 +122,7 @@ async fn what_is_sent_with_a_creation_alone(contestant: Contestant) {
     live.db
         .execute("INSERT INTO people (id, last_name, title, phone) VALUES ('n1', 'One', 'First', '+1'), ('n2', 'Two', NULL, NULL)")
         .await;
-    rest(&live).await;
+    live.rest().await;
     assert_eq!(live.field("n1", "title").await, "First");
     live.assert_both("n1", "phone", "+1").await;
     // Where the row has nothing. What flows in flows into the row.
@@ -138,7 +132,7 @@ async fn what_is_sent_with_a_creation_alone(contestant: Contestant) {
     live.db
         .execute("UPDATE people SET phone = '+7' WHERE id = 'n2'")
         .await;
-    rest(&live).await;
+    live.rest().await;
     live.assert_both("n2", "phone", "+7").await;
     live.db.execute("UPDATE people SET title = 'Second'").await;
     live.nothing_goes_out().await;
@@ -152,7 +146,7 @@ async fn what_is_sent_with_a_creation_alone(contestant: Contestant) {
     live.db
         .execute(&format!("SELECT crm.push({})", live.map))
         .await;
-    rest(&live).await;
+    live.rest().await;
     assert_eq!(live.field("n1", "title").await, "Theirs");
     assert_eq!(live.field("n2", "title").await, "Boss");
     // From now on it is sent like others.
@@ -163,7 +157,7 @@ async fn what_is_sent_with_a_creation_alone(contestant: Contestant) {
     let notices = live.db.notices(&alter).await;
     assert!(notices.contains("crm.push("), "{notices}");
     live.db.execute(&push).await;
-    rest(&live).await;
+    live.rest().await;
     live.agree().await;
     assert_eq!(live.field("n1", "title").await, "Second");
 }

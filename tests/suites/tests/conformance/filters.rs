@@ -19,11 +19,6 @@ fn arguments(on_filter_out: &str) -> String {
     )
 }
 
-async fn rest(desk: &Desk) {
-    desk.db.drain().await;
-    desk.db.assert_checked().await;
-}
-
 /// The keys of the CRM's records.
 async fn keys(desk: &Desk) -> Vec<String> {
     let vendor = desk.crm.vendor;
@@ -45,7 +40,7 @@ async fn rows_enter_and_leave_and_stay_linked(contestant: Contestant) {
     run("INSERT INTO people (id, last_name, notes) VALUES ('n1', 'One', 'in'), ('n2', 'Two', 'out'), ('n3', 'Three', 'in'), ('n4', 'Four', NULL);
          UPDATE people SET notes = CASE id WHEN 'n3' THEN 'out' WHEN 'n4' THEN 'in' ELSE notes END, phone = '+1'")
     .await;
-    rest(&desk).await;
+    desk.rest().await;
     assert_eq!(keys(&desk).await, ["n1", "n4"]);
     assert_eq!(desk.db.count("crm.ledger").await, 2);
     assert_eq!(desk.field("n4", "phone").await, "+1");
@@ -53,35 +48,35 @@ async fn rows_enter_and_leave_and_stay_linked(contestant: Contestant) {
     run("UPDATE people SET notes = 'out', phone = '+2' WHERE id = 'n1'").await;
     desk.nothing_goes_out().await;
     run("UPDATE people SET phone = '+3'").await;
-    rest(&desk).await;
+    desk.rest().await;
     assert_eq!(desk.field("n1", "phone").await, "+1");
     assert_eq!(desk.field("n4", "phone").await, "+3");
     // Back again, and out and in between two rounds.
     run("UPDATE people SET notes = 'in' WHERE id = 'n1'").await;
-    rest(&desk).await;
+    desk.rest().await;
     assert_eq!(desk.field("n1", "phone").await, "+3");
     run("UPDATE people SET notes = 'out', phone = '+4' WHERE id = 'n1'; UPDATE people SET notes = 'in' WHERE id = 'n1'")
         .await;
-    rest(&desk).await;
+    desk.rest().await;
     assert_eq!(desk.field("n1", "phone").await, "+4");
     // What is deleted outside is nobody's, however short a time it was there.
     run("DELETE FROM people WHERE id IN ('n2', 'n3');
          UPDATE people SET notes = 'out' WHERE id = 'n1'; DELETE FROM people WHERE id = 'n1'")
     .await;
     desk.nothing_goes_out().await;
-    rest(&desk).await;
+    desk.rest().await;
     run("UPDATE people SET notes = 'out'").await;
-    rest(&desk).await;
+    desk.rest().await;
     run("DELETE FROM people").await;
     desk.nothing_goes_out().await;
-    rest(&desk).await;
+    desk.rest().await;
     assert_eq!(keys(&desk).await, ["n1", "n4"]);
     assert_eq!(desk.db.count("crm.ledger").await, 0);
     // What is deleted inside goes.
     run("INSERT INTO people (id, last_name, notes) VALUES ('n5', 'Five', 'in')").await;
-    rest(&desk).await;
+    desk.rest().await;
     run("DELETE FROM people").await;
-    rest(&desk).await;
+    desk.rest().await;
     assert_eq!(keys(&desk).await, ["n1", "n4"]);
 }
 
@@ -89,13 +84,13 @@ async fn who_leaves_goes_from_the_crm_too(contestant: Contestant) {
     let desk = Desk::open_with(&CLUSTER, contestant, &arguments("delete")).await;
     let run = async |sql: &str| desk.db.execute(sql).await;
     run("INSERT INTO people (id, last_name, notes) SELECT 'n' || n, 'Name ' || n, 'in' FROM generate_series(1, 4) n").await;
-    rest(&desk).await;
+    desk.rest().await;
     run("UPDATE people SET notes = 'out' WHERE id < 'n4'; DELETE FROM people WHERE id = 'n3'")
         .await;
-    rest(&desk).await;
+    desk.rest().await;
     assert_eq!(keys(&desk).await, ["n4"]);
     run("UPDATE people SET notes = 'in', phone = '+1' WHERE id = 'n1'").await;
-    rest(&desk).await;
+    desk.rest().await;
     assert_eq!(keys(&desk).await, ["n1", "n4"]);
     assert_eq!(desk.field("n1", "phone").await, "+1");
     // Another filter says nothing of rows that are there before they are pushed.
@@ -107,14 +102,14 @@ async fn who_leaves_goes_from_the_crm_too(contestant: Contestant) {
     assert!(notices.contains("crm.push("), "{notices}");
     desk.nothing_goes_out().await;
     run(&format!("SELECT crm.push({})", desk.map)).await;
-    rest(&desk).await;
+    desk.rest().await;
     assert_eq!(keys(&desk).await, ["n4"]);
     run(&format!(
         "SELECT crm.alter_map({0}, filter => ''), crm.push({0})",
         desk.map
     ))
     .await;
-    rest(&desk).await;
+    desk.rest().await;
     assert_eq!(keys(&desk).await, ["n1", "n2", "n4"]);
 }
 
@@ -130,10 +125,10 @@ async fn who_leaves_while_it_is_created_is_deleted_all_the_same(contestant: Cont
     flush.await.expect("the flush ends");
     desk.crm.pass_time();
     desk.ingest().await;
-    rest(&desk).await;
+    desk.rest().await;
     assert_eq!(keys(&desk).await, Vec::<String>::new());
     desk.db.execute("UPDATE people SET notes = 'in'").await;
-    rest(&desk).await;
+    desk.rest().await;
     assert_eq!(keys(&desk).await, ["n1"]);
 }
 
@@ -144,10 +139,10 @@ async fn who_leaves_is_unlinked_and_found_again(contestant: Contestant) {
     let run = async |sql: &str| desk.db.execute(sql).await;
     run("INSERT INTO people (id, last_name, notes) VALUES ('n1', 'One', 'in'), ('n2', 'Two', 'out')")
         .await;
-    rest(&desk).await;
+    desk.rest().await;
     let id = desk.crm_id("n1").await.expect("it is linked");
     run("UPDATE people SET notes = 'out' WHERE id = 'n1'").await;
-    rest(&desk).await;
+    desk.rest().await;
     assert_eq!(desk.crm_id("n1").await, None);
     // Its record carries the key, and does not come back by it.
     desk.crm.pass_time();
@@ -156,7 +151,7 @@ async fn who_leaves_is_unlinked_and_found_again(contestant: Contestant) {
     desk.ingest().await;
     assert_eq!(desk.crm_id("n1").await, None);
     run("UPDATE people SET notes = 'in', phone = '+2' WHERE id = 'n1'").await;
-    rest(&desk).await;
+    desk.rest().await;
     assert_eq!(desk.crm_id("n1").await.as_deref(), Some(id.as_str()));
     assert_eq!(desk.field("n1", "phone").await, "+2");
     assert_eq!(keys(&desk).await, ["n1"]);
@@ -168,10 +163,10 @@ async fn a_row_outside_takes_what_the_crm_changes(contestant: Contestant) {
     let run = async |sql: &str| live.db.execute(sql).await;
     run("INSERT INTO people (id, last_name, first_name, phone, notes) VALUES ('n1', 'One', 'Ada', '+1', 'in')")
         .await;
-    rest(&live).await;
+    live.rest().await;
     live.ingest().await;
     run("UPDATE people SET notes = 'out', first_name = 'Eva'").await;
-    rest(&live).await;
+    live.rest().await;
     assert_eq!(live.field("n1", "first_name").await, "Ada");
     live.crm.pass_time();
     live.edit_in_crm("n1", json!({"phone": "+5"})).await;
@@ -187,7 +182,7 @@ async fn a_row_outside_takes_what_the_crm_changes(contestant: Contestant) {
     );
     live.assert_both("n1", "phone", "+5").await;
     run("UPDATE people SET notes = 'in'").await;
-    rest(&live).await;
+    live.rest().await;
     live.assert_both("n1", "first_name", "Eva").await;
     live.assert_both("n1", "phone", "+5").await;
     live.write("n1", json!({"phone": "+7"}))

@@ -164,7 +164,7 @@ async fn a_record_of_another_row_is_not_taken(contestant: Contestant) {
 }
 
 mod meanwhile {
-    use crm_suites::{Live, Vendor, eventually, json};
+    use crm_suites::{Live, Vendor};
 
     use super::theirs;
     use crate::CLUSTER;
@@ -176,17 +176,8 @@ mod meanwhile {
         let arguments = "on_insert => 'create', on_delete => 'unlink', ingest => 'off'";
         let live = Live::with(&CLUSTER, vendor, arguments, "").await;
         theirs(&live, &["n1"]).await;
-        live.crm.fault(json!({"delay_ms": 1500, "times": 1}));
-        live.db
-            .execute("INSERT INTO people (id, last_name) VALUES ('n1', 'Ours')")
-            .await;
-        let session = live.db.session().await;
-        let flush =
-            tokio::spawn(async move { session.one::<bool>("SELECT crm.flush()", &[]).await });
-        eventually("the CRM is asked", async || {
-            (live.crm.sim().under_way() > 0).then_some(())
-        })
-        .await;
+        let insert = "INSERT INTO people (id, last_name) VALUES ('n1', 'Ours')";
+        let flush = live.under_way(insert).await;
         live.db.execute("DELETE FROM people").await;
         flush.await.expect("the flush");
         live.db.drain().await;

@@ -277,9 +277,9 @@ async fn agreed_and_paused(arguments: &str) -> Live {
     live
 }
 
-async fn retype_the_score(live: &Live) {
+async fn retype_the_score(live: &Live, data_type: &str) {
     let sql = format!(
-        "SELECT crm.alter_field({}, 'score', data_type => 'text')",
+        "SELECT crm.alter_field({}, 'score', data_type => '{data_type}')",
         live.map
     );
     live.db.execute(&sql).await;
@@ -301,7 +301,7 @@ async fn edits_that_wait_while_a_field_is_retyped_reach_the_crm() {
         (live.db.count("crm.change").await == 0).then_some(())
     })
     .await;
-    retype_the_score(&live).await;
+    retype_the_score(&live, "text").await;
     live.crm.relent(&live.db).await;
     live.quiet().await;
     live.assert_both("p1", "phone", "+9").await;
@@ -311,7 +311,7 @@ async fn edits_that_wait_while_a_field_is_retyped_reach_the_crm() {
     assert_eq!(live.db.count("crm.conflicts").await, 0);
     // And one that is made before the record is read again.
     live.pause().await;
-    retype_back(&live).await;
+    retype_the_score(&live, "number").await;
     live.db.execute("UPDATE people SET score = 14.5").await;
     live.resume().await;
     live.quiet().await;
@@ -321,14 +321,6 @@ async fn edits_that_wait_while_a_field_is_retyped_reach_the_crm() {
     let lost = "crm.audit_log WHERE result IN ('superseded', 'conflict')";
     assert_eq!(live.db.count(lost).await, 0);
     live.db.assert_checked().await;
-}
-
-async fn retype_back(live: &Live) {
-    let sql = format!(
-        "SELECT crm.alter_field({}, 'score', data_type => 'number')",
-        live.map
-    );
-    live.db.execute(&sql).await;
 }
 
 #[tokio::test]
@@ -343,7 +335,7 @@ async fn edits_of_both_sides_around_a_retyped_field_are_for_a_person_to_settle()
         } else {
             live.db.execute("UPDATE people SET score = 13.5").await;
         }
-        retype_the_score(&live).await;
+        retype_the_score(&live, "text").await;
         live.resume().await;
         live.quiet().await;
         live.ingest().await;

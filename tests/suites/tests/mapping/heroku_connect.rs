@@ -127,7 +127,7 @@ async fn tables_go_on_with_their_links() {
         "Contact | External_Key__c | mapped | external_id_field, which holds the key of the row",
         "Contact | FirstName | mapped | bidirectional",
         "Contact | Id | left out | kept as the link",
-        "Contact | IsDeleted | left out | a record that is deleted has its row deleted",
+        "Contact | IsDeleted | left out | not needed: deleting a record deletes its row",
         "Contact | LastName | mapped | bidirectional",
         "Contact | Name | mapped | inbound: the CRM does not allow writes to \"Name\"",
         "Contact | SystemModstamp | mapped | inbound",
@@ -136,7 +136,7 @@ async fn tables_go_on_with_their_links() {
         "Account | AnnualRevenue | mapped | inbound",
         "Account | CreatedDate | mapped | inbound",
         "Account | Id | left out | kept as the link",
-        "Account | IsDeleted | left out | a record that is deleted has its row deleted",
+        "Account | IsDeleted | left out | not needed: deleting a record deletes its row",
         "Account | Name | mapped | inbound",
         "Account | SystemModstamp | mapped | inbound",
     ];
