@@ -29,6 +29,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION crm_internal.filter_is_bound(crm.object_map) IS 'whether the columns that a map''s filter reads are there by their names';
 
+CREATE FUNCTION crm_internal.filter_reason(map_id int) RETURNS text
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('its filter cannot be evaluated: %s; call crm.alter_map(%s, filter => ...)', f.trouble, map_id)
+    FROM crm_internal.filter_trouble(map_id) AS f (trouble) WHERE f.trouble IS NOT NULL
+$$;
+COMMENT ON FUNCTION crm_internal.filter_reason(int) IS 'why the filter of a map cannot be evaluated for any row, and the remedy; NULL: it can, or there is none';
+
 CREATE FUNCTION crm_internal.table_trouble(map_id int) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN NOT a.attnotnull THEN format('key column "%s" is nullable now', m.key_column)
@@ -49,7 +56,6 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                            (SELECT i.inhrelid::regclass FROM pg_inherits i WHERE i.inhparent = c.oid ORDER BY i.inhrelid LIMIT 1))
                 WHEN crm_internal.is_of_citus(c.oid) THEN 'it is a Citus table now, whose edits are not captured'
                 WHEN c.relpersistence = 'u' THEN 'it is unlogged, and a crash would truncate it'
-                WHEN NOT crm_internal.filter_is_bound(m) THEN 'a column used by its filter was dropped or renamed'
                 ELSE (SELECT format('the generated column "%s" can only be mapped outbound', f.column_name)
                       FROM crm.field_map f
                       WHERE f.map_id = m.map_id AND f.direction <> 'outbound' AND crm_internal.is_computed(m.relation, f.column_name)
@@ -68,6 +74,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     m crm.object_map;
     reason text;
+    trouble text;
 BEGIN
     -- One at a time: after a restore, the worker and a session that alters the table may both get here.
     SELECT * INTO STRICT m FROM crm.object_map o WHERE o.map_id = bind_map.map_id FOR NO KEY UPDATE;
@@ -97,7 +104,12 @@ BEGIN
     INSERT INTO crm.map_state (map_id, state, reason)
     VALUES (m.map_id, CASE WHEN reason IS NULL THEN 'idle' ELSE 'error' END, reason)
     ON CONFLICT (map_id) DO UPDATE SET state = excluded.state, reason = excluded.reason, stale = false;
-    RETURN reason;
+    -- Asked last: whoever reads a map that has no state binds it.
+    IF reason IS NULL AND m.filter IS NOT NULL THEN
+        trouble := crm_internal.filter_reason(m.map_id);
+        UPDATE crm.map_state s SET state = 'error', reason = trouble WHERE s.map_id = m.map_id AND trouble IS NOT NULL;
+    END IF;
+    RETURN coalesce(reason, trouble);
 END $$;
 COMMENT ON FUNCTION crm_internal.bind_map(int) IS
     'binds a map to the columns of its table as the catalog has them now; returns why the map cannot work, or NULL';

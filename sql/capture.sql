@@ -184,8 +184,8 @@ BEGIN
         'decode(''0000000000000000'', ''hex'')');
     changed_cells := coalesce(crm_internal.mask_expression(written, changed), 'decode(''0000000000000000'', ''hex'')');
 
-    -- Which rows are inside the filter: before and after a statement. Without its columns, nothing is sent until the filter is
-    -- fixed, and what is read then is judged anew.
+    -- Which rows are inside the filter: before and after a statement. Those for which it fails (NULL) may be, so their changes are
+    -- captured, and judged again when they are read to be sent. Without its columns, that holds for all rows.
     IF m.filter IS NOT NULL AND crm_internal.filter_is_bound(m) THEN
         SELECT format('crm_internal.in_filter(TG_RELID, %s, ARRAY[%s])', m.map_id,
                       string_agg(format('(%s)::pg_catalog.text', crm_internal.safe_column('n', b.column_name, b.type_id)), ', ' ORDER BY f.ord)),
@@ -196,7 +196,7 @@ BEGIN
         INTO n_in, o_in, same_filter
         FROM unnest(m.filter_columns) WITH ORDINALITY AS f (column_name, ord)
         JOIN crm.bound_column b ON b.map_id = m.map_id AND b.column_name = f.column_name;
-        known_only := known_only || CASE known_only WHEN '' THEN ' WHERE ' ELSE ' AND ' END || n_in;
+        known_only := known_only || CASE known_only WHEN '' THEN ' WHERE ' ELSE ' AND ' END || n_in || ' IS NOT FALSE';
     END IF;
 
     body := format($f$
@@ -285,19 +285,20 @@ $f$, m.map_id, translate(m.relation::text, E'\n\r', '  '), checks_update, crm_in
      CASE WHEN realtime THEN ', c.base' ELSE '' END,
      columns, types,
      CASE WHEN n_in IS NULL THEN '''u''' ELSE 'k.op' END, CASE WHEN n_in IS NULL THEN '''u''' ELSE 'c.op' END,
-     -- A row that has entered the filter is as if inserted; one that was and is outside is nobody's.
+     -- A row that has entered the filter, or may have, is as if inserted; one that was and is outside is nobody's.
      CASE WHEN n_in IS NULL THEN '' ELSE format(
          '(SELECT f.shard_key, f.record_key, f.op, CASE f.op WHEN ''u'' THEN f.cells WHEN ''i'' THEN %s ELSE decode(''0000000000000000'', ''hex'') END AS cells%s '
-         'FROM (SELECT g.*, CASE WHEN g.is_in THEN CASE WHEN coalesce(g.was_in, true) THEN ''u'' ELSE ''i'' END WHEN g.was_in THEN ''l'' END::"char" AS op FROM ',
+         'FROM (SELECT g.*, CASE WHEN g.is_same THEN CASE WHEN g.is_in IS NOT FALSE THEN ''u'' END '
+         'WHEN NOT g.is_in THEN CASE WHEN g.was_in IS NOT FALSE THEN ''l'' END WHEN g.was_in THEN ''u'' ELSE ''i'' END::"char" AS op FROM ',
          all_cells, CASE WHEN realtime THEN ', CASE f.op WHEN ''u'' THEN f.base END AS base' ELSE '' END) END,
-     CASE WHEN n_in IS NULL THEN '' ELSE format(', %s AS is_in, CASE WHEN %s THEN NULL ELSE %s END AS was_in', n_in, same_filter, o_in) END,
+     CASE WHEN n_in IS NULL THEN '' ELSE format(', %s AS is_in, %s AS is_same, CASE WHEN %2$s THEN NULL ELSE %s END AS was_in', n_in, same_filter, o_in) END,
      CASE WHEN n_in IS NULL THEN '' ELSE ' g) f)' END,
      CASE WHEN n_in IS NULL THEN '' ELSE '(c.op <> ''u'' OR ' END,
      CASE WHEN n_in IS NULL THEN '' ELSE ')' || CASE m.on_insert WHEN 'create' THEN '' ELSE format(
          ' AND (c.op <> ''i'' OR EXISTS (SELECT FROM crm.ledger l WHERE l.shard_key = c.shard_key COLLATE "C" AND l.map_id = %s '
          'AND l.record_key = c.record_key COLLATE "C"))', m.map_id) END END,
-     CASE WHEN o_in IS NOT NULL THEN 'k.op' WHEN m.filter IS NOT NULL THEN '''o''' ELSE '''d''' END,
-     CASE WHEN o_in IS NULL THEN '' ELSE format(', CASE WHEN %s THEN ''d'' ELSE ''o'' END::"char" AS op', o_in) END,
+     CASE WHEN o_in IS NOT NULL THEN 'k.op' WHEN m.filter IS NOT NULL THEN '''x''' ELSE '''d''' END,
+     CASE WHEN o_in IS NULL THEN '' ELSE format(', CASE %s WHEN true THEN ''d'' WHEN false THEN ''o'' ELSE ''x'' END::"char" AS op', o_in) END,
      CASE WHEN o_in IS NULL THEN '' ELSE ', k.op' END);
 
     EXECUTE format('CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER '

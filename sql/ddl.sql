@@ -21,7 +21,10 @@ BEGIN
         RETURN;
     END IF;
     FOR c IN
-        SELECT b.column_name, a.attname AS current_name, b.type_id, a.atttypid
+        SELECT b.column_name, a.attname AS current_name, b.type_id, a.atttypid,
+               -- Otherwise the filter alone reads it.
+               b.column_name IN (m.key_column, m.shard_column)
+                   OR EXISTS (SELECT FROM crm.field_map f WHERE f.map_id = m.map_id AND f.column_name = b.column_name) AS is_mapped
         FROM crm.bound_column b
         LEFT JOIN pg_attribute a ON a.attrelid = m.relation AND a.attnum = b.attnum AND NOT a.attisdropped
         WHERE b.map_id = m.map_id
@@ -30,10 +33,15 @@ BEGIN
         changed := true;
         IF c.current_name IS NULL THEN
             DELETE FROM crm.bound_column b WHERE b.map_id = m.map_id AND b.column_name = c.column_name;
-            trouble := format('column "%s" was dropped', c.column_name);
+            trouble := CASE WHEN c.is_mapped THEN format('column "%s" was dropped', c.column_name) ELSE trouble END;
         ELSIF c.atttypid <> c.type_id THEN
             UPDATE crm.bound_column b SET type_id = c.atttypid WHERE b.map_id = m.map_id AND b.column_name = c.column_name;
-            trouble := format('column "%s" changed its type to %s', c.column_name, format_type(c.atttypid, NULL));
+            IF c.is_mapped THEN
+                trouble := format('column "%s" changed its type to %s', c.column_name, format_type(c.atttypid, NULL));
+            ELSE
+                -- The filter may say something else of the rows now.
+                PERFORM crm_internal.request_recapture(m.map_id, format('column "%s" of its filter changed its type', c.column_name));
+            END IF;
         END IF;
     END LOOP;
     IF changed THEN
@@ -55,6 +63,12 @@ BEGIN
     END IF;
     -- Before triggers are re-created, which is DDL itself.
     trouble := coalesce(trouble || '; fix it with crm.alter_field() or crm.unmap_field()', crm_internal.table_trouble(m.map_id));
+    IF trouble IS NULL THEN
+        trouble := crm_internal.filter_reason(m.map_id);
+        -- Which rows have left meanwhile is found once it can be evaluated.
+        PERFORM crm_internal.request_recapture(m.map_id, 'its filter could not be evaluated')
+        FROM crm.map_state s WHERE s.map_id = m.map_id AND s.state <> 'error' AND trouble IS NOT NULL;
+    END IF;
     trouble := nullif(concat_ws('; ', trouble, m.keys_changed), '');
     UPDATE crm.map_state s
     SET state = CASE WHEN trouble IS NULL THEN 'idle' ELSE 'error' END, reason = trouble, stale = false
@@ -97,6 +111,14 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION crm_internal.follow_later(int, text) IS 'marks a map as stale, so that the worker adapts it to its table';
 
+CREATE FUNCTION crm_internal.altered_types() RETURNS SETOF oid
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT t.oid FROM pg_event_trigger_ddl_commands() d
+    JOIN pg_type t ON d.classid = 'pg_type'::regclass AND t.oid = d.objid
+                   OR d.classid = 'pg_class'::regclass AND t.typrelid = d.objid AND t.typtype = 'c'
+$$;
+COMMENT ON FUNCTION crm_internal.altered_types() IS 'for event triggers: types that a command altered, those of tables among them';
+
 -- All commands, so that no way to alter a table is missed. Examines the maps whose tables this transaction has locked as only
 -- DDL does, those of the parents of partitions that it created or altered, and after a DROP those with dropped transforms. So a
 -- command never waits for DDL on other mapped tables.
@@ -118,6 +140,11 @@ BEGIN
         UNION
         SELECT f.map_id FROM crm.field_map f JOIN crm.map_state s USING (map_id), unnest(ARRAY[f.transform_out, f.transform_in]) AS t (oid)
         WHERE TG_TAG LIKE 'DROP%' AND s.state <> 'error' AND t.oid IS NOT NULL AND NOT EXISTS (SELECT FROM pg_proc p WHERE p.oid = t.oid)
+        UNION
+        -- A filter names labels and attributes.
+        SELECT b.map_id FROM crm.object_map o JOIN crm.bound_column b ON b.map_id = o.map_id AND b.column_name = ANY (o.filter_columns),
+               crm_internal.altered_types() AS t (oid)
+        WHERE TG_TAG LIKE 'ALTER%' AND b.type_id >= 16384 AND crm_internal.is_made_of(b.type_id, t.oid)
         ORDER BY 1)
     LOOP
         BEGIN
@@ -168,9 +195,7 @@ BEGIN
         -- A label of an enum or an attribute may have been renamed.
         PERFORM crm_internal.request_recapture(x.map_id, format('type %s was altered', format_type(x.altered, NULL)))
         FROM (SELECT DISTINCT ON (b.map_id) b.map_id, t.oid AS altered
-              FROM pg_event_trigger_ddl_commands() d
-              JOIN pg_type t ON d.classid = 'pg_type'::regclass AND t.oid = d.objid OR d.classid = 'pg_class'::regclass
-                  AND t.typrelid = d.objid AND t.typtype = 'c'
+              FROM crm_internal.altered_types() AS t (oid)
               -- Built-in types are not altered.
               JOIN crm.bound_column b ON b.type_id >= 16384 AND crm_internal.is_made_of(b.type_id, t.oid)
               ORDER BY b.map_id) x;
@@ -204,7 +229,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                              OR NOT EXISTS (SELECT FROM pg_index x
                                             WHERE x.indrelid = m.relation AND x.indisunique AND x.indisvalid
                                                 AND a.attnum = ANY (x.indkey))))
-           OR c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = m.relation))
+           OR c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = m.relation)
+           OR m.filter IS NOT NULL AND c.oid IS NOT NULL AND crm_internal.filter_trouble(m.map_id) IS NOT NULL)
     ORDER BY 1
 $$;
 COMMENT ON FUNCTION crm_internal.maps_to_follow() IS 'maps whose tables differ from what they were bound to';

@@ -30,7 +30,8 @@ ALTER TABLE crm.change SET (toast_tuple_target = 8160,
 COMMENT ON TABLE crm.change IS
     'which cells of which records a committed statement changed; the worker folds it into crm.queue';
 COMMENT ON COLUMN crm.change.op IS
-    'i: inserted, or has entered the filter of the map; u: updated; d: deleted; l: has left the filter; o: deleted outside of it';
+    'i: inserted, or has entered the filter of the map; u: updated; d: deleted; l: has left the filter; o: deleted outside of it; '
+    'x: deleted while the filter failed for it';
 COMMENT ON COLUMN crm.change.cells IS 'bit mask of field_id, the same for all records of the row: 64-bit words, big-endian';
 COMMENT ON COLUMN crm.change.record_keys IS 'records whose cells of that mask the statement changed, a few hundred at most; each once';
 COMMENT ON COLUMN crm.change.base IS

@@ -175,6 +175,11 @@ impl StoreError {
         matches!(self, StoreError::Postgres { code, .. } if *code != PgSqlErrorCode::ERRCODE_QUERY_CANCELED)
     }
 
+    /// Somebody cancelled the statement, or the server ends the session.
+    pub fn ends_the_statement(&self) -> bool {
+        self.class().as_ref() == Some(b"57")
+    }
+
     /// The SQLSTATE says that it may pass.
     fn may_pass(&self) -> bool {
         self.is_transient()

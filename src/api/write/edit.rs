@@ -68,7 +68,7 @@ pub fn bases(
         .filter(|id| !bases.contains_key(id))
         .collect();
     if !unknown.is_empty() {
-        for (id, value) in row_values(target, &unknown) {
+        for (id, value) in row_values(target, &unknown, false) {
             bases.insert(id, conflict::hash(&value));
         }
     }
@@ -97,7 +97,7 @@ pub fn change_row(
             "An UPDATE of your own would change nothing either.",
         );
     }
-    let intended = row_values(target, &edit.cells);
+    let intended = row_values(target, &edit.cells, true);
     let unstorable_reason =
         |(id, value): &(u16, Value)| target.map.field(*id)?.unstorable_reason(value);
     if let Some(failure) = intended.iter().find_map(unstorable_reason) {
@@ -111,8 +111,9 @@ pub fn change_row(
     intended
 }
 
-/// What the row holds, as it would be sent.
-pub fn row_values(target: &Target, cells: &Cells) -> Vec<(u16, Value)> {
+/// What the row holds, as it would be sent. `filtered`: raises if it is outside the filter of the
+/// map, or that fails for it.
+fn row_values(target: &Target, cells: &Cells, filtered: bool) -> Vec<(u16, Value)> {
     let wanted = [Wanted {
         shard_key: &target.shard_key,
         record_key: &target.record_key,
@@ -124,7 +125,7 @@ pub fn row_values(target: &Target, cells: &Cells) -> Vec<(u16, Value)> {
         time: None,
         lenient: false,
         raw: false,
-        filtered: true,
+        filtered,
     };
     let read = rights::pinned(|| read::read(&target.map, &wanted, &bounds));
     match or_raise(read).remove(&0) {
@@ -173,7 +174,7 @@ pub fn row_differs(
         .filter(|f| f.is_checked())
         .map(|f| f.id)
         .collect();
-    let values = row_values(target, &cells);
+    let values = row_values(target, &cells, false);
     let mut values = values.iter();
     values.any(|(id, value)| bases.get(id) != Some(&conflict::hash(value)))
 }

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use crm_domain::{Cells, Failure, Value, conflict};
 use pgrx::spi::SpiClient;
 
+use crate::store::capture::filtered;
 use crate::store::capture::ledger_state::{Known, known};
 use crate::store::capture::scan_order::Order;
 use crate::store::config::map::Map;
@@ -18,7 +19,6 @@ use crate::store::error::StoreError;
 pub use crate::store::record::key::Key;
 use crate::store::row::Columns;
 use crate::store::statement::Cached;
-use crate::store::table::pace::Pace;
 use crate::store::table::read::{self, Bounds, RowValues, Wanted};
 
 /// A part of a table, compared.
@@ -51,10 +51,7 @@ pub fn part(
     rows: usize,
     bounds: &Bounds,
 ) -> Result<Part, StoreError> {
-    let mut pace = Pace::new(map, bounds.time);
-    let rows = rows.min(pace.room());
-    let filter = map.condition();
-    let mut scanned = pace.run(rows, || order.rows(map, after, rows, filter))?;
+    let mut scanned = filtered::rows(map, order, after, rows, bounds)?;
     let inside = scanned.iter().filter(|(_, inside)| *inside);
     let mut keys: Vec<Key> = inside.map(|(key, _)| key.clone()).collect();
     let known = known(client, map, &keys)?;
@@ -63,7 +60,7 @@ pub fn part(
         .collect();
     let wanted: Vec<Wanted> = places
         .iter()
-        .filter_map(|&n| Some(wanted(&keys[n], &known[n].as_ref()?.at_rest)))
+        .filter_map(|&n| Some(Wanted::of(&keys[n], &known[n].as_ref()?.at_rest)))
         .collect();
     let mut read = read::read(map, &wanted, bounds)?;
     // Rows that there was no time or room for belong to the next part.
@@ -137,14 +134,6 @@ fn is_in_step(map: &Map, known: &Known, id: u16, value: Value) -> bool {
     is_known(&value) || field.is_withheld(&value) || is_known(&field.created_with(value))
 }
 
-fn wanted<'a>(key: &'a Key, cells: &'a Cells) -> Wanted<'a> {
-    Wanted {
-        shard_key: &key.shard_key,
-        record_key: &key.record_key,
-        cells,
-    }
-}
-
 /// A row may hold more of a value that came from the CRM than would be sent back (decimals, for
 /// instance): nothing has changed then.
 fn leave_out_the_crms_own(
@@ -163,7 +152,7 @@ fn leave_out_the_crms_own(
         let left = &suspects[own.len()..];
         let wanted: Vec<Wanted> = left
             .iter()
-            .map(|(n, cells, _)| wanted(&keys[*n], cells))
+            .map(|(n, cells, _)| Wanted::of(&keys[*n], cells))
             .collect();
         let mut rows = read::read(map, &wanted, &raw)?;
         if !rows.contains_key(&0) {
@@ -207,7 +196,7 @@ pub fn leave_out_unfolded(
         return Ok(());
     }
     let rows = client.update(
-        "SELECT k.shard_key, k.record_key, crm_internal.cells_union(c.cells) AS cells, bool_or(c.op = 'd') AS deleted
+        "SELECT k.shard_key, k.record_key, crm_internal.cells_union(c.cells) AS cells, bool_or(c.op IN ('d', 'x')) AS deleted
          FROM crm.change c CROSS JOIN unnest(c.record_keys) AS r (record_key)
          JOIN unnest($2::text[], $3::text[]) AS k (shard_key, record_key) ON k.shard_key = c.shard_key AND k.record_key = r.record_key
          WHERE c.map_id = $1 GROUP BY k.shard_key, k.record_key",
@@ -279,7 +268,7 @@ pub fn without_rows(
         last = Some(key);
     }
     let none = Cells::new();
-    let wanted: Vec<Wanted> = keys.iter().map(|key| wanted(key, &none)).collect();
+    let wanted: Vec<Wanted> = keys.iter().map(|key| Wanted::of(key, &none)).collect();
     let read = read::read(map, &wanted, &bounds.whole().unfiltered())?;
     drop(wanted);
     let is_gone = |(n, key)| matches!(read.get(&n), Some(RowValues::Missing)).then_some(key);

@@ -2,6 +2,7 @@
 
 pub mod compare;
 pub mod condition;
+pub mod filtered;
 pub mod follow;
 mod ledger_state;
 pub mod plan;

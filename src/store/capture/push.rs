@@ -11,6 +11,7 @@ use pgrx::PgSqlErrorCode;
 use pgrx::spi::SpiClient;
 
 use crate::store::capture::compare::Differing;
+use crate::store::capture::filtered;
 use crate::store::capture::ledger_state::{self, Fate};
 use crate::store::capture::recapture;
 use crate::store::capture::scan_order::Order;
@@ -93,22 +94,19 @@ fn next(
     condition: Option<&str>,
     bounds: &Bounds,
 ) -> Result<Vec<(Key, Place)>, StoreError> {
-    let mut pace = Pace::new(map, bounds.time);
-    let rows = rows.min(pace.room());
-    let filter = map.condition();
-    let mut scan = |rows, filter| pace.run(rows, || order.rows(map, after, rows, filter));
+    let scan = |rows| filtered::rows(map, order, after, rows, bounds);
     let Some(condition) = condition else {
         let place = |inside| match inside {
             true => Place::Wanted,
             false => Place::Outside,
         };
-        let found = scan(rows, filter)?.into_iter();
+        let found = scan(rows)?.into_iter();
         return Ok(found.map(|(key, inside)| (key, place(inside))).collect());
     };
     let mut found = judged(map, order, after, rows, condition, bounds)?;
     let mut inside: HashMap<Key, bool> = HashMap::new();
-    if filter.is_some() && !found.is_empty() {
-        inside.extend(scan(found.len(), filter)?);
+    if map.filter.is_some() && !found.is_empty() {
+        inside.extend(scan(found.len())?);
         // This scan sees more: rows inserted meanwhile take the places of the last ones, which are
         // left to the next part.
         let seen = found.iter().rposition(|(key, _)| inside.contains_key(key));
@@ -117,7 +115,10 @@ fn next(
             return Err(StoreError::Postponed);
         }
     }
-    let is_inside = |key: &Key| filter.map_or(Some(true), |_| inside.get(key).copied());
+    let is_inside = |key: &Key| match &map.filter {
+        Some(_) => inside.get(key).copied(),
+        None => Some(true),
+    };
     let placed = |(key, holds): (Key, bool)| {
         let place = match is_inside(&key) {
             Some(true) if holds => Place::Wanted,

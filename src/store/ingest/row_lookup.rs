@@ -39,7 +39,7 @@ pub fn rows_of(map: &Map, keys: &[&str], limit: Duration) -> Result<Looked, Stor
     let mut pace = Pace::putting_off(map, limit);
     let failed = pace::each(&mut pace, &all, |pace, part| {
         let some: Vec<&str> = part.iter().map(|&n| keys[n]).collect();
-        let rows = pace.run(part.len(), || read_rows(map, &some))?;
+        let rows = pace.run(part.len(), || read_rows(map, &some, true))?;
         found.extend(rows.into_iter().map(|(n, key)| (part[n], key)));
         Ok(())
     });
@@ -47,15 +47,21 @@ pub fn rows_of(map: &Map, keys: &[&str], limit: Duration) -> Result<Looked, Stor
         if matches!(error, StoreError::BeforeOwnersCode { .. }) {
             return Err(error);
         }
-        // Otherwise the text is not a value of the key's type.
-        if !error.is_about_values() {
+        // Otherwise the text is not a value of the key's type, unless the filter failed.
+        let is_key =
+            map.filter.is_some() && pace.run(1, || read_rows(map, &[keys[n]], false)).is_ok();
+        if !error.is_about_values() || is_key {
             unknown.insert(n, error);
         }
     }
     Ok(Looked { found, unknown })
 }
 
-pub fn read_rows(map: &Map, keys: &[&str]) -> Result<HashMap<usize, Sought>, StoreError> {
+fn read_rows(
+    map: &Map,
+    keys: &[&str],
+    filtered: bool,
+) -> Result<HashMap<usize, Sought>, StoreError> {
     let statement = format!(
         "SELECT k.ord - 1 AS ord, {} AS sought, {} AS shard_key, {} AS record_key,
                 CASE WHEN t.{} IS NULL THEN true ELSE {} END AS inside
@@ -65,7 +71,7 @@ pub fn read_rows(map: &Map, keys: &[&str]) -> Result<HashMap<usize, Sought>, Sto
         map.shard_key("t"),
         map.record_key("t"),
         quote_identifier(&map.key.name),
-        read_statement::inside(map, true),
+        read_statement::inside(map, filtered),
         map.relation,
         map.has_key("k.key"),
     );

@@ -23,7 +23,7 @@ pub fn orphaned_creates(
             "SELECT u.shard_key, u.record_key FROM crm.orphaned_create u WHERE u.map_id = $1 AND u.record_key = ANY ($2)
              UNION ALL
              SELECT c.shard_key, k FROM crm.change c, unnest(c.record_keys) AS k
-             WHERE c.map_id = $1 AND c.op = 'd' AND c.record_keys && $2 AND k = ANY ($2)
+             WHERE c.map_id = $1 AND c.op IN ('d', 'x') AND c.record_keys && $2 AND k = ANY ($2)
              UNION ALL
              SELECT l.shard_key, l.record_key FROM crm.ledger l
              WHERE l.shard_key = '' AND l.map_id = $1 AND l.record_key = ANY ($2)",

@@ -15,6 +15,7 @@ use pgrx::spi::{SpiClient, SpiHeapTupleData, quote_identifier};
 use crate::store::config::field::MappedField;
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
+use crate::store::record::key::Key;
 use crate::store::row::Columns;
 use crate::store::statement::names::Running;
 use crate::store::statement::{Cached, Uncached};
@@ -37,6 +38,16 @@ pub struct Wanted<'a> {
     pub shard_key: &'a str,
     pub record_key: &'a str,
     pub cells: &'a Cells,
+}
+
+impl<'a> Wanted<'a> {
+    pub fn of(key: &'a Key, cells: &'a Cells) -> Wanted<'a> {
+        Wanted {
+            shard_key: &key.shard_key,
+            record_key: &key.record_key,
+            cells,
+        }
+    }
 }
 
 /// Rows being read.

@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crm_domain::bisect::Parts;
-use crm_domain::{ErrorClass, Failure};
+use crm_domain::{Cells, ErrorClass, Failure};
 
 use crate::settings::Settings;
 use crate::store::config::map::Map;
@@ -28,6 +28,9 @@ pub use crate::store::table::fetch::{RowValues, TOO_LARGE, Wanted};
 const CAREFUL: usize = 128;
 /// No slice is read for longer than that and what one row may take: other maps wait meanwhile.
 pub const READ_TIME: Duration = Duration::from_secs(1);
+
+/// The code of a row whose statement fails.
+const UNREADABLE: &str = "unreadable_row";
 
 /// How much is read.
 pub struct Bounds {
@@ -95,6 +98,37 @@ impl Bounds {
 
 /// Reads rows within bounds. Records that are not in the answer were not reached.
 pub fn read(
+    map: &Map,
+    wanted: &[Wanted],
+    bounds: &Bounds,
+) -> Result<HashMap<usize, RowValues>, StoreError> {
+    let mut found = read_within(map, wanted, bounds)?;
+    if bounds.filtered && map.filter.is_some() {
+        for (&n, row) in &mut found {
+            if let RowValues::Unreadable(failure) = row
+                && failure.code == UNREADABLE
+                && filter_fails(map, &wanted[n], bounds)?
+            {
+                let why = &failure.message;
+                let message = format!("the filter of its map fails for this row: {why}");
+                *failure = Failure::record(ErrorClass::Validation, "filter_failed", message);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a row cannot even be read where none of its values is wanted.
+fn filter_fails(map: &Map, row: &Wanted, bounds: &Bounds) -> Result<bool, StoreError> {
+    let none = Wanted {
+        cells: &Cells::new(),
+        ..*row
+    };
+    let found = read_within(map, &[none], &bounds.whole())?;
+    Ok(matches!(found.get(&0), Some(RowValues::Unreadable(_))))
+}
+
+fn read_within(
     map: &Map,
     wanted: &[Wanted],
     bounds: &Bounds,
@@ -249,5 +283,5 @@ impl Reading<'_> {
 }
 
 fn unreadable(error: &StoreError) -> RowValues {
-    RowValues::Unreadable(error.failure("unreadable_row"))
+    RowValues::Unreadable(error.failure(UNREADABLE))
 }

@@ -51,6 +51,18 @@ pub fn fold(client: &mut SpiClient, records: &[Record]) -> Result<(), StoreError
     Ok(())
 }
 
+/// Makes dead letters of deletions of which nobody can tell whether they are the map's: the record
+/// stays in the CRM until somebody decides.
+pub fn leave_unjudged(client: &mut SpiClient, records: &[Record]) -> Result<(), StoreError> {
+    let unjudged = records.iter().filter(|r| r.is_unjudged && r.deletes_record);
+    let unjudged: Vec<&Record> = unjudged.collect();
+    if unjudged.is_empty() {
+        return Ok(());
+    }
+    client.update(Cached(LEAVE_UNJUDGED), None, &keys(&unjudged))?;
+    Ok(())
+}
+
 fn keys<'r>(records: &[&'r Record]) -> [DatumWithOid<'r>; 3] {
     [
         column(records, |r| r.shard_key.as_str()),
@@ -115,3 +127,23 @@ const FORGET_QUEUED: &str = "
 const FORGET_RECORDS: &str = "
     DELETE FROM crm.ledger l USING unnest($1::text[], $2::int[], $3::text[]) AS r (shard_key, map_id, record_key)
     WHERE l.shard_key = r.shard_key AND l.map_id = r.map_id AND l.record_key = r.record_key";
+
+const LEAVE_UNJUDGED: &str = "
+    WITH dead AS (
+        UPDATE crm.queue q
+        SET state = 'dead', error_class = 'validation', last_error = 'the row was deleted while the filter of its map failed for it'
+        FROM unnest($1::text[], $2::int[], $3::text[]) AS r (shard_key, map_id, record_key)
+        WHERE q.shard_key = r.shard_key AND q.map_id = r.map_id AND q.record_key = r.record_key AND q.op = 'd'
+        RETURNING q.*
+    ), letter AS (
+        INSERT INTO crm.dead_letter (shard_key, map_id, record_key, crm_id, operation, error_class, vendor_code, error, attempts, actor, correlation_id)
+        SELECT d.shard_key, d.map_id, d.record_key,
+               (SELECT l.crm_id FROM crm.ledger l WHERE l.shard_key = d.shard_key AND l.map_id = d.map_id AND l.record_key = d.record_key),
+               'delete', d.error_class, 'filter_failed', d.last_error, 0, d.actor, d.correlation_id
+        FROM dead d RETURNING *
+    )
+    INSERT INTO crm.audit_log (shard_key, map_id, connection, provider, relation, record_key, crm_id, path, operation, result, error_class,
+                               vendor_code, error, actor, correlation_id)
+    SELECT l.shard_key, l.map_id, c.name, c.provider, m.relation::text, l.record_key, l.crm_id, l.path, l.operation, 'dead', l.error_class,
+           l.vendor_code, l.error, l.actor, l.correlation_id
+    FROM letter l JOIN crm.object_map m USING (map_id) JOIN crm.connection c USING (connection_id)";

@@ -143,7 +143,8 @@ fn fold_involved(client: &mut SpiClient, involved: Vec<Record>) -> Result<(), St
     edits::fold(client, &live)?;
     reinsertions::fold(client, &live)?;
     let deletes = deleted.iter().filter(|r| r.deletes_record);
-    take::queue(client, live.iter().chain(deletes).collect())
+    take::queue(client, live.iter().chain(deletes).collect())?;
+    deletions::leave_unjudged(client, &deleted)
 }
 
 /// The last row of the slice that begins after that place and has about so many records; and how

