@@ -39,7 +39,6 @@ DECLARE
     v record;
     scale numeric;
     counted bigint[] := '{0,0}';
-    fuse CONSTANT bigint := greatest(current_setting('pg_crm.fuse_records')::int, 0);
     clears CONSTANT text := 'updates that empty a field which has a value, as far as the ledger knows';
     most bigint;
     total bigint;
@@ -47,7 +46,6 @@ BEGIN
     PERFORM crm_internal.require_owner(who, m.relation);
     SELECT * INTO c FROM crm.connection x WHERE x.connection_id = m.connection_id;
     SELECT * INTO s FROM crm.status_wide x WHERE x.map_id = m.map_id;
-    most := greatest(fuse, floor(current_setting('pg_crm.fuse_share')::numeric * s.linked));
 
     -- What is queued, and what is not folded yet.
     SELECT coalesce(sum(x.creates), 0)::bigint AS creates, coalesce(sum(x.updates), 0)::bigint AS updates,
@@ -74,13 +72,14 @@ BEGIN
     SELECT count(*) AS n, array_agg(y.record_key) FILTER (WHERE y.place <= 5) AS samples INTO f
     FROM (SELECT x.record_key, row_number() OVER (ORDER BY x.next_attempt_at) AS place FROM crm.pending_write x
           WHERE x.map_id = m.map_id AND x.state = 'queued') y;
+    most := crm_internal.exceeded_limit(q.deletes, total, q.creates, s.linked);
     RETURN QUERY VALUES ('next round', 'edit', f.n, false, 'edits of bidirectional cells, compared with the CRM first',
                          coalesce(f.samples, '{}'));
     IF EXISTS (SELECT FROM crm.fuse x WHERE x.map_id = m.map_id AND x.direction = 'outbound' AND x.held_at IS NOT NULL)
-       OR current_setting('pg_crm.fuse_records')::int >= 0 AND q.creates + q.deletes + total > most
-          AND (s.linked > fuse OR q.deletes + total > most) THEN
+       OR most IS NOT NULL THEN
         RETURN QUERY VALUES ('next round', 'held', q.creates + q.deletes + total, false,
-                             format('more than %s records: crm.approve(%s) will be needed', most, m.map_id), '{}'::text[]);
+                             CASE WHEN most IS NULL THEN format('crm.approve(%s) releases them', m.map_id)
+                                  ELSE format('more than %s records: crm.approve(%s) will be needed', most, m.map_id) END, '{}'::text[]);
     END IF;
     RETURN QUERY SELECT 'next round', x.item, x.number, true, x.note, '{}'::text[]
     FROM crm_internal.plan_cost(c, m, q.creates, q.updates + f.n, q.deletes, f.n) x;

@@ -12,6 +12,7 @@ mod condition;
 mod ddl;
 mod document;
 mod filter;
+mod fuse;
 mod home;
 mod keys;
 mod natural_key;

@@ -22,6 +22,21 @@ string_enum! {
     }
 }
 
+impl Exempt {
+    /// What counts of these.
+    pub fn counted(self, counts: Counts) -> Counts {
+        match self {
+            Exempt::Nothing => counts,
+            // Those that nobody can have asked for by loading rows.
+            Exempt::Load => Counts {
+                deletes: counts.deletes,
+                ..Counts::default()
+            },
+            Exempt::All => Counts::default(),
+        }
+    }
+}
+
 /// Records that are deleted, cleared (a field that has a value is emptied), or created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -40,14 +55,6 @@ impl Counts {
             deletes: self.deletes + other.deletes,
             clears: self.clears + other.clears,
             creates: self.creates + other.creates,
-        }
-    }
-
-    /// Those that nobody can have asked for by loading rows.
-    pub fn without_loads(&self) -> Counts {
-        Counts {
-            deletes: self.deletes,
-            ..Counts::default()
         }
     }
 
@@ -80,6 +87,26 @@ impl Fuse {
     pub fn limit(&self, linked: i64) -> i64 {
         let share = (self.share * linked as f64).floor() as i64;
         self.records.map_or(i64::MAX, |records| records.max(share))
+    }
+
+    /// Whether it has to be known how many records the map has.
+    pub fn depends_on_records(&self, counts: &Counts) -> bool {
+        self.records.is_some_and(|records| counts.total() > records)
+    }
+
+    /// The exemption of a map with so many linked records: one that has hardly any yet is being
+    /// filled.
+    pub fn exemption(&self, counts: &Counts, linked: i64) -> Exempt {
+        let is_small = |n: i64| self.records.is_some_and(|records| n <= records);
+        match is_small(linked) && is_small(counts.deletes + counts.clears) {
+            true => Exempt::Load,
+            false => Exempt::Nothing,
+        }
+    }
+
+    /// Whether these, counted, wait for a person.
+    pub fn holds(&self, counts: &Counts, linked: i64) -> bool {
+        counts.total() > self.limit(linked)
     }
 }
 
@@ -122,7 +149,38 @@ mod tests {
             clears: 2,
             creates: 3,
         };
-        assert_eq!(counts.without_loads().total(), 1);
+        assert_eq!(Exempt::Load.counted(counts).total(), 1);
+        assert_eq!(Exempt::Nothing.counted(counts), counts);
+        assert_eq!(Exempt::All.counted(counts).total(), 0);
         assert_eq!(counts.plus(&counts).total(), 12);
+    }
+
+    #[test]
+    fn a_map_with_hardly_any_records_is_being_filled() {
+        let counts = |deletes, creates| Counts {
+            deletes,
+            creates,
+            clears: 0,
+        };
+        assert_eq!(FUSE.exemption(&counts(500, 9000), 500), Exempt::Load);
+        assert_eq!(FUSE.exemption(&counts(501, 9000), 500), Exempt::Nothing);
+        assert_eq!(FUSE.exemption(&counts(0, 9000), 501), Exempt::Nothing);
+    }
+
+    #[test]
+    fn what_is_beyond_both_bounds_is_held() {
+        let creates = |creates| Counts {
+            creates,
+            ..Counts::default()
+        };
+        assert!(!FUSE.depends_on_records(&creates(500)));
+        assert!(FUSE.depends_on_records(&creates(501)));
+        assert!(FUSE.holds(&creates(501), 2500) && !FUSE.holds(&creates(500), 0));
+        assert!(FUSE.holds(&creates(2001), 10_000) && !FUSE.holds(&creates(2000), 10_000));
+        let none = Fuse {
+            records: None,
+            ..FUSE
+        };
+        assert!(!none.depends_on_records(&creates(9000)) && !none.holds(&creates(9000), 0));
     }
 }

@@ -112,6 +112,22 @@ pub fn hold(
     Ok(())
 }
 
+/// Holds a map back no longer.
+pub fn release(
+    client: &mut SpiClient,
+    map_id: i32,
+    direction: Direction,
+) -> Result<(), StoreError> {
+    client.update(
+        Cached(
+            "UPDATE crm.fuse SET held_at = NULL, held = NULL, held_revision = NULL WHERE map_id = $1 AND direction = $2",
+        ),
+        None,
+        &[map_id.into(), direction.name().into()],
+    )?;
+    Ok(())
+}
+
 /// The round or pass has ended: the next begins with nothing counted. Of a push, what is captured
 /// and not sent yet belongs to the round; and so do records that are still to be read by themselves
 /// to the pass.

@@ -67,9 +67,11 @@ pub fn part(
         }
     }
     recapture::leave(client, map, &request.actor, outside, bounds)?;
-    // Its creations were asked for, and what it clears.
-    fuse::begin_load(client, map.id)?;
     let pushed: Vec<Differing> = wanted_cells(client, map, wanted, &cells, &written)?;
+    if !pushed.is_empty() {
+        // Its creations were asked for, and what it clears.
+        fuse::begin_load(client, map.id)?;
+    }
     recapture::capture(client, map, &request.actor, &pushed, bounds.time)?;
     request.marked += pushed.len() as i64;
     scan_request::advance(client, request, last)

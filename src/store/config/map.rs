@@ -44,6 +44,8 @@ pub struct Map {
     pub ingests: bool,
     /// Somebody has called `crm.pause()`.
     pub paused: bool,
+    /// Rows are being loaded: what is created and cleared does not count for the fuse.
+    pub is_loading: bool,
     /// The fuse holds back what would be written, or taken in.
     pub is_held: bool,
     pub is_inbound_held: bool,

@@ -99,6 +99,7 @@ fn object_maps(client: &SpiClient, relation: Option<pg_sys::Oid>) -> Result<Vec<
                 coalesce(crm_internal.key_expression('{}', s.atttypid), '') AS shard_text, coalesce(s.attnotnull, false) AS shard_not_null,
                 EXISTS (SELECT FROM crm.fuse f WHERE f.map_id = m.map_id AND f.direction = 'outbound' AND f.held_at IS NOT NULL) AS is_held,
                 EXISTS (SELECT FROM crm.fuse f WHERE f.map_id = m.map_id AND f.direction = 'inbound' AND f.held_at IS NOT NULL) AS is_inbound_held,
+                EXISTS (SELECT FROM crm.fuse f WHERE f.map_id = m.map_id AND f.direction = 'outbound' AND f.exempt IS NOT NULL) AS is_loading,
                 m.on_insert, m.on_delete, m.on_crm_insert, m.on_crm_delete, m.conflict_scope, m.filter, m.on_filter_out, f.columns AS filter_columns,
                 f.given AS filter_given,
                 coalesce(e.state = 'error' OR c.oid IS NULL OR c.relkind NOT IN ('r', 'p') OR a.attnum IS NULL
@@ -191,6 +192,7 @@ fn object_map(row: &SpiHeapTupleData) -> Result<Map, StoreError> {
         enabled: row.required("enabled")?,
         ingests: row.required("ingests")?,
         paused: row.required("paused")?,
+        is_loading: row.required("is_loading")?,
         is_held: row.required("is_held")?,
         is_inbound_held: row.required("is_inbound_held")?,
         next_write_ms: row.required("next_write_ms")?,

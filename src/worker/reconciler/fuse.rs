@@ -34,10 +34,10 @@ pub fn judge(
         };
         Ok(passed.counts.plus(&waiting))
     };
-    if counts(Some(floor + 1))?.total() > floor {
+    if fuse.depends_on_records(&counts(Some(floor + 1))?) {
         let linked = fuse::linked(client, map.id)?;
-        let limit = fuse.limit(linked);
-        if counts(Some(limit.saturating_add(1)))?.total() > limit {
+        let most = fuse.limit(linked).saturating_add(1);
+        if fuse.holds(&counts(Some(most))?, linked) {
             let all = counts(None)?;
             fuse::hold(client, map.id, Direction::Outbound, &all, linked)?;
             return Ok(Some((all, linked)));

@@ -1,6 +1,6 @@
 //! Claims records that are due, with their values.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crm_domain::Path;
@@ -35,6 +35,8 @@ pub struct Wanted<'a> {
     pub unsettled: &'a [(&'a str, &'a str)],
     /// Many changes wait to be folded.
     pub is_backlogged: bool,
+    /// The map may be held, and is to be judged again.
+    pub is_judged_again: bool,
 }
 
 /// What came of a claim.
@@ -64,6 +66,8 @@ pub struct Claimer {
     /// How many records are read at once, of maps in which a batch could not be read.
     narrowed: HashMap<i32, usize>,
     room: Room,
+    /// Maps that were judged again in their open round, being held.
+    judged: HashSet<i32>,
 }
 
 impl Claimer {
@@ -75,7 +79,13 @@ impl Claimer {
 
     /// All of the map's round has gone; whether any of it was counted by the fuse.
     pub fn end_round(&mut self, map_id: i32) -> bool {
+        self.judged.remove(&map_id);
         self.room.forget(map_id)
+    }
+
+    /// Whether a map is held that was not judged again in its open round; from now on it was.
+    pub fn judges_again(&mut self, map: &Map) -> bool {
+        map.is_held && self.judged.insert(map.id)
     }
 
     /// Claims and reads a batch. An error is the fault of no record.
@@ -137,7 +147,7 @@ fn claim(
         // turn began.
         let Some(map) = config::maps(client)?
             .into_iter()
-            .find(|m| m.id == map.id && m.works() && !m.is_held)
+            .find(|m| m.id == map.id && m.works() && (!m.is_held || wanted.is_judged_again))
         else {
             return Ok(Outcome::Nothing);
         };
@@ -145,9 +155,10 @@ fn claim(
             in_round,
             unsettled,
             is_backlogged,
+            is_judged_again: _,
         } = *wanted;
         let due = claims::due(client, &map, rows, in_round, unsettled)?;
-        if due.is_empty() {
+        if due.is_empty() && !map.is_held {
             return Ok(Outcome::Nothing);
         }
         at_hand.extend(due.iter().cloned());

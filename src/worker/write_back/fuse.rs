@@ -1,17 +1,20 @@
 //! Whether a claimed batch may go: a round that would delete, clear or create more records than
 //! an accident should is held, before any of them is sent, until somebody approves.
 //!
-//! Guarantees: what is queued is counted by an index, not more often than as much was queued as
+//! Guarantees: a map that is held is judged again in each of its rounds, and released if what it was
+//! held for was undone. What is queued is counted by an index, not more often than as much was queued as
 //! there was room for. Of what empties fields, no more than the limit goes before it is seen.
 
 use std::collections::HashMap;
 
 use crm_domain::fuse::{Counts, Fuse};
+use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 
 use crate::store::StoreError;
 use crate::store::config::Map;
-use crate::store::fuse::{self, Direction, Exempt};
+use crate::store::fuse::{self, Direction, Exempt, Passed};
+use crate::store::reconcile::pending_writes;
 
 /// A record of a batch that the fuse counts, with its revision.
 pub struct Hazard {
@@ -28,7 +31,7 @@ pub enum Kind {
 
 pub enum Verdict {
     Goes,
-    /// Not before the changes that wait are folded.
+    /// Not before the changes that wait are folded, or the map is released.
     Waits,
     /// With the map's records.
     Held(Counts, i64),
@@ -61,75 +64,103 @@ impl Room {
         fuse: &Fuse,
         claiming: &Claiming,
     ) -> Result<Verdict, StoreError> {
-        let Some(floor) = fuse.records.filter(|_| !claiming.hazards.is_empty()) else {
-            return Ok(Verdict::Goes);
+        let Some(floor) = fuse.records else {
+            return free(client, map);
         };
+        if claiming.hazards.is_empty() && !map.is_held {
+            return Ok(Verdict::Goes);
+        }
         let passed = fuse::passed(client, map.id, Direction::Outbound)?;
         let after = passed.approved_revision;
-        let fresh: Vec<&Hazard> = claiming
-            .hazards
-            .iter()
-            .filter(|h| h.revision > after)
-            .collect();
-        let is_load = |exempt| exempt == Exempt::Load;
-        let counted = |counts: Counts, exempt| match is_load(exempt) {
-            true => counts.without_loads(),
-            false => counts,
-        };
-        let batch = counted(count(&fresh), passed.exempt);
-        if batch.total() == 0 {
+        let hazards = claiming.hazards.iter();
+        let fresh: Vec<&Hazard> = hazards.filter(|h| h.revision > after).collect();
+        let batch = passed.exempt.counted(count(&fresh));
+        if batch.total() == 0 && !map.is_held {
             return Ok(Verdict::Goes);
         }
         let room = self.0.get(&map.id).copied().unwrap_or(i64::MIN);
-        if batch.clears == 0 && fresh.iter().all(|h| h.revision <= room) {
+        if batch.clears == 0 && !map.is_held && fresh.iter().all(|h| h.revision <= room) {
             fuse::pass(client, map.id, Direction::Outbound, &batch)?;
             return Ok(Verdict::Goes);
         }
         let last = fuse::last_revision(client)?;
-        let mut clears = Counts {
-            clears: batch.clears,
-            ..Counts::default()
+        let known = passed
+            .counts
+            .plus(&clears(client, map, claiming, &passed, batch.clears)?);
+        let total = |exempt: Exempt, most| -> Result<Counts, StoreError> {
+            let of = (after, exempt, most);
+            let queued = fuse::queued(client, map.id, of, claiming.unsettled)?;
+            Ok(exempt.counted(queued.plus(&known)))
         };
-        if passed.counts.clears == 0 && clears.clears * 2 > claiming.records as i64 {
-            let all = fuse::round_size(client, map.id)?;
-            clears = clears.of_all(claiming.records as i64, all);
-        }
-        let known = clears.plus(&passed.counts);
-        let sum = |queued: Counts, exempt| counted(queued.plus(&known), exempt);
-        let unsettled = claiming.unsettled;
         let mut exempt = passed.exempt;
-        let queued = |exempt, most| fuse::queued(client, map.id, (after, exempt, most), unsettled);
-        let mut total = sum(queued(exempt, Some(floor + 1))?, exempt);
-        let (mut limit, mut linked) = (floor, 0);
-        if total.total() > floor {
-            linked = fuse::linked(client, map.id)?;
-            limit = fuse.limit(linked);
-            // A map that has hardly any records yet is being filled.
-            if linked <= floor && total.deletes + total.clears <= floor {
-                exempt = Exempt::Load;
-            }
+        let mut counts = total(exempt, Some(floor + 1))?;
+        let is_much = fuse.depends_on_records(&counts);
+        let linked = match is_much {
+            true => fuse::linked(client, map.id)?,
+            false => 0,
+        };
+        if is_much && exempt == Exempt::Nothing {
+            exempt = fuse.exemption(&counts, linked);
         }
         // A row that was deleted may have been inserted again.
-        if claiming.is_backlogged && !is_load(exempt) {
+        if claiming.is_backlogged && exempt != Exempt::Load {
             return Ok(Verdict::Waits);
         }
-        if total.total() > floor {
-            total = sum(queued(exempt, Some(limit.saturating_add(1)))?, exempt);
-            if total.total() > limit {
-                let all = sum(queued(exempt, None)?, exempt);
+        let limit = fuse.limit(linked);
+        if is_much {
+            counts = total(exempt, Some(limit.saturating_add(1)))?;
+            if fuse.holds(&counts, linked) && map.is_held {
+                return Ok(Verdict::Waits);
+            }
+            if fuse.holds(&counts, linked) {
+                let all = total(exempt, None)?;
                 fuse::hold(client, map.id, Direction::Outbound, &all, linked)?;
                 self.forget(map.id);
                 return Ok(Verdict::Held(all, linked));
             }
-            if is_load(exempt) && !is_load(passed.exempt) {
-                fuse::begin_load(client, map.id)?;
-            }
         }
-        self.0.insert(map.id, last + (limit - total.total()));
-        let batch = counted(batch, exempt);
+        free(client, map)?;
+        if exempt == Exempt::Load && passed.exempt == Exempt::Nothing {
+            fuse::begin_load(client, map.id)?;
+        }
+        self.0.insert(map.id, last + (limit - counts.total()));
+        let batch = exempt.counted(batch);
         fuse::pass(client, map.id, Direction::Outbound, &batch)?;
         Ok(Verdict::Goes)
     }
+}
+
+/// What the batch clears, and what waits beside it: if most records of a round's first batch are
+/// cleared, so are all; and of a map that is held, edits of checked cells wait as well.
+fn clears(
+    client: &SpiClient,
+    map: &Map,
+    claiming: &Claiming,
+    passed: &Passed,
+    in_batch: i64,
+) -> Result<Counts, StoreError> {
+    let mut counts = Counts {
+        clears: in_batch,
+        ..Counts::default()
+    };
+    if passed.counts.clears == 0 && in_batch * 2 > claiming.records as i64 {
+        let all = fuse::round_size(client, map.id)?;
+        counts = counts.of_all(claiming.records as i64, all);
+    }
+    if map.is_held && passed.exempt == Exempt::Nothing {
+        counts.clears += pending_writes::clears(client, map.id, None)?;
+    }
+    Ok(counts)
+}
+
+/// What a map is held for was undone, or there is no fuse any more.
+fn free(client: &mut SpiClient, map: &Map) -> Result<Verdict, StoreError> {
+    if map.is_held {
+        fuse::release(client, map.id, Direction::Outbound)?;
+        let (id, relation) = (map.id, &map.relation);
+        log!("pg_crm no longer holds map {id} ({relation}): what it was held for was undone");
+    }
+    Ok(Verdict::Goes)
 }
 
 fn count(hazards: &[&Hazard]) -> Counts {

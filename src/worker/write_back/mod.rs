@@ -176,7 +176,8 @@ impl WriteBack {
         let in_round = self.rounds.is_open(map);
         let goes_on = fold.leaves(map.id);
         let is_backlogged = fold.is_full() && self.rounds.is_young(map);
-        let mut idle = map.is_held;
+        let is_judged_again = in_round && self.claimer.judges_again(map);
+        let mut idle = map.is_held && !is_judged_again;
         // Until a record has succeeded, a batch shows whether the mapping works at all.
         let may_go = |batches: &Batches| {
             let is_alone = batches.iter().all(|batch| batch.map.id != map.id);
@@ -184,7 +185,8 @@ impl WriteBack {
         };
         while !idle && may_go(&self.batches) {
             let start = Instant::now();
-            match self.dispatch(cx, (connection, map, link), in_round, is_backlogged) {
+            let wanted = (in_round, is_backlogged, is_judged_again);
+            match self.dispatch(cx, (connection, map, link), wanted) {
                 Ok(true) => {
                     cx.schedule.served(map);
                     // Its transforms are slow: the others have their turn before the rest of it.
@@ -211,13 +213,14 @@ impl WriteBack {
                 break;
             }
         }
-        if in_round && idle && !goes_on && !self.works_on(&[map.id]) {
-            let is_counted = self.claimer.end_round(map.id);
-            if is_counted || !is_awaited {
-                next = next.min(cx.backoff.attempt(owner, Step::Round, || match is_awaited {
+        if idle && !goes_on && !self.works_on(&[map.id]) && (in_round || map.is_loading) {
+            let is_counted = self.claimer.end_round(map.id) || map.is_loading;
+            let ends = in_round && !is_awaited;
+            if is_counted || ends {
+                next = next.min(cx.backoff.attempt(owner, Step::Round, || match ends {
                     // What another session has locked keeps the round open for those who wait.
-                    true => rounds::forget_counts(map).map(|()| IDLE),
-                    false => self.rounds.end(connection, map).map(|()| Duration::ZERO),
+                    false => rounds::forget_counts(map).map(|()| IDLE),
+                    true => self.rounds.end(connection, map).map(|()| Duration::ZERO),
                 }));
             }
         } else if !in_round && map.next_write_ms > 0 {
@@ -238,14 +241,14 @@ impl WriteBack {
         &mut self,
         cx: &mut Context,
         (connection, map, link): (&Arc<Connection>, &Arc<Map>, &SharedLink),
-        in_round: bool,
-        is_backlogged: bool,
+        (in_round, is_backlogged, is_judged_again): (bool, bool, bool),
     ) -> Result<bool, StoreError> {
         let unsettled: Vec<(&str, &str)> = self.settler.unsettled(map.id).collect();
         let wanted = Wanted {
             in_round,
             unsettled: &unsettled,
             is_backlogged,
+            is_judged_again,
         };
         match self.claimer.claim(connection, map, &wanted, &cx.settings)? {
             Attempt::Nothing => {

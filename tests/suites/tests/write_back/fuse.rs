@@ -195,6 +195,72 @@ async fn a_push_is_its_own_approval() {
     db.assert_checked().await;
 }
 
+/// As soon as all of it is sent, and its caller knows.
+#[tokio::test]
+async fn a_push_approves_nothing_that_comes_after_it() {
+    let db = linked(&CLUSTER, 600).await;
+    db.execute("SELECT crm.push(1)").await;
+    let done: bool = db.one("SELECT crm.flush()", &[]).await;
+    assert!(done);
+    db.execute("TRUNCATE crm_stub.requests; INSERT INTO t SELECT n, 'new', 'new' FROM generate_series(1001, 2000) n")
+        .await;
+    assert_eq!(held(&db).await["creates"], 1000);
+    approve(&db).await;
+    db.drain().await;
+    assert_eq!(db.count("crm_stub.records").await, 1600);
+    db.assert_checked().await;
+}
+
+/// Rows that are back and fields that are filled again need no person; less than that does.
+#[tokio::test]
+async fn what_was_undone_is_no_longer_held() {
+    let db = linked(&CLUSTER, 2000).await;
+    let events: Arc<Mutex<Vec<Json>>> = Arc::default();
+    let _listener = db.listen("crm", events.clone()).await;
+    db.execute("CREATE TABLE kept AS SELECT * FROM t; DELETE FROM t WHERE id > 500")
+        .await;
+    assert_eq!(held(&db).await["deletes"], 1500);
+    db.execute("INSERT INTO t SELECT * FROM kept WHERE id > 1500")
+        .await;
+    for _ in 0..2 {
+        let done: bool = db.one("SELECT crm.flush()", &[]).await;
+        assert!(!done);
+    }
+    // What crm.approve() covers is what it covered.
+    assert_eq!(held(&db).await["deletes"], 1500);
+    db.execute("INSERT INTO t SELECT * FROM kept WHERE id BETWEEN 501 AND 1500")
+        .await;
+    db.drain().await;
+    assert_eq!(state(&db).await, "idle");
+    assert_eq!(db.count("crm_stub.records WHERE deleted").await, 0);
+
+    db.execute("TRUNCATE crm_stub.requests; UPDATE t SET title = NULL")
+        .await;
+    assert_eq!(held(&db).await["clears"], 2000);
+    db.execute("UPDATE t SET title = 'title ' || id").await;
+    db.drain().await;
+    assert_eq!(state(&db).await, "idle");
+    let cleared = "crm_stub.records WHERE fields ->> 'x_title' IS NULL";
+    assert_eq!(db.count(cleared).await, 0);
+    let held = |e: &&Json| e["event"] == "integration.crm.sync_held";
+    assert_eq!(events.lock().unwrap().iter().filter(held).count(), 2);
+
+    // And of cells that are compared with the CRM first.
+    db.execute("SELECT crm.alter_field(1, 'title', direction => 'bidirectional')")
+        .await;
+    db.execute("TRUNCATE crm_stub.requests; UPDATE t SET title = NULL")
+        .await;
+    eventually("the edits are held", async || {
+        (state(&db).await == "held").then_some(())
+    })
+    .await;
+    db.execute("UPDATE t SET title = 'title ' || id").await;
+    db.drain().await;
+    assert_eq!(state(&db).await, "idle");
+    assert_eq!(db.count(cleared).await, 0);
+    db.assert_checked().await;
+}
+
 #[tokio::test]
 async fn without_a_fuse_nothing_is_held() {
     let cluster = Cluster::with(&[("pg_crm.fuse_records", "-1")]);
