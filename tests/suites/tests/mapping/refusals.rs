@@ -224,7 +224,7 @@ async fn options_of_sending_that_mean_nothing() {
         "create_default => '\"a\"'",
     ] {
         let statement = map(&format!("direction => 'inbound', {option}"));
-        refused(&desk, &statement, "22023", "inbound column", "outbound").await;
+        refused(&desk, &statement, "22023", "is inbound", "outbound").await;
     }
     for (more, message) in [
         ("create_default => '\" \"'", "sent as a text"),
@@ -239,7 +239,7 @@ async fn options_of_sending_that_mean_nothing() {
                 "CREATE OR REPLACE FUNCTION shout(jsonb) RETURNS jsonb LANGUAGE sql AS 'SELECT $1'",
             )
             .await;
-        refused(&desk, &map(more), "22023", message, "data_type").await;
+        refused(&desk, &map(more), "22023", message, "JSON value").await;
     }
     desk.db.execute(&map("create_default => '\"a\"'")).await;
     let inbound = "SELECT crm.alter_field(1, 'title', direction => 'inbound')";
