@@ -26,8 +26,8 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 # The framework of the #[pg_test]s cannot do without.
 export USER ?= $(shell id -un)
 
-parts := lint unit fuzz pg_test regress suites clients
-clusters := regress suites clients demo soak requests
+parts := lint unit fuzz pg_test regress suites clients monitoring
+clusters := regress suites clients demo monitor soak requests
 
 # pgrx is compiled once for the tests and the library alike: with the same rustflags (build.rs says more), and with the
 # features that dev-dependencies ask for (--examples brings them in; there are no examples).
@@ -70,7 +70,10 @@ $(PG_HOME)/lib/pg_crm.so: $(sources)
 demo: build ## the main job on real data, from a table to the CRMs (KEEP=1 leaves the cluster running)
 	@tests/demo/run
 
-test: setup ## run all of lint unit fuzz pg_test regress suites clients, with one summary
+monitor: build ## the demo, left running, with the monitoring page of its worker
+	@KEEP=1 MONITOR=$${MONITOR:-127.0.0.1:9187} tests/demo/run
+
+test: setup ## run all of lint unit fuzz pg_test regress suites clients monitoring, with one summary
 	@.ci/test $(parts)
 
 lint: setup ## rustfmt, clippy for every set of features, shellcheck, dependencies
@@ -98,6 +101,9 @@ suites: build ## suites against real clusters and the simulator (TEST=name for s
 
 clients: build ## the vendors' own client libraries against the simulator
 	tests/clients/run
+
+monitoring: setup ## the alert rules and the configuration for Prometheus, with its own promtool
+	tests/monitoring/run
 
 requests: build ## how many requests a thousand records take of each CRM, as docs/providers.md has them
 	tests/bin/requests
