@@ -7,7 +7,8 @@
 //!   CRMs.
 //! - [`webhook_verifier`], [`secrets`]: what backends and the worker do alike.
 //! - [`errors`]: what users see of an error.
-//! - [`shared`]: the shared memory of backends, the launcher and the workers.
+//! - [`shared`]: the shared memory of backends, the launcher and the workers; [`counters`]: what
+//!   workers count there.
 //! - `crm_domain` and `crm_provider` (`src/domain`, `src/provider`): the rules and the vendors,
 //!   without Postgres and without I/O.
 //! - [`sql`]: the order in which the files of `sql/` are run, with tables, capture, set-up
@@ -16,6 +17,7 @@
 use pgrx::prelude::*;
 
 mod api;
+mod counters;
 mod errors;
 mod failpoint;
 mod hooks;
@@ -38,6 +40,7 @@ pub extern "C-unwind" fn _PG_init() {
     // SAFETY: a plain read of a global that the postmaster sets while it loads libraries.
     if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
         shared::request();
+        counters::request();
         worker::launcher::register();
         hooks::install();
         errors::install();

@@ -39,6 +39,11 @@ pub static WEBHOOK_LISTEN: GucSetting<Option<CString>> = GucSetting::<Option<CSt
 /// Connections to the listener, in all and of one address.
 pub static WEBHOOK_CONNECTIONS: GucSetting<i32> = GucSetting::<i32>::new(128);
 pub static WEBHOOK_CONNECTIONS_PER_PEER: GucSetting<i32> = GucSetting::<i32>::new(96);
+/// Address of the listener for monitoring, empty: none; and the file of the token that it asks for,
+/// empty: none.
+pub static METRICS_LISTEN: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+pub static METRICS_TOKEN_FILE: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(None);
 /// The application's own user, for the audit.
 pub static ACTOR: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 /// The application's own id of what it is doing, for the audit and for events.
@@ -240,6 +245,23 @@ pub fn define() {
     );
     for (name, short, long, setting) in [
         (
+            c"pg_crm.metrics_listen",
+            c"Address on which the worker serves metrics and a page over HTTP, such as 127.0.0.1:9187.",
+            c"Empty: it does not listen. GET /metrics and /; both only read. Anyone who reaches an address without pg_crm.metrics_token_file can read them.",
+            &METRICS_LISTEN,
+        ),
+        (
+            c"pg_crm.metrics_token_file",
+            c"File that holds the bearer token required to read metrics.",
+            c"Empty: no token is required. Read with each request, so the token can be changed at any time.",
+            &METRICS_TOKEN_FILE,
+        ),
+    ] {
+        // Not Sighup: a database can be given an address of its own.
+        GucRegistry::define_string_guc(name, short, long, setting, GucContext::Suset, none);
+    }
+    for (name, short, long, setting) in [
+        (
             c"pg_crm.actor",
             c"User of the application, recorded with each edit.",
             c"Set it with SET LOCAL in the transaction that edits. At most 256 bytes.",
@@ -344,10 +366,20 @@ pub struct Settings {
     pub webhook_listen: String,
     /// In all, and of one address.
     pub webhook_connections: [usize; 2],
+    /// The address, and the file of the token.
+    pub metrics_listen: [String; 2],
 }
 
 pub fn max_value() -> usize {
     MAX_VALUE.get() as usize * 1024
+}
+
+/// Empty if it is not set.
+fn text(setting: &GucSetting<Option<CString>>) -> String {
+    let value = setting.get();
+    value.map_or_else(String::new, |value| {
+        value.to_string_lossy().trim().to_owned()
+    })
 }
 
 impl Settings {
@@ -380,10 +412,8 @@ impl Settings {
                 .unwrap_or_default(),
             webhook_connections: [&WEBHOOK_CONNECTIONS, &WEBHOOK_CONNECTIONS_PER_PEER]
                 .map(|setting| setting.get() as usize),
-            webhook_listen: WEBHOOK_LISTEN
-                .get()
-                .map(|address| address.to_string_lossy().trim().to_owned())
-                .unwrap_or_default(),
+            webhook_listen: text(&WEBHOOK_LISTEN),
+            metrics_listen: [text(&METRICS_LISTEN), text(&METRICS_TOKEN_FILE)],
         }
     }
 }

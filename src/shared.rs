@@ -12,7 +12,7 @@ use pgrx::prelude::*;
 use pgrx::{PGRXSharedMemory, PgAtomic, pg_shmem_init};
 
 /// Databases with a worker at once. A database beyond it waits until another is dropped.
-const SLOTS: usize = 256;
+pub const SLOTS: usize = 256;
 
 /// What is known of a database's worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -253,6 +253,12 @@ pub fn slots() -> impl Iterator<Item = &'static Slot> {
 
 pub fn slot(database: pg_sys::Oid) -> Option<&'static Slot> {
     slots().find(|s| s.database() == database)
+}
+
+/// Where among the slots the database's is.
+pub fn place(database: pg_sys::Oid) -> Option<usize> {
+    let slots = &REGISTRY.get().slots;
+    slots.iter().position(|slot| slot.database() == database)
 }
 
 /// The database's slot, taken anew if it has none; `None` when all are in use.

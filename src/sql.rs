@@ -51,6 +51,7 @@ extension_sql_file!(
         "check_comments",
         "compare_comments",
         "condition_comments",
+        "counters_comments",
         "ddl_comments",
         "fit_comments",
         "home_comments",
@@ -214,4 +215,14 @@ extension_sql_file!(
     requires = ["stub_fixtures"]
 );
 extension_sql_file!("../sql/check.sql", name = "check", requires = ["access"]);
+extension_sql_file!(
+    "../sql/diagnosis.sql",
+    name = "diagnosis",
+    requires = ["check"]
+);
+extension_sql_file!(
+    "../sql/metrics.sql",
+    name = "metrics",
+    requires = ["diagnosis"]
+);
 extension_sql_file!("../sql/final.sql", name = "final", finalize);

@@ -9,6 +9,7 @@ mod check;
 mod compare;
 mod compatibility;
 mod condition;
+mod counters;
 mod ddl;
 mod document;
 mod filter;

@@ -22,7 +22,25 @@ pub enum Priority {
 }
 
 impl Priority {
-    pub const COUNT: usize = Priority::Drift as usize + 1;
+    pub const ALL: [Priority; 5] = [
+        Priority::RealTime,
+        Priority::Reconcile,
+        Priority::Batch,
+        Priority::Ingest,
+        Priority::Drift,
+    ];
+    pub const COUNT: usize = Priority::ALL.len();
+
+    /// As metrics name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Priority::RealTime => "realtime",
+            Priority::Reconcile => "reconcile",
+            Priority::Batch => "batch",
+            Priority::Ingest => "ingest",
+            Priority::Drift => "drift",
+        }
+    }
 }
 
 /// Who reports a short window.
@@ -209,14 +227,6 @@ mod tests {
     use super::Refusal::{DayUsedUp, Wait};
     use super::*;
 
-    const PRIORITIES: [Priority; Priority::COUNT] = [
-        Priority::RealTime,
-        Priority::Reconcile,
-        Priority::Batch,
-        Priority::Ingest,
-        Priority::Drift,
-    ];
-
     fn ms(refusal: Refusal) -> i64 {
         match refusal {
             Wait(ms) | DayUsedUp(ms) => ms,
@@ -302,7 +312,7 @@ mod tests {
         assert_eq!(budget.day(now).map(|day| day.remaining), Some(2));
         assert_eq!(budget.acquire(now, Priority::Batch), Ok(()));
         assert_eq!(budget.acquire(now, Priority::Ingest), Ok(()));
-        for priority in PRIORITIES {
+        for priority in Priority::ALL {
             assert_eq!(budget.acquire(now, priority), Err(DayUsedUp(DAY - 1000)));
         }
         assert_eq!(budget.used().requests, 3);
@@ -351,7 +361,7 @@ mod tests {
             let (mut now, mut taken) = (0, 0u32);
             for (pass, priority) in steps {
                 now += pass;
-                let priority = PRIORITIES[priority];
+                let priority = Priority::ALL[priority];
                 if let Err(wait) = budget.acquire(now, priority).map_err(ms) {
                     prop_assert!((1..=MAX_WAIT).contains(&wait));
                     // A wait that was cut short is required again.

@@ -12,7 +12,7 @@
 //! - What follows from a failure: [`failure`], [`retry`], [`bisect`]; and what waits for a person:
 //!   [`stop_rule`], [`fuse`].
 //! - How many requests may be sent, and when: [`budget`].
-//! - What is recorded of it all: [`excerpt`], [`storable`].
+//! - What is recorded of it all: [`excerpt`], [`storable`], [`open_metrics`].
 //!
 //! Everything here is a pure function of its arguments, so that plain `cargo test` covers it.
 
@@ -34,6 +34,7 @@ pub mod inbound;
 pub mod key;
 pub mod mapping;
 pub mod natural_key;
+pub mod open_metrics;
 pub mod operation;
 pub mod retry;
 pub mod snapshot;

@@ -5,6 +5,7 @@ use crm_domain::storable::{storable, storable_text};
 use crm_domain::{AuditResult, Failure, Operation, Path};
 use pgrx::spi::SpiClient;
 
+use crate::counters::{self, Counter};
 use crate::store::config::connection::Connection;
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
@@ -122,6 +123,15 @@ pub fn write_about(
     sorted.sort_by_key(|e| e.common());
     for alike in sorted.chunk_by(|a, b| a.common() == b.common()) {
         insert(client, about, path, alike)?;
+    }
+    for entry in entries {
+        let counter = Counter::Records {
+            map_id: about.map_id,
+            path,
+            result: entry.result,
+            class: entry.error_class.and_then(|name| name.parse().ok()),
+        };
+        counters::add_at_commit(counter, 1);
     }
     Ok(())
 }

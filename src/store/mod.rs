@@ -16,6 +16,7 @@ pub mod fuse;
 pub mod ingest;
 pub mod map_cache;
 pub mod map_state;
+pub mod monitor;
 pub mod notify;
 pub mod outcome;
 pub mod reconcile;

@@ -7,9 +7,9 @@ use pgrx::PgTryBuilder;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 
-use crate::failpoint;
 use crate::store::settings_scope::SettingsScope;
 use crate::store::{StoreError, rights};
+use crate::{counters, failpoint};
 
 /// Runs `work` in a transaction of its own: committed when it returns `Ok`, aborted when it returns
 /// `Err` or raises.
@@ -65,6 +65,10 @@ fn run<T>(
     .catch_others(|error| Err(StoreError::from(error)))
     .catch_rust_panic(|error| Err(StoreError::from(error)))
     .execute();
+    match result {
+        Ok(_) => counters::commit(),
+        Err(_) => counters::undo(0),
+    }
     // SAFETY: the transaction is open if and only if it was not committed.
     unsafe {
         if result.is_err() {
@@ -121,6 +125,7 @@ pub fn check_constraints_at_once() {
 
 /// Runs `work` in a subtransaction, so that an error in it undoes it alone.
 pub fn subtransaction<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    let counted = counters::mark();
     // SAFETY: as PL/pgSQL does for a block with EXCEPTION: memory context and resource owner are
     // put back on both paths.
     unsafe {
@@ -138,6 +143,7 @@ pub fn subtransaction<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result
         } else {
             pg_sys::MemoryContextSwitchTo(context);
             pg_sys::RollbackAndReleaseCurrentSubTransaction();
+            counters::undo(counted);
         }
         pg_sys::MemoryContextSwitchTo(context);
         pg_sys::CurrentResourceOwner = owner;
@@ -148,12 +154,14 @@ pub fn subtransaction<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result
 /// Runs `work` in a subtransaction that is undone when it says `false`. An error undoes it too, and
 /// goes on as it is.
 pub fn nested(work: impl FnOnce() -> bool) {
+    let counted = counters::mark();
     // SAFETY: as PL/pgSQL does for a block with EXCEPTION: memory context and resource owner are
     // put back on all paths.
     unsafe {
         let context = pg_sys::CurrentMemoryContext;
         let owner = pg_sys::CurrentResourceOwner;
         let undo = move || {
+            counters::undo(counted);
             pg_sys::MemoryContextSwitchTo(context);
             pg_sys::RollbackAndReleaseCurrentSubTransaction();
             pg_sys::MemoryContextSwitchTo(context);

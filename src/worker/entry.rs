@@ -4,7 +4,7 @@ use pgrx::prelude::*;
 
 use super::process::attach_signals;
 use super::{main_loop, socket};
-use crate::shared;
+use crate::{counters, shared};
 
 /// Entry of the worker of one database.
 #[pg_guard]
@@ -29,6 +29,7 @@ pub extern "C-unwind" fn pg_crm_worker_main(database: pg_sys::Datum) {
         log!("pg_crm has a worker in this database already");
         return;
     }
+    counters::begin(database);
     main_loop::run(slot, database);
 }
 

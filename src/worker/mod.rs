@@ -16,6 +16,7 @@ pub mod launcher;
 pub mod link;
 mod mailbox;
 mod main_loop;
+mod monitor;
 mod notification;
 mod process;
 mod reconciler;

@@ -23,7 +23,7 @@ mod transport;
 mod wire;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crm_domain::failure::Scope;
 use crm_domain::{ErrorClass, Failure, Value};
@@ -47,6 +47,7 @@ use self::drive::{Send, drive};
 use self::permits::Permits;
 use self::token::{Holder, Token, TokenSource};
 use self::wire::Wire;
+use crate::counters::{self, Counter};
 use crate::secrets::proxy_passwords;
 use crate::store::config::Connection;
 use crate::store::table::read::TOO_LARGE;
@@ -226,10 +227,12 @@ impl Link {
                 return Err(failure);
             }
             let token = self.tokens.current().await?;
+            let (start, sent) = (Instant::now(), request.body.len());
             let answer = match &self.account {
                 Some(account) => self.carry(account, &token, context, &request).await?,
                 None => self.sign_and_send(&token, &mut request).await?,
             };
+            self.count(context.priority, start.elapsed(), sent, &answer);
             let response = match answer {
                 Ok(response) => response,
                 Err(failure)
@@ -334,6 +337,46 @@ impl Link {
             return Err(Failure::record(ErrorClass::Validation, TOO_LARGE, message));
         }
         Ok(value)
+    }
+
+    /// Counts a request, but for those that obtain a token.
+    fn count(
+        &self,
+        priority: Priority,
+        took: Duration,
+        sent: usize,
+        answer: &Result<Response, Failure>,
+    ) {
+        let connection_id = self.connection_id;
+        let (class, received) = match answer {
+            Ok(response) => {
+                let failure = self.provider.failure(response);
+                (failure.map(|failure| failure.class), response.body.len())
+            }
+            Err(failure) => (Some(failure.class), 0),
+        };
+        let requests = Counter::Requests {
+            connection_id,
+            priority,
+            class,
+        };
+        let bucket = counters::bucket(took);
+        let micros = took.as_micros() as u64;
+        for (counter, count) in [
+            (requests, 1),
+            (
+                Counter::Duration {
+                    connection_id,
+                    bucket,
+                },
+                1,
+            ),
+            (Counter::Microseconds { connection_id }, micros),
+            (Counter::Sent { connection_id }, sent as u64),
+            (Counter::Received { connection_id }, received as u64),
+        ] {
+            counters::add(counter, count);
+        }
     }
 
     fn note_usage(&self, source: Source, usage: Usage) {

@@ -2,7 +2,7 @@
 //! all.
 
 use crate::worker::socket::protocol::Request;
-use crate::worker::{calls, ingest, link, reconciler, socket, webhooks, write_back};
+use crate::worker::{calls, ingest, link, monitor, reconciler, socket, webhooks, write_back};
 
 pub enum Event {
     Socket(socket::Message),
@@ -12,13 +12,14 @@ pub enum Event {
     Reconciler(reconciler::Message),
     Ingest(ingest::Message),
     Webhooks(webhooks::Message),
+    Monitor(monitor::Message),
 }
 
 impl Event {
     /// Whether it concerns only a waiting caller, so that no whole turn is due.
     pub fn is_of_a_call(&self) -> bool {
         match self {
-            Event::Calls(_) | Event::Webhooks(_) => true,
+            Event::Calls(_) | Event::Webhooks(_) | Event::Monitor(_) => true,
             Event::Link(message) => matches!(message, link::Message::StubRequest { .. }),
             Event::Socket(message) => {
                 matches!(message.request, Request::Write(_) | Request::Read(_))

@@ -35,6 +35,7 @@ use crate::worker::in_flight::RecordsInFlight;
 use crate::worker::ingest::Ingest;
 use crate::worker::ingest::waiters::IngestWaiter;
 use crate::worker::mailbox::{self, Inbox, Sender};
+use crate::worker::monitor::Monitor;
 use crate::worker::process::{self, reload_if_requested, report};
 use crate::worker::reconciler::{self, Reconciler};
 use crate::worker::schedule::IDLE;
@@ -60,6 +61,7 @@ struct MainLoop {
     reconciler: Reconciler,
     ingest: Ingest,
     webhooks: Webhooks,
+    monitor: Monitor,
     table_follower: TableFollower,
     flushes: Flushes,
     maps_known: usize,
@@ -122,6 +124,7 @@ impl MainLoop {
             reconciler: Reconciler::new(mailbox.wrap(Event::Reconciler)),
             ingest: Ingest::new(mailbox.wrap(Event::Ingest)),
             webhooks: Webhooks::new(mailbox.wrap(Event::Webhooks)),
+            monitor: Monitor::new(mailbox.wrap(Event::Monitor)),
             table_follower: TableFollower::default(),
             flushes: Flushes::default(),
             maps_known: 0,
@@ -139,6 +142,7 @@ impl MainLoop {
             }
             self.cx.settings = Settings::current();
             self.webhooks.listen(&self.cx.settings, &self.cx.runtime);
+            self.monitor.listen(&self.cx.settings, &self.cx.runtime);
             failpoint::tell_threads();
             let whole_turn = self.receive(Instant::now() >= due);
             if self.calls.take_answered() {
@@ -184,6 +188,7 @@ impl MainLoop {
             self.handle(event);
         }
         whole_turn |= self.webhooks.receive();
+        self.monitor.answer();
         // Callers wait: what they need is known from the last turn, unless they use a new
         // connection, or one that was paused meanwhile.
         if woken.by_a_change || self.calls.needs_link(&self.cx.connections) {
@@ -333,6 +338,7 @@ impl MainLoop {
             }
             Event::Link(message) => cx.connections.on_message(message),
             Event::Webhooks(message) => self.webhooks.on_message(cx, message),
+            Event::Monitor(message) => self.monitor.on_message(message),
             Event::Socket(message) => self.on_request(message.request, message.reply),
         }
     }

@@ -22,6 +22,7 @@ fn no_circle_of_imports() {
 const COMPONENTS: &[&str] = &[
     "calls",
     "ingest",
+    "monitor",
     "reconciler",
     "recapture",
     "table_follower",
