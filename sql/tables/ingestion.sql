@@ -79,7 +79,7 @@ CREATE TABLE crm.unseen_write (
     PRIMARY KEY (map_id, crm_id)
 );
 COMMENT ON TABLE crm.unseen_write IS
-    'bidirectional cells as they were last written to CRM records that have not been read since: what the CRM shows first may be its own form '
+    'bidirectional cells as they were last written to CRM records that nothing has read since: what the CRM shows first may be its own form '
     'of them, rounded or in another case, and is then no change';
 COMMENT ON COLUMN crm.unseen_write.cells IS 'field_id -> canonical value that was written';
 

@@ -33,6 +33,25 @@ impl Ours {
         let unseen = self.unseen.as_ref().filter(|ours| is_form_of(crm, ours));
         seen.map(|(written, _)| written).or(unseen.map(hash))
     }
+
+    /// What a read shows of what had not been seen; `None`: it had been. Whatever comes next is a
+    /// change, also where the CRM holds neither what was written nor a form of it.
+    pub fn sighting(&self, crm: &Value) -> Option<Sighting> {
+        let written = self.unseen.clone()?;
+        let is_other_form = *crm != written && is_form_of(crm, &written);
+        Some(Sighting {
+            form: is_other_form.then(|| crm.clone()),
+            written,
+        })
+    }
+}
+
+/// What was written to a field, once a CRM has shown it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sighting {
+    pub written: Value,
+    /// What the CRM holds, if that is another form of it.
+    pub form: Option<Value>,
 }
 
 /// Whether a CRM may keep the value in another form than this, for all that is known.
@@ -116,6 +135,25 @@ mod tests {
             let is = is_form(DataType::Number, theirs, ours);
             assert_eq!(is, expected, "{theirs} of {ours}");
         }
+    }
+
+    #[test]
+    fn a_read_shows_what_was_written_once() {
+        let ours = |unseen: Option<&str>| Ours {
+            unseen: unseen.map(Value::text),
+            form: None,
+        };
+        let sighting = |crm: &str| ours(Some("Ada")).sighting(&Value::text(crm));
+        let sighted = |form: Option<&str>| {
+            Some(Sighting {
+                written: Value::text("Ada"),
+                form: form.map(Value::text),
+            })
+        };
+        assert_eq!(sighting("Ada"), sighted(None));
+        assert_eq!(sighting("ADA"), sighted(Some("ADA")));
+        assert_eq!(sighting("Bea"), sighted(None));
+        assert_eq!(ours(None).sighting(&Value::text("Ada")), None);
     }
 
     #[test]

@@ -21,12 +21,13 @@ use crate::api::write::edit::{
     Edit, bases, change_row, early_answer, refuse_large, refuse_wide_numbers,
 };
 use crate::api::write::outcome::{in_columns, snapshot_hash};
-use crate::api::write::request::{ask_to_write, ask_worker, intent_field};
+use crate::api::write::request::{ask_to_write, ask_worker, intent_field, sightings};
 use crate::api::write::target::{INVALID, Right, Target, choose, no_row, object};
 use crate::api::{or_raise, raise, wake};
 use crate::settings;
 use crate::store::calls::caller::{self, Record};
 use crate::store::config::MappedField;
+use crate::store::record::sightings::Sighted;
 use crate::store::table::{cell_value, row_locks};
 use crate::store::transaction::nested;
 use crate::store::{StoreError, rights};
@@ -141,6 +142,9 @@ fn perform_write(
         };
     }
     crate::failpoint::reach("caller::answered");
+    if let Some(record) = &record {
+        record_seen(&target, record, &answer);
+    }
     match answer.outcome {
         AnswerOutcome::Conflict if early.is_some() => {
             outcome::audit_conflict(&target, &edit, &changed, changes, &answer)
@@ -220,6 +224,19 @@ fn result_of_write(target: &Target, write_id: &str, answer: &Answer) -> JsonB {
     }))
 }
 
+/// Records what was read of the CRM's record, as far as it is left to the caller.
+fn record_seen(target: &Target, record: &Record, answer: &Answer) {
+    let seen = sightings(&target.map, &record.ours, answer);
+    if let Some(crm_id) = &record.crm_id {
+        let sighted = Sighted {
+            key: (&target.shard_key, &target.record_key),
+            crm_id,
+            cells: &seen,
+        };
+        or_raise(caller::seen(&target.map, &target.connection, &sighted));
+    }
+}
+
 fn require_id(correlation_id: Option<&str>) {
     if let Some(id) = correlation_id
         && let Err(why) = settings::is_name(id.as_bytes())
@@ -296,7 +313,8 @@ fn perform_read(
         &target.record_key,
         false,
     ));
-    let Some(crm_id) = record.and_then(|r| r.crm_id) else {
+    let linked = record.as_ref().and_then(|r| Some((r, r.crm_id.clone()?)));
+    let Some((record, crm_id)) = linked else {
         raise(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             format!(
@@ -309,14 +327,18 @@ fn perform_read(
     };
     let request = ReadRequest {
         connection_id: target.connection.id,
+        map_id: target.map.id,
+        shard_key: target.shard_key.clone(),
+        record_key: target.record_key.clone(),
         crm_id,
         object: target.map.crm_object.clone(),
         fields: visible
             .iter()
-            .map(|f| intent_field(f, None, None, None))
+            .map(|f| intent_field(f, None, None, record.ours.get(&f.id)))
             .collect(),
     };
     let answer = ask_worker("read", &request);
+    record_seen(&target, record, &answer);
     match answer.values {
         Some(values) => JsonB(Json::Object(in_columns(&target.map, &visible, &values))),
         None => raise(

@@ -1,8 +1,9 @@
 //! Requests of `crm.write()` and `crm.read_live()` to the worker, and its answers.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crm_domain::crm_form::Ours;
+use crm_domain::crm_form::{Ours, Sighting};
 use crm_domain::mapping::ConflictScope;
 use crm_domain::{Value, conflict, hex};
 use pgrx::PgSqlErrorCode;
@@ -11,7 +12,7 @@ use serde_json::{Value as Json, json};
 use crate::api::write::edit::Edit;
 use crate::api::write::target::Target;
 use crate::api::{ask, raise, wake};
-use crate::store::config::MappedField;
+use crate::store::config::{Map, MappedField};
 use crate::store::record::unseen_writes::OurFields;
 use crate::worker::socket::protocol::{Answer, AnswerOutcome, Intent, IntentField};
 
@@ -88,6 +89,18 @@ pub fn intent_field(
             .map(|(written, held)| (hex::encode(&written), hex::encode(&held))),
         compared: false,
     }
+}
+
+/// What an answer shows of what was written before, by field_id.
+pub fn sightings(map: &Map, ours: &OurFields, answer: &Answer) -> BTreeMap<u16, Sighting> {
+    let sighting = |(id, form): &(u16, Option<Json>)| {
+        let written = ours.get(id)?.unseen.clone()?;
+        let data_type = map.field(*id)?.field.data_type;
+        let form = form.as_ref();
+        let form = form.and_then(|form| Value::from_json(data_type, form).ok());
+        Some((*id, Sighting { written, form }))
+    };
+    answer.seen.iter().filter_map(sighting).collect()
 }
 
 pub fn ask_worker(op: &str, request: &impl serde::Serialize) -> Answer {

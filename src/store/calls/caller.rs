@@ -6,6 +6,7 @@
 
 use crm_domain::storable::storable;
 use crm_domain::{Cells, Path};
+use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use serde_json::Value as Json;
@@ -15,10 +16,13 @@ use crate::store::config::connection::Connection;
 use crate::store::config::key_column::KeyColumn;
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
+use crate::store::record::locks;
+use crate::store::record::sightings::{self, Sighted};
 use crate::store::record::unseen_writes::{self, OurFields};
 use crate::store::rights::{as_engine, pinned};
 use crate::store::row::{self, Columns};
 use crate::store::statement::Cached;
+use crate::store::transaction::subtransaction;
 
 /// A record's keys as capture spells them, of what a caller wrote.
 pub fn spelt(map: &Map, shard_key: &str, record_key: &str) -> Result<(String, String), StoreError> {
@@ -55,7 +59,7 @@ pub struct Record {
     pub hashes: Vec<u8>,
     /// Edits wait that the CRM does not have yet, perhaps this transaction's own.
     pub edits_wait: bool,
-    /// What was written to the CRM's record before, if the ledger row is locked.
+    /// What was written to the CRM's record before.
     pub ours: OurFields,
 }
 
@@ -93,10 +97,8 @@ pub fn record(
             let waits = row::only(client.update(Cached(WAITS), None, &args)?)?;
             let edits_wait = waits.required("edits_wait")?;
             let ours = match &crm_id {
-                Some(id) if lock => {
-                    unseen_writes::ours(client, map, &[(id.as_str(), &hashes)])?.remove(id)
-                }
-                _ => None,
+                Some(id) => unseen_writes::ours(client, map, &[(id.as_str(), &hashes)])?.remove(id),
+                None => None,
             };
             Ok(Some(Record {
                 crm_id,
@@ -126,6 +128,38 @@ pub fn identity() -> Result<(String, String, Option<String>), StoreError> {
             ))
         })
     })
+}
+
+/// The CRM was read. What this transaction may not change, or its snapshot is too old to see, is
+/// left to the next read.
+pub fn seen(map: &Map, connection: &Connection, record: &Sighted) -> Result<(), StoreError> {
+    if record.cells.is_empty() {
+        return Ok(());
+    }
+    let recorded = as_engine(|| {
+        subtransaction(|| {
+            Spi::connect_mut(|client| {
+                match locks::lock_records(client, map, &[record.key])?.is_empty() {
+                    true => sightings::record(
+                        client,
+                        (connection, map),
+                        Path::RealTime,
+                        std::slice::from_ref(record),
+                    ),
+                    false => Ok(()),
+                }
+            })
+        })
+    });
+    match recorded {
+        Err(StoreError::Postgres {
+            code:
+                PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION
+                | PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+            ..
+        }) => Ok(()),
+        recorded => recorded,
+    }
 }
 
 /// The CRM took the edit: the ledger knows it, the intent is done. `unseen`: what the CRM may hold

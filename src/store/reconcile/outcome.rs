@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crm_domain::Value;
 use crm_domain::conflict::ShortHash;
+use crm_domain::crm_form::Sighting;
 use serde_json::Value as Json;
 
 use crate::store::outcome::Outcome;
@@ -23,6 +24,8 @@ pub struct Resolution {
     pub forms: BTreeMap<u16, (ShortHash, ShortHash)>,
     pub conflicts: Vec<Conflict>,
     pub outcome: Outcome,
+    /// What the read showed of what was written before.
+    pub seen: BTreeMap<u16, Sighting>,
     /// What was sent: field_id -> hash, as JSON. It may have arrived, whatever came back.
     pub sent: String,
     /// What the snapshot lacks: what we wrote since, and fields of which nobody knew when the edit

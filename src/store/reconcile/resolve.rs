@@ -4,13 +4,14 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use crm_domain::Cells;
 use crm_domain::mapping::OnCrmDelete;
 use crm_domain::storable::{storable, storable_text};
+use crm_domain::{Cells, Path};
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json, json};
 
 use crate::settings::Settings;
+use crate::store::config::connection::Connection;
 use crate::store::config::map::Map;
 use crate::store::dead_letter;
 use crate::store::error::{Fault, StoreError};
@@ -21,6 +22,7 @@ use crate::store::reconcile::outcome::{Resolution, keys_of};
 use crate::store::reconcile::pending_writes::edited_since;
 use crate::store::record::crm_forms;
 use crate::store::record::remove::delete_with_row;
+use crate::store::record::sightings::{self, Sighted};
 use crate::store::record::{locks, unseen_writes};
 use crate::store::statement::Cached;
 
@@ -29,7 +31,7 @@ use crate::store::statement::Cached;
 /// is not folded yet, whose snapshot is of before.
 pub fn resolve(
     client: &mut SpiClient,
-    map: &Map,
+    (connection, map): (&Connection, &Map),
     mut records: Vec<Resolution>,
     settings: &Settings,
 ) -> Result<(Vec<Resolution>, Vec<Resolution>), StoreError> {
@@ -49,6 +51,13 @@ pub fn resolve(
         }
     }
     accept(client, map, &mut now, settings)?;
+    let seen = now.iter().map(|r| Sighted {
+        key: keys_of(r),
+        crm_id: &r.pending.crm_id,
+        cells: &r.seen,
+    });
+    let seen: Vec<Sighted> = seen.collect();
+    sightings::record(client, (connection, map), Path::Reconcile, &seen)?;
     ledger(client, map, &now, settings.transform_timeout)?;
     forms(client, map, &now)?;
     pending(client, map, &now)?;

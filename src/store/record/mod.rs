@@ -8,4 +8,5 @@ pub mod links;
 pub mod locks;
 pub mod orphaned_creates;
 pub mod remove;
+pub mod sightings;
 pub mod unseen_writes;

@@ -1,21 +1,20 @@
-//! A call of `crm.write()` or `crm.read_live()`: from the request to an edit, and from its result
+//! A call of `crm.write()`: from the request to an edit, and from its result
 //! to the answer.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crm_domain::conflict::{self, Decision, ShortHash};
-use crm_domain::crm_form::Ours;
+use crm_domain::crm_form::{Ours, Sighting};
 use crm_domain::mapping::{ConflictPolicy, ConflictScope};
 use crm_domain::{DataType, Value, hex};
-use crm_provider::ReadBatch;
 use crm_provider::record::Field;
 use serde_json::{Map as JsonMap, Value as Json, json};
 use tokio::sync::oneshot;
 
 use crate::store::calls::intents;
-use crate::worker::link::{Priority, RequestContext, SharedLink};
-use crate::worker::sender::checked_write::{self, Checked, Edit, EditField, Outcome};
-use crate::worker::socket::protocol::{Answer, AnswerOutcome, Intent, IntentField, ReadRequest};
+use crate::worker::sender::checked_write::{Checked, Edit, EditField, Outcome};
+use crate::worker::socket::protocol::{Answer, AnswerOutcome, Intent, IntentField};
 
 pub type Reply = oneshot::Sender<Json>;
 
@@ -43,11 +42,23 @@ fn ours_of(f: &IntentField) -> Ours {
     }
 }
 
+/// What a read shows of what was written before.
+pub fn sightings(fields: &[IntentField], read: &BTreeMap<u16, Value>) -> BTreeMap<u16, Sighting> {
+    let sighting = |f: &IntentField| Some((f.id, ours_of(f).sighting(read.get(&f.id)?)?));
+    fields.iter().filter_map(sighting).collect()
+}
+
+/// The same, as it is left to the caller.
+pub fn left(seen: &BTreeMap<u16, Sighting>) -> Vec<(u16, Option<Json>)> {
+    let form = |seen: &Sighting| seen.form.as_ref().map(Value::to_json);
+    seen.iter().map(|(id, seen)| (*id, form(seen))).collect()
+}
+
 fn base_of(f: &IntentField) -> Option<ShortHash> {
     f.base.as_deref().and_then(hex::decode)
 }
 
-fn field_of(f: &IntentField) -> (Arc<Field>, DataType) {
+pub fn field_of(f: &IntentField) -> (Arc<Field>, DataType) {
     let data_type = f.data_type.parse().unwrap_or(DataType::Text);
     let field = Field {
         name: f.name.clone(),
@@ -111,47 +122,7 @@ pub fn edit(intent: &Intent) -> Edit {
     }
 }
 
-pub async fn read(link: &SharedLink, request: &ReadRequest) -> Answer {
-    let fields: Vec<(u16, Arc<Field>)> = request
-        .fields
-        .iter()
-        .map(|f| (f.id, field_of(f).0))
-        .collect();
-    let batch = ReadBatch {
-        object: request.object.clone(),
-        ids: vec![request.crm_id.clone()],
-        fields: fields.iter().map(|(_, field)| field.clone()).collect(),
-        for_write: false,
-    };
-    let read = link.provider.read(&link.settings, Arc::new(batch));
-    let object = link
-        .run(&RequestContext::new(Priority::RealTime), read)
-        .await
-        .map(|mut objects| objects.pop().flatten());
-    link.take_outage();
-    let values = match object {
-        Ok(Some(object)) => checked_write::values(link, fields.into_iter(), &object),
-        Ok(None) => {
-            let why = "the CRM has no such record any more";
-            return Answer::failed(AnswerOutcome::Read, "not_found", why);
-        }
-        Err(failure) => Err(failure),
-    };
-    match values {
-        Ok(values) => Answer {
-            outcome: AnswerOutcome::Read,
-            values: Some(by_id(values.iter())),
-            ..Answer::default()
-        },
-        Err(failure) => Answer::failed(
-            AnswerOutcome::Read,
-            failure.class.name(),
-            failure.to_string(),
-        ),
-    }
-}
-
-fn by_id<'a>(values: impl Iterator<Item = (&'a u16, &'a Value)>) -> JsonMap<String, Json> {
+pub fn by_id<'a>(values: impl Iterator<Item = (&'a u16, &'a Value)>) -> JsonMap<String, Json> {
     values
         .map(|(id, value)| (id.to_string(), value.to_json()))
         .collect()
@@ -160,12 +131,16 @@ fn by_id<'a>(values: impl Iterator<Item = (&'a u16, &'a Value)>) -> JsonMap<Stri
 /// The caller's answer.
 pub fn answer(intent: &Intent, checked: &Checked) -> Answer {
     let mut values = checked.read.as_ref().map(|read| by_id(read.iter()));
+    let seen = checked.read.as_ref();
+    let seen = seen.map(|read| left(&sightings(&intent.fields, read)));
+    let seen = seen.unwrap_or_default();
     match &checked.outcome {
         Outcome::Conflict => Answer {
             outcome: AnswerOutcome::Conflict,
             values,
             error_class: Some("conflict".to_owned()),
             error: Some("the CRM has a value that the edit was not based on".to_owned()),
+            seen,
             ..Answer::default()
         },
         Outcome::Failed(failure) => Answer {
@@ -173,6 +148,7 @@ pub fn answer(intent: &Intent, checked: &Checked) -> Answer {
             values,
             error_class: Some(failure.class.name().to_owned()),
             error: Some(format!("{} ({})", failure.message, failure.code)),
+            seen,
             ..Answer::default()
         },
         Outcome::Done(decisions) => {
@@ -191,6 +167,7 @@ pub fn answer(intent: &Intent, checked: &Checked) -> Answer {
                 outcome: AnswerOutcome::Committed,
                 values,
                 written: written.map(|(id, _)| *id).collect(),
+                seen,
                 ..Answer::default()
             }
         }

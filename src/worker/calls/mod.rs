@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod call;
+pub mod live_reads;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use pgrx::spi::SpiClient;
 use tokio::sync::oneshot;
 
 use self::audit::{event, write_down};
-use self::call::{Call, Reply, answer, edit, opening, read, send_answer};
+use self::call::{Call, Reply, answer, edit, opening, send_answer};
+use self::live_reads::SeenRead;
 use crate::failpoint;
 use crate::store::calls::intents;
 use crate::store::notify;
@@ -35,6 +37,8 @@ use crate::worker::tasks::catch_panic;
 pub enum Message {
     /// The CRM's result of a caller's edit.
     Written { write_id: String, checked: Checked },
+    /// A record that was read, and was written before.
+    Read(SeenRead),
 }
 
 pub struct Calls {
@@ -42,6 +46,7 @@ pub struct Calls {
     /// New since the last turn.
     fresh: Vec<(Intent, Reply)>,
     reads: Vec<(ReadRequest, Reply)>,
+    seen: Vec<SeenRead>,
     /// Calls that are being sent, by write_id.
     in_flight: HashMap<String, Call>,
     /// Back from the CRM, not recorded yet.
@@ -64,6 +69,7 @@ impl Calls {
             mailbox,
             fresh: Vec::new(),
             reads: Vec::new(),
+            seen: Vec::new(),
             in_flight: HashMap::new(),
             results: Vec::new(),
             is_locked: false,
@@ -80,10 +86,14 @@ impl Calls {
     }
 
     pub fn on_message(&mut self, message: Message) {
-        let Message::Written { write_id, checked } = message;
-        failpoint::reach("request::after");
-        if let Some(call) = self.in_flight.remove(&write_id) {
-            self.results.push((call, checked));
+        match message {
+            Message::Written { write_id, checked } => {
+                failpoint::reach("request::after");
+                if let Some(call) = self.in_flight.remove(&write_id) {
+                    self.results.push((call, checked));
+                }
+            }
+            Message::Read(read) => self.seen.push(read),
         }
     }
 
@@ -115,7 +125,8 @@ impl Calls {
     }
 
     fn has_work(&self) -> bool {
-        !(self.fresh.is_empty() && self.results.is_empty() && self.reads.is_empty())
+        let reads = !(self.reads.is_empty() && self.seen.is_empty());
+        reads || !(self.fresh.is_empty() && self.results.is_empty())
     }
 
     /// Records what is new and what came back, in one transaction; then lets the one be written and
@@ -128,7 +139,10 @@ impl Calls {
     /// Returns whether calls were answered.
     fn serve(&mut self, cx: &mut Context) -> bool {
         for (request, reply) in std::mem::take(&mut self.reads) {
-            read_live(cx, request, reply);
+            live_reads::start(cx, &self.mailbox, request, reply);
+        }
+        for read in std::mem::take(&mut self.seen) {
+            live_reads::record(cx, read);
         }
         let fresh = self.start_fresh(cx);
         let results = std::mem::take(&mut self.results);
@@ -368,21 +382,6 @@ fn record(
         failpoint::reach("outcome::after_commit");
     }
     Ok(opened)
-}
-
-fn read_live(cx: &Context, request: ReadRequest, reply: Reply) {
-    let Some(link) = cx.connections.link(request.connection_id).cloned() else {
-        let why = match cx.connections.get(request.connection_id) {
-            Some(connection) if connection.is_away => AWAY,
-            _ => "the connection's credentials are refused; see crm.status",
-        };
-        send_answer(reply, &Answer::failed(AnswerOutcome::Read, "auth", why));
-        return;
-    };
-    cx.runtime.spawn(async move {
-        let answer = read(&link, &request).await;
-        send_answer(reply, &answer);
-    });
 }
 
 /// What calls prove of their connections' health.

@@ -222,7 +222,7 @@ fn write(
         failpoint::reach_with("reconcile_settle::store", keys);
         // The store takes part of the results with it, and this transaction may be rolled back.
         let records = resolved.iter().map(|(record, _)| record.clone()).collect();
-        let (now, later) = resolve::resolve(client, map, records, settings)?;
+        let (now, later) = resolve::resolve(client, (connection, map), records, settings)?;
         for record in &now {
             let (_, entry) = &resolved[place(record)];
             entry.write(client, connection, map, record)?;

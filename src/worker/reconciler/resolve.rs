@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crm_domain::cells::CellHashes;
 use crm_domain::conflict::{self, Decision, ShortHash};
+use crm_domain::crm_form::Ours;
 use crm_domain::{ErrorClass, Failure, Value, excerpt};
 use serde_json::{Map as JsonMap, Value as Json, json};
 
@@ -32,6 +33,7 @@ pub fn resolve(
         accepts: BTreeMap::new(),
         written: BTreeMap::new(),
         forms: BTreeMap::new(),
+        seen: BTreeMap::new(),
         conflicts: Vec::new(),
         outcome: RecordOutcome::Applied,
         learnt: BTreeMap::new(),
@@ -50,6 +52,8 @@ pub fn resolve(
             entry.raced = !checked.raced.is_empty();
             let read = checked.read.unwrap_or_default();
             settled.learnt = unknown(&settled.pending, &read);
+            let sighting = |(id, ours): (&u16, &Ours)| Some((*id, ours.sighting(read.get(id)?)?));
+            settled.seen = w.ours.iter().filter_map(sighting).collect();
             match checked.outcome {
                 Outcome::Done(decisions) => {
                     let changed = &checked.changed;
@@ -107,6 +111,7 @@ pub fn blamed(
         accepts: BTreeMap::new(),
         written: BTreeMap::new(),
         forms: BTreeMap::new(),
+        seen: BTreeMap::new(),
         conflicts: Vec::new(),
         outcome: outcome_of(&failure, pending.attempts, max_attempts, map),
         sent,

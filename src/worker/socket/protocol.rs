@@ -160,6 +160,9 @@ fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Json>, D
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct ReadRequest {
     pub connection_id: i32,
+    pub map_id: i32,
+    pub shard_key: String,
+    pub record_key: String,
     pub crm_id: String,
     pub object: String,
     pub fields: Vec<IntentField>,
@@ -187,6 +190,10 @@ pub struct Answer {
     /// The fields that were written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub written: Vec<u16>,
+    /// Fields whose last write the read was the first to show, for the caller's transaction to
+    /// record: in the CRM's own form, if it holds one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub seen: Vec<(u16, Option<Json>)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_class: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

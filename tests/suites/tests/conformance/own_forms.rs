@@ -10,6 +10,7 @@ crm_suites::with_every_contestant!(
     a_form_that_no_description_tells_is_no_edit,
     a_row_that_is_created_keeps_what_the_crm_alters,
     what_a_person_enters_is_no_form_once_ours_was_seen,
+    whoever_reads_a_record_has_seen_what_was_written,
     an_answer_that_is_lost_hides_no_form,
 );
 
@@ -213,6 +214,101 @@ async fn what_a_person_enters_is_no_form_once_ours_was_seen(contestant: Contesta
     assert_eq!(number(&live.cell("p1", "score").await), 12.2);
     assert_eq!(live.cell("p1", "first_name").await, "BEA");
     assert_eq!(live.cell("p1", "last_name").await, NAME);
+    live.db.assert_checked().await;
+}
+
+/// Ways in which a record is read but by ingestion, each with a record of its own.
+async fn read_in_every_way(live: &Live, keys: &[String; 5]) {
+    let [called, shown, refused, reconciled, both] = keys;
+    live.write(called, json!({"phone": "+20"}))
+        .await
+        .expect("committed");
+    let _: Json = live
+        .db
+        .one("SELECT crm.read_live('people', $1)", &[shown])
+        .await;
+    live.edit_in_crm(refused, json!({"phone": "+21"})).await;
+    live.write(refused, json!({"phone": "+20"}))
+        .await
+        .expect("conflict");
+    live.db
+        .execute(&format!(
+            "UPDATE people SET phone = '+20' WHERE id = '{reconciled}'"
+        ))
+        .await;
+    live.quiet().await;
+    // By the transaction that wrote it, too.
+    live.db
+        .execute(&format!(
+            "BEGIN; SELECT crm.write('people', '{both}', '{{\"score\": 12.25, \"phone\": \"+20\"}}'); SELECT crm.read_live('people', '{both}'); COMMIT"
+        ))
+        .await;
+    // Where nothing may be changed, a read is only a read.
+    live.db
+        .execute(&format!(
+            "BEGIN READ ONLY; SELECT crm.read_live('people', '{shown}'); COMMIT"
+        ))
+        .await;
+}
+
+async fn whoever_reads_a_record_has_seen_what_was_written(contestant: Contestant) {
+    let live = Live::open(&CLUSTER, contestant).await;
+    live.db
+        .execute("ALTER TABLE people ALTER score TYPE numeric")
+        .await;
+    live.map_field("score", "").await;
+    live.people(10).await;
+    live.ingest().await;
+    let keys = |from: usize| std::array::from_fn(|n| format!("p{}", from + n));
+    let (kept, altered) = (keys(1), keys(6));
+    let write = async |keys: &[String; 5]| {
+        let edit = format!(
+            "UPDATE people SET score = 12.25, first_name = 'Mac Donald', last_name = '{NAME}' WHERE id = ANY ('{{{}}}')",
+            keys.join(",")
+        );
+        live.db.execute(&edit).await;
+        live.quiet().await;
+    };
+    write(&kept).await;
+    live.crm.pass_time();
+    read_in_every_way(&live, &kept).await;
+    live.crm.alter(&live.db, &rules()).await;
+    write(&altered).await;
+    live.crm.pass_time();
+    read_in_every_way(&live, &altered).await;
+    for key in &altered {
+        is_altered(&live, key).await;
+    }
+    // What people enter now may look like what the CRM makes of ours.
+    live.crm.pass_time();
+    let theirs = json!({"score": 12.3, "first_name": "MAC DONALD", "last_name": &NAME[..24]});
+    for key in &kept {
+        live.edit_in_crm(key, theirs.clone()).await;
+    }
+    for key in &altered {
+        live.edit_in_crm(key, json!({"score": 12.2})).await;
+    }
+    live.ingest().await;
+    let mut lost = Vec::new();
+    for key in &kept {
+        for column in ["score", "first_name", "last_name"] {
+            let cell = live.cell(key, column).await;
+            if cell != theirs[column] {
+                lost.push((key, column, cell));
+            }
+        }
+    }
+    for key in &altered {
+        let cell = live.cell(key, "score").await;
+        if number(&cell) != 12.2 {
+            lost.push((key, "score", cell));
+        }
+    }
+    assert_eq!(lost, []);
+    for key in &altered {
+        assert_eq!(live.cell(key, "first_name").await, "Mac Donald", "{key}");
+        assert_eq!(live.cell(key, "last_name").await, NAME, "{key}");
+    }
     live.db.assert_checked().await;
 }
 
