@@ -54,6 +54,30 @@ pub struct Sighting {
     pub form: Option<Value>,
 }
 
+/// What the CRM's answer to a write shows of a field that was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    held: Value,
+    /// Whether that is what was sent, or could be made of nothing else.
+    is_form: bool,
+}
+
+impl Shown {
+    /// `None`: it tells nothing. A field may be missing from an answer, or be empty there, for
+    /// other reasons than that it is.
+    pub fn of(sent: &Value, held: Value) -> Option<Shown> {
+        let is_form = is_form_of(&held, sent);
+        (!held.is_null()).then_some(Shown { held, is_form })
+    }
+
+    /// What the CRM made of what was sent, whatever it is; `before`: what it held until then. An
+    /// answer that shows the same as before may have been made before the write, and tells nothing.
+    pub fn held(&self, before: Option<ShortHash>) -> Option<&Value> {
+        let is_told = self.is_form || before != Some(hash(&self.held));
+        is_told.then_some(&self.held)
+    }
+}
+
 /// Whether a CRM may keep the value in another form than this, for all that is known.
 pub fn may_be_altered(value: &Value) -> bool {
     match value {
@@ -135,6 +159,26 @@ mod tests {
             let is = is_form(DataType::Number, theirs, ours);
             assert_eq!(is, expected, "{theirs} of {ours}");
         }
+    }
+
+    #[test]
+    fn an_answer_shows_what_became_of_what_was_sent() {
+        let shown = |sent: &str, held: &str, before: &str| {
+            let shown = Shown::of(&Value::text(sent), Value::text(held))?;
+            shown.held(Some(hash(&Value::text(before)))).cloned()
+        };
+        for (sent, held, before, told) in [
+            ("+49 30 1", "+49 30 1", "", true),
+            ("+49 30 1", "+49 30 1", "+49 30 1", true),
+            ("+49 30 1", "(030) 1", "", true),
+            ("+49 30 1", "(030) 1", "(030) 1", false),
+            ("ada", "ADA", "ADA", true),
+            ("+49 30 1", "", "", false),
+        ] {
+            let told = told.then(|| Value::text(held));
+            assert_eq!(shown(sent, held, before), told, "{sent} {held} {before}");
+        }
+        assert_eq!(Shown::of(&Value::text("a"), Value::Null), None);
     }
 
     #[test]

@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use crm_domain::budget::Used;
+use serde_json::{Map, Value as Json};
+
+use crate::record::WriteRecord;
 
 /// A record that the CRM took.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +14,8 @@ pub struct Written {
     pub created: bool,
     /// It was there, and was left as it is.
     pub found: bool,
+    /// What the answer shows of the fields that were written, by name, in the vendor's own form.
+    pub shown: Map<String, Json>,
 }
 
 impl Written {
@@ -19,6 +24,23 @@ impl Written {
             crm_id,
             created,
             found: false,
+            shown: Map::new(),
+        }
+    }
+
+    /// The same with what the answer shows of these fields. What is not there, empty or damaged
+    /// tells nothing.
+    pub(crate) fn showing<'a>(
+        self,
+        record: &WriteRecord,
+        held: impl Fn(&str) -> Option<&'a Json>,
+    ) -> Written {
+        let names = record.fields.iter().map(|(field, _)| &field.name);
+        let shown = names.filter_map(|name| Some((name.clone(), held(name)?.clone())));
+        let is_told = |value: &Json| !value.is_null() && !is_damaged(value);
+        Written {
+            shown: shown.filter(|(_, value)| is_told(value)).collect(),
+            ..self
         }
     }
 
@@ -27,7 +49,18 @@ impl Written {
             crm_id,
             created: false,
             found: true,
+            shown: Map::new(),
         }
+    }
+}
+
+/// Whether there are characters in it that could not be read.
+fn is_damaged(value: &Json) -> bool {
+    match value {
+        Json::String(text) => text.contains('\u{fffd}'),
+        Json::Array(items) => items.iter().any(is_damaged),
+        Json::Object(members) => members.values().any(is_damaged),
+        _ => false,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use crm_domain::cells::HASH_BYTES;
 use crm_domain::storable::storable;
 use crm_domain::{AuditResult, Operation, Value, conflict, excerpt, hex, snapshot};
 use serde_json::{Map as JsonMap, Value as Json, json};
@@ -25,20 +26,34 @@ pub fn record_commit(
     answer: &Answer,
     intended: &[(u16, Value)],
 ) {
-    let hashes: Vec<u8> = intended
+    let told: BTreeMap<u16, conflict::ShortHash> = intended
         .iter()
-        .flat_map(|(_, value)| conflict::hash(value))
+        .filter_map(|(id, _)| {
+            let data_type = target.map.field(*id)?.field.data_type;
+            let held = Value::from_json(data_type, answer.held.get(&id.to_string())?);
+            Some((*id, conflict::hash(&held.ok()?)))
+        })
         .collect();
-    let written = intended
+    let mut hashes = Vec::with_capacity(intended.len() * HASH_BYTES);
+    let mut forms = BTreeMap::new();
+    for (id, value) in intended {
+        let row = conflict::hash(value);
+        let held = told.get(id).copied().unwrap_or(row);
+        hashes.extend(held);
+        if held != row {
+            forms.insert(*id, (row, held));
+        }
+    }
+    let unseen = intended
         .iter()
-        .filter(|(id, _)| answer.written.contains(id));
-    let unseen = unseen_writes::cells(&target.map, written.map(|(id, value)| (*id, value)));
+        .filter(|(id, _)| answer.written.contains(id) && !told.contains_key(id));
+    let unseen = unseen_writes::cells(&target.map, unseen.map(|(id, value)| (*id, value)));
     or_raise(caller::committed(
         &target.map,
         (&target.shard_key, &target.record_key),
         edit.write_id,
-        &edit.cells,
-        &hashes,
+        (&edit.cells, &hashes),
+        &forms,
         crm_id.zip(unseen.as_deref()),
     ));
 }

@@ -146,7 +146,10 @@ impl Batch {
                 None => return,
             },
         };
-        outcomes.set(index, Ok(Written::saved(crm_id, created)));
+        let written = Written::saved(crm_id, created);
+        let record = &self.batch.records[index];
+        let written = written.showing(record, |name| result["properties"].get(name));
+        outcomes.set(index, Ok(written));
     }
 }
 

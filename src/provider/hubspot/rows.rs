@@ -53,16 +53,16 @@ impl Call for Row {
     ) -> Result<Next, Failure> {
         errors::check(response)?;
         // The object comes back, unless it was archived; a page of some proxy is none.
-        let is_object = || {
-            response
-                .json()
-                .is_some_and(|json| wire::id(&json["id"]).is_some())
-        };
-        if self.batch.kind != WriteKind::Delete && !is_object() {
-            return Err(unreadable(response));
-        }
         let crm_id = self.batch.key(records[0]).to_owned();
-        outcomes.set(records[0], Ok(Written::saved(crm_id, false)));
+        let mut written = Written::saved(crm_id, false);
+        if self.batch.kind != WriteKind::Delete {
+            let object = response.json();
+            let object = object.filter(|json| wire::id(&json["id"]).is_some());
+            let object = object.ok_or_else(|| unreadable(response))?;
+            let record = &self.batch.records[records[0]];
+            written = written.showing(record, |name| object["properties"].get(name));
+        }
+        outcomes.set(records[0], Ok(written));
         Ok(Next::Done)
     }
 }

@@ -11,10 +11,11 @@ use crm_domain::failure::Scope;
 use crm_domain::{ErrorClass, Failure};
 use serde_json::Value as Json;
 
-use super::answers::{item, page, record};
+use super::answers::{item, page};
 use super::lookup::RecentRecords;
 use super::objects::{Object, Version};
 use super::{lookup, values};
+use crate::body::Item;
 use crate::calls::{Call, Next};
 use crate::creation::{ambiguous, there};
 use crate::errors::unreadable;
@@ -216,7 +217,7 @@ impl Write {
         outcomes: &mut Outcomes,
     ) -> Then {
         let kind = self.batch.kind;
-        let saved = match record(response) {
+        let saved = match item(response) {
             Ok(saved) => saved,
             Err(failure) if failure.class == ErrorClass::NotFound => {
                 return match (id, kind) {
@@ -232,6 +233,10 @@ impl Write {
             }
             Err(failure) => return Err(failure),
         };
+        let Item {
+            json: saved,
+            damage,
+        } = saved;
         let crm_id = values::id(&saved).ok_or_else(|| unreadable(response))?;
         let created = id.is_none();
         if id.is_some_and(|id| id != crm_id) {
@@ -249,7 +254,12 @@ impl Write {
         if created {
             self.recent.note(self.batch.key(index), &crm_id);
         }
-        outcomes.set(index, Ok(Written::saved(crm_id, created)));
+        let mut written = Written::saved(crm_id, created);
+        if damage.is_none() {
+            let held = |name: &str| Some(values::held(&saved, name));
+            written = written.showing(self.record(index), held);
+        }
+        outcomes.set(index, Ok(written));
         Ok(Next::Done)
     }
 

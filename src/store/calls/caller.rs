@@ -4,6 +4,9 @@
 //! pinned search_path, and none of them holds anything that a caller wrote but as a parameter. The
 //! caller's own row is theirs to change: see [`super::apply`].
 
+use std::collections::BTreeMap;
+
+use crm_domain::conflict::ShortHash;
 use crm_domain::storable::storable;
 use crm_domain::{Cells, Path};
 use pgrx::PgSqlErrorCode;
@@ -16,9 +19,9 @@ use crate::store::config::connection::Connection;
 use crate::store::config::key_column::KeyColumn;
 use crate::store::config::map::Map;
 use crate::store::error::StoreError;
-use crate::store::record::locks;
 use crate::store::record::sightings::{self, Sighted};
 use crate::store::record::unseen_writes::{self, OurFields};
+use crate::store::record::{crm_forms, locks};
 use crate::store::rights::{as_engine, pinned};
 use crate::store::row::{self, Columns};
 use crate::store::statement::Cached;
@@ -162,14 +165,15 @@ pub fn seen(map: &Map, connection: &Connection, record: &Sighted) -> Result<(), 
     }
 }
 
-/// The CRM took the edit: the ledger knows it, the intent is done. `unseen`: what the CRM may hold
-/// in another form, by its record.
+/// The CRM took the edit: the ledger knows what it holds, the intent is done. `forms`: the cells in
+/// which that is another form of what the row holds; `unseen`: what the CRM may hold in another
+/// form, by its record.
 pub fn committed(
     map: &Map,
     (shard_key, record_key): (&str, &str),
     write_id: &str,
-    cells: &Cells,
-    hashes: &[u8],
+    (cells, hashes): (&Cells, &[u8]),
+    forms: &BTreeMap<u16, (ShortHash, ShortHash)>,
     unseen: Option<(&str, &str)>,
 ) -> Result<(), StoreError> {
     as_engine(|| {
@@ -189,6 +193,8 @@ pub fn committed(
                 ],
             )?;
             unseen_writes::remember(client, map, unseen.as_slice())?;
+            let forms = crm_forms::of((shard_key, record_key), forms);
+            crm_forms::remember(client, map, &forms.collect::<Vec<_>>())?;
             close(client, shard_key, write_id)
         })
     })

@@ -18,7 +18,7 @@ pub struct Resolution {
     pub known: BTreeMap<u16, ShortHash>,
     /// Cells in which the row takes the CRM's value, and what the row held when that was decided.
     pub accepts: BTreeMap<u16, Accepted>,
-    /// Of these, what was written just now.
+    /// What was written just now, of which nobody knows yet what the CRM makes of it.
     pub written: BTreeMap<u16, Value>,
     /// Of these, in which the CRM holds its own form of what the row holds: what both hold.
     pub forms: BTreeMap<u16, (ShortHash, ShortHash)>,

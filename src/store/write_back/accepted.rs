@@ -7,7 +7,7 @@ use crate::store::config::map::Map;
 use crate::store::error::StoreError;
 use crate::store::ingest::stored_forms::refetch_overwritten;
 use crate::store::outcome::Outcome;
-use crate::store::record::unseen_writes;
+use crate::store::record::{crm_forms, unseen_writes};
 use crate::store::row::Columns;
 use crate::store::write_back::outcome::{Settled, column};
 
@@ -85,8 +85,15 @@ pub fn applied<'a>(
         rest.push(accepted[place]);
     }
     let done = accepted.iter().zip(is_done).filter(|(_, is_done)| *is_done);
-    let unseen = done.filter_map(|(r, _)| Some((r.crm_id.as_deref()?, r.unseen.as_deref()?)));
+    let done: Vec<&Settled> = done.map(|(r, _)| *r).collect();
+    let unseen = done.iter();
+    let unseen = unseen.filter_map(|r| Some((r.crm_id.as_deref()?, r.unseen.as_deref()?)));
     unseen_writes::remember(client, map, &unseen.collect::<Vec<_>>())?;
+    let forms = done.iter().flat_map(|r| {
+        let key = (r.shard_key.as_str(), r.record_key.as_str());
+        crm_forms::of(key, &r.forms)
+    });
+    crm_forms::remember(client, map, &forms.collect::<Vec<_>>())?;
     refetch_overwritten(client, map.id, &updated)?;
     Ok(rest)
 }

@@ -1,8 +1,10 @@
 //! How the write of one record ended.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crm_domain::cells::HASH_BYTES;
+use crm_domain::conflict::ShortHash;
 use crm_domain::{Cells, Operation, hex};
 use pgrx::IntoDatum;
 use pgrx::datum::DatumWithOid;
@@ -24,12 +26,15 @@ pub struct Settled {
     pub unsent: Cells,
     /// Cells that were created with a default, which the row is to take.
     pub defaulted: Cells,
-    /// 16 bytes per sent cell, in ordinal order.
+    /// 16 bytes per sent cell, in ordinal order: what the CRM holds.
     pub hashes: Vec<u8>,
     /// What the CRM may hold in another form, as JSON; see [`unseen_writes`].
     ///
     /// [`unseen_writes`]: crate::store::record::unseen_writes
     pub unseen: Option<String>,
+    /// Cells in which the CRM's answer shows another form than was sent: what was sent, and what it
+    /// holds.
+    pub forms: BTreeMap<u16, (ShortHash, ShortHash)>,
     pub revision: i64,
     pub attempt: u32,
     /// JSON, as the audit has it.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crm_domain::excerpt;
+use crm_domain::{Value, excerpt};
 use pgrx::spi::SpiClient;
 use serde_json::{Map as JsonMap, Value as Json};
 
@@ -132,6 +132,11 @@ fn audited(intent: &Intent, checked: &Checked) -> JsonMap<String, Json> {
         }
         if let Some(read) = read.filter(|read| f.value.is_some() || differs(f, read)) {
             entry.insert("old".into(), excerpt::of(read));
+        }
+        if let Some(held) = checked.held.get(&f.id).map(Value::to_json)
+            && f.value.as_ref() != Some(&held)
+        {
+            entry.insert("held".into(), excerpt::of_json(&held));
         }
         if let Some((_, value)) = checked.raced.iter().find(|(id, _)| *id == f.id) {
             entry.insert("raced".into(), excerpt::of(value));

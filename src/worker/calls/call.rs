@@ -159,14 +159,17 @@ pub fn answer(intent: &Intent, checked: &Checked) -> Answer {
                 );
                 now.then_some((f.id.to_string(), f.value.clone()?))
             });
+            let held = by_id(checked.held.iter());
             if let Some(values) = &mut values {
                 values.extend(written);
+                values.extend(held.clone());
             }
             let written = decisions.iter().filter(|(_, d)| *d == Decision::Write);
             Answer {
                 outcome: AnswerOutcome::Committed,
                 values,
                 written: written.map(|(id, _)| *id).collect(),
+                held,
                 seen,
                 ..Answer::default()
             }

@@ -63,6 +63,7 @@ pub fn resolve(
                         bases: &w.bases,
                         read: &read,
                         changed,
+                        held: &checked.held,
                         raced: &checked.raced,
                     };
                     decide(&came, &mut settled, &mut entry, &decisions);
@@ -147,6 +148,8 @@ struct Came<'a> {
     read: &'a BTreeMap<u16, Value>,
     /// Fields that somebody else changed since the edit was made.
     changed: &'a [u16],
+    /// What the answer to the write shows that the CRM now holds.
+    held: &'a BTreeMap<u16, Value>,
     raced: &'a [(u16, Value)],
 }
 
@@ -173,6 +176,7 @@ fn decide(came: &Came, settled: &mut Resolution, entry: &mut Entry, decisions: &
         local,
         read,
         changed,
+        held: told,
         raced,
         ..
     } = came;
@@ -182,13 +186,14 @@ fn decide(came: &Came, settled: &mut Resolution, entry: &mut Entry, decisions: &
             Decision::Write | Decision::AlreadyApplied => {
                 let Some(value) = ours else { continue };
                 let row = conflict::hash(value);
-                let held = match (decision, theirs) {
-                    (Decision::AlreadyApplied, Some(crm)) => conflict::hash(crm),
-                    _ => row,
+                let seen = match decision {
+                    Decision::AlreadyApplied => theirs,
+                    _ => told.get(id),
                 };
+                let held = seen.map_or(row, conflict::hash);
                 settled.known.insert(*id, held);
                 settled.learnt.insert(*id, held);
-                if *decision == Decision::Write {
+                if seen.is_none() {
                     settled.written.insert(*id, value.clone());
                 } else if held != row {
                     settled.forms.insert(*id, (row, held));
@@ -196,6 +201,11 @@ fn decide(came: &Came, settled: &mut Resolution, entry: &mut Entry, decisions: &
                 // What is there already was written by an attempt whose response was lost.
                 entry.wrote = true;
                 note(map, &mut entry.fields, *id, ours, theirs);
+                if let Some(held) = told.get(id).filter(|held| *held != value)
+                    && let Some(field) = map.field(*id)
+                {
+                    entry.fields[&field.field.name]["held"] = excerpt::of(held);
+                }
                 if let Some((_, value)) = raced.iter().find(|(raced, _)| raced == id)
                     && let Some(field) = map.field(*id)
                 {

@@ -4,8 +4,10 @@
 use std::sync::{Arc, Mutex};
 
 use crm_domain::bisect::BisectBudget;
+use crm_domain::crm_form::Shown;
 use crm_domain::failure::Scope;
 use crm_domain::{ErrorClass, Failure};
+use crm_provider::record::Field;
 use crm_provider::{WriteBatch, WriteKind, WriteRecord, Written};
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 
@@ -27,6 +29,8 @@ pub struct Sent {
     pub index: usize,
     pub request_id: String,
     pub result: Result<Written, Failure>,
+    /// What the answer shows of the fields that were written.
+    pub shown: Vec<(Arc<Field>, Shown)>,
 }
 
 /// What the records of a batch have in common.
@@ -145,7 +149,11 @@ fn send_batch<'a>(
                     let next = results.next();
                     next.unwrap_or_else(|| Err(Failure::missing_result()))
                 };
-                with_results(&places, &request_id, result)
+                let mut sent = with_results(&places, &request_id, result);
+                for (sent, record) in sent.iter_mut().zip(&batch.records) {
+                    sent.shown = shown(link, record, &sent.result);
+                }
+                sent
             }
             Err(_) if is_split => {
                 // The operation is over, so that the values are ours again.
@@ -210,8 +218,27 @@ fn with_results(
             index,
             request_id: request_id.to_owned(),
             result: result(),
+            shown: Vec::new(),
         })
         .collect()
+}
+
+fn shown(
+    link: &Link,
+    record: &WriteRecord,
+    result: &Result<Written, Failure>,
+) -> Vec<(Arc<Field>, Shown)> {
+    let Ok(written) = result else {
+        return Vec::new();
+    };
+    if written.shown.is_empty() {
+        return Vec::new();
+    }
+    let fields = record.fields.iter().filter_map(|(field, sent)| {
+        let held = link.value(field, written.shown.get(&field.name)?).ok()?;
+        Some((field.clone(), Shown::of(sent, held)?))
+    });
+    fields.collect()
 }
 
 /// Whether a refused batch is worth sending in halves: when one record may be at fault for all.

@@ -190,6 +190,9 @@ pub struct Answer {
     /// The fields that were written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub written: Vec<u16>,
+    /// What the CRM's answer shows that it holds of them, canonical, by field_id.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub held: serde_json::Map<String, Json>,
     /// Fields whose last write the read was the first to show, for the caller's transaction to
     /// record: in the CRM's own form, if it holds one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -1,11 +1,15 @@
 //! Batches in flight to a CRM, and what is remembered of each record until its result is settled.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crm_domain::Op;
 use crm_domain::cells::{self, CellHashes, HASH_BYTES};
+use crm_domain::conflict::{self, ShortHash};
+use crm_domain::crm_form::Shown;
 use crm_domain::{Cells, Value, canonical, excerpt, hex};
 use crm_provider::record::Field;
+use serde_json::{Map as JsonMap, Value as Json};
 
 use crate::store::config::{Connection, Map};
 use crate::store::outcome::Outcome;
@@ -26,6 +30,8 @@ pub struct Response {
     pub crm_id: Option<String>,
     pub created: bool,
     pub request_id: Option<String>,
+    /// What its answer shows of the fields that were written.
+    pub shown: Vec<(Arc<Field>, Shown)>,
 }
 
 /// A claimed record in flight: what is to be remembered of the values that were sent.
@@ -111,8 +117,55 @@ impl InFlight {
         &self.claimed
     }
 
+    /// Takes what an answer shows as what the CRM holds; returns the cells in which that is another
+    /// form of what was sent.
+    fn take_shown(
+        &mut self,
+        map: &Map,
+        shown: &[(Arc<Field>, Shown)],
+    ) -> BTreeMap<u16, (ShortHash, ShortHash)> {
+        let mut forms = BTreeMap::new();
+        if shown.is_empty() {
+            return forms;
+        }
+        let mut told = Cells::new();
+        let mut audited: Option<Json> = None;
+        let places: BTreeMap<u16, usize> = self.sent.iter().zip(0..).collect();
+        for (field, shown) in shown {
+            let id = map.fields.iter().find(|f| f.field.name == field.name);
+            let Some((id, place)) = id.and_then(|f| Some((f.id, *places.get(&f.id)?))) else {
+                continue;
+            };
+            let range = place * HASH_BYTES..(place + 1) * HASH_BYTES;
+            let sent: ShortHash = self.hashes[range.clone()].try_into().expect("one hash");
+            if shown.held(None).map(conflict::hash) == Some(sent) {
+                told.insert(id);
+                continue;
+            }
+            let audited = audited
+                .get_or_insert_with(|| serde_json::from_str(&self.fields).unwrap_or_default());
+            let before = audited[&field.name]["old_hash"].as_str();
+            if let Some(held) = shown.held(before.and_then(hex::decode)) {
+                told.insert(id);
+                forms.insert(id, (sent, conflict::hash(held)));
+                self.hashes[range].copy_from_slice(&conflict::hash(held));
+                audited[&field.name]["held"] = excerpt::of(held);
+            }
+        }
+        if let Some(audited) = audited.filter(|_| !forms.is_empty()) {
+            self.fields = audited.to_string();
+        }
+        self.unseen = self.unseen.take().and_then(|unseen| {
+            let mut cells: JsonMap<String, Json> = serde_json::from_str(&unseen).ok()?;
+            cells.retain(|id, _| id.parse().is_ok_and(|id| !told.contains(id)));
+            (!cells.is_empty()).then(|| Json::Object(cells).to_string())
+        });
+        forms
+    }
+
     /// The record with its result.
-    pub fn settled(self, outcome: Outcome, response: Response) -> Settled {
+    pub fn settled(mut self, map: &Map, outcome: Outcome, response: Response) -> Settled {
+        let forms = self.take_shown(map, &response.shown);
         let InFlight {
             claimed,
             sent,
@@ -141,6 +194,7 @@ impl InFlight {
             row_gone: false,
             hashes,
             unseen,
+            forms,
             revision: claimed.revision,
             attempt: claimed.attempts + 1,
             fields,
@@ -160,6 +214,7 @@ pub fn unsent(map: &Map, claimed: Claimed, outcome: Outcome) -> Settled {
         crm_id: None,
         created: false,
         request_id: None,
+        shown: Vec::new(),
     };
-    InFlight::new(map, claimed, &[]).settled(outcome, response)
+    InFlight::new(map, claimed, &[]).settled(map, outcome, response)
 }

@@ -343,6 +343,7 @@ impl WriteBack {
                 index,
                 request_id: claim_id.to_string(),
                 result: Err(failure.clone()),
+                shown: Vec::new(),
             };
             (0..records.len()).map(failed).collect()
         });

@@ -24,15 +24,16 @@ pub fn classify(
     let mut outage = None;
     let mut answers: HashMap<usize, Sent> = sent.into_iter().map(|s| (s.index, s)).collect();
     let settled = records.into_iter().enumerate().map(|(index, record)| {
-        let (request_id, result) = match answers.remove(&index) {
-            Some(sent) => (Some(sent.request_id), sent.result),
-            None => (None, Err(Failure::missing_result())),
+        let (request_id, result, shown) = match answers.remove(&index) {
+            Some(sent) => (Some(sent.request_id), sent.result, sent.shown),
+            None => (None, Err(Failure::missing_result()), Vec::new()),
         };
         let op = record.claimed().op;
         let mut response = Response {
             crm_id: None,
             created: op == Op::Create,
             request_id,
+            shown,
         };
         let outcome = match result {
             Ok(written) => {
@@ -63,7 +64,7 @@ pub fn classify(
                 outcome
             }
         };
-        record.settled(outcome, response)
+        record.settled(map, outcome, response)
     });
     (settled.collect(), outage)
 }

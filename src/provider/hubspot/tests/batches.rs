@@ -365,3 +365,39 @@ fn nothing_is_written_where_it_cannot_be_read_which_records_there_are() {
     assert_eq!(result.unwrap_err().code, "unreadable_answer");
     assert_eq!(log.requests.len(), 1);
 }
+
+#[test]
+fn an_answer_shows_what_became_of_the_fields_that_were_written() {
+    let one = |properties: Json| {
+        let (result, _) = write(updates(&["51"]), |_, _| {
+            answer(200, &json!({ "id": "51", "properties": properties }))
+        });
+        let written = result.unwrap().pop().unwrap().unwrap();
+        Json::Object(written.shown)
+    };
+    let shown = json!({ "lastname": "X" });
+    let others = json!({ "lastname": "X", "hs_object_id": "51" });
+    assert_eq!(one(others.clone()), shown);
+    // What is not there, empty or damaged tells nothing.
+    for properties in [
+        json!(null),
+        json!({}),
+        json!({ "lastname": null }),
+        json!({ "lastname": "\u{fffd}" }),
+    ] {
+        assert_eq!(one(properties.clone()), json!({}), "{properties}");
+    }
+    for kind in [WriteKind::Update, WriteKind::Upsert] {
+        let (result, _) = write(records(kind, &["51", "52"]), |_, request| {
+            let mut results: Vec<Json> = inputs(request).iter().map(echo).collect();
+            results[1]["properties"] = others.clone();
+            answer(200, &complete(&results))
+        });
+        let shown = result.unwrap().into_iter();
+        let shown = shown.map(|written| Json::Object(written.unwrap().shown));
+        assert_eq!(
+            shown.collect::<Vec<_>>(),
+            [json!({}), json!({ "lastname": "X" })]
+        );
+    }
+}

@@ -218,3 +218,19 @@ fn writes_go_in_as_many_parts_as_may_be_under_way() {
         .insert("max_in_flight".to_owned(), 10.into());
     assert_eq!(size(&settings, WriteKind::Upsert, 50), 5);
 }
+
+#[test]
+fn an_answer_shows_what_became_of_the_fields_that_were_written() {
+    let mut batch = one("persons", WriteKind::Update);
+    batch.records[0]
+        .fields
+        .push((field(KEY, DataType::Text), Value::text("+49 30 1")));
+    let (result, _) = write(batch, |_, _| {
+        data(json!({
+            "id": 42, "name": "ADA", "owner_id": 7, "custom_fields": { KEY: "(030) 1" },
+        }))
+    });
+    let written = result.unwrap().pop().unwrap().unwrap();
+    let shown = json!({ "name": "ADA", KEY: "(030) 1" });
+    assert_eq!(Json::Object(written.shown), shown);
+}

@@ -103,6 +103,7 @@ pub fn judge(link: &Link, edit: &Edit, index: usize, read: Read) -> Result<Judge
             read: Some(read),
             outcome: Outcome::Conflict,
             changed,
+            held: BTreeMap::new(),
             raced: Vec::new(),
         }));
     }

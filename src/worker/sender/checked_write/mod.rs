@@ -76,6 +76,9 @@ pub struct Checked {
     pub outcome: Outcome,
     /// Fields that somebody else changed since the edit was made.
     pub changed: Vec<u16>,
+    /// What the CRM's answer shows that it holds of what was written; where a field is missing,
+    /// nobody knows yet.
+    pub held: BTreeMap<u16, Value>,
     /// Values of other writers that the write replaced unknowingly.
     pub raced: Vec<(u16, Value)>,
 }
@@ -96,6 +99,7 @@ impl Checked {
             read: None,
             outcome: Outcome::Failed(failure),
             changed: Vec::new(),
+            held: BTreeMap::new(),
             raced: Vec::new(),
         }
     }
@@ -234,6 +238,7 @@ impl<'a> CheckedWrite<'a> {
                         read: judged.read,
                         outcome: Outcome::Done(judged.decisions),
                         changed: judged.changed,
+                        held: BTreeMap::new(),
                         raced: Vec::new(),
                     },
                 )),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crm_domain::Failure;
+use crm_domain::{Failure, Value, conflict};
 use crm_provider::record::Guard;
 use crm_provider::{WriteKind, WriteRecord};
 
@@ -44,8 +44,10 @@ pub async fn write(
     };
     let came = judged.into_iter().zip(results).enumerate();
     came.map(|(place, (j, sent))| {
+        let mut held = BTreeMap::new();
         let (request_id, outcome) = match sent {
             Some(sent) => {
+                held = told(&of.edits[j.index], &j, &sent);
                 let done = |_| Outcome::Done(j.decisions);
                 (
                     sent.request_id,
@@ -62,11 +64,23 @@ pub async fn write(
             read: j.read,
             outcome,
             changed: j.changed,
+            held,
             raced: raced.remove(&place).unwrap_or_default(),
         };
         (j.index, checked)
     })
     .collect()
+}
+
+/// What the answer tells of the fields that were written.
+fn told(edit: &Edit, judged: &Judged, sent: &Sent) -> BTreeMap<u16, Value> {
+    let told = sent.shown.iter().filter_map(|(field, shown)| {
+        let f = edit.fields.iter().find(|f| f.field.name == field.name)?;
+        let before = judged.read.as_ref().and_then(|read| read.get(&f.id));
+        let before = before.map(conflict::hash);
+        Some((f.id, shown.held(before.or(f.base))?.clone()))
+    });
+    told.collect()
 }
 
 fn outgoing_record(edit: &Edit, place: usize, judged: &Judged) -> Outgoing {

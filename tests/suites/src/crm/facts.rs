@@ -29,6 +29,8 @@ pub struct Facts {
     /// number of decimals.
     pub beyond: &'static [&'static str],
     pub rounds: bool,
+    /// Whether its answer to a write shows what it made of the fields that were written.
+    pub writes_are_shown: bool,
     /// Two options each of the fields for interests and for the source.
     pub interests: [&'static str; 2],
     pub sources: [&'static str; 2],

@@ -2,7 +2,7 @@
 //! in another case. It is our own value: the row keeps it as it is, nobody is told of a change that
 //! nobody made, and what people of the CRM enter is taken in all the same.
 
-use crm_suites::{Contestant, Json, Live, json};
+use crm_suites::{Contestant, Desk, Json, Live, json};
 
 use crate::CLUSTER;
 
@@ -12,6 +12,8 @@ crm_suites::with_every_contestant!(
     what_a_person_enters_is_no_form_once_ours_was_seen,
     whoever_reads_a_record_has_seen_what_was_written,
     an_answer_that_is_lost_hides_no_form,
+    whatever_an_answer_shows_is_a_form_of_what_was_written,
+    an_outbound_cell_is_sent_once_whatever_the_crm_makes_of_it,
 );
 
 const NAME: &str = "A name that is longer than its column";
@@ -329,4 +331,110 @@ async fn an_answer_that_is_lost_hides_no_form(contestant: Contestant) {
         .await
         .expect("committed");
     live.db.assert_checked().await;
+}
+
+/// What no rule could foresee: the CRM puts names in brackets.
+fn brackets() -> Json {
+    json!({"first_name": {"brackets": true}})
+}
+
+async fn whatever_an_answer_shows_is_a_form_of_what_was_written(contestant: Contestant) {
+    if !contestant.vendor.facts().writes_are_shown {
+        return;
+    }
+    let of_fields = "on_conflict => 'manual_review'";
+    let live = Live::with(&CLUSTER, contestant, "on_insert => 'create'", of_fields).await;
+    live.people(2).await;
+    live.ingest().await;
+    live.crm.alter(&live.db, &brackets()).await;
+    live.crm.pass_time();
+    // By an edit, by a call, and by a creation.
+    live.db
+        .execute("UPDATE people SET first_name = 'Bea' WHERE id = 'p1'")
+        .await;
+    live.quiet().await;
+    let called = live.write("p2", json!({"first_name": "Cid"})).await;
+    assert_eq!(
+        called.expect("committed").values["first_name"],
+        json!("[Cid]")
+    );
+    live.db
+        .execute("INSERT INTO people (id, first_name, last_name) VALUES ('n1', 'Dora', 'Byron')")
+        .await;
+    live.db.drain().await;
+    let forms = [("p1", "Bea"), ("p2", "Cid"), ("n1", "Dora")];
+    for (key, name) in forms {
+        assert_eq!(live.field(key, "first_name").await, format!("[{name}]"));
+        assert_eq!(live.db.count("crm.unseen_write").await, 0);
+        // Before anything else has read the record, and after.
+        for phone in ["+20", "+30"] {
+            live.write(key, json!({"phone": phone}))
+                .await
+                .expect("committed");
+        }
+        let field = live.crm.vendor.field("first_name");
+        let held = format!(
+            "SELECT fields -> '{field}' ->> 'held' FROM crm.audit_log WHERE record_key = '{key}' AND fields -> '{field}' ? 'held'"
+        );
+        let held: Vec<String> = live.db.all(&held, &[]).await;
+        assert_eq!(held, [format!("[{name}]")], "{key}");
+    }
+    nothing_happens(&live).await;
+    // The same again, and something else.
+    for name in ["Eva", "Eva Maria"] {
+        let edit = format!("UPDATE people SET first_name = '{name}'");
+        live.db.execute(&edit).await;
+        live.quiet().await;
+        for (key, _) in forms {
+            assert_eq!(live.field(key, "first_name").await, format!("[{name}]"));
+            live.write(key, json!({"phone": name}))
+                .await
+                .expect("committed");
+        }
+    }
+    nothing_happens(&live).await;
+    live.crm.pass_time();
+    live.edit_in_crm("p1", json!({"first_name": "[Theirs]"}))
+        .await;
+    live.ingest().await;
+    assert_eq!(live.cell("p1", "first_name").await, "[Theirs]");
+    live.db.assert_checked().await;
+}
+
+async fn an_outbound_cell_is_sent_once_whatever_the_crm_makes_of_it(contestant: Contestant) {
+    if !contestant.vendor.facts().writes_are_shown {
+        return;
+    }
+    let desk = Desk::open(&CLUSTER, contestant).await;
+    desk.link(2).await;
+    desk.crm.alter(&desk.db, &brackets()).await;
+    let object = desk.crm.vendor.people();
+    for name in ["Bea", "Cid"] {
+        let edit = format!("UPDATE people SET first_name = '{name}'");
+        desk.db.execute(&edit).await;
+        desk.db.drain().await;
+        desk.db.assert_checked().await;
+        let records = desk.crm.records(&desk.db, object).await;
+        for _ in 0..2 {
+            desk.crm.pass_time();
+            desk.ingest().await;
+            desk.nothing_goes_out().await;
+            desk.db.no_record_is_to_be_read().await;
+        }
+        for key in ["p1", "p2"] {
+            assert_eq!(desk.field(key, "first_name").await, format!("[{name}]"));
+        }
+        assert_eq!(desk.crm.records(&desk.db, object).await, records);
+    }
+    let overwritten = "SELECT overwritten FROM crm.status_wide";
+    assert_eq!(desk.db.one::<i64>(overwritten, &[]).await, 0);
+    // What a person enters is written over as ever.
+    desk.crm.pass_time();
+    let id = desk.crm_id("p1").await.expect("it is linked");
+    let theirs = json!({"first_name": "[Theirs]"});
+    desk.crm.edit(&desk.db, object, &id, &theirs).await;
+    desk.ingest().await;
+    desk.db.drain().await;
+    assert_eq!(desk.field("p1", "first_name").await, "[Cid]");
+    desk.db.assert_checked().await;
 }

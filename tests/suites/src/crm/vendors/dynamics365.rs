@@ -41,6 +41,7 @@ pub const FACTS: Facts = Facts {
     ],
     beyond: &["1/3.0", "12.344", "-12.345"],
     rounds: true,
+    writes_are_shown: false,
     interests: ["1", "2"],
     sources: ["1", "3"],
     boolean_is_never_empty: false,

@@ -39,6 +39,7 @@ pub const FACTS: Facts = Facts {
     ],
     beyond: &["1/3.0", "1234567890123456.78", "9007199254740993"],
     rounds: false,
+    writes_are_shown: true,
     interests: ["cloud", "data"],
     sources: ["NEW", "OPEN"],
     boolean_is_never_empty: false,

@@ -39,6 +39,7 @@ pub const FACTS: Facts = Facts {
     ],
     beyond: &["1/3.0", "1234567890123456.78"],
     rounds: false,
+    writes_are_shown: false,
     interests: ["Cloud", "Data"],
     sources: ["Web", "Other"],
     boolean_is_never_empty: false,

@@ -38,6 +38,7 @@ pub const FACTS: Facts = Facts {
     ],
     beyond: &["1/3.0", "-12.344", "12.345", "12345678.127"],
     rounds: true,
+    writes_are_shown: false,
     interests: ["Cloud", "Data"],
     sources: ["Web", "Other"],
     boolean_is_never_empty: true,
