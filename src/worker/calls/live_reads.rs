@@ -12,7 +12,6 @@ use crm_provider::ReadBatch;
 use crm_provider::record::Field;
 use pgrx::prelude::*;
 
-use super::Message;
 use super::call::{Reply, by_id, field_of, left, send_answer, sightings};
 use crate::store::record::locks;
 use crate::store::record::sightings::{self, Sighted};
@@ -33,7 +32,7 @@ pub struct SeenRead {
 }
 
 /// Reads the record. What shows nothing that had not been seen is answered at once.
-pub fn start(cx: &Context, mailbox: &Sender<Message>, request: ReadRequest, reply: Reply) {
+pub fn start(cx: &Context, mailbox: Sender<SeenRead>, request: ReadRequest, reply: Reply) {
     let Some(link) = cx.connections.link(request.connection_id).cloned() else {
         let why = match cx.connections.get(request.connection_id) {
             Some(connection) if connection.is_away => AWAY,
@@ -42,17 +41,16 @@ pub fn start(cx: &Context, mailbox: &Sender<Message>, request: ReadRequest, repl
         send_answer(reply, &Answer::failed(AnswerOutcome::Read, "auth", why));
         return;
     };
-    let mailbox = mailbox.clone();
     cx.runtime.spawn(async move {
         let (answer, seen) = read(&link, &request).await;
         match seen.is_empty() {
             true => send_answer(reply, &answer),
-            false => mailbox.send(Message::Read(SeenRead {
+            false => mailbox.send(SeenRead {
                 request,
                 seen,
                 answer,
                 reply,
-            })),
+            }),
         }
     });
 }

@@ -139,7 +139,7 @@ impl Calls {
     /// Returns whether calls were answered.
     fn serve(&mut self, cx: &mut Context) -> bool {
         for (request, reply) in std::mem::take(&mut self.reads) {
-            live_reads::start(cx, &self.mailbox, request, reply);
+            live_reads::start(cx, self.mailbox.wrap(Message::Read), request, reply);
         }
         for read in std::mem::take(&mut self.seen) {
             live_reads::record(cx, read);
