@@ -24,7 +24,7 @@ FROM (VALUES
      'alter_map,alter_field,import_mapping,import_heroku_connect}'),
     -- A function or view that runs with its caller's rights comes with the functions that it calls.
     ('reader', 'schema', 'crm_internal', '{crm_internal}'),
-    ('reader', 'function', 'crm_internal', '{check_tables,diagnose_server,diagnose_connections,diagnose_maps,metric_families,samples,capture_trouble,ingests,held_reason,worker_busy,few_linked,waiting_work,cells_has,cells_count,cells_union}'),
+    ('reader', 'function', 'crm_internal', '{check_tables,diagnose_server,diagnose_connections,diagnose_maps,metric_families,samples,capture_trouble,ingests,held_reason,worker_busy,few_linked,sampled_part,waiting_records,waiting_work,cells_has,cells_count,cells_union}'),
     ('writer', 'function', 'crm_internal', '{caller,perform_write,perform_read,do_flush,do_ingest_now}'),
     ('operator', 'function', 'crm_internal', '{check_rows,check_choice,check_value,do_resolve_conflict,set_cell}'),
     ('admin', 'function', 'crm_internal',

@@ -1,12 +1,6 @@
 -- What each map is doing, cheap however much it has: counts are exact up to 1,000 and estimates beyond, so that nothing is scanned.
 
 -- Index look-ups, whatever is known of the tables.
-CREATE FUNCTION crm_internal.few_linked(map_id int) RETURNS bigint
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off AS $$
-    SELECT count(*) FROM (SELECT FROM crm.ledger l WHERE l.map_id = few_linked.map_id AND l.crm_id IS NOT NULL ORDER BY l.crm_id LIMIT 1001) x
-$$;
-COMMENT ON FUNCTION crm_internal.few_linked(int) IS 'how many records of a map are linked; 1001: more than 1,000';
-
 CREATE FUNCTION crm_internal.waiting_work(map_id int, OUT dirty_cells bigint, OUT records bigint, OUT is_partial bool, OUT unlinked bigint,
                                           OUT pending bigint, OUT conflicts bigint, OUT dead bigint, OUT oldest timestamptz, OUT lag interval)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off AS $$
@@ -55,32 +49,8 @@ COMMENT ON FUNCTION crm_internal.waiting_work(int) IS
     'what waits to be written of a map, from at most 1,001 rows of each table. records: those with cells to be written; is_partial: there '
     'are changes that the worker has not folded and that were not looked at; oldest: when the oldest edit was made that did not reach the CRM';
 
--- A few pages of a table, spread over it, show how many of the others are alike; all of them, if there are no more.
-CREATE VIEW crm_internal.linked AS
-WITH sample AS MATERIALIZED (
-    SELECT l.map_id, count(*) * s.scale AS records
-    FROM (SELECT greatest(pg_relation_size('crm.ledger') / current_setting('block_size')::int / 100.0, 1) AS scale) s,
-         crm.ledger l TABLESAMPLE SYSTEM ((SELECT 100 / greatest(pg_relation_size('crm.ledger') / current_setting('block_size')::int / 100.0, 1)))
-             REPEATABLE (0)
-    WHERE l.crm_id IS NOT NULL GROUP BY l.map_id, s.scale
-)
-SELECT m.map_id, few.records > 1000 AS is_estimate,
-       CASE WHEN few.records <= 1000 THEN few.records
-            ELSE greatest(few.records, (SELECT x.records::bigint FROM sample x WHERE x.map_id = m.map_id)) END AS records
-FROM crm.object_map m CROSS JOIN LATERAL (SELECT crm_internal.few_linked(m.map_id) AS records OFFSET 0) few;
-COMMENT ON VIEW crm_internal.linked IS 'how many records of each map are linked, without counting more than 1,000 of each';
-COMMENT ON COLUMN crm_internal.linked.map_id IS 'the map';
-COMMENT ON COLUMN crm_internal.linked.is_estimate IS 'true: records is an estimate';
-COMMENT ON COLUMN crm_internal.linked.records IS 'their number';
-
 CREATE VIEW crm.status_wide AS
-WITH sample AS MATERIALIZED (
-    SELECT q.map_id, count(*) * s.scale AS records
-    FROM (SELECT greatest(pg_relation_size('crm.queue') / current_setting('block_size')::int / 100.0, 1) AS scale) s,
-         crm.queue q TABLESAMPLE SYSTEM ((SELECT 100 / greatest(pg_relation_size('crm.queue') / current_setting('block_size')::int / 100.0, 1)))
-             REPEATABLE (0)
-    WHERE q.state = 'queued' GROUP BY q.map_id, s.scale
-)
+WITH sample AS MATERIALIZED (SELECT * FROM crm_internal.many_queued)
 SELECT m.map_id, c.name AS connection, c.provider, m.relation, m.crm_object,
        CASE WHEN NOT m.enabled THEN 'disabled'
             WHEN s.state = 'error' OR n.state = 'error' THEN 'error'

@@ -1,18 +1,5 @@
 -- Views for readers and operators.
 
-CREATE VIEW crm_internal.waiting AS
-SELECT c.connection_id,
-       (SELECT count(*) FROM crm.queue q JOIN crm.object_map m USING (map_id)
-        WHERE m.connection_id = c.connection_id AND q.state = 'queued')
-     + (SELECT count(*) FROM crm.pending_write p JOIN crm.object_map m USING (map_id)
-        WHERE m.connection_id = c.connection_id AND p.state = 'queued')
-     + (SELECT count(*) FROM crm.refetch r JOIN crm.object_map m USING (map_id)
-        WHERE m.connection_id = c.connection_id AND r.due_at < 'infinity') AS records
-FROM crm.connection c;
-COMMENT ON VIEW crm_internal.waiting IS 'records queued to be written or read over each connection';
-COMMENT ON COLUMN crm_internal.waiting.connection_id IS 'the connection';
-COMMENT ON COLUMN crm_internal.waiting.records IS 'their number';
-
 CREATE VIEW crm.rate_budget AS
 WITH reported AS (
     SELECT c.connection_id, c.name AS connection, c.provider, c.options, s.usage_reported_at AS reported_at, s.usage,
@@ -30,7 +17,7 @@ WITH reported AS (
     CROSS JOIN (SELECT date_trunc('day', now(), 'UTC') + interval '1 day') AS d (midnight)
 )
 SELECT t.connection, t.provider, b.budget, b."limit", b."limit" - b.remaining AS used, b.remaining,
-       ceil(b."limit" * t.reserve)::bigint AS reserved, b.per, b.reported_at, b.resets_at, w.records AS waiting
+       ceil(b."limit" * t.reserve)::bigint AS reserved, b.per, b.reported_at, b.resets_at, coalesce(crm_internal.waiting_records(t.connection_id), 0) AS waiting
 FROM reported t
 CROSS JOIN LATERAL (
     SELECT 'day', t.daily_limit, t.daily_remaining, interval '1 day', t.reported_at, NULL::timestamptz
@@ -47,8 +34,7 @@ CROSS JOIN LATERAL (
     UNION ALL
     SELECT 'rate_limit', (t.options #>> '{rate_limit,requests}')::bigint, NULL,
            make_interval(secs => (t.options #>> '{rate_limit,seconds}')::float8), NULL, NULL
-    WHERE t.options ? 'rate_limit') AS b (budget, "limit", remaining, per, reported_at, resets_at)
-JOIN crm_internal.waiting w USING (connection_id);
+    WHERE t.options ? 'rate_limit') AS b (budget, "limit", remaining, per, reported_at, resets_at);
 COMMENT ON VIEW crm.rate_budget IS
     'one row per request budget of a connection: what the CRM reported last (day, window), what a broker reported (broker), and what '
     'the administrator allows (rate_limit, daily_limit)';
@@ -65,7 +51,7 @@ COMMENT ON COLUMN crm.rate_budget.reserved IS
 COMMENT ON COLUMN crm.rate_budget.per IS 'length of the interval; NULL: the CRM does not report it';
 COMMENT ON COLUMN crm.rate_budget.reported_at IS 'when the CRM or the broker last reported its budget; NULL: it never did';
 COMMENT ON COLUMN crm.rate_budget.resets_at IS 'when the interval ends; NULL: not known';
-COMMENT ON COLUMN crm.rate_budget.waiting IS 'records queued to be written or read over this connection';
+COMMENT ON COLUMN crm.rate_budget.waiting IS 'records queued to be written or read over this connection; of a map with more than 1,000 an estimate';
 
 CREATE VIEW crm.connections AS
 SELECT c.name AS connection, c.provider,
@@ -81,12 +67,12 @@ SELECT c.name AS connection, c.provider,
                 format('the remaining %s of the day''s %s requests are reserved for real-time writes', r.remaining, r."limit")
             END AS reason,
        CASE WHEN coalesce(s.failures, 0) < 3 THEN 'closed' WHEN s.blocked_until > now() THEN 'open' ELSE 'half-open' END AS circuit,
-       (SELECT count(*) FROM crm.object_map m WHERE m.connection_id = c.connection_id) AS maps, w.records AS waiting,
+       (SELECT count(*) FROM crm.object_map m WHERE m.connection_id = c.connection_id) AS maps,
+       coalesce(crm_internal.waiting_records(c.connection_id), 0) AS waiting,
        (SELECT max(x.last_success) FROM crm.map_state x JOIN crm.object_map m USING (map_id)
         WHERE m.connection_id = c.connection_id) AS last_success,
        s.error_class, s.last_error, b.budget, b.remaining
 FROM crm.connection c
-JOIN crm_internal.waiting w USING (connection_id)
 LEFT JOIN crm.connection_state s USING (connection_id)
 LEFT JOIN LATERAL (SELECT x.* FROM crm.rate_budget x
                    WHERE x.connection = c.name AND x.remaining <= x.reserved
@@ -105,7 +91,7 @@ COMMENT ON COLUMN crm.connections.circuit IS
     'closed; open: the CRM failed at least three times in a row, and no requests are sent for a while; half-open: the next request '
     'shows whether it has recovered';
 COMMENT ON COLUMN crm.connections.maps IS 'number of maps';
-COMMENT ON COLUMN crm.connections.waiting IS 'records queued to be written or read over this connection';
+COMMENT ON COLUMN crm.connections.waiting IS 'records queued to be written or read over this connection; of a map with more than 1,000 an estimate';
 COMMENT ON COLUMN crm.connections.last_success IS 'when a write-back of one of its maps last succeeded; NULL: never';
 COMMENT ON COLUMN crm.connections.error_class IS
     'class of the failure that lasts: transient, rate_limited, auth or internal; NULL: the CRM responds';

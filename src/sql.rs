@@ -136,7 +136,8 @@ extension_sql_file!(
     requires = ["configuration"]
 );
 extension_sql_file!("../sql/audit.sql", name = "audit", requires = ["restore"]);
-extension_sql_file!("../sql/status.sql", name = "status", requires = ["audit"]);
+extension_sql_file!("../sql/counts.sql", name = "counts", requires = ["audit"]);
+extension_sql_file!("../sql/status.sql", name = "status", requires = ["counts"]);
 extension_sql_file!(
     "../sql/plan.sql",
     name = "plan",
