@@ -1,9 +1,10 @@
-//! Whether a claimed batch may go: a round that would delete, clear or create more records than
-//! an accident should is held, before any of them is sent, until somebody approves.
+//! Whether a claimed batch may go: a round that would delete, clear or create more records than an
+//! accident should is held, before any of them is sent, until somebody approves.
 //!
-//! Guarantees: a map that is held is judged again in each of its rounds, and released if what it was
-//! held for was undone. What is queued is counted by an index, not more often than as much was queued as
-//! there was room for. Of what empties fields, no more than the limit goes before it is seen.
+//! Guarantees: a map that is held is judged again in each of its rounds, and released if what it
+//! was held for was undone. What is queued is counted by an index, not more often than as much was
+//! queued as there was room for. Of what empties fields, no more than the limit goes before it is
+//! seen.
 
 use std::collections::HashMap;
 
