@@ -136,16 +136,17 @@ END $$;
 COMMENT ON FUNCTION crm_internal.bind_restored() IS 'event trigger: binds restored maps before their tables are altered';
 
 -- Reads catalogs only, so that a view can call it for every map.
-CREATE FUNCTION crm_internal.capture_trouble(map_id int) RETURNS text
+CREATE FUNCTION crm_internal.capture_finding(map_id int, OUT trouble text, OUT remedy text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT coalesce(
-        (SELECT format('trigger "%s" %s', x.name,
-                       CASE WHEN g.oid IS NULL THEN format('is missing; run crm.alter_map(%s) to recreate it, then crm.recapture(%1$s) for what was missed', m.map_id)
-                            ELSE format('%s; run ALTER TABLE %s ENABLE %sTRIGGER %I, then crm.recapture(%s) for what was missed',
-                                        CASE g.tgenabled WHEN 'D' THEN 'is disabled' WHEN 'R' THEN 'fires for replicated rows only'
-                                                         ELSE 'does not fire for replicated rows' END,
-                                        m.relation, CASE e.fires WHEN 'A' THEN 'ALWAYS ' WHEN 'RA' THEN 'REPLICA ' END, x.name, m.map_id)
-                                            END)
+    SELECT f.trouble, f.remedy
+    FROM crm.object_map m JOIN pg_class c ON c.oid = m.relation
+    CROSS JOIN LATERAL (
+        (SELECT 1 AS place, format('trigger "%s" %s', x.name, CASE WHEN g.oid IS NULL THEN 'is missing' WHEN g.tgenabled = 'D' THEN 'is disabled'
+                            WHEN g.tgenabled = 'R' THEN 'fires for replicated rows only' ELSE 'does not fire for replicated rows' END) AS trouble,
+                -- What was missed is found last.
+                format(CASE WHEN g.oid IS NULL THEN 'SELECT crm.alter_map(%s)' ELSE 'ALTER TABLE %2$s ENABLE %3$sTRIGGER %4$I' END
+                       || '; SELECT crm.recapture(%1$s)', m.map_id, m.relation,
+                       CASE e.fires WHEN 'A' THEN 'ALWAYS ' WHEN 'RA' THEN 'REPLICA ' END, x.name) AS remedy
          FROM (VALUES ('insert', true, CASE m.capture WHEN 'always' THEN 'A' ELSE 'OA' END),
                       ('update', true, CASE m.capture WHEN 'always' THEN 'A' ELSE 'OA' END),
                       ('delete', m.on_delete <> 'ignore', CASE m.capture WHEN 'always' THEN 'A' ELSE 'OA' END),
@@ -153,21 +154,36 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
          CROSS JOIN LATERAL (SELECT format('pg_crm_%s_%s', m.map_id, e.event)) AS x (name)
          LEFT JOIN pg_trigger g ON g.tgrelid = m.relation AND g.tgname = x.name
          WHERE e.wanted AND (g.oid IS NULL OR position(g.tgenabled::text IN e.fires) = 0)
-         LIMIT 1),
-        (SELECT format('trigger "%s" of partition %s is disabled; run ALTER TABLE %2$s ENABLE TRIGGER %1$I, then crm.recapture(%3$s) for what was missed',
-                       g.tgname, p.relid, m.map_id)
+         LIMIT 1)
+        UNION ALL
+        (SELECT 2, format('trigger "%s" of partition %s is disabled', g.tgname, p.relid),
+                format('ALTER TABLE %s ENABLE TRIGGER %I; SELECT crm.recapture(%s)', p.relid, g.tgname, m.map_id)
          FROM crm_internal.partitions(m.relation) AS p (relid)
          JOIN pg_trigger g ON g.tgrelid = p.relid AND g.tgname = format('pg_crm_%s_leaf', m.map_id) AND g.tgenabled NOT IN ('O', 'A')
-         LIMIT 1),
-        (SELECT format('session_replication_role is set to replica for %s, whose sessions do not fire capture triggers',
-                       CASE WHEN s.setrole = 0 THEN format('database "%s"', current_database())
-                           ELSE format('role %s', s.setrole::regrole) END)
+         LIMIT 1)
+        UNION ALL
+        (SELECT 3, format('session_replication_role is set to replica for %s, whose sessions do not fire capture triggers', x.whom),
+                format('ALTER %s RESET session_replication_role; SELECT crm.recapture(%s)', x.command, m.map_id)
          FROM pg_db_role_setting s
+         CROSS JOIN LATERAL (
+             SELECT CASE WHEN s.setrole = 0 THEN format('database "%s"', current_database()) ELSE format('role %s', s.setrole::regrole) END AS whom,
+                    concat_ws(' ', 'ROLE ' || nullif(s.setrole, 0)::regrole, CASE WHEN s.setrole <> 0 AND s.setdatabase <> 0 THEN 'IN' END,
+                              CASE WHEN s.setdatabase <> 0 THEN format('DATABASE %I', current_database()) END) AS command) x
          WHERE m.capture = 'origin' AND s.setdatabase IN (0, (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))
            AND 'session_replication_role=replica' = ANY (s.setconfig)
-         LIMIT 1),
-        (SELECT 'session_replication_role is replica by default in sessions such as this one, which do not fire capture triggers'
-         FROM pg_settings s WHERE m.capture = 'origin' AND s.name = 'session_replication_role' AND s.reset_val = 'replica'))
-    FROM crm.object_map m JOIN pg_class c ON c.oid = m.relation WHERE m.map_id = capture_trouble.map_id AND m.enabled
+         LIMIT 1)
+        UNION ALL
+        (SELECT 4, 'session_replication_role is replica by default in sessions such as this one, which do not fire capture triggers',
+                format('ALTER SYSTEM RESET session_replication_role; SELECT pg_reload_conf(); SELECT crm.recapture(%s)', m.map_id)
+         FROM pg_settings s WHERE m.capture = 'origin' AND s.name = 'session_replication_role' AND s.reset_val = 'replica')) f
+    WHERE m.map_id = capture_finding.map_id AND m.enabled
+    ORDER BY f.place LIMIT 1
+$$;
+COMMENT ON FUNCTION crm_internal.capture_finding(int) IS
+    'why edits of a mapped table are not captured, and the SQL that mends it; NULL: they are, or the map is disabled';
+
+CREATE FUNCTION crm_internal.capture_trouble(map_id int) RETURNS text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('%s; run %s', f.trouble, f.remedy) FROM crm_internal.capture_finding(map_id) f WHERE f.trouble IS NOT NULL
 $$;
 COMMENT ON FUNCTION crm_internal.capture_trouble(int) IS 'why edits of a mapped table are not captured, and how to fix it; NULL: they are, or the map is disabled';

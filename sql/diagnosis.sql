@@ -109,17 +109,11 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET j
     SELECT x.severity, x.topic, format('map %s (%s)', w.map_id, w.relation), x.finding, x.remedy
     FROM w
     CROSS JOIN LATERAL (
-        SELECT 'red', 'capture', split_part(w.capture_trouble, '; run ', 1),
-               CASE WHEN w.capture_trouble LIKE '%; run %' THEN
-                        -- The trouble names what to run in a sentence.
-                        regexp_replace(regexp_replace(split_part(w.capture_trouble, '; run ', 2), '^(crm\.alter_map\(\d+\)) to recreate it', 'SELECT \1'),
-                                       ', then (crm\.recapture\(\d+\)) for what was missed$', '; SELECT \1')
-                    ELSE format('-- once the setting is changed: SELECT crm.recapture(%s)', w.map_id) END
-        WHERE w.capture_trouble IS NOT NULL
+        SELECT 'red', 'capture', f.trouble, f.remedy FROM crm_internal.capture_finding(w.map_id) f WHERE f.trouble IS NOT NULL
         UNION ALL
         SELECT 'red', 'map', w.reason,
-               -- Most reasons name the call.
-               coalesce('SELECT ' || substring(w.reason FROM 'crm\.\w+\(\d+\)'),
+               -- Most reasons name the call. They quote names that a table's owner chose, so no other call is taken from them.
+               coalesce('SELECT ' || substring(w.reason FROM format('crm\.(?:alter_map|recapture|enable)\(%s\)', w.map_id)),
                         format('SELECT * FROM crm.check_mapping(%s); SELECT crm.resume(%1$s)', w.map_id))
         -- The connection's own error is told once, of the connection.
         WHERE w.state = 'error' AND EXISTS (SELECT FROM crm.map_state s WHERE s.map_id = w.map_id AND s.state = 'error')

@@ -135,3 +135,31 @@ async fn a_reader_sees_what_is_urgent_first() {
         .await;
     db.drop_at_the_end();
 }
+
+/// Findings quote names that a table's owner chose; remedies are run by somebody who may do more.
+#[tokio::test]
+async fn no_name_becomes_a_remedy() {
+    let db = CLUSTER.database().await;
+    db.execute(
+        r#"SELECT crm.create_connection('s', 'stub');
+           CREATE TABLE t (id int PRIMARY KEY, name text, "SELECT crm.unmap_object(1)" text) PARTITION BY RANGE (id);
+           CREATE TABLE "p; run DROP TABLE t; --" PARTITION OF t DEFAULT;
+           SELECT crm.map_object('s', 't', 'contact');
+           SELECT crm.map_field(1, 'name', 'last_name'), crm.map_field(1, 'SELECT crm.unmap_object(1)', 'x_title');
+           ALTER TABLE "p; run DROP TABLE t; --" DISABLE TRIGGER ALL"#,
+    )
+    .await;
+    let remedies = "SELECT coalesce(string_agg(remedy, '|' ORDER BY topic), '') FROM crm.diagnose() WHERE topic IN ('capture', 'map')";
+    let partition = db.text(remedies).await;
+    assert!(
+        partition.starts_with(r#"ALTER TABLE public."p; run DROP TABLE t; --" ENABLE TRIGGER"#),
+        "{partition}"
+    );
+    db.execute(r#"ALTER TABLE "p; run DROP TABLE t; --" ENABLE TRIGGER ALL; ALTER TABLE t DROP COLUMN "SELECT crm.unmap_object(1)""#)
+        .await;
+    let finding = "SELECT finding FROM crm.diagnose() WHERE topic = 'map'";
+    let finding = db.text(finding).await;
+    assert!(finding.contains("unmap_object(1)"), "{finding}");
+    let column = db.text(remedies).await;
+    assert!(!column.contains("unmap_object"), "{column}");
+}
