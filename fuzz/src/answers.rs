@@ -50,7 +50,7 @@ static ACCOUNT: LazyLock<Account> = LazyLock::new(|| {
 });
 
 fn carry(request: &Request) -> Request {
-    ACCOUNT.carry(request, "key", Some("correlation"))
+    ACCOUNT.carry(request, "key", (Some("correlation"), None))
 }
 
 fn hold(provider: &dyn Provider, scenario: &Scenario, mut line: Line<'_>) {

@@ -125,8 +125,14 @@ impl Account {
     }
 
     /// The request that has the broker send another one. Its query goes apart, as the broker
-    /// documents it.
-    pub fn carry(&self, request: &Request, key: &str, correlation_id: Option<&str>) -> Request {
+    /// documents it. `ids`: of the application for what it does, and of the round, a uuid; the
+    /// broker's log shows the latter.
+    pub fn carry(
+        &self,
+        request: &Request,
+        key: &str,
+        (correlation_id, operation_id): (Option<&str>, Option<&str>),
+    ) -> Request {
         let (Target::Api(target) | Target::File(target) | Target::Url(target)) = &request.target;
         let (endpoint, query) = target.split_once('?').unwrap_or((target, ""));
         let parameter =
@@ -153,10 +159,15 @@ impl Account {
         let carried = Request::new(Method::Post, format!("{API}/tools/execute/proxy"))
             .header("x-api-key", key)
             .json(&order);
-        match correlation_id {
-            Some(id) => carried.header("x-correlation-id", header_text(id)),
-            None => carried,
-        }
+        let ids = [
+            ("x-correlation-id", correlation_id),
+            ("x-request-id", operation_id),
+        ];
+        ids.into_iter()
+            .fold(carried, |carried, (name, id)| match id {
+                Some(id) => carried.header(name, header_text(id)),
+                None => carried,
+            })
     }
 }
 

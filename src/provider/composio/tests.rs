@@ -38,7 +38,7 @@ fn a_request_travels_whole() {
             .as_bytes()
             .to_vec(),
     );
-    let carried = ours().carry(&request, "k", Some("order 7\n"));
+    let carried = ours().carry(&request, "k", (Some("order 7\n"), Some("0d7e")));
     assert_eq!(
         carried.target,
         Target::Api("/api/v3.1/tools/execute/proxy".to_owned())
@@ -51,6 +51,7 @@ fn a_request_travels_whole() {
             ("x-api-key", "k"),
             ("content-type", "application/json"),
             ("x-correlation-id", "order 7"),
+            ("x-request-id", "0d7e"),
         ]
     );
     assert_eq!(
@@ -79,13 +80,13 @@ fn a_request_travels_whole() {
 fn what_is_no_json_travels_as_text_and_nothing_as_nothing() {
     let csv =
         Request::new(Method::Put, "/jobs/1/batches").body("text/csv", b"Id,Name\n1,x\n".to_vec());
-    let sent = body(&ours().carry(&csv, "k", None));
+    let sent = body(&ours().carry(&csv, "k", (None, None)));
     assert_eq!(sent["body"], "Id,Name\n1,x\n");
     assert_eq!(
         sent["parameters"],
         json!([{"name": "content-type", "value": "text/csv", "type": "header"}])
     );
-    let sent = body(&ours().carry(&Request::new(Method::Get, "/x"), "k", None));
+    let sent = body(&ours().carry(&Request::new(Method::Get, "/x"), "k", (None, None)));
     assert_eq!(sent.get("body"), None);
 }
 

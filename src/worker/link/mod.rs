@@ -310,7 +310,9 @@ impl Link {
         request: &Request,
     ) -> Result<Result<Response, Failure>, Failure> {
         let key = token.access.as_deref().unwrap_or_default();
-        let carried = account.carry(request, key, context.correlation_id.as_deref());
+        let (correlation, operation) = (&context.correlation_id, &context.operation_id);
+        let ids = (correlation.as_deref(), operation.as_deref());
+        let carried = account.carry(request, key, ids);
         self.wire.secrets().learn(&carried);
         let (Target::Api(path) | Target::File(path) | Target::Url(path)) = &carried.target;
         let url = format!("{}{path}", self.base_url);

@@ -11,6 +11,8 @@ pub struct RequestContext {
     pub map_id: Option<i32>,
     /// The caller's own id for it, passed on to a broker.
     pub correlation_id: Option<Arc<str>>,
+    /// Of the round that it is a part of, passed on as well.
+    pub operation_id: Option<Arc<str>>,
 }
 
 impl RequestContext {
@@ -19,6 +21,7 @@ impl RequestContext {
             priority,
             map_id: None,
             correlation_id: None,
+            operation_id: None,
         }
     }
 

@@ -4,6 +4,7 @@
 //! arrive as a message with its claim.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::in_flight::Batch;
 use super::message::Message;
@@ -65,7 +66,7 @@ impl Batches {
             object: batch.map.crm_object.clone(),
             external_id_field: batch.map.external_id_field.clone(),
             creates_only: batch.map.spares_records(),
-            context: RequestContext::of_map(Priority::Batch, batch.map.id),
+            context: context(&batch),
             at_once: usize::MAX,
         };
         self.in_flight.insert(claim_id, batch);
@@ -89,5 +90,18 @@ impl Batches {
                 outage: None,
             },
         );
+    }
+}
+
+/// What the requests of a batch are for. They have the correlation id that all of its edits share.
+fn context(batch: &Batch) -> RequestContext {
+    let mut records = batch.records.iter().map(|record| record.claimed());
+    let first = records.next();
+    let shared = first.and_then(|first| first.correlation_id.as_deref());
+    let is_shared = records.all(|record| record.correlation_id.as_deref() == shared);
+    RequestContext {
+        correlation_id: shared.filter(|_| is_shared).map(Arc::from),
+        operation_id: first.and_then(|first| first.operation_id.clone()),
+        ..RequestContext::of_map(Priority::Batch, batch.map.id)
     }
 }
