@@ -38,40 +38,49 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     who CONSTANT oid := crm_internal.verified(caller);
-    id CONSTANT xid8 := pg_current_xact_id();
     m CONSTANT crm.object_map := crm_internal.map_of(do_link_by_column.map_id);
     f CONSTANT crm.field_map := crm_internal.field_of(do_link_by_column.map_id, do_link_by_column.column_name);
     provider text;
-    part record;
+    found record;
+    shard_keys text[] := '{}';
+    record_keys text[] := '{}';
+    crm_ids text[] := '{}';
+    refused text[] := '{}';
+    reasons text[] := '{}';
     given bigint := 0;
     linked bigint := 0;
 BEGIN
     PERFORM crm_internal.require_owner(who, m.relation);
     SELECT c.provider INTO provider FROM crm.connection c WHERE c.connection_id = m.connection_id;
-    DELETE FROM crm.match_side s WHERE s.match_id = id;
-    -- A row that cannot be read has an empty list.
-    INSERT INTO crm.match_side (match_id, natural_key, shard_key, record_key, is_linked)
-    SELECT id, crm_internal.canonical_id(provider, r.row_values ->> 0), r.shard_key, r.record_key, false
-    FROM crm_internal.row_values(m.map_id, ARRAY[f.field_id::int]) AS r WHERE r.row_values = '[]' OR r.row_values ->> 0 <> '';
-    RETURN QUERY
-        SELECT x.status, count(*), (array_agg(x.record_key ORDER BY x.record_key))[:5]
-        FROM (SELECT s.record_key, CASE WHEN s.natural_key IS NULL THEN 'unreadable'
-                                        WHEN crm_internal.record_id_trouble(provider, s.natural_key) IS NOT NULL THEN 'invalid'
-                                        WHEN count(*) OVER (PARTITION BY s.natural_key) > 1 THEN 'ambiguous' END AS status
-              FROM crm.match_side s WHERE s.match_id = id) x
-        WHERE x.status IS NOT NULL GROUP BY x.status;
-    PERFORM crm_internal.lock_links(m);
-    FOR part IN
-        SELECT array_agg(u.shard_key) AS shard_keys, array_agg(u.record_key) AS record_keys, array_agg(u.natural_key) AS crm_ids
-        FROM (SELECT x.*, (row_number() OVER () - 1) / 1000 AS n
-              FROM (SELECT s.*, count(*) OVER (PARTITION BY s.natural_key) AS rows FROM crm.match_side s WHERE s.match_id = id) x
-              WHERE x.rows = 1 AND x.natural_key IS NOT NULL AND crm_internal.record_id_trouble(provider, x.natural_key) IS NULL) u
-        GROUP BY u.n
+    FOR found IN
+        WITH given AS MATERIALIZED (
+            -- A row that cannot be read has an empty list.
+            SELECT crm_internal.canonical_id(provider, r.row_values ->> 0) AS crm_id, r.shard_key, r.record_key
+            FROM crm_internal.row_values(m.map_id, ARRAY[f.field_id::int]) AS r WHERE r.row_values = '[]' OR r.row_values ->> 0 <> '')
+        SELECT g.*, CASE WHEN g.crm_id IS NULL THEN 'unreadable'
+                         WHEN crm_internal.record_id_trouble(provider, g.crm_id) IS NOT NULL THEN 'invalid'
+                         WHEN count(*) OVER (PARTITION BY g.crm_id COLLATE "C") > 1 THEN 'ambiguous' END AS trouble
+        FROM given g ORDER BY g.record_key COLLATE "C"
     LOOP
-        given := given + cardinality(part.crm_ids);
-        linked := linked + cardinality(crm_internal.link_free(m, part.shard_keys, part.record_keys, part.crm_ids));
+        IF found.trouble IS NOT NULL THEN
+            refused := refused || found.record_key;
+            reasons := reasons || found.trouble;
+            CONTINUE;
+        END IF;
+        shard_keys := shard_keys || found.shard_key;
+        record_keys := record_keys || found.record_key;
+        crm_ids := crm_ids || found.crm_id;
+        given := given + 1;
+        CONTINUE WHEN cardinality(crm_ids) < 1000;
+        linked := linked + cardinality(crm_internal.link_free(m, shard_keys, record_keys, crm_ids));
+        shard_keys := '{}';
+        record_keys := '{}';
+        crm_ids := '{}';
     END LOOP;
-    DELETE FROM crm.match_side s WHERE s.match_id = id;
+    linked := linked + cardinality(crm_internal.link_free(m, shard_keys, record_keys, crm_ids));
+    RETURN QUERY
+        SELECT x.reason, count(*), (array_agg(x.record_key ORDER BY x.n))[:5]
+        FROM unnest(reasons, refused) WITH ORDINALITY AS x (reason, record_key, n) GROUP BY x.reason;
     PERFORM crm_internal.notify_worker(false);
     RETURN QUERY SELECT x.* FROM (VALUES ('linked', linked, '{}'::text[]), ('taken', given - linked, '{}')) AS x (status, number, samples)
                  WHERE x.status = 'linked' OR x.number > 0;

@@ -1,27 +1,11 @@
 -- Linking rows and CRM records that are on both sides, by what they have in common.
 
--- Unlogged: its rows are gone with the call that made them.
-CREATE UNLOGGED TABLE crm.match_side (
-    match_id    xid8 NOT NULL,
-    natural_key text COLLATE "C",
-    shard_key   text COLLATE "C",
-    record_key  text COLLATE "C",
-    crm_id      text COLLATE "C",
-    is_linked   bool NOT NULL
-);
-CREATE INDEX match_side_match_id ON crm.match_side (match_id);
-COMMENT ON TABLE crm.match_side IS
-    'rows (without crm_id) and CRM records (with it) that a call of crm.match() compares; deleted at its end';
-COMMENT ON COLUMN crm.match_side.match_id IS 'transaction of the call';
-COMMENT ON COLUMN crm.match_side.natural_key IS 'what is compared; NULL: one of the values is empty';
-COMMENT ON COLUMN crm.match_side.record_key IS 'key of the row; of a CRM record: the key that it carries, NULL: none';
-COMMENT ON COLUMN crm.match_side.is_linked IS 'the row or the CRM record is linked already';
-
-CREATE FUNCTION crm_internal.gather_sides(m crm.object_map, names name[], crm_fields text[]) RETURNS void
+-- In the memory of the call, and on its disk beyond that: it may be a call in a transaction that is READ ONLY.
+CREATE FUNCTION crm_internal.matched(m crm.object_map, names name[], crm_fields text[])
+RETURNS TABLE (status text, shard_key text, record_key text, crm_id text, natural_key jsonb, carried text)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-    id CONSTANT xid8 := pg_current_xact_id();
     others CONSTANT bool := EXISTS (SELECT FROM crm.object_map o WHERE o.connection_id = m.connection_id AND o.map_id <> m.map_id
                                                                AND lower(o.crm_object) = lower(m.crm_object));
     ids int[];
@@ -30,38 +14,35 @@ BEGIN
     SELECT array_agg(f.field_id::int ORDER BY p.n), jsonb_object_agg(p.crm_field, f.data_type) INTO ids, types
     FROM unnest(names, crm_fields) WITH ORDINALITY AS p (name, crm_field, n)
     JOIN crm.field_map f ON f.map_id = m.map_id AND f.column_name = p.name;
+    RETURN QUERY
     -- Links are scalar subqueries: each is an index look-up, whatever the planner knows of the ledger.
-    INSERT INTO crm.match_side (match_id, natural_key, shard_key, record_key, is_linked)
-    SELECT id, crm_internal.natural_key(r.row_values), r.shard_key, r.record_key,
-           (SELECT l.crm_id FROM crm.ledger l
-            WHERE l.shard_key = r.shard_key AND l.map_id = m.map_id AND l.record_key = r.record_key) IS NOT NULL
-    FROM crm_internal.row_values(m.map_id, ids) AS r;
-    INSERT INTO crm.match_side (match_id, natural_key, record_key, crm_id, is_linked)
-    SELECT id, crm_internal.natural_key((SELECT jsonb_agg(r.fields -> f.name ORDER BY f.n)
-                                         FROM unnest(crm_fields) WITH ORDINALITY AS f (name, n) WHERE r.fields IS NOT NULL)),
-           r.record_key, r.crm_id,
-           (SELECT l.record_key FROM crm.ledger l WHERE l.map_id = m.map_id AND l.crm_id = r.crm_id LIMIT 1) IS NOT NULL
-           OR others AND crm_internal.linked_elsewhere(m.map_id, r.crm_id) IS NOT NULL
-    FROM crm_internal.crm_records(jsonb_build_object(
-        'connection_id', m.connection_id, 'object', m.crm_object, 'fields', types, 'external_id_field', m.external_id_field)) AS r;
-END $$;
-COMMENT ON FUNCTION crm_internal.gather_sides(crm.object_map, name[], text[]) IS
-    'reads all rows of a map and all records of its CRM object into crm.match_side';
-
-CREATE FUNCTION crm_internal.matched(map_id int)
-RETURNS TABLE (status text, shard_key text, record_key text, crm_id text, natural_key jsonb, carried text)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    WITH record AS (
+    WITH row AS MATERIALIZED (
+        SELECT crm_internal.natural_key(r.row_values) AS natural_key, r.shard_key, r.record_key, NULL::text AS crm_id,
+               (SELECT l.crm_id FROM crm.ledger l
+                WHERE l.shard_key = r.shard_key AND l.map_id = m.map_id AND l.record_key = r.record_key) IS NOT NULL AS is_linked
+        FROM crm_internal.row_values(m.map_id, ids) AS r
+    ), listed AS MATERIALIZED (
         -- One that changed while the pages were read is listed twice.
-        SELECT DISTINCT ON (s.crm_id, o.shard_key, o.record_key) s.*
-        FROM crm.match_side s, LATERAL (SELECT CASE WHEN s.crm_id IS NULL THEN s.shard_key END, CASE WHEN s.crm_id IS NULL THEN s.record_key END)
-             AS o (shard_key, record_key)
-        WHERE s.match_id = pg_current_xact_id() ORDER BY s.crm_id, o.shard_key, o.record_key, s.ctid DESC
+        SELECT DISTINCT ON (r.crm_id) r.*
+        FROM crm_internal.crm_records(jsonb_build_object(
+            'connection_id', m.connection_id, 'object', m.crm_object, 'fields', types, 'external_id_field', m.external_id_field))
+            WITH ORDINALITY AS r (crm_id, record_key, fields, modified_at_ms, n)
+        ORDER BY r.crm_id, r.n DESC
+    ), side AS MATERIALIZED (
+        -- record_key: of a CRM record, the key that it carries.
+        SELECT * FROM row
+        UNION ALL
+        SELECT crm_internal.natural_key((SELECT jsonb_agg(r.fields -> f.name ORDER BY f.n)
+                                         FROM unnest(crm_fields) WITH ORDINALITY AS f (name, n) WHERE r.fields IS NOT NULL)),
+               NULL, r.record_key, r.crm_id,
+               (SELECT l.record_key FROM crm.ledger l WHERE l.map_id = m.map_id AND l.crm_id = r.crm_id LIMIT 1) IS NOT NULL
+               OR others AND crm_internal.linked_elsewhere(m.map_id, r.crm_id) IS NOT NULL
+        FROM listed r
     ), counted AS (
         SELECT s.*, count(*) FILTER (WHERE s.crm_id IS NULL) OVER same AS rows, count(*) FILTER (WHERE s.crm_id IS NOT NULL) OVER same AS records,
                max(s.crm_id) OVER same AS other_id, max(s.record_key) FILTER (WHERE s.crm_id IS NOT NULL) OVER same AS other_key
-        FROM record s WHERE NOT s.is_linked AND s.natural_key IS NOT NULL
-        WINDOW same AS (PARTITION BY s.natural_key)
+        FROM side s WHERE NOT s.is_linked AND s.natural_key IS NOT NULL
+        WINDOW same AS (PARTITION BY s.natural_key COLLATE "C")
     ), judged AS (
         SELECT c.*, CASE WHEN c.rows = 0 OR c.records = 0 THEN 'unmatched'
                          WHEN c.rows > 1 OR c.records > 1 THEN 'ambiguous'
@@ -76,10 +57,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     UNION ALL
     SELECT CASE WHEN s.is_linked THEN 'linked' ELSE 'unmatched' END, coalesce(s.shard_key, ''), CASE WHEN s.crm_id IS NULL THEN s.record_key END,
            s.crm_id, s.natural_key::jsonb, NULL
-    FROM record s WHERE s.is_linked OR s.natural_key IS NULL
-$$;
-COMMENT ON FUNCTION crm_internal.matched(int) IS
-    'what crm.match() found in crm.match_side; carried: the key that the CRM record has in external_id_field';
+    FROM side s WHERE s.is_linked OR s.natural_key IS NULL;
+END $$;
+COMMENT ON FUNCTION crm_internal.matched(crm.object_map, name[], text[]) IS
+    'all rows of a map and all records of its CRM object, compared by some fields as crm.match() reports them; carried: the key that the CRM record '
+    'has in external_id_field';
 
 CREATE FUNCTION crm_internal.lock_links(m crm.object_map) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
@@ -93,8 +75,10 @@ COMMENT ON FUNCTION crm_internal.lock_links(crm.object_map) IS
 CREATE FUNCTION crm_internal.link_free(m crm.object_map, shard_keys text[], record_keys text[], crm_ids text[]) RETURNS int[]
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
-    free int[] := crm_internal.hold_rows(m.map_id, shard_keys, record_keys);
+    free int[];
 BEGIN
+    PERFORM crm_internal.lock_links(m);
+    free := crm_internal.hold_rows(m.map_id, shard_keys, record_keys);
     PERFORM FROM crm.ledger l, unnest(shard_keys, record_keys) AS k (shard_key, record_key)
     WHERE l.shard_key = k.shard_key AND l.map_id = m.map_id AND l.record_key = k.record_key FOR NO KEY UPDATE OF l;
     free := ARRAY(
@@ -110,33 +94,24 @@ BEGIN
     RETURN free;
 END $$;
 COMMENT ON FUNCTION crm_internal.link_free(crm.object_map, text[], text[], text[]) IS
-    'links rows that are there to CRM records, unless either is linked already; returns the places of those that were linked. To be called '
-    'under crm_internal.lock_links()';
+    'links rows that are there to CRM records, unless either is linked already; returns the places of those that were linked';
 
-CREATE FUNCTION crm_internal.link_matched(m crm.object_map, write_key bool) RETURNS void
+CREATE FUNCTION crm_internal.link_matched(m crm.object_map, shard_keys text[], record_keys text[], crm_ids text[], carried text[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    part record;
     linked int[];
 BEGIN
-    PERFORM crm_internal.lock_links(m);
-    FOR part IN
-        SELECT array_agg(u.shard_key) AS shard_keys, array_agg(u.record_key) AS record_keys, array_agg(u.crm_id) AS crm_ids,
-               array_agg(coalesce(u.carried, '')) AS carried
-        FROM (SELECT x.*, (row_number() OVER () - 1) / 1000 AS n FROM crm_internal.matched(m.map_id) AS x WHERE x.status = 'unique') AS u
-        GROUP BY u.n
-    LOOP
-        -- Whatever was linked while the CRM was read is left alone.
-        linked := crm_internal.link_free(m, part.shard_keys, part.record_keys, part.crm_ids);
-        CONTINUE WHEN NOT write_key;
-        SELECT array_agg(part.shard_keys[n]), array_agg(part.record_keys[n]) INTO part.shard_keys, part.record_keys
-        FROM unnest(linked) AS n WHERE part.carried[n] <> part.record_keys[n];
-        PERFORM crm_internal.queue_keys(m.map_id, part.shard_keys, part.record_keys);
-    END LOOP;
+    -- Whatever was linked while the CRM was read is left alone.
+    linked := crm_internal.link_free(m, shard_keys, record_keys, crm_ids);
+    IF carried IS NOT NULL THEN
+        PERFORM crm_internal.queue_keys(m.map_id, array_agg(shard_keys[n]), array_agg(record_keys[n]))
+        FROM unnest(linked) AS n WHERE carried[n] IS DISTINCT FROM record_keys[n];
+    END IF;
     PERFORM crm_internal.notify_worker(false);
 END $$;
-COMMENT ON FUNCTION crm_internal.link_matched(crm.object_map, bool) IS
-    'links what crm.match() found to be unique, but for what was linked or deleted meanwhile, and queues the keys that records lack';
+COMMENT ON FUNCTION crm_internal.link_matched(crm.object_map, text[], text[], text[], text[]) IS
+    'links rows and CRM records that crm.match() found to be unique, but for what was linked or deleted meanwhile; carried: the keys that the records '
+    'have, so that those that they lack are queued; NULL: no key is written';
 
 CREATE FUNCTION crm_internal.do_match(caller bytea, map_id int, on_fields jsonb, dry_run bool, write_key bool)
 RETURNS TABLE (status text, record_key text, shard_key text, crm_id text, natural_key jsonb)
@@ -148,6 +123,13 @@ DECLARE
     names CONSTANT name[] := ARRAY(SELECT p.key FROM jsonb_each_text(
         CASE jsonb_typeof(on_fields) WHEN 'object' THEN on_fields ELSE '{}' END) AS p ORDER BY p.key COLLATE "C");
     crm_fields CONSTANT text[] := ARRAY(SELECT on_fields ->> n.name FROM unnest(names) WITH ORDINALITY AS n (name, ord) ORDER BY n.ord);
+    links CONSTANT bool := NOT coalesce(dry_run, true);
+    writes_key CONSTANT bool := coalesce(write_key, true);
+    shard_keys text[] := '{}';
+    record_keys text[] := '{}';
+    crm_ids text[] := '{}';
+    carried text[] := '{}';
+    found record;
     c name;
 BEGIN
     PERFORM crm_internal.require_owner(who, m.relation);
@@ -165,19 +147,33 @@ BEGIN
                 HINT = 'crm.map_field() maps it; with materialize => false it is not written to the CRM.';
         END IF;
     END LOOP;
-    DELETE FROM crm.match_side s WHERE s.match_id = pg_current_xact_id();
-    PERFORM crm_internal.gather_sides(m, names, crm_fields);
-    RETURN QUERY
-        SELECT x.status, x.record_key, x.shard_key, x.crm_id,
-               (SELECT jsonb_object_agg(n.name, x.natural_key -> (n.ord - 1)::int) FROM unnest(names) WITH ORDINALITY AS n (name, ord)
-                WHERE x.natural_key IS NOT NULL)
-        FROM crm_internal.matched(m.map_id) AS x
+    FOR found IN
+        SELECT x.*, (SELECT jsonb_object_agg(n.name, x.natural_key -> (n.ord - 1)::int) FROM unnest(names) WITH ORDINALITY AS n (name, ord)
+                     WHERE x.natural_key IS NOT NULL) AS named
+        FROM crm_internal.matched(m, names, crm_fields) AS x
         ORDER BY array_position(ARRAY['unique', 'ambiguous', 'unmatched', 'linked'], x.status), x.record_key IS NULL, x.natural_key::text COLLATE "C",
-                 x.record_key COLLATE "C", x.crm_id COLLATE "C";
-    IF NOT coalesce(dry_run, true) THEN
-        PERFORM crm_internal.link_matched(m, coalesce(write_key, true));
+                 x.record_key COLLATE "C", x.crm_id COLLATE "C"
+    LOOP
+        IF found.status = 'unique' AND links THEN
+            shard_keys := shard_keys || found.shard_key;
+            record_keys := record_keys || found.record_key;
+            crm_ids := crm_ids || found.crm_id;
+            carried := carried || coalesce(found.carried, '');
+        END IF;
+        IF cardinality(crm_ids) >= 1000 THEN
+            PERFORM crm_internal.link_matched(m, shard_keys, record_keys, crm_ids, CASE WHEN writes_key THEN carried END);
+            shard_keys := '{}'; record_keys := '{}'; crm_ids := '{}'; carried := '{}';
+        END IF;
+        status := found.status;
+        record_key := found.record_key;
+        shard_key := found.shard_key;
+        crm_id := found.crm_id;
+        natural_key := found.named;
+        RETURN NEXT;
+    END LOOP;
+    IF cardinality(crm_ids) > 0 THEN
+        PERFORM crm_internal.link_matched(m, shard_keys, record_keys, crm_ids, CASE WHEN writes_key THEN carried END);
     END IF;
-    DELETE FROM crm.match_side s WHERE s.match_id = pg_current_xact_id();
 END $$;
 COMMENT ON FUNCTION crm_internal.do_match(bytea, int, jsonb, bool, bool) IS
     'crm.match() for the role that the token of crm_internal.caller() names';

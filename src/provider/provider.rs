@@ -182,6 +182,11 @@ pub trait Provider: Send + Sync {
     /// A canonical value in the form this vendor is sent.
     fn to_wire(&self, data_type: DataType, value: &Value) -> serde_json::Value;
 
+    /// Whether to request a field that the CRM does not have is an error that names the field.
+    fn names_unknown_fields(&self) -> bool {
+        true
+    }
+
     /// When the vendor takes the values of two external ids for one.
     fn key_equality(&self) -> KeyEquality {
         KeyEquality::IgnoringCase

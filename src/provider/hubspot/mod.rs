@@ -116,6 +116,10 @@ impl Provider for HubSpot {
         Some(changes::count(object))
     }
 
+    fn names_unknown_fields(&self) -> bool {
+        false
+    }
+
     fn describe(&self, _settings: &Settings, object: &str) -> Option<BoxOperation<Description>> {
         Some(describe::describe(object))
     }

@@ -156,6 +156,10 @@ impl Provider for Pipedrive {
         }
     }
 
+    fn names_unknown_fields(&self) -> bool {
+        false
+    }
+
     fn describe(&self, _settings: &Settings, name: &str) -> Option<BoxOperation<Description>> {
         Some(match object(name) {
             Ok(object) => Box::new(describe::Describe::new(object)),

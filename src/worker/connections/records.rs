@@ -59,7 +59,7 @@ impl PendingRecords {
 }
 
 async fn page(link: &Link, request: RecordsRequest) -> Result<Json, Failure> {
-    let types = types(link, &request).await;
+    let types = types(link, &request).await?;
     let field = |name: &String| {
         let data_type = types.get(name).copied().unwrap_or(DataType::Text);
         let name = name.clone();
@@ -98,8 +98,12 @@ async fn page(link: &Link, request: RecordsRequest) -> Result<Json, Failure> {
     Ok(json!({ "records": records, "next": page.next, "more": page.more }))
 }
 
-/// The types of fields whose types the request leaves open, as the CRM describes them.
-async fn types(link: &Link, request: &RecordsRequest) -> BTreeMap<String, DataType> {
+/// The types of fields whose types the request leaves open, as the CRM describes them. Fails if it
+/// has no such field, and would not say so itself.
+async fn types(
+    link: &Link,
+    request: &RecordsRequest,
+) -> Result<BTreeMap<String, DataType>, Failure> {
     let mut types = BTreeMap::new();
     let mut open: Vec<&String> = request.condition.keys().collect();
     for (name, data_type) in &request.fields {
@@ -110,19 +114,30 @@ async fn types(link: &Link, request: &RecordsRequest) -> BTreeMap<String, DataTy
     }
     open.retain(|name| !types.contains_key(*name));
     if open.is_empty() {
-        return types;
+        return Ok(types);
     }
     let described = link.describe(&request.object, false).await;
     let Some(Ok(description)) = described.map(|known| known.description) else {
-        return types;
+        return Ok(types);
     };
     for name in open {
         let field = description.field(name);
+        // A part of a field goes by the field's name and its own.
+        let (whole, _) = name.split_once('.').unwrap_or((name, ""));
+        let is_known = field.or_else(|| description.field(whole)).is_some();
+        if !is_known && !link.provider.names_unknown_fields() {
+            let message = format!("{} has no field \"{name}\"", request.object);
+            return Err(Failure::record(
+                ErrorClass::Mapping,
+                "unknown_field",
+                message,
+            ));
+        }
         if let Some(data_type) = field.and_then(|field| field.data_types.first()) {
             types.insert(name.clone(), *data_type);
         }
     }
-    types
+    Ok(types)
 }
 
 /// What fields must hold: one of these values.
