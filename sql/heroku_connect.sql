@@ -41,7 +41,7 @@ DECLARE
     m CONSTANT crm.object_map := crm_internal.map_of(do_link_by_column.map_id);
     f CONSTANT crm.field_map := crm_internal.field_of(do_link_by_column.map_id, do_link_by_column.column_name);
     provider text;
-    found record;
+    pair record;
     shard_keys text[] := '{}';
     record_keys text[] := '{}';
     crm_ids text[] := '{}';
@@ -52,7 +52,7 @@ DECLARE
 BEGIN
     PERFORM crm_internal.require_owner(who, m.relation);
     SELECT c.provider INTO provider FROM crm.connection c WHERE c.connection_id = m.connection_id;
-    FOR found IN
+    FOR pair IN
         WITH given AS MATERIALIZED (
             -- A row that cannot be read has an empty list.
             SELECT crm_internal.canonical_id(provider, r.row_values ->> 0) AS crm_id, r.shard_key, r.record_key
@@ -62,14 +62,14 @@ BEGIN
                          WHEN count(*) OVER (PARTITION BY g.crm_id COLLATE "C") > 1 THEN 'ambiguous' END AS trouble
         FROM given g ORDER BY g.record_key COLLATE "C"
     LOOP
-        IF found.trouble IS NOT NULL THEN
-            refused := refused || found.record_key;
-            reasons := reasons || found.trouble;
+        IF pair.trouble IS NOT NULL THEN
+            refused := refused || pair.record_key;
+            reasons := reasons || pair.trouble;
             CONTINUE;
         END IF;
-        shard_keys := shard_keys || found.shard_key;
-        record_keys := record_keys || found.record_key;
-        crm_ids := crm_ids || found.crm_id;
+        shard_keys := shard_keys || pair.shard_key;
+        record_keys := record_keys || pair.record_key;
+        crm_ids := crm_ids || pair.crm_id;
         given := given + 1;
         CONTINUE WHEN cardinality(crm_ids) < 1000;
         linked := linked + cardinality(crm_internal.link_free(m, shard_keys, record_keys, crm_ids));

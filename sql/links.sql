@@ -115,17 +115,16 @@ COMMENT ON FUNCTION crm_internal.linked_elsewhere(int, text) IS
     'the record of another map of the same connection and CRM object to which a CRM record is linked; NULL: none';
 
 -- Op k is an update that also writes the key.
-CREATE FUNCTION crm_internal.queue_keys(map_id int, shard_keys text[], record_keys text[]) RETURNS void
+CREATE FUNCTION crm_internal.queue_keys(map_id int, shard_keys text[], record_keys text[], actor text DEFAULT crm_internal.actor()) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     INSERT INTO crm.queue AS q (shard_key, map_id, record_key, op, cells, next_attempt_at, actor)
-    SELECT k.shard_key, m.map_id, k.record_key, 'k', '\x0000000000000000', now(),
-           crm_internal.actor()
+    SELECT k.shard_key, m.map_id, k.record_key, 'k', '\x0000000000000000', now(), queue_keys.actor
     FROM crm.object_map m, unnest(queue_keys.shard_keys, queue_keys.record_keys) AS k (shard_key, record_key)
     WHERE m.map_id = queue_keys.map_id AND m.external_id_field IS NOT NULL
     ON CONFLICT (shard_key, map_id, record_key) DO UPDATE
     SET op = 'k', revision = excluded.revision, next_attempt_at = CASE q.state WHEN 'dead' THEN q.next_attempt_at ELSE now() END
 $$;
-COMMENT ON FUNCTION crm_internal.queue_keys(int, text[], text[]) IS
+COMMENT ON FUNCTION crm_internal.queue_keys(int, text[], text[], text) IS
     'queues the keys of linked rows to be written to external_id_field, if the map has one';
 
 CREATE FUNCTION crm_internal.do_link(caller bytea, map_id int, record_key text, crm_id text, shard_key text, replace bool,

@@ -96,22 +96,58 @@ END $$;
 COMMENT ON FUNCTION crm_internal.link_free(crm.object_map, text[], text[], text[]) IS
     'links rows that are there to CRM records, unless either is linked already; returns the places of those that were linked';
 
-CREATE FUNCTION crm_internal.link_matched(m crm.object_map, shard_keys text[], record_keys text[], crm_ids text[], carried text[]) RETURNS void
+CREATE FUNCTION crm_internal.link_matched(m crm.object_map, shard_keys text[], record_keys text[], crm_ids text[], carried text[], actor text)
+RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    linked int[];
-BEGIN
     -- Whatever was linked while the CRM was read is left alone.
-    linked := crm_internal.link_free(m, shard_keys, record_keys, crm_ids);
+    linked CONSTANT int[] := crm_internal.link_free(m, shard_keys, record_keys, crm_ids);
+BEGIN
     IF carried IS NOT NULL THEN
-        PERFORM crm_internal.queue_keys(m.map_id, array_agg(shard_keys[n]), array_agg(record_keys[n]))
-        FROM unnest(linked) AS n WHERE carried[n] IS DISTINCT FROM record_keys[n];
+        PERFORM crm_internal.queue_keys(m.map_id, array_agg(shard_keys[n]), array_agg(record_keys[n]), link_matched.actor)
+        FROM unnest(linked) AS n WHERE carried[n] <> record_keys[n];
     END IF;
     PERFORM crm_internal.notify_worker(false);
 END $$;
-COMMENT ON FUNCTION crm_internal.link_matched(crm.object_map, text[], text[], text[], text[]) IS
+COMMENT ON FUNCTION crm_internal.link_matched(crm.object_map, text[], text[], text[], text[], text) IS
     'links rows and CRM records that crm.match() found to be unique, but for what was linked or deleted meanwhile; carried: the keys that the records '
     'have, so that those that they lack are queued; NULL: no key is written';
+
+-- The worker may not get a lock that another session has for a moment.
+CREATE FUNCTION crm_internal.have_linked(m crm.object_map, shard_keys text[], record_keys text[], crm_ids text[], carried text[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    answer jsonb;
+BEGIN
+    FOR attempt IN 1..30 LOOP
+        answer := crm_internal.ask_worker(jsonb_build_object(
+            'op', 'link', 'map_id', m.map_id, 'shard_keys', shard_keys, 'record_keys', record_keys, 'crm_ids', crm_ids, 'carried', carried,
+            'actor', crm_internal.actor()), 60000);
+        IF answer -> 'done' = 'true' THEN
+            RETURN;
+        END IF;
+        EXIT WHEN answer -> 'may_pass' IS DISTINCT FROM 'true';
+        PERFORM pg_sleep(0.1);
+    END LOOP;
+    RAISE lock_not_available USING MESSAGE = format('rows of map %s could not be linked', m.map_id),
+        DETAIL = coalesce(answer ->> 'error', 'The worker did not answer in time.'),
+        HINT = 'What was linked before stays linked: call crm.match() again.';
+END $$;
+COMMENT ON FUNCTION crm_internal.have_linked(crm.object_map, text[], text[], text[], text[]) IS
+    'crm_internal.link_matched() in a transaction of the worker; raises lock_not_available (55P03) if it cannot';
+
+CREATE FUNCTION crm_internal.link_part(m crm.object_map, shard_keys text[], record_keys text[], crm_ids text[], carried text[], is_own bool)
+RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF is_own THEN
+        PERFORM crm_internal.have_linked(m, shard_keys, record_keys, crm_ids, carried);
+    ELSE
+        PERFORM crm_internal.link_matched(m, shard_keys, record_keys, crm_ids, carried, crm_internal.actor());
+    END IF;
+END $$;
+COMMENT ON FUNCTION crm_internal.link_part(crm.object_map, text[], text[], text[], text[], bool) IS
+    'links a part of what crm.match() found, in a transaction of its own or in the caller''s';
 
 CREATE FUNCTION crm_internal.do_match(caller bytea, map_id int, on_fields jsonb, dry_run bool, write_key bool)
 RETURNS TABLE (status text, record_key text, shard_key text, crm_id text, natural_key jsonb)
@@ -125,11 +161,14 @@ DECLARE
     crm_fields CONSTANT text[] := ARRAY(SELECT on_fields ->> n.name FROM unnest(names) WITH ORDINALITY AS n (name, ord) ORDER BY n.ord);
     links CONSTANT bool := NOT coalesce(dry_run, true);
     writes_key CONSTANT bool := coalesce(write_key, true);
+    -- The links are part of a transaction that has changed something, perhaps the map itself. Otherwise each part is one of its own: the map is
+    -- not locked for as long as it takes to link all rows.
+    is_own CONSTANT bool := pg_current_xact_id_if_assigned() IS NULL;
     shard_keys text[] := '{}';
     record_keys text[] := '{}';
     crm_ids text[] := '{}';
     carried text[] := '{}';
-    found record;
+    pair record;
     c name;
 BEGIN
     PERFORM crm_internal.require_owner(who, m.relation);
@@ -147,32 +186,32 @@ BEGIN
                 HINT = 'crm.map_field() maps it; with materialize => false it is not written to the CRM.';
         END IF;
     END LOOP;
-    FOR found IN
+    FOR pair IN
         SELECT x.*, (SELECT jsonb_object_agg(n.name, x.natural_key -> (n.ord - 1)::int) FROM unnest(names) WITH ORDINALITY AS n (name, ord)
                      WHERE x.natural_key IS NOT NULL) AS named
         FROM crm_internal.matched(m, names, crm_fields) AS x
         ORDER BY array_position(ARRAY['unique', 'ambiguous', 'unmatched', 'linked'], x.status), x.record_key IS NULL, x.natural_key::text COLLATE "C",
                  x.record_key COLLATE "C", x.crm_id COLLATE "C"
     LOOP
-        IF found.status = 'unique' AND links THEN
-            shard_keys := shard_keys || found.shard_key;
-            record_keys := record_keys || found.record_key;
-            crm_ids := crm_ids || found.crm_id;
-            carried := carried || coalesce(found.carried, '');
+        IF pair.status = 'unique' AND links THEN
+            shard_keys := shard_keys || pair.shard_key;
+            record_keys := record_keys || pair.record_key;
+            crm_ids := crm_ids || pair.crm_id;
+            carried := carried || coalesce(pair.carried, '');
         END IF;
-        IF cardinality(crm_ids) >= 1000 THEN
-            PERFORM crm_internal.link_matched(m, shard_keys, record_keys, crm_ids, CASE WHEN writes_key THEN carried END);
+        IF cardinality(crm_ids) = 1000 THEN
+            PERFORM crm_internal.link_part(m, shard_keys, record_keys, crm_ids, CASE WHEN writes_key THEN carried END, is_own);
             shard_keys := '{}'; record_keys := '{}'; crm_ids := '{}'; carried := '{}';
         END IF;
-        status := found.status;
-        record_key := found.record_key;
-        shard_key := found.shard_key;
-        crm_id := found.crm_id;
-        natural_key := found.named;
+        status := pair.status;
+        record_key := pair.record_key;
+        shard_key := pair.shard_key;
+        crm_id := pair.crm_id;
+        natural_key := pair.named;
         RETURN NEXT;
     END LOOP;
     IF cardinality(crm_ids) > 0 THEN
-        PERFORM crm_internal.link_matched(m, shard_keys, record_keys, crm_ids, CASE WHEN writes_key THEN carried END);
+        PERFORM crm_internal.link_part(m, shard_keys, record_keys, crm_ids, CASE WHEN writes_key THEN carried END, is_own);
     END IF;
 END $$;
 COMMENT ON FUNCTION crm_internal.do_match(bytea, int, jsonb, bool, bool) IS
@@ -188,6 +227,7 @@ COMMENT ON FUNCTION crm.match(int, jsonb, bool, bool) IS
     'record, neither of them linked), ambiguous (several rows or records, or the record carries another key), unmatched (a row or a record '
     'alone), linked (already). on_fields: mapped columns and the CRM fields that they must be equal to, all of them; canonical values are '
     'compared, text without regard to case and outer blanks, and what is empty matches nothing. dry_run => false links what is unique, like '
-    'crm.link(), and never replaces a link. write_key: the keys of rows that are linked are queued to be written to external_id_field, if the '
+    'crm.link(), and never replaces a link: a thousand rows at a time, each in a transaction of its own, or all in the caller''s if that has changed '
+    'something already; in the latter case the map is locked until its end. write_key: the keys of rows that are linked are queued to be written to external_id_field, if the '
     'map has one. All rows and all records are read; cancellable. Errors: 42704 no such map, 42703 column not mapped, 22023 invalid '
-    'argument, 42501 not the owner of the table, and those of crm.records()';
+    'argument, 42501 not the owner of the table, 55P03 rows are locked (what was linked before stays linked), and those of crm.records()';

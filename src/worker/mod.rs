@@ -14,6 +14,7 @@ mod in_flight;
 mod ingest;
 pub mod launcher;
 pub mod link;
+mod links;
 mod mailbox;
 mod main_loop;
 mod monitor;

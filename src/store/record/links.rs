@@ -156,6 +156,37 @@ pub fn link(client: &mut SpiClient, map: &Map, links: &[(&Key, &str)]) -> Result
     Ok(())
 }
 
+/// Rows and CRM records that belong together.
+pub struct Matched<'a> {
+    pub shard_keys: &'a [String],
+    pub record_keys: &'a [String],
+    pub crm_ids: &'a [String],
+    /// The keys that the records carry; `None`: those that they lack are not written.
+    pub carried: Option<&'a [String]>,
+    pub actor: &'a str,
+}
+
+/// Links those that are still free, and queues the keys that their records lack.
+pub fn link_matched(
+    client: &mut SpiClient,
+    map_id: i32,
+    matched: &Matched,
+) -> Result<(), StoreError> {
+    client.update(
+        Cached("SELECT crm_internal.link_matched(m, $2, $3, $4, $5, $6) FROM crm.object_map m WHERE m.map_id = $1"),
+        None,
+        &[
+            map_id.into(),
+            matched.shard_keys.to_vec().into(),
+            matched.record_keys.to_vec().into(),
+            matched.crm_ids.to_vec().into(),
+            matched.carried.map(<[String]>::to_vec).into(),
+            matched.actor.into(),
+        ],
+    )?;
+    Ok(())
+}
+
 /// A record whose CRM record was merged into another goes with that one from now on; `false`:
 /// another row does already.
 pub fn relink(

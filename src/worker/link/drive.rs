@@ -3,6 +3,8 @@
 use crm_domain::Failure;
 use crm_provider::{BoxOperation, Request, Response, Step};
 
+use crate::failpoint;
+
 /// How the requests of an operation are sent.
 pub trait Send {
     fn send(
@@ -22,7 +24,10 @@ pub async fn drive<T>(mut operation: BoxOperation<T>, sender: impl Send) -> Resu
                 operation.step(None)
             }
             Step::Send(request) => match sender.send(request).await {
-                Ok(response) => operation.step(Some(response)),
+                Ok(response) => {
+                    failpoint::reach_on_thread("operation::response");
+                    operation.step(Some(response))
+                }
                 Err(failure) => operation.interrupted(failure),
             },
         };

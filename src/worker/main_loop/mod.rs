@@ -34,6 +34,7 @@ use crate::worker::context::Context;
 use crate::worker::in_flight::RecordsInFlight;
 use crate::worker::ingest::Ingest;
 use crate::worker::ingest::waiters::IngestWaiter;
+use crate::worker::links;
 use crate::worker::mailbox::{self, Inbox, Sender};
 use crate::worker::monitor::Monitor;
 use crate::worker::process::{self, reload_if_requested, report};
@@ -359,6 +360,7 @@ impl MainLoop {
             Request::Read(read) => self.calls.read(read, reply),
             Request::Describe(request) => connections.describe(PendingDescribe { request, reply }),
             Request::Records(request) => connections.list(PendingRecords { request, reply }),
+            Request::Link(request) => drop(reply.send(links::link(&request))),
             Request::Test(test) => connections.test(PendingTest {
                 connection_id: test.connection_id,
                 count: test.count,

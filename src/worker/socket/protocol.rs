@@ -21,6 +21,7 @@ pub enum Request {
     Describe(DescribeRequest),
     Test(TestRequest),
     Records(RecordsRequest),
+    Link(LinkRequest),
 }
 
 /// Read by hand: serde reads a tagged enum through a buffer that does not know numbers of arbitrary
@@ -38,6 +39,7 @@ impl<'de> Deserialize<'de> for Request {
             Describe,
             Test,
             Records,
+            Link,
         }
         let request = Json::deserialize(deserializer)?;
         let understood = Op::deserialize(&request["op"]).and_then(|op| match op {
@@ -49,6 +51,7 @@ impl<'de> Deserialize<'de> for Request {
             Op::Describe => DescribeRequest::deserialize(request).map(Request::Describe),
             Op::Test => TestRequest::deserialize(request).map(Request::Test),
             Op::Records => RecordsRequest::deserialize(request).map(Request::Records),
+            Op::Link => LinkRequest::deserialize(request).map(Request::Link),
         });
         understood.map_err(serde::de::Error::custom)
     }
@@ -102,6 +105,18 @@ pub struct RecordsRequest {
     /// `next` of the page before; absent: the first one.
     #[serde(default)]
     pub since: Option<Json>,
+}
+
+/// Rows and CRM records that `crm.match()` found, to be linked in one transaction.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct LinkRequest {
+    pub map_id: i32,
+    pub shard_keys: Vec<String>,
+    pub record_keys: Vec<String>,
+    pub crm_ids: Vec<String>,
+    /// The keys that the records carry; `None`: those that they lack are not written.
+    pub carried: Option<Vec<String>>,
+    pub actor: String,
 }
 
 /// A user's edit in flight to the CRM: `{"op": "write", ...}`.

@@ -6,6 +6,7 @@ mod composio;
 mod daily_limit;
 mod fail_points;
 mod faults;
+mod links;
 mod power_cut;
 mod real_time;
 mod rotation;

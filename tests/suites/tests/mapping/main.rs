@@ -9,6 +9,7 @@ mod failing_filters;
 mod filters;
 mod fits;
 mod heroku_connect;
+mod matches;
 mod moves;
 mod pauses;
 mod refusals;
