@@ -15,9 +15,9 @@ CLUSTER = pathlib.Path(__file__).parent.parent / "bin" / "cluster"
 
 SETUP = """
 CREATE EXTENSION pg_crm;
-SELECT crm.create_connection(E'odd "name"\\\\\\n', 'stub');
+SELECT crm.create_connection(E'odd\\n"name"\\\\', 'stub');
 CREATE TABLE t (id int PRIMARY KEY, name text);
-SELECT crm.map_object(E'odd "name"\\\\\\n', 't', 'contact', external_id_field => 'external_key', on_insert => 'create');
+SELECT crm.map_object(E'odd\\n"name"\\\\', 't', 'contact', external_id_field => 'external_key', on_insert => 'create');
 SELECT crm.map_field(1, 'name', 'last_name', direction => 'outbound');
 INSERT INTO t SELECT n, 'name ' || n FROM generate_series(1, 10) n;
 """
@@ -62,7 +62,7 @@ def test_metrics_are_valid_open_metrics(served):
     assert sum(written) == 10
     assert families["pg_crm_worker_up"].samples[0].value == 1
     names = {s.labels["connection"] for s in families["pg_crm_connection_up"].samples}
-    assert names == {'odd "name"\\\n'}
+    assert names == {'odd\n"name"\\'}
     took = families["pg_crm_request_duration_seconds"]
     assert took.type == "histogram"
     whole = [s.value for s in took.samples if s.labels.get("le") == "+Inf"]
