@@ -106,7 +106,7 @@ impl Walk {
                 self.at
             ),
         };
-        let data_type = if name == "born" { "date" } else { "text" };
+        let data_type = self.plan.types[column];
         let sql = format!(
             "SET lock_timeout = '200 ms'; ALTER TABLE people ALTER {name} TYPE {data_type} USING {using}"
         );

@@ -60,8 +60,8 @@ pub struct Plan {
     pub on_crm_insert: &'static str,
     pub on_crm_delete: &'static str,
     pub conflict_scope: &'static str,
-    /// The type of the column of numbers.
-    pub score: &'static str,
+    /// The types of the columns.
+    pub types: [&'static str; COLUMNS.len()],
     /// By how much the CRM's clock is off.
     pub skew_s: i64,
     pub actions: Vec<Action>,
@@ -246,7 +246,7 @@ impl Plan {
             of(&["ignore", "unlink", "delete"]),
         );
         let conflict_scope = of(&["record", "fields"]);
-        let score = of(&["numeric", "numeric(12, 2)"]);
+        let types = COLUMNS.map(|(column, _)| of(types(column)));
         let skew_s = [0, -5 * 3600, 7 * 3600 + 13, 90][rng.usize(..4)];
         let actions = (0..actions)
             .map(|_| Action::draw(&mut rng, vendor))
@@ -260,10 +260,24 @@ impl Plan {
             on_crm_insert,
             on_crm_delete,
             conflict_scope,
-            score,
+            types,
             skew_s,
             actions,
         }
+    }
+}
+
+/// The types that a column may have: some spell what they hold in a way of their own, and some
+/// compare it so. `label`, `amount` and `day` are domains.
+fn types(column: &str) -> &'static [&'static str] {
+    match column {
+        "first_name" => &["text", "citext", "char(120)", "label"],
+        "last_name" => &["text", "varchar(200)", "citext", "label"],
+        "email" => &["text", "citext"],
+        "phone" => &["text", "varchar(120)", "char(120)", "label"],
+        "score" => &["numeric", "numeric(12, 2)", "amount"],
+        "born" => &["date", "day"],
+        _ => &["text"],
     }
 }
 

@@ -100,7 +100,7 @@ impl Walk {
 
     /// The value that an action gives a column of a record.
     pub fn value(&self, who: char, column: usize, word: Word, key: &str) -> Json {
-        let is_bounded = self.plan.score != "numeric";
+        let is_bounded = self.plan.types[column] != "numeric";
         value(who, self.at, COLUMNS[column].0, word, key, is_bounded)
     }
 
@@ -235,12 +235,22 @@ pub fn outcome<T>(result: &Result<Vec<T>, tokio_postgres::Error>) -> String {
 async fn map(db: &Database, plan: &Plan) {
     // A constraint that holds at the end only, a trigger that swallows, and names that are not what
     // they seem.
+    let columns = COLUMNS.iter().zip(plan.types);
+    let columns: Vec<String> = columns
+        .map(|((column, may_be_empty), data_type)| {
+            let rest = if *may_be_empty { "" } else { " NOT NULL" };
+            format!("{column} {data_type}{rest}")
+        })
+        .collect();
     let sql = format!(
         "CREATE TABLE firms (id int PRIMARY KEY);
          INSERT INTO firms VALUES (1);
          CREATE DOMAIN kind AS text DEFAULT 'person' NOT NULL;
-         CREATE TABLE people (id text PRIMARY KEY DEFAULT gen_random_uuid()::text, first_name text, last_name text NOT NULL,
-                              email text, phone text, title text, score {}, born date,
+         CREATE EXTENSION citext;
+         CREATE DOMAIN label AS text CHECK (VALUE <> 'no label');
+         CREATE DOMAIN amount AS numeric(12, 2);
+         CREATE DOMAIN day AS date;
+         CREATE TABLE people (id text PRIMARY KEY DEFAULT gen_random_uuid()::text, {},
                               firm int DEFAULT 1 REFERENCES firms DEFERRABLE INITIALLY DEFERRED, kind kind,
                               serial int GENERATED ALWAYS AS IDENTITY UNIQUE DEFERRABLE INITIALLY DEFERRED);
          CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
@@ -251,7 +261,7 @@ async fn map(db: &Database, plan: &Plan) {
          CREATE TABLE decoys.ledger (LIKE crm.ledger);
          CREATE FUNCTION decoys.to_jsonb(anyelement) RETURNS jsonb LANGUAGE sql AS $$ SELECT jsonb '\"decoy\"' $$;
          CREATE FUNCTION decoys.filled(text) RETURNS text LANGUAGE sql AS $$ SELECT 'decoy' $$",
-        plan.score
+        columns.join(", ")
     );
     db.execute(&sql).await;
     let (vendor, object, key) = (plan.vendor, plan.vendor.people(), plan.vendor.field("id"));
