@@ -78,6 +78,10 @@ impl Walk {
                    WHERE operation IN ('unlink', 'relink', 'delete') OR error_class = 'not_found'";
         let mut relinked: BTreeSet<String> =
             pairs(sql).await.into_iter().map(|(key, _)| key).collect();
+        // A row that came anew found the record of the one before it.
+        let sql = "SELECT record_key, NULL FROM crm.audit_log WHERE (operation, path) = ('link', 'batch')";
+        let found = pairs(sql).await.into_iter().map(|(key, _)| key);
+        relinked.extend(found.filter(|key| self.reborn.contains(key)));
         relinked.extend(
             ever.iter()
                 .filter(|(_, ids)| ids.len() > 1)
