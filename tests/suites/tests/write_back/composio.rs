@@ -57,6 +57,13 @@ async fn everything_goes_through_the_broker(vendor: Vendor) {
     for request in outer.as_array().expect("a list") {
         assert_eq!(request["headers"].get("authorization"), None, "{request}");
     }
+    // Each round's requests go by its id.
+    let rounds = "SELECT DISTINCT operation_id::text FROM crm.audit_log WHERE path = 'batch'";
+    for round in desk.db.all::<String>(rounds, &[]).await {
+        let goes_by = |request: &crm_suites::Json| request["headers"]["x-request-id"] == round;
+        let requests = outer.as_array().expect("a list");
+        assert!(requests.iter().any(goes_by), "{round}");
+    }
     desk.db.assert_checked().await;
 }
 
