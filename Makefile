@@ -9,7 +9,8 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
-PG_HOME ?= /usr/lib/postgresql/15
+# The PostgreSQL that all is built for and tried on: 15, 16, 17 or 18.
+PG ?= 15
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 
 # As root the server runs as the user postgres, who may not be allowed to look into this tree.
@@ -19,14 +20,28 @@ else
 PRIVATE := $(TARGET)/postgres
 sudo := --sudo
 endif
+copies := $(PRIVATE)/$(PG)
 
-export PG_HOME
+# Debian 12 has 15, and .ci/postgresql brings the others, without installing them.
+system_home := $(or $(PG_HOME),/usr/lib/postgresql/$(PG))
+ifeq ($(PG),15)
+PG_HOME ?= /usr/lib/postgresql/15
+else
+PG_HOME ?= $(PRIVATE)/servers/postgresql-$(PG)
+export PGRX_HOME := $(copies)/pgrx
+version := --no-default-features --features pg$(PG)
+endif
+install: PG_HOME = $(system_home)
+
+export PG PG_HOME
 export CARGO_TARGET_DIR := $(TARGET)
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 # The framework of the #[pg_test]s cannot do without.
 export USER ?= $(shell id -un)
 
-parts := lint unit fuzz pg_test regress suites clients monitoring
+all := lint unit fuzz pg_test regress suites clients monitoring
+# What no version of PostgreSQL changes is tried with 15.
+parts := $(if $(filter 15,$(PG)),$(all),lint pg_test regress suites)
 clusters := regress suites clients demo monitor soak requests
 
 # pgrx is compiled once for the tests and the library alike: with the same rustflags (build.rs says more), and with the
@@ -41,26 +56,29 @@ plain := -p crm-domain -p crm-provider -p crm-sim -p crm-structure
 threads := $(shell echo $$((2 * $$(nproc))))
 
 # What the scripts under tests/ and benches/ run on.
-build $(clusters): export PG_CONFIG := $(PRIVATE)/dev/lib/postgresql/15/bin/pg_config
+build $(clusters): export PG_CONFIG := $(copies)/dev/lib/postgresql/$(PG)/bin/pg_config
 build $(clusters): export CRM_SIM := $(TARGET)/debug/crm-sim
-bench: export PG_CONFIG := $(PRIVATE)/release/lib/postgresql/15/bin/pg_config
+bench: export PG_CONFIG := $(copies)/release/lib/postgresql/$(PG)/bin/pg_config
 bench: export CRM_SIM := $(TARGET)/release/crm-sim
 
-.PHONY: help setup build install test $(parts) $(clusters) bench sim clean
+# Where versions of PostgreSQL may differ: what the worker, the triggers and the functions do with tables.
+core := write_back real_time lifecycle mapping
+
+.PHONY: help setup build install test $(all) $(clusters) pg16 pg17 pg18 bench sim clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z_]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z_0-9 ]*:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what is missing: Debian's packages, cargo-pgrx, cargo-deny
 	@.ci/setup
 
 build: setup ## build the extension with fail points, and the simulator, for the tests and the demo
-	@tests/bin/private-postgres $(PRIVATE)/dev
+	@tests/bin/private-postgres $(copies)/dev
 	@cargo build $(plain) --bins --examples
-	@cargo pgrx install --features failpoints --pg-config $(PG_CONFIG)
+	@cargo pgrx install $(version) --features failpoints --pg-config $(PG_CONFIG)
 
-install: setup ## build for release and install into the system's PostgreSQL 15
-	@$(MAKE) $(PG_HOME)/lib/pg_crm.so
+install: setup ## build for release and install into the system's PostgreSQL (PG=15)
+	@$(MAKE) PG_HOME=$(PG_HOME) $(PG_HOME)/lib/pg_crm.so
 
 sources := $(wildcard Cargo.toml Cargo.lock rust-toolchain.toml build.rs pg_crm.control) $(shell find src sql -type f)
 
@@ -73,16 +91,21 @@ demo: build ## the main job on real data, from a table to the CRMs (KEEP=1 leave
 monitor: build ## the demo, left running, with the monitoring page of its worker
 	@KEEP=1 MONITOR=$${MONITOR:-127.0.0.1:9187} tests/demo/run
 
-test: setup ## run all of lint unit fuzz pg_test regress suites clients monitoring, with one summary
-	@.ci/test $(parts)
+test: setup ## run all of lint unit fuzz pg_test regress suites clients monitoring, with one summary (PG=16, 17 or 18 for that PostgreSQL; ALSO='pg16 pg18')
+	@.ci/test $(parts) $(ALSO)
+
+pg16 pg17 pg18: ## build for that PostgreSQL, and run the SQL tests and the suites where it may differ
+	@env -u PG_HOME -u PGRX_HOME $(MAKE) regress suites PG=$(@:pg%=%) SUITES='$(core)'
 
 lint: setup ## rustfmt, clippy for every set of features, shellcheck, dependencies
+	cargo clippy --workspace --all-targets $(version) -- -D warnings
+	cargo clippy --workspace --all-targets $(version) --features failpoints -- -D warnings
+	cargo clippy --workspace --all-targets $(version) --features pg_test -- -D warnings
+ifeq ($(PG),15)
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets -- -D warnings
-	cargo clippy --workspace --all-targets --features failpoints -- -D warnings
-	cargo clippy --workspace --all-targets --features pg_test -- -D warnings
 	grep -rlI --exclude-dir=target --exclude-dir=.venv '^#!.*bash' .ci tests fuzz $(wildcard benches) | xargs shellcheck
 	.ci/deny
+endif
 
 unit: setup ## tests of the domain, the providers, the simulator and the layers of the tree, without PostgreSQL
 	cargo test $(plain)
@@ -91,13 +114,13 @@ fuzz: setup ## what is read from outside and written to it, with the inputs of i
 	fuzz/run $(TEST)
 
 pg_test: setup ## tests inside a PostgreSQL backend (TEST=name for some of them)
-	.ci/pg_test $(PRIVATE)/pg_test $(TEST)
+	.ci/pg_test $(copies)/pg_test $(TEST)
 
 regress: build ## SQL tests, output compared with tests/regress/expected (TEST=name for some of them)
 	tests/regress/run $(TEST)
 
-suites: build ## suites against real clusters and the simulator (TEST=name for some of them)
-	cargo test -p crm-suites --no-fail-fast -- --test-threads=$(threads) $(TEST)
+suites: build ## suites against real clusters and the simulator (TEST=name, SUITES=file for some of them)
+	cargo test -p crm-suites $(SUITES:%=--test %) --no-fail-fast -- --test-threads=$(threads) $(TEST)
 
 clients: build ## the vendors' own client libraries against the simulator
 	tests/clients/run
@@ -109,7 +132,7 @@ requests: build ## how many requests a thousand records take of each CRM, as doc
 	tests/bin/requests
 
 bench: setup ## measure, in ratios; not part of test
-	tests/bin/private-postgres $(PRIVATE)/release
+	tests/bin/private-postgres $(copies)/release
 	cargo build --release -p crm-sim
 	cargo pgrx install --release --pg-config $(PG_CONFIG)
 	benches/run

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use pgrx::prelude::*;
 
 use crate::api::wake;
-use crate::shared;
+use crate::{server_version, shared};
 
 /// How long the worker stays out: longer than a DROP DATABASE takes, short enough not to matter.
 const HOLD: Duration = Duration::from_secs(10);
@@ -147,11 +147,9 @@ unsafe fn database_wanted_alone(node: *mut pg_sys::Node) -> Option<pg_sys::Oid> 
 /// Only who may change the database makes its worker leave; everybody else gets Postgres's own
 /// refusal.
 fn may_connect_away(database: pg_sys::Oid) -> bool {
-    // SAFETY: catalog look-ups inside the transaction of the command.
-    unsafe {
-        pg_sys::pg_database_ownercheck(database, pg_sys::GetUserId())
-            || pg_sys::have_createdb_privilege()
-    }
+    // SAFETY: a plain read of a global.
+    let role = unsafe { pg_sys::GetUserId() };
+    server_version::owns_database(role, database) || server_version::may_create_databases(role)
 }
 
 /// The string value of an option of a utility statement.

@@ -7,6 +7,7 @@
 //!   CRMs.
 //! - [`webhook_verifier`], [`secrets`]: what backends and the worker do alike.
 //! - [`errors`]: what users see of an error.
+//! - [`server_version`]: what PostgreSQL's versions name or do differently.
 //! - [`shared`]: the shared memory of backends, the launcher and the workers; [`counters`]: what
 //!   workers count there.
 //! - `crm_domain` and `crm_provider` (`src/domain`, `src/provider`): the rules and the vendors,
@@ -22,6 +23,7 @@ mod errors;
 mod failpoint;
 mod hooks;
 mod secrets;
+mod server_version;
 mod settings;
 mod shared;
 mod sql;

@@ -7,6 +7,8 @@ use crm_domain::fuse::Fuse;
 use pgrx::prelude::*;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
+use crate::server_version;
+
 /// Records in one slice of work.
 pub static BATCH_ROWS: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 /// Bytes of values in one slice of work, in kB.
@@ -75,9 +77,7 @@ pub fn restrict() {
     // SAFETY: this process's own table of settings, in which nothing is moved; called while the
     // library is loaded.
     unsafe {
-        let settings = pg_sys::get_guc_variables();
-        for i in 0..pg_sys::GetNumConfigOptions() {
-            let setting = *settings.add(i as usize);
+        for &setting in server_version::settings() {
             if NOT_WHILE_RESTRICTED.contains(&CStr::from_ptr((*setting).name)) {
                 (*setting).flags |= pg_sys::GUC_NOT_WHILE_SEC_REST as i32;
             }

@@ -5,7 +5,7 @@ use pgrx::prelude::*;
 use pgrx::{PgRelation, PgSqlErrorCode};
 
 use super::raise;
-use crate::shared;
+use crate::{server_version, shared};
 
 /// Raises unless the table has these columns with these base types (0: any, its output alone is
 /// taken). A capture function asks before anything else, so that casts and operators of a type that
@@ -62,7 +62,7 @@ fn is_held_by_ddl(relation: pg_sys::Oid) -> bool {
     };
     // SAFETY: looks into this backend's own table of locks.
     (pg_sys::ShareUpdateExclusiveLock..=pg_sys::AccessExclusiveLock)
-        .any(|mode| unsafe { pg_sys::LockHeldByMe(&tag, mode as pg_sys::LOCKMODE) })
+        .any(|mode| unsafe { server_version::holds_lock(&tag, mode as pg_sys::LOCKMODE) })
 }
 
 extension_sql!(

@@ -12,6 +12,7 @@ use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
 
 use super::raise;
+use crate::server_version;
 use crate::store::rights;
 
 thread_local! {
@@ -29,8 +30,7 @@ fn token(role: pg_sys::Oid) -> Vec<u8> {
             bytes
         })
     });
-    // SAFETY: this process's own entry, which lives as long as it does.
-    let transaction = unsafe { (*pg_sys::MyProc).lxid };
+    let transaction = server_version::local_transaction();
     let role = role.to_u32().to_be_bytes();
     let mut said = role.to_vec();
     said.extend(transaction.to_be_bytes());
@@ -96,7 +96,7 @@ fn transaction_start(pid: i32) -> Option<TimestampWithTimeZone> {
     // SAFETY: entries of this transaction's own copy, counted from 1; a hole is NULL.
     let start = unsafe {
         (1..=pg_sys::pgstat_fetch_stat_numbackends())
-            .map(|i| pg_sys::pgstat_fetch_stat_beentry(i))
+            .map(|i| server_version::backend_status(i))
             .find(|entry| !entry.is_null() && (**entry).st_procpid == pid)
             .map(|entry| (*entry).st_xact_start_timestamp)
     };

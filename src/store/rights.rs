@@ -12,6 +12,7 @@ use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use crate::server_version;
 use crate::store::settings_scope::SettingsScope;
 
 const ENGINE: &CStr = c"crm_engine";
@@ -101,7 +102,7 @@ pub fn take_session() -> bool {
             pg_sys::GucContext::PGC_SUSET,
             pg_sys::GucSource::PGC_S_OVERRIDE,
         );
-        pg_sys::pgstat_bestart();
+        server_version::report_session_user();
     }
     true
 }

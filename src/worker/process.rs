@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use pgrx::prelude::*;
 
+use crate::server_version;
+
 #[pg_guard]
 unsafe extern "C-unwind" fn on_sighup(signal: i32) {
     // SAFETY: Postgres's own handler: a flag and a latch.
@@ -25,8 +27,8 @@ pub fn attach_signals() {
     // SAFETY: called first thing in a new process; the handlers are Postgres's own and
     // async-signal-safe.
     unsafe {
-        pg_sys::pqsignal(libc::SIGHUP, Some(on_sighup));
-        pg_sys::pqsignal(libc::SIGTERM, Some(on_sigterm));
+        server_version::pqsignal(libc::SIGHUP, Some(on_sighup));
+        server_version::pqsignal(libc::SIGTERM, Some(on_sigterm));
         pg_sys::BackgroundWorkerUnblockSignals();
     }
 }

@@ -6,6 +6,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use pgrx::prelude::*;
 use pgrx::{PgList, PgSqlErrorCode};
 
+use crate::server_version;
 use crate::store::statement::names::{self, Names};
 
 static mut NEXT: pg_sys::post_parse_analyze_hook_type = None;
@@ -109,23 +110,6 @@ struct Walk<'a> {
     stranger: Option<Stranger>,
 }
 
-// nodes/nodeFuncs.h, which the bindings leave out.
-unsafe extern "C-unwind" {
-    fn query_tree_walker(
-        query: *mut pg_sys::Query,
-        walker: Walker,
-        context: *mut c_void,
-        flags: c_int,
-    ) -> bool;
-    fn expression_tree_walker(
-        node: *mut pg_sys::Node,
-        walker: Walker,
-        context: *mut c_void,
-    ) -> bool;
-}
-
-type Walker = unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut c_void) -> bool;
-
 /// Looks for a name that is not allowed; `true` ends the walk.
 ///
 /// # Safety
@@ -147,7 +131,8 @@ unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void)
                 }
                 // This visits each range table entry, and then what it contains.
                 let flags = pg_sys::QTW_EXAMINE_RTES_BEFORE as c_int;
-                return walk.stranger.is_some() || query_tree_walker(query, visit, context, flags);
+                return walk.stranger.is_some()
+                    || pg_sys::query_tree_walker(query, Some(visit), context, flags);
             }
             T_RangeTblEntry => {
                 walk.entry(&*node.cast());
@@ -162,11 +147,12 @@ unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void)
                 let cast = &*node.cast::<pg_sys::CoerceViaIO>();
                 walk.cast(pg_sys::exprType(cast.arg.cast()), cast.resulttype);
             }
+            tag if server_version::is_json_query(tag) => walk.type_(pg_sys::exprType(node)),
             _ => {
                 pg_sys::check_functions_in_node(node, Some(is_stranger), context);
             }
         }
-        walk.stranger.is_some() || expression_tree_walker(node, visit, context)
+        walk.stranger.is_some() || pg_sys::expression_tree_walker(node, Some(visit), context)
     }
 }
 

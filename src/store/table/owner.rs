@@ -11,6 +11,7 @@ use std::sync::Arc;
 use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
 
+use crate::server_version;
 use crate::store::config::map::Map;
 use crate::store::rights::as_owner;
 use crate::store::statement::names::{self, BeforeOwnersCode, Names};
@@ -77,7 +78,7 @@ fn table_named(name: &str) -> pg_sys::Oid {
     };
     // SAFETY: inside a transaction; the lists are the parser's own.
     unsafe {
-        let names = pg_sys::stringToQualifiedNameList(name.as_ptr());
+        let names = server_version::qualified_name(&name);
         let named = pg_sys::makeRangeVarFromNameList(names);
         pg_sys::RangeVarGetRelidExtended(
             named,

@@ -20,7 +20,7 @@ unsafe extern "C-unwind" {
     fn disable_timeout(id: c_int, keep_indicator: bool);
     fn get_timeout_indicator(id: c_int, reset_indicator: bool) -> bool;
 }
-/// Of PostgreSQL 15.
+/// As PostgreSQL 15 to 18 count.
 const STATEMENT_TIMEOUT: c_int = 3;
 /// How soon the cancel is repeated, in case something swallowed it without an error (a wait that
 /// was ended and begun again).

@@ -76,6 +76,15 @@ fn rules_and_vendors_know_no_postgres() {
     }
 }
 
+#[test]
+fn one_module_knows_the_versions_of_postgres() {
+    for module in pg_crm().iter().filter(|m| m.path != "server_version") {
+        let asks = |literal: &String| literal.starts_with("pg1") && literal.len() == 4;
+        let found = module.literals.iter().any(asks);
+        assert!(!found, "{} asks for a version", module.file);
+    }
+}
+
 /// How a statement begins.
 const STATEMENTS: &[&str] = &[
     "SELECT ",

@@ -19,7 +19,7 @@ async fn past(db: &crm_suites::Database, month: i32) {
          DECLARE m timestamptz := date_trunc('month', now()) + interval '{month} months';
                  name text := 'audit_log_' || to_char(m, 'YYYY_MM');
          BEGIN
-             EXECUTE format('CREATE TABLE crm.%I (LIKE crm.audit_log_default INCLUDING ALL)', name);
+             EXECUTE format('CREATE TABLE crm.%I (LIKE crm.audit_log_default INCLUDING ALL EXCLUDING IDENTITY)', name);
              EXECUTE format('ALTER TABLE crm.audit_log ATTACH PARTITION crm.%I FOR VALUES FROM (%L) TO (%L)',
                             name, m, m + interval '1 month');
              INSERT INTO crm.audit_log (at, connection, provider, path, operation, result)

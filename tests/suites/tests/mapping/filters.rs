@@ -1,7 +1,7 @@
 //! Filters of maps: what they may say, as whom they run, and what becomes of them when the table
 //! changes.
 
-use crm_suites::{Database, Desk, SqlState, Vendor};
+use crm_suites::{Database, Desk, Need, SqlState, Vendor, lacks};
 
 use crate::CLUSTER;
 
@@ -180,6 +180,9 @@ async fn a_filter_is_exported_and_imported() {
 /// that a domain got later.
 #[tokio::test]
 async fn a_filter_judges_values_as_their_columns_do() {
+    if lacks(Need::Icu) {
+        return;
+    }
     let db = CLUSTER.database().await;
     db.execute(&format!(
         "SELECT crm.create_connection('s', 'stub');

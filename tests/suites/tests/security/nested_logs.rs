@@ -1,7 +1,7 @@
 //! Servers that log whatever runs: what pg_crm does with credentials shows none of them. What a
 //! client writes into its own statement is the client's affair.
 
-use crm_suites::{Cluster, Crm, Vendor, eventually, json};
+use crm_suites::{Cluster, Crm, Need, Vendor, eventually, json, lacks};
 
 /// All that Debian's PostgreSQL can log of statements inside of functions, with their plans.
 fn talkative() -> Cluster {
@@ -23,6 +23,9 @@ fn talkative() -> Cluster {
 
 #[tokio::test]
 async fn statements_inside_of_functions_show_no_credentials() {
+    if lacks(Need::Library("auto_explain")) {
+        return;
+    }
     let cluster = talkative();
     let db = cluster.database().await;
     db.execute("CREATE EXTENSION pg_stat_statements").await;
@@ -72,6 +75,9 @@ async fn statements_inside_of_functions_show_no_credentials() {
 
 #[tokio::test]
 async fn a_token_that_the_worker_keeps_is_not_logged() {
+    if lacks(Need::Library("auto_explain")) {
+        return;
+    }
     let cluster = talkative();
     let db = cluster.database().await;
     let crm = Crm::connect(&db, Vendor::Pipedrive).await;

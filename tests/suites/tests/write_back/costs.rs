@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use crm_suites::{Cluster, Desk, Json, Vendor, eventually, json};
+use crm_suites::{Cluster, Desk, Json, Need, Vendor, eventually, json, lacks};
 
 /// Records that a step is about.
 const FEW: usize = 100;
@@ -117,6 +117,9 @@ fn rows_visited(node: &Json) -> usize {
 
 #[tokio::test]
 async fn what_is_known_of_the_tables_costs_nothing() {
+    if lacks(Need::Library("auto_explain")) {
+        return;
+    }
     let cluster = cluster();
     let mut desk = desk(&cluster).await;
     let mut ids = desk.link(FEW).await;

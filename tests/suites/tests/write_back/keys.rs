@@ -1,6 +1,6 @@
 //! Keys that can be spelt in more than one way: a row has one record, whatever spells its key.
 
-use crm_suites::{Desk, Vendor, json};
+use crm_suites::{Desk, Need, Vendor, json, lacks};
 use serde_json::Value as Json;
 
 use crate::CLUSTER;
@@ -233,6 +233,9 @@ async fn a_composite_key_is_found_by_its_index() {
 
 #[tokio::test]
 async fn a_column_that_calls_different_texts_equal_is_no_key() {
+    if lacks(Need::Icu) {
+        return;
+    }
     let desk = Desk::open(&CLUSTER, Vendor::Stub).await;
     desk.db
         .execute(
