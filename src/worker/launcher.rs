@@ -85,7 +85,9 @@ fn look(attempts: &mut HashMap<u32, Attempt>, complained: &mut bool) -> Duration
     let mut no_slot = false;
     for database in databases {
         let Some(slot) = shared::slot_or_new(database) else {
-            log!("pg_crm has no room for another database; one is served when another is dropped");
+            warning!(
+                "pg_crm has no room for another database; one is served when another is dropped"
+            );
             break;
         };
         let attempt = attempts.entry(database.to_u32()).or_insert(Attempt {
@@ -139,7 +141,7 @@ fn look(attempts: &mut HashMap<u32, Attempt>, complained: &mut bool) -> Duration
     }
     if no_slot && !*complained {
         ereport!(
-            PgLogLevel::LOG,
+            PgLogLevel::WARNING,
             PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
             "pg_crm found no free worker slot; a database is not served",
             "Raise max_worker_processes (one for the launcher, one for each database that has pg_crm)."

@@ -7,6 +7,7 @@ use std::time::Duration;
 use pgrx::prelude::*;
 
 use crate::server_version;
+use crate::store::error::StoreError;
 
 #[pg_guard]
 unsafe extern "C-unwind" fn on_sighup(signal: i32) {
@@ -56,6 +57,15 @@ pub fn report(activity: &str) {
     };
     // SAFETY: the text is copied.
     unsafe { pg_sys::pgstat_report_activity(state, text.as_ptr()) }
+}
+
+/// Logs what an error kept the worker from doing: as a WARNING, unless it passes by itself.
+pub fn complain(error: &StoreError, message: &str) {
+    if error.is_transient() {
+        log!("{message}")
+    } else {
+        warning!("{message}")
+    }
 }
 
 /// Waits for the latch or a timeout.

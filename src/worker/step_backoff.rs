@@ -10,6 +10,7 @@ use pgrx::prelude::*;
 
 use crate::store::config::Map;
 use crate::store::{StoreError, map_state, transaction};
+use crate::worker::process::complain;
 
 /// What can fail by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -133,7 +134,7 @@ impl StepBackoff {
                 Owner::Connection(id) => format!("connection {id}"),
                 Owner::Worker => "the worker".to_owned(),
             };
-            log!("pg_crm, {whose}: {error} ({step:?})");
+            complain(error, &format!("pg_crm, {whose}: {error} ({step:?})"));
         }
         wait
     }
@@ -158,9 +159,10 @@ impl StepBackoff {
         if let Err(error) = stored
             && is_news
         {
-            log!(
-                "pg_crm cannot store the last error of {}: {error}",
-                map.relation
+            let relation = &map.relation;
+            complain(
+                &error,
+                &format!("pg_crm cannot store the last error of {relation}: {error}"),
             );
         }
         wait

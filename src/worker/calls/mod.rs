@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crm_domain::failure::Scope;
-use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use tokio::sync::oneshot;
 
@@ -28,6 +27,7 @@ use crate::worker::connections::readiness::AWAY;
 use crate::worker::context::Context;
 use crate::worker::link::{Priority, RequestContext};
 use crate::worker::mailbox::Sender;
+use crate::worker::process::complain;
 use crate::worker::schedule::LOCKED_RETRY;
 use crate::worker::sender::checked_write::{Checked, CheckedWrite, Outcome};
 use crate::worker::socket::protocol::{Answer, AnswerOutcome, Intent, ReadRequest};
@@ -196,7 +196,8 @@ impl Calls {
             }
             // Its caller queues the edit; the reconciler finds what was sent.
             Err(error) => {
-                log!("pg_crm cannot record an edit of a waiting caller: {error}");
+                let message = format!("pg_crm cannot record an edit of a waiting caller: {error}");
+                complain(&error, &message);
                 let why = format!("the worker cannot record the edit: {error}");
                 let answer = Answer::failed(AnswerOutcome::Pending, "internal", why);
                 let unrecorded = fresh.into_iter().map(|started| started.call);

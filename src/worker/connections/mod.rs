@@ -28,6 +28,7 @@ use crate::store::{StoreError, connection_state, durable_transaction, stub_crm, 
 use crate::worker::link::http::Http;
 use crate::worker::link::{Configuration, Link, Message, SharedLink, Transport};
 use crate::worker::mailbox::Sender;
+use crate::worker::process::complain;
 use crate::worker::schedule::{IDLE, LOCKED_RETRY};
 use crate::worker::step_backoff::{Owner, Step, StepBackoff};
 
@@ -114,9 +115,10 @@ impl Connections {
         };
         let connection = Arc::make_mut(connection);
         if let Err(error) = health::note(connection, outage) {
-            log!(
-                "pg_crm cannot store the state of connection {}: {error}",
-                connection.name
+            let name = &connection.name;
+            complain(
+                &error,
+                &format!("pg_crm cannot store the state of connection {name}: {error}"),
             );
         }
     }

@@ -37,7 +37,7 @@ use crate::worker::ingest::waiters::IngestWaiter;
 use crate::worker::links;
 use crate::worker::mailbox::{self, Inbox, Sender};
 use crate::worker::monitor::Monitor;
-use crate::worker::process::{self, reload_if_requested, report};
+use crate::worker::process::{self, complain, reload_if_requested, report};
 use crate::worker::reconciler::{self, Reconciler};
 use crate::worker::schedule::IDLE;
 use crate::worker::session::{set_up_session, start_threads};
@@ -90,7 +90,10 @@ pub fn run(slot: &'static Slot, database: pg_sys::Oid) {
         Ok(n) => log!("pg_crm released {n} records that an earlier worker had in flight"),
         // Dropped again already; the first turn notices.
         Err(e) if e.is_undefined() => {}
-        Err(e) => log!("pg_crm could not release abandoned claims: {e}"),
+        Err(e) => complain(
+            &e,
+            &format!("pg_crm could not release abandoned claims: {e}"),
+        ),
     }
     main_loop.work();
     runtime.shutdown_background();

@@ -21,6 +21,7 @@ use crate::store::reconcile::resolve;
 use crate::store::write_back::claims;
 use crate::store::{StoreError, transaction};
 use crate::worker::context::Context;
+use crate::worker::process::complain;
 use crate::worker::retry_policy;
 use crate::worker::step_backoff::{Owner, Step};
 
@@ -95,7 +96,7 @@ impl Recorder {
         if let Some(claim_id) = claim_id
             && let Err(e) = transaction(|client| claims::release(client, claim_id))
         {
-            log!("pg_crm could not release a claim: {e}");
+            complain(&e, &format!("pg_crm could not release a claim: {e}"));
             cx.release_lost_claims_soon();
         }
         // They come again, by the mapping as it is now.

@@ -27,6 +27,7 @@ use crate::store::{StoreError, durable_transaction, transaction};
 use crate::webhook_verifier::{Refusal, WebhookVerifier};
 use crate::worker::context::Context;
 use crate::worker::mailbox::Sender;
+use crate::worker::process::complain;
 
 pub use self::message::Message;
 
@@ -93,7 +94,7 @@ impl Webhooks {
         let any = *stored.as_ref().unwrap_or(&false);
         for error in [answered.err(), stored.err()].into_iter().flatten() {
             if !error.is_transient() {
-                log!("pg_crm could not store webhooks: {error}");
+                warning!("pg_crm could not store webhooks: {error}");
             }
         }
         any
@@ -169,7 +170,10 @@ impl Webhooks {
             Ok(_) => {}
             // Dropped, or of a version to come.
             Err(error) if error.is_undefined() => {}
-            Err(error) => log!("pg_crm could not prune crm.webhook_inbox: {error}"),
+            Err(error) => complain(
+                &error,
+                &format!("pg_crm could not prune crm.webhook_inbox: {error}"),
+            ),
         }
     }
 }

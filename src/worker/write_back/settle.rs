@@ -24,6 +24,7 @@ use crate::store::write_back::{claims, failed, settle};
 use crate::store::{StoreError, transaction};
 use crate::worker::connections::health;
 use crate::worker::context::Context;
+use crate::worker::process::complain;
 use crate::worker::retry_policy;
 use crate::worker::step_backoff::{Owner, Step};
 use crm_domain::Operation;
@@ -113,7 +114,7 @@ impl Settler {
                     log!("pg_crm settles a batch record by record: {error}");
                 }
                 if let Err(e) = transaction(note) {
-                    log!("pg_crm could not release a claim: {e}");
+                    complain(&e, &format!("pg_crm could not release a claim: {e}"));
                     cx.release_lost_claims_soon();
                 }
                 self.settle_in_parts(cx, results);

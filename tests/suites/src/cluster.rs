@@ -15,6 +15,7 @@ use nix::sys::signal::Signal;
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use tempfile::TempDir;
 
+use crate::complaints::Provoked;
 use crate::database::Database;
 use crate::eventually::{PATIENCE, spin};
 use crate::process;
@@ -103,6 +104,7 @@ pub struct Cluster {
     shared: bool,
     /// Environment variables of the server.
     environment: Vec<(String, String)>,
+    provoked: Provoked,
 }
 
 impl Cluster {
@@ -180,6 +182,7 @@ impl Cluster {
             databases,
             shared,
             environment: Vec::new(),
+            provoked: Provoked::default(),
         }
     }
 
@@ -201,6 +204,11 @@ impl Cluster {
         standby.configure(&[("unix_socket_directories", &socket)]);
         standby.boot();
         standby
+    }
+
+    /// Says of what the launcher or a worker will complain: these words are in the line of the log.
+    pub fn provokes(&self, words: &str) {
+        self.provoked.add(words);
     }
 
     pub fn path(&self) -> &Path {
@@ -246,7 +254,8 @@ impl Cluster {
             .stderr(log);
         let mut child = process::spawn(command, Signal::SIGQUIT);
         if self.shared {
-            process::clean_up_at_exit(Some(child.id()), self.path().to_owned());
+            let server = Some((child.id(), self.provoked.clone()));
+            process::clean_up_at_exit(server, self.path().to_owned());
         }
         let pid = child.id().to_string();
         spin(
@@ -388,14 +397,18 @@ impl Drop for Cluster {
         if std::thread::panicking() {
             eprintln!("-- the server's log, its end:\n{}", self.log_tail());
         }
-        let Some(mut child) = self.lock().take() else {
-            return;
-        };
-        process::signal(child.id() as i32, Signal::SIGQUIT);
-        let _ = child.wait();
+        let complaints = self.provoked.leaves(&self.log());
+        if let Some(mut child) = self.lock().take() {
+            process::signal(child.id() as i32, Signal::SIGQUIT);
+            let _ = child.wait();
+        }
         if std::env::var_os("KEEP").is_some() {
             let kept = self.directory.take().map(TempDir::keep);
             eprintln!("kept: {}", kept.unwrap_or_default().display());
         }
+        assert!(
+            complaints.is_empty() || std::thread::panicking(),
+            "pg_crm complains:\n{complaints}"
+        );
     }
 }

@@ -6,6 +6,7 @@
 //! whatever way it ends.
 
 pub mod cluster;
+pub mod complaints;
 pub mod crm;
 pub mod database;
 pub mod desk;

@@ -14,6 +14,8 @@ use std::sync::{LazyLock, Mutex};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User};
 
+use crate::complaints::Provoked;
+
 type Order = (Command, Signal, Sender<std::io::Result<Child>>);
 
 static STARTER: LazyLock<Mutex<Sender<Order>>> = LazyLock::new(|| {
@@ -130,11 +132,13 @@ pub fn working_in(directory: &Path) -> Vec<i32> {
         .collect()
 }
 
-static AT_EXIT: Mutex<Vec<(Option<u32>, PathBuf)>> = Mutex::new(Vec::new());
+type Server = (u32, Provoked);
+
+static AT_EXIT: Mutex<Vec<(Option<Server>, PathBuf)>> = Mutex::new(Vec::new());
 
 /// Remembers a server that a `static` holds: as the process exits it is stopped, if it runs, and
-/// its directory removed.
-pub fn clean_up_at_exit(pid: Option<u32>, directory: PathBuf) {
+/// its directory removed. The process fails if pg_crm complained there of what nobody provoked.
+pub fn clean_up_at_exit(server: Option<Server>, directory: PathBuf) {
     let mut list = AT_EXIT
         .lock()
         .unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -143,19 +147,28 @@ pub fn clean_up_at_exit(pid: Option<u32>, directory: PathBuf) {
         unsafe { libc::atexit(clean_up) };
     }
     list.retain(|(_, known)| *known != directory);
-    list.push((pid, directory));
+    list.push((server, directory));
 }
 
 extern "C" fn clean_up() {
     let mut list = AT_EXIT
         .lock()
         .unwrap_or_else(|poisoned| poisoned.into_inner());
-    for (pid, directory) in list.drain(..) {
-        if let Some(pid) = pid.map(|pid| Pid::from_raw(pid as i32))
-            && kill(pid, Signal::SIGQUIT).is_ok()
-        {
-            let _ = nix::sys::wait::waitpid(pid, None);
+    let mut all_complaints = String::new();
+    for (server, directory) in list.drain(..) {
+        if let Some((pid, provoked)) = server {
+            let pid = Pid::from_raw(pid as i32);
+            if kill(pid, Signal::SIGQUIT).is_ok() {
+                let _ = nix::sys::wait::waitpid(pid, None);
+            }
+            let log = std::fs::read(directory.join("log")).unwrap_or_default();
+            all_complaints += &provoked.leaves(&String::from_utf8_lossy(&log));
         }
         let _ = std::fs::remove_dir_all(directory);
+    }
+    if !all_complaints.is_empty() {
+        eprintln!("pg_crm complains:\n{all_complaints}");
+        // SAFETY: nothing is left to be done.
+        unsafe { libc::_exit(101) };
     }
 }

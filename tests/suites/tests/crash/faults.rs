@@ -163,7 +163,8 @@ async fn a_general_fault_is_nobodys() {
         ("queue", "DELETE", "rows"),
         ("pending_write", "DELETE", "titles"),
     ] {
-        let (_cluster, desk) = desk(Vendor::Stub).await;
+        let (cluster, desk) = desk(Vendor::Stub).await;
+        cluster.provokes(": a general fault ");
         let ids = desk.link(20).await;
         rest(&desk).await;
         let sql = format!(

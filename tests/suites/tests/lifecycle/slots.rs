@@ -8,6 +8,7 @@ async fn too_few_slots_are_told_and_nothing_is_lost() {
     // One is the logical replication launcher's, one is pg_crm's launcher's, one is for the first
     // database.
     let cluster = Cluster::with(&[("max_worker_processes", "3")]);
+    cluster.provokes("found no free worker slot");
     let first = cluster.database().await;
     let db = cluster.bare_database().await;
     db.execute("CREATE EXTENSION pg_crm").await;
@@ -48,6 +49,7 @@ async fn too_few_slots_are_told_and_nothing_is_lost() {
 #[tokio::test]
 async fn a_slot_that_becomes_free_is_taken() {
     let cluster = Cluster::with(&[("max_worker_processes", "3")]);
+    cluster.provokes("found no free worker slot");
     let first = cluster.database().await;
     let second = cluster.bare_database().await;
     second.execute("CREATE EXTENSION pg_crm").await;

@@ -128,6 +128,7 @@ async fn a_worker_that_dies_tells_its_callers() {
 #[tokio::test]
 async fn without_a_worker_there_is_an_error_at_once_and_plain_updates_wait() {
     let cluster = Cluster::with(&[("max_worker_processes", "3")]);
+    cluster.provokes("found no free worker slot");
     let _first = cluster.database().await;
     let db = cluster.bare_database().await;
     db.execute("CREATE EXTENSION pg_crm").await;

@@ -208,6 +208,7 @@ async fn check_tells_when_there_is_a_way_in() {
         .await;
     db.assert_checked().await;
     // A worker that would be a superuser does not run at all.
+    cluster.provokes("role \"crm_engine\" is a superuser");
     db.execute("ALTER ROLE crm_engine SUPERUSER").await;
     let old = db.worker().await;
     db.execute(&format!("SELECT pg_terminate_backend({old})"))

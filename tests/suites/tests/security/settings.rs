@@ -102,6 +102,7 @@ async fn a_role_of_the_database_is_not_the_workers() {
 /// A worker that runs and cannot work says so where people look.
 #[tokio::test]
 async fn the_status_says_what_keeps_the_worker_from_working() {
+    CLUSTER.provokes("read_only_sql_transaction (SQLSTATE");
     let live = Live::open(&CLUSTER, Vendor::Stub).await;
     let db = &live.db;
     let whole: String = db
