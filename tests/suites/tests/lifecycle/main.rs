@@ -10,6 +10,7 @@ mod encodings;
 mod extension;
 mod idle;
 mod metrics;
+mod pooling;
 mod prepared;
 mod reload;
 mod restore;
