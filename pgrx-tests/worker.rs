@@ -94,11 +94,11 @@ mod tests {
         let nothing_in_flight = |_| RecordsInFlight::default();
 
         ingest.turn(&mut cx, &nothing_in_flight, &|_| false);
-        ingest.on_message(&mut cx, next(&inbox), &nothing_in_flight);
+        ingest.on_message(&mut cx, next(&inbox), &nothing_in_flight, &mut |_| ());
         ingest.answer_waiters(&mut cx);
         assert!(answer.try_recv().is_err(), "answered before the last page");
 
-        ingest.on_message(&mut cx, next(&inbox), &nothing_in_flight);
+        ingest.on_message(&mut cx, next(&inbox), &nothing_in_flight, &mut |_| ());
         ingest.answer_waiters(&mut cx);
         assert_eq!(answer.try_recv(), Ok(json!({ "done": true })));
         let cursor = format!("SELECT cursor FROM crm.ingest_state WHERE map_id = {map}");
@@ -135,9 +135,9 @@ mod tests {
         let (mailbox, inbox) = mailbox::channel().expect("an eventfd");
         let mut reconciler = Reconciler::new(mailbox);
 
-        reconciler.turn(&mut cx, &|_| false);
+        reconciler.turn(&mut cx, &|_| false, &mut |_| ());
         assert!(reconciler.works_on(&[map]));
-        reconciler.on_message(&mut cx, next(&inbox));
+        reconciler.on_message(&mut cx, next(&inbox), &mut |_| ());
         assert!(!reconciler.works_on(&[map]) && !reconciler.has_unrecorded());
         let written = written.lock().expect("no panic");
         assert_eq!(written.len(), 1);

@@ -54,12 +54,21 @@ impl State {
 }
 
 /// What commits asked of a worker.
+#[derive(Default)]
 pub struct Woken {
     pub at_all: bool,
     /// Edits are to go to the CRM at once.
     pub urgently: bool,
     /// Connections or maps may be others.
     pub by_a_change: bool,
+}
+
+impl Woken {
+    pub fn add(&mut self, more: Woken) {
+        self.at_all |= more.at_all;
+        self.urgently |= more.urgently;
+        self.by_a_change |= more.by_a_change;
+    }
 }
 
 #[derive(Default)]

@@ -12,6 +12,7 @@
 //! - What follows from a failure: [`failure`], [`retry`], [`bisect`]; and what waits for a person:
 //!   [`stop_rule`], [`fuse`].
 //! - How many requests may be sent, and when: [`budget`].
+//! - How much is done before callers are served: [`step_size`].
 //! - What is recorded of it all: [`excerpt`], [`storable`], [`open_metrics`].
 //!
 //! Everything here is a pure function of its arguments, so that plain `cargo test` covers it.
@@ -38,6 +39,7 @@ pub mod open_metrics;
 pub mod operation;
 pub mod retry;
 pub mod snapshot;
+pub mod step_size;
 pub mod stop_rule;
 pub mod storable;
 mod string_enum;

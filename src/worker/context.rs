@@ -8,8 +8,12 @@ use tokio::runtime::Handle;
 use super::connections::Connections;
 use super::schedule::Schedule;
 use super::step_backoff::StepBackoff;
+use super::steps::Steps;
 use crate::settings::Settings;
 use crate::store::config::Map;
+
+/// Serves callers between two steps of bulk work; the main loop passes it to components.
+pub type Between<'a> = &'a mut dyn FnMut(&mut Context);
 
 pub struct Context {
     pub settings: Settings,
@@ -20,6 +24,7 @@ pub struct Context {
     pub connections: Connections,
     pub schedule: Schedule,
     pub backoff: StepBackoff,
+    pub steps: Steps,
     /// When maintenance is due.
     pub maintenance_at: Instant,
 }
@@ -33,8 +38,14 @@ impl Context {
             connections,
             schedule: Schedule::default(),
             backoff: StepBackoff::default(),
+            steps: Steps::default(),
             maintenance_at: Instant::now(),
         }
+    }
+
+    /// Keeps one link per connection; returns when to try again.
+    pub fn connect(&mut self) -> Duration {
+        self.connections.connect(&self.settings, &mut self.backoff)
     }
 
     /// A claim could not be released: the next maintenance finds it, and comes soon.

@@ -27,6 +27,7 @@ mod sender;
 mod session;
 pub mod socket;
 mod step_backoff;
+mod steps;
 mod table_follower;
 mod table_scans;
 mod tasks;

@@ -88,8 +88,9 @@ pub fn wait_latch(time: Option<Duration>) {
     pgrx::check_for_interrupts!();
 }
 
-/// Waits for the latch, for a descriptor that becomes readable, or for a timeout.
-pub fn wait_latch_or_readable(fd: RawFd, time: Duration) {
+/// Waits for the latch, for a descriptor that becomes readable, or for a timeout; whether it was
+/// the latch.
+pub fn wait_latch_or_readable(fd: RawFd, time: Duration) -> bool {
     let events = pg_sys::WL_LATCH_SET
         | pg_sys::WL_SOCKET_READABLE
         | pg_sys::WL_TIMEOUT
@@ -97,7 +98,7 @@ pub fn wait_latch_or_readable(fd: RawFd, time: Duration) {
     // SAFETY: waits on this process's own latch and on a descriptor that the caller keeps open.
     unsafe {
         let ms = time.as_millis().clamp(0, 86_400_000) as i64;
-        pg_sys::WaitLatchOrSocket(
+        let came = pg_sys::WaitLatchOrSocket(
             pg_sys::MyLatch,
             events as i32,
             fd,
@@ -105,5 +106,6 @@ pub fn wait_latch_or_readable(fd: RawFd, time: Duration) {
             pg_sys::PG_WAIT_EXTENSION,
         );
         pg_sys::ResetLatch(pg_sys::MyLatch);
+        came as u32 & pg_sys::WL_LATCH_SET != 0
     }
 }

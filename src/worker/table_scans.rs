@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
-use super::context::Context;
+use super::context::{Between, Context};
 use super::process::report;
 use super::schedule::IDLE;
 use super::step_backoff::{Owner, Step};
@@ -18,7 +18,7 @@ use crate::store::config::{self, Map};
 use crate::store::table::read::Bounds;
 use crate::store::{StoreError, map_state, transaction};
 
-/// Rows of one transaction.
+/// Rows of one transaction at most.
 const PART: usize = 1000;
 /// How long one turn of the worker may spend on it.
 const SHARE: Duration = Duration::from_millis(500);
@@ -37,7 +37,11 @@ enum Progress {
 
 /// Works on the requests; returns when to go on. `unsettled`: records of a map whose last results
 /// are not stored yet.
-pub fn turn<'u>(cx: &mut Context, unsettled: impl Fn(i32) -> Vec<(&'u str, &'u str)>) -> Duration {
+pub fn turn<'u>(
+    cx: &mut Context,
+    unsettled: impl Fn(i32) -> Vec<(&'u str, &'u str)>,
+    between: Between,
+) -> Duration {
     let mut requests = Vec::new();
     let mut next = cx.backoff.attempt(Owner::Worker, Step::Scans, || {
         requests = transaction(scan_request::requests)?;
@@ -60,8 +64,11 @@ pub fn turn<'u>(cx: &mut Context, unsettled: impl Fn(i32) -> Vec<(&'u str, &'u s
         }
         report(&format!("scanning {}", map.relation));
         let bounds = Bounds::of(&cx.settings);
-        let scanned = begin(map, &mut request, &unsettled(map.id), bounds.time)
-            .and_then(|()| scan_until(map, &mut request, &bounds, until));
+        let begun = begin(map, &mut request, &unsettled(map.id), bounds.time);
+        let scanned = match begun {
+            Ok(()) => scan_until(cx, map, &mut request, (&bounds, until), between),
+            Err(error) => Err(error),
+        };
         next = next.min(match scanned {
             Ok(progress) => {
                 cx.backoff.succeeded(owner, step);
@@ -161,12 +168,14 @@ fn begin(
 
 /// Goes on with a request.
 fn scan_until(
+    cx: &mut Context,
     map: &Map,
     request: &mut Request,
-    bounds: &Bounds,
-    until: Instant,
+    (bounds, until): (&Bounds, Instant),
+    between: Between,
 ) -> Result<Progress, StoreError> {
     let bounds = bounds.lenient();
+    let (owner, step) = (Owner::Map(map.id), step(request));
     let until = match request.task {
         // It may be slow.
         Task::Push {
@@ -175,11 +184,15 @@ fn scan_until(
         _ => until,
     };
     loop {
+        let began = Instant::now();
+        let rows = cx.steps.room(owner, step, PART);
         let progress = transaction(|client| {
             failpoint::reach("recapture::store");
-            part(client, map, request, &bounds)
+            part(client, map, request, rows, &bounds)
         })?;
         failpoint::reach("recapture::part");
+        cx.steps.note(owner, step, rows, began);
+        between(cx);
         match progress {
             Progress::GoesOn if Instant::now() < until => {}
             progress => return Ok(progress),
@@ -191,6 +204,7 @@ fn part(
     client: &mut pgrx::spi::SpiClient,
     map: &Map,
     request: &mut Request,
+    rows: usize,
     bounds: &Bounds,
 ) -> Result<Progress, StoreError> {
     // Read anew: the DDL that made the request may be newer than what this turn knows of the table.
@@ -207,20 +221,20 @@ fn part(
                 return Ok(Progress::HeldBack);
             }
             let order = Order::of(client, map)?;
-            push::part(client, map, &order, request, PART, bounds)?;
+            push::part(client, map, &order, request, rows, bounds)?;
         }
         Task::Recapture {
             phase: Phase::Rows, ..
         } => {
             let order = Order::of(client, map)?;
             let after = request.after.clone();
-            let part = compare::part(client, map, &order, after.as_ref(), PART, bounds)?;
+            let part = compare::part(client, map, &order, after.as_ref(), rows, bounds)?;
             recapture::mark(client, map, request, part, bounds)?;
         }
         Task::Recapture {
             phase: Phase::Ledger,
             ..
-        } => recapture::mark_lost(client, map, request, PART, bounds)?,
+        } => recapture::mark_lost(client, map, request, rows, bounds)?,
     }
     Ok(match request.is_done {
         true => Progress::Done,

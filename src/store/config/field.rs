@@ -48,6 +48,19 @@ impl MappedField {
         self.written && self.direction == Direction::Bidirectional
     }
 
+    /// See [`Map::maps_alike`].
+    ///
+    /// [`Map::maps_alike`]: super::Map::maps_alike
+    pub fn is_mapped_like(&self, other: &MappedField) -> bool {
+        self.id == other.id
+            && self.column == other.column
+            && self.field == other.field
+            && self.direction == other.direction
+            && self.written == other.written
+            && self.created == other.created
+            && self.described == other.described
+    }
+
     /// For how many characters the CRM's field has room, where that is known and the column goes
     /// there as it is.
     pub fn room(&self) -> Option<u32> {

@@ -74,6 +74,19 @@ impl Map {
         self.fields.iter().any(|f| f.is_checked() || is_for_new(f))
     }
 
+    /// Whether what is sent of a record, and what is made of its result, is the same by both: one
+    /// of them may have been read after the mapping was changed.
+    pub fn maps_alike(&self, other: &Map) -> bool {
+        let mut fields = self.fields.iter().zip(&other.fields);
+        self.crm_object == other.crm_object
+            && self.relation == other.relation
+            && self.external_id_field == other.external_id_field
+            && self.on_crm_delete == other.on_crm_delete
+            && self.spares_records() == other.spares_records()
+            && self.fields.len() == other.fields.len()
+            && fields.all(|(ours, theirs)| ours.is_mapped_like(theirs))
+    }
+
     /// The condition of the filter.
     pub fn condition(&self) -> Option<&str> {
         self.filter.as_ref().map(|filter| filter.condition.as_str())

@@ -194,6 +194,17 @@ pub fn end_pass(client: &mut SpiClient, map_id: i32) -> Result<Option<Pass>, Sto
     Ok(Some(pass).filter(|pass| pass.applied > 0))
 }
 
+/// Whether a page after that cursor is still wanted, as [`advance`] judges it.
+pub fn stands_at(client: &SpiClient, map_id: i32, from: Option<&Json>) -> Result<bool, StoreError> {
+    let mut rows = client.select(
+        Cached("SELECT cursor IS NOT DISTINCT FROM $2::jsonb AS stands_there FROM crm.ingest_state WHERE map_id = $1"),
+        None,
+        &[map_id.into(), from.map(Json::to_string).into()],
+    )?;
+    rows.next()
+        .map_or(Ok(false), |row| row.required("stands_there"))
+}
+
 /// Goes on from a page to the next; `false`: the cursor was reset meanwhile, and the page is
 /// ignored. After the last page the map rests for its interval.
 pub fn advance(

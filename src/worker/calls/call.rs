@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crm_domain::conflict::{self, Decision, ShortHash};
 use crm_domain::crm_form::{Ours, Sighting};
@@ -24,6 +25,8 @@ pub struct Call {
     pub reply: Reply,
     /// Of the credentials that it goes with.
     pub version: i32,
+    /// When it was let go.
+    pub sent_at: Instant,
 }
 
 pub fn differs(f: &IntentField, read: &Value) -> bool {

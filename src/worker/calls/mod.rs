@@ -9,7 +9,7 @@ pub mod live_reads;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crm_domain::failure::Scope;
 use pgrx::spi::SpiClient;
@@ -36,7 +36,11 @@ use crate::worker::tasks::catch_panic;
 /// What the threads report.
 pub enum Message {
     /// The CRM's result of a caller's edit.
-    Written { write_id: String, checked: Checked },
+    Written {
+        write_id: String,
+        checked: Checked,
+        at: Instant,
+    },
     /// A record that was read, and was written before.
     Read(SeenRead),
 }
@@ -55,6 +59,8 @@ pub struct Calls {
     is_locked: bool,
     /// Callers were answered whose transactions have the next word.
     answered: bool,
+    /// How long calls are in flight, by the last ones.
+    flight_time: Duration,
 }
 
 /// A call whose CRM record is being read; it is written once there is consent.
@@ -74,6 +80,7 @@ impl Calls {
             results: Vec::new(),
             is_locked: false,
             answered: false,
+            flight_time: Duration::MAX,
         }
     }
 
@@ -87,14 +94,33 @@ impl Calls {
 
     pub fn on_message(&mut self, message: Message) {
         match message {
-            Message::Written { write_id, checked } => {
+            Message::Written {
+                write_id,
+                checked,
+                at,
+            } => {
                 failpoint::reach("request::after");
                 if let Some(call) = self.in_flight.remove(&write_id) {
+                    let took = at.saturating_duration_since(call.sent_at);
+                    self.flight_time = match self.flight_time {
+                        Duration::MAX => took,
+                        before => (before * 3 + took) / 4,
+                    };
                     self.results.push((call, checked));
                 }
             }
             Message::Read(read) => self.seen.push(read),
         }
+    }
+
+    /// Whether there are any calls that came or are being sent.
+    pub fn are_about(&self) -> bool {
+        self.has_work() || !self.in_flight.is_empty()
+    }
+
+    /// Whether calls are in flight, and CRMs answer that fast.
+    pub fn will_be_back_within(&self, time: Duration) -> bool {
+        !self.in_flight.is_empty() && self.flight_time <= time
     }
 
     /// The ids of calls that are being sent.
@@ -222,6 +248,7 @@ impl Calls {
                             intent,
                             reply,
                             version,
+                            sent_at: Instant::now(),
                         };
                         fresh.push(Started { call, consent });
                     }
@@ -317,7 +344,11 @@ impl Calls {
                 Err(failure) => Some(Checked::failed(failure)),
             };
             if let Some(checked) = checked {
-                mailbox.send(Message::Written { write_id, checked });
+                mailbox.send(Message::Written {
+                    write_id,
+                    checked,
+                    at: Instant::now(),
+                });
             }
         });
         Some((consent, version))
@@ -325,7 +356,8 @@ impl Calls {
 
     /// Its intent is on disk: the edit may be written, unless an earlier one of the record waits.
     fn let_write(&mut self, started: Started, opened: &HashSet<String>) {
-        let Started { call, consent } = started;
+        let Started { mut call, consent } = started;
+        call.sent_at = Instant::now();
         if opened.contains(&call.intent.write_id) {
             failpoint::reach("request::before");
             let write_id = call.intent.write_id.clone();

@@ -44,8 +44,19 @@ pub struct Last<'a> {
     pub result: &'a PollResult,
     /// How many records it had.
     pub count: usize,
-    /// Those that were applied before the others.
-    pub tried: &'a [Incoming],
+    /// Those that were applied before these, and why some of them were quarantined.
+    pub before: &'a [Incoming],
+    pub failures: &'a [ErrorClass],
+}
+
+/// Which part of a response some records are.
+#[derive(Clone, Copy)]
+pub enum Part<'a> {
+    /// It says by itself whether the mapping works.
+    Alone,
+    /// Others come after it.
+    Step,
+    Last(&'a Last<'a>),
 }
 
 /// Bytes of the records' values.
@@ -66,10 +77,10 @@ pub fn apply_in_parts(
     settings: &Settings,
     failures: u32,
 ) -> Result<(), StoreError> {
-    apply(poll, busy, &[], None, settings)?;
+    apply(poll, busy, &[], Part::Alone, settings)?;
     let count = records.len();
     let mut undone = bisect(records, StoreError::blames_no_row, |part| {
-        apply(poll, busy, part, None, settings).map(|_| ())
+        apply(poll, busy, part, Part::Alone, settings).map(|_| ())
     });
     let last_error = |undone: &mut Vec<Undone<Incoming, StoreError>>| undone.pop().map(|u| u.error);
     if undone.iter().any(|u| u.error.blames_no_row()) {
@@ -158,33 +169,37 @@ pub fn postpone(poll: &PollRequest, wait: Duration, error: &StoreError) -> Resul
 }
 
 /// What came of applying records.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub enum Applied {
-    Done,
+    /// Done; why some of them were quarantined.
+    Done(Vec<ErrorClass>),
     /// Done, and the map is stopped.
     Stopped,
     /// Not done: what was requested is not what is wanted by now.
     Outdated,
 }
 
-/// Applies records in one transaction, and with the last of them how far the CRM was read.
+/// Applies a part of a response in one transaction, and with the last one how far the CRM was read.
 pub fn apply(
     poll: &PollRequest,
     busy: &Keys,
     records: &[Incoming],
-    last: Option<&Last>,
+    part: Part,
     settings: &Settings,
 ) -> Result<Applied, StoreError> {
     let PollRequest {
         map, connection, ..
     } = poll;
     let start = Instant::now();
+    let last = match part {
+        Part::Last(last) => Some(last),
+        Part::Alone | Part::Step => None,
+    };
     let next = last.and_then(|last| last.result.next.as_ref());
     let is_last_page = next.is_some_and(|(_, more)| !more);
     transaction(|client| {
-        let mut applied = Applied::Done;
         config::lock_definition(client, map.id)?;
-        let Some(current) = config::maps(client)?.into_iter().find(|m| m.id == map.id) else {
+        let Some(current) = config::map(client, map.id)? else {
             return Ok(Applied::Outdated);
         };
         // With other credentials, it may be another org by now.
@@ -192,14 +207,17 @@ pub fn apply(
         if !is_same_org || !requests_the_same(&current, map) || current.is_inbound_held {
             return Ok(Applied::Outdated);
         }
-        if let Some(last) = last
-            && !note_progress(client, poll, last)?
-        {
+        let is_wanted = match (last, &poll.target) {
+            (Some(last), _) => note_progress(client, poll, last)?,
+            (None, Target::Page { since }) => state::stands_at(client, map.id, since.as_ref())?,
+            (None, Target::Records(_)) => true,
+        };
+        if !is_wanted {
             return Ok(Applied::Outdated);
         }
         if poll.is_page() {
-            let tried = last.map_or(&[][..], |last| last.tried);
-            let shown = records.iter().chain(tried).map(|r| r.crm_id.as_str());
+            let before = last.map_or(&[][..], |last| last.before);
+            let shown = records.iter().chain(before).map(|r| r.crm_id.as_str());
             refetch::seen(client, map.id, shown.collect())?;
             if is_last_page {
                 refetch::ask_unseen(client, map.id)?;
@@ -246,17 +264,21 @@ pub fn apply(
             map_state::note_error(client, map.id, reason)?;
             // Of records that are read again because they failed before, it says nothing that all
             // of them fail.
-            if poll.is_page() && arrived.quarantined.len() == records.len() {
+            let (before, failures) = last.map_or((0, &[][..]), |l| (l.before.len(), l.failures));
+            let failures = failures.iter().chain(&arrived.quarantined).copied();
+            let all_fail = failures.clone().count() == before + records.len();
+            if poll.is_page() && !matches!(part, Part::Step) && all_fail {
                 let is_new = !state::has_applied(client, map.id)?;
-                if stops(arrived.quarantined.iter().copied().map(Some), is_new) {
+                if stops(failures.map(Some), is_new) {
                     let reason = format!("every record fails: {reason}");
                     map_state::stop(client, map.id, &reason)?;
-                    applied = Applied::Stopped;
+                    failpoint::reach("ingest::before_commit");
+                    return Ok(Applied::Stopped);
                 }
             }
         }
         failpoint::reach("ingest::before_commit");
-        Ok(applied)
+        Ok(Applied::Done(arrived.quarantined))
     })
 }
 

@@ -22,7 +22,7 @@ use crm_domain::stop_rule::TRIAL;
 use crm_domain::{ErrorClass, Failure};
 use pgrx::prelude::*;
 
-use self::apply::{Applied, Last, OTHERS_SHARE, apply, apply_in_parts};
+use self::apply::{Applied, Last, OTHERS_SHARE, Part, apply, apply_in_parts};
 use self::message::InFlight;
 use self::passes::PollPasses;
 use self::polls::Polls;
@@ -33,7 +33,7 @@ use crate::store::config::Connection;
 use crate::store::ingest::state::{self, State};
 use crate::store::{StoreError, transaction};
 use crate::worker::connections::readiness::Readiness;
-use crate::worker::context::Context;
+use crate::worker::context::{Between, Context};
 use crate::worker::mailbox::Sender;
 use crate::worker::process::report;
 use crate::worker::schedule::{IDLE, LOCKED_RETRY};
@@ -161,7 +161,13 @@ impl Ingest {
     }
 
     /// Applies a response.
-    pub fn on_message(&mut self, cx: &mut Context, message: Message, in_flight: InFlight) {
+    pub fn on_message(
+        &mut self,
+        cx: &mut Context,
+        message: Message,
+        in_flight: InFlight,
+        between: Between,
+    ) {
         let Message::Polled {
             ticket,
             result,
@@ -177,7 +183,7 @@ impl Ingest {
         cx.connections.note_health(id, version, outage.as_ref());
         let start = Instant::now();
         let applied = match result {
-            Ok(result) => self.on_result(cx, &poll, result, in_flight),
+            Ok(result) => self.on_result(cx, &poll, result, in_flight, between),
             Err(failure) => self.on_failure(cx, &poll, &failure),
         };
         let map = &poll.map;
@@ -207,13 +213,14 @@ impl Ingest {
         self.passes.entry(map.id).or_default().failures += 1;
     }
 
-    /// Applies what came in one transaction; if that fails, in parts.
+    /// Applies what came in steps; if one fails, it and what is left in parts.
     fn on_result(
         &mut self,
-        cx: &Context,
+        cx: &mut Context,
         poll: &PollRequest,
         mut result: PollResult,
         in_flight: InFlight,
+        between: Between,
     ) -> Result<(), StoreError> {
         let map = &poll.map;
         report(&format!(
@@ -237,34 +244,57 @@ impl Ingest {
         let mut records = std::mem::take(&mut result.records);
         let count = records.len();
         let size = apply::size(&records);
+        let owner = Owner::Map(map.id);
+        // Those that are applied, and why some of them are quarantined.
+        let (mut done, mut failures) = (0, Vec::new());
         // The first records that a map takes in show whether the mapping works at all. The page
         // comes again once the map goes on.
-        let mut tried = Vec::new();
         let passes = self.passes.entry(map.id).or_default();
         if !std::mem::replace(&mut passes.is_tried, true) && poll.is_page() && count > TRIAL {
-            match apply(poll, &busy, &records[..TRIAL], None, &cx.settings) {
+            match apply(poll, &busy, &records[..TRIAL], Part::Alone, &cx.settings) {
                 Ok(Applied::Stopped) => return Ok(()),
-                Ok(Applied::Done) => tried = records.drain(..TRIAL).collect(),
+                Ok(Applied::Done(failed)) => (done, failures) = (TRIAL, failed),
                 Ok(Applied::Outdated) | Err(_) => {}
             }
         }
-        let last = Last {
-            result: &result,
-            count,
-            tried: &tried,
-        };
-        let applied = match apply(poll, &busy, &records, Some(&last), &cx.settings) {
-            Ok(applied) => applied,
-            Err(error) if error.blames_no_row() || records.is_empty() => return Err(error),
-            Err(error) => {
-                log!(
-                    "pg_crm applies changes of {} one by one: {error}",
-                    map.relation
-                );
-                let failures = cx.backoff.failures(Owner::Map(map.id), Step::Poll);
-                apply_in_parts(poll, &busy, records, &cx.settings, failures)?;
-                apply(poll, &busy, &[], Some(&last), &cx.settings)?
+        let applied = loop {
+            let began = Instant::now();
+            let room = cx.steps.room(owner, Step::Poll, count - done);
+            let (before, step) = (&records[..done], &records[done..done + room]);
+            let last = Last {
+                result: &result,
+                count,
+                before,
+                failures: &failures,
+            };
+            let part = match done + room == count {
+                true => Part::Last(&last),
+                false => Part::Step,
+            };
+            match apply(poll, &busy, step, part, &cx.settings) {
+                Ok(Applied::Done(failed)) if done + room < count => failures.extend(failed),
+                Ok(applied) => break applied,
+                Err(error) if error.blames_no_row() || records.is_empty() => return Err(error),
+                Err(error) => {
+                    log!(
+                        "pg_crm applies changes of {} one by one: {error}",
+                        map.relation
+                    );
+                    let attempts = cx.backoff.failures(owner, Step::Poll);
+                    let rest = records.split_off(done);
+                    apply_in_parts(poll, &busy, rest, &cx.settings, attempts)?;
+                    let last = Last {
+                        result: &result,
+                        count,
+                        before: &records,
+                        failures: &[],
+                    };
+                    break apply(poll, &busy, &[], Part::Last(&last), &cx.settings)?;
+                }
             }
+            cx.steps.note(owner, Step::Poll, room, began);
+            done += room;
+            between(cx);
         };
         failpoint::reach("ingest::after_commit");
         let passes = self.passes.entry(map.id).or_default();

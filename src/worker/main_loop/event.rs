@@ -16,15 +16,15 @@ pub enum Event {
 }
 
 impl Event {
-    /// Whether it concerns only a waiting caller, so that no whole turn is due.
-    pub fn is_of_a_call(&self) -> bool {
+    /// Whether a whole turn is due because of it: not if it only concerns a waiting caller.
+    pub fn is_of_a_turn(&self) -> bool {
         match self {
-            Event::Calls(_) | Event::Webhooks(_) | Event::Monitor(_) => true,
-            Event::Link(message) => matches!(message, link::Message::StubRequest { .. }),
+            Event::Calls(_) | Event::Webhooks(_) | Event::Monitor(_) => false,
+            Event::Link(message) => !matches!(message, link::Message::StubRequest { .. }),
             Event::Socket(message) => {
-                matches!(message.request, Request::Write(_) | Request::Read(_))
+                !matches!(message.request, Request::Write(_) | Request::Read(_))
             }
-            Event::WriteBack(_) | Event::Reconciler(_) | Event::Ingest(_) => false,
+            Event::WriteBack(_) | Event::Reconciler(_) | Event::Ingest(_) => true,
         }
     }
 }

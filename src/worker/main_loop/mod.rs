@@ -2,11 +2,14 @@
 //! a CRM.
 //!
 //! A turn: settle what the threads brought; fold, claim and send what is due; answer waiting
-//! backends. Then sleep until the next due time, a commit, an event or a signal. The main loop
-//! alone knows all components: it hands each its messages, and what they need of each other it asks
-//! of one and passes to the other.
+//! backends. Then sleep until the next due time, a commit, an event or a signal. Whatever takes
+//! long is done in steps, between which callers are served. The main loop alone knows all
+//! components: it hands each its messages, and what they need of each other it asks of one and
+//! passes to the other.
 
+mod configuration;
 pub mod event;
+mod front_desk;
 pub mod maintenance;
 
 use std::sync::Arc;
@@ -18,19 +21,20 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
 use self::event::Event;
+use self::front_desk::FrontDesk;
 use crate::failpoint;
 use crate::settings::Settings;
 use crate::shared::{Slot, State};
 use crate::store::config::Map;
 use crate::store::ingest::state as ingest_state;
 use crate::store::write_back::claims;
-use crate::store::{StoreError, config, rights, transaction};
+use crate::store::{StoreError, rights, transaction};
 use crate::worker::calls::Calls;
 use crate::worker::connections::Connections;
 use crate::worker::connections::describe::PendingDescribe;
 use crate::worker::connections::records::PendingRecords;
 use crate::worker::connections::test::PendingTest;
-use crate::worker::context::Context;
+use crate::worker::context::{Between, Context};
 use crate::worker::in_flight::RecordsInFlight;
 use crate::worker::ingest::Ingest;
 use crate::worker::ingest::waiters::IngestWaiter;
@@ -55,17 +59,15 @@ const INTENTS_AGAIN: Duration = Duration::from_secs(10);
 
 struct MainLoop {
     slot: &'static Slot,
-    inbox: Inbox<Event>,
+    desk: FrontDesk,
     cx: Context,
     write_back: WriteBack,
-    calls: Calls,
     reconciler: Reconciler,
     ingest: Ingest,
     webhooks: Webhooks,
     monitor: Monitor,
     table_follower: TableFollower,
     flushes: Flushes,
-    maps_known: usize,
 }
 
 /// Works until the extension is dropped; everything else ends the process.
@@ -121,17 +123,15 @@ impl MainLoop {
         let connections = Connections::new(mailbox.wrap(Event::Link));
         MainLoop {
             slot,
-            inbox,
+            desk: FrontDesk::new(slot, inbox, Calls::new(mailbox.wrap(Event::Calls))),
             cx: Context::new(runtime.handle().clone(), connections),
             write_back: WriteBack::new(mailbox.wrap(Event::WriteBack)),
-            calls: Calls::new(mailbox.wrap(Event::Calls)),
             reconciler: Reconciler::new(mailbox.wrap(Event::Reconciler)),
             ingest: Ingest::new(mailbox.wrap(Event::Ingest)),
             webhooks: Webhooks::new(mailbox.wrap(Event::Webhooks)),
             monitor: Monitor::new(mailbox.wrap(Event::Monitor)),
             table_follower: TableFollower::default(),
             flushes: Flushes::default(),
-            maps_known: 0,
         }
     }
 
@@ -149,7 +149,7 @@ impl MainLoop {
             self.monitor.listen(&self.cx.settings, &self.cx.runtime);
             failpoint::tell_threads();
             let whole_turn = self.receive(Instant::now() >= due);
-            if self.calls.take_answered() {
+            if self.desk.calls.take_answered() {
                 due = due.min(Instant::now() + INTENTS_AGAIN);
             }
             if !whole_turn {
@@ -172,65 +172,60 @@ impl MainLoop {
     fn sleep(&self, time: Duration) {
         report("");
         self.slot.end_turn();
-        process::wait_latch_or_readable(self.inbox.fd(), time.min(self.calls.pause()));
+        process::wait_latch_or_readable(self.desk.fd(), time.min(self.desk.pause()));
         self.slot.begin_turn();
     }
 
     /// Handles the messages of the threads, and serves callers with the state of the last turn.
     /// Returns whether a whole turn is due.
     fn receive(&mut self, is_due: bool) -> bool {
-        let woken = self.slot.take_wake();
+        let count = self.desk.take_in(&mut self.cx);
+        let (events, woken, is_turn_due) = self.desk.take();
         if woken.urgently {
             self.write_back.hurry();
         }
-        let events = self.inbox.drain();
         // A wake without an event is a latch that another process set: an extension dropped, a
         // setting changed.
-        let mut whole_turn = is_due || woken.at_all || events.is_empty();
+        let came_of_nothing = count == 0 && events.is_empty();
+        let mut whole_turn = is_due || woken.at_all || is_turn_due || came_of_nothing;
         for event in events {
-            whole_turn |= !event.is_of_a_call();
             self.handle(event);
         }
         whole_turn |= self.webhooks.receive();
         self.monitor.answer();
         // Callers wait: what they need is known from the last turn, unless they use a new
         // connection, or one that was paused meanwhile.
-        if woken.by_a_change || self.calls.needs_link(&self.cx.connections) {
+        if woken.by_a_change || self.desk.calls.needs_link(&self.cx.connections) {
             return true;
         }
-        self.calls.turn(&mut self.cx);
+        self.desk.calls.turn(&mut self.cx);
         whole_turn
     }
 
     /// One turn; returns how long to sleep, or `None` when the extension is gone.
     fn turn(&mut self) -> Result<Option<Duration>, StoreError> {
         let mut next = self.table_follower.turn(&mut self.cx);
-        if !self.read_configuration()? {
+        if !configuration::read(&mut self.cx)? {
             self.slot.set_state(State::Absent);
             return Ok(None);
         }
-        let cx = &mut self.cx;
-        self.write_back.retry_unsettled(cx);
-        self.reconciler.retry_unrecorded(cx);
+        let (cx, desk) = (&mut self.cx, &mut self.desk);
+        next = next.min(cx.connect());
+        desk.calls.turn(cx);
+        let between: Between = &mut |cx| desk.serve(cx);
+        self.write_back.retry_unsettled(cx, between);
+        self.reconciler.retry_unrecorded(cx, between);
         if Instant::now() >= cx.maintenance_at {
             self.webhooks.prune();
             let in_flight = self.write_back.claims().chain(self.reconciler.claims());
             maintenance::maintain(cx, &in_flight.collect::<Vec<i64>>());
         }
-        let Context {
-            connections,
-            settings,
-            backoff,
-            runtime,
-            ..
-        } = &mut *cx;
-        next = next.min(connections.connect(settings, backoff));
-        connections.serve_requests(runtime);
-        self.calls.turn(cx);
-        next = next.min(table_scans::turn(cx, |map_id| {
+        cx.connections.serve_requests(&cx.runtime);
+        let unsettled = |map_id| {
             let settling = self.write_back.unsettled(map_id);
             settling.chain(self.reconciler.unrecorded(map_id)).collect()
-        }));
+        };
+        next = next.min(table_scans::turn(cx, unsettled, between));
         next = next.min(self.write_back());
         next = next.min(self.ingest());
         // After what is due was sent: only waiting backends depend on this.
@@ -249,45 +244,20 @@ impl MainLoop {
         Ok(Some(next.min(self.flushes.time_left().unwrap_or(next))))
     }
 
-    /// Reads connections and maps; `false`: the extension is gone.
-    fn read_configuration(&mut self) -> Result<bool, StoreError> {
-        let read = transaction(|client| {
-            if !rights::extension_exists() {
-                return Ok(None);
-            }
-            Ok(Some((config::connections(client)?, config::maps(client)?)))
-        })?;
-        let Some((connections, maps)) = read else {
-            return Ok(false);
-        };
-        let cx = &mut self.cx;
-        if self.maps_known != maps.len() {
-            // The first map brings the audit's partitions with it.
-            self.maps_known = maps.len();
-            cx.maintenance_at = Instant::now();
-        }
-        cx.backoff.succeeded(Owner::Worker, Step::Turn);
-        cx.backoff.keep(|owner| match owner {
-            Owner::Map(id) => maps.iter().any(|m| m.id == id),
-            Owner::Connection(id) => connections.iter().any(|c| c.id == id),
-            Owner::Worker => true,
-        });
-        cx.connections.set_known(connections);
-        cx.maps = maps.into();
-        Ok(true)
-    }
-
     /// Write-back and reconciler; returns when something will be due next.
     fn write_back(&mut self) -> Duration {
+        let (cx, desk) = (&mut self.cx, &mut self.desk);
         let in_use = |id| self.reconciler.uses(id) || self.ingest.uses(id);
-        let turn = self.write_back.turn(&mut self.cx, &self.flushes, &in_use);
+        let between: Between = &mut |cx| desk.serve(cx);
+        let turn = self.write_back.turn(cx, &self.flushes, &in_use, between);
         let mut next = turn.next;
         if !turn.has_folded {
-            let in_flight = self.calls.in_flight_ids();
-            next = next.min(reconciler::adopt_orphans(&mut self.cx, in_flight));
+            let in_flight = desk.calls.in_flight_ids();
+            next = next.min(reconciler::adopt_orphans(cx, in_flight));
         }
         let in_use = |id| self.write_back.uses(id) || self.ingest.uses(id);
-        next.min(self.reconciler.turn(&mut self.cx, &in_use))
+        let between: Between = &mut |cx| desk.serve(cx);
+        next.min(self.reconciler.turn(cx, &in_use, between))
     }
 
     fn ingest(&mut self) -> Duration {
@@ -330,20 +300,22 @@ impl MainLoop {
     }
 
     fn handle(&mut self, event: Event) {
-        let cx = &mut self.cx;
+        let (cx, desk) = (&mut self.cx, &mut self.desk);
+        let between: Between = &mut |cx| desk.serve(cx);
         match event {
-            Event::WriteBack(message) => self.write_back.on_message(cx, message),
-            Event::Calls(message) => self.calls.on_message(message),
-            Event::Reconciler(message) => self.reconciler.on_message(cx, message),
+            Event::WriteBack(message) => self.write_back.on_message(cx, message, between),
+            Event::Reconciler(message) => self.reconciler.on_message(cx, message, between),
             Event::Ingest(message) => {
                 let (write_back, reconciler) = (&self.write_back, &self.reconciler);
                 let in_flight = |map_id| records_in_flight(map_id, write_back, reconciler);
-                self.ingest.on_message(cx, message, &in_flight);
+                self.ingest.on_message(cx, message, &in_flight, between);
             }
-            Event::Link(message) => cx.connections.on_message(message),
             Event::Webhooks(message) => self.webhooks.on_message(cx, message),
             Event::Monitor(message) => self.monitor.on_message(message),
             Event::Socket(message) => self.on_request(message.request, message.reply),
+            // The front desk's.
+            Event::Calls(message) => desk.calls.on_message(message),
+            Event::Link(message) => cx.connections.on_message(message),
         }
     }
 
@@ -359,8 +331,8 @@ impl MainLoop {
                 let waiter = IngestWaiter::new(Waiter::new(wait, reply), true);
                 self.ingest.add_waiter(waiter);
             }
-            Request::Write(intent) => self.calls.write(intent, reply),
-            Request::Read(read) => self.calls.read(read, reply),
+            Request::Write(intent) => self.desk.calls.write(intent, reply),
+            Request::Read(read) => self.desk.calls.read(read, reply),
             Request::Describe(request) => connections.describe(PendingDescribe { request, reply }),
             Request::Records(request) => connections.list(PendingRecords { request, reply }),
             Request::Link(request) => drop(reply.send(links::link(&request))),

@@ -40,10 +40,7 @@ pub fn claim(
             return Ok(None);
         }
         config::lock_definition(client, map.id)?;
-        let Some(map) = config::maps(client)?
-            .into_iter()
-            .find(|m| m.id == map.id && m.works())
-        else {
+        let Some(map) = config::map(client, map.id)?.filter(|m| m.works()) else {
             return Ok(None);
         };
         let due = pending_writes::due(client, &map, rows, unrecorded)?;

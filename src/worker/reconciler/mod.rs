@@ -27,7 +27,7 @@ use crate::store::reconcile::pending_writes;
 use crate::store::table::read::Bounds;
 use crate::store::{StoreError, transaction};
 use crate::worker::connections::readiness::Readiness;
-use crate::worker::context::Context;
+use crate::worker::context::{Between, Context};
 use crate::worker::in_flight::RecordsInFlight;
 use crate::worker::link::{Priority, RequestContext, SharedLink};
 use crate::worker::mailbox::Sender;
@@ -120,13 +120,18 @@ impl Reconciler {
         }
     }
 
-    pub fn retry_unrecorded(&mut self, cx: &mut Context) {
-        self.recorder.retry_unrecorded(cx);
+    pub fn retry_unrecorded(&mut self, cx: &mut Context, between: Between) {
+        self.recorder.retry_unrecorded(cx, between);
     }
 
     /// Sends what is due of the pending writes; returns when something will be due next.
     /// `is_in_use`: whether others have requests of a connection in flight.
-    pub fn turn(&mut self, cx: &mut Context, is_in_use: &dyn Fn(i32) -> bool) -> Duration {
+    pub fn turn(
+        &mut self,
+        cx: &mut Context,
+        is_in_use: &dyn Fn(i32) -> bool,
+        between: Between,
+    ) -> Duration {
         let mut next = IDLE;
         let maps = cx.maps.clone();
         self.narrowed
@@ -137,7 +142,9 @@ impl Reconciler {
             }
             let in_use = |id| is_in_use(id) || self.uses(id);
             next = next.min(match cx.connections.readiness(map, in_use) {
-                Readiness::Ready(connection, link) => self.serve(cx, &connection, map, &link),
+                Readiness::Ready(connection, link) => {
+                    self.serve(cx, (&connection, map, &link), between)
+                }
                 Readiness::Blocked(wait) => wait,
                 Readiness::Stopped => continue,
             });
@@ -152,9 +159,8 @@ impl Reconciler {
     fn serve(
         &mut self,
         cx: &mut Context,
-        connection: &Arc<Connection>,
-        map: &Arc<Map>,
-        link: &SharedLink,
+        (connection, map, link): (&Arc<Connection>, &Arc<Map>, &SharedLink),
+        between: Between,
     ) -> Duration {
         let owner = Owner::Map(map.id);
         let rests = [Step::ReadEdits, Step::RecordEdits].map(|step| cx.backoff.left(owner, step));
@@ -163,8 +169,11 @@ impl Reconciler {
         }
         let mut next = IDLE;
         while may_go(map, self.in_flight.values().map(|batch| &batch.map)) {
-            match self.dispatch(cx, connection, map, link) {
-                Ok(true) => cx.schedule.served(map),
+            match self.dispatch(cx, (connection, map, link), between) {
+                Ok(true) => {
+                    cx.schedule.served(map);
+                    between(cx);
+                }
                 Ok(false) => {
                     next = next.min(cx.backoff.attempt(owner, Step::ReadEdits, || {
                         let ms = transaction(|client| pending_writes::next_ms(client, map.id))?;
@@ -199,9 +208,8 @@ impl Reconciler {
     fn dispatch(
         &mut self,
         cx: &mut Context,
-        connection: &Arc<Connection>,
-        map: &Arc<Map>,
-        link: &SharedLink,
+        (connection, map, link): (&Arc<Connection>, &Arc<Map>, &SharedLink),
+        between: Between,
     ) -> Result<bool, StoreError> {
         let most = cx.settings.batch_rows.min(BATCH);
         let narrow = self.narrowed.get(&map.id);
@@ -240,7 +248,7 @@ impl Reconciler {
                     connection: connection.clone(),
                     resolved: vec![blamed(map, pending, "{}".to_owned(), &error, most)],
                 };
-                self.recorder.record(cx, results, None);
+                self.recorder.record(cx, results, None, between);
                 if error.is_about_values() {
                     return Ok(true);
                 }
@@ -298,7 +306,7 @@ impl Reconciler {
     }
 
     /// Resolves and records what came back.
-    pub fn on_message(&mut self, cx: &mut Context, message: Message) {
+    pub fn on_message(&mut self, cx: &mut Context, message: Message, between: Between) {
         let Message::Written {
             claim_id,
             checked,
@@ -343,7 +351,7 @@ impl Reconciler {
             connection,
             resolved,
         };
-        self.recorder.record(cx, results, Some(claim_id));
+        self.recorder.record(cx, results, Some(claim_id), between);
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crm_domain::bisect::{Undone, bisect};
 use crm_domain::retry::Backoff;
@@ -20,7 +20,7 @@ use crate::store::reconcile::outcome::{self, Resolution};
 use crate::store::reconcile::resolve;
 use crate::store::write_back::claims;
 use crate::store::{StoreError, transaction};
-use crate::worker::context::Context;
+use crate::worker::context::{Between, Context};
 use crate::worker::process::complain;
 use crate::worker::retry_policy;
 use crate::worker::step_backoff::{Owner, Step};
@@ -66,24 +66,50 @@ impl Recorder {
             .map(|(record, _)| outcome::keys_of(record))
     }
 
-    /// Records results, and releases their claim.
-    pub fn record(&mut self, cx: &mut Context, results: Results, claim_id: Option<i64>) {
+    /// Records results in steps. The last one releases their claim.
+    pub fn record(
+        &mut self,
+        cx: &mut Context,
+        mut results: Results,
+        claim_id: Option<i64>,
+        between: Between,
+    ) {
         let owner = Owner::Map(results.map.id);
-        let written = write(&results, &results.resolved, claim_id, &cx.settings);
-        failpoint::reach("reconcile_settle::after_commit");
-        let error = match written {
-            Ok(locked) => {
-                cx.backoff.succeeded(owner, Step::RecordEdits);
-                let (map, connection) = (results.map, results.connection);
-                self.keep(Results {
-                    map,
-                    connection,
-                    resolved: only(results.resolved, &locked),
-                });
+        let mut left = std::mem::take(&mut results.resolved).into_iter();
+        loop {
+            let began = Instant::now();
+            let room = cx.steps.room(owner, Step::RecordEdits, left.len());
+            let mut part: Vec<Resolved> = left.by_ref().take(room).collect();
+            let is_last = left.len() == 0;
+            let ends = claim_id.filter(|_| is_last);
+            let written = write(&results, &part, ends, &cx.settings);
+            failpoint::reach("reconcile_settle::after_commit");
+            match written {
+                Ok(locked) => {
+                    cx.backoff.succeeded(owner, Step::RecordEdits);
+                    cx.steps.note(owner, Step::RecordEdits, part.len(), began);
+                    self.keep(results.of(only(part, &locked)));
+                }
+                Err(error) => {
+                    part.extend(left);
+                    return self.record_after(cx, results.of(part), claim_id, &error);
+                }
+            }
+            if is_last {
                 return;
             }
-            Err(error) => error,
-        };
+            between(cx);
+        }
+    }
+
+    /// Records results that could not be recorded together.
+    fn record_after(
+        &mut self,
+        cx: &mut Context,
+        results: Results,
+        claim_id: Option<i64>,
+        error: &StoreError,
+    ) {
         if error.is_undefined() && error.fault() != Fault::StaleMapping {
             return;
         }
@@ -189,13 +215,13 @@ impl Recorder {
     }
 
     /// Tries once more to record what could not be recorded.
-    pub fn retry_unrecorded(&mut self, cx: &mut Context) {
+    pub fn retry_unrecorded(&mut self, cx: &mut Context, between: Between) {
         for results in std::mem::take(&mut self.unrecorded) {
             let owner = Owner::Map(results.map.id);
             if cx.backoff.left(owner, Step::RecordEdits).is_some() {
                 self.unrecorded.push(results);
             } else {
-                self.record(cx, results, None);
+                self.record(cx, results, None, between);
             }
         }
     }

@@ -1,7 +1,7 @@
-//! The batches in flight to CRMs, by claim, and how they are sent.
+//! The batches in flight to CRMs, by their first claims, and how they are sent.
 //!
 //! Guarantees: a batch is noted before it is sent, and its results, or the panic of its task,
-//! arrive as a message with its claim.
+//! arrive as a message with its first claim.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ impl Batches {
 
     /// The claims of the batches.
     pub fn claims(&self) -> impl Iterator<Item = i64> {
-        self.in_flight.keys().copied()
+        self.iter().flat_map(|batch| batch.claims.iter().copied())
     }
 
     /// Adds the records of a map.
@@ -53,14 +53,8 @@ impl Batches {
         self.in_flight.remove(&claim_id)
     }
 
-    pub fn send(
-        &mut self,
-        cx: &Context,
-        claim_id: i64,
-        batch: Batch,
-        link: &SharedLink,
-        outgoing: Vec<Outgoing>,
-    ) {
+    pub fn send(&mut self, cx: &Context, batch: Batch, link: &SharedLink, outgoing: Vec<Outgoing>) {
+        let claim_id = batch.claims[0];
         let destination = Destination {
             request_id: claim_id.to_string(),
             object: batch.map.crm_object.clone(),

@@ -22,9 +22,30 @@ use crate::worker::process::report;
 
 /// A batch that was claimed and read.
 pub struct Claim {
-    pub id: i64,
+    /// Of its records; none if none of them is to be sent.
+    pub ids: Vec<i64>,
     pub batch: ClaimedBatch,
     pub map: Arc<Map>,
+}
+
+impl Claim {
+    /// How many records were claimed and read.
+    pub fn records(&self) -> usize {
+        self.batch.records.len() + self.batch.settled.len()
+    }
+
+    /// Whether what was claimed after it can be sent together with it.
+    pub fn goes_with(&self, next: &Claim) -> bool {
+        self.map.maps_alike(&next.map)
+    }
+
+    /// Adds what was claimed after it.
+    pub fn append(&mut self, next: Claim) {
+        let Claim { ids, batch, map } = next;
+        self.ids.extend(ids);
+        self.batch.append(batch);
+        self.map = map;
+    }
 }
 
 /// Which records are claimed.
@@ -88,15 +109,14 @@ impl Claimer {
         map.is_held && self.judged.insert(map.id)
     }
 
-    /// Claims and reads a batch. An error is the fault of no record.
+    /// Claims and reads up to `most` records. An error is the fault of no record.
     pub fn claim(
         &mut self,
         connection: &Connection,
         map: &Map,
-        wanted: &Wanted,
+        (most, wanted): (usize, &Wanted),
         settings: &Settings,
     ) -> Result<Attempt, StoreError> {
-        let most = settings.batch_rows;
         let rows = self.narrowed.get(&map.id).map_or(most, |n| most.min(*n));
         let mut due = Vec::new();
         let room = &mut self.room;
@@ -145,10 +165,8 @@ fn claim(
         config::lock_definition(client, map.id)?;
         // The mapping as it is now: what was folded may concern fields that were mapped since this
         // turn began.
-        let Some(map) = config::maps(client)?
-            .into_iter()
-            .find(|m| m.id == map.id && m.works() && (!m.is_held || wanted.is_judged_again))
-        else {
+        let goes_on = |m: &Arc<Map>| m.works() && (!m.is_held || wanted.is_judged_again);
+        let Some(map) = config::map(client, map.id)?.filter(goes_on) else {
             return Ok(Outcome::Nothing);
         };
         let Wanted {
@@ -187,7 +205,7 @@ fn claim(
                 return Ok(Outcome::Held(counts, linked));
             }
         }
-        let mut id = 0;
+        let mut ids = Vec::new();
         if !batch.records.is_empty() {
             let records = || batch.records.iter().map(InFlight::claimed);
             let shard_keys = records().map(|r| r.shard_key.as_str()).collect();
@@ -197,7 +215,8 @@ fn claim(
                 let sent = batch.records.iter().map(|record| record.sent_hashes(&map));
                 sent.collect()
             });
-            id = claims::claim(client, &map, Path::Batch, shard_keys, record_keys, sent)?;
+            let id = claims::claim(client, &map, Path::Batch, shard_keys, record_keys, sent)?;
+            ids.push(id);
         }
         let records = batch.records.len() + batch.settled.len();
         if map_state::add_to_round(client, map.id, records)? {
@@ -208,7 +227,7 @@ fn claim(
             )?;
         }
         failpoint::reach("claim::before_commit");
-        Ok(Outcome::Claimed(Claim { id, batch, map }))
+        Ok(Outcome::Claimed(Claim { ids, batch, map }))
     })?;
     if matches!(claim, Outcome::Claimed(_)) {
         failpoint::reach("claim::after_commit");

@@ -1,6 +1,6 @@
-//! Folds captured changes into the queue, a batch per turn.
+//! Folds captured changes into the queue, a batch per turn, in steps.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crm_domain::bisect::PATIENCE;
 use pgrx::prelude::*;
@@ -8,7 +8,7 @@ use pgrx::prelude::*;
 use crate::failpoint;
 use crate::store::write_back::fold::{self, Folded};
 use crate::store::{StoreError, transaction};
-use crate::worker::context::Context;
+use crate::worker::context::{Between, Context};
 use crate::worker::process::report;
 use crate::worker::schedule::IDLE;
 use crate::worker::step_backoff::{Owner, Step};
@@ -56,23 +56,36 @@ pub struct Folder {
 impl Folder {
     /// Folds a batch; returns what that did, and when to go on.
     ///
-    /// A batch that cannot be folded is tried again with half as many changes, until the row at
+    /// A step that cannot be folded is tried again with half as many changes, until the row at
     /// fault is alone and is put aside after `pg_crm.max_attempts`: it holds up neither other
     /// records nor other maps. Where none can be folded, none is to blame, and all of them wait.
-    pub fn turn(&mut self, cx: &mut Context) -> (Progress, Duration) {
-        let mut folded = None;
-        let failures = cx.backoff.failures(Owner::Worker, Step::Fold);
+    pub fn turn(&mut self, cx: &mut Context, between: Between) -> (Progress, Duration) {
         let most = cx.settings.batch_rows;
-        let next = cx.backoff.attempt(Owner::Worker, Step::Fold, || {
-            report("folding changes into the ledger");
-            self.fold(most, (failures, cx.settings.max_attempts), &mut folded)
-        });
-        let progress = Progress {
-            failed: folded.is_none(),
-            is_full: folded.as_ref().is_some_and(|f| f.records >= most),
-            folded: folded.unwrap_or_default(),
-        };
-        (progress, next)
+        let mut progress = Progress::default();
+        loop {
+            let began = Instant::now();
+            let left = most - progress.folded.records;
+            let room = cx.steps.room(Owner::Worker, Step::Fold, left);
+            let mut folded = None;
+            let failures = cx.backoff.failures(Owner::Worker, Step::Fold);
+            let next = cx.backoff.attempt(Owner::Worker, Step::Fold, || {
+                report("folding changes into the ledger");
+                self.fold(room, (failures, cx.settings.max_attempts), &mut folded)
+            });
+            let Some(folded) = folded else {
+                progress.failed = true;
+                return (progress, next);
+            };
+            let records = folded.records;
+            cx.steps.note(Owner::Worker, Step::Fold, records, began);
+            progress.folded.records += records;
+            progress.folded.locked_maps.extend(folded.locked_maps);
+            progress.is_full = progress.folded.records >= most;
+            if records == 0 || progress.is_full {
+                return (progress, next);
+            }
+            between(cx);
+        }
     }
 
     fn fold(

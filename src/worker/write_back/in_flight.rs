@@ -20,6 +20,8 @@ use crm_domain::Operation;
 
 /// A batch in flight.
 pub struct Batch {
+    /// Its records were claimed step by step.
+    pub claims: Vec<i64>,
     pub map: Arc<Map>,
     pub connection: Arc<Connection>,
     pub records: Vec<InFlight>,

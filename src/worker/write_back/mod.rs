@@ -5,6 +5,7 @@ pub mod batches;
 pub mod claim;
 pub mod folding;
 pub mod fuse;
+pub mod gathering;
 pub mod in_flight;
 pub mod message;
 pub mod read;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 use self::batches::Batches;
 use self::claim::{Attempt, Claim, Claimer, Wanted};
 use self::folding::{Folder, Progress};
+use self::gathering::Gathering;
 use self::in_flight::{Batch, unsent};
 use self::read::ClaimedBatch;
 use self::rounds::Rounds;
@@ -29,7 +31,7 @@ use crate::store::table::read::READ_TIME;
 use crate::store::write_back::claims;
 use crate::store::{StoreError, transaction};
 use crate::worker::connections::readiness::Readiness;
-use crate::worker::context::Context;
+use crate::worker::context::{Between, Context};
 use crate::worker::in_flight::RecordsInFlight;
 use crate::worker::link::SharedLink;
 use crate::worker::mailbox::Sender;
@@ -41,6 +43,9 @@ use crate::worker::step_backoff::{Owner, Step};
 use crate::worker::waiters::Flushes;
 
 pub use self::message::Message;
+
+/// A batch is gathered for so many times as long as one step of it may be read.
+const PATIENCE: u32 = 10;
 
 /// What a turn did.
 pub struct Turn {
@@ -111,8 +116,8 @@ impl WriteBack {
         }
     }
 
-    pub fn retry_unsettled(&mut self, cx: &mut Context) {
-        self.settler.retry_unsettled(cx);
+    pub fn retry_unsettled(&mut self, cx: &mut Context, between: Between) {
+        self.settler.retry_unsettled(cx, between);
     }
 
     /// Folds and sends. `is_in_use`: whether others have requests of a connection in flight.
@@ -121,12 +126,13 @@ impl WriteBack {
         cx: &mut Context,
         flushes: &Flushes,
         is_in_use: &dyn Fn(i32) -> bool,
+        between: Between,
     ) -> Turn {
         let mut next = self.rounds.begin_due(cx, flushes);
         let mut fold = Progress::default();
         if self.rounds.any() {
             let wait;
-            (fold, wait) = self.folder.turn(cx);
+            (fold, wait) = self.folder.turn(cx, between);
             next = next.min(wait);
         }
         let maps = cx.maps.clone();
@@ -137,7 +143,7 @@ impl WriteBack {
             next = next.min(match cx.connections.readiness(map, in_use) {
                 Readiness::Ready(connection, link) => {
                     let is_awaited = flushes.cover(map.id);
-                    self.serve(cx, (&connection, map, &link), &fold, is_awaited)
+                    self.serve(cx, (&connection, map, &link), &fold, is_awaited, between)
                 }
                 Readiness::Blocked(wait) => wait,
                 Readiness::Stopped => {
@@ -166,6 +172,7 @@ impl WriteBack {
         (connection, map, link): (&Arc<Connection>, &Arc<Map>, &SharedLink),
         fold: &Progress,
         is_awaited: bool,
+        between: Between,
     ) -> Duration {
         let owner = Owner::Map(map.id);
         let rests = [Step::Read, Step::Settle].map(|step| cx.backoff.left(owner, step));
@@ -186,7 +193,7 @@ impl WriteBack {
         while !idle && may_go(&self.batches) {
             let start = Instant::now();
             let wanted = (in_round, is_backlogged, is_judged_again);
-            match self.dispatch(cx, (connection, map, link), wanted) {
+            match self.dispatch(cx, (connection, map, link), wanted, between) {
                 Ok(true) => {
                     cx.schedule.served(map);
                     // Its transforms are slow: the others have their turn before the rest of it.
@@ -235,35 +242,69 @@ impl WriteBack {
         next
     }
 
-    /// Claims a batch and sends it; `false` when nothing is due. A record that cannot be read is
-    /// charged with a failed attempt.
+    /// Claims a batch in steps and sends it; `false` when nothing is due. A record that cannot be
+    /// read is charged with a failed attempt.
     fn dispatch(
         &mut self,
         cx: &mut Context,
         (connection, map, link): (&Arc<Connection>, &Arc<Map>, &SharedLink),
         (in_round, is_backlogged, is_judged_again): (bool, bool, bool),
+        between: Between,
     ) -> Result<bool, StoreError> {
-        let unsettled: Vec<(&str, &str)> = self.settler.unsettled(map.id).collect();
-        let wanted = Wanted {
-            in_round,
-            unsettled: &unsettled,
-            is_backlogged,
-            is_judged_again,
+        let owner = Owner::Map(map.id);
+        let start = Instant::now();
+        let mut gathering = Gathering::default();
+        let ended = loop {
+            let step = cx
+                .steps
+                .room(owner, Step::Read, gathering.room(&cx.settings));
+            let unsettled: Vec<(&str, &str)> = self.settler.unsettled(map.id).collect();
+            let wanted = Wanted {
+                in_round,
+                unsettled: &unsettled,
+                is_backlogged,
+                is_judged_again: is_judged_again && gathering.is_empty(),
+            };
+            let settings = gathering.rest_of(&cx.settings);
+            let began = Instant::now();
+            let claimed = self
+                .claimer
+                .claim(connection, map, (step, &wanted), &settings);
+            let claim = match claimed {
+                Ok(Attempt::Claimed(claim)) => claim,
+                ended => break Some(ended),
+            };
+            let records = claim.records();
+            cx.steps.note(owner, Step::Read, records, began);
+            if let Some(apart) = gathering.add(claim) {
+                self.send(cx, connection, link, apart, between);
+            }
+            // Hardly any but those that are locked: that was all, or all that their bytes allow.
+            let is_last = records * 2 < step || gathering.is_full(&cx.settings);
+            // A table whose transforms are slow does not keep the others waiting.
+            let is_slow = began.elapsed() >= READ_TIME || start.elapsed() >= READ_TIME * PATIENCE;
+            if is_last || is_slow {
+                break None;
+            }
+            between(cx);
         };
-        match self.claimer.claim(connection, map, &wanted, &cx.settings)? {
+        let has_claimed = !gathering.is_empty();
+        if let Some(claim) = gathering.finish() {
+            self.send(cx, connection, link, claim, between);
+        }
+        let Some(ended) = ended else {
+            cx.backoff.succeeded(owner, Step::Read);
+            return Ok(true);
+        };
+        match ended? {
             Attempt::Nothing => {
-                cx.backoff.succeeded(Owner::Map(map.id), Step::Read);
-                Ok(false)
+                cx.backoff.succeeded(owner, Step::Read);
+                Ok(has_claimed)
             }
-            Attempt::Claimed(claim) => {
-                cx.backoff.succeeded(Owner::Map(map.id), Step::Read);
-                self.send(cx, connection, link, claim);
-                Ok(true)
-            }
-            Attempt::Narrowed => Ok(true),
+            Attempt::Claimed(_) | Attempt::Narrowed => Ok(true),
             Attempt::Held(counts, linked) => {
                 notification::log_held(map, &counts, linked);
-                Ok(false)
+                Ok(has_claimed)
             }
             Attempt::AtFault(claimed, error) => {
                 let mut record = unsent(map, claimed, Outcome::NothingToDo);
@@ -273,7 +314,7 @@ impl WriteBack {
                     connection: connection.clone(),
                     settled: vec![record],
                 };
-                self.settler.settle_in_parts(cx, results);
+                self.settler.settle_in_parts(cx, results, between);
                 if error.is_about_values() {
                     return Ok(true);
                 }
@@ -289,35 +330,37 @@ impl WriteBack {
         connection: &Arc<Connection>,
         link: &SharedLink,
         claim: Claim,
+        between: Between,
     ) {
-        let (claim_id, map) = (claim.id, claim.map);
+        let Claim { ids, batch, map } = claim;
         let ClaimedBatch {
             records,
             outgoing,
             settled,
             hazards: _,
-        } = claim.batch;
+        } = batch;
         if !settled.is_empty() {
             let results = Results {
                 map: map.clone(),
                 connection: connection.clone(),
                 settled,
             };
-            self.settler.settle_in_parts(cx, results);
+            self.settler.settle_in_parts(cx, results, between);
         }
         if records.is_empty() {
             return;
         }
         let batch = Batch {
+            claims: ids,
             map,
             connection: connection.clone(),
             records,
         };
-        self.batches.send(cx, claim_id, batch, link, outgoing);
+        self.batches.send(cx, batch, link, outgoing);
     }
 
     /// Settles a batch that came back.
-    pub fn on_message(&mut self, cx: &mut Context, message: Message) {
+    pub fn on_message(&mut self, cx: &mut Context, message: Message, between: Between) {
         let Message::Sent {
             claim_id,
             sent,
@@ -328,6 +371,7 @@ impl WriteBack {
             return;
         };
         let Batch {
+            claims,
             map,
             connection,
             records,
@@ -355,7 +399,8 @@ impl WriteBack {
             connection,
             settled,
         };
-        self.settler.settle(cx, results, claim_id, outage.as_ref());
+        let outage = outage.as_ref();
+        self.settler.settle(cx, results, &claims, outage, between);
     }
 }
 

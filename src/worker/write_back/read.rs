@@ -35,6 +35,27 @@ pub struct ClaimedBatch {
     pub hazards: Vec<Hazard>,
 }
 
+impl ClaimedBatch {
+    /// Bytes of the values to send.
+    pub fn size(&self) -> usize {
+        let fields = self.outgoing.iter().flat_map(|o| &o.record.fields);
+        fields.map(|(_, value)| value.size()).sum()
+    }
+
+    /// Adds what was read after it.
+    pub fn append(&mut self, next: ClaimedBatch) {
+        let before = self.records.len();
+        self.records.extend(next.records);
+        self.outgoing
+            .extend(next.outgoing.into_iter().map(|o| Outgoing {
+                index: before + o.index,
+                ..o
+            }));
+        self.settled.extend(next.settled);
+        self.hazards.extend(next.hazards);
+    }
+}
+
 /// Reads a batch's values. What needs no sending, or cannot be sent, is settled at once.
 pub fn read_batch(
     map: &Map,

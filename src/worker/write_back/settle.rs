@@ -3,7 +3,7 @@
 //! it can.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crm_domain::bisect::{Undone, bisect};
 use crm_domain::mapping::OnCrmDelete;
@@ -23,7 +23,7 @@ use crate::store::write_back::outcome::Settled;
 use crate::store::write_back::{claims, failed, settle};
 use crate::store::{StoreError, transaction};
 use crate::worker::connections::health;
-use crate::worker::context::Context;
+use crate::worker::context::{Between, Context};
 use crate::worker::process::complain;
 use crate::worker::retry_policy;
 use crate::worker::step_backoff::{Owner, Step};
@@ -75,18 +75,23 @@ impl Settler {
             .map(|s| (s.shard_key.as_str(), s.record_key.as_str()))
     }
 
-    /// Settles a batch, releases its claim and records its connection's health, in one transaction.
+    /// Settles a batch in steps. The last one releases its claims and records its connection's
+    /// health.
     pub fn settle(
         &mut self,
         cx: &mut Context,
         mut results: Results,
-        claim_id: i64,
+        claim_ids: &[i64],
         outage: Option<&Failure>,
+        between: Between,
     ) {
         let stop = stop_reason(&results.map, &mut results.settled);
         let (map, connection) = (results.map.clone(), results.connection.clone());
+        let owner = Owner::Map(map.id);
         let note = |client: &mut SpiClient| {
-            claims::release(client, claim_id)?;
+            for id in claim_ids {
+                claims::release(client, *id)?;
+            }
             health::record(client, &connection, outage)?;
             if let Some(reason) = &stop {
                 map_state::stop(client, map.id, reason)?;
@@ -94,37 +99,68 @@ impl Settler {
             Ok(())
         };
         let timeout = cx.settings.transform_timeout;
-        let written = transaction(|client| {
-            let locked = write(client, &connection, &map, &mut results.settled, timeout)?;
-            note(client)?;
-            failpoint::reach("settle::before_commit");
-            Ok(locked)
-        });
-        failpoint::reach("settle::after_commit");
-        match written {
-            Ok(locked) => {
-                cx.backoff.succeeded(Owner::Map(map.id), Step::Settle);
-                let settled = std::mem::take(&mut results.settled);
-                self.keep(results.of(only(settled, &locked)));
-            }
-            // The extension was dropped meanwhile; the next turn notices.
-            Err(error) if error.is_undefined() => {}
-            Err(error) => {
-                if !error.is_transient() {
-                    log!("pg_crm settles a batch record by record: {error}");
+        let mut left = std::mem::take(&mut results.settled).into_iter();
+        loop {
+            let began = Instant::now();
+            let room = cx.steps.room(owner, Step::Settle, left.len());
+            let mut part: Vec<Settled> = left.by_ref().take(room).collect();
+            let is_last = left.len() == 0;
+            let written = transaction(|client| {
+                let locked = write(client, &connection, &map, &mut part, timeout)?;
+                if is_last {
+                    note(client)?;
                 }
-                if let Err(e) = transaction(note) {
-                    complain(&e, &format!("pg_crm could not release a claim: {e}"));
-                    cx.release_lost_claims_soon();
+                failpoint::reach("settle::before_commit");
+                Ok(locked)
+            });
+            failpoint::reach("settle::after_commit");
+            match written {
+                Ok(locked) => {
+                    cx.backoff.succeeded(owner, Step::Settle);
+                    cx.steps.note(owner, Step::Settle, part.len(), began);
+                    self.keep(results.of(only(part, &locked)));
                 }
-                self.settle_in_parts(cx, results);
+                // The extension was dropped meanwhile; the next turn notices.
+                Err(error) if error.is_undefined() => return,
+                Err(error) => {
+                    if !error.is_transient() {
+                        log!("pg_crm settles a batch record by record: {error}");
+                    }
+                    if let Err(e) = transaction(note) {
+                        complain(&e, &format!("pg_crm could not release a claim: {e}"));
+                        cx.release_lost_claims_soon();
+                    }
+                    part.extend(left);
+                    return self.settle_in_parts(cx, results.of(part), between);
+                }
             }
+            if is_last {
+                return;
+            }
+            between(cx);
         }
     }
 
     /// Settles in parts, so that one result that cannot be stored does not keep the others from it:
     /// it counts as a failed attempt, and as a dead letter if no retry can help.
-    pub fn settle_in_parts(&mut self, cx: &mut Context, mut results: Results) {
+    pub fn settle_in_parts(&mut self, cx: &mut Context, mut results: Results, between: Between) {
+        let owner = Owner::Map(results.map.id);
+        let mut left = std::mem::take(&mut results.settled).into_iter();
+        while left.len() > 0 {
+            let began = Instant::now();
+            let room = cx.steps.room(owner, Step::Settle, left.len());
+            let part = results.of(left.by_ref().take(room).collect());
+            self.settle_part(cx, part);
+            cx.steps.note(owner, Step::Settle, room, began);
+            // What keeps some of them from being stored keeps the others, too.
+            if cx.backoff.left(owner, Step::Settle).is_some() {
+                return self.keep(results.of(left.collect()));
+            }
+            between(cx);
+        }
+    }
+
+    fn settle_part(&mut self, cx: &mut Context, mut results: Results) {
         let (map, connection) = (results.map.clone(), results.connection.clone());
         let timeout = cx.settings.transform_timeout;
         for rung in [Rung::AsItIs, Rung::Blamed, Rung::Bare] {
@@ -200,13 +236,13 @@ impl Settler {
         self.keep(results);
     }
 
-    pub fn retry_unsettled(&mut self, cx: &mut Context) {
+    pub fn retry_unsettled(&mut self, cx: &mut Context, between: Between) {
         for results in std::mem::take(&mut self.unsettled) {
             let owner = Owner::Map(results.map.id);
             if cx.backoff.left(owner, Step::Settle).is_some() {
                 self.unsettled.push(results);
             } else {
-                self.settle_in_parts(cx, results);
+                self.settle_in_parts(cx, results, between);
             }
         }
     }

@@ -2,6 +2,7 @@
 //! lost, and both sides agree in the end.
 
 mod arguments;
+mod beside_bulk;
 mod calls;
 mod events;
 mod failures;
