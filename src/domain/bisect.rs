@@ -43,10 +43,27 @@ impl<T> Parts<T> {
         self.split(part, half);
     }
 
+    /// Makes quarters of these items the next parts.
+    pub fn quarter(&mut self, part: Vec<T>) {
+        let parts = quarters(part).into_iter().rev();
+        parts.for_each(|part| self.push(part));
+    }
+
     /// Takes all that is left.
     pub fn drain(&mut self) -> impl Iterator<Item = T> + '_ {
         self.parts.drain(..).rev().flatten()
     }
+}
+
+/// The items in four parts of nearly one size; fewer parts, if there are fewer items.
+pub fn quarters<T>(items: Vec<T>) -> Vec<Vec<T>> {
+    let size = items.len().div_ceil(4).max(1);
+    let mut items = items.into_iter().peekable();
+    let mut parts = Vec::with_capacity(4);
+    while items.peek().is_some() {
+        parts.push(items.by_ref().take(size).collect());
+    }
+    parts
 }
 
 /// What could not be done: one item and the error that it causes, or several that are not to blame.
@@ -96,7 +113,11 @@ pub fn bisect<T, E>(
 }
 
 /// Decides whether to send several records at once after such a request was refused, so that a
-/// refused batch never costs many more requests than its records would one by one.
+/// refused batch costs hardly more requests than its records would one by one, however many of them
+/// are at fault.
+///
+/// What is refused goes again in quarters: few at fault are found by as many requests as halves
+/// take, and many are known to be many after half as many that were in vain.
 #[derive(Debug)]
 pub struct BisectBudget {
     /// Requests that may fail to decide anything, beyond one for each record that was decided.
@@ -108,10 +129,16 @@ pub struct BisectBudget {
 impl BisectBudget {
     pub fn new(records: usize) -> BisectBudget {
         BisectBudget {
-            allowance: records.div_ceil(10),
+            allowance: BisectBudget::in_vain(records),
             requests: 0,
             decided: 0,
         }
+    }
+
+    /// How many requests more than one for each of so many records there may be: enough to get down
+    /// to single records, and a few for those at fault that lie side by side.
+    pub fn in_vain(records: usize) -> usize {
+        (4 + records / 50).min(records.div_ceil(4))
     }
 
     pub fn count_request(&mut self) {
@@ -135,7 +162,59 @@ mod tests {
 
     use super::*;
 
+    /// How many requests a batch takes that is refused as long as one of its records is at fault.
+    fn requests(bad: &[bool]) -> usize {
+        let mut budget = BisectBudget::new(bad.len());
+        let mut parts = Parts::new((0..bad.len()).collect());
+        while let Some(part) = parts.pop() {
+            if part.len() > 1 && part.len() < bad.len() && !budget.allows_batch() {
+                parts.split(part, 1);
+                let one = parts.pop().expect("it was not empty");
+                budget.count_request();
+                budget.count_decided(one.len());
+                continue;
+            }
+            budget.count_request();
+            match part.len() > 1 && part.iter().any(|&n| bad[n]) {
+                true => parts.quarter(part),
+                false => budget.count_decided(part.len()),
+            }
+        }
+        assert_eq!(budget.decided, bad.len());
+        budget.requests
+    }
+
+    #[test]
+    fn few_at_fault_are_found_by_few_requests() {
+        for (records, most) in [
+            (1, 1),
+            (4, 5),
+            (16, 9),
+            (25, 12),
+            (100, 15),
+            (200, 17),
+            (1000, 21),
+        ] {
+            for at in 0..records {
+                let bad: Vec<bool> = (0..records).map(|n| n == at).collect();
+                let requests = requests(&bad);
+                assert!(requests <= most, "{at} of {records}: {requests}");
+            }
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_batch_costs_hardly_more_than_its_records(
+            draws in prop::collection::vec(0.0..1.0, 1..300),
+            share in 0.0..=1.0,
+        ) {
+            let bad: Vec<bool> = draws.iter().map(|draw| *draw < share).collect();
+            let records = bad.len();
+            let requests = requests(&bad);
+            prop_assert!(requests <= records + BisectBudget::in_vain(records), "{requests} of {records}");
+        }
+
         #[test]
         fn exactly_the_items_at_fault_are_left(bad in prop::collection::vec(any::<bool>(), 0..40)) {
             let mut done = Vec::new();

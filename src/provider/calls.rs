@@ -1,7 +1,7 @@
 //! Writing a batch in one request after another.
 //!
 //! Guarantees: no request carries one key twice; what earlier requests achieved is never lost to
-//! the failure of a later one; a refused batch is sent again in halves only as long as that saves
+//! the failure of a later one; a refused batch is sent again in parts only as long as that saves
 //! requests.
 
 use std::collections::VecDeque;
@@ -47,8 +47,8 @@ pub(crate) trait Call: Send {
 
 /// A write of one or more [`Call`]s.
 ///
-/// What is refused as a whole because of some record goes again in halves, as long as that saves
-/// requests: a batch costs at most a tenth more requests than its records would one by one.
+/// What is refused as a whole because of some record goes again in quarters, as long as that saves
+/// requests; see [`BisectBudget`].
 pub(crate) struct Calls<C> {
     call: C,
     queue: VecDeque<Vec<usize>>,
@@ -137,7 +137,7 @@ impl<C: Call> Calls<C> {
             self.outcomes.fail_all(unsent.flatten(), &failure);
         } else if unknown.len() > 1 && !passes && is_refusal {
             let part = self.take_unknown();
-            self.parts.halve(part);
+            self.parts.quarter(part);
             return self.send_next();
         } else {
             // Of an answer that is none it is not known what was written: no other request would

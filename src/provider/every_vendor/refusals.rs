@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crm_domain::bisect::BisectBudget;
 use crm_domain::{ErrorClass, Value};
 use serde_json::{Value as Json, json};
 
@@ -114,7 +115,7 @@ fn at_no_share_of_bad_records_does_a_batch_cost_more_than_its_records() {
         for bad in (0..=count).step_by(count.div_ceil(20)) {
             let bad = spread(count, bad);
             let (requests, written) = hubspot(&values(count, &bad, 1), silent);
-            let most = count + count.div_ceil(10);
+            let most = count + BisectBudget::in_vain(count);
             assert!(
                 requests <= most,
                 "{} of {count}: {requests} requests",
@@ -124,7 +125,7 @@ fn at_no_share_of_bad_records_does_a_batch_cost_more_than_its_records() {
             assert_eq!(written, expected, "{} of {count}", bad.len());
         }
     }
-    // Few are found by halves.
+    // Few are found by quarters.
     let (requests, _) = hubspot(&values(100, &spread(100, 1), 1), silent);
     assert!(requests <= 15, "{requests} requests");
 }

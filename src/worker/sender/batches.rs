@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use crm_domain::bisect::BisectBudget;
+use crm_domain::bisect::{BisectBudget, quarters};
 use crm_domain::crm_form::Shown;
 use crm_domain::failure::Scope;
 use crm_domain::{ErrorClass, Failure};
@@ -166,7 +166,7 @@ fn send_batch<'a>(
                     record,
                 });
                 let left = left.collect();
-                send_halves(link, destination, kind, left, request_id, budget).await
+                send_quarters(link, destination, kind, left, request_id, budget).await
             }
             Err(failure) => with_results(&places, &request_id, || Err(failure.clone())),
         }
@@ -174,34 +174,33 @@ fn send_batch<'a>(
     .boxed()
 }
 
-/// Sends the records of a refused batch in halves, or one by one once the budget for batches is
-/// spent. One half after the other: the outcome of the first decides whether the second is sent as
-/// one request.
-async fn send_halves(
+/// Sends the records of a refused batch in quarters, or one by one once the budget for batches is
+/// spent. One quarter after the other: the outcome of each decides whether the next is sent as one
+/// request.
+async fn send_quarters(
     link: &Link,
     destination: &Destination,
     kind: WriteKind,
-    mut left: Vec<Outgoing>,
+    left: Vec<Outgoing>,
     request_id: String,
     budget: &Mutex<BisectBudget>,
 ) -> Vec<Sent> {
-    let others = left.split_off(left.len().div_ceil(2));
-    let mut sent = Vec::with_capacity(left.len() + others.len());
-    for (half, name) in [(left, 'a'), (others, 'b')] {
+    let mut sent = Vec::with_capacity(left.len());
+    for (part, name) in quarters(left).into_iter().zip('a'..) {
         let id = format!("{request_id}{name}");
         let allows_batch = budget
             .lock()
             .expect("no panic under this lock")
             .allows_batch();
         if allows_batch {
-            sent.extend(send_batch(link, destination, kind, half, id, budget).await);
+            sent.extend(send_batch(link, destination, kind, part, id, budget).await);
             continue;
         }
         let one = |(n, record)| {
             let id = format!("{id}-{}", n + 1);
             send_batch(link, destination, kind, vec![record], id, budget)
         };
-        let alone = join_all(half.into_iter().enumerate().map(one)).await;
+        let alone = join_all(part.into_iter().enumerate().map(one)).await;
         sent.extend(alone.into_iter().flatten());
     }
     sent
@@ -241,7 +240,7 @@ fn shown(
     fields.collect()
 }
 
-/// Whether a refused batch is worth sending in halves: when one record may be at fault for all.
+/// Whether a refused batch is worth sending in parts: when one record may be at fault for all.
 fn splits(failure: &Failure, poison: bool) -> bool {
     let passes = matches!(failure.class, ErrorClass::Transient | ErrorClass::Internal);
     failure.scope == Scope::Records && (!passes || poison)

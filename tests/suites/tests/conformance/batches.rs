@@ -147,7 +147,7 @@ async fn a_batch_refused_as_a_whole_is_split(contestant: Contestant) {
         .await;
     desk.db.flush().await;
     assert_eq!(dead(&desk, 1).await, ["p4 validation"]);
-    // 16, 8 and 8, 4 and 4, 2 and 2, 1 and 1.
+    // 16, four times 4, four times 1.
     let asked = desk.crm.asked(&desk.db).await;
     assert_eq!(asked.len(), 9, "{asked:?}");
     for n in [1, 3, 5, 16] {
@@ -171,15 +171,14 @@ async fn at_no_share_of_bad_records_does_a_batch_cost_more_than_its_records(
     let desk = Desk::open_with(&CLUSTER, contestant, "on_insert => 'create'").await;
     desk.crm.reject("spoiled");
     let mut created = 0;
-    // With few, as many requests as halving takes; with many, one for each record, and a tenth more
+    // With few, as many requests as quarters take; with many, one for each record, and a few more
     // until it is known that they are many.
-    let tenth = RECORDS / 10;
     for (bad, most) in [
         (0, 1),
         (1, 15),
-        (10, 79),
-        (50, RECORDS + tenth),
-        (RECORDS, RECORDS + tenth),
+        (10, 77),
+        (50, RECORDS + 6),
+        (RECORDS, RECORDS + 6),
     ] {
         let phone =
             format!("CASE WHEN n * {bad} % {RECORDS} < {bad} THEN 'spoiled' ELSE 'new {bad}' END");
