@@ -1,5 +1,5 @@
-//! What the launcher and the workers complain of in the server's log. Often nothing else tells of it:
-//! a step that fails is tried again later.
+//! What the launcher and the workers complain of in the server's log. Often nothing else shows it: a
+//! step that fails is tried again later.
 //!
 //! So what no scenario says that it provokes fails the test whose cluster it is, or the process at
 //! its end, where a `static` holds the cluster. A worker's lines do not tell its database: what one
@@ -38,7 +38,8 @@ impl Provoked {
     }
 }
 
-/// Of a line that begins as `log_line_prefix` has it: the time, `[PID]`, who, and a database or none.
+/// Of a line that begins as `log_line_prefix` has it: the time, `[PID]`, who, and a database or
+/// none.
 fn is_complaint(line: &str) -> bool {
     let Some((_, rest)) = line.split_once("] ") else {
         return false;

@@ -22,7 +22,8 @@ pub fn lacks(need: Need) -> bool {
             let directory = pg_config("--pkglibdir");
             (Path::new(&directory).join(file).exists(), name)
         }
-        // Built in unless it was left out: Debian's 15 says that it has it, newer ones do by default.
+        // Built in unless it was left out: Debian's 15 says that it has it, newer ones do by
+        // default.
         Need::Icu => (!pg_config("--configure").contains("--without-icu"), "ICU"),
     };
     if !is_there {
