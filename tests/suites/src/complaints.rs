@@ -1,5 +1,5 @@
-//! What the launcher and the workers complain of in the server's log. Often nothing else shows it: a
-//! step that fails is tried again later.
+//! What the launcher and the workers complain of in the server's log. Often nothing else shows
+//! it: a step that fails is tried again later.
 //!
 //! So what no scenario says that it provokes fails the test whose cluster it is, or the process at
 //! its end, where a `static` holds the cluster. A worker's lines do not tell its database: what one
