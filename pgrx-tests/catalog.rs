@@ -52,7 +52,7 @@ mod tests {
             rows("SELECT p.proname FROM pg_proc p WHERE p.pronamespace IN ('crm'::regnamespace, 'crm_internal'::regnamespace) AND p.provolatile = 'i'
                   AND p.proname <> ALL ('{hash,natural_key,base_sent,snapshot_hashes,canonical_id,record_id_trouble,default_trouble,members,require_names,cell_mask,text_length,filled,words,canonical_object,cell_is_set,cells_and,cells_minus,cells_or,cells_union,cells_has,cells_count,cells_stamp,cells_synced,
                                          cells_merge,cells_hash,change_target,change_part,check_choice,check_interval,check_rules,mask_expression,
-                                         check_credentials,check_connection,judge_mapping,is_unknown_object,described_field,folded_key,merged,flow,destination,differences,held_reason,without_hashes}')"),
+                                         check_credentials,check_connection,judge_mapping,is_unknown_object,described_field,folded_key,merged,flow,destination,differences,held_reason,without_hashes,at_least,duration_bounds,metric_families}')"),
             NOTHING
         );
         // Whatever changes something is volatile.
