@@ -20,8 +20,11 @@ DECLARE
 BEGIN
     -- Months in UTC, so that the bounds do not depend on the session.
     FOR month IN SELECT date_trunc('month', now() AT TIME ZONE 'UTC') + i * interval '1 month' FROM generate_series(0, 2) i LOOP
-        IF to_regclass(format('crm.audit_log_%s', to_char(month, 'YYYY_MM'))) IS NULL
-           AND NOT EXISTS (SELECT FROM ONLY crm.audit_log_default d WHERE d.at >= month AND d.at < month + interval '1 month') THEN
+        CONTINUE WHEN to_regclass(format('crm.audit_log_%s', to_char(month, 'YYYY_MM'))) IS NOT NULL
+            OR EXISTS (SELECT FROM ONLY crm.audit_log_default d WHERE d.at >= month AND d.at < month + interval '1 month');
+        -- As ATTACH PARTITION does, but before it is looked again: another session may have added a row that is committed by now.
+        LOCK TABLE ONLY crm.audit_log_default IN ACCESS EXCLUSIVE MODE;
+        IF NOT EXISTS (SELECT FROM ONLY crm.audit_log_default d WHERE d.at >= month AND d.at < month + interval '1 month') THEN
             EXECUTE format('CREATE TABLE crm.%I (LIKE crm.audit_log_default INCLUDING ALL EXCLUDING IDENTITY)', 'audit_log_' || to_char(month, 'YYYY_MM'));
             EXECUTE format('CREATE TRIGGER never_emptied BEFORE TRUNCATE ON crm.%I FOR EACH STATEMENT '
                            'EXECUTE FUNCTION crm_internal.refuse_audit_change()', 'audit_log_' || to_char(month, 'YYYY_MM'));

@@ -31,6 +31,36 @@ async fn past(db: &crm_suites::Database, month: i32) {
     .await;
 }
 
+/// The first row of a month may be on its way into the default partition when that month's is made.
+#[tokio::test]
+async fn a_row_that_comes_meanwhile_stays_where_it_is() {
+    let cluster = Cluster::with(&[]);
+    let db = cluster.database().await;
+    let writer = db.session().await;
+    writer
+        .execute(
+            "BEGIN; INSERT INTO crm.audit_log (connection, provider, path, operation, result)
+                    VALUES ('s', 'stub', 'batch', 'update', 'applied')",
+        )
+        .await;
+    let maintainer = db.session().await;
+    let maintained = tokio::spawn(async move {
+        let sql = "SET ROLE crm_engine; SELECT crm_internal.maintain_audit('0')";
+        maintainer.client().batch_execute(sql).await
+    });
+    eventually("it waits for the row", async || {
+        (db.count("pg_stat_activity WHERE wait_event_type = 'Lock'")
+            .await
+            == 1)
+            .then_some(())
+    })
+    .await;
+    writer.execute("COMMIT").await;
+    maintained.await.expect("no panic").expect("no error");
+    assert_eq!(db.text(MONTHS).await, "1 2");
+    assert_eq!(db.count("crm.audit_log_default").await, 1);
+}
+
 #[tokio::test]
 async fn months_come_ahead_and_go_when_they_are_old() {
     let cluster = Cluster::with(&[
