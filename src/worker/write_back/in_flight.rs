@@ -181,10 +181,12 @@ impl InFlight {
             _ => fields,
         };
         Settled {
-            operation: match claimed.op {
-                Op::Delete => Operation::Delete,
-                _ if outcome == Outcome::Found => Operation::Link,
+            operation: match (claimed.op, &outcome) {
+                (Op::Delete, _) => Operation::Delete,
+                (_, Outcome::Found) => Operation::Link,
                 _ if response.created => Operation::Create,
+                (Op::Create, Outcome::Retry { .. } | Outcome::Dead { .. }) => Operation::Create,
+                // One that somebody made after it was looked for was written over.
                 _ => Operation::Update,
             },
             crm_id: response.crm_id.or(claimed.crm_id),

@@ -132,6 +132,11 @@ async fn a_creation_whose_answer_was_lost_is_recognised(contestant: Contestant) 
         }
         assert_eq!(live.crm.records(&live.db, people).await.len(), last);
     }
+    // What is remembered of a creation that failed depends on its being one.
+    let failed = "crm.audit_log WHERE path = 'batch' AND result = 'retry'";
+    assert!(live.db.count(failed).await > 0);
+    let others = format!("{failed} AND operation <> 'create'");
+    assert_eq!(live.db.count(&others).await, 0);
     assert_eq!(live.db.count("crm.dead_letters").await, 0);
 }
 
